@@ -1,0 +1,47 @@
+"""The composition root: settings -> database -> cache -> service.
+
+Owns the wiring and nothing else. Opening connects to nothing, so a process starts
+while its servers are down and heals when they come back.
+"""
+
+import logging
+from datetime import UTC, datetime
+
+from core.cache import Cache
+from core.database import Database
+from core.health import HealthEvaluator
+from core.metrics import Role, open_metrics
+from core.service import EnhancedDatabaseService
+from core.settings import Settings
+
+
+def open_service(settings: Settings | None = None, *, role: Role = "job") -> EnhancedDatabaseService:
+    """Open the service of this process; without settings the environment is read.
+
+    Use it as a context manager, or call `close`. `role` names the process in metrics
+    and in pg_stat_activity. Raises `SettingsError`.
+    """
+    settings = settings or Settings.load()
+    metrics = open_metrics(role, settings.metrics_dir)
+    name = f"echo-markets-{role}"
+    database = Database(settings, application_name=name, metrics=metrics)
+    return EnhancedDatabaseService(
+        database=database,
+        cache=Cache(settings, client_name=name, metrics=metrics),
+        health=HealthEvaluator(settings, pool_stats=database.pool_stats, clock=read_clock),
+        metrics=metrics,
+        clock=read_clock,
+    )
+
+
+def read_clock() -> datetime:
+    """Return the present time in UTC."""
+    return datetime.now(UTC)
+
+
+def configure_logging(settings: Settings) -> None:
+    """Send the logs of this process to standard error at the configured level."""
+    logging.basicConfig(
+        level=settings.log_level,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )

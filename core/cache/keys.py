@@ -1,0 +1,69 @@
+"""The kinds of keys: their names and how long their values live.
+
+Owns the cache's vocabulary; knows no models and no server.
+
+Boards depend on two version keys beside their own: one per board, which every
+limit of it shares, and one for all usernames. Deleting a version key therefore
+invalidates every board that was filled under it, without a search for keys.
+"""
+
+from datetime import date
+from uuid import UUID
+
+import msgspec
+
+
+class CacheKind(msgspec.Struct, frozen=True):
+    """One kind of key; `name` is also its label in the metrics."""
+
+    name: str
+    ttl_seconds: int
+
+
+USER = CacheKind("user", 300)
+PORTFOLIO = CacheKind("portfolio", 60)
+MARKET = CacheKind("market", 30)
+LEADERBOARD = CacheKind("leaderboard", 120)
+QUESTS = CacheKind("quests", 180)
+MARKET_EVENTS = CacheKind("market_events", 600)
+
+ALL_KINDS = (USER, PORTFOLIO, MARKET, LEADERBOARD, QUESTS, MARKET_EVENTS)
+
+MARKET_ALL_KEY = "market:all"
+MARKET_EVENTS_VERSION_KEY = "version:market_events"
+USERNAMES_VERSION_KEY = "version:usernames"
+
+
+def user_key(user_id: UUID) -> str:
+    """Name the profile of a user."""
+    return f"user:{user_id}"
+
+
+def portfolio_key(user_id: UUID, session_date: date) -> str:
+    """Name the portfolio of a user in a session."""
+    return f"portfolio:{user_id}:{session_date}"
+
+
+def market_key(symbol: str) -> str:
+    """Name the latest tick of a symbol."""
+    return f"market:{symbol}"
+
+
+def leaderboard_key(category: str, session_date: date, limit: int) -> str:
+    """Name the top of a board."""
+    return f"leaderboard:{category}:{session_date}:{limit}"
+
+
+def leaderboard_version_key(category: str, session_date: date) -> str:
+    """Name what every limit of a board depends on."""
+    return f"version:leaderboard:{category}:{session_date}"
+
+
+def quests_key(user_id: UUID) -> str:
+    """Name the active quests of a user."""
+    return f"quests:{user_id}"
+
+
+def market_events_key(limit: int) -> str:
+    """Name the most recent market events."""
+    return f"market_events:recent:{limit}"

@@ -1,0 +1,6 @@
+"""The pooled PostgreSQL database: connections, units of work, error translation."""
+
+from core.database.database import Database
+from core.database.faults import ConstraintViolated
+
+__all__ = ["ConstraintViolated", "Database"]

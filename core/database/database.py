@@ -1,0 +1,209 @@
+"""peewee's pooled PostgreSQL database, with the pool of `core.database.pool`.
+
+Owns connection parameters, units of work and the retry of reads. A connection is
+checked out for one unit of work and always checked in; there is no autoconnect,
+so a query outside a unit of work is an error at once instead of a leak.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import peewee
+import psycopg2
+from playhouse.pool import PooledDatabase, PooledPostgresqlDatabase
+from psycopg2.extensions import connection
+
+from core.database.faults import (
+    DRIVER_ERRORS,
+    ConnectFailed,
+    find_sqlstate,
+    is_connection_lost,
+    translate,
+    translate_connect,
+)
+from core.database.pool import ConnectionPool
+from core.errors import DatabaseUnavailable, PoolClosed, PoolTimeout
+from core.metrics import Metrics
+from core.records import PoolStats
+from core.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# A dead network is noticed after about 20 s instead of the kernel's 8 to 15 minutes.
+KEEPALIVES = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 20_000,
+}
+# What runs at shutdown may take this long before it is cancelled.
+DRAIN_SECONDS = 5.0
+
+
+class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no annotations
+    """One process's database; thread safe, one connection per thread at a time."""
+
+    def __init__(self, settings: Settings, *, application_name: str, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._pool = ConnectionPool(
+            self._open_raw,
+            limit=settings.database_connection_limit,
+            timeout_seconds=settings.database_pool_timeout / 1000,
+            metrics=metrics,
+        )
+        super().__init__(
+            settings.database_url.get_secret_value(),
+            autoconnect=False,
+            **connection_parameters(settings, application_name),
+        )
+
+    # -- peewee's hooks -------------------------------------------------------------
+
+    def _open_raw(self) -> connection:
+        # past PooledDatabase._connect, whose pool this class replaces
+        try:
+            raw: connection = super(PooledDatabase, self)._connect()
+        except psycopg2.Error as error:
+            raise translate_connect(error) from error
+        return raw
+
+    def connect(self, reuse_if_open: bool = False) -> bool:  # noqa: FBT001, FBT002  # peewee's signature
+        """Check a connection out for this thread.
+
+        Unlike peewee's, this does not hold the database's lock meanwhile: the state
+        is the thread's own, and a check-in must not wait behind a hanging connect.
+        """
+        if not self._state.closed:
+            if reuse_if_open:
+                return False
+            raise peewee.OperationalError("connection already opened")
+        self._state.reset()
+        raw = self._pool.checkout(self._operation_of_thread())
+        self._state.set_connection(raw)
+        if self.server_version is None:
+            self._set_server_version(raw)
+        return True
+
+    def close(self) -> bool:
+        """Check this thread's connection in."""
+        if self._state.closed:
+            return False
+        raw = self._state.conn
+        self._state.reset()
+        self._pool.checkin(raw)
+        return True
+
+    def _operation_of_thread(self) -> str:
+        return getattr(self._state, "operation", "query")
+
+    # -- units of work ----------------------------------------------------------------
+
+    @contextmanager
+    def session(self, operation: str) -> Iterator["Database"]:
+        """Hold a connection for one unit of work named `operation`; nested calls share it.
+
+        Driver errors leave as `core.errors`.
+        """
+        started = time.perf_counter()
+        try:
+            with self._checked_out(operation):
+                yield self
+        except (PoolTimeout, PoolClosed, ConnectFailed) as error:
+            self._metrics.count_operation_error(
+                operation, "08" if isinstance(error, ConnectFailed) else "pool"
+            )
+            raise
+        except DRIVER_ERRORS as error:
+            state = find_sqlstate(error)
+            self._metrics.count_operation_error(operation, state[:2] if state else "08")
+            raise translate(error, operation) from error
+        finally:
+            self._metrics.observe_operation(operation, time.perf_counter() - started)
+
+    @contextmanager
+    def _checked_out(self, operation: str) -> Iterator[None]:
+        if not self.is_closed():
+            yield
+            return
+        self._state.operation = operation
+        self.connect()
+        try:
+            yield
+        finally:
+            self.close()
+
+    @contextmanager
+    def transaction_of(self, operation: str) -> Iterator["Database"]:
+        """Like `session`, in a transaction: committed at the end, rolled back by an error."""
+        with self.session(operation), self._atomic():
+            yield self
+
+    @contextmanager
+    def _atomic(self) -> Iterator[None]:
+        """Run an atomic block, whose end itself fails when the connection is gone.
+
+        Its rollback on a lost connection raises over the error that says why.
+        """
+        block = self.atomic()
+        block.__enter__()
+        try:
+            yield
+        except BaseException as error:
+            try:
+                block.__exit__(type(error), error, error.__traceback__)
+            except DRIVER_ERRORS:
+                logger.debug("rolling back failed; the connection is gone", exc_info=True)
+            raise
+        block.__exit__(None, None, None)
+
+    def read(
+        self,
+        operation: str,
+        query: Callable[Concatenate["Database", P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a query that changes nothing; retried once when its connection was lost.
+
+        Inside a transaction it is not retried: what ran before would be missing.
+        """
+        is_outermost = self.is_closed()
+        try:
+            with self.session(operation):
+                return query(self, *args, **kwargs)
+        except ConnectFailed:
+            raise
+        except DatabaseUnavailable as error:
+            if not is_outermost or error.__cause__ is None or not is_connection_lost(error.__cause__):
+                raise
+            logger.info("%s lost its connection; trying once more", operation)
+        with self.session(operation):
+            return query(self, *args, **kwargs)
+
+    # -- run ------------------------------------------------------------------------------
+
+    def pool_stats(self) -> PoolStats:
+        """Return the figures of this process's pool."""
+        return self._pool.stats()
+
+    def shut_down(self, timeout_seconds: float = DRAIN_SECONDS) -> None:
+        """Drain the pool: no new work, what runs may finish, then every connection is closed."""
+        self._pool.close(timeout_seconds)
+
+
+def connection_parameters(settings: Settings, application_name: str) -> dict[str, Any]:
+    """Return libpq's parameters beside the URL; the server enforces the query timeout."""
+    return {
+        "application_name": application_name,
+        # libpq counts whole seconds and takes less than 2 for 2
+        "connect_timeout": max(2, round(settings.database_connect_timeout / 1000)),
+        "options": f"-c statement_timeout={settings.database_query_timeout} -c timezone=UTC",
+        **KEEPALIVES,
+    }

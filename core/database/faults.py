@@ -1,0 +1,100 @@
+"""Translates driver errors into `core.errors`, once.
+
+Owns the mapping from SQLSTATE; never retries and never logs.
+SQLSTATE classes: PostgreSQL documentation, appendix A.
+"""
+
+import peewee
+import psycopg2
+
+from core.errors import (
+    DatabaseError,
+    DatabaseUnavailable,
+    EchoMarketsError,
+    QueryTimeout,
+)
+
+QUERY_CANCELED = "57014"
+# connection exceptions, insufficient resources, operator intervention
+_UNAVAILABLE_CLASSES = {"08", "53", "57"}
+_INTEGRITY_CLASS = "23"
+_READ_ONLY = "25006"
+
+DRIVER_ERRORS = (peewee.PeeweeException, psycopg2.Error)
+
+
+class ConstraintViolated(DatabaseError):
+    """A statement broke the constraint or unique index named `constraint`."""
+
+    def __init__(self, message: str, constraint: str | None) -> None:
+        super().__init__(message)
+        self.constraint = constraint
+
+
+class ConnectFailed(DatabaseUnavailable):
+    """No connection could be opened, as opposed to one that was lost."""
+
+
+def find_sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE of a driver error, or None when the server sent none."""
+    driver_error = _driver_error(error)
+    return driver_error.pgcode if driver_error is not None else None
+
+
+def is_connection_lost(error: BaseException) -> bool:
+    """Say whether the connection that raised this cannot be used any more."""
+    driver_error = _driver_error(error)
+    if driver_error is None:
+        return False
+    state = driver_error.pgcode
+    if state is None:
+        return isinstance(driver_error, psycopg2.OperationalError | psycopg2.InterfaceError)
+    return state != QUERY_CANCELED and state[:2] in {"08", "57"}
+
+
+def translate(error: BaseException, operation: str) -> EchoMarketsError:
+    """Return the error that callers of `core` get for a driver error."""
+    driver_error = _driver_error(error)
+    state = driver_error.pgcode if driver_error is not None else None
+    if state == QUERY_CANCELED:
+        return QueryTimeout(
+            f"{operation} was cancelled by the server after DATABASE_QUERY_TIMEOUT;"
+            " ask for less or raise the timeout"
+        )
+    if state == _READ_ONLY:
+        return DatabaseUnavailable(
+            f"{operation} found the database read-only; point DATABASE_URL at the primary"
+        )
+    if state is not None and state[:2] == _INTEGRITY_CLASS and driver_error is not None:
+        constraint = driver_error.diag.constraint_name
+        return ConstraintViolated(f"{operation} breaks {constraint}", constraint)
+    if is_connection_lost(error) or (state is not None and state[:2] in _UNAVAILABLE_CLASSES):
+        return DatabaseUnavailable(
+            f"{operation} could not use the database ({_reason(driver_error)});"
+            " check that PostgreSQL is running and that DATABASE_URL names it"
+        )
+    return DatabaseError(f"{operation} failed in the database ({_reason(driver_error)})")
+
+
+def translate_connect(error: BaseException) -> ConnectFailed:
+    """Return the error for a connection that could not be opened."""
+    return ConnectFailed(
+        f"cannot connect to the database ({_reason(_driver_error(error))});"
+        " check that PostgreSQL is running and that DATABASE_URL names it"
+    )
+
+
+def _driver_error(error: BaseException | None) -> psycopg2.Error | None:
+    while error is not None:
+        if isinstance(error, psycopg2.Error):
+            return error
+        error = getattr(error, "orig", None) or error.__cause__ or error.__context__
+    return None
+
+
+def _reason(error: psycopg2.Error | None) -> str:
+    if error is None:
+        return "no connection"
+    # the first line only: the rest repeats the statement
+    text = str(error).strip().splitlines()
+    return f"{error.pgcode or type(error).__name__}: {text[0] if text else 'no message'}"

@@ -1,0 +1,323 @@
+"""A first-in-first-out pool of psycopg2 connections.
+
+Owns who holds which connection, who waits, and when a connection is closed. It
+connects and pings outside its lock, so that a hanging server never keeps a
+connection from being checked in. Knows nothing of peewee and runs no query but
+the ping.
+
+Hand-over follows psycopg_pool: a connection goes straight to the waiter that
+came first, or the permission to open one does.
+"""
+
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal
+
+from psycopg2.extensions import connection
+
+from core.database.pooled_connection import (
+    PooledConnection,
+    describe_holders,
+    reset_connection,
+)
+from core.errors import PoolClosed, PoolTimeout
+from core.metrics import Metrics
+from core.records import PoolStats
+
+logger = logging.getLogger(__name__)
+
+# Lets a server shed memory and a failover be noticed; spread so that not all reconnect at once.
+MAX_LIFETIME_SECONDS = 3600.0
+LIFETIME_JITTER = 0.1
+# How often a waiter looks for connections whose thread ended without a check-in.
+RECLAIM_INTERVAL_SECONDS = 0.5
+
+CloseReason = Literal["stale", "dead", "broken", "shutdown"]
+
+
+class _Waiter:
+    """One thread's place in the queue; `granted` holds a connection, or None to open one."""
+
+    __slots__ = ("event", "granted", "is_granted")
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.granted: PooledConnection | None = None
+        self.is_granted = False
+
+    def grant(self, entry: PooledConnection | None) -> None:
+        self.granted = entry
+        self.is_granted = True
+        self.event.set()
+
+
+class ConnectionPool:
+    """Hands out at most `limit` connections, in the order in which they were asked for."""
+
+    def __init__(
+        self,
+        connect: Callable[[], connection],
+        *,
+        limit: int,
+        timeout_seconds: float,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._connect = connect
+        self._limit = limit
+        self._timeout_seconds = timeout_seconds
+        self._metrics = metrics
+        self._clock = clock
+        self._jitter = jitter
+        self._counts: dict[str, Any] = dict.fromkeys(
+            (
+                "requests_num",
+                "requests_queued",
+                "requests_errors",
+                "connections_num",
+                "connections_errors",
+                "connections_lost",
+            ),
+            0,
+        )
+        self._wait_seconds = 0.0
+        self.forget()
+        metrics.pool_max.set(limit)
+        _forget_after_fork(weakref.ref(self))
+
+    def forget(self) -> None:
+        """Start empty: a forked child must not use or close its parent's sockets."""
+        self._lock = threading.Lock()
+        self._drained = threading.Condition(self._lock)
+        self._idle: deque[PooledConnection] = deque()
+        self._used: dict[int, PooledConnection] = {}
+        self._waiters: deque[_Waiter] = deque()
+        self._size = 0
+        self._is_closed = False
+        # what idled before this time shared a server with a connection that broke
+        self._suspect_until = float("-inf")
+
+    # -- checkout ---------------------------------------------------------------
+
+    def checkout(self, operation: str) -> connection:
+        """Return a connection for this thread; give it back with `checkin`.
+
+        Raises `PoolTimeout` after the checkout timeout, `PoolClosed` after `close`,
+        and the driver's error when a new connection cannot be opened.
+        """
+        started = self._clock()
+        entry = self._acquire(operation, started)
+        self._metrics.pool_wait_seconds.observe(self._clock() - started)
+        entry = self._make_usable(entry)
+        entry.operation, entry.thread = operation, threading.current_thread()
+        entry.used_since = self._clock()
+        with self._lock:
+            self._used[id(entry.raw)] = entry
+            self._publish()
+        return entry.raw
+
+    def _acquire(self, operation: str, started: float) -> PooledConnection | None:
+        with self._lock:
+            self._refuse_when_closed()
+            self._counts["requests_num"] += 1
+            if not self._waiters and self._idle:
+                return self._idle.pop()
+            if not self._waiters and self._size < self._limit:
+                self._size += 1
+                return None
+            self._counts["requests_queued"] += 1
+            waiter = _Waiter()
+            self._waiters.append(waiter)
+            self._publish()
+        return self._wait(waiter, operation, started)
+
+    def _wait(self, waiter: _Waiter, operation: str, started: float) -> PooledConnection | None:
+        deadline = started + self._timeout_seconds
+        try:
+            while not waiter.is_granted and not self._is_closed:
+                self._reclaim_from_ended_threads()
+                remaining = deadline - self._clock()
+                if remaining <= 0:
+                    break
+                waiter.event.wait(min(remaining, RECLAIM_INTERVAL_SECONDS))
+        except BaseException:
+            # interrupted: what was granted meanwhile goes to whoever waits next
+            self._give_up(waiter)
+            raise
+        with self._lock:
+            self._wait_seconds += self._clock() - started
+            if waiter.is_granted:
+                # also when it came with the deadline: a granted place must not be lost
+                return waiter.granted
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
+            self._publish()
+            self._refuse_when_closed()
+            self._counts["requests_errors"] += 1
+            self._metrics.pool_timeouts.inc()
+            now = self._clock()
+            raise PoolTimeout(
+                f"{operation} waited {now - started:.1f} s for one of {self._limit} connections"
+                f" (held by: {describe_holders(self._used.values(), now)});"
+                " raise DATABASE_CONNECTION_LIMIT or find what holds them"
+            )
+
+    def _give_up(self, waiter: _Waiter) -> None:
+        with self._lock:
+            if not waiter.is_granted:
+                self._waiters.remove(waiter)
+                return
+        if waiter.granted is not None:
+            self._close_raw(waiter.granted, "dead")
+        self._release_slot()
+
+    def _refuse_when_closed(self) -> None:
+        if self._is_closed:
+            raise PoolClosed("the pool is closed; open a new service")
+
+    # -- a usable connection ------------------------------------------------------
+
+    def _make_usable(self, entry: PooledConnection | None) -> PooledConnection:
+        if entry is not None:
+            now = self._clock()
+            if now >= entry.expires_at:
+                self._close_raw(entry, "stale")
+            elif not entry.needs_ping(now, self._suspect_until) or entry.ping():
+                return entry
+            else:
+                self._close_raw(entry, "dead")
+        return self._open()
+
+    def _open(self) -> PooledConnection:
+        started = self._clock()
+        try:
+            raw = self._connect()
+        except BaseException:
+            with self._lock:
+                self._counts["connections_errors"] += 1
+            self._release_slot()
+            raise
+        now = self._clock()
+        self._metrics.pool_create_seconds.observe(now - started)
+        with self._lock:
+            self._counts["connections_num"] += 1
+        lifetime = MAX_LIFETIME_SECONDS * self._jitter(1 - LIFETIME_JITTER, 1)
+        return PooledConnection(raw, expires_at=now + lifetime)
+
+    # -- check-in -----------------------------------------------------------------
+
+    def checkin(self, raw: connection) -> None:
+        """Take a connection back; one that is broken is closed and its place is passed on."""
+        is_healthy = reset_connection(raw)
+        with self._lock:
+            entry = self._used.pop(id(raw), None)
+            if entry is None:
+                # reclaimed from a thread that was taken for ended, or of a parent process
+                return
+            now = self._clock()
+            self._metrics.pool_use_seconds.observe(now - entry.used_since)
+            entry.thread, entry.idle_since = None, now
+            reason = self._closing_reason(entry, is_healthy=is_healthy, now=now)
+            if reason is None:
+                if self._waiters:
+                    self._waiters.popleft().grant(entry)
+                else:
+                    self._idle.append(entry)
+                self._publish()
+                return
+        self._close_raw(entry, reason)
+        self._release_slot()
+
+    def _closing_reason(self, entry: PooledConnection, *, is_healthy: bool, now: float) -> CloseReason | None:
+        if not is_healthy:
+            self._counts["connections_lost"] += 1
+            self._suspect_until = now
+            return "broken"
+        if self._is_closed:
+            return "shutdown"
+        return "stale" if now >= entry.expires_at else None
+
+    def _release_slot(self) -> None:
+        """Give up one place, or pass the permission to connect to who waits first."""
+        with self._lock:
+            if self._waiters and not self._is_closed:
+                self._waiters.popleft().grant(None)
+            else:
+                self._size -= 1
+                self._drained.notify_all()
+            self._publish()
+
+    def _reclaim_from_ended_threads(self) -> None:
+        with self._lock:
+            ended = [
+                entry
+                for entry in self._used.values()
+                if entry.thread is not None and not entry.thread.is_alive()
+            ]
+            for entry in ended:
+                del self._used[id(entry.raw)]
+                self._counts["connections_lost"] += 1
+        for entry in ended:
+            logger.warning("reclaimed a connection that %s never checked in", entry.operation)
+            self._close_raw(entry, "dead")
+            self._release_slot()
+
+    def _close_raw(self, entry: PooledConnection, reason: CloseReason) -> None:
+        self._metrics.count_pool_closed(reason)
+        entry.close()
+
+    # -- close and figures --------------------------------------------------------
+
+    def close(self, timeout_seconds: float) -> None:
+        """Refuse new checkouts, wait for what runs, then cancel and close the rest."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = list(self._idle), deque()
+            while self._waiters:
+                self._waiters.popleft().event.set()
+            self._size -= len(idle)
+        for entry in idle:
+            self._close_raw(entry, "shutdown")
+        with self._lock:
+            self._drained.wait_for(lambda: not self._used, timeout_seconds)
+            rest, self._used = list(self._used.values()), {}
+            self._size -= len(rest)
+            self._publish()
+        for entry in rest:
+            logger.warning("cancelled %s, which did not end before shutdown", entry.operation)
+            entry.cancel()
+            self._close_raw(entry, "shutdown")
+
+    def stats(self) -> PoolStats:
+        """Return the figures of this pool; waits in seconds."""
+        with self._lock:
+            return PoolStats(
+                pool_max=self._limit,
+                pool_size=self._size,
+                pool_available=len(self._idle),
+                pool_in_use=len(self._used),
+                requests_waiting=len(self._waiters),
+                requests_wait_seconds=self._wait_seconds,
+                **self._counts,
+            )
+
+    def _publish(self) -> None:
+        self._metrics.pool_idle.set(len(self._idle))
+        self._metrics.pool_used.set(len(self._used))
+        self._metrics.pool_pending.set(len(self._waiters))
+
+
+def _forget_after_fork(reference: "weakref.ref[ConnectionPool]") -> None:
+    def forget() -> None:
+        pool = reference()
+        if pool is not None:
+            pool.forget()
+
+    os.register_at_fork(after_in_child=forget)

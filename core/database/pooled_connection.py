@@ -1,0 +1,84 @@
+"""A psycopg2 connection and what the pool knows of it.
+
+Owns the ping, the reset before a check-in and the closing; decides nothing.
+"""
+
+import logging
+import threading
+from collections.abc import Iterable
+from itertools import islice
+
+import psycopg2
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection
+
+logger = logging.getLogger(__name__)
+
+# A connection that was used a moment ago is alive; a ping then doubles a point read.
+PING_AFTER_IDLE_SECONDS = 30.0
+# An error message stays readable; the longest holders come first in the pool's order.
+SHOWN_HOLDERS = 10
+
+
+class PooledConnection:
+    """One connection of the pool; times are of the pool's clock."""
+
+    __slots__ = ("expires_at", "idle_since", "operation", "raw", "thread", "used_since")
+
+    def __init__(self, raw: connection, *, expires_at: float) -> None:
+        self.raw = raw
+        self.expires_at = expires_at
+        self.idle_since = 0.0
+        self.used_since = 0.0
+        self.operation = ""
+        self.thread: threading.Thread | None = None
+
+    def needs_ping(self, now: float, suspect_until: float) -> bool:
+        """Say whether it idled long, or shared a server with a connection that broke."""
+        idled = now - self.idle_since
+        return idled >= PING_AFTER_IDLE_SECONDS or self.idle_since <= suspect_until
+
+    def ping(self) -> bool:
+        """Ask the server for an answer; say whether it came."""
+        try:
+            with self.raw.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        except psycopg2.Error:
+            return False
+        return True
+
+    def cancel(self) -> None:
+        """Ask the server to end what runs on it."""
+        try:
+            self.raw.cancel()
+        except psycopg2.Error:
+            logger.debug("cancelling a statement failed", exc_info=True)
+
+    def close(self) -> None:
+        """Close it; a connection that is broken already is fine."""
+        try:
+            self.raw.close()
+        except psycopg2.Error:
+            logger.debug("closing a connection failed", exc_info=True)
+
+
+def describe_holders(entries: Iterable[PooledConnection], now: float) -> str:
+    """Say which operations hold connections, in which threads and for how long."""
+    holders = [
+        f"{entry.operation} in {entry.thread.name if entry.thread else 'no thread'}"
+        f" for {now - entry.used_since:.1f} s"
+        for entry in islice(entries, SHOWN_HOLDERS)
+    ]
+    return ", ".join(holders) or "connections being opened"
+
+
+def reset_connection(raw: connection) -> bool:
+    """End what was left open on a connection; say whether it can be used again."""
+    if raw.closed:
+        return False
+    try:
+        if raw.info.transaction_status != TRANSACTION_STATUS_IDLE:
+            with raw.cursor() as cursor:
+                cursor.execute("ROLLBACK")
+    except psycopg2.Error:
+        return False
+    return not raw.closed

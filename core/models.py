@@ -1,0 +1,229 @@
+"""The tables, their constraints and their indexes as peewee models.
+
+Owns the shape of the schema, against which a test compares what the migrations
+build. Holds no queries and is bound to no database: statements are built with
+these models in `core.queries` and run on the connection of the unit of work.
+"""
+
+from typing import Any, ClassVar
+
+from peewee import (
+    SQL,
+    BigIntegerField,
+    CharField,
+    Check,
+    DateField,
+    DecimalField,
+    Field,
+    ForeignKeyField,
+    IntegerField,
+    Model,
+    TextField,
+    UUIDField,
+)
+from playhouse.postgres_ext import ArrayField, BinaryJSONField, DateTimeTZField
+
+SYMBOL_PATTERN = "^[A-Z][A-Z0-9.-]{0,9}$"
+QUEST_STATUSES = ("ACTIVE", "COMPLETED", "EXPIRED")
+SENTIMENTS = ("POSITIVE", "NEGATIVE", "NEUTRAL")
+
+
+class NumericField(Field):
+    """`numeric` without a fixed scale: a price keeps the digits it was quoted with."""
+
+    field_type = "NUMERIC"
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> str:
+    return f"{column} IN ({', '.join(repr(value) for value in values)})"
+
+
+def _id() -> UUIDField:
+    return UUIDField(primary_key=True, constraints=[SQL("DEFAULT gen_random_uuid()")])
+
+
+def _now() -> DateTimeTZField:
+    return DateTimeTZField(constraints=[SQL("DEFAULT now()")])
+
+
+def _user(backref: str) -> ForeignKeyField:
+    return ForeignKeyField(User, backref=backref, on_delete="CASCADE", index=False)
+
+
+class User(Model):
+    """A player."""
+
+    id = _id()
+    username = TextField()
+    name = TextField(null=True)
+    email = TextField(null=True)
+    last_active = DateTimeTZField(null=True)
+    preferences = BinaryJSONField(index=False, constraints=[SQL("DEFAULT '{}'")])
+    created_at = _now()
+    updated_at = _now()
+
+    class Meta:
+        """Prefix search is case-insensitive, hence the indexes on lower()."""
+
+        table_name = "users"
+        constraints: ClassVar[list[Any]] = [
+            Check("char_length(username) BETWEEN 1 AND 50", name="users_username_length"),
+        ]
+        indexes: ClassVar[list[Any]] = [
+            SQL("CREATE UNIQUE INDEX users_username ON users (username)"),
+            SQL("CREATE INDEX users_username_prefix ON users (lower(username) text_pattern_ops)"),
+            SQL("CREATE INDEX users_name_prefix ON users (lower(name) text_pattern_ops)"),
+            SQL("CREATE INDEX users_last_active ON users (last_active DESC NULLS LAST)"),
+        ]
+
+
+class Tick(Model):
+    """A price of one symbol at one time; append-mostly, ordered by time."""
+
+    symbol = TextField()
+    timestamp = DateTimeTZField()
+    price = NumericField()
+    volume = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    bid = NumericField(null=True)
+    ask = NumericField(null=True)
+    change_24h = NumericField(null=True)
+    change_percent_24h = NumericField(null=True)
+    volatility = NumericField(null=True)
+    open = NumericField(null=True)
+    high = NumericField(null=True)
+    low = NumericField(null=True)
+
+    class Meta:
+        """The unique index serves the latest price per symbol, BRIN the ranges of time."""
+
+        table_name = "ticks"
+        primary_key = False
+        constraints: ClassVar[list[Any]] = [
+            Check(f"symbol ~ '{SYMBOL_PATTERN}'", name="ticks_symbol_format"),
+            Check("price > 0 AND price < 'Infinity'", name="ticks_price_positive"),
+            Check("volume >= 0", name="ticks_volume_sign"),
+            Check("bid > 0 AND ask >= bid", name="ticks_spread"),
+        ]
+        indexes: ClassVar[list[Any]] = [
+            SQL("CREATE UNIQUE INDEX ticks_symbol_timestamp ON ticks (symbol, timestamp)"),
+            SQL("CREATE INDEX ticks_timestamp ON ticks USING brin (timestamp)"),
+        ]
+
+
+class Portfolio(Model):
+    """A player's money in one session."""
+
+    id = _id()
+    user = _user("portfolios")
+    session_date = DateField()
+    starting_cash = DecimalField(15, 2, constraints=[SQL("DEFAULT 10000")])
+    current_cash = DecimalField(15, 2, constraints=[SQL("DEFAULT 10000")])
+    total_value = DecimalField(15, 2, constraints=[SQL("DEFAULT 10000")])
+    day_change = DecimalField(15, 2, constraints=[SQL("DEFAULT 0")])
+    day_change_percent = DecimalField(20, 2, constraints=[SQL("DEFAULT 0")])
+    created_at = _now()
+    updated_at = _now()
+
+    class Meta:
+        """The unique pair serves the current portfolio and the history of a player."""
+
+        table_name = "portfolios"
+        constraints: ClassVar[list[Any]] = [
+            Check("starting_cash >= 0", name="portfolios_starting_cash_sign"),
+            Check("current_cash >= 0", name="portfolios_current_cash_sign"),
+            Check("total_value >= 0", name="portfolios_total_value_sign"),
+        ]
+        indexes: ClassVar[list[Any]] = [
+            SQL("CREATE UNIQUE INDEX portfolios_user_session ON portfolios (user_id, session_date)"),
+            SQL("CREATE INDEX portfolios_session ON portfolios (session_date, total_value DESC)"),
+        ]
+
+
+class Quest(Model):
+    """A player's task."""
+
+    id = _id()
+    user = _user("quests")
+    type = CharField(50)
+    title = CharField(200)
+    description = TextField(null=True)
+    target_value = DecimalField(15, 2)
+    current_progress = DecimalField(15, 2, constraints=[SQL("DEFAULT 0")])
+    status = CharField(20, constraints=[SQL("DEFAULT 'ACTIVE'")])
+    reward_type = CharField(50, null=True)
+    reward_value = DecimalField(15, 2, null=True)
+    created_at = _now()
+    expires_at = DateTimeTZField(null=True)
+
+    class Meta:
+        """Active quests are few beside the finished ones, hence the partial indexes."""
+
+        table_name = "quests"
+        constraints: ClassVar[list[Any]] = [
+            Check(_one_of("status", QUEST_STATUSES), name="quests_status"),
+            Check("target_value > 0", name="quests_target_value_sign"),
+            Check("current_progress >= 0", name="quests_current_progress_sign"),
+        ]
+        indexes: ClassVar[list[Any]] = [
+            SQL("CREATE INDEX quests_user_created ON quests (user_id, created_at)"),
+            SQL("CREATE INDEX quests_active ON quests (user_id, created_at) WHERE status = 'ACTIVE'"),
+            SQL("CREATE INDEX quests_expiring ON quests (expires_at) WHERE status = 'ACTIVE'"),
+        ]
+
+
+class LeaderboardEntry(Model):
+    """A player's score on one board: a category in one session."""
+
+    id = _id()
+    user = _user("leaderboard_entries")
+    session_date = DateField()
+    category = CharField(50)
+    score = DecimalField(15, 2)
+    rank = IntegerField(null=True)
+    metadata = BinaryJSONField(index=False, constraints=[SQL("DEFAULT '{}'")])
+    created_at = _now()
+
+    class Meta:
+        """The board index holds the order of a board, so a page reads only its rows."""
+
+        table_name = "leaderboard_entries"
+        constraints: ClassVar[list[Any]] = [
+            Check("rank > 0", name="leaderboard_entries_rank_sign"),
+        ]
+        indexes: ClassVar[list[Any]] = [
+            SQL(
+                "CREATE UNIQUE INDEX leaderboard_entries_user_board"
+                " ON leaderboard_entries (user_id, session_date, category)"
+            ),
+            SQL(
+                "CREATE INDEX leaderboard_entries_board ON leaderboard_entries"
+                " (session_date, category, score DESC, created_at, id) INCLUDE (user_id)"
+            ),
+        ]
+
+
+class MarketEvent(Model):
+    """Something that moved the market."""
+
+    id = _id()
+    type = CharField(50)
+    title = CharField(200)
+    description = TextField(null=True)
+    affected_symbols = ArrayField(TextField, index=False, constraints=[SQL("DEFAULT '{}'")])
+    impact_magnitude = DecimalField(5, 2, null=True)
+    sentiment = CharField(20, constraints=[SQL("DEFAULT 'NEUTRAL'")])
+    created_at = _now()
+
+    class Meta:
+        """Read newest first."""
+
+        table_name = "market_events"
+        constraints: ClassVar[list[Any]] = [
+            Check(_one_of("sentiment", SENTIMENTS), name="market_events_sentiment"),
+        ]
+        indexes: ClassVar[list[Any]] = [
+            SQL("CREATE INDEX market_events_recent ON market_events (created_at DESC, id DESC)"),
+        ]
+
+
+ALL_MODELS: tuple[type[Model], ...] = (User, Tick, Portfolio, Quest, LeaderboardEntry, MarketEvent)

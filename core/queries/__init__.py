@@ -1,0 +1,1 @@
+"""Every SQL statement of the service; each module names the table it reads or writes."""

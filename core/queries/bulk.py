@@ -1,0 +1,153 @@
+"""Bulk loads: COPY into a staging table, then one upsert per chunk.
+
+Owns the text form of COPY and the upserts by natural key, which make every load
+repeatable: a row that is there already with the same values is left alone.
+"""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from functools import lru_cache
+from operator import attrgetter
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from core.database import Database
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A table to load: its columns, the key that names a row, the columns a reload keeps."""
+
+    table: str
+    columns: tuple[str, ...]
+    key: tuple[str, ...]
+    kept: tuple[str, ...] = ()
+
+
+USERS = Target(
+    "users",
+    ("id", "username", "name", "email", "last_active", "preferences", "created_at", "updated_at"),
+    key=("username",),
+    kept=("id", "created_at", "last_active"),
+)
+TICKS = Target(
+    "ticks",
+    (
+        "symbol", "timestamp", "price", "volume", "bid", "ask", "change_24h",
+        "change_percent_24h", "volatility", "open", "high", "low",
+    ),
+    key=("symbol", "timestamp"),
+)  # fmt: skip  # one column a line would hide that these are the table's
+PORTFOLIOS = Target(
+    "portfolios",
+    (
+        "id", "user_id", "session_date", "starting_cash", "current_cash", "total_value",
+        "day_change", "day_change_percent", "created_at", "updated_at",
+    ),
+    key=("user_id", "session_date"),
+    kept=("id", "created_at"),
+)  # fmt: skip  # as above
+LEADERBOARD_ENTRIES = Target(
+    "leaderboard_entries",
+    ("id", "user_id", "session_date", "category", "score", "rank", "metadata", "created_at"),
+    key=("user_id", "session_date", "category"),
+    kept=("id", "created_at"),
+)
+QUESTS = Target(
+    "quests",
+    (
+        "id", "user_id", "type", "title", "description", "target_value", "current_progress",
+        "status", "reward_type", "reward_value", "created_at", "expires_at",
+    ),
+    key=("id",),
+)  # fmt: skip  # as above
+MARKET_EVENTS = Target(
+    "market_events",
+    (
+        "id", "type", "title", "description", "affected_symbols", "impact_magnitude",
+        "sentiment", "created_at",
+    ),
+    key=("id",),
+)  # fmt: skip  # as above
+
+
+def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int:
+    """Upsert records, which name each key once; return how many rows are new or changed."""
+    database.execute_sql(f"CREATE TEMPORARY TABLE staged_{target.table} (LIKE {target.table}) ON COMMIT DROP")
+    columns = ", ".join(target.columns)
+    with database.cursor() as cursor:
+        cursor.copy_expert(f"COPY staged_{target.table} ({columns}) FROM STDIN", _text_of(target, records))
+    return int(database.execute_sql(_upsert(target)).rowcount)
+
+
+def _upsert(target: Target) -> str:
+    columns = ", ".join(target.columns)
+    changing = [name for name in target.columns if name not in target.key + target.kept]
+    compared = [name for name in changing if name != "updated_at"]
+    return f"""
+        INSERT INTO {target.table} ({columns})
+        SELECT {columns} FROM staged_{target.table} ORDER BY {", ".join(target.key)}
+        ON CONFLICT ({", ".join(target.key)}) DO UPDATE
+        SET {", ".join(f"{name} = EXCLUDED.{name}" for name in changing)}
+        WHERE ({", ".join(f"{target.table}.{name}" for name in compared)})
+            IS DISTINCT FROM ({", ".join(f"EXCLUDED.{name}" for name in compared)})"""
+
+
+def _text_of(target: Target, records: Sequence[Any]) -> io.StringIO:
+    """Spell records in COPY's text form: tabs, newlines, backslash-N for nothing.
+
+    Column by column and by exact type, which takes a quarter of the time of a chain of
+    isinstance for each value.
+    """
+    columns = [
+        [_SPELLINGS[type(value)](value) for value in map(attrgetter(name), records)]
+        for name in target.columns
+    ]
+    return io.StringIO("".join(["\t".join(row) + "\n" for row in zip(*columns, strict=True)]))
+
+
+def _escape(text: str) -> str:
+    if text.isalnum():
+        return text
+    return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+class _Spellings(dict[type, Callable[[Any], str]]):
+    """Type of a value -> its text form; a subclass is spelled as its base."""
+
+    def __missing__(self, kind: type) -> Callable[[Any], str]:
+        for base in kind.__mro__[1:]:
+            if base in self:
+                self[kind] = self[base]
+                return self[kind]
+        raise TypeError(f"cannot load {kind.__name__}")
+
+
+# Rows of one load share their few times, whose spelling costs more than a look-up.
+_spell_time = lru_cache(maxsize=4096)(str)
+
+_SPELLINGS = _Spellings(
+    {
+        type(None): lambda _: "\\N",
+        str: _escape,
+        int: str,
+        Decimal: str,
+        UUID: attrgetter("hex"),
+        date: _spell_time,
+        datetime: _spell_time,
+        dict: lambda document: _escape(json.dumps(document)) if document else "{}",
+        tuple: lambda items: _escape("{" + ",".join(json.dumps(item) for item in items) + "}"),
+    }
+)
+
+
+FIND_USER_IDS = "SELECT username, id FROM users WHERE username = ANY(%s)"
+
+
+def find_user_ids(database: Database, usernames: Sequence[str]) -> dict[str, UUID]:
+    """Return the id of each of the usernames that exists."""
+    return dict(database.execute_sql(FIND_USER_IDS, (list(usernames),)).fetchall())

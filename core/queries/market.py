@@ -1,0 +1,94 @@
+"""Statements on `ticks`."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from core.database import Database
+from core.queries.rows import Row, count_changed, fetch_all
+from core.records import Candle, Tick
+
+COLUMNS = (
+    "symbol, timestamp, price, volume, bid, ask, change_24h, change_percent_24h, volatility, open, high, low"
+)
+_LATEST = f"""
+    SELECT t.* FROM symbols s
+    CROSS JOIN LATERAL (
+        SELECT {COLUMNS} FROM ticks WHERE symbol = s.symbol ORDER BY timestamp DESC LIMIT 1
+    ) AS t ORDER BY t.symbol"""
+# One probe of the index per symbol, however long the history is.
+LATEST = f"WITH symbols AS (SELECT unnest(%s::text[]) AS symbol) {_LATEST}"
+LATEST_ALL = f"""
+    WITH RECURSIVE symbols AS (
+        (SELECT symbol FROM ticks ORDER BY symbol LIMIT 1)
+        UNION ALL
+        SELECT (SELECT symbol FROM ticks WHERE symbol > s.symbol ORDER BY symbol LIMIT 1)
+        FROM symbols s WHERE s.symbol IS NOT NULL
+    ) {_LATEST}"""
+# A tick that stands for a bar brings its own open, high and low.
+CANDLES = """
+    SELECT symbol, bucket,
+           (array_agg(COALESCE(open, price) ORDER BY timestamp))[1],
+           max(COALESCE(high, price)),
+           min(COALESCE(low, price)),
+           (array_agg(price ORDER BY timestamp DESC))[1],
+           sum(volume)::bigint,
+           count(*)
+    FROM (
+        SELECT *, date_bin(%(bucket)s, timestamp, '1999-12-27T00:00:00Z') AS bucket FROM ticks
+        WHERE symbol = %(symbol)s AND timestamp >= %(start)s AND timestamp < %(end)s
+    ) AS ticks
+    GROUP BY symbol, bucket ORDER BY bucket"""
+# Live ticks are written once each, so a batch with one of a known time replaces it.
+INSERT = f"""
+    INSERT INTO ticks ({COLUMNS})
+    SELECT * FROM unnest(%s::text[], %s::timestamptz[], %s::numeric[], %s::bigint[], %s::numeric[],
+        %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[],
+        %s::numeric[])
+    ON CONFLICT (symbol, timestamp) DO UPDATE SET
+        price = EXCLUDED.price, volume = EXCLUDED.volume, bid = EXCLUDED.bid, ask = EXCLUDED.ask,
+        change_24h = EXCLUDED.change_24h, change_percent_24h = EXCLUDED.change_percent_24h,
+        volatility = EXCLUDED.volatility, open = EXCLUDED.open, high = EXCLUDED.high,
+        low = EXCLUDED.low"""
+
+
+def build_tick(row: Row) -> Tick:
+    """Build a tick from a row of COLUMNS."""
+    return Tick(*row)
+
+
+def build_candle(row: Row) -> Candle:
+    """Build a candle from a row of CANDLES."""
+    return Candle(*row)
+
+
+def list_latest(database: Database, symbols: Sequence[str]) -> tuple[Tick, ...]:
+    """Return the latest tick of each of the symbols that has one."""
+    return fetch_all(database, build_tick, LATEST, (list(symbols),))
+
+
+def list_latest_of_all(database: Database) -> tuple[Tick, ...]:
+    """Return the latest tick of every symbol."""
+    return fetch_all(database, build_tick, LATEST_ALL)
+
+
+def list_candles(
+    database: Database, symbol: str, start: datetime, end: datetime, bucket: timedelta
+) -> tuple[Candle, ...]:
+    """Return the candles of [start, end), oldest first; weeks begin on Monday."""
+    parameters = {"symbol": symbol, "start": start, "end": end, "bucket": bucket}
+    return fetch_all(database, build_candle, CANDLES, parameters)
+
+
+def insert_ticks(database: Database, ticks: Sequence[Tick]) -> int:
+    """Insert ticks in one statement; each (symbol, timestamp) may come once."""
+    names = [name.strip() for name in COLUMNS.split(",")]
+    columns = tuple([getattr(tick, name) for tick in ticks] for name in names)
+    return count_changed(database, INSERT, columns)
+
+
+DELETE = "DELETE FROM ticks WHERE symbol = %s"
+
+
+def delete_ticks(database: Database, symbol: str) -> int:
+    """Delete every tick of a symbol; return how many there were."""
+    return count_changed(database, DELETE, (symbol,))

@@ -1,0 +1,67 @@
+"""Statements on `quests`."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from peewee import SQL
+
+from core.database import Database
+from core.models import Quest as QuestModel
+from core.queries.rows import Row, fetch_all, find_one
+from core.records import Quest
+
+COLUMNS = (
+    "id, user_id, type, title, description, target_value, current_progress, status,"
+    " reward_type, reward_value, created_at, expires_at"
+)
+
+ACTIVE = f"""
+    SELECT {COLUMNS} FROM quests
+    WHERE user_id = %s AND status = 'ACTIVE' AND (expires_at IS NULL OR expires_at > %s)
+    ORDER BY created_at, id"""
+FIND = f"SELECT {COLUMNS} FROM quests WHERE id = %s"
+# Only an active quest moves, and it completes in the statement that reaches the target.
+PROGRESS = f"""
+    UPDATE quests SET current_progress = %(progress)s,
+        status = CASE WHEN %(progress)s >= target_value THEN 'COMPLETED' ELSE status END
+    WHERE id = %(id)s AND status = 'ACTIVE' AND (expires_at IS NULL OR expires_at > %(now)s)
+    RETURNING {COLUMNS}"""
+EXPIRE = """
+    UPDATE quests SET status = 'EXPIRED' WHERE status = 'ACTIVE' AND expires_at <= %s
+    RETURNING user_id"""
+
+
+def build_quest(row: Row) -> Quest:
+    """Build a quest from a row of COLUMNS."""
+    return Quest(*row)
+
+
+def list_active(database: Database, user_id: UUID, now: datetime) -> tuple[Quest, ...]:
+    """Return the quests a user can still complete, oldest first."""
+    return fetch_all(database, build_quest, ACTIVE, (user_id, now))
+
+
+def find_quest(database: Database, quest_id: UUID) -> Quest | None:
+    """Return the quest with this id."""
+    return find_one(database, build_quest, FIND, (quest_id,))
+
+
+def insert_quest(database: Database, values: Mapping[str, Any]) -> Quest:
+    """Insert one quest and return it."""
+    columns = {getattr(QuestModel, name): value for name, value in values.items()}
+    query = QuestModel.insert(columns).returning(SQL(COLUMNS))
+    return build_quest(query.tuples().execute(database)[0])
+
+
+def update_progress(database: Database, quest_id: UUID, progress: Decimal, now: datetime) -> Quest | None:
+    """Set the progress of an active quest, or return None when there is no such active quest."""
+    parameters = {"id": quest_id, "progress": progress, "now": now}
+    return find_one(database, build_quest, PROGRESS, parameters)
+
+
+def expire_quests(database: Database, now: datetime) -> list[UUID]:
+    """Expire what is past its time; return the owner of each expired quest."""
+    return list(fetch_all(database, lambda row: row[0], EXPIRE, (now,)))

@@ -1,0 +1,93 @@
+"""Statements on `users`."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from frozendict import deepfreeze
+from peewee import SQL
+from psycopg2.extras import Json
+
+from core.database import Database
+from core.models import User as UserModel
+from core.queries.rows import Row, count_changed, fetch_all, find_one
+from core.records import User
+
+COLUMNS = "id, username, name, email, last_active, preferences, created_at, updated_at"
+
+FIND_BY_ID = f"SELECT {COLUMNS} FROM users WHERE id = %s"
+FIND_BY_USERNAME = f"SELECT {COLUMNS} FROM users WHERE username = %s"
+# Each branch reads its own index in order and stops at the limit.
+SEARCH = f"""
+    SELECT {COLUMNS} FROM (
+        (SELECT {COLUMNS} FROM users WHERE lower(username) LIKE %(pattern)s
+         ORDER BY lower(username) USING ~<~, id LIMIT %(limit)s)
+        UNION
+        (SELECT {COLUMNS} FROM users WHERE lower(name) LIKE %(pattern)s
+         ORDER BY lower(name) USING ~<~, id LIMIT %(limit)s)
+    ) AS found
+    ORDER BY lower(username), id LIMIT %(limit)s"""
+MOST_ACTIVE = f"""
+    SELECT {COLUMNS} FROM users WHERE last_active IS NOT NULL
+    ORDER BY last_active DESC NULLS LAST LIMIT %s"""
+TOUCH = "UPDATE users SET last_active = %s WHERE id = %s"
+DELETE = "DELETE FROM users WHERE id = %s"
+
+
+def build_user(row: Row) -> User:
+    """Build a user from a row of COLUMNS."""
+    values = [*row[:5], deepfreeze(row[5]), *row[6:]]
+    return User(*values)
+
+
+def find_user(database: Database, user_id: UUID) -> User | None:
+    """Return the user with this id."""
+    return find_one(database, build_user, FIND_BY_ID, (user_id,))
+
+
+def find_user_by_username(database: Database, username: str) -> User | None:
+    """Return the user with exactly this username."""
+    return find_one(database, build_user, FIND_BY_USERNAME, (username,))
+
+
+def search_users(database: Database, prefix: str, limit: int) -> tuple[User, ...]:
+    """Return users whose username or name starts with `prefix`, in any case."""
+    escaped = prefix.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    return fetch_all(database, build_user, SEARCH, {"pattern": escaped + "%", "limit": limit})
+
+
+def list_most_active(database: Database, limit: int) -> tuple[User, ...]:
+    """Return the users that were active last."""
+    return fetch_all(database, build_user, MOST_ACTIVE, (limit,))
+
+
+def insert_user(database: Database, values: Mapping[str, Any]) -> User:
+    """Insert one user and return it."""
+    query = UserModel.insert(_columns(values)).returning(SQL(COLUMNS))
+    return build_user(query.tuples().execute(database)[0])
+
+
+def update_user(database: Database, user_id: UUID, values: Mapping[str, Any]) -> User | None:
+    """Change columns of one user and return it."""
+    changes = {**_columns(values), UserModel.updated_at: SQL("now()")}
+    query = UserModel.update(changes).where(UserModel.id == user_id).returning(SQL(COLUMNS))
+    rows = list(query.tuples().execute(database))
+    return build_user(rows[0]) if rows else None
+
+
+def touch_user(database: Database, user_id: UUID, now: datetime) -> bool:
+    """Set when the user was active last; say whether the user exists."""
+    return count_changed(database, TOUCH, (now, user_id)) == 1
+
+
+def delete_user(database: Database, user_id: UUID) -> bool:
+    """Delete a user and all that belongs to it; say whether the user existed."""
+    return count_changed(database, DELETE, (user_id,)) == 1
+
+
+def _columns(values: Mapping[str, Any]) -> dict[Any, Any]:
+    columns = {getattr(UserModel, name): value for name, value in values.items()}
+    if "preferences" in values:
+        columns[UserModel.preferences] = SQL("%s", (Json(dict(values["preferences"])),))
+    return columns

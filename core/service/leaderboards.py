@@ -1,0 +1,193 @@
+"""Leaderboards: scores and ranks of a session by category."""
+
+from collections.abc import Iterable, Mapping
+from datetime import date
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from core.cache import Codec
+from core.cache.keys import (
+    LEADERBOARD,
+    USERNAMES_VERSION_KEY,
+    leaderboard_key,
+    leaderboard_version_key,
+)
+from core.errors import InvalidInput, LeaderboardEntryNotFound, UserNotFound
+from core.queries import leaderboards as queries
+from core.records import BatchResult, LeaderboardEntry, LeaderboardUpdate, PlayerSession
+from core.service.base import ServiceBase, chunked, new_id
+from core.service.inputs import (
+    CENT,
+    MAX_MONEY,
+    MAX_OFFSET,
+    MAX_RADIUS,
+    check_category,
+    check_decimal,
+    check_document,
+    check_id,
+    check_limit,
+    check_session_date,
+    check_whole,
+)
+
+_CODEC: Codec[tuple[LeaderboardEntry, ...]] = Codec(tuple[LeaderboardEntry, ...])
+CHUNK_ROWS = 5_000
+
+
+class Leaderboards(ServiceBase):
+    """The leaderboards area of the service."""
+
+    def get_leaderboard(
+        self,
+        category: str,
+        session_date: date | None = None,
+        limit: int = 50,
+        *,
+        offset: int = 0,
+    ) -> tuple[LeaderboardEntry, ...]:
+        """Return `limit` entries of a board from place `offset` on, best first.
+
+        Equal scores share their rank (1, 2, 2, 4) and stand in the order in which they were
+        created. The top (offset 0) is at most 120 s old and never older than the last change
+        through a service; other pages are as of now. Raises `InvalidInput`.
+        """
+        category, day = self._check_board(category, session_date)
+        limit, offset = check_limit(limit), _check_offset(offset)
+        if offset:
+            return self._load_page(category, day, limit, offset)
+        return self._cache.get_or_load(
+            LEADERBOARD,
+            leaderboard_key(category, day, limit),
+            _CODEC,
+            lambda: self._load_page(category, day, limit, 0),
+            depends_on=(leaderboard_version_key(category, day), USERNAMES_VERSION_KEY),
+        )
+
+    def _load_page(self, category: str, day: date, limit: int, offset: int) -> tuple[LeaderboardEntry, ...]:
+        return self._read("get_leaderboard", queries.list_page, category, day, limit, offset)
+
+    def get_user_rank(
+        self, user_id: UUID | str, category: str, session_date: date | None = None
+    ) -> LeaderboardEntry:
+        """Return a player's entry with its exact rank, as of now.
+
+        Raises `LeaderboardEntryNotFound`, `InvalidInput`.
+        """
+        checked = check_id(user_id, "user_id")
+        category, day = self._check_board(category, session_date)
+        entry = self._read("get_user_rank", queries.find_rank, checked, category, day)
+        if entry is None:
+            raise _no_entry(checked, category, day)
+        return entry
+
+    def get_leaderboard_around(
+        self,
+        user_id: UUID | str,
+        category: str,
+        session_date: date | None = None,
+        *,
+        radius: int = 5,
+    ) -> tuple[LeaderboardEntry, ...]:
+        """Return a player's entry with up to `radius` entries on each side, as of now.
+
+        Raises `LeaderboardEntryNotFound`, `InvalidInput`.
+        """
+        checked = check_id(user_id, "user_id")
+        category, day = self._check_board(category, session_date)
+        radius = check_whole(radius, "radius", least=0, most=MAX_RADIUS)
+        entries = self._read("get_leaderboard_around", queries.list_around, checked, category, day, radius)
+        if not entries:
+            raise _no_entry(checked, category, day)
+        return entries
+
+    def update_leaderboard_entry(
+        self,
+        user_id: UUID | str,
+        category: str,
+        score: Decimal,
+        session_date: date | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> LeaderboardEntry:
+        """Set a player's score on a board and return the entry with its rank.
+
+        Empty metadata leaves what is there. Raises `UserNotFound`, `InvalidInput`.
+        """
+        category, day = self._check_board(category, session_date)
+        row = _check_row(LeaderboardUpdate(user_id, score, metadata))  # type: ignore[arg-type]  # checked in there
+        with self._changing("update_leaderboard_entry") as (database, changes):
+            changes.invalidate(LEADERBOARD, leaderboard_version_key(category, day))
+            if not queries.upsert_entries(database, category, day, [row]):
+                raise UserNotFound(f"no user has the id {row[1]}; create_user makes one")
+            entry = queries.find_rank(database, row[1], category, day)
+        if entry is None:
+            raise _no_entry(row[1], category, day)
+        return entry
+
+    def batch_update_leaderboard(
+        self,
+        category: str,
+        updates: Iterable[LeaderboardUpdate],
+        session_date: date | None = None,
+    ) -> BatchResult:
+        """Set many scores on one board, all or none.
+
+        One statement per 5,000 rows in one transaction; of two scores of one player the last
+        wins. Players that do not exist are returned as missing. Raises `InvalidInput`, naming
+        the place of the update in the batch.
+        """
+        category, day = self._check_board(category, session_date)
+        last = {row[1]: row for row in (_check_at(n, update) for n, update in enumerate(updates))}
+        if not last:
+            return BatchResult(updated=0, missing=())
+        written: set[UUID] = set()
+        with self._changing("batch_update_leaderboard") as (database, changes):
+            changes.invalidate(LEADERBOARD, leaderboard_version_key(category, day))
+            for chunk in chunked([last[user_id] for user_id in sorted(last)], CHUNK_ROWS):
+                written |= queries.upsert_entries(database, category, day, chunk)
+        missing = tuple(PlayerSession(user_id, day) for user_id in last if user_id not in written)
+        return BatchResult(updated=len(written), missing=missing)
+
+    def close_session(self, session_date: date) -> int:
+        """Store the final rank of every entry of a session; return how many entries it has.
+
+        Safe to repeat. Raises `InvalidInput`.
+        """
+        if session_date is None:
+            raise InvalidInput("session_date is None; give the session to close")
+        day = check_session_date(session_date, self._clock())
+        with self._changing("close_session") as (database, _):
+            return queries.store_ranks(database, day)
+
+    def list_leaderboard_categories(self, session_date: date | None = None) -> tuple[str, ...]:
+        """Return the categories that have entries in a session, in order. Raises `InvalidInput`."""
+        day = check_session_date(session_date, self._clock())
+        return self._read("list_leaderboard_categories", queries.list_categories, day)
+
+    def _check_board(self, category: Any, session_date: Any) -> tuple[str, date]:
+        return check_category(category), check_session_date(session_date, self._clock())
+
+
+def _check_offset(value: Any) -> int:
+    return check_whole(value, "offset", least=0, most=MAX_OFFSET)
+
+
+def _check_row(update: LeaderboardUpdate) -> tuple[UUID, UUID, Decimal, dict[str, Any] | None]:
+    score = check_decimal(update.score, "score", least=-MAX_MONEY, most=MAX_MONEY, quantum=CENT)
+    metadata = check_document(update.metadata, "metadata")
+    return new_id(), check_id(update.user_id, "user_id"), score, metadata
+
+
+def _check_at(place: int, update: Any) -> tuple[UUID, UUID, Decimal, dict[str, Any] | None]:
+    if not isinstance(update, LeaderboardUpdate):
+        raise InvalidInput(f"update {place} is {update!r}; give a LeaderboardUpdate")
+    try:
+        return _check_row(update)
+    except InvalidInput as error:
+        raise InvalidInput(f"update {place}: {error}") from error
+
+
+def _no_entry(user_id: UUID, category: str, day: date) -> LeaderboardEntryNotFound:
+    return LeaderboardEntryNotFound(
+        f"user {user_id} has no entry on {category} in the session {day}; update_leaderboard_entry makes one"
+    )

@@ -1,0 +1,118 @@
+"""Bulk loads for seeds, imports and backfills.
+
+Owns the chunks and what a load invalidates. Every load is set-based (COPY, then one
+upsert per chunk) and repeatable; each chunk is one transaction. Records come from the
+program, not from people: their values are checked by the table's constraints, and a
+broken one undoes its chunk with a `DatabaseError`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+from core.cache.keys import (
+    LEADERBOARD,
+    MARKET_EVENTS,
+    MARKET_EVENTS_VERSION_KEY,
+    PORTFOLIO,
+    QUESTS,
+    USER,
+    leaderboard_version_key,
+    portfolio_key,
+    quests_key,
+    user_key,
+)
+from core.queries import bulk
+from core.records import LeaderboardEntry, MarketEvent, Portfolio, Quest, Tick, User
+from core.service.base import Changes, ServiceBase, chunked
+from core.service.market import note_symbols
+
+T = TypeVar("T")
+
+CHUNK_ROWS = 20_000
+
+
+class Loading(ServiceBase):
+    """The bulk loads of the service."""
+
+    def load_users(self, users: Iterable[User]) -> dict[str, UUID]:
+        """Load users; return the id that each username has, which an existing one keeps."""
+        ids: dict[str, UUID] = {}
+        for chunk in chunked(_last_by(users, lambda user: user.username), CHUNK_ROWS):
+            with self._changing("load_users") as (database, changes):
+                bulk.load_rows(database, bulk.USERS, chunk)
+                found = bulk.find_user_ids(database, [user.username for user in chunk])
+                changes.invalidate(USER, *(user_key(user_id) for user_id in found.values()))
+            ids |= found
+        return ids
+
+    def load_market_ticks(self, ticks: Iterable[Tick]) -> int:
+        """Load ticks; return how many are new or changed."""
+        return self._load(
+            "load_market_ticks",
+            bulk.TICKS,
+            _last_by(ticks, lambda tick: (tick.symbol, tick.timestamp)),
+            lambda changes, chunk: note_symbols(changes, {tick.symbol for tick in chunk}),
+        )
+
+    def load_portfolios(self, portfolios: Iterable[Portfolio]) -> int:
+        """Load portfolios by user and session; return how many are new or changed."""
+        return self._load(
+            "load_portfolios",
+            bulk.PORTFOLIOS,
+            portfolios,
+            lambda changes, chunk: changes.invalidate(
+                PORTFOLIO, *(portfolio_key(p.user_id, p.session_date) for p in chunk)
+            ),
+        )
+
+    def load_leaderboard_entries(self, entries: Iterable[LeaderboardEntry]) -> int:
+        """Load entries by user and board, ranks as given; return how many are new or changed."""
+        return self._load(
+            "load_leaderboard_entries",
+            bulk.LEADERBOARD_ENTRIES,
+            entries,
+            lambda changes, chunk: changes.invalidate(
+                LEADERBOARD,
+                *{leaderboard_version_key(e.category, e.session_date) for e in chunk},
+            ),
+        )
+
+    def load_quests(self, quests: Iterable[Quest]) -> int:
+        """Load quests by id; return how many are new or changed."""
+        return self._load(
+            "load_quests",
+            bulk.QUESTS,
+            quests,
+            lambda changes, chunk: changes.invalidate(
+                QUESTS, *{quests_key(quest.user_id) for quest in chunk}
+            ),
+        )
+
+    def load_market_events(self, events: Iterable[MarketEvent]) -> int:
+        """Load events by id; return how many are new or changed."""
+        return self._load(
+            "load_market_events",
+            bulk.MARKET_EVENTS,
+            events,
+            lambda changes, _: changes.invalidate(MARKET_EVENTS, MARKET_EVENTS_VERSION_KEY),
+        )
+
+    def _load(
+        self,
+        operation: str,
+        target: bulk.Target,
+        records: Iterable[T],
+        note: Callable[[Changes, Sequence[T]], None],
+    ) -> int:
+        changed = 0
+        for chunk in chunked(records, CHUNK_ROWS):
+            with self._changing(operation) as (database, changes):
+                note(changes, chunk)
+                changed += bulk.load_rows(database, target, chunk)
+        return changed
+
+
+def _last_by(records: Iterable[T], key: Callable[[T], Any]) -> Iterable[T]:
+    """Keep the last record of each key: one statement must not write a row twice."""
+    return {key(record): record for record in records}.values()

@@ -1,0 +1,179 @@
+"""The market: ticks, latest prices, candles."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+from core.cache import Codec
+from core.cache.keys import MARKET, MARKET_ALL_KEY, market_key
+from core.errors import InvalidInput
+from core.queries import market as queries
+from core.records import Candle, Tick
+from core.service.base import Changes, ServiceBase, chunked
+from core.service.inputs import (
+    MAX_CANDLES,
+    MAX_PRICE,
+    MAX_VOLUME,
+    check_bucket,
+    check_decimal,
+    check_price,
+    check_symbol,
+    check_symbols,
+    check_time,
+    check_whole,
+)
+
+_TICK_CODEC: Codec[Tick] = Codec(Tick)
+_TICKS_CODEC: Codec[tuple[Tick, ...]] = Codec(tuple[Tick, ...])
+CHUNK_ROWS = 5_000
+
+
+class Market(ServiceBase):
+    """The market area of the service."""
+
+    def get_latest_market_data(self, symbols: Sequence[str] | None = None) -> tuple[Tick, ...]:
+        """Return the latest tick of each symbol (None: of all), ordered by symbol.
+
+        A symbol without ticks is left out. At most 30 s old, and never older than the last
+        tick inserted through a service. Raises `InvalidInput`.
+        """
+        if symbols is None:
+            return self._cache.get_or_load(MARKET, MARKET_ALL_KEY, _TICKS_CODEC, self._load_latest_of_all)
+        by_key = {market_key(symbol): symbol for symbol in check_symbols(symbols)}
+        if not by_key:
+            return ()
+        found = self._cache.get_or_load_many(
+            MARKET,
+            list(by_key),
+            _TICK_CODEC,
+            lambda keys: self._load_latest([by_key[key] for key in keys]),
+        )
+        return tuple(sorted(found.values(), key=lambda tick: tick.symbol))
+
+    def _load_latest_of_all(self) -> tuple[Tick, ...]:
+        return self._read("get_latest_market_data", queries.list_latest_of_all)
+
+    def _load_latest(self, symbols: Sequence[str]) -> dict[str, Tick]:
+        ticks = self._read("get_latest_market_data", queries.list_latest, symbols)
+        return {market_key(tick.symbol): tick for tick in ticks}
+
+    def insert_market_tick(
+        self,
+        symbol: str,
+        price: Decimal,
+        *,
+        volume: int = 0,
+        bid: Decimal | None = None,
+        ask: Decimal | None = None,
+        change_24h: Decimal | None = None,
+        change_percent_24h: Decimal | None = None,
+        volatility: Decimal | None = None,
+        timestamp: datetime | None = None,
+    ) -> Tick:
+        """Insert one tick (timestamp None: now) and return it.
+
+        A second tick of one symbol and time replaces the first. Raises `InvalidInput`.
+        """
+        tick = check_tick(
+            Tick(
+                symbol=symbol,
+                timestamp=self._clock() if timestamp is None else timestamp,
+                price=price,
+                volume=volume,
+                bid=bid,
+                ask=ask,
+                change_24h=change_24h,
+                change_percent_24h=change_percent_24h,
+                volatility=volatility,
+            )
+        )
+        with self._changing("insert_market_tick") as (database, changes):
+            note_symbols(changes, [tick.symbol])
+            queries.insert_ticks(database, [tick])
+        return tick
+
+    def insert_market_ticks(self, ticks: Iterable[Tick]) -> int:
+        """Insert many ticks, all or none; return how many rows were written.
+
+        Of two ticks of one symbol and time the last wins. Raises `InvalidInput`, naming the
+        place of the tick.
+        """
+        last = {
+            (tick.symbol, tick.timestamp): tick
+            for tick in (_check_at(place, tick) for place, tick in enumerate(ticks))
+        }
+        if not last:
+            return 0
+        with self._changing("insert_market_ticks") as (database, changes):
+            note_symbols(changes, {symbol for symbol, _ in last})
+            ordered = sorted(last.values(), key=lambda tick: (tick.symbol, tick.timestamp))
+            return sum(queries.insert_ticks(database, chunk) for chunk in chunked(ordered, CHUNK_ROWS))
+
+    def delete_market_ticks(self, symbol: str) -> int:
+        """Delete every tick of a symbol; return how many there were. Raises `InvalidInput`."""
+        checked = check_symbol(symbol)
+        with self._changing("delete_market_ticks") as (database, changes):
+            note_symbols(changes, [checked])
+            return queries.delete_ticks(database, checked)
+
+    def get_price_history(
+        self, symbol: str, start: datetime, end: datetime, bucket: str | timedelta
+    ) -> tuple[Candle, ...]:
+        """Return the candles of [start, end), oldest first, aggregated by the database, as of now.
+
+        `bucket` is a timedelta or a text such as 5m, 4h, 1d or 1w. Buckets without ticks are
+        left out. Raises `InvalidInput`, also for more than 20,000 buckets.
+        """
+        checked, width = check_symbol(symbol), check_bucket(bucket)
+        first, last = check_time(start, "start"), check_time(end, "end")
+        if last <= first:
+            raise InvalidInput(f"end {last} is not after start {first}; give a later end")
+        if (last - first) / width > MAX_CANDLES:
+            raise InvalidInput(
+                f"{(last - first) / width:.0f} buckets were asked for; give at most {MAX_CANDLES}"
+            )
+        return self._read("get_price_history", queries.list_candles, checked, first, last, width)
+
+
+def note_symbols(changes: Changes, symbols: Iterable[str]) -> None:
+    """Note what a new tick of these symbols outdates."""
+    changes.invalidate(MARKET, MARKET_ALL_KEY, *(market_key(symbol) for symbol in symbols))
+
+
+def check_tick(tick: Tick) -> Tick:
+    """Return a tick in its canonical form, or raise `InvalidInput`."""
+    checked = Tick(
+        symbol=check_symbol(tick.symbol),
+        timestamp=check_time(tick.timestamp, "timestamp"),
+        price=check_price(tick.price, "price"),
+        volume=check_whole(tick.volume, "volume", least=0, most=MAX_VOLUME),
+        bid=_check_optional_price(tick.bid, "bid"),
+        ask=_check_optional_price(tick.ask, "ask"),
+        change_24h=_check_change(tick.change_24h, "change_24h"),
+        change_percent_24h=_check_change(tick.change_percent_24h, "change_percent_24h"),
+        volatility=_check_change(tick.volatility, "volatility", least=Decimal(0)),
+        open=_check_optional_price(tick.open, "open"),
+        high=_check_optional_price(tick.high, "high"),
+        low=_check_optional_price(tick.low, "low"),
+    )
+    if checked.bid is not None and checked.ask is not None and checked.ask < checked.bid:
+        raise InvalidInput(f"ask is {checked.ask}, below the bid {checked.bid}; give ask >= bid")
+    return checked
+
+
+def _check_optional_price(value: Any, name: str) -> Decimal | None:
+    return None if value is None else check_price(value, name)
+
+
+def _check_change(value: Any, name: str, *, least: Decimal = -MAX_PRICE) -> Decimal | None:
+    return None if value is None else check_decimal(value, name, least=least, most=MAX_PRICE)
+
+
+def _check_at(place: int, tick: Any) -> Tick:
+    if not isinstance(tick, Tick):
+        raise InvalidInput(f"tick {place} is {tick!r}; give a Tick")
+    try:
+        return check_tick(tick)
+    except InvalidInput as error:
+        raise InvalidInput(f"tick {place}: {error}") from error

@@ -1,0 +1,159 @@
+"""Portfolios: a player's money in each session."""
+
+from collections.abc import Iterable
+from datetime import date
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from core.cache import CacheKind, Codec
+from core.cache.keys import PORTFOLIO, portfolio_key
+from core.database import ConstraintViolated, Database
+from core.errors import InvalidInput, PortfolioNotFound, UserNotFound
+from core.queries import portfolios as queries
+from core.records import BatchResult, PlayerSession, Portfolio, PortfolioUpdate
+from core.service.base import Changes, ServiceBase, chunked, new_id
+from core.service.inputs import check_id, check_limit, check_money, check_session_date
+
+_CODEC: Codec[Portfolio] = Codec(Portfolio)
+# Large enough that the round trip does not count, small enough for one parameter list.
+CHUNK_ROWS = 5_000
+
+
+class Portfolios(ServiceBase):
+    """The portfolios area of the service."""
+
+    def get_current_portfolio(self, user_id: UUID | str, session_date: date | None = None) -> Portfolio:
+        """Return the user's portfolio of a session (None: today's), opened when there is none.
+
+        At most 60 s old, and never older than the last change through a service.
+        Raises `UserNotFound`, `InvalidInput`.
+        """
+        checked = check_id(user_id, "user_id")
+        day = check_session_date(session_date, self._clock())
+        return self._cache.get_or_load(
+            PORTFOLIO,
+            portfolio_key(checked, day),
+            _CODEC,
+            lambda: self._find_or_create(checked, day),
+        )
+
+    def _find_or_create(self, user_id: UUID, day: date) -> Portfolio:
+        operation = "get_current_portfolio"
+        portfolio = self._read(operation, queries.find_portfolio, user_id, day)
+        if portfolio is not None:
+            return portfolio
+        try:
+            with self._database.transaction_of(operation) as database:
+                # None when another caller opened it in between
+                created = queries.create_portfolio(database, new_id(), user_id, day)
+                found = created or queries.find_portfolio(database, user_id, day)
+        except ConstraintViolated as error:
+            raise UserNotFound(f"no user has the id {user_id}; create_user makes one") from error
+        if found is None:
+            raise UserNotFound(f"the user {user_id} was deleted meanwhile; create_user makes one")
+        return found
+
+    def get_portfolio_history(
+        self, user_id: UUID | str, *, limit: int = 100, before: date | None = None
+    ) -> tuple[Portfolio, ...]:
+        """Return up to `limit` portfolios of a user, newest session first, as they are now.
+
+        `before` is the session_date of the last row of the page before. A user without any
+        has an empty history. Raises `InvalidInput`.
+        """
+        checked = check_id(user_id, "user_id")
+        day = None if before is None else check_session_date(before, self._clock())
+        limit = check_limit(limit)
+        return self._read("get_portfolio_history", queries.list_history, checked, limit, day)
+
+    def update_portfolio_value(
+        self,
+        user_id: UUID | str,
+        session_date: date | None,
+        total_value: Decimal,
+        day_change: Decimal,
+    ) -> Portfolio:
+        """Set a portfolio's value and its change since the session began; return the portfolio.
+
+        The change in percent follows from both. Raises `PortfolioNotFound`, `InvalidInput`.
+        """
+        day = check_session_date(session_date, self._clock())
+        update = self._check_update(PortfolioUpdate(user_id, day, total_value, day_change))
+        with self._changing("update_portfolio_value") as (database, changes):
+            updated = self._update(database, changes, [update])
+            if not updated:
+                raise PortfolioNotFound(
+                    f"user {update.user_id} has no portfolio in the session {day};"
+                    " get_current_portfolio opens one"
+                )
+        return updated[0]
+
+    def batch_update_portfolios(self, updates: Iterable[PortfolioUpdate]) -> BatchResult:
+        """Set the values of many portfolios, all or none.
+
+        One statement per 5,000 rows in one transaction. Of two updates of one portfolio the
+        last wins. Updates without a portfolio change nothing and are returned as missing.
+        Raises `InvalidInput`, naming the place of the update in the batch.
+        """
+        last = {
+            (update.user_id, update.session_date): update
+            for update in (self._check_at(n, update) for n, update in enumerate(updates))
+        }
+        count, missing = 0, list[PlayerSession]()
+        if not last:
+            return BatchResult(updated=0, missing=())
+        with self._changing("batch_update_portfolios") as (database, changes):
+            # in the order of the key, so that two batches do not wait for each other in a circle
+            ordered = sorted(last.values(), key=lambda u: (str(u.user_id), u.session_date))
+            for chunk in chunked(ordered, CHUNK_ROWS):
+                updated = self._update(database, changes, chunk)
+                count += len(updated)
+                missing += queries.find_missing(chunk, updated)
+        return BatchResult(updated=count, missing=tuple(missing))
+
+    def list_session_dates(self, *, limit: int = 365, before: date | None = None) -> tuple[date, ...]:
+        """Return the days that have portfolios or leaderboard entries, newest first.
+
+        `before` continues after the last day of the page before. Raises `InvalidInput`.
+        """
+        day = None if before is None else check_session_date(before, self._clock())
+        limit = check_limit(limit)
+        return self._read("list_session_dates", queries.list_session_dates, limit, day)
+
+    def _update(
+        self, database: Database, changes: Changes, updates: list[PortfolioUpdate]
+    ) -> tuple[Portfolio, ...]:
+        changes.keys.extend(
+            (PORTFOLIO, portfolio_key(check_id(u.user_id, "user_id"), u.session_date)) for u in updates
+        )
+        return queries.update_portfolios(database, updates)
+
+    def _check_at(self, place: int, update: Any) -> PortfolioUpdate:
+        if not isinstance(update, PortfolioUpdate):
+            raise InvalidInput(f"update {place} is {update!r}; give a PortfolioUpdate")
+        try:
+            return self._check_update(update)
+        except InvalidInput as error:
+            raise InvalidInput(f"update {place}: {error}") from error
+
+    def _check_update(self, update: PortfolioUpdate) -> PortfolioUpdate:
+        cash = update.current_cash
+        if update.session_date is None:
+            raise InvalidInput("session_date is None; give a datetime.date")
+        return msgspec.structs.replace(
+            update,
+            user_id=check_id(update.user_id, "user_id"),
+            session_date=check_session_date(update.session_date, self._clock()),
+            total_value=check_money(update.total_value, "total_value"),
+            day_change=check_money(update.day_change, "day_change", signed=True),
+            current_cash=None if cash is None else check_money(cash, "current_cash"),
+        )
+
+
+def list_portfolio_keys(database: Database, user_id: UUID) -> list[tuple[CacheKind, str]]:
+    """Return the cache key of every portfolio of a user."""
+    days = queries.list_days_of_user(database, user_id)
+    return [(PORTFOLIO, portfolio_key(user_id, day)) for day in days]

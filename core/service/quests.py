@@ -1,0 +1,117 @@
+"""Quests: tasks of players, completed at their target."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from core.cache import Codec
+from core.cache.keys import QUESTS, quests_key
+from core.database import ConstraintViolated
+from core.errors import InvalidInput, QuestNotFound, UserNotFound
+from core.queries import quests as queries
+from core.records import Quest
+from core.service.base import ServiceBase, new_id
+from core.service.inputs import (
+    CENT,
+    MAX_MONEY,
+    check_decimal,
+    check_id,
+    check_money,
+    check_text,
+    check_time,
+)
+
+_CODEC: Codec[tuple[Quest, ...]] = Codec(tuple[Quest, ...])
+_MAX_DESCRIPTION = 10_000
+
+
+class Quests(ServiceBase):
+    """The quests area of the service."""
+
+    def get_user_active_quests(self, user_id: UUID | str) -> tuple[Quest, ...]:
+        """Return the quests that a user can still complete, oldest first.
+
+        At most 180 s old, and never older than the last change through a service; a quest past
+        its time is left out even when the rest comes from the cache. Raises `InvalidInput`.
+        """
+        checked = check_id(user_id, "user_id")
+        now = self._clock()
+        quests = self._cache.get_or_load(
+            QUESTS,
+            quests_key(checked),
+            _CODEC,
+            lambda: self._read("get_user_active_quests", queries.list_active, checked, now),
+        )
+        return tuple(q for q in quests if q.expires_at is None or q.expires_at > now)
+
+    def create_quest(
+        self,
+        user_id: UUID | str,
+        *,
+        type: str,
+        title: str,
+        target_value: Decimal,
+        description: str | None = None,
+        reward_type: str | None = None,
+        reward_value: Decimal | None = None,
+        expires_at: datetime | None = None,
+    ) -> Quest:
+        """Give a user a quest and return it. Raises `UserNotFound`, `InvalidInput`."""
+        checked = check_id(user_id, "user_id")
+        values: dict[str, Any] = {
+            "id": new_id(),
+            "user": checked,
+            "type": check_text(type, "type", most=50),
+            "title": check_text(title, "title", most=200),
+            "description": check_text(description, "description", most=_MAX_DESCRIPTION, required=False),
+            "target_value": check_decimal(
+                target_value, "target_value", least=CENT, most=MAX_MONEY, quantum=CENT
+            ),
+            "reward_type": check_text(reward_type, "reward_type", most=50, required=False),
+            "reward_value": None if reward_value is None else check_money(reward_value, "reward_value"),
+            "expires_at": self._check_expiry(expires_at),
+        }
+        try:
+            with self._changing("create_quest") as (database, changes):
+                changes.invalidate(QUESTS, quests_key(checked))
+                return queries.insert_quest(database, values)
+        except ConstraintViolated as error:
+            raise UserNotFound(f"no user has the id {checked}; create_user makes one") from error
+
+    def update_quest_progress(self, quest_id: UUID | str, progress: Decimal) -> Quest:
+        """Set how far a quest is, and return it; it completes when the target is reached.
+
+        Raises `QuestNotFound`, `InvalidInput`; a quest that is completed or expired does not
+        change and raises `InvalidInput`.
+        """
+        checked = check_id(quest_id, "quest_id")
+        amount = check_money(progress, "progress")
+        with self._changing("update_quest_progress") as (database, changes):
+            quest = queries.update_progress(database, checked, amount, self._clock())
+            if quest is None:
+                raise self._not_active(queries.find_quest(database, checked), checked)
+            changes.invalidate(QUESTS, quests_key(quest.user_id))
+        return quest
+
+    def expire_quests(self) -> int:
+        """Expire every active quest past its time; return how many there were."""
+        with self._changing("expire_quests") as (database, changes):
+            owners = queries.expire_quests(database, self._clock())
+            changes.invalidate(QUESTS, *(quests_key(owner) for owner in set(owners)))
+        return len(owners)
+
+    def _check_expiry(self, value: Any) -> datetime | None:
+        if value is None:
+            return None
+        expiry = check_time(value, "expires_at")
+        if expiry <= self._clock():
+            raise InvalidInput(f"expires_at is {expiry}, which is past; give a later time")
+        return expiry
+
+    @staticmethod
+    def _not_active(quest: Quest | None, quest_id: UUID) -> Exception:
+        if quest is None:
+            return QuestNotFound(f"no quest has the id {quest_id}; create_quest makes one")
+        status = quest.status if quest.status != "ACTIVE" else "past its time"
+        return InvalidInput(f"quest {quest_id} is {status}; only an active quest has progress")

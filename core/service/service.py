@@ -1,0 +1,58 @@
+"""The public face of the service: all areas in one object."""
+
+from collections.abc import Callable
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from core.cache import Cache
+from core.database import Database
+from core.health import HealthEvaluator
+from core.metrics import Metrics
+from core.records import Health
+from core.service.events import Events
+from core.service.loading import Loading
+from core.service.upkeep import Upkeep
+
+
+class EnhancedDatabaseService(Upkeep, Events, Loading):
+    """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
+
+    Thread safe; one per process. Opened by `core.open_service`, closed by `close` or as a
+    context manager. Database trouble raises `DatabaseUnavailable`, `PoolTimeout` or
+    `QueryTimeout`; cache trouble never reaches a caller.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        cache: Cache,
+        health: HealthEvaluator,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+    ) -> None:
+        super().__init__(database, cache, clock=clock)
+        self._health = health
+        self.metrics = metrics
+
+    def health(self) -> Health:
+        """Check database and Redis, each within a second, beside the pool and not through it."""
+        return self._health.evaluate()
+
+    def close(self) -> None:
+        """Drain the pool and close every connection; work that runs gets five seconds."""
+        self._database.shut_down()
+        self._cache.close()
+        self._health.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,147 @@
+"""Players: profiles, search, activity."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from core.cache import Codec
+from core.cache.keys import QUESTS, USER, USERNAMES_VERSION_KEY, quests_key, user_key
+from core.database import ConstraintViolated
+from core.errors import InvalidInput, UserNotFound
+from core.queries import users as queries
+from core.records import User
+from core.service.base import ServiceBase, new_id
+from core.service.inputs import (
+    check_document,
+    check_email,
+    check_id,
+    check_limit,
+    check_text,
+    check_username,
+)
+from core.service.portfolios import list_portfolio_keys
+
+_CODEC: Codec[User] = Codec(User)
+_MAX_NAME = 200
+
+_CHECKS: dict[str, Callable[[Any], Any]] = {
+    "username": check_username,
+    "name": lambda value: check_text(value, "name", most=_MAX_NAME, required=False),
+    "email": check_email,
+    "preferences": lambda value: check_document(value, "preferences"),
+}
+
+
+class Users(ServiceBase):
+    """The users area of the service."""
+
+    def get_user_by_id(self, user_id: UUID | str) -> User:
+        """Return a user; at most 300 s old, and never older than the last change through a service.
+
+        Raises `UserNotFound`, `InvalidInput`.
+        """
+        checked = check_id(user_id, "user_id")
+        return self._cache.get_or_load(USER, user_key(checked), _CODEC, lambda: self._load_user(checked))
+
+    def _load_user(self, user_id: UUID) -> User:
+        user = self._read("get_user_by_id", queries.find_user, user_id)
+        if user is None:
+            raise _no_user(user_id)
+        return user
+
+    def get_user_by_username(self, username: str) -> User:
+        """Return the user with exactly this username, as it is now.
+
+        Raises `UserNotFound`, `InvalidInput`.
+        """
+        checked = check_username(username)
+        user = self._read("get_user_by_username", queries.find_user_by_username, checked)
+        if user is None:
+            raise UserNotFound(f"no user is called {checked!r}; search_users finds similar names")
+        return user
+
+    def search_users(self, prefix: str, *, limit: int = 20) -> tuple[User, ...]:
+        """Return up to `limit` users whose username or name starts with `prefix`, in any case.
+
+        Ordered by username; an empty prefix lists the first users. Raises `InvalidInput`.
+        """
+        checked = prefix if prefix == "" else check_text(prefix, "prefix", most=_MAX_NAME)
+        return self._read("search_users", queries.search_users, checked, check_limit(limit))
+
+    def create_user(
+        self,
+        *,
+        username: str,
+        name: str | None = None,
+        email: str | None = None,
+        preferences: dict[str, Any] | None = None,
+    ) -> User:
+        """Create a user and return it.
+
+        Raises `InvalidInput`, also when the username is taken.
+        """
+        given = {"username": username, "name": name, "email": email, "preferences": preferences}
+        values = {field: _CHECKS[field](value) for field, value in given.items()}
+        try:
+            with self._changing("create_user") as (database, changes):
+                user = queries.insert_user(database, {"id": new_id(), **values})
+                changes.invalidate(USER, user_key(user.id))
+        except ConstraintViolated as error:
+            raise _taken(error, username) from error
+        return user
+
+    def update_user_profile(self, user_id: UUID | str, **changes: Any) -> User:
+        """Change username, name, email or preferences, and return the user.
+
+        A new username shows on every cached leaderboard at once.
+        Raises `UserNotFound`, `InvalidInput`.
+        """
+        checked = check_id(user_id, "user_id")
+        unknown = sorted(set(changes) - set(_CHECKS))
+        if unknown or not changes:
+            raise InvalidInput(
+                f"cannot change {', '.join(unknown) or 'nothing'}; give one of {', '.join(_CHECKS)}"
+            )
+        values = {field: _CHECKS[field](value) for field, value in changes.items()}
+        try:
+            with self._changing("update_user_profile") as (database, changed):
+                changed.invalidate(USER, user_key(checked))
+                if "username" in values:
+                    changed.invalidate(USER, USERNAMES_VERSION_KEY)
+                user = queries.update_user(database, checked, values)
+        except ConstraintViolated as error:
+            raise _taken(error, changes.get("username")) from error
+        if user is None:
+            raise _no_user(checked)
+        return user
+
+    def touch_last_active(self, user_id: UUID | str) -> None:
+        """Set when the user was active last to now. Raises `UserNotFound`, `InvalidInput`."""
+        checked = check_id(user_id, "user_id")
+        with self._changing("touch_last_active") as (database, changes):
+            changes.invalidate(USER, user_key(checked))
+            if not queries.touch_user(database, checked, self._clock()):
+                raise _no_user(checked)
+
+    def delete_user(self, user_id: UUID | str) -> None:
+        """Delete a user with its portfolios, quests and leaderboard entries.
+
+        Raises `UserNotFound`, `InvalidInput`.
+        """
+        checked = check_id(user_id, "user_id")
+        with self._changing("delete_user") as (database, changes):
+            changes.invalidate(USER, user_key(checked), USERNAMES_VERSION_KEY)
+            changes.invalidate(QUESTS, quests_key(checked))
+            changes.keys.extend(list_portfolio_keys(database, checked))
+            if not queries.delete_user(database, checked):
+                raise _no_user(checked)
+
+
+def _no_user(user_id: UUID) -> UserNotFound:
+    return UserNotFound(f"no user has the id {user_id}; create_user makes one")
+
+
+def _taken(error: ConstraintViolated, username: object) -> Exception:
+    if error.constraint and "username" in error.constraint:
+        return InvalidInput(f"username is {username!r}, which is taken; choose another")
+    return error

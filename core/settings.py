@@ -1,0 +1,147 @@
+"""The configuration of every process, read from the environment in this one place.
+
+Owns names, defaults, limits and their error messages. Never opens a connection
+and never shows a password: secrets are `SecretStr`, and a rejected value is
+redacted before it is printed.
+
+Order of precedence: the environment, `.env`, then `.local/stack.env` (written by
+`make up` so that tools started in the checkout find the running stack).
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+import psycopg2
+from psycopg2.extensions import parse_dsn
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.errors import SettingsError
+
+STACK_ENV_FILE = Path(".local/stack.env")
+
+Milliseconds = Annotated[int, Field(ge=1, le=3_600_000)]
+Port = Annotated[int, Field(ge=1, le=65_535)]
+
+
+def redact(text: str) -> str:
+    """Return `text` with every password in it replaced, safe to print or log."""
+    text = re.sub(r"(://[^:/?#@]*):.*@", r"\1:***@", text)
+    return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", text)
+
+
+def _check_database_url(value: SecretStr) -> SecretStr:
+    url = value.get_secret_value()
+    if urlsplit(url).scheme not in {"postgresql", "postgres"}:
+        raise ValueError("scheme")
+    try:
+        parts = parse_dsn(url)
+    except psycopg2.ProgrammingError:
+        # the driver's message repeats the URL, password included
+        raise ValueError("dsn") from None
+    if not parts.get("dbname") or not str(parts.get("port", "5432")).isdigit():
+        raise ValueError("dbname or port")
+    # libpq takes both schemes, peewee only the long one
+    return SecretStr(url.replace("postgres://", "postgresql://", 1))
+
+
+def _check_redis_url(value: SecretStr) -> SecretStr:
+    parts = urlsplit(value.get_secret_value())
+    if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.hostname or parts.path):
+        raise ValueError("scheme")
+    _ = parts.port  # raises ValueError when it is not a port
+    if parts.scheme != "unix" and parts.path.strip("/") and not parts.path.strip("/").isdigit():
+        raise ValueError("database number")
+    return value
+
+
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
+
+_DATABASE_URL_FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE with libpq's parameters"
+
+
+class EnvironmentSettings(BaseSettings):
+    """Reads the environment and says in one line each what is wrong with it.
+
+    Every field has a `description` that names the values it allows.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=(STACK_ENV_FILE, ".env"),
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        case_sensitive=False,
+        hide_input_in_errors=True,
+    )
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the environment; `overrides` win over it.
+
+        Raises `SettingsError` with one line for each wrong variable: its name,
+        its value without passwords, and what is allowed.
+        """
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            lines = [cls._explain(item) for item in error.errors(include_url=False)]
+            raise SettingsError("\n".join(lines)) from None
+
+    @classmethod
+    def _explain(cls, item: Any) -> str:
+        field = str(item["loc"][0])
+        name, allowed = field.upper(), cls.model_fields[field].description
+        if item["type"] == "missing":
+            return f"{name} is not set; set it to {allowed}"
+        value = item.get("input")
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        shown = "(secret)" if field.endswith("password") else repr(redact(str(value)))
+        return f"{name} is {shown}, which is not allowed; set it to {allowed}"
+
+
+class Settings(EnvironmentSettings):
+    """One process's configuration; every field is an environment variable of the same name."""
+
+    database_url: DatabaseUrl = Field(description=_DATABASE_URL_FORM)
+    direct_url: DatabaseUrl | None = Field(default=None, description=_DATABASE_URL_FORM)
+    database_connection_limit: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=10, description="a whole number of connections from 1 to 1000"
+    )
+    database_connect_timeout: Milliseconds = Field(
+        default=60_000, description="whole milliseconds from 1 to 3600000"
+    )
+    database_query_timeout: Milliseconds = Field(
+        default=30_000, description="whole milliseconds from 1 to 3600000"
+    )
+    database_pool_timeout: Milliseconds = Field(
+        default=60_000, description="whole milliseconds from 1 to 3600000"
+    )
+    redis_url: RedisUrl = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="redis://HOST:PORT/NUMBER, rediss://HOST:PORT/NUMBER or unix:///PATH",
+    )
+    redis_password: SecretStr | None = Field(default=None, description="any text")
+    redis_key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{0,64}$")] = Field(
+        default="", description="up to 64 letters, digits, '_', '.', ':' and '-'"
+    )
+    redis_timeout: Annotated[int, Field(ge=10, le=10_000)] = Field(
+        default=250, description="whole milliseconds from 10 to 10000"
+    )
+    enable_redis_cache: bool = Field(default=True, description="true or false")
+    metrics_dir: Path | None = Field(default=None, description="a folder")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="DEBUG, INFO, WARNING or ERROR"
+    )
+    exporter_host: str = Field(default="127.0.0.1", description="an address to listen on")
+    exporter_port: Port = Field(default=9100, description="a port from 1 to 65535")
+    dashboard_host: str = Field(default="127.0.0.1", description="an address to listen on")
+    dashboard_port: Port = Field(default=8501, description="a port from 1 to 65535")
+    simulator_interval: Annotated[int, Field(ge=100, le=3_600_000)] = Field(
+        default=2_000, description="whole milliseconds from 100 to 3600000"
+    )

@@ -1,0 +1,249 @@
+"""Create `users` and `ticks`, or adopt the plain ones that are already there.
+
+Adoption keeps every row: missing columns are added, types are converted in place,
+and ticks of one symbol with the same timestamp are moved apart by microseconds so
+that the pair can be unique. What was changed is remembered in the table's comment,
+by which `down` puts an adopted table back and drops only a table that `up` created.
+"""
+
+import json
+from typing import Any
+
+USERS = {
+    "id": "uuid NOT NULL DEFAULT gen_random_uuid()",
+    "username": "text NOT NULL",
+    "name": "text",
+    "email": "text",
+    "last_active": "timestamp with time zone",
+    "preferences": "jsonb NOT NULL DEFAULT '{}'",
+    "created_at": "timestamp with time zone NOT NULL DEFAULT now()",
+    "updated_at": "timestamp with time zone NOT NULL DEFAULT now()",
+}
+TICKS = {
+    "symbol": "text NOT NULL",
+    "timestamp": "timestamp with time zone NOT NULL",
+    "price": "numeric NOT NULL",
+    "volume": "bigint NOT NULL DEFAULT 0",
+    "bid": "numeric",
+    "ask": "numeric",
+    "change_24h": "numeric",
+    "change_percent_24h": "numeric",
+    "volatility": "numeric",
+    "open": "numeric",
+    "high": "numeric",
+    "low": "numeric",
+}
+CHECKS = {
+    "users": {"users_username_length": "char_length(username) BETWEEN 1 AND 50"},
+    "ticks": {
+        "ticks_symbol_format": "symbol ~ '^[A-Z][A-Z0-9.-]{0,9}$'",
+        "ticks_price_positive": "price > 0 AND price < 'Infinity'",
+        "ticks_volume_sign": "volume >= 0",
+        "ticks_spread": "bid > 0 AND ask >= bid",
+    },
+}
+INDEXES = {
+    "users": {
+        "users_username": "CREATE UNIQUE INDEX users_username ON users (username)",
+        "users_username_prefix": (
+            "CREATE INDEX users_username_prefix ON users (lower(username) text_pattern_ops)"
+        ),
+        "users_name_prefix": "CREATE INDEX users_name_prefix ON users (lower(name) text_pattern_ops)",
+        "users_last_active": "CREATE INDEX users_last_active ON users (last_active DESC NULLS LAST)",
+    },
+    "ticks": {
+        "ticks_symbol_timestamp": "CREATE UNIQUE INDEX ticks_symbol_timestamp ON ticks (symbol, timestamp)",
+        "ticks_timestamp": "CREATE INDEX ticks_timestamp ON ticks USING brin (timestamp)",
+    },
+}
+
+
+def up(_migrator: Any, db: Any) -> None:
+    """Bring both tables to their form, whatever was there."""
+    for table, columns in (("users", USERS), ("ticks", TICKS)):
+        done = adopt(db, table, columns) if exists(db, table) else create(db, table, columns)
+        done["checks"] = add_checks(db, table)
+        done["indexes"] = add_indexes(db, table)
+        comment = json.dumps(done, sort_keys=True).replace("'", "''").replace("%", "%%")
+        db.execute_sql(f"COMMENT ON TABLE {table} IS '{comment}'")
+
+
+def down(_migrator: Any, db: Any) -> None:
+    """Drop what `up` created; put back what it adopted."""
+    for table in ("ticks", "users"):
+        [(comment,)] = db.execute_sql("SELECT obj_description(%s::regclass)", (table,)).fetchall()
+        done = json.loads(comment)
+        if done["created"]:
+            db.execute_sql(f"DROP TABLE {table}")
+            continue
+        for name in done["indexes"]:
+            db.execute_sql(f"DROP INDEX {name}")
+        for name in done["checks"]:
+            db.execute_sql(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+        if done["primary_key"]:
+            db.execute_sql(f"ALTER TABLE {table} DROP CONSTRAINT {done['primary_key']}")
+        for column in done["added"]:
+            db.execute_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
+        for column in done["not_null"]:
+            db.execute_sql(f"ALTER TABLE {table} ALTER COLUMN {column} DROP NOT NULL")
+        for column, before in done["defaults"].items():
+            change = f"SET DEFAULT {before}" if before else "DROP DEFAULT"
+            db.execute_sql(f"ALTER TABLE {table} ALTER COLUMN {column} {change}")
+        for column, before in done["retyped"].items():
+            convert(db, table, column, before)
+        db.execute_sql(f"COMMENT ON TABLE {table} IS NULL")
+
+
+def exists(db: Any, table: str) -> bool:
+    """Say whether the table is in the current schema."""
+    return db.execute_sql("SELECT to_regclass(%s)", (table,)).fetchone()[0] is not None
+
+
+def create(db: Any, table: str, columns: dict[str, str]) -> dict[str, Any]:
+    """Create the table in its final form."""
+    body = ", ".join(f"{name} {definition}" for name, definition in columns.items())
+    key = ", CONSTRAINT users_pkey PRIMARY KEY (id)" if table == "users" else ""
+    db.execute_sql(f"CREATE TABLE {table} ({body}{key})")
+    return {"created": True}
+
+
+def adopt(db: Any, table: str, columns: dict[str, str]) -> dict[str, Any]:
+    """Add and convert columns of a table that has rows; return what was changed."""
+    found = {
+        name: (kind, not_null, default)
+        for name, kind, not_null, default in db.execute_sql(
+            """SELECT attname, format_type(atttypid, atttypmod), attnotnull,
+                      pg_get_expr(adbin, adrelid)
+               FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+               WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped""",
+            (table,),
+        ).fetchall()
+    }
+    done = {
+        "created": False,
+        "added": [],
+        "retyped": {},
+        "not_null": [],
+        "defaults": {},
+        "primary_key": None,
+    }
+    for name, definition in columns.items():
+        kind, not_null, default = parse(definition)
+        if name not in found:
+            if not_null and default is None:
+                raise RuntimeError(
+                    f"table {table} has no column {name}; add it with its values, then migrate again"
+                )
+            db.execute_sql(f"ALTER TABLE {table} ADD COLUMN {name} {definition}")
+            done["added"].append(name)
+            continue
+        old_kind, was_not_null, old_default = found[name]
+        if old_kind != kind:
+            db.execute_sql(f"ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT")
+            convert(db, table, name, kind)
+            done["retyped"][name] = old_kind
+        if default is not None and (old_default is None or old_kind != kind):
+            db.execute_sql(f"ALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT {default}")
+            done["defaults"][name] = old_default
+        elif old_default is not None and old_kind != kind:
+            done["defaults"][name] = old_default
+        if not_null and not was_not_null:
+            fill(db, table, name, default)
+            db.execute_sql(f"ALTER TABLE {table} ALTER COLUMN {name} SET NOT NULL")
+            done["not_null"].append(name)
+    if table == "users" and not has_primary_key(db, table):
+        db.execute_sql("ALTER TABLE users ADD CONSTRAINT users_pkey PRIMARY KEY (id)")
+        done["primary_key"] = "users_pkey"
+    if table == "ticks":
+        separate_equal_timestamps(db)
+    return done
+
+
+def parse(definition: str) -> tuple[str, bool, str | None]:
+    """Split a column definition into its type, whether it is required, and its default."""
+    kind, _, default = definition.partition(" DEFAULT ")
+    return kind.removesuffix(" NOT NULL"), kind.endswith(" NOT NULL"), default or None
+
+
+def convert(db: Any, table: str, column: str, kind: str) -> None:
+    """Change a column's type; times without a zone are taken as UTC."""
+    [(old_kind,)] = db.execute_sql(
+        """SELECT format_type(atttypid, atttypmod) FROM pg_attribute
+           WHERE attrelid = %s::regclass AND attname = %s""",
+        (table, column),
+    ).fetchall()
+    zone = kind.startswith("timestamp") and old_kind.startswith("timestamp")
+    using = f"{column} AT TIME ZONE 'UTC'" if zone else f"{column}::{kind}"
+    db.execute_sql(f"ALTER TABLE {table} ALTER COLUMN {column} TYPE {kind} USING {using}")
+
+
+def fill(db: Any, table: str, column: str, default: str | None) -> None:
+    """Give a required column a value where it has none; say so when none can be made up."""
+    if default is None and (table, column) == ("users", "username"):
+        default = "'player-' || id"
+    [(empty,)] = db.execute_sql(f"SELECT count(*) FROM {table} WHERE {column} IS NULL").fetchall()
+    if empty and default is None:
+        raise RuntimeError(f"{empty} rows of {table} have no {column}; set it, then migrate again")
+    if empty:
+        db.execute_sql(f"UPDATE {table} SET {column} = {default} WHERE {column} IS NULL")
+
+
+def has_primary_key(db: Any, table: str) -> bool:
+    """Say whether the table has a primary key."""
+    return bool(
+        db.execute_sql(
+            "SELECT 1 FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'p'", (table,)
+        ).fetchall()
+    )
+
+
+def separate_equal_timestamps(db: Any) -> None:
+    """Move ticks of one symbol and time back by microseconds; the one written last keeps its time."""
+    while True:
+        moved = db.execute_sql(
+            """UPDATE ticks SET timestamp = ticks.timestamp - n * interval '1 microsecond'
+               FROM (SELECT ctid AS place,
+                            row_number() OVER (PARTITION BY symbol, timestamp ORDER BY ctid DESC) - 1 AS n
+                     FROM ticks) AS numbered
+               WHERE ticks.ctid = numbered.place AND n > 0"""
+        ).rowcount
+        if not moved:
+            return
+
+
+def add_checks(db: Any, table: str) -> list[str]:
+    """Add the constraints; one that old rows break holds for new rows only."""
+    for name, condition in CHECKS[table].items():
+        db.execute_sql(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID")
+        [(broken,)] = db.execute_sql(
+            f"SELECT EXISTS (SELECT FROM {table} WHERE NOT ({condition}))"
+        ).fetchall()
+        if not broken:
+            db.execute_sql(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
+    return list(CHECKS[table])
+
+
+def add_indexes(db: Any, table: str) -> list[str]:
+    """Create the indexes; a unique index that is there under another name is enough."""
+    names = []
+    for name, statement in INDEXES[table].items():
+        if " UNIQUE " in statement and has_unique_index(db, table, statement):
+            continue
+        db.execute_sql(statement)
+        names.append(name)
+    return names
+
+
+def has_unique_index(db: Any, table: str, statement: str) -> bool:
+    """Say whether a plain unique index on the statement's columns exists."""
+    columns = [part.strip() for part in statement.rpartition("(")[2].rstrip(")").split(",")]
+    return bool(
+        db.execute_sql(
+            """SELECT 1 FROM pg_index WHERE indrelid = %s::regclass AND indisunique
+               AND indpred IS NULL AND indexprs IS NULL AND
+               (SELECT array_agg(attname::text ORDER BY place)
+                FROM unnest(indkey) WITH ORDINALITY AS k (number, place)
+                JOIN pg_attribute ON attrelid = indrelid AND attnum = number) = %s""",
+            (table, columns),
+        ).fetchall()
+    )

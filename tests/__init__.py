@@ -1,0 +1,1 @@
+"""The tests of the stack: unit, integration and end to end."""

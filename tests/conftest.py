@@ -1,0 +1,161 @@
+"""Fixtures on real servers: an embedded PostgreSQL and Valkey per run, a database per test.
+
+The configured database is never touched: every setting is removed from the
+environment before the first test, and URLs come from the embedded servers alone.
+"""
+
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+import redis
+from pydantic import SecretStr
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.local.servers import PostgresServer, ValkeyServer, run_postgres, run_valkey
+from core.migration import Migrator
+
+Execute = Callable[..., list[tuple[Any, ...]]]
+
+TEMPLATE = "echo_template"
+# Durability is not under test here, and costs most of a small transaction.
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment() -> Iterator[None]:
+    """Keep the developer's own settings, and `.env` files, out of the tests."""
+    names = [name.upper() for name in Settings.model_fields]
+    saved = {name: os.environ.pop(name) for name in names if name in os.environ}
+    files = Settings.model_config.get("env_file")
+    Settings.model_config["env_file"] = None
+    yield
+    Settings.model_config["env_file"] = files
+    os.environ.update(saved)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A real PostgreSQL for the whole run."""
+    directory = tmp_path_factory.mktemp("postgres")
+    with run_postgres(directory, options=FAST) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """A real Valkey for the whole run."""
+    with run_valkey(tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@contextmanager
+def administered(server: PostgresServer) -> Iterator[Callable[[str], None]]:
+    """Run statements as the server's administrator, outside transactions."""
+    connection = psycopg2.connect(server.url())
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            yield cursor.execute
+    finally:
+        connection.close()
+
+
+@contextmanager
+def created_database(server: PostgresServer, *, template: str = "template1") -> Iterator[str]:
+    """Create a database for one test and drop it afterwards; yields its URL."""
+    name = f"test_{uuid.uuid4().hex}"
+    with administered(server) as execute:
+        execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield server.url(name)
+    finally:
+        with administered(server) as execute:
+            execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def template_database(postgres_server: PostgresServer) -> str:
+    """A migrated database that each test's own is copied from."""
+    with administered(postgres_server) as execute:
+        execute(f"CREATE DATABASE {TEMPLATE}")
+    Migrator(Settings(database_url=SecretStr(postgres_server.url(TEMPLATE)))).up()
+    return TEMPLATE
+
+
+@pytest.fixture
+def empty_database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The URL of a database without any table."""
+    with created_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+def database_url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
+    """The URL of a migrated, empty database."""
+    with created_database(postgres_server, template=template_database) as url:
+        yield url
+
+
+@pytest.fixture
+def settings(database_url: str, valkey_server: ValkeyServer) -> Settings:
+    """Settings of a test: its own database, an emptied Valkey, short timeouts."""
+    settings = Settings(
+        database_url=SecretStr(database_url),
+        redis_url=SecretStr(valkey_server.url),
+        redis_password=SecretStr(valkey_server.password),
+        database_pool_timeout=5_000,
+        database_connect_timeout=5_000,
+    )
+    with redis.Redis.from_url(valkey_server.url, password=valkey_server.password) as client:
+        client.flushall()
+    return settings
+
+
+@pytest.fixture
+def service(settings: Settings) -> Iterator[EnhancedDatabaseService]:
+    """A service on an empty migrated database and an empty Valkey."""
+    with open_service(settings) as service:
+        yield service
+
+
+@pytest.fixture
+def redis_client(settings: Settings, valkey_server: ValkeyServer) -> Iterator[redis.Redis]:
+    """A client of the test's Valkey, as a third party would use it."""
+    with redis.Redis.from_url(valkey_server.url, password=valkey_server.password) as client:
+        yield client
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Execute]:
+    """Run SQL past the service; each statement is committed at once."""
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+
+    def run(statement: str, parameters: object = None) -> list[tuple[Any, ...]]:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters)  # type: ignore[arg-type]  # passed through
+            return cursor.fetchall() if cursor.description else []
+
+    try:
+        yield run
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def execute(database_url: str) -> Iterator[Execute]:
+    """Run SQL on the test's database past the service; returns the rows."""
+    with connected(database_url) as run:
+        yield run
+
+
+@pytest.fixture
+def repository() -> Path:
+    """The root of the checkout."""
+    return Path(__file__).resolve().parent.parent

@@ -1,0 +1,343 @@
+"""The cache on a real Valkey: fills, refusals, faults, and the counts that follow."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
+
+import pytest
+import redis
+from pydantic import SecretStr
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.cache import shared
+from core.errors import UserNotFound
+from core.local.ports import find_free_port
+from core.local.servers import ValkeyServer, run_valkey
+from core.queries import users as user_queries
+from core.records import LeaderboardUpdate, Tick, User
+from tests.conftest import Execute
+
+DAY = date(2026, 3, 2)
+
+
+@pytest.fixture
+def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """A Valkey that a test may stop."""
+    with run_valkey(tmp_path_factory.mktemp("own_valkey")) as server:
+        yield server
+
+
+@pytest.fixture
+def faulty(settings: Settings, own_valkey: ValkeyServer) -> Iterator[EnhancedDatabaseService]:
+    """A service on the Valkey that a test may stop."""
+    changed = settings.model_copy(
+        update={
+            "redis_url": SecretStr(own_valkey.url),
+            "redis_password": SecretStr(own_valkey.password),
+        }
+    )
+    with open_service(changed) as service:
+        yield service
+
+
+def counts_add_up(service: EnhancedDatabaseService) -> None:
+    """Assert requests = hits + misses + bypasses, here and in the metrics."""
+    for name, counts in service.cache_stats().caches.items():
+        assert counts.requests == counts.hits + counts.misses + counts.bypasses
+        sample = service.metrics.registry.get_sample_value
+        labels = {"cache": name, "tier": "shared", "role": "job"}
+        assert (sample("echo_cache_requests_total", labels) or 0) == counts.requests
+        assert (sample("echo_cache_hits_total", labels) or 0) == counts.hits
+
+
+def test_a_late_fill_is_refused(
+    service: EnhancedDatabaseService, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read the old row, let a writer commit and invalidate, then fill: the old row must not stay."""
+    loaded, may_fill = threading.Event(), threading.Event()
+    find_user = user_queries.find_user
+
+    def find_slowly(*args: object) -> object:
+        user = find_user(*args)  # type: ignore[arg-type]  # passed through
+        loaded.set()
+        assert may_fill.wait(10)
+        return user
+
+    monkeypatch.setattr(user_queries, "find_user", find_slowly)
+    reader = threading.Thread(target=lambda: service.get_user_by_id(alice.id))
+    reader.start()
+    assert loaded.wait(10)
+    service.update_user_profile(alice.id, name="New")
+    may_fill.set()
+    reader.join(10)
+    monkeypatch.undo()
+    assert service.get_user_by_id(alice.id).name == "New"
+    assert service.cache_stats().caches["user"].stale_fills_refused == 1
+
+
+def test_a_late_board_is_refused(
+    service: EnhancedDatabaseService, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for a board, whose entry changed while the page was loaded."""
+    service.update_leaderboard_entry(alice.id, "b", Decimal(1), DAY)
+    loaded, may_fill = threading.Event(), threading.Event()
+    load_page = service._load_page
+
+    def load_slowly(*args: object) -> object:
+        page = load_page(*args)  # type: ignore[arg-type]  # passed through
+        loaded.set()
+        assert may_fill.wait(10)
+        return page
+
+    monkeypatch.setattr(service, "_load_page", load_slowly)
+    reader = threading.Thread(target=lambda: service.get_leaderboard("b", DAY))
+    reader.start()
+    assert loaded.wait(10)
+    service.batch_update_leaderboard("b", [LeaderboardUpdate(alice.id, Decimal(2))], DAY)
+    may_fill.set()
+    reader.join(10)
+    monkeypatch.undo()
+    assert service.get_leaderboard("b", DAY)[0].score == 2
+    assert service.cache_stats().caches["leaderboard"].stale_fills_refused == 1
+
+
+def test_a_rolled_back_write_drops_nothing(
+    service: EnhancedDatabaseService, alice: User, bob: User, redis_client: redis.Redis
+) -> None:
+    """The cached profile stays when the rename fails."""
+    service.get_user_by_id(alice.id)
+    before = redis_client.get(f"user:{alice.id}")
+    with pytest.raises(ValueError, match="is taken"):
+        service.update_user_profile(alice.id, username=bob.username)
+    assert redis_client.get(f"user:{alice.id}") == before
+
+
+def test_a_third_party_may_delete_any_key(
+    service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
+) -> None:
+    """Whatever disappears is loaded again, version keys included."""
+    service.update_leaderboard_entry(alice.id, "b", Decimal(1), DAY)
+    service.get_leaderboard("b", DAY)
+    for key in list(redis_client.scan_iter()):
+        redis_client.delete(key)
+        assert service.get_leaderboard("b", DAY)[0].user_id == alice.id
+
+
+@pytest.mark.parametrize("value", [b"", b"V", b"Vgarbage", b"\x80\x04pickle", b"{}", b"L"])
+def test_a_foreign_value_is_replaced(
+    service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis, value: bytes
+) -> None:
+    """What another program wrote under a key is a miss, never an error."""
+    redis_client.set(f"user:{alice.id}", value, px=50 if value == b"L" else None)
+    assert service.get_user_by_id(alice.id) == alice
+
+
+def test_a_key_of_another_type_is_replaced(
+    service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
+) -> None:
+    """A list under a profile's key is overwritten by the profile."""
+    redis_client.rpush(f"user:{alice.id}", "x")
+    redis_client.rpush("version:usernames", "x")
+    assert service.get_user_by_id(alice.id) == alice
+    assert redis_client.type(f"user:{alice.id}") == b"string"
+    assert service.get_leaderboard("b", DAY) == ()
+
+
+def test_two_processes_share_the_cache(
+    service: EnhancedDatabaseService, settings: Settings, alice: User
+) -> None:
+    """What one filled the other reads, and what one changed the other sees."""
+    with open_service(settings) as other:
+        service.get_user_by_id(alice.id)
+        other.get_user_by_id(alice.id)
+        assert other.cache_stats().caches["user"].hits == 1
+        other.update_user_profile(alice.id, name="Other")
+        assert service.get_user_by_id(alice.id).name == "Other"
+
+
+def test_a_prefix_keeps_stacks_apart(settings: Settings, alice: User, redis_client: redis.Redis) -> None:
+    """Every key of a stack with a prefix begins with it."""
+    redis_client.flushall()
+    with open_service(settings.model_copy(update={"redis_key_prefix": "blue:"})) as service:
+        service.get_user_by_id(alice.id)
+        service.get_leaderboard("b", DAY)
+        assert all(key.startswith(b"blue:") for key in redis_client.scan_iter())
+        service.update_user_profile(alice.id, name="Blue")
+        assert service.get_user_by_id(alice.id).name == "Blue"
+
+
+def test_disabled_redis_is_never_asked(settings: Settings, alice: User) -> None:
+    """With ENABLE_REDIS_CACHE=false every read is a bypass, and nothing connects."""
+    changed = settings.model_copy(
+        update={"enable_redis_cache": False, "redis_url": SecretStr("redis://127.0.0.1:1/0")}
+    )
+    with open_service(changed) as service:
+        assert service.get_user_by_id(alice.id) == alice
+        service.update_user_profile(alice.id, name="Direct")
+        assert service.get_user_by_id(alice.id).name == "Direct"
+        stats = service.cache_stats()
+        assert stats.state == "disabled"
+        assert stats.caches["user"].bypasses == 2
+        assert service.health().redis == "disabled"
+        assert service.health().status == "healthy"
+        counts_add_up(service)
+
+
+def test_missing_redis_is_bypassed(settings: Settings, alice: User) -> None:
+    """Nothing listens there: every call answers from the database, at once after the first."""
+    changed = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")})
+    with open_service(changed) as service:
+        service.update_user_profile(alice.id, name="Alone")
+        assert service.get_user_by_id(alice.id).name == "Alone"
+        assert service.cache_stats().state == "down"
+        assert service.health().status == "degraded"
+        counts_add_up(service)
+
+
+def test_a_wrong_password_is_a_bypass(settings: Settings, alice: User) -> None:
+    """A Redis that refuses is as good as none, and never an error of the caller."""
+    with open_service(settings.model_copy(update={"redis_password": SecretStr("wrong")})) as service:
+        assert service.get_user_by_id(alice.id) == alice
+        assert service.cache_stats().caches["user"].bypasses == 1
+        counts_add_up(service)
+
+
+def test_a_hung_redis_costs_one_timeout(
+    faulty: EnhancedDatabaseService, own_valkey: ValkeyServer, alice: User, settings: Settings
+) -> None:
+    """SIGSTOP: one call waits for the timeout, the next ones pass by; afterwards nothing is stale."""
+    faulty.get_user_by_id(alice.id)
+    os.kill(own_valkey.pid, signal.SIGSTOP)
+    try:
+        started = time.perf_counter()
+        assert faulty.get_user_by_id(alice.id) == alice
+        first = time.perf_counter() - started
+        started = time.perf_counter()
+        for _ in range(20):
+            assert faulty.get_user_by_id(alice.id) == alice
+        rest = time.perf_counter() - started
+        faulty.update_user_profile(alice.id, name="While it hung")
+        assert faulty.get_user_by_id(alice.id).name == "While it hung"
+    finally:
+        os.kill(own_valkey.pid, signal.SIGCONT)
+    timeout = settings.redis_timeout / 1000
+    assert timeout * 0.9 < first < timeout * 10
+    assert rest < first * 3, "twenty calls past a hung server wait for at most one more probe"
+    wait_until_enabled(faulty, alice)
+    assert faulty.get_user_by_id(alice.id).name == "While it hung"
+    counts_add_up(faulty)
+
+
+def test_a_write_while_redis_is_down_is_not_forgotten(
+    settings: Settings, alice: User, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The invalidation is owed and paid before this process reads Redis again."""
+    port = find_free_port()
+    directory = tmp_path_factory.mktemp("restarted")
+    with run_valkey(directory, port=port) as server:
+        changed = settings.model_copy(
+            update={
+                "redis_url": SecretStr(server.url),
+                "redis_password": SecretStr(server.password),
+            }
+        )
+        service = open_service(changed)
+        service.get_user_by_id(alice.id)
+        stored = redis.Redis(port=port, password=server.password).get(f"user:{alice.id}")
+    assert service.get_user_by_id(alice.id) == alice
+    service.update_user_profile(alice.id, name="Meanwhile")
+    with run_valkey(directory, port=port) as server, service:
+        # the server comes back with the old value in it, as one with persistence would
+        redis.Redis(port=port, password=server.password).set(f"user:{alice.id}", stored or b"")
+        wait_until_enabled(service, alice)
+        assert service.get_user_by_id(alice.id).name == "Meanwhile"
+        counts_add_up(service)
+
+
+def test_a_full_redis_is_read_past(
+    faulty: EnhancedDatabaseService, own_valkey: ValkeyServer, alice: User
+) -> None:
+    """Maxmemory with noeviction refuses fills, but invalidations still work."""
+    client = redis.Redis.from_url(own_valkey.url, password=own_valkey.password)
+    faulty.get_user_by_id(alice.id)
+    client.config_set("maxmemory-policy", "noeviction")
+    client.config_set("maxmemory", "1")
+    faulty.update_user_profile(alice.id, name="Full")
+    assert faulty.get_user_by_id(alice.id).name == "Full"
+    assert faulty.get_leaderboard("b", DAY) == ()
+    client.config_set("maxmemory", "0")
+    faulty.get_user_by_id(alice.id)
+    hits = faulty.cache_stats().caches["user"].hits
+    faulty.get_user_by_id(alice.id)
+    assert faulty.cache_stats().caches["user"].hits == hits + 1
+    counts_add_up(faulty)
+
+
+def test_too_many_owed_invalidations_drop_everything(
+    faulty: EnhancedDatabaseService,
+    own_valkey: ValkeyServer,
+    alice: User,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Memory stays bounded in a long outage; afterwards all keys of the stack are dropped."""
+    monkeypatch.setattr(shared, "OWED_LIMIT", 3)
+    faulty.get_user_by_id(alice.id)
+    os.kill(own_valkey.pid, signal.SIGSTOP)
+    try:
+        faulty.update_user_profile(alice.id, name="Early")
+        faulty.insert_market_ticks([Tick(f"S{n}", alice.created_at, Decimal(1)) for n in range(9)])
+    finally:
+        os.kill(own_valkey.pid, signal.SIGCONT)
+    wait_until_enabled(faulty, alice)
+    assert faulty.get_user_by_id(alice.id).name == "Early"
+
+
+def test_unknown_rows_are_not_cached(service: EnhancedDatabaseService, alice: User, execute: Execute) -> None:
+    """A row that appears later is found."""
+    with pytest.raises(UserNotFound):
+        service.get_user_by_id("018f0000-0000-7000-8000-000000000001")
+    execute("INSERT INTO users (id, username) VALUES ('018f0000-0000-7000-8000-000000000001', 'late')")
+    assert service.get_user_by_id("018f0000-0000-7000-8000-000000000001").username == "late"
+
+
+def test_warm_cache_fills_what_is_asked_first(
+    service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
+) -> None:
+    """Boards, symbols, active players; with progress, and the reads that follow are hits."""
+    service.touch_last_active(alice.id)
+    service.update_leaderboard_entry(alice.id, "daily_returns", Decimal(1))
+    service.insert_market_tick("AAPL", Decimal(1))
+    steps: list[tuple[int, int]] = []
+    done = service.warm_cache(players=5, on_progress=lambda n, total: steps.append((n, total)))
+    assert steps == [(n, done) for n in range(1, done + 1)]
+    hits = {name: counts.hits for name, counts in service.cache_stats().caches.items()}
+    service.get_leaderboard("daily_returns", None, 50)
+    service.get_user_by_id(alice.id)
+    service.get_latest_market_data(["AAPL"])
+    service.get_user_active_quests(alice.id)
+    for name in ("leaderboard", "user", "market", "quests"):
+        assert service.cache_stats().caches[name].hits == hits[name] + 1
+
+
+def test_counts_add_up(service: EnhancedDatabaseService, alice: User) -> None:
+    """Requests = hits + misses + bypasses, in the figures and in the metrics."""
+    for _ in range(3):
+        service.get_user_by_id(alice.id)
+        service.get_latest_market_data(["AAPL", "MSFT"])
+    stats = service.cache_stats().caches
+    assert (stats["user"].requests, stats["user"].hits) == (3, 2)
+    assert stats["market"].misses == 6
+    counts_add_up(service)
+
+
+def wait_until_enabled(service: EnhancedDatabaseService, user: User) -> None:
+    """Read until Redis is in use again; it heals within five seconds, without a restart."""
+    deadline = time.monotonic() + 5
+    while service.cache_stats().state != "enabled":
+        assert time.monotonic() < deadline, "redis is still bypassed after 5 s"
+        service.get_user_by_id(user.id)
+        time.sleep(0.05)

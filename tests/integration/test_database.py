@@ -1,0 +1,245 @@
+"""The pool and the units of work on a real PostgreSQL: limits, faults, healing."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.errors import DatabaseUnavailable, PoolClosed, PoolTimeout, QueryTimeout
+from core.local.ports import find_free_port
+from core.local.servers import PostgresServer, run_postgres
+from core.migration import Migrator
+from core.records import User
+from tests.conftest import FAST, Execute
+
+TERMINATE = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+BACKENDS = """SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+
+
+def changed(settings: Settings, **values: object) -> Settings:
+    """Return settings without a cache, so that every read reaches the database."""
+    return settings.model_copy(update={"enable_redis_cache": False, **values})
+
+
+@pytest.fixture
+def direct(settings: Settings) -> Iterator[EnhancedDatabaseService]:
+    """A service without a cache."""
+    with open_service(changed(settings)) as service:
+        yield service
+
+
+def test_opening_connects_to_nothing(settings: Settings) -> None:
+    """A process starts while its servers are down."""
+    nowhere = SecretStr(f"postgresql://u:p@127.0.0.1:{find_free_port()}/d")
+    with open_service(changed(settings, database_url=nowhere)) as service:
+        assert service.pool_stats().connections_num == 0
+        with pytest.raises(DatabaseUnavailable, match="check that PostgreSQL is running"):
+            service.search_users("a")
+        assert service.health().status == "unhealthy"
+
+
+def test_connections_carry_their_limits(direct: EnhancedDatabaseService) -> None:
+    """The server enforces the query timeout and knows who is connected."""
+    with direct._database.session("probe") as database:
+        [row] = database.execute_sql(
+            "SELECT current_setting('statement_timeout'), current_setting('application_name'),"
+            " current_setting('TimeZone')"
+        ).fetchall()
+    assert row == ("30s", "echo-markets-job", "UTC")
+
+
+def test_a_long_statement_is_cancelled(settings: Settings) -> None:
+    """DATABASE_QUERY_TIMEOUT names itself in the error, and the connection stays usable."""
+    with open_service(changed(settings, database_query_timeout=50)) as service:
+        with (
+            pytest.raises(QueryTimeout, match="DATABASE_QUERY_TIMEOUT"),
+            service._database.session("slow") as database,
+        ):
+            database.execute_sql("SELECT pg_sleep(10)")
+        assert service.search_users("") == ()
+        assert service.pool_stats().connections_num == 1
+
+
+def test_threads_that_end_leak_nothing(direct: EnhancedDatabaseService) -> None:
+    """A hundred short threads, as of a dashboard, leave no connection checked out."""
+    for _ in range(100):
+        thread = threading.Thread(target=lambda: direct.search_users("a"))
+        thread.start()
+        thread.join()
+    stats = direct.pool_stats()
+    assert (stats.pool_in_use, stats.connections_num) == (0, 1)
+
+
+def test_an_exhausted_pool_says_who_holds_it(settings: Settings) -> None:
+    """The error names the operation; health answers beside the pool, at once."""
+    with (
+        open_service(changed(settings, database_connection_limit=1, database_pool_timeout=100)) as service,
+        service._database.session("report"),
+    ):
+        error: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                service.search_users("a")
+            except PoolTimeout as raised:
+                error.append(raised)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        thread.join(10)
+        assert service.health().database == "healthy"
+        assert "report in MainThread" in str(error[0])
+
+
+def test_many_threads_share_few_connections(settings: Settings) -> None:
+    """Thirty threads on a pool of three all get their answers."""
+    with open_service(changed(settings, database_connection_limit=3)) as service:
+        errors: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                for _ in range(10):
+                    service.search_users("a")
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work) for _ in range(30)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert errors == []
+        stats = service.pool_stats()
+        assert stats.connections_num <= 3
+        assert stats.requests_num == 300
+
+
+def test_a_read_survives_a_terminated_backend(direct: EnhancedDatabaseService, execute: Execute) -> None:
+    """The connection is lost, the read is tried once more and answers."""
+    direct.search_users("a")
+    assert execute(TERMINATE)[0][0] >= 1
+    assert direct.search_users("a") == ()
+    assert direct.pool_stats().connections_lost == 1
+
+
+def test_a_read_survives_many_dead_connections(direct: EnhancedDatabaseService, execute: Execute) -> None:
+    """After a restart the retry does not get the next dead connection."""
+    barrier = threading.Barrier(5)
+
+    def hold() -> None:
+        with direct._database.session("hold"):
+            barrier.wait(10)
+
+    threads = [threading.Thread(target=hold) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert direct.pool_stats().pool_available == 5
+    execute(TERMINATE)
+    for _ in range(5):
+        assert direct.search_users("a") == ()
+
+
+def test_a_write_is_never_repeated(direct: EnhancedDatabaseService, execute: Execute, alice: User) -> None:
+    """A lost connection in a transaction is the caller's error: what ran before is gone."""
+    with (
+        pytest.raises(DatabaseUnavailable),
+        direct._database.transaction_of("two_steps") as database,
+    ):
+        database.execute_sql("UPDATE users SET name = 'half'")
+        execute(TERMINATE)
+        database.execute_sql("UPDATE users SET name = 'whole'")
+    assert direct.get_user_by_id(alice.id).name == "Alice Adams"
+    assert direct.pool_stats().pool_in_use == 0
+
+
+def test_a_restarted_server_heals(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Down is an error that names the remedy; up again works without a restart of ours."""
+    directory, port = tmp_path_factory.mktemp("restarted"), find_free_port()
+    with run_postgres(directory, port=port, options=FAST) as server:
+        own = changed(settings, database_url=SecretStr(server.url()))
+        Migrator(own).up()
+        service = open_service(own)
+        service.create_user(username="alice")
+    with service:
+        with pytest.raises(DatabaseUnavailable):
+            service.search_users("a")
+        with run_postgres(directory, port=port, options=FAST):
+            assert service.search_users("a")[0].username == "alice"
+            assert service.health().status == "healthy"
+
+
+def test_health_of_a_hung_server_is_bounded(
+    settings: Settings, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """SIGSTOP: the evaluation answers unhealthy instead of waiting."""
+    with run_postgres(tmp_path_factory.mktemp("hung"), options=FAST) as server:
+        service = open_service(changed(settings, database_url=SecretStr(server.url())))
+        Migrator(changed(settings, database_url=SecretStr(server.url()))).up()
+        assert service.health().status == "healthy"
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            health = service.health()
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        assert (health.status, health.database) == ("unhealthy", "unhealthy")
+        assert health.database_seconds < 5
+        service.close()
+
+
+def test_close_leaves_no_connection(settings: Settings, execute: Execute) -> None:
+    """After close the server knows of none, and the service says that it is closed."""
+    service = open_service(changed(settings))
+    service.search_users("a")
+    service.health()
+    assert execute(BACKENDS)[0][0] >= 1
+    service.close()
+    for _ in range(100):
+        if execute(BACKENDS) == [(0,)]:
+            break
+        threading.Event().wait(0.02)
+    assert execute(BACKENDS) == [(0,)]
+    with pytest.raises(PoolClosed):
+        service.search_users("a")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_has_connections_of_its_own(direct: EnhancedDatabaseService) -> None:
+    """The child works on a new connection, and the parent's still answers afterwards."""
+    with direct._database.session("pid") as database:
+        parent_backend = database.execute_sql("SELECT pg_backend_pid()").fetchone()[0]
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            with direct._database.session("pid") as database:
+                pid = database.execute_sql("SELECT pg_backend_pid()").fetchone()[0]
+            os.write(writer, str(pid).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    child_backend = int(os.read(reader, 20))
+    os.close(reader)
+    os.close(writer)
+    with direct._database.session("pid") as database:
+        again = database.execute_sql("SELECT pg_backend_pid()").fetchone()[0]
+    assert child_backend != parent_backend == again
+
+
+def test_a_password_is_never_in_an_error(settings: Settings, postgres_server: PostgresServer) -> None:
+    """A refused login names the server's reason, not the secret."""
+    url = SecretStr(f"postgresql://postgres:wr0ng-s3cret@127.0.0.1:{postgres_server.port}/postgres")
+    with (
+        open_service(changed(settings, database_url=url)) as service,
+        pytest.raises(DatabaseUnavailable) as caught,
+    ):
+        service.search_users("a")
+    assert "s3cret" not in f"{caught.value} {caught.value.__cause__}"

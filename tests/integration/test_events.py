@@ -1,0 +1,60 @@
+"""Market events: created, listed newest first, cached until the next."""
+
+import math
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import redis
+
+from core import EnhancedDatabaseService
+from core.errors import InvalidInput
+from tests.conftest import Execute
+
+
+def test_newest_first_and_at_once(service: EnhancedDatabaseService) -> None:
+    """A new event shows on every cached limit."""
+    first = service.create_market_event(type="NEWS", title="First")
+    for limit in (1, 5, 20):
+        assert service.get_recent_market_events(limit) == (first,)
+    second = service.create_market_event(
+        type="PRICE_MOVE",
+        title="AAPL rose 7.2 %",
+        affected_symbols=["AAPL"],
+        impact_magnitude=Decimal("7.204"),
+        sentiment="POSITIVE",
+    )
+    assert second.impact_magnitude == Decimal("7.20")
+    assert second.affected_symbols == ("AAPL",)
+    for limit in (1, 5, 20):
+        assert service.get_recent_market_events(limit) == (second, first)[:limit]
+    assert service.delete_market_event(second.id)
+    assert not service.delete_market_event(second.id)
+    assert service.get_recent_market_events() == (first,)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"type": ""}, "type is ''"),
+        ({"title": "t" * 201}, "title is"),
+        ({"affected_symbols": "AAPL"}, "symbols is 'AAPL'"),
+        ({"affected_symbols": ["aapl"]}, "symbol is 'aapl'"),
+        ({"impact_magnitude": 1000}, "impact_magnitude is 1000"),
+        ({"impact_magnitude": math.nan}, "impact_magnitude is nan"),
+        ({"sentiment": "HAPPY"}, "sentiment is 'HAPPY'; give one of POSITIVE, NEGATIVE, NEUTRAL"),
+    ],
+)
+def test_bad_input_makes_no_event(
+    service: EnhancedDatabaseService, execute: Execute, values: dict[str, Any], message: str
+) -> None:
+    """The error names the value, and the table stays empty."""
+    with pytest.raises(InvalidInput, match=message):
+        service.create_market_event(**{"type": "T", "title": "T", **values})
+    assert execute("SELECT count(*) FROM market_events") == [(0,)]
+
+
+def test_events_key_and_ttl(service: EnhancedDatabaseService, redis_client: redis.Redis) -> None:
+    """The key is the design's, and lives up to 600 s."""
+    service.get_recent_market_events(20)
+    assert 520 < redis_client.ttl("market_events:recent:20") <= 600

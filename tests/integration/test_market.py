@@ -1,0 +1,179 @@
+"""The market: ticks, latest prices, candles."""
+
+import math
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import redis
+
+from core import EnhancedDatabaseService
+from core.errors import InvalidInput
+from core.records import Tick
+from tests.conftest import Execute
+
+START = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
+
+
+def tick(symbol: str, minutes: int, price: str, **more: Any) -> Tick:
+    """Return a tick some minutes after the start."""
+    return Tick(symbol, START + timedelta(minutes=minutes), Decimal(price), **more)
+
+
+def test_a_tick_is_the_latest_at_once(service: EnhancedDatabaseService) -> None:
+    """Cached prices of the symbol and of all follow the insert."""
+    service.insert_market_tick("AAPL", Decimal("10.25"), timestamp=START)
+    service.get_latest_market_data()
+    service.get_latest_market_data(["AAPL"])
+    newer = service.insert_market_tick(
+        "AAPL", Decimal("10.50"), volume=5, bid=Decimal("10.4"), ask=Decimal("10.6")
+    )
+    assert service.get_latest_market_data(["AAPL"]) == (newer,)
+    assert service.get_latest_market_data() == (newer,)
+
+
+def test_latest_is_by_time_not_by_insertion(service: EnhancedDatabaseService) -> None:
+    """A late arrival of an old price is not the latest."""
+    newest = tick("AAPL", 5, "12")
+    service.insert_market_ticks([newest, tick("AAPL", 1, "11")])
+    service.insert_market_tick("AAPL", Decimal(10), timestamp=START)
+    assert service.get_latest_market_data(["AAPL"]) == (newest,)
+
+
+def test_many_symbols_are_ordered_and_missing_ones_left_out(
+    service: EnhancedDatabaseService,
+) -> None:
+    """Some from the cache, some from the database, in one answer."""
+    service.insert_market_ticks([tick(symbol, 0, "1") for symbol in ("MSFT", "AAPL", "IBM")])
+    service.get_latest_market_data(["IBM"])
+    found = service.get_latest_market_data(["MSFT", "NONE", "IBM", "AAPL", "AAPL"])
+    assert [each.symbol for each in found] == ["AAPL", "IBM", "MSFT"]
+    assert service.get_latest_market_data([]) == ()
+    assert service.get_latest_market_data() == found
+
+
+def test_a_multi_symbol_read_is_one_query(service: EnhancedDatabaseService) -> None:
+    """Not one per symbol."""
+    symbols = [f"S{n}" for n in range(50)]
+    service.insert_market_ticks([tick(symbol, 0, "1") for symbol in symbols])
+    statements: list[str] = []
+    service._database.query_hooks.append(lambda event: statements.append(event.sql))
+    assert len(service.get_latest_market_data(symbols)) == 50
+    assert len(service.get_latest_market_data(symbols)) == 50
+    assert len(statements) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"symbol": "'; DROP TABLE ticks; --", "price": Decimal(1)}, "symbol is"),
+        ({"symbol": "AAPL", "price": Decimal(-1)}, "price is"),
+        ({"symbol": "AAPL", "price": 0}, "price is"),
+        ({"symbol": "AAPL", "price": math.nan}, "price is nan"),
+        ({"symbol": "AAPL", "price": 1, "bid": 2, "ask": 1}, "ask is 1, below the bid 2"),
+        ({"symbol": "AAPL", "price": 1, "volume": -1}, "volume is -1"),
+        ({"symbol": "AAPL", "price": 1, "volume": 2**63}, "volume is"),
+        ({"symbol": "AAPL", "price": 1, "volatility": -1}, "volatility is -1"),
+        ({"symbol": "AAPL", "price": 1, "timestamp": datetime(2026, 3, 2)}, "time zone"),  # naive on purpose
+    ],
+)
+def test_a_bad_tick_is_refused(
+    service: EnhancedDatabaseService, execute: Execute, values: dict[str, Any], message: str
+) -> None:
+    """Before any SQL, and the table is as it was."""
+    with pytest.raises(InvalidInput, match=message):
+        service.insert_market_tick(**values)
+    assert execute("SELECT count(*) FROM ticks") == [(0,)]
+
+
+def test_a_bad_tick_in_a_batch_is_named_by_its_place(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """All or none."""
+    with pytest.raises(InvalidInput, match="tick 1: price is"):
+        service.insert_market_ticks([tick("AAPL", 0, "1"), tick("AAPL", 1, "-1")])
+    assert execute("SELECT count(*) FROM ticks") == [(0,)]
+
+
+def test_of_two_ticks_of_one_time_the_last_wins(service: EnhancedDatabaseService) -> None:
+    """In one batch and across batches."""
+    assert service.insert_market_ticks([tick("AAPL", 0, "1"), tick("AAPL", 0, "2")]) == 1
+    assert service.get_latest_market_data(["AAPL"])[0].price == 2
+    service.insert_market_tick("AAPL", Decimal(3), timestamp=START)
+    assert service.get_latest_market_data(["AAPL"])[0].price == 3
+
+
+def test_candles_are_aggregated(service: EnhancedDatabaseService) -> None:
+    """Open is the first price, close the last, high and low the extremes, volume the sum."""
+    service.insert_market_ticks(
+        [
+            tick("AAPL", 0, "10", volume=1),
+            tick("AAPL", 1, "12", volume=2),
+            tick("AAPL", 4, "9", volume=3),
+            tick("AAPL", 5, "11", volume=4),
+            tick("MSFT", 2, "99", volume=9),
+        ]
+    )
+    first, second = service.get_price_history("AAPL", START, START + timedelta(minutes=10), "5m")
+    assert (first.open, first.high, first.low, first.close, first.volume) == (10, 12, 9, 9, 6)
+    assert (first.bucket, first.ticks) == (START, 3)
+    assert (second.open, second.close, second.ticks) == (11, 11, 1)
+
+
+def test_a_bar_brings_its_own_extremes(service: EnhancedDatabaseService) -> None:
+    """An imported day is one tick, and yet a whole candle."""
+    bar = tick("AAPL", 0, "10", open=Decimal(8), high=Decimal(13), low=Decimal(7))
+    service.insert_market_ticks([bar])
+    [candle] = service.get_price_history("AAPL", START, START + timedelta(days=1), "1d")
+    assert (candle.open, candle.high, candle.low, candle.close) == (8, 13, 7, 10)
+
+
+def test_the_end_is_outside(service: EnhancedDatabaseService) -> None:
+    """[start, end): a tick at the end belongs to the next page."""
+    service.insert_market_ticks([tick("AAPL", 0, "1"), tick("AAPL", 5, "2")])
+    candles = service.get_price_history("AAPL", START, START + timedelta(minutes=5), "1m")
+    assert [candle.close for candle in candles] == [1]
+
+
+def test_weeks_begin_on_monday(service: EnhancedDatabaseService) -> None:
+    """2026-03-02 is one."""
+    service.insert_market_ticks([tick("AAPL", 0, "1"), tick("AAPL", 60 * 24 * 6, "2")])
+    candles = service.get_price_history("AAPL", START, START + timedelta(days=14), "1w")
+    assert [candle.bucket for candle in candles] == [datetime(2026, 3, 2, tzinfo=UTC)]
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "bucket", "message"),
+    [
+        (START, START, "1d", "is not after"),
+        (START, START + timedelta(days=365), "1s", "give at most 20000"),
+        (START, START + timedelta(days=1), "1x", "bucket is '1x'"),
+    ],
+)
+def test_bad_ranges_are_refused(
+    service: EnhancedDatabaseService, start: datetime, end: datetime, bucket: str, message: str
+) -> None:
+    """Before any SQL."""
+    with pytest.raises(InvalidInput, match=message):
+        service.get_price_history("AAPL", start, end, bucket)
+
+
+def test_clear_and_delete(service: EnhancedDatabaseService, redis_client: redis.Redis) -> None:
+    """Clearing drops the cached prices only, deleting the ticks of one symbol."""
+    service.insert_market_ticks([tick("AAPL", 0, "1"), tick("MSFT", 0, "1")])
+    service.get_latest_market_data()
+    service.get_latest_market_data(["AAPL", "MSFT"])
+    service.clear_market_data_cache()
+    assert list(redis_client.scan_iter(match="market:*")) == []
+    assert service.delete_market_ticks("AAPL") == 1
+    assert [each.symbol for each in service.get_latest_market_data()] == ["MSFT"]
+
+
+def test_market_keys_and_ttl(service: EnhancedDatabaseService, redis_client: redis.Redis) -> None:
+    """The keys are the design's, and live up to 30 s."""
+    service.insert_market_ticks([tick("AAPL", 0, "1")])
+    service.get_latest_market_data(["AAPL"])
+    service.get_latest_market_data()
+    for key in ("market:AAPL", "market:all"):
+        assert 20 < redis_client.ttl(key) <= 30

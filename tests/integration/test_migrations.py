@@ -1,0 +1,237 @@
+"""The schema that the migrations build, and that they can be undone, adopted and raced."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import peewee
+import pytest
+from pydantic import SecretStr
+
+from core import Settings, open_service
+from core.errors import DatabaseUnavailable, InvalidInput, MigrationFailed
+from core.local.servers import PostgresServer
+from core.migration import MIGRATIONS_DIR, Migrator
+from core.models import ALL_MODELS
+from tests.conftest import Execute, connected, created_database
+from tests.integration.catalog import describe
+
+LEGACY = """
+    CREATE TABLE users (
+        id uuid PRIMARY KEY, username varchar(50) UNIQUE, name varchar(100), email text,
+        created_at timestamp NOT NULL DEFAULT now(), nickname text);
+    CREATE TABLE ticks (
+        id bigserial PRIMARY KEY, symbol varchar(10) NOT NULL, timestamp timestamp NOT NULL,
+        price double precision NOT NULL, volume integer);
+    INSERT INTO users (id, username, name, created_at, nickname) VALUES
+        ('00000000-0000-0000-0000-000000000001', 'alice', 'Alice', '2020-01-01 12:00', 'al'),
+        ('00000000-0000-0000-0000-000000000002', NULL, NULL, '2020-01-02 12:00', NULL);
+    INSERT INTO ticks (symbol, timestamp, price, volume) VALUES
+        ('AAPL', '2020-01-01 21:00', 101.25, 10), ('AAPL', '2020-01-01 21:00', 101.5, NULL),
+        ('AAPL', '2020-01-01 21:00', 101.75, 30), ('AAPL', '2020-01-01 21:00:00.000001', 102, 40),
+        ('msft', '2020-01-01 21:00', 50, 5)"""
+
+
+@pytest.fixture
+def migrator(empty_database_url: str) -> Migrator:
+    """The migrations of an empty database."""
+    return Migrator(Settings(database_url=SecretStr(empty_database_url)))
+
+
+@pytest.fixture
+def modelled(postgres_server: PostgresServer) -> Iterator[Execute]:
+    """A database whose tables peewee made from the models."""
+    with created_database(postgres_server) as url:
+        database = peewee.PostgresqlDatabase(url)
+        with database.connection_context(), database.bind_ctx(ALL_MODELS):
+            database.create_tables(ALL_MODELS)
+        with connected(url) as execute:
+            yield execute
+
+
+def test_migrated_schema_is_the_models(migrator: Migrator, empty_execute: Execute, modelled: Execute) -> None:
+    """Columns, constraints and indexes are to the letter what the models declare."""
+    migrator.up()
+    migrated, declared = describe(empty_execute), describe(modelled)
+    for part in migrated:
+        assert migrated[part] == declared[part]
+
+
+def test_every_down_reverses_its_up(migrator: Migrator, empty_execute: Execute) -> None:
+    """Step by step back, the schema is what it was before each step."""
+    names = sorted(path.stem for path in MIGRATIONS_DIR.glob("0*.py"))
+    assert migrator.up() == names
+    after_all = describe(empty_execute)
+    for name in reversed(names):
+        assert migrator.down() == [name]
+    assert describe(empty_execute) == {"columns": [], "constraints": [], "indexes": []}
+    assert migrator.down() == []
+    assert migrator.up() == names
+    assert describe(empty_execute) == after_all
+
+
+def test_each_single_step_is_reversible(
+    postgres_server: PostgresServer, tmp_path: Path, empty_database_url: str, empty_execute: Execute
+) -> None:
+    """Up to a step, one further up and down again: nothing has changed."""
+    settings = Settings(database_url=SecretStr(empty_database_url))
+    for path in sorted(MIGRATIONS_DIR.glob("0*.py")):
+        before = describe(empty_execute)
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+        migrator = Migrator(settings, directory=tmp_path)
+        assert migrator.up() == [path.stem]
+        assert migrator.down() == [path.stem]
+        assert describe(empty_execute) == before
+        migrator.up()
+
+
+def test_up_twice_changes_nothing(migrator: Migrator) -> None:
+    """Starting again is harmless."""
+    assert migrator.up()
+    assert migrator.up() == []
+    assert all(row.applied_at for row in migrator.status())
+
+
+def test_adopting_plain_tables_keeps_every_row(migrator: Migrator, empty_execute: Execute) -> None:
+    """Users and ticks of before are all there, converted, times taken as UTC."""
+    empty_execute(LEGACY)
+    migrator.up()
+    users = empty_execute(
+        "SELECT username, name, nickname, preferences, created_at AT TIME ZONE 'UTC' FROM users ORDER BY id"
+    )
+    assert [row[0] for row in users] == ["alice", "player-00000000-0000-0000-0000-000000000002"]
+    assert users[0][1:4] == ("Alice", "al", {})
+    assert str(users[0][4]) == "2020-01-01 12:00:00"
+    ticks = empty_execute("SELECT id, symbol, price, volume, timestamp FROM ticks ORDER BY id")
+    assert [(row[0], row[1], float(row[2]), row[3]) for row in ticks] == [
+        (1, "AAPL", 101.25, 10),
+        (2, "AAPL", 101.5, 0),
+        (3, "AAPL", 101.75, 30),
+        (4, "AAPL", 102.0, 40),
+        (5, "msft", 50.0, 5),
+    ]
+    times = [row[4] for row in ticks]
+    assert len(set(times[:4])) == 4
+    assert (max(times) - min(times)).total_seconds() < 0.001
+
+
+def test_the_service_works_on_adopted_tables(
+    migrator: Migrator, empty_execute: Execute, empty_database_url: str
+) -> None:
+    """Old players can be read and changed, and new ticks are checked."""
+    empty_execute(LEGACY)
+    migrator.up()
+    settings = Settings(database_url=SecretStr(empty_database_url), enable_redis_cache=False)
+    with open_service(settings) as service:
+        alice = service.get_user_by_username("alice")
+        service.touch_last_active(alice.id)
+        assert service.get_current_portfolio(alice.id).total_value == 10_000
+        assert service.get_latest_market_data(["AAPL"])[0].price == 102
+        assert len(service.get_latest_market_data()) == 2
+
+
+def test_down_puts_adopted_tables_back(migrator: Migrator, empty_execute: Execute) -> None:
+    """After down, the old tables have their old columns, and every row still."""
+    empty_execute(LEGACY)
+    before = describe(empty_execute)
+    migrator.up()
+    migrator.down("0001_adopt_users_and_ticks")
+    after = describe(empty_execute)
+    for part in before:
+        assert after[part] == before[part]
+    assert empty_execute("SELECT count(*) FROM ticks") == [(5,)]
+    assert empty_execute("SELECT count(*) FROM users") == [(2,)]
+
+
+def test_adoption_names_what_it_cannot_make_up(migrator: Migrator, empty_execute: Execute) -> None:
+    """A table without the one column that matters is left as it is, with a message."""
+    empty_execute("CREATE TABLE ticks (symbol text, timestamp timestamp)")
+    before = describe(empty_execute)
+    with pytest.raises(MigrationFailed, match="ticks has no column price"):
+        migrator.up()
+    assert describe(empty_execute) == before
+
+
+def test_a_failing_migration_is_rolled_back(
+    empty_database_url: str, empty_execute: Execute, tmp_path: Path
+) -> None:
+    """Half a migration never stays, and it stays pending."""
+    (tmp_path / "0001_broken.py").write_text(
+        "def up(migrator, db):\n"
+        "    db.execute_sql('CREATE TABLE half (id int)')\n"
+        "    db.execute_sql('SELECT 1 / 0')\n"
+    )
+    migrator = Migrator(Settings(database_url=SecretStr(empty_database_url)), directory=tmp_path)
+    with pytest.raises(MigrationFailed, match="division by zero"):
+        migrator.up()
+    assert describe(empty_execute)["columns"] == []
+    assert [row.applied_at for row in migrator.status()] == [None]
+
+
+def test_two_starters_do_not_collide(migrator: Migrator, empty_execute: Execute) -> None:
+    """Eight at once: one applies, the others find it done, nobody fails."""
+    applied: list[list[str]] = []
+    barrier = threading.Barrier(8)
+
+    def start() -> None:
+        barrier.wait()
+        applied.append(migrator.up())
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(map(len, applied)) == [0] * 7 + [len(migrator.status())]
+
+
+def test_direct_url_is_where_migrations_connect(
+    postgres_server: PostgresServer, empty_database_url: str, empty_execute: Execute
+) -> None:
+    """With a pooler between, DIRECT_URL goes past it."""
+    settings = Settings(
+        database_url=SecretStr("postgresql://nobody:nothing@127.0.0.1:1/nowhere"),
+        direct_url=SecretStr(empty_database_url),
+    )
+    assert Migrator(settings).up()
+    assert empty_execute("SELECT count(*) FROM users") == [(0,)]
+
+
+def test_an_unknown_target_is_refused(migrator: Migrator) -> None:
+    """Down to a name that was never applied says so and reverts nothing."""
+    applied = migrator.up()
+    with pytest.raises(InvalidInput, match="'0009_none' is not applied"):
+        migrator.down("0009_none")
+    assert len(migrator.status()) == len(applied)
+    assert all(row.applied_at for row in migrator.status())
+
+
+def test_a_server_that_is_down_is_named_without_a_password() -> None:
+    """The error says what to check and shows no secret."""
+    settings = Settings(database_url=SecretStr("postgresql://echo:s3cr3t@127.0.0.1:1/echo"))
+    with pytest.raises(DatabaseUnavailable, match="cannot connect") as caught:
+        Migrator(settings).status()
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_status_exits_1_while_something_is_pending(empty_database_url: str, repository: Path) -> None:
+    """A deploy can wait on it: pending is 1, done is 0, and down makes it 1 again."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "core.cli", "migrate", *arguments],
+            cwd=repository,
+            env={"DATABASE_URL": empty_database_url, "PATH": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    pending = run("status")
+    assert (pending.returncode, "pending" in pending.stdout) == (1, True)
+    assert run("up").returncode == 0
+    assert run("status").returncode == 0
+    assert run("down").returncode == 0
+    assert run("status").returncode == 1

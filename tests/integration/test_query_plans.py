@@ -1,0 +1,143 @@
+"""Every hot query uses its index, on tables large enough for the planner to care."""
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from core.local.servers import PostgresServer
+from core.migration import Migrator
+from core.queries import events, leaderboards, market, portfolios, quests, users
+from core.settings import Settings
+from tests.conftest import Execute, connected, created_database
+
+FILL = """
+    INSERT INTO users (id, username, name, last_active)
+        SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'player' || n, 'Name ' || n,
+               now() - n * interval '1 minute'
+        FROM generate_series(1, 20000) n;
+    INSERT INTO portfolios (user_id, session_date)
+        SELECT id, '2026-03-02'::date - day FROM users, generate_series(0, 4) day;
+    INSERT INTO leaderboard_entries (user_id, session_date, category, score)
+        SELECT id, '2026-03-02'::date - day, category, (random() * 1000)::numeric(15, 2)
+        FROM users, generate_series(0, 1) day, unnest(ARRAY['daily_returns', 'total_value']) category;
+    INSERT INTO quests (user_id, type, title, target_value, status, expires_at)
+        SELECT id, 'T', 'T', 1, CASE WHEN n = 0 THEN 'ACTIVE' ELSE 'COMPLETED' END,
+               now() + n * interval '1 hour' FROM users, generate_series(0, 3) n;
+    INSERT INTO ticks (symbol, timestamp, price)
+        SELECT 'S' || s, '2026-01-01'::timestamptz + n * interval '1 minute', 1
+        FROM generate_series(1, 20) s, generate_series(1, 5000) n;
+    INSERT INTO market_events (type, title, created_at)
+        SELECT 'T', 'T', now() - n * interval '1 minute' FROM generate_series(1, 20000) n;
+    ANALYZE"""
+
+USER = "00000000-0000-7000-8000-000000000077"
+DAY = "2026-03-02"
+NOW = datetime(2026, 3, 2, tzinfo=UTC)
+BOARD = {"day": DAY, "category": "daily_returns", "user_id": USER}
+
+HOT: dict[str, tuple[str, Any, set[str]]] = {
+    "user by id": (users.FIND_BY_ID, (USER,), {"users_pkey"}),
+    "user by username": (users.FIND_BY_USERNAME, ("player77",), {"users_username"}),
+    "search": (
+        users.SEARCH,
+        {"pattern": "player77%", "limit": 20},
+        {"users_username_prefix", "users_name_prefix"},
+    ),
+    "most active": (users.MOST_ACTIVE, (100,), {"users_last_active"}),
+    "portfolio": (portfolios.FIND, (USER, DAY), {"portfolios_user_session"}),
+    "history": (portfolios.HISTORY, (USER, None, 100), {"portfolios_user_session"}),
+    "session dates": (
+        portfolios.SESSION_DATES,
+        {"before": None, "limit": 365},
+        {"portfolios_session", "leaderboard_entries_board"},
+    ),
+    "batch update": (
+        portfolios.UPDATE,
+        ([USER], [DAY], [1], [0], [None]),
+        {"portfolios_user_session"},
+    ),
+    "latest of some": (market.LATEST, (["S1", "S2"],), {"ticks_symbol_timestamp"}),
+    "latest of all": (market.LATEST_ALL, (), {"ticks_symbol_timestamp"}),
+    "candles": (
+        market.CANDLES,
+        {"symbol": "S1", "start": NOW - timedelta(days=60), "end": NOW, "bucket": timedelta(hours=1)},
+        {"ticks_symbol_timestamp"},
+    ),
+    "board": (leaderboards.PAGE, {**BOARD, "limit": 50, "offset": 0}, {"leaderboard_entries_board"}),
+    "board page": (leaderboards.PAGE, {**BOARD, "limit": 50, "offset": 500}, {"leaderboard_entries_board"}),
+    "rank": (
+        leaderboards.RANK,
+        BOARD,
+        {"leaderboard_entries_user_board", "leaderboard_entries_board"},
+    ),
+    "around": (leaderboards.AROUND, {**BOARD, "radius": 5}, {"leaderboard_entries_board"}),
+    "categories": (leaderboards.LIST_CATEGORIES, {"day": DAY}, {"leaderboard_entries_board"}),
+    "active quests": (quests.ACTIVE, (USER, NOW), {"quests_active"}),
+    "expiry": (quests.EXPIRE, (NOW,), {"quests_expiring"}),
+    "recent events": (events.RECENT, (20,), {"market_events_recent"}),
+}
+
+
+@pytest.fixture(scope="module")
+def filled(postgres_server: PostgresServer, template_database: str) -> Iterator[Execute]:
+    """A database with some ten thousand rows a table."""
+    with (
+        created_database(postgres_server, template=template_database) as url,
+        connected(url) as execute,
+    ):
+        Migrator(Settings(database_url=url)).up()  # type: ignore[arg-type]  # coerced
+        execute(FILL)
+        yield execute
+
+
+def explain(execute: Execute, statement: str, parameters: Any) -> str:
+    """Return the plan of a statement, as text, without running it."""
+    return "\n".join(row[0] for row in execute(f"EXPLAIN {statement}", parameters or None))
+
+
+@pytest.mark.parametrize("name", HOT)
+def test_a_hot_query_uses_its_index(filled: Execute, name: str) -> None:
+    """The plan names the index, and reads no table from end to end."""
+    statement, parameters, indexes = HOT[name]
+    plan = explain(filled, statement, parameters)
+    for index in indexes:
+        assert re.search(rf"\b{index}\b", plan), plan
+    assert "Seq Scan" not in plan, plan
+
+
+def test_an_index_that_is_gone_is_noticed(filled: Execute) -> None:
+    """The check itself can fail: without its index, the query reads the table."""
+    filled("DROP INDEX quests_active")
+    try:
+        plan = explain(filled, quests.ACTIVE, (USER, NOW))
+        assert "quests_active" not in plan
+    finally:
+        filled("CREATE INDEX quests_active ON quests (user_id, created_at) WHERE status = 'ACTIVE'")
+
+
+def test_a_batch_probes_each_row_of_a_batch(filled: Execute) -> None:
+    """A thousand updates are a thousand probes of the index, not a join over the table."""
+    [ids] = filled("SELECT array_agg(id) FROM (SELECT id FROM users LIMIT 1000) u")[0:1]
+    count = len(ids[0])
+    parameters = (ids[0], [DAY] * count, [1] * count, [0] * count, [None] * count)
+    filled(portfolios.PROBE_INDEX.replace("SET LOCAL", "SET"))
+    plan = explain(filled, portfolios.UPDATE, parameters)
+    filled("RESET ALL")
+    assert "Index Scan using portfolios_user_session" in plan, plan
+    assert "Hash Join" not in plan, plan
+    assert "Seq Scan" not in plan, plan
+
+
+def test_every_hot_query_is_explained() -> None:
+    """A new statement that reads has to be added here, or named as not hot."""
+    not_hot = {"DELETE", "TOUCH", "CREATE", "INSERT", "UPSERT", "CLOSE", "ANALYZE", "COUNT_SESSION"}
+    not_hot |= {"DAYS_OF_USER", "PROGRESS", "FIND", "PROBE_INDEX"}
+    explained = {statement for statement, _, _ in HOT.values()}
+    for module in (users, portfolios, market, leaderboards, quests, events):
+        names: Mapping[str, Any] = vars(module)
+        for name, value in names.items():
+            if name.isupper() and not name.startswith("_") and name != "COLUMNS" and isinstance(value, str):
+                assert value in explained or name in not_hot, f"{module.__name__}.{name}"

@@ -1,0 +1,153 @@
+"""Players: create, find, change, delete."""
+
+import uuid
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import redis
+
+from core import EnhancedDatabaseService
+from core.errors import InvalidInput, UserNotFound
+from core.records import User
+from tests.conftest import Execute
+
+
+def test_create_and_get(service: EnhancedDatabaseService) -> None:
+    """What was created is found by id, by the id's text, and by username."""
+    user = service.create_user(
+        username="alice", name="Alice", email="alice@example.com", preferences={"theme": ["dark"]}
+    )
+    assert service.get_user_by_id(user.id) == user
+    assert service.get_user_by_id(str(user.id)) == user
+    assert service.get_user_by_username("alice") == user
+    assert user.preferences == {"theme": ("dark",)}
+    assert user.created_at.tzinfo is not None
+
+
+def test_ids_are_time_ordered(service: EnhancedDatabaseService) -> None:
+    """Version 7: a later user has a greater id."""
+    ids = [service.create_user(username=f"player{n}").id for n in range(5)]
+    assert ids == sorted(ids)
+    assert {user_id.version for user_id in ids} == {7}
+
+
+def test_results_cannot_be_changed(alice: User) -> None:
+    """A value may be shared by every thread, so nobody can write to it."""
+    with pytest.raises(AttributeError):
+        alice.name = "Mallory"  # type: ignore[misc]  # on purpose
+    with pytest.raises(TypeError):
+        alice.preferences["theme"] = "dark"  # type: ignore[index]  # on purpose
+
+
+def test_unknown_users_are_named(service: EnhancedDatabaseService) -> None:
+    """The error says which id or name there is not."""
+    unknown = uuid.uuid4()
+    with pytest.raises(UserNotFound, match=str(unknown)):
+        service.get_user_by_id(unknown)
+    with pytest.raises(UserNotFound, match="'mallory'"):
+        service.get_user_by_username("mallory")
+    for call in (service.touch_last_active, service.delete_user):
+        with pytest.raises(UserNotFound, match=str(unknown)):
+            call(unknown)
+    with pytest.raises(UserNotFound, match=str(unknown)):
+        service.update_user_profile(unknown, name="X")
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"username": ""}, "username is ''"),
+        ({"username": "x" * 51}, "username is"),
+        ({"username": "bob", "email": "nowhere"}, "email is 'nowhere'"),
+        ({"username": "bob", "name": "n" * 201}, "name is"),
+        ({"username": "bob", "preferences": ["dark"]}, "preferences is"),
+    ],
+)
+def test_bad_input_creates_nobody(
+    service: EnhancedDatabaseService, execute: Execute, values: dict[str, Any], message: str
+) -> None:
+    """The error names the value, and the table stays empty."""
+    with pytest.raises(InvalidInput, match=message):
+        service.create_user(**values)
+    assert execute("SELECT count(*) FROM users") == [(0,)]
+
+
+def test_a_username_is_taken_once(service: EnhancedDatabaseService, alice: User, bob: User) -> None:
+    """Neither creating nor renaming takes another's name; the error names it."""
+    with pytest.raises(InvalidInput, match="'alice', which is taken"):
+        service.create_user(username="alice")
+    with pytest.raises(InvalidInput, match="'alice', which is taken"):
+        service.update_user_profile(bob.id, username="alice")
+    assert service.get_user_by_id(bob.id).username == "bob"
+
+
+def test_search_is_by_prefix_in_any_case(service: EnhancedDatabaseService, alice: User, bob: User) -> None:
+    """Usernames and names count; LIKE's own characters are ordinary ones."""
+    odd = service.create_user(username="al_ice%", name="Zed")
+    assert service.search_users("AL") == (odd, alice)
+    assert service.search_users("alice ad") == (alice,)
+    assert service.search_users("al_") == (odd,)
+    assert service.search_users("%") == ()
+    assert service.search_users("\\") == ()
+    assert service.search_users("", limit=2) == (odd, alice)
+    assert bob in service.search_users("")
+
+
+def test_update_changes_what_was_given(service: EnhancedDatabaseService, alice: User) -> None:
+    """Other columns stay; the cached profile is the new one at once."""
+    service.get_user_by_id(alice.id)
+    changed = service.update_user_profile(alice.id, name="Alicia", preferences={"a": 1})
+    assert (changed.name, changed.email, changed.preferences) == ("Alicia", alice.email, {"a": 1})
+    assert changed.updated_at > alice.updated_at
+    assert service.get_user_by_id(alice.id) == changed
+    assert service.update_user_profile(alice.id, name=None).name is None
+
+
+@pytest.mark.parametrize("changes", [{}, {"id": 1}, {"name": "A", "password": "x"}])
+def test_update_refuses_other_columns(
+    service: EnhancedDatabaseService, alice: User, changes: dict[str, Any]
+) -> None:
+    """The error names what cannot be changed, and nothing is."""
+    with pytest.raises(InvalidInput, match="cannot change"):
+        service.update_user_profile(alice.id, **changes)
+    assert service.get_user_by_id(alice.id) == alice
+
+
+def test_touch_sets_the_time(service: EnhancedDatabaseService, alice: User) -> None:
+    """Active now, also where the profile is cached."""
+    assert service.get_user_by_id(alice.id).last_active is None
+    before = datetime.now(UTC)
+    service.touch_last_active(alice.id)
+    last_active = service.get_user_by_id(alice.id).last_active
+    assert last_active is not None
+    assert before <= last_active <= datetime.now(UTC)
+
+
+def test_delete_takes_everything_along(
+    service: EnhancedDatabaseService, alice: User, execute: Execute
+) -> None:
+    """Portfolios, quests and entries go with the player, from the cache as well."""
+    service.get_current_portfolio(alice.id)
+    service.create_quest(alice.id, type="T", title="Quest", target_value=Decimal(1))
+    service.update_leaderboard_entry(alice.id, "daily_returns", Decimal(1))
+    service.get_leaderboard("daily_returns")
+    service.get_user_active_quests(alice.id)
+    service.delete_user(alice.id)
+    assert service.get_leaderboard("daily_returns") == ()
+    assert service.get_user_active_quests(alice.id) == ()
+    with pytest.raises(UserNotFound):
+        service.get_user_by_id(alice.id)
+    with pytest.raises(UserNotFound):
+        service.get_current_portfolio(alice.id)
+    for table in ("users", "portfolios", "quests", "leaderboard_entries"):
+        assert execute(f"SELECT count(*) FROM {table}") == [(0,)]
+
+
+def test_profile_key_and_ttl(
+    service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
+) -> None:
+    """The key is the design's, and lives up to 300 s."""
+    service.get_user_by_id(alice.id)
+    assert 250 < redis_client.ttl(f"user:{alice.id}") <= 300

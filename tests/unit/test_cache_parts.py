@@ -1,0 +1,105 @@
+"""The parts of the cache that need no server: stored form and circuit breaker."""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from uuid import UUID
+
+import msgspec
+from frozendict import frozendict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.cache.breaker import CircuitBreaker
+from core.cache.codec import Codec, is_lease
+from core.records import LeaderboardEntry
+
+ENTRY = LeaderboardEntry(
+    id=UUID(int=1),
+    user_id=UUID(int=2),
+    username="alice",
+    session_date=date(2026, 3, 2),
+    category="daily_returns",
+    score=Decimal("1.50"),
+    rank=1,
+    metadata=frozendict({"a": (1, frozendict({"b": None}))}),
+    created_at=datetime(2026, 3, 2, 21, tzinfo=UTC),
+)
+CODEC: Codec[tuple[LeaderboardEntry, ...]] = Codec(tuple[LeaderboardEntry, ...])
+
+
+class OldUser(msgspec.Struct):
+    """A shape of an earlier release."""
+
+    id: int
+
+
+class NewUser(msgspec.Struct):
+    """The same name in the table, one field more."""
+
+    id: int
+    name: str = ""
+
+
+def test_a_value_comes_back_equal_and_immutable() -> None:
+    """What goes in comes out, nested documents frozen."""
+    [entry] = CODEC.decode(CODEC.encode((ENTRY,), ()), ()) or ()
+    assert entry == ENTRY
+    assert isinstance(entry.metadata["a"], tuple)
+    assert isinstance(entry.score, Decimal)
+
+
+def test_a_value_is_bound_to_its_versions() -> None:
+    """When one of the keys it depends on changed, the value is a miss."""
+    stored = CODEC.encode((ENTRY,), (b"one", b"two"))
+    assert CODEC.decode(stored, (b"one", b"two")) == (ENTRY,)
+    assert CODEC.decode(stored, (b"one", b"three")) is None
+    assert CODEC.decode(stored, (b"onet", b"wo")) is None
+    assert CODEC.decode(stored, ()) is None
+
+
+def test_another_shape_is_a_miss() -> None:
+    """A deploy never decodes what the release before stored."""
+    stored = Codec[OldUser](OldUser).encode(OldUser(1), ())
+    assert Codec[NewUser](NewUser).decode(stored, ()) is None
+
+
+@given(st.binary(max_size=200))
+def test_foreign_bytes_are_a_miss(stored: bytes) -> None:
+    """Whatever somebody else wrote under a key, it is never an error."""
+    assert CODEC.decode(stored, ()) is None
+
+
+@given(st.integers(0, 200), st.binary(min_size=1, max_size=4))
+def test_a_corrupted_value_is_a_miss_or_itself(place: int, noise: bytes) -> None:
+    """A truncated or overwritten value never raises."""
+    stored = CODEC.encode((ENTRY,), ())
+    CODEC.decode(stored[:place], ())
+    CODEC.decode(stored[:place] + noise + stored[place + len(noise) :], ())
+
+
+def test_a_lease_is_no_value() -> None:
+    """A token under the key says that somebody is loading."""
+    assert is_lease(b"L123")
+    assert not is_lease(CODEC.encode((), ()))
+    assert not is_lease(None)
+    assert CODEC.decode(b"L123", ()) is None
+
+
+def test_breaker_opens_lets_one_through_and_closes() -> None:
+    """Open keeps calls away, then one decides for all."""
+    now = [100.0]
+    changes: list[bool] = []
+    breaker = CircuitBreaker(on_change=changes.append, retry_after_seconds=1, clock=lambda: now[0])
+    assert breaker.allows_call()
+    breaker.record_failure()
+    assert breaker.is_open
+    assert not breaker.allows_call()
+    now[0] += 1
+    assert breaker.allows_call()
+    assert not breaker.allows_call(), "the probe is for one caller"
+    breaker.record_failure()
+    now[0] += 1
+    assert breaker.allows_call()
+    breaker.record_success()
+    assert not breaker.is_open
+    assert changes == [False, True, False]

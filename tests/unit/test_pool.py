@@ -1,0 +1,310 @@
+"""The pool's order, limits and healing, on connections that are stand-ins.
+
+The pool runs no SQL but its ping, so a stand-in shows all it does; the same pool on a
+real server is in tests/integration/test_database.py.
+"""
+
+import threading
+from collections.abc import Iterator
+from typing import Any, Self
+
+import psycopg2
+import pytest
+from prometheus_client import CollectorRegistry
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+
+from core.database.pool import MAX_LIFETIME_SECONDS, ConnectionPool
+from core.database.pooled_connection import PING_AFTER_IDLE_SECONDS
+from core.errors import PoolClosed, PoolTimeout
+from core.metrics import Metrics
+
+
+class StandInConnection:
+    """What the pool uses of a psycopg2 connection."""
+
+    def __init__(self) -> None:
+        self.closed = 0
+        self.pings = 0
+        self.cancelled = False
+        self.is_dead = False
+        self.info = self
+        self.transaction_status = TRANSACTION_STATUS_IDLE
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the stand-in cursor."""
+
+    def cursor(self) -> "StandInConnection":
+        """Be its own cursor."""
+        return self
+
+    def execute(self, _: str) -> None:
+        """Answer a ping, or not."""
+        self.pings += 1
+        if self.is_dead:
+            raise psycopg2.OperationalError("server closed the connection")
+
+    def cancel(self) -> None:
+        """Note that it was cancelled."""
+        self.cancelled = True
+
+    def close(self) -> None:
+        """Note that it was closed."""
+        self.closed = 1
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+class Fixture:
+    """A pool with its clock and the connections it opened."""
+
+    def __init__(self, *, limit: int = 2, timeout_seconds: float = 30.0) -> None:
+        self.clock = Clock()
+        self.opened: list[StandInConnection] = []
+        self.failure: Exception | None = None
+        self.pool = ConnectionPool(
+            self.connect,  # type: ignore[arg-type]  # a stand-in
+            limit=limit,
+            timeout_seconds=timeout_seconds,
+            metrics=Metrics("job", CollectorRegistry()),
+            clock=self.clock,
+            jitter=lambda _, high: high,
+        )
+
+    def connect(self) -> StandInConnection:
+        """Open a stand-in, or fail."""
+        if self.failure is not None:
+            raise self.failure
+        self.opened.append(StandInConnection())
+        return self.opened[-1]
+
+
+class Thread(threading.Thread):
+    """A thread whose result or error is kept."""
+
+    def __init__(self, target: Any) -> None:
+        super().__init__(daemon=True)
+        self.work = target
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Keep what the work raises."""
+        try:
+            self.work()
+        except BaseException as error:
+            self.error = error
+
+
+@pytest.fixture
+def fixture() -> Iterator[Fixture]:
+    """A pool of two that hands out stand-ins."""
+    made = Fixture()
+    yield made
+    made.pool.close(0)
+
+
+def wait_for_waiters(pool: ConnectionPool, count: int) -> None:
+    """Return once `count` threads queue for a connection."""
+    for _ in range(10_000):
+        if pool.stats().requests_waiting == count:
+            return
+        threading.Event().wait(0.001)
+    raise AssertionError(f"{count} waiters never came: {pool.stats()}")
+
+
+def test_reuses_the_connection_that_was_used_last(fixture: Fixture) -> None:
+    """A warm connection is preferred to one that idled longer."""
+    first, second = fixture.pool.checkout("a"), fixture.pool.checkout("b")
+    fixture.pool.checkin(first)
+    fixture.pool.checkin(second)
+    assert fixture.pool.checkout("c") is second
+
+
+def test_never_opens_more_than_its_limit(fixture: Fixture) -> None:
+    """A third checkout waits instead of connecting, and gets what is checked in."""
+    first, _ = fixture.pool.checkout("a"), fixture.pool.checkout("b")
+    got: list[object] = []
+    waiter = Thread(lambda: got.append(fixture.pool.checkout("c")))
+    waiter.start()
+    wait_for_waiters(fixture.pool, 1)
+    fixture.pool.checkin(first)
+    waiter.join(5)
+    assert got == [first]
+    assert len(fixture.opened) == 2
+
+
+def test_hands_over_first_in_first_out() -> None:
+    """One connection and eight waiters: each gets it in the order in which it came."""
+    fixture = Fixture(limit=1)
+    held = fixture.pool.checkout("holder")
+    order: list[int] = []
+
+    def work(number: int) -> None:
+        connection = fixture.pool.checkout(f"waiter {number}")
+        order.append(number)
+        fixture.pool.checkin(connection)
+
+    threads = []
+    for number in range(8):
+        threads.append(Thread(lambda number=number: work(number)))
+        threads[-1].start()
+        wait_for_waiters(fixture.pool, number + 1)
+    fixture.pool.checkin(held)
+    for thread in threads:
+        thread.join(5)
+    assert order == list(range(8))
+
+
+def test_a_busy_loop_does_not_overtake_who_waits() -> None:
+    """Checking in and out at once in a loop starves nobody: the waiter is served in between."""
+    fixture = Fixture(limit=1)
+    held = fixture.pool.checkout("busy")
+    waiter = Thread(lambda: fixture.pool.checkin(fixture.pool.checkout("waiter")))
+    waiter.start()
+    wait_for_waiters(fixture.pool, 1)
+    fixture.pool.checkin(held)
+    fixture.pool.checkin(fixture.pool.checkout("busy again"))
+    waiter.join(5)
+    assert not waiter.is_alive()
+    assert waiter.error is None
+
+
+def test_timeout_names_limit_wait_and_holders() -> None:
+    """The error says how long it waited and which operation in which thread holds what."""
+    fixture = Fixture(limit=1, timeout_seconds=3)
+    fixture.pool.checkout("get_leaderboard")
+    fixture.clock.now += 10
+    started = fixture.clock.now
+
+    def wait() -> None:
+        fixture.pool.checkout("search_users")
+
+    waiter = Thread(wait)
+    waiter.start()
+    wait_for_waiters(fixture.pool, 1)
+    fixture.clock.now = started + 3
+    waiter.join(5)
+    assert isinstance(waiter.error, PoolTimeout)
+    message = str(waiter.error)
+    for part in ("search_users", "3.0 s", "1 connections", "get_leaderboard in MainThread for 13.0 s"):
+        assert part in message
+    assert fixture.pool.stats().requests_errors == 1
+
+
+def test_pings_only_after_idling(fixture: Fixture) -> None:
+    """A point read does not pay for a ping; a connection that idled long does."""
+    fixture.pool.checkin(fixture.pool.checkout("a"))
+    fixture.pool.checkin(fixture.pool.checkout("b"))
+    assert fixture.opened[0].pings == 0
+    fixture.clock.now += PING_AFTER_IDLE_SECONDS
+    fixture.pool.checkin(fixture.pool.checkout("c"))
+    assert fixture.opened[0].pings == 1
+
+
+def test_replaces_a_connection_that_died_while_idle(fixture: Fixture) -> None:
+    """A failed ping closes the connection and opens another in its place."""
+    fixture.pool.checkin(fixture.pool.checkout("a"))
+    fixture.opened[0].is_dead = True
+    fixture.clock.now += PING_AFTER_IDLE_SECONDS
+    assert fixture.pool.checkout("b") is fixture.opened[1]
+    assert fixture.opened[0].closed
+    assert fixture.pool.stats().pool_size == 1
+
+
+def test_a_broken_connection_makes_the_idle_ones_suspect(fixture: Fixture) -> None:
+    """After a server restart the retry must not get the next dead connection."""
+    first, second = fixture.pool.checkout("a"), fixture.pool.checkout("b")
+    fixture.pool.checkin(second)
+    fixture.opened[1].is_dead = True
+    fixture.opened[0].closed = 2
+    fixture.pool.checkin(first)
+    assert fixture.pool.checkout("c") is fixture.opened[2]
+    assert fixture.pool.stats().connections_lost == 1
+
+
+def test_closes_a_connection_past_its_lifetime(fixture: Fixture) -> None:
+    """A connection is replaced when it is an hour old, however busy it is."""
+    fixture.pool.checkin(fixture.pool.checkout("a"))
+    fixture.clock.now += MAX_LIFETIME_SECONDS
+    assert fixture.pool.checkout("b") is fixture.opened[1]
+    assert fixture.opened[0].closed
+
+
+def test_a_failed_connect_gives_its_place_back(fixture: Fixture) -> None:
+    """Connecting fails a hundred times, and the pool still has both its places."""
+    fixture.failure = psycopg2.OperationalError("refused")
+    for _ in range(100):
+        with pytest.raises(psycopg2.OperationalError):
+            fixture.pool.checkout("a")
+    fixture.failure = None
+    fixture.pool.checkout("b")
+    fixture.pool.checkout("c")
+    assert fixture.pool.stats().connections_errors == 100
+
+
+def test_reclaims_what_an_ended_thread_holds() -> None:
+    """A thread that ends without a check-in costs its connection, not a place in the pool."""
+    fixture = Fixture(limit=1)
+    thread = Thread(lambda: fixture.pool.checkout("leak"))
+    thread.start()
+    thread.join(5)
+    assert fixture.pool.checkout("next") is fixture.opened[1]
+    assert fixture.opened[0].closed
+
+
+def test_a_second_checkin_is_ignored(fixture: Fixture) -> None:
+    """Checking in twice does not hand one connection to two threads."""
+    connection = fixture.pool.checkout("a")
+    fixture.pool.checkin(connection)
+    fixture.pool.checkin(connection)
+    assert fixture.pool.stats().pool_available == 1
+
+
+def test_close_refuses_wakes_and_closes(fixture: Fixture) -> None:
+    """Waiters leave at once, idle connections close, what is used is cancelled after the bound."""
+    first, second = fixture.pool.checkout("a"), fixture.pool.checkout("b")
+    waiter = Thread(lambda: fixture.pool.checkout("c"))
+    waiter.start()
+    wait_for_waiters(fixture.pool, 1)
+    fixture.pool.close(0)
+    waiter.join(5)
+    assert isinstance(waiter.error, PoolClosed)
+    with pytest.raises(PoolClosed):
+        fixture.pool.checkout("d")
+    assert [first.closed, second.closed] == [1, 1]
+    assert fixture.opened[0].cancelled
+    assert fixture.pool.stats().pool_size == 0
+
+
+def test_close_waits_for_what_runs(fixture: Fixture) -> None:
+    """A unit of work that ends within the bound is neither cancelled nor lost."""
+    connection = fixture.pool.checkout("a")
+    closer = Thread(lambda: fixture.pool.close(30))
+    closer.start()
+    while not fixture.pool._is_closed:
+        threading.Event().wait(0.001)
+    fixture.pool.checkin(connection)
+    closer.join(5)
+    assert not closer.is_alive()
+    assert not fixture.opened[0].cancelled
+    assert fixture.opened[0].closed
+
+
+def test_figures_are_of_one_instant(fixture: Fixture) -> None:
+    """Size is what is available and what is in use."""
+    fixture.pool.checkout("a")
+    fixture.pool.checkin(fixture.pool.checkout("b"))
+    stats = fixture.pool.stats()
+    assert (stats.pool_size, stats.pool_available, stats.pool_in_use) == (2, 1, 1)
+    assert (stats.pool_max, stats.requests_num, stats.connections_num) == (2, 2, 2)

@@ -1,0 +1,174 @@
+"""What the environment may say, and what a wrong value is answered with."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from core.errors import SettingsError
+from core.settings import Settings, redact
+
+URL = "postgresql://echo:s3cr3t@db.example:5433/echo"
+
+
+@pytest.fixture(autouse=True)
+def _database_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", URL)
+
+
+def test_reads_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every variable of the design is read under its own name."""
+    for name, value in {
+        "DIRECT_URL": "postgres://echo:pw@direct/echo",
+        "DATABASE_CONNECTION_LIMIT": "7",
+        "DATABASE_CONNECT_TIMEOUT": "1000",
+        "DATABASE_QUERY_TIMEOUT": "2000",
+        "DATABASE_POOL_TIMEOUT": "3000",
+        "REDIS_URL": "rediss://cache.example:6380/2",
+        "REDIS_PASSWORD": "hunter2",
+        "ENABLE_REDIS_CACHE": "false",
+    }.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings.load()
+    assert settings.database_connection_limit == 7
+    assert settings.database_connect_timeout == 1000
+    assert settings.database_query_timeout == 2000
+    assert settings.database_pool_timeout == 3000
+    assert settings.redis_password is not None
+    assert settings.redis_password.get_secret_value() == "hunter2"
+    assert settings.enable_redis_cache is False
+    assert settings.direct_url is not None
+    assert settings.direct_url.get_secret_value() == "postgresql://echo:pw@direct/echo"
+
+
+def test_defaults_are_the_designs() -> None:
+    """Without more than a URL, the documented defaults hold."""
+    settings = Settings.load()
+    assert settings.database_connection_limit == 10
+    assert settings.database_connect_timeout == 60_000
+    assert settings.database_query_timeout == 30_000
+    assert settings.database_pool_timeout == 60_000
+    assert settings.enable_redis_cache is True
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_CONNECTION_LIMIT", "0"),
+        ("DATABASE_CONNECTION_LIMIT", "ten"),
+        ("DATABASE_CONNECTION_LIMIT", "1.5"),
+        ("DATABASE_CONNECTION_LIMIT", "1001"),
+        ("DATABASE_CONNECT_TIMEOUT", "-1"),
+        ("DATABASE_QUERY_TIMEOUT", "30s"),
+        ("DATABASE_POOL_TIMEOUT", "0"),
+        ("ENABLE_REDIS_CACHE", "perhaps"),
+        ("REDIS_URL", "http://cache.example"),
+        ("REDIS_URL", "redis://cache.example:port/0"),
+        ("REDIS_URL", "redis://cache.example/zero"),
+        ("DATABASE_URL", "sqlite:///echo.db"),
+        ("DATABASE_URL", "postgresql://db.example"),
+        ("DATABASE_URL", "postgresql://db.example:port/echo"),
+        ("DATABASE_URL", "postgresql://db.example/echo?schema=public"),
+        ("DIRECT_URL", "echo"),
+        ("REDIS_KEY_PREFIX", "with space"),
+        ("EXPORTER_PORT", "65536"),
+        ("LOG_LEVEL", "LOUD"),
+    ],
+)
+def test_a_wrong_value_is_one_line(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line names the variable, the value and what is allowed."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{name} is {value!r}")
+    assert "set it to" in message
+
+
+def test_a_missing_url_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without DATABASE_URL the error says what it looks like."""
+    monkeypatch.delenv("DATABASE_URL")
+    with pytest.raises(SettingsError, match="DATABASE_URL is not set; set it to postgresql://"):
+        Settings.load()
+
+
+def test_every_wrong_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two mistakes are two lines, so that nobody fixes them one by one."""
+    monkeypatch.setenv("DATABASE_POOL_TIMEOUT", "soon")
+    monkeypatch.setenv("EXPORTER_PORT", "metrics")
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose passes unset variables on as empty ones."""
+    monkeypatch.setenv("REDIS_PASSWORD", "")
+    monkeypatch.setenv("DATABASE_CONNECTION_LIMIT", "")
+    settings = Settings.load()
+    assert settings.redis_password is None
+    assert settings.database_connection_limit == 10
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://echo:s3cr3t@db/echo",
+        "postgresql://echo:s3cr3t@db:port/echo",
+        "postgresql://echo:s3@cr3t@db/echo?bad=1",
+        "postgresql://db/echo?password=s3cr3t&bad=1",
+    ],
+)
+def test_a_password_is_never_shown(
+    url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither the error nor its cause, a repr or a log holds the password."""
+    monkeypatch.setenv("DATABASE_URL", url)
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    shown = f"{caught.value!r} {caught.value} {caught.value.__cause__!r} {caplog.text}"
+    assert "s3cr3t" not in shown
+    assert "cr3t" not in shown
+    assert "***" in str(caught.value)
+
+
+def test_repr_hides_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Printing the settings shows no password."""
+    monkeypatch.setenv("REDIS_PASSWORD", "hunter2")
+    settings = Settings.load()
+    for text in (repr(settings), str(settings), settings.model_dump_json()):
+        assert "s3cr3t" not in text
+        assert "hunter2" not in text
+
+
+def test_a_constructor_error_hides_secrets() -> None:
+    """Not even pydantic's own error repeats what was given."""
+    with pytest.raises(ValueError, match="database_url") as caught:
+        Settings(database_url="mysql://echo:s3cr3t@db/echo")  # type: ignore[arg-type]  # wrong on purpose
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("postgresql://a:b@h/d", "postgresql://a:***@h/d"),
+        ("redis://:b@h", "redis://:***@h"),
+        ("postgresql://a:b@c@h/d", "postgresql://a:***@h/d"),
+        ("postgresql://h/d?password=b&x=1", "postgresql://h/d?password=***&x=1"),
+        ("plain text", "plain text"),
+    ],
+)
+def test_redact(text: str, shown: str) -> None:
+    """Only the password goes."""
+    assert redact(text) == shown
+
+
+def test_every_setting_is_documented(repository: Path) -> None:
+    """The example file explains each setting, and the README's table names it."""
+    example = (repository / ".env.example").read_text(encoding="utf-8")
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    for name in Settings.model_fields:
+        assert f"{name.upper()}=" in example, f"{name.upper()} is missing in .env.example"
+        assert f"`{name.upper()}`" in readme, f"{name.upper()} is missing in README.md"
