@@ -1,0 +1,249 @@
+"""Runs every call of the service against the configured database.
+
+Owns the sequence and what each call must answer. Works on a throw-away player, a
+session long past and a symbol of its own, and removes all of it again, also after
+a failure.
+"""
+
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+from core.errors import EchoMarketsError
+from core.records import (
+    LeaderboardUpdate,
+    MarketEvent,
+    Portfolio,
+    PortfolioUpdate,
+    Quest,
+    Tick,
+    User,
+)
+from core.service import EnhancedDatabaseService
+
+# No game is played on that day, so no board that people look at is touched.
+SESSION = date(1970, 1, 1)
+CATEGORY = "self-test"
+VALUE = Decimal("10500.00")
+
+
+class _Run:
+    """One run: what was made so far, and how the calls went."""
+
+    def __init__(self, service: EnhancedDatabaseService, report: Callable[[str], object]) -> None:
+        self.service = service
+        self.report = report
+        self.failed = 0
+        self.user: User | None = None
+        self.event: MarketEvent | None = None
+        mark = secrets.token_hex(4)
+        self.username = f"self-test-{mark}"
+        self.symbol = f"ZZ{mark[:6].upper()}"
+
+    def call(self, name: str, method: Callable[[], object], expected: Callable[[object], bool]) -> object:
+        """Make one call, check its answer and print a line."""
+        started = time.perf_counter()
+        try:
+            answer = method()
+            problem = None if expected(answer) else f"answered {answer!r}"
+        except EchoMarketsError as error:
+            answer, problem = None, f"raised {type(error).__name__}: {error}"
+        milliseconds = (time.perf_counter() - started) * 1000
+        self.failed += problem is not None
+        state = "ok  " if problem is None else "FAIL"
+        self.report(f"{state} {name:28} {milliseconds:8.1f} ms{'' if problem is None else '  ' + problem}")
+        return answer
+
+
+def run_self_test(service: EnhancedDatabaseService, *, report: Callable[[str], object]) -> bool:
+    """Make every call, print a line for each, and say whether all answered as they must."""
+    run = _Run(service, report)
+    try:
+        user = _check_user(run)
+        if user is not None:
+            _check_portfolios(run, user)
+            _check_leaderboards(run, user)
+            _check_quests(run, user)
+            _check_loads(run, user)
+        _check_market(run)
+        _check_events(run)
+        _check_upkeep(run, user)
+    finally:
+        _remove(run)
+    report(f"{'all calls passed' if not run.failed else f'{run.failed} calls failed'}")
+    return not run.failed
+
+
+def _check_user(run: _Run) -> User | None:
+    service = run.service
+    user = run.call("create_user", lambda: service.create_user(username=run.username), _is(User))
+    if not isinstance(user, User):
+        return None
+    run.user = user
+    run.call("get_user_by_id", lambda: service.get_user_by_id(user.id), _equals(user))
+    run.call("get_user_by_username", lambda: service.get_user_by_username(run.username), _equals(user))
+    run.call("search_users", lambda: service.search_users(run.username), _equals((user,)))
+    run.call(
+        "update_user_profile",
+        lambda: service.update_user_profile(user.id, name="Self Test").name,
+        _equals("Self Test"),
+    )
+    run.call("touch_last_active", lambda: service.touch_last_active(user.id), _equals(None))
+    return user
+
+
+def _check_portfolios(run: _Run, user: User) -> None:
+    service = run.service
+    run.call(
+        "get_current_portfolio",
+        lambda: service.get_current_portfolio(user.id, SESSION),
+        _is(Portfolio),
+    )
+    run.call(
+        "update_portfolio_value",
+        lambda: service.update_portfolio_value(user.id, SESSION, VALUE, Decimal(500)).total_value,
+        _equals(VALUE),
+    )
+    update = PortfolioUpdate(user.id, SESSION, VALUE, Decimal(500))
+    run.call(
+        "batch_update_portfolios",
+        lambda: service.batch_update_portfolios([update]).updated,
+        _equals(1),
+    )
+    run.call(
+        "get_portfolio_history",
+        lambda: [p.total_value for p in service.get_portfolio_history(user.id)],
+        _equals([VALUE]),
+    )
+    run.call(
+        "list_session_dates",
+        lambda: service.list_session_dates(before=SESSION + timedelta(days=1)),
+        lambda days: isinstance(days, tuple) and SESSION in days,
+    )
+
+
+def _check_leaderboards(run: _Run, user: User) -> None:
+    service = run.service
+    run.call(
+        "update_leaderboard_entry",
+        lambda: service.update_leaderboard_entry(user.id, CATEGORY, VALUE, SESSION).score,
+        _equals(VALUE),
+    )
+    update = LeaderboardUpdate(user.id, VALUE)
+    run.call(
+        "batch_update_leaderboard",
+        lambda: service.batch_update_leaderboard(CATEGORY, [update], SESSION).updated,
+        _equals(1),
+    )
+    for name, method in {
+        "get_leaderboard": lambda: service.get_leaderboard(CATEGORY, SESSION),
+        "get_leaderboard_around": lambda: service.get_leaderboard_around(user.id, CATEGORY, SESSION),
+        "get_user_rank": lambda: (service.get_user_rank(user.id, CATEGORY, SESSION),),
+    }.items():
+        run.call(
+            name,
+            method,
+            lambda entries: isinstance(entries, tuple) and user.id in {e.user_id for e in entries},
+        )
+    run.call(
+        "list_leaderboard_categories",
+        lambda: CATEGORY in service.list_leaderboard_categories(SESSION),
+        _equals(True),
+    )
+    run.call("close_session", lambda: service.close_session(SESSION), _at_least(1))
+
+
+def _check_quests(run: _Run, user: User) -> None:
+    service = run.service
+    quest = run.call(
+        "create_quest",
+        lambda: service.create_quest(user.id, type="SELF_TEST", title="Self test", target_value=Decimal(1)),
+        _is(Quest),
+    )
+    run.call("get_user_active_quests", lambda: service.get_user_active_quests(user.id), _equals((quest,)))
+    if isinstance(quest, Quest):
+        run.call(
+            "update_quest_progress",
+            lambda: service.update_quest_progress(quest.id, Decimal(1)).status,
+            _equals("COMPLETED"),
+        )
+    run.call("expire_quests", service.expire_quests, _at_least(0))
+
+
+def _check_loads(run: _Run, user: User) -> None:
+    service = run.service
+    run.call("load_users", lambda: service.load_users([user]), _equals({user.username: user.id}))
+    history = service.get_portfolio_history(user.id)
+    run.call("load_portfolios", lambda: service.load_portfolios(history), _at_least(0))
+    board = service.get_leaderboard(CATEGORY, SESSION)
+    run.call("load_leaderboard_entries", lambda: service.load_leaderboard_entries(board), _at_least(0))
+    run.call("load_quests", lambda: service.load_quests(()), _equals(0))
+    run.call("load_market_events", lambda: service.load_market_events(()), _equals(0))
+
+
+def _check_market(run: _Run) -> None:
+    service, symbol = run.service, run.symbol
+    start = datetime.combine(SESSION, datetime.min.time(), UTC)
+    tick = Tick(symbol=symbol, timestamp=start, price=Decimal(10))
+    run.call(
+        "insert_market_tick",
+        lambda: service.insert_market_tick(symbol, Decimal(10), timestamp=start),
+        _equals(tick),
+    )
+    run.call("insert_market_ticks", lambda: service.insert_market_ticks([tick]), _equals(1))
+    run.call("load_market_ticks", lambda: service.load_market_ticks([tick]), _equals(0))
+    run.call("get_latest_market_data", lambda: service.get_latest_market_data([symbol]), _equals((tick,)))
+    run.call(
+        "get_price_history",
+        lambda: len(service.get_price_history(symbol, start, start + timedelta(days=1), "1d")),
+        _equals(1),
+    )
+
+
+def _check_events(run: _Run) -> None:
+    service = run.service
+    event = run.call(
+        "create_market_event",
+        lambda: service.create_market_event(type="SELF_TEST", title="Self test, removed at once"),
+        _is(MarketEvent),
+    )
+    run.event = event if isinstance(event, MarketEvent) else None
+    run.call(
+        "get_recent_market_events",
+        lambda: event in service.get_recent_market_events(1_000),
+        _equals(True),
+    )
+
+
+def _check_upkeep(run: _Run, user: User | None) -> None:
+    service = run.service
+    if user is not None:
+        run.call("clear_user_cache", lambda: service.clear_user_cache(user.id), _equals(None))
+    run.call("clear_market_data_cache", service.clear_market_data_cache, _equals(None))
+    run.call("warm_cache", lambda: service.warm_cache(players=1), _at_least(1))
+    run.call("health", lambda: service.health().database, _equals("healthy"))
+    run.call("pool_stats", lambda: service.pool_stats().pool_in_use, _equals(0))
+    run.call("cache_stats", lambda: service.cache_stats().state, lambda state: state != "down")
+
+
+def _remove(run: _Run) -> None:
+    service, user, event = run.service, run.user, run.event
+    run.call("delete_market_ticks", lambda: service.delete_market_ticks(run.symbol), _at_least(0))
+    if event is not None:
+        run.call("delete_market_event", lambda: service.delete_market_event(event.id), _equals(True))
+    if user is not None:
+        run.call("delete_user", lambda: service.delete_user(user.id), _equals(None))
+
+
+def _is(kind: type) -> Callable[[object], bool]:
+    return lambda answer: isinstance(answer, kind)
+
+
+def _equals(value: object) -> Callable[[object], bool]:
+    return lambda answer: answer == value
+
+
+def _at_least(least: int) -> Callable[[object], bool]:
+    return lambda answer: isinstance(answer, int) and answer >= least

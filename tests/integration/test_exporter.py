@@ -1,0 +1,250 @@
+"""The exporter over HTTP: metrics, the health document, and every other path."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from prometheus_client import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+from starlette.testclient import TestClient
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.local.ports import find_free_port
+from exporter import exposition
+from exporter.server import build_app
+from tests.conftest import Execute
+
+
+@pytest.fixture
+def client(service: EnhancedDatabaseService) -> Iterator[TestClient]:
+    """A client of the exporter of a healthy stack."""
+    with TestClient(build_app(service, None)) as client:
+        yield client
+
+
+def parse(text: str) -> dict[str, Metric]:
+    """Return the families of an exposition by name."""
+    return {family.name: family for family in text_string_to_metric_families(text)}
+
+
+def value(text: str, name: str, **labels: str) -> float:
+    """Return one sample of an exposition."""
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == name and sample.labels == labels:
+                return sample.value
+    raise AssertionError(f"no {name} {labels}")
+
+
+def without_database(settings: Settings) -> Settings:
+    """Return settings whose database is not there."""
+    url = SecretStr(f"postgresql://echo:s3cr3t@127.0.0.1:{find_free_port()}/echo")
+    return settings.model_copy(update={"database_url": url})
+
+
+def without_redis(settings: Settings) -> Settings:
+    """Return settings whose Redis is not there."""
+    return settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")})
+
+
+def test_health_document_of_a_healthy_stack(client: TestClient) -> None:
+    """The specified JSON, and nothing less."""
+    response = client.get("/api/health/database")
+    assert response.status_code == 200
+    assert response.headers["content-type"] == "application/json"
+    document = response.json()
+    assert set(document) == {"status", "timestamp", "services"}
+    assert document["status"] == "healthy"
+    assert datetime.fromisoformat(document["timestamp"]).tzinfo is not None
+    database, redis = document["services"]["database"], document["services"]["redis"]
+    assert database["status"] == "healthy"
+    assert database["connectionPool"]["maxConnections"] == 10
+    assert database["connectionPool"]["status"] == "healthy"
+    assert (redis["status"], redis["enabled"]) == ("healthy", True)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code", "database", "redis"),
+    [
+        (without_database, "unhealthy", 503, "unhealthy", {"status": "healthy", "enabled": True}),
+        (without_redis, "degraded", 200, "healthy", {"status": "unhealthy", "enabled": True}),
+        (
+            lambda settings: settings.model_copy(update={"enable_redis_cache": False}),
+            "healthy",
+            200,
+            "healthy",
+            {"status": "disabled", "enabled": False},
+        ),
+    ],
+)
+def test_health_of_every_state(  # each is a column of the table
+    settings: Settings, change: Any, status: str, code: int, database: str, redis: dict[str, Any]
+) -> None:
+    """Document, status code, readiness and metrics agree; no address or secret leaks."""
+    with open_service(change(settings)) as service, TestClient(build_app(service, None)) as client:
+        response = client.get("/api/health/database")
+        document = response.json()
+        assert (document["status"], response.status_code) == (status, code)
+        assert document["services"]["database"]["status"] == database
+        assert redis.items() <= document["services"]["redis"].items()
+        assert client.get("/readyz").status_code == code
+        assert client.get("/livez").status_code == 200
+        text = client.get("/metrics").text
+        assert value(text, "echo_health_status", status=status) == 1
+        assert value(text, "echo_service_up", service="database") == (database == "healthy")
+        ups = {sample.labels["service"] for sample in parse(text)["echo_service_up"].samples}
+        assert ("redis" in ups) == redis["enabled"]
+        assert "s3cr3t" not in response.text + text
+        assert "127.0.0.1" not in response.text
+
+
+def test_pending_migrations_degrade(
+    service: EnhancedDatabaseService, client: TestClient, execute: Execute
+) -> None:
+    """A schema that lags behind the code is said, and counted."""
+    execute("DELETE FROM schema_migration WHERE name LIKE '0002%'")
+    document = client.get("/api/health/database").json()
+    assert document["status"] == "degraded"
+    assert document["services"]["database"]["migrationsPending"] == 1
+    assert value(client.get("/metrics").text, "echo_migrations_pending") == 1
+
+
+def test_metrics_follow_the_service(service: EnhancedDatabaseService, client: TestClient) -> None:
+    """Pool, operations and cache of this process, under the documented names."""
+    user = service.create_user(username="alice")
+    for _ in range(3):
+        service.get_user_by_id(user.id)
+    text = client.get("/metrics").text
+    shared = {"cache": "user", "tier": "shared", "role": "job"}
+    assert value(text, "echo_cache_requests_total", **shared) == 3
+    assert value(text, "echo_cache_hits_total", **shared) == 2
+    assert value(text, "echo_cache_misses_total", **shared) == 1
+    assert value(text, "echo_db_pool_max_connections", role="job") == 10
+    assert value(text, "echo_db_pool_connections", role="job", state="idle") == 1
+    assert value(text, "echo_db_operation_duration_seconds_count", op="create_user", role="job") == 1
+    for collector in ("processes", "health", "build"):
+        assert value(text, "echo_scrape_collector_success", collector=collector) == 1
+
+
+def test_a_failing_collector_does_not_fail_the_scrape(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others are still there, and the failure is a metric."""
+
+    def fail() -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(exposition, "_collect_build", fail)
+    response = client.get("/metrics")
+    assert response.status_code == 200
+    assert value(response.text, "echo_scrape_collector_success", collector="build") == 0
+    assert value(response.text, "echo_scrape_collector_success", collector="health") == 1
+    assert "echo_db_pool_max_connections" in response.text
+
+
+@pytest.mark.parametrize("path", ["/", "/metric", "/metrics/x", "/api", "/api/health", "/healthz"])
+def test_any_other_path_is_404(client: TestClient, path: str) -> None:
+    """Unknown paths do not look alive."""
+    assert client.get(path).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/api/health/database", "/livez", "/readyz"])
+def test_any_other_method_is_405(client: TestClient, path: str) -> None:
+    """The exporter only reads."""
+    assert client.post(path).status_code == 405
+
+
+def test_no_metric_is_emitted_twice(client: TestClient) -> None:
+    """prometheus_client emits duplicates silently, and Prometheus then drops the scrape."""
+    samples = [
+        (sample.name, tuple(sorted(sample.labels.items())))
+        for family in text_string_to_metric_families(client.get("/metrics").text)
+        for sample in family.samples
+    ]
+    assert len(samples) == len(set(samples))
+
+
+@pytest.fixture
+def environment(settings: Settings, tmp_path: Path) -> dict[str, str]:
+    """The environment of a process of the test's stack."""
+    assert settings.redis_password is not None
+    return {
+        **os.environ,
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+        "REDIS_PASSWORD": settings.redis_password.get_secret_value(),
+        "METRICS_DIR": str(tmp_path / "metrics"),
+        "EXPORTER_PORT": str(find_free_port()),
+    }
+
+
+def test_the_process_serves_the_fleet_and_stops_on_sigterm(
+    environment: dict[str, str], repository: Path, execute: Execute
+) -> None:
+    """It shows other processes' counters, forgets a dead one's gauges, and leaves no connection."""
+    url = f"http://127.0.0.1:{environment['EXPORTER_PORT']}"
+    with subprocess.Popen([sys.executable, "-m", "exporter"], cwd=repository, env=environment) as exporter:
+        try:
+            get_when_up(f"{url}/readyz")
+            work = (
+                "import time; from core import open_service; s = open_service(role='simulator');"
+                "s.search_users('a'); print('done', flush=True); time.sleep(60)"
+            )
+            worker = subprocess.Popen(
+                [sys.executable, "-c", work],
+                cwd=repository,
+                env=environment,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            assert worker.stdout is not None
+            assert worker.stdout.readline() == "done\n"
+            text = httpx2.get(f"{url}/metrics").text
+            assert value(text, "echo_db_pool_connections", role="simulator", state="idle") == 1
+            assert value(text, "echo_metrics_writers", role="simulator") == 1
+            worker.kill()
+            worker.wait()
+            worker.stdout.close()
+            text = httpx2.get(f"{url}/metrics").text
+            assert 'echo_db_pool_connections{role="simulator"' not in text
+            labels = {"op": "search_users", "role": "simulator"}
+            assert value(text, "echo_db_operation_duration_seconds_count", **labels) == 1
+        finally:
+            exporter.send_signal(signal.SIGTERM)
+        assert exporter.wait(10) == 0
+    named = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'echo-markets-%'"
+    assert execute(f"{named} AND datname = current_database()") == [(0,)]
+
+
+def test_a_wrong_setting_is_one_line_and_status_2(environment: dict[str, str], repository: Path) -> None:
+    """No traceback before the first line of configuration is right."""
+    done = subprocess.run(
+        [sys.executable, "-m", "exporter"],
+        cwd=repository,
+        env={**environment, "EXPORTER_PORT": "http"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "EXPORTER_PORT is 'http', which is not allowed; set it to a port from 1 to 65535\n"
+
+
+def get_when_up(url: str) -> httpx2.Response:
+    """Return the first answer of a process that is starting."""
+    transport = httpx2.HTTPTransport(retries=0)
+    with httpx2.Client(transport=transport) as client:
+        for _ in range(300):
+            try:
+                return client.get(url)
+            except httpx2.ConnectError:
+                signal.sigtimedwait([], 0.1)
+    raise AssertionError(f"{url} never answered")
