@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from core.cache import Cache
 from core.database import Database
 from core.health import HealthEvaluator
-from core.metrics import Role, open_metrics
+from core.metric_files import open_metrics
+from core.metrics import Role
 from core.service import EnhancedDatabaseService
 from core.settings import Settings
 
@@ -27,7 +28,7 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
     database = Database(settings, application_name=name, metrics=metrics)
     return EnhancedDatabaseService(
         database=database,
-        cache=Cache(settings, client_name=name, metrics=metrics),
+        cache=Cache(settings, client_name=name, metrics=metrics, is_bypassed=database.in_transaction),
         health=HealthEvaluator(settings, pool_stats=database.pool_stats, clock=read_clock),
         metrics=metrics,
         clock=read_clock,

@@ -1,20 +1,15 @@
 """Every metric that a process of the stack writes, in one place.
 
-Owns names, labels and buckets, and where the values go: with a metrics directory
-they are prometheus_client's multiprocess files, which the exporter reads for the
-whole fleet; without one they stay in this process. Never reads a server.
+Owns names, labels and buckets, and when counters that are kept elsewhere are published.
+Where the values go is in `core.metric_files`. Never reads a server.
 """
 
-import errno
-import fcntl
 import logging
-import os
-import socket
-import time
-from pathlib import Path
+import threading
+from collections.abc import Callable
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 Role = Literal["dashboard", "exporter", "simulator", "job"]
 
@@ -23,8 +18,8 @@ logger = logging.getLogger(__name__)
 # From a warm point read (0.1 ms) to the default query timeout (30 s).
 SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
-# Held for the life of the process: the flock on it tells the exporter that the writer lives.
-_writer_locks: dict[Path, int] = {}
+# A scrape comes every 15 s; what a process counted in its last second is seen at its end.
+PUBLISH_SECONDS = 1.0
 
 
 class Metrics:
@@ -33,6 +28,10 @@ class Metrics:
     def __init__(self, role: Role, registry: CollectorRegistry) -> None:
         self.role = role
         self.registry = registry
+        self._sources: list[Callable[[], None]] = []
+        self._publishing = threading.Lock()
+        self._publisher: threading.Thread | None = None
+        self._closing = threading.Event()
         self._define_pool(role, registry)
         self._define_operations(registry)
         self._define_cache(registry)
@@ -133,6 +132,12 @@ class Metrics:
             ["cache", "role"],
             registry=registry,
         )
+        self.cache_stale_served = Counter(
+            "echo_cache_stale_served_total",
+            "Last known values served because the database could not be asked",
+            ["role"],
+            registry=registry,
+        ).labels(self.role)
         self._cache_load_seconds = Histogram(
             "echo_cache_load_seconds",
             "What a miss costs",
@@ -140,6 +145,32 @@ class Metrics:
             registry=registry,
             buckets=SECONDS_BUCKETS,
         )
+
+    def add_source(self, publish: Callable[[], None]) -> None:
+        """Let `publish` bring its counters up to date whenever the metrics are published."""
+        self._sources.append(publish)
+
+    def start_publishing(self) -> None:
+        """Publish every second from now on: others read the values from files, and ask nobody."""
+        self._publisher = threading.Thread(target=self._publish_regularly, name="metrics", daemon=True)
+        self._publisher.start()
+
+    def _publish_regularly(self) -> None:
+        while not self._closing.wait(PUBLISH_SECONDS):
+            self.publish()
+
+    def close(self) -> None:
+        """Publish for the last time."""
+        self._closing.set()
+        if self._publisher is not None:
+            self._publisher.join()
+        self.publish()
+
+    def publish(self) -> None:
+        """Bring every counter up to date; some are summed up elsewhere, where counting is cheap."""
+        with self._publishing:
+            for source in self._sources:
+                source()
 
     def count_pool_closed(self, reason: Literal["stale", "dead", "broken", "shutdown"]) -> None:
         """Count a connection that the pool closed."""
@@ -153,9 +184,11 @@ class Metrics:
         """Count a failed database part; the class is the first two characters of the SQLSTATE."""
         self._operation_errors.labels(operation, self.role, sqlstate_class).inc()
 
-    def count_cache_reads(self, cache: str, *, hits: int, misses: int) -> None:
-        """Count values asked of the shared tier that it answered for."""
-        labels = (cache, "shared", self.role)
+    def count_cache_reads(
+        self, cache: str, tier: Literal["near", "shared"], *, hits: int, misses: int
+    ) -> None:
+        """Count values asked of a tier that it answered for."""
+        labels = (cache, tier, self.role)
         self._cache_requests.labels(*labels).inc(hits + misses)
         self._cache_hits.labels(*labels).inc(hits)
         self._cache_misses.labels(*labels).inc(misses)
@@ -176,69 +209,3 @@ class Metrics:
     def observe_cache_load(self, cache: str, seconds: float) -> None:
         """Record what loading a missing value cost."""
         self._cache_load_seconds.labels(cache).observe(seconds)
-
-
-def writer_id() -> str:
-    """Return an id for this process's files that no other process on the host shares.
-
-    Containers share pid 1 and prometheus_client splits file names at underscores, so
-    the id is host, pid and start, without underscores.
-    """
-    host = socket.gethostname().replace("_", "-") or "host"
-    return f"{host}-{os.getpid()}-{_STARTED_NS}"
-
-
-_STARTED_NS = time.time_ns()
-
-
-def open_metrics(role: Role, directory: Path | None) -> Metrics:
-    """Define this process's metrics, in `directory` when it can be written.
-
-    A directory that cannot be used costs one warning; the metrics then stay in
-    this process and the application goes on.
-    """
-    if directory is not None and directory not in _writer_locks:
-        try:
-            _join(directory)
-        except OSError as error:
-            logger.warning("metrics stay in this process: %s cannot be used: %s", directory, error)
-    return Metrics(role, CollectorRegistry())
-
-
-def _join(directory: Path) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = os.open(directory / f"{writer_id()}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o644)
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    _writer_locks[directory] = lock
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(directory)
-    values.ValueClass = values.MultiProcessValue(process_identifier=writer_id)  # type: ignore[no-untyped-call]  # prometheus_client has no annotations there
-
-
-def remove_dead_gauges(directory: Path) -> None:
-    """Remove the live gauges of writers that ended; their counters stay.
-
-    A writer is dead when nobody holds the lock on its file.
-    """
-    for lock_file in directory.glob("*.lock"):
-        if _is_held(lock_file):
-            continue
-        writer = lock_file.stem
-        for gauge in directory.glob(f"gauge_live*_{writer}.db"):
-            gauge.unlink(missing_ok=True)
-        lock_file.unlink(missing_ok=True)
-
-
-def _is_held(lock_file: Path) -> bool:
-    if lock_file.stem == writer_id():
-        return True
-    try:
-        handle = os.open(lock_file, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in {errno.EAGAIN, errno.EACCES}
-    finally:
-        os.close(handle)
-    return False

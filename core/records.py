@@ -172,7 +172,10 @@ class PoolStats(msgspec.Struct, frozen=True):
 
 
 class CacheCounts(msgspec.Struct, frozen=True):
-    """Counters of one kind of key since the process started."""
+    """Counters of one kind of key since the process started.
+
+    Those of the near tier have its name; the others are of the shared tier.
+    """
 
     requests: int
     hits: int
@@ -180,6 +183,9 @@ class CacheCounts(msgspec.Struct, frozen=True):
     bypasses: int
     invalidations: int
     stale_fills_refused: int
+    near_requests: int
+    near_hits: int
+    near_misses: int
 
 
 class CacheStats(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
-from core.errors import EchoMarketsError
+from core.errors import EchoMarketsError, InvalidInput
 from core.records import (
     LeaderboardUpdate,
     MarketEvent,
@@ -94,8 +94,19 @@ def _check_user(run: _Run) -> User | None:
     return user
 
 
+def _roll_back(service: EnhancedDatabaseService, user: User) -> str | None:
+    """Rename in a transaction that is given up; return the name that is there afterwards."""
+    try:
+        with service.transaction():
+            service.update_user_profile(user.id, name="Rolled back")
+            raise InvalidInput("given up on purpose")  # noqa: TRY301  # the rollback is what is tested
+    except InvalidInput:
+        return service.get_user_by_id(user.id).name
+
+
 def _check_portfolios(run: _Run, user: User) -> None:
     service = run.service
+    run.call("transaction", lambda: _roll_back(service, user), _equals("Self Test"))
     run.call(
         "get_current_portfolio",
         lambda: service.get_current_portfolio(user.id, SESSION),
@@ -225,6 +236,7 @@ def _check_upkeep(run: _Run, user: User | None) -> None:
     run.call("warm_cache", lambda: service.warm_cache(players=1), _at_least(1))
     run.call("health", lambda: service.health().database, _equals("healthy"))
     run.call("pool_stats", lambda: service.pool_stats().pool_in_use, _equals(0))
+    run.call("stale_seconds", service.stale_seconds, _equals(None))
     run.call("cache_stats", lambda: service.cache_stats().state, lambda state: state != "down")
 
 

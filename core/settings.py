@@ -133,6 +133,15 @@ class Settings(EnvironmentSettings):
     redis_timeout: Annotated[int, Field(ge=10, le=10_000)] = Field(
         default=250, description="whole milliseconds from 10 to 10000"
     )
+    near_cache_size: Annotated[int, Field(ge=0, le=10_000_000)] = Field(
+        default=10_000, description="a whole number of values from 0 (none) to 10000000"
+    )
+    near_cache_ttl: Annotated[int, Field(ge=1, le=600_000)] = Field(
+        default=5_000, description="whole milliseconds from 1 to 600000"
+    )
+    cache_failsafe: Annotated[int, Field(ge=0, le=86_400_000)] = Field(
+        default=300_000, description="whole milliseconds from 0 (never) to 86400000"
+    )
     enable_redis_cache: bool = Field(default=True, description="true or false")
     metrics_dir: Path | None = Field(default=None, description="a folder")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

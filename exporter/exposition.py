@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from core import EnhancedDatabaseService
-from core.metrics import remove_dead_gauges
+from core.metric_files import remove_dead_gauges
 from core.records import Health
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ class _Scrape:
 
 
 def _collect_processes(service: EnhancedDatabaseService, metrics_dir: Path | None) -> Iterable[Metric]:
+    service.metrics.publish()
     if metrics_dir is None or not metrics_dir.is_dir():
         return service.metrics.registry.collect()
     remove_dead_gauges(metrics_dir)

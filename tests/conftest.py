@@ -4,13 +4,16 @@ The configured database is never touched: every setting is removed from the
 environment before the first test, and URLs come from the embedded servers alone.
 """
 
+import itertools
 import os
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psycopg2
 import pytest
 import redis
@@ -21,6 +24,10 @@ from core.local.servers import PostgresServer, ValkeyServer, run_postgres, run_v
 from core.migration import Migrator
 
 Execute = Callable[..., list[tuple[Any, ...]]]
+
+# The machines are noisy: a slow example is no failure.
+hypothesis.settings.register_profile("noisy", deadline=None)
+hypothesis.settings.load_profile("noisy")
 
 TEMPLATE = "echo_template"
 # Durability is not under test here, and costs most of a small transaction.
@@ -40,17 +47,30 @@ def _clean_environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+def server_directory() -> Iterator[Callable[[], Path]]:
+    """Make folders for servers, beside pytest's own: another run would shut those to others."""
+    with tempfile.TemporaryDirectory(prefix="echo-markets-") as root:
+        numbers = itertools.count()
+
+        def make() -> Path:
+            directory = Path(root) / str(next(numbers))
+            directory.mkdir()
+            return directory
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def postgres_server(server_directory: Callable[[], Path]) -> Iterator[PostgresServer]:
     """A real PostgreSQL for the whole run."""
-    directory = tmp_path_factory.mktemp("postgres")
-    with run_postgres(directory, options=FAST) as server:
+    with run_postgres(server_directory(), options=FAST) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+def valkey_server(server_directory: Callable[[], Path]) -> Iterator[ValkeyServer]:
     """A real Valkey for the whole run."""
-    with run_valkey(tmp_path_factory.mktemp("valkey")) as server:
+    with run_valkey(server_directory()) as server:
         yield server
 
 

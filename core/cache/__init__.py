@@ -3,5 +3,6 @@
 from core.cache.cache import Cache
 from core.cache.codec import Codec
 from core.cache.keys import CacheKind
+from core.cache.shared import NO_TOKEN
 
-__all__ = ["Cache", "CacheKind", "Codec"]
+__all__ = ["NO_TOKEN", "Cache", "CacheKind", "Codec"]

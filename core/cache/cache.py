@@ -1,57 +1,75 @@
-"""Cache-aside: a value comes from Redis or from its loader, and goes back unless it changed.
+"""Cache-aside in two tiers: this process's near tier, then Redis, then the loader.
 
-Owns the order of steps of a read and of an invalidation, and their counting:
-requests = hits + misses + bypasses. Knows no models. A failure of Redis never
-reaches the caller: the loader is asked instead.
+Owns the order of steps of a read and of an invalidation, and their counting: requests =
+hits + misses + bypasses in each tier. Knows no models. A failure of Redis never reaches
+the caller: the loader is asked instead.
+
+Coherence: once a write has returned, a read of this process never gives an older value,
+and neither does a read of another process that asks Redis; what another process's near
+tier holds is dropped when the feed tells it, within milliseconds, and lives no longer
+than the near tier's time to live in any case.
 """
 
-import random
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, TypeVar, overload
 
 from frozendict import frozendict
 
 from core.cache.breaker import CircuitBreaker
-from core.cache.codec import Codec, is_lease
+from core.cache.codec import ABSENT, Codec
+from core.cache.flights import Flights
 from core.cache.keys import ALL_KINDS, CacheKind
-from core.cache.shared import CacheDown, SharedTier
+from core.cache.last_known import LastKnown
+from core.cache.near import NearTier
+from core.cache.read_through import Load, Read, ReadThrough
+from core.cache.shared import NO_TOKEN, SharedTier
 from core.cache.tally import Tally
+from core.errors import DatabaseUnavailable
 from core.metrics import Metrics
 from core.records import CacheStats
 from core.settings import Settings
 
 T = TypeVar("T")
-Load = Callable[[Sequence[str]], Mapping[str, T]]
-
-# Spreads expiry, so that what was filled together is not loaded together again.
-TTL_JITTER = 0.1
-
-
-@dataclass(frozen=True)
-class _Read(Generic[T]):
-    """What a read of some keys needs to know."""
-
-    kind: CacheKind
-    codec: Codec[T]
-    load: Load[T]
-    depends_on: tuple[str, ...]
 
 
 class Cache:
     """The cache of one process; thread safe."""
 
-    def __init__(self, settings: Settings, *, client_name: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        client_name: str,
+        metrics: Metrics,
+        is_bypassed: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._metrics = metrics
+        self._is_bypassed = is_bypassed
         self._tallies = {kind.name: Tally(kind.name, metrics) for kind in ALL_KINDS}
+        for tally in self._tallies.values():
+            metrics.add_source(tally.publish)
+        self._flights = Flights()
+        self._near = NearTier(
+            max_entries=settings.near_cache_size,
+            ttl_seconds=settings.near_cache_ttl / 1000,
+            on_change=self._flights.leave,
+            on_clear=self._flights.leave_all,
+        )
+        self._last_known = LastKnown(
+            max_entries=settings.near_cache_size, seconds=settings.cache_failsafe / 1000
+        )
         self._shared: SharedTier | None = None
         if settings.enable_redis_cache:
             breaker = CircuitBreaker(on_change=metrics.cache_breaker_open.set)
             self._shared = SharedTier(settings, client_name=client_name, breaker=breaker)
+            self._feed = self._shared.make_feed(self._near)
+            if settings.near_cache_size:
+                self._feed.start()
+        self._reader = ReadThrough(self._shared, self._near, self._tallies, metrics)
 
     # -- read -------------------------------------------------------------------------
 
+    @overload
     def get_or_load(
         self,
         kind: CacheKind,
@@ -59,15 +77,68 @@ class Cache:
         codec: Codec[T],
         load: Callable[[], T],
         *,
-        depends_on: Sequence[str] = (),
-    ) -> T:
+        depends_on: tuple[str, ...] = (),
+    ) -> T: ...
+
+    @overload
+    def get_or_load(
+        self,
+        kind: CacheKind,
+        key: str,
+        codec: Codec[T],
+        load: Callable[[], T | None],
+        *,
+        depends_on: tuple[str, ...] = (),
+    ) -> T | None: ...
+
+    def get_or_load(
+        self,
+        kind: CacheKind,
+        key: str,
+        codec: Codec[T],
+        load: Callable[[], T | None],
+        *,
+        depends_on: tuple[str, ...] = (),
+    ) -> T | None:
         """Return the value under `key`, loaded when it is missing or depends on what changed.
 
-        What `load` raises is raised. The answer is at most the kind's TTL old, and never
-        older than the last invalidation.
+        None means that there is no such row, which is remembered for a few seconds. What `load`
+        raises is raised. In a transaction the loader is always asked, and nothing is stored.
         """
-        found = self.get_or_load_many(kind, [key], codec, lambda _: {key: load()}, depends_on=depends_on)
-        return found[key]
+        if self._is_bypassed():
+            return load()
+        ticket = self._last_known.begin()
+        tally = self._tallies[kind.name]
+        value = self._near.get(key)
+        if value is not None:
+            tally.count_near(hits=1, misses=0)
+            return None if value is ABSENT else value
+        tally.count_near(hits=0, misses=int(self._near.is_live))
+
+        def load_one(_: Sequence[str]) -> Mapping[str, T]:
+            found = load()
+            return {} if found is None else {key: found}
+
+        read = Read(kind, codec, load_one, depends_on)
+        try:
+            answer = self._read_alone(read, key)
+        except DatabaseUnavailable:
+            known: T | None = self._recall(key)
+            if known is None:
+                raise
+            return known
+        if answer is not None:
+            self._last_known.remember(ticket, {key: answer}, depends_on)
+        return answer
+
+    def _read_alone(self, read: Read[T], key: str) -> T | None:
+        """Read one key; threads that want it at the same time share the read while the feed is live."""
+        if not self._near.is_live:
+            return self._reader.read(read, [key]).get(key)
+        answer: T | None = self._flights.share(
+            key, read.depends_on, lambda: self._reader.read(read, [key]).get(key)
+        )
+        return answer
 
     def get_or_load_many(
         self,
@@ -75,67 +146,55 @@ class Cache:
         keys: Sequence[str],
         codec: Codec[T],
         load: Load[T],
-        *,
-        depends_on: Sequence[str] = (),
     ) -> dict[str, T]:
         """Return the values that exist under `keys`; `load` gets all missing keys at once."""
-        read = _Read(kind, codec, load, tuple(depends_on))
-        tally = self._tallies[kind.name]
-        if self._shared is None:
-            tally.count_bypasses("disabled", len(keys))
-            return dict(self._load(read, keys))
-        try:
-            stored = self._shared.get_many([*keys, *depends_on])
-        except CacheDown as down:
-            tally.count_bypasses(down.reason, len(keys))
-            return dict(self._load(read, keys))
-        found = _decode(codec, keys, stored)
-        missing = {
-            key: value is not None and not is_lease(value)
-            for key, value in zip(keys, stored, strict=False)
-            if key not in found
-        }
-        tally.count_reads(hits=len(found), misses=len(missing))
+        if self._is_bypassed():
+            return dict(load(keys))
+        ticket = self._last_known.begin()
+        near = {key: value for key in keys if (value := self._near.get(key)) is not None}
+        missing = [key for key in keys if key not in near]
+        self._tallies[kind.name].count_near(hits=len(near), misses=len(missing) if self._near.is_live else 0)
+        found: dict[str, T] = {key: value for key, value in near.items() if value is not ABSENT}
         if missing:
-            found |= self._fill(self._shared, read, missing)
+            try:
+                read = self._reader.read(Read(kind, codec, load, ()), missing)
+            except DatabaseUnavailable:
+                known = {key: value for key in missing if (value := self._recall(key)) is not None}
+                if not known:
+                    raise
+                return found | known
+            self._last_known.remember(ticket, read, ())
+            found |= read
         return found
 
-    def _fill(self, shared: SharedTier, read: "_Read[T]", missing: Mapping[str, bool]) -> Mapping[str, T]:
-        """Load under a lease and store what the lease still covers afterwards.
+    def _recall(self, key: str) -> Any:
+        known = self._last_known.recall(key)
+        if known is not None:
+            self._metrics.cache_stale_served.inc()
+        return known
 
-        `missing` says of each key whether something unusable is stored under it.
+    @property
+    def stale_seconds(self) -> float | None:
+        """How old the answer to this thread's last read was; None when it was fresh.
+
+        Not None only when the database could not be asked and a last known value was served.
         """
-        keys = list(missing)
-        try:
-            token, granted, versions = shared.lease(keys, read.depends_on, overwrite=list(missing.values()))
-        except CacheDown:
-            return self._load(read, keys)
-        loaded = self._load(read, keys)
-        values = [
-            (key, _ttl_milliseconds(read.kind), read.codec.encode(loaded[key], versions))
-            for key, is_ours in zip(keys, granted, strict=True)
-            if is_ours and key in loaded
-        ]
-        if values:
-            pairs = list(zip(read.depends_on, versions, strict=True))
-            try:
-                refused = len(values) - shared.fill(token, values, pairs)
-            except CacheDown:
-                return loaded
-            self._tallies[read.kind.name].count_refused(refused)
-        return loaded
+        return self._last_known.age_seconds
 
-    def _load(self, read: "_Read[T]", keys: Sequence[str]) -> Mapping[str, T]:
-        started = time.perf_counter()
-        try:
-            return read.load(keys)
-        finally:
-            self._metrics.observe_cache_load(read.kind.name, time.perf_counter() - started)
+    # -- change ---------------------------------------------------------------------------
 
-    # -- invalidate ---------------------------------------------------------------------
+    def fence(self, keys: Iterable[tuple[CacheKind, str]]) -> bytes:
+        """Keep readers from filling what a transaction is about to commit; return its token.
 
-    def invalidate(self, changed: Iterable[tuple[CacheKind, str]]) -> None:
-        """Drop keys whose data changed; call it after the commit.
+        Call it when every statement is done and COMMIT comes next.
+        """
+        names = list(dict.fromkeys(key for _, key in keys))
+        if self._shared is None or not names:
+            return NO_TOKEN
+        return self._shared.fence(names)
+
+    def invalidate(self, changed: Iterable[tuple[CacheKind, str]], token: bytes = NO_TOKEN) -> None:
+        """Drop keys whose data changed; call it after the commit, with the token of the fence.
 
         When Redis does not answer, the keys are dropped before this process reads it again.
         """
@@ -146,7 +205,10 @@ class Cache:
             count = sum(1 for each in by_key.values() if each == kind)
             self._tallies[kind.name].count_invalidations(count)
         if self._shared is not None:
-            self._shared.delete(list(by_key))
+            self._shared.delete(list(by_key), token)
+        # after Redis: a read that began before and ends now must not come back in
+        self._near.invalidate(by_key)
+        self._last_known.forget(by_key)
 
     # -- run ----------------------------------------------------------------------------
 
@@ -161,22 +223,5 @@ class Cache:
     def close(self) -> None:
         """Close every connection to Redis."""
         if self._shared is not None:
+            self._feed.close()
             self._shared.close()
-
-
-def _decode(codec: Codec[T], keys: Sequence[str], stored: Sequence[bytes | None]) -> dict[str, T]:
-    versions = tuple(v for v in stored[len(keys) :] if v is not None)
-    if len(versions) < len(stored) - len(keys):
-        # a version is gone: nothing that depends on it may be used
-        return {}
-    found: dict[str, T] = {}
-    for key, value in zip(keys, stored, strict=False):
-        decoded = codec.decode(value, versions) if value is not None else None
-        if decoded is not None:
-            found[key] = decoded
-    return found
-
-
-def _ttl_milliseconds(kind: CacheKind) -> int:
-    # downwards only: a value never lives longer than its kind says
-    return round(kind.ttl_seconds * 1000 * random.uniform(1 - TTL_JITTER, 1))  # noqa: S311  # spreads load, guards nothing

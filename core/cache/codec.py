@@ -1,21 +1,30 @@
 """Turns values into what Redis stores, and back.
 
-Owns the stored form: a marker, the shape of the type, the versions of the keys the
-value depends on, then msgpack. The shape is a checksum of the type's fields, so a
-process of another release sees a miss and never decodes an old form. Nothing is
-pickled: what another program wrote under a key is a miss as well.
+Owns the stored form: a mark, the shape of the type, the versions of the keys the value
+depends on, then msgpack. The shape is a checksum of the type's fields, so a process of
+another release sees a miss and never decodes an old form. Nothing is pickled: what
+another program wrote under a key is a miss as well.
 """
 
 import zlib
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from frozendict import deepfreeze, frozendict
 
 T = TypeVar("T")
 
-VALUE_MARKER = b"V"
-LEASE_MARKER = b"L"
+VALUE_MARK = b"V"
+NONE_MARK = b"N"
+LEASE_MARK = b"L"
+FENCE_MARK = b"F"
+
+
+class Absent:
+    """Says that the database has no such row: a value like any other to the cache."""
+
+
+ABSENT: Final = Absent()
 
 
 class Codec(Generic[T]):
@@ -24,16 +33,22 @@ class Codec(Generic[T]):
     def __init__(self, of: Any) -> None:
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(of, dec_hook=_decode_frozendict)
         self._encoder = msgspec.msgpack.Encoder()
-        self._header = VALUE_MARKER + zlib.crc32(_describe(of).encode()).to_bytes(4, "big")
+        self._shape = zlib.crc32(_describe(of).encode()).to_bytes(4, "big")
 
-    def encode(self, value: T, versions: tuple[bytes, ...]) -> bytes:
+    def encode(self, value: T | Absent, versions: tuple[bytes, ...]) -> bytes:
         """Return the stored form of `value`, valid while its versions are."""
-        return self._head(versions) + self._encoder.encode(value)
+        if isinstance(value, Absent):
+            return self._head(NONE_MARK, versions)
+        return self._head(VALUE_MARK, versions) + self._encoder.encode(value)
 
-    def decode(self, stored: bytes, versions: tuple[bytes, ...]) -> T | None:
+    def decode(self, stored: bytes, versions: tuple[bytes, ...]) -> T | Absent | None:
         """Return the value, or None when it is foreign, of another shape or outdated."""
-        head = self._head(versions)
+        head = self._head(stored[:1], versions)
         if not stored.startswith(head):
+            return None
+        if head[:1] == NONE_MARK:
+            return ABSENT if len(stored) == len(head) else None
+        if head[:1] != VALUE_MARK:
             return None
         try:
             return self._decoder.decode(memoryview(stored)[len(head) :])
@@ -41,15 +56,21 @@ class Codec(Generic[T]):
             # a truncated or corrupted value
             return None
 
-    def _head(self, versions: tuple[bytes, ...]) -> bytes:
+    def _head(self, mark: bytes, versions: tuple[bytes, ...]) -> bytes:
+        head = mark + self._shape
         if not versions:
-            return self._header
-        return self._header + b"".join(len(v).to_bytes(1, "big") + v for v in versions)
+            return head
+        return head + b"".join(len(v).to_bytes(1, "big") + v for v in versions)
+
+
+def is_occupied(stored: bytes | None) -> bool:
+    """Say whether a lease or a fence lies under the key, which only its owner removes."""
+    return stored is not None and stored[:1] in {LEASE_MARK, FENCE_MARK}
 
 
 def is_lease(stored: bytes | None) -> bool:
-    """Say whether the stored form is a lease: somebody is loading the value."""
-    return stored is not None and stored.startswith(LEASE_MARKER)
+    """Say whether somebody is loading what belongs under the key."""
+    return stored is not None and stored[:1] == LEASE_MARK
 
 
 def _decode_frozendict(kind: type, plain: Any) -> Any:

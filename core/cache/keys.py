@@ -29,6 +29,9 @@ MARKET_EVENTS = CacheKind("market_events", 600)
 
 ALL_KINDS = (USER, PORTFOLIO, MARKET, LEADERBOARD, QUESTS, MARKET_EVENTS)
 
+# What every key of the stack begins with.
+FAMILIES = ("user:", "portfolio:", "market:", "leaderboard:", "quests:", "market_events:", "version:")
+
 MARKET_ALL_KEY = "market:all"
 MARKET_EVENTS_VERSION_KEY = "version:market_events"
 USERNAMES_VERSION_KEY = "version:usernames"

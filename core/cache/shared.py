@@ -9,7 +9,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -17,22 +17,33 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from core.cache.breaker import CircuitBreaker
-from core.cache.codec import LEASE_MARKER
-from core.cache.scripts import FILL, LEASE
+from core.cache.codec import FENCE_MARK, LEASE_MARK
+from core.cache.feed import InvalidationFeed
+from core.cache.keys import FAMILIES
+from core.cache.near import NearTier
+from core.cache.scripts import FENCE, FILL, LEASE, RELEASE
 from core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A loader that takes longer than this loads for itself: its fill is refused.
+GRANTED: Final = 1
+TAKEN: Final = 0
+FENCED: Final = -1
+
+# A reader that dies costs its key this long; a loader that takes longer has its fill refused.
 LEASE_MILLISECONDS = 10_000
+# As long as a statement may run by default; a writer that dies costs its keys this long.
+FENCE_MILLISECONDS = 30_000
 # Outlives every value filled under it (the longest lives 600 s); losing one is a miss.
 VERSION_MILLISECONDS = 3_600_000
+# Redis answers nobody else while a script runs.
+SCRIPT_KEYS = 1_000
 # Beyond this many, the keys are dropped by a scan instead of by name.
 OWED_LIMIT = 100_000
 SCAN_COUNT = 1_000
-SCAN_PATTERNS = ("user:*", "portfolio:*", "market:*", "leaderboard:*", "quests:*", "market_events:*")
+NO_TOKEN = b""
 
 
 class CacheDown(Exception):
@@ -43,6 +54,22 @@ class CacheDown(Exception):
         self.reason = reason
 
 
+class Lease(NamedTuple):
+    """The answer to a reader that missed: GRANTED, TAKEN or FENCED per key, and the versions."""
+
+    token: bytes
+    states: dict[str, int]
+    version_keys: tuple[str, ...]
+    versions: tuple[bytes, ...]
+
+
+class _Debt(NamedTuple):
+    """An invalidation that Redis has to be told of: its number, and the writer's fence."""
+
+    number: int
+    token: bytes
+
+
 class SharedTier:
     """Redis behind a circuit breaker."""
 
@@ -51,10 +78,11 @@ class SharedTier:
         self._redis = connect_redis(settings, client_name)
         self._lease: Any = self._redis.register_script(LEASE)
         self._fill: Any = self._redis.register_script(FILL)
+        self._fence: Any = self._redis.register_script(FENCE)
+        self._release: Any = self._redis.register_script(RELEASE)
         self._breaker = breaker
         self._lock = threading.Lock()
-        # key -> number of its latest invalidation
-        self._owed: dict[str, int] = {}
+        self._owed: dict[str, _Debt] = {}
         self._owes_all = False
         self._invalidations = 0
         self._is_refusing = False
@@ -68,36 +96,45 @@ class SharedTier:
         """Return what is stored under each key; MGET takes a key of another type for missing."""
         return self._call(lambda: self._redis.mget(self._named(keys)))
 
-    def lease(
-        self, keys: Sequence[str], versions: Sequence[str], *, overwrite: Sequence[bool]
-    ) -> tuple[bytes, list[bool], tuple[bytes, ...]]:
-        """Ask to fill the keys: the token, which were granted, and the present versions."""
-        token = LEASE_MARKER + secrets.token_bytes(15)
+    def lease(self, keys: Sequence[str], versions: Sequence[str], *, overwrite: Sequence[bool]) -> "Lease":
+        """Ask to fill the keys."""
+        token = LEASE_MARK + secrets.token_bytes(15)
         flags = [int(flag) for flag in overwrite]
         arguments = [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(keys), *flags]
         reply = self._call(lambda: self._lease(self._named([*keys, *versions]), arguments))
-        return token, [bool(flag) for flag in reply[: len(keys)]], tuple(reply[len(keys) :])
+        states = dict(zip(keys, reply, strict=False))
+        return Lease(token, states, tuple(versions), tuple(reply[len(keys) :]))
 
-    def fill(
-        self,
-        token: bytes,
-        stored: Sequence[tuple[str, int, bytes]],
-        versions: Sequence[tuple[str, bytes]],
-    ) -> int:
-        """Store (key, milliseconds, value) where the lease still holds; return how many did."""
-        keys = [key for key, _, _ in stored] + [key for key, _ in versions]
-        arguments: list[Any] = [token, len(stored)]
+    def fill(self, lease: "Lease", stored: Sequence[tuple[str, int, bytes]]) -> int:
+        """Store (key, milliseconds, value) where the lease still holds; return how many did.
+
+        0 milliseconds give the lease up and store nothing.
+        """
+        keys = [*(key for key, _, _ in stored), *lease.version_keys]
+        arguments: list[Any] = [lease.token, len(stored)]
         for _, milliseconds, value in stored:
             arguments += (milliseconds, value)
-        arguments += [version for _, version in versions]
+        arguments += lease.versions
         return int(self._call(lambda: self._fill(self._named(keys), arguments)))
 
-    def delete(self, keys: Sequence[str]) -> None:
+    def fence(self, keys: Sequence[str]) -> bytes:
+        """Let nobody fill these keys until they are deleted; return the token that deletes them.
+
+        When Redis does not answer there is nothing to fence off: it is not read then either.
+        """
+        token = FENCE_MARK + secrets.token_bytes(15)
+        try:
+            self._call(lambda: self._run(self._fence, keys, [token, FENCE_MILLISECONDS]))
+        except CacheDown:
+            logger.debug("no fence: redis does not answer")
+        return token
+
+    def delete(self, keys: Sequence[str], token: bytes = NO_TOKEN) -> None:
         """Drop the keys, now or, when Redis does not answer, before it is read again."""
-        # owed first: should this process fail in between, another call settles it
+        # owed first: should this thread fail in between, another call settles it
         with self._lock:
             self._invalidations += 1
-            self._owed.update(dict.fromkeys(keys, self._invalidations))
+            self._owed.update(dict.fromkeys(keys, _Debt(self._invalidations, token)))
             if len(self._owed) > OWED_LIMIT:
                 self._owes_all = True
                 self._owed.clear()
@@ -105,6 +142,10 @@ class SharedTier:
             self._call(lambda: None)
         except CacheDown:
             logger.debug("invalidations wait for redis to come back")
+
+    def make_feed(self, near: NearTier) -> InvalidationFeed:
+        """Return the feed that keeps `near` coherent with this Redis."""
+        return InvalidationFeed(self._redis, near, prefix=self._prefix, families=FAMILIES)
 
     def close(self) -> None:
         """Close every connection to Redis."""
@@ -144,20 +185,31 @@ class SharedTier:
         try:
             if owes_all:
                 self._delete_all()
-            if owed:
-                self._redis.unlink(*self._named(list(owed)))
+            for token in {debt.token for debt in owed.values()}:
+                keys = [key for key, debt in owed.items() if debt.token == token]
+                self._run(self._release, keys, [token])
         except BaseException:
             self._owes_all = self._owes_all or owes_all
             raise
         with self._lock:
-            for key, number in owed.items():
+            for key, debt in owed.items():
                 # a key that was invalidated again meanwhile is still owed
-                if self._owed.get(key) == number:
+                if self._owed.get(key) == debt:
                     del self._owed[key]
 
+    def _run(self, script: Any, keys: Sequence[str], arguments: Sequence[Any]) -> None:
+        """Run a script over many keys, a thousand at a time in one round trip."""
+        if len(keys) <= SCRIPT_KEYS:
+            script(self._named(keys), arguments)
+            return
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for start in range(0, len(keys), SCRIPT_KEYS):
+                script(self._named(keys[start : start + SCRIPT_KEYS]), arguments, client=pipeline)
+            pipeline.execute()
+
     def _delete_all(self) -> None:
-        for pattern in (*SCAN_PATTERNS, "version:*"):
-            names = self._redis.scan_iter(match=self._prefix + pattern, count=SCAN_COUNT)
+        for family in FAMILIES:
+            names = self._redis.scan_iter(match=f"{self._prefix}{family}*", count=SCAN_COUNT)
             batch: list[Any] = []
             for name in names:
                 batch.append(name)

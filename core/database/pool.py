@@ -26,6 +26,7 @@ from core.database.pooled_connection import (
     describe_holders,
     reset_connection,
 )
+from core.database.waiter import Waiter
 from core.errors import PoolClosed, PoolTimeout
 from core.metrics import Metrics
 from core.records import PoolStats
@@ -35,26 +36,12 @@ logger = logging.getLogger(__name__)
 # Lets a server shed memory and a failover be noticed; spread so that not all reconnect at once.
 MAX_LIFETIME_SECONDS = 3600.0
 LIFETIME_JITTER = 0.1
+# Longer than any unit of work of the service: a statement alone is cancelled earlier.
+LEAK_SECONDS = 60.0
 # How often a waiter looks for connections whose thread ended without a check-in.
 RECLAIM_INTERVAL_SECONDS = 0.5
 
 CloseReason = Literal["stale", "dead", "broken", "shutdown"]
-
-
-class _Waiter:
-    """One thread's place in the queue; `granted` holds a connection, or None to open one."""
-
-    __slots__ = ("event", "granted", "is_granted")
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.granted: PooledConnection | None = None
-        self.is_granted = False
-
-    def grant(self, entry: PooledConnection | None) -> None:
-        self.granted = entry
-        self.is_granted = True
-        self.event.set()
 
 
 class ConnectionPool:
@@ -98,7 +85,7 @@ class ConnectionPool:
         self._drained = threading.Condition(self._lock)
         self._idle: deque[PooledConnection] = deque()
         self._used: dict[int, PooledConnection] = {}
-        self._waiters: deque[_Waiter] = deque()
+        self._waiters: deque[Waiter] = deque()
         self._size = 0
         self._is_closed = False
         # what idled before this time shared a server with a connection that broke
@@ -117,7 +104,7 @@ class ConnectionPool:
         self._metrics.pool_wait_seconds.observe(self._clock() - started)
         entry = self._make_usable(entry)
         entry.operation, entry.thread = operation, threading.current_thread()
-        entry.used_since = self._clock()
+        entry.used_since, entry.is_leak_known = self._clock(), False
         with self._lock:
             self._used[id(entry.raw)] = entry
             self._publish()
@@ -133,12 +120,12 @@ class ConnectionPool:
                 self._size += 1
                 return None
             self._counts["requests_queued"] += 1
-            waiter = _Waiter()
+            waiter = Waiter()
             self._waiters.append(waiter)
             self._publish()
         return self._wait(waiter, operation, started)
 
-    def _wait(self, waiter: _Waiter, operation: str, started: float) -> PooledConnection | None:
+    def _wait(self, waiter: Waiter, operation: str, started: float) -> PooledConnection | None:
         deadline = started + self._timeout_seconds
         try:
             while not waiter.is_granted and not self._is_closed:
@@ -169,7 +156,7 @@ class ConnectionPool:
                 " raise DATABASE_CONNECTION_LIMIT or find what holds them"
             )
 
-    def _give_up(self, waiter: _Waiter) -> None:
+    def _give_up(self, waiter: Waiter) -> None:
         with self._lock:
             if not waiter.is_granted:
                 self._waiters.remove(waiter)
@@ -222,8 +209,11 @@ class ConnectionPool:
                 # reclaimed from a thread that was taken for ended, or of a parent process
                 return
             now = self._clock()
-            self._metrics.pool_use_seconds.observe(now - entry.used_since)
+            held_seconds = now - entry.used_since
+            self._metrics.pool_use_seconds.observe(held_seconds)
             entry.thread, entry.idle_since = None, now
+            if held_seconds > LEAK_SECONDS:
+                logger.warning("%s held a connection for %.0f s", entry.operation, held_seconds)
             reason = self._closing_reason(entry, is_healthy=is_healthy, now=now)
             if reason is None:
                 if self._waiters:
@@ -256,6 +246,7 @@ class ConnectionPool:
 
     def _reclaim_from_ended_threads(self) -> None:
         with self._lock:
+            self._warn_of_leaks()
             ended = [
                 entry
                 for entry in self._used.values()
@@ -268,6 +259,13 @@ class ConnectionPool:
             logger.warning("reclaimed a connection that %s never checked in", entry.operation)
             self._close_raw(entry, "dead")
             self._release_slot()
+
+    def _warn_of_leaks(self) -> None:
+        now = self._clock()
+        for entry in self._used.values():
+            if now - entry.used_since > LEAK_SECONDS and not entry.is_leak_known:
+                entry.is_leak_known = True
+                logger.warning("others wait while a connection is held by %s", describe_holders([entry], now))
 
     def _close_raw(self, entry: PooledConnection, reason: CloseReason) -> None:
         self._metrics.count_pool_closed(reason)

@@ -22,7 +22,7 @@ SHOWN_HOLDERS = 10
 class PooledConnection:
     """One connection of the pool; times are of the pool's clock."""
 
-    __slots__ = ("expires_at", "idle_since", "operation", "raw", "thread", "used_since")
+    __slots__ = ("expires_at", "idle_since", "is_leak_known", "operation", "raw", "thread", "used_since")
 
     def __init__(self, raw: connection, *, expires_at: float) -> None:
         self.raw = raw
@@ -30,6 +30,7 @@ class PooledConnection:
         self.idle_since = 0.0
         self.used_since = 0.0
         self.operation = ""
+        self.is_leak_known = False
         self.thread: threading.Thread | None = None
 
     def needs_ping(self, now: float, suspect_until: float) -> bool:

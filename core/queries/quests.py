@@ -1,6 +1,6 @@
 """Statements on `quests`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -22,6 +22,10 @@ ACTIVE = f"""
     SELECT {COLUMNS} FROM quests
     WHERE user_id = %s AND status = 'ACTIVE' AND (expires_at IS NULL OR expires_at > %s)
     ORDER BY created_at, id"""
+ACTIVE_OF_MANY = f"""
+    SELECT {COLUMNS} FROM quests
+    WHERE user_id = ANY(%s::uuid[]) AND status = 'ACTIVE' AND (expires_at IS NULL OR expires_at > %s)
+    ORDER BY user_id, created_at, id"""
 FIND = f"SELECT {COLUMNS} FROM quests WHERE id = %s"
 # Only an active quest moves, and it completes in the statement that reaches the target.
 PROGRESS = f"""
@@ -42,6 +46,16 @@ def build_quest(row: Row) -> Quest:
 def list_active(database: Database, user_id: UUID, now: datetime) -> tuple[Quest, ...]:
     """Return the quests a user can still complete, oldest first."""
     return fetch_all(database, build_quest, ACTIVE, (user_id, now))
+
+
+def list_active_of_many(
+    database: Database, user_ids: Sequence[UUID], now: datetime
+) -> dict[UUID, tuple[Quest, ...]]:
+    """Return the quests that each of the users can still complete, oldest first."""
+    found: dict[UUID, list[Quest]] = {user_id: [] for user_id in user_ids}
+    for quest in fetch_all(database, build_quest, ACTIVE_OF_MANY, (list(user_ids), now)):
+        found[quest.user_id].append(quest)
+    return {user_id: tuple(quests) for user_id, quests in found.items()}
 
 
 def find_quest(database: Database, quest_id: UUID) -> Quest | None:

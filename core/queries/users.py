@@ -1,6 +1,6 @@
 """Statements on `users`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -17,6 +17,7 @@ from core.records import User
 COLUMNS = "id, username, name, email, last_active, preferences, created_at, updated_at"
 
 FIND_BY_ID = f"SELECT {COLUMNS} FROM users WHERE id = %s"
+FIND_MANY = f"SELECT {COLUMNS} FROM users WHERE id = ANY(%s::uuid[])"
 FIND_BY_USERNAME = f"SELECT {COLUMNS} FROM users WHERE username = %s"
 # Each branch reads its own index in order and stops at the limit.
 SEARCH = f"""
@@ -44,6 +45,11 @@ def build_user(row: Row) -> User:
 def find_user(database: Database, user_id: UUID) -> User | None:
     """Return the user with this id."""
     return find_one(database, build_user, FIND_BY_ID, (user_id,))
+
+
+def find_users(database: Database, user_ids: Sequence[UUID]) -> tuple[User, ...]:
+    """Return the users with these ids, in any order."""
+    return fetch_all(database, build_user, FIND_MANY, (list(user_ids),))
 
 
 def find_user_by_username(database: Database, username: str) -> User | None:

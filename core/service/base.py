@@ -1,9 +1,10 @@
 """What every part of the service is built from.
 
-Owns the order of a write: validate, transaction, commit, invalidate. Holds the
+Owns the order of a write: validate, transaction, fence, commit, invalidate. Holds the
 database, the cache and the clock; no statement and no key name.
 """
 
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,16 +14,15 @@ from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
 
-from core.cache import Cache, CacheKind
+from core.cache import NO_TOKEN, Cache, CacheKind
 from core.database import Database
-from core.errors import DatabaseUnavailable
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Changes:
-    """What a write changed, by the keys that have to be dropped after its commit."""
+    """What a transaction changed, by the keys that have to be dropped after its commit."""
 
     def __init__(self) -> None:
         self.keys: list[tuple[CacheKind, str]] = []
@@ -32,6 +32,12 @@ class Changes:
         self.keys.extend((kind, key) for key in keys)
 
 
+class _Scope(threading.local):
+    """The outermost transaction of each thread; None outside of one."""
+
+    changes: Changes | None = None
+
+
 class ServiceBase:
     """The parts that the areas of the service share."""
 
@@ -39,6 +45,7 @@ class ServiceBase:
         self._database = database
         self._cache = cache
         self._clock = clock
+        self._scope = _Scope()
 
     def _read(
         self,
@@ -50,20 +57,57 @@ class ServiceBase:
         return self._database.read(operation, query, *args, **kwargs)
 
     @contextmanager
-    def _changing(self, operation: str) -> Iterator[tuple[Database, Changes]]:
-        """Run the block in a transaction and invalidate what it notes once it is committed.
+    def transaction(self) -> Iterator[None]:
+        """Group the calls of this thread: all are committed at the end, or none.
 
-        An error before the commit invalidates nothing. When the connection is lost, the
+        Inside, this thread sees its own writes and nobody else does. An error that leaves the
+        block undoes everything; one that is caught inside undoes only the call that raised it.
+        Transactions nest; the outermost commits. Holds one connection until it ends. Raises
+        `DatabaseUnavailable` when the connection is lost, also when the commit happened all
+        the same and only its answer was lost.
+        """
+        with self._changing("transaction"):
+            yield
+
+    @contextmanager
+    def _changing(self, operation: str) -> Iterator[tuple[Database, Changes]]:
+        """Run the block in a transaction and invalidate what it notes once all is committed."""
+        outer = self._scope.changes
+        if outer is None:
+            with self._outermost(operation) as changing:
+                yield changing
+            return
+        inner = self._scope.changes = Changes()
+        try:
+            with self._database.transaction_of(operation) as database:
+                yield database, inner
+        finally:
+            self._scope.changes = outer
+        # not when rolled back alone: then it changed nothing that the outer one commits
+        outer.keys.extend(inner.keys)
+
+    @contextmanager
+    def _outermost(self, operation: str) -> Iterator[tuple[Database, Changes]]:
+        """Commit between a fence and an invalidation.
+
+        An error before the commit fences and drops nothing. When the connection is lost, the
         commit may have happened without an answer, so the keys are dropped then too.
         """
-        changes = Changes()
+        changes = self._scope.changes = Changes()
+        token = NO_TOKEN
+        is_committing = False
         try:
             with self._database.transaction_of(operation) as database:
                 yield database, changes
-        except DatabaseUnavailable:
-            self._cache.invalidate(changes.keys)
+                is_committing = True
+                token = self._cache.fence(changes.keys)
+        except BaseException:
+            if is_committing:
+                self._cache.invalidate(changes.keys, token)
             raise
-        self._cache.invalidate(changes.keys)
+        finally:
+            self._scope.changes = None
+        self._cache.invalidate(changes.keys, token)
 
 
 def new_id() -> UUID:

@@ -1,5 +1,6 @@
 """Quests: tasks of players, completed at their target."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -44,6 +45,16 @@ class Quests(ServiceBase):
             lambda: self._read("get_user_active_quests", queries.list_active, checked, now),
         )
         return tuple(q for q in quests if q.expires_at is None or q.expires_at > now)
+
+    def _warm_quests(self, user_ids: Sequence[UUID]) -> None:
+        by_key = {quests_key(user_id): user_id for user_id in user_ids}
+
+        def load(keys: Sequence[str]) -> dict[str, tuple[Quest, ...]]:
+            owners = [by_key[key] for key in keys]
+            found = self._read("warm_cache", queries.list_active_of_many, owners, self._clock())
+            return {quests_key(user_id): quests for user_id, quests in found.items()}
+
+        self._cache.get_or_load_many(QUESTS, list(by_key), _CODEC, load)
 
     def create_quest(
         self,

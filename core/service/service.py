@@ -45,6 +45,7 @@ class EnhancedDatabaseService(Upkeep, Events, Loading):
         self._database.shut_down()
         self._cache.close()
         self._health.close()
+        self.metrics.close()
 
     def __enter__(self) -> Self:
         return self

@@ -1,6 +1,6 @@
 """Players: profiles, search, activity."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -41,13 +41,24 @@ class Users(ServiceBase):
         Raises `UserNotFound`, `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
-        return self._cache.get_or_load(USER, user_key(checked), _CODEC, lambda: self._load_user(checked))
-
-    def _load_user(self, user_id: UUID) -> User:
-        user = self._read("get_user_by_id", queries.find_user, user_id)
+        user = self._cache.get_or_load(
+            USER,
+            user_key(checked),
+            _CODEC,
+            lambda: self._read("get_user_by_id", queries.find_user, checked),
+        )
         if user is None:
-            raise _no_user(user_id)
+            raise _no_user(checked)
         return user
+
+    def _warm_users(self, user_ids: Sequence[UUID]) -> None:
+        by_key = {user_key(user_id): user_id for user_id in user_ids}
+
+        def load(keys: Sequence[str]) -> dict[str, User]:
+            found = self._read("warm_cache", queries.find_users, [by_key[key] for key in keys])
+            return {user_key(user.id): user for user in found}
+
+        self._cache.get_or_load_many(USER, list(by_key), _CODEC, load)
 
     def get_user_by_username(self, username: str) -> User:
         """Return the user with exactly this username, as it is now.

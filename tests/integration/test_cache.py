@@ -4,9 +4,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import redis
@@ -14,20 +15,21 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.cache import shared
-from core.errors import UserNotFound
+from core.errors import DatabaseUnavailable, UserNotFound
 from core.local.ports import find_free_port
-from core.local.servers import ValkeyServer, run_valkey
+from core.local.servers import ValkeyServer, run_postgres, run_valkey
+from core.migration import Migrator
 from core.queries import users as user_queries
 from core.records import LeaderboardUpdate, Tick, User
-from tests.conftest import Execute
+from tests.conftest import FAST
 
 DAY = date(2026, 3, 2)
 
 
 @pytest.fixture
-def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+def own_valkey(server_directory: Callable[[], Path]) -> Iterator[ValkeyServer]:
     """A Valkey that a test may stop."""
-    with run_valkey(tmp_path_factory.mktemp("own_valkey")) as server:
+    with run_valkey(server_directory()) as server:
         yield server
 
 
@@ -44,8 +46,15 @@ def faulty(settings: Settings, own_valkey: ValkeyServer) -> Iterator[EnhancedDat
         yield service
 
 
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Settings without a near tier: every read reaches Redis."""
+    return settings.model_copy(update={"near_cache_size": 0})
+
+
 def counts_add_up(service: EnhancedDatabaseService) -> None:
     """Assert requests = hits + misses + bypasses, here and in the metrics."""
+    service.metrics.publish()
     for name, counts in service.cache_stats().caches.items():
         assert counts.requests == counts.hits + counts.misses + counts.bypasses
         sample = service.metrics.registry.get_sample_value
@@ -233,11 +242,11 @@ def test_a_hung_redis_costs_one_timeout(
 
 
 def test_a_write_while_redis_is_down_is_not_forgotten(
-    settings: Settings, alice: User, tmp_path_factory: pytest.TempPathFactory
+    settings: Settings, alice: User, server_directory: Callable[[], Path]
 ) -> None:
     """The invalidation is owed and paid before this process reads Redis again."""
     port = find_free_port()
-    directory = tmp_path_factory.mktemp("restarted")
+    directory = server_directory()
     with run_valkey(directory, port=port) as server:
         changed = settings.model_copy(
             update={
@@ -296,12 +305,38 @@ def test_too_many_owed_invalidations_drop_everything(
     assert faulty.get_user_by_id(alice.id).name == "Early"
 
 
-def test_unknown_rows_are_not_cached(service: EnhancedDatabaseService, alice: User, execute: Execute) -> None:
-    """A row that appears later is found."""
-    with pytest.raises(UserNotFound):
-        service.get_user_by_id("018f0000-0000-7000-8000-000000000001")
-    execute("INSERT INTO users (id, username) VALUES ('018f0000-0000-7000-8000-000000000001', 'late')")
-    assert service.get_user_by_id("018f0000-0000-7000-8000-000000000001").username == "late"
+def test_missing_rows_are_remembered_for_a_while(
+    service: EnhancedDatabaseService, redis_client: redis.Redis
+) -> None:
+    """Asking again for what does not exist costs no statement, until it is created."""
+    statements: list[str] = []
+    service._database.query_hooks.append(lambda event: statements.append(event.sql))
+    unknown = "018f0000-0000-7000-8000-000000000001"
+    for _ in range(3):
+        with pytest.raises(UserNotFound):
+            service.get_user_by_id(unknown)
+        assert service.get_latest_market_data(["NONE", "ZERO"]) == ()
+    assert len(statements) == 2
+    assert 0 < redis_client.pttl(f"user:{unknown}") <= 5_000
+    service.insert_market_tick("NONE", Decimal(1))
+    assert [tick.symbol for tick in service.get_latest_market_data(["NONE", "ZERO"])] == ["NONE"]
+
+
+def test_a_failed_load_gives_its_lease_up(
+    service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next reader fills at once, and need not wait for a lease to expire."""
+
+    def fail(*_: object) -> None:
+        raise DatabaseUnavailable("gone")
+
+    monkeypatch.setattr(user_queries, "find_user", fail)
+    with pytest.raises(DatabaseUnavailable):
+        service.get_user_by_id(alice.id)
+    assert redis_client.get(f"user:{alice.id}") is None
+    monkeypatch.undo()
+    service.get_user_by_id(alice.id)
+    assert redis_client.strlen(f"user:{alice.id}") > 20, "a value, no lease"
 
 
 def test_warm_cache_fills_what_is_asked_first(
@@ -312,8 +347,13 @@ def test_warm_cache_fills_what_is_asked_first(
     service.update_leaderboard_entry(alice.id, "daily_returns", Decimal(1))
     service.insert_market_tick("AAPL", Decimal(1))
     steps: list[tuple[int, int]] = []
-    done = service.warm_cache(players=5, on_progress=lambda n, total: steps.append((n, total)))
-    assert steps == [(n, done) for n in range(1, done + 1)]
+    statements: list[str] = []
+    service._database.query_hooks.append(lambda event: statements.append(event.sql))
+    total = service.warm_cache(players=5, on_progress=lambda n, of: steps.append((n, of)))
+    assert [done for done, _ in steps] == sorted({done for done, _ in steps})
+    assert steps[-1] == (total, total)
+    assert total == 1 + 3 + 1 + 2, "all prices, three limits of a board, a symbol, a profile, its quests"
+    assert len(statements) == 1 + 2 + 3 + 1 + 2, "one per kind, whatever the number of players"
     hits = {name: counts.hits for name, counts in service.cache_stats().caches.items()}
     service.get_leaderboard("daily_returns", None, 50)
     service.get_user_by_id(alice.id)
@@ -330,7 +370,7 @@ def test_counts_add_up(service: EnhancedDatabaseService, alice: User) -> None:
         service.get_latest_market_data(["AAPL", "MSFT"])
     stats = service.cache_stats().caches
     assert (stats["user"].requests, stats["user"].hits) == (3, 2)
-    assert stats["market"].misses == 6
+    assert (stats["market"].requests, stats["market"].misses) == (6, 2), "missing is remembered too"
     counts_add_up(service)
 
 
@@ -341,3 +381,76 @@ def wait_until_enabled(service: EnhancedDatabaseService, user: User) -> None:
         assert time.monotonic() < deadline, "redis is still bypassed after 5 s"
         service.get_user_by_id(user.id)
         time.sleep(0.05)
+
+
+@pytest.fixture
+def fragile(
+    settings: Settings, server_directory: Callable[[], Path]
+) -> Iterator[tuple[EnhancedDatabaseService, Callable[[], None]]]:
+    """A service whose PostgreSQL can be stopped for good."""
+    with run_postgres(server_directory(), options=FAST) as server:
+        own = settings.model_copy(update={"database_url": SecretStr(server.url()), "near_cache_size": 100})
+        Migrator(own).up()
+        with open_service(own) as service:
+
+            def stop() -> None:
+                os.kill(server.pid, signal.SIGINT)
+                while is_running(server.pid):
+                    time.sleep(0.01)
+
+            yield service, stop
+
+
+def is_running(pid: int) -> bool:
+    """Say whether a process is there and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_the_last_known_value_stands_in_for_the_database(
+    fragile: tuple[EnhancedDatabaseService, Callable[[], None]], redis_client: redis.Redis
+) -> None:
+    """What was read before is still served, marked stale; what this process changed is not."""
+    service, stop = fragile
+    alice, bob = service.create_user(username="alice"), service.create_user(username="bob")
+    for user in (alice, bob):
+        assert service.get_user_by_id(user.id) == user
+        assert service.stale_seconds() is None
+    service.update_user_profile(bob.id, name="Changed")
+    stop()
+    redis_client.flushall()
+    deadline = time.monotonic() + 5
+    while service.get_user_by_id(alice.id) != alice or service.stale_seconds() is None:
+        assert time.monotonic() < deadline, "the flushed value is still served as fresh"
+    assert 0 < (service.stale_seconds() or 0) < 60
+    with pytest.raises(DatabaseUnavailable):
+        service.get_user_by_id(bob.id)
+    with pytest.raises(DatabaseUnavailable):
+        service.update_user_profile(alice.id, name="Lost")
+    service.metrics.publish()
+    assert (
+        service.metrics.registry.get_sample_value("echo_cache_stale_served_total", {"role": "job"}) or 0
+    ) > 0
+
+
+def test_a_stampede_is_one_query(settings: Settings, alice: User) -> None:
+    """Sixty-four threads in two processes' services want one cold key: the database is asked once."""
+    with open_service(settings) as one, open_service(settings) as two:
+        statements: list[str] = []
+        barrier = threading.Barrier(64)
+        for service in (one, two):
+            service.get_recent_market_events()
+            service._database.query_hooks.append(lambda event: statements.append(event.sql))
+
+        def ask(service: EnhancedDatabaseService) -> None:
+            barrier.wait(10)
+            assert service.get_user_by_id(alice.id) == alice
+
+        threads = [threading.Thread(target=ask, args=(service,)) for service in (one, two) * 32]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert len(statements) == 1

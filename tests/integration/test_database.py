@@ -3,7 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -160,9 +161,9 @@ def test_a_write_is_never_repeated(direct: EnhancedDatabaseService, execute: Exe
     assert direct.pool_stats().pool_in_use == 0
 
 
-def test_a_restarted_server_heals(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_restarted_server_heals(settings: Settings, server_directory: Callable[[], Path]) -> None:
     """Down is an error that names the remedy; up again works without a restart of ours."""
-    directory, port = tmp_path_factory.mktemp("restarted"), find_free_port()
+    directory, port = server_directory(), find_free_port()
     with run_postgres(directory, port=port, options=FAST) as server:
         own = changed(settings, database_url=SecretStr(server.url()))
         Migrator(own).up()
@@ -176,11 +177,9 @@ def test_a_restarted_server_heals(settings: Settings, tmp_path_factory: pytest.T
             assert service.health().status == "healthy"
 
 
-def test_health_of_a_hung_server_is_bounded(
-    settings: Settings, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_health_of_a_hung_server_is_bounded(settings: Settings, server_directory: Callable[[], Path]) -> None:
     """SIGSTOP: the evaluation answers unhealthy instead of waiting."""
-    with run_postgres(tmp_path_factory.mktemp("hung"), options=FAST) as server:
+    with run_postgres(server_directory(), options=FAST) as server:
         service = open_service(changed(settings, database_url=SecretStr(server.url())))
         Migrator(changed(settings, database_url=SecretStr(server.url()))).up()
         assert service.health().status == "healthy"

@@ -123,10 +123,12 @@ def test_metrics_follow_the_service(service: EnhancedDatabaseService, client: Te
     for _ in range(3):
         service.get_user_by_id(user.id)
     text = client.get("/metrics").text
-    shared = {"cache": "user", "tier": "shared", "role": "job"}
-    assert value(text, "echo_cache_requests_total", **shared) == 3
-    assert value(text, "echo_cache_hits_total", **shared) == 2
-    assert value(text, "echo_cache_misses_total", **shared) == 1
+    tiers = [{"cache": "user", "tier": tier, "role": "job"} for tier in ("near", "shared")]
+    assert sum(value(text, "echo_cache_hits_total", **tier) for tier in tiers) == 2
+    assert value(text, "echo_cache_misses_total", **tiers[1]) == 1
+    for tier in tiers:
+        hits, misses = (value(text, f"echo_cache_{name}_total", **tier) for name in ("hits", "misses"))
+        assert value(text, "echo_cache_requests_total", **tier) == hits + misses
     assert value(text, "echo_db_pool_max_connections", role="job") == 10
     assert value(text, "echo_db_pool_connections", role="job", state="idle") == 1
     assert value(text, "echo_db_operation_duration_seconds_count", op="create_user", role="job") == 1

@@ -41,6 +41,7 @@ BOARD = {"day": DAY, "category": "daily_returns", "user_id": USER}
 HOT: dict[str, tuple[str, Any, set[str]]] = {
     "user by id": (users.FIND_BY_ID, (USER,), {"users_pkey"}),
     "user by username": (users.FIND_BY_USERNAME, ("player77",), {"users_username"}),
+    "users by id": (users.FIND_MANY, ([USER],), {"users_pkey"}),
     "search": (
         users.SEARCH,
         {"pattern": "player77%", "limit": 20},
@@ -76,6 +77,7 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
     "around": (leaderboards.AROUND, {**BOARD, "radius": 5}, {"leaderboard_entries_board"}),
     "categories": (leaderboards.LIST_CATEGORIES, {"day": DAY}, {"leaderboard_entries_board"}),
     "active quests": (quests.ACTIVE, (USER, NOW), {"quests_active"}),
+    "active quests of many": (quests.ACTIVE_OF_MANY, ([USER], NOW), {"quests_active"}),
     "expiry": (quests.EXPIRE, (NOW,), {"quests_expiring"}),
     "recent events": (events.RECENT, (20,), {"market_events_recent"}),
 }

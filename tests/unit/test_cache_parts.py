@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.cache.breaker import CircuitBreaker
-from core.cache.codec import Codec, is_lease
+from core.cache.codec import ABSENT, Codec, is_lease, is_occupied
 from core.records import LeaderboardEntry
 
 ENTRY = LeaderboardEntry(
@@ -42,7 +42,9 @@ class NewUser(msgspec.Struct):
 
 def test_a_value_comes_back_equal_and_immutable() -> None:
     """What goes in comes out, nested documents frozen."""
-    [entry] = CODEC.decode(CODEC.encode((ENTRY,), ()), ()) or ()
+    decoded = CODEC.decode(CODEC.encode((ENTRY,), ()), ())
+    assert isinstance(decoded, tuple)
+    [entry] = decoded
     assert entry == ENTRY
     assert isinstance(entry.metadata["a"], tuple)
     assert isinstance(entry.score, Decimal)
@@ -55,6 +57,14 @@ def test_a_value_is_bound_to_its_versions() -> None:
     assert CODEC.decode(stored, (b"one", b"three")) is None
     assert CODEC.decode(stored, (b"onet", b"wo")) is None
     assert CODEC.decode(stored, ()) is None
+
+
+def test_that_there_is_no_row_is_a_value_too() -> None:
+    """It is stored and bound to versions like any other, and is no value of the type."""
+    stored = CODEC.encode(ABSENT, (b"one",))
+    assert CODEC.decode(stored, (b"one",)) is ABSENT
+    assert CODEC.decode(stored, (b"two",)) is None
+    assert CODEC.decode(stored + b"x", (b"one",)) is None
 
 
 def test_another_shape_is_a_miss() -> None:
@@ -78,7 +88,10 @@ def test_a_corrupted_value_is_a_miss_or_itself(place: int, noise: bytes) -> None
 
 
 def test_a_lease_is_no_value() -> None:
-    """A token under the key says that somebody is loading."""
+    """A token under the key says that somebody is loading; a fence, that somebody commits."""
+    assert is_occupied(b"L123")
+    assert is_occupied(b"F123")
+    assert not is_lease(b"F123")
     assert is_lease(b"L123")
     assert not is_lease(CODEC.encode((), ()))
     assert not is_lease(None)

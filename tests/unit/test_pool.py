@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
-from core.database.pool import MAX_LIFETIME_SECONDS, ConnectionPool
+from core.database.pool import LEAK_SECONDS, MAX_LIFETIME_SECONDS, ConnectionPool
 from core.database.pooled_connection import PING_AFTER_IDLE_SECONDS
 from core.errors import PoolClosed, PoolTimeout
 from core.metrics import Metrics
@@ -308,3 +308,18 @@ def test_figures_are_of_one_instant(fixture: Fixture) -> None:
     stats = fixture.pool.stats()
     assert (stats.pool_size, stats.pool_available, stats.pool_in_use) == (2, 1, 1)
     assert (stats.pool_max, stats.requests_num, stats.connections_num) == (2, 2, 2)
+
+
+def test_a_leak_is_named_while_it_lasts_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    """Who waits makes the pool say which operation has held its connection for too long."""
+    fixture = Fixture(limit=1)
+    held = fixture.pool.checkout("report")
+    fixture.clock.now += LEAK_SECONDS + 1
+    waiter = Thread(lambda: fixture.pool.checkin(fixture.pool.checkout("next")))
+    waiter.start()
+    wait_for_waiters(fixture.pool, 1)
+    while "report in MainThread for 61.0 s" not in caplog.text:
+        threading.Event().wait(0.001)
+    fixture.pool.checkin(held)
+    waiter.join(5)
+    assert "report held a connection for 61 s" in caplog.text

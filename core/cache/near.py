@@ -1,0 +1,165 @@
+"""The near tier: decoded values in this process, in front of Redis.
+
+Owns which values may be served without asking Redis, and when they must go. It serves
+only while the invalidation feed is live. A value is admitted only when nothing was heard
+of its key, or of a key it depends on, since before it was read from Redis: a message that
+overtakes the value refuses it.
+"""
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from cachetools import LRUCache
+
+
+class _Entry(NamedTuple):
+    """A value, what it depends on, and until when it may be served."""
+
+    value: Any
+    depends_on: tuple[str, ...]
+    expires_at: float
+
+
+class NearTier:
+    """The values of one process; thread safe, bounded in number and age."""
+
+    def __init__(
+        self,
+        *,
+        max_entries: int,
+        ttl_seconds: float,
+        on_change: Callable[[list[str]], None] = lambda _: None,
+        on_clear: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._on_change = on_change
+        self._on_clear = on_clear
+        self._ttl_seconds = ttl_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._entries: LRUCache[str, _Entry] = LRUCache(max(1, max_entries))
+        # version key -> keys of the values that depend on it
+        self._dependents: dict[str, set[str]] = {}
+        # key -> tickets of the reads under way that it was not invalidated during
+        self._reading: dict[str, set[int]] = {}
+        self._tickets = itertools.count(1)
+        self._is_enabled = max_entries > 0
+        self._is_live = False
+
+    @property
+    def is_live(self) -> bool:
+        """Whether values are served and admitted at present."""
+        return self._is_live
+
+    def get(self, key: str) -> Any:
+        """Return the value under `key`, or None."""
+        if not self._is_live:
+            return None
+        with self._lock:
+            entry: _Entry | None = self._entries.get(key)
+            if entry is None:
+                return None
+            if entry.expires_at > self._clock():
+                return entry.value
+            self._drop(key)
+            return None
+
+    def begin_read(self, keys: Sequence[str]) -> int:
+        """Note that the keys are about to be read from Redis; return the read's ticket, 0 for none."""
+        if not self._is_live:
+            return 0
+        with self._lock:
+            ticket = next(self._tickets)
+            for key in keys:
+                self._reading.setdefault(key, set()).add(ticket)
+            return ticket
+
+    def end_read(
+        self, ticket: int, keys: Sequence[str], values: dict[str, Any], depends_on: tuple[str, ...]
+    ) -> None:
+        """Admit the values that the read found, unless something was heard of their keys meanwhile.
+
+        `keys` are those that the read began with, version keys included.
+        """
+        if not ticket:
+            return
+        with self._lock:
+            heard = {key for key in keys if ticket not in self._reading.get(key, ())}
+            for key in keys:
+                self._forget_ticket(key, ticket)
+            if not self._is_live or not heard.isdisjoint(depends_on):
+                return
+            expires_at = self._clock() + self._ttl_seconds
+            for key, value in values.items():
+                if key not in heard:
+                    self._admit(key, _Entry(value, depends_on, expires_at))
+
+    def _admit(self, key: str, entry: _Entry) -> None:
+        self._drop(key)
+        if len(self._entries) >= self._entries.maxsize:
+            oldest, evicted = self._entries.popitem()
+            self._unlink(oldest, evicted)
+        self._entries[key] = entry
+        for version_key in entry.depends_on:
+            self._dependents.setdefault(version_key, set()).add(key)
+
+    def _forget_ticket(self, key: str, ticket: int) -> None:
+        tickets = self._reading.get(key)
+        if tickets is not None:
+            tickets.discard(ticket)
+            if not tickets:
+                del self._reading[key]
+
+    def invalidate(self, keys: Iterable[str]) -> None:
+        """Drop the values under these keys and those that depend on them, and refuse reads under way."""
+        changed = list(keys)
+        self._on_change(changed)
+        with self._lock:
+            for key in changed:
+                self._reading.pop(key, None)
+                self._drop(key)
+                for dependent in self._dependents.pop(key, ()):
+                    self._drop(dependent)
+
+    def _drop(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._unlink(key, entry)
+
+    def _unlink(self, key: str, entry: _Entry) -> None:
+        for version_key in entry.depends_on:
+            dependents = self._dependents.get(version_key)
+            if dependents is not None:
+                dependents.discard(key)
+                if not dependents:
+                    del self._dependents[version_key]
+
+    def open(self) -> None:
+        """Begin to serve: the feed is live, and nothing from before it may be."""
+        with self._lock:
+            self._clear()
+            self._is_live = self._is_enabled
+
+    def shut(self) -> None:
+        """Stop serving: what changes is no longer heard."""
+        with self._lock:
+            self._is_live = False
+            self._clear()
+
+    def clear(self) -> None:
+        """Drop everything: the server forgot all its keys."""
+        with self._lock:
+            self._clear()
+
+    def _clear(self) -> None:
+        self._on_clear()
+        self._entries.clear()
+        self._dependents.clear()
+        self._reading.clear()
+
+    def __len__(self) -> int:
+        """Return how many values are held."""
+        return len(self._entries)

@@ -1,0 +1,187 @@
+"""Reads through Redis: what it has, else the loader's answer, stored under a lease.
+
+Owns the steps of a read that the near tier could not answer: look up, lease, load, fill,
+or wait for whoever fills. A failure of Redis costs the loader a call, never the caller an
+error.
+"""
+
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from core.cache.codec import ABSENT, Absent, Codec, is_lease, is_occupied
+from core.cache.keys import CacheKind
+from core.cache.near import NearTier
+from core.cache.shared import GRANTED, TAKEN, CacheDown, Lease, SharedTier
+from core.cache.tally import Tally
+from core.metrics import Metrics
+
+T = TypeVar("T")
+Load = Callable[[Sequence[str]], Mapping[str, T]]
+
+# Spreads expiry, so that what was filled together is not loaded together again.
+TTL_JITTER = 0.1
+# A row that is missing may be written past the service, so it is not taken for missing for long.
+ABSENT_MILLISECONDS = 5_000
+# Whoever finds another loading waits as long as most loads take, then loads for itself.
+WAIT_SECONDS = 2.0
+WAIT_FIRST_SECONDS = 0.001
+WAIT_LONGEST_SECONDS = 0.01
+
+
+@dataclass(frozen=True)
+class Read(Generic[T]):
+    """What a read of some keys needs to know."""
+
+    kind: CacheKind
+    codec: Codec[T]
+    load: Load[T]
+    depends_on: tuple[str, ...]
+
+
+class ReadThrough:
+    """The reads of one process that reach Redis; thread safe."""
+
+    def __init__(
+        self,
+        shared: SharedTier | None,
+        near: NearTier,
+        tallies: Mapping[str, Tally],
+        metrics: Metrics,
+    ) -> None:
+        self._shared = shared
+        self._near = near
+        self._tallies = tallies
+        self._metrics = metrics
+
+    def read(self, read: Read[T], keys: Sequence[str]) -> dict[str, T]:
+        """Ask Redis, then the loader; rows that do not exist are left out."""
+        tally = self._tallies[read.kind.name]
+        if self._shared is None:
+            tally.count_bypasses("disabled", len(keys))
+            return dict(self._load(read, keys))
+        try:
+            found, left = self._look_up(self._shared, read, keys)
+        except CacheDown as down:
+            tally.count_bypasses(down.reason, len(keys))
+            return dict(self._load(read, keys))
+        tally.count_reads(hits=len(found), misses=len(left))
+        if left:
+            filled = self._fill(self._shared, read, left)
+            found.update(filled)
+        return {key: value for key, value in found.items() if not isinstance(value, Absent)}
+
+    def _look_up(
+        self, shared: SharedTier, read: Read[T], keys: Sequence[str]
+    ) -> tuple[dict[str, T | Absent], dict[str, bytes | None]]:
+        """Return the values that Redis has, and what lies under the other keys."""
+        asked = [*keys, *read.depends_on]
+        ticket = self._near.begin_read(asked)
+        found: dict[str, T | Absent] = {}
+        try:
+            stored = shared.get_many(asked)
+            found = _decode(read.codec, keys, stored)
+        finally:
+            self._near.end_read(ticket, asked, found, read.depends_on)
+        left = {key: value for key, value in zip(keys, stored, strict=False) if key not in found}
+        return found, left
+
+    def _fill(
+        self, shared: SharedTier, read: Read[T], missing: Mapping[str, bytes | None]
+    ) -> Mapping[str, T | Absent]:
+        """Load under leases and store what they still cover; wait for what others load."""
+        keys = list(missing)
+        in_the_way = [value is not None and not is_occupied(value) for value in missing.values()]
+        try:
+            lease = shared.lease(keys, read.depends_on, overwrite=in_the_way)
+        except CacheDown:
+            return self._load(read, keys)
+        ours = [key for key in keys if lease.states[key] != TAKEN]
+        found: dict[str, T | Absent] = {}
+        if ours:
+            # before waiting for anybody: who waits for these keys must not wait for others' too
+            loaded = self._load_leased(shared, read, ours, lease)
+            found.update(loaded)
+        theirs = [key for key in keys if lease.states[key] == TAKEN]
+        if theirs:
+            awaited = self._wait_for(shared, read, theirs)
+            found.update(awaited)
+            late = [key for key in theirs if key not in found]
+            if late:
+                unshared = self._load(read, late)
+                found.update(unshared)
+        return found
+
+    def _load_leased(
+        self, shared: SharedTier, read: Read[T], keys: Sequence[str], lease: Lease
+    ) -> Mapping[str, T]:
+        granted = [key for key in keys if lease.states[key] == GRANTED]
+        try:
+            loaded = self._load(read, keys)
+        except BaseException:
+            self._store(shared, lease, [(key, 0, b"") for key in granted])
+            raise
+        values = []
+        for key in granted:
+            value: T | Absent = loaded.get(key, ABSENT)
+            milliseconds = ABSENT_MILLISECONDS if value is ABSENT else _ttl_milliseconds(read.kind)
+            values.append((key, milliseconds, read.codec.encode(value, lease.versions)))
+        refused = len(values) - self._store(shared, lease, values)
+        self._tallies[read.kind.name].count_refused(refused)
+        return loaded
+
+    @staticmethod
+    def _store(shared: SharedTier, lease: Lease, values: Sequence[tuple[str, int, bytes]]) -> int:
+        if not values:
+            return 0
+        try:
+            return shared.fill(lease, values)
+        except CacheDown:
+            # nothing was refused; there is nobody to ask
+            return len(values)
+
+    def _wait_for(self, shared: SharedTier, read: Read[T], keys: Sequence[str]) -> dict[str, T | Absent]:
+        """Return what others store under these keys within a while."""
+        deadline = time.monotonic() + WAIT_SECONDS
+        pause = WAIT_FIRST_SECONDS
+        found: dict[str, T | Absent] = {}
+        left = list(keys)
+        while left and time.monotonic() < deadline:
+            try:
+                stored, rest = self._look_up(shared, read, left)
+            except CacheDown:
+                break
+            found.update(stored)
+            # what is neither there nor being loaded was refused or given up: no use to wait
+            left = [key for key, value in rest.items() if is_lease(value)]
+            if left:
+                time.sleep(pause)
+                pause = min(pause * 2, WAIT_LONGEST_SECONDS)
+        return found
+
+    def _load(self, read: Read[T], keys: Sequence[str]) -> Mapping[str, T]:
+        started = time.perf_counter()
+        try:
+            return read.load(keys)
+        finally:
+            self._metrics.observe_cache_load(read.kind.name, time.perf_counter() - started)
+
+
+def _decode(codec: Codec[T], keys: Sequence[str], stored: Sequence[bytes | None]) -> dict[str, T | Absent]:
+    versions = tuple(v for v in stored[len(keys) :] if v is not None)
+    if len(versions) < len(stored) - len(keys):
+        # a version is gone: nothing that depends on it may be used
+        return {}
+    found: dict[str, T | Absent] = {}
+    for key, value in zip(keys, stored, strict=False):
+        decoded = codec.decode(value, versions) if value is not None else None
+        if decoded is not None:
+            found[key] = decoded
+    return found
+
+
+def _ttl_milliseconds(kind: CacheKind) -> int:
+    # downwards only: a value never lives longer than its kind says
+    return round(kind.ttl_seconds * 1000 * random.uniform(1 - TTL_JITTER, 1))  # noqa: S311  # spreads load, guards nothing

@@ -1,0 +1,169 @@
+"""The near tier on a real Valkey: coherent with every process, shut while it cannot hear."""
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import redis
+from pydantic import SecretStr
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.local.servers import ValkeyServer, run_valkey
+from core.records import User
+
+PATIENCE_SECONDS = 5.0
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Return once the condition holds."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.002)
+
+
+def near_hits(service: EnhancedDatabaseService, kind: str = "user") -> int:
+    """Return how many reads the near tier has answered."""
+    return service.cache_stats().caches[kind].near_hits
+
+
+@pytest.fixture
+def warm(service: EnhancedDatabaseService, alice: User) -> EnhancedDatabaseService:
+    """A service that has Alice's profile in its near tier."""
+    make_warm(service, alice)
+    return service
+
+
+def make_warm(service: EnhancedDatabaseService, user: User) -> None:
+    """Read a profile until the near tier answers."""
+
+    def is_warm() -> bool:
+        before = near_hits(service)
+        service.get_user_by_id(user.id)
+        return near_hits(service) > before
+
+    wait_until(is_warm, "the near tier answers")
+
+
+def test_a_second_read_asks_nobody(warm: EnhancedDatabaseService, alice: User) -> None:
+    """The same object, without a command to Redis or a statement to the database."""
+    before = warm.cache_stats().caches["user"]
+    assert warm.get_user_by_id(alice.id) is warm.get_user_by_id(alice.id)
+    after = warm.cache_stats().caches["user"]
+    assert (after.near_hits - before.near_hits, after.requests - before.requests) == (2, 0)
+
+
+def test_the_own_write_is_seen_at_once(warm: EnhancedDatabaseService, alice: User) -> None:
+    """Within one process there is no bound to wait for."""
+    for n in range(100):
+        warm.update_user_profile(alice.id, name=str(n))
+        assert warm.get_user_by_id(alice.id).name == str(n)
+
+
+def test_another_process_is_heard(warm: EnhancedDatabaseService, settings: Settings, alice: User) -> None:
+    """What another service changes is gone here when the feed says so."""
+    with open_service(settings) as other:
+        make_warm(other, alice)
+        warm.update_user_profile(alice.id, name="One")
+        wait_until(lambda: other.get_user_by_id(alice.id).name == "One", "the other sees One")
+        other.update_user_profile(alice.id, name="Two")
+        wait_until(lambda: warm.get_user_by_id(alice.id).name == "Two", "the first sees Two")
+
+
+def test_a_third_partys_delete_is_heard(
+    warm: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
+) -> None:
+    """redis-cli DEL reaches the near tier, and so does FLUSHALL."""
+    for command in (("DEL", f"user:{alice.id}"), ("FLUSHALL",)):
+        make_warm(warm, alice)
+        misses = warm.cache_stats().caches["user"].misses
+        redis_client.execute_command(*command)
+
+        def is_loaded_again(known: int = misses) -> bool:
+            warm.get_user_by_id(alice.id)
+            return warm.cache_stats().caches["user"].misses > known
+
+        wait_until(is_loaded_again, "the profile is loaded again")
+
+
+def test_a_renamed_player_shows_on_every_near_board(
+    service: EnhancedDatabaseService, settings: Settings, alice: User
+) -> None:
+    """Boards of another process depend on the usernames, whatever their limits."""
+    service.update_leaderboard_entry(alice.id, "b", Decimal(1))
+    with open_service(settings) as other:
+        for limit in (1, 10, 50):
+            wait_until(
+                lambda limit=limit: (  # type: ignore[misc]  # bound at once
+                    other.get_leaderboard("b", None, limit) is other.get_leaderboard("b", None, limit)
+                ),
+                "the board is near",
+            )
+        service.update_user_profile(alice.id, username="renamed")
+        for limit in (1, 10, 50):
+            wait_until(
+                lambda limit=limit: other.get_leaderboard("b", None, limit)[0].username == "renamed",  # type: ignore[misc]  # as above
+                "the new name",
+            )
+
+
+@pytest.fixture
+def own_valkey(server_directory: Callable[[], Path]) -> Iterator[ValkeyServer]:
+    """A Valkey that a test may stop."""
+    with run_valkey(server_directory()) as server:
+        yield server
+
+
+@pytest.fixture
+def on_own_valkey(settings: Settings, own_valkey: ValkeyServer) -> Settings:
+    """Settings with that Valkey."""
+    return settings.model_copy(
+        update={"redis_url": SecretStr(own_valkey.url), "redis_password": SecretStr(own_valkey.password)}
+    )
+
+
+def test_a_dead_feed_is_noticed_within_two_seconds(
+    on_own_valkey: Settings, own_valkey: ValkeyServer, alice: User
+) -> None:
+    """SIGSTOP: nothing is heard any more, so nothing is served from near; it opens again by itself."""
+    with open_service(on_own_valkey) as service:
+        make_warm(service, alice)
+        os.kill(own_valkey.pid, signal.SIGSTOP)
+        try:
+            stopped = time.monotonic()
+            wait_until(lambda: not service._cache._near.is_live, "the near tier is shut")
+            assert time.monotonic() - stopped < 2.5
+            service.update_user_profile(alice.id, name="Meanwhile")
+            assert service.get_user_by_id(alice.id).name == "Meanwhile"
+        finally:
+            os.kill(own_valkey.pid, signal.SIGCONT)
+        make_warm(service, alice)
+        assert service.get_user_by_id(alice.id).name == "Meanwhile"
+
+
+def test_a_cut_feed_heals(
+    on_own_valkey: Settings, own_valkey: ValkeyServer, settings: Settings, alice: User
+) -> None:
+    """The feed's connection is killed alone: what changes before it is back is not missed."""
+    client = redis.Redis.from_url(own_valkey.url, password=own_valkey.password)
+    with open_service(on_own_valkey) as service, open_service(on_own_valkey) as other:
+        make_warm(service, alice)
+        for each in client.client_list():
+            if "t" in each["flags"]:
+                client.client_kill_filter(_id=each["id"])
+        other.update_user_profile(alice.id, name="Unheard")
+        wait_until(lambda: service.get_user_by_id(alice.id).name == "Unheard", "the change is seen")
+        make_warm(service, alice)
+
+
+def test_no_near_tier_no_thread(settings: Settings, alice: User) -> None:
+    """NEAR_CACHE_SIZE=0 opens no connection for a feed."""
+    with open_service(settings.model_copy(update={"near_cache_size": 0})) as service:
+        service.get_user_by_id(alice.id)
+        service.get_user_by_id(alice.id)
+        assert near_hits(service) == 0
+        assert service.cache_stats().caches["user"].hits == 1

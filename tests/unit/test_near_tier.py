@@ -1,0 +1,192 @@
+"""What the near tier serves and admits, and single-flight; no server is needed."""
+
+import threading
+
+import pytest
+
+from core.cache.flights import Flights
+from core.cache.near import NearTier
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        """Tell the time."""
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock of the test's own."""
+    return Clock()
+
+
+@pytest.fixture
+def near(clock: Clock) -> NearTier:
+    """A live near tier of three values that live five seconds."""
+    tier = NearTier(max_entries=3, ttl_seconds=5, clock=clock)
+    tier.open()
+    return tier
+
+
+def admit(near: NearTier, key: str, value: object, depends_on: tuple[str, ...] = ()) -> None:
+    """Read a value from Redis, undisturbed."""
+    ticket = near.begin_read([key, *depends_on])
+    near.end_read(ticket, [key, *depends_on], {key: value}, depends_on)
+
+
+def test_serves_what_was_admitted_until_it_is_too_old(near: NearTier, clock: Clock) -> None:
+    """The time to live is the hard bound."""
+    admit(near, "a", 1)
+    clock.now += 4.9
+    assert near.get("a") == 1
+    clock.now += 0.1
+    assert near.get("a") is None
+    assert len(near) == 0
+
+
+def test_refuses_a_value_that_a_message_overtook(near: NearTier) -> None:
+    """Read, then heard of a change, then stored: the value is of before the change."""
+    ticket = near.begin_read(["a"])
+    near.invalidate(["a"])
+    near.end_read(ticket, ["a"], {"a": "old"}, ())
+    assert near.get("a") is None
+
+
+def test_refuses_a_value_whose_version_changed_meanwhile(near: NearTier) -> None:
+    """The same for a key that the value depends on."""
+    ticket = near.begin_read(["board", "version"])
+    near.invalidate(["version"])
+    near.end_read(ticket, ["board", "version"], {"board": "old"}, ("version",))
+    assert near.get("board") is None
+
+
+def test_a_second_read_may_store_what_the_first_may_not(near: NearTier) -> None:
+    """Each read has its own ticket: only those that began before the message are refused."""
+    first = near.begin_read(["a"])
+    near.invalidate(["a"])
+    second = near.begin_read(["a"])
+    near.end_read(second, ["a"], {"a": "new"}, ())
+    near.end_read(first, ["a"], {"a": "old"}, ())
+    assert near.get("a") == "new"
+
+
+def test_drops_what_depends_on_a_key(near: NearTier) -> None:
+    """All values under a version go at once, others stay."""
+    admit(near, "board:10", 1, ("version",))
+    admit(near, "board:50", 2, ("version",))
+    admit(near, "other", 3)
+    near.invalidate(["version"])
+    assert [near.get(key) for key in ("board:10", "board:50", "other")] == [None, None, 3]
+
+
+def test_is_bounded_and_evicts_what_was_used_least(near: NearTier) -> None:
+    """The fourth value makes room for itself, and leaves no trace of what it evicted."""
+    for key in "abc":
+        admit(near, key, key, (f"version:{key}",))
+    near.get("a")
+    admit(near, "d", "d")
+    assert [near.get(key) for key in "abcd"] == ["a", None, "c", "d"]
+    assert set(near._dependents) == {"version:a", "version:c"}
+
+
+def test_serves_nothing_while_it_is_shut(near: NearTier) -> None:
+    """Without a feed nothing is served or admitted, and nothing from before comes back."""
+    admit(near, "a", 1)
+    ticket = near.begin_read(["b"])
+    near.shut()
+    assert near.get("a") is None
+    near.end_read(ticket, ["b"], {"b": 2}, ())
+    admit(near, "c", 3)
+    near.open()
+    assert [near.get(key) for key in "abc"] == [None, None, None]
+
+
+def test_a_read_from_before_a_reopening_is_refused(near: NearTier) -> None:
+    """What the feed would have told in between was not heard."""
+    ticket = near.begin_read(["a"])
+    near.shut()
+    near.open()
+    near.end_read(ticket, ["a"], {"a": "old"}, ())
+    assert near.get("a") is None
+
+
+def test_size_none_serves_nothing() -> None:
+    """NEAR_CACHE_SIZE=0 switches the tier off."""
+    tier = NearTier(max_entries=0, ttl_seconds=5)
+    tier.open()
+    admit(tier, "a", 1)
+    assert not tier.is_live
+    assert tier.get("a") is None
+
+
+def test_reads_leave_nothing_behind(near: NearTier) -> None:
+    """Tickets of reads that ended are forgotten, whatever they found."""
+    for n in range(50):
+        ticket = near.begin_read([f"k{n}", "version"])
+        near.end_read(ticket, [f"k{n}", "version"], {}, ("version",))
+    assert near._reading == {}
+
+
+def test_threads_share_one_read() -> None:
+    """Sixteen threads, one load, the same answer for all."""
+    flights, loads = Flights(), []
+    begun, may_end = threading.Event(), threading.Event()
+
+    def load() -> str:
+        loads.append(1)
+        begun.set()
+        assert may_end.wait(10)
+        return "value"
+
+    answers: list[str] = []
+    leader = threading.Thread(target=lambda: answers.append(flights.share("k", (), load)))
+    leader.start()
+    assert begun.wait(10)
+    joined = [
+        threading.Thread(target=lambda: answers.append(flights.share("k", (), load))) for _ in range(15)
+    ]
+    for thread in joined:
+        thread.start()
+    may_end.set()
+    for thread in (leader, *joined):
+        thread.join(10)
+    assert answers == ["value"] * 16
+    # a thread that came after the end reads for itself
+    assert len(loads) <= 2
+
+
+def test_nobody_joins_a_read_from_before_a_change() -> None:
+    """A reader after a write must not get what was read before it, not even of a dependent key."""
+    flights = Flights()
+    begun, may_end = threading.Event(), threading.Event()
+
+    def load_old() -> str:
+        begun.set()
+        assert may_end.wait(10)
+        return "old"
+
+    old: list[str] = []
+    leader = threading.Thread(target=lambda: old.append(flights.share("board", ("version",), load_old)))
+    leader.start()
+    assert begun.wait(10)
+    flights.leave(["version"])
+    assert flights.share("board", ("version",), lambda: "new") == "new"
+    may_end.set()
+    leader.join(10)
+    assert old == ["old"]
+
+
+def test_an_error_reaches_everyone_and_is_not_kept() -> None:
+    """The next read tries again."""
+    flights = Flights()
+
+    def fail() -> None:
+        raise LookupError("gone")
+
+    with pytest.raises(LookupError):
+        flights.share("k", (), fail)
+    assert flights.share("k", (), lambda: 1) == 1
