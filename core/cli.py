@@ -1,0 +1,131 @@
+"""The command line: `echo-markets`.
+
+Owns commands, options and exit statuses: 0 done, 1 failed or not as it should be,
+2 wrong settings or arguments. What a command does is elsewhere; an error of the
+stack is one line here and never a traceback.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from core.app import configure_logging, open_service
+from core.errors import EchoMarketsError, InvalidInput, SettingsError
+from core.local.commands import stack
+from core.migration import Migrator
+from core.selftest import run_self_test
+from core.settings import Settings
+from core.simulation.live import run_simulator
+from core.simulation.prices import import_prices
+from core.simulation.progress import show_progress
+from core.simulation.replay import seed
+
+FAILED = 1
+WRONG_INPUT = 2
+
+
+class _EdgeGroup(click.Group):
+    """Turns the stack's errors into one line and an exit status."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (SettingsError, InvalidInput) as error:
+            _fail(error, WRONG_INPUT)
+        except EchoMarketsError as error:
+            _fail(error, FAILED)
+
+
+def _fail(error: Exception, status: int) -> None:
+    click.echo(f"error: {error}", err=True)
+    sys.exit(status)
+
+
+@click.group(cls=_EdgeGroup)
+def main() -> None:
+    """Run the data stack of Echo Markets; settings come from the environment."""
+
+
+main.add_command(stack)
+
+
+@main.command()
+@click.argument("direction", type=click.Choice(["up", "down", "status"]), default="up")
+@click.option("--to", "target", metavar="NAME", help="With down: revert back through this one.")
+def migrate(direction: str, target: str | None) -> None:
+    """Bring the schema up (default), revert the newest migration, or list the state."""
+    migrator = Migrator(_load_settings())
+    if target is not None and direction != "down":
+        raise InvalidInput("--to is for down only; up always applies everything")
+    if direction == "status":
+        _show_status(migrator)
+        return
+    names = migrator.up() if direction == "up" else migrator.down(target)
+    verb = "applied" if direction == "up" else "reverted"
+    for name in names:
+        click.echo(f"{verb} {name}")
+    if not names:
+        click.echo("nothing to do")
+
+
+def _show_status(migrator: Migrator) -> None:
+    rows = migrator.status()
+    for row in rows:
+        state = f"applied {row.applied_at:%Y-%m-%d %H:%M:%S}" if row.applied_at else "pending"
+        click.echo(f"{row.name:40} {state}")
+    if any(row.applied_at is None for row in rows):
+        sys.exit(FAILED)
+
+
+@main.command("import-prices")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--skip-invalid", is_flag=True, help="Load the valid rows and count the others.")
+def import_prices_command(file: Path, *, skip_invalid: bool) -> None:
+    """Load daily prices from a CSV or .csv.gz file; loading it again changes nothing."""
+    with open_service(_load_settings()) as service, show_progress() as progress:
+        result = import_prices(service, file, skip_invalid=skip_invalid, progress=progress)
+    click.echo(
+        f"{result.rows} days of {len(result.symbols)} symbols read,"
+        f" {result.changed} new or changed, {result.skipped} skipped"
+    )
+    for problem in result.problems:
+        click.echo(f"skipped {problem}", err=True)
+
+
+@main.command("seed")
+@click.option("--players", type=int, default=100, show_default=True)
+@click.option("--sessions", type=int, help="The last N trading days; all without it.")
+@click.option("--seed", "number", type=int, default=1, show_default=True, help="Same number, same game.")
+def seed_command(players: int, sessions: int | None, number: int) -> None:
+    """Replay imported trading days as game sessions."""
+    with open_service(_load_settings()) as service, show_progress() as progress:
+        result = seed(service, players=players, sessions=sessions, seed=number, progress=progress)
+    click.echo(str(result))
+
+
+@main.command()
+def simulate() -> None:
+    """Continue the market and the players live until SIGTERM."""
+    settings = _load_settings()
+    with open_service(settings, role="simulator") as service:
+        run_simulator(service, interval_seconds=settings.simulator_interval / 1000)
+
+
+@main.command("self-test")
+def self_test() -> None:
+    """Run every call of the service on a throw-away player, which is removed again."""
+    with open_service(_load_settings()) as service:
+        is_passed = run_self_test(service, report=click.echo)
+    sys.exit(0 if is_passed else FAILED)
+
+
+def _load_settings() -> Settings:
+    settings = Settings.load()
+    configure_logging(settings)
+    return settings
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""The live market: prices walk on from the last close, and players follow them.
+
+Owns the loop: one step each interval, a new session at midnight UTC, and what happens
+when the database is away. All state that matters is in the database; after an error,
+or in a new process, the session is read again and goes on where it was.
+"""
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from types import FrameType
+from typing import Final
+
+from numpy.random import Generator, default_rng
+
+from core.errors import EchoMarketsError, PoolClosed
+from core.service import EnhancedDatabaseService
+from core.simulation.daily_prices import DailyPrices
+from core.simulation.live_market import LiveMarket, open_market
+from core.simulation.live_players import LivePlayers, list_players, open_players
+from core.simulation.live_quests import LiveQuests, open_quests
+from core.simulation.stopping import Stopped, Stopping
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY_SECONDS: Final = 1.0
+LAST_RETRY_SECONDS: Final = 30.0
+"""Waits double from the first to the last: a short restart is not missed, a long one not hammered."""
+
+UPKEEP_SECONDS: Final = 60.0
+"""How often quests are looked through for expired ones, and users for new players."""
+
+STOP_SECONDS: Final = 0.8
+"""How long a step may finish after a signal; a call that hangs is then cut with its connection."""
+
+
+def read_clock() -> datetime:
+    """Return the present time in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass
+class LiveSession:
+    """One UTC day; players and quests are opened after the first prices."""
+
+    day: date
+    market: LiveMarket
+    players: LivePlayers | None = None
+    quests: LiveQuests | None = None
+
+
+class Simulator:
+    """Runs the live market of one process; use it from one thread."""
+
+    def __init__(
+        self,
+        service: EnhancedDatabaseService,
+        *,
+        interval_seconds: float,
+        stop: threading.Event,
+        clock: Callable[[], datetime] = read_clock,
+        generator: Generator | None = None,
+    ) -> None:
+        self._service = service
+        self._interval_seconds = interval_seconds
+        self._stopping = Stopping(stop)
+        self._clock = clock
+        self._generator = generator or default_rng()
+        self._daily = DailyPrices()
+        self._session: LiveSession | None = None
+        self._looked_at = time.monotonic()
+
+    def step(self) -> None:
+        """Move the market once and let everything follow; opens and closes sessions.
+
+        Raises what the service raises; the next step then reads the session again.
+        """
+        now = self._clock()
+        session, self._session = self._session, None
+        today = now.astimezone(UTC).date()
+        if session is None or session.day != today:
+            session = self._open(today)
+        self._move(session, now)
+        if session.players is None or session.quests is None:
+            session.players, session.quests = self._open_players(session)
+        result = session.players.value()
+        if session.players.write(self._service, result):
+            session.quests.advance(result, self._stopping)
+            self._session = session
+        self._look_after(session.players)
+
+    def run(self, on_step: Callable[[], None] = lambda: None) -> None:
+        """Step until asked to stop; an error is logged once, and tried again ever more slowly."""
+        retry_seconds = 0.0
+        while not self._stopping.requested:
+            begun = time.monotonic()
+            try:
+                self.step()
+            except (Stopped, PoolClosed):
+                return
+            # the edge of the loop: a simulator that ends would have to be noticed by someone
+            except Exception as error:
+                if not retry_seconds:
+                    _log_pause(error)
+                retry_seconds = min(max(FIRST_RETRY_SECONDS, 2 * retry_seconds), LAST_RETRY_SECONDS)
+                self._stopping.wait(retry_seconds)
+                continue
+            if retry_seconds:
+                logger.info("the live market goes on")
+                retry_seconds = 0.0
+            on_step()
+            self._stopping.wait(begun + self._interval_seconds - time.monotonic())
+
+    def _open(self, day: date) -> LiveSession:
+        for before in self._service.list_session_dates(limit=1, before=day):
+            entries = self._service.close_session(before)
+            logger.info("session %s is closed with %d leaderboard entries", before, entries)
+        self._service.expire_quests()
+        market = open_market(self._service, day, self._daily)
+        logger.info("session %s is open with %d symbols", day, len(market.symbols))
+        return LiveSession(day, market)
+
+    def _move(self, session: LiveSession, now: datetime) -> None:
+        volumes = session.market.move(self._interval_seconds, self._generator)
+        self._service.insert_market_ticks(session.market.build_ticks(now, volumes))
+        session.market.announce(self._service)
+
+    def _open_players(self, session: LiveSession) -> tuple[LivePlayers, LiveQuests]:
+        players = open_players(
+            self._service,
+            session.day,
+            market=session.market,
+            daily=self._daily,
+            stopping=self._stopping,
+        )
+        return players, open_quests(self._service, session.day, players.users, self._stopping)
+
+    def _look_after(self, players: LivePlayers) -> None:
+        """Expire quests, and read the session again when other players have come or gone."""
+        if time.monotonic() - self._looked_at < UPKEEP_SECONDS:
+            return
+        self._looked_at = time.monotonic()
+        self._service.expire_quests()
+        if not players.are_those(list_players(self._service)):
+            logger.info("the players have changed; the session is read again")
+            self._session = None
+
+
+def run_simulator(
+    service: EnhancedDatabaseService,
+    *,
+    interval_seconds: float,
+    on_step: Callable[[], None] = lambda: None,
+) -> None:
+    """Run the live market until SIGTERM or SIGINT; call it from the main thread.
+
+    `on_step` is called after each step that succeeded. The caller closes the service.
+    """
+    stop = threading.Event()
+    simulator = Simulator(service, interval_seconds=interval_seconds, stop=stop)
+
+    def run() -> None:
+        try:
+            simulator.run(on_step)
+        finally:
+            stop.set()
+
+    # in a thread of its own: a call that hangs in the driver must not keep a signal waiting
+    worker = threading.Thread(target=run, name="simulator", daemon=True)
+    with _stop_on_signals(stop):
+        worker.start()
+        stop.wait()
+        worker.join(STOP_SECONDS)
+    logger.info("the live market has stopped")
+
+
+def _log_pause(error: Exception) -> None:
+    if isinstance(error, EchoMarketsError):
+        logger.warning("the live market pauses: %s", error)
+    else:
+        logger.error("the live market pauses on an unexpected error", exc_info=error)
+
+
+@contextmanager
+def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+    previous = [signal.signal(number, handle) for number in signals]
+    try:
+        yield
+    finally:
+        for number, handler in zip(signals, previous, strict=True):
+            signal.signal(number, handler)

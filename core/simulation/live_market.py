@@ -1,0 +1,150 @@
+"""The market of one live session: a random walk from the last price before it.
+
+Owns prices, their steps and the events that large moves make. A walk is geometric:
+log prices take normal steps whose mean and variance grow with time, so that a day of
+steps moves a price as far as one of the imported days.
+"""
+
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Final
+
+import numpy as np
+from numpy.random import Generator
+
+from core.errors import InvalidInput
+from core.records import Tick
+from core.service import EnhancedDatabaseService
+from core.simulation.amounts import Integers, divide_rounded, price_units, to_prices
+from core.simulation.bars import annualize_percent
+from core.simulation.daily_prices import Calibration, DailyPrices
+from core.simulation.price_moves import EVENT_TYPE, PriceMove
+
+DAY_SECONDS: Final = 86_400
+HALF_SPREAD: Final = 0.00025
+"""Of the price, on each side: 5 basis points between bid and ask, usual for large companies."""
+
+_VOLUME_SPREAD: Final = 0.5  # of the logarithm of a step's volume
+_PERCENT_UNITS: Final = 1_000_000  # 1/10000 of a percent in the ratio 1
+_EVENTS_READ: Final = 200  # far more than a day makes: two for each symbol
+
+
+class LiveMarket:
+    """Prices of one session in 1/10000; `opens` are the last ones before it began."""
+
+    def __init__(
+        self,
+        symbols: tuple[str, ...],
+        *,
+        opens: Integers,
+        prices: Integers,
+        calibrations: list[Calibration],
+        announced: set[tuple[str, str]],
+    ) -> None:
+        self.symbols = symbols
+        self.opens = opens
+        self._exact = prices.astype(np.float64)  # a step can be smaller than 1/10000
+        self._drift = np.array([calibration.drift for calibration in calibrations])
+        self._volatility = np.array([calibration.volatility for calibration in calibrations])
+        self._volume = np.array([calibration.volume for calibration in calibrations])
+        self._yearly = [annualize_percent(calibration.volatility) for calibration in calibrations]
+        self._announced = announced
+
+    @property
+    def prices(self) -> Integers:
+        """The present prices in 1/10000."""
+        return np.maximum(np.rint(self._exact), 1).astype(np.int64)
+
+    def move(self, seconds: float, generator: Generator) -> Integers:
+        """Let the market run for some time; return the volumes that were traded in it."""
+        days = seconds / DAY_SECONDS
+        noise = generator.standard_normal(len(self.symbols))
+        self._exact *= np.exp(self._drift * days + self._volatility * np.sqrt(days) * noise)
+        spread = generator.normal(0, _VOLUME_SPREAD, len(self.symbols))
+        return np.rint(self._volume * days * np.exp(spread)).astype(np.int64)
+
+    def build_ticks(self, now: datetime, volumes: Integers) -> list[Tick]:
+        """Return the present price of each symbol; changes are against the session's open."""
+        prices = self.prices
+        half = np.maximum(np.rint(prices * HALF_SPREAD), 1).astype(np.int64)
+        change = prices - self.opens
+        columns = zip(
+            self.symbols,
+            to_prices(prices),
+            volumes.tolist(),
+            to_prices(np.maximum(prices - half, 1)),
+            to_prices(prices + half),
+            to_prices(change),
+            to_prices(divide_rounded(change * _PERCENT_UNITS, self.opens)),
+            self._yearly,
+            strict=True,
+        )
+        return [
+            Tick(
+                symbol=symbol,
+                timestamp=now,
+                price=price,
+                volume=volume,
+                bid=bid,
+                ask=ask,
+                change_24h=difference,
+                change_percent_24h=percent,
+                volatility=volatility,
+            )
+            for symbol, price, volume, bid, ask, difference, percent, volatility in columns
+        ]
+
+    def announce(self, service: EnhancedDatabaseService) -> None:
+        """Make an event of each move far from the open, once per symbol, direction and session."""
+        prices = zip(self.symbols, self.opens.tolist(), self.prices.tolist(), strict=True)
+        for symbol, before, after in prices:
+            move = PriceMove(symbol, before, after)
+            if move.is_event and (symbol, move.sentiment) not in self._announced:
+                service.create_market_event(
+                    type=EVENT_TYPE,
+                    title=move.title,
+                    description=move.describe("the session began"),
+                    affected_symbols=(symbol,),
+                    impact_magnitude=move.impact,
+                    sentiment=move.sentiment,
+                )
+                self._announced.add((symbol, move.sentiment))
+
+
+def open_market(service: EnhancedDatabaseService, day: date, daily: DailyPrices) -> LiveMarket:
+    """Return the market of a session as the database has it: at its open, or on its way.
+
+    Raises `InvalidInput` when no symbol has a price.
+    """
+    latest = {tick.symbol: tick for tick in service.get_latest_market_data()}
+    if not latest:
+        raise InvalidInput("no prices are imported; run `echo-markets import-prices FILE` first")
+    symbols, midnight = tuple(latest), datetime.combine(day, time(0), UTC)
+    daily.read_until(service, symbols, midnight)
+    prices = {symbol: price_units(tick.price) for symbol, tick in latest.items()}
+    opens = [
+        daily.last_close(symbol) or _first_price(service, symbol, midnight, prices[symbol])
+        for symbol in symbols
+    ]
+    return LiveMarket(
+        symbols,
+        opens=np.array(opens, np.int64),
+        prices=np.array([prices[symbol] for symbol in symbols], np.int64),
+        calibrations=[daily.calibrate(symbol) for symbol in symbols],
+        announced=_list_announced(service, day),
+    )
+
+
+def _first_price(service: EnhancedDatabaseService, symbol: str, midnight: datetime, latest: int) -> int:
+    """Return the first price of a symbol that had none before today."""
+    end = midnight + timedelta(days=1)
+    candles = service.get_price_history(symbol, midnight, end, "1d")
+    return price_units(candles[0].open) if candles else latest
+
+
+def _list_announced(service: EnhancedDatabaseService, day: date) -> set[tuple[str, str]]:
+    return {
+        (symbol, event.sentiment)
+        for event in service.get_recent_market_events(_EVENTS_READ)
+        if event.type == EVENT_TYPE and event.created_at.astimezone(UTC).date() == day
+        for symbol in event.affected_symbols
+    }

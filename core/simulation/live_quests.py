@@ -1,0 +1,247 @@
+"""The quests of one live session.
+
+Owns each player's quest of the day, the milestones, and the board of completed quests.
+
+A completed quest is counted on the board first, with its id in the entry's metadata,
+and marked completed afterwards. A simulator that is killed in between finds the id
+when it starts again and does not count the quest twice.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Final
+from uuid import UUID
+
+from frozendict import frozendict
+
+from core.errors import InvalidInput, QuestNotFound
+from core.records import LeaderboardEntry, LeaderboardUpdate, Quest, User
+from core.service import EnhancedDatabaseService
+from core.simulation.amounts import money_cents, to_money
+from core.simulation.boards import QUESTS_COMPLETED
+from core.simulation.quest_rules import (
+    DAILY,
+    DAILY_TYPES,
+    GAIN_TODAY,
+    MILESTONE,
+    REWARD_TYPE,
+    QuestRule,
+    next_milestone,
+)
+from core.simulation.sessions import SessionResult
+from core.simulation.stopping import Stopping
+
+COUNTED: Final = "completed"
+"""The key in an entry's metadata: quests completed in the session, id to type."""
+
+_PAGE: Final = 1_000
+_SESSIONS_BACK: Final = 10  # a session without the board, as a person may open one, is passed over
+_WRITTEN_STEPS: Final = 10  # progress is written in tenths of the target, not at every price
+
+
+@dataclass
+class DailyQuest:
+    """A player's quest of the day; `best` is how far it came, `written` what was stored, in cents."""
+
+    quest: Quest
+    best: int
+    written: int
+
+    @property
+    def target(self) -> int:
+        """The target in cents."""
+        return money_cents(self.quest.target_value)
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the quest is at its target."""
+        return self.best >= self.target
+
+    @property
+    def is_unwritten(self) -> bool:
+        """Whether the quest has come far enough to store it."""
+        return self.is_reached or self.best - self.written >= self.target // _WRITTEN_STEPS
+
+    def improve(self, gain: int, lead: int) -> None:
+        """Take the present gain, and lead over the average player, into account."""
+        self.best = max(self.best, gain if self.quest.type == GAIN_TODAY else lead)
+
+
+@dataclass
+class PlayerQuests:
+    """What one player works on; `counted` are the quests completed today, id to type."""
+
+    user_id: UUID
+    score_before: int
+    counted: dict[str, str]
+    daily: DailyQuest | None = None
+
+    @property
+    def score(self) -> int:
+        """How many quests the player has completed so far."""
+        return self.score_before + len(self.counted)
+
+
+class LiveQuests:
+    """The quests of the players of a session, in the order of the players."""
+
+    def __init__(self, service: EnhancedDatabaseService, day: date, players: list[PlayerQuests]) -> None:
+        self.players = players
+        self._service = service
+        self._day = day
+
+    def advance(self, result: SessionResult, stopping: Stopping) -> None:
+        """Take the present values into account, and complete what reached its target."""
+        if not self.players:
+            return
+        gains = result.change_cents
+        leads = result.value_cents - int(result.value_cents.mean())
+        for player, gain, lead in zip(self.players, gains.tolist(), leads.tolist(), strict=True):
+            if player.daily is not None:
+                player.daily.improve(gain, lead)
+        self._count([player for player in self.players if player.daily and player.daily.is_reached])
+        for player in self.players:
+            if player.daily is not None and player.daily.is_unwritten:
+                stopping.check()
+                self._store(player, player.daily)
+
+    def write_board(self, players: list[PlayerQuests]) -> None:
+        """Write how many quests these players have completed, and which of them today."""
+        updates = [
+            LeaderboardUpdate(player.user_id, Decimal(player.score), {COUNTED: player.counted})
+            for player in players
+        ]
+        self._service.batch_update_leaderboard(QUESTS_COMPLETED, updates, session_date=self._day)
+
+    def _count(self, players: list[PlayerQuests]) -> None:
+        for player in players:
+            if player.daily is not None:
+                player.counted[str(player.daily.quest.id)] = player.daily.quest.type
+        self.write_board(players)
+
+    def _store(self, player: PlayerQuests, daily: DailyQuest) -> None:
+        try:
+            self._service.update_quest_progress(daily.quest.id, to_money(daily.best))
+        except (InvalidInput, QuestNotFound):  # midnight came first, or someone removed the quest
+            player.daily = None
+            if player.counted.pop(str(daily.quest.id), None) is not None:
+                self.write_board([player])
+            return
+        daily.written = daily.best
+        if daily.is_reached:
+            player.daily = None
+
+
+def open_quests(
+    service: EnhancedDatabaseService, day: date, users: Sequence[User], stopping: Stopping
+) -> LiveQuests:
+    """Return the quests of a session; players get the ones that they do not have yet."""
+    before, today = _find_board_before(service, day), _read_board(service, day)
+    players, milestones = [], []
+    for user in users:
+        stopping.check()
+        player = PlayerQuests(
+            user_id=user.id,
+            score_before=int(before[user.id].score) if user.id in before else 0,
+            counted=_read_counted(today.get(user.id)),
+        )
+        active = service.get_user_active_quests(user.id)
+        wins = _count_wins(service, user.id, day)
+        milestone = next((quest for quest in active if quest.type == MILESTONE), None)
+        if milestone is not None and wins >= milestone.target_value:
+            player.counted[str(milestone.id)] = milestone.type
+        _adopt_daily(player, active, _end_of(day))
+        players.append(player)
+        milestones.append((milestone, wins))
+    quests = LiveQuests(service, day, players)
+    quests.write_board([player for player in players if player.score])
+    for player, (milestone, wins) in zip(players, milestones, strict=True):
+        stopping.check()
+        _advance_milestone(service, player.user_id, milestone, wins)
+        _give_daily(service, player, day)
+    return quests
+
+
+def _end_of(day: date) -> datetime:
+    return datetime.combine(day + timedelta(days=1), time(0), UTC)
+
+
+def _read_counted(entry: LeaderboardEntry | None) -> dict[str, str]:
+    counted = entry.metadata.get(COUNTED) if entry is not None else None
+    return dict(counted) if isinstance(counted, frozendict) else {}
+
+
+def _count_wins(service: EnhancedDatabaseService, user_id: UUID, day: date) -> int:
+    wins, before = 0, day
+    while page := service.get_portfolio_history(user_id, limit=_PAGE, before=before):
+        wins += sum(portfolio.day_change > 0 for portfolio in page)
+        before = page[-1].session_date
+        if len(page) < _PAGE:
+            break
+    return wins
+
+
+def _adopt_daily(player: PlayerQuests, active: Sequence[Quest], end: datetime) -> None:
+    for quest in active:
+        if quest.type in DAILY_TYPES and quest.expires_at == end:
+            is_counted = str(quest.id) in player.counted  # but was not marked completed in time
+            progress = money_cents(quest.current_progress)
+            best = money_cents(quest.target_value) if is_counted else progress
+            player.daily = DailyQuest(quest, best=best, written=progress)
+
+
+def _give_daily(service: EnhancedDatabaseService, player: PlayerQuests, day: date) -> None:
+    if player.daily is None and not DAILY_TYPES.intersection(player.counted.values()):
+        rule = DAILY[(day.toordinal() + player.user_id.int) % len(DAILY)]
+        quest = _create(service, player.user_id, rule, expires_at=_end_of(day))
+        player.daily = DailyQuest(quest, best=0, written=0)
+
+
+def _advance_milestone(
+    service: EnhancedDatabaseService, user_id: UUID, milestone: Quest | None, wins: int
+) -> None:
+    if milestone is not None and milestone.current_progress != wins:
+        service.update_quest_progress(milestone.id, Decimal(wins))
+    if milestone is None or wins >= milestone.target_value:
+        rule = next_milestone(wins)
+        if rule is not None:
+            quest = _create(service, user_id, rule, expires_at=None)
+            service.update_quest_progress(quest.id, Decimal(wins))
+
+
+def _create(
+    service: EnhancedDatabaseService,
+    user_id: UUID,
+    rule: QuestRule,
+    *,
+    expires_at: datetime | None,
+) -> Quest:
+    return service.create_quest(
+        user_id,
+        type=rule.type,
+        title=rule.title,
+        description=rule.description,
+        target_value=rule.target,
+        reward_type=REWARD_TYPE,
+        reward_value=rule.reward,
+        expires_at=expires_at,
+    )
+
+
+def _find_board_before(service: EnhancedDatabaseService, day: date) -> dict[UUID, LeaderboardEntry]:
+    """Return the newest board of completed quests before a session, by player."""
+    for session in service.list_session_dates(limit=_SESSIONS_BACK, before=day):
+        if board := _read_board(service, session):
+            return board
+    return {}
+
+
+def _read_board(service: EnhancedDatabaseService, day: date) -> dict[UUID, LeaderboardEntry]:
+    board: dict[UUID, LeaderboardEntry] = {}
+    while True:
+        page = service.get_leaderboard(QUESTS_COMPLETED, day, _PAGE, offset=len(board))
+        board |= {entry.user_id: entry for entry in page}
+        if len(page) < _PAGE:
+            return board

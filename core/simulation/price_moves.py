@@ -1,0 +1,97 @@
+"""Market events that follow from prices.
+
+Owns what is worth an event, and how it reads. Never writes one.
+"""
+
+from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from core.records import MarketEvent
+from core.simulation.amounts import divide_rounded, to_money, to_price
+from core.simulation.history import History
+from core.simulation.identifiers import Kind, hash_texts, make_ids
+from core.simulation.trading_day import close_of
+
+EVENT_TYPE: Final = "PRICE_MOVE"
+
+THRESHOLD_PERCENT: Final = 5
+"""A move beyond it makes an event; exactly that far does not."""
+
+MAX_IMPACT: Final = Decimal("999.99")
+"""What the impact's column holds; larger moves are cut in it and told in the title."""
+
+
+class PriceMove(NamedTuple):
+    """A symbol's price against an earlier one, both in 1/10000."""
+
+    symbol: str
+    before: int
+    after: int
+
+    @property
+    def is_event(self) -> bool:
+        """Whether the move is beyond the threshold; exact, without a fraction."""
+        return abs(self.after - self.before) * 100 > self.before * THRESHOLD_PERCENT
+
+    @property
+    def hundredths(self) -> int:
+        """The move in hundredths of a percent, rounded."""
+        change = np.array([(self.after - self.before) * 10_000])
+        return int(divide_rounded(change, self.before)[0])
+
+    @property
+    def title(self) -> str:
+        """Such as "AAPL rose 7.2 %"."""
+        verb = "rose" if self.after > self.before else "fell"
+        return f"{self.symbol} {verb} {abs(self.hundredths) / 100:.1f} %"
+
+    @property
+    def impact(self) -> Decimal:
+        """The move in percent without its sign, within what the column holds."""
+        return min(to_money(abs(self.hundredths)), MAX_IMPACT)
+
+    @property
+    def sentiment(self) -> str:
+        """POSITIVE for a rise, NEGATIVE for a fall."""
+        return "POSITIVE" if self.after > self.before else "NEGATIVE"
+
+    def describe(self, since: str) -> str:
+        """Return a sentence with both prices; `since` names the earlier one."""
+        return (
+            f"{self.symbol} moved from {to_price(self.before):.2f} to"
+            f" {to_price(self.after):.2f} since {since}."
+        )
+
+
+def list_events(history: History, row: int) -> Iterator[MarketEvent]:
+    """Yield an event for each symbol that closed far from its close before."""
+    if row == 0:
+        return
+    day = history.days[row]
+    closes = zip(
+        history.symbols, history.carried[row - 1].tolist(), history.closes[row].tolist(),
+        strict=True,
+    )  # fmt: skip  # one argument a line would hide the pair
+    for symbol, before, after in closes:
+        move = PriceMove(symbol, before, after)
+        if before and after and move.is_event:
+            yield _event(move, day)
+
+
+def _event(move: PriceMove, day: date) -> MarketEvent:
+    # the same whatever is seeded: the event follows from the prices alone
+    number = hash_texts([move.symbol]).astype(np.int64)
+    return MarketEvent(
+        id=make_ids(Kind.PRICE_MOVE, seed=0, when=close_of(day), numbers=number)[0],
+        type=EVENT_TYPE,
+        title=move.title,
+        description=move.describe("the previous close"),
+        affected_symbols=(move.symbol,),
+        impact_magnitude=move.impact,
+        sentiment=move.sentiment,
+        created_at=close_of(day),
+    )

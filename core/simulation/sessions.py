@@ -1,0 +1,64 @@
+"""One session: what players buy at the open and own at the close.
+
+Owns the arithmetic of money. Everything is a whole number, prices in 1/10000 and
+money in cents, so that every figure adds up to the cent.
+"""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from core.simulation.amounts import PRICE_UNITS_PER_CENT, Integers, divide_rounded
+
+STARTING_CENTS: Final = 1_000_000
+"""Every session starts with 10,000.00."""
+
+
+class SessionResult(NamedTuple):
+    """Players by row; `shares` has a column per symbol."""
+
+    cash_cents: Integers
+    shares: Integers
+    value_cents: Integers
+
+    @property
+    def change_cents(self) -> Integers:
+        """What each player gained or lost in the session."""
+        change: Integers = self.value_cents - STARTING_CENTS
+        return change
+
+
+def play_session(
+    weights: Integers, invested_percent: Integers, opens: Integers, closes: Integers
+) -> SessionResult:
+    """Buy whole shares at the open and value them at the close.
+
+    Each player splits `invested_percent` of the starting cash by `weights`, one row per
+    player and one column per symbol; the rest stays cash, as does what a share costs
+    too much for. `value_cents` is the cash and, symbol by symbol, shares times close
+    rounded to the cent.
+    """
+    budget = STARTING_CENTS * invested_percent // 100
+    total = np.maximum(weights.sum(axis=1), 1)
+    budgets = budget[:, np.newaxis] * weights // total[:, np.newaxis]
+    prices = np.maximum(opens, 1)  # a symbol without a price has no weight
+    shares = np.where(opens > 0, budgets * PRICE_UNITS_PER_CENT // prices, 0)
+    cash = STARTING_CENTS - value_shares(shares, opens).sum(axis=1)
+    return SessionResult(cash, shares, cash + value_shares(shares, closes).sum(axis=1))
+
+
+def value_shares(shares: Integers, prices: Integers) -> Integers:
+    """Return what each position is worth in cents; half a cent counts as one."""
+    return divide_rounded(shares * prices, PRICE_UNITS_PER_CENT)
+
+
+def percent_hundredths(change_cents: Integers) -> Integers:
+    """Return a change in percent of the starting cash, in hundredths of a percent."""
+    return divide_rounded(change_cents * 10_000, STARTING_CENTS)
+
+
+def rank_scores(scores: Integers) -> Integers:
+    """Return the rank of each score, highest first; equal scores share it (1, 2, 2, 4)."""
+    ordered = np.sort(scores)
+    ranks: Integers = len(scores) - np.searchsorted(ordered, scores, side="right") + 1
+    return ranks

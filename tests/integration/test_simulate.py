@@ -1,0 +1,486 @@
+"""The live market: what it writes adds up, survives restarts, outages and midnight."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from core import EnhancedDatabaseService, Settings
+from core.errors import DatabaseUnavailable
+from core.local.servers import PostgresServer, ValkeyServer
+from core.records import Quest, User
+from core.simulation import live
+from core.simulation.live import Simulator
+from core.simulation.replay import seed
+from tests.conftest import Execute, administered
+from tests.market_days import import_days
+
+NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
+TODAY = NOON.date()
+LAST_SESSION = date(2013, 3, 1)
+PLAYERS = 30
+CALM = 2.0
+WILD = 6 * 3600.0  # a quarter of a day in one step moves every price visibly
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> datetime:
+        """Return the time that was set."""
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock forward."""
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def clock(service: EnhancedDatabaseService) -> Clock:
+    """The clock of service and simulator."""
+    clock = Clock()
+    service._clock = clock
+    return clock
+
+
+@pytest.fixture
+def game(service: EnhancedDatabaseService, clock: Clock, tmp_path: Path) -> EnhancedDatabaseService:
+    """A service with half a year of prices and twenty sessions of thirty players."""
+    import_days(service, tmp_path, "2012-09-04")
+    seed(service, players=PLAYERS, sessions=20, now=clock())
+    return service
+
+
+def simulator(
+    service: EnhancedDatabaseService, clock: Clock, *, interval_seconds: float = CALM, number: int = 1
+) -> Simulator:
+    """Return a simulator as a new process would have it."""
+    return Simulator(
+        service,
+        interval_seconds=interval_seconds,
+        stop=threading.Event(),
+        clock=clock,
+        generator=np.random.Generator(np.random.PCG64(number)),
+    )
+
+
+def run_steps(simulator: Simulator, clock: Clock, steps: int) -> None:
+    """Step some times, a second apart."""
+    for _ in range(steps):
+        simulator.step()
+        clock.advance(1)
+
+
+def assert_portfolios_add_up(execute: Execute, day: date, players: int = PLAYERS) -> None:
+    """Assert that today's values, changes and scores belong together for every player."""
+    (counts,) = execute(
+        """
+        SELECT count(*), count(*) FILTER (WHERE p.day_change = p.total_value - p.starting_cash
+            AND p.day_change_percent = r.score AND p.total_value = v.score AND p.current_cash >= 0)
+        FROM portfolios p
+        JOIN leaderboard_entries r USING (user_id, session_date)
+        JOIN leaderboard_entries v USING (user_id, session_date)
+        WHERE session_date = %s AND r.category = 'daily_returns' AND v.category = 'total_value'""",
+        (day,),
+    )
+    assert counts == (players, players)
+
+
+def assert_quests_add_up(execute: Execute, day: date) -> None:
+    """Assert that each score on the board is the number of the player's completed quests."""
+    wrong = execute(
+        """
+        SELECT u.username, q.completed, e.score FROM users u
+        LEFT JOIN (SELECT user_id, count(*) AS completed FROM quests WHERE status = 'COMPLETED'
+                   GROUP BY user_id) q ON q.user_id = u.id
+        LEFT JOIN leaderboard_entries e ON e.user_id = u.id AND e.category = 'quests_completed'
+             AND e.session_date = %s
+        WHERE coalesce(q.completed, 0) <> coalesce(e.score, 0)""",
+        (day,),
+    )
+    assert wrong == []
+
+
+def test_a_step_writes_prices_portfolios_and_boards(
+    game: EnhancedDatabaseService, clock: Clock, execute: Execute
+) -> None:
+    """Prices go on from the last close; everything of today belongs together."""
+    before = {tick.symbol: tick for tick in game.get_latest_market_data()}
+    run_steps(simulator(game, clock), clock, 3)
+    ticks = game.get_latest_market_data()
+    assert {tick.symbol for tick in ticks} == set(before)
+    for tick in ticks:
+        close = before[tick.symbol].price
+        assert tick.timestamp == NOON + timedelta(seconds=2)
+        assert abs(tick.price / close - 1) < Decimal("0.01")
+        assert tick.change_24h == tick.price - close
+        assert tick.bid is not None
+        assert tick.ask is not None
+        assert tick.bid < tick.price < tick.ask
+        assert tick.volatility is not None
+    assert_portfolios_add_up(execute, TODAY)
+    assert_quests_add_up(execute, TODAY)
+    assert execute("SELECT count(*) FROM ticks WHERE timestamp >= %s", (NOON,)) == [(15,)]
+
+
+def test_the_walk_moves_as_far_as_the_history(game: EnhancedDatabaseService, clock: Clock) -> None:
+    """A thousand days of steps have the imported days' volatility, within a tenth."""
+    sim = simulator(game, clock, interval_seconds=86_400)
+    session = sim._open(TODAY)
+    market, generator = session.market, np.random.Generator(np.random.PCG64(5))
+    expected = [sim._daily.calibrate(symbol).volatility for symbol in market.symbols]
+    logs = [np.log(market._exact)]
+    for _ in range(4_000):
+        market.move(86_400 / 4, generator)
+        logs.append(np.log(market._exact))
+    found = np.diff(np.array(logs)[::4], axis=0).std(axis=0, ddof=1)
+    assert found == pytest.approx(expected, rel=0.1)
+
+
+def test_a_restart_resumes_the_same_positions(
+    game: EnhancedDatabaseService, clock: Clock, execute: Execute
+) -> None:
+    """The same shares at other prices: cash stays, and values still add up."""
+    run_steps(simulator(game, clock, interval_seconds=WILD), clock, 2)
+    cash = execute(
+        "SELECT user_id, current_cash FROM portfolios WHERE session_date = %s ORDER BY 1", (TODAY,)
+    )
+    values = execute("SELECT sum(total_value) FROM portfolios WHERE session_date = %s", (TODAY,))
+    opens = {tick.symbol: tick.price - (tick.change_24h or 0) for tick in game.get_latest_market_data()}
+    run_steps(simulator(game, clock, interval_seconds=WILD, number=2), clock, 2)
+    again = execute(
+        "SELECT user_id, current_cash FROM portfolios WHERE session_date = %s ORDER BY 1", (TODAY,)
+    )
+    assert again == cash
+    assert execute("SELECT sum(total_value) FROM portfolios WHERE session_date = %s", (TODAY,)) != values
+    assert {t.symbol: t.price - (t.change_24h or 0) for t in game.get_latest_market_data()} == opens
+    assert_portfolios_add_up(execute, TODAY)
+    assert_quests_add_up(execute, TODAY)
+
+
+def test_midnight_closes_a_session_and_opens_the_next(
+    game: EnhancedDatabaseService, clock: Clock, execute: Execute
+) -> None:
+    """Final ranks are stored; the new session begins at the last prices of the old one."""
+    sim = simulator(game, clock, interval_seconds=WILD)
+    run_steps(sim, clock, 2)
+    last = {tick.symbol: tick.price for tick in game.get_latest_market_data()}
+    clock.now = datetime(2026, 3, 4, 0, 0, 1, tzinfo=UTC)
+    run_steps(sim, clock, 1)
+    tomorrow = clock.now.date()
+    for tick in game.get_latest_market_data():
+        assert tick.price - (tick.change_24h or 0) == last[tick.symbol]
+    assert game.list_session_dates(limit=3) == (tomorrow, TODAY, LAST_SESSION)
+    wrong = execute(
+        """
+        SELECT * FROM (SELECT rank, rank() OVER (PARTITION BY category ORDER BY score DESC) AS expected
+                       FROM leaderboard_entries WHERE session_date = %s) AS ranked
+        WHERE rank IS DISTINCT FROM expected""",
+        (TODAY,),
+    )
+    assert wrong == []
+    assert_portfolios_add_up(execute, tomorrow)
+    assert_quests_add_up(execute, tomorrow)
+
+
+def test_everyone_has_a_quest_today(game: EnhancedDatabaseService, clock: Clock) -> None:
+    """One, until midnight, beside the milestones; a restart gives no second one."""
+    for _ in range(2):
+        run_steps(simulator(game, clock), clock, 2)
+    for user in game.search_users("", limit=PLAYERS):
+        quests = game.get_user_active_quests(user.id)
+        ends = [quest.expires_at for quest in quests if quest.type != "MILESTONE"]
+        assert ends == [datetime(2026, 3, 4, tzinfo=UTC)]
+        assert len(quests) == 2
+
+
+def test_quests_of_the_day_complete_once(
+    game: EnhancedDatabaseService, clock: Clock, execute: Execute
+) -> None:
+    """In a wild market many do; restarts and further gains do not count them again."""
+    for number in range(1, 5):
+        run_steps(simulator(game, clock, interval_seconds=WILD, number=number), clock, 3)
+        assert_quests_add_up(execute, TODAY)
+    (row,) = execute(
+        "SELECT count(*), count(DISTINCT user_id) FROM quests"
+        " WHERE type LIKE 'DAILY%%' AND status = 'COMPLETED'"
+    )
+    assert row[0] == row[1] > 0
+    assert execute("SELECT count(*) FROM quests WHERE type LIKE 'DAILY%%'") == [(PLAYERS,)]
+
+
+def test_a_kill_between_score_and_quest_counts_once(
+    game: EnhancedDatabaseService,
+    clock: Clock,
+    execute: Execute,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The board is written first; the next start finds the quest on it and completes it."""
+
+    def die(*_: object) -> Quest:
+        raise DatabaseUnavailable("the connection was cut")
+
+    sim = simulator(game, clock, interval_seconds=WILD, number=2)
+    run_steps(sim, clock, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(game, "update_quest_progress", die)
+        with pytest.raises(DatabaseUnavailable):
+            run_steps(sim, clock, 20)
+    counted = execute(
+        "SELECT count(*) FROM leaderboard_entries WHERE category = 'quests_completed' AND session_date = %s"
+        " AND metadata -> 'completed' <> '{}'",
+        (TODAY,),
+    )
+    assert counted[0][0] > 0
+    run_steps(simulator(game, clock), clock, 1)
+    assert_quests_add_up(execute, TODAY)
+
+
+def test_milestones_count_live_sessions(
+    game: EnhancedDatabaseService, clock: Clock, execute: Execute
+) -> None:
+    """After midnight a won session is progress; a rung that it completes is followed by the next."""
+    execute(
+        "UPDATE quests SET target_value = 1 + (SELECT count(*) FROM portfolios p WHERE p.day_change > 0"
+        " AND p.user_id = quests.user_id) WHERE type = 'MILESTONE' AND status = 'ACTIVE'"
+    )
+    sim = simulator(game, clock, interval_seconds=WILD, number=3)
+    run_steps(sim, clock, 3)
+    winners = execute("SELECT user_id FROM portfolios WHERE session_date = %s AND day_change > 0", (TODAY,))
+    assert winners
+    clock.advance(86_400)
+    run_steps(sim, clock, 1)
+    assert_quests_add_up(execute, clock.now.date())
+    completed = execute(
+        "SELECT user_id FROM quests WHERE type = 'MILESTONE' AND status = 'COMPLETED'"
+        " AND target_value NOT IN (10, 25)"
+    )
+    assert set(completed) <= set(winners)
+    for (user_id,) in winners:
+        active = [q for q in game.get_user_active_quests(user_id) if q.type == "MILESTONE"]
+        assert len(active) == 1
+        wins = execute(
+            "SELECT count(*) FROM portfolios WHERE user_id = %s AND day_change > 0", (str(user_id),)
+        )
+        assert active[0].current_progress <= wins[0][0]
+
+
+def test_a_large_move_is_announced_once(
+    game: EnhancedDatabaseService, clock: Clock, execute: Execute
+) -> None:
+    """Per symbol, direction and session, restarts included."""
+    for number in range(1, 4):
+        run_steps(simulator(game, clock, interval_seconds=WILD, number=number), clock, 8)
+    rows = execute(
+        "SELECT affected_symbols[1], sentiment, count(*) FROM market_events"
+        " WHERE created_at >= %s GROUP BY 1, 2",
+        (NOON,),
+    )
+    assert rows
+    assert {count for _, _, count in rows} == {1}
+
+
+def test_only_players_with_a_strategy_trade(
+    service: EnhancedDatabaseService, clock: Clock, alice: User, tmp_path: Path
+) -> None:
+    """A person's account is left alone; a strategy in the preferences makes a player."""
+    import_days(service, tmp_path, "2012-09-04")
+    bob = service.create_user(username="bob", preferences={"strategy": "buy_and_hold"})
+    run_steps(simulator(service, clock), clock, 2)
+    assert service.get_portfolio_history(alice.id) == ()
+    assert [p.session_date for p in service.get_portfolio_history(bob.id)] == [TODAY]
+    assert [entry.username for entry in service.get_leaderboard("total_value", TODAY)] == ["bob"]
+
+
+def test_players_may_change_while_it_runs(
+    game: EnhancedDatabaseService, clock: Clock, execute: Execute
+) -> None:
+    """Another seed replaces them in the middle of a session; the next step trades for the new ones."""
+    sim = simulator(game, clock, interval_seconds=WILD)
+    run_steps(sim, clock, 2)
+    seed(game, players=PLAYERS + 5, sessions=20, seed=2, now=clock())
+    run_steps(sim, clock, 2)
+    assert_portfolios_add_up(execute, TODAY, PLAYERS + 5)
+    assert_quests_add_up(execute, TODAY)
+
+
+def test_new_players_are_noticed(
+    game: EnhancedDatabaseService, clock: Clock, execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the next upkeep, without a restart."""
+    monkeypatch.setattr(live, "UPKEEP_SECONDS", 0)
+    sim = simulator(game, clock)
+    run_steps(sim, clock, 1)
+    game.create_user(username="zoe", preferences={"strategy": "momentum"})
+    run_steps(sim, clock, 2)
+    assert_portfolios_add_up(execute, TODAY, PLAYERS + 1)
+
+
+def test_a_market_without_players_runs(
+    service: EnhancedDatabaseService, clock: Clock, execute: Execute, tmp_path: Path
+) -> None:
+    """Prices are imported, nothing is seeded yet; a symbol may be a minute old."""
+    import_days(service, tmp_path, "2013-02-20")
+    service.insert_market_tick("NEW", Decimal(12), timestamp=NOON - timedelta(minutes=1))
+    run_steps(simulator(service, clock), clock, 2)
+    assert execute("SELECT count(*) FROM ticks WHERE timestamp >= %s", (NOON,)) == [(12,)]
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries that a test can wait for."""
+    monkeypatch.setattr(live, "FIRST_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(live, "LAST_RETRY_SECONDS", 0.1)
+
+
+class Running:
+    """A simulator that runs in a thread; counts its steps."""
+
+    def __init__(self, service: EnhancedDatabaseService, clock: Clock) -> None:
+        self.stop = threading.Event()
+        self.stepped = threading.Condition()
+        self.steps = 0
+        self._simulator = Simulator(service, interval_seconds=0.02, stop=self.stop, clock=clock)
+        self.thread = threading.Thread(target=self._simulator.run, args=[self._note])
+
+    def _note(self) -> None:
+        with self.stepped:
+            self.steps += 1
+            self.stepped.notify_all()
+
+    def wait_for_steps(self, more: int) -> None:
+        """Wait until some more steps were made."""
+        with self.stepped:
+            target = self.steps + more
+            assert self.stepped.wait_for(lambda: self.steps >= target, timeout=20)
+
+
+@pytest.fixture
+def running(game: EnhancedDatabaseService, clock: Clock, quick_retries: None) -> Iterator[Running]:
+    """A simulator in a thread, stopped after the test."""
+    running = Running(game, clock)
+    running.thread.start()
+    yield running
+    running.stop.set()
+    running.thread.join(10)
+
+
+def test_it_stops_within_a_second(running: Running) -> None:
+    """Whether it waits or is in the middle of a step."""
+    running.wait_for_steps(1)
+    begun = time.monotonic()
+    running.stop.set()
+    running.thread.join(1)
+    assert not running.thread.is_alive()
+    assert time.monotonic() - begun < 1
+
+
+def test_an_outage_is_logged_once_and_survived(
+    running: Running,
+    settings: Settings,
+    postgres_server: PostgresServer,
+    execute: Execute,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The database closes its door and cuts every connection; then it opens again."""
+    caplog.set_level(logging.INFO, logger=live.__name__)
+    running.wait_for_steps(2)
+    name = settings.database_url.get_secret_value().rpartition("/")[2]
+    with administered(postgres_server) as administer:
+        administer(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        administer(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            f" WHERE datname = '{name}' AND application_name LIKE 'echo-markets%'"
+        )
+        deadline = time.monotonic() + 20
+        while not any("pauses" in record.message for record in caplog.records):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        running.stop.wait(0.3)  # several retries fail
+        administer(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    running.wait_for_steps(2)
+    messages = [record.message for record in caplog.records]
+    assert sum("the live market pauses" in message for message in messages) == 1
+    assert sum("the live market goes on" in message for message in messages) == 1
+    assert not any(record.exc_info for record in caplog.records)
+    running.stop.set()
+    running.thread.join(5)
+    assert_portfolios_add_up(execute, TODAY)
+    assert_quests_add_up(execute, TODAY)
+
+
+def test_without_prices_it_waits_for_them(
+    service: EnhancedDatabaseService,
+    clock: Clock,
+    quick_retries: None,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    """The simulator may be started before the import."""
+    running = Running(service, clock)
+    running.thread.start()
+    try:
+        deadline = time.monotonic() + 20
+        while not caplog.records:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert "run `echo-markets import-prices FILE` first" in caplog.records[0].message
+        import_days(service, tmp_path, "2013-02-20")
+        running.wait_for_steps(1)
+    finally:
+        running.stop.set()
+        running.thread.join(10)
+
+
+@pytest.mark.slow
+def test_the_command_ends_on_a_signal(
+    game: EnhancedDatabaseService,
+    settings: Settings,
+    valkey_server: ValkeyServer,
+    execute: Execute,
+    repository: Path,
+) -> None:
+    """Exit status 0, soon, and without a connection left behind."""
+    environment = {
+        **os.environ,
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": valkey_server.url,
+        "REDIS_PASSWORD": valkey_server.password,
+        "SIMULATOR_INTERVAL": "100",
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "core.cli", "simulate"],
+        env=environment,
+        cwd=repository,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while execute("SELECT count(*) FROM portfolios WHERE session_date > '2013-03-01'") == [(0,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        begun = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=15)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors
+    assert time.monotonic() - begun < 3
+    assert "Traceback" not in errors
+    assert "the live market has stopped" in errors
+    left = execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'echo-markets-simulator'")
+    assert left == [(0,)]

@@ -1,0 +1,78 @@
+"""What long jobs show, and how they overlap with the database."""
+
+import io
+import threading
+from collections.abc import Sequence
+
+import pytest
+from rich.console import Console
+
+from core.simulation.progress import PLAIN_STEPS, show_progress
+from core.simulation.write_behind import WriteBehind
+
+
+def shown(*, is_terminal: bool) -> str:
+    """Return what a job of a thousand units writes."""
+    file = io.StringIO()
+    with show_progress(Console(file=file, force_terminal=is_terminal, width=100)) as progress:
+        for done in range(1_001):
+            progress("reading prices", done, 1_000)
+        progress("loading prices", 0, 0)
+    return file.getvalue()
+
+
+def test_a_log_gets_a_few_lines() -> None:
+    """One for each quarter of a stage, not one for each call."""
+    lines = shown(is_terminal=False).splitlines()
+    assert len(lines) == PLAIN_STEPS + 1
+    assert lines[0] == "reading prices: 25 %"
+    assert lines[-1] == "loading prices: 100 %"
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    """Each stage has its own."""
+    text = shown(is_terminal=True)
+    assert "reading prices" in text
+    assert "loading prices" in text
+
+
+def test_batches_are_written_in_order() -> None:
+    """In a thread of their own; the reported rows are added up."""
+    written: list[tuple[str, list[int]]] = []
+
+    def load(batch: Sequence[int]) -> int:
+        written.append((threading.current_thread().name, list(batch)))
+        return len(batch)
+
+    with WriteBehind() as writes:
+        writes.write(load, [1, 2])
+        writes.write(load, [3])
+    assert writes.rows == 3
+    assert [batch for _, batch in written] == [[1, 2], [3]]
+    assert all(name.startswith("write-behind") for name, _ in written)
+
+
+def test_an_error_ends_the_writing() -> None:
+    """It is raised by the next write, and nothing is written after it."""
+    written: list[int] = []
+
+    def load(batch: Sequence[int]) -> int:
+        if batch[0] == 2:
+            raise ValueError("two")
+        written.extend(batch)
+        return len(batch)
+
+    with pytest.raises(ValueError, match="two"), WriteBehind() as writes:
+        for number in range(1, 6):
+            writes.write(load, [number])
+    assert written == [1]
+
+
+def test_the_last_error_is_raised_on_leaving() -> None:
+    """A job that was written to the last batch only has not succeeded."""
+
+    def load(_: Sequence[int]) -> int:
+        raise ValueError("late")
+
+    with pytest.raises(ValueError, match="late"), WriteBehind() as writes:
+        writes.write(load, [1])

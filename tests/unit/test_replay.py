@@ -1,0 +1,238 @@
+"""A replay in memory: sessions, boards, quests and events add up."""
+
+from collections import Counter
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from core.records import Candle, Quest
+from core.simulation.boards import QUESTS_COMPLETED, build_entries
+from core.simulation.history import History, build_history
+from core.simulation.identifiers import hash_texts
+from core.simulation.price_moves import PriceMove, list_events
+from core.simulation.quest_book import QuestBook
+from core.simulation.quest_rules import MILESTONES, next_milestone
+from core.simulation.replay import Replay, play_day
+from core.simulation.roster import Roster, player_ids
+from core.simulation.sessions import STARTING_CENTS, SessionResult
+from core.simulation.strategies import draw_traits
+from core.simulation.usernames import username_of
+
+PLAYERS = 60
+DAYS = 90
+LATER = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def candle(symbol: str, day: date, opened: int, closed: int) -> Candle:
+    """Return one day of a symbol; prices in 1/10000."""
+    low, high = sorted((Decimal(opened) / 10_000, Decimal(closed) / 10_000))
+    bucket = datetime.combine(day, time(0), UTC)
+    return Candle(symbol, bucket, Decimal(opened) / 10_000, high, low, Decimal(closed) / 10_000, 1, 1)
+
+
+def make_history(days: int = DAYS) -> History:
+    """Return weekdays of three symbols that wander; the third begins on the tenth day."""
+    generator = np.random.Generator(np.random.PCG64(11))
+    calendar = [date(2012, 1, 2) + timedelta(days=n) for n in range(2 * days)]
+    weekdays = [day for day in calendar if day.weekday() < 5][:days]
+    series = {}
+    for symbol, first in (("AAPL", 0), ("GOOG", 0), ("FB", 10)):
+        price, candles = 500_000, []
+        for day in weekdays[first:]:
+            opened = int(price * (1 + generator.normal(0, 0.01)))
+            price = int(opened * (1 + generator.normal(0, 0.03)))
+            candles.append(candle(symbol, day, opened, price))
+        series[symbol] = candles
+    return build_history(series)
+
+
+def make_replay(history: History, *, seed: int = 1) -> Replay:
+    """Return a replay of a whole history with players that are in no database."""
+    ids = player_ids(range(PLAYERS))
+    roster = Roster(tuple(ids), tuple(map(username_of, range(PLAYERS))), removed=0)
+    return Replay(history, draw_traits(seed, ids), roster, seed=seed, first=0)
+
+
+@pytest.fixture(scope="module")
+def history() -> History:
+    """Three symbols on ninety days."""
+    return make_history()
+
+
+def test_a_day_without_trade_carries_the_last_close() -> None:
+    """And a symbol that is not listed yet has no price at all."""
+    days = [date(2012, 1, 2), date(2012, 1, 3), date(2012, 1, 4)]
+    history = build_history(
+        {
+            "AAPL": [candle("AAPL", days[0], 10_000, 20_000), candle("AAPL", days[2], 30_000, 40_000)],
+            "FB": [candle("FB", days[1], 50_000, 60_000)],
+        }
+    )
+    assert history.days == tuple(days)
+    assert history.closes.tolist() == [[20_000, 0], [0, 60_000], [40_000, 0]]
+    assert history.carried.tolist() == [[20_000, 0], [20_000, 60_000], [40_000, 60_000]]
+    assert history.opens[:, 1].tolist() == [0, 50_000, 0]
+
+
+def test_players_know_nothing_of_the_day_they_trade_on(history: History) -> None:
+    """Other prices after the open change what shares are worth, not which are held."""
+    traits, symbols = draw_traits(1, player_ids(range(PLAYERS))), hash_texts(history.symbols)
+    closes = history.closes.copy()
+    closes[70:] *= 2
+    known = play_day(history, 70, traits, symbols)
+    carried = history.carried.copy()
+    carried[70:] *= 2
+    changed = History(history.symbols, history.days, history.opens, closes, carried)
+    other = play_day(changed, 70, traits, symbols)
+    assert (known.shares == other.shares).all()
+    assert (known.cash_cents == other.cash_cents).all()
+    assert (known.value_cents != other.value_cents).any()
+
+
+def test_portfolios_say_what_was_played(history: History) -> None:
+    """Value, change and percent of a row belong together, and to the shares at the close."""
+    replay = make_replay(history)
+    result = replay.play(70)
+    portfolios = list(replay.build_portfolios(history.days[70], result))
+    assert len(portfolios) == PLAYERS
+    for portfolio, shares in zip(portfolios, result.shares.tolist(), strict=True):
+        closes = history.closes[70].tolist()
+        held = sum(round(Decimal(n * price) / 10_000, 2) for n, price in zip(shares, closes, strict=True))
+        assert abs(portfolio.total_value - portfolio.current_cash - held) <= Decimal("0.03")
+        assert portfolio.day_change == portfolio.total_value - portfolio.starting_cash
+        assert abs(portfolio.day_change_percent - portfolio.day_change / 100) <= Decimal("0.005")
+    assert len({portfolio.day_change for portfolio in portfolios}) > PLAYERS / 3
+
+
+def test_the_same_seed_plays_the_same_game(history: History) -> None:
+    """Ids included; another seed plays another one."""
+    day = history.days[50]
+
+    def rows(seed: int) -> list[object]:
+        replay = make_replay(history, seed=seed)
+        return list(replay.build_portfolios(day, replay.play(50)))
+
+    assert rows(1) == rows(1)
+    assert rows(1) != rows(2)
+
+
+def test_completed_quests_are_those_on_the_board(history: History) -> None:
+    """After every session, and for every player: the score counts the completed rows."""
+    replay, quests, board = make_replay(history), list[Quest](), dict[object, Decimal]()
+    for row, day in enumerate(history.days):
+        result = replay.play(row)
+        quests += replay.quests.play(day, result)
+        entries = build_entries(replay.roster, day, result, replay.quests.completed, seed=1)
+        board = {entry.user_id: entry.score for entry in entries if entry.category == QUESTS_COMPLETED}
+    quests += replay.quests.finish(LATER)
+    completed = Counter(quest.user_id for quest in quests if quest.status == "COMPLETED")
+    assert board == completed
+    assert len({quest.id for quest in quests}) == len(quests)
+    milestones = Counter(quest.user_id for quest in quests if quest.status == "ACTIVE")
+    assert milestones == dict.fromkeys(replay.roster.user_ids, 1)
+
+
+def result_with(*values: int) -> SessionResult:
+    """Return a session in which players finish with these cents above the starting cash."""
+    cents = STARTING_CENTS + np.array(values)
+    return SessionResult(cents, np.zeros((len(values), 1), np.int64), cents)
+
+
+def play_days(book: QuestBook, first: date, *days: tuple[int, ...]) -> list[Quest]:
+    """Play one session a day from `first` on; return the quests that are over."""
+    return [
+        quest
+        for place, values in enumerate(days)
+        for quest in book.play(first + timedelta(days=place), result_with(*values))
+    ]
+
+
+MONDAY = date(2012, 1, 16)  # in this week alice, bob and charlie have the three quests in order
+
+
+def test_weekly_quests_complete_at_their_target() -> None:
+    """Three wins for alice, 200.00 in one session for bob, three times above average for charlie."""
+    book = QuestBook(tuple(player_ids(range(3))), seed=1, first_day=MONDAY)
+    wins = [(1, 19_999, 0), (1, 0, 20_000), (0, 20_000, 30_000), (1, -1, 5)]
+    assert play_days(book, MONDAY, *wins[:3]) == []
+    assert book.completed.tolist() == [0, 1, 0]
+    play_days(book, MONDAY + timedelta(days=3), wins[3])
+    assert book.completed.tolist() == [1, 1, 1]
+    weekly = book.finish(LATER)[:3]
+    assert [quest.status for quest in weekly] == ["COMPLETED"] * 3
+    assert [quest.current_progress for quest in weekly] == [3, 200, 3]
+    assert [quest.type for quest in weekly] == ["WINNING_SESSIONS", "BIG_GAIN", "BEAT_THE_MARKET"]
+
+
+def test_weekly_quests_expire_and_rotate() -> None:
+    """On Monday everyone gets the next one, whatever became of the last."""
+    book = QuestBook(tuple(player_ids(range(3))), seed=1, first_day=MONDAY)
+    play_days(book, MONDAY, (1, 150, -5))
+    over = play_days(book, MONDAY + timedelta(days=7), (0, 0, 0))
+    assert [quest.status for quest in over] == ["EXPIRED"] * 3
+    assert [quest.current_progress for quest in over] == [1, Decimal("1.50"), 0]
+    assert {quest.expires_at for quest in over} == {datetime(2012, 1, 23, tzinfo=UTC)}
+    following = [quest.type for quest in book.finish(LATER)[:3]]
+    assert following == ["BIG_GAIN", "BEAT_THE_MARKET", "WINNING_SESSIONS"]
+
+
+def test_the_quest_of_a_week_that_goes_on_stays_active() -> None:
+    """History that reaches up to now leaves something to do."""
+    book = QuestBook(tuple(player_ids(range(1))), seed=1, first_day=MONDAY)
+    play_days(book, MONDAY, (0,))
+    weekly = book.finish(datetime(2012, 1, 19, tzinfo=UTC))[0]
+    assert weekly.status == "ACTIVE"
+
+
+def test_milestones_follow_each_other() -> None:
+    """The tenth win completes the first rung and begins the second, with the wins so far."""
+    alice = player_ids(range(1))[0]
+    book = QuestBook((alice,), seed=1, first_day=MONDAY)
+    over = play_days(book, MONDAY, *[(1,)] * 10, (0,), (1,))
+    first = [quest for quest in over if quest.type == "MILESTONE"]
+    assert [(quest.target_value, quest.status) for quest in first] == [(10, "COMPLETED")]
+    active = book.finish(LATER)[-1]
+    assert (active.target_value, active.current_progress, active.status) == (25, 11, "ACTIVE")
+    assert active.created_at == datetime(2012, 1, 25, 21, tzinfo=UTC)
+    assert active.expires_at is None
+
+
+def test_there_is_a_next_milestone_until_the_last() -> None:
+    """A player who jumps over some gets the one above."""
+    rule = next_milestone(60)
+    assert rule is not None
+    assert rule.target == 100
+    assert next_milestone(MILESTONES[-1]) is None
+
+
+def moves(*closes: int) -> History:
+    """Return one symbol with these closes in 1/10000."""
+    days = [candle("AAPL", MONDAY + timedelta(days=n), close, close) for n, close in enumerate(closes)]
+    return build_history({"AAPL": days})
+
+
+@pytest.mark.parametrize(
+    ("after", "title", "impact", "sentiment"),
+    [
+        (1_072_000, "AAPL rose 7.2 %", Decimal("7.20"), "POSITIVE"),
+        (920_000, "AAPL fell 8.0 %", Decimal("8.00"), "NEGATIVE"),
+        (50_000_000, "AAPL rose 4900.0 %", Decimal("999.99"), "POSITIVE"),
+    ],
+)
+def test_a_large_move_makes_an_event(after: int, title: str, impact: Decimal, sentiment: str) -> None:
+    """At the close of its day, once, with an impact that fits its column."""
+    history = moves(1_000_000, after)
+    (event,) = list_events(history, 1)
+    assert (event.title, event.impact_magnitude, event.sentiment) == (title, impact, sentiment)
+    assert event.affected_symbols == ("AAPL",)
+    assert event.created_at == datetime(2012, 1, 17, 21, tzinfo=UTC)
+    assert event == next(list_events(history, 1))
+
+
+def test_small_moves_and_first_days_make_none() -> None:
+    """Exactly 5 % is not beyond it."""
+    history = moves(1_000_000, 1_050_000, 997_500)
+    assert [list(list_events(history, row)) for row in range(3)] == [[], [], []]
+    assert PriceMove("AAPL", 1_000_000, 1_050_001).is_event

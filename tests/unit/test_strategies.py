@@ -1,0 +1,228 @@
+"""Strategies and the arithmetic of a session, recomputed in decimals."""
+
+from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Decimal
+from uuid import UUID
+
+import numpy as np
+import pytest
+from frozendict import frozendict
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.records import User
+from core.simulation.amounts import Integers, divide_rounded, to_money, to_price
+from core.simulation.identifiers import Kind, hash_texts, make_ids
+from core.simulation.roster import player_ids
+from core.simulation.sessions import (
+    STARTING_CENTS,
+    percent_hundredths,
+    play_session,
+    rank_scores,
+)
+from core.simulation.strategies import (
+    LOOKBACKS,
+    STRATEGIES,
+    Traits,
+    choose_weights,
+    draw_traits,
+    read_traits,
+)
+from core.simulation.usernames import name_of, username_of
+
+CENT = Decimal("0.01")
+SYMBOLS = hash_texts(("AAPL", "GOOG", "IBM"))
+ALL = np.array([True, True, True])
+
+
+def traits_of(strategy: str, *, lookback: int = 5, symbols: int = 1) -> Traits:
+    """Return one player's traits."""
+    return Traits(
+        strategy=np.array([STRATEGIES.index(strategy)]),
+        lookback=np.array([LOOKBACKS.index(lookback)]),
+        symbols=np.array([symbols]),
+        invested_percent=np.array([80]),
+        keys=np.array([7], np.uint64),
+    )
+
+
+def bought(
+    traits: Traits, closes: Integers, tradable: np.ndarray[tuple[int], np.dtype[np.bool_]] = ALL
+) -> list[int]:
+    """Return the columns of the symbols that the first player buys."""
+    weights = choose_weights(traits, closes, tradable, SYMBOLS)
+    return np.flatnonzero(weights[0]).tolist()
+
+
+def week(*last: int) -> Integers:
+    """Return six days of closes that all began at 100, with these on the last day."""
+    closes = np.full((6, len(last)), 100, np.int64)
+    closes[-1] = last
+    return closes
+
+
+def test_momentum_buys_what_rose_most() -> None:
+    """And nothing that fell, even when the player wants more symbols."""
+    assert bought(traits_of("momentum"), week(110, 120, 90)) == [1]
+    assert bought(traits_of("momentum", symbols=3), week(110, 120, 90)) == [0, 1]
+    assert bought(traits_of("momentum", symbols=3), week(99, 100, 90)) == []
+
+
+def test_mean_reversion_buys_what_fell_most() -> None:
+    """And nothing that rose or stood still."""
+    assert bought(traits_of("mean_reversion"), week(95, 120, 90)) == [2]
+    assert bought(traits_of("mean_reversion", symbols=3), week(95, 100, 90)) == [0, 2]
+
+
+def test_buy_and_hold_stays_with_its_symbols() -> None:
+    """Whatever the prices did before."""
+    first = bought(traits_of("buy_and_hold", symbols=2), week(110, 120, 90))
+    assert len(first) == 2
+    assert bought(traits_of("buy_and_hold", symbols=2), week(90, 80, 300)) == first
+
+
+def test_cash_buys_nothing() -> None:
+    """The board needs someone to beat."""
+    assert bought(traits_of("cash", symbols=3), week(110, 120, 90)) == []
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_only_what_trades_is_bought(strategy: str) -> None:
+    """A symbol without an opening price in the session has no weight."""
+    none = np.array([False, False, False])
+    assert bought(traits_of(strategy, symbols=3), week(110, 90, 120), none) == []
+
+
+def test_a_symbol_without_history_has_no_return() -> None:
+    """Neither one that was not listed yet, nor any before enough days have passed."""
+    closes = week(110, 120, 130)
+    closes[0, 1] = 0
+    assert bought(traits_of("momentum", symbols=3), closes) == [0, 2]
+    assert bought(traits_of("momentum", symbols=3), closes[1:]) == []
+    assert bought(traits_of("momentum", lookback=20, symbols=3), closes) == []
+
+
+def test_players_do_not_depend_on_how_many_there_are() -> None:
+    """The first players of a large game are those of a small one."""
+    few, many = (draw_traits(5, player_ids(range(count))) for count in (10, 1_000))
+    for small, large in zip(few, many, strict=True):
+        assert small.tolist() == large[:10].tolist()
+
+
+def test_every_strategy_is_played() -> None:
+    """And each seed number draws other players."""
+    traits = draw_traits(1, player_ids(range(200)))
+    assert set(traits.strategy.tolist()) == set(range(len(STRATEGIES)))
+    assert traits.strategy.tolist() != draw_traits(2, player_ids(range(200))).strategy.tolist()
+
+
+def user_with(user_id: UUID, preferences: dict[str, object]) -> User:
+    """Return a user with these preferences."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    return User(user_id, "alice", None, None, None, frozendict(preferences), now, now)
+
+
+def test_traits_survive_the_profile() -> None:
+    """What a seed stores, the live market reads back; it buys the same."""
+    ids = player_ids(range(100))
+    drawn = draw_traits(3, ids)
+    users = [user_with(user_id, drawn.preferences(place)) for place, user_id in enumerate(ids)]
+    closes = np.vstack([week(90, 120, 110)] * 11)
+    expected = choose_weights(drawn, closes, ALL, SYMBOLS)
+    assert (choose_weights(read_traits(users), closes, ALL, SYMBOLS) == expected).all()
+
+
+def test_strange_preferences_are_brought_into_range() -> None:
+    """They are a profile's, which anyone can change."""
+    strange = {"strategy": "momentum", "lookback": 7, "symbols": 99, "invested_percent": "all"}
+    traits = read_traits([user_with(UUID(int=1), strange)])
+    assert [column.tolist() for column in traits[:4]] == [[1], [0], [4], [100]]
+
+
+prices = st.integers(1, 10**9)
+
+
+@st.composite
+def sessions(draw: st.DrawFn) -> tuple[Integers, Integers, Integers, Integers]:
+    """Draw weights, invested percent, opens and closes."""
+    players, symbols = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    weights = st.lists(st.integers(0, 100), min_size=symbols, max_size=symbols)
+    rows = draw(st.lists(weights, min_size=players, max_size=players))
+    percent = draw(st.lists(st.integers(0, 100), min_size=players, max_size=players))
+    quoted = st.lists(prices, min_size=symbols, max_size=symbols)
+    return np.array(rows), np.array(percent), np.array(draw(quoted)), np.array(draw(quoted))
+
+
+@given(sessions())
+def test_value_is_cash_plus_holdings_to_the_cent(
+    session: tuple[Integers, Integers, Integers, Integers],
+) -> None:
+    """Recomputed in decimals from shares and prices; no more is spent than there is."""
+    weights, percent, opens, closes = session
+    result = play_session(weights, percent, opens, closes)
+    for player, shares in enumerate(result.shares.tolist()):
+        spent = sum(
+            (count * to_price(price)).quantize(CENT, ROUND_HALF_UP)
+            for count, price in zip(shares, opens.tolist(), strict=True)
+        )
+        held = sum(
+            (count * to_price(price)).quantize(CENT, ROUND_HALF_UP)
+            for count, price in zip(shares, closes.tolist(), strict=True)
+        )
+        cash = to_money(int(result.cash_cents[player]))
+        assert cash == 10_000 - spent
+        assert spent <= 100 * int(percent[player])
+        assert to_money(int(result.value_cents[player])) == cash + held
+        assert min(shares) >= 0
+
+
+def test_a_symbol_without_a_price_is_not_bought() -> None:
+    """Its weight is lost, not given to another symbol."""
+    result = play_session(np.array([[1, 1]]), np.array([100]), np.array([0, 20_000]), np.array([0, 30_000]))
+    assert result.shares.tolist() == [[0, 2_500]]
+    assert result.value_cents.tolist() == [1_250_000]
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(1, 10**6))
+def test_halves_are_rounded_away_from_zero(value: int, divisor: int) -> None:
+    """As PostgreSQL rounds numeric values."""
+    expected = (Decimal(value) / divisor).quantize(Decimal(1), ROUND_HALF_UP)
+    assert divide_rounded(np.array([value]), divisor).tolist() == [int(expected)]
+
+
+def test_percent_is_of_the_starting_cash() -> None:
+    """In hundredths of a percent: one unit of cash is one of them."""
+    changes = np.array([STARTING_CENTS, -150, 149, 0])
+    assert percent_hundredths(changes).tolist() == [10_000, -2, 1, 0]
+
+
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=30))
+def test_equal_scores_share_their_rank(scores: list[int]) -> None:
+    """A rank is one more than how many are better: 1, 2, 2, 4."""
+    ranks = rank_scores(np.array(scores)).tolist()
+    assert ranks == [1 + sum(other > score for other in scores) for score in scores]
+
+
+def test_usernames_are_unique_and_readable() -> None:
+    """For as many players as a seed may have."""
+    names = [username_of(place) for place in range(100_000)]
+    assert len(set(names)) == len(names)
+    assert names[0] == "amber_badger"
+    assert name_of(names[0]) == "Amber Badger"
+    assert max(map(len, names)) <= 50
+
+
+def test_ids_are_version_7_in_the_order_of_time() -> None:
+    """Different for each kind, seed, time and number, and the same in every run."""
+    start = datetime(2013, 3, 1, 21, tzinfo=UTC)
+    numbers = np.arange(1_000)
+    ids = make_ids(Kind.PORTFOLIO, seed=1, when=start, numbers=numbers)
+    assert {(made.version, made.variant) for made in ids} == {(7, "specified in RFC 4122")}
+    assert {made.int >> 80 for made in ids} == {int(start.timestamp() * 1000)}
+    assert ids == make_ids(Kind.PORTFOLIO, seed=1, when=start, numbers=numbers)
+    others = [
+        *make_ids(Kind.TOTAL_VALUE, seed=1, when=start, numbers=numbers),
+        *make_ids(Kind.PORTFOLIO, seed=2, when=start, numbers=numbers),
+        *make_ids(Kind.PORTFOLIO, seed=1, when=start.replace(hour=20), numbers=numbers),
+    ]
+    assert len({*ids, *others}) == 4_000
