@@ -1,0 +1,105 @@
+# Everything runs in a virtual environment of its own. VENV=DIR uses an existing one as it is.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+ifdef VENV
+RUNTIME :=
+TOOLS :=
+else
+VENV := .venv
+RUNTIME := $(VENV)/installed
+TOOLS := $(VENV)/installed-tools
+endif
+RUN := $(VENV)/bin/python
+STACK := $(RUN) -m core.cli stack
+TESTS := tests/unit tests/integration tests/end_to_end
+UV ?= uv
+
+.DEFAULT_GOAL := help
+.PHONY: help up down status logs clean migrate seed test check lint format bench lock install
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+up: $(RUNTIME) ## start the whole stack and fill it with demo data (MODE=local or docker chooses by hand)
+	@$(STACK) up
+
+down: ## stop the stack and keep its data
+	@$(call if_installed,$(STACK) down)
+
+status: ## show every program; fails unless all are healthy
+	@$(call if_installed,$(STACK) status)
+
+logs: ## show what the programs wrote (NAME=exporter for one, FOLLOW=1 to go on)
+	@$(call if_installed,$(STACK) logs $(if $(FOLLOW),--follow) $(NAME))
+
+clean: ## stop the stack and forget its data
+	@$(call if_installed,$(STACK) clean)
+
+migrate: $(RUNTIME) ## bring the running stack's schema up (ARGS=status or down)
+	@$(STACK) run migrate $(ARGS)
+
+seed: $(RUNTIME) ## replay price history in the running stack (ARGS="--players 1000 --sessions 250")
+	@$(STACK) run seed $(ARGS)
+
+test: $(TOOLS) ## run all tests (ARGS="-k leaderboard" for some)
+	$(RUN) -m pytest $(TESTS) $(ARGS)
+
+check: lint ## run everything that the gate runs: lint, formatting, imports, types, tests with coverage
+	$(RUN) -m pytest $(TESTS) --cov --cov-report=term $(ARGS)
+
+lint: $(TOOLS) ## check style, formatting, the direction of imports and types
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(VENV)/bin/lint-imports
+	$(RUN) -m mypy
+
+format: $(TOOLS) ## format the code and fix what can be fixed
+	$(RUN) -m ruff check --fix .
+	$(RUN) -m ruff format .
+
+bench: $(TOOLS) ## measure against the bare drivers (ARGS="--scale small")
+	$(RUN) -m tests.bench $(ARGS)
+
+lock: ## lock every dependency with its hashes; needs uv
+	$(UV) pip compile $(LOCK_OPTIONS) pyproject.toml --output-file requirements.lock
+	$(UV) pip compile $(LOCK_OPTIONS) --extra local --constraint requirements.lock pyproject.toml \
+		--output-file requirements-local.lock
+	$(UV) pip compile $(LOCK_OPTIONS) --extra dev --constraint requirements-local.lock pyproject.toml \
+		--output-file requirements-dev.lock
+
+LOCK_OPTIONS := --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
+
+install: $(TOOLS) ## create the virtual environment only
+
+if_installed = if [ -x $(RUN) ]; then $(1); else echo "nothing is installed here, so nothing runs; try make up"; fi
+
+# pip names every file that it fetches; this shows how far it is, and all of it when it fails
+define PIP_PROGRESS
+/^(Collecting|Requirement already)/ && ++count % 20 == 0 { print "  " count " of " total " packages"; fflush() }
+/^Installing collected/ { print "  unpacking"; fflush() }
+/^FAILED$$/ { exit status = 1 }
+{ lines = lines $$0 "\n" }
+END { if (status) printf "%s", lines; exit status }
+endef
+export PIP_PROGRESS
+# compiled afterwards, on all cores, which pip does on one
+install_locked = { $(RUN) -m pip install --disable-pip-version-check --progress-bar off --no-compile \
+	--require-hashes --requirement $(1) 2>&1 || echo FAILED; } | \
+	awk -v total="$$(grep -c == $(1))" "$$PIP_PROGRESS" && $(RUN) -m compileall -q -j 0 -x /tests/ $(VENV)/lib
+
+# what `make up` needs
+$(VENV)/installed: requirements-local.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with PYTHON=/path/to/python"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11; name a newer one with PYTHON=/path/to/python"; exit 2; }
+	@echo "installing the locked packages into $(VENV)"
+	@test -x $(RUN) || $(PYTHON) -m venv --clear $(VENV)
+	@$(call install_locked,requirements-local.lock)
+	@$(RUN) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# what `make test` and `make check` need besides
+$(VENV)/installed-tools: requirements-dev.lock $(VENV)/installed
+	@echo "installing the locked tools into $(VENV)"
+	@$(call install_locked,requirements-dev.lock)
+	@touch $@

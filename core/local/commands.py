@@ -1,0 +1,107 @@
+"""The `stack` commands: up, down, status, logs, clean, load and run.
+
+Owns their options and exit statuses; what they do is in `stack` and `compose`.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from core.local.choice import choose_stack, find_stack
+from core.local.choice import clean as forget_stack
+from core.local.configuration import StackSettings
+from core.local.demo_data import load_demo_data, run_command
+from core.local.errors import StackError
+from core.local.folder import StackFolder
+from core.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+UNHEALTHY = 1
+INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """Says after Ctrl-C how to stop what has been started; errors are the business of `core.cli`."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted; `make down` stops what was started", err=True)
+            sys.exit(INTERRUPTED)
+
+
+@click.group("stack", cls=_Group)
+@click.pass_context
+def stack(ctx: click.Context) -> None:
+    """Start, watch and stop the whole stack of this checkout."""
+    ctx.obj = StackFolder(ROOT)
+
+
+@stack.command("up")
+@click.pass_obj
+def up(folder: StackFolder) -> None:
+    """Start everything, fill an empty database with demo data and wait until all is healthy."""
+    if not (folder.root / "compose.yaml").exists():
+        raise StackError("the stack runs from a checkout of the repository, which this installation is not")
+    settings = StackSettings.load_for(folder.root)
+    choose_stack(settings, folder, Console()).up(settings)
+
+
+@stack.command("down")
+@click.pass_obj
+def down(folder: StackFolder) -> None:
+    """Stop everything; the data is kept."""
+    find_stack(folder, Console()).down()
+
+
+@stack.command("status")
+@click.pass_obj
+def status(folder: StackFolder) -> None:
+    """Show every program; exit status 1 unless all are healthy."""
+    if not find_stack(folder, Console()).status():
+        sys.exit(UNHEALTHY)
+
+
+@stack.command("logs")
+@click.argument("name", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
+@click.pass_obj
+def logs(folder: StackFolder, name: str | None, *, follow: bool) -> None:
+    """Show what the programs, or the one called NAME, have written."""
+    find_stack(folder, Console()).logs(name, follow=follow)
+
+
+@stack.command("clean")
+@click.pass_obj
+def clean(folder: StackFolder) -> None:
+    """Stop everything and forget the data."""
+    forget_stack(folder, Console())
+
+
+@stack.command("run", context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_obj
+def run(folder: StackFolder, arguments: tuple[str, ...]) -> None:
+    """Run another `echo-markets` command, such as `migrate status`, on the running stack."""
+    recorded = folder.recorded()
+    if not recorded:
+        raise StackError("the stack is not up; `make up` starts it")
+    sys.exit(run_command(*arguments, environment={**os.environ, **recorded}, root=folder.root))
+
+
+@stack.command("load")
+@click.pass_obj
+def load(folder: StackFolder) -> None:
+    """Fill the configured database with demo data unless it has players; used in containers."""
+    settings = StackSettings.load_for(folder.root)
+    database_url = Settings.load().database_url.get_secret_value()
+    environment = {**os.environ, "DATABASE_URL": database_url}
+    is_new = load_demo_data(
+        environment, root=folder.root, players=settings.seed_players, sessions=settings.seed_sessions
+    )
+    click.echo("the demo data is loaded" if is_new else "the database has players, nothing to do")

@@ -1,0 +1,82 @@
+"""The settings of the stack itself: its ports, its mode and how much demo data it gets.
+
+Owns those only. What a process of the stack is configured with is in
+`core.settings`; a variable that both need (a port) means the same in both.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from core.errors import SettingsError
+from core.settings import STACK_ENV_FILE, EnvironmentSettings, Port
+
+Mode = Literal["local", "docker"]
+
+_PORT = "a port from 1 to 65535"
+_URL_SAFE = "letters, digits, '.', '_', '~' and '-'"
+
+
+def _check_container_password(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(r"[A-Za-z0-9._~-]+", value.get_secret_value()):
+        raise ValueError("characters")  # compose.yaml puts it into a connection URL as it is
+    return value
+
+
+ContainerPassword = Annotated[SecretStr, AfterValidator(_check_container_password)]
+
+
+class StackSettings(EnvironmentSettings):
+    """What `stack` commands read from the environment; DATABASE_URL is not among it."""
+
+    mode: Mode | None = Field(default=None, description="local or docker")
+    postgres_port: Port = Field(default=5433, description=_PORT)
+    valkey_port: Port = Field(default=6380, description=_PORT)
+    exporter_port: Port = Field(default=9100, description=_PORT)
+    dashboard_port: Port = Field(default=8501, description=_PORT)
+    prometheus_port: Port = Field(default=9090, description=_PORT)
+    exporter_host: str = Field(default="127.0.0.1", description="an address to listen on")
+    dashboard_host: str = Field(default="127.0.0.1", description="an address to listen on")
+    postgres_password: ContainerPassword = Field(default=SecretStr("echo-markets"), description=_URL_SAFE)
+    redis_password: ContainerPassword = Field(default=SecretStr("echo-markets"), description=_URL_SAFE)
+    seed_players: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        default=100, description="a whole number of players from 1 to 100000"
+    )
+    seed_sessions: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        default=250, description="a whole number of sessions from 1 to 10000"
+    )
+
+    @classmethod
+    def load_for(cls, root: Path) -> "StackSettings":
+        """Read the environment, the checkout's `.env` and what its running stack has recorded.
+
+        Raises `SettingsError`, also when one port is given to two servers.
+        """
+        settings = cls.load(_env_file=(root / STACK_ENV_FILE, root / ".env"))
+        settings.check_ports_differ()
+        return settings
+
+    def ports(self, mode: Mode) -> dict[str, int]:
+        """Return the ports that the stack listens on, by the name of their setting."""
+        ports = {
+            "POSTGRES_PORT": self.postgres_port,
+            "VALKEY_PORT": self.valkey_port,
+            "EXPORTER_PORT": self.exporter_port,
+            "DASHBOARD_PORT": self.dashboard_port,
+        }
+        return ports | ({"PROMETHEUS_PORT": self.prometheus_port} if mode == "docker" else {})
+
+    def environment(self, mode: Mode) -> dict[str, str]:
+        """Return what `stack.env` records of these settings: where everything listens."""
+        hosts = {"EXPORTER_HOST": self.exporter_host, "DASHBOARD_HOST": self.dashboard_host}
+        return {"MODE": mode, **hosts, **{name: str(port) for name, port in self.ports(mode).items()}}
+
+    def check_ports_differ(self) -> None:
+        """Raise `SettingsError` when two servers are given the same port."""
+        owners: dict[int, str] = {}
+        for name, port in self.ports("docker").items():
+            if port in owners:
+                raise SettingsError(f"{name} is {port}, which {owners[port]} has too; set it to another port")
+            owners[port] = name

@@ -1,0 +1,91 @@
+"""The first filling of a database: schema, imported prices, replayed sessions.
+
+Owns when each step runs; the steps are commands of the `echo-markets` program.
+Its few SQL statements are about the database as a whole and never about a
+player: whether it exists, and whether it has been filled.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg2
+import psycopg2.extensions
+from psycopg2 import sql
+
+from core.local.errors import StackError
+from core.local.programs import CLI
+
+PRICE_FILE = "data/market_history.csv.gz"
+
+# Kept as the database's comment while the seed runs: a seed that was interrupted is run again,
+# although there are players already. Seeding twice changes nothing.
+UNFINISHED = "echo-markets: the demo data is incomplete"
+
+
+def create_database(server_url: str, name: str) -> None:
+    """Create the database unless the server has it."""
+    with _statements(server_url) as cursor:
+        cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
+        if cursor.fetchone() is None:
+            cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+
+
+def load_demo_data(environment: Mapping[str, str], *, root: Path, players: int, sessions: int) -> bool:
+    """Import the shipped prices and replay them, unless that is done; say whether it was needed.
+
+    Raises `StackError` when a step fails, whose own message is then above it.
+    """
+    database_url = environment.get("DIRECT_URL") or environment["DATABASE_URL"]
+    if not _is_incomplete(database_url):
+        return False
+    _mark(database_url, UNFINISHED)
+    run_step("import-prices", PRICE_FILE, environment=environment, root=root)
+    size = ("--players", str(players), "--sessions", str(sessions))
+    run_step("seed", *size, environment=environment, root=root)
+    _mark(database_url, None)
+    return True
+
+
+def run_step(*arguments: str, environment: Mapping[str, str], root: Path) -> None:
+    """Run one `echo-markets` command, its output shown; raises `StackError` when it fails."""
+    status = run_command(*arguments, environment=environment, root=root)
+    if status != 0:
+        raise StackError(f"`echo-markets {' '.join(arguments)}` failed with status {status}, see above")
+
+
+def run_command(*arguments: str, environment: Mapping[str, str], root: Path) -> int:
+    """Run one `echo-markets` command to its end, its output shown, and return its exit status."""
+    command = [sys.executable, *CLI, *arguments]
+    return subprocess.run(command, env=environment, cwd=root, check=False).returncode
+
+
+def _is_incomplete(database_url: str) -> bool:
+    with _statements(database_url) as cursor:
+        cursor.execute("SELECT NOT EXISTS (SELECT FROM users)")
+        is_empty = cursor.fetchone() == (True,)
+        cursor.execute(
+            "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = current_database()"
+        )
+        return is_empty or cursor.fetchone() == (UNFINISHED,)
+
+
+def _mark(database_url: str, comment: str | None) -> None:
+    with _statements(database_url) as cursor:
+        cursor.execute("SELECT current_database()")
+        (name,) = cursor.fetchone() or ("",)
+        statement = sql.SQL("COMMENT ON DATABASE {} IS %s").format(sql.Identifier(name))
+        cursor.execute(statement, (comment,))
+
+
+@contextmanager
+def _statements(url: str) -> Iterator[psycopg2.extensions.cursor]:
+    connection = psycopg2.connect(url)
+    try:
+        connection.autocommit = True  # CREATE DATABASE does not run in a transaction
+        with connection.cursor() as cursor:
+            yield cursor
+    finally:
+        connection.close()

@@ -1,0 +1,1 @@
+"""Tests; see the folder's name for what they need."""

@@ -1,0 +1,98 @@
+"""How the tests drive the dashboard in a browser.
+
+Owns launching Chromium, waiting until Streamlit has drawn a page, and reading what it
+drew. Asserts nothing about the product.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Error as PlaywrightError
+
+CHROMIUM = Path("/usr/bin/chromium")
+SWITCHES = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+WAIT_MS = 30_000
+NAVIGATION_ATTEMPTS = 3
+NETWORK_CHANGED = "ERR_NETWORK_CHANGED"
+READY = "[data-testid=stApp][data-test-script-state=notRunning][data-test-connection-state=CONNECTED]"
+BUSY = "[data-testid=stSkeleton], [data-testid=stSpinner], [data-stale=true]"
+ROW_PIXELS = 38
+
+
+@contextmanager
+def run_browser() -> Iterator[Browser]:
+    """Run Chromium without a window."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(SWITCHES))
+        yield browser
+        browser.close()
+
+
+def visit(page: Page, url: str) -> None:
+    """Open an address and wait until the page is complete.
+
+    Tries again when Chromium dropped loads, its scripts included, because a network
+    interface of the machine came or went meanwhile.
+    """
+    failures: list[str] = []
+    page.on("requestfailed", lambda request: failures.append(request.failure or ""))
+    for attempt in range(1, NAVIGATION_ATTEMPTS + 1):
+        failures.clear()
+        try:
+            page.goto(url)
+            wait_until_complete(page)
+        except PlaywrightError as error:
+            is_dropped = any(NETWORK_CHANGED in text for text in (str(error), *failures))
+            if not is_dropped or attempt == NAVIGATION_ATTEMPTS:
+                raise
+        else:
+            return
+
+
+def wait_until_complete(page: Page) -> None:
+    """Wait until the script has run and everything is drawn."""
+    page.wait_for_selector(READY)
+    page.wait_for_function(f"!document.querySelector('{BUSY}')")
+
+
+def read_cells(page: Page) -> list[str]:
+    """Return the cells of the first table, from its text alternative, once it has rows."""
+    cells = page.locator("[data-testid=stDataFrame] canvas table td")
+    cells.first.wait_for(state="attached")
+    return cells.all_inner_texts()
+
+
+def read_parameters(page: Page) -> dict[str, str]:
+    """Return the query parameters of the page's address."""
+    return {name: values[-1] for name, values in parse_qs(urlsplit(page.url).query).items()}
+
+
+def find_link(page: Page, *, row: int) -> tuple[float, float]:
+    """Return where in a row of the table the pointer becomes a hand, with the pointer there."""
+    canvas = page.locator("[data-testid=stDataFrame] canvas").first
+    box = canvas.bounding_box()
+    assert box
+    y = box["y"] + (row + 0.5) * ROW_PIXELS
+    for offset in range(150, int(box["width"]), 10):
+        page.mouse.move(box["x"] + offset, y)
+        page.wait_for_timeout(30)
+        if canvas.evaluate("canvas => getComputedStyle(canvas).cursor") == "pointer":
+            return box["x"] + offset, y
+    raise AssertionError(f"row {row} has no link")
+
+
+def is_dark(colour: str) -> bool:
+    """Return whether a CSS colour is nearer to black than to white."""
+    return sum(int(part) for part in re.findall(r"\d+", colour)[:3]) < 3 * 128

@@ -1,0 +1,137 @@
+"""A copy of this checkout in a temporary folder, with ports and state of its own.
+
+Owns copying, calling `make` and looking for what is left behind. It uses the
+virtual environment that runs the tests, so nothing is installed again.
+"""
+
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import psycopg2
+import pytest
+from dotenv import dotenv_values
+
+from core import Settings
+from core.local.configuration import StackSettings
+from core.local.ports import LOOPBACK, find_free_port
+from core.local.processes import is_alive
+
+ROOT = Path(__file__).resolve().parents[2]
+PORT_NAMES = ("POSTGRES_PORT", "VALKEY_PORT", "EXPORTER_PORT", "DASHBOARD_PORT")
+PLAYERS, SESSIONS = 12, 5
+MAKE_SECONDS = 240
+
+
+class Checkout:
+    """One copy and its stack."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.ports = {name: find_free_port() for name in PORT_NAMES}
+        names = {name.upper() for name in (*Settings.model_fields, *StackSettings.model_fields)}
+        inherited = {name: value for name, value in os.environ.items() if name not in names}
+        # what `make` hands down when it runs these tests is not for the copy
+        for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VENV", "PYTHONPATH", "PIP_PROGRESS"):
+            inherited.pop(name, None)
+        self.environment = {
+            **inherited,
+            **{name: str(port) for name, port in self.ports.items()},
+            "MODE": "local",
+            "VENV": sys.prefix,
+            "SEED_PLAYERS": str(PLAYERS),
+            "SEED_SESSIONS": str(SESSIONS),
+        }
+
+    def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a target to its end; output and errors are in `stdout`."""
+        return subprocess.run(
+            ["make", "--no-print-directory", *arguments],
+            cwd=self.root,
+            env={**self.environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=MAKE_SECONDS,
+            check=False,
+        )
+
+    def up(self, **environment: str) -> str:
+        """Bring the stack up and return what was shown."""
+        result = self.make("up", **environment)
+        assert result.returncode == 0, result.stdout
+        return result.stdout
+
+    def get(self, name: str, path: str) -> tuple[int, str]:
+        """Return status and body of a GET from `exporter` or `dashboard`."""
+        connection = http.client.HTTPConnection(LOOPBACK, self.ports[f"{name.upper()}_PORT"], timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def pid(self, name: str) -> int:
+        """Return the process id of a program of the running stack."""
+        folder = self.root / ".local"
+        file = folder / "supervisord.pid" if name == "supervisor" else folder / "run" / f"{name}.pid"
+        return int(file.read_text(encoding="utf-8"))
+
+    def count(self, table: str) -> int:
+        """Return how many rows a table of the running stack has."""
+        url = dotenv_values(self.root / ".local" / "stack.env")["DATABASE_URL"]
+        assert url is not None
+        connection = psycopg2.connect(url)
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SELECT count(*) FROM {table}")
+                (number,) = cursor.fetchone() or (0,)
+                return int(number)
+        finally:
+            connection.close()
+
+    def health(self) -> dict[str, object]:
+        """Return the exporter's health document."""
+        document: dict[str, object] = json.loads(self.get("exporter", "/api/health/database")[1])
+        return document
+
+    def left_processes(self) -> list[str]:
+        """Return the processes that work in this copy."""
+        return [process.info["name"] for process in psutil.process_iter(["name"]) if self._is_ours(process)]
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        try:
+            return is_alive(process) and Path(process.cwd()).is_relative_to(self.root.resolve())
+        except (psutil.Error, OSError):
+            return False
+
+
+def copy_checkout(target: Path) -> Checkout:
+    """Copy what a clone of the present state would have."""
+    if shutil.which("git") is None or shutil.which("make") is None:
+        pytest.skip("git and make are needed to copy the checkout and to start its stack")
+    command = [
+        "git",
+        "-c",
+        "safe.directory=*",
+        "ls-files",
+        "-z",
+        "--cached",
+        "--others",
+        "--exclude-standard",
+    ]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode != 0:
+        pytest.skip(f"this is not a git checkout: {listed.stderr.strip()}")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return Checkout(target)

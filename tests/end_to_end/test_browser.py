@@ -1,0 +1,267 @@
+"""The dashboard in a real browser, served by a real process on real servers.
+
+Screenshots of every page in both themes and two widths go to `tests/output`.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+from pydantic import SecretStr
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.local.ports import find_free_port
+from core.local.servers import PostgresServer, run_postgres
+from core.migration import Migrator
+from core.records import LeaderboardEntry
+from core.simulation.prices import import_prices
+from core.simulation.replay import seed
+from tests.conftest import created_database
+from tests.dashboard_process import ROOT, Dashboard, run_dashboard
+from tests.end_to_end.browsing import (
+    CHROMIUM,
+    WAIT_MS,
+    find_link,
+    is_dark,
+    read_cells,
+    read_parameters,
+    run_browser,
+    visit,
+    wait_until_complete,
+)
+from tests.game import play_game
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+OUTPUT = ROOT / "tests" / "output"
+PRICES = ROOT / "data" / "market_history.csv.gz"
+PLAYERS, SESSIONS = 40, 120
+HEAL_MS = 60_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium without a window."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser: {CHROMIUM} is missing; `apt-get install chromium` brings it")
+    with run_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def seeded_url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
+    """A database with a game that was replayed from the shipped prices."""
+    with created_database(postgres_server, template=template_database) as url:
+        with open_database(url) as service:
+            import_prices(service, PRICES)
+            seed(service, players=PLAYERS, sessions=SESSIONS)
+        yield url
+
+
+@pytest.fixture(scope="module")
+def dashboard(seeded_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    """A dashboard on the seeded database."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    with run_dashboard(folder, DATABASE_URL=seeded_url, ENABLE_REDIS_CACHE="false") as dashboard:
+        yield dashboard
+
+
+@pytest.fixture(scope="module")
+def service(seeded_url: str) -> Iterator[EnhancedDatabaseService]:
+    """The service on the seeded database: what pages should show."""
+    with open_database(seeded_url) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def board(service: EnhancedDatabaseService) -> tuple[LeaderboardEntry, ...]:
+    """The daily returns of the newest session."""
+    [newest] = service.list_session_dates(limit=1)
+    return service.get_leaderboard("daily_returns", newest, 25)
+
+
+@pytest.fixture
+def open_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+    """Make browser contexts in which every request that leaves this host fails the test."""
+    contexts: list[BrowserContext] = []
+    outside: list[str] = []
+
+    def note(url: str) -> None:
+        if urlsplit(url).hostname not in {"127.0.0.1", None}:
+            outside.append(url)
+
+    def open_one(**options: Any) -> BrowserContext:
+        # west of Greenwich: a day that is drawn in local time would be the one before
+        context = browser.new_context(timezone_id="America/Los_Angeles", **options)
+        context.set_default_timeout(WAIT_MS)
+        context.on("request", lambda request: note(request.url))
+        context.on("page", lambda page: page.on("websocket", lambda socket: note(socket.url)))
+        contexts.append(context)
+        return context
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert not outside
+
+
+@pytest.fixture
+def page(open_context: Callable[..., BrowserContext]) -> Page:
+    """A page of a desktop's size."""
+    return open_context(viewport={"width": 1440, "height": 1000}).new_page()
+
+
+def open_database(url: str) -> EnhancedDatabaseService:
+    """Open the service on a database, without a cache."""
+    return open_service(Settings(database_url=SecretStr(url), enable_redis_cache=False))
+
+
+def test_seeded_players_are_on_the_leaderboard(
+    page: Page, dashboard: Dashboard, board: tuple[LeaderboardEntry, ...]
+) -> None:
+    """The table shows the players of the newest session, best first, and nothing failed."""
+    visit(page, dashboard.url)
+    names = [cell.partition("player=")[2] for cell in read_cells(page) if "player=" in cell]
+    # the grid describes only the rows in view
+    assert len(names) >= 10
+    assert names == [entry.username for entry in board][: len(names)]
+    expect(page.get_by_text("Best score")).to_be_visible()
+    expect(page.locator("[data-testid=stException]")).to_have_count(0)
+
+
+def test_a_row_leads_to_the_player(
+    page: Page, dashboard: Dashboard, service: EnhancedDatabaseService, board: tuple[LeaderboardEntry, ...]
+) -> None:
+    """The name in a row opens that player's portfolio."""
+    visit(page, dashboard.url)
+    read_cells(page)
+    x, y = find_link(page, row=2)
+    with page.context.expect_page() as opened:
+        page.mouse.click(x, y)
+    portfolio = opened.value
+    wait_until_complete(portfolio)
+    second = service.get_user_by_id(board[1].user_id)
+    assert read_parameters(portfolio) == {"player": second.username}
+    expect(portfolio.get_by_role("heading", name=second.name or "", exact=True)).to_be_visible()
+
+
+def test_a_link_opens_the_same_view(
+    page: Page, dashboard: Dashboard, service: EnhancedDatabaseService
+) -> None:
+    """Category, session and length are in the address, and come back from it."""
+    visit(page, f"{dashboard.url}/?category=Total+value&day=2013-02-28&top=10")
+    [best] = service.get_leaderboard("total_value", date(2013, 2, 28), 1)
+    expect(page.get_by_text(f"${best.score:,.2f}")).to_be_visible()
+    assert f"portfolios?player={best.username}" in read_cells(page)
+    expect(page.get_by_role("heading", name="Top 10 by total value")).to_be_visible()
+    expect(page.get_by_role("combobox", name="Session")).to_have_value("2013-02-28")
+    assert read_parameters(page) == {"category": "Total value", "day": "2013-02-28", "top": "10"}
+
+
+def test_filters_survive_a_change_of_page(page: Page, dashboard: Dashboard) -> None:
+    """Going to another page and back keeps what was chosen."""
+    visit(page, f"{dashboard.url}/?category=Total+value&top=10")
+    page.get_by_role("link", name="Portfolios").click()
+    expect(page.get_by_role("heading", name="Portfolios")).to_be_visible()
+    page.get_by_role("link", name="Leaderboards").click()
+    expect(page.get_by_role("heading", name="Top 10 by total value")).to_be_visible()
+    wait_until_complete(page)
+    assert read_parameters(page) == {"category": "Total value", "top": "10"}
+
+
+def test_a_player_is_found_while_typing(
+    page: Page, dashboard: Dashboard, service: EnhancedDatabaseService
+) -> None:
+    """Letters list players without Enter; the chosen one is in the address."""
+    [wanted, *_] = service.search_users("", limit=1)
+    visit(page, f"{dashboard.url}/portfolios")
+    page.get_by_label("Find a player").press_sequentially(wanted.username[:3], delay=30)
+    page.get_by_role("button", name=wanted.username).click()
+    expect(page.get_by_role("heading", name=wanted.name or "", exact=True)).to_be_visible()
+    wait_until_complete(page)
+    assert read_parameters(page) == {"player": wanted.username}
+
+
+def test_an_unknown_player_is_named(page: Page, dashboard: Dashboard) -> None:
+    """A link to nobody says so, and the search is at hand."""
+    visit(page, f"{dashboard.url}/portfolios?player=zorro")
+    expect(page.get_by_text("No player is called “zorro”")).to_be_visible()
+    expect(page.get_by_label("Find a player")).to_have_value("zorro")
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("name", "path"), [("leaderboards", "/"), ("portfolios", "/portfolios?player={leader}")]
+)
+def test_every_page_fits_in_both_themes(
+    open_context: Callable[..., BrowserContext],
+    dashboard: Dashboard,
+    board: tuple[LeaderboardEntry, ...],
+    *,
+    name: str,
+    path: str,
+    theme: str,
+    width: int,
+) -> None:
+    """Nothing is wider than the window; the screenshots are for people to look at."""
+    page = open_context(viewport={"width": width, "height": 1000}, color_scheme=theme).new_page()
+    visit(page, dashboard.url + path.format(leader=board[0].username))
+    read_cells(page)
+    page.locator("[data-testid=stVegaLiteChart] svg, [data-testid=stDataFrame]").first.wait_for()
+    tall = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")
+    page.set_viewport_size({"width": width, "height": max(1000, tall)})
+    page.wait_for_timeout(500)  # charts are drawn again at the new size
+    OUTPUT.mkdir(exist_ok=True)
+    page.screenshot(path=OUTPUT / f"{name}-{theme}-{width}.png")
+    assert not page.evaluate("document.documentElement.scrollWidth > window.innerWidth")
+    background = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
+    assert is_dark(background) is (theme == "dark")
+
+
+@contextmanager
+def running_postgres(folder: Path, port: int) -> Iterator[str]:
+    """Serve a PostgreSQL that a test may stop and start again; yields its URL."""
+    with run_postgres(folder, port=port, options={"fsync": "off"}) as server:
+        yield server.url()
+
+
+def test_an_open_page_heals_by_itself(page: Page, tmp_path: Path) -> None:
+    """Database away: a friendly state with an id that the log has; back: the figures return."""
+    folder, port = tmp_path / "postgres", find_free_port()
+    with running_postgres(folder, port) as url:
+        Migrator(Settings(database_url=SecretStr(url))).up()
+        with open_database(url) as service:
+            play_game(service)
+    with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
+        visit(page, f"{dashboard.url}/portfolios?player=alice")
+        expect(page.get_by_text("The database cannot be reached")).to_be_visible()
+        expect(page.get_by_role("button", name="Retry")).to_be_visible()
+        expect(page.get_by_text("Traceback")).to_have_count(0)
+        error_id = page.locator(".st-key-state-problem code").last.inner_text()
+        assert error_id in dashboard.log.read_text()
+        with running_postgres(folder, port):
+            heading = page.get_by_role("heading", name="Alice Example")
+            expect(heading).to_be_visible(timeout=HEAL_MS)
+        page.get_by_label("Find a player").fill("bob")
+        expect(page.get_by_text("The database cannot be reached")).to_be_visible()
+        with running_postgres(folder, port):
+            heading = page.get_by_role("heading", name="Bob Example")
+            expect(heading).to_be_visible(timeout=HEAL_MS)
+
+
+def test_it_stops_while_a_page_is_open(page: Page, tmp_path: Path) -> None:
+    """An open browser does not hold up the end of the process."""
+    url = f"postgresql://nobody@127.0.0.1:{find_free_port()}/nothing"
+    with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as other:
+        visit(page, other.url)
+        started = time.monotonic()
+        other.process.terminate()
+        assert other.process.wait(10) == 0
+        assert time.monotonic() - started < 5

@@ -1,0 +1,256 @@
+"""`make up` and its siblings in a fresh copy of the checkout, on real servers.
+
+The tests share one stack, in any order: each brings it up first, which is quick
+when it is up already, and none depends on what another has left.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from core.local.ports import LOOPBACK, find_free_port, is_port_free
+from core.local.processes import wait_until
+from tests.end_to_end.checkout import PLAYERS, SESSIONS, Checkout, copy_checkout
+
+pytestmark = pytest.mark.slow
+
+RESTART_SECONDS = 20  # what a second `make up` may take
+
+
+@pytest.fixture(scope="module")
+def checkout() -> Iterator[Checkout]:
+    """A copy of the checkout, whose stack is gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
+        checkout = copy_checkout(Path(folder) / "checkout")
+        yield checkout
+        result = checkout.make("clean")
+        assert result.returncode == 0, result.stdout
+        assert_nothing_left(checkout)
+
+
+def assert_nothing_left(checkout: Checkout) -> None:
+    """Fail when a process or a listening port of the stack is left."""
+    assert checkout.left_processes() == []
+    assert [name for name, port in checkout.ports.items() if not is_port_free(port)] == []
+
+
+def test_help_lists_every_target(checkout: Checkout) -> None:
+    """`make` alone explains itself."""
+    shown = checkout.make().stdout
+    targets = "up down status logs clean test check migrate seed bench lint format lock"
+    assert [name for name in targets.split() if f"make {name} " not in shown] == []
+
+
+def test_up_shows_players_and_answers(checkout: Checkout) -> None:
+    """After `make up` there are players, and every address that it prints answers."""
+    shown = checkout.up()
+    assert f"http://{LOOPBACK}:{checkout.ports['DASHBOARD_PORT']}" in shown
+    assert checkout.get("dashboard", "/")[0] == 200
+    assert checkout.get("dashboard", "/readyz")[0] == 200
+    assert "echo_service_up" in checkout.get("exporter", "/metrics")[1]
+    assert checkout.health()["status"] == "healthy"
+    assert checkout.count("users") == PLAYERS
+    assert checkout.count("portfolios") >= PLAYERS * SESSIONS
+
+
+def test_second_up_changes_nothing(checkout: Checkout) -> None:
+    """A running stack is left alone, which is said."""
+    checkout.up()
+    programs = ("postgres", "valkey", "exporter", "dashboard", "simulator", "supervisor")
+    before = [checkout.pid(name) for name in programs]
+    started = time.monotonic()
+    assert "already running" in checkout.up()
+    assert time.monotonic() - started < RESTART_SECONDS
+    assert [checkout.pid(name) for name in programs] == before
+
+
+@pytest.mark.parametrize("name", ["postgres", "dashboard", "simulator"])
+def test_killed_program_comes_back(checkout: Checkout, name: str) -> None:
+    """What dies is restarted, and `make up` returns when it works again."""
+    checkout.up()
+    before = checkout.pid(name)
+    os.kill(before, signal.SIGKILL)
+    checkout.up()
+    assert checkout.pid(name) != before
+    assert checkout.make("status").returncode == 0
+    assert checkout.health()["status"] == "healthy"
+
+
+def test_killed_supervisor_is_repaired(checkout: Checkout) -> None:
+    """Programs without their supervisor are found again and started afresh."""
+    checkout.up()
+    players = checkout.count("users")
+    os.kill(checkout.pid("supervisor"), signal.SIGKILL)
+    status = checkout.make("status")
+    assert status.returncode != 0
+    assert "`make up` repairs it" in status.stdout
+    checkout.up()
+    assert checkout.make("status").returncode == 0
+    assert checkout.count("users") == players
+
+
+def test_down_leaves_nothing_and_keeps_the_data(checkout: Checkout) -> None:
+    """No process and no port is left, and the next `make up` is quick and has the same players."""
+    checkout.up()
+    players, portfolios = checkout.count("users"), checkout.count("portfolios")
+    assert checkout.make("down").returncode == 0
+    assert_nothing_left(checkout)
+    started = time.monotonic()
+    checkout.up()
+    assert time.monotonic() - started < RESTART_SECONDS
+    assert checkout.count("users") == players
+    assert checkout.count("portfolios") >= portfolios
+
+
+def test_down_twice_is_no_error(checkout: Checkout) -> None:
+    """There being nothing to stop is not a failure."""
+    checkout.make("down")
+    result = checkout.make("down")
+    assert (result.returncode, result.stdout.strip()) == (0, "nothing is running")
+
+
+def test_down_finds_what_a_killed_supervisor_left(checkout: Checkout) -> None:
+    """Programs that nobody supervises any more are stopped as well."""
+    checkout.up()
+    os.kill(checkout.pid("supervisor"), signal.SIGKILL)
+    assert checkout.make("down").returncode == 0
+    assert_nothing_left(checkout)
+
+
+def test_down_spares_processes_of_others(checkout: Checkout) -> None:
+    """After a reboot a process id in an old file belongs to somebody else."""
+    checkout.up()
+    checkout.make("down")
+    with subprocess.Popen(["sleep", "60"]) as other:
+        (checkout.root / ".local/run/exporter.pid").write_text(f"{other.pid}\n", encoding="utf-8")
+        (checkout.root / ".local/supervisord.pid").write_text(f"{other.pid}\n", encoding="utf-8")
+        checkout.make("down")
+        assert other.poll() is None
+        checkout.up()
+        assert other.poll() is None
+        other.kill()
+
+
+def test_interrupted_up_can_be_stopped(checkout: Checkout) -> None:
+    """Ctrl-C during `make up` leaves nothing that `make down` does not find."""
+    checkout.make("clean")
+    pid_file = checkout.root / ".local/run/postgres.pid"
+    with subprocess.Popen(
+        ["make", "up"],
+        cwd=checkout.root,
+        env=checkout.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as process:
+        assert wait_until(lambda: pid_file.exists() and pid_file.stat().st_size > 0, seconds=60)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) != 0
+    assert checkout.make("down").returncode == 0
+    assert_nothing_left(checkout)
+
+
+def test_taken_ports_are_named_before_anything_starts(checkout: Checkout) -> None:
+    """The message names the port and the setting that changes it."""
+    checkout.make("down")
+    with socket.create_server((LOOPBACK, 0)) as other:
+        port = other.getsockname()[1]
+        result = checkout.make("up", DASHBOARD_PORT=str(port))
+    assert result.returncode != 0
+    assert f"port {port} is taken; set DASHBOARD_PORT to a free one" in result.stdout
+    assert_nothing_left(checkout)
+
+
+def test_wrong_setting_is_one_line(checkout: Checkout) -> None:
+    """A wrong value is named, without a traceback and with exit status 2."""
+    result = checkout.make("up", EXPORTER_PORT="metrics")
+    assert result.stdout.splitlines()[0] == (
+        "error: EXPORTER_PORT is 'metrics', which is not allowed; set it to a port from 1 to 65535"
+    )
+    assert "Error 2" in result.stdout
+    assert "Traceback" not in result.stdout
+
+
+def test_changed_port_moves_the_program(checkout: Checkout) -> None:
+    """`make up` with another port restarts the stack there."""
+    checkout.up()
+    port = find_free_port()
+    assert f":{port}" in checkout.up(EXPORTER_PORT=str(port))
+    assert not is_port_free(port)
+    assert is_port_free(checkout.ports["EXPORTER_PORT"])
+
+
+def test_two_checkouts_run_side_by_side(checkout: Checkout) -> None:
+    """Another copy with other ports neither disturbs nor sees the first."""
+    checkout.up()
+    with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
+        other = copy_checkout(Path(folder) / "checkout")
+        try:
+            other.up()
+            assert checkout.make("status").returncode == 0
+            assert other.count("users") == PLAYERS
+        finally:
+            assert other.make("clean").returncode == 0
+        assert_nothing_left(other)
+    assert checkout.make("status").returncode == 0
+
+
+def test_logs_show_what_was_written(checkout: Checkout) -> None:
+    """`make logs` shows everyone's output, with NAME that of one program."""
+    checkout.up()
+    assert "database system is ready" in checkout.make("logs").stdout
+    assert "database system is ready" not in checkout.make("logs", "NAME=valkey").stdout
+    assert "choose one of" in checkout.make("logs", "NAME=nobody").stdout
+
+
+def test_migrate_acts_on_the_running_stack(checkout: Checkout) -> None:
+    """`make migrate` finds the stack's database by itself."""
+    checkout.up()
+    result = checkout.make("migrate", "ARGS=status")
+    assert result.returncode == 0, result.stdout
+    assert "applied" in result.stdout
+
+
+def test_commands_of_the_running_stack_need_one(checkout: Checkout) -> None:
+    """Without a running stack the message says how to start it."""
+    checkout.make("down")
+    result = checkout.make("migrate")
+    assert result.returncode != 0
+    assert "`make up` starts it" in result.stdout
+
+
+def test_passwords_are_nowhere_to_be_seen(checkout: Checkout) -> None:
+    """Neither a log nor a command line shows what is in the private files."""
+    shown = checkout.up()
+    passwords = [
+        file.read_text(encoding="utf-8").strip() for file in checkout.root.glob(".local/servers/*.password")
+    ]
+    assert len(passwords) == 2
+    logs = "".join(file.read_text(encoding="utf-8") for file in checkout.root.glob(".local/log/*"))
+    commands = " ".join(
+        " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])
+    )
+    assert [place for place in (shown, logs, commands) if any(word in place for word in passwords)] == []
+
+
+def test_old_python_is_refused(checkout: Checkout) -> None:
+    """A Python that is too old is named, with the variable that chooses another."""
+    environment = {name: value for name, value in checkout.environment.items() if name != "VENV"}
+    result = subprocess.run(
+        ["make", "install", "PYTHON=false"],
+        cwd=checkout.root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "false is older than Python 3.11; name a newer one with PYTHON=" in result.stdout
+    assert not (checkout.root / ".venv").exists()

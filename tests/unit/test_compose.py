@@ -1,0 +1,41 @@
+"""What Docker Compose says about its containers, read without an engine."""
+
+import json
+
+from core.local.compose import Container, find_checkouts, parse_containers
+
+
+def test_reads_lines_and_arrays() -> None:
+    """Compose prints an array before 2.21 and one object a line since."""
+    items = [
+        {"Service": "redis", "State": "running", "Health": "healthy", "ExitCode": 0, "Publishers": None},
+        {"Service": "seed", "State": "exited", "Health": "", "ExitCode": 0, "Publishers": []},
+    ]
+    expected = [Container("redis", "running", True, ""), Container("seed", "done", True, "")]
+    assert parse_containers("\n".join(json.dumps(item) for item in items)) == expected
+    assert parse_containers(json.dumps(items)) == expected
+
+
+def test_tells_well_from_unwell() -> None:
+    """A container is well when it runs and its check passes, a one-shot when it ended without an error."""
+    items = [
+        {"Service": "simulator", "State": "running", "Health": "", "ExitCode": 0},
+        {"Service": "exporter", "State": "running", "Health": "starting", "ExitCode": 0},
+        {"Service": "dashboard", "State": "exited", "Health": "", "ExitCode": 0},
+        {"Service": "migrate", "State": "exited", "Health": "", "ExitCode": 1},
+    ]
+    containers = parse_containers("\n".join(json.dumps(item) for item in items))
+    assert [item.is_healthy for item in containers] == [True, False, False, False]
+
+
+def test_shows_published_ports() -> None:
+    """Only ports that this machine can reach are shown, each once."""
+    publishers = [{"PublishedPort": 8501}, {"PublishedPort": 8501}, {"PublishedPort": 0}]
+    item = {"Service": "dashboard", "State": "running", "ExitCode": 0, "Publishers": publishers}
+    assert parse_containers(json.dumps(item))[0].ports == "127.0.0.1:8501"
+
+
+def test_finds_whose_containers_they_are() -> None:
+    """Two checkouts in folders of the same name would replace each other's containers."""
+    labels = "com.docker.compose.project=main,com.docker.compose.project.working_dir=/home/alice/main,a=b"
+    assert find_checkouts(json.dumps([{"Labels": labels}, {"Labels": labels}])) == {"/home/alice/main"}

@@ -1,0 +1,84 @@
+"""What a fresh clone is built from: lock files and containers that agree with the settings."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from core.local.compose import PUBLISHED, SERVICES
+from core.local.configuration import StackSettings
+
+LOCKS = ("requirements.lock", "requirements-local.lock", "requirements-dev.lock")
+EXTRAS = {
+    "requirements.lock": (),
+    "requirements-local.lock": ("local",),
+    "requirements-dev.lock": ("dev", "local"),
+}
+
+
+def read_lock(path: Path) -> dict[str, str]:
+    """Return the locked lines by package name."""
+    text = re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8"))
+    lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
+    return {line.partition("==")[0]: line for line in lines}
+
+
+def read_requirements(repository: Path, lock: str) -> set[str]:
+    """Return the names that pyproject.toml asks for and a lock file must hold."""
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [line for extra in EXTRAS[lock] for line in project["optional-dependencies"][extra]]
+    names = {re.split(r"[\[<>=~! ]", line)[0] for line in (*project["dependencies"], *extras)}
+    return names - {"echo-markets"}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_holds_every_requirement_with_its_hash(repository: Path, lock: str) -> None:
+    """`make lock` was run after the last change of pyproject.toml."""
+    locked = read_lock(repository / lock)
+    assert read_requirements(repository, lock) - locked.keys() == set()
+    assert [name for name, line in locked.items() if "--hash=sha256:" not in line] == []
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_names_no_index(repository: Path, lock: str) -> None:
+    """A lock file works with whatever package index its reader has."""
+    text = (repository / lock).read_text(encoding="utf-8")
+    assert (
+        re.findall(r"://|^\s*-{1,2}(?:index-url|extra-index-url|find-links|i|f)\b|@ ", text, re.MULTILINE)
+        == []
+    )
+
+
+def test_versions_agree(repository: Path) -> None:
+    """The image, the local stack and the tests run the same versions."""
+    runtime, local, dev = (read_lock(repository / lock) for lock in LOCKS)
+    assert [name for name, line in runtime.items() if local[name] != line] == []
+    assert [name for name, line in local.items() if dev[name] != line] == []
+
+
+def test_containers_have_the_documented_defaults(repository: Path) -> None:
+    """`docker compose up` without `make` uses the ports and sizes that the settings say."""
+    text = (repository / "compose.yaml").read_text(encoding="utf-8")
+    settings = StackSettings(_env_file=None)  # type: ignore[call-arg]  # pydantic's own argument
+    defaults = set(re.findall(r"\$\{(\w+):-([^}]*)\}", text)) - {("COMPOSE_PROJECT_NAME", "echo-markets")}
+    for name, default in defaults:
+        value = getattr(settings, name.lower())
+        assert default == str(value.get_secret_value() if name.endswith("PASSWORD") else value), name
+    assert {name for name, _ in defaults} >= set(PUBLISHED.values())
+
+
+def test_containers_are_those_that_status_expects(repository: Path) -> None:
+    """A service that `make status` does not know would never be found missing."""
+    text = (repository / "compose.yaml").read_text(encoding="utf-8")
+    services = text.partition("\nservices:\n")[2].partition("\nvolumes:\n")[0]
+    assert set(re.findall(r"^  (\w+):$", services, re.MULTILINE)) == SERVICES
+
+
+def test_nothing_is_published_beyond_this_machine(repository: Path) -> None:
+    """Every published port is on the loopback interface."""
+    text = (repository / "compose.yaml").read_text(encoding="utf-8")
+    published = re.findall(r"^    ports:\n((?:      - .*\n)+)", text, re.MULTILINE)
+    ports = [line.strip() for block in published for line in block.splitlines()]
+    assert len(ports) == len(PUBLISHED)
+    assert [line for line in ports if not line.startswith("- 127.0.0.1:")] == []

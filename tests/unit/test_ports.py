@@ -1,0 +1,45 @@
+"""Ports: which are free, and what is said about one that is not."""
+
+import socket
+
+import pytest
+
+from core.local.errors import StackError
+from core.local.ports import LOOPBACK, check_ports, find_free_port, is_port_free
+from core.local.probes import http_answers, reachable_host
+
+
+def test_free_port_is_free() -> None:
+    """The port found can be listened on."""
+    assert is_port_free(find_free_port())
+
+
+def test_taken_ports_are_named_with_their_settings() -> None:
+    """Everyone who has to choose another port is told so at once, by the setting's name."""
+    with socket.create_server((LOOPBACK, 0)) as first, socket.create_server(("0.0.0.0", 0)) as second:
+        ports = {"DASHBOARD_PORT": first.getsockname()[1], "POSTGRES_PORT": second.getsockname()[1]}
+        with pytest.raises(StackError) as caught:
+            check_ports({**ports, "EXPORTER_PORT": find_free_port()}, hosts={})
+    assert str(caught.value).splitlines() == [
+        f"port {port} is taken; set {name} to a free one" for name, port in ports.items()
+    ]
+
+
+def test_address_matters() -> None:
+    """A port is checked on the address that will be listened on."""
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port = server.getsockname()[1]
+        check_ports({"DASHBOARD_PORT": port}, hosts={"DASHBOARD_PORT": "127.0.0.2"})
+
+
+@pytest.mark.parametrize(
+    ("listen", "connect"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("192.0.2.1", "192.0.2.1")]
+)
+def test_server_on_every_address_is_reached_through_loopback(listen: str, connect: str) -> None:
+    """`0.0.0.0` can be listened on but not connected to."""
+    assert reachable_host(listen) == connect
+
+
+def test_nobody_answers_on_a_free_port() -> None:
+    """A server that is not there is an answer, not an error."""
+    assert not http_answers(LOOPBACK, find_free_port(), "/readyz")

@@ -1,0 +1,101 @@
+"""The folder that holds the stack's state: who can read it, and what it remembers."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from core.local.errors import StackError
+from core.local.folder import SOCKET_PATH_LIMIT, StackFolder
+from core.local.private_files import load_password, write_private
+
+
+def mode_of(path: Path) -> int:
+    """Return the permissions of a file."""
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> StackFolder:
+    """A folder that exists."""
+    folder = StackFolder(tmp_path)
+    folder.create()
+    return folder
+
+
+def test_is_for_its_owner_only(folder: StackFolder) -> None:
+    """Nobody else can list the folder or read the passwords in it."""
+    folder.record({"REDIS_PASSWORD": "secret"})
+    assert (mode_of(folder.path), mode_of(folder.stack_env)) == (0o700, 0o600)
+
+
+@pytest.mark.parametrize(
+    "value", ["plain", "with space", "qu'ote", 'double"', "back\\slash", "#hash", "${HOME}"]
+)
+def test_remembers_any_value(folder: StackFolder, value: str) -> None:
+    """What is recorded is read back as it was, whatever characters a path has."""
+    folder.record({"METRICS_DIR": value, "MODE": "local"})
+    assert folder.recorded() == {"METRICS_DIR": value, "MODE": "local"}
+
+
+def test_remembers_nothing_before_the_first_start(tmp_path: Path) -> None:
+    """Without a record the stack counts as never started."""
+    assert StackFolder(tmp_path).recorded() == {}
+
+
+def test_second_command_is_kept_out(folder: StackFolder) -> None:
+    """Two commands at once would start everything twice."""
+    with folder.lock(), pytest.raises(StackError, match="another command"), StackFolder(folder.root).lock():
+        pass
+
+
+def test_lock_is_free_again(folder: StackFolder) -> None:
+    """A command that failed does not lock the next one out."""
+    with pytest.raises(ZeroDivisionError), folder.lock():
+        raise ZeroDivisionError
+    with folder.lock():
+        pass
+
+
+def test_socket_of_a_long_path_is_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A unix socket's path is limited, a checkout's is not."""
+    monkeypatch.setattr("tempfile.tempdir", "/tmp/t")
+    folder = StackFolder(tmp_path / ("x" * SOCKET_PATH_LIMIT))
+    other = StackFolder(tmp_path / ("y" * SOCKET_PATH_LIMIT))
+    assert len(str(folder.socket)) <= SOCKET_PATH_LIMIT
+    assert folder.socket != other.socket
+
+
+def test_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the shared temporary folder somebody else may have been there first."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t"))
+    (tmp_path / "t").mkdir()
+    monkeypatch.setattr("core.local.folder.SOCKET_PATH_LIMIT", 1)
+    folder = StackFolder(tmp_path)
+    folder.socket.parent.symlink_to(tmp_path)
+    with pytest.raises(StackError, match="belongs to somebody else"):
+        folder.create()
+
+
+def test_remove_forgets_everything(folder: StackFolder) -> None:
+    """Nothing is left, and the size of what was there is known before."""
+    folder.record({"MODE": "local"})
+    assert folder.size_bytes() > 0
+    folder.remove()
+    assert not folder.path.exists()
+
+
+def test_private_file_is_never_open(tmp_path: Path) -> None:
+    """A rewritten file does not keep permissions that were too wide."""
+    path = tmp_path / "file"
+    path.write_text("old", encoding="utf-8")
+    path.chmod(0o644)
+    write_private(path, "new")
+    assert (path.read_text(encoding="utf-8"), mode_of(path)) == ("new", 0o600)
+
+
+def test_password_is_generated_once(tmp_path: Path) -> None:
+    """A restarted server has the same password, another one its own."""
+    first = load_password(tmp_path / "alice")
+    assert load_password(tmp_path / "alice") == first
+    assert load_password(tmp_path / "bob") != first

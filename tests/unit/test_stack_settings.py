@@ -1,0 +1,95 @@
+"""The settings of the stack: defaults, precedence and what is said about a wrong value."""
+
+from pathlib import Path
+
+import pytest
+
+from core.errors import SettingsError
+from core.local.configuration import StackSettings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the developer's own settings out."""
+    for name in StackSettings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def write_env(root: Path, name: str, text: str) -> None:
+    """Write one of the files that settings are read from."""
+    path = root / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+def test_needs_no_setting_at_all(tmp_path: Path) -> None:
+    """A fresh clone starts with the documented ports, and without DATABASE_URL."""
+    settings = StackSettings.load_for(tmp_path)
+    assert settings.environment("local") == {
+        "MODE": "local",
+        "EXPORTER_HOST": "127.0.0.1",
+        "DASHBOARD_HOST": "127.0.0.1",
+        "POSTGRES_PORT": "5433",
+        "VALKEY_PORT": "6380",
+        "EXPORTER_PORT": "9100",
+        "DASHBOARD_PORT": "8501",
+    }
+
+
+def test_prometheus_listens_in_containers_only(tmp_path: Path) -> None:
+    """Prometheus is part of the container stack alone, so its port is as well."""
+    settings = StackSettings.load_for(tmp_path)
+    assert settings.ports("docker").keys() - settings.ports("local").keys() == {"PROMETHEUS_PORT"}
+
+
+def test_environment_wins_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment wins over `.env`, which wins over what the running stack recorded."""
+    write_env(tmp_path, ".local/stack.env", "DASHBOARD_PORT=8001\nEXPORTER_PORT=8002\nVALKEY_PORT=8003\n")
+    write_env(tmp_path, ".env", "DASHBOARD_PORT=8011\nEXPORTER_PORT=8012\n")
+    monkeypatch.setenv("DASHBOARD_PORT", "8021")
+    settings = StackSettings.load_for(tmp_path)
+    assert (settings.dashboard_port, settings.exporter_port, settings.valkey_port) == (8021, 8012, 8003)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("DASHBOARD_PORT", "http", "a port from 1 to 65535"),
+        ("POSTGRES_PORT", "70000", "a port from 1 to 65535"),
+        ("MODE", "podman", "local or docker"),
+        ("SEED_PLAYERS", "0", "a whole number of players from 1 to 100000"),
+        ("SEED_SESSIONS", "many", "a whole number of sessions from 1 to 10000"),
+    ],
+)
+def test_wrong_value_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
+) -> None:
+    """A wrong value is answered with one line: variable, value and what is allowed."""
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError) as caught:
+        StackSettings.load_for(tmp_path)
+    assert str(caught.value) == f"{name} is '{value}', which is not allowed; set it to {allowed}"
+
+
+def test_wrong_password_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password that would break a connection URL is refused without being printed."""
+    monkeypatch.setenv("POSTGRES_PASSWORD", "a:secret@word")
+    with pytest.raises(SettingsError, match="POSTGRES_PASSWORD") as caught:
+        StackSettings.load_for(tmp_path)
+    assert "secret" not in str(caught.value).replace("(secret)", "")
+
+
+def test_one_port_cannot_serve_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two servers on one port are refused before anything starts."""
+    monkeypatch.setenv("DASHBOARD_PORT", "9100")
+    with pytest.raises(SettingsError, match="DASHBOARD_PORT is 9100, which EXPORTER_PORT has too"):
+        StackSettings.load_for(tmp_path)
+
+
+def test_every_setting_is_explained(repository: Path) -> None:
+    """`.env.example` and the README name everything that can be set."""
+    example = (repository / ".env.example").read_text(encoding="utf-8")
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    names = [name.upper() for name in StackSettings.model_fields]
+    assert [name for name in names if f"{name}=" not in example] == []
+    assert [name for name in names if f"`{name}`" not in readme] == []
