@@ -81,7 +81,7 @@ def test_a_third_partys_delete_is_heard(
     for command in (("DEL", f"user:{alice.id}"), ("FLUSHALL",)):
         make_warm(warm, alice)
         misses = warm.cache_stats().caches["user"].misses
-        redis_client.execute_command(*command)
+        redis_client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py has no annotations there
 
         def is_loaded_again(known: int = misses) -> bool:
             warm.get_user_by_id(alice.id)

@@ -1,0 +1,25 @@
+"""`python -m dashboard`: serve the dashboard, configured by the environment alone."""
+
+import sys
+
+from core import Settings
+from core.errors import SettingsError
+
+CONFIGURATION_WRONG = 2
+
+
+def main() -> int:
+    """Serve until a signal stops it; returns 2 when a setting is wrong."""
+    try:
+        settings = Settings.load()
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        return CONFIGURATION_WRONG
+    from dashboard.server import serve  # noqa: PLC0415  # a wrong setting must not wait for seconds of imports
+
+    serve(settings)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

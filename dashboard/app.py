@@ -1,0 +1,21 @@
+"""The script that Streamlit runs for every page: frame, navigation, error states.
+
+Owns what all pages share. Never reads data; each page is a file of its own in
+`views` (a folder called `pages` would make Streamlit draw a menu of its own as well).
+"""
+
+from pathlib import Path
+
+import streamlit as st
+
+from dashboard import states
+
+FOLDER = Path(__file__).parent
+PAGES = (
+    st.Page("views/leaderboards.py", title="Leaderboards", url_path="leaderboards", default=True),
+    st.Page("views/portfolios.py", title="Portfolios", url_path="portfolios"),
+)
+
+st.set_page_config(page_title="Echo Markets", page_icon=str(FOLDER / "static" / "icon.svg"), layout="wide")
+st.logo(str(FOLDER / "static" / "logo.svg"), icon_image=str(FOLDER / "static" / "logo.svg"))
+states.run_page(st.navigation(PAGES, position="top").run)

@@ -1,0 +1,120 @@
+"""How figures, names and times are written.
+
+Owns the text form of a value and the human names of categories; pure functions that
+never read data or a clock. Amounts are virtual cash, shown with a dollar sign like the
+prices they follow from; every time is UTC.
+"""
+
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Literal
+
+import msgspec
+
+Unit = Literal["percent", "currency", "count", "number"]
+Number = Decimal | float | int
+
+
+class Category(msgspec.Struct, frozen=True):
+    """A leaderboard's human name, the unit of its scores and what they mean."""
+
+    key: str
+    name: str
+    unit: Unit
+    explanation: str
+
+
+KNOWN_CATEGORIES = (
+    Category(
+        key="daily_returns",
+        name="Daily return",
+        unit="percent",
+        explanation="Gain of the session against the 10,000 that every player starts with.",
+    ),
+    Category(
+        key="total_value",
+        name="Total value",
+        unit="currency",
+        explanation="Cash and holdings at the close of the session.",
+    ),
+    Category(
+        key="quests_completed",
+        name="Quests completed",
+        unit="count",
+        explanation="Quests that the player has finished.",
+    ),
+)
+_KNOWN_BY_KEY = {category.key: category for category in KNOWN_CATEGORIES}
+
+
+def describe_category(key: str) -> Category:
+    """Return the known category of this key, or one with a name made from the key."""
+    name = key.replace("_", " ").strip().capitalize() or key
+    return _KNOWN_BY_KEY.get(key) or Category(key, name, "number", f"Scores of “{key}”.")
+
+
+def format_money(amount: Number) -> str:
+    """Write an amount with two decimals: `$10,000.00`."""
+    return f"{'-' if amount < 0 else ''}${abs(amount):,.2f}"
+
+
+def format_signed_money(amount: Number) -> str:
+    """Write a change of an amount with its sign: `+$12.50`."""
+    return f"{_sign(amount)}${abs(amount):,.2f}"
+
+
+def format_percent(value: Number) -> str:
+    """Write a percentage with its sign and two decimals: `+1.25%`."""
+    return f"{_sign(value)}{abs(value):,.2f}%"
+
+
+def format_count(value: Number) -> str:
+    """Write a whole number with thousands separators."""
+    return f"{value:,.0f}"
+
+
+def format_score(score: Number, unit: Unit) -> str:
+    """Write a leaderboard's score in the unit of its category."""
+    if unit == "percent":
+        return format_percent(score)
+    if unit == "currency":
+        return format_money(score)
+    return format_count(score) if unit == "count" else f"{score:,.2f}"
+
+
+def format_rank(rank: int) -> str:
+    """Write a rank: `#1,024`."""
+    return f"#{rank:,}"
+
+
+def format_day(day: date) -> str:
+    """Write a session's date with its weekday: `Fri 1 Mar 2013`."""
+    return f"{day:%a} {day.day} {day:%b %Y}"
+
+
+def format_as_of(moment: datetime) -> str:
+    """Write when a page was read: `As of 2013-03-01 21:00:05 UTC`."""
+    return f"As of {moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def format_time_left(expires_at: datetime | None, now: datetime) -> str:
+    """Write how long something still runs, in its two largest units; empty without an end."""
+    if expires_at is None:
+        return ""
+    minutes = int((expires_at - now).total_seconds() // 60)
+    if minutes < 0:
+        return f"ended {format_day(expires_at.astimezone(UTC).date())}"
+    days, hours, rest = minutes // 1440, minutes // 60 % 24, minutes % 60
+    if days:
+        return f"{days} d {hours} h left"
+    return f"{hours} h {rest} min left" if hours else f"{rest} min left"
+
+
+def escape_markdown(text: str) -> str:
+    """Return player-made text so that Streamlit's markdown shows it literally."""
+    special = "\\`*_{}[]()<>#+-.!|$:~"
+    return "".join(f"\\{letter}" if letter in special else letter for letter in text)
+
+
+def _sign(value: Number) -> str:
+    return "-" if value < 0 else "+" if value > 0 else ""

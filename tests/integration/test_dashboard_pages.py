@@ -1,0 +1,283 @@
+"""Each page of the dashboard in each state, run by Streamlit against a real database."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from streamlit.testing.v1 import AppTest
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.errors import PoolTimeout, QueryTimeout
+from core.local.ports import find_free_port
+from dashboard import runtime, states
+from tests.game import play_game
+
+SCRIPT = Path(__file__).parents[2] / "dashboard" / "app.py"
+LEADERBOARDS, PORTFOLIOS = "views/leaderboards.py", "views/portfolios.py"
+PAGES = (LEADERBOARDS, PORTFOLIOS)
+TIMEOUT_SECONDS = 30
+
+
+@pytest.fixture(autouse=True)
+def _no_service_left() -> Iterator[None]:
+    """Take the service out of the pages' reach after each test."""
+    yield
+    runtime.set_service(None)
+
+
+@pytest.fixture
+def game(service: EnhancedDatabaseService) -> EnhancedDatabaseService:
+    """The pages on a database with a finished game."""
+    play_game(service)
+    runtime.set_service(service)
+    return service
+
+
+@pytest.fixture
+def empty(service: EnhancedDatabaseService) -> EnhancedDatabaseService:
+    """The pages on a migrated database without a row."""
+    runtime.set_service(service)
+    return service
+
+
+@pytest.fixture
+def unreachable(settings: Settings) -> Iterator[None]:
+    """The pages on a database that nobody listens for."""
+    url = f"postgresql://nobody@127.0.0.1:{find_free_port()}/nothing"
+    gone = settings.model_copy(update={"database_url": SecretStr(url), "enable_redis_cache": False})
+    with open_service(gone) as service:
+        runtime.set_service(service)
+        yield
+
+
+def open_page(page: str, **parameters: str) -> AppTest:
+    """Open a page with query parameters in the address and run it."""
+    test = AppTest.from_file(str(SCRIPT), default_timeout=TIMEOUT_SECONDS)
+    if page != LEADERBOARDS:
+        test.run()
+        test.switch_page(page)
+    for name, value in parameters.items():
+        test.query_params[name] = value
+    return test.run()
+
+
+def read_text(test: AppTest) -> str:
+    """Return all text of a page."""
+    parts = [*test.title, *test.header, *test.subheader, *test.markdown, *test.caption]
+    return "\n".join(str(part.value) for part in [*parts, *test.warning, *test.code])
+
+
+def read_metrics(test: AppTest) -> dict[str, str]:
+    """Return the figures of a page by label; of two with one label, the last."""
+    return {metric.label: metric.value for metric in test.metric}
+
+
+def read_players(test: AppTest) -> list[str]:
+    """Return the players of the table, in order."""
+    return [address.partition("player=")[2] for address in test.dataframe[0].value["player"]]
+
+
+def find_error_id(message: str) -> str:
+    """Return the id that ends a log message."""
+    return message.rpartition(" ")[2]
+
+
+# -- leaderboards -------------------------------------------------------------------------
+
+
+def test_leaderboards_open_on_the_newest_session(game: EnhancedDatabaseService) -> None:
+    """Daily return of the newest session, best first, with its figures."""
+    page = open_page(LEADERBOARDS)
+    assert not page.exception
+    assert read_players(page) == ["alice", "bob", "charlie"]
+    figures = read_metrics(page)
+    assert figures["Players on the board"] == "3"
+    assert figures["Best score"] == "+3.11%"
+    assert figures["Median of the 3 shown"] == "+0.95%"
+    assert "UTC" in read_text(page)
+
+
+def test_leaderboards_follow_a_link(game: EnhancedDatabaseService) -> None:
+    """Category, session and length come from the address."""
+    page = open_page(LEADERBOARDS, category="Total value", day="2013-02-28", top="10")
+    assert read_players(page) == ["bob", "charlie", "alice"]
+    assert read_metrics(page)["Best score"] == "$10,022.10"
+    assert page.segmented_control(key="top").value == 10
+    assert not page.warning
+
+
+def test_a_link_may_name_the_category_by_its_key(game: EnhancedDatabaseService) -> None:
+    """The key of the API works in an address too."""
+    page = open_page(LEADERBOARDS, category="quests_completed")
+    assert page.selectbox(key="category").value == "Quests completed"
+    assert list(page.dataframe[0].value["rank"]) == [1, 2, 2]
+    assert page.query_params["category"] == "Quests completed"
+
+
+def test_an_unknown_view_is_named_and_replaced(game: EnhancedDatabaseService) -> None:
+    """A category, session or length that does not exist says so and shows the default."""
+    page = open_page(LEADERBOARDS, category="luck", day="2013-02-30", top="7")
+    shown = " ".join(warning.value for warning in page.warning)
+    assert "luck" in shown
+    assert r"2013\-02\-30" in shown
+    assert "“7”" in shown
+    assert read_players(page) == ["alice", "bob", "charlie"]
+
+
+def test_a_session_without_scores_says_so(game: EnhancedDatabaseService) -> None:
+    """A session that has portfolios only is offered, and its board is empty."""
+    alice = game.get_user_by_username("alice")
+    today = game.get_current_portfolio(alice.id).session_date
+    page = open_page(LEADERBOARDS, day=today.isoformat())
+    assert "No scores on this board" in read_text(page)
+    assert read_players(open_page(LEADERBOARDS)) == ["alice", "bob", "charlie"]
+
+
+def test_choosing_a_category_changes_the_table(game: EnhancedDatabaseService) -> None:
+    """The filters work by hand as well."""
+    page = open_page(LEADERBOARDS)
+    page.selectbox(key="category").select("Total value").run()
+    assert read_metrics(page)["Best score"] == "$10,310.75"
+
+
+# -- portfolios ---------------------------------------------------------------------------
+
+
+def test_a_portfolio_shows_the_newest_session(game: EnhancedDatabaseService) -> None:
+    """Figures, ranks, record, quests and sessions of one player."""
+    page = open_page(PORTFOLIOS, player="alice")
+    assert not page.exception
+    figures = read_metrics(page)
+    assert figures["Day change"] == "+$310.75"
+    assert figures["Cash"] == "$2,500.00"
+    assert figures["Invested"] == "$7,810.75"
+    assert figures["Daily return"] == "#1"
+    assert figures["Sessions won"] == "2"
+    assert list(page.dataframe[0].value["value"]) == [10_310.75, 9_959.75, 10_120.50]
+    assert "Make 20 trades" in read_text(page)
+    assert [bar.proto.text for bar in page.get("progress")] == ["13 of 20"]
+
+
+def test_looking_at_a_player_creates_nothing(game: EnhancedDatabaseService) -> None:
+    """No portfolio of today appears by looking."""
+    dave = game.get_user_by_username("dave")
+    page = open_page(PORTFOLIOS, player="dave")
+    assert "dave has not played a session yet" in read_text(page)
+    assert game.get_portfolio_history(dave.id) == ()
+
+
+def test_a_name_is_found_in_any_case(game: EnhancedDatabaseService) -> None:
+    """`Alice` is alice."""
+    assert read_metrics(open_page(PORTFOLIOS, player="Alice"))["Day change"] == "+$310.75"
+
+
+def test_the_first_letters_offer_players(game: EnhancedDatabaseService) -> None:
+    """A prefix lists who starts with it; choosing one opens the player."""
+    page = open_page(PORTFOLIOS, player="ch")
+    page.button(key="choose-charlie").click().run()
+    assert page.text_input(key="player").value == "charlie"
+    assert read_metrics(page)["Day change"] == "-$210.40"
+
+
+@pytest.mark.parametrize("name", ["zorro", "a" * 90, "%", "'; DROP TABLE users"])
+def test_an_unknown_player_is_named(game: EnhancedDatabaseService, name: str) -> None:
+    """The page says whom it looked for, and how to find somebody."""
+    page = open_page(PORTFOLIOS, player=name)
+    assert not page.exception
+    assert "No player is called" in read_text(page)
+
+
+def test_portfolios_without_a_player_offer_the_best(game: EnhancedDatabaseService) -> None:
+    """A start without a name."""
+    page = open_page(PORTFOLIOS)
+    offered = [button.label for button in page.button]
+    assert offered == ["alice", "bob", "charlie"]
+
+
+# -- empty, down, slow, broken ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_database_names_the_next_step(empty: EnhancedDatabaseService, page: str) -> None:
+    """Nobody has played: how to get data."""
+    text = read_text(open_page(page))
+    assert "No sessions yet" in text
+    assert "make seed" in text
+    assert "echo-markets seed" in text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_database_that_is_down_has_a_state(
+    unreachable: None, page: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A friendly text with a next step; the id on the page is in the log, the cause only there."""
+    opened = open_page(page, player="alice")
+    text = read_text(opened)
+    assert not opened.exception
+    assert "The database cannot be reached" in text
+    assert "make status" in text
+    assert "Traceback" not in text
+    assert opened.button(key="retry").label == "Retry"
+    logged = [message for message in caplog.messages if "error id" in message]
+    assert find_error_id(logged[-1]) in text
+
+
+def test_retry_brings_the_page_back(unreachable: None, settings: Settings) -> None:
+    """Once the database answers, one click shows the figures."""
+    page = open_page(LEADERBOARDS)
+    with open_service(settings) as service:
+        play_game(service)
+        runtime.set_service(service)
+        page.button(key="retry").click().run()
+        assert read_players(page) == ["alice", "bob", "charlie"]
+
+
+@pytest.mark.parametrize(
+    ("error", "title"),
+    [
+        (PoolTimeout("no connection became free"), "The dashboard is busy"),
+        (QueryTimeout("a statement ran too long"), "The database took too long to answer"),
+    ],
+)
+def test_a_busy_or_slow_database_has_a_state(
+    game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch, error: Exception, title: str
+) -> None:
+    """Waiting too long is told apart from being down."""
+
+    def give_up(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(game, "list_session_dates", give_up)
+    page = open_page(LEADERBOARDS)
+    assert not page.exception
+    assert title in read_text(page)
+
+
+def test_a_database_without_tables_names_the_migration(settings: Settings, empty_database_url: str) -> None:
+    """Before the first migration there is nothing to read."""
+    bare = settings.model_copy(update={"database_url": SecretStr(empty_database_url)})
+    with open_service(bare) as service:
+        runtime.set_service(service)
+        text = read_text(open_page(LEADERBOARDS))
+    assert "The database is not set up yet" in text
+    assert "make migrate" in text
+
+
+def test_an_unexpected_error_shows_an_id_and_no_cause(caplog: pytest.LogCaptureFixture) -> None:
+    """The handler tells Streamlit to show nothing else; the log has the traceback."""
+
+    def fail() -> None:
+        from dashboard import states  # noqa: PLC0415  # Streamlit runs this body as a script of its own
+
+        assert states.show_unexpected(ZeroDivisionError("a secret cause"))
+
+    with caplog.at_level(logging.ERROR, logger=states.logger.name):
+        page = AppTest.from_function(fail, default_timeout=TIMEOUT_SECONDS).run()
+    text = read_text(page)
+    assert "Something went wrong" in text
+    assert "secret" not in text
+    [record] = caplog.records
+    assert find_error_id(record.getMessage()) in text
+    assert record.exc_info

@@ -1,0 +1,71 @@
+"""Chart specifications: valid Vega-Lite that holds the figures."""
+
+from datetime import date
+from decimal import Decimal
+from uuid import UUID
+
+import altair as alt
+import pandas as pd
+import pytest
+
+from dashboard import charts
+from dashboard.formats import Unit
+from dashboard.frames import Bin, build_history_frame
+from tests.game import build_portfolio
+
+BINS = (Bin(low=-1.0, high=0.0, players=3), Bin(low=0.0, high=1.0, players=5))
+
+
+def build_frame(sessions: int) -> pd.DataFrame:
+    """Return a history of this many sessions, oldest first, alternating gain and loss."""
+    first = date(2012, 1, 2).toordinal()
+    return build_history_frame(
+        [
+            build_portfolio(UUID(int=1), date.fromordinal(first + n), Decimal(100 * (-1) ** n))
+            for n in range(sessions)
+        ]
+    )
+
+
+@pytest.mark.parametrize("unit", ["percent", "currency", "count", "number"])
+def test_a_histogram_is_valid_and_holds_every_bin(unit: Unit) -> None:
+    """The schema accepts it; one row per bin, with the rule at the median."""
+    spec = charts.build_histogram(BINS, unit=unit, median=Decimal("0.25"))
+    alt.LayerChart.from_dict(spec)
+    assert [row["players"] for row in spec["data"]["values"]] == [3, 5]
+    assert spec["layer"][1]["encoding"]["x"]["datum"] == 0.25
+
+
+@pytest.mark.parametrize("sessions", [1, 2, 90])
+def test_history_charts_are_valid_and_hold_every_session(sessions: int) -> None:
+    """The schema accepts both charts; one row per session, few labels."""
+    frame = build_frame(sessions)
+    value, change = charts.build_value_chart(frame), charts.build_change_chart(frame)
+    alt.LayerChart.from_dict(value)
+    alt.Chart.from_dict(change)
+    for spec in (value, change):
+        assert len(spec["data"]["values"]) == sessions
+    labels = change["encoding"]["x"]["axis"]["values"]
+    assert 1 <= len(labels) <= 6
+    assert labels[0] == "2012-01-02"
+
+
+def test_a_tooltip_has_readable_figures() -> None:
+    """Formatted here, not by the browser."""
+    [row] = charts.build_change_chart(build_frame(1))["data"]["values"]
+    assert row["session"] == "Mon 2 Jan 2012"
+    assert row["money"] == "$10,100.00"
+    assert row["moved"] == "+$100.00 (+1.00%)"
+
+
+def test_green_and_red_mean_gain_and_loss() -> None:
+    """Only the sign of the change decides the colour."""
+    colour = charts.build_change_chart(build_frame(2))["encoding"]["color"]
+    assert colour["condition"] == {"test": "datum.change < 0", "value": charts.LOSS}
+    assert colour["value"] == charts.GAIN
+
+
+def test_the_bin_of_one_count_is_named_by_it() -> None:
+    """A tooltip says 3, not 2.5 to 3.5."""
+    spec = charts.build_histogram((Bin(low=2.5, high=3.5, players=4),), unit="count", median=Decimal(3))
+    assert spec["data"]["values"][0]["range"] == "3"
