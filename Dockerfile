@@ -4,7 +4,8 @@ FROM python:3.13-slim AS metadata
 # the version that the exporter reports, as an installed package would have it
 WORKDIR /app
 COPY requirements-local.lock ./
-RUN awk '/^setuptools==/ { found = 1 } found { print } found && !/\\$/ { exit }' requirements-local.lock > build.lock \
+RUN awk '/^setuptools==/ { found = 1 } found { print } found && !/\\$/ { exit }' \
+        requirements-local.lock > build.lock \
     && pip install --no-cache-dir --require-hashes --requirement build.lock
 COPY . ./
 RUN mkdir /metadata \

@@ -27,7 +27,7 @@ down: ## stop the stack and keep its data
 	@$(call if_installed,$(STACK) down)
 
 status: ## show every program; fails unless all are healthy
-	@$(call if_installed,$(STACK) status)
+	@$(call if_installed,$(STACK) status,exit 1)
 
 logs: ## show what the programs wrote (NAME=exporter for one, FOLLOW=1 to go on)
 	@$(call if_installed,$(STACK) logs $(if $(FOLLOW),--follow) $(NAME))
@@ -71,7 +71,8 @@ LOCK_OPTIONS := --quiet --universal --python-version 3.11 --generate-hashes --cu
 
 install: $(TOOLS) ## create the virtual environment only
 
-if_installed = if [ -x $(RUN) ]; then $(1); else echo "nothing is installed here, so nothing runs; try make up"; fi
+if_installed = if [ -x $(RUN) ]; then $(1); else \
+	echo "nothing is installed here, so nothing runs; try make up"; $(or $(2),:); fi
 
 # pip names every file that it fetches; this shows how far it is, and all of it when it fails
 define PIP_PROGRESS

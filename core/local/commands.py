@@ -25,7 +25,7 @@ INTERRUPTED = 130
 
 
 class _Group(click.Group):
-    """Says after Ctrl-C how to stop what has been started; errors are the business of `core.cli`."""
+    """Says after Ctrl-C how to stop what was started, and whose files are in the way of another user."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -33,6 +33,8 @@ class _Group(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted; `make down` stops what was started", err=True)
             sys.exit(INTERRUPTED)
+        except PermissionError as error:
+            raise StackError(f"{error.filename} belongs to another user; run this as that user") from error
 
 
 @click.group("stack", cls=_Group)

@@ -24,7 +24,7 @@ SWITCHES = (
     "--disable-sync",
 )
 WAIT_MS = 30_000
-NAVIGATION_ATTEMPTS = 3
+NAVIGATION_ATTEMPTS = 4
 NETWORK_CHANGED = "ERR_NETWORK_CHANGED"
 READY = "[data-testid=stApp][data-test-script-state=notRunning][data-test-connection-state=CONNECTED]"
 BUSY = "[data-testid=stSkeleton], [data-testid=stSpinner], [data-stale=true]"

@@ -16,8 +16,9 @@ def mode_of(path: Path) -> int:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> StackFolder:
-    """A folder that exists."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
+    """A folder that exists, and a temporary folder of its own for the socket of a long path."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     folder = StackFolder(tmp_path)
     folder.create()
     return folder

@@ -18,8 +18,9 @@ PROGRAMS = [
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> StackFolder:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
     """A checkout whose name is full of syntax."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     root = tmp_path / "a ;#%(b)s'\"c"
     root.mkdir()
     folder = StackFolder(root)
