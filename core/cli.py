@@ -17,13 +17,11 @@ from core.local.commands import stack
 from core.migration import Migrator
 from core.selftest import run_self_test
 from core.settings import Settings
-from core.simulation.live import run_simulator
-from core.simulation.prices import import_prices
-from core.simulation.progress import show_progress
-from core.simulation.replay import seed
 
 FAILED = 1
 WRONG_INPUT = 2
+
+# Commands of the simulation import it themselves: numpy costs every other command half a second.
 
 
 class _EdgeGroup(click.Group):
@@ -84,6 +82,9 @@ def _show_status(migrator: Migrator) -> None:
 @click.option("--skip-invalid", is_flag=True, help="Load the valid rows and count the others.")
 def import_prices_command(file: Path, *, skip_invalid: bool) -> None:
     """Load daily prices from a CSV or .csv.gz file; loading it again changes nothing."""
+    from core.simulation.prices import import_prices  # noqa: PLC0415  # see above
+    from core.simulation.progress import show_progress  # noqa: PLC0415  # see above
+
     with open_service(_load_settings()) as service, show_progress() as progress:
         result = import_prices(service, file, skip_invalid=skip_invalid, progress=progress)
     click.echo(
@@ -100,6 +101,9 @@ def import_prices_command(file: Path, *, skip_invalid: bool) -> None:
 @click.option("--seed", "number", type=int, default=1, show_default=True, help="Same number, same game.")
 def seed_command(players: int, sessions: int | None, number: int) -> None:
     """Replay imported trading days as game sessions."""
+    from core.simulation.progress import show_progress  # noqa: PLC0415  # see above
+    from core.simulation.replay import seed  # noqa: PLC0415  # see above
+
     with open_service(_load_settings()) as service, show_progress() as progress:
         result = seed(service, players=players, sessions=sessions, seed=number, progress=progress)
     click.echo(str(result))
@@ -108,6 +112,8 @@ def seed_command(players: int, sessions: int | None, number: int) -> None:
 @main.command()
 def simulate() -> None:
     """Continue the market and the players live until SIGTERM."""
+    from core.simulation.live import run_simulator  # noqa: PLC0415  # see above
+
     settings = _load_settings()
     with open_service(settings, role="simulator") as service:
         run_simulator(service, interval_seconds=settings.simulator_interval / 1000)

@@ -29,6 +29,9 @@ MAX_PRICE: Final = 1e9
 MAX_VOLUME: Final = 2.0**53
 """The largest range in which a float holds every whole number."""
 
+FIRST_DAY: Final = date(1900, 1, 1)
+"""Older days are typing errors; it also keeps days some way from the first that a date can have."""
+
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _BAR_NAMES = ("open", "high", "low", "close")
 _UNKNOWN = -1
@@ -105,6 +108,10 @@ class RowReader:
                 ),
             ),
             Check(days == _UNKNOWN, lambda row: f"date {dates[row]!r} is not a day as YYYY-MM-DD"),
+            Check(
+                days < FIRST_DAY.toordinal(),
+                lambda row: f"date {dates[row]!r} is before {FIRST_DAY}",
+            ),
             Check(
                 days > self._last_day.toordinal(),
                 lambda row: f"date {dates[row]!r} is no trading day that has closed yet",

@@ -49,11 +49,15 @@ class PriceTable:
         )
 
     def sort_without_repeats(self) -> "PriceTable":
-        """Return the rows by symbol and day; of rows with the same pair the last one stays."""
-        names = sorted(range(len(self.symbols)), key=lambda code: self.symbols[code])
-        place = np.empty(len(names), np.int32)
+        """Return the rows by symbol and day; of rows with the same pair the last one stays.
+
+        A symbol without rows is left out.
+        """
+        present = np.unique(self.codes).tolist()
+        names = sorted(present, key=lambda code: self.symbols[code])
+        place = np.zeros(len(self.symbols), np.int32)
         place[names] = np.arange(len(names), dtype=np.int32)
-        codes = place[self.codes] if names else self.codes
+        codes = place[self.codes]
         order = np.lexsort((self.days, codes))  # stable: repeats keep the order of the file
         last = np.ones(len(order), bool)
         last[:-1] = (np.diff(codes[order]) != 0) | (np.diff(self.days[order]) != 0)

@@ -36,6 +36,9 @@ MAX_ROWS: Final = 20_000_000
 SHOWN_PROBLEMS: Final = 5
 """How many invalid rows are described; of the others only the number is told."""
 
+PARALLEL_WRITES: Final = 2
+"""While the server stores one batch, the next is put into its words; more would not be faster."""
+
 _CONTEXT: Final = timedelta(days=60)
 """Long enough to hold the trading days that a volatility looks back on."""
 
@@ -161,10 +164,7 @@ def _closes_before(service: EnhancedDatabaseService, table: PriceTable) -> dict[
     """Return for each symbol the closes that the database holds before its first day."""
     closes = {}
     for code, symbol in enumerate(table.symbols):
-        rows = table.rows_of(code)
-        if rows.start == rows.stop:
-            continue
-        first = close_of(date.fromordinal(int(table.days[rows.start])))
+        first = close_of(date.fromordinal(int(table.days[table.rows_of(code).start])))
         candles = service.get_price_history(symbol, first - _CONTEXT, first, "1d")
         recent = candles[-VOLATILITY_RETURNS:]
         closes[symbol] = tuple(price_units(candle.close) for candle in recent)
@@ -174,15 +174,14 @@ def _closes_before(service: EnhancedDatabaseService, table: PriceTable) -> dict[
 def _ticks(table: PriceTable, closes_before: dict[str, tuple[int, ...]]) -> Iterator[Tick]:
     for code, symbol in enumerate(table.symbols):
         rows = table.rows_of(code)
-        if rows.start < rows.stop:
-            days = table.select(np.arange(rows.start, rows.stop))
-            yield from build_ticks(days, symbol, closes_before[symbol])
+        days = table.select(np.arange(rows.start, rows.stop))
+        yield from build_ticks(days, symbol, closes_before[symbol])
 
 
 def _load(service: EnhancedDatabaseService, table: PriceTable, progress: Progress) -> int:
     ticks = _ticks(table, _closes_before(service, table))
     done = 0
-    with WriteBehind() as writes:
+    with WriteBehind(at_once=PARALLEL_WRITES) as writes:
         while batch := list(islice(ticks, BATCH_ROWS)):
             writes.write(service.load_market_ticks, batch)
             progress("loading prices", done, len(table))

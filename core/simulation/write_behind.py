@@ -1,10 +1,11 @@
-"""Writes one batch while the caller prepares the next.
+"""Writes batches while the caller prepares the next ones.
 
-Owns one thread and the order of its work: batches are written one after the other,
-and the caller waits rather than queue a second one, so that memory stays bounded.
-The database then works on one core while Python works on the other.
+Owns its threads, and how many batches may be on their way: then the caller waits
+rather than queue more, so that memory stays bounded. The database works on one core
+while Python works on the other.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -19,25 +20,25 @@ BATCH_ROWS = 20_000
 class WriteBehind:
     """A context manager; leaving it waits for the last batch.
 
-    An error of a batch is raised by the next `write`, or on leaving; no later batch is
-    written then.
+    With more than one batch `at_once` their order is open, so they must not have rows in
+    common. An error of a batch is raised by a later `write`, or on leaving, and ends the
+    writing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: int = 1) -> None:
         self.rows = 0
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="write-behind")
-        self._running: Future[int] | None = None
+        self._at_once = at_once
+        self._executor = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="write-behind")
+        self._running: deque[Future[int]] = deque()
 
     def write(self, load: Callable[[Sequence[T]], int], batch: Sequence[T]) -> None:
-        """Begin to write a batch once the one before is written; count the rows it reports."""
-        self.wait()
-        self._running = self._executor.submit(load, batch)
+        """Begin to write a batch as soon as there is room; count the rows that `load` returns."""
+        self._wait(self._at_once - 1)
+        self._running.append(self._executor.submit(load, batch))
 
-    def wait(self) -> None:
-        """Wait until everything given so far is written."""
-        running, self._running = self._running, None
-        if running is not None:
-            self.rows += running.result()
+    def _wait(self, left: int) -> None:
+        while len(self._running) > left:
+            self.rows += self._running.popleft().result()
 
     def __enter__(self) -> Self:
         return self
@@ -50,6 +51,6 @@ class WriteBehind:
     ) -> None:
         try:
             if error is None:
-                self.wait()
+                self._wait(0)
         finally:
             self._executor.shutdown(wait=True)

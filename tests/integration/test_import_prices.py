@@ -116,9 +116,10 @@ def test_a_malformed_row_loads_nothing(
 def test_invalid_rows_can_be_skipped(service: EnhancedDatabaseService, tmp_path: Path) -> None:
     """The others are loaded; all are counted and the first ones described."""
     bad = [f"AAPL,2013-01-{day},1,2,1,1,1" for day in range(40, 50)]
-    path = write(tmp_path / "prices.csv", row(2), *bad, "short", row(3))
+    path = write(tmp_path / "prices.csv", row(2), *bad, row(2, -1, "IBM"), row(3))
     result = import_prices(service, path, skip_invalid=True)
     assert (result.rows, result.changed, result.skipped) == (2, 2, 11)
+    assert result.symbols == ("AAPL",)
     assert len(result.problems) == SHOWN_PROBLEMS
     assert str(result.problems[0]) == "line 3: date '2013-01-40' is not a day as YYYY-MM-DD"
 
