@@ -42,6 +42,7 @@ def _fail(error: Exception, status: int) -> None:
 
 
 @click.group(cls=_EdgeGroup)
+@click.version_option(package_name="echo-markets", message="%(version)s")
 def main() -> None:
     """Run the data stack of Echo Markets; settings come from the environment."""
 
@@ -53,7 +54,7 @@ main.add_command(stack)
 @click.argument("direction", type=click.Choice(["up", "down", "status"]), default="up")
 @click.option("--to", "target", metavar="NAME", help="With down: revert back through this one.")
 def migrate(direction: str, target: str | None) -> None:
-    """Bring the schema up (default), revert the newest migration, or list the state."""
+    """Bring the schema up (default), revert the newest migration with its tables, or list the state."""
     migrator = Migrator(_load_settings())
     if target is not None and direction != "down":
         raise InvalidInput("--to is for down only; up always applies everything")
@@ -89,7 +90,8 @@ def import_prices_command(file: Path, *, skip_invalid: bool) -> None:
         result = import_prices(service, file, skip_invalid=skip_invalid, progress=progress)
     click.echo(
         f"{result.rows} days of {len(result.symbols)} symbols read,"
-        f" {result.changed} new or changed, {result.skipped} skipped"
+        f" {result.changed} new or changed, {result.skipped} skipped,"
+        f" {result.repeated} replaced by a later row of their day"
     )
     for problem in result.problems:
         click.echo(f"skipped {problem}", err=True)

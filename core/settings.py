@@ -101,7 +101,9 @@ class EnvironmentSettings(BaseSettings):
         value = item.get("input")
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
-        shown = "(secret)" if field.endswith("password") else repr(redact(str(value)))
+        # without its scheme a URL cannot be taken apart, and a password in it cannot be found
+        is_opaque = field.endswith("_url") and "://" not in str(value)
+        shown = "(hidden)" if is_opaque or field.endswith("password") else repr(redact(str(value)))
         return f"{name} is {shown}, which is not allowed; set it to {allowed}"
 
 

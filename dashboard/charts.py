@@ -36,7 +36,7 @@ FEW_SESSIONS = 3
 """So few sessions make no visible line: they are drawn as points too."""
 
 _AXIS_FORMATS: dict[Unit, str] = {
-    "percent": "+,.1f",
+    "percent": "+,.2~f",
     "currency": "$,.0f",
     "count": ",.0f",
     "number": ",.4~g",

@@ -198,7 +198,6 @@ def docker_environment(settings: StackSettings) -> dict[str, str]:
     return {
         **settings.environment("docker"),
         "DATABASE_URL": database_url,
-        "DIRECT_URL": database_url,
         "REDIS_URL": f"redis://{LOOPBACK}:{settings.valkey_port}/0",
         "REDIS_PASSWORD": settings.redis_password.get_secret_value(),
     }

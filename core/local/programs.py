@@ -81,7 +81,6 @@ class Plan(NamedTuple):
         """Return the variables that point a process at this stack, as written to `stack.env`."""
         return {
             "DATABASE_URL": self.database_url(),
-            "DIRECT_URL": self.database_url(),
             "REDIS_URL": f"redis://{LOOPBACK}:{self.settings.valkey_port}/0",
             "REDIS_PASSWORD": self.valkey.password,
             "METRICS_DIR": str(self.folder.metrics),

@@ -6,14 +6,17 @@ returns the value in its canonical form or raises `InvalidInput`; it never chang
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from core.errors import InvalidInput
 from core.models import SENTIMENTS, SYMBOL_PATTERN
+
+T = TypeVar("T")
 
 MAX_LIMIT = 1_000
 MAX_OFFSET = 10_000_000
@@ -52,6 +55,16 @@ def check_whole(value: Any, name: str, *, least: int, most: int) -> int:
     return value
 
 
+def check_records(values: Any, kind: type[T], name: str) -> Iterator[T]:
+    """Yield records of one kind; one of another kind is named by its place."""
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise InvalidInput(f"{name} is {values!r}; give a list of {kind.__name__}")
+    for place, value in enumerate(values):
+        if not isinstance(value, kind):
+            raise InvalidInput(f"{name} {place} is {value!r}; give a {kind.__name__}")
+        yield value
+
+
 def check_limit(value: Any) -> int:
     """Return how many rows to answer with at most."""
     return check_whole(value, "limit", least=1, most=MAX_LIMIT)
@@ -61,7 +74,7 @@ def check_text(value: Any, name: str, *, most: int, required: bool = True) -> An
     """Return a text of 1 to `most` characters, or None where it may be missing."""
     if value is None and not required:
         return None
-    if not isinstance(value, str) or not 1 <= len(value) <= most or "\x00" in value:
+    if not isinstance(value, str) or not 1 <= len(value) <= most or not _is_storable(value):
         shown = value if not isinstance(value, str) or len(value) <= 80 else value[:77] + "..."
         raise InvalidInput(f"{name} is {shown!r}; give a text of 1 to {most} characters")
     return value
@@ -92,8 +105,12 @@ def check_document(value: Any, name: str) -> dict[str, Any]:
     """Return a JSON object; None is the empty one."""
     if value is None:
         return {}
-    if not isinstance(value, Mapping) or not _is_json(value):
-        raise InvalidInput(f"{name} is {value!r}; give a mapping of texts to JSON values")
+    try:
+        is_document = isinstance(value, Mapping) and _is_json(value)
+    except RecursionError:
+        is_document = False
+    if not is_document:
+        raise InvalidInput(f"{name} is {reprlib.repr(value)}; give a mapping of texts to JSON values")
     return dict(value)
 
 
@@ -103,11 +120,15 @@ def _is_json(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return all(_is_json(item) for item in value)
     if isinstance(value, str):
-        # PostgreSQL's jsonb has no place for this character
-        return "\x00" not in value
+        return _is_storable(value)
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or isinstance(value, bool | int)
+
+
+def _is_storable(text: str) -> bool:
+    """Say whether PostgreSQL can hold the text: no NUL, and nothing that UTF-8 cannot spell."""
+    return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def check_category(value: Any) -> str:
@@ -181,7 +202,10 @@ def check_time(value: Any, name: str) -> datetime:
     """Return an aware time in UTC."""
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidInput(f"{name} is {value!r}; give a datetime with a time zone")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise InvalidInput(f"{name} is {value!r}; give a time that exists in UTC") from None
 
 
 def check_bucket(value: Any) -> timedelta:

@@ -27,6 +27,7 @@ from core.service.inputs import (
     check_document,
     check_id,
     check_limit,
+    check_records,
     check_session_date,
     check_whole,
 )
@@ -137,7 +138,8 @@ class Leaderboards(ServiceBase):
         the place of the update in the batch.
         """
         category, day = self._check_board(category, session_date)
-        last = {row[1]: row for row in (_check_at(n, update) for n, update in enumerate(updates))}
+        given = enumerate(check_records(updates, LeaderboardUpdate, "update"))
+        last = {row[1]: row for row in (_check_at(place, update) for place, update in given)}
         if not last:
             return BatchResult(updated=0, missing=())
         written: set[UUID] = set()
@@ -178,9 +180,7 @@ def _check_row(update: LeaderboardUpdate) -> tuple[UUID, UUID, Decimal, dict[str
     return new_id(), check_id(update.user_id, "user_id"), score, metadata
 
 
-def _check_at(place: int, update: Any) -> tuple[UUID, UUID, Decimal, dict[str, Any] | None]:
-    if not isinstance(update, LeaderboardUpdate):
-        raise InvalidInput(f"update {place} is {update!r}; give a LeaderboardUpdate")
+def _check_at(place: int, update: LeaderboardUpdate) -> tuple[UUID, UUID, Decimal, dict[str, Any] | None]:
     try:
         return _check_row(update)
     except InvalidInput as error:

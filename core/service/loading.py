@@ -25,6 +25,7 @@ from core.cache.keys import (
 from core.queries import bulk
 from core.records import LeaderboardEntry, MarketEvent, Portfolio, Quest, Tick, User
 from core.service.base import Changes, ServiceBase, chunked
+from core.service.inputs import check_records
 from core.service.market import note_symbols
 
 T = TypeVar("T")
@@ -38,7 +39,8 @@ class Loading(ServiceBase):
     def load_users(self, users: Iterable[User]) -> dict[str, UUID]:
         """Load users; return the id that each username has, which an existing one keeps."""
         ids: dict[str, UUID] = {}
-        for chunk in chunked(_last_by(users, lambda user: user.username), CHUNK_ROWS):
+        given = check_records(users, User, "user")
+        for chunk in chunked(_last_by(given, lambda user: user.username), CHUNK_ROWS):
             with self._changing("load_users") as (database, changes):
                 bulk.load_rows(database, bulk.USERS, chunk)
                 found = bulk.find_user_ids(database, [user.username for user in chunk])
@@ -51,7 +53,7 @@ class Loading(ServiceBase):
         return self._load(
             "load_market_ticks",
             bulk.TICKS,
-            _last_by(ticks, lambda tick: (tick.symbol, tick.timestamp)),
+            _last_by(check_records(ticks, Tick, "tick"), lambda tick: (tick.symbol, tick.timestamp)),
             lambda changes, chunk: note_symbols(changes, {tick.symbol for tick in chunk}),
         )
 
@@ -60,7 +62,7 @@ class Loading(ServiceBase):
         return self._load(
             "load_portfolios",
             bulk.PORTFOLIOS,
-            portfolios,
+            check_records(portfolios, Portfolio, "portfolio"),
             lambda changes, chunk: changes.invalidate(
                 PORTFOLIO, *(portfolio_key(p.user_id, p.session_date) for p in chunk)
             ),
@@ -71,7 +73,7 @@ class Loading(ServiceBase):
         return self._load(
             "load_leaderboard_entries",
             bulk.LEADERBOARD_ENTRIES,
-            entries,
+            check_records(entries, LeaderboardEntry, "entry"),
             lambda changes, chunk: changes.invalidate(
                 LEADERBOARD,
                 *{leaderboard_version_key(e.category, e.session_date) for e in chunk},
@@ -83,7 +85,7 @@ class Loading(ServiceBase):
         return self._load(
             "load_quests",
             bulk.QUESTS,
-            quests,
+            check_records(quests, Quest, "quest"),
             lambda changes, chunk: changes.invalidate(
                 QUESTS, *{quests_key(quest.user_id) for quest in chunk}
             ),
@@ -94,7 +96,7 @@ class Loading(ServiceBase):
         return self._load(
             "load_market_events",
             bulk.MARKET_EVENTS,
-            events,
+            check_records(events, MarketEvent, "event"),
             lambda changes, _: changes.invalidate(MARKET_EVENTS, MARKET_EVENTS_VERSION_KEY),
         )
 

@@ -18,6 +18,7 @@ from core.service.inputs import (
     check_bucket,
     check_decimal,
     check_price,
+    check_records,
     check_symbol,
     check_symbols,
     check_time,
@@ -99,10 +100,9 @@ class Market(ServiceBase):
         Of two ticks of one symbol and time the last wins. Raises `InvalidInput`, naming the
         place of the tick.
         """
-        last = {
-            (tick.symbol, tick.timestamp): tick
-            for tick in (_check_at(place, tick) for place, tick in enumerate(ticks))
-        }
+        given = enumerate(check_records(ticks, Tick, "tick"))
+        checked = (_check_at(place, tick) for place, tick in given)
+        last = {(tick.symbol, tick.timestamp): tick for tick in checked}
         if not last:
             return 0
         with self._changing("insert_market_ticks") as (database, changes):
@@ -170,9 +170,7 @@ def _check_change(value: Any, name: str, *, least: Decimal = -MAX_PRICE) -> Deci
     return None if value is None else check_decimal(value, name, least=least, most=MAX_PRICE)
 
 
-def _check_at(place: int, tick: Any) -> Tick:
-    if not isinstance(tick, Tick):
-        raise InvalidInput(f"tick {place} is {tick!r}; give a Tick")
+def _check_at(place: int, tick: Tick) -> Tick:
     try:
         return check_tick(tick)
     except InvalidInput as error:

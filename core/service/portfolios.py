@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from datetime import date
 from decimal import Decimal
-from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -15,7 +14,7 @@ from core.errors import InvalidInput, PortfolioNotFound, UserNotFound
 from core.queries import portfolios as queries
 from core.records import BatchResult, PlayerSession, Portfolio, PortfolioUpdate
 from core.service.base import Changes, ServiceBase, chunked, new_id
-from core.service.inputs import check_id, check_limit, check_money, check_session_date
+from core.service.inputs import check_id, check_limit, check_money, check_records, check_session_date
 
 _CODEC: Codec[Portfolio] = Codec(Portfolio)
 # Large enough that the round trip does not count, small enough for one parameter list.
@@ -98,10 +97,9 @@ class Portfolios(ServiceBase):
         last wins. Updates without a portfolio change nothing and are returned as missing.
         Raises `InvalidInput`, naming the place of the update in the batch.
         """
-        last = {
-            (update.user_id, update.session_date): update
-            for update in (self._check_at(n, update) for n, update in enumerate(updates))
-        }
+        given = enumerate(check_records(updates, PortfolioUpdate, "update"))
+        checked = (self._check_at(place, update) for place, update in given)
+        last = {(update.user_id, update.session_date): update for update in checked}
         count, missing = 0, list[PlayerSession]()
         if not last:
             return BatchResult(updated=0, missing=())
@@ -131,9 +129,7 @@ class Portfolios(ServiceBase):
         )
         return queries.update_portfolios(database, updates)
 
-    def _check_at(self, place: int, update: Any) -> PortfolioUpdate:
-        if not isinstance(update, PortfolioUpdate):
-            raise InvalidInput(f"update {place} is {update!r}; give a PortfolioUpdate")
+    def _check_at(self, place: int, update: PortfolioUpdate) -> PortfolioUpdate:
         try:
             return self._check_update(update)
         except InvalidInput as error:

@@ -17,7 +17,7 @@ from core.queries import market as market_queries
 from core.queries import users as user_queries
 from core.records import CacheStats, PoolStats
 from core.service.base import chunked
-from core.service.inputs import check_id, check_limit
+from core.service.inputs import check_id, check_limit, check_records
 from core.service.leaderboards import Leaderboards
 from core.service.market import Market
 from core.service.portfolios import Portfolios, list_portfolio_keys
@@ -60,7 +60,7 @@ class Upkeep(Users, Portfolios, Market, Leaderboards, Quests):
         of the players that were active last, each kind in one round trip per 200 keys.
         `on_progress` gets the keys done and in all. Raises `InvalidInput`.
         """
-        checked = [check_limit(limit) for limit in limits]
+        checked = [check_limit(limit) for limit in check_records(limits, int, "limits")]
         recent = self._read("warm_cache", user_queries.list_most_active, check_limit(players))
         user_ids = [user.id for user in recent]
         symbols = [tick.symbol for tick in self.get_latest_market_data()]

@@ -38,3 +38,13 @@ def test_a_broken_call_fails_the_run_and_cleans_up(
     assert not run_self_test(service, report=lines.append)
     assert any(line.startswith("FAIL get_leaderboard ") for line in lines)
     assert execute("SELECT count(*) FROM users") == [(0,)]
+
+
+def test_a_schema_that_is_missing_is_a_failure_and_no_traceback(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """What cannot be tried is said, and the user is removed as far as that goes."""
+    execute("DROP TABLE quests, portfolios, leaderboard_entries, market_events")
+    lines: list[str] = []
+    assert not run_self_test(service, report=lines.append)
+    assert lines[-1].startswith("failed: ")

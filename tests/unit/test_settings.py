@@ -69,7 +69,7 @@ def test_defaults_are_the_designs() -> None:
         ("DATABASE_URL", "postgresql://db.example"),
         ("DATABASE_URL", "postgresql://db.example:port/echo"),
         ("DATABASE_URL", "postgresql://db.example/echo?schema=public"),
-        ("DIRECT_URL", "echo"),
+        ("DIRECT_URL", "mysql://echo"),
         ("REDIS_KEY_PREFIX", "with space"),
         ("EXPORTER_PORT", "65536"),
         ("LOG_LEVEL", "LOUD"),
@@ -132,6 +132,17 @@ def test_a_password_is_never_shown(
     assert "s3cr3t" not in shown
     assert "cr3t" not in shown
     assert "***" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["bob:s3cr3t@db", "s3cr3t", "host=db password=s3cr3t"])
+def test_a_url_without_a_scheme_is_not_shown(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be a password altogether."""
+    monkeypatch.setenv("DIRECT_URL", value)
+    with pytest.raises(SettingsError) as caught:
+        Settings.load()
+    assert str(caught.value).startswith(
+        "DIRECT_URL is (hidden), which is not allowed; set it to postgresql://"
+    )
 
 
 def test_repr_hides_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
