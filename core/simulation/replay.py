@@ -23,7 +23,7 @@ from core.simulation.identifiers import Hashes, Kind, hash_texts, make_ids
 from core.simulation.price_moves import list_events
 from core.simulation.progress import Progress, ignore_progress
 from core.simulation.quest_book import QuestBook
-from core.simulation.roster import Roster, enroll, mark_finished, player_ids
+from core.simulation.roster import ReplayName, Roster, enroll, mark_finished, player_ids
 from core.simulation.sessions import (
     STARTING_CENTS,
     SessionResult,
@@ -40,7 +40,7 @@ MAX_SEED: Final = 2**63 - 1
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What a replay covers, the rows that it wrote, and how many of them were new or changed.
+    """What a replay covers, the rows that it has, and how many of them were new or changed.
 
     `removed` players belonged to a replay with other numbers or prices.
     """
@@ -90,14 +90,12 @@ def seed(
         raise InvalidInput("no prices are imported; run `echo-markets import-prices FILE` first")
     traits = draw_traits(seed, player_ids(range(players)))
     first = max(0, len(history.days) - (sessions or len(history.days)))
-    roster = enroll(
-        service,
-        traits,
+    name = ReplayName(
         mark=f"{players}x{len(history.days) - first}@{seed}/{history.digest}",
-        joined=open_of(history.days[first]),
-        active=close_of(history.days[-1]),
-        progress=progress,
+        begins=open_of(history.days[first]),
+        ends=close_of(history.days[-1]),
     )
+    roster = enroll(service, traits, replay=name, progress=progress)
     replay = Replay(history, traits, roster, seed=seed, first=first)
     result = _write(service, replay, progress, now or datetime.now(UTC))
     mark_finished(service, roster)
@@ -174,36 +172,53 @@ class _Buffer:
             self._waiting = []
 
 
+class _Output:
+    """What a replay writes, table by table."""
+
+    def __init__(self, service: EnhancedDatabaseService, scores: WriteBehind, others: WriteBehind) -> None:
+        self.portfolios = _Buffer(others, service.load_portfolios)
+        self.entries = _Buffer(scores, service.load_leaderboard_entries)
+        self.quests = _Buffer(others, service.load_quests)
+        self.events = _Buffer(others, service.load_market_events)
+        self.quests_left_alone = 0
+
+    def add_session(self, replay: Replay, row: int) -> None:
+        """Play one day and add what follows."""
+        day, result = replay.history.days[row], replay.play(row)
+        self.portfolios.add(replay.build_portfolios(day, result))
+        self.quests.add(replay.quests.play(day, result))
+        self.entries.add(build_entries(replay.roster, day, result, replay.quests.completed, seed=replay.seed))
+        self.events.add(list_events(replay.history, row))
+
+    def finish(self, replay: Replay, now: datetime) -> None:
+        """Add what is open after the last session, and write what still waits."""
+        # an open quest of a settled player may have been played since
+        settled, left = replay.roster.settled, replay.quests.finish(now)
+        new = [quest for quest in left if quest.status != "ACTIVE" or quest.user_id not in settled]
+        self.quests.add(new)
+        self.quests_left_alone = len(left) - len(new)
+        for buffer in (self.portfolios, self.entries, self.quests, self.events):
+            buffer.flush()
+
+
 def _write(service: EnhancedDatabaseService, replay: Replay, progress: Progress, now: datetime) -> SeedResult:
-    history, quests = replay.history, replay.quests
-    rows = range(replay.first, len(history.days))
+    days = replay.history.days[replay.first :]
     # leaderboard entries take as long as all the rest, so they get a connection of their own
     with WriteBehind() as scores, WriteBehind() as others:
-        entries = _Buffer(scores, service.load_leaderboard_entries)
-        portfolios = _Buffer(others, service.load_portfolios)
-        quest_rows = _Buffer(others, service.load_quests)
-        events = _Buffer(others, service.load_market_events)
-        for row in rows:
-            day, result = history.days[row], replay.play(row)
-            portfolios.add(replay.build_portfolios(day, result))
-            quest_rows.add(quests.play(day, result))
-            entries.add(build_entries(replay.roster, day, result, quests.completed, seed=replay.seed))
-            events.add(list_events(history, row))
-            progress("replaying sessions", row - replay.first + 1, len(rows))
-        settled = replay.roster.settled
-        left = quests.finish(now)
-        quest_rows.add(q for q in left if q.status != "ACTIVE" or q.user_id not in settled)
-        for buffer in (portfolios, entries, quest_rows, events):
-            buffer.flush()
+        output = _Output(service, scores, others)
+        for place in range(len(days)):
+            output.add_session(replay, replay.first + place)
+            progress("replaying sessions", place + 1, len(days))
+        output.finish(replay, now)
     return SeedResult(
         players=len(replay.roster.user_ids),
-        sessions=len(rows),
-        first_day=history.days[replay.first],
-        last_day=history.days[-1],
-        portfolios=portfolios.rows,
-        leaderboard_entries=entries.rows,
-        quests=quest_rows.rows,
-        market_events=events.rows,
+        sessions=len(days),
+        first_day=days[0],
+        last_day=days[-1],
+        portfolios=output.portfolios.rows,
+        leaderboard_entries=output.entries.rows,
+        quests=output.quests.rows + output.quests_left_alone,
+        market_events=output.events.rows,
         changed=scores.rows + others.rows,
         removed=replay.roster.removed,
     )

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, count
-from typing import Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -32,6 +32,14 @@ FINISHED_MARK: Final = "replay_finished"
 
 _FOUNDED: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """The time in every player's id; fixed, so that ids do not depend on what is replayed."""
+
+
+class ReplayName(NamedTuple):
+    """Which replay it is: `mark` is different when anything is that its rows follow from."""
+
+    mark: str
+    begins: datetime
+    ends: datetime
 
 
 @dataclass(frozen=True)
@@ -57,14 +65,12 @@ def enroll(
     service: EnhancedDatabaseService,
     traits: Traits,
     *,
-    mark: str,
-    joined: datetime,
-    active: datetime,
+    replay: ReplayName,
     progress: Progress,
 ) -> Roster:
     """Create the players of a replay that are not there, and remove those of another one.
 
-    `mark` names the replay. Its own players stay as they are, so that it can be repeated;
+    Its own players stay as they are, so that it can be repeated;
     players of another one go with all that is theirs, because what they won there would
     not add up with this one.
     """
@@ -74,7 +80,7 @@ def enroll(
     kept = {
         place: user
         for place, user in found.items()
-        if place < len(ids) and user.preferences.get(REPLAY_MARK) == mark
+        if place < len(ids) and user.preferences.get(REPLAY_MARK) == replay.mark
     }
     removed = [user.id for place, user in found.items() if place not in kept]
     _remove(service, removed, progress)
@@ -83,27 +89,33 @@ def enroll(
         for place in range(len(ids))
         if place not in kept
     }
-    preferences = {place: {**traits.preferences(place), REPLAY_MARK: mark} for place in names}
     service.load_users(
-        User(
-            id=ids[place],
-            username=username,
-            name=name_of(username),
-            email=None,
-            last_active=active,
-            preferences=frozendict(preferences[place]),
-            created_at=joined,
-            updated_at=joined,
-        )
-        for place, username in names.items()
+        _profile(ids[place], names[place], traits.preferences(place), replay) for place in names
     )
     names |= {place: user.username for place, user in kept.items()}
-    is_finished = 0 in kept and FINISHED_MARK in kept[0].preferences
     return Roster(
         user_ids=tuple(ids),
         usernames=tuple(names[place] for place in range(len(ids))),
         removed=len(removed),
-        settled=frozenset(user.id for user in kept.values()) if is_finished else frozenset(),
+        settled=_find_settled(kept),
+    )
+
+
+def _find_settled(kept: dict[int, User]) -> frozenset[UUID]:
+    is_finished = 0 in kept and FINISHED_MARK in kept[0].preferences
+    return frozenset(user.id for user in kept.values()) if is_finished else frozenset()
+
+
+def _profile(user_id: UUID, username: str, preferences: dict[str, Any], replay: ReplayName) -> User:
+    return User(
+        id=user_id,
+        username=username,
+        name=name_of(username),
+        email=None,
+        last_active=replay.ends,
+        preferences=frozendict({**preferences, REPLAY_MARK: replay.mark}),
+        created_at=replay.begins,
+        updated_at=replay.begins,
     )
 
 

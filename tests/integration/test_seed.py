@@ -184,6 +184,7 @@ def test_a_repeated_seed_changes_nothing(
     rows = content(execute)
     result = seed(service, players=PLAYERS, sessions=SESSIONS, seed=1, now=NOW)
     assert (result.changed, result.removed) == (0, 0)
+    assert result.quests == len(rows["quests"])
     assert content(execute) == rows
 
 
