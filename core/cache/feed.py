@@ -66,8 +66,10 @@ class InvalidationFeed:
             self._stopping.wait(RECONNECT_SECONDS)
 
     def _connect(self) -> Any:
+        # beside the pool: it counts what it makes, never down, and refuses everybody after a hundred
+        pool = self._client.connection_pool
         # redis-py annotates neither the connection nor its parser
-        connection: Any = self._client.connection_pool.make_connection()
+        connection: Any = pool.connection_class(**pool.connection_kwargs)
         connection.connect()
         connection._parser.set_invalidation_push_handler(self._hear)  # noqa: SLF001  # redis-py has no public way
         arguments: list[str] = []

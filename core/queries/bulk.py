@@ -81,7 +81,10 @@ def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int
     columns = ", ".join(target.columns)
     with database.cursor() as cursor:
         cursor.copy_expert(f"COPY staged_{target.table} ({columns}) FROM STDIN", _text_of(target, records))
-    return int(database.execute_sql(_upsert(target)).rowcount)
+    changed = int(database.execute_sql(_upsert(target)).rowcount)
+    # a transaction may load the same table again
+    database.execute_sql(f"DROP TABLE staged_{target.table}")
+    return changed
 
 
 def _upsert(target: Target) -> str:

@@ -12,6 +12,10 @@ import redis
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
+from core.cache.feed import InvalidationFeed
+from core.cache.near import NearTier
+from core.cache.shared import connect_redis
+from core.local.ports import find_free_port
 from core.local.servers import ValkeyServer, run_valkey
 from core.records import User
 
@@ -167,3 +171,15 @@ def test_no_near_tier_no_thread(settings: Settings, alice: User) -> None:
         service.get_user_by_id(alice.id)
         assert near_hits(service) == 0
         assert service.cache_stats().caches["user"].hits == 1
+
+
+def test_a_long_outage_uses_up_nothing(settings: Settings) -> None:
+    """However often the feed has failed to connect, it and everybody else still may."""
+    nowhere = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")})
+    client = connect_redis(nowhere, "test")
+    feed = InvalidationFeed(client, NearTier(max_entries=1, ttl_seconds=1), prefix="", families=["user:"])
+    for _ in range(150):
+        with pytest.raises(redis.ConnectionError, match="refused"):
+            feed._connect()
+    with pytest.raises(redis.ConnectionError, match="refused"):
+        client.ping()

@@ -217,3 +217,13 @@ def test_a_writer_killed_at_any_step_leaves_nothing_stale(
             break
         deadline.wait(0.01)
     assert service.get_user_by_id(alice.id).name == expected
+
+
+def test_a_table_can_be_loaded_twice_in_one_transaction(
+    service: EnhancedDatabaseService, alice: User
+) -> None:
+    """The second load does not meet what the first was staged in."""
+    portfolios = [service.get_current_portfolio(alice.id)]
+    with service.transaction():
+        assert service.load_portfolios(portfolios) == 0
+        assert service.load_portfolios(portfolios) == 0
