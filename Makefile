@@ -11,7 +11,7 @@ TOOLS := $(VENV)/installed-tools
 endif
 RUN := $(VENV)/bin/python
 STACK := $(RUN) -m core.cli stack
-TESTS := tests/unit tests/integration tests/end_to_end
+TESTS := tests/unit tests/integration tests/faults tests/coherence tests/end_to_end
 UV ?= uv
 
 .DEFAULT_GOAL := help

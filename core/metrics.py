@@ -138,6 +138,18 @@ class Metrics:
             ["role"],
             registry=registry,
         ).labels(self.role)
+        self._cache_samples = Counter(
+            "echo_cache_stale_read_samples_total",
+            "Hits that were compared with the database",
+            tiers,
+            registry=registry,
+        )
+        self._cache_stale_reads = Counter(
+            "echo_cache_stale_reads_total",
+            "Hits that were compared with the database and disagreed",
+            tiers,
+            registry=registry,
+        )
         self._cache_load_seconds = Histogram(
             "echo_cache_load_seconds",
             "What a miss costs",
@@ -205,6 +217,12 @@ class Metrics:
     def count_stale_fills_refused(self, cache: str, count: int) -> None:
         """Count fills refused because their lease was gone."""
         self._cache_refused.labels(cache, self.role).inc(count)
+
+    def count_stale_read_sample(self, cache: str, tier: Literal["near", "shared"], *, is_stale: bool) -> None:
+        """Count a hit that was compared with the database, and whether it disagreed."""
+        labels = (cache, tier, self.role)
+        self._cache_samples.labels(*labels).inc()
+        self._cache_stale_reads.labels(*labels).inc(int(is_stale))
 
     def observe_cache_load(self, cache: str, seconds: float) -> None:
         """Record what loading a missing value cost."""

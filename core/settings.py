@@ -144,6 +144,9 @@ class Settings(EnvironmentSettings):
     cache_failsafe: Annotated[int, Field(ge=0, le=86_400_000)] = Field(
         default=300_000, description="whole milliseconds from 0 (never) to 86400000"
     )
+    stale_read_sample: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=0, description="a whole number of hits from 0 (none) to 1000000"
+    )
     enable_redis_cache: bool = Field(default=True, description="true or false")
     metrics_dir: Path | None = Field(default=None, description="a folder")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

@@ -25,9 +25,13 @@ class CircuitBreaker:
         self._on_change = on_change
         self._retry_after_seconds = retry_after_seconds
         self._clock = clock
-        self._lock = threading.Lock()
+        self.renew()
         self._retry_at: float | None = None
         on_change(False)
+
+    def renew(self) -> None:
+        """Take a new lock, in a forked child."""
+        self._lock = threading.Lock()
 
     @property
     def is_open(self) -> bool:

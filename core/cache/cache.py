@@ -10,6 +10,8 @@ tier holds is dropped when the feed tells it, within milliseconds, and lives no 
 than the near tier's time to live in any case.
 """
 
+import os
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
@@ -20,6 +22,7 @@ from core.cache.codec import ABSENT, Codec
 from core.cache.flights import Flights
 from core.cache.keys import ALL_KINDS, CacheKind
 from core.cache.last_known import LastKnown
+from core.cache.meter import StaleReadMeter
 from core.cache.near import NearTier
 from core.cache.read_through import Load, Read, ReadThrough
 from core.cache.shared import NO_TOKEN, SharedTier
@@ -65,7 +68,33 @@ class Cache:
             self._feed = self._shared.make_feed(self._near)
             if settings.near_cache_size:
                 self._feed.start()
-        self._reader = ReadThrough(self._shared, self._near, self._tallies, metrics)
+        self._reader = ReadThrough(
+            self._shared,
+            self._near,
+            self._tallies,
+            metrics,
+            on_hits=lambda read, hits: self._meter.see("shared", lambda: read, hits),
+        )
+        self._meter = StaleReadMeter(
+            settings.stale_read_sample,
+            metrics=metrics,
+            find_near=self._near.get,
+            find_shared=self._reader.peek,
+        )
+        _renew_after_fork(weakref.ref(self))
+
+    def _renew(self) -> None:
+        """Start over in a forked child: new locks, and a feed of its own before near is served."""
+        for tally in self._tallies.values():
+            tally.renew()
+        self._flights.renew()
+        self._last_known.renew()
+        self._near.renew()
+        self._meter.renew()
+        if self._shared is not None:
+            self._shared.renew()
+            if self._feed.is_started:
+                self._feed.start()
 
     # -- read -------------------------------------------------------------------------
 
@@ -112,14 +141,10 @@ class Cache:
         value = self._near.get(key)
         if value is not None:
             tally.count_near(hits=1, misses=0)
+            self._meter.see("near", lambda: _read_of_one(kind, key, codec, load, depends_on), {key: value})
             return None if value is ABSENT else value
         tally.count_near(hits=0, misses=int(self._near.is_live))
-
-        def load_one(_: Sequence[str]) -> Mapping[str, T]:
-            found = load()
-            return {} if found is None else {key: found}
-
-        read = Read(kind, codec, load_one, depends_on)
+        read = _read_of_one(kind, key, codec, load, depends_on)
         try:
             answer = self._read_alone(read, key)
         except DatabaseUnavailable:
@@ -154,6 +179,7 @@ class Cache:
         near = {key: value for key in keys if (value := self._near.get(key)) is not None}
         missing = [key for key in keys if key not in near]
         self._tallies[kind.name].count_near(hits=len(near), misses=len(missing) if self._near.is_live else 0)
+        self._meter.see("near", lambda: Read(kind, codec, load, ()), near)
         found: dict[str, T] = {key: value for key, value in near.items() if value is not ABSENT}
         if missing:
             try:
@@ -193,10 +219,18 @@ class Cache:
             return NO_TOKEN
         return self._shared.fence(names)
 
-    def invalidate(self, changed: Iterable[tuple[CacheKind, str]], token: bytes = NO_TOKEN) -> None:
+    def invalidate(
+        self,
+        changed: Iterable[tuple[CacheKind, str]],
+        token: bytes = NO_TOKEN,
+        *,
+        is_certain: bool = True,
+    ) -> None:
         """Drop keys whose data changed; call it after the commit, with the token of the fence.
 
-        When Redis does not answer, the keys are dropped before this process reads it again.
+        When Redis does not answer, the keys are dropped before this process reads it again, and
+        as soon as it answers. Not `is_certain`: the commit may still be to come, so the fence
+        stays until it expires.
         """
         by_key = {key: kind for kind, key in changed}
         if not by_key:
@@ -205,7 +239,10 @@ class Cache:
             count = sum(1 for each in by_key.values() if each == kind)
             self._tallies[kind.name].count_invalidations(count)
         if self._shared is not None:
-            self._shared.delete(list(by_key), token)
+            if is_certain:
+                self._shared.delete(list(by_key), token)
+            else:
+                self._shared.keep_fence(list(by_key), token)
         # after Redis: a read that began before and ends now must not come back in
         self._near.invalidate(by_key)
         self._last_known.forget(by_key)
@@ -222,6 +259,26 @@ class Cache:
 
     def close(self) -> None:
         """Close every connection to Redis."""
+        self._meter.close()
         if self._shared is not None:
             self._feed.close()
             self._shared.close()
+
+
+def _read_of_one(
+    kind: CacheKind, key: str, codec: Codec[T], load: Callable[[], T | None], depends_on: tuple[str, ...]
+) -> Read[T]:
+    def load_one(_: Sequence[str]) -> Mapping[str, T]:
+        found = load()
+        return {} if found is None else {key: found}
+
+    return Read(kind, codec, load_one, depends_on)
+
+
+def _renew_after_fork(reference: "weakref.ref[Cache]") -> None:
+    def renew() -> None:
+        cache = reference()
+        if cache is not None:
+            cache._renew()  # noqa: SLF001  # of this module
+
+    os.register_at_fork(after_in_child=renew)

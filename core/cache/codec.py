@@ -6,6 +6,7 @@ another release sees a miss and never decodes an old form. Nothing is pickled: w
 another program wrote under a key is a miss as well.
 """
 
+import secrets
 import zlib
 from typing import Any, Final, Generic, TypeVar
 
@@ -18,6 +19,8 @@ VALUE_MARK = b"V"
 NONE_MARK = b"N"
 LEASE_MARK = b"L"
 FENCE_MARK = b"F"
+# A mark and random bytes; what is longer or shorter was written by somebody else.
+TOKEN_BYTES = 16
 
 
 class Absent:
@@ -63,14 +66,19 @@ class Codec(Generic[T]):
         return head + b"".join(len(v).to_bytes(1, "big") + v for v in versions)
 
 
+def new_token(mark: bytes) -> bytes:
+    """Return a token that nobody else has."""
+    return mark + secrets.token_bytes(TOKEN_BYTES - 1)
+
+
 def is_occupied(stored: bytes | None) -> bool:
     """Say whether a lease or a fence lies under the key, which only its owner removes."""
     return stored is not None and stored[:1] in {LEASE_MARK, FENCE_MARK}
 
 
 def is_lease(stored: bytes | None) -> bool:
-    """Say whether somebody is loading what belongs under the key."""
-    return stored is not None and stored[:1] == LEASE_MARK
+    """Say whether somebody is loading what belongs under the key, or whether it is a version."""
+    return stored is not None and stored[:1] == LEASE_MARK and len(stored) == TOKEN_BYTES
 
 
 def _decode_frozendict(kind: type, plain: Any) -> Any:

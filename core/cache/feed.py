@@ -35,18 +35,24 @@ class InvalidationFeed:
         self._prefix = prefix
         self._families = [prefix + family for family in families]
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="invalidation-feed", daemon=True)
+        self._thread: threading.Thread | None = None
         self._has_failed = False
 
     def start(self) -> None:
-        """Connect in the background."""
+        """Connect in the background; once more in a forked child, which has no thread of this."""
+        self._thread = threading.Thread(target=self._run, name="invalidation-feed", daemon=True)
         self._thread.start()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether it was started and is not closed."""
+        return self._thread is not None and not self._stopping.is_set()
 
     def close(self) -> None:
         """End the thread and its connection."""
         self._stopping.set()
         self._near.shut()
-        if self._thread.is_alive():
+        if self._thread is not None and self._thread.is_alive():
             self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
@@ -55,7 +61,7 @@ class InvalidationFeed:
             try:
                 connection = self._connect()
                 self._listen(connection)
-            except (redis.RedisError, OSError) as error:
+            except Exception as error:  # the edge of a loop; an answer that is no protocol raises anything
                 if not self._has_failed:
                     logger.info("the near cache is shut, its feed ended: %s", type(error).__name__)
                 self._has_failed = True
@@ -76,7 +82,8 @@ class InvalidationFeed:
         for family in self._families:
             arguments += ("PREFIX", family)
         connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", *arguments)
-        connection.read_response()
+        if connection.read_response() != b"OK":
+            raise redis.InvalidResponse("tracking was not confirmed")
         return connection
 
     def _listen(self, connection: Any) -> None:

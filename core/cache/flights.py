@@ -25,13 +25,19 @@ class Flights:
     """The reads under way in this process, by key."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._flights: dict[str, _Flight] = {}
+        self.renew()
+
+    def renew(self) -> None:
+        """Take a new lock, in a forked child, where nobody flies."""
+        self._lock = threading.Lock()
+        self._flights.clear()
 
     def share(self, key: str, depends_on: tuple[str, ...], read: Callable[[], Any]) -> Any:
         """Return what `read` returns, or what a read of this key that is under way will.
 
-        An error of the read is raised to everyone who waited for it.
+        An error of the read is raised to everyone who waited for it, unless it was meant for the
+        reading thread alone (an interrupt).
         """
         with self._lock:
             flight = self._flights.get(key)
@@ -43,6 +49,8 @@ class Flights:
         else:
             flight.done.wait()
         if flight.error is not None:
+            if not is_leader and not isinstance(flight.error, Exception):
+                return read()
             raise flight.error
         return flight.value
 

@@ -14,17 +14,21 @@ import msgspec
 
 
 class CacheKind(msgspec.Struct, frozen=True):
-    """One kind of key; `name` is also its label in the metrics."""
+    """One kind of key; `name` is also its label in the metrics.
+
+    `is_timed`: what the database answers changes with the clock alone, as with expiring rows.
+    """
 
     name: str
     ttl_seconds: int
+    is_timed: bool = False
 
 
 USER = CacheKind("user", 300)
 PORTFOLIO = CacheKind("portfolio", 60)
 MARKET = CacheKind("market", 30)
 LEADERBOARD = CacheKind("leaderboard", 120)
-QUESTS = CacheKind("quests", 180)
+QUESTS = CacheKind("quests", 180, is_timed=True)
 MARKET_EVENTS = CacheKind("market_events", 600)
 
 ALL_KINDS = (USER, PORTFOLIO, MARKET, LEADERBOARD, QUESTS, MARKET_EVENTS)

@@ -20,7 +20,7 @@ class LastKnown:
         self, *, max_entries: int, seconds: float, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._clock = clock
-        self._lock = threading.Lock()
+        self.renew()
         self._is_enabled = max_entries > 0 and seconds > 0
         # key -> (value, keys it depends on, when it was read)
         self._values: TTLCache[str, tuple[Any, tuple[str, ...], float]] = TTLCache(
@@ -28,6 +28,10 @@ class LastKnown:
         )
         self._forgotten = 0
         self._thread = threading.local()
+
+    def renew(self) -> None:
+        """Take a new lock, in a forked child."""
+        self._lock = threading.Lock()
 
     @property
     def age_seconds(self) -> float | None:

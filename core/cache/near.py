@@ -149,6 +149,11 @@ class NearTier:
             self._is_live = False
             self._clear()
 
+    def renew(self) -> None:
+        """Take a new lock and stop serving, in a forked child: nothing is heard there."""
+        self._lock = threading.Lock()
+        self.shut()
+
     def clear(self) -> None:
         """Drop everything: the server forgot all its keys."""
         with self._lock:

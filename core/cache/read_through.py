@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from core.cache.codec import ABSENT, Absent, Codec, is_lease, is_occupied
 from core.cache.keys import CacheKind
@@ -50,11 +50,14 @@ class ReadThrough:
         near: NearTier,
         tallies: Mapping[str, Tally],
         metrics: Metrics,
+        *,
+        on_hits: Callable[[Read[Any], Mapping[str, Any]], None] = lambda _, __: None,
     ) -> None:
         self._shared = shared
         self._near = near
         self._tallies = tallies
         self._metrics = metrics
+        self._on_hits = on_hits
 
     def read(self, read: Read[T], keys: Sequence[str]) -> dict[str, T]:
         """Ask Redis, then the loader; rows that do not exist are left out."""
@@ -68,10 +71,19 @@ class ReadThrough:
             tally.count_bypasses(down.reason, len(keys))
             return dict(self._load(read, keys))
         tally.count_reads(hits=len(found), misses=len(left))
+        self._on_hits(read, found)
         if left:
             filled = self._fill(self._shared, read, left)
             found.update(filled)
         return {key: value for key, value in found.items() if not isinstance(value, Absent)}
+
+    def peek(self, read: Read[T], key: str) -> T | Absent | None:
+        """Return what Redis has under a key; loads, admits and counts nothing."""
+        try:
+            stored = self._shared.get_many([key, *read.depends_on]) if self._shared is not None else []
+        except CacheDown:
+            return None
+        return _decode(read.codec, [key], stored).get(key) if stored else None
 
     def _look_up(
         self, shared: SharedTier, read: Read[T], keys: Sequence[str]
@@ -93,10 +105,14 @@ class ReadThrough:
     ) -> Mapping[str, T | Absent]:
         """Load under leases and store what they still cover; wait for what others load."""
         keys = list(missing)
-        in_the_way = [value is not None and not is_occupied(value) for value in missing.values()]
+        # only what this reader saw: another may have filled the key since
+        in_the_way = [b"" if value is None or is_occupied(value) else value for value in missing.values()]
         try:
             lease = shared.lease(keys, read.depends_on, overwrite=in_the_way)
-        except CacheDown:
+        except CacheDown as down:
+            if down.reason == "down":
+                # it may have been granted all the same, and others would wait for it
+                shared.give_up(keys)
             return self._load(read, keys)
         ours = [key for key in keys if lease.states[key] != TAKEN]
         found: dict[str, T | Absent] = {}
@@ -140,6 +156,7 @@ class ReadThrough:
             return shared.fill(lease, values)
         except CacheDown:
             # nothing was refused; there is nobody to ask
+            shared.give_up([key for key, _, _ in values])
             return len(values)
 
     def _wait_for(self, shared: SharedTier, read: Read[T], keys: Sequence[str]) -> dict[str, T | Absent]:
@@ -170,9 +187,9 @@ class ReadThrough:
 
 
 def _decode(codec: Codec[T], keys: Sequence[str], stored: Sequence[bytes | None]) -> dict[str, T | Absent]:
-    versions = tuple(v for v in stored[len(keys) :] if v is not None)
+    versions = tuple(v for v in stored[len(keys) :] if v is not None and is_lease(v))
     if len(versions) < len(stored) - len(keys):
-        # a version is gone: nothing that depends on it may be used
+        # a version is gone, fenced or foreign: nothing that depends on it may be used
         return {}
     found: dict[str, T | Absent] = {}
     for key, value in zip(keys, stored, strict=False):

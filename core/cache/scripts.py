@@ -6,22 +6,49 @@ Owns the protocol of leases and fences. What lies under a key begins with a mark
 - L, a lease: a reader that missed puts a random token under the key itself, and may store
   what it loaded only while that token is still there. An invalidation deletes the key, the
   token with it, so a value loaded before a write is refused after it;
-- F, a fence: a writer puts it there before its COMMIT and deletes it afterwards. While it is
-  there nobody fills, so a process that dies in between leaves nothing stale behind: the
-  fence expires, and the next reader loads what was committed.
+- F, fences: a writer puts its own there before its COMMIT and takes it away afterwards. While
+  one is there nobody fills, so a process that dies in between leaves nothing stale behind: its
+  fence expires, and the next reader loads what was committed. Writers of one key (two players on
+  a board) fence side by side, each with an expiry of its own, so that the release of one never
+  opens the key for another whose COMMIT is still to come.
 
 Source of the lease: Nishtala et al., Scaling Memcache at Facebook (NSDI 2013), 3.2.1.
 """
 
+# A fence is a token of 16 bytes and the time of its expiry in ms, 13 digits; a lease is a token.
+_FENCES = """
+local function read_ms()
+  local now = redis.call('TIME')
+  return now[1] * 1000 + math.floor(now[2] / 1000)
+end
+local function list_fences(key, own, now)
+  local stored = redis.pcall('GETRANGE', key, 0, 0) == 'F' and redis.call('GET', key) or ''
+  local kept = ''
+  for at = 1, #stored - 28, 29 do
+    local is_fence = string.sub(stored, at, at) == 'F'
+    local expiry = is_fence and tonumber(string.sub(stored, at + 16, at + 28)) or 0
+    if expiry > now and string.sub(stored, at, at + 15) ~= own then
+      kept = kept .. string.sub(stored, at, at + 28)
+    end
+  end
+  return kept
+end
+"""
+
 # KEYS: values, then version keys. ARGV: token, lease ms, version ms, count of values,
-# then per value 1 when what is there may be overwritten.
+# then per value how what is there begins, as the reader saw it, when that may be overwritten.
 # Returns per value 1 (granted), 0 (another loads, or has loaded) or -1 (fenced), then each version.
-LEASE = """
+LEASE = (
+    _FENCES
+    + """
 local function mark(key)
   local kind = redis.call('TYPE', key)['ok']
   if kind == 'none' then return '' end
   if kind ~= 'string' then return '?' end
-  return redis.call('GETRANGE', key, 0, 0)
+  local found = redis.call('GETRANGE', key, 0, 0)
+  if found == 'F' and list_fences(key, '', read_ms()) == '' then return '?' end
+  if found == 'L' and (redis.call('STRLEN', key) ~= 16 or redis.call('PTTL', key) < 0) then return '?' end
+  return found
 end
 local count = tonumber(ARGV[4])
 local result = {}
@@ -40,9 +67,12 @@ for i = count + 1, #KEYS do
 end
 for i = 1, count do
   local found = mark(KEYS[i])
+  local seen = ARGV[4 + i]
+  local may_overwrite = seen ~= '' and found ~= 'L' and found ~= '?'
+    and redis.call('GETRANGE', KEYS[i], 0, #seen - 1) == seen
   if is_fenced or found == 'F' then
     result[i] = -1
-  elseif found == '' or found == '?' or (ARGV[4 + i] == '1' and found ~= 'L') then
+  elseif found == '' or found == '?' or may_overwrite then
     redis.call('SET', KEYS[i], ARGV[1], 'PX', ARGV[2])
     result[i] = 1
   else
@@ -51,6 +81,7 @@ for i = 1, count do
 end
 return result
 """
+)
 
 # KEYS: values, then version keys. ARGV: token, count of values, then per value its
 # milliseconds and its stored form, then each version the values were loaded under.
@@ -81,22 +112,33 @@ return stored
 """
 
 # KEYS: what a transaction changes. ARGV: the writer's token, its ms.
-FENCE = """
+FENCE = (
+    _FENCES
+    + """
+local now = read_ms()
+local own = ARGV[1] .. string.format('%013.0f', now + ARGV[2])
 for i = 1, #KEYS do
-  redis.call('SET', KEYS[i], ARGV[1], 'PX', ARGV[2])
+  redis.call('SET', KEYS[i], list_fences(KEYS[i], ARGV[1], now) .. own, 'PX', ARGV[2])
 end
 return #KEYS
 """
+)
 
-# KEYS: what was changed. ARGV: the writer's token. The fence of another writer stays: its
-# COMMIT is still to come.
-RELEASE = """
+# KEYS: what was changed. ARGV: the writer's token. The fences of other writers stay: their
+# COMMIT is still to come. Either way the key is touched, so that the feed tells of the change.
+RELEASE = (
+    _FENCES
+    + """
+local now = read_ms()
 for i = 1, #KEYS do
-  local value = redis.pcall('GET', KEYS[i])
-  local is_foreign = type(value) == 'string' and string.sub(value, 1, 1) == 'F' and value ~= ARGV[1]
-  if not is_foreign then
+  local kept = list_fences(KEYS[i], ARGV[1], now)
+  if kept == '' then
     redis.call('UNLINK', KEYS[i])
+  else
+    -- a server without memory refuses: then the own fence stays until it expires
+    redis.pcall('SET', KEYS[i], kept, 'KEEPTTL')
   end
 end
 return #KEYS
 """
+)

@@ -6,9 +6,8 @@ short timeout; nothing else leaves this module. Knows keys and bytes, no values.
 """
 
 import logging
-import secrets
-import threading
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any, Final, NamedTuple, TypeVar
 
 import redis
@@ -17,7 +16,8 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from core.cache.breaker import CircuitBreaker
-from core.cache.codec import FENCE_MARK, LEASE_MARK
+from core.cache.codec import FENCE_MARK, LEASE_MARK, new_token
+from core.cache.debts import Debts
 from core.cache.feed import InvalidationFeed
 from core.cache.keys import FAMILIES
 from core.cache.near import NearTier
@@ -34,16 +34,21 @@ FENCED: Final = -1
 
 # A reader that dies costs its key this long; a loader that takes longer has its fill refused.
 LEASE_MILLISECONDS = 10_000
-# As long as a statement may run by default; a writer that dies costs its keys this long.
-FENCE_MILLISECONDS = 30_000
+# A fence outlives the COMMIT, which may take as long as any statement; a writer that dies costs
+# its keys this long.
+FENCE_MARGIN_MILLISECONDS = 5_000
 # Outlives every value filled under it (the longest lives 600 s); losing one is a miss.
 VERSION_MILLISECONDS = 3_600_000
 # Redis answers nobody else while a script runs.
 SCRIPT_KEYS = 1_000
-# Beyond this many, the keys are dropped by a scan instead of by name.
-OWED_LIMIT = 100_000
 SCAN_COUNT = 1_000
+# How much of a value tells it from another one: its mark, its shape and its versions.
+SEEN_BYTES = 64
 NO_TOKEN = b""
+# What may lie under a key that holds a string.
+_STORED = frozenset({bytes, type(None)})
+# What redis-py raises when the answer is not of the protocol, besides its own errors.
+BROKEN_ANSWER = (OSError, ValueError, TypeError, AttributeError, IndexError)
 
 
 class CacheDown(Exception):
@@ -63,13 +68,6 @@ class Lease(NamedTuple):
     versions: tuple[bytes, ...]
 
 
-class _Debt(NamedTuple):
-    """An invalidation that Redis has to be told of: its number, and the writer's fence."""
-
-    number: int
-    token: bytes
-
-
 class SharedTier:
     """Redis behind a circuit breaker."""
 
@@ -81,10 +79,8 @@ class SharedTier:
         self._fence: Any = self._redis.register_script(FENCE)
         self._release: Any = self._redis.register_script(RELEASE)
         self._breaker = breaker
-        self._lock = threading.Lock()
-        self._owed: dict[str, _Debt] = {}
-        self._owes_all = False
-        self._invalidations = 0
+        self._fence_milliseconds = settings.database_query_timeout + FENCE_MARGIN_MILLISECONDS
+        self._debts = Debts(release=self._release_keys, release_all=self._release_all, pay=self._pay)
         self._is_refusing = False
 
     @property
@@ -94,14 +90,28 @@ class SharedTier:
 
     def get_many(self, keys: Sequence[str]) -> list[Any]:
         """Return what is stored under each key; MGET takes a key of another type for missing."""
-        return self._call(lambda: self._redis.mget(self._named(keys)))
 
-    def lease(self, keys: Sequence[str], versions: Sequence[str], *, overwrite: Sequence[bool]) -> "Lease":
-        """Ask to fill the keys."""
-        token = LEASE_MARK + secrets.token_bytes(15)
-        flags = [int(flag) for flag in overwrite]
-        arguments = [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(keys), *flags]
-        reply = self._call(lambda: self._lease(self._named([*keys, *versions]), arguments))
+        def read() -> list[Any]:
+            reply: Any = self._redis.mget(self._named(keys))
+            _expect_list(reply, len(keys))
+            if not _STORED.issuperset(map(type, reply)):
+                raise redis.InvalidResponse("values of another type")
+            return list(reply)
+
+        return self._call(read)
+
+    def lease(self, keys: Sequence[str], versions: Sequence[str], *, overwrite: Sequence[bytes]) -> "Lease":
+        """Ask to fill the keys; `overwrite` has what may be replaced under each, or nothing."""
+        token = new_token(LEASE_MARK)
+        seen = [value[:SEEN_BYTES] for value in overwrite]
+        arguments = [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(keys), *seen]
+
+        def ask() -> list[Any]:
+            reply: Any = self._lease(self._named([*keys, *versions]), arguments)
+            _expect_list(reply, len(keys) + len(versions))
+            return list(reply)
+
+        reply = self._call(ask)
         states = dict(zip(keys, reply, strict=False))
         return Lease(token, states, tuple(versions), tuple(reply[len(keys) :]))
 
@@ -117,52 +127,74 @@ class SharedTier:
         arguments += lease.versions
         return int(self._call(lambda: self._fill(self._named(keys), arguments)))
 
+    def give_up(self, keys: Sequence[str]) -> None:
+        """Drop leases that may lie there for nobody, as soon as Redis answers."""
+        self._debts.owe(keys, NO_TOKEN)
+        self._debts.settle_in_background()
+
     def fence(self, keys: Sequence[str]) -> bytes:
         """Let nobody fill these keys until they are deleted; return the token that deletes them.
 
         When Redis does not answer there is nothing to fence off: it is not read then either.
         """
-        token = FENCE_MARK + secrets.token_bytes(15)
+        token = new_token(FENCE_MARK)
         try:
-            self._call(lambda: self._run(self._fence, keys, [token, FENCE_MILLISECONDS]))
+            self._call(lambda: self._run(self._fence, keys, [token, self._fence_milliseconds]))
         except CacheDown:
             logger.debug("no fence: redis does not answer")
         return token
 
+    def keep_fence(self, keys: Sequence[str], token: bytes) -> None:
+        """Drop what lies under the keys, and let nobody fill them until the fence expires."""
+        try:
+            self._call(lambda: self._run(self._fence, keys, [token, self._fence_milliseconds]))
+        except CacheDown:
+            # without the token, so that a fence that was set stays
+            self.delete(keys)
+
     def delete(self, keys: Sequence[str], token: bytes = NO_TOKEN) -> None:
         """Drop the keys, now or, when Redis does not answer, before it is read again."""
         # owed first: should this thread fail in between, another call settles it
-        with self._lock:
-            self._invalidations += 1
-            self._owed.update(dict.fromkeys(keys, _Debt(self._invalidations, token)))
-            if len(self._owed) > OWED_LIMIT:
-                self._owes_all = True
-                self._owed.clear()
+        self._debts.owe(keys, token)
         try:
             self._call(lambda: None)
         except CacheDown:
             logger.debug("invalidations wait for redis to come back")
+            self._debts.settle_in_background()
 
     def make_feed(self, near: NearTier) -> InvalidationFeed:
         """Return the feed that keeps `near` coherent with this Redis."""
         return InvalidationFeed(self._redis, near, prefix=self._prefix, families=FAMILIES)
 
     def close(self) -> None:
-        """Close every connection to Redis."""
+        """Pay what is owed, if Redis answers, and close every connection to it."""
+        self._debts.close()
         self._redis.close()
+
+    def renew(self) -> None:
+        """Take new locks, in a forked child."""
+        self._debts.renew()
+        self._breaker.renew()
 
     # -- one call ---------------------------------------------------------------------
 
     def _call(self, command: Callable[[], T]) -> T:
         if not self._breaker.allows_call():
             raise CacheDown("down")
+        return self._attempt(command)
+
+    def _attempt(self, command: Callable[[], T]) -> T:
         try:
-            self._settle()
+            # before anything is read
+            self._debts.settle()
             result = command()
-        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+        except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, *BROKEN_ANSWER) as error:
             if not self._breaker.is_open:
                 logger.warning("redis is bypassed: %s", type(error).__name__)
             self._breaker.record_failure()
+            if isinstance(error, redis.InvalidResponse):
+                # the next answers may belong to other questions
+                self._redis.connection_pool.disconnect(inuse_connections=False)
             raise CacheDown("down") from error
         except redis.RedisError as error:
             if not self._is_refusing:
@@ -175,52 +207,45 @@ class SharedTier:
             self._breaker.record_success()
         return result
 
-    def _settle(self) -> None:
-        """Do the invalidations that are owed, before anything is read."""
-        if not self._owed and not self._owes_all:
-            return
-        with self._lock:
-            owed, owes_all = dict(self._owed), self._owes_all
-            self._owes_all = False
+    def _pay(self) -> None:
+        """Settle past the breaker: nobody waits for this, and it is how an outage is seen to end."""
         try:
-            if owes_all:
-                self._delete_all()
-            for token in {debt.token for debt in owed.values()}:
-                keys = [key for key, debt in owed.items() if debt.token == token]
-                self._run(self._release, keys, [token])
-        except BaseException:
-            self._owes_all = self._owes_all or owes_all
-            raise
-        with self._lock:
-            for key, debt in owed.items():
-                # a key that was invalidated again meanwhile is still owed
-                if self._owed.get(key) == debt:
-                    del self._owed[key]
+            self._attempt(lambda: None)
+        except CacheDown:
+            logger.debug("redis does not answer yet")
+
+    def _release_keys(self, keys: Sequence[str], token: bytes) -> None:
+        self._run(self._release, keys, [token])
 
     def _run(self, script: Any, keys: Sequence[str], arguments: Sequence[Any]) -> None:
         """Run a script over many keys, a thousand at a time in one round trip."""
         if len(keys) <= SCRIPT_KEYS:
-            script(self._named(keys), arguments)
+            _expect_count(script(self._named(keys), arguments), len(keys))
             return
         with self._redis.pipeline(transaction=False) as pipeline:
             for start in range(0, len(keys), SCRIPT_KEYS):
                 script(self._named(keys[start : start + SCRIPT_KEYS]), arguments, client=pipeline)
-            pipeline.execute()
+            _expect_count(sum(pipeline.execute()), len(keys))
 
-    def _delete_all(self) -> None:
+    def _release_all(self) -> None:
         for family in FAMILIES:
             names = self._redis.scan_iter(match=f"{self._prefix}{family}*", count=SCAN_COUNT)
-            batch: list[Any] = []
-            for name in names:
-                batch.append(name)
-                if len(batch) >= SCAN_COUNT:
-                    self._redis.unlink(*batch)
-                    batch.clear()
-            if batch:
-                self._redis.unlink(*batch)
+            while batch := list(islice(names, SCRIPT_KEYS)):
+                # not by UNLINK: the fences of other writers stay
+                self._release(batch, [NO_TOKEN])
 
     def _named(self, keys: Sequence[str]) -> list[str]:
         return [self._prefix + key for key in keys] if self._prefix else list(keys)
+
+
+def _expect_list(reply: Any, length: int) -> None:
+    if not isinstance(reply, list) or len(reply) != length:
+        raise redis.InvalidResponse(f"no list of {length}")
+
+
+def _expect_count(reply: Any, count: int) -> None:
+    if reply != count:
+        raise redis.InvalidResponse(f"no confirmation of {count} keys")
 
 
 def connect_redis(settings: Settings, client_name: str) -> redis.Redis:

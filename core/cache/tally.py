@@ -18,11 +18,15 @@ class Tally:
     def __init__(self, cache: str, metrics: Metrics) -> None:
         self._cache = cache
         self._metrics = metrics
-        self._lock = threading.Lock()
+        self.renew()
         self._near_hits = self._near_misses = 0
         self._hits = self._misses = self._refused = self._invalidations = 0
         self._bypasses: Counter[str] = Counter()
         self._published: Counter[str] = Counter()
+
+    def renew(self) -> None:
+        """Take a new lock, in a forked child."""
+        self._lock = threading.Lock()
 
     def count_near(self, *, hits: int, misses: int) -> None:
         """Count values that the near tier answered for."""

@@ -18,13 +18,16 @@ from psycopg2.extensions import connection
 
 from core.database.faults import (
     DRIVER_ERRORS,
+    READ_ONLY,
     ConnectFailed,
+    ServerHung,
     find_sqlstate,
     is_connection_lost,
     translate,
     translate_connect,
 )
 from core.database.pool import ConnectionPool
+from core.database.watch import StatementWatch
 from core.errors import DatabaseUnavailable, PoolClosed, PoolTimeout
 from core.metrics import Metrics
 from core.records import PoolStats
@@ -58,9 +61,11 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             timeout_seconds=settings.database_pool_timeout / 1000,
             metrics=metrics,
         )
+        self._watch = StatementWatch(limit_seconds=settings.database_query_timeout / 1000)
         super().__init__(
             settings.database_url.get_secret_value(),
             autoconnect=False,
+            cursor_factory=self._watch.cursor_factory,
             **connection_parameters(settings, application_name),
         )
 
@@ -123,6 +128,9 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         except DRIVER_ERRORS as error:
             state = find_sqlstate(error)
             self._metrics.count_operation_error(operation, state[:2] if state else "08")
+            if state == READ_ONLY:
+                # it was the primary, or is it again: only a new connection finds out
+                self._pool.expire_all()
             raise translate(error, operation) from error
         finally:
             self._metrics.observe_operation(operation, time.perf_counter() - started)
@@ -178,7 +186,8 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         try:
             with self.session(operation):
                 return query(self, *args, **kwargs)
-        except ConnectFailed:
+        except (ConnectFailed, ServerHung):
+            # the caller has waited long enough
             raise
         except DatabaseUnavailable as error:
             if not is_outermost or error.__cause__ is None or not is_connection_lost(error.__cause__):
@@ -196,6 +205,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     def shut_down(self, timeout_seconds: float = DRAIN_SECONDS) -> None:
         """Drain the pool: no new work, what runs may finish, then every connection is closed."""
         self._pool.close(timeout_seconds)
+        self._watch.close()
 
 
 def connection_parameters(settings: Settings, application_name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ SQLSTATE classes: PostgreSQL documentation, appendix A.
 import peewee
 import psycopg2
 
+from core.database.watch import StatementAbandoned
 from core.errors import (
     DatabaseError,
     DatabaseUnavailable,
@@ -18,7 +19,9 @@ QUERY_CANCELED = "57014"
 # connection exceptions, insufficient resources, operator intervention
 _UNAVAILABLE_CLASSES = {"08", "53", "57"}
 _INTEGRITY_CLASS = "23"
-_READ_ONLY = "25006"
+READ_ONLY = "25006"
+# Connecting has no SQLSTATE in psycopg2; these are words of SQLSTATE 53300.
+_TOO_MANY = ("too many clients", "too many connections", "remaining connection slots")
 
 DRIVER_ERRORS = (peewee.PeeweeException, psycopg2.Error)
 
@@ -33,6 +36,10 @@ class ConstraintViolated(DatabaseError):
 
 class ConnectFailed(DatabaseUnavailable):
     """No connection could be opened, as opposed to one that was lost."""
+
+
+class ServerHung(DatabaseUnavailable):
+    """The server has a connection and does not answer on it."""
 
 
 def find_sqlstate(error: BaseException) -> str | None:
@@ -61,9 +68,14 @@ def translate(error: BaseException, operation: str) -> EchoMarketsError:
             f"{operation} was cancelled by the server after DATABASE_QUERY_TIMEOUT;"
             " ask for less or raise the timeout"
         )
-    if state == _READ_ONLY:
+    if state == READ_ONLY:
         return DatabaseUnavailable(
             f"{operation} found the database read-only; point DATABASE_URL at the primary"
+        )
+    if isinstance(driver_error, StatementAbandoned):
+        return ServerHung(
+            f"{operation} was given up: {_reason(driver_error)};"
+            " check that PostgreSQL is neither stopped nor cut off"
         )
     if state is not None and state[:2] == _INTEGRITY_CLASS and driver_error is not None:
         constraint = driver_error.diag.constraint_name
@@ -78,10 +90,11 @@ def translate(error: BaseException, operation: str) -> EchoMarketsError:
 
 def translate_connect(error: BaseException) -> ConnectFailed:
     """Return the error for a connection that could not be opened."""
-    return ConnectFailed(
-        f"cannot connect to the database ({_reason(_driver_error(error))});"
-        " check that PostgreSQL is running and that DATABASE_URL names it"
-    )
+    reason = _reason(_driver_error(error))
+    remedy = "check that PostgreSQL is running and that DATABASE_URL names it"
+    if any(words in reason for words in _TOO_MANY):
+        remedy = "raise max_connections of PostgreSQL or lower DATABASE_CONNECTION_LIMIT"
+    return ConnectFailed(f"cannot connect to the database ({reason}); {remedy}")
 
 
 def _driver_error(error: BaseException | None) -> psycopg2.Error | None:

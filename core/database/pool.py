@@ -23,6 +23,7 @@ from psycopg2.extensions import connection
 
 from core.database.pooled_connection import (
     PooledConnection,
+    cancel_statements,
     describe_holders,
     reset_connection,
 )
@@ -198,6 +199,13 @@ class ConnectionPool:
         lifetime = MAX_LIFETIME_SECONDS * self._jitter(1 - LIFETIME_JITTER, 1)
         return PooledConnection(raw, expires_at=now + lifetime)
 
+    def expire_all(self) -> None:
+        """Use no connection of the present any more: what the server is has changed."""
+        with self._lock:
+            now = self._clock()
+            for entry in (*self._idle, *self._used.values()):
+                entry.expires_at = now
+
     # -- check-in -----------------------------------------------------------------
 
     def checkin(self, raw: connection) -> None:
@@ -290,7 +298,9 @@ class ConnectionPool:
             self._publish()
         for entry in rest:
             logger.warning("cancelled %s, which did not end before shutdown", entry.operation)
-            entry.cancel()
+        if rest:
+            cancel_statements(rest, self._connect)
+        for entry in rest:
             self._close_raw(entry, "shutdown")
 
     def stats(self) -> PoolStats:

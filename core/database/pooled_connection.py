@@ -5,11 +5,14 @@ Owns the ping, the reset before a check-in and the closing; decides nothing.
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 
 import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection
+
+from core.database.watch import sever
+from core.errors import EchoMarketsError
 
 logger = logging.getLogger(__name__)
 
@@ -17,6 +20,9 @@ logger = logging.getLogger(__name__)
 PING_AFTER_IDLE_SECONDS = 30.0
 # An error message stays readable; the longest holders come first in the pool's order.
 SHOWN_HOLDERS = 10
+# A server that is alive answers within; others are waiting behind this.
+PING_SECONDS = 2.0
+CANCEL_SECONDS = 1.0
 
 
 class PooledConnection:
@@ -42,17 +48,12 @@ class PooledConnection:
         """Ask the server for an answer; say whether it came."""
         try:
             with self.raw.cursor() as cursor:
+                if hasattr(cursor, "limit_seconds"):
+                    cursor.limit_seconds = PING_SECONDS
                 cursor.execute("SELECT 1")
         except psycopg2.Error:
             return False
         return True
-
-    def cancel(self) -> None:
-        """Ask the server to end what runs on it."""
-        try:
-            self.raw.cancel()
-        except psycopg2.Error:
-            logger.debug("cancelling a statement failed", exc_info=True)
 
     def close(self) -> None:
         """Close it; a connection that is broken already is fine."""
@@ -60,6 +61,32 @@ class PooledConnection:
             self.raw.close()
         except psycopg2.Error:
             logger.debug("closing a connection failed", exc_info=True)
+
+
+def cancel_statements(entries: Sequence[PooledConnection], connect: Callable[[], connection]) -> None:
+    """Ask the server to end what runs on these connections; when it does not listen, cut them.
+
+    On a connection of its own and in a thread: psycopg2's cancel waits without a limit for a
+    server that hangs, and keeps every other thread waiting with it.
+    """
+    pids = [entry.raw.info.backend_pid for entry in entries]
+
+    def cancel() -> None:
+        try:
+            raw = connect()
+            try:
+                with raw.cursor() as cursor:
+                    cursor.execute("SELECT pg_cancel_backend(pid) FROM unnest(%s) AS pid", (pids,))
+            finally:
+                raw.close()
+        except (EchoMarketsError, psycopg2.Error):
+            logger.debug("cancelling statements failed", exc_info=True)
+
+    thread = threading.Thread(target=cancel, name="cancel", daemon=True)
+    thread.start()
+    thread.join(CANCEL_SECONDS)
+    for entry in entries:
+        sever(entry.raw)
 
 
 def describe_holders(entries: Iterable[PooledConnection], now: float) -> str:

@@ -16,6 +16,7 @@ import uuid_utils.compat as uuid_utils
 
 from core.cache import NO_TOKEN, Cache, CacheKind
 from core.database import Database
+from core.errors import DatabaseError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -91,7 +92,8 @@ class ServiceBase:
         """Commit between a fence and an invalidation.
 
         An error before the commit fences and drops nothing. When the connection is lost, the
-        commit may have happened without an answer, so the keys are dropped then too.
+        commit may have happened without an answer, or may happen yet: the keys are dropped then
+        too, and stay fenced, because who reads before it would fill what it makes stale.
         """
         changes = self._scope.changes = Changes()
         token = NO_TOKEN
@@ -101,9 +103,10 @@ class ServiceBase:
                 yield database, changes
                 is_committing = True
                 token = self._cache.fence(changes.keys)
-        except BaseException:
+        except BaseException as error:
             if is_committing:
-                self._cache.invalidate(changes.keys, token)
+                # the server's own refusal is an answer: nothing was committed
+                self._cache.invalidate(changes.keys, token, is_certain=isinstance(error, DatabaseError))
             raise
         finally:
             self._scope.changes = None

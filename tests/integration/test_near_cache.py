@@ -183,3 +183,33 @@ def test_a_long_outage_uses_up_nothing(settings: Settings) -> None:
             feed._connect()
     with pytest.raises(redis.ConnectionError, match="refused"):
         client.ping()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_forked_child_hears_for_itself(
+    warm: EnhancedDatabaseService, settings: Settings, alice: User
+) -> None:
+    """The child has no thread of its parent's feed: it opens its own before it serves from near."""
+    from_child, to_parent = os.pipe()
+    from_parent, to_child = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            make_warm(warm, alice)
+            os.write(to_parent, b"warm")
+            os.read(from_parent, 10)
+            wait_until(lambda: warm.get_user_by_id(alice.id).name == "Two", "the child sees Two")
+            os.write(to_parent, b"fine")
+        finally:
+            os._exit(0)
+    assert os.read(from_child, 10) == b"warm"
+    with open_service(settings) as other:
+        other.update_user_profile(alice.id, name="Two")
+        written = time.monotonic()
+        os.write(to_child, b"go")
+        assert os.read(from_child, 10) == b"fine"
+        assert time.monotonic() - written < settings.near_cache_ttl / 1000 / 2, "heard, not expired"
+    os.waitpid(child, 0)
+    for end in (from_child, to_parent, from_parent, to_child):
+        os.close(end)

@@ -92,7 +92,8 @@ def test_a_lease_is_no_value() -> None:
     assert is_occupied(b"L123")
     assert is_occupied(b"F123")
     assert not is_lease(b"F123")
-    assert is_lease(b"L123")
+    assert is_lease(b"L123456789abcdef")
+    assert not is_lease(b"Lorem ipsum"), "no token: somebody else wrote it"
     assert not is_lease(CODEC.encode((), ()))
     assert not is_lease(None)
     assert CODEC.decode(b"L123", ()) is None

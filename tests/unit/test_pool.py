@@ -25,7 +25,8 @@ class StandInConnection:
     def __init__(self) -> None:
         self.closed = 0
         self.pings = 0
-        self.cancelled = False
+        self.backend_pid = id(self)
+        self.statements: list[tuple[object, ...]] = []
         self.is_dead = False
         self.info = self
         self.transaction_status = TRANSACTION_STATUS_IDLE
@@ -40,15 +41,16 @@ class StandInConnection:
         """Be its own cursor."""
         return self
 
-    def execute(self, _: str) -> None:
+    def execute(self, _: str, *parameters: tuple[object, ...]) -> None:
         """Answer a ping, or not."""
         self.pings += 1
+        self.statements += parameters
         if self.is_dead:
             raise psycopg2.OperationalError("server closed the connection")
 
-    def cancel(self) -> None:
-        """Note that it was cancelled."""
-        self.cancelled = True
+    def fileno(self) -> int:
+        """Have no socket."""
+        return -1
 
     def close(self) -> None:
         """Note that it was closed."""
@@ -283,7 +285,8 @@ def test_close_refuses_wakes_and_closes(fixture: Fixture) -> None:
     with pytest.raises(PoolClosed):
         fixture.pool.checkout("d")
     assert [first.closed, second.closed] == [1, 1]
-    assert fixture.opened[0].cancelled
+    pids = [first.info.backend_pid, second.info.backend_pid]
+    assert fixture.opened[2].statements == [(pids,)], "on a connection of its own"
     assert fixture.pool.stats().pool_size == 0
 
 
@@ -297,7 +300,7 @@ def test_close_waits_for_what_runs(fixture: Fixture) -> None:
     fixture.pool.checkin(connection)
     closer.join(5)
     assert not closer.is_alive()
-    assert not fixture.opened[0].cancelled
+    assert len(fixture.opened) == 1, "none was opened to cancel with"
     assert fixture.opened[0].closed
 
 

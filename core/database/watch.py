@@ -1,0 +1,121 @@
+"""Bounds how long a caller waits for an answer of the server.
+
+Owns the clock of every statement that runs. The server itself enforces the query timeout,
+but one that is stopped or cut off enforces nothing, while its kernel goes on to confirm what
+it receives, so that neither keepalives nor tcp_user_timeout end the wait. A statement without
+an answer a little after the timeout has its socket shut down, which ends the wait with an error.
+"""
+
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import psycopg2
+from psycopg2.extensions import connection, cursor
+
+# The server's own cancellation, which says more, comes first and has this long to arrive.
+GRACE_SECONDS = 1.0
+LOOK_SECONDS = 0.5
+
+
+class StatementAbandoned(psycopg2.OperationalError):
+    """The server did not answer within the query timeout; the connection was cut."""
+
+
+class _Statement(NamedTuple):
+    raw: connection
+    deadline: float
+
+
+class StatementWatch:
+    """Knows the statements under way in one process; thread safe."""
+
+    def __init__(self, *, limit_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.limit_seconds = limit_seconds + GRACE_SECONDS
+        self._clock = clock
+        self._stopping = threading.Event()
+        self.cursor_factory = _make_cursor_class(self)
+        self.renew()
+        _renew_after_fork(weakref.ref(self))
+
+    def renew(self) -> None:
+        """Start over, in a forked child: none of the statements under way is its own."""
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        # one statement at a time per connection; a dict's item is set and popped in one step
+        self._running: dict[int, _Statement] = {}
+        self._cut: set[int] = set()
+
+    def run(self, raw: connection, limit_seconds: float, statement: Callable[..., Any], *args: Any) -> Any:
+        """Run a statement; raises `StatementAbandoned` when no answer came within the limit."""
+        if self._thread is None:
+            self._start()
+        key = id(raw)
+        self._running[key] = _Statement(raw, self._clock() + limit_seconds)
+        try:
+            return statement(*args)
+        except psycopg2.Error as error:
+            if key in self._cut:
+                raise StatementAbandoned(f"no answer within {limit_seconds:g} s") from error
+            raise
+        finally:
+            del self._running[key]
+            self._cut.discard(key)
+
+    def close(self) -> None:
+        """End the thread; statements that still run are bounded by the server alone."""
+        self._stopping.set()
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._look, name="statement-watch", daemon=True)
+                self._thread.start()
+
+    def _look(self) -> None:
+        while not self._stopping.wait(min(LOOK_SECONDS, self.limit_seconds / 4)):
+            now = self._clock()
+            for key, statement in list(self._running.items()):
+                if now >= statement.deadline and key not in self._cut:
+                    self._cut.add(key)
+                    sever(statement.raw)
+
+
+def sever(raw: connection) -> None:
+    """Shut the socket of a connection down: whoever waits on it gets an error at once.
+
+    Closing it would wait for the statement that runs.
+    """
+    try:
+        with socket.socket(fileno=os.dup(raw.fileno())) as shared:
+            shared.shutdown(socket.SHUT_RDWR)
+    except (OSError, psycopg2.Error):
+        return
+
+
+def _make_cursor_class(watch: StatementWatch) -> type[cursor]:
+    class WatchedCursor(cursor):
+        """A cursor whose statements are watched."""
+
+        limit_seconds = watch.limit_seconds
+
+        def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002  # psycopg2's name
+            return watch.run(self.connection, self.limit_seconds, super().execute, query, vars)
+
+        def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> Any:
+            return watch.run(self.connection, self.limit_seconds, super().copy_expert, sql, file, size)
+
+    return WatchedCursor
+
+
+def _renew_after_fork(reference: "weakref.ref[StatementWatch]") -> None:
+    def renew() -> None:
+        watch = reference()
+        if watch is not None:
+            watch.renew()
+
+    os.register_at_fork(after_in_child=renew)

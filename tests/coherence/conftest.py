@@ -1,0 +1,39 @@
+"""Fixtures of the coherence tests: a Valkey of their own, and settings for a fleet."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from core import Settings
+from core.local.servers import PostgresServer, ValkeyServer, run_valkey
+from tests.conftest import created_database
+
+# Longer than any scenario: a near tier that hears nothing must be caught by its bound, not
+# saved by its time to live.
+NEAR_MILLISECONDS = 60_000
+
+
+@pytest.fixture(scope="package")
+def fleet_valkey(server_directory: Callable[[], Path]) -> Iterator[ValkeyServer]:
+    """A Valkey that tests may stop."""
+    with run_valkey(server_directory()) as server:
+        yield server
+
+
+@pytest.fixture(scope="package")
+def fleet_settings(
+    postgres_server: PostgresServer, template_database: str, fleet_valkey: ValkeyServer
+) -> Iterator[Settings]:
+    """The settings of every process of a fleet."""
+    with created_database(postgres_server, template=template_database) as url:
+        yield Settings(
+            database_url=SecretStr(url),
+            redis_url=SecretStr(fleet_valkey.url),
+            redis_password=SecretStr(fleet_valkey.password),
+            database_pool_timeout=5_000,
+            database_connect_timeout=5_000,
+            database_connection_limit=4,
+            near_cache_ttl=NEAR_MILLISECONDS,
+        )

@@ -1,0 +1,157 @@
+"""The cache with one of its safeguards removed each, to show that the suite notices.
+
+Owns what is broken; each function changes the service of one worker process.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from core import EnhancedDatabaseService
+from core.cache.near import _Entry
+from core.cache.scripts import FILL
+from core.cache.shared import NO_TOKEN
+
+BLIND_FILL = FILL.replace("if read(KEYS[i]) == ARGV[1] then", "if true then").replace(
+    "is_current = is_current and read(KEYS[i]) == ARGV[2 + count * 2 + (i - count)]", "is_current = true"
+)
+LONE_FENCE = """
+for i = 1, #KEYS do
+  redis.call('SET', KEYS[i], ARGV[1] .. '9999999999999', 'PX', ARGV[2])
+end
+return #KEYS
+"""
+
+
+def fill_without_lease(service: EnhancedDatabaseService) -> None:
+    """Store what was loaded, whoever changed it meanwhile."""
+    shared = _shared(service)
+    assert BLIND_FILL.count("true") == FILL.count("true") + 2, "the script has changed"
+    shared._fill = shared._redis.register_script(BLIND_FILL)
+
+
+def invalidate_before_commit(service: EnhancedDatabaseService) -> None:
+    """Drop the keys while the old row is still what others load, and not again."""
+    cache: Any = service._cache
+    invalidate = cache.invalidate
+
+    def drop_early(keys: Sequence[Any]) -> bytes:
+        invalidate(keys)
+        return NO_TOKEN
+
+    cache.fence = drop_early
+    cache.invalidate = _do_nothing
+
+
+def ignore_feed(service: EnhancedDatabaseService) -> None:
+    """Hear nothing of what others change."""
+    feed: Any = service._cache._feed
+    feed.close()
+    deaf = _shared(service).make_feed(service._cache._near)
+    deaf._hear = lambda message: message
+    deaf.start()
+
+
+def commit_without_fence(service: EnhancedDatabaseService) -> None:
+    """Leave the old value in place until after the commit."""
+    cache: Any = service._cache
+    cache.fence = lambda _: NO_TOKEN
+
+
+def overwrite_fences(service: EnhancedDatabaseService) -> None:
+    """Let a writer's fence replace that of another, and take both away."""
+    shared = _shared(service)
+    shared._fence = shared._redis.register_script(LONE_FENCE)
+
+
+def admit_without_ticket(service: EnhancedDatabaseService) -> None:
+    """Keep near what was read, whatever was heard of it meanwhile."""
+    near: Any = service._cache._near
+
+    def admit(_: int, __: Sequence[str], values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:
+        with near._lock:
+            for key, value in values.items():
+                near._admit(key, _Entry(value, depends_on, near._clock() + near._ttl_seconds))
+
+    near.end_read = admit
+
+
+def join_any_flight(service: EnhancedDatabaseService) -> None:
+    """Share a read that began before the change."""
+    flights: Any = service._cache._flights
+    service._cache._near._on_change = _do_nothing
+    flights.leave = _do_nothing
+
+
+def forget_debts(service: EnhancedDatabaseService) -> None:
+    """Try to drop the keys once, and never again."""
+    shared = _shared(service)
+    debts: Any = shared._debts
+
+    def drop_once(keys: Iterable[str], token: bytes) -> None:
+        names = list(keys)
+        try:
+            shared._release_keys(names, token)
+        except Exception:
+            return
+
+    debts.owe = drop_once
+
+
+def forget_usernames(service: EnhancedDatabaseService) -> None:
+    """Leave boards as they are when a player is renamed."""
+    _leave_out(service, "version:usernames")
+
+
+def forget_boards(service: EnhancedDatabaseService) -> None:
+    """Leave the other limits of a board as they are when an entry changes."""
+    _leave_out(service, "version:leaderboard")
+
+
+def trust_lost_commits(service: EnhancedDatabaseService) -> None:
+    """Take a commit without an answer for one that did not happen."""
+    cache: Any = service._cache
+    invalidate = cache.invalidate
+
+    def invalidate_certain(keys: Sequence[Any], token: bytes = NO_TOKEN, *, is_certain: bool = True) -> None:
+        if is_certain:
+            invalidate(keys, token)
+
+    cache.fence = lambda _: NO_TOKEN
+    cache.invalidate = invalidate_certain
+
+
+def _leave_out(service: EnhancedDatabaseService, prefix: str) -> None:
+    cache: Any = service._cache
+    fence, invalidate = cache.fence, cache.invalidate
+
+    def keep(keys: Iterable[tuple[Any, str]]) -> list[tuple[Any, str]]:
+        return [(kind, key) for kind, key in keys if not key.startswith(prefix)]
+
+    cache.fence = lambda keys: fence(keep(keys))
+    cache.invalidate = lambda keys, token=NO_TOKEN, **rest: invalidate(keep(keys), token, **rest)
+
+
+def _shared(service: EnhancedDatabaseService) -> Any:
+    return service._cache._shared
+
+
+def _do_nothing(*_: object, **__: object) -> None:
+    return
+
+
+MUTANTS: dict[str, Callable[[EnhancedDatabaseService], None]] = {
+    mutant.__name__: mutant
+    for mutant in (
+        fill_without_lease,
+        invalidate_before_commit,
+        ignore_feed,
+        commit_without_fence,
+        overwrite_fences,
+        admit_without_ticket,
+        join_any_flight,
+        forget_debts,
+        forget_usernames,
+        forget_boards,
+        trust_lost_commits,
+    )
+}

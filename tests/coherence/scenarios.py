@@ -1,0 +1,203 @@
+"""The interleavings in which a cache goes wrong, each forced by latches.
+
+Owns the steps; each scenario drives three processes and leaves a history. Process 0 writes,
+1 is held somewhere, 2 looks at what came of it. Nothing here depends on luck or on time,
+but for the bound of a near tier that hears nothing.
+"""
+
+import time
+from collections.abc import Callable
+
+from tests.coherence.fleet import Fleet, wait_until
+from tests.coherence.history import NEAR_BOUND_SECONDS
+
+# A thread that waits for another's read is given this long to show that it does not.
+JOIN_SECONDS = 1.0
+
+
+def fill_late(fleet: Fleet) -> None:
+    """A reader loads the old row, a writer commits and invalidates, the reader fills."""
+    game = fleet.start_game()
+    fleet[1].hold("reader", "loaded", "read", game, "user", 0)
+    fleet[0].call("write", game, {"name:0": 2})
+    fleet[1].end("reader")
+    fleet[2].call("read", game, "user", 0)
+
+
+def fill_after_the_lease_expired(fleet: Fleet) -> None:
+    """The re-lock: a lease expires while its reader loads, and another fills in between."""
+    game = fleet.start_game()
+    fleet[1].hold("slow", "loaded", "read", game, "user", 0)
+    assert fleet.redis.delete(f"user:{game.users[0]}") == 1, "the lease"
+    fleet[0].call("write", game, {"name:0": 2})
+    fleet[2].hold("second", "loaded", "read", game, "user", 0)
+    fleet[1].end("slow")
+    fleet[2].end("second")
+    fleet[0].call("read", game, "user", 0)
+    fleet[1].call("read", game, "user", 0)
+
+
+def fill_between_fence_and_commit(fleet: Fleet) -> None:
+    """A reader loads while the writer is about to commit, and fills before it does."""
+    game = fleet.start_game()
+    fleet[0].hold("writer", "fenced", "write", game, {"name:0": 2})
+    fleet[1].call("read", game, "user", 0)
+    fleet[0].end("writer")
+    fleet[2].call("read", game, "user", 0)
+
+
+def die_after_commit(fleet: Fleet) -> None:
+    """A process is killed between its COMMIT and its invalidation."""
+    game = fleet.start_game()
+    fleet[1].call("read", game, "user", 0)
+    fleet.expect({"name:0": 2})
+    fleet[0].hold("writer", "committed", "write", game, {"name:0": 2})
+    fleet[0].kill()
+    fleet.observe(game, "name:0")
+    fleet[2].call("read", game, "user", 0)
+
+
+def die_beside_another_writer(fleet: Fleet) -> None:
+    """Two processes invalidate one board: the release of one must not lift the other's fence."""
+    game = fleet.start_game()
+    fleet[1].call("read", game, "board", 5)
+    fleet.expect({"score:0": 2})
+    fleet[0].hold("writer", "fenced", "write", game, {"score:0": 2})
+    fleet[1].call("write", game, {"score:1": 2})
+    fleet[2].call("read", game, "board", 5)
+    assert fleet[0].call("go_to", "committed")
+    fleet[0].kill()
+    fleet.observe(game, "score:0")
+    fleet[1].call("read", game, "board", 10)
+    fleet[2].call("read", game, "board", 5)
+
+
+def lose_the_answer(fleet: Fleet) -> None:
+    """The ambiguous COMMIT: it happened, and its answer did not arrive."""
+    game = fleet.start_game()
+    fleet[1].call("read", game, "user", 0)
+    fleet[0].call("lose_next_answer")
+    fleet[0].call("write", game, {"name:0": 2})
+    fleet.observe(game, "name:0")
+    fleet[0].call("read", game, "user", 0)
+    fleet[2].call("read", game, "user", 0)
+
+
+def hear_nothing(fleet: Fleet) -> None:
+    """Another process changes what a near tier holds."""
+    game = fleet.start_game()
+    for _ in range(3):
+        fleet[1].call("read", game, "user", 0)
+    fleet[0].call("write", game, {"name:0": 2})
+    written = time.monotonic()
+    wait_until(lambda: time.monotonic() > written + NEAR_BOUND_SECONDS, "the bound of a near tier")
+    fleet[1].call("read", game, "user", 0)
+
+
+def admit_late(fleet: Fleet) -> None:
+    """A value is on its way from Redis into the near tier while its own process writes."""
+    game = fleet.start_game()
+    fleet[2].call("read", game, "user", 0)
+    fleet[1].hold("reader", "fetched", "read", game, "user", 0)
+    fleet[1].call("write", game, {"name:0": 2})
+    fleet[1].end("reader")
+    fleet[1].call("read", game, "user", 0)
+
+
+def join_late(fleet: Fleet) -> None:
+    """A thread comes after a write and finds a read under way that began before it."""
+    game = fleet.start_game()
+    fleet[1].hold("early", "loaded", "read", game, "user", 0)
+    fleet[1].call("write", game, {"name:0": 2})
+    fleet[1].call("begin", "late", "read", game, "user", 0)
+    fleet[1].call("finish", "late", JOIN_SECONDS)
+    fleet[1].end("early")
+    assert fleet[1].call("finish", "late")
+
+
+def write_while_redis_hangs(fleet: Fleet) -> None:
+    """Redis cannot be told of a write, comes back with the old value, and the writer idles."""
+    game = fleet.start_game()
+    fleet[2].call("read", game, "user", 0)
+    with fleet.stopped_redis():
+        fleet[0].call("write", game, {"name:0": 2})
+    wait_until(lambda: not fleet[0].call("owes"), "the debt is paid")
+    fleet.settle()
+    fleet[1].call("read", game, "user", 0)
+
+
+def write_while_cut_off(fleet: Fleet) -> None:
+    """The writer alone does not reach Redis, which the others read meanwhile; then it idles."""
+    game = fleet.start_game()
+    fleet[2].call("read", game, "user", 0)
+    fleet[0].call("lose_redis")
+    fleet[0].call("write", game, {"name:0": 2})
+    fleet[0].call("read", game, "user", 0)
+    fleet[0].call("regain_redis")
+    fleet.settle()
+    fleet[1].call("read", game, "user", 0)
+
+
+def rename_a_player(fleet: Fleet) -> None:
+    """A player on cached boards of several limits gets another name."""
+    game = fleet.start_game()
+    for limit in (1, 5, 50):
+        fleet[1].call("read", game, "board", limit)
+    fleet[0].call("write", game, {"username:0": 2, "username:1": 2})
+    for limit in (1, 5, 50):
+        fleet[2].call("read", game, "board", limit)
+
+
+def change_every_limit(fleet: Fleet) -> None:
+    """An entry changes, and every cached limit of its board with it."""
+    game = fleet.start_game()
+    for limit in (1, 5, 50):
+        fleet[1].call("read", game, "board", limit)
+    fleet[0].call("write", game, {"score:0": 7, "score:1": 7})
+    for limit in (1, 5, 50, 2):
+        fleet[2].call("read", game, "board", limit)
+
+
+def fill_a_board_late(fleet: Fleet) -> None:
+    """A board is loaded under one name of a player and filled after the rename."""
+    game = fleet.start_game()
+    fleet[1].hold("reader", "loaded", "read", game, "board", 5)
+    fleet[0].call("write", game, {"username:0": 2})
+    fleet[1].end("reader")
+    fleet[2].call("read", game, "board", 5)
+
+
+SCENARIOS: dict[str, Callable[[Fleet], None]] = {
+    scenario.__name__: scenario
+    for scenario in (
+        fill_late,
+        fill_after_the_lease_expired,
+        fill_between_fence_and_commit,
+        die_after_commit,
+        die_beside_another_writer,
+        lose_the_answer,
+        hear_nothing,
+        admit_late,
+        join_late,
+        write_while_redis_hangs,
+        write_while_cut_off,
+        rename_a_player,
+        change_every_limit,
+        fill_a_board_late,
+    )
+}
+
+# What is broken in every process -> the scenario that shows it.
+REVEALED_BY: dict[str, str] = {
+    "fill_without_lease": "fill_late",
+    "invalidate_before_commit": "fill_between_fence_and_commit",
+    "ignore_feed": "hear_nothing",
+    "commit_without_fence": "die_after_commit",
+    "overwrite_fences": "die_beside_another_writer",
+    "admit_without_ticket": "admit_late",
+    "join_any_flight": "join_late",
+    "forget_debts": "write_while_cut_off",
+    "forget_usernames": "rename_a_player",
+    "forget_boards": "change_every_limit",
+    "trust_lost_commits": "lose_the_answer",
+}

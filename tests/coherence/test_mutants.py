@@ -1,0 +1,23 @@
+"""The suite can fail: the cache without one of its safeguards is caught, each time."""
+
+import pytest
+
+from core import Settings
+from core.local.servers import ValkeyServer
+from tests.coherence.fleet import run_fleet
+from tests.coherence.mutants import MUTANTS
+from tests.coherence.scenarios import REVEALED_BY, SCENARIOS
+
+
+@pytest.mark.parametrize("mutant", sorted(MUTANTS))
+def test_a_mutant_is_caught(fleet_settings: Settings, fleet_valkey: ValkeyServer, mutant: str) -> None:
+    """The scenario of this safeguard ends in a violation once the safeguard is gone."""
+    with run_fleet(fleet_settings, fleet_valkey, [mutant] * 3) as fleet:
+        SCENARIOS[REVEALED_BY[mutant]](fleet)
+        assert fleet.take_history().find_violations() != []
+
+
+def test_every_mutant_has_its_scenario() -> None:
+    """None is forgotten."""
+    assert set(REVEALED_BY) == set(MUTANTS)
+    assert set(REVEALED_BY.values()) <= set(SCENARIOS)

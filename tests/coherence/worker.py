@@ -1,0 +1,288 @@
+"""One process of a fleet: a service of its own, driven over a pipe.
+
+Owns the operations, their recording and the latches at which an operation can be held.
+"""
+
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import psycopg2
+
+from core import Settings, open_service
+from core.cache.shared import CacheDown
+from core.database import Database
+from core.errors import DatabaseUnavailable, EchoMarketsError
+from tests.coherence.history import Event, Outcome, Paid, Read, Tier, Write
+from tests.coherence.mutants import MUTANTS
+from tests.coherence.registers import DAY, Game, list_registers, read_registers, write_register
+
+LATCH_SECONDS = 20.0
+
+
+class _Answered(threading.local):
+    """Which tier answered this thread's read."""
+
+    is_near = False
+    is_asked = False
+
+
+class Undo(Exception):
+    """Rolls a transaction back."""
+
+
+class Worker:
+    """The service of one process, and what it did."""
+
+    def __init__(self, number: int, settings: Settings, mutant: str | None) -> None:
+        self._number = number
+        self._service = open_service(settings)
+        self._events: list[Event] = []
+        self._armed: dict[str, tuple[threading.Event, threading.Event]] = {}
+        self._threads: dict[str, threading.Thread] = {}
+        self._local = _Answered()
+        self.loads: list[str] = []
+        self._loses_next = False
+        if mutant is not None:
+            MUTANTS[mutant](self._service)
+        self._observe()
+
+    # -- hooks ------------------------------------------------------------------------
+
+    def _observe(self) -> None:
+        """Watch which tier answers, what is loaded and what is paid; put the latches in."""
+        cache: Any = self._service._cache
+        get, read, load = cache._near.get, cache._reader.read, cache._reader._load
+        get_many, settle, fence = cache._shared.get_many, cache._shared._debts.settle, cache.fence
+
+        def near_get(key: str) -> Any:
+            value = get(key)
+            self._local.is_near = self._local.is_near or value is not None
+            return value
+
+        def shared_read(*arguments: Any) -> Any:
+            self._local.is_asked = True
+            return read(*arguments)
+
+        def load_and_wait(what: Any, keys: Sequence[str]) -> Any:
+            found = load(what, keys)
+            self.loads += keys
+            self._pass("loaded")
+            return found
+
+        def fetch_and_wait(keys: Sequence[str]) -> Any:
+            found = get_many(keys)
+            self._pass("fetched")
+            return found
+
+        def settle_and_note() -> None:
+            owed = len(cache._shared._debts)
+            settle()
+            if owed and not len(cache._shared._debts):
+                self._events.append(Paid(self._number, time.monotonic()))
+
+        def fence_and_wait(keys: Any) -> Any:
+            token = fence(keys)
+            self._pass("fenced")
+            return token
+
+        cache._near.get, cache._reader.read, cache._reader._load = near_get, shared_read, load_and_wait
+        cache._shared.get_many, cache.fence = fetch_and_wait, fence_and_wait
+        cache._shared._debts.settle = settle_and_note
+        self._latch_commit()
+
+    def _latch_commit(self) -> None:
+        database: Any = self._service._database
+        commit: Callable[[Database], None] = Database.commit
+
+        def commit_and_wait() -> None:
+            commit(database)
+            self._pass("committed")
+            if self._loses_next:
+                self._loses_next = False
+                raise psycopg2.OperationalError("the answer was lost")
+
+        database.commit = commit_and_wait
+
+    def _pass(self, point: str) -> None:
+        latch = self._armed.pop(point, None)
+        if latch is not None:
+            reached, go = latch
+            reached.set()
+            if not go.wait(LATCH_SECONDS):
+                raise TimeoutError(f"held at {point} for too long")
+
+    # -- commands ---------------------------------------------------------------------
+
+    def create(self, name: str, players: int) -> Game:
+        """Create a game; every register begins at version 1."""
+        users = tuple(self._service.create_user(username=f"{name}-{n}-1").id for n in range(players))
+        game = Game(name, users)
+        for user_id in users:
+            self._service.get_current_portfolio(user_id, DAY)
+        for register in list_registers(game):
+            self.write(game, {register: 1})
+        return game
+
+    def write(self, game: Game, versions: Mapping[str, int], is_undone: bool = False) -> None:  # noqa: FBT001, FBT002  # comes over a pipe, by position
+        """Write registers in one transaction and note what became of it."""
+        start = time.monotonic()
+        outcome: Outcome = "acknowledged"
+        try:
+            if len(versions) == 1 and not is_undone:
+                write_register(self._service, game, *next(iter(versions.items())))
+            else:
+                with self._service.transaction():
+                    for register, version in sorted(versions.items()):
+                        write_register(self._service, game, register, version)
+                    if is_undone:
+                        raise Undo  # noqa: TRY301  # leaves the transaction, as a caller's error does
+        except DatabaseUnavailable:
+            outcome = "unknown"
+        except (EchoMarketsError, Undo):
+            outcome = "refused"
+        owed = len(self._cache._shared._debts) > 0
+        self._events.append(Write(self._number, start, time.monotonic(), dict(versions), outcome, owed))
+
+    def read(self, game: Game, what: str, argument: Any) -> None:
+        """Read and note which versions were seen, and which tier answered."""
+        self._local.is_near = self._local.is_asked = False
+        start = time.monotonic()
+        try:
+            seen = read_registers(self._service, game, what, argument)
+        except EchoMarketsError:
+            return
+        # a thread that joined another's read asked nobody, as if the near tier had answered
+        is_near = self._local.is_near or not self._local.is_asked
+        tier: Tier = "near" if is_near else "shared"
+        self._events.append(Read(self._number, start, time.monotonic(), tier, seen))
+
+    def run(self, start_at: float, scripts: Sequence[Sequence[tuple[Any, ...]]]) -> None:
+        """Run scripts in threads side by side, all beginning at one moment."""
+
+        def follow(script: Sequence[tuple[Any, ...]]) -> None:
+            time.sleep(max(0.0, start_at - time.monotonic()))
+            try:
+                for name, *arguments in script:
+                    getattr(self, name)(*arguments)
+            except BaseException:
+                errors.append(traceback.format_exc())
+
+        errors: list[str] = []
+        threads = [threading.Thread(target=follow, args=(script,)) for script in scripts]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if errors:
+            raise AssertionError("\n".join(errors))
+
+    def begin(self, label: str, name: str, *arguments: Any) -> None:
+        """Start an operation and go on."""
+        self._threads[label] = threading.Thread(target=getattr(self, name), args=arguments)
+        self._threads[label].start()
+
+    def finish(self, label: str, seconds: float = LATCH_SECONDS) -> bool:
+        """Wait for an operation; say whether it has ended."""
+        self._threads[label].join(seconds)
+        return not self._threads[label].is_alive()
+
+    def arm(self, point: str) -> None:
+        """Hold the next operation that comes to a point."""
+        self._armed[point] = self._held = (threading.Event(), threading.Event())
+
+    def reach(self) -> bool:
+        """Wait until an operation is held; say whether one is."""
+        return self._held[0].wait(LATCH_SECONDS)
+
+    def go(self) -> None:
+        """Let the operation that is held go on."""
+        self._held[1].set()
+
+    def go_to(self, point: str) -> bool:
+        """Let the operation that is held go on to another point, and hold it there."""
+        held = self._held
+        self.arm(point)
+        held[1].set()
+        return self.reach()
+
+    def lose_next_answer(self) -> None:
+        """Let the next COMMIT succeed without an answer."""
+        self._loses_next = True
+
+    def lose_redis(self) -> None:
+        """Reach Redis no more, as if a firewall had come up."""
+        self._port = self._cache._shared._redis.connection_pool.connection_kwargs["port"]
+        self._connect_to(1)
+
+    def regain_redis(self) -> None:
+        """Reach it again."""
+        self._connect_to(self._port)
+
+    def _connect_to(self, port: int) -> None:
+        pool = self._cache._shared._redis.connection_pool
+        pool.connection_kwargs["port"] = port
+        pool.disconnect()
+        # connections keep the port that they were made with
+        pool.reset()
+
+    def is_live(self) -> bool:
+        """Say whether the near tier serves."""
+        return bool(self._cache._near.is_live)
+
+    def forget_near(self) -> None:
+        """Drop what the near tier holds."""
+        self._cache._near.clear()
+        self.loads.clear()
+
+    def is_down(self) -> bool:
+        """Ask Redis for something; say whether it is bypassed."""
+        try:
+            self._cache._shared.get_many(["user:nobody"])
+        except CacheDown:
+            return True
+        return False
+
+    def take_loads(self) -> list[str]:
+        """Return the keys that were loaded since the last time."""
+        loads, self.loads = self.loads, []
+        return loads
+
+    def take_events(self) -> list[Event]:
+        """Return what happened since the last time; debts that are paid have been noted."""
+        events, self._events = self._events, []
+        return events
+
+    def owes(self) -> int:
+        """Return how many invalidations Redis has to be told of."""
+        return len(self._cache._shared._debts)
+
+    @property
+    def _cache(self) -> Any:
+        return self._service._cache
+
+    def close(self) -> None:
+        """Close the service."""
+        self._service.close()
+
+
+def serve(pipe: Connection, number: int, settings: Settings, mutant: str | None) -> None:
+    """Do what comes over the pipe until it ends."""
+    worker = Worker(number, settings, mutant)
+    pipe.send(None)
+    try:
+        while True:
+            name, *arguments = pipe.recv()
+            if name == "close":
+                break
+            try:
+                pipe.send((True, getattr(worker, name)(*arguments)))
+            except BaseException as error:
+                pipe.send((False, repr(error)))
+    except EOFError:
+        pass
+    finally:
+        worker.close()

@@ -1,0 +1,198 @@
+"""Redis fails in every way: the caller gets an answer, and nothing is stale afterwards."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import pytest
+import redis
+
+from core.database import Database
+from tests.faults.conftest import OwnValkey
+from tests.faults.proxy import Proxy
+from tests.faults.subject import Subject, wait_until
+
+Stop = Callable[..., AbstractContextManager[None]]
+
+
+def client_of(valkey: OwnValkey) -> redis.Redis:
+    """Return a third party's client."""
+    return redis.Redis(port=valkey.server.port, password=valkey.server.password)
+
+
+def ends_answering(seen: str) -> bool:
+    """Say whether no call got an error."""
+    return seen.startswith("reads: answers; writes: answers;")
+
+
+def test_refused(cached: Subject, redis_proxy: Proxy) -> None:
+    """Nothing listens for one process: it is bypassed, and its writes reach the others' cache later."""
+    redis_proxy.refuse()
+    seen = cached.use()
+    redis_proxy.accept_again()
+    assert ends_answering(seen)
+    cached.finish("Redis refuses connections", seen)
+
+
+def test_hung(cached: Subject, valkey: OwnValkey, stopped: Stop) -> None:
+    """SIGSTOP for all: reads and writes go on, and the writes' invalidations are paid afterwards."""
+    with stopped(valkey.server.pid):
+        seen = cached.use()
+    assert ends_answering(seen)
+    cached.finish("Redis hung (SIGSTOP)", seen)
+
+
+def test_an_idle_writer_pays_its_debt(cached: Subject, redis_proxy: Proxy) -> None:
+    """The writer never calls again, and yet others stop reading what it made stale."""
+    redis_proxy.pause()
+    assert cached.write() == "answers"
+    redis_proxy.resume()
+    wait_until(
+        lambda: cached.other.get_user_by_id(cached.user_id).name == cached.acknowledged,
+        "the other process reads the write",
+    )
+    cached.finish("Redis hung for one writer, which then idles", "answers")
+
+
+def test_hung_while_a_lease_is_asked_for(cached: Subject, redis_proxy: Proxy, valkey: OwnValkey) -> None:
+    """The lease is granted and its answer comes too late: nobody waits for a reader that gave up."""
+    with client_of(valkey) as client:
+        client.delete(f"user:{cached.user_id}")
+
+        def pause(sent: bytes) -> None:
+            if b"EVALSHA" in sent:
+                redis_proxy.after_sent = None
+                redis_proxy.pause()
+
+        redis_proxy.after_sent = pause
+        wait_until(lambda: cached.read() == "answers" and redis_proxy.after_sent is None, "a lease is lost")
+        redis_proxy.resume()
+        wait_until(lambda: (client.get(f"user:{cached.user_id}") or b"")[:1] != b"L", "the lease is given up")
+    seen = cached.use()
+    assert ends_answering(seen)
+    cached.finish("Redis hung while a lease was asked for", seen)
+
+
+def test_killed_and_restarted_empty(cached: Subject, valkey: OwnValkey) -> None:
+    """SIGKILL, then a new and empty server on the same port."""
+    valkey.kill()
+    seen = cached.use()
+    valkey.start()
+    assert ends_answering(seen)
+    cached.finish("Redis killed, restarted empty", seen)
+
+
+def test_killed_between_fence_and_release(
+    cached: Subject, valkey: OwnValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server dies while a write commits: it is acknowledged, and nobody reads an older one."""
+    commit = Database.commit
+
+    def commit_and_kill(database: Database) -> None:
+        commit(database)
+        monkeypatch.undo()
+        valkey.kill()
+
+    monkeypatch.setattr(Database, "commit", commit_and_kill)
+    assert cached.write() == "answers"
+    seen = cached.use()
+    valkey.start()
+    assert ends_answering(seen)
+    cached.finish("Redis killed between fence and release", seen)
+
+
+def test_out_of_memory(cached: Subject, valkey: OwnValkey) -> None:
+    """Maxmemory with noeviction refuses fences and fills, not invalidations."""
+    with client_of(valkey) as client:
+        client.config_set("maxmemory-policy", "noeviction")
+        client.config_set("maxmemory", "1")
+        seen = cached.use()
+        client.config_set("maxmemory", "0")
+    assert ends_answering(seen)
+    cached.finish("Redis out of memory (noeviction)", seen)
+
+
+@pytest.mark.parametrize("denied", ["-@all", "-evalsha", "-unlink -del", "-set", "-mget"])
+def test_forbidden_commands(cached: Subject, valkey: OwnValkey, denied: str) -> None:
+    """An access list forbids commands that the cache needs."""
+    with client_of(valkey) as client:
+        keeping = "+auth +hello +client +config +acl" if denied == "-@all" else ""
+        client.execute_command("ACL", "SETUSER", "default", *denied.split(), *keeping.split())
+        seen = cached.use()
+        client.execute_command("ACL", "SETUSER", "default", "+@all")
+    assert ends_answering(seen)
+    cached.finish(f"Redis forbids commands (ACL {denied})", seen)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"-ERR scripted failure\r\n",
+        b"-LOADING server is loading\r\n",
+        b"-READONLY replica\r\n",
+        b"-MISCONF cannot persist\r\n",
+        b"HTTP/1.1 400 Bad Request\r\n\r\n",
+        b"$abc\r\n",
+        b"*-7\r\n",
+        b"+OK\r\n",
+        b":99\r\n",
+        b"*1\r\n:1\r\n",
+    ],
+)
+def test_wrong_answers(cached: Subject, redis_proxy: Proxy, answer: bytes) -> None:
+    """Errors, another protocol and answers of the wrong type are all as good as no Redis."""
+    redis_proxy.script = lambda _: (b"", answer)
+    seen = cached.use()
+    redis_proxy.script = None
+    redis_proxy.sever()
+    assert ends_answering(seen)
+    cached.finish(f"Redis answers {answer.decode().strip().splitlines()[0]!r}", seen)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [b"V" + b"\0" * 300, b"F", b"Foreign", b"L" + b"x" * 40, b"Lorem ipsum....", b"\xff" * 4096],
+)
+@pytest.mark.parametrize("key", ["user", "version:usernames", "version:leaderboard"])
+def test_foreign_values(cached: Subject, valkey: OwnValkey, key: str, value: bytes) -> None:
+    """What looks like a value, a fence, a lease or nothing known is replaced, at once."""
+    board = cached.service.get_leaderboard("b")
+    key = {
+        "user": f"user:{cached.user_id}",
+        "version:leaderboard": f"version:leaderboard:b:{cached.service._clock().date()}",
+    }.get(key, key)
+    with client_of(valkey) as client:
+        client.set(key, value)
+        assert cached.service.get_leaderboard("b") == board
+        seen = cached.use()
+        assert cached.other.get_leaderboard("b") == board
+    assert ends_answering(seen)
+    assert float(seen.split()[-2]) < 1.5, "nobody waits for a lease that is none"
+    cached.finish("a foreign value lies under a key", seen)
+
+
+def test_feed_cut(cached: Subject, valkey: OwnValkey) -> None:
+    """The feeds alone are killed: what changes meanwhile is read within their bound."""
+    with client_of(valkey) as client:
+        for each in client.client_list():
+            if "t" in each["flags"]:
+                client.client_kill_filter(_id=each["id"])
+        seen = cached.use()
+    assert ends_answering(seen)
+    cached.finish("near-cache feed cut", seen)
+
+
+def test_network_severed(cached: Subject, redis_proxy: Proxy) -> None:
+    """Every connection is cut at once, feed and commands; new ones are served."""
+    redis_proxy.sever()
+    seen = cached.use()
+    assert ends_answering(seen)
+    cached.finish("connections to Redis severed", seen)
+
+
+def test_network_paused_while_reading(cached: Subject, redis_proxy: Proxy, valkey: OwnValkey) -> None:
+    """A partition of one process: its own reads are never older than its writes."""
+    redis_proxy.pause()
+    seen = cached.use(rounds=20)
+    redis_proxy.resume()
+    assert ends_answering(seen)
+    cached.finish("one process cut off from Redis", seen)

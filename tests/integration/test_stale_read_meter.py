@@ -1,0 +1,117 @@
+"""The online stale-read meter: real disagreement is counted, and nothing else."""
+
+import time
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+
+import pytest
+import redis
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.cache import meter
+from core.records import User
+from tests.conftest import Execute
+
+PATIENCE_SECONDS = 30.0
+
+
+@pytest.fixture
+def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings that compare every hit, and near ones without the wait for a dead feed."""
+    monkeypatch.setattr(meter.StaleReadMeter.__init__, "__kwdefaults__", {"feed_bound_seconds": 0.05})
+    return settings.model_copy(update={"stale_read_sample": 1})
+
+
+@pytest.fixture
+def past_near(settings: Settings) -> Iterator[EnhancedDatabaseService]:
+    """A service without a near tier: every hit is one of Redis."""
+    with open_service(settings.model_copy(update={"near_cache_size": 0})) as service:
+        yield service
+
+
+def count(service: EnhancedDatabaseService, name: str, tier: str, cache: str = "user") -> float:
+    """Return a counter of the meter."""
+    labels = {"cache": cache, "tier": tier, "role": "job"}
+    return service.metrics.registry.get_sample_value(f"echo_cache_{name}_total", labels) or 0
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Return once the condition holds."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"never: {what}"
+        time.sleep(0.005)
+
+
+def test_a_forged_value_is_counted(
+    past_near: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
+) -> None:
+    """An older profile that somebody put back into Redis is served, and noticed."""
+    past_near.get_user_by_id(alice.id)
+    older = redis_client.get(f"user:{alice.id}")
+    assert isinstance(older, bytes)
+    past_near.update_user_profile(alice.id, name="New")
+    redis_client.set(f"user:{alice.id}", older)
+    assert past_near.get_user_by_id(alice.id) == alice
+    wait_until(lambda: count(past_near, "stale_reads", "shared") == 1, "the stale read is counted")
+
+
+def test_a_write_past_the_service_is_counted_near_too(
+    service: EnhancedDatabaseService, alice: User, execute: Execute
+) -> None:
+    """What changes a row behind the cache's back makes the near tier stale."""
+
+    def is_near() -> bool:
+        before = service.cache_stats().caches["user"].near_hits
+        service.get_user_by_id(alice.id)
+        return service.cache_stats().caches["user"].near_hits > before
+
+    wait_until(is_near, "the near tier answers")
+    execute("UPDATE users SET name = 'behind its back'")
+    service.get_user_by_id(alice.id)
+    wait_until(lambda: count(service, "stale_reads", "near") >= 1, "the stale read is counted")
+
+
+def test_a_healthy_run_counts_none(service: EnhancedDatabaseService, settings: Settings, alice: User) -> None:
+    """Two services write and read the same keys: hits are compared, and none disagrees."""
+    with open_service(settings) as other:
+        for number in range(50):
+            (service, other)[number % 2].update_user_profile(alice.id, name=str(number))
+            service.update_leaderboard_entry(alice.id, "b", Decimal(number))
+            for _ in range(4):
+                for each in (service, other):
+                    each.get_user_by_id(alice.id)
+                    each.get_leaderboard("b")
+        for each in (service, other):
+            wait_until(each._cache._meter._samples.empty, "every sample is compared")
+        for cache in ("user", "leaderboard"):
+            samples = sum(count(each, "stale_read_samples", "near", cache) for each in (service, other))
+            assert samples > 0
+            for tier in ("near", "shared"):
+                assert count(service, "stale_reads", tier, cache) == 0
+                assert count(other, "stale_reads", tier, cache) == 0
+
+
+def test_a_slow_database_slows_nobody(
+    past_near: EnhancedDatabaseService, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue is bounded: what does not fit is dropped, and no hit waits."""
+    past_near.get_user_by_id(alice.id)
+    with past_near._database.session("busy"):
+        # every other connection is taken, so that no comparison comes to an end
+        monkeypatch.setattr(past_near._database._pool, "_limit", 1)
+        started = time.perf_counter()
+        for _ in range(3 * meter.QUEUE_SAMPLES):
+            past_near.get_user_by_id(alice.id)
+        assert time.perf_counter() - started < 2
+        assert past_near._cache._meter._samples.full()
+
+
+def test_it_is_off_by_default(service: EnhancedDatabaseService) -> None:
+    """STALE_READ_SAMPLE=0 compares nothing and starts no thread."""
+    assert Settings.model_fields["stale_read_sample"].default == 0
+    off = meter.StaleReadMeter(
+        0, metrics=service.metrics, find_near=lambda _: None, find_shared=lambda _, __: None
+    )
+    off.see("near", lambda: pytest.fail("sampled"), {"k": 1})
+    assert off._thread is None

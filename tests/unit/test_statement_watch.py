@@ -1,0 +1,71 @@
+"""A statement without an answer ends, with an error that says why."""
+
+import gc
+import socket
+import threading
+from typing import cast
+
+import psycopg2
+import pytest
+from psycopg2.extensions import connection
+
+from core.database.watch import StatementAbandoned, StatementWatch
+
+
+class Silent:
+    """A connection whose server never answers."""
+
+    def __init__(self) -> None:
+        self.ours, self.theirs = socket.socketpair()
+
+    def fileno(self) -> int:
+        """Return the socket."""
+        return self.ours.fileno()
+
+    def wait(self) -> None:
+        """Wait for an answer, as libpq does."""
+        if self.ours.recv(1) == b"":
+            raise psycopg2.OperationalError("server closed the connection unexpectedly")
+
+    def close(self) -> None:
+        """Close both ends."""
+        self.ours.close()
+        self.theirs.close()
+
+
+def test_a_silent_server_is_given_up() -> None:
+    """The waiting thread gets the watch's error in place of the driver's."""
+    watch, silent = StatementWatch(limit_seconds=0.1), Silent()
+    with pytest.raises(StatementAbandoned, match=r"no answer within 0\.05 s"):
+        watch.run(cast("connection", silent), 0.05, silent.wait)
+    silent.close()
+    watch.close()
+
+
+def test_other_errors_pass() -> None:
+    """What the server says itself is not renamed, and nothing is left behind."""
+    watch, silent = StatementWatch(limit_seconds=10), Silent()
+
+    def fail() -> None:
+        raise psycopg2.ProgrammingError("no such table")
+
+    with pytest.raises(psycopg2.ProgrammingError, match="no such table"):
+        watch.run(cast("connection", silent), 10, fail)
+    assert watch._running == {}
+    silent.close()
+    watch.close()
+
+
+def test_the_watch_ends() -> None:
+    """After close its thread is gone."""
+    watch, silent = StatementWatch(limit_seconds=0.1), Silent()
+    silent.theirs.send(b"x")
+    watch.run(cast("connection", silent), 10, silent.wait)
+    thread = watch._thread
+    assert isinstance(thread, threading.Thread)
+    watch.close()
+    thread.join(5)
+    assert not thread.is_alive()
+    silent.close()
+    del watch
+    gc.collect()
