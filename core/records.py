@@ -207,3 +207,18 @@ class Health(msgspec.Struct, frozen=True):
     redis_enabled: bool
     redis_seconds: float
     pool: PoolStats
+
+
+_NOTHING: frozendict[str, Any] = frozendict()
+
+
+def freeze(document: Any) -> Any:
+    """Return a JSON value that cannot be changed: mappings as `frozendict`, lists as tuples.
+
+    `frozendict.deepfreeze` does this for any type, and takes 50 us for an empty document.
+    """
+    if isinstance(document, dict):
+        return frozendict({key: freeze(value) for key, value in document.items()}) if document else _NOTHING
+    if isinstance(document, list | tuple):
+        return tuple(freeze(item) for item in document)
+    return document

@@ -12,6 +12,7 @@ than the near tier's time to live in any case.
 
 import os
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
@@ -176,11 +177,13 @@ class Cache:
         if self._is_bypassed():
             return dict(load(keys))
         ticket = self._last_known.begin()
-        near = {key: value for key in keys if (value := self._near.get(key)) is not None}
-        missing = [key for key in keys if key not in near]
+        near = self._near.get_many(keys)
+        missing = [key for key in keys if key not in near] if len(near) < len(keys) else []
         self._tallies[kind.name].count_near(hits=len(near), misses=len(missing) if self._near.is_live else 0)
         self._meter.see("near", lambda: Read(kind, codec, load, ()), near)
-        found: dict[str, T] = {key: value for key, value in near.items() if value is not ABSENT}
+        found: dict[str, T] = near
+        for key in [key for key, value in near.items() if value is ABSENT]:
+            del found[key]
         if missing:
             try:
                 read = self._reader.read(Read(kind, codec, load, ()), missing)
@@ -235,9 +238,8 @@ class Cache:
         by_key = {key: kind for kind, key in changed}
         if not by_key:
             return
-        for kind in set(by_key.values()):
-            count = sum(1 for each in by_key.values() if each == kind)
-            self._tallies[kind.name].count_invalidations(count)
+        for name, count in Counter(kind.name for kind in by_key.values()).items():
+            self._tallies[name].count_invalidations(count)
         if self._shared is not None:
             if is_certain:
                 self._shared.delete(list(by_key), token)

@@ -11,7 +11,8 @@ import zlib
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
-from frozendict import deepfreeze, frozendict
+
+from core.records import freeze
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class Codec(Generic[T]):
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(of, dec_hook=_decode_frozendict)
         self._encoder = msgspec.msgpack.Encoder()
         self._shape = zlib.crc32(_describe(of).encode()).to_bytes(4, "big")
+        self._value_head = VALUE_MARK + self._shape
 
     def encode(self, value: T | Absent, versions: tuple[bytes, ...]) -> bytes:
         """Return the stored form of `value`, valid while its versions are."""
@@ -46,13 +48,9 @@ class Codec(Generic[T]):
 
     def decode(self, stored: bytes, versions: tuple[bytes, ...]) -> T | Absent | None:
         """Return the value, or None when it is foreign, of another shape or outdated."""
-        head = self._head(stored[:1], versions)
+        head = self._head(VALUE_MARK, versions) if versions else self._value_head
         if not stored.startswith(head):
-            return None
-        if head[:1] == NONE_MARK:
-            return ABSENT if len(stored) == len(head) else None
-        if head[:1] != VALUE_MARK:
-            return None
+            return ABSENT if stored == self._head(NONE_MARK, versions) else None
         try:
             return self._decoder.decode(memoryview(stored)[len(head) :])
         except (msgspec.DecodeError, ValueError):
@@ -82,8 +80,9 @@ def is_lease(stored: bytes | None) -> bool:
 
 
 def _decode_frozendict(kind: type, plain: Any) -> Any:
-    if getattr(kind, "__origin__", kind) is frozendict:
-        return deepfreeze(plain)
+    # called for every entry of a board; no other type of the records needs help
+    if isinstance(plain, dict):
+        return freeze(plain)
     raise NotImplementedError(kind)
 
 

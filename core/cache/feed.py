@@ -10,7 +10,7 @@ Source: Redis documentation, "Client-side caching in Redis", broadcasting mode.
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import redis
@@ -29,8 +29,10 @@ STOP_SECONDS = 2.0
 class InvalidationFeed:
     """Keeps a near tier coherent with Redis until it is closed."""
 
-    def __init__(self, client: redis.Redis, near: NearTier, *, prefix: str, families: Sequence[str]) -> None:
-        self._client = client
+    def __init__(
+        self, connect: Callable[[], Any], near: NearTier, *, prefix: str, families: Sequence[str]
+    ) -> None:
+        self._open = connect
         self._near = near
         self._prefix = prefix
         self._families = [prefix + family for family in families]
@@ -72,10 +74,8 @@ class InvalidationFeed:
             self._stopping.wait(RECONNECT_SECONDS)
 
     def _connect(self) -> Any:
-        # beside the pool: it counts what it makes, never down, and refuses everybody after a hundred
-        pool = self._client.connection_pool
         # redis-py annotates neither the connection nor its parser
-        connection: Any = pool.connection_class(**pool.connection_kwargs)
+        connection = self._open()
         connection.connect()
         connection._parser.set_invalidation_push_handler(self._hear)  # noqa: SLF001  # redis-py has no public way
         arguments: list[str] = []

@@ -66,6 +66,8 @@ class LastKnown:
         changed = set(keys)
         with self._lock:
             self._forgotten += 1
+            if not self._is_enabled:
+                return
             for key in changed:
                 self._values.pop(key, None)
             versions = {key for key in changed if key.startswith("version:")}

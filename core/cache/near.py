@@ -9,10 +9,9 @@ overtakes the value refuses it.
 import itertools
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
-
-from cachetools import LRUCache
 
 
 class _Entry(NamedTuple):
@@ -40,7 +39,9 @@ class NearTier:
         self._ttl_seconds = ttl_seconds
         self._clock = clock
         self._lock = threading.Lock()
-        self._entries: LRUCache[str, _Entry] = LRUCache(max(1, max_entries))
+        self._max_entries = max_entries
+        # the least recently used first; cachetools' LRUCache takes more than twice as long for a hit
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
         # version key -> keys of the values that depend on it
         self._dependents: dict[str, set[str]] = {}
         # key -> tickets of the reads under way that it was not invalidated during
@@ -59,13 +60,32 @@ class NearTier:
         if not self._is_live:
             return None
         with self._lock:
-            entry: _Entry | None = self._entries.get(key)
+            entry = self._entries.get(key)
             if entry is None:
                 return None
             if entry.expires_at > self._clock():
+                self._entries.move_to_end(key)
                 return entry.value
             self._drop(key)
             return None
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
+        """Return the values that are here, in the order of the keys."""
+        if not self._is_live:
+            return {}
+        found: dict[str, Any] = {}
+        with self._lock:
+            entries, now = self._entries, self._clock()
+            for key in keys:
+                entry = entries.get(key)
+                if entry is None:
+                    continue
+                if entry.expires_at > now:
+                    entries.move_to_end(key)
+                    found[key] = entry.value
+                else:
+                    self._drop(key)
+        return found
 
     def begin_read(self, keys: Sequence[str]) -> int:
         """Note that the keys are about to be read from Redis; return the read's ticket, 0 for none."""
@@ -99,8 +119,8 @@ class NearTier:
 
     def _admit(self, key: str, entry: _Entry) -> None:
         self._drop(key)
-        if len(self._entries) >= self._entries.maxsize:
-            oldest, evicted = self._entries.popitem()
+        if len(self._entries) >= self._max_entries:
+            oldest, evicted = self._entries.popitem(last=False)
             self._unlink(oldest, evicted)
         self._entries[key] = entry
         for version_key in entry.depends_on:

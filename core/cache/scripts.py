@@ -15,6 +15,8 @@ Owns the protocol of leases and fences. What lies under a key begins with a mark
 Source of the lease: Nishtala et al., Scaling Memcache at Facebook (NSDI 2013), 3.2.1.
 """
 
+from core.cache.link import Script
+
 # A fence is a token of 16 bytes and the time of its expiry in ms, 13 digits; a lease is a token.
 _FENCES = """
 local function read_ms()
@@ -38,7 +40,7 @@ end
 # KEYS: values, then version keys. ARGV: token, lease ms, version ms, count of values,
 # then per value how what is there begins, as the reader saw it, when that may be overwritten.
 # Returns per value 1 (granted), 0 (another loads, or has loaded) or -1 (fenced), then each version.
-LEASE = (
+LEASE = Script(
     _FENCES
     + """
 local function mark(key)
@@ -87,7 +89,8 @@ return result
 # milliseconds and its stored form, then each version the values were loaded under.
 # A value without milliseconds, and one that is refused, gives its lease up, so that the next
 # reader may fill. Returns how many were stored.
-FILL = """
+FILL = Script(
+    """
 local count = tonumber(ARGV[2])
 local function read(key)
   local value = redis.pcall('GET', key)
@@ -110,9 +113,10 @@ for i = 1, count do
 end
 return stored
 """
+)
 
 # KEYS: what a transaction changes. ARGV: the writer's token, its ms.
-FENCE = (
+FENCE = Script(
     _FENCES
     + """
 local now = read_ms()
@@ -126,7 +130,7 @@ return #KEYS
 
 # KEYS: what was changed. ARGV: the writer's token. The fences of other writers stay: their
 # COMMIT is still to come. Either way the key is touched, so that the feed tells of the change.
-RELEASE = (
+RELEASE = Script(
     _FENCES
     + """
 local now = read_ms()

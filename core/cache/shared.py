@@ -20,6 +20,7 @@ from core.cache.codec import FENCE_MARK, LEASE_MARK, new_token
 from core.cache.debts import Debts
 from core.cache.feed import InvalidationFeed
 from core.cache.keys import FAMILIES
+from core.cache.link import Link, Script
 from core.cache.near import NearTier
 from core.cache.scripts import FENCE, FILL, LEASE, RELEASE
 from core.settings import Settings
@@ -74,10 +75,7 @@ class SharedTier:
     def __init__(self, settings: Settings, *, client_name: str, breaker: CircuitBreaker) -> None:
         self._prefix = settings.redis_key_prefix
         self._redis = connect_redis(settings, client_name)
-        self._lease: Any = self._redis.register_script(LEASE)
-        self._fill: Any = self._redis.register_script(FILL)
-        self._fence: Any = self._redis.register_script(FENCE)
-        self._release: Any = self._redis.register_script(RELEASE)
+        self._link = Link(self._redis)
         self._breaker = breaker
         self._fence_milliseconds = settings.database_query_timeout + FENCE_MARGIN_MILLISECONDS
         self._debts = Debts(release=self._release_keys, release_all=self._release_all, pay=self._pay)
@@ -92,7 +90,7 @@ class SharedTier:
         """Return what is stored under each key; MGET takes a key of another type for missing."""
 
         def read() -> list[Any]:
-            reply: Any = self._redis.mget(self._named(keys))
+            reply: Any = self._link.ask("MGET", *self._named(keys))
             _expect_list(reply, len(keys))
             if not _STORED.issuperset(map(type, reply)):
                 raise redis.InvalidResponse("values of another type")
@@ -107,7 +105,7 @@ class SharedTier:
         arguments = [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(keys), *seen]
 
         def ask() -> list[Any]:
-            reply: Any = self._lease(self._named([*keys, *versions]), arguments)
+            reply: Any = self._link.run(LEASE, self._named([*keys, *versions]), arguments)
             _expect_list(reply, len(keys) + len(versions))
             return list(reply)
 
@@ -125,7 +123,7 @@ class SharedTier:
         for _, milliseconds, value in stored:
             arguments += (milliseconds, value)
         arguments += lease.versions
-        return int(self._call(lambda: self._fill(self._named(keys), arguments)))
+        return int(self._call(lambda: self._link.run(FILL, self._named(keys), arguments)))
 
     def give_up(self, keys: Sequence[str]) -> None:
         """Drop leases that may lie there for nobody, as soon as Redis answers."""
@@ -139,7 +137,7 @@ class SharedTier:
         """
         token = new_token(FENCE_MARK)
         try:
-            self._call(lambda: self._run(self._fence, keys, [token, self._fence_milliseconds]))
+            self._call(lambda: self._run(FENCE, keys, [token, self._fence_milliseconds]))
         except CacheDown:
             logger.debug("no fence: redis does not answer")
         return token
@@ -147,7 +145,7 @@ class SharedTier:
     def keep_fence(self, keys: Sequence[str], token: bytes) -> None:
         """Drop what lies under the keys, and let nobody fill them until the fence expires."""
         try:
-            self._call(lambda: self._run(self._fence, keys, [token, self._fence_milliseconds]))
+            self._call(lambda: self._run(FENCE, keys, [token, self._fence_milliseconds]))
         except CacheDown:
             # without the token, so that a fence that was set stays
             self.delete(keys)
@@ -164,11 +162,12 @@ class SharedTier:
 
     def make_feed(self, near: NearTier) -> InvalidationFeed:
         """Return the feed that keeps `near` coherent with this Redis."""
-        return InvalidationFeed(self._redis, near, prefix=self._prefix, families=FAMILIES)
+        return InvalidationFeed(self._link.open, near, prefix=self._prefix, families=FAMILIES)
 
     def close(self) -> None:
         """Pay what is owed, if Redis answers, and close every connection to it."""
         self._debts.close()
+        self._link.close()
         self._redis.close()
 
     def renew(self) -> None:
@@ -195,6 +194,7 @@ class SharedTier:
             if isinstance(error, redis.InvalidResponse):
                 # the next answers may belong to other questions
                 self._redis.connection_pool.disconnect(inuse_connections=False)
+                self._link.close()
             raise CacheDown("down") from error
         except redis.RedisError as error:
             if not self._is_refusing:
@@ -215,24 +215,22 @@ class SharedTier:
             logger.debug("redis does not answer yet")
 
     def _release_keys(self, keys: Sequence[str], token: bytes) -> None:
-        self._run(self._release, keys, [token])
+        self._run(RELEASE, keys, [token])
 
-    def _run(self, script: Any, keys: Sequence[str], arguments: Sequence[Any]) -> None:
+    def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> None:
         """Run a script over many keys, a thousand at a time in one round trip."""
-        if len(keys) <= SCRIPT_KEYS:
-            _expect_count(script(self._named(keys), arguments), len(keys))
-            return
-        with self._redis.pipeline(transaction=False) as pipeline:
-            for start in range(0, len(keys), SCRIPT_KEYS):
-                script(self._named(keys[start : start + SCRIPT_KEYS]), arguments, client=pipeline)
-            _expect_count(sum(pipeline.execute()), len(keys))
+        names = self._named(keys)
+        groups = [names[start : start + SCRIPT_KEYS] for start in range(0, len(names), SCRIPT_KEYS)]
+        replies = self._link.run_each(script, groups, arguments)
+        if replies != [len(group) for group in groups]:
+            raise redis.InvalidResponse(f"no confirmation of {len(keys)} keys")
 
     def _release_all(self) -> None:
         for family in FAMILIES:
             names = self._redis.scan_iter(match=f"{self._prefix}{family}*", count=SCAN_COUNT)
             while batch := list(islice(names, SCRIPT_KEYS)):
                 # not by UNLINK: the fences of other writers stay
-                self._release(batch, [NO_TOKEN])
+                self._link.run(RELEASE, batch, [NO_TOKEN])
 
     def _named(self, keys: Sequence[str]) -> list[str]:
         return [self._prefix + key for key in keys] if self._prefix else list(keys)
@@ -241,11 +239,6 @@ class SharedTier:
 def _expect_list(reply: Any, length: int) -> None:
     if not isinstance(reply, list) or len(reply) != length:
         raise redis.InvalidResponse(f"no list of {length}")
-
-
-def _expect_count(reply: Any, count: int) -> None:
-    if reply != count:
-        raise redis.InvalidResponse(f"no confirmation of {count} keys")
 
 
 def connect_redis(settings: Settings, client_name: str) -> redis.Redis:

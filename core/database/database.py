@@ -90,6 +90,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
                 return False
             raise peewee.OperationalError("connection already opened")
         self._state.reset()
+        self._state.is_begin_due = False
         raw = self._pool.checkout(self._operation_of_thread())
         self._state.set_connection(raw)
         if self.server_version is None:
@@ -107,6 +108,43 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
 
     def _operation_of_thread(self) -> str:
         return getattr(self._state, "operation", "query")
+
+    def begin(self, isolation_level: Any = None) -> None:
+        """Begin a transaction with its first statement, in the same round trip."""
+        if isolation_level is None and not self._isolation_level:
+            self._state.is_begin_due = True
+        else:
+            super().begin(isolation_level)
+
+    def execute_sql(self, sql: str, params: Any = None) -> Any:
+        """Run a statement in the present transaction, or in its own."""
+        if getattr(self._state, "is_begin_due", False):
+            self._state.is_begin_due = False
+            sql = f"BEGIN; {sql}"
+        return super().execute_sql(sql, params)
+
+    def cursor(self, named_cursor: Any = None) -> Any:
+        """Return a cursor in the present transaction."""
+        cursor = super().cursor(named_cursor)
+        if getattr(self._state, "is_begin_due", False):
+            self._state.is_begin_due = False
+            cursor.execute("BEGIN")
+        return cursor
+
+    def commit(self) -> None:
+        """Commit, unless there was no statement."""
+        if not self._end_unbegun():
+            super().commit()
+
+    def rollback(self) -> None:
+        """Roll back, unless there was no statement."""
+        if not self._end_unbegun():
+            super().rollback()
+
+    def _end_unbegun(self) -> bool:
+        is_unbegun = getattr(self._state, "is_begin_due", False) and not self.is_closed()
+        self._state.is_begin_due = False
+        return is_unbegun
 
     # -- units of work ----------------------------------------------------------------
 

@@ -77,14 +77,17 @@ MARKET_EVENTS = Target(
 
 def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int:
     """Upsert records, which name each key once; return how many rows are new or changed."""
-    database.execute_sql(f"CREATE TEMPORARY TABLE staged_{target.table} (LIKE {target.table}) ON COMMIT DROP")
-    columns = ", ".join(target.columns)
+    staged = f"staged_{target.table}"
+    # one transaction may load the same table twice
+    database.execute_sql(
+        f"DROP TABLE IF EXISTS pg_temp.{staged};"
+        f" CREATE TEMPORARY TABLE {staged} (LIKE {target.table}) ON COMMIT DROP"
+    )
+    # a column without any value is left out: most ticks have half of theirs
+    names = [name for name in target.columns if any(getattr(each, name) is not None for each in records)]
     with database.cursor() as cursor:
-        cursor.copy_expert(f"COPY staged_{target.table} ({columns}) FROM STDIN", _text_of(target, records))
-    changed = int(database.execute_sql(_upsert(target)).rowcount)
-    # a transaction may load the same table again
-    database.execute_sql(f"DROP TABLE staged_{target.table}")
-    return changed
+        cursor.copy_expert(f"COPY {staged} ({', '.join(names)}) FROM STDIN", _text_of(names, records))
+    return int(database.execute_sql(_upsert(target)).rowcount)
 
 
 def _upsert(target: Target) -> str:
@@ -100,16 +103,13 @@ def _upsert(target: Target) -> str:
             IS DISTINCT FROM ({", ".join(f"EXCLUDED.{name}" for name in compared)})"""
 
 
-def _text_of(target: Target, records: Sequence[Any]) -> io.StringIO:
+def _text_of(names: Sequence[str], records: Sequence[Any]) -> io.StringIO:
     """Spell records in COPY's text form: tabs, newlines, backslash-N for nothing.
 
     Column by column and by exact type, which takes a quarter of the time of a chain of
     isinstance for each value.
     """
-    columns = [
-        [_SPELLINGS[type(value)](value) for value in map(attrgetter(name), records)]
-        for name in target.columns
-    ]
+    columns = [[_SPELLINGS[type(value)](value) for value in map(attrgetter(name), records)] for name in names]
     return io.StringIO("".join(["\t".join(row) + "\n" for row in zip(*columns, strict=True)]))
 
 

@@ -10,12 +10,11 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
-from frozendict import deepfreeze
 from psycopg2.extras import Json
 
 from core.database import Database
 from core.queries.rows import Row, count_changed, fetch_all, find_one
-from core.records import LeaderboardEntry
+from core.records import LeaderboardEntry, freeze
 
 _ENTRY = "e.id, e.user_id, u.username, e.session_date, e.category, e.score"
 _REST = "e.metadata, e.created_at"
@@ -129,7 +128,7 @@ LIST_CATEGORIES = """
 
 def build_entry(row: Row) -> LeaderboardEntry:
     """Build an entry from a row of PAGE, RANK or AROUND."""
-    values = [*row[:7], deepfreeze(row[7]), row[8]]
+    values = [*row[:7], freeze(row[7]), row[8]]
     return LeaderboardEntry(*values)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from core.database import Database
+from core.queries.bulk import TICKS, load_rows
 from core.queries.rows import Row, count_changed, fetch_all
 from core.records import Candle, Tick
 
@@ -38,17 +39,23 @@ CANDLES = """
         WHERE symbol = %(symbol)s AND timestamp >= %(start)s AND timestamp < %(end)s
     ) AS ticks
     GROUP BY symbol, bucket ORDER BY bucket"""
+# From here on COPY is faster, although it needs a staging table.
+COPY_ROWS = 500
+_REPLACE = """
+    ON CONFLICT (symbol, timestamp) DO UPDATE SET
+        price = EXCLUDED.price, volume = EXCLUDED.volume, bid = EXCLUDED.bid, ask = EXCLUDED.ask,
+        change_24h = EXCLUDED.change_24h, change_percent_24h = EXCLUDED.change_percent_24h,
+        volatility = EXCLUDED.volatility, open = EXCLUDED.open, high = EXCLUDED.high,
+        low = EXCLUDED.low"""
 # Live ticks are written once each, so a batch with one of a known time replaces it.
 INSERT = f"""
     INSERT INTO ticks ({COLUMNS})
     SELECT * FROM unnest(%s::text[], %s::timestamptz[], %s::numeric[], %s::bigint[], %s::numeric[],
         %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[],
         %s::numeric[])
-    ON CONFLICT (symbol, timestamp) DO UPDATE SET
-        price = EXCLUDED.price, volume = EXCLUDED.volume, bid = EXCLUDED.bid, ask = EXCLUDED.ask,
-        change_24h = EXCLUDED.change_24h, change_percent_24h = EXCLUDED.change_percent_24h,
-        volatility = EXCLUDED.volatility, open = EXCLUDED.open, high = EXCLUDED.high,
-        low = EXCLUDED.low"""
+    {_REPLACE}"""
+# A single tick is planned in half of the time that twelve arrays take.
+INSERT_ONE = f"INSERT INTO ticks ({COLUMNS}) VALUES ({', '.join(['%s'] * 12)}) {_REPLACE}"
 
 
 def build_tick(row: Row) -> Tick:
@@ -79,11 +86,16 @@ def list_candles(
     return fetch_all(database, build_candle, CANDLES, parameters)
 
 
-def insert_ticks(database: Database, ticks: Sequence[Tick]) -> int:
-    """Insert ticks in one statement; each (symbol, timestamp) may come once."""
-    names = [name.strip() for name in COLUMNS.split(",")]
-    columns = tuple([getattr(tick, name) for tick in ticks] for name in names)
-    return count_changed(database, INSERT, columns)
+def insert_ticks(database: Database, ticks: Sequence[Tick]) -> None:
+    """Insert ticks, which replace those there; each (symbol, timestamp) may come once."""
+    if len(ticks) >= COPY_ROWS:
+        load_rows(database, TICKS, ticks)
+        return
+    columns = tuple([getattr(tick, name) for tick in ticks] for name in TICKS.columns)
+    if len(ticks) == 1:
+        database.execute_sql(INSERT_ONE, tuple(value for (value,) in columns))
+    else:
+        database.execute_sql(INSERT, columns)
 
 
 DELETE = "DELETE FROM ticks WHERE symbol = %s"

@@ -5,14 +5,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from frozendict import deepfreeze
 from peewee import SQL
 from psycopg2.extras import Json
 
 from core.database import Database
 from core.models import User as UserModel
 from core.queries.rows import Row, count_changed, fetch_all, find_one
-from core.records import User
+from core.records import User, freeze
 
 COLUMNS = "id, username, name, email, last_active, preferences, created_at, updated_at"
 
@@ -38,7 +37,7 @@ DELETE = "DELETE FROM users WHERE id = %s"
 
 def build_user(row: Row) -> User:
     """Build a user from a row of COLUMNS."""
-    values = [*row[:5], deepfreeze(row[5]), *row[6:]]
+    values = [*row[:5], freeze(row[5]), *row[6:]]
     return User(*values)
 
 

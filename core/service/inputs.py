@@ -166,7 +166,9 @@ def check_decimal(
 
 
 def _to_decimal(value: Any) -> Decimal | None:
-    if isinstance(value, bool) or not isinstance(value, Decimal | int | float | str):
+    if isinstance(value, Decimal):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:
         # through repr: 0.1 stands for 0.1, not for the binary fraction next to it
@@ -183,6 +185,9 @@ def check_money(value: Any, name: str, *, signed: bool = False) -> Decimal:
 
 def check_price(value: Any, name: str) -> Decimal:
     """Return a price above zero, with the digits it was given with."""
+    if isinstance(value, Decimal) and value.is_finite() and 0 < value <= MAX_PRICE:
+        # most are: a batch has three prices in each of its ticks
+        return value
     number = check_decimal(value, name, least=Decimal(0), most=MAX_PRICE)
     if number == 0:
         raise InvalidInput(f"{name} is {value!r}; give a number above 0 up to {MAX_PRICE}")
@@ -202,6 +207,8 @@ def check_time(value: Any, name: str) -> datetime:
     """Return an aware time in UTC."""
     if not isinstance(value, datetime) or value.utcoffset() is None:
         raise InvalidInput(f"{name} is {value!r}; give a datetime with a time zone")
+    if value.tzinfo is UTC:
+        return value
     try:
         return value.astimezone(UTC)
     except OverflowError:

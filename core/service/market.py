@@ -1,8 +1,9 @@
 """The market: ticks, latest prices, candles."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from core.cache import Codec
@@ -27,7 +28,9 @@ from core.service.inputs import (
 
 _TICK_CODEC: Codec[Tick] = Codec(Tick)
 _TICKS_CODEC: Codec[tuple[Tick, ...]] = Codec(tuple[Tick, ...])
-CHUNK_ROWS = 5_000
+CHUNK_ROWS = 20_000
+# Of at most 1,000 symbols each.
+REMEMBERED_LISTS = 64
 
 
 class Market(ServiceBase):
@@ -41,16 +44,16 @@ class Market(ServiceBase):
         """
         if symbols is None:
             return self._cache.get_or_load(MARKET, MARKET_ALL_KEY, _TICKS_CODEC, self._load_latest_of_all)
-        by_key = {market_key(symbol): symbol for symbol in check_symbols(symbols)}
+        by_key = _name_keys(symbols)
         if not by_key:
             return ()
         found = self._cache.get_or_load_many(
             MARKET,
-            list(by_key),
+            tuple(by_key),
             _TICK_CODEC,
             lambda keys: self._load_latest([by_key[key] for key in keys]),
         )
-        return tuple(sorted(found.values(), key=lambda tick: tick.symbol))
+        return tuple([found[key] for key in by_key if key in found])
 
     def _load_latest_of_all(self) -> tuple[Tick, ...]:
         return self._read("get_latest_market_data", queries.list_latest_of_all)
@@ -108,7 +111,9 @@ class Market(ServiceBase):
         with self._changing("insert_market_ticks") as (database, changes):
             note_symbols(changes, {symbol for symbol, _ in last})
             ordered = sorted(last.values(), key=lambda tick: (tick.symbol, tick.timestamp))
-            return sum(queries.insert_ticks(database, chunk) for chunk in chunked(ordered, CHUNK_ROWS))
+            for chunk in chunked(ordered, CHUNK_ROWS):
+                queries.insert_ticks(database, chunk)
+        return len(last)
 
     def delete_market_ticks(self, symbol: str) -> int:
         """Delete every tick of a symbol; return how many there were. Raises `InvalidInput`."""
@@ -134,6 +139,23 @@ class Market(ServiceBase):
                 f"{(last - first) / width:.0f} buckets were asked for; give at most {MAX_CANDLES}"
             )
         return self._read("get_price_history", queries.list_candles, checked, first, last, width)
+
+
+def _name_keys(symbols: Any) -> Mapping[str, str]:
+    """Return the cache key of each symbol, ordered by symbol."""
+    if isinstance(symbols, list | tuple):
+        try:
+            return _name_keys_once(tuple(symbols))
+        except TypeError:
+            # something that cannot be hashed, and so is no symbol
+            pass
+    return {market_key(symbol): symbol for symbol in sorted(check_symbols(symbols))}
+
+
+@lru_cache(maxsize=REMEMBERED_LISTS)
+def _name_keys_once(symbols: tuple[str, ...]) -> Mapping[str, str]:
+    # callers ask for the same few lists, and checking one takes longer than a hit of all
+    return {market_key(symbol): symbol for symbol in sorted(check_symbols(symbols))}
 
 
 def note_symbols(changes: Changes, symbols: Iterable[str]) -> None:

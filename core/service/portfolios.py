@@ -5,8 +5,6 @@ from datetime import date
 from decimal import Decimal
 from uuid import UUID
 
-import msgspec
-
 from core.cache import CacheKind, Codec
 from core.cache.keys import PORTFOLIO, portfolio_key
 from core.database import ConstraintViolated, Database
@@ -82,13 +80,14 @@ class Portfolios(ServiceBase):
         day = check_session_date(session_date, self._clock())
         update = self._check_update(PortfolioUpdate(user_id, day, total_value, day_change))
         with self._changing("update_portfolio_value") as (database, changes):
-            updated = self._update(database, changes, [update])
-            if not updated:
+            _note(changes, [update])
+            updated = queries.update_portfolio(database, update)
+            if updated is None:
                 raise PortfolioNotFound(
                     f"user {update.user_id} has no portfolio in the session {day};"
                     " get_current_portfolio opens one"
                 )
-        return updated[0]
+        return updated
 
     def batch_update_portfolios(self, updates: Iterable[PortfolioUpdate]) -> BatchResult:
         """Set the values of many portfolios, all or none.
@@ -99,18 +98,18 @@ class Portfolios(ServiceBase):
         """
         given = enumerate(check_records(updates, PortfolioUpdate, "update"))
         checked = (self._check_at(place, update) for place, update in given)
-        last = {(update.user_id, update.session_date): update for update in checked}
-        count, missing = 0, list[PlayerSession]()
+        # by number: comparing and hashing UUIDs takes longer than checking them
+        last = {(check_id(update.user_id, "user_id").int, update.session_date): update for update in checked}
+        missing: list[PlayerSession] = []
         if not last:
             return BatchResult(updated=0, missing=())
         with self._changing("batch_update_portfolios") as (database, changes):
             # in the order of the key, so that two batches do not wait for each other in a circle
-            ordered = sorted(last.values(), key=lambda u: (str(u.user_id), u.session_date))
+            ordered = [last[key] for key in sorted(last)]
             for chunk in chunked(ordered, CHUNK_ROWS):
-                updated = self._update(database, changes, chunk)
-                count += len(updated)
-                missing += queries.find_missing(chunk, updated)
-        return BatchResult(updated=count, missing=tuple(missing))
+                _note(changes, chunk)
+                missing += queries.update_portfolios(database, chunk)
+        return BatchResult(updated=len(last) - len(missing), missing=tuple(missing))
 
     def list_session_dates(self, *, limit: int = 365, before: date | None = None) -> tuple[date, ...]:
         """Return the days that have portfolios or leaderboard entries, newest first.
@@ -120,14 +119,6 @@ class Portfolios(ServiceBase):
         day = None if before is None else check_session_date(before, self._clock())
         limit = check_limit(limit)
         return self._read("list_session_dates", queries.list_session_dates, limit, day)
-
-    def _update(
-        self, database: Database, changes: Changes, updates: list[PortfolioUpdate]
-    ) -> tuple[Portfolio, ...]:
-        changes.keys.extend(
-            (PORTFOLIO, portfolio_key(check_id(u.user_id, "user_id"), u.session_date)) for u in updates
-        )
-        return queries.update_portfolios(database, updates)
 
     def _check_at(self, place: int, update: PortfolioUpdate) -> PortfolioUpdate:
         try:
@@ -139,14 +130,19 @@ class Portfolios(ServiceBase):
         cash = update.current_cash
         if update.session_date is None:
             raise InvalidInput("session_date is None; give a datetime.date")
-        return msgspec.structs.replace(
-            update,
+        return PortfolioUpdate(
             user_id=check_id(update.user_id, "user_id"),
             session_date=check_session_date(update.session_date, self._clock()),
             total_value=check_money(update.total_value, "total_value"),
             day_change=check_money(update.day_change, "day_change", signed=True),
             current_cash=None if cash is None else check_money(cash, "current_cash"),
         )
+
+
+def _note(changes: Changes, updates: Iterable[PortfolioUpdate]) -> None:
+    changes.keys.extend(
+        (PORTFOLIO, portfolio_key(check_id(u.user_id, "user_id"), u.session_date)) for u in updates
+    )
 
 
 def list_portfolio_keys(database: Database, user_id: UUID) -> list[tuple[CacheKind, str]]:

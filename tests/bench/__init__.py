@@ -1,1 +1,1 @@
-"""Measurements against the bare drivers: `make bench`."""
+"""Measurements against other ways of doing the same: `make bench`."""

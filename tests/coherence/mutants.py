@@ -8,10 +8,11 @@ from typing import Any
 
 from core import EnhancedDatabaseService
 from core.cache.near import _Entry
-from core.cache.scripts import FILL
+from core.cache.link import Script
+from core.cache.scripts import FENCE, FILL
 from core.cache.shared import NO_TOKEN
 
-BLIND_FILL = FILL.replace("if read(KEYS[i]) == ARGV[1] then", "if true then").replace(
+BLIND_FILL = FILL.text.replace("if read(KEYS[i]) == ARGV[1] then", "if true then").replace(
     "is_current = is_current and read(KEYS[i]) == ARGV[2 + count * 2 + (i - count)]", "is_current = true"
 )
 LONE_FENCE = """
@@ -24,9 +25,8 @@ return #KEYS
 
 def fill_without_lease(service: EnhancedDatabaseService) -> None:
     """Store what was loaded, whoever changed it meanwhile."""
-    shared = _shared(service)
-    assert BLIND_FILL.count("true") == FILL.count("true") + 2, "the script has changed"
-    shared._fill = shared._redis.register_script(BLIND_FILL)
+    assert BLIND_FILL.text.count("true") == FILL.text.count("true") + 2, "the script has changed"
+    _swap(service, FILL, Script(BLIND_FILL))
 
 
 def invalidate_before_commit(service: EnhancedDatabaseService) -> None:
@@ -59,8 +59,7 @@ def commit_without_fence(service: EnhancedDatabaseService) -> None:
 
 def overwrite_fences(service: EnhancedDatabaseService) -> None:
     """Let a writer's fence replace that of another, and take both away."""
-    shared = _shared(service)
-    shared._fence = shared._redis.register_script(LONE_FENCE)
+    _swap(service, FENCE, Script(LONE_FENCE))
 
 
 def admit_without_ticket(service: EnhancedDatabaseService) -> None:
@@ -129,6 +128,12 @@ def _leave_out(service: EnhancedDatabaseService, prefix: str) -> None:
 
     cache.fence = lambda keys: fence(keep(keys))
     cache.invalidate = lambda keys, token=NO_TOKEN, **rest: invalidate(keep(keys), token, **rest)
+
+
+def _swap(service: EnhancedDatabaseService, script: Script, other: Script) -> None:
+    link = _shared(service)._link
+    run_each = link.run_each
+    link.run_each = lambda given, *rest: run_each(other if given is script else given, *rest)
 
 
 def _shared(service: EnhancedDatabaseService) -> Any:

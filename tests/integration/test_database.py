@@ -4,17 +4,27 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from psycopg2.extensions import TRANSACTION_STATUS_INTRANS
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.errors import DatabaseUnavailable, PoolClosed, PoolTimeout, QueryTimeout
+from core.errors import (
+    DatabaseUnavailable,
+    InvalidInput,
+    PoolClosed,
+    PoolTimeout,
+    QueryTimeout,
+    UserNotFound,
+)
 from core.local.ports import find_free_port
 from core.local.servers import PostgresServer, run_postgres
 from core.migration import Migrator
-from core.records import User
+from core.records import Tick, User
 from tests.conftest import FAST, Execute
 
 TERMINATE = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -159,6 +169,47 @@ def test_a_write_is_never_repeated(direct: EnhancedDatabaseService, execute: Exe
         database.execute_sql("UPDATE users SET name = 'whole'")
     assert direct.get_user_by_id(alice.id).name == "Alice Adams"
     assert direct.pool_stats().pool_in_use == 0
+
+
+def test_a_transaction_begins_with_its_first_statement(direct: EnhancedDatabaseService) -> None:
+    """In one round trip; without a statement there is none, and nothing is left open."""
+    statements: list[str] = []
+    database = direct._database
+    database.query_hooks.append(lambda event: statements.append(event.sql))
+    with database.transaction_of("empty"):
+        pass
+    with database.transaction_of("two"):
+        database.execute_sql("SELECT 1")
+        database.execute_sql("SELECT 2")
+    with database.transaction_of("by cursor"), database.cursor() as cursor:
+        cursor.execute("SELECT pg_current_xact_id() = pg_current_xact_id()")
+        assert cursor.fetchall() == [(True,)]
+        assert database._state.conn.info.transaction_status == TRANSACTION_STATUS_INTRANS
+    assert statements == ["BEGIN; SELECT 1", "SELECT 2"]
+
+
+def test_a_failed_first_statement_undoes_nothing_else(
+    direct: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """A savepoint that fails first leaves the transaction around it usable."""
+    with direct.transaction():
+        with pytest.raises(InvalidInput):
+            direct.create_user(username="")
+        with pytest.raises(UserNotFound):
+            direct.touch_last_active("018f0000-0000-7000-8000-000000000001")
+        direct.create_user(username="alice")
+    assert execute("SELECT username FROM users") == [("alice",)]
+
+
+def test_one_transaction_may_load_a_table_twice(direct: EnhancedDatabaseService, execute: Execute) -> None:
+    """The staging table of the first load is in nobody's way."""
+    now = datetime(2026, 3, 2, tzinfo=UTC)
+    with direct.transaction():
+        for price in (1, 2):
+            direct.load_market_ticks([Tick("AAPL", now, Decimal(price))])
+        direct.insert_market_ticks([Tick(f"S{n}", now, Decimal(n + 1)) for n in range(600)])
+    assert execute("SELECT price FROM ticks WHERE symbol = 'AAPL'") == [(2,)]
+    assert execute("SELECT count(*) FROM ticks") == [(601,)]
 
 
 def test_a_restarted_server_heals(settings: Settings, server_directory: Callable[[], Path]) -> None:

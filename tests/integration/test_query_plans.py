@@ -55,8 +55,9 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
         {"before": None, "limit": 365},
         {"portfolios_session", "leaderboard_entries_board"},
     ),
+    "update": (portfolios.UPDATE, ([USER], [DAY], [1], [0], [None]), {"portfolios_user_session"}),
     "batch update": (
-        portfolios.UPDATE,
+        portfolios.UPDATE_MANY,
         ([USER], [DAY], [1], [0], [None]),
         {"portfolios_user_session"},
     ),
@@ -126,7 +127,7 @@ def test_a_batch_probes_each_row_of_a_batch(filled: Execute) -> None:
     count = len(ids[0])
     parameters = (ids[0], [DAY] * count, [1] * count, [0] * count, [None] * count)
     filled(portfolios.PROBE_INDEX.replace("SET LOCAL", "SET"))
-    plan = explain(filled, portfolios.UPDATE, parameters)
+    plan = explain(filled, portfolios.UPDATE_MANY, parameters)
     filled("RESET ALL")
     assert "Index Scan using portfolios_user_session" in plan, plan
     assert "Hash Join" not in plan, plan
@@ -135,7 +136,17 @@ def test_a_batch_probes_each_row_of_a_batch(filled: Execute) -> None:
 
 def test_every_hot_query_is_explained() -> None:
     """A new statement that reads has to be added here, or named as not hot."""
-    not_hot = {"DELETE", "TOUCH", "CREATE", "INSERT", "UPSERT", "CLOSE", "ANALYZE", "COUNT_SESSION"}
+    not_hot = {
+        "DELETE",
+        "TOUCH",
+        "CREATE",
+        "INSERT",
+        "INSERT_ONE",
+        "UPSERT",
+        "CLOSE",
+        "ANALYZE",
+        "COUNT_SESSION",
+    }
     not_hot |= {"DAYS_OF_USER", "PROGRESS", "FIND", "PROBE_INDEX"}
     explained = {statement for statement, _, _ in HOT.values()}
     for module in (users, portfolios, market, leaderboards, quests, events):

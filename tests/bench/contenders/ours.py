@@ -1,0 +1,93 @@
+"""The service, with and without its near tier.
+
+Owns the calls of `core` that the benchmark makes; nothing is prepared for them.
+"""
+
+import time
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, ClassVar
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from core import Settings, open_service
+from core.records import PortfolioUpdate, Tick
+from tests.bench.contenders.connections import redis_url
+from tests.bench.contenders.contender import Contender
+from tests.bench.data import CATEGORY, DAY, LIMIT
+
+FEED_SECONDS = 5.0
+
+
+class Ours(Contender):
+    """`core` as it is opened by default."""
+
+    name: ClassVar[str] = "ours"
+    changes: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, settings: Settings, *, number: int) -> None:
+        super().__init__()
+        # the feed of one contender must not hear of the keys of another
+        changes = {
+            "redis_url": SecretStr(redis_url(settings, number=number)),
+            "redis_key_prefix": f"{number}:",
+            **self.changes,
+        }
+        self._service = open_service(settings.model_copy(update=changes))
+        self._service._database.query_hooks.append(self._count)
+        self._wait_for_feed()
+
+    def _count(self, event: Any) -> None:
+        if "leaderboard_entries" in event.sql:
+            self.count_load()
+
+    def _wait_for_feed(self) -> None:
+        near, deadline = self._service._cache._near, time.monotonic() + FEED_SECONDS
+        while near._is_enabled and not near.is_live and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+    def get_leaderboard(self) -> Sequence[Any]:
+        """Read a board."""
+        return self._service.get_leaderboard(CATEGORY, DAY, LIMIT)
+
+    def get_portfolio(self, user_id: UUID) -> Any:
+        """Read a portfolio."""
+        return self._service.get_current_portfolio(user_id, DAY)
+
+    def get_market(self, symbols: Sequence[str]) -> Sequence[Any]:
+        """Read latest ticks."""
+        return self._service.get_latest_market_data(symbols)
+
+    def update_portfolio(self, user_id: UUID, total_value: Decimal) -> None:
+        """Write one portfolio."""
+        self._service.update_portfolio_value(user_id, DAY, total_value, Decimal(0))
+
+    def update_portfolios(self, updates: Sequence[PortfolioUpdate]) -> int:
+        """Write many portfolios."""
+        return self._service.batch_update_portfolios(updates).updated
+
+    def insert_tick(self, tick: Tick) -> None:
+        """Write one tick."""
+        self._service.insert_market_tick(
+            tick.symbol, tick.price, volume=tick.volume, bid=tick.bid, ask=tick.ask, timestamp=tick.timestamp
+        )
+
+    def insert_ticks(self, ticks: Sequence[Tick]) -> int:
+        """Write many ticks."""
+        return self._service.insert_market_ticks(ticks)
+
+    def forget(self) -> None:
+        """Empty the near tier, as the feed does a moment after Redis was emptied."""
+        self._service._cache._near.clear()
+
+    def close(self) -> None:
+        """Close the service."""
+        self._service.close()
+
+
+class OursShared(Ours):
+    """`core` with Redis as its only tier."""
+
+    name: ClassVar[str] = "ours, shared tier only"
+    changes: ClassVar[dict[str, Any]] = {"near_cache_size": 0}

@@ -1,0 +1,161 @@
+"""What the contenders work on: the rows, how many there are, and who asks for which.
+
+Owns the fill of the tables and every random choice; the same seed chooses the same. Never
+measures.
+"""
+
+import bisect
+import itertools
+import random
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import NamedTuple
+from uuid import UUID
+
+import psycopg2
+
+from core.records import PortfolioUpdate, Tick
+
+CATEGORY = "daily_returns"
+DAY = date(2026, 3, 2)
+OPENING = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
+LIMIT = 50
+# The constant of YCSB's zipfian: the most wanted of 2,000 players gets an eighth of all calls.
+ZIPF_CONSTANT = 0.99
+
+FILL = """
+INSERT INTO users (id, username)
+SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'player' || n
+FROM generate_series(1, %(players)s) AS n;
+INSERT INTO portfolios (user_id, session_date, total_value)
+SELECT id, %(day)s, 10000 + (hashtext(username) %% 500000) / 100.0 FROM users;
+INSERT INTO leaderboard_entries (user_id, session_date, category, score)
+SELECT id, %(day)s, %(category)s, (hashtext(username) %% 10000000) / 100.0 FROM users;
+INSERT INTO ticks (symbol, timestamp, price, volume, bid, ask)
+SELECT 'S' || s, %(opening)s::timestamptz - n * interval '1 second', 100 + n %% 50, n, 99, 151
+FROM generate_series(1, %(symbols)s) AS s, generate_series(1, %(ticks_each)s) AS n
+ORDER BY n DESC, s;
+"""
+
+
+class Scale(NamedTuple):
+    """How many rows there are, and how long each turn of each workload takes."""
+
+    players: int
+    symbols: int
+    ticks_each: int
+    warm_calls: int
+    cold_calls: int
+    active: int
+    mixed_calls: int
+    single_ticks: int
+    bulk_ticks: int
+    rounds: int
+
+
+SCALES = {
+    "small": Scale(12_000, 200, 100, 40, 8, 200, 1_600, 12, 2_000, 1),
+    "full": Scale(100_000, 500, 2_000, 300, 60, 2_000, 16_000, 100, 10_000, 7),
+}
+
+
+def fill_tables(url: str, scale: Scale) -> None:
+    """Write users, portfolios, board entries and ticks, and let the planner know of them."""
+    values = {
+        "players": scale.players,
+        "symbols": scale.symbols,
+        "ticks_each": scale.ticks_each,
+        "day": DAY,
+        "category": CATEGORY,
+        "opening": OPENING,
+    }
+    connection = psycopg2.connect(url)
+    connection.autocommit = True
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(FILL, values)
+            cursor.execute("VACUUM ANALYZE")
+            cursor.execute("CHECKPOINT")
+    finally:
+        connection.close()
+
+
+class Choices:
+    """Who asks for what: every choice of a run, from one seed."""
+
+    def __init__(self, scale: Scale, seed: int) -> None:
+        self.scale = scale
+        self._random = random.Random(seed)
+        weights = (1 / rank**ZIPF_CONSTANT for rank in range(1, scale.active + 1))
+        self._cumulated = list(itertools.accumulate(weights))
+        # spread over the table, not its first pages; the most wanted first
+        self.active = [player_id(n) for n in self._random.sample(range(1, scale.players + 1), scale.active)]
+        self._seconds = itertools.count(1)
+        self.numbers = itertools.count(1)
+
+    def pick_players(self, count: int) -> list[UUID]:
+        """Return different players, each as likely as any other."""
+        return [player_id(n) for n in self._random.sample(range(1, self.scale.players + 1), count)]
+
+    def pick_wanted(self, count: int) -> list[UUID]:
+        """Return active players by how much they are wanted, the same one many times."""
+        total = self._cumulated[-1]
+        places = (bisect.bisect(self._cumulated, self._random.random() * total) for _ in range(count))
+        return [self.active[min(place, len(self.active) - 1)] for place in places]
+
+    def pick_flags(self, count: int, share: float) -> list[bool]:
+        """Return which of `count` calls belong to a share of them."""
+        return [self._random.random() < share for _ in range(count)]
+
+    def pick_symbols(self, count: int) -> list[str]:
+        """Return different symbols."""
+        return [f"S{n}" for n in self._random.sample(range(1, self.scale.symbols + 1), count)]
+
+    def make_updates(self, count: int) -> list[PortfolioUpdate]:
+        """Return new values for different players' portfolios."""
+        cents = self._random.randrange(100)
+        change = Decimal(cents) / 100
+        return [
+            PortfolioUpdate(user_id, DAY, 10_000 + change, change) for user_id in self.pick_players(count)
+        ]
+
+    def make_ticks(self, count: int) -> list[Tick]:
+        """Return ticks later than all before, one second apart for all symbols in turn."""
+        ticks: list[Tick] = []
+        while len(ticks) < count:
+            time = OPENING + timedelta(seconds=next(self._seconds))
+            price = Decimal(self._random.randrange(10_000, 20_000)) / 100
+            ticks += [
+                Tick(f"S{n}", time, price, volume=n, bid=price - 1, ask=price + 1)
+                for n in range(1, self.scale.symbols + 1)
+            ]
+        return ticks[:count]
+
+
+def player_id(number: int) -> UUID:
+    """Return the id that FILL gives a player."""
+    return UUID(f"00000000-0000-7000-8000-{number:012x}")
+
+
+def total_of(row: object, name: str) -> Decimal:
+    """Return one number of a contender's answer, whatever the answer is made of."""
+    return Decimal(str(field_of(row, name)))
+
+
+def field_of(row: object, name: str) -> object:
+    """Return one field of a contender's answer: a mapping's item or an object's attribute."""
+    return row[name] if isinstance(row, dict) else getattr(row, name)
+
+
+def describe_rows(rows: Sequence[object], *names: str) -> list[tuple[str, ...]]:
+    """Spell fields of rows out, so that the answers of contenders can be compared."""
+    return [tuple(_spell(field_of(row, name)) for name in names) for row in rows]
+
+
+def _spell(value: object) -> str:
+    text = str(value)
+    try:
+        return str(Decimal(text).normalize())
+    except ArithmeticError:
+        return text

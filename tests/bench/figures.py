@@ -1,0 +1,81 @@
+"""What was measured, and the arithmetic on it.
+
+Owns medians and ratios. A ratio is taken within a round, where both contenders met the same
+machine, and the median of these is what counts.
+"""
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+QUANTILES = 100
+
+
+class Turn(msgspec.Struct, frozen=True):
+    """One turn of one contender in one round: figures by name; `seconds` is always there."""
+
+    workload: str
+    contender: str
+    round: int
+    figures: Mapping[str, float]
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """One contender on one workload: medians of its figures, and their ratios to the baseline's."""
+
+    workload: str
+    contender: str
+    medians: Mapping[str, float]
+    ratios: Mapping[str, float]
+
+
+def summarise(turns: Iterable[Turn], *, baseline: str) -> list[Summary]:
+    """Return a summary for each workload and contender, in the order of their first turns."""
+    by_pair: dict[tuple[str, str], dict[int, Mapping[str, float]]] = {}
+    for turn in turns:
+        by_pair.setdefault((turn.workload, turn.contender), {})[turn.round] = turn.figures
+    return [
+        Summary(
+            workload,
+            contender,
+            medians=median_figures(rounds.values()),
+            ratios=median_figures(divide_rounds(rounds, by_pair.get((workload, baseline), {}))),
+        )
+        for (workload, contender), rounds in by_pair.items()
+    ]
+
+
+def median_figures(rounds: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return the median of each figure over the rounds that have it."""
+    values: dict[str, list[float]] = {}
+    for figures in rounds:
+        for name, value in figures.items():
+            values.setdefault(name, []).append(value)
+    return {name: statistics.median(found) for name, found in values.items()}
+
+
+def divide_rounds(
+    rounds: Mapping[int, Mapping[str, float]], baseline: Mapping[int, Mapping[str, float]]
+) -> list[dict[str, float]]:
+    """Divide figures by those of the baseline in the same round; a figure of 0 divides nothing."""
+    return [
+        {
+            name: value / baseline[number][name]
+            for name, value in figures.items()
+            if baseline[number].get(name)
+        }
+        for number, figures in rounds.items()
+        if number in baseline
+    ]
+
+
+def percentile(seconds: Sequence[float], percent: int) -> float:
+    """Return the value that `percent` of 100 stay below."""
+    return statistics.quantiles(seconds, n=QUANTILES, method="inclusive")[percent - 1]
+
+
+def to_document(summaries: Sequence[Summary], **about: Any) -> bytes:
+    """Return what is written to a file: how it was measured, then every summary, as JSON."""
+    return msgspec.json.format(msgspec.json.encode({**about, "results": summaries}), indent=2) + b"\n"

@@ -1,0 +1,74 @@
+"""Who takes part, and what they are measured with.
+
+Owns the lists of contenders and of workloads, and leaves out a contender whose packages are
+not installed.
+"""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import NamedTuple
+
+from core import Settings
+from tests.bench.contenders.contender import Contender
+from tests.bench.mixed import measure_mixed
+from tests.bench.stampede import measure_stampede
+from tests.bench.workloads import (
+    Measure,
+    measure_batch_of,
+    measure_bulk_ticks,
+    measure_cold_board,
+    measure_cold_market,
+    measure_cold_portfolio,
+    measure_single_ticks,
+    measure_warm_board,
+    measure_warm_market,
+    measure_warm_portfolio,
+)
+
+BASELINE = "raw"
+# module and class of each contender; a module is imported only when its turn comes
+CONTENDERS = (
+    ("raw", "Raw"),
+    ("fenced", "Fenced"),
+    ("naive", "Naive"),
+    ("dogpile", "Dogpile"),
+    ("ours", "Ours"),
+    ("ours", "OursShared"),
+)
+WORKLOADS: Mapping[str, Measure] = MappingProxyType(
+    {
+        "leaderboard warm": measure_warm_board,
+        "leaderboard cold": measure_cold_board,
+        "portfolio warm": measure_warm_portfolio,
+        "portfolio cold": measure_cold_portfolio,
+        "batch update 1,000": measure_batch_of(1_000),
+        "batch update 10,000": measure_batch_of(10_000),
+        "market warm": measure_warm_market,
+        "market cold": measure_cold_market,
+        "mixed": measure_mixed,
+        "stampede": measure_stampede,
+        "ticks one by one": measure_single_ticks,
+        "ticks in bulk": measure_bulk_ticks,
+    }
+)
+
+
+class Entrant(NamedTuple):
+    """A contender that takes part, and the database of Valkey that is its own."""
+
+    contender: Contender
+    number: int
+
+
+def open_entrants(settings: Settings, *, skipped: Callable[[str, str], None]) -> list[Entrant]:
+    """Open every contender that can take part; tell `skipped` the name and reason of the others."""
+    entrants = []
+    for number, (module, name) in enumerate(CONTENDERS):
+        try:
+            kind = getattr(import_module(f"tests.bench.contenders.{module}"), name)
+        except ModuleNotFoundError as error:
+            skipped(module, f"the package {error.name} is not installed")
+            continue
+        entrants.append(Entrant(kind(settings, number=number), number))
+    return entrants

@@ -1,0 +1,105 @@
+"""The rounds: every contender takes its turn on every workload, in a rotated order.
+
+Owns the order, and the check that all contenders give the same answers.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from decimal import Decimal
+from typing import Any
+
+import psycopg2
+import redis
+
+from core import Settings
+from tests.bench.contenders.connections import open_redis
+from tests.bench.contenders.contender import Contender
+from tests.bench.data import Choices, describe_rows
+from tests.bench.figures import Turn
+from tests.bench.line_up import WORKLOADS, Entrant
+from tests.bench.workloads import MARKET_SYMBOLS, Stage
+
+BOARD_FIELDS = ("rank", "user_id", "username", "score")
+PORTFOLIO_FIELDS = ("id", "current_cash", "total_value", "day_change", "day_change_percent")
+TICK_FIELDS = ("symbol", "price", "volume", "bid", "ask")
+
+
+def run_rounds(
+    settings: Settings,
+    entrants: Sequence[Entrant],
+    choices: Choices,
+    *,
+    workloads: Sequence[str],
+    rounds: int,
+    on_turn: Callable[[str, str, int], None],
+) -> Iterator[Turn]:
+    """Yield what each turn measured."""
+    with _opened(settings, entrants) as clients:
+        for number in range(rounds):
+            for workload in workloads:
+                _tidy(settings)
+                shift = number % len(entrants)
+                for entrant in [*entrants[shift:], *entrants[:shift]]:
+                    contender = entrant.contender
+                    on_turn(workload, contender.name, number)
+                    stage = Stage(contender, clients[entrant.number], choices)
+                    yield Turn(workload, contender.name, number, WORKLOADS[workload](stage))
+
+
+def check_answers(settings: Settings, entrants: Sequence[Entrant], choices: Choices) -> None:
+    """Make every call with every contender, cold and warm; raise AssertionError when two differ."""
+    [player] = choices.pick_players(1)
+    symbols = choices.pick_symbols(min(MARKET_SYMBOLS, choices.scale.symbols))
+    updates, ticks = choices.make_updates(100), choices.make_ticks(500)
+    with _opened(settings, entrants) as clients:
+        for client in clients.values():
+            client.flushdb()
+        before = _agree(entrants, lambda c: _answers(c, player, symbols))
+        _agree(entrants, lambda c: c.update_portfolios(updates))
+        _agree(entrants, lambda c: c.insert_ticks(ticks))
+        for entrant in entrants:
+            entrant.contender.update_portfolio(player, Decimal(12_345))
+            entrant.contender.insert_tick(choices.make_ticks(1)[0])
+        for entrant in entrants:
+            clients[entrant.number].flushdb()
+            entrant.contender.forget()
+        after = _agree(entrants, lambda c: _answers(c, player, symbols))
+    assert before != after, "the writes changed nothing"
+
+
+def _answers(contender: Contender, player: Any, symbols: Sequence[str]) -> list[Any]:
+    return [
+        (
+            describe_rows(contender.get_leaderboard(), *BOARD_FIELDS),
+            describe_rows([contender.get_portfolio(player)], *PORTFOLIO_FIELDS),
+            describe_rows(contender.get_market(symbols), *TICK_FIELDS),
+        )
+        for _ in ("cold", "warm")
+    ]
+
+
+def _agree(entrants: Sequence[Entrant], ask: Callable[[Contender], Any]) -> Any:
+    answers = {entrant.contender.name: ask(entrant.contender) for entrant in entrants}
+    expected = next(iter(answers.values()))
+    different = [name for name, answer in answers.items() if answer != expected]
+    assert not different, f"other answers than {next(iter(answers))}: {', '.join(different)}"
+    return expected
+
+
+def _tidy(settings: Settings) -> None:
+    """Clean up what the turns before left, so that the next ones do not pay for it."""
+    with closing(psycopg2.connect(settings.database_url.get_secret_value())) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("VACUUM portfolios")
+            cursor.execute("CHECKPOINT")
+
+
+@contextmanager
+def _opened(settings: Settings, entrants: Sequence[Entrant]) -> Iterator[dict[int, redis.Redis]]:
+    clients = {entrant.number: open_redis(settings, number=entrant.number) for entrant in entrants}
+    try:
+        yield clients
+    finally:
+        for client in clients.values():
+            client.close()

@@ -1,0 +1,36 @@
+"""The servers of a benchmark: started for the run, with their defaults, and forgotten.
+
+Owns starting them and the settings that reach them; both listen on TCP loopback and
+PostgreSQL is as durable as it is by default.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from core import Settings
+from core.local.servers import run_postgres, run_valkey
+from core.migration import Migrator
+
+
+@contextmanager
+def run_servers() -> Iterator[Settings]:
+    """Serve a migrated, empty database and an empty Valkey; yield the settings that name them."""
+    Settings.model_config["env_file"] = None
+    with (
+        tempfile.TemporaryDirectory(prefix="echo-markets-bench-") as folder,
+        run_postgres(Path(folder)) as postgres,
+        run_valkey(Path(folder)) as valkey,
+    ):
+        settings = Settings(
+            database_url=SecretStr(postgres.url()),
+            redis_url=SecretStr(valkey.url),
+            redis_password=SecretStr(valkey.password),
+            direct_url=None,
+            metrics_dir=None,
+        )
+        Migrator(settings).up()
+        yield settings
