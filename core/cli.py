@@ -6,6 +6,7 @@ stack is one line here and never a traceback.
 """
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,31 @@ def simulate() -> None:
     settings = _load_settings()
     with open_service(settings, role="simulator") as service:
         run_simulator(service, interval_seconds=settings.simulator_interval / 1000)
+
+
+@main.command()
+@click.option("--months-ahead", type=int, default=2, show_default=True)
+@click.option("--keep-days", type=int, metavar="N", help="Drop months of ticks wholly older than N days.")
+def maintain(months_ahead: int, keep_days: int | None) -> None:
+    """Create the coming months' partitions of the ticks; with --keep-days drop old ones."""
+    keep = None if keep_days is None else _parse_days(keep_days)
+    with open_service(_load_settings()) as service:
+        report = service.maintain_partitions(months_ahead=months_ahead, keep=keep)
+    for name in report.created:
+        click.echo(f"created {name}")
+    for name in report.dropped:
+        click.echo(f"dropped {name}")
+    if report.moved:
+        click.echo(f"moved {report.moved} ticks")
+    if not (report.created or report.dropped):
+        click.echo("nothing to do")
+
+
+def _parse_days(days: int) -> timedelta:
+    try:
+        return timedelta(days=days)
+    except OverflowError as error:
+        raise InvalidInput(f"--keep-days is {days}; give at most 36500") from error
 
 
 @main.command("self-test")

@@ -78,7 +78,10 @@ class User(Model):
 
 
 class Tick(Model):
-    """A price of one symbol at one time; append-mostly, ordered by time."""
+    """A price of one symbol at one time; append-mostly, partitioned by month.
+
+    The partitions are created by the migrations and by maintenance.
+    """
 
     symbol = TextField()
     timestamp = DateTimeTZField()
@@ -98,6 +101,7 @@ class Tick(Model):
 
         table_name = "ticks"
         primary_key = False
+        table_settings = "PARTITION BY RANGE (timestamp)"
         constraints: ClassVar[list[Any]] = [
             Check(f"symbol ~ '{SYMBOL_PATTERN}'", name="ticks_symbol_format"),
             Check("price > 0 AND price < 'Infinity'", name="ticks_price_positive"),
@@ -108,6 +112,20 @@ class Tick(Model):
             SQL("CREATE UNIQUE INDEX ticks_symbol_timestamp ON ticks (symbol, timestamp)"),
             SQL("CREATE INDEX ticks_timestamp ON ticks USING brin (timestamp)"),
         ]
+
+
+class Symbol(Model):
+    """A symbol that has, or had, ticks; a trigger of the migrations adds new ones.
+
+    Looking for them in every partition would take as long as all else of the latest prices.
+    """
+
+    symbol = TextField(primary_key=True)
+
+    class Meta:
+        """Searched by its key only."""
+
+        table_name = "symbols"
 
 
 class Portfolio(Model):
@@ -202,6 +220,33 @@ class LeaderboardEntry(Model):
         ]
 
 
+class LeaderboardCounter(Model):
+    """How many entries of a board stand from one place to where the next bucket begins.
+
+    The sum over equal places counts; triggers of the migrations keep it exact. `depth` is
+    minus the score, so that the three columns order as a board does.
+    """
+
+    session_date = DateField()
+    category = CharField(50)
+    depth = NumericField()
+    created_at = DateTimeTZField()
+    id = UUIDField()
+    entries = BigIntegerField()
+
+    class Meta:
+        """The index answers every question without the table."""
+
+        table_name = "leaderboard_counters"
+        primary_key = False
+        indexes: ClassVar[list[Any]] = [
+            SQL(
+                "CREATE INDEX leaderboard_counters_bucket ON leaderboard_counters"
+                " (session_date, category, depth, created_at, id) INCLUDE (entries)"
+            ),
+        ]
+
+
 class MarketEvent(Model):
     """Something that moved the market."""
 
@@ -226,4 +271,13 @@ class MarketEvent(Model):
         ]
 
 
-ALL_MODELS: tuple[type[Model], ...] = (User, Tick, Portfolio, Quest, LeaderboardEntry, MarketEvent)
+ALL_MODELS: tuple[type[Model], ...] = (
+    User,
+    Tick,
+    Symbol,
+    Portfolio,
+    Quest,
+    LeaderboardEntry,
+    LeaderboardCounter,
+    MarketEvent,
+)

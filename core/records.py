@@ -102,6 +102,14 @@ class Candle(msgspec.Struct, frozen=True):
     ticks: int
 
 
+class PartitionReport(msgspec.Struct, frozen=True):
+    """What maintenance did: partitions created and dropped, and ticks moved to where they belong."""
+
+    created: tuple[str, ...]
+    dropped: tuple[str, ...]
+    moved: int
+
+
 class LeaderboardEntry(msgspec.Struct, frozen=True):
     """One row of a leaderboard; equal scores share `rank` (1, 2, 2, 4)."""
 

@@ -240,6 +240,7 @@ def _check_upkeep(run: _Run, user: User | None) -> None:
     if user is not None:
         run.call("clear_user_cache", lambda: service.clear_user_cache(user.id), _equals(None))
     run.call("clear_market_data_cache", service.clear_market_data_cache, _equals(None))
+    run.call("maintain_partitions", lambda: service.maintain_partitions().dropped, _equals(()))
     run.call("warm_cache", lambda: service.warm_cache(players=1), _at_least(1))
     run.call("health", lambda: service.health().database, _equals("healthy"))
     run.call("pool_stats", lambda: service.pool_stats().pool_in_use, _equals(0))

@@ -1,7 +1,7 @@
 """Statements on `ticks`."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from core.database import Database
 from core.queries.bulk import TICKS, load_rows
@@ -11,20 +11,23 @@ from core.records import Candle, Tick
 COLUMNS = (
     "symbol, timestamp, price, volume, bid, ask, change_24h, change_percent_24h, volatility, open, high, low"
 )
+# `beyond` is any time that partitions have been created up to. Later ones, and the default
+# partition, are asked first and are all but empty. Without those the rest is without a gap,
+# so the planner visits it newest first, and the executor stops at the first hit; any other
+# value of `beyond` gives the same answer more slowly.
 _LATEST = f"""
     SELECT t.* FROM symbols s
     CROSS JOIN LATERAL (
-        SELECT {COLUMNS} FROM ticks WHERE symbol = s.symbol ORDER BY timestamp DESC LIMIT 1
+        (SELECT {COLUMNS} FROM ticks WHERE symbol = s.symbol AND timestamp >= %(beyond)s
+         ORDER BY timestamp DESC LIMIT 1)
+        UNION ALL
+        (SELECT {COLUMNS} FROM ticks WHERE symbol = s.symbol AND timestamp < %(beyond)s
+         ORDER BY timestamp DESC LIMIT 1)
+        LIMIT 1
     ) AS t ORDER BY t.symbol"""
 # One probe of the index per symbol, however long the history is.
-LATEST = f"WITH symbols AS (SELECT unnest(%s::text[]) AS symbol) {_LATEST}"
-LATEST_ALL = f"""
-    WITH RECURSIVE symbols AS (
-        (SELECT symbol FROM ticks ORDER BY symbol LIMIT 1)
-        UNION ALL
-        SELECT (SELECT symbol FROM ticks WHERE symbol > s.symbol ORDER BY symbol LIMIT 1)
-        FROM symbols s WHERE s.symbol IS NOT NULL
-    ) {_LATEST}"""
+LATEST = f"WITH symbols AS (SELECT unnest(%(symbols)s::text[]) AS symbol) {_LATEST}"
+LATEST_ALL = _LATEST
 # A tick that stands for a bar brings its own open, high and low.
 CANDLES = """
     SELECT symbol, bucket,
@@ -68,14 +71,21 @@ def build_candle(row: Row) -> Candle:
     return Candle(*row)
 
 
-def list_latest(database: Database, symbols: Sequence[str]) -> tuple[Tick, ...]:
-    """Return the latest tick of each of the symbols that has one."""
-    return fetch_all(database, build_tick, LATEST, (list(symbols),))
+def list_latest(database: Database, symbols: Sequence[str], now: datetime) -> tuple[Tick, ...]:
+    """Return the latest tick of each of the symbols that has one, future ones included."""
+    parameters = {"symbols": list(symbols), "beyond": month_after(now)}
+    return fetch_all(database, build_tick, LATEST, parameters)
 
 
-def list_latest_of_all(database: Database) -> tuple[Tick, ...]:
-    """Return the latest tick of every symbol."""
-    return fetch_all(database, build_tick, LATEST_ALL)
+def list_latest_of_all(database: Database, now: datetime) -> tuple[Tick, ...]:
+    """Return the latest tick of every symbol, future ones included."""
+    return fetch_all(database, build_tick, LATEST_ALL, {"beyond": month_after(now)})
+
+
+def month_after(time: datetime) -> datetime:
+    """Return the begin of the next month."""
+    month = time.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return (month + timedelta(days=31)).replace(day=1)
 
 
 def list_candles(

@@ -14,7 +14,7 @@ from core.cache.keys import (
     leaderboard_version_key,
 )
 from core.errors import InvalidInput, LeaderboardEntryNotFound, UserNotFound
-from core.queries import leaderboards as queries
+from core.queries import boards, leaderboards
 from core.records import BatchResult, LeaderboardEntry, LeaderboardUpdate, PlayerSession
 from core.service.base import ServiceBase, chunked, new_id
 from core.service.inputs import (
@@ -66,7 +66,7 @@ class Leaderboards(ServiceBase):
         )
 
     def _load_page(self, category: str, day: date, limit: int, offset: int) -> tuple[LeaderboardEntry, ...]:
-        return self._read("get_leaderboard", queries.list_page, category, day, limit, offset)
+        return self._read("get_leaderboard", boards.list_page, category, day, limit, offset)
 
     def get_user_rank(
         self, user_id: UUID | str, category: str, session_date: date | None = None
@@ -77,7 +77,7 @@ class Leaderboards(ServiceBase):
         """
         checked = check_id(user_id, "user_id")
         category, day = self._check_board(category, session_date)
-        entry = self._read("get_user_rank", queries.find_rank, checked, category, day)
+        entry = self._read("get_user_rank", boards.find_rank, checked, category, day)
         if entry is None:
             raise _no_entry(checked, category, day)
         return entry
@@ -97,7 +97,7 @@ class Leaderboards(ServiceBase):
         checked = check_id(user_id, "user_id")
         category, day = self._check_board(category, session_date)
         radius = check_whole(radius, "radius", least=0, most=MAX_RADIUS)
-        entries = self._read("get_leaderboard_around", queries.list_around, checked, category, day, radius)
+        entries = self._read("get_leaderboard_around", boards.list_around, checked, category, day, radius)
         if not entries:
             raise _no_entry(checked, category, day)
         return entries
@@ -118,9 +118,9 @@ class Leaderboards(ServiceBase):
         row = _check_row(LeaderboardUpdate(user_id, score, metadata))  # type: ignore[arg-type]  # checked in there
         with self._changing("update_leaderboard_entry") as (database, changes):
             changes.invalidate(LEADERBOARD, leaderboard_version_key(category, day))
-            if not queries.upsert_entries(database, category, day, [row]):
+            if not leaderboards.upsert_entries(database, category, day, [row]):
                 raise UserNotFound(f"no user has the id {row[1]}; create_user makes one")
-            entry = queries.find_rank(database, row[1], category, day)
+            entry = boards.find_rank(database, row[1], category, day)
         if entry is None:
             raise _no_entry(row[1], category, day)
         return entry
@@ -146,7 +146,7 @@ class Leaderboards(ServiceBase):
         with self._changing("batch_update_leaderboard") as (database, changes):
             changes.invalidate(LEADERBOARD, leaderboard_version_key(category, day))
             for chunk in chunked([last[user_id] for user_id in sorted(last)], CHUNK_ROWS):
-                written |= queries.upsert_entries(database, category, day, chunk)
+                written |= leaderboards.upsert_entries(database, category, day, chunk)
         missing = tuple(PlayerSession(user_id, day) for user_id in last if user_id not in written)
         return BatchResult(updated=len(written), missing=missing)
 
@@ -159,12 +159,12 @@ class Leaderboards(ServiceBase):
             raise InvalidInput("session_date is None; give the session to close")
         day = check_session_date(session_date, self._clock())
         with self._changing("close_session") as (database, _):
-            return queries.store_ranks(database, day)
+            return leaderboards.store_ranks(database, day)
 
     def list_leaderboard_categories(self, session_date: date | None = None) -> tuple[str, ...]:
         """Return the categories that have entries in a session, in order. Raises `InvalidInput`."""
         day = check_session_date(session_date, self._clock())
-        return self._read("list_leaderboard_categories", queries.list_categories, day)
+        return self._read("list_leaderboard_categories", leaderboards.list_categories, day)
 
     def _check_board(self, category: Any, session_date: Any) -> tuple[str, date]:
         return check_category(category), check_session_date(session_date, self._clock())

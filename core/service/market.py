@@ -56,10 +56,10 @@ class Market(ServiceBase):
         return tuple([found[key] for key in by_key if key in found])
 
     def _load_latest_of_all(self) -> tuple[Tick, ...]:
-        return self._read("get_latest_market_data", queries.list_latest_of_all)
+        return self._read("get_latest_market_data", queries.list_latest_of_all, self._clock())
 
     def _load_latest(self, symbols: Sequence[str]) -> dict[str, Tick]:
-        ticks = self._read("get_latest_market_data", queries.list_latest, symbols)
+        ticks = self._read("get_latest_market_data", queries.list_latest, symbols, self._clock())
         return {market_key(tick.symbol): tick for tick in ticks}
 
     def insert_market_tick(

@@ -12,10 +12,11 @@ from core.metrics import Metrics
 from core.records import Health
 from core.service.events import Events
 from core.service.loading import Loading
+from core.service.maintenance import Maintenance
 from core.service.upkeep import Upkeep
 
 
-class EnhancedDatabaseService(Upkeep, Events, Loading):
+class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance):
     """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
 
     Thread safe; one per process. Opened by `core.open_service`, closed by `close` or as a

@@ -43,7 +43,7 @@ class Upkeep(Users, Portfolios, Market, Leaderboards, Quests):
 
     def clear_market_data_cache(self) -> None:
         """Drop the cached prices of every symbol."""
-        ticks = self._read("clear_market_data_cache", market_queries.list_latest_of_all)
+        ticks = self._read("clear_market_data_cache", market_queries.list_latest_of_all, self._clock())
         keys = [MARKET_ALL_KEY, *(market_key(tick.symbol) for tick in ticks)]
         self._cache.invalidate((MARKET, key) for key in keys)
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from numpy.random import Generator, default_rng
 
-from core.errors import EchoMarketsError, PoolClosed
+from core.errors import DatabaseError, EchoMarketsError, PoolClosed
 from core.service import EnhancedDatabaseService
 from core.simulation.daily_prices import DailyPrices
 from core.simulation.live_market import LiveMarket, open_market
@@ -121,9 +121,17 @@ class Simulator:
             entries = self._service.close_session(before)
             logger.info("session %s is closed with %d leaderboard entries", before, entries)
         self._service.expire_quests()
+        self._maintain()
         market = open_market(self._service, day, self._daily)
         logger.info("session %s is open with %d symbols", day, len(market.symbols))
         return LiveSession(day, market)
+
+    def _maintain(self) -> None:
+        """Create the coming months' partitions; without them ticks go to the default one."""
+        try:
+            self._service.maintain_partitions()
+        except DatabaseError as error:
+            logger.warning("the partitions of the ticks were not maintained: %s", error)
 
     def _move(self, session: LiveSession, now: datetime) -> None:
         volumes = session.market.move(self._interval_seconds, self._generator)

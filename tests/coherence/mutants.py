@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from core import EnhancedDatabaseService
-from core.cache.near import _Entry
 from core.cache.link import Script
+from core.cache.near import _Entry
 from core.cache.scripts import FENCE, FILL
 from core.cache.shared import NO_TOKEN
 
@@ -25,7 +25,7 @@ return #KEYS
 
 def fill_without_lease(service: EnhancedDatabaseService) -> None:
     """Store what was loaded, whoever changed it meanwhile."""
-    assert BLIND_FILL.text.count("true") == FILL.text.count("true") + 2, "the script has changed"
+    assert BLIND_FILL.count("true") == FILL.text.count("true") + 2, "the script has changed"
     _swap(service, FILL, Script(BLIND_FILL))
 
 

@@ -1,7 +1,9 @@
 """Describes a database's schema from the catalog, so that two can be compared.
 
 Owns what counts as a difference: columns with types, defaults and nullability,
-constraints and indexes with their definitions. Order of columns does not count.
+constraints, indexes, triggers and functions with their definitions. Order of columns does
+not count. Triggers and functions live in the migrations alone: peewee has no form for them,
+and a copy of their text in the models would be compared with itself.
 """
 
 from typing import Any
@@ -15,16 +17,29 @@ COLUMNS = """
     LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')
       AND a.attnum > 0 AND NOT a.attisdropped AND c.relname <> 'schema_migration'
+      AND NOT c.relispartition
     ORDER BY 1, 2"""
 CONSTRAINTS = """
     SELECT c.relname, k.conname, pg_get_constraintdef(k.oid), k.convalidated
     FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
     WHERE c.relnamespace = 'public'::regnamespace AND c.relname <> 'schema_migration'
-      AND k.contype <> 'n'
+      AND k.contype NOT IN ('n', 't') AND NOT c.relispartition
     ORDER BY 1, 2"""
 INDEXES = """
     SELECT tablename, indexname, indexdef FROM pg_indexes
-    WHERE schemaname = 'public' AND tablename <> 'schema_migration' ORDER BY 1, 2"""
+    WHERE schemaname = 'public' AND tablename <> 'schema_migration'
+      AND tablename NOT IN (SELECT relname FROM pg_class WHERE relispartition)
+    ORDER BY 1, 2"""
+PARTITIONED = """
+    SELECT partrelid::regclass::text, pg_get_partkeydef(partrelid) FROM pg_partitioned_table ORDER BY 1"""
+
+TRIGGERS = """
+    SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid) FROM pg_trigger
+    WHERE NOT tgisinternal ORDER BY 1, 2"""
+FUNCTIONS = """
+    SELECT proname, pg_get_functiondef(oid) FROM pg_proc
+    WHERE pronamespace = 'public'::regnamespace ORDER BY 1"""
+MODELLED = ("columns", "constraints", "indexes", "partitioned")
 
 
 def describe(execute: Execute) -> dict[str, list[tuple[Any, ...]]]:
@@ -33,4 +48,7 @@ def describe(execute: Execute) -> dict[str, list[tuple[Any, ...]]]:
         "columns": execute(COLUMNS),
         "constraints": execute(CONSTRAINTS),
         "indexes": execute(INDEXES),
+        "partitioned": execute(PARTITIONED),
+        "triggers": execute(TRIGGERS),
+        "functions": execute(FUNCTIONS),
     }

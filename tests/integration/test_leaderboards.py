@@ -61,6 +61,7 @@ def test_among_equals_the_first_to_enter_stands_first(
     limit=st.integers(1, 12),
     offset=st.integers(0, 12),
     radius=st.integers(0, 5),
+    bucket=st.integers(1, 4),
     data=st.data(),
 )
 def test_pages_ranks_and_neighbours_agree(  # each is a dimension of the property
@@ -71,11 +72,17 @@ def test_pages_ranks_and_neighbours_agree(  # each is a dimension of the propert
     limit: int,
     offset: int,
     radius: int,
+    bucket: int,
     data: st.DataObject,
 ) -> None:
-    """Whatever the scores, every call shows the same order and the same ranks."""
+    """Whatever the scores and the buckets, every call shows the same order and the same ranks."""
     execute("TRUNCATE leaderboard_entries")
+    before = data.draw(st.lists(st.integers(0, 4), max_size=len(scores)))
+    fill(service, players, before)
+    execute("SELECT leaderboard_fold(%s, %s, %s)", (DAY, BOARD, bucket))
     fill(service, players, scores)
+    if data.draw(st.booleans()):
+        execute("SELECT leaderboard_fold(%s, %s, %s)", (DAY, BOARD, bucket))
     order = sorted(range(len(scores)), key=lambda n: (-scores[n], n))
     expected = [(players[n].id, 1 + sum(score > scores[n] for score in scores)) for n in order]
     page = service.get_leaderboard(BOARD, DAY, limit, offset=offset)

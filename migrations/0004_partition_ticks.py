@@ -1,0 +1,176 @@
+"""Partition `ticks` by month, so that old history can be dropped without a scan.
+
+Months are created from the first tick on, but no further back than two years; what is
+older, such as imported history, is in `ticks_before`, which begins at the beginning of
+time. Ranges without a gap let a search for the latest tick go from the newest partition
+to the oldest and stop at the first hit; `ticks_default` only ever holds what is later
+than the last month, and is empty unless maintenance stopped.
+
+Every row stays, and every column, check and index, also those of an adopted table. A
+unique index without `timestamp` cannot exist on partitions; `down` creates it again.
+
+`symbols` lists whatever had ticks, because a search for the next symbol would look into
+every partition. A trigger adds new ones; only maintenance, which keeps writers out
+meanwhile, removes what has no ticks left.
+"""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+# Two years of months plan in about a millisecond.
+MONTHS_BACK = 24
+MONTHS_AHEAD = 2
+
+COLUMNS = """
+    SELECT quote_ident(attname) FROM pg_attribute
+    WHERE attrelid = 'ticks'::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+    ORDER BY attnum"""
+CHECKS = """
+    SELECT quote_ident(conname), pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE conrelid = 'ticks'::regclass AND contype = 'c' ORDER BY conname"""
+# Name, whether it may be on partitions, and the statement that makes it.
+INDEXES = """
+    SELECT COALESCE('ALTER TABLE ticks ADD CONSTRAINT ' || quote_ident(k.conname) || ' '
+                    || pg_get_constraintdef(k.oid),
+                    replace(pg_get_indexdef(indexrelid), ' ON ONLY ', ' ON ')),
+           NOT indisunique OR attnum = ANY (indkey)
+    FROM pg_index
+    JOIN pg_attribute ON attrelid = indrelid AND attname = 'timestamp'
+    LEFT JOIN pg_constraint k ON k.conindid = indexrelid AND k.conrelid = indrelid AND k.contype IN ('p', 'u')
+    WHERE indrelid = 'ticks'::regclass ORDER BY indexrelid"""
+GRANTS = """
+    SELECT privilege_type,
+           CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
+           CASE WHEN is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+    FROM pg_class, aclexplode(relacl) WHERE oid = 'ticks'::regclass AND grantee <> relowner"""
+SEQUENCES = """
+    SELECT d.objid::regclass::text, quote_ident(attname), attidentity <> ''
+    FROM pg_depend d JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+    JOIN pg_attribute ON attrelid = d.refobjid AND attnum = d.refobjsubid
+    WHERE d.classid = 'pg_class'::regclass AND d.refobjid = 'ticks'::regclass AND d.deptype IN ('a', 'i')"""
+OWNER = "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = 'ticks'::regclass"
+SYMBOLS = (
+    "CREATE TABLE symbols (symbol text NOT NULL PRIMARY KEY)",
+    "INSERT INTO symbols SELECT DISTINCT symbol FROM ticks",
+    """CREATE FUNCTION ticks_note_symbols() RETURNS trigger LANGUAGE plpgsql AS $$
+       BEGIN
+           INSERT INTO symbols SELECT DISTINCT symbol FROM new_rows n
+           WHERE NOT EXISTS (SELECT FROM symbols s WHERE s.symbol = n.symbol)
+           ORDER BY symbol ON CONFLICT DO NOTHING;
+           RETURN NULL;
+       END $$""",
+    """CREATE TRIGGER ticks_inserted AFTER INSERT ON ticks REFERENCING NEW TABLE AS new_rows
+       FOR EACH STATEMENT EXECUTE FUNCTION ticks_note_symbols()""",
+)
+COPIED = "INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING IDENTITY INCLUDING STORAGE INCLUDING COMPRESSION"
+
+
+def up(_migrator: Any, db: Any) -> None:
+    """Copy the rows into partitions."""
+    [(first,)] = query(db, "SELECT min(timestamp) FROM ticks WHERE timestamp > '-infinity'")
+    kept_out = rebuild(db, partitions=list_partitions(first, datetime.now(UTC)))
+    note = read_comment(db)
+    note["not_on_partitions"] = kept_out
+    write_comment(db, note)
+    for statement in SYMBOLS:
+        run(db, statement)
+
+
+def down(_migrator: Any, db: Any) -> None:
+    """Copy the rows back into one table."""
+    rebuild(db, partitions=[])
+    note = read_comment(db)
+    for statement in note.pop("not_on_partitions"):
+        run(db, statement)
+    write_comment(db, note)
+    run(db, "DROP TABLE symbols")
+    run(db, "DROP FUNCTION ticks_note_symbols")
+
+
+def list_partitions(first: datetime | None, now: datetime) -> list[tuple[str, str]]:
+    """Return name and bounds of each partition."""
+    month = now.year * 12 + now.month - 1
+    oldest = month if first is None else min(month, first.year * 12 + first.month - 1)
+    oldest = max(oldest, month - MONTHS_BACK)
+    months = range(oldest, month + MONTHS_AHEAD + 1)
+    return [
+        ("ticks_before", f"FOR VALUES FROM (MINVALUE) TO ('{begin(oldest)}')"),
+        *((name(n), f"FOR VALUES FROM ('{begin(n)}') TO ('{begin(n + 1)}')") for n in months),
+        ("ticks_default", "DEFAULT"),
+    ]
+
+
+def begin(month: int) -> str:
+    """Return when a month, counted from the year 0, begins."""
+    return f"{month // 12:04}-{month % 12 + 1:02}-01 00:00:00+00"
+
+
+def name(month: int) -> str:
+    """Name a month's partition."""
+    return f"ticks_{month // 12:04}_{month % 12 + 1:02}"
+
+
+def rebuild(db: Any, *, partitions: list[tuple[str, str]]) -> list[str]:
+    """Make `ticks` anew, with or without partitions; return what could not be made on partitions."""
+    run(db, "LOCK TABLE ticks IN ACCESS EXCLUSIVE MODE")
+    columns = ", ".join(column for (column,) in query(db, COLUMNS))
+    checks, indexes, grants = query(db, CHECKS), query(db, INDEXES), query(db, GRANTS)
+    sequences, [(owner,)] = query(db, SEQUENCES), query(db, OWNER)
+    note = read_comment(db)
+    run(db, "ALTER TABLE ticks RENAME TO ticks_old")
+    form = "PARTITION BY RANGE (timestamp)" if partitions else ""
+    run(db, f"CREATE TABLE ticks (LIKE ticks_old {COPIED}) {form}")
+    for table, bounds in partitions:
+        run(db, f"CREATE TABLE {table} PARTITION OF ticks {bounds}")
+        run(db, f"ALTER TABLE {table} OWNER TO {owner}")
+    run(db, f"ALTER TABLE ticks OWNER TO {owner}")
+    run(db, f"INSERT INTO ticks ({columns}) OVERRIDING SYSTEM VALUE SELECT {columns} FROM ticks_old")
+    for sequence, column, is_identity in sequences:
+        keep_sequence(db, sequence, column, is_identity=is_identity)
+    run(db, "DROP TABLE ticks_old")
+    # after the rows: one that is not valid for old rows holds for new ones only
+    for check, condition in checks:
+        run(db, f"ALTER TABLE ticks ADD CONSTRAINT {check} {condition}")
+    for statement, fits in indexes:
+        if fits or not partitions:
+            run(db, statement)
+    for privilege, grantee, option in grants:
+        run(db, f"GRANT {privilege} ON ticks TO {grantee}{option}")
+    write_comment(db, note)
+    return [statement for statement, fits in indexes if not fits]
+
+
+def keep_sequence(db: Any, sequence: str, column: str, *, is_identity: bool) -> None:
+    """Let the new table go on counting where the old one was."""
+    if is_identity:
+        run(
+            db,
+            f"""SELECT setval(pg_get_serial_sequence('ticks', '{column}'), last_value, is_called)
+                FROM {sequence}""",
+        )
+    else:
+        run(db, f"ALTER SEQUENCE {sequence} OWNED BY ticks.{column}")
+
+
+def read_comment(db: Any) -> dict[str, Any]:
+    """Return what the first migration noted in the table's comment."""
+    [(comment,)] = query(db, "SELECT obj_description('ticks'::regclass, 'pg_class')")
+    note: dict[str, Any] = json.loads(comment)
+    return note
+
+
+def write_comment(db: Any, note: dict[str, Any]) -> None:
+    """Note it again."""
+    run(db, "COMMENT ON TABLE ticks IS '{}'".format(json.dumps(note, sort_keys=True).replace("'", "''")))
+
+
+def query(db: Any, statement: str) -> list[tuple[Any, ...]]:
+    """Return the rows of a statement without parameters."""
+    rows: list[tuple[Any, ...]] = db.execute_sql(statement).fetchall()
+    return rows
+
+
+def run(db: Any, statement: str) -> None:
+    """Run a statement without parameters."""
+    db.execute_sql(statement.replace("%", "%%"))

@@ -1,0 +1,214 @@
+"""The counters of boards: exact whoever writes, whatever is rolled back, and under concurrency."""
+
+import io
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from decimal import Decimal
+from random import Random
+
+import psycopg2
+import pytest
+from psycopg2.extensions import ISOLATION_LEVEL_REPEATABLE_READ, connection
+
+from core import EnhancedDatabaseService
+from core.migration import Migrator
+from core.records import LeaderboardUpdate, User
+from core.settings import Settings
+from tests.conftest import Execute
+from tests.integration.boards import assert_counted, count_buckets
+
+DAY = date(2026, 3, 2)
+BOARDS = ("daily_returns", "total_value")
+
+
+@pytest.fixture
+def players(service: EnhancedDatabaseService) -> list[User]:
+    """Forty players."""
+    return [service.create_user(username=f"player{n:02}") for n in range(40)]
+
+
+@contextmanager
+def transaction_on(url: str) -> Iterator[connection]:
+    """A transaction of somebody else, rolled back at the end unless it was committed."""
+    other = psycopg2.connect(url)
+    try:
+        yield other
+    finally:
+        other.close()
+
+
+def write(service: EnhancedDatabaseService, players: list[User], scores: list[int], board: str) -> None:
+    """Write a score for each of the players in one batch."""
+    updates = [LeaderboardUpdate(p.id, Decimal(score)) for p, score in zip(players, scores, strict=False)]
+    service.batch_update_leaderboard(board, updates, DAY)
+
+
+def fold(execute: Execute, target: int = 3, board: str = BOARDS[0]) -> None:
+    """Fold a board into buckets of `target` entries."""
+    execute("SELECT leaderboard_fold(%s, %s, %s)", (DAY, board, target))
+
+
+def test_every_kind_of_write_is_counted(
+    service: EnhancedDatabaseService, players: list[User], execute: Execute, database_url: str
+) -> None:
+    """Batches, single updates, COPY, deletes, cascades, moves between boards and TRUNCATE."""
+    write(service, players, list(range(30)), BOARDS[0])
+    fold(execute)
+    assert count_buckets(execute) > 5
+    service.update_leaderboard_entry(players[3].id, BOARDS[0], Decimal(17), DAY)
+    write(service, players, [5] * 40, BOARDS[0])
+    assert_counted(execute)
+    with transaction_on(database_url) as other, other.cursor() as cursor:
+        rows = "".join(f"{uuid.uuid4()}\t{player.id}\t{DAY}\tcopied\t1\n" for player in players)
+        cursor.copy_from(
+            io.StringIO(rows),
+            "leaderboard_entries",
+            columns=("id", "user_id", "session_date", "category", "score"),
+        )
+        other.commit()
+    service.delete_user(players[0].id)
+    execute("UPDATE leaderboard_entries SET category = 'moved' WHERE category = 'copied'")
+    execute("UPDATE leaderboard_entries SET id = gen_random_uuid(), created_at = now() WHERE score = 5")
+    execute("DELETE FROM leaderboard_entries WHERE category = 'moved' AND user_id > %s", (players[9].id,))
+    assert_counted(execute)
+    execute("TRUNCATE leaderboard_entries")
+    assert execute("SELECT count(*) FROM leaderboard_counters") == [(0,)]
+
+
+def test_folding_again_and_again_stays_exact(
+    service: EnhancedDatabaseService, players: list[User], execute: Execute
+) -> None:
+    """Random boards, folded into random buckets: nothing is lost and buckets stay small."""
+    random = Random(7)
+    for _ in range(25):
+        write(service, random.sample(players, 25), random.choices(range(6), k=25), BOARDS[0])
+        fold(execute, random.randint(1, 5))
+        assert_counted(execute)
+    fold(execute, 1)
+    sizes = "SELECT sum(entries) FROM leaderboard_counters GROUP BY depth, created_at, id"
+    assert max(size for (size,) in execute(sizes)) <= 2
+
+
+def test_empty_buckets_are_merged(
+    service: EnhancedDatabaseService, players: list[User], execute: Execute
+) -> None:
+    """Scores that move on through the day do not leave ever more buckets behind."""
+    for hour in range(12):
+        write(service, players, [100 * hour + n for n in range(40)], BOARDS[0])
+        fold(execute, 4)
+        assert_counted(execute)
+    assert count_buckets(execute) <= 4 * (40 / 4 + 1) + 40 / 4
+
+
+def test_equals_are_split_by_who_came_first(
+    service: EnhancedDatabaseService, players: list[User], execute: Execute
+) -> None:
+    """A board on which all are equal has buckets as small as any other."""
+    write(service, players, [7] * 40, BOARDS[0])
+    fold(execute, 4)
+    assert count_buckets(execute) == 10
+    assert_counted(execute)
+    page = service.get_leaderboard(BOARDS[0], DAY, 5, offset=33)
+    whole = service.get_leaderboard(BOARDS[0], DAY, 40)
+    assert page == whole[33:38]
+    assert {entry.rank for entry in page} == {1}
+
+
+def test_a_rolled_back_write_was_never_counted(
+    service: EnhancedDatabaseService, players: list[User], execute: Execute, database_url: str
+) -> None:
+    """Neither while it runs, for others, nor afterwards."""
+    write(service, players, list(range(40)), BOARDS[0])
+    with transaction_on(database_url) as other, other.cursor() as cursor:
+        cursor.execute("UPDATE leaderboard_entries SET score = score + 100")
+        assert service.get_user_rank(players[0].id, BOARDS[0], DAY).rank == 40
+        assert_counted(execute)
+        other.rollback()
+    assert_counted(execute)
+
+
+def test_nothing_is_split_while_somebody_counts(
+    service: EnhancedDatabaseService, players: list[User], execute: Execute, database_url: str
+) -> None:
+    """A write that is not committed yet goes by the old buckets; the split gives up, and waits for nobody."""
+    write(service, players[:20], list(range(20)), BOARDS[0])
+    with transaction_on(database_url) as other, other.cursor() as cursor:
+        cursor.execute("UPDATE leaderboard_entries SET score = 50 WHERE score = 3")
+        fold(execute)
+        assert count_buckets(execute) == 1
+        other.commit()
+    assert_counted(execute)
+    fold(execute)
+    assert count_buckets(execute) > 5
+    assert_counted(execute)
+
+
+def test_an_old_snapshot_may_not_write(
+    service: EnhancedDatabaseService, players: list[User], execute: Execute, database_url: str
+) -> None:
+    """It would count by buckets that may have been split since."""
+    write(service, players, [1] * 40, BOARDS[0])
+    with transaction_on(database_url) as other, other.cursor() as cursor:
+        other.set_isolation_level(ISOLATION_LEVEL_REPEATABLE_READ)
+        with pytest.raises(psycopg2.NotSupportedError, match="write at read committed"):
+            cursor.execute("DELETE FROM leaderboard_entries")
+    assert_counted(execute)
+
+
+def test_concurrent_writers_of_the_same_boards_do_not_deadlock(
+    service: EnhancedDatabaseService, players: list[User], execute: Execute
+) -> None:
+    """Each writes its own players to both boards, in opposite orders, while the boards are folded."""
+    errors: list[Exception] = []
+
+    def work(worker: int) -> None:
+        random, own = Random(worker), players[worker::4]
+        try:
+            for _ in range(15):
+                with service.transaction():
+                    for board in BOARDS if worker % 2 else BOARDS[::-1]:
+                        write(service, own, random.choices(range(9), k=10), board)
+        except Exception as error:  # reported below
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        for board in BOARDS:
+            fold(execute, 2, board)
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert_counted(execute)
+    assert service.get_leaderboard(BOARDS[1], DAY, 1)[0].rank == 1
+
+
+def test_a_large_board_is_split_by_itself(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Whoever commits a large number of entries leaves small buckets."""
+    execute("INSERT INTO users (username) SELECT 'many' || n FROM generate_series(1, 20000) n")
+    execute(
+        "INSERT INTO leaderboard_entries (user_id, session_date, category, score)"
+        " SELECT id, %s, %s, 5 FROM users",
+        (DAY, BOARDS[0]),
+    )
+    assert count_buckets(execute) == 10
+    assert_counted(execute)
+
+
+def test_what_is_there_is_counted_by_the_migration(
+    service: EnhancedDatabaseService, players: list[User], execute: Execute, settings: Settings
+) -> None:
+    """Down and up again, and every entry is in its bucket."""
+    write(service, players, [n // 3 for n in range(40)], BOARDS[0])
+    write(service, players, [1] * 40, BOARDS[1])
+    before = service.get_leaderboard_around(players[20].id, BOARDS[0], DAY)
+    migrator = Migrator(settings)
+    migrator.down("0003_board_counters")
+    assert execute("SELECT count(*) FROM leaderboard_entries") == [(80,)]
+    migrator.up()
+    assert_counted(execute)
+    assert service.get_leaderboard_around(players[20].id, BOARDS[0], DAY) == before

@@ -1,0 +1,156 @@
+"""Boards of 200,000 entries: the same answers as a plain ranking, from a fraction of the rows."""
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+from decimal import Decimal
+from random import Random
+from uuid import UUID
+
+import pytest
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.local.servers import PostgresServer
+from core.queries import boards
+from core.records import LeaderboardUpdate
+from tests.conftest import Execute, connected, created_database
+from tests.integration.boards import assert_counted
+from tests.integration.plans import count_rows_read, list_scans
+
+pytestmark = pytest.mark.slow
+
+ENTRIES = 200_000
+# A bucket has up to 4,000 entries, and the place of a page and the rank of its first score
+# may be in two; a page through equals and others looks behind both.
+MOST_ROWS = 20_000
+FIRST_DAY = date(2026, 3, 2)
+SCORES = {
+    "percents": "(sqrt(-2 * ln(1 - random())) * cos(2 * pi() * random()) * 2)",
+    "values": "9000 + random() * 2000",
+    "counts": "floor(random() * 11)",
+    "distinct": "n / 100.0",
+    "equal": "5",
+}
+# Each board in a session of its own, so that one can be closed without the others.
+DAYS = {category: FIRST_DAY + timedelta(days=n) for n, category in enumerate(SCORES)}
+FILL = """
+    INSERT INTO users (id, username)
+        SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'player' || n
+        FROM generate_series(1, {entries}) n"""
+FILL_BOARD = """
+    INSERT INTO leaderboard_entries (user_id, session_date, category, score, created_at)
+        SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, '{day}', '{category}',
+               ({score})::numeric(15, 2), '2026-03-02'::timestamptz + n / 500 * interval '1 second'
+        FROM generate_series(1, {entries}) n"""
+RANKED = """
+    SELECT user_id, rank() OVER (ORDER BY score DESC)
+    FROM leaderboard_entries WHERE session_date = %s AND category = %s
+    ORDER BY score DESC, created_at, id"""
+
+
+@pytest.fixture(scope="module")
+def filled_url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
+    """A database with a board of each kind of scores."""
+    with created_database(postgres_server, template=template_database) as url:
+        with connected(url) as execute:
+            execute("SELECT setseed(0.5)")
+            execute(FILL.format(entries=ENTRIES))
+            for category, score in SCORES.items():
+                execute(
+                    FILL_BOARD.format(entries=ENTRIES, day=DAYS[category], category=category, score=score)
+                )
+            execute("VACUUM ANALYZE leaderboard_entries")
+            execute("VACUUM ANALYZE leaderboard_counters")
+        yield url
+
+
+@pytest.fixture(scope="module")
+def large(filled_url: str) -> Iterator[EnhancedDatabaseService]:
+    """A service on that database, without a cache."""
+    settings = Settings(
+        database_url=filled_url,  # type: ignore[arg-type]  # coerced
+        enable_redis_cache=False,
+        database_query_timeout=300_000,
+    )
+    with open_service(settings) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def run(filled_url: str) -> Iterator[Execute]:
+    """Run SQL on that database."""
+    with connected(filled_url) as execute:
+        yield execute
+
+
+def list_ranked(run: Execute, category: str) -> list[tuple[UUID, int]]:
+    """Rank a board the plain way."""
+    return [(UUID(str(user_id)), rank) for user_id, rank in run(RANKED, (DAYS[category], category))]
+
+
+def check_answers(service: EnhancedDatabaseService, run: Execute, category: str) -> None:
+    """Compare pages, ranks and neighbours at twelve places with the plain ranking."""
+    ranked = list_ranked(run, category)
+    places = [0, 1, 4_000, len(ranked) - 1, *Random(category).choices(range(len(ranked)), k=8)]
+    for place in places:
+        page = service.get_leaderboard(category, DAYS[category], 20, offset=place)
+        assert [(e.user_id, e.rank) for e in page] == ranked[place : place + 20]
+        user_id, rank = ranked[place]
+        assert service.get_user_rank(user_id, category, DAYS[category]).rank == rank
+        around = service.get_leaderboard_around(user_id, category, DAYS[category], radius=5)
+        assert [(e.user_id, e.rank) for e in around] == ranked[max(0, place - 5) : place + 6]
+
+
+@pytest.mark.parametrize("category", SCORES)
+def test_answers_are_those_of_a_plain_ranking(
+    large: EnhancedDatabaseService, run: Execute, category: str
+) -> None:
+    """Anywhere on the board, before and after thousands of changes."""
+    check_answers(large, run, category)
+    random = Random(category)
+    for _ in range(3):
+        changed = random.sample(range(1, ENTRIES + 1), 1_000)
+        large.batch_update_leaderboard(
+            category,
+            [LeaderboardUpdate(UUID(int=n + (7 << 76) + (8 << 60)), Decimal(n % 9)) for n in changed],
+            DAYS[category],
+        )
+    check_answers(large, run, category)
+    assert_counted(run, DAYS[category])
+
+
+@pytest.mark.parametrize("category", SCORES)
+@pytest.mark.parametrize("place", [1_000, ENTRIES // 2, ENTRIES - 1_000])
+def test_a_fraction_of_the_board_is_read(run: Execute, category: str, place: int) -> None:
+    """No more than some buckets, whatever the scores are, and no table from end to end."""
+    [(user_id,)] = run(
+        "SELECT user_id FROM leaderboard_entries WHERE session_date = %s AND category = %s"
+        " ORDER BY score DESC, created_at, id LIMIT 1 OFFSET %s",
+        (DAYS[category], category, place),
+    )
+    board = {"day": DAYS[category], "category": category, "user_id": user_id}
+    for statement, more in (
+        (boards.PAGE, {"limit": 50, "offset": place}),
+        (boards.RANK, {}),
+        (boards.AROUND, {"radius": 5}),
+    ):
+        parameters = {**board, **more}
+        assert count_rows_read(run, statement, parameters, "leaderboard_entries") < MOST_ROWS
+        assert ("Seq Scan", "leaderboard_entries") not in list_scans(run, statement, parameters)
+
+
+def test_a_session_is_closed_in_one_statement(large: EnhancedDatabaseService, run: Execute) -> None:
+    """The stored ranks are those of a plain ranking, and no bucket has changed."""
+    statements: list[str] = []
+    large._database.query_hooks.append(lambda event: statements.append(event.sql))
+    try:
+        assert large.close_session(DAYS["counts"]) == ENTRIES
+    finally:
+        large._database.query_hooks.pop()
+    assert sum("UPDATE leaderboard_entries" in statement for statement in statements) == 1
+    wrong = """
+        SELECT count(*) FROM (
+            SELECT rank, rank() OVER (PARTITION BY category ORDER BY score DESC) AS expected
+            FROM leaderboard_entries WHERE session_date = %s
+        ) AS ranked WHERE rank IS DISTINCT FROM expected"""
+    assert run(wrong, (DAYS["counts"],)) == [(0,)]
+    assert_counted(run, DAYS["counts"])

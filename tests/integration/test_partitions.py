@@ -1,0 +1,146 @@
+"""Partitions of the ticks: created ahead, filled from the default one, dropped with age."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from click.testing import CliRunner
+
+from core import EnhancedDatabaseService, Settings
+from core.cli import main
+from core.errors import InvalidInput
+from core.queries.market import month_after
+from core.records import PartitionReport, Tick
+from tests.conftest import Execute
+
+NOW = datetime.now(UTC)
+DAYS = "SELECT tableoid::regclass::text, timestamp FROM ticks ORDER BY timestamp"
+PARTITIONS = "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' ORDER BY relname"
+
+
+def month(ahead: int) -> datetime:
+    """Return the begin of a month, counted from this one."""
+    time = NOW.replace(day=1)
+    for _ in range(ahead):
+        time = month_after(time)
+    for _ in range(-ahead):
+        time = (time - timedelta(days=1)).replace(day=1)
+    return time.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def name(ahead: int) -> str:
+    """Name the partition of a month, counted from this one."""
+    return f"ticks_{month(ahead):%Y_%m}"
+
+
+def load(service: EnhancedDatabaseService, *times: datetime, symbol: str = "AAPL") -> None:
+    """Insert ticks whose prices are 1, 2, 3."""
+    service.insert_market_ticks(
+        Tick(symbol, time, Decimal(price)) for price, time in enumerate(times, start=1)
+    )
+
+
+def test_no_time_is_without_a_partition(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Long ago, now, and long after the last month that was created."""
+    long_ago, far_away = datetime(1990, 1, 1, tzinfo=UTC), month(40)
+    load(service, long_ago, NOW, far_away)
+    assert execute(DAYS) == [("ticks_before", long_ago), (name(0), NOW), ("ticks_default", far_away)]
+    assert service.get_latest_market_data(["AAPL"])[0].price == 3
+    assert service.get_latest_market_data()[0].price == 3
+
+
+def test_maintenance_creates_ahead_and_is_safe_to_repeat(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """The months are there already up to two ahead; asked for more, they are created once."""
+    assert service.maintain_partitions() == PartitionReport((), (), 0)
+    assert service.maintain_partitions(months_ahead=4).created == (name(3), name(4))
+    assert service.maintain_partitions(months_ahead=4) == PartitionReport((), (), 0)
+    assert {(name(n),) for n in range(5)} <= set(execute(PARTITIONS))
+
+
+def test_what_came_before_its_partition_is_moved(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Every tick that waited in the default partition, and no other."""
+    times = [month(3), month(4) - timedelta(microseconds=1), month(4), month(9)]
+    load(service, *times)
+    assert service.maintain_partitions(months_ahead=4) == PartitionReport((name(3), name(4)), (), 3)
+    places = [name(3), name(3), name(4), "ticks_default"]
+    assert execute(DAYS) == list(zip(places, times, strict=True))
+    assert service.get_latest_market_data(["AAPL"])[0].price == 4
+
+
+def test_old_partitions_are_dropped_and_forgotten(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Caches follow, symbols without ticks are gone, and old ticks have a place again."""
+    later = timedelta(days=200)
+    load(service, datetime(2001, 1, 1, tzinfo=UTC), NOW)
+    load(service, datetime(2001, 1, 2, tzinfo=UTC), symbol="GONE")
+    assert len(service.get_latest_market_data()) == 2
+    assert service.get_latest_market_data(["GONE"]) != ()
+    service._clock = lambda: NOW + later
+    report = service.maintain_partitions(keep=timedelta(days=30))
+    assert report.dropped[:2] == ("ticks_before", name(0))
+    assert service.get_latest_market_data(["GONE"]) == ()
+    assert service.get_latest_market_data() == ()
+    assert execute("SELECT count(*) FROM symbols") == [(0,)]
+    load(service, datetime(2001, 1, 3, tzinfo=UTC))
+    assert execute(DAYS)[0][0] == "ticks_before"
+    assert service.maintain_partitions(keep=timedelta(days=30)).dropped == ("ticks_before",)
+    assert service.maintain_partitions(keep=timedelta(days=30)) == PartitionReport((), (), 0)
+
+
+def test_what_is_younger_stays(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """A partition goes only when all of it is too old."""
+    load(service, NOW)
+    assert service.maintain_partitions(keep=timedelta(days=1)).dropped == ()
+    assert execute("SELECT count(*) FROM ticks") == [(1,)]
+
+
+def test_several_maintain_at_once(service: EnhancedDatabaseService) -> None:
+    """One creates, the others wait and find it done; writers only wait."""
+    reports: list[PartitionReport] = []
+    barrier = threading.Barrier(5)
+
+    def maintain() -> None:
+        barrier.wait()
+        reports.append(service.maintain_partitions(months_ahead=6))
+
+    threads = [threading.Thread(target=maintain) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    for minute in range(20):
+        load(service, NOW + timedelta(minutes=minute))
+    for thread in threads:
+        thread.join(60)
+    assert sorted(len(report.created) for report in reports) == [0, 0, 0, 4]
+    assert service.get_latest_market_data(["AAPL"])[0].timestamp == NOW + timedelta(minutes=19)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"months_ahead": -1}, "months_ahead is -1"),
+        ({"months_ahead": 25}, "months_ahead is 25"),
+        ({"keep": timedelta(hours=1)}, "keep is"),
+        ({"keep": 30}, "keep is 30"),
+    ],
+)
+def test_bad_arguments_drop_nothing(
+    service: EnhancedDatabaseService, execute: Execute, arguments: dict[str, object], message: str
+) -> None:
+    """A time without its unit above all."""
+    before = execute(PARTITIONS)
+    with pytest.raises(InvalidInput, match=message):
+        service.maintain_partitions(**arguments)  # type: ignore[arg-type]  # wrong on purpose
+    assert execute(PARTITIONS) == before
+
+
+def test_the_command_says_what_it_did(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line for each partition, and one when there was nothing to do."""
+    monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
+    monkeypatch.setenv("ENABLE_REDIS_CACHE", "false")
+    run = CliRunner().invoke
+    assert run(main, ["maintain", "--months-ahead", "3"]).output == f"created {name(3)}\n"
+    assert run(main, ["maintain", "--keep-days", "4000"]).output == "nothing to do\n"
+    assert run(main, ["maintain", "--keep-days", "0"]).exit_code == 2

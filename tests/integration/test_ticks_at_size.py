@@ -1,0 +1,104 @@
+"""A million ticks of 500 symbols: the latest, a month of candles, and retention, partition by partition."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.local.servers import PostgresServer
+from core.queries import market
+from tests.conftest import Execute, connected, created_database
+from tests.integration.plans import count_rows_read, list_scans
+
+pytestmark = pytest.mark.slow
+
+NOW = datetime.now(UTC)
+BEYOND = market.month_after(NOW)
+SYMBOLS = 500
+# Half a year of ticks in the months that maintenance has created, and some long ago.
+FILL = """
+    INSERT INTO ticks (symbol, timestamp, price, volume)
+        SELECT 'S' || n %% 500, %(now)s - n / 500 * interval '130 minutes', 100 + n %% 7, 1
+        FROM generate_series(0, 999999) n"""
+PARTITIONS = "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' ORDER BY relname"
+MONTHS = "SELECT relname FROM pg_class WHERE relispartition AND relkind = 'r' AND relname ~ '_[0-9]+$'"
+PLAIN_LATEST = (
+    "SELECT DISTINCT ON (symbol) symbol, timestamp, price FROM ticks ORDER BY symbol, timestamp DESC"
+)
+
+
+@pytest.fixture(scope="module")
+def filled_url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
+    """A database with the ticks, whose partitions were made when half a year of them was to come."""
+    with created_database(postgres_server, template=template_database) as url:
+        settings = Settings(database_url=url, enable_redis_cache=False)  # type: ignore[arg-type]  # coerced
+        with connected(url) as execute, open_service(settings) as service:
+            begin = (NOW - timedelta(days=120)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+            execute("DROP TABLE " + ", ".join(name for (name,) in execute(MONTHS)))
+            execute("ALTER TABLE ticks DETACH PARTITION ticks_before")
+            execute(
+                "ALTER TABLE ticks ATTACH PARTITION ticks_before FOR VALUES FROM (MINVALUE) TO (%s)", (begin,)
+            )
+            service.maintain_partitions()
+            execute(FILL, {"now": NOW})
+            for (name,) in execute(PARTITIONS):
+                execute(f"VACUUM ANALYZE {name}")
+        yield url
+
+
+@pytest.fixture
+def run(filled_url: str) -> Iterator[Execute]:
+    """Run SQL on that database."""
+    with connected(filled_url) as execute:
+        yield execute
+
+
+@pytest.fixture
+def large(filled_url: str) -> Iterator[EnhancedDatabaseService]:
+    """A service on that database, without a cache."""
+    settings = Settings(database_url=filled_url, enable_redis_cache=False)  # type: ignore[arg-type]  # coerced
+    with open_service(settings) as service:
+        yield service
+
+
+def test_the_latest_of_all_reads_one_row_a_symbol(large: EnhancedDatabaseService, run: Execute) -> None:
+    """And is what a search through everything finds."""
+    latest = large.get_latest_market_data()
+    assert len(latest) == SYMBOLS
+    assert [(t.symbol, t.timestamp, t.price) for t in latest] == sorted(run(PLAIN_LATEST))
+    assert count_rows_read(run, market.LATEST_ALL, {"beyond": BEYOND}, "ticks") == SYMBOLS
+
+
+def test_a_month_of_candles_reads_that_month_of_the_symbol(
+    large: EnhancedDatabaseService, run: Execute
+) -> None:
+    """From the two partitions that it touches at most."""
+    start = NOW - timedelta(days=28)
+    candles = large.get_price_history("S7", start, NOW, "1d")
+    ticks = sum(candle.ticks for candle in candles)
+    [(expected,)] = run(
+        "SELECT count(*) FROM ticks WHERE symbol = 'S7' AND timestamp >= %s AND timestamp < %s", (start, NOW)
+    )
+    assert ticks == expected > 300
+    parameters = {"symbol": "S7", "start": start, "end": NOW, "bucket": timedelta(days=1)}
+    assert count_rows_read(run, market.CANDLES, parameters, "ticks") == ticks
+    scans = list_scans(run, market.CANDLES, parameters)
+    assert len(scans) <= 2
+    assert "Seq Scan" not in {kind for kind, _ in scans}
+
+
+def test_retention_drops_partitions_and_not_rows(large: EnhancedDatabaseService, run: Execute) -> None:
+    """What is left is what is younger than the first month that was kept; nothing is deleted row by row."""
+    statements: list[str] = []
+    large._database.query_hooks.append(lambda event: statements.append(event.sql))
+    [(before,)] = run("SELECT count(*) FROM ticks")
+    report = large.maintain_partitions(keep=timedelta(days=60))
+    assert "ticks_before" in report.dropped
+    assert len(report.dropped) >= 2
+    assert not any("DELETE FROM ticks" in statement for statement in statements)
+    [(left, oldest)] = run("SELECT count(*), min(timestamp) FROM ticks")
+    assert 0 < left < before
+    assert NOW - timedelta(days=92) < oldest < NOW - timedelta(days=59)
+    assert large.maintain_partitions(keep=timedelta(days=60)).dropped == ()
+    assert len(large.get_latest_market_data()) == SYMBOLS
