@@ -7,6 +7,7 @@ Knows keys and tokens, no commands.
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 logger = logging.getLogger(__name__)
@@ -15,6 +16,8 @@ logger = logging.getLogger(__name__)
 OWED_LIMIT = 100_000
 # Other processes may read what is owed as soon as Redis answers them, so that is noticed soon.
 RETRY_SECONDS = 0.1
+# A command whose sender gave up arrives, if it does, together with the end of the outage.
+LATE_SECONDS = 1.0
 
 
 class Debts:
@@ -31,6 +34,8 @@ class Debts:
         self._release_all = release_all
         self._pay = pay
         self._owed: dict[tuple[str, bytes], int] = {}
+        # fences that Redis may still receive after their release
+        self._late: dict[tuple[str, bytes], int] = {}
         # the number of the invalidation since which all keys are owed; 0 for none
         self._all_since = 0
         self._number = 0
@@ -55,6 +60,16 @@ class Debts:
             if len(self._owed) > OWED_LIMIT:
                 self._all_since = self._number
                 self._owed.clear()
+
+    def expect_late(self, keys: Iterable[str], token: bytes) -> None:
+        """Note a fence that was sent and not confirmed: it is released again a while after the outage.
+
+        Without that it would keep its keys out of the cache until it expires.
+        """
+        with self._lock:
+            if len(self._late) <= OWED_LIMIT:
+                self._late.update(dict.fromkeys(((key, token) for key in keys), 0))
+        self.settle_in_background()
 
     def settle(self) -> None:
         """Pay everything; what fails stays owed, and so does what is owed anew meanwhile.
@@ -88,12 +103,21 @@ class Debts:
             self._payer.start()
 
     def _keep_paying(self) -> None:
+        paid_at: float | None = None
         while not self._closing.wait(RETRY_SECONDS):
             self._pay()
             with self._lock:
-                if not self._owed and not self._all_since:
+                if self._owed or self._all_since:
+                    paid_at = None
+                elif not self._late:
                     self._payer = None
                     return
+                elif paid_at is None:
+                    paid_at = time.monotonic()
+                elif time.monotonic() - paid_at >= LATE_SECONDS:
+                    self._number += 1
+                    self._owed.update(dict.fromkeys(self._late, self._number))
+                    self._late.clear()
 
     def close(self) -> None:
         """Try for the last time; what remains is stale for others until its time to live ends."""

@@ -138,8 +138,10 @@ class SharedTier:
         token = new_token(FENCE_MARK)
         try:
             self._call(lambda: self._run(FENCE, keys, [token, self._fence_milliseconds]))
-        except CacheDown:
+        except CacheDown as down:
             logger.debug("no fence: redis does not answer")
+            if down.reason == "down":
+                self._debts.expect_late(keys, token)
         return token
 
     def keep_fence(self, keys: Sequence[str], token: bytes) -> None:

@@ -223,10 +223,12 @@ class Worker:
         self._connect_to(self._port)
 
     def _connect_to(self, port: int) -> None:
-        pool = self._cache._shared._redis.connection_pool
+        shared = self._cache._shared
+        pool = shared._redis.connection_pool
         pool.connection_kwargs["port"] = port
-        pool.disconnect()
         # connections keep the port that they were made with
+        shared._link.close()
+        pool.disconnect()
         pool.reset()
 
     def is_live(self) -> bool:

@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 import pytest
 import redis
 
+from core.cache.scripts import FENCE, RELEASE
 from core.database import Database
 from tests.faults.conftest import OwnValkey
 from tests.faults.proxy import Proxy
@@ -196,3 +197,29 @@ def test_network_paused_while_reading(cached: Subject, redis_proxy: Proxy, valke
     redis_proxy.resume()
     assert ends_answering(seen)
     cached.finish("one process cut off from Redis", seen)
+
+
+def test_a_fence_arrives_after_its_release(cached: Subject, redis_proxy: Proxy, valkey: OwnValkey) -> None:
+    """The network kept a fence back and delivers it late: its keys are cached again soon."""
+    kept: list[bytes] = []
+    arrived: list[int] = []
+
+    def keep_fence(data: bytes) -> tuple[bytes, bytes]:
+        if FENCE.sha.encode() in data and not kept:
+            kept.append(data)
+            return b"", b""
+        return data, b""
+
+    def deliver(data: bytes) -> None:
+        if RELEASE.sha.encode() in data and kept and not arrived:
+            with client_of(valkey) as client:
+                connection = client.connection_pool.get_connection()
+                connection.send_packed_command([kept[0]])
+                arrived.append(connection.read_response())
+
+    redis_proxy.script, redis_proxy.after_sent = keep_fence, deliver
+    seen = cached.write()
+    wait_until(lambda: bool(arrived), "the fence is there")
+    redis_proxy.script = redis_proxy.after_sent = None
+    assert seen == "answers"
+    cached.finish("Redis receives a fence after its release", seen)

@@ -104,3 +104,17 @@ def test_closing_tries_once_more(ledger: Ledger, caplog: pytest.LogCaptureFixtur
     ledger.debts.owe(["k"], b"")
     ledger.debts.close()
     assert "1 keys are stale in redis until they expire" in caplog.text
+
+
+def test_a_late_fence_is_released_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fence that was not confirmed may come after its release, which is then made once more."""
+    monkeypatch.setattr(module, "LATE_SECONDS", 0.0)
+    ledger.is_down = True
+    ledger.debts.owe(["k"], b"F1")
+    ledger.debts.expect_late(["k"], b"F1")
+    thread = ledger.debts._payer
+    assert thread is not None
+    ledger.is_down = False
+    thread.join(10)
+    assert not thread.is_alive()
+    assert ledger.paid == [(("k",), b"F1")] * 2

@@ -29,6 +29,8 @@ def read_requirements(repository: Path, lock: str) -> set[str]:
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = [line for extra in EXTRAS[lock] for line in project["optional-dependencies"][extra]]
     names = {re.split(r"[\[<>=~! ]", line)[0] for line in (*project["dependencies"], *extras)}
+    # as the index spells them: PyPA specification "Names and normalization"
+    names = {re.sub(r"[-_.]+", "-", name).lower() for name in names}
     return names - {"echo-markets"}
 
 
