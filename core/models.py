@@ -115,12 +115,14 @@ class Tick(Model):
 
 
 class Symbol(Model):
-    """A symbol that has, or had, ticks; a trigger of the migrations adds new ones.
+    """A symbol that has, or had, ticks, and the begin (UTC) of the month of the latest.
 
-    Looking for them in every partition would take as long as all else of the latest prices.
+    Triggers of the migrations add new ones and move the month on, so no tick is of a later
+    one. Looking into every partition instead takes longer than all else of the latest prices.
     """
 
     symbol = TextField(primary_key=True)
+    month = DateTimeTZField()
 
     class Meta:
         """Searched by its key only."""
@@ -202,9 +204,13 @@ class LeaderboardEntry(Model):
     created_at = _now()
 
     class Meta:
-        """The board index holds the order of a board, so a page reads only its rows."""
+        """The board index holds the order of a board, so a page reads only its rows.
+
+        Half of each page of the table is left for the ranks that closing a session stores.
+        """
 
         table_name = "leaderboard_entries"
+        table_settings = "WITH (fillfactor = 50)"
         constraints: ClassVar[list[Any]] = [
             Check("rank > 0", name="leaderboard_entries_rank_sign"),
         ]

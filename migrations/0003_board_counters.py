@@ -60,7 +60,8 @@ _LOCK = f"""
         RETURN NULL;
     END IF;"""
 _KEYS = "session_date, category, score, created_at, id"
-# Storing final ranks changes no place on a board, so most rows drop out in the join.
+# Storing final ranks changes no place on a board, so all rows drop out in the join, which
+# is not worth doing twice: the locks are taken for them too.
 _UPDATED = """
     SELECT v.* FROM old_rows o FULL JOIN new_rows n ON n.id = o.id
     CROSS JOIN LATERAL (VALUES
@@ -70,6 +71,7 @@ _UPDATED = """
     WHERE v.id IS NOT NULL
       AND (o.session_date, o.category, o.score, o.created_at)
           IS DISTINCT FROM (n.session_date, n.category, n.score, n.created_at)"""
+_TOUCHED = "SELECT session_date, category FROM old_rows UNION SELECT session_date, category FROM new_rows"
 
 # A plan is kept as long as the connection, and may be made while the counters are few: each
 # entry has to probe the index all the same.
@@ -93,7 +95,7 @@ COUNT = f"""
             {_LOCK.format(rows="old_rows")}
             {_ATTRIBUTE.format(changes=f"SELECT {_KEYS}, -1 AS change FROM old_rows")}
         ELSE
-            {_LOCK.format(rows=f"({_UPDATED}) AS changes")}
+            {_LOCK.format(rows=f"({_TOUCHED}) AS touched")}
             {_ATTRIBUTE.format(changes=_UPDATED)}
         END IF;
         RETURN NULL;
@@ -212,6 +214,9 @@ FOLDING = f"""
     DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
     WHEN (random() < NEW.entries / {2 * BUCKET}.0 + 0.00025)
     EXECUTE FUNCTION leaderboard_fold_later()"""
+# Half of each page is left for one more version of each row: a rank, which no index has, is
+# then stored without a new entry in three indexes, in a seventh of the time.
+ROOM = "ALTER TABLE leaderboard_entries SET (fillfactor = 50)"
 COUNTING = {
     "leaderboard_entries_inserted": "INSERT ON leaderboard_entries REFERENCING NEW TABLE AS new_rows",
     "leaderboard_entries_updated": (
@@ -237,7 +242,7 @@ def up(_migrator: Any, db: Any) -> None:
     """Count what is there, and from then on every change."""
     # nobody may write between the backfill and the triggers
     db.execute_sql("LOCK TABLE leaderboard_entries IN SHARE ROW EXCLUSIVE MODE")
-    for statement in (TABLE, BACKFILL, INDEX, LOCK_SLOT, COUNT, FOLD, FOLD_LATER, FOLDING):
+    for statement in (ROOM, TABLE, BACKFILL, INDEX, LOCK_SLOT, COUNT, FOLD, FOLD_LATER, FOLDING):
         db.execute_sql(statement.replace("%", "%%"))
     for name, event in COUNTING.items():
         db.execute_sql(
@@ -248,6 +253,7 @@ def up(_migrator: Any, db: Any) -> None:
 
 def down(_migrator: Any, db: Any) -> None:
     """Drop counters, triggers and functions; the entries stay."""
+    db.execute_sql("ALTER TABLE leaderboard_entries RESET (fillfactor)")
     for name in COUNTING:
         db.execute_sql(f"DROP TRIGGER {name} ON leaderboard_entries")
     db.execute_sql("DROP TABLE leaderboard_counters")

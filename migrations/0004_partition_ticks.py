@@ -9,9 +9,10 @@ than the last month, and is empty unless maintenance stopped.
 Every row stays, and every column, check and index, also those of an adopted table. A
 unique index without `timestamp` cannot exist on partitions; `down` creates it again.
 
-`symbols` lists whatever had ticks, because a search for the next symbol would look into
-every partition. A trigger adds new ones; only maintenance, which keeps writers out
-meanwhile, removes what has no ticks left.
+`symbols` lists whatever had ticks, with the month of the latest, because a search for that
+would plan and look into every partition. Triggers add new ones and move the month on, which
+happens once a month for each; only maintenance, which keeps writers out meanwhile, removes
+what has no ticks left.
 """
 
 import json
@@ -51,17 +52,31 @@ SEQUENCES = """
     WHERE d.classid = 'pg_class'::regclass AND d.refobjid = 'ticks'::regclass AND d.deptype IN ('a', 'i')"""
 OWNER = "SELECT quote_ident(pg_get_userbyid(relowner)) FROM pg_class WHERE oid = 'ticks'::regclass"
 SYMBOLS = (
-    "CREATE TABLE symbols (symbol text NOT NULL PRIMARY KEY)",
-    "INSERT INTO symbols SELECT DISTINCT symbol FROM ticks",
+    "CREATE TABLE symbols (symbol text NOT NULL PRIMARY KEY, month timestamp with time zone NOT NULL)",
+    "INSERT INTO symbols SELECT symbol, date_trunc('month', max(timestamp), 'UTC') FROM ticks GROUP BY 1",
     """CREATE FUNCTION ticks_note_symbols() RETURNS trigger LANGUAGE plpgsql AS $$
        BEGIN
-           INSERT INTO symbols SELECT DISTINCT symbol FROM new_rows n
-           WHERE NOT EXISTS (SELECT FROM symbols s WHERE s.symbol = n.symbol)
-           ORDER BY symbol ON CONFLICT DO NOTHING;
+           INSERT INTO symbols AS s (symbol, month)
+           SELECT * FROM (
+               SELECT symbol, date_trunc('month', max(timestamp), 'UTC') AS month FROM new_rows GROUP BY 1
+           ) AS n
+           WHERE NOT EXISTS (SELECT FROM symbols k WHERE k.symbol = n.symbol AND k.month >= n.month)
+           ORDER BY symbol
+           ON CONFLICT (symbol) DO UPDATE SET month = EXCLUDED.month WHERE s.month < EXCLUDED.month;
            RETURN NULL;
        END $$""",
     """CREATE TRIGGER ticks_inserted AFTER INSERT ON ticks REFERENCING NEW TABLE AS new_rows
        FOR EACH STATEMENT EXECUTE FUNCTION ticks_note_symbols()""",
+    """CREATE FUNCTION ticks_note_move() RETURNS trigger LANGUAGE plpgsql AS $$
+       BEGIN
+           INSERT INTO symbols AS s (symbol, month)
+           VALUES (NEW.symbol, date_trunc('month', NEW.timestamp, 'UTC'))
+           ON CONFLICT (symbol) DO UPDATE SET month = EXCLUDED.month WHERE s.month < EXCLUDED.month;
+           RETURN NEW;
+       END $$""",
+    # before: a row that moves to another partition is no update to what comes after
+    """CREATE TRIGGER ticks_moved BEFORE UPDATE OF symbol, timestamp ON ticks
+       FOR EACH ROW EXECUTE FUNCTION ticks_note_move()""",
 )
 COPIED = "INCLUDING DEFAULTS INCLUDING GENERATED INCLUDING IDENTITY INCLUDING STORAGE INCLUDING COMPRESSION"
 
@@ -86,6 +101,7 @@ def down(_migrator: Any, db: Any) -> None:
     write_comment(db, note)
     run(db, "DROP TABLE symbols")
     run(db, "DROP FUNCTION ticks_note_symbols")
+    run(db, "DROP FUNCTION ticks_note_move")
 
 
 def list_partitions(first: datetime | None, now: datetime) -> list[tuple[str, str]]:

@@ -46,6 +46,8 @@ KEEPALIVES = {
     "keepalives_count": 2,
     "tcp_user_timeout": 20_000,
 }
+# Maintenance and bulk loads: far above what a million rows take, and still an end.
+LONG_SECONDS = 600.0
 # What runs at shutdown may take this long before it is cancelled.
 DRAIN_SECONDS = 5.0
 
@@ -208,6 +210,17 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
                 logger.debug("rolling back failed; the connection is gone", exc_info=True)
             raise
         block.__exit__(None, None, None)
+
+    @contextmanager
+    def unhurried(self, timeout_seconds: float = LONG_SECONDS) -> Iterator[None]:
+        """Let each statement of the block take `timeout_seconds`, if that is more than the query timeout.
+
+        The server keeps to it until the present transaction ends, its commit included.
+        """
+        limit_seconds = max(timeout_seconds, self._watch.limit_seconds)
+        self.execute_sql("SET LOCAL statement_timeout = %s", (round(limit_seconds * 1000),))
+        with self._watch.extended(self.connection(), limit_seconds):
+            yield
 
     def read(
         self,

@@ -11,7 +11,8 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import psycopg2
@@ -38,6 +39,8 @@ class StatementWatch:
         self.limit_seconds = limit_seconds + GRACE_SECONDS
         self._clock = clock
         self._stopping = threading.Event()
+        # connections whose statements may take longer for a while, and how long
+        self._extended: dict[int, float] = {}
         self.cursor_factory = _make_cursor_class(self)
         self.renew()
         _renew_after_fork(weakref.ref(self))
@@ -65,6 +68,19 @@ class StatementWatch:
         finally:
             del self._running[key]
             self._cut.discard(key)
+
+    @contextmanager
+    def extended(self, raw: connection, timeout_seconds: float) -> Iterator[None]:
+        """Let the statements of one connection take longer than those of others."""
+        self._extended[id(raw)] = timeout_seconds + GRACE_SECONDS
+        try:
+            yield
+        finally:
+            self._extended.pop(id(raw), None)
+
+    def limit_of(self, raw: connection) -> float:
+        """Return how many seconds a statement of a connection may take."""
+        return self._extended.get(id(raw), self.limit_seconds)
 
     def close(self) -> None:
         """End the thread; statements that still run are bounded by the server alone."""
@@ -98,16 +114,17 @@ def sever(raw: connection) -> None:
 
 
 def _make_cursor_class(watch: StatementWatch) -> type[cursor]:
+    def _run(raw: connection, statement: Callable[..., Any], *args: Any) -> Any:
+        return watch.run(raw, watch.limit_of(raw), statement, *args)
+
     class WatchedCursor(cursor):
         """A cursor whose statements are watched."""
 
-        limit_seconds = watch.limit_seconds
-
         def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002  # psycopg2's name
-            return watch.run(self.connection, self.limit_seconds, super().execute, query, vars)
+            return _run(self.connection, super().execute, query, vars)
 
         def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> Any:
-            return watch.run(self.connection, self.limit_seconds, super().copy_expert, sql, file, size)
+            return _run(self.connection, super().copy_expert, sql, file, size)
 
     return WatchedCursor
 

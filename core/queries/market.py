@@ -1,7 +1,9 @@
 """Statements on `ticks`."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from core.database import Database
 from core.queries.bulk import TICKS, load_rows
@@ -11,12 +13,30 @@ from core.records import Candle, Tick
 COLUMNS = (
     "symbol, timestamp, price, volume, bid, ask, change_24h, change_percent_24h, volatility, open, high, low"
 )
+# Planning a search through all partitions takes longer than the search, so each symbol is
+# looked for in the one partition that has its latest tick; a symbol whose latest tick is of
+# another month comes back with that month instead.
+_LATEST_IN_MONTH = f"""
+    SELECT {{symbol}}, s.month, t.* FROM {{symbols}}
+    LEFT JOIN LATERAL (
+        SELECT {COLUMNS} FROM ticks
+        WHERE symbol = s.symbol AND s.month = %(month)s
+          AND timestamp >= %(month)s AND timestamp < %(end)s
+        ORDER BY timestamp DESC LIMIT 1
+    ) AS t ON true"""
+LATEST_IN_MONTH = _LATEST_IN_MONTH.format(
+    symbol="w.symbol",
+    symbols="unnest(%(symbols)s::text[]) AS w (symbol) LEFT JOIN symbols s ON s.symbol = w.symbol",
+)
+LATEST_OF_ALL_IN_MONTH = _LATEST_IN_MONTH.format(symbol="s.symbol", symbols="symbols s")
+# After this one and the two that most symbols are in, every month is searched at once.
+MONTHS_TRIED = 3
 # `beyond` is any time that partitions have been created up to. Later ones, and the default
 # partition, are asked first and are all but empty. Without those the rest is without a gap,
 # so the planner visits it newest first, and the executor stops at the first hit; any other
 # value of `beyond` gives the same answer more slowly.
-_LATEST = f"""
-    SELECT t.* FROM symbols s
+LATEST = f"""
+    SELECT t.* FROM unnest(%(symbols)s::text[]) AS s (symbol)
     CROSS JOIN LATERAL (
         (SELECT {COLUMNS} FROM ticks WHERE symbol = s.symbol AND timestamp >= %(beyond)s
          ORDER BY timestamp DESC LIMIT 1)
@@ -24,10 +44,7 @@ _LATEST = f"""
         (SELECT {COLUMNS} FROM ticks WHERE symbol = s.symbol AND timestamp < %(beyond)s
          ORDER BY timestamp DESC LIMIT 1)
         LIMIT 1
-    ) AS t ORDER BY t.symbol"""
-# One probe of the index per symbol, however long the history is.
-LATEST = f"WITH symbols AS (SELECT unnest(%(symbols)s::text[]) AS symbol) {_LATEST}"
-LATEST_ALL = _LATEST
+    ) AS t"""
 # A tick that stands for a bar brings its own open, high and low.
 CANDLES = """
     SELECT symbol, bucket,
@@ -71,21 +88,74 @@ def build_candle(row: Row) -> Candle:
     return Candle(*row)
 
 
-def list_latest(database: Database, symbols: Sequence[str], now: datetime) -> tuple[Tick, ...]:
-    """Return the latest tick of each of the symbols that has one, future ones included."""
-    parameters = {"symbols": list(symbols), "beyond": month_after(now)}
-    return fetch_all(database, build_tick, LATEST, parameters)
+def list_latest(
+    database: Database, symbols: Sequence[str], now: datetime, month: datetime | None = None
+) -> tuple[Tick, ...]:
+    """Return the latest tick of each of the symbols that has one, by symbol, future ones included.
+
+    `month` is where most of them are expected, by default that of `now`: a right guess saves
+    a statement.
+    """
+    search = _Search(database, now)
+    search.look(LATEST_IN_MONTH, month or month_of(now), symbols=list(symbols))
+    return search.finish()
 
 
-def list_latest_of_all(database: Database, now: datetime) -> tuple[Tick, ...]:
-    """Return the latest tick of every symbol, future ones included."""
-    return fetch_all(database, build_tick, LATEST_ALL, {"beyond": month_after(now)})
+def list_latest_of_all(database: Database, now: datetime, month: datetime | None = None) -> tuple[Tick, ...]:
+    """Return the latest tick of every symbol, by symbol, future ones included; `month` as above."""
+    search = _Search(database, now)
+    search.look(LATEST_OF_ALL_IN_MONTH, month or month_of(now))
+    return search.finish()
+
+
+def find_common_month(ticks: Sequence[Tick]) -> datetime | None:
+    """Return the month that most of the ticks are in."""
+    months = Counter(month_of(tick.timestamp) for tick in ticks).most_common(1)
+    return months[0][0] if months else None
+
+
+class _Search:
+    """Finds latest ticks month by month; knows what was found and where the rest is."""
+
+    def __init__(self, database: Database, now: datetime) -> None:
+        self._database = database
+        self._beyond = month_after(now)
+        self._found: list[Tick] = []
+        # symbol -> month of its latest tick; None when there is no knowing
+        self._left: dict[str, datetime | None] = {}
+
+    def look(self, statement: str, month: datetime, **symbols: Any) -> None:
+        """Look into one month."""
+        parameters = {"month": month, "end": month_after(month), **symbols}
+        for symbol, latest, *row in self._database.execute_sql(statement, parameters).fetchall():
+            if row[0] is not None:
+                self._found.append(build_tick(row))
+                self._left.pop(symbol, None)
+            else:
+                # it should have been there, so it was deleted
+                self._left[symbol] = None if latest == month else latest
+
+    def finish(self) -> tuple[Tick, ...]:
+        """Find what is left; return everything."""
+        for _ in range(MONTHS_TRIED - 1):
+            months = Counter(month for month in self._left.values() if month is not None)
+            for month, _count in months.most_common(1):
+                symbols = [symbol for symbol, latest in self._left.items() if latest == month]
+                self.look(LATEST_IN_MONTH, month, symbols=symbols)
+        if self._left:
+            parameters = {"symbols": list(self._left), "beyond": self._beyond}
+            self._found += fetch_all(self._database, build_tick, LATEST, parameters)
+        return tuple(sorted(self._found, key=lambda tick: tick.symbol))
+
+
+def month_of(time: datetime) -> datetime:
+    """Return the begin of a time's month."""
+    return time.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def month_after(time: datetime) -> datetime:
     """Return the begin of the next month."""
-    month = time.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return (month + timedelta(days=31)).replace(day=1)
+    return (month_of(time) + timedelta(days=31)).replace(day=1)
 
 
 def list_candles(

@@ -153,12 +153,13 @@ class Leaderboards(ServiceBase):
     def close_session(self, session_date: date) -> int:
         """Store the final rank of every entry of a session; return how many entries it has.
 
-        Safe to repeat. Raises `InvalidInput`.
+        Safe to repeat. An entry that is written meanwhile may be left with the rank it had.
+        Each statement may take ten minutes, whatever DATABASE_QUERY_TIMEOUT is. Raises `InvalidInput`.
         """
         if session_date is None:
             raise InvalidInput("session_date is None; give the session to close")
         day = check_session_date(session_date, self._clock())
-        with self._changing("close_session") as (database, _):
+        with self._changing("close_session") as (database, _), database.unhurried():
             return leaderboards.store_ranks(database, day)
 
     def list_leaderboard_categories(self, session_date: date | None = None) -> tuple[str, ...]:

@@ -41,7 +41,7 @@ class Loading(ServiceBase):
         ids: dict[str, UUID] = {}
         given = check_records(users, User, "user")
         for chunk in chunked(_last_by(given, lambda user: user.username), CHUNK_ROWS):
-            with self._changing("load_users") as (database, changes):
+            with self._changing("load_users") as (database, changes), database.unhurried():
                 bulk.load_rows(database, bulk.USERS, chunk)
                 found = bulk.find_user_ids(database, [user.username for user in chunk])
                 changes.invalidate(USER, *(user_key(user_id) for user_id in found.values()))
@@ -109,7 +109,7 @@ class Loading(ServiceBase):
     ) -> int:
         changed = 0
         for chunk in chunked(records, CHUNK_ROWS):
-            with self._changing(operation) as (database, changes):
+            with self._changing(operation) as (database, changes), database.unhurried():
                 note(changes, chunk)
                 changed += bulk.load_rows(database, target, chunk)
         return changed

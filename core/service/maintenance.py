@@ -29,7 +29,7 @@ class Maintenance(ServiceBase):
         ahead = check_whole(months_ahead, "months_ahead", least=0, most=MAX_MONTHS_AHEAD)
         now = self._clock()
         cutoff = _check_cutoff(keep, now)
-        with self._changing("maintain_partitions") as (database, changes):
+        with self._changing("maintain_partitions") as (database, changes), database.unhurried():
             partitions.lock_maintenance(database)
             created, moved = _create_ahead(database, now, ahead)
             expired = [part for part in partitions.list_partitions(database) if part.end <= cutoff]

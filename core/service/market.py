@@ -36,6 +36,9 @@ REMEMBERED_LISTS = 64
 class Market(ServiceBase):
     """The market area of the service."""
 
+    # where most latest ticks were found; only a guess of where to look first
+    _latest_month: datetime | None = None
+
     def get_latest_market_data(self, symbols: Sequence[str] | None = None) -> tuple[Tick, ...]:
         """Return the latest tick of each symbol (None: of all), ordered by symbol.
 
@@ -56,10 +59,17 @@ class Market(ServiceBase):
         return tuple([found[key] for key in by_key if key in found])
 
     def _load_latest_of_all(self) -> tuple[Tick, ...]:
-        return self._read("get_latest_market_data", queries.list_latest_of_all, self._clock())
+        ticks = self._read(
+            "get_latest_market_data", queries.list_latest_of_all, self._clock(), self._latest_month
+        )
+        self._latest_month = queries.find_common_month(ticks) or self._latest_month
+        return ticks
 
     def _load_latest(self, symbols: Sequence[str]) -> dict[str, Tick]:
-        ticks = self._read("get_latest_market_data", queries.list_latest, symbols, self._clock())
+        ticks = self._read(
+            "get_latest_market_data", queries.list_latest, symbols, self._clock(), self._latest_month
+        )
+        self._latest_month = queries.find_common_month(ticks) or self._latest_month
         return {market_key(tick.symbol): tick for tick in ticks}
 
     def insert_market_tick(

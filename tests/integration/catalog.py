@@ -1,8 +1,8 @@
 """Describes a database's schema from the catalog, so that two can be compared.
 
 Owns what counts as a difference: columns with types, defaults and nullability,
-constraints, indexes, triggers and functions with their definitions. Order of columns does
-not count. Triggers and functions live in the migrations alone: peewee has no form for them,
+constraints, indexes, storage settings, triggers and functions with their definitions. Order
+of columns does not count. Triggers and functions live in the migrations alone: peewee has no form for them,
 and a copy of their text in the models would be compared with itself.
 """
 
@@ -32,6 +32,10 @@ INDEXES = """
     ORDER BY 1, 2"""
 PARTITIONED = """
     SELECT partrelid::regclass::text, pg_get_partkeydef(partrelid) FROM pg_partitioned_table ORDER BY 1"""
+SETTINGS = """
+    SELECT relname, reloptions FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL AND relkind IN ('r', 'p')
+    ORDER BY 1"""
 
 TRIGGERS = """
     SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid) FROM pg_trigger
@@ -39,7 +43,7 @@ TRIGGERS = """
 FUNCTIONS = """
     SELECT proname, pg_get_functiondef(oid) FROM pg_proc
     WHERE pronamespace = 'public'::regnamespace ORDER BY 1"""
-MODELLED = ("columns", "constraints", "indexes", "partitioned")
+MODELLED = ("columns", "constraints", "indexes", "partitioned", "settings")
 
 
 def describe(execute: Execute) -> dict[str, list[tuple[Any, ...]]]:
@@ -49,6 +53,7 @@ def describe(execute: Execute) -> dict[str, list[tuple[Any, ...]]]:
         "constraints": execute(CONSTRAINTS),
         "indexes": execute(INDEXES),
         "partitioned": execute(PARTITIONED),
+        "settings": execute(SETTINGS),
         "triggers": execute(TRIGGERS),
         "functions": execute(FUNCTIONS),
     }

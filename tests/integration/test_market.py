@@ -54,9 +54,10 @@ def test_many_symbols_are_ordered_and_missing_ones_left_out(
 
 
 def test_a_multi_symbol_read_is_one_query(service: EnhancedDatabaseService) -> None:
-    """Not one per symbol."""
+    """Not one per symbol, once it is known which month the latest ticks are in."""
     symbols = [f"S{n}" for n in range(50)]
-    service.insert_market_ticks([tick(symbol, 0, "1") for symbol in symbols])
+    service.insert_market_ticks([tick(symbol, 0, "1") for symbol in [*symbols, "AAPL"]])
+    service.get_latest_market_data(["AAPL"])
     statements: list[str] = []
     service._database.query_hooks.append(lambda event: statements.append(event.sql))
     assert len(service.get_latest_market_data(symbols)) == 50

@@ -50,6 +50,26 @@ def test_no_time_is_without_a_partition(service: EnhancedDatabaseService, execut
     assert service.get_latest_market_data()[0].price == 3
 
 
+def test_latest_ticks_are_found_in_whichever_month_they_are(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """Five symbols in five months, one that moves on, one that is moved, one whose last tick is gone."""
+    symbols = ["A", "B", "C", "D", "E"]
+    for age, symbol in enumerate(symbols):
+        load(service, month(-age), symbol=symbol)
+    assert [tick.symbol for tick in service.get_latest_market_data([*symbols, "NONE"])] == symbols
+    load(service, month(1), symbol="B")
+    execute("UPDATE ticks SET timestamp = %s WHERE symbol = 'C'", (month(30),))
+    load(service, month(-2), symbol="C")
+    load(service, month(-9), symbol="D")
+    execute("DELETE FROM ticks WHERE symbol = 'D' AND timestamp = %s", (month(-3),))
+    service.clear_market_data_cache()
+    expected = [("A", month(0)), ("B", month(1)), ("C", month(30)), ("D", month(-9)), ("E", month(-4))]
+    assert [(tick.symbol, tick.timestamp) for tick in service.get_latest_market_data()] == expected
+    some = service.get_latest_market_data(symbols)
+    assert [(tick.symbol, tick.timestamp) for tick in some] == expected
+
+
 def test_maintenance_creates_ahead_and_is_safe_to_repeat(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:

@@ -46,6 +46,7 @@ USER = "00000000-0000-7000-8000-000000000077"
 DAY = "2026-03-02"
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
 BEYOND = market.month_after(datetime.now(UTC))
+MONTH = {"month": market.month_of(datetime.now(UTC)), "end": BEYOND}
 BOARD = {"day": DAY, "category": "daily_returns", "user_id": USER}
 
 HOT: dict[str, tuple[str, Any, set[str]]] = {
@@ -76,7 +77,12 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
         {"symbols": ["S1", "S2"], "beyond": BEYOND},
         {r"ticks_\w+_symbol_timestamp_idx"},
     ),
-    "latest of all": (market.LATEST_ALL, {"beyond": BEYOND}, {r"ticks_\w+_symbol_timestamp_idx"}),
+    "latest of some in a month": (
+        market.LATEST_IN_MONTH,
+        {"symbols": ["S1", "S2"], **MONTH},
+        {r"ticks_\w+_symbol_timestamp_idx"},
+    ),
+    "latest of all in a month": (market.LATEST_OF_ALL_IN_MONTH, MONTH, {r"ticks_\w+_symbol_timestamp_idx"}),
     "candles": (
         market.CANDLES,
         {"symbol": "S1", "start": NOW - timedelta(days=60), "end": NOW, "bucket": timedelta(hours=1)},
@@ -167,6 +173,8 @@ def test_every_hot_query_is_explained() -> None:
         "INSERT_ONE",
         "UPSERT",
         "CLOSE",
+        "SORT_MEMORY",
+        "RESET_MEMORY",
         "ANALYZE",
         "COUNT_SESSION",
     }

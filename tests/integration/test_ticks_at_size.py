@@ -14,7 +14,7 @@ from tests.integration.plans import count_rows_read, list_scans
 pytestmark = pytest.mark.slow
 
 NOW = datetime.now(UTC)
-BEYOND = market.month_after(NOW)
+MONTH = {"month": market.month_of(NOW), "end": market.month_after(NOW)}
 SYMBOLS = 500
 # Half a year of ticks in the months that maintenance has created, and some long ago.
 FILL = """
@@ -67,7 +67,9 @@ def test_the_latest_of_all_reads_one_row_a_symbol(large: EnhancedDatabaseService
     latest = large.get_latest_market_data()
     assert len(latest) == SYMBOLS
     assert [(t.symbol, t.timestamp, t.price) for t in latest] == sorted(run(PLAIN_LATEST))
-    assert count_rows_read(run, market.LATEST_ALL, {"beyond": BEYOND}, "ticks") == SYMBOLS
+    assert count_rows_read(run, market.LATEST_OF_ALL_IN_MONTH, MONTH, "ticks") == SYMBOLS
+    scans = list_scans(run, market.LATEST_OF_ALL_IN_MONTH, MONTH)
+    assert {table for _, table in scans} == {"symbols", f"ticks_{NOW:%Y_%m}"}
 
 
 def test_a_month_of_candles_reads_that_month_of_the_symbol(
