@@ -19,7 +19,7 @@ from typing import Any, TypeVar, overload
 from frozendict import frozendict
 
 from core.cache.breaker import CircuitBreaker
-from core.cache.codec import ABSENT, Codec
+from core.cache.codec import ABSENT, FENCE_MARK, Codec, new_token
 from core.cache.flights import Flights
 from core.cache.keys import ALL_KINDS, CacheKind
 from core.cache.last_known import LastKnown
@@ -142,7 +142,10 @@ class Cache:
         value = self._near.get(key)
         if value is not None:
             tally.count_near(hits=1, misses=0)
-            self._meter.see("near", lambda: _read_of_one(kind, key, codec, load, depends_on), {key: value})
+            if self._meter.is_on:
+                self._meter.see(
+                    "near", lambda: _read_of_one(kind, key, codec, load, depends_on), {key: value}
+                )
             return None if value is ABSENT else value
         tally.count_near(hits=0, misses=int(self._near.is_live))
         read = _read_of_one(kind, key, codec, load, depends_on)
@@ -158,9 +161,10 @@ class Cache:
         return answer
 
     def _read_alone(self, read: Read[T], key: str) -> T | None:
-        """Read one key; threads that want it at the same time share the read while the feed is live."""
+        """Read one key; threads that want it at the same time share a read."""
         if not self._near.is_live:
-            return self._reader.read(read, [key]).get(key)
+            unheard: T | None = self._flights.share_next(key, lambda: self._reader.read(read, [key]).get(key))
+            return unheard
         answer: T | None = self._flights.share(
             key, read.depends_on, lambda: self._reader.read(read, [key]).get(key)
         )
@@ -212,15 +216,21 @@ class Cache:
 
     # -- change ---------------------------------------------------------------------------
 
-    def fence(self, keys: Iterable[tuple[CacheKind, str]]) -> bytes:
+    def fence(self, keys: Iterable[tuple[CacheKind, str]], token: bytes = NO_TOKEN) -> bytes:
         """Keep readers from filling what a transaction is about to commit; return its token.
 
-        Call it when every statement is done and COMMIT comes next.
+        Call it when every statement is done and COMMIT comes next, or again then when a token of
+        `new_fence` fenced keys long before.
         """
-        names = list(dict.fromkeys(key for _, key in keys))
+        names = list(dict.fromkeys([key for _, key in keys]))
         if self._shared is None or not names:
-            return NO_TOKEN
-        return self._shared.fence(names)
+            return token
+        return self._shared.fence(names, token or self.new_fence())
+
+    @staticmethod
+    def new_fence() -> bytes:
+        """Return a token for `fence` that nobody else has."""
+        return new_token(FENCE_MARK)
 
     def invalidate(
         self,

@@ -11,11 +11,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import redis
 
 from core.cache.near import NearTier
+from core.cache.wire import Push, Wire, pack
 
 logger = logging.getLogger(__name__)
 
@@ -24,13 +24,14 @@ HEARTBEAT_SECONDS = 0.5
 SILENCE_SECONDS = 1.5
 RECONNECT_SECONDS = 0.5
 STOP_SECONDS = 2.0
+PING = pack("PING")
 
 
 class InvalidationFeed:
     """Keeps a near tier coherent with Redis until it is closed."""
 
     def __init__(
-        self, connect: Callable[[], Any], near: NearTier, *, prefix: str, families: Sequence[str]
+        self, connect: Callable[[], Wire], near: NearTier, *, prefix: str, families: Sequence[str]
     ) -> None:
         self._open = connect
         self._near = near
@@ -59,45 +60,42 @@ class InvalidationFeed:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            connection = None
+            wire = None
             try:
-                connection = self._connect()
-                self._listen(connection)
+                wire = self._open()
+                self._subscribe(wire)
+                self._listen(wire)
             except Exception as error:  # the edge of a loop; an answer that is no protocol raises anything
                 if not self._has_failed:
                     logger.info("the near cache is shut, its feed ended: %s", type(error).__name__)
                 self._has_failed = True
             finally:
                 self._near.shut()
-                if connection is not None:
-                    connection.disconnect()
+                if wire is not None:
+                    wire.disconnect()
             self._stopping.wait(RECONNECT_SECONDS)
 
-    def _connect(self) -> Any:
-        # redis-py annotates neither the connection nor its parser
-        connection = self._open()
-        connection.connect()
-        connection._parser.set_invalidation_push_handler(self._hear)  # noqa: SLF001  # redis-py has no public way
+    def _subscribe(self, wire: Wire) -> None:
         arguments: list[str] = []
         for family in self._families:
             arguments += ("PREFIX", family)
-        connection.send_command("CLIENT", "TRACKING", "ON", "BCAST", *arguments)
-        if connection.read_response() != b"OK":
+        wire.send(pack("CLIENT", "TRACKING", "ON", "BCAST", *arguments))
+        if wire.read_reply() != b"OK":
             raise redis.InvalidResponse("tracking was not confirmed")
-        return connection
 
-    def _listen(self, connection: Any) -> None:
+    def _listen(self, wire: Wire) -> None:
         """Read until the feed ends; PONG after every heartbeat proves that nothing is pending."""
         self._near.open()
         self._has_failed = False
+        wire.set_timeout(HEARTBEAT_SECONDS)
         heard_at = pinged_at = time.monotonic()
-        connection.send_command("PING")
+        wire.send(PING)
         while not self._stopping.is_set():
             try:
-                connection.read_response(
-                    push_request=True, timeout=HEARTBEAT_SECONDS, disconnect_on_error=False
-                )
+                message = wire.read()
                 heard_at = time.monotonic()
+                if isinstance(message, Push):
+                    self._hear(message)
             except redis.TimeoutError:
                 pass
             now = time.monotonic()
@@ -105,13 +103,14 @@ class InvalidationFeed:
                 raise redis.TimeoutError("no heartbeat")
             if now - pinged_at >= HEARTBEAT_SECONDS:
                 pinged_at = now
-                connection.send_command("PING")
+                wire.send(PING)
 
-    def _hear(self, message: Any) -> Any:
+    def _hear(self, message: Push) -> None:
+        if message[:1] != [b"invalidate"]:
+            return
         keys = message[1] if len(message) > 1 else None
         if keys is None:
             self._near.clear()
         else:
             skipped = len(self._prefix)
-            self._near.invalidate(key.decode("utf-8", "replace")[skipped:] for key in keys)
-        return message
+            self._near.invalidate([key.decode("utf-8", "replace")[skipped:] for key in keys])

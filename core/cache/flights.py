@@ -54,6 +54,18 @@ class Flights:
             raise flight.error
         return flight.value
 
+    def share_next(self, key: str, read: Callable[[], Any]) -> Any:
+        """Like `share`, but share only a read that begins after this was called.
+
+        For when nobody tells of changes: whoever finds a read under way waits for its end, and
+        then one reads for all who waited.
+        """
+        with self._lock:
+            under_way = self._flights.get(key)
+        if under_way is not None:
+            under_way.done.wait()
+        return self.share(key, (), read)
+
     def _fly(self, key: str, flight: _Flight, read: Callable[[], Any]) -> None:
         try:
             flight.value = read()

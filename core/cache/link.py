@@ -1,4 +1,4 @@
-"""Exchanges of a command for its reply with Redis, on redis-py's connections.
+"""Exchanges of commands for their replies with Redis.
 
 Owns the idle connections and the loaded scripts. redis-py's client around a connection costs
 as much again as the exchange itself, which is most of a warm read. Never retries and
@@ -7,12 +7,18 @@ translates no error.
 
 import hashlib
 import os
-import select
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import redis
+
+from core.cache.wire import Wire, pack
+
+# What is spelled is sent from here on, so that the server works on it while the rest is spelled.
+SEND_BYTES = 16_384
+# What SCAN finds is bytes.
+Keys = Sequence[str] | Sequence[bytes]
 
 
 class Script:
@@ -29,65 +35,76 @@ class Link:
     def __init__(self, client: redis.Redis) -> None:
         self._pool: Any = client.connection_pool
         # what was used last is taken first, so that a burst's connections are left alone
-        self._idle: deque[Any] = deque()
+        self._idle: deque[Wire] = deque()
         self._pid = os.getpid()
 
     def ask(self, *command: Any) -> Any:
         """Send a command and return the reply; raises what redis-py raises."""
-        [reply] = self._exchange([command])
-        if isinstance(reply, Exception):
-            raise reply
-        return reply
+        return _raise_error(self._exchange([pack(*command)])[0])
 
-    def run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
+    def get_many(self, keys: Sequence[str]) -> Any:
+        """Return what lies under each key; one of another type counts for nothing."""
+        return _raise_error(self._exchange([pack("MGET", *keys)])[0])
+
+    def run(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> Any:
         """Run a script, which a server that does not know it is given first."""
         return self.run_each(script, [keys], arguments)[0]
 
-    def run_each(
-        self, script: Script, groups: Sequence[Sequence[str]], arguments: Sequence[Any]
-    ) -> list[Any]:
+    def run_each(self, script: Script, groups: Sequence[Keys], arguments: Sequence[Any]) -> list[Any]:
         """Run a script once for each group of keys, in one round trip."""
-        replies = self._exchange([("EVALSHA", script.sha, len(keys), *keys, *arguments) for keys in groups])
+        replies = self._exchange(_pack_run(script, keys, arguments) for keys in groups)
         for place, (keys, reply) in enumerate(zip(groups, replies, strict=True)):
-            if isinstance(reply, redis.exceptions.NoScriptError):
-                replies[place] = self.ask("EVAL", script.text, len(keys), *keys, *arguments)
-            elif isinstance(reply, Exception):
-                raise reply
+            replies[place] = self._settle(script, keys, arguments, reply)
         return replies
 
-    def _exchange(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+    def get_and_run(self, keys: Sequence[str], script: Script, arguments: Sequence[Any]) -> tuple[Any, Any]:
+        """Like `get_many`, and run a script on the same keys afterwards, in the same round trip."""
+        found, reply = self._exchange([pack("MGET", *keys), _pack_run(script, keys, arguments)])
+        return _raise_error(found), self._settle(script, keys, arguments, reply)
+
+    def _settle(self, script: Script, keys: Keys, arguments: Sequence[Any], reply: Any) -> Any:
+        if isinstance(reply, redis.exceptions.NoScriptError):
+            return self.ask("EVAL", script.text, len(keys), *keys, *arguments)
+        return _raise_error(reply)
+
+    def _exchange(self, commands: Iterable[bytes]) -> list[Any]:
         """Return the replies; one that is an error is returned as it is."""
-        connection = self._take()
+        wire = self._take()
         try:
-            # one after the other: the server works on the first while the next is spelled
+            count, spelled = 0, b""
             for command in commands:
-                connection.send_packed_command([_pack(command)], check_health=False)
-            replies = [_read(connection) for _ in commands]
+                count, spelled = count + 1, spelled + command
+                if len(spelled) >= SEND_BYTES:
+                    wire.send(spelled)
+                    spelled = b""
+            if spelled:
+                wire.send(spelled)
+            replies = [wire.read_reply() for _ in range(count)]
         except BaseException:
-            connection.disconnect()
+            wire.disconnect()
             raise
-        self._idle.append(connection)
+        self._idle.append(wire)
         return replies
 
-    def _take(self) -> Any:
+    def _take(self) -> Wire:
         if self._pid != os.getpid():
             # the parent's sockets: neither to be used nor to be closed for it
             self._idle, self._pid = deque(), os.getpid()
         while self._idle:
             try:
-                connection = self._idle.pop()
+                wire = self._idle.pop()
             except IndexError:
                 break
-            if not _is_readable(connection):
-                return connection
+            if not wire.is_readable():
+                return wire
             # the server hung up, or sent what nobody asked for
-            connection.disconnect()
+            wire.disconnect()
         return self.open()
 
-    def open(self) -> Any:
+    def open(self) -> Wire:
         """Make a connection that is nobody else's; it connects when it is first used."""
         # past the pool's make_connection, which counts up to a limit and never down again
-        return self._pool.connection_class(**self._pool.connection_kwargs)
+        return Wire(self._pool.connection_class(**self._pool.connection_kwargs))
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -95,27 +112,11 @@ class Link:
             self._idle.pop().disconnect()
 
 
-def _read(connection: Any) -> Any:
-    try:
-        return connection.read_response()
-    except redis.ResponseError as error:
-        # an answer like any other to the connection
-        return error
+def _pack_run(script: Script, keys: Keys, arguments: Sequence[Any]) -> bytes:
+    return pack("EVALSHA", script.sha, len(keys), *keys, *arguments)
 
 
-def _is_readable(connection: Any) -> bool:
-    socket = connection._sock  # noqa: SLF001  # redis-py's own check costs as much as a reply
-    if socket is None:
-        return True
-    poller = select.poll()
-    poller.register(socket, select.POLLIN)
-    return bool(poller.poll(0))
-
-
-def _pack(command: Sequence[Any]) -> bytes:
-    """Spell a command in Redis' protocol, in half of the time that redis-py's packer takes."""
-    parts = [b"*%d\r\n" % len(command)]
-    for part in command:
-        data = part if isinstance(part, bytes) else str(part).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(parts)
+def _raise_error(reply: Any) -> Any:
+    if isinstance(reply, Exception):
+        raise reply
+    return reply

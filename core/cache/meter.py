@@ -51,6 +51,8 @@ class StaleReadMeter:
         feed_bound_seconds: float = FEED_BOUND_SECONDS,
     ) -> None:
         self._every = every
+        # what a hit in the near tier asks first: it takes less time than the question of a sample
+        self.is_on = every > 0
         self._metrics = metrics
         self._find_near = find_near
         self._find_shared = find_shared

@@ -138,7 +138,10 @@ class NearTier:
         changed = list(keys)
         self._on_change(changed)
         with self._lock:
+            # most of what is heard concerns nothing here
             for key in changed:
+                if key not in self._reading and key not in self._entries and key not in self._dependents:
+                    continue
                 self._reading.pop(key, None)
                 self._drop(key)
                 for dependent in self._dependents.pop(key, ()):

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from core.cache.codec import ABSENT, Absent, Codec, is_lease, is_occupied
 from core.cache.keys import CacheKind
 from core.cache.near import NearTier
-from core.cache.shared import GRANTED, TAKEN, CacheDown, Lease, SharedTier
+from core.cache.shared import GRANTED, NO_TOKEN, TAKEN, CacheDown, Lease, SharedTier
 from core.cache.tally import Tally
 from core.metrics import Metrics
 
@@ -58,6 +58,9 @@ class ReadThrough:
         self._tallies = tallies
         self._metrics = metrics
         self._on_hits = on_hits
+        # kinds whose last look-up found nothing: the next one asks for leases in the same round
+        # trip, which saves a miss as much as it costs a hit
+        self._missing: set[str] = set()
 
     def read(self, read: Read[T], keys: Sequence[str]) -> dict[str, T]:
         """Ask Redis, then the loader; rows that do not exist are left out."""
@@ -66,14 +69,14 @@ class ReadThrough:
             tally.count_bypasses("disabled", len(keys))
             return dict(self._load(read, keys))
         try:
-            found, left = self._look_up(self._shared, read, keys)
+            found, left, lease = self._look_up_or_lease(self._shared, read, keys)
         except CacheDown as down:
             tally.count_bypasses(down.reason, len(keys))
             return dict(self._load(read, keys))
         tally.count_reads(hits=len(found), misses=len(left))
         self._on_hits(read, found)
         if left:
-            filled = self._fill(self._shared, read, left)
+            filled = self._fill(self._shared, read, left, lease)
             found.update(filled)
         return {key: value for key, value in found.items() if not isinstance(value, Absent)}
 
@@ -85,30 +88,81 @@ class ReadThrough:
             return None
         return _decode(read.codec, [key], stored).get(key) if stored else None
 
-    def _look_up(
+    def _look_up_or_lease(
         self, shared: SharedTier, read: Read[T], keys: Sequence[str]
+    ) -> tuple[dict[str, T | Absent], dict[str, bytes | None], Lease | None]:
+        """Look up; where the kind's last keys were missing, ask for leases with the same breath."""
+        name = read.kind.name
+        lease = None
+        if name in self._missing:
+            found, left, lease = self._look_up_and_lease(shared, read, keys)
+        else:
+            found, left = self._look_up(read, keys, shared.get_many)
+        if found:
+            self._missing.discard(name)
+        else:
+            self._missing.add(name)
+        return found, left, lease
+
+    def _look_up_and_lease(
+        self, shared: SharedTier, read: Read[T], keys: Sequence[str]
+    ) -> tuple[dict[str, T | Absent], dict[str, bytes | None], Lease]:
+        leases: list[Lease] = []
+
+        def fetch(_: Sequence[str]) -> list[Any]:
+            stored, lease = shared.get_and_lease(keys, read.depends_on)
+            leases.append(lease)
+            return stored
+
+        try:
+            found, left = self._look_up(read, keys, fetch)
+            [lease] = leases
+            # what was there and went before the lease was asked for: others wait for it now
+            for key in [key for key in found if lease.states[key] == GRANTED]:
+                del found[key]
+                left[key] = None
+            blocked = {k: value for k, value in left.items() if value is not None and not is_occupied(value)}
+            if blocked:
+                # under the same token; versions that changed in between refuse the fill
+                second = self._lease(shared, read, blocked, token=lease.token)
+                lease = lease._replace(states=lease.states | second.states)
+        except CacheDown as down:
+            if leases or down.reason == "down":
+                # it may have been granted all the same, and others would wait for it
+                shared.give_up(keys)
+            raise
+        return found, left, lease
+
+    def _look_up(
+        self, read: Read[T], keys: Sequence[str], fetch: Callable[[Sequence[str]], list[Any]]
     ) -> tuple[dict[str, T | Absent], dict[str, bytes | None]]:
         """Return the values that Redis has, and what lies under the other keys."""
         asked = [*keys, *read.depends_on]
         ticket = self._near.begin_read(asked)
         found: dict[str, T | Absent] = {}
         try:
-            stored = shared.get_many(asked)
+            stored = fetch(asked)
             found = _decode(read.codec, keys, stored)
         finally:
             self._near.end_read(ticket, asked, found, read.depends_on)
         left = {key: value for key, value in zip(keys, stored, strict=False) if key not in found}
         return found, left
 
+    @staticmethod
+    def _lease(
+        shared: SharedTier, read: Read[T], missing: Mapping[str, bytes | None], token: bytes = NO_TOKEN
+    ) -> Lease:
+        # only what this reader saw: another may have filled the key since
+        in_the_way = [b"" if value is None or is_occupied(value) else value for value in missing.values()]
+        return shared.lease(list(missing), read.depends_on, overwrite=in_the_way, token=token)
+
     def _fill(
-        self, shared: SharedTier, read: Read[T], missing: Mapping[str, bytes | None]
+        self, shared: SharedTier, read: Read[T], missing: Mapping[str, bytes | None], lease: Lease | None
     ) -> Mapping[str, T | Absent]:
         """Load under leases and store what they still cover; wait for what others load."""
         keys = list(missing)
-        # only what this reader saw: another may have filled the key since
-        in_the_way = [b"" if value is None or is_occupied(value) else value for value in missing.values()]
         try:
-            lease = shared.lease(keys, read.depends_on, overwrite=in_the_way)
+            lease = lease or self._lease(shared, read, missing)
         except CacheDown as down:
             if down.reason == "down":
                 # it may have been granted all the same, and others would wait for it
@@ -167,7 +221,7 @@ class ReadThrough:
         left = list(keys)
         while left and time.monotonic() < deadline:
             try:
-                stored, rest = self._look_up(shared, read, left)
+                stored, rest = self._look_up(read, left, shared.get_many)
             except CacheDown:
                 break
             found.update(stored)

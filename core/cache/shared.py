@@ -16,7 +16,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from core.cache.breaker import CircuitBreaker
-from core.cache.codec import FENCE_MARK, LEASE_MARK, new_token
+from core.cache.codec import LEASE_MARK, new_token
 from core.cache.debts import Debts
 from core.cache.feed import InvalidationFeed
 from core.cache.keys import FAMILIES
@@ -90,28 +90,30 @@ class SharedTier:
         """Return what is stored under each key; MGET takes a key of another type for missing."""
 
         def read() -> list[Any]:
-            reply: Any = self._link.ask("MGET", *self._named(keys))
-            _expect_list(reply, len(keys))
-            if not _STORED.issuperset(map(type, reply)):
-                raise redis.InvalidResponse("values of another type")
-            return list(reply)
+            return _expect_values(self._link.get_many(self._named(keys)), len(keys))
 
         return self._call(read)
 
-    def lease(self, keys: Sequence[str], versions: Sequence[str], *, overwrite: Sequence[bytes]) -> "Lease":
+    def lease(
+        self, keys: Sequence[str], versions: Sequence[str], *, overwrite: Sequence[bytes], token: bytes
+    ) -> "Lease":
         """Ask to fill the keys; `overwrite` has what may be replaced under each, or nothing."""
-        token = new_token(LEASE_MARK)
-        seen = [value[:SEEN_BYTES] for value in overwrite]
-        arguments = [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(keys), *seen]
+        arguments = _lease_arguments(overwrite, token or new_token(LEASE_MARK))
+        names = self._named([*keys, *versions])
+        reply = self._call(lambda: _expect_list(self._link.run(LEASE, names, arguments), len(names)))
+        return _make_lease(arguments, keys, versions, reply)
 
-        def ask() -> list[Any]:
-            reply: Any = self._link.run(LEASE, self._named([*keys, *versions]), arguments)
-            _expect_list(reply, len(keys) + len(versions))
-            return list(reply)
+    def get_and_lease(self, keys: Sequence[str], versions: Sequence[str]) -> tuple[list[Any], "Lease"]:
+        """Like `get_many` of both, and ask to fill the keys where nothing is, in one round trip."""
+        arguments = _lease_arguments([b""] * len(keys), new_token(LEASE_MARK))
+        names = self._named([*keys, *versions])
 
-        reply = self._call(ask)
-        states = dict(zip(keys, reply, strict=False))
-        return Lease(token, states, tuple(versions), tuple(reply[len(keys) :]))
+        def ask() -> tuple[list[Any], list[Any]]:
+            found, reply = self._link.get_and_run(names, LEASE, arguments)
+            return _expect_values(found, len(names)), _expect_list(reply, len(names))
+
+        found, reply = self._call(ask)
+        return found, _make_lease(arguments, keys, versions, reply)
 
     def fill(self, lease: "Lease", stored: Sequence[tuple[str, int, bytes]]) -> int:
         """Store (key, milliseconds, value) where the lease still holds; return how many did.
@@ -130,12 +132,11 @@ class SharedTier:
         self._debts.owe(keys, NO_TOKEN)
         self._debts.settle_in_background()
 
-    def fence(self, keys: Sequence[str]) -> bytes:
-        """Let nobody fill these keys until they are deleted; return the token that deletes them.
+    def fence(self, keys: Sequence[str], token: bytes) -> bytes:
+        """Let nobody fill these keys until they are deleted with the token, which is returned.
 
         When Redis does not answer there is nothing to fence off: it is not read then either.
         """
-        token = new_token(FENCE_MARK)
         try:
             self._call(lambda: self._run(FENCE, keys, [token, self._fence_milliseconds]))
         except CacheDown as down:
@@ -154,13 +155,16 @@ class SharedTier:
 
     def delete(self, keys: Sequence[str], token: bytes = NO_TOKEN) -> None:
         """Drop the keys, now or, when Redis does not answer, before it is read again."""
-        # owed first: should this thread fail in between, another call settles it
-        self._debts.owe(keys, token)
         try:
-            self._call(lambda: None)
+            self._call(lambda: self._release_keys(keys, token))
         except CacheDown:
             logger.debug("invalidations wait for redis to come back")
+            self._debts.owe(keys, token)
             self._debts.settle_in_background()
+        except BaseException:
+            # interrupted: another call settles it
+            self._debts.owe(keys, token)
+            raise
 
     def make_feed(self, near: NearTier) -> InvalidationFeed:
         """Return the feed that keeps `near` coherent with this Redis."""
@@ -238,9 +242,29 @@ class SharedTier:
         return [self._prefix + key for key in keys] if self._prefix else list(keys)
 
 
-def _expect_list(reply: Any, length: int) -> None:
+def _lease_arguments(overwrite: Sequence[bytes], token: bytes) -> list[Any]:
+    seen = [value[:SEEN_BYTES] for value in overwrite]
+    return [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(seen), *seen]
+
+
+def _make_lease(
+    arguments: Sequence[Any], keys: Sequence[str], versions: Sequence[str], reply: Sequence[Any]
+) -> Lease:
+    states = dict(zip(keys, reply, strict=False))
+    return Lease(arguments[0], states, tuple(versions), tuple(reply[len(keys) :]))
+
+
+def _expect_list(reply: Any, length: int) -> list[Any]:
     if not isinstance(reply, list) or len(reply) != length:
         raise redis.InvalidResponse(f"no list of {length}")
+    return reply
+
+
+def _expect_values(reply: Any, length: int) -> list[Any]:
+    values = _expect_list(reply, length)
+    if not _STORED.issuperset(map(type, values)):
+        raise redis.InvalidResponse("values of another type")
+    return values
 
 
 def connect_redis(settings: Settings, client_name: str) -> redis.Redis:

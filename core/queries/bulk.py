@@ -6,7 +6,7 @@ repeatable: a row that is there already with the same values is left alone.
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -84,9 +84,10 @@ def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int
         f" CREATE TEMPORARY TABLE {staged} (LIKE {target.table}) ON COMMIT DROP"
     )
     # a column without any value is left out: most ticks have half of theirs
-    names = [name for name in target.columns if any(getattr(each, name) is not None for each in records)]
+    columns = {name: list(map(attrgetter(name), records)) for name in target.columns}
+    columns = {name: values for name, values in columns.items() if values.count(None) < len(values)}
     with database.cursor() as cursor:
-        cursor.copy_expert(f"COPY {staged} ({', '.join(names)}) FROM STDIN", _text_of(names, records))
+        cursor.copy_expert(f"COPY {staged} ({', '.join(columns)}) FROM STDIN", _text_of(columns.values()))
     return int(database.execute_sql(_upsert(target)).rowcount)
 
 
@@ -103,14 +104,14 @@ def _upsert(target: Target) -> str:
             IS DISTINCT FROM ({", ".join(f"EXCLUDED.{name}" for name in compared)})"""
 
 
-def _text_of(names: Sequence[str], records: Sequence[Any]) -> io.StringIO:
+def _text_of(columns: Iterable[Sequence[Any]]) -> io.StringIO:
     """Spell records in COPY's text form: tabs, newlines, backslash-N for nothing.
 
     Column by column and by exact type, which takes a quarter of the time of a chain of
     isinstance for each value.
     """
-    columns = [[_SPELLINGS[type(value)](value) for value in map(attrgetter(name), records)] for name in names]
-    return io.StringIO("".join(["\t".join(row) + "\n" for row in zip(*columns, strict=True)]))
+    spelled = [[_SPELLINGS[type(value)](value) for value in column] for column in columns]
+    return io.StringIO("".join(["\t".join(row) + "\n" for row in zip(*spelled, strict=True)]))
 
 
 def _escape(text: str) -> str:

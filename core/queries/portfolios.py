@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import date
 from uuid import UUID
 
+import msgspec
+
 from core.database import Database
 from core.queries.rows import Row, fetch_all, find_one
 from core.records import PlayerSession, Portfolio, PortfolioUpdate
@@ -12,7 +14,6 @@ COLUMNS = (
     "id, user_id, session_date, starting_cash, current_cash, total_value,"
     " day_change, day_change_percent, created_at, updated_at"
 )
-_RETURNED = ", ".join(f"p.{column.strip()}" for column in COLUMNS.split(","))
 
 FIND = f"SELECT {COLUMNS} FROM portfolios WHERE user_id = %s AND session_date = %s"
 CREATE = f"""
@@ -35,7 +36,15 @@ _SET = """UPDATE portfolios p SET
 _BATCH = """unnest(%s::uuid[], %s::date[], %s::numeric[], %s::numeric[], %s::numeric[])
             AS b (user_id, session_date, total_value, day_change, current_cash)"""
 _MATCH = "WHERE p.user_id = b.user_id AND p.session_date = b.session_date"
-UPDATE = f"{_SET} FROM {_BATCH} {_MATCH} RETURNING {_RETURNED}"
+# Without arrays and a join it is planned in a fraction of the time.
+UPDATE = f"""UPDATE portfolios SET
+            total_value = %(total_value)s,
+            day_change = %(day_change)s,
+            day_change_percent = CASE WHEN %(total_value)s > %(day_change)s
+                THEN round(%(day_change)s / (%(total_value)s - %(day_change)s) * 100, 2) ELSE 0 END,
+            current_cash = COALESCE(%(current_cash)s, current_cash),
+            updated_at = now()
+        WHERE user_id = %(user_id)s AND session_date = %(session_date)s RETURNING {COLUMNS}"""
 # What was not met is few, and what was is many: only the former is worth sending back.
 UPDATE_MANY = f"""
     WITH batch AS MATERIALIZED (
@@ -90,7 +99,7 @@ def list_history(database: Database, user_id: UUID, limit: int, before: date | N
 
 def update_portfolio(database: Database, update: PortfolioUpdate) -> Portfolio | None:
     """Write the values of one portfolio and return it, or None when there is none."""
-    return find_one(database, build_portfolio, UPDATE, _columns_of([update]))
+    return find_one(database, build_portfolio, UPDATE, msgspec.structs.asdict(update))
 
 
 def update_portfolios(database: Database, updates: Sequence[PortfolioUpdate]) -> tuple[PlayerSession, ...]:
@@ -104,18 +113,18 @@ def update_portfolios(database: Database, updates: Sequence[PortfolioUpdate]) ->
     )
 
 
-def _columns_of(updates: Sequence[PortfolioUpdate]) -> tuple[list[object], ...]:
-    return (
-        # as text, which psycopg2 spells in a third of the time that a UUID takes
-        [
-            UUID(update.user_id).hex if isinstance(update.user_id, str) else update.user_id.hex
-            for update in updates
-        ],
-        [update.session_date for update in updates],
-        [update.total_value for update in updates],
-        [update.day_change for update in updates],
-        [update.current_cash for update in updates],
+def _columns_of(updates: Sequence[PortfolioUpdate]) -> tuple[str, ...]:
+    """Spell each column as one array, which takes psycopg2 a multiple of the time item by item."""
+    columns = (
+        # a UUID's own text takes twice as long
+        [u.user_id if isinstance(u.user_id, str) else u.user_id.hex for u in updates],
+        [str(update.session_date) for update in updates],
+        [str(update.total_value) for update in updates],
+        [str(update.day_change) for update in updates],
+        ["NULL" if update.current_cash is None else str(update.current_cash) for update in updates],
     )
+    # no id, date or number needs quotes
+    return tuple("{" + ",".join(column) + "}" for column in columns)
 
 
 def list_session_dates(database: Database, limit: int, before: date | None) -> tuple[date, ...]:

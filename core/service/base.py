@@ -5,7 +5,7 @@ database, the cache and the clock; no statement and no key name.
 """
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
@@ -17,6 +17,7 @@ import uuid_utils.compat as uuid_utils
 from core.cache import NO_TOKEN, Cache, CacheKind
 from core.database import Database
 from core.errors import DatabaseError
+from core.service.fence_ahead import FenceAhead
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,8 +26,8 @@ T = TypeVar("T")
 class Changes:
     """What a transaction changed, by the keys that have to be dropped after its commit."""
 
-    def __init__(self) -> None:
-        self.keys: list[tuple[CacheKind, str]] = []
+    def __init__(self, keys: Iterable[tuple[CacheKind, str]] = ()) -> None:
+        self.keys = list(keys)
 
     def invalidate(self, kind: CacheKind, *keys: str) -> None:
         """Note keys to drop."""
@@ -70,15 +71,53 @@ class ServiceBase:
         with self._changing("transaction"):
             yield
 
+    def _change_alone(
+        self,
+        operation: str,
+        keys: Sequence[tuple[CacheKind, str]],
+        query: Callable[Concatenate[Database, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run one statement, which outdates just these keys, in a transaction.
+
+        Outside of any other the statement is a transaction by itself, which saves the round trip
+        of a COMMIT; the fence is there before it instead. An error of the statement itself means
+        that nothing was committed.
+        """
+        if self._scope.changes is not None:
+            with self._changing(operation) as (database, changes):
+                changes.keys.extend(keys)
+                return query(database, *args, **kwargs)
+        token = NO_TOKEN
+        is_fenced = False
+        try:
+            with self._database.session(operation) as database:
+                # after the checkout, which may take longer than a fence lasts
+                is_fenced = True
+                token = self._cache.fence(keys)
+                result = query(database, *args, **kwargs)
+        except BaseException as error:
+            if is_fenced:
+                self._cache.invalidate(keys, token, is_certain=isinstance(error, DatabaseError))
+            raise
+        self._cache.invalidate(keys, token)
+        return result
+
     @contextmanager
-    def _changing(self, operation: str) -> Iterator[tuple[Database, Changes]]:
-        """Run the block in a transaction and invalidate what it notes once all is committed."""
+    def _changing(
+        self, operation: str, known: Sequence[tuple[CacheKind, str]] = ()
+    ) -> Iterator[tuple[Database, Changes]]:
+        """Run the block in a transaction and invalidate what it notes once all is committed.
+
+        Keys that are `known` beforehand are noted, and fenced while the statements run.
+        """
         outer = self._scope.changes
         if outer is None:
-            with self._outermost(operation) as changing:
+            with self._outermost(operation, known) as changing:
                 yield changing
             return
-        inner = self._scope.changes = Changes()
+        inner = self._scope.changes = Changes(known)
         try:
             with self._database.transaction_of(operation) as database:
                 yield database, inner
@@ -88,25 +127,32 @@ class ServiceBase:
         outer.keys.extend(inner.keys)
 
     @contextmanager
-    def _outermost(self, operation: str) -> Iterator[tuple[Database, Changes]]:
+    def _outermost(
+        self, operation: str, known: Sequence[tuple[CacheKind, str]]
+    ) -> Iterator[tuple[Database, Changes]]:
         """Commit between a fence and an invalidation.
 
-        An error before the commit fences and drops nothing. When the connection is lost, the
-        commit may have happened without an answer, or may happen yet: the keys are dropped then
-        too, and stay fenced, because who reads before it would fill what it makes stale.
+        An error before the commit drops nothing but what was fenced ahead. When the connection is
+        lost, the commit may have happened without an answer, or may happen yet: the keys are
+        dropped then too, and stay fenced, because who reads before it would fill what it makes stale.
         """
-        changes = self._scope.changes = Changes()
+        changes = self._scope.changes = Changes(known)
+        ahead = FenceAhead(self._cache, known)
         token = NO_TOKEN
         is_committing = False
         try:
             with self._database.transaction_of(operation) as database:
+                ahead.start()
                 yield database, changes
                 is_committing = True
-                token = self._cache.fence(changes.keys)
+                token = self._cache.fence(ahead.finish(changes.keys), ahead.token)
         except BaseException as error:
             if is_committing:
                 # the server's own refusal is an answer: nothing was committed
-                self._cache.invalidate(changes.keys, token, is_certain=isinstance(error, DatabaseError))
+                is_certain = isinstance(error, DatabaseError)
+                self._cache.invalidate(changes.keys, token, is_certain=is_certain)
+            else:
+                self._cache.invalidate(ahead.give_up(), ahead.token)
             raise
         finally:
             self._scope.changes = None

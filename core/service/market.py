@@ -1,12 +1,12 @@
 """The market: ticks, latest prices, candles."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
 from functools import lru_cache
 from typing import Any
 
-from core.cache import Codec
+from core.cache import CacheKind, Codec
 from core.cache.keys import MARKET, MARKET_ALL_KEY, market_key
 from core.errors import InvalidInput
 from core.queries import market as queries
@@ -15,6 +15,7 @@ from core.service.base import Changes, ServiceBase, chunked
 from core.service.inputs import (
     MAX_CANDLES,
     MAX_PRICE,
+    MAX_SYMBOLS,
     MAX_VOLUME,
     check_bucket,
     check_decimal,
@@ -102,9 +103,7 @@ class Market(ServiceBase):
                 volatility=volatility,
             )
         )
-        with self._changing("insert_market_tick") as (database, changes):
-            note_symbols(changes, [tick.symbol])
-            queries.insert_ticks(database, [tick])
+        self._change_alone("insert_market_tick", _list_keys([tick.symbol]), queries.insert_ticks, [tick])
         return tick
 
     def insert_market_ticks(self, ticks: Iterable[Tick]) -> int:
@@ -118,9 +117,11 @@ class Market(ServiceBase):
         last = {(tick.symbol, tick.timestamp): tick for tick in checked}
         if not last:
             return 0
-        with self._changing("insert_market_ticks") as (database, changes):
-            note_symbols(changes, {symbol for symbol, _ in last})
-            ordered = sorted(last.values(), key=lambda tick: (tick.symbol, tick.timestamp))
+        with self._changing("insert_market_ticks", _list_keys({symbol for symbol, _ in last})) as (
+            database,
+            _,
+        ):
+            ordered = [last[key] for key in sorted(last)]
             for chunk in chunked(ordered, CHUNK_ROWS):
                 queries.insert_ticks(database, chunk)
         return len(last)
@@ -170,11 +171,17 @@ def _name_keys_once(symbols: tuple[str, ...]) -> Mapping[str, str]:
 
 def note_symbols(changes: Changes, symbols: Iterable[str]) -> None:
     """Note what a new tick of these symbols outdates."""
-    changes.invalidate(MARKET, MARKET_ALL_KEY, *(market_key(symbol) for symbol in symbols))
+    changes.keys.extend(_list_keys(symbols))
+
+
+def _list_keys(symbols: Iterable[str]) -> list[tuple[CacheKind, str]]:
+    return [(MARKET, key) for key in (MARKET_ALL_KEY, *map(market_key, symbols))]
 
 
 def check_tick(tick: Tick) -> Tick:
     """Return a tick in its canonical form, or raise `InvalidInput`."""
+    if _is_canonical(tick):
+        return tick
     checked = Tick(
         symbol=check_symbol(tick.symbol),
         timestamp=check_time(tick.timestamp, "timestamp"),
@@ -192,6 +199,31 @@ def check_tick(tick: Tick) -> Tick:
     if checked.bid is not None and checked.ask is not None and checked.ask < checked.bid:
         raise InvalidInput(f"ask is {checked.ask}, below the bid {checked.bid}; give ask >= bid")
     return checked
+
+
+def _is_canonical(tick: Tick) -> bool:
+    """Say whether a plain tick is valid as it is: most of a batch are, and this is told soon."""
+    bid, ask, timestamp = tick.bid, tick.ask, tick.timestamp
+    try:
+        return bool(
+            type(timestamp) is datetime
+            and timestamp.tzinfo is UTC
+            and type(tick.volume) is int
+            and 0 <= tick.volume <= MAX_VOLUME
+            and all(type(price) is Decimal and 0 < price <= MAX_PRICE for price in (tick.price, bid, ask))
+            and not ask < bid  # type: ignore[operator]  # neither is None by now
+            and tick.change_24h is tick.change_percent_24h is tick.volatility is None
+            and tick.open is tick.high is tick.low is None
+            and _is_symbol(tick.symbol)
+        )
+    except (InvalidOperation, TypeError):
+        # not a number, or a symbol that cannot be hashed
+        return False
+
+
+@lru_cache(maxsize=MAX_SYMBOLS)
+def _is_symbol(symbol: Any) -> bool:
+    return bool(check_symbol(symbol))
 
 
 def _check_optional_price(value: Any, name: str) -> Decimal | None:

@@ -11,7 +11,7 @@ from core.database import ConstraintViolated, Database
 from core.errors import InvalidInput, PortfolioNotFound, UserNotFound
 from core.queries import portfolios as queries
 from core.records import BatchResult, PlayerSession, Portfolio, PortfolioUpdate
-from core.service.base import Changes, ServiceBase, chunked, new_id
+from core.service.base import ServiceBase, chunked, new_id
 from core.service.inputs import check_id, check_limit, check_money, check_records, check_session_date
 
 _CODEC: Codec[Portfolio] = Codec(Portfolio)
@@ -79,14 +79,14 @@ class Portfolios(ServiceBase):
         """
         day = check_session_date(session_date, self._clock())
         update = self._check_update(PortfolioUpdate(user_id, day, total_value, day_change))
-        with self._changing("update_portfolio_value") as (database, changes):
-            _note(changes, [update])
-            updated = queries.update_portfolio(database, update)
-            if updated is None:
-                raise PortfolioNotFound(
-                    f"user {update.user_id} has no portfolio in the session {day};"
-                    " get_current_portfolio opens one"
-                )
+        updated = self._change_alone(
+            "update_portfolio_value", [(PORTFOLIO, _name_key(update))], queries.update_portfolio, update
+        )
+        if updated is None:
+            raise PortfolioNotFound(
+                f"user {update.user_id} has no portfolio in the session {day};"
+                " get_current_portfolio opens one"
+            )
         return updated
 
     def batch_update_portfolios(self, updates: Iterable[PortfolioUpdate]) -> BatchResult:
@@ -98,17 +98,17 @@ class Portfolios(ServiceBase):
         """
         given = enumerate(check_records(updates, PortfolioUpdate, "update"))
         checked = (self._check_at(place, update) for place, update in given)
-        # by number: comparing and hashing UUIDs takes longer than checking them
-        last = {(check_id(update.user_id, "user_id").int, update.session_date): update for update in checked}
+        # the name of the key is wanted anyway, and its order is that of the rows
+        last = {_name_key(update): update for update in checked}
         missing: list[PlayerSession] = []
         if not last:
             return BatchResult(updated=0, missing=())
-        with self._changing("batch_update_portfolios") as (database, changes):
-            # in the order of the key, so that two batches do not wait for each other in a circle
-            ordered = [last[key] for key in sorted(last)]
-            for chunk in chunked(ordered, CHUNK_ROWS):
-                _note(changes, chunk)
-                missing += queries.update_portfolios(database, chunk)
+        # in the order of the key, so that two batches do not wait for each other in a circle
+        names = sorted(last)
+        keys = [(PORTFOLIO, name) for name in names]
+        with self._changing("batch_update_portfolios", keys) as (database, _):
+            for chunk in chunked(names, CHUNK_ROWS):
+                missing += queries.update_portfolios(database, [last[name] for name in chunk])
         return BatchResult(updated=len(last) - len(missing), missing=tuple(missing))
 
     def list_session_dates(self, *, limit: int = 365, before: date | None = None) -> tuple[date, ...]:
@@ -127,22 +127,20 @@ class Portfolios(ServiceBase):
             raise InvalidInput(f"update {place}: {error}") from error
 
     def _check_update(self, update: PortfolioUpdate) -> PortfolioUpdate:
-        cash = update.current_cash
-        if update.session_date is None:
+        cash, day = update.current_cash, update.session_date
+        if day is None:
             raise InvalidInput("session_date is None; give a datetime.date")
         return PortfolioUpdate(
             user_id=check_id(update.user_id, "user_id"),
-            session_date=check_session_date(update.session_date, self._clock()),
+            session_date=day if type(day) is date else check_session_date(day, self._clock()),
             total_value=check_money(update.total_value, "total_value"),
             day_change=check_money(update.day_change, "day_change", signed=True),
             current_cash=None if cash is None else check_money(cash, "current_cash"),
         )
 
 
-def _note(changes: Changes, updates: Iterable[PortfolioUpdate]) -> None:
-    changes.keys.extend(
-        (PORTFOLIO, portfolio_key(check_id(u.user_id, "user_id"), u.session_date)) for u in updates
-    )
+def _name_key(update: PortfolioUpdate) -> str:
+    return portfolio_key(check_id(update.user_id, "user_id"), update.session_date)
 
 
 def list_portfolio_keys(database: Database, user_id: UUID) -> list[tuple[CacheKind, str]]:

@@ -129,10 +129,9 @@ class Users(ServiceBase):
     def touch_last_active(self, user_id: UUID | str) -> None:
         """Set when the user was active last to now. Raises `UserNotFound`, `InvalidInput`."""
         checked = check_id(user_id, "user_id")
-        with self._changing("touch_last_active") as (database, changes):
-            changes.invalidate(USER, user_key(checked))
-            if not queries.touch_user(database, checked, self._clock()):
-                raise _no_user(checked)
+        keys = [(USER, user_key(checked))]
+        if not self._change_alone("touch_last_active", keys, queries.touch_user, checked, self._clock()):
+            raise _no_user(checked)
 
     def delete_user(self, user_id: UUID | str) -> None:
         """Delete a user with its portfolios, quests and leaderboard entries.

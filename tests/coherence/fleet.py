@@ -114,12 +114,16 @@ class Fleet:
         return game
 
     def observe(self, game: Game, register: str) -> None:
-        """Read a name from the table itself: whatever is committed must be seen from now on."""
+        """Read a register from its table itself: whatever is committed must be seen from now on."""
         place = int(register.partition(":")[2])
         start = time.monotonic()
         with connected(self._settings.database_url.get_secret_value()) as run:
             if register.startswith("name"):
                 [(value,)] = run("SELECT name FROM users WHERE id = %s", (game.users[place],))
+            elif register.startswith("value"):
+                [(value,)] = run(
+                    "SELECT total_value FROM portfolios WHERE user_id = %s", (game.users[place],)
+                )
             else:
                 [(value,)] = run(
                     "SELECT score FROM leaderboard_entries WHERE user_id = %s AND category = %s",

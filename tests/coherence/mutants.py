@@ -12,8 +12,8 @@ from core.cache.near import _Entry
 from core.cache.scripts import FENCE, FILL
 from core.cache.shared import NO_TOKEN
 
-BLIND_FILL = FILL.text.replace("if read(KEYS[i]) == ARGV[1] then", "if true then").replace(
-    "is_current = is_current and read(KEYS[i]) == ARGV[2 + count * 2 + (i - count)]", "is_current = true"
+BLIND_FILL = FILL.text.replace("if found[i] == ARGV[1] then", "if true then").replace(
+    "is_current = is_current and found[i] == ARGV[2 + count * 2 + (i - count)]", "is_current = true"
 )
 LONE_FENCE = """
 for i = 1, #KEYS do
@@ -34,7 +34,7 @@ def invalidate_before_commit(service: EnhancedDatabaseService) -> None:
     cache: Any = service._cache
     invalidate = cache.invalidate
 
-    def drop_early(keys: Sequence[Any]) -> bytes:
+    def drop_early(keys: Sequence[Any], _: bytes = NO_TOKEN) -> bytes:
         invalidate(keys)
         return NO_TOKEN
 
@@ -54,7 +54,7 @@ def ignore_feed(service: EnhancedDatabaseService) -> None:
 def commit_without_fence(service: EnhancedDatabaseService) -> None:
     """Leave the old value in place until after the commit."""
     cache: Any = service._cache
-    cache.fence = lambda _: NO_TOKEN
+    cache.fence = lambda *_: NO_TOKEN
 
 
 def overwrite_fences(service: EnhancedDatabaseService) -> None:
@@ -115,7 +115,7 @@ def trust_lost_commits(service: EnhancedDatabaseService) -> None:
         if is_certain:
             invalidate(keys, token)
 
-    cache.fence = lambda _: NO_TOKEN
+    cache.fence = lambda *_: NO_TOKEN
     cache.invalidate = invalidate_certain
 
 
@@ -126,7 +126,7 @@ def _leave_out(service: EnhancedDatabaseService, prefix: str) -> None:
     def keep(keys: Iterable[tuple[Any, str]]) -> list[tuple[Any, str]]:
         return [(kind, key) for kind, key in keys if not key.startswith(prefix)]
 
-    cache.fence = lambda keys: fence(keep(keys))
+    cache.fence = lambda keys, token=NO_TOKEN: fence(keep(keys), token)
     cache.invalidate = lambda keys, token=NO_TOKEN, **rest: invalidate(keep(keys), token, **rest)
 
 

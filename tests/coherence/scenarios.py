@@ -83,6 +83,37 @@ def lose_the_answer(fleet: Fleet) -> None:
     fleet[2].call("read", game, "user", 0)
 
 
+def fill_before_a_lone_statement(fleet: Fleet) -> None:
+    """A statement that commits itself has its fence before it: who loads until then may not fill."""
+    game = fleet.start_game()
+    fleet[0].hold("writer", "fenced", "write", game, {"value:0": 2})
+    fleet[1].call("read", game, "portfolio", 0)
+    fleet[0].end("writer")
+    fleet[2].call("read", game, "portfolio", 0)
+
+
+def die_after_a_lone_statement(fleet: Fleet) -> None:
+    """A process is killed between a statement that has committed itself and its invalidation."""
+    game = fleet.start_game()
+    fleet[1].call("read", game, "portfolio", 0)
+    fleet.expect({"value:0": 2})
+    fleet[0].hold("writer", "committed", "write", game, {"value:0": 2})
+    fleet[0].kill()
+    fleet.observe(game, "value:0")
+    fleet[2].call("read", game, "portfolio", 0)
+
+
+def lose_the_answer_of_a_lone_statement(fleet: Fleet) -> None:
+    """The statement has committed itself, and its answer did not arrive."""
+    game = fleet.start_game()
+    fleet[1].call("read", game, "portfolio", 0)
+    fleet[0].call("lose_next_answer")
+    fleet[0].call("write", game, {"value:0": 2})
+    fleet.observe(game, "value:0")
+    fleet[0].call("read", game, "portfolio", 0)
+    fleet[2].call("read", game, "portfolio", 0)
+
+
 def hear_nothing(fleet: Fleet) -> None:
     """Another process changes what a near tier holds."""
     game = fleet.start_game()
@@ -176,6 +207,9 @@ SCENARIOS: dict[str, Callable[[Fleet], None]] = {
         die_after_commit,
         die_beside_another_writer,
         lose_the_answer,
+        fill_before_a_lone_statement,
+        die_after_a_lone_statement,
+        lose_the_answer_of_a_lone_statement,
         hear_nothing,
         admit_late,
         join_late,
@@ -187,17 +221,17 @@ SCENARIOS: dict[str, Callable[[Fleet], None]] = {
     )
 }
 
-# What is broken in every process -> the scenario that shows it.
-REVEALED_BY: dict[str, str] = {
-    "fill_without_lease": "fill_late",
-    "invalidate_before_commit": "fill_between_fence_and_commit",
-    "ignore_feed": "hear_nothing",
-    "commit_without_fence": "die_after_commit",
-    "overwrite_fences": "die_beside_another_writer",
-    "admit_without_ticket": "admit_late",
-    "join_any_flight": "join_late",
-    "forget_debts": "write_while_cut_off",
-    "forget_usernames": "rename_a_player",
-    "forget_boards": "change_every_limit",
-    "trust_lost_commits": "lose_the_answer",
+# What is broken in every process -> the scenarios that show it.
+REVEALED_BY: dict[str, tuple[str, ...]] = {
+    "fill_without_lease": ("fill_late",),
+    "invalidate_before_commit": ("fill_between_fence_and_commit", "fill_before_a_lone_statement"),
+    "ignore_feed": ("hear_nothing",),
+    "commit_without_fence": ("die_after_commit", "die_after_a_lone_statement"),
+    "overwrite_fences": ("die_beside_another_writer",),
+    "admit_without_ticket": ("admit_late",),
+    "join_any_flight": ("join_late",),
+    "forget_debts": ("write_while_cut_off",),
+    "forget_usernames": ("rename_a_player",),
+    "forget_boards": ("change_every_limit",),
+    "trust_lost_commits": ("lose_the_answer", "lose_the_answer_of_a_lone_statement"),
 }

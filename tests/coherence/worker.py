@@ -56,7 +56,8 @@ class Worker:
         """Watch which tier answers, what is loaded and what is paid; put the latches in."""
         cache: Any = self._service._cache
         get, read, load = cache._near.get, cache._reader.read, cache._reader._load
-        get_many, settle, fence = cache._shared.get_many, cache._shared._debts.settle, cache.fence
+        shared: Any = cache._shared
+        settle, fence = shared._debts.settle, cache.fence
 
         def near_get(key: str) -> Any:
             value = get(key)
@@ -73,39 +74,52 @@ class Worker:
             self._pass("loaded")
             return found
 
-        def fetch_and_wait(keys: Sequence[str]) -> Any:
-            found = get_many(keys)
-            self._pass("fetched")
-            return found
+        def waiting(fetch: Callable[..., Any]) -> Callable[..., Any]:
+            def fetch_and_wait(*arguments: Any) -> Any:
+                found = fetch(*arguments)
+                self._pass("fetched")
+                return found
+
+            return fetch_and_wait
 
         def settle_and_note() -> None:
-            owed = len(cache._shared._debts)
+            owed = len(shared._debts)
             settle()
-            if owed and not len(cache._shared._debts):
+            if owed and not len(shared._debts):
                 self._events.append(Paid(self._number, time.monotonic()))
 
-        def fence_and_wait(keys: Any) -> Any:
-            token = fence(keys)
+        def fence_and_wait(*arguments: Any) -> Any:
+            token = fence(*arguments)
             self._pass("fenced")
             return token
 
         cache._near.get, cache._reader.read, cache._reader._load = near_get, shared_read, load_and_wait
-        cache._shared.get_many, cache.fence = fetch_and_wait, fence_and_wait
-        cache._shared._debts.settle = settle_and_note
+        shared.get_many, shared.get_and_lease = waiting(shared.get_many), waiting(shared.get_and_lease)
+        shared._debts.settle, cache.fence = settle_and_note, fence_and_wait
         self._latch_commit()
 
     def _latch_commit(self) -> None:
         database: Any = self._service._database
         commit: Callable[[Database], None] = Database.commit
+        execute: Callable[..., Any] = Database.execute_sql
 
         def commit_and_wait() -> None:
             commit(database)
-            self._pass("committed")
-            if self._loses_next:
-                self._loses_next = False
-                raise psycopg2.OperationalError("the answer was lost")
+            self._pass_commit()
 
-        database.commit = commit_and_wait
+        def execute_and_wait(sql: str, params: Any = None) -> Any:
+            cursor = execute(database, sql, params)
+            if not database.in_transaction() and sql.lstrip().startswith(("UPDATE", "INSERT")):
+                self._pass_commit()
+            return cursor
+
+        database.commit, database.execute_sql = commit_and_wait, execute_and_wait
+
+    def _pass_commit(self) -> None:
+        self._pass("committed")
+        if self._loses_next:
+            self._loses_next = False
+            raise psycopg2.OperationalError("the answer was lost")
 
     def _pass(self, point: str) -> None:
         latch = self._armed.pop(point, None)

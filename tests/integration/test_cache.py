@@ -145,6 +145,25 @@ def test_a_foreign_value_is_replaced(
     assert service.get_user_by_id(alice.id) == alice
 
 
+def test_a_miss_that_was_expected_replaces_what_is_in_the_way(
+    settings: Settings, alice: User, redis_client: redis.Redis
+) -> None:
+    """After a miss the next key is leased in the same breath; what is foreign there is replaced."""
+    with open_service(settings.model_copy(update={"near_cache_size": 0})) as service:
+        bob = service.create_user(username="bob")
+        for _ in range(2):
+            service.get_user_by_id(alice.id)
+            redis_client.delete(f"user:{alice.id}")
+        redis_client.set(f"user:{bob.id}", "foreign")
+        assert service.get_user_by_id(bob.id) == bob
+        assert service.get_user_by_id(bob.id) == bob
+        counts = service.cache_stats().caches["user"]
+        assert (counts.hits, counts.misses) == (1, 3)
+        # nor is a lease left behind by a hit, or by a miss
+        assert redis_client.getrange(f"user:{bob.id}", 0, 0) == b"V"
+        assert redis_client.get(f"user:{alice.id}") is None
+
+
 def test_a_key_of_another_type_is_replaced(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import redis
 
 from core import Settings
-from core.cache.link import Link, Script, _is_readable
+from core.cache.link import Link, Script
 from core.cache.shared import connect_redis
+from core.cache.wire import Wire
 
 ECHO = Script("return {KEYS[1], ARGV[1]}")
 
@@ -27,7 +27,7 @@ def test_any_bytes_come_back(link: Link) -> None:
     """Keys are text, values are bytes, numbers are spelled."""
     value = bytes(range(256)) + "ü\r\n".encode()
     assert link.ask("SET", "schlüssel", value, "PX", 10_000) == b"OK"
-    assert link.ask("MGET", "schlüssel", "nothing") == [value, None]
+    assert link.get_many(["schlüssel", "nothing"]) == [value, None]
 
 
 def test_a_script_is_loaded_where_it_is_unknown(link: Link, redis_client: redis.Redis) -> None:
@@ -56,10 +56,10 @@ def test_a_connection_that_was_cut_is_not_used(link: Link, redis_client: redis.R
         assert link.ask("PING") == b"PONG"
 
 
-def wait_until_readable(connection: Any) -> None:
+def wait_until_readable(wire: Wire) -> None:
     """Return once the end of a connection has arrived."""
     deadline = time.monotonic() + 5
-    while not _is_readable(connection):
+    while not wire.is_readable():
         assert time.monotonic() < deadline, "the connection is still open"
 
 

@@ -181,7 +181,7 @@ def test_a_long_outage_uses_up_nothing(settings: Settings) -> None:
     feed = InvalidationFeed(link.open, NearTier(max_entries=1, ttl_seconds=1), prefix="", families=["user:"])
     for _ in range(150):
         with pytest.raises(redis.ConnectionError, match="refused"):
-            feed._connect()
+            feed._subscribe(link.open())
     with pytest.raises(redis.ConnectionError, match="refused"):
         link.ask("PING")
 

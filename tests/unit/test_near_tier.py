@@ -159,6 +159,32 @@ def test_threads_share_one_read() -> None:
     assert len(loads) <= 2
 
 
+def test_without_a_feed_only_a_later_read_is_shared() -> None:
+    """Who comes while a read is under way gets what was read after that, and all of them the same."""
+    flights, versions = Flights(), iter(range(1, 100))
+    begun, may_end = threading.Event(), threading.Event()
+
+    def load() -> int:
+        version = next(versions)
+        begun.set()
+        assert may_end.wait(10)
+        return version
+
+    answers: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: answers.append(flights.share_next("k", load))) for _ in range(16)
+    ]
+    threads[0].start()
+    assert begun.wait(10)
+    for thread in threads[1:]:
+        thread.start()
+    may_end.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(answers) == 16
+    assert answers.count(1) == 1, "only who began it got the first read"
+
+
 def test_nobody_joins_a_read_from_before_a_change() -> None:
     """A reader after a write must not get what was read before it, not even of a dependent key."""
     flights = Flights()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import redis
 from psycopg2.extensions import connection
+from psycopg2.extras import register_uuid
 from psycopg2.pool import ThreadedConnectionPool
 
 from core import Settings
@@ -17,6 +18,8 @@ class Connections:
     """What talks to the servers; thread safe."""
 
     def __init__(self, settings: Settings, *, number: int) -> None:
+        # or ids would come as texts
+        register_uuid()  # type: ignore[no-untyped-call]  # types-psycopg2 leaves it out
         limit = settings.database_connection_limit
         self._pool = ThreadedConnectionPool(limit, limit, settings.database_url.get_secret_value())
         self.redis = open_redis(settings, number=number)

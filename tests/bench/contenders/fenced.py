@@ -50,18 +50,18 @@ class Fenced(Raw):
         self._lease: Any = self._redis.register_script(GET_OR_LEASE)
         self._store: Any = self._redis.register_script(FILL)
 
-    def _read(self, key: str, seconds: int, load: Callable[[], Any]) -> Any:
+    def _read(self, key: str, seconds: int, load: Callable[[], Any], decode: Callable[[bytes], Any]) -> Any:
         token = TOKEN_MARK + secrets.token_bytes(15)
         [stored] = self._lease([key], [token, LEASE_MILLISECONDS])
         if not stored.startswith(TOKEN_MARK):
-            return self._decode(stored)
+            return decode(stored)
         if stored != token:
-            return self._await(key, load)
+            return self._await(key, load, decode)
         value = load()
         self._store([key], [token, seconds, self._encode(value)])
         return value
 
-    def _await(self, key: str, load: Callable[[], Any]) -> Any:
+    def _await(self, key: str, load: Callable[[], Any], decode: Callable[[bytes], Any]) -> Any:
         """Wait for whoever loads, in this process or in another."""
         deadline, pause = time.monotonic() + WAIT_SECONDS, FIRST_PAUSE_SECONDS
         while time.monotonic() < deadline:
@@ -71,20 +71,20 @@ class Fenced(Raw):
             if stored is None:
                 break
             if not stored.startswith(TOKEN_MARK):
-                return self._decode(stored)
+                return decode(stored)
         return load()
 
     def get_market(self, symbols: Sequence[str]) -> Sequence[Any]:
         """Read all values or lease their keys with one script, load what is missing with one statement."""
         token = TOKEN_MARK + secrets.token_bytes(15)
         reply = self._lease([f"tick:{symbol}" for symbol in symbols], [token, LEASE_MILLISECONDS])
-        found = [self._decode(value) for value in reply if not value.startswith(TOKEN_MARK)]
+        found = [self._decode_tick(value) for value in reply if not value.startswith(TOKEN_MARK)]
         pairs = zip(symbols, reply, strict=True)
         missing = [symbol for symbol, value in pairs if value.startswith(TOKEN_MARK)]
         if missing:
             with self._connections.borrow() as connection, connection.cursor() as cursor:
                 rows = statements.select_latest(cursor, missing)
             values = [self._encode(row) for row in rows]
-            self._store([f"tick:{row['symbol']}" for row in rows], [token, MARKET_SECONDS, *values])
+            self._store([f"tick:{row.symbol}" for row in rows], [token, MARKET_SECONDS, *values])
             found += rows
-        return sorted(found, key=lambda row: row["symbol"])
+        return sorted(found, key=lambda row: row.symbol)

@@ -18,6 +18,7 @@ from core.records import PortfolioUpdate, Tick
 from tests.bench.contenders import statements
 from tests.bench.contenders.connections import Connections
 from tests.bench.contenders.contender import Contender
+from tests.bench.contenders.rows import EntryRow, PortfolioRow, TickRow
 
 BOARD_KEY = "board"
 BOARD_SECONDS = 120
@@ -37,13 +38,15 @@ class Raw(Contender):
         self._connections = Connections(settings, number=number)
         # redis-py's annotations hold for text replies too
         self._redis: Any = self._connections.redis
-        self._decode = msgspec.msgpack.Decoder().decode
+        self._decode_board = msgspec.msgpack.Decoder(list[EntryRow]).decode
+        self._decode_portfolio = msgspec.msgpack.Decoder(PortfolioRow).decode
+        self._decode_tick = msgspec.msgpack.Decoder(TickRow).decode
         self._encode = msgspec.msgpack.Encoder().encode
         self._locks = [threading.Lock() for _ in range(LOCKS)]
 
     def get_leaderboard(self) -> Sequence[Any]:
         """Read one value."""
-        rows: Sequence[Any] = self._read(BOARD_KEY, BOARD_SECONDS, self._load_board)
+        rows: Sequence[Any] = self._read(BOARD_KEY, BOARD_SECONDS, self._load_board, self._decode_board)
         return rows
 
     def _load_board(self) -> Sequence[Any]:
@@ -58,30 +61,30 @@ class Raw(Contender):
             with self._connections.borrow() as connection, connection.cursor() as cursor:
                 return statements.select_portfolio(cursor, user_id)
 
-        return self._read(f"portfolio:{user_id}", PORTFOLIO_SECONDS, load)
+        return self._read(f"portfolio:{user_id}", PORTFOLIO_SECONDS, load, self._decode_portfolio)
 
     def get_market(self, symbols: Sequence[str]) -> Sequence[Any]:
         """Read all values with one MGET, load what is missing with one statement."""
         stored = self._redis.mget([f"tick:{symbol}" for symbol in symbols])
-        found = [self._decode(value) for value in stored if value is not None]
+        found = [self._decode_tick(value) for value in stored if value is not None]
         missing = [symbol for symbol, value in zip(symbols, stored, strict=True) if value is None]
         if missing:
             found += self._load_market(missing)
-        return sorted(found, key=lambda row: row["symbol"])
+        return sorted(found, key=lambda row: row.symbol)
 
     def _load_market(self, symbols: Sequence[str]) -> Sequence[Any]:
         with self._connections.borrow() as connection, connection.cursor() as cursor:
             rows = statements.select_latest(cursor, symbols)
         with self._redis.pipeline(transaction=False) as pipeline:
             for row in rows:
-                pipeline.set(f"tick:{row['symbol']}", self._encode(row), ex=MARKET_SECONDS)
+                pipeline.set(f"tick:{row.symbol}", self._encode(row), ex=MARKET_SECONDS)
             pipeline.execute()
         return rows
 
-    def _read(self, key: str, seconds: int, load: Callable[[], Any]) -> Any:
+    def _read(self, key: str, seconds: int, load: Callable[[], Any], decode: Callable[[bytes], Any]) -> Any:
         stored = self._redis.get(key)
         if stored is not None:
-            return self._decode(stored)
+            return decode(stored)
         # one load per cold key: who had to wait finds what the other stored
         lock = self._locks[hash(key) % LOCKS]
         has_waited = not lock.acquire(blocking=False)
@@ -89,7 +92,7 @@ class Raw(Contender):
             lock.acquire()
         try:
             stored = self._redis.get(key) if has_waited else None
-            return self._fill(key, seconds, load) if stored is None else self._decode(stored)
+            return self._fill(key, seconds, load) if stored is None else decode(stored)
         finally:
             lock.release()
 

@@ -6,12 +6,12 @@ Owns the statements of the raw contender: the best known form of each for Postgr
 from collections.abc import Sequence
 from decimal import Decimal
 from io import StringIO
-from typing import Any
 from uuid import UUID
 
 from psycopg2.extensions import cursor
 
 from core.records import PortfolioUpdate, Tick
+from tests.bench.contenders.rows import EntryRow, PortfolioRow, TickRow
 from tests.bench.data import CATEGORY, DAY, LIMIT
 
 BOARD = """
@@ -25,7 +25,9 @@ PORTFOLIO = """
            day_change_percent, created_at, updated_at
     FROM portfolios WHERE user_id = %s AND session_date = %s"""
 LATEST = """
-    SELECT t.* FROM unnest(%s::text[]) AS s (symbol)
+    SELECT t.symbol, t.timestamp, t.price, t.volume, t.bid, t.ask, t.change_24h, t.change_percent_24h,
+           t.volatility, t.open, t.high, t.low
+    FROM unnest(%s::text[]) AS s (symbol)
     CROSS JOIN LATERAL (SELECT * FROM ticks WHERE symbol = s.symbol ORDER BY timestamp DESC LIMIT 1) AS t"""
 UPDATE_ONE = """
     UPDATE portfolios SET total_value = %s, updated_at = now() WHERE user_id = %s AND session_date = %s"""
@@ -50,23 +52,23 @@ COPY = "COPY staged (symbol, timestamp, price, volume, bid, ask) FROM STDIN"
 MERGE = f"INSERT INTO ticks SELECT * FROM staged {REPLACE}"
 
 
-def select_board(cursor: cursor) -> list[dict[str, Any]]:
+def select_board(cursor: cursor) -> list[EntryRow]:
     """Return the rows of the board."""
     cursor.execute(BOARD, (DAY, CATEGORY, LIMIT))
-    return _as_mappings(cursor)
+    return [EntryRow(*row) for row in cursor.fetchall()]
 
 
-def select_portfolio(cursor: cursor, user_id: UUID) -> dict[str, Any]:
+def select_portfolio(cursor: cursor, user_id: UUID) -> PortfolioRow:
     """Return the row of one portfolio."""
     cursor.execute(PORTFOLIO, (str(user_id), DAY))
-    [row] = _as_mappings(cursor)
-    return row
+    [row] = cursor.fetchall()
+    return PortfolioRow(*row)
 
 
-def select_latest(cursor: cursor, symbols: Sequence[str]) -> list[dict[str, Any]]:
+def select_latest(cursor: cursor, symbols: Sequence[str]) -> list[TickRow]:
     """Return the latest tick of each symbol."""
     cursor.execute(LATEST, (list(symbols),))
-    return _as_mappings(cursor)
+    return [TickRow(*row) for row in cursor.fetchall()]
 
 
 def update_portfolio(cursor: cursor, user_id: UUID, total_value: Decimal) -> None:
@@ -100,8 +102,3 @@ def insert_ticks(cursor: cursor, ticks: Sequence[Tick]) -> int:
     cursor.copy_expert(COPY, StringIO("".join(lines)))
     cursor.execute(MERGE)
     return int(cursor.rowcount)
-
-
-def _as_mappings(cursor: cursor) -> list[dict[str, Any]]:
-    names = [column.name for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

@@ -1,0 +1,57 @@
+"""The rows of the raw contender: what a careful person decodes into.
+
+Owns the shapes. Numbers, times and ids have their own types, from the database as from Redis.
+"""
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+
+class EntryRow(msgspec.Struct):
+    """A row of the board."""
+
+    id: UUID
+    user_id: UUID
+    username: str
+    session_date: date
+    category: str
+    score: Decimal
+    rank: int
+    metadata: dict[str, Any]
+    created_at: datetime
+
+
+class PortfolioRow(msgspec.Struct):
+    """A row of `portfolios`."""
+
+    id: UUID
+    user_id: UUID
+    session_date: date
+    starting_cash: Decimal
+    current_cash: Decimal
+    total_value: Decimal
+    day_change: Decimal
+    day_change_percent: Decimal
+    created_at: datetime
+    updated_at: datetime
+
+
+class TickRow(msgspec.Struct):
+    """A row of `ticks`."""
+
+    symbol: str
+    timestamp: datetime
+    price: Decimal
+    volume: int
+    bid: Decimal | None
+    ask: Decimal | None
+    change_24h: Decimal | None
+    change_percent_24h: Decimal | None
+    volatility: Decimal | None
+    open: Decimal | None
+    high: Decimal | None
+    low: Decimal | None

@@ -1,0 +1,126 @@
+"""What arrives on a connection to Redis, whole, in pieces or spoilt."""
+
+import socket
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import redis
+from redis._parsers import _RESP3Parser
+
+from core.cache.wire import Push, Wire, pack
+
+PUSH = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n"
+Ends = tuple[socket.socket, Wire]
+
+
+@pytest.fixture
+def ends() -> Iterator[Ends]:
+    """A server's socket and the wire at the other end of it."""
+    ours, theirs = socket.socketpair()
+    ours.settimeout(0.05)
+    parser = _RESP3Parser(0)  # type: ignore[no-untyped-call]  # redis-py annotates no parser
+    connection = SimpleNamespace(_sock=ours, _parser=parser, connect=lambda: None, disconnect=ours.close)
+    wire = Wire(connection)
+    wire.connect()
+    yield theirs, wire
+    wire.disconnect()
+    theirs.close()
+
+
+@pytest.mark.parametrize(
+    ("sent", "reply"),
+    [
+        (b"$4\r\na\r\nb\r\n", b"a\r\nb"),
+        (b"$0\r\n\r\n", b""),
+        (b"$-1\r\n", None),
+        (b"_\r\n", None),
+        (b":-12\r\n", -12),
+        (b"+OK\r\n", b"OK"),
+        (b"*-1\r\n", None),
+        (b"*0\r\n", []),
+        (b"*3\r\n:1\r\n_\r\n*1\r\n$1\r\nx\r\n", [1, None, [b"x"]]),
+    ],
+)
+def test_each_kind_of_reply(ends: Ends, sent: bytes, reply: Any) -> None:
+    """Texts hold any bytes; nothing is None."""
+    server, wire = ends
+    server.sendall(sent)
+    assert wire.read() == reply
+    assert not wire.is_readable()
+
+
+@pytest.mark.parametrize("items", [[b"x"] * 100, [b"a\r\nb", b"$1"] * 100, [b"x", None] * 100])
+def test_many_items_arrive(ends: Ends, items: list[bytes | None]) -> None:
+    """Whatever is in them, and what comes after them too."""
+    server, wire = ends
+    server.sendall(_spell(items) + b":1\r\n")
+    assert wire.read() == items
+    assert wire.read() == 1
+
+
+def test_a_reply_in_pieces_is_not_lost(ends: Ends) -> None:
+    """Wherever it is cut, a read that gave up in the middle can be made again."""
+    server, wire = ends
+    items: list[bytes | None] = [b"a\r\nb"] * 100
+    sent = _spell(items)
+    for cut in (1, 3, 5, 9, len(sent) - 1):
+        server.sendall(sent[:cut])
+        with pytest.raises(redis.TimeoutError):
+            wire.read()
+        server.sendall(sent[cut:])
+        assert wire.read() == items
+
+
+def test_a_push_is_no_reply(ends: Ends) -> None:
+    """It is told apart, and left out where a reply is waited for."""
+    server, wire = ends
+    server.sendall(PUSH + PUSH + b"+OK\r\n")
+    message = wire.read()
+    assert isinstance(message, Push)
+    assert message == [b"invalidate", [b"k"]]
+    assert wire.read_reply() == b"OK"
+
+
+def test_an_error_is_of_its_class(ends: Ends) -> None:
+    """An answer is returned; that there is no server to answer is raised."""
+    server, wire = ends
+    server.sendall(b"-NOSCRIPT No matching script\r\n-LOADING data\r\n")
+    assert isinstance(wire.read(), redis.exceptions.NoScriptError)
+    with pytest.raises(redis.BusyLoadingError):
+        wire.read()
+
+
+@pytest.mark.parametrize("sent", [b"HTTP/1.1 400\r\n", b"$-7\r\n", b"*-7\r\n", b"$x\r\n", b"*1\r\n\r\n"])
+def test_what_is_no_protocol_is_an_error(ends: Ends, sent: bytes) -> None:
+    """It is not waited for."""
+    server, wire = ends
+    server.sendall(sent)
+    with pytest.raises(redis.InvalidResponse):
+        wire.read()
+
+
+def test_the_end_is_an_error(ends: Ends) -> None:
+    """Of reading, and sooner or later of sending."""
+    server, wire = ends
+    server.close()
+    assert wire.is_readable()
+    with pytest.raises(redis.ConnectionError):
+        wire.read()
+    with pytest.raises(redis.ConnectionError):
+        for _ in range(10):
+            wire.send(pack("PING"))
+
+
+@pytest.mark.parametrize("keys", [["k", "schlüssel"], [b"k", b"\xff"], []])
+def test_lengths_are_of_bytes(keys: Any) -> None:
+    """A command reads as it was spelled, whatever its keys are."""
+    names = [key.encode() if isinstance(key, str) else key for key in keys]
+    whole = [b"SET", *names, b"1"]
+    assert pack("SET", *keys, 1) == _spell(whole)
+
+
+def _spell(items: list[Any]) -> bytes:
+    spelled = [b"_\r\n" if item is None else b"$%d\r\n%b\r\n" % (len(item), item) for item in items]
+    return b"*%d\r\n%b" % (len(items), b"".join(spelled))
