@@ -9,23 +9,34 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import datetime
-from typing import Any
-
-import psycopg2
-import redis
+from typing import Generic, NamedTuple, TypeVar
 
 from core.cache.shared import connect_redis
-from core.database.database import connection_parameters
-from core.migration import MIGRATIONS_DIR, count_pending
+from core.database.bounded import BoundedConnection
+from core.migration import MIGRATIONS_DIR, MigrationCount, count_migrations
 from core.records import Health, PoolStats
 from core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
+CLIENT_NAME = "echo-markets-health"
 CHECK_SECONDS = 1.0
+# Probes, scrapes and pages ask within the same moment; the servers hear of it once.
+CACHE_SECONDS = 2.0
+# Whoever waits for another's evaluation waits a little longer than that may take.
+GRACE_SECONDS = 0.2
+
+
+class Finding(NamedTuple, Generic[T]):
+    """What a check found, None when it failed, and how long it took."""
+
+    found: T | None
+    seconds: float
 
 
 class HealthEvaluator:
@@ -37,86 +48,122 @@ class HealthEvaluator:
         *,
         pool_stats: Callable[[], PoolStats],
         clock: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._pool_stats = pool_stats
         self._clock = clock
-        # a check of a server that hangs keeps its thread until its own timeout
-        self._executor = ThreadPoolExecutor(max_workers=8, thread_name_prefix="health")
-        self._redis: redis.Redis | None = None
-        self._lock = threading.Lock()
+        self._monotonic = monotonic
+        self._redis = connect_redis(settings, CLIENT_NAME) if settings.enable_redis_cache else None
+        self._database_check = _Check("database", self._count_migrations)
+        self._redis_check = _Check("redis", self._ping_redis)
+        self._evaluating = threading.Lock()
+        self._last: Health | None = None
+        self._last_at = float("-inf")
 
-    def evaluate(self) -> Health:
-        """Run the checks side by side and return what they found, within about a second."""
-        started = time.perf_counter()
-        enabled = self._settings.enable_redis_cache
-        database = self._executor.submit(_timed, self._check_database)
-        cache = self._executor.submit(_timed, self._check_redis) if enabled else None
-        pending, database_seconds = _result(database, started)
-        answered, redis_seconds = _result(cache, started) if cache else (None, 0.0)
+    def evaluate(self, limit_seconds: float = CHECK_SECONDS) -> Health:
+        """Return what the checks, side by side, found at `timestamp`, at most two seconds ago.
+
+        Takes `limit_seconds`, which is a second at most; a check that is not done by then counts
+        as failed. Who asks while another's checks run gets their answer.
+        """
+        limit_seconds = min(limit_seconds, CHECK_SECONDS)
+        deadline = time.monotonic() + limit_seconds
+        is_mine = self._evaluating.acquire(timeout=limit_seconds + GRACE_SECONDS)
+        try:
+            if self._last is not None and self._monotonic() - self._last_at < CACHE_SECONDS:
+                return self._last
+            # read first: nothing that is reported is older than it says
+            asked_at, timestamp = self._monotonic(), self._clock()
+            health = self._run(deadline, timestamp)
+            if limit_seconds == CHECK_SECONDS:
+                # a check that had less time may be called failed for that alone
+                self._last, self._last_at = health, asked_at
+            return health
+        finally:
+            if is_mine:
+                self._evaluating.release()
+
+    def close(self) -> None:
+        """Close what the checks keep open; one that still runs ends within its own second."""
+        if self._redis is not None:
+            self._redis.close()
+
+    def _run(self, deadline: float, timestamp: datetime) -> Health:
+        self._database_check.start()
+        if self._redis is not None:
+            self._redis_check.start()
+        migrations, database_seconds = self._database_check.result(deadline)
+        answered, redis_seconds = (None, 0.0) if self._redis is None else self._redis_check.result(deadline)
         pool = self._pool_stats()
         return Health(
-            status=_overall(pending, answered=answered, redis_enabled=enabled, pool=pool),
-            timestamp=self._clock(),
-            database="unhealthy" if pending is None else "healthy",
+            status=self._overall(migrations, answered=answered, pool=pool),
+            timestamp=timestamp,
+            database="unhealthy" if migrations is None else "healthy",
             database_seconds=database_seconds,
-            migrations_pending=pending,
-            redis="disabled" if not enabled else "healthy" if answered else "unhealthy",
-            redis_enabled=enabled,
+            migrations_pending=migrations and migrations.pending,
+            migrations_applied=migrations and migrations.applied,
+            redis="disabled" if self._redis is None else "healthy" if answered else "unhealthy",
+            redis_enabled=self._redis is not None,
             redis_seconds=redis_seconds,
             pool=pool,
         )
 
-    def close(self) -> None:
-        """Stop the checks."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        with self._lock:
-            if self._redis is not None:
-                self._redis.close()
+    def _overall(self, migrations: MigrationCount | None, *, answered: bool | None, pool: PoolStats) -> str:
+        is_redis_down = self._redis is not None and not answered
+        if migrations is None or (is_redis_down and self._settings.health_require_redis):
+            return "unhealthy"
+        return "degraded" if migrations.pending or is_redis_down or is_exhausted(pool) else "healthy"
 
-    def _check_database(self) -> int:
-        """Return how many migrations are pending; connecting is part of the check."""
-        parameters = connection_parameters(self._settings, "echo-markets-health")
-        parameters |= {
-            "connect_timeout": 2,
-            "options": f"-c statement_timeout={round(CHECK_SECONDS * 1000)}",
-            "tcp_user_timeout": round(CHECK_SECONDS * 1000),
-        }
-        url = self._settings.database_url.get_secret_value()
-        connection = psycopg2.connect(url, **parameters)
+    def _count_migrations(self) -> MigrationCount:
+        """Connect and ask; on a connection of before, a server that is full would look healthy."""
+        connection = BoundedConnection(self._settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS)
         try:
-            with connection.cursor() as cursor:
-                return count_pending(cursor, MIGRATIONS_DIR)
+            return count_migrations(connection.execute_sql, MIGRATIONS_DIR)
         finally:
             connection.close()
 
-    def _check_redis(self) -> bool:
-        with self._lock:
-            if self._redis is None:
-                self._redis = connect_redis(self._settings, "echo-markets-health")
-        return bool(self._redis.ping())
+    def _ping_redis(self) -> bool:
+        return self._redis is not None and bool(self._redis.ping())
 
 
-def _timed(check: Callable[[], Any]) -> tuple[Any, float]:
-    started = time.perf_counter()
-    return check(), time.perf_counter() - started
+def is_exhausted(pool: PoolStats) -> bool:
+    """Say whether the next checkout has to wait for another's check-in."""
+    return pool.pool_size >= pool.pool_max and pool.pool_available == 0
 
 
-def _result(check: "Future[tuple[Any, float]]", started: float) -> tuple[Any, float]:
-    """Return what a check found and how long it took; None when it failed or is not done."""
-    remaining = max(0.0, CHECK_SECONDS - (time.perf_counter() - started))
-    try:
-        found: tuple[Any, float] = check.result(timeout=remaining)
-    except (psycopg2.Error, redis.RedisError, OSError, FutureTimeout, RuntimeError) as error:
-        logger.debug("a health check failed: %s", type(error).__name__)
-        return None, time.perf_counter() - started
-    return found
+class _Check(Generic[T]):
+    """One check, in a thread that is started only when the one before has ended."""
 
+    def __init__(self, name: str, check: Callable[[], T]) -> None:
+        self._name = name
+        self._check = check
+        self._flight: Future[T] = Future()
+        self._flight.cancel()
+        self._started = 0.0
 
-def _overall(pending: int | None, *, answered: bool | None, redis_enabled: bool, pool: PoolStats) -> str:
-    if pending is None:
-        return "unhealthy"
-    is_exhausted = pool.requests_waiting > 0 and pool.pool_in_use >= pool.pool_max
-    if pending or is_exhausted or (redis_enabled and not answered):
-        return "degraded"
-    return "healthy"
+    def start(self) -> None:
+        """Start it, unless it still runs: a server that hangs must not collect threads."""
+        if self._flight.done():
+            self._flight, self._started = Future(), time.monotonic()
+            name = f"health-{self._name}"
+            threading.Thread(target=self._fly, args=(self._flight,), name=name, daemon=True).start()
+
+    def _fly(self, flight: "Future[T]") -> None:
+        try:
+            flight.set_result(self._check())
+        except Exception as error:
+            # the edge of a check: whatever is wrong, the service is not healthy
+            logger.debug("the health check of %s failed: %s", self._name, type(error).__name__)
+            flight.set_exception(error)
+
+    def result(self, deadline: float) -> Finding[T]:
+        """Wait until a time of `time.monotonic` for what it finds."""
+        started = self._started
+        try:
+            found = self._flight.result(timeout=max(0.0, deadline - time.monotonic()))
+        except Exception as error:
+            if isinstance(error, FutureTimeout):
+                logger.debug("the health check of %s takes too long", self._name)
+            return Finding(None, time.monotonic() - started)
+        return Finding(found, time.monotonic() - started)

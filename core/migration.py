@@ -6,11 +6,12 @@ pooler between would share the session that holds the lock.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import peewee
@@ -34,6 +35,13 @@ class MigrationStatus(msgspec.Struct, frozen=True):
 
     name: str
     applied_at: datetime | None
+
+
+class MigrationCount(NamedTuple):
+    """How many migrations are applied, those of a newer version included, and how many are pending."""
+
+    applied: int
+    pending: int
 
 
 class Migrator:
@@ -108,11 +116,17 @@ def _named(direction: str) -> Iterator[None]:
         ) from error
 
 
-def count_pending(cursor: Any, directory: Path) -> int:
-    """Return how many migrations are not applied, through the caller's cursor."""
-    names = {migration.name for migration in Migration.load_directory(str(directory))}
-    cursor.execute("SELECT to_regclass(%s)", (HISTORY_TABLE,))
-    if cursor.fetchone()[0] is None:
-        return len(names)
-    cursor.execute(f"SELECT name FROM {HISTORY_TABLE}")
-    return len(names - {name for (name,) in cursor.fetchall()})
+def count_migrations(execute_sql: Callable[..., Any], directory: Path) -> MigrationCount:
+    """Return how many migrations are applied and how many are not; `execute_sql` returns a cursor."""
+    names = _list_names(directory)
+    [(history,)] = execute_sql("SELECT to_regclass(%s)", (HISTORY_TABLE,)).fetchall()
+    if history is None:
+        return MigrationCount(applied=0, pending=len(names))
+    applied = {name for (name,) in execute_sql(f"SELECT name FROM {HISTORY_TABLE}").fetchall()}
+    return MigrationCount(applied=len(applied), pending=len(names - applied))
+
+
+@cache
+def _list_names(directory: Path) -> frozenset[str]:
+    # loading runs every file; they do not change under a process
+    return frozenset(migration.name for migration in Migration.load_directory(str(directory)))

@@ -211,10 +211,40 @@ class Health(msgspec.Struct, frozen=True):
     database: str
     database_seconds: float
     migrations_pending: int | None
+    migrations_applied: int | None
     redis: str
     redis_enabled: bool
     redis_seconds: float
     pool: PoolStats
+
+
+class TableFigures(msgspec.Struct, frozen=True):
+    """A table with all its partitions; `rows` is the server's estimate, sizes are of its files."""
+
+    table: str
+    size_bytes: int
+    index_size_bytes: int
+    rows: int
+
+
+class UnusedIndex(msgspec.Struct, frozen=True):
+    """An index that no query used since `unused_since`; None is since the database was created."""
+
+    table: str
+    index: str
+    size_bytes: int
+    unused_since: datetime | None
+
+
+class StatementFigures(msgspec.Struct, frozen=True):
+    """What one statement of the service cost the server since its statistics were reset."""
+
+    operation: str
+    statement: str
+    calls: int
+    total_seconds: float
+    mean_seconds: float
+    rows: int
 
 
 _NOTHING: frozendict[str, Any] = frozendict()

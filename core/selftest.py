@@ -242,6 +242,10 @@ def _check_upkeep(run: _Run, user: User | None) -> None:
     run.call("clear_market_data_cache", service.clear_market_data_cache, _equals(None))
     run.call("maintain_partitions", lambda: service.maintain_partitions().dropped, _equals(()))
     run.call("warm_cache", lambda: service.warm_cache(players=1), _at_least(1))
+    run.call("list_table_sizes", lambda: len(service.list_table_sizes()), _at_least(1))
+    run.call("list_unused_indexes", service.list_unused_indexes, _is(tuple))
+    # None where the server does not keep them
+    run.call("list_slowest_statements", lambda: service.list_slowest_statements() or (), _is(tuple))
     run.call("health", lambda: service.health().database, _equals("healthy"))
     run.call("pool_stats", lambda: service.pool_stats().pool_in_use, _equals(0))
     run.call("stale_seconds", service.stale_seconds, _equals(None))

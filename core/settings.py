@@ -148,12 +148,14 @@ class Settings(EnvironmentSettings):
         default=0, description="a whole number of hits from 0 (none) to 1000000"
     )
     enable_redis_cache: bool = Field(default=True, description="true or false")
+    health_require_redis: bool = Field(default=False, description="true or false")
     metrics_dir: Path | None = Field(default=None, description="a folder")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
     exporter_host: str = Field(default="127.0.0.1", description="an address to listen on")
     exporter_port: Port = Field(default=9100, description="a port from 1 to 65535")
+    exporter_web_config: Path | None = Field(default=None, description="a file")
     dashboard_host: str = Field(default="127.0.0.1", description="an address to listen on")
     dashboard_port: Port = Field(default=8501, description="a port from 1 to 65535")
     simulator_interval: Annotated[int, Field(ge=100, le=3_600_000)] = Field(

@@ -2,7 +2,9 @@
 
 import logging
 import signal
+import ssl
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 import uvicorn
@@ -10,7 +12,9 @@ import uvicorn
 from core import Settings, open_service
 from core.app import configure_logging
 from core.errors import SettingsError
-from exporter.server import build_app
+from exporter.deadlines import protocol_options
+from exporter.server import build_app, open_lanes
+from exporter.web_config import load_web_config
 
 # A scrape takes well under a second; what is still open then is a client that hangs.
 SHUTDOWN_SECONDS = 2
@@ -20,25 +24,35 @@ def main() -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
     try:
         settings = Settings.load()
+        web = load_web_config(settings.exporter_web_config)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
     configure_logging(settings)
     logging.getLogger(__name__).info(
-        "exporter listens on http://%s:%s/metrics", settings.exporter_host, settings.exporter_port
+        "exporter listens on %s://%s:%s/metrics",
+        "https" if web.tls else "http",
+        settings.exporter_host,
+        settings.exporter_port,
     )
     # uvicorn raises the signal again once it has stopped; the service must be closed then too
     signal.signal(signal.SIGTERM, _leave)
     with open_service(settings, role="exporter") as service:
         uvicorn.run(
-            build_app(service, settings.metrics_dir),
+            build_app(service, settings.metrics_dir, lanes=open_lanes(settings), users=web.users),
             host=settings.exporter_host,
             port=settings.exporter_port,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            ssl_context_factory=_tls_factory(web.tls),
+            **protocol_options(),
         )
     return 0
+
+
+def _tls_factory(tls: ssl.SSLContext | None) -> Callable[..., ssl.SSLContext] | None:
+    return None if tls is None else lambda *_: tls
 
 
 def _leave(*_: object) -> NoReturn:

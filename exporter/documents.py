@@ -1,11 +1,28 @@
-"""The JSON of `GET /api/health/database`.
+"""What the exporter's pages say, but for the metrics.
 
-Owns the names in the document; evaluates nothing itself.
+Owns the names in the JSON of `GET /api/health/database`, when the stack is ready, and the
+page of links; evaluates nothing itself.
 """
 
 from typing import Any
 
+from core.health import is_exhausted
 from core.records import Health, PoolStats
+
+INDEX = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>Echo Markets exporter</title></head>
+<body>
+<h1>Echo Markets exporter</h1>
+<ul>
+<li><a href="/metrics">/metrics</a>: every process of the stack, PostgreSQL and Redis</li>
+<li><a href="/api/health/database">/api/health/database</a>: health of database and Redis</li>
+<li><a href="/readyz">/readyz</a>: whether the stack can serve</li>
+<li><a href="/livez">/livez</a>: whether this process runs</li>
+</ul>
+</body>
+</html>
+"""
 
 
 def build_health_document(health: Health) -> dict[str, Any]:
@@ -28,10 +45,26 @@ def build_health_document(health: Health) -> dict[str, Any]:
     }
 
 
+def describe_readiness(health: Health) -> tuple[bool, str]:
+    """Say whether this version of the stack can serve, and if not, why.
+
+    Not with migrations pending: what answers then fails as soon as it needs what they bring.
+    """
+    if health.database != "healthy":
+        return False, "not ready: the database does not answer"
+    if health.migrations_pending:
+        return (
+            False,
+            f"not ready: migrations pending: {health.migrations_pending}; `make migrate` applies them",
+        )
+    if health.status == "unhealthy":
+        return False, "not ready: redis does not answer, and HEALTH_REQUIRE_REDIS is set"
+    return True, "ready"
+
+
 def _build_pool(pool: PoolStats) -> dict[str, Any]:
-    is_exhausted = pool.requests_waiting > 0 and pool.pool_in_use >= pool.pool_max
     return {
-        "status": "exhausted" if is_exhausted else "healthy",
+        "status": "exhausted" if is_exhausted(pool) else "healthy",
         "maxConnections": pool.pool_max,
         "size": pool.pool_size,
         "available": pool.pool_available,

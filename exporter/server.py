@@ -4,26 +4,83 @@ Owns routes and status codes; what they show is built in `exporter.exposition` a
 `exporter.documents`. Every other path is 404, every other method 405.
 """
 
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from core import EnhancedDatabaseService
-from exporter.documents import build_health_document
+from core import EnhancedDatabaseService, Settings
+from exporter.access import BasicAuth
+from exporter.collectors.lane import Lane
+from exporter.collectors.postgres import open_postgres_lane
+from exporter.collectors.redis import open_redis_lane
+from exporter.documents import INDEX, build_health_document, describe_readiness
 from exporter.exposition import build_exposition
+from exporter.negotiation import negotiate
+from exporter.web_config import Passwords
 
 NO_STORE = {"Cache-Control": "no-store"}
+# Metrics repeat themselves: more effort saves nothing.
+GZIP_LEVEL = 4
+NO_USERS: Mapping[str, bytes] = MappingProxyType({})
 
 
-def build_app(service: EnhancedDatabaseService, metrics_dir: Path | None) -> Starlette:
-    """Return the ASGI application; its endpoints run in threads, because checks block."""
+def open_lanes(settings: Settings) -> tuple[Lane[Any], ...]:
+    """Return the collectors of the servers that `settings` name; they connect when they run."""
+    operations = [name for name in dir(EnhancedDatabaseService) if not name.startswith("_")]
+    postgres = open_postgres_lane(settings, operations)
+    return (postgres, open_redis_lane(settings)) if settings.enable_redis_cache else (postgres,)
 
-    def metrics(_: Request) -> Response:
-        return Response(build_exposition(service, metrics_dir), media_type=CONTENT_TYPE_LATEST)
+
+def build_app(
+    service: EnhancedDatabaseService,
+    metrics_dir: Path | None,
+    *,
+    lanes: Sequence[Lane[Any]] = (),
+    users: Mapping[str, bytes] = NO_USERS,
+) -> Starlette:
+    """Return the ASGI application; it closes `lanes` at its end.
+
+    With `users`, names to bcrypt hashes, all but the probes asks for a password.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            for lane in lanes:
+                lane.close()
+
+    access = [Middleware(BasicAuth, passwords=Passwords(users))] if users else []
+    app = Starlette(
+        routes=_build_routes(service, metrics_dir, lanes),
+        middleware=[*access, Middleware(GZipMiddleware, compresslevel=GZIP_LEVEL)],
+        lifespan=lifespan,
+    )
+    # /metrics/ is another path, and 404 like all others
+    app.router.redirect_slashes = False
+    return app
+
+
+def _build_routes(
+    service: EnhancedDatabaseService, metrics_dir: Path | None, lanes: Sequence[Lane[Any]]
+) -> list[Route]:
+    """Return the routes; endpoints that check something run in threads, because checks block."""
+    succeeded_at: dict[str, float] = {}
+
+    def metrics(request: Request) -> Response:
+        scrape, content_type = negotiate(request.headers)
+        text = build_exposition(service, metrics_dir, lanes=lanes, scrape=scrape, succeeded_at=succeeded_at)
+        return Response(text, headers={"Content-Type": content_type, "Vary": "Accept"})
 
     def health(_: Request) -> Response:
         found = service.health()
@@ -31,18 +88,19 @@ def build_app(service: EnhancedDatabaseService, metrics_dir: Path | None) -> Sta
         return JSONResponse(build_health_document(found), status, headers=NO_STORE)
 
     def readyz(_: Request) -> Response:
-        is_ready = service.health().status != "unhealthy"
-        text = "ready\n" if is_ready else "not ready: the database does not answer\n"
-        return PlainTextResponse(text, 200 if is_ready else 503, headers=NO_STORE)
+        is_ready, text = describe_readiness(service.health())
+        return PlainTextResponse(f"{text}\n", 200 if is_ready else 503, headers=NO_STORE)
 
-    def livez(_: Request) -> Response:
+    async def livez(_: Request) -> Response:
         return PlainTextResponse("alive\n", headers=NO_STORE)
 
-    return Starlette(
-        routes=[
-            Route("/metrics", metrics),
-            Route("/api/health/database", health),
-            Route("/livez", livez),
-            Route("/readyz", readyz),
-        ]
-    )
+    async def index(_: Request) -> Response:
+        return HTMLResponse(INDEX)
+
+    return [
+        Route("/", index),
+        Route("/metrics", metrics),
+        Route("/api/health/database", health),
+        Route("/livez", livez),
+        Route("/readyz", readyz),
+    ]

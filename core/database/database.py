@@ -123,7 +123,8 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         if getattr(self._state, "is_begin_due", False):
             self._state.is_begin_due = False
             sql = f"BEGIN; {sql}"
-        return super().execute_sql(sql, params)
+        # pg_stat_statements keeps it; behind the statement, because a comment in front may be dropped
+        return super().execute_sql(f"{sql} /* op={self._operation_of_thread()} */", params)
 
     def cursor(self, named_cursor: Any = None) -> Any:
         """Return a cursor in the present transaction."""
@@ -177,10 +178,14 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
 
     @contextmanager
     def _checked_out(self, operation: str) -> Iterator[None]:
-        if not self.is_closed():
-            yield
-            return
+        outer = None if self.is_closed() else self._operation_of_thread()
         self._state.operation = operation
+        if outer is not None:
+            try:
+                yield
+            finally:
+                self._state.operation = outer
+            return
         self.connect()
         try:
             yield

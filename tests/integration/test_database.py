@@ -24,7 +24,7 @@ from core.errors import (
 from core.local.ports import find_free_port
 from core.local.servers import PostgresServer, run_postgres
 from core.migration import Migrator
-from core.records import Tick, User
+from core.records import Health, Tick, User
 from tests.conftest import FAST, Execute
 
 TERMINATE = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
@@ -196,7 +196,7 @@ def test_a_transaction_begins_with_its_first_statement(direct: EnhancedDatabaseS
         cursor.execute("SELECT pg_current_xact_id() = pg_current_xact_id()")
         assert cursor.fetchall() == [(True,)]
         assert database._state.conn.info.transaction_status == TRANSACTION_STATUS_INTRANS
-    assert statements == ["BEGIN; SELECT 1", "SELECT 2"]
+    assert statements == ["BEGIN; SELECT 1 /* op=two */", "SELECT 2 /* op=two */"]
 
 
 def test_a_failed_first_statement_undoes_nothing_else(
@@ -239,6 +239,15 @@ def test_a_restarted_server_heals(settings: Settings, server_directory: Callable
             assert service.health().status == "healthy"
 
 
+def wait_for_status(service: EnhancedDatabaseService, status: str) -> Health:
+    """Return the first evaluation with this status; one can be two seconds old."""
+    for _ in range(200):
+        if (health := service.health()).status == status:
+            return health
+        threading.Event().wait(0.05)
+    raise AssertionError(f"health stays {health.status}")
+
+
 def test_health_of_a_hung_server_is_bounded(settings: Settings, server_directory: Callable[[], Path]) -> None:
     """SIGSTOP: the evaluation answers unhealthy instead of waiting."""
     with run_postgres(server_directory(), options=FAST) as server:
@@ -247,7 +256,7 @@ def test_health_of_a_hung_server_is_bounded(settings: Settings, server_directory
         assert service.health().status == "healthy"
         os.kill(server.pid, signal.SIGSTOP)
         try:
-            health = service.health()
+            health = wait_for_status(service, "unhealthy")
         finally:
             os.kill(server.pid, signal.SIGCONT)
         assert (health.status, health.database) == ("unhealthy", "unhealthy")

@@ -2,13 +2,14 @@
 
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
+import bcrypt
 import httpx2
 import pytest
 from prometheus_client import Metric
@@ -16,11 +17,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
-from core import EnhancedDatabaseService, Settings, open_service
+from core import EnhancedDatabaseService, Settings
 from core.local.ports import find_free_port
 from exporter import exposition
 from exporter.server import build_app
 from tests.conftest import Execute
+from tests.serving import write_tls
 
 
 @pytest.fixture
@@ -71,52 +73,6 @@ def test_health_document_of_a_healthy_stack(client: TestClient) -> None:
     assert (redis["status"], redis["enabled"]) == ("healthy", True)
 
 
-@pytest.mark.parametrize(
-    ("change", "status", "code", "database", "redis"),
-    [
-        (without_database, "unhealthy", 503, "unhealthy", {"status": "healthy", "enabled": True}),
-        (without_redis, "degraded", 200, "healthy", {"status": "unhealthy", "enabled": True}),
-        (
-            lambda settings: settings.model_copy(update={"enable_redis_cache": False}),
-            "healthy",
-            200,
-            "healthy",
-            {"status": "disabled", "enabled": False},
-        ),
-    ],
-)
-def test_health_of_every_state(  # each is a column of the table
-    settings: Settings, change: Any, status: str, code: int, database: str, redis: dict[str, Any]
-) -> None:
-    """Document, status code, readiness and metrics agree; no address or secret leaks."""
-    with open_service(change(settings)) as service, TestClient(build_app(service, None)) as client:
-        response = client.get("/api/health/database")
-        document = response.json()
-        assert (document["status"], response.status_code) == (status, code)
-        assert document["services"]["database"]["status"] == database
-        assert redis.items() <= document["services"]["redis"].items()
-        assert client.get("/readyz").status_code == code
-        assert client.get("/livez").status_code == 200
-        text = client.get("/metrics").text
-        assert value(text, "echo_health_status", status=status) == 1
-        assert value(text, "echo_service_up", service="database") == (database == "healthy")
-        ups = {sample.labels["service"] for sample in parse(text)["echo_service_up"].samples}
-        assert ("redis" in ups) == redis["enabled"]
-        assert "s3cr3t" not in response.text + text
-        assert "127.0.0.1" not in response.text
-
-
-def test_pending_migrations_degrade(
-    service: EnhancedDatabaseService, client: TestClient, execute: Execute
-) -> None:
-    """A schema that lags behind the code is said, and counted."""
-    execute("DELETE FROM schema_migration WHERE name LIKE '0002%'")
-    document = client.get("/api/health/database").json()
-    assert document["status"] == "degraded"
-    assert document["services"]["database"]["migrationsPending"] == 1
-    assert value(client.get("/metrics").text, "echo_migrations_pending") == 1
-
-
 def test_metrics_follow_the_service(service: EnhancedDatabaseService, client: TestClient) -> None:
     """Pool, operations and cache of this process, under the documented names."""
     user = service.create_user(username="alice")
@@ -152,7 +108,7 @@ def test_a_failing_collector_does_not_fail_the_scrape(
     assert "echo_db_pool_max_connections" in response.text
 
 
-@pytest.mark.parametrize("path", ["/", "/metric", "/metrics/x", "/api", "/api/health", "/healthz"])
+@pytest.mark.parametrize("path", ["/metric", "/metrics/", "/metrics/x", "/api", "/api/health", "/healthz"])
 def test_any_other_path_is_404(client: TestClient, path: str) -> None:
     """Unknown paths do not look alive."""
     assert client.get(path).status_code == 404
@@ -240,9 +196,9 @@ def test_a_wrong_setting_is_one_line_and_status_2(environment: dict[str, str], r
     assert done.stderr == "EXPORTER_PORT is 'http', which is not allowed; set it to a port from 1 to 65535\n"
 
 
-def get_when_up(url: str) -> httpx2.Response:
+def get_when_up(url: str, trusting: ssl.SSLContext | None = None) -> httpx2.Response:
     """Return the first answer of a process that is starting."""
-    transport = httpx2.HTTPTransport(retries=0)
+    transport = httpx2.HTTPTransport(retries=0, verify=trusting or True)
     with httpx2.Client(transport=transport) as client:
         for _ in range(300):
             try:
@@ -250,3 +206,50 @@ def get_when_up(url: str) -> httpx2.Response:
             except httpx2.ConnectError:
                 signal.sigtimedwait([], 0.1)
     raise AssertionError(f"{url} never answered")
+
+
+def test_the_process_takes_tls_and_passwords_from_its_file(
+    environment: dict[str, str], repository: Path, tmp_path: Path
+) -> None:
+    """A scraper needs the password, a probe does not; the collectors work, and plain HTTP gets nothing."""
+    authority = write_tls(tmp_path)
+    digest = bcrypt.hashpw(b"open sesame", bcrypt.gensalt(4)).decode()
+    (tmp_path / "web.yml").write_text(
+        "tls_server_config: {cert_file: tls.crt, key_file: tls.key}\n"
+        f"basic_auth_users: {{alice: {digest}}}\n",
+        encoding="utf-8",
+    )
+    environment["EXPORTER_WEB_CONFIG"] = str(tmp_path / "web.yml")
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    url = f"https://127.0.0.1:{environment['EXPORTER_PORT']}"
+    with subprocess.Popen([sys.executable, "-m", "exporter"], cwd=repository, env=environment) as exporter:
+        try:
+            assert get_when_up(f"{url}/readyz", trusting).text == "ready\n"
+            assert httpx2.get(f"{url}/metrics", verify=trusting).status_code == 401
+            text = httpx2.get(f"{url}/metrics", verify=trusting, auth=("alice", "open sesame")).text
+            assert value(text, "echo_scrape_collector_success", collector="postgres_activity") == 1
+            assert value(text, "echo_scrape_collector_success", collector="redis") == 1
+            with pytest.raises(httpx2.TransportError):
+                httpx2.get(url.replace("https", "http"))
+        finally:
+            exporter.send_signal(signal.SIGTERM)
+        assert exporter.wait(10) == 0
+
+
+def test_a_wrong_web_config_is_one_line_and_status_2(
+    environment: dict[str, str], repository: Path, tmp_path: Path
+) -> None:
+    """Better no exporter than one that is open by mistake."""
+    (tmp_path / "web.yml").write_text("basic_auth_user: {alice: x}\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "exporter"],
+        cwd=repository,
+        env={**environment, "EXPORTER_WEB_CONFIG": str(tmp_path / "web.yml")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "the key 'basic_auth_user', which is none of tls_server_config, basic_auth_users" in done.stderr
+    assert done.stderr.count("\n") == 1

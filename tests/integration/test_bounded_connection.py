@@ -1,0 +1,104 @@
+"""A connection on which nothing waits longer than told."""
+
+import contextlib
+import socket
+import threading
+import time
+from typing import Any
+
+import psycopg2
+import pytest
+from pydantic import SecretStr
+
+from core import Settings
+from core.database.bounded import BoundedConnection, NoAnswer
+from core.local.ports import find_free_port
+from core.local.servers import PostgresServer
+
+LIMIT_SECONDS = 0.5
+
+
+def connect(settings: Settings, url: str | None = None) -> BoundedConnection:
+    """Connect with a short limit."""
+    if url is not None:
+        settings = settings.model_copy(update={"database_url": SecretStr(url)})
+    return BoundedConnection(settings, "echo-markets-test", limit_seconds=LIMIT_SECONDS)
+
+
+def test_a_statement_is_cancelled_by_the_server_first(settings: Settings) -> None:
+    """Its own refusal leaves the connection usable."""
+    with contextlib.closing(connect(settings)) as connection:
+        with pytest.raises(psycopg2.errors.QueryCanceled):
+            connection.execute_sql("SELECT pg_sleep(30)")
+        assert connection.is_usable
+        assert connection.execute_sql(
+            "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+        ).fetchall() == [("echo-markets-test",)]
+
+
+def test_an_error_leaves_the_connection_usable(settings: Settings) -> None:
+    """Each statement is its own transaction."""
+    with contextlib.closing(connect(settings)) as connection:
+        with pytest.raises(psycopg2.errors.DivisionByZero):
+            connection.execute_sql("SELECT 1 / 0")
+        assert connection.execute_sql("SELECT %s::int", (7,)).fetchall() == [(7,)]
+
+
+def test_a_silent_server_is_given_up(settings: Settings) -> None:
+    """It takes the connection and says nothing: psycopg2 alone would wait for two seconds at least."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        started = time.monotonic()
+        with pytest.raises(NoAnswer, match=r"no answer within 0\.5 s"):
+            connect(settings, f"postgresql://echo@127.0.0.1:{server.getsockname()[1]}/echo")
+        assert LIMIT_SECONDS - 0.05 <= time.monotonic() - started < LIMIT_SECONDS + 1
+
+
+def test_every_address_of_every_host_is_tried(settings: Settings, postgres_server: PostgresServer) -> None:
+    """The first that answers is taken, as libpq does: of a name with two addresses, and of two hosts."""
+    url, nobody = settings.database_url.get_secret_value(), find_free_port()
+    port = postgres_server.port
+    with contextlib.closing(connect(settings, url.replace("127.0.0.1", "localhost"))) as connection:
+        assert connection.ping()
+    two = url.replace(f"127.0.0.1:{port}", f"127.0.0.1:{nobody},localhost:{port}")
+    with contextlib.closing(connect(settings, two)) as connection:
+        assert connection.ping()
+
+
+@pytest.mark.parametrize("host", ["nowhere.invalid", "a" * 70 + ".invalid"])
+def test_a_name_without_an_address_is_an_error(settings: Settings, host: str) -> None:
+    """Without the name in it: health must not tell it."""
+    with pytest.raises(psycopg2.OperationalError, match="has no address") as error:
+        connect(settings, f"postgresql://echo@{host}/echo")
+    assert host not in str(error.value)
+
+
+def test_a_slow_name_server_keeps_no_other_thread_waiting(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name is looked up in a call that lets others run, and libpq gets the address."""
+    url = settings.database_url.get_secret_value()
+    asked, answer = threading.Event(), threading.Event()
+    look_up = socket.getaddrinfo
+
+    def slow(host: str, *arguments: Any, **options: Any) -> Any:
+        assert host == "database.invalid"
+        asked.set()
+        assert answer.wait(10)
+        return look_up("127.0.0.1", *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    found: list[bool] = []
+
+    def ask() -> None:
+        # libpq alone would find no address for this
+        with contextlib.closing(
+            connect(settings, url.replace("127.0.0.1", "database.invalid"))
+        ) as connection:
+            found.append(connection.ping())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert asked.wait(10)
+    answer.set()
+    thread.join()
+    assert found == [True]

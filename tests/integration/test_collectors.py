@@ -1,0 +1,210 @@
+"""What the exporter asks the servers: true figures, isolated from each other and from the scrape."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg2
+import psycopg2.extras
+import pytest
+from starlette.testclient import TestClient
+
+from core import EnhancedDatabaseService, Settings
+from core.database.bounded import BoundedConnection
+from core.local.servers import PostgresServer
+from core.models import ALL_MODELS
+from core.queries import operations
+from exporter.server import build_app, open_lanes
+from tests.conftest import Execute
+from tests.integration.test_exporter import parse, value
+from tests.market_days import import_days
+
+
+@pytest.fixture
+def connection(settings: Settings) -> Iterator[BoundedConnection]:
+    """A connection of a collector."""
+    connection = BoundedConnection(settings, "echo-markets-collector", limit_seconds=5)
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def client(service: EnhancedDatabaseService, settings: Settings) -> Iterator[TestClient]:
+    """A client of an exporter that asks the servers."""
+    with TestClient(build_app(service, None, lanes=open_lanes(settings))) as client:
+        yield client
+
+
+def wait_for(condition: Callable[[], bool], what: str) -> None:
+    """Wait until a condition holds."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
+        threading.Event().wait(0.02)
+
+
+def test_a_scrape_has_the_servers_figures(client: TestClient) -> None:
+    """Every documented name, each collector's success, and nothing of the statements, which are not kept."""
+    text = client.get("/metrics").text
+    found = parse(text)
+    for name in (
+        "echo_pg_connections",
+        "echo_pg_max_connections",
+        "echo_pg_commits",
+        "echo_pg_rollbacks",
+        "echo_pg_deadlocks",
+        "echo_pg_oldest_transaction_age_seconds",
+        "echo_pg_table_size_bytes",
+        "echo_pg_table_rows",
+        "echo_pg_replicas_connected",
+        "echo_migrations_applied",
+        "echo_migrations_pending",
+        "echo_redis_memory_used_bytes",
+        "echo_redis_memory_max_bytes",
+        "echo_redis_keyspace_hits",
+        "echo_redis_keyspace_misses",
+        "echo_redis_evicted_keys",
+    ):
+        assert found[name].samples, name
+        assert found[name].documentation, name
+    names = {each.labels["collector"] for each in found["echo_scrape_collector_success"].samples}
+    for name in names:
+        assert value(text, "echo_scrape_collector_success", collector=name) == 1, name
+        assert value(text, "echo_scrape_collector_duration_seconds", collector=name) < 5
+        age = time.time() - value(
+            text, "echo_scrape_collector_last_success_timestamp_seconds", collector=name
+        )
+        assert 0 <= age < 30, name
+    assert names >= {"processes", "health", "build", "redis", "postgres_activity", "postgres_tables"}
+    assert "echo_pg_statement_calls_total" not in found
+
+
+def test_connections_are_counted_by_application_and_state(
+    connection: BoundedConnection, settings: Settings, database_url: str
+) -> None:
+    """Names and states of others become `other`, and all of them are there."""
+    before = operations.count_connections(connection)
+    with contextlib.ExitStack() as opened:
+        for name in (
+            "echo-markets-dashboard",
+            "echo-markets-dashboard",
+            "psql",
+            "dashboard",
+            "echo-markets-x",
+        ):
+            raw = psycopg2.connect(database_url, application_name=name)
+            opened.callback(raw.close)
+            with raw.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        wait_for(
+            lambda: (
+                count_added(before, operations.count_connections(connection))
+                == {("dashboard", "idle_in_transaction"): 2, ("other", "idle_in_transaction"): 3}
+            ),
+            "three sessions of others and two of a dashboard",
+        )
+    assert before["collector", "active"] == 1
+    assert len(before) == len(operations.APPLICATIONS) * len(operations.STATES)
+
+
+def count_added(
+    before: dict[tuple[str, str], int], after: dict[tuple[str, str], int]
+) -> dict[tuple[str, str], int]:
+    """Return what became more."""
+    return {key: count - before[key] for key, count in after.items() if count > before[key]}
+
+
+def test_the_oldest_transaction_has_an_age(connection: BoundedConnection, database_url: str) -> None:
+    """Somebody else's, not the one that asks."""
+    with contextlib.closing(psycopg2.connect(database_url)) as raw, raw.cursor() as cursor:
+        cursor.execute("SELECT pg_sleep(0.3)")
+        assert 0.3 <= operations.find_oldest_transaction_seconds(connection) < 60
+
+
+def test_transactions_are_counted(connection: BoundedConnection, execute: Execute) -> None:
+    """Commits and rollbacks go up by what happened."""
+    commits, rollbacks, deadlocks = operations.count_transactions(connection)
+    for _ in range(5):
+        execute("SELECT 1")
+        with contextlib.suppress(psycopg2.Error):
+            execute("SELECT 1 / 0")
+    # a session reports at its leisure, unless it is told to
+    execute("SELECT pg_stat_force_next_flush()")
+    wait_for(
+        lambda: operations.count_transactions(connection)[:2] >= (commits + 5, rollbacks + 5),
+        "five commits and rollbacks",
+    )
+    assert operations.count_transactions(connection)[2] == deadlocks
+
+
+def test_partitions_are_summed_up_under_the_table(
+    service: EnhancedDatabaseService, connection: BoundedConnection, tmp_path: Path, execute: Execute
+) -> None:
+    """One row a table: the ticks of all months, estimated without being counted, and `other` for the rest."""
+    imported = import_days(service, tmp_path, "2012-01-01")
+    execute("ANALYZE ticks")
+    execute("CREATE TABLE foreign_table AS SELECT generate_series(1, 50) AS n")
+    execute("ANALYZE foreign_table")
+    sizes = {each.table: each for each in operations.list_tables(connection)}
+    assert set(sizes) == {*operations.TABLES, "other"}
+    assert sizes["ticks"].rows == pytest.approx(imported.rows, rel=0.05)
+    [(heap,)] = execute("SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree('ticks') WHERE isleaf")
+    [(indexes,)] = execute(
+        "SELECT sum(pg_relation_size(indexrelid)) FROM pg_index"
+        " JOIN pg_partition_tree('ticks') ON relid = indrelid AND isleaf"
+    )
+    assert (sizes["ticks"].size_bytes, sizes["ticks"].index_size_bytes) == (heap, indexes)
+    assert heap > 100_000
+    assert sizes["other"].rows >= 50
+
+
+def test_the_closed_set_of_tables_is_the_models() -> None:
+    """A new table needs a series of its own."""
+    assert set(operations.TABLES) == {model._meta.table_name for model in ALL_MODELS}
+
+
+def test_unused_indexes_are_those_that_no_query_used(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """Constraints are needed anyway; an index whose partition was used is used."""
+    unused = {(each.table, each.index): each for each in service.list_unused_indexes()}
+    assert ("market_events", "market_events_recent") in unused
+    assert ("ticks", "ticks_timestamp") in unused
+    assert not any(index.endswith("_pkey") or "username_key" in index for _, index in unused)
+    assert all(each.size_bytes > 0 for each in unused.values())
+    execute("SET enable_seqscan = off")
+    execute("SELECT id FROM market_events ORDER BY created_at DESC, id DESC LIMIT 1")
+    # with it there, a search for a time would read all of it instead
+    [(key,)] = execute(
+        "SELECT indexrelid::regclass FROM pg_index WHERE indrelid = 'ticks'::regclass AND indisunique"
+    )
+    execute(f"DROP INDEX {key}")
+    execute("SELECT count(*) FROM ticks WHERE timestamp > now() - interval '1 hour'")
+    execute("SELECT pg_stat_force_next_flush()")
+    after = {each.index for each in service.list_unused_indexes()}
+    assert {index for _, index in unused} - after == {"market_events_recent", "ticks_timestamp"}
+
+
+def test_the_service_lists_tables_and_no_statements(service: EnhancedDatabaseService) -> None:
+    """Without pg_stat_statements the answer is None, which is not an empty list."""
+    assert {each.table for each in service.list_table_sizes()} == {*operations.TABLES, "other"}
+    assert service.list_slowest_statements() is None
+
+
+def test_replicas_and_their_lag(connection: BoundedConnection, postgres_server: PostgresServer) -> None:
+    """Who replayed everything is not late; who stays behind is, by name."""
+    assert operations.list_replicas(connection) == {}
+    factory = psycopg2.extras.PhysicalReplicationConnection
+    with contextlib.ExitStack() as opened:
+        [(end,)] = connection.execute_sql("SELECT pg_current_wal_flush_lsn() - '0/0'").fetchall()
+        for name, applied in (("replica_a", 2**62), ("replica_b", 1)):
+            raw = psycopg2.connect(postgres_server.url(), connection_factory=factory, application_name=name)
+            opened.callback(raw.close)
+            cursor = raw.cursor()
+            cursor.start_replication(start_lsn=int(end), options=None)
+            cursor.send_feedback(write_lsn=applied, flush_lsn=applied, apply_lsn=applied, force=True)  # type: ignore[no-untyped-call]  # psycopg2's stubs lack it
+        wait_for(lambda: len(operations.list_replicas(connection)) == 2, "two replicas")
+        wait_for(lambda: operations.list_replicas(connection)["replica_b"] > 0.1, "a late one")
+        assert operations.list_replicas(connection)["replica_a"] == 0

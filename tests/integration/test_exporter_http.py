@@ -1,0 +1,220 @@
+"""The exporter as an HTTP server: formats, methods and slow clients."""
+
+import contextlib
+import gzip
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import httpx2
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open_metrics
+from prometheus_client.parser import text_string_to_metric_families as parse_plain_text
+from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
+
+from core import EnhancedDatabaseService
+from exporter import deadlines
+from exporter.server import build_app
+from tests.serving import served
+
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+# What Prometheus 3 sends.
+PROMETHEUS = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,"
+    "application/openmetrics-text;version=0.0.1;q=0.5,text/plain;version=1.0.0;escaping=allow-utf-8;q=0.4,"
+    "text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+PATHS = ["/", "/metrics", "/api/health/database", "/livez", "/readyz"]
+
+
+@pytest.fixture
+def client(service: EnhancedDatabaseService) -> Iterator[TestClient]:
+    """A client of the exporter of a healthy stack."""
+    with TestClient(build_app(service, None)) as client:
+        yield client
+
+
+@pytest.fixture
+def port(service: EnhancedDatabaseService) -> Iterator[int]:
+    """The port of an exporter that is really listening."""
+    with served(build_app(service, None)) as port:
+        yield port
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        (PROMETHEUS, OPEN_METRICS),
+        ("application/openmetrics-text", OPEN_METRICS),
+        ("application/openmetrics-text;version=1.0.0;q=0.2,text/plain;q=0.5", PLAIN_TEXT),
+        ("application/openmetrics-text;version=2.0.0", PLAIN_TEXT),
+        ("application/openmetrics-text;q=0", PLAIN_TEXT),
+        ("application/openmetrics-text;version=nonsense;q=x,,;;=", PLAIN_TEXT),
+        ("text/html,*/*;q=0.8", PLAIN_TEXT),
+        ("", PLAIN_TEXT),
+    ],
+)
+def test_metrics_come_in_the_format_that_is_liked_best(
+    client: TestClient, accept: str, content_type: str
+) -> None:
+    """The type says what the text is, and a parser of that format reads it."""
+    response = client.get("/metrics", headers={"Accept": accept})
+    assert response.status_code == 200
+    assert response.headers["content-type"] == content_type
+    parse = parse_open_metrics if content_type == OPEN_METRICS else parse_plain_text
+    assert "echo_health_status" in {family.name for family in parse(response.text)}
+    assert response.text.endswith("# EOF\n") == (content_type == OPEN_METRICS)
+
+
+@pytest.mark.parametrize(("accept", "encoding"), [("gzip, deflate", "gzip"), ("identity", None)])
+def test_metrics_are_compressed_for_who_accepts_it(port: int, accept: str, encoding: str | None) -> None:
+    """A fleet's text is large and repeats itself; caches are told what it depends on."""
+    with httpx2.stream(
+        "GET", f"http://127.0.0.1:{port}/metrics", headers={"Accept-Encoding": accept}
+    ) as response:
+        raw = b"".join(response.iter_raw())
+    assert response.headers.get("content-encoding") == encoding
+    assert {"accept", "accept-encoding"} >= {
+        each.strip().lower() for each in response.headers["vary"].split(",")
+    }
+    text = gzip.decompress(raw) if encoding else raw
+    assert b"echo_health_status" in text
+    assert len(raw) < len(text) / 4 if encoding else raw == text
+
+
+def test_the_index_links_what_there_is(client: TestClient) -> None:
+    """Every link of the page answers."""
+    page = client.get("/").text
+    for path in PATHS[1:]:
+        assert f'href="{path}"' in page
+        assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_any_other_method_is_405(client: TestClient, path: str) -> None:
+    """The exporter only reads, and says what is allowed."""
+    for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+        response = client.request(method, path)
+        assert response.status_code == 405
+        assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD"}
+    assert client.head(path).status_code == 200
+
+
+# -- slow clients ---------------------------------------------------------------------
+
+
+def connect(port: int) -> socket.socket:
+    """Return a raw connection."""
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def seconds_until_closed(raw: socket.socket) -> float:
+    """Return how long the other side kept the connection."""
+    started = time.monotonic()
+    try:
+        while raw.recv(65536):
+            pass
+    except ConnectionResetError:
+        pass
+    return time.monotonic() - started
+
+
+def test_slow_clients_keep_nobody_waiting(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty that never finish their header sit there, a scrape answers, and they are put out."""
+    monkeypatch.setattr(deadlines, "HEADER_SECONDS", 4.0)
+    with contextlib.ExitStack() as opened:
+        slow = [opened.enter_context(connect(port)) for _ in range(50)]
+        for number, raw in enumerate(slow):
+            # some say nothing at all
+            if number % 5:
+                raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        assert httpx2.get(f"http://127.0.0.1:{port}/metrics").status_code == 200
+        assert httpx2.get(f"http://127.0.0.1:{port}/livez").status_code == 200
+        for raw in slow:
+            # still there: it was answered beside them, not after them
+            raw.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                raw.recv(1)
+            raw.settimeout(10)
+        for raw in slow:
+            assert seconds_until_closed(raw) < 9
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Drip: ",
+        # the second request of a connection, and a body that nobody asked for
+        b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\nX-Drip: ",
+        b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n",
+    ],
+)
+def test_dripping_does_not_extend_the_deadline(
+    port: int, monkeypatch: pytest.MonkeyPatch, beginning: bytes
+) -> None:
+    """A byte now and then is no progress: the deadline is that of the whole request."""
+    monkeypatch.setattr(deadlines, "HEADER_SECONDS", 1.0)
+    with connect(port) as raw:
+        raw.sendall(beginning)
+        raw.settimeout(0.1)
+        started = time.monotonic()
+        while time.monotonic() - started < 8:
+            try:
+                raw.sendall(b"a")
+                if not raw.recv(65536):
+                    break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        assert time.monotonic() - started < 6
+
+
+def test_who_does_not_read_the_answer_is_put_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that nobody takes ends at its deadline, and so does what it holds."""
+    monkeypatch.setattr(deadlines, "RESPONSE_SECONDS", 1.0)
+    took: list[float] = []
+    ended = threading.Event()
+
+    async def answer(_: Scope, __: Receive, send: Send) -> None:
+        started = time.monotonic()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        # more than the buffers on the way can hold
+        await send({"type": "http.response.body", "body": b"a" * 50_000_000})
+        took.append(time.monotonic() - started)
+        ended.set()
+
+    with served(answer, lifespan="off") as port, connect(port) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert ended.wait(20)
+    assert took[0] >= 0.9
+
+
+def test_large_headers_are_answered(port: int) -> None:
+    """8 KB of header are served, a megabyte is refused, and neither hangs."""
+    with connect(port) as raw:
+        raw.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Large: " + b"a" * 8192 + b"\r\n\r\n")
+        assert raw.recv(100).startswith(b"HTTP/1.1 200")
+    with connect(port) as raw:
+        try:
+            raw.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Large: " + b"a" * 1_000_000)
+            assert raw.recv(100).startswith(b"HTTP/1.1 4")
+        except OSError:
+            # refused while it was still sending
+            pass
+    assert httpx2.get(f"http://127.0.0.1:{port}/livez").status_code == 200
+
+
+def test_what_is_no_http_is_refused(port: int) -> None:
+    """A TLS client or a scanner gets an answer or an end."""
+    for noise in (
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"\r\n\r\n\r\nhello\r\n\r\n",
+        b"\x00" * 100,
+    ):
+        with connect(port) as raw:
+            raw.sendall(noise + b"\r\n\r\n")
+            assert seconds_until_closed(raw) < deadlines.HEADER_SECONDS + 3

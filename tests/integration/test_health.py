@@ -1,0 +1,275 @@
+"""Health: one evaluation, and what the document, the metrics and the dashboard make of it."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import psycopg2
+import pytest
+from pydantic import SecretStr
+from starlette.testclient import TestClient
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.health import CACHE_SECONDS, CHECK_SECONDS, HealthEvaluator
+from core.local.servers import run_postgres
+from core.migration import Migrator
+from core.records import Health, PoolStats
+from dashboard import data
+from exporter.server import build_app
+from tests.conftest import FAST, Execute
+from tests.integration.test_exporter import parse, value, without_database, without_redis
+
+Prepare = Callable[[EnhancedDatabaseService, Execute], AbstractContextManager[object]]
+
+
+class State(NamedTuple):
+    """A state of the stack and what everybody has to say of it."""
+
+    change: Callable[[Settings], Settings]
+    prepare: Prepare
+    status: str
+    code: int
+    readiness: int
+    database: str
+    redis: str
+
+
+def unchanged(settings: Settings) -> Settings:
+    """Return the settings as they are."""
+    return settings
+
+
+def with_one_connection(settings: Settings) -> Settings:
+    """Return settings with a pool of one."""
+    return settings.model_copy(update={"database_connection_limit": 1})
+
+
+def requiring_redis(settings: Settings) -> Settings:
+    """Return settings that need a Redis which is not there."""
+    return without_redis(settings).model_copy(update={"health_require_redis": True})
+
+
+def disabling_redis(settings: Settings) -> Settings:
+    """Return settings without a cache."""
+    return settings.model_copy(update={"enable_redis_cache": False})
+
+
+def nothing(_: EnhancedDatabaseService, __: Execute) -> AbstractContextManager[object]:
+    """Change nothing in the database."""
+    return contextlib.nullcontext()
+
+
+def exhaust(service: EnhancedDatabaseService, _: Execute) -> AbstractContextManager[object]:
+    """Hold every connection of the pool."""
+    return service._database.session("report")
+
+
+def forget_a_migration(_: EnhancedDatabaseService, execute: Execute) -> AbstractContextManager[object]:
+    """Let the schema lag behind the code."""
+    execute("DELETE FROM schema_migration WHERE name LIKE '0002%'")
+    return contextlib.nullcontext()
+
+
+STATES = {
+    "healthy": State(unchanged, nothing, "healthy", 200, 200, "healthy", "healthy"),
+    "redis disabled": State(disabling_redis, nothing, "healthy", 200, 200, "healthy", "disabled"),
+    "redis down": State(without_redis, nothing, "degraded", 200, 200, "healthy", "unhealthy"),
+    "redis down and required": State(requiring_redis, nothing, "unhealthy", 503, 503, "healthy", "unhealthy"),
+    "pool exhausted": State(with_one_connection, exhaust, "degraded", 200, 200, "healthy", "healthy"),
+    "migrations pending": State(unchanged, forget_a_migration, "degraded", 200, 503, "healthy", "healthy"),
+    "database down": State(without_database, nothing, "unhealthy", 503, 503, "unhealthy", "healthy"),
+}
+
+
+@pytest.mark.parametrize("state", STATES.values(), ids=STATES.keys())
+def test_document_metrics_and_dashboard_agree(settings: Settings, execute: Execute, state: State) -> None:
+    """Whoever is asked gives the answer of the same evaluation, at once and without an address."""
+    with (
+        open_service(state.change(settings)) as service,
+        state.prepare(service, execute),
+        TestClient(build_app(service, None)) as client,
+    ):
+        started = time.monotonic()
+        response = client.get("/api/health/database")
+        assert time.monotonic() - started < CHECK_SECONDS + 1
+        document, metrics = response.json(), client.get("/metrics").text
+        found = service.health()
+        assert (document["status"], response.status_code) == (state.status, state.code)
+        assert found.status == state.status
+        assert value(metrics, "echo_health_status", status=state.status) == 1
+        assert sum(sample.value for sample in parse(metrics)["echo_health_status"].samples) == 1
+
+        database, redis = document["services"]["database"], document["services"]["redis"]
+        assert (database["status"], found.database) == (state.database, state.database)
+        is_up = state.database == "healthy"
+        assert value(metrics, "echo_service_up", service="database") == is_up
+        assert data.is_database_up(service) == is_up
+        assert (redis["status"], found.redis) == (state.redis, state.redis)
+        ups = {each.labels["service"]: each.value for each in parse(metrics)["echo_service_up"].samples}
+        assert ups.get("redis") == {"healthy": 1, "unhealthy": 0, "disabled": None}[state.redis]
+        assert client.get("/readyz").status_code == state.readiness
+        assert client.get("/livez").status_code == 200
+        for text in (response.text, metrics, client.get("/readyz").text):
+            assert "s3cr3t" not in text
+            assert "127.0.0.1" not in text
+
+
+def test_readiness_says_what_is_missing(settings: Settings, execute: Execute) -> None:
+    """Each reason has its own words, and the remedy."""
+    execute("DELETE FROM schema_migration WHERE name LIKE '0002%'")
+    texts = []
+    for change in (unchanged, without_database):
+        with open_service(change(settings)) as service, TestClient(build_app(service, None)) as client:
+            texts.append(client.get("/readyz").text)
+    assert texts == [
+        "not ready: migrations pending: 1; `make migrate` applies them\n",
+        "not ready: the database does not answer\n",
+    ]
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def monotonic(self) -> float:
+        """Return the present time in seconds."""
+        return self.seconds
+
+    def read(self) -> datetime:
+        """Return the present time in UTC."""
+        return datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
+
+
+NO_POOL = PoolStats(10, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0)
+
+
+@contextlib.contextmanager
+def evaluator(settings: Settings, clock: Clock) -> Iterator[HealthEvaluator]:
+    """Open an evaluator beside any service."""
+    found = HealthEvaluator(settings, pool_stats=lambda: NO_POOL, clock=clock.read, monotonic=clock.monotonic)
+    yield found
+    found.close()
+
+
+def test_an_evaluation_is_kept_for_two_seconds_with_its_timestamp(settings: Settings) -> None:
+    """It is the same object until then, and says when it was true."""
+    clock = Clock()
+    with evaluator(settings, clock) as health:
+        first = health.evaluate()
+        assert first.timestamp == clock.read()
+        clock.seconds += CACHE_SECONDS - 0.1
+        assert health.evaluate() is first
+        clock.seconds += 0.2
+        second = health.evaluate()
+        assert second.timestamp == clock.read() != first.timestamp
+
+
+def test_many_that_ask_at_once_cost_one_check(settings: Settings, execute: Execute) -> None:
+    """Twenty threads get one answer, and the server sees one more session."""
+    sessions = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()"
+    with evaluator(settings, Clock()) as health:
+        before = execute(sessions)[0][0]
+        with ThreadPoolExecutor(20) as threads:
+            found = list(threads.map(lambda _: health.evaluate(), range(20)))
+        assert len({id(each) for each in found}) == 1
+        deadline = time.monotonic() + 10
+        while (after := execute(sessions)[0][0]) == before and time.monotonic() < deadline:
+            threading.Event().wait(0.05)
+            # a backend reports its own part when it is told to
+            execute("SELECT pg_stat_clear_snapshot()")
+        assert after == before + 1
+
+
+@contextlib.contextmanager
+def silent_server() -> Iterator[int]:
+    """Serve a port that takes connections and never says a word; yields it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield server.getsockname()[1]
+
+
+def test_a_server_that_hangs_after_connect_collects_no_threads(settings: Settings) -> None:
+    """Ten evaluations later there is one thread for each check at most, and soon none."""
+    clock = Clock()
+    with silent_server() as port:
+        silent = settings.model_copy(
+            update={
+                "database_url": SecretStr(f"postgresql://echo:s3cr3t@127.0.0.1:{port}/echo"),
+                "redis_url": SecretStr(f"redis://127.0.0.1:{port}/0"),
+                "redis_timeout": 10_000,
+            }
+        )
+        with evaluator(silent, clock) as health:
+            for _ in range(10):
+                clock.seconds += CACHE_SECONDS
+                started = time.monotonic()
+                found = health.evaluate(0.1)
+                assert time.monotonic() - started < 1
+                assert (found.status, found.database, found.redis) == ("unhealthy",) * 3
+            names = [each.name for each in threading.enumerate() if each.name.startswith("health-")]
+            assert len(names) == len(set(names)) <= 2
+            deadline = time.monotonic() + 10
+            while "health-database" in {each.name for each in threading.enumerate()}:
+                assert time.monotonic() < deadline
+                threading.Event().wait(0.05)
+
+
+def test_checks_run_side_by_side_and_a_second_at_most(settings: Settings) -> None:
+    """With both servers silent, an evaluation takes the one second, not two."""
+    with silent_server() as port:
+        silent = settings.model_copy(
+            update={
+                "database_url": SecretStr(f"postgresql://echo:s3cr3t@127.0.0.1:{port}/echo"),
+                "redis_url": SecretStr(f"redis://127.0.0.1:{port}/0"),
+                "redis_timeout": 10_000,
+            }
+        )
+        with evaluator(silent, Clock()) as health:
+            started = time.monotonic()
+            found = health.evaluate()
+            assert CHECK_SECONDS - 0.1 <= time.monotonic() - started < CHECK_SECONDS + 0.7
+            assert (found.database, found.redis) == ("unhealthy", "unhealthy")
+
+
+def test_a_server_without_a_free_connection_is_down(
+    settings: Settings, server_directory: Callable[[], Path]
+) -> None:
+    """Whoever is not connected yet cannot be served, whatever older connections do."""
+    options = {**FAST, "max_connections": "4", "superuser_reserved_connections": "0"}
+    with run_postgres(server_directory(), options=options) as server:
+        own = settings.model_copy(update={"database_url": SecretStr(server.url())})
+        Migrator(own).up()
+        clock = Clock()
+        with evaluator(own, clock) as health, contextlib.ExitStack() as held:
+            assert health.evaluate().status == "healthy"
+            hold_all_connections(server.url(), held)
+            clock.seconds += CACHE_SECONDS
+            assert health.evaluate().database == "unhealthy"
+            held.close()
+            assert heals(health, clock).status == "healthy"
+
+
+def hold_all_connections(url: str, held: contextlib.ExitStack) -> None:
+    """Connect until the server refuses."""
+    with contextlib.suppress(psycopg2.OperationalError):
+        while True:
+            held.callback(psycopg2.connect(url).close)
+
+
+def heals(health: HealthEvaluator, clock: Clock) -> Health:
+    """Return the first healthy evaluation, or the last after ten seconds."""
+    deadline = time.monotonic() + 10
+    while True:
+        clock.seconds += CACHE_SECONDS
+        found = health.evaluate()
+        if found.status == "healthy" or time.monotonic() > deadline:
+            return found
+        threading.Event().wait(0.05)

@@ -1,0 +1,130 @@
+"""Statements carry their operation, and pg_stat_statements is summed up by it."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.database.bounded import BoundedConnection
+from core.queries import operations
+from core.selftest import run_self_test
+from exporter.collectors.statements import StatementCounters
+from tests.conftest import Execute
+
+# What the real one has, for a server whose package lacks the extension: the same columns.
+STAND_IN = """
+    CREATE TABLE statements (dbid oid, queryid bigint, query text, calls bigint,
+                             total_exec_time float8, mean_exec_time float8, rows bigint);
+    CREATE FUNCTION pg_stat_statements(showtext boolean) RETURNS SETOF statements LANGUAGE sql
+        AS 'SELECT dbid, queryid, CASE WHEN showtext THEN query END, calls, total_exec_time,
+                   mean_exec_time, rows FROM statements';
+    CREATE VIEW pg_stat_statements AS SELECT * FROM pg_stat_statements(true)"""
+
+# What ends and copies is no statement of an operation alone.
+UNTAGGED = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "COPY")
+
+
+@pytest.fixture
+def statements(execute: Execute, database_url: str) -> Callable[..., None]:
+    """Write what pg_stat_statements keeps: (id, text, calls, milliseconds, rows)."""
+    for statement in STAND_IN.split(";\n"):
+        execute(statement)
+    [(name,)] = execute("SELECT current_database()")
+    execute(f"ALTER DATABASE {name} SET pg_stat_statements.track = 'top'")
+
+    def keep(*rows: tuple[int, str, int, float, int]) -> None:
+        execute("DELETE FROM statements")
+        for queryid, text, calls, milliseconds, row_count in rows:
+            execute(
+                "INSERT INTO statements SELECT oid, %s, %s, %s, %s, %s, %s FROM pg_database"
+                " WHERE datname = current_database()",
+                (queryid, text, calls, milliseconds, milliseconds / max(calls, 1), row_count),
+            )
+
+    return keep
+
+
+def totals(counters: StatementCounters, connection: BoundedConnection) -> dict[str, tuple[float, ...]]:
+    """Return calls, seconds and rows by operation."""
+    found: dict[str, tuple[float, ...]] = {}
+    for family in counters.collect(connection):
+        for sample in family.samples:
+            found[sample.labels["op"]] = (*found.get(sample.labels["op"], ()), sample.value)
+    return found
+
+
+def test_statements_are_summed_up_by_operation(statements: Callable[..., None], settings: Settings) -> None:
+    """By the tag behind them, when it is an operation's; everything else is `other`."""
+    statements(
+        (1, "SELECT $1 /* op=get_leaderboard */", 10, 500.0, 100),
+        (2, "WITH x AS (SELECT) SELECT /* op=get_leaderboard */", 5, 250.0, 1),
+        (3, "SELECT 1", 7, 70.0, 7),
+        (4, "SELECT 2 /* op=drop_everything */", 1, 10.0, 1),
+    )
+    with contextlib.closing(BoundedConnection(settings, "c", limit_seconds=5)) as connection:
+        found = totals(StatementCounters(["get_leaderboard", "create_user"]), connection)
+    assert found == {
+        "get_leaderboard": (15, pytest.approx(0.75), 101),
+        "other": (8, pytest.approx(0.08), 8),
+    }
+
+
+def test_counters_never_go_back(statements: Callable[..., None], settings: Settings) -> None:
+    """Neither when the server forgets a statement to make room, nor when it starts over."""
+    tagged = "SELECT $1 /* op=create_user */"
+    counters = StatementCounters(["create_user", "search_users"])
+    with contextlib.closing(BoundedConnection(settings, "c", limit_seconds=5)) as connection:
+        statements((1, tagged, 100, 1000.0, 100), (2, tagged, 1, 10.0, 1))
+        assert totals(counters, connection)["create_user"] == (101, pytest.approx(1.01), 101)
+        # one was forgotten, the other went on
+        statements((2, tagged, 3, 30.0, 3))
+        assert totals(counters, connection)["create_user"] == (103, pytest.approx(1.03), 103)
+        # it comes back, as another operation's; and the rest was reset
+        statements((1, "SELECT $1 /* op=search_users */", 4, 40.0, 4), (2, tagged, 1, 10.0, 1))
+        found = totals(counters, connection)
+        assert found["create_user"] == (104, pytest.approx(1.04), 104)
+        assert found["search_users"] == (4, pytest.approx(0.04), 4)
+
+
+def test_slowest_statements_are_the_services(statements: Callable[..., None], settings: Settings) -> None:
+    """Those of others are left out, because a password may be in their texts."""
+    statements(
+        (1, "SELECT $1 /* op=get_leaderboard */", 10, 500.0, 100),
+        (2, "ALTER ROLE echo PASSWORD 's3cr3t'", 1, 9000.0, 0),
+        (3, "SELECT $2 /* op=create_user */", 2, 800.0, 2),
+    )
+    with open_service(settings) as service:
+        found = service.list_slowest_statements(5)
+        assert found is not None
+        assert [(each.operation, each.statement, each.mean_seconds) for each in found] == [
+            ("create_user", "SELECT $2", pytest.approx(0.4)),
+            ("get_leaderboard", "SELECT $1", pytest.approx(0.05)),
+        ]
+        assert len(service.list_slowest_statements(1) or ()) == 1
+
+
+def test_every_statement_of_the_service_carries_its_operation(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a self-test sends is tagged with a name that the exporter knows, in nested calls too."""
+    known = {name for name in dir(EnhancedDatabaseService) if not name.startswith("_")}
+    sent: list[str] = []
+    with open_service(settings) as service:
+        watch = service._database._watch
+        run = watch.run
+
+        def note(raw: Any, limit: float, statement: Any, *arguments: Any) -> Any:
+            sent.append(arguments[0] if isinstance(arguments[0], str) else arguments[0].decode())
+            return run(raw, limit, statement, *arguments)
+
+        monkeypatch.setattr(watch, "run", note)
+        assert run_self_test(service, report=lambda _: None)
+        with service.transaction():
+            service.create_user(username="alice")
+    tags = [tag[1] for tag in map(operations.TAG.search, sent) if tag]
+    assert set(tags) <= known
+    assert tags[-1] == "create_user"
+    untagged = [each for each in sent if not operations.TAG.search(each)]
+    assert all(each.startswith(UNTAGGED) for each in untagged), untagged
