@@ -15,6 +15,7 @@ import click
 from core.app import configure_logging, open_service
 from core.errors import EchoMarketsError, InvalidInput, SettingsError
 from core.local.commands import stack
+from core.metric_files import run_job
 from core.migration import Migrator
 from core.selftest import run_self_test
 from core.settings import Settings
@@ -56,13 +57,15 @@ main.add_command(stack)
 @click.option("--to", "target", metavar="NAME", help="With down: revert back through this one.")
 def migrate(direction: str, target: str | None) -> None:
     """Bring the schema up (default), revert the newest migration with its tables, or list the state."""
-    migrator = Migrator(_load_settings())
+    settings = _load_settings()
+    migrator = Migrator(settings)
     if target is not None and direction != "down":
         raise InvalidInput("--to is for down only; up always applies everything")
-    if direction == "status":
-        _show_status(migrator)
-        return
-    names = migrator.up() if direction == "up" else migrator.down(target)
+    with run_job(f"migrate_{direction}", settings.metrics_dir):
+        if direction == "status":
+            _show_status(migrator)
+            return
+        names = migrator.up() if direction == "up" else migrator.down(target)
     verb = "applied" if direction == "up" else "reverted"
     for name in names:
         click.echo(f"{verb} {name}")
@@ -118,8 +121,12 @@ def simulate() -> None:
     from core.simulation.live import run_simulator  # noqa: PLC0415  # see above
 
     settings = _load_settings()
-    with open_service(settings, role="simulator") as service:
-        run_simulator(service, interval_seconds=settings.simulator_interval / 1000)
+    seconds = settings.simulator_interval / 1000
+    with (
+        open_service(settings, role="simulator") as service,
+        service.metrics.regular_task("simulator", interval_seconds=seconds) as count_success,
+    ):
+        run_simulator(service, interval_seconds=seconds, on_step=count_success)
 
 
 @main.command()

@@ -1,182 +1,94 @@
 """Every metric that a process of the stack writes, in one place.
 
-Owns names, labels and buckets, and when counters that are kept elsewhere are published.
-Where the values go is in `core.metric_files`. Never reads a server.
+Owns when counters that are kept elsewhere are published. Names and labels are in
+`core.metric_names`, where the values go in `core.metric_values`, and how those of all
+processes are put together in `core.metric_fleet`. Never reads a server.
 """
 
-import logging
+import os
 import threading
-from collections.abc import Callable
-from typing import Literal
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Metric
 
-Role = Literal["dashboard", "exporter", "simulator", "job"]
+from core.metric_fleet import FleetReader
+from core.metric_names import AuditedAction, CloseReason, Definitions, Limiter, Role, Task, Tier
+from core.metric_values import MetricWriter
 
-logger = logging.getLogger(__name__)
-
-# From a warm point read (0.1 ms) to the default query timeout (30 s).
-SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+__all__ = ["Metrics", "Role"]
 
 # A scrape comes every 15 s; what a process counted in its last second is seen at its end.
 PUBLISH_SECONDS = 1.0
 
 
-class Metrics:
-    """The metrics of one process; every series carries its role."""
+class Metrics(Definitions):
+    """The metrics of one process; thread safe."""
 
-    def __init__(self, role: Role, registry: CollectorRegistry) -> None:
-        self.role = role
-        self.registry = registry
+    def __init__(self, role: Role, registry: CollectorRegistry | None = None) -> None:
+        super().__init__(role, MetricWriter())
+        self.registry = registry or CollectorRegistry()
+        self.registry.register(_InMemory(FleetReader(self.writer, None)))
+        self._fleet = FleetReader(self.writer, None)
         self._sources: list[Callable[[], None]] = []
         self._publishing = threading.Lock()
         self._publisher: threading.Thread | None = None
         self._closing = threading.Event()
-        self._define_pool(role, registry)
-        self._define_operations(registry)
-        self._define_cache(registry)
-        self.cache_breaker_open = Gauge(
-            "echo_cache_breaker_open",
-            "1 while Redis is bypassed",
-            ["role"],
-            registry=registry,
-            multiprocess_mode="livemax",
-        ).labels(role)
-        self.metrics_writers = Gauge(
-            "echo_metrics_writers",
-            "Live processes that write metrics",
-            ["role"],
-            registry=registry,
-            multiprocess_mode="livesum",
-        ).labels(role)
         self.metrics_writers.set(1)
+        _resume_after_fork(weakref.ref(self))
 
-    def _define_pool(self, role: Role, registry: CollectorRegistry) -> None:
-        connections = Gauge(
-            "echo_db_pool_connections",
-            "Connections held by pools",
-            ["role", "state"],
-            registry=registry,
-            multiprocess_mode="livesum",
-        )
-        self.pool_idle = connections.labels(role, "idle")
-        self.pool_used = connections.labels(role, "used")
-        self.pool_max = Gauge(
-            "echo_db_pool_max_connections",
-            "Connections that pools may hold",
-            ["role"],
-            registry=registry,
-            multiprocess_mode="livesum",
-        ).labels(role)
-        self.pool_pending = Gauge(
-            "echo_db_pool_pending_requests",
-            "Checkouts that wait",
-            ["role"],
-            registry=registry,
-            multiprocess_mode="livesum",
-        ).labels(role)
-        self.pool_wait_seconds = self._seconds("echo_db_pool_wait_seconds", "Wait for a checkout")
-        self.pool_use_seconds = self._seconds("echo_db_pool_use_seconds", "Time a connection is held")
-        self.pool_create_seconds = self._seconds("echo_db_pool_create_seconds", "Time to connect")
-        self.pool_timeouts = Counter(
-            "echo_db_pool_timeouts_total", "Checkouts given up", ["role"], registry=registry
-        ).labels(role)
-        self._pool_closed = Counter(
-            "echo_db_pool_closed_total", "Connections closed", ["role", "reason"], registry=registry
-        )
+    # -- run --------------------------------------------------------------------------
 
-    def _seconds(self, name: str, text: str) -> Histogram:
-        return Histogram(name, text, ["role"], registry=self.registry, buckets=SECONDS_BUCKETS).labels(
-            self.role
-        )
+    def share(self, directory: Path) -> None:
+        """Let others read the values from files in `directory`, which is created when missing.
 
-    def _define_operations(self, registry: CollectorRegistry) -> None:
-        self._operation_seconds = Histogram(
-            "echo_db_operation_duration_seconds",
-            "Database part of a service call",
-            ["op", "role"],
-            registry=registry,
-            buckets=SECONDS_BUCKETS,
-        )
-        self._operation_errors = Counter(
-            "echo_db_operation_errors_total",
-            "Service calls whose database part failed",
-            ["op", "role", "sqlstate_class"],
-            registry=registry,
-        )
+        A folder that cannot be used costs one warning; the values then stay in this process.
+        """
+        self.writer.join(directory)
+        if self.writer.is_shared:
+            self._start_publishing()
 
-    def _define_cache(self, registry: CollectorRegistry) -> None:
-        tiers = ["cache", "tier", "role"]
-        self._cache_requests = Counter(
-            "echo_cache_requests_total", "Values asked of a tier", tiers, registry=registry
-        )
-        self._cache_hits = Counter("echo_cache_hits_total", "Values a tier had", tiers, registry=registry)
-        self._cache_misses = Counter(
-            "echo_cache_misses_total", "Values a tier did not have", tiers, registry=registry
-        )
-        self._cache_bypasses = Counter(
-            "echo_cache_bypasses_total",
-            "Values read past the cache",
-            ["cache", "role", "reason"],
-            registry=registry,
-        )
-        self._cache_invalidations = Counter(
-            "echo_cache_invalidations_total",
-            "Keys dropped because the data changed",
-            ["cache", "role"],
-            registry=registry,
-        )
-        self._cache_refused = Counter(
-            "echo_cache_stale_fills_refused_total",
-            "Fills refused because the data changed while they were loaded",
-            ["cache", "role"],
-            registry=registry,
-        )
-        self.cache_stale_served = Counter(
-            "echo_cache_stale_served_total",
-            "Last known values served because the database could not be asked",
-            ["role"],
-            registry=registry,
-        ).labels(self.role)
-        self._cache_samples = Counter(
-            "echo_cache_stale_read_samples_total",
-            "Hits that were compared with the database",
-            tiers,
-            registry=registry,
-        )
-        self._cache_stale_reads = Counter(
-            "echo_cache_stale_reads_total",
-            "Hits that were compared with the database and disagreed",
-            tiers,
-            registry=registry,
-        )
-        self._cache_load_seconds = Histogram(
-            "echo_cache_load_seconds",
-            "What a miss costs",
-            ["cache"],
-            registry=registry,
-            buckets=SECONDS_BUCKETS,
-        )
+    def collect(self, directory: Path | None) -> list[Metric]:
+        """Return the metrics of this process and of every other one that shares `directory`.
+
+        This process's are of this moment, those of others up to a second old. Raises
+        `TimeoutError` when another exporter holds the folder.
+        """
+        self.publish()
+        if self._fleet.directory != directory:
+            self._fleet = FleetReader(self.writer, directory)
+        return self._fleet.collect()
 
     def add_source(self, publish: Callable[[], None]) -> None:
         """Let `publish` bring its counters up to date whenever the metrics are published."""
         self._sources.append(publish)
 
-    def start_publishing(self) -> None:
+    def _start_publishing(self) -> None:
         """Publish every second from now on: others read the values from files, and ask nobody."""
         self._publisher = threading.Thread(target=self._publish_regularly, name="metrics", daemon=True)
         self._publisher.start()
+
+    def resume_after_fork(self) -> None:
+        """Go on in a forked child: threads do not survive a fork, and one may have held the lock."""
+        self._publishing = threading.Lock()
+        if self._publisher is not None and not self._closing.is_set():
+            self._closing = threading.Event()
+            self._start_publishing()
 
     def _publish_regularly(self) -> None:
         while not self._closing.wait(PUBLISH_SECONDS):
             self.publish()
 
     def close(self) -> None:
-        """Publish for the last time."""
+        """Publish for the last time; what was counted stays with the others, gauges do not."""
         self._closing.set()
         if self._publisher is not None:
             self._publisher.join()
         self.publish()
+        self.writer.close()
 
     def publish(self) -> None:
         """Bring every counter up to date; some are summed up elsewhere, where counting is cheap."""
@@ -184,9 +96,11 @@ class Metrics:
             for source in self._sources:
                 source()
 
-    def count_pool_closed(self, reason: Literal["stale", "dead", "broken", "shutdown"]) -> None:
+    # -- what is counted --------------------------------------------------------------
+
+    def count_pool_closed(self, reason: CloseReason) -> None:
         """Count a connection that the pool closed."""
-        self._pool_closed.labels(self.role, reason).inc()
+        self._pool_closed[reason].inc()
 
     def observe_operation(self, operation: str, seconds: float) -> None:
         """Record the database part of one service call."""
@@ -196,9 +110,7 @@ class Metrics:
         """Count a failed database part; the class is the first two characters of the SQLSTATE."""
         self._operation_errors.labels(operation, self.role, sqlstate_class).inc()
 
-    def count_cache_reads(
-        self, cache: str, tier: Literal["near", "shared"], *, hits: int, misses: int
-    ) -> None:
+    def count_cache_reads(self, cache: str, tier: Tier, *, hits: int, misses: int) -> None:
         """Count values asked of a tier that it answered for."""
         labels = (cache, tier, self.role)
         self._cache_requests.labels(*labels).inc(hits + misses)
@@ -218,7 +130,7 @@ class Metrics:
         """Count fills refused because their lease was gone."""
         self._cache_refused.labels(cache, self.role).inc(count)
 
-    def count_stale_read_sample(self, cache: str, tier: Literal["near", "shared"], *, is_stale: bool) -> None:
+    def count_stale_read_sample(self, cache: str, tier: Tier, *, is_stale: bool) -> None:
         """Count a hit that was compared with the database, and whether it disagreed."""
         labels = (cache, tier, self.role)
         self._cache_samples.labels(*labels).inc()
@@ -227,3 +139,58 @@ class Metrics:
     def observe_cache_load(self, cache: str, seconds: float) -> None:
         """Record what loading a missing value cost."""
         self._cache_load_seconds.labels(cache).observe(seconds)
+
+    def observe_render(self, page: str, seconds: float) -> None:
+        """Record how long the script of a page took; `page` is its title in small letters."""
+        self._render_seconds.labels(page).observe(seconds)
+
+    def count_limited(self, limiter: Limiter, *, is_rejected: bool) -> None:
+        """Count a request that a limiter let through or refused."""
+        requests, rejections = self._limited[limiter]
+        requests.inc()
+        rejections.inc(int(is_rejected))
+
+    def count_audit_event(self, action: AuditedAction) -> None:
+        """Count an operator action that was written down."""
+        self._audited[action][0].inc()
+
+    def count_audit_write_failure(self, action: AuditedAction) -> None:
+        """Count an operator action that could not be written down."""
+        self._audited[action][1].inc()
+
+    def count_task_success(self, task: Task) -> None:
+        """Note that a task has succeeded now."""
+        now = time.time()
+        self._task_success.labels(task).set(now, now)
+
+    @contextmanager
+    def regular_task(self, task: Task, *, interval_seconds: float) -> Iterator[Callable[[], None]]:
+        """Expect a task to succeed every so often inside the block; yields what to call each time.
+
+        A process that is killed inside leaves a task that is late, which an alert says.
+        """
+        interval = self._task_interval.labels(task)
+        interval.set(interval_seconds, time.time())
+        try:
+            yield lambda: self.count_task_success(task)
+        finally:
+            interval.set(0, time.time())
+
+
+class _InMemory:
+    """Shows this process's own values to a registry."""
+
+    def __init__(self, reader: FleetReader) -> None:
+        self._reader = reader
+
+    def collect(self) -> list[Metric]:
+        return self._reader.collect()
+
+
+def _resume_after_fork(reference: "weakref.ref[Metrics]") -> None:
+    def resume() -> None:
+        metrics = reference()
+        if metrics is not None:
+            metrics.resume_after_fork()
+
+    os.register_at_fork(after_in_child=resume)

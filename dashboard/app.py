@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import states
+from dashboard import runtime, states
 
 FOLDER = Path(__file__).parent
 PAGES = (
@@ -18,4 +18,6 @@ PAGES = (
 
 st.set_page_config(page_title="Echo Markets", page_icon=str(FOLDER / "static" / "icon.svg"), layout="wide")
 st.logo(str(FOLDER / "static" / "logo.svg"), icon_image=str(FOLDER / "static" / "logo.svg"))
-states.run_page(st.navigation(PAGES, position="top").run)
+page = st.navigation(PAGES, position="top")
+with runtime.timed_render(page.title):
+    states.run_page(page.run)

@@ -5,7 +5,14 @@ take it out. Never opens or closes it. A holder is needed because Streamlit exec
 page scripts itself and passes them no argument.
 """
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from streamlit import runtime
+
 from core import EnhancedDatabaseService
+from core.metrics import Metrics
 
 
 class _Holder:
@@ -22,3 +29,26 @@ def get_service() -> EnhancedDatabaseService:
     if _Holder.service is None:
         raise RuntimeError("no service is set; start the pages with `python -m dashboard`")
     return _Holder.service
+
+
+@contextmanager
+def timed_render(page: str) -> Iterator[None]:
+    """Record how long the script of the page with this title takes, whatever becomes of it."""
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        if _Holder.service is not None:
+            _Holder.service.metrics.observe_render(page.lower(), time.perf_counter() - started)
+
+
+def watch_sessions(metrics: Metrics) -> None:
+    """Let the metrics follow how many browser sessions are connected."""
+
+    def publish() -> None:
+        if runtime.exists():
+            name = "active_sessions"
+            found = runtime.get_instance().stats_mgr.get_stats([name]).get(name, ())
+            metrics.dashboard_sessions.set(sum(float(getattr(stat, "value", 0)) for stat in found))
+
+    metrics.add_source(publish)

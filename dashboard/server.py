@@ -59,6 +59,7 @@ def create_app(settings: Settings) -> st.App:
     async def lifespan(_: st.App) -> AsyncGenerator[dict[str, Any] | None, None]:
         service = open_service(settings, role="dashboard")
         runtime.set_service(service)
+        runtime.watch_sessions(service.metrics)
         try:
             yield None
         finally:

@@ -7,18 +7,15 @@ fails never turns the answer into an error.
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from core import EnhancedDatabaseService
-from core.metric_files import remove_dead_gauges
 from core.records import Health
+from core.release import find_release
 from exporter.collectors.lane import Lane, Outcome
 
 logger = logging.getLogger(__name__)
@@ -124,13 +121,7 @@ def _describe(outcomes: Iterable[Outcome]) -> Iterator[Metric]:
 
 
 def _collect_processes(service: EnhancedDatabaseService, metrics_dir: Path | None) -> Iterable[Metric]:
-    service.metrics.publish()
-    if metrics_dir is None or not metrics_dir.is_dir():
-        return service.metrics.registry.collect()
-    remove_dead_gauges(metrics_dir)
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, path=str(metrics_dir))  # type: ignore[no-untyped-call]  # prometheus_client has no annotations there
-    return registry.collect()
+    return service.metrics.collect(metrics_dir)
 
 
 def _collect_health(health: Health) -> Iterator[Metric]:
@@ -164,14 +155,6 @@ def _collect_health(health: Health) -> Iterator[Metric]:
 
 
 def _collect_build() -> Iterator[Metric]:
-    info = GaugeMetricFamily("echo_build_info", "The running release", labels=["version"])
-    info.add_metric([_version()], 1)
+    info = GaugeMetricFamily("echo_build_info", "The running release", labels=["version", "revision"])
+    info.add_metric(find_release(), 1)
     yield info
-
-
-@cache
-def _version() -> str:
-    try:
-        return version("echo-markets")
-    except PackageNotFoundError:
-        return "unknown"

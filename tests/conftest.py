@@ -8,6 +8,7 @@ import itertools
 import os
 import tempfile
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.local.servers import PostgresServer, ValkeyServer, run_postgres, run_valkey
+from core.metrics import Metrics
 from core.migration import Migrator
 
 Execute = Callable[..., list[tuple[Any, ...]]]
@@ -44,6 +46,38 @@ def _clean_environment() -> Iterator[None]:
     yield
     Settings.model_config["env_file"] = files
     os.environ.update(saved)
+
+
+@pytest.fixture(autouse=True)
+def _balance_of_cache_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Assert after every test that each cache and tier accounts for all that was asked of it."""
+    opened: list[Metrics] = []
+    define = Metrics.__init__
+
+    def note(metrics: Metrics, *arguments: Any, **options: Any) -> None:
+        define(metrics, *arguments, **options)
+        opened.append(metrics)
+
+    monkeypatch.setattr(Metrics, "__init__", note)
+    yield
+    for metrics in opened:
+        metrics.publish()
+        assert not find_imbalances(metrics)
+
+
+def find_imbalances(metrics: Metrics) -> list[str]:
+    """Return the caches and tiers whose requests are not hits + misses + bypasses.
+
+    Only the shared tier is bypassed: while the near tier cannot be used it is not asked.
+    """
+    rest: Counter[str] = Counter()
+    signs = {"requests": 1, "hits": -1, "misses": -1, "bypasses": -1}
+    for family in metrics.registry.collect():
+        sign = signs.get(family.name.removeprefix("echo_cache_"), 0)
+        for sample in family.samples if sign else ():
+            tier = f"{sample.labels['cache']} {sample.labels.get('tier', 'shared')}"
+            rest[tier] += sign * int(sample.value)
+    return [f"{tier}: {count}" for tier, count in rest.items() if count]
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from core.local.configuration import StackSettings
 from core.local.errors import StackError
 from core.local.folder import StackFolder
 from core.local.ports import LOOPBACK, check_ports
+from core.release import find_revision
 
 ENGINE_SECONDS = 8.0  # an engine that needs longer to say who it is does not work
 QUERY_SECONDS = 60.0
@@ -131,6 +132,7 @@ class DockerStack:
             **settings.environment("docker"),
             "POSTGRES_PASSWORD": settings.postgres_password.get_secret_value(),
             "REDIS_PASSWORD": settings.redis_password.get_secret_value(),
+            "REVISION": find_revision(self._folder.root),
             "SEED_PLAYERS": str(settings.seed_players),
             "SEED_SESSIONS": str(settings.seed_sessions),
         }

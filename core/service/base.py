@@ -17,6 +17,7 @@ import uuid_utils.compat as uuid_utils
 from core.cache import NO_TOKEN, Cache, CacheKind
 from core.database import Database
 from core.errors import DatabaseError
+from core.metrics import Metrics
 from core.service.fence_ahead import FenceAhead
 
 P = ParamSpec("P")
@@ -42,6 +43,9 @@ class _Scope(threading.local):
 
 class ServiceBase:
     """The parts that the areas of the service share."""
+
+    metrics: Metrics
+    """Set by the service that the areas make up."""
 
     def __init__(self, database: Database, cache: Cache, *, clock: Callable[[], datetime]) -> None:
         self._database = database

@@ -79,6 +79,7 @@ class Upkeep(Users, Portfolios, Market, Leaderboards, Quests):
                 done += len(chunk)
                 if on_progress is not None:
                     on_progress(done, total)
+        self.metrics.count_task_success("warm_cache")
         return total
 
     def _warm_boards(self, boards: Sequence[tuple[str, int]]) -> None:

@@ -1,0 +1,89 @@
+"""Processes that write metrics, for measuring who reads them.
+
+Owns what one process of the product writes: every operation, every cache and every bound.
+Run as a program it fills FOLDER, says so and stays until its standard input ends.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from subprocess import PIPE, Popen
+
+from core.cache.keys import ALL_KINDS
+from core.metric_files import open_metrics
+from core.metric_names import SECONDS_BUCKETS, Role, Tier
+from core.metrics import Metrics
+from core.service import EnhancedDatabaseService
+
+ROLES: Sequence[Role] = ("dashboard", "simulator", "job", "exporter")
+TIERS: Sequence[Tier] = ("near", "shared")
+
+
+OPERATIONS = {
+    "dashboard": ("get_", "list_", "search_"),
+    "simulator": ("insert_", "update_", "batch_", "close_session", "expire_", "list_"),
+    "job": ("create_", "insert_", "batch_", "maintain_"),
+    "exporter": (),
+}
+"""What each role's operations begin with; they are named after the service's methods."""
+
+
+def list_operations(role: Role) -> list[str]:
+    """Return the operations that a process of this role calls."""
+    return [name for name in dir(EnhancedDatabaseService) if name.startswith(OPERATIONS[role])]
+
+
+def fill(metrics: Metrics) -> None:
+    """Count in every series that a busy process has."""
+    for operation in list_operations(metrics.role):
+        for seconds in SECONDS_BUCKETS:
+            metrics.observe_operation(operation, seconds)
+    metrics.count_operation_error("create_user", "23")
+    for kind in ALL_KINDS:
+        for tier in TIERS:
+            metrics.count_cache_reads(kind.name, tier, hits=3, misses=1)
+        metrics.count_cache_bypasses(kind.name, "down", 2)
+        metrics.observe_cache_load(kind.name, 0.01)
+    metrics.pool_idle.set(10)
+    metrics.pool_max.set(10)
+    metrics.publish()
+
+
+@contextmanager
+def run_writers(folder: Path, count: int) -> Iterator[list["Popen[str]"]]:
+    """Run `count` processes that have filled `folder` and hold their locks."""
+    with ExitStack() as stack:
+        writers = [
+            stack.enter_context(
+                Popen(
+                    [sys.executable, "-m", "tests.bench.fleet", str(folder), ROLES[number % len(ROLES)]],
+                    stdin=PIPE,
+                    stdout=PIPE,
+                    text=True,
+                )
+            )
+            for number in range(count)
+        ]
+        try:
+            for writer in writers:
+                if writer.stdout is None or writer.stdout.readline() != "filled\n":
+                    raise RuntimeError("a writer ended before it had filled its files")
+            yield writers
+        finally:
+            for writer in writers:
+                writer.kill()
+
+
+def main() -> None:
+    """Fill the folder named first as the role named second, and stay."""
+    role = next(role for role in ROLES if role == sys.argv[2])
+    metrics = open_metrics(role, Path(sys.argv[1]))
+    fill(metrics)
+    sys.stdout.write("filled\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

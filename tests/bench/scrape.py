@@ -1,0 +1,134 @@
+"""`python -m tests.bench.scrape`: what a scrape of a whole fleet costs.
+
+Owns its command line and its figures: the merging alone and the answer over HTTP, with live
+writers, with ended ones before they are folded and after. Times are shown, never judged.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median, quantiles
+from subprocess import Popen
+
+import click
+import httpx2
+import psutil
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from rich.console import Console
+from rich.table import Table
+
+from core import Settings
+from core.local.ports import find_free_port
+from core.metric_files import open_metrics
+from core.metrics import Metrics
+from tests.bench.fleet import fill, run_writers
+from tests.bench.servers import run_servers
+
+START_SECONDS = 30.0
+
+
+@click.command()
+@click.option("--writers", type=click.IntRange(1), default=20, show_default=True, help="Live processes.")
+@click.option("--ended", type=click.IntRange(0), default=400, show_default=True, help="Ended ones.")
+@click.option("--rounds", type=click.IntRange(2), default=100, show_default=True)
+def main(writers: int, ended: int, rounds: int) -> None:
+    """Measure scrapes of a fleet on servers of its own."""
+    table = Table("scrape", "median ms", "p95 ms")
+
+    def add(name: str, act: Callable[[], object], count: int = rounds) -> None:
+        milliseconds = [time_milliseconds(act) for _ in range(count)]
+        worst = quantiles(milliseconds, n=20)[-1] if count > 1 else milliseconds[0]
+        table.add_row(name, f"{median(milliseconds):.2f}", f"{worst:.2f}")
+
+    with run_servers() as settings, tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / "ended"
+        leave_ended_writers(folder, ended)
+        metrics = Metrics("exporter")
+        add(f"{ended} ended, prometheus_client's collector", lambda: collect_plainly(folder), 3)
+        add(f"{ended} ended, folded now", lambda: metrics.collect(folder), 1)
+        add(f"{ended} ended, folded before", lambda: metrics.collect(folder))
+
+        folder = Path(root) / "live"
+        with run_writers(folder, writers):
+            add(f"{writers} live, prometheus_client's collector", lambda: collect_plainly(folder), 5)
+            metrics.collect(folder)
+            add(f"{writers} live, merged", lambda: metrics.collect(folder))
+            with run_exporter(settings, folder) as (process, url), httpx2.Client() as client:
+                client.get(url)
+                before = sum(process.cpu_times()[:2])
+                add(f"{writers} live, GET /metrics", lambda: client.get(url))
+                spent = (sum(process.cpu_times()[:2]) - before) / rounds * 1000
+                text = client.get(url).text
+    console = Console()
+    console.print(table)
+    console.print(f"the exporter's own time on the processor: {spent:.1f} ms a scrape")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    console.print(f"{len(lines)} series, {len(text)} bytes")
+    for line in lines:
+        if line.startswith("echo_scrape_collector_duration_seconds"):
+            console.print(line)
+
+
+def time_milliseconds(act: Callable[[], object]) -> float:
+    """Return how long one call takes."""
+    started = time.perf_counter()
+    act()
+    return (time.perf_counter() - started) * 1000
+
+
+def leave_ended_writers(folder: Path, count: int) -> None:
+    """Leave the files of writers that have ended, as one-shot jobs do."""
+    for _ in range(count):
+        metrics = open_metrics("job", folder)
+        fill(metrics)
+        metrics.close()
+
+
+def collect_plainly(folder: Path) -> bytes:
+    """Read the folder as prometheus_client does, which knows no writer that has ended."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]  # it has no annotations
+    return generate_latest(registry)
+
+
+@contextmanager
+def run_exporter(settings: Settings, folder: Path) -> Iterator[tuple[psutil.Process, str]]:
+    """Run an exporter of this fleet; yield it and the address of its metrics."""
+    port = find_free_port()
+    assert settings.redis_password is not None
+    environment = {
+        **os.environ,
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+        "REDIS_PASSWORD": settings.redis_password.get_secret_value(),
+        "METRICS_DIR": str(folder),
+        "EXPORTER_PORT": str(port),
+    }
+    with Popen([sys.executable, "-m", "exporter"], env=environment) as exporter:
+        try:
+            wait_for(f"http://127.0.0.1:{port}/livez")
+            yield psutil.Process(exporter.pid), f"http://127.0.0.1:{port}/metrics"
+        finally:
+            exporter.terminate()
+
+
+def wait_for(url: str) -> None:
+    """Return once something answers there; raises `TimeoutError`."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            httpx2.get(url)
+        except httpx2.TransportError:
+            time.sleep(0.05)
+        else:
+            return
+    raise TimeoutError(f"{url} did not answer for {START_SECONDS:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""What a dashboard reports while somebody looks at it, seen from outside, and after SIGKILL."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from core import Settings
+from core.metric_fleet import FleetReader
+from core.metric_values import MetricWriter
+from tests.dashboard_process import run_dashboard
+from tests.end_to_end.browsing import CHROMIUM, run_browser, visit
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+DEADLINE_SECONDS = 30.0
+
+
+def test_browsing_and_sigkill_can_be_followed(settings: Settings, tmp_path: Path) -> None:
+    """Sessions and renders while a page is open; after SIGKILL renders stay and sessions do not."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser: {CHROMIUM} is missing; `apt-get install chromium` brings it")
+    reader = FleetReader(MetricWriter(), tmp_path / "metrics")
+
+    def value(name: str, **labels: str) -> float | None:
+        for family in reader.collect():
+            for sample in family.samples:
+                if sample.name == name and sample.labels == labels:
+                    return sample.value
+        return None
+
+    url = settings.database_url.get_secret_value()
+    folder = str(tmp_path / "metrics")
+    with (
+        run_dashboard(
+            tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false", METRICS_DIR=folder
+        ) as dashboard,
+        run_browser() as browser,
+    ):
+        assert value("echo_metrics_writers", role="dashboard") == 1
+        assert value("echo_dashboard_sessions") == 0
+        visit(browser.new_page(), dashboard.url)
+        wait_until(lambda: value("echo_dashboard_sessions") == 1, "the session is counted")
+        renders = value("echo_dashboard_render_seconds_count", page="leaderboards")
+        assert renders
+        dashboard.process.kill()
+        dashboard.process.wait()
+        assert value("echo_dashboard_sessions") is None
+        assert value("echo_metrics_writers", role="dashboard") is None
+        assert value("echo_dashboard_render_seconds_count", page="leaderboards") == renders
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Return once the condition holds."""
+    deadline = time.monotonic() + DEADLINE_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {DEADLINE_SECONDS:.0f} s: {what}"
+        time.sleep(0.05)
