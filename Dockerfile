@@ -37,6 +37,8 @@ COPY migrations migrations
 COPY core core
 COPY exporter exporter
 COPY dashboard dashboard
+# the dashboard shows it
+COPY docs/troubleshooting.md docs/
 ARG REVISION=unknown
 RUN echo "$REVISION" > REVISION
 RUN python -m compileall -q core exporter dashboard migrations

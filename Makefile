@@ -15,10 +15,10 @@ TESTS := tests/unit tests/integration tests/faults tests/coherence tests/end_to_
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs clean migrate seed test check lint format bench lock install
+.PHONY: help up down status logs clean migrate seed chaos-redis chaos-db chaos-pool test check lint format bench lock install
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{ printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: $(RUNTIME) ## start the whole stack and fill it with demo data (MODE=local or docker chooses by hand)
 	@$(STACK) up
@@ -40,6 +40,15 @@ migrate: $(RUNTIME) ## bring the running stack's schema up (ARGS=status or down)
 
 seed: $(RUNTIME) ## replay price history in the running stack (ARGS="--players 1000 --sessions 250")
 	@$(STACK) run seed $(ARGS)
+
+chaos-redis: $(RUNTIME) ## drill: hang the running stack's Valkey; fails unless the metrics tell exactly that
+	@$(STACK) drill redis $(ARGS)
+
+chaos-db: $(RUNTIME) ## drill: shut its PostgreSQL down for a while
+	@$(STACK) drill db $(ARGS)
+
+chaos-pool: $(RUNTIME) ## drill: let a job use its pool up
+	@$(STACK) drill pool $(ARGS)
 
 test: $(TOOLS) ## run all tests (ARGS="-k leaderboard" for some)
 	$(RUN) -m pytest $(TESTS) $(ARGS)

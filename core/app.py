@@ -4,12 +4,12 @@ Owns the wiring and nothing else. Opening connects to nothing, so a process star
 while its servers are down and heals when they come back.
 """
 
-import logging
 from datetime import UTC, datetime
 
 from core.cache import Cache
 from core.database import Database
 from core.health import HealthEvaluator
+from core.logs import configure_logs
 from core.metric_files import open_metrics
 from core.metrics import Role
 from core.service import EnhancedDatabaseService
@@ -41,8 +41,5 @@ def read_clock() -> datetime:
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send the logs of this process to standard error at the configured level."""
-    logging.basicConfig(
-        level=settings.log_level,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    """Send the logs of this process to standard error at the configured level and in the configured form."""
+    configure_logs(settings.log_level, settings.log_format)

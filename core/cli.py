@@ -1,27 +1,34 @@
 """The command line: `echo-markets`.
 
 Owns commands, options and exit statuses: 0 done, 1 failed or not as it should be,
-2 wrong settings or arguments. What a command does is elsewhere; an error of the
-stack is one line here and never a traceback.
+2 wrong settings or arguments, 3 the stack serves but is degraded. What a command does is
+elsewhere; an error of the stack is one line here and never a traceback.
 """
 
+import signal
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
 
 from core.app import configure_logging, open_service
 from core.errors import EchoMarketsError, InvalidInput, SettingsError
+from core.figures import read_fleet, show_health, show_stats
 from core.local.commands import stack
 from core.metric_files import run_job
 from core.migration import Migrator
+from core.occupation import occupy_pool
+from core.scrape import Scrape
 from core.selftest import run_self_test
 from core.settings import Settings
 
 FAILED = 1
 WRONG_INPUT = 2
+PIPE_COLUMNS = 120
 
 # Commands of the simulation import it themselves: numpy costs every other command half a second.
 
@@ -160,6 +167,39 @@ def self_test() -> None:
     with open_service(_load_settings()) as service:
         is_passed = run_self_test(service, report=click.echo)
     sys.exit(0 if is_passed else FAILED)
+
+
+@main.command()
+def health() -> None:
+    """Print the health of the stack; exit status 0 healthy, 3 degraded, 1 anything else."""
+    sys.exit(show_health(*_read_fleet(), _open_console()))
+
+
+@main.command()
+def stats() -> None:
+    """Print the figures of pools, caches and operations; exit status as `health`."""
+    sys.exit(show_stats(*_read_fleet(), _open_console()))
+
+
+@main.command("occupy-pool", hidden=True)
+def occupy_pool_command() -> None:
+    """Hold every connection of this process's pool until SIGTERM, while more threads want one; for drills."""
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    settings = _load_settings()
+    with open_service(settings) as service:
+        occupy_pool(service, connections=settings.database_connection_limit, stopping=stopping)
+
+
+def _read_fleet() -> tuple[Scrape, str]:
+    settings = _load_settings()
+    return read_fleet(settings.find_exporter_url(), lambda: open_service(settings))
+
+
+def _open_console() -> Console:
+    # a pipe has no width of its own, and what reads it wants whole lines
+    return Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 def _load_settings() -> Settings:

@@ -219,7 +219,7 @@ class Health(msgspec.Struct, frozen=True):
 
 
 class TableFigures(msgspec.Struct, frozen=True):
-    """A table with all its partitions; `rows` is the server's estimate, sizes are of its files."""
+    """A table with all its partitions; `rows` is the server's estimate, sizes are of the disk."""
 
     table: str
     size_bytes: int

@@ -57,10 +57,22 @@ def _check_redis_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_http_url(value: SecretStr) -> SecretStr:
+    parts = urlsplit(value.get_secret_value())
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("scheme")
+    _ = parts.port  # raises ValueError when it is not a port
+    return value
+
+
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
+HttpUrl = Annotated[SecretStr, AfterValidator(_check_http_url)]
 
 _DATABASE_URL_FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE with libpq's parameters"
+# who listens on every address is reached on the loopback interface
+_REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing is bound here
+_HTTP_URL_FORM = "http://HOST:PORT or https://USER:PASSWORD@HOST:PORT"
 
 
 class EnvironmentSettings(BaseSettings):
@@ -124,6 +136,12 @@ class Settings(EnvironmentSettings):
     database_pool_timeout: Milliseconds = Field(
         default=60_000, description="whole milliseconds from 1 to 3600000"
     )
+    database_log_queries: Literal["slow", "all", "off"] = Field(
+        default="slow", description="slow, all or off"
+    )
+    database_slow_query: Milliseconds = Field(
+        default=1_000, description="whole milliseconds from 1 to 3600000"
+    )
     redis_url: RedisUrl = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
         description="redis://HOST:PORT/NUMBER, rediss://HOST:PORT/NUMBER or unix:///PATH",
@@ -153,11 +171,23 @@ class Settings(EnvironmentSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
+    log_format: Literal["text", "json"] = Field(default="text", description="text or json")
     exporter_host: str = Field(default="127.0.0.1", description="an address to listen on")
     exporter_port: Port = Field(default=9100, description="a port from 1 to 65535")
     exporter_web_config: Path | None = Field(default=None, description="a file")
+    exporter_url: HttpUrl | None = Field(default=None, description=_HTTP_URL_FORM)
+    prometheus_url: HttpUrl | None = Field(default=None, description=_HTTP_URL_FORM)
     dashboard_host: str = Field(default="127.0.0.1", description="an address to listen on")
     dashboard_port: Port = Field(default=8501, description="a port from 1 to 65535")
     simulator_interval: Annotated[int, Field(ge=100, le=3_600_000)] = Field(
         default=2_000, description="whole milliseconds from 100 to 3600000"
     )
+
+    def find_exporter_url(self) -> str:
+        """Return where this process reaches the exporter: EXPORTER_URL, or what it listens on."""
+        if self.exporter_url is not None:
+            return self.exporter_url.get_secret_value().rstrip("/")
+        host = _REACHABLE.get(self.exporter_host, self.exporter_host)
+        return (
+            f"http://[{host}]:{self.exporter_port}" if ":" in host else f"http://{host}:{self.exporter_port}"
+        )

@@ -14,6 +14,10 @@ FOLDER = Path(__file__).parent
 PAGES = (
     st.Page("views/leaderboards.py", title="Leaderboards", url_path="leaderboards", default=True),
     st.Page("views/portfolios.py", title="Portfolios", url_path="portfolios"),
+    st.Page("views/operations.py", title="Operations", url_path="operations"),
+    st.Page(
+        "views/troubleshooting.py", title="Troubleshooting", url_path="troubleshooting", visibility="hidden"
+    ),
 )
 
 st.set_page_config(page_title="Echo Markets", page_icon=str(FOLDER / "static" / "icon.svg"), layout="wide")

@@ -24,6 +24,8 @@ from starlette.routing import Route
 from core import Settings, open_service
 from core.app import configure_logging
 from dashboard import data, runtime, states
+from dashboard.operations.current import set_telemetry
+from dashboard.operations.telemetry import open_telemetry
 
 SCRIPT = Path(__file__).with_name("app.py")
 SHUTDOWN_SECONDS = 1
@@ -54,6 +56,7 @@ def get_readyz(_: Request) -> JSONResponse:
 
 def create_app(settings: Settings) -> st.App:
     """Return the ASGI application; it opens its service when the server starts it."""
+    set_telemetry(open_telemetry(settings))
 
     @asynccontextmanager
     async def lifespan(_: st.App) -> AsyncGenerator[dict[str, Any] | None, None]:

@@ -42,6 +42,7 @@ def main() -> int:
             build_app(service, settings.metrics_dir, lanes=open_lanes(settings), users=web.users),
             host=settings.exporter_host,
             port=settings.exporter_port,
+            log_config=None,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,

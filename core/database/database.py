@@ -27,6 +27,7 @@ from core.database.faults import (
     translate_connect,
 )
 from core.database.pool import ConnectionPool
+from core.database.query_log import QueryLog
 from core.database.watch import StatementWatch
 from core.errors import DatabaseUnavailable, PoolClosed, PoolTimeout
 from core.metrics import Metrics
@@ -64,10 +65,15 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             metrics=metrics,
         )
         self._watch = StatementWatch(limit_seconds=settings.database_query_timeout / 1000)
+        query_log = QueryLog(
+            settings.database_log_queries,
+            slow_seconds=settings.database_slow_query / 1000,
+            find_operation=self._operation_of_thread,
+        )
         super().__init__(
             settings.database_url.get_secret_value(),
             autoconnect=False,
-            cursor_factory=self._watch.cursor_factory,
+            cursor_factory=query_log.extend(self._watch.cursor_factory),
             **connection_parameters(settings, application_name),
         )
 

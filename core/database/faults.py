@@ -19,6 +19,7 @@ QUERY_CANCELED = "57014"
 # connection exceptions, insufficient resources, operator intervention
 _UNAVAILABLE_CLASSES = {"08", "53", "57"}
 _INTEGRITY_CLASS = "23"
+_DATA_CLASS = "22"
 READ_ONLY = "25006"
 # Connecting has no SQLSTATE in psycopg2; these are words of SQLSTATE 53300.
 _TOO_MANY = ("too many clients", "too many connections", "remaining connection slots")
@@ -108,6 +109,9 @@ def _driver_error(error: BaseException | None) -> psycopg2.Error | None:
 def _reason(error: psycopg2.Error | None) -> str:
     if error is None:
         return "no connection"
+    if error.pgcode is not None and error.pgcode[:2] == _DATA_CLASS:
+        # the server's words repeat the value
+        return f"{error.pgcode}: {type(error).__name__}"
     # the first line only: the rest repeats the statement
     text = str(error).strip().splitlines()
     return f"{error.pgcode or type(error).__name__}: {text[0] if text else 'no message'}"

@@ -4,9 +4,10 @@ Owns their options and exit statuses; what they do is in `stack` and `compose`.
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -15,13 +16,17 @@ from core.local.choice import choose_stack, find_stack
 from core.local.choice import clean as forget_stack
 from core.local.configuration import StackSettings
 from core.local.demo_data import load_demo_data, run_command
+from core.local.drills.drill import DRILLS, FAULT_SECONDS, Runner
+from core.local.drills.faults import Place
 from core.local.errors import StackError
 from core.local.folder import StackFolder
 from core.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 UNHEALTHY = 1
+PIPE_COLUMNS = 120
 INTERRUPTED = 130
+UNEXPECTED = 1
 
 
 class _Group(click.Group):
@@ -94,6 +99,29 @@ def run(folder: StackFolder, arguments: tuple[str, ...]) -> None:
     if not recorded:
         raise StackError("the stack is not up; `make up` starts it")
     sys.exit(run_command(*arguments, environment={**os.environ, **recorded}, root=folder.root))
+
+
+@stack.command("drill")
+@click.argument("name", type=click.Choice(sorted(DRILLS)))
+@click.option("--seconds", type=click.FloatRange(1, 600), default=FAULT_SECONDS, show_default=True)
+@click.pass_obj
+def drill(folder: StackFolder, name: str, *, seconds: float) -> None:
+    """Break a part of the running stack, see whether the metrics tell, and mend it; 1 when they do not."""
+    recorded = folder.recorded()
+    if recorded.get("MODE") != "local":
+        raise StackError("drills need the stack of MODE=local; `make up MODE=local` starts it")
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGHUP, _leave)
+    place = Place(folder, {**os.environ, **recorded})
+    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+    with folder.lock():
+        is_as_expected = Runner(place, console).run(DRILLS[name], seconds=seconds)
+    sys.exit(0 if is_as_expected else UNEXPECTED)
+
+
+def _leave(*_: object) -> NoReturn:
+    # an exception, so that the fault is undone on the way out
+    sys.exit(INTERRUPTED)
 
 
 @stack.command("load")

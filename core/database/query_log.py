@@ -1,0 +1,95 @@
+"""The log of statements: which operation ran what, for how long, with how many rows.
+
+Owns what is written of a statement and when: its text has placeholders where values were, and
+an error is its SQLSTATE alone, because the server's words repeat values. Switched off it is
+not there: connections then get the cursor class as it was.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import psycopg2
+from psycopg2.extensions import cursor
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["slow", "all", "off"]
+
+# A bulk insert repeats its placeholders a thousand times; the head says which it is.
+TEXT_LETTERS = 1_000
+
+
+class QueryLog:
+    """Logs the statements of one process; thread safe."""
+
+    def __init__(
+        self,
+        mode: Mode,
+        *,
+        slow_seconds: float,
+        find_operation: Callable[[], str],
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._mode = mode
+        self._slow_seconds = slow_seconds
+        self._find_operation = find_operation
+        self._clock = clock
+
+    def extend(self, base: type[cursor]) -> type[cursor]:
+        """Return a cursor class whose statements are logged; `base` itself when switched off."""
+        if self._mode == "off":
+            return base
+        log = self
+
+        class LoggedCursor(base):  # type: ignore[valid-type, misc]  # the class is an argument
+            """A cursor whose statements are logged."""
+
+            def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002  # psycopg2's name
+                return log.run(self, query, super().execute, query, vars)
+
+            def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> Any:
+                return log.run(self, sql, super().copy_expert, sql, file, size)
+
+        return LoggedCursor
+
+    def run(self, used: cursor, text: Any, statement: Callable[..., Any], *args: Any) -> Any:
+        """Run a statement and log it when it was slow, or always in mode `all`."""
+        started = self._clock()
+        try:
+            answer = statement(*args)
+        except psycopg2.Error as error:
+            self._note(text, self._clock() - started, error=error.pgcode or type(error).__name__)
+            raise
+        seconds = self._clock() - started
+        if seconds >= self._slow_seconds or self._mode == "all":
+            self._note(text, seconds, rows=max(0, used.rowcount))
+        return answer
+
+    def _note(self, text: Any, seconds: float, **outcome: Any) -> None:
+        is_slow = seconds >= self._slow_seconds
+        if not is_slow and self._mode != "all":
+            return
+        fields = {
+            "operation": self._find_operation(),
+            "duration_ms": round(seconds * 1000, 3),
+            **outcome,
+            "statement": shorten(text),
+        }
+        logger.log(
+            logging.WARNING if is_slow else logging.INFO,
+            "slow statement" if is_slow else "statement",
+            extra={"fields": fields},
+        )
+
+
+def shorten(text: Any) -> str:
+    """Return a statement on one line, only its head when it is long.
+
+    Bytes do not show: psycopg2's helpers put values into those.
+    """
+    if not isinstance(text, str):
+        return f"({type(text).__name__})"
+    line = " ".join(text.split())
+    return line if len(line) <= TEXT_LETTERS else f"{line[:TEXT_LETTERS]}…"

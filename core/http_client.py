@@ -1,0 +1,78 @@
+"""A GET with a deadline, for reading the exporter and Prometheus.
+
+Owns the wait and its bounds; follows no redirect, uses no proxy and keeps no connection. A
+name and password in the URL become basic authentication and show in no error.
+"""
+
+import base64
+import http.client
+import ssl
+import time
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+
+from core.errors import EchoMarketsError
+
+# A scrape of a large fleet is a few hundred kilobytes; more is somebody else's page.
+BODY_BYTES = 32 * 1024 * 1024
+_CHUNK_BYTES = 64 * 1024
+
+
+class FetchFailed(EchoMarketsError):
+    """There was no answer; the message says why, without the address."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a server answered; any status."""
+
+    status: int
+    body: bytes
+
+
+def fetch(url: str, *, timeout_seconds: float) -> Answer:
+    """GET a URL; the whole takes at most the timeout and one last read. Raises `FetchFailed`."""
+    parts = urlsplit(url)
+    deadline = time.monotonic() + timeout_seconds
+    connection = _connect(parts.scheme, parts.hostname or "", parts.port, timeout_seconds)
+    path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+    try:
+        connection.request("GET", path, headers=_headers(parts.username, parts.password))
+        response = connection.getresponse()
+        return Answer(status=response.status, body=_read(response, deadline))
+    except TimeoutError as error:
+        raise FetchFailed(f"no answer within {timeout_seconds:g} s") from error
+    except ssl.SSLError as error:
+        raise FetchFailed(f"TLS failed: {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise FetchFailed(getattr(error, "strerror", None) or type(error).__name__) from error
+    finally:
+        connection.close()
+
+
+def _connect(scheme: str, host: str, port: int | None, seconds: float) -> http.client.HTTPConnection:
+    # http.client: urllib would ask the proxy that the environment names
+    if scheme == "https":
+        return http.client.HTTPSConnection(host, port, timeout=seconds, context=ssl.create_default_context())
+    return http.client.HTTPConnection(host, port, timeout=seconds)
+
+
+def _headers(user: str | None, password: str | None) -> dict[str, str]:
+    if user is None:
+        return {}
+    pair = f"{unquote(user)}:{unquote(password or '')}".encode()
+    return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
+
+
+def _read(response: http.client.HTTPResponse, deadline: float) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while chunk := response.read1(_CHUNK_BYTES):
+        parts.append(chunk)
+        size += len(chunk)
+        if size > BODY_BYTES:
+            raise http.client.HTTPException("the answer is too long")
+        if time.monotonic() > deadline:
+            # a server that sends a byte now and then never runs into the socket's timeout
+            raise TimeoutError
+    return b"".join(parts)

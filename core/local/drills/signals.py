@@ -1,0 +1,163 @@
+"""What a drill looks at, and how what it saw is judged.
+
+Owns the signals and the comparison; pure functions of observations. A signal is a text, so that
+states, figures and names are judged alike: what it is when all is well, and what a fault makes of it.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from core.scrape import Scrape
+
+GROWS, STILL = "grows", "still"
+NONE = "none"
+# More than this many calls of the self-test fail only when all do.
+NAMED_CALLS = 3
+
+
+class Observation(NamedTuple):
+    """The stack at one moment; `failed_calls` are those of a self-test just before."""
+
+    scrape: Scrape
+    health_code: int
+    failed_calls: tuple[str, ...] = ()
+
+
+class Signal(NamedTuple):
+    """Something that can be seen of the stack; a counter is judged by whether it grew."""
+
+    name: str
+    read: Callable[[Observation], str | float]
+    normal: str
+    is_counter: bool = False
+
+
+class Verdict(NamedTuple):
+    """One line of a drill's table: what was expected during the fault, and what was there."""
+
+    signal: str
+    before: str
+    during: str
+    after: str
+    expected: str
+    is_as_expected: bool
+
+
+def judge(
+    signal: Signal,
+    *,
+    faulty: str | None,
+    before: Sequence[Observation],
+    during: Sequence[Observation],
+    after: Sequence[Observation],
+) -> Verdict:
+    """Compare a signal with what it should have been; `faulty` None means that it must not change.
+
+    The first observation of `during` is the last one before the fault. A signal that changes
+    has to be there at the end of the fault; one that must not change is looked at throughout.
+    """
+    expected = signal.normal if faulty is None else faulty
+    seen = [
+        describe(signal, before),
+        describe(signal, during, is_settled=faulty is not None),
+        describe(signal, after),
+    ]
+    texts = [show(signal, part) for part in (before, during, after)] if signal.is_counter else seen
+    is_as_expected = seen == [signal.normal, expected, signal.normal]
+    path = signal.normal if faulty is None else f"{signal.normal} → {expected} → {signal.normal}"
+    return Verdict(
+        signal=signal.name,
+        before=texts[0],
+        during=texts[1],
+        after=texts[2],
+        expected=path,
+        is_as_expected=is_as_expected,
+    )
+
+
+def describe(signal: Signal, seen: Sequence[Observation], *, is_settled: bool = True) -> str:
+    """Return what a signal was: its last value, or all that differ when it should have been still."""
+    values = [signal.read(item) for item in seen]
+    if signal.is_counter:
+        return GROWS if float(values[-1]) > float(values[0]) else STILL
+    texts = [_text(value) for value in values]
+    return texts[-1] if is_settled else ", ".join(dict.fromkeys(texts))
+
+
+def show(signal: Signal, seen: Sequence[Observation]) -> str:
+    """Return how much a counter grew."""
+    return f"+{float(signal.read(seen[-1])) - float(signal.read(seen[0])):,.0f}"
+
+
+def is_as_usual(signals: Sequence[Signal], observation: Observation) -> bool:
+    """Say whether every signal that is no counter has its normal value."""
+    return all(_text(item.read(observation)) == item.normal for item in signals if not item.is_counter)
+
+
+def has_changed(signals: Sequence[Signal], faulty: dict[str, str], observation: Observation) -> bool:
+    """Say whether every signal that the fault should change, counters aside, has changed."""
+    return all(
+        _text(item.read(observation)) == faulty[item.name]
+        for item in signals
+        if item.name in faulty and not item.is_counter
+    )
+
+
+def _text(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
+
+
+def _read_up(service: str) -> Callable[[Observation], str | float]:
+    def read(seen: Observation) -> str | float:
+        value = seen.scrape.find("echo_service_up", service=service)
+        return "absent" if value is None else value
+
+    return read
+
+
+def _read_failing(seen: Observation) -> str:
+    """Return the servers whose collectors fail; a server has several, some with a pause between."""
+    collectors = seen.scrape.sum_by("echo_scrape_collector_success", "collector")
+    failing = {name.partition("_")[0] for (name,), works in collectors.items() if not works}
+    return ", ".join(sorted(failing)) or NONE
+
+
+def _read_failed_operations(seen: Observation) -> float:
+    name = "echo_db_operation_errors_total"
+    return seen.scrape.total(name) - seen.scrape.total(name, sqlstate_class="pool")
+
+
+def _read_self_test(seen: Observation) -> str:
+    if not seen.failed_calls:
+        return "passes"
+    return "fails" if len(seen.failed_calls) > NAMED_CALLS else f"fails: {', '.join(seen.failed_calls)}"
+
+
+def _read_waiting(seen: Observation) -> str:
+    return "some" if seen.scrape.total("echo_db_pool_pending_requests", role="job") else NONE
+
+
+def _read_occupied(seen: Observation) -> str:
+    limit = seen.scrape.total("echo_db_pool_max_connections", role="job")
+    used = seen.scrape.total("echo_db_pool_connections", role="job", state="used")
+    return "all" if limit and used >= limit else "not all"
+
+
+SIGNALS = (
+    Signal("health status", lambda seen: seen.scrape.find_status() or "unknown", "healthy"),
+    Signal("health answer", lambda seen: f"HTTP {seen.health_code}", "HTTP 200"),
+    Signal("database up", _read_up("database"), "1"),
+    Signal("redis up", _read_up("redis"), "1"),
+    Signal("breaker open", lambda seen: seen.scrape.total("echo_cache_breaker_open"), "0"),
+    Signal("collectors failing", _read_failing, NONE),
+    Signal("self-test", _read_self_test, "passes"),
+    Signal("pool of jobs in use", _read_occupied, "not all"),
+    Signal("pool of jobs waiting", _read_waiting, NONE),
+    Signal(
+        "cache bypasses", lambda seen: seen.scrape.total("echo_cache_bypasses_total"), STILL, is_counter=True
+    ),
+    Signal("failed operations", _read_failed_operations, STILL, is_counter=True),
+    Signal(
+        "pool timeouts", lambda seen: seen.scrape.total("echo_db_pool_timeouts_total"), STILL, is_counter=True
+    ),
+)

@@ -1,0 +1,113 @@
+"""How the logs of a process look: one line each, as text or as JSON.
+
+Owns the two forms, and keeps values out of them: a driver's error is shown by its class and
+SQLSTATE, because the server's words repeat what was in the row. Fields that belong to
+a message come in `extra={"fields": {...}}`.
+"""
+
+import logging
+import traceback
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import msgspec
+import peewee
+import psycopg2
+
+LogFormat = Literal["text", "json"]
+
+# peewee writes every statement with its parameters at DEBUG; `core.database.query_log` does it without
+SILENCED = ("peewee",)
+
+
+def configure_logs(level: str, form: LogFormat) -> None:
+    """Send the logs of this process, and Python's warnings, to standard error in one form."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
+    logging.basicConfig(level=level, handlers=[handler])
+    logging.captureWarnings(True)
+    for name in SILENCED:
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level, logger, message, then the fields as `name=value`; tracebacks below."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: ARG002, N802  # logging's signature
+        """Return the record's time in UTC, milliseconds."""
+        return _time(record)
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        """Return the line with its fields."""
+        fields = (f" {name}={_quote(value)}" for name, value in _fields(record).items())
+        return super().formatMessage(record) + "".join(fields)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # logging's name
+        """Return the traceback without the words of a driver."""
+        return format_exception(ei[1])
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, logger, message, process, fields, exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line; what JSON does not know is written as text."""
+        document: dict[str, Any] = {
+            "time": _time(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "process": record.process,
+            **_fields(record),
+        }
+        if record.exc_info and record.exc_info[1] is not None:
+            document["exception"] = format_exception(record.exc_info[1])
+        return msgspec.json.encode(document, enc_hook=str).decode()
+
+
+def format_exception(error: BaseException | None) -> str:
+    """Return a traceback and those of its causes, oldest first; a driver's error shows no words."""
+    lines = [line for item in reversed(list(_chain(error))) for line in _describe(item)]
+    return "\n".join(lines)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _describe(error: BaseException) -> Iterator[str]:
+    if error.__traceback__ is not None:
+        yield "Traceback (most recent call last):"
+        yield "".join(traceback.format_tb(error.__traceback__)).rstrip()
+    if isinstance(error, psycopg2.Error | peewee.PeeweeException):
+        state = getattr(error, "pgcode", None)
+        yield f"{_name(error)}{f': SQLSTATE {state}' if state else ''}"
+    else:
+        yield "".join(traceback.format_exception_only(error)).rstrip()
+
+
+def _name(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}"
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    fields: dict[str, Any] = getattr(record, "fields", {})
+    return fields
+
+
+def _quote(value: Any) -> str:
+    text = str(value)
+    return msgspec.json.encode(text).decode() if not text or set(text) & set(' "=\n') else text

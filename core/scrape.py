@@ -1,0 +1,107 @@
+"""The fleet as its exporter shows it: one scrape, and questions about its samples.
+
+Owns reading the text format and summing samples up; defines no metric. For whoever looks at
+the stack from outside: the terminal, the dashboard, drills.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from core.http_client import Answer, FetchFailed, fetch
+
+SCRAPE_SECONDS = 3.0
+
+
+class Sample(NamedTuple):
+    """One line of an exposition."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+class Scrape:
+    """The samples of one moment; immutable."""
+
+    def __init__(self, samples: Iterable[Sample], *, taken_at: datetime) -> None:
+        self.taken_at = taken_at
+        self._samples: dict[str, list[Sample]] = {}
+        for sample in samples:
+            self._samples.setdefault(sample.name, []).append(sample)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._samples
+
+    def select(self, name: str, **labels: str) -> list[Sample]:
+        """Return the samples of a name that have these labels."""
+        found = self._samples.get(name, [])
+        return [item for item in found if all(item.labels.get(key) == text for key, text in labels.items())]
+
+    def find(self, name: str, **labels: str) -> float | None:
+        """Return the sum of the samples that match, or None when there is none."""
+        found = self.select(name, **labels)
+        return sum(sample.value for sample in found) if found else None
+
+    def total(self, name: str, **labels: str) -> float:
+        """Return the sum of the samples that match; 0 when there is none."""
+        return self.find(name, **labels) or 0.0
+
+    def sum_by(self, name: str, *by: str, **labels: str) -> dict[tuple[str, ...], float]:
+        """Return the sums of the samples that match, by the values of the labels `by`."""
+        sums: dict[tuple[str, ...], float] = {}
+        for sample in self.select(name, **labels):
+            key = tuple(sample.labels.get(label, "") for label in by)
+            sums[key] = sums.get(key, 0.0) + sample.value
+        return sums
+
+    def find_status(self) -> str | None:
+        """Return healthy, degraded or unhealthy; None when the scrape does not say."""
+        found = (item.labels["status"] for item in self.select("echo_health_status") if item.value)
+        return next(found, None)
+
+
+def parse_scrape(text: str, *, taken_at: datetime) -> Scrape:
+    """Read Prometheus's text format; raises `ValueError` for anything else."""
+    families = text_string_to_metric_families(text)
+    return Scrape(
+        (Sample(item.name, item.labels, item.value) for family in families for item in family.samples),
+        taken_at=taken_at,
+    )
+
+
+def read_scrape(exporter_url: str, *, timeout_seconds: float = SCRAPE_SECONDS) -> Scrape:
+    """Scrape an exporter; raises `FetchFailed` when it does not answer, or not with metrics."""
+    answer = fetch(f"{exporter_url}/metrics", timeout_seconds=timeout_seconds)
+    taken_at = datetime.now(UTC)
+    try:
+        return parse_scrape(_text_of(answer), taken_at=taken_at)
+    except (ValueError, IndexError, KeyError) as error:
+        raise FetchFailed("the answer is not in Prometheus's text format") from error
+
+
+def _text_of(answer: Answer) -> str:
+    if answer.status != 200:
+        raise FetchFailed(f"the answer was HTTP {answer.status}")
+    return answer.body.decode()
+
+
+def estimate_quantile(quantile: float, buckets: Mapping[float, float]) -> float | None:
+    """Return a quantile of a histogram from the counts up to each upper bound, +Inf included.
+
+    Linear within a bucket, as PromQL's histogram_quantile; None without an observation. In the
+    last bucket it is the highest finite bound.
+    """
+    bounds = sorted(buckets)
+    if len(bounds) < 2 or buckets[bounds[-1]] <= 0:
+        return None
+    rank = quantile * buckets[bounds[-1]]
+    lower, below = 0.0, 0.0
+    for bound in bounds[:-1]:
+        if buckets[bound] >= rank:
+            inside = buckets[bound] - below
+            return lower + (bound - lower) * (rank - below) / inside if inside else bound
+        lower, below = bound, buckets[bound]
+    return lower

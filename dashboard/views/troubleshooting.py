@@ -1,0 +1,23 @@
+"""Troubleshooting: what helps when a figure looks bad, a section per topic.
+
+Owns showing `docs/troubleshooting.md` where the dashboard runs; a link names the section.
+"""
+
+import streamlit as st
+
+from dashboard.operations.advice import DOCUMENT, read_sections
+
+
+def show_troubleshooting() -> None:
+    """Show every section under the anchor that links use."""
+    sections = read_sections()
+    if not sections:
+        st.title("Troubleshooting", anchor=False)
+        st.caption(f"This installation has no {DOCUMENT.parent.name}/{DOCUMENT.name}; see the repository's.")
+    for section in sections:
+        heading = st.title if section is sections[0] else st.header
+        heading(section.title, anchor=section.anchor)
+        st.markdown(section.text)
+
+
+show_troubleshooting()

@@ -1,0 +1,88 @@
+"""The faults of the drills on real processes, and that they are undone."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from core import Settings, open_service
+from core.local.drills.faults import Place, hang_valkey
+from core.local.errors import StackError
+from core.local.folder import StackFolder
+from core.local.processes import wait_until
+from core.local.programs import pid_file
+from core.occupation import WAITING, occupy_pool
+
+SECONDS = 10.0
+LIMIT = 2
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """The folder of a stack in which nothing runs."""
+    folder = StackFolder(tmp_path)
+    folder.create()
+    return Place(folder, {})
+
+
+@pytest.fixture
+def server(place: Place) -> Iterator[psutil.Process]:
+    """A process that the folder knows as its Valkey."""
+    command = [sys.executable, "-c", "import signal; signal.pause()"]
+    with subprocess.Popen(command, cwd=place.folder.root) as process:
+        pid_file(place.folder, "valkey").write_text(f"{process.pid}\n", encoding="utf-8")
+        yield psutil.Process(process.pid)
+        process.kill()
+
+
+def is_stopped(process: psutil.Process) -> bool:
+    """Return whether a process was stopped by a signal."""
+    return process.status() == psutil.STATUS_STOPPED
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, StackError])
+def test_a_hung_server_goes_on_whatever_ends_the_drill(
+    place: Place, server: psutil.Process, error: type[BaseException]
+) -> None:
+    """Ctrl-C, a signal or an error: the fault is undone."""
+    with pytest.raises(error), hang_valkey(place):
+        assert wait_until(lambda: is_stopped(server), seconds=SECONDS)
+        raise error
+    assert wait_until(lambda: not is_stopped(server), seconds=SECONDS)
+
+
+def test_a_server_that_ended_meanwhile_is_no_error(place: Place, server: psutil.Process) -> None:
+    """The supervisor starts another one; there is nothing to undo."""
+    with hang_valkey(place):
+        server.kill()
+        server.wait(SECONDS)
+
+
+def test_without_a_server_there_is_no_drill(place: Place) -> None:
+    """The error says what starts it."""
+    with pytest.raises(StackError, match="make up"), hang_valkey(place):
+        pytest.fail("the block was entered")
+
+
+def test_an_occupied_pool_is_full_until_it_is_told_to_stop(settings: Settings) -> None:
+    """Every connection in use, others waiting and giving up; afterwards none is held."""
+    small = {"database_connection_limit": LIMIT, "database_pool_timeout": 200}
+    stopping = threading.Event()
+    with open_service(settings.model_copy(update=small)) as service:
+        thread = threading.Thread(
+            target=occupy_pool, args=(service,), kwargs={"connections": LIMIT, "stopping": stopping}
+        )
+        thread.start()
+        try:
+            assert wait_until(lambda: service.pool_stats().pool_in_use == LIMIT, seconds=SECONDS)
+            assert wait_until(lambda: service.pool_stats().requests_waiting == WAITING, seconds=SECONDS)
+            assert wait_until(lambda: service.pool_stats().requests_errors >= WAITING, seconds=SECONDS)
+        finally:
+            stopping.set()
+            thread.join(SECONDS)
+        assert not thread.is_alive()
+        assert service.pool_stats().pool_in_use == 0

@@ -1,0 +1,118 @@
+"""Which statements are logged, and that no value ever is."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from psycopg2.extensions import cursor
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.database.query_log import QueryLog, shorten
+from core.errors import EchoMarketsError
+from core.records import Tick
+from tests.conftest import Execute
+
+LOGGER = "core.database.query_log"
+NAME = "alice-in-the-log"
+
+
+@contextmanager
+def opened(settings: Settings, **changes: Any) -> Iterator[EnhancedDatabaseService]:
+    """Open a service with other settings of the log, past the cache."""
+    with open_service(settings.model_copy(update={"enable_redis_cache": False, **changes})) as service:
+        yield service
+
+
+def read_fields(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    """Return the fields of every logged statement."""
+    return [vars(record)["fields"] for record in caplog.records if record.name == LOGGER]
+
+
+def test_all_logs_operation_duration_rows_and_placeholders(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each statement is under its operation; the value it was called with is nowhere."""
+    with caplog.at_level(logging.INFO, LOGGER), opened(settings, database_log_queries="all") as service:
+        service.create_user(username=NAME)
+        service.get_user_by_username(NAME)
+    fields = read_fields(caplog)
+    read = next(item for item in fields if item["operation"] == "get_user_by_username")
+    assert read["rows"] == 1
+    assert read["duration_ms"] > 0
+    assert "%s" in read["statement"]
+    assert any(item["operation"] == "create_user" for item in fields)
+    assert not any(NAME in str(item) for item in fields)
+
+
+def test_a_bulk_load_is_logged_without_its_rows(settings: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    """COPY goes past `execute`, and into the log all the same."""
+    tick = Tick(symbol="AAPL", timestamp=datetime(2013, 3, 1, 21, tzinfo=UTC), price=Decimal("430.47"))
+    with caplog.at_level(logging.INFO, LOGGER), opened(settings, database_log_queries="all") as service:
+        service.load_market_ticks([tick])
+    copied = [item for item in read_fields(caplog) if item["statement"].startswith("COPY")]
+    assert [(item["operation"], item["rows"]) for item in copied] == [("load_market_ticks", 1)]
+    assert not any("430.47" in str(item) for item in read_fields(caplog))
+
+
+def test_slow_logs_only_what_is_slow(
+    settings: Settings, execute: Execute, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A statement that waits for a lock is a warning; those before it left no line."""
+    with caplog.at_level(logging.INFO, LOGGER), opened(settings, database_slow_query=60_000) as service:
+        service.create_user(username=NAME)
+    assert read_fields(caplog) == []
+    with caplog.at_level(logging.INFO, LOGGER), opened(settings, database_slow_query=1) as service:
+        execute(
+            "CREATE OR REPLACE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS"
+            " 'BEGIN PERFORM pg_sleep(0.01); RETURN NEW; END'"
+        )
+        execute("CREATE TRIGGER wait BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION wait()")
+        service.create_user(username="bob")
+    slow = [item for item in read_fields(caplog) if item["statement"].startswith(("INSERT", "BEGIN; INSERT"))]
+    assert [(item["operation"], item["rows"]) for item in slow] == [("create_user", 1)]
+    assert slow[0]["duration_ms"] >= 10
+
+
+def test_off_logs_nothing_and_leaves_the_cursor_alone(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Switched off, the driver's cursor class is the one it was: the hook costs nothing."""
+    base = QueryLog("off", slow_seconds=0.0, find_operation=str)
+    assert base.extend(cursor) is cursor
+    changes = {"database_log_queries": "off", "database_slow_query": 1}
+    with caplog.at_level(logging.INFO, LOGGER), opened(settings, **changes) as service:
+        service.create_user(username=NAME)
+    assert read_fields(caplog) == []
+
+
+def test_an_error_is_its_sqlstate_alone(
+    settings: Settings, execute: Execute, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server repeats the value in its words; neither the log nor the caller's error does."""
+    execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN RETURN NEW.username::int::text::users; END'"
+    )
+    execute("CREATE TRIGGER refuse BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION refuse()")
+    with (
+        caplog.at_level(logging.DEBUG),
+        opened(settings, database_log_queries="all") as service,
+        pytest.raises(EchoMarketsError) as caught,
+    ):
+        service.create_user(username=NAME)
+    failed = [item for item in read_fields(caplog) if "error" in item]
+    assert [item["error"] for item in failed] == ["22P02"]
+    assert NAME not in str(failed)
+    assert "22P02" in str(caught.value)
+    assert NAME not in str(caught.value)
+
+
+def test_a_long_statement_shows_its_head() -> None:
+    """One line, bounded; what psycopg2 made of values does not show at all."""
+    assert shorten("SELECT  1,\n  2") == "SELECT 1, 2"
+    assert len(shorten("x" * 5_000)) == 1_001
+    assert shorten(b"INSERT 'alice'") == "(bytes)"

@@ -1,0 +1,153 @@
+"""How a drill judges what it saw."""
+
+from datetime import UTC, datetime
+
+import pytest
+from rich.console import Console
+
+from core.local.drills.drill import DRILLS, build_table, find_failed_calls
+from core.local.drills.signals import (
+    SIGNALS,
+    Observation,
+    Verdict,
+    has_changed,
+    is_as_usual,
+    judge,
+)
+from core.scrape import Sample, Scrape
+
+USUAL = {
+    "echo_service_up database": 1.0,
+    "echo_service_up redis": 1.0,
+    "echo_cache_breaker_open job": 0.0,
+    "echo_scrape_collector_success redis": 1.0,
+    "echo_cache_bypasses_total user": 7.0,
+    "echo_db_operation_errors_total 08": 2.0,
+    "echo_db_pool_timeouts_total job": 1.0,
+}
+LABELS = {
+    "echo_service_up": "service",
+    "echo_cache_breaker_open": "role",
+    "echo_scrape_collector_success": "collector",
+    "echo_cache_bypasses_total": "cache",
+    "echo_db_operation_errors_total": "sqlstate_class",
+    "echo_db_pool_timeouts_total": "role",
+}
+
+
+def observe(
+    *, status: str = "healthy", code: int = 200, failed: tuple[str, ...] = (), **changes: float
+) -> Observation:
+    """Return the usual observation, with changes named like `redis_up=0`."""
+    figures = {**USUAL, **{CHANGES[name]: value for name, value in changes.items()}}
+    samples = [Sample("echo_health_status", {"status": status}, 1.0)]
+    for key, value in figures.items():
+        name, label = key.split(" ")
+        samples.append(Sample(name, {LABELS[name]: label}, value))
+    return Observation(Scrape(samples, taken_at=datetime(2013, 3, 1, tzinfo=UTC)), code, failed)
+
+
+CHANGES = {
+    "redis_up": "echo_service_up redis",
+    "breaker": "echo_cache_breaker_open job",
+    "collector": "echo_scrape_collector_success redis",
+    "bypasses": "echo_cache_bypasses_total user",
+    "errors": "echo_db_operation_errors_total 08",
+}
+
+
+def judge_redis(*during: Observation, after: Observation | None = None) -> dict[str, Verdict]:
+    """Judge the drill on Redis; by the signal's name."""
+    usual = observe()
+    end = after or observe()
+    verdicts = [
+        judge(
+            item,
+            faulty=DRILLS["redis"].faulty.get(item.name),
+            before=[usual, usual],
+            during=[usual, *during],
+            after=[end, end],
+        )
+        for item in SIGNALS
+    ]
+    return {verdict.signal: verdict for verdict in verdicts}
+
+
+HUNG = observe(status="degraded", failed=("cache_stats",), redis_up=0, breaker=1, collector=0, bypasses=33)
+
+
+def failing(verdicts: dict[str, Verdict]) -> list[str]:
+    """Return the signals that are not as expected."""
+    return [name for name, verdict in verdicts.items() if not verdict.is_as_expected]
+
+
+def test_what_a_fault_should_change_and_nothing_else() -> None:
+    """All as expected, with the path of each and how much counters grew."""
+    verdicts = judge_redis(HUNG)
+    assert failing(verdicts) == []
+    assert verdicts["redis up"][1:5] == ("1", "0", "1", "1 → 0 → 1")
+    assert verdicts["cache bypasses"].during == "+26"
+    assert verdicts["database up"].expected == "1"
+
+
+def test_a_signal_that_stays_still_is_not_as_expected() -> None:
+    """A breaker that never opened, and bypasses that nobody counted."""
+    seen = observe(status="degraded", failed=("cache_stats",), redis_up=0, collector=0)
+    assert failing(judge_redis(seen)) == ["breaker open", "cache bypasses"]
+
+
+def test_a_signal_that_must_not_change_is_watched_throughout() -> None:
+    """A flash that was over at the end is seen all the same, and both values are shown."""
+    flash = observe(status="degraded", code=503, failed=("cache_stats",), redis_up=0, collector=0, bypasses=9)
+    verdicts = judge_redis(flash, HUNG)
+    assert failing(verdicts) == ["health answer"]
+    assert verdicts["health answer"].during == "HTTP 200, HTTP 503"
+
+
+def test_a_counter_that_must_not_grow_is_compared_with_before_the_fault() -> None:
+    """An error that came with the fault itself counts."""
+    verdicts = judge_redis(HUNG, observe(status="degraded", errors=3))
+    assert verdicts["failed operations"].during == "+1"
+    assert "failed operations" in failing(verdicts)
+
+
+def test_what_does_not_recover_is_not_as_expected() -> None:
+    """A stack that stays degraded fails the drill."""
+    verdicts = judge_redis(HUNG, after=observe(status="degraded", breaker=1))
+    assert failing(verdicts) == ["health status", "breaker open"]
+
+
+def test_the_usual_state_and_a_changed_one_are_told_apart() -> None:
+    """What the phases wait for; counters are no part of it."""
+    faulty = dict(DRILLS["redis"].faulty)
+    assert is_as_usual(SIGNALS, observe(bypasses=99))
+    assert not is_as_usual(SIGNALS, observe(breaker=1))
+    assert has_changed(SIGNALS, {**faulty, "cache bypasses": "grows"}, HUNG)
+    assert not has_changed(SIGNALS, faulty, observe(redis_up=0))
+
+
+@pytest.mark.parametrize("name", sorted(DRILLS))
+def test_a_drill_names_signals_that_there_are(name: str) -> None:
+    """A misspelt one would never be looked at."""
+    faulty = DRILLS[name].faulty
+    normal = {item.name: item.normal for item in SIGNALS}
+    assert faulty.keys() <= normal.keys()
+    assert [key for key, value in faulty.items() if normal[key] == value] == []
+
+
+def test_the_calls_that_fail_are_read_from_a_self_test() -> None:
+    """Their names, in order."""
+    output = "ok   create_user  1.0 ms\nFAIL cache_stats  0.1 ms  answered 'down'\nfailed: 1\n"
+    assert find_failed_calls(output) == ("cache_stats",)
+    assert find_failed_calls("") == ()
+
+
+def test_the_table_says_no_in_words() -> None:
+    """A line per signal; what is not as expected is not told by colour alone."""
+    console = Console(width=140)
+    with console.capture() as captured:
+        console.print(build_table(list(judge_redis(observe(bypasses=8)).values())))
+    lines = captured.get().splitlines()
+    assert len(lines) == 1 + len(SIGNALS)
+    assert next(line for line in lines if "redis up" in line).split()[-1] == "NO"
+    assert next(line for line in lines if "database up" in line).split()[-1] == "yes"

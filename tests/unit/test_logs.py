@@ -1,0 +1,108 @@
+"""How a log line looks, and what never gets into one."""
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import peewee
+import psycopg2
+import pytest
+
+from core.logs import JsonFormatter, LogFormat, TextFormatter, configure_logs
+
+FIELDS = {"operation": "get_user_by_id", "duration_ms": 12.5, "statement": "SELECT 1 = %s"}
+SECRET = "alice@example.org"
+
+
+@pytest.fixture
+def root() -> Iterator[logging.Logger]:
+    """The root logger without handlers; put back afterwards."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    silenced = logging.getLogger("peewee").level
+    yield root
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.getLogger("peewee").setLevel(silenced)
+    logging.captureWarnings(False)
+
+
+def write(formatter: logging.Formatter, message: str, *args: object, **extra: Any) -> str:
+    """Return what a formatter makes of one record."""
+    logger = logging.getLogger(f"core.test.{id(formatter)}")
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(formatter)
+    logger.addHandler(handler)
+    logger.warning(message, *args, **extra)
+    logger.removeHandler(handler)
+    return stream.getvalue()
+
+
+def fail_in_the_driver() -> BaseException:
+    """Return an error whose cause is a driver's that repeats a value."""
+    try:
+        try:
+            raise psycopg2.IntegrityError(f"DETAIL:  Key (email)=({SECRET}) already exists.")
+        except psycopg2.Error as driver:
+            raise peewee.IntegrityError(str(driver)) from driver
+    except peewee.PeeweeException as error:
+        outermost = ValueError("create_user breaks users_email")
+        outermost.__cause__ = error
+        return outermost
+
+
+def test_json_is_one_object_a_line() -> None:
+    """Time in UTC, the message with its arguments, and the fields beside it."""
+    text = write(JsonFormatter(), "held %s\nlong", "it", extra={"fields": FIELDS})
+    assert text.count("\n") == 1
+    document = json.loads(text)
+    assert document["level"] == "WARNING"
+    assert document["logger"].startswith("core.test")
+    assert document["message"] == "held it\nlong"
+    assert datetime.fromisoformat(document["time"]).utcoffset() is not None
+    assert FIELDS.items() <= document.items()
+
+
+def test_json_writes_what_it_does_not_know_as_text() -> None:
+    """A field of any type does not lose the line."""
+    document = json.loads(
+        write(JsonFormatter(), "seen", extra={"fields": {"error": ValueError("x"), "n": 1j}})
+    )
+    assert (document["error"], document["n"]) == ("x", "1j")
+
+
+def test_text_has_its_fields_at_the_end() -> None:
+    """A field with a space is in quotes, so that a line can be taken apart."""
+    text = write(TextFormatter(), "slow statement", extra={"fields": FIELDS})
+    assert text.endswith(
+        'slow statement operation=get_user_by_id duration_ms=12.5 statement="SELECT 1 = %s"\n'
+    )
+    assert text.partition(" ")[0].endswith("Z")
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_a_traceback_has_no_word_of_the_driver(formatter: logging.Formatter) -> None:
+    """The chain is there, our own message too; the server's text, which repeats values, is not."""
+    text = write(formatter, "failed", exc_info=fail_in_the_driver())
+    assert SECRET not in text
+    assert "create_user breaks users_email" in text
+    assert "psycopg2.IntegrityError" in text
+    assert "fail_in_the_driver" in text
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_debug_shows_no_parameter_of_peewee(
+    root: logging.Logger, form: LogFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Statements with their values, which peewee logs at DEBUG, are switched off at every level."""
+    root.handlers.clear()  # here: pytest adds its own after the fixture
+    configure_logs("DEBUG", form)
+    logging.getLogger("peewee").debug(("SELECT %s", [SECRET]))
+    logging.getLogger("core.test").debug("seen")
+    written = capsys.readouterr().err
+    assert SECRET not in written
+    assert "seen" in written

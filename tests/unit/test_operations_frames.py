@@ -1,0 +1,256 @@
+"""The Operations page's cards, tables, charts and conditions."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import altair as alt
+import pytest
+
+from core.records import StatementFigures, TableFigures, UnusedIndex
+from core.scrape import Sample, Scrape
+from dashboard.operations import advice, charts, frames
+from dashboard.operations.conditions import find_conditions
+from dashboard.operations.history import Series
+from dashboard.operations.queries import (
+    HIT_RATIO,
+    OPERATION_CALLS,
+    OPERATION_ERRORS,
+    OPERATION_LATENCY,
+    POOL_USED,
+    POOL_WAITING,
+    Query,
+)
+from dashboard.operations.telemetry import View
+
+NOW = datetime(2013, 3, 1, 21, tzinfo=UTC)
+POOL = "echo_db_pool_connections"
+LIMIT = "echo_db_pool_max_connections"
+HEALTHY: tuple[tuple[str, dict[str, str], float], ...] = (
+    ("echo_health_status", {"status": "healthy"}, 1),
+    ("echo_service_up", {"service": "database"}, 1),
+    ("echo_service_up", {"service": "redis"}, 1),
+    ("echo_migrations_pending", {}, 0),
+    ("echo_migrations_applied", {}, 5),
+    (POOL, {"role": "dashboard", "state": "used"}, 1),
+    (LIMIT, {"role": "dashboard"}, 10),
+    ("echo_metrics_writers", {"role": "dashboard"}, 2),
+    ("echo_scrape_collector_success", {"collector": "health"}, 1),
+)
+
+
+def take(*samples: tuple[str, dict[str, str], float]) -> Scrape:
+    """Return a scrape."""
+    return Scrape((Sample(*item) for item in samples), taken_at=NOW)
+
+
+def take_with(*changes: tuple[str, dict[str, str], float]) -> Scrape:
+    """Return a healthy scrape in which these samples are different, or new."""
+    changed = [(name, labels) for name, labels, _ in changes]
+    return take(*(item for item in HEALTHY if item[:2] not in changed), *changes)
+
+
+def build_view(lines: dict[Query, tuple[Series, ...]]) -> View:
+    """Return a view with these charts."""
+    return View(
+        taken_at=NOW,
+        source="exporter",
+        scrape=take(*HEALTHY),
+        series=lines,
+        values={},
+        alerts=(),
+        trouble=(),
+        points=2,
+    )
+
+
+def build_series(*labels: str, values: tuple[float, ...] = (0.5, 1.0)) -> Series:
+    """Return a line that ends now, a minute between its points."""
+    count = len(values)
+    moments = [NOW - timedelta(minutes=count - index) for index in range(count)]
+    return Series(labels, tuple(zip(moments, values, strict=True)))
+
+
+def test_a_healthy_stack_has_good_cards() -> None:
+    """Each part by name, with its figure."""
+    cards = {card.label: card for card in frames.build_cards(take(*HEALTHY))}
+    assert {card.state for card in cards.values()} == {"good"}
+    assert cards["Stack"].value == "Healthy"
+    assert cards["Connections"].value == "1 of 10"
+    assert cards["Processes"].detail == "dashboard 2"
+    assert cards["Migrations"].detail == "5 applied"
+
+
+@pytest.mark.parametrize(
+    ("change", "label", "value", "state"),
+    [
+        (("echo_service_up", {"service": "database"}, 0), "PostgreSQL", "Down", "bad"),
+        (("echo_service_up", {"service": "redis"}, 0), "Redis", "Down", "bad"),
+        (("echo_cache_breaker_open", {"role": "job"}, 1), "Redis", "Bypassed", "warning"),
+        (("echo_migrations_pending", {}, 2), "Migrations", "2 pending", "warning"),
+        (("echo_db_pool_pending_requests", {"role": "dashboard"}, 3), "Connections", "1 of 10", "warning"),
+    ],
+)
+def test_a_part_that_fails_shows(
+    change: tuple[str, dict[str, str], float], label: str, value: str, state: str
+) -> None:
+    """Its card, and no other, is not good."""
+    cards = frames.build_cards(take_with(change))
+    assert [(card.label, card.value, card.state) for card in cards if card.state != "good"] == [
+        (label, value, state)
+    ]
+
+
+def test_what_is_not_published_is_unknown() -> None:
+    """A scrape without anything says so, rather than that all is well."""
+    cards = frames.build_cards(take())
+    assert {card.state for card in cards if card.label != "Stack"} == {"unknown"}
+    assert next(card.value for card in cards if card.label == "Stack") == "Unknown"
+
+
+def test_a_disabled_cache_is_no_fault() -> None:
+    """Its check is absent, which is how the exporter says disabled."""
+    scrape = take(("echo_service_up", {"service": "database"}, 1))
+    assert next(card.value for card in frames.build_cards(scrape) if card.label == "Redis") == "Disabled"
+
+
+CONDITIONS = [
+    (("echo_service_up", {"service": "database"}, 0), "critical", "echodatabasedown"),
+    (("echo_service_up", {"service": "redis"}, 0), "warning", "echoredisdown"),
+    (("echo_scrape_collector_success", {"collector": "health"}, 0), "warning", "echocollectorfailing"),
+    ((POOL, {"role": "dashboard", "state": "used"}, 9), "warning", "echopoolnearlyexhausted"),
+    (("echo_pg_max_connections", {}, 11), "warning", "echopoollimitsexceedserver"),
+    (("echo_migrations_pending", {}, 1), "warning", "echomigrationspending"),
+    (("echo_pg_oldest_transaction_age_seconds", {}, 301), "warning", "echotransactionold"),
+    (("echo_pg_replication_lag_seconds", {"replica": "one"}, 31), "warning", "echoreplicalagging"),
+    (("echo_cache_breaker_open", {"role": "dashboard"}, 1), "warning", "echoredisdown"),
+]
+
+
+@pytest.mark.parametrize(("change", "severity", "topic"), CONDITIONS)
+def test_a_condition_is_seen_alone(
+    change: tuple[str, dict[str, str], float], severity: str, topic: str
+) -> None:
+    """One change, one condition, and the section that helps."""
+    found = find_conditions(take_with(change), {})
+    assert [(item.severity, item.topic) for item in found] == [(severity, topic)]
+
+
+def test_a_healthy_stack_has_no_condition() -> None:
+    """Nothing is claimed of figures within their limits."""
+    assert find_conditions(take(*HEALTHY), {("dashboard",): 0.0}) == ()
+
+
+def test_memory_timeouts_and_late_tasks_are_conditions() -> None:
+    """Those that need two figures."""
+    task = {"task": "simulate"}
+    scrape = take_with(
+        ("echo_redis_memory_used_bytes", {}, 95),
+        ("echo_redis_memory_max_bytes", {}, 100),
+        ("echo_task_interval_seconds", task, 10),
+        ("echo_task_last_success_timestamp_seconds", task, NOW.timestamp() - 21),
+    )
+    found = find_conditions(scrape, {("dashboard",): 0.2})
+    assert [item.topic for item in found] == ["echopooltimeouts", "echoredismemoryhigh", "echotasklate"]
+
+
+def test_charts_are_valid_with_their_frames() -> None:
+    """The schema accepts each; columns are what the specification names."""
+    view = build_view(
+        {
+            POOL_USED: (build_series("dashboard", values=(1, 4)),),
+            POOL_WAITING: (build_series("dashboard", values=(0, 2)),),
+            HIT_RATIO: (build_series("user", "near"), build_series("user", "shared")),
+        }
+    )
+    for spec in (
+        charts.build_latency_chart(),
+        charts.build_pool_chart(4.0),
+        charts.build_memory_chart(),
+        charts.build_hit_chart(2),
+    ):
+        alt.Chart.from_dict({**spec, "data": {"values": []}})
+    assert list(frames.build_pool_frame(view)["kind"]) == ["in use"] * 2 + ["waiting"] * 2
+    hits = frames.build_hit_frame(view)
+    assert list(hits["value"]) == [50, 100, 50, 100]
+    assert set(hits["series"]) == {"user · near", "user · shared"}
+    assert hits["until"].iloc[0] == hits["time"].iloc[1]
+    assert hits["until"].iloc[1] == NOW
+
+
+def test_frames_of_an_empty_history_are_empty() -> None:
+    """No line, no row, and no failure."""
+    view = build_view({})
+    for frame in (
+        frames.build_latency_frame(view),
+        frames.build_pool_frame(view),
+        frames.build_hit_frame(view),
+        frames.build_memory_frame(view),
+        frames.build_operations_frame({}),
+    ):
+        assert frame.empty
+
+
+def test_operations_are_those_with_traffic_busiest_first() -> None:
+    """Quantiles in milliseconds; one without any is empty, not zero."""
+    frame = frames.build_operations_frame(
+        {
+            OPERATION_CALLS: {("a",): 1.0, ("b",): 2.0, ("idle",): 0.0},
+            OPERATION_ERRORS: {("b",): 0.5},
+            OPERATION_LATENCY[0]: {("a",): 0.002},
+        }
+    )
+    assert list(frame["operation"]) == ["b", "a"]
+    assert list(frame["errors"]) == [0.5, 0.0]
+    assert frame["p50"].iloc[1] == 2.0
+    assert frame["p50"].isna().iloc[0]
+
+
+def test_database_tables_are_in_people_s_units() -> None:
+    """MiB, milliseconds, rows a call, one line of a statement."""
+    tables = frames.build_tables_frame(
+        [TableFigures("small", 0, 0, 1), TableFigures("large", 1024 * 1024, 1024 * 1024, 9)]
+    )
+    assert list(tables["table"]) == ["large", "small"]
+    assert tables["size"].iloc[0] == 1
+    statements = frames.build_statements_frame([StatementFigures("op", "SELECT\n  1", 4, 2.0, 0.5, 8)])
+    assert statements.iloc[0].to_dict() == {
+        "operation": "op",
+        "total": 2.0,
+        "mean": 500.0,
+        "calls": 4,
+        "rows": 2.0,
+        "statement": "SELECT 1",
+    }
+    indexes = frames.build_indexes_frame([UnusedIndex("users", "users_name", 524_288, None)])
+    assert list(indexes["size"]) == [0.5]
+
+
+def test_memory_is_described_with_its_limit() -> None:
+    """Used, limit and share; nothing when Redis was not asked."""
+    known = take(
+        ("echo_redis_memory_used_bytes", {}, 64 * frames.MEBIBYTE),
+        ("echo_redis_memory_max_bytes", {}, 256 * frames.MEBIBYTE),
+    )
+    assert frames.describe_memory(known).startswith("64.0 MiB of 256 MiB (25%)")
+    assert frames.describe_memory(take()) == ""
+
+
+def test_sections_are_found_by_the_anchors_of_links(tmp_path: Path) -> None:
+    """A heading's anchor is what a repository's site makes of it."""
+    document = tmp_path / "troubleshooting.md"
+    document.write_text(
+        "# T\n\nfirst\n\n## Pool\n\nhelp\n\n### deeper\n\nmore\n\n## Hit ratio (cache)\n\nx\n"
+    )
+    sections = advice.read_sections(document)
+    assert [section.anchor for section in sections] == ["t", "pool", "hit-ratio-cache"]
+    assert sections[1].text == "help\n\n### deeper\n\nmore"
+    assert advice.read_sections(document.with_name("missing.md")) == ()
+    assert advice.build_advice("pool").endswith("[More](troubleshooting#echopoolnearlyexhausted)")
+
+
+def test_every_link_leads_to_a_section() -> None:
+    """Of panels and of conditions, in the document that is shipped."""
+    anchors = {section.anchor for section in advice.read_sections()}
+    assert set(advice.SECTIONS) == set(advice.ADVICE)
+    assert set(advice.SECTIONS.values()) <= anchors
+    assert {topic for _, _, topic in CONDITIONS} <= anchors

@@ -1,0 +1,44 @@
+"""A small web server for the length of a `with` block, with answers that a test sets.
+
+Owns serving and stopping. It stands in for exporters and Prometheus servers in states that
+real ones are hard to bring into: strange answers, slow ones, none.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from core.local.ports import LOOPBACK
+
+Respond = Callable[[str], tuple[int, bytes]]
+
+
+@contextmanager
+def serving(respond: Respond) -> Iterator[str]:
+    """Serve on a free port; `respond` gets the path and returns status and body. Yields the URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # the server's name
+            status, body = respond(self.path)
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            try:
+                self.wfile.write(body)
+            except OSError:
+                return  # the client did not wait for it
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the server's name
+            """Print nothing."""
+
+    server = ThreadingHTTPServer((LOOPBACK, 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://{LOOPBACK}:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
