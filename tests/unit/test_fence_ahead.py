@@ -1,0 +1,90 @@
+"""Fences of many keys while the statements run: who has one, and who needs one at the end."""
+
+import threading
+from collections.abc import Iterable
+from typing import Any, cast
+
+import pytest
+
+from core.cache import NO_TOKEN, Cache
+from core.cache.keys import PORTFOLIO
+from core.service.fence_ahead import FRESH_SECONDS, LEAST_KEYS, FenceAhead, Key
+
+MANY: list[Key] = [(PORTFOLIO, f"portfolio:{number}") for number in range(LEAST_KEYS)]
+ONE_MORE: Key = (PORTFOLIO, "portfolio:more")
+
+
+class Fences:
+    """A cache that notes its fences, and can be made to fail or to wait."""
+
+    def __init__(self) -> None:
+        self.keys: list[Key] = []
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
+        self.is_broken = False
+
+    def new_fence(self) -> bytes:
+        """Return a token."""
+        return b"token"
+
+    def fence(self, keys: Iterable[Key], token: bytes) -> bytes:
+        """Fence keys."""
+        assert self.may_go_on.wait(10)
+        if self.is_broken:
+            raise MemoryError
+        self.keys.extend(keys)
+        return token
+
+
+@pytest.fixture
+def fences() -> Fences:
+    """A cache that works."""
+    return Fences()
+
+
+def ahead_of(fences: Fences, keys: list[Key], **clock: Any) -> FenceAhead:
+    """Return the fences of a transaction, begun."""
+    ahead = FenceAhead(cast(Cache, fences), keys, **clock)
+    ahead.start()
+    return ahead
+
+
+def test_a_few_keys_are_left_to_the_end(fences: Fences) -> None:
+    """A thread takes longer than they do."""
+    ahead = ahead_of(fences, MANY[1:])
+    assert ahead.finish(MANY[1:]) == MANY[1:]
+    assert ahead.token == NO_TOKEN
+    assert fences.keys == []
+    assert ahead.give_up() == ()
+
+
+def test_what_came_later_is_still_to_be_fenced(fences: Fences) -> None:
+    """The end waits for the thread, and fences the rest alone."""
+    fences.may_go_on.clear()
+    ahead = ahead_of(fences, MANY)
+    threading.Timer(0.05, fences.may_go_on.set).start()
+    assert ahead.finish([*MANY, ONE_MORE]) == [ONE_MORE]
+    assert fences.keys == MANY
+    assert ahead.token == b"token"
+
+
+def test_old_fences_are_set_again(fences: Fences) -> None:
+    """One that ran out before the COMMIT had ended would protect nothing."""
+    times = iter([0.0, FRESH_SECONDS + 0.1])
+    ahead = ahead_of(fences, MANY, clock=lambda: next(times))
+    assert ahead.finish(MANY) == MANY
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_fences_that_failed_are_set_again(fences: Fences) -> None:
+    """Whatever ended the thread, nothing is committed on its word."""
+    fences.is_broken = True
+    ahead = ahead_of(fences, MANY)
+    assert ahead.finish(MANY) == MANY
+
+
+def test_a_rollback_knows_what_it_fenced(fences: Fences) -> None:
+    """All of it has to be taken away again."""
+    ahead = ahead_of(fences, MANY)
+    assert ahead.give_up() == MANY
+    assert fences.keys == MANY
