@@ -266,7 +266,7 @@ class MarketEvent(Model):
     created_at = _now()
 
     class Meta:
-        """Read newest first."""
+        """Read newest first, of all or of a type."""
 
         table_name = "market_events"
         constraints: ClassVar[list[Any]] = [
@@ -274,6 +274,7 @@ class MarketEvent(Model):
         ]
         indexes: ClassVar[list[Any]] = [
             SQL("CREATE INDEX market_events_recent ON market_events (created_at DESC, id DESC)"),
+            SQL("CREATE INDEX market_events_type ON market_events (type, created_at DESC, id DESC)"),
         ]
 
 

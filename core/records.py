@@ -162,6 +162,68 @@ class MarketEvent(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
+class Sparkline(msgspec.Struct, frozen=True):
+    """The course of a symbol's price, oldest first; `times` and `prices` are equally long."""
+
+    symbol: str
+    times: tuple[datetime, ...]
+    prices: tuple[Decimal, ...]
+
+
+class SessionSummary(msgspec.Struct, frozen=True):
+    """One session in figures.
+
+    `signed_up` counts the players there were by the end of the day, `players` those on its
+    board of returns. Returns are in percent, None without a board. `quests_completed` is
+    the sum over its players of what each has completed in all so far, None without a board.
+    """
+
+    session_date: date
+    signed_up: int
+    players: int
+    best_return: Decimal | None
+    median_return: Decimal | None
+    quests_completed: int | None
+    events: int
+
+
+class QuestTotals(msgspec.Struct, frozen=True):
+    """All quests of one type and kind of reward.
+
+    `started`, `halfway` and `completed` are parts of `given`, each of the one before;
+    `active` can still be completed, of which `expiring` end within the time asked for.
+    Rewards are sums: `earned` of the completed ones, `open` of the active ones.
+    """
+
+    type: str
+    reward_type: str | None
+    given: int
+    started: int
+    halfway: int
+    completed: int
+    active: int
+    expiring: int
+    earned: Decimal
+    open: Decimal
+
+
+class QuestPace(msgspec.Struct, frozen=True):
+    """How fast players get on with the active quests of one title; means of them all."""
+
+    type: str
+    title: str
+    players: int
+    progress_percent: Decimal
+    age_days: Decimal
+
+
+class PlayerQuest(msgspec.Struct, frozen=True):
+    """A quest with the name of its player."""
+
+    username: str
+    quest: Quest
+
+
 class PoolStats(msgspec.Struct, frozen=True):
     """The pool of this process, in the words of psycopg_pool; waits in seconds."""
 

@@ -80,6 +80,7 @@ def _check_all(run: _Run) -> None:
         _check_loads(run, user)
     _check_market(run)
     _check_events(run)
+    _check_insights(run, user)
     _check_upkeep(run, user)
 
 
@@ -233,6 +234,32 @@ def _check_events(run: _Run) -> None:
         lambda: event in service.get_recent_market_events(1_000),
         _equals(True),
     )
+
+
+def _check_insights(run: _Run, user: User | None) -> None:
+    service, symbol = run.service, run.symbol
+    run.call("get_sparklines", lambda: service.get_sparklines([symbol])[0].prices, _equals((Decimal(10),)))
+    run.call(
+        "list_market_events", lambda: service.list_market_events(1, type="SELF_TEST")[0], _equals(run.event)
+    )
+    run.call(
+        "list_market_event_types", lambda: "SELF_TEST" in service.list_market_event_types(), _equals(True)
+    )
+    run.call("get_session_summaries", lambda: len(service.get_session_summaries(limit=1)), _equals(1))
+    run.call(
+        "count_active_players",
+        lambda: service.count_active_players(datetime.now(UTC) - timedelta(minutes=1)),
+        _at_least(1),
+    )
+    run.call("get_quest_totals", service.get_quest_totals, _is(tuple))
+    run.call("list_expiring_quests", service.list_expiring_quests, _is(tuple))
+    run.call("list_slowest_quests", service.list_slowest_quests, _is(tuple))
+    if user is not None:
+        run.call(
+            "get_user_quests",
+            lambda: [quest.status for quest in service.get_user_quests(user.id)],
+            _equals(["COMPLETED"]),
+        )
 
 
 def _check_upkeep(run: _Run, user: User | None) -> None:

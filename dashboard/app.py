@@ -12,8 +12,11 @@ from dashboard import runtime, states
 
 FOLDER = Path(__file__).parent
 PAGES = (
-    st.Page("views/leaderboards.py", title="Leaderboards", url_path="leaderboards", default=True),
+    st.Page("views/overview.py", title="Overview", url_path="overview", default=True),
+    st.Page("views/leaderboards.py", title="Leaderboards", url_path="leaderboards"),
     st.Page("views/portfolios.py", title="Portfolios", url_path="portfolios"),
+    st.Page("views/market.py", title="Market", url_path="market"),
+    st.Page("views/quests.py", title="Quests", url_path="quests"),
     st.Page("views/operations.py", title="Operations", url_path="operations"),
     st.Page(
         "views/troubleshooting.py", title="Troubleshooting", url_path="troubleshooting", visibility="hidden"

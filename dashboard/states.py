@@ -43,6 +43,34 @@ def run_page(page: Callable[[], None]) -> None:
         show_migrations_pending(error)
 
 
+def run_part(part: Callable[[], None], *, retry_seconds: int | None) -> None:
+    """Run a part of a page; trouble takes its place in a line or two, and only there.
+
+    `retry_seconds` is when the part runs again by itself, None when it does not.
+    """
+    try:
+        part()
+    # the edge of a part: Streamlit would show the error in place of the whole page
+    except Exception as error:
+        error_id = _log(error)
+        again = (
+            f"It is tried again every {retry_seconds} seconds." if retry_seconds else "Refresh tries again."
+        )
+        st.warning(
+            f"{_name_trouble(error)} {again} Error id `{error_id}`: the dashboard's log has the details."
+        )
+
+
+def _name_trouble(error: Exception) -> str:
+    if isinstance(error, DatabaseUnavailable | PoolClosed):
+        return "The database cannot be reached."
+    if isinstance(error, PoolTimeout):
+        return "The dashboard is busy: all its database connections were in use."
+    if isinstance(error, QueryTimeout):
+        return "The database took too long to answer. Choose a smaller view."
+    return "Something went wrong here. This is our mistake, not yours."
+
+
 def show_database_down(error: EchoMarketsError) -> None:
     """Say that the database cannot be reached; the page comes back by itself."""
     _show_problem(
@@ -107,6 +135,24 @@ def show_empty_database() -> None:
         st.markdown(
             "The database is ready, but nobody has played. Load the shipped market history as game sessions:"
         )
+        st.code("make seed", language="bash")
+        st.caption("Without make: `echo-markets seed`. Then reload this page.")
+
+
+def show_no_prices() -> None:
+    """Say that no symbol has a price, and how to get some."""
+    with st.container(border=True, key="state-no-prices"):
+        st.subheader("No prices yet")
+        st.markdown("The database is ready, but no symbol has a price. Import the shipped market history:")
+        st.code("echo-markets import-prices data/market_history.csv.gz", language="bash")
+        st.caption("`make up` does it at its first start. Then reload this page.")
+
+
+def show_no_quests() -> None:
+    """Say that there is no quest at all, and how to get some."""
+    with st.container(border=True, key="state-no-quests"):
+        st.subheader("No quests yet")
+        st.markdown("Nobody was given a quest. Load the shipped market history as game sessions with quests:")
         st.code("make seed", language="bash")
         st.caption("Without make: `echo-markets seed`. Then reload this page.")
 

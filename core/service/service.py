@@ -11,13 +11,14 @@ from core.health import CHECK_SECONDS, HealthEvaluator
 from core.metrics import Metrics
 from core.records import Health
 from core.service.events import Events
+from core.service.insights import Insights
 from core.service.loading import Loading
 from core.service.maintenance import Maintenance
 from core.service.operations import Operations
 from core.service.upkeep import Upkeep
 
 
-class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance, Operations):
+class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance, Operations, Insights):
     """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
 
     Thread safe; one per process. Opened by `core.open_service`, closed by `close` or as a

@@ -126,7 +126,7 @@ def test_seeded_players_are_on_the_leaderboard(
     page: Page, dashboard: Dashboard, board: tuple[LeaderboardEntry, ...]
 ) -> None:
     """The table shows the players of the newest session, best first, and nothing failed."""
-    visit(page, dashboard.url)
+    visit(page, f"{dashboard.url}/leaderboards")
     names = [cell.partition("player=")[2] for cell in read_cells(page) if "player=" in cell]
     # the grid describes only the rows in view
     assert len(names) >= 10
@@ -139,7 +139,7 @@ def test_a_row_leads_to_the_player(
     page: Page, dashboard: Dashboard, service: EnhancedDatabaseService, board: tuple[LeaderboardEntry, ...]
 ) -> None:
     """The name in a row opens that player's portfolio."""
-    visit(page, dashboard.url)
+    visit(page, f"{dashboard.url}/leaderboards")
     read_cells(page)
     x, y = find_link(page, row=2)
     with page.context.expect_page() as opened:
@@ -155,7 +155,7 @@ def test_a_link_opens_the_same_view(
     page: Page, dashboard: Dashboard, service: EnhancedDatabaseService
 ) -> None:
     """Category, session and length are in the address, and come back from it."""
-    visit(page, f"{dashboard.url}/?category=Total+value&day=2013-02-28&top=10")
+    visit(page, f"{dashboard.url}/leaderboards?category=Total+value&day=2013-02-28&top=10")
     [best] = service.get_leaderboard("total_value", date(2013, 2, 28), 1)
     expect(page.get_by_text(f"${best.score:,.2f}")).to_be_visible()
     assert f"portfolios?player={best.username}" in read_cells(page)
@@ -166,7 +166,7 @@ def test_a_link_opens_the_same_view(
 
 def test_filters_survive_a_change_of_page(page: Page, dashboard: Dashboard) -> None:
     """Going to another page and back keeps what was chosen."""
-    visit(page, f"{dashboard.url}/?category=Total+value&top=10")
+    visit(page, f"{dashboard.url}/leaderboards?category=Total+value&top=10")
     page.get_by_role("link", name="Portfolios").click()
     expect(page.get_by_role("heading", name="Portfolios")).to_be_visible()
     page.get_by_role("link", name="Leaderboards").click()
@@ -198,7 +198,14 @@ def test_an_unknown_player_is_named(page: Page, dashboard: Dashboard) -> None:
 @pytest.mark.parametrize("width", [1440, 390])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize(
-    ("name", "path"), [("leaderboards", "/"), ("portfolios", "/portfolios?player={leader}")]
+    ("name", "path"),
+    [
+        ("overview", "/"),
+        ("leaderboards", "/leaderboards"),
+        ("portfolios", "/portfolios?player={leader}"),
+        ("market", "/market?symbol=FB&range=1+year"),
+        ("quests", "/quests?player={leader}"),
+    ],
 )
 def test_every_page_fits_in_both_themes(
     open_context: Callable[..., BrowserContext],

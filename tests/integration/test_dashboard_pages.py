@@ -55,9 +55,8 @@ def unreachable(settings: Settings) -> Iterator[None]:
 def open_page(page: str, **parameters: str) -> AppTest:
     """Open a page with query parameters in the address and run it."""
     test = AppTest.from_file(str(SCRIPT), default_timeout=TIMEOUT_SECONDS)
-    if page != LEADERBOARDS:
-        test.run()
-        test.switch_page(page)
+    test.run()
+    test.switch_page(page)
     for name, value in parameters.items():
         test.query_params[name] = value
     return test.run()

@@ -1,0 +1,221 @@
+"""Insights: the market, the sessions and the quests of all players, summed up for people.
+
+What is cached here is not invalidated by writes, so every answer says how old it can be.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from core.cache import CacheKind, Codec
+from core.cache.keys import LEADERBOARD, MARKET, MARKET_EVENTS, MARKET_EVENTS_VERSION_KEY, QUESTS, USER
+from core.errors import InvalidInput
+from core.queries import insights as queries
+from core.queries import quest_insights as quest_queries
+from core.records import MarketEvent, PlayerQuest, Quest, QuestPace, QuestTotals, SessionSummary, Sparkline
+from core.service.base import ServiceBase
+from core.service.inputs import (
+    check_bucket,
+    check_category,
+    check_id,
+    check_limit,
+    check_sentiment,
+    check_symbol,
+    check_symbols,
+    check_text,
+    check_time,
+    check_whole,
+)
+
+# Long enough that many open pages cost one statement, short enough for a page that refreshes.
+MARKET_SECONDS = 15
+SUMMARY_SECONDS = 60
+# With millions of quests a sum takes a second or two.
+QUESTS_SECONDS = 180
+# Sessions before the newest change only when somebody corrects them.
+PAST_SECONDS = 900
+MAX_POINTS = 500
+MAX_SESSIONS = 100
+
+
+def _summary(kind: CacheKind, ttl_seconds: int) -> CacheKind:
+    # timed: writes do not invalidate a summary, so it may differ from what the database answers
+    return CacheKind(kind.name, ttl_seconds, is_timed=True)
+
+
+_SPARKLINES = _summary(MARKET, MARKET_SECONDS)
+_NEWEST_SESSION = _summary(LEADERBOARD, SUMMARY_SECONDS)
+_PAST_SESSIONS = _summary(LEADERBOARD, PAST_SECONDS)
+_PLAYERS = _summary(USER, SUMMARY_SECONDS)
+_EXPIRING = _summary(QUESTS, SUMMARY_SECONDS)
+_QUESTS = _summary(QUESTS, QUESTS_SECONDS)
+
+_SPARKLINES_CODEC: Codec[tuple[Sparkline, ...]] = Codec(tuple[Sparkline, ...])
+_SESSION_CODEC: Codec[SessionSummary] = Codec(SessionSummary)
+_COUNT_CODEC: Codec[int] = Codec(int)
+_TYPES_CODEC: Codec[tuple[str, ...]] = Codec(tuple[str, ...])
+_TOTALS_CODEC: Codec[tuple[QuestTotals, ...]] = Codec(tuple[QuestTotals, ...])
+_EXPIRING_CODEC: Codec[tuple[PlayerQuest, ...]] = Codec(tuple[PlayerQuest, ...])
+_PACES_CODEC: Codec[tuple[QuestPace, ...]] = Codec(tuple[QuestPace, ...])
+
+
+class Insights(ServiceBase):
+    """The insights area of the service."""
+
+    def get_sparklines(
+        self,
+        symbols: Sequence[str] | None = None,
+        *,
+        points: int = 24,
+        step: str | timedelta = timedelta(hours=1),
+    ) -> tuple[Sparkline, ...]:
+        """Return the course of each symbol's price (None: of all), ordered by symbol.
+
+        A point is the last price of a step; steps without prices are skipped, so that a
+        sparkline has `points` of them whenever there are. One statement for all symbols. At
+        most 15 s old for all symbols, as of now for some. Raises `InvalidInput`.
+        """
+        width = check_bucket(step)
+        count = check_whole(points, "points", least=1, most=MAX_POINTS)
+        checked = None if symbols is None else check_symbols(symbols)
+
+        def load() -> tuple[Sparkline, ...]:
+            return self._read("get_sparklines", queries.list_sparklines, checked, count, width, self._clock())
+
+        if checked is not None:
+            return load()
+        key = f"market:sparklines:{count}:{width.total_seconds():.0f}"
+        return self._cache.get_or_load(_SPARKLINES, key, _SPARKLINES_CODEC, load)
+
+    def list_market_events(
+        self,
+        limit: int = 50,
+        *,
+        type: str | None = None,
+        sentiment: str | None = None,
+        symbol: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        before: MarketEvent | None = None,
+    ) -> tuple[MarketEvent, ...]:
+        """Return the newest events that pass every filter given, newest first, as of now.
+
+        `since` is included and `until` is not; `before` is the last event of the page before.
+        Raises `InvalidInput`.
+        """
+        filters = {
+            "type": check_text(type, "type", most=50, required=False),
+            "sentiment": None if sentiment is None else check_sentiment(sentiment),
+            "symbol": None if symbol is None else check_symbol(symbol),
+            "since": None if since is None else check_time(since, "since"),
+            "until": None if until is None else check_time(until, "until"),
+        }
+        place = None if before is None else _check_place(before)
+        count = check_limit(limit)
+        return self._read("list_market_events", queries.list_events, filters, before=place, limit=count)
+
+    def list_market_event_types(self) -> tuple[str, ...]:
+        """Return the types that events have, in alphabetical order.
+
+        At most 600 s old, and never older than the last event created through a service.
+        """
+        return self._cache.get_or_load(
+            MARKET_EVENTS,
+            "market_events:types",
+            _TYPES_CODEC,
+            lambda: self._read("list_market_event_types", queries.list_event_types),
+            depends_on=(MARKET_EVENTS_VERSION_KEY,),
+        )
+
+    def get_session_summaries(
+        self, *, limit: int = 14, returns: str = "daily_returns", quests: str = "quests_completed"
+    ) -> tuple[SessionSummary, ...]:
+        """Return the newest sessions that have a leaderboard in figures, newest first.
+
+        `returns` and `quests` name the boards that the figures are taken from. The newest is at
+        most 60 s old, the others 900 s. Raises `InvalidInput`.
+        """
+        count = check_whole(limit, "limit", least=1, most=MAX_SESSIONS)
+        boards = {"returns": check_category(returns), "quests": check_category(quests)}
+        days = self._read("get_session_summaries", queries.list_session_days, count)
+        by_key = {f"leaderboard:summary:{returns}:{quests}:{day}": day for day in days}
+
+        def load(keys: Sequence[str]) -> dict[str, SessionSummary]:
+            wanted = {by_key[key]: key for key in keys}
+            found = self._read("get_session_summaries", queries.list_sessions, list(wanted), **boards)
+            return {wanted[summary.session_date]: summary for summary in found}
+
+        keys = list(by_key)
+        found = self._cache.get_or_load_many(_NEWEST_SESSION, keys[:1], _SESSION_CODEC, load)
+        found |= self._cache.get_or_load_many(_PAST_SESSIONS, keys[1:], _SESSION_CODEC, load)
+        return tuple(found[key] for key in keys if key in found)
+
+    def count_active_players(self, since: datetime) -> int:
+        """Return how many players were active since a time; at most 60 s old. Raises `InvalidInput`."""
+        checked = check_time(since, "since")
+        return self._cache.get_or_load(
+            _PLAYERS,
+            f"user:active:{checked.isoformat()}",
+            _COUNT_CODEC,
+            lambda: self._read("count_active_players", queries.count_active, checked),
+        )
+
+    def get_quest_totals(self, *, within: timedelta = timedelta(hours=24)) -> tuple[QuestTotals, ...]:
+        """Return what became of all quests, by type and kind of reward.
+
+        `within` is how soon a quest ends that counts as expiring. At most 180 s old. Raises
+        `InvalidInput`.
+        """
+        width = check_bucket(within)
+
+        def load() -> tuple[QuestTotals, ...]:
+            now = self._clock()
+            return self._read("get_quest_totals", quest_queries.sum_quests, now, now + width)
+
+        key = f"quests:totals:{width.total_seconds():.0f}"
+        return self._cache.get_or_load(_QUESTS, key, _TOTALS_CODEC, load)
+
+    def list_expiring_quests(
+        self, *, limit: int = 20, within: timedelta = timedelta(days=7)
+    ) -> tuple[PlayerQuest, ...]:
+        """Return the active quests that end within a time, soonest first.
+
+        Of those that end together the nearest to its target comes first. At most 60 s old; what
+        ended meanwhile is left out. Raises `InvalidInput`.
+        """
+        count, width, now = check_limit(limit), check_bucket(within), self._clock()
+        found = self._cache.get_or_load(
+            _EXPIRING,
+            f"quests:expiring:{count}:{width.total_seconds():.0f}",
+            _EXPIRING_CODEC,
+            lambda: self._read("list_expiring_quests", quest_queries.list_expiring, count, now, now + width),
+        )
+        return tuple(item for item in found if item.quest.expires_at and item.quest.expires_at > now)
+
+    def list_slowest_quests(self, *, limit: int = 10) -> tuple[QuestPace, ...]:
+        """Return the active quests by title, those first with least progress for each day open.
+
+        At most 180 s old. Raises `InvalidInput`.
+        """
+        count = check_limit(limit)
+        return self._cache.get_or_load(
+            _QUESTS,
+            f"quests:slowest:{count}",
+            _PACES_CODEC,
+            lambda: self._read("list_slowest_quests", quest_queries.list_slowest, count, self._clock()),
+        )
+
+    def get_user_quests(self, user_id: UUID | str, *, limit: int = 100) -> tuple[Quest, ...]:
+        """Return a user's quests of every status, newest first, as of now.
+
+        A user without any has none, and so has one that does not exist. Raises `InvalidInput`.
+        """
+        checked, count = check_id(user_id, "user_id"), check_limit(limit)
+        return self._read("get_user_quests", quest_queries.list_of_user, checked, count)
+
+
+def _check_place(event: Any) -> tuple[datetime, UUID]:
+    if not isinstance(event, MarketEvent):
+        raise InvalidInput(f"before is {event!r}; give a MarketEvent")
+    return event.created_at, event.id

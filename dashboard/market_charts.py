@@ -1,0 +1,147 @@
+"""Charts of a symbol's price and volume in Vega-Lite, as plain dictionaries.
+
+Owns how they look; pure functions. Candles stand next to each other, without gaps for
+nights and weekends, and are labelled in UTC.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any
+
+from core.records import Candle, MarketEvent
+from dashboard.charts import ACCENT, BASELINE, GAIN, LOSS
+from dashboard.formats import format_count, format_money
+from dashboard.market_frames import format_time, name_key
+
+Spec = dict[str, Any]
+
+_LABELS = 5
+_EXTENT = 54
+"""The room for the figures of the axis: charts below each other get the same left edge."""
+
+_FALLEN = {"test": "datum.close < datum.open", "value": LOSS}
+_SENTIMENTS = {"POSITIVE": ("triangle-up", GAIN), "NEGATIVE": ("triangle-down", LOSS)}
+_NEUTRAL = ("diamond", BASELINE)
+
+
+def build_candle_chart(candles: Sequence[Candle], marks: Sequence[MarketEvent], *, labels: str) -> Spec:
+    """Return the candles with their events above them, green when the price rose in one."""
+    y = {"type": "quantitative", "scale": {"zero": False}, "axis": _price_axis()}
+    colour = {"condition": _FALLEN, "value": GAIN}
+    x = _time_scale(candles, labels)
+    wick: Spec = {
+        "mark": {"type": "rule", "size": 1},
+        "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}, "color": colour},
+    }
+    body: Spec = {
+        "mark": {"type": "bar", "minBandSize": 1, "cornerRadius": 1},
+        "encoding": {
+            "y": {"field": "open", **y},
+            "y2": {"field": "close"},
+            "color": colour,
+            "tooltip": _candle_tooltips(),
+        },
+    }
+    layers = [wick, body, *_mark_layers(candles, marks)]
+    for layer in layers:
+        layer["encoding"]["x"] = x
+    return {"data": {"values": [_candle_row(candle) for candle in candles]}, "height": 320, "layer": layers}
+
+
+def build_volume_chart(candles: Sequence[Candle], *, labels: str) -> Spec:
+    """Return what was traded in each candle."""
+    return {
+        "data": {"values": [_candle_row(candle) for candle in candles]},
+        "height": 90,
+        "mark": {"type": "bar", "color": ACCENT, "minBandSize": 1},
+        "encoding": {
+            "x": _time_scale(candles, labels),
+            "y": {
+                "field": "volume",
+                "type": "quantitative",
+                "axis": {"title": None, "format": "~s", "tickCount": 3, "minExtent": _EXTENT},
+            },
+            "tooltip": _candle_tooltips(),
+        },
+    }
+
+
+def _mark_layers(candles: Sequence[Candle], marks: Sequence[MarketEvent]) -> list[Spec]:
+    if not candles or not marks:
+        return []
+    begins = [candle.bucket for candle in candles]
+    places = (max(bisect_right(begins, event.created_at) - 1, 0) for event in marks)
+    rows = [_mark_row(event, candles[place]) for event, place in zip(marks, places, strict=True)]
+    return [
+        {
+            "data": {"values": rows},
+            "mark": {"type": "point", "filled": True, "size": 90, "yOffset": -12, "opacity": 1},
+            "encoding": {
+                "y": {"field": "high", "type": "quantitative"},
+                "shape": {"field": "shape", "type": "nominal", "scale": None},
+                "color": {"field": "colour", "type": "nominal", "scale": None},
+                "tooltip": [
+                    {"field": "title", "type": "nominal", "title": "Event"},
+                    {"field": "when", "type": "nominal", "title": "Time"},
+                    {"field": "kind", "type": "nominal", "title": "Kind"},
+                ],
+            },
+        }
+    ]
+
+
+def _mark_row(event: MarketEvent, candle: Candle) -> Spec:
+    shape, colour = _SENTIMENTS.get(event.sentiment, _NEUTRAL)
+    return {
+        "bucket": candle.bucket.isoformat(),
+        "high": float(candle.high),
+        "shape": shape,
+        "colour": colour,
+        "title": event.title,
+        "when": format_time(event.created_at),
+        "kind": f"{name_key(event.type)}, {event.sentiment.lower()}",
+    }
+
+
+def _candle_row(candle: Candle) -> Spec:
+    return {
+        "bucket": candle.bucket.isoformat(),
+        "open": float(candle.open),
+        "high": float(candle.high),
+        "low": float(candle.low),
+        "close": float(candle.close),
+        "volume": candle.volume,
+        "when": format_time(candle.bucket),
+        "course": f"{format_money(candle.open)} to {format_money(candle.close)}",
+        "span": f"{format_money(candle.low)} to {format_money(candle.high)}",
+        "traded": format_count(candle.volume),
+    }
+
+
+def _candle_tooltips() -> list[Spec]:
+    return [
+        {"field": "when", "type": "nominal", "title": "From"},
+        {"field": "course", "type": "nominal", "title": "Open to close"},
+        {"field": "span", "type": "nominal", "title": "Low to high"},
+        {"field": "traded", "type": "nominal", "title": "Volume"},
+    ]
+
+
+def _time_scale(candles: Sequence[Candle], labels: str) -> Spec:
+    buckets = [candle.bucket.isoformat() for candle in candles]
+    step = max(1, -(-len(buckets) // _LABELS))
+    axis = {
+        "title": None,
+        "grid": False,
+        "values": buckets[step // 2 :: step] or buckets,
+        "labelExpr": f"utcFormat(toDate(datum.value), '{labels}')",
+        "labelAngle": 0,
+        "labelOverlap": True,
+        "labelFlush": False,
+        "ticks": False,
+    }
+    return {"field": "bucket", "type": "ordinal", "scale": {"type": "band"}, "axis": axis}
+
+
+def _price_axis() -> Spec:
+    return {"title": None, "format": "$,.2f", "tickCount": 5, "minExtent": _EXTENT}

@@ -1,0 +1,185 @@
+"""Overview, Market and Quests in a real browser: links, live parts, and a database that goes away."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from pydantic import SecretStr
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.local.ports import find_free_port
+from core.local.servers import PostgresServer, run_postgres
+from core.migration import Migrator
+from tests.conftest import FAST, created_database
+from tests.dashboard_process import Dashboard, run_dashboard
+from tests.end_to_end.browsing import (
+    CHROMIUM,
+    ROW_PIXELS,
+    WAIT_MS,
+    read_cells,
+    read_parameters,
+    run_browser,
+    visit,
+)
+from tests.game import play_game
+from tests.market import open_market
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+REFRESH_MS = 60_000
+"""A part refreshes within seconds; a loaded machine gets more."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium without a window."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser: {CHROMIUM} is missing; `apt-get install chromium` brings it")
+    with run_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
+    """A database with a small game and a small market."""
+    with created_database(postgres_server, template=template_database) as url:
+        with open_database(url) as service:
+            play_game(service)
+            open_market(service)
+        yield url
+
+
+@pytest.fixture(scope="module")
+def dashboard(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
+    """A dashboard on that database, without a cache."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    with run_dashboard(folder, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
+        yield dashboard
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of a desktop's size, west of Greenwich."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1000}, timezone_id="America/Los_Angeles")
+    context.set_default_timeout(WAIT_MS)
+    yield context.new_page()
+    context.close()
+
+
+def open_database(url: str) -> EnhancedDatabaseService:
+    """Open the service on a database, without a cache."""
+    return open_service(Settings(database_url=SecretStr(url), enable_redis_cache=False))
+
+
+def wait_for_parameters(page: Page, expected: dict[str, str]) -> None:
+    """Wait until the address has these query parameters and no others."""
+    page.wait_for_url(lambda url: dict(parse_qsl(urlsplit(url).query)) == expected)
+
+
+def read_table(page: Page, number: int) -> list[str]:
+    """Return the cells of a table of the page, once it has rows."""
+    cells = page.locator("[data-testid=stDataFrame]").nth(number).locator("canvas table td")
+    cells.first.wait_for(state="attached")
+    return cells.all_inner_texts()
+
+
+def test_the_overview_opens_first_and_leads_everywhere(page: Page, dashboard: Dashboard) -> None:
+    """Every page is in the navigation; a leader's name opens the player."""
+    visit(page, dashboard.url)
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    for name in ("Leaderboards", "Portfolios", "Market", "Quests"):
+        expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
+    expect(page.get_by_role("link", name="alice", exact=True)).to_have_attribute(
+        "href", "portfolios?player=alice"
+    )
+    expect(page.locator("[data-testid=stException]")).to_have_count(0)
+
+
+def test_a_row_of_the_market_chooses_its_symbol(page: Page, dashboard: Dashboard) -> None:
+    """The chart follows, and the address with it."""
+    visit(page, f"{dashboard.url}/market")
+    read_cells(page)
+    box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
+    assert box
+    page.mouse.click(box["x"] + 16, box["y"] + 2.5 * ROW_PIXELS)
+    expect(page.get_by_text("FB now")).to_be_visible()
+    wait_for_parameters(page, {"symbol": "FB"})
+
+
+def test_filters_survive_a_change_of_page_and_make_a_link(page: Page, dashboard: Dashboard) -> None:
+    """What was chosen is in the address, is there after another page, and in another window."""
+    visit(page, f"{dashboard.url}/market?symbol=IBM&sentiment=POSITIVE")
+    expected = {"symbol": "IBM", "sentiment": "Positive"}
+    wait_for_parameters(page, expected)
+    page.get_by_role("link", name="Quests", exact=True).click()
+    expect(page.get_by_role("heading", name="Quests", exact=True)).to_be_visible()
+    page.get_by_role("link", name="Market", exact=True).click()
+    expect(page.get_by_text("IBM now")).to_be_visible()
+    wait_for_parameters(page, expected)
+    other = page.context.new_page()
+    visit(other, page.url)
+    expect(other.get_by_text("IBM now")).to_be_visible()
+    titles = read_table(other, 1)
+    assert "AAPL rose 6.1 %" in titles
+    assert "FB fell 5.3 %" not in titles
+
+
+def test_a_live_part_refreshes_and_keeps_what_is_typed(page: Page, dashboard: Dashboard, url: str) -> None:
+    """A price changes by itself, while a filter that is open keeps its letters."""
+    visit(page, f"{dashboard.url}/market?symbol=AAPL")
+    read_cells(page)
+    box = page.get_by_role("combobox", name="Affected symbol")
+    box.press_sequentially("IB", delay=30)
+    with open_database(url) as service:
+        service.insert_market_tick("AAPL", Decimal("77.25"), timestamp=datetime.now(UTC))
+    cell = page.locator("[data-testid=stDataFrame] canvas table td", has_text="77.25")
+    cell.first.wait_for(state="attached", timeout=REFRESH_MS)
+    expect(box).to_have_value("IB")
+
+
+def test_pause_is_part_of_the_link(page: Page, dashboard: Dashboard) -> None:
+    """On one page it holds for all; the link opens paused."""
+    visit(page, f"{dashboard.url}/quests")
+    page.get_by_text("Live", exact=True).click()
+    expect(page.get_by_text("paused")).to_have_count(1)
+    wait_for_parameters(page, {"live": "false"})
+    page.get_by_role("link", name="Market", exact=True).click()
+    expect(page.get_by_text("paused")).to_have_count(3)
+
+
+def test_open_parts_outlive_their_database(
+    page: Page, tmp_path: Path, server_directory: Callable[[], Path]
+) -> None:
+    """Away: each part says so under an id of the log; back: the figures return without a click."""
+    folder, port = server_directory(), find_free_port()
+    with ExitStack() as stack:
+        with running_game(folder, port) as url:
+            away = {"DATABASE_URL": url, "ENABLE_REDIS_CACHE": "false", "CACHE_FAILSAFE": "0"}
+            dashboard = stack.enter_context(run_dashboard(tmp_path, **away))
+            visit(page, f"{dashboard.url}/market?symbol=IBM&events=10")
+            expect(page.get_by_text("IBM now")).to_be_visible()
+        trouble = page.get_by_text("The database cannot be reached.")
+        expect(trouble.first).to_be_visible(timeout=REFRESH_MS)
+        error_id = page.locator("[data-testid=stAlert] code").first.inner_text()
+        assert error_id in dashboard.log.read_text()
+        expect(page.get_by_text("Traceback")).to_have_count(0)
+        with run_postgres(folder, port=port, options=FAST):
+            expect(trouble).to_have_count(0, timeout=REFRESH_MS)
+            expect(page.get_by_text("IBM now")).to_be_visible()
+            assert read_parameters(page) == {"symbol": "IBM", "events": "10"}
+
+
+@contextmanager
+def running_game(folder: Path, port: int) -> Iterator[str]:
+    """Serve a PostgreSQL with a small game and market; yields its URL."""
+    with run_postgres(folder, port=port, options=FAST) as server:
+        Migrator(Settings(database_url=SecretStr(server.url()))).up()
+        with open_database(server.url()) as service:
+            play_game(service)
+            open_market(service)
+        yield server.url()

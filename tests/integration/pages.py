@@ -1,0 +1,31 @@
+"""Opens pages of the dashboard in Streamlit's own test runner, and reads what they show."""
+
+from pathlib import Path
+
+from streamlit.testing.v1 import AppTest
+
+SCRIPT = Path(__file__).parents[2] / "dashboard" / "app.py"
+OVERVIEW, MARKET, QUESTS = "views/overview.py", "views/market.py", "views/quests.py"
+TIMEOUT_SECONDS = 30
+
+
+def open_page(page: str, **parameters: str) -> AppTest:
+    """Open a page with query parameters in the address and run it."""
+    test = AppTest.from_file(str(SCRIPT), default_timeout=TIMEOUT_SECONDS)
+    if page != OVERVIEW:
+        test.run()
+        test.switch_page(page)
+    for name, value in parameters.items():
+        test.query_params[name] = value
+    return test.run()
+
+
+def read_text(test: AppTest) -> str:
+    """Return all text of a page."""
+    parts = [*test.title, *test.header, *test.subheader, *test.markdown, *test.caption]
+    return "\n".join(str(part.value) for part in [*parts, *test.warning, *test.info, *test.code])
+
+
+def read_metrics(test: AppTest) -> dict[str, str]:
+    """Return the figures of a page by label; of two with one label, the last."""
+    return {metric.label: metric.value for metric in test.metric}

@@ -1,0 +1,101 @@
+"""What the statements behind the pages about everybody read, on tables of some size."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from core.local.servers import PostgresServer
+from core.queries import insights, market, quest_insights
+from tests.conftest import Execute, connected, created_database
+from tests.integration.plans import count_rows_read, list_scans
+
+PLAYERS, SESSIONS = 5_000, 3
+NO_FILTER: dict[str, Any] = dict.fromkeys(
+    ("type", "sentiment", "symbol", "since", "until", "before", "before_id"), None
+)
+FILL = f"""
+    INSERT INTO users (username, last_active)
+        SELECT 'player' || n, now() - n * interval '1 minute' FROM generate_series(1, {PLAYERS}) n;
+    INSERT INTO leaderboard_entries (user_id, session_date, category, score)
+        SELECT id, '2026-03-02'::date - day, category, (random() * 1000)::numeric(15, 2)
+        FROM users, generate_series(1, {SESSIONS}) day,
+             unnest(ARRAY['daily_returns', 'quests_completed', 'total_value']) category;
+    INSERT INTO quests (user_id, type, title, target_value, status, expires_at)
+        SELECT id, 'T', 'T', 1, CASE WHEN n = 0 THEN 'ACTIVE' ELSE 'COMPLETED' END,
+               now() + n * interval '1 hour' FROM users, generate_series(0, 3) n;
+    INSERT INTO ticks (symbol, timestamp, price)
+        SELECT 'S' || s, now() - n * interval '10 seconds', 1
+        FROM generate_series(1, 5) s, generate_series(1, 20000) n;
+    INSERT INTO market_events (type, title, created_at)
+        SELECT CASE WHEN n = 1 THEN 'RARE' ELSE 'T' END, 'T', now() - n * interval '1 minute'
+        FROM generate_series(1, 20000) n"""
+
+
+@pytest.fixture(scope="module")
+def filled(postgres_server: PostgresServer, template_database: str) -> Iterator[Execute]:
+    """A database with some ten thousand rows a table."""
+    with created_database(postgres_server, template=template_database) as url, connected(url) as execute:
+        execute(FILL)
+        execute("VACUUM ANALYZE")
+        yield execute
+
+
+def test_a_sparkline_reads_one_tick_a_point(filled: Execute) -> None:
+    """Of a hundred thousand ticks."""
+    parameters = {
+        "points": 24,
+        "step": timedelta(hours=1),
+        "beyond": market.month_after(datetime.now(UTC)),
+    }
+    assert count_rows_read(filled, insights.SPARKLINES_OF_ALL, parameters, "ticks") == 5 * 24
+
+
+def test_a_rare_type_reads_few_events(filled: Execute) -> None:
+    """Neither the filter nor the list of types goes through all of them."""
+    parameters = {**NO_FILTER, "type": "RARE", "limit": 50}
+    assert count_rows_read(filled, insights.EVENTS, parameters, "market_events") <= 2
+    assert count_rows_read(filled, insights.EVENT_TYPES, None, "market_events") <= 5
+
+
+def test_newest_events_read_no_more_than_are_shown(filled: Execute) -> None:
+    """Without a filter, and from any place on."""
+    [(time, event)] = filled(
+        "SELECT created_at, id FROM market_events ORDER BY created_at OFFSET 9999 LIMIT 1"
+    )
+    parameters = {**NO_FILTER, "limit": 50, "before": time, "before_id": event}
+    assert count_rows_read(filled, insights.EVENTS, parameters, "market_events") <= 51
+
+
+def test_a_session_reads_its_own_boards_only(filled: Execute) -> None:
+    """Half of a board for its middle, and the other board once."""
+    days = [day for (day,) in filled(insights.SESSION_DAYS, {"limit": 1})]
+    parameters = {"days": days, "returns": "daily_returns", "quests": "quests_completed"}
+    read = count_rows_read(filled, insights.SESSIONS, parameters, "leaderboard_entries")
+    assert read <= PLAYERS * 1.5 + 10
+
+
+def test_days_are_found_by_jumps(filled: Execute) -> None:
+    """One entry of each session is read."""
+    read = count_rows_read(filled, insights.SESSION_DAYS, {"limit": 14}, "leaderboard_entries")
+    assert read <= SESSIONS + 1
+
+
+def test_who_was_active_is_counted_in_an_index(filled: Execute) -> None:
+    """The table of players is not read for it."""
+    since = datetime.now(UTC) - timedelta(hours=1)
+    assert list_scans(filled, insights.ACTIVE_SINCE, (since,)) == {("Index Only Scan", "users")}
+
+
+def test_a_players_quests_are_read_alone(filled: Execute) -> None:
+    """Four of twenty thousand."""
+    [(user,)] = filled("SELECT id FROM users LIMIT 1")
+    assert count_rows_read(filled, quest_insights.OF_USER, (user, 100), "quests") == 4
+
+
+def test_expiring_quests_are_found_by_their_end(filled: Execute) -> None:
+    """Those that end later, or are over, are not read."""
+    now = datetime.now(UTC)
+    parameters = {"now": now - timedelta(hours=1), "until": now - timedelta(minutes=59), "limit": 20}
+    assert count_rows_read(filled, quest_insights.EXPIRING, parameters, "quests") == 0

@@ -1,0 +1,298 @@
+"""Summaries of market, sessions and quests: what they count, how old they get, what is refused."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+import redis
+
+from core import EnhancedDatabaseService
+from core.errors import InvalidInput
+from core.records import LeaderboardUpdate, MarketEvent, Tick, User
+from tests.conftest import Execute
+from tests.game import play_game
+
+DAY = date(2026, 3, 2)
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
+def write_ticks(service: EnhancedDatabaseService, symbol: str, prices: dict[datetime, int]) -> None:
+    """Write ticks of a symbol."""
+    service.insert_market_ticks(
+        Tick(symbol=symbol, timestamp=time, price=Decimal(price)) for time, price in prices.items()
+    )
+
+
+# -- market -------------------------------------------------------------------------------
+
+
+def test_a_sparkline_has_the_last_price_of_each_step(service: EnhancedDatabaseService) -> None:
+    """Two ticks of one hour are one point, oldest first; each symbol has its own."""
+    minute = timedelta(minutes=1)
+    write_ticks(service, "AAPL", {NOON: 1, NOON + minute: 2, NOON + 61 * minute: 3, NOON + 62 * minute: 4})
+    write_ticks(service, "IBM", {NOON: 9})
+    apple, ibm = service.get_sparklines(points=5, step="1h")
+    assert (apple.symbol, apple.prices) == ("AAPL", (Decimal(2), Decimal(4)))
+    assert apple.times == (NOON + minute, NOON + 62 * minute)
+    assert (ibm.symbol, ibm.prices) == ("IBM", (Decimal(9),))
+
+
+def test_a_sparkline_skips_steps_without_prices(service: EnhancedDatabaseService) -> None:
+    """A weekend or a gap of years costs no point."""
+    write_ticks(service, "AAPL", {NOON - timedelta(days=age): age + 1 for age in (0, 3, 4, 4000, 4001)})
+    [apple] = service.get_sparklines(["AAPL"], points=4, step="1d")
+    assert apple.prices == (Decimal(4001), Decimal(5), Decimal(4), Decimal(1))
+
+
+def test_a_sparkline_of_a_future_price_ends_with_it(service: EnhancedDatabaseService) -> None:
+    """A price in the default partition is the latest like any other."""
+    later = datetime.now(UTC) + timedelta(days=400)
+    write_ticks(service, "AAPL", {NOON: 1, later: 2})
+    [apple] = service.get_sparklines(["AAPL"])
+    assert apple.prices == (Decimal(1), Decimal(2))
+
+
+def test_symbols_without_prices_have_no_sparkline(service: EnhancedDatabaseService) -> None:
+    """Neither one that was asked for, nor any on an empty database."""
+    assert service.get_sparklines() == ()
+    assert service.get_sparklines(["AAPL"]) == ()
+
+
+@pytest.fixture
+def events(service: EnhancedDatabaseService) -> tuple[MarketEvent, ...]:
+    """Six events at three times, newest first: two types, two sentiments, two symbols."""
+    made = [
+        service.create_market_event(
+            type="EARNINGS" if n % 2 else "PRICE_MOVE",
+            title=f"Event {n}",
+            affected_symbols=["AAPL", "IBM"] if n == 5 else ["AAPL"] if n < 3 else ["IBM"],
+            sentiment="POSITIVE" if n < 2 else "NEGATIVE",
+        )
+        for n in range(6)
+    ]
+    return tuple(reversed(made))
+
+
+@pytest.mark.parametrize(
+    ("filters", "titles"),
+    [
+        ({}, "543210"),
+        ({"limit": 2}, "54"),
+        ({"type": "EARNINGS"}, "531"),
+        ({"sentiment": "POSITIVE"}, "10"),
+        ({"symbol": "AAPL"}, "5210"),
+        ({"type": "PRICE_MOVE", "sentiment": "NEGATIVE", "symbol": "IBM"}, "4"),
+        ({"symbol": "MSFT"}, ""),
+    ],
+)
+def test_events_pass_every_filter(
+    service: EnhancedDatabaseService, events: tuple[MarketEvent, ...], filters: Any, titles: str
+) -> None:
+    """Filters narrow each other down; newest first."""
+    found = service.list_market_events(**filters)
+    assert "".join(event.title[-1] for event in found) == titles
+    assert all(event in events for event in found)
+
+
+def test_events_are_paged_without_loss(
+    service: EnhancedDatabaseService, events: tuple[MarketEvent, ...], execute: Execute
+) -> None:
+    """Events of one time are neither skipped nor repeated between two pages."""
+    execute("UPDATE market_events SET created_at = %s", (NOON,))
+    first = service.list_market_events(4)
+    rest = service.list_market_events(4, before=first[-1])
+    assert {event.id for event in first + rest} == {event.id for event in events}
+    assert len(first + rest) == 6
+
+
+def test_events_of_a_time(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """The beginning counts, the end does not."""
+    for hour in range(3):
+        execute(
+            "INSERT INTO market_events (type, title, created_at) VALUES ('T', %s, %s)",
+            (str(hour), NOON + timedelta(hours=hour)),
+        )
+    found = service.list_market_events(since=NOON, until=NOON + timedelta(hours=2))
+    assert [event.title for event in found] == ["1", "0"]
+
+
+def test_types_follow_a_new_event(service: EnhancedDatabaseService, events: tuple[MarketEvent, ...]) -> None:
+    """The list is cached, and dropped by the next event."""
+    assert service.list_market_event_types() == ("EARNINGS", "PRICE_MOVE")
+    service.create_market_event(type="MERGER", title="New")
+    assert service.list_market_event_types() == ("EARNINGS", "MERGER", "PRICE_MOVE")
+
+
+# -- sessions -----------------------------------------------------------------------------
+
+
+def test_sessions_are_summed_up(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Players, best and median return, quests and events of each session, newest first."""
+    play_game(service)
+    execute("UPDATE users SET created_at = '2013-02-28T23:59:59Z' WHERE username IN ('alice', 'bob')")
+    execute(
+        "INSERT INTO market_events (type, title, created_at) VALUES"
+        " ('T', 'in', '2013-03-01T00:00:00Z'), ('T', 'out', '2013-03-02T00:00:00Z')"
+    )
+    newest, middle, oldest = service.get_session_summaries()
+    assert newest.session_date == date(2013, 3, 1)
+    assert (newest.signed_up, newest.players, newest.events) == (2, 3, 1)
+    assert (newest.best_return, newest.median_return) == (Decimal("3.11"), Decimal("0.95"))
+    assert newest.quests_completed == 9
+    assert (middle.signed_up, middle.events) == (2, 0)
+    assert oldest.signed_up == 0
+    assert service.get_session_summaries(limit=1) == (newest,)
+
+
+def test_the_median_of_an_even_board_lies_between(
+    service: EnhancedDatabaseService, alice: User, bob: User
+) -> None:
+    """The mean of the two in the middle; a session without such a board has none."""
+    scores = [LeaderboardUpdate(alice.id, Decimal(1)), LeaderboardUpdate(bob.id, Decimal(4))]
+    service.batch_update_leaderboard("daily_returns", scores, DAY)
+    service.batch_update_leaderboard("luck", scores, DAY - timedelta(days=1))
+    newest, before = service.get_session_summaries()
+    assert newest.median_return == Decimal("2.50")
+    assert newest.quests_completed is None
+    assert (before.players, before.best_return, before.median_return) == (0, None, None)
+
+
+def test_no_sessions_on_an_empty_database(service: EnhancedDatabaseService) -> None:
+    """Nothing was played, so nothing is summed up."""
+    assert service.get_session_summaries() == ()
+    assert service.get_quest_totals() == ()
+    assert service.list_slowest_quests() == ()
+
+
+def test_active_players_are_those_seen_since(
+    service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute
+) -> None:
+    """Who was never active is not counted."""
+    execute("UPDATE users SET last_active = %s WHERE username = 'alice'", (NOON,))
+    assert service.count_active_players(NOON) == 1
+    assert service.count_active_players(NOON + timedelta(seconds=1)) == 0
+
+
+def test_a_summary_is_cached_no_longer_than_is_said(
+    service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
+) -> None:
+    """Each kind of summary lives under a name of the cache's families, and for its time."""
+    for age in range(2):
+        service.update_leaderboard_entry(alice.id, "daily_returns", Decimal(1), DAY - timedelta(days=age))
+    service.get_sparklines()
+    service.count_active_players(NOON)
+    service.get_session_summaries()
+    service.get_quest_totals()
+    service.list_expiring_quests()
+    service.list_slowest_quests()
+    longest = {
+        "market:sparklines:24:3600": 15,
+        f"user:active:{NOON.isoformat()}": 60,
+        f"leaderboard:summary:daily_returns:quests_completed:{DAY}": 60,
+        f"leaderboard:summary:daily_returns:quests_completed:{DAY - timedelta(days=1)}": 900,
+        "quests:totals:86400": 180,
+        "quests:expiring:20:604800": 60,
+        "quests:slowest:10": 180,
+    }
+    for name, seconds in longest.items():
+        assert 0.8 * seconds <= redis_client.ttl(name) <= seconds, name
+
+
+# -- quests -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def quests(service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute) -> None:
+    """Five quests: completed, half done, begun, untouched and past its time."""
+
+    def give(owner: User, title: str, progress: int, hours: float | None, reward: str = "COINS") -> None:
+        quest = service.create_quest(
+            owner.id,
+            type="DAILY" if hours else "MILESTONE",
+            title=title,
+            target_value=Decimal(10),
+            reward_type=reward,
+            reward_value=Decimal(20),
+            expires_at=datetime.now(UTC) + timedelta(hours=hours) if hours else None,
+        )
+        if progress:
+            service.update_quest_progress(quest.id, Decimal(progress))
+        execute("UPDATE quests SET created_at = now() - interval '10 days' WHERE id = %s", (quest.id,))
+
+    give(alice, "Done", 10, 30)
+    give(alice, "Half", 5, 2)
+    give(bob, "Begun", 1, 2)
+    give(bob, "Untouched", 0, None, "CASH")
+    give(bob, "Past", 0, 1)
+    execute("UPDATE quests SET expires_at = now() - interval '1 minute' WHERE title = 'Past'")
+
+
+@pytest.mark.usefixtures("quests")
+def test_quests_are_counted_step_by_step(service: EnhancedDatabaseService) -> None:
+    """Each step is part of the one before; rewards are earned or open, or lost with the time."""
+    daily, milestone = service.get_quest_totals()
+    assert (daily.type, daily.reward_type) == ("DAILY", "COINS")
+    assert (daily.given, daily.started, daily.halfway, daily.completed) == (4, 3, 2, 1)
+    assert (daily.active, daily.expiring) == (2, 2)
+    assert (daily.earned, daily.open) == (Decimal(20), Decimal(40))
+    assert (milestone.type, milestone.reward_type, milestone.active) == ("MILESTONE", "CASH", 1)
+    assert (milestone.given, milestone.started, milestone.expiring) == (1, 0, 0)
+
+
+@pytest.mark.usefixtures("quests")
+def test_expiring_quests_come_soonest_and_nearest_first(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """Of two that end together the further one is first; finished and past ones are left out."""
+    execute("UPDATE quests SET expires_at = now() + interval '2 hours' WHERE title IN ('Half', 'Begun')")
+    found = service.list_expiring_quests()
+    assert [(item.username, item.quest.title) for item in found] == [("alice", "Half"), ("bob", "Begun")]
+    assert service.list_expiring_quests(limit=1) == found[:1]
+    assert service.list_expiring_quests(within=timedelta(hours=1)) == ()
+
+
+@pytest.mark.usefixtures("quests")
+def test_the_slowest_quests_have_least_progress_a_day(service: EnhancedDatabaseService) -> None:
+    """Only what can still be completed counts."""
+    paces = service.list_slowest_quests()
+    assert [pace.title for pace in paces] == ["Untouched", "Begun", "Half"]
+    assert (paces[2].type, paces[2].players, paces[2].progress_percent) == ("DAILY", 1, Decimal(50))
+    assert paces[2].age_days == Decimal(10)
+
+
+@pytest.mark.usefixtures("quests")
+def test_a_players_quests_of_every_status(service: EnhancedDatabaseService, alice: User) -> None:
+    """Finished ones too; somebody unknown has none."""
+    assert {quest.status for quest in service.get_user_quests(alice.id)} == {"ACTIVE", "COMPLETED"}
+    assert len(service.get_user_quests(alice.id, limit=1)) == 1
+    assert service.get_user_quests("00000000-0000-7000-8000-000000000000") == ()
+
+
+# -- refusals -----------------------------------------------------------------------------
+
+# each is of a wrong type or out of bounds on purpose, hence no types here
+WRONG: dict[str, Callable[[Any], object]] = {
+    "points": lambda s: s.get_sparklines(points=0),
+    "step": lambda s: s.get_sparklines(step="soon"),
+    "symbols": lambda s: s.get_sparklines("AAPL"),
+    "limit": lambda s: s.list_market_events(0),
+    "sentiment": lambda s: s.list_market_events(sentiment="GLAD"),
+    "symbol": lambda s: s.list_market_events(symbol="aapl'"),
+    "type": lambda s: s.list_market_events(type=""),
+    "since": lambda s: s.list_market_events(since=datetime(2026, 3, 2)),
+    "before": lambda s: s.list_market_events(before=NOON),
+    "sessions": lambda s: s.get_session_summaries(limit=1_000),
+    "category": lambda s: s.get_session_summaries(returns="a b"),
+    "active": lambda s: s.count_active_players(DAY),
+    "within": lambda s: s.get_quest_totals(within=timedelta(0)),
+    "user": lambda s: s.get_user_quests("alice"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_wrong_arguments_are_refused(service: EnhancedDatabaseService, name: str) -> None:
+    """Before any statement runs."""
+    with pytest.raises(InvalidInput, match="give"):
+        WRONG[name](service)

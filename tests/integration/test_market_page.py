@@ -1,0 +1,176 @@
+"""The Market page in each state, run by Streamlit against a real database."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core import EnhancedDatabaseService
+from core.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
+from dashboard import runtime
+from tests.conftest import Execute
+from tests.integration.pages import MARKET, open_page, read_metrics, read_text
+from tests.market import LAST, open_market
+
+
+@pytest.fixture(autouse=True)
+def _no_service_left() -> Iterator[None]:
+    """Take the service out of the pages' reach after each test."""
+    yield
+    runtime.set_service(None)
+
+
+@pytest.fixture
+def market(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDatabaseService:
+    """The page on a market of ten days, with an event on each of the last three."""
+    open_market(service)
+    for age, symbol in enumerate(("AAPL", "FB", "IBM")):
+        execute(
+            "UPDATE market_events SET created_at = %s WHERE affected_symbols = %s",
+            (LAST - timedelta(days=age), [symbol]),
+        )
+    runtime.set_service(service)
+    return service
+
+
+def read_events(page: AppTest) -> list[str]:
+    """Return the titles of the feed."""
+    return list(page.dataframe[1].value["title"])
+
+
+def test_all_symbols_and_the_first_ones_candles(market: EnhancedDatabaseService) -> None:
+    """Prices, figures, the chart in a sentence, and the feed, newest first."""
+    page = open_page(MARKET)
+    assert not page.exception
+    assert list(page.dataframe[0].value["symbol"]) == ["AAPL", "FB", "IBM"]
+    assert [len(course) for course in page.dataframe[0].value["course"]] == [10, 10, 10]
+    figures = read_metrics(page)
+    assert figures["AAPL now"] == "$60.00"
+    assert figures["Low and high"] == "$49.00"
+    assert figures["Volume"] == "10.0 M"
+    text = read_text(page)
+    assert "10 candles of 2 hours: from $50.00 to $60.00 (+20.00%)" in text
+    assert "1 event marked" in text
+    assert read_events(page) == ["AAPL rose 6.1 %", "FB fell 5.3 %", "IBM earned much"]
+
+
+def test_a_link_chooses_symbol_range_and_events(market: EnhancedDatabaseService) -> None:
+    """All filters come from the address, keys of the database included."""
+    page = open_page(
+        MARKET, symbol="IBM", range="10 years", type="PRICE_MOVE", sentiment="Negative", events="10"
+    )
+    assert not page.exception
+    assert not page.warning
+    figures = read_metrics(page)
+    assert figures["IBM now"] == "$200.00"
+    assert figures["Volatility"] == "-"
+    assert "of 2 weeks" in read_text(page)
+    assert read_events(page) == ["FB fell 5.3 %"]
+    assert page.selectbox(key="type").value == "Price move"
+
+
+def test_choosing_another_symbol_changes_the_chart(market: EnhancedDatabaseService) -> None:
+    """By hand as well as by link."""
+    page = open_page(MARKET)
+    page.selectbox(key="symbol").select("FB").run()
+    assert read_metrics(page)["FB now"] == "$20.00"
+
+
+def test_an_unknown_view_is_named_and_replaced(market: EnhancedDatabaseService) -> None:
+    """A symbol, range or filter that does not exist says so; the rest is shown."""
+    page = open_page(MARKET, symbol="ZZZ", range="1 hour", type="Luck", affects="YYY", events="7")
+    shown = " ".join(warning.value for warning in page.warning)
+    for value in ("ZZZ", "1 hour", "Luck", "YYY", "“7”"):
+        assert value in shown
+    assert read_metrics(page)["AAPL now"] == "$60.00"
+    assert len(read_events(page)) == 3
+
+
+def test_filters_that_nothing_passes_say_so(market: EnhancedDatabaseService) -> None:
+    """With what to do about it."""
+    page = open_page(MARKET, sentiment="Neutral")
+    assert "No event passes these filters" in read_text(page)
+
+
+def test_more_events_than_are_shown_are_announced(market: EnhancedDatabaseService) -> None:
+    """The feed ends where it was asked to, and says so."""
+    for number in range(10):
+        market.create_market_event(type="NEWS", title=f"News {number}")
+    page = open_page(MARKET, events="10")
+    assert len(read_events(page)) == 10
+    assert "The newest 10; older ones follow" in read_text(page)
+
+
+def test_a_gap_of_years_costs_no_candle(market: EnhancedDatabaseService) -> None:
+    """Prices of long ago fill the range of a market that has just opened."""
+    market.insert_market_tick("AAPL", Decimal(66), timestamp=LAST + timedelta(days=4000))
+    text = read_text(open_page(MARKET))
+    assert "11 candles of 2 hours: from $50.00 to $66.00 (+32.00%)" in text
+
+
+def test_a_few_candles_suggest_a_longer_range(market: EnhancedDatabaseService) -> None:
+    """One price makes a poor chart."""
+    market.delete_market_ticks("AAPL")
+    market.insert_market_tick("AAPL", Decimal(66), timestamp=LAST)
+    page = open_page(MARKET)
+    assert "1 candle of 2 hours" in read_text(page)
+    assert "A longer one shows more" in read_text(page)
+
+
+def test_pause_stops_the_refresh(market: EnhancedDatabaseService) -> None:
+    """Every part says that it is paused."""
+    page = open_page(MARKET)
+    assert "refreshes every 5 s" in read_text(page)
+    page.toggle(key="live").set_value(False).run()
+    text = read_text(page)
+    assert text.count("paused") == 3
+    assert "refreshes every" not in text
+
+
+def test_refresh_reads_again(market: EnhancedDatabaseService) -> None:
+    """A price that came meanwhile is shown."""
+    page = open_page(MARKET, live="false")
+    market.insert_market_tick("AAPL", market.get_latest_market_data(["AAPL"])[0].price + 5)
+    page.button(key="refresh").click().run()
+    assert read_metrics(page)["AAPL now"] == "$65.00"
+
+
+def test_no_price_at_all_names_the_next_step(service: EnhancedDatabaseService) -> None:
+    """How to import some."""
+    runtime.set_service(service)
+    text = read_text(open_page(MARKET))
+    assert "No prices yet" in text
+    assert "echo-markets import-prices" in text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (DatabaseUnavailable("it is gone"), "The database cannot be reached."),
+        (PoolTimeout("no connection became free"), "all its database connections were in use"),
+        (QueryTimeout("a statement ran too long"), "Choose a smaller view."),
+        (ZeroDivisionError("a secret cause"), "Something went wrong here."),
+    ],
+)
+def test_a_part_that_fails_leaves_the_others(
+    market: EnhancedDatabaseService,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    text: str,
+) -> None:
+    """The chart's place says what happened under an id that the log has; prices and events stay."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(market, "get_price_history", fail)
+    page = open_page(MARKET)
+    assert not page.exception
+    [warning] = page.warning
+    assert text in warning.value
+    assert "secret" not in warning.value
+    assert caplog.messages[-1].rpartition(" ")[2] in warning.value
+    assert len(page.dataframe) == 2

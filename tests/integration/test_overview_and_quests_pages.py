@@ -1,0 +1,215 @@
+"""The Overview and Quests pages in each state, run by Streamlit against a real database."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from pydantic import SecretStr
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.errors import PoolTimeout, QueryTimeout
+from core.local.ports import find_free_port
+from dashboard import runtime
+from tests.conftest import Execute
+from tests.game import play_game
+from tests.integration.pages import MARKET, OVERVIEW, QUESTS, open_page, read_metrics, read_text
+from tests.market import open_market
+
+PAGES = (OVERVIEW, MARKET, QUESTS)
+
+
+@pytest.fixture(autouse=True)
+def _no_service_left() -> Iterator[None]:
+    """Take the service out of the pages' reach after each test."""
+    yield
+    runtime.set_service(None)
+
+
+@pytest.fixture
+def game(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDatabaseService:
+    """The pages on a finished game, with prices and an event on its last day."""
+    play_game(service)
+    open_market(service)
+    execute("UPDATE market_events SET created_at = '2013-03-01T20:00:00Z' WHERE title = 'FB fell 5.3 %'")
+    execute("UPDATE users SET last_active = '2013-03-01T20:00:00Z' WHERE username <> 'dave'")
+    alice = service.get_user_by_username("alice")
+    service.create_quest(
+        alice.id,
+        type="DAILY_GAIN",
+        title="Gain 100 today",
+        target_value=Decimal(100),
+        reward_type="COINS",
+        reward_value=Decimal(20),
+        expires_at=datetime.now(UTC) + timedelta(hours=5),
+    )
+    runtime.set_service(service)
+    return service
+
+
+# -- overview -----------------------------------------------------------------------------
+
+
+def test_the_overview_sums_up_the_newest_session(game: EnhancedDatabaseService) -> None:
+    """It is the page that opens first; figures, leaders, movers and events of the last day."""
+    page = open_page(OVERVIEW)
+    assert not page.exception
+    assert [title.value for title in page.title] == ["Overview"]
+    figures = read_metrics(page)
+    assert figures["Active on 1 Mar"] == "3"
+    assert figures["Median return"] == "+0.95%"
+    assert figures["Best return"] == "+3.11%"
+    assert figures["Events of the day"] == "1"
+    assert figures["Quests completed"] == "0"
+    assert "[alice](portfolios?player=alice)" in read_text(page)
+    movers, events, sessions = (table.value for table in page.dataframe)
+    assert list(movers["symbol"]) == ["market?symbol=FB", "market?symbol=AAPL", "market?symbol=IBM"]
+    assert list(events["title"]) == ["FB fell 5.3 %"]
+    assert list(sessions["players"]) == [3, 3, 3]
+
+
+def test_the_overview_without_prices_or_events_says_so(service: EnhancedDatabaseService) -> None:
+    """A game can be there before the market is."""
+    play_game(service)
+    runtime.set_service(service)
+    page = open_page(OVERVIEW)
+    assert not page.exception
+    text = read_text(page)
+    assert "No symbol has a price" in text
+    assert "No symbol has moved far enough" in text
+
+
+def test_the_overview_of_a_board_without_returns(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Dashes for what is not known."""
+    play_game(service)
+    execute("DELETE FROM leaderboard_entries WHERE category = 'daily_returns'")
+    runtime.set_service(service)
+    page = open_page(OVERVIEW)
+    assert not page.exception
+    assert read_metrics(page)["Best return"] == "-"
+    assert "Nobody has a return in this session yet" in read_text(page)
+
+
+# -- quests -------------------------------------------------------------------------------
+
+
+def test_quests_are_summed_up(game: EnhancedDatabaseService) -> None:
+    """Figures, funnel, rewards, pace, and who runs out of time."""
+    page = open_page(QUESTS)
+    assert not page.exception
+    figures = read_metrics(page)
+    assert figures["Active quests"] == "2"
+    assert figures["Completed"] == "0"
+    assert figures["Completion rate"] == "-"
+    assert figures["Expiring"] == "1"
+    assert figures["Cash to earn"] == "$250.00"
+    assert figures["Coins to earn"] == "20"
+    funnel, slowest, expiring = (table.value for table in page.dataframe)
+    assert dict(zip(funnel["type"], funnel["halfway"], strict=True)) == {"Daily gain": 0.0, "Trades": 100.0}
+    assert list(slowest["title"]) == ["Gain 100 today", "Make 20 trades"]
+    assert list(expiring["player"]) == ["portfolios?player=alice"]
+
+
+def test_a_link_shows_a_players_quests(game: EnhancedDatabaseService) -> None:
+    """Of every status, newest first; a name is found in any case."""
+    page = open_page(QUESTS, player="Alice")
+    assert list(page.dataframe[3].value["title"]) == ["Gain 100 today", "Make 20 trades"]
+    assert list(page.dataframe[3].value["progress"]) == [0.0, 65.0]
+
+
+def test_the_first_letters_offer_players_with_quests(game: EnhancedDatabaseService) -> None:
+    """Choosing one shows the player's quests, or that there is none."""
+    page = open_page(QUESTS, player="ch")
+    page.button(key="choose-charlie").click().run()
+    assert page.text_input(key="player").value == "charlie"
+    assert "charlie was given no quest yet" in read_text(page)
+
+
+def test_nobody_of_that_name_is_said(game: EnhancedDatabaseService) -> None:
+    """The sums stay."""
+    page = open_page(QUESTS, player="zorro")
+    assert "No player is called “zorro”" in read_text(page)
+    assert read_metrics(page)["Active quests"] == "2"
+
+
+# -- empty, down, slow --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("page", "title"), [(OVERVIEW, "No sessions yet"), (QUESTS, "No quests yet")])
+def test_an_empty_database_names_the_next_step(
+    service: EnhancedDatabaseService, page: str, title: str
+) -> None:
+    """Nobody has played: how to get data."""
+    runtime.set_service(service)
+    text = read_text(open_page(page))
+    assert title in text
+    assert "make seed" in text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_database_that_is_down_has_a_state(
+    settings: Settings, page: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One state for the whole page; the id on it is in the log."""
+    url = f"postgresql://nobody@127.0.0.1:{find_free_port()}/nothing"
+    gone = settings.model_copy(update={"database_url": SecretStr(url), "enable_redis_cache": False})
+    with open_service(gone) as service:
+        runtime.set_service(service)
+        opened = open_page(page)
+    text = read_text(opened)
+    assert not opened.exception
+    assert text.count("The database cannot be reached") == 1
+    assert "Traceback" not in text
+    logged = [message for message in caplog.messages if "error id" in message]
+    assert logged[-1].rpartition(" ")[2] in text
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pages_do_without_redis(
+    settings: Settings, service: EnhancedDatabaseService, page: str, execute: Execute
+) -> None:
+    """Everything is read from the database."""
+    play_game(service)
+    open_market(service)
+    away = {"redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")}
+    with open_service(settings.model_copy(update=away)) as alone:
+        runtime.set_service(alone)
+        opened = open_page(page)
+    assert not opened.exception
+    assert not opened.warning
+    assert opened.dataframe
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    ("error", "title"),
+    [
+        (PoolTimeout("no connection became free"), "The dashboard is busy"),
+        (QueryTimeout("a statement ran too long"), "The database took too long to answer"),
+    ],
+)
+def test_a_busy_or_slow_database_has_a_state(
+    game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch, page: str, error: Exception, title: str
+) -> None:
+    """Waiting too long for what the whole page needs is told apart from being down."""
+    needed = {
+        OVERVIEW: "get_session_summaries",
+        MARKET: "get_latest_market_data",
+        QUESTS: "get_quest_totals",
+    }
+
+    def give_up(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(game, needed[page], give_up)
+    opened = open_page(page)
+    assert not opened.exception
+    assert title in read_text(opened)
+
+
+def test_last_known_sums_say_how_old_they_are(
+    game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the database cannot be asked, a part shows what it knows and says so."""
+    monkeypatch.setattr(game, "stale_seconds", lambda: 42.0)
+    assert "the last known ones, 42 s old" in read_text(open_page(QUESTS))
