@@ -132,6 +132,66 @@ class LeaderboardUpdate(msgspec.Struct, frozen=True):
     metadata: dict[str, object] | None = None
 
 
+class PlayerScore(msgspec.Struct, frozen=True):
+    """A player's score on a board in one session; `rank` is None where it was not asked for."""
+
+    user_id: UUID
+    session_date: date
+    score: Decimal
+    rank: int | None
+
+
+class ScoreBin(msgspec.Struct, frozen=True):
+    """How many scores of a board lie in [low, high)."""
+
+    low: Decimal
+    high: Decimal
+    players: int
+
+
+class BoardSummary(msgspec.Struct, frozen=True):
+    """A board of at least one entry in figures; `leaders` counts who shares the best score."""
+
+    session_date: date
+    category: str
+    players: int
+    leader: str
+    leaders: int
+    best: Decimal
+    median: Decimal
+    worst: Decimal
+    bins: tuple[ScoreBin, ...]
+
+
+class PeriodEntry(msgspec.Struct, frozen=True):
+    """A player over several sessions; `score` is the mean, a session without one being nothing.
+
+    `sessions` are those with a score; equal sums share `rank`.
+    """
+
+    user_id: UUID
+    username: str
+    score: Decimal
+    sessions: int
+    rank: int
+
+
+class PeriodBoard(msgspec.Struct, frozen=True):
+    """The best players of several sessions, of all `players` who have a score in any of them."""
+
+    days: tuple[date, ...]
+    players: int
+    entries: tuple[PeriodEntry, ...]
+
+
+class MarketReturn(msgspec.Struct, frozen=True):
+    """What the symbols gained in one day, in percent of its first price; the mean of `symbols`."""
+
+    day: date
+    percent: Decimal
+    symbols: int
+
+
 class Quest(msgspec.Struct, frozen=True):
     """A player's task; completed once `current_progress` reaches `target_value`."""
 

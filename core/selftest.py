@@ -21,6 +21,7 @@ from core.records import (
     Tick,
     User,
 )
+from core.selftest_standings import check_standings
 from core.service import EnhancedDatabaseService
 
 # No game is played on that day, so no board that people look at is touched.
@@ -76,6 +77,7 @@ def _check_all(run: _Run) -> None:
     if user is not None:
         _check_portfolios(run, user)
         _check_leaderboards(run, user)
+        check_standings(run.call, run.service, user, category=CATEGORY, session=SESSION)
         _check_quests(run, user)
         _check_loads(run, user)
     _check_market(run)

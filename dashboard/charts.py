@@ -46,8 +46,11 @@ _MONEY_AXIS: Spec = {"title": None, "format": "$,.0f", "minExtent": 54}
 """`minExtent` gives charts below each other the same left edge."""
 
 
-def build_histogram(bins: Sequence[Bin], *, unit: Unit, median: Decimal) -> Spec:
-    """Return the distribution of a board's scores with a rule at the median."""
+def build_histogram(bins: Sequence[Bin], *, unit: Unit, median: Decimal, before: Sequence[Bin] = ()) -> Spec:
+    """Return the distribution of a board's scores with a rule at the median.
+
+    `before` is another distribution in bins of the same width, drawn as an outline.
+    """
     bars: Spec = {
         # not a bar: with both edges given, a bar in a layer is drawn without a height
         "mark": {"type": "rect", "color": ACCENT, "x2Offset": -1.5, "cornerRadius": 2},
@@ -72,7 +75,21 @@ def build_histogram(bins: Sequence[Bin], *, unit: Unit, median: Decimal) -> Spec
         "encoding": {"x": {"datum": float(median), "type": "quantitative"}},
     }
     rows = [_bin_row(item, unit) for item in bins]
-    return {"data": {"values": rows}, "height": 300, "layer": [bars, rule]}
+    layers = [bars, rule, *([_outline(before, unit)] if before else [])]
+    return {"data": {"values": rows}, "height": 300, "layer": layers}
+
+
+def _outline(bins: Sequence[Bin], unit: Unit) -> Spec:
+    # a step ends where its last bin does only when there is a point at that edge
+    rows = [*(_bin_row(item, unit) for item in bins), {"low": bins[-1].high, "players": 0}]
+    return {
+        "data": {"values": rows},
+        "mark": {"type": "line", "interpolate": "step-after", "color": BASELINE, "strokeWidth": 1.5},
+        "encoding": {
+            "x": {"field": "low", "type": "quantitative"},
+            "y": {"field": "players", "type": "quantitative"},
+        },
+    }
 
 
 def _bin_row(item: Bin, unit: Unit) -> Spec:
@@ -171,7 +188,11 @@ def _day_rows(frame: pd.DataFrame) -> list[Spec]:
 
 
 def _day_scale(frame: pd.DataFrame) -> Spec:
-    days = [day.isoformat() for day in frame["session"]]
+    return build_day_axis([day.isoformat() for day in frame["session"]])
+
+
+def build_day_axis(days: Sequence[str]) -> Spec:
+    """Return the scale of sessions, given as ISO dates in order, with a label for some."""
     step = max(1, -(-len(days) // _DAY_LABELS))
     axis = {
         "title": None,

@@ -19,9 +19,6 @@ from dashboard.formats import KNOWN_CATEGORIES, Category, describe_category
 SESSIONS_LISTED = 365
 """Sessions offered in the day filter: over a year of trading; older ones open by link."""
 
-BOARD_LIMIT = 1_000
-"""Entries read of one board: enough for its median and distribution in one cached call."""
-
 MATCHES_LISTED = 24
 """Players offered for a prefix: what fits on a phone without scrolling far."""
 
@@ -63,11 +60,6 @@ def find_newest_board_day(service: EnhancedDatabaseService, sessions: Iterable[d
     """Return the newest of the sessions that has scores, trying only the newest few."""
     newest = sorted(sessions, reverse=True)[:NEWEST_TRIED]
     return next((day for day in newest if service.list_leaderboard_categories(day)), None)
-
-
-def load_board(service: EnhancedDatabaseService, *, category: str, day: date) -> tuple[LeaderboardEntry, ...]:
-    """Return the best entries of a board, best first, at most `BOARD_LIMIT`."""
-    return service.get_leaderboard(category, day, BOARD_LIMIT)
 
 
 def find_player(service: EnhancedDatabaseService, username: str) -> User | None:

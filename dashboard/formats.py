@@ -92,6 +92,11 @@ def format_day(day: date) -> str:
     return f"{day:%a} {day.day} {day:%b %Y}"
 
 
+def format_short_day(day: date) -> str:
+    """Write a session's date where its year is plain: `1 Mar`."""
+    return f"{day.day} {day:%b}"
+
+
 def format_as_of(moment: datetime) -> str:
     """Write when a page was read: `As of 2013-03-01 21:00:05 UTC`."""
     return f"As of {moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,39 +1,25 @@
 """Records turned into tables and figures that a page can show.
 
-Owns the shape of every table and what is computed for display (median, gap to the
-leader, what is invested); pure functions of their arguments. Money becomes float only
-here, where nothing is added up any more.
+Owns the shape of every table and what is computed for display (averages, what is
+invested); pure functions of their arguments. Money becomes float only here, where
+nothing is added up any more.
 """
 
 from collections.abc import Sequence
 from datetime import datetime
 from decimal import Decimal
-from statistics import median
 from urllib.parse import quote
 
 import msgspec
 import numpy as np
 import pandas as pd
 
-from core.records import LeaderboardEntry, Portfolio, Quest
+from core.records import Portfolio, Quest
 from dashboard.formats import format_count, format_money, format_time_left
-from dashboard.medals import MEDALS
 
 HISTOGRAM_BINS = 24
 MINIMUM_BINNED_SCORES = 5
 """Fewer scores say more as a table than as a distribution."""
-
-
-class BoardSummary(msgspec.Struct, frozen=True):
-    """The head of a board in figures; `leaders` counts who shares the best score."""
-
-    players: int
-    best: Decimal
-    leader: str
-    leaders: int
-    median: Decimal
-    median_shown: Decimal
-    shown: int
 
 
 class Bin(msgspec.Struct, frozen=True):
@@ -81,44 +67,9 @@ def build_player_link(username: str) -> str:
     return f"portfolios?player={quote(username, safe='')}"
 
 
-def build_board_frame(entries: Sequence[LeaderboardEntry]) -> pd.DataFrame:
-    """Return one row per entry: medal (image or none), rank, player (link), score, behind.
-
-    `behind` is the distance to the best score, nothing for who has it.
-    """
-    best = entries[0].score if entries else Decimal(0)
-    return pd.DataFrame(
-        {
-            "medal": [MEDALS.get(entry.rank) for entry in entries],
-            "rank": [entry.rank for entry in entries],
-            "player": [build_player_link(entry.username) for entry in entries],
-            "score": [float(entry.score) for entry in entries],
-            "behind": [_gap(best - entry.score) for entry in entries],
-        }
-    )
-
-
-def _gap(points: Decimal) -> float | None:
-    return float(points) if points else None
-
-
-def summarize_board(entries: Sequence[LeaderboardEntry], *, shown: int) -> BoardSummary:
-    """Return the figures above a board of at least one entry, of which `shown` are listed."""
-    scores = [entry.score for entry in entries]
-    return BoardSummary(
-        players=len(scores),
-        best=scores[0],
-        leader=entries[0].username,
-        leaders=scores.count(scores[0]),
-        median=median(scores),
-        median_shown=median(scores[:shown]),
-        shown=min(shown, len(scores)),
-    )
-
-
-def bin_scores(entries: Sequence[LeaderboardEntry]) -> tuple[Bin, ...]:
-    """Return equally wide bins over all scores; none when there is no spread to show."""
-    scores = np.array([float(entry.score) for entry in entries])
+def bin_values(values: Sequence[Decimal]) -> tuple[Bin, ...]:
+    """Return equally wide bins over all values; none when there is no spread to show."""
+    scores = np.array([float(value) for value in values])
     if len(scores) < MINIMUM_BINNED_SCORES or scores.min() == scores.max():
         return ()
     counts, edges = np.histogram(scores, bins=_choose_edges(scores))

@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from core import Settings, open_service
 from core.app import configure_logging
-from dashboard import data, runtime, states
+from dashboard import data, downloads, runtime, states
 from dashboard.operations.current import set_telemetry
 from dashboard.operations.telemetry import open_telemetry
 
@@ -72,7 +72,11 @@ def create_app(settings: Settings) -> st.App:
     return st.App(
         SCRIPT,
         lifespan=lifespan,
-        routes=[Route("/livez", get_livez), Route("/readyz", get_readyz)],
+        routes=[
+            Route("/livez", get_livez),
+            Route("/readyz", get_readyz),
+            Route(downloads.LEADERBOARD_PATH, downloads.get_leaderboard),
+        ],
         on_script_error=states.show_unexpected,
     )
 

@@ -167,6 +167,16 @@ def show_empty_board(category: str, day: str) -> None:
         )
 
 
+def show_no_match(prefix: str) -> None:
+    """Say that nobody on a board has a username with this beginning."""
+    with st.container(border=True, key="state-no-match"):
+        st.subheader(f"Nobody here starts with “{escape_markdown(prefix[:60])}”")
+        st.markdown(
+            "Check the spelling, type fewer letters, or choose another session or category: "
+            "only players with a score are on a board."
+        )
+
+
 def show_unknown_player(name: str) -> None:
     """Say that nobody has this name; the search stays above it."""
     with st.container(border=True, key="state-unknown-player"):

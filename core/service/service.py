@@ -15,10 +15,11 @@ from core.service.insights import Insights
 from core.service.loading import Loading
 from core.service.maintenance import Maintenance
 from core.service.operations import Operations
+from core.service.standings import Standings
 from core.service.upkeep import Upkeep
 
 
-class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance, Operations, Insights):
+class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance, Operations, Insights, Standings):
     """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
 
     Thread safe; one per process. Opened by `core.open_service`, closed by `close` or as a

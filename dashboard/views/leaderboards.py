@@ -1,17 +1,21 @@
-"""Leaderboards: who is ahead in a category and session.
+"""Leaderboards: who is ahead in a category, in a session or over several.
 
-Owns the page's composition: filters, figures, table and distribution. Run by Streamlit
+Owns the page's composition: figures, table, neighbours and distribution. Run by Streamlit
 as a script for every view; each filter is a query parameter, so each view is a link.
 """
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
+from decimal import Decimal
 
 import streamlit as st
 
 from core import EnhancedDatabaseService
-from core.records import LeaderboardEntry
-from dashboard import charts, data, frames, parameters, runtime, states
+from core.records import BoardSummary, PeriodEntry
+from dashboard import charts, data, downloads, parameters, runtime, standings_data, states
+from dashboard import standings_frames as frames
+from dashboard.board_filters import choose_page, choose_view
+from dashboard.board_tables import show_table
 from dashboard.formats import (
     Category,
     escape_markdown,
@@ -20,23 +24,11 @@ from dashboard.formats import (
     format_day,
     format_rank,
     format_score,
+    format_short_day,
 )
+from dashboard.standings_data import View
 
-LIMITS = (10, 25, 50, 100)
-DEFAULT_LIMIT = 25
-ROW_PIXELS = 38
-ROWS_WITHOUT_SCROLLING = 25
-TABLE_PIXELS = (ROWS_WITHOUT_SCROLLING + 1) * ROW_PIXELS + ROW_PIXELS // 2
-"""A longer table ends in half a row, which says that it scrolls."""
 CARD_PIXELS = 155
-
-SCORE_FORMATS = {
-    "percent": "%+,.2f%%",
-    "currency": "$%,.2f",
-    "count": "%,d",
-    "number": "%,.2f",
-}
-GAP_FORMATS = {**SCORE_FORMATS, "percent": "%,.2f pts"}
 
 
 def show_leaderboards() -> None:
@@ -48,85 +40,54 @@ def show_leaderboards() -> None:
         states.show_empty_database()
         return
     newest = data.find_newest_board_day(service, sessions) or sessions[0]
-    category, day, limit = choose_view(service, sessions, newest)
-    entries = data.load_board(service, category=category.key, day=day)
-    if entries:
-        show_board(entries, category, limit)
+    view = choose_view(service, sessions, newest)
+    if view.sessions > 1:
+        show_period(service, view)
     else:
-        states.show_empty_board(category.name, format_day(day))
+        show_session(service, view)
     st.caption(
         f"{format_as_of(datetime.now(UTC))}. Scores can be up to two minutes old; "
         "every time and session day is UTC."
     )
 
 
-def choose_view(
-    service: EnhancedDatabaseService, sessions: Sequence[date], newest: date
-) -> tuple[Category, date, int]:
-    """Show the filters and return what they say; unknown values in the link are named."""
-    newest_name = f"Newest ({newest.isoformat()})"
-    days = {newest_name: newest, **{day.isoformat(): day for day in sessions}}
-    unknown_day = parameters.find_unknown("day", days)
-    left, middle, right = st.columns([3, 3, 4])
-    day = days[middle.selectbox("Session", list(days), key="day", bind="query-params")]
-    categories = {item.name: item for item in data.list_categories(service, day)}
-    parameters.translate_parameter("category", {c.key: c.name for c in categories.values()})
-    unknown_category = parameters.find_unknown("category", categories)
-    unknown_limit = parameters.find_unknown("top", [str(limit) for limit in LIMITS])
-    name = left.selectbox("Category", list(categories), key="category", bind="query-params")
-    limit = right.segmented_control(
-        "Players shown",
-        LIMITS,
-        default=DEFAULT_LIMIT,
-        required=True,
-        key="top",
-        bind="query-params",
-    )
-    if unknown_category:
-        parameters.show_unknown("category", unknown_category, instead=name)
-    if unknown_day:
-        parameters.show_unknown("session", unknown_day, instead=format_day(day))
-    if unknown_limit:
-        parameters.show_unknown("view of the top", unknown_limit, instead=f"the top {limit}")
-    return categories[name], day, limit
-
-
-def show_board(entries: Sequence[LeaderboardEntry], category: Category, limit: int) -> None:
-    """Show the figures, the table and the distribution of a board that has entries."""
-    summary = frames.summarize_board(entries, shown=limit)
-    show_figures(summary, category, day=entries[0].session_date)
-    table, distribution = st.columns([5, 3], gap="medium")
+def show_session(service: EnhancedDatabaseService, view: View) -> None:
+    """Show the board of one session beside the one that it is compared with."""
+    summary = standings_data.find_summary(service, view.category, view.day)
+    if summary is None:
+        states.show_empty_board(view.category.name, format_day(view.day))
+        return
+    other = standings_data.find_summary(service, view.category, view.versus) if view.versus else None
+    show_figures(summary, other, view.category)
+    table, distribution = st.columns([13, 6], gap="medium")
     with table:
-        st.subheader(f"Top {summary.shown} by {category.name.lower()}", anchor=False)
-        show_table(entries[:limit], category)
+        show_ranking(service, view, summary)
     with distribution:
-        show_distribution(entries, category, summary)
+        show_distribution(summary, other, view.category)
 
 
-def show_figures(summary: frames.BoardSummary, category: Category, *, day: date) -> None:
-    """Show the board in three figures."""
-    with st.grid(3, min_column_width=CARD_PIXELS):
-        show_figure("Players on the board", describe_size(summary), remark=format_day(day))
-        show_figure(
-            "Best score",
-            format_score(summary.best, category.unit),
-            remark=escape_markdown(summary.leader)
-            + (f" and {format_count(summary.leaders - 1)} more" if summary.leaders > 1 else ""),
+def show_figures(summary: BoardSummary, other: BoardSummary | None, category: Category) -> None:
+    """Show the board in four figures, each against the other session."""
+    unit = category.unit
+    shared = f" and {format_count(summary.leaders - 1)} more" if summary.leaders > 1 else ""
+    since = f"vs {format_short_day(other.session_date)}" if other else None
+    moved = [
+        frames.describe_difference(value, before, unit) if before is not None else "first session"
+        for value, before in (
+            (summary.median, other.median if other else None),
+            (summary.worst, other.worst if other else None),
         )
-        show_figure(
-            f"Median of the {summary.shown} shown",
-            format_score(summary.median_shown, category.unit),
-            remark=f"{format_score(summary.median, category.unit)} of all",
-        )
+    ]
+    joined = f"{summary.players - other.players:+,}" if other else "first session"
+    with st.grid(4, min_column_width=CARD_PIXELS):
+        show_figure("Players on the board", format_count(summary.players), joined, since)
+        leader = escape_markdown(summary.leader) + shared
+        show_figure("Best score", format_score(summary.best, unit), leader, None)
+        show_figure("Median score", format_score(summary.median, unit), moved[0], since)
+        show_figure("Lowest score", format_score(summary.worst, unit), moved[1], since)
 
 
-def describe_size(summary: frames.BoardSummary) -> str:
-    """Return how many players a board has; of a long one, only its head is read."""
-    more = "+" if summary.players >= data.BOARD_LIMIT else ""
-    return f"{format_count(summary.players)}{more}"
-
-
-def show_figure(label: str, value: str, *, remark: str) -> None:
+def show_figure(label: str, value: str, remark: str, against: str | None) -> None:
     """Show one figure with a remark that is neither gain nor loss."""
     st.metric(
         label,
@@ -134,57 +95,140 @@ def show_figure(label: str, value: str, *, remark: str) -> None:
         delta=remark,
         delta_color="off",
         delta_arrow="off",
+        delta_description=against,
         border=True,
         height="stretch",
     )
 
 
-def show_table(entries: Sequence[LeaderboardEntry], category: Category) -> None:
-    """Show the ranked players; the name is a link to the player's portfolio."""
-    st.dataframe(
-        frames.build_board_frame(entries),
-        hide_index=True,
-        height="content" if len(entries) <= ROWS_WITHOUT_SCROLLING else TABLE_PIXELS,
-        row_height=ROW_PIXELS,
-        placeholder="",
-        alt=f"Ranked players by {category.name.lower()}",
-        column_config={
-            "medal": st.column_config.ImageColumn("", width=44, alignment="right"),
-            "rank": st.column_config.NumberColumn("Rank", format="%,d", width=64, alignment="left"),
-            "player": st.column_config.LinkColumn(
-                "Player",
-                display_text=r"player=(.+)$",
-                alignment="left",
-                help="Opens the player's portfolio",
-            ),
-            "score": st.column_config.NumberColumn(
-                category.name, format=SCORE_FORMATS[category.unit], help=category.explanation
-            ),
-            "behind": st.column_config.NumberColumn("Behind the leader", format=GAP_FORMATS[category.unit]),
-        },
+def show_ranking(service: EnhancedDatabaseService, view: View, summary: BoardSummary) -> None:
+    """Show one page of the board, the page control and, for one player, who stands around."""
+    total = standings_data.count_players(service, view, summary)
+    heading = st.container()
+    table = st.container()
+    number = choose_page(-(-total // view.rows))
+    page = standings_data.load_page(service, view, number)
+    with heading:
+        show_ranking_heading(view, total, number)
+    with table:
+        if page.entries:
+            show_table(
+                frames.build_page_frame(page, best=summary.best),
+                page.entries,
+                view.category,
+                key="board",
+                alt=f"Ranked players by {view.category.name.lower()}",
+                score=view.category.name,
+            )
+        else:
+            states.show_no_match(view.prefix)
+    show_around(service, view, page, summary)
+
+
+def show_ranking_heading(view: View, total: int, number: int) -> None:
+    """Say which places the table shows, and offer all of them as a file."""
+    first, last = (number - 1) * view.rows + 1, min(number * view.rows, total)
+    by = view.category.name.lower()
+    bound = "+" if view.prefix and total >= standings_data.MATCHES_COUNTED else ""
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+        if view.prefix:
+            title = f"{format_count(total)}{bound} by {by} starting with “{escape_markdown(view.prefix)}”"
+        elif number == 1 and view.order == "rank":
+            title = f"Top {format_count(last)} by {by}"
+        else:
+            title = f"{format_count(first)} to {format_count(last)} of {format_count(total)} by {by}"
+        st.subheader(title, anchor=False)
+        st.link_button(
+            "Download CSV",
+            downloads.build_leaderboard_address(view.category.key, view.day),
+            help="All rows of this session's board",
+        )
+
+
+def show_around(
+    service: EnhancedDatabaseService, view: View, page: standings_data.Page, summary: BoardSummary
+) -> None:
+    """Show who stands above and below the one player that was searched for."""
+    found = standings_data.find_around(service, view, page.entries)
+    if found is None:
+        return
+    player, around = found
+    st.subheader(f"Around {escape_markdown(player.username)}, {format_rank(player.rank)}", anchor=False)
+    show_table(
+        frames.build_page_frame(standings_data.compare_entries(service, view, around), best=summary.best),
+        around,
+        view.category,
+        key="around",
+        alt=f"Players ranked next to {player.username}",
+        score=view.category.name,
     )
 
 
-def show_distribution(
-    entries: Sequence[LeaderboardEntry], category: Category, summary: frames.BoardSummary
-) -> None:
-    """Show how the scores of the whole board are spread."""
+def show_distribution(summary: BoardSummary, other: BoardSummary | None, category: Category) -> None:
+    """Show how the scores of the whole board are spread, before the other session's."""
     st.subheader("How scores are spread", anchor=False)
-    bins = frames.bin_scores(entries)
+    bins = frames.shape_bins(summary.bins, category.unit)
     if not bins:
-        st.caption("All scores are the same, or there are too few for a distribution.")
+        st.caption("All scores are the same: there is no distribution to show.")
         return
-    size, last = describe_size(summary), entries[summary.shown - 1]
+    is_comparable = other is not None and frames.share_width(summary, other)
+    before = frames.shape_bins(other.bins, category.unit) if other and is_comparable else ()
+    size = format_count(summary.players)
     st.vega_lite_chart(
-        charts.build_histogram(bins, unit=category.unit, median=summary.median),
+        charts.build_histogram(bins, unit=category.unit, median=summary.median, before=before),
         width="stretch",
         alt=f"Histogram of {size} scores for {category.name.lower()}",
     )
+    outlined = f" Outlined: {format_day(other.session_date)}." if other and before else ""
     st.caption(
         f"{category.explanation} Dashed: the median of {size} players, "
-        f"{format_score(summary.median, category.unit)}. "
-        f"{format_rank(last.rank)} needs {format_score(last.score, category.unit)}."
+        f"{format_score(summary.median, category.unit)}.{outlined}"
     )
+
+
+def show_period(service: EnhancedDatabaseService, view: View) -> None:
+    """Show the best players by their mean over several sessions."""
+    with st.spinner("Adding up the sessions"):
+        board = standings_data.load_period(service, view)
+    if not board.entries:
+        states.show_empty_board(view.category.name, format_day(view.day))
+        return
+    sessions, listed = format_count(len(board.days)), format_count(len(board.entries))
+    st.subheader(f"Best mean {view.category.name.lower()} of {sessions} sessions", anchor=False)
+    entries = frames.filter_names(board.entries, view.prefix)
+    if entries:
+        show_period_page(service, view, entries, best=board.entries[0].score)
+    else:
+        states.show_no_match(view.prefix)
+    st.caption(
+        f"{describe_days(board.days)}. The best {listed} of {format_count(board.players)} players, at most "
+        "five minutes old; a session without a score counts as nothing. A single session's board "
+        "lists everybody."
+    )
+
+
+def show_period_page(
+    service: EnhancedDatabaseService, view: View, found: Sequence[PeriodEntry], *, best: Decimal
+) -> None:
+    """Show one page of a period and the page control."""
+    table = st.container()
+    number = choose_page(-(-len(found) // view.rows))
+    entries = found[(number - 1) * view.rows : number * view.rows]
+    trends = standings_data.load_trends(service, view, [entry.user_id for entry in entries])
+    with table:
+        show_table(
+            frames.build_period_frame(entries, trends, best=best),
+            entries,
+            view.category,
+            key="period-board",
+            alt=f"Ranked players by mean {view.category.name.lower()} over several sessions",
+            score=f"Mean {view.category.name.lower()}",
+        )
+
+
+def describe_days(days: tuple[date, ...]) -> str:
+    """Return the first and the last of the sessions, given newest first."""
+    return f"{format_day(days[-1])} to {format_day(days[0])}"
 
 
 show_leaderboards()

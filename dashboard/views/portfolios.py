@@ -6,7 +6,7 @@ player never creates a portfolio.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Literal, TypedDict
 
@@ -14,7 +14,8 @@ import streamlit as st
 
 from core import EnhancedDatabaseService
 from core.records import Portfolio, Quest, User
-from dashboard import charts, data, frames, runtime, states
+from dashboard import data, frames, parameters, player_data, player_frames, runtime, states
+from dashboard import player_sections as sections
 from dashboard.formats import (
     escape_markdown,
     format_as_of,
@@ -26,14 +27,9 @@ from dashboard.formats import (
     format_score,
     format_signed_money,
 )
+from dashboard.player_data import Player
+from dashboard.player_search import choose_view, find_rival, show_matches, show_suggestions
 
-WINDOWS = (30, 90, 250, 1000)
-DEFAULT_WINDOW = 90
-ROWS_WITHOUT_SCROLLING = 12
-ROW_PIXELS = 35
-TABLE_PIXELS = (ROWS_WITHOUT_SCROLLING + 1) * ROW_PIXELS + ROW_PIXELS // 2
-"""A longer table ends in half a row, which says that it scrolls."""
-NAME_LETTERS = 100
 CARD_PIXELS = 155
 """The least width of a figure: two fit next to each other on a phone."""
 
@@ -60,97 +56,46 @@ def show_portfolios() -> None:
     """Show the page for what the address asks for."""
     service = runtime.get_service()
     st.title("Portfolios", anchor=False)
-    name, window = choose_view()
+    name, rival_name, window = choose_view()
     if not name:
         show_suggestions(service)
         return
     user = data.find_player(service, name)
     if user is None:
-        show_matches(service, name)
+        show_matches(service, name, key="player")
         return
     history = data.load_history(service, user, limit=window)
     if not history:
         states.show_no_sessions(user.username)
         return
-    show_player(service, user, history)
+    rival = find_rival(service, rival_name, besides=user, limit=window) if rival_name else None
+    show_player(service, Player(user, history), rival)
 
 
-def choose_view() -> tuple[str, int]:
-    """Show the search box and the window and return what they say."""
-    left, right = st.columns([3, 2])
-    name = left.text_input(
-        "Find a player",
-        key="player",
-        placeholder="Type the first letters of a username or name",
-        live=True,
-        max_chars=NAME_LETTERS,
-        bind="query-params",
-    )
-    window = right.segmented_control(
-        "Sessions shown",
-        WINDOWS,
-        default=DEFAULT_WINDOW,
-        required=True,
-        key="sessions",
-        bind="query-params",
-    )
-    return name.strip(), window
-
-
-def show_suggestions(service: EnhancedDatabaseService) -> None:
-    """Offer players to start with, or say that there are none."""
-    names = data.suggest_players(service)
-    if names:
-        st.subheader("Start with the best of the newest session", anchor=False)
-        show_choices(names)
-    elif service.list_session_dates(limit=1):
-        st.caption("Type a username above to see the player's sessions, ranks and quests.")
-    else:
-        states.show_empty_database()
-
-
-def show_matches(service: EnhancedDatabaseService, name: str) -> None:
-    """Offer the players whose name starts with what was typed, or say that there are none."""
-    names = [user.username for user in data.search_players(service, name)]
-    if not names:
-        states.show_unknown_player(name)
-        return
-    st.subheader(f"Players starting with “{escape_markdown(name)}”", anchor=False)
-    show_choices(names)
-    if len(names) == data.MATCHES_LISTED:
-        st.caption(f"The first {data.MATCHES_LISTED}; type more letters to narrow them down.")
-
-
-def show_choices(names: Iterable[str]) -> None:
-    """Show one button per player; it fills the search box, and with it the address."""
-    with st.container(horizontal=True, gap="small"):
-        for name in names:
-            st.button(escape_markdown(name), key=f"choose-{name}", on_click=choose, args=(name,))
-
-
-def choose(name: str) -> None:
-    """Put a player into the search box."""
-    st.session_state["player"] = name
-
-
-def show_player(service: EnhancedDatabaseService, user: User, history: Sequence[Portfolio]) -> None:
+def show_player(service: EnhancedDatabaseService, player: Player, rival: Player | None) -> None:
     """Show everything about a player who has played."""
-    latest = history[0]
-    show_heading(user, latest)
+    user, history = player.user, player.history
+    show_heading(user, history[0])
     show_figures(history)
+    if rival is not None:
+        sections.show_side_by_side((player, rival))
     ranks_column, record_column = st.columns(2, gap="medium")
     with ranks_column:
-        show_ranks(data.load_ranks(service, user, latest.session_date))
+        show_ranks(data.load_ranks(service, user, history[0].session_date))
     with record_column:
         show_record(history)
-    charts_column, quests_column = st.columns([5, 3], gap="medium")
+    charts_column, side_column = st.columns([5, 3], gap="medium")
     with charts_column:
-        show_charts(history)
-    with quests_column:
+        show_performance(service, player, rival)
+        sections.show_changes(history)
+    with side_column:
         show_quests(data.load_quests(service, user))
-    show_sessions(history)
+        show_rank_history(service, player)
+        sections.show_holdings(history)
+    sections.show_sessions(history)
+    sections.show_profile(user)
     st.caption(
-        f"{format_as_of(datetime.now(UTC))}. Figures can be up to one minute old; "
+        f"{format_as_of(datetime.now(UTC))}. Sessions are as of now, the best player up to two minutes old; "
         "every time and session day is UTC."
     )
 
@@ -238,22 +183,40 @@ def show_rank(rank: data.PlayerRank) -> None:
     )
 
 
-def show_charts(history: Sequence[Portfolio]) -> None:
-    """Show the value and the change of each session over time."""
-    frame = frames.build_history_frame(history[::-1])
-    st.subheader("Value at the close of each session", anchor=False)
-    st.vega_lite_chart(
-        charts.build_value_chart(frame),
-        width="stretch",
-        alt=f"Total value of the last {len(history)} sessions against the starting 10,000",
-    )
-    st.caption("Dashed: the $10,000 that every session starts with.")
-    st.subheader("Day change", anchor=False)
-    st.vega_lite_chart(
-        charts.build_change_chart(frame),
-        width="stretch",
-        alt=f"Gain or loss of each of the last {len(history)} sessions",
-    )
+def show_performance(service: EnhancedDatabaseService, player: Player, rival: Player | None) -> None:
+    """Show the player's equity against the market, the best player and the rival."""
+    days = [row.session_date for row in player.history][::-1]
+    market = player_frames.build_market_curve(player_data.load_market(service, player.history), days)
+    curves, styles = [build_curve(player, since=days[0])], [0]
+    if market.days:
+        curves, styles = [*curves, market], [*styles, 1]
+    best = player_data.find_best(service, player.history, besides=player.user)
+    for style, other in ((2, best), (3, rival)):
+        if other is None or (style == 2 and rival and other.user.id == rival.user.id):
+            continue
+        curve = build_curve(other, since=days[0], label="Best" if style == 2 else "")
+        if curve.days:
+            curves, styles = [*curves, curve], [*styles, style]
+    sections.show_equity(curves, styles)
+
+
+def build_curve(player: Player, *, since: date, label: str = "") -> player_frames.Curve:
+    """Return a player's equity since a session, named by the player."""
+    name = f"{label}: {player.user.username}" if label else player.user.username
+    return player_frames.build_curve(name, player.history, since=since)
+
+
+def show_rank_history(service: EnhancedDatabaseService, player: Player) -> None:
+    """Show the rank over time on the board that is chosen."""
+    st.subheader("Rank over time", anchor=False)
+    categories = {item.name: item for item in data.list_categories(service, player.history[0].session_date)}
+    unknown = parameters.find_unknown("board", categories)
+    chosen = st.selectbox("Board", list(categories), key="board", bind="query-params")
+    if unknown:
+        parameters.show_unknown("board", unknown, instead=chosen)
+    category = categories[chosen]
+    scores = player_data.load_ranks_over_time(service, player.user, category, player.history)
+    sections.show_rank_history(scores, category)
 
 
 def show_quests(quests: Sequence[Quest]) -> None:
@@ -271,27 +234,6 @@ def show_quests(quests: Sequence[Quest]) -> None:
             st.progress(card.fraction, text=card.progress)
             facts = [f"Reward: {card.reward}" if card.reward else "", card.time_left]
             st.caption(" · ".join(escape_markdown(fact) for fact in facts if fact))
-
-
-def show_sessions(history: Sequence[Portfolio]) -> None:
-    """Show the sessions as a table, newest first."""
-    st.subheader("Sessions", anchor=False)
-    money = st.column_config.NumberColumn
-    st.dataframe(
-        frames.build_history_frame(history),
-        hide_index=True,
-        height="content" if len(history) <= ROWS_WITHOUT_SCROLLING else TABLE_PIXELS,
-        row_height=ROW_PIXELS,
-        alt=f"The last {len(history)} sessions, newest first",
-        column_config={
-            "session": st.column_config.DateColumn("Session", format="YYYY-MM-DD"),
-            "value": money("Total value", format="$%,.2f"),
-            "change": money("Day change ($)", format="%+,.2f"),
-            "change_percent": money("Day change (%)", format="%+,.2f%%"),
-            "cash": money("Cash", format="$%,.2f"),
-            "invested": money("Invested", format="$%,.2f"),
-        },
-    )
 
 
 show_portfolios()

@@ -27,7 +27,7 @@ from tests.dashboard_process import ROOT, Dashboard, run_dashboard
 from tests.end_to_end.browsing import (
     CHROMIUM,
     WAIT_MS,
-    find_link,
+    choose_row,
     is_dark,
     read_cells,
     read_parameters,
@@ -127,7 +127,8 @@ def test_seeded_players_are_on_the_leaderboard(
 ) -> None:
     """The table shows the players of the newest session, best first, and nothing failed."""
     visit(page, f"{dashboard.url}/leaderboards")
-    names = [cell.partition("player=")[2] for cell in read_cells(page) if "player=" in cell]
+    shown = set(read_cells(page))
+    names = [entry.username for entry in board if entry.username in shown]
     # the grid describes only the rows in view
     assert len(names) >= 10
     assert names == [entry.username for entry in board][: len(names)]
@@ -135,20 +136,58 @@ def test_seeded_players_are_on_the_leaderboard(
     expect(page.locator("[data-testid=stException]")).to_have_count(0)
 
 
-def test_a_row_leads_to_the_player(
+def test_a_row_leads_to_the_player_and_back(
     page: Page, dashboard: Dashboard, service: EnhancedDatabaseService, board: tuple[LeaderboardEntry, ...]
 ) -> None:
-    """The name in a row opens that player's portfolio."""
-    visit(page, f"{dashboard.url}/leaderboards")
+    """A click opens that player in the same tab; on the way back the filters are as they were."""
+    visit(page, f"{dashboard.url}/leaderboards?top=10&against=2013-02-26")
     read_cells(page)
-    x, y = find_link(page, row=2)
-    with page.context.expect_page() as opened:
-        page.mouse.click(x, y)
-    portfolio = opened.value
-    wait_until_complete(portfolio)
+    choose_row(page, row=2)
     second = service.get_user_by_id(board[1].user_id)
-    assert read_parameters(portfolio) == {"player": second.username}
-    expect(portfolio.get_by_role("heading", name=second.name or "", exact=True)).to_be_visible()
+    expect(page.get_by_role("heading", name=second.name or "", exact=True)).to_be_visible()
+    wait_until_complete(page)
+    assert read_parameters(page) == {"player": second.username}
+    assert len(page.context.pages) == 1
+    page.get_by_role("link", name="Leaderboards").click()
+    expect(page.get_by_role("heading", name="Top 10 by daily return")).to_be_visible()
+    wait_until_complete(page)
+    assert read_parameters(page) == {"top": "10", "against": "2013-02-26"}
+
+
+def test_a_search_finds_the_player_and_the_neighbours(
+    page: Page, dashboard: Dashboard, board: tuple[LeaderboardEntry, ...]
+) -> None:
+    """While typing, without Enter; the view is a link."""
+    visit(page, f"{dashboard.url}/leaderboards")
+    page.get_by_label("Find a player").press_sequentially(board[6].username, delay=20)
+    heading = page.get_by_role("heading", name=f"Around {board[6].username}, #{board[6].rank}")
+    expect(heading).to_be_visible()
+    page.wait_for_url(f"**/leaderboards?find={board[6].username}")
+    visit(page, page.url)
+    expect(heading).to_be_visible()
+
+
+def test_all_rows_are_a_file(
+    page: Page, dashboard: Dashboard, service: EnhancedDatabaseService, board: tuple[LeaderboardEntry, ...]
+) -> None:
+    """The link downloads every entry of the session, best first."""
+    visit(page, f"{dashboard.url}/leaderboards?top=10")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download CSV").click()
+    day = board[0].session_date
+    assert download.value.suggested_filename == f"leaderboard-daily_returns-{day}.csv"
+    rows = Path(download.value.path()).read_text().splitlines()
+    assert len(rows) == 1 + service.count_leaderboard("daily_returns", day)
+    assert rows[1].startswith(f"1,{board[0].username},")
+
+
+def test_two_players_are_compared_by_a_link(
+    page: Page, dashboard: Dashboard, board: tuple[LeaderboardEntry, ...]
+) -> None:
+    """Both are named in the charts' legend and stand side by side."""
+    visit(page, f"{dashboard.url}/portfolios?player={board[0].username}&rival={board[1].username}")
+    expect(page.get_by_role("heading", name="Side by side")).to_be_visible()
+    assert read_parameters(page) == {"player": board[0].username, "rival": board[1].username}
 
 
 def test_a_link_opens_the_same_view(
@@ -158,7 +197,7 @@ def test_a_link_opens_the_same_view(
     visit(page, f"{dashboard.url}/leaderboards?category=Total+value&day=2013-02-28&top=10")
     [best] = service.get_leaderboard("total_value", date(2013, 2, 28), 1)
     expect(page.get_by_text(f"${best.score:,.2f}")).to_be_visible()
-    assert f"portfolios?player={best.username}" in read_cells(page)
+    assert best.username in read_cells(page)
     expect(page.get_by_role("heading", name="Top 10 by total value")).to_be_visible()
     expect(page.get_by_role("combobox", name="Session")).to_have_value("2013-02-28")
     assert read_parameters(page) == {"category": "Total value", "day": "2013-02-28", "top": "10"}
@@ -202,7 +241,7 @@ def test_an_unknown_player_is_named(page: Page, dashboard: Dashboard) -> None:
     [
         ("overview", "/"),
         ("leaderboards", "/leaderboards"),
-        ("portfolios", "/portfolios?player={leader}"),
+        ("portfolios", "/portfolios?player={leader}&rival={second}"),
         ("market", "/market?symbol=FB&range=1+year"),
         ("quests", "/quests?player={leader}"),
     ],
@@ -219,7 +258,7 @@ def test_every_page_fits_in_both_themes(
 ) -> None:
     """Nothing is wider than the window; the screenshots are for people to look at."""
     page = open_context(viewport={"width": width, "height": 1000}, color_scheme=theme).new_page()
-    visit(page, dashboard.url + path.format(leader=board[0].username))
+    visit(page, dashboard.url + path.format(leader=board[0].username, second=board[1].username))
     read_cells(page)
     page.locator("[data-testid=stVegaLiteChart] svg, [data-testid=stDataFrame]").first.wait_for()
     tall = page.evaluate("document.querySelector('[data-testid=stMain]').scrollHeight")

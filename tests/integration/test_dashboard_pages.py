@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from streamlit.testing.v1 import AppTest
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import PoolTimeout, QueryTimeout
 from core.local.ports import find_free_port
+from core.records import LeaderboardUpdate
 from dashboard import runtime, states
-from tests.game import play_game
+from tests.game import SESSIONS, play_game
 
 SCRIPT = Path(__file__).parents[2] / "dashboard" / "app.py"
 LEADERBOARDS, PORTFOLIOS = "views/leaderboards.py", "views/portfolios.py"
@@ -52,11 +54,11 @@ def unreachable(settings: Settings) -> Iterator[None]:
         yield
 
 
-def open_page(page: str, **parameters: str) -> AppTest:
+def open_page(view: str, **parameters: str) -> AppTest:
     """Open a page with query parameters in the address and run it."""
     test = AppTest.from_file(str(SCRIPT), default_timeout=TIMEOUT_SECONDS)
     test.run()
-    test.switch_page(page)
+    test.switch_page(view)
     for name, value in parameters.items():
         test.query_params[name] = value
     return test.run()
@@ -75,7 +77,7 @@ def read_metrics(test: AppTest) -> dict[str, str]:
 
 def read_players(test: AppTest) -> list[str]:
     """Return the players of the table, in order."""
-    return [address.partition("player=")[2] for address in test.dataframe[0].value["player"]]
+    return list(test.dataframe[0].value["player"])
 
 
 def find_error_id(message: str) -> str:
@@ -94,7 +96,11 @@ def test_leaderboards_open_on_the_newest_session(game: EnhancedDatabaseService) 
     figures = read_metrics(page)
     assert figures["Players on the board"] == "3"
     assert figures["Best score"] == "+3.11%"
-    assert figures["Median of the 3 shown"] == "+0.95%"
+    assert figures["Median score"] == "+0.95%"
+    assert figures["Lowest score"] == "-2.10%"
+    assert list(page.dataframe[0].value["moved"]) == ["↑ 2", "↓ 1", "↓ 1"]
+    assert list(page.dataframe[0].value["change"]) == [3.51, 0.73, -2.15]
+    assert list(page.dataframe[0].value["trend"].iloc[0]) == [1.2, -0.4, 3.11]
     assert "UTC" in read_text(page)
 
 
@@ -103,7 +109,7 @@ def test_leaderboards_follow_a_link(game: EnhancedDatabaseService) -> None:
     page = open_page(LEADERBOARDS, category="Total value", day="2013-02-28", top="10")
     assert read_players(page) == ["bob", "charlie", "alice"]
     assert read_metrics(page)["Best score"] == "$10,022.10"
-    assert page.segmented_control(key="top").value == 10
+    assert page.segmented_control(key="top").value == "10"
     assert not page.warning
 
 
@@ -141,6 +147,58 @@ def test_choosing_a_category_changes_the_table(game: EnhancedDatabaseService) ->
     assert read_metrics(page)["Best score"] == "$10,310.75"
 
 
+def test_a_search_shows_who_is_found_and_who_stands_around(game: EnhancedDatabaseService) -> None:
+    """By the first letters in any case, with the rank on the whole board and the neighbours."""
+    page = open_page(LEADERBOARDS, find="Ch")
+    assert [list(table.value["player"]) for table in page.dataframe] == [
+        ["charlie"],
+        ["alice", "bob", "charlie"],
+    ]
+    assert list(page.dataframe[0].value["rank"]) == [3]
+    assert r"Around charlie, #3" in read_text(page)
+    assert "Nobody here starts with “zorro”" in read_text(open_page(LEADERBOARDS, find="zorro"))
+
+
+def test_an_order_is_followed(game: EnhancedDatabaseService) -> None:
+    """Lowest first and by name, from the address."""
+    assert read_players(open_page(LEADERBOARDS, order="Lowest first")) == ["charlie", "bob", "alice"]
+    assert read_players(open_page(LEADERBOARDS, order="Name, Z to A")) == ["charlie", "bob", "alice"]
+
+
+def test_any_two_sessions_are_compared(game: EnhancedDatabaseService) -> None:
+    """Ranks and scores against the session in the address."""
+    page = open_page(LEADERBOARDS, against="2013-02-27")
+    assert list(page.dataframe[0].value["moved"]) == ["=", "↑ 1", "↓ 1"]
+    assert list(page.dataframe[0].value["change"]) == [1.91, 1.1, -2.1]
+    first = open_page(LEADERBOARDS, day="2013-02-27")
+    assert list(first.dataframe[0].value["moved"]) == ["new"] * 3
+
+
+def test_a_period_shows_means(game: EnhancedDatabaseService) -> None:
+    """The mean of the sessions, with who is found in it."""
+    page = open_page(LEADERBOARDS, period="Last 7")
+    assert read_players(page) == ["alice", "bob", "charlie"]
+    assert list(page.dataframe[0].value["score"]) == [1.3, 0.34, -0.68]
+    assert list(page.dataframe[0].value["sessions"]) == [3, 3, 3]
+    assert read_players(open_page(LEADERBOARDS, period="Last 7", find="b")) == ["bob"]
+
+
+def test_pages_divide_a_board(game: EnhancedDatabaseService) -> None:
+    """The second page begins where the first ends; one that is not there says so."""
+    day = SESSIONS[2]
+    users = [game.create_user(username=f"more{n:02}") for n in range(15)]
+    updates = [LeaderboardUpdate(user.id, Decimal(n)) for n, user in enumerate(users)]
+    game.batch_update_leaderboard("daily_returns", updates, day)
+    page = open_page(LEADERBOARDS, top="10", page="2")
+    assert list(page.dataframe[0].value["rank"]) == list(range(11, 19))
+    assert "11 to 18 of 18" in read_text(page)
+    page.selectbox(key="order").select("Lowest first").run()
+    assert list(page.dataframe[0].value["rank"]) == list(range(18, 8, -1))
+    far = open_page(LEADERBOARDS, top="10", page="9")
+    assert "There is no page “9”" in " ".join(warning.value for warning in far.warning)
+    assert len(read_players(far)) == 10
+
+
 # -- portfolios ---------------------------------------------------------------------------
 
 
@@ -175,7 +233,7 @@ def test_a_name_is_found_in_any_case(game: EnhancedDatabaseService) -> None:
 def test_the_first_letters_offer_players(game: EnhancedDatabaseService) -> None:
     """A prefix lists who starts with it; choosing one opens the player."""
     page = open_page(PORTFOLIOS, player="ch")
-    page.button(key="choose-charlie").click().run()
+    page.button(key="choose-player-charlie").click().run()
     assert page.text_input(key="player").value == "charlie"
     assert read_metrics(page)["Day change"] == "-$210.40"
 
@@ -193,6 +251,41 @@ def test_portfolios_without_a_player_offer_the_best(game: EnhancedDatabaseServic
     page = open_page(PORTFOLIOS)
     offered = [button.label for button in page.button]
     assert offered == ["alice", "bob", "charlie"]
+
+
+def test_two_players_stand_side_by_side(game: EnhancedDatabaseService) -> None:
+    """Found by their first letters in the second box, with the figures of both."""
+    page = open_page(PORTFOLIOS, player="alice", rival="b")
+    page.button(key="choose-rival-bob").click().run()
+    assert page.text_input(key="rival").value == "bob"
+    totals = [metric.value for metric in page.metric if metric.label == "Total gain"]
+    assert totals == ["+$391.00", "+$102.10"]
+    assert "Side by side" in read_text(page)
+
+
+def test_nobody_is_compared_with_himself(game: EnhancedDatabaseService) -> None:
+    """The page says so and shows the player all the same; so with one who is unknown."""
+    page = open_page(PORTFOLIOS, player="alice", rival="ALICE")
+    assert "both are the same" in page.info[0].value
+    assert read_metrics(page)["Day change"] == "+$310.75"
+    unknown = open_page(PORTFOLIOS, player="alice", rival="zorro")
+    assert "No player is called “zorro”" in read_text(unknown)
+    assert read_metrics(unknown)["Day change"] == "+$310.75"
+
+
+def test_a_portfolio_has_curves_ranks_and_a_profile(game: EnhancedDatabaseService) -> None:
+    """Equity beside the best player, drawdown, holdings, the rank on the board of the address."""
+    bob = game.get_user_by_username("bob")
+    game.update_user_profile(bob.id, email="bob@example.com", preferences={"theme": "dark"})
+    page = open_page(PORTFOLIOS, player="bob", board="Total value")
+    text = read_text(page)
+    for heading in ("Equity", "Drawdown", "Cash and invested", "Rank over time"):
+        assert heading in text
+    alternatives = " ".join(chart.proto.alt for chart in page.get("vega_lite_chart"))
+    assert r"bob +$102.10, Best: alice +$391.00" in alternatives
+    assert "Rank by total value in 3 sessions, the best #1" in alternatives
+    assert r"b…@example\.com" in text
+    assert r"Preference\: theme: dark" in text
 
 
 # -- empty, down, slow, broken ------------------------------------------------------------

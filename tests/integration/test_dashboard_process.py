@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from core import Settings
+from core import EnhancedDatabaseService, Settings
 from core.local.ports import find_free_port
 from tests.dashboard_process import build_environment, run_dashboard
+from tests.game import play_game
 
 STOP_SECONDS = 5.0
 """Idle it takes under a second; a loaded machine gets more."""
@@ -33,6 +34,40 @@ def test_it_starts_without_a_database(tmp_path: Path) -> None:
         assert dashboard.fetch("/readyz") == (503, '{"status":"database unavailable"}')
         assert dashboard.fetch("/")[0] == 200
     assert "hidden" not in dashboard.log.read_text()
+
+
+def test_a_board_is_downloaded(service: EnhancedDatabaseService, settings: Settings, tmp_path: Path) -> None:
+    """All rows, best first; an empty board is its header; what cannot be one is named."""
+    play_game(service)
+    url = settings.database_url.get_secret_value()
+    with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
+        status, body = dashboard.fetch("/download/leaderboard.csv?category=daily_returns&day=2013-03-01")
+        assert status == 200
+        rows = [line.split(",")[:3] for line in body.splitlines()]
+        assert rows == [
+            ["rank", "username", "score"],
+            ["1", "alice", "3.11"],
+            ["2", "bob", "0.95"],
+            ["3", "charlie", "-2.10"],
+        ]
+        empty = dashboard.fetch("/download/leaderboard.csv?category=luck&day=2013-03-01")
+        assert (empty[0], len(empty[1].splitlines())) == (200, 1)
+        for query, named in (
+            ("category=a%20b&day=2013-03-01", "a b"),
+            ("category=a&day=x", "'x'"),
+            ("", "''"),
+        ):
+            status, body = dashboard.fetch(f"/download/leaderboard.csv?{query}")
+            assert status == 400
+            assert named in body
+
+
+def test_a_download_without_a_database_is_unavailable(tmp_path: Path) -> None:
+    """No traceback and no half of a file."""
+    url = f"postgresql://nobody:hidden@127.0.0.1:{find_free_port()}/nothing"
+    with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
+        status, body = dashboard.fetch("/download/leaderboard.csv?category=a&day=2013-03-01")
+        assert (status, body) == (503, "the database does not answer; try again\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -9,7 +9,17 @@ import pytest
 
 from core.local.servers import PostgresServer
 from core.migration import Migrator
-from core.queries import boards, events, leaderboards, market, portfolios, quests, users
+from core.queries import (
+    boards,
+    events,
+    leaderboards,
+    market,
+    market_returns,
+    portfolios,
+    quests,
+    standings,
+    users,
+)
 from core.settings import Settings
 from tests.conftest import Execute, connected, created_database
 
@@ -105,6 +115,57 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
         {"leaderboard_entries_board", "leaderboard_counters_bucket"},
     ),
     "categories": (leaderboards.LIST_CATEGORIES, {"day": DAY}, {"leaderboard_entries_board"}),
+    "board size": (standings.COUNT, BOARD, {"leaderboard_counters_bucket"}),
+    "worst of a board": (standings.WORST, BOARD, {"leaderboard_entries_board"}),
+    "leaders of a board": (
+        standings.LEADERS,
+        {**BOARD, "score": 900},
+        {"leaderboard_entries_board", "leaderboard_counters_bucket"},
+    ),
+    "distribution": (
+        standings.BINS,
+        {**BOARD, "edges": [0, 500, 1001]},
+        {"leaderboard_entries_board", "leaderboard_counters_bucket"},
+    ),
+    "matches on a board": (
+        standings.COUNT_MATCHES,
+        {**BOARD, "pattern": "player77%"},
+        {"users_username_prefix", "leaderboard_entries_user_board"},
+    ),
+    "days of a board": (
+        standings.DAYS,
+        {**BOARD, "before": None, "limit": 12},
+        {"leaderboard_counters_bucket"},
+    ),
+    "scores of players": (
+        standings.SCORES,
+        {**BOARD, "user_ids": [USER], "days": [DAY]},
+        {"leaderboard_entries_user_board"},
+    ),
+    "ranks of players": (
+        standings.RANKS,
+        {**BOARD, "user_ids": [USER], "days": [DAY]},
+        {"leaderboard_entries_user_board", "leaderboard_counters_bucket"},
+    ),
+    "entries after one": (
+        standings.AFTER,
+        {**BOARD, "limit": 500, "score": 500, "created_at": NOW, "id": USER},
+        {"leaderboard_entries_board", "users_pkey"},
+    ),
+    "returns of the market": (
+        market_returns.RETURNS,
+        {"start": "2026-01-01", "end": "2026-01-31"},
+        {r"ticks_\w+_symbol_timestamp_idx"},
+    ),
+    **{
+        f"board by {order}, {'some' if 'pattern' in statement else 'all'}": (
+            statement,
+            {**BOARD, "limit": 25, "offset": 50, "pattern": "player77%"},
+            {"leaderboard_counters_bucket", "leaderboard_entries_pkey"},
+        )
+        for statements in (standings.LIST, standings.LIST_MATCHES)
+        for order, statement in statements.items()
+    },
     "active quests": (quests.ACTIVE, (USER, NOW), {"quests_active"}),
     "active quests of many": (quests.ACTIVE_OF_MANY, ([USER], NOW), {"quests_active"}),
     "expiry": (quests.EXPIRE, (NOW,), {"quests_expiring"}),
@@ -178,9 +239,20 @@ def test_every_hot_query_is_explained() -> None:
         "ANALYZE",
         "COUNT_SESSION",
     }
-    not_hot |= {"DAYS_OF_USER", "PROGRESS", "FIND", "PROBE_INDEX"}
+    # a period adds up all of its entries, and is cached for it
+    not_hot |= {"PERIOD", "DAYS_OF_USER", "PROGRESS", "FIND", "PROBE_INDEX"}
     explained = {statement for statement, _, _ in HOT.values()}
-    for module in (users, portfolios, market, boards, leaderboards, quests, events):
+    for module in (
+        users,
+        portfolios,
+        market,
+        boards,
+        leaderboards,
+        quests,
+        events,
+        standings,
+        market_returns,
+    ):
         names: Mapping[str, Any] = vars(module)
         for name, value in names.items():
             if name.isupper() and not name.startswith("_") and name != "COLUMNS" and isinstance(value, str):

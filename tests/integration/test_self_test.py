@@ -29,6 +29,13 @@ def test_every_call_passes_and_nothing_stays(service: EnhancedDatabaseService, e
     assert lines[-1] == "all calls passed"
 
 
+def test_it_can_be_repeated_at_once(service: EnhancedDatabaseService) -> None:
+    """What the first run has left in the cache does not fail the second."""
+    for _ in range(2):
+        lines: list[str] = []
+        assert run_self_test(service, report=lines.append), lines
+
+
 def test_a_broken_call_fails_the_run_and_cleans_up(
     service: EnhancedDatabaseService, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:

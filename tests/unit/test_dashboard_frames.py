@@ -64,56 +64,19 @@ def build_quest(*, progress: str, target: str, **changes: object) -> Quest:
     return Quest(**(values | changes))  # type: ignore[arg-type]  # one value of each field's type
 
 
-def test_a_board_has_medals_for_the_first_three_ranks() -> None:
-    """Who shares a rank shares the medal; rank 4 has none."""
-    frame = frames.build_board_frame(build_entries(["5", "4", "4", "3"]))
-    assert list(frame["rank"]) == [1, 2, 2, 4]
-    assert list(frame["medal"].dropna()) == [MEDALS[1], MEDALS[2], MEDALS[2]]
-
-
-def test_a_board_says_how_far_everyone_is_behind() -> None:
-    """The leader is behind nobody."""
-    frame = frames.build_board_frame(build_entries(["5.5", "4.25"]))
-    assert list(frame["score"]) == [5.5, 4.25]
-    assert frame["behind"].isna().tolist() == [True, False]
-    assert frame["behind"][1] == 1.25
-
-
 @pytest.mark.parametrize("name", ["alice", "a/b c", "50% & more?", "žofia", "x#y+z"])
 def test_a_player_link_names_the_player(name: str) -> None:
     """The link survives every character that a username can have."""
-    [address] = frames.build_board_frame(build_entries(["1"], [name]))["player"]
+    address = frames.build_player_link(name)
     parts = urlsplit(address)
     assert parts.path == "portfolios"
     assert parse_qs(parts.query) == {"player": [name]}
 
 
-def test_an_empty_board_is_an_empty_frame() -> None:
-    """The columns are there without a row."""
-    frame = frames.build_board_frame([])
-    assert list(frame.columns) == ["medal", "rank", "player", "score", "behind"]
-    assert frame.empty
-
-
-def test_a_summary_counts_all_and_takes_the_median_of_the_shown() -> None:
-    """Four players, of which the best three are listed."""
-    summary = frames.summarize_board(build_entries(["9", "9", "4", "1"]), shown=3)
-    assert summary.players == 4
-    assert (summary.best, summary.leader, summary.leaders) == (Decimal(9), "player0", 2)
-    assert (summary.shown, summary.median_shown) == (3, Decimal(9))
-    assert summary.median == Decimal("6.5")
-
-
-def test_a_summary_of_a_short_board_shows_what_there_is() -> None:
-    """Two players on a list of 25."""
-    summary = frames.summarize_board(build_entries(["3", "2"]), shown=25)
-    assert (summary.shown, summary.median_shown) == (2, Decimal("2.5"))
-
-
 def test_every_score_is_in_one_bin() -> None:
     """The bins of a distribution hold all players, the best and worst included."""
     entries = build_entries([f"{score / 7:.2f}" for score in range(200, 0, -1)])
-    bins = frames.bin_scores(entries)
+    bins = frames.bin_values([entry.score for entry in entries])
     assert sum(item.players for item in bins) == 200
     assert bins[0].low == pytest.approx(0.14)
     assert bins[-1].high == pytest.approx(28.57)
@@ -121,7 +84,7 @@ def test_every_score_is_in_one_bin() -> None:
 
 def test_small_whole_scores_get_a_bin_each() -> None:
     """Counts such as finished quests are not cut at odd places."""
-    bins = frames.bin_scores(build_entries(["4", "2", "2", "1", "0"]))
+    bins = frames.bin_values([Decimal(score) for score in ("4", "2", "2", "1", "0")])
     assert [(item.low, item.high, item.players) for item in bins] == [
         (-0.5, 0.5, 1),
         (0.5, 1.5, 1),
@@ -134,7 +97,7 @@ def test_small_whole_scores_get_a_bin_each() -> None:
 @pytest.mark.parametrize("scores", [[], ["1"], ["2", "2", "2", "2", "2"], ["4", "3", "2", "1"]])
 def test_no_distribution_without_a_spread(scores: list[str]) -> None:
     """Too few scores, or all the same, are no distribution."""
-    assert frames.bin_scores(build_entries(scores)) == ()
+    assert frames.bin_values([Decimal(score) for score in scores]) == ()
 
 
 def test_a_history_keeps_its_order_and_adds_what_is_invested() -> None:

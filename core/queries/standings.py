@@ -1,0 +1,228 @@
+"""Statements that read boards for people: sizes, distributions, histories, periods, exports.
+
+Like those of `boards`, they read `leaderboard_counters`, the buckets that places are in and
+the rows they return, so that a board of 100,000 entries is never read as a whole; only a
+period adds up every entry of its sessions.
+"""
+
+from collections.abc import Sequence
+from datetime import date
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from core.database import Database
+from core.queries.boards import build_entry, name_board
+from core.queries.rows import Row, fetch_all, find_one
+from core.records import LeaderboardEntry, PeriodEntry, PlayerScore, ScoreBin
+
+_BOARD = "session_date = %(day)s AND category = %(category)s"
+_REST = "e.metadata, e.created_at"
+MATCHES_COUNTED = 1_000
+"""Matches of a prefix that are counted at most: more are no answer to a search."""
+
+
+def _count_above(score: str, *, day: str = "%(day)s", condition: str = ">") -> str:
+    """Return an expression: how many entries of a session's board have a score > (or >=) `score`.
+
+    All of the buckets before the last one that begins above the score, and what of that one is
+    above; `depth` is minus the score.
+    """
+    deeper = condition.replace(">", "<")
+    board = f"session_date = {day} AND category = %(category)s"
+    return f"""COALESCE((
+        SELECT (SELECT COALESCE(sum(entries), 0) FROM leaderboard_counters
+                WHERE {board} AND (depth, created_at, id) < (f.depth, f.created_at, f.id))
+             + (SELECT count(*) FROM leaderboard_entries
+                WHERE {board} AND score = -f.depth AND (created_at, id) >= (f.created_at, f.id))
+             + (SELECT count(*) FROM leaderboard_entries
+                WHERE {board} AND score < -f.depth AND score {condition} {score})
+        FROM (SELECT depth, created_at, id FROM leaderboard_counters
+              WHERE {board} AND depth {deeper} -{score}
+              ORDER BY depth DESC, created_at DESC, id DESC LIMIT 1) AS f), 0)::bigint"""
+
+
+COUNT = f"SELECT COALESCE(sum(entries), 0)::bigint FROM leaderboard_counters WHERE {_BOARD}"
+# Counted up to a bound: a prefix of one letter is that of a tenth of all players.
+COUNT_MATCHES = f"""
+    SELECT count(*) FROM (
+        SELECT FROM leaderboard_entries e JOIN users u ON u.id = e.user_id
+        WHERE e.session_date = %(day)s AND e.category = %(category)s AND lower(u.username) LIKE %(pattern)s
+        LIMIT {MATCHES_COUNTED}
+    ) AS matches"""
+WORST = f"SELECT score FROM leaderboard_entries WHERE {_BOARD} ORDER BY score LIMIT 1"
+LEADERS = f"SELECT {_count_above('%(score)s', condition='>=')}"
+BINS = f"""
+    SELECT edge, {_count_above("edge", condition=">=")}
+    FROM unnest(%(edges)s::numeric[]) AS edges (edge) ORDER BY edge"""
+ORDERS = {
+    "rank": "e.score DESC, e.created_at, e.id",
+    "-rank": "e.score, e.created_at DESC, e.id DESC",
+    # the order of the index on lower(username)
+    "username": "lower(u.username) USING ~<~, u.id",
+    "-username": "lower(u.username) USING ~>~, u.id DESC",
+}
+REVERSED = {"username": "-username", "-username": "username"}
+# The rank of each row of the page is counted on its own: they stand anywhere on the board.
+_LIST = f"""
+    WITH page AS MATERIALIZED (
+        SELECT e.*, u.username, row_number() OVER () AS place FROM (
+            SELECT e.id FROM leaderboard_entries e JOIN users u ON u.id = e.user_id
+            WHERE e.session_date = %(day)s AND e.category = %(category)s {{condition}}
+            ORDER BY {{order}} LIMIT %(limit)s OFFSET %(offset)s
+        ) AS found JOIN leaderboard_entries e ON e.id = found.id JOIN users u ON u.id = e.user_id
+        ORDER BY {{order}}
+    )
+    SELECT e.id, e.user_id, e.username, e.session_date, e.category, e.score,
+           1 + {_count_above("e.score")}, {_REST}
+    FROM page e ORDER BY e.place"""
+_MATCH = "AND lower(u.username) LIKE %(pattern)s"
+LIST = {order: _LIST.format(condition="", order=by) for order, by in ORDERS.items()}
+LIST_MATCHES = {order: _LIST.format(condition=_MATCH, order=by) for order, by in ORDERS.items()}
+# Each step jumps to the next older session; the counters are a thousandth of the entries.
+DAYS = """
+    WITH RECURSIVE days AS (
+        (SELECT session_date AS day, 1 AS place FROM leaderboard_counters
+         WHERE session_date < COALESCE(%(before)s, 'infinity'::date) AND category = %(category)s
+           AND entries > 0 ORDER BY session_date DESC LIMIT 1)
+        UNION ALL
+        SELECT older.day, place + 1 FROM days CROSS JOIN LATERAL (
+            SELECT session_date AS day FROM leaderboard_counters
+            WHERE session_date < days.day AND category = %(category)s AND entries > 0
+            ORDER BY session_date DESC LIMIT 1
+        ) AS older WHERE place < %(limit)s
+    ) SELECT day FROM days ORDER BY day DESC"""
+_SCORES = """
+    SELECT e.user_id, e.session_date, e.score, {rank}
+    FROM unnest(%(user_ids)s::uuid[]) AS players (id) CROSS JOIN unnest(%(days)s::date[]) AS days (day)
+    JOIN leaderboard_entries e
+      ON e.user_id = players.id AND e.session_date = days.day AND e.category = %(category)s
+    ORDER BY e.user_id, e.session_date"""
+SCORES = _SCORES.format(rank="NULL")
+# A closed session has its final ranks; only those of an open one are counted.
+RANKS = _SCORES.format(rank=f"COALESCE(e.rank, 1 + {_count_above('e.score', day='e.session_date')})")
+# Ranked by the sum, shown as its mean: a session without a score counts as nothing. The sums of
+# 100,000 players need 16 MB; with less they would be sorted on disk, several times.
+_ROOM = "SET LOCAL work_mem = '64MB';"
+PERIOD = """
+    WITH totals AS MATERIALIZED (
+        SELECT user_id, sum(score) AS total, count(*) AS sessions FROM leaderboard_entries
+        WHERE session_date = ANY(%(days)s::date[]) AND category = %(category)s GROUP BY user_id
+    ), best AS MATERIALIZED (
+        SELECT * FROM totals ORDER BY total DESC, user_id LIMIT %(limit)s
+    )
+    SELECT user_id, (SELECT username FROM users WHERE id = user_id),
+           round(total / cardinality(%(days)s::date[]), 2), sessions, rank() OVER (ORDER BY total DESC),
+           (SELECT count(*) FROM totals)
+    FROM best ORDER BY total DESC, user_id"""
+# Two ranges of the index: the rest of the last score's equals, and what is below. Not a join:
+# the planner would read all users for a few thousand.
+AFTER = f"""
+    SELECT e.id, e.user_id, (SELECT username FROM users WHERE id = e.user_id), e.session_date,
+           e.category, e.score, 0, {_REST}
+    FROM (
+        (SELECT * FROM leaderboard_entries
+         WHERE {_BOARD} AND score = %(score)s AND (created_at, id) > (%(created_at)s, %(id)s)
+         ORDER BY created_at, id LIMIT %(limit)s)
+        UNION ALL
+        (SELECT * FROM leaderboard_entries WHERE {_BOARD} AND score < %(score)s
+         ORDER BY score DESC, created_at, id LIMIT %(limit)s)
+    ) AS e ORDER BY e.score DESC, e.created_at, e.id LIMIT %(limit)s"""
+
+
+class View(NamedTuple):
+    """Which entries of a board: `limit` of those with a prefix, from a place in one of the ORDERS on."""
+
+    order: str
+    prefix: str
+    limit: int
+    offset: int
+
+
+def count_entries(database: Database, category: str, session_date: date) -> int:
+    """Return how many entries a board has."""
+    return _fetch_number(database, COUNT, name_board(category, session_date))
+
+
+def count_matches(database: Database, category: str, session_date: date, prefix: str) -> int:
+    """Return how many players of a board have a username with this prefix, up to MATCHES_COUNTED."""
+    parameters = name_board(category, session_date, pattern=build_pattern(prefix))
+    return _fetch_number(database, COUNT_MATCHES, parameters)
+
+
+def find_worst(database: Database, category: str, session_date: date) -> Decimal | None:
+    """Return the lowest score of a board."""
+    parameters = name_board(category, session_date)
+    return find_one(database, lambda row: Decimal(row[0]), WORST, parameters)
+
+
+def count_from(database: Database, category: str, session_date: date, score: Decimal) -> int:
+    """Return how many entries of a board have this score or a higher one."""
+    return _fetch_number(database, LEADERS, name_board(category, session_date, score=score))
+
+
+def count_bins(
+    database: Database, category: str, session_date: date, edges: Sequence[Decimal]
+) -> tuple[ScoreBin, ...]:
+    """Return how many scores lie between each edge and the next, the lower one included."""
+    parameters = name_board(category, session_date, edges=list(edges))
+    counts = fetch_all(database, tuple, BINS, parameters)
+    return tuple(ScoreBin(low, high, as_high - higher) for (low, as_high), (high, higher) in pairwise(counts))
+
+
+def list_ordered(
+    database: Database, category: str, session_date: date, view: View
+) -> tuple[LeaderboardEntry, ...]:
+    """Return the entries of a board that a view shows, with their ranks."""
+    statement = (LIST_MATCHES if view.prefix else LIST)[view.order]
+    pattern = build_pattern(view.prefix)
+    parameters = name_board(category, session_date, limit=view.limit, offset=view.offset, pattern=pattern)
+    return fetch_all(database, build_entry, statement, parameters)
+
+
+def list_days(database: Database, category: str, limit: int, before: date | None) -> tuple[date, ...]:
+    """Return the newest sessions in which a category has entries, newest first."""
+    parameters = {"category": category, "limit": limit, "before": before}
+    return fetch_all(database, lambda row: row[0], DAYS, parameters)
+
+
+def list_scores(
+    database: Database, user_ids: Sequence[UUID], category: str, days: Sequence[date], *, ranked: bool
+) -> tuple[PlayerScore, ...]:
+    """Return the scores of players in sessions, by player and session."""
+    parameters = {"user_ids": list(user_ids), "category": category, "days": list(days)}
+    return fetch_all(database, lambda row: PlayerScore(*row), RANKS if ranked else SCORES, parameters)
+
+
+def list_period(
+    database: Database, category: str, days: Sequence[date], limit: int
+) -> tuple[int, tuple[PeriodEntry, ...]]:
+    """Return how many players have a score in any of the sessions, and the best of them."""
+    parameters = {"category": category, "days": list(days), "limit": limit}
+    rows = fetch_all(database, tuple, _ROOM + PERIOD, parameters)
+    return (rows[0][5] if rows else 0), tuple(PeriodEntry(*row[:5]) for row in rows)
+
+
+def list_after(
+    database: Database, category: str, session_date: date, last: LeaderboardEntry | None, limit: int
+) -> tuple[LeaderboardEntry, ...]:
+    """Return the entries of a board that follow one (None: the first), without ranks."""
+    place: dict[str, Any] = {"score": Decimal("Infinity"), "created_at": None, "id": None}
+    if last is not None:
+        place = {"score": last.score, "created_at": last.created_at, "id": last.id}
+    parameters = name_board(category, session_date, limit=limit, **place)
+    return fetch_all(database, build_entry, AFTER, parameters)
+
+
+def build_pattern(prefix: str) -> str:
+    """Return the pattern of LIKE for what begins with a text."""
+    return prefix.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+
+
+def _fetch_number(database: Database, statement: str, parameters: dict[str, Any]) -> int:
+    return int(find_one(database, _first, statement, parameters) or 0)
+
+
+def _first(row: Row) -> Any:
+    return row[0]

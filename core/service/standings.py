@@ -1,0 +1,290 @@
+"""Standings: boards as people look at them, across places, players and sessions.
+
+Sizes, distributions, searches, histories, periods and exports of leaderboards, and the
+market that players are compared with. Only reads.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import date, timedelta
+from decimal import ROUND_FLOOR, Decimal
+from statistics import median
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from core.cache import CacheKind, Codec
+from core.cache.keys import LEADERBOARD, MARKET, USERNAMES_VERSION_KEY, leaderboard_version_key
+from core.database import Database
+from core.errors import InvalidInput
+from core.queries import boards, market_returns
+from core.queries import standings as queries
+from core.records import BoardSummary, LeaderboardEntry, MarketReturn, PeriodBoard, PlayerScore, ScoreBin
+from core.service.base import ServiceBase
+from core.service.inputs import (
+    MAX_MONEY,
+    MAX_OFFSET,
+    check_category,
+    check_decimal,
+    check_id,
+    check_limit,
+    check_session_date,
+    check_text,
+    check_whole,
+)
+
+MAX_BINS = 100
+MAX_PERIOD_SESSIONS = 90
+MAX_MARKET_DAYS = 3_660
+# Of one statement: each is a probe of an index, and of an open session a count as well.
+MAX_SCORES = 5_000
+EXPORT_ROWS = 2_000
+CENT = Decimal("0.01")
+
+_SUMMARY_CODEC: Codec[BoardSummary] = Codec(BoardSummary)
+_PERIOD_CODEC: Codec[PeriodBoard] = Codec(PeriodBoard)
+_RETURNS_CODEC: Codec[tuple[MarketReturn, ...]] = Codec(tuple[MarketReturn, ...])
+# Adding up 30 sessions of 100,000 players takes seconds, and one of them changes all the time.
+PERIOD_SECONDS = 300
+# Timed: a change to a score, or to a price, does not invalidate these.
+_PERIOD = CacheKind(LEADERBOARD.name, PERIOD_SECONDS, is_timed=True)
+_RETURNS = CacheKind(MARKET.name, MARKET.ttl_seconds, is_timed=True)
+
+
+class Standings(ServiceBase):
+    """The standings area of the service."""
+
+    def count_leaderboard(self, category: str, session_date: date | None = None, *, prefix: str = "") -> int:
+        """Return how many players a board has, exactly and as of now.
+
+        With a prefix, how many of their usernames begin with it in any case, counted up to
+        1,000. Raises `InvalidInput`.
+        """
+        board, prefix = self._check(category, session_date), _check_prefix(prefix)
+        if prefix:
+            return self._read("count_leaderboard", queries.count_matches, *board, prefix)
+        return self._read("count_leaderboard", queries.count_entries, *board)
+
+    def list_leaderboard(
+        self,
+        category: str,
+        session_date: date | None = None,
+        *,
+        limit: int = 50,
+        offset: int = 0,
+        order: str = "rank",
+        prefix: str = "",
+    ) -> tuple[LeaderboardEntry, ...]:
+        """Return `limit` entries of a board from place `offset` of an order on, as of now.
+
+        The orders are `rank` (best first), `username`, and both backwards with a `-` before
+        them; with a prefix, of the players only whose username begins with it in any case. The
+        rank is that on the whole board. Raises `InvalidInput`.
+        """
+        board, prefix = self._check(category, session_date), _check_prefix(prefix)
+        if order not in queries.ORDERS:
+            raise InvalidInput(f"order is {order!r}; give one of {', '.join(queries.ORDERS)}")
+        limit, offset = check_limit(limit), check_whole(offset, "offset", least=0, most=MAX_OFFSET)
+        view = queries.View(order, prefix, limit, offset)
+        if prefix:
+            return self._read("list_leaderboard", queries.list_ordered, *board, view)
+        return self._read("list_leaderboard", _list_whole, *board, view)
+
+    def find_leaderboard_summary(
+        self,
+        category: str,
+        session_date: date | None = None,
+        *,
+        bins: int = 24,
+        least_width: Decimal = CENT,
+    ) -> BoardSummary | None:
+        """Return a board in figures, with the distribution of its scores; None without entries.
+
+        The distribution has at most `bins` bins, equally wide with round edges, none narrower
+        than `least_width`. At most 120 s old and never older than the last change through a
+        service. Raises `InvalidInput`.
+        """
+        board = self._check(category, session_date)
+        count = check_whole(bins, "bins", least=2, most=MAX_BINS)
+        width = check_decimal(least_width, "least_width", least=CENT, most=MAX_MONEY)
+        return self._cache.get_or_load(
+            LEADERBOARD,
+            f"leaderboard:{board[0]}:{board[1]}:summary-{count}-{width}",
+            _SUMMARY_CODEC,
+            lambda: self._read("find_leaderboard_summary", _find_summary, *board, count, width),
+            depends_on=(leaderboard_version_key(*board), USERNAMES_VERSION_KEY),
+        )
+
+    def list_leaderboard_dates(
+        self, category: str, *, limit: int = 30, before: date | None = None
+    ) -> tuple[date, ...]:
+        """Return the newest sessions in which a category has entries, newest first, as of now.
+
+        `before` continues after the last day of the page before. Raises `InvalidInput`.
+        """
+        category, count = check_category(category), check_limit(limit)
+        day = None if before is None else check_session_date(before, self._clock())
+        return self._read("list_leaderboard_dates", queries.list_days, category, count, day)
+
+    def list_player_scores(
+        self,
+        user_ids: Iterable[UUID | str],
+        category: str,
+        session_dates: Iterable[date],
+        *,
+        ranked: bool = False,
+    ) -> tuple[PlayerScore, ...]:
+        """Return the scores of players in sessions, by player and session, as of now.
+
+        Who has no score in a session has no row for it. With `ranked` each has its rank: that
+        which was stored when the session was closed, otherwise counted. At most 5,000 pairs of
+        player and session. Raises `InvalidInput`.
+        """
+        players = [check_id(user_id, "user_id") for user_id in user_ids]
+        days = [self._check_day(day, "session_date") for day in session_dates]
+        category = check_category(category)
+        pairs = len(players) * len(days)
+        if pairs > MAX_SCORES:
+            raise InvalidInput(f"{pairs} scores were asked for; give at most {MAX_SCORES} pairs")
+        if not pairs:
+            return ()
+        return self._read("list_player_scores", queries.list_scores, players, category, days, ranked=ranked)
+
+    def get_period_leaderboard(
+        self,
+        category: str,
+        session_date: date | None = None,
+        *,
+        sessions: int = 7,
+        limit: int = 50,
+    ) -> PeriodBoard:
+        """Return the best players by mean score of the sessions up to and with a date.
+
+        Of the `sessions` newest (at most 90) in which the category has entries; a session
+        without a score counts as nothing. Adds up every entry of them: the answer is up to 300 s
+        old, whatever was changed since. Raises `InvalidInput`.
+        """
+        category, day = self._check(category, session_date)
+        count = check_whole(sessions, "sessions", least=1, most=MAX_PERIOD_SESSIONS)
+        limit = check_limit(limit)
+        return self._cache.get_or_load(
+            _PERIOD,
+            f"leaderboard:{category}:{day}:last-{count}-{limit}",
+            _PERIOD_CODEC,
+            lambda: self._read("get_period_leaderboard", _find_period, category, day, count, limit),
+        )
+
+    def stream_leaderboard(
+        self, category: str, session_date: date | None = None
+    ) -> Iterator[LeaderboardEntry]:
+        """Yield every entry of a board, best first, with its rank; 2,000 are held at a time.
+
+        Each 2,000 are one statement, as of then, and no connection is held between them: what
+        changes its score meanwhile may come twice or not at all. Raises `InvalidInput`.
+        """
+        board = self._check(category, session_date)
+        return self._stream(board)
+
+    def _stream(self, board: tuple[str, date]) -> Iterator[LeaderboardEntry]:
+        last: LeaderboardEntry | None = None
+        place = 0
+        while entries := self._read("stream_leaderboard", queries.list_after, *board, last, EXPORT_ROWS):
+            for entry in entries:
+                place += 1
+                rank = last.rank if last is not None and entry.score == last.score else place
+                last = msgspec.structs.replace(entry, rank=rank)
+                yield last
+
+    def get_market_returns(self, start: date, end: date) -> tuple[MarketReturn, ...]:
+        """Return what all symbols gained on average in each day with prices, oldest first.
+
+        From the first price of a UTC day, or its open, to the last; both dates are included,
+        3,660 days at most. At most 30 s old. Raises `InvalidInput`.
+        """
+        first, last = self._check_day(start, "start"), self._check_day(end, "end")
+        if not 0 <= (last - first).days < MAX_MARKET_DAYS:
+            raise InvalidInput(f"end is {last} and start {first}; give 1 to {MAX_MARKET_DAYS} days in order")
+        return self._cache.get_or_load(
+            _RETURNS,
+            f"market:returns:{first}:{last}",
+            _RETURNS_CODEC,
+            lambda: self._read("get_market_returns", market_returns.list_returns, first, last),
+        )
+
+    def _check(self, category: Any, session_date: Any) -> tuple[str, date]:
+        return check_category(category), check_session_date(session_date, self._clock())
+
+    def _check_day(self, value: Any, name: str) -> date:
+        if value is None:
+            raise InvalidInput(f"{name} is None; give a datetime.date")
+        return check_session_date(value, self._clock())
+
+
+def _list_whole(
+    database: Database, category: str, day: date, view: queries.View
+) -> tuple[LeaderboardEntry, ...]:
+    """Return a page of a whole board, read from the nearer end."""
+    if view.order == "rank":
+        return boards.list_page(database, category, day, view.limit, view.offset)
+    size = queries.count_entries(database, category, day)
+    length = min(view.limit, size - view.offset)
+    if length <= 0:
+        return ()
+    other_end = size - view.offset - length
+    if view.order == "-rank":
+        return boards.list_page(database, category, day, length, other_end)[::-1]
+    if view.offset <= other_end:
+        return queries.list_ordered(database, category, day, view)
+    back = queries.View(queries.REVERSED[view.order], "", length, other_end)
+    return queries.list_ordered(database, category, day, back)[::-1]
+
+
+def _find_summary(
+    database: Database, category: str, day: date, bins: int, least_width: Decimal
+) -> BoardSummary | None:
+    players = queries.count_entries(database, category, day)
+    # one entry in the middle, or two
+    middle = boards.list_page(database, category, day, 2 - players % 2, max(players - 1, 0) // 2)
+    best = boards.list_page(database, category, day, 1, 0)
+    worst = queries.find_worst(database, category, day)
+    if not middle or not best or worst is None:
+        return None
+    edges = choose_edges(worst, best[0].score, bins=bins, least_width=least_width)
+    counted: tuple[ScoreBin, ...] = queries.count_bins(database, category, day, edges)
+    return BoardSummary(
+        session_date=day,
+        category=category,
+        players=players,
+        leader=best[0].username,
+        leaders=queries.count_from(database, category, day, best[0].score),
+        best=best[0].score,
+        median=median(entry.score for entry in middle),
+        worst=worst,
+        bins=counted,
+    )
+
+
+def _find_period(database: Database, category: str, newest: date, sessions: int, limit: int) -> PeriodBoard:
+    before = None if newest == date.max else newest + timedelta(days=1)
+    days = queries.list_days(database, category, sessions, before)
+    players, entries = queries.list_period(database, category, days, limit)
+    return PeriodBoard(days=days, players=players, entries=entries)
+
+
+def choose_edges(low: Decimal, high: Decimal, *, bins: int, least_width: Decimal) -> list[Decimal]:
+    """Return the edges of at most `bins` bins from below `low` to above `high`.
+
+    They are multiples of a width that is 1, 2 or 5 times a power of ten.
+    """
+    width = _round_up(max((high - low) / (bins - 1), least_width))
+    first, last = ((value / width).to_integral_value(ROUND_FLOOR) for value in (low, high))
+    return [(first + n) * width for n in range(int(last - first) + 2)]
+
+
+def _round_up(width: Decimal) -> Decimal:
+    power = Decimal(1).scaleb(width.adjusted())
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= width)
+
+
+def _check_prefix(value: Any) -> str:
+    return value if value == "" else str(check_text(value, "prefix", most=50))

@@ -1,0 +1,136 @@
+"""The filters of the leaderboards page.
+
+Owns the widgets and their query parameters, and what is said about a link that asks for
+something that is not there. A changed filter starts again at the first page.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+
+import streamlit as st
+
+from core import EnhancedDatabaseService
+from dashboard import data, parameters, standings_data
+from dashboard.formats import Category, format_day
+from dashboard.standings_data import View
+
+ROWS = (10, 25, 50, 100)
+DEFAULT_ROWS = 25
+PERIODS = {"Session": 1, "Last 7": 7, "Last 30": 30}
+BEFORE = "Session before"
+NAME_LETTERS = 50
+COLUMN_WIDTHS = (3, 3, 3, 4)
+
+
+def choose_view(service: EnhancedDatabaseService, sessions: Sequence[date], newest: date) -> View:
+    """Show the filters and return what they say; unknown values in the link are named."""
+    first = st.columns(COLUMN_WIDTHS, gap="small")
+    newest_name = f"Newest ({newest.isoformat()})"
+    days = {newest_name: newest, **{day.isoformat(): day for day in sessions}}
+    with first[1]:
+        day = days[_choose("Session", days, key="day", what="session", labels=_describe_days(days))]
+    categories = {item.name: item for item in data.list_categories(service, day)}
+    parameters.translate_parameter("category", {c.key: c.name for c in categories.values()})
+    with first[0]:
+        category = categories[_choose("Category", categories, key="category", what="category")]
+    with first[2]:
+        versus = choose_versus(service, category, day, sessions)
+    with first[3]:
+        count = PERIODS[_choose_segment("Period", list(PERIODS), "Session", key="period")]
+    second = st.columns(COLUMN_WIDTHS, gap="small")
+    with second[0]:
+        prefix = choose_prefix()
+    with second[1]:
+        orders = standings_data.ORDERS
+        order = _choose("Order", orders, key="order", what="order", disabled=count > 1)
+    with second[3]:
+        rows = int(_choose_segment("Players shown", [str(n) for n in ROWS], str(DEFAULT_ROWS), key="top"))
+    return View(
+        category=category,
+        day=day,
+        sessions=count,
+        versus=versus,
+        rows=rows,
+        order=orders[order],
+        prefix=prefix,
+    )
+
+
+def choose_versus(
+    service: EnhancedDatabaseService, category: Category, day: date, sessions: Sequence[date]
+) -> date | None:
+    """Show which session to compare with and return it; None before the first one."""
+    before = standings_data.find_session_before(service, category.key, day)
+    options = {BEFORE: before, **{other.isoformat(): other for other in sessions if other != day}}
+    return options[_choose("Compare with", options, key="against", what="session to compare with")]
+
+
+def choose_prefix() -> str:
+    """Show the search and return what was typed."""
+    typed = st.text_input(
+        "Find a player",
+        key="find",
+        placeholder="First letters of a username",
+        live=True,
+        max_chars=NAME_LETTERS,
+        bind="query-params",
+        on_change=restart,
+    )
+    return (typed or "").strip()
+
+
+def restart() -> None:
+    """Go back to the first page."""
+    st.session_state["page"] = 1
+
+
+def choose_page(pages: int) -> int:
+    """Show the page control when there is more than one page, and return the page's number."""
+    if pages <= 1:
+        return 1
+    unknown = parameters.find_unknown("page", [str(number + 1) for number in range(pages)])
+    # a page that is gone, because the board has become shorter
+    if st.session_state.get("page", 1) > pages:
+        st.session_state["page"] = pages
+    number = st.pagination(pages, key="page", bind="query-params")
+    if unknown:
+        parameters.show_unknown("page", unknown, instead=f"page {number}")
+    return number
+
+
+def _choose(
+    label: str,
+    options: Mapping[str, object],
+    *,
+    key: str,
+    what: str,
+    labels: Mapping[str, str] | None = None,
+    disabled: bool = False,
+) -> str:
+    unknown = parameters.find_unknown(key, options)
+    chosen: str = st.selectbox(
+        label, list(options), key=key, bind="query-params", on_change=restart, disabled=disabled
+    )
+    if unknown:
+        parameters.show_unknown(what, unknown, instead=(labels or {}).get(chosen, chosen))
+    return chosen
+
+
+def _choose_segment(label: str, options: Sequence[str], default: str, *, key: str) -> str:
+    unknown = parameters.find_unknown(key, options)
+    chosen: str = st.segmented_control(
+        label,
+        options,
+        default=default,
+        required=True,
+        key=key,
+        bind="query-params",
+        on_change=restart,
+    )
+    if unknown:
+        parameters.show_unknown(label.lower(), unknown, instead=chosen)
+    return chosen
+
+
+def _describe_days(days: Mapping[str, date]) -> dict[str, str]:
+    return {name: format_day(day) for name, day in days.items()}

@@ -1,0 +1,118 @@
+"""Boards turned into tables: pages of a session, of a period, and who was chosen in one.
+
+Owns the shape of these tables; pure functions of their arguments.
+"""
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pandas as pd
+
+from core.records import BoardSummary, LeaderboardEntry, PeriodEntry, PlayerScore, ScoreBin
+from dashboard.formats import Unit, format_count, format_score
+from dashboard.frames import Bin
+from dashboard.medals import MEDALS
+from dashboard.standings_data import Page
+
+
+def build_page_frame(page: Page, *, best: Decimal) -> pd.DataFrame:
+    """Return one row per entry, in the order given.
+
+    Columns: medal (image or none), rank, moved (text), player, score, change (against the
+    session compared with), trend (scores, oldest first), behind (distance to the best score,
+    nothing for who has it).
+    """
+    entries = page.entries
+    before = [page.before.get(entry.user_id) for entry in entries]
+    return pd.DataFrame(
+        {
+            "medal": [MEDALS.get(entry.rank) for entry in entries],
+            "rank": [entry.rank for entry in entries],
+            "moved": [describe_move(e.rank, row) for e, row in zip(entries, before, strict=True)],
+            "player": [entry.username for entry in entries],
+            "score": [float(entry.score) for entry in entries],
+            "change": [
+                float(e.score - row.score) if row else None for e, row in zip(entries, before, strict=True)
+            ],
+            "trend": _list_trends([entry.user_id for entry in entries], page.trends),
+            "behind": [_gap(best - entry.score) for entry in entries],
+        }
+    )
+
+
+def build_period_frame(
+    entries: Sequence[PeriodEntry], trends: Mapping[UUID, Sequence[Decimal]], *, best: Decimal
+) -> pd.DataFrame:
+    """Return one row per player of a period: medal, rank, player, score, sessions, trend, behind."""
+    return pd.DataFrame(
+        {
+            "medal": [MEDALS.get(entry.rank) for entry in entries],
+            "rank": [entry.rank for entry in entries],
+            "player": [entry.username for entry in entries],
+            "score": [float(entry.score) for entry in entries],
+            "sessions": [entry.sessions for entry in entries],
+            "trend": _list_trends([entry.user_id for entry in entries], trends),
+            "behind": [_gap(best - entry.score) for entry in entries],
+        }
+    )
+
+
+def describe_move(rank: int, before: PlayerScore | None) -> str:
+    """Write how far a rank moved: `↑ 3`, `↓ 12`, `=`, or `new` for who had no score before."""
+    if before is None or before.rank is None:
+        return "new"
+    moved = before.rank - rank
+    if not moved:
+        return "="
+    return f"{'↑' if moved > 0 else '↓'} {format_count(abs(moved))}"
+
+
+def describe_difference(value: Decimal, before: Decimal, unit: Unit) -> str:
+    """Write how much a score is above another, with its sign: `+$12.50`, `-0.30%`."""
+    difference = value - before
+    text = format_score(abs(difference), unit).lstrip("+")
+    return f"{'-' if difference < 0 else '+'}{text}"
+
+
+def shape_bins(bins: Sequence[ScoreBin], unit: Unit) -> tuple[Bin, ...]:
+    """Return bins as a chart draws them; none when there is no spread to show.
+
+    The bin of one whole number is drawn around it.
+    """
+    if sum(item.players > 0 for item in bins) < 2:
+        return ()
+    shift = 0.5 if unit == "count" and bins[0].high - bins[0].low == 1 else 0.0
+    return tuple(Bin(float(item.low) - shift, float(item.high) - shift, item.players) for item in bins)
+
+
+def share_width(summary: BoardSummary, other: BoardSummary | None) -> bool:
+    """Say whether two distributions have bins of one width, so that their heights compare."""
+    if other is None:
+        return False
+    first, second = summary.bins[0], other.bins[0]
+    return first.high - first.low == second.high - second.low
+
+
+def filter_names(entries: Sequence[PeriodEntry], prefix: str) -> Sequence[PeriodEntry]:
+    """Return the entries whose username begins with a prefix, in any case."""
+    wanted = prefix.casefold()
+    return [entry for entry in entries if entry.username.casefold().startswith(wanted)]
+
+
+def find_chosen(
+    selection: Mapping[str, Any], entries: Sequence[LeaderboardEntry | PeriodEntry]
+) -> str | None:
+    """Return the username of the row that was chosen in a table, if any."""
+    rows = [row for row, _ in selection.get("cells", ())]
+    rows += list(selection.get("rows", ()))
+    return entries[rows[0]].username if rows and rows[0] < len(entries) else None
+
+
+def _list_trends(players: Sequence[UUID], trends: Mapping[UUID, Sequence[Decimal]]) -> list[list[float]]:
+    return [[float(score) for score in trends.get(user_id, ())] for user_id in players]
+
+
+def _gap(points: Decimal) -> float | None:
+    return float(points) if points else None

@@ -1,0 +1,258 @@
+"""Standings: sizes, searches, distributions, histories, periods and exports of boards."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from itertools import islice
+from random import Random
+from typing import Any
+
+import pytest
+
+from core import EnhancedDatabaseService
+from core.errors import InvalidInput
+from core.records import LeaderboardEntry, LeaderboardUpdate, Tick, User
+from core.service import standings
+from tests.conftest import Execute
+
+DAYS = (date(2026, 3, 2), date(2026, 3, 3), date(2026, 3, 4))
+PLAYERS = 60
+ORDERS: dict[str, Callable[[LeaderboardEntry], Any]] = {
+    "rank": lambda entry: (-entry.score, entry.created_at, entry.id),
+    "username": lambda entry: entry.username.lower(),
+}
+
+
+@pytest.fixture
+def players(service: EnhancedDatabaseService) -> list[User]:
+    """Sixty players, half of them called amy and the others Bea, with scores in three sessions."""
+    names = [f"{('amy', 'Bea')[n % 2]}_{n:02}" for n in range(PLAYERS)]
+    users = [service.create_user(username=name) for name in names]
+    random = Random(7)
+    for day in DAYS:
+        scores = [LeaderboardUpdate(user.id, Decimal(random.randrange(-9, 9))) for user in users]
+        service.batch_update_leaderboard("returns", scores, day)
+    return users
+
+
+@pytest.fixture
+def bucketed(players: list[User], execute: Execute) -> list[User]:
+    """The same players on boards that are counted in buckets of seven."""
+    for day in DAYS:
+        execute("SELECT leaderboard_fold(%s, 'returns', 7)", (day,))
+    return players
+
+
+def at(day: date, hour: int) -> datetime:
+    """Return an hour of a day in UTC."""
+    return datetime.combine(day, time(hour), UTC)
+
+
+def read_all(service: EnhancedDatabaseService, day: date = DAYS[2]) -> list[LeaderboardEntry]:
+    """Return a whole board as pages of the service show it."""
+    return list(service.get_leaderboard("returns", day, 1_000))
+
+
+def test_a_board_is_counted_exactly(service: EnhancedDatabaseService, bucketed: list[User]) -> None:
+    """Also after a player has left, and by prefix in any case."""
+    assert service.count_leaderboard("returns", DAYS[0]) == PLAYERS
+    assert service.count_leaderboard("returns", DAYS[0], prefix="bEa") == PLAYERS // 2
+    assert service.count_leaderboard("returns", DAYS[0], prefix="amy%") == 0
+    service.delete_user(bucketed[1].id)
+    assert service.count_leaderboard("returns", DAYS[0]) == PLAYERS - 1
+    assert service.count_leaderboard("returns", DAYS[0], prefix="bea") == PLAYERS // 2 - 1
+    assert service.count_leaderboard("nothing", DAYS[0]) == 0
+
+
+@pytest.mark.parametrize("order", ["rank", "-rank", "username", "-username"])
+@pytest.mark.parametrize("prefix", ["", "amy", "B"])
+def test_pages_of_an_order_are_the_sorted_board(
+    service: EnhancedDatabaseService, bucketed: list[User], order: str, prefix: str
+) -> None:
+    """Every page, the last short one and what is behind it; ranks are those of the whole board."""
+    matches = [e for e in read_all(service) if e.username.lower().startswith(prefix.lower())]
+    expected = sorted(matches, key=ORDERS[order.lstrip("-")], reverse=order.startswith("-"))
+    for offset in range(0, len(expected) + 10, 9):
+        page = service.list_leaderboard(
+            "returns", DAYS[2], limit=9, offset=offset, order=order, prefix=prefix
+        )
+        assert list(page) == expected[offset : offset + 9]
+
+
+def test_a_summary_is_that_of_all_scores(service: EnhancedDatabaseService, bucketed: list[User]) -> None:
+    """Best, worst, median, who shares the lead, and each score in the bin that holds it."""
+    entries = read_all(service)
+    summary = service.find_leaderboard_summary("returns", DAYS[2], bins=10)
+    assert summary is not None
+    scores = [entry.score for entry in entries]
+    assert (summary.players, summary.best, summary.worst) == (PLAYERS, scores[0], scores[-1])
+    assert summary.median == (scores[29] + scores[30]) / 2
+    assert (summary.leader, summary.leaders) == (entries[0].username, scores.count(scores[0]))
+    assert len(summary.bins) <= 10
+    for item in summary.bins:
+        assert item.players == sum(item.low <= score < item.high for score in scores)
+    assert sum(item.players for item in summary.bins) == PLAYERS
+
+
+def test_a_summary_follows_a_change(service: EnhancedDatabaseService, players: list[User]) -> None:
+    """It is cached, and never older than the last change; without entries there is none."""
+    assert service.find_leaderboard_summary("luck", DAYS[0]) is None
+    service.find_leaderboard_summary("returns", DAYS[0])
+    service.update_leaderboard_entry(players[5].id, "returns", Decimal(500), DAYS[0])
+    summary = service.find_leaderboard_summary("returns", DAYS[0])
+    assert summary is not None
+    assert (summary.best, summary.leader, summary.leaders) == (Decimal(500), "Bea_05", 1)
+    service.update_user_profile(players[5].id, username="zoe")
+    renamed = service.find_leaderboard_summary("returns", DAYS[0])
+    assert renamed is not None
+    assert renamed.leader == "zoe"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "least", "width"),
+    [
+        ("0", "10", "1", "1"),
+        ("-3.20", "4.10", "0.01", "0.5"),
+        ("5", "5", "0.01", "0.01"),
+        ("9012.55", "11870.10", "0.01", "200"),
+        ("-0.03", "-0.01", "0.01", "0.01"),
+    ],
+)
+def test_edges_are_round_and_hold_all_scores(low: str, high: str, least: str, width: str) -> None:
+    """The width is 1, 2 or 5 times a power of ten, and the ends lie within the bins."""
+    edges = standings.choose_edges(Decimal(low), Decimal(high), bins=24, least_width=Decimal(least))
+    assert edges[1] - edges[0] == Decimal(width)
+    assert edges[0] <= Decimal(low) < edges[1]
+    assert edges[-2] <= Decimal(high) < edges[-1]
+    assert len(edges) <= 25
+
+
+def test_dates_are_those_with_entries(
+    service: EnhancedDatabaseService, players: list[User], execute: Execute
+) -> None:
+    """Of the category alone, newest first, page by page."""
+    service.update_leaderboard_entry(players[0].id, "other", Decimal(1), DAYS[2] + timedelta(days=1))
+    assert service.list_leaderboard_dates("returns") == DAYS[::-1]
+    assert service.list_leaderboard_dates("returns", limit=2) == (DAYS[2], DAYS[1])
+    assert service.list_leaderboard_dates("returns", before=DAYS[1]) == (DAYS[0],)
+    assert service.list_leaderboard_dates("nothing") == ()
+
+
+def test_scores_of_players_are_those_of_their_boards(
+    service: EnhancedDatabaseService, bucketed: list[User]
+) -> None:
+    """By player and session, with ranks when asked for; who was not there has no row."""
+    some = [user.id for user in bucketed[10:13]]
+    missing = DAYS[0] - timedelta(days=1)
+    found = service.list_player_scores(some, "returns", [missing, *DAYS[:2]], ranked=True)
+    expected = {
+        (entry.user_id, day): (entry.score, entry.rank)
+        for day in DAYS[:2]
+        for entry in read_all(service, day)
+        if entry.user_id in some
+    }
+    assert {(row.user_id, row.session_date): (row.score, row.rank) for row in found} == expected
+    assert [(row.user_id, row.session_date) for row in found] == sorted(expected)
+    assert {row.rank for row in service.list_player_scores(some, "returns", DAYS)} == {None}
+    assert service.list_player_scores([], "returns", DAYS) == ()
+
+
+def test_a_closed_session_answers_with_its_final_ranks(
+    service: EnhancedDatabaseService, players: list[User], execute: Execute
+) -> None:
+    """They are stored once and for all, so they are not counted again."""
+    service.close_session(DAYS[0])
+    execute("UPDATE leaderboard_entries SET rank = 77 WHERE user_id = %s", (str(players[0].id),))
+    [row] = service.list_player_scores([players[0].id], "returns", [DAYS[0]], ranked=True)
+    assert row.rank == 77
+
+
+def test_a_period_ranks_by_the_sum_of_its_sessions(
+    service: EnhancedDatabaseService, players: list[User]
+) -> None:
+    """Mean score, ranks and players of the sessions up to a date; few are the best of many."""
+    absent = service.create_user(username="carl")
+    service.update_leaderboard_entry(absent.id, "returns", Decimal(30), DAYS[1])
+    sums: dict[str, Decimal] = {}
+    for day in DAYS[:2]:
+        for entry in read_all(service, day):
+            sums[entry.username] = sums.get(entry.username, Decimal(0)) + entry.score
+    board = service.get_period_leaderboard("returns", DAYS[1], sessions=30, limit=1_000)
+    assert (board.days, board.players) == ((DAYS[1], DAYS[0]), PLAYERS + 1)
+    assert {entry.username: entry.score for entry in board.entries} == {
+        name: (total / 2).quantize(Decimal("0.01")) for name, total in sums.items()
+    }
+    assert [entry.rank for entry in board.entries] == [
+        1 + sum(total > sums[entry.username] for total in sums.values()) for entry in board.entries
+    ]
+    assert next(e.sessions for e in board.entries if e.username == "carl") == 1
+    few = service.get_period_leaderboard("returns", DAYS[1], sessions=30, limit=5)
+    assert (few.players, few.entries) == (PLAYERS + 1, board.entries[:5])
+
+
+def test_a_period_before_the_first_session_is_empty(service: EnhancedDatabaseService) -> None:
+    """No sessions, no players."""
+    board = service.get_period_leaderboard("returns", DAYS[0])
+    assert (board.days, board.players, board.entries) == ((), 0, ())
+
+
+def test_a_stream_has_every_entry_once(
+    service: EnhancedDatabaseService, bucketed: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Best first with ranks, whatever the size of the batches; equals lie across their ends."""
+    expected = read_all(service)
+    for rows in (1, 7, 60, 1_000):
+        monkeypatch.setattr(standings, "EXPORT_ROWS", rows)
+        assert list(service.stream_leaderboard("returns", DAYS[2])) == expected
+
+
+def test_a_stream_holds_no_connection(service: EnhancedDatabaseService, players: list[User]) -> None:
+    """One that is given up in the middle leaves nothing checked out."""
+    entries = service.stream_leaderboard("returns", DAYS[2])
+    assert len(list(islice(entries, 3))) == 3
+    assert service.pool_stats().pool_in_use == 0
+
+
+def test_market_returns_are_the_mean_of_all_symbols(service: EnhancedDatabaseService) -> None:
+    """From the day's open, or its first price, to its last; days without prices are left out."""
+    day = date(2026, 3, 2)
+    service.insert_market_ticks(
+        [
+            Tick("AAPL", at(day, 9), Decimal(110), open=Decimal(100)),
+            Tick("AAPL", at(day, 15), Decimal(120)),
+            Tick("IBM", at(day, 9), Decimal(50)),
+            Tick("IBM", at(day, 15), Decimal(45)),
+            Tick("IBM", at(day + timedelta(days=3), 0), Decimal(60), open=Decimal(40)),
+        ]
+    )
+    found = service.get_market_returns(day, day + timedelta(days=3))
+    assert [(row.day, row.percent, row.symbols) for row in found] == [
+        (day, Decimal(5), 2),
+        (day + timedelta(days=3), Decimal(50), 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda s: s.list_leaderboard("returns", order="luck"), "order is 'luck'"),
+        (lambda s: s.list_leaderboard("returns", offset=-1), "offset is -1"),
+        (lambda s: s.count_leaderboard("returns", prefix="x" * 51), "prefix is"),
+        (lambda s: s.count_leaderboard("no such"), "category is 'no such'"),
+        (lambda s: s.find_leaderboard_summary("returns", bins=1), "bins is 1"),
+        (lambda s: s.find_leaderboard_summary("returns", least_width=Decimal(0)), "least_width is"),
+        (lambda s: s.list_player_scores(["alice"], "returns", DAYS), "user_id is 'alice'"),
+        (lambda s: s.list_player_scores([], "returns", [None]), "session_date is None"),
+        (lambda s: s.list_player_scores([""] * 0, "returns", ["x"]), "session_date is 'x'"),
+        (lambda s: s.get_period_leaderboard("returns", sessions=91), "sessions is 91"),
+        (lambda s: s.stream_leaderboard("returns", "today"), "session_date is 'today'"),
+        (lambda s: s.get_market_returns(DAYS[1], DAYS[0]), "in order"),
+        (lambda s: s.get_market_returns(None, DAYS[0]), "start is None"),
+    ],
+)
+def test_wrong_input_is_named(
+    service: EnhancedDatabaseService, call: Callable[[EnhancedDatabaseService], object], named: str
+) -> None:
+    """Before any statement, with the value and what is allowed."""
+    with pytest.raises(InvalidInput, match=named):
+        call(service)

@@ -1,0 +1,99 @@
+"""Standings of a board of 100,000 entries: the right answers from a fraction of the rows."""
+
+from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
+
+import pytest
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.local.servers import PostgresServer
+from core.queries import standings
+from tests.conftest import Execute, connected, created_database
+from tests.integration.plans import count_rows_read
+
+pytestmark = pytest.mark.slow
+
+ENTRIES = 100_000
+DAY = date(2026, 3, 2)
+BOARD = {"day": DAY, "category": "returns"}
+FILL = f"""
+    INSERT INTO users (username)
+        SELECT (ARRAY['amy', 'bea', 'cem', 'dan'])[1 + n % 4] || '_' || n
+        FROM generate_series(1, {ENTRIES}) n;
+    INSERT INTO leaderboard_entries (user_id, session_date, category, score, created_at)
+        SELECT id, '{DAY}', 'returns', ((random() + random() + random()) * 4 - 6)::numeric(15, 2),
+               '2026-03-02' FROM users;
+    SELECT leaderboard_fold('{DAY}', 'returns');
+    ANALYZE"""
+
+
+@pytest.fixture(scope="module")
+def filled_url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
+    """A database with one large board."""
+    with created_database(postgres_server, template=template_database) as url:
+        with connected(url) as execute:
+            execute(FILL)
+        yield url
+
+
+@pytest.fixture(scope="module")
+def large(filled_url: str) -> Iterator[EnhancedDatabaseService]:
+    """A service on that database, without a cache."""
+    settings = Settings(database_url=filled_url, enable_redis_cache=False)  # type: ignore[arg-type]  # coerced
+    with open_service(settings) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def run(filled_url: str) -> Iterator[Execute]:
+    """Run SQL on that database."""
+    with connected(filled_url) as execute:
+        yield execute
+
+
+def test_a_distribution_is_that_of_a_plain_count(large: EnhancedDatabaseService, run: Execute) -> None:
+    """Every bin, the size, the median and the ends."""
+    summary = large.find_leaderboard_summary("returns", DAY)
+    assert summary is not None
+    count = "SELECT count(*) FROM leaderboard_entries WHERE score >= %s AND score < %s"
+    for item in summary.bins:
+        assert run(count, (item.low, item.high)) == [(item.players,)]
+    median = "SELECT percentile_disc(ARRAY[0, 0.5, 1]) WITHIN GROUP (ORDER BY score) FROM leaderboard_entries"
+    [[[worst, middle, best]]] = run(median)
+    assert (summary.players, summary.worst, summary.best) == (ENTRIES, worst, best)
+    assert abs(summary.median - middle) <= Decimal("0.01")
+
+
+def test_a_stream_is_the_whole_board(large: EnhancedDatabaseService) -> None:
+    """Every entry once, ranked as pages rank it."""
+    entries = list(large.stream_leaderboard("returns", DAY))
+    assert len({entry.id for entry in entries}) == len(entries) == ENTRIES
+    page = large.get_leaderboard("returns", DAY, 50, offset=70_000)
+    assert tuple(entries[70_000:70_050]) == page
+
+
+@pytest.mark.parametrize(
+    ("statement", "more", "most"),
+    [
+        (standings.COUNT, {}, 0),
+        # a bucket has up to 4,000 entries, and a bin begins in one
+        (standings.BINS, {"edges": list(range(-6, 7))}, 13 * 4_000),
+        (standings.LEADERS, {"score": 3}, 4_000),
+        (standings.COUNT_MATCHES, {"pattern": "amy%"}, 10_000),
+        (standings.AFTER, {"score": 1, "created_at": None, "id": None, "limit": 500}, 1_100),
+    ],
+)
+def test_a_fraction_of_the_board_is_read(
+    run: Execute, statement: str, more: dict[str, object], most: int
+) -> None:
+    """No more than some buckets, or what is returned."""
+    assert count_rows_read(run, statement, {**BOARD, **more}, "leaderboard_entries") <= most
+
+
+@pytest.mark.parametrize("order", standings.ORDERS)
+def test_a_search_reads_who_is_found(run: Execute, order: str) -> None:
+    """A prefix of some hundred players: they, and for each row of the page a bucket."""
+    parameters = {**BOARD, "limit": 25, "offset": 0, "pattern": "bea\\_12%"}
+    read = count_rows_read(run, standings.LIST_MATCHES[order], parameters, "leaderboard_entries")
+    assert read <= 25 * 4_000 + 1_000

@@ -1,0 +1,132 @@
+"""Boards turned into tables, files and filters, without a server."""
+
+import csv
+from datetime import date
+from decimal import Decimal
+from io import StringIO
+from uuid import UUID
+
+import altair as alt
+import msgspec
+import pytest
+
+from core.records import PeriodEntry, PlayerScore, ScoreBin
+from dashboard import charts, downloads, standings_data
+from dashboard import standings_frames as frames
+from dashboard.formats import KNOWN_CATEGORIES
+from dashboard.frames import Bin
+from dashboard.standings_data import Page
+from tests.unit.test_dashboard_frames import build_entries
+
+DAY = date(2013, 2, 28)
+
+
+def build_score(number: int, score: str, rank: int | None) -> PlayerScore:
+    """Return what a player had in the session before."""
+    return PlayerScore(UUID(int=number), DAY, Decimal(score), rank)
+
+
+def test_a_page_shows_where_its_players_stood_before() -> None:
+    """Ranks gained, lost, kept and new; scores gained and lost; gaps to the best of the board."""
+    entries = tuple(build_entries(["5.00", "3.00", "2.00", "1.00"]))
+    before = {UUID(int=n): build_score(n, "3.50", rank) for n, rank in ((1, 4), (2, 1), (3, 3))}
+    page = Page(entries, before, {UUID(int=1): (Decimal(1), Decimal(5))})
+    frame = frames.build_page_frame(page, best=Decimal(6))
+    assert list(frame["moved"]) == ["↑ 3", "↓ 1", "=", "new"]
+    assert list(frame["change"])[:3] == [1.5, -0.5, -1.5]
+    assert frame["change"].isna()[3]
+    assert list(frame["behind"]) == [1.0, 3.0, 4.0, 5.0]
+    assert list(frame["trend"]) == [[1.0, 5.0], [], [], []]
+    assert frame["medal"][0].startswith("data:image/svg")
+    assert frame["medal"].isna()[3]
+
+
+def test_a_period_is_a_table_too() -> None:
+    """With how many sessions each has played, and found by name in any case."""
+    entries = [PeriodEntry(UUID(int=n), name, Decimal(3 - n), 2, n) for n, name in ((1, "Amy"), (2, "bob"))]
+    frame = frames.build_period_frame(entries, {}, best=Decimal(2))
+    assert list(frame["player"]) == ["Amy", "bob"]
+    assert list(frame["sessions"]) == [2, 2]
+    assert frame["behind"][1] == 1.0
+    assert [entry.username for entry in frames.filter_names(entries, "aM")] == ["Amy"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        ({"cells": [(1, "score")]}, "player1"),
+        ({"rows": [0], "cells": []}, "player0"),
+        ({"rows": [], "cells": []}, None),
+        ({"cells": [(9, "score")]}, None),
+        ({}, None),
+    ],
+)
+def test_the_chosen_row_names_the_player(selection: dict[str, object], expected: str | None) -> None:
+    """By cell or row; nothing chosen, or a row that is gone, is nobody."""
+    assert frames.find_chosen(selection, build_entries(["2", "1"])) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "before", "unit", "text"),
+    [
+        ("1.5", "1.2", "percent", "+0.30%"),
+        ("10", "12", "currency", "-$2.00"),
+        ("4", "4", "count", "+0"),
+    ],
+)
+def test_a_difference_has_its_sign(value: str, before: str, unit: str, text: str) -> None:
+    """In the unit of the category."""
+    assert frames.describe_difference(Decimal(value), Decimal(before), unit) == text  # type: ignore[arg-type]  # literals
+
+
+def test_bins_of_whole_numbers_are_drawn_around_them() -> None:
+    """A count of 3 is the bin from 2.5 to 3.5; one bin alone is no distribution."""
+    bins = (ScoreBin(Decimal(3), Decimal(4), 2), ScoreBin(Decimal(4), Decimal(5), 1))
+    assert frames.shape_bins(bins, "count") == (Bin(2.5, 3.5, 2), Bin(3.5, 4.5, 1))
+    assert frames.shape_bins(bins, "percent")[0] == Bin(3.0, 4.0, 2)
+    assert frames.shape_bins(bins[:1], "count") == ()
+
+
+def test_another_session_is_outlined() -> None:
+    """The schema accepts it; the outline ends at the last edge."""
+    bins = (Bin(0.0, 1.0, 3), Bin(1.0, 2.0, 5))
+    spec = charts.build_histogram(bins, unit="percent", median=Decimal(1), before=bins[:1])
+    alt.LayerChart.from_dict(spec)
+    assert [(row["low"], row["players"]) for row in spec["layer"][2]["data"]["values"]] == [
+        (0.0, 3),
+        (1.0, 0),
+    ]
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_201])
+def test_a_file_has_a_row_for_each_entry(size: int) -> None:
+    """The header first, and in pieces that are not held together."""
+    entries = build_entries([str(size - n) for n in range(size)])
+    pieces = list(downloads.write_rows(entries))
+    rows = list(csv.reader(StringIO("".join(pieces), newline="")))
+    assert rows[0] == list(downloads.COLUMNS)
+    assert [row[0] for row in rows[1:]] == [str(entry.rank) for entry in entries]
+    assert len(pieces) == 1 + -(-size // downloads.ROWS_A_CHUNK)
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@sum"])
+def test_a_username_is_no_formula(name: str) -> None:
+    """A spreadsheet shows it as text."""
+    [entry] = build_entries(["1"], [name])
+    assert next(csv.reader(list(downloads.write_rows([entry]))[1:]))[1] == f"'{name}"
+
+
+def test_a_search_means_one_player_or_none() -> None:
+    """Of several that are found only the one whose whole name was typed."""
+
+    class Board:
+        def get_leaderboard_around(self, user_id: UUID, *_: object, **__: object) -> tuple[UUID]:
+            return (user_id,)
+
+    view = standings_data.View(KNOWN_CATEGORIES[0], DAY, 1, None, 10, "rank", "PLAYER1")
+    entries = build_entries(["3", "2"], ["player1", "player10"])
+    found = standings_data.find_around(Board(), view, entries)  # type: ignore[arg-type]  # one call of it
+    assert found is not None
+    assert found[0].username == "player1"
+    several = msgspec.structs.replace(view, prefix="play")
+    assert standings_data.find_around(Board(), several, entries) is None  # type: ignore[arg-type]  # as above
