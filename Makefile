@@ -12,6 +12,9 @@ endif
 RUN := $(VENV)/bin/python
 STACK := $(RUN) -m core.cli stack
 TESTS := tests/unit tests/integration tests/faults tests/coherence tests/end_to_end
+# tests wait for servers more than they compute; one file stays in one process
+WORKERS ?= 3
+PARALLEL := -n $(WORKERS) --dist loadfile
 UV ?= uv
 
 .DEFAULT_GOAL := help
@@ -51,10 +54,10 @@ chaos-pool: $(RUNTIME) ## drill: let a job use its pool up
 	@$(STACK) drill pool $(ARGS)
 
 test: $(TOOLS) ## run all tests (ARGS="-k leaderboard" for some)
-	$(RUN) -m pytest $(TESTS) $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) $(TESTS) $(ARGS)
 
 check: lint ## run everything that the gate runs: lint, formatting, imports, types, tests with coverage
-	$(RUN) -m pytest $(TESTS) --cov --cov-report=term $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) $(TESTS) --cov --cov-report=term $(ARGS)
 
 lint: $(TOOLS) ## check style, formatting, the direction of imports and types
 	$(RUN) -m ruff check .

@@ -14,7 +14,7 @@ Tier = Literal["near", "shared"]
 Task = Literal["simulator", "warm_cache"]
 """What has to succeed again and again."""
 Limiter = Literal["operator_actions", "sign_in"]
-AuditedAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests", "sign_in"]
+AuditedAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests"]
 """What an operator of the dashboard can do that is written down."""
 
 # From a warm point read (0.1 ms) to the default query timeout (30 s).

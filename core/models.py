@@ -26,6 +26,8 @@ from playhouse.postgres_ext import ArrayField, BinaryJSONField, DateTimeTZField
 SYMBOL_PATTERN = "^[A-Z][A-Z0-9.-]{0,9}$"
 QUEST_STATUSES = ("ACTIVE", "COMPLETED", "EXPIRED")
 SENTIMENTS = ("POSITIVE", "NEGATIVE", "NEUTRAL")
+AUDIT_ACTIONS = ("clear_cache", "warm_cache", "close_session", "expire_quests")
+AUDIT_OUTCOMES = ("started", "done", "failed")
 
 
 class NumericField(Field):
@@ -278,6 +280,31 @@ class MarketEvent(Model):
         ]
 
 
+class AuditEvent(Model):
+    """What an operator did, written down before it was done."""
+
+    id = _id()
+    actor = CharField(320)
+    action = CharField(50)
+    target = CharField(200)
+    outcome = CharField(20, constraints=[SQL("DEFAULT 'started'")])
+    detail = TextField(null=True)
+    created_at = _now()
+    finished_at = DateTimeTZField(null=True)
+
+    class Meta:
+        """Read newest first; belongs to no player, so that it stays when one goes."""
+
+        table_name = "audit_events"
+        constraints: ClassVar[list[Any]] = [
+            Check(_one_of("action", AUDIT_ACTIONS), name="audit_events_action"),
+            Check(_one_of("outcome", AUDIT_OUTCOMES), name="audit_events_outcome"),
+        ]
+        indexes: ClassVar[list[Any]] = [
+            SQL("CREATE INDEX audit_events_recent ON audit_events (created_at DESC, id DESC)"),
+        ]
+
+
 ALL_MODELS: tuple[type[Model], ...] = (
     User,
     Tick,
@@ -287,4 +314,5 @@ ALL_MODELS: tuple[type[Model], ...] = (
     LeaderboardEntry,
     LeaderboardCounter,
     MarketEvent,
+    AuditEvent,
 )

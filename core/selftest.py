@@ -270,6 +270,8 @@ def _check_upkeep(run: _Run, user: User | None) -> None:
         run.call("clear_user_cache", lambda: service.clear_user_cache(user.id), _equals(None))
     run.call("clear_market_data_cache", service.clear_market_data_cache, _equals(None))
     run.call("maintain_partitions", lambda: service.maintain_partitions().dropped, _equals(()))
+    run.call("audited", lambda: _refuse_audit(service), _equals("refused"))
+    run.call("list_audit_events", lambda: service.list_audit_events(limit=1), _is(tuple))
     run.call("warm_cache", lambda: service.warm_cache(players=1), _at_least(1))
     run.call("list_table_sizes", lambda: len(service.list_table_sizes()), _at_least(1))
     run.call("list_unused_indexes", service.list_unused_indexes, _is(tuple))
@@ -279,6 +281,15 @@ def _check_upkeep(run: _Run, user: User | None) -> None:
     run.call("pool_stats", lambda: service.pool_stats().pool_in_use, _equals(0))
     run.call("stale_seconds", service.stale_seconds, _equals(None))
     run.call("cache_stats", lambda: service.cache_stats().state, lambda state: state != "down")
+
+
+def _refuse_audit(service: EnhancedDatabaseService) -> str:
+    """Audit an action without a target: a record that is true cannot be removed again."""
+    try:
+        with service.audited(actor="self-test", action="clear_cache", target=""):
+            return "done"
+    except InvalidInput:
+        return "refused"
 
 
 def _remove(run: _Run) -> None:

@@ -57,6 +57,11 @@ def _check_redis_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_web_address(value: str) -> str:
+    _check_http_url(SecretStr(value))
+    return value
+
+
 def _check_http_url(value: SecretStr) -> SecretStr:
     parts = urlsplit(value.get_secret_value())
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -65,6 +70,7 @@ def _check_http_url(value: SecretStr) -> SecretStr:
     return value
 
 
+WebAddress = Annotated[str, AfterValidator(_check_web_address)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
 HttpUrl = Annotated[SecretStr, AfterValidator(_check_http_url)]
@@ -115,7 +121,9 @@ class EnvironmentSettings(BaseSettings):
             value = value.get_secret_value()
         # without its scheme a URL cannot be taken apart, and a password in it cannot be found
         is_opaque = field.endswith("_url") and "://" not in str(value)
-        shown = "(hidden)" if is_opaque or field.endswith("password") else repr(redact(str(value)))
+        shown = (
+            "(hidden)" if is_opaque or field.endswith(("password", "secret")) else repr(redact(str(value)))
+        )
         return f"{name} is {shown}, which is not allowed; set it to {allowed}"
 
 
@@ -179,6 +187,28 @@ class Settings(EnvironmentSettings):
     prometheus_url: HttpUrl | None = Field(default=None, description=_HTTP_URL_FORM)
     dashboard_host: str = Field(default="127.0.0.1", description="an address to listen on")
     dashboard_port: Port = Field(default=8501, description="a port from 1 to 65535")
+    dashboard_behind: Literal["nothing", "loopback", "proxy"] = Field(
+        default="nothing", description="nothing, loopback or proxy"
+    )
+    dashboard_operators: str = Field(
+        default="", description="e-mail addresses with commas between them, or the word local"
+    )
+    oidc_client_id: str | None = Field(default=None, description="the client's id at the provider")
+    oidc_client_secret: SecretStr | None = Field(
+        default=None, description="the client's secret at the provider"
+    )
+    oidc_metadata_url: WebAddress | None = Field(
+        default=None, description="https://PROVIDER/.well-known/openid-configuration"
+    )
+    oidc_redirect_uri: Annotated[WebAddress, Field(pattern=r"/oauth2callback$")] | None = Field(
+        default=None, description="https://HOST/oauth2callback, as the provider knows it"
+    )
+    oidc_cookie_secret: Annotated[SecretStr, Field(min_length=32)] | None = Field(
+        default=None, description="a random text of 32 characters or more"
+    )
+    oidc_operator_claim: Annotated[str, Field(pattern=r"^[^=\s]+=[^=\s].*$")] | None = Field(
+        default=None, description="CLAIM=VALUE, such as groups=operators"
+    )
     simulator_interval: Annotated[int, Field(ge=100, le=3_600_000)] = Field(
         default=2_000, description="whole milliseconds from 100 to 3600000"
     )

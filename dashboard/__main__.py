@@ -4,6 +4,7 @@ import sys
 
 from core import Settings
 from core.errors import SettingsError
+from dashboard.access import build_policy
 
 CONFIGURATION_WRONG = 2
 
@@ -12,6 +13,7 @@ def main() -> int:
     """Serve until a signal stops it; returns 2 when a setting is wrong."""
     try:
         settings = Settings.load()
+        build_policy(settings)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return CONFIGURATION_WRONG

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from dashboard import runtime, states
+from dashboard import access_gate, runtime, states
 
 FOLDER = Path(__file__).parent
 PAGES = (
@@ -25,6 +25,7 @@ PAGES = (
 
 st.set_page_config(page_title="Echo Markets", page_icon=str(FOLDER / "static" / "icon.svg"), layout="wide")
 st.logo(str(FOLDER / "static" / "logo.svg"), icon_image=str(FOLDER / "static" / "logo.svg"))
-page = st.navigation(PAGES, position="top")
+st.html(FOLDER / "static" / "contrast.css")
+page = st.navigation(PAGES, position=access_gate.choose_menu())
 with runtime.timed_render(page.title):
-    states.run_page(page.run)
+    states.run_page(access_gate.guard(page.run))

@@ -71,7 +71,7 @@ def build_histogram(bins: Sequence[Bin], *, unit: Unit, median: Decimal, before:
         },
     }
     rule: Spec = {
-        "mark": {"type": "rule", "color": BASELINE, "strokeDash": [5, 4], "size": 1.5},
+        "mark": {"type": "rule", "color": BASELINE, "strokeDash": [5, 4], "size": 1.5, "aria": False},
         "encoding": {"x": {"datum": float(median), "type": "quantitative"}},
     }
     rows = [_bin_row(item, unit) for item in bins]
@@ -132,7 +132,7 @@ def build_value_chart(frame: pd.DataFrame) -> Spec:
     }
     rule: Spec = {
         "data": {"values": [{}]},
-        "mark": {"type": "rule", "color": BASELINE, "strokeDash": [6, 4], "size": 1.5},
+        "mark": {"type": "rule", "color": BASELINE, "strokeDash": [6, 4], "size": 1.5, "aria": False},
         "encoding": {"y": {"datum": STARTING_CASH, "type": "quantitative"}},
     }
     days: Spec = {"encoding": {"x": _day_scale(frame)}, "layer": [area, line, _hover_points()]}

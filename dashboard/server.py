@@ -17,19 +17,28 @@ from typing import Any
 
 import streamlit as st
 import uvicorn
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from core import Settings, open_service
 from core.app import configure_logging
-from dashboard import data, downloads, runtime, states
+from dashboard import access_gate, data, downloads, runtime, states
+from dashboard.access import Policy, build_policy, build_secrets
 from dashboard.operations.current import set_telemetry
 from dashboard.operations.telemetry import open_telemetry
+from dashboard.server_assets import CompressedAssets
+from dashboard.server_shield import Shield, build_content_policy
+from dashboard.server_warming import start_warming
 
+STREAMLIT_STATIC = Path(st.__file__).with_name("static")
 SCRIPT = Path(__file__).with_name("app.py")
 SHUTDOWN_SECONDS = 1
 """How long open browser connections may hold up a stop; pages reconnect by themselves."""
+
+DRAIN_SECONDS = 2.0
+"""How long reads that run get before they are cancelled; with the connections' second it stays below 5."""
 
 PAGE_MODULES = ("dashboard.charts", "dashboard.frames", "pyarrow.pandas_compat", "PIL.Image")
 """Loaded before the first visitor comes: together they take seconds."""
@@ -55,7 +64,11 @@ def get_readyz(_: Request) -> JSONResponse:
 
 
 def create_app(settings: Settings) -> st.App:
-    """Return the ASGI application; it opens its service when the server starts it."""
+    """Return the ASGI application; it opens its service when the server starts it.
+
+    Raises `SettingsError` when the settings of access contradict each other.
+    """
+    policy = build_policy(settings)
     set_telemetry(open_telemetry(settings))
 
     @asynccontextmanager
@@ -63,15 +76,19 @@ def create_app(settings: Settings) -> st.App:
         service = open_service(settings, role="dashboard")
         runtime.set_service(service)
         runtime.watch_sessions(service.metrics)
+        access_gate.open_gate(policy)
+        start_warming(service)
         try:
             yield None
         finally:
-            await asyncio.to_thread(service.close)
+            await asyncio.to_thread(service.close, DRAIN_SECONDS)
             runtime.set_service(None)
 
     return st.App(
         SCRIPT,
+        secrets=build_secrets(settings),
         lifespan=lifespan,
+        middleware=_build_middleware(policy),
         routes=[
             Route("/livez", get_livez),
             Route("/readyz", get_readyz),
@@ -81,8 +98,22 @@ def create_app(settings: Settings) -> st.App:
     )
 
 
+def _build_middleware(policy: Policy) -> list[Middleware]:
+    shield = Middleware(
+        Shield,
+        policy=policy,
+        content_policy=build_content_policy(STREAMLIT_STATIC / "index.html"),
+        count_sign_in=_count_sign_in,
+    )
+    return [shield, Middleware(CompressedAssets, folder=STREAMLIT_STATIC / "static")]
+
+
+def _count_sign_in(is_rejected: bool) -> None:  # noqa: FBT001  # one argument, named by the function
+    runtime.get_service().metrics.count_limited("sign_in", is_rejected=is_rejected)
+
+
 def serve(settings: Settings) -> None:
-    """Serve the pages until SIGTERM or SIGINT."""
+    """Serve the pages until SIGTERM or SIGINT. Raises `SettingsError`."""
     app = create_app(settings)
     _prepare_logging(settings)
     _exit_on_signal()
@@ -92,9 +123,12 @@ def serve(settings: Settings) -> None:
         port=settings.dashboard_port,
         log_config=None,
         access_log=False,
+        server_header=False,
         ws="websockets-sansio",
         ws_max_size=MESSAGE_BYTES,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        # whoever reaches this port stands behind the proxy, so the proxy's word counts
+        forwarded_allow_ips="*" if settings.dashboard_behind == "proxy" else "127.0.0.1",
     )
     _preload()
     uvicorn.Server(config).run()

@@ -6,6 +6,7 @@ environment before the first test, and URLs come from the embedded servers alone
 
 import itertools
 import os
+import sys
 import tempfile
 import uuid
 from collections import Counter
@@ -46,6 +47,14 @@ def _clean_environment() -> Iterator[None]:
     yield
     Settings.model_config["env_file"] = files
     os.environ.update(saved)
+
+
+@pytest.fixture(autouse=True)
+def _main_module() -> Iterator[None]:
+    """Undo what a page under test does: processes that are spawned later would run it as theirs."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
 
 
 @pytest.fixture(autouse=True)

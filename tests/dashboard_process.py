@@ -47,9 +47,9 @@ def build_environment(**settings: str) -> dict[str, str]:
 
 
 @contextmanager
-def run_dashboard(folder: Path, **settings: str) -> Iterator[Dashboard]:
+def run_dashboard(folder: Path, *, port: int | None = None, **settings: str) -> Iterator[Dashboard]:
     """Serve the dashboard with these environment variables; its files go to `folder`."""
-    port = find_free_port()
+    port = port or find_free_port()
     environment = build_environment(DASHBOARD_PORT=str(port), **settings)
     log = folder / f"dashboard-{port}.log"
     with log.open("wb") as output:

@@ -7,9 +7,11 @@ from typing import Self
 
 from core.cache import Cache
 from core.database import Database
+from core.database.database import DRAIN_SECONDS
 from core.health import CHECK_SECONDS, HealthEvaluator
 from core.metrics import Metrics
 from core.records import Health
+from core.service.audit import Audit
 from core.service.events import Events
 from core.service.insights import Insights
 from core.service.loading import Loading
@@ -19,7 +21,7 @@ from core.service.standings import Standings
 from core.service.upkeep import Upkeep
 
 
-class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance, Operations, Insights, Standings):
+class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance, Operations, Insights, Standings, Audit):
     """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
 
     Thread safe; one per process. Opened by `core.open_service`, closed by `close` or as a
@@ -48,9 +50,9 @@ class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance, Operations, 
         """
         return self._health.evaluate(limit_seconds)
 
-    def close(self) -> None:
-        """Drain the pool and close every connection; work that runs gets five seconds."""
-        self._database.shut_down()
+    def close(self, drain_seconds: float = DRAIN_SECONDS) -> None:
+        """Drain the pool and close every connection; work that runs gets this long to end."""
+        self._database.shut_down(drain_seconds)
         self._cache.close()
         self._health.close()
         self.metrics.close()

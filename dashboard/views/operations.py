@@ -13,7 +13,7 @@ import streamlit as st
 
 from core import EnhancedDatabaseService
 from core.errors import EchoMarketsError
-from dashboard import runtime
+from dashboard import runtime, states
 from dashboard.charts import Spec
 from dashboard.formats import escape_markdown, format_as_of
 from dashboard.operations import charts, frames
@@ -22,6 +22,7 @@ from dashboard.operations.current import get_telemetry
 from dashboard.operations.frames import Card
 from dashboard.operations.prometheus import Alert
 from dashboard.operations.telemetry import REFRESH_SECONDS, Telemetry, View
+from dashboard.operator_actions import show_operator_actions
 
 SPANS = {"15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
 DEFAULT_SPAN = "1 h"
@@ -48,6 +49,7 @@ def show_operations() -> None:
     fleet = st.fragment(show_fleet, run_every=REFRESH_SECONDS if is_live else None)
     fleet(service, telemetry, span_seconds, is_live=is_live)
     st.fragment(show_database, run_every=DATABASE_SECONDS if is_live else None)(service)
+    states.run_part(lambda: show_operator_actions(service), retry_seconds=None)
 
 
 def choose_view(telemetry: Telemetry) -> tuple[int, bool]:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from playwright.sync_api import Error as PlaywrightError
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -64,7 +64,8 @@ def visit(page: Page, url: str) -> None:
 def wait_until_complete(page: Page) -> None:
     """Wait until the script has run and everything is drawn."""
     page.wait_for_selector(READY)
-    page.wait_for_function(f"!document.querySelector('{BUSY}')")
+    # not wait_for_function, which the content security policy keeps from evaluating its text
+    expect(page.locator(BUSY)).to_have_count(0, timeout=WAIT_MS)
 
 
 def read_cells(page: Page) -> list[str]:

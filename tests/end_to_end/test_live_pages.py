@@ -159,8 +159,9 @@ def test_open_parts_outlive_their_database(
     folder, port = server_directory(), find_free_port()
     with ExitStack() as stack:
         with running_game(folder, port) as url:
-            away = {"DATABASE_URL": url, "ENABLE_REDIS_CACHE": "false", "CACHE_FAILSAFE": "0"}
-            dashboard = stack.enter_context(run_dashboard(tmp_path, **away))
+            dashboard = stack.enter_context(
+                run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false", CACHE_FAILSAFE="0")
+            )
             visit(page, f"{dashboard.url}/market?symbol=IBM&events=10")
             expect(page.get_by_text("IBM now")).to_be_visible()
         trouble = page.get_by_text("The database cannot be reached.")

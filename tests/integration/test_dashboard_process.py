@@ -1,18 +1,30 @@
 """The dashboard as a process: probes, wrong settings, start and stop."""
 
+import asyncio
+import contextlib
+import gzip
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from core import EnhancedDatabaseService, Settings
 from core.local.ports import find_free_port
-from tests.dashboard_process import build_environment, run_dashboard
+from tests.bench.dashboard.visitor import Visitor
+from tests.conftest import Execute, connected
+from tests.dashboard_process import Dashboard, build_environment, run_dashboard
 from tests.game import play_game
+
+VISITORS = 20
+LOAD_SECONDS = 60.0
 
 STOP_SECONDS = 5.0
 """Idle it takes under a second; a loaded machine gets more."""
@@ -88,6 +100,112 @@ def test_a_signal_stops_it_cleanly(
     assert "Traceback" not in dashboard.log.read_text()
     left = "select count(*) from pg_stat_activity where application_name = %s"
     assert execute(left, ("echo-markets-dashboard",)) == [(0,)]
+
+
+async def _visit_until(ended: asyncio.Event, url: str, *, begun: list[int]) -> None:
+    """Run the leaderboards again and again until the server is gone."""
+    with contextlib.suppress(OSError, EOFError, TimeoutError, ConnectionClosed):
+        async with Visitor.connected(url) as visitor:
+            while not ended.is_set():
+                await visitor.begin()
+                begun.append(1)
+                await asyncio.wait_for(visitor.run(), STOP_SECONDS)
+
+
+async def _stop_under_load(dashboard: Dashboard, *, is_loaded: Callable[[], bool]) -> float:
+    """Send SIGTERM while visitors wait for figures, and return the seconds until the process has ended."""
+    ended, begun = asyncio.Event(), list[int]()
+    visits = [asyncio.create_task(_visit_until(ended, dashboard.url, begun=begun)) for _ in range(VISITORS)]
+    deadline = time.monotonic() + LOAD_SECONDS
+    while not (len(begun) >= VISITORS and is_loaded()):
+        assert time.monotonic() < deadline, "the load did not build up"
+        await asyncio.sleep(0.05)
+    started = time.monotonic()
+    dashboard.process.send_signal(signal.SIGTERM)
+    status = await asyncio.to_thread(dashboard.process.wait, 2 * STOP_SECONDS)
+    seconds = time.monotonic() - started
+    ended.set()
+    await asyncio.gather(*visits)
+    assert status == 0
+    return seconds
+
+
+def test_a_signal_under_load_ends_it_within_5_seconds(
+    service: EnhancedDatabaseService, database_url: str, tmp_path: Path, execute: Execute
+) -> None:
+    """While statements hang at a lock and others wait for a connection; none is left afterwards."""
+    play_game(service)
+    count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+    waiting = f"{count} AND wait_event_type = 'Lock'"
+    name = ("echo-markets-dashboard",)
+    with (
+        run_dashboard(tmp_path, DATABASE_URL=database_url, ENABLE_REDIS_CACHE="false") as dashboard,
+        connected(database_url) as lock,
+    ):
+        lock("BEGIN")
+        lock("LOCK TABLE portfolios, leaderboard_entries IN ACCESS EXCLUSIVE MODE")
+        seconds = asyncio.run(
+            _stop_under_load(dashboard, is_loaded=lambda: execute(waiting, name)[0][0] >= 5)
+        )
+        assert execute(count, name) == [(0,)]
+    assert seconds < STOP_SECONDS
+
+
+def test_nothing_but_pages_is_public(settings: Settings, tmp_path: Path) -> None:
+    """Neither Streamlit's figures nor a connection that no page opened; every answer has its headers."""
+    url = settings.database_url.get_secret_value()
+    with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
+        assert dashboard.fetch("/_stcore/metrics")[0] == 404
+        assert dashboard.fetch("/_stcore/agent/openapi.json")[0] == 404
+        with urlopen(dashboard.url, timeout=5) as answer:
+            policy = answer.headers["Content-Security-Policy"]
+            assert "Server" not in answer.headers
+        assert "script-src 'self' 'sha256-" in policy
+        for origin in (None, "https://evil.example"):
+            with pytest.raises(InvalidStatus, match="403"):
+                asyncio.run(_connect(dashboard.url, origin))
+
+
+async def _connect(url: str, origin: str | None) -> None:
+    address = f"{url.replace('http', 'ws', 1)}/_stcore/stream"
+    async with connect(address, origin=origin):  # type: ignore[arg-type]  # a text by another name
+        pass
+
+
+def test_scripts_come_compressed(settings: Settings, tmp_path: Path) -> None:
+    """As the page names them, and for a year."""
+    url = settings.database_url.get_secret_value()
+    with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
+        found = re.search(r'src="\.(/static/js/index\.[^"]+)"', dashboard.fetch("/")[1])
+        assert found
+        request = Request(dashboard.url + found[1], headers={"Accept-Encoding": "gzip"})
+        with urlopen(request, timeout=30) as answer:
+            body = answer.read()
+            assert answer.headers["Content-Encoding"] == "gzip"
+            assert "immutable" in answer.headers["Cache-Control"]
+        plain = gzip.decompress(body)
+        assert plain.decode() == dashboard.fetch(found[1])[1]
+        assert len(body) < len(plain) / 2
+
+
+def test_it_does_not_open_itself_to_others(tmp_path: Path) -> None:
+    """Listening elsewhere without a sign-in ends with one line that names the remedies."""
+    environment = build_environment(
+        DATABASE_URL="postgresql://user:hidden@127.0.0.1/echo", DASHBOARD_HOST="0.0.0.0"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "dashboard"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.count("\n") == 1
+    assert "DASHBOARD_HOST is '0.0.0.0'" in ended.stderr
+    assert "DASHBOARD_BEHIND=proxy" in ended.stderr
 
 
 def test_a_wrong_setting_is_one_line_and_status_2(tmp_path: Path) -> None:

@@ -76,7 +76,11 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
         {"before": None, "limit": 365},
         {"portfolios_session", "leaderboard_entries_board"},
     ),
-    "update": (portfolios.UPDATE, ([USER], [DAY], [1], [0], [None]), {"portfolios_user_session"}),
+    "update": (
+        portfolios.UPDATE,
+        {"user_id": USER, "session_date": DAY, "total_value": 1, "day_change": 0, "current_cash": None},
+        {"portfolios_user_session"},
+    ),
     "batch update": (
         portfolios.UPDATE_MANY,
         ([USER], [DAY], [1], [0], [None]),

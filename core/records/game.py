@@ -1,0 +1,152 @@
+"""The rows of the game as values: users, portfolios, market, boards, quests, events.
+
+Owns shapes only: attributes are the column names. Never touches a server.
+"""
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from frozendict import frozendict
+
+
+class User(msgspec.Struct, frozen=True):
+    """A player's profile."""
+
+    id: UUID
+    username: str
+    name: str | None
+    email: str | None
+    last_active: datetime | None
+    preferences: frozendict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+class Portfolio(msgspec.Struct, frozen=True):
+    """A player's portfolio in one session; money in units of virtual cash."""
+
+    id: UUID
+    user_id: UUID
+    session_date: date
+    starting_cash: Decimal
+    current_cash: Decimal
+    total_value: Decimal
+    day_change: Decimal
+    day_change_percent: Decimal
+    created_at: datetime
+    updated_at: datetime
+
+
+class PortfolioUpdate(msgspec.Struct, frozen=True):
+    """One row of `batch_update_portfolios`; `current_cash` None leaves the cash as it is."""
+
+    user_id: UUID | str
+    session_date: date
+    total_value: Decimal
+    day_change: Decimal
+    current_cash: Decimal | None = None
+
+
+class PlayerSession(msgspec.Struct, frozen=True):
+    """Names what a player has in one session."""
+
+    user_id: UUID
+    session_date: date
+
+
+class BatchResult(msgspec.Struct, frozen=True):
+    """What a batch did: rows written, and the keys for which no row exists."""
+
+    updated: int
+    missing: tuple[PlayerSession, ...]
+
+
+class Tick(msgspec.Struct, frozen=True):
+    """A price of one symbol at one time.
+
+    `price`, `bid`, `ask` and `change_24h` are money, `change_percent_24h` is in
+    percent, `volatility` is the annualised standard deviation of daily log
+    returns in percent. `open`, `high` and `low` are set on ticks that stand for
+    a whole bar, such as an imported trading day; `price` is then its close.
+    """
+
+    symbol: str
+    timestamp: datetime
+    price: Decimal
+    volume: int = 0
+    bid: Decimal | None = None
+    ask: Decimal | None = None
+    change_24h: Decimal | None = None
+    change_percent_24h: Decimal | None = None
+    volatility: Decimal | None = None
+    open: Decimal | None = None
+    high: Decimal | None = None
+    low: Decimal | None = None
+
+
+class Candle(msgspec.Struct, frozen=True):
+    """Open, high, low, close and volume of one bucket, aggregated by the database."""
+
+    symbol: str
+    bucket: datetime
+    open: Decimal
+    high: Decimal
+    low: Decimal
+    close: Decimal
+    volume: int
+    ticks: int
+
+
+class LeaderboardEntry(msgspec.Struct, frozen=True):
+    """One row of a leaderboard; equal scores share `rank` (1, 2, 2, 4)."""
+
+    id: UUID
+    user_id: UUID
+    username: str
+    session_date: date
+    category: str
+    score: Decimal
+    rank: int
+    metadata: frozendict[str, Any]
+    created_at: datetime
+
+
+class LeaderboardUpdate(msgspec.Struct, frozen=True):
+    """One row of `batch_update_leaderboard`."""
+
+    user_id: UUID | str
+    score: Decimal
+    metadata: dict[str, object] | None = None
+
+
+class Quest(msgspec.Struct, frozen=True):
+    """A player's task; completed once `current_progress` reaches `target_value`."""
+
+    id: UUID
+    user_id: UUID
+    type: str
+    title: str
+    description: str | None
+    target_value: Decimal
+    current_progress: Decimal
+    status: str
+    reward_type: str | None
+    reward_value: Decimal | None
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class MarketEvent(msgspec.Struct, frozen=True):
+    """Something that moved the market; `impact_magnitude` is in percent."""
+
+    id: UUID
+    type: str
+    title: str
+    description: str | None
+    affected_symbols: tuple[str, ...]
+    impact_magnitude: Decimal | None
+    sentiment: str
+    created_at: datetime

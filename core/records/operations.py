@@ -1,0 +1,125 @@
+"""Figures of the running system: pool, cache, health, tables, statements, audit.
+
+Owns shapes only.
+"""
+
+from datetime import datetime
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+from frozendict import frozendict
+
+
+class PartitionReport(msgspec.Struct, frozen=True):
+    """What maintenance did: partitions created and dropped, and ticks moved to where they belong."""
+
+    created: tuple[str, ...]
+    dropped: tuple[str, ...]
+    moved: int
+
+
+AuditAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests"]
+"""What an operator can do that is written down."""
+
+
+AuditOutcome = Literal["started", "done", "failed"]
+"""`started` for long means that the outcome is not known: the process died, or could not write it."""
+
+
+class AuditEvent(msgspec.Struct, frozen=True):
+    """One action of an operator; `finished_at` and `detail` are None until its outcome is known."""
+
+    id: UUID
+    actor: str
+    action: AuditAction
+    target: str
+    outcome: AuditOutcome
+    detail: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+
+class PoolStats(msgspec.Struct, frozen=True):
+    """The pool of this process, in the words of psycopg_pool; waits in seconds."""
+
+    pool_max: int
+    pool_size: int
+    pool_available: int
+    pool_in_use: int
+    requests_waiting: int
+    requests_num: int
+    requests_queued: int
+    requests_wait_seconds: float
+    requests_errors: int
+    connections_num: int
+    connections_errors: int
+    connections_lost: int
+
+
+class CacheCounts(msgspec.Struct, frozen=True):
+    """Counters of one kind of key since the process started.
+
+    Those of the near tier have its name; the others are of the shared tier.
+    """
+
+    requests: int
+    hits: int
+    misses: int
+    bypasses: int
+    invalidations: int
+    stale_fills_refused: int
+    near_requests: int
+    near_hits: int
+    near_misses: int
+
+
+class CacheStats(msgspec.Struct, frozen=True):
+    """The cache of this process: `state` is enabled, disabled or down."""
+
+    state: str
+    caches: frozendict[str, CacheCounts]
+
+
+class Health(msgspec.Struct, frozen=True):
+    """What one evaluation found; `status` is healthy, degraded or unhealthy."""
+
+    status: str
+    timestamp: datetime
+    database: str
+    database_seconds: float
+    migrations_pending: int | None
+    migrations_applied: int | None
+    redis: str
+    redis_enabled: bool
+    redis_seconds: float
+    pool: PoolStats
+
+
+class TableFigures(msgspec.Struct, frozen=True):
+    """A table with all its partitions; `rows` is the server's estimate, sizes are of the disk."""
+
+    table: str
+    size_bytes: int
+    index_size_bytes: int
+    rows: int
+
+
+class UnusedIndex(msgspec.Struct, frozen=True):
+    """An index that no query used since `unused_since`; None is since the database was created."""
+
+    table: str
+    index: str
+    size_bytes: int
+    unused_since: datetime | None
+
+
+class StatementFigures(msgspec.Struct, frozen=True):
+    """What one statement of the service cost the server since its statistics were reset."""
+
+    operation: str
+    statement: str
+    calls: int
+    total_seconds: float
+    mean_seconds: float
+    rows: int

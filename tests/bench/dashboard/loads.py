@@ -1,0 +1,165 @@
+"""Loads that visitors without a browser put on the dashboard.
+
+Owns who asks for what and how often; every figure is what visitors, the server's pool and
+its process said. Never judges.
+"""
+
+import asyncio
+import random
+import time
+from typing import NamedTuple
+
+from tests.bench.dashboard.server import Server
+from tests.bench.dashboard.visitor import Run, Visitor
+
+RUNS_A_SESSION = 5
+"""After so many runs a visitor presses reload: a new session, as for a browser."""
+
+SETTLE_SECONDS = 150.0
+"""How long memory may take to come back: Streamlit keeps what left for two minutes."""
+
+VANISH_SECONDS = 10.0
+VANISHING = 50
+CPU_RUNS = 200
+PORTFOLIO_SHARE = 0.3
+
+
+class Crowd(NamedTuple):
+    """What came of many visitors at once; memory in bytes, times in seconds."""
+
+    runs: list[Run]
+    errors: list[str]
+    seconds: float
+    most_in_use: int
+    in_use_afterwards: int
+    timeouts: int
+    memory_before: int
+    memory_with: int
+    memory_after: int
+
+
+class _Load:
+    def __init__(self, server: Server, *, players: int, seed: int) -> None:
+        self.server = server
+        self.runs: list[Run] = []
+        self.errors: list[str] = []
+        self._players = players
+        self._random = random.Random(seed)
+
+    def choose_page(self) -> tuple[str, str]:
+        """Return a page and its query: mostly a board, otherwise some player."""
+        if self._random.random() < PORTFOLIO_SHARE:
+            return "portfolios", f"player=player{self._random.randint(1, self._players)}"
+        return "", self._random.choice(("", "category=Total+value", "top=100", "category=Quests+completed"))
+
+    async def visit(self, *, until: float, delay: float) -> None:
+        """Run a page every second, and reload now and then; trouble is noted and the visit goes on."""
+        await asyncio.sleep(delay)
+        while time.monotonic() < until:
+            try:
+                async with Visitor.connected(self.server.url) as visitor:
+                    page, query = self.choose_page()
+                    for _ in range(RUNS_A_SESSION):
+                        started = time.monotonic()
+                        if started >= until:
+                            return
+                        self._note(await visitor.run(page=page, query=query))
+                        await asyncio.sleep(max(0.0, started + 1 - time.monotonic()))
+            except (OSError, TimeoutError, EOFError) as error:
+                self.errors.append(f"{type(error).__name__}: {error}")
+            except Exception as error:  # websockets has an error of its own for each way to end
+                self.errors.append(f"{type(error).__name__}: {error}")
+                await asyncio.sleep(1)
+
+    def _note(self, run: Run) -> None:
+        self.runs.append(run)
+        if run.problem is not None:
+            self.errors.append(run.problem)
+
+
+def load_with_crowd(server: Server, *, visitors: int, seconds: float, players: int, seed: int = 1) -> Crowd:
+    """Let visitors run a page every second for a while, then leave, and wait for the memory."""
+    load = _Load(server, players=players, seed=seed)
+    # what a first visitor brings in stays: it is no session's
+    asyncio.run(_run_some(load, 20))
+    load.runs.clear()
+    memory_before = server.memory_bytes()
+    in_use, seconds_taken = asyncio.run(_crowd(load, visitors=visitors, seconds=seconds))
+    memory_with = server.memory_bytes()
+    server.wait_until_idle(VANISH_SECONDS)
+    left = int(server.pool()["pool_in_use"])
+    return Crowd(
+        runs=load.runs,
+        errors=load.errors,
+        seconds=seconds_taken,
+        most_in_use=in_use,
+        in_use_afterwards=left,
+        timeouts=server.log.read_text().count("PoolTimeout"),
+        memory_before=memory_before,
+        memory_with=memory_with,
+        memory_after=_wait_for_memory(server, memory_before),
+    )
+
+
+async def _crowd(load: _Load, *, visitors: int, seconds: float) -> tuple[int, float]:
+    started = time.monotonic()
+    until = started + seconds
+    tasks = [
+        asyncio.create_task(load.visit(until=until, delay=number / visitors)) for number in range(visitors)
+    ]
+    most = 0
+    while not all(task.done() for task in tasks):
+        most = max(most, int(load.server.pool()["pool_in_use"]))
+        await asyncio.sleep(0.2)
+    return most, time.monotonic() - started
+
+
+async def _run_some(load: _Load, count: int) -> None:
+    for _ in range(count):
+        async with Visitor.connected(load.server.url) as visitor:
+            page, query = load.choose_page()
+            await visitor.run(page=page, query=query)
+
+
+def _wait_for_memory(server: Server, before: int) -> int:
+    """Return the memory once it is back within a twentieth, or after waiting for that."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while server.memory_bytes() > 1.05 * before and time.monotonic() < deadline:
+        time.sleep(1)
+    return server.memory_bytes()
+
+
+def measure_processor(server: Server) -> float:
+    """Return the processor seconds that one more run of the leaderboards costs the server."""
+    return asyncio.run(_measure_processor(server))
+
+
+async def _measure_processor(server: Server) -> float:
+    async with Visitor.connected(server.url) as visitor:
+        for _ in range(20):
+            await visitor.run()
+        before = server.cpu_seconds()
+        for _ in range(CPU_RUNS):
+            await visitor.run()
+        return (server.cpu_seconds() - before) / CPU_RUNS
+
+
+def vanish_together(server: Server) -> int:
+    """Open sessions and drop them in the middle of a run; return the connections left checked out."""
+    asyncio.run(_vanish_together(server))
+    server.wait_until_idle(VANISH_SECONDS)
+    return int(server.pool()["pool_in_use"])
+
+
+async def _vanish_together(server: Server) -> None:
+    async def come_and_go(number: int) -> None:
+        async with Visitor.connected(server.url) as visitor:
+            await visitor.begin(query=f"top={(10, 25, 50, 100)[number % 4]}")
+            # some before the script has begun, some in the middle of it
+            await asyncio.sleep(number % 10 / 50)
+            visitor.vanish()
+
+    results = await asyncio.gather(*(come_and_go(n) for n in range(VANISHING)), return_exceptions=True)
+    # who vanishes meets its own closed connection; who could not connect has not vanished
+    if any(isinstance(result, ConnectionRefusedError) for result in results):
+        raise RuntimeError(f"not everybody reached {server.url}")

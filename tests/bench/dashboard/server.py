@@ -1,0 +1,146 @@
+"""A dashboard that says what its pool does: the one of `python -m dashboard`, and a reporter.
+
+Owns the process that is measured and what it reports of itself; run as a program it serves,
+imported it starts one. `HELLO_SCRIPT` makes it serve that script instead: what Streamlit
+costs without a dashboard.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import psutil
+
+from core import Settings
+from core.local.ports import LOOPBACK, find_free_port
+from tests.dashboard_process import build_environment
+
+REPORT_SECONDS = 0.1
+START_SECONDS = 120.0
+STOP_SECONDS = 15.0
+HELLO = """
+import streamlit as st
+
+st.set_page_config(page_title="Hello", layout="wide")
+st.title("Hello")
+st.write("world")
+"""
+
+
+class Server:
+    """A running server, seen from outside."""
+
+    def __init__(self, url: str, process: subprocess.Popen[bytes], report: Path, log: Path) -> None:
+        self.url = url
+        self.process = process
+        self.log = log
+        self._report = report
+        self._view = psutil.Process(process.pid)
+
+    def cpu_seconds(self) -> float:
+        """Return the processor time of the server until now."""
+        times = self._view.cpu_times()
+        return float(times.user + times.system)
+
+    def memory_bytes(self) -> int:
+        """Return the server's resident memory."""
+        return int(self._view.memory_info().rss)
+
+    def pool(self) -> dict[str, float]:
+        """Return the newest figures of its pool, a tenth of a second old."""
+        found: dict[str, float] = json.loads(self._report.read_text())
+        return found
+
+    def wait_until_idle(self, seconds: float) -> bool:
+        """Wait until no connection is checked out, and say whether that came."""
+        return wait_for(lambda: self.pool()["pool_in_use"] == 0, seconds)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait until a condition holds, and say whether it did within this time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(REPORT_SECONDS)
+    return False
+
+
+@contextmanager
+def run_server(folder: Path, settings: dict[str, str], *, hello: bool = False) -> Iterator[Server]:
+    """Serve the dashboard with these settings, or the smallest page there is."""
+    port = find_free_port()
+    report, log = folder / f"pool-{port}.json", folder / f"server-{port}.log"
+    extra = {"DASHBOARD_PORT": str(port), "POOL_REPORT": str(report), **settings}
+    if hello:
+        (folder / "hello.py").write_text(HELLO)
+        extra["HELLO_SCRIPT"] = str(folder / "hello.py")
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.bench.dashboard.server"],
+            cwd=folder,
+            env=build_environment(**extra),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    server = Server(f"http://{LOOPBACK}:{port}", process, report, log)
+    try:
+        if not wait_for(lambda: _answers(server.url) and report.exists(), START_SECONDS):
+            raise RuntimeError(f"the server did not start:\n{log.read_text()[-2000:]}")
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(f"{url}/livez", timeout=5) as answer:  # loopback only
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
+
+
+def _report_pool(file: Path) -> None:
+    """Write the pool's figures to a file, again and again, whole each time."""
+    from dashboard import runtime  # noqa: PLC0415  # the parent measures without Streamlit's imports
+
+    while True:
+        try:
+            stats = runtime.get_service().pool_stats()
+        except RuntimeError:
+            stats = None
+        if stats is not None:
+            figures = {name: getattr(stats, name) for name in stats.__struct_fields__}
+            draft = file.with_suffix(".new")
+            draft.write_text(json.dumps(figures, default=float))
+            draft.rename(file)
+        time.sleep(REPORT_SECONDS)
+
+
+def main() -> None:
+    """Serve as the environment says."""
+    from dashboard import server  # noqa: PLC0415  # see above
+
+    hello = os.environ.get("HELLO_SCRIPT")
+    if hello is not None:
+        server.SCRIPT = Path(hello)
+    report = Path(os.environ["POOL_REPORT"])
+    threading.Thread(target=_report_pool, args=(report,), daemon=True).start()
+    server.serve(Settings.load())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""A visitor without a browser: speaks Streamlit's protocol over its WebSocket.
+
+Owns connecting, running a page's script and waiting for its end. Draws nothing, so that one
+machine can be many visitors; what it is told to draw it only counts.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import NamedTuple, Self
+from urllib.parse import urlsplit
+
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+RUN_SECONDS = 60.0
+"""After this a run counts as failed; far above what a visitor would wait."""
+
+FAILED_STATES = (b"state-problem", b"state-unexpected")
+"""Names of the containers that the dashboard draws when it cannot show its figures."""
+
+
+class Run(NamedTuple):
+    """One run of a page's script, as the visitor saw it."""
+
+    seconds: float
+    size_bytes: int
+    elements: int
+    problem: str | None
+
+
+class Visitor:
+    """One connected session."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls, url: str) -> AsyncIterator[Self]:
+        """Connect as a page of `url` does, and leave politely."""
+        async with connect(
+            f"ws://{urlsplit(url).netloc}/_stcore/stream",
+            origin=url,  # type: ignore[arg-type]  # a text by another name
+            subprotocols=[Subprotocol("streamlit")],
+            max_size=None,
+            ping_interval=None,
+        ) as connection:
+            yield cls(connection)
+
+    async def run(self, *, page: str = "", query: str = "") -> Run:
+        """Run a page's script and wait until it has ended."""
+        started = time.perf_counter()
+        await self.begin(page=page, query=query)
+        size = elements = 0
+        problem: str | None = None
+        async with asyncio.timeout(RUN_SECONDS):
+            while True:
+                data = await self._connection.recv()
+                assert isinstance(data, bytes)
+                size += len(data)
+                message = ForwardMsg.FromString(data)
+                kind = message.WhichOneof("type")
+                elements += kind in {"delta", "ref_hash"}
+                problem = problem or _find_problem(message, data)
+                if kind == "script_finished" and message.script_finished != (
+                    ForwardMsg.ScriptFinishedStatus.FINISHED_EARLY_FOR_RERUN
+                ):
+                    return Run(time.perf_counter() - started, size, elements, problem)
+
+    async def begin(self, *, page: str = "", query: str = "") -> None:
+        """Ask for a run of a page's script."""
+        message = BackMsg()
+        message.rerun_script.page_name = page
+        message.rerun_script.query_string = query
+        await self._connection.send(message.SerializeToString())
+
+    def vanish(self) -> None:
+        """Be gone without a word, as a laptop that is shut."""
+        self._connection.transport.abort()
+
+
+def _find_problem(message: ForwardMsg, data: bytes) -> str | None:
+    if message.WhichOneof("type") == "delta" and message.delta.new_element.WhichOneof("type") == "exception":
+        return message.delta.new_element.exception.message
+    return next((state.decode() for state in FAILED_STATES if state in data), None)

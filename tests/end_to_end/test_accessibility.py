@@ -1,0 +1,96 @@
+"""Every page of the dashboard, checked by axe-core in a browser."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from core import Settings, open_service
+from core.local.servers import PostgresServer
+from tests.axe import AxeMissing, fetch_axe, find_violations
+from tests.conftest import created_database
+from tests.dashboard_process import ROOT, Dashboard, run_dashboard
+from tests.end_to_end.browsing import CHROMIUM, WAIT_MS, run_browser, visit
+from tests.game import play_game
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+FAILING = {"serious", "critical"}
+WIDTHS = (1440, 390)
+
+
+def list_pages() -> list[str]:
+    """Return the addresses of all pages, read from the script that names them."""
+    tree = ast.parse((ROOT / "dashboard" / "app.py").read_text("utf-8"))
+    return [
+        str(ast.literal_eval(keyword.value))
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "Page"
+        for keyword in call.keywords
+        if keyword.arg == "url_path"
+    ]
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The checker's script."""
+    try:
+        return fetch_axe(tmp_path_factory.mktemp("axe"))
+    except AxeMissing as error:
+        pytest.skip(f"no accessibility check: {error}")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium without a window."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser: {CHROMIUM} is missing; `apt-get install chromium` brings it")
+    with run_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def dashboard(
+    postgres_server: PostgresServer, template_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Dashboard]:
+    """A dashboard on a finished game, whose visitor is an operator: every part is drawn."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    with created_database(postgres_server, template=template_database) as url:
+        with open_service(Settings.load(database_url=url, enable_redis_cache=False)) as service:
+            play_game(service)
+        with run_dashboard(
+            folder, DATABASE_URL=url, ENABLE_REDIS_CACHE="false", DASHBOARD_OPERATORS="local"
+        ) as dashboard:
+            yield dashboard
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("path", [*list_pages(), "portfolios?player=alice"])
+def test_no_serious_violation(
+    axe: str, browser: Browser, dashboard: Dashboard, *, path: str, theme: str
+) -> None:
+    """On a desk and on a phone; what is found is named with its place."""
+    found = []
+    for width in WIDTHS:
+        context = browser.new_context(viewport={"width": width, "height": 1000}, color_scheme=theme)  # type: ignore[arg-type]  # one of the two
+        context.set_default_timeout(WAIT_MS)
+        page = context.new_page()
+        visit(page, f"{dashboard.url}/{path}")
+        expect(page.locator("[data-testid=stMain] h1, [data-testid=stMain] h3").first).to_be_visible(
+            timeout=WAIT_MS
+        )
+        found += [item for item in find_violations(page, axe) if item.impact in FAILING]
+        context.close()
+    assert not found, "\n".join(str(item) for item in found)
+
+
+def test_the_check_can_fail(axe: str, browser: Browser, tmp_path: Path) -> None:
+    """A picture without a text is found."""
+    bad = tmp_path / "bad.html"
+    bad.write_text('<!doctype html><html lang="en"><title>x</title><main><h1>x</h1><img src="x.png"></main>')
+    page = browser.new_page()
+    page.goto(bad.as_uri())
+    assert [item.rule for item in find_violations(page, axe)] == ["image-alt"]
+    page.close()

@@ -1,0 +1,136 @@
+"""Signing in at a provider, in a real browser, and what an operator then may do."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from core import EnhancedDatabaseService
+from core.local.ports import LOOPBACK, find_free_port
+from tests.conftest import Execute
+from tests.dashboard_process import Dashboard, run_dashboard
+from tests.end_to_end.browsing import CHROMIUM, WAIT_MS, run_browser, visit, wait_until_complete
+from tests.game import play_game
+from tests.oidc_provider import Provider, run_provider
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+OPERATOR = {
+    "sub": "1",
+    "name": "Olivia Operator",
+    "email": "olivia@example.com",
+    "email_verified": True,
+    "groups": ["staff", "operators"],
+}
+VIEWER = {"sub": "2", "name": "Victor Viewer", "email": "victor@example.com", "email_verified": True}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium without a window."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser: {CHROMIUM} is missing; `apt-get install chromium` brings it")
+    # a machine that is busy with other tests takes seconds for a page
+    expect.set_options(timeout=WAIT_MS)
+    with run_browser() as browser:
+        yield browser
+    expect.set_options(timeout=None)
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A browser that nobody has signed in with."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1000})
+    context.set_default_timeout(WAIT_MS)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def provider() -> Iterator[Provider]:
+    """A provider that knows this test's dashboard."""
+    with run_provider(f"http://{LOOPBACK}:{find_free_port()}/oauth2callback") as provider:
+        yield provider
+
+
+@pytest.fixture
+def dashboard(
+    service: EnhancedDatabaseService, database_url: str, tmp_path: Path, provider: Provider
+) -> Iterator[Dashboard]:
+    """A dashboard that asks for a sign-in at the provider."""
+    play_game(service)
+    settings = provider.settings() | {"OIDC_OPERATOR_CLAIM": "groups=operators"}
+    settings |= {"DATABASE_URL": database_url, "ENABLE_REDIS_CACHE": "false"}
+    with run_dashboard(tmp_path, port=urlsplit(provider.redirect_uri).port, **settings) as started:
+        yield started
+
+
+def sign_in(page: Page, dashboard: Dashboard) -> None:
+    """Sign in as whoever the provider says, and wait for the first page."""
+    visit(page, dashboard.url)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.locator(".st-key-visitor")).to_contain_text("Signed in")
+    wait_until_complete(page)
+
+
+def test_nothing_is_seen_before_signing_in(context: BrowserContext, dashboard: Dashboard) -> None:
+    """Whatever page was asked for, there are neither figures nor a menu."""
+    page = context.new_page()
+    for path in ("/", "/portfolios?player=alice"):
+        visit(page, dashboard.url + path)
+        expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+        expect(page.get_by_text("alice")).to_have_count(0)
+        expect(page.get_by_role("link", name="Portfolios")).to_have_count(0)
+
+
+def test_an_operator_acts_and_it_is_written_down(
+    context: BrowserContext, dashboard: Dashboard, provider: Provider, execute: Execute
+) -> None:
+    """Asked once; done, and recorded under the address that the provider vouches for."""
+    provider.claims = OPERATOR
+    page = context.new_page()
+    sign_in(page, dashboard)
+    expect(page.locator(".st-key-visitor")).to_contain_text("as an operator: Olivia Operator")
+    page.get_by_role("link", name="Operations").click()
+    page.get_by_role("button", name="Expire quests").click()
+    assert execute("SELECT count(*) FROM audit_events") == [(0,)]
+    page.get_by_role("button", name="Yes, do it").click()
+    expect(page.get_by_text("quests have expired")).to_be_visible()
+    rows = execute("SELECT actor, action, target, outcome FROM audit_events")
+    assert rows == [("olivia@example.com", "expire_quests", "past their time", "done")]
+
+
+def test_a_viewer_has_no_actions(context: BrowserContext, dashboard: Dashboard, provider: Provider) -> None:
+    """Signed in without the claim, the page says who may act and offers nothing."""
+    provider.claims = VIEWER
+    page = context.new_page()
+    sign_in(page, dashboard)
+    page.get_by_role("link", name="Operations").click()
+    expect(page.get_by_text("are in the hands of operators")).to_be_visible()
+    expect(page.get_by_role("button", name="Expire quests")).to_have_count(0)
+
+
+def test_an_old_sign_in_makes_no_operator(
+    context: BrowserContext, dashboard: Dashboard, provider: Provider
+) -> None:
+    """Half a day later the figures are still there, the actions are not."""
+    provider.claims, provider.age_seconds = OPERATOR, 13 * 3600
+    page = context.new_page()
+    sign_in(page, dashboard)
+    expect(page.locator(".st-key-visitor")).to_contain_text("Operators sign in anew")
+    page.get_by_role("link", name="Operations").click()
+    expect(page.get_by_role("button", name="Expire quests")).to_have_count(0)
+
+
+def test_signing_out_ends_it(context: BrowserContext, dashboard: Dashboard, provider: Provider) -> None:
+    """Afterwards the same browser is asked again, and sees nothing."""
+    provider.claims = VIEWER
+    page = context.new_page()
+    sign_in(page, dashboard)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+    visit(page, f"{dashboard.url}/portfolios?player=alice")
+    expect(page.get_by_role("button", name="Sign in")).to_be_visible()
+    assert "Traceback" not in dashboard.log.read_text()

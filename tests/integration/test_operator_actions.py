@@ -1,0 +1,163 @@
+"""What operators do from the dashboard: who may, how often, and that it is written down."""
+
+from collections.abc import Callable, Iterator
+from datetime import date
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core import EnhancedDatabaseService
+from core.cache.keys import user_key
+from dashboard import access_gate, operator_actions, runtime
+from dashboard.access import Policy
+from dashboard.access_limits import RateLimit
+from dashboard.operator_actions import Action, NotAllowed, perform
+from tests.conftest import Execute
+from tests.game import SESSIONS, play_game
+
+TIMEOUT_SECONDS = 30
+
+
+@pytest.fixture(autouse=True)
+def _closed_afterwards() -> Iterator[None]:
+    """Leave no service and no policy behind."""
+    yield
+    runtime.set_service(None)
+    access_gate.open_gate(Policy())
+
+
+@pytest.fixture
+def game(service: EnhancedDatabaseService) -> EnhancedDatabaseService:
+    """The panel on a database with a finished game."""
+    play_game(service)
+    runtime.set_service(service)
+    return service
+
+
+@pytest.fixture
+def operated(game: EnhancedDatabaseService) -> EnhancedDatabaseService:
+    """The game, with the local user as its operator."""
+    access_gate.open_gate(Policy(is_local_operator=True))
+    return game
+
+
+def draw_panel() -> None:
+    """Draw the panel alone; Streamlit runs this function's text as a script."""
+    from dashboard import runtime  # noqa: PLC0415  # see above
+    from dashboard.operator_actions import show_operator_actions  # noqa: PLC0415  # see above
+
+    show_operator_actions(runtime.get_service())
+
+
+def open_panel() -> AppTest:
+    """Run the panel."""
+    return AppTest.from_function(draw_panel, default_timeout=TIMEOUT_SECONDS).run()
+
+
+def read_actions(service: EnhancedDatabaseService) -> list[tuple[str, str, str, str]]:
+    """Return what was written down, oldest first."""
+    events = reversed(service.list_audit_events())
+    return [(event.actor, event.action, event.target, event.outcome) for event in events]
+
+
+def test_nobody_is_an_operator_by_default(game: EnhancedDatabaseService) -> None:
+    """The panel says who it would be for and has no button."""
+    test = open_panel()
+    assert not test.button
+    assert any("in the hands of operators" in caption.value for caption in test.caption)
+
+
+def test_the_function_refuses_as_well(game: EnhancedDatabaseService) -> None:
+    """A call past the page does nothing and writes nothing down."""
+    with pytest.raises(NotAllowed, match="expire_quests is for operators"):
+        perform(game, operator_actions.build_expire_quests())
+    assert game.list_audit_events() == ()
+
+
+def test_it_asks_before_it_does(operated: EnhancedDatabaseService) -> None:
+    """The first press opens a question; only its answer acts, and says what came of it."""
+    test = open_panel()
+    test.button(key="operator-warm").click().run()
+    assert read_actions(operated) == []
+    test.button(key="operator-confirm").click().run()
+    assert read_actions(operated) == [("local", "warm_cache", "most active players", "done")]
+    assert "keys are in the cache" in test.success[0].value
+    assert "operator-confirm" not in {button.key for button in test.button}
+    assert list(test.dataframe[0].value["Who"]) == ["local"]
+
+
+def test_a_players_cache_is_cleared(operated: EnhancedDatabaseService, redis_client: Any) -> None:
+    """The profile leaves Redis; the record names the player."""
+    alice = operated.get_user_by_username("alice")
+    operated.get_user_by_id(alice.id)
+    assert redis_client.exists(user_key(alice.id))
+    test = open_panel()
+    test.text_input(key="operator-player").input("alice").run()
+    test.button(key="operator-clear-player").click().run()
+    test.button(key="operator-confirm").click().run()
+    assert read_actions(operated) == [("local", "clear_cache", "player alice", "done")]
+    assert "alice is dropped" in test.success[0].value.replace("\\", "")
+
+
+def test_an_unknown_player_is_named(operated: EnhancedDatabaseService) -> None:
+    """Nothing is asked, nothing is written down."""
+    test = open_panel()
+    test.text_input(key="operator-player").input("zorro").run()
+    test.button(key="operator-clear-player").click().run()
+    assert "No player is called “zorro”" in test.warning[0].value
+    assert read_actions(operated) == []
+
+
+def test_a_session_is_closed(operated: EnhancedDatabaseService, execute: Execute) -> None:
+    """Its entries get their final ranks; those of other sessions stay without."""
+    test = open_panel()
+    test.selectbox(key="operator-session").select(SESSIONS[1]).run()
+    test.button(key="operator-close-session").click().run()
+    test.button(key="operator-confirm").click().run()
+    rows = execute("SELECT DISTINCT session_date, rank IS NULL FROM leaderboard_entries ORDER BY 1")
+    assert rows == [(SESSIONS[0], True), (SESSIONS[1], False), (SESSIONS[2], True)]
+    assert read_actions(operated) == [("local", "close_session", "session 2013-02-28", "done")]
+
+
+@pytest.mark.parametrize(
+    ("build", "kind"),
+    [
+        (operator_actions.build_clear_market, "clear_cache"),
+        (operator_actions.build_expire_quests, "expire_quests"),
+        (lambda: operator_actions.build_close_session(date(2013, 3, 1)), "close_session"),
+        (lambda: operator_actions.build_clear_player("bob"), "clear_cache"),
+    ],
+)
+def test_every_action_is_written_down(
+    operated: EnhancedDatabaseService, build: Callable[[], Action], kind: str
+) -> None:
+    """One record each, with its outcome."""
+    perform(operated, build())
+    [(actor, action, _, outcome)] = read_actions(operated)
+    assert (actor, action, outcome) == ("local", kind, "done")
+
+
+def test_acting_too_often_is_refused(operated: EnhancedDatabaseService) -> None:
+    """Counted and told when to come back; what is refused is neither done nor written down."""
+    limit = RateLimit(limit=2, seconds=60, clock=lambda: 0.0)
+    action = operator_actions.build_expire_quests()
+    perform(operated, action, limit=limit)
+    perform(operated, action, limit=limit)
+    with pytest.raises(NotAllowed, match="try again in 60 seconds"):
+        perform(operated, action, limit=limit)
+    assert len(operated.list_audit_events()) == 2
+    read = operated.metrics.registry.get_sample_value
+    assert read("echo_ratelimit_requests_total", {"limiter": "operator_actions"}) == 3
+    assert read("echo_ratelimit_rejections_total", {"limiter": "operator_actions"}) == 1
+
+
+def test_what_cannot_be_written_down_is_not_done(operated: EnhancedDatabaseService, execute: Execute) -> None:
+    """Without the record no rank is stored, and the operator is told."""
+    execute("ALTER TABLE audit_events ADD CONSTRAINT full_up CHECK (false) NOT VALID")
+    test = open_panel()
+    test.selectbox(key="operator-session").select(SESSIONS[1]).run()
+    test.button(key="operator-close-session").click().run()
+    test.button(key="operator-confirm").click().run()
+    assert "failed" in test.error[0].value
+    assert execute("SELECT count(*) FROM leaderboard_entries WHERE rank IS NOT NULL") == [(0,)]
