@@ -6,7 +6,7 @@ Owns their columns and the way from a chosen row to the player's page, in the sa
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pandas as pd
+import pyarrow as pa
 import streamlit as st
 
 from core.records import LeaderboardEntry, PeriodEntry
@@ -31,7 +31,7 @@ _GAPS = {**_SCORES, "percent": "%,.2f pts"}
 
 
 def show_table(
-    frame: pd.DataFrame,
+    table: pa.Table,
     entries: Sequence[LeaderboardEntry | PeriodEntry],
     category: Category,
     *,
@@ -41,12 +41,12 @@ def show_table(
 ) -> None:
     """Show ranked players; choosing a cell opens that row's player."""
     chosen = st.dataframe(
-        frame,
+        table,
         key=key,
         on_select="rerun",
         selection_mode="single-cell",
         hide_index=True,
-        height="content" if len(frame) <= ROWS_WITHOUT_SCROLLING else TABLE_PIXELS,
+        height="content" if table.num_rows <= ROWS_WITHOUT_SCROLLING else TABLE_PIXELS,
         row_height=ROW_PIXELS,
         placeholder="",
         alt=alt,

@@ -52,6 +52,8 @@ def build_histogram(bins: Sequence[Bin], *, unit: Unit, median: Decimal, before:
     `before` is another distribution in bins of the same width, drawn as an outline.
     """
     bars: Spec = {
+        # in the layer: what stands at the top, Streamlit turns into pandas and Arrow on each run
+        "data": {"values": [_bin_row(item, unit) for item in bins]},
         # not a bar: with both edges given, a bar in a layer is drawn without a height
         "mark": {"type": "rect", "color": ACCENT, "x2Offset": -1.5, "cornerRadius": 2},
         "encoding": {
@@ -71,12 +73,11 @@ def build_histogram(bins: Sequence[Bin], *, unit: Unit, median: Decimal, before:
         },
     }
     rule: Spec = {
+        "data": {"values": [{}]},
         "mark": {"type": "rule", "color": BASELINE, "strokeDash": [5, 4], "size": 1.5, "aria": False},
         "encoding": {"x": {"datum": float(median), "type": "quantitative"}},
     }
-    rows = [_bin_row(item, unit) for item in bins]
-    layers = [bars, rule, *([_outline(before, unit)] if before else [])]
-    return {"data": {"values": rows}, "height": 300, "layer": layers}
+    return {"height": 300, "layer": [bars, rule, *([_outline(before, unit)] if before else [])]}
 
 
 def _outline(bins: Sequence[Bin], unit: Unit) -> Spec:

@@ -3,7 +3,8 @@
 Owns the choice of calls and their limits; answers are the service's own records. Never
 shows anything and never holds SQL or a Redis command. The service checks a connection
 out per call and caches, so an answer can be as old as its time-to-live (two minutes
-for leaderboards, one minute for portfolios).
+for leaderboards, one minute for portfolios). Which sessions and categories there are
+every view asks: these are kept for five seconds here.
 """
 
 from collections.abc import Iterable
@@ -14,6 +15,7 @@ import msgspec
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput, LeaderboardEntryNotFound, UserNotFound
 from core.records import LeaderboardEntry, Portfolio, Quest, User
+from dashboard import runtime
 from dashboard.formats import KNOWN_CATEGORIES, Category, describe_category
 
 SESSIONS_LISTED = 365
@@ -42,7 +44,7 @@ def is_database_up(service: EnhancedDatabaseService) -> bool:
 
 def list_sessions(service: EnhancedDatabaseService, *, linked: date | None = None) -> tuple[date, ...]:
     """Return the newest sessions, newest first, and the one a link names if it exists."""
-    sessions = service.list_session_dates(limit=SESSIONS_LISTED)
+    sessions = _list_newest_sessions(service)
     if linked is None or linked in sessions or linked == date.max:
         return sessions
     found = service.list_session_dates(limit=1, before=linked + timedelta(days=1))
@@ -52,14 +54,26 @@ def list_sessions(service: EnhancedDatabaseService, *, linked: date | None = Non
 def list_categories(service: EnhancedDatabaseService, day: date) -> tuple[Category, ...]:
     """Return the known categories, then any other that has scores in this session."""
     known = [category.key for category in KNOWN_CATEGORIES]
-    others = [key for key in service.list_leaderboard_categories(day) if key not in known]
+    others = [key for key in _list_board_categories(service, day) if key not in known]
     return (*KNOWN_CATEGORIES, *(describe_category(key) for key in others))
 
 
 def find_newest_board_day(service: EnhancedDatabaseService, sessions: Iterable[date]) -> date | None:
     """Return the newest of the sessions that has scores, trying only the newest few."""
     newest = sorted(sessions, reverse=True)[:NEWEST_TRIED]
-    return next((day for day in newest if service.list_leaderboard_categories(day)), None)
+    return next((day for day in newest if _list_board_categories(service, day)), None)
+
+
+def _list_newest_sessions(service: EnhancedDatabaseService) -> tuple[date, ...]:
+    return runtime.get_recent().get_or_load(
+        (service, "sessions"), lambda: service.list_session_dates(limit=SESSIONS_LISTED)
+    )
+
+
+def _list_board_categories(service: EnhancedDatabaseService, day: date) -> tuple[str, ...]:
+    return runtime.get_recent().get_or_load(
+        (service, "categories", day), lambda: service.list_leaderboard_categories(day)
+    )
 
 
 def find_player(service: EnhancedDatabaseService, username: str) -> User | None:

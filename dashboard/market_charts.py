@@ -30,7 +30,7 @@ def build_candle_chart(candles: Sequence[Candle], marks: Sequence[MarketEvent], 
     colour = {"condition": _FALLEN, "value": GAIN}
     x = _time_scale(candles, labels)
     wick: Spec = {
-        "mark": {"type": "rule", "size": 1},
+        "mark": {"type": "rule", "size": 1, "aria": False},
         "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}, "color": colour},
     }
     body: Spec = {

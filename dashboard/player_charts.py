@@ -60,7 +60,7 @@ def build_equity_chart(frame: pd.DataFrame, names: list[str], styles: list[int])
     }
     rule: Spec = {
         "data": {"values": [{}]},
-        "mark": {"type": "rule", "color": BASELINE, "opacity": 0.6, "size": 1},
+        "mark": {"type": "rule", "color": BASELINE, "opacity": 0.6, "size": 1, "aria": False},
         "encoding": {"y": {"datum": STARTING_CASH, "type": "quantitative"}},
     }
     return {"data": {"values": rows}, "height": 300, "layer": [rule, lines]}

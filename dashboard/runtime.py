@@ -1,8 +1,9 @@
 """The one service of this process, where page scripts can find it.
 
 Owns the hand-over: the server's lifespan (or a test) puts the service in, scripts
-take it out. Never opens or closes it. A holder is needed because Streamlit executes
-page scripts itself and passes them no argument.
+take it out, and with it the answers that they share for a few seconds. Never opens or
+closes it. A holder is needed because Streamlit executes page scripts itself and passes
+them no argument.
 """
 
 import time
@@ -13,15 +14,18 @@ from streamlit import runtime
 
 from core import EnhancedDatabaseService
 from core.metrics import Metrics
+from dashboard.recent import Recent
 
 
 class _Holder:
     service: EnhancedDatabaseService | None = None
+    recent = Recent()
 
 
 def set_service(service: EnhancedDatabaseService | None) -> None:
-    """Make `service` the one that page scripts use; None takes it away."""
+    """Make `service` the one that page scripts use; None takes it away. Recent answers go."""
     _Holder.service = service
+    _Holder.recent.clear()
 
 
 def get_service() -> EnhancedDatabaseService:
@@ -29,6 +33,11 @@ def get_service() -> EnhancedDatabaseService:
     if _Holder.service is None:
         raise RuntimeError("no service is set; start the pages with `python -m dashboard`")
     return _Holder.service
+
+
+def get_recent() -> Recent:
+    """Return the answers that all views of this process share for a few seconds."""
+    return _Holder.recent
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 Owns the choice of calls and their limits; answers are the service's own records. Never shows
 anything and never holds SQL. The first page of a board and its figures are at most two
-minutes old, periods five, everything else is as of now.
+minutes old, periods five; where players stood before, their trends and which sessions a
+board has are kept for five seconds; everything else is as of now.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ import msgspec
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput, LeaderboardEntryNotFound
 from core.records import BoardSummary, LeaderboardEntry, PeriodBoard, PlayerScore
+from dashboard import runtime
 from dashboard.formats import Category
 
 TREND_SESSIONS = 12
@@ -63,8 +65,15 @@ class Page(msgspec.Struct, frozen=True):
 
 def find_session_before(service: EnhancedDatabaseService, category: str, day: date) -> date | None:
     """Return the newest session before a day in which the category has scores."""
-    found = service.list_leaderboard_dates(category, limit=1, before=day)
+    found = _list_days_before(service, category, day)
     return found[0] if found else None
+
+
+def _list_days_before(service: EnhancedDatabaseService, category: str, day: date) -> tuple[date, ...]:
+    return runtime.get_recent().get_or_load(
+        (service, "days", category, day),
+        lambda: service.list_leaderboard_dates(category, limit=TREND_SESSIONS - 1, before=day),
+    )
 
 
 def find_summary(service: EnhancedDatabaseService, category: Category, day: date) -> BoardSummary | None:
@@ -109,18 +118,38 @@ def compare_entries(
     service: EnhancedDatabaseService, view: View, entries: Sequence[LeaderboardEntry]
 ) -> Page:
     """Return entries with where their players stood before."""
-    players = [entry.user_id for entry in entries]
+    players = tuple(entry.user_id for entry in entries)
+    before = runtime.get_recent().get_or_load(
+        (service, "before", view.category.key, view.versus, players),
+        lambda: _load_scores(service, view, players),
+    )
+    return Page(tuple(entries), before, load_trends(service, view, players))
+
+
+def _load_scores(
+    service: EnhancedDatabaseService, view: View, players: Sequence[UUID]
+) -> dict[UUID, PlayerScore]:
     days = [view.versus] if view.versus else []
-    before = service.list_player_scores(players, view.category.key, days, ranked=True)
-    return Page(tuple(entries), {row.user_id: row for row in before}, load_trends(service, view, players))
+    rows = service.list_player_scores(players, view.category.key, days, ranked=True)
+    return {row.user_id: row for row in rows}
 
 
 def load_trends(
     service: EnhancedDatabaseService, view: View, players: Iterable[UUID]
 ) -> dict[UUID, tuple[Decimal, ...]]:
     """Return the scores of players in the last sessions, oldest first."""
+    wanted = tuple(players)
+    return runtime.get_recent().get_or_load(
+        (service, "trends", view.category.key, view.day, wanted),
+        lambda: _load_trends(service, view, wanted),
+    )
+
+
+def _load_trends(
+    service: EnhancedDatabaseService, view: View, players: Sequence[UUID]
+) -> dict[UUID, tuple[Decimal, ...]]:
     key = view.category.key
-    days = (view.day, *service.list_leaderboard_dates(key, limit=TREND_SESSIONS - 1, before=view.day))
+    days = (view.day, *_list_days_before(service, key, view.day))
     trends: dict[UUID, list[Decimal]] = {}
     for row in service.list_player_scores(players, key, days):
         trends.setdefault(row.user_id, []).append(row.score)

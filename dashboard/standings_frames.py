@@ -1,6 +1,7 @@
 """Boards turned into tables: pages of a session, of a period, and who was chosen in one.
 
-Owns the shape of these tables; pure functions of their arguments.
+Owns the shape of these tables; pure functions of their arguments. Arrow tables, because they
+are what a page sends: turning pandas into them costs more than building them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import pandas as pd
+import pyarrow as pa
 
 from core.records import BoardSummary, LeaderboardEntry, PeriodEntry, PlayerScore, ScoreBin
 from dashboard.formats import Unit, format_count, format_score
@@ -16,8 +17,20 @@ from dashboard.frames import Bin
 from dashboard.medals import MEDALS
 from dashboard.standings_data import Page
 
+_TYPES = {
+    "medal": pa.string(),
+    "rank": pa.int64(),
+    "moved": pa.string(),
+    "player": pa.string(),
+    "score": pa.float64(),
+    "change": pa.float64(),
+    "sessions": pa.int64(),
+    "trend": pa.list_(pa.float64()),
+    "behind": pa.float64(),
+}
 
-def build_page_frame(page: Page, *, best: Decimal) -> pd.DataFrame:
+
+def build_page_frame(page: Page, *, best: Decimal) -> pa.Table:
     """Return one row per entry, in the order given.
 
     Columns: medal (image or none), rank, moved (text), player, score, change (against the
@@ -26,7 +39,7 @@ def build_page_frame(page: Page, *, best: Decimal) -> pd.DataFrame:
     """
     entries = page.entries
     before = [page.before.get(entry.user_id) for entry in entries]
-    return pd.DataFrame(
+    return _build_table(
         {
             "medal": [MEDALS.get(entry.rank) for entry in entries],
             "rank": [entry.rank for entry in entries],
@@ -44,9 +57,9 @@ def build_page_frame(page: Page, *, best: Decimal) -> pd.DataFrame:
 
 def build_period_frame(
     entries: Sequence[PeriodEntry], trends: Mapping[UUID, Sequence[Decimal]], *, best: Decimal
-) -> pd.DataFrame:
+) -> pa.Table:
     """Return one row per player of a period: medal, rank, player, score, sessions, trend, behind."""
-    return pd.DataFrame(
+    return _build_table(
         {
             "medal": [MEDALS.get(entry.rank) for entry in entries],
             "rank": [entry.rank for entry in entries],
@@ -57,6 +70,11 @@ def build_period_frame(
             "behind": [_gap(best - entry.score) for entry in entries],
         }
     )
+
+
+def _build_table(columns: dict[str, list[Any]]) -> pa.Table:
+    # with types, so that a page on which nobody has moved or has a medal is no other table
+    return pa.table({name: pa.array(values, _TYPES[name]) for name, values in columns.items()})
 
 
 def describe_move(rank: int, before: PlayerScore | None) -> str:

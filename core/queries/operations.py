@@ -23,6 +23,7 @@ TABLES = (
     "leaderboard_entries",
     "leaderboard_counters",
     "market_events",
+    "audit_events",
 )
 APPLICATIONS = ("dashboard", "exporter", "simulator", "job", "migrate", "health", "collector", OTHER)
 APPLICATION_PREFIX = "echo-markets-"

@@ -42,13 +42,13 @@ def test_browsing_and_sigkill_can_be_followed(settings: Settings, tmp_path: Path
         assert value("echo_dashboard_sessions") == 0
         visit(browser.new_page(), dashboard.url)
         wait_until(lambda: value("echo_dashboard_sessions") == 1, "the session is counted")
-        renders = value("echo_dashboard_render_seconds_count", page="leaderboards")
+        renders = value("echo_dashboard_render_seconds_count", page="overview")
         assert renders
         dashboard.process.kill()
         dashboard.process.wait()
         assert value("echo_dashboard_sessions") is None
         assert value("echo_metrics_writers", role="dashboard") is None
-        assert value("echo_dashboard_render_seconds_count", page="leaderboards") == renders
+        assert value("echo_dashboard_render_seconds_count", page="overview") == renders
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

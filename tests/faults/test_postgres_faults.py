@@ -147,12 +147,14 @@ def test_hung(stored: Subject, own_postgres: PostgresServer, stopped: Stop) -> N
 def test_hung_in_commit(stored: Subject, postgres_proxy: Proxy) -> None:
     """The network swallows the answer of a COMMIT: bounded, and treated as ambiguous."""
 
-    def pause(sent: bytes) -> None:
+    def pause(sent: bytes) -> tuple[bytes, bytes]:
         if b"COMMIT" in sent:
-            postgres_proxy.after_sent = None
+            # before it is forwarded: its answer may be quicker than this thread
+            postgres_proxy.script = None
             postgres_proxy.pause()
+        return sent, b""
 
-    postgres_proxy.after_sent = pause
+    postgres_proxy.script = pause
     started = time.monotonic()
     seen = stored.write()
     seconds = time.monotonic() - started

@@ -32,7 +32,7 @@ def test_a_histogram_is_valid_and_holds_every_bin(unit: Unit) -> None:
     """The schema accepts it; one row per bin, with the rule at the median."""
     spec = charts.build_histogram(BINS, unit=unit, median=Decimal("0.25"))
     alt.LayerChart.from_dict(spec)
-    assert [row["players"] for row in spec["data"]["values"]] == [3, 5]
+    assert [row["players"] for row in spec["layer"][0]["data"]["values"]] == [3, 5]
     assert spec["layer"][1]["encoding"]["x"]["datum"] == 0.25
 
 
@@ -68,4 +68,4 @@ def test_green_and_red_mean_gain_and_loss() -> None:
 def test_the_bin_of_one_count_is_named_by_it() -> None:
     """A tooltip says 3, not 2.5 to 3.5."""
     spec = charts.build_histogram((Bin(low=2.5, high=3.5, players=4),), unit="count", median=Decimal(3))
-    assert spec["data"]["values"][0]["range"] == "3"
+    assert spec["layer"][0]["data"]["values"][0]["range"] == "3"

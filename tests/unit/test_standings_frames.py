@@ -31,22 +31,28 @@ def test_a_page_shows_where_its_players_stood_before() -> None:
     entries = tuple(build_entries(["5.00", "3.00", "2.00", "1.00"]))
     before = {UUID(int=n): build_score(n, "3.50", rank) for n, rank in ((1, 4), (2, 1), (3, 3))}
     page = Page(entries, before, {UUID(int=1): (Decimal(1), Decimal(5))})
-    frame = frames.build_page_frame(page, best=Decimal(6))
-    assert list(frame["moved"]) == ["↑ 3", "↓ 1", "=", "new"]
-    assert list(frame["change"])[:3] == [1.5, -0.5, -1.5]
-    assert frame["change"].isna()[3]
-    assert list(frame["behind"]) == [1.0, 3.0, 4.0, 5.0]
-    assert list(frame["trend"]) == [[1.0, 5.0], [], [], []]
+    frame = frames.build_page_frame(page, best=Decimal(6)).to_pydict()
+    assert frame["moved"] == ["↑ 3", "↓ 1", "=", "new"]
+    assert frame["change"] == [1.5, -0.5, -1.5, None]
+    assert frame["behind"] == [1.0, 3.0, 4.0, 5.0]
+    assert frame["trend"] == [[1.0, 5.0], [], [], []]
     assert frame["medal"][0].startswith("data:image/svg")
-    assert frame["medal"].isna()[3]
+    assert frame["medal"][3] is None
+
+
+def test_a_page_without_news_has_the_same_columns() -> None:
+    """Types do not follow the values: nobody has a medal, a change or a trend here."""
+    full = Page(tuple(build_entries(["5.00"])), {UUID(int=1): build_score(1, "3.50", 4)}, {})
+    empty = frames.build_page_frame(Page((), {}, {}), best=Decimal(5))
+    assert empty.schema == frames.build_page_frame(full, best=Decimal(5)).schema
 
 
 def test_a_period_is_a_table_too() -> None:
     """With how many sessions each has played, and found by name in any case."""
     entries = [PeriodEntry(UUID(int=n), name, Decimal(3 - n), 2, n) for n, name in ((1, "Amy"), (2, "bob"))]
-    frame = frames.build_period_frame(entries, {}, best=Decimal(2))
-    assert list(frame["player"]) == ["Amy", "bob"]
-    assert list(frame["sessions"]) == [2, 2]
+    frame = frames.build_period_frame(entries, {}, best=Decimal(2)).to_pydict()
+    assert frame["player"] == ["Amy", "bob"]
+    assert frame["sessions"] == [2, 2]
     assert frame["behind"][1] == 1.0
     assert [entry.username for entry in frames.filter_names(entries, "aM")] == ["Amy"]
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core import Settings
-from tests.bench.dashboard.loads import Crowd, load_with_crowd, measure_processor, vanish_together
+from tests.bench.dashboard.loads import BOARD, Crowd, load_with_crowd, measure_processor, vanish_together
 from tests.bench.dashboard.pages import measure_pages
 from tests.bench.dashboard.rows import fill_tables
 from tests.bench.dashboard.server import Server, run_server
@@ -80,13 +80,13 @@ def _add(table: Table, figure: str, value: str, target: str) -> None:
 def _add_comparisons(table: Table, server: Server, hello: Server, parts: Sequence[str]) -> None:
     """Add what the smallest page there is costs as well, on the same machine at the same time."""
     if "processor" in parts:
-        board, least = measure_processor(server), measure_processor(hello)
+        board, least = measure_processor(server, page=BOARD), measure_processor(hello, page="")
         _add(table, "processor time of a leaderboards rerun", f"{board * 1e3:.1f} ms", "15 ms")
         _add(table, "processor time of a hello world rerun", f"{least * 1e3:.1f} ms", "")
     if "pages" in parts and not CHROMIUM.exists():
         _add(table, "warm page", "no browser here", "")
     elif "pages" in parts:
-        figures = measure_pages(server.url, hello.url)
+        figures = measure_pages(f"{server.url}/{BOARD}", hello.url)
         _add(table, "warm leaderboards, drawn", f"{figures['board']:.2f} s", "")
         _add(table, "warm hello world, drawn", f"{figures['hello']:.2f} s", "")
         _add(table, "ratio of the two", f"{figures['ratio']:.2f}", "1.5")

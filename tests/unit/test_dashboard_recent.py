@@ -1,0 +1,65 @@
+"""Answers that views share for a few seconds."""
+
+import pytest
+
+from dashboard.recent import Recent
+
+
+class Clock:
+    """A clock that stands still until told."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        """Return what it shows."""
+        return self.seconds
+
+
+def test_an_answer_is_read_again_when_its_time_is_over() -> None:
+    """Kept until then; questions do not share answers."""
+    clock = Clock()
+    recent = Recent(seconds=5, clock=clock)
+    answers = iter(["first", "other", "second"])
+    assert recent.get_or_load("a", lambda: next(answers)) == "first"
+    assert recent.get_or_load("b", lambda: next(answers)) == "other"
+    clock.seconds = 4.9
+    assert recent.get_or_load("a", lambda: next(answers)) == "first"
+    clock.seconds = 5.0
+    assert recent.get_or_load("a", lambda: next(answers)) == "second"
+
+
+def test_an_answer_is_as_old_as_its_question() -> None:
+    """What was written while it was being read may be missing from it."""
+    clock = Clock()
+    recent = Recent(seconds=5, clock=clock)
+
+    def read_slowly() -> str:
+        clock.seconds = 6.0
+        return "old"
+
+    recent.get_or_load("a", read_slowly)
+    assert recent.get_or_load("a", lambda: "new") == "new"
+
+
+def test_trouble_is_not_kept() -> None:
+    """The next view asks again."""
+    recent = Recent(seconds=5)
+
+    def fail() -> str:
+        raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        recent.get_or_load("a", fail)
+    assert recent.get_or_load("a", lambda: "there again") == "there again"
+
+
+def test_the_least_recently_asked_leaves_first() -> None:
+    """Memory is bounded; nothing is left once all is forgotten."""
+    recent = Recent(seconds=5, answers=2, clock=Clock())
+    for question in ("a", "b", "a", "c"):
+        recent.get_or_load(question, lambda: "old")
+    found = {question: recent.get_or_load(question, lambda: "new") for question in ("a", "c", "b")}
+    assert found == {"a": "old", "c": "old", "b": "new"}
+    recent.clear()
+    assert recent.get_or_load("b", lambda: "newer") == "newer"
