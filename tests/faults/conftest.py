@@ -21,13 +21,14 @@ from tests.faults.subject import FaultTable, Subject, wait_until
 QUERY_TIMEOUT = 1_000
 
 
-@pytest.fixture(scope="session")
-def table() -> Iterator[FaultTable]:
-    """The fault table; written to `tests/output/faults.md` at the end of the run."""
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Iterator[FaultTable]:
+    """The fault table of a module; written to `tests/output` at its end, one file for each module."""
     table = FaultTable()
     yield table
     if table:
-        table.write(Path(__file__).resolve().parent.parent / "output" / "faults.md")
+        name = request.module.__name__.rpartition("test_")[2]
+        table.write(Path(__file__).resolve().parent.parent / "output" / f"{name}.md")
 
 
 class OwnValkey:
