@@ -79,7 +79,7 @@ lock: ## lock every dependency with its hashes; needs uv
 	$(UV) pip compile $(LOCK_OPTIONS) --extra dev --constraint requirements-local.lock pyproject.toml \
 		--output-file requirements-dev.lock
 
-LOCK_OPTIONS := --quiet --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
+LOCK_OPTIONS := --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
 
 install: $(TOOLS) ## create the virtual environment only
 

@@ -1,10 +1,14 @@
 """What a fresh clone is built from: lock files and containers that agree with the settings."""
 
+import contextlib
 import re
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from core.local.compose import PUBLISHED, SERVICES
 from core.local.configuration import StackSettings
@@ -21,7 +25,16 @@ def read_lock(path: Path) -> dict[str, str]:
     """Return the locked lines by package name."""
     text = re.sub(r"\\\n\s*", "", path.read_text(encoding="utf-8"))
     lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
-    return {line.partition("==")[0]: line for line in lines}
+    return {re.split(r"\[|==", line)[0]: line for line in lines}
+
+
+def read_locked_extras(path: Path) -> dict[str, set[str]]:
+    """Return the extras that are locked, by package name."""
+    text = path.read_text(encoding="utf-8")
+    return {
+        name: set(extras.split(","))
+        for name, extras in re.findall(r"^([\w.-]+)\[([^]]+)\]==", text, re.MULTILINE)
+    }
 
 
 def read_requirements(repository: Path, lock: str) -> set[str]:
@@ -40,6 +53,22 @@ def test_lock_holds_every_requirement_with_its_hash(repository: Path, lock: str)
     locked = read_lock(repository / lock)
     assert read_requirements(repository, lock) - locked.keys() == set()
     assert [name for name, line in locked.items() if "--hash=sha256:" not in line] == []
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_lock_holds_the_extras_that_its_packages_ask_for(repository: Path, lock: str) -> None:
+    """Older pips take `name[extra]` for unpinned when only `name` is locked, and install nothing."""
+    extras = read_locked_extras(repository / lock)
+    missing = []
+    for name in read_lock(repository / lock):
+        # what is locked for another platform is not installed here
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            for line in metadata.requires(name) or ():
+                wanted = Requirement(line)
+                needed = wanted.marker is None or wanted.marker.evaluate({"extra": ""})
+                if needed and wanted.extras - extras.get(canonicalize_name(wanted.name), set()):
+                    missing.append(f"{name} asks for {line}")
+    assert missing == []
 
 
 @pytest.mark.parametrize("lock", LOCKS)
