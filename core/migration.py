@@ -17,7 +17,7 @@ import msgspec
 import peewee
 from playhouse.migrations import Migration, MigrationError, Runner
 
-from core.database.database import connection_parameters
+from core.database.database import add_options, connection_parameters
 from core.database.faults import DRIVER_ERRORS, translate, translate_connect
 from core.errors import InvalidInput, MigrationFailed
 from core.settings import Settings
@@ -90,7 +90,7 @@ class Migrator:
         url = self._settings.direct_url or self._settings.database_url
         parameters = connection_parameters(self._settings, "echo-markets-migrate")
         # building an index over years of ticks may take longer than any query may
-        parameters["options"] = "-c statement_timeout=0 -c timezone=UTC"
+        parameters["options"] = add_options(url.get_secret_value(), statement_timeout_ms=0)
         database = peewee.PostgresqlDatabase(url.get_secret_value(), **parameters)
         try:
             database.connect()

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, parse_dsn
 
-from core.database.database import connection_parameters
+from core.database.database import add_options, connection_parameters
 from core.settings import Settings
 
 
@@ -31,12 +31,12 @@ class BoundedConnection:
         limit_ms = round(limit_seconds * 1000)
         # earlier than here: its own refusal keeps the connection usable
         server_ms = round(limit_ms * 0.9)
+        url = settings.database_url.get_secret_value()
         parameters = connection_parameters(settings, application_name) | {
             # the server gives up too, instead of going on for nobody, or waiting behind a lock
-            "options": f"-c statement_timeout={server_ms} -c timezone=UTC",
+            "options": add_options(url, statement_timeout_ms=server_ms),
             "tcp_user_timeout": limit_ms,
         }
-        url = settings.database_url.get_secret_value()
         self._raw: connection = psycopg2.connect(url, async_=1, **parameters | _resolve(url))
         try:
             self._wait()

@@ -6,7 +6,9 @@ so a query outside a unit of work is an error at once instead of a leak.
 """
 
 import logging
+import os
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -14,7 +16,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import peewee
 import psycopg2
 from playhouse.pool import PooledDatabase, PooledPostgresqlDatabase
-from psycopg2.extensions import connection
+from psycopg2.extensions import connection, parse_dsn
 
 from core.database.faults import (
     DRIVER_ERRORS,
@@ -29,7 +31,7 @@ from core.database.faults import (
 from core.database.pool import ConnectionPool
 from core.database.query_log import QueryLog
 from core.database.watch import StatementWatch
-from core.errors import DatabaseUnavailable, PoolClosed, PoolTimeout
+from core.errors import DatabaseError, DatabaseUnavailable, PoolClosed, PoolTimeout
 from core.metrics import Metrics
 from core.records import PoolStats
 from core.settings import Settings
@@ -76,6 +78,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             cursor_factory=query_log.extend(self._watch.cursor_factory),
             **connection_parameters(settings, application_name),
         )
+        _forget_after_fork(weakref.ref(self))
 
     # -- peewee's hooks -------------------------------------------------------------
 
@@ -97,8 +100,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             if reuse_if_open:
                 return False
             raise peewee.OperationalError("connection already opened")
-        self._state.reset()
-        self._state.is_begin_due = False
+        self._forget_connection()
         raw = self._pool.checkout(self._operation_of_thread())
         self._state.set_connection(raw)
         if self.server_version is None:
@@ -113,6 +115,10 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._state.reset()
         self._pool.checkin(raw)
         return True
+
+    def _forget_connection(self) -> None:
+        self._state.reset()
+        self._state.is_begin_due = False
 
     def _operation_of_thread(self) -> str:
         return getattr(self._state, "operation", "query")
@@ -208,19 +214,29 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     def _atomic(self) -> Iterator[None]:
         """Run an atomic block, whose end itself fails when the connection is gone.
 
-        Its rollback on a lost connection raises over the error that says why.
+        Its rollback on a lost connection raises over the error that says why. A child that was
+        forked inside ends nothing: the connection is its parent's.
         """
         block = self.atomic()
         block.__enter__()
         try:
             yield
+            self.check_transaction()
         except BaseException as error:
             try:
-                block.__exit__(type(error), error, error.__traceback__)
+                if self.in_transaction():
+                    block.__exit__(type(error), error, error.__traceback__)
             except DRIVER_ERRORS:
                 logger.debug("rolling back failed; the connection is gone", exc_info=True)
             raise
         block.__exit__(None, None, None)
+
+    def check_transaction(self) -> None:
+        """Raise a `DatabaseError` in a child that was forked inside of the transaction."""
+        if not self.in_transaction():
+            raise DatabaseError(
+                "the transaction belongs to the process that began it; end the child inside of the block"
+            )
 
     @contextmanager
     def unhurried(self, timeout_seconds: float = LONG_SECONDS) -> Iterator[None]:
@@ -242,8 +258,12 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     ) -> T:
         """Run a query that changes nothing; retried once when its connection was lost.
 
-        Inside a transaction it is not retried: what ran before would be missing.
+        Inside a transaction it is not retried: what ran before would be missing. There a query
+        that fails undoes nothing else.
         """
+        if self.in_transaction():
+            with self.transaction_of(operation):
+                return query(self, *args, **kwargs)
         is_outermost = self.is_closed()
         try:
             with self.session(operation):
@@ -272,10 +292,27 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
 
 def connection_parameters(settings: Settings, application_name: str) -> dict[str, Any]:
     """Return libpq's parameters beside the URL; the server enforces the query timeout."""
+    url = settings.database_url.get_secret_value()
     return {
         "application_name": application_name,
         # libpq counts whole seconds and takes less than 2 for 2
         "connect_timeout": max(2, round(settings.database_connect_timeout / 1000)),
-        "options": f"-c statement_timeout={settings.database_query_timeout} -c timezone=UTC",
+        "options": add_options(url, statement_timeout_ms=settings.database_query_timeout),
         **KEEPALIVES,
     }
+
+
+def add_options(url: str, *, statement_timeout_ms: int) -> str:
+    """Return the options of a URL, such as a search path, with those of the stack after them."""
+    given = parse_dsn(url).get("options", "")
+    return f"{given} -c statement_timeout={statement_timeout_ms} -c timezone=UTC".lstrip()
+
+
+def _forget_after_fork(reference: "weakref.ref[Database]") -> None:
+    def forget() -> None:
+        database = reference()
+        if database is not None:
+            # the one thread that is left may have been in a unit of work of its parent's
+            database._forget_connection()  # noqa: SLF001  # of this module
+
+    os.register_at_fork(after_in_child=forget)

@@ -39,7 +39,7 @@ MAX_LIFETIME_SECONDS = 3600.0
 LIFETIME_JITTER = 0.1
 # Longer than any unit of work of the service: a statement alone is cancelled earlier.
 LEAK_SECONDS = 60.0
-# How often a waiter looks for connections whose thread ended without a check-in.
+# How often who waits or comes looks for leaks, and for connections whose thread ended without a check-in.
 RECLAIM_INTERVAL_SECONDS = 0.5
 
 CloseReason = Literal["stale", "dead", "broken", "shutdown"]
@@ -88,7 +88,8 @@ class ConnectionPool:
         self._used: dict[int, PooledConnection] = {}
         self._waiters: deque[Waiter] = deque()
         self._size = 0
-        self._is_closed = False
+        self._is_closed = self._is_drained = False
+        self._look_at = float("-inf")
         # what idled before this time shared a server with a connection that broke
         self._suspect_until = float("-inf")
 
@@ -101,15 +102,30 @@ class ConnectionPool:
         and the driver's error when a new connection cannot be opened.
         """
         started = self._clock()
-        entry = self._acquire(operation, started)
-        self._metrics.pool_wait_seconds.observe(self._clock() - started)
-        entry = self._make_usable(entry)
+        if started >= self._look_at:
+            self._look_after_used()
+        place = self._acquire(operation, started)
+        try:
+            self._metrics.pool_wait_seconds.observe(self._clock() - started)
+            entry = self._make_usable(place)
+            self._hand_out(entry, operation)
+        except BaseException:
+            # an interrupt too: the place must not be lost
+            self._release_slot()
+            raise
+        return entry.raw
+
+    def _hand_out(self, entry: PooledConnection, operation: str) -> None:
         entry.operation, entry.thread = operation, threading.current_thread()
         entry.used_since, entry.is_leak_known = self._clock(), False
         with self._lock:
-            self._used[id(entry.raw)] = entry
-            self._publish()
-        return entry.raw
+            if not self._is_drained:
+                self._used[id(entry.raw)] = entry
+                self._publish()
+                return
+        # it was being opened for longer than the close was ready to wait
+        self._close_raw(entry, "shutdown")
+        self._refuse_when_closed()
 
     def _acquire(self, operation: str, started: float) -> PooledConnection | None:
         with self._lock:
@@ -130,7 +146,7 @@ class ConnectionPool:
         deadline = started + self._timeout_seconds
         try:
             while not waiter.is_granted and not self._is_closed:
-                self._reclaim_from_ended_threads()
+                self._look_after_used()
                 remaining = deadline - self._clock()
                 if remaining <= 0:
                     break
@@ -150,17 +166,18 @@ class ConnectionPool:
             self._refuse_when_closed()
             self._counts["requests_errors"] += 1
             self._metrics.pool_timeouts.inc()
-            now = self._clock()
+            now, opening = self._clock(), self._size - len(self._used) - len(self._idle)
             raise PoolTimeout(
                 f"{operation} waited {now - started:.1f} s for one of {self._limit} connections"
-                f" (held by: {describe_holders(self._used.values(), now)});"
+                f" (held by: {describe_holders(self._used.values(), now, opening=opening)});"
                 " raise DATABASE_CONNECTION_LIMIT or find what holds them"
             )
 
     def _give_up(self, waiter: Waiter) -> None:
         with self._lock:
             if not waiter.is_granted:
-                self._waiters.remove(waiter)
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
                 return
         if waiter.granted is not None:
             self._close_raw(waiter.granted, "dead")
@@ -180,6 +197,10 @@ class ConnectionPool:
             elif not entry.needs_ping(now, self._suspect_until) or entry.ping():
                 return entry
             else:
+                with self._lock:
+                    self._counts["connections_lost"] += 1
+                    # what took this one away may have taken the others
+                    self._suspect_until = now
                 self._close_raw(entry, "dead")
         return self._open()
 
@@ -190,7 +211,6 @@ class ConnectionPool:
         except BaseException:
             with self._lock:
                 self._counts["connections_errors"] += 1
-            self._release_slot()
             raise
         now = self._clock()
         self._metrics.pool_create_seconds.observe(now - started)
@@ -210,7 +230,14 @@ class ConnectionPool:
 
     def checkin(self, raw: connection) -> None:
         """Take a connection back; one that is broken is closed and its place is passed on."""
-        is_healthy = reset_connection(raw)
+        try:
+            is_healthy = reset_connection(raw)
+        except BaseException:
+            self._take_back(raw, is_healthy=False)
+            raise
+        self._take_back(raw, is_healthy=is_healthy)
+
+    def _take_back(self, raw: connection, *, is_healthy: bool) -> None:
         with self._lock:
             entry = self._used.pop(id(raw), None)
             if entry is None:
@@ -252,8 +279,10 @@ class ConnectionPool:
                 self._drained.notify_all()
             self._publish()
 
-    def _reclaim_from_ended_threads(self) -> None:
+    def _look_after_used(self) -> None:
+        """Warn of connections held for too long, and take those of ended threads back."""
         with self._lock:
+            self._look_at = self._clock() + RECLAIM_INTERVAL_SECONDS
             self._warn_of_leaks()
             ended = [
                 entry
@@ -273,7 +302,7 @@ class ConnectionPool:
         for entry in self._used.values():
             if now - entry.used_since > LEAK_SECONDS and not entry.is_leak_known:
                 entry.is_leak_known = True
-                logger.warning("others wait while a connection is held by %s", describe_holders([entry], now))
+                logger.warning("a connection has been held too long by %s", describe_holders([entry], now))
 
     def _close_raw(self, entry: PooledConnection, reason: CloseReason) -> None:
         self._metrics.count_pool_closed(reason)
@@ -292,7 +321,9 @@ class ConnectionPool:
         for entry in idle:
             self._close_raw(entry, "shutdown")
         with self._lock:
-            self._drained.wait_for(lambda: not self._used, timeout_seconds)
+            # those being opened as well
+            self._drained.wait_for(lambda: self._size == 0, timeout_seconds)
+            self._is_drained = True
             rest, self._used = list(self._used.values()), {}
             self._size -= len(rest)
             self._publish()

@@ -5,7 +5,7 @@ Owns the ping, the reset before a check-in and the closing; decides nothing.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 
 import psycopg2
@@ -53,6 +53,10 @@ class PooledConnection:
                 cursor.execute("SELECT 1")
         except psycopg2.Error:
             return False
+        except BaseException:
+            # interrupted: its answer is still to come
+            self.close()
+            raise
         return True
 
     def close(self) -> None:
@@ -89,14 +93,18 @@ def cancel_statements(entries: Sequence[PooledConnection], connect: Callable[[],
         sever(entry.raw)
 
 
-def describe_holders(entries: Iterable[PooledConnection], now: float) -> str:
-    """Say which operations hold connections, in which threads and for how long."""
+def describe_holders(entries: Collection[PooledConnection], now: float, *, opening: int = 0) -> str:
+    """Say which operations hold connections, in which threads and for how long, and how many are opened."""
     holders = [
         f"{entry.operation} in {entry.thread.name if entry.thread else 'no thread'}"
         f" for {now - entry.used_since:.1f} s"
         for entry in islice(entries, SHOWN_HOLDERS)
     ]
-    return ", ".join(holders) or "connections being opened"
+    if len(entries) > SHOWN_HOLDERS:
+        holders.append(f"{len(entries) - SHOWN_HOLDERS} more")
+    if opening > 0:
+        holders.append(f"{opening} being opened")
+    return ", ".join(holders) or "nobody by now"
 
 
 def reset_connection(raw: connection) -> bool:

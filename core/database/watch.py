@@ -38,7 +38,6 @@ class StatementWatch:
     def __init__(self, *, limit_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.limit_seconds = limit_seconds + GRACE_SECONDS
         self._clock = clock
-        self._stopping = threading.Event()
         # connections whose statements may take longer for a while, and how long
         self._extended: dict[int, float] = {}
         self.cursor_factory = _make_cursor_class(self)
@@ -48,6 +47,8 @@ class StatementWatch:
     def renew(self) -> None:
         """Start over, in a forked child: none of the statements under way is its own."""
         self._lock = threading.Lock()
+        # its lock as well may be held by a thread that the child does not have
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         # one statement at a time per connection; a dict's item is set and popped in one step
         self._running: dict[int, _Statement] = {}

@@ -4,7 +4,9 @@ Owns the order of a write: validate, transaction, fence, commit, invalidate. Hol
 database, the cache and the clock; no statement and no key name.
 """
 
+import os
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -52,6 +54,7 @@ class ServiceBase:
         self._cache = cache
         self._clock = clock
         self._scope = _Scope()
+        _forget_after_fork(weakref.ref(self))
 
     def _read(
         self,
@@ -68,7 +71,8 @@ class ServiceBase:
 
         Inside, this thread sees its own writes and nobody else does. An error that leaves the
         block undoes everything; one that is caught inside undoes only the call that raised it.
-        Transactions nest; the outermost commits. Holds one connection until it ends. Raises
+        Transactions nest; the outermost commits. Holds one connection until it ends. A child that
+        is forked inside takes no part in it: its calls are on their own. Raises
         `DatabaseUnavailable` when the connection is lost, also when the commit happened all
         the same and only its answer was lost.
         """
@@ -126,7 +130,9 @@ class ServiceBase:
             with self._database.transaction_of(operation) as database:
                 yield database, inner
         finally:
-            self._scope.changes = outer
+            # not in a child that was forked inside: there is no transaction around it
+            if self._scope.changes is inner:
+                self._scope.changes = outer
         # not when rolled back alone: then it changed nothing that the outer one commits
         outer.keys.extend(inner.keys)
 
@@ -148,6 +154,7 @@ class ServiceBase:
             with self._database.transaction_of(operation) as database:
                 ahead.start()
                 yield database, changes
+                database.check_transaction()
                 is_committing = True
                 token = self._cache.fence(ahead.finish(changes.keys), ahead.token)
         except BaseException as error:
@@ -161,6 +168,15 @@ class ServiceBase:
         finally:
             self._scope.changes = None
         self._cache.invalidate(changes.keys, token)
+
+
+def _forget_after_fork(reference: "weakref.ref[ServiceBase]") -> None:
+    def forget() -> None:
+        service = reference()
+        if service is not None:
+            service._scope = _Scope()  # noqa: SLF001  # of this module
+
+    os.register_at_fork(after_in_child=forget)
 
 
 def new_id() -> UUID:

@@ -65,6 +65,17 @@ def test_connections_carry_their_limits(direct: EnhancedDatabaseService) -> None
     assert row == ("30s", "echo-markets-job", "UTC")
 
 
+def test_options_of_the_url_are_kept(settings: Settings) -> None:
+    """What somebody put into the URL, such as a search path, is not lost to ours."""
+    url = settings.database_url.get_secret_value() + "?options=-c%20search_path%3Dpg_catalog"
+    with open_service(changed(settings, database_url=SecretStr(url))) as service:
+        with service._database.session("probe") as database:
+            [row] = database.execute_sql(
+                "SELECT current_setting('search_path'), current_setting('statement_timeout')"
+            ).fetchall()
+        assert row == ("pg_catalog", "30s")
+
+
 def test_a_long_statement_is_cancelled(settings: Settings) -> None:
     """DATABASE_QUERY_TIMEOUT names itself in the error, and the connection stays usable."""
     with open_service(changed(settings, database_query_timeout=50)) as service:
@@ -278,30 +289,6 @@ def test_close_leaves_no_connection(settings: Settings, execute: Execute) -> Non
     assert execute(BACKENDS) == [(0,)]
     with pytest.raises(PoolClosed):
         service.search_users("a")
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_forked_child_has_connections_of_its_own(direct: EnhancedDatabaseService) -> None:
-    """The child works on a new connection, and the parent's still answers afterwards."""
-    with direct._database.session("pid") as database:
-        parent_backend = database.execute_sql("SELECT pg_backend_pid()").fetchone()[0]
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            with direct._database.session("pid") as database:
-                pid = database.execute_sql("SELECT pg_backend_pid()").fetchone()[0]
-            os.write(writer, str(pid).encode())
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    child_backend = int(os.read(reader, 20))
-    os.close(reader)
-    os.close(writer)
-    with direct._database.session("pid") as database:
-        again = database.execute_sql("SELECT pg_backend_pid()").fetchone()[0]
-    assert child_backend != parent_backend == again
 
 
 def test_a_password_is_never_in_an_error(settings: Settings, postgres_server: PostgresServer) -> None:

@@ -11,7 +11,7 @@ import redis
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.database import Database
-from core.errors import DatabaseUnavailable, InvalidInput, UserNotFound
+from core.errors import DatabaseError, DatabaseUnavailable, InvalidInput, UserNotFound
 from core.records import User
 from tests.conftest import Execute
 
@@ -97,6 +97,21 @@ def test_an_error_that_is_caught_undoes_its_call_alone(
             service.create_user(username="alice")
         service.create_user(username="bob")
     assert execute("SELECT username, name FROM users ORDER BY 1") == [("alice", "New"), ("bob", None)]
+
+
+def test_a_read_that_fails_undoes_nothing_else(service: EnhancedDatabaseService, alice: User) -> None:
+    """A query that the server refused, caught inside, leaves the transaction usable."""
+
+    def divide(database: Database) -> object:
+        return database.execute_sql("SELECT 1 / 0")
+
+    with service.transaction():
+        service.update_user_profile(alice.id, name="New")
+        with pytest.raises(DatabaseError):
+            service._read("divide", divide)
+        service.update_user_profile(alice.id, email="new@example.com")
+        assert service.get_user_by_username("alice").name == "New"
+    assert service.get_user_by_id(alice.id).email == "new@example.com"
 
 
 def test_transactions_nest_and_invalidate_once(

@@ -11,9 +11,14 @@ from typing import Any, Self
 import psycopg2
 import pytest
 from prometheus_client import CollectorRegistry
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
 
-from core.database.pool import LEAK_SECONDS, MAX_LIFETIME_SECONDS, ConnectionPool
+from core.database.pool import (
+    LEAK_SECONDS,
+    MAX_LIFETIME_SECONDS,
+    RECLAIM_INTERVAL_SECONDS,
+    ConnectionPool,
+)
 from core.database.pooled_connection import PING_AFTER_IDLE_SECONDS
 from core.errors import PoolClosed, PoolTimeout
 from core.metrics import Metrics
@@ -28,6 +33,7 @@ class StandInConnection:
         self.backend_pid = id(self)
         self.statements: list[tuple[object, ...]] = []
         self.is_dead = False
+        self.interrupts = 0
         self.info = self
         self.transaction_status = TRANSACTION_STATUS_IDLE
 
@@ -45,6 +51,9 @@ class StandInConnection:
         """Answer a ping, or not."""
         self.pings += 1
         self.statements += parameters
+        if self.interrupts:
+            self.interrupts -= 1
+            raise KeyboardInterrupt
         if self.is_dead:
             raise psycopg2.OperationalError("server closed the connection")
 
@@ -75,6 +84,8 @@ class Fixture:
         self.clock = Clock()
         self.opened: list[StandInConnection] = []
         self.failure: Exception | None = None
+        self.connecting, self.may_connect = threading.Event(), threading.Event()
+        self.may_connect.set()
         self.pool = ConnectionPool(
             self.connect,  # type: ignore[arg-type]  # a stand-in
             limit=limit,
@@ -88,6 +99,8 @@ class Fixture:
         """Open a stand-in, or fail."""
         if self.failure is not None:
             raise self.failure
+        self.connecting.set()
+        assert self.may_connect.wait(10)
         self.opened.append(StandInConnection())
         return self.opened[-1]
 
@@ -221,6 +234,43 @@ def test_replaces_a_connection_that_died_while_idle(fixture: Fixture) -> None:
     fixture.clock.now += PING_AFTER_IDLE_SECONDS
     assert fixture.pool.checkout("b") is fixture.opened[1]
     assert fixture.opened[0].closed
+    stats = fixture.pool.stats()
+    assert (stats.pool_size, stats.connections_lost) == (1, 1)
+
+
+def test_a_failed_ping_makes_the_idle_ones_suspect(fixture: Fixture) -> None:
+    """What was used a moment ago may have gone with the one that was not."""
+    first, second = fixture.pool.checkout("a"), fixture.pool.checkout("b")
+    fixture.pool.checkin(second)
+    fixture.clock.now += PING_AFTER_IDLE_SECONDS - 1
+    fixture.pool.checkin(first)
+    fixture.clock.now += 1
+    fixture.pool.checkin(fixture.pool.checkout("c"))
+    assert fixture.opened[0].pings == 0, "too early"
+    fixture.opened[1].is_dead = True
+    held = fixture.pool.checkout("d")
+    fixture.pool.checkout("e")
+    assert held is first
+    fixture.pool.checkin(held)
+    fixture.pool.checkout("f")
+    assert fixture.opened[0].pings == 1
+
+
+def test_an_interrupt_costs_no_place() -> None:
+    """Ctrl-C in a ping or in a rollback closes the connection, whose answer is still to come."""
+    fixture = Fixture(limit=1)
+    fixture.pool.checkin(fixture.pool.checkout("a"))
+    fixture.clock.now += PING_AFTER_IDLE_SECONDS
+    fixture.opened[0].interrupts = 1
+    with pytest.raises(KeyboardInterrupt):
+        fixture.pool.checkout("b")
+    held = fixture.pool.checkout("c")
+    fixture.opened[1].transaction_status = TRANSACTION_STATUS_INTRANS
+    fixture.opened[1].interrupts = 1
+    with pytest.raises(KeyboardInterrupt):
+        fixture.pool.checkin(held)
+    fixture.pool.checkout("d")
+    assert [connection.closed for connection in fixture.opened] == [1, 1, 0]
     assert fixture.pool.stats().pool_size == 1
 
 
@@ -232,7 +282,7 @@ def test_a_broken_connection_makes_the_idle_ones_suspect(fixture: Fixture) -> No
     fixture.opened[0].closed = 2
     fixture.pool.checkin(first)
     assert fixture.pool.checkout("c") is fixture.opened[2]
-    assert fixture.pool.stats().connections_lost == 1
+    assert fixture.pool.stats().connections_lost == 2
 
 
 def test_closes_a_connection_past_its_lifetime(fixture: Fixture) -> None:
@@ -304,6 +354,40 @@ def test_close_waits_for_what_runs(fixture: Fixture) -> None:
     assert fixture.opened[0].closed
 
 
+def test_close_waits_for_who_connects() -> None:
+    """A checkout that was under way is finished too, and closed when it comes back."""
+    fixture = Fixture(limit=1)
+    fixture.may_connect.clear()
+    worker = Thread(lambda: fixture.pool.checkin(fixture.pool.checkout("a")))
+    worker.start()
+    assert fixture.connecting.wait(5)
+    closer = Thread(lambda: fixture.pool.close(30))
+    closer.start()
+    while not fixture.pool._is_closed:
+        threading.Event().wait(0.001)
+    assert closer.is_alive()
+    fixture.may_connect.set()
+    closer.join(5)
+    worker.join(5)
+    assert worker.error is None
+    assert [connection.closed for connection in fixture.opened] == [1]
+
+
+def test_who_connects_for_longer_than_the_close_waits_is_refused() -> None:
+    """Nobody gets a connection from a pool that has said that it is closed."""
+    fixture = Fixture(limit=1)
+    fixture.may_connect.clear()
+    worker = Thread(lambda: fixture.pool.checkout("a"))
+    worker.start()
+    assert fixture.connecting.wait(5)
+    fixture.pool.close(0)
+    fixture.may_connect.set()
+    worker.join(5)
+    assert isinstance(worker.error, PoolClosed)
+    assert [connection.closed for connection in fixture.opened] == [1]
+    assert fixture.pool.stats().pool_size == 0
+
+
 def test_figures_are_of_one_instant(fixture: Fixture) -> None:
     """Size is what is available and what is in use."""
     fixture.pool.checkout("a")
@@ -326,3 +410,29 @@ def test_a_leak_is_named_while_it_lasts_and_when_it_ends(caplog: pytest.LogCaptu
     fixture.pool.checkin(held)
     waiter.join(5)
     assert "report held a connection for 61 s" in caplog.text
+
+
+def test_a_leak_is_named_although_nobody_waits(fixture: Fixture, caplog: pytest.LogCaptureFixture) -> None:
+    """The next checkout finds it, and says so once."""
+    fixture.pool.checkout("report")
+    fixture.clock.now += LEAK_SECONDS + 1
+    for _ in range(2):
+        fixture.pool.checkin(fixture.pool.checkout("next"))
+        fixture.clock.now += RECLAIM_INTERVAL_SECONDS
+    assert caplog.text.count("report in MainThread for 61.0 s") == 1
+
+
+def test_timeout_counts_who_is_not_named() -> None:
+    """Ten holders are named, and how many others hold or open a connection."""
+    fixture = Fixture(limit=13, timeout_seconds=0)
+    for number in range(12):
+        fixture.pool.checkout(f"holder {number}")
+    fixture.may_connect.clear()
+    fixture.connecting.clear()
+    opening = Thread(lambda: fixture.pool.checkout("opening"))
+    opening.start()
+    assert fixture.connecting.wait(5)
+    with pytest.raises(PoolTimeout, match=r"holder 9 in MainThread for 0.0 s, 2 more, 1 being opened\)"):
+        fixture.pool.checkout("late")
+    fixture.may_connect.set()
+    opening.join(5)
