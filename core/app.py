@@ -4,6 +4,7 @@ Owns the wiring and nothing else. Opening connects to nothing, so a process star
 while its servers are down and heals when they come back.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from core.cache import Cache
@@ -12,6 +13,8 @@ from core.health import HealthEvaluator
 from core.logs import configure_logs
 from core.metric_files import open_metrics
 from core.metrics import Role
+from core.pools import describe_pool, read_pool
+from core.records import PoolUse
 from core.service import EnhancedDatabaseService
 from core.settings import Settings
 
@@ -26,10 +29,19 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
     metrics = open_metrics(role, settings.metrics_dir)
     name = f"echo-markets-{role}"
     database = Database(settings, application_name=name, metrics=metrics)
+
+    def list_others() -> Iterable[PoolUse]:
+        # the exporter answers for the whole host, everybody else for itself
+        return map(read_pool, metrics.list_gauges(settings.metrics_dir)) if role == "exporter" else ()
+
     return EnhancedDatabaseService(
         database=database,
         cache=Cache(settings, client_name=name, metrics=metrics, is_bypassed=database.in_transaction),
-        health=HealthEvaluator(settings, pool_stats=database.pool_stats, clock=read_clock),
+        health=HealthEvaluator(
+            settings,
+            list_pools=lambda: [describe_pool(database.pool_stats()), *list_others()],
+            clock=read_clock,
+        ),
         metrics=metrics,
         clock=read_clock,
     )

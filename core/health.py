@@ -8,7 +8,7 @@ Reads only; no text of an error leaves this module, because it may name an addre
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import datetime
@@ -17,7 +17,8 @@ from typing import Generic, NamedTuple, TypeVar
 from core.cache.shared import connect_redis
 from core.database.bounded import BoundedConnection
 from core.migration import MIGRATIONS_DIR, MigrationCount, count_migrations
-from core.records import Health, PoolStats
+from core.pools import add_up_pools
+from core.records import Health, PoolUse
 from core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -40,18 +41,21 @@ class Finding(NamedTuple, Generic[T]):
 
 
 class HealthEvaluator:
-    """Evaluates the health of the services that `settings` name; thread safe."""
+    """Evaluates the health of the services that `settings` name; thread safe.
+
+    `list_pools` returns the pools that count, at once: of the process, or of a whole host.
+    """
 
     def __init__(
         self,
         settings: Settings,
         *,
-        pool_stats: Callable[[], PoolStats],
+        list_pools: Callable[[], Sequence[PoolUse]],
         clock: Callable[[], datetime],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        self._pool_stats = pool_stats
+        self._list_pools = list_pools
         self._clock = clock
         self._monotonic = monotonic
         self._redis = connect_redis(settings, CLIENT_NAME) if settings.enable_redis_cache else None
@@ -95,7 +99,7 @@ class HealthEvaluator:
             self._redis_check.start()
         migrations, database_seconds = self._database_check.result(deadline)
         answered, redis_seconds = (None, 0.0) if self._redis is None else self._redis_check.result(deadline)
-        pool = self._pool_stats()
+        pool = add_up_pools(self._list_pools())
         return Health(
             status=self._overall(migrations, answered=answered, pool=pool),
             timestamp=timestamp,
@@ -109,11 +113,11 @@ class HealthEvaluator:
             pool=pool,
         )
 
-    def _overall(self, migrations: MigrationCount | None, *, answered: bool | None, pool: PoolStats) -> str:
+    def _overall(self, migrations: MigrationCount | None, *, answered: bool | None, pool: PoolUse) -> str:
         is_redis_down = self._redis is not None and not answered
         if migrations is None or (is_redis_down and self._settings.health_require_redis):
             return "unhealthy"
-        return "degraded" if migrations.pending or is_redis_down or is_exhausted(pool) else "healthy"
+        return "degraded" if migrations.pending or is_redis_down or pool.is_exhausted else "healthy"
 
     def _count_migrations(self) -> MigrationCount:
         """Connect and ask; on a connection of before, a server that is full would look healthy."""
@@ -125,11 +129,6 @@ class HealthEvaluator:
 
     def _ping_redis(self) -> bool:
         return self._redis is not None and bool(self._redis.ping())
-
-
-def is_exhausted(pool: PoolStats) -> bool:
-    """Say whether the next checkout has to wait for another's check-in."""
-    return pool.pool_size >= pool.pool_max and pool.pool_available == 0
 
 
 class _Check(Generic[T]):

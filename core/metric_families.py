@@ -147,6 +147,14 @@ class Families:
             known = self._files[path] = known._replace(used=used)
         return known
 
+    def list_samples(self, reading: Reading) -> list[Sample]:
+        """Return the numbers of one writer by their names and labels."""
+        series = [self._series[number] for number in reading.series]
+        return [
+            Sample(each.sample, each.labels, number)
+            for each, number in zip(series, reading.numbers, strict=True)
+        ]
+
     def forget_files_but(self, paths: Iterable[Path]) -> None:
         """Forget what is known of other files than these."""
         kept = set(paths)

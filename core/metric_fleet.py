@@ -23,6 +23,7 @@ from typing import NamedTuple, get_args
 
 import msgspec
 from prometheus_client import Metric
+from prometheus_client.samples import Sample
 
 from core.metric_families import Families, Reading
 from core.metric_values import LOCK_SUFFIX, STARTING_SUFFIX, MetricWriter, Prefix, SeriesKey
@@ -84,6 +85,28 @@ class FleetReader:
             own_id, unshared = self._own.snapshot()
             own = self._read_values((key, *numbers) for key, numbers in unshared)
             return self._families.build([*self._read_folder(own_id), own])
+
+    def list_gauges(self) -> list[list[Sample]]:
+        """Return the gauges of each other live process by itself; folds nothing and waits for nobody."""
+        directory = self.directory
+        if directory is None:
+            return []
+        with self._lock:
+            try:
+                files = [
+                    file
+                    for file in _parse_names(directory, _list_names(directory))
+                    if file.prefix == "gauge_livesum" and file.writer != self._own.id
+                    if _is_alive(directory, file.writer)
+                ]
+            except OSError:
+                # a collection says what is wrong with the folder
+                return []
+            self._families.forget_files_but(file.path for file in files)
+            return [
+                self._families.list_samples(self._families.read_file(file.path, file.prefix))
+                for file in files
+            ]
 
     def _read_values(self, values: Iterable[tuple[SeriesKey, float, float]]) -> Reading:
         rows = [(self._families.index(key), number, timestamp) for key, number, timestamp in values]

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.samples import Sample
 
 from core.metric_fleet import FleetReader
 from core.metric_names import AuditedAction, CloseReason, Definitions, Limiter, Role, Task, Tier
@@ -33,6 +34,8 @@ class Metrics(Definitions):
         self.registry = registry or CollectorRegistry()
         self.registry.register(_InMemory(FleetReader(self.writer, None)))
         self._fleet = FleetReader(self.writer, None)
+        # beside the one above, which may wait for another exporter
+        self._live = FleetReader(self.writer, None)
         self._sources: list[Callable[[], None]] = []
         self._publishing = threading.Lock()
         self._publisher: threading.Thread | None = None
@@ -61,6 +64,12 @@ class Metrics(Definitions):
         if self._fleet.directory != directory:
             self._fleet = FleetReader(self.writer, directory)
         return self._fleet.collect()
+
+    def list_gauges(self, directory: Path | None) -> list[list[Sample]]:
+        """Return the gauges of each other live process that shares `directory`, up to a second old."""
+        if self._live.directory != directory:
+            self._live = FleetReader(self.writer, directory)
+        return self._live.list_gauges()
 
     def add_source(self, publish: Callable[[], None]) -> None:
         """Let `publish` bring its counters up to date whenever the metrics are published."""

@@ -6,7 +6,7 @@ Owns that and nothing else; goes through the service, so that its figures are th
 import logging
 import threading
 
-from core.errors import EchoMarketsError
+from core.errors import EchoMarketsError, PoolTimeout
 from core.service import EnhancedDatabaseService
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,10 @@ def _occupy(service: EnhancedDatabaseService, stopping: threading.Event) -> None
             with service.transaction():
                 service.list_session_dates(limit=1)
                 stopping.wait()
+        except PoolTimeout:
+            # which is the point; at once again, so that somebody waits whenever one looks
+            continue
         except EchoMarketsError as error:
-            # given up, which is the point, or no database, which is not worth a tight loop
+            # no database, which is not worth a tight loop
             logger.debug("no connection: %s", type(error).__name__)
             stopping.wait(0.1)

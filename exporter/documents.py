@@ -6,8 +6,7 @@ page of links; evaluates nothing itself.
 
 from typing import Any
 
-from core.health import is_exhausted
-from core.records import Health, PoolStats
+from core.records import Health, PoolUse
 
 INDEX = """<!doctype html>
 <html lang="en">
@@ -62,9 +61,9 @@ def describe_readiness(health: Health) -> tuple[bool, str]:
     return True, "ready"
 
 
-def _build_pool(pool: PoolStats) -> dict[str, Any]:
+def _build_pool(pool: PoolUse) -> dict[str, Any]:
     return {
-        "status": "exhausted" if is_exhausted(pool) else "healthy",
+        "status": "exhausted" if pool.is_exhausted else "healthy",
         "maxConnections": pool.pool_max,
         "size": pool.pool_size,
         "available": pool.pool_available,

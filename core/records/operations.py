@@ -57,6 +57,17 @@ class PoolStats(msgspec.Struct, frozen=True):
     connections_lost: int
 
 
+class PoolUse(msgspec.Struct, frozen=True):
+    """How the connections of one process, or of several together, are used at one moment."""
+
+    pool_max: int
+    pool_size: int
+    pool_available: int
+    pool_in_use: int
+    requests_waiting: int
+    is_exhausted: bool
+
+
 class CacheCounts(msgspec.Struct, frozen=True):
     """Counters of one kind of key since the process started.
 
@@ -93,7 +104,7 @@ class Health(msgspec.Struct, frozen=True):
     redis: str
     redis_enabled: bool
     redis_seconds: float
-    pool: PoolStats
+    pool: PoolUse
 
 
 class TableFigures(msgspec.Struct, frozen=True):

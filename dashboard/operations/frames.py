@@ -82,7 +82,7 @@ def build_own_cards(health: Health) -> tuple[Card, ...]:
         Card(
             "Connections",
             f"{pool.pool_in_use} of {pool.pool_max}",
-            "warning" if pool.requests_waiting else "good",
+            "warning" if pool.requests_waiting or pool.is_exhausted else "good",
             f"{pool.requests_waiting} waiting, this dashboard",
             "pool",
         ),
@@ -128,10 +128,12 @@ def _build_pool(scrape: Scrape) -> Card:
         return Card("Connections", "Unknown", "unknown", "no pool was published", "pool")
     used = scrape.total("echo_db_pool_connections", state="used")
     waiting = scrape.total("echo_db_pool_pending_requests")
-    state: State = "warning" if waiting else "good"
-    return Card(
-        "Connections", f"{used:.0f} of {limit:.0f}", state, f"{waiting:.0f} waiting, all pools", "pool"
-    )
+    limits = scrape.sum_by("echo_db_pool_max_connections", "role")
+    in_use = scrape.sum_by("echo_db_pool_connections", "role", state="used")
+    full = sorted(role for (role,), most in limits.items() if 0 < most <= in_use.get((role,), 0.0))
+    state: State = "warning" if waiting or full else "good"
+    detail = f"{waiting:.0f} waiting, {'no more for ' + ', '.join(full) if full else 'all pools'}"
+    return Card("Connections", f"{used:.0f} of {limit:.0f}", state, detail, "pool")
 
 
 def _build_processes(scrape: Scrape) -> Card:

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core import Settings, open_service
+from core import EnhancedDatabaseService, Settings, open_service
 from core.local.drills.faults import Place, hang_valkey
 from core.local.errors import StackError
 from core.local.folder import StackFolder
@@ -68,6 +68,12 @@ def test_without_a_server_there_is_no_drill(place: Place) -> None:
         pytest.fail("the block was entered")
 
 
+def is_waited_for(service: EnhancedDatabaseService) -> bool:
+    """Look at a moment of no significance whether somebody waits."""
+    threading.Event().wait(0.003)
+    return service.pool_stats().requests_waiting > 0
+
+
 def test_an_occupied_pool_is_full_until_it_is_told_to_stop(settings: Settings) -> None:
     """Every connection in use, others waiting and giving up; afterwards none is held."""
     small = {"database_connection_limit": LIMIT, "database_pool_timeout": 200}
@@ -81,6 +87,9 @@ def test_an_occupied_pool_is_full_until_it_is_told_to_stop(settings: Settings) -
             assert wait_until(lambda: service.pool_stats().pool_in_use == LIMIT, seconds=SECONDS)
             assert wait_until(lambda: service.pool_stats().requests_waiting == WAITING, seconds=SECONDS)
             assert wait_until(lambda: service.pool_stats().requests_errors >= WAITING, seconds=SECONDS)
+            # whoever looks, whenever it is: they do not all rest between two tries
+            looks = [is_waited_for(service) for _ in range(200)]
+            assert sum(looks) > 190
         finally:
             stopping.set()
             thread.join(SECONDS)

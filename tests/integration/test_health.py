@@ -20,8 +20,10 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.health import CACHE_SECONDS, CHECK_SECONDS, HealthEvaluator
 from core.local.servers import run_postgres
 from core.migration import Migrator
-from core.records import Health, PoolStats
+from core.records import Health, PoolUse
+from core.scrape import parse_scrape
 from dashboard import data
+from dashboard.operations import frames
 from exporter.server import build_app
 from tests.conftest import FAST, Execute
 from tests.integration.test_exporter import parse, value, without_database, without_redis
@@ -114,11 +116,22 @@ def test_document_metrics_and_dashboard_agree(settings: Settings, execute: Execu
         assert (redis["status"], found.redis) == (state.redis, state.redis)
         ups = {each.labels["service"]: each.value for each in parse(metrics)["echo_service_up"].samples}
         assert ups.get("redis") == {"healthy": 1, "unhealthy": 0, "disabled": None}[state.redis]
+        assert_strip_agrees(metrics, found)
         assert client.get("/readyz").status_code == state.readiness
         assert client.get("/livez").status_code == 200
         for text in (response.text, metrics, client.get("/readyz").text):
             assert "s3cr3t" not in text
             assert "127.0.0.1" not in text
+
+
+def assert_strip_agrees(metrics: str, found: Health) -> None:
+    """Assert that the Operations page shows the same, from a scrape and from its own check."""
+    scrape = parse_scrape(metrics, taken_at=found.timestamp)
+    cards = {card.label: card for card in frames.build_cards(scrape)}
+    for own in frames.build_own_cards(found):
+        assert (own.value, own.state) == (cards[own.label].value, cards[own.label].state)
+    assert cards["Stack"].value == found.status.capitalize()
+    assert found.pool.is_exhausted == (cards["Connections"].state == "warning")
 
 
 def test_readiness_says_what_is_missing(settings: Settings, execute: Execute) -> None:
@@ -149,13 +162,15 @@ class Clock:
         return datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
 
 
-NO_POOL = PoolStats(10, 0, 0, 0, 0, 0, 0, 0.0, 0, 0, 0, 0)
+NO_POOL = PoolUse(10, 0, 0, 0, 0, is_exhausted=False)
 
 
 @contextlib.contextmanager
 def evaluator(settings: Settings, clock: Clock) -> Iterator[HealthEvaluator]:
     """Open an evaluator beside any service."""
-    found = HealthEvaluator(settings, pool_stats=lambda: NO_POOL, clock=clock.read, monotonic=clock.monotonic)
+    found = HealthEvaluator(
+        settings, list_pools=lambda: [NO_POOL], clock=clock.read, monotonic=clock.monotonic
+    )
     yield found
     found.close()
 

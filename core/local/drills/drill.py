@@ -78,7 +78,12 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
         "pool": Drill(
             occupy_pool,
             "a job holds every connection of its pool",
-            {"pool of jobs in use": "all", "pool of jobs waiting": "some", "pool timeouts": GROWS},
+            {
+                "health status": "degraded",
+                "pool of jobs in use": "all",
+                "pool of jobs waiting": "some",
+                "pool timeouts": GROWS,
+            },
         ),
     }
 )

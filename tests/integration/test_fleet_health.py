@@ -1,0 +1,82 @@
+"""The pools of a whole host in the health that its exporter tells."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.metrics import Role
+from core.records import Health
+from exporter.server import build_app
+from tests.integration.test_exporter import value
+
+
+@contextmanager
+def another_process(settings: Settings, role: Role) -> Iterator[EnhancedDatabaseService]:
+    """Open the service of another process of the host, with a pool of two."""
+    with open_service(settings.model_copy(update={"database_connection_limit": 2}), role=role) as service:
+        yield service
+
+
+@pytest.mark.parametrize("role", ["dashboard", "simulator", "job"])
+def test_the_exporter_sees_the_exhausted_pool_of_any_process(
+    settings: Settings, tmp_path: Path, role: Role
+) -> None:
+    """It has a pool of its own that nobody uses; what is used up is another's, and only while it lives."""
+    shared = settings.model_copy(update={"metrics_dir": tmp_path / "metrics"})
+    with (
+        open_service(shared, role="exporter") as service,
+        TestClient(build_app(service, shared.metrics_dir)) as client,
+    ):
+        with another_process(shared, role) as busy, another_process(shared, role) as idle:
+            with busy._database.session("report"), ThreadPoolExecutor(1) as thread:
+                assert ask_again(service).pool.is_exhausted is False
+                held = threading.Event()
+                second = thread.submit(hold_one, busy, held)
+                wait_for_pool(busy, in_use=2)
+                document = ask_document(service, client)
+                pool = document["services"]["database"]["connectionPool"]
+                assert (document["status"], pool["status"]) == ("degraded", "exhausted")
+                # ten of the exporter, two of each other; one of the two processes has all it needs
+                assert (pool["maxConnections"], pool["inUse"]) == (14, 2)
+                assert value(client.get("/metrics").text, "echo_health_status", status="degraded") == 1
+                assert busy.health().status == "degraded"
+                assert idle.health().status == "healthy"
+                held.set()
+                second.result()
+            assert ask_document(service, client)["status"] == "healthy"
+        assert ask_again(service).pool.pool_max == 10
+
+
+def hold_one(service: EnhancedDatabaseService, released: threading.Event) -> None:
+    """Hold a connection until an event."""
+    with service._database.session("report"):
+        assert released.wait(20)
+
+
+def wait_for_pool(service: EnhancedDatabaseService, *, in_use: int) -> None:
+    """Wait until so many connections are in use."""
+    deadline = time.monotonic() + 10
+    while service.pool_stats().pool_in_use < in_use:
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+def ask_again(service: EnhancedDatabaseService) -> Health:
+    """Evaluate without the answer of before."""
+    service._health._last = None
+    return service.health()
+
+
+def ask_document(service: EnhancedDatabaseService, client: TestClient) -> dict[str, Any]:
+    """Return the document of a new evaluation."""
+    ask_again(service)
+    document: dict[str, Any] = client.get("/api/health/database").json()
+    return document
