@@ -6,16 +6,23 @@ player's sessions and ranks are as of now.
 """
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 
 import msgspec
 
 from core import EnhancedDatabaseService
 from core.errors import UserNotFound
 from core.records import MarketReturn, PlayerScore, Portfolio, User
+from core.service.standings import MAX_MARKET_DAYS
 from dashboard.formats import KNOWN_CATEGORIES, Category
 
 RETURNS = KNOWN_CATEGORIES[0].key
+
+GAP = timedelta(days=31)
+"""So long without a session parts a history in two: the market between is not asked for."""
+
+SPANS_READ = 12
+"""Parts of a history for which the market is read, the newest: each is a statement."""
 
 
 class Player(msgspec.Struct, frozen=True):
@@ -26,8 +33,27 @@ class Player(msgspec.Struct, frozen=True):
 
 
 def load_market(service: EnhancedDatabaseService, history: Sequence[Portfolio]) -> tuple[MarketReturn, ...]:
-    """Return what the market did over the sessions of a player, given newest first."""
-    return service.get_market_returns(history[-1].session_date, history[0].session_date)
+    """Return what the market did over the sessions of a player, given newest first; oldest first."""
+    days = [row.session_date for row in reversed(history)]
+    return tuple(
+        found for first, last in split_days(days) for found in service.get_market_returns(first, last)
+    )
+
+
+def split_days(days: Sequence[date]) -> tuple[tuple[date, date], ...]:
+    """Return the newest spans, each its first and last day, that hold these days, oldest first.
+
+    Between a replay of old prices and the live market lie years without a session. No span is
+    longer than what the service reads at once.
+    """
+    spans: list[tuple[date, date]] = []
+    for day in days:
+        first, last = spans[-1] if spans else (date.min, date.min)
+        if day - last <= GAP and (day - first).days < MAX_MARKET_DAYS:
+            spans[-1] = (first, day)
+        else:
+            spans.append((day, day))
+    return tuple(spans[-SPANS_READ:])
 
 
 def find_best(

@@ -288,6 +288,16 @@ def test_a_portfolio_has_curves_ranks_and_a_profile(game: EnhancedDatabaseServic
     assert r"Preference\: theme: dark" in text
 
 
+def test_a_portfolio_may_have_years_without_a_session(game: EnhancedDatabaseService) -> None:
+    """As after a replay of old prices: longer than the market is read at once, and nothing fails."""
+    alice = game.get_user_by_username("alice")
+    game.get_current_portfolio(alice.id)
+    page = open_page(PORTFOLIOS, player="alice")
+    assert "Something went wrong" not in read_text(page)
+    assert "Equity" in read_text(page)
+    assert len(page.dataframe[0].value) == 4
+
+
 # -- empty, down, slow, broken ------------------------------------------------------------
 
 
