@@ -36,6 +36,9 @@ TEMPLATE = "echo_template"
 # Durability is not under test here, and costs most of a small transaction.
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
+# A statement that waits for a lock of the same test fails: pytest-timeout cannot interrupt the driver.
+PATIENCE = "-c statement_timeout=120s"
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment() -> Iterator[None]:
@@ -197,7 +200,7 @@ def redis_client(settings: Settings, valkey_server: ValkeyServer) -> Iterator[re
 @contextmanager
 def connected(url: str) -> Iterator[Execute]:
     """Run SQL past the service; each statement is committed at once."""
-    connection = psycopg2.connect(url)
+    connection = psycopg2.connect(url, options=PATIENCE)
     connection.autocommit = True
 
     def run(statement: str, parameters: object = None) -> list[tuple[Any, ...]]:
