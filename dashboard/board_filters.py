@@ -34,16 +34,18 @@ def choose_view(service: EnhancedDatabaseService, sessions: Sequence[date], newe
     with first[0]:
         category = categories[_choose("Category", categories, key="category", what="category")]
     with first[2]:
-        versus = choose_versus(service, category, day, sessions)
+        compared = st.container()
     with first[3]:
         count = PERIODS[_choose_segment("Period", list(PERIODS), "Session", key="period")]
+    with compared:
+        versus = choose_versus(service, category, day, sessions, disabled=count > 1)
     second = st.columns(COLUMN_WIDTHS, gap="small")
     with second[0]:
         prefix = choose_prefix()
     with second[1]:
         orders = standings_data.ORDERS
         order = _choose("Order", orders, key="order", what="order", disabled=count > 1)
-    with second[3]:
+    with second[2]:
         rows = int(_choose_segment("Players shown", [str(n) for n in ROWS], str(DEFAULT_ROWS), key="top"))
     return View(
         category=category,
@@ -57,12 +59,19 @@ def choose_view(service: EnhancedDatabaseService, sessions: Sequence[date], newe
 
 
 def choose_versus(
-    service: EnhancedDatabaseService, category: Category, day: date, sessions: Sequence[date]
+    service: EnhancedDatabaseService,
+    category: Category,
+    day: date,
+    sessions: Sequence[date],
+    *,
+    disabled: bool,
 ) -> date | None:
     """Show which session to compare with and return it; None before the first one."""
     before = standings_data.find_session_before(service, category.key, day)
     options = {BEFORE: before, **{other.isoformat(): other for other in sessions if other != day}}
-    return options[_choose("Compare with", options, key="against", what="session to compare with")]
+    return options[
+        _choose("Compare with", options, key="against", what="session to compare with", disabled=disabled)
+    ]
 
 
 def choose_prefix() -> str:
@@ -124,6 +133,7 @@ def _choose_segment(label: str, options: Sequence[str], default: str, *, key: st
         default=default,
         required=True,
         key=key,
+        wrap=True,
         bind="query-params",
         on_change=restart,
     )

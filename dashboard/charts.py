@@ -42,6 +42,9 @@ _AXIS_FORMATS: dict[Unit, str] = {
     "number": ",.4~g",
 }
 _DAY_LABELS = 6
+PERCENT_LABEL = "datum.value === 0 ? '0%' : datum.label + '%'"
+"""How an axis of percentages with signs is labelled: zero has none."""
+
 _MONEY_AXIS: Spec = {"title": None, "format": "$,.0f", "minExtent": 54}
 """`minExtent` gives charts below each other the same left edge."""
 
@@ -64,7 +67,13 @@ def build_histogram(bins: Sequence[Bin], *, unit: Unit, median: Decimal, before:
                 "scale": {"zero": False},
             },
             "x2": {"field": "high"},
-            "y": {"field": "players", "type": "quantitative", "axis": _count_axis()},
+            # with bounds given by two fields, the axis would end at the highest bar
+            "y": {
+                "field": "players",
+                "type": "quantitative",
+                "axis": _count_axis(),
+                "scale": {"zero": True, "nice": True},
+            },
             "y2": {"datum": 0},
             "tooltip": [
                 {"field": "range", "type": "nominal", "title": "Score"},
@@ -109,37 +118,6 @@ def _describe_range(item: Bin, unit: Unit) -> str:
     return f"{format_score(item.low, unit)} to {format_score(item.high, unit)}"
 
 
-def build_value_chart(frame: pd.DataFrame) -> Spec:
-    """Return the value at the close of each session against the cash it began with."""
-    rows = _day_rows(frame)
-    y = {
-        "field": "value",
-        "type": "quantitative",
-        "scale": {"zero": False, "nice": True},
-        "axis": {**_MONEY_AXIS, "tickCount": 5},
-    }
-    area: Spec = {
-        "mark": {"type": "area", "color": ACCENT, "opacity": 0.16, "interpolate": "linear"},
-        "encoding": {"y": y, "y2": {"datum": STARTING_CASH}},
-    }
-    line: Spec = {
-        "mark": {
-            "type": "line",
-            "color": ACCENT,
-            "strokeWidth": 2,
-            "point": len(rows) < FEW_SESSIONS,
-        },
-        "encoding": {"y": y, "tooltip": _day_tooltips()},
-    }
-    rule: Spec = {
-        "data": {"values": [{}]},
-        "mark": {"type": "rule", "color": BASELINE, "strokeDash": [6, 4], "size": 1.5, "aria": False},
-        "encoding": {"y": {"datum": STARTING_CASH, "type": "quantitative"}},
-    }
-    days: Spec = {"encoding": {"x": _day_scale(frame)}, "layer": [area, line, _hover_points()]}
-    return {"data": {"values": rows}, "height": 280, "layer": [days, rule]}
-
-
 def build_change_chart(frame: pd.DataFrame) -> Spec:
     """Return the change of each session as bars, green for a gain and red for a loss."""
     colour = {"condition": {"test": "datum.change < 0", "value": LOSS}, "value": GAIN}
@@ -160,16 +138,26 @@ def build_change_chart(frame: pd.DataFrame) -> Spec:
     }
 
 
-def _hover_points() -> Spec:
-    nearest = {"type": "point", "on": "pointerover", "nearest": True, "encodings": ["x"]}
-    shown = {"condition": {"param": "nearest", "value": 1, "empty": False}, "value": 0}
+def build_hover_points(y: str, *, tooltip: list[Spec], name: str) -> Spec:
+    """Return points on lines or an area that show where the pointer is, each with its tooltip.
+
+    A line or an area by itself is one mark, and a tooltip of it tells its first point only.
+    """
+    nearest = {
+        "type": "point",
+        "on": "pointerover",
+        "nearest": True,
+        "encodings": ["x"],
+        "clear": "pointerout",
+    }
     return {
-        "params": [{"name": "nearest", "select": {**nearest, "clear": "pointerout"}}],
-        "mark": {"type": "point", "filled": True, "size": 70, "color": ACCENT},
+        "params": [{"name": name, "select": nearest}],
+        # not filled: a legend would get the shape of a point instead of a line's dashes
+        "mark": {"type": "point", "filled": False, "size": 60, "strokeWidth": 3, "aria": False},
         "encoding": {
-            "y": {"field": "value", "type": "quantitative"},
-            "opacity": shown,
-            "tooltip": _day_tooltips(),
+            "y": {"field": y, "type": "quantitative"},
+            "opacity": {"condition": {"param": name, "value": 1, "empty": False}, "value": 0},
+            "tooltip": tooltip,
         },
     }
 
@@ -194,17 +182,27 @@ def _day_scale(frame: pd.DataFrame) -> Spec:
 
 def build_day_axis(days: Sequence[str]) -> Spec:
     """Return the scale of sessions, given as ISO dates in order, with a label for some."""
-    step = max(1, -(-len(days) // _DAY_LABELS))
     axis = {
         "title": None,
         "grid": False,
-        "values": days[::step],
+        "values": choose_labels(days, count=_DAY_LABELS),
         "labelExpr": "utcFormat(toDate(datum.value), '%-d %b %Y')",
         "labelAngle": 0,
         "labelOverlap": True,
         "labelFlush": False,
     }
     return {"field": "day", "type": "ordinal", "scale": {"type": "band"}, "axis": axis}
+
+
+def choose_labels(days: Sequence[str], *, count: int) -> list[str]:
+    """Return at most so many of the days, evenly apart, the newest always among them.
+
+    Their number is odd from four on: where they overlap, every other one is left out, and the
+    newest stays.
+    """
+    step = max(1, -(-len(days) // count))
+    chosen = list(days[::-1][::step][::-1])
+    return chosen[1:] if len(chosen) > 3 and len(chosen) % 2 == 0 else chosen
 
 
 def _day_tooltips() -> list[Spec]:
@@ -218,7 +216,7 @@ def _day_tooltips() -> list[Spec]:
 def _score_axis(unit: Unit) -> Spec:
     axis: Spec = {"title": None, "format": _AXIS_FORMATS[unit], "grid": False}
     axis |= {"tickCount": 5, "labelFlush": False}
-    return {**axis, "labelExpr": "datum.label + '%'"} if unit == "percent" else axis
+    return {**axis, "labelExpr": PERCENT_LABEL} if unit == "percent" else axis
 
 
 def _count_axis() -> Spec:

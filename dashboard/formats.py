@@ -55,7 +55,7 @@ def describe_category(key: str) -> Category:
 
 def format_money(amount: Number) -> str:
     """Write an amount with two decimals: `$10,000.00`."""
-    return f"{'-' if amount < 0 else ''}${abs(amount):,.2f}"
+    return f"{_sign(amount).strip('+')}${abs(amount):,.2f}"
 
 
 def format_signed_money(amount: Number) -> str:
@@ -71,6 +71,11 @@ def format_percent(value: Number) -> str:
 def format_count(value: Number) -> str:
     """Write a whole number with thousands separators."""
     return f"{value:,.0f}"
+
+
+def format_points(value: Number) -> str:
+    """Write the difference of two percentages with its sign: `+0.30 pts`."""
+    return f"{_sign(value)}{abs(value):,.2f} pts"
 
 
 def format_score(score: Number, unit: Unit) -> str:
@@ -92,9 +97,9 @@ def format_day(day: date) -> str:
     return f"{day:%a} {day.day} {day:%b %Y}"
 
 
-def format_short_day(day: date) -> str:
-    """Write a session's date where its year is plain: `1 Mar`."""
-    return f"{day.day} {day:%b}"
+def format_short_day(day: date, *, beside: date) -> str:
+    """Write a session's date, with its year only where that is not the one of the date beside: `1 Mar`."""
+    return f"{day.day} {day:%b}" if day.year == beside.year else f"{day.day} {day:%b %Y}"
 
 
 def format_as_of(moment: datetime) -> str:
@@ -122,4 +127,6 @@ def escape_markdown(text: str) -> str:
 
 
 def _sign(value: Number) -> str:
-    return "-" if value < 0 else "+" if value > 0 else ""
+    """Return the sign of what is written, which has two decimals: no `-0.00%`."""
+    shown = float(f"{value:.2f}")
+    return "-" if shown < 0 else "+" if shown > 0 else ""

@@ -59,7 +59,7 @@ def build_volume_chart(candles: Sequence[Candle], *, labels: str) -> Spec:
             "y": {
                 "field": "volume",
                 "type": "quantitative",
-                "axis": {"title": None, "format": "~s", "tickCount": 3, "minExtent": _EXTENT},
+                "axis": _volume_axis(),
             },
             "tooltip": _candle_tooltips(),
         },
@@ -141,6 +141,12 @@ def _time_scale(candles: Sequence[Candle], labels: str) -> Spec:
         "ticks": False,
     }
     return {"field": "bucket", "type": "ordinal", "scale": {"type": "band"}, "axis": axis}
+
+
+def _volume_axis() -> Spec:
+    # each label by itself: one prefix for all would write `0M`, and a billion is a B
+    label = "replace(format(datum.value, '~s'), 'G', 'B')"
+    return {"title": None, "labelExpr": label, "tickCount": 3, "minExtent": _EXTENT}
 
 
 def _price_axis() -> Spec:

@@ -43,7 +43,7 @@ def build_symbols_frame(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) 
         {
             "symbol": [tick.symbol for tick in ticks],
             "price": [float(tick.price) for tick in ticks],
-            "change": [_float(tick.change_percent_24h) for tick in ticks],
+            "change": [_round(tick.change_percent_24h) for tick in ticks],
             "course": [courses.get(tick.symbol, []) for tick in ticks],
             "spread": [_float(measure_spread(tick)) for tick in ticks],
             "volatility": [_float(tick.volatility) for tick in ticks],
@@ -121,6 +121,11 @@ def format_volume(volume: int) -> str:
 def format_time(moment: datetime) -> str:
     """Write a time to the minute: `1 Mar 2013 21:00`."""
     return f"{moment.day} {moment:%b %Y %H:%M}"
+
+
+def _round(value: Decimal | None) -> float | None:
+    """Return what is shown of a percentage; a table writes a small loss as -0.00 otherwise."""
+    return None if value is None else float(round(value, 2)) + 0.0
 
 
 def _float(value: Decimal | None) -> float | None:

@@ -12,8 +12,8 @@ import msgspec
 import pandas as pd
 
 from core.records import SessionSummary
-from dashboard.charts import ACCENT, BASELINE
-from dashboard.formats import Number, format_count, format_day, format_percent
+from dashboard.charts import ACCENT, BASELINE, PERCENT_LABEL, choose_labels
+from dashboard.formats import Number, format_count, format_day, format_percent, format_points
 
 Spec = dict[str, Any]
 
@@ -66,7 +66,7 @@ def _active(sessions: Sequence[SessionSummary], *, active: int, is_today: bool) 
     return Headline(
         label=f"Active {when}",
         value=format_count(newest.players),
-        change=f"{format_count(active)} seen since midnight",
+        change=f"{format_count(active)} seen {'today' if is_today else 'since'}",
         trend=_trend([session.players for session in sessions]),
         tone="off",
     )
@@ -97,7 +97,7 @@ def _percent(
     value = "-" if values[0] is None else format_percent(values[0])
     change = None
     if len(values) > 1 and values[0] is not None and values[1] is not None:
-        change = f"{format_percent(values[0] - values[1]).removesuffix('%')} pts"
+        change = format_points(values[0] - values[1])
     return Headline(label, value, change, _trend(known), "normal")
 
 
@@ -123,7 +123,7 @@ def build_sessions_frame(sessions: Sequence[SessionSummary]) -> pd.DataFrame:
 def build_returns_chart(sessions: Sequence[SessionSummary]) -> Spec:
     """Return best and median return of each session, newest given first."""
     days = [session.session_date.isoformat() for session in reversed(sessions)]
-    y_axis = {"title": None, "format": "+,.2~f", "labelExpr": "datum.label + '%'", "tickCount": 5}
+    y_axis = {"title": None, "format": "+,.2~f", "labelExpr": PERCENT_LABEL, "tickCount": 5}
     return {
         "data": {"values": [row for session in reversed(sessions) for row in _list_returns(session)]},
         "height": 280,
@@ -146,7 +146,7 @@ def _day_axis(days: Sequence[str]) -> Spec:
     return {
         "title": None,
         "grid": False,
-        "values": days[:: max(1, -(-len(days) // _LABELS))],
+        "values": choose_labels(days, count=_LABELS),
         "labelExpr": "utcFormat(toDate(datum.value), '%-d %b %Y')",
         "labelAngle": 0,
         "labelOverlap": True,

@@ -8,13 +8,16 @@ from typing import Any
 
 import pandas as pd
 
-from dashboard.charts import ACCENT, BASELINE, LOSS, STARTING_CASH, Spec, build_day_axis
+from dashboard.charts import ACCENT, BASELINE, LOSS, STARTING_CASH, Spec, build_day_axis, build_hover_points
 from dashboard.formats import format_count, format_day, format_money, format_percent
 
 RIVAL = "#d97706"
 BEST = "#0891b2"
 LINES = ((ACCENT, [1, 0]), (BASELINE, [6, 4]), (BEST, [2, 2]), (RIVAL, [8, 2]))
 """The player, the market, the best player, the rival: colour and dashes."""
+
+POINTS_DRAWN = 45
+"""So many sessions have points of their own; more would be a band without a line."""
 
 _MONEY_AXIS: Spec = {"title": None, "format": "$,.0f", "minExtent": 54}
 
@@ -33,6 +36,7 @@ def build_equity_chart(frame: pd.DataFrame, names: list[str], styles: list[int])
     ]
     colours, dashes = [LINES[n][0] for n in styles], [LINES[n][1] for n in styles]
     legend = {"orient": "top", "title": None, "labelLimit": 140, "symbolStrokeWidth": 2, "columns": 2}
+    legend |= {"symbolType": "stroke", "symbolSize": 300, "symbolFillColor": "transparent"}
     lines: Spec = {
         "mark": {"type": "line", "strokeWidth": 2, "point": frame["session"].nunique() < 3},
         "encoding": {
@@ -63,7 +67,10 @@ def build_equity_chart(frame: pd.DataFrame, names: list[str], styles: list[int])
         "mark": {"type": "rule", "color": BASELINE, "opacity": 0.6, "size": 1, "aria": False},
         "encoding": {"y": {"datum": STARTING_CASH, "type": "quantitative"}},
     }
-    return {"data": {"values": rows}, "height": 300, "layer": [rule, lines]}
+    encoding = lines["encoding"]
+    points = build_hover_points("value", tooltip=encoding["tooltip"], name="equity")
+    points["encoding"] |= {"x": encoding["x"], "color": encoding["color"]}
+    return {"data": {"values": rows}, "height": 300, "layer": [rule, lines, points]}
 
 
 def build_drawdown_chart(frame: pd.DataFrame) -> Spec:
@@ -77,26 +84,22 @@ def build_drawdown_chart(frame: pd.DataFrame) -> Spec:
         }
         for row in frame.to_dict("records")
     ]
-    return {
-        "data": {"values": rows},
-        "height": 110,
-        "mark": {"type": "area", "color": LOSS, "opacity": 0.35, "line": {"color": LOSS, "strokeWidth": 1.5}},
-        "encoding": {
-            "x": _day_scale(frame),
-            "y": {
-                "field": "drawdown",
-                "type": "quantitative",
-                "axis": {
-                    "title": None,
-                    "format": ",.1f",
-                    "labelExpr": "datum.label + '%'",
-                    "tickCount": 3,
-                    "minExtent": 54,
-                },
-            },
-            "tooltip": _tooltips(session="Session", percent="Below the peak"),
-        },
+    axis = {
+        "title": None,
+        "format": ",.1f",
+        "labelExpr": "datum.label + '%'",
+        "tickCount": 3,
+        "minExtent": 54,
     }
+    area: Spec = {
+        "mark": {"type": "area", "color": LOSS, "opacity": 0.35, "line": {"color": LOSS, "strokeWidth": 1.5}},
+        "encoding": {"y": {"field": "drawdown", "type": "quantitative", "axis": axis}},
+    }
+    tooltip = _tooltips(session="Session", percent="Below the peak")
+    points = build_hover_points("drawdown", tooltip=tooltip, name="fall")
+    points["mark"]["color"] = LOSS
+    days = {"x": _day_scale(frame)}
+    return {"data": {"values": rows}, "height": 110, "encoding": days, "layer": [area, points]}
 
 
 def build_holdings_chart(frame: pd.DataFrame) -> Spec:
@@ -151,7 +154,7 @@ def build_rank_chart(frame: pd.DataFrame) -> Spec:
             "type": "line",
             "color": ACCENT,
             "strokeWidth": 2,
-            "point": {"size": 24, "fill": ACCENT, "stroke": ACCENT},
+            "point": {"size": 24, "fill": ACCENT, "stroke": ACCENT} if len(rows) <= POINTS_DRAWN else False,
         },
         "encoding": {
             "x": _day_scale(frame),

@@ -12,7 +12,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from core.records import BoardSummary, LeaderboardEntry, PeriodEntry, PlayerScore, ScoreBin
-from dashboard.formats import Unit, format_count, format_score
+from dashboard.formats import Unit, format_count, format_points, format_score
 from dashboard.frames import Bin
 from dashboard.medals import MEDALS
 from dashboard.standings_data import Page
@@ -88,8 +88,10 @@ def describe_move(rank: int, before: PlayerScore | None) -> str:
 
 
 def describe_difference(value: Decimal, before: Decimal, unit: Unit) -> str:
-    """Write how much a score is above another, with its sign: `+$12.50`, `-0.30%`."""
+    """Write how much a score is above another, with its sign: `+$12.50`, `-0.30 pts`."""
     difference = value - before
+    if unit == "percent":
+        return format_points(difference)
     text = format_score(abs(difference), unit).lstrip("+")
     return f"{'-' if difference < 0 else '+'}{text}"
 

@@ -70,7 +70,7 @@ def show_figures(summary: BoardSummary, other: BoardSummary | None, category: Ca
     """Show the board in four figures, each against the other session."""
     unit = category.unit
     shared = f" and {format_count(summary.leaders - 1)} more" if summary.leaders > 1 else ""
-    since = f"vs {format_short_day(other.session_date)}" if other else None
+    since = f"vs {format_short_day(other.session_date, beside=summary.session_date)}" if other else None
     moved = [
         frames.describe_difference(value, before, unit) if before is not None else "first session"
         for value, before in (

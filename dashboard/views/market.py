@@ -91,8 +91,10 @@ def describe_columns() -> dict[str, ColumnConfig]:
         "course": st.column_config.LineChartColumn(
             "Course", help="The last 24 hours with prices, or days where there is one price a day"
         ),
-        "spread": number("Spread (bp)", format="%,.1f", help="Ask less bid, in 1/100 of a percent"),
-        "volatility": number("Volatility", format="%,.1f%%", help="Of daily returns, for a year"),
+        "spread": number(
+            "Spread (bp)", format="%,.1f", help="Ask less bid against the mid price, in 1/100 of a percent"
+        ),
+        "volatility": number("Volatility", format="%,.1f%%", help="Of returns, annualised"),
         "updated": st.column_config.DatetimeColumn(
             "Last price", format="YYYY-MM-DD HH:mm:ss", timezone="UTC"
         ),
@@ -115,7 +117,13 @@ def choose_view(symbols: Sequence[str]) -> tuple[str, insight_data.Range]:
     left, right = st.columns([2, 5])
     symbol = left.selectbox("Symbol", symbols, key="symbol", bind="query-params")
     name = right.segmented_control(
-        "Range", list(ranges), default=DEFAULT_RANGE, required=True, key="range", bind="query-params"
+        "Range",
+        list(ranges),
+        default=DEFAULT_RANGE,
+        required=True,
+        key="range",
+        wrap=True,
+        bind="query-params",
     )
     if unknown:
         parameters.show_unknown("range", unknown, instead=name)
@@ -142,7 +150,7 @@ def show_figures(tick: Tick, candles: Sequence[Candle], chosen: insight_data.Ran
     total = market_frames.summarize_candles(candles)
     spread = market_frames.measure_spread(tick)
     change = tick.change_percent_24h
-    with st.grid(5, min_column_width=CARD_PIXELS):
+    with st.grid(6, min_column_width=CARD_PIXELS):
         st.metric(
             f"{tick.symbol} now",
             format_money(tick.price),
@@ -164,7 +172,12 @@ def show_figures(tick: Tick, candles: Sequence[Candle], chosen: insight_data.Ran
         show_figure(
             "Volatility",
             "-" if tick.volatility is None else f"{tick.volatility:,.1f}%",
-            remark="no spread quoted" if spread is None else f"spread {spread:,.1f} bp",
+            remark="annualised",
+        )
+        show_figure(
+            "Spread",
+            "-" if spread is None else f"{spread:,.1f} bp",
+            remark="not quoted" if spread is None else "of the mid price",
         )
 
 
@@ -228,6 +241,7 @@ def show_event_filters(options: Mapping[str, Sequence[str]]) -> tuple[str, str, 
         default=DEFAULT_LENGTH,
         required=True,
         key="events",
+        wrap=True,
         bind="query-params",
     )
     return kind, sentiment, symbol, limit

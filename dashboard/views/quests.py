@@ -65,7 +65,7 @@ def show_figures(totals: Sequence[QuestTotals]) -> None:
         show_figure(
             "Completion rate",
             "-" if share is None else f"{share:.1f}%",
-            remark=f"of {format_count(over)} that are over",
+            remark=f"of {format_count(over)} ended",
         )
         show_figure("Expiring", format_count(summary.expiring), remark="within 24 hours")
 

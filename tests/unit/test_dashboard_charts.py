@@ -37,17 +37,25 @@ def test_a_histogram_is_valid_and_holds_every_bin(unit: Unit) -> None:
 
 
 @pytest.mark.parametrize("sessions", [1, 2, 90])
-def test_history_charts_are_valid_and_hold_every_session(sessions: int) -> None:
-    """The schema accepts both charts; one row per session, few labels."""
+def test_the_chart_of_changes_is_valid_and_holds_every_session(sessions: int) -> None:
+    """The schema accepts it; one row per session, few labels, the newest among them."""
     frame = build_frame(sessions)
-    value, change = charts.build_value_chart(frame), charts.build_change_chart(frame)
-    alt.LayerChart.from_dict(value)
+    change = charts.build_change_chart(frame)
     alt.Chart.from_dict(change)
-    for spec in (value, change):
-        assert len(spec["data"]["values"]) == sessions
+    assert len(change["data"]["values"]) == sessions
     labels = change["encoding"]["x"]["axis"]["values"]
     assert 1 <= len(labels) <= 6
-    assert labels[0] == "2012-01-02"
+    assert labels[-1] == frame["session"].iloc[-1].isoformat()
+
+
+@pytest.mark.parametrize("sessions", [1, 2, 3, 4, 6, 12, 14, 90, 250])
+def test_labels_end_with_the_newest_and_are_odd(sessions: int) -> None:
+    """A narrow chart leaves out every other label from the first on: of an odd number the last stays."""
+    days = [day.isoformat() for day in build_frame(sessions)["session"]]
+    labels = charts.choose_labels(days, count=6)
+    assert labels[-1] == days[-1]
+    assert len(labels) <= 6
+    assert len(labels) % 2 or len(labels) <= 3
 
 
 def test_a_tooltip_has_readable_figures() -> None:

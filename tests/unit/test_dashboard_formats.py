@@ -16,6 +16,8 @@ NOW = datetime(2013, 3, 1, 21, tzinfo=UTC)
         (Decimal("1.2345"), "percent", "+1.23%"),
         (Decimal(-3), "percent", "-3.00%"),
         (Decimal(0), "percent", "0.00%"),
+        (Decimal("-0.004"), "percent", "0.00%"),
+        (Decimal("-0.004"), "currency", "$0.00"),
         (Decimal("10310.75"), "currency", "$10,310.75"),
         (Decimal("-12.5"), "currency", "-$12.50"),
         (Decimal(1234), "count", "1,234"),
@@ -37,6 +39,13 @@ def test_ranks_and_days_are_readable() -> None:
     """Ranks have separators, days their weekday."""
     assert formats.format_rank(1024) == "#1,024"
     assert formats.format_day(date(2013, 3, 1)) == "Fri 1 Mar 2013"
+
+
+def test_a_short_day_has_its_year_where_it_is_another() -> None:
+    """A session of the replay is not taken for one of this year."""
+    day = date(2013, 3, 1)
+    assert formats.format_short_day(day, beside=date(2013, 2, 28)) == "1 Mar"
+    assert formats.format_short_day(day, beside=date(2026, 11, 25)) == "1 Mar 2013"
 
 
 def test_the_time_of_reading_is_utc() -> None:

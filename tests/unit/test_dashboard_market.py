@@ -5,6 +5,7 @@ from decimal import Decimal
 from uuid import UUID
 
 import altair as alt
+import msgspec
 import pytest
 
 from core.records import Candle, MarketEvent, Sparkline
@@ -46,14 +47,16 @@ def build_event(created_at: datetime, sentiment: str = "POSITIVE") -> MarketEven
 
 
 def test_a_symbol_has_its_course_and_spread() -> None:
-    """The spread is in basis points of the middle; what is not quoted is empty."""
+    """The spread is in basis points of the middle; what is not quoted is empty, a tiny loss is no -0."""
     course = Sparkline("AAPL", (LAST,), (Decimal("59.5"),))
+    fallen = msgspec.structs.replace(build_tick("AAPL", age_days=0), change_percent_24h=Decimal("-0.004"))
     frame = market_frames.build_symbols_frame(
         [build_tick("AAPL", age_days=0), build_tick("IBM", age_days=0)], [course]
     )
     assert list(frame["price"]) == [60.0, 200.0]
     assert list(frame["course"]) == [[59.5], []]
     assert frame["spread"][0] == 10.0
+    assert str(market_frames.build_symbols_frame([fallen], [])["change"][0]) == "0.0"
     assert frame[["change", "spread", "volatility"]].iloc[1].isna().all()
 
 

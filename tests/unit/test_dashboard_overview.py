@@ -34,7 +34,7 @@ def test_headlines_show_the_newest_session_and_its_change() -> None:
     )
     assert [(item.label, item.value, item.change) for item in headlines] == [
         ("Players", "1,200", "+1"),
-        ("Active today", "1,000", "900 seen since midnight"),
+        ("Active today", "1,000", "900 seen today"),
         ("Median return", "+0.25%", "+1.00 pts"),
         ("Best return", "+5.00%", "+1.00 pts"),
         ("Events of the day", "3", "+1"),
@@ -64,7 +64,7 @@ def test_a_session_that_is_over_names_its_day() -> None:
     """Nobody reads a figure of years ago as today's."""
     active = overview_frames.build_headlines([build_session()], active=7, is_today=False)[1]
     assert (active.label, active.value) == ("Active on 1 Mar", "1,000")
-    assert active.change == "7 seen since midnight"
+    assert active.change == "7 seen since"
 
 
 def test_a_first_session_has_no_change() -> None:
@@ -72,7 +72,7 @@ def test_a_first_session_has_no_change() -> None:
     headlines = overview_frames.build_headlines([build_session()], active=0, is_today=True)
     assert [item.change for item in headlines] == [
         None,
-        "0 seen since midnight",
+        "0 seen today",
         None,
         None,
         None,

@@ -72,14 +72,29 @@ def test_charts_are_valid_and_hold_every_session(history: list[Portfolio]) -> No
     alt.LayerChart.from_dict(equity)
     assert len(equity["data"]["values"]) == 2 * len(history)
     scores = [PlayerScore(UUID(int=1), row.session_date, Decimal(1), 3) for row in history]
+    drawdown = player_charts.build_drawdown_chart(frames.build_drawdown_frame(curves[0]))
+    alt.LayerChart.from_dict(drawdown)
+    assert len(drawdown["data"]["values"]) == len(history)
     for spec, rows in (
-        (player_charts.build_drawdown_chart(frames.build_drawdown_frame(curves[0])), 1),
         (player_charts.build_holdings_chart(frames.build_holdings_frame(history)), 2),
         (player_charts.build_rank_chart(frames.build_ranks_frame(scores)), 1),
     ):
         alt.Chart.from_dict(spec)
         assert len(spec["data"]["values"]) == rows * len(history)
-        assert spec["encoding"]["x"]["axis"]["values"][0] == first.isoformat()
+        assert spec["encoding"]["x"]["axis"]["values"][-1] == history[0].session_date.isoformat()
+
+
+def test_a_curve_tells_each_session_under_the_pointer() -> None:
+    """A tooltip of a line alone would tell its first session everywhere."""
+    curve = frames.build_curve("bob", HISTORY, since=DAYS[0])
+    equity = player_charts.build_equity_chart(frames.build_curves_frame([curve]), ["bob"], [0])
+    drawdown = player_charts.build_drawdown_chart(frames.build_drawdown_frame(curve))
+    for spec, field in ((equity, "value"), (drawdown, "drawdown")):
+        points = spec["layer"][-1]
+        assert points["mark"]["type"] == "point"
+        assert not points["mark"]["filled"]  # or the legend would show points instead of dashes
+        assert points["encoding"]["y"]["field"] == field
+        assert points["encoding"]["tooltip"]
 
 
 def test_a_rival_keeps_colour_and_dashes() -> None:

@@ -75,7 +75,7 @@ def test_the_chosen_row_names_the_player(selection: dict[str, object], expected:
 @pytest.mark.parametrize(
     ("value", "before", "unit", "text"),
     [
-        ("1.5", "1.2", "percent", "+0.30%"),
+        ("1.5", "1.2", "percent", "+0.30 pts"),
         ("10", "12", "currency", "-$2.00"),
         ("4", "4", "count", "+0"),
     ],
