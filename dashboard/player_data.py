@@ -32,6 +32,12 @@ class Player(msgspec.Struct, frozen=True):
     history: tuple[Portfolio, ...]
 
 
+def find_history(service: EnhancedDatabaseService, user: User, *, limit: int) -> Player | None:
+    """Return a player with the newest sessions, or None without any."""
+    history = service.get_portfolio_history(user.id, limit=limit)
+    return Player(user, history) if history else None
+
+
 def load_market(service: EnhancedDatabaseService, history: Sequence[Portfolio]) -> tuple[MarketReturn, ...]:
     """Return what the market did over the sessions of a player, given newest first; oldest first."""
     days = [row.session_date for row in reversed(history)]

@@ -12,7 +12,6 @@ from core import EnhancedDatabaseService
 from core.records import User
 from dashboard import data, parameters, states
 from dashboard.formats import escape_markdown
-from dashboard.player_data import Player
 
 WINDOWS = (30, 90, 250, 1000)
 DEFAULT_WINDOW = 90
@@ -45,6 +44,7 @@ def choose_view() -> tuple[str, str, int]:
         default=DEFAULT_WINDOW,
         required=True,
         key="sessions",
+        wrap=True,
         bind="query-params",
     )
     if unknown:
@@ -52,7 +52,7 @@ def choose_view() -> tuple[str, str, int]:
     return (names[0] or "").strip(), (names[1] or "").strip(), window
 
 
-def find_rival(service: EnhancedDatabaseService, name: str, *, besides: User, limit: int) -> Player | None:
+def find_rival(service: EnhancedDatabaseService, name: str, *, besides: User) -> User | None:
     """Return the player to compare with; offer who may be meant, or say why there is none."""
     user = data.find_player(service, name)
     if user is None:
@@ -61,11 +61,7 @@ def find_rival(service: EnhancedDatabaseService, name: str, *, besides: User, li
     if user.id == besides.id:
         st.info("Choose another player to compare with: both are the same.")
         return None
-    history = data.load_history(service, user, limit=limit)
-    if not history:
-        states.show_no_sessions(user.username)
-        return None
-    return Player(user, history)
+    return user
 
 
 def show_suggestions(service: EnhancedDatabaseService) -> None:

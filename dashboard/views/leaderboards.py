@@ -1,25 +1,26 @@
 """Leaderboards: who is ahead in a category, in a session or over several.
 
 Owns the page's composition: figures, table, neighbours and distribution. Run by Streamlit
-as a script for every view; each filter is a query parameter, so each view is a link.
+as a script for every view; each filter is a query parameter, so each view is a link. The
+board refreshes alone.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
+from functools import partial
 
 import streamlit as st
 
 from core import EnhancedDatabaseService
 from core.records import BoardSummary, PeriodEntry
-from dashboard import charts, data, downloads, parameters, runtime, standings_data, states
+from dashboard import charts, data, downloads, live, parameters, runtime, standings_data, states
 from dashboard import standings_frames as frames
 from dashboard.board_filters import choose_page, choose_view
 from dashboard.board_tables import show_table
 from dashboard.formats import (
     Category,
     escape_markdown,
-    format_as_of,
     format_count,
     format_day,
     format_rank,
@@ -29,26 +30,32 @@ from dashboard.formats import (
 from dashboard.standings_data import View
 
 CARD_PIXELS = 155
+BOARD_SECONDS = 30
 
 
 def show_leaderboards() -> None:
     """Show the page for what the address asks for."""
     service = runtime.get_service()
-    st.title("Leaderboards", anchor=False)
+    live.show_heading("Leaderboards")
     sessions = data.list_sessions(service, linked=parameters.find_day("day"))
     if not sessions:
         states.show_empty_database()
         return
     newest = data.find_newest_board_day(service, sessions) or sessions[0]
     view = choose_view(service, sessions, newest)
+    live.show_live(partial(show_board, service, view, newest), seconds=BOARD_SECONDS)
+    st.caption("Scores can be up to two minutes old; every time and session day is UTC.")
+
+
+def show_board(service: EnhancedDatabaseService, view: View, newest: date) -> None:
+    """Show everything that refreshes: the board of the session or of the period."""
+    if data.find_newest_board_day(service, data.list_sessions(service)) not in (None, newest):
+        # a session has begun since: the filters have to offer it
+        st.rerun()
     if view.sessions > 1:
         show_period(service, view)
     else:
         show_session(service, view)
-    st.caption(
-        f"{format_as_of(datetime.now(UTC))}. Scores can be up to two minutes old; "
-        "every time and session day is UTC."
-    )
 
 
 def show_session(service: EnhancedDatabaseService, view: View) -> None:

@@ -13,7 +13,7 @@ import streamlit as st
 
 from core import EnhancedDatabaseService
 from core.errors import EchoMarketsError
-from dashboard import runtime, states
+from dashboard import live, parameters, runtime, states
 from dashboard.charts import Spec
 from dashboard.formats import escape_markdown, format_as_of
 from dashboard.operations import charts, frames
@@ -44,25 +44,26 @@ NUMBER = st.column_config.NumberColumn
 def show_operations() -> None:
     """Show the page; its two parts run again by themselves unless paused."""
     service, telemetry = runtime.get_service(), get_telemetry()
-    st.title("Operations", anchor=False)
-    span_seconds, is_live = choose_view(telemetry)
+    live.show_heading("Operations")
+    span_seconds, is_live = choose_span(telemetry), live.is_live()
     fleet = st.fragment(show_fleet, run_every=REFRESH_SECONDS if is_live else None)
     fleet(service, telemetry, span_seconds, is_live=is_live)
     st.fragment(show_database, run_every=DATABASE_SECONDS if is_live else None)(service)
     states.run_part(lambda: show_operator_actions(service), retry_seconds=None)
 
 
-def choose_view(telemetry: Telemetry) -> tuple[int, bool]:
-    """Show the span, where there is one to choose, and the switch; return what they say."""
-    left, right = st.columns([4, 1], vertical_alignment="bottom")
-    is_live = right.toggle("Live", value=True, key="live", help="Off: nothing on this page moves by itself.")
+def choose_span(telemetry: Telemetry) -> int:
+    """Show which time charts cover, where there is a choice, and return it in seconds."""
     if not telemetry.has_prometheus:
-        left.caption("Charts begin when somebody opens this page. Set `PROMETHEUS_URL` for a longer past.")
-        return 0, is_live
-    span = left.segmented_control(
+        st.caption("Charts begin when somebody opens this page. Set `PROMETHEUS_URL` for a longer past.")
+        return 0
+    unknown = parameters.find_unknown("span", SPANS)
+    span = st.segmented_control(
         "Time shown", list(SPANS), default=DEFAULT_SPAN, required=True, key="span", bind="query-params"
     )
-    return SPANS[span], is_live
+    if unknown:
+        parameters.show_unknown("time", unknown, instead=span)
+    return SPANS[span]
 
 
 def show_fleet(
@@ -70,8 +71,8 @@ def show_fleet(
 ) -> None:
     """Show everything that comes from metrics, and when it was read."""
     view = telemetry.read(span_seconds)
-    pace = f"every {REFRESH_SECONDS} s" if is_live else "paused"
-    st.caption(f"{format_as_of(view.taken_at)}, {SOURCES[view.source]}, {pace}.")
+    pace = f"refreshes every {REFRESH_SECONDS} s" if is_live else "paused"
+    st.caption(f"{format_as_of(view.taken_at)} · {SOURCES[view.source]} · {pace}")
     for trouble in view.trouble:
         st.warning(escape_markdown(trouble))
     if view.scrape is None:

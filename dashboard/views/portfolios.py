@@ -2,23 +2,23 @@
 
 Owns the page's composition. Run by Streamlit as a script for every view; the search box
 is the `player` query parameter, so a player's page is a link. Only reads: looking at a
-player never creates a portfolio.
+player never creates a portfolio. What the player did refreshes alone.
 """
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Literal, TypedDict
 
 import streamlit as st
 
 from core import EnhancedDatabaseService
 from core.records import Portfolio, Quest, User
-from dashboard import data, frames, parameters, player_data, player_frames, runtime, states
+from dashboard import data, frames, live, parameters, player_data, player_frames, runtime, states
 from dashboard import player_sections as sections
 from dashboard.formats import (
     escape_markdown,
-    format_as_of,
     format_count,
     format_day,
     format_money,
@@ -32,6 +32,8 @@ from dashboard.player_search import choose_view, find_rival, show_matches, show_
 
 CARD_PIXELS = 155
 """The least width of a figure: two fit next to each other on a phone."""
+
+PLAYER_SECONDS = 30
 
 
 class Card(TypedDict):
@@ -55,7 +57,7 @@ NEUTRAL = Neutral(delta_color="off", delta_arrow="off")
 def show_portfolios() -> None:
     """Show the page for what the address asks for."""
     service = runtime.get_service()
-    st.title("Portfolios", anchor=False)
+    live.show_heading("Portfolios")
     name, rival_name, window = choose_view()
     if not name:
         show_suggestions(service)
@@ -64,12 +66,23 @@ def show_portfolios() -> None:
     if user is None:
         show_matches(service, name, key="player")
         return
+    rival = find_rival(service, rival_name, besides=user) if rival_name else None
+    live.show_live(partial(show_sessions, service, user, rival, window), seconds=PLAYER_SECONDS)
+    st.caption(
+        "Sessions are as of now, the best player up to two minutes old; every time and session day is UTC."
+    )
+
+
+def show_sessions(service: EnhancedDatabaseService, user: User, rival: User | None, window: int) -> None:
+    """Show everything that refreshes: what the player did, beside the rival if there is one."""
     history = data.load_history(service, user, limit=window)
     if not history:
         states.show_no_sessions(user.username)
         return
-    rival = find_rival(service, rival_name, besides=user, limit=window) if rival_name else None
-    show_player(service, Player(user, history), rival)
+    other = player_data.find_history(service, rival, limit=window) if rival else None
+    if rival and other is None:
+        states.show_no_sessions(rival.username)
+    show_player(service, Player(user, history), other)
 
 
 def show_player(service: EnhancedDatabaseService, player: Player, rival: Player | None) -> None:
@@ -94,10 +107,6 @@ def show_player(service: EnhancedDatabaseService, player: Player, rival: Player 
         sections.show_holdings(history)
     sections.show_sessions(history)
     sections.show_profile(user)
-    st.caption(
-        f"{format_as_of(datetime.now(UTC))}. Sessions are as of now, the best player up to two minutes old; "
-        "every time and session day is UTC."
-    )
 
 
 def show_heading(user: User, latest: Portfolio) -> None:

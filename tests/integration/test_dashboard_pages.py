@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pydantic import SecretStr
 from streamlit.testing.v1 import AppTest
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.errors import PoolTimeout, QueryTimeout
+from core.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
 from core.local.ports import find_free_port
 from core.records import LeaderboardUpdate
 from dashboard import runtime, states
@@ -250,7 +251,7 @@ def test_portfolios_without_a_player_offer_the_best(game: EnhancedDatabaseServic
     """A start without a name."""
     page = open_page(PORTFOLIOS)
     offered = [button.label for button in page.button]
-    assert offered == ["alice", "bob", "charlie"]
+    assert offered == ["Refresh", "alice", "bob", "charlie"]
 
 
 def test_two_players_stand_side_by_side(game: EnhancedDatabaseService) -> None:
@@ -286,6 +287,55 @@ def test_a_portfolio_has_curves_ranks_and_a_profile(game: EnhancedDatabaseServic
     assert "Rank by total value in 3 sessions, the best #1" in alternatives
     assert r"b…@example\.com" in text
     assert r"Preference\: theme: dark" in text
+
+
+def test_a_rival_who_has_not_played_is_named(game: EnhancedDatabaseService) -> None:
+    """The player's own figures stay."""
+    page = open_page(PORTFOLIOS, player="alice", rival="dave")
+    assert "dave has not played a session yet" in read_text(page)
+    assert read_metrics(page)["Day change"] == "+$310.75"
+
+
+@pytest.mark.parametrize("view", PAGES)
+def test_a_page_says_when_it_reads_again(game: EnhancedDatabaseService, view: str) -> None:
+    """And stops when it is paused; by a link too."""
+    page = open_page(view, player="alice")
+    assert "refreshes every 30 s" in read_text(page)
+    page.toggle(key="live").set_value(False).run()
+    assert "paused" in read_text(page)
+    linked = open_page(view, player="alice", live="false")
+    assert "refreshes every" not in read_text(linked)
+
+
+@pytest.mark.parametrize("view", PAGES)
+def test_what_refreshes_fails_in_its_place(
+    game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch, view: str
+) -> None:
+    """Filters and what was typed stay, and the page says when it tries again."""
+    page = open_page(view, player="alice", find="al")
+
+    def fail(*_: object, **__: object) -> None:
+        raise DatabaseUnavailable("gone")
+
+    for name in ("find_leaderboard_summary", "get_portfolio_history"):
+        monkeypatch.setattr(game, name, fail)
+    page.run()
+    assert not page.exception
+    assert "The database cannot be reached. It is tried again every 30 seconds." in page.warning[0].value
+    assert page.text_input[0].value in {"alice", "al"}
+
+
+def test_a_board_moves_on_to_a_session_that_began(game: EnhancedDatabaseService) -> None:
+    """A page that is open at midnight does not stay with the session that was."""
+    page = open_page(LEADERBOARDS)
+    bob = game.get_user_by_username("bob")
+    monday = date(2013, 3, 4)
+    game.get_current_portfolio(bob.id, monday)
+    game.update_leaderboard_entry(bob.id, "daily_returns", Decimal(3), monday)
+    runtime.get_recent().clear()
+    page.run()
+    assert "Newest (2013-03-04)" in page.selectbox(key="day").options
+    assert read_players(page) == ["bob"]
 
 
 def test_a_portfolio_may_have_years_without_a_session(game: EnhancedDatabaseService) -> None:
