@@ -49,17 +49,26 @@ def show_live(part: Callable[[], None], *, seconds: int) -> None:
     def run() -> None:
         with placeholder():
             states.run_part(part, retry_seconds=every)
-        st.caption(describe_age(datetime.now(UTC), every=every, stale=runtime.get_service().stale_seconds()))
+        service = runtime.get_service()
+        is_cached = service.cache_stats().state != "down"
+        st.caption(
+            describe_age(datetime.now(UTC), every=every, stale=service.stale_seconds(), is_cached=is_cached)
+        )
 
     st.fragment(run, run_every=every)()
 
 
-def describe_age(now: datetime, *, every: int | None, stale: float | None) -> str:
-    """Return when a part was read, when it is read again, and whether the database answered."""
-    rhythm = f"refreshes every {every} s" if every else "paused"
-    if stale is None:
-        return f"{format_as_of(now)} · {rhythm}"
-    return (
-        f"{format_as_of(now)} · {rhythm} · the database does not answer: "
-        f"figures are the last known ones, {format_count(stale)} s old"
-    )
+def describe_age(now: datetime, *, every: int | None, stale: float | None, is_cached: bool = True) -> str:
+    """Return when a part was read, when it is read again, and which server did not answer.
+
+    `stale` is the age in seconds of what stands in for the database; `is_cached` is False while
+    Redis is away, which makes pages slower and no figure wrong.
+    """
+    parts = [format_as_of(now), f"refreshes every {every} s" if every else "paused"]
+    if stale is not None:
+        parts.append(
+            f"the database does not answer: figures are the last known ones, {format_count(stale)} s old"
+        )
+    elif not is_cached:
+        parts.append("the cache does not answer: figures are right, and pages take longer")
+    return " · ".join(parts)

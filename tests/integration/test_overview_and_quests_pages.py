@@ -168,7 +168,7 @@ def test_a_database_that_is_down_has_a_state(
 def test_pages_do_without_redis(
     settings: Settings, service: EnhancedDatabaseService, page: str, execute: Execute
 ) -> None:
-    """Everything is read from the database."""
+    """Everything is read from the database, and each part says so."""
     play_game(service)
     open_market(service)
     away = {"redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")}
@@ -178,6 +178,7 @@ def test_pages_do_without_redis(
     assert not opened.exception
     assert not opened.warning
     assert opened.dataframe
+    assert "the cache does not answer: figures are right" in read_text(opened)
 
 
 @pytest.mark.parametrize("page", PAGES)
