@@ -19,6 +19,7 @@ from typing import Any, TypeVar, overload
 from frozendict import frozendict
 
 from core.cache.breaker import CircuitBreaker
+from core.cache.claims import NO_FENCE, NO_TOKEN, Fence
 from core.cache.codec import ABSENT, FENCE_MARK, Codec, new_token
 from core.cache.flights import Flights
 from core.cache.keys import ALL_KINDS, CacheKind
@@ -26,7 +27,7 @@ from core.cache.last_known import LastKnown
 from core.cache.meter import StaleReadMeter
 from core.cache.near import NearTier
 from core.cache.read_through import Load, Read, ReadThrough
-from core.cache.shared import NO_TOKEN, SharedTier
+from core.cache.shared import SharedTier
 from core.cache.tally import Tally
 from core.errors import DatabaseUnavailable
 from core.metrics import Metrics
@@ -216,16 +217,21 @@ class Cache:
 
     # -- change ---------------------------------------------------------------------------
 
-    def fence(self, keys: Iterable[tuple[CacheKind, str]], token: bytes = NO_TOKEN) -> bytes:
-        """Keep readers from filling what a transaction is about to commit; return its token.
+    def fence(
+        self, keys: Iterable[tuple[CacheKind, str]], token: bytes = NO_TOKEN, *, is_awaited: bool = False
+    ) -> Fence:
+        """Keep readers from filling what a transaction is about to commit.
 
         Call it when every statement is done and COMMIT comes next, or again then when a token of
-        `new_fence` fenced keys long before.
+        `new_fence` fenced keys long before. The fence is on its way when this returns, before
+        whatever is sent to the database afterwards; its arrival is seen by `invalidate`, which
+        therefore has to follow, or here when it `is_awaited`.
         """
         names = list(dict.fromkeys([key for _, key in keys]))
         if self._shared is None or not names:
-            return token
-        return self._shared.fence(names, token or self.new_fence())
+            return Fence(token)
+        token = token or self.new_fence()
+        return self._shared.fence(names, token, is_awaited=is_awaited)
 
     @staticmethod
     def new_fence() -> bytes:
@@ -235,11 +241,11 @@ class Cache:
     def invalidate(
         self,
         changed: Iterable[tuple[CacheKind, str]],
-        token: bytes = NO_TOKEN,
+        fence: Fence = NO_FENCE,
         *,
         is_certain: bool = True,
     ) -> None:
-        """Drop keys whose data changed; call it after the commit, with the token of the fence.
+        """Drop keys whose data changed; call it after the commit, with their fence.
 
         When Redis does not answer, the keys are dropped before this process reads it again, and
         as soon as it answers. Not `is_certain`: the commit may still be to come, so the fence
@@ -252,9 +258,9 @@ class Cache:
             self._tallies[name].count_invalidations(count)
         if self._shared is not None:
             if is_certain:
-                self._shared.delete(list(by_key), token)
+                self._shared.delete(list(by_key), fence)
             else:
-                self._shared.keep_fence(list(by_key), token)
+                self._shared.keep_fence(list(by_key), fence)
         # after Redis: a read that began before and ends now must not come back in
         self._near.invalidate(by_key)
         self._last_known.forget(by_key)

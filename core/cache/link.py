@@ -8,7 +8,7 @@ translates no error.
 import hashlib
 import os
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import redis
@@ -29,6 +29,21 @@ class Script:
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
+class Sent:
+    """A script that was sent and whose reply is still to be read, from a wire that is kept for it."""
+
+    def __init__(self, wire: Wire, script: Script) -> None:
+        self.wire = wire
+        self.script = script
+        self.is_open = True
+
+    def give_up(self) -> None:
+        """Leave the reply unread, unless it has been read; the script runs all the same."""
+        if self.is_open:
+            self.is_open = False
+            self.wire.disconnect()
+
+
 class Link:
     """Connections of one process; thread safe, and safe after a fork."""
 
@@ -37,6 +52,8 @@ class Link:
         # what was used last is taken first, so that a burst's connections are left alone
         self._idle: deque[Wire] = deque()
         self._pid = os.getpid()
+        # scripts that the server has, as far as is known
+        self._known: set[str] = set()
 
     def ask(self, *command: Any) -> Any:
         """Send a command and return the reply; raises what redis-py raises."""
@@ -50,9 +67,16 @@ class Link:
         """Run a script, which a server that does not know it is given first."""
         return self.run_each(script, [keys], arguments)[0]
 
-    def run_each(self, script: Script, groups: Sequence[Keys], arguments: Sequence[Any]) -> list[Any]:
-        """Run a script once for each group of keys, in one round trip."""
-        replies = self._exchange(_pack_run(script, keys, arguments) for keys in groups)
+    def run_each(
+        self,
+        script: Script,
+        groups: Sequence[Keys],
+        arguments: Sequence[Any],
+        *,
+        after: Sent | None = None,
+    ) -> list[Any]:
+        """Run a script once for each group of keys, in one round trip, behind what was `sent` before."""
+        replies = self._exchange((_pack_run(script, keys, arguments) for keys in groups), after)
         for place, (keys, reply) in enumerate(zip(groups, replies, strict=True)):
             replies[place] = self._settle(script, keys, arguments, reply)
         return replies
@@ -62,14 +86,51 @@ class Link:
         found, reply = self._exchange([pack("MGET", *keys), _pack_run(script, keys, arguments)])
         return _raise_error(found), self._settle(script, keys, arguments, reply)
 
+    def run_later(
+        self, script: Script, keys: Keys, arguments: Sequence[Any], on_reply: Callable[[Any], None]
+    ) -> None:
+        """Send a script and wait for nothing; `on_reply` gets the reply, or the error, some time.
+
+        It comes before the reply to whatever is sent on the same connection afterwards.
+        """
+        if script.sha not in self._known:
+            on_reply(self.run(script, keys, arguments))
+            return
+        wire = self._take()
+        try:
+            wire.send(_pack_run(script, keys, arguments))
+            wire.expect(on_reply)
+        except BaseException as error:
+            wire.fail(error)
+            raise
+        self._idle.append(wire)
+
+    def send(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> Sent | None:
+        """Send a script whose reply `run_each` takes along later; None when it has been read already."""
+        if script.sha not in self._known:
+            self.run(script, keys, arguments)
+            return None
+        wire = self._take()
+        try:
+            wire.send(_pack_run(script, keys, arguments))
+        except BaseException as error:
+            wire.fail(error)
+            raise
+        return Sent(wire, script)
+
     def _settle(self, script: Script, keys: Keys, arguments: Sequence[Any], reply: Any) -> Any:
         if isinstance(reply, redis.exceptions.NoScriptError):
-            return self.ask("EVAL", script.text, len(keys), *keys, *arguments)
-        return _raise_error(reply)
+            reply = self.ask("EVAL", script.text, len(keys), *keys, *arguments)
+        _raise_error(reply)
+        self._known.add(script.sha)
+        return reply
 
-    def _exchange(self, commands: Iterable[bytes]) -> list[Any]:
+    def _exchange(self, commands: Iterable[bytes], after: Sent | None = None) -> list[Any]:
         """Return the replies; one that is an error is returned as it is."""
-        wire = self._take()
+        if after is None:
+            wire = self._take()
+        else:
+            wire, after.is_open = after.wire, False
         try:
             count, spelled = 0, b""
             for command in commands:
@@ -79,9 +140,11 @@ class Link:
                     spelled = b""
             if spelled:
                 wire.send(spelled)
+            if after is not None and isinstance(wire.read_reply(), redis.exceptions.NoScriptError):
+                self._known.discard(after.script.sha)
             replies = [wire.read_reply() for _ in range(count)]
-        except BaseException:
-            wire.disconnect()
+        except BaseException as error:
+            wire.fail(error)
             raise
         self._idle.append(wire)
         return replies
@@ -95,10 +158,11 @@ class Link:
                 wire = self._idle.pop()
             except IndexError:
                 break
-            if not wire.is_readable():
+            if _is_usable(wire):
                 return wire
-            # the server hung up, or sent what nobody asked for
-            wire.disconnect()
+            wire.fail(redis.ConnectionError("redis hung up"))
+        # perhaps to a server that was restarted
+        self._known.clear()
         return self.open()
 
     def open(self) -> Wire:
@@ -107,13 +171,22 @@ class Link:
         return Wire(self._pool.connection_class(**self._pool.connection_kwargs))
 
     def close(self) -> None:
-        """Close the idle connections."""
+        """Close the idle connections, once what was sent on them has been answered."""
         while self._idle:
-            self._idle.pop().disconnect()
+            # closed before the answer comes, the command might not arrive
+            self._idle.pop().finish()
 
 
 def _pack_run(script: Script, keys: Keys, arguments: Sequence[Any]) -> bytes:
     return pack("EVALSHA", script.sha, len(keys), *keys, *arguments)
+
+
+def _is_usable(wire: Wire) -> bool:
+    """Say whether a wire that idled can be used: the server may have hung up meanwhile."""
+    try:
+        return wire.settle()
+    except (redis.RedisError, OSError):
+        return False
 
 
 def _raise_error(reply: Any) -> Any:

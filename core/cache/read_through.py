@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from core.cache.claims import GRANTED, NO_TOKEN, TAKEN, Lease
 from core.cache.codec import ABSENT, Absent, Codec, is_lease, is_occupied
 from core.cache.keys import CacheKind
 from core.cache.near import NearTier
-from core.cache.shared import GRANTED, NO_TOKEN, TAKEN, CacheDown, Lease, SharedTier
+from core.cache.shared import CacheDown, SharedTier
 from core.cache.tally import Tally
 from core.metrics import Metrics
 
@@ -198,20 +199,22 @@ class ReadThrough:
             value: T | Absent = loaded.get(key, ABSENT)
             milliseconds = ABSENT_MILLISECONDS if value is ABSENT else _ttl_milliseconds(read.kind)
             values.append((key, milliseconds, read.codec.encode(value, lease.versions)))
-        refused = len(values) - self._store(shared, lease, values)
-        self._tallies[read.kind.name].count_refused(refused)
+        self._store(shared, lease, values, self._tallies[read.kind.name].count_refused)
         return loaded
 
     @staticmethod
-    def _store(shared: SharedTier, lease: Lease, values: Sequence[tuple[str, int, bytes]]) -> int:
+    def _store(
+        shared: SharedTier,
+        lease: Lease,
+        values: Sequence[tuple[str, int, bytes]],
+        on_refused: Callable[[int], None] = lambda _: None,
+    ) -> None:
         if not values:
-            return 0
+            return
         try:
-            return shared.fill(lease, values)
+            shared.fill(lease, values, on_refused)
         except CacheDown:
-            # nothing was refused; there is nobody to ask
             shared.give_up([key for key, _, _ in values])
-            return len(values)
 
     def _wait_for(self, shared: SharedTier, read: Read[T], keys: Sequence[str]) -> dict[str, T | Absent]:
         """Return what others store under these keys within a while."""

@@ -8,7 +8,7 @@ short timeout; nothing else leaves this module. Knows keys and bytes, no values.
 import logging
 from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -16,11 +16,12 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from core.cache.breaker import CircuitBreaker
+from core.cache.claims import NO_FENCE, NO_TOKEN, Fence, Lease, read_lease, spell_request
 from core.cache.codec import LEASE_MARK, new_token
 from core.cache.debts import Debts
 from core.cache.feed import InvalidationFeed
 from core.cache.keys import FAMILIES
-from core.cache.link import Link, Script
+from core.cache.link import Link, Script, Sent
 from core.cache.near import NearTier
 from core.cache.scripts import FENCE, FILL, LEASE, RELEASE
 from core.settings import Settings
@@ -29,23 +30,12 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-GRANTED: Final = 1
-TAKEN: Final = 0
-FENCED: Final = -1
-
-# A reader that dies costs its key this long; a loader that takes longer has its fill refused.
-LEASE_MILLISECONDS = 10_000
 # A fence outlives the COMMIT, which may take as long as any statement; a writer that dies costs
 # its keys this long.
 FENCE_MARGIN_MILLISECONDS = 5_000
-# Outlives every value filled under it (the longest lives 600 s); losing one is a miss.
-VERSION_MILLISECONDS = 3_600_000
 # Redis answers nobody else while a script runs.
 SCRIPT_KEYS = 1_000
 SCAN_COUNT = 1_000
-# How much of a value tells it from another one: its mark, its shape and its versions.
-SEEN_BYTES = 64
-NO_TOKEN = b""
 # What may lie under a key that holds a string.
 _STORED = frozenset({bytes, type(None)})
 # What redis-py raises when the answer is not of the protocol, besides its own errors.
@@ -58,15 +48,6 @@ class CacheDown(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-class Lease(NamedTuple):
-    """The answer to a reader that missed: GRANTED, TAKEN or FENCED per key, and the versions."""
-
-    token: bytes
-    states: dict[str, int]
-    version_keys: tuple[str, ...]
-    versions: tuple[bytes, ...]
 
 
 class SharedTier:
@@ -96,75 +77,103 @@ class SharedTier:
 
     def lease(
         self, keys: Sequence[str], versions: Sequence[str], *, overwrite: Sequence[bytes], token: bytes
-    ) -> "Lease":
+    ) -> Lease:
         """Ask to fill the keys; `overwrite` has what may be replaced under each, or nothing."""
-        arguments = _lease_arguments(overwrite, token or new_token(LEASE_MARK))
+        token = token or new_token(LEASE_MARK)
+        request = spell_request(token, overwrite)
         names = self._named([*keys, *versions])
-        reply = self._call(lambda: _expect_list(self._link.run(LEASE, names, arguments), len(names)))
-        return _make_lease(arguments, keys, versions, reply)
+        reply = self._call(lambda: _expect_list(self._link.run(LEASE, names, request), len(names)))
+        return read_lease(token, keys, versions, reply)
 
-    def get_and_lease(self, keys: Sequence[str], versions: Sequence[str]) -> tuple[list[Any], "Lease"]:
+    def get_and_lease(self, keys: Sequence[str], versions: Sequence[str]) -> tuple[list[Any], Lease]:
         """Like `get_many` of both, and ask to fill the keys where nothing is, in one round trip."""
-        arguments = _lease_arguments([b""] * len(keys), new_token(LEASE_MARK))
+        token = new_token(LEASE_MARK)
+        request = spell_request(token, [b""] * len(keys))
         names = self._named([*keys, *versions])
 
         def ask() -> tuple[list[Any], list[Any]]:
-            found, reply = self._link.get_and_run(names, LEASE, arguments)
+            found, reply = self._link.get_and_run(names, LEASE, request)
             return _expect_values(found, len(names)), _expect_list(reply, len(names))
 
         found, reply = self._call(ask)
-        return found, _make_lease(arguments, keys, versions, reply)
+        return found, read_lease(token, keys, versions, reply)
 
-    def fill(self, lease: "Lease", stored: Sequence[tuple[str, int, bytes]]) -> int:
-        """Store (key, milliseconds, value) where the lease still holds; return how many did.
+    def fill(
+        self,
+        lease: Lease,
+        stored: Sequence[tuple[str, int, bytes]],
+        on_refused: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Store (key, milliseconds, value) where the lease still holds, without waiting for it.
 
-        0 milliseconds give the lease up and store nothing.
+        0 milliseconds give the lease up and store nothing. `on_refused` learns some time how many
+        values came too late.
         """
-        keys = [*(key for key, _, _ in stored), *lease.version_keys]
+        names = [key for key, _, _ in stored]
+        keys = self._named([*names, *lease.version_keys])
         arguments: list[Any] = [lease.token, len(stored)]
         for _, milliseconds, value in stored:
             arguments += (milliseconds, value)
         arguments += lease.versions
-        return int(self._call(lambda: self._link.run(FILL, self._named(keys), arguments)))
+
+        def hear(reply: Any) -> None:
+            if type(reply) is int:
+                on_refused(len(stored) - reply)
+            else:
+                # whether it was stored is not known: whoever waits for the lease must not
+                self.give_up(names)
+
+        self._call(lambda: self._link.run_later(FILL, keys, arguments, hear))
 
     def give_up(self, keys: Sequence[str]) -> None:
         """Drop leases that may lie there for nobody, as soon as Redis answers."""
         self._debts.owe(keys, NO_TOKEN)
         self._debts.settle_in_background()
 
-    def fence(self, keys: Sequence[str], token: bytes) -> bytes:
-        """Let nobody fill these keys until they are deleted with the token, which is returned.
+    def fence(self, keys: Sequence[str], token: bytes, *, is_awaited: bool = False) -> Fence:
+        """Let nobody fill these keys until they are deleted with the fence.
 
-        When Redis does not answer there is nothing to fence off: it is not read then either.
+        A few keys are fenced without waiting for the answer, unless `is_awaited`: it is read when
+        they are deleted. When Redis does not answer there is nothing to fence off.
         """
+        arguments = [token, self._fence_milliseconds]
         try:
-            self._call(lambda: self._run(FENCE, keys, [token, self._fence_milliseconds]))
+            if not is_awaited and len(keys) <= SCRIPT_KEYS:
+                return Fence(token, self._call(lambda: self._link.send(FENCE, self._named(keys), arguments)))
+            self._call(lambda: self._run(FENCE, keys, arguments))
         except CacheDown as down:
             logger.debug("no fence: redis does not answer")
             if down.reason == "down":
                 self._debts.expect_late(keys, token)
-        return token
+        return Fence(token)
 
-    def keep_fence(self, keys: Sequence[str], token: bytes) -> None:
+    def keep_fence(self, keys: Sequence[str], fence: Fence) -> None:
         """Drop what lies under the keys, and let nobody fill them until the fence expires."""
+        arguments = [fence.token, self._fence_milliseconds]
         try:
-            self._call(lambda: self._run(FENCE, keys, [token, self._fence_milliseconds]))
+            self._call(lambda: self._run(FENCE, keys, arguments, after=fence.sent))
         except CacheDown:
             # without the token, so that a fence that was set stays
             self.delete(keys)
+        finally:
+            _give_up(fence)
 
-    def delete(self, keys: Sequence[str], token: bytes = NO_TOKEN) -> None:
+    def delete(self, keys: Sequence[str], fence: Fence = NO_FENCE) -> None:
         """Drop the keys, now or, when Redis does not answer, before it is read again."""
         try:
-            self._call(lambda: self._release_keys(keys, token))
-        except CacheDown:
+            self._call(lambda: self._run(RELEASE, keys, [fence.token], after=fence.sent))
+        except CacheDown as down:
             logger.debug("invalidations wait for redis to come back")
-            self._debts.owe(keys, token)
+            if fence.sent is not None and down.reason == "down":
+                self._debts.expect_late(keys, fence.token)
+            self._debts.owe(keys, fence.token)
             self._debts.settle_in_background()
         except BaseException:
             # interrupted: another call settles it
-            self._debts.owe(keys, token)
+            self._debts.owe(keys, fence.token)
             raise
+        finally:
+            _give_up(fence)
 
     def make_feed(self, near: NearTier) -> InvalidationFeed:
         """Return the feed that keeps `near` coherent with this Redis."""
@@ -223,11 +232,13 @@ class SharedTier:
     def _release_keys(self, keys: Sequence[str], token: bytes) -> None:
         self._run(RELEASE, keys, [token])
 
-    def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> None:
+    def _run(
+        self, script: Script, keys: Sequence[str], arguments: Sequence[Any], *, after: Sent | None = None
+    ) -> None:
         """Run a script over many keys, a thousand at a time in one round trip."""
         names = self._named(keys)
         groups = [names[start : start + SCRIPT_KEYS] for start in range(0, len(names), SCRIPT_KEYS)]
-        replies = self._link.run_each(script, groups, arguments)
+        replies = self._link.run_each(script, groups, arguments, after=after)
         if replies != [len(group) for group in groups]:
             raise redis.InvalidResponse(f"no confirmation of {len(keys)} keys")
 
@@ -242,16 +253,9 @@ class SharedTier:
         return [self._prefix + key for key in keys] if self._prefix else list(keys)
 
 
-def _lease_arguments(overwrite: Sequence[bytes], token: bytes) -> list[Any]:
-    seen = [value[:SEEN_BYTES] for value in overwrite]
-    return [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(seen), *seen]
-
-
-def _make_lease(
-    arguments: Sequence[Any], keys: Sequence[str], versions: Sequence[str], reply: Sequence[Any]
-) -> Lease:
-    states = dict(zip(keys, reply, strict=False))
-    return Lease(arguments[0], states, tuple(versions), tuple(reply[len(keys) :]))
+def _give_up(fence: Fence) -> None:
+    if fence.sent is not None:
+        fence.sent.give_up()
 
 
 def _expect_list(reply: Any, length: int) -> list[Any]:

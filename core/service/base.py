@@ -16,7 +16,7 @@ from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
 
-from core.cache import NO_TOKEN, Cache, CacheKind
+from core.cache import NO_FENCE, Cache, CacheKind, Fence
 from core.database import Database
 from core.errors import DatabaseError
 from core.metrics import Metrics
@@ -97,19 +97,19 @@ class ServiceBase:
             with self._changing(operation) as (database, changes):
                 changes.keys.extend(keys)
                 return query(database, *args, **kwargs)
-        token = NO_TOKEN
+        fence = NO_FENCE
         is_fenced = False
         try:
             with self._database.session(operation) as database:
                 # after the checkout, which may take longer than a fence lasts
                 is_fenced = True
-                token = self._cache.fence(keys)
+                fence = self._cache.fence(keys)
                 result = query(database, *args, **kwargs)
         except BaseException as error:
             if is_fenced:
-                self._cache.invalidate(keys, token, is_certain=isinstance(error, DatabaseError))
+                self._cache.invalidate(keys, fence, is_certain=isinstance(error, DatabaseError))
             raise
-        self._cache.invalidate(keys, token)
+        self._cache.invalidate(keys, fence)
         return result
 
     @contextmanager
@@ -148,7 +148,7 @@ class ServiceBase:
         """
         changes = self._scope.changes = Changes(known)
         ahead = FenceAhead(self._cache, known)
-        token = NO_TOKEN
+        fence = NO_FENCE
         is_committing = False
         try:
             with self._database.transaction_of(operation) as database:
@@ -156,18 +156,18 @@ class ServiceBase:
                 yield database, changes
                 database.check_transaction()
                 is_committing = True
-                token = self._cache.fence(ahead.finish(changes.keys), ahead.token)
+                fence = self._cache.fence(ahead.finish(changes.keys), ahead.token)
         except BaseException as error:
             if is_committing:
                 # the server's own refusal is an answer: nothing was committed
                 is_certain = isinstance(error, DatabaseError)
-                self._cache.invalidate(changes.keys, token, is_certain=is_certain)
+                self._cache.invalidate(changes.keys, fence, is_certain=is_certain)
             else:
-                self._cache.invalidate(ahead.give_up(), ahead.token)
+                self._cache.invalidate(ahead.give_up(), Fence(ahead.token))
             raise
         finally:
             self._scope.changes = None
-        self._cache.invalidate(changes.keys, token)
+        self._cache.invalidate(changes.keys, fence)
 
 
 def _forget_after_fork(reference: "weakref.ref[ServiceBase]") -> None:

@@ -42,7 +42,7 @@ class FenceAhead:
         self._thread.start()
 
     def _run(self) -> None:
-        self._cache.fence(self._keys, self.token)
+        self._cache.fence(self._keys, self.token, is_awaited=True)
         self._is_done = True
 
     def finish(self, keys: Sequence[Key]) -> Sequence[Key]:

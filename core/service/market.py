@@ -1,8 +1,8 @@
 """The market: ticks, latest prices, candles."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal, InvalidOperation
+from datetime import datetime, timedelta
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -14,18 +14,12 @@ from core.records import Candle, Tick
 from core.service.base import Changes, ServiceBase, chunked
 from core.service.inputs import (
     MAX_CANDLES,
-    MAX_PRICE,
-    MAX_SYMBOLS,
-    MAX_VOLUME,
     check_bucket,
-    check_decimal,
-    check_price,
-    check_records,
     check_symbol,
     check_symbols,
     check_time,
-    check_whole,
 )
+from core.service.tick_checks import check_tick, check_ticks, find_key
 
 _TICK_CODEC: Codec[Tick] = Codec(Tick)
 _TICKS_CODEC: Codec[tuple[Tick, ...]] = Codec(tuple[Tick, ...])
@@ -112,19 +106,17 @@ class Market(ServiceBase):
         Of two ticks of one symbol and time the last wins. Raises `InvalidInput`, naming the
         place of the tick.
         """
-        given = enumerate(check_records(ticks, Tick, "tick"))
-        checked = (_check_at(place, tick) for place, tick in given)
-        last = {(tick.symbol, tick.timestamp): tick for tick in checked}
-        if not last:
+        checked = check_ticks(ticks)
+        if not checked:
             return 0
-        with self._changing("insert_market_ticks", _list_keys({symbol for symbol, _ in last})) as (
-            database,
-            _,
-        ):
-            ordered = [last[key] for key in sorted(last)]
-            for chunk in chunked(ordered, CHUNK_ROWS):
+        if len(checked) > CHUNK_ROWS:
+            # as each chunk is written: in one order everywhere, so that no two loads wait for each other
+            checked.sort(key=find_key)
+        keys = _list_keys({tick.symbol for tick in checked})
+        with self._changing("insert_market_ticks", keys) as (database, _):
+            for chunk in chunked(checked, CHUNK_ROWS):
                 queries.insert_ticks(database, chunk)
-        return len(last)
+        return len(checked)
 
     def delete_market_ticks(self, symbol: str) -> int:
         """Delete every tick of a symbol; return how many there were. Raises `InvalidInput`."""
@@ -176,66 +168,3 @@ def note_symbols(changes: Changes, symbols: Iterable[str]) -> None:
 
 def _list_keys(symbols: Iterable[str]) -> list[tuple[CacheKind, str]]:
     return [(MARKET, key) for key in (MARKET_ALL_KEY, *map(market_key, symbols))]
-
-
-def check_tick(tick: Tick) -> Tick:
-    """Return a tick in its canonical form, or raise `InvalidInput`."""
-    if _is_canonical(tick):
-        return tick
-    checked = Tick(
-        symbol=check_symbol(tick.symbol),
-        timestamp=check_time(tick.timestamp, "timestamp"),
-        price=check_price(tick.price, "price"),
-        volume=check_whole(tick.volume, "volume", least=0, most=MAX_VOLUME),
-        bid=_check_optional_price(tick.bid, "bid"),
-        ask=_check_optional_price(tick.ask, "ask"),
-        change_24h=_check_change(tick.change_24h, "change_24h"),
-        change_percent_24h=_check_change(tick.change_percent_24h, "change_percent_24h"),
-        volatility=_check_change(tick.volatility, "volatility", least=Decimal(0)),
-        open=_check_optional_price(tick.open, "open"),
-        high=_check_optional_price(tick.high, "high"),
-        low=_check_optional_price(tick.low, "low"),
-    )
-    if checked.bid is not None and checked.ask is not None and checked.ask < checked.bid:
-        raise InvalidInput(f"ask is {checked.ask}, below the bid {checked.bid}; give ask >= bid")
-    return checked
-
-
-def _is_canonical(tick: Tick) -> bool:
-    """Say whether a plain tick is valid as it is: most of a batch are, and this is told soon."""
-    bid, ask, timestamp = tick.bid, tick.ask, tick.timestamp
-    try:
-        return bool(
-            type(timestamp) is datetime
-            and timestamp.tzinfo is UTC
-            and type(tick.volume) is int
-            and 0 <= tick.volume <= MAX_VOLUME
-            and all(type(price) is Decimal and 0 < price <= MAX_PRICE for price in (tick.price, bid, ask))
-            and not ask < bid  # type: ignore[operator]  # neither is None by now
-            and tick.change_24h is tick.change_percent_24h is tick.volatility is None
-            and tick.open is tick.high is tick.low is None
-            and _is_symbol(tick.symbol)
-        )
-    except (InvalidOperation, TypeError):
-        # not a number, or a symbol that cannot be hashed
-        return False
-
-
-@lru_cache(maxsize=MAX_SYMBOLS)
-def _is_symbol(symbol: Any) -> bool:
-    return bool(check_symbol(symbol))
-
-
-def _check_optional_price(value: Any, name: str) -> Decimal | None:
-    return None if value is None else check_price(value, name)
-
-
-def _check_change(value: Any, name: str, *, least: Decimal = -MAX_PRICE) -> Decimal | None:
-    return None if value is None else check_decimal(value, name, least=least, most=MAX_PRICE)
-
-
-def _check_at(place: int, tick: Tick) -> Tick:
-    try:
-        return check_tick(tick)
-    except InvalidInput as error:
-        raise InvalidInput(f"tick {place}: {error}") from error

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from core import EnhancedDatabaseService
+from core.cache import NO_FENCE, NO_TOKEN, Fence
 from core.cache.link import Script
 from core.cache.near import _Entry
 from core.cache.scripts import FENCE, FILL
-from core.cache.shared import NO_TOKEN
 
 BLIND_FILL = FILL.text.replace("if found[i] == ARGV[1] then", "if true then").replace(
     "is_current = is_current and found[i] == ARGV[2 + count * 2 + (i - count)]", "is_current = true"
@@ -34,9 +34,9 @@ def invalidate_before_commit(service: EnhancedDatabaseService) -> None:
     cache: Any = service._cache
     invalidate = cache.invalidate
 
-    def drop_early(keys: Sequence[Any], _: bytes = NO_TOKEN) -> bytes:
+    def drop_early(keys: Sequence[Any], _: bytes = NO_TOKEN) -> Fence:
         invalidate(keys)
-        return NO_TOKEN
+        return NO_FENCE
 
     cache.fence = drop_early
     cache.invalidate = _do_nothing
@@ -54,7 +54,7 @@ def ignore_feed(service: EnhancedDatabaseService) -> None:
 def commit_without_fence(service: EnhancedDatabaseService) -> None:
     """Leave the old value in place until after the commit."""
     cache: Any = service._cache
-    cache.fence = lambda *_: NO_TOKEN
+    cache.fence = lambda *_: NO_FENCE
 
 
 def overwrite_fences(service: EnhancedDatabaseService) -> None:
@@ -111,11 +111,11 @@ def trust_lost_commits(service: EnhancedDatabaseService) -> None:
     cache: Any = service._cache
     invalidate = cache.invalidate
 
-    def invalidate_certain(keys: Sequence[Any], token: bytes = NO_TOKEN, *, is_certain: bool = True) -> None:
+    def invalidate_certain(keys: Sequence[Any], fence: Fence = NO_FENCE, *, is_certain: bool = True) -> None:
         if is_certain:
-            invalidate(keys, token)
+            invalidate(keys, fence)
 
-    cache.fence = lambda *_: NO_TOKEN
+    cache.fence = lambda *_: NO_FENCE
     cache.invalidate = invalidate_certain
 
 
@@ -127,13 +127,20 @@ def _leave_out(service: EnhancedDatabaseService, prefix: str) -> None:
         return [(kind, key) for kind, key in keys if not key.startswith(prefix)]
 
     cache.fence = lambda keys, token=NO_TOKEN: fence(keep(keys), token)
-    cache.invalidate = lambda keys, token=NO_TOKEN, **rest: invalidate(keep(keys), token, **rest)
+    cache.invalidate = lambda keys, held=NO_FENCE, **rest: invalidate(keep(keys), held, **rest)
 
 
 def _swap(service: EnhancedDatabaseService, script: Script, other: Script) -> None:
     link = _shared(service)._link
-    run_each = link.run_each
-    link.run_each = lambda given, *rest: run_each(other if given is script else given, *rest)
+    for name in ("run_each", "run_later", "send"):
+        _give_instead(link, name, script, other)
+
+
+def _give_instead(link: Any, name: str, script: Script, other: Script) -> None:
+    run = getattr(link, name)
+    setattr(
+        link, name, lambda given, *rest, **named: run(other if given is script else given, *rest, **named)
+    )
 
 
 def _shared(service: EnhancedDatabaseService) -> Any:

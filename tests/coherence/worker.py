@@ -88,10 +88,10 @@ class Worker:
             if owed and not len(shared._debts):
                 self._events.append(Paid(self._number, time.monotonic()))
 
-        def fence_and_wait(*arguments: Any) -> Any:
-            token = fence(*arguments)
+        def fence_and_wait(*arguments: Any, **options: Any) -> Any:
+            held = fence(*arguments, **options)
             self._pass("fenced")
-            return token
+            return held
 
         cache._near.get, cache._reader.read, cache._reader._load = near_get, shared_read, load_and_wait
         shared.get_many, shared.get_and_lease = waiting(shared.get_many), waiting(shared.get_and_lease)

@@ -1,7 +1,8 @@
 """The link to a real Valkey: scripts, errors, connections that were cut."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -9,7 +10,6 @@ import redis
 from core import Settings
 from core.cache.link import Link, Script
 from core.cache.shared import connect_redis
-from core.cache.wire import Wire
 
 ECHO = Script("return {KEYS[1], ARGV[1]}")
 
@@ -52,15 +52,93 @@ def test_a_connection_that_was_cut_is_not_used(link: Link, redis_client: redis.R
     for _ in range(120):
         own_id = link.ask("CLIENT", "ID")
         redis_client.client_kill_filter(_id=own_id)
-        wait_until_readable(link._idle[-1])
+        wait_until(link._idle[-1].is_readable)
         assert link.ask("PING") == b"PONG"
 
 
-def wait_until_readable(wire: Wire) -> None:
-    """Return once the end of a connection has arrived."""
+def wait_until(is_met: Callable[[], bool]) -> None:
+    """Return once a condition is met."""
     deadline = time.monotonic() + 5
-    while not wire.is_readable():
-        assert time.monotonic() < deadline, "the connection is still open"
+    while not is_met():
+        assert time.monotonic() < deadline
+
+
+def test_a_script_that_nobody_waits_for_is_heard_of_later(link: Link) -> None:
+    """Its reply never is that to another command, and its error is no error of another command."""
+    heard: list[Any] = []
+    fail = Script("return redis.call('NONSENSE')")
+    for script in (ECHO, ECHO, ECHO):
+        link.run_later(script, ["k"], [b"v"], heard.append)
+    assert link.ask("PING") == b"PONG"
+    assert heard == [[b"k", b"v"]] * 3
+    link._known.add(fail.sha)
+    link.run_later(fail, [], [], heard.append)
+    assert link.ask("PING") == b"PONG"
+    assert isinstance(heard[-1], redis.exceptions.NoScriptError)
+    assert len(link._idle) == 1
+
+
+def test_a_script_is_sent_now_and_read_along_later(link: Link) -> None:
+    """Meanwhile its connection is nobody else's; a script that the server has yet to learn is not sent."""
+    assert link.send(ECHO, ["k"], [1]) is None
+    sent = link.send(ECHO, ["k"], [1])
+    assert sent is not None
+    assert link.ask("PING") == b"PONG"
+    assert sent.wire not in link._idle
+    assert link.run_each(ECHO, [["a"]], [2], after=sent) == [[b"a", b"2"]]
+    assert sent.wire in link._idle
+    sent.give_up()
+    assert link.ask("PING") == b"PONG", "it was read, so there is nothing to give up"
+
+
+def test_what_is_given_up_is_done_all_the_same(link: Link, redis_client: redis.Redis) -> None:
+    """Its connection is closed, so that nobody reads the reply as his own."""
+    keep = Script("return redis.call('SET', KEYS[1], ARGV[1])")
+    link.run(keep, ["k"], [0])
+    sent = link.send(keep, ["k"], [1])
+    assert sent is not None
+    sent.give_up()
+    assert link.ask("PING") == b"PONG"
+    assert link._idle[-1] is not sent.wire
+    wait_until(lambda: redis_client.get("k") == b"1")
+
+
+def test_a_server_that_forgot_its_scripts_learns_them_again(link: Link, redis_client: redis.Redis) -> None:
+    """Whether they are waited for or not."""
+    heard: list[Any] = []
+    link.run(ECHO, ["k"], [1])
+    redis_client.script_flush()
+    link.run_later(ECHO, ["k"], [1], heard.append)
+    assert link.run_each(ECHO, [["a"]], [2]) == [[b"a", b"2"]]
+    assert isinstance(heard[0], redis.exceptions.NoScriptError)
+    sent = link.send(ECHO, ["k"], [1])
+    redis_client.script_flush()
+    assert link.run_each(ECHO, [["a"]], [2], after=sent) == [[b"a", b"2"]]
+    assert link.run(ECHO, ["k"], [1]) == [b"k", b"1"]
+
+
+def test_a_cut_connection_owes_no_reply(link: Link, redis_client: redis.Redis) -> None:
+    """Whoever expects one is told of it or of the end, and the next command has another connection."""
+    heard: list[Any] = []
+    own_id = link.ask("CLIENT", "ID")
+    link.run(ECHO, ["k"], [1])
+    link.run_later(ECHO, ["k"], [1], heard.append)
+    redis_client.client_kill_filter(_id=own_id)
+    wire = link._idle[-1]
+    wait_until(wire.is_readable)
+    assert link.ask("CLIENT", "ID") != own_id
+    assert len(heard) == 1
+
+
+def test_closing_waits_until_what_was_sent_is_done(settings: Settings, redis_client: redis.Redis) -> None:
+    """A process that fills the cache and ends leaves no lease behind."""
+    with connect_redis(settings, "link") as client:
+        link = Link(client)
+        keep = Script("return redis.call('SET', KEYS[1], ARGV[1])")
+        link.run(keep, ["k"], [0])
+        link.run_later(keep, ["k"], [1], lambda _: None)
+        link.close()
+    assert redis_client.get("k") == b"1"
 
 
 def test_a_child_process_connects_for_itself(link: Link) -> None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from core.cache import NO_TOKEN, Cache
+from core.cache import NO_TOKEN, Cache, Fence
 from core.cache.keys import PORTFOLIO
 from core.service.fence_ahead import FRESH_SECONDS, LEAST_KEYS, FenceAhead, Key
 
@@ -27,13 +27,14 @@ class Fences:
         """Return a token."""
         return b"token"
 
-    def fence(self, keys: Iterable[Key], token: bytes) -> bytes:
+    def fence(self, keys: Iterable[Key], token: bytes, *, is_awaited: bool) -> Fence:
         """Fence keys."""
+        assert is_awaited
         assert self.may_go_on.wait(10)
         if self.is_broken:
             raise MemoryError
         self.keys.extend(keys)
-        return token
+        return Fence(token)
 
 
 @pytest.fixture

@@ -1,0 +1,96 @@
+"""Checks of ticks: many at once are judged as each alone is."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.errors import InvalidInput
+from core.records import Tick
+from core.service import tick_checks
+from core.service.inputs import MAX_PRICE, MAX_VOLUME
+from core.service.tick_checks import check_tick, check_ticks, find_key
+
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+PLAIN = Tick(
+    symbol="AAPL", timestamp=NOON, price=Decimal(10), volume=5, bid=Decimal("9.5"), ask=Decimal("10.5")
+)
+PRICES: tuple[Any, ...] = (
+    Decimal("0.01"), Decimal(10), MAX_PRICE, MAX_PRICE + 1, Decimal(0), Decimal(-1), Decimal("NaN"),
+    Decimal("sNaN"), Decimal("Infinity"), None, 10, 1.5, "10", True,
+)  # fmt: skip  # one value a line would hide that each is another trap
+ODD: dict[str, tuple[Any, ...]] = {
+    "symbol": ("AAPL", "BRK.B", "", "aapl", "A" * 11, None, 5, ["A"]),
+    "timestamp": (
+        NOON,
+        NOON + timedelta(seconds=1),
+        NOON.replace(tzinfo=None),
+        NOON.astimezone(timezone(timedelta(hours=2))),
+        datetime.max.replace(tzinfo=timezone(timedelta(hours=-2))),
+        "2026-03-02",
+        None,
+    ),
+    "price": PRICES,
+    "volume": (0, 5, MAX_VOLUME, MAX_VOLUME + 1, -1, True, 1.0, None, "5"),
+    "bid": PRICES,
+    "ask": PRICES,
+    "change_24h": (None, Decimal(-1), Decimal("NaN"), "x"),
+    "volatility": (None, Decimal(1), Decimal(-1)),
+    "open": (None, Decimal(3), Decimal(0)),
+}
+
+
+@st.composite
+def ticks(draw: Callable[..., Any]) -> Tick:
+    """A plain tick with up to two values that may be odd."""
+    names = draw(st.lists(st.sampled_from(sorted(ODD)), max_size=2))
+    return msgspec.structs.replace(PLAIN, **{name: draw(st.sampled_from(ODD[name])) for name in names})
+
+
+def judge_one_by_one(batch: list[Tick]) -> dict[Any, Tick] | str:
+    """Return what a batch comes to, or the words about its first wrong tick."""
+    found: dict[Any, Tick] = {}
+    for place, tick in enumerate(batch):
+        try:
+            checked = check_tick(tick)
+        except InvalidInput as error:
+            return f"tick {place}: {error}"
+        found[find_key(checked)] = checked
+    return found
+
+
+@given(st.lists(ticks(), max_size=5))
+def test_many_are_judged_as_each_alone(batch: list[Tick]) -> None:
+    """The same values come out, and the first wrong tick is named with the same words."""
+    try:
+        found: dict[Any, Tick] | str = {find_key(tick): tick for tick in check_ticks(batch)}
+    except InvalidInput as error:
+        found = str(error)
+    assert found == judge_one_by_one(batch)
+
+
+def test_plain_ticks_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them is looked at by itself."""
+    monkeypatch.delattr(tick_checks, "_check_at")
+    batch = [
+        msgspec.structs.replace(PLAIN, timestamp=NOON + timedelta(seconds=second)) for second in range(5)
+    ]
+    assert check_ticks(batch) == batch
+
+
+def test_the_last_of_one_time_wins() -> None:
+    """Whatever was given before it."""
+    later = msgspec.structs.replace(PLAIN, price=Decimal(11))
+    assert check_ticks([PLAIN, later]) == [later]
+
+
+@pytest.mark.parametrize("given_", [None, "AAPL", {"AAPL": 1}, [PLAIN, "AAPL"], 5])
+def test_what_is_no_list_of_ticks_is_named(given_: Any) -> None:
+    """The message says what was given and what is wanted."""
+    with pytest.raises(InvalidInput, match="tick"):
+        check_ticks(given_)
