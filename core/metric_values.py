@@ -17,12 +17,13 @@ import secrets
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 from prometheus_client.mmap_dict import MmapedDict, mmap_key
+
+from core.forks import call_in_forked_child
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,7 @@ class MetricWriter:
         self._files: dict[str, _ReservedDict] = {}
         self._lock = threading.Lock()
         self._alive: int | None = None
-        _begin_again_after_fork(weakref.ref(self))
+        call_in_forked_child(self.begin_again)
 
     def value(self, key: SeriesKey) -> Value:
         """Return the number of a series, which begins at zero."""
@@ -208,15 +209,6 @@ class MetricWriter:
         self.id = create_writer_id()
         if was_shared and self.directory is not None:
             self.join(self.directory)
-
-
-def _begin_again_after_fork(reference: "weakref.ref[MetricWriter]") -> None:
-    def begin_again() -> None:
-        writer = reference()
-        if writer is not None:
-            writer.begin_again()
-
-    os.register_at_fork(after_in_child=begin_again)
 
 
 def _lock_writer(directory: Path, writer: str) -> int:

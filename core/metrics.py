@@ -5,10 +5,8 @@ Owns when counters that are kept elsewhere are published. Names and labels are i
 processes are put together in `core.metric_fleet`. Never reads a server.
 """
 
-import os
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.samples import Sample
 
+from core.forks import call_in_forked_child
 from core.metric_fleet import FleetReader
 from core.metric_names import AuditedAction, CloseReason, Definitions, Limiter, Role, Task, Tier
 from core.metric_values import MetricWriter
@@ -41,7 +40,7 @@ class Metrics(Definitions):
         self._publisher: threading.Thread | None = None
         self._closing = threading.Event()
         self.metrics_writers.set(1)
-        _resume_after_fork(weakref.ref(self))
+        call_in_forked_child(self.resume_after_fork)
 
     # -- run --------------------------------------------------------------------------
 
@@ -194,12 +193,3 @@ class _InMemory:
 
     def collect(self) -> list[Metric]:
         return self._reader.collect()
-
-
-def _resume_after_fork(reference: "weakref.ref[Metrics]") -> None:
-    def resume() -> None:
-        metrics = reference()
-        if metrics is not None:
-            metrics.resume_after_fork()
-
-    os.register_at_fork(after_in_child=resume)

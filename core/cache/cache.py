@@ -10,8 +10,6 @@ tier holds is dropped when the feed tells it, within milliseconds, and lives no 
 than the near tier's time to live in any case.
 """
 
-import os
-import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, overload
@@ -30,6 +28,7 @@ from core.cache.read_through import Load, Read, ReadThrough
 from core.cache.shared import SharedTier
 from core.cache.tally import Tally
 from core.errors import DatabaseUnavailable
+from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.records import CacheStats
 from core.settings import Settings
@@ -83,7 +82,7 @@ class Cache:
             find_near=self._near.get,
             find_shared=self._reader.peek,
         )
-        _renew_after_fork(weakref.ref(self))
+        call_in_forked_child(self._renew)
 
     def _renew(self) -> None:
         """Start over in a forked child: new locks, and a feed of its own before near is served."""
@@ -291,12 +290,3 @@ def _read_of_one(
         return {} if found is None else {key: found}
 
     return Read(kind, codec, load_one, depends_on)
-
-
-def _renew_after_fork(reference: "weakref.ref[Cache]") -> None:
-    def renew() -> None:
-        cache = reference()
-        if cache is not None:
-            cache._renew()  # noqa: SLF001  # of this module
-
-    os.register_at_fork(after_in_child=renew)

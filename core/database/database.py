@@ -6,9 +6,7 @@ so a query outside a unit of work is an error at once instead of a leak.
 """
 
 import logging
-import os
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -32,6 +30,7 @@ from core.database.pool import ConnectionPool
 from core.database.query_log import QueryLog
 from core.database.watch import StatementWatch
 from core.errors import DatabaseError, DatabaseUnavailable, PoolClosed, PoolTimeout
+from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.records import PoolStats
 from core.settings import Settings
@@ -78,7 +77,8 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             cursor_factory=query_log.extend(self._watch.cursor_factory),
             **connection_parameters(settings, application_name),
         )
-        _forget_after_fork(weakref.ref(self))
+        # the one thread that is left may have been in a unit of work of its parent's
+        call_in_forked_child(self._forget_connection)
 
     # -- peewee's hooks -------------------------------------------------------------
 
@@ -306,13 +306,3 @@ def add_options(url: str, *, statement_timeout_ms: int) -> str:
     """Return the options of a URL, such as a search path, with those of the stack after them."""
     given = parse_dsn(url).get("options", "")
     return f"{given} -c statement_timeout={statement_timeout_ms} -c timezone=UTC".lstrip()
-
-
-def _forget_after_fork(reference: "weakref.ref[Database]") -> None:
-    def forget() -> None:
-        database = reference()
-        if database is not None:
-            # the one thread that is left may have been in a unit of work of its parent's
-            database._forget_connection()  # noqa: SLF001  # of this module
-
-    os.register_at_fork(after_in_child=forget)

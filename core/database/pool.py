@@ -10,11 +10,9 @@ came first, or the permission to open one does.
 """
 
 import logging
-import os
 import random
 import threading
 import time
-import weakref
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
@@ -29,6 +27,7 @@ from core.database.pooled_connection import (
 )
 from core.database.waiter import Waiter
 from core.errors import PoolClosed, PoolTimeout
+from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.records import PoolStats
 
@@ -78,7 +77,7 @@ class ConnectionPool:
         self._wait_seconds = 0.0
         self.forget()
         metrics.pool_max.set(limit)
-        _forget_after_fork(weakref.ref(self))
+        call_in_forked_child(self.forget)
 
     def forget(self) -> None:
         """Start empty: a forked child must not use or close its parent's sockets."""
@@ -351,12 +350,3 @@ class ConnectionPool:
         self._metrics.pool_idle.set(len(self._idle))
         self._metrics.pool_used.set(len(self._used))
         self._metrics.pool_pending.set(len(self._waiters))
-
-
-def _forget_after_fork(reference: "weakref.ref[ConnectionPool]") -> None:
-    def forget() -> None:
-        pool = reference()
-        if pool is not None:
-            pool.forget()
-
-    os.register_at_fork(after_in_child=forget)

@@ -10,13 +10,14 @@ import os
 import socket
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import psycopg2
 from psycopg2.extensions import connection, cursor
+
+from core.forks import call_in_forked_child
 
 # The server's own cancellation, which says more, comes first and has this long to arrive.
 GRACE_SECONDS = 1.0
@@ -42,7 +43,7 @@ class StatementWatch:
         self._extended: dict[int, float] = {}
         self.cursor_factory = _make_cursor_class(self)
         self.renew()
-        _renew_after_fork(weakref.ref(self))
+        call_in_forked_child(self.renew)
 
     def renew(self) -> None:
         """Start over, in a forked child: none of the statements under way is its own."""
@@ -128,12 +129,3 @@ def _make_cursor_class(watch: StatementWatch) -> type[cursor]:
             return _run(self.connection, super().copy_expert, sql, file, size)
 
     return WatchedCursor
-
-
-def _renew_after_fork(reference: "weakref.ref[StatementWatch]") -> None:
-    def renew() -> None:
-        watch = reference()
-        if watch is not None:
-            watch.renew()
-
-    os.register_at_fork(after_in_child=renew)

@@ -4,9 +4,7 @@ Owns the order of a write: validate, transaction, fence, commit, invalidate. Hol
 database, the cache and the clock; no statement and no key name.
 """
 
-import os
 import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -19,6 +17,7 @@ import uuid_utils.compat as uuid_utils
 from core.cache import NO_FENCE, Cache, CacheKind, Fence
 from core.database import Database
 from core.errors import DatabaseError
+from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.service.fence_ahead import FenceAhead
 
@@ -54,7 +53,10 @@ class ServiceBase:
         self._cache = cache
         self._clock = clock
         self._scope = _Scope()
-        _forget_after_fork(weakref.ref(self))
+        call_in_forked_child(self._forget_scope)
+
+    def _forget_scope(self) -> None:
+        self._scope = _Scope()
 
     def _read(
         self,
@@ -168,15 +170,6 @@ class ServiceBase:
         finally:
             self._scope.changes = None
         self._cache.invalidate(changes.keys, fence)
-
-
-def _forget_after_fork(reference: "weakref.ref[ServiceBase]") -> None:
-    def forget() -> None:
-        service = reference()
-        if service is not None:
-            service._scope = _Scope()  # noqa: SLF001  # of this module
-
-    os.register_at_fork(after_in_child=forget)
 
 
 def new_id() -> UUID:
