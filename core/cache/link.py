@@ -32,9 +32,8 @@ class Script:
 class Sent:
     """A script that was sent and whose reply is still to be read, from a wire that is kept for it."""
 
-    def __init__(self, wire: Wire, script: Script) -> None:
+    def __init__(self, wire: Wire) -> None:
         self.wire = wire
-        self.script = script
         self.is_open = True
 
     def give_up(self) -> None:
@@ -96,10 +95,15 @@ class Link:
         if script.sha not in self._known:
             on_reply(self.run(script, keys, arguments))
             return
+
+        def hear(reply: Any) -> None:
+            self._note_unknown(reply)
+            on_reply(reply)
+
         wire = self._take()
         try:
             wire.send(_pack_run(script, keys, arguments))
-            wire.expect(on_reply)
+            wire.expect(hear)
         except BaseException as error:
             wire.fail(error)
             raise
@@ -116,14 +120,20 @@ class Link:
         except BaseException as error:
             wire.fail(error)
             raise
-        return Sent(wire, script)
+        return Sent(wire)
 
     def _settle(self, script: Script, keys: Keys, arguments: Sequence[Any], reply: Any) -> Any:
+        self._note_unknown(reply)
         if isinstance(reply, redis.exceptions.NoScriptError):
             reply = self.ask("EVAL", script.text, len(keys), *keys, *arguments)
         _raise_error(reply)
         self._known.add(script.sha)
         return reply
+
+    def _note_unknown(self, reply: Any) -> None:
+        if isinstance(reply, redis.exceptions.NoScriptError):
+            # somebody flushed them, all at once
+            self._known.clear()
 
     def _exchange(self, commands: Iterable[bytes], after: Sent | None = None) -> list[Any]:
         """Return the replies; one that is an error is returned as it is."""
@@ -140,8 +150,8 @@ class Link:
                     spelled = b""
             if spelled:
                 wire.send(spelled)
-            if after is not None and isinstance(wire.read_reply(), redis.exceptions.NoScriptError):
-                self._known.discard(after.script.sha)
+            if after is not None:
+                self._note_unknown(wire.read_reply())
             replies = [wire.read_reply() for _ in range(count)]
         except BaseException as error:
             wire.fail(error)

@@ -111,10 +111,25 @@ def test_a_server_that_forgot_its_scripts_learns_them_again(link: Link, redis_cl
     link.run_later(ECHO, ["k"], [1], heard.append)
     assert link.run_each(ECHO, [["a"]], [2]) == [[b"a", b"2"]]
     assert isinstance(heard[0], redis.exceptions.NoScriptError)
+    link.run_later(ECHO, ["k"], [1], heard.append)
+    assert link.ask("PING") == b"PONG"
+    assert heard[1:] == [[b"k", b"1"]]
     sent = link.send(ECHO, ["k"], [1])
     redis_client.script_flush()
     assert link.run_each(ECHO, [["a"]], [2], after=sent) == [[b"a", b"2"]]
     assert link.run(ECHO, ["k"], [1]) == [b"k", b"1"]
+
+
+def test_one_script_that_is_gone_says_that_all_are(link: Link, redis_client: redis.Redis) -> None:
+    """They are flushed together, so each is given anew before anybody sends it without waiting."""
+    heard: list[Any] = []
+    other = Script("return 2")
+    link.run(ECHO, ["k"], [1])
+    link.run(other, [], [])
+    redis_client.script_flush()
+    assert link.run(other, [], []) == 2
+    link.run_later(ECHO, ["k"], [1], heard.append)
+    assert heard == [[b"k", b"1"]]
 
 
 def test_a_cut_connection_owes_no_reply(link: Link, redis_client: redis.Redis) -> None:
