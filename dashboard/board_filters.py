@@ -36,7 +36,7 @@ def choose_view(service: EnhancedDatabaseService, sessions: Sequence[date], newe
     with first[2]:
         compared = st.container()
     with first[3]:
-        count = PERIODS[_choose_segment("Period", list(PERIODS), "Session", key="period")]
+        count = PERIODS[_choose_segment("Period", list(PERIODS), "Session", key="period", what="period")]
     with compared:
         versus = choose_versus(service, category, day, sessions, disabled=count > 1)
     second = st.columns(COLUMN_WIDTHS, gap="small")
@@ -46,7 +46,12 @@ def choose_view(service: EnhancedDatabaseService, sessions: Sequence[date], newe
         orders = standings_data.ORDERS
         order = _choose("Order", orders, key="order", what="order", disabled=count > 1)
     with second[2]:
-        rows = int(_choose_segment("Players shown", [str(n) for n in ROWS], str(DEFAULT_ROWS), key="top"))
+        numbers = [str(number) for number in ROWS]
+        rows = int(
+            _choose_segment(
+                "Players shown", numbers, str(DEFAULT_ROWS), key="top", what="number of players shown"
+            )
+        )
     return View(
         category=category,
         day=day,
@@ -125,7 +130,7 @@ def _choose(
     return chosen
 
 
-def _choose_segment(label: str, options: Sequence[str], default: str, *, key: str) -> str:
+def _choose_segment(label: str, options: Sequence[str], default: str, *, key: str, what: str) -> str:
     unknown = parameters.find_unknown(key, options)
     chosen: str = st.segmented_control(
         label,
@@ -138,7 +143,7 @@ def _choose_segment(label: str, options: Sequence[str], default: str, *, key: st
         on_change=restart,
     )
     if unknown:
-        parameters.show_unknown(label.lower(), unknown, instead=chosen)
+        parameters.show_unknown(what, unknown, instead=chosen)
     return chosen
 
 

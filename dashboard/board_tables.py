@@ -22,7 +22,7 @@ PLAYER_PAGE = "views/portfolios.py"
 
 _SCORES = {
     "percent": "%+,.2f%%",
-    "currency": "$%,.2f",
+    "currency": "dollar",
     "count": "%,d",
     "number": "%,.2f",
 }

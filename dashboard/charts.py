@@ -42,6 +42,9 @@ _AXIS_FORMATS: dict[Unit, str] = {
     "number": ",.4~g",
 }
 _DAY_LABELS = 6
+MARGIN: Spec = {"top": 8, "right": 24}
+"""Room for labels that reach over the ends of their axis, without which they are cut off."""
+
 PERCENT_LABEL = "datum.value === 0 ? '0%' : datum.label + '%'"
 """How an axis of percentages with signs is labelled: zero has none."""
 
@@ -67,13 +70,7 @@ def build_histogram(bins: Sequence[Bin], *, unit: Unit, median: Decimal, before:
                 "scale": {"zero": False},
             },
             "x2": {"field": "high"},
-            # with bounds given by two fields, the axis would end at the highest bar
-            "y": {
-                "field": "players",
-                "type": "quantitative",
-                "axis": _count_axis(),
-                "scale": {"zero": True, "nice": True},
-            },
+            "y": {"field": "players", "type": "quantitative", "axis": _count_axis()},
             "y2": {"datum": 0},
             "tooltip": [
                 {"field": "range", "type": "nominal", "title": "Score"},
@@ -81,12 +78,22 @@ def build_histogram(bins: Sequence[Bin], *, unit: Unit, median: Decimal, before:
             ],
         },
     }
+    # with bounds given by two fields, an axis ends at the highest bar
+    bars["encoding"]["y"]["scale"] = {"domain": [0, find_top([*bins, *before])]}
     rule: Spec = {
         "data": {"values": [{}]},
         "mark": {"type": "rule", "color": BASELINE, "strokeDash": [5, 4], "size": 1.5, "aria": False},
         "encoding": {"x": {"datum": float(median), "type": "quantitative"}},
     }
     return {"height": 300, "layer": [bars, rule, *([_outline(before, unit)] if before else [])]}
+
+
+def find_top(bins: Sequence[Bin]) -> int:
+    """Return where the axis of a histogram ends: a round number, no bin above it."""
+    most = max(item.players for item in bins)
+    step = int(10 ** (len(str(most)) - 1))
+    tops = (step * part // 2 for part in range(2, 21) if step * part % 2 == 0)
+    return next(top for top in tops if top >= most)
 
 
 def _outline(bins: Sequence[Bin], unit: Unit) -> Spec:

@@ -5,6 +5,8 @@ never read data or a clock. Amounts are virtual cash, shown with a dollar sign l
 prices they follow from; every time is UTC.
 """
 
+import re
+import unicodedata
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Literal
@@ -44,6 +46,13 @@ KNOWN_CATEGORIES = (
         explanation="Quests that the player has finished.",
     ),
 )
+_SPECIAL = "\\`*_{}[]()<>#+-.!|$:~&"
+_AUTOMATIC = re.compile(r":(?=[a-z/])|www(?=\.)", re.IGNORECASE)
+_WORD_JOINER = "\u2060"
+"""Takes no room and allows no break: it only parts what would be taken for an address or an icon."""
+_FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
+_RIGHT_TO_LEFT = frozenset({"R", "AL"})
+
 _KNOWN_BY_KEY = {category.key: category for category in KNOWN_CATEGORIES}
 
 
@@ -97,11 +106,6 @@ def format_day(day: date) -> str:
     return f"{day:%a} {day.day} {day:%b %Y}"
 
 
-def format_short_day(day: date, *, beside: date) -> str:
-    """Write a session's date, with its year only where that is not the one of the date beside: `1 Mar`."""
-    return f"{day.day} {day:%b}" if day.year == beside.year else f"{day.day} {day:%b %Y}"
-
-
 def format_as_of(moment: datetime) -> str:
     """Write when a page was read: `As of 2013-03-01 21:00:05 UTC`."""
     return f"As of {moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
@@ -120,10 +124,24 @@ def format_time_left(expires_at: datetime | None, now: datetime) -> str:
     return f"{hours} h {rest} min left" if hours else f"{rest} min left"
 
 
+def is_zero(value: Number) -> bool:
+    """Say whether a change is written as nothing, which is neither gain nor loss."""
+    return not _sign(value)
+
+
 def escape_markdown(text: str) -> str:
-    """Return player-made text so that Streamlit's markdown shows it literally."""
-    special = "\\`*_{}[]()<>#+-.!|$:~"
-    return "".join(f"\\{letter}" if letter in special else letter for letter in text)
+    """Return player-made text so that Streamlit's markdown shows it literally, in one line.
+
+    Addresses make no link and names of icons no icon. Text from right to left keeps to itself:
+    figures beside it stay where they are.
+    """
+    line = " ".join(text.split())
+    # links and icons are found in the text when its escapes are gone already
+    broken = _AUTOMATIC.sub(f"\\g<0>{_WORD_JOINER}", line)
+    escaped = "".join(f"\\{letter}" if letter in _SPECIAL else letter for letter in broken)
+    if any(unicodedata.bidirectional(letter) in _RIGHT_TO_LEFT for letter in line):
+        return f"{_FIRST_STRONG_ISOLATE}{escaped}{_POP_ISOLATE}"
+    return escaped
 
 
 def _sign(value: Number) -> str:

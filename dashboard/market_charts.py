@@ -6,10 +6,11 @@ nights and weekends, and are labelled in UTC.
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 from core.records import Candle, MarketEvent
-from dashboard.charts import ACCENT, BASELINE, GAIN, LOSS
+from dashboard.charts import ACCENT, BASELINE, GAIN, LOSS, MARGIN
 from dashboard.formats import format_count, format_money
 from dashboard.market_frames import format_time, name_key
 
@@ -22,6 +23,15 @@ _EXTENT = 54
 _FALLEN = {"test": "datum.close < datum.open", "value": LOSS}
 _SENTIMENTS = {"POSITIVE": ("triangle-up", GAIN), "NEGATIVE": ("triangle-down", LOSS)}
 _NEUTRAL = ("diamond", BASELINE)
+
+
+def choose_labels(candles: Sequence[Candle], labels: str) -> str:
+    """Return how times are labelled: with their day where times alone would be of several days.
+
+    A range of hours leaves out those without a price, and so can be made of many days.
+    """
+    is_long = bool(candles) and candles[-1].bucket - candles[0].bucket > timedelta(days=1)
+    return f"%-d %b {labels}" if is_long and labels == "%H:%M" else labels
 
 
 def build_candle_chart(candles: Sequence[Candle], marks: Sequence[MarketEvent], *, labels: str) -> Spec:
@@ -45,14 +55,16 @@ def build_candle_chart(candles: Sequence[Candle], marks: Sequence[MarketEvent], 
     layers = [wick, body, *_mark_layers(candles, marks)]
     for layer in layers:
         layer["encoding"]["x"] = x
-    return {"data": {"values": [_candle_row(candle) for candle in candles]}, "height": 320, "layer": layers}
+    rows = [_candle_row(candle) for candle in candles]
+    return {"data": {"values": rows}, "height": 320, "padding": MARGIN, "layer": layers}
 
 
 def build_volume_chart(candles: Sequence[Candle], *, labels: str) -> Spec:
     """Return what was traded in each candle."""
     return {
         "data": {"values": [_candle_row(candle) for candle in candles]},
-        "height": 90,
+        "height": 100,
+        "padding": MARGIN,
         "mark": {"type": "bar", "color": ACCENT, "minBandSize": 1},
         "encoding": {
             "x": _time_scale(candles, labels),

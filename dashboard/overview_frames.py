@@ -12,8 +12,8 @@ import msgspec
 import pandas as pd
 
 from core.records import SessionSummary
-from dashboard.charts import ACCENT, BASELINE, PERCENT_LABEL, choose_labels
-from dashboard.formats import Number, format_count, format_day, format_percent, format_points
+from dashboard.charts import ACCENT, BASELINE, MARGIN, PERCENT_LABEL, choose_labels
+from dashboard.formats import Number, format_count, format_day, format_percent, format_points, is_zero
 
 Spec = dict[str, Any]
 
@@ -95,10 +95,10 @@ def _percent(
     values = [read(session) for session in sessions]
     known = [value for value in values if value is not None]
     value = "-" if values[0] is None else format_percent(values[0])
-    change = None
-    if len(values) > 1 and values[0] is not None and values[1] is not None:
-        change = format_points(values[0] - values[1])
-    return Headline(label, value, change, _trend(known), "normal")
+    if len(values) < 2 or values[0] is None or values[1] is None:
+        return Headline(label, value, None, _trend(known), "normal")
+    moved = values[0] - values[1]
+    return Headline(label, value, format_points(moved), _trend(known), "off" if is_zero(moved) else "normal")
 
 
 def _trend(newest_first: Sequence[Number]) -> tuple[float, ...]:
@@ -127,6 +127,7 @@ def build_returns_chart(sessions: Sequence[SessionSummary]) -> Spec:
     return {
         "data": {"values": [row for session in reversed(sessions) for row in _list_returns(session)]},
         "height": 280,
+        "padding": MARGIN,
         "mark": {"type": "line", "point": {"filled": True, "size": 40}, "strokeWidth": 2},
         "encoding": {
             "x": {"field": "day", "type": "ordinal", "scale": {"type": "band"}, "axis": _day_axis(days)},

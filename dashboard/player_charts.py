@@ -86,7 +86,7 @@ def build_drawdown_chart(frame: pd.DataFrame) -> Spec:
     ]
     axis = {
         "title": None,
-        "format": ",.1f",
+        "format": ",.2~f",
         "labelExpr": "datum.label + '%'",
         "tickCount": 3,
         "minExtent": 54,

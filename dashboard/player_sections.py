@@ -105,7 +105,7 @@ def show_rank_history(scores: Sequence[PlayerScore], category: Category) -> None
         width="stretch",
         alt=f"Rank by {category.name.lower()} in {len(scores)} sessions, the best {format_rank(best)}",
     )
-    st.caption(f"Best: {format_rank(best)} of {format_count(len(scores))} sessions with a score.")
+    st.caption(f"Best: {format_rank(best)}, in {format_count(len(scores))} sessions with a score.")
 
 
 def show_side_by_side(players: Sequence[Player]) -> None:
@@ -159,10 +159,10 @@ def show_sessions(history: Sequence[Portfolio]) -> None:
         alt=f"The last {len(history)} sessions, newest first",
         column_config={
             "session": st.column_config.DateColumn("Session", format="YYYY-MM-DD"),
-            "value": money("Total value", format="$%,.2f"),
+            "value": money("Total value", format="dollar"),
             "change": money("Day change ($)", format="%+,.2f"),
             "change_percent": money("Day change (%)", format="%+,.2f%%"),
-            "cash": money("Cash", format="$%,.2f"),
-            "invested": money("Invested", format="$%,.2f"),
+            "cash": money("Cash", format="dollar"),
+            "invested": money("Invested", format="dollar"),
         },
     )

@@ -14,8 +14,8 @@ DAYS = 10
 CLOSES = {"AAPL": 60, "FB": 20, "IBM": 200}
 CHANGES = {"AAPL": "1.50", "FB": "-5.25", "IBM": None}
 EVENTS = (
-    ("PRICE_MOVE", "FB fell 5.3 %", "FB", "NEGATIVE"),
-    ("PRICE_MOVE", "AAPL rose 6.1 %", "AAPL", "POSITIVE"),
+    ("PRICE_MOVE", "FB fell 5.3%", "FB", "NEGATIVE"),
+    ("PRICE_MOVE", "AAPL rose 6.1%", "AAPL", "POSITIVE"),
     ("EARNINGS", "IBM earned much", "IBM", "POSITIVE"),
 )
 

@@ -45,9 +45,9 @@ class PriceMove(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Such as "AAPL rose 7.2 %"."""
+        """Such as "AAPL rose 7.2%"."""
         verb = "rose" if self.after > self.before else "fell"
-        return f"{self.symbol} {verb} {abs(self.hundredths) / 100:.1f} %"
+        return f"{self.symbol} {verb} {abs(self.hundredths) / 100:.1f}%"
 
     @property
     def impact(self) -> Decimal:

@@ -25,7 +25,6 @@ from dashboard.formats import (
     format_day,
     format_rank,
     format_score,
-    format_short_day,
 )
 from dashboard.standings_data import View
 
@@ -76,8 +75,11 @@ def show_session(service: EnhancedDatabaseService, view: View) -> None:
 def show_figures(summary: BoardSummary, other: BoardSummary | None, category: Category) -> None:
     """Show the board in four figures, each against the other session."""
     unit = category.unit
+    against = (
+        f"; changes are against {format_day(other.session_date)}" if other else ", the first on this board"
+    )
+    st.caption(f"Session of {format_day(summary.session_date)}{against}.")
     shared = f" and {format_count(summary.leaders - 1)} more" if summary.leaders > 1 else ""
-    since = f"vs {format_short_day(other.session_date, beside=summary.session_date)}" if other else None
     moved = [
         frames.describe_difference(value, before, unit) if before is not None else "first session"
         for value, before in (
@@ -87,14 +89,14 @@ def show_figures(summary: BoardSummary, other: BoardSummary | None, category: Ca
     ]
     joined = f"{summary.players - other.players:+,}" if other else "first session"
     with st.grid(4, min_column_width=CARD_PIXELS):
-        show_figure("Players on the board", format_count(summary.players), joined, since)
+        show_figure("Players on the board", format_count(summary.players), joined)
         leader = escape_markdown(summary.leader) + shared
-        show_figure("Best score", format_score(summary.best, unit), leader, None)
-        show_figure("Median score", format_score(summary.median, unit), moved[0], since)
-        show_figure("Lowest score", format_score(summary.worst, unit), moved[1], since)
+        show_figure("Best score", format_score(summary.best, unit), leader)
+        show_figure("Median score", format_score(summary.median, unit), moved[0])
+        show_figure("Lowest score", format_score(summary.worst, unit), moved[1])
 
 
-def show_figure(label: str, value: str, remark: str, against: str | None) -> None:
+def show_figure(label: str, value: str, remark: str) -> None:
     """Show one figure with a remark that is neither gain nor loss."""
     st.metric(
         label,
@@ -102,7 +104,6 @@ def show_figure(label: str, value: str, remark: str, against: str | None) -> Non
         delta=remark,
         delta_color="off",
         delta_arrow="off",
-        delta_description=against,
         border=True,
         height="stretch",
     )

@@ -14,7 +14,7 @@ from streamlit.elements.lib.column_types import ColumnConfig
 from core import EnhancedDatabaseService
 from core.records import Candle, MarketEvent, Tick
 from dashboard import insight_data, live, market_charts, market_frames, parameters, runtime, states
-from dashboard.formats import format_count, format_money, format_percent
+from dashboard.formats import format_count, format_money, format_percent, is_zero
 
 PRICES_SECONDS = 5
 CHART_SECONDS = 30
@@ -155,6 +155,8 @@ def show_figures(tick: Tick, candles: Sequence[Candle], chosen: insight_data.Ran
             f"{tick.symbol} now",
             format_money(tick.price),
             delta=None if change is None else f"{format_percent(change)} in 24 h",
+            delta_color="normal" if change and not is_zero(change) else "off",
+            delta_arrow="auto" if change and not is_zero(change) else "off",
             border=True,
             height="stretch",
         )
@@ -191,11 +193,12 @@ def show_candles(
 ) -> None:
     """Show the candles with their events, the volume below, and both in a sentence."""
     text = market_frames.describe_candles(symbol, candles, width=chosen.candle, marks=len(marks))
+    labels = market_charts.choose_labels(candles, chosen.labels)
     st.vega_lite_chart(
-        market_charts.build_candle_chart(candles, marks, labels=chosen.labels), width="stretch", alt=text
+        market_charts.build_candle_chart(candles, marks, labels=labels), width="stretch", alt=text
     )
     st.vega_lite_chart(
-        market_charts.build_volume_chart(candles, labels=chosen.labels),
+        market_charts.build_volume_chart(candles, labels=labels),
         width="stretch",
         alt=f"Volume of {symbol} in each of the {len(candles)} candles",
     )

@@ -153,7 +153,7 @@ def show_events(service: EnhancedDatabaseService, day: date) -> None:
             alt=f"The newest {len(events)} events of the day",
             column_config={
                 "time": st.column_config.DatetimeColumn("Time", format="HH:mm", timezone="UTC"),
-                "title": "Event",
+                "title": st.column_config.TextColumn("Event", width="medium"),
                 "sentiment": "Sentiment",
             },
         )

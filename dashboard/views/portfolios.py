@@ -26,6 +26,7 @@ from dashboard.formats import (
     format_rank,
     format_score,
     format_signed_money,
+    is_zero,
 )
 from dashboard.player_data import Player
 from dashboard.player_search import choose_view, find_rival, show_matches, show_suggestions
@@ -43,15 +44,16 @@ class Card(TypedDict):
     height: Literal["stretch"]
 
 
-class Neutral(TypedDict):
-    """How a remark under a figure is drawn that is neither gain nor loss."""
+class Tone(TypedDict):
+    """How a remark under a figure is drawn."""
 
-    delta_color: Literal["off"]
-    delta_arrow: Literal["off"]
+    delta_color: Literal["off", "normal"]
+    delta_arrow: Literal["off", "auto"]
 
 
 CARD = Card(border=True, height="stretch")
-NEUTRAL = Neutral(delta_color="off", delta_arrow="off")
+NEUTRAL = Tone(delta_color="off", delta_arrow="off")
+"""Neither gain nor loss."""
 
 
 def show_portfolios() -> None:
@@ -134,9 +136,15 @@ def show_figures(history: Sequence[Portfolio]) -> None:
             format_signed_money(latest.day_change),
             delta=format_percent(latest.day_change_percent),
             **CARD,
+            **choose_tone(latest.day_change_percent),
         )
         show_part("Cash", latest.cash, percent=100 - latest.invested_percent)
         show_part("Invested", latest.invested, percent=latest.invested_percent)
+
+
+def choose_tone(change: Decimal) -> Tone:
+    """Return how a change is drawn: nothing is no gain."""
+    return NEUTRAL if is_zero(change) else Tone(delta_color="normal", delta_arrow="auto")
 
 
 def show_part(label: str, amount: Decimal, *, percent: Decimal) -> None:
@@ -177,6 +185,7 @@ def show_record(history: Sequence[Portfolio]) -> None:
             format_signed_money(record.best_change),
             delta=format_signed_money(record.worst_change),
             **CARD,
+            **choose_tone(record.worst_change),
         )
 
 

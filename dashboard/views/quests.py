@@ -163,7 +163,7 @@ def show_slowest(service: EnhancedDatabaseService) -> None:
         placeholder="never",
         alt=f"The {len(paces)} quests with least progress for each day that they are open",
         column_config={
-            "title": "Quest",
+            "title": st.column_config.TextColumn("Quest", width="medium"),
             "players": st.column_config.NumberColumn("Players", format="%,d"),
             "progress": st.column_config.ProgressColumn(
                 "Progress", format="%.0f%%", min_value=0, max_value=100

@@ -19,7 +19,7 @@ def test_newest_first_and_at_once(service: EnhancedDatabaseService) -> None:
         assert service.get_recent_market_events(limit) == (first,)
     second = service.create_market_event(
         type="PRICE_MOVE",
-        title="AAPL rose 7.2 %",
+        title="AAPL rose 7.2%",
         affected_symbols=["AAPL"],
         impact_magnitude=Decimal("7.204"),
         sentiment="POSITIVE",

@@ -53,7 +53,7 @@ def test_all_symbols_and_the_first_ones_candles(market: EnhancedDatabaseService)
     text = read_text(page)
     assert "10 candles of 2 hours: from $50.00 to $60.00 (+20.00%)" in text
     assert "1 event marked" in text
-    assert read_events(page) == ["AAPL rose 6.1 %", "FB fell 5.3 %", "IBM earned much"]
+    assert read_events(page) == ["AAPL rose 6.1%", "FB fell 5.3%", "IBM earned much"]
 
 
 def test_a_link_chooses_symbol_range_and_events(market: EnhancedDatabaseService) -> None:
@@ -67,7 +67,7 @@ def test_a_link_chooses_symbol_range_and_events(market: EnhancedDatabaseService)
     assert figures["IBM now"] == "$200.00"
     assert figures["Volatility"] == "-"
     assert "of 2 weeks" in read_text(page)
-    assert read_events(page) == ["FB fell 5.3 %"]
+    assert read_events(page) == ["FB fell 5.3%"]
     assert page.selectbox(key="type").value == "Price move"
 
 

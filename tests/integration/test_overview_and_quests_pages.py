@@ -31,7 +31,7 @@ def game(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDatabase
     """The pages on a finished game, with prices and an event on its last day."""
     play_game(service)
     open_market(service)
-    execute("UPDATE market_events SET created_at = '2013-03-01T20:00:00Z' WHERE title = 'FB fell 5.3 %'")
+    execute("UPDATE market_events SET created_at = '2013-03-01T20:00:00Z' WHERE title = 'FB fell 5.3%'")
     execute("UPDATE users SET last_active = '2013-03-01T20:00:00Z' WHERE username <> 'dave'")
     alice = service.get_user_by_username("alice")
     service.create_quest(
@@ -64,7 +64,7 @@ def test_the_overview_sums_up_the_newest_session(game: EnhancedDatabaseService) 
     assert "[alice](portfolios?player=alice)" in read_text(page)
     movers, events, sessions = (table.value for table in page.dataframe)
     assert list(movers["symbol"]) == ["market?symbol=FB", "market?symbol=AAPL", "market?symbol=IBM"]
-    assert list(events["title"]) == ["FB fell 5.3 %"]
+    assert list(events["title"]) == ["FB fell 5.3%"]
     assert list(sessions["players"]) == [3, 3, 3]
 
 

@@ -58,6 +58,17 @@ def test_labels_end_with_the_newest_and_are_odd(sessions: int) -> None:
     assert len(labels) % 2 or len(labels) <= 3
 
 
+@pytest.mark.parametrize(
+    ("most", "top"), [(1, 1), (7, 7), (10, 10), (14, 15), (16, 20), (101, 150), (14_999, 15_000)]
+)
+def test_a_histogram_ends_above_its_highest_bar(most: int, top: int) -> None:
+    """At a round number, whichever of the two distributions has it."""
+    low, high = [Bin(0.0, 1.0, 1)], [Bin(0.0, 1.0, most)]
+    for bins, before in ((low, high), (high, low)):
+        spec = charts.build_histogram(bins, unit="percent", median=Decimal(0), before=before)
+        assert spec["layer"][0]["encoding"]["y"]["scale"]["domain"] == [0, top]
+
+
 def test_a_tooltip_has_readable_figures() -> None:
     """Formatted here, not by the browser."""
     [row] = charts.build_change_chart(build_frame(1))["data"]["values"]

@@ -41,13 +41,6 @@ def test_ranks_and_days_are_readable() -> None:
     assert formats.format_day(date(2013, 3, 1)) == "Fri 1 Mar 2013"
 
 
-def test_a_short_day_has_its_year_where_it_is_another() -> None:
-    """A session of the replay is not taken for one of this year."""
-    day = date(2013, 3, 1)
-    assert formats.format_short_day(day, beside=date(2013, 2, 28)) == "1 Mar"
-    assert formats.format_short_day(day, beside=date(2026, 11, 25)) == "1 Mar 2013"
-
-
 def test_the_time_of_reading_is_utc() -> None:
     """A time of another zone is written in UTC, which is named."""
     moment = datetime.fromisoformat("2013-03-01T23:30:05+02:00")
@@ -90,4 +83,28 @@ def test_a_known_category_describes_itself(category: formats.Category) -> None:
 def test_player_made_text_is_shown_literally() -> None:
     """A name cannot smuggle in markup, links, colours or formulas."""
     escaped = formats.escape_markdown("[x](http://evil) :red[a] <b> $1$ *b*")
-    assert escaped == (r"\[x\]\(http\://evil\) \:red\[a\] \<b\> \$1\$ \*b\*")
+    assert escaped.replace("\u2060", "") == r"\[x\]\(http\://evil\) \:red\[a\] \<b\> \$1\$ \*b\*"
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("www.evil.com", "www."), ("https://evil.com", "://"), (":material_home:", ":material")],
+)
+def test_a_name_becomes_no_link_and_no_icon(name: str, found: str) -> None:
+    """Both are looked for in the text behind the escapes, so something stands between."""
+    shown = formats.escape_markdown(name).replace("\\", "")
+    assert found not in shown
+    assert shown.replace("\u2060", "") == name
+
+
+def test_a_name_is_one_line_that_keeps_its_direction() -> None:
+    """Spaces at an end would undo bold; text from right to left would move what follows it."""
+    assert formats.escape_markdown(" a\n# b ") == r"a \# b"
+    assert formats.escape_markdown("&lt;") == r"\&lt;"
+    assert formats.escape_markdown("\u05e9\u05dc") == "\u2068\u05e9\u05dc\u2069"
+
+
+@pytest.mark.parametrize(("change", "expected"), [("0", True), ("-0.004", True), ("0.01", False)])
+def test_nothing_is_neither_gain_nor_loss(change: str, *, expected: bool) -> None:
+    """What is written as 0.00 gets no arrow."""
+    assert formats.is_zero(Decimal(change)) is expected

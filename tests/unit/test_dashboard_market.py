@@ -177,3 +177,11 @@ def test_a_part_says_how_old_it_is() -> None:
     assert describe_age(now, every=None, stale=None).endswith("· paused")
     assert "last known ones, 42 s old" in describe_age(now, every=5, stale=42.0)
     assert "the cache does not answer" in describe_age(now, every=5, stale=None, is_cached=False)
+
+
+def test_times_of_several_days_are_labelled_with_their_day() -> None:
+    """A range of hours with prices may reach over years; its times would go back and forth."""
+    assert market_charts.choose_labels(build_candles(3), "%H:%M") == "%-d %b %H:%M"
+    assert market_charts.choose_labels(build_candles(2), "%H:%M") == "%H:%M"
+    assert market_charts.choose_labels(build_candles(3), "%b %Y") == "%b %Y"
+    assert market_charts.choose_labels([], "%H:%M") == "%H:%M"

@@ -67,6 +67,12 @@ def test_a_session_that_is_over_names_its_day() -> None:
     assert active.change == "7 seen since"
 
 
+def test_an_unchanged_return_is_no_gain() -> None:
+    """No green arrow at 0.00."""
+    median = overview_frames.build_headlines([build_session(), build_session()], active=0, is_today=True)[2]
+    assert (median.change, median.tone) == ("0.00 pts", "off")
+
+
 def test_a_first_session_has_no_change() -> None:
     """Nor a trend of quests."""
     headlines = overview_frames.build_headlines([build_session()], active=0, is_today=True)

@@ -216,9 +216,9 @@ def moves(*closes: int) -> History:
 @pytest.mark.parametrize(
     ("after", "title", "impact", "sentiment"),
     [
-        (1_072_000, "AAPL rose 7.2 %", Decimal("7.20"), "POSITIVE"),
-        (920_000, "AAPL fell 8.0 %", Decimal("8.00"), "NEGATIVE"),
-        (50_000_000, "AAPL rose 4900.0 %", Decimal("999.99"), "POSITIVE"),
+        (1_072_000, "AAPL rose 7.2%", Decimal("7.20"), "POSITIVE"),
+        (920_000, "AAPL fell 8.0%", Decimal("8.00"), "NEGATIVE"),
+        (50_000_000, "AAPL rose 4900.0%", Decimal("999.99"), "POSITIVE"),
     ],
 )
 def test_a_large_move_makes_an_event(after: int, title: str, impact: Decimal, sentiment: str) -> None:
