@@ -74,17 +74,22 @@ class FleetReader:
         self.files_read = 0
         """How many files of writers the last collection read, beside the archive."""
 
-    def collect(self) -> list[Metric]:
+    def collect(self, limit_seconds: float = LOCK_SECONDS) -> list[Metric]:
         """Return every metric of the fleet at this moment, sorted by name.
 
         This process's own come from memory, so they are there whatever becomes of the folder.
         What others count themselves is up to a second old. Raises `TimeoutError` when another
-        reader holds the folder for seconds.
+        reader holds the folder for `limit_seconds`, which is two at most.
         """
-        with self._lock:
+        deadline = time.monotonic() + min(limit_seconds, LOCK_SECONDS)
+        if not self._lock.acquire(timeout=max(0.0, min(limit_seconds, LOCK_SECONDS))):
+            raise TimeoutError(f"another scrape waits for {self.directory}")
+        try:
             own_id, unshared = self._own.snapshot()
             own = self._read_values((key, *numbers) for key, numbers in unshared)
-            return self._families.build([*self._read_folder(own_id), own])
+            return self._families.build([*self._read_folder(own_id, deadline), own])
+        finally:
+            self._lock.release()
 
     def list_gauges(self) -> list[list[Sample]]:
         """Return the gauges of each other live process by itself; folds nothing and waits for nobody."""
@@ -112,11 +117,11 @@ class FleetReader:
         rows = [(self._families.index(key), number, timestamp) for key, number, timestamp in values]
         return Reading([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
-    def _read_folder(self, own_id: str | None) -> list[Reading]:
+    def _read_folder(self, own_id: str | None, deadline: float) -> list[Reading]:
         if self.directory is None:
             return []
         try:
-            with _locked(self.directory):
+            with _locked(self.directory, deadline):
                 return self._read_locked(self.directory, own_id)
         except (FileNotFoundError, NotADirectoryError, PermissionError):
             # this process could not write anything there either, and has said so
@@ -252,10 +257,9 @@ def _remove_abandoned(directory: Path, names: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def _locked(directory: Path, deadline: float) -> Iterator[None]:
     """Hold the folder against other readers; the lock is the folder's own, so it needs no write access."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    deadline = time.monotonic() + LOCK_SECONDS
     try:
         while True:
             try:
@@ -264,7 +268,7 @@ def _locked(directory: Path) -> Iterator[None]:
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise TimeoutError(
-                        f"another exporter holds {directory} for {LOCK_SECONDS:.0f} s; stop it"
+                        f"another exporter holds {directory}; stop it when it stays so"
                     ) from None
                 time.sleep(LOCK_POLL_SECONDS)
         yield

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.samples import Sample
 
 from core.forks import call_in_forked_child
-from core.metric_fleet import FleetReader
+from core.metric_fleet import LOCK_SECONDS, FleetReader
 from core.metric_names import AuditedAction, CloseReason, Definitions, Limiter, Role, Task, Tier
 from core.metric_values import MetricWriter
 
@@ -53,16 +53,16 @@ class Metrics(Definitions):
         if self.writer.is_shared:
             self._start_publishing()
 
-    def collect(self, directory: Path | None) -> list[Metric]:
+    def collect(self, directory: Path | None, *, limit_seconds: float = LOCK_SECONDS) -> list[Metric]:
         """Return the metrics of this process and of every other one that shares `directory`.
 
         This process's are of this moment, those of others up to a second old. Raises
-        `TimeoutError` when another exporter holds the folder.
+        `TimeoutError` when another exporter holds the folder for `limit_seconds`, two at most.
         """
         self.publish()
         if self._fleet.directory != directory:
             self._fleet = FleetReader(self.writer, directory)
-        return self._fleet.collect()
+        return self._fleet.collect(limit_seconds)
 
     def list_gauges(self, directory: Path | None) -> list[list[Sample]]:
         """Return the gauges of each other live process that shares `directory`, up to a second old."""

@@ -1,6 +1,7 @@
 """The exporter while the servers are stopped, hang or are full: it answers, and heals by itself."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import threading
@@ -230,6 +231,30 @@ def test_redis_hung(subject: Subject) -> None:
     finally:
         os.kill(subject.valkey.server.pid, signal.SIGCONT)
     assert_healed(subject, "redis", "redis")
+
+
+def test_a_folder_that_another_exporter_holds(subject: Subject, tmp_path: Path) -> None:
+    """It stands still in the middle of a scrape: this one is in time, and health is still true."""
+    shared = subject.settings.model_copy(update={"metrics_dir": tmp_path})
+    with (
+        open_service(shared, role="exporter") as service,
+        TestClient(build_app(service, tmp_path)) as client,
+    ):
+        holder = os.open(tmp_path, os.O_RDONLY)
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        took, up = [], []
+        for _ in range(5):
+            started = time.monotonic()
+            text = client.get("/metrics", headers={"X-Prometheus-Scrape-Timeout-Seconds": "1.2"}).text
+            took.append(time.monotonic() - started)
+            up.append(value(text, "echo_service_up", service="database"))
+            assert value(text, "echo_scrape_collector_success", collector="processes") == 0
+        # a machine that does other things may be late now and then
+        assert min(took) < 1.2
+        assert 1 in up
+        os.close(holder)
+        text = client.get("/metrics").text
+        assert value(text, "echo_scrape_collector_success", collector="processes") == 1
 
 
 def test_a_short_timeout_is_kept(subject: Subject) -> None:
