@@ -22,6 +22,7 @@ from tests.bench.dashboard.visitor import Visitor
 from tests.conftest import Execute, connected
 from tests.dashboard_process import Dashboard, build_environment, run_dashboard
 from tests.game import play_game
+from tests.patience import stretch
 
 VISITORS = 20
 LOAD_SECONDS = 60.0
@@ -95,8 +96,8 @@ def test_a_signal_stops_it_cleanly(
         dashboard.fetch("/readyz")
         started = time.monotonic()
         dashboard.process.send_signal(number)
-        assert dashboard.process.wait(STOP_SECONDS) == 0
-        assert time.monotonic() - started < STOP_SECONDS
+        assert dashboard.process.wait(10 * STOP_SECONDS) == 0
+        assert time.monotonic() - started < stretch(STOP_SECONDS)
     assert "Traceback" not in dashboard.log.read_text()
     left = "select count(*) from pg_stat_activity where application_name = %s"
     assert execute(left, ("echo-markets-dashboard",)) == [(0,)]
@@ -122,7 +123,7 @@ async def _stop_under_load(dashboard: Dashboard, *, is_loaded: Callable[[], bool
         await asyncio.sleep(0.05)
     started = time.monotonic()
     dashboard.process.send_signal(signal.SIGTERM)
-    status = await asyncio.to_thread(dashboard.process.wait, 2 * STOP_SECONDS)
+    status = await asyncio.to_thread(dashboard.process.wait, 10 * STOP_SECONDS)
     seconds = time.monotonic() - started
     ended.set()
     await asyncio.gather(*visits)
@@ -148,7 +149,7 @@ def test_a_signal_under_load_ends_it_within_5_seconds(
             _stop_under_load(dashboard, is_loaded=lambda: execute(waiting, name)[0][0] >= 5)
         )
         assert execute(count, name) == [(0,)]
-    assert seconds < STOP_SECONDS
+    assert seconds < stretch(STOP_SECONDS)
 
 
 def test_nothing_but_pages_is_public(settings: Settings, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from core.simulation.live import Simulator
 from core.simulation.replay import seed
 from tests.conftest import Execute, administered
 from tests.market_days import import_days
+from tests.patience import stretch
 
 NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
 TODAY = NOON.date()
@@ -393,9 +394,9 @@ def test_it_stops_within_a_second(running: Running) -> None:
     running.wait_for_steps(1)
     begun = time.monotonic()
     running.stop.set()
-    running.thread.join(1)
+    running.thread.join(10)
     assert not running.thread.is_alive()
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < stretch(1)
 
 
 def test_an_outage_is_logged_once_and_survived(
@@ -489,7 +490,7 @@ def test_the_command_ends_on_a_signal(
     finally:
         process.kill()
     assert process.returncode == 0, errors
-    assert time.monotonic() - begun < 3
+    assert time.monotonic() - begun < stretch(3)
     assert "Traceback" not in errors
     assert "the live market has stopped" in errors
     left = execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'echo-markets-simulator'")

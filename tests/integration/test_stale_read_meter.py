@@ -11,6 +11,7 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.cache import meter
 from core.records import User
 from tests.conftest import Execute
+from tests.patience import stretch
 
 PATIENCE_SECONDS = 30.0
 
@@ -103,7 +104,7 @@ def test_a_slow_database_slows_nobody(
         started = time.perf_counter()
         for _ in range(3 * meter.QUEUE_SAMPLES):
             past_near.get_user_by_id(alice.id)
-        assert time.perf_counter() - started < 2
+        assert time.perf_counter() - started < stretch(2)
         assert past_near._cache._meter._samples.full()
 
 
