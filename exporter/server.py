@@ -4,6 +4,7 @@ Owns routes and status codes; what they show is built in `exporter.exposition` a
 `exporter.documents`. Every other path is 404, every other method 405.
 """
 
+import gzip
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -24,7 +24,7 @@ from exporter.collectors.postgres import open_postgres_lane
 from exporter.collectors.redis import open_redis_lane
 from exporter.documents import INDEX, build_health_document, describe_readiness
 from exporter.exposition import build_exposition
-from exporter.negotiation import negotiate
+from exporter.negotiation import accepts_gzip, negotiate
 from exporter.web_config import Passwords
 
 NO_STORE = {"Cache-Control": "no-store"}
@@ -63,7 +63,7 @@ def build_app(
     access = [Middleware(BasicAuth, passwords=Passwords(users))] if users else []
     app = Starlette(
         routes=_build_routes(service, metrics_dir, lanes),
-        middleware=[*access, Middleware(GZipMiddleware, compresslevel=GZIP_LEVEL)],
+        middleware=access,
         lifespan=lifespan,
     )
     # /metrics/ is another path, and 404 like all others
@@ -80,7 +80,11 @@ def _build_routes(
     def metrics(request: Request) -> Response:
         scrape, content_type = negotiate(request.headers)
         text = build_exposition(service, metrics_dir, lanes=lanes, scrape=scrape, succeeded_at=succeeded_at)
-        return Response(text, headers={"Content-Type": content_type, "Vary": "Accept"})
+        described = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+        if accepts_gzip(request.headers):
+            text = gzip.compress(text, GZIP_LEVEL, mtime=0)
+            described["Content-Encoding"] = "gzip"
+        return Response(text, headers=described)
 
     def health(_: Request) -> Response:
         found = service.health()

@@ -50,6 +50,7 @@ def port(service: EnhancedDatabaseService) -> Iterator[int]:
     [
         (PROMETHEUS, OPEN_METRICS),
         ("application/openmetrics-text", OPEN_METRICS),
+        ('application/openmetrics-text; version="1.0.0"', OPEN_METRICS),
         ("application/openmetrics-text;version=1.0.0;q=0.2,text/plain;q=0.5", PLAIN_TEXT),
         ("application/openmetrics-text;version=2.0.0", PLAIN_TEXT),
         ("application/openmetrics-text;q=0", PLAIN_TEXT),
@@ -70,7 +71,20 @@ def test_metrics_come_in_the_format_that_is_liked_best(
     assert response.text.endswith("# EOF\n") == (content_type == OPEN_METRICS)
 
 
-@pytest.mark.parametrize(("accept", "encoding"), [("gzip, deflate", "gzip"), ("identity", None)])
+@pytest.mark.parametrize(
+    ("accept", "encoding"),
+    [
+        ("gzip, deflate", "gzip"),
+        ("deflate, GZIP;q=1.0, *;q=0.5", "gzip"),
+        ("*", "gzip"),
+        ("identity", None),
+        ("br", None),
+        ("", None),
+        ("gzip;q=0", None),
+        ("gzip;q=0, *", None),
+        ("gzip;q=0.5, identity", None),
+    ],
+)
 def test_metrics_are_compressed_for_who_accepts_it(port: int, accept: str, encoding: str | None) -> None:
     """A fleet's text is large and repeats itself; caches are told what it depends on."""
     with httpx2.stream(
