@@ -39,7 +39,11 @@ def show_table(
     alt: str,
     score: str,
 ) -> None:
-    """Show ranked players; choosing a cell opens that row's player."""
+    """Show ranked players; choosing a cell, but for the first column's, opens that row's player."""
+    names = [entry.username for entry in entries]
+    # a row was chosen in what was shown then, which need not be the order of now
+    shown = st.session_state.get(f"{key}-shown", names)
+    st.session_state[f"{key}-shown"] = names
     chosen = st.dataframe(
         table,
         key=key,
@@ -52,12 +56,12 @@ def show_table(
         alt=alt,
         column_config=build_columns(category, score=score),
     )
-    open_chosen(chosen["selection"], entries)
+    open_chosen(chosen["selection"], shown)
 
 
-def open_chosen(selection: Mapping[str, Any], entries: Sequence[LeaderboardEntry | PeriodEntry]) -> None:
-    """Go to the page of the player whose row was chosen, if any."""
-    username = frames.find_chosen(selection, entries)
+def open_chosen(selection: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Go to the page of the player whose row was chosen among these names, if any."""
+    username = frames.find_chosen(selection, names)
     if username is not None:
         st.switch_page(PLAYER_PAGE, query_params={"player": username})
 
@@ -71,7 +75,10 @@ def build_columns(category: Category, *, score: str) -> dict[str, Any]:
         "moved": st.column_config.TextColumn(
             "Moved", width=70, help="Ranks gained or lost against the session compared with"
         ),
-        "player": st.column_config.TextColumn("Player", help="Choose a row to open the player's portfolio"),
+        "player": st.column_config.TextColumn(
+            "Player",
+            help="Choose a row to open the player's portfolio; by keyboard: arrows up and down, then right",
+        ),
         "score": number(score, format=_SCORES[unit], help=category.explanation),
         "change": number("Change", format=_DIFFERENCES[unit], help="Score against the session compared with"),
         "sessions": number("Sessions", format="%,d", width=80, help="Sessions with a score"),

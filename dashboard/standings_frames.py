@@ -11,11 +11,13 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from core.records import BoardSummary, LeaderboardEntry, PeriodEntry, PlayerScore, ScoreBin
+from core.records import BoardSummary, PeriodEntry, PlayerScore, ScoreBin
 from dashboard.formats import Unit, format_count, format_points, format_score
 from dashboard.frames import Bin
 from dashboard.medals import MEDALS
 from dashboard.standings_data import Page
+
+FIRST_COLUMN = "medal"
 
 _TYPES = {
     "medal": pa.string(),
@@ -121,13 +123,13 @@ def filter_names(entries: Sequence[PeriodEntry], prefix: str) -> Sequence[Period
     return [entry for entry in entries if entry.username.casefold().startswith(wanted)]
 
 
-def find_chosen(
-    selection: Mapping[str, Any], entries: Sequence[LeaderboardEntry | PeriodEntry]
-) -> str | None:
-    """Return the username of the row that was chosen in a table, if any."""
-    rows = [row for row, _ in selection.get("cells", ())]
-    rows += list(selection.get("rows", ()))
-    return entries[rows[0]].username if rows and rows[0] < len(entries) else None
+def find_chosen(selection: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """Return who was chosen in a table that showed these names, if anybody.
+
+    Not by a cell of the first column: the keyboard's focus enters there, and moves up and down.
+    """
+    rows = [row for row, column in selection.get("cells", ()) if column != FIRST_COLUMN]
+    return names[rows[0]] if rows and rows[0] < len(names) else None
 
 
 def _list_trends(players: Sequence[UUID], trends: Mapping[UUID, Sequence[Decimal]]) -> list[list[float]]:

@@ -155,6 +155,25 @@ def test_a_row_leads_to_the_player_and_back(
     assert read_parameters(page) == {"top": "10", "against": "2013-02-26"}
 
 
+def test_a_row_is_chosen_by_keyboard(
+    page: Page, dashboard: Dashboard, board: tuple[LeaderboardEntry, ...]
+) -> None:
+    """The focus enters the table and leads nowhere; down and then right opens the second player."""
+    visit(page, f"{dashboard.url}/leaderboards?top=10&live=false")
+    read_cells(page)
+    page.get_by_role("button", name="Fullscreen").first.focus()
+    page.keyboard.press("Tab")
+    expect(page.locator("[data-testid=stDataFrame] canvas:focus").first).to_be_attached()
+    wait_until_complete(page)
+    page.keyboard.press("ArrowDown")
+    wait_until_complete(page)
+    assert urlsplit(page.url).path == "/leaderboards"
+    page.keyboard.press("ArrowRight")
+    expect(page.get_by_role("heading", name="Portfolios")).to_be_visible()
+    wait_until_complete(page)
+    assert read_parameters(page)["player"] == board[1].username
+
+
 def test_a_search_finds_the_player_and_the_neighbours(
     page: Page, dashboard: Dashboard, board: tuple[LeaderboardEntry, ...]
 ) -> None:

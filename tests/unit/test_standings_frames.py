@@ -60,16 +60,17 @@ def test_a_period_is_a_table_too() -> None:
 @pytest.mark.parametrize(
     ("selection", "expected"),
     [
-        ({"cells": [(1, "score")]}, "player1"),
-        ({"rows": [0], "cells": []}, "player0"),
+        ({"cells": [(1, "score")]}, "bob"),
+        ({"cells": [(0, "rank")]}, "alice"),
+        ({"cells": [(0, "medal")]}, None),
         ({"rows": [], "cells": []}, None),
         ({"cells": [(9, "score")]}, None),
         ({}, None),
     ],
 )
 def test_the_chosen_row_names_the_player(selection: dict[str, object], expected: str | None) -> None:
-    """By cell or row; nothing chosen, or a row that is gone, is nobody."""
-    assert frames.find_chosen(selection, build_entries(["2", "1"])) == expected
+    """Nothing chosen, a row that is gone, or where the keyboard's focus enters, is nobody."""
+    assert frames.find_chosen(selection, ["alice", "bob"]) == expected
 
 
 @pytest.mark.parametrize(
