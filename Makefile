@@ -29,7 +29,7 @@ up: $(RUNTIME) ## start the whole stack and fill it with demo data (MODE=local o
 down: ## stop the stack and keep its data
 	@$(call if_installed,$(STACK) down)
 
-status: ## show every program; fails unless all are healthy
+status: ## show every program and the health of the whole; fails unless all is healthy
 	@$(call if_installed,$(STACK) status,exit 1)
 
 logs: ## show what the programs wrote (NAME=exporter for one, FOLLOW=1 to go on)

@@ -69,7 +69,7 @@ def down(folder: StackFolder) -> None:
 @stack.command("status")
 @click.pass_obj
 def status(folder: StackFolder) -> None:
-    """Show every program; exit status 1 unless all are healthy."""
+    """Show every program and the health of the whole; exit status 1 unless all is healthy."""
     if not find_stack(folder, Console()).status():
         sys.exit(UNHEALTHY)
 

@@ -18,6 +18,7 @@ from core.local.configuration import StackSettings
 from core.local.errors import StackError
 from core.local.folder import StackFolder
 from core.local.ports import LOOPBACK, check_ports
+from core.local.stack_health import read_stack_health
 from core.release import find_revision
 
 ENGINE_SECONDS = 8.0  # an engine that needs longer to say who it is does not work
@@ -94,13 +95,19 @@ class DockerStack:
         self._say("stopped, the data is kept")
 
     def status(self) -> bool:
-        """Show every container; say whether all are healthy."""
+        """Show every container and the health of the whole; say whether all is healthy."""
         containers = self._containers()
         table = Table("service", "state", "healthy", "address", box=None)
         for item in containers:
             table.add_row(item.service, item.state, "yes" if item.is_healthy else "no", item.ports)
         self._console.print(table)
-        return _are_complete(containers)
+        recorded = self._folder.recorded()
+        if not recorded:
+            # nothing was started, or its address was forgotten
+            return _are_complete(containers)
+        whole = read_stack_health(recorded)
+        self._say(f"the stack is {whole}")
+        return whole.is_healthy and _are_complete(containers)
 
     def logs(self, name: str | None, *, follow: bool) -> None:
         """Show the end of one service's output or of everyone's."""

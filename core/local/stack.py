@@ -32,6 +32,7 @@ from core.local.programs import (
     log_file,
     pid_file,
 )
+from core.local.stack_health import read_stack_health
 from core.local.supervision import write_files
 from core.local.supervisor import ProgramState, Supervisor
 from core.settings import Settings
@@ -80,15 +81,17 @@ class LocalStack:
             self._say("stopped, the data is kept" if self._stop() else "nothing is running")
 
     def status(self) -> bool:
-        """Show every program; say whether all are healthy."""
+        """Show every program and the health of the whole; say whether all is healthy."""
         health = self._inspect()
         if not health:
             self._say("not running; `make up` starts it")
             return False
         self._console.print(_status_table(health, self._folder.recorded()))
+        whole = read_stack_health(self._folder.recorded())
+        self._say(f"the stack is {whole}")
         if not self._supervisor.is_running():
             self._say("the supervisor has ended; `make up` repairs it")
-        return all(item.is_healthy for item in health)
+        return whole.is_healthy and all(item.is_healthy for item in health)
 
     def logs(self, name: str | None, *, follow: bool) -> None:
         """Show the end of one program's output or of everyone's."""

@@ -1,0 +1,78 @@
+"""What the exporter says of the stack as a whole, which programs that run do not tell.
+
+Owns the line below the table of programs, the same for processes and containers; evaluates nothing.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from core.http_client import FetchFailed, fetch
+from core.local.programs import address
+
+# The exporter's own checks take a second at most.
+ANSWER_SECONDS = 5.0
+HEALTHY = "healthy"
+
+
+class StackHealth(NamedTuple):
+    """The status of the exporter's health document, `unknown` without one, and what is wrong in words."""
+
+    status: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def is_healthy(self) -> bool:
+        """Say whether nothing is wrong."""
+        return self.status == HEALTHY
+
+    def __str__(self) -> str:
+        return f"{self.status}: {', '.join(self.reasons)}" if self.reasons else self.status
+
+
+class _Pool(msgspec.Struct):
+    status: str
+
+
+class _Database(msgspec.Struct, rename="camel"):
+    status: str
+    migrations_pending: int | None
+    connection_pool: _Pool
+
+
+class _Redis(msgspec.Struct):
+    status: str
+
+
+class _Services(msgspec.Struct):
+    database: _Database
+    redis: _Redis
+
+
+class _Document(msgspec.Struct):
+    status: str
+    services: _Services
+
+
+def read_stack_health(environment: Mapping[str, str]) -> StackHealth:
+    """Return what the exporter of the recorded stack says, up to two seconds old."""
+    try:
+        answer = fetch(
+            f"{address('exporter', environment)}/api/health/database", timeout_seconds=ANSWER_SECONDS
+        )
+        document = msgspec.json.decode(answer.body, type=_Document)
+    except (FetchFailed, msgspec.DecodeError):
+        return StackHealth("unknown", ("the exporter does not say",))
+    return StackHealth(document.status, tuple(_list_reasons(document.services)))
+
+
+def _list_reasons(services: _Services) -> Iterator[str]:
+    if services.database.status != HEALTHY:
+        yield "the database does not answer"
+    if services.redis.status == "unhealthy":
+        yield "redis does not answer"
+    if services.database.migrations_pending:
+        yield f"migrations pending: {services.database.migrations_pending} (`make migrate` applies them)"
+    if services.database.connection_pool.status != HEALTHY:
+        yield "a pool has no free connection (`echo-markets health` says whose)"

@@ -1,0 +1,50 @@
+"""What `make status` says of the stack as a whole: the same as everybody who is asked."""
+
+import pytest
+from starlette.responses import PlainTextResponse
+
+from core import Settings, open_service
+from core.local.ports import find_free_port
+from core.local.stack_health import StackHealth, read_stack_health
+from exporter.server import build_app
+from tests.conftest import Execute
+from tests.integration.test_health import STATES
+from tests.serving import served
+
+LINES = {
+    "healthy": "healthy",
+    "redis disabled": "healthy",
+    "redis down": "degraded: redis does not answer",
+    "redis down and required": "unhealthy: redis does not answer",
+    "pool exhausted": "degraded: a pool has no free connection (`echo-markets health` says whose)",
+    "migrations pending": "degraded: migrations pending: 1 (`make migrate` applies them)",
+    "database down": "unhealthy: the database does not answer",
+}
+
+
+def ask(port: int) -> StackHealth:
+    """Return what is said of the stack whose exporter has a port."""
+    return read_stack_health({"EXPORTER_HOST": "127.0.0.1", "EXPORTER_PORT": str(port)})
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_the_line_says_the_status_and_why(settings: Settings, execute: Execute, name: str) -> None:
+    """In every state that the document, the metrics and the dashboard agree on."""
+    state = STATES[name]
+    with (
+        open_service(state.change(settings)) as service,
+        state.prepare(service, execute),
+        served(build_app(service, None)) as port,
+    ):
+        whole = ask(port)
+    assert str(whole) == LINES[name]
+    assert (whole.status, whole.is_healthy) == (state.status, state.status == "healthy")
+
+
+def test_an_exporter_that_does_not_answer_says_nothing() -> None:
+    """Neither one that is not there, nor somebody else's server on its port."""
+    unknown = "unknown: the exporter does not say"
+    with served(PlainTextResponse("hello"), lifespan="off") as port:
+        assert str(ask(port)) == unknown
+    found = ask(find_free_port())
+    assert (str(found), found.is_healthy) == (unknown, False)
