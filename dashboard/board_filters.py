@@ -20,6 +20,17 @@ PERIODS = {"Session": 1, "Last 7": 7, "Last 30": 30}
 BEFORE = "Session before"
 NAME_LETTERS = 50
 COLUMN_WIDTHS = (3, 3, 3, 4)
+FILTERS = {
+    "category": None,
+    "day": None,
+    "against": BEFORE,
+    "period": "Session",
+    "find": "",
+    "order": "Best first",
+    "top": str(DEFAULT_ROWS),
+    "live": True,
+}
+"""Each filter's key and what it says unless somebody chose."""
 
 
 def choose_view(service: EnhancedDatabaseService, sessions: Sequence[date], newest: date) -> View:
@@ -95,7 +106,10 @@ def choose_prefix() -> str:
 
 def restart() -> None:
     """Go back to the first page."""
-    st.session_state["page"] = 1
+    if st.session_state.get("page", 1) != 1:
+        # what is a default by itself, such as the first category, leaves the address as it is drawn
+        parameters.keep_choices(FILTERS)
+        st.session_state["page"] = 1
 
 
 def choose_page(pages: int) -> int:

@@ -10,6 +10,7 @@ from datetime import date
 
 import streamlit as st
 from streamlit.errors import StreamlitAPIException
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dashboard.formats import escape_markdown
 
@@ -42,6 +43,28 @@ def translate_parameter(name: str, translations: Mapping[str, str]) -> None:
     except StreamlitAPIException:
         return
     st.rerun()
+
+
+def keep_choices(defaults: Mapping[str, object]) -> None:
+    """Let the address keep what widgets of these keys say, but for their defaults.
+
+    For a callback that is about to change another bound widget: Streamlit then writes the
+    whole address anew, from what it was when the page was opened or last written so.
+    """
+    context = get_script_run_ctx()
+    if context is None:
+        return
+    with context.session_state.query_params() as known:
+        for key, default in defaults.items():
+            value = st.session_state.get(key, default)
+            if value in (default, None, ""):
+                known.discard_param_no_forward_msg(key)
+            else:
+                known.set_with_no_forward_msg(key, _write(value))
+
+
+def _write(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def find_unknown(name: str, options: Collection[str]) -> str | None:

@@ -11,11 +11,19 @@ import streamlit as st
 from core import EnhancedDatabaseService
 from core.records import User
 from dashboard import data, parameters, states
-from dashboard.formats import escape_markdown
+from dashboard.formats import KNOWN_CATEGORIES, escape_markdown
 
 WINDOWS = (30, 90, 250, 1000)
 DEFAULT_WINDOW = 90
 NAME_LETTERS = 100
+FILTERS = {
+    "player": "",
+    "rival": "",
+    "sessions": DEFAULT_WINDOW,
+    "board": KNOWN_CATEGORIES[0].name,
+    "live": True,
+}
+"""The page's filters and what each says unless somebody chose."""
 
 
 def choose_view() -> tuple[str, str, int]:
@@ -98,4 +106,5 @@ def show_choices(names: Iterable[str], *, key: str) -> None:
 
 def choose(key: str, name: str) -> None:
     """Put a player into one of the search boxes."""
+    parameters.keep_choices({other: default for other, default in FILTERS.items() if other != key})
     st.session_state[key] = name

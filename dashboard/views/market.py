@@ -29,6 +29,15 @@ TABLE_PIXELS = (ROWS_WITHOUT_SCROLLING + 1) * ROW_PIXELS + ROW_PIXELS // 2
 CARD_PIXELS = 155
 FEW_CANDLES = 5
 ALL = "All"
+FILTERS = {
+    "range": DEFAULT_RANGE,
+    "type": ALL,
+    "sentiment": ALL,
+    "affects": ALL,
+    "events": DEFAULT_LENGTH,
+    "live": True,
+}
+"""Each filter's key, but for the symbol's, and what it says unless somebody chose."""
 SENTIMENTS = {"Positive": "POSITIVE", "Negative": "NEGATIVE", "Neutral": "NEUTRAL"}
 
 
@@ -105,6 +114,7 @@ def choose_row(symbols: Sequence[str]) -> None:
     """Make the symbol of the selected row the one of the chart, and of the address."""
     rows = st.session_state["symbols-table"].selection.rows
     if rows and rows[0] < len(symbols):
+        parameters.keep_choices(FILTERS)
         st.session_state["symbol"] = symbols[rows[0]]
         # the chart is outside of the table's own refresh
         st.session_state["symbol-chosen"] = True

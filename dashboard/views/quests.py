@@ -12,7 +12,7 @@ import streamlit as st
 
 from core import EnhancedDatabaseService
 from core.records import QuestTotals, User
-from dashboard import data, insight_data, live, quest_frames, runtime, states
+from dashboard import data, insight_data, live, parameters, quest_frames, runtime, states
 from dashboard.formats import escape_markdown, format_count
 from dashboard.market_frames import name_key
 
@@ -235,6 +235,7 @@ def show_matches(service: EnhancedDatabaseService, name: str) -> None:
 
 def choose(name: str) -> None:
     """Put a player into the search box."""
+    parameters.keep_choices({"live": True})
     st.session_state["player"] = name
 
 

@@ -187,6 +187,15 @@ def test_a_search_finds_the_player_and_the_neighbours(
     expect(heading).to_be_visible()
 
 
+def test_a_search_from_a_later_page_is_a_link(page: Page, dashboard: Dashboard) -> None:
+    """Going back to the first page takes the page out of the address, and nothing else."""
+    visit(page, f"{dashboard.url}/leaderboards?top=10&page=2&live=false")
+    page.get_by_label("Find a player").press_sequentially("c", delay=20)
+    expect(page.get_by_role("heading", name="starting with “c”")).to_be_visible()
+    wait_until_complete(page)
+    assert read_parameters(page) == {"top": "10", "find": "c", "live": "false"}
+
+
 def test_all_rows_are_a_file(
     page: Page, dashboard: Dashboard, service: EnhancedDatabaseService, board: tuple[LeaderboardEntry, ...]
 ) -> None:

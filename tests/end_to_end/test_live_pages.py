@@ -25,6 +25,7 @@ from tests.end_to_end.browsing import (
     read_parameters,
     run_browser,
     visit,
+    wait_until_complete,
 )
 from tests.game import play_game
 from tests.market import open_market
@@ -109,6 +110,12 @@ def test_a_row_of_the_market_chooses_its_symbol(page: Page, dashboard: Dashboard
     page.mouse.click(box["x"] + 16, box["y"] + 2.5 * ROW_PIXELS)
     expect(page.get_by_text("FB now")).to_be_visible()
     wait_for_parameters(page, {"symbol": "FB"})
+    page.get_by_role("radio", name="1 year").or_(page.get_by_role("button", name="1 year")).first.click()
+    wait_for_parameters(page, {"symbol": "FB", "range": "1 year"})
+    wait_until_complete(page)
+    page.mouse.click(box["x"] + 16, box["y"] + 3.5 * ROW_PIXELS)
+    expect(page.get_by_text("IBM now")).to_be_visible()
+    wait_for_parameters(page, {"symbol": "IBM", "range": "1 year"})
 
 
 def test_filters_survive_a_change_of_page_and_make_a_link(page: Page, dashboard: Dashboard) -> None:
