@@ -22,6 +22,7 @@ import redis
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
+from core.local.configuration import StackSettings
 from core.local.servers import PostgresServer, ValkeyServer, run_postgres, run_valkey
 from core.metrics import Metrics
 from core.migration import Migrator
@@ -43,7 +44,7 @@ PATIENCE = "-c statement_timeout=120s"
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment() -> Iterator[None]:
     """Keep the developer's own settings, and `.env` files, out of the tests."""
-    names = [name.upper() for name in Settings.model_fields]
+    names = [name.upper() for name in (*Settings.model_fields, *StackSettings.model_fields)]
     saved = {name: os.environ.pop(name) for name in names if name in os.environ}
     files = Settings.model_config.get("env_file")
     Settings.model_config["env_file"] = None
