@@ -176,6 +176,8 @@ class Cache:
         keys: Sequence[str],
         codec: Codec[T],
         load: Load[T],
+        *,
+        depends_on: tuple[str, ...] = (),
     ) -> dict[str, T]:
         """Return the values that exist under `keys`; `load` gets all missing keys at once."""
         if self._is_bypassed():
@@ -184,19 +186,19 @@ class Cache:
         near = self._near.get_many(keys)
         missing = [key for key in keys if key not in near] if len(near) < len(keys) else []
         self._tallies[kind.name].count_near(hits=len(near), misses=len(missing) if self._near.is_live else 0)
-        self._meter.see("near", lambda: Read(kind, codec, load, ()), near)
+        self._meter.see("near", lambda: Read(kind, codec, load, depends_on), near)
         found: dict[str, T] = near
         for key in [key for key, value in near.items() if value is ABSENT]:
             del found[key]
         if missing:
             try:
-                read = self._reader.read(Read(kind, codec, load, ()), missing)
+                read = self._reader.read(Read(kind, codec, load, depends_on), missing)
             except DatabaseUnavailable:
                 known = {key: value for key in missing if (value := self._recall(key)) is not None}
                 if not known:
                     raise
                 return found | known
-            self._last_known.remember(ticket, read, ())
+            self._last_known.remember(ticket, read, depends_on)
             found |= read
         return found
 
@@ -255,14 +257,16 @@ class Cache:
             return
         for name, count in Counter(kind.name for kind in by_key.values()).items():
             self._tallies[name].count_invalidations(count)
-        if self._shared is not None:
-            if is_certain:
-                self._shared.delete(list(by_key), fence)
-            else:
-                self._shared.keep_fence(list(by_key), fence)
-        # after Redis: a read that began before and ends now must not come back in
-        self._near.invalidate(by_key)
-        self._last_known.forget(by_key)
+        try:
+            if self._shared is not None:
+                if is_certain:
+                    self._shared.delete(list(by_key), fence)
+                else:
+                    self._shared.keep_fence(list(by_key), fence)
+        finally:
+            # after Redis: a read that began before and ends now must not come back in
+            self._near.invalidate(by_key)
+            self._last_known.forget(by_key)
 
     # -- run ----------------------------------------------------------------------------
 

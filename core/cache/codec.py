@@ -1,9 +1,9 @@
 """Turns values into what Redis stores, and back.
 
 Owns the stored form: a mark, the shape of the type, the versions of the keys the value
-depends on, then msgpack. The shape is a checksum of the type's fields, so a process of
-another release sees a miss and never decodes an old form. Nothing is pickled: what
-another program wrote under a key is a miss as well.
+depends on, a checksum of what follows, then msgpack. The shape is a checksum of the type's
+fields, so a process of another release sees a miss and never decodes an old form. Nothing is
+pickled: what another program wrote under a key, or changed of a value there, is a miss as well.
 """
 
 import secrets
@@ -23,6 +23,12 @@ LEASE_MARK = b"L"
 FENCE_MARK = b"F"
 # A mark and random bytes; what is longer or shorter was written by somebody else.
 TOKEN_BYTES = 16
+# A byte that was changed in place would decode as a value that nobody wrote.
+CHECKSUM_BYTES = 4
+
+
+class Unstorable(Exception):
+    """Msgpack has no form for a value, such as for a number of more than 64 bits."""
 
 
 class Absent:
@@ -45,20 +51,28 @@ class Codec(Generic[T]):
         self._value_head = VALUE_MARK + self._shape
 
     def encode(self, value: T | Absent, versions: tuple[bytes, ...]) -> bytes:
-        """Return the stored form of `value`, valid while its versions are."""
+        """Return the stored form of `value`, valid while its versions are; raises `Unstorable`."""
         if isinstance(value, Absent):
             return self._head(NONE_MARK, versions)
-        return self._head(VALUE_MARK, versions) + self._encoder.encode(value)
+        try:
+            body = self._encoder.encode(value)
+        except (OverflowError, RecursionError, TypeError, ValueError) as error:
+            raise Unstorable(str(error)) from error
+        return self._head(VALUE_MARK, versions) + _sum_up(body) + body
 
     def decode(self, stored: bytes, versions: tuple[bytes, ...]) -> T | Absent | None:
-        """Return the value, or None when it is foreign, of another shape or outdated."""
+        """Return the value, or None when it is foreign, corrupted, of another shape or outdated."""
         head = self._head(VALUE_MARK, versions) if versions else self._value_head
         if not stored.startswith(head):
             return ABSENT if stored == self._head(NONE_MARK, versions) else None
+        start = len(head) + CHECKSUM_BYTES
+        body = memoryview(stored)[start:]
+        if stored[len(head) : start] != _sum_up(body):
+            return None
         try:
-            return self._decoder.decode(memoryview(stored)[len(head) :])
-        except (msgspec.DecodeError, ValueError):
-            # a truncated or corrupted value
+            return self._decoder.decode(body)
+        except (msgspec.DecodeError, RecursionError, ValueError):
+            # the checksum says that it is whole, not that this release wrote it
             return None
 
     def _head(self, mark: bytes, versions: tuple[bytes, ...]) -> bytes:
@@ -66,6 +80,10 @@ class Codec(Generic[T]):
         if not versions:
             return head
         return head + b"".join(len(v).to_bytes(1, "big") + v for v in versions)
+
+
+def _sum_up(body: bytes | memoryview) -> bytes:
+    return zlib.crc32(body).to_bytes(CHECKSUM_BYTES, "big")
 
 
 def new_token(mark: bytes) -> bytes:

@@ -39,12 +39,12 @@ class Debts:
         # the number of the invalidation since which all keys are owed; 0 for none
         self._all_since = 0
         self._number = 0
-        self._closing = threading.Event()
         self.renew()
 
     def renew(self) -> None:
         """Take new locks: in a forked child, threads that held the old ones do not exist."""
         self._lock = threading.Lock()
+        self._closing = threading.Event()
         self._payer: threading.Thread | None = None
 
     def __len__(self) -> int:

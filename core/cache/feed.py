@@ -43,6 +43,8 @@ class InvalidationFeed:
 
     def start(self) -> None:
         """Connect in the background; once more in a forked child, which has no thread of this."""
+        # its lock may be held by a thread that the child does not have
+        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="invalidation-feed", daemon=True)
         self._thread.start()
 

@@ -58,12 +58,12 @@ class StaleReadMeter:
         self._find_shared = find_shared
         self._feed_bound_seconds = feed_bound_seconds
         self._hits = itertools.count(1)
-        self._stopping = threading.Event()
         self.renew()
 
     def renew(self) -> None:
         """Start over, in a forked child, which has no thread of this."""
         self._lock = threading.Lock()
+        self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._samples: queue.Queue[_Sample | None] = queue.Queue(QUEUE_SAMPLES)
 

@@ -5,6 +5,7 @@ or wait for whoever fills. A failure of Redis costs the loader a call, never the
 error.
 """
 
+import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,12 +13,14 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from core.cache.claims import GRANTED, NO_TOKEN, TAKEN, Lease
-from core.cache.codec import ABSENT, Absent, Codec, is_lease, is_occupied
+from core.cache.codec import ABSENT, Absent, Codec, Unstorable, is_lease, is_occupied
 from core.cache.keys import CacheKind
 from core.cache.near import NearTier
 from core.cache.shared import CacheDown, SharedTier
 from core.cache.tally import Tally
 from core.metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Load = Callable[[Sequence[str]], Mapping[str, T]]
@@ -62,6 +65,8 @@ class ReadThrough:
         # kinds whose last look-up found nothing: the next one asks for leases in the same round
         # trip, which saves a miss as much as it costs a hit
         self._missing: set[str] = set()
+        # leases that were waited for in vain: whoever has one may have died with it
+        self._vain: dict[str, bytes | None] = {}
 
     def read(self, read: Read[T], keys: Sequence[str]) -> dict[str, T]:
         """Ask Redis, then the loader; rows that do not exist are left out."""
@@ -194,12 +199,10 @@ class ReadThrough:
         except BaseException:
             self._store(shared, lease, [(key, 0, b"") for key in granted])
             raise
-        values = []
-        for key in granted:
-            value: T | Absent = loaded.get(key, ABSENT)
-            milliseconds = ABSENT_MILLISECONDS if value is ABSENT else _ttl_milliseconds(read.kind)
-            values.append((key, milliseconds, read.codec.encode(value, lease.versions)))
-        self._store(shared, lease, values, self._tallies[read.kind.name].count_refused)
+        values = [(key, *_spell(read, loaded.get(key, ABSENT), lease.versions)) for key in granted]
+        unstorable = sum(1 for _, milliseconds, _ in values if not milliseconds)
+        count = self._tallies[read.kind.name].count_refused
+        self._store(shared, lease, values, lambda refused: count(max(0, refused - unstorable)))
         return loaded
 
     @staticmethod
@@ -229,7 +232,10 @@ class ReadThrough:
                 break
             found.update(stored)
             # what is neither there nor being loaded was refused or given up: no use to wait
-            left = [key for key, value in rest.items() if is_lease(value)]
+            left = [key for key, value in rest.items() if is_lease(value) and self._vain.get(key) != value]
+            if left and time.monotonic() + pause >= deadline:
+                # so that not every reader waits as long until it expires
+                self._vain = {key: rest[key] for key in left}
             if left:
                 time.sleep(pause)
                 pause = min(pause * 2, WAIT_LONGEST_SECONDS)
@@ -254,6 +260,16 @@ def _decode(codec: Codec[T], keys: Sequence[str], stored: Sequence[bytes | None]
         if decoded is not None:
             found[key] = decoded
     return found
+
+
+def _spell(read: Read[T], value: T | Absent, versions: tuple[bytes, ...]) -> tuple[int, bytes]:
+    """Return how long a value may be stored, and its stored form; 0 for one that has none."""
+    milliseconds = ABSENT_MILLISECONDS if value is ABSENT else _ttl_milliseconds(read.kind)
+    try:
+        return milliseconds, read.codec.encode(value, versions)
+    except Unstorable as error:
+        logger.info("a value of %s cannot be cached: %s", read.kind.name, error)
+        return 0, b""
 
 
 def _ttl_milliseconds(kind: CacheKind) -> int:

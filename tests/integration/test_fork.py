@@ -1,7 +1,9 @@
 """Forked children: connections, transactions and a cache of their own, the parent's untouched."""
 
+import contextlib
 import json
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -121,3 +123,25 @@ def test_a_child_keeps_a_near_tier_of_its_own(service: EnhancedDatabaseService, 
 
     assert ask_child(work) == [True, "New"]
     assert service.get_user_by_id(alice.id).name == "New"
+
+
+def test_a_child_waits_for_no_lock_of_a_thread_that_it_does_not_have(
+    service: EnhancedDatabaseService, alice: User
+) -> None:
+    """Forked while threads of the cache look whether they shall end, it serves and closes its own."""
+    cache = service._cache
+    assert cache._shared is not None
+
+    def work() -> str:
+        signal.alarm(60)
+        service.update_user_profile(alice.id, name="of the child")
+        cache._shared.give_up(["user:nobody"])  # type: ignore[union-attr]  # asserted above
+        name = service.get_user_by_id(alice.id).name
+        cache.close()
+        return name or ""
+
+    with contextlib.ExitStack() as held:
+        for event in (cache._feed._stopping, cache._meter._stopping, cache._shared._debts._closing):
+            held.enter_context(event._cond)  # type: ignore[attr-defined]  # what `set` and `wait` take
+        assert ask_child(work) == "of the child"
+    assert service.get_user_by_id(alice.id).name == "of the child"

@@ -70,6 +70,24 @@ def test_the_own_write_is_seen_at_once(warm: EnhancedDatabaseService, alice: Use
         assert warm.get_user_by_id(alice.id).name == str(n)
 
 
+def test_an_interrupted_write_leaves_nothing_in_its_own_process(
+    warm: EnhancedDatabaseService, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever interrupts while Redis is told of a change reads what was committed, a late feed or not."""
+    shared = warm._cache._shared
+    assert shared is not None
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(warm._cache._feed, "_hear", lambda _: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(shared._link, "run_each", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            warm.update_user_profile(alice.id, name="committed")
+    assert warm.get_user_by_id(alice.id).name == "committed"
+
+
 def test_another_process_is_heard(warm: EnhancedDatabaseService, settings: Settings, alice: User) -> None:
     """What another service changes is gone here when the feed says so."""
     with open_service(settings) as other:

@@ -1,0 +1,79 @@
+"""What others do behind the service's back, to its keys and to its rows: never an error, never wrong."""
+
+import time
+
+import pytest
+import redis
+
+from core import EnhancedDatabaseService
+from core.cache import read_through
+from core.records import User
+from tests.conftest import Execute
+
+
+def get_bytes(client: redis.Redis, key: str) -> bytes:
+    """Return what lies under a key."""
+    stored = client.get(key)
+    assert isinstance(stored, bytes)
+    return stored
+
+
+def test_a_document_that_cannot_be_cached_is_read_all_the_same(
+    service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute, redis_client: redis.Redis
+) -> None:
+    """A number of 70 bits in one row fails neither its own reads nor those of the board it is on."""
+    service.update_leaderboard_entry(alice.id, "b", 1)  # type: ignore[arg-type]  # a whole number is one
+    execute("UPDATE users SET preferences = %s WHERE id = %s", (f'{{"n": {2**70}}}', alice.id))
+    execute("UPDATE leaderboard_entries SET metadata = %s", (f'{{"n": {2**70}}}',))
+    service.clear_user_cache(alice.id)
+    for _ in range(2):
+        assert service.get_user_by_id(alice.id).preferences["n"] == 2**70
+        assert service.get_leaderboard("b")[0].metadata["n"] == 2**70
+    assert redis_client.get(f"user:{alice.id}") is None, "no lease is left either"
+    counts = service.cache_stats().caches["user"]
+    assert counts.stale_fills_refused == 0, "nothing came too late"
+    # all keys at once: those that can be stored are
+    service._warm_users([alice.id, bob.id])
+    assert redis_client.get(f"user:{alice.id}") is None
+    assert get_bytes(redis_client, f"user:{bob.id}").startswith(b"V")
+
+
+def test_a_byte_that_was_changed_is_noticed(
+    service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
+) -> None:
+    """What would decode as another name is a miss, and replaced."""
+    service.update_user_profile(alice.id, name="a" * 20)
+    service.get_user_by_id(alice.id)
+    key = f"user:{alice.id}"
+    stored = get_bytes(redis_client, key)
+    redis_client.setrange(key, stored.index(b"a" * 20) + 5, "Z")
+    service._cache._near.clear()
+    assert service.get_user_by_id(alice.id).name == "a" * 20
+    assert b"aaZaa" not in get_bytes(redis_client, key)
+
+
+def test_one_reader_waits_for_a_lease_whose_owner_died(
+    service: EnhancedDatabaseService,
+    alice: User,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first finds out that nobody fills the key; who comes after does not wait again."""
+    key = f"user:{alice.id}"
+
+    def read() -> float:
+        started = time.monotonic()
+        assert service.get_user_by_id(alice.id) == alice
+        return time.monotonic() - started
+
+    monkeypatch.setattr(read_through, "WAIT_SECONDS", 0.3)
+    redis_client.set(key, b"L" + b"x" * 15, px=300_000)
+    assert read() >= 0.2
+    monkeypatch.setattr(read_through, "WAIT_SECONDS", 120.0)
+    assert read() < 60, "it is known that nobody fills it"
+    monkeypatch.setattr(read_through, "WAIT_SECONDS", 0.3)
+    redis_client.set(key, b"L" + b"y" * 15, px=300_000)
+    assert read() >= 0.2, "the owner of another lease may be alive"
+    redis_client.delete(key)
+    read()
+    assert get_bytes(redis_client, key).startswith(b"V")
