@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
 
@@ -46,6 +46,8 @@ LATEST = f"""
          ORDER BY timestamp DESC LIMIT 1)
         LIMIT 1
     ) AS t"""
+_END_OF_TIME = datetime.max.replace(tzinfo=UTC)
+LIST_SYMBOLS = "SELECT symbol FROM symbols"
 # A tick that stands for a bar brings its own open, high and low.
 CANDLES = """
     SELECT symbol, bucket,
@@ -53,7 +55,7 @@ CANDLES = """
            max(COALESCE(high, price)),
            min(COALESCE(low, price)),
            (array_agg(price ORDER BY timestamp DESC))[1],
-           sum(volume)::bigint,
+           sum(volume),
            count(*)
     FROM (
         SELECT *, date_bin(%(bucket)s, timestamp, '1999-12-27T00:00:00Z') AS bucket FROM ticks
@@ -88,7 +90,8 @@ def build_tick(row: Row) -> Tick:
 
 def build_candle(row: Row) -> Candle:
     """Build a candle from a row of CANDLES."""
-    return Candle(*row)
+    # the sum is a numeric: of large volumes it is more than a bigint holds
+    return Candle(*(*row[:6], int(row[6]), row[7]))
 
 
 def list_latest(
@@ -111,6 +114,11 @@ def list_latest_of_all(database: Database, now: datetime, month: datetime | None
     return search.finish()
 
 
+def list_symbols(database: Database) -> tuple[str, ...]:
+    """Return every symbol that has ticks, or had them when partitions were maintained last."""
+    return fetch_all(database, lambda row: row[0], LIST_SYMBOLS)
+
+
 def find_common_month(ticks: Sequence[Tick]) -> datetime | None:
     """Return the month that most of the ticks are in."""
     months = Counter(month_of(tick.timestamp) for tick in ticks).most_common(1)
@@ -129,7 +137,9 @@ class _Search:
 
     def look(self, statement: str, month: datetime, **symbols: Any) -> None:
         """Look into one month."""
-        parameters = {"month": month, "end": month_after(month), **symbols}
+        end = month_after(month)
+        # the last month of time includes its end
+        parameters = {"month": month, "end": end if end < _END_OF_TIME else "infinity", **symbols}
         for symbol, latest, *row in self._database.execute_sql(statement, parameters).fetchall():
             if row[0] is not None:
                 self._found.append(build_tick(row))
@@ -157,7 +167,9 @@ def month_of(time: datetime) -> datetime:
 
 
 def month_after(time: datetime) -> datetime:
-    """Return the begin of the next month."""
+    """Return the begin of the next month; after the last there is only the end of time."""
+    if (time.year, time.month) == (MAXYEAR, 12):
+        return _END_OF_TIME
     return (month_of(time) + timedelta(days=31)).replace(day=1)
 
 

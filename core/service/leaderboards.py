@@ -1,6 +1,6 @@
 """Leaderboards: scores and ranks of a session by category."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -64,6 +64,18 @@ class Leaderboards(ServiceBase):
             lambda: self._load_page(category, day, limit, 0),
             depends_on=(leaderboard_version_key(category, day), USERNAMES_VERSION_KEY),
         )
+
+    def _warm_board(self, category: str, limits: Sequence[int]) -> None:
+        """Fill the limits of today's board: each is the beginning of the largest."""
+        day = check_session_date(None, self._clock())
+        by_key = {leaderboard_key(category, day, limit): limit for limit in limits}
+
+        def load(keys: Sequence[str]) -> dict[str, tuple[LeaderboardEntry, ...]]:
+            page = self._load_page(category, day, max(by_key[key] for key in keys), 0)
+            return {key: page[: by_key[key]] for key in keys}
+
+        depends_on = (leaderboard_version_key(category, day), USERNAMES_VERSION_KEY)
+        self._cache.get_or_load_many(LEADERBOARD, list(by_key), _CODEC, load, depends_on=depends_on)
 
     def _load_page(self, category: str, day: date, limit: int, offset: int) -> tuple[LeaderboardEntry, ...]:
         return self._read("get_leaderboard", boards.list_page, category, day, limit, offset)

@@ -9,7 +9,7 @@ from core.errors import InvalidInput
 from core.queries import market, partitions
 from core.records import PartitionReport
 from core.service.base import ServiceBase
-from core.service.inputs import check_whole
+from core.service.inputs import check_whole, show
 
 MAX_MONTHS_AHEAD = 24
 
@@ -37,9 +37,10 @@ class Maintenance(ServiceBase):
             if [part for part in expired if part.begin is not None] or partitions.has_ticks(
                 database, expired
             ):
-                symbols = [tick.symbol for tick in market.list_latest_of_all(database, now)]
-                changes.invalidate(MARKET, MARKET_ALL_KEY, *(market_key(symbol) for symbol in symbols))
                 partitions.lock_ticks(database)
+                # from here on nobody adds a symbol that would stay in the cache
+                symbols = market.list_symbols(database)
+                changes.invalidate(MARKET, MARKET_ALL_KEY, *map(market_key, symbols))
                 partitions.drop_partitions(database, expired)
             else:
                 expired = []
@@ -69,5 +70,5 @@ def _check_cutoff(keep: Any, now: datetime) -> datetime:
     if keep is None:
         return datetime.min.replace(tzinfo=UTC)
     if not isinstance(keep, timedelta) or not timedelta(days=1) <= keep <= timedelta(days=36_500):
-        raise InvalidInput(f"keep is {keep!r}; give a timedelta from 1 to 36500 days")
+        raise InvalidInput(f"keep is {show(keep)}; give a timedelta from 1 to 36500 days")
     return now - keep

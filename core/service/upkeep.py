@@ -1,6 +1,7 @@
 """Looking after the caches: clearing, warming, figures."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -42,9 +43,12 @@ class Upkeep(Users, Portfolios, Market, Leaderboards, Quests):
         self._cache.invalidate([*profile, *portfolio_keys])
 
     def clear_market_data_cache(self) -> None:
-        """Drop the cached prices of every symbol."""
-        ticks = self._read("clear_market_data_cache", market_queries.list_latest_of_all, self._clock())
-        keys = [MARKET_ALL_KEY, *(market_key(tick.symbol) for tick in ticks)]
+        """Drop the cached prices of every symbol, also of one whose ticks were deleted past the service.
+
+        Summaries of prices, which no write drops either, end by themselves within 30 s.
+        """
+        symbols = self._read("clear_market_data_cache", market_queries.list_symbols)
+        keys = [MARKET_ALL_KEY, *map(market_key, symbols)]
         self._cache.invalidate((MARKET, key) for key in keys)
 
     def warm_cache(
@@ -57,34 +61,34 @@ class Upkeep(Users, Portfolios, Market, Leaderboards, Quests):
         """Fill the cache with what is asked for first; return how many keys that are.
 
         Today's boards at the given limits, every symbol, and the profile and active quests
-        of the players that were active last, each kind in one round trip per 200 keys.
-        `on_progress` gets the keys done and in all. Raises `InvalidInput`.
+        of the players that were active last: all limits of a board, or 200 keys of another
+        kind, are one look-up, one statement and one fill. `on_progress` gets the keys done and
+        in all. Raises `InvalidInput`.
         """
-        checked = [check_limit(limit) for limit in check_records(limits, int, "limits")]
+        checked = sorted({check_limit(limit) for limit in check_records(limits, int, "limits")})
         recent = self._read("warm_cache", user_queries.list_most_active, check_limit(players))
         user_ids = [user.id for user in recent]
         symbols = [tick.symbol for tick in self.get_latest_market_data()]
-        boards = [(category, n) for category in self.list_leaderboard_categories() for n in checked]
-        total = 1 + len(boards) + len(symbols) + 2 * len(user_ids)
-        done = 1
-        steps: tuple[tuple[Callable[[Any], object], Sequence[Any]], ...] = (
-            (self._warm_boards, boards),
+        categories = self.list_leaderboard_categories() if checked else ()
+        total = 1 + len(categories) * len(checked) + len(symbols) + 2 * len(user_ids)
+        steps: list[tuple[Callable[[], object], int]] = [
+            (partial(self._warm_board, category, checked), len(checked)) for category in categories
+        ]
+        kinds: tuple[tuple[Callable[[Any], object], Sequence[Any]], ...] = (
             (self.get_latest_market_data, symbols),
             (self._warm_users, user_ids),
             (self._warm_quests, user_ids),
         )
-        for warm, items in steps:
-            for chunk in chunked(items, WARM_KEYS):
-                warm(chunk)
-                done += len(chunk)
-                if on_progress is not None:
-                    on_progress(done, total)
+        for warm, items in kinds:
+            steps += [(partial(warm, chunk), len(chunk)) for chunk in chunked(items, WARM_KEYS)]
+        done = 1
+        for step, keys in steps:
+            step()
+            done += keys
+            if on_progress is not None:
+                on_progress(done, total)
         self.metrics.count_task_success("warm_cache")
         return total
-
-    def _warm_boards(self, boards: Sequence[tuple[str, int]]) -> None:
-        for category, limit in boards:
-            self.get_leaderboard(category, None, limit)
 
     def stale_seconds(self) -> float | None:
         """Return how old the answer to this thread's last cached read was; None when it was fresh.

@@ -380,7 +380,7 @@ def test_warm_cache_fills_what_is_asked_first(
     assert [done for done, _ in steps] == sorted({done for done, _ in steps})
     assert steps[-1] == (total, total)
     assert total == 1 + 3 + 1 + 2, "all prices, three limits of a board, a symbol, a profile, its quests"
-    assert len(statements) == 1 + 2 + 3 + 1 + 2, "one per kind, whatever the number of players"
+    assert len(statements) == 1 + 2 + 1 + 1 + 2, "one per kind and board, however many players and limits"
     hits = {name: counts.hits for name, counts in service.cache_stats().caches.items()}
     service.get_leaderboard("daily_returns", None, 50)
     service.get_user_by_id(alice.id)
@@ -388,6 +388,22 @@ def test_warm_cache_fills_what_is_asked_first(
     service.get_user_active_quests(alice.id)
     for name in ("leaderboard", "user", "market", "quests"):
         assert service.cache_stats().caches[name].hits == hits[name] + 1
+
+
+def test_warm_boards_are_those_that_are_read(
+    service: EnhancedDatabaseService, alice: User, bob: User
+) -> None:
+    """Each limit is the beginning of the largest, a hit, and follows the board like any other."""
+    for score, user in enumerate((alice, bob)):
+        service.update_leaderboard_entry(user.id, "b", Decimal(score))
+    service.warm_cache(limits=(2, 1, 2), players=1)
+    hits = service.cache_stats().caches["leaderboard"].hits
+    assert [entry.username for entry in service.get_leaderboard("b", limit=1)] == ["bob"]
+    assert [entry.username for entry in service.get_leaderboard("b", limit=2)] == ["bob", "alice"]
+    assert service.cache_stats().caches["leaderboard"].hits == hits + 2
+    service.update_leaderboard_entry(alice.id, "b", Decimal(9))
+    assert [entry.username for entry in service.get_leaderboard("b", limit=1)] == ["alice"]
+    service.warm_cache(limits=(), players=1)
 
 
 def test_counts_add_up(service: EnhancedDatabaseService, alice: User) -> None:

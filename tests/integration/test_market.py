@@ -178,3 +178,12 @@ def test_market_keys_and_ttl(service: EnhancedDatabaseService, redis_client: red
     service.get_latest_market_data()
     for key in ("market:AAPL", "market:all"):
         assert 20 < redis_client.ttl(key) <= 30
+
+
+def test_volumes_of_a_candle_add_up_beyond_64_bits(service: EnhancedDatabaseService) -> None:
+    """Each fits its column, and their sum is exact, a first and a second time."""
+    most = 2**63 - 1
+    service.insert_market_ticks([tick("AAPL", minute, "1", volume=most) for minute in range(3)])
+    for _ in range(2):
+        [candle] = service.get_price_history("AAPL", START, START + timedelta(hours=1), "1h")
+        assert (candle.volume, type(candle.volume)) == (3 * most, int)

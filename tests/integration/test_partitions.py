@@ -50,6 +50,16 @@ def test_no_time_is_without_a_partition(service: EnhancedDatabaseService, execut
     assert service.get_latest_market_data()[0].price == 3
 
 
+def test_the_last_month_of_time_is_one_like_any_other(service: EnhancedDatabaseService) -> None:
+    """Its end has no date, and its last tick is found all the same, alone and in bulk."""
+    last = datetime.max.replace(tzinfo=UTC)
+    service.insert_market_tick("AAPL", Decimal(1), timestamp=last)
+    load(service, last - timedelta(days=30), last, symbol="MSFT")
+    for _ in range(2):
+        assert [tick.timestamp for tick in service.get_latest_market_data(["AAPL", "MSFT"])] == [last, last]
+        assert len(service.get_latest_market_data()) == 2
+
+
 def test_latest_ticks_are_found_in_whichever_month_they_are(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:

@@ -1,6 +1,7 @@
 """What others do behind the service's back, to its keys and to its rows: never an error, never wrong."""
 
 import time
+from decimal import Decimal
 
 import pytest
 import redis
@@ -77,3 +78,15 @@ def test_one_reader_waits_for_a_lease_whose_owner_died(
     redis_client.delete(key)
     read()
     assert get_bytes(redis_client, key).startswith(b"V")
+
+
+def test_prices_of_a_symbol_that_was_deleted_are_cleared_too(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """Whoever deletes ticks past the service has one call to show it."""
+    for symbol in ("AAPL", "MSFT"):
+        service.insert_market_tick(symbol, Decimal(1))
+    assert len(service.get_latest_market_data(["AAPL", "MSFT"])) == 2
+    execute("DELETE FROM ticks WHERE symbol = 'MSFT'")
+    service.clear_market_data_cache()
+    assert [tick.symbol for tick in service.get_latest_market_data(["AAPL", "MSFT"])] == ["AAPL"]
