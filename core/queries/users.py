@@ -33,6 +33,7 @@ MOST_ACTIVE = f"""
     ORDER BY last_active DESC NULLS LAST LIMIT %s"""
 TOUCH = "UPDATE users SET last_active = %s WHERE id = %s"
 DELETE = "DELETE FROM users WHERE id = %s"
+LOCK = "SELECT FROM users WHERE id = %s FOR UPDATE"
 
 
 def build_user(row: Row) -> User:
@@ -84,6 +85,11 @@ def update_user(database: Database, user_id: UUID, values: Mapping[str, Any]) ->
 def touch_user(database: Database, user_id: UUID, now: datetime) -> bool:
     """Set when the user was active last; say whether the user exists."""
     return count_changed(database, TOUCH, (now, user_id)) == 1
+
+
+def lock_user(database: Database, user_id: UUID) -> bool:
+    """Keep others from referring to a user until the transaction ends; say whether the user exists."""
+    return count_changed(database, LOCK, (user_id,)) == 1
 
 
 def delete_user(database: Database, user_id: UUID) -> bool:

@@ -142,9 +142,11 @@ class Users(ServiceBase):
         with self._changing("delete_user") as (database, changes):
             changes.invalidate(USER, user_key(checked), USERNAMES_VERSION_KEY)
             changes.invalidate(QUESTS, quests_key(checked))
-            changes.keys.extend(list_portfolio_keys(database, checked))
-            if not queries.delete_user(database, checked):
+            # first: a portfolio that is opened meanwhile would stay in the cache
+            if not queries.lock_user(database, checked):
                 raise _no_user(checked)
+            changes.keys.extend(list_portfolio_keys(database, checked))
+            queries.delete_user(database, checked)
 
 
 def _no_user(user_id: UUID) -> UserNotFound:

@@ -1,5 +1,6 @@
 """Players: create, find, change, delete."""
 
+import threading
 import uuid
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -11,7 +12,11 @@ import redis
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput, UserNotFound
 from core.records import User
+from core.service import users
 from tests.conftest import Execute
+from tests.faults.subject import wait_until
+
+WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted"
 
 
 def test_create_and_get(service: EnhancedDatabaseService) -> None:
@@ -143,6 +148,36 @@ def test_delete_takes_everything_along(
         service.get_current_portfolio(alice.id)
     for table in ("users", "portfolios", "quests", "leaderboard_entries"):
         assert execute(f"SELECT count(*) FROM {table}") == [(0,)]
+
+
+def test_a_portfolio_that_is_opened_while_its_user_is_deleted_goes_too(
+    service: EnhancedDatabaseService, alice: User, execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is either among what is dropped, or there is no user any more to open it for."""
+    list_keys = users.list_portfolio_keys  # type: ignore[attr-defined]  # as the module knows it
+    refused: list[BaseException] = []
+
+    def open_portfolio() -> None:
+        try:
+            service.get_current_portfolio(alice.id)
+            service.get_current_portfolio(alice.id)
+        except UserNotFound as error:
+            refused.append(error)
+
+    opener = threading.Thread(target=open_portfolio)
+
+    def list_keys_and_open(*arguments: Any) -> Any:
+        keys = list_keys(*arguments)
+        opener.start()
+        wait_until(lambda: not opener.is_alive() or execute(WAITING) != [(0,)], "it is open, or waits")
+        return keys
+
+    monkeypatch.setattr(users, "list_portfolio_keys", list_keys_and_open)
+    service.delete_user(alice.id)
+    opener.join()
+    assert refused
+    with pytest.raises(UserNotFound):
+        service.get_current_portfolio(alice.id)
 
 
 def test_profile_key_and_ttl(
