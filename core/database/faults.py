@@ -12,6 +12,7 @@ from core.errors import (
     DatabaseError,
     DatabaseUnavailable,
     EchoMarketsError,
+    InvalidInput,
     QueryTimeout,
 )
 
@@ -20,6 +21,7 @@ QUERY_CANCELED = "57014"
 _UNAVAILABLE_CLASSES = {"08", "53", "57"}
 _INTEGRITY_CLASS = "23"
 _DATA_CLASS = "22"
+NUMBER_OUT_OF_RANGE = "22003"
 READ_ONLY = "25006"
 # Connecting has no SQLSTATE in psycopg2; these are words of SQLSTATE 53300.
 _TOO_MANY = ("too many clients", "too many connections", "remaining connection slots")
@@ -35,12 +37,29 @@ class ConstraintViolated(DatabaseError):
         self.constraint = constraint
 
 
+class NumberRefused(DatabaseError, InvalidInput):
+    """A number that was given has more digits than PostgreSQL holds."""
+
+
 class ConnectFailed(DatabaseUnavailable):
     """No connection could be opened, as opposed to one that was lost."""
 
 
 class ServerHung(DatabaseUnavailable):
     """The server has a connection and does not answer on it."""
+
+
+_BY_STATE: dict[str, tuple[type[EchoMarketsError], str]] = {
+    QUERY_CANCELED: (
+        QueryTimeout,
+        "was cancelled by the server after DATABASE_QUERY_TIMEOUT; ask for less or raise the timeout",
+    ),
+    READ_ONLY: (
+        DatabaseUnavailable,
+        "found the database read-only; point DATABASE_URL at the primary",
+    ),
+    NUMBER_OUT_OF_RANGE: (NumberRefused, "got a number that PostgreSQL cannot hold; give fewer digits"),
+}
 
 
 def find_sqlstate(error: BaseException) -> str | None:
@@ -64,15 +83,9 @@ def translate(error: BaseException, operation: str) -> EchoMarketsError:
     """Return the error that callers of `core` get for a driver error."""
     driver_error = _driver_error(error)
     state = driver_error.pgcode if driver_error is not None else None
-    if state == QUERY_CANCELED:
-        return QueryTimeout(
-            f"{operation} was cancelled by the server after DATABASE_QUERY_TIMEOUT;"
-            " ask for less or raise the timeout"
-        )
-    if state == READ_ONLY:
-        return DatabaseUnavailable(
-            f"{operation} found the database read-only; point DATABASE_URL at the primary"
-        )
+    if state in _BY_STATE:
+        kind, words = _BY_STATE[state]
+        return kind(f"{operation} {words}")
     if isinstance(driver_error, StatementAbandoned):
         return ServerHung(
             f"{operation} was given up: {_reason(driver_error)};"

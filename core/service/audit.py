@@ -10,7 +10,7 @@ from core.metrics import Metrics
 from core.queries import audit as queries
 from core.records import AuditAction, AuditEvent, AuditOutcome
 from core.service.base import ServiceBase, new_id
-from core.service.inputs import check_limit, check_text
+from core.service.inputs import check_limit, check_text, show
 
 logger = logging.getLogger(__name__)
 
@@ -77,5 +77,5 @@ class Audit(ServiceBase):
 
 def _check_action(action: Any) -> AuditAction:
     if action not in get_args(AuditAction):
-        raise InvalidInput(f"action is {action!r}; give one of {', '.join(get_args(AuditAction))}")
+        raise InvalidInput(f"action is {show(action)}; give one of {', '.join(get_args(AuditAction))}")
     return cast("AuditAction", action)

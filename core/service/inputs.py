@@ -4,7 +4,6 @@ Owns the limits and the messages: each names the value and what is allowed. A fu
 returns the value in its canonical form or raises `InvalidInput`; it never changes data.
 """
 
-import math
 import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +35,19 @@ _BUCKET = re.compile(r"([1-9][0-9]{0,3})([smhdw])\Z")
 _BUCKET_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+
+
+def show(value: Any) -> str:
+    """Spell a value for a message, however large it is."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:
+        # Python spells no number of more than 4,300 digits
+        return f"a very large {type(value).__name__}"
+
+
 def check_id(value: Any, name: str) -> UUID:
     """Return a UUID given as one or as its text."""
     if isinstance(value, UUID):
@@ -45,23 +57,23 @@ def check_id(value: Any, name: str) -> UUID:
             return UUID(value)
         except ValueError:
             pass
-    raise InvalidInput(f"{name} is {value!r}; give a UUID")
+    raise InvalidInput(f"{name} is {show(value)}; give a UUID")
 
 
 def check_whole(value: Any, name: str, *, least: int, most: int) -> int:
     """Return a whole number between two bounds."""
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise InvalidInput(f"{name} is {value!r}; give a whole number from {least} to {most}")
+        raise InvalidInput(f"{name} is {show(value)}; give a whole number from {least} to {most}")
     return value
 
 
 def check_records(values: Any, kind: type[T], name: str) -> Iterator[T]:
     """Yield records of one kind; one of another kind is named by its place."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise InvalidInput(f"{name} is {values!r}; give a list of {kind.__name__}")
+        raise InvalidInput(f"{name} is {show(values)}; give a list of {kind.__name__}")
     for place, value in enumerate(values):
         if not isinstance(value, kind):
-            raise InvalidInput(f"{name} {place} is {value!r}; give a {kind.__name__}")
+            raise InvalidInput(f"{name} {place} is {show(value)}; give a {kind.__name__}")
         yield value
 
 
@@ -75,8 +87,7 @@ def check_text(value: Any, name: str, *, most: int, required: bool = True) -> An
     if value is None and not required:
         return None
     if not isinstance(value, str) or not 1 <= len(value) <= most or not _is_storable(value):
-        shown = value if not isinstance(value, str) or len(value) <= 80 else value[:77] + "..."
-        raise InvalidInput(f"{name} is {shown!r}; give a text of 1 to {most} characters")
+        raise InvalidInput(f"{name} is {show(value)}; give a text of 1 to {most} characters")
     return value
 
 
@@ -88,7 +99,9 @@ def check_username(value: Any) -> str:
         or not value.isprintable()
         or value != value.strip()
     ):
-        raise InvalidInput(f"username is {value!r}; give 1 to 50 printable characters without outer spaces")
+        raise InvalidInput(
+            f"username is {show(value)}; give 1 to 50 printable characters without outer spaces"
+        )
     return value
 
 
@@ -97,7 +110,7 @@ def check_email(value: Any) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or not _EMAIL.match(value) or not value.isprintable():
-        raise InvalidInput(f"email is {value!r}; give an address such as alice@example.com")
+        raise InvalidInput(f"email is {show(value)}; give an address such as alice@example.com")
     return value
 
 
@@ -110,7 +123,7 @@ def check_document(value: Any, name: str) -> dict[str, Any]:
     except RecursionError:
         is_document = False
     if not is_document:
-        raise InvalidInput(f"{name} is {reprlib.repr(value)}; give a mapping of texts to JSON values")
+        raise InvalidInput(f"{name} is {show(value)}; give a mapping of texts to JSON values of 64 bits")
     return dict(value)
 
 
@@ -121,9 +134,8 @@ def _is_json(value: Any) -> bool:
         return all(_is_json(item) for item in value)
     if isinstance(value, str):
         return _is_storable(value)
-    if isinstance(value, float):
-        return math.isfinite(value)
-    return value is None or isinstance(value, bool | int)
+    # a whole float comes back from jsonb as an int, and msgpack has none of more than 64 bits
+    return value is None or (isinstance(value, int | float) and -(2**63) <= value < 2**63)
 
 
 def _is_storable(text: str) -> bool:
@@ -134,21 +146,23 @@ def _is_storable(text: str) -> bool:
 def check_category(value: Any) -> str:
     """Return the name of a leaderboard."""
     if not isinstance(value, str) or not _CATEGORY.match(value):
-        raise InvalidInput(f"category is {value!r}; give 1 to 50 letters, digits, '_', '.' or '-'")
+        raise InvalidInput(f"category is {show(value)}; give 1 to 50 letters, digits, '_', '.' or '-'")
     return value
 
 
 def check_symbol(value: Any) -> str:
     """Return a ticker symbol."""
     if not isinstance(value, str) or not _SYMBOL.match(value):
-        raise InvalidInput(f"symbol is {value!r}; give 1 to 10 capitals, digits, '.' or '-', a capital first")
+        raise InvalidInput(
+            f"symbol is {show(value)}; give 1 to 10 capitals, digits, '.' or '-', a capital first"
+        )
     return value
 
 
 def check_symbols(values: Any) -> list[str]:
     """Return symbols, each once, in the order given."""
     if isinstance(values, str) or not isinstance(values, Iterable):
-        raise InvalidInput(f"symbols is {values!r}; give a list of symbols")
+        raise InvalidInput(f"symbols is {show(values)}; give a list of symbols")
     symbols = list(dict.fromkeys(check_symbol(value) for value in values))
     if len(symbols) > MAX_SYMBOLS:
         raise InvalidInput(f"{len(symbols)} symbols were asked for; give at most {MAX_SYMBOLS}")
@@ -161,7 +175,7 @@ def check_decimal(
     """Return a finite number between two bounds, rounded half-even to `quantum`."""
     number = _to_decimal(value)
     if number is None or not number.is_finite() or not least <= number <= most:
-        raise InvalidInput(f"{name} is {value!r}; give a number from {least} to {most}")
+        raise InvalidInput(f"{name} is {show(value)}; give a number from {least} to {most}")
     return number if quantum is None else number.quantize(quantum, ROUND_HALF_EVEN)
 
 
@@ -190,7 +204,7 @@ def check_price(value: Any, name: str) -> Decimal:
         return value
     number = check_decimal(value, name, least=Decimal(0), most=MAX_PRICE)
     if number == 0:
-        raise InvalidInput(f"{name} is {value!r}; give a number above 0 up to {MAX_PRICE}")
+        raise InvalidInput(f"{name} is {show(value)}; give a number above 0 up to {MAX_PRICE}")
     return number
 
 
@@ -199,20 +213,20 @@ def check_session_date(value: Any, now: datetime) -> date:
     if value is None:
         return now.astimezone(UTC).date()
     if isinstance(value, datetime) or not isinstance(value, date):
-        raise InvalidInput(f"session_date is {value!r}; give a datetime.date")
+        raise InvalidInput(f"session_date is {show(value)}; give a datetime.date")
     return value
 
 
 def check_time(value: Any, name: str) -> datetime:
     """Return an aware time in UTC."""
     if not isinstance(value, datetime) or value.utcoffset() is None:
-        raise InvalidInput(f"{name} is {value!r}; give a datetime with a time zone")
+        raise InvalidInput(f"{name} is {show(value)}; give a datetime with a time zone")
     if value.tzinfo is UTC:
         return value
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise InvalidInput(f"{name} is {value!r}; give a time that exists in UTC") from None
+        raise InvalidInput(f"{name} is {show(value)}; give a time that exists in UTC") from None
 
 
 def check_bucket(value: Any) -> timedelta:
@@ -221,12 +235,14 @@ def check_bucket(value: Any) -> timedelta:
     if isinstance(value, str) and (match := _BUCKET.match(value)):
         width = timedelta(**{_BUCKET_UNITS[match[2]]: int(match[1])})
     if width is None or not timedelta(seconds=1) <= width <= timedelta(days=366):
-        raise InvalidInput(f"bucket is {value!r}; give 1 s to 366 days, such as '5m', '1d' or a timedelta")
+        raise InvalidInput(
+            f"bucket is {show(value)}; give 1 s to 366 days, such as '5m', '1d' or a timedelta"
+        )
     return width
 
 
 def check_sentiment(value: Any) -> str:
     """Return one of the sentiments."""
     if value not in SENTIMENTS:
-        raise InvalidInput(f"sentiment is {value!r}; give one of {', '.join(SENTIMENTS)}")
+        raise InvalidInput(f"sentiment is {show(value)}; give one of {', '.join(SENTIMENTS)}")
     return str(value)

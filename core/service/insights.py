@@ -26,6 +26,7 @@ from core.service.inputs import (
     check_text,
     check_time,
     check_whole,
+    show,
 )
 
 # Long enough that many open pages cost one statement, short enough for a page that refreshes.
@@ -217,5 +218,5 @@ class Insights(ServiceBase):
 
 def _check_place(event: Any) -> tuple[datetime, UUID]:
     if not isinstance(event, MarketEvent):
-        raise InvalidInput(f"before is {event!r}; give a MarketEvent")
+        raise InvalidInput(f"before is {show(event)}; give a MarketEvent")
     return event.created_at, event.id

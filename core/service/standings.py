@@ -31,6 +31,7 @@ from core.service.inputs import (
     check_session_date,
     check_text,
     check_whole,
+    show,
 )
 
 MAX_BINS = 100
@@ -83,7 +84,7 @@ class Standings(ServiceBase):
         """
         board, prefix = self._check(category, session_date), _check_prefix(prefix)
         if order not in queries.ORDERS:
-            raise InvalidInput(f"order is {order!r}; give one of {', '.join(queries.ORDERS)}")
+            raise InvalidInput(f"order is {show(order)}; give one of {', '.join(queries.ORDERS)}")
         limit, offset = check_limit(limit), check_whole(offset, "offset", least=0, most=MAX_OFFSET)
         view = queries.View(order, prefix, limit, offset)
         if prefix:

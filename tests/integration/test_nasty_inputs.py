@@ -9,7 +9,7 @@ import pytest
 
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput
-from core.records import User
+from core.records import Tick, User
 
 
 def nested(depth: int) -> dict[str, Any]:
@@ -39,6 +39,20 @@ NASTY: dict[str, Callable[[Any, User], object]] = {
         u.id, preferences={"a": chr(0xD800)}
     ),
     "a document too deep": lambda s, u: s.update_user_profile(u.id, preferences=nested(5_000)),
+    "a number that msgpack does not hold": lambda s, u: s.update_user_profile(u.id, preferences={"n": 2**70}),
+    "a float that comes back as such": lambda s, u: s.update_leaderboard_entry(
+        u.id, "b", 1, None, {"n": [1e300]}
+    ),
+    "a number that Python does not spell": lambda s, u: s.update_user_profile(
+        u.id, preferences={"n": 10**5_000}
+    ),
+    "a limit that Python does not spell": lambda s, _: s.get_leaderboard("b", limit=10**5_000),
+    "a score that Python does not spell": lambda s, u: s.update_leaderboard_entry(u.id, "b", 10**5_000),
+    "a score that is none": lambda s, u: s.update_leaderboard_entry(u.id, "b", Decimal("sNaN")),
+    "a price of too many digits": lambda s, _: s.insert_market_tick("AAPL", Decimal("1E-20000")),
+    "prices of too many digits": lambda s, _: s.insert_market_ticks(
+        [Tick("AAPL", datetime.now(UTC), Decimal("1E-20000"), 0, Decimal(1), Decimal(1))]
+    ),
     "a time before time": lambda s, _: s.insert_market_tick("AAPL", Decimal(1), timestamp=BEFORE_TIME),
     "a range before time": lambda s, _: s.get_price_history("AAPL", BEFORE_TIME, datetime.now(UTC), "1d"),
 }
@@ -50,3 +64,10 @@ def test_is_refused_by_name(service: EnhancedDatabaseService, alice: User, name:
     with pytest.raises(InvalidInput):
         NASTY[name](service, alice)
     assert service.get_user_by_id(alice.id) == alice
+
+
+def test_a_message_is_short(service: EnhancedDatabaseService) -> None:
+    """However large a value is, the error that names it can be logged."""
+    with pytest.raises(InvalidInput) as caught:
+        service.search_users("x" * 1_000_000)
+    assert len(str(caught.value)) < 200

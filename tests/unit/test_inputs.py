@@ -138,3 +138,31 @@ def test_errors_are_value_errors() -> None:
     """Callers that know nothing of this package can catch ValueError."""
     with pytest.raises(ValueError, match="limit"):
         inputs.check_limit(0)
+
+
+HUGE = ["x" * 1_000_000, 10**5_000, -(10**5_000), b"x" * 1_000_000, [0] * 1_000_000, Decimal("9" * 100_000)]
+CHECKS = {
+    "id": lambda value: inputs.check_id(value, "user_id"),
+    "limit": inputs.check_limit,
+    "text": lambda value: inputs.check_text(value, "title", most=200),
+    "username": inputs.check_username,
+    "email": inputs.check_email,
+    "document": lambda value: inputs.check_document({"a": value} if value == HUGE[1] else value, "metadata"),
+    "category": inputs.check_category,
+    "symbol": inputs.check_symbol,
+    "money": lambda value: inputs.check_money(value, "total_value"),
+    "price": lambda value: inputs.check_price(value, "price"),
+    "session date": lambda value: inputs.check_session_date(value, NOW),
+    "time": lambda value: inputs.check_time(value, "start"),
+    "bucket": inputs.check_bucket,
+    "sentiment": inputs.check_sentiment,
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("value", HUGE, ids=lambda value: type(value).__name__)
+def test_a_message_is_short_however_large_the_value(check: str, value: Any) -> None:
+    """It can be logged and shown, and no number is too long to be spelled."""
+    with pytest.raises(InvalidInput) as caught:
+        CHECKS[check](value)
+    assert len(str(caught.value)) < 300
