@@ -6,8 +6,18 @@ end; how quick something is, `tests/bench` measures.
 
 import os
 
+from coverage import Coverage
+
+# What counting every line costs at most.
+COVERAGE_FACTOR = 5
+
 
 def stretch(seconds: float) -> float:
     """Return the time that a promise of so many seconds has while others want the processors too."""
     runnable_per_processor = os.getloadavg()[0] / (os.cpu_count() or 1)
     return seconds * max(1.0, runnable_per_processor)
+
+
+def stretch_processor(seconds: float) -> float:
+    """Return the processor time that a promise has, which coverage lengthens and other programs do not."""
+    return seconds * (COVERAGE_FACTOR if Coverage.current() is not None else 1)

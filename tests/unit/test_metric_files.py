@@ -23,6 +23,7 @@ from core.metric_instruments import Counter, Histogram
 from core.metric_names import SECONDS_BUCKETS
 from core.metric_values import MetricWriter
 from tests.fleet_reading import TIMEOUTS, count_timeouts, read, sample
+from tests.patience import stretch_processor
 
 SECONDS = "echo_db_operation_duration_seconds"
 
@@ -117,7 +118,7 @@ def test_many_ended_writers_cost_one_file(tmp_path: Path) -> None:
     assert sample(reader, TIMEOUTS, role="job") == 400
     assert reader.files_read == 0
     # what other programs of the machine take meanwhile is not its cost: the least of many
-    assert min(measure_processor(reader.collect) for _ in range(20)) < 0.010
+    assert min(measure_processor(reader.collect) for _ in range(20)) < stretch_processor(0.010)
     bucket = f"{SECONDS}_bucket"
     assert read(tmp_path, bucket, op="seed", role="job", le="0.025") == 400
     assert read(tmp_path, bucket, op="seed", role="job", le="0.01") == 0
