@@ -36,7 +36,8 @@ def show_leaderboards() -> None:
     """Show the page for what the address asks for."""
     service = runtime.get_service()
     live.show_heading("Leaderboards")
-    sessions = data.list_sessions(service, linked=parameters.find_day("day"))
+    with live.placeholder():
+        sessions = data.list_sessions(service, linked=parameters.find_day("day"))
     if not sessions:
         states.show_empty_database()
         return

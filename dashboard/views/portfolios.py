@@ -64,7 +64,8 @@ def show_portfolios() -> None:
     if not name:
         show_suggestions(service)
         return
-    user = data.find_player(service, name)
+    with live.placeholder():
+        user = data.find_player(service, name)
     if user is None:
         show_matches(service, name, key="player")
         return
