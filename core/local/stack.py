@@ -4,10 +4,12 @@ Owns the order of things. How a server is configured, how supervisord is talked
 to and how a process is found again is the business of its siblings.
 """
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, NoReturn
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -64,6 +66,8 @@ class LocalStack:
         when a part does not become healthy.
         """
         with self._folder.lock():
+            for name in resume_stopped(self._folder):
+                self._say(f"{name} was stopped by a signal and goes on")
             if self._runs_with(settings) and all(item.is_healthy for item in self._inspect()):
                 self._say("already running, nothing to do")
             else:
@@ -217,6 +221,18 @@ class LocalStack:
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def resume_stopped(folder: StackFolder) -> list[str]:
+    """Let programs go on that are stopped, and return their names; a drill that was killed leaves one so."""
+    resumed = []
+    for name in NAMES:
+        process = find_process(pid_file(folder, name), root=folder.root)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process is not None and process.status() == psutil.STATUS_STOPPED:
+                process.resume()
+                resumed.append(name)
+    return resumed
 
 
 def _is_running(item: ProgramState) -> bool:

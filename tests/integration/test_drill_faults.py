@@ -15,6 +15,7 @@ from core.local.errors import StackError
 from core.local.folder import StackFolder
 from core.local.processes import wait_until
 from core.local.programs import pid_file
+from core.local.stack import resume_stopped
 from core.occupation import WAITING, occupy_pool
 
 SECONDS = 10.0
@@ -52,6 +53,15 @@ def test_a_hung_server_goes_on_whatever_ends_the_drill(
     with pytest.raises(error), hang_valkey(place):
         assert wait_until(lambda: is_stopped(server), seconds=SECONDS)
         raise error
+    assert wait_until(lambda: not is_stopped(server), seconds=SECONDS)
+
+
+def test_make_up_wakes_what_a_killed_drill_left(place: Place, server: psutil.Process) -> None:
+    """SIGKILL leaves a drill no time to mend; whatever runs is left alone."""
+    assert resume_stopped(place.folder) == []
+    server.suspend()
+    assert wait_until(lambda: is_stopped(server), seconds=SECONDS)
+    assert resume_stopped(place.folder) == ["valkey"]
     assert wait_until(lambda: not is_stopped(server), seconds=SECONDS)
 
 
