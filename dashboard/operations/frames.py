@@ -4,7 +4,8 @@ Owns the shape of what the page shows and when a figure looks bad; pure function
 in milliseconds and sizes in MiB here, because people read them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import Literal
 
@@ -31,6 +32,8 @@ State = Literal["good", "warning", "bad", "unknown"]
 MEBIBYTE = 1024 * 1024
 STATEMENT_LETTERS = 300
 QUANTILES = ("p50", "p95", "p99")
+GAP_STEPS = 2.5
+"""Points that are further apart are not connected: in between was nothing, or nobody looked."""
 
 
 class Card(msgspec.Struct, frozen=True):
@@ -166,10 +169,14 @@ def build_pool_frame(view: View) -> pd.DataFrame:
 def build_hit_frame(view: View) -> pd.DataFrame:
     """Return time and the next one as until, series (cache and tier) and value in percent."""
     lines = ((" · ".join(line.labels), line, 100.0) for line in view.series.get(HIT_RATIO, ()))
-    frame = _build_frame(lines)
+    frame = _build_frame(lines).dropna(ignore_index=True)
     moments = sorted(frame["time"].unique())
-    steps = dict(pairwise(moments))
-    return frame.assign(until=[steps.get(moment, view.taken_at) for moment in frame["time"]])
+    step = _find_step(moments)
+    ends = {
+        moment: following if following - moment <= GAP_STEPS * step else moment + step
+        for moment, following in pairwise(moments)
+    }
+    return frame.assign(until=[ends.get(moment, view.taken_at) for moment in frame["time"]])
 
 
 def build_memory_frame(view: View) -> pd.DataFrame:
@@ -178,9 +185,30 @@ def build_memory_frame(view: View) -> pd.DataFrame:
 
 
 def _build_frame(lines: Iterable[tuple[str, Series, float]]) -> pd.DataFrame:
-    rows = [(moment, name, value * factor) for name, line, factor in lines for moment, value in line.points]
+    """Return time, series and value; a row without a value ends a line before a gap."""
+    found = list(lines)
+    step = _find_step(moment for _, line, _ in found for moment, _ in line.points)
+    rows = [
+        (moment, name, None if value is None else value * factor)
+        for name, line, factor in found
+        for moment, value in _break_at_gaps(line, step)
+    ]
     frame = pd.DataFrame(rows, columns=["time", "series", "value"])
-    return frame.assign(time=pd.to_datetime(frame["time"], utc=True))
+    return frame.assign(time=pd.to_datetime(frame["time"], utc=True), value=frame["value"].astype(float))
+
+
+def _find_step(moments: Iterable[datetime]) -> timedelta:
+    """Return how far apart moments mostly are; zero for less than two of them."""
+    distances = sorted(later - earlier for earlier, later in pairwise(sorted(set(moments))))
+    return distances[len(distances) // 2] if distances else timedelta(0)
+
+
+def _break_at_gaps(line: Series, step: timedelta) -> Iterator[tuple[datetime, float | None]]:
+    for (moment, value), (following, _) in pairwise(line.points):
+        yield moment, value
+        if following - moment > GAP_STEPS * step:
+            yield moment + step, None
+    yield from line.points[-1:]
 
 
 def describe_memory(scrape: Scrape) -> str:

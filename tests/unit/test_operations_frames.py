@@ -1,5 +1,6 @@
 """The Operations page's cards, tables, charts and conditions."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -153,6 +154,11 @@ def test_memory_timeouts_and_late_tasks_are_conditions() -> None:
     assert [item.topic for item in found] == ["echopooltimeouts", "echoredismemoryhigh", "echotasklate"]
 
 
+def at_minutes(minutes: Iterable[int], *labels: str) -> Series:
+    """Return a line of ones at so many minutes from now."""
+    return Series(labels, tuple((NOW + timedelta(minutes=minute), 1.0) for minute in minutes))
+
+
 def test_charts_are_valid_with_their_frames() -> None:
     """The schema accepts each; columns are what the specification names."""
     view = build_view(
@@ -175,6 +181,25 @@ def test_charts_are_valid_with_their_frames() -> None:
     assert set(hits["series"]) == {"user · near", "user · shared"}
     assert hits["until"].iloc[0] == hits["time"].iloc[1]
     assert hits["until"].iloc[1] == NOW
+
+
+def test_lines_end_where_nothing_was() -> None:
+    """Two jobs with an hour between them are not one, and an hour in which nobody looked is empty."""
+    job, away = (0, 1, 120, 121), (0, 1, 2, 3, 120, 121)
+    view = build_view(
+        {
+            POOL_USED: (at_minutes(range(122), "dashboard"), at_minutes(job, "job")),
+            HIT_RATIO: (at_minutes(away, "user", "near"),),
+        }
+    )
+    pools = frames.build_pool_frame(view)
+    assert pools[pools["series"] == "dashboard"]["value"].notna().all()
+    lines = pools[pools["series"] == "job"]
+    assert [float(value) for value in lines["value"].fillna(-1)] == [1, 1, -1, 1, 1]
+    assert lines["time"].iloc[2] == NOW + timedelta(minutes=2)
+    hits = frames.build_hit_frame(view)
+    lengths = (hits["until"] - hits["time"]).iloc[:-1]
+    assert list(lengths) == [timedelta(minutes=1)] * 5
 
 
 def test_frames_of_an_empty_history_are_empty() -> None:
