@@ -71,10 +71,10 @@ def show_sign_in() -> None:
 
 def show_visitor(visitor: Visitor) -> None:
     """Say below a page who looks at it, or what keeps others out where nobody signs in."""
+    if not _Gate.policy.has_sign_in:
+        st.caption(_describe_openness(visitor))
+        return
     with st.container(key="visitor", horizontal=True, vertical_alignment="center"):
-        if not _Gate.policy.has_sign_in:
-            st.caption(_describe_openness(visitor))
-            return
         role = " as an operator" if visitor.is_operator else ""
         st.caption(f"Signed in{role}: {escape_markdown(visitor.name)}")
         if visitor.is_stale:

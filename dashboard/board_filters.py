@@ -4,7 +4,8 @@ Owns the widgets and their query parameters, and what is said about a link that 
 something that is not there. A changed filter starts again at the first page.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import date
 
 import streamlit as st
@@ -19,7 +20,7 @@ DEFAULT_ROWS = 25
 PERIODS = {"Session": 1, "Last 7": 7, "Last 30": 30}
 BEFORE = "Session before"
 NAME_LETTERS = 50
-COLUMN_WIDTHS = (3, 3, 3, 4)
+FILTERS_A_ROW, FILTER_PIXELS = 4, 200
 FILTERS = {
     "category": None,
     "day": None,
@@ -35,28 +36,23 @@ FILTERS = {
 
 def choose_view(service: EnhancedDatabaseService, sessions: Sequence[date], newest: date) -> View:
     """Show the filters and return what they say; unknown values in the link are named."""
-    first = st.columns(COLUMN_WIDTHS, gap="small")
     newest_name = f"Newest ({newest.isoformat()})"
     days = {newest_name: newest, **{day.isoformat(): day for day in sessions}}
-    with first[1]:
-        day = days[_choose("Session", days, key="day", what="session", labels=_describe_days(days))]
-    categories = {item.name: item for item in data.list_categories(service, day)}
-    parameters.translate_parameter("category", {c.key: c.name for c in categories.values()})
-    with first[0]:
-        category = categories[_choose("Category", categories, key="category", what="category")]
-    with first[2]:
+    orders = standings_data.ORDERS
+    # one grid: of rows of columns, each column would be one more thing to send
+    with st.grid(FILTERS_A_ROW, min_column_width=FILTER_PIXELS, gap="small"):
+        shown_first = st.container()
+        day = days[_choose("Session", days, key="day", what="session", describe=_describe_day(days))]
+        categories = {item.name: item for item in data.list_categories(service, day)}
+        parameters.translate_parameter("category", {c.key: c.name for c in categories.values()})
+        with shown_first:
+            category = categories[_choose("Category", categories, key="category", what="category")]
         compared = st.container()
-    with first[3]:
         count = PERIODS[_choose_segment("Period", list(PERIODS), "Session", key="period", what="period")]
-    with compared:
-        versus = choose_versus(service, category, day, sessions, disabled=count > 1)
-    second = st.columns(COLUMN_WIDTHS, gap="small")
-    with second[0]:
+        with compared:
+            versus = choose_versus(service, category, day, sessions, disabled=count > 1)
         prefix = choose_prefix()
-    with second[1]:
-        orders = standings_data.ORDERS
         order = _choose("Order", orders, key="order", what="order", disabled=count > 1)
-    with second[2]:
         numbers = [str(number) for number in ROWS]
         rows = int(
             _choose_segment(
@@ -116,7 +112,8 @@ def choose_page(pages: int) -> int:
     """Show the page control when there is more than one page, and return the page's number."""
     if pages <= 1:
         return 1
-    unknown = parameters.find_unknown("page", [str(number + 1) for number in range(pages)])
+    asked = parameters.find_parameter("page")
+    unknown = asked if asked and asked not in map(str, range(1, pages + 1)) else None
     # a page that is gone, because the board has become shorter
     if st.session_state.get("page", 1) > pages:
         st.session_state["page"] = pages
@@ -132,34 +129,41 @@ def _choose(
     *,
     key: str,
     what: str,
-    labels: Mapping[str, str] | None = None,
+    describe: Callable[[str], str] = str,
     disabled: bool = False,
 ) -> str:
     unknown = parameters.find_unknown(key, options)
-    chosen: str = st.selectbox(
-        label, list(options), key=key, bind="query-params", on_change=restart, disabled=disabled
-    )
-    if unknown:
-        parameters.show_unknown(what, unknown, instead=(labels or {}).get(chosen, chosen))
+    with _cell(needed=unknown is not None):
+        chosen: str = st.selectbox(
+            label, list(options), key=key, bind="query-params", on_change=restart, disabled=disabled
+        )
+        if unknown:
+            parameters.show_unknown(what, unknown, instead=describe(chosen))
     return chosen
 
 
 def _choose_segment(label: str, options: Sequence[str], default: str, *, key: str, what: str) -> str:
     unknown = parameters.find_unknown(key, options)
-    chosen: str = st.segmented_control(
-        label,
-        options,
-        default=default,
-        required=True,
-        key=key,
-        wrap=True,
-        bind="query-params",
-        on_change=restart,
-    )
-    if unknown:
-        parameters.show_unknown(what, unknown, instead=chosen)
+    with _cell(needed=unknown is not None):
+        chosen: str = st.segmented_control(
+            label,
+            options,
+            default=default,
+            required=True,
+            key=key,
+            wrap=True,
+            bind="query-params",
+            on_change=restart,
+        )
+        if unknown:
+            parameters.show_unknown(what, unknown, instead=chosen)
     return chosen
 
 
-def _describe_days(days: Mapping[str, date]) -> dict[str, str]:
-    return {name: format_day(day) for name, day in days.items()}
+def _cell(*, needed: bool) -> AbstractContextManager[object]:
+    """Keep what belongs together in one cell of a grid; a lone widget is one already."""
+    return st.container() if needed else nullcontext()
+
+
+def _describe_day(days: Mapping[str, date]) -> Callable[[str], str]:
+    return lambda name: format_day(days[name])

@@ -5,8 +5,9 @@ what it says about its age. A part that fails shows so in its own place; filters
 being typed and the other parts stay as they are.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar
 from datetime import UTC, datetime
 
 import streamlit as st
@@ -14,9 +15,17 @@ import streamlit as st
 from dashboard import runtime, states
 from dashboard.formats import format_as_of, format_count
 
+SHOWN = "shown-page"
+
+_is_first_run: ContextVar[bool] = ContextVar("is_first_run", default=False)
+"""Whether the page was just opened; each run of a script has a thread, and so a context, of its own."""
+
 
 def show_heading(title: str) -> None:
     """Show a page's title with the pause and refresh controls beside it."""
+    _is_first_run.set(st.session_state.get(SHOWN) != title)
+    if _is_first_run.get():
+        st.session_state[SHOWN] = title
     row = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
     row.title(title, anchor=False, width="content")
     with row.container(horizontal=True, vertical_alignment="center", width="content"):
@@ -30,11 +39,13 @@ def show_heading(title: str) -> None:
         st.button("Refresh", key="refresh", help="Read everything again now")
 
 
-@contextmanager
-def placeholder() -> Iterator[None]:
-    """Say that figures are being read while the block takes longer than a moment."""
-    with st.spinner("Reading figures"):
-        yield
+def placeholder() -> AbstractContextManager[None]:
+    """Say that figures are being read, while a page that was just opened has none to show.
+
+    From its second run on a page shows the figures of before until there are new ones, faded when
+    it takes longer than a moment; saying so as well would start one more thread in each run.
+    """
+    return st.spinner("Reading figures") if _is_first_run.get() else nullcontext()
 
 
 def is_live() -> bool:

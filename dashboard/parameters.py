@@ -17,8 +17,9 @@ from dashboard.formats import escape_markdown
 
 def find_parameter(name: str) -> str | None:
     """Return the value that the address has for this parameter, or None."""
-    value = st.query_params.get(name)
-    return value.strip() if value else None
+    # all of it, because asking for one that is missing costs an exception
+    values = st.query_params.get_all(name)
+    return values[-1].strip() if values and values[-1] else None
 
 
 def find_day(name: str) -> date | None:

@@ -96,28 +96,26 @@ def count_players(service: EnhancedDatabaseService, view: View, summary: BoardSu
         return 0
 
 
-def load_page(service: EnhancedDatabaseService, view: View, number: int) -> Page:
-    """Return one page, the first being number 1."""
+def load_entries(service: EnhancedDatabaseService, view: View, number: int) -> tuple[LeaderboardEntry, ...]:
+    """Return who is on one page, the first being number 1."""
     key = view.category.key
     if number == 1 and not view.prefix and view.order == "rank":
         # the view that nearly everybody opens, and the only one that is cached
-        entries = service.get_leaderboard(key, view.day, view.rows)
-    else:
-        entries = service.list_leaderboard(
-            key,
-            view.day,
-            limit=view.rows,
-            offset=(number - 1) * view.rows,
-            order=view.order,
-            prefix=view.prefix,
-        )
-    return compare_entries(service, view, entries)
+        return service.get_leaderboard(key, view.day, view.rows)
+    return service.list_leaderboard(
+        key,
+        view.day,
+        limit=view.rows,
+        offset=(number - 1) * view.rows,
+        order=view.order,
+        prefix=view.prefix,
+    )
 
 
 def compare_entries(
     service: EnhancedDatabaseService, view: View, entries: Sequence[LeaderboardEntry]
 ) -> Page:
-    """Return entries with where their players stood before."""
+    """Return a page of these entries with where their players stood before."""
     players = tuple(entry.user_id for entry in entries)
     before = runtime.get_recent().get_or_load(
         (service, "before", view.category.key, view.versus, players),

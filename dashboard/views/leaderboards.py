@@ -10,10 +10,11 @@ from datetime import date
 from decimal import Decimal
 from functools import partial
 
+import pyarrow as pa
 import streamlit as st
 
 from core import EnhancedDatabaseService
-from core.records import BoardSummary, PeriodEntry
+from core.records import BoardSummary, LeaderboardEntry, PeriodEntry
 from dashboard import charts, data, downloads, live, parameters, runtime, standings_data, states
 from dashboard import standings_frames as frames
 from dashboard.board_filters import choose_page, choose_view
@@ -113,17 +114,15 @@ def show_figure(label: str, value: str, remark: str) -> None:
 def show_ranking(service: EnhancedDatabaseService, view: View, summary: BoardSummary) -> None:
     """Show one page of the board, the page control and, for one player, who stands around."""
     total = standings_data.count_players(service, view, summary)
-    heading = st.container()
-    table = st.container()
+    board = st.container()
     number = choose_page(-(-total // view.rows))
-    page = standings_data.load_page(service, view, number)
-    with heading:
+    entries = standings_data.load_entries(service, view, number)
+    with board:
         show_ranking_heading(view, total, number)
-    with table:
-        if page.entries:
+        if entries:
             show_table(
-                frames.build_page_frame(page, best=summary.best),
-                page.entries,
+                load_table(service, view, entries, best=summary.best),
+                entries,
                 view.category,
                 key="board",
                 alt=f"Ranked players by {view.category.name.lower()}",
@@ -131,7 +130,18 @@ def show_ranking(service: EnhancedDatabaseService, view: View, summary: BoardSum
             )
         else:
             states.show_no_match(view.prefix)
-    show_around(service, view, page, summary)
+    show_around(service, view, entries, summary)
+
+
+def load_table(
+    service: EnhancedDatabaseService, view: View, entries: tuple[LeaderboardEntry, ...], *, best: Decimal
+) -> pa.Table:
+    """Return the table of entries; as long as they are the same, what it compares with is kept."""
+    shown = tuple((entry.user_id, entry.rank, entry.score, entry.username) for entry in entries)
+    return runtime.get_recent().get_or_load(
+        (service, "table", view.category.key, view.day, view.versus, best, shown),
+        lambda: frames.build_page_frame(standings_data.compare_entries(service, view, entries), best=best),
+    )
 
 
 def show_ranking_heading(view: View, total: int, number: int) -> None:
@@ -155,16 +165,19 @@ def show_ranking_heading(view: View, total: int, number: int) -> None:
 
 
 def show_around(
-    service: EnhancedDatabaseService, view: View, page: standings_data.Page, summary: BoardSummary
+    service: EnhancedDatabaseService,
+    view: View,
+    entries: tuple[LeaderboardEntry, ...],
+    summary: BoardSummary,
 ) -> None:
     """Show who stands above and below the one player that was searched for."""
-    found = standings_data.find_around(service, view, page.entries)
+    found = standings_data.find_around(service, view, entries)
     if found is None:
         return
     player, around = found
     st.subheader(f"Around {escape_markdown(player.username)}, {format_rank(player.rank)}", anchor=False)
     show_table(
-        frames.build_page_frame(standings_data.compare_entries(service, view, around), best=summary.best),
+        load_table(service, view, around, best=summary.best),
         around,
         view.category,
         key="around",

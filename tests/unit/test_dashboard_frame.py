@@ -1,0 +1,44 @@
+"""What stands around every page: shared between runs without one run showing in another."""
+
+from types import SimpleNamespace
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from dashboard import page_frame
+
+
+def test_each_run_has_pages_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streamlit notes in a page that it may run: in another run's page that would be an error there."""
+    monkeypatch.setattr(page_frame, "_create_pages", lambda: (SimpleNamespace(may_run=False),))
+    (first,) = page_frame.list_pages()
+    vars(first)["may_run"] = True
+    (second,) = page_frame.list_pages()
+    assert not vars(second)["may_run"]
+
+
+def test_styles_are_only_styles() -> None:
+    """Streamlit gives a style sheet no room on the page as long as there is nothing else in it."""
+    styles = page_frame.read_styles()
+    assert styles.startswith("<style>")
+    assert styles.endswith("</style>")
+    assert styles.count("<") == 2
+
+
+def show_title() -> None:
+    """Show a title as a page does, and whether reading is announced."""
+    import streamlit as st  # noqa: PLC0415  # Streamlit runs the function's text elsewhere
+
+    from dashboard import live  # noqa: PLC0415  # likewise
+
+    live.show_heading(st.query_params.get("title", "Overview"))
+    st.text(type(live.placeholder()).__name__)
+
+
+def test_reading_is_announced_on_a_page_that_was_just_opened() -> None:
+    """Not on one that shows figures already; again on the next page."""
+    test = AppTest.from_function(show_title).run()
+    announced = [test.text[0].value, test.run().text[0].value]
+    test.query_params["title"] = "Market"
+    announced += [test.run().text[0].value, test.run().text[0].value]
+    assert announced == ["_GeneratorContextManager", "nullcontext"] * 2
