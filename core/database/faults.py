@@ -23,6 +23,8 @@ _INTEGRITY_CLASS = "23"
 _DATA_CLASS = "22"
 NUMBER_OUT_OF_RANGE = "22003"
 READ_ONLY = "25006"
+SERIALIZATION_FAILURE = "40001"
+DEADLOCK = "40P01"
 # Connecting has no SQLSTATE in psycopg2; these are words of SQLSTATE 53300.
 _TOO_MANY = ("too many clients", "too many connections", "remaining connection slots")
 
@@ -41,6 +43,10 @@ class NumberRefused(DatabaseError, InvalidInput):
     """A number that was given has more digits than PostgreSQL holds."""
 
 
+class TransactionConflict(DatabaseError):
+    """The server undid a transaction, or the call in it, in favour of another one."""
+
+
 class ConnectFailed(DatabaseUnavailable):
     """No connection could be opened, as opposed to one that was lost."""
 
@@ -49,6 +55,7 @@ class ServerHung(DatabaseUnavailable):
     """The server has a connection and does not answer on it."""
 
 
+_CONFLICT = (TransactionConflict, "was undone by the server in favour of another writer; repeat it")
 _BY_STATE: dict[str, tuple[type[EchoMarketsError], str]] = {
     QUERY_CANCELED: (
         QueryTimeout,
@@ -59,6 +66,8 @@ _BY_STATE: dict[str, tuple[type[EchoMarketsError], str]] = {
         "found the database read-only; point DATABASE_URL at the primary",
     ),
     NUMBER_OUT_OF_RANGE: (NumberRefused, "got a number that PostgreSQL cannot hold; give fewer digits"),
+    SERIALIZATION_FAILURE: _CONFLICT,
+    DEADLOCK: _CONFLICT,
 }
 
 

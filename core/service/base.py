@@ -4,6 +4,7 @@ Owns the order of a write: validate, transaction, fence, commit, invalidate. Hol
 database, the cache and the clock; no statement and no key name.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,14 +16,19 @@ from uuid import UUID
 import uuid_utils.compat as uuid_utils
 
 from core.cache import NO_FENCE, Cache, CacheKind, Fence
-from core.database import Database
+from core.database import Database, TransactionConflict
 from core.errors import DatabaseError
 from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.service.fence_ahead import FenceAhead
 
+logger = logging.getLogger(__name__)
+
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# Each costs the server's deadlock_timeout, a second by default, and there is seldom a second one.
+CONFLICT_ATTEMPTS = 3
 
 
 class Changes:
@@ -76,7 +82,8 @@ class ServiceBase:
         Transactions nest; the outermost commits. Holds one connection until it ends. A child that
         is forked inside takes no part in it: its calls are on their own. Raises
         `DatabaseUnavailable` when the connection is lost, also when the commit happened all
-        the same and only its answer was lost.
+        the same and only its answer was lost, and a `DatabaseError` from a call that is part of a
+        deadlock: repeat the whole block then, because what it holds is what others wait for.
         """
         with self._changing("transaction"):
             yield
@@ -113,6 +120,24 @@ class ServiceBase:
             raise
         self._cache.invalidate(keys, fence)
         return result
+
+    def _repeat(self, write: Callable[[], T], *conflicts: type[DatabaseError]) -> T:
+        """Run a unit of work, and again when the server undid it in favour of another writer.
+
+        Not inside a transaction, which holds what the other waits for. `conflicts` are further
+        errors that a second attempt does not meet, in a transaction or not.
+        """
+        repeated: tuple[type[DatabaseError], ...] = conflicts
+        if self._scope.changes is None:
+            repeated += (TransactionConflict,)
+        for _ in range(CONFLICT_ATTEMPTS - 1):
+            try:
+                return write()
+            except DatabaseError as error:
+                if not isinstance(error, repeated):
+                    raise
+                logger.info("once more: %s", error)
+        return write()
 
     @contextmanager
     def _changing(

@@ -13,6 +13,7 @@ from core.cache.keys import (
     leaderboard_key,
     leaderboard_version_key,
 )
+from core.database import ConstraintViolated
 from core.errors import InvalidInput, LeaderboardEntryNotFound, UserNotFound
 from core.queries import boards, leaderboards
 from core.records import BatchResult, LeaderboardEntry, LeaderboardUpdate, PlayerSession
@@ -128,11 +129,16 @@ class Leaderboards(ServiceBase):
         """
         category, day = self._check_board(category, session_date)
         row = _check_row(LeaderboardUpdate(user_id, score, metadata))  # type: ignore[arg-type]  # checked in there
-        with self._changing("update_leaderboard_entry") as (database, changes):
-            changes.invalidate(LEADERBOARD, leaderboard_version_key(category, day))
-            if not leaderboards.upsert_entries(database, category, day, [row]):
-                raise UserNotFound(f"no user has the id {row[1]}; create_user makes one")
-            entry = boards.find_rank(database, row[1], category, day)
+
+        def write() -> LeaderboardEntry | None:
+            with self._changing("update_leaderboard_entry") as (database, changes):
+                changes.invalidate(LEADERBOARD, leaderboard_version_key(category, day))
+                if not leaderboards.upsert_entries(database, category, day, [row]):
+                    raise UserNotFound(f"no user has the id {row[1]}; create_user makes one")
+                return boards.find_rank(database, row[1], category, day)
+
+        # a player that is deleted meanwhile is there for the statement, and not for its constraint
+        entry = self._repeat(write, ConstraintViolated)
         if entry is None:
             raise _no_entry(row[1], category, day)
         return entry
@@ -154,11 +160,18 @@ class Leaderboards(ServiceBase):
         last = {row[1]: row for row in (_check_at(place, update) for place, update in given)}
         if not last:
             return BatchResult(updated=0, missing=())
-        written: set[UUID] = set()
-        with self._changing("batch_update_leaderboard") as (database, changes):
-            changes.invalidate(LEADERBOARD, leaderboard_version_key(category, day))
-            for chunk in chunked([last[user_id] for user_id in sorted(last)], CHUNK_ROWS):
-                written |= leaderboards.upsert_entries(database, category, day, chunk)
+        rows = [last[user_id] for user_id in sorted(last)]
+
+        def write() -> set[UUID]:
+            written: set[UUID] = set()
+            with self._changing("batch_update_leaderboard") as (database, changes):
+                changes.invalidate(LEADERBOARD, leaderboard_version_key(category, day))
+                for chunk in chunked(rows, CHUNK_ROWS):
+                    written |= leaderboards.upsert_entries(database, category, day, chunk)
+            return written
+
+        # as for a single entry
+        written = self._repeat(write, ConstraintViolated)
         missing = tuple(PlayerSession(user_id, day) for user_id in last if user_id not in written)
         return BatchResult(updated=len(written), missing=missing)
 
@@ -171,8 +184,13 @@ class Leaderboards(ServiceBase):
         if session_date is None:
             raise InvalidInput("session_date is None; give the session to close")
         day = check_session_date(session_date, self._clock())
-        with self._changing("close_session") as (database, _), database.unhurried():
-            return leaderboards.store_ranks(database, day)
+
+        def write() -> int:
+            with self._changing("close_session") as (database, _), database.unhurried():
+                return leaderboards.store_ranks(database, day)
+
+        # it locks rows in the order in which they are stored, and batches in that of their players
+        return self._repeat(write)
 
     def list_leaderboard_categories(self, session_date: date | None = None) -> tuple[str, ...]:
         """Return the categories that have entries in a session, in order. Raises `InvalidInput`."""

@@ -3,11 +3,13 @@
 Owns the chunks and what a load invalidates. Every load is set-based (COPY, then one
 upsert per chunk) and repeatable; each chunk is one transaction. Records come from the
 program, not from people: their values are checked by the table's constraints, and a
-broken one undoes its chunk with a `DatabaseError`.
+broken one undoes its chunk with a `DatabaseError`. Of two records of one key the last wins.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from functools import partial
+from operator import attrgetter
+from typing import TypeVar
 from uuid import UUID
 
 from core.cache.keys import (
@@ -40,20 +42,23 @@ class Loading(ServiceBase):
         """Load users; return the id that each username has, which an existing one keeps."""
         ids: dict[str, UUID] = {}
         given = check_records(users, User, "user")
-        for chunk in chunked(_last_by(given, lambda user: user.username), CHUNK_ROWS):
-            with self._changing("load_users") as (database, changes), database.unhurried():
-                bulk.load_rows(database, bulk.USERS, chunk)
-                found = bulk.find_user_ids(database, [user.username for user in chunk])
-                changes.invalidate(USER, *(user_key(user_id) for user_id in found.values()))
-            ids |= found
+        for chunk in chunked(given, CHUNK_ROWS):
+            ids |= self._repeat(partial(self._load_users, _keep_last(bulk.USERS, chunk)))
         return ids
+
+    def _load_users(self, chunk: Sequence[User]) -> dict[str, UUID]:
+        with self._changing("load_users") as (database, changes), database.unhurried():
+            bulk.load_rows(database, bulk.USERS, chunk)
+            found = bulk.find_user_ids(database, [user.username for user in chunk])
+            changes.invalidate(USER, *(user_key(user_id) for user_id in found.values()))
+        return found
 
     def load_market_ticks(self, ticks: Iterable[Tick]) -> int:
         """Load ticks; return how many are new or changed."""
         return self._load(
             "load_market_ticks",
             bulk.TICKS,
-            _last_by(check_records(ticks, Tick, "tick"), lambda tick: (tick.symbol, tick.timestamp)),
+            check_records(ticks, Tick, "tick"),
             lambda changes, chunk: note_symbols(changes, {tick.symbol for tick in chunk}),
         )
 
@@ -107,14 +112,17 @@ class Loading(ServiceBase):
         records: Iterable[T],
         note: Callable[[Changes, Sequence[T]], None],
     ) -> int:
-        changed = 0
-        for chunk in chunked(records, CHUNK_ROWS):
+        def write(chunk: Sequence[T]) -> int:
             with self._changing(operation) as (database, changes), database.unhurried():
                 note(changes, chunk)
-                changed += bulk.load_rows(database, target, chunk)
-        return changed
+                return bulk.load_rows(database, target, chunk)
+
+        return sum(
+            self._repeat(partial(write, _keep_last(target, chunk))) for chunk in chunked(records, CHUNK_ROWS)
+        )
 
 
-def _last_by(records: Iterable[T], key: Callable[[T], Any]) -> Iterable[T]:
+def _keep_last(target: bulk.Target, records: Sequence[T]) -> list[T]:
     """Keep the last record of each key: one statement must not write a row twice."""
-    return {key(record): record for record in records}.values()
+    key = attrgetter(*target.key)
+    return list({key(record): record for record in records}.values())

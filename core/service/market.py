@@ -113,9 +113,14 @@ class Market(ServiceBase):
             # as each chunk is written: in one order everywhere, so that no two loads wait for each other
             checked.sort(key=find_key)
         keys = _list_keys({tick.symbol for tick in checked})
-        with self._changing("insert_market_ticks", keys) as (database, _):
-            for chunk in chunked(checked, CHUNK_ROWS):
-                queries.insert_ticks(database, chunk)
+
+        def write() -> None:
+            with self._changing("insert_market_ticks", keys) as (database, _):
+                for chunk in chunked(checked, CHUNK_ROWS):
+                    queries.insert_ticks(database, chunk)
+
+        # months that move on are noted after each chunk, whose symbols others may be at already
+        self._repeat(write)
         return len(checked)
 
     def delete_market_ticks(self, symbol: str) -> int:

@@ -100,15 +100,21 @@ class Portfolios(ServiceBase):
         checked = (self._check_at(place, update) for place, update in given)
         # the name of the key is wanted anyway, and its order is that of the rows
         last = {_name_key(update): update for update in checked}
-        missing: list[PlayerSession] = []
         if not last:
             return BatchResult(updated=0, missing=())
         # in the order of the key, so that two batches do not wait for each other in a circle
         names = sorted(last)
         keys = [(PORTFOLIO, name) for name in names]
-        with self._changing("batch_update_portfolios", keys) as (database, _):
-            for chunk in chunked(names, CHUNK_ROWS):
-                missing += queries.update_portfolios(database, [last[name] for name in chunk])
+
+        def write() -> list[PlayerSession]:
+            missing: list[PlayerSession] = []
+            with self._changing("batch_update_portfolios", keys) as (database, _):
+                for chunk in chunked(names, CHUNK_ROWS):
+                    missing += queries.update_portfolios(database, [last[name] for name in chunk])
+            return missing
+
+        # a batch and who deletes several of its players may wait for each other
+        missing = self._repeat(write)
         return BatchResult(updated=len(last) - len(missing), missing=tuple(missing))
 
     def list_session_dates(self, *, limit: int = 365, before: date | None = None) -> tuple[date, ...]:

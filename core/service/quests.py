@@ -107,10 +107,15 @@ class Quests(ServiceBase):
 
     def expire_quests(self) -> int:
         """Expire every active quest past its time; return how many there were."""
-        with self._changing("expire_quests") as (database, changes):
-            owners = queries.expire_quests(database, self._clock())
-            changes.invalidate(QUESTS, *(quests_key(owner) for owner in set(owners)))
-        return len(owners)
+
+        def write() -> int:
+            with self._changing("expire_quests") as (database, changes):
+                owners = queries.expire_quests(database, self._clock())
+                changes.invalidate(QUESTS, *(quests_key(owner) for owner in set(owners)))
+            return len(owners)
+
+        # two at once take the rows in any order
+        return self._repeat(write)
 
     def _check_expiry(self, value: Any) -> datetime | None:
         if value is None:

@@ -139,14 +139,19 @@ class Users(ServiceBase):
         Raises `UserNotFound`, `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
-        with self._changing("delete_user") as (database, changes):
-            changes.invalidate(USER, user_key(checked), USERNAMES_VERSION_KEY)
-            changes.invalidate(QUESTS, quests_key(checked))
-            # first: a portfolio that is opened meanwhile would stay in the cache
-            if not queries.lock_user(database, checked):
-                raise _no_user(checked)
-            changes.keys.extend(list_portfolio_keys(database, checked))
-            queries.delete_user(database, checked)
+
+        def write() -> None:
+            with self._changing("delete_user") as (database, changes):
+                changes.invalidate(USER, user_key(checked), USERNAMES_VERSION_KEY)
+                changes.invalidate(QUESTS, quests_key(checked))
+                # first: a portfolio that is opened meanwhile would stay in the cache
+                if not queries.lock_user(database, checked):
+                    raise _no_user(checked)
+                changes.keys.extend(list_portfolio_keys(database, checked))
+                queries.delete_user(database, checked)
+
+        # others lock its rows before it, and delete_user it before its rows
+        self._repeat(write)
 
 
 def _no_user(user_id: UUID) -> UserNotFound:
