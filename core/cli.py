@@ -29,6 +29,7 @@ from core.settings import Settings
 FAILED = 1
 WRONG_INPUT = 2
 PIPE_COLUMNS = 120
+BULK_SLOW_MILLISECONDS = 10_000
 
 # Commands of the simulation import it themselves: numpy costs every other command half a second.
 
@@ -97,7 +98,7 @@ def import_prices_command(file: Path, *, skip_invalid: bool) -> None:
     from core.simulation.prices import import_prices  # noqa: PLC0415  # see above
     from core.simulation.progress import show_progress  # noqa: PLC0415  # see above
 
-    with open_service(_load_settings()) as service, show_progress() as progress:
+    with open_service(_load_bulk_settings()) as service, show_progress() as progress:
         result = import_prices(service, file, skip_invalid=skip_invalid, progress=progress)
     click.echo(
         f"{result.rows} days of {len(result.symbols)} symbols read,"
@@ -117,7 +118,7 @@ def seed_command(players: int, sessions: int | None, number: int) -> None:
     from core.simulation.progress import show_progress  # noqa: PLC0415  # see above
     from core.simulation.replay import seed  # noqa: PLC0415  # see above
 
-    with open_service(_load_settings()) as service, show_progress() as progress:
+    with open_service(_load_bulk_settings()) as service, show_progress() as progress:
         result = seed(service, players=players, sessions=sessions, seed=number, progress=progress)
     click.echo(str(result))
 
@@ -206,6 +207,14 @@ def _load_settings() -> Settings:
     settings = Settings.load()
     configure_logging(settings)
     return settings
+
+
+def _load_bulk_settings() -> Settings:
+    settings = _load_settings()
+    if "database_slow_query" in settings.model_fields_set:
+        return settings
+    # a chunk of 20,000 rows takes a second on a small machine and is no sign of trouble
+    return settings.model_copy(update={"database_slow_query": BULK_SLOW_MILLISECONDS})
 
 
 if __name__ == "__main__":

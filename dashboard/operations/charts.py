@@ -104,7 +104,13 @@ def _build_lines(colours: dict[str, str], *, unit: str, scale: Spec, digits: str
 
 
 # by what lies between two labels: a fresh history is seconds long
-_TIMES = {"seconds": "%H:%M:%S", "minutes": "%H:%M", "hours": "%H:%M", "date": "%-d %b"}
+_TIMES = {
+    "milliseconds": "%H:%M:%S",
+    "seconds": "%H:%M:%S",
+    "minutes": "%H:%M",
+    "hours": "%H:%M",
+    "date": "%-d %b",
+}
 
 
 def _time() -> Spec:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from core import cli
 from core.errors import SettingsError
 from core.settings import Settings, redact
 
@@ -183,3 +184,10 @@ def test_every_setting_is_documented(repository: Path) -> None:
     for name in Settings.model_fields:
         assert f"{name.upper()}=" in example, f"{name.upper()} is missing in .env.example"
         assert f"`{name.upper()}`" in readme, f"{name.upper()} is missing in README.md"
+
+
+def test_a_bulk_load_has_slower_statements_unless_somebody_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of 20,000 rows are no slow statements; a threshold that was chosen is kept."""
+    assert cli._load_bulk_settings().database_slow_query == cli.BULK_SLOW_MILLISECONDS
+    monkeypatch.setenv("DATABASE_SLOW_QUERY", "1000")
+    assert cli._load_bulk_settings().database_slow_query == 1_000
