@@ -27,13 +27,16 @@ from core.cache.near import NearTier
 from core.cache.read_through import Load, Read, ReadThrough
 from core.cache.shared import SharedTier
 from core.cache.tally import Tally
-from core.errors import DatabaseUnavailable
+from core.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
 from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.records import CacheStats
 from core.settings import Settings
 
 T = TypeVar("T")
+
+# What a last known value stands in for: a server that hangs keeps connections, which are missed elsewhere.
+UNANSWERED = (DatabaseUnavailable, PoolTimeout, QueryTimeout)
 
 
 class Cache:
@@ -151,7 +154,7 @@ class Cache:
         read = _read_of_one(kind, key, codec, load, depends_on)
         try:
             answer = self._read_alone(read, key)
-        except DatabaseUnavailable:
+        except UNANSWERED:
             known: T | None = self._recall(key)
             if known is None:
                 raise
@@ -193,7 +196,7 @@ class Cache:
         if missing:
             try:
                 read = self._reader.read(Read(kind, codec, load, depends_on), missing)
-            except DatabaseUnavailable:
+            except UNANSWERED:
                 known = {key: value for key in missing if (value := self._recall(key)) is not None}
                 if not known:
                     raise
@@ -212,7 +215,7 @@ class Cache:
     def stale_seconds(self) -> float | None:
         """How old the answer to this thread's last read was; None when it was fresh.
 
-        Not None only when the database could not be asked and a last known value was served.
+        Not None only when the database did not answer and a last known value was served.
         """
         return self._last_known.age_seconds
 

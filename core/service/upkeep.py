@@ -93,7 +93,7 @@ class Upkeep(Users, Portfolios, Market, Leaderboards, Quests):
     def stale_seconds(self) -> float | None:
         """Return how old the answer to this thread's last cached read was; None when it was fresh.
 
-        A number means that the database could not be asked, and that the answer is the last
+        A number means that the database did not answer, and that the answer is the last
         known one instead of an error; it is never older than CACHE_FAILSAFE.
         """
         return self._cache.stale_seconds

@@ -293,6 +293,23 @@ def test_closes_a_connection_past_its_lifetime(fixture: Fixture) -> None:
     assert fixture.opened[0].closed
 
 
+def test_lifetimes_are_spread_downwards() -> None:
+    """What was opened together is not closed together, and nothing lives longer than the maximum."""
+    spread = {"low": 0.0, "high": 0.0}
+    fixture = Fixture()
+
+    def jitter(low: float, high: float) -> float:
+        spread.update(low=low, high=high)
+        return low
+
+    fixture.pool._jitter = jitter
+    fixture.pool.checkin(fixture.pool.checkout("read"))
+    assert 0.5 < spread["low"] < spread["high"] == 1
+    fixture.clock.now += MAX_LIFETIME_SECONDS * spread["low"]
+    fixture.pool.checkout("read")
+    assert [raw.closed for raw in fixture.opened] == [1, 0]
+
+
 def test_a_failed_connect_gives_its_place_back(fixture: Fixture) -> None:
     """Connecting fails a hundred times, and the pool still has both its places."""
     fixture.failure = psycopg2.OperationalError("refused")

@@ -1,0 +1,76 @@
+"""The last known value: it stands in for whatever keeps the database from answering."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import pytest
+import redis
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.errors import PoolTimeout, QueryTimeout
+from core.records import User
+from tests.conftest import connected
+
+
+@pytest.fixture
+def impatient(settings: Settings) -> Iterator[EnhancedDatabaseService]:
+    """A service with one connection, which waits for nothing for long."""
+    limits = {
+        "database_connection_limit": 1,
+        "database_pool_timeout": 100,
+        "database_query_timeout": 500,
+    }
+    with open_service(settings.model_copy(update=limits)) as service:
+        yield service
+
+
+@contextmanager
+def held_connection(service: EnhancedDatabaseService, _: str) -> Iterator[None]:
+    """Another thread has the pool's only connection."""
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with service._database.session("hold"):
+            is_held.set()
+            is_over.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert is_held.wait(10)
+    yield
+    is_over.set()
+    holder.join()
+
+
+@contextmanager
+def locked_table(_: EnhancedDatabaseService, url: str) -> Iterator[None]:
+    """Somebody else keeps everybody from the users, so that statements are cancelled."""
+    with connected(url) as run:
+        run("BEGIN; LOCK TABLE users")
+        yield
+
+
+@pytest.mark.parametrize(("busy", "error"), [(held_connection, PoolTimeout), (locked_table, QueryTimeout)])
+def test_a_database_without_an_answer_is_stood_in_for(
+    impatient: EnhancedDatabaseService,
+    alice: User,
+    bob: User,
+    redis_client: redis.Redis,
+    database_url: str,
+    busy: Callable[[EnhancedDatabaseService, str], AbstractContextManager[None]],
+    error: type[Exception],
+) -> None:
+    """What was read before is served, marked stale; what was not is an error; both only meanwhile."""
+    service = impatient
+    assert service.get_user_by_id(alice.id) == alice
+    redis_client.flushall()
+    service._cache._near.clear()
+    with busy(service, database_url):
+        assert service.get_user_by_id(alice.id) == alice
+        assert service.stale_seconds() is not None
+        with pytest.raises(error):
+            service.get_user_by_id(bob.id)
+    assert service.get_user_by_id(bob.id) == bob
+    assert service.get_user_by_id(alice.id) == alice
+    assert service.stale_seconds() is None
