@@ -17,7 +17,7 @@ import uuid_utils.compat as uuid_utils
 
 from core.cache import NO_FENCE, Cache, CacheKind, Fence
 from core.database import Database, TransactionConflict
-from core.errors import DatabaseError
+from core.errors import DatabaseError, QueryTimeout
 from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.service.fence_ahead import FenceAhead
@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 # Each costs the server's deadlock_timeout, a second by default, and there is seldom a second one.
 CONFLICT_ATTEMPTS = 3
+# The server's own refusal, or that it gave up: nothing was committed.
+ANSWERS = (DatabaseError, QueryTimeout)
 
 
 class Changes:
@@ -116,7 +118,7 @@ class ServiceBase:
                 result = query(database, *args, **kwargs)
         except BaseException as error:
             if is_fenced:
-                self._cache.invalidate(keys, fence, is_certain=isinstance(error, DatabaseError))
+                self._cache.invalidate(keys, fence, is_certain=isinstance(error, ANSWERS))
             raise
         self._cache.invalidate(keys, fence)
         return result
@@ -186,9 +188,7 @@ class ServiceBase:
                 fence = self._cache.fence(ahead.finish(changes.keys), ahead.token)
         except BaseException as error:
             if is_committing:
-                # the server's own refusal is an answer: nothing was committed
-                is_certain = isinstance(error, DatabaseError)
-                self._cache.invalidate(changes.keys, fence, is_certain=is_certain)
+                self._cache.invalidate(changes.keys, fence, is_certain=isinstance(error, ANSWERS))
             else:
                 self._cache.invalidate(ahead.give_up(), Fence(ahead.token))
             raise

@@ -88,12 +88,18 @@ def test_terminated_before_commit(
 def test_answer_of_commit_lost(stored: Subject, postgres_proxy: Proxy) -> None:
     """The COMMIT arrives and its answer does not: the caller gets an error, readers what is true."""
 
+    def hold_answers(sent: bytes) -> tuple[bytes, bytes]:
+        if b"COMMIT" in sent:
+            postgres_proxy.pause()
+        return sent, b""
+
     def sever(sent: bytes) -> None:
         if b"COMMIT" in sent:
-            postgres_proxy.after_sent = None
+            postgres_proxy.script = postgres_proxy.after_sent = None
             postgres_proxy.sever()
+            postgres_proxy.resume()
 
-    postgres_proxy.after_sent = sever
+    postgres_proxy.script, postgres_proxy.after_sent = hold_answers, sever
     seen = stored.write()
     assert seen == "DatabaseUnavailable"
     wait_until(lambda: stored.read_row() in stored.unanswered, "the server has committed")
@@ -191,12 +197,19 @@ def test_out_of_connections(stored: Subject, postgres_proxy: Proxy, own_database
     errors: list[str] = []
     with ExitStack() as stack:
 
-        def is_refused() -> bool:
+        def take_one() -> bool:
             try:
                 stack.callback(psycopg2.connect(own_database_url).close)
             except psycopg2.OperationalError:
-                # what the pool still has goes to somebody else next time
-                postgres_proxy.sever()
+                return False
+            return True
+
+        def is_refused() -> bool:
+            if not take_one():
+                # what the pool still has goes to somebody else, before the pool has it again
+                postgres_proxy.refuse()
+                wait_until(take_one, "the server has noticed")
+                postgres_proxy.accept_again()
             try:
                 stored.service.search_users("a")
             except DatabaseUnavailable as error:

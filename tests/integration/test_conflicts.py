@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
+import redis
 from msgspec.structs import replace
 
-from core import EnhancedDatabaseService
+from core import EnhancedDatabaseService, Settings, open_service
 from core.database import TransactionConflict
-from core.errors import UserNotFound
+from core.errors import QueryTimeout, UserNotFound
 from core.records import LeaderboardUpdate, PlayerSession, PortfolioUpdate, Tick, User
 from core.service.base import CONFLICT_ATTEMPTS
 from tests.conftest import Execute, connected
@@ -144,6 +145,25 @@ def test_a_player_who_is_deleted_meanwhile_is_missing(
     assert (result.updated, result.missing) == (1, (PlayerSession(alice.id, TODAY),))  # type: ignore[attr-defined]  # a BatchResult
     assert len(results) == 2
     assert [entry.username for entry in service.get_leaderboard("b")] == ["bob"]
+
+
+def test_a_write_that_was_cancelled_leaves_its_key_open(
+    settings: Settings, alice: User, database_url: str, redis_client: redis.Redis
+) -> None:
+    """The server said that it gave up, so nobody is kept from the cache for fear of a late commit."""
+    with (
+        open_service(settings.model_copy(update={"database_query_timeout": 500})) as service,
+        connected(database_url) as run,
+    ):
+        service.get_current_portfolio(alice.id)
+        run("BEGIN")
+        run("SELECT FROM portfolios FOR UPDATE")
+        with pytest.raises(QueryTimeout):
+            service.update_portfolio_value(alice.id, None, Decimal(1), Decimal(0))
+        service.get_current_portfolio(alice.id)
+        stored = redis_client.get(f"portfolio:{alice.id}:{TODAY}")
+    assert isinstance(stored, bytes)
+    assert stored[:1] == b"V"
 
 
 def test_of_two_loaded_records_of_one_key_the_last_wins(
