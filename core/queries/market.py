@@ -48,7 +48,8 @@ LATEST = f"""
     ) AS t"""
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 LIST_SYMBOLS = "SELECT symbol FROM symbols"
-# A tick that stands for a bar brings its own open, high and low.
+# A tick that stands for a bar brings its own open, high and low. The first bucket of all may begin
+# in a year that Python does not have.
 CANDLES = """
     SELECT symbol, bucket,
            (array_agg(COALESCE(open, price) ORDER BY timestamp))[1],
@@ -58,7 +59,8 @@ CANDLES = """
            sum(volume),
            count(*)
     FROM (
-        SELECT *, date_bin(%(bucket)s, timestamp, '1999-12-27T00:00:00Z') AS bucket FROM ticks
+        SELECT *, greatest(date_bin(%(bucket)s, timestamp, '1999-12-27T00:00:00Z'),
+                           '0001-01-01T00:00:00Z') AS bucket FROM ticks
         WHERE symbol = %(symbol)s AND timestamp >= %(start)s AND timestamp < %(end)s
     ) AS ticks
     GROUP BY symbol, bucket ORDER BY bucket"""

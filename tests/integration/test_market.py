@@ -180,6 +180,15 @@ def test_market_keys_and_ttl(service: EnhancedDatabaseService, redis_client: red
         assert 20 < redis_client.ttl(key) <= 30
 
 
+@pytest.mark.parametrize("bucket", ["1d", "366d"])
+def test_candles_begin_with_time(service: EnhancedDatabaseService, bucket: str) -> None:
+    """Whoever asks for everything since the year 1 gets it, the first bucket cut short."""
+    begin = datetime.min.replace(tzinfo=UTC)
+    service.insert_market_tick("AAPL", Decimal(1), timestamp=begin)
+    [candle] = service.get_price_history("AAPL", begin, begin + timedelta(days=20), bucket)
+    assert (candle.bucket, candle.close) == (begin, 1)
+
+
 def test_volumes_of_a_candle_add_up_beyond_64_bits(service: EnhancedDatabaseService) -> None:
     """Each fits its column, and their sum is exact, a first and a second time."""
     most = 2**63 - 1
