@@ -5,12 +5,11 @@ Owns each section's composition; the page decides which there are and in which o
 
 from collections.abc import Sequence
 from decimal import Decimal
-from statistics import median
 
 import streamlit as st
 
 from core.records import PlayerScore, Portfolio, User
-from dashboard import charts, frames, player_charts, player_frames
+from dashboard import frames, player_drawings, player_frames
 from dashboard.formats import (
     Category,
     escape_markdown,
@@ -33,10 +32,9 @@ CARD_PIXELS = 155
 def show_equity(curves: Sequence[Curve], styles: Sequence[int]) -> None:
     """Show the player's equity with the others, and how far it is below its peak."""
     own = curves[0]
-    names = [curve.name for curve in curves]
     st.subheader("Equity", anchor=False)
     st.vega_lite_chart(
-        player_charts.build_equity_chart(player_frames.build_curves_frame(curves), names, list(styles)),
+        player_drawings.draw_equity(tuple(curves), tuple(styles)),
         width="stretch",
         alt=f"Equity over {len(own.days)} sessions: " + ", ".join(_describe_end(curve) for curve in curves),
     )
@@ -47,7 +45,7 @@ def show_equity(curves: Sequence[Curve], styles: Sequence[int]) -> None:
     deepest = player_frames.find_deepest(own)
     st.subheader("Drawdown", anchor=False)
     st.vega_lite_chart(
-        player_charts.build_drawdown_chart(player_frames.build_drawdown_frame(own)),
+        player_drawings.draw_drawdown(own),
         width="stretch",
         alt=f"Distance of the equity to its peak; the deepest is {format_percent(deepest.percent)}",
     )
@@ -62,46 +60,39 @@ def _describe_end(curve: Curve) -> str:
     return f"{curve.name} {format_signed_money(gain)}"
 
 
-def show_changes(history: Sequence[Portfolio]) -> None:
+def show_changes(history: tuple[Portfolio, ...]) -> None:
     """Show the day changes in order, and how they are spread."""
-    frame = frames.build_history_frame(history[::-1])
     st.subheader("Day change", anchor=False)
     st.vega_lite_chart(
-        charts.build_change_chart(frame),
+        player_drawings.draw_changes(history),
         width="stretch",
         alt=f"Gain or loss of each of the last {len(history)} sessions",
     )
-    changes = [row.day_change for row in history]
-    bins = frames.bin_values(changes)
-    if not bins:
+    spread = player_drawings.draw_spread(history)
+    if spread is None:
         return
-    middle = median(changes)
-    st.vega_lite_chart(
-        {**charts.build_histogram(bins, unit="currency", median=middle), "height": 150},
-        width="stretch",
-        alt=f"Histogram of {len(changes)} day changes",
-    )
-    st.caption(f"How day changes are spread. Dashed: the median, {format_signed_money(middle)}.")
+    st.vega_lite_chart(spread.chart, width="stretch", alt=f"Histogram of {len(history)} day changes")
+    st.caption(f"How day changes are spread. Dashed: the median, {format_signed_money(spread.middle)}.")
 
 
-def show_holdings(history: Sequence[Portfolio]) -> None:
+def show_holdings(history: tuple[Portfolio, ...]) -> None:
     """Show cash and what was invested at the close of each session."""
     st.subheader("Cash and invested", anchor=False)
     st.vega_lite_chart(
-        player_charts.build_holdings_chart(player_frames.build_holdings_frame(history)),
+        player_drawings.draw_holdings(history),
         width="stretch",
         alt=f"Cash and invested value at the close of the last {len(history)} sessions",
     )
 
 
-def show_rank_history(scores: Sequence[PlayerScore], category: Category) -> None:
+def show_rank_history(scores: tuple[PlayerScore, ...], category: Category) -> None:
     """Show the player's rank on one board over time."""
     if not scores:
         st.caption(f"No score for {category.name.lower()} in these sessions.")
         return
     best = min(row.rank for row in scores if row.rank is not None)
     st.vega_lite_chart(
-        player_charts.build_rank_chart(player_frames.build_ranks_frame(scores)),
+        player_drawings.draw_ranks(scores),
         width="stretch",
         alt=f"Rank by {category.name.lower()} in {len(scores)} sessions, the best {format_rank(best)}",
     )
@@ -147,12 +138,12 @@ def show_profile(user: User) -> None:
         )
 
 
-def show_sessions(history: Sequence[Portfolio]) -> None:
+def show_sessions(history: tuple[Portfolio, ...]) -> None:
     """Show the sessions as a table, newest first."""
     st.subheader("Sessions", anchor=False)
     money = st.column_config.NumberColumn
     st.dataframe(
-        frames.build_history_frame(history),
+        player_drawings.build_sessions_table(history),
         hide_index=True,
         height="content" if len(history) <= ROWS_WITHOUT_SCROLLING else TABLE_PIXELS,
         row_height=ROW_PIXELS,

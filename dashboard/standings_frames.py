@@ -6,6 +6,7 @@ are what a page sends: turning pandas into them costs more than building them.
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
@@ -18,6 +19,9 @@ from dashboard.medals import MEDALS
 from dashboard.standings_data import Page
 
 FIRST_COLUMN = "medal"
+
+BOARDS_KEPT = 64
+"""Distributions shaped lately: those of the boards that many look at, some kilobytes each."""
 
 _TYPES = {
     "medal": pa.string(),
@@ -98,7 +102,8 @@ def describe_difference(value: Decimal, before: Decimal, unit: Unit) -> str:
     return f"{'-' if difference < 0 else '+'}{text}"
 
 
-def shape_bins(bins: Sequence[ScoreBin], unit: Unit) -> tuple[Bin, ...]:
+@lru_cache(BOARDS_KEPT)
+def shape_bins(bins: tuple[ScoreBin, ...], unit: Unit) -> tuple[Bin, ...]:
     """Return bins as a chart draws them; none when there is no spread to show.
 
     The bin of one whole number is drawn around it.

@@ -12,7 +12,7 @@ import streamlit as st
 
 from core import EnhancedDatabaseService
 from core.records import SessionSummary
-from dashboard import frames, insight_data, live, market_frames, overview_frames, runtime, states
+from dashboard import charts, frames, insight_data, live, market_frames, overview_frames, runtime, states
 from dashboard.formats import escape_markdown, format_day, format_percent
 
 FIGURES_SECONDS = 30
@@ -90,7 +90,7 @@ def show_returns(sessions: Sequence[SessionSummary]) -> None:
     """Show the best and the median return of the last sessions."""
     st.subheader("Returns of the last sessions", anchor=False)
     st.vega_lite_chart(
-        overview_frames.build_returns_chart(sessions),
+        charts.enclose_data(overview_frames.build_returns_chart(sessions)),
         width="stretch",
         alt=f"Best and median return of the last {len(sessions)} sessions; the table of sessions has them",
     )

@@ -63,7 +63,7 @@ def test_labels_end_with_the_newest_and_are_odd(sessions: int) -> None:
 )
 def test_a_histogram_ends_above_its_highest_bar(most: int, top: int) -> None:
     """At a round number, whichever of the two distributions has it."""
-    low, high = [Bin(0.0, 1.0, 1)], [Bin(0.0, 1.0, most)]
+    low, high = (Bin(0.0, 1.0, 1),), (Bin(0.0, 1.0, most),)
     for bins, before in ((low, high), (high, low)):
         spec = charts.build_histogram(bins, unit="percent", median=Decimal(0), before=before)
         assert spec["layer"][0]["encoding"]["y"]["scale"]["domain"] == [0, top]
