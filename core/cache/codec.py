@@ -1,9 +1,9 @@
 """Turns values into what Redis stores, and back.
 
 Owns the stored form: a mark, the shape of the type, the versions of the keys the value
-depends on, a checksum of what follows, then msgpack. The shape is a checksum of the type's
-fields, so a process of another release sees a miss and never decodes an old form. Nothing is
-pickled: what another program wrote under a key, or changed of a value there, is a miss as well.
+depends on, a checksum of what follows, then msgpack. The shape is a checksum of this form and
+the type's fields, so a process of another release sees a miss and never decodes an old one.
+Nothing is pickled: what another program wrote under a key, or changed of a value there, is a miss as well.
 """
 
 import secrets
@@ -23,6 +23,8 @@ LEASE_MARK = b"L"
 FENCE_MARK = b"F"
 # A mark and random bytes; what is longer or shorter was written by somebody else.
 TOKEN_BYTES = 16
+# How a value is stored, whatever its type: another name makes a miss of what was stored before.
+FORM = "crc32, msgpack"
 # A byte that was changed in place would decode as a value that nobody wrote.
 CHECKSUM_BYTES = 4
 
@@ -47,7 +49,7 @@ class Codec(Generic[T]):
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(of, dec_hook=_decode_frozendict)
         # 16 bytes instead of a text, and decoded in less time; either is understood
         self._encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
-        self._shape = zlib.crc32(_describe(of).encode()).to_bytes(4, "big")
+        self._shape = zlib.crc32(f"{FORM}: {_describe(of)}".encode()).to_bytes(4, "big")
         self._value_head = VALUE_MARK + self._shape
 
     def encode(self, value: T | Absent, versions: tuple[bytes, ...]) -> bytes:

@@ -37,8 +37,9 @@ class Market(ServiceBase):
     def get_latest_market_data(self, symbols: Sequence[str] | None = None) -> tuple[Tick, ...]:
         """Return the latest tick of each symbol (None: of all), ordered by symbol.
 
-        A symbol without ticks is left out. At most 30 s old, and never older than the last
-        tick inserted through a service. Raises `InvalidInput`.
+        A symbol without ticks is left out, and so is one without a last known tick while the
+        database does not answer and others have one (`stale_seconds()` is a number then). At most
+        30 s old, and never older than the last tick inserted through a service. Raises `InvalidInput`.
         """
         if symbols is None:
             return self._cache.get_or_load(MARKET, MARKET_ALL_KEY, _TICKS_CODEC, self._load_latest_of_all)

@@ -10,6 +10,7 @@ from frozendict import frozendict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.cache import codec
 from core.cache.breaker import CircuitBreaker
 from core.cache.codec import ABSENT, Codec, Unstorable, is_lease, is_occupied
 from core.records import LeaderboardEntry
@@ -88,6 +89,14 @@ def test_a_corrupted_value_is_a_miss_or_itself(place: int, noise: bytes) -> None
     assert CODEC.decode(stored[:place], ()) is None
     changed = stored[:place] + noise + stored[place + len(noise) :]
     assert CODEC.decode(changed, ()) in (None, (ENTRY,))
+
+
+def test_another_form_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A release that stores values differently never decodes those of this one."""
+    stored = CODEC.encode((ENTRY,), ())
+    monkeypatch.setattr(codec, "FORM", "another")
+    other: Codec[tuple[LeaderboardEntry, ...]] = Codec(tuple[LeaderboardEntry, ...])
+    assert other.decode(stored, ()) is None
 
 
 def test_what_msgpack_cannot_hold_is_said() -> None:
