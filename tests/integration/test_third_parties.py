@@ -1,13 +1,16 @@
 """What others do behind the service's back, to its keys and to its rows: never an error, never wrong."""
 
 import time
+from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
 
 import pytest
 import redis
 
 from core import EnhancedDatabaseService
 from core.cache import read_through
+from core.cache.link import Script
 from core.records import User
 from tests.conftest import Execute
 
@@ -90,3 +93,35 @@ def test_prices_of_a_symbol_that_was_deleted_are_cleared_too(
     execute("DELETE FROM ticks WHERE symbol = 'MSFT'")
     service.clear_market_data_cache()
     assert [tick.symbol for tick in service.get_latest_market_data(["AAPL", "MSFT"])] == ["AAPL"]
+
+
+def test_a_key_that_goes_between_look_and_lease_is_filled(
+    service: EnhancedDatabaseService,
+    alice: User,
+    bob: User,
+    redis_client: redis.Redis,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was seen is gone when the lease is asked for, which is granted: nobody waits for it in vain."""
+    shared = service._cache._shared
+    assert shared is not None
+    key, link = f"user:{alice.id}", shared._link
+    service.get_user_by_id(alice.id)
+    service._cache._near.clear()
+    service.get_user_by_id(bob.id)
+    assert "user" in service._cache._reader._missing, "the next read looks and leases in one breath"
+    asked: list[bytes] = []
+
+    def look_and_lease(keys: Sequence[str], script: Script, arguments: Sequence[Any]) -> tuple[Any, Any]:
+        found = link.get_many(keys)
+        asked.extend(found)
+        redis_client.delete(key)
+        return found, link.run(script, keys, arguments)
+
+    monkeypatch.setattr(link, "get_and_run", look_and_lease)
+    assert service.get_user_by_id(alice.id) == alice
+    assert asked[0].startswith(b"V"), "it was there"
+    # the next read asks Redis, behind the fill
+    service._cache._near.clear()
+    assert service.get_user_by_id(alice.id) == alice
+    assert get_bytes(redis_client, key).startswith(b"V"), "no lease is left"
