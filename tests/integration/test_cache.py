@@ -366,6 +366,17 @@ def test_a_failed_load_gives_its_lease_up(
     assert redis_client.strlen(f"user:{alice.id}") > 20, "a value, no lease"
 
 
+def test_what_is_filled_together_expires_apart(
+    service: EnhancedDatabaseService, redis_client: redis.Redis
+) -> None:
+    """Spread over a tenth of the time to live, and never longer than it."""
+    service._warm_users([service.create_user(username=f"player{n}").id for n in range(40)])
+    left = [redis_client.pttl(key) for key in redis_client.scan_iter("user:*", count=1_000)]
+    assert len(left) == 40
+    assert max(left) - min(left) > 3_000
+    assert max(left) <= 300_000
+
+
 def test_warm_cache_fills_what_is_asked_first(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
