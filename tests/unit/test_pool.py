@@ -159,15 +159,18 @@ def test_never_opens_more_than_its_limit(fixture: Fixture) -> None:
     assert len(fixture.opened) == 2
 
 
-def test_hands_over_first_in_first_out() -> None:
-    """One connection and eight waiters: each gets it in the order in which it came."""
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_hands_over_first_in_first_out(*, is_broken: bool) -> None:
+    """One connection and eight waiters: each gets it, or may open one, in the order in which it came."""
     fixture = Fixture(limit=1)
-    held = fixture.pool.checkout("holder")
+    held: Any = fixture.pool.checkout("holder")
+    held.closed = int(is_broken)
     order: list[int] = []
 
     def work(number: int) -> None:
-        connection = fixture.pool.checkout(f"waiter {number}")
+        connection: Any = fixture.pool.checkout(f"waiter {number}")
         order.append(number)
+        connection.closed = int(is_broken)
         fixture.pool.checkin(connection)
 
     threads = []
@@ -179,6 +182,7 @@ def test_hands_over_first_in_first_out() -> None:
     for thread in threads:
         thread.join(5)
     assert order == list(range(8))
+    assert len(fixture.opened) == (9 if is_broken else 1)
 
 
 def test_a_busy_loop_does_not_overtake_who_waits() -> None:
