@@ -163,3 +163,12 @@ FIND_USER_IDS = "SELECT username, id FROM users WHERE username = ANY(%s)"
 def find_user_ids(database: Database, usernames: Sequence[str]) -> dict[str, UUID]:
     """Return the id of each of the usernames that exists."""
     return dict(database.execute_sql(FIND_USER_IDS, (list(usernames),)).fetchall())
+
+
+# In one order everywhere, so that no two loads wait for each other.
+LOCK_QUESTS = "SELECT user_id FROM quests WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE"
+
+
+def lock_quest_owners(database: Database, quest_ids: Sequence[UUID]) -> set[UUID]:
+    """Return whose the quests with these ids are until the transaction ends."""
+    return {owner for (owner,) in database.execute_sql(LOCK_QUESTS, (list(quest_ids),)).fetchall()}

@@ -24,6 +24,7 @@ from core.cache.keys import (
     quests_key,
     user_key,
 )
+from core.database import Database
 from core.queries import bulk
 from core.records import LeaderboardEntry, MarketEvent, Portfolio, Quest, Tick, User
 from core.service.base import Changes, ServiceBase, chunked
@@ -59,7 +60,7 @@ class Loading(ServiceBase):
             "load_market_ticks",
             bulk.TICKS,
             check_records(ticks, Tick, "tick"),
-            lambda changes, chunk: note_symbols(changes, {tick.symbol for tick in chunk}),
+            lambda _, changes, chunk: note_symbols(changes, {tick.symbol for tick in chunk}),
         )
 
     def load_portfolios(self, portfolios: Iterable[Portfolio]) -> int:
@@ -68,7 +69,7 @@ class Loading(ServiceBase):
             "load_portfolios",
             bulk.PORTFOLIOS,
             check_records(portfolios, Portfolio, "portfolio"),
-            lambda changes, chunk: changes.invalidate(
+            lambda _, changes, chunk: changes.invalidate(
                 PORTFOLIO, *(portfolio_key(p.user_id, p.session_date) for p in chunk)
             ),
         )
@@ -79,22 +80,21 @@ class Loading(ServiceBase):
             "load_leaderboard_entries",
             bulk.LEADERBOARD_ENTRIES,
             check_records(entries, LeaderboardEntry, "entry"),
-            lambda changes, chunk: changes.invalidate(
+            lambda _, changes, chunk: changes.invalidate(
                 LEADERBOARD,
                 *{leaderboard_version_key(e.category, e.session_date) for e in chunk},
             ),
         )
 
     def load_quests(self, quests: Iterable[Quest]) -> int:
-        """Load quests by id; return how many are new or changed."""
-        return self._load(
-            "load_quests",
-            bulk.QUESTS,
-            check_records(quests, Quest, "quest"),
-            lambda changes, chunk: changes.invalidate(
-                QUESTS, *{quests_key(quest.user_id) for quest in chunk}
-            ),
-        )
+        """Load quests by id, which may be another player's by now; return how many are new or changed."""
+
+        def note(database: Database, changes: Changes, chunk: Sequence[Quest]) -> None:
+            owners = {quest.user_id for quest in chunk}
+            owners |= bulk.lock_quest_owners(database, [quest.id for quest in chunk])
+            changes.invalidate(QUESTS, *map(quests_key, owners))
+
+        return self._load("load_quests", bulk.QUESTS, check_records(quests, Quest, "quest"), note)
 
     def load_market_events(self, events: Iterable[MarketEvent]) -> int:
         """Load events by id; return how many are new or changed."""
@@ -102,7 +102,7 @@ class Loading(ServiceBase):
             "load_market_events",
             bulk.MARKET_EVENTS,
             check_records(events, MarketEvent, "event"),
-            lambda changes, _: changes.invalidate(MARKET_EVENTS, MARKET_EVENTS_VERSION_KEY),
+            lambda _, changes, __: changes.invalidate(MARKET_EVENTS, MARKET_EVENTS_VERSION_KEY),
         )
 
     def _load(
@@ -110,11 +110,11 @@ class Loading(ServiceBase):
         operation: str,
         target: bulk.Target,
         records: Iterable[T],
-        note: Callable[[Changes, Sequence[T]], None],
+        note: Callable[[Database, Changes, Sequence[T]], None],
     ) -> int:
         def write(chunk: Sequence[T]) -> int:
             with self._changing(operation) as (database, changes), database.unhurried():
-                note(changes, chunk)
+                note(database, changes, chunk)
                 return bulk.load_rows(database, target, chunk)
 
         return sum(

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import msgspec
 import pytest
 import redis
 
@@ -126,3 +127,15 @@ def test_quests_key_and_ttl(service: EnhancedDatabaseService, alice: User, redis
     """The key is the design's, and lives up to 180 s."""
     service.get_user_active_quests(alice.id)
     assert 150 < redis_client.ttl(f"quests:{alice.id}") <= 180
+
+
+def test_a_quest_that_is_loaded_for_another_player_leaves_the_first(
+    service: EnhancedDatabaseService, alice: User, bob: User, quest: Quest
+) -> None:
+    """Both lists were cached, and both follow."""
+    assert service.get_user_active_quests(alice.id) == (quest,)
+    assert service.get_user_active_quests(bob.id) == ()
+    moved = msgspec.structs.replace(quest, user_id=bob.id)
+    assert service.load_quests([moved]) == 1
+    assert service.get_user_active_quests(alice.id) == ()
+    assert service.get_user_active_quests(bob.id) == (moved,)
