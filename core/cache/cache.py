@@ -181,11 +181,17 @@ class Cache:
         load: Load[T],
         *,
         depends_on: tuple[str, ...] = (),
-    ) -> dict[str, T]:
+    ) -> Mapping[str, T]:
         """Return the values that exist under `keys`; `load` gets all missing keys at once."""
         if self._is_bypassed():
             return dict(load(keys))
         ticket = self._last_known.begin()
+        whole: dict[str, T] | None = self._near.get_all(tuple(keys))
+        if whole is not None:
+            self._tallies[kind.name].count_near(hits=len(keys), misses=0)
+            if self._meter.is_on:
+                self._meter.see("near", lambda: Read(kind, codec, load, depends_on), whole)
+            return whole
         near = self._near.get_many(keys)
         missing = [key for key in keys if key not in near] if len(near) < len(keys) else []
         self._tallies[kind.name].count_near(hits=len(near), misses=len(missing) if self._near.is_live else 0)

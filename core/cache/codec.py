@@ -7,8 +7,8 @@ Nothing is pickled: what another program wrote under a key, or changed of a valu
 """
 
 import secrets
-import zlib
 from typing import Any, Final, Generic, TypeVar
+from zlib import crc32
 
 import msgspec
 from frozendict import frozendict
@@ -49,7 +49,7 @@ class Codec(Generic[T]):
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(of, dec_hook=_decode_frozendict)
         # 16 bytes instead of a text, and decoded in less time; either is understood
         self._encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
-        self._shape = zlib.crc32(f"{FORM}: {_describe(of)}".encode()).to_bytes(4, "big")
+        self._shape = crc32(f"{FORM}: {_describe(of)}".encode()).to_bytes(4, "big")
         self._value_head = VALUE_MARK + self._shape
 
     def encode(self, value: T | Absent, versions: tuple[bytes, ...]) -> bytes:
@@ -68,8 +68,8 @@ class Codec(Generic[T]):
         if not stored.startswith(head):
             return ABSENT if stored == self._head(NONE_MARK, versions) else None
         start = len(head) + CHECKSUM_BYTES
-        body = memoryview(stored)[start:]
-        if stored[len(head) : start] != _sum_up(body):
+        body = stored[start:]
+        if crc32(body).to_bytes(CHECKSUM_BYTES, "big") != stored[len(head) : start]:
             return None
         try:
             return self._decoder.decode(body)
@@ -84,8 +84,8 @@ class Codec(Generic[T]):
         return head + b"".join(len(v).to_bytes(1, "big") + v for v in versions)
 
 
-def _sum_up(body: bytes | memoryview) -> bytes:
-    return zlib.crc32(body).to_bytes(CHECKSUM_BYTES, "big")
+def _sum_up(body: bytes) -> bytes:
+    return crc32(body).to_bytes(CHECKSUM_BYTES, "big")
 
 
 def new_token(mark: bytes) -> bytes:

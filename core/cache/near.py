@@ -13,6 +13,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+from core.cache.codec import ABSENT
+
+# Lists that are kept as a whole; those shorter are put together as quickly.
+KEPT_LISTS = 64
+LEAST_KEYS = 8
+
 
 class _Entry(NamedTuple):
     """A value, what it depends on, and until when it may be served."""
@@ -20,6 +26,14 @@ class _Entry(NamedTuple):
     value: Any
     depends_on: tuple[str, ...]
     expires_at: float
+
+
+class _List(NamedTuple):
+    """What a list of keys came to, good as long as no value has left since; None at first."""
+
+    departures: int
+    expires_at: float = 0.0
+    values: dict[str, Any] | None = None
 
 
 class NearTier:
@@ -47,6 +61,9 @@ class NearTier:
         # key -> tickets of the reads under way that it was not invalidated during
         self._reading: dict[str, set[int]] = {}
         self._tickets = itertools.count(1)
+        # how many values have left, for whatever reason
+        self._departures = 0
+        self._lists: dict[tuple[str, ...], _List] = {}
         self._is_enabled = max_entries > 0
         self._is_live = False
 
@@ -69,6 +86,22 @@ class NearTier:
             self._drop(key)
             return None
 
+    def get_all(self, keys: tuple[str, ...]) -> dict[str, Any] | None:
+        """Return the values of a list of keys that was asked for before, without those that are absent.
+
+        None when it has to be put together by `get_many`, which notes it. Not to be changed. A hit
+        does not count as a use of each value.
+        """
+        kept = self._lists.get(keys)
+        if (
+            kept is not None
+            and kept.departures == self._departures
+            and kept.expires_at > self._clock()
+            and self._is_live
+        ):
+            return kept.values
+        return None
+
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
         """Return the values that are here, in the order of the keys."""
         if not self._is_live:
@@ -85,7 +118,21 @@ class NearTier:
                     found[key] = entry.value
                 else:
                     self._drop(key)
+            if len(found) == len(keys) >= LEAST_KEYS:
+                self._note_list(tuple(keys), found)
         return found
+
+    def _note_list(self, keys: tuple[str, ...], found: dict[str, Any]) -> None:
+        kept = self._lists.get(keys)
+        if kept is None or kept.departures != self._departures:
+            # most values may leave between two reads of a list, which then is not worth keeping
+            if kept is None and len(self._lists) >= KEPT_LISTS:
+                self._lists.pop(next(iter(self._lists)), None)
+            self._lists[keys] = _List(self._departures)
+        else:
+            values = {key: value for key, value in found.items() if value is not ABSENT}
+            expires_at = min(self._entries[key].expires_at for key in keys)
+            self._lists[keys] = _List(self._departures, expires_at, values)
 
     def begin_read(self, keys: Sequence[str]) -> int:
         """Note that the keys are about to be read from Redis; return the read's ticket, 0 for none."""
@@ -153,6 +200,7 @@ class NearTier:
             self._unlink(key, entry)
 
     def _unlink(self, key: str, entry: _Entry) -> None:
+        self._departures += 1
         for version_key in entry.depends_on:
             dependents = self._dependents.get(version_key)
             if dependents is not None:
@@ -184,6 +232,8 @@ class NearTier:
 
     def _clear(self) -> None:
         self._on_clear()
+        self._departures += 1
+        self._lists.clear()
         self._entries.clear()
         self._dependents.clear()
         self._reading.clear()

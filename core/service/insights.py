@@ -148,8 +148,10 @@ class Insights(ServiceBase):
             return {wanted[summary.session_date]: summary for summary in found}
 
         keys = list(by_key)
-        found = self._cache.get_or_load_many(_NEWEST_SESSION, keys[:1], _SESSION_CODEC, load)
-        found |= self._cache.get_or_load_many(_PAST_SESSIONS, keys[1:], _SESSION_CODEC, load)
+        found = {
+            **self._cache.get_or_load_many(_NEWEST_SESSION, keys[:1], _SESSION_CODEC, load),
+            **self._cache.get_or_load_many(_PAST_SESSIONS, keys[1:], _SESSION_CODEC, load),
+        }
         return tuple(found[key] for key in keys if key in found)
 
     def count_active_players(self, since: datetime) -> int:

@@ -52,6 +52,8 @@ class Market(ServiceBase):
             _TICK_CODEC,
             lambda keys: self._load_latest([by_key[key] for key in keys]),
         )
+        if len(found) == len(by_key):
+            return tuple(map(found.__getitem__, by_key))
         return tuple([found[key] for key in by_key if key in found])
 
     def _load_latest_of_all(self) -> tuple[Tick, ...]:

@@ -1,0 +1,134 @@
+"""Lists of keys that are read again and again: served as a whole, and never longer than each value is."""
+
+from itertools import islice, permutations
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.cache.codec import ABSENT
+from core.cache.near import KEPT_LISTS, LEAST_KEYS, NearTier
+from tests.unit.test_near_tier import Clock, admit
+
+KEYS = tuple(f"k{number}" for number in range(LEAST_KEYS))
+OTHERS = tuple(f"k{number}" for number in range(1, LEAST_KEYS + 1))
+TTL_SECONDS = 5.0
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock of the test's own."""
+    return Clock()
+
+
+@pytest.fixture
+def near(clock: Clock) -> NearTier:
+    """A live near tier that has all values of the list but none of it as a whole."""
+    tier = NearTier(max_entries=LEAST_KEYS + 2, ttl_seconds=TTL_SECONDS, clock=clock)
+    tier.open()
+    for number, key in enumerate(KEYS):
+        admit(tier, key, number)
+    return tier
+
+
+def make_whole(near: NearTier, keys: tuple[str, ...] = KEYS) -> None:
+    """Read a list until it is kept."""
+    for _ in range(2):
+        assert near.get_all(keys) is None
+        assert len(near.get_many(keys)) == len(keys)
+    assert near.get_all(keys) is not None
+
+
+def test_a_list_is_kept_from_its_second_look_on(near: NearTier) -> None:
+    """In the order of the keys, without what is absent."""
+    admit(near, KEYS[1], ABSENT)
+    make_whole(near)
+    assert near.get_all(KEYS) == {key: number for number, key in enumerate(KEYS) if number != 1}
+
+
+@pytest.mark.parametrize("key", [KEYS[0], KEYS[-1]])
+def test_a_change_of_one_value_ends_it(near: NearTier, key: str) -> None:
+    """What is put together next has the change."""
+    make_whole(near)
+    near.invalidate([key])
+    assert near.get_all(KEYS) is None
+    admit(near, key, "new")
+    make_whole(near)
+    assert (near.get_all(KEYS) or {})[key] == "new"
+
+
+def test_a_change_of_what_a_value_depends_on_ends_it(near: NearTier) -> None:
+    """Through the version key alone."""
+    admit(near, KEYS[2], "board", ("version",))
+    make_whole(near)
+    near.invalidate(["version"])
+    assert near.get_all(KEYS) is None
+
+
+def test_a_list_with_an_evicted_value_is_not_kept(near: NearTier) -> None:
+    """Nothing is heard any more of a value that is not here."""
+    make_whole(near)
+    for number in range(3):
+        admit(near, f"other{number}", number)
+    near.invalidate(KEYS)
+    assert near.get_all(KEYS) is None
+
+
+def test_it_is_as_old_as_its_oldest_value(near: NearTier, clock: Clock) -> None:
+    """A value that was read later does not extend it."""
+    clock.now += 1
+    admit(near, KEYS[3], "later")
+    make_whole(near)
+    clock.now += TTL_SECONDS - 1.1
+    assert near.get_all(KEYS) is not None
+    clock.now += 0.2
+    assert near.get_all(KEYS) is None
+
+
+@pytest.mark.parametrize("end", [NearTier.shut, NearTier.clear, NearTier.renew, NearTier.open])
+def test_it_ends_with_the_feed(near: NearTier, end: Any) -> None:
+    """Cut, flushed, forked or begun anew."""
+    make_whole(near)
+    end(near)
+    assert near.get_all(KEYS) is None
+
+
+def test_lists_are_bounded(near: NearTier) -> None:
+    """However many different ones are asked for; the oldest go."""
+    orders = list(islice(permutations(KEYS), 2 * KEPT_LISTS))
+    for keys in orders:
+        make_whole(near, keys)
+    assert len(near._lists) == KEPT_LISTS
+    assert near.get_all(orders[-1]) is not None
+    assert near.get_all(orders[0]) is None
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("admit"), st.sampled_from((*KEYS, *OTHERS))),
+    st.tuples(st.just("change"), st.sampled_from((*KEYS, *OTHERS, "version"))),
+    st.tuples(st.just("wait"), st.just("")),
+    st.tuples(st.just("read"), st.just("")),
+)
+
+
+@given(st.lists(STEPS, max_size=60))
+def test_a_list_is_what_its_values_are(steps: list[tuple[str, str]]) -> None:
+    """Whatever happens between: as a whole or one by one, the same comes out."""
+    clock = Clock()
+    near = NearTier(max_entries=LEAST_KEYS + 1, ttl_seconds=TTL_SECONDS, clock=clock)
+    near.open()
+    for number, key in enumerate(KEYS):
+        admit(near, key, number)
+    for number, (step, key) in enumerate(steps, 100):
+        if step == "admit":
+            admit(near, key, number, ("version",) if number % 2 else ())
+        elif step == "change":
+            near.invalidate([key])
+        elif step == "wait":
+            clock.now += 0.9
+        for keys in (KEYS, OTHERS):
+            whole = near.get_all(keys)
+            if whole is not None:
+                assert whole == {key: near.get(key) for key in keys}
+            near.get_many(keys)
