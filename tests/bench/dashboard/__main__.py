@@ -101,6 +101,15 @@ def _add_crowd(table: Table, crowd: Crowd, visitors: int) -> None:
         f"{visitors}, {len(crowd.runs)}, {len(crowd.runs) / crowd.seconds:.1f}",
         "",
     )
+    if crowd.runs:
+        # above a second divided by the runs wanted, a process cannot keep up, whatever else runs
+        spent = f"{crowd.processor / len(crowd.runs) * 1e3:.1f} ms"
+        _add(
+            table,
+            "processor time of a run, of a second",
+            f"{spent}, {crowd.processor / crowd.seconds:.0%}",
+            "",
+        )
     _add(table, "errors", str(len(crowd.errors)), "0")
     for error in sorted(set(crowd.errors))[:3]:
         _add(table, "  such as", error[:100], "")

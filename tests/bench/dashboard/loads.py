@@ -31,6 +31,7 @@ class Crowd(NamedTuple):
     runs: list[Run]
     errors: list[str]
     seconds: float
+    processor: float
     most_in_use: int
     in_use_afterwards: int
     timeouts: int
@@ -86,15 +87,16 @@ def load_with_crowd(server: Server, *, visitors: int, seconds: float, players: i
     # what a first visitor brings in stays: it is no session's
     asyncio.run(_run_some(load, 20))
     load.runs.clear()
-    memory_before = server.memory_bytes()
+    memory_before, processor_before = server.memory_bytes(), server.cpu_seconds()
     in_use, seconds_taken = asyncio.run(_crowd(load, visitors=visitors, seconds=seconds))
-    memory_with = server.memory_bytes()
+    memory_with, processor = server.memory_bytes(), server.cpu_seconds() - processor_before
     server.wait_until_idle(VANISH_SECONDS)
     left = int(server.pool()["pool_in_use"])
     return Crowd(
         runs=load.runs,
         errors=load.errors,
         seconds=seconds_taken,
+        processor=processor,
         most_in_use=in_use,
         in_use_afterwards=left,
         timeouts=server.log.read_text().count("PoolTimeout"),
