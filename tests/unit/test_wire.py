@@ -113,12 +113,18 @@ def test_the_end_is_an_error(ends: Ends) -> None:
             wire.send(pack("PING"))
 
 
+def expect(wire: Wire, count: int) -> list[Any]:
+    """Expect so many replies; return the list that they will be in."""
+    heard: list[Any] = []
+    for _ in range(count):
+        wire.expect(heard.append)
+    return heard
+
+
 def test_who_expects_a_reply_gets_it_before_the_next_is_read(ends: Ends) -> None:
     """In the order in which the commands were sent, however the replies arrive."""
     server, wire = ends
-    heard: list[Any] = []
-    wire.expect(heard.append)
-    wire.expect(heard.append)
+    heard = expect(wire, 2)
     server.sendall(b":1\r\n" + PUSH + b":2\r\n:3\r\n")
     assert wire.read_reply() == 3
     assert heard == [1, 2]
@@ -128,9 +134,7 @@ def test_who_expects_a_reply_gets_it_before_the_next_is_read(ends: Ends) -> None
 def test_replies_are_given_away_when_the_wire_is_taken(ends: Ends) -> None:
     """What has arrived is given away, and what has not is no reason to wait."""
     server, wire = ends
-    heard: list[Any] = []
-    wire.expect(heard.append)
-    wire.expect(heard.append)
+    heard = expect(wire, 2)
     server.sendall(b"-OOM no memory\r\n")
     assert wire.settle()
     assert [str(error) for error in heard] == ["no memory"]
@@ -142,8 +146,7 @@ def test_replies_are_given_away_when_the_wire_is_taken(ends: Ends) -> None:
 def test_what_nobody_asked_for_makes_a_wire_useless(ends: Ends) -> None:
     """A reply too many would be taken for that to the next command."""
     server, wire = ends
-    heard: list[Any] = []
-    wire.expect(heard.append)
+    heard = expect(wire, 1)
     server.sendall(b":1\r\n:2\r\n")
     assert not wire.settle()
     assert heard == [1]
@@ -152,9 +155,7 @@ def test_what_nobody_asked_for_makes_a_wire_useless(ends: Ends) -> None:
 def test_whoever_waits_learns_that_no_reply_will_come(ends: Ends) -> None:
     """The wire failed: each is told once, and a reply that was given away is not taken back."""
     server, wire = ends
-    heard: list[Any] = []
-    for _ in range(3):
-        wire.expect(heard.append)
+    heard = expect(wire, 3)
     server.sendall(b":1\r\n")
     server.close()
     with pytest.raises(redis.ConnectionError) as caught:
@@ -167,9 +168,7 @@ def test_whoever_waits_learns_that_no_reply_will_come(ends: Ends) -> None:
 def test_finishing_waits_for_what_is_expected(ends: Ends) -> None:
     """For as long as for any reply; then whoever expects it learns that none came."""
     server, wire = ends
-    heard: list[Any] = []
-    wire.expect(heard.append)
-    wire.expect(heard.append)
+    heard = expect(wire, 2)
     server.sendall(b":1\r\n")
     wire.finish()
     assert heard[0] == 1
