@@ -1,8 +1,10 @@
-"""Every error a caller of `core` can meet.
+"""Every error that a caller of `core` can get.
 
 Owns the hierarchy; never catches or translates anything itself.
-Driver errors are translated once, in `core.database`.
+Driver errors are translated once, in `core.database.faults`.
 """
+
+from collections.abc import Mapping
 
 
 class EchoMarketsError(Exception):
@@ -42,7 +44,15 @@ class PoolClosed(EchoMarketsError):
 
 
 class DatabaseUnavailable(EchoMarketsError):
-    """PostgreSQL cannot be reached or ended the connection."""
+    """PostgreSQL cannot be reached, accepts no writes, or ended the connection."""
+
+
+class ConnectFailed(DatabaseUnavailable):
+    """No connection could be opened, as opposed to one that was lost; nothing was changed."""
+
+
+class ServerHung(DatabaseUnavailable):
+    """PostgreSQL did not answer a statement on an open connection; the call was given up."""
 
 
 class QueryTimeout(EchoMarketsError, TimeoutError):
@@ -51,6 +61,29 @@ class QueryTimeout(EchoMarketsError, TimeoutError):
 
 class DatabaseError(EchoMarketsError):
     """PostgreSQL refused a statement for a reason that no other error names."""
+
+
+class ConstraintViolated(DatabaseError):
+    """A write broke a constraint of the database and was undone.
+
+    `constraint` is its name in the schema. `key` maps the columns of the constraint to the
+    values, as text, that broke it; it is empty when the server does not say.
+    """
+
+    def __init__(
+        self, message: str, constraint: str | None = None, key: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.constraint = constraint
+        self.key = dict(key or {})
+
+
+class NumberRefused(DatabaseError, InvalidInput):
+    """A number has more digits than PostgreSQL can store; nothing was changed."""
+
+
+class TransactionConflict(DatabaseError):
+    """PostgreSQL undid a transaction, or one call in it, in favour of another; repeat all of it."""
 
 
 class MigrationFailed(EchoMarketsError):

@@ -19,8 +19,6 @@ from psycopg2.extensions import connection, parse_dsn
 from core.database.faults import (
     DRIVER_ERRORS,
     READ_ONLY,
-    ConnectFailed,
-    ServerHung,
     find_sqlstate,
     is_connection_lost,
     translate,
@@ -29,7 +27,14 @@ from core.database.faults import (
 from core.database.pool import ConnectionPool
 from core.database.query_log import QueryLog
 from core.database.watch import StatementWatch
-from core.errors import DatabaseError, DatabaseUnavailable, PoolClosed, PoolTimeout
+from core.errors import (
+    ConnectFailed,
+    DatabaseError,
+    DatabaseUnavailable,
+    PoolClosed,
+    PoolTimeout,
+    ServerHung,
+)
 from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.records import PoolStats

@@ -4,16 +4,22 @@ Owns the mapping from SQLSTATE; never retries and never logs.
 SQLSTATE classes: PostgreSQL documentation, appendix A.
 """
 
+import re
+
 import peewee
 import psycopg2
 
 from core.database.watch import StatementAbandoned
 from core.errors import (
+    ConnectFailed,
+    ConstraintViolated,
     DatabaseError,
     DatabaseUnavailable,
     EchoMarketsError,
-    InvalidInput,
+    NumberRefused,
     QueryTimeout,
+    ServerHung,
+    TransactionConflict,
 )
 
 QUERY_CANCELED = "57014"
@@ -28,32 +34,13 @@ DEADLOCK = "40P01"
 # Connecting has no SQLSTATE in psycopg2; these are words of SQLSTATE 53300.
 _TOO_MANY = ("too many clients", "too many connections", "remaining connection slots")
 
+# "Key (user_id)=(...) is not present in table", in whatever language the server speaks.
+_KEY = re.compile(r"\((?P<columns>[\w, ]+)\)=\((?P<values>.*)\)", re.DOTALL)
+
+# Characters of a value in a message.
+MAX_SHOWN = 80
+
 DRIVER_ERRORS = (peewee.PeeweeException, psycopg2.Error)
-
-
-class ConstraintViolated(DatabaseError):
-    """A statement broke the constraint or unique index named `constraint`."""
-
-    def __init__(self, message: str, constraint: str | None) -> None:
-        super().__init__(message)
-        self.constraint = constraint
-
-
-class NumberRefused(DatabaseError, InvalidInput):
-    """A number that was given has more digits than PostgreSQL holds."""
-
-
-class TransactionConflict(DatabaseError):
-    """The server undid a transaction, or the call in it, in favour of another one."""
-
-
-class ConnectFailed(DatabaseUnavailable):
-    """No connection could be opened, as opposed to one that was lost."""
-
-
-class ServerHung(DatabaseUnavailable):
-    """The server has a connection and does not answer on it."""
-
 
 _CONFLICT = (TransactionConflict, "was undone by the server in favour of another writer; repeat it")
 _BY_STATE: dict[str, tuple[type[EchoMarketsError], str]] = {
@@ -101,14 +88,42 @@ def translate(error: BaseException, operation: str) -> EchoMarketsError:
             " check that PostgreSQL is neither stopped nor cut off"
         )
     if state is not None and state[:2] == _INTEGRITY_CLASS and driver_error is not None:
-        constraint = driver_error.diag.constraint_name
-        return ConstraintViolated(f"{operation} breaks {constraint}", constraint)
+        return _describe_violation(driver_error, operation)
     if is_connection_lost(error) or (state is not None and state[:2] in _UNAVAILABLE_CLASSES):
         return DatabaseUnavailable(
             f"{operation} could not use the database ({_reason(driver_error)});"
             " check that PostgreSQL is running and that DATABASE_URL names it"
         )
     return DatabaseError(f"{operation} failed in the database ({_reason(driver_error)})")
+
+
+def _describe_violation(error: psycopg2.Error, operation: str) -> ConstraintViolated:
+    """Name what was broken, and the key that broke it.
+
+    Only keys are shown: ids, dates and names. The server's detail of a broken CHECK repeats the row.
+    """
+    key = _read_key(error.diag.message_detail or "")
+    broken = error.diag.constraint_name or "a constraint"
+    if error.diag.column_name and not error.diag.constraint_name:
+        # before PostgreSQL 18, NOT NULL has no name
+        broken = f"NOT NULL of {error.diag.table_name}.{error.diag.column_name}"
+    shown = ", ".join(f"{column} {value}" for column, value in key.items())
+    return ConstraintViolated(
+        f"{operation} breaks {broken}{f' ({shown})' if shown else ''};"
+        " give values that the constraint allows, and rows that exist",
+        error.diag.constraint_name,
+        key,
+    )
+
+
+def _read_key(detail: str) -> dict[str, str]:
+    found = _KEY.search(detail)
+    if found is None:
+        return {}
+    columns = found["columns"].split(", ")
+    # a text may have a comma of its own; no key of several columns has one before its last
+    values = found["values"].split(", ", len(columns) - 1)
+    return {column: value[:MAX_SHOWN] for column, value in zip(columns, values, strict=False)}
 
 
 def translate_connect(error: BaseException) -> ConnectFailed:

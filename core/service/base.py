@@ -16,8 +16,8 @@ from uuid import UUID
 import uuid_utils.compat as uuid_utils
 
 from core.cache import NO_FENCE, Cache, CacheKind, Fence
-from core.database import Database, TransactionConflict
-from core.errors import DatabaseError, QueryTimeout
+from core.database import Database
+from core.errors import DatabaseError, QueryTimeout, TransactionConflict
 from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.service.fence_ahead import FenceAhead

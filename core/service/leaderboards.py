@@ -13,8 +13,7 @@ from core.cache.keys import (
     leaderboard_key,
     leaderboard_version_key,
 )
-from core.database import ConstraintViolated
-from core.errors import InvalidInput, LeaderboardEntryNotFound, UserNotFound
+from core.errors import ConstraintViolated, InvalidInput, LeaderboardEntryNotFound, UserNotFound
 from core.queries import boards, leaderboards
 from core.records import BatchResult, LeaderboardEntry, LeaderboardUpdate, PlayerSession
 from core.service.base import ServiceBase, chunked, new_id

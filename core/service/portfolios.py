@@ -7,8 +7,8 @@ from uuid import UUID
 
 from core.cache import CacheKind, Codec
 from core.cache.keys import PORTFOLIO, portfolio_key
-from core.database import ConstraintViolated, Database
-from core.errors import InvalidInput, PortfolioNotFound, UserNotFound
+from core.database import Database
+from core.errors import ConstraintViolated, InvalidInput, PortfolioNotFound, UserNotFound
 from core.queries import portfolios as queries
 from core.records import BatchResult, PlayerSession, Portfolio, PortfolioUpdate
 from core.service.base import ServiceBase, chunked, new_id

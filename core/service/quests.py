@@ -8,8 +8,7 @@ from uuid import UUID
 
 from core.cache import Codec
 from core.cache.keys import QUESTS, quests_key
-from core.database import ConstraintViolated
-from core.errors import InvalidInput, QuestNotFound, UserNotFound
+from core.errors import ConstraintViolated, InvalidInput, QuestNotFound, UserNotFound
 from core.queries import quests as queries
 from core.records import Quest
 from core.service.base import ServiceBase, new_id

@@ -6,8 +6,7 @@ from uuid import UUID
 
 from core.cache import Codec
 from core.cache.keys import QUESTS, USER, USERNAMES_VERSION_KEY, quests_key, user_key
-from core.database import ConstraintViolated
-from core.errors import InvalidInput, UserNotFound
+from core.errors import ConstraintViolated, InvalidInput, UserNotFound
 from core.queries import users as queries
 from core.records import User
 from core.service.base import ServiceBase, new_id

@@ -10,8 +10,7 @@ import redis
 from msgspec.structs import replace
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.database import TransactionConflict
-from core.errors import QueryTimeout, UserNotFound
+from core.errors import QueryTimeout, TransactionConflict, UserNotFound
 from core.records import LeaderboardUpdate, PlayerSession, PortfolioUpdate, Tick, User
 from core.service.base import CONFLICT_ATTEMPTS
 from tests.conftest import Execute, connected
