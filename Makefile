@@ -6,7 +6,7 @@ RUNTIME :=
 TOOLS :=
 else
 VENV := .venv
-RUNTIME := $(VENV)/installed
+RUNTIME := $(VENV)/installed-package
 TOOLS := $(VENV)/installed-tools
 endif
 RUN := $(VENV)/bin/python
@@ -108,11 +108,15 @@ $(VENV)/installed: requirements-local.lock
 	@echo "installing the locked packages into $(VENV)"
 	@test -x $(RUN) || $(PYTHON) -m venv --clear $(VENV)
 	@$(call install_locked,requirements-local.lock)
+	@touch $@
+
+# the checkout itself: what is installed of it are its commands and where its packages are
+$(VENV)/installed-package: pyproject.toml $(VENV)/installed
 	@$(RUN) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 # what `make test` and `make check` need besides
-$(VENV)/installed-tools: requirements-dev.lock $(VENV)/installed
+$(VENV)/installed-tools: requirements-dev.lock $(VENV)/installed-package
 	@echo "installing the locked tools into $(VENV)"
 	@$(call install_locked,requirements-dev.lock)
 	@touch $@

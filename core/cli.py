@@ -22,6 +22,7 @@ from core.local.commands import stack
 from core.metric_files import run_job
 from core.migration import Migrator
 from core.occupation import occupy_pool
+from core.resources import DEMO_PRICES
 from core.scrape import Scrape
 from core.selftest import run_self_test
 from core.settings import Settings
@@ -91,15 +92,18 @@ def _show_status(migrator: Migrator) -> None:
 
 
 @main.command("import-prices")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=click.Path(path_type=Path), required=False)
+@click.option("--demo", is_flag=True, help="Load the price history that comes with the stack.")
 @click.option("--skip-invalid", is_flag=True, help="Load the valid rows and count the others.")
-def import_prices_command(file: Path, *, skip_invalid: bool) -> None:
+def import_prices_command(file: Path | None, *, demo: bool, skip_invalid: bool) -> None:
     """Load daily prices from a CSV or .csv.gz file; loading it again changes nothing."""
+    if (file is None) != demo:
+        raise InvalidInput("name the FILE to load, or give --demo for the prices that come with the stack")
     from core.simulation.prices import import_prices  # noqa: PLC0415  # see above
     from core.simulation.progress import show_progress  # noqa: PLC0415  # see above
 
     with open_service(_load_bulk_settings()) as service, show_progress() as progress:
-        result = import_prices(service, file, skip_invalid=skip_invalid, progress=progress)
+        result = import_prices(service, file or DEMO_PRICES, skip_invalid=skip_invalid, progress=progress)
     click.echo(
         f"{result.rows} days of {len(result.symbols)} symbols read,"
         f" {result.changed} new or changed, {result.skipped} skipped,"

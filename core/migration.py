@@ -20,11 +20,12 @@ from playhouse.migrations import Migration, MigrationError, Runner
 from core.database.database import add_options, connection_parameters
 from core.database.faults import DRIVER_ERRORS, translate, translate_connect
 from core.errors import InvalidInput, MigrationFailed
+from core.resources import MIGRATIONS
 from core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-MIGRATIONS_DIR = Path(__file__).resolve().parent.parent / "migrations"
+MIGRATIONS_DIR = MIGRATIONS
 HISTORY_TABLE = "schema_migration"
 # Any fixed number: "echo" in ASCII. Every starter of every version must use the same.
 ADVISORY_LOCK = 0x6563686F
@@ -45,9 +46,14 @@ class MigrationCount(NamedTuple):
 
 
 class Migrator:
-    """Brings one database's schema up or down."""
+    """Brings one database's schema up or down.
+
+    Raises `MigrationFailed` when there are no migrations: an incomplete installation must not
+    pass for an up-to-date schema.
+    """
 
     def __init__(self, settings: Settings, *, directory: Path = MIGRATIONS_DIR) -> None:
+        _list_names(directory)
         self._settings = settings
         self._directory = directory
 
@@ -128,5 +134,10 @@ def count_migrations(execute_sql: Callable[..., Any], directory: Path) -> Migrat
 
 @cache
 def _list_names(directory: Path) -> frozenset[str]:
-    # loading runs every file; they do not change under a process
-    return frozenset(migration.name for migration in Migration.load_directory(str(directory)))
+    # the files do not change under a process
+    names = frozenset(migration.name for migration in Migration.load_directory(str(directory)))
+    if not names:
+        raise MigrationFailed(
+            f"no migrations found in {directory}; the installation is incomplete, reinstall echo-markets"
+        )
+    return names

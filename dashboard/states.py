@@ -144,7 +144,7 @@ def show_no_prices() -> None:
     with st.container(border=True, key="state-no-prices"):
         st.subheader("No prices yet")
         st.markdown("The database is ready, but no symbol has a price. Import the shipped market history:")
-        st.code("echo-markets import-prices data/market_history.csv.gz", language="bash")
+        st.code("echo-markets import-prices --demo", language="bash")
         st.caption("`make up` does it at its first start. Then reload this page.")
 
 

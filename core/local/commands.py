@@ -6,7 +6,6 @@ Owns their options and exit statuses; what they do is in `stack` and `compose`.
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -20,17 +19,29 @@ from core.local.drills.drill import DRILLS, FAULT_SECONDS, Runner
 from core.local.drills.faults import Place
 from core.local.errors import StackError
 from core.local.folder import StackFolder
+from core.resources import CHECKOUT
 from core.settings import Settings
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = CHECKOUT
 UNHEALTHY = 1
 PIPE_COLUMNS = 120
 INTERRUPTED = 130
 UNEXPECTED = 1
 
 
+class _CheckoutCommand(click.Command):
+    """A command on the stack of a checkout, which an installed wheel is not."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if not (ctx.obj.root / "compose.yaml").exists():
+            raise StackError("the stack runs from a checkout of the repository; this is an installed package")
+        return super().invoke(ctx)
+
+
 class _Group(click.Group):
     """Says after Ctrl-C how to stop what was started, and whose files are in the way of another user."""
+
+    command_class = _CheckoutCommand
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -53,8 +64,6 @@ def stack(ctx: click.Context) -> None:
 @click.pass_obj
 def up(folder: StackFolder) -> None:
     """Start everything, fill an empty database with demo data and wait until all is healthy."""
-    if not (folder.root / "compose.yaml").exists():
-        raise StackError("the stack runs from a checkout of the repository, which this installation is not")
     settings = StackSettings.load_for(folder.root)
     choose_stack(settings, folder, Console()).up(settings)
 
@@ -124,7 +133,7 @@ def _leave(*_: object) -> NoReturn:
     sys.exit(INTERRUPTED)
 
 
-@stack.command("load")
+@stack.command("load", cls=click.Command)
 @click.pass_obj
 def load(folder: StackFolder) -> None:
     """Fill the configured database with demo data unless it has players; used in containers."""

@@ -18,8 +18,6 @@ from psycopg2 import sql
 from core.local.errors import StackError
 from core.local.programs import CLI
 
-PRICE_FILE = "data/market_history.csv.gz"
-
 # Kept as the database's comment while the seed runs: a seed that was interrupted is run again,
 # although there are players already. Seeding twice changes nothing.
 UNFINISHED = "echo-markets: the demo data is incomplete"
@@ -42,7 +40,7 @@ def load_demo_data(environment: Mapping[str, str], *, root: Path, players: int, 
     if not _is_incomplete(database_url):
         return False
     _mark(database_url, UNFINISHED)
-    run_step("import-prices", PRICE_FILE, environment=environment, root=root)
+    run_step("import-prices", "--demo", environment=environment, root=root)
     size = ("--players", str(players), "--sessions", str(sessions))
     run_step("seed", *size, environment=environment, root=root)
     _mark(database_url, None)

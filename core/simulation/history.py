@@ -19,6 +19,11 @@ from core.simulation.trading_day import close_of
 REACH: Final = timedelta(days=19_999)
 """How far back history is read: 54 years, the most candles that one call returns."""
 
+NO_PRICES: Final = (
+    "no prices are imported; run `echo-markets import-prices FILE` first,"
+    " or `echo-markets import-prices --demo` for the prices that come with the stack"
+)
+
 _MOMENT: Final = timedelta(microseconds=1)
 _SECOND: Final = timedelta(seconds=1)
 

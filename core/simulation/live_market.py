@@ -17,6 +17,7 @@ from core.service import EnhancedDatabaseService
 from core.simulation.amounts import Integers, divide_rounded, price_units, to_prices
 from core.simulation.bars import annualize_percent
 from core.simulation.daily_prices import Calibration, DailyPrices
+from core.simulation.history import NO_PRICES
 from core.simulation.price_moves import EVENT_TYPE, PriceMove
 
 DAY_SECONDS: Final = 86_400
@@ -117,7 +118,7 @@ def open_market(service: EnhancedDatabaseService, day: date, daily: DailyPrices)
     """
     latest = {tick.symbol: tick for tick in service.get_latest_market_data()}
     if not latest:
-        raise InvalidInput("no prices are imported; run `echo-markets import-prices FILE` first")
+        raise InvalidInput(NO_PRICES)
     symbols, midnight = tuple(latest), datetime.combine(day, time(0), UTC)
     daily.read_until(service, symbols, midnight)
     prices = {symbol: price_units(tick.price) for symbol, tick in latest.items()}

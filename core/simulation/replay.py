@@ -18,7 +18,7 @@ from core.records import Portfolio
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import to_money, to_moneys
 from core.simulation.boards import build_entries
-from core.simulation.history import History, load_history
+from core.simulation.history import NO_PRICES, History, load_history
 from core.simulation.identifiers import Hashes, Kind, hash_texts, make_ids
 from core.simulation.price_moves import list_events
 from core.simulation.progress import Progress, ignore_progress
@@ -87,7 +87,7 @@ def seed(
         _check("sessions", sessions, 1, None)
     history = load_history(service)
     if not history.days:
-        raise InvalidInput("no prices are imported; run `echo-markets import-prices FILE` first")
+        raise InvalidInput(NO_PRICES)
     traits = draw_traits(seed, player_ids(range(players)))
     first = max(0, len(history.days) - (sessions or len(history.days)))
     name = ReplayName(

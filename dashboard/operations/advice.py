@@ -10,9 +10,10 @@ from typing import Literal
 
 import msgspec
 
+from core.resources import TROUBLESHOOTING
+
 Topic = Literal["health", "alerts", "pool", "cache", "latency", "statements", "size", "redis", "migrations"]
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
 PAGE = "troubleshooting"
 
 ADVICE: dict[Topic, str] = {
@@ -60,7 +61,7 @@ def build_advice(topic: Topic) -> str:
     return f"{ADVICE[topic]} [More]({build_link(topic)})"
 
 
-def read_sections(document: Path = DOCUMENT) -> tuple[Section, ...]:
+def read_sections(document: Path = TROUBLESHOOTING) -> tuple[Section, ...]:
     """Return the document's introduction and its sections, one per heading of the second level."""
     try:
         text = document.read_text(encoding="utf-8")

@@ -5,7 +5,8 @@ Owns showing `docs/troubleshooting.md` where the dashboard runs; a link names th
 
 import streamlit as st
 
-from dashboard.operations.advice import DOCUMENT, read_sections
+from core.resources import TROUBLESHOOTING
+from dashboard.operations.advice import read_sections
 
 
 def show_troubleshooting() -> None:
@@ -13,7 +14,7 @@ def show_troubleshooting() -> None:
     sections = read_sections()
     if not sections:
         st.title("Troubleshooting", anchor=False)
-        st.caption(f"This installation has no {DOCUMENT.parent.name}/{DOCUMENT.name}; see the repository's.")
+        st.caption(f"{TROUBLESHOOTING.name} is missing from this installation; see the repository's.")
     for section in sections:
         heading = st.title if section is sections[0] else st.header
         heading(section.title, anchor=section.anchor)

@@ -1,0 +1,207 @@
+"""The stack installed from its wheel: it has every file that it reads, and works outside of a checkout."""
+
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+from core.local.ports import LOOPBACK, find_free_port
+from core.local.processes import wait_until
+from core.local.servers import PostgresServer, ValkeyServer
+from core.resources import MIGRATIONS
+from tests.conftest import created_database
+from tests.end_to_end.checkout import copy_checkout
+from tests.end_to_end.installation import Installation, build_sdist, build_wheel, unpack
+
+pytestmark = pytest.mark.slow
+
+START_SECONDS = 60
+# Folders of the checkout that a wheel keeps inside of `core`.
+MOVED = {"migrations": "core/migrations", "data": "core/data", "docs": "core/docs"}
+SHIPPED_DOCUMENT = "docs/troubleshooting.md"
+
+
+class Built(NamedTuple):
+    """A copy of the checkout and what was built from it."""
+
+    source: Path
+    sdist: Path
+    wheel: Path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The sdist of a copy of the checkout, and the wheel that is built from the sdist alone."""
+    root = tmp_path_factory.mktemp("built")
+    source = copy_checkout(root / "checkout").root
+    sdist = build_sdist(source, root / "sdist")
+    return Built(source, sdist, build_wheel(unpack(sdist, root / "unpacked"), root / "wheel"))
+
+
+@pytest.fixture(scope="module")
+def installation(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """The wheel in an environment of its own."""
+    return Installation(tmp_path_factory.mktemp("installation"), built.wheel)
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """A database of this module, without any table at first."""
+    with created_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+def settings_of_servers(database_url: str, valkey_server: ValkeyServer) -> dict[str, str]:
+    """The environment variables that name the servers, and a port where no exporter listens."""
+    return {
+        "DATABASE_URL": database_url,
+        "REDIS_URL": valkey_server.url,
+        "REDIS_PASSWORD": valkey_server.password,
+        "EXPORTER_PORT": str(find_free_port()),
+    }
+
+
+def list_files(wheel: Path) -> set[str]:
+    """Return the names of a wheel's files, without its metadata."""
+    return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+
+
+def list_source(source: Path) -> set[str]:
+    """Return the files of a copy of the checkout; builds leave files of their own."""
+    built = {"build", "echo_markets.egg-info", "__pycache__"}
+    paths = (path.relative_to(source) for path in source.rglob("*") if path.is_file())
+    return {path.as_posix() for path in paths if not built.intersection(path.parts)}
+
+
+def place_in_wheel(name: str) -> str | None:
+    """Return where a wheel has a file of the checkout; None for one that is not installed."""
+    top, _, rest = name.partition("/")
+    if top in {"core", "dashboard", "exporter"}:
+        return name
+    if top in {"migrations", "data"} or name == SHIPPED_DOCUMENT:
+        return f"{MOVED[top]}/{rest}"
+    return None
+
+
+def test_wheel_has_every_file_of_the_packages(built: Built) -> None:
+    """A module, asset or rule that is added to a package is installed; nothing lands beside the packages."""
+    assert list_files(built.wheel) == set(filter(None, map(place_in_wheel, list_source(built.source))))
+
+
+def test_wheel_of_the_checkout_is_that_of_the_sdist(built: Built, tmp_path: Path) -> None:
+    """Whoever builds from the repository gets the same files as who builds from the sdist."""
+    assert list_files(build_wheel(built.source, tmp_path)) == list_files(built.wheel)
+
+
+def test_sdist_is_the_checkout(built: Built) -> None:
+    """Whoever unpacks it can start the stack and run the tests."""
+    with tarfile.open(built.sdist) as archive:
+        found = {name.partition("/")[2] for name in archive.getnames()}
+    tooling = {".dockerignore", ".gitignore"}
+    missing = list_source(built.source) - found
+    assert {name for name in missing if not name.startswith(".ci/")} == tooling
+
+
+def test_image_is_built_from_what_its_context_has(built: Built, tmp_path: Path) -> None:
+    """`.dockerignore` lets everything through that the wheel is made of."""
+    lines = (built.source / ".dockerignore").read_text("utf-8").splitlines()
+    allowed = tuple(line.removeprefix("!") for line in lines if line.startswith("!"))
+    context = tmp_path / "context"
+    for name in list_source(built.source):
+        if name.startswith(allowed):
+            (context / name).parent.mkdir(parents=True, exist_ok=True)
+            (context / name).write_bytes((built.source / name).read_bytes())
+    assert list_files(build_wheel(context, tmp_path / "wheel")) == list_files(built.wheel)
+
+
+def test_installed_stack_serves_an_empty_database(
+    installation: Installation, settings_of_servers: dict[str, str]
+) -> None:
+    """From the first migration to a healthy exporter, with what the wheel holds alone."""
+
+    def echo_markets(*arguments: str) -> tuple[int, str]:
+        ended = installation.run("echo-markets", *arguments, **settings_of_servers)
+        return ended.returncode, ended.stdout
+
+    names = sorted(path.stem for path in MIGRATIONS.glob("0*.py"))
+    status, shown = echo_markets("health")
+    assert (status, f"{len(names)} pending" in shown) == (3, True), shown
+    assert echo_markets("migrate") == (0, "".join(f"applied {name}\n" for name in names))
+    assert echo_markets("migrate", "status")[0] == 0
+    status, shown = echo_markets("health")
+    assert status == 0, shown
+    status, shown = echo_markets("self-test")
+    assert status == 0, shown
+    status, shown = echo_markets("import-prices", "--demo")
+    assert (status, "12154 days of 5 symbols read" in shown) == (0, True), shown
+    status, shown = echo_markets("seed", "--players", "5", "--sessions", "2")
+    assert (status, "2 sessions" in shown) == (0, True), shown
+    exporter_url = f"http://{LOOPBACK}:{settings_of_servers['EXPORTER_PORT']}"
+    with installation.running("exporter", **settings_of_servers):
+        assert wait_until(lambda: answers(f"{exporter_url}/readyz"), seconds=START_SECONDS)
+        status, shown = echo_markets("stats")
+        assert (status, "from the exporter" in shown) == (0, True), shown
+
+
+def test_installed_dashboard_has_its_assets(
+    installation: Installation, settings_of_servers: dict[str, str]
+) -> None:
+    """Fonts and theme are served, and the troubleshooting page has its text."""
+    port = find_free_port()
+    url = f"http://{LOOPBACK}:{port}"
+    with installation.running("dashboard", DASHBOARD_PORT=str(port), **settings_of_servers):
+        assert wait_until(lambda: answers(f"{url}/livez"), seconds=START_SECONDS)
+        for name in ("inter-latin-wght-normal.woff2", "inter-latin-ext-wght-normal.woff2"):
+            assert answers(f"{url}/app/static/{name}")
+    program = "from dashboard.operations.advice import read_sections; print(len(read_sections()))"
+    assert int(installation.run("python", "-c", program).stdout) > 10
+
+
+def test_installation_without_migrations_says_so(
+    installation: Installation, settings_of_servers: dict[str, str]
+) -> None:
+    """An incomplete installation never passes for an up-to-date schema."""
+    folder = installation.site_packages / "core" / "migrations"
+    aside = folder.rename(folder.with_name("aside"))
+    # another project's folder of that name is not taken for ours
+    stranger = installation.site_packages / "migrations"
+    stranger.mkdir()
+    (stranger / "0001_strangers.py").write_text("def up(migrator, db): raise SystemExit\n", "utf-8")
+    try:
+        for direction in ("up", "status", "down"):
+            ended = installation.run("echo-markets", "migrate", direction, **settings_of_servers)
+            assert ended.returncode == 1
+            assert ended.stdout == (
+                f"error: no migrations found in {folder}; the installation is incomplete,"
+                " reinstall echo-markets\n"
+            )
+        assert installation.run("echo-markets", "health", **settings_of_servers).returncode == 1
+    finally:
+        aside.rename(folder)
+        (stranger / "0001_strangers.py").unlink()
+        stranger.rmdir()
+
+
+def test_installed_stack_commands_name_the_checkout(installation: Installation) -> None:
+    """Starting the whole stack needs the repository, which is one line and no traceback."""
+    for command in ("up", "down", "status", "clean", "logs"):
+        ended = installation.run("echo-markets", "stack", command)
+        assert ended.returncode == 1
+        assert ended.stdout == (
+            "error: the stack runs from a checkout of the repository; this is an installed package\n"
+        )
+
+
+def answers(url: str) -> bool:
+    """Say whether a GET is answered with 200."""
+    try:
+        with urlopen(url, timeout=5) as answer:  # loopback only
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False
