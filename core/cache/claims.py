@@ -1,11 +1,12 @@
-"""What a reader or a writer holds on keys in Redis: a lease, a fence.
+"""Leases and fences: what a reader or a writer holds on keys in Redis.
 
-Owns how a lease is asked for and how the answer reads. Talks to nobody.
+Owns the arguments and the reply of the script that grants leases. Talks to nobody.
 """
 
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
+from core.cache.codec import VERSION_MARK, new_token
 from core.cache.link import Sent
 
 GRANTED: Final = 1
@@ -16,8 +17,6 @@ FENCED: Final = -1
 LEASE_MILLISECONDS = 10_000
 # Outlives every value filled under it (the longest lives 600 s); losing one is a miss.
 VERSION_MILLISECONDS = 3_600_000
-# How much of a value tells it from another one: its mark, its shape and its versions.
-SEEN_BYTES = 64
 NO_TOKEN = b""
 
 
@@ -40,10 +39,15 @@ class Fence(NamedTuple):
 NO_FENCE = Fence()
 
 
-def spell_request(token: bytes, overwrite: Sequence[bytes]) -> list[Any]:
-    """Return the arguments that ask for a lease; `overwrite` has what may be replaced per key."""
-    seen = [value[:SEEN_BYTES] for value in overwrite]
-    return [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(seen), *seen]
+def build_request(token: bytes, keys: Sequence[str], versions: Sequence[str], shape: bytes) -> list[Any]:
+    """Return the arguments that ask for a lease on `keys`, whose values have this shape.
+
+    Each version key gets a random value of its own, for the case that the script creates it. Values
+    are stored under versions, so a version that came back would bring back the values from before
+    a write (the ABA problem); nobody can choose one here, and a lease token has another mark.
+    """
+    fresh = [new_token(VERSION_MARK) for _ in versions]
+    return [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(keys), shape, *fresh]
 
 
 def read_lease(token: bytes, keys: Sequence[str], versions: Sequence[str], reply: Sequence[Any]) -> Lease:

@@ -21,6 +21,7 @@ VALUE_MARK = b"V"
 NONE_MARK = b"N"
 LEASE_MARK = b"L"
 FENCE_MARK = b"F"
+VERSION_MARK = b"R"
 # A mark and random bytes; what is longer or shorter was written by somebody else.
 TOKEN_BYTES = 16
 # How a value is stored, whatever its type: another name makes a miss of what was stored before.
@@ -49,8 +50,9 @@ class Codec(Generic[T]):
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(of, dec_hook=_decode_frozendict)
         # 16 bytes instead of a text, and decoded in less time; either is understood
         self._encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
-        self._shape = crc32(f"{FORM}: {_describe(of)}".encode()).to_bytes(4, "big")
-        self._value_head = VALUE_MARK + self._shape
+        self.shape = crc32(f"{FORM}: {_describe(of)}".encode()).to_bytes(4, "big")
+        """Stands behind the mark of every value of this type."""
+        self._value_head = VALUE_MARK + self.shape
 
     def encode(self, value: T | Absent, versions: tuple[bytes, ...]) -> bytes:
         """Return the stored form of `value`, valid while its versions are; raises `Unstorable`."""
@@ -77,8 +79,12 @@ class Codec(Generic[T]):
             # the checksum says that it is whole, not that this release wrote it
             return None
 
+    def is_current(self, stored: bytes, versions: tuple[bytes, ...]) -> bool:
+        """Say whether it was stored as this type and under these versions, readable or not."""
+        return stored[:1] in {VALUE_MARK, NONE_MARK} and stored.startswith(self._head(b"", versions), 1)
+
     def _head(self, mark: bytes, versions: tuple[bytes, ...]) -> bytes:
-        head = mark + self._shape
+        head = mark + self.shape
         if not versions:
             return head
         return head + b"".join(len(v).to_bytes(1, "big") + v for v in versions)
@@ -93,14 +99,18 @@ def new_token(mark: bytes) -> bytes:
     return mark + secrets.token_bytes(TOKEN_BYTES - 1)
 
 
-def is_occupied(stored: bytes | None) -> bool:
-    """Say whether a lease or a fence lies under the key, which only its owner removes."""
-    return stored is not None and stored[:1] in {LEASE_MARK, FENCE_MARK}
-
-
 def is_lease(stored: bytes | None) -> bool:
-    """Say whether somebody is loading what belongs under the key, or whether it is a version."""
-    return stored is not None and stored[:1] == LEASE_MARK and len(stored) == TOKEN_BYTES
+    """Say whether a lease lies under the key: another reader is loading the value."""
+    return _is_token(stored, LEASE_MARK)
+
+
+def is_version(stored: bytes | None) -> bool:
+    """Say whether a version lies under the key; a fence, a lease and foreign bytes are none."""
+    return _is_token(stored, VERSION_MARK)
+
+
+def _is_token(stored: bytes | None, mark: bytes) -> bool:
+    return stored is not None and len(stored) == TOKEN_BYTES and stored[:1] == mark
 
 
 def _decode_frozendict(kind: type, plain: Any) -> Any:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from core.cache.claims import GRANTED, NO_TOKEN, TAKEN, Lease
-from core.cache.codec import ABSENT, Absent, Codec, Unstorable, is_lease, is_occupied
+from core.cache.claims import GRANTED, TAKEN, Lease
+from core.cache.codec import ABSENT, Absent, Codec, Unstorable, is_lease, is_version
 from core.cache.keys import CacheKind
 from core.cache.near import NearTier
 from core.cache.shared import CacheDown, SharedTier
@@ -92,18 +92,18 @@ class ReadThrough:
             stored = self._shared.get_many([key, *read.depends_on]) if self._shared is not None else []
         except CacheDown:
             return None
-        return _decode(read.codec, [key], stored).get(key) if stored else None
+        return _decode(read.codec, [key], stored)[0].get(key) if stored else None
 
     def _look_up_or_lease(
         self, shared: SharedTier, read: Read[T], keys: Sequence[str]
     ) -> tuple[dict[str, T | Absent], dict[str, bytes | None], Lease | None]:
-        """Look up; where the kind's last keys were missing, ask for leases with the same breath."""
+        """Look up; where the kind's last keys were missing, ask for leases in the same round trip."""
         name = read.kind.name
         lease = None
         if name in self._missing:
             found, left, lease = self._look_up_and_lease(shared, read, keys)
         else:
-            found, left = self._look_up(read, keys, shared.get_many)
+            found, left = self._look_up(shared, read, keys, shared.get_many)
         if found:
             self._missing.discard(name)
         else:
@@ -116,51 +116,46 @@ class ReadThrough:
         leases: list[Lease] = []
 
         def fetch(_: Sequence[str]) -> list[Any]:
-            stored, lease = shared.get_and_lease(keys, read.depends_on)
+            stored, lease = shared.get_and_lease(keys, read.depends_on, read.codec.shape)
             leases.append(lease)
             return stored
 
         try:
-            found, left = self._look_up(read, keys, fetch)
-            [lease] = leases
-            # what was there and went before the lease was asked for: others wait for it now
-            for key in [key for key in found if lease.states[key] == GRANTED]:
-                del found[key]
-                left[key] = None
-            blocked = {k: value for k, value in left.items() if value is not None and not is_occupied(value)}
-            if blocked:
-                # under the same token; versions that changed in between refuse the fill
-                second = self._lease(shared, read, blocked, token=lease.token)
-                lease = lease._replace(states=lease.states | second.states)
+            found, left = self._look_up(shared, read, keys, fetch)
         except CacheDown as down:
-            if leases or down.reason == "down":
+            if down.reason == "down":
                 # it may have been granted all the same, and others would wait for it
                 shared.give_up(keys)
             raise
+        [lease] = leases
+        # what was there and went before the lease was asked for: others wait for it now
+        for key in [key for key in found if lease.states[key] == GRANTED]:
+            del found[key]
+            left[key] = None
         return found, left, lease
 
     def _look_up(
-        self, read: Read[T], keys: Sequence[str], fetch: Callable[[Sequence[str]], list[Any]]
+        self,
+        shared: SharedTier,
+        read: Read[T],
+        keys: Sequence[str],
+        fetch: Callable[[Sequence[str]], list[Any]],
     ) -> tuple[dict[str, T | Absent], dict[str, bytes | None]]:
         """Return the values that Redis has, and what lies under the other keys."""
         asked = [*keys, *read.depends_on]
         ticket = self._near.begin_read(asked)
         found: dict[str, T | Absent] = {}
+        damaged: list[str] = []
         try:
             stored = fetch(asked)
-            found = _decode(read.codec, keys, stored)
+            found, damaged = _decode(read.codec, keys, stored)
         finally:
             self._near.end_read(ticket, asked, found, read.depends_on)
+        if damaged:
+            # looks current, so nobody would get a lease for it
+            shared.give_up(damaged)
         left = {key: value for key, value in zip(keys, stored, strict=False) if key not in found}
         return found, left
-
-    @staticmethod
-    def _lease(
-        shared: SharedTier, read: Read[T], missing: Mapping[str, bytes | None], token: bytes = NO_TOKEN
-    ) -> Lease:
-        # only what this reader saw: another may have filled the key since
-        in_the_way = [b"" if value is None or is_occupied(value) else value for value in missing.values()]
-        return shared.lease(list(missing), read.depends_on, overwrite=in_the_way, token=token)
 
     def _fill(
         self, shared: SharedTier, read: Read[T], missing: Mapping[str, bytes | None], lease: Lease | None
@@ -168,7 +163,7 @@ class ReadThrough:
         """Load under leases and store what they still cover; wait for what others load."""
         keys = list(missing)
         try:
-            lease = lease or self._lease(shared, read, missing)
+            lease = lease or shared.lease(keys, read.depends_on, read.codec.shape)
         except CacheDown as down:
             if down.reason == "down":
                 # it may have been granted all the same, and others would wait for it
@@ -225,9 +220,9 @@ class ReadThrough:
         pause = WAIT_FIRST_SECONDS
         found: dict[str, T | Absent] = {}
         left = list(keys)
-        while left and time.monotonic() < deadline:
+        while left:
             try:
-                stored, rest = self._look_up(read, left, shared.get_many)
+                stored, rest = self._look_up(shared, read, left, shared.get_many)
             except CacheDown:
                 break
             found.update(stored)
@@ -236,6 +231,7 @@ class ReadThrough:
             if left and time.monotonic() + pause >= deadline:
                 # so that not every reader waits as long until it expires
                 self._vain = {key: rest[key] for key in left}
+                break
             if left:
                 time.sleep(pause)
                 pause = min(pause * 2, WAIT_LONGEST_SECONDS)
@@ -249,17 +245,25 @@ class ReadThrough:
             self._metrics.observe_cache_load(read.kind.name, time.perf_counter() - started)
 
 
-def _decode(codec: Codec[T], keys: Sequence[str], stored: Sequence[bytes | None]) -> dict[str, T | Absent]:
-    versions = tuple(v for v in stored[len(keys) :] if v is not None and is_lease(v))
+def _decode(
+    codec: Codec[T], keys: Sequence[str], stored: Sequence[bytes | None]
+) -> tuple[dict[str, T | Absent], list[str]]:
+    """Return the values that are current, and the keys of those that are but cannot be read."""
+    versions = tuple(each for each in stored[len(keys) :] if each is not None and is_version(each))
+    found: dict[str, T | Absent] = {}
+    damaged: list[str] = []
     if len(versions) < len(stored) - len(keys):
         # a version is gone, fenced or foreign: nothing that depends on it may be used
-        return {}
-    found: dict[str, T | Absent] = {}
+        return found, damaged
     for key, value in zip(keys, stored, strict=False):
-        decoded = codec.decode(value, versions) if value is not None else None
+        if value is None:
+            continue
+        decoded = codec.decode(value, versions)
         if decoded is not None:
             found[key] = decoded
-    return found
+        elif codec.is_current(value, versions):
+            damaged.append(key)
+    return found, damaged
 
 
 def _spell(read: Read[T], value: T | Absent, versions: tuple[bytes, ...]) -> tuple[int, bytes]:

@@ -6,6 +6,8 @@ Owns the protocol of leases and fences. What lies under a key begins with a mark
 - L, a lease: a reader that missed puts a random token under the key itself, and may store
   what it loaded only while that token is still there. An invalidation deletes the key, the
   token with it, so a value loaded before a write is refused after it;
+- R, a version (revision): many values are stored under it, and all of them are outdated once it
+  has been deleted. Whoever creates it gives it a random value that it never had before;
 - F, fences: a writer puts its own there before its COMMIT and takes it away afterwards. While
   one is there nobody fills, so a process that dies in between leaves nothing stale behind: its
   fence expires, and the next reader loads what was committed. Writers of one key (two players on
@@ -17,7 +19,8 @@ Source of the lease: Nishtala et al., Scaling Memcache at Facebook (NSDI 2013), 
 
 from core.cache.link import Script
 
-# A fence is a token of 16 bytes and the time of its expiry in ms, 13 digits; a lease is a token.
+# A fence is a token of 16 bytes and the time of its expiry in ms, 13 digits; a lease and a version
+# are a token.
 # One MGET for all keys: a call of a command costs a script more than all that it does with the answer.
 _FENCES = """
 local function read_ms()
@@ -37,49 +40,52 @@ local function list_fences(stored, own, now)
 end
 """
 
-# KEYS: values, then version keys. ARGV: token, lease ms, version ms, count of values,
-# then per value how what is there begins, as the reader saw it, when that may be overwritten.
+# KEYS: values, then version keys. ARGV: token, lease ms, version ms, count of values, the shape
+# of the values, then per version key the value that it gets when there is none.
+# Grants a lease where nothing lies, and where something lies that no reader can use: a value
+# of another shape, one stored under other versions, foreign bytes.
 # Returns per value 1 (granted), 0 (another loads, or has loaded) or -1 (fenced), then each version.
 LEASE = Script(
     _FENCES
     + """
 local all = redis.call('MGET', unpack(KEYS))
--- '' where there is nothing, or what is no string
-local function mark(i)
-  local stored = all[i]
-  if not stored then return '' end
-  local found = string.sub(stored, 1, 1)
-  if found == 'F' and list_fences(stored, '', read_ms()) == '' then return '?' end
-  if found == 'L' and (#stored ~= 16 or redis.call('PTTL', KEYS[i]) < 0) then return '?' end
-  return found ~= '' and found or '?'
-end
 local count = tonumber(ARGV[4])
 local result = {}
+-- what a value that can be used has behind its mark, see core.cache.codec
+local head = ARGV[5]
 local is_fenced = false
+local function is_fence(stored)
+  return string.sub(stored, 1, 1) == 'F' and list_fences(stored, '', read_ms()) ~= ''
+end
 for i = count + 1, #KEYS do
-  local found = mark(i)
-  if found == 'L' then
-    result[i] = all[i]
-  elseif found == 'F' then
+  local version = all[i] or ''
+  if is_fence(version) then
     is_fenced = true
-    result[i] = ''
-  else
-    result[i] = ARGV[1]
-    redis.call('SET', KEYS[i], ARGV[1], 'PX', ARGV[3])
+    version = ''
+  elseif string.sub(version, 1, 1) ~= 'R' or #version ~= 16 then
+    version = ARGV[5 + i - count]
+    redis.call('SET', KEYS[i], version, 'PX', ARGV[3])
   end
+  result[i] = version
+  head = head .. string.char(#version) .. version
+end
+local function is_current(stored)
+  local mark = string.sub(stored, 1, 1)
+  return (mark == 'V' or mark == 'N') and string.sub(stored, 2, #head + 1) == head
+end
+local function is_lease(stored, key)
+  return string.sub(stored, 1, 1) == 'L' and #stored == 16 and redis.call('PTTL', key) > 0
 end
 for i = 1, count do
-  local found = mark(i)
-  local seen = ARGV[4 + i]
-  local may_overwrite = seen ~= '' and found ~= 'L' and found ~= '?'
-    and string.sub(all[i] or '', 1, #seen) == seen
-  if is_fenced or found == 'F' then
+  -- '' where there is nothing, or what is no string
+  local stored = all[i] or ''
+  if is_fenced or is_fence(stored) then
     result[i] = -1
-  elseif found == '' or found == '?' or may_overwrite then
+  elseif is_current(stored) or is_lease(stored, KEYS[i]) then
+    result[i] = 0
+  else
     redis.call('SET', KEYS[i], ARGV[1], 'PX', ARGV[2])
     result[i] = 1
-  else
-    result[i] = 0
   end
 end
 return result

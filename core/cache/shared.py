@@ -16,7 +16,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from core.cache.breaker import CircuitBreaker
-from core.cache.claims import NO_FENCE, NO_TOKEN, Fence, Lease, read_lease, spell_request
+from core.cache.claims import NO_FENCE, NO_TOKEN, Fence, Lease, build_request, read_lease
 from core.cache.codec import LEASE_MARK, new_token
 from core.cache.debts import Debts
 from core.cache.feed import InvalidationFeed
@@ -75,20 +75,20 @@ class SharedTier:
 
         return self._call(read)
 
-    def lease(
-        self, keys: Sequence[str], versions: Sequence[str], *, overwrite: Sequence[bytes], token: bytes
-    ) -> Lease:
-        """Ask to fill the keys; `overwrite` has what may be replaced under each, or nothing."""
-        token = token or new_token(LEASE_MARK)
-        request = spell_request(token, overwrite)
+    def lease(self, keys: Sequence[str], versions: Sequence[str], shape: bytes) -> Lease:
+        """Ask to fill the keys where no value of this shape lies that is current."""
+        token = new_token(LEASE_MARK)
+        request = build_request(token, keys, versions, shape)
         names = self._named([*keys, *versions])
         reply = self._call(lambda: _expect_list(self._link.run(LEASE, names, request), len(names)))
         return read_lease(token, keys, versions, reply)
 
-    def get_and_lease(self, keys: Sequence[str], versions: Sequence[str]) -> tuple[list[Any], Lease]:
-        """Like `get_many` of both, and ask to fill the keys where nothing is, in one round trip."""
+    def get_and_lease(
+        self, keys: Sequence[str], versions: Sequence[str], shape: bytes
+    ) -> tuple[list[Any], Lease]:
+        """Return what lies under the keys and versions, and then a lease, in one round trip."""
         token = new_token(LEASE_MARK)
-        request = spell_request(token, [b""] * len(keys))
+        request = build_request(token, keys, versions, shape)
         names = self._named([*keys, *versions])
 
         def ask() -> tuple[list[Any], list[Any]]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from core import EnhancedDatabaseService
-from core.cache import NO_FENCE, NO_TOKEN, Fence
+from core.cache import NO_FENCE, NO_TOKEN, Fence, claims
+from core.cache.codec import VERSION_MARK, new_token
 from core.cache.link import Script
 from core.cache.near import _Entry
 from core.cache.scripts import FENCE, FILL
@@ -60,6 +61,13 @@ def commit_without_fence(service: EnhancedDatabaseService) -> None:
 def overwrite_fences(service: EnhancedDatabaseService) -> None:
     """Let a writer's fence replace that of another, and take both away."""
     _swap(service, FENCE, Script(LONE_FENCE))
+
+
+def reuse_version_token(_: EnhancedDatabaseService) -> None:
+    """Give a version key that is created again the value that it had before."""
+    module: Any = claims
+    draw, drawn = module.new_token, new_token(VERSION_MARK)
+    module.new_token = lambda mark: drawn if mark == VERSION_MARK else draw(mark)
 
 
 def admit_without_ticket(service: EnhancedDatabaseService) -> None:
@@ -159,6 +167,7 @@ MUTANTS: dict[str, Callable[[EnhancedDatabaseService], None]] = {
         ignore_feed,
         commit_without_fence,
         overwrite_fences,
+        reuse_version_token,
         admit_without_ticket,
         join_any_flight,
         forget_debts,

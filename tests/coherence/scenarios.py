@@ -198,6 +198,25 @@ def fill_a_board_late(fleet: Fleet) -> None:
     fleet[2].call("read", game, "board", 5)
 
 
+def create_a_version_twice(fleet: Fleet) -> None:
+    """The ABA problem: a leaderboard is filled under a version, which is deleted and created again.
+
+    The reader that created the version is held while its own value is outdated. A cache that then
+    asks for another lease under the same token gives the version key the value that the other
+    leaderboard was filled under.
+    """
+    game = fleet.start_game()
+    for limit in (10, 50):
+        fleet[1].call("read", game, "board", limit)
+    fleet[0].call("write", game, {"score:0": 2})
+    fleet[1].hold("first", "fetched", "read", game, "board", 10)
+    fleet[2].call("read", game, "board", 50)
+    fleet[0].call("write", game, {"score:0": 3})
+    fleet[1].end("first")
+    fleet[2].call("read", game, "board", 50)
+    fleet[0].call("read", game, "board", 50)
+
+
 SCENARIOS: dict[str, Callable[[Fleet], None]] = {
     scenario.__name__: scenario
     for scenario in (
@@ -218,6 +237,7 @@ SCENARIOS: dict[str, Callable[[Fleet], None]] = {
         rename_a_player,
         change_every_limit,
         fill_a_board_late,
+        create_a_version_twice,
     )
 }
 
@@ -228,6 +248,7 @@ REVEALED_BY: dict[str, tuple[str, ...]] = {
     "ignore_feed": ("hear_nothing",),
     "commit_without_fence": ("die_after_commit", "die_after_a_lone_statement"),
     "overwrite_fences": ("die_beside_another_writer",),
+    "reuse_version_token": ("create_a_version_twice",),
     "admit_without_ticket": ("admit_late",),
     "join_any_flight": ("join_late",),
     "forget_debts": ("write_while_cut_off",),

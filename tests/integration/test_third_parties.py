@@ -45,15 +45,16 @@ def test_a_document_that_cannot_be_cached_is_read_all_the_same(
 def test_a_byte_that_was_changed_is_noticed(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """What would decode as another name is a miss, and replaced."""
+    """What would decode as another name is a miss, and replaced, although it looks current."""
     service.update_user_profile(alice.id, name="a" * 20)
     service.get_user_by_id(alice.id)
     key = f"user:{alice.id}"
     stored = get_bytes(redis_client, key)
     redis_client.setrange(key, stored.index(b"a" * 20) + 5, "Z")
-    service._cache._near.clear()
-    assert service.get_user_by_id(alice.id).name == "a" * 20
-    assert b"aaZaa" not in get_bytes(redis_client, key)
+    for _ in range(2):
+        service._cache._near.clear()
+        assert service.get_user_by_id(alice.id).name == "a" * 20
+    assert b"a" * 20 in get_bytes(redis_client, key)
 
 
 def test_one_reader_waits_for_a_lease_whose_owner_died(

@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from core.cache import codec
 from core.cache.breaker import CircuitBreaker
-from core.cache.codec import ABSENT, Codec, Unstorable, is_lease, is_occupied
+from core.cache.claims import build_request
+from core.cache.codec import (
+    ABSENT,
+    FENCE_MARK,
+    LEASE_MARK,
+    VALUE_MARK,
+    VERSION_MARK,
+    Codec,
+    Unstorable,
+    is_lease,
+    is_version,
+    new_token,
+)
 from core.records import LeaderboardEntry
 
 ENTRY = LeaderboardEntry(
@@ -108,14 +120,39 @@ def test_what_msgpack_cannot_hold_is_said() -> None:
 
 def test_a_lease_is_no_value() -> None:
     """A token under the key says that somebody is loading; a fence, that somebody commits."""
-    assert is_occupied(b"L123")
-    assert is_occupied(b"F123")
     assert not is_lease(b"F123")
     assert is_lease(b"L123456789abcdef")
     assert not is_lease(b"Lorem ipsum"), "no token: somebody else wrote it"
     assert not is_lease(CODEC.encode((), ()))
     assert not is_lease(None)
     assert CODEC.decode(b"L123", ()) is None
+
+
+def test_a_version_is_nothing_else() -> None:
+    """A lease token can never be taken for a version: it has another mark."""
+    assert is_version(new_token(VERSION_MARK))
+    assert not is_lease(new_token(VERSION_MARK))
+    for mark in (LEASE_MARK, FENCE_MARK, VALUE_MARK):
+        assert not is_version(new_token(mark))
+    assert not is_version(b"R123"), "no token: somebody else wrote it"
+
+
+def test_a_version_is_never_proposed_twice() -> None:
+    """Not to two keys of one call, and not for a lease token that is used again."""
+    token = new_token(LEASE_MARK)
+    asked = [build_request(token, ["board"], ["a", "b"], b"shape")[-2:] for _ in range(2)]
+    assert len({*asked[0], *asked[1], token}) == 5
+    assert all(is_version(version) for versions in asked for version in versions)
+
+
+def test_a_damaged_value_is_still_current() -> None:
+    """Its head says that it was stored for this reader, so no lease is granted for it."""
+    stored = CODEC.encode((ENTRY,), (b"one",))
+    assert CODEC.is_current(stored[:-1], (b"one",))
+    assert CODEC.is_current(CODEC.encode(ABSENT, (b"one",)), (b"one",))
+    assert not CODEC.is_current(stored, (b"two",))
+    assert not CODEC.is_current(b"L" + stored[1:], (b"one",))
+    assert not CODEC.is_current(Codec[OldUser](OldUser).encode(OldUser(1), (b"one",)), (b"one",))
 
 
 def test_breaker_opens_lets_one_through_and_closes() -> None:
