@@ -14,8 +14,8 @@ from rich.console import Console
 
 from core import Settings
 from tests.bench.data import SCALES, Choices, Scale, fill_tables
-from tests.bench.figures import Summary, summarise, to_document
-from tests.bench.line_up import BASELINE, WORKLOADS, Entrant, open_entrants
+from tests.bench.figures import Summary, choose_baseline, summarise, to_document
+from tests.bench.line_up import BASELINE, BASELINES, WORKLOADS, Entrant, open_entrants
 from tests.bench.report import make_table
 from tests.bench.rounds import check_answers, run_rounds
 from tests.bench.servers import run_servers
@@ -76,7 +76,9 @@ def _measure(
                 rounds=rounds,
                 on_turn=lambda *turn: status.update("{}: {}, round {}".format(*turn)),
             )
-            return summarise(turns, baseline=BASELINE)
+            kept, quickest = choose_baseline(list(turns), baseline=BASELINE, candidates=list(BASELINES))
+            drivers = {workload: BASELINES[name] for workload, name in quickest.items()}
+            return summarise(kept, baseline=BASELINE, made_with=drivers)
         finally:
             _close(entrants)
 

@@ -21,8 +21,15 @@ CATEGORY = "daily_returns"
 DAY = date(2026, 3, 2)
 OPENING = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
 LIMIT = 50
-# The constant of YCSB's zipfian: the most wanted of 2,000 players gets an eighth of all calls.
-ZIPF_CONSTANT = 0.99
+SEARCH_LIMIT = 20
+# A leaderboard of a usual size, for the writes of single scores; its players have a quest each.
+SMALL_CATEGORY = "weekly_returns"
+SMALL_PLAYERS = 3_000
+# The hottest of the mixed load's keys: place -> limit of the leaderboard. All others are portfolios.
+HOT_LIMITS = {1: 50, 4: 10, 16: 100, 64: 25}
+LIMITS = tuple(HOT_LIMITS.values())
+# The hottest of 20,000 keys gets a seventh of all calls.
+ZIPF_CONSTANT = 1.1
 
 FILL = """
 INSERT INTO users (id, username)
@@ -32,6 +39,12 @@ INSERT INTO portfolios (user_id, session_date, total_value)
 SELECT id, %(day)s, 10000 + (hashtext(username) %% 500000) / 100.0 FROM users;
 INSERT INTO leaderboard_entries (user_id, session_date, category, score)
 SELECT id, %(day)s, %(category)s, (hashtext(username) %% 10000000) / 100.0 FROM users;
+INSERT INTO leaderboard_entries (user_id, session_date, category, score)
+SELECT id, %(day)s, %(small_category)s, (hashtext(username) %% 10000000) / 100.0
+FROM users ORDER BY id LIMIT %(small_players)s;
+INSERT INTO quests (id, user_id, type, title, target_value)
+SELECT ('00000000-0000-7000-9000-' || right(id::text, 12))::uuid, id, 'trades', 'Trade often', 1000000000
+FROM users ORDER BY id LIMIT %(small_players)s;
 INSERT INTO ticks (symbol, timestamp, price, volume, bid, ask)
 SELECT 'S' || s, %(opening)s::timestamptz - n * interval '1 second', 100 + n %% 50, n, 99, 151
 FROM generate_series(1, %(symbols)s) AS s, generate_series(1, %(ticks_each)s) AS n
@@ -47,27 +60,29 @@ class Scale(NamedTuple):
     ticks_each: int
     warm_calls: int
     cold_calls: int
-    active: int
+    keys: int
     mixed_calls: int
-    single_ticks: int
+    single_calls: int
     bulk_ticks: int
     rounds: int
 
 
 SCALES = {
-    "small": Scale(12_000, 200, 100, 40, 8, 200, 1_600, 12, 2_000, 1),
-    "full": Scale(100_000, 500, 2_000, 300, 60, 2_000, 16_000, 100, 10_000, 7),
+    "small": Scale(12_000, 200, 100, 40, 8, 2_000, 1_600, 16, 2_000, 1),
+    "full": Scale(100_000, 500, 2_000, 300, 60, 20_000, 24_000, 200, 10_000, 7),
 }
 
 
 def fill_tables(url: str, scale: Scale) -> None:
-    """Write users, portfolios, board entries and ticks, and let the planner know of them."""
+    """Write users, portfolios, entries, quests and ticks, and let the planner know of them."""
     values = {
         "players": scale.players,
         "symbols": scale.symbols,
         "ticks_each": scale.ticks_each,
         "day": DAY,
         "category": CATEGORY,
+        "small_category": SMALL_CATEGORY,
+        "small_players": SMALL_PLAYERS,
         "opening": OPENING,
     }
     connection = psycopg2.connect(url)
@@ -87,10 +102,13 @@ class Choices:
     def __init__(self, scale: Scale, seed: int) -> None:
         self.scale = scale
         self._random = random.Random(seed)
-        weights = (1 / rank**ZIPF_CONSTANT for rank in range(1, scale.active + 1))
+        weights = (1 / place**ZIPF_CONSTANT for place in range(1, scale.keys + 1))
         self._cumulated = list(itertools.accumulate(weights))
-        # spread over the table, not its first pages; the most wanted first
-        self.active = [player_id(n) for n in self._random.sample(range(1, scale.players + 1), scale.active)]
+        # spread over the table, not its first pages; the hottest first
+        players = [player_id(n) for n in self._random.sample(range(1, scale.players + 1), scale.keys)]
+        self._keys: list[UUID | int] = [
+            HOT_LIMITS.get(place, player) for place, player in enumerate(players, start=1)
+        ]
         self._seconds = itertools.count(1)
         self.numbers = itertools.count(1)
 
@@ -98,11 +116,23 @@ class Choices:
         """Return different players, each as likely as any other."""
         return [player_id(n) for n in self._random.sample(range(1, self.scale.players + 1), count)]
 
-    def pick_wanted(self, count: int) -> list[UUID]:
-        """Return active players by how much they are wanted, the same one many times."""
+    def pick_keys(self, count: int) -> list[UUID | int]:
+        """Return keys by how hot they are, each many times: a portfolio's player or a leaderboard's limit."""
         total = self._cumulated[-1]
         places = (bisect.bisect(self._cumulated, self._random.random() * total) for _ in range(count))
-        return [self.active[min(place, len(self.active) - 1)] for place in places]
+        return [self._keys[min(place, len(self._keys) - 1)] for place in places]
+
+    def pick_small(self, count: int) -> list[int]:
+        """Return numbers of players of the small leaderboard, the same one many times."""
+        return self._random.choices(range(1, SMALL_PLAYERS + 1), k=count)
+
+    def make_scores(self, count: int) -> list[Decimal]:
+        """Return scores as they are on a leaderboard."""
+        return [Decimal(self._random.randrange(-10_000_000, 10_000_000)) / 100 for _ in range(count)]
+
+    def make_prefixes(self, count: int) -> list[str]:
+        """Return beginnings of names that about a hundredth of all players have."""
+        return [f"player{self._random.randrange(10, 100)}" for _ in range(count)]
 
     def pick_flags(self, count: int, share: float) -> list[bool]:
         """Return which of `count` calls belong to a share of them."""
@@ -136,6 +166,11 @@ class Choices:
 def player_id(number: int) -> UUID:
     """Return the id that FILL gives a player."""
     return UUID(f"00000000-0000-7000-8000-{number:012x}")
+
+
+def quest_id(number: int) -> UUID:
+    """Return the id that FILL gives a player's quest."""
+    return UUID(f"00000000-0000-7000-9000-{number:012x}")
 
 
 def total_of(row: object, name: str) -> Decimal:

@@ -6,6 +6,7 @@ machine, and the median of these is what counts.
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -29,9 +30,37 @@ class Summary(msgspec.Struct, frozen=True):
     contender: str
     medians: Mapping[str, float]
     ratios: Mapping[str, float]
+    made_with: str = ""
+    """The driver with which the baseline was quicker."""
 
 
-def summarise(turns: Iterable[Turn], *, baseline: str) -> list[Summary]:
+def choose_baseline(
+    turns: Sequence[Turn], *, baseline: str, candidates: Sequence[str]
+) -> tuple[list[Turn], dict[str, str]]:
+    """Return the turns, and the candidate that was quickest in each workload.
+
+    The turns of that one are the baseline's, those of other candidates are left out.
+    """
+    seconds: dict[str, dict[str, list[float]]] = {}
+    for turn in turns:
+        if turn.contender in candidates:
+            of_workload = seconds.setdefault(turn.workload, {})
+            of_workload.setdefault(turn.contender, []).append(turn.figures["seconds"])
+    quickest = {
+        workload: min((statistics.median(values), name) for name, values in found.items())[1]
+        for workload, found in seconds.items()
+    }
+    kept = [
+        msgspec.structs.replace(turn, contender=baseline) if turn.contender in candidates else turn
+        for turn in turns
+        if turn.contender not in candidates or turn.contender == quickest[turn.workload]
+    ]
+    return kept, quickest
+
+
+def summarise(
+    turns: Iterable[Turn], *, baseline: str, made_with: Mapping[str, str] = MappingProxyType({})
+) -> list[Summary]:
     """Return a summary for each workload and contender, in the order of their first turns."""
     by_pair: dict[tuple[str, str], dict[int, Mapping[str, float]]] = {}
     for turn in turns:
@@ -42,6 +71,7 @@ def summarise(turns: Iterable[Turn], *, baseline: str) -> list[Summary]:
             contender,
             medians=median_figures(rounds.values()),
             ratios=median_figures(divide_rounds(rounds, by_pair.get((workload, baseline), {}))),
+            made_with=made_with.get(workload, "") if contender == baseline else "",
         )
         for (workload, contender), rounds in by_pair.items()
     ]

@@ -17,19 +17,29 @@ from tests.bench.workloads import (
     Measure,
     measure_batch_of,
     measure_bulk_ticks,
-    measure_cold_board,
+    measure_cold_leaderboard,
     measure_cold_market,
     measure_cold_portfolio,
+    measure_one_portfolio,
+    measure_one_profile,
+    measure_one_quest,
+    measure_one_rank,
+    measure_one_score,
+    measure_search,
     measure_single_ticks,
-    measure_warm_board,
+    measure_warm_leaderboard,
     measure_warm_market,
     measure_warm_portfolio,
+    measure_writers,
 )
 
+# whichever of these is quicker, workload by workload; contender -> its driver
 BASELINE = "raw"
+BASELINES = MappingProxyType({"raw, psycopg2": "psycopg2", "raw, psycopg 3": "psycopg 3"})
 # module and class of each contender; a module is imported only when its turn comes
 CONTENDERS = (
-    ("raw", "Raw"),
+    ("raw", "RawPsycopg2"),
+    ("raw", "RawPsycopg3"),
     ("fenced", "Fenced"),
     ("naive", "Naive"),
     ("dogpile", "Dogpile"),
@@ -38,8 +48,8 @@ CONTENDERS = (
 )
 WORKLOADS: Mapping[str, Measure] = MappingProxyType(
     {
-        "leaderboard warm": measure_warm_board,
-        "leaderboard cold": measure_cold_board,
+        "leaderboard warm": measure_warm_leaderboard,
+        "leaderboard cold": measure_cold_leaderboard,
         "portfolio warm": measure_warm_portfolio,
         "portfolio cold": measure_cold_portfolio,
         "batch update 1,000": measure_batch_of(1_000),
@@ -50,6 +60,13 @@ WORKLOADS: Mapping[str, Measure] = MappingProxyType(
         "stampede": measure_stampede,
         "ticks one by one": measure_single_ticks,
         "ticks in bulk": measure_bulk_ticks,
+        "one score": measure_one_score,
+        "eight writers": measure_writers,
+        "one rank": measure_one_rank,
+        "one portfolio": measure_one_portfolio,
+        "one profile": measure_one_profile,
+        "one quest": measure_one_quest,
+        "search by prefix": measure_search,
     }
 )
 

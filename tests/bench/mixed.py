@@ -1,10 +1,12 @@
-"""The mixed load: eight threads, 95 reads to 5 writes, active players by how much they are wanted.
+"""The mixed load: eight threads, 95 reads to 5 writes, keys by how hot they are, none of them warmed.
 
 Owns the threads and what counts as stale: a read that started after a write was acknowledged
-and gave an older value. Every write of a player has a higher value than the one before, so
-an answer says which write it is of. Source of the mix: YCSB, workload B.
+and gave an older value. Each write of a portfolio has a higher value than the one before, and each
+of a leaderboard a higher score than all before, so an answer says which write it is of.
+Source of the mix: YCSB, workload B, with leaderboards among the hottest keys.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -13,64 +15,81 @@ from typing import NamedTuple
 from uuid import UUID
 
 from tests.bench.contenders.contender import Contender
-from tests.bench.data import total_of
+from tests.bench.data import CATEGORY, LIMITS, total_of
 from tests.bench.figures import percentile
 from tests.bench.workloads import Stage
 
 THREADS = 8
 WRITE_SHARE = 0.05
 START_SECONDS = 60
+# who gets the scores of one thread's writes; no two threads write one entry
+PLAYERS_OF_A_THREAD = 50
+# above every value that earlier turns wrote
+VALUES_OF_A_TURN = 1_000_000
 
 
 class _Call(NamedTuple):
-    """One call that a thread is to make."""
+    """One call that a thread is to make: a portfolio's player or a leaderboard's limit."""
 
-    player: UUID
+    key: UUID | int
     is_write: bool
 
 
 class _Versions:
-    """The last value of each player whose write was acknowledged; one writer a player at a time."""
+    """The last value of each key whose write was acknowledged; one writer a portfolio at a time."""
 
     def __init__(self, first: int) -> None:
         self._first = first
         self._guard = threading.Lock()
         self._locks: dict[UUID, threading.Lock] = {}
-        self.acknowledged: dict[UUID, int] = {}
+        self._scores = itertools.count(first + 1)
+        self.portfolios: dict[UUID, int] = {}
+        self.score = 0
 
-    def write(self, contender: Contender, player: UUID) -> float:
+    def write_portfolio(self, contender: Contender, player: UUID) -> float:
         """Write the next value; return the seconds that it took."""
         with self._guard:
             lock = self._locks.setdefault(player, threading.Lock())
         with lock:
-            value = self.acknowledged.get(player, self._first) + 1
+            value = self.portfolios.get(player, self._first) + 1
             started = time.perf_counter()
             contender.update_portfolio(player, Decimal(value))
             seconds = time.perf_counter() - started
-            self.acknowledged[player] = value
+            self.portfolios[player] = value
         return seconds
+
+    def write_score(self, contender: Contender, player: UUID) -> float:
+        """Give a player the highest score of all; return the seconds that it took."""
+        value = next(self._scores)
+        started = time.perf_counter()
+        contender.update_score(player, Decimal(value), CATEGORY)
+        seconds = time.perf_counter() - started
+        with self._guard:
+            self.score = max(self.score, value)
+        return seconds
+
+    def find(self, key: UUID | int) -> int:
+        """Return the last value that was acknowledged, or 0."""
+        return self.score if isinstance(key, int) else self.portfolios.get(key, 0)
 
 
 class _Outcome(NamedTuple):
     """What one thread saw."""
 
     seconds: list[float]
-    stale: list[UUID]
+    stale: list[UUID | int]
     reads: list[None]
 
 
 def measure_mixed(stage: Stage) -> Mapping[str, float]:
-    """Run the load after one read of every active player; then look for keys that stay stale."""
+    """Run the load on empty caches; then look for keys that stay stale."""
     count = stage.choices.scale.mixed_calls
-    players = stage.choices.pick_wanted(count)
+    keys = stage.choices.pick_keys(count)
     flags = stage.choices.pick_flags(count, WRITE_SHARE)
-    calls = [_Call(*pair) for pair in zip(players, flags, strict=True)]
-    # above every value that earlier turns wrote
-    versions = _Versions(next(stage.choices.numbers) * 1_000_000)
-    stage.empty_caches()
-    for player in stage.choices.active:
-        stage.contender.get_portfolio(player)
-    outcomes, elapsed = _run(stage.contender, calls, versions)
+    calls = [_Call(*pair) for pair in zip(keys, flags, strict=True)]
+    players = stage.choices.pick_players(THREADS * PLAYERS_OF_A_THREAD)
+    versions = _Versions(next(stage.choices.numbers) * VALUES_OF_A_TURN)
+    outcomes, elapsed = _run(stage, calls, versions, players)
     seconds = [value for outcome in outcomes for value in outcome.seconds]
     reads = sum(len(outcome.reads) for outcome in outcomes)
     return {
@@ -83,18 +102,27 @@ def measure_mixed(stage: Stage) -> Mapping[str, float]:
     }
 
 
-def _run(contender: Contender, calls: Sequence[_Call], versions: _Versions) -> tuple[list[_Outcome], float]:
+def _run(
+    stage: Stage, calls: Sequence[_Call], versions: _Versions, players: Sequence[UUID]
+) -> tuple[list[_Outcome], float]:
+    contender = stage.contender
     outcomes = [_Outcome([], [], []) for _ in range(THREADS)]
     barrier = threading.Barrier(THREADS + 1)
 
     def work(number: int) -> None:
+        own = itertools.cycle(players[number::THREADS])
+        # connections are open before the clock starts; values are not there
+        contender.get_portfolio(next(own))
+        barrier.wait(START_SECONDS)
         barrier.wait(START_SECONDS)
         for call in calls[number::THREADS]:
-            _make(contender, call, versions, outcomes[number])
+            _make(contender, call, versions, next(own), outcomes[number])
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
     for thread in threads:
         thread.start()
+    barrier.wait(START_SECONDS)
+    stage.empty_caches()
     barrier.wait(START_SECONDS)
     started = time.perf_counter()
     for thread in threads:
@@ -102,23 +130,30 @@ def _run(contender: Contender, calls: Sequence[_Call], versions: _Versions) -> t
     return outcomes, time.perf_counter() - started
 
 
-def _make(contender: Contender, call: _Call, versions: _Versions, outcome: _Outcome) -> None:
+def _make(contender: Contender, call: _Call, versions: _Versions, scorer: UUID, outcome: _Outcome) -> None:
     if call.is_write:
-        outcome.seconds.append(versions.write(contender, call.player))
+        if isinstance(call.key, int):
+            outcome.seconds.append(versions.write_score(contender, scorer))
+        else:
+            outcome.seconds.append(versions.write_portfolio(contender, call.key))
         return
-    known = versions.acknowledged.get(call.player, 0)
+    known = versions.find(call.key)
     started = time.perf_counter()
-    portfolio = contender.get_portfolio(call.player)
+    value = _read(contender, call.key)
     outcome.seconds.append(time.perf_counter() - started)
     outcome.reads.append(None)
-    if known and total_of(portfolio, "total_value") < known:
-        outcome.stale.append(call.player)
+    if known and value < known:
+        outcome.stale.append(call.key)
+
+
+def _read(contender: Contender, key: UUID | int) -> Decimal:
+    if isinstance(key, int):
+        return total_of(contender.get_leaderboard(key)[0], "score")
+    return total_of(contender.get_portfolio(key), "total_value")
 
 
 def _count_left(contender: Contender, versions: _Versions) -> float:
     """Return how many of 100 keys that were written give an old value when all is over."""
-    written = versions.acknowledged
-    left = sum(
-        total_of(contender.get_portfolio(player), "total_value") != value for player, value in written.items()
-    )
+    written = dict(versions.portfolios) | (dict.fromkeys(LIMITS, versions.score) if versions.score else {})
+    left = sum(_read(contender, key) != value for key, value in written.items())
     return 100 * left / max(1, len(written))

@@ -19,6 +19,7 @@ SHOWN = {
         ("keys_left_stale", "keys left stale, %"),
     ),
     "stampede": (("seconds", "time"), ("queries", "queries")),
+    "eight writers": (("per_second", "calls/s"), ("p99", "p99")),
 }
 TIME_ONLY = (("seconds", ""),)
 # figures that are shown as they are: a ratio to nothing says nothing
@@ -45,7 +46,8 @@ def spell_cell(summary: Summary | None, figure: str, *, is_baseline: bool) -> st
     if figure in ABSOLUTE:
         return f"{summary.medians[figure]:.3g}"
     if is_baseline or figure not in summary.ratios:
-        return f"1.00 ({spell_figure(figure, summary.medians[figure])})"
+        made_with = f", {summary.made_with}" if summary.made_with else ""
+        return f"1.00 ({spell_figure(figure, summary.medians[figure])}{made_with})"
     ratio = summary.ratios[figure]
     return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.3f}"
 

@@ -4,24 +4,27 @@ Owns the order, and the check that all contenders give the same answers.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import psycopg2
 import redis
 
 from core import Settings
 from tests.bench.contenders.connections import open_redis
-from tests.bench.contenders.contender import Contender
-from tests.bench.data import Choices, describe_rows
+from tests.bench.contenders.contender import Contender, GameContender
+from tests.bench.data import CATEGORY, SMALL_CATEGORY, Choices, describe_rows, player_id, quest_id
 from tests.bench.figures import Turn
 from tests.bench.line_up import WORKLOADS, Entrant
-from tests.bench.workloads import MARKET_SYMBOLS, Stage
+from tests.bench.workloads import MARKET_SYMBOLS, NotTaken, Stage
 
-BOARD_FIELDS = ("rank", "user_id", "username", "score")
+ENTRY_FIELDS = ("rank", "user_id", "username", "score")
 PORTFOLIO_FIELDS = ("id", "current_cash", "total_value", "day_change", "day_change_percent")
 TICK_FIELDS = ("symbol", "price", "volume", "bid", "ask")
+USER_FIELDS = ("id", "username", "name")
+QUEST_FIELDS = ("id", "user_id", "current_progress", "status")
 
 
 def run_rounds(
@@ -43,7 +46,8 @@ def run_rounds(
                     contender = entrant.contender
                     on_turn(workload, contender.name, number)
                     stage = Stage(contender, clients[entrant.number], choices)
-                    yield Turn(workload, contender.name, number, WORKLOADS[workload](stage))
+                    with suppress(NotTaken):
+                        yield Turn(workload, contender.name, number, WORKLOADS[workload](stage))
 
 
 def check_answers(settings: Settings, entrants: Sequence[Entrant], choices: Choices) -> None:
@@ -57,7 +61,10 @@ def check_answers(settings: Settings, entrants: Sequence[Entrant], choices: Choi
         before = _agree(entrants, lambda c: _answers(c, player, symbols))
         _agree(entrants, lambda c: c.update_portfolios(updates))
         _agree(entrants, lambda c: c.insert_ticks(ticks))
+        games = [entrant for entrant in entrants if isinstance(entrant.contender, GameContender)]
+        _agree(games, lambda c: _answers_of_game(c, player_id(1), quest_id(1)))
         for entrant in entrants:
+            entrant.contender.update_score(player, Decimal(54_321), CATEGORY)
             entrant.contender.update_portfolio(player, Decimal(12_345))
             entrant.contender.insert_tick(choices.make_ticks(1)[0])
         for entrant in entrants:
@@ -70,11 +77,24 @@ def check_answers(settings: Settings, entrants: Sequence[Entrant], choices: Choi
 def _answers(contender: Contender, player: Any, symbols: Sequence[str]) -> list[Any]:
     return [
         (
-            describe_rows(contender.get_leaderboard(), *BOARD_FIELDS),
+            describe_rows(contender.get_leaderboard(), *ENTRY_FIELDS),
             describe_rows([contender.get_portfolio(player)], *PORTFOLIO_FIELDS),
             describe_rows(contender.get_market(symbols), *TICK_FIELDS),
         )
         for _ in ("cold", "warm")
+    ]
+
+
+def _answers_of_game(game: Any, player: UUID, quest: UUID) -> list[Any]:
+    """Make the calls of a game, which give the same answers again and again."""
+    return [
+        describe_rows([game.update_score(player, Decimal(45), SMALL_CATEGORY)], *ENTRY_FIELDS),
+        describe_rows([game.get_rank(player, SMALL_CATEGORY)], *ENTRY_FIELDS),
+        describe_rows([game.update_portfolio(player, Decimal(9_999))], "id", "total_value"),
+        describe_rows([game.update_profile(player, "Player One")], *USER_FIELDS),
+        describe_rows([game.update_quest(quest, Decimal(7))], *QUEST_FIELDS),
+        describe_rows(game.search("player1"), *USER_FIELDS),
+        describe_rows(game.search("Player O"), *USER_FIELDS),
     ]
 
 
@@ -91,7 +111,7 @@ def _tidy(settings: Settings) -> None:
     with closing(psycopg2.connect(settings.database_url.get_secret_value())) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute("VACUUM portfolios")
+            cursor.execute("VACUUM portfolios, leaderboard_entries, leaderboard_counters, users, quests")
             cursor.execute("CHECKPOINT")
 
 

@@ -1,4 +1,4 @@
-"""The stampede: 64 threads want the same cold board at the same time.
+"""The stampede: 64 threads want the same cold leaderboard at the same time.
 
 Owns the threads and the count of loads.
 """

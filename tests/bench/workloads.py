@@ -5,17 +5,29 @@ comes before the clock starts, such as filling or emptying a cache, is not measu
 """
 
 import statistics
+import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import Any, NamedTuple, TypeVar
+from uuid import UUID
 
 import redis
 
-from tests.bench.contenders.contender import Contender
-from tests.bench.data import Choices
+from tests.bench.contenders.contender import Contender, GameContender
+from tests.bench.data import SMALL_CATEGORY, Choices, player_id, quest_id
+from tests.bench.figures import percentile
+
+T = TypeVar("T")
 
 MARKET_SYMBOLS = 200
+WRITERS = 8
+START_SECONDS = 60
 WARM_UP_CALLS = 10
+
+
+class NotTaken(Exception):
+    """The contender does not make this workload's calls."""
 
 
 class Stage(NamedTuple):
@@ -34,13 +46,13 @@ class Stage(NamedTuple):
 Measure = Callable[[Stage], Mapping[str, float]]
 
 
-def measure_warm_board(stage: Stage) -> Mapping[str, float]:
-    """Read a board that is cached."""
+def measure_warm_leaderboard(stage: Stage) -> Mapping[str, float]:
+    """Read a leaderboard that is cached."""
     return _time_warm(stage, stage.contender.get_leaderboard)
 
 
-def measure_cold_board(stage: Stage) -> Mapping[str, float]:
-    """Read a board that is not cached."""
+def measure_cold_leaderboard(stage: Stage) -> Mapping[str, float]:
+    """Read a leaderboard that is not cached."""
     return _time_cold(stage, stage.contender.get_leaderboard)
 
 
@@ -82,11 +94,8 @@ def measure_batch_of(count: int) -> Measure:
 
 def measure_single_ticks(stage: Stage) -> Mapping[str, float]:
     """Insert ticks one by one."""
-    count = stage.choices.scale.single_ticks
-    warm_up, *ticks = stage.choices.make_ticks(count + 1)
-    stage.contender.insert_tick(warm_up)
-    seconds = statistics.median(_time_each(stage.contender.insert_tick, ticks))
-    return {"seconds": seconds, "per_second": 1 / seconds}
+    count = stage.choices.scale.single_calls
+    return _time_single(stage.contender.insert_tick, stage.choices.make_ticks(WARM_UP_CALLS + count))
 
 
 def measure_bulk_ticks(stage: Stage) -> Mapping[str, float]:
@@ -96,6 +105,100 @@ def measure_bulk_ticks(stage: Stage) -> Mapping[str, float]:
     ticks = stage.choices.make_ticks(count)
     seconds = _time(lambda: stage.contender.insert_ticks(ticks))
     return {"seconds": seconds, "per_second": count / seconds}
+
+
+def measure_one_score(stage: Stage) -> Mapping[str, float]:
+    """Write scores of a leaderboard of a usual size, one by one."""
+    game, choices = _game_of(stage), stage.choices
+    players = _pick_players(stage)
+    pairs = list(zip(players, choices.make_scores(len(players)), strict=True))
+    return _time_single(lambda pair: game.update_score(pair[0], pair[1], SMALL_CATEGORY), pairs)
+
+
+def measure_writers(stage: Stage) -> Mapping[str, float]:
+    """Let eight threads write scores of one leaderboard, each those of its own players."""
+    game, choices = _game_of(stage), stage.choices
+    count = choices.scale.single_calls
+    # no two threads have a player in common
+    players = [
+        [player_id(n - (n - 1) % WRITERS + number) for n in choices.pick_small(count)]
+        for number in range(WRITERS)
+    ]
+    scores = choices.make_scores(count)
+    seconds: list[float] = []
+    barrier = threading.Barrier(WRITERS + 1)
+
+    def write(pair: tuple[UUID, Decimal]) -> None:
+        game.update_score(pair[0], pair[1], SMALL_CATEGORY)
+
+    def work(number: int) -> None:
+        pairs = list(zip(players[number], scores, strict=True))
+        write(pairs[0])
+        barrier.wait(START_SECONDS)
+        seconds.extend(_time_each(write, pairs))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(WRITERS)]
+    for thread in threads:
+        thread.start()
+    barrier.wait(START_SECONDS)
+    started = time.perf_counter()
+    for thread in threads:
+        thread.join()
+    elapsed = time.perf_counter() - started
+    return {"seconds": elapsed, "per_second": len(seconds) / elapsed, "p99": percentile(seconds, 99)}
+
+
+def measure_one_rank(stage: Stage) -> Mapping[str, float]:
+    """Read ranks on a leaderboard of a usual size, one by one."""
+    game = _game_of(stage)
+    return _time_single(lambda player: game.get_rank(player, SMALL_CATEGORY), _pick_players(stage))
+
+
+def measure_one_portfolio(stage: Stage) -> Mapping[str, float]:
+    """Write portfolios one by one."""
+    players = _pick_players(stage)
+    pairs = list(zip(players, map(abs, stage.choices.make_scores(len(players))), strict=True))
+    return _time_single(lambda pair: stage.contender.update_portfolio(*pair), pairs)
+
+
+def measure_one_profile(stage: Stage) -> Mapping[str, float]:
+    """Write profiles one by one."""
+    game, number = _game_of(stage), next(stage.choices.numbers)
+    return _time_single(lambda player: game.update_profile(player, f"Name {number}"), _pick_players(stage))
+
+
+def measure_one_quest(stage: Stage) -> Mapping[str, float]:
+    """Write the progress of quests one by one."""
+    game, choices = _game_of(stage), stage.choices
+    quests = [quest_id(n) for n in choices.pick_small(WARM_UP_CALLS + choices.scale.single_calls)]
+    pairs = list(zip(quests, map(abs, choices.make_scores(len(quests))), strict=True))
+    return _time_single(lambda pair: game.update_quest(*pair), pairs)
+
+
+def measure_search(stage: Stage) -> Mapping[str, float]:
+    """Search players by the beginning of a name."""
+    choices = stage.choices
+    return _time_single(
+        _game_of(stage).search, choices.make_prefixes(WARM_UP_CALLS + choices.scale.single_calls)
+    )
+
+
+def _game_of(stage: Stage) -> GameContender:
+    contender: Contender = stage.contender
+    if not isinstance(contender, GameContender):
+        raise NotTaken
+    return contender
+
+
+def _pick_players(stage: Stage) -> list[UUID]:
+    choices = stage.choices
+    return [player_id(n) for n in choices.pick_small(WARM_UP_CALLS + choices.scale.single_calls)]
+
+
+def _time_single(call: Callable[[T], object], items: Sequence[T]) -> Mapping[str, float]:
+    """Return the median of all calls but the first ones, which connect and prepare."""
+    seconds = statistics.median(_time_each(call, items)[WARM_UP_CALLS:])
+    return {"seconds": seconds, "per_second": 1 / seconds}
 
 
 def _time_warm(stage: Stage, call: Callable[[], object]) -> Mapping[str, float]:

@@ -17,9 +17,17 @@ WORKLOADS = (
     "market warm",
     "market cold",
     "mixed",
+    "mixed, stale reads per 100,000",
     "stampede",
     "ticks one by one",
     "ticks in bulk",
+    "one score",
+    "eight writers",
+    "one rank",
+    "one portfolio",
+    "one profile",
+    "one quest",
+    "search by prefix",
 )
 
 

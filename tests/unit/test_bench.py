@@ -4,10 +4,11 @@ import json
 
 from rich.console import Console
 
-from tests.bench.data import SCALES, Choices, describe_rows
+from tests.bench.data import HOT_LIMITS, SCALES, Choices, describe_rows
 from tests.bench.figures import (
     Summary,
     Turn,
+    choose_baseline,
     divide_rounds,
     median_figures,
     percentile,
@@ -34,6 +35,28 @@ def test_a_ratio_is_taken_within_a_round() -> None:
     assert (ours.contender, ours.medians["seconds"], ours.ratios["seconds"]) == ("ours", 3.0, 2.0)
 
 
+def test_the_baseline_is_the_quicker_driver_of_each_workload() -> None:
+    """One workload may be quicker with one driver, the next with the other."""
+    seconds = {"warm": {"two": 2.0, "three": 1.0}, "cold": {"two": 3.0, "three": 4.0}}
+    given = [
+        Turn(workload, name, number, {"seconds": value})
+        for workload, found in seconds.items()
+        for name, value in (*found.items(), ("ours", 6.0))
+        for number in range(3)
+    ]
+    kept, quickest = choose_baseline(given, baseline="raw", candidates=("two", "three"))
+    assert quickest == {"warm": "three", "cold": "two"}
+    summaries = summarise(kept, baseline="raw", made_with=quickest)
+    assert {(s.workload, s.contender): s.medians["seconds"] for s in summaries} == {
+        ("warm", "raw"): 1.0,
+        ("warm", "ours"): 6.0,
+        ("cold", "raw"): 3.0,
+        ("cold", "ours"): 6.0,
+    }
+    assert [s.ratios["seconds"] for s in summaries] == [1.0, 6.0, 1.0, 2.0]
+    assert [s.made_with for s in summaries] == ["three", "", "two", ""]
+
+
 def test_nothing_is_divided_by_nothing() -> None:
     """A figure of 0, and a round that the baseline did not take part in, give no ratio."""
     [_, ours] = summarise(turns(), baseline="raw")
@@ -58,6 +81,8 @@ def test_a_cell_reads_as_a_ratio() -> None:
     assert spell_cell(raw, "seconds", is_baseline=True) == "1.00 (1 s)"
     assert spell_cell(ours, "seconds", is_baseline=False) == "2.00"
     assert spell_cell(ours, "queries", is_baseline=False) == "0"
+    made = Summary("warm", "raw", {"seconds": 1}, {"seconds": 1}, made_with="psycopg 3")
+    assert spell_cell(made, "seconds", is_baseline=True) == "1.00 (1 s, psycopg 3)"
     assert spell_cell(None, "seconds", is_baseline=False) == "-"
     near = Summary("warm", "ours", {"seconds": 1}, {"seconds": 0.0312})
     assert spell_cell(near, "seconds", is_baseline=False) == "0.031"
@@ -92,9 +117,18 @@ def test_the_document_says_how_it_was_measured() -> None:
 def test_the_same_seed_chooses_the_same() -> None:
     """Two runs make the same calls."""
     one, two = (Choices(SCALES["small"], 7) for _ in range(2))
-    assert one.pick_wanted(50) == two.pick_wanted(50)
+    assert one.pick_keys(50) == two.pick_keys(50)
     assert one.make_ticks(5) == two.make_ticks(5)
     assert len(set(one.pick_players(100))) == 100
+
+
+def test_leaderboards_are_among_the_hottest_keys() -> None:
+    """The first place is a leaderboard and gets a seventh of all calls; most keys are portfolios."""
+    keys = Choices(SCALES["small"], 7).pick_keys(20_000)
+    share = {limit: keys.count(limit) / len(keys) for limit in HOT_LIMITS.values()}
+    assert 0.12 < share[50] < 0.25
+    assert sorted(share, key=lambda limit: -share[limit]) == list(HOT_LIMITS.values())
+    assert len(set(keys)) > 500
 
 
 def test_answers_are_compared_by_value() -> None:

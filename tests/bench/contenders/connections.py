@@ -1,56 +1,92 @@
 """Connections that contenders without a library of their own are given.
 
-Owns a pool of psycopg2 connections and a Redis client, both as their drivers make them.
+Owns one small pool for either driver and a Redis client. A statement is a transaction of its own,
+one round trip; what both drivers can do faster than by default is done: psycopg 3 prepares each
+statement once a connection, psycopg2 makes no cursor twice.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from operator import attrgetter, methodcaller
+from typing import Any, ClassVar
 
+import psycopg
+import psycopg2
 import redis
-from psycopg2.extensions import connection
 from psycopg2.extras import register_uuid
-from psycopg2.pool import ThreadedConnectionPool
 
 from core import Settings
 
+Row = tuple[Any, ...]
 
-class Connections:
-    """What talks to the servers; thread safe."""
 
-    def __init__(self, settings: Settings, *, number: int) -> None:
-        # or ids would come as texts
-        register_uuid()  # type: ignore[no-untyped-call]  # types-psycopg2 leaves it out
-        limit = settings.database_connection_limit
-        self._pool = ThreadedConnectionPool(limit, limit, settings.database_url.get_secret_value())
-        self.redis = open_redis(settings, number=number)
+class Connections(ABC):
+    """One driver's connections; thread safe. No thread waits: there are more connections than threads."""
 
-    @contextmanager
-    def borrow(self) -> Iterator[connection]:
-        """Lend a connection on which each statement is committed at once."""
-        raw = self._pool.getconn()
-        if not raw.autocommit:
-            raw.autocommit = True
+    driver: ClassVar[str]
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = settings.database_url.get_secret_value()
+        # append and pop of a deque need no lock; what was used last is used next
+        self._idle: deque[Any] = deque()
+        self._opened: deque[Any] = deque()
+
+    def fetch(self, statement: str, parameters: Sequence[Any]) -> list[Row]:
+        """Run a statement and return its rows."""
+        rows: list[Row] = self._run(statement, parameters, methodcaller("fetchall"))
+        return rows
+
+    def change(self, statement: str, parameters: Sequence[Any]) -> int:
+        """Run a statement and return how many rows it changed."""
+        count: int = self._run(statement, parameters, attrgetter("rowcount"))
+        return count
+
+    def _run(self, statement: str, parameters: Sequence[Any], read: Callable[[Any], Any]) -> Any:
         try:
-            yield raw
-        finally:
-            self._pool.putconn(raw)
+            cursor = self._idle.pop()
+        except IndexError:
+            cursor = self._open()
+        cursor.execute(statement, parameters)
+        answer = read(cursor)
+        self._idle.append(cursor)
+        return answer
 
-    @contextmanager
-    def transaction(self) -> Iterator[connection]:
-        """Lend a connection; what runs on it is committed at the end."""
-        raw = self._pool.getconn()
-        if raw.autocommit:
-            raw.autocommit = False
-        try:
-            with raw:
-                yield raw
-        finally:
-            self._pool.putconn(raw)
+    def _open(self) -> Any:
+        connection = self._connect()
+        self._opened.append(connection)
+        return connection.cursor()
+
+    @abstractmethod
+    def _connect(self) -> Any:
+        """Open a connection on which each statement is committed at once."""
 
     def close(self) -> None:
         """Close every connection."""
-        self._pool.closeall()
-        self.redis.close()
+        for connection in self._opened:
+            connection.close()
+
+
+class Psycopg2(Connections):
+    """psycopg2, whose cursors send each statement as text."""
+
+    driver: ClassVar[str] = "psycopg2"
+
+    def _connect(self) -> Any:
+        # or ids would come as texts
+        register_uuid()  # type: ignore[no-untyped-call]  # types-psycopg2 leaves it out
+        connection = psycopg2.connect(self._url)
+        connection.autocommit = True
+        return connection
+
+
+class Psycopg3(Connections):
+    """psycopg 3, which prepares each statement when a connection first sees it."""
+
+    driver: ClassVar[str] = "psycopg 3"
+
+    def _connect(self) -> Any:
+        return psycopg.connect(self._url, autocommit=True, prepare_threshold=0)
 
 
 def open_redis(settings: Settings, *, number: int) -> redis.Redis:

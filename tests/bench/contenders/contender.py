@@ -1,7 +1,8 @@
 """What every contender can do.
 
 Owns the list of calls. A contender answers with whatever is natural for it, mappings or
-objects whose fields are the column names; `loads` counts the boards that it loads from the database.
+objects whose fields are the column names; `loads` counts the leaderboards that it loads from the
+database.
 """
 
 from abc import ABC, abstractmethod
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from core.records import PortfolioUpdate, Tick
+from tests.bench.data import LIMIT
 
 
 class Contender(ABC):
@@ -23,12 +25,12 @@ class Contender(ABC):
         self.loads: list[None] = []
 
     def count_load(self, *_: object) -> None:
-        """Count a statement that loads a board."""
+        """Count a statement that loads a leaderboard."""
         self.loads.append(None)
 
     @abstractmethod
-    def get_leaderboard(self) -> Sequence[Any]:
-        """Return the top 50 with user_id, username, score and rank."""
+    def get_leaderboard(self, limit: int = LIMIT) -> Sequence[Any]:
+        """Return the top with user_id, username, score and rank."""
 
     @abstractmethod
     def get_portfolio(self, user_id: UUID) -> Any:
@@ -39,7 +41,11 @@ class Contender(ABC):
         """Return the latest tick of each symbol, ordered by symbol."""
 
     @abstractmethod
-    def update_portfolio(self, user_id: UUID, total_value: Decimal) -> None:
+    def update_score(self, user_id: UUID, score: Decimal, category: str) -> Any:
+        """Set a player's score on a leaderboard."""
+
+    @abstractmethod
+    def update_portfolio(self, user_id: UUID, total_value: Decimal) -> Any:
         """Set one portfolio's value."""
 
     @abstractmethod
@@ -61,3 +67,26 @@ class Contender(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close every connection."""
+
+
+class GameContender(Contender):
+    """A contender that also does what a game does all day, one call at a time.
+
+    Here `update_score` and `update_portfolio` return the row that was written, the score with its rank.
+    """
+
+    @abstractmethod
+    def get_rank(self, user_id: UUID, category: str) -> Any:
+        """Return a player's entry on a leaderboard with its rank, as of now."""
+
+    @abstractmethod
+    def update_profile(self, user_id: UUID, name: str) -> Any:
+        """Set a player's name; return the profile."""
+
+    @abstractmethod
+    def update_quest(self, quest_id: UUID, progress: Decimal) -> Any:
+        """Set how far an active quest is; return the quest."""
+
+    @abstractmethod
+    def search(self, prefix: str) -> Sequence[Any]:
+        """Return the first 20 players whose username or name starts with a prefix, as of now."""

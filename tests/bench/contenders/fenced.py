@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from core import Settings
 from tests.bench.contenders import statements
-from tests.bench.contenders.raw import MARKET_SECONDS, Raw
+from tests.bench.contenders.raw import MARKET_SECONDS, RawPsycopg3
 
 TOKEN_MARK = b"\xc1"  # the one byte that msgpack never begins with
 LEASE_MILLISECONDS = 10_000
@@ -40,8 +40,8 @@ end
 """
 
 
-class Fenced(Raw):
-    """psycopg2 and redis-py with leases."""
+class Fenced(RawPsycopg3):
+    """psycopg 3 and redis-py with leases."""
 
     name: ClassVar[str] = "fenced"
 
@@ -82,8 +82,7 @@ class Fenced(Raw):
         pairs = zip(symbols, reply, strict=True)
         missing = [symbol for symbol, value in pairs if value.startswith(TOKEN_MARK)]
         if missing:
-            with self._connections.borrow() as connection, connection.cursor() as cursor:
-                rows = statements.select_latest(cursor, missing)
+            rows = statements.select_latest(self._connections, missing)
             values = [self._encode(row) for row in rows]
             self._store([f"tick:{row.symbol}" for row in rows], [token, MARKET_SECONDS, *values])
             found += rows

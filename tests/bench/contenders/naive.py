@@ -39,19 +39,19 @@ class Naive(Contender):
             timeout=POOL_SECONDS,
         )
 
-    def get_leaderboard(self) -> Sequence[Any]:
+    def get_leaderboard(self, limit: int = LIMIT) -> Sequence[Any]:
         """Read one value."""
-        rows: Sequence[Any] = self._read("board", 120, self._load_board)
+        rows: Sequence[Any] = self._read(f"leaderboard:{limit}", 120, partial(self._load_entries, limit))
         return rows
 
-    def _load_board(self) -> list[dict[str, Any]]:
+    def _load_entries(self, limit: int) -> list[dict[str, Any]]:
         self.count_load()
         entries = (
             LeaderboardEntry.select(LeaderboardEntry, User)
             .join(User)
             .where(LeaderboardEntry.session_date == DAY, LeaderboardEntry.category == CATEGORY)
             .order_by(LeaderboardEntry.score.desc(), LeaderboardEntry.created_at, LeaderboardEntry.id)
-            .limit(LIMIT)
+            .limit(limit)
         )
         rows: list[dict[str, Any]] = []
         for place, entry in enumerate(entries.execute(self._database), 1):
@@ -98,6 +98,17 @@ class Naive(Contender):
             self._database.close()
         self._redis.set(key, json.dumps(value, default=str), ex=seconds)
         return value
+
+    def update_score(self, user_id: UUID, score: Decimal, category: str) -> Any:
+        """Write, then drop what a search finds."""
+        row = {"user": user_id, "session_date": DAY, "category": category, "score": score}
+        keys = [LeaderboardEntry.user, LeaderboardEntry.session_date, LeaderboardEntry.category]
+        query = LeaderboardEntry.insert(row).on_conflict(
+            conflict_target=keys, preserve=[LeaderboardEntry.score]
+        )
+        query.execute(self._database)
+        self._database.close()
+        self._drop("leaderboard:*")
 
     def update_portfolio(self, user_id: UUID, total_value: Decimal) -> None:
         """Write, then drop what a search finds."""

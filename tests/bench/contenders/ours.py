@@ -14,13 +14,13 @@ from pydantic import SecretStr
 from core import Settings, open_service
 from core.records import PortfolioUpdate, Tick
 from tests.bench.contenders.connections import redis_url
-from tests.bench.contenders.contender import Contender
-from tests.bench.data import CATEGORY, DAY, LIMIT
+from tests.bench.contenders.contender import GameContender
+from tests.bench.data import CATEGORY, DAY, LIMIT, SEARCH_LIMIT
 
 FEED_SECONDS = 5.0
 
 
-class Ours(Contender):
+class Ours(GameContender):
     """`core` as it is opened by default."""
 
     name: ClassVar[str] = "ours"
@@ -35,21 +35,31 @@ class Ours(Contender):
             **self.changes,
         }
         self._service = open_service(settings.model_copy(update=changes))
-        self._service._database.query_hooks.append(self._count)
-        self._wait_for_feed()
+        load = self._service._load_page
 
-    def _count(self, event: Any) -> None:
-        if "leaderboard_entries" in event.sql:
+        def load_and_count(*arguments: Any) -> Any:
             self.count_load()
+            return load(*arguments)
+
+        self._service._load_page = load_and_count  # type: ignore[assignment, method-assign]  # counted, not changed
+        self._wait_for_feed()
 
     def _wait_for_feed(self) -> None:
         near, deadline = self._service._cache._near, time.monotonic() + FEED_SECONDS
         while near._is_enabled and not near.is_live and time.monotonic() < deadline:
             time.sleep(0.001)
 
-    def get_leaderboard(self) -> Sequence[Any]:
-        """Read a board."""
-        return self._service.get_leaderboard(CATEGORY, DAY, LIMIT)
+    def get_leaderboard(self, limit: int = LIMIT) -> Sequence[Any]:
+        """Read a leaderboard."""
+        return self._service.get_leaderboard(CATEGORY, DAY, limit)
+
+    def get_rank(self, user_id: UUID, category: str) -> Any:
+        """Read one entry."""
+        return self._service.get_user_rank(user_id, category, DAY)
+
+    def update_score(self, user_id: UUID, score: Decimal, category: str) -> Any:
+        """Write one entry."""
+        return self._service.update_leaderboard_entry(user_id, category, score, DAY)
 
     def get_portfolio(self, user_id: UUID) -> Any:
         """Read a portfolio."""
@@ -59,9 +69,21 @@ class Ours(Contender):
         """Read latest ticks."""
         return self._service.get_latest_market_data(symbols)
 
-    def update_portfolio(self, user_id: UUID, total_value: Decimal) -> None:
+    def update_profile(self, user_id: UUID, name: str) -> Any:
+        """Write one profile."""
+        return self._service.update_user_profile(user_id, name=name)
+
+    def update_quest(self, quest_id: UUID, progress: Decimal) -> Any:
+        """Write one quest."""
+        return self._service.update_quest_progress(quest_id, progress)
+
+    def search(self, prefix: str) -> Sequence[Any]:
+        """Search players."""
+        return self._service.search_users(prefix, limit=SEARCH_LIMIT)
+
+    def update_portfolio(self, user_id: UUID, total_value: Decimal) -> Any:
         """Write one portfolio."""
-        self._service.update_portfolio_value(user_id, DAY, total_value, Decimal(0))
+        return self._service.update_portfolio_value(user_id, DAY, total_value, Decimal(0))
 
     def update_portfolios(self, updates: Sequence[PortfolioUpdate]) -> int:
         """Write many portfolios."""

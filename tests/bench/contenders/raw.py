@@ -16,50 +16,51 @@ import msgspec
 from core import Settings
 from core.records import PortfolioUpdate, Tick
 from tests.bench.contenders import statements
-from tests.bench.contenders.connections import Connections
-from tests.bench.contenders.contender import Contender
+from tests.bench.contenders.connections import Connections, Psycopg2, Psycopg3, open_redis
+from tests.bench.contenders.contender import GameContender
 from tests.bench.contenders.rows import EntryRow, PortfolioRow, TickRow
+from tests.bench.data import LIMIT, LIMITS
 
-BOARD_KEY = "board"
-BOARD_SECONDS = 120
+LEADERBOARD_SECONDS = 120
 PORTFOLIO_SECONDS = 60
 MARKET_SECONDS = 30
 # Two keys that share a lock wait for each other, which is rare and harmless.
 LOCKS = 256
 
 
-class Raw(Contender):
-    """psycopg2 and redis-py, nothing between."""
+class Raw(GameContender):
+    """One driver and redis-py, nothing between."""
 
-    name: ClassVar[str] = "raw"
+    connections: ClassVar[type[Connections]]
 
     def __init__(self, settings: Settings, *, number: int) -> None:
         super().__init__()
-        self._connections = Connections(settings, number=number)
+        self._connections = self.connections(settings)
         # redis-py's annotations hold for text replies too
-        self._redis: Any = self._connections.redis
-        self._decode_board = msgspec.msgpack.Decoder(list[EntryRow]).decode
+        self._redis: Any = open_redis(settings, number=number)
+        self._decode_leaderboard = msgspec.msgpack.Decoder(list[EntryRow]).decode
         self._decode_portfolio = msgspec.msgpack.Decoder(PortfolioRow).decode
         self._decode_tick = msgspec.msgpack.Decoder(TickRow).decode
         self._encode = msgspec.msgpack.Encoder().encode
         self._locks = [threading.Lock() for _ in range(LOCKS)]
 
-    def get_leaderboard(self) -> Sequence[Any]:
+    def get_leaderboard(self, limit: int = LIMIT) -> Sequence[Any]:
         """Read one value."""
-        rows: Sequence[Any] = self._read(BOARD_KEY, BOARD_SECONDS, self._load_board, self._decode_board)
-        return rows
 
-    def _load_board(self) -> Sequence[Any]:
-        self.count_load()
-        with self._connections.borrow() as connection, connection.cursor() as cursor:
-            return statements.select_board(cursor)
+        def load() -> Sequence[Any]:
+            self.count_load()
+            return statements.select_leaderboard(self._connections, limit)
+
+        rows: Sequence[Any] = self._read(
+            f"leaderboard:{limit}", LEADERBOARD_SECONDS, load, self._decode_leaderboard
+        )
+        return rows
 
     def get_portfolio(self, user_id: UUID) -> Any:
         """Read one value."""
 
         def load() -> Any:
-            with self._connections.borrow() as connection, connection.cursor() as cursor:
-                return statements.select_portfolio(cursor, user_id)
+            return statements.select_portfolio(self._connections, user_id)
 
         return self._read(f"portfolio:{user_id}", PORTFOLIO_SECONDS, load, self._decode_portfolio)
 
@@ -73,8 +74,7 @@ class Raw(Contender):
         return sorted(found, key=lambda row: row.symbol)
 
     def _load_market(self, symbols: Sequence[str]) -> Sequence[Any]:
-        with self._connections.borrow() as connection, connection.cursor() as cursor:
-            rows = statements.select_latest(cursor, symbols)
+        rows = statements.select_latest(self._connections, symbols)
         with self._redis.pipeline(transaction=False) as pipeline:
             for row in rows:
                 pipeline.set(f"tick:{row.symbol}", self._encode(row), ex=MARKET_SECONDS)
@@ -101,32 +101,70 @@ class Raw(Contender):
         self._redis.set(key, self._encode(value), ex=seconds)
         return value
 
-    def update_portfolio(self, user_id: UUID, total_value: Decimal) -> None:
+    def get_rank(self, user_id: UUID, category: str) -> Any:
+        """Read one row."""
+        return statements.select_rank(self._connections, user_id, category)
+
+    def update_score(self, user_id: UUID, score: Decimal, category: str) -> Any:
+        """Write, then drop the keys of all limits with one command."""
+        row = statements.upsert_score(self._connections, user_id, score, category)
+        self._redis.delete(*(f"leaderboard:{limit}" for limit in LIMITS))
+        return row
+
+    def update_portfolio(self, user_id: UUID, total_value: Decimal) -> Any:
         """Write, then drop the key."""
-        with self._connections.borrow() as connection, connection.cursor() as cursor:
-            statements.update_portfolio(cursor, user_id, total_value)
+        row = statements.update_portfolio(self._connections, user_id, total_value)
         self._redis.delete(f"portfolio:{user_id}")
+        return row
 
     def update_portfolios(self, updates: Sequence[PortfolioUpdate]) -> int:
         """Write with one statement, then drop the keys with one command."""
-        with self._connections.transaction() as connection, connection.cursor() as cursor:
-            count = statements.update_portfolios(cursor, updates)
+        count = statements.update_portfolios(self._connections, updates)
         self._redis.unlink(*(f"portfolio:{update.user_id}" for update in updates))
         return count
 
+    def update_profile(self, user_id: UUID, name: str) -> Any:
+        """Write, then drop the key."""
+        row = statements.update_user(self._connections, user_id, name)
+        self._redis.delete(f"user:{user_id}")
+        return row
+
+    def update_quest(self, quest_id: UUID, progress: Decimal) -> Any:
+        """Write, then drop the key of the quest's player."""
+        row = statements.update_quest(self._connections, quest_id, progress)
+        self._redis.delete(f"quests:{row.user_id}")
+        return row
+
+    def search(self, prefix: str) -> Sequence[Any]:
+        """Read the rows."""
+        return statements.search_users(self._connections, prefix)
+
     def insert_tick(self, tick: Tick) -> None:
         """Write, then drop the key."""
-        with self._connections.borrow() as connection, connection.cursor() as cursor:
-            statements.insert_tick(cursor, tick)
+        statements.insert_tick(self._connections, tick)
         self._redis.delete(f"tick:{tick.symbol}")
 
     def insert_ticks(self, ticks: Sequence[Tick]) -> int:
-        """Write by COPY, then drop the keys with one command."""
-        with self._connections.transaction() as connection, connection.cursor() as cursor:
-            count = statements.insert_ticks(cursor, ticks)
+        """Write with one statement, then drop the keys with one command."""
+        count = statements.insert_ticks(self._connections, ticks)
         self._redis.unlink(*{f"tick:{tick.symbol}" for tick in ticks})
         return count
 
     def close(self) -> None:
         """Close every connection."""
         self._connections.close()
+        self._redis.close()
+
+
+class RawPsycopg2(Raw):
+    """psycopg2 and redis-py."""
+
+    name: ClassVar[str] = "raw, psycopg2"
+    connections: ClassVar[type[Connections]] = Psycopg2
+
+
+class RawPsycopg3(Raw):
+    """psycopg 3 and redis-py."""
+
+    name: ClassVar[str] = "raw, psycopg 3"
+    connections: ClassVar[type[Connections]] = Psycopg3

@@ -12,7 +12,7 @@ import msgspec
 
 
 class EntryRow(msgspec.Struct):
-    """A row of the board."""
+    """A row of a leaderboard."""
 
     id: UUID
     user_id: UUID
@@ -55,3 +55,33 @@ class TickRow(msgspec.Struct):
     open: Decimal | None
     high: Decimal | None
     low: Decimal | None
+
+
+class UserRow(msgspec.Struct):
+    """A row of `users`."""
+
+    id: UUID
+    username: str
+    name: str | None
+    email: str | None
+    last_active: datetime | None
+    preferences: dict[str, Any]
+    created_at: datetime
+    updated_at: datetime
+
+
+class QuestRow(msgspec.Struct):
+    """A row of `quests`."""
+
+    id: UUID
+    user_id: UUID
+    type: str
+    title: str
+    description: str | None
+    target_value: Decimal
+    current_progress: Decimal
+    status: str
+    reward_type: str | None
+    reward_value: Decimal | None
+    created_at: datetime
+    expires_at: datetime | None
