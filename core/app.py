@@ -4,11 +4,12 @@ Owns the wiring and nothing else. Opening connects to nothing, so a process star
 while its servers are down and heals when they come back.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from core.cache import Cache
 from core.database import Database
+from core.errors import SettingsError
 from core.health import HealthEvaluator
 from core.logs import configure_logs
 from core.metric_files import open_metrics
@@ -50,6 +51,15 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
 def read_clock() -> datetime:
     """Return the present time in UTC."""
     return datetime.now(UTC)
+
+
+def refuse_arguments(arguments: Sequence[str], *, program: str) -> None:
+    """Raise `SettingsError` for arguments of a program that the environment alone configures."""
+    if arguments:
+        raise SettingsError(
+            f"`python -m {program}` takes no arguments, {arguments[0]!r} included;"
+            " set variables of the environment, which README.md and .env.example list"
+        )
 
 
 def configure_logging(settings: Settings) -> None:

@@ -8,6 +8,8 @@ elsewhere; an error of the stack is one line here and never a traceback.
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from core.settings import Settings
 
 FAILED = 1
 WRONG_INPUT = 2
+INTERRUPTED = 130
 PIPE_COLUMNS = 120
 BULK_SLOW_MILLISECONDS = 10_000
 
@@ -36,18 +39,43 @@ BULK_SLOW_MILLISECONDS = 10_000
 
 
 class _EdgeGroup(click.Group):
-    """Turns the stack's errors into one line and an exit status."""
+    """Turns the stack's errors, and wrong arguments, into one line and an exit status."""
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        with _errors_in_one_line():
+            return super().make_context(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _errors_in_one_line():
             return super().invoke(ctx)
-        except (SettingsError, InvalidInput) as error:
-            _fail(error, WRONG_INPUT)
-        except EchoMarketsError as error:
-            _fail(error, FAILED)
 
 
-def _fail(error: Exception, status: int) -> None:
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise  # it shows the help instead
+    except click.UsageError as error:
+        _fail(f"{_in_house_style(error.format_message())}{_help_for(error)}", WRONG_INPUT)
+    except (SettingsError, InvalidInput) as error:
+        _fail(error, WRONG_INPUT)
+    except EchoMarketsError as error:
+        _fail(error, FAILED)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+
+
+def _in_house_style(message: str) -> str:
+    line = " ".join(message.split())  # click lists choices on lines of their own
+    return line[:1].lower() + line[1:].removesuffix(".")
+
+
+def _help_for(error: click.UsageError) -> str:
+    return f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
+
+
+def _fail(error: Exception | str, status: int) -> None:
     click.echo(f"error: {error}", err=True)
     sys.exit(status)
 

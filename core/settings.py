@@ -102,13 +102,22 @@ class EnvironmentSettings(BaseSettings):
         """Read the environment; `overrides` win over it.
 
         Raises `SettingsError` with one line for each wrong variable: its name,
-        its value without passwords, and what is allowed.
+        its value without passwords, and what is allowed; or for a file that cannot be read.
         """
         try:
             return cls(**overrides)
         except ValidationError as error:
             lines = [cls._explain(item) for item in error.errors(include_url=False)]
             raise SettingsError("\n".join(lines)) from None
+        except UnicodeDecodeError as error:
+            raise SettingsError(
+                f"a file of settings, {STACK_ENV_FILE} or .env, is not UTF-8 text: {error}; save it as UTF-8"
+            ) from None
+        except OSError as error:
+            raise SettingsError(
+                f"the file of settings {error.filename} cannot be read: {error.strerror};"
+                " run this as its owner, or from another folder"
+            ) from None
 
     @classmethod
     def _explain(cls, item: Any) -> str:

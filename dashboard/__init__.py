@@ -3,3 +3,9 @@
 Every page is data function -> pure frame or chart builder -> Streamlit call.
 Owns presentation only: it calls the service and never holds SQL or a Redis command.
 """
+
+from pathlib import Path
+from runpy import run_path
+
+# before anything else imports `core`, which may be another project's
+run_path(str(Path(__file__).resolve().parents[1] / "core" / "shadowed.py"))["refuse_shadow"]()

@@ -3,6 +3,7 @@
 import sys
 
 from core import Settings
+from core.app import refuse_arguments
 from core.errors import SettingsError
 from dashboard.access import build_policy
 
@@ -12,6 +13,7 @@ CONFIGURATION_WRONG = 2
 def main() -> int:
     """Serve until a signal stops it; returns 2 when a setting is wrong."""
     try:
+        refuse_arguments(sys.argv[1:], program="dashboard")
         settings = Settings.load()
         build_policy(settings)
     except SettingsError as error:

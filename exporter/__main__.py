@@ -10,7 +10,7 @@ from typing import NoReturn
 import uvicorn
 
 from core import Settings, open_service
-from core.app import configure_logging
+from core.app import configure_logging, refuse_arguments
 from core.errors import SettingsError
 from exporter.deadlines import protocol_options
 from exporter.server import build_app, open_lanes
@@ -23,6 +23,7 @@ SHUTDOWN_SECONDS = 2
 def main() -> int:
     """Serve until SIGTERM or SIGINT; return the exit status."""
     try:
+        refuse_arguments(sys.argv[1:], program="exporter")
         settings = Settings.load()
         web = load_web_config(settings.exporter_web_config)
     except SettingsError as error:

@@ -80,10 +80,14 @@ def _mark(database_url: str, comment: str | None) -> None:
 
 @contextmanager
 def _statements(url: str) -> Iterator[psycopg2.extensions.cursor]:
-    connection = psycopg2.connect(url)
     try:
-        connection.autocommit = True  # CREATE DATABASE does not run in a transaction
-        with connection.cursor() as cursor:
-            yield cursor
-    finally:
-        connection.close()
+        connection = psycopg2.connect(url)
+        try:
+            connection.autocommit = True  # CREATE DATABASE does not run in a transaction
+            with connection.cursor() as cursor:
+                yield cursor
+        finally:
+            connection.close()
+    except psycopg2.Error as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise StackError(f"the database cannot be filled: {reason}; is DATABASE_URL right?") from error

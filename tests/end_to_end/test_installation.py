@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 START_SECONDS = 60
 # Folders of the checkout that a wheel keeps inside of `core`.
 MOVED = {"migrations": "core/migrations", "data": "core/data", "docs": "core/docs"}
+ENTRY = "core/entry/"
 SHIPPED_DOCUMENT = "docs/troubleshooting.md"
 
 
@@ -82,6 +83,8 @@ def list_source(source: Path) -> set[str]:
 def place_in_wheel(name: str) -> str | None:
     """Return where a wheel has a file of the checkout; None for one that is not installed."""
     top, _, rest = name.partition("/")
+    if name.startswith(ENTRY):
+        return f"echo_markets/{name.removeprefix(ENTRY)}"
     if top in {"core", "dashboard", "exporter"}:
         return name
     if top in {"migrations", "data"} or name == SHIPPED_DOCUMENT:
@@ -186,6 +189,56 @@ def test_installation_without_migrations_says_so(
         aside.rename(folder)
         (stranger / "0001_strangers.py").unlink()
         stranger.rmdir()
+
+
+@pytest.mark.parametrize("file", ["core/__init__.py", "core.py"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("echo-markets", "health"),
+        ("python", "-m", "exporter"),
+        ("python", "-m", "dashboard"),
+        ("python", "-c", "import exporter.server"),
+        ("python", "-c", "from dashboard import access"),
+    ],
+    ids=" ".join,
+)
+def test_another_package_called_core_is_named(
+    installation: Installation, tmp_path: Path, command: tuple[str, ...], file: str
+) -> None:
+    """One line says which `core` was found, where ours is, and what helps."""
+    other = tmp_path / file
+    other.parent.mkdir(exist_ok=True)
+    other.write_text("raise SystemExit('the other package was run')\n", "utf-8")
+    ended = installation.run(*command, PYTHONPATH=str(tmp_path), DATABASE_URL="postgresql://db.example/echo")
+    [line] = [line for line in ended.stdout.splitlines() if "`core` is" in line]
+    assert f"`core` is {other}, not the package of Echo Markets" in line
+    assert f"in {installation.site_packages / 'core'}" in line
+    assert "PYTHONPATH" in line
+    if "-c" in command:
+        assert line.startswith("ImportError: ")
+    else:
+        assert (ended.returncode, ended.stdout) == (2, f"{line}\n")
+
+
+def test_a_folder_called_core_is_no_package(installation: Installation, tmp_path: Path) -> None:
+    """A folder without code of that name, as many projects have one, hides nothing."""
+    (tmp_path / "core").mkdir()
+    ended = installation.run("echo-markets", "--version", PYTHONPATH=str(tmp_path))
+    assert ended.returncode == 0, ended.stdout
+    program = "from core import open_service; import exporter.server; print(open_service.__module__)"
+    assert installation.run("python", "-c", program, PYTHONPATH=str(tmp_path)).stdout == "core.app\n"
+
+
+def test_servers_refuse_arguments(installation: Installation) -> None:
+    """What is not read must not pass for a setting."""
+    for program in ("exporter", "dashboard"):
+        ended = installation.run("python", "-m", program, "--port", "9200")
+        assert ended.returncode == 2
+        assert ended.stdout == (
+            f"`python -m {program}` takes no arguments, '--port' included; set variables of the"
+            " environment, which README.md and .env.example list\n"
+        )
 
 
 def test_installed_stack_commands_name_the_checkout(installation: Installation) -> None:

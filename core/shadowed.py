@@ -1,0 +1,60 @@
+"""Finds out whether `import core` finds this package, or another project's of the same name.
+
+Loaded by its path (`runpy.run_path`): by its name it would be looked for in the other package.
+Imports nothing of the stack.
+"""
+
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NoReturn
+
+OWN = Path(__file__).resolve().parent
+WRONG_SETTING = 2
+
+
+def find_shadow() -> str | None:
+    """Return where `import core` finds something else than this package; None when it does not."""
+    module = sys.modules.get("core")
+    spec = getattr(module, "__spec__", None) if module else find_spec("core")
+    if spec is None:
+        return (
+            "not on the path"
+            if module is None
+            else str(getattr(module, "__file__", "a module without a file"))
+        )
+    folders = [Path(folder).resolve() for folder in spec.submodule_search_locations or ()]
+    if folders == [OWN]:
+        return None
+    return str(spec.origin or ", ".join(map(str, folders)))
+
+
+def describe(shadow: str) -> str:
+    """Return the line that names both packages and what helps."""
+    return (
+        f"`core` is {shadow}, not the package of Echo Markets in {OWN}: another project's package of that"
+        " name comes first on the path; start this from another folder and without that project in"
+        " PYTHONPATH, or rename the other package"
+    )
+
+
+def exit_when_shadowed() -> None:
+    """End the program with one line when `core` is another project's."""
+    shadow = find_shadow()
+    if shadow is not None:
+        _exit(shadow)
+
+
+def refuse_shadow() -> None:
+    """Raise `ImportError` when `core` is another project's; `python -m` ends with the line alone."""
+    shadow = find_shadow()
+    if shadow is None:
+        return
+    if sys.argv[:1] == ["-m"]:  # which Python documents for the time while it looks for the module
+        _exit(shadow)
+    raise ImportError(describe(shadow), name="core")
+
+
+def _exit(shadow: str) -> NoReturn:
+    sys.stderr.write(f"error: {describe(shadow)}\n")
+    sys.exit(WRONG_SETTING)
