@@ -10,7 +10,7 @@ from core.metrics import Metrics
 from core.queries import audit as queries
 from core.records import AuditAction, AuditEvent, AuditOutcome
 from core.service.base import ServiceBase, new_id
-from core.service.inputs import check_limit, check_text, show
+from core.service.inputs import check_choice, check_limit, check_text
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +76,4 @@ class Audit(ServiceBase):
 
 
 def _check_action(action: Any) -> AuditAction:
-    if action not in get_args(AuditAction):
-        raise InvalidInput(f"action is {show(action)}; give one of {', '.join(get_args(AuditAction))}")
-    return cast("AuditAction", action)
+    return cast("AuditAction", check_choice(action, "action", get_args(AuditAction)))

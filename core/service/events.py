@@ -13,6 +13,7 @@ from core.service.base import ServiceBase, new_id
 from core.service.inputs import (
     CENT,
     MAX_IMPACT,
+    MIN_IMPACT,
     check_decimal,
     check_id,
     check_limit,
@@ -62,7 +63,7 @@ class Events(ServiceBase):
             "type": check_text(type, "type", most=50),
             "title": check_text(title, "title", most=200),
             "description": check_text(description, "description", most=_MAX_DESCRIPTION, required=False),
-            "affected_symbols": check_symbols(affected_symbols),
+            "affected_symbols": check_symbols(affected_symbols, "affected_symbols"),
             "impact_magnitude": _check_impact(impact_magnitude),
             "sentiment": check_sentiment(sentiment),
             "created_at": self._clock(),
@@ -82,4 +83,4 @@ class Events(ServiceBase):
 def _check_impact(value: Any) -> Decimal | None:
     if value is None:
         return None
-    return check_decimal(value, "impact_magnitude", least=-MAX_IMPACT, most=MAX_IMPACT, quantum=CENT)
+    return check_decimal(value, "impact_magnitude", least=MIN_IMPACT, most=MAX_IMPACT, quantum=CENT)

@@ -1,19 +1,29 @@
 """Checks what callers pass in, before any SQL.
 
-Owns the limits and the messages: each names the value and what is allowed. A function
-returns the value in its canonical form or raises `InvalidInput`; it never changes data.
+Owns the limits and the messages: each names the argument, its value and what is allowed. A
+function returns the value as a plain Python type or raises `InvalidInput`; it never changes data.
 """
 
 import re
 import reprlib
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, date, datetime, timedelta
-from decimal import ROUND_HALF_EVEN, Decimal, InvalidOperation
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import ROUND_HALF_EVEN, Context, Decimal, InvalidOperation
 from typing import Any, TypeVar
 from uuid import UUID
 
 from core.errors import InvalidInput
 from core.models import SENTIMENTS, SYMBOL_PATTERN
+from core.service.scalars import (
+    read_day,
+    read_decimal,
+    read_duration,
+    read_flag,
+    read_text,
+    read_time,
+    read_uuid,
+    read_whole,
+)
 
 T = TypeVar("T")
 
@@ -27,6 +37,10 @@ MAX_PRICE = Decimal(1000000000000)
 MAX_IMPACT = Decimal("999.99")  # numeric(5, 2)
 MAX_VOLUME = 2**63 - 1
 CENT = Decimal("0.01")
+# Not `-MAX_MONEY`: a minus sign rounds to the precision of whoever computes it.
+MIN_MONEY, MIN_PRICE, MIN_IMPACT = map(Decimal.copy_negate, (MAX_MONEY, MAX_PRICE, MAX_IMPACT))
+# Of this module: the caller's may have any precision, and raise on what is not exact.
+_ROUNDING = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 
 _SYMBOL = re.compile(SYMBOL_PATTERN + r"\Z")
 _CATEGORY = re.compile(r"[A-Za-z0-9_.-]{1,50}\Z")
@@ -40,132 +54,224 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 
 def show(value: Any) -> str:
-    """Spell a value for a message, however large it is."""
+    """Return the repr of a value for a message, cut to a length that fits a log line."""
     try:
         return _SHORT.repr(value)
     except ValueError:
-        # Python spells no number of more than 4,300 digits
+        # Python prints no number of more than 4,300 digits
         return f"a very large {type(value).__name__}"
 
 
 def check_id(value: Any, name: str) -> UUID:
-    """Return a UUID given as one or as its text."""
-    if isinstance(value, UUID):
-        return value
-    if isinstance(value, str):
-        try:
-            return UUID(value)
-        except ValueError:
-            pass
-    raise InvalidInput(f"{name} is {show(value)}; give a UUID")
+    """Return a UUID given as one, of whichever library, or as its text."""
+    found = read_uuid(value)
+    if found is None:
+        raise InvalidInput(f"{name} is {show(value)}; give a UUID")
+    return found
 
 
 def check_whole(value: Any, name: str, *, least: int, most: int) -> int:
     """Return a whole number between two bounds."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+    number = read_whole(value)
+    if number is None or not least <= number <= most:
         raise InvalidInput(f"{name} is {show(value)}; give a whole number from {least} to {most}")
-    return value
+    return number
 
 
-def check_records(values: Any, kind: type[T], name: str) -> Iterator[T]:
-    """Yield records of one kind; one of another kind is named by its place."""
+def check_limit(value: Any, name: str = "limit", *, most: int = MAX_LIMIT) -> int:
+    """Return how many rows to answer with at most."""
+    return check_whole(value, name, least=1, most=most)
+
+
+def check_flag(value: Any, name: str) -> bool:
+    """Return True or False; a number or a text is neither."""
+    flag = read_flag(value)
+    if flag is None:
+        raise InvalidInput(f"{name} is {show(value)}; give True or False")
+    return flag
+
+
+def check_callable(value: Any, name: str) -> None:
+    """Refuse what cannot be called; None is no function to call."""
+    if value is not None and not callable(value):
+        raise InvalidInput(f"{name} is {show(value)}; give a function, or None")
+
+
+def check_each(values: Any, name: str, check: Callable[[Any], T]) -> list[T]:
+    """Return the values of a list, each checked; a text or a mapping is no list."""
+    if isinstance(values, str | bytes | bytearray | Mapping) or not isinstance(values, Iterable):
+        raise InvalidInput(f"{name} is {show(values)}; give a list")
+    return [check(value) for value in values]
+
+
+def check_records(values: Any, kind: type[T], name: str, element: str) -> Iterator[T]:
+    """Return an iterator over records of one kind; the first of another kind is named by its place."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise InvalidInput(f"{name} is {show(values)}; give a list of {kind.__name__}")
+    return _check_kinds(values, kind, element)
+
+
+def _check_kinds(values: Iterable[Any], kind: type[T], element: str) -> Iterator[T]:
     for place, value in enumerate(values):
         if not isinstance(value, kind):
-            raise InvalidInput(f"{name} {place} is {show(value)}; give a {kind.__name__}")
+            raise InvalidInput(f"{element} {place} is {show(value)}; give a {kind.__name__}")
         yield value
 
 
-def check_limit(value: Any) -> int:
-    """Return how many rows to answer with at most."""
-    return check_whole(value, "limit", least=1, most=MAX_LIMIT)
+def check_record(value: Any, kind: type[T], name: str) -> T:
+    """Return a record of one kind."""
+    if not isinstance(value, kind):
+        raise InvalidInput(f"{name} is {show(value)}; give a {kind.__name__}")
+    return value
 
 
 def check_text(value: Any, name: str, *, most: int, required: bool = True) -> Any:
     """Return a text of 1 to `most` characters, or None where it may be missing."""
     if value is None and not required:
         return None
-    if not isinstance(value, str) or not 1 <= len(value) <= most or not _is_storable(value):
+    text = read_text(value)
+    if text is None or not 1 <= len(text) <= most or not _is_storable(text):
         raise InvalidInput(f"{name} is {show(value)}; give a text of 1 to {most} characters")
-    return value
+    return text
+
+
+def check_prefix(value: Any, *, most: int) -> str:
+    """Return how a name begins: a text of up to `most` characters; the empty one matches every name."""
+    return "" if read_text(value) == "" else str(check_text(value, "prefix", most=most))
+
+
+def check_choice(value: Any, name: str, choices: Iterable[str]) -> str:
+    """Return one of a few texts."""
+    text = read_text(value)
+    if text is None or text not in choices:
+        raise InvalidInput(f"{name} is {show(value)}; give one of {', '.join(choices)}")
+    return text
 
 
 def check_username(value: Any) -> str:
     """Return a username: 1 to 50 printable characters, no space at either end."""
-    if (
-        not isinstance(value, str)
-        or not 1 <= len(value) <= 50
-        or not value.isprintable()
-        or value != value.strip()
-    ):
+    text = read_text(value)
+    if text is None or not 1 <= len(text) <= 50 or not text.isprintable() or text != text.strip():
         raise InvalidInput(
             f"username is {show(value)}; give 1 to 50 printable characters without outer spaces"
         )
-    return value
+    return text
 
 
 def check_email(value: Any) -> str | None:
     """Return an e-mail address, or None."""
     if value is None:
         return None
-    if not isinstance(value, str) or not _EMAIL.match(value) or not value.isprintable():
+    text = read_text(value)
+    if text is None or not _EMAIL.match(text) or not text.isprintable():
         raise InvalidInput(f"email is {show(value)}; give an address such as alice@example.com")
-    return value
+    return text
+
+
+class _NotJsonError(Exception):
+    """A value inside a document has no form in JSON; `path` leads to it, innermost step first."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.path: list[str] = []
 
 
 def check_document(value: Any, name: str) -> dict[str, Any]:
-    """Return a JSON object; None is the empty one."""
+    """Return a JSON object of plain Python values; None is the empty one."""
     if value is None:
         return {}
+    wanted = "give a mapping of texts to JSON values, numbers of at most 64 bits"
+    if not isinstance(value, Mapping):
+        raise InvalidInput(f"{name} is {show(value)}; {wanted}")
     try:
-        is_document = isinstance(value, Mapping) and _is_json(value)
+        return _read_object(value)
     except RecursionError:
-        is_document = False
-    if not is_document:
-        raise InvalidInput(f"{name} is {show(value)}; give a mapping of texts to JSON values of 64 bits")
-    return dict(value)
+        raise InvalidInput(f"{name} is {show(value)}, nested too deep; {wanted}") from None
+    except _NotJsonError as found:
+        place = "".join(reversed(found.path))[: _SHORT.maxstring]
+        raise InvalidInput(
+            f"{name} is {show(value)}, where {place} is {show(found.value)}; {wanted}"
+        ) from None
 
 
-def _is_json(value: Any) -> bool:
+def _read_object(value: Mapping[Any, Any]) -> dict[str, Any]:
+    plain = {}
+    for key, item in value.items():
+        try:
+            plain[_read_key(key)] = _read_json(item)
+        except _NotJsonError as error:
+            error.path.append(f"[{show(key)}]")
+            raise
+    return plain
+
+
+def _read_key(key: Any) -> str:
+    text = read_text(key)
+    if text is None or not _is_storable(text):
+        raise _NotJsonError(key)
+    return text
+
+
+def _read_json(value: Any) -> Any:
+    """Return a JSON value as plain Python; numbers of numpy become Python's."""
+    if value is None or isinstance(value, bool):
+        return value
     if isinstance(value, Mapping):
-        return all(isinstance(k, str) and _is_json(k) and _is_json(v) for k, v in value.items())
+        return _read_object(value)
     if isinstance(value, list | tuple):
-        return all(_is_json(item) for item in value)
-    if isinstance(value, str):
-        return _is_storable(value)
+        return _read_array(value)
+    text = read_text(value)
+    if text is not None and _is_storable(text):
+        return text
     # a whole float comes back from jsonb as an int, and msgpack has none of more than 64 bits
-    return value is None or (isinstance(value, int | float) and -(2**63) <= value < 2**63)
+    number = float(value) if isinstance(value, float) else read_whole(value)
+    if number is not None and -(2**63) <= number < 2**63:
+        return number
+    flag = read_flag(value)
+    if flag is None:
+        raise _NotJsonError(value)
+    return flag
+
+
+def _read_array(values: list[Any] | tuple[Any, ...]) -> list[Any]:
+    plain = []
+    for place, item in enumerate(values):
+        try:
+            plain.append(_read_json(item))
+        except _NotJsonError as error:
+            error.path.append(f"[{place}]")
+            raise
+    return plain
 
 
 def _is_storable(text: str) -> bool:
-    """Say whether PostgreSQL can hold the text: no NUL, and nothing that UTF-8 cannot spell."""
+    """Say whether PostgreSQL can store the text: no NUL, and nothing that UTF-8 cannot encode."""
     return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def check_category(value: Any) -> str:
+def check_category(value: Any, name: str = "category") -> str:
     """Return the name of a leaderboard."""
-    if not isinstance(value, str) or not _CATEGORY.match(value):
-        raise InvalidInput(f"category is {show(value)}; give 1 to 50 letters, digits, '_', '.' or '-'")
-    return value
+    text = read_text(value)
+    if text is None or not _CATEGORY.match(text):
+        raise InvalidInput(f"{name} is {show(value)}; give 1 to 50 letters, digits, '_', '.' or '-'")
+    return text
 
 
 def check_symbol(value: Any) -> str:
     """Return a ticker symbol."""
-    if not isinstance(value, str) or not _SYMBOL.match(value):
+    text = read_text(value)
+    if text is None or not _SYMBOL.match(text):
         raise InvalidInput(
             f"symbol is {show(value)}; give 1 to 10 capitals, digits, '.' or '-', a capital first"
         )
-    return value
+    return text
 
 
-def check_symbols(values: Any) -> list[str]:
+def check_symbols(values: Any, name: str = "symbols") -> list[str]:
     """Return symbols, each once, in the order given."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise InvalidInput(f"symbols is {show(values)}; give a list of symbols")
-    symbols = list(dict.fromkeys(check_symbol(value) for value in values))
+    symbols = list(dict.fromkeys(check_each(values, name, check_symbol)))
     if len(symbols) > MAX_SYMBOLS:
-        raise InvalidInput(f"{len(symbols)} symbols were asked for; give at most {MAX_SYMBOLS}")
+        raise InvalidInput(f"{name} has {len(symbols)} symbols; give at most {MAX_SYMBOLS}")
     return symbols
 
 
@@ -173,33 +279,23 @@ def check_decimal(
     value: Any, name: str, *, least: Decimal, most: Decimal, quantum: Decimal | None = None
 ) -> Decimal:
     """Return a finite number between two bounds, rounded half-even to `quantum`."""
-    number = _to_decimal(value)
-    if number is None or not number.is_finite() or not least <= number <= most:
+    number = read_decimal(value)
+    if number is None:
+        raise InvalidInput(f"{name} is {show(value)}, which is no number; give a Decimal, int, float or text")
+    if not number.is_finite() or not least <= number <= most:
         raise InvalidInput(f"{name} is {show(value)}; give a number from {least} to {most}")
-    return number if quantum is None else number.quantize(quantum, ROUND_HALF_EVEN)
-
-
-def _to_decimal(value: Any) -> Decimal | None:
-    if isinstance(value, Decimal):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        # through repr: 0.1 stands for 0.1, not for the binary fraction next to it
-        return Decimal(repr(value) if isinstance(value, float) else value)
-    except InvalidOperation:
-        return None
+    return number if quantum is None else number.quantize(quantum, context=_ROUNDING)
 
 
 def check_money(value: Any, name: str, *, signed: bool = False) -> Decimal:
-    """Return an amount in whole cents."""
-    least = -MAX_MONEY if signed else Decimal(0)
+    """Return an amount, rounded half-even to whole cents."""
+    least = MIN_MONEY if signed else Decimal(0)
     return check_decimal(value, name, least=least, most=MAX_MONEY, quantum=CENT)
 
 
 def check_price(value: Any, name: str) -> Decimal:
     """Return a price above zero, with the digits it was given with."""
-    if isinstance(value, Decimal) and value.is_finite() and 0 < value <= MAX_PRICE:
+    if type(value) is Decimal and value.is_finite() and 0 < value <= MAX_PRICE:
         # most are: a batch has three prices in each of its ticks
         return value
     number = check_decimal(value, name, least=Decimal(0), most=MAX_PRICE)
@@ -208,41 +304,96 @@ def check_price(value: Any, name: str) -> Decimal:
     return number
 
 
+def check_day(value: Any, name: str) -> date:
+    """Return a date; it may be any, also of a session that nobody could write."""
+    day = read_day(value)
+    if day is None:
+        hint = ", such as the .date() of this time" if isinstance(value, datetime) else ""
+        raise InvalidInput(f"{name} is {show(value)}; give a datetime.date{hint}")
+    return day
+
+
 def check_session_date(value: Any, now: datetime) -> date:
-    """Return a session's UTC date; None is today's."""
-    if value is None:
-        return now.astimezone(UTC).date()
-    if isinstance(value, datetime) or not isinstance(value, date):
-        raise InvalidInput(f"session_date is {show(value)}; give a datetime.date")
-    return value
+    """Return the UTC date of a session to read; None is today's."""
+    return now.astimezone(UTC).date() if value is None else check_day(value, "session_date")
+
+
+def check_session_to_write(value: Any, now: datetime) -> date:
+    """Return the UTC date of a session to write; None is today's.
+
+    A session may be as long ago as any date, because replays write sessions of old prices. None
+    is later than tomorrow: it would be the newest session of every list for years.
+    """
+    day = check_session_date(value, now)
+    if day > find_last_session(now):
+        raise InvalidInput(
+            f"session_date is {day}, which is after tomorrow; give a session up to {find_last_session(now)}"
+        )
+    return day
+
+
+def find_last_session(now: datetime) -> date:
+    """Return the last session that can be written, which is tomorrow's in UTC.
+
+    Not today's: the clocks of two machines differ, and players may prepare a session.
+    """
+    return now.astimezone(UTC).date() + timedelta(days=1)
+
+
+def find_end_of_time(now: datetime) -> datetime:
+    """Return the end of tomorrow (UTC); nothing that is stored can have happened later."""
+    return datetime.combine(find_last_session(now), time(0), UTC) + timedelta(days=1)
 
 
 def check_time(value: Any, name: str) -> datetime:
     """Return an aware time in UTC."""
-    if not isinstance(value, datetime) or value.utcoffset() is None:
+    found = read_time(value)
+    if found is None and isinstance(value, datetime) and value == value:  # noqa: PLR0124  # NaT is not
+        raise InvalidInput(f"{name} is {show(value)}, finer than a microsecond; round it")
+    if found is None or found.utcoffset() is None:
         raise InvalidInput(f"{name} is {show(value)}; give a datetime with a time zone")
-    if value.tzinfo is UTC:
-        return value
+    if found.tzinfo is UTC:
+        return found
     try:
-        return value.astimezone(UTC)
+        return found.astimezone(UTC)
     except OverflowError:
         raise InvalidInput(f"{name} is {show(value)}; give a time that exists in UTC") from None
 
 
-def check_bucket(value: Any) -> timedelta:
-    """Return a bucket's width from a timedelta or a text such as 5m, 4h, 1d or 1w."""
-    width = value if isinstance(value, timedelta) else None
-    if isinstance(value, str) and (match := _BUCKET.match(value)):
+def check_time_to_write(value: Any, name: str, end: datetime) -> datetime:
+    """Return the aware time of something that happened, before `end` (see `find_end_of_time`)."""
+    found = check_time(value, name)
+    if found >= end:
+        raise InvalidInput(f"{name} is {found}, which is after tomorrow; give a time before {end}")
+    return found
+
+
+def check_duration(value: Any, name: str, *, least: timedelta, most: timedelta) -> timedelta:
+    """Return a timedelta between two bounds."""
+    width = read_duration(value)
+    if width is None or not least <= width <= most:
+        raise InvalidInput(f"{name} is {show(value)}; give a timedelta from {least} to {most}")
+    return width
+
+
+def check_seconds(value: Any, name: str, *, least: float, most: float) -> float:
+    """Return a number of seconds between two bounds."""
+    return float(check_decimal(value, name, least=Decimal(str(least)), most=Decimal(str(most))))
+
+
+def check_bucket(value: Any, name: str = "bucket") -> timedelta:
+    """Return a width of time from a timedelta or a text such as 5m, 4h, 1d or 1w."""
+    width = read_duration(value)
+    text = read_text(value)
+    if text is not None and (match := _BUCKET.match(text)):
         width = timedelta(**{_BUCKET_UNITS[match[2]]: int(match[1])})
     if width is None or not timedelta(seconds=1) <= width <= timedelta(days=366):
         raise InvalidInput(
-            f"bucket is {show(value)}; give 1 s to 366 days, such as '5m', '1d' or a timedelta"
+            f"{name} is {show(value)}; give 1 s to 366 days, such as '5m', '1d' or a timedelta"
         )
     return width
 
 
 def check_sentiment(value: Any) -> str:
     """Return one of the sentiments."""
-    if value not in SENTIMENTS:
-        raise InvalidInput(f"sentiment is {show(value)}; give one of {', '.join(SENTIMENTS)}")
-    return str(value)
+    return check_choice(value, "sentiment", SENTIMENTS)

@@ -10,7 +10,6 @@ from uuid import UUID
 
 from core.cache import CacheKind, Codec
 from core.cache.keys import LEADERBOARD, MARKET, MARKET_EVENTS, MARKET_EVENTS_VERSION_KEY, QUESTS, USER
-from core.errors import InvalidInput
 from core.queries import insights as queries
 from core.queries import quest_insights as quest_queries
 from core.records import MarketEvent, PlayerQuest, Quest, QuestPace, QuestTotals, SessionSummary, Sparkline
@@ -20,13 +19,13 @@ from core.service.inputs import (
     check_category,
     check_id,
     check_limit,
+    check_record,
     check_sentiment,
     check_symbol,
     check_symbols,
     check_text,
     check_time,
     check_whole,
-    show,
 )
 
 # Long enough that many open pages cost one statement, short enough for a page that refreshes.
@@ -77,7 +76,7 @@ class Insights(ServiceBase):
         sparkline has `points` of them whenever there are. One statement for all symbols. At
         most 15 s old for all symbols, as of now for some. Raises `InvalidInput`.
         """
-        width = check_bucket(step)
+        width = check_bucket(step, "step")
         count = check_whole(points, "points", least=1, most=MAX_POINTS)
         checked = None if symbols is None else check_symbols(symbols)
 
@@ -86,7 +85,7 @@ class Insights(ServiceBase):
 
         if checked is not None:
             return load()
-        key = f"market:sparklines:{count}:{width.total_seconds():.0f}"
+        key = f"market:sparklines:{count}:{_name_width(width)}"
         return self._cache.get_or_load(_SPARKLINES, key, _SPARKLINES_CODEC, load)
 
     def list_market_events(
@@ -138,9 +137,10 @@ class Insights(ServiceBase):
         most 60 s old, the others 900 s. Raises `InvalidInput`.
         """
         count = check_whole(limit, "limit", least=1, most=MAX_SESSIONS)
-        boards = {"returns": check_category(returns), "quests": check_category(quests)}
+        boards = {"returns": check_category(returns, "returns"), "quests": check_category(quests, "quests")}
         days = self._read("get_session_summaries", queries.list_session_days, count)
-        by_key = {f"leaderboard:summary:{returns}:{quests}:{day}": day for day in days}
+        named = ":".join(boards.values())
+        by_key = {f"leaderboard:summary:{named}:{day}": day for day in days}
 
         def load(keys: Sequence[str]) -> dict[str, SessionSummary]:
             wanted = {by_key[key]: key for key in keys}
@@ -170,13 +170,13 @@ class Insights(ServiceBase):
         `within` is how soon a quest ends that counts as expiring. At most 180 s old. Raises
         `InvalidInput`.
         """
-        width = check_bucket(within)
+        width = check_bucket(within, "within")
 
         def load() -> tuple[QuestTotals, ...]:
             now = self._clock()
             return self._read("get_quest_totals", quest_queries.sum_quests, now, now + width)
 
-        key = f"quests:totals:{width.total_seconds():.0f}"
+        key = f"quests:totals:{_name_width(width)}"
         return self._cache.get_or_load(_QUESTS, key, _TOTALS_CODEC, load)
 
     def list_expiring_quests(
@@ -187,10 +187,10 @@ class Insights(ServiceBase):
         Of those that end together the nearest to its target comes first. At most 60 s old; what
         ended meanwhile is left out. Raises `InvalidInput`.
         """
-        count, width, now = check_limit(limit), check_bucket(within), self._clock()
+        count, width, now = check_limit(limit), check_bucket(within, "within"), self._clock()
         found = self._cache.get_or_load(
             _EXPIRING,
-            f"quests:expiring:{count}:{width.total_seconds():.0f}",
+            f"quests:expiring:{count}:{_name_width(width)}",
             _EXPIRING_CODEC,
             lambda: self._read("list_expiring_quests", quest_queries.list_expiring, count, now, now + width),
         )
@@ -218,7 +218,11 @@ class Insights(ServiceBase):
         return self._read("get_user_quests", quest_queries.list_of_user, checked, count)
 
 
+def _name_width(width: timedelta) -> str:
+    """Return a width in seconds for a key: two widths that differ have two keys."""
+    return str(width.total_seconds()).removesuffix(".0")
+
+
 def _check_place(event: Any) -> tuple[datetime, UUID]:
-    if not isinstance(event, MarketEvent):
-        raise InvalidInput(f"before is {show(event)}; give a MarketEvent")
-    return event.created_at, event.id
+    found = check_record(event, MarketEvent, "before")
+    return check_time(found.created_at, "before.created_at"), check_id(found.id, "before.id")

@@ -22,6 +22,7 @@ from core.service.inputs import (
     MAX_MONEY,
     MAX_OFFSET,
     MAX_RADIUS,
+    MIN_MONEY,
     check_category,
     check_decimal,
     check_document,
@@ -155,7 +156,7 @@ class Leaderboards(ServiceBase):
         the place of the update in the batch.
         """
         category, day = self._check_board(category, session_date)
-        given = enumerate(check_records(updates, LeaderboardUpdate, "update"))
+        given = enumerate(check_records(updates, LeaderboardUpdate, "updates", "update"))
         last = {row[1]: row for row in (_check_at(place, update) for place, update in given)}
         if not last:
             return BatchResult(updated=0, missing=())
@@ -205,7 +206,7 @@ def _check_offset(value: Any) -> int:
 
 
 def _check_row(update: LeaderboardUpdate) -> tuple[UUID, UUID, Decimal, dict[str, Any] | None]:
-    score = check_decimal(update.score, "score", least=-MAX_MONEY, most=MAX_MONEY, quantum=CENT)
+    score = check_decimal(update.score, "score", least=MIN_MONEY, most=MAX_MONEY, quantum=CENT)
     metadata = check_document(update.metadata, "metadata")
     return new_id(), check_id(update.user_id, "user_id"), score, metadata
 

@@ -42,7 +42,7 @@ class Loading(ServiceBase):
     def load_users(self, users: Iterable[User]) -> dict[str, UUID]:
         """Load users; return the id that each username has, which an existing one keeps."""
         ids: dict[str, UUID] = {}
-        given = check_records(users, User, "user")
+        given = check_records(users, User, "users", "user")
         for chunk in chunked(given, CHUNK_ROWS):
             ids |= self._repeat(partial(self._load_users, _keep_last(bulk.USERS, chunk)))
         return ids
@@ -59,7 +59,7 @@ class Loading(ServiceBase):
         return self._load(
             "load_market_ticks",
             bulk.TICKS,
-            check_records(ticks, Tick, "tick"),
+            check_records(ticks, Tick, "ticks", "tick"),
             lambda _, changes, chunk: note_symbols(changes, {tick.symbol for tick in chunk}),
         )
 
@@ -68,7 +68,7 @@ class Loading(ServiceBase):
         return self._load(
             "load_portfolios",
             bulk.PORTFOLIOS,
-            check_records(portfolios, Portfolio, "portfolio"),
+            check_records(portfolios, Portfolio, "portfolios", "portfolio"),
             lambda _, changes, chunk: changes.invalidate(
                 PORTFOLIO, *(portfolio_key(p.user_id, p.session_date) for p in chunk)
             ),
@@ -79,7 +79,7 @@ class Loading(ServiceBase):
         return self._load(
             "load_leaderboard_entries",
             bulk.LEADERBOARD_ENTRIES,
-            check_records(entries, LeaderboardEntry, "entry"),
+            check_records(entries, LeaderboardEntry, "entries", "entry"),
             lambda _, changes, chunk: changes.invalidate(
                 LEADERBOARD,
                 *{leaderboard_version_key(e.category, e.session_date) for e in chunk},
@@ -94,14 +94,14 @@ class Loading(ServiceBase):
             owners |= bulk.lock_quest_owners(database, [quest.id for quest in chunk])
             changes.invalidate(QUESTS, *map(quests_key, owners))
 
-        return self._load("load_quests", bulk.QUESTS, check_records(quests, Quest, "quest"), note)
+        return self._load("load_quests", bulk.QUESTS, check_records(quests, Quest, "quests", "quest"), note)
 
     def load_market_events(self, events: Iterable[MarketEvent]) -> int:
         """Load events by id; return how many are new or changed."""
         return self._load(
             "load_market_events",
             bulk.MARKET_EVENTS,
-            check_records(events, MarketEvent, "event"),
+            check_records(events, MarketEvent, "events", "event"),
             lambda _, changes, __: changes.invalidate(MARKET_EVENTS, MARKET_EVENTS_VERSION_KEY),
         )
 

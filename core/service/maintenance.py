@@ -5,11 +5,10 @@ from typing import Any
 
 from core.cache.keys import MARKET, MARKET_ALL_KEY, market_key
 from core.database import Database
-from core.errors import InvalidInput
 from core.queries import market, partitions
 from core.records import PartitionReport
 from core.service.base import ServiceBase
-from core.service.inputs import check_whole, show
+from core.service.inputs import check_duration, check_whole
 
 MAX_MONTHS_AHEAD = 24
 
@@ -69,6 +68,4 @@ def _create_ahead(database: Database, now: datetime, ahead: int) -> tuple[tuple[
 def _check_cutoff(keep: Any, now: datetime) -> datetime:
     if keep is None:
         return datetime.min.replace(tzinfo=UTC)
-    if not isinstance(keep, timedelta) or not timedelta(days=1) <= keep <= timedelta(days=36_500):
-        raise InvalidInput(f"keep is {show(keep)}; give a timedelta from 1 to 36500 days")
-    return now - keep
+    return now - check_duration(keep, "keep", least=timedelta(days=1), most=timedelta(days=36_500))

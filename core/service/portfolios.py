@@ -12,7 +12,14 @@ from core.errors import ConstraintViolated, InvalidInput, PortfolioNotFound, Use
 from core.queries import portfolios as queries
 from core.records import BatchResult, PlayerSession, Portfolio, PortfolioUpdate
 from core.service.base import ServiceBase, chunked, new_id
-from core.service.inputs import check_id, check_limit, check_money, check_records, check_session_date
+from core.service.inputs import (
+    check_day,
+    check_id,
+    check_limit,
+    check_money,
+    check_records,
+    check_session_date,
+)
 
 _CODEC: Codec[Portfolio] = Codec(Portfolio)
 # Large enough that the round trip does not count, small enough for one parameter list.
@@ -62,7 +69,7 @@ class Portfolios(ServiceBase):
         has an empty history. Raises `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
-        day = None if before is None else check_session_date(before, self._clock())
+        day = None if before is None else check_day(before, "before")
         limit = check_limit(limit)
         return self._read("get_portfolio_history", queries.list_history, checked, limit, day)
 
@@ -96,7 +103,7 @@ class Portfolios(ServiceBase):
         last wins. Updates without a portfolio change nothing and are returned as missing.
         Raises `InvalidInput`, naming the place of the update in the batch.
         """
-        given = enumerate(check_records(updates, PortfolioUpdate, "update"))
+        given = enumerate(check_records(updates, PortfolioUpdate, "updates", "update"))
         checked = (self._check_at(place, update) for place, update in given)
         # the name of the key is wanted anyway, and its order is that of the rows
         last = {_name_key(update): update for update in checked}
@@ -122,7 +129,7 @@ class Portfolios(ServiceBase):
 
         `before` continues after the last day of the page before. Raises `InvalidInput`.
         """
-        day = None if before is None else check_session_date(before, self._clock())
+        day = None if before is None else check_day(before, "before")
         limit = check_limit(limit)
         return self._read("list_session_dates", queries.list_session_dates, limit, day)
 

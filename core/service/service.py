@@ -13,12 +13,16 @@ from core.metrics import Metrics
 from core.records import Health
 from core.service.audit import Audit
 from core.service.events import Events
+from core.service.inputs import check_seconds
 from core.service.insights import Insights
 from core.service.loading import Loading
 from core.service.maintenance import Maintenance
 from core.service.operations import Operations
 from core.service.standings import Standings
 from core.service.upkeep import Upkeep
+
+# A caller that waits for longer has mistaken milliseconds for seconds.
+MAX_WAIT_SECONDS = 3600.0
 
 
 class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance, Operations, Insights, Standings, Audit):
@@ -46,12 +50,19 @@ class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance, Operations, 
         """Check database and Redis within a second at most, beside the pool and not through it.
 
         The answer is up to two seconds old, as its `timestamp` says. A check that takes longer
-        than `limit_seconds` counts as failed.
+        than `limit_seconds` (0 to 3600; more than 1 means 1) counts as failed. Raises
+        `InvalidInput`.
         """
-        return self._health.evaluate(limit_seconds)
+        limit = check_seconds(limit_seconds, "limit_seconds", least=0, most=MAX_WAIT_SECONDS)
+        return self._health.evaluate(limit)
 
     def close(self, drain_seconds: float = DRAIN_SECONDS) -> None:
-        """Drain the pool and close every connection; work that runs gets this long to end."""
+        """Close every connection, after running calls have had `drain_seconds` (0 to 3600) to end.
+
+        Calls that start later raise `PoolClosed`. A second `close` does nothing. Raises
+        `InvalidInput`, and then closes nothing.
+        """
+        drain_seconds = check_seconds(drain_seconds, "drain_seconds", least=0, most=MAX_WAIT_SECONDS)
         self._database.shut_down(drain_seconds)
         self._cache.close()
         self._health.close()

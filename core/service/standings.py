@@ -6,7 +6,7 @@ market that players are compared with. Only reads.
 
 from collections.abc import Iterable, Iterator
 from datetime import date, timedelta
-from decimal import ROUND_FLOOR, Decimal
+from decimal import ROUND_FLOOR, Context, Decimal, InvalidOperation, localcontext
 from statistics import median
 from typing import Any
 from uuid import UUID
@@ -25,13 +25,16 @@ from core.service.inputs import (
     MAX_MONEY,
     MAX_OFFSET,
     check_category,
+    check_choice,
+    check_day,
     check_decimal,
+    check_each,
+    check_flag,
     check_id,
     check_limit,
+    check_prefix,
     check_session_date,
-    check_text,
     check_whole,
-    show,
 )
 
 MAX_BINS = 100
@@ -41,6 +44,9 @@ MAX_MARKET_DAYS = 3_660
 MAX_SCORES = 5_000
 EXPORT_ROWS = 2_000
 CENT = Decimal("0.01")
+
+# Of this module: the caller's may have any precision, and raise on what is not exact.
+_ARITHMETIC = Context(prec=40, traps=[InvalidOperation])
 
 _SUMMARY_CODEC: Codec[BoardSummary] = Codec(BoardSummary)
 _PERIOD_CODEC: Codec[PeriodBoard] = Codec(PeriodBoard)
@@ -61,7 +67,7 @@ class Standings(ServiceBase):
         With a prefix, how many of their usernames begin with it in any case, counted up to
         1,000. Raises `InvalidInput`.
         """
-        board, prefix = self._check(category, session_date), _check_prefix(prefix)
+        board, prefix = self._check(category, session_date), check_prefix(prefix, most=50)
         if prefix:
             return self._read("count_leaderboard", queries.count_matches, *board, prefix)
         return self._read("count_leaderboard", queries.count_entries, *board)
@@ -82,9 +88,8 @@ class Standings(ServiceBase):
         them; with a prefix, of the players only whose username begins with it in any case. The
         rank is that on the whole board. Raises `InvalidInput`.
         """
-        board, prefix = self._check(category, session_date), _check_prefix(prefix)
-        if order not in queries.ORDERS:
-            raise InvalidInput(f"order is {show(order)}; give one of {', '.join(queries.ORDERS)}")
+        board, prefix = self._check(category, session_date), check_prefix(prefix, most=50)
+        order = check_choice(order, "order", queries.ORDERS)
         limit, offset = check_limit(limit), check_whole(offset, "offset", least=0, most=MAX_OFFSET)
         view = queries.View(order, prefix, limit, offset)
         if prefix:
@@ -124,7 +129,7 @@ class Standings(ServiceBase):
         `before` continues after the last day of the page before. Raises `InvalidInput`.
         """
         category, count = check_category(category), check_limit(limit)
-        day = None if before is None else check_session_date(before, self._clock())
+        day = None if before is None else check_day(before, "before")
         return self._read("list_leaderboard_dates", queries.list_days, category, count, day)
 
     def list_player_scores(
@@ -141,9 +146,9 @@ class Standings(ServiceBase):
         which was stored when the session was closed, otherwise counted. At most 5,000 pairs of
         player and session. Raises `InvalidInput`.
         """
-        players = [check_id(user_id, "user_id") for user_id in user_ids]
-        days = [self._check_day(day, "session_date") for day in session_dates]
-        category = check_category(category)
+        players = check_each(user_ids, "user_ids", lambda user_id: check_id(user_id, "user_id"))
+        days = check_each(session_dates, "session_dates", lambda day: check_day(day, "session_date"))
+        category, ranked = check_category(category), check_flag(ranked, "ranked")
         pairs = len(players) * len(days)
         if pairs > MAX_SCORES:
             raise InvalidInput(f"{pairs} scores were asked for; give at most {MAX_SCORES} pairs")
@@ -202,7 +207,7 @@ class Standings(ServiceBase):
         From the first price of a UTC day, or its open, to the last; both dates are included,
         3,660 days at most. At most 30 s old. Raises `InvalidInput`.
         """
-        first, last = self._check_day(start, "start"), self._check_day(end, "end")
+        first, last = check_day(start, "start"), check_day(end, "end")
         if not 0 <= (last - first).days < MAX_MARKET_DAYS:
             raise InvalidInput(f"end is {last} and start {first}; give 1 to {MAX_MARKET_DAYS} days in order")
         return self._cache.get_or_load(
@@ -214,11 +219,6 @@ class Standings(ServiceBase):
 
     def _check(self, category: Any, session_date: Any) -> tuple[str, date]:
         return check_category(category), check_session_date(session_date, self._clock())
-
-    def _check_day(self, value: Any, name: str) -> date:
-        if value is None:
-            raise InvalidInput(f"{name} is None; give a datetime.date")
-        return check_session_date(value, self._clock())
 
 
 def _list_whole(
@@ -250,7 +250,9 @@ def _find_summary(
     worst = queries.find_worst(database, category, day)
     if not middle or not best or worst is None:
         return None
-    edges = choose_edges(worst, best[0].score, bins=bins, least_width=least_width)
+    with localcontext(_ARITHMETIC):
+        edges = choose_edges(worst, best[0].score, bins=bins, least_width=least_width)
+        middle_score = median(entry.score for entry in middle)
     counted: tuple[ScoreBin, ...] = queries.count_bins(database, category, day, edges)
     return BoardSummary(
         session_date=day,
@@ -259,7 +261,7 @@ def _find_summary(
         leader=best[0].username,
         leaders=queries.count_from(database, category, day, best[0].score),
         best=best[0].score,
-        median=median(entry.score for entry in middle),
+        median=middle_score,
         worst=worst,
         bins=counted,
     )
@@ -285,7 +287,3 @@ def choose_edges(low: Decimal, high: Decimal, *, bins: int, least_width: Decimal
 def _round_up(width: Decimal) -> Decimal:
     power = Decimal(1).scaleb(width.adjusted())
     return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= width)
-
-
-def _check_prefix(value: Any) -> str:
-    return value if value == "" else str(check_text(value, "prefix", most=50))

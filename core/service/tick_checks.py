@@ -16,6 +16,7 @@ from core.records import Tick
 from core.service.inputs import (
     MAX_PRICE,
     MAX_VOLUME,
+    MIN_PRICE,
     check_decimal,
     check_price,
     check_records,
@@ -36,7 +37,7 @@ def check_ticks(ticks: Any) -> list[Tick]:
 
     Raises `InvalidInput`, naming the place of the tick.
     """
-    given = list(check_records(ticks, Tick, "tick"))
+    given = list(check_records(ticks, Tick, "ticks", "tick"))
     if not _are_plain(given):
         given = [_check_at(place, tick) for place, tick in enumerate(given)]
     return list(dict(zip(map(find_key, given), given, strict=True)).values())
@@ -72,6 +73,7 @@ def _are_plain(ticks: Sequence[Tick]) -> bool:
         return (
             _is_each(datetime, times)
             and set(map(attrgetter("tzinfo"), times)) == {UTC}
+            and _is_each(str, symbols)
             and _is_each(int, volumes)
             and min(volumes) >= 0
             and max(volumes) <= MAX_VOLUME
@@ -102,7 +104,7 @@ def _check_optional_price(value: Any, name: str) -> Decimal | None:
     return None if value is None else check_price(value, name)
 
 
-def _check_change(value: Any, name: str, *, least: Decimal = -MAX_PRICE) -> Decimal | None:
+def _check_change(value: Any, name: str, *, least: Decimal = MIN_PRICE) -> Decimal | None:
     return None if value is None else check_decimal(value, name, least=least, most=MAX_PRICE)
 
 

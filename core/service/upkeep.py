@@ -18,7 +18,7 @@ from core.queries import market as market_queries
 from core.queries import users as user_queries
 from core.records import CacheStats, PoolStats
 from core.service.base import chunked
-from core.service.inputs import check_id, check_limit, check_records
+from core.service.inputs import check_callable, check_each, check_id, check_limit
 from core.service.leaderboards import Leaderboards
 from core.service.market import Market
 from core.service.portfolios import Portfolios, list_portfolio_keys
@@ -65,8 +65,10 @@ class Upkeep(Users, Portfolios, Market, Leaderboards, Quests):
         kind, are one look-up, one statement and one fill. `on_progress` gets the keys done and
         in all. Raises `InvalidInput`.
         """
-        checked = sorted({check_limit(limit) for limit in check_records(limits, int, "limits")})
-        recent = self._read("warm_cache", user_queries.list_most_active, check_limit(players))
+        checked = sorted(set(check_each(limits, "limits", lambda limit: check_limit(limit, "limits"))))
+        check_callable(on_progress, "on_progress")
+        count = check_limit(players, "players")
+        recent = self._read("warm_cache", user_queries.list_most_active, count)
         user_ids = [user.id for user in recent]
         symbols = [tick.symbol for tick in self.get_latest_market_data()]
         categories = self.list_leaderboard_categories() if checked else ()

@@ -15,6 +15,7 @@ from core.service.inputs import (
     check_email,
     check_id,
     check_limit,
+    check_prefix,
     check_text,
     check_username,
 )
@@ -75,7 +76,7 @@ class Users(ServiceBase):
 
         Ordered by username; an empty prefix lists the first users. Raises `InvalidInput`.
         """
-        checked = prefix if prefix == "" else check_text(prefix, "prefix", most=_MAX_NAME)
+        checked = check_prefix(prefix, most=_MAX_NAME)
         return self._read("search_users", queries.search_users, checked, check_limit(limit))
 
     def create_user(

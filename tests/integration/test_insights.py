@@ -254,6 +254,17 @@ def test_expiring_quests_come_soonest_and_nearest_first(
 
 
 @pytest.mark.usefixtures("quests")
+def test_each_width_of_time_is_an_answer_of_its_own(
+    service: EnhancedDatabaseService, redis_client: redis.Redis
+) -> None:
+    """Half a second more is another key: the answers differ, and neither stands in for the other."""
+    for within in (timedelta(seconds=1.5), timedelta(seconds=2), timedelta(days=366)):
+        service.get_quest_totals(within=within)
+    keys = {key.decode() for key in redis_client.scan_iter(match="quests:totals:*")}
+    assert keys == {"quests:totals:1.5", "quests:totals:2", "quests:totals:31622400"}
+
+
+@pytest.mark.usefixtures("quests")
 def test_the_slowest_quests_have_least_progress_a_day(service: EnhancedDatabaseService) -> None:
     """Only what can still be completed counts."""
     paces = service.list_slowest_quests()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import Decimal
+from decimal import Decimal, Inexact, localcontext
 from itertools import islice
 from random import Random
 from typing import Any
@@ -92,6 +92,21 @@ def test_a_summary_is_that_of_all_scores(service: EnhancedDatabaseService, bucke
     for item in summary.bins:
         assert item.players == sum(item.low <= score < item.high for score in scores)
     assert sum(item.players for item in summary.bins) == PLAYERS
+
+
+def test_a_summary_is_exact_whatever_the_callers_decimal_context_is(
+    service: EnhancedDatabaseService, alice: User, bob: User
+) -> None:
+    """A program that computes with three digits, and raises on rounding, gets the same figures."""
+    service.update_leaderboard_entry(alice.id, "value", Decimal("10250.25"), DAYS[0])
+    with localcontext() as context:
+        context.prec = 3
+        context.traps[Inexact] = True
+        service.update_leaderboard_entry(bob.id, "value", Decimal("10260.005"), DAYS[0])
+        summary = service.find_leaderboard_summary("value", DAYS[0])
+    assert summary is not None
+    assert (summary.worst, summary.best) == (Decimal("10250.25"), Decimal("10260.00"))
+    assert summary.median == Decimal("10255.125")
 
 
 def test_a_summary_follows_a_change(service: EnhancedDatabaseService, players: list[User]) -> None:

@@ -1,6 +1,7 @@
 """What the service accepts; everything else is refused before any SQL."""
 
 import math
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
@@ -141,7 +142,7 @@ def test_errors_are_value_errors() -> None:
 
 
 HUGE = ["x" * 1_000_000, 10**5_000, -(10**5_000), b"x" * 1_000_000, [0] * 1_000_000, Decimal("9" * 100_000)]
-CHECKS = {
+CHECKS: dict[str, Callable[[Any], object]] = {
     "id": lambda value: inputs.check_id(value, "user_id"),
     "limit": inputs.check_limit,
     "text": lambda value: inputs.check_text(value, "title", most=200),
