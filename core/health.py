@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Generic, NamedTuple, TypeVar
 
 from core.cache.shared import connect_redis
-from core.database.bounded import BoundedConnection
+from core.database.bounded import BoundedConnection, make_connector
 from core.migration import MIGRATIONS_DIR, MigrationCount, count_migrations
 from core.pools import add_up_pools
 from core.records import Health, PoolUse
@@ -58,6 +58,7 @@ class HealthEvaluator:
         self._list_pools = list_pools
         self._clock = clock
         self._monotonic = monotonic
+        self._connector = make_connector(settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS)
         self._redis = connect_redis(settings, CLIENT_NAME) if settings.enable_redis_cache else None
         self._database_check = _Check("database", self._count_migrations)
         self._redis_check = _Check("redis", self._ping_redis)
@@ -121,7 +122,9 @@ class HealthEvaluator:
 
     def _count_migrations(self) -> MigrationCount:
         """Connect and ask; on a connection of before, a server that is full would look healthy."""
-        connection = BoundedConnection(self._settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS)
+        connection = BoundedConnection(
+            self._settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS, connector=self._connector
+        )
         try:
             return count_migrations(connection.execute_sql, MIGRATIONS_DIR)
         finally:

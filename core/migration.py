@@ -1,11 +1,13 @@
 """Applies and reverts the numbered files of `migrations/`.
 
-Owns the advisory lock under which two starters wait for each other. Runs on a
-connection of its own through DIRECT_URL when that is set, because a transaction
-pooler between would share the session that holds the lock.
+Owns the one transaction in which a run does everything or nothing, and the advisory lock under
+which two starters wait for each other. The lock belongs to that transaction and ends with it,
+also behind a transaction pooler. Names in migrations mean the current schema alone, whatever
+else is on the search path.
 """
 
 import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -15,10 +17,18 @@ from typing import Any, NamedTuple
 
 import msgspec
 import peewee
+import psycopg2
 from playhouse.migrations import Migration, MigrationError, Runner
 
-from core.database.database import add_options, connection_parameters
-from core.database.faults import DRIVER_ERRORS, translate, translate_connect
+from core.database.connector import Connector, ServerConnection
+from core.database.faults import (
+    DRIVER_ERRORS,
+    LOCK_NOT_AVAILABLE,
+    find_sqlstate,
+    translate,
+    translate_connect,
+)
+from core.database.session_settings import SessionFacts, find_missing_schema
 from core.errors import InvalidInput, MigrationFailed
 from core.resources import MIGRATIONS
 from core.settings import Settings
@@ -29,6 +39,17 @@ MIGRATIONS_DIR = MIGRATIONS
 HISTORY_TABLE = "schema_migration"
 # Any fixed number: "echo" in ASCII. Every starter of every version must use the same.
 ADVISORY_LOCK = 0x6563686F
+# For another starter: rewriting years of ticks may take that long.
+WAIT_SECONDS = 600.0
+WAIT_POLL_SECONDS = 0.25
+# For a table that others use: whoever comes later waits behind a migration.
+TABLE_WAIT_SECONDS = 60.0
+FIND_HOLDER = f"""
+    SELECT pid, COALESCE(NULLIF(application_name, ''), 'unknown'),
+           COALESCE(round(EXTRACT(epoch FROM clock_timestamp() - xact_start)), 0)::bigint
+    FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = 0 AND objid = {ADVISORY_LOCK}
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
 class MigrationStatus(msgspec.Struct, frozen=True):
@@ -52,18 +73,41 @@ class Migrator:
     pass for an up-to-date schema.
     """
 
-    def __init__(self, settings: Settings, *, directory: Path = MIGRATIONS_DIR) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        directory: Path = MIGRATIONS_DIR,
+        wait_seconds: float = WAIT_SECONDS,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`wait_seconds` is how long another starter is waited for."""
         _list_names(directory)
-        self._settings = settings
         self._directory = directory
+        self._wait_seconds = wait_seconds
+        self._sleep = sleep
+        url = settings.direct_url or settings.database_url
+        self._connector = Connector(
+            settings,
+            "echo-markets-migrate",
+            url=url.get_secret_value(),
+            # building an index over years of ticks may take longer than any query may
+            statement_timeout_ms=0,
+            lock_timeout_ms=round(TABLE_WAIT_SECONDS * 1000),
+        )
 
     def up(self) -> list[str]:
-        """Apply what is pending; return the names applied. Raises `MigrationFailed`."""
+        """Apply what is pending, all or nothing; return the names applied. Raises `MigrationFailed`."""
         with self._locked() as runner, _named("up"):
-            return list(runner.up())
+            pending = [row.name for row in runner.status() if row.path and not row.applied]
+            for name in pending:
+                runner.up(name)
+                # a table with checks to come cannot be altered by the next one
+                runner.database.execute_sql("SET CONSTRAINTS ALL IMMEDIATE")
+            return pending
 
     def down(self, target: str | None = None) -> list[str]:
-        """Revert the newest migration, or all back through `target`; return the names.
+        """Revert the newest migration, or all back through `target`, all or nothing; return the names.
 
         Raises `InvalidInput` when `target` is not applied, `MigrationFailed` otherwise.
         """
@@ -77,27 +121,33 @@ class Migrator:
 
     def status(self) -> list[MigrationStatus]:
         """Return every migration in order; reads only and waits for nobody."""
-        with self._connected() as database:
+        with self._connected() as database, database.atomic():
             runner = self._runner(database)
             return [MigrationStatus(row.name, row.applied) for row in runner.status()]
 
     @contextmanager
     def _locked(self) -> Iterator[Runner]:
+        """Hold the lock in a transaction, which the block is in."""
         with self._connected() as database:
-            database.execute_sql("SELECT pg_advisory_lock(%s)", (ADVISORY_LOCK,))
-            # the lock belongs to the session and goes with it, however it ends
-            yield self._runner(database)
+            _check_database(database.facts)
+            waiter = _Waiter(self._wait_seconds)
+            while True:
+                with database.atomic():
+                    statement = "SELECT pg_try_advisory_xact_lock(%s)"
+                    if database.execute_sql(statement, (ADVISORY_LOCK,)).fetchone()[0]:
+                        yield self._runner(database)
+                        return
+                    holders = database.execute_sql(FIND_HOLDER).fetchall()
+                waiter.note(holders)
+                # outside of the transaction, which would keep old rows from being removed
+                self._sleep(WAIT_POLL_SECONDS)
 
     def _runner(self, database: Any) -> Runner:
         return Runner(database, str(self._directory), HISTORY_TABLE)
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        url = self._settings.direct_url or self._settings.database_url
-        parameters = connection_parameters(self._settings, "echo-markets-migrate")
-        # building an index over years of ticks may take longer than any query may
-        parameters["options"] = add_options(url.get_secret_value(), statement_timeout_ms=0)
-        database = peewee.PostgresqlDatabase(url.get_secret_value(), **parameters)
+        database = _MigrationDatabase(self._connector)
         try:
             database.connect()
         except DRIVER_ERRORS as error:
@@ -110,12 +160,91 @@ class Migrator:
             database.close()
 
 
+class _MigrationDatabase(peewee.PostgresqlDatabase):
+    """peewee's database on a connection of a `Connector`; every statement runs in a transaction."""
+
+    def __init__(self, connector: Connector) -> None:
+        self._connector = connector
+        super().__init__(connector.url)
+
+    def _connect(self) -> ServerConnection:
+        self._raw = self._connector.open()
+        return self._raw
+
+    @property
+    def facts(self) -> SessionFacts:
+        """What the server said of itself."""
+        return self._raw.facts
+
+    def begin(self, isolation_level: Any = None) -> None:  # noqa: ARG002  # peewee's signature
+        """Begin a transaction with its settings."""
+        try:
+            with self._raw.cursor() as cursor:
+                cursor.execute(f"BEGIN; {self._raw.unit_prefix}")
+        except psycopg2.Error as error:
+            raise translate(error, "migrate") from error
+
+
+class _Waiter:
+    """Says once for whom a starter waits, and gives up in time."""
+
+    def __init__(self, limit_seconds: float) -> None:
+        self._limit_seconds = limit_seconds
+        self._waited_seconds = 0.0
+
+    def note(self, holders: list[tuple[int, str, int]]) -> None:
+        """Note that the lock was held once more; raises `MigrationFailed` at the limit."""
+        who = ", ".join(f"{name} (process {pid}) for {seconds} s" for pid, name, seconds in holders)
+        if self._waited_seconds == 0:
+            logger.warning(
+                "another migration holds the lock: %s; waiting for up to %.0f s",
+                who or "its holder is not visible",
+                self._limit_seconds,
+            )
+        if self._waited_seconds >= self._limit_seconds:
+            raise MigrationFailed(
+                f"another migration has held the lock for {self._waited_seconds:.0f} s"
+                f" ({who or 'its holder is not visible'}); nothing was changed: end it or migrate again later"
+            )
+        self._waited_seconds += WAIT_POLL_SECONDS
+
+
+def _check_database(facts: SessionFacts) -> None:
+    """Raise `MigrationFailed` when the tables cannot be, or must not be, in this database."""
+    problem = None
+    if facts.encoding != "UTF8":
+        problem = (
+            f"the database {facts.database!r} has the encoding {facts.encoding}, and names would not fit:"
+            " create one with ENCODING 'UTF8' TEMPLATE template0"
+        )
+    elif facts.is_standby:
+        problem = f"the database {facts.database!r} is a standby; point DATABASE_URL at its primary"
+    elif facts.is_read_only:
+        problem = (
+            f"the database {facts.database!r} is read-only (default_transaction_read_only is on);"
+            " find out who set it, such as a quota, before it is switched off"
+        )
+    elif facts.schema is None:
+        problem = f"no schema of the search path ({facts.search_path}) is there for this role; create one"
+    elif (missing := find_missing_schema(facts)) is not None:
+        problem = (
+            f"the schema {missing!r}, which the search path ({facts.search_path}) names first, is not there"
+            f" for this role; create it, because the tables would go to {facts.schema!r} in its place"
+        )
+    if problem is not None:
+        raise MigrationFailed(problem)
+
+
 @contextmanager
 def _named(direction: str) -> Iterator[None]:
     try:
         yield
     except (MigrationError, RuntimeError, *DRIVER_ERRORS) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if find_sqlstate(error) == LOCK_NOT_AVAILABLE:
+            reason = (
+                f"others used a table for more than {TABLE_WAIT_SECONDS:.0f} s; repeat it when they are done"
+            )
         raise MigrationFailed(
             f"migrating {direction} failed and was rolled back: {reason};"
             " `echo-markets migrate status` lists what is applied"

@@ -12,9 +12,9 @@ import time
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, connection, parse_dsn
+from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, parse_dsn
 
-from core.database.database import add_options, connection_parameters
+from core.database.connector import Connector, ServerConnection
 from core.settings import Settings
 
 
@@ -25,24 +25,40 @@ class NoAnswer(psycopg2.OperationalError):
 class BoundedConnection:
     """One connection of one thread at a time; opened by the constructor."""
 
-    def __init__(self, settings: Settings, application_name: str, *, limit_seconds: float) -> None:
-        """Connect within `limit_seconds`, which bounds each statement too; raises `psycopg2.Error`."""
+    def __init__(
+        self,
+        settings: Settings,
+        application_name: str,
+        *,
+        limit_seconds: float,
+        connector: Connector | None = None,
+    ) -> None:
+        """Connect within `limit_seconds`, which bounds each statement too; raises `psycopg2.Error`.
+
+        A `connector` of `make_connector` that is kept knows what a pooler before it has refused.
+        """
         self._limit_seconds = limit_seconds
-        limit_ms = round(limit_seconds * 1000)
-        # earlier than here: its own refusal keeps the connection usable
-        server_ms = round(limit_ms * 0.9)
-        url = settings.database_url.get_secret_value()
-        parameters = connection_parameters(settings, application_name) | {
-            # the server gives up too, instead of going on for nobody, or waiting behind a lock
-            "options": add_options(url, statement_timeout_ms=server_ms),
-            "tcp_user_timeout": limit_ms,
-        }
-        self._raw: connection = psycopg2.connect(url, async_=1, **parameters | _resolve(url))
+        self._deadline = time.monotonic() + limit_seconds
+        connector = connector or make_connector(settings, application_name, limit_seconds=limit_seconds)
+        url = connector.url
+        found = {**_resolve(url), "tcp_user_timeout": round(limit_seconds * 1000)}
+        self._raw = connector.with_options(lambda parameters: self._connect(url, parameters | found))
         try:
-            self._wait()
+            connector.introduce(self._raw, lambda statement: self._run(statement).fetchone() or ())
         except BaseException:
             self.close()
             raise
+
+    def _connect(self, url: str, parameters: dict[str, Any]) -> ServerConnection:
+        raw: ServerConnection = psycopg2.connect(
+            url, async_=1, connection_factory=ServerConnection, **parameters
+        )
+        try:
+            self._wait(raw)
+        except BaseException:
+            raw.close()
+            raise
+        return raw
 
     @property
     def is_usable(self) -> bool:
@@ -51,10 +67,8 @@ class BoundedConnection:
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """Run a statement; return a cursor on its rows. Raises `psycopg2.Error`, `NoAnswer` among them."""
-        cursor = self._raw.cursor()
-        cursor.execute(sql, params)
-        self._wait()
-        return cursor
+        self._deadline = time.monotonic() + self._limit_seconds
+        return self._run(self._raw.unit_prefix + sql, params)
 
     def ping(self) -> bool:
         """Say whether the server answers on it."""
@@ -68,37 +82,56 @@ class BoundedConnection:
         """Close it at once, whatever runs."""
         self._raw.close()
 
-    def _wait(self) -> None:
+    def _run(self, sql: str, params: Any = None) -> Any:
+        cursor = self._raw.cursor()
+        cursor.execute(sql, params)
+        self._wait(self._raw)
+        return cursor
+
+    def _wait(self, raw: ServerConnection) -> None:
         """Wait for the answer as psycopg2's documentation of asynchronous connections does."""
-        deadline = time.monotonic() + self._limit_seconds
-        while (state := self._raw.poll()) != POLL_OK:
+        while (state := raw.poll()) != POLL_OK:
             waiter = select.poll()
-            waiter.register(self._raw.fileno(), {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}[state])
-            if not waiter.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                self.close()
+            waiter.register(raw.fileno(), {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}[state])
+            if not waiter.poll(max(0.0, self._deadline - time.monotonic()) * 1000):
+                raw.close()
                 raise NoAnswer(f"no answer within {self._limit_seconds:g} s")
+
+
+def make_connector(settings: Settings, application_name: str, *, limit_seconds: float) -> Connector:
+    """Return what opens connections on which the server ends a statement before `limit_seconds`.
+
+    Its own refusal keeps the connection usable; without one it would go on for nobody, or wait
+    behind a lock.
+    """
+    return Connector(settings, application_name, statement_timeout_ms=round(limit_seconds * 900))
 
 
 def _resolve(url: str) -> dict[str, str]:
     """Return libpq's parameters with the addresses of the hosts that a URL names.
 
     libpq would look names up in a call in which psycopg2 keeps every other thread waiting, and
-    a name server that is silent takes many seconds.
+    a name server that is silent takes many seconds. A host without an address is left out, as
+    long as there is another one.
     """
     parameters = parse_dsn(url)
     if "hostaddr" in parameters or "host" not in parameters:
         return {}
     hosts = parameters["host"].split(",")
-    ports = parameters.get("port", "5432").split(",")
-    if len(ports) == 1:
-        ports *= len(hosts)
+    # one port, or none, is that of all hosts
+    ports = parameters.get("port", "").split(",")
+    if len(ports) not in {1, len(hosts)}:
+        # libpq says what is wrong with them
+        return {}
     found = [
-        (host, address, port)
-        for host, port in zip(hosts, ports, strict=True)
+        (host, address, ports[place % len(ports)])
+        for place, host in enumerate(hosts)
         for address in _list_addresses(host)
     ]
-    names = ("host", "hostaddr", "port")
-    return {name: ",".join(values) for name, values in zip(names, zip(*found, strict=True), strict=True)}
+    if not found:
+        raise psycopg2.OperationalError("the host of DATABASE_URL has no address")
+    names = ("host", "hostaddr", "port") if len(ports) > 1 else ("host", "hostaddr")
+    return {name: ",".join(values) for name, values in zip(names, zip(*found, strict=True), strict=False)}
 
 
 def _list_addresses(host: str) -> list[str]:
@@ -107,6 +140,6 @@ def _list_addresses(host: str) -> list[str]:
         return [""]
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        raise psycopg2.OperationalError("the host of DATABASE_URL has no address") from error
+    except (OSError, UnicodeError):
+        return []
     return [str(address[0]) for *_, address in found]

@@ -1,6 +1,6 @@
 """peewee's pooled PostgreSQL database, with the pool of `core.database.pool`.
 
-Owns connection parameters, units of work and the retry of reads. A connection is
+Owns units of work and the retry of reads. A connection is
 checked out for one unit of work and always checked in; there is no autoconnect,
 so a query outside a unit of work is an error at once instead of a leak.
 """
@@ -13,9 +13,9 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import peewee
 import psycopg2
-from playhouse.pool import PooledDatabase, PooledPostgresqlDatabase
-from psycopg2.extensions import connection, parse_dsn
+from playhouse.pool import PooledPostgresqlDatabase
 
+from core.database.connector import Connector, ServerConnection
 from core.database.faults import (
     DRIVER_ERRORS,
     READ_ONLY,
@@ -45,14 +45,6 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# A dead network is noticed after about 20 s instead of the kernel's 8 to 15 minutes.
-KEEPALIVES = {
-    "keepalives": 1,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 2,
-    "tcp_user_timeout": 20_000,
-}
 # Maintenance and bulk loads: far above what a million rows take, and still an end.
 LONG_SECONDS = 600.0
 # What runs at shutdown may take this long before it is cancelled.
@@ -76,24 +68,20 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             slow_seconds=settings.database_slow_query / 1000,
             find_operation=self._operation_of_thread,
         )
-        super().__init__(
-            settings.database_url.get_secret_value(),
-            autoconnect=False,
-            cursor_factory=query_log.extend(self._watch.cursor_factory),
-            **connection_parameters(settings, application_name),
-        )
+        self._connector = Connector(settings, application_name)
+        self._cursor_factory = query_log.extend(self._watch.cursor_factory)
+        super().__init__(self._connector.url, autoconnect=False)
         # the one thread that is left may have been in a unit of work of its parent's
         call_in_forked_child(self._forget_connection)
 
     # -- peewee's hooks -------------------------------------------------------------
 
-    def _open_raw(self) -> connection:
-        # past PooledDatabase._connect, whose pool this class replaces
+    def _open_raw(self) -> ServerConnection:
+        # past peewee's _connect, which knows nothing of poolers
         try:
-            raw: connection = super(PooledDatabase, self)._connect()
+            return self._connector.open(cursor_factory=self._cursor_factory)
         except psycopg2.Error as error:
             raise translate_connect(error) from error
-        return raw
 
     def connect(self, reuse_if_open: bool = False) -> bool:  # noqa: FBT001, FBT002  # peewee's signature
         """Check a connection out for this thread.
@@ -137,19 +125,26 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """Run a statement in the present transaction, or in its own."""
-        if getattr(self._state, "is_begin_due", False):
-            self._state.is_begin_due = False
-            sql = f"BEGIN; {sql}"
+        if not self._state.closed:
+            if self._begin_is_due():
+                sql = f"BEGIN; {self._state.conn.unit_prefix}{sql}"
+            elif not self.in_transaction():
+                sql = f"{self._state.conn.unit_prefix}{sql}"
         # pg_stat_statements keeps it; behind the statement, because a comment in front may be dropped
         return super().execute_sql(f"{sql} /* op={self._operation_of_thread()} */", params)
 
     def cursor(self, named_cursor: Any = None) -> Any:
         """Return a cursor in the present transaction."""
         cursor = super().cursor(named_cursor)
-        if getattr(self._state, "is_begin_due", False):
-            self._state.is_begin_due = False
-            cursor.execute("BEGIN")
+        if self._begin_is_due():
+            cursor.execute(f"BEGIN; {self._state.conn.unit_prefix}")
         return cursor
+
+    def _begin_is_due(self) -> bool:
+        """Say whether the next statement is the first of a transaction; True only once."""
+        is_due = getattr(self._state, "is_begin_due", False)
+        self._state.is_begin_due = False
+        return is_due
 
     def commit(self) -> None:
         """Commit, unless there was no statement."""
@@ -293,21 +288,3 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         """Drain the pool: no new work, what runs may finish, then every connection is closed."""
         self._pool.close(timeout_seconds)
         self._watch.close()
-
-
-def connection_parameters(settings: Settings, application_name: str) -> dict[str, Any]:
-    """Return libpq's parameters beside the URL; the server enforces the query timeout."""
-    url = settings.database_url.get_secret_value()
-    return {
-        "application_name": application_name,
-        # libpq counts whole seconds and takes less than 2 for 2
-        "connect_timeout": max(2, round(settings.database_connect_timeout / 1000)),
-        "options": add_options(url, statement_timeout_ms=settings.database_query_timeout),
-        **KEEPALIVES,
-    }
-
-
-def add_options(url: str, *, statement_timeout_ms: int) -> str:
-    """Return the options of a URL, such as a search path, with those of the stack after them."""
-    given = parse_dsn(url).get("options", "")
-    return f"{given} -c statement_timeout={statement_timeout_ms} -c timezone=UTC".lstrip()

@@ -31,6 +31,7 @@ NUMBER_OUT_OF_RANGE = "22003"
 READ_ONLY = "25006"
 SERIALIZATION_FAILURE = "40001"
 DEADLOCK = "40P01"
+LOCK_NOT_AVAILABLE = "55P03"
 # Connecting has no SQLSTATE in psycopg2; these are words of SQLSTATE 53300.
 _TOO_MANY = ("too many clients", "too many connections", "remaining connection slots")
 

@@ -17,8 +17,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Literal
 
-from psycopg2.extensions import connection
-
+from core.database.connector import ServerConnection
 from core.database.pooled_connection import (
     PooledConnection,
     cancel_statements,
@@ -49,7 +48,7 @@ class ConnectionPool:
 
     def __init__(
         self,
-        connect: Callable[[], connection],
+        connect: Callable[[], ServerConnection],
         *,
         limit: int,
         timeout_seconds: float,
@@ -94,7 +93,7 @@ class ConnectionPool:
 
     # -- checkout ---------------------------------------------------------------
 
-    def checkout(self, operation: str) -> connection:
+    def checkout(self, operation: str) -> ServerConnection:
         """Return a connection for this thread; give it back with `checkin`.
 
         Raises `PoolTimeout` after the checkout timeout, `PoolClosed` after `close`,
@@ -227,7 +226,7 @@ class ConnectionPool:
 
     # -- check-in -----------------------------------------------------------------
 
-    def checkin(self, raw: connection) -> None:
+    def checkin(self, raw: ServerConnection) -> None:
         """Take a connection back; one that is broken is closed and its place is passed on."""
         try:
             is_healthy = reset_connection(raw)
@@ -236,7 +235,7 @@ class ConnectionPool:
             raise
         self._take_back(raw, is_healthy=is_healthy)
 
-    def _take_back(self, raw: connection, *, is_healthy: bool) -> None:
+    def _take_back(self, raw: ServerConnection, *, is_healthy: bool) -> None:
         with self._lock:
             entry = self._used.pop(id(raw), None)
             if entry is None:

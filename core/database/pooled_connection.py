@@ -9,8 +9,9 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 
 import psycopg2
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
+from core.database.connector import ServerConnection
 from core.database.watch import sever
 from core.errors import EchoMarketsError
 
@@ -30,7 +31,7 @@ class PooledConnection:
 
     __slots__ = ("expires_at", "idle_since", "is_leak_known", "operation", "raw", "thread", "used_since")
 
-    def __init__(self, raw: connection, *, expires_at: float) -> None:
+    def __init__(self, raw: ServerConnection, *, expires_at: float) -> None:
         self.raw = raw
         self.expires_at = expires_at
         self.idle_since = 0.0
@@ -67,13 +68,14 @@ class PooledConnection:
             logger.debug("closing a connection failed", exc_info=True)
 
 
-def cancel_statements(entries: Sequence[PooledConnection], connect: Callable[[], connection]) -> None:
+def cancel_statements(entries: Sequence[PooledConnection], connect: Callable[[], ServerConnection]) -> None:
     """Ask the server to end what runs on these connections; when it does not listen, cut them.
 
     On a connection of its own and in a thread: psycopg2's cancel waits without a limit for a
-    server that hangs, and keeps every other thread waiting with it.
+    server that hangs, and keeps every other thread waiting with it. Behind a transaction pooler
+    they are cut alone: the process number that the pooler made up may be that of somebody else.
     """
-    pids = [entry.raw.info.backend_pid for entry in entries]
+    pids = [entry.raw.info.backend_pid for entry in entries if entry.raw.keeps_session]
 
     def cancel() -> None:
         try:
@@ -86,9 +88,10 @@ def cancel_statements(entries: Sequence[PooledConnection], connect: Callable[[],
         except (EchoMarketsError, psycopg2.Error):
             logger.debug("cancelling statements failed", exc_info=True)
 
-    thread = threading.Thread(target=cancel, name="cancel", daemon=True)
-    thread.start()
-    thread.join(CANCEL_SECONDS)
+    if pids:
+        thread = threading.Thread(target=cancel, name="cancel", daemon=True)
+        thread.start()
+        thread.join(CANCEL_SECONDS)
     for entry in entries:
         sever(entry.raw)
 
@@ -107,7 +110,7 @@ def describe_holders(entries: Collection[PooledConnection], now: float, *, openi
     return ", ".join(holders) or "nobody by now"
 
 
-def reset_connection(raw: connection) -> bool:
+def reset_connection(raw: ServerConnection) -> bool:
     """End what was left open on a connection; say whether it can be used again."""
     if raw.closed:
         return False

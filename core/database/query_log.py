@@ -13,6 +13,8 @@ from typing import Any, Literal
 import psycopg2
 from psycopg2.extensions import cursor
 
+from core.database.session_settings import PREFIX_END
+
 logger = logging.getLogger(__name__)
 
 Mode = Literal["slow", "all", "off"]
@@ -87,9 +89,10 @@ class QueryLog:
 def shorten(text: Any) -> str:
     """Return a statement on one line, only its head when it is long.
 
-    Bytes do not show: psycopg2's helpers put values into those.
+    Bytes do not show: psycopg2's helpers put values into those. Nor do the session settings in
+    front of it, which are the same for each.
     """
     if not isinstance(text, str):
         return f"({type(text).__name__})"
-    line = " ".join(text.split())
+    line = " ".join(text.rpartition(PREFIX_END)[2].split())
     return line if len(line) <= TEXT_LETTERS else f"{line[:TEXT_LETTERS]}…"

@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from core.database.bounded import BoundedConnection
+from core.database.bounded import BoundedConnection, make_connector
 from core.queries import operations
 from core.settings import Settings
 from exporter.collectors.lane import Collector, Lane
 from exporter.collectors.statements import StatementCounters
 
+CLIENT_NAME = "echo-markets-collector"
 # A statement of these takes milliseconds; what takes longer waits behind a lock or hangs.
 STATEMENT_SECONDS = 1.0
 # Two that scrape the same exporter cost the server once.
@@ -26,8 +27,11 @@ REPLICAS_SHOWN = 10
 def open_postgres_lane(settings: Settings, operation_names: Collection[str]) -> Lane[BoundedConnection]:
     """Return PostgreSQL's collectors on a connection of their own, which is opened when they run."""
     statements = StatementCounters(operation_names)
+    connector = make_connector(settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS)
     return Lane(
-        lambda: BoundedConnection(settings, "echo-markets-collector", limit_seconds=STATEMENT_SECONDS),
+        lambda: BoundedConnection(
+            settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS, connector=connector
+        ),
         [
             Collector("postgres_activity", collect_activity, BRIEF_SECONDS),
             Collector("postgres_transactions", collect_transactions, BRIEF_SECONDS),

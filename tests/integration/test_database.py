@@ -73,7 +73,7 @@ def test_options_of_the_url_are_kept(settings: Settings) -> None:
             [row] = database.execute_sql(
                 "SELECT current_setting('search_path'), current_setting('statement_timeout')"
             ).fetchall()
-        assert row == ("pg_catalog", "30s")
+        assert row == ("pg_catalog, pg_temp", "30s")
 
 
 def test_a_long_statement_is_cancelled(settings: Settings) -> None:

@@ -34,6 +34,7 @@ class StandInConnection:
         self.statements: list[tuple[object, ...]] = []
         self.is_dead = False
         self.interrupts = 0
+        self.keeps_session = True
         self.info = self
         self.transaction_status = TRANSACTION_STATUS_IDLE
 

@@ -1,0 +1,155 @@
+"""Opens connections to the server that a URL names, directly or through a pooler.
+
+Owns libpq's parameters, which servers are accepted, and how a connection gets its session
+settings. Holds no connection.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import psycopg2
+from psycopg2.extensions import connection, cursor
+
+from core.database.session_settings import (
+    OptionNotPossible,
+    SessionFacts,
+    SessionSettings,
+    parse_facts,
+)
+from core.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# A dead network is noticed after about 20 s instead of the kernel's 8 to 15 minutes.
+KEEPALIVES = {
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 20_000,
+}
+# The oldest that the tests run on.
+MINIMUM_SERVER = 150_000
+# PgBouncer's words, and those of Amazon's RDS Proxy.
+_OPTIONS_REFUSED = ("unsupported startup parameter", "command-line options")
+
+
+class ServerNotSupported(psycopg2.OperationalError):
+    """The server answers, and the stack cannot work with it."""
+
+
+class ServerConnection(connection):
+    """A psycopg2 connection that knows its server."""
+
+    facts: SessionFacts
+    unit_prefix: str = ""
+    """Stands before the first statement of each transaction; empty where the session keeps its settings."""
+
+    @property
+    def keeps_session(self) -> bool:
+        """Say whether what is set, prepared or created for the session is there for the next statement.
+
+        Not through a transaction pooler, where the next transaction may run in another session;
+        the process number that the connection knows is not the server's then either.
+        """
+        return self.facts.is_pinned
+
+
+class Connector:
+    """Opens connections of one URL; thread safe."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        application_name: str,
+        *,
+        url: str | None = None,
+        statement_timeout_ms: int | None = None,
+        lock_timeout_ms: int = 0,
+    ) -> None:
+        """Without a URL that of the settings, without a statement timeout the query timeout."""
+        self.url = url or settings.database_url.get_secret_value()
+        timeout_ms = settings.database_query_timeout if statement_timeout_ms is None else statement_timeout_ms
+        self._session = SessionSettings(
+            self.url, statement_timeout_ms=timeout_ms, lock_timeout_ms=lock_timeout_ms
+        )
+        self._application_name = application_name
+        # libpq counts whole seconds and takes less than 2 for 2
+        self._connect_timeout = max(2, round(settings.database_connect_timeout / 1000))
+        self._sends_options = True
+
+    def open(self, *, cursor_factory: type[cursor] | None = None) -> ServerConnection:
+        """Open a connection that commits each statement; raises `psycopg2.Error`."""
+        raw = self.with_options(
+            lambda parameters: psycopg2.connect(
+                self.url,
+                connection_factory=ServerConnection,
+                cursor_factory=cursor_factory,
+                **parameters,
+            )
+        )
+        try:
+            raw.autocommit = True
+            with raw.cursor() as probe:
+
+                def ask(statement: str) -> tuple[Any, ...]:
+                    probe.execute(statement)
+                    return probe.fetchone() or ()
+
+                self.introduce(raw, ask)
+        except BaseException:
+            raw.close()
+            raise
+        return raw
+
+    def with_options(self, connect: Callable[[dict[str, Any]], ServerConnection]) -> ServerConnection:
+        """Call `connect` with libpq's parameters, without start-up options where a pooler refuses them."""
+        if self._sends_options:
+            try:
+                return connect(self._build_parameters(self._session.start_up_options))
+            except psycopg2.OperationalError as error:
+                if not any(words in str(error) for words in _OPTIONS_REFUSED):
+                    raise
+            self._stop_sending_options("refuses")
+        # empty and not absent: PGOPTIONS would take its place
+        return connect(self._build_parameters(""))
+
+    def introduce(self, raw: ServerConnection, ask: Callable[[str], tuple[Any, ...]]) -> None:
+        """Let a new connection know its server; `ask` runs a statement and returns its row.
+
+        Raises `ServerNotSupported`.
+        """
+        version = raw.server_version
+        if version < MINIMUM_SERVER:
+            raise ServerNotSupported(
+                f"PostgreSQL {version // 10_000}.{version % 10_000} is too old;"
+                f" {MINIMUM_SERVER // 10_000} or newer is needed"
+            )
+        facts = parse_facts(ask(self._session.build_probe(has_options=self._sends_options)))
+        try:
+            if self._sends_options and not facts.is_pinned:
+                self._stop_sending_options("drops")
+                facts = parse_facts(ask(self._session.build_probe(has_options=False)))
+            raw.facts = facts
+            if not facts.is_pinned:
+                raw.unit_prefix = self._session.build_prefix(facts, server_version=version)
+        except OptionNotPossible as error:
+            raise ServerNotSupported(
+                f"a pooler refuses start-up options, and {error} in the options of DATABASE_URL cannot"
+                " be set later; write it as -c name=value"
+            ) from None
+
+    def _stop_sending_options(self, verb: str) -> None:
+        self._sends_options = False
+        logger.info("a pooler %s start-up options; each transaction gets its settings", verb)
+
+    def _build_parameters(self, options: str) -> dict[str, Any]:
+        """Return libpq's parameters beside the URL, which go before those of the environment."""
+        return {
+            "application_name": self._application_name,
+            "client_encoding": "UTF8",
+            "connect_timeout": self._connect_timeout,
+            "options": options,
+            **KEEPALIVES,
+        }

@@ -1,0 +1,193 @@
+"""The session settings that every statement runs with, whatever the server's defaults are.
+
+Owns their names and values, and the three forms in which a connection gets them: start-up
+options, the statement that asks a new connection what it has, and a prefix for each unit of
+work where a session does not keep its settings. Opens no connection.
+
+A transaction pooler hands a server session to one client for one transaction. It refuses
+start-up options (PgBouncer's default) or drops them (`ignore_startup_parameters = options`), and
+what is set for a session stays behind for the next client. Settings are local to each
+transaction there.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from psycopg2.extensions import parse_dsn
+
+# A custom parameter: a session that has it got our start-up options, and is not shared.
+MARK, MARKED = "echo_markets.session", "pinned"
+# Without these, an answer or an error would depend on a default of the server or the role.
+PINNED: Mapping[str, str] = {
+    "TimeZone": "UTC",
+    "DateStyle": "ISO",
+    "IntervalStyle": "postgres",
+    "default_transaction_isolation": "read committed",
+    "standard_conforming_strings": "on",
+}
+# Ends the prefix of a unit of work, so that a log can leave it out.
+PREFIX_END = "/* session */ "
+# The server ends a statement this soon after its client has gone.
+CLIENT_CHECK_MS = 1_000
+# The parameter exists since then, and works where the kernel tells of a closed socket.
+CLIENT_CHECK_VERSION = 140_000
+
+
+class SessionFacts(NamedTuple):
+    """What a new connection said of its server."""
+
+    is_pinned: bool
+    """The session has the settings and keeps them: no transaction pooler stands between."""
+    schema: str | None
+    """The current schema, the only one that names are resolved in."""
+    search_path: str
+    """As it was before names were pinned to that schema."""
+    user: str
+    database: str
+    encoding: str
+    is_standby: bool
+    is_read_only: bool
+    is_linux: bool
+
+
+class OptionNotPossible(ValueError):
+    """An option of the URL can only be given at the start of a session."""
+
+
+class SessionSettings:
+    """The settings of one URL; a timeout of 0 is none.
+
+    `lock_timeout_ms` is none by default: a statement that waits for a lock is bounded all the same.
+    """
+
+    def __init__(self, url: str, *, statement_timeout_ms: int, lock_timeout_ms: int = 0) -> None:
+        self._given = parse_dsn(url).get("options", "")
+        self._pinned = {
+            **PINNED,
+            "statement_timeout": str(statement_timeout_ms),
+            "lock_timeout": str(lock_timeout_ms),
+        }
+
+    @property
+    def start_up_options(self) -> str:
+        """The `options` of libpq: those of the URL, then ours, which win."""
+        ours = {**self._pinned, MARK: MARKED}
+        settings = (f"-c {name}={_escape_option(value)}" for name, value in ours.items())
+        return " ".join([self._given, *settings]).lstrip()
+
+    def build_probe(self, *, has_options: bool) -> str:
+        """Return the statement whose row `parse_facts` takes; one round trip.
+
+        Where the session is ours alone, it also sets what start-up options cannot: the schema,
+        and what the environment (`PGTZ`, `PGDATESTYLE`) gave libpq, which the server puts above
+        options.
+        """
+        pins = ", ".join(f"({_quote(name)}, {_quote(value)})" for name, value in self._pinned.items())
+        given = "" if has_options else "".join(self._list_given())
+        return f"""{given}
+            WITH session AS MATERIALIZED (
+                SELECT COALESCE(current_setting({_quote(MARK)}, true) = {_quote(MARKED)}, false) AS is_pinned,
+                       current_schema(), current_setting('search_path'), current_user,
+                       current_database(),
+                       current_setting('server_encoding'), pg_is_in_recovery(),
+                       current_setting('transaction_read_only') = 'on', version() LIKE '%linux%'
+            )
+            SELECT session.*, (
+                SELECT count(set_config(name, value, false)) FROM (VALUES
+                    {pins}, ('search_path', quote_ident(current_schema) || ', pg_temp')
+                ) AS pins (name, value) WHERE is_pinned AND value IS NOT NULL
+            ) FROM session"""
+
+    def build_prefix(self, facts: SessionFacts, *, server_version: int) -> str:
+        """Return the statements that give one transaction its settings.
+
+        They take no round trip of their own: they stand in the message of its first statement.
+        """
+        local = dict(self._pinned)
+        isolation = local.pop("default_transaction_isolation")
+        if facts.is_linux and server_version >= CLIENT_CHECK_VERSION:
+            # a pooler knows no process number that could be cancelled
+            local["client_connection_check_interval"] = str(CLIENT_CHECK_MS)
+        statements = [
+            # has to be the first
+            f"SET TRANSACTION ISOLATION LEVEL {isolation.upper()};",
+            *self._list_given(frozenset() if facts.schema is None else frozenset({"search_path"})),
+            *(f"SET LOCAL {name} = {_quote(value)};" for name, value in local.items()),
+        ]
+        if facts.schema is not None:
+            # otherwise last on the path: a temporary table that a client left behind comes after ours
+            statements.append(f"SET LOCAL search_path = {_quote(facts.schema)}, pg_temp;")
+        return f"{' '.join(statements)} {PREFIX_END}"
+
+    def _list_given(self, left_out: frozenset[str] = frozenset()) -> Iterator[str]:
+        pinned = {name.lower() for name in self._pinned} | left_out
+        for name, value in parse_options(self._given):
+            if name.lower() not in pinned:
+                yield f"SELECT set_config({_quote(name)}, {_quote(value)}, true);"
+
+
+def parse_facts(row: tuple[Any, ...]) -> SessionFacts:
+    """Return what the row of a probe says."""
+    return SessionFacts(*row[:-1])
+
+
+def parse_options(options: str) -> Iterator[tuple[str, str]]:
+    """Yield the settings in libpq's `options`: `-c name=value`, `-cname=value`, `--name=value`.
+
+    Raises `OptionNotPossible` at anything else, which has no name that could be set later.
+    """
+    words = _split_options(options)
+    for word in words:
+        if word == "-c":
+            setting = next(words, "")
+        elif word.startswith(("--", "-c")):
+            setting = word[2:]
+        else:
+            raise OptionNotPossible(word)
+        name, sign, value = setting.partition("=")
+        if not sign:
+            raise OptionNotPossible(word)
+        yield name.replace("-", "_"), value
+
+
+def find_missing_schema(facts: SessionFacts) -> str | None:
+    """Return the schema that a search path names before the current one, but for that of the role."""
+    for name in _list_names(facts.search_path):
+        if name == facts.schema or (name == "$user" and facts.user == facts.schema):
+            return None
+        if name not in {"$user", "pg_temp"}:
+            return name
+    return None
+
+
+def _list_names(search_path: str) -> Iterator[str]:
+    """Yield the names of a list of identifiers, of which some are quoted."""
+    for quoted, plain in re.findall(r'"((?:[^"]|"")*)"|([^\s,"]+)', search_path):
+        yield quoted.replace('""', '"') or plain.lower()
+
+
+def _split_options(options: str) -> Iterator[str]:
+    """Split as the server does: at blanks, a backslash keeps the next character as it is."""
+    word, is_word, letters = "", False, iter(options)
+    for letter in letters:
+        if letter.isspace():
+            if is_word:
+                yield word
+            word, is_word = "", False
+        else:
+            word, is_word = word + (next(letters, "") if letter == "\\" else letter), True
+    if is_word:
+        yield word
+
+
+def _escape_option(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+
+
+def _quote(value: str) -> str:
+    """Return a string constant without a percent sign, which the driver would take for a placeholder."""
+    quoted = value.replace("'", "''")
+    if "\\" in quoted or "%" in quoted:
+        return "E'" + quoted.replace("\\", "\\\\").replace("%", "\\x25") + "'"
+    return f"'{quoted}'"

@@ -1,0 +1,224 @@
+"""What every connection has, whatever the server, the role, the URL and the environment say."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg2
+import pytest
+from pydantic import SecretStr
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.database import connector as connectors
+from core.database.bounded import BoundedConnection
+from core.database.connector import Connector
+from core.errors import DatabaseUnavailable, MigrationFailed
+from core.local.servers import PostgresServer
+from core.migration import Migrator
+from tests.conftest import Execute, administered
+
+SHOW = """SELECT current_setting('TimeZone'), split_part(current_setting('DateStyle'), ',', 1),
+    current_setting('IntervalStyle'), current_setting('transaction_isolation'),
+    current_setting('standard_conforming_strings'), current_setting('lock_timeout'),
+    current_setting('client_encoding'), current_setting('search_path'), now()"""
+PINNED = ("UTC", "ISO", "postgres", "read committed", "on", "0", "UTF8", "public, pg_temp")
+DEFAULTS = {
+    "timezone": "'America/St_Johns'",
+    "datestyle": "'German'",
+    "intervalstyle": "'iso_8601'",
+    "default_transaction_isolation": "'serializable'",
+    "default_transaction_deferrable": "on",
+    "standard_conforming_strings": "off",
+    "lock_timeout": "'1ms'",
+    "row_security": "off",
+    "search_path": "public, pg_catalog",
+}
+ENVIRONMENT = {
+    "PGTZ": "Asia/Tokyo",
+    "PGDATESTYLE": "German",
+    "PGCLIENTENCODING": "LATIN1",
+    "PGOPTIONS": "-c timezone=CET -c default_transaction_isolation=serializable -c search_path=pg_catalog",
+    "PGAPPNAME": "somebody else",
+    "PGCONNECT_TIMEOUT": "1",
+}
+
+
+@contextlib.contextmanager
+def by_pool(settings: Settings) -> Iterator[Callable[[str], Any]]:
+    """Ask on a connection of the pool, outside of a transaction."""
+    with open_service(settings) as service, service._database.session("probe") as database:
+        yield lambda statement: database.execute_sql(statement).fetchone()
+
+
+@contextlib.contextmanager
+def by_transaction(settings: Settings) -> Iterator[Callable[[str], Any]]:
+    """Ask on a connection of the pool, in a transaction."""
+    with open_service(settings) as service, service._database.transaction_of("probe") as database:
+        yield lambda statement: database.execute_sql(statement).fetchone()
+
+
+@contextlib.contextmanager
+def by_bounded(settings: Settings) -> Iterator[Callable[[str], Any]]:
+    """Ask as health checks and collectors do."""
+    with contextlib.closing(BoundedConnection(settings, "probe", limit_seconds=5)) as connection:
+        yield lambda statement: connection.execute_sql(statement).fetchone()
+
+
+@contextlib.contextmanager
+def by_migrator(settings: Settings) -> Iterator[Callable[[str], Any]]:
+    """Ask as migrations do."""
+    with Migrator(settings)._connected() as database, database.atomic():
+        changed = database.execute_sql("SELECT set_config('lock_timeout', '0', true)").fetchone()
+        assert changed == ("0",)
+        yield lambda statement: database.execute_sql(statement).fetchone()
+
+
+ASKING = {"pool": by_pool, "transaction": by_transaction, "bounded": by_bounded, "migrator": by_migrator}
+
+
+@pytest.fixture
+def odd_defaults(postgres_server: PostgresServer, settings: Settings) -> Settings:
+    """A database whose defaults would change answers."""
+    name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
+    with administered(postgres_server) as execute:
+        for setting, value in DEFAULTS.items():
+            execute(f"ALTER DATABASE {name} SET {setting} = {value}")
+    return settings.model_copy(update={"enable_redis_cache": False})
+
+
+@pytest.mark.parametrize("sends_options", [True, False], ids=["direct", "pooled"])
+@pytest.mark.parametrize("ask", ASKING.values(), ids=ASKING.keys())
+def test_settings_do_not_depend_on_server_role_or_environment(
+    odd_defaults: Settings, monkeypatch: pytest.MonkeyPatch, ask: Any, *, sends_options: bool
+) -> None:
+    """Zone, style, isolation, encoding and schema are the same on each kind of connection."""
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    build = Connector.__init__
+
+    def without_options(connector: Connector, *arguments: Any, **options: Any) -> None:
+        build(connector, *arguments, **options)
+        connector._sends_options = sends_options
+
+    monkeypatch.setattr(Connector, "__init__", without_options)
+    with ask(odd_defaults) as run:
+        *settings, now = run(SHOW)
+        name = run("SELECT current_setting('application_name')")[0]
+    assert tuple(settings) == PINNED
+    assert now.utcoffset() == datetime.now(UTC).utcoffset()
+    assert name != "somebody else"
+
+
+def test_nothing_stays_behind_in_a_session_that_is_shared(odd_defaults: Settings) -> None:
+    """Without start-up options, what a statement was given is gone after it."""
+    connector = Connector(odd_defaults, "probe")
+    connector._sends_options = False
+    with contextlib.closing(connector.open()) as raw, raw.cursor() as cursor:
+        assert not raw.keeps_session
+        before = SHOW.replace(", now()", "")
+        cursor.execute(before)
+        defaults = cursor.fetchone()
+        cursor.execute(raw.unit_prefix + before)
+        assert cursor.fetchone() == PINNED
+        cursor.execute(before)
+        assert cursor.fetchone() == defaults
+        assert defaults is not None
+        assert defaults[0] == "America/St_Johns"
+
+
+def test_another_clients_settings_are_not_taken_for_ours(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session with the right values that did not get our options may be shared all the same."""
+    monkeypatch.setattr(
+        Connector,
+        "_build_parameters",
+        lambda *_: {"options": "-c timezone=UTC -c statement_timeout=30s"},
+    )
+    with contextlib.closing(Connector(settings, "probe").open()) as raw:
+        assert not raw.keeps_session
+
+
+def test_a_new_connection_costs_one_question(settings: Settings, execute: Execute) -> None:
+    """And statements on a server without a pooler carry nothing more."""
+    with open_service(settings) as service:
+        asked: list[str] = []
+        service._database.query_hooks.append(lambda event: asked.append(event.sql))
+        with service._database.session("probe") as database:
+            database.execute_sql("SELECT 1")
+        assert asked == ["SELECT 1 /* op=probe */"]
+
+
+def test_an_old_server_is_refused_in_one_line(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By migrate, by the pool and by the health check."""
+    monkeypatch.setattr(connectors, "MINIMUM_SERVER", 990_000)
+    with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
+        for call in (Migrator(settings).up, lambda: service.search_users("a")):
+            with pytest.raises(
+                DatabaseUnavailable, match=r"PostgreSQL 1\d\.\d+ is too old; 99 or newer"
+            ) as error:
+                call()
+            assert "\n" not in str(error.value)
+        assert service.health().database == "unhealthy"
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_is_not_utf8_is_refused(
+    postgres_server: PostgresServer, settings: Settings, encoding: str
+) -> None:
+    """One line that says what to do, and no table."""
+    name = f"encoding_{encoding.lower()}"
+    with administered(postgres_server) as execute:
+        execute(
+            f"CREATE DATABASE {name} ENCODING '{encoding}' LOCALE_PROVIDER libc LOCALE 'C' TEMPLATE template0"
+        )
+        try:
+            url = SecretStr(postgres_server.url(name))
+            migrator = Migrator(settings.model_copy(update={"database_url": url}))
+            with pytest.raises(
+                MigrationFailed, match=f"has the encoding {encoding}.*ENCODING 'UTF8'"
+            ) as error:
+                migrator.up()
+            assert "\n" not in str(error.value)
+            assert all(row.applied_at is None for row in migrator.status())
+        finally:
+            execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_letters_of_every_alphabet_pass_a_latin_environment(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PGCLIENTENCODING is for psql."""
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    with open_service(settings) as service:
+        user = service.create_user(username="ΣΊΣΥΦΟΣ", name="名前 🎲")
+        assert service.get_user_by_username("ΣΊΣΥΦΟΣ") == user
+
+
+def test_a_standby_or_a_read_only_database_is_not_migrated(
+    postgres_server: PostgresServer, empty_database_url: str
+) -> None:
+    """The line names what makes it read-only."""
+    name = empty_database_url.rsplit("/", 1)[1]
+    with administered(postgres_server) as execute:
+        execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with pytest.raises(MigrationFailed, match="default_transaction_read_only is on"):
+        Migrator(Settings(database_url=SecretStr(empty_database_url))).up()
+
+
+def test_a_connection_that_cannot_be_introduced_is_closed(
+    service: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failing probe leaves no session behind, and the pool has its place again."""
+    opened: list[Any] = []
+
+    def fail(_: Connector, raw: Any, __: Any) -> None:
+        opened.append(raw)
+        raise psycopg2.OperationalError("interrupted")
+
+    monkeypatch.setattr(Connector, "introduce", fail)
+    with pytest.raises(DatabaseUnavailable, match="interrupted"):
+        service.count_active_players(datetime(2026, 1, 1, tzinfo=UTC))
+    assert [raw.closed for raw in opened] == [1]
+    assert service.pool_stats().pool_size == 0

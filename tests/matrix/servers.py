@@ -1,0 +1,157 @@
+"""Debian's PostgreSQL and PgBouncer for the length of a `with` block.
+
+Owns where the programs are, their configuration and their command lines. Both refuse to run as
+root, so they run as the account of the embedded servers.
+"""
+
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from core.local.account import own, server_account, server_environment
+from core.local.ports import LOOPBACK
+from core.local.servers import PostgresServer, _Plan, _serve
+from tests.conftest import FAST
+
+PASSWORD = "debian"
+PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
+
+
+def find_debian_postgres() -> Path | None:
+    """Return the programs of the newest PostgreSQL that Debian installed."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[4]))
+    return found[-1].parent if found else None
+
+
+def require_pgbouncer() -> str:
+    """Return the program; skip the test without it."""
+    if PGBOUNCER is None:
+        pytest.skip("pgbouncer is not installed (Debian package pgbouncer)")
+    return PGBOUNCER
+
+
+def require_debian_postgres() -> Path:
+    """Return the programs; skip the test without them."""
+    programs = find_debian_postgres()
+    if programs is None:
+        pytest.skip("no PostgreSQL of Debian is installed (package postgresql)")
+    return programs
+
+
+@contextmanager
+def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
+    """Serve Debian's PostgreSQL from a new cluster in `directory`."""
+    programs, account, data = require_debian_postgres(), server_account(), directory / "data"
+    own(directory, account, mode=0o700)
+    identity: dict[str, Any] = {
+        "user": account and account.uid,
+        "group": account and account.gid,
+        "extra_groups": account and [],
+        "env": server_environment(),
+        "cwd": directory,
+    }
+    password = directory / "password"
+    password.write_text(PASSWORD, encoding="utf-8")
+    own(password, account, mode=0o600)
+    subprocess.run(
+        [
+            programs / "initdb",
+            f"--pgdata={data}",
+            "--username=postgres",
+            f"--pwfile={password}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            "--no-sync",
+        ],
+        check=True,
+        capture_output=True,
+        **identity,
+    )
+    settings = {"listen_addresses": LOOPBACK, "unix_socket_directories": "", **FAST}
+    arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+
+    def answers(port: int) -> bool:
+        try:
+            psycopg2.connect(PostgresServer(port, 0, PASSWORD).url(), connect_timeout=2).close()
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    plan = _Plan(
+        name="Debian's PostgreSQL",
+        command=lambda port: [
+            str(programs / "postgres"), "-D", str(data), *arguments, "-c", f"port={port}"
+        ],
+        answers=answers,
+        account=account,
+        log=directory / "postgres.log",
+        stop_signal=signal.SIGINT,
+    )  # fmt: skip  # a command line reads better on one line
+    with _serve(plan, None) as (port, pid):
+        yield PostgresServer(port=port, pid=pid, password=PASSWORD)
+
+
+@contextmanager
+def run_pgbouncer(
+    directory: Path, server: PostgresServer, accounts: Mapping[str, str], **options: str
+) -> Iterator[int]:
+    """Pool connections to a server on a free port, which is yielded; `accounts` are roles and passwords."""
+    program, account = require_pgbouncer(), server_account()
+    own(directory, account, mode=0o700)
+    users = directory / "users.txt"
+    users.write_text(
+        "".join(f'"{name}" "{password}"\n' for name, password in accounts.items()), encoding="utf-8"
+    )
+
+    def write_configuration(port: int) -> list[str]:
+        settings = {
+            "listen_addr": LOOPBACK,
+            "listen_port": str(port),
+            "unix_socket_dir": "",
+            "auth_type": "scram-sha-256",
+            "auth_file": str(users),
+            "pool_mode": "transaction",
+            "admin_users": "admin",
+            **options,
+        }
+        configuration = directory / "pgbouncer.ini"
+        lines = [
+            "[databases]",
+            f"* = host={LOOPBACK} port={server.port}",
+            "[pgbouncer]",
+            *(f"{name} = {value}" for name, value in settings.items()),
+        ]
+        configuration.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        for path in (users, configuration):
+            own(path, account, mode=0o600)
+        return [program, str(configuration)]
+
+    def answers(port: int) -> bool:
+        try:
+            psycopg2.connect(
+                host=LOOPBACK, port=port, dbname="postgres", user=server_user, password=server_password,
+                connect_timeout=2, options="",
+            ).close()  # fmt: skip  # one call
+        except psycopg2.OperationalError:
+            return False
+        return True
+
+    server_user, server_password = next(iter(accounts.items()))
+    plan = _Plan(
+        name="PgBouncer",
+        command=write_configuration,
+        answers=answers,
+        account=account,
+        log=directory / "pgbouncer.log",
+        stop_signal=signal.SIGINT,
+    )
+    with _serve(plan, None) as (port, _):
+        yield port
