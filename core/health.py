@@ -5,6 +5,7 @@ second, on a connection of its own: an exhausted pool is reported, not waited fo
 Reads only; no text of an error leaves this module, because it may name an address.
 """
 
+import contextlib
 import logging
 import threading
 import time
@@ -14,7 +15,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import datetime
 from typing import Generic, NamedTuple, TypeVar
 
-from core.cache.shared import connect_redis
+from core.cache.shared import wires_to_redis
 from core.database.bounded import BoundedConnection, make_connector
 from core.migration import MIGRATIONS_DIR, MigrationCount, count_migrations
 from core.pools import add_up_pools
@@ -59,7 +60,7 @@ class HealthEvaluator:
         self._clock = clock
         self._monotonic = monotonic
         self._connector = make_connector(settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS)
-        self._redis = connect_redis(settings, CLIENT_NAME) if settings.enable_redis_cache else None
+        self._make_wire = wires_to_redis(settings, CLIENT_NAME) if settings.enable_redis_cache else None
         self._database_check = _Check("database", self._count_migrations)
         self._redis_check = _Check("redis", self._ping_redis)
         self._evaluating = threading.Lock()
@@ -89,17 +90,13 @@ class HealthEvaluator:
             if is_mine:
                 self._evaluating.release()
 
-    def close(self) -> None:
-        """Close what the checks keep open; one that still runs ends within its own second."""
-        if self._redis is not None:
-            self._redis.close()
-
     def _run(self, deadline: float, timestamp: datetime) -> Health:
         self._database_check.start()
-        if self._redis is not None:
+        if self._make_wire is not None:
             self._redis_check.start()
         migrations, database_seconds = self._database_check.result(deadline)
-        answered, redis_seconds = (None, 0.0) if self._redis is None else self._redis_check.result(deadline)
+        is_enabled = self._make_wire is not None
+        answered, redis_seconds = self._redis_check.result(deadline) if is_enabled else (None, 0.0)
         pool = add_up_pools(self._list_pools())
         return Health(
             status=self._overall(migrations, answered=answered, pool=pool),
@@ -108,14 +105,14 @@ class HealthEvaluator:
             database_seconds=database_seconds,
             migrations_pending=migrations and migrations.pending,
             migrations_applied=migrations and migrations.applied,
-            redis="disabled" if self._redis is None else "healthy" if answered else "unhealthy",
-            redis_enabled=self._redis is not None,
+            redis="disabled" if not is_enabled else "healthy" if answered else "unhealthy",
+            redis_enabled=is_enabled,
             redis_seconds=redis_seconds,
             pool=pool,
         )
 
     def _overall(self, migrations: MigrationCount | None, *, answered: bool | None, pool: PoolUse) -> str:
-        is_redis_down = self._redis is not None and not answered
+        is_redis_down = self._make_wire is not None and not answered
         if migrations is None or (is_redis_down and self._settings.health_require_redis):
             return "unhealthy"
         return "degraded" if migrations.pending or is_redis_down or pool.is_exhausted else "healthy"
@@ -131,7 +128,11 @@ class HealthEvaluator:
             connection.close()
 
     def _ping_redis(self) -> bool:
-        return self._redis is not None and bool(self._redis.ping())
+        """Connect and ask, for the same reason."""
+        if self._make_wire is None:
+            return False
+        with contextlib.closing(self._make_wire()) as wire:
+            return bool(wire.ask("PING") == b"PONG")
 
 
 class _Check(Generic[T]):

@@ -19,6 +19,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from core.errors import SettingsError
+from core.redis_url import RedisAddress, RedisUrlError, parse_redis_url
 
 STACK_ENV_FILE = Path(".local/stack.env")
 
@@ -29,7 +30,8 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 def redact(text: str) -> str:
     """Return `text` with every password in it replaced, safe to print or log."""
     text = re.sub(r"(://[^:/?#@]*):.*@", r"\1:***@", text)
-    return re.sub(r"(?i)(password=)[^&\s]*", r"\1***", text)
+    # a misspelt parameter may hold a password as well
+    return re.sub(r"(?i)((?:pass(?!file)\w*|pwd|secret|token)=)[^&\s]*", r"\1***", text)
 
 
 def _check_database_url(value: SecretStr) -> SecretStr:
@@ -48,12 +50,7 @@ def _check_database_url(value: SecretStr) -> SecretStr:
 
 
 def _check_redis_url(value: SecretStr) -> SecretStr:
-    parts = urlsplit(value.get_secret_value())
-    if parts.scheme not in {"redis", "rediss", "unix"} or not (parts.hostname or parts.path):
-        raise ValueError("scheme")
-    _ = parts.port  # raises ValueError when it is not a port
-    if parts.scheme != "unix" and parts.path.strip("/") and not parts.path.strip("/").isdigit():
-        raise ValueError("database number")
+    parse_redis_url(value.get_secret_value())
     return value
 
 
@@ -133,7 +130,9 @@ class EnvironmentSettings(BaseSettings):
         shown = (
             "(hidden)" if is_opaque or field.endswith(("password", "secret")) else repr(redact(str(value)))
         )
-        return f"{name} is {shown}, which is not allowed; set it to {allowed}"
+        cause = item.get("ctx", {}).get("error")
+        reason = f": {cause}" if isinstance(cause, RedisUrlError) else ""
+        return f"{name} is {shown}, which is not allowed{reason}; set it to {allowed}"
 
 
 class Settings(EnvironmentSettings):
@@ -161,11 +160,11 @@ class Settings(EnvironmentSettings):
     )
     redis_url: RedisUrl = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
-        description="redis://HOST:PORT/NUMBER, rediss://HOST:PORT/NUMBER or unix:///PATH",
+        description="redis://HOST:PORT/DATABASE, rediss://HOST:PORT/DATABASE or unix:///PATH",
     )
     redis_password: SecretStr | None = Field(default=None, description="any text")
-    redis_key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{0,64}$")] = Field(
-        default="", description="up to 64 letters, digits, '_', '.', ':' and '-'"
+    redis_key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:{}-]{0,64}$")] = Field(
+        default="", description="up to 64 letters, digits, '_', '.', ':', '-', '{' and '}'"
     )
     redis_timeout: Annotated[int, Field(ge=10, le=10_000)] = Field(
         default=250, description="whole milliseconds from 10 to 10000"
@@ -221,6 +220,17 @@ class Settings(EnvironmentSettings):
     simulator_interval: Annotated[int, Field(ge=100, le=3_600_000)] = Field(
         default=2_000, description="whole milliseconds from 100 to 3600000"
     )
+
+    def read_redis_address(self) -> RedisAddress:
+        """Return where Redis is and how to sign in; REDIS_PASSWORD counts when REDIS_URL has none.
+
+        Raises `SettingsError`, for settings that were not validated.
+        """
+        password = self.redis_password.get_secret_value() if self.redis_password else None
+        try:
+            return parse_redis_url(self.redis_url.get_secret_value(), password=password)
+        except RedisUrlError as error:
+            raise SettingsError(f"REDIS_URL is not allowed: {error}") from error
 
     def find_exporter_url(self) -> str:
         """Return where this process reaches the exporter: EXPORTER_URL, or what it listens on."""

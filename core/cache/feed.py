@@ -69,12 +69,12 @@ class InvalidationFeed:
                 self._listen(wire)
             except Exception as error:  # the edge of a loop; an answer that is no protocol raises anything
                 if not self._has_failed:
-                    logger.info("the near cache is shut, its feed ended: %s", type(error).__name__)
+                    logger.info("the near cache is shut, its feed ended: %s", error)
                 self._has_failed = True
             finally:
                 self._near.shut()
                 if wire is not None:
-                    wire.disconnect()
+                    wire.close()
             self._stopping.wait(RECONNECT_SECONDS)
 
     def _subscribe(self, wire: Wire) -> None:

@@ -1,8 +1,6 @@
 """Exchanges of commands for their replies with Redis.
 
-Owns the idle connections and the loaded scripts. redis-py's client around a connection costs
-as much again as the exchange itself, which is most of a warm read. Never retries and
-translates no error.
+Owns the idle connections and the loaded scripts. Never retries and translates no error.
 """
 
 import hashlib
@@ -13,7 +11,7 @@ from typing import Any
 
 import redis
 
-from core.cache.wire import Wire, pack
+from core.cache.wire import ErrorReply, Wire, pack
 
 # What is spelled is sent from here on, so that the server works on it while the rest is spelled.
 SEND_BYTES = 16_384
@@ -40,14 +38,14 @@ class Sent:
         """Leave the reply unread, unless it has been read; the script runs all the same."""
         if self.is_open:
             self.is_open = False
-            self.wire.disconnect()
+            self.wire.close()
 
 
 class Link:
     """Connections of one process; thread safe, and safe after a fork."""
 
-    def __init__(self, client: redis.Redis) -> None:
-        self._pool: Any = client.connection_pool
+    def __init__(self, make_wire: Callable[[], Wire]) -> None:
+        self._make_wire = make_wire
         # what was used last is taken first, so that a burst's connections are left alone
         self._idle: deque[Wire] = deque()
         self._pid = os.getpid()
@@ -124,14 +122,14 @@ class Link:
 
     def _settle(self, script: Script, keys: Keys, arguments: Sequence[Any], reply: Any) -> Any:
         self._note_unknown(reply)
-        if isinstance(reply, redis.exceptions.NoScriptError):
+        if _is_unknown(reply):
             reply = self.ask("EVAL", script.text, len(keys), *keys, *arguments)
         _raise_error(reply)
         self._known.add(script.sha)
         return reply
 
     def _note_unknown(self, reply: Any) -> None:
-        if isinstance(reply, redis.exceptions.NoScriptError):
+        if _is_unknown(reply):
             # somebody flushed them, all at once
             self._known.clear()
 
@@ -161,8 +159,11 @@ class Link:
 
     def _take(self) -> Wire:
         if self._pid != os.getpid():
-            # the parent's sockets: neither to be used nor to be closed for it
-            self._idle, self._pid = deque(), os.getpid()
+            # the parent goes on using its sockets; closing this process' copies of them says nothing
+            # to the server
+            parents, self._idle, self._pid = self._idle, deque(), os.getpid()
+            for wire in parents:
+                wire.close()
         while self._idle:
             try:
                 wire = self._idle.pop()
@@ -173,18 +174,17 @@ class Link:
             wire.fail(redis.ConnectionError("redis hung up"))
         # perhaps to a server that was restarted
         self._known.clear()
-        return self.open()
-
-    def open(self) -> Wire:
-        """Make a connection that is nobody else's; it connects when it is first used."""
-        # past the pool's make_connection, which counts up to a limit and never down again
-        return Wire(self._pool.connection_class(**self._pool.connection_kwargs))
+        return self._make_wire()
 
     def close(self) -> None:
         """Close the idle connections, once what was sent on them has been answered."""
         while self._idle:
             # closed before the answer comes, the command might not arrive
             self._idle.pop().finish()
+
+
+def _is_unknown(reply: Any) -> bool:
+    return isinstance(reply, ErrorReply) and reply.code == "NOSCRIPT"
 
 
 def _pack_run(script: Script, keys: Keys, arguments: Sequence[Any]) -> bytes:

@@ -7,13 +7,10 @@ short timeout; nothing else leaves this module. Knows keys and bytes, no values.
 
 import logging
 from collections.abc import Callable, Sequence
-from itertools import islice
+from functools import partial
 from typing import Any, TypeVar
 
 import redis
-from redis.backoff import NoBackoff
-from redis.maint_notifications import MaintNotificationsConfig
-from redis.retry import Retry
 
 from core.cache.breaker import CircuitBreaker
 from core.cache.claims import NO_FENCE, NO_TOKEN, Fence, Lease, build_request, read_lease
@@ -24,6 +21,7 @@ from core.cache.keys import FAMILIES
 from core.cache.link import Link, Script, Sent
 from core.cache.near import NearTier
 from core.cache.scripts import FENCE, FILL, LEASE, RELEASE
+from core.cache.wire import Wire
 from core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -55,8 +53,8 @@ class SharedTier:
 
     def __init__(self, settings: Settings, *, client_name: str, breaker: CircuitBreaker) -> None:
         self._prefix = settings.redis_key_prefix
-        self._redis = connect_redis(settings, client_name)
-        self._link = Link(self._redis)
+        self._make_wire = wires_to_redis(settings, client_name)
+        self._link = Link(self._make_wire)
         self._breaker = breaker
         self._fence_milliseconds = settings.database_query_timeout + FENCE_MARGIN_MILLISECONDS
         self._debts = Debts(release=self._release_keys, release_all=self._release_all, pay=self._pay)
@@ -177,13 +175,12 @@ class SharedTier:
 
     def make_feed(self, near: NearTier) -> InvalidationFeed:
         """Return the feed that keeps `near` coherent with this Redis."""
-        return InvalidationFeed(self._link.open, near, prefix=self._prefix, families=FAMILIES)
+        return InvalidationFeed(self._make_wire, near, prefix=self._prefix, families=FAMILIES)
 
     def close(self) -> None:
         """Pay what is owed, if Redis answers, and close every connection to it."""
         self._debts.close()
         self._link.close()
-        self._redis.close()
 
     def renew(self) -> None:
         """Take new locks, in a forked child."""
@@ -204,11 +201,10 @@ class SharedTier:
             result = command()
         except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, *BROKEN_ANSWER) as error:
             if not self._breaker.is_open:
-                logger.warning("redis is bypassed: %s", type(error).__name__)
+                logger.warning("redis is bypassed: %s", error)
             self._breaker.record_failure()
             if isinstance(error, redis.InvalidResponse):
                 # the next answers may belong to other questions
-                self._redis.connection_pool.disconnect(inuse_connections=False)
                 self._link.close()
             raise CacheDown("down") from error
         except redis.RedisError as error:
@@ -244,10 +240,15 @@ class SharedTier:
 
     def _release_all(self) -> None:
         for family in FAMILIES:
-            names = self._redis.scan_iter(match=f"{self._prefix}{family}*", count=SCAN_COUNT)
-            while batch := list(islice(names, SCRIPT_KEYS)):
-                # not by UNLINK: the fences of other writers stay
-                self._link.run(RELEASE, batch, [NO_TOKEN])
+            cursor: Any = b"0"
+            while True:
+                match = ("MATCH", f"{self._prefix}{family}*", "COUNT", SCAN_COUNT)
+                cursor, names = _expect_list(self._link.ask("SCAN", cursor, *match), 2)
+                if names:
+                    # not by UNLINK: the fences of other writers stay
+                    self._link.run(RELEASE, names, [NO_TOKEN])
+                if cursor == b"0":
+                    break
 
     def _named(self, keys: Sequence[str]) -> list[str]:
         return [self._prefix + key for key in keys] if self._prefix else list(keys)
@@ -271,21 +272,11 @@ def _expect_values(reply: Any, length: int) -> list[Any]:
     return values
 
 
-def connect_redis(settings: Settings, client_name: str) -> redis.Redis:
-    """Return a client that gives up after one short timeout and never retries by itself.
-
-    redis-py's own defaults wait for a minute on a server that hangs.
-    """
-    timeout_seconds = settings.redis_timeout / 1000
-    password = settings.redis_password
-    options: dict[str, Any] = {"password": password.get_secret_value()} if password else {}
-    return redis.Redis.from_url(
-        settings.redis_url.get_secret_value(),
+def wires_to_redis(settings: Settings, client_name: str) -> Callable[[], Wire]:
+    """Return what makes connections to the configured Redis; each connects when it is first used."""
+    return partial(
+        Wire,
+        settings.read_redis_address(),
         client_name=client_name,
-        socket_timeout=timeout_seconds,
-        socket_connect_timeout=timeout_seconds,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 0),
-        maint_notifications_config=MaintNotificationsConfig(enabled=False),
-        **options,
+        timeout_seconds=settings.redis_timeout / 1000,
     )

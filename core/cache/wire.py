@@ -1,60 +1,129 @@
-"""One connection to Redis: commands out, replies in.
+"""One connection to Redis: connect, sign in, commands out, replies in.
 
-Owns the exchange on the socket of a connection that redis-py has opened and greeted, with
-hiredis' parser. What redis-py itself does around it takes a multiple of the time, all of it
-while no other thread runs. Never connects twice and retries nothing; raises what redis-py
-raises.
+Owns the socket, with hiredis' parser. redis-py's connection and client around the same exchange take
+a multiple of the time, all of it while no other thread runs. Connects with RESP3 unless the address
+says otherwise. Never connects twice and retries nothing. Raises redis-py's errors, and `ErrorReply`
+for an error that the server answered.
 """
 
+import contextlib
+import re
 import select
 import socket
 import ssl
 import struct
+import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
 import redis
 
-# What thousands of keys are told of with, at once.
+from core.redis_url import RedisAddress, TlsOptions, make_tls_context
+
+# Large enough for one invalidation push that names thousands of keys.
 RECEIVE_BYTES = 262_144
+# A timeout of 0 would mean none at all.
+SHORTEST_SECONDS = 0.001
 
 Push = hiredis.PushNotification
-"""What the server says without being asked."""
+"""A message that the server sends without being asked."""
+
+
+class ConnectFailed(redis.ConnectionError):
+    """There is no server that accepts a connection; the message has the system's or OpenSSL's words."""
+
+
+class ErrorReply(redis.ResponseError):
+    """An error that the server answered, in its own words; they begin with a code such as READONLY."""
+
+    @property
+    def code(self) -> str:
+        """Return the first word."""
+        return str(self).partition(" ")[0]
 
 
 class Wire:
     """A connection, which connects when it is first used; for one thread at a time."""
 
-    def __init__(self, connection: Any) -> None:
-        # redis-py annotates neither the connection nor its parser
-        self._connection = connection
+    def __init__(self, address: RedisAddress, *, client_name: str, timeout_seconds: float) -> None:
+        self._address = address
+        self._client_name = client_name
+        self._timeout_seconds = timeout_seconds
         self._socket: Any = None
         self._reader = hiredis.Reader()
         self._poller = select.poll()
-        # who gets the replies that nobody waits for, in the order in which they arrive
+        # callbacks for replies that no caller blocks on, in the order in which the replies arrive
         self._awaited: deque[Callable[[Any], None]] = deque()
+        # the version of the protocol that the server confirmed
+        self.protocol = 0
 
     def connect(self) -> None:
-        """Connect and greet the server."""
-        self._connection.connect()
-        self._socket = self._connection._sock  # noqa: SLF001  # redis-py has no public way
-        self._reader = hiredis.Reader(replyError=self._make_error)
-        self._poller = select.poll()
-        self._poller.register(self._socket, select.POLLIN)
-        self.set_timeout(self._socket.gettimeout())
+        """Connect and sign in, within one timeout."""
+        deadline = time.monotonic() + self._timeout_seconds
+        self._adopt(self._open_socket(deadline))
+        try:
+            self._sign_in(deadline)
+        except redis.ConnectionError as error:
+            self.close()
+            hint = "" if self._address.tls else "; a server that expects TLS needs rediss://"
+            raise ConnectFailed(f"{error} while signing in{hint}") from error
+        except BaseException:
+            self.close()
+            raise
+        self.set_timeout(self._timeout_seconds)
 
-    def disconnect(self) -> None:
-        """Close it; what was sent may be done all the same."""
-        self._socket = None
+    def _adopt(self, opened: socket.socket) -> None:
+        self._socket = opened
+        self._reader = hiredis.Reader(replyError=ErrorReply)
+        self._poller = select.poll()
+        self._poller.register(opened, select.POLLIN)
+
+    def _open_socket(self, deadline: float) -> socket.socket:
+        address = self._address
+        try:
+            if address.path:
+                return _connect_unix(address.path, deadline)
+            opened = _connect_tcp(address.host, address.port, deadline)
+            return _encrypt(opened, address.host, address.tls, deadline) if address.tls else opened
+        except TimeoutError as error:
+            what = "TLS handshake" if address.tls else "connection"
+            raise redis.TimeoutError(f"no {what} within {self._describe_timeout()}") from error
+        except OSError as error:
+            raise ConnectFailed(_describe(error)) from error
+
+    def _sign_in(self, deadline: float) -> None:
+        """Say HELLO with name and password, and select the database."""
+        self.set_timeout(_seconds_until(deadline))
+        try:
+            self._say_hello(self._address.protocol)
+        except ErrorReply as error:
+            if error.code != "NOPROTO":
+                raise
+            self._say_hello(2)
+        if self._address.database:
+            self.set_timeout(_seconds_until(deadline))
+            self.ask("SELECT", self._address.database)
+
+    def _say_hello(self, protocol: int) -> None:
+        address = self._address
+        account = ("AUTH", address.username or "default", address.password) if address.password else ()
+        greeting = read_greeting(self.ask("HELLO", protocol, *account, "SETNAME", self._client_name))
+        self.protocol = greeting["proto"]
+
+    def close(self) -> None:
+        """Close it; the server may run what was sent all the same."""
+        opened, self._socket = self._socket, None
         self._awaited.clear()
-        self._connection.disconnect()
+        if opened is not None:
+            with contextlib.suppress(OSError):
+                opened.close()
 
     def fail(self, error: BaseException) -> None:
-        """Close it, and tell whoever expects a reply that none will come."""
+        """Close it, and give the error to every callback that expects a reply."""
         lost = list(self._awaited)
-        self.disconnect()
+        self.close()
         for on_reply in lost:
             on_reply(error)
 
@@ -76,7 +145,7 @@ class Wire:
         return self._socket is None or self._reader.has_data() or bool(self._poller.poll(0))
 
     def expect(self, on_reply: Callable[[Any], None]) -> None:
-        """Give the next reply away once it is met; who reads after it does not get it."""
+        """Give the next reply to a callback once it is met; a later reader does not get it."""
         self._awaited.append(on_reply)
 
     def settle(self) -> bool:
@@ -94,22 +163,34 @@ class Wire:
                 self._give_away()
         except (redis.RedisError, OSError) as error:
             self.fail(error)
-        self.disconnect()
+        self.close()
 
     def _give_away(self) -> None:
         reply = self._read_answer()
         self._awaited.popleft()(reply)
 
     def send(self, data: bytes) -> None:
-        """Send commands as `pack` spells them."""
+        """Send commands that `pack` encoded."""
         if self._socket is None:
             self.connect()
         try:
             self._socket.sendall(data)
         except (TimeoutError, BlockingIOError) as error:
-            raise redis.TimeoutError("redis does not take what is sent") from error
+            raise redis.TimeoutError(f"it took no data for {self._describe_timeout()}") from error
         except OSError as error:
-            raise redis.ConnectionError(f"redis is gone: {error}") from error
+            raise redis.ConnectionError(_describe(error)) from error
+
+    def ask(self, *command: Any) -> Any:
+        """Send one command and return its reply; raises one that is an error."""
+        [reply] = self.exchange([pack(*command)])
+        if isinstance(reply, ErrorReply):
+            raise reply
+        return reply
+
+    def exchange(self, commands: Sequence[bytes]) -> list[Any]:
+        """Send commands in one go and return their replies; one that is an error is returned as it is."""
+        self.send(b"".join(commands))
+        return [self.read_reply() for _ in commands]
 
     def read(self) -> Any:
         """Return the next reply; one that is an error is returned as it is.
@@ -122,10 +203,7 @@ class Wire:
             while (reply := reader.gets()) is False:
                 reader.feed(self._receive())
         except hiredis.ProtocolError as error:
-            raise redis.InvalidResponse(f"protocol error: {error}") from error
-        if isinstance(reply, redis.ConnectionError):
-            # it loads its data or takes no more clients: no answer to anything
-            raise reply
+            raise redis.InvalidResponse(f"its answer is not Redis' protocol: {error}") from error
         return reply
 
     def read_reply(self) -> Any:
@@ -144,20 +222,81 @@ class Wire:
         try:
             chunk: bytes = self._socket.recv(RECEIVE_BYTES)
         except (TimeoutError, BlockingIOError) as error:
-            raise redis.TimeoutError("redis does not answer") from error
+            raise redis.TimeoutError(f"no answer within {self._describe_timeout()}") from error
         except OSError as error:
-            raise redis.ConnectionError(f"redis is gone: {error}") from error
+            raise redis.ConnectionError(_describe(error)) from error
         if not chunk:
-            raise redis.ConnectionError("redis hung up")
+            raise redis.ConnectionError("the server closed the connection")
         return chunk
 
-    def _make_error(self, text: str) -> Exception:
-        parser = self._connection._parser  # noqa: SLF001  # knows which class an error has
-        error: Exception = parser.parse_error(text)
-        return error
+    def _describe_timeout(self) -> str:
+        return f"{self._timeout_seconds * 1000:.0f} ms"
 
 
 def pack(*command: Any) -> bytes:
-    """Spell a command of texts, bytes and numbers."""
-    spelled: bytes = hiredis.pack_command(command)
-    return spelled
+    """Encode a command of texts, bytes and numbers."""
+    encoded: bytes = hiredis.pack_command(command)
+    return encoded
+
+
+def read_greeting(reply: Any) -> dict[str, Any]:
+    """Return the fields of the reply to HELLO, with `proto` and `role`; RESP2 has them as a list."""
+    items = reply.items() if isinstance(reply, dict) else _pair(reply) if isinstance(reply, list) else ()
+    fields = {key.decode(): value for key, value in items if isinstance(key, bytes)}
+    if fields.get("proto") not in {2, 3}:
+        raise redis.InvalidResponse("its answer to HELLO names no protocol")
+    return fields
+
+
+def _pair(items: Sequence[Any]) -> list[tuple[Any, Any]]:
+    return list(zip(items[::2], items[1::2], strict=False))
+
+
+def _connect_unix(path: str, deadline: float) -> socket.socket:
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(opened.close)
+        opened.settimeout(_seconds_until(deadline))
+        opened.connect(path)
+        on_error.pop_all()
+    return opened
+
+
+def _connect_tcp(host: str, port: int, deadline: float) -> socket.socket:
+    """Connect to the first address of a host that accepts, all of them within one deadline."""
+    failure: OSError = OSError("the host has no address")
+    for family, kind, number, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        opened = socket.socket(family, kind, number)
+        with contextlib.ExitStack() as on_error:
+            on_error.callback(opened.close)
+            try:
+                opened.settimeout(_seconds_until(deadline))
+                opened.connect(address)
+            except OSError as error:
+                failure = error
+                continue
+            # a small command must not wait for the answer to the one before
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            on_error.pop_all()
+        return opened
+    raise failure
+
+
+def _encrypt(opened: socket.socket, host: str, tls: TlsOptions, deadline: float) -> ssl.SSLSocket:
+    with contextlib.ExitStack() as on_error:
+        on_error.callback(opened.close)
+        opened.settimeout(_seconds_until(deadline))
+        encrypted = make_tls_context(tls).wrap_socket(opened, server_hostname=host)
+        on_error.pop_all()
+    return encrypted
+
+
+def _seconds_until(deadline: float) -> float:
+    return max(SHORTEST_SECONDS, deadline - time.monotonic())
+
+
+def _describe(error: OSError) -> str:
+    """Return the words of the system or of OpenSSL, without the place in its source."""
+    words = str(error) if isinstance(error, ssl.SSLError) else error.strerror or str(error)
+    return re.sub(r" \(_ssl\.c:\d+\)$", "", words)

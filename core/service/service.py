@@ -65,7 +65,6 @@ class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance, Operations, 
         drain_seconds = check_seconds(drain_seconds, "drain_seconds", least=0, most=MAX_WAIT_SECONDS)
         self._database.shut_down(drain_seconds)
         self._cache.close()
-        self._health.close()
         self.metrics.close()
 
     def __enter__(self) -> Self:

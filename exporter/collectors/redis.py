@@ -1,15 +1,15 @@
 """What Redis says of itself, as metrics.
 
-Owns names of `echo_redis_*`, and a connection beside those of the cache.
+Owns names of `echo_redis_*`, and the connections that ask for them, beside those of the cache.
 """
 
+import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import redis
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from core.cache.shared import connect_redis
+from core.cache.shared import wires_to_redis
 from core.settings import Settings
 from exporter.collectors.lane import Collector, Lane
 
@@ -18,29 +18,31 @@ BRIEF_SECONDS = 1.0
 
 
 class RedisConnection:
-    """A client of which each command has the short timeout of the cache."""
+    """Connects for each question, within the short timeout of the cache: an old connection may be cut."""
 
     def __init__(self, settings: Settings) -> None:
-        """Connect to nothing yet: the client does with its first command, and again when need be."""
-        self._client = connect_redis(settings, "echo-markets-collector")
+        """Connect to nothing yet."""
+        self._make_wire = wires_to_redis(settings, "echo-markets-collector")
 
     @property
     def is_usable(self) -> bool:
-        """Say yes: the client connects anew by itself."""
+        """Say yes: nothing is kept that could break."""
         return True
 
     def ping(self) -> bool:
         """Say yes without asking: the only command that follows is as good a question."""
         return True
 
-    def info(self) -> dict[str, Any]:
-        """Return the sections that are shown; raises `redis.RedisError`."""
-        found: dict[str, Any] = self._client.info("memory", "stats")
-        return found
+    def info(self) -> dict[str, str]:
+        """Return the fields of the sections that are shown; raises `redis.RedisError`."""
+        with contextlib.closing(self._make_wire()) as wire:
+            # one section each: several at once need Redis 7
+            sections = [wire.ask("INFO", section) for section in ("memory", "stats")]
+        lines = b"\r\n".join(sections).decode().splitlines()
+        return dict(line.split(":", 1) for line in lines if ":" in line)
 
     def close(self) -> None:
-        """Close it."""
-        self._client.close()
+        """Do nothing: no connection is kept."""
 
 
 def open_redis_lane(settings: Settings) -> Lane[RedisConnection]:
@@ -53,8 +55,8 @@ def collect_redis(connection: RedisConnection) -> Iterator[Metric]:
     info = connection.info()
     try:
         figures = {name: int(info[name]) for name in _INFO_FIELDS}
-    except KeyError as error:
-        raise redis.InvalidResponse(f"INFO does not say {error}") from error
+    except (KeyError, ValueError) as error:
+        raise redis.InvalidResponse(f"INFO does not have the figures: {error}") from error
     yield GaugeMetricFamily(
         "echo_redis_memory_used_bytes", "Memory that Redis uses", value=figures["used_memory"]
     )

@@ -11,9 +11,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import psycopg2
+from pydantic import SecretStr
 
 from core import Settings, open_service
-from core.cache.shared import CacheDown
+from core.cache.shared import CacheDown, wires_to_redis
+from core.cache.wire import Wire
 from core.database import Database
 from core.errors import DatabaseUnavailable, EchoMarketsError
 from tests.coherence.history import Event, Outcome, Paid, Read, Tier, Write
@@ -39,6 +41,7 @@ class Worker:
 
     def __init__(self, number: int, settings: Settings, mutant: str | None) -> None:
         self._number = number
+        self._settings = settings
         self._service = open_service(settings)
         self._events: list[Event] = []
         self._armed: dict[str, tuple[threading.Event, threading.Event]] = {}
@@ -229,21 +232,20 @@ class Worker:
 
     def lose_redis(self) -> None:
         """Reach Redis no more, as if a firewall had come up."""
-        self._port = self._cache._shared._redis.connection_pool.connection_kwargs["port"]
-        self._connect_to(1)
+        link = self._cache._shared._link
+        self._make_wire = link._make_wire
+        nowhere = self._settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
+        self._connect_with(wires_to_redis(nowhere, "nowhere"))
 
     def regain_redis(self) -> None:
         """Reach it again."""
-        self._connect_to(self._port)
+        self._connect_with(self._make_wire)
 
-    def _connect_to(self, port: int) -> None:
-        shared = self._cache._shared
-        pool = shared._redis.connection_pool
-        pool.connection_kwargs["port"] = port
-        # connections keep the port that they were made with
-        shared._link.close()
-        pool.disconnect()
-        pool.reset()
+    def _connect_with(self, make_wire: Callable[[], Wire]) -> None:
+        link = self._cache._shared._link
+        link._make_wire = make_wire
+        # connections keep the address that they were made with
+        link.close()
 
     def is_live(self) -> bool:
         """Say whether the near tier serves."""

@@ -169,11 +169,7 @@ NO_POOL = PoolUse(10, 0, 0, 0, 0, is_exhausted=False)
 @contextlib.contextmanager
 def evaluator(settings: Settings, clock: Clock) -> Iterator[HealthEvaluator]:
     """Open an evaluator beside any service."""
-    found = HealthEvaluator(
-        settings, list_pools=lambda: [NO_POOL], clock=clock.read, monotonic=clock.monotonic
-    )
-    yield found
-    found.close()
+    yield HealthEvaluator(settings, list_pools=lambda: [NO_POOL], clock=clock.read, monotonic=clock.monotonic)
 
 
 def test_an_evaluation_is_kept_for_two_seconds_with_its_timestamp(settings: Settings) -> None:

@@ -9,7 +9,8 @@ import redis
 
 from core import Settings
 from core.cache.link import Link, Script
-from core.cache.shared import connect_redis
+from core.cache.shared import wires_to_redis
+from core.cache.wire import ErrorReply
 
 ECHO = Script("return {KEYS[1], ARGV[1]}")
 
@@ -17,10 +18,9 @@ ECHO = Script("return {KEYS[1], ARGV[1]}")
 @pytest.fixture
 def link(settings: Settings) -> Iterator[Link]:
     """A link to the test's Valkey."""
-    with connect_redis(settings, "link") as client:
-        link = Link(client)
-        yield link
-        link.close()
+    link = Link(wires_to_redis(settings, "link"))
+    yield link
+    link.close()
 
 
 def test_any_bytes_come_back(link: Link) -> None:
@@ -111,7 +111,8 @@ def test_a_server_that_forgot_its_scripts_learns_them_again(link: Link, redis_cl
     redis_client.script_flush()
     link.run_later(ECHO, ["k"], [1], heard.append)
     assert link.run_each(ECHO, [["a"]], [2]) == [[b"a", b"2"]]
-    assert isinstance(heard[0], redis.exceptions.NoScriptError)
+    assert isinstance(heard[0], ErrorReply)
+    assert heard[0].code == "NOSCRIPT"
     link.run_later(ECHO, ["k"], [1], heard.append)
     assert link.ask("PING") == b"PONG"
     assert heard[1:] == [[b"k", b"1"]]
@@ -148,12 +149,11 @@ def test_a_cut_connection_owes_no_reply(link: Link, redis_client: redis.Redis) -
 
 def test_closing_waits_until_what_was_sent_is_done(settings: Settings, redis_client: redis.Redis) -> None:
     """A process that fills the cache and ends leaves no lease behind."""
-    with connect_redis(settings, "link") as client:
-        link = Link(client)
-        keep = Script("return redis.call('SET', KEYS[1], ARGV[1])")
-        link.run(keep, ["k"], [0])
-        link.run_later(keep, ["k"], [1], lambda _: None)
-        link.close()
+    link = Link(wires_to_redis(settings, "link"))
+    keep = Script("return redis.call('SET', KEYS[1], ARGV[1])")
+    link.run(keep, ["k"], [0])
+    link.run_later(keep, ["k"], [1], lambda _: None)
+    link.close()
     assert redis_client.get("k") == b"1"
 
 

@@ -15,7 +15,7 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.cache.feed import InvalidationFeed
 from core.cache.link import Link
 from core.cache.near import NearTier
-from core.cache.shared import connect_redis
+from core.cache.shared import wires_to_redis
 from core.local.ports import find_free_port
 from core.local.servers import ValkeyServer, run_valkey
 from core.records import User
@@ -196,11 +196,12 @@ def test_no_near_tier_no_thread(settings: Settings, alice: User) -> None:
 def test_a_long_outage_uses_up_nothing(settings: Settings) -> None:
     """However often the feed has failed to connect, it and everybody else still may."""
     nowhere = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")})
-    link = Link(connect_redis(nowhere, "test"))
-    feed = InvalidationFeed(link.open, NearTier(max_entries=1, ttl_seconds=1), prefix="", families=["user:"])
+    make_wire = wires_to_redis(nowhere, "test")
+    link = Link(make_wire)
+    feed = InvalidationFeed(make_wire, NearTier(max_entries=1, ttl_seconds=1), prefix="", families=["user:"])
     for _ in range(150):
         with pytest.raises(redis.ConnectionError, match="refused"):
-            feed._subscribe(link.open())
+            feed._subscribe(make_wire())
     with pytest.raises(redis.ConnectionError, match="refused"):
         link.ask("PING")
 

@@ -2,14 +2,13 @@
 
 import socket
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import redis
-from redis._parsers import _RESP3Parser
 
-from core.cache.wire import Push, Wire, pack
+from core.cache.wire import ErrorReply, Push, Wire, pack
+from core.redis_url import RedisAddress
 
 PUSH = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n"
 Ends = tuple[socket.socket, Wire]
@@ -19,13 +18,11 @@ Ends = tuple[socket.socket, Wire]
 def ends() -> Iterator[Ends]:
     """A server's socket and the wire at the other end of it."""
     ours, theirs = socket.socketpair()
-    ours.settimeout(0.05)
-    parser = _RESP3Parser(0)  # type: ignore[no-untyped-call]  # redis-py annotates no parser
-    connection = SimpleNamespace(_sock=ours, _parser=parser, connect=lambda: None, disconnect=ours.close)
-    wire = Wire(connection)
-    wire.connect()
+    wire = Wire(RedisAddress("localhost"), client_name="test", timeout_seconds=0.05)
+    wire._adopt(ours)
+    wire.set_timeout(0.05)
     yield theirs, wire
-    wire.disconnect()
+    wire.close()
     theirs.close()
 
 
@@ -83,13 +80,15 @@ def test_a_push_is_no_reply(ends: Ends) -> None:
     assert wire.read_reply() == b"OK"
 
 
-def test_an_error_is_of_its_class(ends: Ends) -> None:
-    """An answer is returned; that there is no server to answer is raised."""
+def test_an_error_has_the_servers_words(ends: Ends) -> None:
+    """It is returned like any other reply, with its code."""
     server, wire = ends
     server.sendall(b"-NOSCRIPT No matching script\r\n-LOADING data\r\n")
-    assert isinstance(wire.read(), redis.exceptions.NoScriptError)
-    with pytest.raises(redis.BusyLoadingError):
-        wire.read()
+    for words in ("NOSCRIPT No matching script", "LOADING data"):
+        reply = wire.read()
+        assert isinstance(reply, ErrorReply)
+        assert str(reply) == words
+        assert reply.code == words.split()[0]
 
 
 @pytest.mark.parametrize("sent", [b"HTTP/1.1 400\r\n", b"$-7\r\n", b"*-7\r\n", b"$x\r\n", b"*1\r\n\r\n"])
@@ -137,7 +136,7 @@ def test_replies_are_given_away_when_the_wire_is_taken(ends: Ends) -> None:
     heard = expect(wire, 2)
     server.sendall(b"-OOM no memory\r\n")
     assert wire.settle()
-    assert [str(error) for error in heard] == ["no memory"]
+    assert [str(error) for error in heard] == ["OOM no memory"]
     server.sendall(b":2\r\n")
     assert wire.settle()
     assert heard[1:] == [2]

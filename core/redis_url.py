@@ -1,0 +1,239 @@
+"""REDIS_URL: its parts and its parameters, parsed strictly.
+
+Owns which parameters exist and which values each of them takes. A parameter that is unknown here is
+an error, because a setting that is ignored is found out in an incident. Connects to nothing; no
+message holds a password.
+"""
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+from urllib.parse import SplitResult, unquote, urlsplit
+
+DEFAULT_PORT: Final = 6379
+SCHEMES: Final = ("redis", "rediss", "unix")
+PARAMETERS: Final = ("db", "username", "password", "protocol")
+TLS_PARAMETERS: Final = (
+    "ssl_ca_certs",
+    "ssl_ca_path",
+    "ssl_cert_reqs",
+    "ssl_certfile",
+    "ssl_check_hostname",
+    "ssl_keyfile",
+    "ssl_password",
+)
+# As many as a 32-bit number surely holds.
+DATABASE_DIGITS: Final = 9
+# Longer than any parameter that somebody may mean.
+NAME_LENGTH: Final = 40
+# Parameters of redis-py that another setting or the cache itself decides.
+ELSEWHERE: Final[Mapping[str, str]] = {
+    "timeout": "REDIS_TIMEOUT is the timeout",
+    "socket_timeout": "REDIS_TIMEOUT is the timeout",
+    "socket_connect_timeout": "REDIS_TIMEOUT is the timeout",
+    "decode_responses": "values are bytes",
+    "encoding": "values are bytes",
+    "encoding_errors": "values are bytes",
+}
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_VERIFICATIONS: Final = {
+    "none": ssl.CERT_NONE,
+    "optional": ssl.CERT_OPTIONAL,
+    "required": ssl.CERT_REQUIRED,
+}
+
+
+class RedisUrlError(ValueError):
+    """A part or a parameter of a URL is wrong; the message names it."""
+
+
+@dataclass(frozen=True)
+class TlsOptions:
+    """How a server proves who it is, and this client to it; names are those of the parameters."""
+
+    ssl_ca_certs: str | None = None
+    ssl_ca_path: str | None = None
+    ssl_cert_reqs: str = "required"
+    ssl_certfile: str | None = None
+    ssl_check_hostname: bool = True
+    ssl_keyfile: str | None = None
+    ssl_password: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class RedisAddress:
+    """Where a server listens and how to sign in; `path` is set for a unix socket, else `host`."""
+
+    host: str = ""
+    port: int = DEFAULT_PORT
+    path: str = ""
+    database: int = 0
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    protocol: int = 3
+    tls: TlsOptions | None = None
+
+    def __str__(self) -> str:
+        """Return the URL without name, password and parameters."""
+        if self.path:
+            return f"unix://{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}/{self.database}"
+
+
+def parse_redis_url(url: str, *, password: str | None = None) -> RedisAddress:
+    """Return the address that a URL names; `password` counts when the URL has none.
+
+    Raises `RedisUrlError`, also for files of certificates that cannot be read.
+    """
+    scheme, separator, _ = url.partition("://")
+    if not separator or scheme not in SCHEMES:
+        hint = " in lower case" if scheme.lower() in SCHEMES else ""
+        raise RedisUrlError(f"the scheme has to be redis, rediss or unix{hint}")
+    if "#" in url:
+        raise RedisUrlError("'#' has to be written as %23")
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise RedisUrlError("the host is not valid") from error
+    # before the parameters: a password with a '?' in it would be named among them
+    host, path = ("", _parse_path(parts)) if scheme == "unix" else (_parse_host(parts), "")
+    port = _parse_port(parts)
+    parameters = _parse_parameters(parts.query)
+    is_tls = scheme == "rediss"
+    for name in parameters:
+        if name in TLS_PARAMETERS and not is_tls:
+            raise RedisUrlError(f"parameter {name} needs the scheme rediss")
+    tls = _parse_tls(parameters) if is_tls else None
+    return RedisAddress(
+        host=host,
+        port=port,
+        path=path,
+        database=_parse_database("" if scheme == "unix" else parts.path.strip("/"), parameters),
+        username=_pick("username", parts.username, parameters),
+        password=_pick("password", parts.password, parameters) or password,
+        protocol=_parse_protocol(parameters),
+        tls=tls,
+    )
+
+
+def _parse_parameters(query: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for item in filter(None, query.split("&")):
+        name, _, value = item.partition("=")
+        if name in ELSEWHERE:
+            raise RedisUrlError(f"parameter {name} is not allowed: {ELSEWHERE[name]}")
+        if name not in PARAMETERS and name not in TLS_PARAMETERS:
+            known = ", ".join((*PARAMETERS, *TLS_PARAMETERS))
+            raise RedisUrlError(f"parameter {name[:NAME_LENGTH]!r} is unknown (known are {known})")
+        if name in found:
+            raise RedisUrlError(f"parameter {name} is given twice")
+        # not parse_qsl, which takes the '+' of a password for a space
+        found[name] = _decode(f"parameter {name}", value)
+    return found
+
+
+def _decode(what: str, text: str) -> str:
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        # the error itself repeats the text, which may be a password
+        raise RedisUrlError(f"{what} is not percent-encoded UTF-8") from None
+
+
+def _parse_host(parts: SplitResult) -> str:
+    # behind an unencoded '/' or '?' of a password comes the '@' before the host
+    if not parts.hostname or "@" in parts.path or "@" in parts.query.partition("=")[0]:
+        raise RedisUrlError("the host is missing; '/', '?' and '#' in a password have to be percent-encoded")
+    return parts.hostname
+
+
+def _parse_port(parts: SplitResult) -> int:
+    try:
+        port = parts.port
+    except ValueError:
+        port = 0
+    if port == 0:
+        raise RedisUrlError("the port has to be a number from 1 to 65535")
+    return port or DEFAULT_PORT
+
+
+def _parse_path(parts: SplitResult) -> str:
+    if parts.hostname or not parts.path.strip("/"):
+        raise RedisUrlError("a socket is written as unix:///PATH")
+    return _decode("the path", parts.path)
+
+
+def _parse_database(path: str, parameters: Mapping[str, str]) -> int:
+    given = {text for text in (path, parameters.get("db")) if text}
+    if len(given) > 1:
+        raise RedisUrlError("parameter db and the path name different databases")
+    number = given.pop() if given else "0"
+    if not (number.isascii() and number.isdigit() and len(number) <= DATABASE_DIGITS):
+        where = "parameter db" if "db" in parameters else "the database, after the last '/',"
+        raise RedisUrlError(f"{where} has to be a whole number")
+    return int(number)
+
+
+def _pick(name: str, part: str | None, parameters: Mapping[str, str]) -> str | None:
+    """Return a name or password, which stands before the host or among the parameters."""
+    before = _decode(f"the {name}", part) if part else None
+    given = parameters.get(name)
+    if before and given and before != given:
+        raise RedisUrlError(f"parameter {name} and the part before '@' differ")
+    return before or given or None
+
+
+def _parse_protocol(parameters: Mapping[str, str]) -> int:
+    text = parameters.get("protocol", "3")
+    if text not in {"2", "3"}:
+        raise RedisUrlError("parameter protocol has to be 3 or 2")
+    return int(text)
+
+
+def _parse_tls(parameters: Mapping[str, str]) -> TlsOptions:
+    check = parameters.get("ssl_check_hostname", "true").lower()
+    if check not in _TRUE and check not in _FALSE:
+        raise RedisUrlError("parameter ssl_check_hostname has to be true or false")
+    if parameters.get("ssl_cert_reqs", "required") not in _VERIFICATIONS:
+        raise RedisUrlError("parameter ssl_cert_reqs has to be required, optional or none")
+    for name in ("ssl_keyfile", "ssl_password"):
+        if name in parameters and "ssl_certfile" not in parameters:
+            raise RedisUrlError(f"parameter {name} needs ssl_certfile")
+    options = TlsOptions(
+        ssl_ca_certs=parameters.get("ssl_ca_certs"),
+        ssl_ca_path=parameters.get("ssl_ca_path"),
+        ssl_cert_reqs=parameters.get("ssl_cert_reqs", "required"),
+        ssl_certfile=parameters.get("ssl_certfile"),
+        ssl_check_hostname=check in _TRUE,
+        ssl_keyfile=parameters.get("ssl_keyfile"),
+        ssl_password=parameters.get("ssl_password"),
+    )
+    make_tls_context(options)
+    return options
+
+
+@lru_cache(maxsize=8)
+def make_tls_context(options: TlsOptions) -> ssl.SSLContext:
+    """Return what a connection with these options needs; raises `RedisUrlError` for a file."""
+    name = "ssl_ca_certs" if options.ssl_ca_certs else "ssl_ca_path"
+    if options.ssl_ca_path and not Path(options.ssl_ca_path).is_dir():
+        # OpenSSL looks for the folder only when it needs a certificate
+        raise RedisUrlError("parameter ssl_ca_path is no folder")
+    try:
+        context = ssl.create_default_context(cafile=options.ssl_ca_certs, capath=options.ssl_ca_path)
+        if options.ssl_certfile:
+            name = "ssl_certfile"
+            # without a callable OpenSSL asks the terminal for the password of an encrypted key
+            context.load_cert_chain(
+                options.ssl_certfile, options.ssl_keyfile, password=lambda: options.ssl_password or ""
+            )
+    except OSError as error:
+        # an SSLError is one
+        raise RedisUrlError(f"parameter {name} cannot be used: {error.strerror or error}") from error
+    context.check_hostname = options.ssl_check_hostname and options.ssl_cert_reqs != "none"
+    context.verify_mode = _VERIFICATIONS[options.ssl_cert_reqs]
+    return context
