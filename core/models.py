@@ -23,7 +23,8 @@ from peewee import (
 )
 from playhouse.postgres_ext import ArrayField, BinaryJSONField, DateTimeTZField
 
-SYMBOL_PATTERN = "^[A-Z][A-Z0-9.-]{0,9}$"
+SYMBOL_PATTERN = "^[$^.@#/]?[A-Z0-9][A-Z0-9.^=/:&_@#$!+-]{0,31}$"
+CURRENCY_PATTERN = "^[A-Z]{3,5}$"
 QUEST_STATUSES = ("ACTIVE", "COMPLETED", "EXPIRED")
 SENTIMENTS = ("POSITIVE", "NEGATIVE", "NEUTRAL")
 AUDIT_ACTIONS = ("clear_cache", "warm_cache", "close_session", "expire_quests")
@@ -109,6 +110,7 @@ class Tick(Model):
             Check("price > 0 AND price < 'Infinity'", name="ticks_price_positive"),
             Check("volume >= 0", name="ticks_volume_sign"),
             Check("bid > 0 AND ask >= bid", name="ticks_spread"),
+            Check("low <= LEAST(open, price) AND high >= GREATEST(open, price)", name="ticks_bar"),
         ]
         indexes: ClassVar[list[Any]] = [
             SQL("CREATE UNIQUE INDEX ticks_symbol_timestamp ON ticks (symbol, timestamp)"),
@@ -117,7 +119,7 @@ class Tick(Model):
 
 
 class Symbol(Model):
-    """A symbol that has, or had, ticks, and the begin (UTC) of the month of the latest.
+    """A symbol that has, or had, ticks, the begin (UTC) of the month of the latest, and its currency.
 
     Triggers of the migrations add new ones and move the month on, so no tick is of a later
     one. Looking into every partition instead takes longer than all else of the latest prices.
@@ -125,11 +127,15 @@ class Symbol(Model):
 
     symbol = TextField(primary_key=True)
     month = DateTimeTZField()
+    currency = TextField(null=True)
 
     class Meta:
         """Searched by its key only."""
 
         table_name = "symbols"
+        constraints: ClassVar[list[Any]] = [
+            Check(f"currency ~ '{CURRENCY_PATTERN}'", name="symbols_currency"),
+        ]
 
 
 class Portfolio(Model):

@@ -217,6 +217,10 @@ def _check_market(run: _Run) -> None:
     run.call("load_market_ticks", lambda: service.load_market_ticks([tick]), _equals(0))
     run.call("get_latest_market_data", lambda: service.get_latest_market_data([symbol]), _equals((tick,)))
     run.call(
+        "update_symbol_currencies", lambda: service.update_symbol_currencies({symbol: "USD"}), _equals(1)
+    )
+    run.call("get_symbol_currencies", lambda: service.get_symbol_currencies()[symbol], _equals("USD"))
+    run.call(
         "get_price_history",
         lambda: len(service.get_price_history(symbol, start, start + timedelta(days=1), "1d")),
         _equals(1),

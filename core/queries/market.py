@@ -1,7 +1,7 @@
 """Statements on `ticks`."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import MAXYEAR, UTC, datetime, timedelta
 from operator import attrgetter
 from typing import Any
@@ -48,6 +48,15 @@ LATEST = f"""
     ) AS t"""
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 LIST_SYMBOLS = "SELECT symbol FROM symbols"
+LIST_CURRENCIES = "SELECT symbol, currency FROM symbols ORDER BY symbol"
+# In one order everywhere, so that no two writers wait for each other.
+UPDATE_CURRENCIES = """
+    WITH locked AS (
+        SELECT s.symbol, g.currency FROM symbols s
+        JOIN unnest(%s::text[], %s::text[]) AS g (symbol, currency) USING (symbol)
+        WHERE s.currency IS DISTINCT FROM g.currency ORDER BY symbol FOR UPDATE OF s
+    )
+    UPDATE symbols s SET currency = l.currency FROM locked l WHERE s.symbol = l.symbol"""
 # A tick that stands for a bar brings its own open, high and low. The first bucket of all may begin
 # in a year that Python does not have.
 CANDLES = """
@@ -119,6 +128,16 @@ def list_latest_of_all(database: Database, now: datetime, month: datetime | None
 def list_symbols(database: Database) -> tuple[str, ...]:
     """Return every symbol that has ticks, or had them when partitions were maintained last."""
     return fetch_all(database, lambda row: row[0], LIST_SYMBOLS)
+
+
+def list_currencies(database: Database) -> dict[str, str | None]:
+    """Return the currency of every symbol, None where it is not known."""
+    return dict(database.execute_sql(LIST_CURRENCIES).fetchall())
+
+
+def update_currencies(database: Database, currencies: Mapping[str, str]) -> int:
+    """Set the currency of symbols that have ticks; return how many changed."""
+    return count_changed(database, UPDATE_CURRENCIES, (list(currencies), list(currencies.values())))
 
 
 def find_common_month(ticks: Sequence[Tick]) -> datetime | None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from core.errors import InvalidInput
-from core.models import SENTIMENTS, SYMBOL_PATTERN
+from core.models import CURRENCY_PATTERN, SENTIMENTS, SYMBOL_PATTERN
 from core.service.scalars import (
     read_day,
     read_decimal,
@@ -43,6 +43,7 @@ MIN_MONEY, MIN_PRICE, MIN_IMPACT = map(Decimal.copy_negate, (MAX_MONEY, MAX_PRIC
 _ROUNDING = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 
 _SYMBOL = re.compile(SYMBOL_PATTERN + r"\Z")
+_CURRENCY = re.compile(CURRENCY_PATTERN + r"\Z")
 _CATEGORY = re.compile(r"[A-Za-z0-9_.-]{1,50}\Z")
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,255}\Z")
 _BUCKET = re.compile(r"([1-9][0-9]{0,3})([smhdw])\Z")
@@ -262,8 +263,17 @@ def check_symbol(value: Any) -> str:
     text = read_text(value)
     if text is None or not _SYMBOL.match(text):
         raise InvalidInput(
-            f"symbol is {show(value)}; give 1 to 10 capitals, digits, '.' or '-', a capital first"
+            f"symbol is {show(value)}; give 1 to 32 of A-Z 0-9 . ^ = / : & _ @ # $ ! + -,"
+            " the first of them a capital or digit, which one of $ ^ . @ # / may precede"
         )
+    return text
+
+
+def check_currency(value: Any) -> str:
+    """Return a currency code."""
+    text = read_text(value)
+    if text is None or not _CURRENCY.match(text):
+        raise InvalidInput(f"currency is {show(value)}; give a code of 3 to 5 capitals, such as USD")
     return text
 
 

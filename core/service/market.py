@@ -15,9 +15,11 @@ from core.service.base import Changes, ServiceBase, chunked
 from core.service.inputs import (
     MAX_CANDLES,
     check_bucket,
+    check_currency,
     check_symbol,
     check_symbols,
     check_time,
+    show,
 )
 from core.service.tick_checks import check_tick, check_ticks, find_key
 
@@ -132,6 +134,21 @@ class Market(ServiceBase):
         with self._changing("delete_market_ticks") as (database, changes):
             note_symbols(changes, [checked])
             return queries.delete_ticks(database, checked)
+
+    def get_symbol_currencies(self) -> dict[str, str | None]:
+        """Return the currency of every symbol, None where it is not known; as of now."""
+        return self._read("get_symbol_currencies", queries.list_currencies)
+
+    def update_symbol_currencies(self, currencies: Mapping[str, str]) -> int:
+        """Set the currencies that prices are quoted in (GBX: pence); return how many changed.
+
+        A symbol without ticks has none, and is left out. Raises `InvalidInput`.
+        """
+        if not isinstance(currencies, Mapping):
+            raise InvalidInput(f"currencies is {show(currencies)}; give a mapping of symbols to currencies")
+        checked = {check_symbol(symbol): check_currency(code) for symbol, code in currencies.items()}
+        with self._changing("update_symbol_currencies") as (database, _):
+            return queries.update_currencies(database, checked)
 
     def get_price_history(
         self, symbol: str, start: datetime, end: datetime, bucket: str | timedelta

@@ -14,7 +14,7 @@ from streamlit.elements.lib.column_types import ColumnConfig
 from core import EnhancedDatabaseService
 from core.records import Candle, MarketEvent, Tick
 from dashboard import insight_data, live, market_charts, market_frames, parameters, runtime, states
-from dashboard.formats import format_count, format_money, format_percent, is_zero
+from dashboard.formats import escape_markdown, format_count, format_money, format_percent, is_zero
 
 PRICES_SECONDS = 5
 CHART_SECONDS = 30
@@ -144,11 +144,11 @@ def show_symbol(service: EnhancedDatabaseService, symbol: str, chosen: insight_d
     """Show one symbol's figures, candles and volume."""
     tick = next((tick for tick in insight_data.list_prices(service) if tick.symbol == symbol), None)
     if tick is None:
-        st.info(f"{symbol} has no price any more. Choose another symbol above.")
+        st.info(f"{escape_markdown(symbol)} has no price any more. Choose another symbol above.")
         return
     candles = insight_data.load_candles(service, symbol, chosen)
     if not candles:
-        st.info(f"{symbol} has no price in this range. Choose a longer one above.")
+        st.info(f"{escape_markdown(symbol)} has no price in this range. Choose a longer one above.")
         return
     marks = insight_data.load_marks(service, symbol, candles, latest=tick.timestamp)
     show_figures(tick, candles, chosen)
@@ -162,7 +162,7 @@ def show_figures(tick: Tick, candles: Sequence[Candle], chosen: insight_data.Ran
     change = tick.change_percent_24h
     with st.grid(6, min_column_width=CARD_PIXELS):
         st.metric(
-            f"{tick.symbol} now",
+            f"{escape_markdown(tick.symbol)} now",
             format_money(tick.price),
             delta=None if change is None else f"{format_percent(change)} in 24 h",
             delta_color="normal" if change and not is_zero(change) else "off",
@@ -212,7 +212,7 @@ def show_candles(
         width="stretch",
         alt=f"Volume of {symbol} in each of the {len(candles)} candles",
     )
-    st.caption(text)
+    st.caption(escape_markdown(symbol) + text.removeprefix(symbol))
     if len(candles) < FEW_CANDLES:
         st.caption("There are few prices in this range. A longer one shows more.")
 

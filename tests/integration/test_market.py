@@ -5,12 +5,14 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import psycopg2.errors
 import pytest
 import redis
 
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput
 from core.records import Tick
+from core.service.inputs import check_symbol
 from tests.conftest import Execute
 
 START = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)
@@ -51,6 +53,83 @@ def test_many_symbols_are_ordered_and_missing_ones_left_out(
     assert [each.symbol for each in found] == ["AAPL", "IBM", "MSFT"]
     assert service.get_latest_market_data([]) == ()
     assert service.get_latest_market_data() == found
+
+
+WRITTEN = (
+    "$SPX",
+    ".DJI",
+    "0700.HK",
+    "7203.T",
+    "BRK/B",
+    "BRK_A",
+    "BTC/USDT",
+    "CAD=X",
+    "M&M",
+    "NYSE:LMT",
+    "^GSPC",
+)
+
+
+def test_symbols_are_stored_as_people_write_them(service: EnhancedDatabaseService) -> None:
+    """Through the database, both caches, candles, sparklines, events and bulk loads, and told apart."""
+    written = sorted(WRITTEN)
+    service.insert_market_ticks([tick(symbol, 0, str(place + 1)) for place, symbol in enumerate(written)])
+    service.load_market_ticks([tick(symbol, 1, str(place + 1)) for place, symbol in enumerate(written)])
+    for _ in range(2):
+        found = service.get_latest_market_data(list(WRITTEN))
+        assert [(each.symbol, each.price) for each in found] == list(zip(written, range(1, 12), strict=True))
+    assert [each.symbol for each in service.get_latest_market_data()] == written
+    assert [line.symbol for line in service.get_sparklines(written)] == written
+    event = service.create_market_event(type="NEWS", title="All moved", affected_symbols=written)
+    assert event.affected_symbols == tuple(written)
+    for symbol in written:
+        assert service.list_market_events(1, symbol=symbol) == (event,)
+        [candle] = service.get_price_history(symbol, START, START + timedelta(hours=1), "1h")
+        assert candle.ticks == 2
+
+
+@pytest.mark.parametrize(
+    "symbol",
+    ["aapl", "A B", "A,B", "A\nB", "A;B", "A'B", "A*", "..A", "-A", "^", "", "Ä", "A" * 33, *WRITTEN],
+)
+def test_the_database_has_the_same_rule_for_symbols(execute: Execute, symbol: str) -> None:
+    """What the service refuses cannot be stored past it, and what it takes can."""
+    statement = "INSERT INTO ticks (symbol, timestamp, price) VALUES (%s, now(), 1)"
+    if symbol in WRITTEN:
+        assert check_symbol(symbol) == symbol
+        execute(statement, (symbol,))
+        return
+    with pytest.raises(InvalidInput):
+        check_symbol(symbol)
+    with pytest.raises(psycopg2.errors.CheckViolation, match="ticks_symbol_format"):
+        execute(statement, (symbol,))
+
+
+@pytest.mark.parametrize(
+    "bar", [(500, 101, 99, 100), (100, 101, 99, 10), (None, 101, 99, 102), (100, 99, 101, 100)]
+)
+def test_the_database_refuses_a_bar_that_cannot_be(execute: Execute, bar: tuple[float | None, ...]) -> None:
+    """Open and close lie within low and high, which a tick need not have."""
+    statement = """INSERT INTO ticks (symbol, timestamp, open, high, low, price)
+                   VALUES ('A', clock_timestamp(), %s, %s, %s, %s)"""
+    for possible in ((10, 11, 9, 10.5), (9, 11, 9, 11), (None, None, None, 10), (None, 11, 9, 10)):
+        execute(statement, possible)
+    with pytest.raises(psycopg2.errors.CheckViolation, match="ticks_bar"):
+        execute(statement, bar)
+
+
+def test_a_symbol_has_a_currency(service: EnhancedDatabaseService) -> None:
+    """Once somebody named it; a symbol without ticks has none."""
+    service.insert_market_ticks([tick("AAPL", 0, "1"), tick("LLOY.L", 0, "50")])
+    assert service.get_symbol_currencies() == {"AAPL": None, "LLOY.L": None}
+    assert service.update_symbol_currencies({"LLOY.L": "GBX", "NONE": "USD"}) == 1
+    assert service.update_symbol_currencies({"LLOY.L": "GBX"}) == 0
+    assert service.get_symbol_currencies() == {"AAPL": None, "LLOY.L": "GBX"}
+    service.insert_market_tick("LLOY.L", Decimal(51))
+    assert service.get_symbol_currencies()["LLOY.L"] == "GBX"
+    for wrong in ({"LLOY.L": "pence"}, {"lloy.l": "GBX"}, "GBX"):
+        with pytest.raises(InvalidInput):
+            service.update_symbol_currencies(wrong)  # type: ignore[arg-type]  # on purpose
 
 
 def test_a_multi_symbol_read_is_one_query(service: EnhancedDatabaseService) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from decimal import Decimal
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -10,6 +11,8 @@ from streamlit.testing.v1 import AppTest
 from core import EnhancedDatabaseService
 from core.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
 from dashboard import runtime
+from dashboard.formats import escape_markdown
+from dashboard.market_frames import build_symbol_link
 from tests.conftest import Execute
 from tests.integration.pages import MARKET, open_page, read_metrics, read_text
 from tests.market import LAST, open_market
@@ -69,6 +72,21 @@ def test_a_link_chooses_symbol_range_and_events(market: EnhancedDatabaseService)
     assert "of 2 weeks" in read_text(page)
     assert read_events(page) == ["FB fell 5.3%"]
     assert page.selectbox(key="type").value == "Price move"
+
+
+@pytest.mark.parametrize(
+    "symbol", ["$SPX", "^GSPC", "BRK_A", "BTC/USDT", "NYSE:LMT", "M&M", "CAD=X", "0700.HK"]
+)
+def test_symbols_of_all_markets_have_a_page(market: EnhancedDatabaseService, symbol: str) -> None:
+    """The link to it chooses it, and its marks are text, not markdown."""
+    market.insert_market_tick(symbol, Decimal(7), timestamp=LAST)
+    address = parse_qs(urlsplit(build_symbol_link(symbol)).query)
+    assert address == {"symbol": [symbol]}
+    page = open_page(MARKET, symbol=address["symbol"][0])
+    assert not page.exception
+    assert page.selectbox(key="symbol").value == symbol
+    assert read_metrics(page)[f"{escape_markdown(symbol)} now"] == "$7.00"
+    assert f"{escape_markdown(symbol)} from 1 Mar 2013" in read_text(page)
 
 
 def test_choosing_another_symbol_changes_the_chart(market: EnhancedDatabaseService) -> None:

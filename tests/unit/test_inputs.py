@@ -38,12 +38,32 @@ def test_refuses_a_limit(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["'; DROP TABLE", "", "aapl", "AAPL ", "AAPL\n", "TOOLONGSYMBOL", ".A", "Ä", None, 5]
+    "value",
+    ["'; DROP", "", "aapl", "AAPL ", "AAPL\n", "A" * 33, "-A", "^", "..A", "A,B", 'A"', "A%", "Ä", None, 5],
 )
 def test_refuses_a_symbol(value: Any) -> None:
-    """Symbols are capitals, digits, dots and dashes."""
+    """Symbols are capitals, digits and some marks, and begin with one mark at most."""
     with pytest.raises(InvalidInput, match="symbol is"):
         inputs.check_symbol(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "A", "AAPL", "7203.T", "0700.HK", "600519.SH", "BRK_A", "BRK/B", "^GSPC", "CAD=X", "BTC/USDT",
+        "NYSE:LMT", "M&M", ".DJI", "$SPX", "ES1!", "@ES#", "BTC-USD", "A" * 32,
+    ],
+)  # fmt: skip  # one symbol a line would hide that they are a list
+def test_takes_symbols_as_people_write_them(value: str) -> None:
+    """Numbers, exchanges, classes of shares, indices, pairs and continuous futures."""
+    assert inputs.check_symbol(value) == value
+
+
+@pytest.mark.parametrize("value", ["usd", "US", "DOLLAR", "US$", "", None])
+def test_refuses_a_currency(value: Any) -> None:
+    """A currency is a code of capitals."""
+    with pytest.raises(InvalidInput, match="currency is"):
+        inputs.check_currency(value)
 
 
 @pytest.mark.parametrize("value", ["", "c" * 51, "daily returns", "a:b", "a*", None, "x\n"])
@@ -151,6 +171,7 @@ CHECKS: dict[str, Callable[[Any], object]] = {
     "document": lambda value: inputs.check_document({"a": value} if value == HUGE[1] else value, "metadata"),
     "category": inputs.check_category,
     "symbol": inputs.check_symbol,
+    "currency": inputs.check_currency,
     "money": lambda value: inputs.check_money(value, "total_value"),
     "price": lambda value: inputs.check_price(value, "price"),
     "session date": lambda value: inputs.check_session_date(value, NOW),

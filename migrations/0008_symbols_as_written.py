@@ -1,0 +1,42 @@
+"""Accept symbols as people write them, store a symbol's currency, and check the bars of ticks.
+
+`7203.T`, `^GSPC`, `BTC/USDT` and `NYSE:LMT` are symbols. A bar's open and close lie within its
+low and high. A check that existing rows break holds for new rows only.
+"""
+
+from typing import Any
+
+SYMBOL = "symbol ~ '^[$^.@#/]?[A-Z0-9][A-Z0-9.^=/:&_@#$!+-]{0,31}$'"
+SYMBOL_BEFORE = "symbol ~ '^[A-Z][A-Z0-9.-]{0,9}$'"
+BAR = "low <= LEAST(open, price) AND high >= GREATEST(open, price)"
+CURRENCY = "currency ~ '^[A-Z]{3,5}$'"
+
+
+def up(_migrator: Any, db: Any) -> None:
+    """Replace the check of symbols and add what is new."""
+    drop_check(db, "ticks_symbol_format")
+    add_check(db, "ticks_symbol_format", SYMBOL)
+    add_check(db, "ticks_bar", BAR)
+    db.execute_sql("ALTER TABLE symbols ADD COLUMN currency text")
+    db.execute_sql(f"ALTER TABLE symbols ADD CONSTRAINT symbols_currency CHECK ({CURRENCY})")
+
+
+def down(_migrator: Any, db: Any) -> None:
+    """Put the narrow check back, for new rows only where wider symbols are stored."""
+    db.execute_sql("ALTER TABLE symbols DROP COLUMN currency")
+    drop_check(db, "ticks_bar")
+    drop_check(db, "ticks_symbol_format")
+    add_check(db, "ticks_symbol_format", SYMBOL_BEFORE)
+
+
+def drop_check(db: Any, name: str) -> None:
+    """Drop a check of the ticks."""
+    db.execute_sql(f"ALTER TABLE ticks DROP CONSTRAINT {name}")
+
+
+def add_check(db: Any, name: str, condition: str) -> None:
+    """Add a check to the ticks; one that stored rows break holds for new rows only."""
+    db.execute_sql(f"ALTER TABLE ticks ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID")
+    [(is_broken,)] = db.execute_sql(f"SELECT EXISTS (SELECT FROM ticks WHERE NOT ({condition}))").fetchall()
+    if not is_broken:
+        db.execute_sql(f"ALTER TABLE ticks VALIDATE CONSTRAINT {name}")
