@@ -6,6 +6,7 @@ environment before the first test, and URLs come from the embedded servers alone
 
 import itertools
 import os
+import signal
 import sys
 import tempfile
 import uuid
@@ -41,10 +42,27 @@ FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 PATIENCE = "-c statement_timeout=120s"
 
 
+# How output looks on the terminal of whoever runs the tests.
+TERMINAL = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _default_signals() -> None:
+    """Let processes that tests start be interrupted, also when a script runs the tests in the background.
+
+    A shell lets its background jobs ignore SIGINT, and `nohup` SIGHUP; every child inherits that.
+    """
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            default = signal.default_int_handler if number is signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment() -> Iterator[None]:
-    """Keep the developer's own settings, and `.env` files, out of the tests."""
-    names = [name.upper() for name in (*Settings.model_fields, *StackSettings.model_fields)]
+    """Keep the developer's own settings, `.env` files and terminal out of the tests."""
+    settings = (name.upper() for name in (*Settings.model_fields, *StackSettings.model_fields))
+    names = (*settings, *TERMINAL)
     saved = {name: os.environ.pop(name) for name in names if name in os.environ}
     files = Settings.model_config.get("env_file")
     Settings.model_config["env_file"] = None

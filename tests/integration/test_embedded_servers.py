@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -20,9 +20,9 @@ FAST = {"fsync": "off"}
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def directory(server_directory: Callable[[], Path]) -> Path:
     """A folder that several servers use one after the other."""
-    return tmp_path_factory.mktemp("servers")
+    return server_directory()
 
 
 @pytest.fixture
@@ -109,14 +109,15 @@ def test_valkey_is_a_cache(valkey: ValkeyServer) -> None:
         stranger.ping()
 
 
-def test_data_and_password_survive_a_restart(tmp_path: Path) -> None:
+def test_data_and_password_survive_a_restart(server_directory: Callable[[], Path]) -> None:
     """A folder that has a cluster is served again as it was."""
-    with run_postgres(tmp_path, options=FAST) as first:
+    directory = server_directory()
+    with run_postgres(directory, options=FAST) as first:
         connection = psycopg2.connect(first.url())
         with connection, connection.cursor() as cursor:
             cursor.execute("CREATE TABLE kept AS SELECT 42 AS answer")
         connection.close()
-    with run_postgres(tmp_path, port=first.port) as second:
+    with run_postgres(directory, port=first.port) as second:
         assert second.url() == first.url()
         assert fetch(second.url(), "SELECT answer FROM kept") == 42
 
@@ -160,10 +161,11 @@ def test_failed_start_shows_the_log(directory: Path) -> None:
         pass
 
 
-def test_lost_password_is_explained(tmp_path: Path) -> None:
+def test_lost_password_is_explained(server_directory: Callable[[], Path]) -> None:
     """Data without its password is not overwritten; the message says what to do."""
-    with run_postgres(tmp_path, port=find_free_port()):
-        (tmp_path / "postgres.password").unlink()
-    with pytest.raises(StackError, match="make clean"), run_postgres(tmp_path):
+    directory = server_directory()
+    with run_postgres(directory, port=find_free_port()):
+        (directory / "postgres.password").unlink()
+    with pytest.raises(StackError, match="make clean"), run_postgres(directory):
         pass
-    assert (tmp_path / "postgres" / "PG_VERSION").exists()
+    assert (directory / "postgres" / "PG_VERSION").exists()
