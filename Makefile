@@ -18,7 +18,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs clean migrate seed chaos-redis chaos-db chaos-pool test check lint format bench lock install
+.PHONY: help up down status logs clean migrate seed chaos-redis chaos-db chaos-pool test check lint format bench soak lock install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -71,6 +71,9 @@ format: $(TOOLS) ## format the code and fix what can be fixed
 
 bench: $(TOOLS) ## measure against the bare drivers (ARGS="--scale small")
 	$(RUN) -m tests.bench $(ARGS)
+
+soak: $(TOOLS) ## look for stale reads under load; fails when there is one (SECONDS=600)
+	$(RUN) -m tests.coherence.soak --seconds $(or $(SECONDS),120) $(ARGS)
 
 lock: ## lock every dependency with its hashes; needs uv
 	$(UV) pip compile $(LOCK_OPTIONS) pyproject.toml --output-file requirements.lock

@@ -13,6 +13,21 @@ from tests.conftest import created_database
 # Longer than any scenario: a near tier that hears nothing must be caught by its bound, not
 # saved by its time to live.
 NEAR_MILLISECONDS = 60_000
+CONNECTIONS = 4
+
+
+def make_fleet_settings(database_url: str, valkey: ValkeyServer) -> Settings:
+    """Return the settings of every process of a fleet."""
+    return Settings(
+        database_url=SecretStr(database_url),
+        redis_url=SecretStr(valkey.url),
+        redis_password=SecretStr(valkey.password),
+        database_pool_timeout=5_000,
+        database_connect_timeout=5_000,
+        database_connection_limit=CONNECTIONS,
+        near_cache_ttl=NEAR_MILLISECONDS,
+        metrics_dir=None,
+    )
 
 
 @pytest.fixture(scope="package")
@@ -28,12 +43,4 @@ def fleet_settings(
 ) -> Iterator[Settings]:
     """The settings of every process of a fleet."""
     with created_database(postgres_server, template=template_database) as url:
-        yield Settings(
-            database_url=SecretStr(url),
-            redis_url=SecretStr(fleet_valkey.url),
-            redis_password=SecretStr(fleet_valkey.password),
-            database_pool_timeout=5_000,
-            database_connect_timeout=5_000,
-            database_connection_limit=4,
-            near_cache_ttl=NEAR_MILLISECONDS,
-        )
+        yield make_fleet_settings(url, fleet_valkey)

@@ -53,9 +53,9 @@ class Member:
         """Call a method and do not wait."""
         self._pipe.send((name, *arguments))
 
-    def receive(self, *, is_judged: bool = True) -> Any:
+    def receive(self, *, is_judged: bool = True, patience_seconds: float = PATIENCE_SECONDS) -> Any:
         """Return what the method that was sent returns; not judged, with whether it is fine."""
-        assert self._pipe.poll(PATIENCE_SECONDS), "a worker did not answer"
+        assert self._pipe.poll(patience_seconds), "a worker did not answer"
         is_fine, answer = self._pipe.recv()
         if not is_judged:
             return is_fine, answer

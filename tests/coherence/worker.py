@@ -3,11 +3,13 @@
 Owns the operations, their recording and the latches at which an operation can be held.
 """
 
+import random
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import psycopg2
@@ -19,10 +21,15 @@ from core.cache.wire import Wire
 from core.database import Database
 from core.errors import DatabaseUnavailable, EchoMarketsError
 from tests.coherence.history import Event, Outcome, Paid, Read, Tier, Write
+from tests.coherence.load import Counts, Ledger, Load, Team
 from tests.coherence.mutants import MUTANTS
 from tests.coherence.registers import DAY, Game, list_registers, read_registers, write_register
 
 LATCH_SECONDS = 20.0
+# Under load an operation is held at a point now and then, as if its thread got no processor: the
+# orders of steps that go wrong are those that a quiet machine seldom has.
+PAUSE_SHARE = 0.25
+PAUSE_SECONDS = 0.02
 
 
 class _Answered(threading.local):
@@ -49,6 +56,7 @@ class Worker:
         self._local = _Answered()
         self.loads: list[str] = []
         self._loses_next = False
+        self._is_paused_at_random = False
         if mutant is not None:
             MUTANTS[mutant](self._service)
         self._observe()
@@ -125,6 +133,8 @@ class Worker:
             raise psycopg2.OperationalError("the answer was lost")
 
     def _pass(self, point: str) -> None:
+        if self._is_paused_at_random and random.random() < PAUSE_SHARE:
+            time.sleep(random.uniform(0, PAUSE_SECONDS))
         latch = self._armed.pop(point, None)
         if latch is not None:
             reached, go = latch
@@ -166,16 +176,25 @@ class Worker:
 
     def read(self, game: Game, what: str, argument: Any) -> None:
         """Read and note which versions were seen, and which tier answered."""
-        self._local.is_near = self._local.is_asked = False
         start = time.monotonic()
         try:
-            seen = read_registers(self._service, game, what, argument)
+            seen, tier = self._tell_tier(lambda: read_registers(self._service, game, what, argument))
         except EchoMarketsError:
             return
+        self._events.append(Read(self._number, start, time.monotonic(), tier, seen))
+
+    def _tell_tier(self, read: Callable[[], dict[str, int]]) -> tuple[dict[str, int], Tier]:
+        """Return what a read returns, and the tier that answered."""
+        self._local.is_near = self._local.is_asked = False
+        seen = read()
         # a thread that joined another's read asked nobody, as if the near tier had answered
         is_near = self._local.is_near or not self._local.is_asked
-        tier: Tier = "near" if is_near else "shared"
-        self._events.append(Read(self._number, start, time.monotonic(), tier, seen))
+        return seen, "near" if is_near else "shared"
+
+    def load(self, game: Game, path: Path, team: Team, seconds: float) -> Counts:
+        """Read and write in many threads for so many seconds; every read is checked, and none noted."""
+        self._is_paused_at_random = True
+        return Load(self._service, game, Ledger(path), team, tell_tier=self._tell_tier).run(seconds)
 
     def run(self, start_at: float, scripts: Sequence[Sequence[tuple[Any, ...]]]) -> None:
         """Run scripts in threads side by side, all beginning at one moment."""

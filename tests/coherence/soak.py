@@ -1,0 +1,97 @@
+"""`python -m tests.coherence.soak`: reads and writes by many threads, each read checked, for as long as told.
+
+Owns the command line, the teams of processes and what is printed; exits with 1 when a read was
+stale. The load is in `tests.coherence.load`.
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from core import Settings
+from core.local.servers import ValkeyServer, run_postgres, run_valkey
+from core.migration import Migrator
+from tests.coherence.conftest import make_fleet_settings
+from tests.coherence.fleet import PATIENCE_SECONDS, run_fleet
+from tests.coherence.load import PLAYERS, Counts, Ledger, Team
+from tests.coherence.mutants import MUTANTS
+
+# The threads of one process meet in its near tier and its flights, processes in Redis alone.
+TEAMS = (Team(processes=1, threads=8), Team(processes=3, threads=4))
+DEFAULT_SECONDS = 120.0
+# A connection for each thread, and no cache that is bypassed because the machine is busy.
+LIMITS = {"database_connection_limit": 8, "redis_timeout": 2_000}
+
+
+class Part(NamedTuple):
+    """What came of one team."""
+
+    team: Team
+    counts: Counts
+
+
+def run_team(
+    settings: Settings, valkey: ValkeyServer, team: Team, *, seconds: float, mutant: str | None = None
+) -> Counts:
+    """Let the threads of a team read and write one game; return what happened in all processes."""
+    with (
+        tempfile.TemporaryDirectory(prefix="echo-markets-soak-") as folder,
+        run_fleet(settings, valkey, [mutant] * team.processes) as fleet,
+    ):
+        game = fleet.start_game(PLAYERS)
+        path = Path(folder) / "versions"
+        Ledger.create(path)
+        for number, member in enumerate(fleet.members):
+            member.send("load", game, path, team._replace(process=number), seconds)
+        patience = seconds + PATIENCE_SECONDS
+        return add_up(member.receive(patience_seconds=patience) for member in fleet.members)
+
+
+def add_up(parts: Iterable[Counts]) -> Counts:
+    """Return the sum of what several processes did."""
+    reads, writes, errors, stale, examples = zip(*parts, strict=True)
+    return Counts(sum(reads), sum(writes), sum(errors), sum(stale), list(chain.from_iterable(examples)))
+
+
+@click.command()
+@click.option("--seconds", type=click.FloatRange(min=1), default=DEFAULT_SECONDS, show_default=True)
+@click.option("--mutant", type=click.Choice(list(MUTANTS)), help="Remove a safeguard, to see the soak fail.")
+def main(seconds: float, mutant: str | None) -> None:
+    """Drive leaderboards and portfolios on servers of their own, and look for stale reads."""
+    Settings.model_config["env_file"] = None
+    with (
+        tempfile.TemporaryDirectory(prefix="echo-markets-soak-") as folder,
+        run_postgres(Path(folder)) as postgres,
+        run_valkey(Path(folder)) as valkey,
+    ):
+        settings = make_fleet_settings(postgres.url(), valkey).model_copy(update=LIMITS)
+        Migrator(settings).up()
+        parts = [
+            Part(team, run_team(settings, valkey, team, seconds=seconds / len(TEAMS), mutant=mutant))
+            for team in TEAMS
+        ]
+    show(parts, Console())
+    sys.exit(int(any(part.counts.stale for part in parts)))
+
+
+def show(parts: Iterable[Part], console: Console) -> None:
+    """Print the counts of each team, and what was wrong."""
+    table = Table("processes", "threads each", "reads", "writes", "errors", "stale", box=None)
+    for team, counts in parts:
+        figures = (counts.reads, counts.writes, counts.errors, counts.stale)
+        table.add_row(str(team.processes), str(team.threads), *(f"{figure:,}" for figure in figures))
+    console.print(table)
+    for part in parts:
+        for text in part.counts.examples:
+            console.print(text, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

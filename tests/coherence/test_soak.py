@@ -1,0 +1,48 @@
+"""The soak, for a few seconds: nothing is stale, and it can tell."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core import Settings
+from core.local.servers import ValkeyServer
+from tests.coherence.load import LIMITS, REGISTERS, WRITE_SHARE, Ledger, Load, Team
+from tests.coherence.registers import Game
+from tests.coherence.soak import TEAMS, run_team
+
+pytestmark = pytest.mark.slow
+
+SECONDS = 5.0
+
+
+@pytest.mark.parametrize("team", TEAMS, ids=lambda team: f"{team.processes} x {team.threads}")
+def test_no_read_is_stale_under_load(
+    fleet_settings: Settings, fleet_valkey: ValkeyServer, team: Team
+) -> None:
+    """Threads of one process and of several read and write one leaderboard and three portfolios."""
+    counts = run_team(fleet_settings, fleet_valkey, team, seconds=SECONDS)
+    assert counts.examples == []
+    assert (counts.stale, counts.errors) == (0, 0)
+    assert counts.writes > 0
+    assert counts.writes < counts.reads * 2 * WRITE_SHARE
+
+
+def test_the_command_fails_when_a_read_is_stale(repository: Path) -> None:
+    """Without one safeguard it counts stale reads, shows some of them and exits with 1."""
+    command = [sys.executable, "-m", "tests.coherence.soak", "--seconds", "4", "--mutant", "forget_boards"]
+    result = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
+    assert result.returncode == 1, result.stderr
+    assert "stale" in result.stdout
+    assert any(f"of board {limit} from the" in result.stdout for limit in LIMITS)
+
+
+@pytest.mark.parametrize(("version", "is_wrong"), [(4, True), (5, False), (6, False), (7, True)])
+def test_a_read_is_compared_with_what_was_written(tmp_path: Path, version: int, *, is_wrong: bool) -> None:
+    """Older than the last write that returned, and newer than any write that began, are wrong."""
+    ledger = Ledger.create(tmp_path / "versions")
+    place = REGISTERS.index("score:3")
+    ledger.begun[place], ledger.acknowledged[place] = 6, 5
+    load = Load(None, Game("g", ()), ledger, Team(1, 1), tell_tier=lambda _: ({"score:3": version}, "shared"))  # type: ignore[arg-type]  # the answer is given
+    assert bool(load._read("board", 10)) is is_wrong
