@@ -117,11 +117,13 @@ def _roll_back(service: EnhancedDatabaseService, user: User) -> str | None:
 def _check_portfolios(run: _Run, user: User) -> None:
     service = run.service
     run.call("transaction", lambda: _roll_back(service, user), _equals("Self Test"))
+    run.call("find_portfolio", lambda: service.find_portfolio(user.id, SESSION), _equals(None))
     run.call(
         "get_current_portfolio",
         lambda: service.get_current_portfolio(user.id, SESSION),
         _is(Portfolio),
     )
+    run.call("get_portfolio", lambda: service.get_portfolio(user.id, SESSION).session_date, _equals(SESSION))
     run.call(
         "update_portfolio_value",
         lambda: service.update_portfolio_value(user.id, SESSION, VALUE, Decimal(500)).total_value,

@@ -7,7 +7,6 @@ for leaderboards, one minute for portfolios). Which sessions and categories ther
 every view asks: these are kept for five seconds here.
 """
 
-from collections.abc import Iterable
 from datetime import date, timedelta
 
 import msgspec
@@ -23,9 +22,6 @@ SESSIONS_LISTED = 365
 
 MATCHES_LISTED = 24
 """Players offered for a prefix: what fits on a phone without scrolling far."""
-
-NEWEST_TRIED = 5
-"""Sessions searched for the newest board: a running session may not have scores yet."""
 
 SUGGESTED_PLAYERS = 10
 
@@ -58,10 +54,12 @@ def list_categories(service: EnhancedDatabaseService, day: date) -> tuple[Catego
     return (*KNOWN_CATEGORIES, *(describe_category(key) for key in others))
 
 
-def find_newest_board_day(service: EnhancedDatabaseService, sessions: Iterable[date]) -> date | None:
-    """Return the newest of the sessions that has scores, trying only the newest few."""
-    newest = sorted(sessions, reverse=True)[:NEWEST_TRIED]
-    return next((day for day in newest if _list_board_categories(service, day)), None)
+def find_newest_board_day(service: EnhancedDatabaseService) -> date | None:
+    """Return the newest session that has scores; later ones may have portfolios alone."""
+    days = runtime.get_recent().get_or_load(
+        (service, "newest"), lambda: service.list_leaderboard_dates(limit=1)
+    )
+    return days[0] if days else None
 
 
 def _list_newest_sessions(service: EnhancedDatabaseService) -> tuple[date, ...]:
@@ -96,7 +94,7 @@ def search_players(service: EnhancedDatabaseService, prefix: str) -> tuple[User,
 
 def suggest_players(service: EnhancedDatabaseService) -> tuple[str, ...]:
     """Return the names of the best players of the newest board."""
-    day = find_newest_board_day(service, service.list_session_dates(limit=NEWEST_TRIED))
+    day = find_newest_board_day(service)
     if day is None:
         return ()
     entries = service.get_leaderboard(KNOWN_CATEGORIES[0].key, day, SUGGESTED_PLAYERS)

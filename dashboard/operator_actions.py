@@ -151,7 +151,7 @@ def _offer_player_cache(service: EnhancedDatabaseService) -> None:
 
 
 def _offer_sessions(service: EnhancedDatabaseService) -> None:
-    days = service.list_session_dates(limit=SESSIONS_OFFERED)
+    days = service.list_leaderboard_dates(limit=SESSIONS_OFFERED)
     day = st.selectbox("Session", days, index=None, key="operator-session", placeholder="Choose one")
     if st.button("Close the session", key="operator-close-session", disabled=day is None) and day:
         _ask(build_close_session(day))

@@ -27,7 +27,7 @@ def warm(service: EnhancedDatabaseService) -> None:
     """Read what visitors ask for first."""
     try:
         keys = service.warm_cache(limits=BOARD_LIMITS)
-        for day in service.list_session_dates(limit=NEWEST_SESSIONS):
+        for day in service.list_leaderboard_dates(limit=NEWEST_SESSIONS):
             for category in service.list_leaderboard_categories(day):
                 for limit in BOARD_LIMITS:
                     service.get_leaderboard(category, day, limit)

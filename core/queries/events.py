@@ -1,6 +1,7 @@
 """Statements on `market_events`."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,7 +14,8 @@ from core.records import MarketEvent
 
 COLUMNS = "id, type, title, description, affected_symbols, impact_magnitude, sentiment, created_at"
 
-RECENT = f"SELECT {COLUMNS} FROM market_events ORDER BY created_at DESC, id DESC LIMIT %s"
+RECENT = f"""
+    SELECT {COLUMNS} FROM market_events WHERE created_at < %s ORDER BY created_at DESC, id DESC LIMIT %s"""
 DELETE = "DELETE FROM market_events WHERE id = %s"
 
 
@@ -23,9 +25,9 @@ def build_event(row: Row) -> MarketEvent:
     return MarketEvent(*values)
 
 
-def list_recent(database: Database, limit: int) -> tuple[MarketEvent, ...]:
-    """Return the most recent events, newest first."""
-    return fetch_all(database, build_event, RECENT, (limit,))
+def list_recent(database: Database, end: datetime, limit: int) -> tuple[MarketEvent, ...]:
+    """Return the most recent events before a time, newest first."""
+    return fetch_all(database, build_event, RECENT, (end, limit))
 
 
 def insert_event(database: Database, values: Mapping[str, Any]) -> MarketEvent:

@@ -12,23 +12,19 @@ from uuid import UUID
 from core.database import Database
 from core.queries.events import COLUMNS as EVENT_COLUMNS
 from core.queries.events import build_event
-from core.queries.market import month_after
 from core.queries.rows import Row, fetch_all
 from core.records import MarketEvent, SessionSummary, Sparkline
 
 # Walks back from the latest price, one probe of the index for each point: reading all
-# ticks of a day takes a thousand times as many rows. `beyond` is as in `market`: with it
-# the planner leaves out the default partition and goes from the newest to the oldest.
+# ticks of a day takes a thousand times as many rows. `beyond` is the end of tomorrow, as in
+# `market`: with it the planner leaves out the default partition and goes from the newest to the
+# oldest, and ticks of a far future count for nothing.
 _WALK = """
     WITH RECURSIVE walk AS (
         SELECT s.symbol, t.timestamp, t.price, 1 AS place FROM {symbols} s
         CROSS JOIN LATERAL (
-            (SELECT timestamp, price FROM ticks WHERE symbol = s.symbol AND timestamp >= %(beyond)s
-             ORDER BY timestamp DESC LIMIT 1)
-            UNION ALL
-            (SELECT timestamp, price FROM ticks WHERE symbol = s.symbol AND timestamp < %(beyond)s
-             ORDER BY timestamp DESC LIMIT 1)
-            LIMIT 1
+            SELECT timestamp, price FROM ticks WHERE symbol = s.symbol AND timestamp < %(beyond)s
+            ORDER BY timestamp DESC LIMIT 1
         ) AS t
         UNION ALL
         SELECT w.symbol, t.timestamp, t.price, w.place + 1 FROM walk w
@@ -66,7 +62,8 @@ EVENT_TYPES = """
 # Each step jumps to the next older session in the index.
 SESSION_DAYS = """
     WITH RECURSIVE days AS (
-        (SELECT max(session_date) AS day, 1 AS place FROM leaderboard_entries)
+        (SELECT max(session_date) AS day, 1 AS place FROM leaderboard_entries
+         WHERE session_date < %(before)s)
         UNION ALL
         SELECT (SELECT max(session_date) FROM leaderboard_entries WHERE session_date < day), place + 1
         FROM days WHERE day IS NOT NULL AND place < %(limit)s
@@ -110,10 +107,10 @@ def build_session(row: Row) -> SessionSummary:
 
 
 def list_sparklines(
-    database: Database, symbols: Sequence[str] | None, points: int, step: timedelta, now: datetime
+    database: Database, symbols: Sequence[str] | None, points: int, step: timedelta, beyond: datetime
 ) -> tuple[Sparkline, ...]:
     """Return the last price of each of the latest `points` steps with prices, by symbol (None: of all)."""
-    parameters: dict[str, Any] = {"points": points, "step": step, "beyond": month_after(now)}
+    parameters: dict[str, Any] = {"points": points, "step": step, "beyond": beyond}
     if symbols is None:
         return fetch_all(database, build_sparkline, SPARKLINES_OF_ALL, parameters)
     return fetch_all(database, build_sparkline, SPARKLINES, {**parameters, "symbols": list(symbols)})
@@ -136,9 +133,9 @@ def list_event_types(database: Database) -> tuple[str, ...]:
     return fetch_all(database, lambda row: row[0], EVENT_TYPES)
 
 
-def list_session_days(database: Database, limit: int) -> tuple[date, ...]:
-    """Return the newest days that have boards, newest first."""
-    return fetch_all(database, lambda row: row[0], SESSION_DAYS, {"limit": limit})
+def list_session_days(database: Database, limit: int, before: date) -> tuple[date, ...]:
+    """Return the newest sessions before a day that have a leaderboard, newest first."""
+    return fetch_all(database, lambda row: row[0], SESSION_DAYS, {"limit": limit, "before": before})
 
 
 def list_sessions(

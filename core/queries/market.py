@@ -32,20 +32,18 @@ LATEST_IN_MONTH = _LATEST_IN_MONTH.format(
 LATEST_OF_ALL_IN_MONTH = _LATEST_IN_MONTH.format(symbol="s.symbol", symbols="symbols s")
 # After this one and the two that most symbols are in, every month is searched at once.
 MONTHS_TRIED = 3
-# `beyond` is any time that partitions have been created up to. Later ones, and the default
-# partition, are asked first and are all but empty. Without those the rest is without a gap,
-# so the planner visits it newest first, and the executor stops at the first hit; any other
-# value of `beyond` gives the same answer more slowly.
+# `beyond` is the end of tomorrow: later ticks, which an older release could store, count for
+# nothing. Where partitions have been created up to it, the rest is without a gap, so the planner
+# leaves the default partition out and visits the others newest first, and the executor stops at
+# the first hit.
 LATEST = f"""
     SELECT t.* FROM unnest(%(symbols)s::text[]) AS s (symbol)
     CROSS JOIN LATERAL (
-        (SELECT {COLUMNS} FROM ticks WHERE symbol = s.symbol AND timestamp >= %(beyond)s
-         ORDER BY timestamp DESC LIMIT 1)
-        UNION ALL
-        (SELECT {COLUMNS} FROM ticks WHERE symbol = s.symbol AND timestamp < %(beyond)s
-         ORDER BY timestamp DESC LIMIT 1)
-        LIMIT 1
+        SELECT {COLUMNS} FROM ticks WHERE symbol = s.symbol AND timestamp < %(beyond)s
+        ORDER BY timestamp DESC LIMIT 1
     ) AS t"""
+# From the end of tomorrow back to some time of today.
+TODAY = timedelta(days=2)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 LIST_SYMBOLS = "SELECT symbol FROM symbols"
 LIST_CURRENCIES = "SELECT symbol, currency FROM symbols ORDER BY symbol"
@@ -106,22 +104,23 @@ def build_candle(row: Row) -> Candle:
 
 
 def list_latest(
-    database: Database, symbols: Sequence[str], now: datetime, month: datetime | None = None
+    database: Database, symbols: Sequence[str], beyond: datetime, month: datetime | None = None
 ) -> tuple[Tick, ...]:
-    """Return the latest tick of each of the symbols that has one, by symbol, future ones included.
+    """Return the latest tick before a time of each of the symbols that has one, by symbol.
 
-    `month` is where most of them are expected, by default that of `now`: a right guess saves
-    a statement.
+    `month` is where most of them are expected, by default today's: a right guess saves a statement.
     """
-    search = _Search(database, now)
-    search.look(LATEST_IN_MONTH, month or month_of(now), symbols=list(symbols))
+    search = _Search(database, beyond)
+    search.look(LATEST_IN_MONTH, month or month_of(beyond - TODAY), symbols=list(symbols))
     return search.finish()
 
 
-def list_latest_of_all(database: Database, now: datetime, month: datetime | None = None) -> tuple[Tick, ...]:
-    """Return the latest tick of every symbol, by symbol, future ones included; `month` as above."""
-    search = _Search(database, now)
-    search.look(LATEST_OF_ALL_IN_MONTH, month or month_of(now))
+def list_latest_of_all(
+    database: Database, beyond: datetime, month: datetime | None = None
+) -> tuple[Tick, ...]:
+    """Return the latest tick before a time of every symbol, by symbol; `month` as above."""
+    search = _Search(database, beyond)
+    search.look(LATEST_OF_ALL_IN_MONTH, month or month_of(beyond - TODAY))
     return search.finish()
 
 
@@ -149,25 +148,24 @@ def find_common_month(ticks: Sequence[Tick]) -> datetime | None:
 class _Search:
     """Finds latest ticks month by month; knows what was found and where the rest is."""
 
-    def __init__(self, database: Database, now: datetime) -> None:
+    def __init__(self, database: Database, beyond: datetime) -> None:
         self._database = database
-        self._beyond = month_after(now)
+        self._beyond = beyond
         self._found: list[Tick] = []
-        # symbol -> month of its latest tick; None when there is no knowing
+        # symbol -> month of its latest tick; None when it may be in any
         self._left: dict[str, datetime | None] = {}
 
     def look(self, statement: str, month: datetime, **symbols: Any) -> None:
         """Look into one month."""
-        end = month_after(month)
-        # the last month of time includes its end
-        parameters = {"month": month, "end": end if end < _END_OF_TIME else "infinity", **symbols}
+        parameters = {"month": month, "end": min(month_after(month), self._beyond), **symbols}
         for symbol, latest, *row in self._database.execute_sql(statement, parameters).fetchall():
             if row[0] is not None:
                 self._found.append(build_tick(row))
                 self._left.pop(symbol, None)
             else:
-                # it should have been there, so it was deleted
-                self._left[symbol] = None if latest == month else latest
+                # it should have been there, so it was deleted, or is later than what counts
+                is_elsewhere = latest is not None and month != latest < self._beyond
+                self._left[symbol] = latest if is_elsewhere else None
 
     def finish(self) -> tuple[Tick, ...]:
         """Find what is left; return everything."""

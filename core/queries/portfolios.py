@@ -16,12 +16,12 @@ COLUMNS = (
 )
 
 FIND = f"SELECT {COLUMNS} FROM portfolios WHERE user_id = %s AND session_date = %s"
-CREATE = f"""
+CREATE = """
     INSERT INTO portfolios (id, user_id, session_date) VALUES (%s, %s, %s)
-    ON CONFLICT (user_id, session_date) DO NOTHING RETURNING {COLUMNS}"""
+    ON CONFLICT (user_id, session_date) DO NOTHING"""
 HISTORY = f"""
     SELECT {COLUMNS} FROM portfolios
-    WHERE user_id = %s AND session_date < COALESCE(%s, 'infinity'::date)
+    WHERE user_id = %s AND session_date < %s
     ORDER BY session_date DESC LIMIT %s"""
 # A batch is a small part of the table, but the planner would rather hash all of it.
 PROBE_INDEX = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
@@ -57,13 +57,13 @@ UPDATE_MANY = f"""
 SESSION_DATES = """
     WITH RECURSIVE sessions AS (
         (SELECT max(session_date) AS day FROM portfolios
-         WHERE session_date < COALESCE(%(before)s, 'infinity'::date))
+         WHERE session_date < %(before)s)
         UNION ALL
         SELECT (SELECT max(session_date) FROM portfolios WHERE session_date < day)
         FROM sessions WHERE day IS NOT NULL
     ), boards AS (
         (SELECT max(session_date) AS day FROM leaderboard_entries
-         WHERE session_date < COALESCE(%(before)s, 'infinity'::date))
+         WHERE session_date < %(before)s)
         UNION ALL
         SELECT (SELECT max(session_date) FROM leaderboard_entries WHERE session_date < day)
         FROM boards WHERE day IS NOT NULL
@@ -85,14 +85,12 @@ def find_portfolio(database: Database, user_id: UUID, session_date: date) -> Por
     return find_one(database, build_portfolio, FIND, (user_id, session_date))
 
 
-def create_portfolio(
-    database: Database, portfolio_id: UUID, user_id: UUID, session_date: date
-) -> Portfolio | None:
-    """Open a portfolio with the starting cash, or return None when there is one already."""
-    return find_one(database, build_portfolio, CREATE, (portfolio_id, user_id, session_date))
+def create_portfolio(database: Database, portfolio_id: UUID, user_id: UUID, session_date: date) -> None:
+    """Insert a portfolio with the starting cash; does nothing when there is one already."""
+    database.execute_sql(CREATE, (portfolio_id, user_id, session_date))
 
 
-def list_history(database: Database, user_id: UUID, limit: int, before: date | None) -> tuple[Portfolio, ...]:
+def list_history(database: Database, user_id: UUID, limit: int, before: date) -> tuple[Portfolio, ...]:
     """Return a user's portfolios before a session, newest first."""
     return fetch_all(database, build_portfolio, HISTORY, (user_id, before, limit))
 
@@ -127,8 +125,8 @@ def _columns_of(updates: Sequence[PortfolioUpdate]) -> tuple[str, ...]:
     return tuple("{" + ",".join(column) + "}" for column in columns)
 
 
-def list_session_dates(database: Database, limit: int, before: date | None) -> tuple[date, ...]:
-    """Return the days that have portfolios or leaderboard entries, newest first."""
+def list_session_dates(database: Database, limit: int, before: date) -> tuple[date, ...]:
+    """Return the days before one that have portfolios or leaderboard entries, newest first."""
     parameters = {"limit": limit, "before": before}
     return fetch_all(database, lambda row: row[0], SESSION_DATES, parameters)
 

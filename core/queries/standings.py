@@ -84,7 +84,7 @@ LIST_MATCHES = {order: _LIST.format(condition=_MATCH, order=by) for order, by in
 DAYS = """
     WITH RECURSIVE days AS (
         (SELECT session_date AS day, 1 AS place FROM leaderboard_counters
-         WHERE session_date < COALESCE(%(before)s, 'infinity'::date) AND category = %(category)s
+         WHERE session_date < %(before)s AND category = %(category)s
            AND entries > 0 ORDER BY session_date DESC LIMIT 1)
         UNION ALL
         SELECT older.day, place + 1 FROM days CROSS JOIN LATERAL (
@@ -181,8 +181,8 @@ def list_ordered(
     return fetch_all(database, build_entry, statement, parameters)
 
 
-def list_days(database: Database, category: str, limit: int, before: date | None) -> tuple[date, ...]:
-    """Return the newest sessions in which a category has entries, newest first."""
+def list_days(database: Database, category: str, limit: int, before: date) -> tuple[date, ...]:
+    """Return the newest sessions before a day in which a category has entries, newest first."""
     parameters = {"category": category, "limit": limit, "before": before}
     return fetch_all(database, lambda row: row[0], DAYS, parameters)
 

@@ -20,6 +20,7 @@ from core.service.inputs import (
     check_sentiment,
     check_symbols,
     check_text,
+    find_end_of_time,
 )
 
 _CODEC: Codec[tuple[MarketEvent, ...]] = Codec(tuple[MarketEvent, ...])
@@ -32,15 +33,16 @@ class Events(ServiceBase):
     def get_recent_market_events(self, limit: int = 20) -> tuple[MarketEvent, ...]:
         """Return the most recent events, newest first.
 
-        At most 600 s old, and never older than the last event created through a service.
-        Raises `InvalidInput`.
+        At most 600 s old, and never older than the last event created or deleted through a service.
+        Events after tomorrow (UTC), which an older release could store, are left out. Raises
+        `InvalidInput`.
         """
-        limit = check_limit(limit)
+        limit, end = check_limit(limit), find_end_of_time(self._clock())
         return self._cache.get_or_load(
             MARKET_EVENTS,
             market_events_key(limit),
             _CODEC,
-            lambda: self._read("get_recent_market_events", queries.list_recent, limit),
+            lambda: self._read("get_recent_market_events", queries.list_recent, end, limit),
             depends_on=(MARKET_EVENTS_VERSION_KEY,),
         )
 
@@ -54,9 +56,9 @@ class Events(ServiceBase):
         impact_magnitude: Decimal | None = None,
         sentiment: str = "NEUTRAL",
     ) -> MarketEvent:
-        """Create an event as of now and return it; the impact is in percent.
+        """Create an event as of now and return it.
 
-        Raises `InvalidInput`.
+        The impact is in percent, rounded half-even to two decimals. Raises `InvalidInput`.
         """
         values: dict[str, Any] = {
             "id": new_id(),

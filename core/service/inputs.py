@@ -342,6 +342,15 @@ def check_session_to_write(value: Any, now: datetime) -> date:
     return day
 
 
+def check_before(value: Any, now: datetime) -> date:
+    """Return the day before which a list of sessions begins; None begins with the newest.
+
+    No list begins later than tomorrow: a row of a far future would be its newest session.
+    """
+    end = find_last_session(now) + timedelta(days=1)
+    return end if value is None else min(check_day(value, "before"), end)
+
+
 def find_last_session(now: datetime) -> date:
     """Return the last session that can be written, which is tomorrow's in UTC.
 

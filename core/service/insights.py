@@ -15,6 +15,7 @@ from core.queries import quest_insights as quest_queries
 from core.records import MarketEvent, PlayerQuest, Quest, QuestPace, QuestTotals, SessionSummary, Sparkline
 from core.service.base import ServiceBase
 from core.service.inputs import (
+    check_before,
     check_bucket,
     check_category,
     check_id,
@@ -26,6 +27,7 @@ from core.service.inputs import (
     check_text,
     check_time,
     check_whole,
+    find_end_of_time,
 )
 
 # Long enough that many open pages cost one statement, short enough for a page that refreshes.
@@ -73,15 +75,17 @@ class Insights(ServiceBase):
         """Return the course of each symbol's price (None: of all), ordered by symbol.
 
         A point is the last price of a step; steps without prices are skipped, so that a
-        sparkline has `points` of them whenever there are. One statement for all symbols. At
-        most 15 s old for all symbols, as of now for some. Raises `InvalidInput`.
+        sparkline has `points` of them whenever there are. Prices after tomorrow (UTC) are left out.
+        One statement for all symbols. At most 15 s old for all symbols, as of now for some. Raises
+        `InvalidInput`.
         """
         width = check_bucket(step, "step")
         count = check_whole(points, "points", least=1, most=MAX_POINTS)
         checked = None if symbols is None else check_symbols(symbols)
 
         def load() -> tuple[Sparkline, ...]:
-            return self._read("get_sparklines", queries.list_sparklines, checked, count, width, self._clock())
+            end = find_end_of_time(self._clock())
+            return self._read("get_sparklines", queries.list_sparklines, checked, count, width, end)
 
         if checked is not None:
             return load()
@@ -101,15 +105,16 @@ class Insights(ServiceBase):
     ) -> tuple[MarketEvent, ...]:
         """Return the newest events that pass every filter given, newest first, as of now.
 
-        `since` is included and `until` is not; `before` is the last event of the page before.
-        Raises `InvalidInput`.
+        `since` is included and `until` is not (None: the end of tomorrow in UTC, because an older
+        release could store later events); `before` is the last event of the page before. Raises
+        `InvalidInput`.
         """
         filters = {
             "type": check_text(type, "type", most=50, required=False),
             "sentiment": None if sentiment is None else check_sentiment(sentiment),
             "symbol": None if symbol is None else check_symbol(symbol),
             "since": None if since is None else check_time(since, "since"),
-            "until": None if until is None else check_time(until, "until"),
+            "until": find_end_of_time(self._clock()) if until is None else check_time(until, "until"),
         }
         place = None if before is None else _check_place(before)
         count = check_limit(limit)
@@ -133,12 +138,14 @@ class Insights(ServiceBase):
     ) -> tuple[SessionSummary, ...]:
         """Return the newest sessions that have a leaderboard in figures, newest first.
 
-        `returns` and `quests` name the boards that the figures are taken from. The newest is at
-        most 60 s old, the others 900 s. Raises `InvalidInput`.
+        `returns` and `quests` name the leaderboards that the figures are taken from. The newest is
+        at most 60 s old, the others 900 s. Sessions after tomorrow, which an older release could
+        store, are left out. Raises `InvalidInput`.
         """
         count = check_whole(limit, "limit", least=1, most=MAX_SESSIONS)
         boards = {"returns": check_category(returns, "returns"), "quests": check_category(quests, "quests")}
-        days = self._read("get_session_summaries", queries.list_session_days, count)
+        before = check_before(None, self._clock())
+        days = self._read("get_session_summaries", queries.list_session_days, count, before)
         named = ":".join(boards.values())
         by_key = {f"leaderboard:summary:{named}:{day}": day for day in days}
 

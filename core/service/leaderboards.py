@@ -30,6 +30,7 @@ from core.service.inputs import (
     check_limit,
     check_records,
     check_session_date,
+    check_session_to_write,
     check_whole,
 )
 
@@ -123,11 +124,12 @@ class Leaderboards(ServiceBase):
         session_date: date | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> LeaderboardEntry:
-        """Set a player's score on a board and return the entry with its rank.
+        """Set a player's score on a leaderboard and return the entry with its rank.
 
-        Empty metadata leaves what is there. Raises `UserNotFound`, `InvalidInput`.
+        The score is rounded half-even to two decimals. Empty metadata leaves what is there. The
+        session (None: today's) is up to tomorrow (UTC). Raises `UserNotFound`, `InvalidInput`.
         """
-        category, day = self._check_board(category, session_date)
+        category, day = self._check_board(category, session_date, is_write=True)
         row = _check_row(LeaderboardUpdate(user_id, score, metadata))  # type: ignore[arg-type]  # checked in there
 
         def write() -> LeaderboardEntry | None:
@@ -149,13 +151,14 @@ class Leaderboards(ServiceBase):
         updates: Iterable[LeaderboardUpdate],
         session_date: date | None = None,
     ) -> BatchResult:
-        """Set many scores on one board, all or none.
+        """Set many scores on one leaderboard, all or none.
 
         One statement per 5,000 rows in one transaction; of two scores of one player the last
-        wins. Players that do not exist are returned as missing. Raises `InvalidInput`, naming
-        the place of the update in the batch.
+        wins. Scores are rounded half-even to two decimals, and the session (None: today's) is up
+        to tomorrow (UTC). Players that do not exist are returned as missing. Raises `InvalidInput`,
+        naming the place of the update in the batch.
         """
-        category, day = self._check_board(category, session_date)
+        category, day = self._check_board(category, session_date, is_write=True)
         given = enumerate(check_records(updates, LeaderboardUpdate, "updates", "update"))
         last = {row[1]: row for row in (_check_at(place, update) for place, update in given)}
         if not last:
@@ -179,11 +182,12 @@ class Leaderboards(ServiceBase):
         """Store the final rank of every entry of a session; return how many entries it has.
 
         Safe to repeat. An entry that is written meanwhile may be left with the rank it had.
-        Each statement may take ten minutes, whatever DATABASE_QUERY_TIMEOUT is. Raises `InvalidInput`.
+        Each statement may take ten minutes, whatever DATABASE_QUERY_TIMEOUT is. The session is up
+        to tomorrow (UTC). Raises `InvalidInput`.
         """
         if session_date is None:
             raise InvalidInput("session_date is None; give the session to close")
-        day = check_session_date(session_date, self._clock())
+        day = check_session_to_write(session_date, self._clock())
 
         def write() -> int:
             with self._changing("close_session") as (database, _), database.unhurried():
@@ -197,8 +201,9 @@ class Leaderboards(ServiceBase):
         day = check_session_date(session_date, self._clock())
         return self._read("list_leaderboard_categories", leaderboards.list_categories, day)
 
-    def _check_board(self, category: Any, session_date: Any) -> tuple[str, date]:
-        return check_category(category), check_session_date(session_date, self._clock())
+    def _check_board(self, category: Any, session_date: Any, *, is_write: bool = False) -> tuple[str, date]:
+        check_day = check_session_to_write if is_write else check_session_date
+        return check_category(category), check_day(session_date, self._clock())
 
 
 def _check_offset(value: Any) -> int:

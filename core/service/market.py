@@ -19,6 +19,7 @@ from core.service.inputs import (
     check_symbol,
     check_symbols,
     check_time,
+    find_end_of_time,
     show,
 )
 from core.service.tick_checks import check_tick, check_ticks, find_key
@@ -39,7 +40,8 @@ class Market(ServiceBase):
     def get_latest_market_data(self, symbols: Sequence[str] | None = None) -> tuple[Tick, ...]:
         """Return the latest tick of each symbol (None: of all), ordered by symbol.
 
-        A symbol without ticks is left out, and so is one without a last known tick while the
+        Ticks after tomorrow (UTC), which an older release could store, are no latest ones. A
+        symbol without ticks is left out, and so is one without a last known tick while the
         database does not answer and others have one (`stale_seconds()` is a number then). At most
         30 s old, and never older than the last tick inserted through a service. Raises `InvalidInput`.
         """
@@ -60,14 +62,21 @@ class Market(ServiceBase):
 
     def _load_latest_of_all(self) -> tuple[Tick, ...]:
         ticks = self._read(
-            "get_latest_market_data", queries.list_latest_of_all, self._clock(), self._latest_month
+            "get_latest_market_data",
+            queries.list_latest_of_all,
+            find_end_of_time(self._clock()),
+            self._latest_month,
         )
         self._latest_month = queries.find_common_month(ticks) or self._latest_month
         return ticks
 
     def _load_latest(self, symbols: Sequence[str]) -> dict[str, Tick]:
         ticks = self._read(
-            "get_latest_market_data", queries.list_latest, symbols, self._clock(), self._latest_month
+            "get_latest_market_data",
+            queries.list_latest,
+            symbols,
+            find_end_of_time(self._clock()),
+            self._latest_month,
         )
         self._latest_month = queries.find_common_month(ticks) or self._latest_month
         return {market_key(tick.symbol): tick for tick in ticks}
@@ -87,12 +96,14 @@ class Market(ServiceBase):
     ) -> Tick:
         """Insert one tick (timestamp None: now) and return it.
 
-        A second tick of one symbol and time replaces the first. Raises `InvalidInput`.
+        Prices keep their digits. The time is before the end of tomorrow (UTC). A second tick of one
+        symbol and time replaces the first. Raises `InvalidInput`.
         """
+        now = self._clock()
         tick = check_tick(
             Tick(
                 symbol=symbol,
-                timestamp=self._clock() if timestamp is None else timestamp,
+                timestamp=now if timestamp is None else timestamp,
                 price=price,
                 volume=volume,
                 bid=bid,
@@ -100,7 +111,8 @@ class Market(ServiceBase):
                 change_24h=change_24h,
                 change_percent_24h=change_percent_24h,
                 volatility=volatility,
-            )
+            ),
+            find_end_of_time(now),
         )
         self._change_alone("insert_market_tick", _list_keys([tick.symbol]), queries.insert_ticks, [tick])
         return tick
@@ -108,10 +120,10 @@ class Market(ServiceBase):
     def insert_market_ticks(self, ticks: Iterable[Tick]) -> int:
         """Insert many ticks, all or none; return how many rows were written.
 
-        Of two ticks of one symbol and time the last wins. Raises `InvalidInput`, naming the
-        place of the tick.
+        Prices keep their digits, and times are before the end of tomorrow (UTC). Of two ticks of
+        one symbol and time the last wins. Raises `InvalidInput`, naming the place of the tick.
         """
-        checked = check_ticks(ticks)
+        checked = check_ticks(ticks, find_end_of_time(self._clock()))
         if not checked:
             return 0
         if len(checked) > CHUNK_ROWS:

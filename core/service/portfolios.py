@@ -13,12 +13,14 @@ from core.queries import portfolios as queries
 from core.records import BatchResult, PlayerSession, Portfolio, PortfolioUpdate
 from core.service.base import ServiceBase, chunked, new_id
 from core.service.inputs import (
-    check_day,
+    check_before,
     check_id,
     check_limit,
     check_money,
     check_records,
     check_session_date,
+    check_session_to_write,
+    find_last_session,
 )
 
 _CODEC: Codec[Portfolio] = Codec(Portfolio)
@@ -29,33 +31,57 @@ CHUNK_ROWS = 5_000
 class Portfolios(ServiceBase):
     """The portfolios area of the service."""
 
-    def get_current_portfolio(self, user_id: UUID | str, session_date: date | None = None) -> Portfolio:
-        """Return the user's portfolio of a session (None: today's), opened when there is none.
+    def find_portfolio(self, user_id: UUID | str, session_date: date | None = None) -> Portfolio | None:
+        """Return a user's portfolio of a session (None: today's), or None when there is none.
 
-        At most 60 s old, and never older than the last change through a service.
-        Raises `UserNotFound`, `InvalidInput`.
+        Writes nothing, so any date may be asked for. At most 60 s old, and never older than the
+        last change through a service; a portfolio that was inserted past the service is missing for
+        up to 5 s. Raises `InvalidInput`.
         """
-        checked = check_id(user_id, "user_id")
-        day = check_session_date(session_date, self._clock())
+        checked, day = check_id(user_id, "user_id"), check_session_date(session_date, self._clock())
+        return self._find_portfolio("find_portfolio", checked, day)
+
+    def get_portfolio(self, user_id: UUID | str, session_date: date | None = None) -> Portfolio:
+        """Return a user's portfolio of a session (None: today's), which must exist.
+
+        Writes nothing; as old as that of `find_portfolio`. Raises `PortfolioNotFound`, also for a
+        user that does not exist, and `InvalidInput`.
+        """
+        checked, day = check_id(user_id, "user_id"), check_session_date(session_date, self._clock())
+        found = self._find_portfolio("get_portfolio", checked, day)
+        if found is None:
+            raise _no_portfolio(checked, day)
+        return found
+
+    def get_current_portfolio(self, user_id: UUID | str, session_date: date | None = None) -> Portfolio:
+        """Return a user's portfolio of a session (None: today's), opened when there is none.
+
+        A new portfolio has 10,000 in cash. The session may be any up to tomorrow (UTC); those of
+        the past may be opened for replays and corrections. `find_portfolio` and `get_portfolio` read
+        without opening one. At most 60 s old, and never older than the last change through a
+        service. Raises `UserNotFound`, `InvalidInput`.
+        """
+        checked, day = check_id(user_id, "user_id"), check_session_to_write(session_date, self._clock())
+        found = self._find_portfolio("get_current_portfolio", checked, day)
+        return self._open_portfolio(checked, day) if found is None else found
+
+    def _find_portfolio(self, operation: str, user_id: UUID, day: date) -> Portfolio | None:
         return self._cache.get_or_load(
             PORTFOLIO,
-            portfolio_key(checked, day),
+            portfolio_key(user_id, day),
             _CODEC,
-            lambda: self._find_or_create(checked, day),
+            lambda: self._read(operation, queries.find_portfolio, user_id, day),
         )
 
-    def _find_or_create(self, user_id: UUID, day: date) -> Portfolio:
-        operation = "get_current_portfolio"
-        portfolio = self._read(operation, queries.find_portfolio, user_id, day)
-        if portfolio is not None:
-            return portfolio
+    def _open_portfolio(self, user_id: UUID, day: date) -> Portfolio:
+        operation, keys = "get_current_portfolio", [(PORTFOLIO, portfolio_key(user_id, day))]
         try:
-            with self._database.transaction_of(operation) as database:
-                # None when another caller opened it in between
-                created = queries.create_portfolio(database, new_id(), user_id, day)
-                found = created or queries.find_portfolio(database, user_id, day)
+            # does nothing when another caller opened it in between
+            self._change_alone(operation, keys, queries.create_portfolio, new_id(), user_id, day)
         except ConstraintViolated as error:
             raise UserNotFound(f"no user has the id {user_id}; create_user makes one") from error
+        # through the cache, which has it from now on
+        found = self._find_portfolio(operation, user_id, day)
         if found is None:
             raise UserNotFound(f"the user {user_id} was deleted meanwhile; create_user makes one")
         return found
@@ -65,11 +91,11 @@ class Portfolios(ServiceBase):
     ) -> tuple[Portfolio, ...]:
         """Return up to `limit` portfolios of a user, newest session first, as they are now.
 
-        `before` is the session_date of the last row of the page before. A user without any
-        has an empty history. Raises `InvalidInput`.
+        `before` is the session_date of the last row of the page before. Sessions after tomorrow,
+        which an older release could store, are left out. A user without any portfolio has an
+        empty history. Raises `InvalidInput`.
         """
-        checked = check_id(user_id, "user_id")
-        day = None if before is None else check_day(before, "before")
+        checked, day = check_id(user_id, "user_id"), check_before(before, self._clock())
         limit = check_limit(limit)
         return self._read("get_portfolio_history", queries.list_history, checked, limit, day)
 
@@ -82,29 +108,29 @@ class Portfolios(ServiceBase):
     ) -> Portfolio:
         """Set a portfolio's value and its change since the session began; return the portfolio.
 
-        The change in percent follows from both. Raises `PortfolioNotFound`, `InvalidInput`.
+        Amounts are rounded half-even to cents. The change in percent follows from both. The
+        session (None: today's) is up to tomorrow (UTC). Raises `PortfolioNotFound`, `InvalidInput`.
         """
-        day = check_session_date(session_date, self._clock())
-        update = self._check_update(PortfolioUpdate(user_id, day, total_value, day_change))
+        day = check_session_to_write(session_date, self._clock())
+        update = self._check_update(PortfolioUpdate(user_id, day, total_value, day_change), day)
         updated = self._change_alone(
             "update_portfolio_value", [(PORTFOLIO, _name_key(update))], queries.update_portfolio, update
         )
         if updated is None:
-            raise PortfolioNotFound(
-                f"user {update.user_id} has no portfolio in the session {day};"
-                " get_current_portfolio opens one"
-            )
+            raise _no_portfolio(update.user_id, day)
         return updated
 
     def batch_update_portfolios(self, updates: Iterable[PortfolioUpdate]) -> BatchResult:
         """Set the values of many portfolios, all or none.
 
-        One statement per 5,000 rows in one transaction. Of two updates of one portfolio the
-        last wins. Updates without a portfolio change nothing and are returned as missing.
-        Raises `InvalidInput`, naming the place of the update in the batch.
+        One statement per 5,000 rows in one transaction. Amounts are rounded half-even to cents,
+        sessions are up to tomorrow (UTC). Of two updates of one portfolio the last wins. Updates
+        without a portfolio change nothing and are returned as missing. Raises `InvalidInput`, naming
+        the place of the update in the batch.
         """
         given = enumerate(check_records(updates, PortfolioUpdate, "updates", "update"))
-        checked = (self._check_at(place, update) for place, update in given)
+        last_session = find_last_session(self._clock())
+        checked = (self._check_at(place, update, last_session) for place, update in given)
         # the name of the key is wanted anyway, and its order is that of the rows
         last = {_name_key(update): update for update in checked}
         if not last:
@@ -125,31 +151,42 @@ class Portfolios(ServiceBase):
         return BatchResult(updated=len(last) - len(missing), missing=tuple(missing))
 
     def list_session_dates(self, *, limit: int = 365, before: date | None = None) -> tuple[date, ...]:
-        """Return the days that have portfolios or leaderboard entries, newest first.
+        """Return the sessions that have portfolios or leaderboard entries, newest first, as of now.
 
-        `before` continues after the last day of the page before. Raises `InvalidInput`.
+        `before` continues after the last day of the page before. A session whose players have no
+        score yet is among them; `list_leaderboard_dates` lists those with a leaderboard. Sessions
+        after tomorrow, which an older release could store, are left out. Raises `InvalidInput`.
         """
-        day = None if before is None else check_day(before, "before")
-        limit = check_limit(limit)
+        day, limit = check_before(before, self._clock()), check_limit(limit)
         return self._read("list_session_dates", queries.list_session_dates, limit, day)
 
-    def _check_at(self, place: int, update: PortfolioUpdate) -> PortfolioUpdate:
+    def _check_at(self, place: int, update: PortfolioUpdate, last_session: date) -> PortfolioUpdate:
         try:
-            return self._check_update(update)
+            return self._check_update(update, last_session)
         except InvalidInput as error:
             raise InvalidInput(f"update {place}: {error}") from error
 
-    def _check_update(self, update: PortfolioUpdate) -> PortfolioUpdate:
+    def _check_update(self, update: PortfolioUpdate, last_session: date) -> PortfolioUpdate:
         cash, day = update.current_cash, update.session_date
         if day is None:
             raise InvalidInput("session_date is None; give a datetime.date")
         return PortfolioUpdate(
             user_id=check_id(update.user_id, "user_id"),
-            session_date=day if type(day) is date else check_session_date(day, self._clock()),
+            session_date=(
+                day
+                if type(day) is date and day <= last_session
+                else check_session_to_write(day, self._clock())
+            ),
             total_value=check_money(update.total_value, "total_value"),
             day_change=check_money(update.day_change, "day_change", signed=True),
             current_cash=None if cash is None else check_money(cash, "current_cash"),
         )
+
+
+def _no_portfolio(user_id: UUID | str, day: date) -> PortfolioNotFound:
+    return PortfolioNotFound(
+        f"user {user_id} has no portfolio in session {day}; get_current_portfolio opens one"
+    )
 
 
 def _name_key(update: PortfolioUpdate) -> str:

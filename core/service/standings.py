@@ -17,13 +17,14 @@ from core.cache import CacheKind, Codec
 from core.cache.keys import LEADERBOARD, MARKET, USERNAMES_VERSION_KEY, leaderboard_version_key
 from core.database import Database
 from core.errors import InvalidInput
-from core.queries import boards, market_returns
+from core.queries import boards, insights, market_returns
 from core.queries import standings as queries
 from core.records import BoardSummary, LeaderboardEntry, MarketReturn, PeriodBoard, PlayerScore, ScoreBin
 from core.service.base import ServiceBase
 from core.service.inputs import (
     MAX_MONEY,
     MAX_OFFSET,
+    check_before,
     check_category,
     check_choice,
     check_day,
@@ -35,6 +36,7 @@ from core.service.inputs import (
     check_prefix,
     check_session_date,
     check_whole,
+    find_last_session,
 )
 
 MAX_BINS = 100
@@ -122,15 +124,17 @@ class Standings(ServiceBase):
         )
 
     def list_leaderboard_dates(
-        self, category: str, *, limit: int = 30, before: date | None = None
+        self, category: str | None = None, *, limit: int = 30, before: date | None = None
     ) -> tuple[date, ...]:
-        """Return the newest sessions in which a category has entries, newest first, as of now.
+        """Return the newest sessions in which a category (None: any) has entries, newest first, as of now.
 
-        `before` continues after the last day of the page before. Raises `InvalidInput`.
+        `before` continues after the last day of the page before. Sessions after tomorrow, which
+        an older release could store, are left out. Raises `InvalidInput`.
         """
-        category, count = check_category(category), check_limit(limit)
-        day = None if before is None else check_day(before, "before")
-        return self._read("list_leaderboard_dates", queries.list_days, category, count, day)
+        count, day = check_limit(limit), check_before(before, self._clock())
+        if category is None:
+            return self._read("list_leaderboard_dates", insights.list_session_days, count, day)
+        return self._read("list_leaderboard_dates", queries.list_days, check_category(category), count, day)
 
     def list_player_scores(
         self,
@@ -173,11 +177,12 @@ class Standings(ServiceBase):
         category, day = self._check(category, session_date)
         count = check_whole(sessions, "sessions", least=1, most=MAX_PERIOD_SESSIONS)
         limit = check_limit(limit)
+        before = min(day, find_last_session(self._clock())) + timedelta(days=1)
         return self._cache.get_or_load(
             _PERIOD,
             f"leaderboard:{category}:{day}:last-{count}-{limit}",
             _PERIOD_CODEC,
-            lambda: self._read("get_period_leaderboard", _find_period, category, day, count, limit),
+            lambda: self._read("get_period_leaderboard", _find_period, category, before, count, limit),
         )
 
     def stream_leaderboard(
@@ -267,8 +272,7 @@ def _find_summary(
     )
 
 
-def _find_period(database: Database, category: str, newest: date, sessions: int, limit: int) -> PeriodBoard:
-    before = None if newest == date.max else newest + timedelta(days=1)
+def _find_period(database: Database, category: str, before: date, sessions: int, limit: int) -> PeriodBoard:
     days = queries.list_days(database, category, sessions, before)
     players, entries = queries.list_period(database, category, days, limit)
     return PeriodBoard(days=days, players=players, entries=entries)

@@ -21,7 +21,7 @@ from core.service.inputs import (
     check_price,
     check_records,
     check_symbol,
-    check_time,
+    check_time_to_write,
     check_whole,
 )
 
@@ -32,22 +32,22 @@ _OTHERS = attrgetter("change_24h", "change_percent_24h", "volatility", "open", "
 find_key = attrgetter("symbol", "timestamp")
 
 
-def check_ticks(ticks: Any) -> list[Tick]:
-    """Return ticks in their canonical form, the last of each symbol and time, in any order.
+def check_ticks(ticks: Any, end: datetime) -> list[Tick]:
+    """Return ticks before `end` in their canonical form, the last of each symbol and time, in any order.
 
     Raises `InvalidInput`, naming the place of the tick.
     """
     given = list(check_records(ticks, Tick, "ticks", "tick"))
-    if not _are_plain(given):
-        given = [_check_at(place, tick) for place, tick in enumerate(given)]
+    if not _are_plain(given, end):
+        given = [_check_at(place, tick, end) for place, tick in enumerate(given)]
     return list(dict(zip(map(find_key, given), given, strict=True)).values())
 
 
-def check_tick(tick: Tick) -> Tick:
-    """Return a tick in its canonical form, or raise `InvalidInput`."""
+def check_tick(tick: Tick, end: datetime) -> Tick:
+    """Return a tick before `end` in its canonical form, or raise `InvalidInput`."""
     checked = Tick(
         symbol=check_symbol(tick.symbol),
-        timestamp=check_time(tick.timestamp, "timestamp"),
+        timestamp=check_time_to_write(tick.timestamp, "timestamp", end),
         price=check_price(tick.price, "price"),
         volume=check_whole(tick.volume, "volume", least=0, most=MAX_VOLUME),
         bid=_check_optional_price(tick.bid, "bid"),
@@ -64,7 +64,7 @@ def check_tick(tick: Tick) -> Tick:
     return checked
 
 
-def _are_plain(ticks: Sequence[Tick]) -> bool:
+def _are_plain(ticks: Sequence[Tick], end: datetime) -> bool:
     """Say whether all ticks are valid as they are and have nothing but price, volume, bid and ask."""
     if not ticks or set(map(_OTHERS, ticks)) != {(None,) * 6}:
         return False
@@ -73,6 +73,7 @@ def _are_plain(ticks: Sequence[Tick]) -> bool:
         return (
             _is_each(datetime, times)
             and set(map(attrgetter("tzinfo"), times)) == {UTC}
+            and max(times) < end
             and _is_each(str, symbols)
             and _is_each(int, volumes)
             and min(volumes) >= 0
@@ -108,8 +109,8 @@ def _check_change(value: Any, name: str, *, least: Decimal = MIN_PRICE) -> Decim
     return None if value is None else check_decimal(value, name, least=least, most=MAX_PRICE)
 
 
-def _check_at(place: int, tick: Tick) -> Tick:
+def _check_at(place: int, tick: Tick, end: datetime) -> Tick:
     try:
-        return check_tick(tick)
+        return check_tick(tick, end)
     except InvalidInput as error:
         raise InvalidInput(f"tick {place}: {error}") from error

@@ -117,7 +117,7 @@ class Simulator:
             self._stopping.wait(begun + self._interval_seconds - time.monotonic())
 
     def _open(self, day: date) -> LiveSession:
-        for before in self._service.list_session_dates(limit=1, before=day):
+        for before in self._service.list_leaderboard_dates(limit=1, before=day):
             entries = self._service.close_session(before)
             logger.info("session %s is closed with %d leaderboard entries", before, entries)
         self._service.expire_quests()

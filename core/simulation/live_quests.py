@@ -37,7 +37,6 @@ COUNTED: Final = "completed"
 """The key in an entry's metadata: quests completed in the session, id to type."""
 
 _PAGE: Final = 1_000
-_SESSIONS_BACK: Final = 10  # a session without the board, as a person may open one, is passed over
 _WRITTEN_STEPS: Final = 10  # progress is written in tenths of the target, not at every price
 
 
@@ -232,10 +231,8 @@ def _create(
 
 def _find_board_before(service: EnhancedDatabaseService, day: date) -> dict[UUID, LeaderboardEntry]:
     """Return the newest board of completed quests before a session, by player."""
-    for session in service.list_session_dates(limit=_SESSIONS_BACK, before=day):
-        if board := _read_board(service, session):
-            return board
-    return {}
+    days = service.list_leaderboard_dates(QUESTS_COMPLETED, limit=1, before=day)
+    return _read_board(service, days[0]) if days else {}
 
 
 def _read_board(service: EnhancedDatabaseService, day: date) -> dict[UUID, LeaderboardEntry]:

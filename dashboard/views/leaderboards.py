@@ -42,7 +42,7 @@ def show_leaderboards() -> None:
     if not sessions:
         states.show_empty_database()
         return
-    newest = data.find_newest_board_day(service, sessions) or sessions[0]
+    newest = data.find_newest_board_day(service) or sessions[0]
     view = choose_view(service, sessions, newest)
     live.show_live(partial(show_board, service, view, newest), seconds=BOARD_SECONDS)
     st.caption("Scores can be up to two minutes old; every time and session day is UTC.")
@@ -50,7 +50,7 @@ def show_leaderboards() -> None:
 
 def show_board(service: EnhancedDatabaseService, view: View, newest: date) -> None:
     """Show everything that refreshes: the board of the session or of the period."""
-    if data.find_newest_board_day(service, data.list_sessions(service)) not in (None, newest):
+    if data.find_newest_board_day(service) not in (None, newest):
         # a session has begun since: the filters have to offer it
         st.rerun()
     if view.sessions > 1:

@@ -13,6 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import IntEnum, StrEnum
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,7 @@ VALID: dict[str, dict[str, Any]] = {
     "delete_market_ticks": {"symbol": "AAPL"},
     "delete_user": {"user_id": ID},
     "expire_quests": {},
+    "find_portfolio": {"user_id": ID, "session_date": DAY},
     "find_leaderboard_summary": {"category": "c", "session_date": DAY, "bins": 5, "least_width": 1},
     "get_current_portfolio": {"user_id": ID, "session_date": DAY},
     "get_latest_market_data": {"symbols": ["AAPL"]},
@@ -77,12 +79,14 @@ VALID: dict[str, dict[str, Any]] = {
     "get_leaderboard_around": {"user_id": ID, "category": "c", "session_date": DAY, "radius": 1},
     "get_market_returns": {"start": DAY, "end": DAY},
     "get_period_leaderboard": {"category": "c", "session_date": DAY, "sessions": 7, "limit": 5},
+    "get_portfolio": {"user_id": ID, "session_date": DAY},
     "get_portfolio_history": {"user_id": ID, "limit": 5, "before": DAY},
     "get_price_history": {"symbol": "AAPL", "start": NOON, "end": NOON + timedelta(days=1), "bucket": "1h"},
     "get_quest_totals": {"within": timedelta(days=1)},
     "get_recent_market_events": {"limit": 5},
     "get_session_summaries": {"limit": 5, "returns": "a", "quests": "b"},
     "get_sparklines": {"symbols": ["AAPL"], "points": 5, "step": "1h"},
+    "get_symbol_currencies": {},
     "get_user_active_quests": {"user_id": ID},
     "get_user_by_id": {"user_id": ID},
     "get_user_by_username": {"username": "alice"},
@@ -152,6 +156,7 @@ VALID: dict[str, dict[str, Any]] = {
     "update_portfolio_value": {"user_id": ID, "session_date": DAY, "total_value": 1, "day_change": 0},
     "update_quest_progress": {"quest_id": ID, "progress": 1},
     "update_user_profile": {"user_id": ID, "username": "a", "name": "a", "email": None, "preferences": {}},
+    "update_symbol_currencies": {"currencies": {"AAPL": "USD"}},
     "warm_cache": {"players": 5, "limits": (5,), "on_progress": None},
 }
 # A number that is none, and lists of what is none: for these arguments besides.
@@ -201,6 +206,13 @@ def test_every_call_and_parameter_is_in_the_table() -> None:
     assert sorted(VALID) == list_public_calls()
     for name, arguments in VALID.items():
         assert list(arguments) == list_parameters(name), name
+
+
+def test_the_readme_lists_every_call(repository: Path) -> None:
+    """In its table of areas, and no other."""
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    table = readme[readme.index("| area | calls |") :].split("\n\n")[0]
+    assert sorted(re.findall(r"`(\w+)`", table)) == sorted(VALID)
 
 
 WRONG_CASES = [

@@ -46,9 +46,10 @@ def test_a_sparkline_skips_steps_without_prices(service: EnhancedDatabaseService
     assert apple.prices == (Decimal(4001), Decimal(5), Decimal(4), Decimal(1))
 
 
-def test_a_sparkline_of_a_future_price_ends_with_it(service: EnhancedDatabaseService) -> None:
-    """A price in the default partition is the latest like any other."""
+def test_a_sparkline_of_tomorrows_price_ends_with_it(service: EnhancedDatabaseService) -> None:
+    """A price in the default partition is the latest like any other, once its day is there."""
     later = datetime.now(UTC) + timedelta(days=400)
+    service._clock = lambda: later - timedelta(days=1)
     write_ticks(service, "AAPL", {NOON: 1, later: 2})
     [apple] = service.get_sparklines(["AAPL"])
     assert apple.prices == (Decimal(1), Decimal(2))

@@ -12,6 +12,7 @@ from core.cli import main
 from core.errors import InvalidInput
 from core.queries.market import month_after
 from core.records import PartitionReport, Tick
+from core.service.inputs import find_end_of_time
 from tests.conftest import Execute
 
 NOW = datetime.now(UTC)
@@ -44,20 +45,31 @@ def load(service: EnhancedDatabaseService, *times: datetime, symbol: str = "AAPL
 def test_no_time_is_without_a_partition(service: EnhancedDatabaseService, execute: Execute) -> None:
     """Long ago, now, and long after the last month that was created."""
     long_ago, far_away = datetime(1990, 1, 1, tzinfo=UTC), month(40)
+    service._clock = lambda: far_away
     load(service, long_ago, NOW, far_away)
     assert execute(DAYS) == [("ticks_before", long_ago), (name(0), NOW), ("ticks_default", far_away)]
     assert service.get_latest_market_data(["AAPL"])[0].price == 3
     assert service.get_latest_market_data()[0].price == 3
 
 
-def test_the_last_month_of_time_is_one_like_any_other(service: EnhancedDatabaseService) -> None:
-    """Its end has no date, and its last tick is found all the same, alone and in bulk."""
+def test_ticks_of_a_far_future_are_no_latest_ones(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """An older release stored them: in any month up to the last, alone or beside those of today."""
     last = datetime.max.replace(tzinfo=UTC)
-    service.insert_market_tick("AAPL", Decimal(1), timestamp=last)
-    load(service, last - timedelta(days=30), last, symbol="MSFT")
+    load(service, NOW, symbol="MSFT")
+    load(service, month(-5), symbol="IBM")
+    rows = [
+        (symbol, time)
+        for symbol in ("AAPL", "MSFT", "IBM")
+        for time in (last, last - timedelta(days=30), find_end_of_time(NOW))
+    ]
+    for row in rows:
+        execute("INSERT INTO ticks (symbol, timestamp, price) VALUES (%s, %s, 7)", row)
     for _ in range(2):
-        assert [tick.timestamp for tick in service.get_latest_market_data(["AAPL", "MSFT"])] == [last, last]
-        assert len(service.get_latest_market_data()) == 2
+        latest = service.get_latest_market_data(["AAPL", "IBM", "MSFT"])
+        assert [(tick.symbol, tick.timestamp) for tick in latest] == [("IBM", month(-5)), ("MSFT", NOW)]
+        assert service.get_latest_market_data() == latest
+        assert [line.symbol for line in service.get_sparklines()] == ["IBM", "MSFT"]
+        service.clear_market_data_cache()
 
 
 def test_latest_ticks_are_found_in_whichever_month_they_are(
@@ -65,6 +77,7 @@ def test_latest_ticks_are_found_in_whichever_month_they_are(
 ) -> None:
     """Five symbols in five months, one that moves on, one that is moved, one whose last tick is gone."""
     symbols = ["A", "B", "C", "D", "E"]
+    service._clock = lambda: month(30)
     for age, symbol in enumerate(symbols):
         load(service, month(-age), symbol=symbol)
     assert [tick.symbol for tick in service.get_latest_market_data([*symbols, "NONE"])] == symbols
@@ -93,10 +106,13 @@ def test_maintenance_creates_ahead_and_is_safe_to_repeat(
 def test_what_came_before_its_partition_is_moved(service: EnhancedDatabaseService, execute: Execute) -> None:
     """Every tick that waited in the default partition, and no other."""
     times = [month(3), month(4) - timedelta(microseconds=1), month(4), month(9)]
+    service._clock = lambda: month(9)
     load(service, *times)
+    service._clock = lambda: NOW
     assert service.maintain_partitions(months_ahead=4) == PartitionReport((name(3), name(4)), (), 3)
     places = [name(3), name(3), name(4), "ticks_default"]
     assert execute(DAYS) == list(zip(places, times, strict=True))
+    service._clock = lambda: month(9)
     assert service.get_latest_market_data(["AAPL"])[0].price == 4
 
 

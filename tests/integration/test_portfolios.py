@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import redis
 
-from core import EnhancedDatabaseService
+from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import InvalidInput, PortfolioNotFound, UserNotFound
 from core.records import PlayerSession, PortfolioUpdate, User
 from core.service import portfolios
@@ -44,6 +44,51 @@ def test_is_opened_once(service: EnhancedDatabaseService, alice: User, execute: 
     assert len(found) == 8
     assert len(set(found)) == 1
     assert execute("SELECT count(*) FROM portfolios") == [(1,)]
+
+
+def test_a_read_opens_nothing(
+    service: EnhancedDatabaseService, alice: User, execute: Execute, redis_client: redis.Redis
+) -> None:
+    """Whatever date is asked for, however often; that there is none is remembered for five seconds."""
+    for day in (None, DAY, date.min, date.max, DAY):
+        assert service.find_portfolio(alice.id, day) is None
+        with pytest.raises(PortfolioNotFound, match=f"user {alice.id} has no portfolio in session"):
+            service.get_portfolio(alice.id, day)
+    with pytest.raises(PortfolioNotFound):
+        service.get_portfolio(uuid.uuid4(), DAY)
+    assert execute("SELECT count(*) FROM portfolios") == [(0,)]
+    assert 0 < redis_client.pttl(f"portfolio:{alice.id}:{DAY}") <= 5_000
+
+
+def test_a_portfolio_that_is_opened_is_found_at_once(
+    service: EnhancedDatabaseService, settings: Settings, alice: User
+) -> None:
+    """Also where it was missing a moment ago, in this process and in another."""
+    # without a near cache, which hears of a change a moment later
+    with open_service(settings.model_copy(update={"near_cache_size": 0})) as other:
+        assert service.find_portfolio(alice.id, DAY) is None
+        assert other.find_portfolio(alice.id, DAY) is None
+        opened = service.get_current_portfolio(alice.id, DAY)
+        assert service.find_portfolio(alice.id, DAY) == service.get_portfolio(str(alice.id), DAY) == opened
+        assert other.get_portfolio(alice.id, DAY) == opened
+        # the reads share one key with the call that opens
+        service.update_portfolio_value(alice.id, DAY, Decimal(5), Decimal(0))
+        assert service.find_portfolio(alice.id, DAY) == service.get_current_portfolio(alice.id, DAY)
+
+
+def test_a_portfolio_opened_in_a_transaction_is_seen_there_and_nowhere_else(
+    service: EnhancedDatabaseService, alice: User
+) -> None:
+    """Until the commit; a rollback leaves nothing."""
+    assert service.find_portfolio(alice.id, DAY) is None
+    with pytest.raises(ZeroDivisionError), service.transaction():
+        opened = service.get_current_portfolio(alice.id, DAY)
+        assert service.find_portfolio(alice.id, DAY) == opened
+        raise ZeroDivisionError
+    assert service.find_portfolio(alice.id, DAY) is None
+    with service.transaction():
+        opened = service.get_current_portfolio(alice.id, DAY)
+    assert service.find_portfolio(alice.id, DAY) == opened
 
 
 def test_unknown_user_opens_nothing(service: EnhancedDatabaseService, execute: Execute) -> None:

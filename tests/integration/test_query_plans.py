@@ -20,6 +20,7 @@ from core.queries import (
     standings,
     users,
 )
+from core.service.inputs import find_end_of_time
 from core.settings import Settings
 from tests.conftest import Execute, connected, created_database
 
@@ -55,7 +56,7 @@ FILL = """
 USER = "00000000-0000-7000-8000-000000000077"
 DAY = "2026-03-02"
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
-BEYOND = market.month_after(datetime.now(UTC))
+BEYOND = find_end_of_time(datetime.now(UTC))
 MONTH = {"month": market.month_of(datetime.now(UTC)), "end": BEYOND}
 BOARD = {"day": DAY, "category": "daily_returns", "user_id": USER}
 
@@ -70,10 +71,10 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
     ),
     "most active": (users.MOST_ACTIVE, (100,), {"users_last_active"}),
     "portfolio": (portfolios.FIND, (USER, DAY), {"portfolios_user_session"}),
-    "history": (portfolios.HISTORY, (USER, None, 100), {"portfolios_user_session"}),
+    "history": (portfolios.HISTORY, (USER, DAY, 100), {"portfolios_user_session"}),
     "session dates": (
         portfolios.SESSION_DATES,
-        {"before": None, "limit": 365},
+        {"before": DAY, "limit": 365},
         {"portfolios_session", "leaderboard_entries_board"},
     ),
     "update": (
@@ -138,7 +139,7 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
     ),
     "days of a board": (
         standings.DAYS,
-        {**BOARD, "before": None, "limit": 12},
+        {**BOARD, "before": DAY, "limit": 12},
         {"leaderboard_counters_bucket"},
     ),
     "scores of players": (
@@ -173,7 +174,7 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
     "active quests": (quests.ACTIVE, (USER, NOW), {"quests_active"}),
     "active quests of many": (quests.ACTIVE_OF_MANY, ([USER], NOW), {"quests_active"}),
     "expiry": (quests.EXPIRE, (NOW,), {"quests_expiring"}),
-    "recent events": (events.RECENT, (20,), {"market_events_recent"}),
+    "recent events": (events.RECENT, (BEYOND, 20), {"market_events_recent"}),
 }
 
 

@@ -17,6 +17,7 @@ from core.service.inputs import MAX_PRICE, MAX_VOLUME
 from core.service.tick_checks import check_tick, check_ticks, find_key
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+END = NOON + timedelta(days=2)
 PLAIN = Tick(
     symbol="AAPL", timestamp=NOON, price=Decimal(10), volume=5, bid=Decimal("9.5"), ask=Decimal("10.5")
 )
@@ -29,6 +30,8 @@ ODD: dict[str, tuple[Any, ...]] = {
     "timestamp": (
         NOON,
         NOON + timedelta(seconds=1),
+        END - timedelta(microseconds=1),
+        END,
         NOON.replace(tzinfo=None),
         NOON.astimezone(timezone(timedelta(hours=2))),
         datetime.max.replace(tzinfo=timezone(timedelta(hours=-2))),
@@ -57,7 +60,7 @@ def judge_one_by_one(batch: list[Tick]) -> dict[Any, Tick] | str:
     found: dict[Any, Tick] = {}
     for place, tick in enumerate(batch):
         try:
-            checked = check_tick(tick)
+            checked = check_tick(tick, END)
         except InvalidInput as error:
             return f"tick {place}: {error}"
         found[find_key(checked)] = checked
@@ -68,7 +71,7 @@ def judge_one_by_one(batch: list[Tick]) -> dict[Any, Tick] | str:
 def test_many_are_judged_as_each_alone(batch: list[Tick]) -> None:
     """The same values come out, and the first wrong tick is named with the same words."""
     try:
-        found: dict[Any, Tick] | str = {find_key(tick): tick for tick in check_ticks(batch)}
+        found: dict[Any, Tick] | str = {find_key(tick): tick for tick in check_ticks(batch, END)}
     except InvalidInput as error:
         found = str(error)
     assert found == judge_one_by_one(batch)
@@ -80,17 +83,17 @@ def test_plain_ticks_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> N
     batch = [
         msgspec.structs.replace(PLAIN, timestamp=NOON + timedelta(seconds=second)) for second in range(5)
     ]
-    assert check_ticks(batch) == batch
+    assert check_ticks(batch, END) == batch
 
 
 def test_the_last_of_one_time_wins() -> None:
     """Whatever was given before it."""
     later = msgspec.structs.replace(PLAIN, price=Decimal(11))
-    assert check_ticks([PLAIN, later]) == [later]
+    assert check_ticks([PLAIN, later], END) == [later]
 
 
 @pytest.mark.parametrize("given_", [None, "AAPL", {"AAPL": 1}, [PLAIN, "AAPL"], 5])
 def test_what_is_no_list_of_ticks_is_named(given_: Any) -> None:
     """The message says what was given and what is wanted."""
     with pytest.raises(InvalidInput, match="tick"):
-        check_ticks(given_)
+        check_ticks(given_, END)

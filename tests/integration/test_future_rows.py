@@ -1,0 +1,151 @@
+"""Sessions and times after tomorrow: no write takes them, and rows of an older release lead nobody astray."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core import EnhancedDatabaseService, Settings
+from core.errors import InvalidInput
+from core.records import LeaderboardUpdate, PortfolioUpdate, Tick, User
+from dashboard import data, runtime
+from tests.conftest import Execute
+from tests.game import SESSIONS, play_game
+from tests.integration.pages import OVERVIEW, open_page, read_text
+
+LEADERBOARDS = "views/leaderboards.py"
+ONE = Decimal(1)
+FAR = date(9999, 12, 31)
+FAR_TIME = datetime(9999, 12, 31, tzinfo=UTC)
+
+
+@pytest.fixture
+def haunted(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDatabaseService:
+    """A game with rows of the year 9999, as an older release stored them, and with portfolios alone."""
+    play_game(service)
+    execute("INSERT INTO portfolios (user_id, session_date) SELECT id, %s FROM users", (FAR,))
+    execute(
+        "INSERT INTO leaderboard_entries (user_id, session_date, category, score)"
+        " SELECT id, %s, 'total_value', 5 FROM users WHERE username = 'alice'",
+        (FAR,),
+    )
+    execute("INSERT INTO ticks (symbol, timestamp, price) VALUES ('AAPL', %s, 7)", (FAR_TIME,))
+    execute("INSERT INTO market_events (type, title, created_at) VALUES ('T', 'Far', %s)", (FAR_TIME,))
+    bob = service.get_user_by_username("bob")
+    for days in range(10):
+        service.get_current_portfolio(bob.id, SESSIONS[-1] + timedelta(days=1 + days))
+    return service
+
+
+def test_no_list_begins_in_the_far_future(haunted: EnhancedDatabaseService) -> None:
+    """Neither sessions, nor leaderboards, nor a player's history, nor prices, nor events."""
+    newest = SESSIONS[-1]
+    assert haunted.list_session_dates(limit=1) == (newest + timedelta(days=10),)
+    assert haunted.list_session_dates(before=date.max)[0] == newest + timedelta(days=10)
+    assert haunted.list_leaderboard_dates(limit=1) == (newest,)
+    assert haunted.list_leaderboard_dates("total_value", limit=1, before=date.max) == (newest,)
+    assert haunted.list_leaderboard_dates("luck") == ()
+    assert haunted.get_session_summaries(limit=1)[0].session_date == newest
+    assert haunted.get_period_leaderboard("total_value", FAR, sessions=1).days == (newest,)
+    alice = haunted.get_user_by_username("alice")
+    assert haunted.get_portfolio_history(alice.id, limit=1)[0].session_date == newest
+    assert haunted.get_latest_market_data() == haunted.get_latest_market_data(["AAPL"]) == ()
+    assert haunted.get_sparklines() == ()
+    assert haunted.get_recent_market_events() == haunted.list_market_events() == ()
+
+
+def test_the_row_itself_can_still_be_read(haunted: EnhancedDatabaseService) -> None:
+    """A read of an exact date or range answers with what is stored."""
+    alice = haunted.get_user_by_username("alice")
+    portfolio = haunted.find_portfolio(alice.id, FAR)
+    assert portfolio is not None
+    assert portfolio.session_date == FAR
+    assert [entry.username for entry in haunted.get_leaderboard("total_value", FAR)] == ["alice"]
+    [event] = haunted.list_market_events(until=datetime.max.replace(tzinfo=UTC))
+    assert event.title == "Far"
+
+
+@pytest.mark.parametrize("page", [OVERVIEW, LEADERBOARDS])
+def test_pages_open_on_the_newest_session_with_a_leaderboard(
+    haunted: EnhancedDatabaseService, page: str
+) -> None:
+    """Neither the far future nor ten days with portfolios alone push it aside."""
+    runtime.set_service(haunted)
+    runtime.get_recent().clear()
+    assert data.find_newest_board_day(haunted) == SESSIONS[-1]
+    opened = open_page(page)
+    assert not opened.exception
+    text = read_text(opened)
+    assert "9999" not in text
+    assert "Session of Fri 1 Mar 2013" in text
+
+
+@pytest.mark.parametrize("with_rows", [False, True])
+def test_the_example_of_the_readme_runs_on_any_database(
+    request: pytest.FixtureRequest,
+    service: EnhancedDatabaseService,
+    settings: Settings,
+    repository: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    with_rows: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    """As printed: on an empty database, and on one whose newest session has no leaderboard."""
+    if with_rows:
+        request.getfixturevalue("haunted")
+    monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
+    monkeypatch.setenv("ENABLE_REDIS_CACHE", "false")
+    [example] = re.findall(
+        r"```python\n(from decimal import.*?)```", (repository / "README.md").read_text(), re.DOTALL
+    )
+    exec(compile(example, "README.md", "exec"), {})  # it is ours
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1].startswith("price is Decimal('-1')")
+    assert len(printed) == (4 if with_rows else 1)
+
+
+# each of these is after tomorrow
+WRITES: dict[str, Callable[[Any, User, date, datetime], object]] = {
+    "open a portfolio": lambda s, u, day, _: s.get_current_portfolio(u.id, day),
+    "value a portfolio": lambda s, u, day, _: s.update_portfolio_value(u.id, day, 1, 0),
+    "value portfolios": lambda s, u, day, _: s.batch_update_portfolios(
+        [PortfolioUpdate(u.id, day, ONE, ONE)]
+    ),
+    "score": lambda s, u, day, _: s.update_leaderboard_entry(u.id, "c", 1, day),
+    "scores": lambda s, u, day, _: s.batch_update_leaderboard("c", [LeaderboardUpdate(u.id, ONE)], day),
+    "close": lambda s, _, day, __: s.close_session(day),
+    "tick": lambda s, _, __, time: s.insert_market_tick("AAPL", 1, timestamp=time),
+    "ticks": lambda s, _, __, time: s.insert_market_ticks([Tick("AAPL", time, Decimal(1))]),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_no_write_takes_what_is_after_tomorrow(
+    service: EnhancedDatabaseService, alice: User, execute: Execute, name: str
+) -> None:
+    """The day after tomorrow, and the year 9999; the message names the value and what is allowed."""
+    noon = datetime(2026, 3, 2, 12, tzinfo=UTC)
+    service._clock = lambda: noon
+    for day in (date(2026, 3, 4), FAR):
+        time = datetime.combine(day, datetime.min.time(), UTC)
+        with pytest.raises(InvalidInput, match=rf"(session_date|timestamp) is {day}.*after tomorrow"):
+            WRITES[name](service, alice, day, time)
+    for table in ("portfolios", "leaderboard_entries", "ticks"):
+        assert execute(f"SELECT count(*) FROM {table}") == [(0,)]
+
+
+@pytest.mark.parametrize("day", [date.min, date(1970, 1, 1), date(2026, 3, 2), date(2026, 3, 3)])
+def test_sessions_up_to_tomorrow_are_played(service: EnhancedDatabaseService, alice: User, day: date) -> None:
+    """However long ago: replays write sessions of old prices."""
+    service._clock = lambda: datetime(2026, 3, 2, 23, 59, 59, tzinfo=UTC)
+    service.get_current_portfolio(alice.id, day)
+    assert service.update_portfolio_value(alice.id, day, Decimal(5), Decimal(0)).total_value == 5
+    assert service.update_leaderboard_entry(alice.id, "c", Decimal(5), day).rank == 1
+    assert service.close_session(day) == 1
+    time = datetime.combine(day, datetime.max.time(), UTC)
+    assert service.insert_market_tick("AAPL", Decimal(1), timestamp=time).timestamp == time
+    assert service.list_session_dates() == (day,)
