@@ -44,6 +44,7 @@ WAIT_SECONDS = 600.0
 WAIT_POLL_SECONDS = 0.25
 # For a table that others use: whoever comes later waits behind a migration.
 TABLE_WAIT_SECONDS = 60.0
+HAS_HISTORY = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = %s)"
 FIND_HOLDER = f"""
     SELECT pid, COALESCE(NULLIF(application_name, ''), 'unknown'),
            COALESCE(round(EXTRACT(epoch FROM clock_timestamp() - xact_start)), 0)::bigint
@@ -254,8 +255,8 @@ def _named(direction: str) -> Iterator[None]:
 def count_migrations(execute_sql: Callable[..., Any], directory: Path) -> MigrationCount:
     """Return how many migrations are applied and how many are not; `execute_sql` returns a cursor."""
     names = _list_names(directory)
-    [(history,)] = execute_sql("SELECT to_regclass(%s)", (HISTORY_TABLE,)).fetchall()
-    if history is None:
+    [(has_history,)] = execute_sql(HAS_HISTORY, (HISTORY_TABLE,)).fetchall()
+    if not has_history:
         return MigrationCount(applied=0, pending=len(names))
     applied = {name for (name,) in execute_sql(f"SELECT name FROM {HISTORY_TABLE}").fetchall()}
     return MigrationCount(applied=len(applied), pending=len(names - applied))

@@ -4,6 +4,10 @@ Adoption keeps every row: missing columns are added, types are converted in plac
 and ticks of one symbol with the same timestamp are moved apart by microseconds so
 that the pair can be unique. What was changed is remembered in the table's comment,
 by which `down` puts an adopted table back and drops only a table that `up` created.
+
+Tables of another application that have these names are refused: what it has built on them
+(foreign keys, triggers, policies), or that only one of the two is there, tells them from
+plain ones. The comment `echo-markets` on a table says that it is ours all the same.
 """
 
 import json
@@ -58,14 +62,47 @@ INDEXES = {
 }
 
 
+TABLES = {"users": USERS, "ticks": TICKS}
+# Whoever owns a table says with this comment that it is to be adopted.
+OURS = "echo-markets"
+FIND = """
+    SELECT c.relkind::text, pg_has_role(c.relowner, 'USAGE'), obj_description(c.oid, 'pg_class')
+    FROM pg_class c WHERE c.relname = %s
+    AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())"""
+KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table", "p": "a partitioned table"}
+# What another application has built on a table, in the words of the refusal.
+SIGNS = """
+    SELECT 'foreign key ' || conname || ' of ' || conrelid::regclass FROM pg_constraint
+    WHERE contype = 'f' AND %(table)s::regclass IN (conrelid, confrelid)
+    UNION ALL SELECT 'trigger ' || tgname FROM pg_trigger
+    WHERE tgrelid = %(table)s::regclass AND NOT tgisinternal
+    UNION ALL SELECT 'rule ' || rulename FROM pg_rewrite WHERE ev_class = %(table)s::regclass
+    UNION ALL SELECT 'row security' FROM pg_class WHERE oid = %(table)s::regclass AND relrowsecurity
+    UNION ALL SELECT 'inheritance of ' || inhrelid::regclass FROM pg_inherits
+    WHERE %(table)s::regclass IN (inhrelid, inhparent)"""
+COLUMNS = """
+    SELECT attname, format_type(atttypid, atttypmod), attnotnull, pg_get_expr(adbin, adrelid)
+    FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+    WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"""
+REQUIRED = """
+    SELECT attname FROM pg_attribute
+    WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attnotnull
+      AND NOT atthasdef AND attidentity = '' ORDER BY attnum"""
+
+
 def up(_migrator: Any, db: Any) -> None:
     """Bring both tables to their form, whatever was there."""
-    for table, columns in (("users", USERS), ("ticks", TICKS)):
-        done = adopt(db, table, columns) if exists(db, table) else create(db, table, columns)
+    found = {table: find(db, table) for table in TABLES}
+    for table, there in found.items():
+        if there is not None:
+            check_ours(db, table, there, has_both=None not in found.values())
+    for table, columns in TABLES.items():
+        before = found[table]
+        done = create(db, table, columns) if before is None else adopt(db, table, columns)
+        done["comment"] = before and before["comment"]
         done["checks"] = add_checks(db, table)
         done["indexes"] = add_indexes(db, table)
-        comment = json.dumps(done, sort_keys=True).replace("'", "''").replace("%", "%%")
-        db.execute_sql(f"COMMENT ON TABLE {table} IS '{comment}'")
+        write_comment(db, table, json.dumps(done, sort_keys=True))
 
 
 def down(_migrator: Any, db: Any) -> None:
@@ -91,12 +128,51 @@ def down(_migrator: Any, db: Any) -> None:
             db.execute_sql(f"ALTER TABLE {table} ALTER COLUMN {column} {change}")
         for column, before in done["retyped"].items():
             convert(db, table, column, before)
-        db.execute_sql(f"COMMENT ON TABLE {table} IS NULL")
+        # a version that did not note it made it NULL
+        write_comment(db, table, done.get("comment"))
 
 
-def exists(db: Any, table: str) -> bool:
-    """Say whether the table is in the current schema."""
-    return db.execute_sql("SELECT to_regclass(%s)", (table,)).fetchone()[0] is not None
+def find(db: Any, table: str) -> dict[str, Any] | None:
+    """Return what is in the current schema under a name; other schemas of the path do not count."""
+    row = db.execute_sql(FIND, (table,)).fetchone()
+    return row and dict(zip(("kind", "is_owned", "comment"), row, strict=True))
+
+
+def check_ours(db: Any, table: str, here: dict[str, Any], *, has_both: bool) -> None:
+    """Raise when a table cannot be adopted, or belongs to another application."""
+    if here["kind"] != "r":
+        refuse(table, f"is {KINDS.get(here['kind'], 'no table')}")
+    if not here["is_owned"]:
+        refuse(table, "belongs to another role")
+    columns = {row[0] for row in db.execute_sql(COLUMNS, (table,)).fetchall()}
+    for name, definition in TABLES[table].items():
+        _, is_required, default = parse(definition)
+        if name not in columns and is_required and default is None:
+            refuse(table, f"has no column {name}")
+    for (name,) in db.execute_sql(REQUIRED, (table,)).fetchall():
+        if name not in TABLES[table]:
+            refuse(table, f"has the column {name}, which every row needs and Echo Markets does not fill")
+    if here["comment"] == OURS:
+        return
+    signs = [row[0] for row in db.execute_sql(SIGNS, {"table": table}).fetchall()]
+    if not has_both:
+        signs.append(f"it is there without {' and '.join(TABLES.keys() - {table})}")
+    if signs:
+        refuse(table, f"seems to be another application's ({', '.join(signs)})")
+
+
+def refuse(table: str, reason: str) -> None:
+    """Raise with what can be done."""
+    raise RuntimeError(
+        f"table {table} {reason}; give Echo Markets a schema of its own, ?options=-csearch_path%3DNAME in"
+        f" the URL; if it is its own table, correct that and say so: COMMENT ON TABLE {table} IS '{OURS}'"
+    )
+
+
+def write_comment(db: Any, table: str, comment: str | None) -> None:
+    """Set the comment of a table."""
+    text = "NULL" if comment is None else "'" + comment.replace("'", "''").replace("%", "%%") + "'"
+    db.execute_sql(f"COMMENT ON TABLE {table} IS {text}")
 
 
 def create(db: Any, table: str, columns: dict[str, str]) -> dict[str, Any]:
@@ -111,13 +187,7 @@ def adopt(db: Any, table: str, columns: dict[str, str]) -> dict[str, Any]:
     """Add and convert columns of a table that has rows; return what was changed."""
     found = {
         name: (kind, not_null, default)
-        for name, kind, not_null, default in db.execute_sql(
-            """SELECT attname, format_type(atttypid, atttypmod), attnotnull,
-                      pg_get_expr(adbin, adrelid)
-               FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-               WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped""",
-            (table,),
-        ).fetchall()
+        for name, kind, not_null, default in db.execute_sql(COLUMNS, (table,)).fetchall()
     }
     done = {
         "created": False,
@@ -130,17 +200,17 @@ def adopt(db: Any, table: str, columns: dict[str, str]) -> dict[str, Any]:
     for name, definition in columns.items():
         kind, not_null, default = parse(definition)
         if name not in found:
-            if not_null and default is None:
-                raise RuntimeError(
-                    f"table {table} has no column {name}; add it with its values, then migrate again"
-                )
             db.execute_sql(f"ALTER TABLE {table} ADD COLUMN {name} {definition}")
             done["added"].append(name)
             continue
         old_kind, was_not_null, old_default = found[name]
         if old_kind != kind:
             db.execute_sql(f"ALTER TABLE {table} ALTER COLUMN {name} DROP DEFAULT")
-            convert(db, table, name, kind)
+            try:
+                convert(db, table, name, kind)
+            except Exception as error:  # the driver's, whichever that is
+                reason = str(error).strip().splitlines()[0]
+                refuse(table, f"has {name} as {old_kind}, which cannot become {kind} ({reason})")
             done["retyped"][name] = old_kind
         if default is not None and (old_default is None or old_kind != kind):
             db.execute_sql(f"ALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT {default}")

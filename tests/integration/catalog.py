@@ -31,15 +31,17 @@ INDEXES = """
       AND tablename NOT IN (SELECT relname FROM pg_class WHERE relispartition)
     ORDER BY 1, 2"""
 PARTITIONED = """
-    SELECT partrelid::regclass::text, pg_get_partkeydef(partrelid) FROM pg_partitioned_table ORDER BY 1"""
+    SELECT relname, pg_get_partkeydef(partrelid)
+    FROM pg_partitioned_table JOIN pg_class c ON c.oid = partrelid
+    WHERE relnamespace = 'public'::regnamespace ORDER BY 1"""
 SETTINGS = """
     SELECT relname, reloptions FROM pg_class
     WHERE relnamespace = 'public'::regnamespace AND reloptions IS NOT NULL AND relkind IN ('r', 'p')
     ORDER BY 1"""
 
 TRIGGERS = """
-    SELECT tgrelid::regclass::text, tgname, pg_get_triggerdef(oid) FROM pg_trigger
-    WHERE NOT tgisinternal ORDER BY 1, 2"""
+    SELECT relname, tgname, pg_get_triggerdef(t.oid) FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
+    WHERE NOT tgisinternal AND relnamespace = 'public'::regnamespace ORDER BY 1, 2"""
 FUNCTIONS = """
     SELECT proname, pg_get_functiondef(oid) FROM pg_proc
     WHERE pronamespace = 'public'::regnamespace ORDER BY 1"""

@@ -1,0 +1,208 @@
+"""Servers as people have them, each with a migrated database, and the answers of the plain one."""
+
+import contextlib
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import psycopg2
+import pytest
+from pydantic import SecretStr
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.local.ports import LOOPBACK
+from core.local.servers import PostgresServer
+from core.migration import Migrator
+from tests.conftest import Execute, administered, connected
+from tests.matrix.answers import play
+from tests.matrix.servers import run_debian_postgres, run_pgbouncer
+
+NOTHING: Mapping[str, str] = MappingProxyType({})
+# What a server, a database or a role may have set, and what a query must not depend on.
+ODD_DEFAULTS = {
+    "timezone": "'America/St_Johns'",
+    "datestyle": "'German, DMY'",
+    "intervalstyle": "'iso_8601'",
+    "default_transaction_isolation": "'serializable'",
+    "default_transaction_deferrable": "on",
+    "standard_conforming_strings": "off",
+    "escape_string_warning": "off",
+    "bytea_output": "'escape'",
+    "lock_timeout": "'1ms'",
+    "row_security": "off",
+}
+# What another client of a transaction pooler may leave in a session.
+LEFT_BEHIND = """
+    SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'SQL, DMY'; SET statement_timeout = '200ms';
+    SET search_path = pg_catalog; SET default_transaction_isolation = 'repeatable read';
+    CREATE TEMPORARY TABLE users (id int); CREATE TEMPORARY TABLE ticks (id int);
+    CREATE TEMPORARY TABLE staged_ticks (id int); CREATE TEMPORARY TABLE moving_ticks (id int)"""
+ROLE_PASSWORD = "of echo"  # of a test
+SESSIONS_OF_POOLER = 3
+
+
+class Place(NamedTuple):
+    """A database of a test: how the stack reaches it, and how its administrator does."""
+
+    settings: Settings
+    administrator_url: str
+
+
+class Variant(NamedTuple):
+    """A kind of server. `pooler` None is none; else these are PgBouncer's settings."""
+
+    is_debian: bool = False
+    pooler: Mapping[str, str] | None = None
+    has_odd_defaults: bool = False
+    has_own_schema: bool = False
+    locale: str = ""
+
+
+UTF8_C = "LOCALE_PROVIDER libc LOCALE 'C'"
+VARIANTS = {
+    "PostgreSQL 18": Variant(),
+    "Debian's PostgreSQL": Variant(is_debian=True),
+    "other defaults": Variant(has_odd_defaults=True),
+    "role with its schema alone": Variant(has_own_schema=True),
+    "locale C": Variant(locale=UTF8_C),
+    "locale ICU, Turkish": Variant(is_debian=True, locale="LOCALE_PROVIDER icu ICU_LOCALE 'tr' LOCALE 'C'"),
+    "PgBouncer": Variant(pooler=NOTHING),
+    "PgBouncer, options ignored": Variant(pooler={"ignore_startup_parameters": "options"}),
+    "PgBouncer, everything at once": Variant(
+        is_debian=True,
+        pooler={"ignore_startup_parameters": "options,extra_float_digits"},
+        has_odd_defaults=True,
+        has_own_schema=True,
+    ),
+    "PgBouncer, sessions reset": Variant(
+        pooler={"server_reset_query_always": "1"}, has_odd_defaults=True, has_own_schema=True
+    ),
+    "PgBouncer, session mode": Variant(
+        pooler={"pool_mode": "session", "default_pool_size": "20"}, has_odd_defaults=True
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def debian_server(server_directory: Callable[[], Path]) -> Iterator[PostgresServer]:
+    """Debian's PostgreSQL, started for the first test that needs it."""
+    with run_debian_postgres(server_directory()) as server:
+        yield server
+
+
+@pytest.fixture
+def make_place(
+    request: pytest.FixtureRequest, postgres_server: PostgresServer, server_directory: Callable[[], Path]
+) -> Iterator[Callable[[Variant], Place]]:
+    """Make a migrated database on a kind of server."""
+    with ExitStack() as stack:
+
+        def make(variant: Variant) -> Place:
+            server = request.getfixturevalue("debian_server") if variant.is_debian else postgres_server
+            return stack.enter_context(made_place(server, server_directory(), variant))
+
+        yield make
+
+
+@contextmanager
+def made_place(server: PostgresServer, directory: Path, variant: Variant) -> Iterator[Place]:
+    """Make a database of a kind, with its role and its pooler."""
+    name, role = f"matrix_{uuid.uuid4().hex}", f"echo_{uuid.uuid4().hex[:8]}"
+    accounts = {"postgres": server.password, role: ROLE_PASSWORD}
+    with ExitStack() as stack:
+        run = stack.enter_context(administered(server))
+        run(f"CREATE DATABASE {name} ENCODING 'UTF8' {variant.locale} TEMPLATE template0")
+        stack.callback(run, f"DROP ROLE {role}")
+        stack.callback(run, f"DROP DATABASE {name} WITH (FORCE)")
+        run(f"CREATE ROLE {role} LOGIN PASSWORD '{ROLE_PASSWORD}'")
+        for setting, value in ODD_DEFAULTS.items() if variant.has_odd_defaults else ():
+            run(f"ALTER DATABASE {name} SET {setting} = {value}")
+        if variant.has_own_schema:
+            _add_another_application(server, name, role)
+        port = server.port
+        if variant.pooler is not None:
+            options = {"default_pool_size": str(SESSIONS_OF_POOLER), **variant.pooler}
+            port = stack.enter_context(run_pgbouncer(directory, server, accounts, **options))
+        user = role if variant.has_own_schema else "postgres"
+        url = f"postgresql://{user}:{quote(accounts[user])}@{LOOPBACK}:{port}/{name}"
+        if variant.has_own_schema:
+            url += "?options=-csearch_path%3Decho,public"
+        settings = Settings(
+            database_url=SecretStr(url), enable_redis_cache=False, database_pool_timeout=20_000
+        )
+        Migrator(settings).up()
+        if variant.pooler is not None and variant.pooler.get("pool_mode") != "session":
+            leave_something_behind(url)
+        yield Place(settings, server.url(name))
+
+
+def _add_another_application(server: PostgresServer, database: str, role: str) -> None:
+    """Give the role a schema, and another application's tables of our names in `public`."""
+    with connected(server.url(database)) as run:
+        run(f"CREATE SCHEMA echo AUTHORIZATION {role}")
+        run(
+            "CREATE TABLE public.users (id serial PRIMARY KEY, username text, name text, preferences jsonb);"
+            " CREATE TABLE public.ticks (symbol text, timestamp timestamp, price numeric);"
+            " CREATE TABLE public.schema_migration (id serial, name text, applied timestamp);"
+            " CREATE TABLE public.leaderboard_counters (id int); CREATE TABLE public.symbols (id int);"
+            " INSERT INTO public.users (username) VALUES ('alice'), ('Bob')"
+        )
+        run(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+
+
+def leave_something_behind(url: str) -> None:
+    """Be another client of the pooler, on each of its sessions at the same time."""
+    with ExitStack() as stack:
+        clients = []
+        for _ in range(SESSIONS_OF_POOLER):
+            client = psycopg2.connect(url.partition("?")[0], options="")
+            stack.callback(client.close)
+            cursor = client.cursor()
+            cursor.execute("SELECT pg_backend_pid()")
+            clients.append((client, cursor))
+        assert len({cursor.fetchall()[0] for _, cursor in clients}) == SESSIONS_OF_POOLER
+        for client, cursor in clients:
+            with contextlib.suppress(psycopg2.errors.DuplicateTable):
+                cursor.execute(LEFT_BEHIND)
+            client.commit()
+
+
+@pytest.fixture(scope="session")
+def direct_answers(postgres_server: PostgresServer, server_directory: Callable[[], Path]) -> dict[str, Any]:
+    """What the service answers on a plain PostgreSQL."""
+    with (
+        made_place(postgres_server, server_directory(), Variant()) as place,
+        open_service(place.settings) as service,
+    ):
+        return play(service)
+
+
+@pytest.fixture(params=list(VARIANTS.values()), ids=list(VARIANTS))
+def variant(request: pytest.FixtureRequest) -> Variant:
+    """Each kind of server."""
+    kind: Variant = request.param
+    return kind
+
+
+@pytest.fixture
+def place(make_place: Callable[[Variant], Place], variant: Variant) -> Place:
+    """A migrated database on each kind of server."""
+    return make_place(variant)
+
+
+@pytest.fixture
+def service(place: Place) -> Iterator[EnhancedDatabaseService]:
+    """The service there, without a cache: every read reaches the database."""
+    with open_service(place.settings) as service:
+        yield service
+
+
+@pytest.fixture
+def execute(place: Place) -> Iterator[Execute]:
+    """Run SQL there as the administrator, past any pooler."""
+    with connected(place.administrator_url) as run:
+        yield run
