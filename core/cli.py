@@ -227,7 +227,7 @@ def occupy_pool_command() -> None:
 
 def _read_fleet() -> tuple[Scrape, str]:
     settings = _load_settings()
-    return read_fleet(settings.find_exporter_url(), lambda: open_service(settings))
+    return read_fleet(settings, lambda: open_service(settings))
 
 
 def _open_console() -> Console:

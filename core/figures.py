@@ -11,9 +11,12 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
+from core.errors import SettingsError
 from core.http_client import FetchFailed
 from core.scrape import Sample, Scrape, estimate_quantile, read_scrape
 from core.service import EnhancedDatabaseService
+from core.settings import Settings, redact
+from core.stack_identity import StackIdentity, describe_database
 
 # Beyond 1, so that a script can let a stack pass that serves, but not as it should.
 EXIT_STATUSES = {"healthy": 0, "degraded": 3}
@@ -24,13 +27,37 @@ OPERATIONS_SHOWN = 20
 ROLES = ("dashboard", "exporter", "simulator", "job")
 
 
-def read_fleet(exporter_url: str, open_own: Callable[[], EnhancedDatabaseService]) -> tuple[Scrape, str]:
-    """Return the exporter's scrape, or else this process's own, and where it is from."""
+def read_fleet(settings: Settings, open_own: Callable[[], EnhancedDatabaseService]) -> tuple[Scrape, str]:
+    """Return the exporter's scrape, or else this process's own, and where it is from.
+
+    Without EXPORTER_URL the exporter of the settings' own stack is meant: raises `SettingsError` when
+    another stack's answers there.
+    """
+    url = settings.find_exporter_url()
     try:
-        return read_scrape(exporter_url), "the exporter, all processes"
+        scrape = read_scrape(url)
     except FetchFailed as error:
-        with open_own() as service:
-            return scrape_own(service), f"this process alone; the exporter gave none: {error}"
+        why = f"the exporter gave none: {error}"
+    else:
+        if scrape.stack is not None or settings.exporter_url is not None:
+            check_stack(scrape.stack, settings)
+            return scrape, f"the exporter of stack {scrape.stack or 'unknown'}, all processes"
+        why = f"what answers at {redact(url)} is no exporter of Echo Markets"
+    with open_own() as service:
+        return scrape_own(service), f"this process alone; {why}"
+
+
+def check_stack(answering: StackIdentity | None, settings: Settings) -> None:
+    """Raise `SettingsError` when an exporter that EXPORTER_URL does not name is another stack's."""
+    own = settings.identify_stack()
+    if settings.exporter_url is not None or answering is None or answering.is_same(own):
+        return
+    database = describe_database(settings.database_url.get_secret_value())
+    raise SettingsError(
+        f"the exporter at {settings.find_exporter_url()} belongs to the stack {answering}, and these settings"
+        f" to the stack {own} on the database {database}; start that one, set EXPORTER_PORT to where its"
+        " exporter listens, or name the exporter that is meant with EXPORTER_URL"
+    )
 
 
 def scrape_own(service: EnhancedDatabaseService) -> Scrape:

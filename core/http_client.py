@@ -8,6 +8,7 @@ import base64
 import http.client
 import ssl
 import time
+from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -24,10 +25,11 @@ class FetchFailed(EchoMarketsError):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What a server answered; any status."""
+    """What a server answered; any status. Names of headers are in lower case."""
 
     status: int
     body: bytes
+    headers: Mapping[str, str]
 
 
 def fetch(url: str, *, timeout_seconds: float) -> Answer:
@@ -39,7 +41,8 @@ def fetch(url: str, *, timeout_seconds: float) -> Answer:
     try:
         connection.request("GET", path, headers=_headers(parts.username, parts.password))
         response = connection.getresponse()
-        return Answer(status=response.status, body=_read(response, deadline))
+        headers = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(status=response.status, body=_read(response, deadline), headers=headers)
     except TimeoutError as error:
         raise FetchFailed(f"no answer within {timeout_seconds:g} s") from error
     except ssl.SSLError as error:

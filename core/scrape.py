@@ -11,6 +11,7 @@ from typing import NamedTuple
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.http_client import Answer, FetchFailed, fetch
+from core.stack_identity import HEADER, StackIdentity, parse_identity
 
 SCRAPE_SECONDS = 3.0
 
@@ -24,10 +25,13 @@ class Sample(NamedTuple):
 
 
 class Scrape:
-    """The samples of one moment; immutable."""
+    """The samples of one moment, and the stack that they are of, when that is known; immutable."""
 
-    def __init__(self, samples: Iterable[Sample], *, taken_at: datetime) -> None:
+    def __init__(
+        self, samples: Iterable[Sample], *, taken_at: datetime, stack: StackIdentity | None = None
+    ) -> None:
         self.taken_at = taken_at
+        self.stack = stack
         self._samples: dict[str, list[Sample]] = {}
         for sample in samples:
             self._samples.setdefault(sample.name, []).append(sample)
@@ -63,12 +67,13 @@ class Scrape:
         return next(found, None)
 
 
-def parse_scrape(text: str, *, taken_at: datetime) -> Scrape:
+def parse_scrape(text: str, *, taken_at: datetime, stack: StackIdentity | None = None) -> Scrape:
     """Read Prometheus's text format; raises `ValueError` for anything else."""
     families = text_string_to_metric_families(text)
     return Scrape(
         (Sample(item.name, item.labels, item.value) for family in families for item in family.samples),
         taken_at=taken_at,
+        stack=stack,
     )
 
 
@@ -77,7 +82,8 @@ def read_scrape(exporter_url: str, *, timeout_seconds: float = SCRAPE_SECONDS) -
     answer = fetch(f"{exporter_url}/metrics", timeout_seconds=timeout_seconds)
     taken_at = datetime.now(UTC)
     try:
-        return parse_scrape(_text_of(answer), taken_at=taken_at)
+        stack = parse_identity(answer.headers.get(HEADER.lower(), ""))
+        return parse_scrape(_text_of(answer), taken_at=taken_at, stack=stack)
     except (ValueError, IndexError, KeyError) as error:
         raise FetchFailed("the answer is not in Prometheus's text format") from error
 

@@ -5,7 +5,8 @@ and never shows a password: secrets are `SecretStr`, and a rejected value is
 redacted before it is printed.
 
 Order of precedence: the environment, `.env`, then `.local/stack.env` (written by
-`make up` so that tools started in the checkout find the running stack).
+`make up` so that tools started in the checkout find the running stack). The last one counts
+as a whole or not at all: with a DATABASE_URL of another database it is another stack's.
 """
 
 import re
@@ -14,12 +15,19 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 import psycopg2
+from dotenv import dotenv_values
 from psycopg2.extensions import parse_dsn
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from core.errors import SettingsError
 from core.redis_url import RedisAddress, RedisUrlError, parse_redis_url
+from core.stack_identity import NAME_PATTERN, StackIdentity, build_identity, describe_database
 
 STACK_ENV_FILE = Path(".local/stack.env")
 
@@ -71,6 +79,9 @@ WebAddress = Annotated[str, AfterValidator(_check_web_address)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
 HttpUrl = Annotated[SecretStr, AfterValidator(_check_http_url)]
+
+StackName = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
+STACK_NAME_FORM = "up to 64 letters, digits, '.', '_' and '-'"
 
 _DATABASE_URL_FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE with libpq's parameters"
 # who listens on every address is reached on the loopback interface
@@ -133,6 +144,15 @@ class EnvironmentSettings(BaseSettings):
         cause = item.get("ctx", {}).get("error")
         reason = f": {cause}" if isinstance(cause, RedisUrlError) else ""
         return f"{name} is {shown}, which is not allowed{reason}; set it to {allowed}"
+
+
+def find_database_url(*sources: PydanticBaseSettingsSource) -> str | None:
+    """Return the DATABASE_URL of the first source that has one."""
+    for source in sources:
+        value = source().get("database_url")
+        if value:
+            return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return None
 
 
 class Settings(EnvironmentSettings):
@@ -220,6 +240,36 @@ class Settings(EnvironmentSettings):
     simulator_interval: Annotated[int, Field(ge=100, le=3_600_000)] = Field(
         default=2_000, description="whole milliseconds from 100 to 3600000"
     )
+    stack_name: StackName | None = Field(default=None, description=STACK_NAME_FORM)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave out what a stack recorded when these settings name another database than its own.
+
+        Its Redis, metrics folder and ports would otherwise be mixed with that database.
+        """
+        files = getattr(dotenv_settings, "env_file", None)
+        if not isinstance(files, tuple) or STACK_ENV_FILE not in files:
+            return init_settings, env_settings, dotenv_settings, file_secret_settings
+        others = DotEnvSettingsSource(
+            settings_cls, env_file=tuple(file for file in files if file != STACK_ENV_FILE)
+        )
+        recorded = dotenv_values(STACK_ENV_FILE, interpolate=False).get("DATABASE_URL")
+        chosen = find_database_url(init_settings, env_settings, others)
+        is_another = recorded and chosen and describe_database(chosen) != describe_database(recorded)
+        files_read = others if is_another else dotenv_settings
+        return init_settings, env_settings, files_read, file_secret_settings
+
+    def identify_stack(self) -> StackIdentity:
+        """Return which stack these settings are of."""
+        return build_identity(self.stack_name, self.database_url.get_secret_value())
 
     def read_redis_address(self) -> RedisAddress:
         """Return where Redis is and how to sign in; REDIS_PASSWORD counts when REDIS_URL has none.

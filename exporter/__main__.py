@@ -12,6 +12,7 @@ import uvicorn
 from core import Settings, open_service
 from core.app import configure_logging, refuse_arguments
 from core.errors import SettingsError
+from core.stack_identity import HEADER
 from exporter.deadlines import protocol_options
 from exporter.server import build_app, open_lanes
 from exporter.web_config import load_web_config
@@ -38,9 +39,13 @@ def main() -> int:
     )
     # uvicorn raises the signal again once it has stopped; the service must be closed then too
     signal.signal(signal.SIGTERM, _leave)
+    stack = settings.identify_stack()
     with open_service(settings, role="exporter") as service:
         uvicorn.run(
-            build_app(service, settings.metrics_dir, lanes=open_lanes(settings), users=web.users),
+            build_app(
+                service, settings.metrics_dir, lanes=open_lanes(settings), users=web.users, stack=stack
+            ),
+            headers=[(HEADER, str(stack))],
             host=settings.exporter_host,
             port=settings.exporter_port,
             log_config=None,

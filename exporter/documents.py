@@ -7,6 +7,7 @@ page of links; evaluates nothing itself.
 from typing import Any
 
 from core.records import Health, PoolUse
+from core.stack_identity import StackIdentity
 
 INDEX = """<!doctype html>
 <html lang="en">
@@ -24,13 +25,17 @@ INDEX = """<!doctype html>
 """
 
 
-def build_health_document(health: Health) -> dict[str, Any]:
-    """Return the document of one evaluation; times are milliseconds, the timestamp is UTC."""
+def build_health_document(health: Health, stack: StackIdentity | None = None) -> dict[str, Any]:
+    """Return the document of one evaluation; times are milliseconds, the timestamp is UTC.
+
+    `stack` says whose health it is: its name, and a digest of where its database is.
+    """
     redis: dict[str, Any] = {"status": health.redis, "enabled": health.redis_enabled}
     if health.redis_enabled:
         redis["responseTimeMs"] = round(health.redis_seconds * 1000, 1)
     return {
         "status": health.status,
+        **({} if stack is None else {"stack": str(stack)}),
         "timestamp": health.timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "services": {
             "database": {

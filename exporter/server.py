@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from core import EnhancedDatabaseService, Settings
+from core.stack_identity import StackIdentity
 from exporter.access import BasicAuth
 from exporter.collectors.lane import Lane
 from exporter.collectors.postgres import open_postgres_lane
@@ -46,8 +47,9 @@ def build_app(
     *,
     lanes: Sequence[Lane[Any]] = (),
     users: Mapping[str, bytes] = NO_USERS,
+    stack: StackIdentity | None = None,
 ) -> Starlette:
-    """Return the ASGI application; it closes `lanes` at its end.
+    """Return the ASGI application; it closes `lanes` at its end. Its health document is that of `stack`.
 
     With `users`, names to bcrypt hashes, all but the probes asks for a password.
     """
@@ -62,7 +64,7 @@ def build_app(
 
     access = [Middleware(BasicAuth, passwords=Passwords(users))] if users else []
     app = Starlette(
-        routes=_build_routes(service, metrics_dir, lanes),
+        routes=_build_routes(service, metrics_dir, lanes, stack),
         middleware=access,
         lifespan=lifespan,
     )
@@ -72,7 +74,10 @@ def build_app(
 
 
 def _build_routes(
-    service: EnhancedDatabaseService, metrics_dir: Path | None, lanes: Sequence[Lane[Any]]
+    service: EnhancedDatabaseService,
+    metrics_dir: Path | None,
+    lanes: Sequence[Lane[Any]],
+    stack: StackIdentity | None,
 ) -> list[Route]:
     """Return the routes; endpoints that check something run in threads, because checks block."""
     succeeded_at: dict[str, float] = {}
@@ -89,7 +94,7 @@ def _build_routes(
     def health(_: Request) -> Response:
         found = service.health()
         status = 503 if found.status == "unhealthy" else 200
-        return JSONResponse(build_health_document(found), status, headers=NO_STORE)
+        return JSONResponse(build_health_document(found, stack), status, headers=NO_STORE)
 
     def readyz(_: Request) -> Response:
         is_ready, text = describe_readiness(service.health())

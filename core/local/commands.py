@@ -19,6 +19,8 @@ from core.local.drills.drill import DRILLS, FAULT_SECONDS, Runner
 from core.local.drills.faults import Place
 from core.local.errors import StackError
 from core.local.folder import StackFolder
+from core.local.other_database import describe_other_database
+from core.local.stack_health import refuse_other_stack
 from core.resources import CHECKOUT
 from core.settings import Settings
 
@@ -66,6 +68,9 @@ def up(folder: StackFolder) -> None:
     """Start everything, fill an empty database with demo data and wait until all is healthy."""
     settings = StackSettings.load_for(folder.root)
     choose_stack(settings, folder, Console()).up(settings)
+    note = describe_other_database(folder.root, folder.recorded())
+    if note:
+        click.echo(note)
 
 
 @stack.command("down")
@@ -107,6 +112,7 @@ def run(folder: StackFolder, arguments: tuple[str, ...]) -> None:
     recorded = folder.recorded()
     if not recorded:
         raise StackError("the stack is not up; `make up` starts it")
+    refuse_other_stack(recorded)
     sys.exit(run_command(*arguments, environment={**os.environ, **recorded}, root=folder.root))
 
 
@@ -119,6 +125,7 @@ def drill(folder: StackFolder, name: str, *, seconds: float) -> None:
     recorded = folder.recorded()
     if recorded.get("MODE") != "local":
         raise StackError("drills need the stack of MODE=local; `make up MODE=local` starts it")
+    refuse_other_stack(recorded)
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, _leave)
     place = Place(folder, {**os.environ, **recorded})

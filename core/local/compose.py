@@ -77,7 +77,7 @@ class DockerStack:
         """
         with self._folder.lock():
             containers = self._containers(self._environment(settings))
-            recorded = docker_environment(settings)
+            recorded = docker_environment(settings, self._stack_name(settings))
             if self._folder.recorded() == recorded and _are_complete(containers):
                 self._say("already running, nothing to do")
             else:
@@ -137,12 +137,16 @@ class DockerStack:
         return {
             **os.environ,
             **settings.environment("docker"),
+            "STACK_NAME": self._stack_name(settings),
             "POSTGRES_PASSWORD": settings.postgres_password.get_secret_value(),
             "REDIS_PASSWORD": settings.redis_password.get_secret_value(),
             "REVISION": find_revision(self._folder.root),
             "SEED_PLAYERS": str(settings.seed_players),
             "SEED_SESSIONS": str(settings.seed_sessions),
         }
+
+    def _stack_name(self, settings: StackSettings) -> str:
+        return settings.stack_name or self._folder.load_stack_name()
 
     def _compose(self, arguments: list[str], environment: Mapping[str, str] | None = None) -> None:
         result = subprocess.run(
@@ -200,13 +204,15 @@ class DockerStack:
         self._console.print(text, highlight=False, soft_wrap=True)
 
 
-def docker_environment(settings: StackSettings) -> dict[str, str]:
+def docker_environment(settings: StackSettings, stack_name: str) -> dict[str, str]:
     """Return the variables that point a process of this machine at the containers, for `stack.env`."""
     password = settings.postgres_password.get_secret_value()
     database_url = f"postgresql://postgres:{password}@{LOOPBACK}:{settings.postgres_port}/echo_markets"
     return {
         **settings.environment("docker"),
+        "STACK_NAME": stack_name,
         "DATABASE_URL": database_url,
+        "DIRECT_URL": database_url,
         "REDIS_URL": f"redis://{LOOPBACK}:{settings.valkey_port}/0",
         "REDIS_PASSWORD": settings.redis_password.get_secret_value(),
     }

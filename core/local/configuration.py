@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr
 
 from core.errors import SettingsError
-from core.settings import STACK_ENV_FILE, EnvironmentSettings, Port
+from core.settings import STACK_ENV_FILE, STACK_NAME_FORM, EnvironmentSettings, Port, StackName
 
 Mode = Literal["local", "docker"]
 
@@ -41,6 +41,7 @@ class StackSettings(EnvironmentSettings):
     dashboard_host: str = Field(default="127.0.0.1", description="an address to listen on")
     postgres_password: ContainerPassword = Field(default=SecretStr("echo-markets"), description=_URL_SAFE)
     redis_password: ContainerPassword = Field(default=SecretStr("echo-markets"), description=_URL_SAFE)
+    stack_name: StackName | None = Field(default=None, description=STACK_NAME_FORM)
     seed_players: Annotated[int, Field(ge=1, le=100_000)] = Field(
         default=100, description="a whole number of players from 1 to 100000"
     )
@@ -71,7 +72,9 @@ class StackSettings(EnvironmentSettings):
     def environment(self, mode: Mode) -> dict[str, str]:
         """Return what `stack.env` records of these settings: where everything listens."""
         hosts = {"EXPORTER_HOST": self.exporter_host, "DASHBOARD_HOST": self.dashboard_host}
-        return {"MODE": mode, **hosts, **{name: str(port) for name, port in self.ports(mode).items()}}
+        name = {"STACK_NAME": self.stack_name} if self.stack_name else {}
+        ports = {name: str(port) for name, port in self.ports(mode).items()}
+        return {"MODE": mode, **hosts, **ports, **name}
 
     def check_ports_differ(self) -> None:
         """Raise `SettingsError` when two servers are given the same port."""

@@ -8,6 +8,8 @@ Never starts or stops anything.
 import fcntl
 import hashlib
 import os
+import re
+import secrets
 import shutil
 import stat
 import tempfile
@@ -23,6 +25,8 @@ from core.settings import STACK_ENV_FILE
 
 # 104 on macOS, 108 on Linux, less what supervisord appends while it creates the socket (".pid")
 SOCKET_PATH_LIMIT = 90
+# of the folder's name in that of the stack, which has 64 and a random part
+FOLDER_CHARACTERS = 40
 
 
 class StackFolder:
@@ -68,6 +72,16 @@ class StackFolder:
         """Forget everything."""
         shutil.rmtree(self.path)
         shutil.rmtree(self._socket_fallback, ignore_errors=True)
+
+    def load_stack_name(self) -> str:
+        """Return the name that tells this checkout's stack from others; the same until `remove`."""
+        path = self.path / "stack.key"
+        if not path.exists():
+            write_private(path, secrets.token_hex(16))
+        place = self.root.resolve()
+        # a copy of the whole folder is another stack
+        digest = hashlib.sha256(path.read_bytes() + os.fsencode(place)).hexdigest()[:6]
+        return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', place.name)[:FOLDER_CHARACTERS]}-{digest}"
 
     def recorded(self) -> dict[str, str]:
         """Return what `stack.env` holds; empty when no stack was started."""

@@ -80,7 +80,10 @@ class Plan(NamedTuple):
     def environment(self) -> dict[str, str]:
         """Return the variables that point a process at this stack, as written to `stack.env`."""
         return {
+            "STACK_NAME": self.settings.stack_name or self.folder.load_stack_name(),
             "DATABASE_URL": self.database_url(),
+            # or one in `.env`, of another database, would be migrated instead
+            "DIRECT_URL": self.database_url(),
             "REDIS_URL": f"redis://{LOOPBACK}:{self.settings.valkey_port}/0",
             "REDIS_PASSWORD": self.valkey.password,
             "METRICS_DIR": str(self.folder.metrics),

@@ -1,6 +1,7 @@
 """What the exporter says of the stack as a whole, which programs that run do not tell.
 
-Owns the line below the table of programs, the same for processes and containers; evaluates nothing.
+Owns the line below the table of programs, the same for processes and containers, and noticing
+that the exporter is another stack's; evaluates nothing.
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,9 @@ from typing import NamedTuple
 import msgspec
 
 from core.http_client import FetchFailed, fetch
+from core.local.errors import StackError
 from core.local.programs import address
+from core.stack_identity import HEADER, StackIdentity, build_identity, parse_identity
 
 # The exporter's own checks take a second at most.
 ANSWER_SECONDS = 5.0
@@ -53,18 +56,45 @@ class _Services(msgspec.Struct):
 class _Document(msgspec.Struct):
     status: str
     services: _Services
+    stack: str | None = None
 
 
 def read_stack_health(environment: Mapping[str, str]) -> StackHealth:
     """Return what the exporter of the recorded stack says, up to two seconds old."""
+    url = address("exporter", environment)
     try:
-        answer = fetch(
-            f"{address('exporter', environment)}/api/health/database", timeout_seconds=ANSWER_SECONDS
-        )
+        answer = fetch(f"{url}/api/health/database", timeout_seconds=ANSWER_SECONDS)
         document = msgspec.json.decode(answer.body, type=_Document)
     except (FetchFailed, msgspec.DecodeError):
         return StackHealth("unknown", ("the exporter does not say",))
+    other = _find_other(document.stack or "", environment)
+    if other is not None:
+        return StackHealth("unknown", (f"the exporter at {url} belongs to another stack, {other}",))
     return StackHealth(document.status, tuple(_list_reasons(document.services)))
+
+
+def refuse_other_stack(environment: Mapping[str, str]) -> None:
+    """Raise `StackError` when another stack's exporter answers where this one's was: the record is stale."""
+    url = address("exporter", environment)
+    try:
+        headers = fetch(f"{url}/livez", timeout_seconds=ANSWER_SECONDS).headers
+    except FetchFailed:
+        return  # nobody to compare with; the servers ask for this stack's passwords anyway
+    other = _find_other(headers.get(HEADER.lower(), ""), environment)
+    if other is not None:
+        raise StackError(
+            f"the exporter at {url} belongs to another stack, {other}: this checkout's stack"
+            f" {environment.get('STACK_NAME', '')} is not up; `make up` starts it, on other ports if need be"
+        )
+
+
+def _find_other(text: str, environment: Mapping[str, str]) -> StackIdentity | None:
+    """Return the stack that an exporter says it belongs to, unless it is the recorded one or none."""
+    answering = parse_identity(text)
+    if answering is None:
+        return None
+    own = build_identity(environment.get("STACK_NAME"), environment.get("DATABASE_URL", ""))
+    return None if answering.is_same(own) else answering
 
 
 def _list_reasons(services: _Services) -> Iterator[str]:

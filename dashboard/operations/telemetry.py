@@ -16,6 +16,7 @@ import msgspec
 from core import Settings
 from core.http_client import FetchFailed
 from core.scrape import Scrape, read_scrape
+from core.stack_identity import StackIdentity
 from dashboard.operations.conditions import find_conditions
 from dashboard.operations.history import History, Series, Values
 from dashboard.operations.prometheus import Alert, Prometheus
@@ -56,18 +57,23 @@ class View(msgspec.Struct, frozen=True):
 
 
 class Telemetry:
-    """Reads the fleet's metrics, at most once an interval; thread safe."""
+    """Reads the fleet's metrics, at most once an interval; thread safe.
+
+    The exporter has to be that of `stack`, whichever it is when None.
+    """
 
     def __init__(
         self,
         *,
         exporter_url: str,
         prometheus: Prometheus | None,
+        stack: StackIdentity | None = None,
         refresh_seconds: float = REFRESH_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._exporter_url = exporter_url
         self._prometheus = prometheus
+        self._stack = stack
         self._refresh_seconds = refresh_seconds
         self._clock = clock
         self._history = History((*CHARTED, *TABULATED))
@@ -107,6 +113,9 @@ class Telemetry:
             scrape = read_scrape(self._exporter_url, timeout_seconds=EXPORTER_SECONDS)
         except FetchFailed as error:
             return _build_empty((*trouble, f"The exporter cannot be read: {error}."))
+        if self._stack and scrape.stack and not scrape.stack.is_same(self._stack):
+            other = f"The exporter belongs to another stack: {scrape.stack}, and not {self._stack}."
+            return _build_empty((*trouble, other))
         history = self._history
         history.add(scrape)
         values = {query: history.read_values(query, window_seconds=WINDOW_SECONDS) for query in TABULATED}
@@ -162,4 +171,6 @@ def open_telemetry(settings: Settings) -> Telemetry:
     return Telemetry(
         exporter_url=settings.find_exporter_url(),
         prometheus=Prometheus(url.get_secret_value()) if url else None,
+        # one that was named is meant, whoever's it is
+        stack=settings.identify_stack() if settings.exporter_url is None else None,
     )

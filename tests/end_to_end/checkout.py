@@ -50,8 +50,15 @@ class Checkout:
 
     def make(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a target to its end; output and errors are in `stdout`."""
+        return self._run("make", "--no-print-directory", *arguments, **environment)
+
+    def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run an `echo-markets` command in the copy; output and errors are in `stdout`."""
+        return self._run(sys.executable, "-m", "core.cli", *arguments, **environment)
+
+    def _run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["make", "--no-print-directory", *arguments],
+            command,
             cwd=self.root,
             env={**self.environment, **environment},
             stdin=subprocess.DEVNULL,

@@ -5,6 +5,7 @@ when it is up already, and none depends on what another has left.
 """
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -209,6 +210,52 @@ def test_two_checkouts_run_side_by_side(checkout: Checkout) -> None:
             assert other.make("clean").returncode == 0
         assert_nothing_left(other)
     assert checkout.make("status").returncode == 0
+
+
+def test_a_record_of_yesterday_does_not_show_another_stack(checkout: Checkout) -> None:
+    """A checkout whose stack ended without `make down`, while another's uses the same ports by now."""
+    checkout.up()
+    with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
+        other = copy_checkout(Path(folder) / "checkout")
+        other.environment |= {name: str(port) for name, port in checkout.ports.items()}
+        record = (checkout.root / ".local/stack.env").read_text(encoding="utf-8")
+        (other.root / ".local").mkdir()
+        stale = re.sub(r"STACK_NAME='.*'", "STACK_NAME='yesterday-1a2b3c'", record)
+        (other.root / ".local/stack.env").write_text(stale, encoding="utf-8")
+        health = other.run("health")
+        migrate = other.make("migrate")
+        status = other.make("status")
+    own = checkout.run("health")
+    [name] = re.findall(r"^STACK_NAME='(.*)'$", record, re.MULTILINE)
+    assert (own.returncode, f"the exporter of stack {name}@" in own.stdout) == (0, True), own.stdout
+    assert health.returncode == 2
+    assert f"belongs to the stack {name}@" in health.stdout
+    assert "the stack yesterday-1a2b3c@" in health.stdout
+    for refused in (migrate, status):
+        assert refused.returncode != 0
+        assert f"belongs to another stack, {name}@" in refused.stdout
+
+
+def test_up_says_which_database_commands_use(checkout: Checkout) -> None:
+    """With DATABASE_URL and DIRECT_URL in `.env` the stack runs on its own server, and says so."""
+    checkout.make("down")
+    file = checkout.root / ".env"
+    url = f"postgresql://alice:s3cr3t@127.0.0.1:{find_free_port()}/game"
+    file.write_text(f"DATABASE_URL={url}\nDIRECT_URL={url}\n", encoding="utf-8")
+    try:
+        shown = checkout.up()
+        assert checkout.health()["status"] == "healthy"
+        used = checkout.run("migrate", "status")
+        migrate = checkout.make("migrate", "ARGS=status")
+    finally:
+        file.unlink()
+    [note] = [line for line in shown.splitlines() if line.startswith("note: ")]
+    assert f"this stack uses the database 127.0.0.1:{checkout.ports['POSTGRES_PORT']}/echo_markets" in note
+    assert "DATABASE_URL in .env is 127.0.0.1:" in note
+    assert "s3cr3t" not in shown
+    assert (used.returncode, "Connection refused" in used.stdout) == (1, True)
+    assert migrate.returncode == 0, migrate.stdout
+    assert "note: " not in checkout.up()
 
 
 def test_logs_show_what_was_written(checkout: Checkout) -> None:

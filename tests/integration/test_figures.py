@@ -1,14 +1,20 @@
 """`echo-markets health` and `echo-markets stats`: what they print and how they exit."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from click.testing import CliRunner, Result
 
 from core import EnhancedDatabaseService, Settings
 from core.cli import main
+from core.http_client import fetch
 from core.local.ports import find_free_port
+from core.stack_identity import HEADER, StackIdentity, build_identity
 from exporter.exposition import build_exposition
+from exporter.server import build_app
+from tests.serving import served
 from tests.web import serving
 
 Run = Callable[..., Result]
@@ -78,6 +84,85 @@ def test_without_a_database_it_is_unhealthy(run: Run) -> None:
     assert result.exit_code == 1
     assert "unhealthy" in result.output
     assert "s3cr3t" not in result.output
+
+
+@contextmanager
+def exporting(service: EnhancedDatabaseService, stack: StackIdentity | None) -> Iterator[str]:
+    """Serve an exporter that says which stack it belongs to; yields its port."""
+    options = {} if stack is None else {"headers": [(HEADER, str(stack))]}
+    with served(build_app(service, None, stack=stack), **options) as port:
+        yield str(port)
+
+
+def test_the_exporter_of_the_same_stack_is_named(
+    run: Run, service: EnhancedDatabaseService, settings: Settings
+) -> None:
+    """By its name where both have one, else by the database."""
+    url = settings.database_url.get_secret_value()
+    for exporters, own in (("main-1a2b", "main-1a2b"), ("main-1a2b", ""), (None, "main-1a2b"), (None, "")):
+        stack = build_identity(exporters, url)
+        with exporting(service, stack) as port:
+            result = run("health", EXPORTER_PORT=port, STACK_NAME=own)
+        assert result.exit_code == 0, result.output
+        assert f"from the exporter of stack {stack}, all processes" in result.output
+
+
+@pytest.mark.parametrize("command", ["health", "stats"])
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("other-9f8e", None),
+        (None, "postgresql://db.example/game"),
+        ("other-9f8e", "postgresql://db.example/game"),
+    ],
+)
+def test_another_stack_is_refused(
+    run: Run,
+    service: EnhancedDatabaseService,
+    settings: Settings,
+    command: str,
+    name: str | None,
+    url: str | None,
+) -> None:
+    """Two checkouts on one machine, or a record of yesterday: one line names both, exit status 2."""
+    own_url = settings.database_url.get_secret_value()
+    other = build_identity(name, url or own_url)
+    with exporting(service, other) as port:
+        result = run(command, EXPORTER_PORT=port, STACK_NAME="main-1a2b")
+    assert (result.exit_code, result.stdout) == (2, "")
+    [line] = result.stderr.splitlines()
+    assert f"the exporter at http://127.0.0.1:{port} belongs to the stack {other}" in line
+    assert f"the stack {build_identity('main-1a2b', own_url)} on the database 127.0.0.1:" in line
+    assert "EXPORTER_URL" in line
+    assert "postgres:" not in line
+
+
+def test_an_exporter_that_is_named_is_meant(run: Run, service: EnhancedDatabaseService) -> None:
+    """EXPORTER_URL chooses whom to ask, also on another machine; the answer says whose it is."""
+    other = build_identity("production", "postgresql://db.example/game")
+    with exporting(service, other) as port:
+        result = run("health", EXPORTER_URL=f"http://127.0.0.1:{port}", STACK_NAME="main-1a2b")
+    assert result.exit_code == 0, result.output
+    assert f"from the exporter of stack {other}" in result.output
+
+
+def test_a_server_that_is_no_exporter_of_ours_is_not_asked(run: Run) -> None:
+    """Prometheus's node exporter has the same default port: it says nothing about this stack."""
+    with serving(lambda _: (200, b"# TYPE up gauge\nup 1\n")) as url:
+        result = run("health", EXPORTER_PORT=url.rpartition(":")[2])
+    assert result.exit_code == 0, result.output
+    assert f"this process alone; what answers at {url} is no exporter of Echo Markets" in result.output
+
+
+def test_the_health_document_says_whose_it_is(service: EnhancedDatabaseService) -> None:
+    """The same id as in the header of every answer."""
+    stack = build_identity("main-1a2b", "postgresql://db.example/game")
+    with exporting(service, stack) as port:
+        for path in ("/", "/livez", "/readyz", "/metrics", "/api/health/database", "/nothing"):
+            answer = fetch(f"http://127.0.0.1:{port}{path}", timeout_seconds=5)
+            assert answer.headers[HEADER.lower()] == str(stack)
+        document = json.loads(fetch(f"http://127.0.0.1:{port}/api/health/database", timeout_seconds=5).body)
+    assert document["stack"] == str(stack)
 
 
 def test_an_exporter_without_a_status_is_no_health(run: Run) -> None:

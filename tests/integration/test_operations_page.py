@@ -13,6 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.local.ports import LOOPBACK, find_free_port
+from core.stack_identity import HEADER, build_identity
 from dashboard import runtime
 from dashboard.operations.advice import SECTIONS
 from dashboard.operations.current import get_telemetry, set_telemetry
@@ -20,6 +21,8 @@ from dashboard.operations.prometheus import Prometheus
 from dashboard.operations.queries import HIT_RATIO, LATENCY, POOL_USED
 from dashboard.operations.telemetry import Telemetry
 from exporter.exposition import build_exposition
+from exporter.server import build_app
+from tests.serving import served
 from tests.web import serving
 
 SCRIPT = Path(__file__).parents[2] / "dashboard" / "app.py"
@@ -59,6 +62,18 @@ def exporting(service: EnhancedDatabaseService) -> Iterator[str]:
     """Serve the metrics of a service; yields the exporter's URL."""
     with serving(lambda _: (200, build_exposition(service, None))) as url:
         yield url
+
+
+def test_another_stacks_exporter_is_not_shown(service: EnhancedDatabaseService) -> None:
+    """Its figures are another game's; the page says whose they are."""
+    own, other = (build_identity(name, "postgresql://db.example/echo") for name in ("main", "other"))
+    with served(build_app(service, None), headers=[(HEADER, str(other))]) as port:
+        url = f"http://{LOOPBACK}:{port}"
+        refused = Telemetry(exporter_url=url, prometheus=None, stack=own).read(0)
+        shown = Telemetry(exporter_url=url, prometheus=None, stack=other).read(0)
+    assert (refused.source, refused.scrape) == ("none", None)
+    assert refused.trouble == (f"The exporter belongs to another stack: {other}, and not {own}.",)
+    assert shown.source == "exporter"
 
 
 def open_page() -> AppTest:

@@ -3,9 +3,11 @@
 import pytest
 from starlette.responses import PlainTextResponse
 
-from core import Settings, open_service
+from core import EnhancedDatabaseService, Settings, open_service
+from core.local.errors import StackError
 from core.local.ports import find_free_port
-from core.local.stack_health import StackHealth, read_stack_health
+from core.local.stack_health import StackHealth, read_stack_health, refuse_other_stack
+from core.stack_identity import HEADER, build_identity
 from exporter.server import build_app
 from tests.conftest import Execute
 from tests.integration.test_health import STATES
@@ -39,6 +41,28 @@ def test_the_line_says_the_status_and_why(settings: Settings, execute: Execute, 
         whole = ask(port)
     assert str(whole) == LINES[name]
     assert (whole.status, whole.is_healthy) == (state.status, state.status == "healthy")
+
+
+def test_another_stacks_exporter_is_not_believed(
+    service: EnhancedDatabaseService, settings: Settings
+) -> None:
+    """Its address is what a record of before says; what it answers is about somebody else."""
+    url = settings.database_url.get_secret_value()
+    other = build_identity("other-9f8e", url)
+    with served(build_app(service, None, stack=other), headers=[(HEADER, str(other))]) as port:
+        recorded = {
+            "EXPORTER_HOST": "127.0.0.1",
+            "EXPORTER_PORT": str(port),
+            "DATABASE_URL": url,
+            "STACK_NAME": "main-1a2b",
+        }
+        whole = read_stack_health(recorded)
+        expected = f"unknown: the exporter at http://127.0.0.1:{port} belongs to another stack, {other}"
+        assert (str(whole), whole.is_healthy) == (expected, False)
+        with pytest.raises(StackError, match=f"belongs to another stack, {other}: .* main-1a2b is not up"):
+            refuse_other_stack(recorded)
+        refuse_other_stack({**recorded, "STACK_NAME": "other-9f8e"})
+    refuse_other_stack(recorded)  # nobody answers any more
 
 
 def test_an_exporter_that_does_not_answer_says_nothing() -> None:

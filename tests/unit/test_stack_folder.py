@@ -1,5 +1,7 @@
 """The folder that holds the stack's state: who can read it, and what it remembers."""
 
+import re
+import shutil
 import stat
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from core.local.errors import StackError
 from core.local.folder import SOCKET_PATH_LIMIT, StackFolder
 from core.local.private_files import load_password, write_private
+from core.stack_identity import NAME_PATTERN
 
 
 def mode_of(path: Path) -> int:
@@ -76,6 +79,23 @@ def test_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.
     folder.socket.parent.symlink_to(tmp_path)
     with pytest.raises(StackError, match="belongs to somebody else"):
         folder.create()
+
+
+def test_stack_has_a_name_of_its_own(folder: StackFolder, tmp_path: Path) -> None:
+    """The same one after a restart; another one for a copy of the folder, and after `clean`."""
+    name = folder.load_stack_name()
+    assert re.fullmatch(NAME_PATTERN, name)
+    assert StackFolder(folder.root).load_stack_name() == name
+    copy = (
+        tmp_path / "a copy, with everything in it, whose name is too long for the name of a stack to have it"
+    )
+    shutil.copytree(folder.root / ".local", copy / ".local")
+    copied = StackFolder(copy).load_stack_name()
+    assert copied != name
+    assert re.fullmatch(NAME_PATTERN, copied)
+    folder.remove()
+    folder.create()
+    assert folder.load_stack_name() != name
 
 
 def test_remove_forgets_everything(folder: StackFolder) -> None:

@@ -1,0 +1,59 @@
+"""Which stack a process belongs to, so that nobody reads another stack's health as their own.
+
+Owns the id and when two ids are the same stack. Pure functions of settings; shows no address of a server.
+"""
+
+import hashlib
+import re
+from typing import NamedTuple
+
+import psycopg2
+from psycopg2.extensions import parse_dsn
+
+HEADER = "X-Echo-Markets-Stack"
+NAME_PATTERN = r"[A-Za-z0-9._-]{1,64}"
+DIGEST_CHARACTERS = 12  # enough to tell the databases of one machine apart, and short enough to read
+_FORM = re.compile(rf"({NAME_PATTERN})?@([0-9a-f]{{{DIGEST_CHARACTERS}}})")
+
+
+class StackIdentity(NamedTuple):
+    """A stack by its name (STACK_NAME; None without one) and by a digest of where its database is."""
+
+    name: str | None
+    database: str
+
+    def __str__(self) -> str:
+        return f"{self.name or ''}@{self.database}"
+
+    def is_same(self, other: "StackIdentity") -> bool:
+        """Say whether both are one stack.
+
+        Names decide where both have one: the containers and this machine reach a database under
+        different addresses, and two checkouts may use one address at different times.
+        """
+        if self.name and other.name:
+            return self.name == other.name
+        return self.database == other.database
+
+
+def build_identity(name: str | None, database_url: str) -> StackIdentity:
+    """Return the identity of a process with these settings."""
+    place = describe_database(database_url).encode()
+    return StackIdentity(name or None, hashlib.sha256(place).hexdigest()[:DIGEST_CHARACTERS])
+
+
+def parse_identity(text: str) -> StackIdentity | None:
+    """Return the identity that `str` has written; None for anything else."""
+    found = _FORM.fullmatch(text)
+    return StackIdentity(found[1], found[2]) if found else None
+
+
+def describe_database(database_url: str) -> str:
+    """Return HOST:PORT/DATABASE of a connection URL, without who connects."""
+    try:
+        parts = parse_dsn(database_url)
+    except psycopg2.ProgrammingError:
+        return "(not a connection URL)"
+    host = parts.get("host", "localhost").replace("localhost", "127.0.0.1")
+    options = f" {parts['options']}" if "options" in parts else ""  # may choose a schema
+    return f"{host}:{parts.get('port', '5432')}/{parts.get('dbname', '')}{options}"

@@ -1,0 +1,103 @@
+"""DATABASE_URL names another database than the stack's: nothing is mixed, and `make up` says so."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from core.local.configuration import StackSettings
+from core.local.folder import StackFolder
+from core.local.other_database import describe_other_database
+from core.local.postgres import PostgresFiles
+from core.local.programs import Plan
+from core.local.valkey import ValkeyFiles
+from core.settings import Settings
+
+STACK_URL = "postgresql://postgres:pw@127.0.0.1:5433/echo_markets"
+OTHER_URL = "postgresql://alice:s3cr3t@db.example/game"
+RECORDED = {"DATABASE_URL": STACK_URL, "REDIS_URL": "redis://127.0.0.1:6380/0", "STACK_NAME": "main-1a2b"}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
+    """A checkout whose stack is up, as the working folder."""
+    monkeypatch.setitem(Settings.model_config, "env_file", (Path(".local/stack.env"), ".env"))
+    monkeypatch.chdir(tmp_path)
+    folder = StackFolder(tmp_path)
+    folder.create()
+    folder.record(RECORDED)
+    return folder
+
+
+def redis_of(settings: Settings) -> str:
+    """Return the Redis that settings name."""
+    return settings.redis_url.get_secret_value()
+
+
+def test_the_running_stack_is_found() -> None:
+    """Without a DATABASE_URL of one's own, all that was recorded counts."""
+    settings = Settings.load()
+    assert settings.database_url.get_secret_value() == STACK_URL
+    assert (redis_of(settings), settings.stack_name) == (RECORDED["REDIS_URL"], "main-1a2b")
+
+
+@pytest.mark.parametrize("place", ["environment", ".env", "argument"])
+def test_another_database_is_not_mixed_with_the_stack(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stack's Redis and name belong to its own database alone."""
+    arguments = {}
+    if place == "environment":
+        monkeypatch.setenv("database_url", OTHER_URL)
+    elif place == ".env":
+        Path(".env").write_text(f"DATABASE_URL={OTHER_URL}\nREDIS_URL=redis://cache.example/0\n", "utf-8")
+    else:
+        arguments["database_url"] = SecretStr(OTHER_URL)
+    settings = Settings.load(**arguments)
+    assert settings.database_url.get_secret_value() == OTHER_URL
+    assert settings.stack_name is None
+    expected = "redis://cache.example/0" if place == ".env" else Settings.model_fields["redis_url"].default
+    assert redis_of(settings) == getattr(expected, "get_secret_value", lambda: expected)()
+
+
+def test_the_stacks_own_database_may_be_named(monkeypatch: pytest.MonkeyPatch, folder: StackFolder) -> None:
+    """However it is spelt, what was recorded beside it counts, and there is nothing to say."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://bob:pw@localhost:5433/echo_markets")
+    assert redis_of(Settings.load()) == RECORDED["REDIS_URL"]
+    assert describe_other_database(folder.root, folder.recorded()) is None
+
+
+@pytest.mark.parametrize("place", ["the environment", ".env"])
+def test_up_says_which_database_is_whose(
+    place: str, folder: StackFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line names both databases, where the other comes from, and how to make them the same."""
+    if place == ".env":
+        (folder.root / ".env").write_text(f"DATABASE_URL={OTHER_URL}\n", "utf-8")
+    else:
+        monkeypatch.setenv("DATABASE_URL", OTHER_URL)
+    note = describe_other_database(folder.root, folder.recorded())
+    assert note is not None
+    assert "\n" not in note
+    assert "this stack uses the database 127.0.0.1:5433/echo_markets" in note
+    assert f"DATABASE_URL in {place} is db.example:5432/game" in note
+    assert ("unset it" if place == "the environment" else "remove it there") in note
+    assert "s3cr3t" not in note
+
+
+def test_up_says_nothing_without_another_database(folder: StackFolder) -> None:
+    """Neither when DATABASE_URL is unset, nor when it is wrong, which its user is told."""
+    assert describe_other_database(folder.root, folder.recorded()) is None
+    (folder.root / ".env").write_text("DATABASE_URL=mysql://nonsense\n", "utf-8")
+    assert describe_other_database(folder.root, folder.recorded()) is None
+
+
+def test_migrations_of_the_stack_go_to_its_own_database(folder: StackFolder) -> None:
+    """A DIRECT_URL in `.env`, for another database, is not what `make up` migrates."""
+    plan = Plan(
+        settings=StackSettings.load_for(folder.root),
+        folder=folder,
+        postgres=PostgresFiles(data=folder.servers, password="pw", account=None),
+        valkey=ValkeyFiles(configuration=folder.servers, password="pw", account=None),
+    )
+    environment = plan.environment()
+    assert environment["DIRECT_URL"] == environment["DATABASE_URL"]
+    assert environment["STACK_NAME"] == "main-1a2b"
