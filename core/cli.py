@@ -33,6 +33,7 @@ FAILED = 1
 WRONG_INPUT = 2
 INTERRUPTED = 130
 PIPE_COLUMNS = 120
+MOST_DAYS = 36_500
 BULK_SLOW_MILLISECONDS = 10_000
 
 # Commands of the simulation import it themselves: numpy costs every other command half a second.
@@ -188,10 +189,9 @@ def maintain(months_ahead: int, keep_days: int | None) -> None:
 
 
 def _parse_days(days: int) -> timedelta:
-    try:
-        return timedelta(days=days)
-    except OverflowError as error:
-        raise InvalidInput(f"--keep-days is {days}; give at most 36500") from error
+    if not 1 <= days <= MOST_DAYS:
+        raise InvalidInput(f"--keep-days is {days}; give at least 1 and at most {MOST_DAYS}")
+    return timedelta(days=days)
 
 
 @main.command("self-test")
