@@ -18,7 +18,8 @@ import click
 from rich.console import Console
 
 from core.app import configure_logging, open_service
-from core.errors import EchoMarketsError, InvalidInput, SettingsError
+from core.confirmation import confirm_loss
+from core.errors import EchoMarketsError, InvalidInput, RowsWouldBeLost, SettingsError
 from core.figures import read_fleet, show_health, show_stats
 from core.local.commands import stack
 from core.metric_files import run_job
@@ -93,22 +94,33 @@ main.add_command(stack)
 @main.command()
 @click.argument("direction", type=click.Choice(["up", "down", "status"]), default="up")
 @click.option("--to", "target", metavar="NAME", help="With down: revert back through this one.")
-def migrate(direction: str, target: str | None) -> None:
+@click.option("--drop-rows", is_flag=True, help="With down: also when tables with rows go.")
+def migrate(direction: str, target: str | None, *, drop_rows: bool) -> None:
     """Bring the schema up (default), revert the newest migration with its tables, or list the state."""
     settings = _load_settings()
     migrator = Migrator(settings)
-    if target is not None and direction != "down":
-        raise InvalidInput("--to is for down only; up always applies everything")
+    for option, is_given in (("--to", target is not None), ("--drop-rows", drop_rows)):
+        if is_given and direction != "down":
+            raise InvalidInput(f"{option} is for down only; up always applies everything")
     with run_job(f"migrate_{direction}", settings.metrics_dir):
         if direction == "status":
             _show_status(migrator)
             return
-        names = migrator.up() if direction == "up" else migrator.down(target)
+        names = migrator.up() if direction == "up" else _revert(migrator, target, drop_rows=drop_rows)
     verb = "applied" if direction == "up" else "reverted"
     for name in names:
         click.echo(f"{verb} {name}")
     if not names:
         click.echo("nothing to do")
+
+
+def _revert(migrator: Migrator, target: str | None, *, drop_rows: bool) -> list[str]:
+    try:
+        return migrator.down(target, drop_rows=drop_rows)
+    except RowsWouldBeLost as error:
+        # asked between two transactions: nobody waits for locks while somebody thinks
+        confirm_loss(error, option="--drop-rows")
+        return migrator.down(target)
 
 
 def _show_status(migrator: Migrator) -> None:

@@ -90,5 +90,9 @@ class MigrationFailed(EchoMarketsError):
     """A migration could not be applied or reverted; its transaction was rolled back."""
 
 
+class RowsWouldBeLost(EchoMarketsError):
+    """An operation would drop or replace rows that it was not told to; nothing was changed."""
+
+
 class PriceFileError(InvalidInput):
     """A price file has a row that cannot be read; nothing was loaded."""

@@ -29,7 +29,8 @@ from core.database.faults import (
     translate_connect,
 )
 from core.database.session_settings import SessionFacts, find_missing_schema
-from core.errors import InvalidInput, MigrationFailed
+from core.errors import InvalidInput, MigrationFailed, RowsWouldBeLost
+from core.migration_losses import describe_losses, read_tables
 from core.resources import MIGRATIONS
 from core.settings import Settings
 
@@ -107,10 +108,11 @@ class Migrator:
                 runner.database.execute_sql("SET CONSTRAINTS ALL IMMEDIATE")
             return pending
 
-    def down(self, target: str | None = None) -> list[str]:
+    def down(self, target: str | None = None, *, drop_rows: bool = True) -> list[str]:
         """Revert the newest migration, or all back through `target`, all or nothing; return the names.
 
-        Raises `InvalidInput` when `target` is not applied, `MigrationFailed` otherwise.
+        Raises `InvalidInput` when `target` is not applied; without `drop_rows` `RowsWouldBeLost` when a
+        table or column goes that has rows; `MigrationFailed` otherwise.
         """
         with self._locked() as runner:
             if target is not None and target not in runner.applied():
@@ -118,7 +120,17 @@ class Migrator:
             if not runner.applied():
                 return []
             with _named("down"):
-                return list(runner.down(target))
+                execute_sql = runner.database.execute_sql
+                before = {} if drop_rows else read_tables(execute_sql, but=HISTORY_TABLE)
+                names = list(runner.down(target))
+                losses = (
+                    [] if drop_rows else describe_losses(before, read_tables(execute_sql, but=HISTORY_TABLE))
+                )
+            if losses:
+                raise RowsWouldBeLost(
+                    f"reverting {', '.join(names)} would drop {', '.join(losses)}; nothing was changed"
+                )
+            return names
 
     def status(self) -> list[MigrationStatus]:
         """Return every migration in order; reads only and waits for nobody."""

@@ -19,6 +19,7 @@ MISTAKES = {
     "migrate sideways": "'sideways' is not one of 'up', 'down', 'status'",
     "migrate up now": "got unexpected extra argument (now)",
     "migrate up --to 0001": "--to is for down only",
+    "migrate up --drop-rows": "--drop-rows is for down only",
     "import-prices": "name the FILE to load, or give --demo",
     "import-prices days.csv --demo": "name the FILE to load, or give --demo",
     "import-prices days.csv more.csv": "got unexpected extra argument (more.csv)",

@@ -1,0 +1,22 @@
+"""Asks before something is lost: on a terminal a question, elsewhere an option that has to be given.
+
+Owns the question; knows nothing of what is lost.
+"""
+
+import sys
+
+import click
+
+from core.errors import RowsWouldBeLost
+
+
+def confirm_loss(loss: RowsWouldBeLost, *, option: str) -> None:
+    """Return when a person agrees to the loss that an error describes; raise the error otherwise.
+
+    Without a terminal nobody is there to ask, so the option is named.
+    """
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise RowsWouldBeLost(f"{loss}; {option} does it all the same")
+    click.echo(str(loss), err=True)
+    if not click.confirm("do it all the same?", err=True):
+        raise RowsWouldBeLost("nothing was changed")
