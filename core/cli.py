@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,17 @@ def seed_command(players: int, sessions: int | None, number: int) -> None:
     with open_service(_load_bulk_settings()) as service, show_progress() as progress:
         result = seed(service, players=players, sessions=sessions, seed=number, progress=progress)
     click.echo(str(result))
+
+
+@main.command("catch-up")
+def catch_up() -> None:
+    """Play the sessions between the last one and today, so that the game has no hole."""
+    from core.simulation.missed_sessions import play_missed_sessions  # noqa: PLC0415  # see above
+    from core.simulation.progress import show_progress  # noqa: PLC0415  # see above
+
+    with open_service(_load_bulk_settings()) as service, show_progress() as progress:
+        days = play_missed_sessions(service, datetime.now(UTC).date(), progress=progress)
+    click.echo(f"played {len(days)} sessions from {days[0]} to {days[-1]}" if days else "nothing to do")
 
 
 @main.command()

@@ -12,6 +12,7 @@ from peewee import (
     BigIntegerField,
     CharField,
     Check,
+    CompositeKey,
     DateField,
     DecimalField,
     Field,
@@ -26,6 +27,7 @@ from playhouse.postgres_ext import ArrayField, BinaryJSONField, DateTimeTZField
 SYMBOL_PATTERN = "^[$^.@#/]?[A-Z0-9][A-Z0-9.^=/:&_@#$!+-]{0,31}$"
 CURRENCY_PATTERN = "^[A-Z]{3,5}$"
 QUEST_STATUSES = ("ACTIVE", "COMPLETED", "EXPIRED")
+TRADE_SIDES = ("BUY", "SELL")
 SENTIMENTS = ("POSITIVE", "NEGATIVE", "NEUTRAL")
 AUDIT_ACTIONS = ("clear_cache", "warm_cache", "close_session", "expire_quests")
 AUDIT_OUTCOMES = ("started", "done", "failed")
@@ -51,6 +53,13 @@ def _now() -> DateTimeTZField:
 
 def _user(backref: str) -> ForeignKeyField:
     return ForeignKeyField(User, backref=backref, on_delete="CASCADE", index=False)
+
+
+def _portfolio(table: str) -> SQL:
+    return SQL(
+        f"CONSTRAINT {table}_portfolio FOREIGN KEY (user_id, session_date)"
+        " REFERENCES portfolios (user_id, session_date) ON DELETE CASCADE"
+    )
 
 
 class User(Model):
@@ -164,6 +173,59 @@ class Portfolio(Model):
         indexes: ClassVar[list[Any]] = [
             SQL("CREATE UNIQUE INDEX portfolios_user_session ON portfolios (user_id, session_date)"),
             SQL("CREATE INDEX portfolios_session ON portfolios (session_date, total_value DESC)"),
+        ]
+
+
+class Position(Model):
+    """What a player holds of one symbol in one session; `average_price` is what a share cost.
+
+    The quantity is positive: nobody sells what they do not have, and a closed position has no row.
+    """
+
+    user_id = UUIDField()
+    session_date = DateField()
+    symbol = TextField()
+    quantity = NumericField()
+    average_price = NumericField()
+
+    class Meta:
+        """The key serves a portfolio and a player; both go with the portfolio."""
+
+        table_name = "positions"
+        primary_key = CompositeKey("user_id", "session_date", "symbol")
+        constraints: ClassVar[list[Any]] = [
+            _portfolio("positions"),
+            Check(f"symbol ~ '{SYMBOL_PATTERN}'", name="positions_symbol_format"),
+            Check("quantity > 0 AND quantity < 'Infinity'", name="positions_quantity_positive"),
+            Check("average_price > 0 AND average_price < 'Infinity'", name="positions_price_positive"),
+        ]
+
+
+class Trade(Model):
+    """One purchase or sale of a player in a session."""
+
+    id = _id()
+    user_id = UUIDField()
+    session_date = DateField()
+    symbol = TextField()
+    side = CharField(4)
+    quantity = NumericField()
+    price = NumericField()
+    executed_at = _now()
+
+    class Meta:
+        """Read by portfolio, in the order of execution."""
+
+        table_name = "trades"
+        constraints: ClassVar[list[Any]] = [
+            _portfolio("trades"),
+            Check(f"symbol ~ '{SYMBOL_PATTERN}'", name="trades_symbol_format"),
+            Check(_one_of("side", TRADE_SIDES), name="trades_side"),
+            Check("quantity > 0 AND quantity < 'Infinity'", name="trades_quantity_positive"),
+            Check("price > 0 AND price < 'Infinity'", name="trades_price_positive"),
+        ]
+        indexes: ClassVar[list[Any]] = [
+            SQL("CREATE INDEX trades_portfolio ON trades (user_id, session_date, executed_at, id)"),
         ]
 
 
@@ -316,6 +378,8 @@ ALL_MODELS: tuple[type[Model], ...] = (
     Tick,
     Symbol,
     Portfolio,
+    Position,
+    Trade,
     Quest,
     LeaderboardEntry,
     LeaderboardCounter,

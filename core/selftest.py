@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from uuid import uuid4
 
 from core.errors import EchoMarketsError, InvalidInput
 from core.records import (
@@ -17,8 +18,10 @@ from core.records import (
     MarketEvent,
     Portfolio,
     PortfolioUpdate,
+    Position,
     Quest,
     Tick,
+    Trade,
     User,
 )
 from core.selftest_standings import check_standings
@@ -101,6 +104,10 @@ def _check_user(run: _Run) -> User | None:
         _equals("Self Test"),
     )
     run.call("touch_last_active", lambda: service.touch_last_active(user.id), _equals(None))
+    moment = datetime.now(UTC) + timedelta(seconds=1)
+    run.call(
+        "batch_touch_last_active", lambda: service.batch_touch_last_active({user.id: moment}), _equals(1)
+    )
     return user
 
 
@@ -192,6 +199,9 @@ def _check_quests(run: _Run, user: User) -> None:
             lambda: service.update_quest_progress(quest.id, Decimal(1)).status,
             _equals("COMPLETED"),
         )
+        run.call(
+            "count_completed_quests", lambda: service.count_completed_quests([user.id]), _equals({user.id: 1})
+        )
     run.call("expire_quests", service.expire_quests, _at_least(0))
 
 
@@ -200,6 +210,13 @@ def _check_loads(run: _Run, user: User) -> None:
     run.call("load_users", lambda: service.load_users([user]), _equals({user.username: user.id}))
     history = service.get_portfolio_history(user.id)
     run.call("load_portfolios", lambda: service.load_portfolios(history), _at_least(0))
+    position = Position(user.id, SESSION, run.symbol, Decimal(2), Decimal(10))
+    run.call("load_positions", lambda: service.load_positions([position]), _equals(1))
+    run.call("list_positions", lambda: service.list_positions([user.id], SESSION), _equals((position,)))
+    bought_at = datetime.combine(SESSION, datetime.min.time(), UTC)
+    trade = Trade(uuid4(), user.id, SESSION, run.symbol, "BUY", Decimal(2), Decimal(10), bought_at)
+    run.call("load_trades", lambda: service.load_trades([trade]), _equals(1))
+    run.call("list_trades", lambda: service.list_trades([user.id], SESSION), _equals((trade,)))
     board = service.get_leaderboard(CATEGORY, SESSION)
     run.call("load_leaderboard_entries", lambda: service.load_leaderboard_entries(board), _at_least(0))
     run.call("load_quests", lambda: service.load_quests(()), _equals(0))

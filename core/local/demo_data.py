@@ -34,17 +34,19 @@ def create_database(server_url: str, name: str) -> None:
 def load_demo_data(environment: Mapping[str, str], *, root: Path, players: int, sessions: int) -> bool:
     """Import the shipped prices and replay them, unless that is done; say whether it was needed.
 
+    In any case the sessions between the last one and today are played, whoever made it.
     Raises `StackError` when a step fails, whose own message is then above it.
     """
     database_url = environment.get("DIRECT_URL") or environment["DATABASE_URL"]
-    if not _is_incomplete(database_url):
-        return False
-    _mark(database_url, UNFINISHED)
-    run_step("import-prices", "--demo", environment=environment, root=root)
-    size = ("--players", str(players), "--sessions", str(sessions))
-    run_step("seed", *size, environment=environment, root=root)
-    _mark(database_url, None)
-    return True
+    is_incomplete = _is_incomplete(database_url)
+    if is_incomplete:
+        _mark(database_url, UNFINISHED)
+        run_step("import-prices", "--demo", environment=environment, root=root)
+        size = ("--players", str(players), "--sessions", str(sessions))
+        run_step("seed", *size, environment=environment, root=root)
+        _mark(database_url, None)
+    run_step("catch-up", environment=environment, root=root)
+    return is_incomplete
 
 
 def run_step(*arguments: str, environment: Mapping[str, str], root: Path) -> None:

@@ -50,6 +50,16 @@ PORTFOLIOS = Target(
     key=("user_id", "session_date"),
     kept=("id", "created_at"),
 )  # fmt: skip  # as above
+POSITIONS = Target(
+    "positions",
+    ("user_id", "session_date", "symbol", "quantity", "average_price"),
+    key=("user_id", "session_date", "symbol"),
+)
+TRADES = Target(
+    "trades",
+    ("id", "user_id", "session_date", "symbol", "side", "quantity", "price", "executed_at"),
+    key=("id",),
+)
 LEADERBOARD_ENTRIES = Target(
     "leaderboard_entries",
     ("id", "user_id", "session_date", "category", "score", "rank", "metadata", "created_at"),

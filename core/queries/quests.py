@@ -26,6 +26,10 @@ ACTIVE_OF_MANY = f"""
     SELECT {COLUMNS} FROM quests
     WHERE user_id = ANY(%s::uuid[]) AND status = 'ACTIVE' AND (expires_at IS NULL OR expires_at > %s)
     ORDER BY user_id, created_at, id"""
+COUNT_COMPLETED = """
+    SELECT user_id, count(*) FROM quests
+    WHERE user_id = ANY(%s::uuid[]) AND status = 'COMPLETED' AND NOT id = ANY(%s::uuid[])
+    GROUP BY user_id"""
 FIND = f"SELECT {COLUMNS} FROM quests WHERE id = %s"
 # Only an active quest moves, and it completes in the statement that reaches the target.
 PROGRESS = f"""
@@ -41,6 +45,13 @@ EXPIRE = """
 def build_quest(row: Row) -> Quest:
     """Build a quest from a row of COLUMNS."""
     return Quest(*row)
+
+
+def count_completed(
+    database: Database, user_ids: Sequence[UUID], excluded: Sequence[UUID]
+) -> dict[UUID, int]:
+    """Return how many quests these players have completed, without the excluded ones."""
+    return dict(database.execute_sql(COUNT_COMPLETED, (list(user_ids), list(excluded))).fetchall())
 
 
 def list_active(database: Database, user_id: UUID, now: datetime) -> tuple[Quest, ...]:

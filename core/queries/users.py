@@ -32,6 +32,10 @@ MOST_ACTIVE = f"""
     SELECT {COLUMNS} FROM users WHERE last_active IS NOT NULL
     ORDER BY last_active DESC NULLS LAST LIMIT %s"""
 TOUCH = "UPDATE users SET last_active = %s WHERE id = %s"
+TOUCH_MANY = """
+    UPDATE users u SET last_active = b.seen_at
+    FROM (SELECT * FROM unnest(%s::uuid[], %s::timestamptz[]) AS b (id, seen_at) ORDER BY id) b
+    WHERE u.id = b.id AND (u.last_active IS NULL OR u.last_active < b.seen_at) RETURNING u.id"""
 DELETE = "DELETE FROM users WHERE id = %s"
 LOCK = "SELECT FROM users WHERE id = %s FOR UPDATE"
 
@@ -85,6 +89,15 @@ def update_user(database: Database, user_id: UUID, values: Mapping[str, Any]) ->
 def touch_user(database: Database, user_id: UUID, now: datetime) -> bool:
     """Set when the user was active last; say whether the user exists."""
     return count_changed(database, TOUCH, (now, user_id)) == 1
+
+
+def touch_users(database: Database, seen: Mapping[UUID, datetime]) -> set[UUID]:
+    """Move on when users were active last; return the users that exist and were active earlier."""
+    ordered = sorted(seen.items())
+    rows = database.execute_sql(
+        TOUCH_MANY, ([user_id for user_id, _ in ordered], [moment for _, moment in ordered])
+    ).fetchall()
+    return {user_id for (user_id,) in rows}
 
 
 def lock_user(database: Database, user_id: UUID) -> bool:

@@ -15,8 +15,10 @@ from core.records.game import (
     PlayerSession,
     Portfolio,
     PortfolioUpdate,
+    Position,
     Quest,
     Tick,
+    Trade,
     User,
 )
 from core.records.operations import (
@@ -71,6 +73,7 @@ __all__ = [
     "PoolUse",
     "Portfolio",
     "PortfolioUpdate",
+    "Position",
     "Quest",
     "QuestPace",
     "QuestTotals",
@@ -80,6 +83,7 @@ __all__ = [
     "StatementFigures",
     "TableFigures",
     "Tick",
+    "Trade",
     "UnusedIndex",
     "User",
     "freeze",

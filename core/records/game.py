@@ -50,6 +50,32 @@ class PortfolioUpdate(msgspec.Struct, frozen=True):
     current_cash: Decimal | None = None
 
 
+class Position(msgspec.Struct, frozen=True):
+    """What a player holds of one symbol in one session; `average_price` is what a share cost.
+
+    Cash plus quantity times price, each rounded to the cent, is the value of the portfolio.
+    """
+
+    user_id: UUID
+    session_date: date
+    symbol: str
+    quantity: Decimal
+    average_price: Decimal
+
+
+class Trade(msgspec.Struct, frozen=True):
+    """One purchase (`side` BUY) or sale (SELL) of a player in a session."""
+
+    id: UUID
+    user_id: UUID
+    session_date: date
+    symbol: str
+    side: str
+    quantity: Decimal
+    price: Decimal
+    executed_at: datetime
+
+
 class PlayerSession(msgspec.Struct, frozen=True):
     """Names what a player has in one session."""
 

@@ -71,6 +71,16 @@ def check_id(value: Any, name: str) -> UUID:
     return found
 
 
+def check_ids(values: Any, name: str, *, most: int | None = None) -> list[UUID]:
+    """Return UUIDs given as such or as texts."""
+    if isinstance(values, str | bytes | UUID) or not isinstance(values, Iterable):
+        raise InvalidInput(f"{name} is {show(values)}; give a list of UUIDs")
+    ids = [check_id(value, name) for value in values]
+    if most is not None and len(ids) > most:
+        raise InvalidInput(f"{name} has {len(ids)} ids; give at most {most}")
+    return ids
+
+
 def check_whole(value: Any, name: str, *, least: int, most: int) -> int:
     """Return a whole number between two bounds."""
     number = read_whole(value)

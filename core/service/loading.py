@@ -26,7 +26,7 @@ from core.cache.keys import (
 )
 from core.database import Database
 from core.queries import bulk
-from core.records import LeaderboardEntry, MarketEvent, Portfolio, Quest, Tick, User
+from core.records import LeaderboardEntry, MarketEvent, Portfolio, Position, Quest, Tick, Trade, User
 from core.service.base import Changes, ServiceBase, chunked
 from core.service.inputs import check_records
 from core.service.market import note_symbols
@@ -73,6 +73,19 @@ class Loading(ServiceBase):
                 PORTFOLIO, *(portfolio_key(p.user_id, p.session_date) for p in chunk)
             ),
         )
+
+    def load_positions(self, positions: Iterable[Position]) -> int:
+        """Load positions by portfolio and symbol; return how many are new or changed.
+
+        The portfolio has to exist. Positions that are there and not given stay.
+        """
+        given = check_records(positions, Position, "positions", "position")
+        return self._load("load_positions", bulk.POSITIONS, given, lambda *_: None)
+
+    def load_trades(self, trades: Iterable[Trade]) -> int:
+        """Load trades by id; return how many are new or changed. The portfolio has to exist."""
+        given = check_records(trades, Trade, "trades", "trade")
+        return self._load("load_trades", bulk.TRADES, given, lambda *_: None)
 
     def load_leaderboard_entries(self, entries: Iterable[LeaderboardEntry]) -> int:
         """Load entries by user and board, ranks as given; return how many are new or changed."""

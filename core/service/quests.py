@@ -1,6 +1,6 @@
 """Quests: tasks of players, completed at their target."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -17,6 +17,7 @@ from core.service.inputs import (
     MAX_MONEY,
     check_decimal,
     check_id,
+    check_ids,
     check_money,
     check_text,
     check_time,
@@ -103,6 +104,18 @@ class Quests(ServiceBase):
                 raise self._not_active(queries.find_quest(database, checked), checked)
             changes.invalidate(QUESTS, quests_key(quest.user_id))
         return quest
+
+    def count_completed_quests(
+        self, user_ids: Iterable[UUID | str], *, excluding: Iterable[UUID | str] = ()
+    ) -> dict[UUID, int]:
+        """Return how many quests each of these players has completed, as of now.
+
+        Quests of `excluding` do not count. A player who has completed none is 0. Raises `InvalidInput`.
+        """
+        players = check_ids(user_ids, "user_ids")
+        excluded = check_ids(excluding, "excluding")
+        found = self._read("count_completed_quests", queries.count_completed, players, excluded)
+        return {player: found.get(player, 0) for player in players}
 
     def expire_quests(self) -> int:
         """Expire every active quest past its time; return how many there were."""

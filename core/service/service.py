@@ -18,6 +18,7 @@ from core.service.insights import Insights
 from core.service.loading import Loading
 from core.service.maintenance import Maintenance
 from core.service.operations import Operations
+from core.service.positions import Positions
 from core.service.standings import Standings
 from core.service.upkeep import Upkeep
 
@@ -25,7 +26,9 @@ from core.service.upkeep import Upkeep
 MAX_WAIT_SECONDS = 3600.0
 
 
-class EnhancedDatabaseService(Upkeep, Events, Loading, Maintenance, Operations, Insights, Standings, Audit):
+class EnhancedDatabaseService(
+    Upkeep, Events, Positions, Loading, Maintenance, Operations, Insights, Standings, Audit
+):
     """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
 
     Thread safe; one per process. Opened by `core.open_service`, closed by `close` or as a

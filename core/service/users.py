@@ -1,6 +1,7 @@
 """Players: profiles, search, activity."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from core.cache.keys import QUESTS, USER, USERNAMES_VERSION_KEY, quests_key, use
 from core.errors import ConstraintViolated, InvalidInput, UserNotFound
 from core.queries import users as queries
 from core.records import User
-from core.service.base import ServiceBase, new_id
+from core.service.base import ServiceBase, chunked, new_id
 from core.service.inputs import (
     check_document,
     check_email,
@@ -17,12 +18,15 @@ from core.service.inputs import (
     check_limit,
     check_prefix,
     check_text,
+    check_time,
     check_username,
+    show,
 )
 from core.service.portfolios import list_portfolio_keys
 
 _CODEC: Codec[User] = Codec(User)
 _MAX_NAME = 200
+CHUNK_ROWS = 5_000
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "username": check_username,
@@ -132,6 +136,27 @@ class Users(ServiceBase):
         keys = [(USER, user_key(checked))]
         if not self._change_alone("touch_last_active", keys, queries.touch_user, checked, self._clock()):
             raise _no_user(checked)
+
+    def batch_touch_last_active(self, seen: Mapping[UUID | str, datetime]) -> int:
+        """Set when many users were active last; return how many of them have changed.
+
+        A time before the one that is stored changes nothing, nor does a user that does not
+        exist. One statement per 5,000 users in one transaction. Raises `InvalidInput`.
+        """
+        if not isinstance(seen, Mapping):
+            raise InvalidInput(f"seen is {show(seen)}; give a mapping of ids to times")
+        checked = {check_id(user_id, "seen"): check_time(at, "seen") for user_id, at in seen.items()}
+
+        def write() -> int:
+            changed: set[UUID] = set()
+            with self._changing("batch_touch_last_active") as (database, changes):
+                # in one order everywhere, so that two batches do not wait for each other in a circle
+                for chunk in chunked(sorted(checked.items()), CHUNK_ROWS):
+                    changed |= queries.touch_users(database, dict(chunk))
+                changes.invalidate(USER, *map(user_key, changed))
+            return len(changed)
+
+        return self._repeat(write)
 
     def delete_user(self, user_id: UUID | str) -> None:
         """Delete a user with its portfolios, quests and leaderboard entries.

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
 
+_LOW_HALF: Final = (1 << 64) - 1
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _FIRST: Final = np.uint64(0xBF58476D1CE4E5B9)
 _SECOND: Final = np.uint64(0x94D049BB133111EB)
@@ -38,6 +39,8 @@ class Kind(IntEnum):
     MILESTONE = 6
     WEEKLY = 7
     PRICE_MOVE = 8
+    TRADE = 9
+    DAILY = 10
 
 
 def mix(values: Hashes) -> Hashes:
@@ -53,13 +56,23 @@ def hash_texts(texts: Iterable[str]) -> Hashes:
     return np.array([int.from_bytes(digest) for digest in digests], np.uint64)
 
 
+def hash_ids(ids: Iterable[UUID]) -> Hashes:
+    """Return the low half of each id, which is random also in ids that begin with a time."""
+    return np.array([id_.int & _LOW_HALF for id_ in ids], np.uint64)
+
+
 def make_ids(kind: Kind, *, seed: int, when: datetime, numbers: NDArray[np.int64]) -> list[UUID]:
     """Return one id for each number, such as a player's place in the roster."""
+    return make_ids_of(kind, seed=seed, when=when, keys=numbers.astype(np.uint64))
+
+
+def make_ids_of(kind: Kind, *, seed: int, when: datetime, keys: Hashes) -> list[UUID]:
+    """Return one id for each hash, such as a player's."""
     milliseconds = int(when.timestamp() * 1000)
     base = np.zeros(1, np.uint64)
     for part in (int(kind), seed, milliseconds):
         base = mix(base * _GOLDEN + np.uint64(part))
-    high = mix(base ^ mix(numbers.astype(np.uint64) * _GOLDEN + _GOLDEN))
+    high = mix(base ^ mix(keys * _GOLDEN + _GOLDEN))
     low = mix(high + _GOLDEN)
     top = (milliseconds << 16) | _VERSION
     pairs = zip((high & _RANDOM_A).tolist(), (low & _RANDOM_B).tolist(), strict=True)

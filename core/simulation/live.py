@@ -24,6 +24,8 @@ from core.simulation.daily_prices import DailyPrices
 from core.simulation.live_market import LiveMarket, open_market
 from core.simulation.live_players import LivePlayers, list_players, open_players
 from core.simulation.live_quests import LiveQuests, open_quests
+from core.simulation.missed_sessions import play_missed_sessions
+from core.simulation.roster import join_game
 from core.simulation.stopping import Stopped, Stopping
 
 logger = logging.getLogger(__name__)
@@ -120,6 +122,10 @@ class Simulator:
         for before in self._service.list_leaderboard_dates(limit=1, before=day):
             entries = self._service.close_session(before)
             logger.info("session %s is closed with %d leaderboard entries", before, entries)
+        missed = play_missed_sessions(self._service, day, stopping=self._stopping)
+        if missed:
+            logger.info("%d missed sessions were played, the last of %s", len(missed), missed[-1])
+        join_game(self._service, day)
         self._service.expire_quests()
         self._maintain()
         market = open_market(self._service, day, self._daily)

@@ -24,6 +24,8 @@ DAY_SECONDS: Final = 86_400
 HALF_SPREAD: Final = 0.00025
 """Of the price, on each side: 5 basis points between bid and ask, usual for large companies."""
 
+SINCE_OPEN: Final = "the session began"
+
 _VOLUME_SPREAD: Final = 0.5  # of the logarithm of a step's volume
 _PERCENT_UNITS: Final = 1_000_000  # 1/10000 of a percent in the ratio 1
 _EVENTS_READ: Final = 200  # far more than a day makes: two for each symbol
@@ -96,19 +98,26 @@ class LiveMarket:
 
     def announce(self, service: EnhancedDatabaseService) -> None:
         """Make an event of each move far from the open, once per symbol, direction and session."""
+        for move in self.list_moves():
+            service.create_market_event(
+                type=EVENT_TYPE,
+                title=move.title,
+                description=move.describe(SINCE_OPEN),
+                affected_symbols=(move.symbol,),
+                impact_magnitude=move.impact,
+                sentiment=move.sentiment,
+            )
+            self.note_announced(move)
+
+    def list_moves(self) -> list[PriceMove]:
+        """Return the moves far from the open that are not announced yet."""
         prices = zip(self.symbols, self.opens.tolist(), self.prices.tolist(), strict=True)
-        for symbol, before, after in prices:
-            move = PriceMove(symbol, before, after)
-            if move.is_event and (symbol, move.sentiment) not in self._announced:
-                service.create_market_event(
-                    type=EVENT_TYPE,
-                    title=move.title,
-                    description=move.describe("the session began"),
-                    affected_symbols=(symbol,),
-                    impact_magnitude=move.impact,
-                    sentiment=move.sentiment,
-                )
-                self._announced.add((symbol, move.sentiment))
+        moves = [PriceMove(symbol, before, after) for symbol, before, after in prices]
+        return [m for m in moves if m.is_event and (m.symbol, m.sentiment) not in self._announced]
+
+    def note_announced(self, move: PriceMove) -> None:
+        """Leave a move out from now on."""
+        self._announced.add((move.symbol, move.sentiment))
 
 
 def open_market(service: EnhancedDatabaseService, day: date, daily: DailyPrices) -> LiveMarket:

@@ -1,27 +1,36 @@
 """The simulated players in one live session.
 
-Owns their positions and what they are worth. Positions follow from the opening prices
-and the days before, so a simulator that starts anew in the middle of a session finds
-the same ones.
+Owns who takes part, what they hold and what that is worth. A session's holdings are in the
+database from its beginning on, so a simulator that starts again in the middle of a session,
+or after a player has chosen another strategy, goes on with the same ones.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import date
+from datetime import UTC, date, datetime, time
 from typing import Final
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserNotFound
-from core.records import LeaderboardUpdate, PortfolioUpdate, User
+from core.records import LeaderboardUpdate, PortfolioUpdate, Position, User
 from core.service import EnhancedDatabaseService
-from core.simulation.amounts import Integers, to_moneys
-from core.simulation.boards import DAILY_RETURNS, TOTAL_VALUE
+from core.simulation.amounts import Integers, money_cents, price_units, to_moneys
+from core.simulation.attendance import WINDOW, RecentSessions, choose_attending
 from core.simulation.daily_prices import DailyPrices
-from core.simulation.identifiers import hash_texts
+from core.simulation.identifiers import hash_ids, hash_texts
 from core.simulation.live_market import LiveMarket
-from core.simulation.sessions import SessionResult, percent_hundredths, play_session
+from core.simulation.session_rows import DAILY_RETURNS, QUESTS_COMPLETED, TOTAL_VALUE, SessionRows
+from core.simulation.sessions import (
+    Holdings,
+    SessionResult,
+    buy_shares,
+    hold_shares,
+    percent_hundredths,
+    value_holdings,
+)
 from core.simulation.stopping import Stopping
 from core.simulation.strategies import LOOKBACKS, choose_weights, is_strategy, read_traits
 
@@ -32,22 +41,28 @@ _USERS_READ: Final = 1_000  # the most that one search returns
 
 
 class LivePlayers:
-    """Players with a strategy; one array element each, in the order of `users`."""
+    """The players of one session; one array element each, in the order of `users`."""
 
-    def __init__(self, users: Sequence[User], day: date, market: LiveMarket, daily: DailyPrices) -> None:
+    def __init__(
+        self,
+        users: Sequence[User],
+        day: date,
+        *,
+        market: LiveMarket,
+        holdings: Holdings,
+        everyone: Sequence[User],
+    ) -> None:
         self.users = users
         self._day = day
         self._market = market
-        self._traits = read_traits(users)
-        before = daily.history(market.symbols).carried[-LOOKBACKS[-1] - 1 :]
-        self._weights = choose_weights(self._traits, before, market.opens > 0, hash_texts(market.symbols))
+        self._holdings = holdings
+        self._everyone = [user.id for user in everyone]
         self._written: Integers = np.full(len(users), -1, np.int64)
         self._touched = 0
 
     def value(self) -> SessionResult:
         """Return what the players own at the present prices."""
-        market, invested = self._market, self._traits.invested_percent
-        return play_session(self._weights, invested, market.opens, market.prices)
+        return value_holdings(self._holdings, self._market.prices)
 
     def write(self, service: EnhancedDatabaseService, result: SessionResult) -> bool:
         """Write the portfolios and scores that changed since they were written last.
@@ -67,23 +82,21 @@ class LivePlayers:
         return True
 
     def _touch_next(self, service: EnhancedDatabaseService) -> None:
-        """Let one player after the other be seen in the game: all at once would be 500 writes a step."""
+        """Let one player after the other be seen in the game, as people arrive over the day."""
         with suppress(UserNotFound):  # deleted just now, which the next write notices
             service.touch_last_active(self.users[self._touched % len(self.users)].id)
         self._touched += 1
 
     def are_those(self, users: Sequence[User]) -> bool:
-        """Say whether these are the players, and trade as they did when the session was opened."""
-        return [(user.id, user.preferences) for user in users] == [
-            (user.id, user.preferences) for user in self.users
-        ]
+        """Say whether these are the players of the game, as when the session was opened."""
+        return [user.id for user in users] == self._everyone
 
     def _portfolios(self, result: SessionResult, places: NDArray[np.intp]) -> list[PortfolioUpdate]:
         rows = zip(
             places.tolist(),
             to_moneys(result.value_cents[places]),
             to_moneys(result.change_cents[places]),
-            to_moneys(result.cash_cents[places]),
+            to_moneys(result.holdings.cash_cents[places]),
             strict=True,
         )
         return [
@@ -97,9 +110,38 @@ class LivePlayers:
 
 
 def list_players(service: EnhancedDatabaseService) -> list[User]:
-    """Return the users that trade live, by username."""
+    """Return the users that can trade live, by username."""
     everyone = service.search_users("", limit=_USERS_READ)
     return [user for user in everyone if is_strategy(user.preferences)][:MAX_PLAYERS]
+
+
+def choose_players(service: EnhancedDatabaseService, everyone: Sequence[User], day: date) -> list[User]:
+    """Return which of the players take part in a session, by what they did in those before it."""
+    days = sorted(service.list_session_dates(limit=WINDOW, before=day))
+    ids = [user.id for user in everyone]
+    returns = service.list_player_scores(ids, DAILY_RETURNS, days)
+    completed = service.list_player_scores(ids, QUESTS_COMPLETED, days)
+    place_of = {user_id: place for place, user_id in enumerate(ids)}
+    quests = {(score.user_id, score.session_date): int(score.score) for score in completed}
+    recent = RecentSessions(len(ids))
+    for session in days:
+        scores = [score for score in returns if score.session_date == session]
+        recent.add(
+            np.array([user.created_at.astimezone(UTC).date() <= session for user in everyone], np.bool_),
+            np.array([place_of[score.user_id] for score in scores], np.intp),
+            np.array([money_cents(score.score) for score in scores], np.int64),
+            np.array([quests.get((score.user_id, session), 0) for score in scores], np.int64),
+        )
+    attending = choose_attending(hash_ids(ids), np.ones(len(ids), np.bool_), recent.recent(), day)
+    return [everyone[place] for place in attending.tolist()]
+
+
+def buy_at_open(users: Sequence[User], market: LiveMarket, daily: DailyPrices) -> Holdings:
+    """Return what players buy at the opening prices of a session."""
+    traits = read_traits(users)
+    before = daily.history(market.symbols).carried[-LOOKBACKS[-1] - 1 :]
+    weights = choose_weights(traits, before, market.opens > 0, hash_texts(market.symbols))
+    return buy_shares(weights, traits.invested_percent, market.opens)
 
 
 def open_players(
@@ -110,13 +152,61 @@ def open_players(
     daily: DailyPrices,
     stopping: Stopping,
 ) -> LivePlayers:
-    """Return the players of a session, each with a portfolio in it."""
+    """Return the players of a session, each with a portfolio and positions in it."""
+    everyone = list_players(service)
     present = []
-    for user in list_players(service):
+    for user in choose_players(service, everyone, day):
         stopping.check()
         try:
             service.get_current_portfolio(user.id, day)
         except UserNotFound:
             continue  # deleted since the search
         present.append(user)
-    return LivePlayers(present, day, market, daily)
+    holdings = _keep_holdings(service, present, day, market, buy_at_open(present, market, daily))
+    return LivePlayers(present, day, market=market, holdings=holdings, everyone=everyone)
+
+
+def _keep_holdings(
+    service: EnhancedDatabaseService,
+    users: Sequence[User],
+    day: date,
+    market: LiveMarket,
+    bought: Holdings,
+) -> Holdings:
+    """Store what players buy who hold nothing yet; return what all of them hold."""
+    stored: dict[UUID, list[Position]] = {}
+    for position in service.list_positions([user.id for user in users], day):
+        stored.setdefault(position.user_id, []).append(position)
+    holdings = _take_over(bought, users, market.symbols, stored)
+    new = np.array([place for place, user in enumerate(users) if user.id not in stored], np.intp)
+    opened = datetime.combine(day, time(0), UTC)
+    purchases = Holdings(*(column[new] for column in holdings))
+    rows = SessionRows(
+        [(users[place].id, users[place].username) for place in new.tolist()],
+        day,
+        value_holdings(purchases, market.opens),
+        seed=0,
+        opened=opened,
+        closed=opened,
+    )
+    service.load_trades(rows.build_trades(market.symbols))
+    service.load_positions(rows.build_positions(market.symbols))
+    return holdings
+
+
+def _take_over(
+    bought: Holdings,
+    users: Sequence[User],
+    symbols: tuple[str, ...],
+    stored: Mapping[UUID, Sequence[Position]],
+) -> Holdings:
+    shares, paid = bought.shares.copy(), bought.paid.copy()
+    column_of = {symbol: column for column, symbol in enumerate(symbols)}
+    for place, user in enumerate(users):
+        if user.id in stored:
+            shares[place] = 0
+            for position in stored[user.id]:
+                column = column_of[position.symbol]
+                shares[place, column] = int(position.quantity)
+                paid[place, column] = price_units(position.average_price)
+    return hold_shares(shares, paid)

@@ -20,7 +20,7 @@ from core.errors import InvalidInput, QuestNotFound
 from core.records import LeaderboardEntry, LeaderboardUpdate, Quest, User
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import money_cents, to_money
-from core.simulation.boards import QUESTS_COMPLETED
+from core.simulation.identifiers import hash_ids
 from core.simulation.quest_rules import (
     DAILY,
     DAILY_TYPES,
@@ -29,7 +29,9 @@ from core.simulation.quest_rules import (
     REWARD_TYPE,
     QuestRule,
     next_milestone,
+    take_turns,
 )
+from core.simulation.session_rows import QUESTS_COMPLETED
 from core.simulation.sessions import SessionResult
 from core.simulation.stopping import Stopping
 
@@ -137,17 +139,23 @@ def open_quests(
     service: EnhancedDatabaseService, day: date, users: Sequence[User], stopping: Stopping
 ) -> LiveQuests:
     """Return the quests of a session; players get the ones that they do not have yet."""
-    before, today = _find_board_before(service, day), _read_board(service, day)
+    today = _read_board(service, day)
+    counted = {user.id: _read_counted(today.get(user.id)) for user in users}
+    # an id on the leaderboard that is not completed yet is completed below
+    before = service.count_completed_quests(
+        counted, excluding=[quest_id for quests in counted.values() for quest_id in quests]
+    )
+    has_turn = take_turns(hash_ids(user.id for user in users), day.toordinal()).tolist()
     players, milestones = [], []
     for user in users:
         stopping.check()
         player = PlayerQuests(
             user_id=user.id,
-            score_before=int(before[user.id].score) if user.id in before else 0,
-            counted=_read_counted(today.get(user.id)),
+            score_before=before[user.id],
+            counted=counted[user.id],
         )
         active = service.get_user_active_quests(user.id)
-        wins = _count_wins(service, user.id, day)
+        wins = count_wins(service, user.id, day)
         milestone = next((quest for quest in active if quest.type == MILESTONE), None)
         if milestone is not None and wins >= milestone.target_value:
             player.counted[str(milestone.id)] = milestone.type
@@ -156,11 +164,17 @@ def open_quests(
         milestones.append((milestone, wins))
     quests = LiveQuests(service, day, players)
     quests.write_board([player for player in players if player.score])
-    for player, (milestone, wins) in zip(players, milestones, strict=True):
+    for player, (milestone, wins), is_given in zip(players, milestones, has_turn, strict=True):
         stopping.check()
         _advance_milestone(service, player.user_id, milestone, wins)
-        _give_daily(service, player, day)
+        if is_given:
+            _give_daily(service, player, day)
     return quests
+
+
+def choose_daily(user_id: UUID, day: date) -> QuestRule:
+    """Return which quest of the day is a player's."""
+    return DAILY[(day.toordinal() + user_id.int) % len(DAILY)]
 
 
 def _end_of(day: date) -> datetime:
@@ -172,7 +186,8 @@ def _read_counted(entry: LeaderboardEntry | None) -> dict[str, str]:
     return dict(counted) if isinstance(counted, frozendict) else {}
 
 
-def _count_wins(service: EnhancedDatabaseService, user_id: UUID, day: date) -> int:
+def count_wins(service: EnhancedDatabaseService, user_id: UUID, day: date) -> int:
+    """Return how many sessions before a day a player has won."""
     wins, before = 0, day
     while page := service.get_portfolio_history(user_id, limit=_PAGE, before=before):
         wins += sum(portfolio.day_change > 0 for portfolio in page)
@@ -193,7 +208,7 @@ def _adopt_daily(player: PlayerQuests, active: Sequence[Quest], end: datetime) -
 
 def _give_daily(service: EnhancedDatabaseService, player: PlayerQuests, day: date) -> None:
     if player.daily is None and not DAILY_TYPES.intersection(player.counted.values()):
-        rule = DAILY[(day.toordinal() + player.user_id.int) % len(DAILY)]
+        rule = choose_daily(player.user_id, day)
         quest = _create(service, player.user_id, rule, expires_at=_end_of(day))
         player.daily = DailyQuest(quest, best=0, written=0)
 
@@ -227,12 +242,6 @@ def _create(
         reward_value=rule.reward,
         expires_at=expires_at,
     )
-
-
-def _find_board_before(service: EnhancedDatabaseService, day: date) -> dict[UUID, LeaderboardEntry]:
-    """Return the newest board of completed quests before a session, by player."""
-    days = service.list_leaderboard_dates(QUESTS_COMPLETED, limit=1, before=day)
-    return _read_board(service, days[0]) if days else {}
 
 
 def _read_board(service: EnhancedDatabaseService, day: date) -> dict[UUID, LeaderboardEntry]:

@@ -4,7 +4,7 @@ Owns what is worth an event, and how it reads. Never writes one.
 """
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -79,19 +79,20 @@ def list_events(history: History, row: int) -> Iterator[MarketEvent]:
     for symbol, before, after in closes:
         move = PriceMove(symbol, before, after)
         if before and after and move.is_event:
-            yield _event(move, day)
+            yield build_event(move, "the previous close", close_of(day))
 
 
-def _event(move: PriceMove, day: date) -> MarketEvent:
+def build_event(move: PriceMove, since: str, moment: datetime) -> MarketEvent:
+    """Return the event of a move; `since` names the earlier price."""
     # the same whatever is seeded: the event follows from the prices alone
     number = hash_texts([move.symbol]).astype(np.int64)
     return MarketEvent(
-        id=make_ids(Kind.PRICE_MOVE, seed=0, when=close_of(day), numbers=number)[0],
+        id=make_ids(Kind.PRICE_MOVE, seed=0, when=moment, numbers=number)[0],
         type=EVENT_TYPE,
         title=move.title,
-        description=move.describe("the previous close"),
+        description=move.describe(since),
         affected_symbols=(move.symbol,),
         impact_magnitude=move.impact,
         sentiment=move.sentiment,
-        created_at=close_of(day),
+        created_at=moment,
     )

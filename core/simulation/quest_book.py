@@ -15,50 +15,74 @@ from numpy.typing import NDArray
 
 from core.records import Quest
 from core.simulation.amounts import Integers, to_money
-from core.simulation.identifiers import Kind, make_ids
+from core.simulation.identifiers import Kind, hash_ids, make_ids
 from core.simulation.quest_rules import (
     BEAT,
     GAIN,
     MILESTONES,
-    REWARD_TYPE,
     WEEKLY,
     WINS,
-    QuestRule,
+    build_quest,
     milestone,
+    take_turns,
+    week_of,
 )
 from core.simulation.sessions import SessionResult
 from core.simulation.trading_day import close_of, open_of
 
 _RUNGS: Final = np.array([*MILESTONES, np.iinfo(np.int64).max])
 _TARGET_CENTS: Final = np.array([int(rule.target * 100) for rule in WEEKLY])
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
 _ONE: Final = 100  # progress is in hundredths, as the database keeps it
 
 
 class QuestBook:
-    """Follows the players of a replay from session to session."""
+    """Follows the players of a replay from session to session.
 
-    def __init__(self, user_ids: tuple[UUID, ...], *, seed: int, first_day: date) -> None:
+    Milestones are for everyone from their first session on; the quest of a week is for those
+    who play in it and whose turn it is, so that players with and without one can be compared.
+    """
+
+    def __init__(self, user_ids: tuple[UUID, ...], *, seed: int) -> None:
         count = len(user_ids)
         self.completed: Integers = np.zeros(count, np.int64)
         """How many quests each player has completed so far."""
         self._user_ids = user_ids
+        self._keys = hash_ids(user_ids)
         self._seed = seed
         self._wins: Integers = np.zeros(count, np.int64)
         self._rung: Integers = np.zeros(count, np.int64)
-        self._rung_since = [open_of(first_day)] * count
+        self._has_begun: NDArray[np.bool_] = np.zeros(count, np.bool_)
+        self._rung_since = [_NEVER] * count
         self._monday: date | None = None
-        self._week_since = open_of(first_day)
+        # the day on which each player got the quest of the week, 0 for none
+        self._week_since: Integers = np.zeros(count, np.int64)
         self._rule: Integers = np.zeros(count, np.int64)
         self._progress: Integers = np.zeros(count, np.int64)
 
-    def play(self, day: date, result: SessionResult) -> list[Quest]:
-        """Count a session, and return the quests that are over with it or before it."""
+    def play(self, day: date, players: NDArray[np.intp], result: SessionResult) -> list[Quest]:
+        """Count a session of these players; return the quests that are over with it or before it."""
         over = self._begin_week(day)
-        change = result.change_cents
-        won = change > 0
-        ahead = result.value_cents * len(change) > result.value_cents.sum()
+        self._give(day, players)
+        won = np.zeros(len(self._user_ids), np.bool_)
+        won[players] = result.change_cents > 0
         before = self._reached()
-        self._progress = np.select(
+        self._advance(players, result, won)
+        self.completed += self._reached() & ~before
+        self._wins += won
+        return [*over, *self._climb(day, won)]
+
+    def finish(self, now: datetime) -> list[Quest]:
+        """Return what is open after the last session: the week's quests and the milestones."""
+        rungs = np.flatnonzero(self._has_begun & (self._rung < len(MILESTONES)))
+        return [*self._end_week(now), *self._milestones(rungs, "ACTIVE")]
+
+    def _advance(self, players: NDArray[np.intp], result: SessionResult, won: NDArray[np.bool_]) -> None:
+        change = np.zeros_like(self._progress)
+        change[players] = result.change_cents
+        ahead = np.zeros_like(won)
+        ahead[players] = result.value_cents * len(players) > result.value_cents.sum()
+        progress = np.select(
             [self._is(WINS), self._is(GAIN), self._is(BEAT)],
             [
                 self._progress + _ONE * won,
@@ -66,14 +90,7 @@ class QuestBook:
                 self._progress + _ONE * ahead,
             ],
         )
-        self.completed += self._reached() & ~before
-        self._wins += won
-        return [*over, *self._climb(day, won)]
-
-    def finish(self, now: datetime) -> list[Quest]:
-        """Return what is open after the last session: the week's quests and the milestones."""
-        rungs = np.flatnonzero(self._rung < len(MILESTONES))
-        return [*self._end_week(now), *self._milestones(rungs, "ACTIVE")]
+        self._progress = np.where(self._week_since > 0, progress, 0)
 
     def _is(self, kind: str) -> NDArray[np.bool_]:
         return np.array([rule.type == kind for rule in WEEKLY])[self._rule]
@@ -86,41 +103,56 @@ class QuestBook:
         monday = day - timedelta(days=day.weekday())
         if monday == self._monday:
             return []
-        over = self._end_week(open_of(day)) if self._monday else []
-        self._monday, self._week_since = monday, open_of(day)
-        week = monday.toordinal() // 7
-        self._rule = (week + np.arange(len(self._user_ids))) % len(WEEKLY)
+        over = self._end_week(open_of(day))
+        self._monday, self._week_since = monday, np.zeros_like(self._week_since)
+        self._rule = (week_of(day) + np.arange(len(self._user_ids))) % len(WEEKLY)
         self._progress = np.zeros_like(self._progress)
         return over
+
+    def _give(self, day: date, players: NDArray[np.intp]) -> None:
+        """Give quests to those who play for the first time: in all, and in this week."""
+        for player in players[~self._has_begun[players]].tolist():
+            self._rung_since[player] = open_of(day)
+        self._has_begun[players] = True
+        has_turn = take_turns(self._keys[players], week_of(day))
+        new = players[has_turn & (self._week_since[players] == 0)]
+        self._week_since[new] = day.toordinal()
 
     def _end_week(self, now: datetime) -> list[Quest]:
         if self._monday is None:
             return []
         expiry = datetime.combine(self._monday + timedelta(days=7), time(0), UTC)
+        return [
+            quest
+            for day in np.unique(self._week_since[self._week_since > 0]).tolist()
+            for quest in self._end_quests(open_of(date.fromordinal(day)), day, expiry, now)
+        ]
+
+    def _end_quests(self, since: datetime, day: int, expiry: datetime, now: datetime) -> Iterator[Quest]:
+        """Yield the quests of the week that were given on one day."""
+        players = np.flatnonzero(self._week_since == day)
+        rules = self._rule[players]
+        target = _TARGET_CENTS[rules]
+        progress = self._progress[players]
         missed = "EXPIRED" if expiry <= now else "ACTIVE"
-        players = np.arange(len(self._user_ids))
-        ids = make_ids(Kind.WEEKLY, seed=self._seed, when=self._week_since, numbers=players)
-        target = _TARGET_CENTS[self._rule]
         rows = zip(
-            ids,
-            self._user_ids,
-            self._rule.tolist(),
-            np.clip(self._progress, 0, target).tolist(),
-            self._reached().tolist(),
+            make_ids(Kind.WEEKLY, seed=self._seed, when=since, numbers=players),
+            players.tolist(),
+            rules.tolist(),
+            np.clip(progress, 0, target).tolist(),
+            (progress >= target).tolist(),
             strict=True,
         )
-        return [
-            _quest(
+        for quest_id, player, rule, reached_cents, is_reached in rows:
+            yield build_quest(
                 quest_id,
-                user_id,
+                self._user_ids[player],
                 WEEKLY[rule],
-                progress=to_money(progress),
-                status="COMPLETED" if reached else missed,
-                created_at=self._week_since,
+                progress=to_money(reached_cents),
+                status="COMPLETED" if is_reached else missed,
+                created_at=since,
                 expires_at=expiry,
             )
-            for quest_id, user_id, rule, progress, reached in rows
-        ]
 
     def _climb(self, day: date, won: NDArray[np.bool_]) -> list[Quest]:
         reached = np.flatnonzero(won & (self._wins >= _RUNGS[self._rung]))
@@ -135,7 +167,7 @@ class QuestBook:
         for player in players.tolist():
             rung, since = int(self._rung[player]), self._rung_since[player]
             numbers = np.array([player * len(_RUNGS) + rung])
-            yield _quest(
+            yield build_quest(
                 make_ids(Kind.MILESTONE, seed=self._seed, when=since, numbers=numbers)[0],
                 self._user_ids[player],
                 milestone(MILESTONES[rung]),
@@ -144,29 +176,3 @@ class QuestBook:
                 created_at=since,
                 expires_at=None,
             )
-
-
-def _quest(
-    quest_id: UUID,
-    user_id: UUID,
-    rule: QuestRule,
-    *,
-    progress: Decimal,
-    status: str,
-    created_at: datetime,
-    expires_at: datetime | None,
-) -> Quest:
-    return Quest(
-        id=quest_id,
-        user_id=user_id,
-        type=rule.type,
-        title=rule.title,
-        description=rule.description,
-        target_value=rule.target,
-        current_progress=progress,
-        status=status,
-        reward_type=REWARD_TYPE,
-        reward_value=rule.reward,
-        created_at=created_at,
-        expires_at=expires_at,
-    )

@@ -3,8 +3,16 @@
 Owns targets, texts and rewards; whoever plays keeps the progress.
 """
 
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
+from uuid import UUID
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.records import Quest
+from core.simulation.identifiers import Hashes, mix
 
 WINS = "WINNING_SESSIONS"
 GAIN = "BIG_GAIN"
@@ -69,6 +77,9 @@ DAILY: Final = (
 )
 """Quests of a day of the live market, in the order in which a player gets them."""
 
+GIVEN_PERCENT: Final = 70
+"""Of the players who play get a quest; the others allow a comparison with those who have one."""
+
 DAILY_TYPES: Final = frozenset(rule.type for rule in DAILY)
 
 MILESTONES: Final = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
@@ -89,3 +100,42 @@ def milestone(wins: int) -> QuestRule:
 def next_milestone(wins: int) -> QuestRule | None:
     """Return the milestone that a player with so many won sessions works on."""
     return next((milestone(rung) for rung in MILESTONES if rung > wins), None)
+
+
+def week_of(day: date) -> int:
+    """Return the number of the calendar week of a day, which begins on a Monday."""
+    return (day.toordinal() - 1) // 7
+
+
+def take_turns(keys: Hashes, period: int) -> NDArray[np.bool_]:
+    """Say for each player whether there is a quest for them in a day or week, by its number."""
+    draws = mix(keys ^ mix(np.array([period], np.uint64))) % np.uint64(100)
+    has_turn: NDArray[np.bool_] = draws < GIVEN_PERCENT
+    return has_turn
+
+
+def build_quest(
+    quest_id: UUID,
+    user_id: UUID,
+    rule: QuestRule,
+    *,
+    progress: Decimal,
+    status: str,
+    created_at: datetime,
+    expires_at: datetime | None,
+) -> Quest:
+    """Return a player's quest by a rule."""
+    return Quest(
+        id=quest_id,
+        user_id=user_id,
+        type=rule.type,
+        title=rule.title,
+        description=rule.description,
+        target_value=rule.target,
+        current_progress=progress,
+        status=status,
+        reward_type=REWARD_TYPE,
+        reward_value=rule.reward,
+        created_at=created_at,
+        expires_at=expires_at,
+    )

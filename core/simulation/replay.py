@@ -8,27 +8,29 @@ the seed number, ids included, so that a repeated replay changes nothing.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from uuid import UUID
 
 import numpy as np
+from numpy.typing import NDArray
 
 from core.errors import InvalidInput
-from core.records import Portfolio
+from core.records import Quest
 from core.service import EnhancedDatabaseService
-from core.simulation.amounts import to_money, to_moneys
-from core.simulation.boards import build_entries
+from core.simulation.amounts import Integers
+from core.simulation.attendance import RecentSessions, choose_attending, choose_join_sessions
 from core.simulation.history import NO_PRICES, History, load_history
-from core.simulation.identifiers import Hashes, Kind, hash_texts, make_ids
+from core.simulation.identifiers import Hashes, hash_texts
 from core.simulation.price_moves import list_events
 from core.simulation.progress import Progress, ignore_progress
 from core.simulation.quest_book import QuestBook
-from core.simulation.roster import ReplayName, Roster, enroll, mark_finished, player_ids
+from core.simulation.roster import Roster, enroll, mark_finished, player_ids
+from core.simulation.session_rows import SessionRows
 from core.simulation.sessions import (
-    STARTING_CENTS,
     SessionResult,
+    buy_shares,
     percent_hundredths,
-    play_session,
+    value_holdings,
 )
 from core.simulation.strategies import LOOKBACKS, Traits, choose_weights, draw_traits
 from core.simulation.trading_day import close_of, open_of
@@ -50,6 +52,7 @@ class SeedResult:
     first_day: date
     last_day: date
     portfolios: int
+    positions: int
     leaderboard_entries: int
     quests: int
     market_events: int
@@ -60,7 +63,8 @@ class SeedResult:
         replaced = f", {self.removed} players of another replay removed" if self.removed else ""
         return (
             f"{self.sessions} sessions from {self.first_day} to {self.last_day} with {self.players} players:"
-            f" {self.portfolios} portfolios, {self.leaderboard_entries} leaderboard entries,"
+            f" {self.portfolios} portfolios with {self.positions} positions,"
+            f" {self.leaderboard_entries} leaderboard entries,"
             f" {self.quests} quests, {self.market_events} market events"
             f" ({self.changed} rows new or changed{replaced})"
         )
@@ -88,54 +92,66 @@ def seed(
     history = load_history(service)
     if not history.days:
         raise InvalidInput(NO_PRICES)
-    traits = draw_traits(seed, player_ids(range(players)))
     first = max(0, len(history.days) - (sessions or len(history.days)))
-    name = ReplayName(
-        mark=f"{players}x{len(history.days) - first}@{seed}/{history.digest}",
-        begins=open_of(history.days[first]),
-        ends=close_of(history.days[-1]),
-    )
-    roster = enroll(service, traits, replay=name, progress=progress)
-    replay = Replay(history, traits, roster, seed=seed, first=first)
-    result = _write(service, replay, progress, now or datetime.now(UTC))
+    ids = player_ids(range(players))
+    traits = draw_traits(seed, ids)
+    replay = Replay(history, traits, tuple(ids), seed=seed, first=first)
+    mark = f"{players}x{len(history.days) - first}@{seed}/{history.digest}"
+    joined_at = [open_of(day) for day in replay.join_days]
+    roster = enroll(service, traits, mark=mark, joined_at=joined_at, progress=progress)
+    result = _write(service, replay, roster, progress, seed=seed, now=now or datetime.now(UTC))
     mark_finished(service, roster)
     return result
+
+
+class PlayedSession(NamedTuple):
+    """One session of the history's `row`: its players, as places in the roster, and how they finished."""
+
+    row: int
+    day: date
+    players: NDArray[np.intp]
+    result: SessionResult
+    quests: list[Quest]
+    """What is over with the session, or before it."""
+    completed: Integers
+    """How many quests each of the players has completed so far."""
 
 
 class Replay:
     """Plays the sessions from row `first` of the history on, one after the other."""
 
-    def __init__(self, history: History, traits: Traits, roster: Roster, *, seed: int, first: int) -> None:
+    def __init__(
+        self, history: History, traits: Traits, user_ids: tuple[UUID, ...], *, seed: int, first: int
+    ) -> None:
         self.history = history
-        self.roster = roster
-        self.seed = seed
+        self.user_ids = user_ids
         self.first = first
-        self.quests = QuestBook(roster.user_ids, seed=seed, first_day=history.days[first])
+        self.quests = QuestBook(user_ids, seed=seed)
+        self.last_played: dict[UUID, date] = {}
         self._traits = traits
         self._symbols = hash_texts(history.symbols)
-        self._numbers = np.arange(len(roster.user_ids))
+        self._joins = first + choose_join_sessions(traits.keys, len(history.days) - first)
+        self._recent = RecentSessions(len(user_ids))
 
-    def play(self, row: int) -> SessionResult:
-        """Return how the players finish the session of one day."""
-        return play_day(self.history, row, self._traits, self._symbols)
+    @property
+    def join_days(self) -> list[date]:
+        """The day on which each player joins."""
+        return [self.history.days[row] for row in self._joins.tolist()]
 
-    def build_portfolios(self, day: date, result: SessionResult) -> Iterator[Portfolio]:
-        """Return the portfolios of a session."""
-        change = result.change_cents
-        # in the order of the record's fields: keyword arguments double the cost of a row
-        return map(
-            Portfolio,
-            make_ids(Kind.PORTFOLIO, seed=self.seed, when=open_of(day), numbers=self._numbers),
-            self.roster.user_ids,
-            repeat(day),
-            repeat(to_money(STARTING_CENTS)),
-            to_moneys(result.cash_cents),
-            to_moneys(result.value_cents),
-            to_moneys(change),
-            to_moneys(percent_hundredths(change)),
-            repeat(open_of(day)),
-            repeat(close_of(day)),
-        )
+    def play(self) -> Iterator[PlayedSession]:
+        """Play all sessions in order; to be called once."""
+        for row in range(self.first, len(self.history.days)):
+            yield self._play(row)
+
+    def _play(self, row: int) -> PlayedSession:
+        day, joined = self.history.days[row], self._joins <= row
+        players = choose_attending(self._traits.keys, joined, self._recent.recent(), day)
+        result = play_day(self.history, row, self._traits.take(players), self._symbols)
+        quests = self.quests.play(day, players, result)
+        completed = self.quests.completed[players]
+        self._recent.add(joined, players, percent_hundredths(result.change_cents), completed)
+        self.last_played |= dict.fromkeys((self.user_ids[place] for place in players.tolist()), day)
+        return PlayedSession(row, day, players, result, quests, completed)
 
 
 def play_day(history: History, row: int, traits: Traits, symbols: Hashes) -> SessionResult:
@@ -147,14 +163,19 @@ def play_day(history: History, row: int, traits: Traits, symbols: Hashes) -> Ses
     opens = history.opens[row]
     before = history.carried[max(0, row - LOOKBACKS[-1] - 1) : row]
     weights = choose_weights(traits, before, opens > 0, symbols)
-    return play_session(weights, traits.invested_percent, opens, history.closes[row])
+    holdings = buy_shares(weights, traits.invested_percent, opens)
+    return value_holdings(holdings, history.closes[row])
 
 
 class _Buffer:
-    """Rows of one table that wait until there are enough for a batch."""
+    """Rows of one table that wait until there are enough for a batch.
 
-    def __init__(self, writes: WriteBehind, load: Any) -> None:
+    `after` has rows that these refer to, and is written before them.
+    """
+
+    def __init__(self, writes: WriteBehind, load: Any, *, after: "_Buffer | None" = None) -> None:
         self.rows = 0
+        self._after = after
         self._writes = writes
         self._load = load
         self._waiting: list[Any] = []
@@ -168,6 +189,8 @@ class _Buffer:
 
     def flush(self) -> None:
         if self._waiting:
+            if self._after is not None:
+                self._after.flush()
             self._writes.write(self._load, self._waiting)
             self._waiting = []
 
@@ -175,52 +198,87 @@ class _Buffer:
 class _Output:
     """What a replay writes, table by table."""
 
-    def __init__(self, service: EnhancedDatabaseService, scores: WriteBehind, others: WriteBehind) -> None:
+    def __init__(
+        self,
+        service: EnhancedDatabaseService,
+        roster: Roster,
+        seed: int,
+        *,
+        scores: WriteBehind,
+        others: WriteBehind,
+    ) -> None:
+        self._service = service
+        self._roster = roster
+        self._seed = seed
         self.portfolios = _Buffer(others, service.load_portfolios)
+        self.positions = _Buffer(others, service.load_positions, after=self.portfolios)
+        self.trades = _Buffer(others, service.load_trades, after=self.portfolios)
         self.entries = _Buffer(scores, service.load_leaderboard_entries)
         self.quests = _Buffer(others, service.load_quests)
         self.events = _Buffer(others, service.load_market_events)
         self.quests_left_alone = 0
 
-    def add_session(self, replay: Replay, row: int) -> None:
-        """Play one day and add what follows."""
-        day, result = replay.history.days[row], replay.play(row)
-        self.portfolios.add(replay.build_portfolios(day, result))
-        self.quests.add(replay.quests.play(day, result))
-        self.entries.add(build_entries(replay.roster, day, result, replay.quests.completed, seed=replay.seed))
-        self.events.add(list_events(replay.history, row))
+    def add_session(self, replay: Replay, session: PlayedSession) -> None:
+        """Add what follows from one session."""
+        places = session.players.tolist()
+        rows = SessionRows(
+            [(self._roster.user_ids[place], self._roster.usernames[place]) for place in places],
+            session.day,
+            session.result,
+            seed=self._seed,
+            opened=open_of(session.day),
+            closed=close_of(session.day),
+        )
+        self.portfolios.add(rows.build_portfolios())
+        self.positions.add(rows.build_positions(replay.history.symbols))
+        self.trades.add(rows.build_trades(replay.history.symbols))
+        self.entries.add(rows.build_entries(session.completed))
+        self.quests.add(session.quests)
+        self.events.add(list_events(replay.history, session.row))
 
     def finish(self, replay: Replay, now: datetime) -> None:
         """Add what is open after the last session, and write what still waits."""
         # an open quest of a settled player may have been played since
-        settled, left = replay.roster.settled, replay.quests.finish(now)
+        settled, left = self._roster.settled, replay.quests.finish(now)
         new = [quest for quest in left if quest.status != "ACTIVE" or quest.user_id not in settled]
         self.quests.add(new)
         self.quests_left_alone = len(left) - len(new)
-        for buffer in (self.portfolios, self.entries, self.quests, self.events):
+        for buffer in (self.portfolios, self.positions, self.trades, self.entries, self.quests, self.events):
             buffer.flush()
+        self._service.batch_touch_last_active(
+            {user_id: close_of(day) for user_id, day in replay.last_played.items()}
+        )
 
 
-def _write(service: EnhancedDatabaseService, replay: Replay, progress: Progress, now: datetime) -> SeedResult:
+def _write(
+    service: EnhancedDatabaseService,
+    replay: Replay,
+    roster: Roster,
+    progress: Progress,
+    *,
+    seed: int,
+    now: datetime,
+) -> SeedResult:
     days = replay.history.days[replay.first :]
     # leaderboard entries take as long as all the rest, so they get a connection of their own
     with WriteBehind() as scores, WriteBehind() as others:
-        output = _Output(service, scores, others)
-        for place in range(len(days)):
-            output.add_session(replay, replay.first + place)
-            progress("replaying sessions", place + 1, len(days))
+        output = _Output(service, roster, seed, scores=scores, others=others)
+        for place, session in enumerate(replay.play(), 1):
+            output.add_session(replay, session)
+            progress("replaying sessions", place, len(days))
         output.finish(replay, now)
     return SeedResult(
-        players=len(replay.roster.user_ids),
+        players=len(roster.user_ids),
         sessions=len(days),
         first_day=days[0],
         last_day=days[-1],
         portfolios=output.portfolios.rows,
+        positions=output.positions.rows,
         leaderboard_entries=output.entries.rows,
         quests=output.quests.rows + output.quests_left_alone,
         market_events=output.events.rows,
         changed=scores.rows + others.rows,
-        removed=replay.roster.removed,
+        removed=roster.removed,
     )
 
 

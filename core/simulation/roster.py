@@ -4,12 +4,13 @@ Owns who they are: a player's id follows from the place in the roster alone, so 
 a later replay finds the players of an earlier one. Never plays.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from itertools import chain, count
-from typing import Any, Final, NamedTuple
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import chain, count, islice
+from typing import Any, Final
 from uuid import UUID
 
 import msgspec
@@ -19,9 +20,10 @@ from frozendict import frozendict
 from core.errors import UserNotFound
 from core.records import User
 from core.service import EnhancedDatabaseService
+from core.simulation.attendance import draw_fraction
 from core.simulation.identifiers import Kind, make_ids
 from core.simulation.progress import Progress
-from core.simulation.strategies import Traits
+from core.simulation.strategies import Traits, draw_traits
 from core.simulation.usernames import name_of, username_of
 
 REPLAY_MARK: Final = "replay"
@@ -30,16 +32,16 @@ REPLAY_MARK: Final = "replay"
 FINISHED_MARK: Final = "replay_finished"
 """The preference of the first player that says that this replay was written to its end."""
 
+MOST_PLAYERS: Final = 1_000
+"""What one search returns; a larger game gets no new players while it runs live."""
+
+MOST_JOINING: Final = 5.0
+"""New players a day at most, so that a game that was seeded yesterday does not double every day."""
+
+_MONTH: Final = timedelta(days=30)
+_JOINING: Final = 0x10D4
 _FOUNDED: Final = datetime(2000, 1, 1, tzinfo=UTC)
 """The time in every player's id; fixed, so that ids do not depend on what is replayed."""
-
-
-class ReplayName(NamedTuple):
-    """Which replay it is: `mark` is different when anything is that its rows follow from."""
-
-    mark: str
-    begins: datetime
-    ends: datetime
 
 
 @dataclass(frozen=True)
@@ -65,32 +67,31 @@ def enroll(
     service: EnhancedDatabaseService,
     traits: Traits,
     *,
-    replay: ReplayName,
+    mark: str,
+    joined_at: Sequence[datetime],
     progress: Progress,
 ) -> Roster:
     """Create the players of a replay that are not there, and remove those of another one.
 
-    Its own players stay as they are, so that it can be repeated;
+    `mark` is different when anything is that the rows of a replay follow from. Its own players
+    stay as they are, so that it can be repeated, and so do those who have joined the game since;
     players of another one go with all that is theirs, because what they won there would
     not add up with this one.
     """
     ids = player_ids(range(len(traits.strategy)))
     is_empty = not service.search_users("", limit=1)
     found = {} if is_empty else _find_players(service, ids, progress)
-    kept = {
-        place: user
-        for place, user in found.items()
-        if place < len(ids) and user.preferences.get(REPLAY_MARK) == replay.mark
-    }
+    kept = {place: user for place, user in found.items() if user.preferences.get(REPLAY_MARK) == mark}
     removed = [user.id for place, user in found.items() if place not in kept]
     _remove(service, removed, progress)
     names = {
-        place: username_of(place) if is_empty else _free_username(service, place)
+        place: username_of(place) if is_empty else find_free_username(service, place)
         for place in range(len(ids))
         if place not in kept
     }
     service.load_users(
-        _profile(ids[place], names[place], traits.preferences(place), replay) for place in names
+        build_profile(ids[place], names[place], traits.preferences(place), mark, joined_at[place])
+        for place in names
     )
     names |= {place: user.username for place, user in kept.items()}
     return Roster(
@@ -101,21 +102,59 @@ def enroll(
     )
 
 
+def join_game(service: EnhancedDatabaseService, day: date) -> int:
+    """Let new players join at the beginning of a day, as often as in the month before it; return how many.
+
+    Only where a replay has players. Called again for the same day it adds nobody.
+    """
+    midnight = datetime.combine(day, time(0), UTC)
+    players = [
+        user for user in service.search_users("", limit=MOST_PLAYERS) if REPLAY_MARK in user.preferences
+    ]
+    joined = Counter(user.created_at for user in players if user.created_at > midnight - _MONTH)
+    if not players or len(players) >= MOST_PLAYERS or midnight in joined:
+        return 0
+    chance = min(joined.total() / _MONTH.days, MOST_JOINING)
+    joining = int(chance) + (draw_fraction(day, _JOINING) < chance % 1)
+    mark = players[0].preferences[REPLAY_MARK]
+    places = islice(_free_places(service, len(players)), joining)
+    profiles = [_newcomer(service, place, mark, midnight) for place in places]
+    service.load_users(profiles)
+    return len(profiles)
+
+
+def _free_places(service: EnhancedDatabaseService, first: int) -> Iterator[int]:
+    for place, user_id in zip(count(first), _ids_from(first), strict=False):
+        try:
+            service.get_user_by_id(user_id)
+        except UserNotFound:
+            yield place
+
+
+def _newcomer(service: EnhancedDatabaseService, place: int, mark: str, midnight: datetime) -> User:
+    ids = player_ids(range(place, place + 1))
+    traits = draw_traits(midnight.toordinal(), ids)
+    return build_profile(ids[0], find_free_username(service, place), traits.preferences(0), mark, midnight)
+
+
 def _find_settled(kept: dict[int, User]) -> frozenset[UUID]:
     is_finished = 0 in kept and FINISHED_MARK in kept[0].preferences
     return frozenset(user.id for user in kept.values()) if is_finished else frozenset()
 
 
-def _profile(user_id: UUID, username: str, preferences: dict[str, Any], replay: ReplayName) -> User:
+def build_profile(
+    user_id: UUID, username: str, preferences: dict[str, Any], mark: str, joined_at: datetime
+) -> User:
+    """Return a new simulated player of a replay."""
     return User(
         id=user_id,
         username=username,
         name=name_of(username),
         email=None,
-        last_active=replay.ends,
-        preferences=frozendict({**preferences, REPLAY_MARK: replay.mark}),
-        created_at=replay.begins,
-        updated_at=replay.begins,
+        last_active=joined_at,
+        preferences=frozendict({**preferences, REPLAY_MARK: mark}),
+        created_at=joined_at,
+        updated_at=joined_at,
     )
 
 
@@ -153,7 +192,7 @@ def _remove(service: EnhancedDatabaseService, user_ids: list[UUID], progress: Pr
         progress("removing players of another replay", done, len(user_ids))
 
 
-def _free_username(service: EnhancedDatabaseService, place: int) -> str:
+def find_free_username(service: EnhancedDatabaseService, place: int) -> str:
     """Return a username that no other user has; a bulk load would take over that user."""
     wanted = username_of(place)
     for username in chain([wanted], (f"{wanted}_{number}" for number in count(place))):

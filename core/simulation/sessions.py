@@ -1,4 +1,4 @@
-"""One session: what players buy at the open and own at the close.
+"""One session: what players buy at the open and what it is worth later.
 
 Owns the arithmetic of money. Everything is a whole number, prices in 1/10000 and
 money in cents, so that every figure adds up to the cent.
@@ -14,11 +14,21 @@ STARTING_CENTS: Final = 1_000_000
 """Every session starts with 10,000.00."""
 
 
-class SessionResult(NamedTuple):
-    """Players by row; `shares` has a column per symbol."""
+class Holdings(NamedTuple):
+    """What players own; a row per player, and in `shares` and `paid` a column per symbol.
+
+    `paid` is the price of one share in 1/10000, meaningful where there are shares.
+    """
 
     cash_cents: Integers
     shares: Integers
+    paid: Integers
+
+
+class SessionResult(NamedTuple):
+    """What players own and what that is worth, in the order of the holdings."""
+
+    holdings: Holdings
     value_cents: Integers
 
     @property
@@ -28,23 +38,30 @@ class SessionResult(NamedTuple):
         return change
 
 
-def play_session(
-    weights: Integers, invested_percent: Integers, opens: Integers, closes: Integers
-) -> SessionResult:
-    """Buy whole shares at the open and value them at the close.
+def buy_shares(weights: Integers, invested_percent: Integers, opens: Integers) -> Holdings:
+    """Buy whole shares at the open.
 
     Each player splits `invested_percent` of the starting cash by `weights`, one row per
     player and one column per symbol; the rest stays cash, as does what a share costs
-    too much for. `value_cents` is the cash and, symbol by symbol, shares times close
-    rounded to the cent.
+    too much for.
     """
     budget = STARTING_CENTS * invested_percent // 100
     total = np.maximum(weights.sum(axis=1), 1)
     budgets = budget[:, np.newaxis] * weights // total[:, np.newaxis]
     prices = np.maximum(opens, 1)  # a symbol without a price has no weight
     shares = np.where(opens > 0, budgets * PRICE_UNITS_PER_CENT // prices, 0)
-    cash = STARTING_CENTS - value_shares(shares, opens).sum(axis=1)
-    return SessionResult(cash, shares, cash + value_shares(shares, closes).sum(axis=1))
+    return hold_shares(shares, np.broadcast_to(opens, shares.shape))
+
+
+def hold_shares(shares: Integers, paid: Integers) -> Holdings:
+    """Return the holdings of players who bought these shares at these prices."""
+    return Holdings(STARTING_CENTS - value_shares(shares, paid).sum(axis=1), shares, paid)
+
+
+def value_holdings(holdings: Holdings, prices: Integers) -> SessionResult:
+    """Return the cash and, symbol by symbol, shares times price rounded to the cent."""
+    worth = value_shares(holdings.shares, prices).sum(axis=1)
+    return SessionResult(holdings, holdings.cash_cents + worth)
 
 
 def value_shares(shares: Integers, prices: Integers) -> Integers:

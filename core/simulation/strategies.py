@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from core.records import User
 from core.simulation.amounts import Integers
-from core.simulation.identifiers import Hashes, mix
+from core.simulation.identifiers import Hashes, hash_ids, mix
 
 STRATEGIES: Final = ("buy_and_hold", "momentum", "mean_reversion", "cash")
 BUY_AND_HOLD, MOMENTUM, MEAN_REVERSION, CASH = range(len(STRATEGIES))
@@ -27,7 +27,6 @@ MAX_SYMBOLS: Final = 4
 INVESTED_PERCENT: Final = (40, 100)
 _SHARES: Final = (35, 30, 25, 10)  # percent of the players with each strategy
 _CONVICTIONS: Final = 100  # steps of how much more of one symbol a player buys than of another
-_LOW_HALF: Final = (1 << 64) - 1
 _NEVER: Final = 1 << 30  # a place in an order that is never reached
 
 
@@ -43,6 +42,13 @@ class Traits(NamedTuple):
     symbols: Integers
     invested_percent: Integers
     keys: Hashes
+
+    def take(self, places: NDArray[np.intp]) -> "Traits":
+        """Return the traits of some players, in this order."""
+        strategy, lookback, symbols, invested_percent, keys = self
+        return Traits(
+            strategy[places], lookback[places], symbols[places], invested_percent[places], keys[places]
+        )
 
     def preferences(self, place: int) -> dict[str, Any]:
         """Return what is stored of one player; `read_traits` is the way back."""
@@ -68,7 +74,7 @@ def draw_traits(seed: int, user_ids: Sequence[UUID]) -> Traits:
         lookback=_draw(seed, 1, count, 0, len(LOOKBACKS) - 1),
         symbols=_draw(seed, 2, count, 1, MAX_SYMBOLS),
         invested_percent=_draw(seed, 3, count, *INVESTED_PERCENT),
-        keys=_keys(user_ids),
+        keys=hash_ids(user_ids),
     )
 
 
@@ -79,7 +85,7 @@ def read_traits(players: Sequence[User]) -> Traits:
     """
     rows = [_read_preferences(player.preferences) for player in players]
     strategy, lookback, symbols, invested = np.array(rows, np.int64).reshape(-1, 4).T
-    return Traits(strategy, lookback, symbols, invested, _keys([player.id for player in players]))
+    return Traits(strategy, lookback, symbols, invested, hash_ids(player.id for player in players))
 
 
 def is_strategy(preferences: Mapping[str, Any]) -> bool:
@@ -137,11 +143,6 @@ def _draw(seed: int, trait: int, count: int, least: int, most: int) -> Integers:
     # a generator of its own per trait: the first players draw the same however many follow
     generator = Generator(PCG64(SeedSequence([seed, trait])))
     return generator.integers(least, most, size=count, dtype=np.int64, endpoint=True)
-
-
-def _keys(user_ids: Sequence[UUID]) -> Hashes:
-    # the low half of an id is random; a username may change while a session runs
-    return np.array([user_id.int & _LOW_HALF for user_id in user_ids], np.uint64)
 
 
 def _read_preferences(chosen: Mapping[str, Any]) -> tuple[int, int, int, int]:

@@ -10,12 +10,9 @@ from pydantic import SecretStr
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import DatabaseUnavailable, InvalidInput, UserNotFound
 from core.local.servers import PostgresServer
-from core.simulation.history import load_history
-from core.simulation.identifiers import hash_texts
 from core.simulation.prices import import_prices
-from core.simulation.replay import SeedResult, play_day, seed
+from core.simulation.replay import SeedResult, seed
 from core.simulation.roster import player_ids
-from core.simulation.strategies import draw_traits
 from tests.conftest import Execute, connected, created_database
 from tests.market_days import SHIPPED, import_days
 
@@ -28,6 +25,8 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONTENT = {
     "users": "SELECT * FROM users ORDER BY id",
     "portfolios": "SELECT * FROM portfolios ORDER BY id",
+    "positions": "SELECT * FROM positions ORDER BY user_id, session_date, symbol",
+    "trades": "SELECT * FROM trades ORDER BY id",
     "entries": "SELECT * FROM leaderboard_entries ORDER BY id",
     "quests": "SELECT * FROM quests ORDER BY id",
     "events": "SELECT * FROM market_events ORDER BY id",
@@ -55,15 +54,18 @@ def content(execute: Execute) -> dict[str, list[tuple[object, ...]]]:
 def test_a_seed_writes_what_it_says(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """One portfolio per player and session; the sessions are the last trading days."""
+    """The sessions are the last trading days, and nobody plays them all."""
     result = play(service, tmp_path)
-    assert (result.players, result.sessions, result.portfolios) == (PLAYERS, SESSIONS, PLAYERS * SESSIONS)
+    assert (result.players, result.sessions) == (PLAYERS, SESSIONS)
+    assert PLAYERS * SESSIONS / 4 < result.portfolios < PLAYERS * SESSIONS * 3 / 4
     assert (str(result.first_day), str(result.last_day)) == ("2013-01-17", "2013-03-01")
     rows = content(execute)
     counts = {name: len(found) for name, found in rows.items()}
     assert counts == {
         "users": PLAYERS,
         "portfolios": result.portfolios,
+        "positions": result.positions,
+        "trades": result.positions,
         "entries": result.leaderboard_entries,
         "quests": result.quests,
         "events": result.market_events,
@@ -72,38 +74,67 @@ def test_a_seed_writes_what_it_says(
     assert service.list_session_dates(limit=1) == (date(2013, 3, 1),)
 
 
+# What each portfolio must be, by PostgreSQL's own arithmetic from positions, trades and ticks.
+WRONG_PORTFOLIOS = """
+    SELECT p.user_id, p.session_date, p.current_cash, p.total_value, h.paid, h.worth
+    FROM portfolios p
+    LEFT JOIN LATERAL (
+        SELECT sum(round(h.quantity * h.average_price, 2)) AS paid,
+               sum(round(h.quantity * t.price, 2)) AS worth,
+               bool_and(h.average_price = t.open) AS is_open
+        FROM positions h
+        LEFT JOIN ticks t ON t.symbol = h.symbol AND t.timestamp >= h.session_date::timestamptz
+            AND t.timestamp < (h.session_date + 1)::timestamptz
+        WHERE h.user_id = p.user_id AND h.session_date = p.session_date
+    ) h ON true
+    WHERE NOT (
+        p.current_cash = 10000 - coalesce(h.paid, 0) AND p.current_cash >= 0
+        AND p.total_value = p.current_cash + coalesce(h.worth, 0) AND coalesce(h.is_open, true)
+        AND p.day_change = p.total_value - p.starting_cash
+        AND p.day_change_percent = round(p.day_change / p.starting_cash * 100, 2))"""
+WRONG_TRADES = """
+    SELECT user_id, session_date, symbol, h.quantity, t.bought
+    FROM positions h FULL JOIN (
+        SELECT user_id, session_date, symbol,
+               sum(CASE side WHEN 'BUY' THEN quantity ELSE -quantity END) AS bought,
+               min(price) AS price
+        FROM trades GROUP BY 1, 2, 3
+    ) t USING (user_id, session_date, symbol)
+    WHERE h.quantity IS DISTINCT FROM t.bought OR h.average_price IS DISTINCT FROM t.price"""
+
+
 def test_values_are_cash_plus_holdings_to_the_cent(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """Shares are recomputed; cash, value and change are recomputed from the ticks by PostgreSQL."""
+    """Cash, value and change of every portfolio follow from its positions and the ticks of the day."""
+    result = play(service, tmp_path)
+    assert execute(WRONG_PORTFOLIOS) == []
+    assert execute(WRONG_TRADES) == []
+    assert result.positions > result.portfolios
+    # the check itself sees a share too many
+    execute("UPDATE positions SET quantity = quantity + 1 WHERE ctid = (SELECT min(ctid) FROM positions)")
+    assert len(execute(WRONG_PORTFOLIOS)) == len(execute(WRONG_TRADES)) == 1
+
+
+def test_players_join_miss_sessions_and_come_back(
+    service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
+) -> None:
+    """Some from the first session on, others later; the profile says when each was seen last."""
     play(service, tmp_path)
-    history, ids = load_history(service), player_ids(range(PLAYERS))
-    traits, symbols = draw_traits(1, ids), hash_texts(history.symbols)
-    for row in range(len(history.days) - SESSIONS, len(history.days), 7):
-        shares = play_day(history, row, traits, symbols).shares
-        execute("CREATE TEMPORARY TABLE held (user_id uuid, symbol text, shares bigint)")
-        for place, user_id in enumerate(ids):
-            for column, symbol in enumerate(history.symbols):
-                count = int(shares[place, column])
-                execute("INSERT INTO held VALUES (%s, %s, %s)", (str(user_id), symbol, count))
-        wrong = execute(
-            """
-            SELECT p.user_id, p.current_cash, p.total_value, p.day_change, h.paid, h.worth
-            FROM portfolios p
-            JOIN (SELECT h.user_id, sum(round(h.shares * coalesce(t.open, 0), 2)) AS paid,
-                         sum(round(h.shares * coalesce(t.price, 0), 2)) AS worth
-                  FROM held h LEFT JOIN ticks t ON t.symbol = h.symbol AND t.timestamp::date = %(day)s
-                  GROUP BY h.user_id) h ON h.user_id = p.user_id
-            WHERE p.session_date = %(day)s AND NOT (
-                p.current_cash = 10000 - h.paid AND p.current_cash >= 0
-                AND p.total_value = p.current_cash + h.worth
-                AND p.day_change = p.total_value - p.starting_cash
-                AND p.day_change_percent = round(p.day_change / p.starting_cash * 100, 2))""",
-            {"day": history.days[row]},
-        )
-        assert wrong == []
-        assert shares.sum() > 0
-        execute("DROP TABLE held")
+    assert execute(
+        "SELECT count(*) FROM users u WHERE created_at::date <> (SELECT min(session_date) FROM portfolios p"
+        " WHERE p.user_id = u.id) OR last_active::date <> (SELECT max(session_date) FROM portfolios p"
+        " WHERE p.user_id = u.id)"
+    ) == [(0,)]
+    (joined,) = execute("SELECT count(DISTINCT created_at::date), min(created_at)::date FROM users")
+    assert joined[0] > SESSIONS / 3
+    assert str(joined[1]) == "2013-01-17"
+    gaps = execute("""
+        SELECT count(*) FROM (
+            SELECT rank - lag(rank) OVER (PARTITION BY user_id ORDER BY rank) AS step
+            FROM (SELECT user_id, dense_rank() OVER (ORDER BY session_date) AS rank FROM portfolios) AS r
+        ) AS steps WHERE step > 1""")
+    assert gaps[0][0] > PLAYERS / 4
 
 
 def test_boards_follow_from_portfolios(
@@ -128,6 +159,11 @@ def test_boards_follow_from_portfolios(
     assert wrong == []
     (ties,) = execute("SELECT count(*) FROM leaderboard_entries WHERE category = 'total_value' AND rank = 1")
     assert ties[0] >= SESSIONS
+    assert execute(
+        "SELECT count(*) FROM portfolios p WHERE 2 <> (SELECT count(*) FROM leaderboard_entries e"
+        " WHERE e.user_id = p.user_id AND e.session_date = p.session_date"
+        " AND e.category IN ('daily_returns', 'total_value'))"
+    ) == [(0,)]
     board = service.get_leaderboard("total_value", date(2013, 3, 1), 1000)
     assert [entry.rank for entry in board] == sorted(entry.rank for entry in board)
 
@@ -141,8 +177,8 @@ def test_quest_scores_count_completed_quests(
         SELECT u.username, q.completed, e.score FROM users u
         LEFT JOIN (SELECT user_id, count(*) AS completed FROM quests WHERE status = 'COMPLETED'
                    GROUP BY user_id) q ON q.user_id = u.id
-        LEFT JOIN leaderboard_entries e ON e.user_id = u.id AND e.category = 'quests_completed'
-             AND e.session_date = '2013-03-01'
+        LEFT JOIN LATERAL (SELECT score FROM leaderboard_entries WHERE user_id = u.id
+            AND category = 'quests_completed' ORDER BY session_date DESC LIMIT 1) e ON true
         WHERE coalesce(q.completed, 0) <> coalesce(e.score, 0)""")
     assert wrong == []
     wins = execute("""
@@ -337,11 +373,13 @@ def test_a_whole_year_of_many_players_adds_up(service: EnhancedDatabaseService, 
     """200 players over the last 250 sessions of the shipped history."""
     import_prices(service, SHIPPED)
     result = seed(service, players=200, sessions=250, now=NOW)
-    assert result.portfolios == 50_000
-    assert execute("SELECT count(*) FROM portfolios WHERE day_change <> total_value - 10000") == [(0,)]
-    completed = execute("SELECT count(*) FROM quests WHERE status = 'COMPLETED'")
+    assert 15_000 < result.portfolios < 40_000
+    assert execute(WRONG_PORTFOLIOS) == execute(WRONG_TRADES) == []
+    completed = execute(
+        "SELECT user_id, count(*) FROM quests WHERE status = 'COMPLETED' GROUP BY 1 ORDER BY 1"
+    )
     scores = execute(
-        "SELECT sum(score)::bigint FROM leaderboard_entries"
-        " WHERE category = 'quests_completed' AND session_date = '2013-03-01'"
+        "SELECT user_id, max(score)::bigint FROM leaderboard_entries"
+        " WHERE category = 'quests_completed' GROUP BY 1 ORDER BY 1"
     )
     assert completed == scores

@@ -51,7 +51,7 @@ def test_a_schema_that_is_missing_is_a_failure_and_no_traceback(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
     """What cannot be tried is said, and the user is removed as far as that goes."""
-    execute("DROP TABLE quests, portfolios, leaderboard_entries, market_events")
+    execute("DROP TABLE quests, trades, positions, portfolios, leaderboard_entries, market_events")
     lines: list[str] = []
     assert not run_self_test(service, report=lines.append)
     assert lines[-1].startswith("failed: ")

@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 
 from core.records import Candle, Quest
-from core.simulation.boards import QUESTS_COMPLETED, build_entries
 from core.simulation.history import History, build_history
 from core.simulation.identifiers import hash_texts
 from core.simulation.price_moves import PriceMove, list_events
 from core.simulation.quest_book import QuestBook
 from core.simulation.quest_rules import MILESTONES, next_milestone
-from core.simulation.replay import Replay, play_day
-from core.simulation.roster import Roster, player_ids
-from core.simulation.sessions import STARTING_CENTS, SessionResult
+from core.simulation.replay import PlayedSession, Replay, play_day
+from core.simulation.roster import player_ids
+from core.simulation.session_rows import QUESTS_COMPLETED, SessionRows
+from core.simulation.sessions import STARTING_CENTS, Holdings, SessionResult
 from core.simulation.strategies import draw_traits
+from core.simulation.trading_day import close_of, open_of
 from core.simulation.usernames import username_of
 
 PLAYERS = 60
@@ -51,8 +52,20 @@ def make_history(days: int = DAYS) -> History:
 def make_replay(history: History, *, seed: int = 1) -> Replay:
     """Return a replay of a whole history with players that are in no database."""
     ids = player_ids(range(PLAYERS))
-    roster = Roster(tuple(ids), tuple(map(username_of, range(PLAYERS))), removed=0)
-    return Replay(history, draw_traits(seed, ids), roster, seed=seed, first=0)
+    return Replay(history, draw_traits(seed, ids), tuple(ids), seed=seed, first=0)
+
+
+def make_rows(replay: Replay, session: PlayedSession, *, seed: int = 1) -> SessionRows:
+    """Return the rows of a session."""
+    players = [(replay.user_ids[place], username_of(place)) for place in session.players.tolist()]
+    return SessionRows(
+        players,
+        session.day,
+        session.result,
+        seed=seed,
+        opened=open_of(session.day),
+        closed=close_of(session.day),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -86,33 +99,36 @@ def test_players_know_nothing_of_the_day_they_trade_on(history: History) -> None
     carried[70:] *= 2
     changed = History(history.symbols, history.days, history.opens, closes, carried)
     other = play_day(changed, 70, traits, symbols)
-    assert (known.shares == other.shares).all()
-    assert (known.cash_cents == other.cash_cents).all()
+    assert (known.holdings.shares == other.holdings.shares).all()
+    assert (known.holdings.cash_cents == other.holdings.cash_cents).all()
     assert (known.value_cents != other.value_cents).any()
 
 
 def test_portfolios_say_what_was_played(history: History) -> None:
     """Value, change and percent of a row belong together, and to the shares at the close."""
     replay = make_replay(history)
-    result = replay.play(70)
-    portfolios = list(replay.build_portfolios(history.days[70], result))
-    assert len(portfolios) == PLAYERS
-    for portfolio, shares in zip(portfolios, result.shares.tolist(), strict=True):
-        closes = history.closes[70].tolist()
-        held = sum(round(Decimal(n * price) / 10_000, 2) for n, price in zip(shares, closes, strict=True))
+    session = list(replay.play())[70]
+    rows = make_rows(replay, session)
+    portfolios = list(rows.build_portfolios())
+    positions = list(rows.build_positions(history.symbols))
+    close_of_symbol = dict(zip(history.symbols, history.closes[70].tolist(), strict=True))
+    assert len(portfolios) == len(session.players) > PLAYERS / 3
+    for portfolio in portfolios:
+        own = [position for position in positions if position.user_id == portfolio.user_id]
+        held = sum(round(p.quantity * close_of_symbol[p.symbol] / 10_000, 2) for p in own)
         assert abs(portfolio.total_value - portfolio.current_cash - held) <= Decimal("0.03")
         assert portfolio.day_change == portfolio.total_value - portfolio.starting_cash
         assert abs(portfolio.day_change_percent - portfolio.day_change / 100) <= Decimal("0.005")
-    assert len({portfolio.day_change for portfolio in portfolios}) > PLAYERS / 3
+    assert len({portfolio.day_change for portfolio in portfolios}) > len(portfolios) / 3
 
 
 def test_the_same_seed_plays_the_same_game(history: History) -> None:
     """Ids included; another seed plays another one."""
-    day = history.days[50]
 
     def rows(seed: int) -> list[object]:
         replay = make_replay(history, seed=seed)
-        return list(replay.build_portfolios(day, replay.play(50)))
+        session = list(replay.play())[50]
+        return list(make_rows(replay, session, seed=seed).build_portfolios())
 
     assert rows(1) == rows(1)
     assert rows(1) != rows(2)
@@ -121,23 +137,23 @@ def test_the_same_seed_plays_the_same_game(history: History) -> None:
 def test_completed_quests_are_those_on_the_board(history: History) -> None:
     """After every session, and for every player: the score counts the completed rows."""
     replay, quests, board = make_replay(history), list[Quest](), dict[object, Decimal]()
-    for row, day in enumerate(history.days):
-        result = replay.play(row)
-        quests += replay.quests.play(day, result)
-        entries = build_entries(replay.roster, day, result, replay.quests.completed, seed=1)
-        board = {entry.user_id: entry.score for entry in entries if entry.category == QUESTS_COMPLETED}
+    for session in replay.play():
+        quests += session.quests
+        entries = make_rows(replay, session).build_entries(session.completed)
+        board |= {entry.user_id: entry.score for entry in entries if entry.category == QUESTS_COMPLETED}
     quests += replay.quests.finish(LATER)
     completed = Counter(quest.user_id for quest in quests if quest.status == "COMPLETED")
     assert board == completed
     assert len({quest.id for quest in quests}) == len(quests)
     milestones = Counter(quest.user_id for quest in quests if quest.status == "ACTIVE")
-    assert milestones == dict.fromkeys(replay.roster.user_ids, 1)
+    assert milestones == dict.fromkeys(replay.user_ids, 1)
 
 
 def result_with(*values: int) -> SessionResult:
     """Return a session in which players finish with these cents above the starting cash."""
     cents = STARTING_CENTS + np.array(values)
-    return SessionResult(cents, np.zeros((len(values), 1), np.int64), cents)
+    nothing = np.zeros((len(values), 1), np.int64)
+    return SessionResult(Holdings(cents, nothing, nothing), cents)
 
 
 def play_days(book: QuestBook, first: date, *days: tuple[int, ...]) -> list[Quest]:
@@ -145,8 +161,14 @@ def play_days(book: QuestBook, first: date, *days: tuple[int, ...]) -> list[Ques
     return [
         quest
         for place, values in enumerate(days)
-        for quest in book.play(first + timedelta(days=place), result_with(*values))
+        for quest in book.play(first + timedelta(days=place), np.arange(len(values)), result_with(*values))
     ]
+
+
+@pytest.fixture(autouse=True)
+def quests_for_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever plays has the quest of the week."""
+    monkeypatch.setattr("core.simulation.quest_rules.GIVEN_PERCENT", 100)
 
 
 MONDAY = date(2012, 1, 16)  # in this week alice, bob and charlie have the three quests in order
@@ -154,7 +176,7 @@ MONDAY = date(2012, 1, 16)  # in this week alice, bob and charlie have the three
 
 def test_weekly_quests_complete_at_their_target() -> None:
     """Three wins for alice, 200.00 in one session for bob, three times above average for charlie."""
-    book = QuestBook(tuple(player_ids(range(3))), seed=1, first_day=MONDAY)
+    book = QuestBook(tuple(player_ids(range(3))), seed=1)
     wins = [(1, 19_999, 0), (1, 0, 20_000), (0, 20_000, 30_000), (1, -1, 5)]
     assert play_days(book, MONDAY, *wins[:3]) == []
     assert book.completed.tolist() == [0, 1, 0]
@@ -168,7 +190,7 @@ def test_weekly_quests_complete_at_their_target() -> None:
 
 def test_weekly_quests_expire_and_rotate() -> None:
     """On Monday everyone gets the next one, whatever became of the last."""
-    book = QuestBook(tuple(player_ids(range(3))), seed=1, first_day=MONDAY)
+    book = QuestBook(tuple(player_ids(range(3))), seed=1)
     play_days(book, MONDAY, (1, 150, -5))
     over = play_days(book, MONDAY + timedelta(days=7), (0, 0, 0))
     assert [quest.status for quest in over] == ["EXPIRED"] * 3
@@ -180,7 +202,7 @@ def test_weekly_quests_expire_and_rotate() -> None:
 
 def test_the_quest_of_a_week_that_goes_on_stays_active() -> None:
     """History that reaches up to now leaves something to do."""
-    book = QuestBook(tuple(player_ids(range(1))), seed=1, first_day=MONDAY)
+    book = QuestBook(tuple(player_ids(range(1))), seed=1)
     play_days(book, MONDAY, (0,))
     weekly = book.finish(datetime(2012, 1, 19, tzinfo=UTC))[0]
     assert weekly.status == "ACTIVE"
@@ -189,7 +211,7 @@ def test_the_quest_of_a_week_that_goes_on_stays_active() -> None:
 def test_milestones_follow_each_other() -> None:
     """The tenth win completes the first rung and begins the second, with the wins so far."""
     alice = player_ids(range(1))[0]
-    book = QuestBook((alice,), seed=1, first_day=MONDAY)
+    book = QuestBook((alice,), seed=1)
     over = play_days(book, MONDAY, *[(1,)] * 10, (0,), (1,))
     first = [quest for quest in over if quest.type == "MILESTONE"]
     assert [(quest.target_value, quest.status) for quest in first] == [(10, "COMPLETED")]

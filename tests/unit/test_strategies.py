@@ -16,9 +16,10 @@ from core.simulation.identifiers import Kind, hash_texts, make_ids
 from core.simulation.roster import player_ids
 from core.simulation.sessions import (
     STARTING_CENTS,
+    buy_shares,
     percent_hundredths,
-    play_session,
     rank_scores,
+    value_holdings,
 )
 from core.simulation.strategies import (
     LOOKBACKS,
@@ -159,8 +160,8 @@ def test_value_is_cash_plus_holdings_to_the_cent(
 ) -> None:
     """Recomputed in decimals from shares and prices; no more is spent than there is."""
     weights, percent, opens, closes = session
-    result = play_session(weights, percent, opens, closes)
-    for player, shares in enumerate(result.shares.tolist()):
+    result = value_holdings(buy_shares(weights, percent, opens), closes)
+    for player, shares in enumerate(result.holdings.shares.tolist()):
         spent = sum(
             (count * to_price(price)).quantize(CENT, ROUND_HALF_UP)
             for count, price in zip(shares, opens.tolist(), strict=True)
@@ -169,7 +170,7 @@ def test_value_is_cash_plus_holdings_to_the_cent(
             (count * to_price(price)).quantize(CENT, ROUND_HALF_UP)
             for count, price in zip(shares, closes.tolist(), strict=True)
         )
-        cash = to_money(int(result.cash_cents[player]))
+        cash = to_money(int(result.holdings.cash_cents[player]))
         assert cash == 10_000 - spent
         assert spent <= 100 * int(percent[player])
         assert to_money(int(result.value_cents[player])) == cash + held
@@ -178,8 +179,9 @@ def test_value_is_cash_plus_holdings_to_the_cent(
 
 def test_a_symbol_without_a_price_is_not_bought() -> None:
     """Its weight is lost, not given to another symbol."""
-    result = play_session(np.array([[1, 1]]), np.array([100]), np.array([0, 20_000]), np.array([0, 30_000]))
-    assert result.shares.tolist() == [[0, 2_500]]
+    holdings = buy_shares(np.array([[1, 1]]), np.array([100]), np.array([0, 20_000]))
+    result = value_holdings(holdings, np.array([0, 30_000]))
+    assert result.holdings.shares.tolist() == [[0, 2_500]]
     assert result.value_cents.tolist() == [1_250_000]
 
 

@@ -1,0 +1,222 @@
+"""Plays the sessions that nobody played: between imported history and today, or while a stack was down.
+
+Owns such a day from its first price to its final ranks: the live market's walk in coarse
+steps, its players and their quests, written at once with the times at which they would have
+happened. Everything follows from the days before and from the date, so that a day which was
+interrupted is played again to the same result; its leaderboards are written last, and a day
+that has them is not played again.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from typing import Final
+from uuid import UUID
+
+import msgspec
+import numpy as np
+from numpy.random import PCG64, Generator, SeedSequence
+
+from core.records import MarketEvent, Quest, Tick, User
+from core.service import EnhancedDatabaseService
+from core.simulation.amounts import Integers, money_cents, to_money
+from core.simulation.daily_prices import DailyPrices
+from core.simulation.identifiers import Kind, hash_ids, hash_texts, make_ids_of
+from core.simulation.live_market import DAY_SECONDS, SINCE_OPEN, LiveMarket
+from core.simulation.live_players import buy_at_open, choose_players, list_players
+from core.simulation.live_quests import choose_daily, count_wins
+from core.simulation.price_moves import build_event
+from core.simulation.progress import Progress, ignore_progress
+from core.simulation.quest_rules import (
+    GAIN_TODAY,
+    MILESTONE,
+    build_quest,
+    next_milestone,
+    take_turns,
+)
+from core.simulation.roster import join_game
+from core.simulation.session_rows import DAILY_RETURNS, SessionRows
+from core.simulation.sessions import SessionResult, value_holdings
+from core.simulation.stopping import Stopping
+
+logger = logging.getLogger(__name__)
+
+MOST_DAYS: Final = 92
+"""A longer gap is left: history with its own dates, or a stack that nobody has used for a season."""
+
+STEPS: Final = 48
+"""Prices of a day, one each half hour: enough for a candle of every hour."""
+
+
+def play_missed_sessions(
+    service: EnhancedDatabaseService,
+    today: date,
+    *,
+    stopping: Stopping | None = None,
+    progress: Progress = ignore_progress,
+) -> list[date]:
+    """Play every day between the last session with leaderboards and `today`; return these days.
+
+    Does nothing without an earlier session, without a simulated player, and when more than
+    `MOST_DAYS` days are missing. Raises what the service raises; called again, it goes on with
+    the day at which it ended.
+    """
+    last = service.list_leaderboard_dates(DAILY_RETURNS, limit=1, before=today)
+    if not last:
+        return []
+    missed = [last[0] + timedelta(days=n) for n in range(1, (today - last[0]).days)]
+    if len(missed) > MOST_DAYS:
+        logger.info("%d days since the session of %s are too many to be played", len(missed), last[0])
+        return []
+    if missed:
+        # it may have ended in the middle, without final ranks
+        service.close_session(last[0])
+    daily = DailyPrices()
+    for place, day in enumerate(missed, 1):
+        if stopping is not None:
+            stopping.check()
+        if not _play(service, day, daily):
+            return missed[: place - 1]
+        progress("playing missed sessions", place, len(missed))
+    return missed
+
+
+def _play(service: EnhancedDatabaseService, day: date, daily: DailyPrices) -> bool:
+    midnight = datetime.combine(day, time(0), UTC)
+    join_game(service, day)
+    everyone = list_players(service)
+    market = _open_market(service, daily, midnight)
+    if not everyone or market is None:
+        return False
+    users = choose_players(service, everyone, day)
+    walk = _Walk(market, users, daily, midnight)
+    rows = SessionRows(
+        [(user.id, user.username) for user in users],
+        day,
+        walk.result,
+        seed=0,
+        opened=midnight,
+        closed=walk.ended,
+    )
+    quests, completed = _play_quests(service, users, day, walk)
+    service.load_market_ticks(walk.ticks)
+    service.load_market_events(walk.events)
+    service.load_portfolios(rows.build_portfolios())
+    service.load_trades(rows.build_trades(market.symbols))
+    service.load_positions(rows.build_positions(market.symbols))
+    service.load_quests(quests)
+    service.batch_touch_last_active({user.id: walk.ended for user in users})
+    service.load_leaderboard_entries(rows.build_entries(completed))
+    return True
+
+
+def _open_market(
+    service: EnhancedDatabaseService, daily: DailyPrices, midnight: datetime
+) -> LiveMarket | None:
+    symbols = tuple(tick.symbol for tick in service.get_latest_market_data())
+    daily.read_until(service, symbols, midnight)
+    closes = {symbol: close for symbol in symbols if (close := daily.last_close(symbol)) is not None}
+    if not closes:
+        return None
+    opens = np.array(list(closes.values()), np.int64)
+    return LiveMarket(
+        tuple(closes),
+        opens=opens,
+        prices=opens,
+        calibrations=[daily.calibrate(symbol) for symbol in closes],
+        announced=set(),
+    )
+
+
+class _Walk:
+    """A day of the market: its ticks and events, how players end, and how far they came meanwhile."""
+
+    def __init__(
+        self, market: LiveMarket, users: Sequence[User], daily: DailyPrices, midnight: datetime
+    ) -> None:
+        seeds = [midnight.toordinal(), *hash_texts(market.symbols).tolist()]
+        generator = Generator(PCG64(SeedSequence(seeds)))
+        holdings = buy_at_open(users, market, daily)
+        seconds = DAY_SECONDS / STEPS
+        self.ticks: list[Tick] = []
+        self.events: list[MarketEvent] = []
+        self.best_gain: Integers = np.zeros(len(users), np.int64)
+        self.best_lead: Integers = np.zeros(len(users), np.int64)
+        for step in range(STEPS):
+            # in the middle of each step, so that the last is still of this day
+            moment = midnight + timedelta(seconds=(step + 0.5) * seconds)
+            self.ticks += market.build_ticks(moment, market.move(seconds, generator))
+            for move in market.list_moves():
+                self.events.append(build_event(move, SINCE_OPEN, moment))
+                market.note_announced(move)
+            self._take(value_holdings(holdings, market.prices))
+            self.ended = moment
+
+    def _take(self, result: SessionResult) -> None:
+        self.result = result
+        if len(result.value_cents):
+            lead = result.value_cents - int(result.value_cents.mean())
+            self.best_gain = np.maximum(self.best_gain, result.change_cents)
+            self.best_lead = np.maximum(self.best_lead, lead)
+
+
+def _play_quests(
+    service: EnhancedDatabaseService, users: Sequence[User], day: date, walk: _Walk
+) -> tuple[list[Quest], Integers]:
+    """Return the quests of a session, and how many each player has completed with it."""
+    midnight = datetime.combine(day, time(0), UTC)
+    keys = hash_ids(user.id for user in users)
+    daily_ids = make_ids_of(Kind.DAILY, seed=0, when=midnight, keys=keys)
+    milestone_ids = make_ids_of(Kind.MILESTONE, seed=0, when=midnight, keys=keys)
+    has_turn = take_turns(keys, day.toordinal()).tolist()
+    quests: list[Quest] = []
+    for place, user in enumerate(users):
+        quests += _advance_milestone(service, user, day, milestone_ids[place])
+        if has_turn[place]:
+            rule = choose_daily(user.id, day)
+            best = walk.best_gain[place] if rule.type == GAIN_TODAY else walk.best_lead[place]
+            target = money_cents(rule.target)
+            quests.append(
+                build_quest(
+                    daily_ids[place],
+                    user.id,
+                    rule,
+                    progress=to_money(min(int(best), target)),
+                    status="COMPLETED" if best >= target else "EXPIRED",
+                    created_at=midnight,
+                    expires_at=midnight + timedelta(days=1),
+                )
+            )
+    done = [quest for quest in quests if quest.status == "COMPLETED"]
+    before = service.count_completed_quests(
+        [user.id for user in users], excluding=[quest.id for quest in done]
+    )
+    now = {user.id: before[user.id] for user in users}
+    for quest in done:
+        now[quest.user_id] += 1
+    return quests, np.array([now[user.id] for user in users], np.int64)
+
+
+def _advance_milestone(
+    service: EnhancedDatabaseService, user: User, day: date, new_id: UUID
+) -> Iterator[Quest]:
+    """Yield a player's milestone with the sessions won before a day, and the next one once it is reached."""
+    wins = count_wins(service, user.id, day)
+    active = service.get_user_active_quests(user.id)
+    milestone = next((quest for quest in active if quest.type == MILESTONE), None)
+    is_reached = milestone is not None and wins >= milestone.target_value
+    if milestone is not None:
+        status = "COMPLETED" if is_reached else "ACTIVE"
+        yield msgspec.structs.replace(milestone, current_progress=Decimal(wins), status=status)
+    rule = next_milestone(wins)
+    if rule is not None and (milestone is None or is_reached):
+        yield build_quest(
+            new_id,
+            user.id,
+            rule,
+            progress=Decimal(wins),
+            status="ACTIVE",
+            created_at=datetime.combine(day, time(0), UTC),
+            expires_at=None,
+        )

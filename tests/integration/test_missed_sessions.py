@@ -1,0 +1,147 @@
+"""Sessions that nobody played are played afterwards: without a hole, and the same every time."""
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.errors import DatabaseUnavailable
+from core.local.servers import PostgresServer
+from core.simulation.missed_sessions import MOST_DAYS, STEPS, play_missed_sessions
+from core.simulation.replay import seed
+from tests.conftest import Execute, connected, created_database
+from tests.integration.test_seed import WRONG_PORTFOLIOS, WRONG_TRADES
+from tests.market_days import import_days
+
+PLAYERS = 30
+LAST_SESSION = date(2013, 3, 1)
+TODAY = LAST_SESSION + timedelta(days=6)
+MISSED = [LAST_SESSION + timedelta(days=n) for n in range(1, 6)]
+SYMBOLS = 5
+
+CONTENT = {
+    "users": "SELECT id, username, last_active, preferences, created_at FROM users ORDER BY id",
+    "ticks": "SELECT * FROM ticks ORDER BY symbol, timestamp",
+    "portfolios": "SELECT * FROM portfolios ORDER BY id",
+    "positions": "SELECT * FROM positions ORDER BY user_id, session_date, symbol",
+    "trades": "SELECT * FROM trades ORDER BY id",
+    "entries": "SELECT * FROM leaderboard_entries ORDER BY id",
+    "quests": "SELECT * FROM quests ORDER BY id",
+    "events": "SELECT * FROM market_events ORDER BY id",
+}
+# As of the last price of each day, which is what a finished session is worth.
+WRONG_LIVE_PORTFOLIOS = WRONG_PORTFOLIOS.replace(
+    "AND t.timestamp < (h.session_date + 1)::timestamptz",
+    "AND t.timestamp = (SELECT max(timestamp) FROM ticks l WHERE l.symbol = h.symbol"
+    " AND l.timestamp < (h.session_date + 1)::timestamptz)",
+).replace("bool_and(h.average_price = t.open)", "true")
+
+
+@pytest.fixture
+def game(service: EnhancedDatabaseService, tmp_path: Path) -> EnhancedDatabaseService:
+    """A game whose last five days are missing."""
+    play_history(service, tmp_path)
+    return service
+
+
+def play_history(service: EnhancedDatabaseService, folder: Path) -> None:
+    """Play twenty sessions of thirty players on half a year of prices."""
+    import_days(service, folder, "2012-09-04")
+    now = datetime.combine(TODAY, datetime.min.time(), UTC)
+    service._clock = lambda: now
+    seed(service, players=PLAYERS, sessions=20, now=now)
+
+
+def content(execute: Execute) -> dict[str, list[tuple[object, ...]]]:
+    """Return everything that a missed session writes."""
+    return {name: execute(statement) for name, statement in CONTENT.items()}
+
+
+def test_no_day_is_left_out(game: EnhancedDatabaseService, execute: Execute) -> None:
+    """Every day between the last session and today has prices, players and ranks; today has none."""
+    assert play_missed_sessions(game, TODAY) == MISSED
+    assert sorted(game.list_session_dates(limit=5)) == MISSED
+    prices = execute(
+        "SELECT timestamp::date, count(*) FROM ticks WHERE timestamp::date > %s GROUP BY 1 ORDER BY 1",
+        (LAST_SESSION,),
+    )
+    assert prices == [(day, STEPS * SYMBOLS) for day in MISSED]
+    ranks = execute(
+        "SELECT * FROM (SELECT rank, rank() OVER (PARTITION BY session_date, category ORDER BY score DESC)"
+        " AS expected FROM leaderboard_entries) AS ranked WHERE rank IS DISTINCT FROM expected"
+    )
+    assert ranks == []
+
+
+def test_missed_sessions_add_up(game: EnhancedDatabaseService, execute: Execute) -> None:
+    """Portfolios follow from positions and prices, and the quest score from completed quests."""
+    play_missed_sessions(game, TODAY)
+    assert execute(f"{WRONG_LIVE_PORTFOLIOS} AND p.session_date > %s", (LAST_SESSION,)) == []
+    assert execute(WRONG_TRADES) == []
+    wrong = execute("""
+        SELECT e.user_id, e.score, q.completed FROM (
+            SELECT user_id, max(session_date) AS session_date FROM portfolios GROUP BY 1) AS last
+        LEFT JOIN leaderboard_entries e ON e.user_id = last.user_id AND e.session_date = last.session_date
+             AND e.category = 'quests_completed'
+        LEFT JOIN (SELECT user_id, count(*) AS completed FROM quests WHERE status = 'COMPLETED' GROUP BY 1) q
+             ON q.user_id = last.user_id
+        WHERE coalesce(e.score, 0) <> coalesce(q.completed, 0)""")
+    assert wrong == []
+    (statuses,) = execute(
+        "SELECT array_agg(DISTINCT status ORDER BY status) FROM quests WHERE type LIKE 'DAILY%%'"
+    )
+    assert statuses == (["COMPLETED", "EXPIRED"],)
+    late = execute(
+        "SELECT count(*) FROM quests WHERE expires_at - created_at <> interval '1 day'"
+        " AND type LIKE 'DAILY%%'"
+    )
+    assert late == [(0,)]
+
+
+def test_missed_sessions_are_the_same_every_time(
+    game: EnhancedDatabaseService,
+    execute: Execute,
+    settings: Settings,
+    postgres_server: PostgresServer,
+    template_database: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Interrupted at any table and run again, the result is that of one run elsewhere."""
+
+    def die(_: object) -> int:
+        raise DatabaseUnavailable("the connection was cut")
+
+    for call in ("load_portfolios", "load_quests", "load_leaderboard_entries"):
+        with monkeypatch.context() as patched:
+            patched.setattr(game, call, die)
+            with pytest.raises(DatabaseUnavailable):
+                play_missed_sessions(game, MISSED[1])
+    assert play_missed_sessions(game, TODAY) == MISSED
+    rows = content(execute)
+    assert play_missed_sessions(game, TODAY) == []
+    assert content(execute) == rows
+    with created_database(postgres_server, template=template_database) as url:
+        other = settings.model_copy(update={"database_url": SecretStr(url), "enable_redis_cache": False})
+        with open_service(other) as second, connected(url) as run:
+            play_history(second, tmp_path)
+            assert play_missed_sessions(second, TODAY) == MISSED
+            again = content(run)
+    for name, expected in rows.items():
+        assert again[name] == expected, name
+
+
+def test_a_long_gap_is_left(game: EnhancedDatabaseService, execute: Execute) -> None:
+    """History that keeps its own dates ends years ago."""
+    before = content(execute)
+    assert play_missed_sessions(game, LAST_SESSION + timedelta(days=MOST_DAYS + 2)) == []
+    assert content(execute) == before
+
+
+def test_without_a_session_nothing_is_played(service: EnhancedDatabaseService, tmp_path: Path) -> None:
+    """Prices alone are no game."""
+    assert play_missed_sessions(service, TODAY) == []
+    import_days(service, tmp_path, "2013-02-20")
+    assert play_missed_sessions(service, TODAY) == []
