@@ -35,8 +35,8 @@ status: ## show every program and the health of the whole; fails unless all is h
 logs: ## show what the programs wrote (NAME=exporter for one, FOLLOW=1 to go on)
 	@$(call if_installed,$(STACK) logs $(if $(FOLLOW),--follow) $(NAME))
 
-clean: ## stop the stack and forget its data
-	@$(call if_installed,$(STACK) clean)
+clean: ## stop the stack and forget its data; asks on a terminal (ARGS=--yes does not)
+	@$(call if_installed,$(STACK) clean $(ARGS))
 
 migrate: $(RUNTIME) ## bring the running stack's schema up (ARGS=status or down)
 	@$(STACK) run migrate $(ARGS)

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
+from core.confirmation import is_somebody_there
 from core.local.choice import choose_stack, find_stack
 from core.local.choice import clean as forget_stack
 from core.local.configuration import StackSettings
@@ -98,9 +99,15 @@ def logs(folder: StackFolder, name: str | None, *, follow: bool) -> None:
 
 
 @stack.command("clean")
+@click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
-def clean(folder: StackFolder) -> None:
-    """Stop everything and forget the data."""
+def clean(folder: StackFolder, *, yes: bool) -> None:
+    """Stop everything and forget the data, players of people included; asks first on a terminal."""
+    # a script that calls this means it: there is nothing else that it could mean
+    if folder.path.exists() and not yes and is_somebody_there():
+        what = f"{folder.path}: database, cache, metrics and logs, {folder.size_bytes() / 1e6:.1f} MB"
+        if not click.confirm(f"stop the stack and remove {what}?", err=True):
+            raise StackError("nothing was removed")
     forget_stack(folder, Console())
 
 

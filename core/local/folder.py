@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -65,8 +65,12 @@ class StackFolder:
             _create_own_folder(self.socket.parent)
 
     def size_bytes(self) -> int:
-        """Return how much is kept."""
-        return sum(path.lstat().st_size for path in self.path.rglob("*"))
+        """Return how much is kept; files that a running server removes meanwhile do not count."""
+        size = 0
+        for path in self.path.rglob("*"):
+            with suppress(FileNotFoundError):
+                size += path.lstat().st_size
+        return size
 
     def remove(self) -> None:
         """Forget everything."""

@@ -1,0 +1,57 @@
+"""`echo-markets stack clean`: what a person is asked before the data goes."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from core.cli import main
+from core.local.folder import StackFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
+    """A checkout that has data of a stack."""
+    (tmp_path / "compose.yaml").touch()
+    monkeypatch.setattr("core.local.commands.ROOT", tmp_path)
+    folder = StackFolder(tmp_path)
+    folder.create()
+    (folder.servers / "data").write_bytes(b"x" * 2_000_000)
+    return folder
+
+
+def test_a_script_is_not_asked(folder: StackFolder) -> None:
+    """Without a terminal the command does what it is there for."""
+    ended = CliRunner().invoke(main, ["stack", "clean"])
+    assert (ended.exit_code, "2.0 MB" in ended.output) == (0, True)
+    assert not folder.path.exists()
+
+
+@pytest.mark.parametrize("answer", ["n", "y"])
+def test_a_person_is_asked(folder: StackFolder, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
+    """The question names the folder and how much is in it; anything but yes keeps all of it."""
+    monkeypatch.setattr("core.local.commands.is_somebody_there", lambda: True)
+    ended = CliRunner().invoke(main, ["stack", "clean"], input=f"{answer}\n")
+    assert f"remove {folder.path}: database, cache, metrics and logs, 2.0 MB? [y/N]" in ended.stderr
+    assert folder.path.exists() == (answer == "n")
+    assert (ended.exit_code, "error: nothing was removed" in ended.stderr) == (
+        int(answer == "n"),
+        answer == "n",
+    )
+
+
+def test_yes_can_be_said_beforehand(folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With --yes there is no question."""
+    monkeypatch.setattr("core.local.commands.is_somebody_there", lambda: True)
+    ended = CliRunner().invoke(main, ["stack", "clean", "--yes"])
+    assert (ended.exit_code, "[y/N]" in ended.output) == (0, False)
+    assert not folder.path.exists()
+
+
+def test_there_is_no_question_when_there_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout whose stack was never started has nothing to lose."""
+    (tmp_path / "compose.yaml").touch()
+    monkeypatch.setattr("core.local.commands.ROOT", tmp_path)
+    monkeypatch.setattr("core.local.commands.is_somebody_there", lambda: True)
+    ended = CliRunner().invoke(main, ["stack", "clean"])
+    assert (ended.exit_code, ended.stdout.strip()) == (0, "nothing to remove")
