@@ -17,6 +17,7 @@ from typing import Any, TypeVar, overload
 from frozendict import frozendict
 
 from core.cache.breaker import CircuitBreaker
+from core.cache.changes import Changes
 from core.cache.claims import NO_FENCE, NO_TOKEN, Fence
 from core.cache.codec import ABSENT, FENCE_MARK, Codec, new_token
 from core.cache.flights import Flights
@@ -55,12 +56,11 @@ class Cache:
         self._tallies = {kind.name: Tally(kind.name, metrics) for kind in ALL_KINDS}
         for tally in self._tallies.values():
             metrics.add_source(tally.publish)
-        self._flights = Flights()
+        # those of this process, and those of others as far as its feed tells
+        self._changes = Changes()
+        self._flights = Flights(self._changes)
         self._near = NearTier(
-            max_entries=settings.near_cache_size,
-            ttl_seconds=settings.near_cache_ttl / 1000,
-            on_change=self._flights.leave,
-            on_clear=self._flights.leave_all,
+            self._changes, max_entries=settings.near_cache_size, ttl_seconds=settings.near_cache_ttl / 1000
         )
         self._last_known = LastKnown(
             max_entries=settings.near_cache_size, seconds=settings.cache_failsafe / 1000
@@ -91,9 +91,10 @@ class Cache:
         """Start over in a forked child: new locks, and a feed of its own before near is served."""
         for tally in self._tallies.values():
             tally.renew()
-        self._flights.renew()
-        self._last_known.renew()
-        self._near.renew()
+        self._changes.reset_after_fork()
+        self._flights.reset_after_fork()
+        self._last_known.reset_after_fork()
+        self._near.reset_after_fork()
         self._meter.renew()
         if self._shared is not None:
             self._shared.renew()

@@ -1,21 +1,24 @@
 """Single-flight: threads that miss the same key at the same time share one read.
 
-Owns who reads and who waits. A flight is left behind as soon as its key is invalidated:
-whoever comes later must not get what was read before.
+Owns who reads and who waits. Nobody joins a read that began before a change of its key, or of
+a key it depends on: who comes after a write must not get what was read before it.
 """
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
+
+from core.cache.changes import Changes, Ticket
 
 
 class _Flight:
     """One read under way and its outcome."""
 
-    __slots__ = ("done", "error", "names", "value")
+    __slots__ = ("done", "error", "names", "ticket", "value")
 
-    def __init__(self, names: frozenset[str]) -> None:
+    def __init__(self, names: tuple[str, ...], ticket: Ticket) -> None:
         self.names = names
+        self.ticket = ticket
         self.done = threading.Event()
         self.value: Any = None
         self.error: BaseException | None = None
@@ -24,12 +27,13 @@ class _Flight:
 class Flights:
     """The reads under way in this process, by key."""
 
-    def __init__(self) -> None:
+    def __init__(self, changes: Changes) -> None:
+        self._changes = changes
         self._flights: dict[str, _Flight] = {}
-        self.renew()
+        self._lock = threading.Lock()
 
-    def renew(self) -> None:
-        """Take a new lock, in a forked child, where nobody flies."""
+    def reset_after_fork(self) -> None:
+        """Take a new lock, in a forked child, where no read is under way."""
         self._lock = threading.Lock()
         self._flights.clear()
 
@@ -41,9 +45,9 @@ class Flights:
         """
         with self._lock:
             flight = self._flights.get(key)
-            is_leader = flight is None
-            if flight is None:
-                flight = self._flights[key] = _Flight(frozenset((key, *depends_on)))
+            is_leader = flight is None or self._is_overtaken(flight)
+            if flight is None or is_leader:
+                flight = self._flights[key] = _Flight((key, *depends_on), self._changes.take_ticket())
         if is_leader:
             self._fly(key, flight, read)
         else:
@@ -53,6 +57,9 @@ class Flights:
                 return read()
             raise flight.error
         return flight.value
+
+    def _is_overtaken(self, flight: _Flight) -> bool:
+        return bool(self._changes.list_changed(flight.ticket, flight.names))
 
     def share_next(self, key: str, read: Callable[[], Any]) -> Any:
         """Like `share`, but share only a read that begins after this was called.
@@ -76,18 +83,3 @@ class Flights:
                 if self._flights.get(key) is flight:
                     del self._flights[key]
             flight.done.set()
-
-    def leave(self, keys: Iterable[str]) -> None:
-        """Let nobody join the present reads of these keys, or of what depends on them, any more."""
-        if not self._flights:
-            return
-        left = set(keys)
-        with self._lock:
-            for key, flight in list(self._flights.items()):
-                if not flight.names.isdisjoint(left):
-                    del self._flights[key]
-
-    def leave_all(self) -> None:
-        """Let nobody join any present read any more."""
-        with self._lock:
-            self._flights.clear()

@@ -143,14 +143,10 @@ class ReadThrough:
     ) -> tuple[dict[str, T | Absent], dict[str, bytes | None]]:
         """Return the values that Redis has, and what lies under the other keys."""
         asked = [*keys, *read.depends_on]
-        ticket = self._near.begin_read(asked)
-        found: dict[str, T | Absent] = {}
-        damaged: list[str] = []
-        try:
-            stored = fetch(asked)
-            found, damaged = _decode(read.codec, keys, stored)
-        finally:
-            self._near.end_read(ticket, asked, found, read.depends_on)
+        ticket = self._near.begin_read()
+        stored = fetch(asked)
+        found, damaged = _decode(read.codec, keys, stored)
+        self._near.end_read(ticket, found, read.depends_on)
         if damaged:
             # looks current, so nobody would get a lease for it
             shared.give_up(damaged)

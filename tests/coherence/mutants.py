@@ -8,9 +8,9 @@ from typing import Any
 
 from core import EnhancedDatabaseService
 from core.cache import NO_FENCE, NO_TOKEN, Fence, claims
+from core.cache.changes import Ticket
 from core.cache.codec import VERSION_MARK, new_token
 from core.cache.link import Script
-from core.cache.near import _Entry
 from core.cache.scripts import FENCE, FILL
 
 BLIND_FILL = FILL.text.replace("if found[i] == ARGV[1] then", "if true then").replace(
@@ -74,10 +74,8 @@ def admit_without_ticket(service: EnhancedDatabaseService) -> None:
     """Keep near what was read, whatever was heard of it meanwhile."""
     near: Any = service._cache._near
 
-    def admit(_: int, __: Sequence[str], values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:
-        with near._lock:
-            for key, value in values.items():
-                near._admit(key, _Entry(value, depends_on, near._clock() + near._ttl_seconds))
+    def admit(_: Ticket | None, values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:
+        near.put(near._changes.take_ticket(), values, depends_on)
 
     near.end_read = admit
 
@@ -85,8 +83,7 @@ def admit_without_ticket(service: EnhancedDatabaseService) -> None:
 def join_any_flight(service: EnhancedDatabaseService) -> None:
     """Share a read that began before the change."""
     flights: Any = service._cache._flights
-    service._cache._near._on_change = _do_nothing
-    flights.leave = _do_nothing
+    flights._is_overtaken = lambda _: False
 
 
 def forget_debts(service: EnhancedDatabaseService) -> None:

@@ -12,6 +12,7 @@ import redis
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
+from core.cache.changes import Changes
 from core.cache.feed import InvalidationFeed
 from core.cache.link import Link
 from core.cache.near import NearTier
@@ -198,7 +199,8 @@ def test_a_long_outage_uses_up_nothing(settings: Settings) -> None:
     nowhere = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")})
     make_wire = wires_to_redis(nowhere, "test")
     link = Link(make_wire)
-    feed = InvalidationFeed(make_wire, NearTier(max_entries=1, ttl_seconds=1), prefix="", families=["user:"])
+    near = NearTier(Changes(), max_entries=1, ttl_seconds=1)
+    feed = InvalidationFeed(make_wire, near, prefix="", families=["user:"])
     for _ in range(150):
         with pytest.raises(redis.ConnectionError, match="refused"):
             feed._subscribe(make_wire())

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.cache.changes import Changes
 from core.cache.codec import ABSENT
 from core.cache.near import KEPT_LISTS, LEAST_KEYS, NearTier
 from tests.unit.test_near_tier import Clock, admit
@@ -25,7 +26,7 @@ def clock() -> Clock:
 @pytest.fixture
 def near(clock: Clock) -> NearTier:
     """A live near tier that has all values of the list but none of it as a whole."""
-    tier = NearTier(max_entries=LEAST_KEYS + 2, ttl_seconds=TTL_SECONDS, clock=clock)
+    tier = NearTier(Changes(), max_entries=LEAST_KEYS + 2, ttl_seconds=TTL_SECONDS, clock=clock)
     tier.open()
     for number, key in enumerate(KEYS):
         admit(tier, key, number)
@@ -86,7 +87,7 @@ def test_it_is_as_old_as_its_oldest_value(near: NearTier, clock: Clock) -> None:
     assert near.get_all(KEYS) is None
 
 
-@pytest.mark.parametrize("end", [NearTier.shut, NearTier.clear, NearTier.renew, NearTier.open])
+@pytest.mark.parametrize("end", [NearTier.shut, NearTier.clear, NearTier.reset_after_fork, NearTier.open])
 def test_it_ends_with_the_feed(near: NearTier, end: Any) -> None:
     """Cut, flushed, forked or begun anew."""
     make_whole(near)
@@ -116,7 +117,7 @@ STEPS = st.one_of(
 def test_a_list_is_what_its_values_are(steps: list[tuple[str, str]]) -> None:
     """Whatever happens between: as a whole or one by one, the same comes out."""
     clock = Clock()
-    near = NearTier(max_entries=LEAST_KEYS + 1, ttl_seconds=TTL_SECONDS, clock=clock)
+    near = NearTier(Changes(), max_entries=LEAST_KEYS + 1, ttl_seconds=TTL_SECONDS, clock=clock)
     near.open()
     for number, key in enumerate(KEYS):
         admit(near, key, number)

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from core.cache.changes import Changes
 from core.cache.flights import Flights
 from core.cache.near import NearTier
 
@@ -27,15 +28,15 @@ def clock() -> Clock:
 @pytest.fixture
 def near(clock: Clock) -> NearTier:
     """A live near tier of three values that live five seconds."""
-    tier = NearTier(max_entries=3, ttl_seconds=5, clock=clock)
+    tier = NearTier(Changes(), max_entries=3, ttl_seconds=5, clock=clock)
     tier.open()
     return tier
 
 
 def admit(near: NearTier, key: str, value: object, depends_on: tuple[str, ...] = ()) -> None:
     """Read a value from Redis, undisturbed."""
-    ticket = near.begin_read([key, *depends_on])
-    near.end_read(ticket, [key, *depends_on], {key: value}, depends_on)
+    ticket = near.begin_read()
+    near.end_read(ticket, {key: value}, depends_on)
 
 
 def test_serves_what_was_admitted_until_it_is_too_old(near: NearTier, clock: Clock) -> None:
@@ -50,27 +51,27 @@ def test_serves_what_was_admitted_until_it_is_too_old(near: NearTier, clock: Clo
 
 def test_refuses_a_value_that_a_message_overtook(near: NearTier) -> None:
     """Read, then heard of a change, then stored: the value is of before the change."""
-    ticket = near.begin_read(["a"])
+    ticket = near.begin_read()
     near.invalidate(["a"])
-    near.end_read(ticket, ["a"], {"a": "old"}, ())
+    near.end_read(ticket, {"a": "old"}, ())
     assert near.get("a") is None
 
 
 def test_refuses_a_value_whose_version_changed_meanwhile(near: NearTier) -> None:
     """The same for a key that the value depends on."""
-    ticket = near.begin_read(["board", "version"])
+    ticket = near.begin_read()
     near.invalidate(["version"])
-    near.end_read(ticket, ["board", "version"], {"board": "old"}, ("version",))
+    near.end_read(ticket, {"board": "old"}, ("version",))
     assert near.get("board") is None
 
 
 def test_a_second_read_may_store_what_the_first_may_not(near: NearTier) -> None:
     """Each read has its own ticket: only those that began before the message are refused."""
-    first = near.begin_read(["a"])
+    first = near.begin_read()
     near.invalidate(["a"])
-    second = near.begin_read(["a"])
-    near.end_read(second, ["a"], {"a": "new"}, ())
-    near.end_read(first, ["a"], {"a": "old"}, ())
+    second = near.begin_read()
+    near.end_read(second, {"a": "new"}, ())
+    near.end_read(first, {"a": "old"}, ())
     assert near.get("a") == "new"
 
 
@@ -81,6 +82,16 @@ def test_drops_what_depends_on_a_key(near: NearTier) -> None:
     admit(near, "other", 3)
     near.invalidate(["version"])
     assert [near.get(key) for key in ("board:10", "board:50", "other")] == [None, None, 3]
+
+
+def test_drops_what_depends_on_several_keys(near: NearTier) -> None:
+    """A leaderboard changes with its scores and with the usernames, also when both do at once."""
+    admit(near, "board", 1, ("scores", "usernames"))
+    near.invalidate(["scores", "usernames", "board"])
+    assert near.get("board") is None
+    admit(near, "board", 2, ("scores", "usernames"))
+    near.invalidate(["usernames"])
+    assert (near.get("board"), near._dependents) == (None, {})
 
 
 def test_is_bounded_and_evicts_what_was_used_least(near: NearTier) -> None:
@@ -96,10 +107,10 @@ def test_is_bounded_and_evicts_what_was_used_least(near: NearTier) -> None:
 def test_serves_nothing_while_it_is_shut(near: NearTier) -> None:
     """Without a feed nothing is served or admitted, and nothing from before comes back."""
     admit(near, "a", 1)
-    ticket = near.begin_read(["b"])
+    ticket = near.begin_read()
     near.shut()
     assert near.get("a") is None
-    near.end_read(ticket, ["b"], {"b": 2}, ())
+    near.end_read(ticket, {"b": 2}, ())
     admit(near, "c", 3)
     near.open()
     assert [near.get(key) for key in "abc"] == [None, None, None]
@@ -107,33 +118,54 @@ def test_serves_nothing_while_it_is_shut(near: NearTier) -> None:
 
 def test_a_read_from_before_a_reopening_is_refused(near: NearTier) -> None:
     """What the feed would have told in between was not heard."""
-    ticket = near.begin_read(["a"])
+    ticket = near.begin_read()
     near.shut()
     near.open()
-    near.end_read(ticket, ["a"], {"a": "old"}, ())
+    near.end_read(ticket, {"a": "old"}, ())
     assert near.get("a") is None
 
 
 def test_size_none_serves_nothing() -> None:
     """NEAR_CACHE_SIZE=0 switches the tier off."""
-    tier = NearTier(max_entries=0, ttl_seconds=5)
+    tier = NearTier(Changes(), max_entries=0, ttl_seconds=5)
     tier.open()
     admit(tier, "a", 1)
     assert not tier.is_live
     assert tier.get("a") is None
 
 
-def test_reads_leave_nothing_behind(near: NearTier) -> None:
-    """Tickets of reads that ended are forgotten, whatever they found."""
-    for n in range(50):
-        ticket = near.begin_read([f"k{n}", "version"])
-        near.end_read(ticket, [f"k{n}", "version"], {}, ("version",))
-    assert near._reading == {}
+def test_a_dropped_value_leaves_nothing_behind(near: NearTier) -> None:
+    """Dropped by its key, by its version or by the end of the feed: the index forgets it too."""
+    for names in (["a"], ["version"], None):
+        admit(near, "a", 1, ("version", "usernames"))
+        if names is None:
+            near.clear()
+        else:
+            near.invalidate(names)
+        assert (len(near), near._dependents) == (0, {})
+
+
+def test_what_was_cleared_is_freed_bit_by_bit(clock: Clock) -> None:
+    """A flush does not stop the process to free all values, and new values free them all."""
+    near = NearTier(Changes(), max_entries=100, ttl_seconds=5, clock=clock)
+    near.open()
+    for number in range(20):
+        admit(near, f"old{number}", number, ("version",))
+    near.clear()
+    near.clear()
+    assert near.get("old3") is None
+    assert len(near) == 0
+    for number in range(10):
+        assert near._cleared, "some are left"
+        admit(near, f"new{number}", number, ("version",))
+    assert not near._cleared
+    near.invalidate(["version"])
+    assert len(near) == 0
 
 
 def test_threads_share_one_read() -> None:
     """Sixteen threads, one load, the same answer for all."""
-    flights, loads = Flights(), []
+    flights, loads = Flights(Changes()), []
     begun, may_end = threading.Event(), threading.Event()
 
     def load() -> str:
@@ -161,7 +193,7 @@ def test_threads_share_one_read() -> None:
 
 def test_without_a_feed_only_a_later_read_is_shared() -> None:
     """Who comes while a read is under way gets what was read after that, and all of them the same."""
-    flights, versions = Flights(), iter(range(1, 100))
+    flights, versions = Flights(Changes()), iter(range(1, 100))
     begun, may_end = threading.Event(), threading.Event()
 
     def load() -> int:
@@ -187,7 +219,8 @@ def test_without_a_feed_only_a_later_read_is_shared() -> None:
 
 def test_nobody_joins_a_read_from_before_a_change() -> None:
     """A reader after a write must not get what was read before it, not even of a dependent key."""
-    flights = Flights()
+    changes = Changes()
+    flights = Flights(changes)
     begun, may_end = threading.Event(), threading.Event()
 
     def load_old() -> str:
@@ -199,7 +232,7 @@ def test_nobody_joins_a_read_from_before_a_change() -> None:
     leader = threading.Thread(target=lambda: old.append(flights.share("board", ("version",), load_old)))
     leader.start()
     assert begun.wait(10)
-    flights.leave(["version"])
+    changes.note(["version"])
     assert flights.share("board", ("version",), lambda: "new") == "new"
     may_end.set()
     leader.join(10)
@@ -208,7 +241,7 @@ def test_nobody_joins_a_read_from_before_a_change() -> None:
 
 def test_an_error_reaches_everyone_and_is_not_kept() -> None:
     """The next read tries again."""
-    flights = Flights()
+    flights = Flights(Changes())
 
     def fail() -> None:
         raise LookupError("gone")

@@ -46,7 +46,7 @@ class Ours(GameContender):
 
     def _wait_for_feed(self) -> None:
         near, deadline = self._service._cache._near, time.monotonic() + FEED_SECONDS
-        while near._is_enabled and not near.is_live and time.monotonic() < deadline:
+        while near._max_entries and not near.is_live and time.monotonic() < deadline:
             time.sleep(0.001)
 
     def get_leaderboard(self, limit: int = LIMIT) -> Sequence[Any]:
