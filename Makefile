@@ -11,7 +11,7 @@ TOOLS := $(VENV)/installed-tools
 endif
 RUN := $(VENV)/bin/python
 STACK := $(RUN) -m core.cli stack
-TESTS := tests/unit tests/integration tests/faults tests/coherence tests/end_to_end
+TESTS := tests/unit tests/integration tests/matrix tests/faults tests/coherence tests/end_to_end
 # tests wait for servers more than they compute; one file stays in one process
 WORKERS ?= 3
 PARALLEL := -n $(WORKERS) --dist loadfile

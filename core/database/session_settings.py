@@ -85,9 +85,12 @@ class SessionSettings:
         """
         pins = ", ".join(f"({_quote(name)}, {_quote(value)})" for name, value in self._pinned.items())
         # in a shared session, the path may be one that another client left behind
-        given = "" if has_options else " ".join(["SET LOCAL search_path TO DEFAULT;", *self._list_given()])
-        return f"""{given}
-            WITH session AS MATERIALIZED (
+        given = (
+            ""
+            if has_options
+            else "".join(f"{each} " for each in ("SET LOCAL search_path TO DEFAULT;", *self._list_given()))
+        )
+        return f"""{given}WITH session AS MATERIALIZED (
                 SELECT COALESCE(current_setting({_quote(MARK)}, true) = {_quote(MARKED)}, false) AS is_pinned,
                        current_schema(), current_setting('search_path'), current_user,
                        current_database(),

@@ -86,11 +86,10 @@ MARKET_EVENTS = Target(
 
 def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int:
     """Upsert records, which name each key once; return how many rows are new or changed."""
-    staged = f"staged_{target.table}"
+    staged = f"pg_temp.staged_{target.table}"
     # one transaction may load the same table twice
     database.execute_sql(
-        f"DROP TABLE IF EXISTS pg_temp.{staged};"
-        f" CREATE TEMPORARY TABLE {staged} (LIKE {target.table}) ON COMMIT DROP"
+        f"DROP TABLE IF EXISTS {staged}; CREATE TEMPORARY TABLE {staged} (LIKE {target.table}) ON COMMIT DROP"
     )
     columns = {name: list(map(attrgetter(name), records)) for name in target.columns}
     # a column without any value is left out: most ticks have half of theirs
@@ -107,7 +106,7 @@ def _upsert(target: Target) -> str:
     compared = [name for name in changing if name != "updated_at"]
     return f"""
         INSERT INTO {target.table} ({columns})
-        SELECT {columns} FROM staged_{target.table} ORDER BY {", ".join(target.key)}
+        SELECT {columns} FROM pg_temp.staged_{target.table} ORDER BY {", ".join(target.key)}
         ON CONFLICT ({", ".join(target.key)}) DO UPDATE
         SET {", ".join(f"{name} = EXCLUDED.{name}" for name in changing)}
         WHERE ({", ".join(f"{target.table}.{name}" for name in compared)})

@@ -37,7 +37,7 @@ _WALK = """
         WHERE w.place < %(points)s
     )
     SELECT symbol, array_agg(timestamp ORDER BY timestamp), array_agg(price ORDER BY timestamp)
-    FROM walk GROUP BY symbol ORDER BY symbol"""
+    FROM walk GROUP BY symbol ORDER BY symbol COLLATE "C" """
 SPARKLINES = _WALK.format(symbols="(SELECT unnest(%(symbols)s::text[]) AS symbol)")
 SPARKLINES_OF_ALL = _WALK.format(symbols="symbols")
 
@@ -129,8 +129,8 @@ def list_events(
 
 
 def list_event_types(database: Database) -> tuple[str, ...]:
-    """Return every type that an event has."""
-    return fetch_all(database, lambda row: row[0], EVENT_TYPES)
+    """Return every type that an event has, in order whatever the locale of the database is."""
+    return tuple(sorted(fetch_all(database, lambda row: str(row[0]), EVENT_TYPES)))
 
 
 def list_session_days(database: Database, limit: int, before: date) -> tuple[date, ...]:

@@ -87,4 +87,6 @@ def store_ranks(database: Database, session_date: date) -> int:
 
 def list_categories(database: Database, session_date: date) -> tuple[str, ...]:
     """Return the categories that have entries in a session."""
-    return fetch_all(database, lambda row: row[0], LIST_CATEGORIES, {"day": session_date})
+    found = fetch_all(database, lambda row: str(row[0]), LIST_CATEGORIES, {"day": session_date})
+    # the locale of the database would put them in an order of its own
+    return tuple(sorted(found))

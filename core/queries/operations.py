@@ -53,7 +53,7 @@ _TABLES = """
     LEFT JOIN pg_class p ON p.oid = i.inhparent
     LEFT JOIN pg_stat_user_tables s ON s.relid = c.oid
     WHERE c.relkind = 'r'
-    AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass('users'))
+    AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
     GROUP BY 1 ORDER BY 1"""
 # A partitioned index is used when any of its parts is; those of constraints are needed anyway.
 _UNUSED_INDEXES = """
@@ -66,24 +66,27 @@ _UNUSED_INDEXES = """
     LEFT JOIN pg_class pi ON pi.oid = ih.inhparent
     LEFT JOIN pg_inherits th ON th.inhrelid = s.relid
     LEFT JOIN pg_class pt ON pt.oid = th.inhparent
-    WHERE NOT x.indisunique AND NOT x.indisexclusion
+    WHERE NOT x.indisunique AND NOT x.indisexclusion AND s.schemaname = current_schema()
     GROUP BY 1, 2 HAVING sum(s.idx_scan) = 0 ORDER BY 3 DESC, 1, 2"""
-# Created, and loaded too: else reading it is an error.
-_HAS_STATEMENTS = """
-    SELECT to_regclass('pg_stat_statements') IS NOT NULL
-           AND current_setting('pg_stat_statements.track', true) IS NOT NULL"""
+# Where the extension is, in a schema that this role may use, and that the server has loaded it:
+# else reading it is an error. Extensions are in any schema, on the search path or not.
+_FIND_STATEMENTS = """
+    SELECT nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
+    WHERE extname = 'pg_stat_statements' AND has_schema_privilege(n.oid, 'USAGE')
+      AND current_setting('pg_stat_statements.track', true) IS NOT NULL"""
 _OWN_STATEMENTS = """
-    pg_stat_statements({texts}) WHERE queryid IS NOT NULL
+    {schema}.pg_stat_statements({texts}) WHERE queryid IS NOT NULL
     AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 _STATEMENT_COUNTERS = f"""
     SELECT queryid, sum(calls)::bigint, sum(total_exec_time) / 1000, sum(rows)::bigint
-    FROM {_OWN_STATEMENTS.format(texts="false")} GROUP BY 1"""
+    FROM {_OWN_STATEMENTS.replace("{texts}", "false")} GROUP BY 1"""
 _STATEMENT_TEXTS = f"""
-    SELECT queryid, min(query) FROM {_OWN_STATEMENTS.format(texts="true")} AND queryid = ANY(%s) GROUP BY 1"""
-_SLOWEST_STATEMENTS = rf"""
-    SELECT substring(query FROM '/\* op=([a-z_]+) \*/'), query, calls,
+    SELECT queryid, min(query) FROM {_OWN_STATEMENTS.replace("{texts}", "true")}
+    AND queryid = ANY(%s) GROUP BY 1"""
+_SLOWEST_STATEMENTS = f"""
+    SELECT substring(query FROM '/[*] op=([a-z_]+) [*]/'), query, calls,
            total_exec_time / 1000, mean_exec_time / 1000, rows
-    FROM {_OWN_STATEMENTS.format(texts="true")} AND strpos(query, '/* op=') > 0
+    FROM {_OWN_STATEMENTS.replace("{texts}", "true")} AND strpos(query, '/* op=') > 0
     ORDER BY total_exec_time DESC LIMIT %s"""
 # Who has replayed everything is not late, however long ago that was; who stopped answering is.
 _REPLICAS = """
@@ -153,9 +156,10 @@ def list_unused_indexes(executor: Executor) -> tuple[UnusedIndex, ...]:
     )
 
 
-def has_statement_statistics(executor: Executor) -> bool:
-    """Say whether pg_stat_statements is loaded by the server and created in this database."""
-    return bool(_fetch(executor, _HAS_STATEMENTS)[0][0])
+def find_statement_statistics(executor: Executor) -> str | None:
+    """Return the schema of pg_stat_statements; None where it is not loaded, created or allowed."""
+    rows = _fetch(executor, _FIND_STATEMENTS)
+    return str(rows[0][0]) if rows else None
 
 
 def list_slowest_statements(executor: Executor, limit: int) -> tuple[StatementFigures, ...] | None:
@@ -165,8 +169,10 @@ def list_slowest_statements(executor: Executor, limit: int) -> tuple[StatementFi
     it was last forgotten; another operation that runs the same one is counted there. Constants
     are replaced by `$1`; statements of others, whose texts may hold a secret, are not listed.
     """
-    if not has_statement_statistics(executor):
+    schema = find_statement_statistics(executor)
+    if schema is None:
         return None
+    statement = _in_schema(_SLOWEST_STATEMENTS, schema)
     return tuple(
         StatementFigures(
             operation=operation,
@@ -176,25 +182,28 @@ def list_slowest_statements(executor: Executor, limit: int) -> tuple[StatementFi
             mean_seconds=mean,
             rows=rows,
         )
-        for operation, text, calls, total, mean, rows in _fetch(executor, _SLOWEST_STATEMENTS, (limit,))
+        for operation, text, calls, total, mean, rows in _fetch(executor, statement, (limit,))
     )
 
 
-def read_statement_counters(executor: Executor) -> dict[int, tuple[int, float, int]]:
-    """Return calls, seconds and rows by the server's id of a statement, without the costly texts."""
+def read_statement_counters(executor: Executor, schema: str) -> dict[int, tuple[int, float, int]]:
+    """Return calls, seconds and rows by the server's id of a statement, without the costly texts.
+
+    `schema` is where pg_stat_statements is, as `find_statement_statistics` says.
+    """
     return {
         queryid: (calls, seconds, rows)
-        for queryid, calls, seconds, rows in _fetch(executor, _STATEMENT_COUNTERS)
+        for queryid, calls, seconds, rows in _fetch(executor, _in_schema(_STATEMENT_COUNTERS, schema))
     }
 
 
 def find_statement_operations(
-    executor: Executor, queryids: Iterable[int], *, known: Collection[str]
+    executor: Executor, schema: str, queryids: Iterable[int], *, known: Collection[str]
 ) -> Mapping[int, str]:
-    """Return the operation of each statement, `other` without one that is `known`."""
+    """Return the operation of each statement, `other` without one that is `known`; `schema` as above."""
     wanted = list(queryids)
     found = dict.fromkeys(wanted, OTHER)
-    for queryid, text in _fetch(executor, _STATEMENT_TEXTS, (wanted,)):
+    for queryid, text in _fetch(executor, _in_schema(_STATEMENT_TEXTS, schema), (wanted,)):
         tag = TAG.search(text or "")
         if tag is not None and tag[1] in known:
             found[queryid] = tag[1]
@@ -212,6 +221,18 @@ def list_replicas(executor: Executor) -> dict[str, float]:
 def _fetch(executor: Executor, statement: str, parameters: tuple[Any, ...] | None = None) -> list[Row]:
     rows: list[Row] = executor.execute_sql(statement, parameters).fetchall()
     return rows
+
+
+def _in_schema(statement: str, schema: str) -> str:
+    quoted = schema.replace('"', '""')
+    if "%" in quoted or "\\" in quoted:
+        # the driver would take a percent sign for a placeholder
+        return statement.replace("{schema}", 'U&"{}"'.format(re.sub(r"[%\\]", _spell_letter, quoted)))
+    return statement.replace("{schema}", f'"{quoted}"')
+
+
+def _spell_letter(letter: re.Match[str]) -> str:
+    return f"\\{ord(letter[0]):04x}"
 
 
 def _name_application(application_name: str | None) -> str:

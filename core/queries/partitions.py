@@ -19,6 +19,7 @@ MAINTENANCE_LOCK = 0x7469636B
 # How long maintenance waits for a table, because everybody else then waits behind it.
 LOCK_TIMEOUT_MS = 5_000
 
+MOVING = "pg_temp.moving_ticks"
 BEFORE, DEFAULT = "ticks_before", "ticks_default"
 LIST = """
     SELECT c.relname, pg_get_expr(c.relpartbound, c.oid)
@@ -70,16 +71,18 @@ def create_partition(database: Database, begin: datetime, end: datetime) -> tupl
     """
     name = f"ticks_{begin:%Y_%m}"
     parameters = (begin, end)
-    database.execute_sql("CREATE TEMPORARY TABLE moving_ticks (LIKE ticks) ON COMMIT DROP")
+    database.execute_sql(
+        f"DROP TABLE IF EXISTS {MOVING}; CREATE TEMPORARY TABLE {MOVING} (LIKE ticks) ON COMMIT DROP"
+    )
     moved = database.execute_sql(
         f"""WITH moving AS (DELETE FROM {DEFAULT} WHERE timestamp >= %s AND timestamp < %s RETURNING *)
-            INSERT INTO moving_ticks SELECT * FROM moving""",
+            INSERT INTO {MOVING} SELECT * FROM moving""",
         parameters,
     ).rowcount
     database.execute_sql(f"CREATE TABLE {name} PARTITION OF ticks FOR VALUES FROM (%s) TO (%s)", parameters)
     if moved:
-        database.execute_sql(f"INSERT INTO {name} SELECT * FROM moving_ticks")
-    database.execute_sql("DROP TABLE moving_ticks")
+        database.execute_sql(f"INSERT INTO {name} SELECT * FROM {MOVING}")
+    database.execute_sql(f"DROP TABLE {MOVING}")
     return name, int(moved)
 
 

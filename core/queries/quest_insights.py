@@ -22,7 +22,7 @@ TOTALS = f"""
            count(*) FILTER (WHERE {_IS_RUNNING} AND expires_at <= %(soon)s),
            COALESCE(sum(reward_value) FILTER (WHERE status = 'COMPLETED'), 0),
            COALESCE(sum(reward_value) FILTER (WHERE {_IS_RUNNING}), 0)
-    FROM quests GROUP BY type, reward_type ORDER BY type, reward_type"""
+    FROM quests GROUP BY type, reward_type ORDER BY type COLLATE "C", reward_type COLLATE "C" """
 # Many end at the same time, midnight: of those the nearest to their target come first.
 EXPIRING = f"""
     SELECT u.username, {_QUALIFIED} FROM (
@@ -39,7 +39,8 @@ SLOWEST = f"""
     FROM quests WHERE {_IS_RUNNING} AND created_at < %(now)s
     GROUP BY type, title
     ORDER BY sum(least(current_progress / target_value, 1))
-             / sum(extract(epoch FROM %(now)s - created_at)), count(*) DESC, type, title
+             / sum(extract(epoch FROM %(now)s - created_at)), count(*) DESC,
+             type COLLATE "C", title COLLATE "C"
     LIMIT %(limit)s"""
 OF_USER = f"""
     SELECT {QUEST_COLUMNS} FROM quests WHERE user_id = %s ORDER BY created_at DESC, id DESC LIMIT %s"""

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from core.database import Database
 from core.queries.boards import build_entry, name_board
+from core.queries.prefixes import build_prefix, match_prefix
 from core.queries.rows import Row, fetch_all, find_one
 from core.records import LeaderboardEntry, PeriodEntry, PlayerScore, ScoreBin
 
@@ -48,7 +49,7 @@ COUNT = f"SELECT COALESCE(sum(entries), 0)::bigint FROM leaderboard_counters WHE
 COUNT_MATCHES = f"""
     SELECT count(*) FROM (
         SELECT FROM leaderboard_entries e JOIN users u ON u.id = e.user_id
-        WHERE e.session_date = %(day)s AND e.category = %(category)s AND lower(u.username) LIKE %(pattern)s
+        WHERE e.session_date = %(day)s AND e.category = %(category)s AND {match_prefix("u.username")}
         LIMIT {MATCHES_COUNTED}
     ) AS matches"""
 WORST = f"SELECT score FROM leaderboard_entries WHERE {_BOARD} ORDER BY score LIMIT 1"
@@ -77,9 +78,11 @@ _LIST = f"""
     SELECT e.id, e.user_id, e.username, e.session_date, e.category, e.score,
            1 + {_count_above("e.score")}, {_REST}
     FROM page e ORDER BY e.place"""
-_MATCH = "AND lower(u.username) LIKE %(pattern)s"
 LIST = {order: _LIST.format(condition="", order=by) for order, by in ORDERS.items()}
-LIST_MATCHES = {order: _LIST.format(condition=_MATCH, order=by) for order, by in ORDERS.items()}
+LIST_MATCHES = {
+    order: _LIST.format(condition=f"AND {match_prefix('u.username')}", order=by)
+    for order, by in ORDERS.items()
+}
 # Each step jumps to the next older session; the counters are a thousandth of the entries.
 DAYS = """
     WITH RECURSIVE days AS (
@@ -147,8 +150,9 @@ def count_entries(database: Database, category: str, session_date: date) -> int:
 
 def count_matches(database: Database, category: str, session_date: date, prefix: str) -> int:
     """Return how many players of a board have a username with this prefix, up to MATCHES_COUNTED."""
-    parameters = name_board(category, session_date, pattern=build_pattern(prefix))
-    return _fetch_number(database, COUNT_MATCHES, parameters)
+    wanted = build_prefix(prefix)
+    parameters = name_board(category, session_date, **wanted.parameters)
+    return _fetch_number(database, wanted.refine(COUNT_MATCHES), parameters)
 
 
 def find_worst(database: Database, category: str, session_date: date) -> Decimal | None:
@@ -175,9 +179,9 @@ def list_ordered(
     database: Database, category: str, session_date: date, view: View
 ) -> tuple[LeaderboardEntry, ...]:
     """Return the entries of a board that a view shows, with their ranks."""
-    statement = (LIST_MATCHES if view.prefix else LIST)[view.order]
-    pattern = build_pattern(view.prefix)
-    parameters = name_board(category, session_date, limit=view.limit, offset=view.offset, pattern=pattern)
+    wanted = build_prefix(view.prefix)
+    statement = wanted.refine(LIST_MATCHES[view.order]) if view.prefix else LIST[view.order]
+    parameters = name_board(category, session_date, limit=view.limit, offset=view.offset, **wanted.parameters)
     return fetch_all(database, build_entry, statement, parameters)
 
 
@@ -213,11 +217,6 @@ def list_after(
         place = {"score": last.score, "created_at": last.created_at, "id": last.id}
     parameters = name_board(category, session_date, limit=limit, **place)
     return fetch_all(database, build_entry, AFTER, parameters)
-
-
-def build_pattern(prefix: str) -> str:
-    """Return the pattern of LIKE for what begins with a text."""
-    return prefix.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
 
 
 def _fetch_number(database: Database, statement: str, parameters: dict[str, Any]) -> int:

@@ -10,6 +10,7 @@ from psycopg2.extras import Json
 
 from core.database import Database
 from core.models import User as UserModel
+from core.queries.prefixes import build_prefix, match_prefix
 from core.queries.rows import Row, count_changed, fetch_all, find_one
 from core.records import User, freeze
 
@@ -21,13 +22,13 @@ FIND_BY_USERNAME = f"SELECT {COLUMNS} FROM users WHERE username = %s"
 # Each branch reads its own index in order and stops at the limit.
 SEARCH = f"""
     SELECT {COLUMNS} FROM (
-        (SELECT {COLUMNS} FROM users WHERE lower(username) LIKE %(pattern)s
+        (SELECT {COLUMNS} FROM users WHERE {match_prefix("username")}
          ORDER BY lower(username) USING ~<~, id LIMIT %(limit)s)
         UNION
-        (SELECT {COLUMNS} FROM users WHERE lower(name) LIKE %(pattern)s
+        (SELECT {COLUMNS} FROM users WHERE {match_prefix("name")}
          ORDER BY lower(name) USING ~<~, id LIMIT %(limit)s)
     ) AS found
-    ORDER BY lower(username), id LIMIT %(limit)s"""
+    ORDER BY lower(username) USING ~<~, id LIMIT %(limit)s"""
 MOST_ACTIVE = f"""
     SELECT {COLUMNS} FROM users WHERE last_active IS NOT NULL
     ORDER BY last_active DESC NULLS LAST LIMIT %s"""
@@ -63,8 +64,9 @@ def find_user_by_username(database: Database, username: str) -> User | None:
 
 def search_users(database: Database, prefix: str, limit: int) -> tuple[User, ...]:
     """Return users whose username or name starts with `prefix`, in any case."""
-    escaped = prefix.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return fetch_all(database, build_user, SEARCH, {"pattern": escaped + "%", "limit": limit})
+    wanted = build_prefix(prefix)
+    parameters = {**wanted.parameters, "limit": limit}
+    return fetch_all(database, build_user, wanted.refine(SEARCH), parameters)
 
 
 def list_most_active(database: Database, limit: int) -> tuple[User, ...]:

@@ -29,9 +29,10 @@ class StatementCounters:
 
     def collect(self, executor: Executor) -> Iterator[Metric]:
         """Yield the counters; nothing without pg_stat_statements."""
-        if not operations.has_statement_statistics(executor):
+        schema = operations.find_statement_statistics(executor)
+        if schema is None:
             return
-        self._add(executor)
+        self._add(executor, schema)
         calls = CounterMetricFamily("echo_pg_statement_calls", "Statements run", labels=["op"])
         seconds = CounterMetricFamily("echo_pg_statement_seconds", "Time in statements", labels=["op"])
         rows = CounterMetricFamily("echo_pg_statement_rows", "Rows of statements", labels=["op"])
@@ -40,11 +41,11 @@ class StatementCounters:
                 family.add_metric([name], value)
         yield from (calls, seconds, rows)
 
-    def _add(self, executor: Executor) -> None:
-        present = operations.read_statement_counters(executor)
+    def _add(self, executor: Executor, schema: str) -> None:
+        present = operations.read_statement_counters(executor, schema)
         # the texts are read from a file of the server: for new statements only
         if new := present.keys() - self._operations.keys():
-            self._operations |= operations.find_statement_operations(executor, new, known=self._known)
+            self._operations |= operations.find_statement_operations(executor, schema, new, known=self._known)
         for queryid, figures in present.items():
             name = self._operations[queryid]
             self._sums[name] = _add_up(self._sums.get(name, NOTHING), _grow(self._last.get(queryid), figures))

@@ -78,7 +78,7 @@ QUESTIONS: tuple[Callable[[_Timed], object], ...] = (
     operations.count_transactions,
     operations.list_replicas,
     operations.list_tables,
-    operations.has_statement_statistics,
+    operations.find_statement_statistics,
     lambda timed: count_migrations(timed.execute_sql, MIGRATIONS_DIR),
 )
 """What a scrape and its health check ask; pg_stat_statements, every 30 s, is not loaded here."""

@@ -5,25 +5,33 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.database.bounded import BoundedConnection
+from core.local.servers import PostgresServer
 from core.queries import operations
 from core.selftest import run_self_test
 from exporter.collectors.statements import StatementCounters
 from tests.conftest import Execute
 
-# What the real one has, for a server whose package lacks the extension: the same columns.
+# What the real one has, for a server whose package lacks the extension: the same columns, and its
+# entry among the extensions. In a schema that is on nobody's search path.
 STAND_IN = """
+    CREATE SCHEMA "50 % monitoring";
+    SET search_path = "50 % monitoring";
+    INSERT INTO pg_extension
+        SELECT 1, 'pg_stat_statements', 10, oid, false, '1.0'
+        FROM pg_namespace WHERE nspname = current_schema();
     CREATE TABLE statements (dbid oid, queryid bigint, query text, calls bigint,
                              total_exec_time float8, mean_exec_time float8, rows bigint);
     CREATE FUNCTION pg_stat_statements(showtext boolean) RETURNS SETOF statements LANGUAGE sql
+        SET search_path FROM CURRENT
         AS 'SELECT dbid, queryid, CASE WHEN showtext THEN query END, calls, total_exec_time,
-                   mean_exec_time, rows FROM statements';
-    CREATE VIEW pg_stat_statements AS SELECT * FROM pg_stat_statements(true)"""
+                   mean_exec_time, rows FROM statements'"""
 
-# What ends and copies is no statement of an operation alone.
-UNTAGGED = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "COPY")
+# What ends and copies is no statement of an operation alone, nor what asks a new connection.
+UNTAGGED = ("BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "COPY", "WITH session AS")
 
 
 @pytest.fixture
@@ -44,6 +52,22 @@ def statements(execute: Execute, database_url: str) -> Callable[..., None]:
             )
 
     return keep
+
+
+def test_a_schema_that_the_role_may_not_use_is_none(
+    statements: Callable[..., None], execute: Execute, settings: Settings, postgres_server: PostgresServer
+) -> None:
+    """Statements are not shown then; the collector has not failed."""
+    role = "outsider"
+    execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    own = settings.database_url.get_secret_value()
+    url = SecretStr(own.replace(f"postgres:{postgres_server.password}@", f"{role}:x@"))
+    changed = settings.model_copy(update={"database_url": url})
+    try:
+        with contextlib.closing(BoundedConnection(changed, "c", limit_seconds=5)) as connection:
+            assert totals(StatementCounters(["create_user"]), connection) == {}
+    finally:
+        execute(f"DROP ROLE {role}")
 
 
 def totals(counters: StatementCounters, connection: BoundedConnection) -> dict[str, tuple[float, ...]]:

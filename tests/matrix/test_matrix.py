@@ -1,16 +1,19 @@
 """On every kind of server the service gives the answers of the plain one, and keeps its limits."""
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from core import EnhancedDatabaseService, open_service
+from core.database import session_settings
+from core.database.session_settings import PINNED
 from core.errors import QueryTimeout
 from core.migration import Migrator
 from core.selftest import run_self_test
 from tests.conftest import Execute
-from tests.matrix.answers import play
+from tests.matrix.answers import FOLDED, NAMES, play
 from tests.matrix.conftest import Place, Variant
 
 FOREIGN = """SELECT (SELECT array_agg(username ORDER BY id) FROM public.users),
@@ -18,16 +21,51 @@ FOREIGN = """SELECT (SELECT array_agg(username ORDER BY id) FROM public.users),
     (SELECT count(*) FROM public.leaderboard_counters), (SELECT count(*) FROM public.symbols)"""
 
 
+def list_differences(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, Any]:
+    """Return the answers that are not those expected, with those."""
+    assert found.keys() == expected.keys()
+    return {name: (found[name], answer) for name, answer in expected.items() if found[name] != answer}
+
+
 def test_answers_are_those_of_the_plain_server(
-    service: EnhancedDatabaseService, direct_answers: dict[str, Any]
+    service: EnhancedDatabaseService, direct_answers: dict[str, Any], variant: Variant
 ) -> None:
     """Call by call: writes, reads, bulk loads, leaderboards, history, events, what was rolled back."""
-    found = play(service)
-    assert found.keys() == direct_answers.keys()
-    differing = {
-        name: (found[name], expected) for name, expected in direct_answers.items() if found[name] != expected
-    }
-    assert not differing
+    found = list_differences(play(service), direct_answers)
+    if variant.locale:
+        # which letters have two cases, and so their order by lower(username), is the locale's business
+        calls = ("search_users", "board of", "count of", "by name")
+        folded = {f"{call} {text}" for call in calls for text in FOLDED} | {
+            "board username",
+            "board -username",
+        }
+        found = {name: answer for name, answer in found.items() if name not in folded}
+    assert not found
+
+
+def test_everybody_is_found_by_the_exact_name(direct_answers: dict[str, Any]) -> None:
+    """In search boxes and on leaderboards, whatever alphabet a name is in."""
+    for name in NAMES:
+        assert [user["username"] for user in direct_answers[f"search_users {name}"]][:1] == [repr(name)]
+        found = direct_answers[f"board of {name}"]
+        assert repr(name) in [entry["username"] for entry in found]
+        assert direct_answers[f"count of {name}"] == str(len(found))
+
+
+def test_no_statement_depends_on_the_zone_of_the_session(
+    make_place: Callable[[Variant], Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the pinned zone the same instants, days and returns come back."""
+    answers = []
+    for settings in (PINNED, {name: value for name, value in PINNED.items() if name != "TimeZone"}):
+        monkeypatch.setattr(session_settings, "PINNED", settings)
+        place = make_place(Variant(has_odd_defaults=True))
+        with open_service(place.settings) as service:
+            with service._database.session("zone") as database:
+                zone = database.execute_sql("SELECT current_setting('TimeZone')").fetchone()[0]
+            assert zone == settings.get("TimeZone", "America/St_Johns")
+            answers.append(play(service, ignores_zone=True))
+    assert not list_differences(answers[1], answers[0])
 
 
 def test_the_self_test_passes(service: EnhancedDatabaseService) -> None:
