@@ -5,14 +5,16 @@ Ranks are counted while a session runs (see `boards`) and stored when it is clos
 
 from collections.abc import Mapping, Sequence
 from datetime import date
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from psycopg2.extras import Json
 
 from core.database import Database
-from core.queries.boards import name_board
-from core.queries.rows import count_changed, fetch_all
+from core.queries.boards import build_entry, name_board
+from core.queries.rows import count_changed, fetch_all, find_one
+from core.records import LeaderboardEntry
 
 # Sorted input and one statement: two batches take their locks in the same order.
 # A player that does not exist is left out and found by what is returned.
@@ -32,6 +34,10 @@ UPSERT = """
         RETURNING user_id
     )
     SELECT user_id FROM written"""
+# A function of the migrations, which is planned once a connection; gives the entry with its rank.
+SET_SCORE = """
+    SELECT * FROM leaderboard_set_score(
+        %(id)s, %(user_id)s, %(day)s, %(category)s, %(score)s, %(metadata)s)"""
 # In the order in which the rows are stored: in that of the board, each row would be on
 # another page, which costs ten times as much once a board is larger than the server's memory.
 CLOSE = """
@@ -74,6 +80,25 @@ def upsert_entries(
         metadata=[None if row[3] is None else Json(dict(row[3])) for row in ordered],
     )
     return {row[0] for row in database.execute_sql(UPSERT, parameters).fetchall()}
+
+
+def set_score(
+    database: Database,
+    category: str,
+    session_date: date,
+    row: tuple[UUID, UUID, Decimal, Mapping[str, Any] | None],
+) -> LeaderboardEntry | None:
+    """Write one (id, user, score, metadata) row and return the entry with its rank; None: no such user."""
+    entry_id, user_id, score, metadata = row
+    parameters = name_board(
+        category,
+        session_date,
+        id=entry_id,
+        user_id=user_id,
+        score=score,
+        metadata=Json(dict(metadata)) if metadata else "{}",
+    )
+    return find_one(database, build_entry, SET_SCORE, parameters)
 
 
 def store_ranks(database: Database, session_date: date) -> int:

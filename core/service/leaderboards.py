@@ -131,18 +131,17 @@ class Leaderboards(ServiceBase):
         """
         category, day = self._check_board(category, session_date, is_write=True)
         row = _check_row(LeaderboardUpdate(user_id, score, metadata))  # type: ignore[arg-type]  # checked in there
+        keys = [(LEADERBOARD, leaderboard_version_key(category, day))]
 
         def write() -> LeaderboardEntry | None:
-            with self._changing("update_leaderboard_entry") as (database, changes):
-                changes.invalidate(LEADERBOARD, leaderboard_version_key(category, day))
-                if not leaderboards.upsert_entries(database, category, day, [row]):
-                    raise UserNotFound(f"no user has the id {row[1]}; create_user makes one")
-                return boards.find_rank(database, row[1], category, day)
+            return self._change_alone(
+                "update_leaderboard_entry", keys, leaderboards.set_score, category, day, row
+            )
 
         # a player that is deleted meanwhile is there for the statement, and not for its constraint
         entry = self._repeat(write, ConstraintViolated)
         if entry is None:
-            raise _no_entry(row[1], category, day)
+            raise UserNotFound(f"no user has the id {row[1]}; create_user makes one")
         return entry
 
     def batch_update_leaderboard(

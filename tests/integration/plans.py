@@ -1,11 +1,12 @@
-"""Runs a statement under EXPLAIN ANALYZE and counts what it read.
+"""Counts what a statement reads.
 
-Owns the counting: rows that scans of a table or its indexes went through, those that a
-filter removed included, times how often the scan ran.
+Owns two ways of counting: EXPLAIN ANALYZE adds up the rows that scans of a table or its indexes
+went through, those that a filter removed included, times how often the scan ran; the server's
+statistics also count what a function reads, which EXPLAIN does not show.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.conftest import Execute
 
@@ -29,6 +30,34 @@ def list_scans(execute: Execute, statement: str, parameters: object) -> set[tupl
         for node in _walk(plans[0]["Plan"])
         if "Relation Name" in node
     }
+
+
+class Reads(NamedTuple):
+    """What one statement read of a table: scans from end to end, and rows or entries of indexes."""
+
+    table_scans: int
+    entries: int
+
+
+# Of what this session has not reported yet, so the difference of two is what came in between.
+_READS = """
+    SELECT pg_stat_get_xact_numscans(%(table)s::regclass), (
+        SELECT sum(pg_stat_get_xact_tuples_returned(oid)) FROM (
+            SELECT %(table)s::regclass::oid AS oid
+            UNION SELECT indexrelid FROM pg_index WHERE indrelid = %(table)s::regclass
+        ) AS relations)"""
+
+
+def count_reads(execute: Execute, statement: str, parameters: object, table: str) -> Reads:
+    """Run a statement, undo it, and return what it read of a table, functions and triggers included."""
+    execute("BEGIN")
+    try:
+        [before] = execute(_READS, {"table": table})
+        execute(statement, parameters)
+        [after] = execute(_READS, {"table": table})
+    finally:
+        execute("ROLLBACK")
+    return Reads(*(int(late - early) for early, late in zip(before, after, strict=True)))
 
 
 def _walk(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

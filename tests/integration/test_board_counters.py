@@ -192,15 +192,42 @@ def test_concurrent_writers_of_the_same_boards_do_not_deadlock(
 
 
 def test_a_large_board_is_split_by_itself(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Whoever commits a large number of entries leaves small buckets."""
+    """Whoever commits a large number of entries leaves buckets of about its square root."""
     execute("INSERT INTO users (username) SELECT 'many' || n FROM generate_series(1, 20000) n")
     execute(
         "INSERT INTO leaderboard_entries (user_id, session_date, category, score)"
         " SELECT id, %s, %s, 5 FROM users",
         (DAY, BOARDS[0]),
     )
-    assert count_buckets(execute) == 10
+    [(size,)] = execute("SELECT leaderboard_bucket_size(%s, %s)", (DAY, BOARDS[0]))
+    assert size == 141
+    assert count_buckets(execute) == 142
     assert_counted(execute)
+
+
+def test_scores_that_move_are_summed_up_by_themselves(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """Two thousand single scores, each a transaction, leave few rows of counters and small buckets."""
+    execute("INSERT INTO users (username) SELECT 'many' || n FROM generate_series(1, 500) n")
+    execute(
+        "INSERT INTO leaderboard_entries (user_id, session_date, category, score)"
+        " SELECT id, %s, %s, 0 FROM users",
+        (DAY, BOARDS[0]),
+    )
+    random, users = Random(3), [user_id for (user_id,) in execute("SELECT id FROM users")]
+    # counters are summed up by chance, about once for a hundred scores; the chance is this session's own
+    execute("SELECT setseed(0.25)")
+    for _ in range(2_000):
+        execute(
+            "SELECT FROM leaderboard_set_score(gen_random_uuid(), %s, %s, %s, %s, '{}')",
+            (random.choice(users), DAY, BOARDS[0], random.randrange(10_000)),
+        )
+    assert_counted(execute)
+    [(rows,)] = execute("SELECT count(*) FROM leaderboard_counters")
+    sizes = "SELECT sum(entries) FROM leaderboard_counters GROUP BY depth, created_at, id"
+    assert rows < 1_000
+    assert max(size for (size,) in execute(sizes)) < 250
 
 
 def test_what_is_there_is_counted_by_the_migration(

@@ -4,24 +4,26 @@ from collections.abc import Iterator
 from datetime import date, timedelta
 from decimal import Decimal
 from random import Random
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.local.servers import PostgresServer
-from core.queries import boards
+from core.queries import boards, leaderboards
 from core.records import LeaderboardUpdate
 from tests.conftest import Execute, connected, created_database
 from tests.integration.boards import assert_counted
-from tests.integration.plans import count_rows_read, list_scans
+from tests.integration.plans import count_reads, count_rows_read, list_scans
 
 pytestmark = pytest.mark.slow
 
 ENTRIES = 200_000
-# A bucket has up to 4,000 entries, and the place of a page and the rank of its first score
+# A bucket has up to 900 entries, and the place of a page and the rank of its first score
 # may be in two; a page through equals and others looks behind both.
-MOST_ROWS = 20_000
+MOST_ROWS = 4_500
+# The counters of its 450 to 900 buckets, each in a row or two.
+MOST_COUNTERS = 2_500
 FIRST_DAY = date(2026, 3, 2)
 SCORES = {
     "percents": "(sqrt(-2 * ln(1 - random())) * cos(2 * pi() * random()) * 2)",
@@ -135,12 +137,17 @@ def test_a_fraction_of_the_board_is_read(run: Execute, category: str, place: int
     board = {"day": DAYS[category], "category": category, "user_id": user_id}
     for statement, more in (
         (boards.PAGE, {"limit": 50, "offset": place}),
-        (boards.RANK, {}),
         (boards.AROUND, {"radius": 5}),
     ):
         parameters = {**board, **more}
         assert count_rows_read(run, statement, parameters, "leaderboard_entries") < MOST_ROWS
         assert ("Seq Scan", "leaderboard_entries") not in list_scans(run, statement, parameters)
+    score = {**board, "id": uuid4(), "score": 5, "metadata": "{}"}
+    for statement, parameters in ((boards.RANK, board), (leaderboards.SET_SCORE, score)):
+        reads = count_reads(run, statement, parameters, "leaderboard_entries")
+        assert reads.table_scans == 0
+        assert 0 < reads.entries < MOST_ROWS
+        assert count_reads(run, statement, parameters, "leaderboard_counters").entries < MOST_COUNTERS
 
 
 def test_a_session_is_closed_in_one_statement(large: EnhancedDatabaseService, run: Execute) -> None:
