@@ -35,13 +35,15 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
         # the exporter answers for the whole host, everybody else for itself
         return map(read_pool, metrics.list_gauges(settings.metrics_dir)) if role == "exporter" else ()
 
+    cache = Cache(settings, client_name=name, metrics=metrics, is_bypassed=database.in_transaction)
     return EnhancedDatabaseService(
         database=database,
-        cache=Cache(settings, client_name=name, metrics=metrics, is_bypassed=database.in_transaction),
+        cache=cache,
         health=HealthEvaluator(
             settings,
             list_pools=lambda: [describe_pool(database.pool_stats()), *list_others()],
             clock=read_clock,
+            find_bypass=cache.find_bypass,
         ),
         metrics=metrics,
         clock=read_clock,

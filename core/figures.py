@@ -13,7 +13,7 @@ from rich.table import Table
 
 from core.errors import SettingsError
 from core.http_client import FetchFailed
-from core.scrape import Sample, Scrape, estimate_quantile, read_scrape
+from core.scrape import NO_REASONS, Sample, Scrape, estimate_quantile, read_scrape
 from core.service import EnhancedDatabaseService
 from core.settings import Settings, redact
 from core.stack_identity import StackIdentity, describe_database
@@ -74,11 +74,12 @@ def scrape_own(service: EnhancedDatabaseService) -> Scrape:
     if health.redis_enabled:
         checks.append(("redis", health.redis, health.redis_seconds))
     for name, state, seconds in checks:
-        own.append(Sample("echo_service_up", {"service": name}, float(state == "healthy")))
+        own.append(Sample("echo_service_up", {"service": name}, float(state != "unhealthy")))
         own.append(Sample("echo_service_check_duration_seconds", {"service": name}, seconds))
     if health.migrations_pending is not None:
         own.append(Sample("echo_migrations_pending", {}, float(health.migrations_pending)))
-    return Scrape(own, taken_at=datetime.now(UTC))
+    reasons = {"redis": health.redis_reason} if health.redis_reason else NO_REASONS
+    return Scrape(own, taken_at=datetime.now(UTC), reasons=reasons)
 
 
 def show_health(scrape: Scrape, source: str, console: Console) -> int:
@@ -89,6 +90,8 @@ def show_health(scrape: Scrape, source: str, console: Console) -> int:
     for (name,), up in scrape.sum_by("echo_service_up", "service").items():
         seconds = scrape.total("echo_service_check_duration_seconds", service=name)
         table.add_row(name, f"{'up' if up else 'down'}, {_milliseconds(seconds)}")
+        if name in scrape.reasons:
+            table.add_row("", scrape.reasons[name])
     if ("redis",) not in scrape.sum_by("echo_service_up", "service"):
         table.add_row("redis", "disabled")
     pending = scrape.find("echo_migrations_pending")

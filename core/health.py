@@ -2,10 +2,9 @@
 
 Owns the checks and what follows from them. Each runs in a thread of its own within a
 second, on a connection of its own: an exhausted pool is reported, not waited for.
-Reads only; no text of an error leaves this module, because it may name an address.
+Changes nothing but scratch keys; no address leaves this module in a reason.
 """
 
-import contextlib
 import logging
 import threading
 import time
@@ -15,7 +14,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import datetime
 from typing import Generic, NamedTuple, TypeVar
 
-from core.cache.shared import wires_to_redis
+from core.cache.diagnosis import Diagnosis, RedisDoctor
 from core.database.bounded import BoundedConnection, make_connector
 from core.migration import MIGRATIONS_DIR, MigrationCount, count_migrations
 from core.pools import add_up_pools
@@ -45,6 +44,7 @@ class HealthEvaluator:
     """Evaluates the health of the services that `settings` name; thread safe.
 
     `list_pools` returns the pools that count, at once: of the process, or of a whole host.
+    `find_bypass` returns why this process' cache does not use Redis as it should, or None.
     """
 
     def __init__(
@@ -53,16 +53,18 @@ class HealthEvaluator:
         *,
         list_pools: Callable[[], Sequence[PoolUse]],
         clock: Callable[[], datetime],
+        find_bypass: Callable[[], str | None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._list_pools = list_pools
         self._clock = clock
+        self._find_bypass = find_bypass
         self._monotonic = monotonic
         self._connector = make_connector(settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS)
-        self._make_wire = wires_to_redis(settings, CLIENT_NAME) if settings.enable_redis_cache else None
+        self._doctor = RedisDoctor(settings, client_name=CLIENT_NAME) if settings.enable_redis_cache else None
         self._database_check = _Check("database", self._count_migrations)
-        self._redis_check = _Check("redis", self._ping_redis)
+        self._redis_check = _Check("redis", self._examine_redis)
         self._evaluating = threading.Lock()
         self._last: Health | None = None
         self._last_at = float("-inf")
@@ -92,30 +94,45 @@ class HealthEvaluator:
 
     def _run(self, deadline: float, timestamp: datetime) -> Health:
         self._database_check.start()
-        if self._make_wire is not None:
+        if self._doctor is not None:
             self._redis_check.start()
         migrations, database_seconds = self._database_check.result(deadline)
-        is_enabled = self._make_wire is not None
-        answered, redis_seconds = self._redis_check.result(deadline) if is_enabled else (None, 0.0)
+        diagnosis, redis_seconds = self._find_diagnosis(deadline)
         pool = add_up_pools(self._list_pools())
         return Health(
-            status=self._overall(migrations, answered=answered, pool=pool),
+            status=self._overall(migrations, diagnosis=diagnosis, pool=pool),
             timestamp=timestamp,
             database="unhealthy" if migrations is None else "healthy",
             database_seconds=database_seconds,
             migrations_pending=migrations and migrations.pending,
             migrations_applied=migrations and migrations.applied,
-            redis="disabled" if not is_enabled else "healthy" if answered else "unhealthy",
-            redis_enabled=is_enabled,
+            redis=_name_state(diagnosis),
+            redis_enabled=self._doctor is not None,
             redis_seconds=redis_seconds,
+            redis_reason=diagnosis and diagnosis.reason,
             pool=pool,
         )
 
-    def _overall(self, migrations: MigrationCount | None, *, answered: bool | None, pool: PoolUse) -> str:
-        is_redis_down = self._make_wire is not None and not answered
+    def _find_diagnosis(self, deadline: float) -> tuple[Diagnosis | None, float]:
+        """Return what is wrong with Redis and how long the check took; None when it is disabled."""
+        if self._doctor is None:
+            return None, 0.0
+        found, seconds = self._redis_check.result(deadline)
+        diagnosis = found or Diagnosis(is_usable=False, reason=f"no answer within {seconds:.1f} s")
+        bypass = self._find_bypass()
+        if diagnosis.reason is None and bypass is not None:
+            # the server answers everybody else, or has just begun to
+            diagnosis = Diagnosis(is_usable=True, reason=f"this process: {bypass}")
+        return diagnosis, seconds
+
+    def _overall(
+        self, migrations: MigrationCount | None, *, diagnosis: Diagnosis | None, pool: PoolUse
+    ) -> str:
+        is_redis_down = diagnosis is not None and not diagnosis.is_usable
         if migrations is None or (is_redis_down and self._settings.health_require_redis):
             return "unhealthy"
-        return "degraded" if migrations.pending or is_redis_down or pool.is_exhausted else "healthy"
+        is_cache_limited = diagnosis is not None and diagnosis.reason is not None
+        return "degraded" if migrations.pending or is_cache_limited or pool.is_exhausted else "healthy"
 
     def _count_migrations(self) -> MigrationCount:
         """Connect and ask; on a connection of before, a server that is full would look healthy."""
@@ -127,12 +144,17 @@ class HealthEvaluator:
         finally:
             connection.close()
 
-    def _ping_redis(self) -> bool:
-        """Connect and ask, for the same reason."""
-        if self._make_wire is None:
-            return False
-        with contextlib.closing(self._make_wire()) as wire:
-            return bool(wire.ask("PING") == b"PONG")
+    def _examine_redis(self) -> Diagnosis | None:
+        """Connect and let it prove that it can invalidate, for the same reason."""
+        return None if self._doctor is None else self._doctor.examine()
+
+
+def _name_state(diagnosis: Diagnosis | None) -> str:
+    if diagnosis is None:
+        return "disabled"
+    if not diagnosis.is_usable:
+        return "unhealthy"
+    return "healthy" if diagnosis.reason is None else "degraded"
 
 
 class _Check(Generic[T]):

@@ -1,13 +1,15 @@
 """The fleet as its exporter shows it: one scrape, and questions about its samples.
 
-Owns reading the text format and summing samples up; defines no metric. For whoever looks at
-the stack from outside: the terminal, the dashboard, drills.
+Owns reading the text format and summing samples up, and what the health document adds in words;
+defines no metric. For the terminal, the dashboard and drills, which look at the stack from outside.
 """
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import NamedTuple
 
+import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from core.http_client import Answer, FetchFailed, fetch
@@ -24,14 +26,26 @@ class Sample(NamedTuple):
     value: float
 
 
+NO_REASONS: Mapping[str, str] = MappingProxyType({})
+
+
 class Scrape:
-    """The samples of one moment, and the stack that they are of, when that is known; immutable."""
+    """The samples of one moment, with what else is known: whose they are, and why what is not healthy.
+
+    `stack` is the stack that they are of; `reasons` has words for each service that is not healthy.
+    """
 
     def __init__(
-        self, samples: Iterable[Sample], *, taken_at: datetime, stack: StackIdentity | None = None
+        self,
+        samples: Iterable[Sample],
+        *,
+        taken_at: datetime,
+        stack: StackIdentity | None = None,
+        reasons: Mapping[str, str] = NO_REASONS,
     ) -> None:
         self.taken_at = taken_at
         self.stack = stack
+        self.reasons = reasons
         self._samples: dict[str, list[Sample]] = {}
         for sample in samples:
             self._samples.setdefault(sample.name, []).append(sample)
@@ -67,6 +81,18 @@ class Scrape:
         return next(found, None)
 
 
+class _Service(msgspec.Struct):
+    """A service in the health document."""
+
+    reason: str | None = None
+
+
+class _Document(msgspec.Struct):
+    """The health document."""
+
+    services: dict[str, _Service]
+
+
 def parse_scrape(text: str, *, taken_at: datetime, stack: StackIdentity | None = None) -> Scrape:
     """Read Prometheus's text format; raises `ValueError` for anything else."""
     families = text_string_to_metric_families(text)
@@ -83,9 +109,25 @@ def read_scrape(exporter_url: str, *, timeout_seconds: float = SCRAPE_SECONDS) -
     taken_at = datetime.now(UTC)
     try:
         stack = parse_identity(answer.headers.get(HEADER.lower(), ""))
-        return parse_scrape(_text_of(answer), taken_at=taken_at, stack=stack)
+        scrape = parse_scrape(_text_of(answer), taken_at=taken_at, stack=stack)
     except (ValueError, IndexError, KeyError) as error:
         raise FetchFailed("the answer is not in Prometheus's text format") from error
+    scrape.reasons = find_reasons(scrape, exporter_url, timeout_seconds=timeout_seconds)
+    return scrape
+
+
+def find_reasons(
+    scrape: Scrape, exporter_url: str, *, timeout_seconds: float = SCRAPE_SECONDS
+) -> Mapping[str, str]:
+    """Return why each service is not healthy, which only the exporter's document says; nothing without it."""
+    if scrape.find_status() in {None, "healthy"}:
+        return NO_REASONS
+    try:
+        answer = fetch(f"{exporter_url}/api/health/database", timeout_seconds=timeout_seconds)
+        document = msgspec.json.decode(answer.body, type=_Document)
+    except (FetchFailed, msgspec.DecodeError):
+        return NO_REASONS
+    return {name: service.reason for name, service in document.services.items() if service.reason}
 
 
 def _text_of(answer: Answer) -> str:

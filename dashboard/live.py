@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import streamlit as st
 
 from dashboard import runtime, states
-from dashboard.formats import format_as_of, format_count
+from dashboard.formats import escape_markdown, format_as_of, format_count
 
 SHOWN = "shown-page"
 
@@ -61,25 +61,25 @@ def show_live(part: Callable[[], None], *, seconds: int) -> None:
         with placeholder():
             states.run_part(part, retry_seconds=every)
         service = runtime.get_service()
-        is_cached = service.cache_stats().state != "down"
-        st.caption(
-            describe_age(datetime.now(UTC), every=every, stale=service.stale_seconds(), is_cached=is_cached)
-        )
+        cache = service.cache_stats()
+        bypass = escape_markdown(cache.reason or "") if cache.state == "down" else None
+        st.caption(describe_age(datetime.now(UTC), every=every, stale=service.stale_seconds(), bypass=bypass))
 
     st.fragment(run, run_every=every)()
 
 
-def describe_age(now: datetime, *, every: int | None, stale: float | None, is_cached: bool = True) -> str:
-    """Return when a part was read, when it is read again, and which server did not answer.
+def describe_age(now: datetime, *, every: int | None, stale: float | None, bypass: str | None = None) -> str:
+    """Return when a part was read, when it is read again, and which server is not used.
 
-    `stale` is the age in seconds of what stands in for the database; `is_cached` is False while
-    Redis is away, which makes pages slower and no figure wrong.
+    `stale` is the age in seconds of what stands in for the database; `bypass` is why Redis is not
+    used, which makes pages slower and no figure wrong.
     """
     parts = [format_as_of(now), f"refreshes every {every} s" if every else "paused"]
     if stale is not None:
         parts.append(
             f"the database does not answer: figures are the last known ones, {format_count(stale)} s old"
         )
-    elif not is_cached:
-        parts.append("the cache does not answer: figures are right, and pages take longer")
+    elif bypass is not None:
+        reason = f" ({bypass})" if bypass else ""
+        parts.append(f"the cache is not used{reason}: figures are right, and pages take longer")
     return " · ".join(parts)

@@ -33,6 +33,8 @@ def build_health_document(health: Health, stack: StackIdentity | None = None) ->
     redis: dict[str, Any] = {"status": health.redis, "enabled": health.redis_enabled}
     if health.redis_enabled:
         redis["responseTimeMs"] = round(health.redis_seconds * 1000, 1)
+    if health.redis_reason:
+        redis["reason"] = health.redis_reason
     return {
         "status": health.status,
         **({} if stack is None else {"stack": str(stack)}),
@@ -62,7 +64,10 @@ def describe_readiness(health: Health) -> tuple[bool, str]:
             f"not ready: migrations pending: {health.migrations_pending}; `make migrate` applies them",
         )
     if health.status == "unhealthy":
-        return False, "not ready: redis does not answer, and HEALTH_REQUIRE_REDIS is set"
+        return (
+            False,
+            f"not ready: redis cannot be used, and HEALTH_REQUIRE_REDIS is set: {health.redis_reason}",
+        )
     return True, "ready"
 
 

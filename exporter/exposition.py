@@ -135,7 +135,7 @@ def _collect_health(health: Health) -> Iterator[Metric]:
     up.add_metric(["database"], float(health.database == "healthy"))
     seconds.add_metric(["database"], health.database_seconds)
     if health.redis_enabled:
-        up.add_metric(["redis"], float(health.redis == "healthy"))
+        up.add_metric(["redis"], float(health.redis != "unhealthy"))
         seconds.add_metric(["redis"], health.redis_seconds)
     yield up
     yield seconds

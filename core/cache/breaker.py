@@ -1,32 +1,43 @@
-"""A circuit breaker: a server that failed is left alone for a while.
+"""A circuit breaker: a server that failed is left alone until it has proved itself.
 
-Owns the states closed, open and half-open. Makes no calls itself.
+Owns the states and what is said of them. Makes no calls itself: attempts are made in the background
+(`core.cache.recovery`), so no caller pays for them.
+
+- closed: every call goes through;
+- suspect: the server was late once. No call goes through, and nobody is told of an outage: one late
+  answer is none. Attempts decide;
+- open: attempts failed too, or the server refused. No read goes through;
+- half-open: an attempt worked. What changed is sent, nothing is read yet, until everybody has had
+  the time to send what changed meanwhile.
+
 Pattern: M. Nygard, Release It!, "Circuit Breaker".
 """
 
 import threading
-import time
 from collections.abc import Callable
+from enum import Enum
 
-# Short enough to heal well within 5 s; each attempt may cost one timeout.
-RETRY_AFTER_SECONDS = 1.0
+# A call and this many attempts after it: a machine that stops for half a second is no outage.
+ATTEMPTS = 2
+
+
+class _State(Enum):
+    CLOSED = 0
+    SUSPECT = 1
+    OPEN = 2
 
 
 class CircuitBreaker:
-    """Closed lets every call through, open none, half-open one that decides."""
+    """The state of one server; thread safe."""
 
-    def __init__(
-        self,
-        *,
-        on_change: Callable[[bool], None],
-        retry_after_seconds: float = RETRY_AFTER_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, *, on_change: Callable[[bool], None]) -> None:
         self._on_change = on_change
-        self._retry_after_seconds = retry_after_seconds
-        self._clock = clock
+        self._state = _State.CLOSED
+        self._is_half_open = False
+        self._is_refused = False
+        self._failed_attempts = 0
+        self._reason: str | None = None
         self.renew()
-        self._retry_at: float | None = None
         on_change(False)
 
     def renew(self) -> None:
@@ -34,35 +45,73 @@ class CircuitBreaker:
         self._lock = threading.Lock()
 
     @property
+    def is_closed(self) -> bool:
+        """Whether reads go through."""
+        return self._state is _State.CLOSED
+
+    @property
     def is_open(self) -> bool:
-        """Whether calls are kept away at present."""
-        return self._retry_at is not None
+        """Whether there is an outage, half-open included."""
+        return self._state is _State.OPEN
 
-    def allows_call(self) -> bool:
-        """Say whether to call the server now; when open, True for one caller per interval."""
-        if self._retry_at is None:
-            return True
-        with self._lock:
-            if self._retry_at is None:
-                return True
-            now = self._clock()
-            if now < self._retry_at:
-                return False
-            self._retry_at = now + self._retry_after_seconds
-            return True
+    @property
+    def is_half_open(self) -> bool:
+        """Whether an attempt worked since the last failure."""
+        return self._is_half_open
 
-    def record_failure(self) -> None:
-        """Open: the server did not answer."""
+    @property
+    def lets_changes_through(self) -> bool:
+        """Whether the server answers, as far as is known: it may do less than it should."""
+        return self._state is _State.CLOSED or self._is_half_open or self._is_refused
+
+    @property
+    def reason(self) -> str | None:
+        """Why no read goes through; None when closed."""
+        return self._reason
+
+    def record_failure(self, reason: str, *, is_attempt: bool, is_certain: bool = False) -> bool:
+        """Note that the server did not answer; return whether that opened the breaker.
+
+        Calls that were under way count once altogether. `is_certain`: there is no server.
+        """
         with self._lock:
-            was_open = self._retry_at is not None
-            self._retry_at = self._clock() + self._retry_after_seconds
+            if self._state is _State.CLOSED:
+                self._state, self._failed_attempts = _State.SUSPECT, 0
+            elif is_attempt:
+                self._failed_attempts += 1
+            self._is_half_open = self._is_refused = False
+            self._reason = reason
+            return self._open() if is_certain or self._failed_attempts >= ATTEMPTS else False
+
+    def record_refusal(self, reason: str) -> bool:
+        """Note that the server answered and will not do it; return whether that is news."""
+        with self._lock:
+            is_news = not self._is_refused
+            self._is_half_open, self._is_refused = False, True
+            self._reason = reason
+            self._open()
+            return is_news
+
+    def _open(self) -> bool:
+        was_open, self._state = self.is_open, _State.OPEN
         if not was_open:
+            # under the lock, so that the last state is the last that is told
             self._on_change(True)
+        return not was_open
 
-    def record_success(self) -> None:
-        """Close: the server answered and nothing is owed to it."""
-        if self._retry_at is None:
-            return
+    def half_open(self) -> None:
+        """Let changes through: an attempt worked."""
         with self._lock:
-            self._retry_at = None
-        self._on_change(False)
+            self._is_half_open, self._is_refused = True, False
+
+    def close(self) -> bool:
+        """Let every call through if nothing failed since `half_open`; return whether it does."""
+        with self._lock:
+            if not self._is_half_open:
+                return False
+            was_open, self._state = self.is_open, _State.CLOSED
+            self._is_half_open = False
+            self._reason = None
+            if was_open:
+                self._on_change(False)
+            return True

@@ -20,6 +20,7 @@ from core.cache.breaker import CircuitBreaker
 from core.cache.changes import Changes
 from core.cache.claims import NO_FENCE, NO_TOKEN, Fence
 from core.cache.codec import ABSENT, FENCE_MARK, Codec, new_token
+from core.cache.diagnosis import hide_addresses
 from core.cache.flights import Flights
 from core.cache.keys import ALL_KINDS, CacheKind
 from core.cache.last_known import LastKnown
@@ -286,7 +287,17 @@ class Cache:
         if self._shared is not None:
             state = "down" if self._shared.is_down else "enabled"
         counts = {name: tally.snapshot() for name, tally in self._tallies.items()}
-        return CacheStats(state=state, caches=frozendict(counts))
+        return CacheStats(state=state, caches=frozendict(counts), reason=self.find_bypass())
+
+    def find_bypass(self) -> str | None:
+        """Return why Redis, or the near tier, is not used as it should be; None while it is.
+
+        No address is in it.
+        """
+        if self._shared is None:
+            return None
+        reason = self._shared.reason or (self._feed.reason and f"near cache off: {self._feed.reason}")
+        return reason and hide_addresses(reason)
 
     def close(self) -> None:
         """Close every connection to Redis."""

@@ -1,10 +1,13 @@
 """Exchanges of commands for their replies with Redis.
 
-Owns the idle connections and the loaded scripts. Never retries and translates no error.
+Owns the idle connections, the loaded scripts, and when a connection has to prove that it can
+invalidate: nothing is read on one that has not. Never retries and translates no error.
 """
 
 import hashlib
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -13,8 +16,10 @@ import redis
 
 from core.cache.wire import ErrorReply, Wire, pack
 
-# What is spelled is sent from here on, so that the server works on it while the rest is spelled.
+# What is encoded is sent from here on, so that the server works on it while the rest is encoded.
 SEND_BYTES = 16_384
+# From this part of the time that a check is trusted on, one thread checks again while others go on.
+RECHECK_PART = 0.5
 # What SCAN finds is bytes.
 Keys = Sequence[str] | Sequence[bytes]
 
@@ -42,27 +47,64 @@ class Sent:
 
 
 class Link:
-    """Connections of one process; thread safe, and safe after a fork."""
+    """Connections of one process; thread safe, and safe after a fork.
 
-    def __init__(self, make_wire: Callable[[], Wire]) -> None:
+    `check` proves a new connection and returns the scripts that the server has then; `recheck` proves
+    an old one again. Both raise what they find. Permissions, role and slots of a server change while it
+    is connected, so a check is trusted for `trust_seconds`. `on_error` gets error replies that no caller
+    blocks on.
+    """
+
+    def __init__(
+        self,
+        make_wire: Callable[[], Wire],
+        *,
+        check: Callable[[Wire], Iterable[Script]] = lambda _: (),
+        recheck: Callable[[Wire], None] = lambda _: None,
+        trust_seconds: float = float("inf"),
+        on_error: Callable[[ErrorReply], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._make_wire = make_wire
-        # what was used last is taken first, so that a burst's connections are left alone
+        self._check = check
+        self._recheck = recheck
+        self._trust_seconds = trust_seconds
+        self._on_error = on_error
+        self._clock = clock
+        # the connection used last is taken first, so that those of a burst are left alone
         self._idle: deque[Wire] = deque()
-        self._pid = os.getpid()
+        # connections of an earlier generation are not used again
+        self._generation = 0
         # scripts that the server has, as far as is known
         self._known: set[str] = set()
+        # when the latest check that passed began
+        self._trusted_at = float("-inf")
+        self._reset()
+
+    def _reset(self) -> None:
+        self._pid = os.getpid()
+        self._checking = threading.Lock()
 
     def ask(self, *command: Any) -> Any:
-        """Send a command and return the reply; raises what redis-py raises."""
+        """Send a command and return the reply; raises an error reply, and what the connection raises."""
         return _raise_error(self._exchange([pack(*command)])[0])
 
     def get_many(self, keys: Sequence[str]) -> Any:
         """Return what lies under each key; one of another type counts for nothing."""
-        return _raise_error(self._exchange([pack("MGET", *keys)])[0])
+        return _raise_error(self._exchange([pack("MGET", *keys)], is_proved=True)[0])
+
+    def prove(self) -> None:
+        """Let a connection prove itself."""
+        self._put(self._take(is_proved=True))
+
+    def drop(self) -> None:
+        """Use none of the present connections again, and trust no earlier check."""
+        self._generation += 1
+        self._trusted_at = float("-inf")
 
     def run(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> Any:
-        """Run a script, which a server that does not know it is given first."""
-        return self.run_each(script, [keys], arguments)[0]
+        """Run a script on a proved connection; a server that does not know it is given it first."""
+        return self.run_each(script, [keys], arguments, is_proved=True)[0]
 
     def run_each(
         self,
@@ -71,17 +113,38 @@ class Link:
         arguments: Sequence[Any],
         *,
         after: Sent | None = None,
+        is_proved: bool = False,
     ) -> list[Any]:
-        """Run a script once for each group of keys, in one round trip, behind what was `sent` before."""
-        replies = self._exchange((_pack_run(script, keys, arguments) for keys in groups), after)
+        """Run a script once for each group of keys, in one round trip, behind what was `sent` before.
+
+        Raises the first error, once the script has run for every group.
+        """
+        replies = self.try_each(script, groups, arguments, after=after, is_proved=is_proved)
+        for reply in replies:
+            _raise_error(reply)
+        return replies
+
+    def try_each(
+        self,
+        script: Script,
+        groups: Sequence[Keys],
+        arguments: Sequence[Any],
+        *,
+        after: Sent | None = None,
+        is_proved: bool = False,
+    ) -> list[Any]:
+        """Like `run_each`; an error reply is returned as it is."""
+        commands = (_pack_run(script, keys, arguments) for keys in groups)
+        replies = self._exchange(commands, after, is_proved=is_proved)
         for place, (keys, reply) in enumerate(zip(groups, replies, strict=True)):
             replies[place] = self._settle(script, keys, arguments, reply)
         return replies
 
     def get_and_run(self, keys: Sequence[str], script: Script, arguments: Sequence[Any]) -> tuple[Any, Any]:
         """Like `get_many`, and run a script on the same keys afterwards, in the same round trip."""
-        found, reply = self._exchange([pack("MGET", *keys), _pack_run(script, keys, arguments)])
-        return _raise_error(found), self._settle(script, keys, arguments, reply)
+        commands = [pack("MGET", *keys), _pack_run(script, keys, arguments)]
+        found, reply = self._exchange(commands, is_proved=True)
+        return _raise_error(found), _raise_error(self._settle(script, keys, arguments, reply))
 
     def run_later(
         self, script: Script, keys: Keys, arguments: Sequence[Any], on_reply: Callable[[Any], None]
@@ -95,22 +158,22 @@ class Link:
             return
 
         def hear(reply: Any) -> None:
-            self._note_unknown(reply)
+            self._note(reply)
             on_reply(reply)
 
-        wire = self._take()
+        wire = self._take(is_proved=True)
         try:
             wire.send(_pack_run(script, keys, arguments))
             wire.expect(hear)
         except BaseException as error:
             wire.fail(error)
             raise
-        self._idle.append(wire)
+        self._put(wire)
 
     def send(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> Sent | None:
         """Send a script whose reply `run_each` takes along later; None when it has been read already."""
         if script.sha not in self._known:
-            self.run(script, keys, arguments)
+            self.run_each(script, [keys], arguments)
             return None
         wire = self._take()
         try:
@@ -121,60 +184,106 @@ class Link:
         return Sent(wire)
 
     def _settle(self, script: Script, keys: Keys, arguments: Sequence[Any], reply: Any) -> Any:
-        self._note_unknown(reply)
+        """Return the reply, or that of another attempt with the text where the server has no script."""
         if _is_unknown(reply):
-            reply = self.ask("EVAL", script.text, len(keys), *keys, *arguments)
-        _raise_error(reply)
-        self._known.add(script.sha)
+            self._known.clear()
+            [reply] = self._exchange([pack("EVAL", script.text, len(keys), *keys, *arguments)])
+        if not isinstance(reply, Exception):
+            self._known.add(script.sha)
         return reply
 
-    def _note_unknown(self, reply: Any) -> None:
+    def _note(self, reply: Any) -> None:
+        """Note an error that no caller gets."""
         if _is_unknown(reply):
             # somebody flushed them, all at once
             self._known.clear()
+        elif isinstance(reply, ErrorReply):
+            self._on_error(reply)
 
-    def _exchange(self, commands: Iterable[bytes], after: Sent | None = None) -> list[Any]:
+    def _exchange(
+        self, commands: Iterable[bytes], after: Sent | None = None, *, is_proved: bool = False
+    ) -> list[Any]:
         """Return the replies; one that is an error is returned as it is."""
         if after is None:
-            wire = self._take()
+            wire = self._take(is_proved=is_proved)
         else:
             wire, after.is_open = after.wire, False
         try:
-            count, spelled = 0, b""
+            count, encoded = 0, b""
             for command in commands:
-                count, spelled = count + 1, spelled + command
-                if len(spelled) >= SEND_BYTES:
-                    wire.send(spelled)
-                    spelled = b""
-            if spelled:
-                wire.send(spelled)
+                count, encoded = count + 1, encoded + command
+                if len(encoded) >= SEND_BYTES:
+                    wire.send(encoded)
+                    encoded = b""
+            if encoded:
+                wire.send(encoded)
             if after is not None:
-                self._note_unknown(wire.read_reply())
+                self._note(wire.read_reply())
             replies = [wire.read_reply() for _ in range(count)]
         except BaseException as error:
             wire.fail(error)
             raise
-        self._idle.append(wire)
+        self._put(wire)
         return replies
 
-    def _take(self) -> Wire:
+    def _take(self, *, is_proved: bool = False) -> Wire:
+        """Return a connection that is nobody else's; `is_proved`: one to read on."""
         if self._pid != os.getpid():
             # the parent goes on using its sockets; closing this process' copies of them says nothing
             # to the server
-            parents, self._idle, self._pid = self._idle, deque(), os.getpid()
+            parents, self._idle = self._idle, deque()
+            self._reset()
             for wire in parents:
                 wire.close()
+        wire = self._pick() or self._open()
+        if is_proved:
+            try:
+                self._prove(wire)
+            except BaseException as error:
+                wire.fail(error)
+                raise
+        return wire
+
+    def _pick(self) -> Wire | None:
         while self._idle:
             try:
                 wire = self._idle.pop()
             except IndexError:
                 break
-            if _is_usable(wire):
+            if _is_usable(wire) and wire.generation == self._generation:
                 return wire
-            wire.fail(redis.ConnectionError("redis hung up"))
+            wire.fail(redis.ConnectionError("the connection was dropped"))
+        return None
+
+    def _open(self) -> Wire:
         # perhaps to a server that was restarted
         self._known.clear()
-        return self._make_wire()
+        wire = self._make_wire()
+        wire.generation = self._generation
+        return wire
+
+    def _put(self, wire: Wire) -> None:
+        self._idle.append(wire)
+
+    def _prove(self, wire: Wire) -> None:
+        began = self._clock()
+        if not wire.is_proved:
+            self._known.update(script.sha for script in self._check(wire))
+            wire.is_proved = True
+        else:
+            age = began - self._trusted_at
+            if age < self._trust_seconds * RECHECK_PART:
+                return
+            is_mine = self._checking.acquire(blocking=False)
+            try:
+                if not is_mine and age < self._trust_seconds:
+                    return
+                self._recheck(wire)
+            finally:
+                if is_mine:
+                    self._checking.release()
+        if wire.generation == self._generation:
+            self._trusted_at = max(self._trusted_at, began)
 
     def close(self) -> None:
         """Close the idle connections, once what was sent on them has been answered."""

@@ -1,11 +1,13 @@
 """The shared tier: what the cache asks of Redis.
 
-Owns the connection to Redis, the circuit breaker around it, and the invalidations
-that Redis still has to be told of. Every failure is a `CacheDown`, after at most one
-short timeout; nothing else leaves this module. Knows keys and bytes, no values.
+Owns the connections to Redis, the circuit breaker around them, and the invalidations that Redis has
+not confirmed. A failure is a `CacheDown`, after at most one short timeout; nothing else leaves this
+module. Nothing is read from a server that has not proved that it can invalidate. Knows keys and
+bytes, no values.
 """
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -13,15 +15,17 @@ from typing import Any, TypeVar
 import redis
 
 from core.cache.breaker import CircuitBreaker
+from core.cache.capability import SCRIPTS, CapabilityCheck, describe, is_tolerated
 from core.cache.claims import NO_FENCE, NO_TOKEN, Fence, Lease, build_request, read_lease
 from core.cache.codec import LEASE_MARK, new_token
-from core.cache.debts import Debts
-from core.cache.feed import InvalidationFeed
+from core.cache.debts import Debts, Unpaid
+from core.cache.feed import PUSH_PROTOCOL, InvalidationFeed
 from core.cache.keys import FAMILIES
 from core.cache.link import Link, Script, Sent
 from core.cache.near import NearTier
+from core.cache.recovery import Recovery
 from core.cache.scripts import FENCE, FILL, LEASE, RELEASE
-from core.cache.wire import Wire
+from core.cache.wire import ConnectFailed, ErrorReply, SignInRefused, Wire
 from core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -36,8 +40,14 @@ SCRIPT_KEYS = 1_000
 SCAN_COUNT = 1_000
 # What may lie under a key that holds a string.
 _STORED = frozenset({bytes, type(None)})
-# What redis-py raises when the answer is not of the protocol, besides its own errors.
-BROKEN_ANSWER = (OSError, ValueError, TypeError, AttributeError, IndexError)
+# How long a check that the server can invalidate is trusted, at most and never longer than an answer
+# is waited for: when a writer learns that it could not invalidate, or waits for this long after it was
+# refused, every other process has checked again and reads no more.
+TRUST_SECONDS = 0.25
+# A server near its limit refuses again and again; the log has one line for this long.
+FULL_SECONDS = 60.0
+# Refusals that depend on the key: other keys may be accepted.
+OF_A_KEY = frozenset({"NOPERM", "MOVED", "ASK", "CROSSSLOT", "TRYAGAIN"})
 
 
 class CacheDown(Exception):
@@ -53,17 +63,36 @@ class SharedTier:
 
     def __init__(self, settings: Settings, *, client_name: str, breaker: CircuitBreaker) -> None:
         self._prefix = settings.redis_key_prefix
+        self._address = settings.read_redis_address()
         self._make_wire = wires_to_redis(settings, client_name)
-        self._link = Link(self._make_wire)
+        self._capability = CapabilityCheck(self._prefix)
+        self._trust_seconds = min(TRUST_SECONDS, settings.redis_timeout / 1000)
+        self._link = Link(
+            self._make_wire,
+            check=self._check,
+            recheck=self._capability.recheck,
+            trust_seconds=self._trust_seconds,
+            on_error=self._note_refusal,
+        )
         self._breaker = breaker
         self._fence_milliseconds = settings.database_query_timeout + FENCE_MARGIN_MILLISECONDS
-        self._debts = Debts(release=self._release_keys, release_all=self._release_all, pay=self._pay)
-        self._is_refusing = False
+        self._debts = Debts(release=self._release_keys, release_all=self._release_all)
+        self._recovery = Recovery(
+            self._attempt_recovery, breaker=breaker, debts=self._debts, on_recovered=self._note_recovery
+        )
+        # until when other processes may read what Redis did not let this one invalidate
+        self._unnoticed_until = float("-inf")
+        self._full_at = float("-inf")
 
     @property
     def is_down(self) -> bool:
-        """Whether Redis is bypassed at present."""
+        """Whether there is an outage of Redis."""
         return self._breaker.is_open
+
+    @property
+    def reason(self) -> str | None:
+        """Why Redis is bypassed, in the words of the server or the system; None while it is not."""
+        return self._breaker.reason if self._breaker.is_open else None
 
     def get_many(self, keys: Sequence[str]) -> list[Any]:
         """Return what is stored under each key; MGET takes a key of another type for missing."""
@@ -126,7 +155,7 @@ class SharedTier:
     def give_up(self, keys: Sequence[str]) -> None:
         """Drop leases that may lie there for nobody, as soon as Redis answers."""
         self._debts.owe(keys, NO_TOKEN)
-        self._debts.settle_in_background()
+        self._recovery.start()
 
     def fence(self, keys: Sequence[str], token: bytes, *, is_awaited: bool = False) -> Fence:
         """Let nobody fill these keys until they are deleted with the fence.
@@ -137,19 +166,22 @@ class SharedTier:
         arguments = [token, self._fence_milliseconds]
         try:
             if not is_awaited and len(keys) <= SCRIPT_KEYS:
-                return Fence(token, self._call(lambda: self._link.send(FENCE, self._named(keys), arguments)))
-            self._call(lambda: self._run(FENCE, keys, arguments))
+                return Fence(
+                    token, self._change(lambda: self._link.send(FENCE, self._named(keys), arguments))
+                )
+            self._change(lambda: self._run(FENCE, keys, arguments))
         except CacheDown as down:
             logger.debug("no fence: redis does not answer")
             if down.reason == "down":
                 self._debts.expect_late(keys, token)
+                self._recovery.start()
         return Fence(token)
 
     def keep_fence(self, keys: Sequence[str], fence: Fence) -> None:
         """Drop what lies under the keys, and let nobody fill them until the fence expires."""
         arguments = [fence.token, self._fence_milliseconds]
         try:
-            self._call(lambda: self._run(FENCE, keys, arguments, after=fence.sent))
+            self._change(lambda: self._run(FENCE, keys, arguments, after=fence.sent))
         except CacheDown:
             # without the token, so that a fence that was set stays
             self.delete(keys)
@@ -157,15 +189,22 @@ class SharedTier:
             _give_up(fence)
 
     def delete(self, keys: Sequence[str], fence: Fence = NO_FENCE) -> None:
-        """Drop the keys, now or, when Redis does not answer, before it is read again."""
+        """Drop the keys, now or, when Redis does not do it, before it is read again.
+
+        When Redis refuses, this returns once every other process has noticed the same refusal and
+        reads from it no more.
+        """
         try:
-            self._call(lambda: self._run(RELEASE, keys, [fence.token], after=fence.sent))
+            self._change(lambda: self._run(RELEASE, keys, [fence.token], after=fence.sent))
         except CacheDown as down:
             logger.debug("invalidations wait for redis to come back")
             if fence.sent is not None and down.reason == "down":
                 self._debts.expect_late(keys, fence.token)
             self._debts.owe(keys, fence.token)
-            self._debts.settle_in_background()
+            self._recovery.start()
+            unnoticed_seconds = self._unnoticed_until - time.monotonic()
+            if unnoticed_seconds > 0:
+                self._recovery.wait(unnoticed_seconds)
         except BaseException:
             # interrupted: another call settles it
             self._debts.owe(keys, fence.token)
@@ -175,58 +214,146 @@ class SharedTier:
 
     def make_feed(self, near: NearTier) -> InvalidationFeed:
         """Return the feed that keeps `near` coherent with this Redis."""
-        return InvalidationFeed(self._make_wire, near, prefix=self._prefix, families=FAMILIES)
+        return InvalidationFeed(
+            self._make_wire,
+            near,
+            prefix=self._prefix,
+            families=FAMILIES,
+            capability=self._capability,
+            is_possible=self._address.protocol == PUSH_PROTOCOL,
+        )
 
     def close(self) -> None:
-        """Pay what is owed, if Redis answers, and close every connection to it."""
-        self._debts.close()
+        """Send what is owed, if Redis answers, and close every connection to it."""
+        self._recovery.close()
+        if len(self._debts):
+            self._attempt_recovery()
+        if len(self._debts):
+            logger.warning(
+                "%d keys may be stale in Redis until they expire: %s", len(self._debts), self._breaker.reason
+            )
         self._link.close()
 
     def renew(self) -> None:
-        """Take new locks, in a forked child."""
+        """Take new locks, in a forked child, and go on there with what the parent's thread does."""
         self._debts.renew()
         self._breaker.renew()
+        self._recovery.renew()
+        if self._debts.is_pending or not self._breaker.is_closed:
+            self._recovery.start()
 
     # -- one call ---------------------------------------------------------------------
 
     def _call(self, command: Callable[[], T]) -> T:
-        if not self._breaker.allows_call():
+        """Run a command that reads, or prepares or follows a read."""
+        if not self._breaker.is_closed:
+            raise CacheDown("down")
+
+        def settle_and_run() -> T:
+            # before anything is read
+            self._debts.settle()
+            return command()
+
+        return self._attempt(settle_and_run)
+
+    def _change(self, command: Callable[[], T]) -> T:
+        """Run a command that invalidates."""
+        if not self._breaker.lets_changes_through:
             raise CacheDown("down")
         return self._attempt(command)
 
-    def _attempt(self, command: Callable[[], T]) -> T:
+    def _attempt(self, command: Callable[[], T], *, is_recovery: bool = False) -> T:
         try:
-            # before anything is read
-            self._debts.settle()
-            result = command()
-        except (redis.ConnectionError, redis.TimeoutError, redis.InvalidResponse, *BROKEN_ANSWER) as error:
-            if not self._breaker.is_open:
-                logger.warning("redis is bypassed: %s", error)
-            self._breaker.record_failure()
-            if isinstance(error, redis.InvalidResponse):
-                # the next answers may belong to other questions
-                self._link.close()
-            raise CacheDown("down") from error
-        except redis.RedisError as error:
-            if not self._is_refusing:
-                logger.warning("redis refuses commands: %s", error)
-            self._is_refusing = True
+            return command()
+        except SignInRefused as error:
+            self._note_failure(error, is_recovery=is_recovery)
             raise CacheDown("error") from error
-        self._is_refusing = False
-        if self._breaker.is_open:
-            logger.info("redis answers again")
-            self._breaker.record_success()
-        return result
+        except (ErrorReply, Unpaid) as error:
+            self._note_refusal(error)
+            raise CacheDown("error") from error
+        except (redis.RedisError, OSError) as error:
+            self._note_failure(error, is_recovery=is_recovery)
+            raise CacheDown("down") from error
 
-    def _pay(self) -> None:
-        """Settle past the breaker: nobody waits for this, and it is how an outage is seen to end."""
+    def _attempt_recovery(self) -> bool:
+        """Send what is owed and, unless Redis is in use, let it prove itself; return whether that worked."""
+        command = self._debts.settle if self._breaker.is_closed else self._prove
         try:
-            self._attempt(lambda: None)
+            self._attempt(command, is_recovery=True)
         except CacheDown:
-            logger.debug("redis does not answer yet")
+            return False
+        return True
+
+    def _prove(self) -> None:
+        """Send what is owed on a new connection, whatever else is refused on it, then check it."""
+        self._link.drop()
+        self._debts.settle()
+        self._link.prove()
+
+    def _check(self, wire: Wire) -> Sequence[Script]:
+        self._capability.check(wire)
+        return SCRIPTS
+
+    def _note_failure(self, error: Exception, *, is_recovery: bool) -> None:
+        """Note that Redis did not answer, and let the background find out more."""
+        reason = describe(error)
+        # nobody listens, or not to this client: more attempts would tell no more
+        is_certain = isinstance(error, (ConnectFailed, SignInRefused))
+        if self._breaker.record_failure(reason, is_attempt=is_recovery, is_certain=is_certain):
+            logger.warning("Redis bypassed: %s (%s)", reason, self._address)
+        # the next answers may belong to other questions
+        self._link.drop()
+        self._recovery.start()
+
+    def _note_refusal(self, error: ErrorReply | Unpaid) -> None:
+        """Note an error that Redis answered, to whatever."""
+        cause = error.__cause__ if isinstance(error, Unpaid) else error
+        if isinstance(cause, ErrorReply) and is_tolerated(cause):
+            self._note_full(cause)
+            return
+        reason = describe(cause if isinstance(cause, Exception) else error)
+        if self._breaker.record_refusal(reason):
+            logger.warning("Redis bypassed: %s (%s)", reason, self._address)
+            self._unnoticed_until = time.monotonic() + self._trust_seconds
+            self._link.drop()
+        self._recovery.start()
+
+    def _note_full(self, error: ErrorReply) -> None:
+        now = time.monotonic()
+        if now - self._full_at > FULL_SECONDS:
+            self._full_at = now
+            logger.warning("Redis stores nothing: %s (%s)", error, self._address)
+
+    def _note_recovery(self) -> None:
+        logger.info("Redis is used again (%s)", self._address)
 
     def _release_keys(self, keys: Sequence[str], token: bytes) -> None:
-        self._run(RELEASE, keys, [token])
+        """Drop keys; raises `Unpaid` with those that are refused for themselves."""
+        try:
+            self._run(RELEASE, keys, [token])
+        except ErrorReply as error:
+            if error.code not in OF_A_KEY:
+                raise
+            self._release_each(keys, token)
+
+    def _release_each(self, keys: Sequence[str], token: bytes) -> None:
+        refused: list[str] = []
+        refusal: ErrorReply | None = None
+        for start in range(0, len(keys), SCRIPT_KEYS):
+            group = keys[start : start + SCRIPT_KEYS]
+            replies = self._link.try_each(RELEASE, [self._named([key]) for key in group], [token])
+            errors = {key: reply for key, reply in zip(group, replies, strict=True) if reply != 1}
+            for key, reply in errors.items():
+                if not isinstance(reply, ErrorReply):
+                    raise redis.InvalidResponse("no confirmation of a key")
+                refused.append(key)
+                refusal = reply
+            if len(errors) == len(group) > 1:
+                # the server refuses all, not these
+                refused += keys[start + SCRIPT_KEYS :]
+                break
+        if refusal is not None:
+            raise Unpaid(refused) from refusal
 
     def _run(
         self, script: Script, keys: Sequence[str], arguments: Sequence[Any], *, after: Sent | None = None

@@ -44,6 +44,10 @@ class ErrorReply(redis.ResponseError):
         return str(self).partition(" ")[0]
 
 
+class SignInRefused(ErrorReply):
+    """The server accepts no connection of this client: a password, a limit, a database."""
+
+
 class Wire:
     """A connection, which connects when it is first used; for one thread at a time."""
 
@@ -58,6 +62,9 @@ class Wire:
         self._awaited: deque[Callable[[Any], None]] = deque()
         # the version of the protocol that the server confirmed
         self.protocol = 0
+        # what its owner knows of it
+        self.generation = 0
+        self.is_proved = False
 
     def connect(self) -> None:
         """Connect and sign in, within one timeout."""
@@ -65,6 +72,9 @@ class Wire:
         self._adopt(self._open_socket(deadline))
         try:
             self._sign_in(deadline)
+        except ErrorReply as error:
+            self.close()
+            raise SignInRefused(str(error)) from error
         except redis.ConnectionError as error:
             self.close()
             hint = "" if self._address.tls else "; a server that expects TLS needs rediss://"

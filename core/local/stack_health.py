@@ -46,6 +46,7 @@ class _Database(msgspec.Struct, rename="camel"):
 
 class _Redis(msgspec.Struct):
     status: str
+    reason: str | None = None
 
 
 class _Services(msgspec.Struct):
@@ -100,8 +101,8 @@ def _find_other(text: str, environment: Mapping[str, str]) -> StackIdentity | No
 def _list_reasons(services: _Services) -> Iterator[str]:
     if services.database.status != HEALTHY:
         yield "the database does not answer"
-    if services.redis.status == "unhealthy":
-        yield "redis does not answer"
+    if services.redis.reason is not None:
+        yield f"redis: {services.redis.reason}"
     if services.database.migrations_pending:
         yield f"migrations pending: {services.database.migrations_pending} (`make migrate` applies them)"
     if services.database.connection_pool.status != HEALTHY:

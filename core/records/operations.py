@@ -86,14 +86,23 @@ class CacheCounts(msgspec.Struct, frozen=True):
 
 
 class CacheStats(msgspec.Struct, frozen=True):
-    """The cache of this process: `state` is enabled, disabled or down."""
+    """The cache of this process: `state` is enabled, disabled or down.
+
+    `reason` is why Redis is bypassed, or the near cache is off although it should be on, in the words of
+    the server or the system; None while all works.
+    """
 
     state: str
     caches: frozendict[str, CacheCounts]
+    reason: str | None = None
 
 
 class Health(msgspec.Struct, frozen=True):
-    """What one evaluation found; `status` is healthy, degraded or unhealthy."""
+    """What one evaluation found; `status` is healthy, degraded or unhealthy.
+
+    `redis` is healthy, degraded (used, with less than it should give), unhealthy or disabled;
+    `redis_reason` says why it is not healthy, and names no address.
+    """
 
     status: str
     timestamp: datetime
@@ -104,6 +113,7 @@ class Health(msgspec.Struct, frozen=True):
     redis: str
     redis_enabled: bool
     redis_seconds: float
+    redis_reason: str | None
     pool: PoolUse
 
 

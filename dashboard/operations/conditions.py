@@ -34,8 +34,9 @@ def _check_services(scrape: Scrape) -> Iterator[Alert]:
     for (service,), up in scrape.sum_by("echo_service_up", "service").items():
         if not up:
             severity = "critical" if service == "database" else "warning"
-            name = "The database does not answer" if service == "database" else "Redis does not answer"
-            yield _condition(name, severity, "echodatabasedown" if service == "database" else "echoredisdown")
+            name = "The database does not answer" if service == "database" else "Redis cannot be used"
+            topic = "echodatabasedown" if service == "database" else "echoredisdown"
+            yield _condition(name, severity, topic, scrape.reasons.get(service, ""))
     for (collector,), works in scrape.sum_by("echo_scrape_collector_success", "collector").items():
         if not works:
             yield _condition(
@@ -78,6 +79,10 @@ def _check_database(scrape: Scrape) -> Iterator[Alert]:
 
 
 def _check_redis(scrape: Scrape) -> Iterator[Alert]:
+    if scrape.total("echo_service_up", service="redis") and "redis" in scrape.reasons:
+        yield _condition(
+            "Redis does less than it should", "warning", "echoredisdown", scrape.reasons["redis"]
+        )
     if scrape.total("echo_cache_breaker_open"):
         yield _condition("A process bypasses Redis: its circuit breaker is open", "warning", "echoredisdown")
     used, limit = scrape.total("echo_redis_memory_used_bytes"), scrape.total("echo_redis_memory_max_bytes")
@@ -96,5 +101,5 @@ def _check_tasks(scrape: Scrape, now: datetime) -> Iterator[Alert]:
             )
 
 
-def _condition(name: str, severity: str, topic: str) -> Alert:
-    return Alert(name=name, severity=severity, state="seen", summary="", topic=topic, since=None)
+def _condition(name: str, severity: str, topic: str, summary: str = "") -> Alert:
+    return Alert(name=name, severity=severity, state="seen", summary=summary, topic=topic, since=None)

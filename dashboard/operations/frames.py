@@ -46,7 +46,11 @@ class Card(msgspec.Struct, frozen=True):
     topic: str
 
 
-_CHECKED: dict[bool, tuple[str, State]] = {True: ("Up", "good"), False: ("Down", "bad")}
+_CHECKED: dict[str, tuple[str, State]] = {
+    "healthy": ("Up", "good"),
+    "degraded": ("Limited", "warning"),
+    "unhealthy": ("Down", "bad"),
+}
 _STATES: dict[str | None, State] = {"healthy": "good", "degraded": "warning", "unhealthy": "bad"}
 
 
@@ -80,7 +84,7 @@ def build_own_cards(health: Health) -> tuple[Card, ...]:
             "Stack", health.status.capitalize(), _STATES.get(health.status, "unknown"), "own check", "health"
         ),
         _build_check("PostgreSQL", health.database, health.database_seconds, "health"),
-        _build_check("Redis", health.redis, health.redis_seconds, "redis"),
+        _build_check("Redis", health.redis, health.redis_seconds, "redis", health.redis_reason),
         _build_migrations(None if pending is None else float(pending), None),
         Card(
             "Connections",
@@ -92,11 +96,11 @@ def build_own_cards(health: Health) -> tuple[Card, ...]:
     )
 
 
-def _build_check(label: str, state: str, seconds: float, topic: str) -> Card:
+def _build_check(label: str, state: str, seconds: float, topic: str, reason: str | None = None) -> Card:
     if state == "disabled":
         return Card(label, "Disabled", "good", "the cache is switched off", topic)
-    name, colour = _CHECKED[state == "healthy"]
-    return Card(label, name, colour, f"checked in {_ms(seconds)}", topic)
+    name, colour = _CHECKED[state]
+    return Card(label, name, colour, reason or f"checked in {_ms(seconds)}", topic)
 
 
 def _build_service(scrape: Scrape, service: str, label: str, topic: str) -> Card:
@@ -104,7 +108,9 @@ def _build_service(scrape: Scrape, service: str, label: str, topic: str) -> Card
     if up is None:
         return Card(label, "Unknown", "unknown", "no check was published", topic)
     seconds = scrape.total("echo_service_check_duration_seconds", service=service)
-    return _build_check(label, "healthy" if up else "unhealthy", seconds, topic)
+    reason = scrape.reasons.get(service)
+    state = "unhealthy" if not up else "degraded" if reason else "healthy"
+    return _build_check(label, state, seconds, topic, reason)
 
 
 def _build_redis(scrape: Scrape) -> Card:

@@ -15,7 +15,7 @@ import msgspec
 
 from core import Settings
 from core.http_client import FetchFailed
-from core.scrape import Scrape, read_scrape
+from core.scrape import Scrape, find_reasons, read_scrape
 from core.stack_identity import StackIdentity
 from dashboard.operations.conditions import find_conditions
 from dashboard.operations.history import History, Series, Values
@@ -102,11 +102,16 @@ class Telemetry:
         if self._prometheus is None:
             return self._read_exporter(())
         try:
-            return _read_prometheus(self._prometheus, span_seconds)
+            view = _read_prometheus(self._prometheus, span_seconds)
         except FetchFailed as error:
             return self._read_exporter((f"Prometheus cannot be read: {error}.",))
         except (KeyError, IndexError, TypeError, ValueError):
             return self._read_exporter(("Prometheus cannot be read: its answer has another form.",))
+        if view.scrape is not None:
+            view.scrape.reasons = find_reasons(
+                view.scrape, self._exporter_url, timeout_seconds=EXPORTER_SECONDS
+            )
+        return view
 
     def _read_exporter(self, trouble: tuple[str, ...]) -> View:
         try:

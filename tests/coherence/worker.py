@@ -264,7 +264,7 @@ class Worker:
         link = self._cache._shared._link
         link._make_wire = make_wire
         # connections keep the address that they were made with
-        link.close()
+        link.drop()
 
     def is_live(self) -> bool:
         """Say whether the near tier serves."""

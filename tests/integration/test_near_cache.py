@@ -12,10 +12,8 @@ import redis
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.cache.changes import Changes
-from core.cache.feed import InvalidationFeed
+from core.cache.feed import pack_subscription, subscribe
 from core.cache.link import Link
-from core.cache.near import NearTier
 from core.cache.shared import wires_to_redis
 from core.local.ports import find_free_port
 from core.local.servers import ValkeyServer, run_valkey
@@ -199,11 +197,9 @@ def test_a_long_outage_uses_up_nothing(settings: Settings) -> None:
     nowhere = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")})
     make_wire = wires_to_redis(nowhere, "test")
     link = Link(make_wire)
-    near = NearTier(Changes(), max_entries=1, ttl_seconds=1)
-    feed = InvalidationFeed(make_wire, near, prefix="", families=["user:"])
     for _ in range(150):
         with pytest.raises(redis.ConnectionError, match="refused"):
-            feed._subscribe(make_wire())
+            subscribe(make_wire(), pack_subscription("", ["user:"]))
     with pytest.raises(redis.ConnectionError, match="refused"):
         link.ask("PING")
 

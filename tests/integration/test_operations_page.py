@@ -60,8 +60,8 @@ def watch(
 @contextmanager
 def exporting(service: EnhancedDatabaseService) -> Iterator[str]:
     """Serve the metrics of a service; yields the exporter's URL."""
-    with serving(lambda _: (200, build_exposition(service, None))) as url:
-        yield url
+    with served(build_app(service, None)) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_another_stacks_exporter_is_not_shown(service: EnhancedDatabaseService) -> None:
@@ -210,7 +210,7 @@ def test_redis_down_is_degraded_with_its_way_out(settings: Settings) -> None:
     text = read_text(page)
     assert not page.exception
     assert "Degraded" in text
-    assert "Redis does not answer" in text
+    assert "Redis cannot be used\\: Connection refused" in text, "escaped for Markdown"
     assert "[What helps](troubleshooting#echoredisdown)" in text
 
 

@@ -178,7 +178,7 @@ def test_pages_do_without_redis(
     assert not opened.exception
     assert not opened.warning
     assert opened.dataframe
-    assert "the cache does not answer: figures are right" in read_text(opened)
+    assert "the cache is not used (Connection refused): figures are right" in read_text(opened)
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -16,8 +16,8 @@ from tests.serving import served
 LINES = {
     "healthy": "healthy",
     "redis disabled": "healthy",
-    "redis down": "degraded: redis does not answer",
-    "redis down and required": "unhealthy: redis does not answer",
+    "redis down": "degraded: redis: Connection refused",
+    "redis down and required": "unhealthy: redis: Connection refused",
     "pool exhausted": "degraded: a pool has no free connection (`echo-markets health` says whose)",
     "migrations pending": "degraded: migrations pending: 1 (`make migrate` applies them)",
     "database down": "unhealthy: the database does not answer",

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.cache import codec
-from core.cache.breaker import CircuitBreaker
 from core.cache.claims import build_request
 from core.cache.codec import (
     ABSENT,
@@ -153,23 +152,3 @@ def test_a_damaged_value_is_still_current() -> None:
     assert not CODEC.is_current(stored, (b"two",))
     assert not CODEC.is_current(b"L" + stored[1:], (b"one",))
     assert not CODEC.is_current(Codec[OldUser](OldUser).encode(OldUser(1), (b"one",)), (b"one",))
-
-
-def test_breaker_opens_lets_one_through_and_closes() -> None:
-    """Open keeps calls away, then one decides for all."""
-    now = [100.0]
-    changes: list[bool] = []
-    breaker = CircuitBreaker(on_change=changes.append, retry_after_seconds=1, clock=lambda: now[0])
-    assert breaker.allows_call()
-    breaker.record_failure()
-    assert breaker.is_open
-    assert not breaker.allows_call()
-    now[0] += 1
-    assert breaker.allows_call()
-    assert not breaker.allows_call(), "the probe is for one caller"
-    breaker.record_failure()
-    now[0] += 1
-    assert breaker.allows_call()
-    breaker.record_success()
-    assert not breaker.is_open
-    assert changes == [False, True, False]

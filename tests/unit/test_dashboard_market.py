@@ -176,7 +176,9 @@ def test_a_part_says_how_old_it_is() -> None:
     assert describe_age(now, every=5, stale=None) == "As of 2013-03-01 21:00:05 UTC · refreshes every 5 s"
     assert describe_age(now, every=None, stale=None).endswith("· paused")
     assert "last known ones, 42 s old" in describe_age(now, every=5, stale=42.0)
-    assert "the cache does not answer" in describe_age(now, every=5, stale=None, is_cached=False)
+    assert "the cache is not used (READONLY): figures are right" in describe_age(
+        now, every=5, stale=None, bypass="READONLY"
+    )
 
 
 def test_times_of_several_days_are_labelled_with_their_day() -> None:

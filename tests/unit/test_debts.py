@@ -6,25 +6,31 @@ from collections.abc import Sequence
 import pytest
 
 from core.cache import debts as module
-from core.cache.debts import Debts
+from core.cache.debts import LATE_SECONDS, Debts, Unpaid
 
 
 class Ledger:
-    """What was paid, by a Redis that can be made to fail or to take its time."""
+    """What was paid, by a Redis that can be made to fail, to refuse keys or to take its time."""
 
     def __init__(self) -> None:
         self.paid: list[tuple[tuple[str, ...], bytes]] = []
         self.all_paid = 0
         self.is_down = False
+        self.refused: set[str] = set()
         self.hold: threading.Event | None = None
         self.held = threading.Event()
-        self.debts = Debts(release=self.release, release_all=self.release_all, pay=self.pay)
+        self.now = 100.0
+        self.debts = Debts(release=self.release, release_all=self.release_all, clock=lambda: self.now)
 
     def release(self, keys: Sequence[str], token: bytes) -> None:
         """Drop keys."""
         if self.is_down:
             raise ConnectionError
-        self.paid.append((tuple(keys), token))
+        refused = [key for key in keys if key in self.refused]
+        paid = tuple(key for key in keys if key not in self.refused)
+        self.paid += [(paid, token)] if paid else []
+        if refused:
+            raise Unpaid(refused) from PermissionError(refused[0])
 
     def release_all(self) -> None:
         """Drop every key."""
@@ -34,13 +40,6 @@ class Ledger:
         if self.is_down:
             raise ConnectionError
         self.all_paid += 1
-
-    def pay(self) -> None:
-        """Settle, as the shared tier does."""
-        try:
-            self.debts.settle()
-        except ConnectionError:
-            return
 
 
 @pytest.fixture
@@ -56,10 +55,11 @@ def test_each_writers_fence_is_released(ledger: Ledger) -> None:
     ledger.debts.settle()
     assert sorted(ledger.paid) == [(("k",), b"F1"), (("k",), b"F2")]
     assert len(ledger.debts) == 0
+    assert not ledger.debts.is_pending
 
 
-def test_what_fails_stays_owed(ledger: Ledger) -> None:
-    """A payment that fails is made again."""
+def test_a_failed_payment_stays_owed(ledger: Ledger) -> None:
+    """It is made again."""
     ledger.is_down = True
     ledger.debts.owe(["k"], b"")
     with pytest.raises(ConnectionError):
@@ -68,6 +68,22 @@ def test_what_fails_stays_owed(ledger: Ledger) -> None:
     ledger.is_down = False
     ledger.debts.settle()
     assert ledger.paid == [(("k",), b"")]
+
+
+def test_a_refused_key_does_not_block_the_others(ledger: Ledger) -> None:
+    """Keys with the same token and with others are paid; the refused key stays owed, with the reason."""
+    ledger.refused = {"refused"}
+    ledger.debts.owe(["a", "refused", "b"], b"F1")
+    ledger.debts.owe(["c"], b"F2")
+    with pytest.raises(Unpaid) as caught:
+        ledger.debts.settle()
+    assert isinstance(caught.value.__cause__, PermissionError)
+    assert ledger.paid == [(("a", "b"), b"F1"), (("c",), b"F2")]
+    assert len(ledger.debts) == 1
+    ledger.refused.clear()
+    ledger.debts.settle()
+    assert ledger.paid[2:] == [(("refused",), b"F1")]
+    assert len(ledger.debts) == 0
 
 
 def test_nobody_reads_past_a_payment_of_all(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,36 +101,16 @@ def test_nobody_reads_past_a_payment_of_all(ledger: Ledger, monkeypatch: pytest.
     assert ledger.all_paid == 1
 
 
-def test_an_idle_process_pays(ledger: Ledger) -> None:
-    """The background thread tries until Redis answers, and ends."""
-    ledger.is_down = True
-    ledger.debts.owe(["k"], b"")
-    ledger.debts.settle_in_background()
-    thread = ledger.debts._payer
-    assert thread is not None
-    ledger.is_down = False
-    thread.join(10)
-    assert not thread.is_alive()
-    assert len(ledger.debts) == 0
-
-
-def test_closing_tries_once_more(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
-    """What cannot be paid then is named in the log."""
-    ledger.is_down = True
-    ledger.debts.owe(["k"], b"")
-    ledger.debts.close()
-    assert "1 keys are stale in redis until they expire" in caplog.text
-
-
-def test_a_late_fence_is_released_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_fence_is_released_again(ledger: Ledger) -> None:
     """A fence that was not confirmed may come after its release, which is then made once more."""
-    monkeypatch.setattr(module, "LATE_SECONDS", 0.0)
-    ledger.is_down = True
     ledger.debts.owe(["k"], b"F1")
     ledger.debts.expect_late(["k"], b"F1")
-    thread = ledger.debts._payer
-    assert thread is not None
-    ledger.is_down = False
-    thread.join(10)
-    assert not thread.is_alive()
+    assert not ledger.debts.owe_late(), "the first release has to come first"
+    ledger.debts.settle()
+    assert not ledger.debts.owe_late(), "the fence may still be on its way"
+    assert ledger.debts.is_pending
+    ledger.now += LATE_SECONDS
+    assert ledger.debts.owe_late()
+    ledger.debts.settle()
     assert ledger.paid == [(("k",), b"F1")] * 2
+    assert not ledger.debts.is_pending

@@ -1,0 +1,33 @@
+"""Pauses between attempts to reach a server that failed: growing, bounded, jittered.
+
+Owns their length; waits for nothing.
+"""
+
+import random
+from collections.abc import Callable
+
+# The first attempt comes soon, because most failures are one late answer.
+FIRST_SECONDS = 0.05
+# Short enough that everything heals well within 5 s.
+LONGEST_SECONDS = 1.0
+GROWTH = 2.0
+# Processes that lost the same server come back spread over this part of a pause.
+JITTER = 0.5
+
+
+class Backoff:
+    """The pauses of one series of attempts; for one thread."""
+
+    def __init__(self, *, pick: Callable[[float, float], float] = random.uniform) -> None:
+        self._pick = pick
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin with the shortest pause again."""
+        self.longest_next_seconds = FIRST_SECONDS
+
+    def next_seconds(self) -> float:
+        """Return the next pause, at most `longest_next_seconds`, and make the one after it longer."""
+        limit = self.longest_next_seconds
+        self.longest_next_seconds = min(limit * GROWTH, LONGEST_SECONDS)
+        return self._pick(limit * (1 - JITTER), limit)

@@ -1,0 +1,212 @@
+"""How Redis is given up and used again: late once, down, refusing, and back."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from core.cache import backoff as backoff_module
+from core.cache.backoff import FIRST_SECONDS, LONGEST_SECONDS, Backoff
+from core.cache.breaker import CircuitBreaker
+from core.cache.debts import Debts
+from core.cache.recovery import Recovery
+from tests.patience import stretch
+
+
+def test_pauses_grow_and_are_spread() -> None:
+    """They begin short, double up to a bound within which all heals, and differ between processes."""
+    longest = Backoff(pick=lambda _, high: high)
+    pauses = [longest.next_seconds() for _ in range(10)]
+    assert pauses[:3] == [FIRST_SECONDS, FIRST_SECONDS * 2, FIRST_SECONDS * 4]
+    assert pauses[-1] == pauses[-2] == LONGEST_SECONDS
+    shortest = Backoff(pick=lambda low, _: low)
+    assert [shortest.next_seconds() for _ in range(10)] == [pause / 2 for pause in pauses]
+    longest.reset()
+    assert longest.next_seconds() == FIRST_SECONDS
+    assert len({Backoff().next_seconds() for _ in range(20)}) > 10
+
+
+@pytest.fixture
+def told() -> list[bool]:
+    """What was said of an outage."""
+    return []
+
+
+@pytest.fixture
+def breaker(told: list[bool]) -> CircuitBreaker:
+    """A breaker of a server that works."""
+    return CircuitBreaker(on_change=told.append)
+
+
+def test_one_late_answer_is_no_outage(breaker: CircuitBreaker, told: list[bool]) -> None:
+    """Nobody waits for the server meanwhile, and nobody is told."""
+    assert not breaker.record_failure("late", is_attempt=False)
+    assert not breaker.is_closed
+    assert not breaker.is_open
+    assert not breaker.lets_changes_through
+    breaker.half_open()
+    assert breaker.lets_changes_through
+    assert not breaker.is_closed
+    assert breaker.close()
+    assert breaker.is_closed
+    assert breaker.reason is None
+    assert told == [False]
+
+
+def test_calls_that_were_under_way_count_once(breaker: CircuitBreaker) -> None:
+    """However many threads wait for one late server, it was late once."""
+    for _ in range(64):
+        assert not breaker.record_failure("late", is_attempt=False)
+    assert not breaker.is_open
+
+
+def test_failed_attempts_open_it(breaker: CircuitBreaker, told: list[bool]) -> None:
+    """Two after the call: then it is an outage, which is told once."""
+    breaker.record_failure("late", is_attempt=False)
+    assert not breaker.record_failure("late", is_attempt=True)
+    assert breaker.record_failure("hung", is_attempt=True)
+    assert not breaker.record_failure("hung", is_attempt=True)
+    assert breaker.is_open
+    assert breaker.reason == "hung"
+    breaker.half_open()
+    assert breaker.close()
+    assert told == [False, True, False]
+
+
+def test_no_server_opens_it_at_once(breaker: CircuitBreaker) -> None:
+    """A connection that is refused is no late answer."""
+    assert breaker.record_failure("Connection refused", is_attempt=False, is_certain=True)
+    assert breaker.is_open
+    assert not breaker.lets_changes_through
+
+
+def test_a_refusal_opens_it_and_lets_changes_through(breaker: CircuitBreaker, told: list[bool]) -> None:
+    """A server that answers may invalidate one thing and refuse another; nothing is read from it."""
+    assert breaker.record_refusal("READONLY")
+    assert not breaker.record_refusal("READONLY")
+    assert breaker.is_open
+    assert not breaker.is_closed
+    assert breaker.lets_changes_through
+    assert breaker.record_failure("hung", is_attempt=False) is False
+    assert not breaker.lets_changes_through, "a server that hangs costs nobody else a timeout"
+    assert breaker.record_refusal("READONLY"), "who refuses anew is noticed anew"
+    assert told == [False, True]
+
+
+def test_a_failure_while_half_open_keeps_it_open(breaker: CircuitBreaker) -> None:
+    """A change failed while reads waited: the next attempt decides."""
+    breaker.record_refusal("READONLY")
+    breaker.half_open()
+    breaker.record_refusal("READONLY")
+    assert not breaker.close()
+    assert breaker.is_open
+
+
+class Server:
+    """A server that a recovery asks; it works unless it is told otherwise."""
+
+    def __init__(self, breaker: CircuitBreaker) -> None:
+        self.breaker = breaker
+        self.is_down = False
+        self.attempts = 0
+        self.paid: list[str] = []
+        self.half_open_paid: list[bool] = []
+        self.debts = Debts(release=self.release, release_all=lambda: None)
+        self.recovered = threading.Event()
+        self.recovery = Recovery(
+            self.attempt, breaker=breaker, debts=self.debts, on_recovered=self.recovered.set
+        )
+
+    def release(self, keys: object, _: bytes) -> None:
+        """Be told of keys."""
+        self.half_open_paid.append(self.breaker.is_half_open)
+        self.paid += keys  # type: ignore[arg-type]  # a list of keys
+
+    def attempt(self) -> bool:
+        """Be asked."""
+        self.attempts += 1
+        if self.is_down:
+            self.breaker.record_failure("hung", is_attempt=True)
+            return False
+        self.debts.settle()
+        return True
+
+
+@pytest.fixture
+def server(breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server behind the breaker, asked in quick succession."""
+    monkeypatch.setattr(backoff_module, "FIRST_SECONDS", 0.001)
+    monkeypatch.setattr(backoff_module, "LONGEST_SECONDS", 0.01)
+    server = Server(breaker)
+    yield server
+    server.recovery.close()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Return once a condition holds."""
+    deadline = threading.Event()
+    for _ in range(int(stretch(5.0) / 0.005)):
+        if condition():
+            return
+        deadline.wait(0.005)
+    raise AssertionError("never")
+
+
+def test_the_background_pays_and_closes(server: Server, breaker: CircuitBreaker, told: list[bool]) -> None:
+    """Nobody has to call for it, and the thread ends."""
+    server.is_down = True
+    breaker.record_failure("hung", is_attempt=False)
+    server.debts.owe(["k"], b"")
+    server.recovery.start()
+    server.recovery.start()
+    wait_until(lambda: breaker.is_open)
+    assert not server.paid
+    server.is_down = False
+    assert server.recovered.wait(stretch(5))
+    assert breaker.is_closed
+    assert server.paid == ["k"]
+    assert told == [False, True, False]
+    wait_until(lambda: server.recovery._thread is None)
+
+
+def test_a_change_between_is_paid_before_it_closes(server: Server, breaker: CircuitBreaker) -> None:
+    """What a caller could not send while reads were kept away is sent before the first of them."""
+    breaker.record_refusal("READONLY")
+    attempt, is_first = server.attempt, [True]
+
+    def attempt_and_owe() -> bool:
+        done = attempt()
+        if is_first.pop() if is_first else False:
+            server.debts.owe(["late"], b"")
+        return done
+
+    server.recovery._attempt = attempt_and_owe
+    server.recovery.start()
+    assert server.recovered.wait(stretch(5))
+    assert server.paid == ["late"]
+    assert server.half_open_paid == [True]
+
+
+def test_a_failed_attempt_of_any_kind_is_not_the_last(
+    server: Server, breaker: CircuitBreaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Without the thread Redis would never be used again."""
+    attempt, errors = server.attempt, [RuntimeError("unexpected")]
+
+    def fail_once() -> bool:
+        if errors:
+            raise errors.pop()
+        return attempt()
+
+    server.recovery._attempt = fail_once
+    breaker.record_refusal("READONLY")
+    server.recovery.start()
+    assert server.recovered.wait(stretch(5))
+    assert "unexpected" in caplog.text
+
+
+def test_a_closed_recovery_starts_no_thread(server: Server) -> None:
+    """A process that ends has one attempt left, which is not made here."""
+    server.recovery.close()
+    server.recovery.start()
+    assert server.recovery._thread is None
