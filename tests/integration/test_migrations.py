@@ -253,3 +253,9 @@ def test_status_exits_1_while_something_is_pending(empty_database_url: str, repo
     assert run("status").returncode == 0
     assert run("down").returncode == 0
     assert run("status").returncode == 1
+
+
+def test_migrations_are_numbered_without_a_gap() -> None:
+    """Two with one number would run in the order of their names."""
+    names = sorted(path.name for path in MIGRATIONS_DIR.glob("[0-9]*.py"))
+    assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))
