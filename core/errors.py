@@ -86,6 +86,10 @@ class TransactionConflict(DatabaseError):
     """PostgreSQL undid a transaction, or one call in it, in favour of another; repeat all of it."""
 
 
+class TransactionMisused(DatabaseError, RuntimeError):
+    """A transaction was used outside the thread or task that it belongs to; nothing of it was stored."""
+
+
 class MigrationFailed(EchoMarketsError):
     """A migration could not be applied or reverted; its transaction was rolled back."""
 

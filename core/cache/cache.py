@@ -221,7 +221,7 @@ class Cache:
 
     @property
     def stale_seconds(self) -> float | None:
-        """How old the answer to this thread's last read was; None when it was fresh.
+        """How old the answer to the last read of this thread or task was; None when it was fresh.
 
         Not None only when the database did not answer and a last known value was served.
         """

@@ -1,13 +1,13 @@
 """Fail-safe values: the last known value of each key, for when the database cannot be asked.
 
-Owns how old they may be and how old the one is that a thread was given. Values are kept beyond
-their time to live, for a bounded while, and are handed out only in place of an error. A key that
-this process changed is forgotten, so nobody reads an older value than they wrote.
+Owns how old they may be and how old the one is that a thread or task was given. Values are kept
+beyond their time to live, for a bounded while, and are handed out only in place of an error. A key
+that this process changed is forgotten, so nobody reads an older value than they wrote.
 """
 
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from core.cache.changes import Changes, Ticket
@@ -27,7 +27,8 @@ class LastKnown:
         self._entries = Entries(
             self._changes, max_entries=max_entries if seconds > 0 else 0, ttl_seconds=seconds, clock=clock
         )
-        self._thread = threading.local()
+        # of each context, so that tasks of one thread do not see each other's; None after a fresh read
+        self._age: ContextVar[float | None] = ContextVar("age", default=None)
 
     def reset_after_fork(self) -> None:
         """Take new locks, in a forked child, where no read is under way."""
@@ -36,13 +37,14 @@ class LastKnown:
 
     @property
     def age_seconds(self) -> float | None:
-        """How old the answer to this thread's last read was, when it was a fail-safe value."""
-        age: float | None = getattr(self._thread, "age", None)
-        return age
+        """How old the answer to this context's last read was, when it was a fail-safe value."""
+        return self._age.get()
 
     def begin(self) -> Ticket:
-        """Note that this thread reads something, fresh unless it is recalled; return a ticket."""
-        self._thread.age = None
+        """Note that this context reads something, fresh unless it is recalled; return a ticket."""
+        # most reads are fresh, and looking costs less than setting
+        if self._age.get() is not None:
+            self._age.set(None)
         return self._changes.take_ticket()
 
     def remember(self, ticket: Ticket, values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:
@@ -51,12 +53,12 @@ class LastKnown:
         self._entries.put(ticket, {key: (value, now) for key, value in values.items()}, depends_on)
 
     def recall(self, key: str) -> Any:
-        """Return the fail-safe value, marked as stale for this thread, or None."""
+        """Return the fail-safe value, marked as stale for this context, or None."""
         known = self._entries.get(key)
         if known is None:
             return None
         value, read_at = known
-        self._thread.age = max(self._clock() - read_at, getattr(self._thread, "age", None) or 0.0)
+        self._age.set(max(self._clock() - read_at, self._age.get() or 0.0))
         return value
 
     def forget(self, names: Collection[str]) -> None:

@@ -5,6 +5,7 @@ checked out for one unit of work and always checked in; there is no autoconnect,
 so a query outside a unit of work is an error at once instead of a leak.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -24,8 +25,10 @@ from core.database.faults import (
     translate,
     translate_connect,
 )
+from core.database.owner import Owner
 from core.database.pool import ConnectionPool
 from core.database.query_log import QueryLog
+from core.database.unit_of_work import UnitOfWork, UnitsOfWork
 from core.database.watch import StatementWatch
 from core.errors import (
     ConnectFailed,
@@ -51,8 +54,12 @@ LONG_SECONDS = 600.0
 DRAIN_SECONDS = 5.0
 
 
+# What peewee sees outside of a unit of work.
+_UNCONNECTED = UnitOfWork("query", Owner())
+
+
 class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no annotations
-    """One process's database; thread safe, one connection per thread at a time."""
+    """One process's database; thread safe, one connection per unit of work."""
 
     def __init__(self, settings: Settings, *, application_name: str, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -62,17 +69,20 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             timeout_seconds=settings.database_pool_timeout / 1000,
             metrics=metrics,
         )
-        self._watch = StatementWatch(limit_seconds=settings.database_query_timeout / 1000)
+        self._units = UnitsOfWork()
+        self._watch = StatementWatch(
+            limit_seconds=settings.database_query_timeout / 1000, on_look=self._pool.look_after
+        )
         query_log = QueryLog(
             settings.database_log_queries,
             slow_seconds=settings.database_slow_query / 1000,
-            find_operation=self._operation_of_thread,
+            find_operation=lambda: self._state.operation,
         )
         self._connector = Connector(settings, application_name)
         self._cursor_factory = query_log.extend(self._watch.cursor_factory)
         super().__init__(self._connector.url, autoconnect=False)
         # the one thread that is left may have been in a unit of work of its parent's
-        call_in_forked_child(self._forget_connection)
+        call_in_forked_child(self._units.forget)
 
     # -- peewee's hooks -------------------------------------------------------------
 
@@ -83,38 +93,22 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         except psycopg2.Error as error:
             raise translate_connect(error) from error
 
-    def connect(self, reuse_if_open: bool = False) -> bool:  # noqa: FBT001, FBT002  # peewee's signature
-        """Check a connection out for this thread.
+    @property
+    def _state(self) -> UnitOfWork:
+        """What peewee keeps of this thread's connection."""
+        return self._units.current or _UNCONNECTED
 
-        Unlike peewee's, this does not hold the database's lock meanwhile: the state
-        is the thread's own, and a check-in must not wait behind a hanging connect.
-        """
-        if not self._state.closed:
-            if reuse_if_open:
-                return False
-            raise peewee.OperationalError("connection already opened")
-        self._forget_connection()
-        raw = self._pool.checkout(self._operation_of_thread())
-        self._state.set_connection(raw)
-        if self.server_version is None:
-            self._set_server_version(raw)
-        return True
+    @_state.setter
+    def _state(self, value: object) -> None:
+        """Keep nothing for each thread: peewee's constructor would."""
+
+    def connect(self, reuse_if_open: bool = False) -> bool:  # noqa: ARG002, FBT001, FBT002  # peewee's signature
+        """Refuse: a connection that no unit of work holds would not be checked in."""
+        raise peewee.InterfaceError("a connection is checked out by session() alone")
 
     def close(self) -> bool:
-        """Check this thread's connection in."""
-        if self._state.closed:
-            return False
-        raw = self._state.conn
-        self._state.reset()
-        self._pool.checkin(raw)
-        return True
-
-    def _forget_connection(self) -> None:
-        self._state.reset()
-        self._state.is_begin_due = False
-
-    def _operation_of_thread(self) -> str:
-        return getattr(self._state, "operation", "query")
+        """Refuse to check in what a unit of work holds; say that there is nothing else to close."""
+        return False
 
     def begin(self, isolation_level: Any = None) -> None:
         """Begin a transaction with its first statement, in the same round trip."""
@@ -128,10 +122,10 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         if not self._state.closed:
             if self._begin_is_due():
                 sql = f"BEGIN; {self._state.conn.unit_prefix}{sql}"
-            elif not self.in_transaction():
+            elif not self._state.transactions:
                 sql = f"{self._state.conn.unit_prefix}{sql}"
         # pg_stat_statements keeps it; behind the statement, because a comment in front may be dropped
-        return super().execute_sql(f"{sql} /* op={self._operation_of_thread()} */", params)
+        return super().execute_sql(f"{sql} /* op={self._state.operation} */", params)
 
     def cursor(self, named_cursor: Any = None) -> Any:
         """Return a cursor in the present transaction."""
@@ -142,7 +136,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
 
     def _begin_is_due(self) -> bool:
         """Say whether the next statement is the first of a transaction; True only once."""
-        is_due = getattr(self._state, "is_begin_due", False)
+        is_due = self._state.is_begin_due
         self._state.is_begin_due = False
         return is_due
 
@@ -157,22 +151,43 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             super().rollback()
 
     def _end_unbegun(self) -> bool:
-        is_unbegun = getattr(self._state, "is_begin_due", False) and not self.is_closed()
+        is_unbegun = self._state.is_begin_due and not self.is_closed()
         self._state.is_begin_due = False
         return is_unbegun
 
     # -- units of work ----------------------------------------------------------------
 
+    def find_unit(self) -> UnitOfWork | None:
+        """Return the unit of work that a call made now is part of; raises `TransactionMisused`."""
+        return self._units.find()
+
+    def get_unit(self) -> UnitOfWork:
+        """Like `find_unit`; raises a `DatabaseError` when there is none."""
+        unit = self._units.find()
+        if unit is None:
+            raise DatabaseError("no unit of work is open; begin one with session()")
+        return unit
+
+    def in_transaction(self) -> bool:
+        """Say whether a call made now is part of a transaction; raises `TransactionMisused`."""
+        unit = self._units.find()
+        return unit is not None and bool(unit.transactions)
+
     @contextmanager
-    def session(self, operation: str) -> Iterator["Database"]:
+    def session(self, operation: str, owner: Owner | None = None) -> Iterator["Database"]:
         """Hold a connection for one unit of work named `operation`; nested calls share it.
 
+        With an `owner` it is the block of other code, which only its owner may use and end.
         Driver errors leave as `core.errors`.
         """
         started = time.perf_counter()
+        is_collected = False
         try:
-            with self._checked_out(operation):
+            with self._used(operation, owner):
                 yield self
+        except GeneratorExit:
+            is_collected = True
+            raise
         except (PoolTimeout, PoolClosed, ConnectFailed) as error:
             self._metrics.count_operation_error(
                 operation, "08" if isinstance(error, ConnectFailed) else "pool"
@@ -186,57 +201,86 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
                 self._pool.expire_all()
             raise translate(error, operation) from error
         finally:
-            self._metrics.observe_operation(operation, time.perf_counter() - started)
+            # the garbage collector may come in the middle of anything: it must not wait for a lock
+            if not is_collected:
+                self._metrics.observe_operation(operation, time.perf_counter() - started)
 
     @contextmanager
-    def _checked_out(self, operation: str) -> Iterator[None]:
-        outer = None if self.is_closed() else self._operation_of_thread()
-        self._state.operation = operation
-        if outer is not None:
-            try:
+    def _used(self, operation: str, owner: Owner | None) -> Iterator[None]:
+        """Join the present unit of work, or begin one."""
+        unit = self._units.find()
+        if unit is None:
+            with self._begun(UnitOfWork(operation, owner or Owner(), reclaim=self._pool.reclaim)):
                 yield
-            finally:
-                self._state.operation = outer
             return
-        self.connect()
+        outer_operation, unit.operation = unit.operation, operation
+        before = self._units.use(unit)
         try:
             yield
         finally:
-            self.close()
+            unit.operation = outer_operation
+            self._units.use_again(before, unit)
 
     @contextmanager
-    def transaction_of(self, operation: str) -> Iterator["Database"]:
+    def _begun(self, unit: UnitOfWork) -> Iterator[None]:
+        # current before it has a connection: what is logged meanwhile has its operation
+        before = self._units.use(unit)
+        is_collected = False
+        try:
+            raw = self._pool.checkout(unit.operation, unit.owner)
+            unit.set_connection(raw)
+            if self.server_version is None:
+                self._set_server_version(raw)
+            self._units.enter(unit)
+            yield
+        except GeneratorExit:
+            is_collected = True
+            raise
+        finally:
+            self._units.leave(unit)
+            self._units.use_again(before, unit)
+            self._check_in(unit, is_collected=is_collected)
+
+    def _check_in(self, unit: UnitOfWork, *, is_collected: bool) -> None:
+        raw = unit.conn
+        if raw is not None and not unit.is_of_parent:
+            if is_collected:
+                self._pool.abandon(raw, unit.owner)
+            elif unit.is_usable():
+                self._pool.checkin(raw)
+            else:
+                with contextlib.suppress(DatabaseError):
+                    unit.check_end()
+        unit.reset()
+
+    @contextmanager
+    def transaction_of(self, operation: str, owner: Owner | None = None) -> Iterator["Database"]:
         """Like `session`, in a transaction: committed at the end, rolled back by an error."""
-        with self.session(operation), self._atomic():
+        with self.session(operation, owner), self._atomic():
             yield self
 
     @contextmanager
     def _atomic(self) -> Iterator[None]:
-        """Run an atomic block, whose end itself fails when the connection is gone.
+        """Run an atomic block of the current unit of work, which only its owner may end.
 
-        Its rollback on a lost connection raises over the error that says why. A child that was
-        forked inside ends nothing: the connection is its parent's.
+        A rollback on a lost connection raises over the error that says why.
         """
+        unit = self._state
         block = self.atomic()
         block.__enter__()
         try:
             yield
-            self.check_transaction()
+            unit.check_end()
         except BaseException as error:
-            try:
-                if self.in_transaction():
+            if not isinstance(error, GeneratorExit) and unit.is_usable():
+                self._units.use(unit)
+                try:
                     block.__exit__(type(error), error, error.__traceback__)
-            except DRIVER_ERRORS:
-                logger.debug("rolling back failed; the connection is gone", exc_info=True)
+                except DRIVER_ERRORS:
+                    logger.debug("rolling back failed; the connection is gone", exc_info=True)
             raise
+        self._units.use(unit)
         block.__exit__(None, None, None)
-
-    def check_transaction(self) -> None:
-        """Raise a `DatabaseError` in a child that was forked inside of the transaction."""
-        if not self.in_transaction():
-            raise DatabaseError(
-                "the transaction belongs to the process that began it; end the child inside of the block"
-            )
 
     @contextmanager
     def unhurried(self, timeout_seconds: float = LONG_SECONDS) -> Iterator[None]:
@@ -264,7 +308,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         if self.in_transaction():
             with self.transaction_of(operation):
                 return query(self, *args, **kwargs)
-        is_outermost = self.is_closed()
+        is_outermost = self._units.find() is None
         try:
             with self.session(operation):
                 return query(self, *args, **kwargs)

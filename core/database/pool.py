@@ -9,6 +9,7 @@ Hand-over follows psycopg_pool: a connection goes straight to the waiter that
 came first, or the permission to open one does.
 """
 
+import contextlib
 import logging
 import random
 import threading
@@ -18,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from core.database.connector import ServerConnection
+from core.database.owner import Owner
 from core.database.pooled_connection import (
     PooledConnection,
     cancel_statements,
@@ -25,6 +27,7 @@ from core.database.pooled_connection import (
     reset_connection,
 )
 from core.database.waiter import Waiter
+from core.database.watch import sever
 from core.errors import PoolClosed, PoolTimeout
 from core.forks import call_in_forked_child
 from core.metrics import Metrics
@@ -88,33 +91,35 @@ class ConnectionPool:
         self._size = 0
         self._is_closed = self._is_drained = False
         self._look_at = float("-inf")
+        # checked out for units of work that were given up where no lock may be taken
+        self._abandoned: deque[tuple[ServerConnection, Owner]] = deque()
         # what idled before this time shared a server with a connection that broke
         self._suspect_until = float("-inf")
 
     # -- checkout ---------------------------------------------------------------
 
-    def checkout(self, operation: str) -> ServerConnection:
-        """Return a connection for this thread; give it back with `checkin`.
+    def checkout(self, operation: str, owner: Owner | None = None) -> ServerConnection:
+        """Return a connection for its owner, or for this thread; give it back with `checkin`.
 
         Raises `PoolTimeout` after the checkout timeout, `PoolClosed` after `close`,
         and the driver's error when a new connection cannot be opened.
         """
         started = self._clock()
-        if started >= self._look_at:
-            self._look_after_used()
+        if started >= self._look_at or self._abandoned:
+            self.look_after()
         place = self._acquire(operation, started)
         try:
             self._metrics.pool_wait_seconds.observe(self._clock() - started)
             entry = self._make_usable(place)
-            self._hand_out(entry, operation)
+            self._hand_out(entry, operation, owner or Owner())
         except BaseException:
             # an interrupt too: the place must not be lost
             self._release_slot()
             raise
         return entry.raw
 
-    def _hand_out(self, entry: PooledConnection, operation: str) -> None:
-        entry.operation, entry.thread = operation, threading.current_thread()
+    def _hand_out(self, entry: PooledConnection, operation: str, owner: Owner) -> None:
+        entry.operation, entry.owner = operation, owner
         entry.used_since, entry.is_leak_known = self._clock(), False
         with self._lock:
             if not self._is_drained:
@@ -144,7 +149,7 @@ class ConnectionPool:
         deadline = started + self._timeout_seconds
         try:
             while not waiter.is_granted and not self._is_closed:
-                self._look_after_used()
+                self.look_after()
                 remaining = deadline - self._clock()
                 if remaining <= 0:
                     break
@@ -244,7 +249,7 @@ class ConnectionPool:
             now = self._clock()
             held_seconds = now - entry.used_since
             self._metrics.pool_use_seconds.observe(held_seconds)
-            entry.thread, entry.idle_since = None, now
+            entry.owner, entry.idle_since = None, now
             if held_seconds > LEAK_SECONDS:
                 logger.warning("%s held a connection for %.0f s", entry.operation, held_seconds)
             reason = self._closing_reason(entry, is_healthy=is_healthy, now=now)
@@ -277,23 +282,38 @@ class ConnectionPool:
                 self._drained.notify_all()
             self._publish()
 
-    def _look_after_used(self) -> None:
-        """Warn of connections held for too long, and take those of ended threads back."""
+    def look_after(self) -> None:
+        """Warn of connections held for too long, and close those that nobody will check in."""
         with self._lock:
             self._look_at = self._clock() + RECLAIM_INTERVAL_SECONDS
             self._warn_of_leaks()
-            ended = [
-                entry
-                for entry in self._used.values()
-                if entry.thread is not None and not entry.thread.is_alive()
-            ]
-            for entry in ended:
-                del self._used[id(entry.raw)]
-                self._counts["connections_lost"] += 1
-        for entry in ended:
-            logger.warning("reclaimed a connection that %s never checked in", entry.operation)
-            self._close_raw(entry, "dead")
-            self._release_slot()
+            used = [(entry, entry.owner) for entry in self._used.values() if entry.owner is not None]
+        while self._abandoned:
+            with contextlib.suppress(IndexError):
+                raw, owner = self._abandoned.popleft()
+                if self.reclaim(raw, owner):
+                    logger.warning("rolled back a block that %s dropped before its end", owner.name)
+        for entry, owner in used:
+            if owner.is_ended() and self.reclaim(entry.raw, owner):
+                logger.warning("rolled back %s, which %s left open", entry.operation, owner.name)
+
+    def reclaim(self, raw: ServerConnection, owner: Owner) -> bool:
+        """Close a connection that its owner has, and with it a transaction; False when it has it no more."""
+        with self._lock:
+            entry = self._used.get(id(raw))
+            if entry is None or entry.owner is not owner:
+                return False
+            del self._used[id(raw)]
+            self._counts["connections_lost"] += 1
+        # a statement that still runs on it fails, instead of keeping the close waiting
+        sever(raw)
+        self._close_raw(entry, "dead")
+        self._release_slot()
+        return True
+
+    def abandon(self, raw: ServerConnection, owner: Owner) -> None:
+        """Have a connection reclaimed soon; takes no lock."""
+        self._abandoned.append((raw, owner))
 
     def _warn_of_leaks(self) -> None:
         now = self._clock()
@@ -334,6 +354,8 @@ class ConnectionPool:
 
     def stats(self) -> PoolStats:
         """Return the figures of this pool; waits in seconds."""
+        if self._abandoned:
+            self.look_after()
         with self._lock:
             return PoolStats(
                 pool_max=self._limit,

@@ -12,6 +12,7 @@ import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from core.database.connector import ServerConnection
+from core.database.owner import Owner
 from core.database.watch import sever
 from core.errors import EchoMarketsError
 
@@ -29,7 +30,7 @@ CANCEL_SECONDS = 1.0
 class PooledConnection:
     """One connection of the pool; times are of the pool's clock."""
 
-    __slots__ = ("expires_at", "idle_since", "is_leak_known", "operation", "raw", "thread", "used_since")
+    __slots__ = ("expires_at", "idle_since", "is_leak_known", "operation", "owner", "raw", "used_since")
 
     def __init__(self, raw: ServerConnection, *, expires_at: float) -> None:
         self.raw = raw
@@ -38,7 +39,7 @@ class PooledConnection:
         self.used_since = 0.0
         self.operation = ""
         self.is_leak_known = False
-        self.thread: threading.Thread | None = None
+        self.owner: Owner | None = None
 
     def needs_ping(self, now: float, suspect_until: float) -> bool:
         """Say whether it idled long, or shared a server with a connection that broke."""
@@ -97,9 +98,9 @@ def cancel_statements(entries: Sequence[PooledConnection], connect: Callable[[],
 
 
 def describe_holders(entries: Collection[PooledConnection], now: float, *, opening: int = 0) -> str:
-    """Say which operations hold connections, in which threads and for how long, and how many are opened."""
+    """Say which operations hold connections, where and for how long, and how many are being opened."""
     holders = [
-        f"{entry.operation} in {entry.thread.name if entry.thread else 'no thread'}"
+        f"{entry.operation} in {entry.owner.name if entry.owner else 'no thread'}"
         f" for {now - entry.used_since:.1f} s"
         for entry in islice(entries, SHOWN_HOLDERS)
     ]

@@ -36,8 +36,16 @@ class _Statement(NamedTuple):
 class StatementWatch:
     """Knows the statements under way in one process; thread safe."""
 
-    def __init__(self, *, limit_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        *,
+        limit_seconds: float,
+        on_look: Callable[[], object] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Call `on_look` whenever the thread looks, every half second: it raises nothing."""
         self.limit_seconds = limit_seconds + GRACE_SECONDS
+        self._on_look = on_look
         self._clock = clock
         # connections whose statements may take longer for a while, and how long
         self._extended: dict[int, float] = {}
@@ -101,6 +109,7 @@ class StatementWatch:
                 if now >= statement.deadline and key not in self._cut:
                     self._cut.add(key)
                     sever(statement.raw)
+            self._on_look()
 
 
 def sever(raw: connection) -> None:

@@ -52,7 +52,7 @@ class Audit(ServiceBase):
         checked = _check_action(action)
         who = check_text(actor, "actor", most=MAX_ACTOR)
         what = check_text(target, "target", most=MAX_TARGET)
-        if self._scope.changes is not None:
+        if self._database.in_transaction():
             raise InvalidInput(f"{checked} is audited inside a transaction; call it outside")
         try:
             with self._changing("record_audit_event") as (database, _):

@@ -5,7 +5,7 @@ database, the cache and the clock; no statement and no key name.
 """
 
 import logging
-import threading
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -17,8 +17,8 @@ import uuid_utils.compat as uuid_utils
 
 from core.cache import NO_FENCE, Cache, CacheKind, Fence
 from core.database import Database
+from core.database.owner import Owner
 from core.errors import DatabaseError, QueryTimeout, TransactionConflict
-from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.service.fence_ahead import FenceAhead
 
@@ -44,12 +44,6 @@ class Changes:
         self.keys.extend((kind, key) for key in keys)
 
 
-class _Scope(threading.local):
-    """The outermost transaction of each thread; None outside of one."""
-
-    changes: Changes | None = None
-
-
 class ServiceBase:
     """The parts that the areas of the service share."""
 
@@ -60,11 +54,6 @@ class ServiceBase:
         self._database = database
         self._cache = cache
         self._clock = clock
-        self._scope = _Scope()
-        call_in_forked_child(self._forget_scope)
-
-    def _forget_scope(self) -> None:
-        self._scope = _Scope()
 
     def _read(
         self,
@@ -77,17 +66,26 @@ class ServiceBase:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Group the calls of this thread: all are committed at the end, or none.
+        """Group the calls of the block: all are committed at the end, or none.
 
-        Inside, this thread sees its own writes and nobody else does. An error that leaves the
+        Inside, these calls see their own writes and nobody else does. An error that leaves the
         block undoes everything; one that is caught inside undoes only the call that raised it.
-        Transactions nest; the outermost commits. Holds one connection until it ends. A child that
-        is forked inside takes no part in it: its calls are on their own. Raises
-        `DatabaseUnavailable` when the connection is lost, also when the commit happened all
+        Transactions nest; the outermost commits. Holds one connection until it ends.
+
+        The block belongs to the thread that enters it, and there to the asyncio task or to the
+        function that a thread pool called. Other threads and tasks have transactions of their own;
+        where they run in the block's context, as with `asyncio.to_thread`, their calls raise
+        `TransactionMisused`. A block that awaits, is left by another thread or task, or stays open
+        when its thread or task has ended is rolled back, and what is called in it or ends it then
+        raises `TransactionMisused`: run the whole block in one function with `asyncio.to_thread`.
+        A child that is forked inside takes no part in it: its calls are on their own.
+
+        Raises `DatabaseUnavailable` when the connection is lost, also when the commit happened all
         the same and only its answer was lost, and a `DatabaseError` from a call that is part of a
         deadlock: repeat the whole block then, because what it holds is what others wait for.
         """
-        with self._changing("transaction"):
+        owner = Owner.of_block(sys._getframe())  # noqa: SLF001  # CPython's, documented
+        with self._changing("transaction", owner=owner):
             yield
 
     def _change_alone(
@@ -104,7 +102,7 @@ class ServiceBase:
         of a COMMIT; the fence is there before it instead. An error of the statement itself means
         that nothing was committed.
         """
-        if self._scope.changes is not None:
+        if self._database.in_transaction():
             with self._changing(operation) as (database, changes):
                 changes.keys.extend(keys)
                 return query(database, *args, **kwargs)
@@ -130,7 +128,7 @@ class ServiceBase:
         errors that a second attempt does not meet, in a transaction or not.
         """
         repeated: tuple[type[DatabaseError], ...] = conflicts
-        if self._scope.changes is None:
+        if not self._database.in_transaction():
             repeated += (TransactionConflict,)
         for _ in range(CONFLICT_ATTEMPTS - 1):
             try:
@@ -143,31 +141,35 @@ class ServiceBase:
 
     @contextmanager
     def _changing(
-        self, operation: str, known: Sequence[tuple[CacheKind, str]] = ()
+        self,
+        operation: str,
+        known: Sequence[tuple[CacheKind, str]] = (),
+        *,
+        owner: Owner | None = None,
     ) -> Iterator[tuple[Database, Changes]]:
         """Run the block in a transaction and invalidate what it notes once all is committed.
 
-        Keys that are `known` beforehand are noted, and fenced while the statements run.
+        Keys that are `known` beforehand are noted, and fenced while the statements run. A
+        transaction in which other code runs has an `owner`.
         """
-        outer = self._scope.changes
-        if outer is None:
-            with self._outermost(operation, known) as changing:
+        unit = self._database.find_unit()
+        if unit is None or not unit.transactions:
+            with self._outermost(operation, known, owner) as changing:
                 yield changing
             return
-        inner = self._scope.changes = Changes(known)
+        outer: Changes = unit.changes
+        inner = unit.changes = Changes(known)
         try:
             with self._database.transaction_of(operation) as database:
                 yield database, inner
         finally:
-            # not in a child that was forked inside: there is no transaction around it
-            if self._scope.changes is inner:
-                self._scope.changes = outer
+            unit.changes = outer
         # not when rolled back alone: then it changed nothing that the outer one commits
         outer.keys.extend(inner.keys)
 
     @contextmanager
     def _outermost(
-        self, operation: str, known: Sequence[tuple[CacheKind, str]]
+        self, operation: str, known: Sequence[tuple[CacheKind, str]], owner: Owner | None
     ) -> Iterator[tuple[Database, Changes]]:
         """Commit between a fence and an invalidation.
 
@@ -175,15 +177,17 @@ class ServiceBase:
         lost, the commit may have happened without an answer, or may happen yet: the keys are
         dropped then too, and stay fenced, because who reads before it would fill what it makes stale.
         """
-        changes = self._scope.changes = Changes(known)
+        changes = Changes(known)
         ahead = FenceAhead(self._cache, known)
         fence = NO_FENCE
         is_committing = False
         try:
-            with self._database.transaction_of(operation) as database:
+            with self._database.transaction_of(operation, owner) as database:
+                unit = database.get_unit()
+                unit.changes = changes
                 ahead.start()
                 yield database, changes
-                database.check_transaction()
+                unit.check_end()
                 is_committing = True
                 fence = self._cache.fence(ahead.finish(changes.keys), ahead.token)
         except BaseException as error:
@@ -192,8 +196,6 @@ class ServiceBase:
             else:
                 self._cache.invalidate(ahead.give_up(), Fence(ahead.token))
             raise
-        finally:
-            self._scope.changes = None
         self._cache.invalidate(changes.keys, fence)
 
 

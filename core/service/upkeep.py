@@ -93,10 +93,12 @@ class Upkeep(Users, Portfolios, Market, Leaderboards, Quests):
         return total
 
     def stale_seconds(self) -> float | None:
-        """Return how old the answer to this thread's last cached read was; None when it was fresh.
+        """Return how old the answer to the last cached read was; None when it was fresh.
 
-        A number means that the database did not answer, and that the answer is the last
-        known one instead of an error; it is never older than CACHE_FAILSAFE.
+        The last of this thread, and in a coroutine of this task: ask where the read was made, with
+        `asyncio.to_thread` inside the function that the thread runs. A number means that the
+        database did not answer, and that the answer is the last known one instead of an error; it
+        is never older than CACHE_FAILSAFE.
         """
         return self._cache.stale_seconds
 

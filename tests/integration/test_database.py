@@ -206,7 +206,7 @@ def test_a_transaction_begins_with_its_first_statement(direct: EnhancedDatabaseS
     with database.transaction_of("by cursor"), database.cursor() as cursor:
         cursor.execute("SELECT pg_current_xact_id() = pg_current_xact_id()")
         assert cursor.fetchall() == [(True,)]
-        assert database._state.conn.info.transaction_status == TRANSACTION_STATUS_INTRANS
+        assert database.connection().info.transaction_status == TRANSACTION_STATUS_INTRANS
     assert statements == ["BEGIN; SELECT 1 /* op=two */", "SELECT 2 /* op=two */"]
 
 
