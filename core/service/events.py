@@ -12,6 +12,7 @@ from core.records import MarketEvent
 from core.service.base import ServiceBase, new_id
 from core.service.inputs import (
     CENT,
+    MAX_DESCRIPTION,
     MAX_IMPACT,
     MIN_IMPACT,
     check_decimal,
@@ -24,7 +25,6 @@ from core.service.inputs import (
 )
 
 _CODEC: Codec[tuple[MarketEvent, ...]] = Codec(tuple[MarketEvent, ...])
-_MAX_DESCRIPTION = 10_000
 
 
 class Events(ServiceBase):
@@ -64,7 +64,7 @@ class Events(ServiceBase):
             "id": new_id(),
             "type": check_text(type, "type", most=50),
             "title": check_text(title, "title", most=200),
-            "description": check_text(description, "description", most=_MAX_DESCRIPTION, required=False),
+            "description": check_text(description, "description", most=MAX_DESCRIPTION, required=False),
             "affected_symbols": check_symbols(affected_symbols, "affected_symbols"),
             "impact_magnitude": _check_impact(impact_magnitude),
             "sentiment": check_sentiment(sentiment),

@@ -37,10 +37,13 @@ MAX_PRICE = Decimal(1000000000000)
 MAX_IMPACT = Decimal("999.99")  # numeric(5, 2)
 MAX_VOLUME = 2**63 - 1
 CENT = Decimal("0.01")
+SMALLEST_PRICE = Decimal("1E-16000")  # any smaller one has more digits than PostgreSQL stores
+MAX_NAME = 200
+MAX_DESCRIPTION = 10_000
 # Not `-MAX_MONEY`: a minus sign rounds to the precision of whoever computes it.
 MIN_MONEY, MIN_PRICE, MIN_IMPACT = map(Decimal.copy_negate, (MAX_MONEY, MAX_PRICE, MAX_IMPACT))
 # Of this module: the caller's may have any precision, and raise on what is not exact.
-_ROUNDING = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
+ROUNDING = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 
 _SYMBOL = re.compile(SYMBOL_PATTERN + r"\Z")
 _CURRENCY = re.compile(CURRENCY_PATTERN + r"\Z")
@@ -304,7 +307,7 @@ def check_decimal(
         raise InvalidInput(f"{name} is {show(value)}, which is no number; give a Decimal, int, float or text")
     if not number.is_finite() or not least <= number <= most:
         raise InvalidInput(f"{name} is {show(value)}; give a number from {least} to {most}")
-    return number if quantum is None else number.quantize(quantum, context=_ROUNDING)
+    return number if quantum is None else number.quantize(quantum, context=ROUNDING)
 
 
 def check_money(value: Any, name: str, *, signed: bool = False) -> Decimal:
@@ -315,12 +318,14 @@ def check_money(value: Any, name: str, *, signed: bool = False) -> Decimal:
 
 def check_price(value: Any, name: str) -> Decimal:
     """Return a price above zero, with the digits it was given with."""
-    if type(value) is Decimal and value.is_finite() and 0 < value <= MAX_PRICE:
+    if type(value) is Decimal and value.is_finite() and SMALLEST_PRICE <= value <= MAX_PRICE:
         # most are: a batch has three prices in each of its ticks
         return value
     number = check_decimal(value, name, least=Decimal(0), most=MAX_PRICE)
     if number == 0:
         raise InvalidInput(f"{name} is {show(value)}; give a number above 0 up to {MAX_PRICE}")
+    if number < SMALLEST_PRICE:
+        raise InvalidInput(f"{name} is {show(value)}; give a number of at most 16,000 digits")
     return number
 
 

@@ -1,16 +1,16 @@
 """Bulk loads for seeds, imports and backfills.
 
-Owns the chunks and what a load invalidates. Every load is set-based (COPY, then one
-upsert per chunk) and repeatable; each chunk is one transaction. Records come from the
-program, not from people: their values are checked by the table's constraints, and a
-broken one undoes its chunk with a `DatabaseError`. Of two records of one key the last wins.
+Owns the chunks and what a load invalidates. Every load is set-based (COPY, then one upsert per
+chunk) and repeatable; each chunk is one transaction. What a valid record is, `load_checks` owns.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import attrgetter
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
+
+import msgspec
 
 from core.cache.keys import (
     LEADERBOARD,
@@ -25,117 +25,217 @@ from core.cache.keys import (
     user_key,
 )
 from core.database import Database
+from core.database.faults import FOREIGN_KEY_VIOLATION, find_sqlstate
+from core.errors import ConstraintViolated
 from core.queries import bulk
 from core.records import LeaderboardEntry, MarketEvent, Portfolio, Position, Quest, Tick, Trade, User
+from core.service import load_checks
 from core.service.base import Changes, ServiceBase, chunked
-from core.service.inputs import check_records
+from core.service.inputs import check_records, show
+from core.service.load_checks import RecordChecks, check_chunk
 from core.service.market import note_symbols
 
-T = TypeVar("T")
+T = TypeVar("T", bound=msgspec.Struct)
 
 CHUNK_ROWS = 20_000
 
 
+class Load(msgspec.Struct, frozen=True):
+    """What one kind of load is; its records are called `names`, and one of them `name`."""
+
+    operation: str
+    record: type[Any]
+    target: bulk.Target
+    checks: RecordChecks[Any]
+    names: str
+    name: str
+
+
+USERS = Load("load_users", User, bulk.USERS, load_checks.USERS, "users", "user")
+TICKS = Load("load_market_ticks", Tick, bulk.TICKS, load_checks.TICKS, "ticks", "tick")
+PORTFOLIOS = Load(
+    "load_portfolios", Portfolio, bulk.PORTFOLIOS, load_checks.PORTFOLIOS, "portfolios", "portfolio"
+)
+POSITIONS = Load("load_positions", Position, bulk.POSITIONS, load_checks.POSITIONS, "positions", "position")
+TRADES = Load("load_trades", Trade, bulk.TRADES, load_checks.TRADES, "trades", "trade")
+ENTRIES = Load(
+    "load_leaderboard_entries",
+    LeaderboardEntry,
+    bulk.LEADERBOARD_ENTRIES,
+    load_checks.LEADERBOARD_ENTRIES,
+    "entries",
+    "entry",
+)
+QUEST_ROWS = Load("load_quests", Quest, bulk.QUESTS, load_checks.QUESTS, "quests", "quest")
+EVENTS = Load(
+    "load_market_events", MarketEvent, bulk.MARKET_EVENTS, load_checks.MARKET_EVENTS, "events", "event"
+)
+# How to make what a record refers to, by the columns that name it.
+REMEDIES = {
+    ("user_id",): "which is no user's; create the user first with create_user or load_users",
+    ("user_id", "session_date"): (
+        "which no portfolio has; open it first with get_current_portfolio or load_portfolios"
+    ),
+}
+
+
 class Loading(ServiceBase):
-    """The bulk loads of the service."""
+    """The bulk loads of the service.
+
+    Records are loaded in chunks of 20,000, each a transaction of its own: an error undoes its
+    chunk, and the chunks before it stay; inside `transaction()` it is all or nothing. A row that is
+    there already with the same values is left alone, so a load can be repeated. Of two records
+    with one key in a chunk the last wins. Amounts and scores are rounded half-even to two decimals.
+    """
 
     def load_users(self, users: Iterable[User]) -> dict[str, UUID]:
-        """Load users; return the id that each username has, which an existing one keeps."""
-        ids: dict[str, UUID] = {}
-        given = check_records(users, User, "users", "user")
-        for chunk in chunked(given, CHUNK_ROWS):
-            ids |= self._repeat(partial(self._load_users, _keep_last(bulk.USERS, chunk)))
-        return ids
+        """Load users by username; return the id of each, which an existing user keeps.
 
-    def _load_users(self, chunk: Sequence[User]) -> dict[str, UUID]:
-        with self._changing("load_users") as (database, changes), database.unhurried():
-            bulk.load_rows(database, bulk.USERS, chunk)
+        An existing user also keeps `created_at` and `last_active`. Raises `InvalidInput`, naming the
+        place of the record, and `ConstraintViolated` when another user has its id.
+        """
+        ids: dict[str, UUID] = {}
+
+        def write(database: Database, changes: Changes, chunk: Sequence[User]) -> int:
+            written = bulk.load_rows(database, bulk.USERS, chunk)
             found = bulk.find_user_ids(database, [user.username for user in chunk])
             changes.invalidate(USER, *(user_key(user_id) for user_id in found.values()))
-        return found
+            ids.update(found)
+            return written
+
+        self._load(USERS, users, write)
+        return ids
 
     def load_market_ticks(self, ticks: Iterable[Tick]) -> int:
-        """Load ticks; return how many are new or changed."""
-        return self._load(
-            "load_market_ticks",
-            bulk.TICKS,
-            check_records(ticks, Tick, "ticks", "tick"),
-            lambda _, changes, chunk: note_symbols(changes, {tick.symbol for tick in chunk}),
-        )
+        """Load ticks by symbol and time; return how many are new or changed.
+
+        Raises `InvalidInput`, naming the place of the record.
+        """
+
+        def write(database: Database, changes: Changes, chunk: Sequence[Tick]) -> int:
+            note_symbols(changes, {tick.symbol for tick in chunk})
+            return bulk.load_rows(database, bulk.TICKS, chunk)
+
+        return self._load(TICKS, ticks, write)
 
     def load_portfolios(self, portfolios: Iterable[Portfolio]) -> int:
-        """Load portfolios by user and session; return how many are new or changed."""
-        return self._load(
-            "load_portfolios",
-            bulk.PORTFOLIOS,
-            check_records(portfolios, Portfolio, "portfolios", "portfolio"),
-            lambda _, changes, chunk: changes.invalidate(
-                PORTFOLIO, *(portfolio_key(p.user_id, p.session_date) for p in chunk)
-            ),
-        )
+        """Load portfolios by user and session; return how many are new or changed.
+
+        An existing portfolio keeps `id` and `created_at`. Raises `InvalidInput`, naming the place of
+        the record, and `ConstraintViolated` when its user does not exist or another portfolio has
+        its id.
+        """
+
+        def write(database: Database, changes: Changes, chunk: Sequence[Portfolio]) -> int:
+            changes.invalidate(PORTFOLIO, *(portfolio_key(p.user_id, p.session_date) for p in chunk))
+            return bulk.load_rows(database, bulk.PORTFOLIOS, chunk)
+
+        return self._load(PORTFOLIOS, portfolios, write)
 
     def load_positions(self, positions: Iterable[Position]) -> int:
-        """Load positions by portfolio and symbol; return how many are new or changed.
+        """Load positions by user, session and symbol; return how many are new or changed.
 
-        The portfolio has to exist. Positions that are there and not given stay.
+        Positions that are there and not given stay. Raises `InvalidInput`, naming the place of the
+        record, and `ConstraintViolated` when its portfolio does not exist.
         """
-        given = check_records(positions, Position, "positions", "position")
-        return self._load("load_positions", bulk.POSITIONS, given, lambda *_: None)
+        return self._load(POSITIONS, positions)
 
     def load_trades(self, trades: Iterable[Trade]) -> int:
-        """Load trades by id; return how many are new or changed. The portfolio has to exist."""
-        given = check_records(trades, Trade, "trades", "trade")
-        return self._load("load_trades", bulk.TRADES, given, lambda *_: None)
+        """Load trades by id; return how many are new or changed.
+
+        Raises `InvalidInput`, naming the place of the record, and `ConstraintViolated` when its
+        portfolio does not exist.
+        """
+        return self._load(TRADES, trades)
 
     def load_leaderboard_entries(self, entries: Iterable[LeaderboardEntry]) -> int:
-        """Load entries by user and board, ranks as given; return how many are new or changed."""
-        return self._load(
-            "load_leaderboard_entries",
-            bulk.LEADERBOARD_ENTRIES,
-            check_records(entries, LeaderboardEntry, "entries", "entry"),
-            lambda _, changes, chunk: changes.invalidate(
-                LEADERBOARD,
-                *{leaderboard_version_key(e.category, e.session_date) for e in chunk},
-            ),
-        )
+        """Load entries by user, session and category; return how many are new or changed.
+
+        Ranks are stored as given, as `close_session` would store them; `username` is ignored. An
+        existing entry keeps `id` and `created_at`. Raises `InvalidInput`, naming the place of the
+        record, and `ConstraintViolated` when its user does not exist or another entry has its id.
+        """
+
+        def write(database: Database, changes: Changes, chunk: Sequence[LeaderboardEntry]) -> int:
+            boards = {leaderboard_version_key(e.category, e.session_date) for e in chunk}
+            changes.invalidate(LEADERBOARD, *boards)
+            return bulk.load_rows(database, bulk.LEADERBOARD_ENTRIES, chunk)
+
+        return self._load(ENTRIES, entries, write)
 
     def load_quests(self, quests: Iterable[Quest]) -> int:
-        """Load quests by id, which may be another player's by now; return how many are new or changed."""
+        """Load quests by id; return how many are new or changed.
 
-        def note(database: Database, changes: Changes, chunk: Sequence[Quest]) -> None:
+        An existing quest gets every value of the record, its user too. Raises `InvalidInput`, naming
+        the place of the record, and `ConstraintViolated` when its user does not exist.
+        """
+
+        def write(database: Database, changes: Changes, chunk: Sequence[Quest]) -> int:
             owners = {quest.user_id for quest in chunk}
+            # a quest may have been another player's until now
             owners |= bulk.lock_quest_owners(database, [quest.id for quest in chunk])
             changes.invalidate(QUESTS, *map(quests_key, owners))
+            return bulk.load_rows(database, bulk.QUESTS, chunk)
 
-        return self._load("load_quests", bulk.QUESTS, check_records(quests, Quest, "quests", "quest"), note)
+        return self._load(QUEST_ROWS, quests, write)
 
     def load_market_events(self, events: Iterable[MarketEvent]) -> int:
-        """Load events by id; return how many are new or changed."""
-        return self._load(
-            "load_market_events",
-            bulk.MARKET_EVENTS,
-            check_records(events, MarketEvent, "events", "event"),
-            lambda _, changes, __: changes.invalidate(MARKET_EVENTS, MARKET_EVENTS_VERSION_KEY),
-        )
+        """Load events by id; return how many are new or changed.
+
+        Raises `InvalidInput`, naming the place of the record.
+        """
+
+        def write(database: Database, changes: Changes, chunk: Sequence[MarketEvent]) -> int:
+            changes.invalidate(MARKET_EVENTS, MARKET_EVENTS_VERSION_KEY)
+            return bulk.load_rows(database, bulk.MARKET_EVENTS, chunk)
+
+        return self._load(EVENTS, events, write)
 
     def _load(
         self,
-        operation: str,
-        target: bulk.Target,
+        load: Load,
         records: Iterable[T],
-        note: Callable[[Database, Changes, Sequence[T]], None],
+        write: Callable[[Database, Changes, Sequence[T]], int] | None = None,
     ) -> int:
-        def write(chunk: Sequence[T]) -> int:
-            with self._changing(operation) as (database, changes), database.unhurried():
-                note(database, changes, chunk)
-                return bulk.load_rows(database, target, chunk)
+        """Check and write records chunk by chunk; return how many rows are new or changed.
 
-        return sum(
-            self._repeat(partial(write, _keep_last(target, chunk))) for chunk in chunked(records, CHUNK_ROWS)
-        )
+        `write` writes a chunk and notes what it outdates; without it no cached value depends on it.
+        """
+
+        def write_chunk(chunk: Sequence[T]) -> int:
+            with self._changing(load.operation) as (database, changes), database.unhurried():
+                if write is None:
+                    return bulk.load_rows(database, load.target, chunk)
+                return write(database, changes, chunk)
+
+        written = start = 0
+        for given in chunked(check_records(records, load.record, load.names, load.name), CHUNK_ROWS):
+            checked = check_chunk(given, load.checks, element=load.name, start=start, now=self._clock())
+            try:
+                written += self._repeat(partial(write_chunk, _keep_last(load.target, checked)))
+            except ConstraintViolated as error:
+                raise _name_record(error, load, checked, start) from error
+            start += len(given)
+        return written
 
 
 def _keep_last(target: bulk.Target, records: Sequence[T]) -> list[T]:
     """Keep the last record of each key: one statement must not write a row twice."""
     key = attrgetter(*target.key)
     return list({key(record): record for record in records}.values())
+
+
+def _name_record(
+    error: ConstraintViolated, load: Load, records: Sequence[T], start: int
+) -> ConstraintViolated:
+    """Return the error with the place of the record whose key the server refused."""
+    for place, record in enumerate(records, start):
+        if error.key and all(str(getattr(record, name, None)) == value for name, value in error.key.items()):
+            values = " and ".join(f"{name} {show(value)}" for name, value in error.key.items())
+            reason = f"which another {load.name} has; give each {load.name} values of its own"
+            if find_sqlstate(error) == FOREIGN_KEY_VIOLATION:
+                reason = REMEDIES[tuple(error.key)]
+            return ConstraintViolated(
+                f"{load.name} {place} has {values}, {reason}", error.constraint, error.key
+            )
+    return error

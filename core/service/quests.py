@@ -14,6 +14,7 @@ from core.records import Quest
 from core.service.base import ServiceBase, new_id
 from core.service.inputs import (
     CENT,
+    MAX_DESCRIPTION,
     MAX_MONEY,
     check_decimal,
     check_id,
@@ -24,7 +25,6 @@ from core.service.inputs import (
 )
 
 _CODEC: Codec[tuple[Quest, ...]] = Codec(tuple[Quest, ...])
-_MAX_DESCRIPTION = 10_000
 
 
 class Quests(ServiceBase):
@@ -75,7 +75,7 @@ class Quests(ServiceBase):
             "user": checked,
             "type": check_text(type, "type", most=50),
             "title": check_text(title, "title", most=200),
-            "description": check_text(description, "description", most=_MAX_DESCRIPTION, required=False),
+            "description": check_text(description, "description", most=MAX_DESCRIPTION, required=False),
             "target_value": check_decimal(
                 target_value, "target_value", least=CENT, most=MAX_MONEY, quantum=CENT
             ),

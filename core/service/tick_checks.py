@@ -38,7 +38,7 @@ def check_ticks(ticks: Any, end: datetime) -> list[Tick]:
     Raises `InvalidInput`, naming the place of the tick.
     """
     given = list(check_records(ticks, Tick, "ticks", "tick"))
-    if not _are_plain(given, end):
+    if not are_plain(given, end):
         given = [_check_at(place, tick, end) for place, tick in enumerate(given)]
     return list(dict(zip(map(find_key, given), given, strict=True)).values())
 
@@ -61,17 +61,23 @@ def check_tick(tick: Tick, end: datetime) -> Tick:
     )
     if checked.bid is not None and checked.ask is not None and checked.ask < checked.bid:
         raise InvalidInput(f"ask is {checked.ask}, below the bid {checked.bid}; give ask >= bid")
+    ends = [checked.price] if checked.open is None else [checked.price, checked.open]
+    if checked.low is not None and checked.low > min(ends):
+        raise InvalidInput(f"low is {checked.low}, above {min(ends)}; give low <= open and price")
+    if checked.high is not None and checked.high < max(ends):
+        raise InvalidInput(f"high is {checked.high}, below {max(ends)}; give high >= open and price")
     return checked
 
 
-def _are_plain(ticks: Sequence[Tick], end: datetime) -> bool:
+def are_plain(ticks: Sequence[Tick], end: datetime) -> bool:
     """Say whether all ticks are valid as they are and have nothing but price, volume, bid and ask."""
-    if not ticks or set(map(_OTHERS, ticks)) != {(None,) * 6}:
+    if not ticks:
         return False
     symbols, times, volumes, prices, bids, asks = zip(*map(_PLAIN, ticks), strict=True)
     try:
         return (
-            _is_each(datetime, times)
+            set(map(_OTHERS, ticks)) == {(None,) * 6}
+            and _is_each(datetime, times)
             and set(map(attrgetter("tzinfo"), times)) == {UTC}
             and max(times) < end
             and _is_each(str, symbols)

@@ -12,25 +12,26 @@ from core.queries import users as queries
 from core.records import User
 from core.service.base import ServiceBase, chunked, new_id
 from core.service.inputs import (
+    MAX_NAME,
     check_document,
     check_email,
     check_id,
     check_limit,
     check_prefix,
     check_text,
-    check_time,
+    check_time_to_write,
     check_username,
+    find_end_of_time,
     show,
 )
 from core.service.portfolios import list_portfolio_keys
 
 _CODEC: Codec[User] = Codec(User)
-_MAX_NAME = 200
 CHUNK_ROWS = 5_000
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
     "username": check_username,
-    "name": lambda value: check_text(value, "name", most=_MAX_NAME, required=False),
+    "name": lambda value: check_text(value, "name", most=MAX_NAME, required=False),
     "email": check_email,
     "preferences": lambda value: check_document(value, "preferences"),
 }
@@ -80,7 +81,7 @@ class Users(ServiceBase):
 
         Ordered by username; an empty prefix lists the first users. Raises `InvalidInput`.
         """
-        checked = check_prefix(prefix, most=_MAX_NAME)
+        checked = check_prefix(prefix, most=MAX_NAME)
         return self._read("search_users", queries.search_users, checked, check_limit(limit))
 
     def create_user(
@@ -140,12 +141,14 @@ class Users(ServiceBase):
     def batch_touch_last_active(self, seen: Mapping[UUID | str, datetime]) -> int:
         """Set when many users were active last; return how many of them have changed.
 
-        A time before the one that is stored changes nothing, nor does a user that does not
-        exist. One statement per 5,000 users in one transaction. Raises `InvalidInput`.
+        Times are before the end of tomorrow (UTC). A time before the one that is stored changes
+        nothing, nor does a user that does not exist. One statement per 5,000 users in one
+        transaction. Raises `InvalidInput`.
         """
         if not isinstance(seen, Mapping):
             raise InvalidInput(f"seen is {show(seen)}; give a mapping of ids to times")
-        checked = {check_id(user_id, "seen"): check_time(at, "seen") for user_id, at in seen.items()}
+        end = find_end_of_time(self._clock())
+        checked = {check_id(key, "seen"): check_time_to_write(at, "seen", end) for key, at in seen.items()}
 
         def write() -> int:
             changed: set[UUID] = set()

@@ -42,7 +42,7 @@ ODD: dict[str, tuple[Any, ...]] = {
     "volume": (0, 5, MAX_VOLUME, MAX_VOLUME + 1, -1, True, 1.0, None, "5"),
     "bid": PRICES,
     "ask": PRICES,
-    "change_24h": (None, Decimal(-1), Decimal("NaN"), "x"),
+    "change_24h": (None, Decimal(-1), Decimal("NaN"), "x", []),
     "volatility": (None, Decimal(1), Decimal(-1)),
     "open": (None, Decimal(3), Decimal(0)),
 }

@@ -1,0 +1,87 @@
+"""Checks of bulk loads: a chunk that is judged by its columns is judged as each record alone is."""
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal, Inexact, localcontext
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.errors import InvalidInput
+from core.records import LeaderboardEntry, Portfolio, Position, Quest, Tick, Trade, User, freeze
+from core.service import load_checks
+from core.service.load_checks import RecordChecks, check_chunk
+
+NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
+ID = UUID(int=5)
+CASH = Decimal("10000.00")
+PLAIN: dict[str, tuple[Any, RecordChecks[Any]]] = {
+    "user": (User(ID, "dave", None, None, None, freeze({}), NOW, NOW), load_checks.USERS),
+    "tick": (Tick("AAPL", NOW, Decimal(10), 5, Decimal(9), Decimal(11)), load_checks.TICKS),
+    "portfolio": (
+        Portfolio(ID, ID, NOW.date(), CASH, CASH, CASH, CASH, CASH, NOW, NOW),
+        load_checks.PORTFOLIOS,
+    ),
+    "position": (Position(ID, NOW.date(), "AAPL", CASH, CASH), load_checks.POSITIONS),
+    "trade": (Trade(ID, ID, NOW.date(), "AAPL", "BUY", CASH, CASH, NOW), load_checks.TRADES),
+    "entry": (
+        LeaderboardEntry(ID, ID, "", NOW.date(), "c", CASH, 1, freeze({}), NOW),
+        load_checks.LEADERBOARD_ENTRIES,
+    ),
+    "quest": (
+        Quest(ID, ID, "T", "T", None, CASH, CASH, "ACTIVE", None, None, NOW, None),
+        load_checks.QUESTS,
+    ),
+}
+ODD: tuple[Any, ...] = (
+    None, ID, str(ID), "", "c", "AAPL", "ACTIVE", "x" * 60, "\x00", "\ud800", 0, 1, -1, True, 1.5,
+    np.int64(3), CASH, Decimal("0.125"), Decimal("NaN"), Decimal("sNaN"), Decimal("Infinity"),
+    Decimal("1e40"), Decimal(1),
+    NOW, NOW.replace(tzinfo=None), NOW.astimezone(timezone(timedelta(hours=2))), NOW + timedelta(days=9),
+    NOW.date(), date.max, freeze({"a": 1}), {"a": 1}, {"a": Decimal(1)}, [], object(),
+)  # fmt: skip  # one value a line would hide that each is another trap
+
+
+def judge_one_by_one(batch: list[Any], checks: RecordChecks[Any]) -> list[Any] | str:
+    """Return what records come to, or the words about the first wrong one."""
+    try:
+        return [load_checks._check_at(n, record, checks, "row", NOW) for n, record in enumerate(batch, 3)]
+    except InvalidInput as error:
+        return str(error)
+
+
+@st.composite
+def batches(draw: Callable[..., Any]) -> tuple[list[Any], RecordChecks[Any]]:
+    """A few records of one kind, each with up to two values that may be odd."""
+    plain, checks = PLAIN[draw(st.sampled_from(sorted(PLAIN)))]
+    names = [field.name for field in msgspec.structs.fields(type(plain))]
+    some = st.dictionaries(st.sampled_from(names), st.sampled_from(ODD), max_size=2)
+    return [msgspec.structs.replace(plain, **draw(some)) for _ in range(draw(st.integers(1, 3)))], checks
+
+
+@given(batches())
+def test_a_chunk_is_judged_as_each_record_alone(case: tuple[list[Any], RecordChecks[Any]]) -> None:
+    """The same records come out, and the first wrong one is named with the same words."""
+    batch, checks = case
+    try:
+        found: list[Any] | str = list(check_chunk(batch, checks, element="row", start=3, now=NOW))
+    except InvalidInput as error:
+        found = str(error)
+    assert found == judge_one_by_one(batch, checks)
+
+
+@pytest.mark.parametrize("name", [name for name in PLAIN if name != "user"])
+def test_a_plain_chunk_is_taken_as_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of its records is looked at by itself, whatever the caller's decimal context is."""
+    plain, checks = PLAIN[name]
+    monkeypatch.delattr(load_checks, "_check_at")
+    batch = [plain] * 3
+    with localcontext() as context:
+        context.prec = 3
+        context.traps[Inexact] = True
+        assert check_chunk(batch, checks, element="row", start=0, now=NOW) is batch
