@@ -220,7 +220,7 @@ def _parse_days(days: int) -> timedelta:
 @main.command("self-test")
 def self_test() -> None:
     """Run every call of the service on a throw-away player, which is removed again."""
-    with open_service(_load_settings()) as service:
+    with _interrupted_by_signals(), open_service(_load_settings()) as service:
         is_passed = run_self_test(service, report=click.echo)
     sys.exit(0 if is_passed else FAILED)
 
@@ -246,6 +246,29 @@ def occupy_pool_command() -> None:
     settings = _load_settings()
     with open_service(settings) as service:
         occupy_pool(service, connections=settings.database_connection_limit, stopping=stopping)
+
+
+@contextmanager
+def _interrupted_by_signals() -> Iterator[None]:
+    """Let the first signal that ends a process raise `KeyboardInterrupt`, and none disturb what follows."""
+    # a background job of a script ignores SIGINT, and nohup SIGHUP
+    heard = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    ]
+
+    def interrupt(*_: object) -> None:
+        for number in heard:
+            signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = [signal.signal(number, interrupt) for number in heard]
+    try:
+        yield
+    finally:
+        for number, handler in zip(heard, previous, strict=True):
+            signal.signal(number, handler)
 
 
 def _read_fleet() -> tuple[Scrape, str]:

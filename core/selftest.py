@@ -2,17 +2,20 @@
 
 Owns the sequence and what each call must answer. Works on a throw-away player, a
 session long past and a symbol of its own, and removes all of it again, also after
-a failure.
+a failure or an interruption. What a call does to the rows of others is rolled back.
 """
 
-import secrets
 import time
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import TypeVar
 from uuid import uuid4
 
-from core.errors import EchoMarketsError, InvalidInput
+from msgspec.structs import replace
+
+from core.errors import EchoMarketsError
 from core.records import (
     LeaderboardUpdate,
     MarketEvent,
@@ -24,13 +27,13 @@ from core.records import (
     Trade,
     User,
 )
+from core.selftest_cleanup import ACTOR, EVENT_TYPE, SESSION, find_abandoned, new_name, remove, symbol_of
 from core.selftest_standings import check_standings
 from core.service import EnhancedDatabaseService
 
-# No game is played on that day, so no board that people look at is touched.
-SESSION = date(1970, 1, 1)
-CATEGORY = "self-test"
 VALUE = Decimal("10500.00")
+
+T = TypeVar("T")
 
 
 class _Run:
@@ -42,9 +45,8 @@ class _Run:
         self.failed = 0
         self.user: User | None = None
         self.event: MarketEvent | None = None
-        mark = secrets.token_hex(4)
-        self.username = f"self-test-{mark}"
-        self.symbol = f"ZZ{mark[:6].upper()}"
+        self.name = new_name()
+        self.symbol = symbol_of(self.name)
 
     def call(self, name: str, method: Callable[[], object], expected: Callable[[object], bool]) -> object:
         """Make one call, check its answer and print a line."""
@@ -52,7 +54,8 @@ class _Run:
         try:
             answer = method()
             problem = None if expected(answer) else f"answered {answer!r}"
-        except EchoMarketsError as error:
+        except Exception as error:
+            # the edge of a call: whatever it raises, the others are still tried
             answer, problem = None, f"raised {type(error).__name__}: {error}"
         milliseconds = (time.perf_counter() - started) * 1000
         self.failed += problem is not None
@@ -62,15 +65,20 @@ class _Run:
 
 
 def run_self_test(service: EnhancedDatabaseService, *, report: Callable[[str], object]) -> bool:
-    """Make every call, print a line for each, and say whether all answered as they must."""
+    """Make every call, print a line for each, and say whether all answered as they must.
+
+    No row of it stays, whatever happens; of one that was killed, the next one removes what is left.
+    """
     run = _Run(service, report)
     try:
+        _remove_abandoned(run)
         _check_all(run)
+        _check_removal(run)
     except EchoMarketsError as error:
         run.failed += 1
         report(f"FAIL the rest was not tried: {error}")
     finally:
-        _remove(run)
+        _clean_up(run, run.name)
     report(f"failed: {run.failed}" if run.failed else "all calls passed")
     return not run.failed
 
@@ -80,7 +88,7 @@ def _check_all(run: _Run) -> None:
     if user is not None:
         _check_portfolios(run, user)
         _check_leaderboards(run, user)
-        check_standings(run.call, run.service, user, category=CATEGORY, session=SESSION)
+        check_standings(run.call, run.service, user, category=run.name, session=SESSION)
         _check_quests(run, user)
         _check_loads(run, user)
     _check_market(run)
@@ -91,13 +99,13 @@ def _check_all(run: _Run) -> None:
 
 def _check_user(run: _Run) -> User | None:
     service = run.service
-    user = run.call("create_user", lambda: service.create_user(username=run.username), _is(User))
+    user = run.call("create_user", lambda: service.create_user(username=run.name), _is(User))
     if not isinstance(user, User):
         return None
     run.user = user
     run.call("get_user_by_id", lambda: service.get_user_by_id(user.id), _equals(user))
-    run.call("get_user_by_username", lambda: service.get_user_by_username(run.username), _equals(user))
-    run.call("search_users", lambda: service.search_users(run.username), _equals((user,)))
+    run.call("get_user_by_username", lambda: service.get_user_by_username(run.name), _equals(user))
+    run.call("search_users", lambda: service.search_users(run.name), _equals((user,)))
     run.call(
         "update_user_profile",
         lambda: service.update_user_profile(user.id, name="Self Test").name,
@@ -111,14 +119,23 @@ def _check_user(run: _Run) -> User | None:
     return user
 
 
+class _GivenUp(Exception):
+    """Ends a transaction without a commit."""
+
+
+def _undo(service: EnhancedDatabaseService, call: Callable[[], T]) -> T:
+    """Make a call in a transaction that is given up; return what it answered."""
+    answers = []
+    with suppress(_GivenUp), service.transaction():
+        answers.append(call())
+        raise _GivenUp
+    return answers[0]
+
+
 def _roll_back(service: EnhancedDatabaseService, user: User) -> str | None:
     """Rename in a transaction that is given up; return the name that is there afterwards."""
-    try:
-        with service.transaction():
-            service.update_user_profile(user.id, name="Rolled back")
-            raise InvalidInput("given up on purpose")  # noqa: TRY301  # the rollback is what is tested
-    except InvalidInput:
-        return service.get_user_by_id(user.id).name
+    _undo(service, lambda: service.update_user_profile(user.id, name="Rolled back"))
+    return service.get_user_by_id(user.id).name
 
 
 def _check_portfolios(run: _Run, user: User) -> None:
@@ -158,19 +175,19 @@ def _check_leaderboards(run: _Run, user: User) -> None:
     service = run.service
     run.call(
         "update_leaderboard_entry",
-        lambda: service.update_leaderboard_entry(user.id, CATEGORY, VALUE, SESSION).score,
+        lambda: service.update_leaderboard_entry(user.id, run.name, VALUE, SESSION).score,
         _equals(VALUE),
     )
     update = LeaderboardUpdate(user.id, VALUE)
     run.call(
         "batch_update_leaderboard",
-        lambda: service.batch_update_leaderboard(CATEGORY, [update], SESSION).updated,
+        lambda: service.batch_update_leaderboard(run.name, [update], SESSION).updated,
         _equals(1),
     )
     for name, method in {
-        "get_leaderboard": lambda: service.get_leaderboard(CATEGORY, SESSION),
-        "get_leaderboard_around": lambda: service.get_leaderboard_around(user.id, CATEGORY, SESSION),
-        "get_user_rank": lambda: (service.get_user_rank(user.id, CATEGORY, SESSION),),
+        "get_leaderboard": lambda: service.get_leaderboard(run.name, SESSION),
+        "get_leaderboard_around": lambda: service.get_leaderboard_around(user.id, run.name, SESSION),
+        "get_user_rank": lambda: (service.get_user_rank(user.id, run.name, SESSION),),
     }.items():
         run.call(
             name,
@@ -179,7 +196,7 @@ def _check_leaderboards(run: _Run, user: User) -> None:
         )
     run.call(
         "list_leaderboard_categories",
-        lambda: CATEGORY in service.list_leaderboard_categories(SESSION),
+        lambda: run.name in service.list_leaderboard_categories(SESSION),
         _equals(True),
     )
     run.call("close_session", lambda: service.close_session(SESSION), _at_least(1))
@@ -202,14 +219,16 @@ def _check_quests(run: _Run, user: User) -> None:
         run.call(
             "count_completed_quests", lambda: service.count_completed_quests([user.id]), _equals({user.id: 1})
         )
-    run.call("expire_quests", service.expire_quests, _at_least(0))
+    run.call("expire_quests", lambda: _undo(service, service.expire_quests), _at_least(0))
 
 
 def _check_loads(run: _Run, user: User) -> None:
     service = run.service
-    run.call("load_users", lambda: service.load_users([user]), _equals({user.username: user.id}))
-    history = service.get_portfolio_history(user.id)
-    run.call("load_portfolios", lambda: service.load_portfolios(history), _at_least(0))
+    renamed = replace(user, name="Loaded")
+    run.call("load_users", lambda: service.load_users([renamed]), _equals({user.username: user.id}))
+    [portfolio] = service.get_portfolio_history(user.id)
+    richer = replace(portfolio, total_value=VALUE + 1)
+    run.call("load_portfolios", lambda: service.load_portfolios([richer]), _equals(1))
     position = Position(user.id, SESSION, run.symbol, Decimal(2), Decimal(10))
     run.call("load_positions", lambda: service.load_positions([position]), _equals(1))
     run.call("list_positions", lambda: service.list_positions([user.id], SESSION), _equals((position,)))
@@ -217,10 +236,23 @@ def _check_loads(run: _Run, user: User) -> None:
     trade = Trade(uuid4(), user.id, SESSION, run.symbol, "BUY", Decimal(2), Decimal(10), bought_at)
     run.call("load_trades", lambda: service.load_trades([trade]), _equals(1))
     run.call("list_trades", lambda: service.list_trades([user.id], SESSION), _equals((trade,)))
-    board = service.get_leaderboard(CATEGORY, SESSION)
-    run.call("load_leaderboard_entries", lambda: service.load_leaderboard_entries(board), _at_least(0))
-    run.call("load_quests", lambda: service.load_quests(()), _equals(0))
-    run.call("load_market_events", lambda: service.load_market_events(()), _equals(0))
+    [entry] = [entry for entry in service.get_leaderboard(run.name, SESSION) if entry.user_id == user.id]
+    higher = replace(entry, score=VALUE + 1)
+    run.call("load_leaderboard_entries", lambda: service.load_leaderboard_entries([higher]), _equals(1))
+    [quest] = service.get_user_quests(user.id)
+    renewed = replace(quest, title="Loaded")
+    run.call("load_quests", lambda: service.load_quests([renewed]), _equals(1))
+    event = MarketEvent(
+        id=uuid4(),
+        type=EVENT_TYPE,
+        title=run.name,
+        description=None,
+        affected_symbols=(run.symbol,),
+        impact_magnitude=None,
+        sentiment="NEUTRAL",
+        created_at=bought_at,
+    )
+    run.call("load_market_events", lambda: service.load_market_events([event]), _equals(1))
 
 
 def _check_market(run: _Run) -> None:
@@ -233,7 +265,8 @@ def _check_market(run: _Run) -> None:
         _equals(tick),
     )
     run.call("insert_market_ticks", lambda: service.insert_market_ticks([tick]), _equals(1))
-    run.call("load_market_ticks", lambda: service.load_market_ticks([tick]), _equals(0))
+    earlier = replace(tick, timestamp=start - timedelta(days=1))
+    run.call("load_market_ticks", lambda: service.load_market_ticks([earlier]), _equals(1))
     run.call("get_latest_market_data", lambda: service.get_latest_market_data([symbol]), _equals((tick,)))
     run.call(
         "update_symbol_currencies", lambda: service.update_symbol_currencies({symbol: "USD"}), _equals(1)
@@ -250,7 +283,7 @@ def _check_events(run: _Run) -> None:
     service = run.service
     event = run.call(
         "create_market_event",
-        lambda: service.create_market_event(type="SELF_TEST", title="Self test, removed at once"),
+        lambda: service.create_market_event(type=EVENT_TYPE, title=run.name),
         _is(MarketEvent),
     )
     run.event = event if isinstance(event, MarketEvent) else None
@@ -263,12 +296,16 @@ def _check_events(run: _Run) -> None:
 
 def _check_insights(run: _Run, user: User | None) -> None:
     service, symbol = run.service, run.symbol
-    run.call("get_sparklines", lambda: service.get_sparklines([symbol])[0].prices, _equals((Decimal(10),)))
     run.call(
-        "list_market_events", lambda: service.list_market_events(1, type="SELF_TEST")[0], _equals(run.event)
+        "get_sparklines",
+        lambda: service.get_sparklines([symbol])[0].prices,
+        _equals((Decimal(10), Decimal(10))),
     )
     run.call(
-        "list_market_event_types", lambda: "SELF_TEST" in service.list_market_event_types(), _equals(True)
+        "list_market_events", lambda: service.list_market_events(1, type=EVENT_TYPE)[0], _equals(run.event)
+    )
+    run.call(
+        "list_market_event_types", lambda: EVENT_TYPE in service.list_market_event_types(), _equals(True)
     )
     run.call("get_session_summaries", lambda: len(service.get_session_summaries(limit=1)), _equals(1))
     run.call(
@@ -292,9 +329,17 @@ def _check_upkeep(run: _Run, user: User | None) -> None:
     if user is not None:
         run.call("clear_user_cache", lambda: service.clear_user_cache(user.id), _equals(None))
     run.call("clear_market_data_cache", service.clear_market_data_cache, _equals(None))
-    run.call("maintain_partitions", lambda: service.maintain_partitions().dropped, _equals(()))
-    run.call("audited", lambda: _refuse_audit(service), _equals("refused"))
-    run.call("list_audit_events", lambda: service.list_audit_events(limit=1), _is(tuple))
+    run.call(
+        "maintain_partitions",
+        lambda: _undo(service, lambda: service.maintain_partitions().dropped),
+        _equals(()),
+    )
+    run.call("audited", lambda: _audit(service, run.name), _equals("started"))
+    run.call(
+        "list_audit_events",
+        lambda: {event.target: event.outcome for event in service.list_audit_events()}.get(run.name),
+        _equals("done"),
+    )
     run.call("warm_cache", lambda: service.warm_cache(players=1), _at_least(1))
     run.call("list_table_sizes", lambda: len(service.list_table_sizes()), _at_least(1))
     run.call("list_unused_indexes", service.list_unused_indexes, _is(tuple))
@@ -306,22 +351,31 @@ def _check_upkeep(run: _Run, user: User | None) -> None:
     run.call("cache_stats", lambda: service.cache_stats().state, lambda state: state != "down")
 
 
-def _refuse_audit(service: EnhancedDatabaseService) -> str:
-    """Audit an action without a target: a record that is true cannot be removed again."""
-    try:
-        with service.audited(actor="self-test", action="clear_cache", target=""):
-            return "done"
-    except InvalidInput:
-        return "refused"
+def _audit(service: EnhancedDatabaseService, name: str) -> str:
+    """Audit an action that does nothing; return the outcome that its record has meanwhile."""
+    with service.audited(actor=ACTOR, action="clear_cache", target=name) as event:
+        return event.outcome
 
 
-def _remove(run: _Run) -> None:
+def _check_removal(run: _Run) -> None:
     service, user, event = run.service, run.user, run.event
-    run.call("delete_market_ticks", lambda: service.delete_market_ticks(run.symbol), _at_least(0))
+    run.call("delete_market_ticks", lambda: service.delete_market_ticks(run.symbol), _equals(2))
     if event is not None:
         run.call("delete_market_event", lambda: service.delete_market_event(event.id), _equals(True))
     if user is not None:
         run.call("delete_user", lambda: service.delete_user(user.id), _equals(None))
+
+
+def _remove_abandoned(run: _Run) -> None:
+    for name in find_abandoned(run.service, datetime.now(UTC)):
+        _clean_up(run, name)
+
+
+def _clean_up(run: _Run, name: str) -> None:
+    """Remove what carries a name; report what stays."""
+    for problem in remove(run.service, name):
+        run.failed += 1
+        run.report(f"FAIL {'cleanup':28} of {name}: {problem}")
 
 
 def _is(kind: type) -> Callable[[object], bool]:

@@ -213,8 +213,24 @@ def insert_ticks(database: Database, ticks: Sequence[Tick]) -> None:
 
 
 DELETE = "DELETE FROM ticks WHERE symbol = %s"
+_WITHOUT_TICKS = (
+    "symbols WHERE symbol = %(symbol)s AND NOT EXISTS (SELECT FROM ticks WHERE symbol = %(symbol)s)"
+)
+FIND_WITHOUT_TICKS = f"SELECT EXISTS (SELECT FROM {_WITHOUT_TICKS})"
+FORGET_SYMBOL = f"DELETE FROM {_WITHOUT_TICKS}"
 
 
 def delete_ticks(database: Database, symbol: str) -> int:
     """Delete every tick of a symbol; return how many there were."""
     return count_changed(database, DELETE, (symbol,))
+
+
+def forget_symbol(database: Database, symbol: str) -> None:
+    """Remove a symbol that has no ticks; then writers of ticks are kept out until the transaction ends.
+
+    A writer that found its symbol listed does not list it again, so it must have committed before.
+    """
+    parameters = {"symbol": symbol}
+    if database.execute_sql(FIND_WITHOUT_TICKS, parameters).fetchone()[0]:
+        database.execute_sql("LOCK TABLE ticks IN SHARE ROW EXCLUSIVE MODE")
+        database.execute_sql(FORGET_SYMBOL, parameters)

@@ -141,11 +141,18 @@ class Market(ServiceBase):
         return len(checked)
 
     def delete_market_ticks(self, symbol: str) -> int:
-        """Delete every tick of a symbol; return how many there were. Raises `InvalidInput`."""
+        """Delete every tick of a symbol, and the symbol itself; return how many ticks there were.
+
+        Raises `InvalidInput`.
+        """
         checked = check_symbol(symbol)
         with self._changing("delete_market_ticks") as (database, changes):
             note_symbols(changes, [checked])
-            return queries.delete_ticks(database, checked)
+            deleted = queries.delete_ticks(database, checked)
+        # on its own: it keeps writers of ticks out, which may take long while many are deleted
+        with self._changing("delete_market_ticks") as (database, _):
+            queries.forget_symbol(database, checked)
+        return deleted
 
     def get_symbol_currencies(self) -> dict[str, str | None]:
         """Return the currency of every symbol, None where it is not known; as of now."""

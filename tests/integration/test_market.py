@@ -1,16 +1,19 @@
 """The market: ticks, latest prices, candles."""
 
 import math
+import threading
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import psycopg2
 import psycopg2.errors
 import pytest
 import redis
 
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput
+from core.local.processes import wait_until
 from core.records import Tick
 from core.service.inputs import check_symbol
 from tests.conftest import Execute
@@ -248,6 +251,38 @@ def test_clear_and_delete(service: EnhancedDatabaseService, redis_client: redis.
     assert list(redis_client.scan_iter(match="market:*")) == []
     assert service.delete_market_ticks("AAPL") == 1
     assert [each.symbol for each in service.get_latest_market_data()] == ["MSFT"]
+
+
+def test_a_symbol_goes_with_its_ticks(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """It is no longer listed, which only maintenance noticed."""
+    service.insert_market_ticks([tick("AAPL", 0, "1"), tick("MSFT", 0, "1")])
+    service.delete_market_ticks("AAPL")
+    assert execute("SELECT symbol FROM symbols") == [("MSFT",)]
+    assert list(service.get_symbol_currencies()) == ["MSFT"]
+    assert service.delete_market_ticks("AAPL") == 0
+
+
+def test_a_symbol_that_gets_a_tick_meanwhile_stays(
+    service: EnhancedDatabaseService, execute: Execute, database_url: str
+) -> None:
+    """A writer that found its symbol listed, and has not committed, is waited for."""
+    service.insert_market_ticks([tick("AAPL", 0, "1")])
+    writer = psycopg2.connect(database_url)
+    with writer.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO ticks (symbol, timestamp, price) VALUES ('AAPL', %s, 2)",
+            (START + timedelta(minutes=1),),
+        )
+    deleting = threading.Thread(target=service.delete_market_ticks, args=("AAPL",))
+    deleting.start()
+    assert wait_until(
+        lambda: execute("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")[0][0], seconds=30
+    )
+    writer.commit()
+    writer.close()
+    deleting.join()
+    assert execute("SELECT symbol FROM symbols") == [("AAPL",)]
+    assert [each.price for each in service.get_latest_market_data()] == [Decimal(2)]
 
 
 def test_market_keys_and_ttl(service: EnhancedDatabaseService, redis_client: redis.Redis) -> None:

@@ -1,57 +1,257 @@
-"""The self-test: a line per call, nothing left behind, and failures that show."""
+"""The self-test: a line per call, every call made, nothing left behind, and failures that show."""
 
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
+import psycopg2
 import pytest
 
-from core import EnhancedDatabaseService
+from core import EnhancedDatabaseService, Settings
+from core.queries.self_test import WRITERS_LOCK
+from core.records import User
+from core.resources import MIGRATIONS
 from core.selftest import run_self_test
+from core.selftest_cleanup import ABANDONED_AFTER, ACTOR, ATTEMPTS, EVENT_TYPE
 from tests.conftest import Execute
+from tests.dashboard_process import build_environment
 
-TABLES = ("users", "ticks", "portfolios", "quests", "leaderboard_entries", "market_events")
+ABANDONED = "self-test-0123abcd"
+PERSON = "self-test-fan"
 
 
-def test_every_call_passes_and_nothing_stays(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Each public call has its line, and the tables are as they were."""
-    service.create_user(username="alice")
+def list_public(service: EnhancedDatabaseService) -> set[str]:
+    """Return the names of the service's calls; the self-test does not close what it was given."""
+    names = {name for name in dir(service) if not name.startswith("_")}
+    return {name for name in names if callable(getattr(service, name))} - {"close"}
+
+
+def read_tables(execute: Execute) -> dict[str, list[tuple[Any, ...]]]:
+    """Return every row of every table there is."""
+    tables = execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
+    return {name: execute(f"SELECT * FROM {name} ORDER BY 1") for (name,) in tables}
+
+
+@pytest.fixture
+def people(service: EnhancedDatabaseService) -> User:
+    """Alice, who plays: with a row in every table that the self-test writes to."""
+    alice = service.create_user(username="alice")
+    day = date(2026, 1, 5)
+    service.get_current_portfolio(alice.id, day)
+    service.update_leaderboard_entry(alice.id, "total_value", Decimal(1), day)
     service.insert_market_tick("AAPL", Decimal(1))
-    before = [execute(f"SELECT * FROM {table}") for table in TABLES]
+    service.create_market_event(type="NEWS", title="Alice plays")
+    with service.audited(actor="alice@example.com", action="warm_cache", target="all"):
+        pass
+    return alice
+
+
+def test_every_call_passes_and_nothing_stays(
+    service: EnhancedDatabaseService, execute: Execute, people: User
+) -> None:
+    """Each public call has its line, and every table is as it was."""
+    before = read_tables(execute)
     lines: list[str] = []
-    assert run_self_test(service, report=lines.append), lines
-    assert [execute(f"SELECT * FROM {table}") for table in TABLES] == before
-    calls = {line.split()[1] for line in lines if line.startswith("ok")}
-    public = {
-        name
-        for name in dir(service)
-        if not name.startswith("_") and callable(getattr(service, name)) and name != "close"
-    }
-    assert calls == public
+    assert run_self_test(service, report=lines.append), "\n".join(lines)
+    assert read_tables(execute) == before
+    assert {line.split()[1] for line in lines if line.startswith("ok")} == list_public(service)
     assert lines[-1] == "all calls passed"
+
+
+def test_every_call_is_really_made(service: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the self-test itself and not by another call, and loads with rows."""
+    made: set[str] = set()
+    rows: dict[str, int] = {}
+
+    def record(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if sys._getframe(1).f_globals["__name__"].startswith("core.selftest"):
+                made.add(name)
+            answer = method(*arguments, **options)
+            if name.startswith("load_"):
+                rows[name] = len(answer) if isinstance(answer, dict) else answer
+            return answer
+
+        return call
+
+    for name in list_public(service):
+        monkeypatch.setattr(service, name, record(name, getattr(service, name)))
+    lines: list[str] = []
+    assert run_self_test(service, report=lines.append), "\n".join(lines)
+    assert made == list_public(service)
+    assert rows == {name: 1 for name in made if name.startswith("load_")}
+
+
+def test_its_lock_is_that_of_the_triggers() -> None:
+    """Who counts entries holds it, so that a leaderboard's counters are removed by nobody meanwhile."""
+    text = (MIGRATIONS / "0003_board_counters.py").read_text("utf-8")
+    assert f"WRITERS, FOLDERS = 0x{WRITERS_LOCK:X}, " in text
+
+
+def test_it_waits_for_who_counts_on_other_leaderboards(
+    service: EnhancedDatabaseService, execute: Execute, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without holding up anybody: it tries again, and gives up with a line when that never ends."""
+    writer = psycopg2.connect(database_url)
+    with writer.cursor() as cursor:
+        for slot in range(64):
+            cursor.execute("SELECT pg_advisory_xact_lock_shared(%s, %s)", (WRITERS_LOCK, slot))
+    waited: list[float] = []
+    monkeypatch.setattr("core.selftest_cleanup.sleep", waited.append)
+    lines: list[str] = []
+    assert not run_self_test(service, report=lines.append)
+    assert [line for line in lines if line.startswith("FAIL cleanup ")] != []
+    assert len(waited) == ATTEMPTS
+    waited.clear()
+    monkeypatch.setattr("core.selftest_cleanup.sleep", lambda _: writer.rollback())
+    lines.clear()
+    assert run_self_test(service, report=lines.append), "\n".join(lines)
+    writer.close()
 
 
 def test_it_can_be_repeated_at_once(service: EnhancedDatabaseService) -> None:
     """What the first run has left in the cache does not fail the second."""
     for _ in range(2):
         lines: list[str] = []
-        assert run_self_test(service, report=lines.append), lines
+        assert run_self_test(service, report=lines.append), "\n".join(lines)
 
 
-def test_a_broken_call_fails_the_run_and_cleans_up(
-    service: EnhancedDatabaseService, execute: Execute, monkeypatch: pytest.MonkeyPatch
+def test_quests_of_people_are_left_alone(
+    service: EnhancedDatabaseService, execute: Execute, people: User
 ) -> None:
-    """The line says what was wrong; the throw-away player is removed all the same."""
-    monkeypatch.setattr(service, "get_leaderboard", lambda *_: ())
+    """Quests are expired and partitions are maintained for real, and rolled back."""
+    service.create_quest(people.id, type="DAILY", title="Over", target_value=Decimal(1))
+    execute("UPDATE quests SET expires_at = now() - interval '1 hour'")
+    execute("INSERT INTO symbols (symbol, month) VALUES ('GONE', '2020-01-01')")
+    before = read_tables(execute)
+    lines: list[str] = []
+    assert run_self_test(service, report=lines.append), "\n".join(lines)
+    assert read_tables(execute) == before
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), KeyError("broken")])
+def test_a_broken_call_fails_the_run_and_cleans_up(
+    service: EnhancedDatabaseService,
+    execute: Execute,
+    people: User,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    """A wrong answer and an error that nobody expects are lines; the other calls are made all the same."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    before = read_tables(execute)
+    monkeypatch.setattr(service, "get_user_rank", lambda *_: None)
+    monkeypatch.setattr(service, "update_quest_progress", fail)
     lines: list[str] = []
     assert not run_self_test(service, report=lines.append)
-    assert any(line.startswith("FAIL get_leaderboard ") for line in lines)
-    assert execute("SELECT count(*) FROM users") == [(0,)]
+    assert any(line.startswith("FAIL get_user_rank ") for line in lines)
+    assert any(line.startswith("FAIL update_quest_progress ") and "broken" in line for line in lines)
+    assert any(line.startswith("ok   delete_user ") for line in lines)
+    assert read_tables(execute) == before
 
 
 def test_a_schema_that_is_missing_is_a_failure_and_no_traceback(
     service: EnhancedDatabaseService, execute: Execute
 ) -> None:
     """What cannot be tried is said, and the user is removed as far as that goes."""
-    execute("DROP TABLE quests, trades, positions, portfolios, leaderboard_entries, market_events")
+    execute("DROP TABLE quests, portfolios, leaderboard_entries, market_events CASCADE")
     lines: list[str] = []
     assert not run_self_test(service, report=lines.append)
     assert lines[-1].startswith("failed: ")
+    assert execute("SELECT * FROM symbols") == []
+    assert execute("SELECT * FROM audit_events") == []
+
+
+@contextmanager
+def interrupted_inside(manager: Any) -> Iterator[Any]:
+    """Enter a context manager and be interrupted in its block."""
+    with manager:
+        yield None
+        raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_an_interruption_anywhere_leaves_nothing(
+    service: EnhancedDatabaseService, execute: Execute, people: User
+) -> None:
+    """After each call in turn, which has committed by then and returns nothing to the self-test."""
+    before = read_tables(execute)
+    for name in sorted(list_public(service)):
+        method = getattr(service, name)
+
+        def interrupt(*arguments: Any, method: Callable[..., Any] = method, **options: Any) -> Any:
+            if sys._getframe(1).f_globals["__name__"] != "core.selftest":
+                return method(*arguments, **options)
+            answer = method(*arguments, **options)
+            if hasattr(answer, "__enter__"):
+                return interrupted_inside(answer)
+            raise KeyboardInterrupt
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(service, name, interrupt)
+            # those of the standings are called by another module, so nothing interrupts them
+            with suppress(KeyboardInterrupt):
+                run_self_test(service, report=lambda _: None)
+        assert read_tables(execute) == before, name
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(
+    service: EnhancedDatabaseService, execute: Execute, people: User
+) -> None:
+    """Once it is old enough to be no run of this moment; people with similar names stay."""
+    service.create_user(username=PERSON)
+    before = read_tables(execute)
+    left = service.create_user(username=ABANDONED)
+    service.get_current_portfolio(left.id, date(1970, 1, 1))
+    service.create_market_event(type=EVENT_TYPE, title=ABANDONED)
+    service.insert_market_tick(ABANDONED.upper(), Decimal(1), timestamp=datetime(1970, 1, 1, tzinfo=UTC))
+    with service.audited(actor=ACTOR, action="clear_cache", target=ABANDONED):
+        pass
+    lines: list[str] = []
+    assert run_self_test(service, report=lines.append), "\n".join(lines)
+    assert service.get_user_by_id(left.id) == left
+    age = ABANDONED_AFTER + timedelta(minutes=1)
+    execute("UPDATE users SET created_at = created_at - %s WHERE id = %s", (age, str(left.id)))
+    execute("UPDATE users SET created_at = created_at - %s WHERE username = %s", (age, PERSON))
+    assert run_self_test(service, report=lines.append), "\n".join(lines)
+    execute("UPDATE users SET created_at = created_at + %s WHERE username = %s", (age, PERSON))
+    assert read_tables(execute) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_without_a_trace(
+    settings: Settings,
+    service: EnhancedDatabaseService,
+    execute: Execute,
+    people: User,
+    number: signal.Signals,
+) -> None:
+    """Ctrl-C, a supervisor that stops it, a terminal that is closed: exit status 130 and no row."""
+    assert settings.redis_password is not None
+    environment = build_environment(
+        DATABASE_URL=settings.database_url.get_secret_value(),
+        REDIS_URL=settings.redis_url.get_secret_value(),
+        REDIS_PASSWORD=settings.redis_password.get_secret_value(),
+        PYTHONUNBUFFERED="1",
+    )
+    before = read_tables(execute)
+    command = [sys.executable, "-m", "core.cli", "self-test"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert "create_user" in process.stdout.readline()
+        os.kill(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.splitlines()[-1]) == (130, "error: interrupted")
+    assert read_tables(execute) == before

@@ -4,6 +4,7 @@ Owns the three phases and the table. The traffic is `echo-markets self-test`, wh
 call of the service and says whether callers notice.
 """
 
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -26,8 +28,8 @@ from core.local.drills.signals import (
     judge,
 )
 from core.local.errors import StackError
-from core.local.processes import wait_until
-from core.local.programs import CLI, address
+from core.local.processes import stop_process, wait_until
+from core.local.programs import CLI, STOP_SECONDS, address
 from core.scrape import read_scrape
 
 FAULT_SECONDS = 10.0
@@ -144,23 +146,23 @@ class Runner:
 
     def _run_self_test(self) -> tuple[str, ...]:
         """Return the calls that failed; one made-up name when the whole did."""
-        command = [sys.executable, *CLI, "self-test"]
-        try:
-            ended = subprocess.run(
-                command,
-                env=self._place.environment,
-                cwd=self._place.folder.root,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                timeout=SELF_TEST_SECONDS,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return ("no end",)
-        if ended.returncode == 0:
+        with subprocess.Popen(
+            [sys.executable, *CLI, "self-test"],
+            env=self._place.environment,
+            cwd=self._place.folder.root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            try:
+                output, _ = process.communicate(timeout=SELF_TEST_SECONDS)
+            except subprocess.TimeoutExpired:
+                # asked to, it removes what it has made
+                stop_process(psutil.Process(process.pid), stop_signal=signal.SIGTERM, seconds=STOP_SECONDS)
+                return ("no end",)
+        if process.returncode == 0:
             return ()
-        return find_failed_calls(ended.stdout) or ("no start",)
+        return find_failed_calls(output) or ("no start",)
 
     def _say(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
