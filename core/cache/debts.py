@@ -2,15 +2,20 @@
 
 Owns the keys of writes that Redis has not confirmed, with the tokens of their fences. They are sent
 before this process reads from Redis again, and in the background, because a process that only writes
-would otherwise never send them. Knows keys and tokens; sends no commands itself.
+would otherwise never send them. They are sent in portions, so an attempt that fails costs the same
+however many are owed. Knows keys and tokens; sends no commands itself.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
+from itertools import chain, islice
 
 # Beyond this many, the keys are dropped by a scan instead of by name.
 OWED_LIMIT = 100_000
+# Keys of one payment: what a server that answers again is asked for in one round trip.
+PORTION_KEYS = 1_000
 # A command whose sender gave up arrives, if it does, together with the end of the outage.
 LATE_SECONDS = 1.0
 
@@ -33,12 +38,16 @@ class Debts:
         release_all: Callable[[], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`release` drops keys with the fences of tokens, which are all in one string."""
         self._release = release
         self._release_all = release_all
         self._clock = clock
-        self._owed: dict[tuple[str, bytes], int] = {}
+        # key -> token -> number of the invalidation; two writers of one key have a fence each
+        self._owed: OrderedDict[str, dict[bytes, int]] = OrderedDict()
         # fences that Redis may still receive after their release
-        self._late: dict[tuple[str, bytes], int] = {}
+        self._late: list[tuple[Collection[str], bytes]] = []
+        # pairs of key and token
+        self._owed_count = self._late_count = 0
         self._paid_at: float | None = None
         # the number of the invalidation since which all keys are owed; 0 for none
         self._all_since = 0
@@ -50,7 +59,7 @@ class Debts:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Return how many are owed; 1 when all keys are."""
+        """Return how many keys are owed; 1 when all are."""
         return len(self._owed) or int(bool(self._all_since))
 
     @property
@@ -58,25 +67,31 @@ class Debts:
         """Whether anything is owed, or will be."""
         return bool(self._owed or self._all_since or self._late)
 
-    def owe(self, keys: Iterable[str], token: bytes) -> None:
+    def owe(self, keys: Collection[str], token: bytes) -> None:
         """Note keys to drop, with the token of the fence that goes with them."""
         with self._lock:
-            self._number += 1
             self._paid_at = None
-            # each token by itself: two writers of one key have a fence each
-            self._owed.update(dict.fromkeys(((key, token) for key in keys), self._number))
-            if len(self._owed) > OWED_LIMIT:
-                self._all_since = self._number
-                self._owed.clear()
+            self._note(keys, token)
 
-    def expect_late(self, keys: Iterable[str], token: bytes) -> None:
+    def _note(self, keys: Collection[str], token: bytes) -> None:
+        self._number += 1
+        for key in keys:
+            tokens = self._owed.setdefault(key, {})
+            self._owed_count += token not in tokens
+            tokens[token] = self._number
+        if self._owed_count > OWED_LIMIT:
+            self._all_since = self._number
+            self._owed, self._owed_count = OrderedDict(), 0
+
+    def expect_late(self, keys: Collection[str], token: bytes) -> None:
         """Note a fence that was sent and not confirmed: it is released again a while after the outage.
 
         Without that it would keep its keys out of the cache until it expires.
         """
         with self._lock:
-            if len(self._late) <= OWED_LIMIT:
-                self._late.update(dict.fromkeys(((key, token) for key in keys), 0))
+            if self._late_count <= OWED_LIMIT:
+                self._late.append((keys, token))
+                self._late_count += len(keys)
 
     def owe_late(self) -> bool:
         """Owe the late fences once all else has been paid for a while; return whether any is owed now."""
@@ -88,9 +103,9 @@ class Debts:
                 self._paid_at = now
             if now - self._paid_at < LATE_SECONDS:
                 return False
-            self._number += 1
-            self._owed.update(dict.fromkeys(self._late, self._number))
-            self._late.clear()
+            for keys, token in self._late:
+                self._note(keys, token)
+            self._late, self._late_count = [], 0
             self._paid_at = None
             return True
 
@@ -102,31 +117,50 @@ class Debts:
         """
         if not self._owed and not self._all_since:
             return
-        with self._lock:
-            owed, all_since = dict(self._owed), self._all_since
+        all_since = self._all_since
         if all_since:
             self._release_all()
-        unpaid = self._pay(owed)
-        with self._lock:
-            if self._all_since == all_since:
-                self._all_since = 0
-            for debt, number in owed.items():
-                if self._owed.get(debt) == number:
-                    del self._owed[debt]
-        if unpaid is not None:
-            raise unpaid from unpaid.__cause__
-
-    def _pay(self, owed: dict[tuple[str, bytes], int]) -> Unpaid | None:
-        """Release what is owed; what is refused is taken out of `owed`, and the last refusal returned."""
-        by_token: dict[bytes, list[str]] = {}
-        for key, token in owed:
-            by_token.setdefault(token, []).append(key)
+            with self._lock:
+                if self._all_since == all_since:
+                    self._all_since = 0
         last: Unpaid | None = None
-        for token, keys in by_token.items():
-            try:
-                self._release(keys, token)
-            except Unpaid as unpaid:
-                last = unpaid
-                for key in unpaid.keys:
-                    del owed[key, token]
-        return last
+        # what is owed at this moment; what is owed meanwhile is behind it
+        left = len(self._owed)
+        while left > 0 and (portion := self._list_portion(left)):
+            left -= len(portion)
+            last = self._pay(portion) or last
+        if last is not None:
+            raise last from last.__cause__
+
+    def _list_portion(self, left: int) -> dict[str, dict[bytes, int]]:
+        with self._lock:
+            return {key: dict(tokens) for key, tokens in islice(self._owed.items(), min(left, PORTION_KEYS))}
+
+    def _pay(self, portion: dict[str, dict[bytes, int]]) -> Unpaid | None:
+        """Release keys; return the refusal when some are refused, which go behind all others."""
+        refusal: Unpaid | None = None
+        refused: Collection[str] = ()
+        try:
+            # all tokens are of transactions that have ended, so none of their fences is needed anywhere
+            self._release(list(portion), b"".join(set(chain.from_iterable(portion.values()))))
+        except Unpaid as unpaid:
+            refusal, refused = unpaid, set(unpaid.keys)
+        with self._lock:
+            for key, numbers in portion.items():
+                self._strike_off(key, {} if key in refused else numbers)
+        return refusal
+
+    def _strike_off(self, key: str, paid: dict[bytes, int]) -> None:
+        owed = self._owed.get(key)
+        if owed is None:
+            # another thread paid it as well
+            return
+        for token, number in paid.items():
+            # not what is owed anew
+            if owed.get(token) == number:
+                del owed[token]
+                self._owed_count -= 1
+        if owed:
+            self._owed.move_to_end(key)
+        else:
+            del self._owed[key]

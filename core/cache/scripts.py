@@ -32,7 +32,7 @@ local function list_fences(stored, own, now)
   for at = 1, #stored - 28, 29 do
     local is_fence = string.sub(stored, at, at) == 'F'
     local expiry = is_fence and tonumber(string.sub(stored, at + 16, at + 28)) or 0
-    if expiry > now and string.sub(stored, at, at + 15) ~= own then
+    if expiry > now and not string.find(own, string.sub(stored, at, at + 15), 1, true) then
       kept = kept .. string.sub(stored, at, at + 28)
     end
   end
@@ -137,8 +137,9 @@ return #KEYS
 """
 )
 
-# KEYS: what was changed. ARGV: the writer's token. The fences of other writers stay: their
-# COMMIT is still to come. Either way the key is touched, so that the feed tells of the change.
+# KEYS: what was changed. ARGV: the writer's token, or the tokens of several in one string. The
+# fences of other writers stay: their COMMIT is still to come. Either way the key is touched, so
+# that the feed tells of the change.
 RELEASE = Script(
     _FENCES
     + """
