@@ -18,7 +18,6 @@ from pydantic import SecretStr
 from core import Settings, open_service
 from core.cache.shared import CacheDown, wires_to_redis
 from core.cache.wire import Wire
-from core.database import Database
 from core.errors import DatabaseUnavailable, EchoMarketsError
 from tests.coherence.history import Event, Outcome, Paid, Read, Tier, Write
 from tests.coherence.load import Counts, Ledger, Load, Team
@@ -110,21 +109,25 @@ class Worker:
         self._latch_commit()
 
     def _latch_commit(self) -> None:
-        database: Any = self._service._database
-        commit: Callable[[Database], None] = Database.commit
-        execute: Callable[..., Any] = Database.execute_sql
+        service: Any = self._service
+        database = service._database
+        commit, change_alone = database.commit, service._change_alone
 
         def commit_and_wait() -> None:
-            commit(database)
+            commit()
             self._pass_commit()
 
-        def execute_and_wait(sql: str, params: Any = None) -> Any:
-            cursor = execute(database, sql, params)
-            if not database.in_transaction() and sql.lstrip().startswith(("UPDATE", "INSERT")):
-                self._pass_commit()
-            return cursor
+        def change_and_wait(operation: str, keys: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+            def query_and_wait(database: Any, *arguments: Any, **options: Any) -> Any:
+                result = query(database, *arguments, **options)
+                if not database.in_transaction():
+                    # the statement has committed itself
+                    self._pass_commit()
+                return result
 
-        database.commit, database.execute_sql = commit_and_wait, execute_and_wait
+            return change_alone(operation, keys, query_and_wait, *arguments, **options)
+
+        database.commit, service._change_alone = commit_and_wait, change_and_wait
 
     def _pass_commit(self) -> None:
         self._pass("committed")
