@@ -51,6 +51,10 @@ class ConnectFailed(DatabaseUnavailable):
     """No connection could be opened, as opposed to one that was lost; nothing was changed."""
 
 
+class ConnectionsExhausted(ConnectFailed):
+    """The server, the role or a pooler accepts no further connection; those that are open go on."""
+
+
 class ServerHung(DatabaseUnavailable):
     """PostgreSQL did not answer a statement on an open connection; the call was given up."""
 

@@ -9,9 +9,11 @@ import re
 import peewee
 import psycopg2
 
+from core.database.connector import ServerNotSupported
 from core.database.watch import StatementAbandoned
 from core.errors import (
     ConnectFailed,
+    ConnectionsExhausted,
     ConstraintViolated,
     DatabaseError,
     DatabaseUnavailable,
@@ -33,8 +35,25 @@ FOREIGN_KEY_VIOLATION = "23503"
 SERIALIZATION_FAILURE = "40001"
 DEADLOCK = "40P01"
 LOCK_NOT_AVAILABLE = "55P03"
-# Connecting has no SQLSTATE in psycopg2; these are words of SQLSTATE 53300.
-_TOO_MANY = ("too many clients", "too many connections", "remaining connection slots")
+# What ends a session that idles in a transaction, and one whose transaction takes too long.
+_ENDED_SESSION = {"25P03", "25P04"}
+# Connecting has no SQLSTATE in psycopg2; these are words of SQLSTATE 53300, of PgBouncer and of Supavisor.
+_TOO_MANY = (
+    "too many clients",
+    "too many connections",
+    "remaining connection slots",
+    "no more connections allowed",
+    "max clients reached",
+    "max client connections reached",
+)
+# libpq's words for a server that `target_session_attrs` does not accept.
+_READ_ONLY_SERVER = ("session is read-only", "server is in hot standby mode")
+_READ_ONLY_REMEDY = (
+    "either it is a standby (point DATABASE_URL at the primary), or default_transaction_read_only is on"
+    " (an administrator or a quota of the provider set it)"
+)
+# A line for each address of each host.
+_MAX_LINES = 4
 
 # "Key (user_id)=(...) is not present in table", in whatever language the server speaks.
 _KEY = re.compile(r"\((?P<columns>[\w, ]+)\)=\((?P<values>.*)\)", re.DOTALL)
@@ -52,7 +71,7 @@ _BY_STATE: dict[str, tuple[type[EchoMarketsError], str]] = {
     ),
     READ_ONLY: (
         DatabaseUnavailable,
-        "found the database read-only; point DATABASE_URL at the primary",
+        f"found the database read-only: {_READ_ONLY_REMEDY}",
     ),
     NUMBER_OUT_OF_RANGE: (NumberRefused, "got a number that PostgreSQL cannot hold; give fewer digits"),
     SERIALIZATION_FAILURE: _CONFLICT,
@@ -74,7 +93,7 @@ def is_connection_lost(error: BaseException) -> bool:
     state = driver_error.pgcode
     if state is None:
         return isinstance(driver_error, psycopg2.OperationalError | psycopg2.InterfaceError)
-    return state != QUERY_CANCELED and state[:2] in {"08", "57"}
+    return state in _ENDED_SESSION or (state != QUERY_CANCELED and state[:2] in {"08", "57"})
 
 
 def translate(error: BaseException, operation: str) -> EchoMarketsError:
@@ -130,10 +149,21 @@ def _read_key(detail: str) -> dict[str, str]:
 
 def translate_connect(error: BaseException) -> ConnectFailed:
     """Return the error for a connection that could not be opened."""
-    reason = _reason(_driver_error(error))
+    driver_error = _driver_error(error)
+    if isinstance(driver_error, ServerNotSupported):
+        return ConnectFailed(str(driver_error))
+    # of several hosts, or addresses of one, each has its own line
+    lines = [line.strip() for line in str(driver_error or "no connection").splitlines() if line.strip()]
+    failures = [line for line in lines if line.startswith("connection to server")] or lines[:1]
+    reason = "; ".join(failures[:_MAX_LINES]) or "no message"
     remedy = "check that PostgreSQL is running and that DATABASE_URL names it"
-    if any(words in reason for words in _TOO_MANY):
-        remedy = "raise max_connections of PostgreSQL or lower DATABASE_CONNECTION_LIMIT"
+    if any(words in reason.lower() for words in _TOO_MANY):
+        return ConnectionsExhausted(
+            f"cannot connect to the database ({reason}); raise max_connections of PostgreSQL, the limit of"
+            " the role or of the pooler, or lower DATABASE_CONNECTION_LIMIT of other processes"
+        )
+    if any(words in reason for words in _READ_ONLY_SERVER):
+        remedy = _READ_ONLY_REMEDY
     return ConnectFailed(f"cannot connect to the database ({reason}); {remedy}")
 
 

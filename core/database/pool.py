@@ -28,7 +28,7 @@ from core.database.pooled_connection import (
 )
 from core.database.waiter import Waiter
 from core.database.watch import sever
-from core.errors import PoolClosed, PoolTimeout
+from core.errors import ConnectionsExhausted, PoolClosed, PoolTimeout
 from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.records import PoolStats
@@ -40,6 +40,8 @@ MAX_LIFETIME_SECONDS = 3600.0
 LIFETIME_JITTER = 0.1
 # Longer than any unit of work of the service: a statement alone is cancelled earlier.
 LEAK_SECONDS = 60.0
+# A server that refused a further connection is asked again this much later, while somebody waits.
+GROW_AGAIN_SECONDS = 5.0
 # How often who waits or comes looks for leaks, and for connections whose thread ended without a check-in.
 RECLAIM_INTERVAL_SECONDS = 0.5
 
@@ -93,6 +95,9 @@ class ConnectionPool:
         self._look_at = float("-inf")
         # checked out for units of work that were given up where no lock may be taken
         self._abandoned: deque[tuple[ServerConnection, Owner]] = deque()
+        # how many connections the server gives; learned when it refuses one
+        self._cap = self._limit
+        self._grow_at = float("-inf")
         # what idled before this time shared a server with a connection that broke
         self._suspect_until = float("-inf")
 
@@ -107,16 +112,21 @@ class ConnectionPool:
         started = self._clock()
         if started >= self._look_at or self._abandoned:
             self.look_after()
+        owner = owner or Owner()
         place = self._acquire(operation, started)
-        try:
-            self._metrics.pool_wait_seconds.observe(self._clock() - started)
-            entry = self._make_usable(place)
-            self._hand_out(entry, operation, owner or Owner())
-        except BaseException:
-            # an interrupt too: the place must not be lost
-            self._release_slot()
-            raise
-        return entry.raw
+        self._metrics.pool_wait_seconds.observe(self._clock() - started)
+        while True:
+            try:
+                entry = self._make_usable(place)
+                self._hand_out(entry, operation, owner)
+            except ConnectionsExhausted as error:
+                place = self._take_another(error, operation, started)
+            except BaseException:
+                # an interrupt too: the place must not be lost
+                self._release_slot()
+                raise
+            else:
+                return entry.raw
 
     def _hand_out(self, entry: PooledConnection, operation: str, owner: Owner) -> None:
         entry.operation, entry.owner = operation, owner
@@ -136,14 +146,75 @@ class ConnectionPool:
             self._counts["requests_num"] += 1
             if not self._waiters and self._idle:
                 return self._idle.pop()
-            if not self._waiters and self._size < self._limit:
-                self._size += 1
+            if not self._waiters and self._may_grow():
+                self._grow()
                 return None
             self._counts["requests_queued"] += 1
             waiter = Waiter()
             self._waiters.append(waiter)
             self._publish()
         return self._wait(waiter, operation, started)
+
+    def _may_grow(self) -> bool:
+        """Say whether another connection may be opened."""
+        if self._size < self._cap:
+            return True
+        return self._size < self._limit and self._clock() >= self._grow_at
+
+    def _take_another(
+        self, error: ConnectionsExhausted, operation: str, started: float
+    ) -> PooledConnection | None:
+        """Give a place up that the server refuses, and wait for one of the others; raise without any."""
+        with self._lock:
+            others = self._size - 1
+            if others > 0 and not self._is_closed:
+                self._learn_cap(others, error)
+                self._size = others
+                if self._idle:
+                    return self._idle.pop()
+                # it came before those who wait already
+                waiter = Waiter()
+                self._waiters.appendleft(waiter)
+                self._counts["requests_queued"] += 1
+                self._publish()
+                self._drained.notify_all()
+            else:
+                waiter = None
+        if waiter is None:
+            self._release_slot()
+            raise error
+        return self._wait(waiter, operation, started)
+
+    def _learn_cap(self, size: int, error: ConnectionsExhausted) -> None:
+        if self._cap == self._limit:
+            logger.warning("the pool goes on with %d of %d connections: %s", size, self._limit, error)
+        self._cap = size
+        self._grow_at = self._clock() + GROW_AGAIN_SECONDS
+        self._metrics.pool_max.set(size)
+
+    def _note_opened(self) -> None:
+        """Take it in when the server gives more than it did; then who waits may try at once."""
+        with self._lock:
+            if self._size <= self._cap:
+                return
+            self._cap = self._size
+            self._grow_at = self._clock()
+            self._metrics.pool_max.set(self._cap)
+            if self._cap == self._limit:
+                logger.info("the server gives all %d connections again", self._limit)
+            self._let_grow()
+
+    def _let_grow(self) -> None:
+        """Let who waits first open a connection, if one may be opened."""
+        if self._waiters and not self._is_closed and self._may_grow():
+            self._grow()
+            self._waiters.popleft().grant(None)
+
+    def _grow(self) -> None:
+        """Take a place for a connection; beyond what the server gave before, one at a time."""
+        self._size += 1
+        if self._size > self._cap:
+            self._grow_at = self._clock() + GROW_AGAIN_SECONDS
 
     def _wait(self, waiter: Waiter, operation: str, started: float) -> PooledConnection | None:
         deadline = started + self._timeout_seconds
@@ -170,10 +241,13 @@ class ConnectionPool:
             self._counts["requests_errors"] += 1
             self._metrics.pool_timeouts.inc()
             now, opening = self._clock(), self._size - len(self._used) - len(self._idle)
+            is_full = self._cap < self._limit
+            remedy = "the limit of the server or the role" if is_full else "DATABASE_CONNECTION_LIMIT"
             raise PoolTimeout(
-                f"{operation} waited {now - started:.1f} s for one of {self._limit} connections"
+                f"{operation} waited {now - started:.1f} s for one of {self._cap} connections"
+                f"{', more than which the server refuses' if is_full else ''}"
                 f" (held by: {describe_holders(self._used.values(), now, opening=opening)});"
-                " raise DATABASE_CONNECTION_LIMIT or find what holds them"
+                f" raise {remedy} or find what holds them"
             )
 
     def _give_up(self, waiter: Waiter) -> None:
@@ -219,6 +293,7 @@ class ConnectionPool:
         self._metrics.pool_create_seconds.observe(now - started)
         with self._lock:
             self._counts["connections_num"] += 1
+        self._note_opened()
         lifetime = MAX_LIFETIME_SECONDS * self._jitter(1 - LIFETIME_JITTER, 1)
         return PooledConnection(raw, expires_at=now + lifetime)
 
@@ -287,6 +362,7 @@ class ConnectionPool:
         with self._lock:
             self._look_at = self._clock() + RECLAIM_INTERVAL_SECONDS
             self._warn_of_leaks()
+            self._let_grow()
             used = [(entry, entry.owner) for entry in self._used.values() if entry.owner is not None]
         while self._abandoned:
             with contextlib.suppress(IndexError):
@@ -358,7 +434,7 @@ class ConnectionPool:
             self.look_after()
         with self._lock:
             return PoolStats(
-                pool_max=self._limit,
+                pool_max=self._cap,
                 pool_size=self._size,
                 pool_available=len(self._idle),
                 pool_in_use=len(self._used),

@@ -4,6 +4,7 @@ Owns the ping, the reset before a check-in and the closing; decides nothing.
 """
 
 import logging
+import select
 import threading
 from collections.abc import Callable, Collection, Sequence
 from itertools import islice
@@ -30,10 +31,14 @@ CANCEL_SECONDS = 1.0
 class PooledConnection:
     """One connection of the pool; times are of the pool's clock."""
 
-    __slots__ = ("expires_at", "idle_since", "is_leak_known", "operation", "owner", "raw", "used_since")
+    __slots__ = (
+        "_arrivals", "expires_at", "idle_since", "is_leak_known", "operation", "owner", "raw", "used_since",
+    )  # fmt: skip  # one name a line would hide that these are the attributes
 
     def __init__(self, raw: ServerConnection, *, expires_at: float) -> None:
         self.raw = raw
+        self._arrivals = select.poll()
+        self._arrivals.register(raw.fileno(), select.POLLIN)
         self.expires_at = expires_at
         self.idle_since = 0.0
         self.used_since = 0.0
@@ -42,9 +47,17 @@ class PooledConnection:
         self.owner: Owner | None = None
 
     def needs_ping(self, now: float, suspect_until: float) -> bool:
-        """Say whether it idled long, or shared a server with a connection that broke."""
+        """Say whether it idled long, heard from its server, or shared it with a connection that broke.
+
+        A server that closes an idle connection says so, and nothing else makes it speak but a
+        notice: a ping tells the two apart.
+        """
         idled = now - self.idle_since
-        return idled >= PING_AFTER_IDLE_SECONDS or self.idle_since <= suspect_until
+        return (
+            idled >= PING_AFTER_IDLE_SECONDS
+            or self.idle_since <= suspect_until
+            or bool(self._arrivals.poll(0))
+        )
 
     def ping(self) -> bool:
         """Ask the server for an answer; say whether it came."""

@@ -125,16 +125,20 @@ def sever(raw: connection) -> None:
 
 
 def _make_cursor_class(watch: StatementWatch) -> type[cursor]:
-    def _run(raw: connection, statement: Callable[..., Any], *args: Any) -> Any:
-        return watch.run(raw, watch.limit_of(raw), statement, *args)
-
     class WatchedCursor(cursor):
         """A cursor whose statements are watched."""
 
+        limit_seconds: float | None = None
+        """How long each of its statements may take; None is as long as those of the connection."""
+
+        def _run(self, statement: Callable[..., Any], *args: Any) -> Any:
+            limit = watch.limit_of(self.connection) if self.limit_seconds is None else self.limit_seconds
+            return watch.run(self.connection, limit, statement, *args)
+
         def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002  # psycopg2's name
-            return _run(self.connection, super().execute, query, vars)
+            return self._run(super().execute, query, vars)
 
         def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> Any:
-            return _run(self.connection, super().copy_expert, sql, file, size)
+            return self._run(super().copy_expert, sql, file, size)
 
     return WatchedCursor

@@ -4,6 +4,7 @@ The pool runs no SQL but its ping, so a stand-in shows all it does; the same poo
 real server is in tests/integration/test_database.py.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from typing import Any, Self
@@ -35,6 +36,7 @@ class StandInConnection:
         self.is_dead = False
         self.interrupts = 0
         self.keeps_session = True
+        self._reading, self._writing = os.pipe()
         self.info = self
         self.transaction_status = TRANSACTION_STATUS_IDLE
 
@@ -59,12 +61,21 @@ class StandInConnection:
             raise psycopg2.OperationalError("server closed the connection")
 
     def fileno(self) -> int:
-        """Have no socket."""
-        return -1
+        """Return the end of a pipe, which is as good as a socket."""
+        return self._reading
+
+    def speak(self) -> None:
+        """Say something that nobody asked for, as a server that closes does."""
+        os.write(self._writing, b"x")
 
     def close(self) -> None:
         """Note that it was closed."""
         self.closed = 1
+
+    def __del__(self) -> None:
+        """Close the pipe."""
+        os.close(self._reading)
+        os.close(self._writing)
 
 
 class Clock:
@@ -259,6 +270,17 @@ def test_a_failed_ping_makes_the_idle_ones_suspect(fixture: Fixture) -> None:
     fixture.pool.checkin(held)
     fixture.pool.checkout("f")
     assert fixture.opened[0].pings == 1
+
+
+@pytest.mark.parametrize("is_dead", [False, True])
+def test_a_connection_that_its_server_spoke_on_is_pinged(fixture: Fixture, *, is_dead: bool) -> None:
+    """However short it idled: a server that closes speaks, and so does one with a notice."""
+    fixture.pool.checkin(fixture.pool.checkout("a"))
+    fixture.opened[0].is_dead = is_dead
+    fixture.opened[0].speak()
+    got: Any = fixture.pool.checkout("b")
+    assert fixture.opened[0].pings == 1
+    assert got is fixture.opened[int(is_dead)]
 
 
 def test_an_interrupt_costs_no_place() -> None:

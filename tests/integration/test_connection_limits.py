@@ -1,0 +1,152 @@
+"""Servers that close connections which idle, and servers that give fewer than the pool may hold."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from pydantic import SecretStr
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.errors import ConnectionsExhausted
+from core.local.servers import PostgresServer
+from tests.conftest import Execute, administered
+
+END_IDLE = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+ALIVE = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+THREADS = 12
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Return when it holds."""
+    for _ in range(2_000):
+        if condition():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError(what)
+
+
+def hold_connections(service: EnhancedDatabaseService, count: int) -> None:
+    """Leave so many connections idle in the pool."""
+    barrier = threading.Barrier(count)
+
+    def hold() -> None:
+        with service._database.session("hold"):
+            barrier.wait(10)
+
+    threads = [threading.Thread(target=hold) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert service.pool_stats().pool_available == count
+
+
+def test_a_write_does_not_meet_a_connection_that_the_server_closed(
+    settings: Settings, execute: Execute
+) -> None:
+    """Every idle one is gone, as after a restart; the first write works, and so do the others."""
+    with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
+        hold_connections(service, 4)
+        execute(END_IDLE)
+        wait_until(lambda: execute(ALIVE) == [(0,)], "the server has closed them")
+        for name in ("alice", "bob", "charlie"):
+            service.create_user(username=name)
+        assert service.pool_stats().connections_lost == 1, "a session replaced is the one used again"
+        hold_connections(service, 4)
+        assert service.pool_stats().connections_lost == 4
+
+
+@pytest.mark.slow
+def test_idle_session_timeout_costs_no_write(settings: Settings, postgres_server: PostgresServer) -> None:
+    """A server or pooler that ends what idles for a second: pauses of two between the writes."""
+    name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
+    with administered(postgres_server) as run:
+        run(f"ALTER DATABASE {name} SET idle_session_timeout = '1s'")
+    with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
+        user = service.create_user(username="alice")
+        for number in range(3):
+            threading.Event().wait(2)
+            service.update_user_profile(user.id, name=f"name {number}")
+            with service.transaction():
+                service.touch_last_active(user.id)
+        assert service.pool_stats().connections_lost == 3
+
+
+def test_a_message_is_no_reason_to_reconnect(settings: Settings, execute: Execute) -> None:
+    """A session that was told something while it idled is pinged and used again."""
+    with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
+        with service._database.session("listen") as database:
+            database.execute_sql("LISTEN news")
+        [entry] = service._database._pool._idle
+        assert not entry.needs_ping(entry.idle_since, 0.0)
+        execute("NOTIFY news")
+        wait_until(lambda: entry.needs_ping(entry.idle_since, 0.0), "the session was told")
+        service.search_users("a")
+        stats = service.pool_stats()
+    assert (stats.connections_num, stats.connections_lost) == (1, 0)
+
+
+@contextmanager
+def limited(server: PostgresServer, settings: Settings, *, connections: int, of: str) -> Iterator[Settings]:
+    """Return settings of a role that may have so many connections, or of a database that may."""
+    name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
+    role = f"limited_{name[-8:]}"
+    limit = f"CONNECTION LIMIT {connections}"
+    with administered(server) as run:
+        run(f"CREATE ROLE {role} LOGIN PASSWORD 'x' IN ROLE pg_read_all_data, pg_write_all_data")
+        run(f"ALTER ROLE {role} {limit}" if of == "role" else f"ALTER DATABASE {name} {limit}")
+        url = SecretStr(f"postgresql://{role}:x@127.0.0.1:{server.port}/{name}")
+        try:
+            yield settings.model_copy(update={"database_url": url, "enable_redis_cache": False})
+        finally:
+            run(f"ALTER DATABASE {name} CONNECTION LIMIT -1")
+            run(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("of", ["role", "database"])
+def test_callers_queue_for_what_the_server_gives(
+    settings: Settings, postgres_server: PostgresServer, of: str
+) -> None:
+    """Twelve threads on a limit of three, below the pool's of ten: all of them are served."""
+    with (
+        limited(postgres_server, settings, connections=3, of=of) as few,
+        open_service(few) as service,
+    ):
+        errors: list[BaseException] = []
+        barrier = threading.Barrier(THREADS)
+
+        def work(number: int) -> None:
+            try:
+                barrier.wait(10)
+                for _ in range(5):
+                    with service._database.session("work") as database:
+                        database.execute_sql("SELECT pg_sleep(0.01)")
+                service.create_user(username=f"player-{number}")
+            except BaseException as error:
+                errors.append(error)
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not errors
+        assert service.pool_stats().pool_max == 3
+        assert len(service.search_users("player-")) == THREADS
+
+
+def test_without_any_connection_the_refusal_names_all_limits(
+    settings: Settings, postgres_server: PostgresServer
+) -> None:
+    """The role has none left for this process: an error at once, in the server's words."""
+    with (
+        limited(postgres_server, settings, connections=1, of="role") as few,
+        open_service(few) as first,
+        open_service(few) as second,
+        first._database.session("hold"),
+    ):
+        with pytest.raises(ConnectionsExhausted, match="too many connections for role") as error:
+            second.search_users("a")
+        assert "the limit of the role or of the pooler" in str(error.value)
