@@ -16,6 +16,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from core.cache.diagnosis import Diagnosis, RedisDoctor
 from core.database.bounded import BoundedConnection, make_connector
+from core.forks import call_in_forked_child
 from core.migration import MIGRATIONS_DIR, MigrationCount, count_migrations
 from core.pools import add_up_pools
 from core.records import Health, PoolUse
@@ -63,11 +64,16 @@ class HealthEvaluator:
         self._monotonic = monotonic
         self._connector = make_connector(settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS)
         self._doctor = RedisDoctor(settings, client_name=CLIENT_NAME) if settings.enable_redis_cache else None
-        self._database_check = _Check("database", self._count_migrations)
-        self._redis_check = _Check("redis", self._examine_redis)
+        self._reset_after_fork()
+        call_in_forked_child(self._reset_after_fork)
+
+    def _reset_after_fork(self) -> None:
+        """Have no check under way, in a child without the threads that ran them, and no answer yet."""
         self._evaluating = threading.Lock()
         self._last: Health | None = None
         self._last_at = float("-inf")
+        self._database_check = _Check("database", self._count_migrations)
+        self._redis_check = _Check("redis", self._examine_redis)
 
     def evaluate(self, limit_seconds: float = CHECK_SECONDS) -> Health:
         """Return what the checks, side by side, found at `timestamp`, at most two seconds ago.

@@ -69,10 +69,14 @@ class FleetReader:
         self._archive = _Archive()
         self._archived: Reading | None = None
         self._archive_stamp: tuple[int, int] | None = None
-        self._lock = threading.Lock()
+        self.reset_after_fork()
         self._is_folding_broken = False
         self.files_read = 0
         """How many files of writers the last collection read, beside the archive."""
+
+    def reset_after_fork(self) -> None:
+        """Take a new lock: a thread that the child does not have may hold the old one."""
+        self._lock = threading.Lock()
 
     def collect(self, limit_seconds: float = LOCK_SECONDS) -> list[Metric]:
         """Return every metric of the fleet at this moment, sorted by name.

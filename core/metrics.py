@@ -31,7 +31,8 @@ class Metrics(Definitions):
     def __init__(self, role: Role, registry: CollectorRegistry | None = None) -> None:
         super().__init__(role, MetricWriter())
         self.registry = registry or CollectorRegistry()
-        self.registry.register(_InMemory(FleetReader(self.writer, None)))
+        self._own = FleetReader(self.writer, None)
+        self.registry.register(_InMemory(self._own))
         self._fleet = FleetReader(self.writer, None)
         # beside the one above, which may wait for another exporter
         self._live = FleetReader(self.writer, None)
@@ -40,7 +41,7 @@ class Metrics(Definitions):
         self._publisher: threading.Thread | None = None
         self._closing = threading.Event()
         self.metrics_writers.set(1)
-        call_in_forked_child(self.resume_after_fork)
+        call_in_forked_child(self._reset_after_fork)
 
     # -- run --------------------------------------------------------------------------
 
@@ -79,9 +80,12 @@ class Metrics(Definitions):
         self._publisher = threading.Thread(target=self._publish_regularly, name="metrics", daemon=True)
         self._publisher.start()
 
-    def resume_after_fork(self) -> None:
-        """Go on in a forked child: threads do not survive a fork, and one may have held the lock."""
+    def _reset_after_fork(self) -> None:
+        """Go on in a forked child: threads do not survive a fork, and one may have held a lock."""
         self._publishing = threading.Lock()
+        for reader in (self._own, self._fleet, self._live):
+            reader.reset_after_fork()
+        self.metrics_writers.set(1)
         if self._publisher is not None and not self._closing.is_set():
             self._closing = threading.Event()
             self._start_publishing()

@@ -37,12 +37,12 @@ class CircuitBreaker:
         self._is_refused = False
         self._failed_attempts = 0
         self._reason: str | None = None
-        self.renew()
-        on_change(False)
+        self.reset_after_fork()
 
-    def renew(self) -> None:
-        """Take a new lock, in a forked child."""
+    def reset_after_fork(self) -> None:
+        """Take a new lock and tell the state, which the child's metrics do not have."""
         self._lock = threading.Lock()
+        self._on_change(self.is_open)
 
     @property
     def is_closed(self) -> bool:

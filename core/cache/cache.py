@@ -91,7 +91,7 @@ class Cache:
     def _renew(self) -> None:
         """Start over in a forked child: new locks, and a feed of its own before near is served."""
         for tally in self._tallies.values():
-            tally.renew()
+            tally.reset_after_fork()
         self._changes.reset_after_fork()
         self._flights.reset_after_fork()
         self._last_known.reset_after_fork()

@@ -237,7 +237,7 @@ class SharedTier:
     def renew(self) -> None:
         """Take new locks, in a forked child, and go on there with what the parent's thread does."""
         self._debts.renew()
-        self._breaker.renew()
+        self._breaker.reset_after_fork()
         self._recovery.renew()
         if self._debts.is_pending or not self._breaker.is_closed:
             self._recovery.start()

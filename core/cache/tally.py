@@ -18,15 +18,15 @@ class Tally:
     def __init__(self, cache: str, metrics: Metrics) -> None:
         self._cache = cache
         self._metrics = metrics
-        self.renew()
+        self.reset_after_fork()
+
+    def reset_after_fork(self) -> None:
+        """Start at zero with a new lock; what was counted before is the parent's."""
+        self._lock = threading.Lock()
         self._near_hits = self._near_misses = 0
         self._hits = self._misses = self._refused = self._invalidations = 0
         self._bypasses: Counter[str] = Counter()
         self._published: Counter[str] = Counter()
-
-    def renew(self) -> None:
-        """Take a new lock, in a forked child."""
-        self._lock = threading.Lock()
 
     def count_near(self, *, hits: int, misses: int) -> None:
         """Count values that the near tier answered for."""

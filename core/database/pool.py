@@ -67,6 +67,13 @@ class ConnectionPool:
         self._metrics = metrics
         self._clock = clock
         self._jitter = jitter
+        self.reset_after_fork()
+        call_in_forked_child(self.reset_after_fork)
+
+    def reset_after_fork(self) -> None:
+        """Start empty: a forked child must not use or close its parent's sockets."""
+        # the child's metrics begin at zero
+        self._metrics.pool_max.set(self._limit)
         self._counts: dict[str, Any] = dict.fromkeys(
             (
                 "requests_num",
@@ -79,12 +86,6 @@ class ConnectionPool:
             0,
         )
         self._wait_seconds = 0.0
-        self.forget()
-        metrics.pool_max.set(limit)
-        call_in_forked_child(self.forget)
-
-    def forget(self) -> None:
-        """Start empty: a forked child must not use or close its parent's sockets."""
         self._lock = threading.Lock()
         self._drained = threading.Condition(self._lock)
         self._idle: deque[PooledConnection] = deque()

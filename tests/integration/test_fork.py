@@ -1,17 +1,15 @@
 """Forked children: connections, transactions and a cache of their own, the parent's untouched."""
 
 import contextlib
-import json
 import os
 import signal
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from core import EnhancedDatabaseService
 from core.records import User
 from tests.conftest import Execute
+from tests.forking import ask_child
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
@@ -23,23 +21,6 @@ def backend_of(service: EnhancedDatabaseService) -> int:
     """Return the server's process that serves this thread."""
     with service._database.session("pid") as database:
         return int(database.execute_sql("SELECT pg_backend_pid()").fetchone()[0])
-
-
-def ask_child(work: Callable[[], Any]) -> Any:
-    """Return what `work` returns in a forked child, or the name of the error it raises."""
-    reader, writer = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            answer = json.dumps(work())
-        except BaseException as error:
-            answer = json.dumps(type(error).__name__)
-        os.write(writer, answer.encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writer)
-    with os.fdopen(reader) as pipe:
-        return json.loads(pipe.read())
 
 
 def test_a_child_has_connections_of_its_own(service: EnhancedDatabaseService) -> None:
