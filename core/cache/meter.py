@@ -120,7 +120,8 @@ class StaleReadMeter:
         if _load(sample) == sample.value:
             return False
         if self._find_shared(sample.read, sample.key) == sample.value:
-            return True
+            # unless the row has been given the sampled value again, and the cache filled with it
+            return bool(_load(sample) != sample.value)
         if sample.tier == "shared":
             return False
         self._stopping.wait(self._feed_bound_seconds)

@@ -14,7 +14,7 @@ import logging
 import random
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -90,7 +90,8 @@ class ConnectionPool:
         self._drained = threading.Condition(self._lock)
         self._idle: deque[PooledConnection] = deque()
         self._used: dict[int, PooledConnection] = {}
-        self._waiters: deque[Waiter] = deque()
+        # in the order in which they came; one that gives up is removed without a search
+        self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._size = 0
         self._is_closed = self._is_drained = False
         self._look_at = float("-inf")
@@ -111,8 +112,7 @@ class ConnectionPool:
         and the driver's error when a new connection cannot be opened.
         """
         started = self._clock()
-        if started >= self._look_at or self._abandoned:
-            self.look_after()
+        self._look_when_due()
         owner = owner or Owner()
         place = self._acquire(operation, started)
         self._metrics.pool_wait_seconds.observe(self._clock() - started)
@@ -152,7 +152,7 @@ class ConnectionPool:
                 return None
             self._counts["requests_queued"] += 1
             waiter = Waiter()
-            self._waiters.append(waiter)
+            self._waiters[waiter] = None
             self._publish()
         return self._wait(waiter, operation, started)
 
@@ -175,7 +175,8 @@ class ConnectionPool:
                     return self._idle.pop()
                 # it came before those who wait already
                 waiter = Waiter()
-                self._waiters.appendleft(waiter)
+                self._waiters[waiter] = None
+                self._waiters.move_to_end(waiter, last=False)
                 self._counts["requests_queued"] += 1
                 self._publish()
                 self._drained.notify_all()
@@ -209,7 +210,7 @@ class ConnectionPool:
         """Let who waits first open a connection, if one may be opened."""
         if self._waiters and not self._is_closed and self._may_grow():
             self._grow()
-            self._waiters.popleft().grant(None)
+            self._waiters.popitem(last=False)[0].grant(None)
 
     def _grow(self) -> None:
         """Take a place for a connection; beyond what the server gave before, one at a time."""
@@ -221,7 +222,7 @@ class ConnectionPool:
         deadline = started + self._timeout_seconds
         try:
             while not waiter.is_granted and not self._is_closed:
-                self.look_after()
+                self._look_when_due()
                 remaining = deadline - self._clock()
                 if remaining <= 0:
                     break
@@ -235,8 +236,7 @@ class ConnectionPool:
             if waiter.is_granted:
                 # also when it came with the deadline: a granted place must not be lost
                 return waiter.granted
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
+            self._waiters.pop(waiter, None)
             self._publish()
             self._refuse_when_closed()
             self._counts["requests_errors"] += 1
@@ -254,8 +254,7 @@ class ConnectionPool:
     def _give_up(self, waiter: Waiter) -> None:
         with self._lock:
             if not waiter.is_granted:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+                self._waiters.pop(waiter, None)
                 return
         if waiter.granted is not None:
             self._close_raw(waiter.granted, "dead")
@@ -331,7 +330,7 @@ class ConnectionPool:
             reason = self._closing_reason(entry, is_healthy=is_healthy, now=now)
             if reason is None:
                 if self._waiters:
-                    self._waiters.popleft().grant(entry)
+                    self._waiters.popitem(last=False)[0].grant(entry)
                 else:
                     self._idle.append(entry)
                 self._publish()
@@ -352,11 +351,16 @@ class ConnectionPool:
         """Give up one place, or pass the permission to connect to who waits first."""
         with self._lock:
             if self._waiters and not self._is_closed:
-                self._waiters.popleft().grant(None)
+                self._waiters.popitem(last=False)[0].grant(None)
             else:
                 self._size -= 1
                 self._drained.notify_all()
             self._publish()
+
+    def _look_when_due(self) -> None:
+        """Look once an interval, however many threads wait: a look goes through all that are used."""
+        if self._clock() >= self._look_at or self._abandoned:
+            self.look_after()
 
     def look_after(self) -> None:
         """Warn of connections held for too long, and close those that nobody will check in."""
@@ -411,7 +415,7 @@ class ConnectionPool:
             self._is_closed = True
             idle, self._idle = list(self._idle), deque()
             while self._waiters:
-                self._waiters.popleft().event.set()
+                self._waiters.popitem(last=False)[0].event.set()
             self._size -= len(idle)
         for entry in idle:
             self._close_raw(entry, "shutdown")

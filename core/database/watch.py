@@ -10,9 +10,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg2
 from psycopg2.extensions import connection, cursor
@@ -28,9 +28,15 @@ class StatementAbandoned(psycopg2.OperationalError):
     """The server did not answer within the query timeout; the connection was cut."""
 
 
-class _Statement(NamedTuple):
-    raw: connection
-    deadline: float
+class _Statement:
+    """A statement under way."""
+
+    __slots__ = ("deadline", "is_cut", "raw")
+
+    def __init__(self, raw: connection, deadline: float) -> None:
+        self.raw = raw
+        self.deadline = deadline
+        self.is_cut = False
 
 
 class StatementWatch:
@@ -59,25 +65,25 @@ class StatementWatch:
         # its lock as well may be held by a thread that the child does not have
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        # one statement at a time per connection; a dict's item is set and popped in one step
-        self._running: dict[int, _Statement] = {}
-        self._cut: set[int] = set()
+        # a set's item is added in one step
+        self._running: set[_Statement] = set()
 
     def run(self, raw: connection, limit_seconds: float, statement: Callable[..., Any], *args: Any) -> Any:
         """Run a statement; raises `StatementAbandoned` when no answer came within the limit."""
         if self._thread is None:
             self._start()
-        key = id(raw)
-        self._running[key] = _Statement(raw, self._clock() + limit_seconds)
+        running = _Statement(raw, self._clock() + limit_seconds)
+        self._running.add(running)
         try:
             return statement(*args)
         except psycopg2.Error as error:
-            if key in self._cut:
+            if running.is_cut:
                 raise StatementAbandoned(f"no answer within {limit_seconds:g} s") from error
             raise
         finally:
-            del self._running[key]
-            self._cut.discard(key)
+            # not while its connection is being cut, which may run another one afterwards
+            with self._lock:
+                self._running.discard(running)
 
     @contextmanager
     def extended(self, raw: connection, timeout_seconds: float) -> Iterator[None]:
@@ -104,12 +110,17 @@ class StatementWatch:
 
     def _look(self) -> None:
         while not self._stopping.wait(min(LOOK_SECONDS, self.limit_seconds / 4)):
-            now = self._clock()
-            for key, statement in list(self._running.items()):
-                if now >= statement.deadline and key not in self._cut:
-                    self._cut.add(key)
-                    sever(statement.raw)
+            self._cut_late(list(self._running))
             self._on_look()
+
+    def _cut_late(self, running: Sequence[_Statement]) -> None:
+        now = self._clock()
+        for statement in running:
+            if now >= statement.deadline and not statement.is_cut:
+                with self._lock:
+                    if statement in self._running:
+                        statement.is_cut = True
+                        sever(statement.raw)
 
 
 def sever(raw: connection) -> None:

@@ -9,6 +9,9 @@ import redis
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.cache import meter
+from core.cache.codec import Codec
+from core.cache.keys import USER
+from core.cache.read_through import Read
 from core.records import User
 from tests.conftest import Execute
 from tests.patience import stretch
@@ -106,6 +109,19 @@ def test_a_slow_database_slows_nobody(
             past_near.get_user_by_id(alice.id)
         assert time.perf_counter() - started < stretch(2)
         assert past_near._cache._meter._samples.full()
+
+
+@pytest.mark.parametrize(("answers", "is_stale"), [((1, 1), False), ((2, 1), False), ((2, 2), True)])
+def test_a_row_that_gets_its_value_back_is_not_stale(
+    service: EnhancedDatabaseService, answers: tuple[int, ...], *, is_stale: bool
+) -> None:
+    """Sampled 1, changed to 2 and back to 1, which was cached then: no disagreement."""
+    loads = iter(answers)
+    read = Read(USER, Codec[int](int), lambda keys: {keys[0]: next(loads)}, ())
+    judge = meter.StaleReadMeter(
+        1, metrics=service.metrics, find_near=lambda _: None, find_shared=lambda _, __: 1
+    )
+    assert judge._is_stale(meter._Sample(read, "shared", "k", 1)) is is_stale
 
 
 def test_it_is_off_by_default(service: EnhancedDatabaseService) -> None:

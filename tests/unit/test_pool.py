@@ -355,8 +355,23 @@ def test_reclaims_what_an_ended_thread_holds() -> None:
     thread = Thread(lambda: fixture.pool.checkout("leak"))
     thread.start()
     thread.join(5)
+    fixture.clock.now += RECLAIM_INTERVAL_SECONDS
     assert fixture.pool.checkout("next") is fixture.opened[1]
     assert fixture.opened[0].closed
+
+
+def test_who_waits_looks_for_ended_threads_once_an_interval() -> None:
+    """However many wait: each look goes through every connection that is used."""
+    fixture = Fixture(limit=3, timeout_seconds=0)
+    for number in range(3):
+        fixture.pool.checkout(f"holder {number}")
+    looks: list[float] = []
+    fixture.pool._warn_of_leaks = lambda: looks.append(fixture.clock.now)  # type: ignore[method-assign]  # counted
+    fixture.clock.now += RECLAIM_INTERVAL_SECONDS
+    for _ in range(50):
+        with pytest.raises(PoolTimeout):
+            fixture.pool.checkout("late")
+    assert len(looks) == 1
 
 
 def test_a_second_checkin_is_ignored(fixture: Fixture) -> None:

@@ -3,7 +3,7 @@
 import gc
 import socket
 import threading
-from typing import cast
+from typing import Any, cast
 
 import psycopg2
 import pytest
@@ -51,7 +51,31 @@ def test_other_errors_pass() -> None:
 
     with pytest.raises(psycopg2.ProgrammingError, match="no such table"):
         watch.run(cast("connection", silent), 10, fail)
-    assert watch._running == {}
+    assert watch._running == set()
+    silent.close()
+    watch.close()
+
+
+def test_a_statement_that_ends_in_time_costs_no_later_one_its_connection() -> None:
+    """The watch looks at a statement that has ended meanwhile: the next of its connection goes on."""
+    now = [0.0]
+    watch, silent = StatementWatch(limit_seconds=10, clock=lambda: now[0]), Silent()
+
+    def end_late() -> None:
+        seen.extend(watch._running)
+        now[0] += 100
+
+    seen: list[Any] = []
+    watch.run(cast("connection", silent), 10, end_late)
+    watch._cut_late(seen)
+
+    def fail() -> None:
+        raise psycopg2.ProgrammingError("no such table")
+
+    with pytest.raises(psycopg2.ProgrammingError, match="no such table"):
+        watch.run(cast("connection", silent), 10, fail)
+    silent.theirs.send(b"x")
+    assert silent.ours.recv(1) == b"x", "it is not cut"
     silent.close()
     watch.close()
 

@@ -1,0 +1,52 @@
+"""What a forked child does anew."""
+
+import gc
+import os
+
+import pytest
+
+from core import forks
+from core.forks import call_in_forked_child
+
+
+class Owner:
+    """Something with a lock that a child has to take anew."""
+
+    def __init__(self, name: str, calls: list[str]) -> None:
+        self._name = name
+        self._calls = calls
+        call_in_forked_child(self.reset)
+
+    def reset(self) -> None:
+        """Note that it was called."""
+        self._calls.append(self._name)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_resets_what_lives_in_order() -> None:
+    """Each object that lives, in the order of registration; one that is gone is not called."""
+    calls: list[str] = []
+    owners = [Owner(name, calls) for name in ("first", "second", "third")]
+    del owners[1]
+    gc.collect()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, " ".join(calls).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(reader, 100) == b"first third"
+    assert calls == []
+    os.close(reader)
+    os.close(writer)
+
+
+def test_what_is_gone_is_registered_no_more() -> None:
+    """A process that opens services again and again does not fork slower and slower."""
+    gc.collect()
+    before = len(forks._methods)
+    for _ in range(100):
+        Owner("short-lived", [])
+    gc.collect()
+    assert len(forks._methods) == before
