@@ -22,9 +22,9 @@ import pytest
 import redis
 from pydantic import SecretStr
 
-from core import EnhancedDatabaseService, Settings, open_service
+from core import EnhancedDatabaseService, Settings, open_service, testing
 from core.local.configuration import StackSettings
-from core.local.servers import PostgresServer, ValkeyServer, run_postgres, run_valkey
+from core.local.servers import PostgresServer, ValkeyServer
 from core.metrics import Metrics
 from core.migration import Migrator
 
@@ -35,8 +35,7 @@ hypothesis.settings.register_profile("noisy", deadline=None)
 hypothesis.settings.load_profile("noisy")
 
 TEMPLATE = "echo_template"
-# Durability is not under test here, and costs most of a small transaction.
-FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+FAST = testing.FAST
 
 # A statement that waits for a lock of the same test fails: pytest-timeout cannot interrupt the driver.
 PATIENCE = "-c statement_timeout=120s"
@@ -126,16 +125,16 @@ def server_directory() -> Iterator[Callable[[], Path]]:
 
 
 @pytest.fixture(scope="session")
-def postgres_server(server_directory: Callable[[], Path]) -> Iterator[PostgresServer]:
+def postgres_server() -> Iterator[PostgresServer]:
     """A real PostgreSQL for the whole run."""
-    with run_postgres(server_directory(), options=FAST) as server:
+    with testing.serve_postgres() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def valkey_server(server_directory: Callable[[], Path]) -> Iterator[ValkeyServer]:
+def valkey_server() -> Iterator[ValkeyServer]:
     """A real Valkey for the whole run."""
-    with run_valkey(server_directory()) as server:
+    with testing.serve_valkey() as server:
         yield server
 
 

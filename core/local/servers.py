@@ -1,8 +1,9 @@
 """Real PostgreSQL and Valkey servers for the length of a `with` block.
 
 Owns starting, waiting and stopping; what is specific to each server is in
-`postgres` and `valkey`. Used by tests and benchmarks. The stack itself runs the
-same command lines under a supervisor. Never touches a configured database.
+`postgres` and `valkey`. Used by tests, those of other projects included (`core.testing`),
+and benchmarks. The stack itself runs the same command lines under a supervisor. Never
+touches a configured database.
 """
 
 import signal
