@@ -13,7 +13,7 @@ from rich.table import Table
 
 from core.errors import SettingsError
 from core.http_client import FetchFailed
-from core.scrape import NO_REASONS, Sample, Scrape, estimate_quantile, read_scrape
+from core.scrape import Sample, Scrape, estimate_quantile, read_scrape
 from core.service import EnhancedDatabaseService
 from core.settings import Settings, redact
 from core.stack_identity import StackIdentity, describe_database
@@ -78,8 +78,12 @@ def scrape_own(service: EnhancedDatabaseService) -> Scrape:
         own.append(Sample("echo_service_check_duration_seconds", {"service": name}, seconds))
     if health.migrations_pending is not None:
         own.append(Sample("echo_migrations_pending", {}, float(health.migrations_pending)))
-    reasons = {"redis": health.redis_reason} if health.redis_reason else NO_REASONS
-    return Scrape(own, taken_at=datetime.now(UTC), reasons=reasons)
+    reasons = {"database": health.database_reason, "redis": health.redis_reason}
+    return Scrape(
+        own,
+        taken_at=datetime.now(UTC),
+        reasons={name: reason for name, reason in reasons.items() if reason},
+    )
 
 
 def show_health(scrape: Scrape, source: str, console: Console) -> int:

@@ -14,8 +14,12 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import datetime
 from typing import Generic, NamedTuple, TypeVar
 
+import psycopg2
+
 from core.cache.diagnosis import Diagnosis, RedisDoctor
 from core.database.bounded import BoundedConnection, make_connector
+from core.database.faults import describe_refusal, translate_connect
+from core.errors import ConnectionsExhausted
 from core.forks import call_in_forked_child
 from core.migration import MIGRATIONS_DIR, MigrationCount, count_migrations
 from core.pools import add_up_pools
@@ -39,6 +43,15 @@ class Finding(NamedTuple, Generic[T]):
 
     found: T | None
     seconds: float
+
+
+class DatabaseFinding(NamedTuple):
+    """What the check of the database found; `reason` says what is wrong, None when nothing is."""
+
+    migrations: MigrationCount | None = None
+    reason: str | None = None
+    is_read_only: bool = False
+    is_full: bool = False
 
 
 class HealthEvaluator:
@@ -72,7 +85,7 @@ class HealthEvaluator:
         self._evaluating = threading.Lock()
         self._last: Health | None = None
         self._last_at = float("-inf")
-        self._database_check = _Check("database", self._count_migrations)
+        self._database_check = _Check("database", self._examine_database)
         self._redis_check = _Check("redis", self._examine_redis)
 
     def evaluate(self, limit_seconds: float = CHECK_SECONDS) -> Health:
@@ -102,14 +115,19 @@ class HealthEvaluator:
         self._database_check.start()
         if self._doctor is not None:
             self._redis_check.start()
-        migrations, database_seconds = self._database_check.result(deadline)
+        found, database_seconds = self._database_check.result(deadline)
+        database = found or DatabaseFinding(reason=f"no answer within {database_seconds:.1f} s")
         diagnosis, redis_seconds = self._find_diagnosis(deadline)
         pool = add_up_pools(self._list_pools())
+        state = _name_database_state(database, pool)
+        migrations = database.migrations
         return Health(
-            status=self._overall(migrations, diagnosis=diagnosis, pool=pool),
+            status=self._overall(state, migrations, diagnosis=diagnosis, pool=pool),
             timestamp=timestamp,
-            database="unhealthy" if migrations is None else "healthy",
+            database=state,
             database_seconds=database_seconds,
+            database_reason=database.reason,
+            is_read_only=database.is_read_only,
             migrations_pending=migrations and migrations.pending,
             migrations_applied=migrations and migrations.applied,
             redis=_name_state(diagnosis),
@@ -132,27 +150,47 @@ class HealthEvaluator:
         return diagnosis, seconds
 
     def _overall(
-        self, migrations: MigrationCount | None, *, diagnosis: Diagnosis | None, pool: PoolUse
+        self, database: str, migrations: MigrationCount | None, *, diagnosis: Diagnosis | None, pool: PoolUse
     ) -> str:
         is_redis_down = diagnosis is not None and not diagnosis.is_usable
-        if migrations is None or (is_redis_down and self._settings.health_require_redis):
+        if database == "unhealthy" or (is_redis_down and self._settings.health_require_redis):
             return "unhealthy"
+        is_behind = migrations is not None and migrations.pending > 0
         is_cache_limited = diagnosis is not None and diagnosis.reason is not None
-        return "degraded" if migrations.pending or is_cache_limited or pool.is_exhausted else "healthy"
+        is_limited = database == "degraded" or is_behind or is_cache_limited or pool.is_exhausted
+        return "degraded" if is_limited else "healthy"
 
-    def _count_migrations(self) -> MigrationCount:
+    def _examine_database(self) -> DatabaseFinding:
         """Connect and ask; on a connection of before, a server that is full would look healthy."""
-        connection = BoundedConnection(
-            self._settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS, connector=self._connector
-        )
         try:
-            return count_migrations(connection.execute_sql, MIGRATIONS_DIR)
+            connection = BoundedConnection(
+                self._settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS, connector=self._connector
+            )
+        except psycopg2.Error as error:
+            is_full = isinstance(translate_connect(error), ConnectionsExhausted)
+            return DatabaseFinding(reason=describe_refusal(error), is_full=is_full)
+        try:
+            migrations = count_migrations(connection.execute_sql, MIGRATIONS_DIR)
+        except psycopg2.Error as error:
+            return DatabaseFinding(reason=describe_refusal(error))
         finally:
             connection.close()
+        facts = connection.facts
+        if facts.is_standby or facts.is_read_only:
+            cause = "it is a standby" if facts.is_standby else "default_transaction_read_only is on"
+            return DatabaseFinding(migrations, reason=f"it accepts no writes: {cause}", is_read_only=True)
+        return DatabaseFinding(migrations)
 
     def _examine_redis(self) -> Diagnosis | None:
         """Connect and let it prove that it can invalidate, for the same reason."""
         return None if self._doctor is None else self._doctor.examine()
+
+
+def _name_database_state(found: DatabaseFinding, pool: PoolUse) -> str:
+    if found.migrations is not None:
+        return "degraded" if found.is_read_only else "healthy"
+    # who has connections goes on with them
+    return "degraded" if found.is_full and pool.pool_size else "unhealthy"
 
 
 def _name_state(diagnosis: Diagnosis | None) -> str:

@@ -35,7 +35,7 @@ class PlayerRank(msgspec.Struct, frozen=True):
 
 def is_database_up(service: EnhancedDatabaseService) -> bool:
     """Return whether the database answers, within about a second."""
-    return service.health().database == "healthy"
+    return service.health().database != "unhealthy"
 
 
 def list_sessions(service: EnhancedDatabaseService, *, linked: date | None = None) -> tuple[date, ...]:

@@ -35,17 +35,20 @@ def build_health_document(health: Health, stack: StackIdentity | None = None) ->
         redis["responseTimeMs"] = round(health.redis_seconds * 1000, 1)
     if health.redis_reason:
         redis["reason"] = health.redis_reason
+    database: dict[str, Any] = {
+        "status": health.database,
+        "responseTimeMs": round(health.database_seconds * 1000, 1),
+        "migrationsPending": health.migrations_pending,
+        "connectionPool": _build_pool(health.pool),
+    }
+    if health.database_reason:
+        database["reason"] = health.database_reason
     return {
         "status": health.status,
         **({} if stack is None else {"stack": str(stack)}),
         "timestamp": health.timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         "services": {
-            "database": {
-                "status": health.database,
-                "responseTimeMs": round(health.database_seconds * 1000, 1),
-                "migrationsPending": health.migrations_pending,
-                "connectionPool": _build_pool(health.pool),
-            },
+            "database": database,
             "redis": redis,
         },
     }
@@ -54,10 +57,13 @@ def build_health_document(health: Health, stack: StackIdentity | None = None) ->
 def describe_readiness(health: Health) -> tuple[bool, str]:
     """Say whether this version of the stack can serve, and if not, why.
 
-    Not with migrations pending: what answers then fails as soon as it needs what they bring.
+    Not with migrations pending: what answers then fails as soon as it needs what they bring. Nor
+    without writes.
     """
-    if health.database != "healthy":
+    if health.database == "unhealthy":
         return False, "not ready: the database does not answer"
+    if health.is_read_only:
+        return False, f"not ready: the database cannot be written: {health.database_reason}"
     if health.migrations_pending:
         return (
             False,

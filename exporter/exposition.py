@@ -132,7 +132,7 @@ def _collect_health(health: Health) -> Iterator[Metric]:
     seconds = GaugeMetricFamily(
         "echo_service_check_duration_seconds", "Time the check took", labels=["service"]
     )
-    up.add_metric(["database"], float(health.database == "healthy"))
+    up.add_metric(["database"], float(health.database != "unhealthy"))
     seconds.add_metric(["database"], health.database_seconds)
     if health.redis_enabled:
         up.add_metric(["redis"], float(health.redis != "unhealthy"))

@@ -15,6 +15,7 @@ import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ, POLL_WRITE, parse_dsn
 
 from core.database.connector import Connector, ServerConnection
+from core.database.session_settings import SessionFacts
 from core.settings import Settings
 
 
@@ -59,6 +60,11 @@ class BoundedConnection:
             raw.close()
             raise
         return raw
+
+    @property
+    def facts(self) -> SessionFacts:
+        """What the server said of itself when the connection was opened."""
+        return self._raw.facts
 
     @property
     def is_usable(self) -> bool:

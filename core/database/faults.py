@@ -48,12 +48,14 @@ _TOO_MANY = (
 )
 # libpq's words for a server that `target_session_attrs` does not accept.
 _READ_ONLY_SERVER = ("session is read-only", "server is in hot standby mode")
-_READ_ONLY_REMEDY = (
+READ_ONLY_CAUSES = (
     "either it is a standby (point DATABASE_URL at the primary), or default_transaction_read_only is on"
     " (an administrator or a quota of the provider set it)"
 )
 # A line for each address of each host.
 _MAX_LINES = 4
+# What names an address in the words of libpq and the server.
+_ADDRESS = re.compile(r'(?P<kind>host|at|address|name|socket)( name)? "[^"]*"|\d+\.\d+\.\d+\.\d+')
 
 # "Key (user_id)=(...) is not present in table", in whatever language the server speaks.
 _KEY = re.compile(r"\((?P<columns>[\w, ]+)\)=\((?P<values>.*)\)", re.DOTALL)
@@ -71,7 +73,7 @@ _BY_STATE: dict[str, tuple[type[EchoMarketsError], str]] = {
     ),
     READ_ONLY: (
         DatabaseUnavailable,
-        f"found the database read-only: {_READ_ONLY_REMEDY}",
+        f"found the database read-only: {READ_ONLY_CAUSES}",
     ),
     NUMBER_OUT_OF_RANGE: (NumberRefused, "got a number that PostgreSQL cannot hold; give fewer digits"),
     SERIALIZATION_FAILURE: _CONFLICT,
@@ -163,8 +165,17 @@ def translate_connect(error: BaseException) -> ConnectFailed:
             " the role or of the pooler, or lower DATABASE_CONNECTION_LIMIT of other processes"
         )
     if any(words in reason for words in _READ_ONLY_SERVER):
-        remedy = _READ_ONLY_REMEDY
+        remedy = READ_ONLY_CAUSES
     return ConnectFailed(f"cannot connect to the database ({reason}); {remedy}")
+
+
+def describe_refusal(error: BaseException) -> str:
+    """Return why a connection could not be opened, in the server's words, without an address."""
+    driver_error = _driver_error(error)
+    lines = [line.strip() for line in str(driver_error or error).splitlines() if line.strip()]
+    # what stands before it says where
+    reason = (lines[0] if lines else type(error).__name__).rpartition("failed: ")[2]
+    return _ADDRESS.sub(lambda found: f"{found['kind']} (hidden)" if found["kind"] else "(hidden)", reason)
 
 
 def _driver_error(error: BaseException | None) -> psycopg2.Error | None:

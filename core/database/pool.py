@@ -40,6 +40,8 @@ MAX_LIFETIME_SECONDS = 3600.0
 LIFETIME_JITTER = 0.1
 # Longer than any unit of work of the service: a statement alone is cancelled earlier.
 LEAK_SECONDS = 60.0
+# A server that became writable again is noticed this soon.
+EXPIRE_INTERVAL_SECONDS = 2.0
 # A server that refused a further connection is asked again this much later, while somebody waits.
 GROW_AGAIN_SECONDS = 5.0
 # How often who waits or comes looks for leaks, and for connections whose thread ended without a check-in.
@@ -97,6 +99,7 @@ class ConnectionPool:
         self._look_at = float("-inf")
         # checked out for units of work that were given up where no lock may be taken
         self._abandoned: deque[tuple[ServerConnection, Owner]] = deque()
+        self._expired_at = float("-inf")
         # how many connections the server gives; learned when it refuses one
         self._cap = self._limit
         self._grow_at = float("-inf")
@@ -298,9 +301,15 @@ class ConnectionPool:
         return PooledConnection(raw, expires_at=now + lifetime)
 
     def expire_all(self) -> None:
-        """Use no connection of the present any more: what the server is has changed."""
+        """Use no connection of the present any more: what the server is has changed.
+
+        Not for every refused write while it lasts: readers would connect anew each time.
+        """
         with self._lock:
             now = self._clock()
+            if now < self._expired_at + EXPIRE_INTERVAL_SECONDS:
+                return
+            self._expired_at = now
             for entry in (*self._idle, *self._used.values()):
                 entry.expires_at = now
 

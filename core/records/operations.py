@@ -100,8 +100,9 @@ class CacheStats(msgspec.Struct, frozen=True):
 class Health(msgspec.Struct, frozen=True):
     """What one evaluation found; `status` is healthy, degraded or unhealthy.
 
-    `redis` is healthy, degraded (used, with less than it should give), unhealthy or disabled;
-    `redis_reason` says why it is not healthy, and names no address.
+    `database` is healthy, degraded (reads work; it is read-only or accepts no further connection) or
+    unhealthy. `redis` is healthy, degraded (used, with less than it should give), unhealthy or
+    disabled. `database_reason` and `redis_reason` say why one is not healthy, and name no address.
     """
 
     status: str
@@ -115,6 +116,8 @@ class Health(msgspec.Struct, frozen=True):
     redis_seconds: float
     redis_reason: str | None
     pool: PoolUse
+    database_reason: str | None = None
+    is_read_only: bool = False
 
 
 class TableFigures(msgspec.Struct, frozen=True):

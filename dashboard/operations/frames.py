@@ -83,7 +83,9 @@ def build_own_cards(health: Health) -> tuple[Card, ...]:
         Card(
             "Stack", health.status.capitalize(), _STATES.get(health.status, "unknown"), "own check", "health"
         ),
-        _build_check("PostgreSQL", health.database, health.database_seconds, "health"),
+        _build_check(
+            "PostgreSQL", health.database, health.database_seconds, "health", health.database_reason
+        ),
         _build_check("Redis", health.redis, health.redis_seconds, "redis", health.redis_reason),
         _build_migrations(None if pending is None else float(pending), None),
         Card(

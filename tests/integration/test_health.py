@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psycopg2
 import pytest
@@ -17,15 +17,16 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from core import EnhancedDatabaseService, Settings, open_service
+from core.errors import DatabaseUnavailable
 from core.health import CACHE_SECONDS, CHECK_SECONDS, HealthEvaluator
-from core.local.servers import run_postgres
+from core.local.servers import PostgresServer, run_postgres
 from core.migration import Migrator
 from core.records import Health, PoolUse
 from core.scrape import parse_scrape
 from dashboard import data
 from dashboard.operations import frames
 from exporter.server import build_app
-from tests.conftest import FAST, Execute
+from tests.conftest import FAST, Execute, administered
 from tests.integration.test_exporter import parse, value, without_database, without_redis
 from tests.patience import stretch
 
@@ -80,6 +81,13 @@ def forget_a_migration(_: EnhancedDatabaseService, execute: Execute) -> Abstract
     return contextlib.nullcontext()
 
 
+def make_read_only(_: EnhancedDatabaseService, execute: Execute) -> AbstractContextManager[object]:
+    """Let new sessions accept no writes, as a provider does over quota."""
+    [(name,)] = execute("SELECT current_database()")
+    execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    return contextlib.nullcontext()
+
+
 STATES = {
     "healthy": State(unchanged, nothing, "healthy", 200, 200, "healthy", "healthy"),
     "redis disabled": State(disabling_redis, nothing, "healthy", 200, 200, "healthy", "disabled"),
@@ -87,6 +95,7 @@ STATES = {
     "redis down and required": State(requiring_redis, nothing, "unhealthy", 503, 503, "healthy", "unhealthy"),
     "pool exhausted": State(with_one_connection, exhaust, "degraded", 200, 200, "healthy", "healthy"),
     "migrations pending": State(unchanged, forget_a_migration, "degraded", 200, 503, "healthy", "healthy"),
+    "read-only": State(unchanged, make_read_only, "degraded", 200, 503, "degraded", "healthy"),
     "database down": State(without_database, nothing, "unhealthy", 503, 503, "unhealthy", "healthy"),
 }
 
@@ -111,13 +120,14 @@ def test_document_metrics_and_dashboard_agree(settings: Settings, execute: Execu
 
         database, redis = document["services"]["database"], document["services"]["redis"]
         assert (database["status"], found.database) == (state.database, state.database)
-        is_up = state.database == "healthy"
+        is_up = state.database != "unhealthy"
         assert value(metrics, "echo_service_up", service="database") == is_up
         assert data.is_database_up(service) == is_up
         assert (redis["status"], found.redis) == (state.redis, state.redis)
         ups = {each.labels["service"]: each.value for each in parse(metrics)["echo_service_up"].samples}
+        assert ("reason" in database) == (state.database != "healthy")
         assert ups.get("redis") == {"healthy": 1, "unhealthy": 0, "disabled": None}[state.redis]
-        assert_strip_agrees(metrics, found)
+        assert_strip_agrees(metrics, found, document)
         assert client.get("/readyz").status_code == state.readiness
         assert client.get("/livez").status_code == 200
         for text in (response.text, metrics, client.get("/readyz").text):
@@ -125,9 +135,10 @@ def test_document_metrics_and_dashboard_agree(settings: Settings, execute: Execu
             assert "127.0.0.1" not in text
 
 
-def assert_strip_agrees(metrics: str, found: Health) -> None:
+def assert_strip_agrees(metrics: str, found: Health, document: dict[str, Any]) -> None:
     """Assert that the Operations page shows the same, from a scrape and from its own check."""
     scrape = parse_scrape(metrics, taken_at=found.timestamp)
+    scrape.reasons = {name: each["reason"] for name, each in document["services"].items() if "reason" in each}
     cards = {card.label: card for card in frames.build_cards(scrape)}
     for own in frames.build_own_cards(found):
         assert (own.value, own.state) == (cards[own.label].value, cards[own.label].state)
@@ -146,6 +157,45 @@ def test_readiness_says_what_is_missing(settings: Settings, execute: Execute) ->
         "not ready: migrations pending: 1; `make migrate` applies them\n",
         "not ready: the database does not answer\n",
     ]
+
+
+def test_a_read_only_database_is_not_ready(settings: Settings, execute: Execute) -> None:
+    """The document and the readiness say which of its causes it is; reads go on."""
+    make_read_only(None, execute)  # type: ignore[arg-type]  # not looked at
+    with open_service(disabling_redis(settings)) as service, TestClient(build_app(service, None)) as client:
+        document = client.get("/api/health/database").json()
+        reason = "it accepts no writes: default_transaction_read_only is on"
+        assert document["services"]["database"]["reason"] == reason
+        assert client.get("/readyz").text == f"not ready: the database cannot be written: {reason}\n"
+        assert service.search_users("a") == ()
+        with pytest.raises(DatabaseUnavailable, match=r"standby .* or default_transaction_read_only is on"):
+            service.create_user(username="alice")
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_server_without_another_connection_serves_who_has_one(
+    settings: Settings, postgres_server: PostgresServer, *, holds: bool
+) -> None:
+    """The check gets none of its own then: degraded for a pool that has connections, else unhealthy."""
+    name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
+    role = f"scarce_{name[-8:]}"
+    with administered(postgres_server) as run:
+        run(f"CREATE ROLE {role} LOGIN PASSWORD 'x' CONNECTION LIMIT 1 IN ROLE pg_read_all_data")
+        try:
+            url = SecretStr(f"postgresql://{role}:x@127.0.0.1:{postgres_server.port}/{name}")
+            own = disabling_redis(settings).model_copy(update={"database_url": url})
+            with open_service(own) as service, TestClient(build_app(service, None)) as client:
+                other = None if holds else psycopg2.connect(url.get_secret_value())
+                if holds:
+                    service.search_users("a")
+                health = service.health()
+                assert health.database == ("degraded" if holds else "unhealthy")
+                assert health.database_reason == f'FATAL:  too many connections for role "{role}"'
+                assert client.get("/readyz").status_code == (200 if holds else 503)
+                if other is not None:
+                    other.close()
+        finally:
+            run(f"DROP ROLE {role}")
 
 
 class Clock:

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
 
 from core.database.pool import (
+    EXPIRE_INTERVAL_SECONDS,
     LEAK_SECONDS,
     MAX_LIFETIME_SECONDS,
     RECLAIM_INTERVAL_SECONDS,
@@ -495,3 +496,17 @@ def test_timeout_counts_who_is_not_named() -> None:
         fixture.pool.checkout("late")
     fixture.may_connect.set()
     opening.join(5)
+
+
+def test_connections_are_not_expired_for_every_refused_write(fixture: Fixture) -> None:
+    """While a database is read-only, readers keep theirs for two seconds."""
+    fixture.pool.checkin(fixture.pool.checkout("a"))
+    fixture.pool.expire_all()
+    fixture.pool.checkin(fixture.pool.checkout("b"))
+    fixture.pool.expire_all()
+    fixture.pool.checkin(fixture.pool.checkout("c"))
+    assert len(fixture.opened) == 2
+    fixture.clock.now += EXPIRE_INTERVAL_SECONDS
+    fixture.pool.expire_all()
+    fixture.pool.checkin(fixture.pool.checkout("d"))
+    assert len(fixture.opened) == 3
