@@ -247,7 +247,7 @@ def test_a_child_waits_for_no_check_or_scrape_of_its_parent(
         return [status, bool(families), len(gauges), time.monotonic() - began]
 
     under_way = threading.Event()
-    original = health._count_migrations
+    original = health._examine_database
     locks = (health._evaluating, metrics._fleet._lock, metrics._live._lock, metrics._own._lock)
     with ExitStack() as held:
         for lock in locks:
