@@ -172,7 +172,7 @@ class Portfolio(Model):
         ]
         indexes: ClassVar[list[Any]] = [
             SQL("CREATE UNIQUE INDEX portfolios_user_session ON portfolios (user_id, session_date)"),
-            SQL("CREATE INDEX portfolios_session ON portfolios (session_date, total_value DESC)"),
+            SQL("CREATE INDEX portfolios_session ON portfolios (session_date, user_id)"),
         ]
 
 

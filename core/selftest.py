@@ -27,6 +27,7 @@ from core.records import (
     Trade,
     User,
 )
+from core.selftest_bulk import check_bulk_reads
 from core.selftest_cleanup import ACTOR, EVENT_TYPE, SESSION, find_abandoned, new_name, remove, symbol_of
 from core.selftest_standings import check_standings
 from core.service import EnhancedDatabaseService
@@ -94,6 +95,8 @@ def _check_all(run: _Run) -> None:
     _check_market(run)
     _check_events(run)
     _check_insights(run, user)
+    if user is not None:
+        check_bulk_reads(run.call, run.service, user, category=run.name, session=SESSION, symbol=run.symbol)
     _check_upkeep(run, user)
 
 

@@ -16,7 +16,10 @@ INSERT = f"""
 FINISH = f"""
     UPDATE audit_events SET outcome = %s, detail = %s, finished_at = %s
     WHERE id = %s AND outcome = 'started' RETURNING {COLUMNS}"""
-RECENT = f"SELECT {COLUMNS} FROM audit_events ORDER BY created_at DESC, id DESC LIMIT %s"
+RECENT = f"""
+    SELECT {COLUMNS} FROM audit_events
+    WHERE %(after_id)s::uuid IS NULL OR (created_at, id) < (%(after)s::timestamptz, %(after_id)s::uuid)
+    ORDER BY created_at DESC, id DESC LIMIT %(limit)s"""
 
 
 def insert_event(
@@ -34,9 +37,13 @@ def finish_event(
     return find_one(database, _build, FINISH, (outcome, detail, now, event_id))
 
 
-def list_recent(database: Database, limit: int) -> tuple[AuditEvent, ...]:
-    """Return the most recent actions, newest first."""
-    return fetch_all(database, _build, RECENT, (limit,))
+def list_recent(
+    database: Database, limit: int, *, after: tuple[datetime, UUID] | None = None
+) -> tuple[AuditEvent, ...]:
+    """Return the most recent actions, newest first, from behind a place in that order on."""
+    created_at, event_id = after or (None, None)
+    parameters = {"after": created_at, "after_id": event_id, "limit": limit}
+    return fetch_all(database, _build, RECENT, parameters)
 
 
 def _build(row: Row) -> AuditEvent:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import MAXYEAR, UTC, datetime, timedelta
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from core.database import Database
 from core.queries.bulk import TICKS, load_rows
@@ -45,6 +45,12 @@ LATEST = f"""
 # From the end of tomorrow back to some time of today.
 TODAY = timedelta(days=2)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
+# The end leaves the default partition out where it can: then the others are read one after the other.
+RANGE = f"""
+    SELECT {COLUMNS} FROM ticks
+    WHERE symbol = %(symbol)s AND timestamp >= %(start)s AND timestamp < %(end)s
+      AND (%(after)s::timestamptz IS NULL OR timestamp > %(after)s::timestamptz)
+    ORDER BY timestamp LIMIT %(limit)s"""
 LIST_SYMBOLS = "SELECT symbol FROM symbols"
 LIST_CURRENCIES = "SELECT symbol, currency FROM symbols ORDER BY symbol"
 # In one order everywhere, so that no two writers wait for each other.
@@ -198,6 +204,26 @@ def list_candles(
     """Return the candles of [start, end), oldest first; weeks begin on Monday."""
     parameters = {"symbol": symbol, "start": start, "end": end, "bucket": bucket}
     return fetch_all(database, build_candle, CANDLES, parameters)
+
+
+class Range(NamedTuple):
+    """The ticks of a symbol in [start, end); `start` None is the first."""
+
+    symbol: str
+    start: datetime | None
+    end: datetime
+
+
+def list_range(database: Database, ticks: Range, after: datetime | None, limit: int) -> tuple[Tick, ...]:
+    """Return the ticks of a range that follow a time, oldest first."""
+    parameters = {
+        "symbol": ticks.symbol,
+        "start": ticks.start or "-infinity",
+        "end": ticks.end,
+        "after": after,
+        "limit": limit,
+    }
+    return fetch_all(database, build_tick, RANGE, parameters)
 
 
 def insert_ticks(database: Database, ticks: Sequence[Tick]) -> None:

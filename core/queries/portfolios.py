@@ -23,6 +23,10 @@ HISTORY = f"""
     SELECT {COLUMNS} FROM portfolios
     WHERE user_id = %s AND session_date < %s
     ORDER BY session_date DESC LIMIT %s"""
+IN_SESSION = f"""
+    SELECT {COLUMNS} FROM portfolios
+    WHERE session_date = %(day)s AND (%(after)s::uuid IS NULL OR user_id > %(after)s::uuid)
+    ORDER BY user_id LIMIT %(limit)s"""
 # A batch is a small part of the table, but the planner would rather hash all of it.
 PROBE_INDEX = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
 # The change is in percent of the value before it; a value that was nothing has none.
@@ -93,6 +97,14 @@ def create_portfolio(database: Database, portfolio_id: UUID, user_id: UUID, sess
 def list_history(database: Database, user_id: UUID, limit: int, before: date) -> tuple[Portfolio, ...]:
     """Return a user's portfolios before a session, newest first."""
     return fetch_all(database, build_portfolio, HISTORY, (user_id, before, limit))
+
+
+def list_in_session(
+    database: Database, session_date: date, after: UUID | None, limit: int
+) -> tuple[Portfolio, ...]:
+    """Return the portfolios of a session that follow a user's, by user."""
+    parameters = {"day": session_date, "after": after, "limit": limit}
+    return fetch_all(database, build_portfolio, IN_SESSION, parameters)
 
 
 def update_portfolio(database: Database, update: PortfolioUpdate) -> Portfolio | None:

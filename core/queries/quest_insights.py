@@ -43,7 +43,10 @@ SLOWEST = f"""
              type COLLATE "C", title COLLATE "C"
     LIMIT %(limit)s"""
 OF_USER = f"""
-    SELECT {QUEST_COLUMNS} FROM quests WHERE user_id = %s ORDER BY created_at DESC, id DESC LIMIT %s"""
+    SELECT {QUEST_COLUMNS} FROM quests
+    WHERE user_id = %(user_id)s
+      AND (%(after_id)s::uuid IS NULL OR (created_at, id) < (%(after)s::timestamptz, %(after_id)s::uuid))
+    ORDER BY created_at DESC, id DESC LIMIT %(limit)s"""
 
 
 def build_totals(row: Row) -> QuestTotals:
@@ -76,6 +79,10 @@ def list_slowest(database: Database, limit: int, now: datetime) -> tuple[QuestPa
     return fetch_all(database, build_pace, SLOWEST, {"limit": limit, "now": now})
 
 
-def list_of_user(database: Database, user_id: UUID, limit: int) -> tuple[Quest, ...]:
-    """Return a user's quests of every status, newest first."""
-    return fetch_all(database, build_quest, OF_USER, (user_id, limit))
+def list_of_user(
+    database: Database, user_id: UUID, limit: int, *, after: tuple[datetime, UUID] | None = None
+) -> tuple[Quest, ...]:
+    """Return a user's quests of every status, newest first, from behind a place in that order on."""
+    created_at, quest_id = after or (None, None)
+    parameters = {"user_id": user_id, "after": created_at, "after_id": quest_id, "limit": limit}
+    return fetch_all(database, build_quest, OF_USER, parameters)

@@ -30,6 +30,9 @@ COUNT_COMPLETED = """
     SELECT user_id, count(*) FROM quests
     WHERE user_id = ANY(%s::uuid[]) AND status = 'COMPLETED' AND NOT id = ANY(%s::uuid[])
     GROUP BY user_id"""
+LIST = f"""
+    SELECT {COLUMNS} FROM quests WHERE %(after)s::uuid IS NULL OR id > %(after)s::uuid
+    ORDER BY id LIMIT %(limit)s"""
 FIND = f"SELECT {COLUMNS} FROM quests WHERE id = %s"
 # Only an active quest moves, and it completes in the statement that reaches the target.
 PROGRESS = f"""
@@ -67,6 +70,11 @@ def list_active_of_many(
     for quest in fetch_all(database, build_quest, ACTIVE_OF_MANY, (list(user_ids), now)):
         found[quest.user_id].append(quest)
     return {user_id: tuple(quests) for user_id, quests in found.items()}
+
+
+def list_after(database: Database, after: UUID | None, limit: int) -> tuple[Quest, ...]:
+    """Return the quests that follow one in the order of their ids."""
+    return fetch_all(database, build_quest, LIST, {"after": after, "limit": limit})
 
 
 def find_quest(database: Database, quest_id: UUID) -> Quest | None:

@@ -134,6 +134,21 @@ AFTER = f"""
     ) AS e ORDER BY e.score DESC, e.created_at, e.id LIMIT %(limit)s"""
 
 
+# The same page with ranks: of the first score's equals, some may stand before it.
+PAGE_AFTER = f"""
+    WITH page AS MATERIALIZED ({AFTER}), first AS MATERIALIZED (
+        SELECT score, {_count_above("s.score")} AS higher,
+               {_count_above("s.score", condition=">=")} AS as_high
+        FROM (SELECT max(score) AS score FROM page) AS s
+    )
+    SELECT e.id, e.user_id, e.username, e.session_date, e.category, e.score,
+           CASE WHEN e.score = first.score THEN 1 + first.higher
+                ELSE first.as_high - count(*) FILTER (WHERE e.score = first.score) OVER ()
+                     + rank() OVER (ORDER BY e.score DESC) END,
+           {_REST}
+    FROM page e CROSS JOIN first ORDER BY e.score DESC, e.created_at, e.id"""
+
+
 class View(NamedTuple):
     """Which entries of a board: `limit` of those with a prefix, from a place in one of the ORDERS on."""
 
@@ -211,12 +226,26 @@ def list_period(
 def list_after(
     database: Database, category: str, session_date: date, last: LeaderboardEntry | None, limit: int
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return the entries of a board that follow one (None: the first), without ranks."""
+    """Return the entries of a leaderboard that follow one (None: the first), without ranks."""
+    parameters = _name_place(category, session_date, last, limit)
+    return fetch_all(database, build_entry, AFTER, parameters)
+
+
+def list_ranked_after(
+    database: Database, category: str, session_date: date, last: LeaderboardEntry | None, limit: int
+) -> tuple[LeaderboardEntry, ...]:
+    """Return the entries of a leaderboard that follow one (None: the first), with their ranks."""
+    parameters = _name_place(category, session_date, last, limit)
+    return fetch_all(database, build_entry, PAGE_AFTER, parameters)
+
+
+def _name_place(
+    category: str, session_date: date, last: LeaderboardEntry | None, limit: int
+) -> dict[str, Any]:
     place: dict[str, Any] = {"score": Decimal("Infinity"), "created_at": None, "id": None}
     if last is not None:
         place = {"score": last.score, "created_at": last.created_at, "id": last.id}
-    parameters = name_board(category, session_date, limit=limit, **place)
-    return fetch_all(database, build_entry, AFTER, parameters)
+    return name_board(category, session_date, limit=limit, **place)
 
 
 def _fetch_number(database: Database, statement: str, parameters: dict[str, Any]) -> int:

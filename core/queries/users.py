@@ -29,6 +29,9 @@ SEARCH = f"""
          ORDER BY lower(name) USING ~<~, id LIMIT %(limit)s)
     ) AS found
     ORDER BY lower(username) USING ~<~, id LIMIT %(limit)s"""
+LIST = f"""
+    SELECT {COLUMNS} FROM users WHERE %(after)s::uuid IS NULL OR id > %(after)s::uuid
+    ORDER BY id LIMIT %(limit)s"""
 MOST_ACTIVE = f"""
     SELECT {COLUMNS} FROM users WHERE last_active IS NOT NULL
     ORDER BY last_active DESC NULLS LAST LIMIT %s"""
@@ -67,6 +70,11 @@ def search_users(database: Database, prefix: str, limit: int) -> tuple[User, ...
     wanted = build_prefix(prefix)
     parameters = {**wanted.parameters, "limit": limit}
     return fetch_all(database, build_user, wanted.refine(SEARCH), parameters)
+
+
+def list_after(database: Database, after: UUID | None, limit: int) -> tuple[User, ...]:
+    """Return the users that follow one in the order of their ids."""
+    return fetch_all(database, build_user, LIST, {"after": after, "limit": limit})
 
 
 def list_most_active(database: Database, limit: int) -> tuple[User, ...]:

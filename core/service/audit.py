@@ -11,6 +11,7 @@ from core.queries import audit as queries
 from core.records import AuditAction, AuditEvent, AuditOutcome
 from core.service.base import ServiceBase, new_id
 from core.service.inputs import check_choice, check_limit, check_text
+from core.service.paging import check_after, find_place, stream_pages
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +42,27 @@ class Audit(ServiceBase):
             raise
         self._finish(event, outcome="done", detail=None)
 
-    def list_audit_events(self, *, limit: int = 50) -> tuple[AuditEvent, ...]:
-        """Return the most recent actions of operators, newest first; never cached.
+    def list_audit_events(
+        self, *, limit: int = 50, after: AuditEvent | None = None
+    ) -> tuple[AuditEvent, ...]:
+        """Return the most recent actions of operators, newest first, as of now.
 
-        Raises `InvalidInput`.
+        `after` is the last action of the page before. Raises `InvalidInput`.
         """
-        return self._read("list_audit_events", queries.list_recent, check_limit(limit))
+        place, count = find_place(check_after(after, AuditEvent)), check_limit(limit)
+        return self._read("list_audit_events", queries.list_recent, count, after=place)
+
+    def stream_audit_events(self, *, after: AuditEvent | None = None) -> Iterator[AuditEvent]:
+        """Yield every action of operators, newest first; 2,000 are held at a time.
+
+        Each 2,000 are one statement, as of then, and no connection is held between them. `after`
+        continues behind an action. Raises `InvalidInput`.
+        """
+
+        def load(last: AuditEvent | None, limit: int) -> tuple[AuditEvent, ...]:
+            return self._read("stream_audit_events", queries.list_recent, limit, after=find_place(last))
+
+        return stream_pages(load, check_after(after, AuditEvent))
 
     def _record(self, actor: str, action: AuditAction, target: str) -> AuditEvent:
         checked = _check_action(action)

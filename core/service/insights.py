@@ -3,7 +3,7 @@
 What is cached here is not invalidated by writes, so every answer says how old it can be.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -29,6 +29,7 @@ from core.service.inputs import (
     check_whole,
     find_end_of_time,
 )
+from core.service.paging import check_after, find_place, stream_pages
 
 # Long enough that many open pages cost one statement, short enough for a page that refreshes.
 MARKET_SECONDS = 15
@@ -101,24 +102,55 @@ class Insights(ServiceBase):
         symbol: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
+        after: MarketEvent | None = None,
         before: MarketEvent | None = None,
     ) -> tuple[MarketEvent, ...]:
         """Return the newest events that pass every filter given, newest first, as of now.
 
         `since` is included and `until` is not (None: the end of tomorrow in UTC, because an older
-        release could store later events); `before` is the last event of the page before. Raises
-        `InvalidInput`.
+        release could store later events). `after` is the last event of the page before; `before`
+        is its older name. Raises `InvalidInput`.
         """
-        filters = {
+        filters = self._check_filters(type=type, sentiment=sentiment, symbol=symbol, since=since, until=until)
+        last = check_after(after, MarketEvent)
+        if before is not None:
+            last = check_record(before, MarketEvent, "before")
+        operation, count = "list_market_events", check_limit(limit)
+        return self._read(operation, queries.list_events, filters, before=find_place(last), limit=count)
+
+    def stream_market_events(
+        self,
+        *,
+        type: str | None = None,
+        sentiment: str | None = None,
+        symbol: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: MarketEvent | None = None,
+    ) -> Iterator[MarketEvent]:
+        """Yield every event that passes every filter given, newest first; 2,000 are held at a time.
+
+        The filters are those of `list_market_events`. Each 2,000 are one statement, as of then, and
+        no connection is held between them. `after` continues behind an event. Raises `InvalidInput`.
+        """
+        filters = self._check_filters(type=type, sentiment=sentiment, symbol=symbol, since=since, until=until)
+
+        def load(last: MarketEvent | None, limit: int) -> tuple[MarketEvent, ...]:
+            operation, place = "stream_market_events", find_place(last)
+            return self._read(operation, queries.list_events, filters, before=place, limit=limit)
+
+        return stream_pages(load, check_after(after, MarketEvent))
+
+    def _check_filters(
+        self, *, type: Any, sentiment: Any, symbol: Any, since: Any, until: Any
+    ) -> dict[str, Any]:
+        return {
             "type": check_text(type, "type", most=50, required=False),
             "sentiment": None if sentiment is None else check_sentiment(sentiment),
             "symbol": None if symbol is None else check_symbol(symbol),
             "since": None if since is None else check_time(since, "since"),
             "until": find_end_of_time(self._clock()) if until is None else check_time(until, "until"),
         }
-        place = None if before is None else _check_place(before)
-        count = check_limit(limit)
-        return self._read("list_market_events", queries.list_events, filters, before=place, limit=count)
 
     def list_market_event_types(self) -> tuple[str, ...]:
         """Return the types that events have, in alphabetical order.
@@ -216,20 +248,19 @@ class Insights(ServiceBase):
             lambda: self._read("list_slowest_quests", quest_queries.list_slowest, count, self._clock()),
         )
 
-    def get_user_quests(self, user_id: UUID | str, *, limit: int = 100) -> tuple[Quest, ...]:
-        """Return a user's quests of every status, newest first, as of now.
+    def get_user_quests(
+        self, user_id: UUID | str, *, limit: int = 100, after: Quest | None = None
+    ) -> tuple[Quest, ...]:
+        """Return up to `limit` quests of a user, of every status, newest first, as of now.
 
-        A user without any has none, and so has one that does not exist. Raises `InvalidInput`.
+        `after` is the last quest of the page before. A user without quests, or one that does not
+        exist, has none. Raises `InvalidInput`.
         """
         checked, count = check_id(user_id, "user_id"), check_limit(limit)
-        return self._read("get_user_quests", quest_queries.list_of_user, checked, count)
+        place = find_place(check_after(after, Quest, user_id=checked))
+        return self._read("get_user_quests", quest_queries.list_of_user, checked, count, after=place)
 
 
 def _name_width(width: timedelta) -> str:
     """Return a width in seconds for a key: two widths that differ have two keys."""
     return str(width.total_seconds()).removesuffix(".0")
-
-
-def _check_place(event: Any) -> tuple[datetime, UUID]:
-    found = check_record(event, MarketEvent, "before")
-    return check_time(found.created_at, "before.created_at"), check_id(found.id, "before.id")

@@ -1,9 +1,9 @@
 """The market: ticks, latest prices, candles."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from core.cache import CacheKind, Codec
@@ -16,12 +16,14 @@ from core.service.inputs import (
     MAX_CANDLES,
     check_bucket,
     check_currency,
+    check_limit,
     check_symbol,
     check_symbols,
     check_time,
     find_end_of_time,
     show,
 )
+from core.service.paging import check_after, stream_pages
 from core.service.tick_checks import check_tick, check_ticks, find_key
 
 _TICK_CODEC: Codec[Tick] = Codec(Tick)
@@ -168,6 +170,53 @@ class Market(ServiceBase):
         checked = {check_symbol(symbol): check_currency(code) for symbol, code in currencies.items()}
         with self._changing("update_symbol_currencies") as (database, _):
             return queries.update_currencies(database, checked)
+
+    def list_market_ticks(
+        self,
+        symbol: str,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        limit: int = 100,
+        after: Tick | None = None,
+    ) -> tuple[Tick, ...]:
+        """Return up to `limit` ticks of a symbol in [start, end), oldest first, as of now.
+
+        Without `start` from the first tick on, without `end` up to the end of tomorrow (UTC). `after`
+        is the last tick of the page before. Raises `InvalidInput`.
+        """
+        ticks = self._check_range(symbol, start, end)
+        last = check_after(after, Tick, symbol=ticks.symbol)
+        return self._load_ticks("list_market_ticks", ticks, last, check_limit(limit))
+
+    def stream_market_ticks(
+        self,
+        symbol: str,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        after: Tick | None = None,
+    ) -> Iterator[Tick]:
+        """Yield every tick of a symbol in [start, end), oldest first; 2,000 are held at a time.
+
+        Without `start` from the first tick on, without `end` up to the end of tomorrow (UTC). Each
+        2,000 are one statement, as of then, and no connection is held between them. `after`
+        continues behind a tick. Raises `InvalidInput`.
+        """
+        ticks = self._check_range(symbol, start, end)
+        load = partial(self._load_ticks, "stream_market_ticks", ticks)
+        return stream_pages(load, check_after(after, Tick, symbol=ticks.symbol))
+
+    def _check_range(self, symbol: Any, start: Any, end: Any) -> queries.Range:
+        first = None if start is None else check_time(start, "start")
+        beyond = find_end_of_time(self._clock()) if end is None else check_time(end, "end")
+        return queries.Range(check_symbol(symbol), first, beyond)
+
+    def _load_ticks(
+        self, operation: str, ticks: queries.Range, after: Tick | None, limit: int
+    ) -> tuple[Tick, ...]:
+        place = None if after is None else check_time(after.timestamp, "after.timestamp")
+        return self._read(operation, queries.list_range, ticks, place, limit)
 
     def get_price_history(
         self, symbol: str, start: datetime, end: datetime, bucket: str | timedelta

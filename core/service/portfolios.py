@@ -1,8 +1,9 @@
 """Portfolios: a player's money in each session."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import date
 from decimal import Decimal
+from functools import partial
 from uuid import UUID
 
 from core.cache import CacheKind, Codec
@@ -22,6 +23,7 @@ from core.service.inputs import (
     check_session_to_write,
     find_last_session,
 )
+from core.service.paging import check_after, stream_pages
 
 _CODEC: Codec[Portfolio] = Codec(Portfolio)
 # Large enough that the round trip does not count, small enough for one parameter list.
@@ -98,6 +100,35 @@ class Portfolios(ServiceBase):
         checked, day = check_id(user_id, "user_id"), check_before(before, self._clock())
         limit = check_limit(limit)
         return self._read("get_portfolio_history", queries.list_history, checked, limit, day)
+
+    def list_portfolios(
+        self, session_date: date | None = None, *, limit: int = 100, after: Portfolio | None = None
+    ) -> tuple[Portfolio, ...]:
+        """Return up to `limit` portfolios of a session (None: today's) by user id, as they are now.
+
+        `after` is the last portfolio of the page before. Raises `InvalidInput`.
+        """
+        day = check_session_date(session_date, self._clock())
+        last = check_after(after, Portfolio, session_date=day)
+        return self._load_portfolios("list_portfolios", day, last, check_limit(limit))
+
+    def stream_portfolios(
+        self, session_date: date | None = None, *, after: Portfolio | None = None
+    ) -> Iterator[Portfolio]:
+        """Yield every portfolio of a session (None: today's) by user id; 2,000 are held at a time.
+
+        Each 2,000 are one statement, as of then, and no connection is held between them. `after`
+        continues behind a portfolio. Raises `InvalidInput`.
+        """
+        day = check_session_date(session_date, self._clock())
+        last = check_after(after, Portfolio, session_date=day)
+        return stream_pages(partial(self._load_portfolios, "stream_portfolios", day), last)
+
+    def _load_portfolios(
+        self, operation: str, day: date, after: Portfolio | None, limit: int
+    ) -> tuple[Portfolio, ...]:
+        place = None if after is None else check_id(after.user_id, "after.user_id")
+        return self._read(operation, queries.list_in_session, day, place, limit)
 
     def update_portfolio_value(
         self,

@@ -1,8 +1,9 @@
 """Quests: tasks of players, completed at their target."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -19,10 +20,12 @@ from core.service.inputs import (
     check_decimal,
     check_id,
     check_ids,
+    check_limit,
     check_money,
     check_text,
     check_time,
 )
+from core.service.paging import check_after, stream_pages
 
 _CODEC: Codec[tuple[Quest, ...]] = Codec(tuple[Quest, ...])
 
@@ -55,6 +58,27 @@ class Quests(ServiceBase):
             return {quests_key(user_id): quests for user_id, quests in found.items()}
 
         self._cache.get_or_load_many(QUESTS, list(by_key), _CODEC, load)
+
+    def list_quests(self, *, limit: int = 100, after: Quest | None = None) -> tuple[Quest, ...]:
+        """Return up to `limit` quests of all users and statuses in the order of their ids, as of now.
+
+        Ids of `create_quest` are in the order of creation. `after` is the last quest of the page
+        before. Raises `InvalidInput`.
+        """
+        last = check_after(after, Quest)
+        return self._load_quests("list_quests", last, check_limit(limit))
+
+    def stream_quests(self, *, after: Quest | None = None) -> Iterator[Quest]:
+        """Yield every quest in the order of their ids; 2,000 are held at a time.
+
+        Each 2,000 are one statement, as of then, and no connection is held between them. `after`
+        continues behind a quest. Raises `InvalidInput`.
+        """
+        return stream_pages(partial(self._load_quests, "stream_quests"), check_after(after, Quest))
+
+    def _load_quests(self, operation: str, after: Quest | None, limit: int) -> tuple[Quest, ...]:
+        place = None if after is None else check_id(after.id, "after.id")
+        return self._read(operation, queries.list_after, place, limit)
 
     def create_quest(
         self,

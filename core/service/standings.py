@@ -24,6 +24,7 @@ from core.service.base import ServiceBase
 from core.service.inputs import (
     MAX_MONEY,
     MAX_OFFSET,
+    MIN_MONEY,
     check_before,
     check_category,
     check_choice,
@@ -35,16 +36,17 @@ from core.service.inputs import (
     check_limit,
     check_prefix,
     check_session_date,
+    check_time,
     check_whole,
     find_last_session,
 )
+from core.service.paging import STREAM_ROWS, check_after
 
 MAX_BINS = 100
 MAX_PERIOD_SESSIONS = 90
 MAX_MARKET_DAYS = 3_660
 # Of one statement: each is a probe of an index, and of an open session a count as well.
 MAX_SCORES = 5_000
-EXPORT_ROWS = 2_000
 CENT = Decimal("0.01")
 
 # Of this module: the caller's may have any precision, and raise on what is not exact.
@@ -185,13 +187,38 @@ class Standings(ServiceBase):
             lambda: self._read("get_period_leaderboard", _find_period, category, before, count, limit),
         )
 
+    def list_leaderboard_entries(
+        self,
+        category: str,
+        session_date: date | None = None,
+        *,
+        limit: int = 100,
+        after: LeaderboardEntry | None = None,
+    ) -> tuple[LeaderboardEntry, ...]:
+        """Return up to `limit` entries of a leaderboard with their ranks, best first, as of now.
+
+        `after` is the last entry of the page before: unlike `list_leaderboard`, which counts places,
+        this one goes on where that entry stood, whatever has been written since. Raises
+        `InvalidInput`.
+        """
+        board = self._check(category, session_date)
+        last = check_after(after, LeaderboardEntry, category=board[0], session_date=board[1])
+        if last is not None:
+            score = check_decimal(last.score, "after.score", least=MIN_MONEY, most=MAX_MONEY)
+            created_at = check_time(last.created_at, "after.created_at")
+            last = msgspec.structs.replace(
+                last, id=check_id(last.id, "after.id"), score=score, created_at=created_at
+            )
+        operation, count = "list_leaderboard_entries", check_limit(limit)
+        return self._read(operation, queries.list_ranked_after, *board, last, count)
+
     def stream_leaderboard(
         self, category: str, session_date: date | None = None
     ) -> Iterator[LeaderboardEntry]:
         """Yield every entry of a board, best first, with its rank; 2,000 are held at a time.
 
-        Each 2,000 are one statement, as of then, and no connection is held between them: what
-        changes its score meanwhile may come twice or not at all. Raises `InvalidInput`.
+        Each 2,000 are one statement, as of then, and no connection is held between them: an entry
+        whose score changes meanwhile may come twice or not at all. Raises `InvalidInput`.
         """
         board = self._check(category, session_date)
         return self._stream(board)
@@ -199,7 +226,7 @@ class Standings(ServiceBase):
     def _stream(self, board: tuple[str, date]) -> Iterator[LeaderboardEntry]:
         last: LeaderboardEntry | None = None
         place = 0
-        while entries := self._read("stream_leaderboard", queries.list_after, *board, last, EXPORT_ROWS):
+        while entries := self._read("stream_leaderboard", queries.list_after, *board, last, STREAM_ROWS):
             for entry in entries:
                 place += 1
                 rank = last.rank if last is not None and entry.score == last.score else place

@@ -1,7 +1,8 @@
 """Players: profiles, search, activity."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from core.service.inputs import (
     find_end_of_time,
     show,
 )
+from core.service.paging import check_after, stream_pages
 from core.service.portfolios import list_portfolio_keys
 
 _CODEC: Codec[User] = Codec(User)
@@ -83,6 +85,27 @@ class Users(ServiceBase):
         """
         checked = check_prefix(prefix, most=MAX_NAME)
         return self._read("search_users", queries.search_users, checked, check_limit(limit))
+
+    def list_users(self, *, limit: int = 100, after: User | None = None) -> tuple[User, ...]:
+        """Return up to `limit` users in the order of their ids, as they are now.
+
+        Ids of `create_user` are in the order of creation. `after` is the last user of the page
+        before. Raises `InvalidInput`.
+        """
+        last = check_after(after, User)
+        return self._load_users("list_users", last, check_limit(limit))
+
+    def stream_users(self, *, after: User | None = None) -> Iterator[User]:
+        """Yield every user in the order of their ids; 2,000 are held at a time.
+
+        Each 2,000 are one statement, as of then, and no connection is held between them. `after`
+        continues behind a user. Raises `InvalidInput`.
+        """
+        return stream_pages(partial(self._load_users, "stream_users"), check_after(after, User))
+
+    def _load_users(self, operation: str, after: User | None, limit: int) -> tuple[User, ...]:
+        place = None if after is None else check_id(after.id, "after.id")
+        return self._read(operation, queries.list_after, place, limit)
 
     def create_user(
         self,

@@ -93,7 +93,8 @@ def test_who_was_active_is_counted_in_an_index(filled: Execute) -> None:
 def test_a_players_quests_are_read_alone(filled: Execute) -> None:
     """Four of twenty thousand."""
     [(user,)] = filled("SELECT id FROM users LIMIT 1")
-    assert count_rows_read(filled, quest_insights.OF_USER, (user, 100), "quests") == 4
+    parameters = {"user_id": user, "after": None, "after_id": None, "limit": 100}
+    assert count_rows_read(filled, quest_insights.OF_USER, parameters, "quests") == 4
 
 
 def test_expiring_quests_are_found_by_their_end(filled: Execute) -> None:

@@ -10,12 +10,14 @@ import pytest
 from core.local.servers import PostgresServer
 from core.migration import Migrator
 from core.queries import (
+    audit,
     boards,
     events,
     leaderboards,
     market,
     market_returns,
     portfolios,
+    quest_insights,
     quests,
     standings,
     users,
@@ -52,6 +54,8 @@ FILL = """
         FROM generate_series(1, 20) s, generate_series(1, 500) n, generate_series(0, 4) month;
     INSERT INTO market_events (type, title, created_at)
         SELECT 'T', 'T', now() - n * interval '1 minute' FROM generate_series(1, 20000) n;
+    INSERT INTO audit_events (actor, action, target, created_at)
+        SELECT 'a', 'clear_cache', 't', now() - n * interval '1 minute' FROM generate_series(1, 20000) n;
     ANALYZE"""
 
 USER = "00000000-0000-7000-8000-000000000077"
@@ -59,6 +63,8 @@ DAY = "2026-03-02"
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
 BEYOND = find_end_of_time(datetime.now(UTC))
 MONTH = {"month": market.month_of(datetime.now(UTC)), "end": BEYOND}
+# one portfolio is in either index
+PORTFOLIO_KEY = "portfolios(_user)?_session"
 BOARD = {"day": DAY, "category": "daily_returns", "user_id": USER}
 
 HOT: dict[str, tuple[str, Any, set[str]]] = {
@@ -70,8 +76,14 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
         {"pattern": "player77%", "limit": 20},
         {"users_username_prefix", "users_name_prefix"},
     ),
+    "users after one": (users.LIST, {"after": USER, "limit": 2000}, {"users_pkey"}),
     "most active": (users.MOST_ACTIVE, (100,), {"users_last_active"}),
-    "portfolio": (portfolios.FIND, (USER, DAY), {"portfolios_user_session"}),
+    "portfolio": (portfolios.FIND, (USER, DAY), {PORTFOLIO_KEY}),
+    "portfolios of a session": (
+        portfolios.IN_SESSION,
+        {"day": DAY, "after": USER, "limit": 2000},
+        {"portfolios_session"},
+    ),
     "history": (portfolios.HISTORY, (USER, DAY, 100), {"portfolios_user_session"}),
     "session dates": (
         portfolios.SESSION_DATES,
@@ -81,12 +93,12 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
     "update": (
         portfolios.UPDATE,
         {"user_id": USER, "session_date": DAY, "total_value": 1, "day_change": 0, "current_cash": None},
-        {"portfolios_user_session"},
+        {PORTFOLIO_KEY},
     ),
     "batch update": (
         portfolios.UPDATE_MANY,
         ([USER], [DAY], [1], [0], [None]),
-        {"portfolios_user_session"},
+        {PORTFOLIO_KEY},
     ),
     "latest of some": (
         market.LATEST,
@@ -99,6 +111,11 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
         {r"ticks_\w+_symbol_timestamp_idx"},
     ),
     "latest of all in a month": (market.LATEST_OF_ALL_IN_MONTH, MONTH, {r"ticks_\w+_symbol_timestamp_idx"}),
+    "ticks of a range": (
+        market.RANGE,
+        {"symbol": "S1", "start": "-infinity", "end": BEYOND, "after": NOW, "limit": 2000},
+        {r"ticks_\w+_symbol_timestamp_idx"},
+    ),
     "candles": (
         market.CANDLES,
         {"symbol": "S1", "start": NOW - timedelta(days=60), "end": NOW, "bucket": timedelta(hours=1)},
@@ -153,6 +170,11 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
         {**BOARD, "limit": 500, "score": 500, "created_at": NOW, "id": USER},
         {"leaderboard_entries_board", "users_pkey"},
     ),
+    "ranked entries after one": (
+        standings.PAGE_AFTER,
+        {**BOARD, "limit": 500, "score": 500, "created_at": NOW, "id": USER},
+        {"leaderboard_entries_board", "leaderboard_counters_bucket", "users_pkey"},
+    ),
     "returns of the market": (
         market_returns.RETURNS,
         {"start": "2026-01-01", "end": "2026-01-31"},
@@ -167,6 +189,18 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
         for statements in (standings.LIST, standings.LIST_MATCHES)
         for order, statement in statements.items()
     },
+    "quests after one": (quests.LIST, {"after": USER, "limit": 2000}, {"quests_pkey"}),
+    "quests of a player": (
+        quest_insights.OF_USER,
+        {"user_id": USER, "after": NOW, "after_id": USER, "limit": 100},
+        {"quests_user_created"},
+    ),
+    "operators' actions after one": (
+        audit.RECENT,
+        {"after": NOW, "after_id": USER, "limit": 100},
+        {"audit_events_recent"},
+    ),
+    "completed quests": (quests.COUNT_COMPLETED, ([USER], [USER]), {"quests_user_created"}),
     "active quests": (quests.ACTIVE, (USER, NOW), {"quests_active"}),
     "active quests of many": (quests.ACTIVE_OF_MANY, ([USER], NOW), {"quests_active"}),
     "expiry": (quests.EXPIRE, (NOW,), {"quests_expiring"}),
@@ -273,6 +307,7 @@ def test_every_hot_query_is_explained() -> None:
     not_hot = {
         "DELETE",
         "TOUCH",
+        "TOUCH_MANY",
         "CREATE",
         "INSERT",
         "INSERT_ONE",

@@ -1,0 +1,272 @@
+"""Reading in bulk: pages and streams of every list have every row once, in order, and hold nothing."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+import pytest
+from msgspec.structs import replace
+
+from core import EnhancedDatabaseService
+from core.errors import InvalidInput
+from core.queries import users
+from core.records import LeaderboardEntry, LeaderboardUpdate, Portfolio, Position, Quest, Tick, Trade, User
+from core.service import paging, positions
+from core.service.base import new_id
+from tests.conftest import Execute
+from tests.integration.plans import count_rows_read
+
+DAY = date(2026, 3, 2)
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+PLAYERS = 11
+ONE = Decimal(1)
+
+
+class Listed(NamedTuple):
+    """A list with its stream: how to read a page after a record, and in which order rows come."""
+
+    page: Callable[[Any, int, Any], Sequence[Any]]
+    stream: Callable[[Any, Any], Iterator[Any]]
+    order: Callable[[Any], Any]
+    rows: int
+    of_another_list: Any = None
+
+
+def newest_first(record: Any) -> Any:
+    """Order by time of creation, then id, both backwards."""
+    return (-record.created_at.timestamp(), -record.id.int)
+
+
+LISTS: dict[str, Listed] = {
+    "users": Listed(
+        lambda s, limit, after: s.list_users(limit=limit, after=after),
+        lambda s, after: s.stream_users(after=after),
+        lambda user: user.id,
+        PLAYERS,
+    ),
+    "portfolios": Listed(
+        lambda s, limit, after: s.list_portfolios(DAY, limit=limit, after=after),
+        lambda s, after: s.stream_portfolios(DAY, after=after),
+        lambda portfolio: portfolio.user_id,
+        PLAYERS,
+        Portfolio(new_id(), new_id(), date(2026, 3, 1), ONE, ONE, ONE, ONE, ONE, NOON, NOON),
+    ),
+    "ticks": Listed(
+        lambda s, limit, after: s.list_market_ticks("AAPL", limit=limit, after=after),
+        lambda s, after: s.stream_market_ticks("AAPL", after=after),
+        lambda tick: tick.timestamp,
+        14,
+        Tick("IBM", NOON, Decimal(1)),
+    ),
+    "ticks of a range": Listed(
+        lambda s, limit, after: s.list_market_ticks(
+            "AAPL", start=NOON, end=NOON + timedelta(minutes=9), limit=limit, after=after
+        ),
+        lambda s, after: s.stream_market_ticks(
+            "AAPL", start=NOON, end=NOON + timedelta(minutes=9), after=after
+        ),
+        lambda tick: tick.timestamp,
+        9,
+    ),
+    "quests": Listed(
+        lambda s, limit, after: s.list_quests(limit=limit, after=after),
+        lambda s, after: s.stream_quests(after=after),
+        lambda quest: quest.id,
+        PLAYERS,
+    ),
+    "events": Listed(
+        lambda s, limit, after: s.list_market_events(limit, after=after),
+        lambda s, after: s.stream_market_events(after=after),
+        newest_first,
+        10,
+    ),
+    "events of a type": Listed(
+        lambda s, limit, after: s.list_market_events(limit, type="A", symbol="AAPL", after=after),
+        lambda s, after: s.stream_market_events(type="A", symbol="AAPL", after=after),
+        newest_first,
+        5,
+    ),
+    "audit events": Listed(
+        lambda s, limit, after: s.list_audit_events(limit=limit, after=after),
+        lambda s, after: s.stream_audit_events(after=after),
+        newest_first,
+        7,
+    ),
+}
+
+
+@pytest.fixture
+def filled(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDatabaseService:
+    """Rows of every list: half of those that have a time of creation share it."""
+    players = [service.create_user(username=f"player{n}") for n in range(PLAYERS)]
+    for user in players:
+        service.get_current_portfolio(user.id, DAY)
+        service.create_quest(user.id, type="T", title="T", target_value=Decimal(5))
+    service.load_positions(
+        Position(user.id, DAY, symbol, Decimal(1), Decimal(1))
+        for user in players[::2]
+        for symbol in ("AAPL", "IBM")
+    )
+    service.load_trades(
+        Trade(new_id(), user.id, DAY, "AAPL", "BUY", Decimal(1), Decimal(1), NOON)
+        for user in players[::2]
+        for _ in range(2)
+    )
+    times = [NOON + timedelta(minutes=n) for n in range(10)] + [
+        NOON - timedelta(days=400 * n) for n in (1, 2)
+    ]
+    times += [datetime.now(UTC) - timedelta(days=1), datetime.now(UTC)]
+    service.insert_market_ticks(
+        Tick(symbol, time, Decimal(1)) for symbol in ("AAPL", "IBM") for time in times
+    )
+    for n in range(10):
+        service.create_market_event(type="AB"[n % 2], title=f"{n}", affected_symbols=["AAPL"])
+    for n in range(7):
+        with service.audited(actor="alice", action="clear_cache", target=f"{n}"):
+            pass
+    execute("UPDATE market_events SET created_at = %s WHERE title IN ('3', '4', '5', '6')", (NOON,))
+    execute("UPDATE audit_events SET created_at = %s WHERE target IN ('2', '3', '4')", (NOON,))
+    scores = [LeaderboardUpdate(user.id, Decimal(n // 3)) for n, user in enumerate(players)]
+    service.batch_update_leaderboard("c", scores, DAY)
+    return service
+
+
+def read_pages(service: Any, listed: Listed, limit: int) -> list[Any]:
+    """Return all rows, page by page."""
+    rows: list[Any] = []
+    while page := listed.page(service, limit, rows[-1] if rows else None):
+        assert len(page) <= limit
+        rows += page
+    return rows
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_pages_and_stream_have_every_row_once(
+    filled: EnhancedDatabaseService, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the size of a page, also where a page ends with the list."""
+    monkeypatch.setattr(paging, "STREAM_ROWS", 3)
+    listed = LISTS[name]
+    whole = list(listed.page(filled, 1_000, None))
+    assert len(whole) == listed.rows
+    assert whole == sorted(whole, key=listed.order)
+    for limit in (1, 3, listed.rows, 1_000):
+        assert read_pages(filled, listed, limit) == whole
+    assert list(listed.stream(filled, None)) == whole
+    assert list(listed.stream(filled, whole[3])) == whole[4:]
+    assert listed.page(filled, 5, whole[-1]) == ()
+    assert list(listed.stream(filled, whole[-1])) == []
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_list_continues_only_behind_a_record_of_its_own(
+    service: EnhancedDatabaseService, name: str
+) -> None:
+    """Another kind of record, or one of another symbol or session, would skip rows without a word."""
+    listed = LISTS[name]
+    for wrong in (NOON, object(), listed.of_another_list):
+        if wrong is None:
+            continue
+        with pytest.raises(InvalidInput, match="after is"):
+            listed.page(service, 5, wrong)
+        with pytest.raises(InvalidInput, match="after is"):
+            # before the first row is asked for
+            listed.stream(service, wrong)
+
+
+def test_a_stream_holds_no_connection_and_a_page_at_a_time(
+    filled: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each page is a statement; who stops reading costs nothing."""
+    monkeypatch.setattr(paging, "STREAM_ROWS", 4)
+    statements: list[str] = []
+    filled._database.query_hooks.append(lambda event: statements.append(event.sql))
+    stream = filled.stream_users()
+    for _ in range(4):
+        next(stream)
+        assert filled.pool_stats().pool_in_use == 0
+    assert len(statements) == 1
+    next(stream)
+    assert len(statements) == 2
+
+
+def test_rows_that_come_meanwhile_do_not_move_the_others(
+    filled: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value that changes is read as it is then; every portfolio comes once."""
+    monkeypatch.setattr(paging, "STREAM_ROWS", 2)
+    before = filled.list_portfolios(DAY)
+    stream = filled.stream_portfolios(DAY)
+    first = next(stream)
+    filled.update_portfolio_value(before[-1].user_id, DAY, Decimal(9), Decimal(0))
+    filled.get_current_portfolio(filled.create_user(username="late").id, DAY)
+    rest = list(stream)
+    assert [p.user_id for p in (first, *rest)][:PLAYERS] == [p.user_id for p in before]
+    assert {p.total_value for p in rest} == {Decimal(10_000), Decimal(9)}
+
+
+@pytest.mark.parametrize("name", ["stream_positions", "stream_trades"])
+def test_what_all_players_hold_and_trade_is_streamed(
+    filled: EnhancedDatabaseService, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Player by player, of a few players at a time."""
+    monkeypatch.setattr(positions, "MAX_LIMIT", 4)
+    rows: list[Any] = list(getattr(filled, name)(DAY))
+    assert len(rows) == 12
+    assert [row.user_id for row in rows] == sorted(row.user_id for row in rows)
+    assert list(getattr(filled, name)(date(1999, 1, 1))) == []
+
+
+@pytest.mark.parametrize("limit", [1, 2, 4, 11, 100])
+@pytest.mark.parametrize("bucket", [0, 2, 4])
+def test_pages_of_a_leaderboard_have_the_ranks_of_the_whole(
+    filled: EnhancedDatabaseService, execute: Execute, limit: int, bucket: int
+) -> None:
+    """Also where a page begins between equal scores, whatever the counters look like."""
+    if bucket:
+        execute("SELECT leaderboard_fold(%s, 'c', %s)", (DAY, bucket))
+    whole = list(filled.get_leaderboard("c", DAY))
+    rows: list[LeaderboardEntry] = []
+    while page := filled.list_leaderboard_entries("c", DAY, limit=limit, after=rows[-1] if rows else None):
+        rows += page
+    assert rows == whole == list(filled.stream_leaderboard("c", DAY))
+    assert [entry.rank for entry in rows[:3]] == [1, 1, 3]
+    for wrong in (replace(rows[0], category="d"), replace(rows[0], session_date=date(2026, 3, 1)), NOON):
+        with pytest.raises(InvalidInput, match="after is"):
+            filled.list_leaderboard_entries("c", DAY, after=wrong)  # type: ignore[arg-type]  # on purpose
+
+
+def test_a_page_of_a_leaderboard_goes_on_where_its_last_entry_stood(filled: EnhancedDatabaseService) -> None:
+    """Places have moved since, and the ranks are those of now."""
+    first = filled.list_leaderboard_entries("c", DAY, limit=4)
+    rest = filled.list_leaderboard_entries("c", DAY, after=first[-1])
+    last = rest[-1]
+    filled.update_leaderboard_entry(last.user_id, "c", Decimal(1_000), DAY)
+    page = filled.list_leaderboard_entries("c", DAY, after=first[-1])
+    assert [entry.user_id for entry in page] == [entry.user_id for entry in rest[:-1]]
+    assert page[0].rank == rest[0].rank + 1
+
+
+def test_a_players_quests_are_paged(service: EnhancedDatabaseService, alice: User, execute: Execute) -> None:
+    """Newest first, those of one moment by id, and behind a quest of that player alone."""
+    for n in range(7):
+        service.create_quest(alice.id, type="T", title=f"{n}", target_value=Decimal(5))
+    execute("UPDATE quests SET created_at = %s WHERE title IN ('1', '2', '3')", (NOON,))
+    whole = list(service.get_user_quests(alice.id))
+    rows: list[Quest] = []
+    while page := service.get_user_quests(alice.id, limit=2, after=rows[-1] if rows else None):
+        rows += page
+    assert rows == whole == sorted(whole, key=newest_first)
+    with pytest.raises(InvalidInput, match="after is"):
+        service.get_user_quests(new_id(), after=whole[0])
+
+
+def test_a_page_reads_no_more_than_it_shows(execute: Execute) -> None:
+    """A page far behind costs what the first one does."""
+    execute(
+        "INSERT INTO users (id, username) SELECT gen_random_uuid(), 'u' || n FROM generate_series(1, 3000) n;"
+        " ANALYZE users"
+    )
+    [(last,)] = execute("SELECT id FROM users ORDER BY id OFFSET 2500 LIMIT 1")
+    assert count_rows_read(execute, users.LIST, {"after": last, "limit": 20}, "users") <= 20
