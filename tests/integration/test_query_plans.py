@@ -322,6 +322,8 @@ def test_every_hot_query_is_explained() -> None:
     not_hot |= {"PERIOD", "DAYS_OF_USER", "PROGRESS", "FIND", "PROBE_INDEX"}
     # by its key, before a delete; every row of a small table, on an operator's word
     not_hot |= {"LOCK", "LIST_SYMBOLS", "LIST_CURRENCIES", "UPDATE_CURRENCIES"}
+    # after the ticks of a symbol were deleted
+    not_hot |= {"FIND_WITHOUT_TICKS", "FORGET_SYMBOL"}
     explained = {statement for statement, _, _ in (*HOT.values(), *FUNCTIONS.values())}
     for module in (
         users,
