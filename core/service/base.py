@@ -20,7 +20,7 @@ from core.database import Database
 from core.database.owner import Owner
 from core.errors import DatabaseError, QueryTimeout, TransactionConflict
 from core.metrics import Metrics
-from core.service.fence_ahead import FenceAhead
+from core.service.fence_ahead import FenceAhead, Key
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +34,22 @@ ANSWERS = (DatabaseError, QueryTimeout)
 
 
 class Changes:
-    """What a transaction changed, by the keys that have to be dropped after its commit."""
+    """What a transaction changed, by the keys that have to be dropped after its commit.
 
-    def __init__(self, keys: Iterable[tuple[CacheKind, str]] = ()) -> None:
-        self.keys = list(keys)
+    `known` are those from before it began, `keys` those that are noted on the way.
+    """
+
+    def __init__(self, known: Sequence[Key] = ()) -> None:
+        self._known = known
+        self.keys: list[Key] = []
 
     def invalidate(self, kind: CacheKind, *keys: str) -> None:
         """Note keys to drop."""
         self.keys.extend((kind, key) for key in keys)
+
+    def list_all(self) -> list[Key]:
+        """Return every key to drop."""
+        return [*self._known, *self.keys]
 
 
 class ServiceBase:
@@ -91,7 +99,7 @@ class ServiceBase:
     def _change_alone(
         self,
         operation: str,
-        keys: Sequence[tuple[CacheKind, str]],
+        keys: Sequence[Key],
         query: Callable[Concatenate[Database, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
@@ -143,7 +151,7 @@ class ServiceBase:
     def _changing(
         self,
         operation: str,
-        known: Sequence[tuple[CacheKind, str]] = (),
+        known: Sequence[Key] = (),
         *,
         owner: Owner | None = None,
     ) -> Iterator[tuple[Database, Changes]]:
@@ -165,11 +173,11 @@ class ServiceBase:
         finally:
             unit.changes = outer
         # not when rolled back alone: then it changed nothing that the outer one commits
-        outer.keys.extend(inner.keys)
+        outer.keys.extend(inner.list_all())
 
     @contextmanager
     def _outermost(
-        self, operation: str, known: Sequence[tuple[CacheKind, str]], owner: Owner | None
+        self, operation: str, known: Sequence[Key], owner: Owner | None
     ) -> Iterator[tuple[Database, Changes]]:
         """Commit between a fence and an invalidation.
 
@@ -192,11 +200,11 @@ class ServiceBase:
                 fence = self._cache.fence(ahead.finish(changes.keys), ahead.token)
         except BaseException as error:
             if is_committing:
-                self._cache.invalidate(changes.keys, fence, is_certain=isinstance(error, ANSWERS))
+                self._cache.invalidate(changes.list_all(), fence, is_certain=isinstance(error, ANSWERS))
             else:
                 self._cache.invalidate(ahead.give_up(), Fence(ahead.token))
             raise
-        self._cache.invalidate(changes.keys, fence)
+        self._cache.invalidate(changes.list_all(), fence)
 
 
 def new_id() -> UUID:

@@ -6,7 +6,8 @@ for a good part of the rows, and neither needs the other before the COMMIT.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import overload
 
 from core.cache import NO_TOKEN, Cache, CacheKind
 
@@ -18,6 +19,40 @@ LEAST_KEYS = 500
 FRESH_SECONDS = 2.0
 
 
+class KeysToName(Sequence[Key]):
+    """Keys that are named when they are first asked for: thousands take as long as to fence them."""
+
+    def __init__(self, count: int, name: Callable[[], list[Key]]) -> None:
+        self._count = count
+        self._name = name
+        self._lock = threading.Lock()
+        self._keys: list[Key] | None = None
+
+    def __len__(self) -> int:
+        """Return how many there are, without naming them."""
+        return self._count
+
+    @overload
+    def __getitem__(self, place: int) -> Key: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Key]: ...
+
+    def __getitem__(self, place: int | slice) -> Key | list[Key]:
+        """Return the key, or the keys, at a place."""
+        return self._find()[place]
+
+    def __iter__(self) -> Iterator[Key]:
+        """Yield every key."""
+        return iter(self._find())
+
+    def _find(self) -> list[Key]:
+        with self._lock:
+            if self._keys is None:
+                self._keys = self._name()
+            return self._keys
+
+
 class FenceAhead:
     """The fences that one transaction sets ahead; a few keys are left to its end."""
 
@@ -25,7 +60,7 @@ class FenceAhead:
         self, cache: Cache, keys: Sequence[Key], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._cache = cache
-        self._keys = keys if len(keys) >= LEAST_KEYS else ()
+        self._keys = keys
         self._clock = clock
         self._thread: threading.Thread | None = None
         self._started_at = 0.0
@@ -34,7 +69,7 @@ class FenceAhead:
 
     def start(self) -> None:
         """Begin to set the fences."""
-        if not self._keys:
+        if len(self._keys) < LEAST_KEYS:
             return
         self.token = self._cache.new_fence()
         self._started_at = self._clock()
@@ -45,16 +80,16 @@ class FenceAhead:
         self._cache.fence(self._keys, self.token, is_awaited=True)
         self._is_done = True
 
-    def finish(self, keys: Sequence[Key]) -> Sequence[Key]:
-        """Wait for the fences; return those of the keys that are still to be fenced."""
+    def finish(self, more: Sequence[Key]) -> Sequence[Key]:
+        """Wait for the fences; return what of the keys, and of `more`, is still to be fenced."""
         if self._thread is None:
-            return keys
+            return [*self._keys, *more]
         self._thread.join()
         if not self._is_done or self._clock() - self._started_at > FRESH_SECONDS:
             # a fence that runs out before the COMMIT has ended protects nothing
-            return keys
-        fenced = set(self._keys)
-        return [key for key in keys if key not in fenced]
+            return [*self._keys, *more]
+        fenced = set(self._keys) if more else ()
+        return [key for key in more if key not in fenced]
 
     def give_up(self) -> Sequence[Key]:
         """Wait for the fences; return the keys that have one."""

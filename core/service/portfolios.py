@@ -9,25 +9,24 @@ from uuid import UUID
 from core.cache import CacheKind, Codec
 from core.cache.keys import PORTFOLIO, portfolio_key
 from core.database import Database
-from core.errors import ConstraintViolated, InvalidInput, PortfolioNotFound, UserNotFound
+from core.errors import ConstraintViolated, PortfolioNotFound, UserNotFound
 from core.queries import portfolios as queries
 from core.records import BatchResult, PlayerSession, Portfolio, PortfolioUpdate
 from core.service.base import ServiceBase, chunked, new_id
+from core.service.fence_ahead import KeysToName
 from core.service.inputs import (
     check_before,
     check_id,
     check_limit,
-    check_money,
-    check_records,
     check_session_date,
     check_session_to_write,
-    find_last_session,
 )
 from core.service.paging import check_after, stream_pages
+from core.service.update_checks import check_update, check_updates
 
 _CODEC: Codec[Portfolio] = Codec(Portfolio)
 # Large enough that the round trip does not count, small enough for one parameter list.
-CHUNK_ROWS = 5_000
+CHUNK_ROWS = 10_000
 
 
 class Portfolios(ServiceBase):
@@ -143,7 +142,7 @@ class Portfolios(ServiceBase):
         session (None: today's) is up to tomorrow (UTC). Raises `PortfolioNotFound`, `InvalidInput`.
         """
         day = check_session_to_write(session_date, self._clock())
-        update = self._check_update(PortfolioUpdate(user_id, day, total_value, day_change), day)
+        update = check_update(PortfolioUpdate(user_id, day, total_value, day_change), self._clock())
         updated = self._change_alone(
             "update_portfolio_value", [(PORTFOLIO, _name_key(update))], queries.update_portfolio, update
         )
@@ -154,32 +153,26 @@ class Portfolios(ServiceBase):
     def batch_update_portfolios(self, updates: Iterable[PortfolioUpdate]) -> BatchResult:
         """Set the values of many portfolios, all or none.
 
-        One statement per 5,000 rows in one transaction. Amounts are rounded half-even to cents,
+        One statement per 10,000 rows in one transaction. Amounts are rounded half-even to cents,
         sessions are up to tomorrow (UTC). Of two updates of one portfolio the last wins. Updates
         without a portfolio change nothing and are returned as missing. Raises `InvalidInput`, naming
         the place of the update in the batch.
         """
-        given = enumerate(check_records(updates, PortfolioUpdate, "updates", "update"))
-        last_session = find_last_session(self._clock())
-        checked = (self._check_at(place, update, last_session) for place, update in given)
-        # the name of the key is wanted anyway, and its order is that of the rows
-        last = {_name_key(update): update for update in checked}
-        if not last:
+        checked = check_updates(updates, self._clock())
+        if not checked:
             return BatchResult(updated=0, missing=())
-        # in the order of the key, so that two batches do not wait for each other in a circle
-        names = sorted(last)
-        keys = [(PORTFOLIO, name) for name in names]
+        keys = KeysToName(len(checked), lambda: [(PORTFOLIO, _name_key(update)) for update in checked])
 
         def write() -> list[PlayerSession]:
             missing: list[PlayerSession] = []
             with self._changing("batch_update_portfolios", keys) as (database, _):
-                for chunk in chunked(names, CHUNK_ROWS):
-                    missing += queries.update_portfolios(database, [last[name] for name in chunk])
+                for chunk in chunked(checked, CHUNK_ROWS):
+                    missing += queries.update_portfolios(database, chunk)
             return missing
 
         # a batch and who deletes several of its players may wait for each other
         missing = self._repeat(write)
-        return BatchResult(updated=len(last) - len(missing), missing=tuple(missing))
+        return BatchResult(updated=len(checked) - len(missing), missing=tuple(missing))
 
     def list_session_dates(self, *, limit: int = 365, before: date | None = None) -> tuple[date, ...]:
         """Return the sessions that have portfolios or leaderboard entries, newest first, as of now.
@@ -191,28 +184,6 @@ class Portfolios(ServiceBase):
         day, limit = check_before(before, self._clock()), check_limit(limit)
         return self._read("list_session_dates", queries.list_session_dates, limit, day)
 
-    def _check_at(self, place: int, update: PortfolioUpdate, last_session: date) -> PortfolioUpdate:
-        try:
-            return self._check_update(update, last_session)
-        except InvalidInput as error:
-            raise InvalidInput(f"update {place}: {error}") from error
-
-    def _check_update(self, update: PortfolioUpdate, last_session: date) -> PortfolioUpdate:
-        cash, day = update.current_cash, update.session_date
-        if day is None:
-            raise InvalidInput("session_date is None; give a datetime.date")
-        return PortfolioUpdate(
-            user_id=check_id(update.user_id, "user_id"),
-            session_date=(
-                day
-                if type(day) is date and day <= last_session
-                else check_session_to_write(day, self._clock())
-            ),
-            total_value=check_money(update.total_value, "total_value"),
-            day_change=check_money(update.day_change, "day_change", signed=True),
-            current_cash=None if cash is None else check_money(cash, "current_cash"),
-        )
-
 
 def _no_portfolio(user_id: UUID | str, day: date) -> PortfolioNotFound:
     return PortfolioNotFound(
@@ -221,7 +192,7 @@ def _no_portfolio(user_id: UUID | str, day: date) -> PortfolioNotFound:
 
 
 def _name_key(update: PortfolioUpdate) -> str:
-    return portfolio_key(check_id(update.user_id, "user_id"), update.session_date)
+    return portfolio_key(update.user_id, update.session_date)  # type: ignore[arg-type]  # checked
 
 
 def list_portfolio_keys(database: Database, user_id: UUID) -> list[tuple[CacheKind, str]]:

@@ -97,7 +97,7 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
     ),
     "batch update": (
         portfolios.UPDATE_MANY,
-        ([USER], [DAY], [1], [0], [None]),
+        {"users": [USER], "days": [DAY], "totals": [1], "changes": [0], "cash": [None], "count": 1},
         {PORTFOLIO_KEY},
     ),
     "latest of some": (
@@ -293,7 +293,14 @@ def test_a_batch_probes_each_row_of_a_batch(filled: Execute) -> None:
     """A thousand updates are a thousand probes of the index, not a join over the table."""
     [ids] = filled("SELECT array_agg(id) FROM (SELECT id FROM users LIMIT 1000) u")[0:1]
     count = len(ids[0])
-    parameters = (ids[0], [DAY] * count, [1] * count, [0] * count, [None] * count)
+    parameters = {
+        "users": ids[0],
+        "days": [DAY] * count,
+        "totals": [1] * count,
+        "changes": [0] * count,
+        "cash": [None] * count,
+        "count": count,
+    }
     filled(portfolios.PROBE_INDEX.replace("SET LOCAL", "SET"))
     plan = explain(filled, portfolios.UPDATE_MANY, parameters)
     filled("RESET ALL")

@@ -8,7 +8,7 @@ import pytest
 
 from core.cache import NO_TOKEN, Cache, Fence
 from core.cache.keys import PORTFOLIO
-from core.service.fence_ahead import FRESH_SECONDS, LEAST_KEYS, FenceAhead, Key
+from core.service.fence_ahead import FRESH_SECONDS, LEAST_KEYS, FenceAhead, Key, KeysToName
 
 MANY: list[Key] = [(PORTFOLIO, f"portfolio:{number}") for number in range(LEAST_KEYS)]
 ONE_MORE: Key = (PORTFOLIO, "portfolio:more")
@@ -53,7 +53,7 @@ def ahead_of(fences: Fences, keys: list[Key], **clock: Any) -> FenceAhead:
 def test_a_few_keys_are_left_to_the_end(fences: Fences) -> None:
     """A thread takes longer than they do."""
     ahead = ahead_of(fences, MANY[1:])
-    assert ahead.finish(MANY[1:]) == MANY[1:]
+    assert ahead.finish([ONE_MORE]) == [*MANY[1:], ONE_MORE]
     assert ahead.token == NO_TOKEN
     assert fences.keys == []
     assert ahead.give_up() == ()
@@ -64,7 +64,7 @@ def test_what_came_later_is_still_to_be_fenced(fences: Fences) -> None:
     fences.may_go_on.clear()
     ahead = ahead_of(fences, MANY)
     threading.Timer(0.05, fences.may_go_on.set).start()
-    assert ahead.finish([*MANY, ONE_MORE]) == [ONE_MORE]
+    assert ahead.finish([MANY[5], ONE_MORE]) == [ONE_MORE]
     assert fences.keys == MANY
     assert ahead.token == b"token"
 
@@ -73,7 +73,7 @@ def test_old_fences_are_set_again(fences: Fences) -> None:
     """One that ran out before the COMMIT had ended would protect nothing."""
     times = iter([0.0, FRESH_SECONDS + 0.1])
     ahead = ahead_of(fences, MANY, clock=lambda: next(times))
-    assert ahead.finish(MANY) == MANY
+    assert ahead.finish([ONE_MORE]) == [*MANY, ONE_MORE]
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -81,7 +81,24 @@ def test_fences_that_failed_are_set_again(fences: Fences) -> None:
     """Whatever ended the thread, nothing is committed on its word."""
     fences.is_broken = True
     ahead = ahead_of(fences, MANY)
-    assert ahead.finish(MANY) == MANY
+    assert ahead.finish([]) == MANY
+
+
+def test_keys_are_named_while_the_statements_run(fences: Fences) -> None:
+    """Not before the fences begin, and once."""
+    named: list[int] = []
+
+    def name() -> list[Key]:
+        named.append(len(named))
+        return MANY
+
+    keys = KeysToName(len(MANY), name)
+    ahead = FenceAhead(cast(Cache, fences), keys)
+    assert (len(keys), named) == (LEAST_KEYS, [])
+    ahead.start()
+    assert ahead.finish([]) == []
+    assert fences.keys == MANY
+    assert (list(keys), keys[0], keys[:2], named) == (MANY, MANY[0], MANY[:2], [0])
 
 
 def test_a_rollback_knows_what_it_fenced(fences: Fences) -> None:
