@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-import psycopg2
 from dotenv import dotenv_values
-from psycopg2.extensions import parse_dsn
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
@@ -25,6 +23,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from core.database_url import DatabaseUrlError, check_database_url
 from core.errors import SettingsError
 from core.redis_url import RedisAddress, RedisUrlError, parse_redis_url
 from core.stack_identity import NAME_PATTERN, StackIdentity, build_identity, describe_database
@@ -37,24 +36,21 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 
 def redact(text: str) -> str:
     """Return `text` with every password in it replaced, safe to print or log."""
-    text = re.sub(r"(://[^:/?#@]*):.*@", r"\1:***@", text)
+    text = re.sub(r"://(?P<login>.*)@", _hide_password, text)
     # a misspelt parameter may hold a password as well
     return re.sub(r"(?i)((?:pass(?!file)\w*|pwd|secret|token)=)[^&\s]*", r"\1***", text)
 
 
+def _hide_password(found: re.Match[str]) -> str:
+    user, colon, _ = found["login"].partition(":")
+    if re.search(r"[/?#@]", user):
+        # such a sign may stand in a password that begins earlier than it seems
+        return "://***@"
+    return f"://{user}:***@" if colon else found[0]
+
+
 def _check_database_url(value: SecretStr) -> SecretStr:
-    url = value.get_secret_value()
-    if urlsplit(url).scheme not in {"postgresql", "postgres"}:
-        raise ValueError("scheme")
-    try:
-        parts = parse_dsn(url)
-    except psycopg2.ProgrammingError:
-        # the driver's message repeats the URL, password included
-        raise ValueError("dsn") from None
-    if not parts.get("dbname") or not str(parts.get("port", "5432")).isdigit():
-        raise ValueError("dbname or port")
-    # libpq takes both schemes, peewee only the long one
-    return SecretStr(url.replace("postgres://", "postgresql://", 1))
+    return SecretStr(check_database_url(value.get_secret_value()))
 
 
 def _check_redis_url(value: SecretStr) -> SecretStr:
@@ -142,7 +138,8 @@ class EnvironmentSettings(BaseSettings):
             "(hidden)" if is_opaque or field.endswith(("password", "secret")) else repr(redact(str(value)))
         )
         cause = item.get("ctx", {}).get("error")
-        reason = f": {cause}" if isinstance(cause, RedisUrlError) else ""
+        is_explained = isinstance(cause, RedisUrlError | DatabaseUrlError) and str(cause)
+        reason = f": {cause}" if is_explained else ""
         return f"{name} is {shown}, which is not allowed{reason}; set it to {allowed}"
 
 

@@ -7,8 +7,9 @@ import hashlib
 import re
 from typing import NamedTuple
 
-import psycopg2
 from psycopg2.extensions import parse_dsn
+
+from core.database_url import DatabaseUrlError, check_database_url
 
 HEADER = "X-Echo-Markets-Stack"
 NAME_PATTERN = r"[A-Za-z0-9._-]{1,64}"
@@ -51,8 +52,9 @@ def parse_identity(text: str) -> StackIdentity | None:
 def describe_database(database_url: str) -> str:
     """Return HOST:PORT/DATABASE of a connection URL, without who connects."""
     try:
-        parts = parse_dsn(database_url)
-    except psycopg2.ProgrammingError:
+        # a password that is not encoded would be shown as a host
+        parts = parse_dsn(check_database_url(database_url))
+    except DatabaseUrlError:
         return "(not a connection URL)"
     host = parts.get("host", "localhost").replace("localhost", "127.0.0.1")
     options = f" {parts['options']}" if "options" in parts else ""  # may choose a schema

@@ -14,6 +14,7 @@ from core.database import connector as connectors
 from core.database.bounded import BoundedConnection
 from core.database.connector import Connector
 from core.errors import DatabaseUnavailable, MigrationFailed
+from core.local.ports import find_free_port
 from core.local.servers import PostgresServer
 from core.migration import Migrator
 from tests.conftest import Execute, administered
@@ -222,3 +223,66 @@ def test_a_connection_that_cannot_be_introduced_is_closed(
         service.count_active_players(datetime(2026, 1, 1, tzinfo=UTC))
     assert [raw.closed for raw in opened] == [1]
     assert service.pool_stats().pool_size == 0
+
+
+def several_hosts(url: str, server: PostgresServer) -> dict[str, str]:
+    """Return URLs in which a host that does not answer comes before the server, in every spelling."""
+    nobody, here = find_free_port(), f"127.0.0.1:{server.port}"
+    login, _, database = url.partition(f"@{here}")
+    return {
+        "in the place of one": f"{login}@127.0.0.1:{nobody},{here}{database}?target_session_attrs=read-write",
+        "as parameters": (
+            f"{login}@{database}?host=127.0.0.1,localhost&port={nobody},{server.port}"
+            "&target_session_attrs=primary"
+        ),
+        "a name without an address": f"{login}@nowhere.invalid:{server.port},{here}{database}",
+        "one port for all": f"{login}@{database}?host=nowhere.invalid,127.0.0.1&port={server.port}",
+    }
+
+
+def test_several_hosts_are_tried_in_turn(
+    settings: Settings, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the pool, by migrate, by the health check and so by the exporter."""
+    for url in several_hosts(settings.database_url.get_secret_value(), postgres_server).values():
+        monkeypatch.setenv("DATABASE_URL", url)
+        monkeypatch.setenv("ENABLE_REDIS_CACHE", "false")
+        loaded = Settings.load()
+        assert all(row.applied_at for row in Migrator(loaded).status())
+        with open_service(loaded) as service:
+            assert service.search_users("a") == ()
+            assert service.health().status == "healthy"
+
+
+def test_a_host_that_accepts_no_writes_is_named_with_both_causes(
+    settings: Settings, postgres_server: PostgresServer
+) -> None:
+    """With target_session_attrs=read-write nothing is left to connect to."""
+    url = settings.database_url.get_secret_value()
+    with administered(postgres_server) as execute:
+        execute(f"ALTER DATABASE {url.rsplit('/', 1)[1]} SET default_transaction_read_only = on")
+    own = settings.model_copy(
+        update={
+            "database_url": SecretStr(f"{url}?target_session_attrs=read-write"),
+            "enable_redis_cache": False,
+        }
+    )
+    with open_service(own) as service:
+        with pytest.raises(
+            DatabaseUnavailable, match=r"session is read-only.*standby.*or default_transaction"
+        ):
+            service.search_users("a")
+        health = service.health()
+    assert (health.database, health.database_reason) == ("unhealthy", "session is read-only")
+
+
+def test_a_port_of_the_environment_is_that_of_every_connection(
+    settings: Settings, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A URL without a port leaves it to PGPORT, for the health check as for the pool."""
+    monkeypatch.setenv("PGPORT", str(postgres_server.port))
+    url = settings.database_url.get_secret_value().replace(f":{postgres_server.port}/", "/")
+    own = settings.model_copy(update={"database_url": SecretStr(url), "enable_redis_cache": False})
+    with open_service(own) as service:
+        assert service.search_users("a") == ()
+        assert service.health().status == "healthy"

@@ -8,6 +8,7 @@ import pytest
 from core import cli
 from core.errors import SettingsError
 from core.settings import Settings, redact
+from core.stack_identity import describe_database
 
 URL = "postgresql://echo:s3cr3t@db.example:5433/echo"
 
@@ -163,11 +164,73 @@ def test_a_constructor_error_hides_secrets() -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://echo:s3@cr3t@db/echo", "write '@' as %40"),
+        ("postgresql://echo:12/cr3t@db/echo", "write '/' as %2F"),
+        ("postgresql://ec/ho:s3cr3t@db/echo", "write '/' as %2F"),
+        ("postgresql://echo:s3cr3t%@db/echo", "write '%' as %25"),
+        ("postgresql://echo:s3%cr3t@db/echo", "write '%' as %25"),
+        ("postgresql://echo:s3/cr3t?x@db/echo", "libpq cannot read it"),
+        ("postgresql://echo:s3cr3t@a:1,b:2,c:3/echo?port=1,2", "one for all hosts or one for each"),
+        ("postgresql://echo:s3cr3t@db:0/echo", "a number from 1 to 65535"),
+        ("postgresql://echo:s3cr3t@db/echo?schema=public", "libpq has no parameter schema"),
+        ("postgresql://echo:s3cr3t@db/", "names no database"),
+        ("POSTGRESQL://echo:s3cr3t@db/echo", "set it to postgresql://"),
+    ],
+)
+def test_a_url_that_libpq_would_misread_is_refused(
+    url: str, reason: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line says what to correct, and shows no fragment of the password, as a host or otherwise."""
+    caplog.set_level(logging.DEBUG)
+    for name in ("DATABASE_URL", "DIRECT_URL"):
+        monkeypatch.setenv(name, url)
+        with pytest.raises(SettingsError) as caught:
+            Settings.load()
+        message = f"{caught.value} {caplog.text}"
+        assert reason in message
+        assert "\n" not in str(caught.value).replace("\nDIRECT_URL", " DIRECT_URL")
+        assert "s3" not in message
+        assert "cr3t" not in message
+    assert describe_database(url) == "(not a connection URL)"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://echo:s3#cr3t@db/echo",
+        "postgresql://echo:s3?cr3t@db/echo",
+        "postgresql://echo:s3:cr3t@db/echo",
+        "postgresql://echo:s3%40%2F%25cr3t@db/echo",
+        "postgresql://echo:s3cr3t@a:5432,b:5433/echo?target_session_attrs=read-write",
+        "postgresql://echo:s3cr3t@a,b:5433,c/echo",
+        "postgresql://echo:s3cr3t@a,b:5433/echo?load_balance_hosts=random",
+        "postgresql:///echo?host=a,b&port=1,2&user=echo&password=s3@cr3t",
+        "postgresql://[::1]:5432,[::2]/echo",
+        "postgresql:///echo?host=/var/run/postgresql",
+        "postgresql:///echo?service=echo",
+        "postgres://echo@db/echo",
+    ],
+)
+def test_urls_of_libpq_are_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several hosts, sockets, services, and signs in passwords that are no separators."""
+    monkeypatch.setenv("DATABASE_URL", url)
+    settings = Settings.load()
+    assert settings.database_url.get_secret_value() == url.replace("postgres://", "postgresql://")
+    assert "cr3t" not in repr(settings)
+    assert "cr3t" not in describe_database(url)
+
+
+@pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("postgresql://a:b@h/d", "postgresql://a:***@h/d"),
         ("redis://:b@h", "redis://:***@h"),
         ("postgresql://a:b@c@h/d", "postgresql://a:***@h/d"),
+        ("postgresql://a@h/d", "postgresql://a@h/d"),
+        ("postgresql://a/b:c@h/d", "postgresql://***@h/d"),
+        ("postgresql://a/b@h/d", "postgresql://***@h/d"),
         ("postgresql://h/d?password=b&x=1", "postgresql://h/d?password=***&x=1"),
         ("plain text", "plain text"),
     ],

@@ -1,0 +1,67 @@
+"""DATABASE_URL: what libpq takes, and what is refused although it does.
+
+Owns the check of a URL's form. libpq takes the first `@` for the end of the password and the first
+`/` for the end of the port, so a password with one of them is read as a host, a port or a database,
+which messages then show. Connects to nothing; no message holds a part of the URL.
+"""
+
+import re
+from typing import Final
+
+import psycopg2
+from psycopg2.extensions import parse_dsn
+
+SCHEMES: Final = ("postgresql://", "postgres://")
+_UNKNOWN = re.compile(r'invalid URI query parameter: "([a-z_]{1,40})"')
+_PORT = re.compile(r"[0-9]{1,5}")
+_HIGHEST_PORT: Final = 65_535
+
+
+class DatabaseUrlError(ValueError):
+    """A URL of a database is wrong; the message says what has to be corrected."""
+
+
+def check_database_url(url: str) -> str:
+    """Return a URL with the long scheme; raises `DatabaseUrlError`.
+
+    Several hosts (`HOST1:PORT1,HOST2:PORT2`, or `?host=A,B&port=1,2`) and every parameter of libpq are
+    allowed.
+    """
+    scheme = next((each for each in SCHEMES if url.startswith(each)), None)
+    if scheme is None:
+        # how it has to begin is said of every wrong URL
+        raise DatabaseUrlError
+    rest = url.removeprefix(scheme)
+    _check_signs(rest)
+    try:
+        parts = parse_dsn(url)
+    except psycopg2.ProgrammingError as error:
+        # the driver's message may repeat the URL, password included
+        unknown = _UNKNOWN.search(str(error))
+        reason = f"libpq has no parameter {unknown[1]}" if unknown else "libpq cannot read it"
+        raise DatabaseUrlError(reason) from None
+    if not parts.get("dbname"):
+        raise DatabaseUrlError("it names no database")
+    hosts = (parts.get("hostaddr") or parts.get("host") or "").split(",")
+    ports = parts.get("port", "").split(",")
+    if len(ports) not in {1, len(hosts)} or not all(map(_is_port, ports)):
+        raise DatabaseUrlError("a port is a number from 1 to 65535, one for all hosts or one for each")
+    return SCHEMES[0] + rest
+
+
+def _check_signs(rest: str) -> None:
+    """Refuse signs that end a part of the URL where nobody meant it; raises `DatabaseUrlError`."""
+    authority, _, path = rest.partition("/")
+    if authority.count("@") > 1:
+        raise DatabaseUrlError("in a name or a password write '@' as %40")
+    if "@" in path.partition("?")[0]:
+        raise DatabaseUrlError(
+            "an '@' stands behind a '/'; in a name or a password write '/' as %2F and '@' as %40"
+        )
+    if re.search(r"%(?![0-9A-Fa-f]{2})|%00", rest):
+        raise DatabaseUrlError("in a name or a password write '%' as %25")
+
+
+def _is_port(text: str) -> bool:
+    # without one it is libpq's default
+    return not text or (_PORT.fullmatch(text) is not None and 0 < int(text) <= _HIGHEST_PORT)
