@@ -50,7 +50,7 @@ chaos-redis: $(RUNTIME) ## drill: hang the running stack's Valkey; fails unless 
 chaos-db: $(RUNTIME) ## drill: shut its PostgreSQL down for a while
 	@$(STACK) drill db $(ARGS)
 
-chaos-pool: $(RUNTIME) ## drill: let a job use its pool up
+chaos-pool: $(RUNTIME) ## drill: let a process of its own use its pool up
 	@$(STACK) drill pool $(ARGS)
 
 test: $(TOOLS) ## run all tests (ARGS="-k leaderboard" for some)

@@ -13,7 +13,7 @@ from core.errors import SettingsError
 from core.health import HealthEvaluator
 from core.logs import configure_logs
 from core.metric_files import open_metrics
-from core.metrics import Role
+from core.metric_names import STACK_ROLES, Role, check_role
 from core.pools import describe_pool, read_pool
 from core.records import PoolUse
 from core.service import EnhancedDatabaseService
@@ -23,10 +23,13 @@ from core.settings import Settings
 def open_service(settings: Settings | None = None, *, role: Role = "job") -> EnhancedDatabaseService:
     """Open the service of this process; without settings the environment is read.
 
-    Use it as a context manager, or call `close`. `role` names the process in metrics
-    and in pg_stat_activity. Raises `SettingsError`.
+    Use it as a context manager, or call `close`. `role` names the program in metrics and in
+    pg_stat_activity: lower-case letters with single hyphens between words, such as `my-api`.
+    Raises `SettingsError`, also when METRICS_ROLES is set and does not list the role, and
+    `InvalidInput` for a role of another form.
     """
     settings = settings or Settings.load()
+    _check_listed(check_role(role), settings)
     metrics = open_metrics(role, settings.metrics_dir)
     name = f"echo-markets-{role}"
     database = Database(settings, application_name=name, metrics=metrics)
@@ -48,6 +51,15 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
         metrics=metrics,
         clock=read_clock,
     )
+
+
+def _check_listed(role: Role, settings: Settings) -> None:
+    listed = settings.list_metrics_roles()
+    if listed and role not in {*listed, *STACK_ROLES}:
+        raise SettingsError(
+            f"METRICS_ROLES is {settings.metrics_roles!r}, which does not list the role {role!r};"
+            " add it, or leave METRICS_ROLES unset to allow any"
+        )
 
 
 def read_clock() -> datetime:

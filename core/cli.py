@@ -244,7 +244,7 @@ def occupy_pool_command() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     settings = _load_settings()
-    with open_service(settings) as service:
+    with open_service(settings, role="drill") as service:
         occupy_pool(service, connections=settings.database_connection_limit, stopping=stopping)
 
 

@@ -24,7 +24,6 @@ UNHEALTHY = 1
 
 OPERATION = "echo_db_operation_duration_seconds"
 OPERATIONS_SHOWN = 20
-ROLES = ("dashboard", "exporter", "simulator", "job")
 
 
 def read_fleet(settings: Settings, open_own: Callable[[], EnhancedDatabaseService]) -> tuple[Scrape, str]:
@@ -130,8 +129,7 @@ def _list_pools(scrape: Scrape) -> list[tuple[str, ...]]:
             _count(scrape.total("echo_db_pool_pending_requests", role=role)),
             _count(scrape.total("echo_db_pool_timeouts_total", role=role)),
         )
-        for role in ROLES
-        if (role,) in limits
+        for role in sorted(role for (role,) in limits)
     ]
 
 

@@ -3,12 +3,22 @@
 Owns the closed sets that labels come from. Counts nothing; `core.metrics` does.
 """
 
+import re
 from typing import Literal, get_args
 
+from core.errors import InvalidInput
 from core.metric_instruments import Counter, Distribution, Gauge, GaugeMode, Histogram
 from core.metric_values import MetricWriter, Value
 
-Role = Literal["dashboard", "exporter", "simulator", "job"]
+Role = str
+"""What a program calls itself, the same in each of its processes."""
+STACK_ROLES = ("dashboard", "exporter", "simulator", "job", "drill")
+# What the stack calls connections beside the pools, and whatever is not its own.
+CONNECTION_NAMES = ("collector", "health", "migrate")
+RESERVED_ROLES = (*CONNECTION_NAMES, "other")
+# No digits: a number of a process or a day in it would make a series for each.
+ROLE_PATTERN = r"[a-z]+(?:-[a-z]+)*"
+MAX_ROLE = 32
 CloseReason = Literal["stale", "dead", "broken", "shutdown"]
 Tier = Literal["near", "shared"]
 Task = Literal["simulator", "warm_cache"]
@@ -17,15 +27,33 @@ Limiter = Literal["operator_actions", "sign_in"]
 AuditedAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests"]
 """What an operator of the dashboard can do that is written down."""
 
+WRITERS = "echo_metrics_writers"
 # From a warm point read (0.1 ms) to the default query timeout (30 s).
 SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+def check_role(role: object) -> Role:
+    """Return a role that labels can have; raises `InvalidInput`."""
+    if (
+        not isinstance(role, str)
+        or len(role) > MAX_ROLE
+        or re.fullmatch(ROLE_PATTERN, role) is None
+        or role in RESERVED_ROLES
+    ):
+        raise InvalidInput(
+            f"role is {str(role)[: 2 * MAX_ROLE]!r}; give a program's name: at most {MAX_ROLE} lower-case"
+            " letters with single hyphens between words, such as my-api,"
+            f" and not one of {', '.join(RESERVED_ROLES)}"
+        )
+    return role
 
 
 class Definitions:
     """Defines the metrics of one process in `writer`; most series carry its role."""
 
     def __init__(self, role: Role, writer: MetricWriter) -> None:
-        self.role = role
+        """Raise `InvalidInput` for a role that is no name of a program."""
+        self.role = check_role(role)
         self.writer = writer
         self._define_pool()
         self._define_operations()
@@ -33,7 +61,7 @@ class Definitions:
         self._define_cache_changes()
         self._define_dashboard()
         self._define_tasks()
-        self.metrics_writers = self._gauge("echo_metrics_writers", "Live processes that write metrics")
+        self.metrics_writers = self._gauge(WRITERS, "Live processes that write metrics")
 
     def _gauge(self, name: str, text: str, *, mode: GaugeMode = "livesum") -> Value:
         return Gauge(self.writer, name, text, ["role"], mode=mode).labels(self.role)

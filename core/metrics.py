@@ -16,7 +16,16 @@ from prometheus_client.samples import Sample
 
 from core.forks import call_in_forked_child
 from core.metric_fleet import LOCK_SECONDS, FleetReader
-from core.metric_names import AuditedAction, CloseReason, Definitions, Limiter, Role, Task, Tier
+from core.metric_names import (
+    WRITERS,
+    AuditedAction,
+    CloseReason,
+    Definitions,
+    Limiter,
+    Role,
+    Task,
+    Tier,
+)
 from core.metric_values import MetricWriter
 
 __all__ = ["Metrics", "Role"]
@@ -70,6 +79,11 @@ class Metrics(Definitions):
         if self._live.directory != directory:
             self._live = FleetReader(self.writer, directory)
         return self._live.list_gauges()
+
+    def list_roles(self, directory: Path | None) -> set[Role]:
+        """Return the roles of the live processes that share `directory`, this one's included."""
+        samples = (sample for gauges in self.list_gauges(directory) for sample in gauges)
+        return {self.role} | {item.labels["role"] for item in samples if item.name == WRITERS}
 
     def add_source(self, publish: Callable[[], None]) -> None:
         """Let `publish` bring its counters up to date whenever the metrics are published."""

@@ -201,6 +201,9 @@ class Settings(EnvironmentSettings):
     enable_redis_cache: bool = Field(default=True, description="true or false")
     health_require_redis: bool = Field(default=False, description="true or false")
     metrics_dir: Path | None = Field(default=None, description="a folder")
+    metrics_roles: Annotated[str, Field(pattern=r"^([a-z]+(-[a-z]+)*(, *|$))*$")] = Field(
+        default="", description="names of lower-case letters and hyphens, with commas between them"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
@@ -278,6 +281,10 @@ class Settings(EnvironmentSettings):
             return parse_redis_url(self.redis_url.get_secret_value(), password=password)
         except RedisUrlError as error:
             raise SettingsError(f"REDIS_URL is not allowed: {error}") from error
+
+    def list_metrics_roles(self) -> tuple[str, ...]:
+        """Return the names in METRICS_ROLES."""
+        return tuple(name for name in re.split(", *", self.metrics_roles) if name)
 
     def find_exporter_url(self) -> str:
         """Return where this process reaches the exporter: EXPORTER_URL, or what it listens on."""

@@ -43,7 +43,11 @@ def main() -> int:
     with open_service(settings, role="exporter") as service:
         uvicorn.run(
             build_app(
-                service, settings.metrics_dir, lanes=open_lanes(settings), users=web.users, stack=stack
+                service,
+                settings.metrics_dir,
+                lanes=open_lanes(settings, service.metrics),
+                users=web.users,
+                stack=stack,
             ),
             headers=[(HEADER, str(stack))],
             host=settings.exporter_host,

@@ -18,6 +18,8 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from core import EnhancedDatabaseService, Settings
+from core.metric_names import STACK_ROLES
+from core.metrics import Metrics
 from core.stack_identity import StackIdentity
 from exporter.access import BasicAuth
 from exporter.collectors.lane import Lane
@@ -34,10 +36,19 @@ GZIP_LEVEL = 4
 NO_USERS: Mapping[str, bytes] = MappingProxyType({})
 
 
-def open_lanes(settings: Settings) -> tuple[Lane[Any], ...]:
-    """Return the collectors of the servers that `settings` name; they connect when they run."""
+def open_lanes(settings: Settings, metrics: Metrics) -> tuple[Lane[Any], ...]:
+    """Return the collectors of the servers that `settings` name; they connect when they run.
+
+    Connections are counted by the roles of the stack, of METRICS_ROLES and of the live processes
+    that share `metrics` with this one.
+    """
+
+    def find_roles() -> set[str]:
+        shared = metrics.list_roles(settings.metrics_dir)
+        return shared.union(STACK_ROLES, settings.list_metrics_roles())
+
     operations = [name for name in dir(EnhancedDatabaseService) if not name.startswith("_")]
-    postgres = open_postgres_lane(settings, operations)
+    postgres = open_postgres_lane(settings, operations, find_roles=find_roles)
     return (postgres, open_redis_lane(settings)) if settings.enable_redis_cache else (postgres,)
 
 

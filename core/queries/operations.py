@@ -25,7 +25,6 @@ TABLES = (
     "market_events",
     "audit_events",
 )
-APPLICATIONS = ("dashboard", "exporter", "simulator", "job", "migrate", "health", "collector", OTHER)
 APPLICATION_PREFIX = "echo-markets-"
 STATES = ("active", "idle", "idle_in_transaction", "idle_in_transaction_aborted", OTHER)
 # How the database layer ends each statement. PostgreSQL 18 drops a comment in front of one.
@@ -104,11 +103,14 @@ class Executor(Protocol):
         """Run a statement and return a cursor on its rows."""
 
 
-def count_connections(executor: Executor) -> dict[tuple[str, str], int]:
-    """Return the server's client connections, all databases, by application and state; zeros included."""
-    counts = {(application, state): 0 for application in APPLICATIONS for state in STATES}
+def count_connections(executor: Executor, applications: Collection[str]) -> dict[tuple[str, str], int]:
+    """Return the server's client connections, all databases, by application and state; zeros included.
+
+    What is none of the `applications`, named without the prefix of the stack, is `other`.
+    """
+    counts = {(application, state): 0 for application in (*applications, OTHER) for state in STATES}
     for application_name, state, count in _fetch(executor, _ACTIVITY):
-        counts[_name_application(application_name), _name_state(state)] += count
+        counts[_name_application(application_name, applications), _name_state(state)] += count
     return counts
 
 
@@ -235,9 +237,9 @@ def _spell_letter(letter: re.Match[str]) -> str:
     return f"\\{ord(letter[0]):04x}"
 
 
-def _name_application(application_name: str | None) -> str:
+def _name_application(application_name: str | None, applications: Collection[str]) -> str:
     name = (application_name or "").removeprefix(APPLICATION_PREFIX)
-    return name if application_name != name and name in APPLICATIONS else OTHER
+    return name if application_name != name and name in applications else OTHER
 
 
 def _name_state(state: str | None) -> str:

@@ -4,12 +4,17 @@ Owns how a series over time looks; pure functions. The data goes beside the spec
 so that a refresh moves the lines and does not draw the chart anew.
 """
 
+from collections.abc import Iterable
+from itertools import cycle
+
 from dashboard.charts import ACCENT, BASELINE, Spec
 
 AMBER, TEAL = "#d99a06", "#0e9db5"
 """Beside the accent; distinct for colour-blind eyes too. Green and red are for gain and loss."""
 
 ROLES = {"dashboard": ACCENT, "simulator": AMBER, "exporter": TEAL, "job": BASELINE}
+OTHER_ROLES = ("#7c5cd6", "#a4572e", "#c2479e", "#64748b")
+"""Of programs beside the stack's, in the order of their names; used again when there are more."""
 QUANTILES = {"p50": BASELINE, "p95": ACCENT, "p99": AMBER}
 HEIGHT = 260
 ROW_PIXELS = 20
@@ -27,10 +32,11 @@ def build_latency_chart() -> Spec:
     return spec
 
 
-def build_pool_chart(most: float) -> Spec:
+def build_pool_chart(most: float, roles: Iterable[str] = ()) -> Spec:
     """Return connections by role, up to the most of all: in use as lines, waiting dashed."""
     scale = {"domain": [0, max(LEAST_CONNECTIONS, most)], "nice": True}
-    spec = _build_lines(ROLES, unit="connections", scale=scale, digits=",.0f")
+    colours = ROLES | dict(zip(sorted(set(roles) - set(ROLES)), cycle(OTHER_ROLES), strict=False))
+    spec = _build_lines(colours, unit="connections", scale=scale, digits=",.0f")
     dashes = {"domain": ["in use", "waiting"], "range": [[1, 0], [4, 3]]}
     encoding = spec["encoding"]
     encoding["strokeDash"] = {"field": "kind", "type": "nominal", "scale": dashes, "legend": None}

@@ -148,7 +148,7 @@ def show_charts(view: View) -> None:
         show_chart(
             "Connections by role",
             pools,
-            charts.build_pool_chart(pools["value"].max()),
+            charts.build_pool_chart(pools["value"].max(), pools["series"]),
             "pool",
             "Dashed: waiting.",
         )

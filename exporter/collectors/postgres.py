@@ -3,11 +3,12 @@
 Owns names and labels of `echo_pg_*`; the statements are in `core.queries.operations`.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from core.database.bounded import BoundedConnection, make_connector
+from core.metric_names import CONNECTION_NAMES
 from core.queries import operations
 from core.settings import Settings
 from exporter.collectors.lane import Collector, Lane
@@ -24,8 +25,13 @@ LONG_SECONDS = 30.0
 REPLICAS_SHOWN = 10
 
 
-def open_postgres_lane(settings: Settings, operation_names: Collection[str]) -> Lane[BoundedConnection]:
-    """Return PostgreSQL's collectors on a connection of their own, which is opened when they run."""
+def open_postgres_lane(
+    settings: Settings, operation_names: Collection[str], *, find_roles: Callable[[], Collection[str]]
+) -> Lane[BoundedConnection]:
+    """Return PostgreSQL's collectors on a connection of their own, which is opened when they run.
+
+    `find_roles` returns the programs whose connections are counted by name.
+    """
     statements = StatementCounters(operation_names)
     connector = make_connector(settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS)
     return Lane(
@@ -33,7 +39,11 @@ def open_postgres_lane(settings: Settings, operation_names: Collection[str]) -> 
             settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS, connector=connector
         ),
         [
-            Collector("postgres_activity", collect_activity, BRIEF_SECONDS),
+            Collector(
+                "postgres_activity",
+                lambda connection: collect_activity(connection, find_roles()),
+                BRIEF_SECONDS,
+            ),
             Collector("postgres_transactions", collect_transactions, BRIEF_SECONDS),
             Collector("postgres_replication", collect_replication, BRIEF_SECONDS),
             Collector("postgres_tables", collect_tables, LONG_SECONDS),
@@ -42,12 +52,12 @@ def open_postgres_lane(settings: Settings, operation_names: Collection[str]) -> 
     )
 
 
-def collect_activity(connection: BoundedConnection) -> Iterator[Metric]:
+def collect_activity(connection: BoundedConnection, roles: Collection[str]) -> Iterator[Metric]:
     """Yield the server's connections of all databases, their limit and the oldest transaction."""
     connections = GaugeMetricFamily(
         "echo_pg_connections", "Client connections that the server has", labels=["application", "state"]
     )
-    for labels, count in operations.count_connections(connection).items():
+    for labels, count in operations.count_connections(connection, [*CONNECTION_NAMES, *roles]).items():
         connections.add_metric(labels, count)
     yield connections
     yield GaugeMetricFamily(

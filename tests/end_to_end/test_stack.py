@@ -4,11 +4,13 @@ The tests share one stack, in any order: each brings it up first, which is quick
 when it is up already, and none depends on what another has left.
 """
 
+import contextlib
 import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -318,9 +320,42 @@ def test_nothing_is_installed_to_stop_nothing(checkout: Checkout) -> None:
     assert "nothing is installed here" in down.stdout
 
 
+# A program of somebody else beside the stack: it reads past the cache, and gets duplicates refused, all day.
+BESIDE = """
+import sys, time
+from core import open_service
+from core.errors import InvalidInput
+
+with open_service(role=sys.argv[1]) as service:
+    while True:
+        service.search_users("a")
+        try:
+            service.create_user(username="alice")
+        except InvalidInput:
+            print("ready", flush=True)
+        time.sleep(0.1)
+"""
+
+
 def test_a_drill_changes_what_it_should_and_nothing_else(checkout: Checkout) -> None:
-    """A job that uses its pool up shows in the metrics of the running stack, and is gone afterwards."""
+    """A pool that is used up shows in the metrics, whatever other programs do, and is gone afterwards."""
     checkout.up()
-    result = checkout.make("chaos-pool", "ARGS=--seconds 1")
+    with contextlib.ExitStack() as stack:
+        for role in ("job", "my-api"):
+            process = stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", BESIDE, role],
+                    cwd=checkout.root,
+                    env={**checkout.environment, "ENABLE_REDIS_CACHE": "false"},
+                    stdout=subprocess.PIPE,
+                )
+            )
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+        result = checkout.make("chaos-pool", "ARGS=--seconds 1")
+        metrics = checkout.get("exporter", "/metrics")[1]
     assert result.returncode == 0, result.stdout
     assert "still → grows → still" in result.stdout
+    assert 'echo_db_pool_max_connections{role="my-api"} 10.0' in metrics
+    assert 'echo_pg_connections{application="my-api",state="idle"} 1.0' in metrics

@@ -93,7 +93,9 @@ def stack(server_directory: Callable[[], Path]) -> Iterator[Subject]:
         Migrator(settings).up()
         with (
             open_service(settings, role="exporter") as service,
-            TestClient(build_app(service, None, lanes=open_lanes(settings))) as subject.client,
+            TestClient(
+                build_app(service, None, lanes=open_lanes(settings, service.metrics))
+            ) as subject.client,
         ):
             yield subject
     valkey.stop()
@@ -200,7 +202,9 @@ def test_a_locked_table_fails_its_collector_alone(subject: Subject) -> None:
         # those of before are kept for a while
         with (
             open_service(subject.settings) as service,
-            TestClient(build_app(service, None, lanes=open_lanes(subject.settings))) as client,
+            TestClient(
+                build_app(service, None, lanes=open_lanes(subject.settings, service.metrics))
+            ) as client,
         ):
             text = client.get("/metrics", headers=HEADERS).text
             assert value(text, "echo_scrape_collector_success", collector="postgres_tables") == 0

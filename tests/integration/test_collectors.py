@@ -33,7 +33,7 @@ def connection(settings: Settings) -> Iterator[BoundedConnection]:
 @pytest.fixture
 def client(service: EnhancedDatabaseService, settings: Settings) -> Iterator[TestClient]:
     """A client of an exporter that asks the servers."""
-    with TestClient(build_app(service, None, lanes=open_lanes(settings))) as client:
+    with TestClient(build_app(service, None, lanes=open_lanes(settings, service.metrics))) as client:
         yield client
 
 
@@ -85,11 +85,13 @@ def test_connections_are_counted_by_application_and_state(
     connection: BoundedConnection, settings: Settings, database_url: str
 ) -> None:
     """Names and states of others become `other`, and all of them are there."""
-    before = operations.count_connections(connection)
+    applications = ("collector", "dashboard", "my-api")
+    before = operations.count_connections(connection, applications)
     with contextlib.ExitStack() as opened:
         for name in (
             "echo-markets-dashboard",
             "echo-markets-dashboard",
+            "echo-markets-my-api",
             "psql",
             "dashboard",
             "echo-markets-x",
@@ -100,13 +102,17 @@ def test_connections_are_counted_by_application_and_state(
                 cursor.execute("SELECT 1")
         wait_for(
             lambda: (
-                count_added(before, operations.count_connections(connection))
-                == {("dashboard", "idle_in_transaction"): 2, ("other", "idle_in_transaction"): 3}
+                count_added(before, operations.count_connections(connection, applications))
+                == {
+                    ("dashboard", "idle_in_transaction"): 2,
+                    ("my-api", "idle_in_transaction"): 1,
+                    ("other", "idle_in_transaction"): 3,
+                }
             ),
-            "three sessions of others and two of a dashboard",
+            "three sessions of others, two of a dashboard and one of an adopter's program",
         )
     assert before["collector", "active"] == 1
-    assert len(before) == len(operations.APPLICATIONS) * len(operations.STATES)
+    assert len(before) == (len(applications) + 1) * len(operations.STATES)
 
 
 def count_added(

@@ -49,7 +49,7 @@ def promtool() -> str:
 def client(service: EnhancedDatabaseService, settings: Settings) -> Iterator[TestClient]:
     """A client of an exporter whose service has done some of everything."""
     do_some_of_everything(service.metrics)
-    with TestClient(build_app(service, None, lanes=open_lanes(settings))) as client:
+    with TestClient(build_app(service, None, lanes=open_lanes(settings, service.metrics))) as client:
         yield client
 
 

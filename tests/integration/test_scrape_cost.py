@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from core import Settings, open_service
 from core.database.bounded import BoundedConnection
 from core.metric_files import open_metrics
+from core.metric_names import STACK_ROLES
 from core.migration import MIGRATIONS_DIR, count_migrations
 from core.queries import operations
 from exporter.server import build_app, open_lanes
@@ -42,7 +43,7 @@ def test_a_scrape_of_twenty_live_writers(folder: Path, settings: Settings) -> No
     shared = settings.model_copy(update={"metrics_dir": folder})
     with (
         open_service(shared, role="exporter") as service,
-        TestClient(build_app(service, folder, lanes=open_lanes(shared))) as client,
+        TestClient(build_app(service, folder, lanes=open_lanes(shared, service.metrics))) as client,
     ):
 
         def scrape() -> float:
@@ -72,7 +73,7 @@ class _Timed:
 
 
 QUESTIONS: tuple[Callable[[_Timed], object], ...] = (
-    operations.count_connections,
+    lambda connection: operations.count_connections(connection, STACK_ROLES),
     operations.find_max_connections,
     operations.find_oldest_transaction_seconds,
     operations.count_transactions,

@@ -126,6 +126,49 @@ def test_the_usual_state_and_a_changed_one_are_told_apart() -> None:
     assert not has_changed(SIGNALS, faulty, observe(redis_up=0))
 
 
+def scrape(*samples: Sample) -> Observation:
+    """Return an observation of these samples."""
+    return Observation(Scrape(samples, taken_at=datetime(2013, 3, 1, tzinfo=UTC)), 200)
+
+
+def read_signal(name: str, seen: Observation) -> str | float:
+    """Return what a signal says."""
+    return next(item.read(seen) for item in SIGNALS if item.name == name)
+
+
+@pytest.mark.parametrize("role", ["job", "my-api", "dashboard"])
+def test_the_drill_on_the_pool_looks_at_its_own(role: str) -> None:
+    """Pools of programs beside it are as large, idle or used up as they like."""
+
+    def pool(role: str, used: float, limit: float, waiting: float) -> list[Sample]:
+        return [
+            Sample("echo_db_pool_connections", {"role": role, "state": "used"}, used),
+            Sample("echo_db_pool_max_connections", {"role": role}, limit),
+            Sample("echo_db_pool_pending_requests", {"role": role}, waiting),
+        ]
+
+    beside = pool(role, 1, 10, 2)
+    before, during = scrape(*beside), scrape(*beside, *pool("drill", 2, 2, 3))
+    names = ("pool of the drill in use", "pool of the drill waiting")
+    assert [read_signal(name, before) for name in names] == ["not all", "none"]
+    assert [read_signal(name, during) for name in names] == ["all", "some"]
+
+
+def test_what_programs_beside_the_stack_do_all_day_is_no_fault() -> None:
+    """A cache that is switched off, refused duplicates, and how many programs have an open breaker."""
+    seen = scrape(
+        Sample("echo_cache_bypasses_total", {"role": "my-api", "reason": "disabled"}, 50),
+        Sample("echo_cache_bypasses_total", {"role": "job", "reason": "down"}, 2),
+        Sample("echo_db_operation_errors_total", {"role": "my-api", "sqlstate_class": "23"}, 9),
+        Sample("echo_db_operation_errors_total", {"role": "my-api", "sqlstate_class": "pool"}, 3),
+        Sample("echo_db_operation_errors_total", {"role": "job", "sqlstate_class": "08"}, 1),
+        Sample("echo_cache_breaker_open", {"role": "my-api"}, 1),
+        Sample("echo_cache_breaker_open", {"role": "dashboard"}, 1),
+    )
+    names = ("cache bypasses", "failed operations", "breaker open")
+    assert [read_signal(name, seen) for name in names] == [2, 1, 1]
+
+
 @pytest.mark.parametrize("name", sorted(DRILLS))
 def test_a_drill_names_signals_that_there_are(name: str) -> None:
     """A misspelt one would never be looked at."""

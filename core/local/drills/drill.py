@@ -79,11 +79,11 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
         ),
         "pool": Drill(
             occupy_pool,
-            "a job holds every connection of its pool",
+            "a process of its own holds every connection of its pool",
             {
                 "health status": "degraded",
-                "pool of jobs in use": "all",
-                "pool of jobs waiting": "some",
+                "pool of the drill in use": "all",
+                "pool of the drill waiting": "some",
                 "pool timeouts": GROWS,
             },
         ),

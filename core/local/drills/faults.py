@@ -80,7 +80,7 @@ def _is_stopped(supervisor: Supervisor) -> bool:
 
 @contextmanager
 def occupy_pool(place: Place) -> Iterator[None]:
-    """Let a job hold every connection of its pool, while more of its threads want one."""
+    """Let a process of the drill hold every connection of its pool, while more of its threads want one."""
     command = [sys.executable, *CLI, "occupy-pool"]
     environment = {**place.environment, **OCCUPIED}
     process = subprocess.Popen(command, env=environment, cwd=place.folder.root)

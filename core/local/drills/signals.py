@@ -13,6 +13,9 @@ GROWS, STILL = "grows", "still"
 NONE = "none"
 # More than this many calls of the self-test fail only when all do.
 NAMED_CALLS = 3
+# The role of `echo-markets occupy-pool` alone: other jobs may run beside it.
+DRILL_ROLE = "drill"
+CONSTRAINT_CLASS = "23"
 
 
 class Observation(NamedTuple):
@@ -123,8 +126,20 @@ def _read_failing(seen: Observation) -> str:
 
 
 def _read_failed_operations(seen: Observation) -> float:
+    """Return the operations that a fault may have failed.
+
+    Not those that got no connection, which are a signal of their own, nor those that broke a
+    constraint: programs beside the stack get those refused all day.
+    """
     name = "echo_db_operation_errors_total"
-    return seen.scrape.total(name) - seen.scrape.total(name, sqlstate_class="pool")
+    others = (seen.scrape.total(name, sqlstate_class=state) for state in ("pool", CONSTRAINT_CLASS))
+    return seen.scrape.total(name) - sum(others)
+
+
+def _read_bypasses(seen: Observation) -> float:
+    """Return the reads past Redis, but for those of programs that have it switched off."""
+    name = "echo_cache_bypasses_total"
+    return seen.scrape.total(name) - seen.scrape.total(name, reason="disabled")
 
 
 def _read_self_test(seen: Observation) -> str:
@@ -134,12 +149,12 @@ def _read_self_test(seen: Observation) -> str:
 
 
 def _read_waiting(seen: Observation) -> str:
-    return "some" if seen.scrape.total("echo_db_pool_pending_requests", role="job") else NONE
+    return "some" if seen.scrape.total("echo_db_pool_pending_requests", role=DRILL_ROLE) else NONE
 
 
 def _read_occupied(seen: Observation) -> str:
-    limit = seen.scrape.total("echo_db_pool_max_connections", role="job")
-    used = seen.scrape.total("echo_db_pool_connections", role="job", state="used")
+    limit = seen.scrape.total("echo_db_pool_max_connections", role=DRILL_ROLE)
+    used = seen.scrape.total("echo_db_pool_connections", role=DRILL_ROLE, state="used")
     return "all" if limit and used >= limit else "not all"
 
 
@@ -148,14 +163,13 @@ SIGNALS = (
     Signal("health answer", lambda seen: f"HTTP {seen.health_code}", "HTTP 200"),
     Signal("database up", _read_up("database"), "1"),
     Signal("redis up", _read_up("redis"), "1"),
-    Signal("breaker open", lambda seen: seen.scrape.total("echo_cache_breaker_open"), "0"),
+    # of how many programs depends on which of them are asked for anything meanwhile
+    Signal("breaker open", lambda seen: float(seen.scrape.total("echo_cache_breaker_open") > 0), "0"),
     Signal("collectors failing", _read_failing, NONE),
     Signal("self-test", _read_self_test, "passes"),
-    Signal("pool of jobs in use", _read_occupied, "not all"),
-    Signal("pool of jobs waiting", _read_waiting, NONE),
-    Signal(
-        "cache bypasses", lambda seen: seen.scrape.total("echo_cache_bypasses_total"), STILL, is_counter=True
-    ),
+    Signal("pool of the drill in use", _read_occupied, "not all"),
+    Signal("pool of the drill waiting", _read_waiting, NONE),
+    Signal("cache bypasses", _read_bypasses, STILL, is_counter=True),
     Signal("failed operations", _read_failed_operations, STILL, is_counter=True),
     Signal(
         "pool timeouts", lambda seen: seen.scrape.total("echo_db_pool_timeouts_total"), STILL, is_counter=True

@@ -1,0 +1,81 @@
+"""Roles: what a program calls itself in metrics, closed by configuration."""
+
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+from pydantic import SecretStr
+
+from core import Settings, open_service
+from core.errors import InvalidInput, SettingsError
+from core.metric_files import open_metrics
+from core.metric_names import MAX_ROLE, RESERVED_ROLES, STACK_ROLES
+from dashboard.operations import charts
+
+NOWHERE = SecretStr("postgresql://u:p@127.0.0.1:1/d")
+
+
+def settings(**values: object) -> Settings:
+    """Return settings of a process that reaches no server."""
+    return Settings(database_url=NOWHERE, enable_redis_cache=False, **values)  # type: ignore[arg-type]  # as given
+
+
+@pytest.mark.parametrize("role", ["my-api", "api", "batch-of-the-night", "a" * MAX_ROLE, *STACK_ROLES])
+def test_a_program_gives_itself_a_name(role: str) -> None:
+    """It is a label of its metrics, and no program of the stack is changed for it."""
+    with open_service(settings(), role=role) as service:
+        text = generate_latest(service.metrics.registry).decode()
+    assert f'echo_db_pool_max_connections{{role="{role}"}} 10.0' in text
+    assert f'echo_metrics_writers{{role="{role}"}}' in text
+
+
+@pytest.mark.parametrize(
+    "role",
+    [
+        *("", "My-Api", "api2", "worker-17", "my_api", "-api", "api-", "a--b", "a b", "a\nb", "é"),
+        *("a" * (MAX_ROLE + 1), *RESERVED_ROLES, None, 7, []),
+    ],
+)
+def test_another_form_is_refused(role: object) -> None:
+    """With the form; a number would make a series for each of many processes."""
+    with pytest.raises(InvalidInput, match="such as my-api"):
+        open_service(settings(), role=role)  # type: ignore[arg-type]  # whatever it is
+
+
+def test_a_list_closes_the_roles() -> None:
+    """With METRICS_ROLES only those that it names, and the stack's own."""
+    closed = settings(metrics_roles="my-api, my-worker")
+    for role in ("my-api", "my-worker", "dashboard", "job"):
+        open_service(closed, role=role).close()
+    with pytest.raises(SettingsError, match=r"METRICS_ROLES is 'my-api, my-worker'.*'other-api'"):
+        open_service(closed, role="other-api")
+
+
+@pytest.mark.parametrize("text", ["My-Api", "a b", "api2", ";", "a,,b"])
+def test_a_wrong_list_is_refused(text: str) -> None:
+    """A misspelt name would keep a program from starting."""
+    with pytest.raises(SettingsError, match="METRICS_ROLES"):
+        Settings.load(database_url=NOWHERE, metrics_roles=text)
+
+
+def test_the_exporter_knows_the_roles_of_live_processes(tmp_path: Path) -> None:
+    """Its own, and those of whoever shares the folder; not of those that have ended."""
+    own = open_metrics("exporter", tmp_path)
+    api, ended = open_metrics("my-api", tmp_path), open_metrics("my-worker", tmp_path)
+    assert own.list_roles(tmp_path) == {"exporter", "my-api", "my-worker"}
+    ended.close()
+    assert own.list_roles(tmp_path) == {"exporter", "my-api"}
+    assert own.list_roles(None) == {"exporter"}
+    for metrics in (own, api):
+        metrics.close()
+
+
+def test_each_role_has_a_line_of_its_own_colour() -> None:
+    """Those of the stack keep theirs, whoever else is there."""
+    spec = charts.build_pool_chart(4.0, ["my-api", "job", "drill", "my-api"])
+    scale = spec["encoding"]["color"]["scale"]
+    assert scale["domain"] == [*charts.ROLES, "drill", "my-api"]
+    assert scale["range"][: len(charts.ROLES)] == list(charts.ROLES.values())
+    assert len(set(scale["range"])) == len(scale["range"])
+    many = charts.build_pool_chart(4.0, [f"role{letter}" for letter in "abcdefgh"])
+    assert len(many["encoding"]["color"]["scale"]["range"]) == len(charts.ROLES) + 8
