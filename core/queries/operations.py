@@ -19,6 +19,8 @@ TABLES = (
     "ticks",
     "symbols",
     "portfolios",
+    "positions",
+    "trades",
     "quests",
     "leaderboard_entries",
     "leaderboard_counters",
