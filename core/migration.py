@@ -81,7 +81,7 @@ class Migrator:
         *,
         directory: Path = MIGRATIONS_DIR,
         wait_seconds: float = WAIT_SECONDS,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         """`wait_seconds` is how long another starter is waited for."""
         _list_names(directory)
@@ -256,7 +256,7 @@ def _named(direction: str) -> Iterator[None]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if find_sqlstate(error) == LOCK_NOT_AVAILABLE:
             reason = (
-                f"others used a table for more than {TABLE_WAIT_SECONDS:.0f} s; repeat it when they are done"
+                f"others used a table for more than {TABLE_WAIT_SECONDS:g} s; repeat it when they are done"
             )
         raise MigrationFailed(
             f"migrating {direction} failed and was rolled back: {reason};"

@@ -126,8 +126,8 @@ class Connector:
                 f"PostgreSQL {version // 10_000}.{version % 10_000} is too old;"
                 f" {MINIMUM_SERVER // 10_000} or newer is needed"
             )
-        facts = parse_facts(ask(self._session.build_probe(has_options=self._sends_options)))
         try:
+            facts = parse_facts(ask(self._session.build_probe(has_options=self._sends_options)))
             if self._sends_options and not facts.is_pinned:
                 self._stop_sending_options("drops")
                 facts = parse_facts(ask(self._session.build_probe(has_options=False)))

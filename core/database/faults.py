@@ -94,7 +94,9 @@ def is_connection_lost(error: BaseException) -> bool:
         return False
     state = driver_error.pgcode
     if state is None:
-        return isinstance(driver_error, psycopg2.OperationalError | psycopg2.InterfaceError)
+        # of the base class is what libpq says itself, such as that a pooler closed the connection
+        is_of_libpq = type(driver_error) is psycopg2.DatabaseError
+        return is_of_libpq or isinstance(driver_error, psycopg2.OperationalError | psycopg2.InterfaceError)
     return state in _ENDED_SESSION or (state != QUERY_CANCELED and state[:2] in {"08", "57"})
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from core.local.account import own, server_account, server_environment
+from core.local.account import Account, _open_ancestors, own, server_account, server_environment
 from core.local.ports import LOOPBACK
 from core.local.servers import PostgresServer, _Plan, _serve
 from tests.conftest import FAST
@@ -45,11 +45,21 @@ def require_debian_postgres() -> Path:
     return programs
 
 
+def _give_away(directory: Path) -> Account | None:
+    """Let the account of the servers reach a folder and own it; return the account."""
+    account = server_account()
+    if account is not None:
+        for _ in _open_ancestors(directory, account):
+            pass
+    own(directory, account, mode=0o700)
+    return account
+
+
 @contextmanager
 def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
     """Serve Debian's PostgreSQL from a new cluster in `directory`."""
-    programs, account, data = require_debian_postgres(), server_account(), directory / "data"
-    own(directory, account, mode=0o700)
+    programs, data = require_debian_postgres(), directory / "data"
+    account = _give_away(directory)
     identity: dict[str, Any] = {
         "user": account and account.uid,
         "group": account and account.gid,
@@ -104,8 +114,8 @@ def run_pgbouncer(
     directory: Path, server: PostgresServer, accounts: Mapping[str, str], **options: str
 ) -> Iterator[int]:
     """Pool connections to a server on a free port, which is yielded; `accounts` are roles and passwords."""
-    program, account = require_pgbouncer(), server_account()
-    own(directory, account, mode=0o700)
+    program = require_pgbouncer()
+    account = _give_away(directory)
     users = directory / "users.txt"
     users.write_text(
         "".join(f'"{name}" "{password}"\n' for name, password in accounts.items()), encoding="utf-8"

@@ -1,5 +1,6 @@
 """On every kind of server the service gives the answers of the plain one, and keeps its limits."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -8,10 +9,14 @@ import pytest
 
 from core import EnhancedDatabaseService, open_service
 from core.database import session_settings
+from core.database.bounded import BoundedConnection
 from core.database.session_settings import PINNED
 from core.errors import QueryTimeout
 from core.migration import Migrator
+from core.queries import operations
 from core.selftest import run_self_test
+from exporter.collectors import postgres
+from exporter.collectors.statements import StatementCounters
 from tests.conftest import Execute
 from tests.matrix.answers import FOLDED, NAMES, play
 from tests.matrix.conftest import Place, Variant
@@ -124,3 +129,19 @@ def test_health_is_healthy(service: EnhancedDatabaseService) -> None:
     """The check connects as the pool does."""
     health = service.health()
     assert (health.status, health.migrations_pending) == ("healthy", 0)
+
+
+def test_every_collector_finds_something(place: Place) -> None:
+    """The exporter's connection is opened and used as any other."""
+    collectors = (
+        postgres.collect_activity,
+        postgres.collect_transactions,
+        postgres.collect_tables,
+        postgres.collect_replication,
+    )
+    with contextlib.closing(BoundedConnection(place.settings, "collector", limit_seconds=5)) as connection:
+        for collect in collectors:
+            assert list(collect(connection))
+        list(StatementCounters(["search_users"]).collect(connection))
+        users = next(row for row in operations.list_tables(connection) if row.table == "users")
+    assert users.size_bytes + users.index_size_bytes > 0

@@ -1,0 +1,165 @@
+"""Migrations wait for each other with a word, for a while, and never for a lock that nobody has."""
+
+import contextlib
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+from psycopg2.extensions import connection
+from pydantic import SecretStr
+
+from core import Settings
+from core import migration as migrations
+from core.errors import MigrationFailed
+from core.migration import ADVISORY_LOCK, WAIT_POLL_SECONDS, Migrator
+from tests.conftest import Execute
+from tests.integration.catalog import describe
+
+HELD = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+
+
+@contextlib.contextmanager
+def held(url: str, statement: str) -> Iterator[connection]:
+    """Hold a lock in a session of somebody else, which is called `deploy`."""
+    raw = psycopg2.connect(url, application_name="deploy")
+    try:
+        with raw.cursor() as cursor:
+            cursor.execute(statement)
+        yield raw
+    finally:
+        raw.close()
+
+
+class Sleep:
+    """Waits no time and does something at a number of times."""
+
+    def __init__(self, actions: dict[int, Callable[[], object]] | None = None) -> None:
+        self.count = 0
+        self._actions = actions or {}
+
+    def __call__(self, seconds: float) -> None:
+        """Count."""
+        assert seconds == WAIT_POLL_SECONDS
+        self.count += 1
+        self._actions.get(self.count, lambda: None)()
+
+
+def migrate(url: str, *, wait_seconds: float, sleep: Callable[[float], object]) -> list[str]:
+    """Apply all migrations."""
+    settings = Settings(database_url=SecretStr(url))
+    return Migrator(settings, wait_seconds=wait_seconds, sleep=sleep).up()
+
+
+@pytest.mark.parametrize("kind", ["pg_advisory_xact_lock", "pg_advisory_lock"])
+def test_waiting_is_announced_and_bounded(
+    empty_database_url: str, empty_execute: Execute, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    """One line says for whom; in the end an error does. Also for the session lock of an earlier version."""
+    sleep = Sleep()
+    before = describe(empty_execute)
+    with held(empty_database_url, f"SELECT {kind}({ADVISORY_LOCK})") as other:
+        pid = other.info.backend_pid
+        with caplog.at_level(logging.WARNING), pytest.raises(MigrationFailed) as caught:
+            migrate(empty_database_url, wait_seconds=2.0, sleep=sleep)
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"another migration holds the lock: deploy (process {pid}) for ")
+    assert line.endswith("waiting for up to 2 s")
+    assert f"has held the lock for 2 s (deploy (process {pid}) for" in str(caught.value)
+    assert sleep.count == 2.0 / WAIT_POLL_SECONDS
+    assert describe(empty_execute) == before
+
+
+def test_who_waited_goes_on(empty_database_url: str, empty_execute: Execute) -> None:
+    """As soon as the other has ended; no lock is left behind by either."""
+    with held(empty_database_url, f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})") as other:
+        sleep = Sleep({3: other.rollback})
+        assert migrate(empty_database_url, wait_seconds=60, sleep=sleep)
+    assert sleep.count == 3
+    assert empty_execute(HELD) == [(0,)]
+
+
+def test_nothing_is_held_while_it_waits(empty_database_url: str, empty_execute: Execute) -> None:
+    """No transaction either, which would keep the server from removing old rows."""
+    open_transactions = """SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = 'echo-markets-migrate' AND xact_start IS NOT NULL"""
+    seen: list[object] = []
+    with held(empty_database_url, f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})") as other:
+        sleep = Sleep({1: lambda: seen.append(empty_execute(open_transactions)), 2: other.rollback})
+        migrate(empty_database_url, wait_seconds=60, sleep=sleep)
+    assert seen == [[(0,)]]
+
+
+def test_a_table_that_others_use_is_not_waited_for_without_end(
+    empty_database_url: str, empty_execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever comes later waits behind a migration; it gives up, and all of it is undone."""
+    monkeypatch.setattr(migrations, "TABLE_WAIT_SECONDS", 0.2)
+    settings = Settings(database_url=SecretStr(empty_database_url))
+    Migrator(settings).up()
+    before = describe(empty_execute)
+    with held(empty_database_url, "SELECT count(*) FROM market_events"):
+        with pytest.raises(MigrationFailed, match=r"others used a table for more than 0\.2 s") as caught:
+            Migrator(settings).down("0001_adopt_users_and_ticks")
+        assert "\n" not in str(caught.value)
+    assert describe(empty_execute) == before
+    assert all(row.applied_at for row in Migrator(settings).status())
+
+
+def test_a_run_is_all_or_nothing(empty_database_url: str, empty_execute: Execute, tmp_path: Path) -> None:
+    """What came before the step that fails is undone with it, and named as pending."""
+    for name, statement in {"0001_one": "CREATE TABLE one ()", "0002_two": "SELECT 1 / 0"}.items():
+        lines = ["def up(migrator, db):", f"    db.execute_sql('{statement}')"]
+        (tmp_path / f"{name}.py").write_text("\n".join(lines), encoding="utf-8")
+    migrator = Migrator(Settings(database_url=SecretStr(empty_database_url)), directory=tmp_path)
+    with pytest.raises(MigrationFailed, match="division by zero"):
+        migrator.up()
+    assert [row.applied_at for row in migrator.status()] == [None, None]
+    assert empty_execute("SELECT to_regclass('one'), to_regclass('schema_migration')") == [(None, None)]
+
+
+def test_a_killed_migration_leaves_no_lock(empty_database_url: str, empty_execute: Execute) -> None:
+    """SIGKILL in the middle: the next one finds the lock free and the schema as it was."""
+    code = (
+        "import os, signal; from core import migration; from core.settings import Settings\n"
+        "with migration.Migrator(Settings.load())._locked() as runner:\n"
+        "    runner.database.execute_sql('CREATE TABLE half ()')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], env={"DATABASE_URL": empty_database_url}, check=False, timeout=60
+    )
+    assert result.returncode == -9
+    # the server may need a moment to notice
+    pause = threading.Event()
+    assert migrate(empty_database_url, wait_seconds=60, sleep=pause.wait)
+    assert empty_execute("SELECT to_regclass('half')") == [(None,)]
+
+
+def test_the_command_says_for_whom_it_waits(empty_database_url: str, repository: Path) -> None:
+    """On standard error, before anything else."""
+    command = [sys.executable, "-m", "core.cli", "migrate"]
+    with held(empty_database_url, f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})") as other:
+        pid = other.info.backend_pid
+        process = subprocess.Popen(
+            command,
+            cwd=repository,
+            env={"DATABASE_URL": empty_database_url, "PATH": ""},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            other.rollback()
+            output, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert f"another migration holds the lock: deploy (process {pid})" in line
+    assert "applied 0001" in output
+    assert process.returncode == 0
