@@ -134,7 +134,7 @@ def test_health_is_healthy(service: EnhancedDatabaseService) -> None:
 def test_every_collector_finds_something(place: Place) -> None:
     """The exporter's connection is opened and used as any other."""
     collectors = (
-        postgres.collect_activity,
+        lambda connection: postgres.collect_activity(connection, ["job"]),
         postgres.collect_transactions,
         postgres.collect_tables,
         postgres.collect_replication,
