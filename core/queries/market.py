@@ -7,7 +7,8 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from core.database import Database
-from core.queries.bulk import TICKS, load_rows
+from core.queries.arrays import encode_numbers, encode_shared
+from core.queries.bulk import TICKS
 from core.queries.rows import Row, count_changed, fetch_all
 from core.records import Candle, Tick
 
@@ -77,8 +78,6 @@ CANDLES = """
         WHERE symbol = %(symbol)s AND timestamp >= %(start)s AND timestamp < %(end)s
     ) AS ticks
     GROUP BY symbol, bucket ORDER BY bucket"""
-# From here on COPY is faster, although it needs a staging table.
-COPY_ROWS = 500
 _REPLACE = """
     ON CONFLICT (symbol, timestamp) DO UPDATE SET
         price = EXCLUDED.price, volume = EXCLUDED.volume, bid = EXCLUDED.bid, ask = EXCLUDED.ask,
@@ -87,12 +86,10 @@ _REPLACE = """
         low = EXCLUDED.low"""
 # Live ticks are written once each, so a batch with one of a known time replaces it.
 INSERT = f"""
-    INSERT INTO ticks ({COLUMNS})
-    SELECT * FROM unnest(%s::text[], %s::timestamptz[], %s::numeric[], %s::bigint[], %s::numeric[],
-        %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[], %s::numeric[],
-        %s::numeric[])
-    ORDER BY 1, 2
+    INSERT INTO ticks ({COLUMNS}) SELECT {{values}} FROM unnest({{arrays}}) AS given ({{names}})
+    ORDER BY {TICKS.order}
     {_REPLACE}"""
+_TYPES = {"symbol": "text", "timestamp": "timestamptz", "volume": "bigint"}
 # A single tick is planned in half of the time that twelve arrays take.
 _LIST_VALUES = attrgetter(*TICKS.columns)
 INSERT_ONE = f"INSERT INTO ticks ({COLUMNS}) VALUES ({', '.join(['%s'] * 12)}) {_REPLACE}"
@@ -228,14 +225,23 @@ def list_range(database: Database, ticks: Range, after: datetime | None, limit: 
 
 def insert_ticks(database: Database, ticks: Sequence[Tick]) -> None:
     """Insert ticks, which replace those there, in order; each (symbol, timestamp) may come once."""
-    if len(ticks) >= COPY_ROWS:
-        load_rows(database, TICKS, ticks)
+    if len(ticks) == 1:
+        database.execute_sql(INSERT_ONE, _LIST_VALUES(ticks[0]))
         return
-    rows = list(map(_LIST_VALUES, ticks))
-    if len(rows) == 1:
-        database.execute_sql(INSERT_ONE, rows[0])
-    elif rows:
-        database.execute_sql(INSERT, tuple(map(list, zip(*rows, strict=True))))
+    columns = {name: list(map(attrgetter(name), ticks)) for name in TICKS.columns}
+    # a column without any value is not sent: most ticks have half of theirs
+    nothing = [None] * len(ticks)
+    sent = {name: values for name, values in columns.items() if values != nothing}
+    statement = INSERT.format(
+        values=", ".join(name if name in sent else "NULL::numeric" for name in columns),
+        arrays=", ".join(f"%s::{_TYPES.get(name, 'numeric')}[]" for name in sent),
+        names=", ".join(sent),
+    )
+    database.execute_sql(statement, [_encode(name, values) for name, values in sent.items()])
+
+
+def _encode(name: str, values: Sequence[Any]) -> str:
+    return encode_shared(values) if name in {"symbol", "timestamp"} else encode_numbers(values)
 
 
 DELETE = "DELETE FROM ticks WHERE symbol = %s"

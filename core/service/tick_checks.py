@@ -25,7 +25,7 @@ from core.service.inputs import (
     check_whole,
 )
 
-_PLAIN = attrgetter("symbol", "timestamp", "volume", "price", "bid", "ask")
+_PLAIN = tuple(map(attrgetter, ("symbol", "timestamp", "volume", "price", "bid", "ask")))
 _OTHERS = attrgetter("change_24h", "change_percent_24h", "volatility", "open", "high", "low")
 
 # What tells one tick from another.
@@ -73,7 +73,8 @@ def are_plain(ticks: Sequence[Tick], end: datetime) -> bool:
     """Say whether all ticks are valid as they are and have nothing but price, volume, bid and ask."""
     if not ticks:
         return False
-    symbols, times, volumes, prices, bids, asks = zip(*map(_PLAIN, ticks), strict=True)
+    # a list a column: a tuple a tick would keep the garbage collector busy
+    symbols, times, volumes, prices, bids, asks = (list(map(find, ticks)) for find in _PLAIN)
     try:
         return (
             set(map(_OTHERS, ticks)) == {(None,) * 6}
