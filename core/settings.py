@@ -9,7 +9,9 @@ Order of precedence: the environment, `.env`, then `.local/stack.env` (written b
 as a whole or not at all: with a DATABASE_URL of another database it is another stack's.
 """
 
+import os
 import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
@@ -25,6 +27,7 @@ from pydantic_settings import (
 
 from core.database_url import DatabaseUrlError, check_database_url
 from core.errors import SettingsError
+from core.misspelt_names import find_closest, find_misspelt
 from core.redis_url import RedisAddress, RedisUrlError, parse_redis_url
 from core.stack_identity import NAME_PATTERN, StackIdentity, build_identity, describe_database
 
@@ -101,18 +104,18 @@ class EnvironmentSettings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    @classmethod
-    def load(cls, **overrides: Any) -> Self:
-        """Read the environment; `overrides` win over it.
+    def __init__(self, **values: Any) -> None:
+        """Read the environment; `values` win over it.
 
-        Raises `SettingsError` with one line for each wrong variable: its name,
-        its value without passwords, and what is allowed; or for a file that cannot be read.
+        Raises `SettingsError` with one line for each wrong variable: its name, its value without
+        passwords, and what is allowed; for a name that is almost that of a setting; or for a file
+        that cannot be read.
         """
         try:
-            return cls(**overrides)
+            lines = self._list_wrong_names(values)
+            super().__init__(**values)
         except ValidationError as error:
-            lines = [cls._explain(item) for item in error.errors(include_url=False)]
-            raise SettingsError("\n".join(lines)) from None
+            lines += [self._explain(item) for item in error.errors(include_url=False)]
         except UnicodeDecodeError as error:
             raise SettingsError(
                 f"a file of settings, {STACK_ENV_FILE} or .env, is not UTF-8 text: {error}; save it as UTF-8"
@@ -122,6 +125,54 @@ class EnvironmentSettings(BaseSettings):
                 f"the file of settings {error.filename} cannot be read: {error.strerror};"
                 " run this as its owner, or from another folder"
             ) from None
+        if lines:
+            raise SettingsError("\n".join(lines))
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the environment; `overrides` win over it. Raises `SettingsError` as the constructor does."""
+        return cls(**overrides)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values, which are not checked; raises `SettingsError` for other names."""
+        lines = self._list_unknown(update or {})
+        if lines:
+            raise SettingsError("\n".join(lines))
+        return super().model_copy(update=update, deep=deep)
+
+    @classmethod
+    def _list_unknown(cls, names: Iterable[str]) -> list[str]:
+        """Return a line for each name that is no setting."""
+        unknown = sorted(set(names) - set(cls.model_fields))
+        closest = {name: find_closest(name.lower(), cls.model_fields) for name in unknown}
+        return [
+            f"there is no setting {name}; "
+            + (f"the closest is {closest[name]}" if closest[name] else f"{cls.__name__} lists all")
+            for name in unknown
+        ]
+
+    @classmethod
+    def _list_wrong_names(cls, values: Mapping[str, Any]) -> list[str]:
+        """Return a line for each wrong name among the values, and for each misspelt one outside.
+
+        Others may use a name that is almost that of a setting, so it is wrong only while the
+        setting itself is given nowhere.
+        """
+        names = {name.upper() for name in (*os.environ, *_list_names_in_files(cls._list_files(values)))}
+        given = names.union(map(str.upper, values))
+        lines = cls._list_unknown(name for name in values if not name.startswith("_"))
+        for name, closest in find_misspelt(sorted(names - _list_known()), _list_known(cls)).items():
+            if closest not in given:
+                lines.append(
+                    f"{name} is set, and there is no such setting; the closest is {closest}: correct the"
+                    f" name, or, if others read {name}, set {closest} too, to nothing for its default"
+                )
+        return lines
+
+    @classmethod
+    def _list_files(cls, values: Mapping[str, Any]) -> Sequence[Path]:
+        files = values.get("_env_file", cls.model_config.get("env_file"))
+        return [Path(file) for file in ([files] if isinstance(files, str | Path) else files or ())]
 
     @classmethod
     def _explain(cls, item: Any) -> str:
@@ -141,6 +192,16 @@ class EnvironmentSettings(BaseSettings):
         is_explained = isinstance(cause, RedisUrlError | DatabaseUrlError) and str(cause)
         reason = f": {cause}" if is_explained else ""
         return f"{name} is {shown}, which is not allowed{reason}; set it to {allowed}"
+
+
+def _list_names_in_files(files: Iterable[Path]) -> set[str]:
+    return {name for file in files if file.is_file() for name in dotenv_values(file, interpolate=False)}
+
+
+def _list_known(kind: type[EnvironmentSettings] = EnvironmentSettings) -> set[str]:
+    """Return the variables that a kind of settings reads, and those that more special ones read."""
+    fields = {name.upper() for name in kind.model_fields}
+    return fields.union(*map(_list_known, kind.__subclasses__()))
 
 
 def find_database_url(*sources: PydanticBaseSettingsSource) -> str | None:

@@ -110,6 +110,9 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         """Refuse to check in what a unit of work holds; say that there is nothing else to close."""
         return False
 
+    def _log_query(self, sql: str, params: Any) -> None:
+        """Log nothing: peewee would log values, whenever a program's own logging is at DEBUG."""
+
     def begin(self, isolation_level: Any = None) -> None:
         """Begin a transaction with its first statement, in the same round trip."""
         if isolation_level is None and not self._isolation_level:

@@ -73,15 +73,20 @@ class QueryLog:
         is_slow = seconds >= self._slow_seconds
         if not is_slow and self._mode != "all":
             return
+        operation, milliseconds = self._find_operation(), round(seconds * 1000, 3)
         fields = {
-            "operation": self._find_operation(),
-            "duration_ms": round(seconds * 1000, 3),
+            "operation": operation,
+            "duration_ms": milliseconds,
             **outcome,
             "statement": shorten(text),
         }
+        # in the message too: a program with a logging of its own shows no fields
         logger.log(
             logging.WARNING if is_slow else logging.INFO,
-            "slow statement" if is_slow else "statement",
+            "slow statement: %s took %.1f ms (%s)" if is_slow else "statement: %s took %.1f ms (%s)",
+            operation,
+            milliseconds,
+            ", ".join(f"{name} {value}" for name, value in outcome.items()),
             extra={"fields": fields},
         )
 

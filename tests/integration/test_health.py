@@ -1,6 +1,7 @@
 """Health: one evaluation, and what the document, the metrics and the dashboard make of it."""
 
 import contextlib
+import math
 import socket
 import threading
 import time
@@ -17,7 +18,7 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.errors import DatabaseUnavailable
+from core.errors import DatabaseUnavailable, InvalidInput
 from core.health import CACHE_SECONDS, CHECK_SECONDS, HealthEvaluator
 from core.local.servers import PostgresServer, run_postgres
 from core.migration import Migrator
@@ -335,3 +336,10 @@ def heals(health: HealthEvaluator, clock: Clock) -> Health:
         if found.status == "healthy" or time.monotonic() > deadline:
             return found
         threading.Event().wait(0.05)
+
+
+@pytest.mark.parametrize("limit", [-1, -0.001, math.nan, math.inf, "1", None, True])
+def test_a_wrong_limit_is_an_error_of_ours(service: EnhancedDatabaseService, limit: Any) -> None:
+    """It names the argument; a negative one was an error of Python's locks."""
+    with pytest.raises(InvalidInput, match="limit_seconds is "):
+        service.health(limit)

@@ -1,6 +1,8 @@
 """Which statements are logged, and that no value ever is."""
 
+import io
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -75,6 +77,33 @@ def test_slow_logs_only_what_is_slow(
     slow = [item for item in read_fields(caplog) if item["statement"].startswith(("INSERT", "BEGIN; INSERT"))]
     assert [(item["operation"], item["rows"]) for item in slow] == [("create_user", 1)]
     assert slow[0]["duration_ms"] >= 10
+
+
+@pytest.mark.parametrize("mode", ["slow", "all"])
+def test_a_program_with_a_logging_of_its_own_sees_what_was_slow(settings: Settings, mode: str) -> None:
+    """`logging.basicConfig()` shows operation, duration and outcome, and no value even at DEBUG."""
+    written = io.StringIO()
+    handler = logging.StreamHandler(written)
+    handler.setFormatter(logging.Formatter(logging.BASIC_FORMAT))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    try:
+        with opened(settings, database_log_queries=mode, database_slow_query=1) as service:
+            service.create_user(username=NAME)
+            with service._database.session("get_report") as database:
+                database.execute_sql("SELECT pg_sleep(0.01), %s", (NAME,))
+            with pytest.raises(EchoMarketsError), service._database.session("get_report") as database:
+                database.execute_sql("SELECT pg_sleep(0.01), 1 / (length(%s) - length(%s))", (NAME, NAME))
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+    lines = [line for line in written.getvalue().splitlines() if line.startswith(f"WARNING:{LOGGER}:")]
+    shown = [re.sub(r"[0-9.]+ ms", "N ms", line) for line in lines]
+    assert f"WARNING:{LOGGER}:slow statement: get_report took N ms (rows 1)" in shown
+    assert f"WARNING:{LOGGER}:slow statement: get_report took N ms (error 22012)" in shown
+    assert NAME not in written.getvalue()
 
 
 def test_off_logs_nothing_and_leaves_the_cursor_alone(

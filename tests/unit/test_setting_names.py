@@ -1,0 +1,155 @@
+"""A name that is no setting is an error with the closest one, wherever it stands."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from core import Settings, open_service
+from core.errors import EchoMarketsError, SettingsError
+from core.local.configuration import StackSettings
+
+URL = "postgresql://echo:s3cr3t@db.example:5433/echo"
+# what a type checker would refuse is given on purpose
+build: Any = Settings
+
+
+@pytest.fixture(autouse=True)
+def _database_url(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", URL)
+
+
+@pytest.mark.parametrize(
+    ("name", "closest"),
+    [
+        ("DATABASE_CONECTION_LIMIT", "DATABASE_CONNECTION_LIMIT"),
+        ("DATABASE_CONNECTIONS_LIMIT", "DATABASE_CONNECTION_LIMIT"),
+        ("DATABASE_CONNECTION_TIMEOUT", "DATABASE_CONNECT_TIMEOUT"),
+        ("DATABSE_POOL_TIMEOUT", "DATABASE_POOL_TIMEOUT"),
+        ("database_pool_timout", "DATABASE_POOL_TIMEOUT"),
+        ("LOG_LEVL", "LOG_LEVEL"),
+        ("REDIS_PASWORD", "REDIS_PASSWORD"),
+        ("ENABLE_REDIS_CAHCE", "ENABLE_REDIS_CACHE"),
+        ("METRIC_DIR", "METRICS_DIR"),
+    ],
+)
+def test_a_misspelt_variable_is_an_error(name: str, closest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line with both names and without the value; the default would be used without a word."""
+    monkeypatch.setenv(name, "5")
+    for read in (build, build.load, open_service):
+        with pytest.raises(SettingsError) as caught:
+            read()
+        message = str(caught.value)
+        assert message.startswith(
+            f"{name.upper()} is set, and there is no such setting; the closest is {closest}:"
+        )
+        assert "\n" not in message
+        assert "5" not in message
+
+
+def test_a_misspelt_variable_stands_beside_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line that DATABASE_URL is missing alone would not help."""
+    monkeypatch.delenv("DATABASE_URL")
+    monkeypatch.setenv("DATABASE_URI", URL)
+    with pytest.raises(SettingsError) as caught:
+        build()
+    lines = str(caught.value).splitlines()
+    assert [line.split(" ")[0] for line in lines] == ["DATABASE_URI", "DATABASE_URL"]
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["7", ""])
+def test_a_variable_of_others_is_let_alone(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who sets the right one too, if only to nothing, means another thing by the other name."""
+    monkeypatch.setenv("DATABASE_CONNECTION_LIMITS", "whatever")
+    monkeypatch.setenv("DATABASE_CONNECTION_LIMIT", value)
+    assert build().database_connection_limit == int(value or 10)
+    monkeypatch.delenv("DATABASE_CONNECTION_LIMIT")
+    assert build(database_connection_limit=3).database_connection_limit == 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DATABASE_URI",
+        "DATABASE_URL_2",
+        "DATABASE_URL2",
+        "DATABASE_URL_READONLY",
+        "OLD_REDIS_URL",
+        "REDIS_HOST",
+        "REDIS_PORT",
+        "POSTGRES_HOST",
+        "POSTGRES_PORT",
+        "DATABASE_POOL_SIZE",
+        "EXPORTER_PORT_9100_TCP",
+        "METRICS_FILES",
+        "MODEL",
+        "PGDATABASE",
+        "SEED_PLAYERS",
+    ],
+)
+def test_other_names_are_nobodys_mistake(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Variables that a program beside the stack may well have."""
+    monkeypatch.setenv(name, "x")
+    build()
+    if name not in {"POSTGRES_PORT", "SEED_PLAYERS"}:
+        StackSettings()
+
+
+def test_no_setting_is_taken_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the stack and those of its processes do not resemble each other too much."""
+    for kind in (Settings, StackSettings):
+        for name in {*Settings.model_fields, *StackSettings.model_fields}:
+            assert kind._list_wrong_names({"_env_file": None}) == []
+            with monkeypatch.context() as patch:
+                patch.setenv(name.upper(), "")
+                assert kind._list_wrong_names({"_env_file": None}) == []
+
+
+def test_a_misspelt_name_in_a_file_is_an_error(tmp_path: Path) -> None:
+    """`.env` is read by nobody else."""
+    file = tmp_path / ".env"
+    file.write_text("DATABASE_QUERY_TIMEOUTS=1000\n", encoding="utf-8")
+    with pytest.raises(SettingsError, match="the closest is DATABASE_QUERY_TIMEOUT:"):
+        build(_env_file=file)
+    with pytest.raises(SettingsError, match="the closest is DATABASE_QUERY_TIMEOUT:"):
+        build(_env_file=(tmp_path / "none", str(file)))
+
+
+@pytest.mark.parametrize(
+    ("name", "closest"),
+    [("databse_url", "database_url"), ("DATABASE_URL", "database_url"), ("redis", "redis_url")],
+)
+def test_a_misspelt_argument_is_an_error(name: str, closest: str) -> None:
+    """Of the constructor, of `load` and of a copy."""
+    for make in (build, build.load, lambda **values: build().model_copy(update=values)):
+        with pytest.raises(SettingsError, match=f"there is no setting {name}; the closest is {closest}"):
+            make(**{name: SecretStr(URL)})
+    with pytest.raises(SettingsError, match="there is no setting zzz; Settings lists all"):
+        build(zzz=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("database_url", "mysql://x"),
+        ("database_url", 5),
+        ("database_connection_limit", "many"),
+        ("redis_url", None),
+        ("metrics_dir", 7),
+    ],
+)
+def test_a_wrong_argument_is_an_error_of_ours(name: str, value: object) -> None:
+    """Whoever catches `EchoMarketsError` gets it, with the variable's name."""
+    with pytest.raises(EchoMarketsError, match=f"^{name.upper()} is ") as caught:
+        build(**{name: value})
+    assert caught.value.__cause__ is None
+
+
+def test_all_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong argument, a wrong value and a misspelt variable are a line each."""
+    monkeypatch.setenv("LOG_FORMATS", "json")
+    with pytest.raises(SettingsError) as caught:
+        build(databse_url=URL, exporter_port="metrics")
+    assert len(str(caught.value).splitlines()) == 3
