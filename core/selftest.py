@@ -95,6 +95,8 @@ def _check_all(run: _Run) -> None:
     _check_market(run)
     _check_events(run)
     _check_insights(run, user)
+    run.call("to_frame", lambda: len(run.service.to_frame((), kind=Tick)), _equals(0))
+    run.call("to_json", lambda: run.service.to_json(None), _equals(b"null"))
     if user is not None:
         check_bulk_reads(run.call, run.service, user, category=run.name, session=SESSION, symbol=run.symbol)
     _check_upkeep(run, user)

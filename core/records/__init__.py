@@ -2,7 +2,7 @@
 
 Owns shapes only: attributes are the column names. Never touches a server, so a
 value can be shared by every thread and cached as it is. JSON columns are
-`frozendict`: equal to a dict, accepted by `json.dumps`, not changeable.
+`frozendict`: equal to a dict, accepted by `json.dumps`, not changeable. Every record has `asdict()`.
 """
 
 from core.records.documents import freeze
@@ -35,6 +35,7 @@ from core.records.operations import (
     TableFigures,
     UnusedIndex,
 )
+from core.records.record import Record
 from core.records.summaries import (
     BoardSummary,
     MarketReturn,
@@ -77,6 +78,7 @@ __all__ = [
     "Quest",
     "QuestPace",
     "QuestTotals",
+    "Record",
     "ScoreBin",
     "SessionSummary",
     "Sparkline",

@@ -8,11 +8,12 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import msgspec
 from frozendict import frozendict
 
+from core.records.record import Record
 
-class User(msgspec.Struct, frozen=True):
+
+class User(Record, frozen=True):
     """A player's profile."""
 
     id: UUID
@@ -25,7 +26,7 @@ class User(msgspec.Struct, frozen=True):
     updated_at: datetime
 
 
-class Portfolio(msgspec.Struct, frozen=True):
+class Portfolio(Record, frozen=True):
     """A player's portfolio in one session; money in units of virtual cash."""
 
     id: UUID
@@ -40,7 +41,7 @@ class Portfolio(msgspec.Struct, frozen=True):
     updated_at: datetime
 
 
-class PortfolioUpdate(msgspec.Struct, frozen=True):
+class PortfolioUpdate(Record, frozen=True):
     """One row of `batch_update_portfolios`; `current_cash` None leaves the cash as it is."""
 
     user_id: UUID | str
@@ -50,7 +51,7 @@ class PortfolioUpdate(msgspec.Struct, frozen=True):
     current_cash: Decimal | None = None
 
 
-class Position(msgspec.Struct, frozen=True):
+class Position(Record, frozen=True):
     """What a player holds of one symbol in one session; `average_price` is what a share cost.
 
     Cash plus quantity times price, each rounded to the cent, is the value of the portfolio.
@@ -63,7 +64,7 @@ class Position(msgspec.Struct, frozen=True):
     average_price: Decimal
 
 
-class Trade(msgspec.Struct, frozen=True):
+class Trade(Record, frozen=True):
     """One purchase (`side` BUY) or sale (SELL) of a player in a session."""
 
     id: UUID
@@ -76,21 +77,21 @@ class Trade(msgspec.Struct, frozen=True):
     executed_at: datetime
 
 
-class PlayerSession(msgspec.Struct, frozen=True):
+class PlayerSession(Record, frozen=True):
     """Names what a player has in one session."""
 
     user_id: UUID
     session_date: date
 
 
-class BatchResult(msgspec.Struct, frozen=True):
+class BatchResult(Record, frozen=True):
     """What a batch did: rows written, and the keys for which no row exists."""
 
     updated: int
     missing: tuple[PlayerSession, ...]
 
 
-class Tick(msgspec.Struct, frozen=True):
+class Tick(Record, frozen=True):
     """A price of one symbol at one time.
 
     `price`, `bid`, `ask` and `change_24h` are money, `change_percent_24h` is in
@@ -113,7 +114,7 @@ class Tick(msgspec.Struct, frozen=True):
     low: Decimal | None = None
 
 
-class Candle(msgspec.Struct, frozen=True):
+class Candle(Record, frozen=True):
     """Open, high, low, close and volume of one bucket, aggregated by the database."""
 
     symbol: str
@@ -126,7 +127,7 @@ class Candle(msgspec.Struct, frozen=True):
     ticks: int
 
 
-class LeaderboardEntry(msgspec.Struct, frozen=True):
+class LeaderboardEntry(Record, frozen=True):
     """One row of a leaderboard; equal scores share `rank` (1, 2, 2, 4)."""
 
     id: UUID
@@ -140,7 +141,7 @@ class LeaderboardEntry(msgspec.Struct, frozen=True):
     created_at: datetime
 
 
-class LeaderboardUpdate(msgspec.Struct, frozen=True):
+class LeaderboardUpdate(Record, frozen=True):
     """One row of `batch_update_leaderboard`."""
 
     user_id: UUID | str
@@ -148,7 +149,7 @@ class LeaderboardUpdate(msgspec.Struct, frozen=True):
     metadata: dict[str, object] | None = None
 
 
-class Quest(msgspec.Struct, frozen=True):
+class Quest(Record, frozen=True):
     """A player's task; completed once `current_progress` reaches `target_value`."""
 
     id: UUID
@@ -165,7 +166,7 @@ class Quest(msgspec.Struct, frozen=True):
     expires_at: datetime | None
 
 
-class MarketEvent(msgspec.Struct, frozen=True):
+class MarketEvent(Record, frozen=True):
     """Something that moved the market; `impact_magnitude` is in percent."""
 
     id: UUID

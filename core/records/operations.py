@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-import msgspec
 from frozendict import frozendict
 
+from core.records.record import Record
 
-class PartitionReport(msgspec.Struct, frozen=True):
+
+class PartitionReport(Record, frozen=True):
     """What maintenance did: partitions created and dropped, and ticks moved to where they belong."""
 
     created: tuple[str, ...]
@@ -27,7 +28,7 @@ AuditOutcome = Literal["started", "done", "failed"]
 """`started` for long means that the outcome is not known: the process died, or could not write it."""
 
 
-class AuditEvent(msgspec.Struct, frozen=True):
+class AuditEvent(Record, frozen=True):
     """One action of an operator; `finished_at` and `detail` are None until its outcome is known."""
 
     id: UUID
@@ -40,7 +41,7 @@ class AuditEvent(msgspec.Struct, frozen=True):
     finished_at: datetime | None
 
 
-class PoolStats(msgspec.Struct, frozen=True):
+class PoolStats(Record, frozen=True):
     """The pool of this process, in the words of psycopg_pool; waits in seconds."""
 
     pool_max: int
@@ -57,7 +58,7 @@ class PoolStats(msgspec.Struct, frozen=True):
     connections_lost: int
 
 
-class PoolUse(msgspec.Struct, frozen=True):
+class PoolUse(Record, frozen=True):
     """How the connections of one process, or of several together, are used at one moment."""
 
     pool_max: int
@@ -68,7 +69,7 @@ class PoolUse(msgspec.Struct, frozen=True):
     is_exhausted: bool
 
 
-class CacheCounts(msgspec.Struct, frozen=True):
+class CacheCounts(Record, frozen=True):
     """Counters of one kind of key since the process started.
 
     Those of the near tier have its name; the others are of the shared tier.
@@ -85,7 +86,7 @@ class CacheCounts(msgspec.Struct, frozen=True):
     near_misses: int
 
 
-class CacheStats(msgspec.Struct, frozen=True):
+class CacheStats(Record, frozen=True):
     """The cache of this process: `state` is enabled, disabled or down.
 
     `reason` is why Redis is bypassed, or the near cache is off although it should be on, in the words of
@@ -97,7 +98,7 @@ class CacheStats(msgspec.Struct, frozen=True):
     reason: str | None = None
 
 
-class Health(msgspec.Struct, frozen=True):
+class Health(Record, frozen=True):
     """What one evaluation found; `status` is healthy, degraded or unhealthy.
 
     `database` is healthy, degraded (reads work; it is read-only or accepts no further connection) or
@@ -120,7 +121,7 @@ class Health(msgspec.Struct, frozen=True):
     is_read_only: bool = False
 
 
-class TableFigures(msgspec.Struct, frozen=True):
+class TableFigures(Record, frozen=True):
     """A table with all its partitions; `rows` is the server's estimate, sizes are of the disk."""
 
     table: str
@@ -129,7 +130,7 @@ class TableFigures(msgspec.Struct, frozen=True):
     rows: int
 
 
-class UnusedIndex(msgspec.Struct, frozen=True):
+class UnusedIndex(Record, frozen=True):
     """An index that no query used since `unused_since`; None is since the database was created."""
 
     table: str
@@ -138,7 +139,7 @@ class UnusedIndex(msgspec.Struct, frozen=True):
     unused_since: datetime | None
 
 
-class StatementFigures(msgspec.Struct, frozen=True):
+class StatementFigures(Record, frozen=True):
     """What one statement of the service cost the server since its statistics were reset."""
 
     operation: str

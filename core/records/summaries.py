@@ -7,12 +7,11 @@ from datetime import date, datetime
 from decimal import Decimal
 from uuid import UUID
 
-import msgspec
-
 from core.records.game import Quest
+from core.records.record import Record
 
 
-class PlayerScore(msgspec.Struct, frozen=True):
+class PlayerScore(Record, frozen=True):
     """A player's score on a board in one session; `rank` is None where it was not asked for."""
 
     user_id: UUID
@@ -21,7 +20,7 @@ class PlayerScore(msgspec.Struct, frozen=True):
     rank: int | None
 
 
-class ScoreBin(msgspec.Struct, frozen=True):
+class ScoreBin(Record, frozen=True):
     """How many scores of a board lie in [low, high)."""
 
     low: Decimal
@@ -29,7 +28,7 @@ class ScoreBin(msgspec.Struct, frozen=True):
     players: int
 
 
-class BoardSummary(msgspec.Struct, frozen=True):
+class BoardSummary(Record, frozen=True):
     """A board of at least one entry in figures; `leaders` counts who shares the best score."""
 
     session_date: date
@@ -43,7 +42,7 @@ class BoardSummary(msgspec.Struct, frozen=True):
     bins: tuple[ScoreBin, ...]
 
 
-class PeriodEntry(msgspec.Struct, frozen=True):
+class PeriodEntry(Record, frozen=True):
     """A player over several sessions; `score` is the mean, a session without one being nothing.
 
     `sessions` are those with a score; equal sums share `rank`.
@@ -56,7 +55,7 @@ class PeriodEntry(msgspec.Struct, frozen=True):
     rank: int
 
 
-class PeriodBoard(msgspec.Struct, frozen=True):
+class PeriodBoard(Record, frozen=True):
     """The best players of several sessions, of all `players` who have a score in any of them."""
 
     days: tuple[date, ...]
@@ -64,7 +63,7 @@ class PeriodBoard(msgspec.Struct, frozen=True):
     entries: tuple[PeriodEntry, ...]
 
 
-class MarketReturn(msgspec.Struct, frozen=True):
+class MarketReturn(Record, frozen=True):
     """What the symbols gained in one day, in percent of its first price; the mean of `symbols`."""
 
     day: date
@@ -72,7 +71,7 @@ class MarketReturn(msgspec.Struct, frozen=True):
     symbols: int
 
 
-class Sparkline(msgspec.Struct, frozen=True):
+class Sparkline(Record, frozen=True):
     """The course of a symbol's price, oldest first; `times` and `prices` are equally long."""
 
     symbol: str
@@ -80,7 +79,7 @@ class Sparkline(msgspec.Struct, frozen=True):
     prices: tuple[Decimal, ...]
 
 
-class SessionSummary(msgspec.Struct, frozen=True):
+class SessionSummary(Record, frozen=True):
     """One session in figures.
 
     `signed_up` counts the players there were by the end of the day, `players` those on its
@@ -97,7 +96,7 @@ class SessionSummary(msgspec.Struct, frozen=True):
     events: int
 
 
-class QuestTotals(msgspec.Struct, frozen=True):
+class QuestTotals(Record, frozen=True):
     """All quests of one type and kind of reward.
 
     `started`, `halfway` and `completed` are parts of `given`, each of the one before;
@@ -117,7 +116,7 @@ class QuestTotals(msgspec.Struct, frozen=True):
     open: Decimal
 
 
-class QuestPace(msgspec.Struct, frozen=True):
+class QuestPace(Record, frozen=True):
     """How fast players get on with the active quests of one title; means of them all."""
 
     type: str
@@ -127,7 +126,7 @@ class QuestPace(msgspec.Struct, frozen=True):
     age_days: Decimal
 
 
-class PlayerQuest(msgspec.Struct, frozen=True):
+class PlayerQuest(Record, frozen=True):
     """A quest with the name of its player."""
 
     username: str

@@ -13,6 +13,7 @@ from core.metrics import Metrics
 from core.records import Health
 from core.service.audit import Audit
 from core.service.events import Events
+from core.service.exports import Exports
 from core.service.inputs import check_seconds
 from core.service.insights import Insights
 from core.service.loading import Loading
@@ -27,7 +28,7 @@ MAX_WAIT_SECONDS = 3600.0
 
 
 class EnhancedDatabaseService(
-    Upkeep, Events, Positions, Loading, Maintenance, Operations, Insights, Standings, Audit
+    Upkeep, Events, Positions, Loading, Maintenance, Operations, Insights, Standings, Audit, Exports
 ):
     """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
 

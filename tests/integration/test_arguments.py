@@ -171,6 +171,8 @@ VALID: dict[str, dict[str, Any]] = {
     "stream_trades": {"session_date": DAY},
     "stream_users": {"after": None},
     "stream_leaderboard": {"category": "c", "session_date": DAY},
+    "to_frame": {"records": (), "kind": None, "exact": False},
+    "to_json": {"records": ()},
     "touch_last_active": {"user_id": ID},
     "transaction": {},
     "update_leaderboard_entry": {
@@ -267,8 +269,10 @@ REQUIRED = [
     if inspect.signature(getattr(EnhancedDatabaseService, name)).parameters.get(parameter, None) is not None
     and inspect.signature(getattr(EnhancedDatabaseService, name)).parameters[parameter].default
     is inspect.Parameter.empty
-    # documented: None is today's session, and no limit of time
+    # documented: None is today's session
     and parameter != "session_date"
+    # what a find_ call returned
+    and name != "to_json"
 ]
 
 

@@ -1,0 +1,187 @@
+"""Records for other programs: dicts, data frames, JSON, and the models of pydantic."""
+
+import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+from pydantic import TypeAdapter, ValidationError
+from starlette.responses import Response
+
+from core import EnhancedDatabaseService, records
+from core.errors import InvalidInput
+from core.records import (
+    BoardSummary,
+    Candle,
+    PlayerQuest,
+    PlayerScore,
+    Portfolio,
+    Quest,
+    Record,
+    ScoreBin,
+    Sparkline,
+    User,
+    freeze,
+)
+
+to_frame, to_json = EnhancedDatabaseService.to_frame, EnhancedDatabaseService.to_json
+ID = UUID("018f0000-0000-7000-8000-000000000001")
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+CASH, CENT = Decimal("10000.00"), Decimal("0.01")
+PORTFOLIO = Portfolio(ID, ID, date(9999, 12, 31), CASH, CASH, CASH, CENT, CENT, NOON, NOON)
+QUEST = Quest(ID, ID, "T", "Title", None, CASH, CENT, "ACTIVE", None, None, NOON, None)
+USER = User(ID, "alice", None, None, None, freeze({"a": [1, {"b": 2}]}), NOON, NOON)
+KINDS = [
+    kind
+    for name in records.__all__
+    if isinstance(kind := getattr(records, name), type) and kind is not Record
+]
+
+
+def test_a_record_becomes_a_dict_that_may_be_changed() -> None:
+    """Nested records and documents too; amounts, ids and times keep their types."""
+    plain = PlayerQuest("alice", QUEST).asdict()
+    assert plain["quest"]["target_value"] == CASH
+    assert type(plain["quest"]["target_value"]) is Decimal
+    assert (plain["quest"]["id"], plain["quest"]["created_at"]) == (ID, NOON)
+    plain["quest"]["title"] = "changed"
+    preferences = USER.asdict()["preferences"]
+    assert type(preferences) is dict
+    preferences["a"] = None
+    assert USER.preferences == {"a": (1, {"b": 2})}
+
+
+def test_a_record_is_unpacked_like_a_mapping() -> None:
+    """`dict(record)` and `{**record}` have the fields in their order; there is no other key."""
+    assert list(dict(PORTFOLIO)) == list(PORTFOLIO.keys()) == list(Portfolio.__struct_fields__)
+    assert {**PORTFOLIO}["day_change"] == PORTFOLIO["day_change"] == CENT
+    for name in ("asdict", "nothing"):
+        with pytest.raises(KeyError):
+            PORTFOLIO[name]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_record_can_do_all_of_it(kind: type[Record]) -> None:
+    """A new record has to be one, and each has a schema for the documents of an API."""
+    assert issubclass(kind, Record)
+    assert not {"asdict", "keys"} & set(kind.__struct_fields__)
+    assert TypeAdapter(kind).json_schema(mode="serialization")["type"] == "object"
+    assert list(to_frame((), kind=kind).columns)
+
+
+# -- data frames ------------------------------------------------------------------------
+
+
+def test_a_data_frame_has_a_column_for_each_field() -> None:
+    """Of the right type, and the sums are those of the records."""
+    frame = to_frame([PORTFOLIO] * 3)
+    assert list(frame.columns) == list(Portfolio.__struct_fields__)
+    assert frame.dtypes["total_value"] == np.float64
+    assert str(frame.dtypes["created_at"]) == "datetime64[us, UTC]"
+    assert str(frame.dtypes["session_date"]) == "datetime64[us]"
+    assert frame.total_value.sum() == 30_000
+    assert frame.created_at[0] == pd.Timestamp(NOON)
+    assert frame.session_date[0].date() == date(9999, 12, 31)
+    assert (frame.user_id == ID).all()
+
+
+def test_amounts_can_stay_exact() -> None:
+    """As `Decimal` objects, whose sum is exact."""
+    frame = to_frame([PORTFOLIO] * 3, exact=True)
+    assert frame.day_change.sum() == Decimal("0.03")
+    assert type(frame.day_change[0]) is Decimal
+
+
+def test_what_is_missing_is_missing_in_its_own_way() -> None:
+    """A time NaT, an amount NaN, a whole number NA without becoming a float, a text None."""
+    quests = to_frame([QUEST])
+    assert pd.isna(quests.expires_at[0])
+    assert str(quests.dtypes["expires_at"]) == "datetime64[us, UTC]"
+    assert np.isnan(quests.reward_value[0])
+    assert pd.isna(quests.description[0])
+    scores = to_frame(
+        [PlayerScore(ID, NOON.date(), CASH, None), PlayerScore(ID, NOON.date(), CASH, 2**53 + 1)]
+    )
+    assert str(scores.dtypes["rank"]) == "Int64"
+    assert scores["rank"][1] == 2**53 + 1
+
+
+def test_nested_records_and_documents_have_a_place() -> None:
+    """A nested record is columns with its name before them, a list of records dicts."""
+    frame = to_frame([PlayerQuest("alice", QUEST)])
+    assert list(frame.columns[:3]) == ["username", "quest.id", "quest.user_id"]
+    assert frame["quest.target_value"][0] == 10_000
+    assert to_frame([USER]).preferences[0] == {"a": (1, {"b": 2})}
+    summary = BoardSummary(NOON.date(), "c", 1, "alice", 1, CASH, CASH, CASH, (ScoreBin(CENT, CASH, 1),))
+    assert to_frame([summary]).bins[0][0]["players"] == 1
+    assert to_frame([Sparkline("A", (NOON,), (CASH,))]).prices[0] == (CASH,)
+
+
+def test_a_volume_of_more_than_64_bits_stays_exact() -> None:
+    """Candles add up to any number."""
+    candle = Candle("A", NOON, CASH, CASH, CASH, CASH, 3 * 2**63, 1)
+    assert to_frame([candle]).volume[0] == 3 * 2**63
+    assert to_frame([msgspec.structs.replace(candle, volume=5)]).dtypes["volume"] == np.int64
+
+
+def test_no_records_are_a_frame_without_rows() -> None:
+    """With the columns of a kind that is named, and their types."""
+    assert to_frame([]).empty
+    frame = to_frame((), kind=Portfolio)
+    assert list(frame.columns) == list(Portfolio.__struct_fields__)
+    assert str(frame.dtypes["created_at"]) == "datetime64[us, UTC]"
+    assert frame[frame.total_value > 0].empty
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        ([PORTFOLIO, QUEST], {}, "records is a list of Portfolio and Quest"),
+        ([QUEST], {"kind": Portfolio}, "records is a list of Portfolio and Quest"),
+        ([{"a": 1}], {}, "record 0 is {'a': 1}"),
+        (PORTFOLIO, {}, "records is Portfolio"),
+        ([], {"kind": dict}, "kind is"),
+        ([], {"exact": 1}, "exact is 1"),
+    ],
+)
+def test_what_is_no_list_of_one_kind_is_refused(values: Any, options: dict[str, Any], message: str) -> None:
+    """By name, before anything is built."""
+    with pytest.raises(InvalidInput, match=message):
+        to_frame(values, **options)
+
+
+# -- JSON -------------------------------------------------------------------------------
+
+
+def test_json_keeps_every_digit() -> None:
+    """Amounts and ids are texts, times end in Z; one record, several, or none."""
+    body = Response(to_json(PORTFOLIO), media_type="application/json").body
+    plain = json.loads(bytes(body))
+    assert plain["total_value"] == "10000.00"
+    assert plain["user_id"] == str(ID)
+    assert plain["created_at"] == "2026-03-02T12:00:00Z"
+    assert json.loads(to_json(iter([QUEST, QUEST])))[1]["title"] == "Title"
+    assert to_json(None) == b"null"
+    assert to_json(()) == b"[]"
+    assert msgspec.json.decode(to_json(PORTFOLIO), type=Portfolio) == PORTFOLIO
+    with pytest.raises(InvalidInput, match="record 0 is 5"):
+        to_json([5])  # type: ignore[list-item]  # on purpose
+
+
+def test_a_record_is_the_type_of_a_response() -> None:
+    """As FastAPI uses it: validated, written as JSON by the types of its fields, and described."""
+    adapter = TypeAdapter(tuple[PlayerQuest, ...])
+    answer = (PlayerQuest("alice", QUEST),)
+    assert adapter.validate_python(answer) == answer
+    written = adapter.dump_json(answer)
+    assert json.loads(written)[0]["quest"]["target_value"] == "10000.00"
+    assert adapter.validate_json(written) == answer
+    assert json.loads(TypeAdapter(User).dump_json(USER))["preferences"] == {"a": [1, {"b": 2}]}
+    assert TypeAdapter(dict[str, Any]).dump_json(QUEST.asdict()).startswith(b'{"id":"018f')
+    with pytest.raises(ValidationError):
+        adapter.validate_json('[{"username": "alice"}]')
