@@ -95,7 +95,7 @@ def test_a_program_with_a_logging_of_its_own_sees_what_was_slow(settings: Settin
             with service._database.session("get_report") as database:
                 database.execute_sql("SELECT pg_sleep(0.01), %s", (NAME,))
             with pytest.raises(EchoMarketsError), service._database.session("get_report") as database:
-                database.execute_sql("SELECT pg_sleep(0.01), 1 / (length(%s) - length(%s))", (NAME, NAME))
+                database.execute_sql("SELECT 1 / (count(*) - 1), %s FROM pg_sleep(0.01)", (NAME,))
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
