@@ -68,8 +68,11 @@ class CapabilityCheck:
         if not wire.protocol:
             wire.connect()
         keys = self._name_keys()
-        steps = [*self._list_commands(keys, wire.protocol), *self._list_scripts(keys)]
-        return judge(steps, wire.exchange([step.command for step in steps]))
+        commands, scripts = self._list_commands(keys, wire.protocol), self._list_scripts(keys)
+        replies = wire.exchange([step.command for step in (*commands, *scripts)])
+        # a command says more than the script that needs it
+        refusal = judge(commands, replies[: len(commands)])
+        return judge(scripts, replies[len(commands) :]) or refusal
 
     def recheck(self, wire: Wire) -> None:
         """Prove an old connection again; raises `ErrorReply`."""

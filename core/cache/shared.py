@@ -80,6 +80,8 @@ class SharedTier:
         self._recovery = Recovery(
             self._attempt_recovery, breaker=breaker, debts=self._debts, on_recovered=self._note_recovery
         )
+        # whether the log has the present outage
+        self._is_logged = False
         # until when other processes may read what Redis did not let this one invalidate
         self._unnoticed_until = float("-inf")
         self._full_at = float("-inf")
@@ -195,7 +197,7 @@ class SharedTier:
         reads from it no more.
         """
         try:
-            self._change(lambda: self._run(RELEASE, keys, [fence.token], after=fence.sent))
+            self._change(lambda: self._release(keys, fence))
         except CacheDown as down:
             logger.debug("invalidations wait for redis to come back")
             if fence.sent is not None and down.reason == "down":
@@ -226,6 +228,7 @@ class SharedTier:
     def close(self) -> None:
         """Send what is owed, if Redis answers, and close every connection to it."""
         self._recovery.close()
+        self._log_outage()
         if len(self._debts):
             self._attempt_recovery()
         if len(self._debts):
@@ -282,12 +285,22 @@ class SharedTier:
             self._attempt(command, is_recovery=True)
         except CacheDown:
             return False
+        finally:
+            # an error of a script may not name the command that was refused; the check has done so now
+            self._log_outage()
         return True
 
     def _prove(self) -> None:
-        """Send what is owed on a new connection, whatever else is refused on it, then check it."""
+        """Send what is owed on a new connection, whatever else is refused on it, and check it.
+
+        A refusal of the check says more than that of one invalidation.
+        """
         self._link.drop()
-        self._debts.settle()
+        try:
+            self._debts.settle()
+        except (ErrorReply, Unpaid):
+            self._link.prove()
+            raise
         self._link.prove()
 
     def _check(self, wire: Wire) -> Sequence[Script]:
@@ -300,7 +313,7 @@ class SharedTier:
         # nobody listens, or not to this client: more attempts would tell no more
         is_certain = isinstance(error, (ConnectFailed, SignInRefused))
         if self._breaker.record_failure(reason, is_attempt=is_recovery, is_certain=is_certain):
-            logger.warning("Redis bypassed: %s (%s)", reason, self._address)
+            self._log_outage()
         # the next answers may belong to other questions
         self._link.drop()
         self._recovery.start()
@@ -313,7 +326,6 @@ class SharedTier:
             return
         reason = describe(cause if isinstance(cause, Exception) else error)
         if self._breaker.record_refusal(reason):
-            logger.warning("Redis bypassed: %s (%s)", reason, self._address)
             self._unnoticed_until = time.monotonic() + self._trust_seconds
             self._link.drop()
         self._recovery.start()
@@ -324,8 +336,27 @@ class SharedTier:
             self._full_at = now
             logger.warning("Redis stores nothing: %s (%s)", error, self._address)
 
+    def _log_outage(self) -> None:
+        if self._breaker.is_open and not self._is_logged:
+            self._is_logged = True
+            logger.warning("Redis bypassed: %s (%s)", self._breaker.reason, self._address)
+
     def _note_recovery(self) -> None:
+        self._is_logged = False
         logger.info("Redis is used again (%s)", self._address)
+
+    def _release(self, keys: Sequence[str], fence: Fence) -> None:
+        """Drop keys, on another connection when the first one is cut: it may have been alone."""
+        try:
+            self._run(RELEASE, keys, [fence.token], after=fence.sent)
+        except ConnectFailed:
+            raise
+        except redis.ConnectionError:
+            self._run(RELEASE, keys, [fence.token])
+            if fence.sent is not None:
+                # it may still arrive, from the connection that was cut
+                self._debts.expect_late(keys, fence.token)
+                self._recovery.start()
 
     def _release_keys(self, keys: Sequence[str], token: bytes) -> None:
         """Drop keys; raises `Unpaid` with those that are refused for themselves."""

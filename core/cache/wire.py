@@ -114,7 +114,10 @@ class Wire:
             self._say_hello(2)
         if self._address.database:
             self.set_timeout(_seconds_until(deadline))
-            self.ask("SELECT", self._address.database)
+            try:
+                self.ask("SELECT", self._address.database)
+            except ErrorReply as error:
+                raise ErrorReply(f"{error} (refused: SELECT {self._address.database})") from error
 
     def _say_hello(self, protocol: int) -> None:
         address = self._address

@@ -1,0 +1,42 @@
+"""Servers of a test's own, of each program that is installed."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.matrix.caches.servers import PROGRAMS, RedisServer, require_program, run_server
+
+MakeServer = Callable[..., RedisServer]
+# What docs/redis.md grants, without the keys.
+COMMANDS = "+mget +set +del +unlink +pttl +time +scan +eval +evalsha +client|tracking +info +select"
+
+
+@pytest.fixture(params=PROGRAMS)
+def program(request: pytest.FixtureRequest) -> str:
+    """The path of a server program."""
+    return require_program(request.param)
+
+
+@pytest.fixture
+def make_server(program: str, server_directory: Callable[[], Path]) -> Iterator[MakeServer]:
+    """Start servers with options of the command line."""
+    with ExitStack() as stack:
+
+        def make(*options: str, password: str = "") -> RedisServer:
+            return stack.enter_context(run_server(program, server_directory(), *options, password=password))
+
+        yield make
+
+
+@pytest.fixture
+def server(make_server: MakeServer) -> RedisServer:
+    """A plain server."""
+    return make_server()
+
+
+def set_user(server: RedisServer, *rules: str, keys: str = "~*") -> str:
+    """Give the user `echo` the documented permissions, then `rules`; return name and password for a URL."""
+    server.run("ACL", "SETUSER", "echo", "reset", "on", ">of echo", *keys.split(), *COMMANDS.split(), *rules)
+    return "echo:of%20echo"

@@ -1,0 +1,134 @@
+"""Two processes on one Redis, one that writes and one that only reads.
+
+Owns the check that nothing is stale: a read that begins after a write has returned gives that write.
+The database is a dictionary, so that hundreds of writes take no time.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from pydantic import SecretStr
+
+from core.cache import Cache, Codec
+from core.cache.diagnosis import Diagnosis, RedisDoctor
+from core.cache.keys import USER
+from core.metric_files import open_metrics
+from core.settings import Settings
+from tests.patience import stretch
+
+HEAL_SECONDS = 5.0
+CODEC: Codec[str] = Codec(str)
+PLAYERS = ("alice", "bob", "charlie")
+
+
+def make_settings(url: str, *, prefix: str = "", password: str | None = None, near: int = 1_000) -> Settings:
+    """Return settings with a Redis, and a database that nobody asks."""
+    return Settings(
+        database_url=SecretStr("postgresql://nobody@127.0.0.1:1/nothing"),
+        redis_url=SecretStr(url),
+        redis_password=None if password is None else SecretStr(password),
+        redis_key_prefix=prefix,
+        near_cache_size=near,
+    )
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = HEAL_SECONDS) -> None:
+    """Return once a condition holds."""
+    deadline = time.monotonic() + stretch(seconds)
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds:g} s: {what}"
+        time.sleep(0.005)
+
+
+class Couple:
+    """A writer, a reader, and what they share."""
+
+    def __init__(self, writer: Settings, reader: Settings | None = None) -> None:
+        self.rows = dict.fromkeys(PLAYERS, "row 0")
+        self._number = 0
+        self._metrics = [open_metrics("job", None) for _ in range(2)]
+        self.settings = writer
+        self._readers = reader or writer
+        self.writer = Cache(writer, client_name="writer", metrics=self._metrics[0])
+        self.reader = Cache(self._readers, client_name="reader", metrics=self._metrics[1])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with ExitStack() as stack:
+            for metrics in self._metrics:
+                stack.callback(metrics.close)
+            for cache in (self.reader, self.writer):
+                stack.callback(cache.close)
+
+    def write(self, player: str = "alice") -> str:
+        """Change a row as the service does: fence, commit, invalidate."""
+        self._number += 1
+        keys = [(USER, f"user:{player}")]
+        fence = self.writer.fence(keys)
+        self.rows[player] = f"row {self._number}"
+        self.writer.invalidate(keys, fence)
+        return self.rows[player]
+
+    def read(self, player: str = "alice", *, cache: Cache | None = None) -> str:
+        """Read as another process does, or with one's own cache."""
+        return (cache or self.reader).get_or_load(USER, f"user:{player}", CODEC, lambda: self.rows[player])
+
+    def are_down(self) -> bool:
+        """Read something that is in no near tier; say whether both processes have given Redis up."""
+        self._number += 1
+        for cache in (self.writer, self.reader):
+            cache.get_or_load(USER, f"user:nobody {self._number}", CODEC, lambda: "nobody")
+        return all(cache.stats().state == "down" for cache in (self.writer, self.reader))
+
+    def find_stale(self, rounds: int = 10) -> list[str]:
+        """Write and read at once, again and again; return what was read although it was outdated."""
+        stale: list[str] = []
+        for number in range(rounds):
+            player = PLAYERS[number % len(PLAYERS)]
+            written = self.write(player)
+            stale += [
+                f"{found} instead of {written}"
+                for cache in (self.reader, self.writer)
+                if (found := self.read(player, cache=cache)) != written
+            ]
+        return stale
+
+    def is_used(self, *, near: bool = True) -> bool:
+        """Say whether both processes answer from the cache, those with a near tier from that."""
+        for cache, settings in ((self.writer, self.settings), (self.reader, self._readers)):
+            before = cache.stats().caches["user"]
+            self.read(cache=cache)
+            self.read(cache=cache)
+            after = cache.stats()
+            field = "near_hits" if near and settings.near_cache_size else "hits"
+            if after.state != "enabled" or getattr(after.caches["user"], field) == getattr(before, field):
+                return False
+        return True
+
+    def warm(self) -> None:
+        """Read until everything is in both tiers of both processes."""
+        wait_until(self.is_used, "both near tiers answer")
+        for player in PLAYERS:
+            for cache in (self.writer, self.reader):
+                self.read(player, cache=cache)
+
+    def finish(self, *, near: bool = True) -> None:
+        """Assert that all heals, and that nothing of before is served then."""
+        wait_until(lambda: self.is_used(near=near), "both processes use the cache again")
+        for player in PLAYERS:
+            for cache in (self.writer, self.reader):
+                assert self.read(player, cache=cache) == self.rows[player], "stale after healing"
+        written = self.write()
+        wait_until(lambda: self.read() == written, "a change is heard of", 1.0)
+        assert self.diagnose() == Diagnosis(is_usable=True)
+
+    def diagnose(self) -> Diagnosis:
+        """Return what health says of the Redis."""
+        return RedisDoctor(self.settings, client_name="health").examine()

@@ -1,0 +1,113 @@
+"""Redis and Valkey for the length of a `with` block, with any configuration.
+
+Owns where the programs are and their command lines. The administrator always comes through a unix
+socket, whatever else a server listens on.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from core.local.ports import LOOPBACK, find_free_port
+from core.local.valkey import find_program
+from tests.patience import stretch
+
+# Each of them is skipped where it is not installed.
+PROGRAMS = ("valkey", "redis")
+START_SECONDS = 20.0
+STOP_SECONDS = 10.0
+
+
+def require_program(name: str) -> str:
+    """Return the path of a server program; skip the test without it."""
+    if name == "valkey":
+        return str(find_program())
+    found = shutil.which("redis-server")
+    if found is None:
+        pytest.skip("redis-server is not installed (Debian package redis-server)")
+    return found
+
+
+class RedisServer:
+    """A server that a test may stop, kill, start again and configure."""
+
+    def __init__(self, program: str, directory: Path, *options: str, password: str = "") -> None:
+        self.port = find_free_port()
+        self.socket = directory / "redis.sock"
+        self._program = program
+        self._directory = directory
+        self.options = options
+        self._password = password
+        self._process: subprocess.Popen[bytes] | None = None
+        self.admin: redis.Redis = redis.Redis(unix_socket_path=str(self.socket), password=password or None)
+
+    def url(self, account: str = "", parameters: str = "") -> str:
+        """Return the address on TCP; `account` is NAME:PASSWORD."""
+        return f"redis://{account and account + '@'}{LOOPBACK}:{self.port}/0{parameters}"
+
+    def start(self) -> None:
+        """Serve, and return once it answers the administrator."""
+        command = [self._program, "--bind", LOOPBACK, "--save", "", "--appendonly", "no"]
+        command += ["--dir", str(self._directory), "--unixsocket", str(self.socket), "--logfile", "log"]
+        if "--port" not in self.options:
+            command += ["--port", str(self.port)]
+        # SIGINT of the terminal is pytest's alone
+        self._process = subprocess.Popen([*command, *self.options], start_new_session=True)
+        deadline = time.monotonic() + stretch(START_SECONDS)
+        while not self._answers():
+            assert self._process.poll() is None, (self._directory / "log").read_text(encoding="utf-8")
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.admin.ping())
+        except redis.RedisError:
+            return False
+
+    def kill(self) -> None:
+        """End it at once."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+        self._process.kill()
+        self._process.wait(STOP_SECONDS)
+
+    def run(self, *command: Any) -> Any:
+        """Run a command as the administrator."""
+        return self.admin.execute_command(*command)  # type: ignore[no-untyped-call]  # has no annotations
+
+    def find_status(self, section: str, field: str) -> str:
+        """Return a field of INFO."""
+        info: dict[str, Any] = self.admin.info(section)
+        return str(info.get(field, ""))
+
+    @contextmanager
+    def hung(self) -> Iterator[None]:
+        """Let it hang for the length of a `with` block."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
+
+
+@contextmanager
+def run_server(program: str, directory: Path, *options: str, password: str = "") -> Iterator[RedisServer]:
+    """Serve with options of the command line, such as `--cluster-enabled yes`."""
+    server = RedisServer(program, directory, *options, password=password)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.admin.close()
+        server.kill()

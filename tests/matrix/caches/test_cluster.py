@@ -1,0 +1,130 @@
+"""A node of a cluster: refused with words that say so, or used through the slot of a hash tag."""
+
+import pytest
+
+from core.local.ports import LOOPBACK
+from tests.matrix.caches.conftest import MakeServer
+from tests.matrix.caches.couple import Couple, make_settings, wait_until
+from tests.matrix.caches.servers import RedisServer
+
+SLOTS = 16_384
+TAG = "{echo}:"
+
+
+def make_node(make_server: MakeServer, first: int, last: int) -> RedisServer:
+    """Start a node that holds a range of slots."""
+    node = make_server("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf")
+    if last >= first:
+        node.run("CLUSTER", "ADDSLOTSRANGE", first, last)
+    return node
+
+
+def wait_for_cluster(*nodes: RedisServer) -> None:
+    """Return once every node serves."""
+    for node in nodes:
+        wait_until(
+            lambda node=node: b"cluster_state:ok" in node.run("CLUSTER", "INFO"),  # type: ignore[misc]  # bound at once
+            "the cluster serves",
+            20,
+        )
+
+
+@pytest.fixture
+def lone_node(make_server: MakeServer) -> RedisServer:
+    """A cluster of one node, which holds every slot."""
+    node = make_node(make_server, 0, SLOTS - 1)
+    wait_for_cluster(node)
+    return node
+
+
+@pytest.fixture
+def two_nodes(make_server: MakeServer) -> tuple[RedisServer, RedisServer]:
+    """A cluster of two nodes; the first one holds the slot of the tag."""
+    slot = SLOTS // 2
+    nodes = make_node(make_server, 0, slot - 1), make_node(make_server, slot, SLOTS - 1)
+    nodes[0].run("CLUSTER", "MEET", LOOPBACK, nodes[1].port)
+    wait_for_cluster(*nodes)
+    is_first = int(nodes[0].run("CLUSTER", "KEYSLOT", TAG)) < slot
+    return nodes if is_first else (nodes[1], nodes[0])
+
+
+def assert_refused(couple: Couple, code: str) -> None:
+    """Assert that nothing is read, and that the reason says what to do."""
+    assert couple.find_stale() == []
+    assert couple.are_down()
+    for reason in (couple.writer.stats().reason, couple.diagnose().reason):
+        assert code in (reason or "")
+        assert "it is a node of a cluster: set REDIS_KEY_PREFIX to a hash tag" in (reason or "")
+        assert LOOPBACK not in (reason or "")
+
+
+@pytest.mark.parametrize("prefix", ["", "echo:", "{}:", "{echo:"])
+def test_keys_of_several_slots_are_refused(lone_node: RedisServer, prefix: str) -> None:
+    """Even where one node holds them all: scripts may not use them together."""
+    with Couple(make_settings(lone_node.url(), prefix=prefix)) as couple:
+        assert_refused(couple, "CROSSSLOT")
+
+
+def test_a_hash_tag_works(lone_node: RedisServer) -> None:
+    """All keys are in one slot."""
+    with Couple(make_settings(lone_node.url(), prefix=TAG)) as couple:
+        couple.finish()
+        assert couple.reader.stats().reason is None
+
+
+def test_a_hash_tag_works_through_the_node_of_its_slot(two_nodes: tuple[RedisServer, RedisServer]) -> None:
+    """And is refused by the other node, with the server's words but not its address."""
+    with Couple(make_settings(two_nodes[0].url(), prefix=TAG)) as couple:
+        couple.finish()
+    with Couple(make_settings(two_nodes[1].url(), prefix=TAG)) as couple:
+        assert_refused(couple, "MOVED")
+    with Couple(make_settings(two_nodes[0].url())) as couple:
+        assert couple.find_stale() == []
+        assert couple.are_down()
+
+
+def test_a_slot_that_moves_away_and_back(two_nodes: tuple[RedisServer, RedisServer]) -> None:
+    """The node that had it answers nothing about it any more: nothing stale, and used again afterwards."""
+    node, other = two_nodes
+    slot = node.run("CLUSTER", "KEYSLOT", TAG)
+    ids = {each: each.run("CLUSTER", "MYID").decode() for each in two_nodes}
+    settings = make_settings(node.url(), prefix=TAG)
+    with Couple(settings, reader=make_settings(node.url(), prefix=TAG, near=0)) as couple:
+        couple.warm()
+        move_slot(slot, node, other, ids)
+        assert couple.find_stale() == []
+        wait_until(couple.are_down, "both have noticed")
+        assert_refused(couple, "MOVED")
+        move_slot(slot, other, node, ids)
+        couple.finish()
+
+
+def move_slot(slot: int, source: RedisServer, target: RedisServer, ids: dict[RedisServer, str]) -> None:
+    """Move a slot with its keys, as `redis-cli --cluster reshard` does."""
+    target.run("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[source])
+    source.run("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[target])
+    while keys := source.run("CLUSTER", "GETKEYSINSLOT", slot, 100):
+        source.run("MIGRATE", LOOPBACK, target.port, "", 0, 5_000, "REPLACE", "KEYS", *keys)
+    for node in (target, source):
+        node.run("CLUSTER", "SETSLOT", slot, "NODE", ids[target])
+
+
+def test_a_node_without_slots(make_server: MakeServer) -> None:
+    """The cluster is down, and says so."""
+    node = make_node(make_server, 0, -1)
+    with Couple(make_settings(node.url(), prefix=TAG)) as couple:
+        assert couple.find_stale() == []
+        assert couple.are_down()
+        assert "CLUSTERDOWN" in (couple.diagnose().reason or "")
+        node.run("CLUSTER", "ADDSLOTSRANGE", 0, SLOTS - 1)
+        wait_for_cluster(node)
+        couple.finish()
+
+
+def test_another_database_is_refused(lone_node: RedisServer) -> None:
+    """A cluster has database 0 alone, and says so."""
+    url = lone_node.url().replace("/0", "/1")
+    with Couple(make_settings(url, prefix=TAG)) as couple:
+        assert couple.find_stale() == []
+        assert couple.are_down()
+        assert "SELECT" in (couple.diagnose().reason or "")

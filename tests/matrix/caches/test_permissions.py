@@ -1,0 +1,230 @@
+"""A user who may do less than invalidation needs: nothing is stale, and the reason is said."""
+
+import logging
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from core import Settings, open_service
+from core.local.valkey import find_program
+from core.selftest import run_self_test
+from exporter.collectors.redis import RedisConnection, collect_redis
+from tests.matrix.caches.conftest import COMMANDS, MakeServer, set_user
+from tests.matrix.caches.couple import Couple, make_settings, wait_until
+from tests.matrix.caches.servers import RedisServer, run_server
+
+# The rules that take something away -> what the one line has to name.
+DENIED = {
+    "-time": "TIME",
+    "-unlink": "UNLINK",
+    "-del": "DEL",
+    "-unlink -del": "UNLINK",
+    "-set": "SET",
+    "-mget": "MGET",
+    "-pttl": "PTTL",
+    "-scan": "SCAN",
+    "-eval": "EVAL",
+    "-evalsha": "EVALSHA",
+    "-@scripting": "EVAL",
+    "-@write": "SET",
+    "-@all": "EVAL",
+}
+FAMILIES = "user portfolio market leaderboard quests market_events"
+KEYS = {
+    "no version keys": " ".join(f"~{family}:*" for family in FAMILIES.split()),
+    "version keys alone": "~version:*",
+    "keys to read alone": "%R~*",
+    "keys to write alone": "%W~*",
+    "keys of another prefix": "~other:*",
+    "no keys": "",
+}
+
+
+def lines_of(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
+    """Return the lines of the log that have these words."""
+    return [record.getMessage() for record in caplog.records if words in record.getMessage()]
+
+
+def assert_refused(couple: Couple, caplog: pytest.LogCaptureFixture, named: str) -> None:
+    """Assert that nothing is stale, and that log, state and health say the same."""
+    assert couple.find_stale() == []
+    for cache in (couple.writer, couple.reader):
+        assert cache.stats().state == "down"
+        # that of the check, which names all commands
+        wait_until(lambda cache=cache: named in (cache.stats().reason or ""), "the reason")  # type: ignore[misc]  # bound at once
+    diagnosis = couple.diagnose()
+    assert not diagnosis.is_usable
+    assert named in (diagnosis.reason or "")
+    wait_until(lambda: len(lines_of(caplog, "Redis bypassed")) == 2, "a line for each process")
+    lines = lines_of(caplog, "Redis bypassed")
+    assert all(named.lower() in line.lower() for line in lines)
+
+
+@pytest.mark.parametrize("rules", DENIED)
+def test_a_command_that_is_missing_from_the_start(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, rules: str
+) -> None:
+    """Nothing is ever read from there; one line names the command in the server's words."""
+    url = server.url(set_user(server, *rules.split()))
+    with Couple(make_settings(url)) as couple:
+        assert_refused(couple, caplog, DENIED[rules])
+        assert couple.diagnose().reason.startswith(("NOPERM", "ERR"))  # type: ignore[union-attr]  # asserted above
+        set_user(server)
+        couple.finish()
+
+
+@pytest.mark.parametrize("rules", DENIED)
+def test_a_command_that_is_taken_away_while_it_is_used(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, rules: str
+) -> None:
+    """Neither the process that writes nor one that only reads serves what was there before."""
+    url = server.url(set_user(server))
+    with Couple(make_settings(url), reader=make_settings(url, near=0)) as couple:
+        couple.warm()
+        set_user(server, *rules.split())
+        assert couple.find_stale() == []
+        wait_until(couple.are_down, "both have noticed")
+        assert_refused(couple, caplog, DENIED[rules])
+        set_user(server)
+        couple.finish()
+
+
+def test_a_process_that_only_reads_notices_by_itself(server: RedisServer) -> None:
+    """Whatever it reads is in its near tier: no read, no lease and no fill has to fail first."""
+    url = server.url(set_user(server))
+    with Couple(make_settings(url)) as couple:
+        couple.warm()
+        set_user(server, "-time")
+        written = couple.write()
+        # the write has waited for two heartbeats; the thread that hears them may be late on a busy machine
+        wait_until(lambda: couple.read() == written, "it has noticed", 0.1)
+        assert couple.find_stale() == []
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_keys_that_the_user_may_not_use(
+    server: RedisServer, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    """The pattern of one family is missing, or it is too weak."""
+    url = server.url(set_user(server, keys=KEYS[name]))
+    with Couple(make_settings(url)) as couple:
+        assert_refused(couple, caplog, "NOPERM")
+        set_user(server)
+        couple.finish()
+
+
+def test_a_key_that_is_refused_keeps_no_other_from_being_dropped(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One invalidation can never be sent; those that can are, for readers with all permissions."""
+    scratch = " ".join(f"~{family}:capability-check:*" for family in (*FAMILIES.split(), "version"))
+    url = server.url(set_user(server, keys=f"{scratch} ~user:alice"))
+    with Couple(make_settings(url), reader=make_settings(server.url())) as couple:
+        wait_until(lambda: couple.is_used(near=True), "both use the cache")
+        couple.write("bob")
+        wait_until(lambda: couple.writer.stats().state == "down", "the writer uses Redis no more")
+        for _ in range(5):
+            written = couple.write("alice")
+            wait_until(lambda written=written: couple.read() == written, "it is dropped", 1.0)  # type: ignore[misc]  # bound at once
+        assert "NOPERM" in (couple.writer.stats().reason or "")
+        set_user(server)
+        couple.finish()
+
+
+@pytest.mark.parametrize("rules", ["-client|tracking", "-client"])
+def test_a_feed_that_is_refused(server: RedisServer, caplog: pytest.LogCaptureFixture, rules: str) -> None:
+    """Redis is used without the near tier; health is degraded and says why, and the log has a line."""
+    url = server.url(set_user(server, rules))
+    with Couple(make_settings(url)) as couple:
+        wait_until(lambda: couple.is_used(near=False), "both use the cache")
+        assert couple.find_stale() == []
+        assert couple.reader.stats().caches["user"].near_hits == 0
+        diagnosis = couple.diagnose()
+        assert diagnosis.is_usable
+        assert re.match(r"near cache off: NOPERM .*CLIENT TRACKING", diagnosis.reason or "")
+        wait_until(lambda: "near cache off: NOPERM" in (couple.reader.stats().reason or ""), "its reason")
+        wait_until(lambda: len(lines_of(caplog, "near cache off: NOPERM")) == 2, "a line for each process")
+        set_user(server)
+        couple.finish()
+
+
+def test_permissions_that_nobody_needs(server: RedisServer) -> None:
+    """SCRIPT, GET, CLIENT and all that is dangerous may be forbidden."""
+    url = server.url(set_user(server, "-script", "-get", "-client|setname", "-@dangerous", "+info"))
+    with Couple(make_settings(url)) as couple:
+        couple.finish()
+        assert couple.diagnose().reason is None
+
+
+def read_rules(repository: Path) -> list[str]:
+    """Return the rule of each document."""
+    texts = [(repository / name).read_text(encoding="utf-8") for name in ("README.md", "docs/redis.md")]
+    return [line.strip() for text in texts for line in text.splitlines() if "ACL SETUSER" in line]
+
+
+def test_the_documented_rule_is_the_tested_one(repository: Path) -> None:
+    """In both documents."""
+    rule = f"ACL SETUSER echo on >PASSWORD ~* {COMMANDS}"
+    assert read_rules(repository) == [rule, rule]
+
+
+@pytest.mark.parametrize("prefix", ["", "echo:"])
+def test_the_documented_rule_is_enough(
+    settings: Settings, repository: Path, make_server: MakeServer, prefix: str
+) -> None:
+    """Service, feed, health, exporter and self-test need nothing else; with a prefix no other keys."""
+    server = make_server()
+    rule = read_rules(repository)[0].replace("~*", f"~{prefix}*").replace("PASSWORD", "secret")
+    server.run(*rule.split())
+    mine = settings.model_copy(
+        update={
+            "redis_url": SecretStr(server.url("echo:secret").replace("/0", "/1")),
+            "redis_password": None,
+            "redis_key_prefix": prefix,
+        }
+    )
+    with open_service(mine, role="exporter") as service:
+        lines: list[str] = []
+        assert run_self_test(service, report=lines.append), [line for line in lines if "FAIL" in line]
+        user = service.create_user(username="alice")
+
+        def is_near() -> bool:
+            before = service.cache_stats().caches["user"].near_hits
+            service.get_user_by_id(user.id)
+            return service.cache_stats().caches["user"].near_hits > before
+
+        wait_until(is_near, "the near tier answers")
+        service.delete_user(user.id)
+        health = service.health()
+        assert (health.status, health.redis, health.redis_reason) == ("healthy", "healthy", None)
+        assert service.cache_stats().reason is None
+    assert [metric.name for metric in collect_redis(RedisConnection(mine))]
+    for entry in server.run("ACL", "LOG"):
+        raise AssertionError(f"something was refused: {entry}")
+
+
+def test_health_says_what_the_cache_says(
+    settings: Settings, server_directory: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The whole service with a user who may not ask for the time: degraded, with the reason."""
+    caplog.set_level(logging.INFO)
+    with run_server(str(find_program()), server_directory()) as server:  # type: ignore[operator]  # makes folders
+        mine = settings.model_copy(
+            update={
+                "redis_url": SecretStr(server.url(set_user(server, "-time"))),
+                "redis_password": None,
+            }
+        )
+        with open_service(mine) as service:
+            user = service.create_user(username="alice")
+            assert service.get_user_by_id(user.id) == user
+            health = service.health()
+            stats = service.cache_stats()
+    assert (health.status, health.redis) == ("degraded", "unhealthy")
+    assert "'time'" in (health.redis_reason or "")
+    assert "refused: TIME" in (health.redis_reason or "")
+    assert stats.state == "down"
+    assert "refused: TIME" in (stats.reason or "")
+    assert len(lines_of(caplog, "Redis bypassed")) == 1

@@ -1,0 +1,84 @@
+"""How often a feed that is refused tries again, and what it says."""
+
+import logging
+import threading
+
+import pytest
+import redis
+
+from core.cache.backoff import LONGEST_SECONDS
+from core.cache.capability import CapabilityCheck
+from core.cache.changes import Changes
+from core.cache.feed import FeedRefused, InvalidationFeed
+from core.cache.near import NearTier
+from core.cache.wire import ErrorReply, Wire
+
+
+class Stop(threading.Event):
+    """Ends a feed after a number of pauses, which take no time."""
+
+    def __init__(self, attempts: int) -> None:
+        super().__init__()
+        self.pauses: list[float] = []
+        self._attempts = attempts
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Note the pause."""
+        self.pauses.append(timeout or 0.0)
+        if len(self.pauses) == self._attempts:
+            self.set()
+        return self.is_set()
+
+
+def run_feed(errors: list[Exception]) -> tuple[InvalidationFeed, list[float]]:
+    """Run a feed whose attempts fail with these errors; return it and its pauses."""
+
+    def connect() -> Wire:
+        raise errors[len(stop.pauses)]
+
+    near = NearTier(Changes(), max_entries=1, ttl_seconds=1)
+    feed = InvalidationFeed(connect, near, prefix="", families=["user:"], capability=CapabilityCheck(""))
+    feed._stopping = stop = Stop(len(errors))
+    feed._run()
+    assert not near.is_live
+    return feed, stop.pauses
+
+
+def test_attempts_become_rare() -> None:
+    """Not twice a second for ever: pauses grow, up to one within which all heals, and are jittered."""
+    _, pauses = run_feed([redis.ConnectionError("refused")] * 40)
+    late = pauses[8:]
+    assert max(pauses[:2]) < 0.11
+    assert all(LONGEST_SECONDS / 2 <= pause <= LONGEST_SECONDS for pause in late)
+    assert len(set(late)) > len(late) / 2
+
+
+def test_each_reason_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """However long it lasts; a refusal louder than a server that is down, which others speak of."""
+    caplog.set_level(logging.INFO)
+    down, refused = redis.ConnectionError("gone"), ErrorReply("NOPERM no permission")
+    feed, _ = run_feed([down, down, refused, refused, FeedRefused("RESP2"), refused])
+    assert [(record.levelname, record.getMessage()[:29]) for record in caplog.records] == [
+        ("INFO", "near cache off: gone"),
+        ("WARNING", "near cache off: NOPERM no per"),
+        ("WARNING", "near cache off: RESP2"),
+        ("WARNING", "near cache off: NOPERM no per"),
+    ]
+    assert (feed.reason or "").startswith("NOPERM no permission; the README has the permissions")
+
+
+def test_a_protocol_without_pushes_is_not_tried(caplog: pytest.LogCaptureFixture) -> None:
+    """No thread is started for what cannot work, and a line says so."""
+    near = NearTier(Changes(), max_entries=1, ttl_seconds=1)
+    feed = InvalidationFeed(
+        lambda: pytest.fail("connected"),
+        near,
+        prefix="",
+        families=[],
+        capability=CapabilityCheck(""),
+        is_possible=False,
+    )
+    feed.start()
+    assert not feed.is_started
+    assert "near cache off: REDIS_URL has protocol=2" in caplog.text
+    feed.close()
