@@ -1,0 +1,392 @@
+"""`python -m tests.bench.growth`: what an operation costs when there is more of everything.
+
+Owns the operations of cache, pool and metrics on structures of a given size, and the table of
+their times at 1,000, 10,000 and 100,000 entries. `tests/unit/test_growth.py` counts their steps.
+Times are of the thread's processor and compared within a round, never judged.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import date
+from decimal import Decimal
+from functools import partial
+from typing import Any, NamedTuple, cast
+from uuid import UUID
+
+import click
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.cache.cache import Cache
+from core.cache.changes import Changes
+from core.cache.debts import Debts
+from core.cache.flights import Flights
+from core.cache.keys import LEADERBOARD, leaderboard_version_key
+from core.cache.last_known import LastKnown
+from core.cache.near import NearTier
+from core.database.connector import ServerConnection
+from core.database.owner import Owner
+from core.database.pool import ConnectionPool
+from core.database.waiter import Waiter
+from core.errors import PoolTimeout
+from core.metrics import Metrics
+from tests.bench.servers import run_servers
+
+SIZES = (1_000, 10_000, 100_000)
+ROUNDS = 15
+FOREVER = 1e9
+DAY = date(2026, 3, 2)
+# values that depend on a version alone, and in hundreds; the rest depend on none
+ALONE = 100
+HUNDREDS = 5
+PUSHED = 1_000
+CALLS_OF_SERVICE = 100
+
+
+class Trial(NamedTuple):
+    """Calls of one operation on a structure, and what brings it back to its size afterwards."""
+
+    act: Callable[[int], object]
+    calls: int = 50
+    restore: Callable[[], object] = lambda: None
+
+
+Prepare = Callable[[int], Trial]
+
+
+def values_of(size: int) -> dict[str, tuple[str, ...]]:
+    """Return so many keys, each with what its value depends on."""
+    leaderboards = {f"leaderboard:h{n}": (f"version:h{n // 100}",) for n in range(100 * HUNDREDS)}
+    leaderboards |= {f"leaderboard:a{n}": (f"version:a{n}",) for n in range(ALONE)}
+    portfolios: dict[str, tuple[str, ...]] = {f"portfolio:{n}": () for n in range(size - len(leaderboards))}
+    return leaderboards | portfolios
+
+
+def open_near(size: int) -> NearTier:
+    """Return a near tier that is full, the portfolios used last."""
+    near = NearTier(Changes(), max_entries=size, ttl_seconds=FOREVER)
+    near.open()
+    fill_near(near, values_of(size))
+    return near
+
+
+def fill_near(near: NearTier, values: dict[str, tuple[str, ...]]) -> None:
+    """Admit values."""
+    for key, depends_on in values.items():
+        near.end_read(near.begin_read(), {key: key}, depends_on)
+
+
+def hit(size: int) -> Trial:
+    """Read a value from the near tier."""
+    near = open_near(size)
+    return Trial(lambda n: near.get(f"portfolio:{n}"), 400)
+
+
+def miss(size: int) -> Trial:
+    """Ask the near tier for a value that it does not have, and begin a read."""
+    near = open_near(size)
+
+    def act(number: int) -> None:
+        near.get(f"user:{number}")
+        near.begin_read()
+
+    return Trial(act, 400)
+
+
+def evict(size: int) -> Trial:
+    """Admit a value into a near tier that is full."""
+    near = open_near(size)
+    numbers = iter(range(10**9))
+
+    def act(_: int) -> None:
+        near.end_read(near.begin_read(), {f"user:{next(numbers)}": 1}, ())
+
+    return Trial(act, 200)
+
+
+def invalidate(names: Callable[[int], list[str]], calls: int = 50) -> Prepare:
+    """Invalidate keys and what depends on them, then read all of it again."""
+
+    def prepare(size: int) -> Trial:
+        near = open_near(size)
+        changed = {name for number in range(calls) for name in names(number)}
+        dropped = {
+            key: depends_on
+            for key, depends_on in values_of(size).items()
+            if key in changed or not changed.isdisjoint(depends_on)
+        }
+        return Trial(lambda number: near.invalidate(names(number)), calls, partial(fill_near, near, dropped))
+
+    return prepare
+
+
+def forget(size: int) -> Trial:
+    """Forget the fail-safe values that a write of a leaderboard outdates."""
+    last_known = LastKnown(max_entries=size, seconds=FOREVER)
+
+    def remember(values: dict[str, tuple[str, ...]]) -> None:
+        for key, depends_on in values.items():
+            last_known.remember(last_known.begin(), {key: key}, depends_on)
+
+    remember(values_of(size))
+    few: dict[str, tuple[str, ...]] = {f"leaderboard:a{n}": (f"version:a{n}",) for n in range(50)}
+    return Trial(lambda n: last_known.forget([f"version:a{n}", f"portfolio:{n}"]), 50, partial(remember, few))
+
+
+def flush(size: int) -> Trial:
+    """Drop everything that the near tier holds."""
+    near = open_near(size)
+    return Trial(lambda _: near.clear(), 1, partial(fill_near, near, values_of(size)))
+
+
+def share(size: int) -> Trial:
+    """Read a key through single-flight while many others are read."""
+    flights = Flights(Changes())
+    for number in range(size):
+        flights.share(f"k{number}", (), partial(keep_flight, flights, f"k{number}"))
+    return Trial(lambda n: flights.share(f"own{n}", ("version",), lambda: n), 200)
+
+
+def keep_flight(flights: Flights, key: str) -> None:
+    """Leave a read under way behind, as if it never ended."""
+    flight = flights._flights[key]
+    flights._flights[key] = type(flight)(flight.names, flight.ticket)
+
+
+def fail_to_pay(size: int) -> Trial:
+    """Try to send what is owed to a Redis that does not answer."""
+
+    def refuse(*_: object) -> None:
+        raise ConnectionError
+
+    debts = Debts(release=refuse, release_all=refuse)
+    debts.owe([f"k{number}" for number in range(size)], b"F")
+
+    def act(_: int) -> None:
+        try:
+            debts.settle()
+        except ConnectionError:
+            return
+        raise AssertionError("it was paid")
+
+    return Trial(act, 5)
+
+
+class StandIn:
+    """A connection without a server."""
+
+    closed = 0
+    keeps_session = True
+    transaction_status = TRANSACTION_STATUS_IDLE
+
+    def __init__(self, descriptor: int) -> None:
+        self.info = self
+        self._descriptor = descriptor
+
+    def fileno(self) -> int:
+        """Return a descriptor at which nothing ever arrives."""
+        return self._descriptor
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+def open_pool(limit: int, used: int) -> ConnectionPool:
+    """Return a pool of which so many connections are used; its clock stands still."""
+    descriptor, _ = os.pipe()
+    pool = ConnectionPool(
+        lambda: cast("ServerConnection", StandIn(descriptor)),
+        limit=limit,
+        timeout_seconds=0,
+        metrics=Metrics("job"),
+        clock=lambda: 1000.0,
+    )
+    for _ in range(used):
+        pool.checkout("others", Owner())
+    return pool
+
+
+def check_out(size: int) -> Trial:
+    """Check a connection out and in again while the others are used."""
+    pool = open_pool(limit=size + 1, used=size)
+    pool.checkin(pool.checkout("first"))
+    return Trial(lambda _: pool.checkin(pool.checkout("next")), 200)
+
+
+def give_up(size: int) -> Trial:
+    """Wait in vain for a connection behind many others."""
+    pool = open_pool(limit=1, used=1)
+    pool._waiters.update(dict.fromkeys(Waiter() for _ in range(size)))
+
+    def act(_: int) -> None:
+        try:
+            pool.checkout("late")
+        except PoolTimeout:
+            return
+        raise AssertionError("there was one")
+
+    return Trial(act, 100)
+
+
+def scrape(size: int) -> Trial:
+    """Collect the metrics of a process with a full cache."""
+    metrics = Metrics("job")
+    settings = Settings(
+        database_url=SecretStr("postgresql://nobody@localhost/none"),
+        enable_redis_cache=False,
+        near_cache_size=size,
+    )
+    cache = Cache(settings, client_name="growth", metrics=metrics)
+    fill_cache(cache, size)
+    metrics.collect(None)
+
+    def act(_: int) -> None:
+        metrics.collect(None)
+        cache.stats()
+
+    return Trial(act, 5)
+
+
+def fill_cache(cache: Any, size: int) -> None:
+    """Fill the near tier and the fail-safe values of a cache."""
+    if not cache._near.is_live:
+        cache._near.open()
+    fill_near(cache._near, values_of(size))
+    for key, depends_on in values_of(size).items():
+        cache._last_known.remember(cache._last_known.begin(), {key: key}, depends_on)
+
+
+def push(number: int) -> list[str]:
+    """Return the keys of one message, a tenth of which are cached."""
+    part = [f"portfolio:{number * 100 + n}" for n in range(PUSHED // 10)]
+    return [*part, *(f"user:{n}" for n in range(PUSHED - len(part)))]
+
+
+OPERATIONS: dict[str, Prepare] = {
+    "near hit": hit,
+    "near miss": miss,
+    "evict": evict,
+    "invalidate a key": invalidate(lambda number: [f"portfolio:{number}"]),
+    "invalidate a version key with 1 dependent": invalidate(lambda number: [f"version:a{number}"]),
+    "invalidate a version key with 100 dependents": invalidate(lambda n: [f"version:h{n}"], HUNDREDS),
+    "push of 1,000 keys": invalidate(push, 3),
+    "flush": flush,
+    "forget fail-safe values": forget,
+    "share a read": share,
+    "fail to send what is owed": fail_to_pay,
+    "checkout and check-in": check_out,
+    "give up waiting for a connection": give_up,
+    "scrape": scrape,
+}
+
+
+@click.command()
+@click.option("--rounds", type=click.IntRange(1), default=ROUNDS, show_default=True)
+@click.option("--largest", type=click.IntRange(min(SIZES)), default=max(SIZES), show_default=True)
+def main(rounds: int, largest: int) -> None:
+    """Measure each operation at every size, as ratios to the smallest."""
+    sizes = [size for size in SIZES if size <= largest]
+    console = Console(width=100)
+    table = Table("operation", f"us at {sizes[0]:,}", *(f"ratio at {size:,}" for size in sizes[1:]), box=None)
+    for name, prepare in OPERATIONS.items():
+        trials = [prepare(size) for size in sizes]
+        table.add_row(name, *describe(measure(trials, rounds)))
+    with open_services(sizes) as services:
+        for name, list_calls in CALLS.items():
+            trials = [list_calls(service) for service in services]
+            table.add_row(name, *describe(measure(trials, rounds)))
+    console.print(table)
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    console.print(f"medians of {rounds} rounds, on {os.cpu_count()} cores at load {load}")
+
+
+def measure(trials: Sequence[Trial], rounds: int) -> list[list[float]]:
+    """Return the processor seconds of a call of each trial, round by round; all take turns."""
+    return [[clock(trial) for trial in trials] for _ in range(rounds)]
+
+
+def clock(trial: Trial) -> float:
+    """Return the processor time of this thread for one call."""
+    started = time.thread_time()
+    for number in range(trial.calls):
+        trial.act(number)
+    seconds = (time.thread_time() - started) / trial.calls
+    trial.restore()
+    return seconds
+
+
+def describe(rounds: Sequence[Sequence[float]]) -> list[str]:
+    """Return the first size's microseconds, and each other size's ratio to it."""
+    first = statistics.median(row[0] for row in rounds)
+    ratios = [statistics.median(row[place] / row[0] for row in rounds) for place in range(1, len(rounds[0]))]
+    return [f"{first * 1e6:.2f}", *(f"{ratio:.2f}" for ratio in ratios)]
+
+
+# -- the same through the service, on real servers ------------------------------------
+
+
+@contextmanager
+def open_services(sizes: Sequence[int]) -> Iterator[list[EnhancedDatabaseService]]:
+    """Serve one database to a service per size, whose near tier and fail-safe values are full."""
+    with run_servers() as settings, ExitStack() as stack:
+        services = []
+        for number, size in enumerate(sizes):
+            # each with keys of its own, so that no feed hears of the others
+            own = {"near_cache_size": size, "near_cache_ttl": 600_000, "redis_key_prefix": f"{number}:"}
+            service = stack.enter_context(open_service(settings.model_copy(update=own)))
+            wait_for_near(service)
+            fill_cache(service._cache, size)
+            services.append(service)
+        yield services
+
+
+def wait_for_near(service: EnhancedDatabaseService) -> None:
+    """Return once the near tier serves."""
+    deadline = time.monotonic() + 10
+    while not service._cache._near.is_live:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the near tier does not serve")
+        time.sleep(0.001)
+
+
+def add_player(service: EnhancedDatabaseService) -> UUID:
+    """Create a player of this service."""
+    prefix = service._cache._shared._prefix if service._cache._shared is not None else ""
+    return service.create_user(username=f"growth{prefix.rstrip(':')}-{time.monotonic_ns()}").id
+
+
+def write_leaderboard(service: EnhancedDatabaseService) -> Trial:
+    """Write one score."""
+    player = add_player(service)
+    scores = iter(range(10**9))
+    return Trial(
+        lambda _: service.update_leaderboard_entry(player, "growth", Decimal(next(scores)), DAY),
+        CALLS_OF_SERVICE,
+    )
+
+
+def read_leaderboard(service: EnhancedDatabaseService) -> Trial:
+    """Read a leaderboard that is in no tier."""
+    service.update_leaderboard_entry(add_player(service), "growth", Decimal(1), DAY)
+
+    def act(_: int) -> None:
+        service._cache.invalidate([(LEADERBOARD, leaderboard_version_key("growth", DAY))])
+        service.get_leaderboard("growth", DAY, 50)
+
+    return Trial(act, CALLS_OF_SERVICE)
+
+
+CALLS: dict[str, Callable[[EnhancedDatabaseService], Trial]] = {
+    "service: write a score": write_leaderboard,
+    "service: read a leaderboard that was dropped": read_leaderboard,
+}
+
+
+if __name__ == "__main__":
+    main()
