@@ -7,6 +7,7 @@ prices they follow from; every time is UTC.
 
 import re
 import unicodedata
+from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Literal
@@ -62,9 +63,24 @@ def describe_category(key: str) -> Category:
     return _KNOWN_BY_KEY.get(key) or Category(key, name, "number", f"Scores of “{key}”.")
 
 
+SMALL_PRICE = Decimal("0.1")
+"""Below it two decimals say too little."""
+
+
 def format_money(amount: Number) -> str:
     """Write an amount with two decimals: `$10,000.00`."""
     return f"{_sign(amount).strip('+')}${abs(amount):,.2f}"
+
+
+def format_price(price: Number) -> str:
+    """Write a price with two decimals, below 0.1 with four significant digits: `$0.00001623`."""
+    return f"${price:,.{count_price_places([price])}f}"
+
+
+def count_price_places(prices: Iterable[Number]) -> int:
+    """Return how many decimals the smallest of some prices needs."""
+    smallest = min((price for price in prices if price > 0), default=1)
+    return 2 if smallest >= SMALL_PRICE else 3 - Decimal(smallest).adjusted()
 
 
 def format_signed_money(amount: Number) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from core.records import Candle, MarketEvent
 from dashboard.charts import ACCENT, BASELINE, GAIN, LOSS, MARGIN
-from dashboard.formats import format_count, format_money
+from dashboard.formats import count_price_places, format_count, format_price
 from dashboard.market_frames import format_time, name_key
 
 Spec = dict[str, Any]
@@ -36,7 +36,7 @@ def choose_labels(candles: Sequence[Candle], labels: str) -> str:
 
 def build_candle_chart(candles: Sequence[Candle], marks: Sequence[MarketEvent], *, labels: str) -> Spec:
     """Return the candles with their events above them, green when the price rose in one."""
-    y = {"type": "quantitative", "scale": {"zero": False}, "axis": _price_axis()}
+    y = {"type": "quantitative", "scale": {"zero": False}, "axis": _price_axis(candles)}
     colour = {"condition": _FALLEN, "value": GAIN}
     x = _time_scale(candles, labels)
     wick: Spec = {
@@ -124,8 +124,8 @@ def _candle_row(candle: Candle) -> Spec:
         "close": float(candle.close),
         "volume": candle.volume,
         "when": format_time(candle.bucket),
-        "course": f"{format_money(candle.open)} to {format_money(candle.close)}",
-        "span": f"{format_money(candle.low)} to {format_money(candle.high)}",
+        "course": f"{format_price(candle.open)} to {format_price(candle.close)}",
+        "span": f"{format_price(candle.low)} to {format_price(candle.high)}",
         "traded": format_count(candle.volume),
     }
 
@@ -161,5 +161,6 @@ def _volume_axis() -> Spec:
     return {"title": None, "labelExpr": label, "tickCount": 3, "minExtent": _EXTENT}
 
 
-def _price_axis() -> Spec:
-    return {"title": None, "format": "$,.2f", "tickCount": 5, "minExtent": _EXTENT}
+def _price_axis(candles: Sequence[Candle]) -> Spec:
+    places = count_price_places(candle.low for candle in candles)
+    return {"title": None, "format": f"$,.{places}f", "tickCount": 5, "minExtent": _EXTENT}

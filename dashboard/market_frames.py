@@ -13,7 +13,7 @@ import msgspec
 import pandas as pd
 
 from core.records import Candle, MarketEvent, Sparkline, Tick
-from dashboard.formats import format_count, format_money, format_percent
+from dashboard.formats import count_price_places, format_count, format_percent, format_price
 
 BASIS_POINTS = 10_000
 
@@ -50,6 +50,11 @@ def build_symbols_frame(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) 
             "updated": [tick.timestamp for tick in ticks],
         }
     )
+
+
+def choose_price_format(ticks: Sequence[Tick]) -> str:
+    """Return the form of a column of prices, with the decimals that the smallest one needs."""
+    return f"$%,.{count_price_places(tick.price for tick in ticks)}f"
 
 
 def build_symbol_link(symbol: str) -> str:
@@ -104,9 +109,9 @@ def describe_candles(symbol: str, candles: Sequence[Candle], *, width: str, mark
     count = f"{format_count(len(candles))} candle{'' if len(candles) == 1 else 's'}"
     return (
         f"{symbol} from {format_time(candles[0].bucket)} to {format_time(candles[-1].bucket)} in "
-        f"{count} of {width}: from {format_money(total.open)} to "
-        f"{format_money(total.close)} ({format_percent(total.change_percent)}), at most "
-        f"{format_money(total.high)}, at least {format_money(total.low)}; {events}."
+        f"{count} of {width}: from {format_price(total.open)} to "
+        f"{format_price(total.close)} ({format_percent(total.change_percent)}), at most "
+        f"{format_price(total.high)}, at least {format_price(total.low)}; {events}."
     )
 
 

@@ -14,7 +14,7 @@ from streamlit.elements.lib.column_types import ColumnConfig
 from core import EnhancedDatabaseService
 from core.records import Candle, MarketEvent, Tick
 from dashboard import insight_data, live, market_charts, market_frames, parameters, runtime, states
-from dashboard.formats import escape_markdown, format_count, format_money, format_percent, is_zero
+from dashboard.formats import escape_markdown, format_count, format_percent, format_price, is_zero
 
 PRICES_SECONDS = 5
 CHART_SECONDS = 30
@@ -84,18 +84,18 @@ def show_symbols(service: EnhancedDatabaseService) -> None:
         alt="Every symbol with its price, change in 24 hours, course, spread and volatility",
         on_select=partial(choose_row, [tick.symbol for tick in ticks]),
         selection_mode="single-row",
-        column_config=describe_columns(),
+        column_config=describe_columns(market_frames.choose_price_format(ticks)),
     )
     if st.session_state.pop("symbol-chosen", False):
         st.rerun()
 
 
-def describe_columns() -> dict[str, ColumnConfig]:
+def describe_columns(price_format: str) -> dict[str, ColumnConfig]:
     """Return how the columns of the symbols are named and written."""
     number = st.column_config.NumberColumn
     return {
         "symbol": st.column_config.TextColumn("Symbol", width=80, pinned=True),
-        "price": number("Price", format="$%,.2f"),
+        "price": number("Price", format=price_format),
         "change": number("24 h change", format="%+,.2f%%"),
         "course": st.column_config.LineChartColumn(
             "Course", help="The last 24 hours with prices, or days where there is one price a day"
@@ -163,7 +163,7 @@ def show_figures(tick: Tick, candles: Sequence[Candle], chosen: insight_data.Ran
     with st.grid(6, min_column_width=CARD_PIXELS):
         st.metric(
             f"{escape_markdown(tick.symbol)} now",
-            format_money(tick.price),
+            format_price(tick.price),
             delta=None if change is None else f"{format_percent(change)} in 24 h",
             delta_color="normal" if change and not is_zero(change) else "off",
             delta_arrow="auto" if change and not is_zero(change) else "off",
@@ -173,13 +173,13 @@ def show_figures(tick: Tick, candles: Sequence[Candle], chosen: insight_data.Ran
         st.metric(
             f"Change in {chosen.name}",
             format_percent(total.change_percent),
-            delta=f"from {format_money(total.open)}",
+            delta=f"from {format_price(total.open)}",
             delta_color="off",
             delta_arrow="off",
             border=True,
             height="stretch",
         )
-        show_figure("Low and high", format_money(total.low), remark=f"to {format_money(total.high)}")
+        show_figure("Low and high", format_price(total.low), remark=f"to {format_price(total.high)}")
         show_figure("Volume", market_frames.format_volume(total.volume), remark=f"in {chosen.name}")
         show_figure(
             "Volatility",

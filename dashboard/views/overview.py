@@ -129,7 +129,7 @@ def show_movers(service: EnhancedDatabaseService) -> None:
             "symbol": st.column_config.LinkColumn(
                 "Symbol", display_text=r"symbol=(.+)$", help="Opens the symbol's candles"
             ),
-            "price": st.column_config.NumberColumn("Price", format="$%,.2f"),
+            "price": st.column_config.NumberColumn("Price", format=market_frames.choose_price_format(ticks)),
             "change": st.column_config.NumberColumn("24 h change", format="%+,.2f%%"),
             "course": st.column_config.LineChartColumn("Course"),
         },

@@ -108,3 +108,18 @@ def test_a_name_is_one_line_that_keeps_its_direction() -> None:
 def test_nothing_is_neither_gain_nor_loss(change: str, *, expected: bool) -> None:
     """What is written as 0.00 gets no arrow."""
     assert formats.is_zero(Decimal(change)) is expected
+
+
+@pytest.mark.parametrize(
+    ("price", "text"),
+    [
+        (1234.5, "$1,234.50"),
+        (Decimal("0.1"), "$0.10"),
+        (Decimal("0.0999"), "$0.09990"),
+        (Decimal("0.00016"), "$0.0001600"),
+        (0.0000012345, "$0.000001234"),
+    ],
+)
+def test_small_prices_keep_their_digits(price: Decimal | float, text: str) -> None:
+    """Two decimals would write nothing of them."""
+    assert formats.format_price(price) == text
