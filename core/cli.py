@@ -37,6 +37,16 @@ PIPE_COLUMNS = 120
 MOST_DAYS = 36_500
 BULK_SLOW_MILLISECONDS = 10_000
 
+PRICE_COLUMNS_HELP = (
+    "Columns are found by name; case, spaces and marks do not count."
+    " symbol: Symbol, Ticker, Name, Stock, Code, Security."
+    " date: Date, Datetime, Timestamp, Time, Day, trade_date, or a first column without a name; and Time."
+    " open, high, low. close: Close, Close/Last, Last, Price. adjusted: Adj Close, Adjusted."
+    " volume: Volume, Vol, Shares Traded. split: Split Ratio, Stock Splits. currency: Currency."
+    " A symbol may stand in the names (AAPL.Open) or in a second line."
+    " docs/price-files.md has all of them, and examples."
+)
+
 # Commands of the simulation import it themselves: numpy costs every other command half a second.
 
 
@@ -132,26 +142,81 @@ def _show_status(migrator: Migrator) -> None:
         sys.exit(FAILED)
 
 
-@main.command("import-prices")
-@click.argument("file", type=click.Path(path_type=Path), required=False)
+@main.command("import-prices", epilog=PRICE_COLUMNS_HELP)
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
 @click.option("--demo", is_flag=True, help="Load the price history that comes with the stack.")
-@click.option("--skip-invalid", is_flag=True, help="Load the valid rows and count the others.")
-def import_prices_command(file: Path | None, *, demo: bool, skip_invalid: bool) -> None:
-    """Load daily prices from a CSV or .csv.gz file; loading it again changes nothing."""
-    if (file is None) != demo:
+@click.option(
+    "--dry-run", is_flag=True, help="Say how the files are understood, show the first rows, and stop."
+)
+@click.option("--skip-invalid", is_flag=True, help="Load the valid rows and count the others by reason.")
+@click.option("--strict", is_flag=True, help="Refuse what is otherwise a warning.")
+@click.option("--symbol", help="The symbol of files without one; else the file's name is taken.")
+@click.option(
+    "--columns",
+    multiple=True,
+    metavar="LIST",
+    help="date,open,high,low,close for a file without"
+    " header, in order, '-' for a column to ignore; or close=Settle,volume=- for some columns.",
+)
+@click.option("--date-format", metavar="FORM", help="DD/MM/YYYY, MM/DD/YYYY, %d.%m.%Y and others.")
+@click.option("--decimal", type=click.Choice([".", ","]), help="The decimal mark.")
+@click.option("--timezone", metavar="ZONE", help="In which zone a day is, for times that name one.")
+@click.option("--encoding", metavar="NAME", help="The encoding, such as gb18030.")
+@click.option("--scale", type=float, metavar="N", help="Divide all prices by N, such as 10000 for LEAN.")
+@click.option(
+    "--where", multiple=True, metavar="COLUMN=VALUE", help="Take these rows only, such as series=EQ."
+)
+@click.option(
+    "--split",
+    "splits",
+    multiple=True,
+    metavar="SYMBOL:DAY:NEW:OLD",
+    help="Divide the prices before a"
+    " day, as AAPL:2014-06-09:7:1 does by 7; 1:1 says that a jump is no split.",
+)
+def import_prices_command(
+    files: tuple[Path, ...],
+    *,
+    demo: bool,
+    dry_run: bool,
+    skip_invalid: bool,
+    strict: bool,
+    splits: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Load daily prices from files, folders, archives or standard input (-).
+
+    Says how the files are understood and refuses what can be read in two ways, with the option that
+    decides it. Nothing is loaded unless every row of every file can be; loading again changes nothing.
+    """
+    if bool(files) == demo:
         raise InvalidInput("name the FILE to load, or give --demo for the prices that come with the stack")
-    from core.simulation.prices import import_prices  # noqa: PLC0415  # see above
+    from core.simulation.price_options import parse_options, parse_split  # noqa: PLC0415  # see above
+    from core.simulation.price_plan import describe_rows  # noqa: PLC0415  # see above
+    from core.simulation.prices import load_prices, read_prices  # noqa: PLC0415  # see above
     from core.simulation.progress import show_progress  # noqa: PLC0415  # see above
 
+    reading_options, given = parse_options(**options), [parse_split(text) for text in splits]
+    with show_progress() as progress:
+        reading = read_prices(
+            files or [DEMO_PRICES],
+            reading_options,
+            splits=given,
+            strict=strict,
+            skip_invalid=skip_invalid,
+            progress=progress,
+        )
+    for line in reading.plan.describe(reading.table):
+        click.echo(line)
+    if dry_run:
+        click.echo("\n".join([*describe_rows(reading.table), "nothing was loaded: --dry-run"]))
+        return
     with open_service(_load_bulk_settings()) as service, show_progress() as progress:
-        result = import_prices(service, file or DEMO_PRICES, skip_invalid=skip_invalid, progress=progress)
+        result = load_prices(service, reading, progress=progress)
     click.echo(
-        f"{result.rows} days of {len(result.symbols)} symbols read,"
-        f" {result.changed} new or changed, {result.skipped} skipped,"
-        f" {result.repeated} replaced by a later row of their day"
+        f"{result.rows} days of {len(result.symbols)} symbols read, {result.changed} new or changed,"
+        f" {result.skipped} invalid rows skipped, {result.repeated} repeated"
     )
-    for problem in result.problems:
-        click.echo(f"skipped {problem}", err=True)
 
 
 @main.command("seed")

@@ -1,9 +1,10 @@
 """Exact conversion between whole numbers and the decimals of the records.
 
-Owns the two units of the simulation, 1/10000 for prices and cents for money, and
-how a fraction of a unit is rounded: half away from zero, as PostgreSQL's round().
+Owns the two units of the simulation, cents for money and a power of ten for prices, 1/10000 or
+finer, and how a fraction of a unit is rounded: half away from zero, as PostgreSQL's round().
 """
 
+from collections.abc import Iterable
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Final
 
@@ -11,22 +12,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 PRICE_UNITS: Final = 10_000
-PRICE_UNITS_PER_CENT: Final = 100
+"""Units in 1.00 where no price has more than four places."""
 
-_PRICE_STEP: Final = Decimal("0.0001")
+MAX_PLACES: Final = 10
+"""Shares times a price of more digits would not fit into 64 bits; those move no portfolio by a cent."""
+
+MAX_UNITS: Final = 10**18
+"""No price may be more units than this."""
+
 _CENT: Final = Decimal("0.01")
 
 
-def to_price(units: int) -> Decimal:
-    """Return 1/10000 as a decimal with four places."""
-    return units * _PRICE_STEP
+def find_price_units(prices: Iterable[Decimal]) -> int:
+    """Return how many units 1.00 has to have for these prices to be whole numbers of them."""
+    places, highest = 4, Decimal(1)
+    for price in prices:
+        places = max(places, -int(price.normalize().as_tuple().exponent))
+        highest = max(highest, price)
+    return int(10 ** min(places, MAX_PLACES, len(str(MAX_UNITS)) - 2 - highest.adjusted()))
 
 
-def to_prices(units: Integers) -> list[Decimal]:
+def to_price(units: int, price_units: int = PRICE_UNITS) -> Decimal:
+    """Return a number of units as a price."""
+    return units * (1 / Decimal(price_units))
+
+
+def to_prices(units: Integers, price_units: int = PRICE_UNITS) -> list[Decimal]:
     """Return many prices at once."""
-    return [unit * _PRICE_STEP for unit in units.tolist()]
+    step = 1 / Decimal(price_units)
+    return [unit * step for unit in units.tolist()]
+
+
+def to_decimals(prices: Floats) -> list[Decimal]:
+    """Return prices as they were written: a float keeps the digits of its shortest text."""
+    units = np.rint(prices * PRICE_UNITS)
+    if (units / PRICE_UNITS == prices).all():
+        return to_prices(units.astype(np.int64))
+    return [Decimal(repr(price)) for price in prices.tolist()]
 
 
 def to_money(cents: int) -> Decimal:
@@ -39,14 +64,20 @@ def to_moneys(cents: Integers) -> list[Decimal]:
     return [cent * _CENT for cent in cents.tolist()]
 
 
-def price_units(price: Decimal) -> int:
-    """Return a price in 1/10000."""
-    return int((price * PRICE_UNITS).to_integral_value(ROUND_HALF_UP))
+def count_units(price: Decimal, price_units: int = PRICE_UNITS) -> int:
+    """Return a price in units."""
+    return int((price * price_units).to_integral_value(ROUND_HALF_UP))
 
 
 def money_cents(money: Decimal) -> int:
     """Return an amount of money in cents."""
     return int((money * 100).to_integral_value(ROUND_HALF_UP))
+
+
+def divide_whole(value: int, divisor: int) -> int:
+    """Divide a whole number of any size by a positive one, rounded as `divide_rounded` does."""
+    quotient = (2 * abs(value) + divisor) // (2 * divisor)
+    return quotient if value >= 0 else -quotient
 
 
 def divide_rounded(values: Integers, divisor: Integers | int) -> Integers:

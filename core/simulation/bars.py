@@ -6,33 +6,38 @@ previous trading day and the volatility. Never reads a file or the database.
 
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
 from functools import cache
 from itertools import repeat
+from operator import sub
 from typing import Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from core.records import Tick
-from core.simulation.amounts import Integers, divide_rounded, to_price, to_prices
-from core.simulation.price_table import CLOSE, HIGH, LOW, OPEN, PriceTable
+from core.simulation.amounts import Floats, to_decimals, to_price, to_prices
+from core.simulation.price_table import PriceTable
 from core.simulation.trading_day import TRADING_DAYS_PER_YEAR, close_of
 
 VOLATILITY_RETURNS: Final = 20
 """A month of trading days, the usual window of historical volatility."""
 
-_PERCENT_UNITS: Final = 1_000_000  # 1/10000 of a percent in the ratio 1
+PERCENT_STEP: Final = Decimal("0.0001")
+
+_EXACT: Final = Context(prec=60)
+"""Digits enough for a quotient of stored prices to be on the right side of a half."""
 
 
-def build_ticks(days: PriceTable, symbol: str, closes_before: Sequence[int]) -> Iterator[Tick]:
+def build_ticks(days: PriceTable, symbol: str, closes_before: Sequence[Decimal]) -> Iterator[Tick]:
     """Return one tick for each row, which are one symbol's trading days in order.
 
-    `closes_before` are the closes of the trading days before the first row, oldest
-    first, in 1/10000; without one the first day has no change, and a day that
-    fewer than `VOLATILITY_RETURNS` days precede has no volatility.
+    `closes_before` are the closes of the trading days before the first row, oldest first; without
+    one the first day has no change, and a day that fewer than `VOLATILITY_RETURNS` days precede
+    has no volatility.
     """
-    closes = np.concatenate([np.asarray(closes_before, np.int64), days.bars[:, CLOSE]])
+    prices = to_decimals(days["close"])
+    closes = [*closes_before, *prices]
     before = len(closes_before)
     changes, percents = _changes(closes)
     unknown = repeat(None)
@@ -40,18 +45,26 @@ def build_ticks(days: PriceTable, symbol: str, closes_before: Sequence[int]) -> 
     return map(
         Tick,
         repeat(symbol),
-        [_close_of_ordinal(day) for day in days.days.tolist()],
-        to_prices(days.bars[:, CLOSE]),
-        days.volumes.tolist(),
+        [_close_of_ordinal(day) for day in days["day"].tolist()],
+        prices,
+        np.rint(days["volume"]).astype(np.int64).tolist(),
         unknown,  # bid
         unknown,  # ask
         changes[before:],
         percents[before:],
-        _volatilities(closes)[before:],
-        to_prices(days.bars[:, OPEN]),
-        to_prices(days.bars[:, HIGH]),
-        to_prices(days.bars[:, LOW]),
+        _volatilities(np.append(np.array(closes_before, np.float64), days["close"]))[before:],
+        _to_optional(days["open"]),
+        _to_optional(days["high"]),
+        _to_optional(days["low"]),
     )
+
+
+def _to_optional(prices: Floats) -> Sequence[Decimal | None]:
+    missing = np.isnan(prices)
+    if not missing.any():
+        return to_decimals(prices)
+    known = iter(to_decimals(prices[~missing]))
+    return [None if is_missing else next(known) for is_missing in missing.tolist()]
 
 
 @cache
@@ -59,7 +72,7 @@ def _close_of_ordinal(day: int) -> datetime:
     return close_of(date.fromordinal(day))
 
 
-def daily_volatility(closes: Integers) -> float | None:
+def daily_volatility(closes: Floats) -> float | None:
     """Return the standard deviation of the daily log returns, None for fewer than two."""
     returns = np.diff(np.log(closes))
     return float(returns.std(ddof=1)) if len(returns) > 1 else None
@@ -70,14 +83,18 @@ def annualize_percent(daily: float) -> Decimal:
     return to_price(round(daily * np.sqrt(TRADING_DAYS_PER_YEAR) * 1_000_000))
 
 
-def _changes(closes: Integers) -> tuple[list[Decimal | None], list[Decimal | None]]:
-    change = np.diff(closes)
-    percent = divide_rounded(change * _PERCENT_UNITS, closes[:-1])
+def _changes(closes: Sequence[Decimal]) -> tuple[list[Decimal | None], list[Decimal | None]]:
     first: list[Decimal | None] = [None] * min(1, len(closes))
-    return [*first, *to_prices(change)], [*first, *to_prices(percent)]
+    with localcontext(_EXACT):
+        changes = list(map(sub, closes[1:], closes))
+        percents = [
+            (change * 100 / before).quantize(PERCENT_STEP, ROUND_HALF_UP)
+            for change, before in zip(changes, closes, strict=False)
+        ]
+    return [*first, *changes], [*first, *percents]
 
 
-def _volatilities(closes: Integers) -> list[Decimal | None]:
+def _volatilities(closes: Floats) -> list[Decimal | None]:
     returns = np.diff(np.log(closes))
     unknown = list(repeat(None, min(VOLATILITY_RETURNS, len(closes))))
     if len(returns) < VOLATILITY_RETURNS:

@@ -6,13 +6,13 @@ remembers it for the life of the process.
 
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Final
 
 import numpy as np
 
 from core.records import Candle
 from core.service import EnhancedDatabaseService
-from core.simulation.amounts import Integers, price_units
 from core.simulation.bars import daily_volatility
 from core.simulation.history import REACH, History, build_history
 
@@ -51,10 +51,10 @@ class DailyPrices:
                 self.candles.setdefault(symbol, []).extend(days)
                 self._until[symbol] = midnight
 
-    def last_close(self, symbol: str) -> int | None:
-        """Return the last price before today in 1/10000."""
+    def last_close(self, symbol: str) -> Decimal | None:
+        """Return the last price before today."""
         days = self.candles.get(symbol)
-        return price_units(days[-1].close) if days else None
+        return days[-1].close if days else None
 
     def history(self, symbols: tuple[str, ...]) -> History:
         """Return the days of these symbols side by side, in the order of `symbols`."""
@@ -64,7 +64,7 @@ class DailyPrices:
         """Return how a symbol moves on the days that were imported."""
         # a live day may have run for minutes only, and would make the market look calm
         days = [candle for candle in self.candles.get(symbol, []) if candle.ticks == 1]
-        closes: Integers = np.array([price_units(candle.close) for candle in days], np.int64)
+        closes = np.array([candle.close for candle in days], np.float64)
         if len(closes) <= LEAST_RETURNS:
             return Calibration(0.0, TYPICAL_VOLATILITY, TYPICAL_VOLUME)
         returns = np.diff(np.log(closes))

@@ -13,7 +13,7 @@ import numpy as np
 
 from core.records import Candle
 from core.service import EnhancedDatabaseService
-from core.simulation.amounts import Integers, price_units
+from core.simulation.amounts import PRICE_UNITS, Integers, count_units, find_price_units
 from core.simulation.trading_day import close_of
 
 REACH: Final = timedelta(days=19_999)
@@ -30,7 +30,7 @@ _SECOND: Final = timedelta(seconds=1)
 
 @dataclass(frozen=True)
 class History:
-    """One row per trading day, one column per symbol, prices in 1/10000.
+    """One row per trading day, one column per symbol; `price_units` are 1.00.
 
     0 stands for a day on which a symbol did not trade. `carried` are the closes with
     each such day filled by the last close before it, 0 before the first.
@@ -41,6 +41,7 @@ class History:
     opens: Integers
     closes: Integers
     carried: Integers
+    price_units: int = PRICE_UNITS
 
     @property
     def digest(self) -> str:
@@ -80,11 +81,14 @@ def build_history(series: dict[str, list[Candle]]) -> History:
     row_of = {day: row for row, day in enumerate(days)}
     opens = np.zeros((len(days), len(symbols)), np.int64)
     closes = np.zeros_like(opens)
+    units = find_price_units(
+        price for candles in series.values() for candle in candles for price in (candle.open, candle.close)
+    )
     for column, symbol in enumerate(symbols):
         rows = [row_of[candle.bucket.date()] for candle in series[symbol]]
-        opens[rows, column] = [price_units(candle.open) for candle in series[symbol]]
-        closes[rows, column] = [price_units(candle.close) for candle in series[symbol]]
-    return History(symbols, days, opens, closes, _carry(closes))
+        opens[rows, column] = [count_units(candle.open, units) for candle in series[symbol]]
+        closes[rows, column] = [count_units(candle.close, units) for candle in series[symbol]]
+    return History(symbols, days, opens, closes, _carry(closes), units)
 
 
 def _carry(closes: Integers) -> Integers:

@@ -6,6 +6,7 @@ steps moves a price as far as one of the imported days.
 """
 
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Final
 
 import numpy as np
@@ -14,7 +15,16 @@ from numpy.random import Generator
 from core.errors import InvalidInput
 from core.records import Tick
 from core.service import EnhancedDatabaseService
-from core.simulation.amounts import Integers, divide_rounded, price_units, to_prices
+from core.simulation.amounts import (
+    MAX_PLACES,
+    PRICE_UNITS,
+    Floats,
+    Integers,
+    count_units,
+    divide_whole,
+    find_price_units,
+    to_prices,
+)
 from core.simulation.bars import annualize_percent
 from core.simulation.daily_prices import Calibration, DailyPrices
 from core.simulation.history import NO_PRICES
@@ -32,7 +42,7 @@ _EVENTS_READ: Final = 200  # far more than a day makes: two for each symbol
 
 
 class LiveMarket:
-    """Prices of one session in 1/10000; `opens` are the last ones before it began."""
+    """Prices of one session, `price_units` are 1.00; `opens` are the last ones before it began."""
 
     def __init__(
         self,
@@ -42,10 +52,13 @@ class LiveMarket:
         prices: Integers,
         calibrations: list[Calibration],
         announced: set[tuple[str, str]],
+        price_units: int = PRICE_UNITS,
     ) -> None:
         self.symbols = symbols
         self.opens = opens
-        self._exact = prices.astype(np.float64)  # a step can be smaller than 1/10000
+        self.price_units = price_units
+        self._exact = prices.astype(np.float64)  # a step can be smaller than a tick
+        self._ticks = _find_ticks(self._exact, price_units)
         self._drift = np.array([calibration.drift for calibration in calibrations])
         self._volatility = np.array([calibration.volatility for calibration in calibrations])
         self._volume = np.array([calibration.volume for calibration in calibrations])
@@ -54,8 +67,8 @@ class LiveMarket:
 
     @property
     def prices(self) -> Integers:
-        """The present prices in 1/10000."""
-        return np.maximum(np.rint(self._exact), 1).astype(np.int64)
+        """The present prices, in whole ticks."""
+        return np.maximum(np.rint(self._exact / self._ticks).astype(np.int64), 1) * self._ticks
 
     def move(self, seconds: float, generator: Generator) -> Integers:
         """Let the market run for some time; return the volumes that were traded in it."""
@@ -68,16 +81,18 @@ class LiveMarket:
     def build_ticks(self, now: datetime, volumes: Integers) -> list[Tick]:
         """Return the present price of each symbol; changes are against the session's open."""
         prices = self.prices
-        half = np.maximum(np.rint(prices * HALF_SPREAD), 1).astype(np.int64)
+        half = np.maximum(np.rint(prices * HALF_SPREAD / self._ticks).astype(np.int64), 1) * self._ticks
         change = prices - self.opens
+        pairs = zip(change.tolist(), self.opens.tolist(), strict=True)
+        percents = [divide_whole(moved * _PERCENT_UNITS, opened) for moved, opened in pairs]
         columns = zip(
             self.symbols,
-            to_prices(prices),
+            to_prices(prices, self.price_units),
             volumes.tolist(),
-            to_prices(np.maximum(prices - half, 1)),
-            to_prices(prices + half),
-            to_prices(change),
-            to_prices(divide_rounded(change * _PERCENT_UNITS, self.opens)),
+            to_prices(np.maximum(prices - half, 1), self.price_units),
+            to_prices(prices + half, self.price_units),
+            to_prices(change, self.price_units),
+            to_prices(np.array(percents, np.int64)),
             self._yearly,
             strict=True,
         )
@@ -112,7 +127,7 @@ class LiveMarket:
     def list_moves(self) -> list[PriceMove]:
         """Return the moves far from the open that are not announced yet."""
         prices = zip(self.symbols, self.opens.tolist(), self.prices.tolist(), strict=True)
-        moves = [PriceMove(symbol, before, after) for symbol, before, after in prices]
+        moves = [PriceMove(symbol, before, after, self.price_units) for symbol, before, after in prices]
         return [m for m in moves if m.is_event and (m.symbol, m.sentiment) not in self._announced]
 
     def note_announced(self, move: PriceMove) -> None:
@@ -130,25 +145,55 @@ def open_market(service: EnhancedDatabaseService, day: date, daily: DailyPrices)
         raise InvalidInput(NO_PRICES)
     symbols, midnight = tuple(latest), datetime.combine(day, time(0), UTC)
     daily.read_until(service, symbols, midnight)
-    prices = {symbol: price_units(tick.price) for symbol, tick in latest.items()}
+    prices = [latest[symbol].price for symbol in symbols]
     opens = [
-        daily.last_close(symbol) or _first_price(service, symbol, midnight, prices[symbol])
+        daily.last_close(symbol) or _first_price(service, symbol, midnight, latest[symbol].price)
         for symbol in symbols
     ]
-    return LiveMarket(
+    return build_market(
         symbols,
-        opens=np.array(opens, np.int64),
-        prices=np.array([prices[symbol] for symbol in symbols], np.int64),
+        opens=opens,
+        prices=prices,
         calibrations=[daily.calibrate(symbol) for symbol in symbols],
         announced=_list_announced(service, day),
     )
 
 
-def _first_price(service: EnhancedDatabaseService, symbol: str, midnight: datetime, latest: int) -> int:
+def build_market(
+    symbols: tuple[str, ...],
+    *,
+    opens: list[Decimal],
+    prices: list[Decimal],
+    calibrations: list[Calibration],
+    announced: set[tuple[str, str]],
+) -> LiveMarket:
+    """Return a market in units that hold every digit of these prices, and in which each can move a little."""
+    smallest = 10 ** min(3 - min(prices + opens).adjusted(), MAX_PLACES)
+    units = max(find_price_units(prices + opens), smallest)
+    return LiveMarket(
+        symbols,
+        opens=np.array([count_units(price, units) for price in opens], np.int64),
+        prices=np.array([count_units(price, units) for price in prices], np.int64),
+        calibrations=calibrations,
+        announced=announced,
+        price_units=units,
+    )
+
+
+def _find_ticks(prices: Floats, price_units: int) -> Integers:
+    """Return the smallest step of each price: 0.0001, below 0.1 a thousandth of the price at most."""
+    small = 10.0 ** (np.floor(np.log10(np.maximum(prices, 1))) - 3)
+    ticks = np.minimum(np.maximum(small, 1), price_units // PRICE_UNITS)
+    return np.rint(ticks).astype(np.int64)
+
+
+def _first_price(
+    service: EnhancedDatabaseService, symbol: str, midnight: datetime, latest: Decimal
+) -> Decimal:
     """Return the first price of a symbol that had none before today."""
     end = midnight + timedelta(days=1)
     candles = service.get_price_history(symbol, midnight, end, "1d")
-    return price_units(candles[0].open) if candles else latest
+    return candles[0].open if candles else latest
 
 
 def _list_announced(service: EnhancedDatabaseService, day: date) -> set[tuple[str, str]]:

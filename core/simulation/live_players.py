@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from core.errors import UserNotFound
 from core.records import LeaderboardUpdate, PortfolioUpdate, Position, User
 from core.service import EnhancedDatabaseService
-from core.simulation.amounts import Integers, money_cents, price_units, to_moneys
+from core.simulation.amounts import Integers, count_units, money_cents, to_moneys
 from core.simulation.attendance import WINDOW, RecentSessions, choose_attending
 from core.simulation.daily_prices import DailyPrices
 from core.simulation.identifiers import hash_ids, hash_texts
@@ -141,7 +141,7 @@ def buy_at_open(users: Sequence[User], market: LiveMarket, daily: DailyPrices) -
     traits = read_traits(users)
     before = daily.history(market.symbols).carried[-LOOKBACKS[-1] - 1 :]
     weights = choose_weights(traits, before, market.opens > 0, hash_texts(market.symbols))
-    return buy_shares(weights, traits.invested_percent, market.opens)
+    return buy_shares(weights, traits.invested_percent, market.opens, market.price_units)
 
 
 def open_players(
@@ -180,7 +180,7 @@ def _keep_holdings(
     holdings = _take_over(bought, users, market.symbols, stored)
     new = np.array([place for place, user in enumerate(users) if user.id not in stored], np.intp)
     opened = datetime.combine(day, time(0), UTC)
-    purchases = Holdings(*(column[new] for column in holdings))
+    purchases = hold_shares(holdings.shares[new], holdings.paid[new], market.price_units)
     rows = SessionRows(
         [(users[place].id, users[place].username) for place in new.tolist()],
         day,
@@ -208,5 +208,5 @@ def _take_over(
             for position in stored[user.id]:
                 column = column_of[position.symbol]
                 shares[place, column] = int(position.quantity)
-                paid[place, column] = price_units(position.average_price)
-    return hold_shares(shares, paid)
+                paid[place, column] = count_units(position.average_price, bought.price_units)
+    return hold_shares(shares, paid, bought.price_units)

@@ -23,7 +23,7 @@ from core.service import EnhancedDatabaseService
 from core.simulation.amounts import Integers, money_cents, to_money
 from core.simulation.daily_prices import DailyPrices
 from core.simulation.identifiers import Kind, hash_ids, hash_texts, make_ids_of
-from core.simulation.live_market import DAY_SECONDS, SINCE_OPEN, LiveMarket
+from core.simulation.live_market import DAY_SECONDS, SINCE_OPEN, LiveMarket, build_market
 from core.simulation.live_players import buy_at_open, choose_players, list_players
 from core.simulation.live_quests import choose_daily, count_wins
 from core.simulation.price_moves import build_event
@@ -119,11 +119,10 @@ def _open_market(
     closes = {symbol: close for symbol in symbols if (close := daily.last_close(symbol)) is not None}
     if not closes:
         return None
-    opens = np.array(list(closes.values()), np.int64)
-    return LiveMarket(
+    return build_market(
         tuple(closes),
-        opens=opens,
-        prices=opens,
+        opens=list(closes.values()),
+        prices=list(closes.values()),
         calibrations=[daily.calibrate(symbol) for symbol in closes],
         announced=set(),
     )

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from core.records import MarketEvent
-from core.simulation.amounts import divide_rounded, to_money, to_price
+from core.simulation.amounts import PRICE_UNITS, divide_whole, to_money, to_price
 from core.simulation.history import History
 from core.simulation.identifiers import Kind, hash_texts, make_ids
 from core.simulation.trading_day import close_of
@@ -25,12 +25,17 @@ MAX_IMPACT: Final = Decimal("999.99")
 """What the impact's column holds; larger moves are cut in it and told in the title."""
 
 
+SMALL_PRICE: Final = Decimal("0.1")
+"""Below it two places say too little."""
+
+
 class PriceMove(NamedTuple):
-    """A symbol's price against an earlier one, both in 1/10000."""
+    """A symbol's price against an earlier one, both in units of which `price_units` are 1.00."""
 
     symbol: str
     before: int
     after: int
+    price_units: int = PRICE_UNITS
 
     @property
     def is_event(self) -> bool:
@@ -40,8 +45,7 @@ class PriceMove(NamedTuple):
     @property
     def hundredths(self) -> int:
         """The move in hundredths of a percent, rounded."""
-        change = np.array([(self.after - self.before) * 10_000])
-        return int(divide_rounded(change, self.before)[0])
+        return divide_whole((self.after - self.before) * 10_000, self.before)
 
     @property
     def title(self) -> str:
@@ -62,9 +66,13 @@ class PriceMove(NamedTuple):
     def describe(self, since: str) -> str:
         """Return a sentence with both prices; `since` names the earlier one."""
         return (
-            f"{self.symbol} moved from {to_price(self.before):.2f} to"
-            f" {to_price(self.after):.2f} since {since}."
+            f"{self.symbol} moved from {self._format(self.before)} to"
+            f" {self._format(self.after)} since {since}."
         )
+
+    def _format(self, units: int) -> str:
+        price = to_price(units, self.price_units)
+        return f"{price:.2f}" if price >= SMALL_PRICE else f"{price:.4g}"
 
 
 def list_events(history: History, row: int) -> Iterator[MarketEvent]:
@@ -77,7 +85,7 @@ def list_events(history: History, row: int) -> Iterator[MarketEvent]:
         strict=True,
     )  # fmt: skip  # one argument a line would hide the pair
     for symbol, before, after in closes:
-        move = PriceMove(symbol, before, after)
+        move = PriceMove(symbol, before, after, history.price_units)
         if before and after and move.is_event:
             yield build_event(move, "the previous close", close_of(day))
 

@@ -1,71 +1,121 @@
-"""Daily prices of many symbols as exact columns.
+"""Daily prices of many symbols as columns of numbers.
 
-Owns the shape that a price file is read into: whole numbers only, so that a
-price is the same in every computation. Never reads a file and never talks to
-the service.
+Owns the shape that price files are read into. A float holds every price of up to fifteen digits,
+so that its shortest text is the price as it was written. Never reads a file.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from core.simulation.amounts import Integers
+Columns = dict[str, NDArray[Any]]
 
-SmallIntegers = NDArray[np.int32]
+TYPES: Final = {
+    "code": np.int32,
+    "day": np.int32,
+    "second": np.int32,
+    "open": np.float64,
+    "high": np.float64,
+    "low": np.float64,
+    "close": np.float64,
+    "volume": np.float64,
+    "file": np.int32,
+    "line": np.int32,
+}
+KEY: Final = ("code", "day", "second")
+PRICE_COLUMNS: Final = ("open", "high", "low", "close")
+_FIRST_ROWS: Final = 10_000
+VALUES: Final = (*PRICE_COLUMNS, "volume")
 
-OPEN, HIGH, LOW, CLOSE = range(4)
-"""The columns of `PriceTable.bars`."""
+
+class TableBuilder:
+    """Grows a table in place: parts that are joined at the end would take its memory twice."""
+
+    def __init__(self) -> None:
+        self.symbols: dict[str, int] = {}
+        self.files: list[str] = []
+        self.rows = 0
+        self._columns = {name: np.empty(_FIRST_ROWS, kind) for name, kind in TYPES.items()}
+
+    def add(self, part: Columns) -> None:
+        """Append rows of the last file; their codes are those of `symbols`."""
+        first, self.rows = self.rows, self.rows + len(part["code"])
+        for name, column in self._columns.items():
+            if self.rows > len(column):
+                column.resize(max(self.rows, len(column) * 2), refcheck=False)
+            column[first : self.rows] = part.get(name, len(self.files) - 1)
+
+    def build(self) -> "PriceTable":
+        """Return the table, sorted by symbol, day and time, with the symbols that have rows."""
+        for column in self._columns.values():
+            column.resize(self.rows, refcheck=False)
+        names = list(self.symbols)
+        order = sorted(np.unique(self._columns["code"]).tolist(), key=names.__getitem__)
+        place = np.zeros(len(names), np.int32)
+        place[order] = np.arange(len(order), dtype=np.int32)
+        self._columns["code"] = place[self._columns["code"]]
+        table = PriceTable(tuple(names[code] for code in order), tuple(self.files), self._columns)
+        _sort(table.columns)
+        return table
 
 
 @dataclass(frozen=True)
 class PriceTable:
-    """Rows of (symbol, day, bar, volume), held in 44 bytes each.
+    """Rows of (symbol, day, time of day, bar, volume) and where they stand, in 60 bytes each.
 
-    `symbols[codes[i]]` is the symbol of row i, `days` are proleptic Gregorian
-    ordinals (`date.fromordinal`), `bars` has one row of open, high, low and
-    close in 1/10000.
+    `symbols[code]` is the symbol of a row, `day` a proleptic Gregorian ordinal, `second` the time
+    of day; open, high and low are NaN where a file has none. `files[file]` is its file.
     """
 
     symbols: tuple[str, ...]
-    codes: SmallIntegers
-    days: SmallIntegers
-    bars: Integers
-    volumes: Integers
+    files: tuple[str, ...]
+    columns: Columns
 
     def __len__(self) -> int:
-        return len(self.codes)
+        return len(self.columns["code"])
 
-    @classmethod
-    def empty(cls) -> "PriceTable":
-        """Return a table without rows."""
-        none = np.empty(0, np.int32)
-        return cls((), none, none, np.empty((0, 4), np.int64), np.empty(0, np.int64))
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.columns[name]
 
-    def select(self, rows: NDArray[np.intp]) -> "PriceTable":
-        """Return the rows with these numbers, in this order."""
-        return PriceTable(
-            self.symbols, self.codes[rows], self.days[rows], self.bars[rows], self.volumes[rows]
-        )
+    def select(self, rows: Any) -> "PriceTable":
+        """Return the rows with these numbers or of this slice, in this order."""
+        columns = {name: values[rows] for name, values in self.columns.items()}
+        return PriceTable(self.symbols, self.files, columns)
 
-    def sort_without_repeats(self) -> "PriceTable":
-        """Return the rows by symbol and day; of rows with the same pair the last one stays.
-
-        A symbol without rows is left out.
-        """
-        present = np.unique(self.codes).tolist()
-        names = sorted(present, key=lambda code: self.symbols[code])
-        place = np.zeros(len(self.symbols), np.int32)
-        place[names] = np.arange(len(names), dtype=np.int32)
-        codes = place[self.codes]
-        order = np.lexsort((self.days, codes))  # stable: repeats keep the order of the file
-        last = np.ones(len(order), bool)
-        last[:-1] = (np.diff(codes[order]) != 0) | (np.diff(self.days[order]) != 0)
-        kept = order[last]
-        symbols = tuple(self.symbols[code] for code in names)
-        return PriceTable(symbols, codes[kept], self.days[kept], self.bars[kept], self.volumes[kept])
+    @cached_property
+    def _starts(self) -> NDArray[np.intp]:
+        codes = np.arange(len(self.symbols) + 1, dtype=np.int32)
+        return np.searchsorted(self["code"], codes)
 
     def rows_of(self, code: int) -> slice:
-        """Return where the rows of one symbol are; only for a sorted table."""
-        first, last = np.searchsorted(self.codes, [code, code + 1])
-        return slice(int(first), int(last))
+        """Return where the rows of one symbol are."""
+        return slice(int(self._starts[code]), int(self._starts[code + 1]))
+
+    def find_place(self, row: int) -> str:
+        """Return file and line of a row."""
+        return f"{self.files[self['file'][row]]}:{self['line'][row]}"
+
+
+def _sort(columns: Columns) -> None:
+    """Sort rows by their key; equal ones keep their order."""
+    is_later, is_same = np.zeros(max(len(columns["code"]) - 1, 0), np.bool_), np.True_
+    for name in KEY:
+        step = np.diff(columns[name])
+        is_later |= is_same & (step > 0)
+        is_same = is_same & (step == 0)
+    if (is_later | is_same).all():
+        return
+    order = np.lexsort([columns[name] for name in reversed(KEY)])
+    for name in columns:  # one after the other: a copy of all at once takes twice the memory
+        columns[name] = columns[name][order]
+
+
+def round_adjusted(prices: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round prices that were computed: to four places, below 0.1 to six significant digits."""
+    with np.errstate(all="ignore"):  # what is not a number stays none
+        rounded = np.rint(prices * 1e4) / 1e4
+        unit = 10.0 ** (5 - np.floor(np.log10(prices)))
+        return np.where(prices < 0.1, np.rint(prices * unit) / unit, rounded)

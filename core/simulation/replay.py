@@ -163,7 +163,7 @@ def play_day(history: History, row: int, traits: Traits, symbols: Hashes) -> Ses
     opens = history.opens[row]
     before = history.carried[max(0, row - LOOKBACKS[-1] - 1) : row]
     weights = choose_weights(traits, before, opens > 0, symbols)
-    holdings = buy_shares(weights, traits.invested_percent, opens)
+    holdings = buy_shares(weights, traits.invested_percent, opens, history.price_units)
     return value_holdings(holdings, history.closes[row])
 
 

@@ -82,7 +82,7 @@ class SessionRows:
             repeat(self._day),
             [symbols[column] for column in columns.tolist()],
             map(Decimal, self._result.holdings.shares[rows, columns].tolist()),
-            to_prices(self._result.holdings.paid[rows, columns]),
+            to_prices(self._result.holdings.paid[rows, columns], self._result.holdings.price_units),
         )
 
     def build_trades(self, symbols: tuple[str, ...]) -> Iterator[Trade]:
@@ -97,7 +97,7 @@ class SessionRows:
             [symbols[column] for column in columns.tolist()],
             repeat(_BUY),
             map(Decimal, self._result.holdings.shares[rows, columns].tolist()),
-            to_prices(self._result.holdings.paid[rows, columns]),
+            to_prices(self._result.holdings.paid[rows, columns], self._result.holdings.price_units),
             repeat(self._opened),
         )
 

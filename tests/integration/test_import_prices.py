@@ -1,17 +1,22 @@
 """Importing price files."""
 
-from datetime import UTC, datetime
+import math
+import random
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from core import EnhancedDatabaseService, Settings
 from core.cli import main
 from core.errors import PriceFileError
 from core.records import Tick
-from core.simulation.prices import SHOWN_PROBLEMS, import_prices
+from core.simulation.price_options import parse_options, parse_split
+from core.simulation.prices import import_prices, read_prices
 from tests.conftest import Execute
 from tests.market_days import SHIPPED, import_days, write_days
 
@@ -92,10 +97,10 @@ def test_days_can_be_added(service: EnhancedDatabaseService, execute: Execute, t
 def test_a_corrected_row_is_the_only_change(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """And cached prices follow it; the last of repeated rows counts."""
+    """And cached prices follow it; a row that comes twice counts once."""
     import_prices(service, write(tmp_path / "prices.csv", row(2), row(3), row(4)))
     service.get_latest_market_data()
-    result = import_prices(service, write(tmp_path / "prices.csv", row(2), row(3), row(4), row(4, 104)))
+    result = import_prices(service, write(tmp_path / "prices.csv", row(2), row(3), row(4, 104), row(4, 104)))
     assert (result.rows, result.repeated, result.changed) == (3, 1, 1)
     assert service.get_latest_market_data()[0].price == 104
     assert execute("SELECT count(*) FROM ticks") == [(3,)]
@@ -114,14 +119,16 @@ def test_a_malformed_row_loads_nothing(
 
 
 def test_invalid_rows_can_be_skipped(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """The others are loaded; all are counted and the first ones described."""
+    """The others are loaded; all are counted, and the first of each kind is described."""
     bad = [f"AAPL,2013-01-{day},1,2,1,1,1" for day in range(40, 50)]
     path = write(tmp_path / "prices.csv", row(2), *bad, row(2, -1, "IBM"), row(3))
     result = import_prices(service, path, skip_invalid=True)
     assert (result.rows, result.changed, result.skipped) == (2, 2, 11)
     assert result.symbols == ("AAPL",)
-    assert len(result.problems) == SHOWN_PROBLEMS
-    assert str(result.problems[0]) == "line 3: date '2013-01-40' is not a day as YYYY-MM-DD"
+    assert list(map(str, result.problems)) == [
+        f"{path}:3: date '2013-01-40' is not a day as YYYY-MM-DD",
+        f"{path}:13: open '-1' is not a price above 0 and up to 1000000000",
+    ]
 
 
 def test_a_file_without_a_valid_row_is_refused(
@@ -152,16 +159,277 @@ def test_progress_reaches_the_end(service: EnhancedDatabaseService, tmp_path: Pa
     assert all(done == total for done, total in seen.values())
 
 
-def test_the_command_names_file_line_and_reason(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_an_undescribed_history_is_recounted(
+    service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """Exit status 2 and one line; with --skip-invalid the rest is loaded."""
+    """Its symbol column is called Stock, its adjusted one AdjClose, and its first one has no name."""
+    generator = random.Random(7)
+    rows, bars = [",Stock,Date,Open,High,Low,Close,AdjClose,Volume"], dict[tuple[str, date], list[Fraction]]()
+    for symbol in ("brk-b", "0700.HK"):
+        for n in range(400):
+            day = date(2011, 1, 3) + timedelta(days=n)
+            close = round(50 + 20 * math.sin(n / 30) + generator.random(), 2)
+            low, high = round(close * 0.98, 2), round(close * 1.03, 2)
+            adjusted, volume = round(close * (0.25 if n < 200 else 1), 4), generator.randrange(10**9)
+            rows.append(f"{n},{symbol},{day:%d-%b-%Y},{low},{high},{low},{close},{adjusted},{volume}")
+            bars[symbol.upper(), day] = [
+                Fraction(str(value)) for value in (low, high, close, adjusted, volume)
+            ]
+    (tmp_path / "history.csv").write_text("\n".join(rows))
+    assert import_prices(service, tmp_path / "history.csv").changed == len(bars)
+    stored = execute(
+        "SELECT symbol, timestamp, open, low, high, price, volume, change_24h, change_percent_24h FROM ticks"
+    )
+    assert len(stored) == len(bars)
+    for symbol, time, *figures, percent in stored:
+        lowest_given, highest_given, closed, adjusted_given, traded_given = bars[symbol, time.date()]
+        before = bars.get((symbol, time.date() - timedelta(days=1)))
+        change = None if before is None else adjusted_given - before[3]
+        opened, lowest, highest, price, traded, changed = figures
+        assert (price, traded, changed) == (adjusted_given, traded_given, change)
+        for value, given in ((opened, lowest_given), (lowest, lowest_given), (highest, highest_given)):
+            assert abs(Fraction(value) - given * adjusted_given / closed) <= Fraction(1, 20_000)
+        if before is None or change is None:
+            assert percent is None
+        else:
+            assert abs(Fraction(percent) - change * 100 / before[3]) <= Fraction(1, 20_000)
+
+
+def test_prices_keep_their_digits(service: EnhancedDatabaseService, execute: Execute, tmp_path: Path) -> None:
+    """From 0.00016 to 0.00024 is half as much again, also on the dashboard's candles."""
+    path = tmp_path / "SHIB-USD.csv"
+    path.write_text("Date,Close\n2024-03-01,0.00016\n2024-03-02,0.00024\n2024-03-03,0.0002400000000000001\n")
+    import_prices(service, path)
+    rows = execute("SELECT price, change_percent_24h FROM ticks ORDER BY timestamp")
+    assert [price for price, _ in rows] == [
+        Decimal("0.00016"),
+        Decimal("0.00024"),
+        Decimal("0.0002400000000000001"),
+    ]
+    assert rows[1][1] == 50
+    start = datetime(2024, 3, 1, tzinfo=UTC)
+    candles = service.get_price_history("SHIB-USD", start, start + timedelta(days=2), "1d")
+    assert [candle.close for candle in candles] == [Decimal("0.00016"), Decimal("0.00024")]
+
+
+def days(first: int, closes: list[float], symbol: str = "AAPL") -> list[str]:
+    """Return rows of bars that are equal to their close, from a day of January on."""
+    return [f"{symbol},2013-01-{first + n:02},{c},{c},{c},{c},5" for n, c in enumerate(closes)]
+
+
+@pytest.mark.parametrize(
+    ("first", "closes", "reason"),
+    [
+        (
+            5,
+            [25, 26],
+            "AAPL jumps on 2013-01-05 as in a split of 4:1, between the days of the files and those",
+        ),
+        (
+            4,
+            [25, 25, 26],
+            "AAPL does not fit to what is stored: on 2013-01-04 it closes at 25, stored is 100",
+        ),
+        (
+            3,
+            [99, 99, 100],
+            "AAPL does not fit to what is stored: on 2013-01-03 it closes at 99, stored is 100",
+        ),
+        (1, [25], "AAPL jumps on 2013-01-02 as in a split of 1:4, between the days"),
+        (1, [25, 25], "AAPL does not fit to what is stored: on 2013-01-02 it closes at 25"),
+    ],
+)
+def test_days_that_do_not_continue_what_is_stored_are_refused(
+    service: EnhancedDatabaseService,
+    execute: Execute,
+    tmp_path: Path,
+    first: int,
+    closes: list[float],
+    reason: str,
+) -> None:
+    """They are adjusted for another split or dividend, before or after; nothing is loaded."""
+    import_prices(service, write(tmp_path / "prices.csv", *days(2, [100, 100, 100])))
+    path = write(tmp_path / "more.csv", *days(first, closes))
+    with pytest.raises(PriceFileError, match="import the whole history again") as caught:
+        import_prices(service, path)
+    assert reason in str(caught.value)
+    assert execute("SELECT count(*) FROM ticks") == [(3,)]
+
+
+def test_a_history_can_be_continued_and_replaced(
+    service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
+) -> None:
+    """With days that fit, with a jump that is said to be none, and as a whole."""
+    import_prices(service, write(tmp_path / "prices.csv", *days(2, [100, 100, 100])))
+    import_prices(service, write(tmp_path / "more.csv", *days(4, [100.04, 101])))
+    crash = write(tmp_path / "crash.csv", *days(6, [25]))
+    import_prices(service, crash, splits=[parse_split("AAPL:2013-01-06:1:1")])
+    assert execute("SELECT price FROM ticks ORDER BY timestamp") == [
+        (100,),
+        (100,),
+        (Decimal("100.04"),),
+        (101,),
+        (25,),
+    ]
+    whole = write(tmp_path / "whole.csv", *days(2, [25, 25, 25.01, 25.25, 25]))
+    assert import_prices(service, whole).changed == 5
+
+
+def test_a_currency_is_stored_with_its_symbol(service: EnhancedDatabaseService, tmp_path: Path) -> None:
+    """Another one is refused, unless it replaces the whole history."""
+    path = tmp_path / "prices.csv"
+
+    def rows(first: int, currency: str) -> Path:
+        lines = [f"{line},{currency}" for line in days(first, [46, 46], "LLOY.L")]
+        path.write_text("\n".join([f"{HEADER},Currency", *lines]))
+        return path
+
+    import_prices(service, rows(2, "GBp"))
+    assert service.get_symbol_currencies() == {"LLOY.L": "GBX"}
+    with pytest.raises(PriceFileError, match=r"LLOY\.L is stored in GBX, and these files have it in GBP"):
+        import_prices(service, rows(3, "GBP"))
+    import_prices(service, rows(3, "GBX"))
+    path.write_text(
+        "\n".join([f"{HEADER},Currency", *(f"{line},GBP" for line in days(2, [1, 1, 1], "LLOY.L"))])
+    )
+    import_prices(service, path)
+    assert service.get_symbol_currencies() == {"LLOY.L": "GBP"}
+
+
+def test_days_before_and_after_what_is_loaded_fit(
+    service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
+) -> None:
+    """Symbols of any market, side by side in one import of a folder, loaded again without a change."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for symbol in ("7203.T", "^GSPC", "BRK_A", "M&M"):
+        (folder / f"{symbol}.csv").write_text(f"{HEADER}\n" + "\n".join(days(2, [100, 101, 102], symbol)))
+    assert import_prices(service, folder).changed == 12
+    assert import_prices(service, folder).changed == 0
+    symbols = {symbol for (symbol,) in execute("SELECT symbol FROM ticks")}
+    assert symbols == {"7203.T", "BRK_A", "M&M", "^GSPC"}
+
+
+def test_many_files_are_one_import(service: EnhancedDatabaseService, tmp_path: Path) -> None:
+    """A folder of 500 files has one progress of reading and one of loading."""
+    for n in range(500):
+        (tmp_path / f"S{n:03}.csv").write_text("Date,Open,High,Low,Close,Volume\n2024-03-01,1,2,1,2,5\n")
+    stages: dict[str, list[tuple[int, int]]] = {}
+    result = import_prices(
+        service,
+        tmp_path,
+        progress=lambda stage, done, total: stages.setdefault(stage, []).append((done, total)),
+    )
+    assert (result.rows, len(result.symbols)) == (500, 500)
+    assert list(stages) == ["reading prices", "loading prices"]
+    assert all(steps == sorted(steps) and steps[-1][0] == steps[-1][1] for steps in stages.values())
+    assert all(len({total for _, total in steps}) == 1 for steps in stages.values())
+
+
+@pytest.fixture
+def run(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run the command against the test's database."""
     monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
     monkeypatch.setenv("ENABLE_REDIS_CACHE", "false")
-    path = write(tmp_path / "prices.csv", row(2), "AAPL,2013-01-03,0,1,1,1,1")
-    refused = CliRunner().invoke(main, ["import-prices", str(path)])
+    return lambda *arguments, **options: CliRunner().invoke(
+        main, ["import-prices", *map(str, arguments)], **options
+    )
+
+
+def test_the_command_names_file_line_and_reason(run: Callable[..., Result], tmp_path: Path) -> None:
+    """Exit status 2 and one line; with --skip-invalid the rest is loaded, and each reason is counted."""
+    path = write(
+        tmp_path / "prices.csv", row(2), "AAPL,2013-01-03,0,1,1,1,1", "AAPL,2013-01-04,0,1,1,1,1", "bad"
+    )
+    refused = run(path)
     assert refused.exit_code == 2
     assert f"error: {path}:3: open '0' is not a price above 0" in refused.output
-    skipped = CliRunner().invoke(main, ["import-prices", "--skip-invalid", str(path)])
+    skipped = run("--skip-invalid", path)
     assert skipped.exit_code == 0, skipped.output
-    assert "1 days of 1 symbols read, 1 new or changed, 1 skipped" in skipped.output
+    assert f"INVALID, skipped: 2 x open is no price, first {path}:3: open '0'" in skipped.output
+    assert f"INVALID, skipped: 1 x another number of fields, first {path}:5: 1 fields" in skipped.output
+    assert "1 days of 1 symbols read, 1 new or changed, 3 invalid rows skipped, 0 repeated" in skipped.output
+
+
+def test_the_command_says_what_it_understood(
+    run: Callable[..., Result], execute: Execute, tmp_path: Path
+) -> None:
+    """In a few lines; --dry-run shows the first rows and loads nothing, and needs no database."""
+    path = tmp_path / "AAPL.csv"
+    path.write_text(
+        "Date,Open,High,Low,Close,Adj Close,Volume\n"
+        + "".join(f"2013-01-{n:02},4,6,2,4,2,9\n" for n in range(2, 9))
+    )
+    dry = run("--dry-run", path, env={"DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"})
+    assert dry.exit_code == 0, dry.output
+    assert dry.stdout.splitlines() == [
+        f"{path}: utf-8, comma, header on line 1, decimal point",
+        "  symbol: AAPL, from the file's name",
+        "  date: 'Date' as YYYY-MM-DD",
+        "  prices: open 'Open', high 'High', low 'Low', close 'Close'",
+        "  adjusted by 'Adj Close'",
+        "  volume: 'Volume'",
+        "rows: 7 days of AAPL, from 2013-01-02 to 2013-01-08",
+        "symbol       day                  open           high            low          close         volume",
+        *(
+            f"AAPL         2013-01-{n:02}" + "".join(f"{figure:15}" for figure in (2, 3, 1, 2, 9))
+            for n in range(2, 7)
+        ),
+        "nothing was loaded: --dry-run",
+    ]
+    assert execute("SELECT count(*) FROM ticks") == [(0,)]
+    loaded = run(path)
+    assert loaded.stdout.splitlines()[:7] == dry.stdout.splitlines()[:7]
+    assert "7 days of 1 symbols read, 7 new or changed" in loaded.stdout
+    assert execute("SELECT count(*) FROM ticks") == [(7,)]
+
+
+def test_the_command_reads_standard_input(run: Callable[..., Result], execute: Execute) -> None:
+    """With the options that a file without name and header needs."""
+    rows = "20130102 00:00;1000000;1010000;990000;1005000;5\n"
+    result = run(
+        "-", "--symbol", "spy", "--columns", "date,open,high,low,close,volume", "--scale", 10_000, input=rows
+    )
+    assert result.exit_code == 0, result.output
+    assert execute("SELECT symbol, price, low FROM ticks") == [("SPY", Decimal("100.5"), 99)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "name the FILE to load, or give --demo"),
+        (("--demo", "x.csv"), "name the FILE to load, or give --demo"),
+        (("missing.csv",), "missing.csv does not exist"),
+        (("x.csv", "--split", "AAPL"), "--split is 'AAPL'; give SYMBOL"),
+        (("x.csv", "--timezone", "Nowhere"), "--timezone is 'Nowhere'"),
+        (("x.csv", "--decimal", "x"), "'x' is not one of '.', ','"),
+    ],
+)
+def test_wrong_arguments_are_refused(
+    run: Callable[..., Result], arguments: tuple[str, ...], reason: str
+) -> None:
+    """With one line and exit status 2."""
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert reason in result.output
+
+
+def test_help_names_the_columns(run: Callable[..., Result]) -> None:
+    """And the options."""
+    text = " ".join(run("--help").output.split())
+    for word in (
+        "Close/Last",
+        "Shares Traded",
+        "Security",
+        "trade_date",
+        "--split SYMBOL:DAY:NEW:OLD",
+        "--dry-run",
+    ):
+        assert word in text
+
+
+def test_files_are_read_once_for_all(tmp_path: Path) -> None:
+    """Reading says what it understood before anything is loaded."""
+    path = write(tmp_path / "prices.csv", row(2), row(3))
+    reading = read_prices(path, parse_options(symbol="X"))
+    assert reading.table.symbols == ("X",)

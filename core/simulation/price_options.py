@@ -1,0 +1,135 @@
+"""What a person says of price files that the files do not: symbol, columns, forms, splits.
+
+Owns how options are written, and refuses those that mean nothing.
+"""
+
+import codecs
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import Final, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from core.errors import InvalidInput
+from core.service.inputs import check_symbol
+from core.simulation.price_names import read_name
+from core.simulation.price_values import FORM_NAMES
+
+MEANINGS: Final = (
+    "symbol", "date", "time", "open", "high", "low", "close", "adjusted", "volume", "split", "currency",
+    "series",
+)  # fmt: skip  # one a line would hide that they are a list
+
+
+class Split(NamedTuple):
+    """Shares of a symbol became `ratio` times as many on the morning of a day, an ordinal."""
+
+    symbol: str
+    day: int
+    ratio: float
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """What the command cannot find out, or must not guess.
+
+    `positions` are the meanings of the columns of a file without header, "-" for none; `columns`
+    maps meanings to the names of columns that say something else, or to "-". `where` maps
+    columns to the values that a row must have. Prices are divided by `scale`.
+    """
+
+    symbol: str | None = None
+    positions: tuple[str, ...] = ()
+    columns: Mapping[str, str] = field(default_factory=dict)
+    date_format: str | None = None
+    decimal: str | None = None
+    timezone: ZoneInfo | None = None
+    encoding: str | None = None
+    scale: float | None = None
+    where: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+def parse_options(
+    *,
+    symbol: str | None = None,
+    columns: Sequence[str] = (),
+    date_format: str | None = None,
+    decimal: str | None = None,
+    timezone: str | None = None,
+    encoding: str | None = None,
+    scale: float | None = None,
+    where: Sequence[str] = (),
+) -> ReadingOptions:
+    """Return options as they are written on the command line. Raises `InvalidInput`."""
+    parts = [part.strip() for text in columns for part in text.split(",")]
+    named = dict(part.split("=", 1) for part in parts if "=" in part)
+    if named and len(named) < len(parts):
+        raise InvalidInput(
+            f"--columns {','.join(parts)}: give all columns in order, or only MEANING=NAME pairs"
+        )
+    values: dict[str, set[str]] = {}
+    for text in where:
+        name, mark, value = text.partition("=")
+        if not mark or not name:
+            raise InvalidInput(f"--where is {text!r}; give COLUMN=VALUE, such as series=EQ")
+        values.setdefault(name, set()).add(value)
+    if scale is not None and not 0 < scale < float("inf"):
+        raise InvalidInput(f"--scale is {scale}; give a number above 0 by which prices are divided")
+    return ReadingOptions(
+        symbol=None if symbol is None else check_symbol(symbol.upper()),
+        positions=() if named else tuple(map(_read_meaning, parts)),
+        columns={_read_meaning(meaning): name.strip() for meaning, name in named.items()},
+        date_format=None if date_format is None else _read_form(date_format),
+        decimal=decimal,
+        timezone=None if timezone is None else _read_zone(timezone),
+        encoding=None if encoding is None else _read_encoding(encoding),
+        scale=scale,
+        where={name: frozenset(found) for name, found in values.items()},
+    )
+
+
+def parse_split(text: str) -> Split:
+    """Return a split as SYMBOL:DAY:NEW:OLD, such as AAPL:2014-06-09:7:1. Raises `InvalidInput`."""
+    try:
+        symbol, day, new, old = text.rsplit(":", 3)
+        return Split(
+            check_symbol(symbol.upper()), date.fromisoformat(day).toordinal(), float(new) / float(old)
+        )
+    except (ValueError, ZeroDivisionError) as error:
+        raise InvalidInput(
+            f"--split is {text!r}; give SYMBOL:YYYY-MM-DD:NEW:OLD, such as AAPL:2014-06-09:7:1"
+        ) from error
+
+
+def _read_meaning(text: str) -> str:
+    if text in {"", "-"}:
+        return "-"
+    name = read_name(text)
+    if name is None or name.meaning not in MEANINGS:
+        raise InvalidInput(
+            f"--columns has {text!r}; give some of {', '.join(MEANINGS)}, or '-' for none of them"
+        )
+    return name.meaning
+
+
+def _read_form(text: str) -> str:
+    form = next((name for name in FORM_NAMES if name.casefold() == text.strip().casefold()), text)
+    if form not in FORM_NAMES and "%" not in form:
+        raise InvalidInput(
+            f"--date-format is {text!r}; give one of {'; '.join(FORM_NAMES)}, or such as %d.%m.%Y"
+        )
+    return form
+
+
+def _read_zone(text: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise InvalidInput(f"--timezone is {text!r}; give a name such as America/New_York or UTC") from error
+
+
+def _read_encoding(text: str) -> str:
+    try:
+        return codecs.lookup(text).name
+    except LookupError as error:
+        raise InvalidInput(f"--encoding is {text!r}; give a name such as utf-8, cp1252 or gb18030") from error

@@ -1,0 +1,298 @@
+"""Turns columns of text into numbers, days and times, whole columns at once.
+
+Owns the forms in which people write them; knows no columns and no files.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from core.simulation.amounts import Floats, Integers
+
+Mask = NDArray[np.bool_]
+
+MISSING: Final = (
+    "(?i)^(?:|-+|[\u2013\u2014?*.]"  # dashes of all lengths
+    r"|#?n/?a|n\.a\.?|nan|null|nil|none|nul|missing|suspended)$"
+)
+_MONEY: Final = r"^(?:[$€£¥₹]|US\$|HK\$|Rs\.?)\s*|\s*(?:[$€£¥₹]|USD|EUR|GBP)$"
+_SPACES: Final = "[\\s\u00a0\u202f'\u2019]"
+_VALID: Final = {
+    mark: rf"^[+-]?(?:\d+|\d{{1,3}}(?:(?:{group}|{_SPACES})\d{{2,3}})*(?:{group}|{_SPACES})\d{{3}}|)"
+    rf"(?:\{mark}\d*)?(?:[eE][+-]?\d+)?$"
+    for mark, group in ((".", ","), (",", r"\."))
+}
+_SUFFIXES: Final = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
+
+EPOCH_DAY: Final = 719_163  # date(1970, 1, 1).toordinal()
+_EXCEL_ZERO: Final = 693_594  # date(1899, 12, 30).toordinal()
+_DAY_SECONDS: Final = 86_400
+_MONTHS: Final = {
+    "jan": 1, "feb": 2, "mar": 3, "apr": 4, "may": 5, "jun": 6, "jul": 7, "aug": 8, "sep": 9, "oct": 10,
+    "nov": 11, "dec": 12, "mär": 3, "mrz": 3, "mai": 5, "okt": 10, "dez": 12, "fév": 2, "fev": 2, "avr": 4,
+    "aoû": 8, "déc": 12, "ene": 1, "abr": 4, "ago": 8, "dic": 12, "set": 9, "out": 10, "gen": 1, "mag": 5,
+    "giu": 6, "lug": 7, "ott": 10,
+}  # fmt: skip  # one month a line would be a page
+_TIME: Final = (
+    r"(?:[T\s,]+(?P<H>\d{1,2}):(?P<M>\d{2})(?::(?P<S>\d{2})(?:[.,]\d+)?)?\s*(?P<p>[AaPp]\.?[Mm]\.?)?)?"
+    r"\s*(?P<z>Z|UTC|GMT|[+-]\d{2}:?\d{2})?$"
+)
+_WEEKDAY: Final = r"^(?:[A-Za-zÀ-ÿ]{2,9}\.?,?\s+)?"
+_YEAR: Final = r"(?P<y>\d{4}|\d{2})"
+_MONTH: Final = r"(?P<b>[A-Za-zÀ-ÿ]{3,10})\.?"
+_FORMS: Final = {
+    "YYYY-MM-DD": rf"^(?P<y>\d{{4}})[-/.](?P<m>\d{{1,2}})[-/.](?P<d>\d{{1,2}}){_TIME}",
+    "YYYYMMDD": r"^(?P<y>\d{4})(?P<m>\d\d)(?P<d>\d\d)(?:\.0)?"
+    r"(?:[T\s;]*(?P<H>\d\d):?(?P<M>\d\d)(?::?(?P<S>\d\d))?)?(?P<z>Z)?$",
+    "MM/DD/YYYY": rf"{_WEEKDAY}(?P<m>\d{{1,2}})[-/. ](?P<d>\d{{1,2}})[-/. ]{_YEAR}{_TIME}",
+    "DD/MM/YYYY": rf"{_WEEKDAY}(?P<d>\d{{1,2}})[-/. ](?P<m>\d{{1,2}})[-/. ]{_YEAR}{_TIME}",
+    "YY/MM/DD": rf"^(?P<y>\d\d)[-/. ](?P<m>\d{{1,2}})[-/. ](?P<d>\d{{1,2}}){_TIME}",
+    "DD Mon YYYY": rf"{_WEEKDAY}(?P<d>\d{{1,2}})(?:st|nd|rd|th|\.)?[-/, ]*{_MONTH}[-/, ]*{_YEAR}{_TIME}",
+    "Mon DD, YYYY": rf"{_WEEKDAY}{_MONTH}[-/ ]*(?P<d>\d{{1,2}})(?:st|nd|rd|th)?[-/, ]+{_YEAR}{_TIME}",
+    "YYYY Mon DD": rf"^(?P<y>\d{{4}})[-/ ]*{_MONTH}[-/ ]*(?P<d>\d{{1,2}}){_TIME}",
+    "Unix time": r"^(?P<u>\d{9,19})(?:\.\d*)?$",
+    "Excel day": r"^(?P<x>[2-5]\d{4}(?:\.\d*)?)$",
+}
+FORM_NAMES: Final = tuple(_FORMS)
+_TRIED: Final = 5
+_TIMES: Final = r"^(?P<H>\d{1,2}):?(?P<M>\d{2})(?::?(?P<S>\d{2})(?:[.,]\d+)?)?\s*(?P<p>[AaPp]\.?[Mm]\.?)?$"
+
+
+# pyarrow's own conversions from and to Python import pandas, which takes half a second and 45 MB.
+
+
+def to_array(column: Any, missing: Any = 0) -> NDArray[Any]:
+    """Return a column of numbers or truth values; `missing` stands for nulls."""
+    if pa.types.is_boolean(column.type):
+        return to_array(pc.cast(column, pa.uint8()), missing).astype(np.bool_)
+    kind = np.dtype(str(column.type).replace("double", "float64"))
+    data = column.buffers()[1]
+    values = np.frombuffer(
+        data or b"", kind, len(column) if data else 0, column.offset * kind.itemsize if data else 0
+    )
+    return np.where(to_array(pc.is_valid(column)), values, missing) if column.null_count else values
+
+
+def to_column(texts: Iterable[str]) -> Any:
+    """Return texts as a column."""
+    encoded = [text.encode() for text in texts]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
+
+
+_EMPTY, _ZERO = to_column(["", "0"])
+_NULL: Final = pa.StringArray.from_buffers(1, pa.py_buffer(bytes(8)), pa.py_buffer(b""), pa.py_buffer(b"\0"))[
+    0
+]
+
+
+def equals(texts: Any, text: str) -> Mask:
+    """Say which texts of a column are this one."""
+    return np.asarray(to_array(pc.equal(texts, to_column([text])[0])), np.bool_)
+
+
+def matches(texts: Any, pattern: str) -> Mask:
+    """Say in which texts of a column a pattern is."""
+    return np.asarray(to_array(pc.match_substring_regex(texts, pattern)), np.bool_)
+
+
+def parse_numbers(texts: Any, decimal: str, *, suffixes: bool = False) -> tuple[Floats, Mask]:
+    """Return the numbers of a text column, NaN for what is none, and which cells are empty.
+
+    `decimal` is "." or ","; the other one, spaces and apostrophes group thousands. Empty cells
+    may also say so (`-`, `N/A`, `null`). With `suffixes` 45.21M is a number.
+    """
+    try:
+        values = to_array(pc.cast(texts, pa.float64()))
+        if decimal == "." or not matches(texts, r"\.").any():
+            return values, np.isnan(values)
+    except pa.ArrowInvalid:
+        pass
+    plain = pc.replace_substring_regex(texts, "^[\\s\u00a0]+|[\\s\u00a0]+$", "")
+    missing = pc.match_substring_regex(plain, MISSING)
+    plain = pc.replace_substring_regex(plain, _MONEY, "")
+    factor = np.ones(len(texts))
+    if suffixes:
+        letter = pc.ascii_upper(pc.utf8_slice_codeunits(plain, -1))
+        known = to_array(pc.index_in(letter, value_set=to_column(_SUFFIXES)), -1)
+        factor = np.array([*_SUFFIXES.values(), 1.0])[known]
+        plain = pc.replace_substring_regex(plain, r"\s*[KMBTkmbt]$", "")
+    valid = pc.and_(pc.match_substring_regex(plain, _VALID[decimal]), pc.match_substring_regex(plain, r"\d"))
+    plain = pc.replace_substring_regex(plain, rf"{_SPACES}|{'[.]' if decimal == ',' else ','}", "")
+    plain = pc.replace_substring(plain, decimal, ".")
+    numbers = pc.cast(pc.if_else(valid, plain, _NULL), pa.float64())
+    return to_array(numbers, np.nan) * factor, to_array(missing)
+
+
+def find_decimal(texts: Sequence[str], *, is_european: bool = False) -> str | None:
+    """Return the decimal mark of numbers, None when it cannot be told: 1,234 alone is both.
+
+    So is 1.234 where Europeans wrote it, who separate columns by semicolons.
+    """
+    numbers = [re.sub(r"[$€£¥₹%\sKMBTkmbt]|USD|EUR", "", text) for text in texts]
+    comma = _any(numbers, r",(\d{1,2}|\d{4,})$|^[+-]?0,|\.\d{3},|(\.\d{3}){2}")
+    point = _any(numbers, r"\.(\d{1,2}|\d{4,})$|^[+-]?0?\.|,\d{3}\.|(,\d{2,3}){2}|^\d+\.\d+e")
+    if comma != point:
+        return "," if comma else "."
+    is_either = _any(numbers, r"\d,\d{3}$") or (is_european and _any(numbers, r"\d\.\d{3}$"))
+    return None if comma or is_either else "."
+
+
+def _any(texts: Sequence[str], pattern: str) -> bool:
+    return any(map(re.compile(pattern).search, texts))
+
+
+@dataclass(frozen=True)
+class Stamps:
+    """Days (ordinals, 0 for what is no day), seconds of the day, and seconds east of UTC if known."""
+
+    days: NDArray[np.int32]
+    seconds: NDArray[np.int32]
+    offsets: Floats
+
+    def __getitem__(self, places: Any) -> "Stamps":
+        return Stamps(self.days[places], self.seconds[places], self.offsets[places])
+
+    def move_to(self, zone: ZoneInfo) -> "Stamps":
+        """Return day and time in another zone; 0 is the day of what names none of its own."""
+        moments = (self.days.astype(np.int64) - EPOCH_DAY) * _DAY_SECONDS + self.seconds - self.offsets
+        known = (self.days > 0) & ~np.isnan(moments)
+        unique, places = np.unique(moments[known], return_inverse=True)
+        shifts = [
+            (datetime.fromtimestamp(moment, zone).utcoffset() or UTC.utcoffset(None)).total_seconds()
+            for moment in unique.tolist()
+        ]
+        local = (unique + np.array(shifts)).astype(np.int64)[places]
+        days, seconds = np.zeros_like(self.days), np.zeros_like(self.seconds)
+        days[known] = local // _DAY_SECONDS + EPOCH_DAY
+        seconds[known] = local % _DAY_SECONDS
+        return Stamps(days, seconds, self.offsets)
+
+
+def find_forms(texts: Sequence[str], *, least: float = 0.5) -> list[str]:
+    """Return the forms in which most of the texts are days, all the same ones, at least such a part."""
+    counts = Counter(text.strip() for text in texts)
+    unique = list(counts)
+    # most forms are out of the question, and trying one on a column takes a millisecond or more
+    likely = [form for form in _FORMS if any(re.match(_FORMS[form], text) for text in unique[:_TRIED])]
+    are_days = {form: parse_days(to_column(unique), form).days > 0 for form in likely}
+    weights = np.array(list(counts.values()))
+    best = max(are_days, key=lambda form: int(weights[are_days[form]].sum()), default=None)
+    if best is None or not are_days[best].any() or weights[are_days[best]].sum() < least * weights.sum():
+        return []
+    found = [form for form in likely if (are_days[form] == are_days[best]).all()]
+    # a number is a day of the calendar before it is a count of days or seconds
+    return [form for form in found if form not in {"Unix time", "Excel day"}] or found
+
+
+def parse_days(texts: Any, form: str) -> Stamps:
+    """Return the days of a trimmed text column; `form` is one of FORM_NAMES or of strptime."""
+    if "%" in form:
+        return _parse_with_strptime(texts, form)
+    groups = pc.extract_regex(texts, _FORMS[form])
+    matched = to_array(pc.is_valid(groups))
+    fields = _name_fields(groups)
+    if "u" in fields:
+        moments = _to_floats(fields["u"])
+        moments /= 1000.0 ** np.clip((np.log10(np.maximum(moments, 1)).astype(int) - 8) // 3, 0, 3)
+        return _split_moments(moments, matched, offset=0.0)
+    if "x" in fields:
+        days = np.round(_to_floats(fields["x"]) * _DAY_SECONDS) - (EPOCH_DAY - _EXCEL_ZERO) * _DAY_SECONDS
+        return _split_moments(days, matched, offset=float("nan"))
+    year, day = _to_ints(fields["y"]), _to_ints(fields["d"])
+    year = np.where(to_array(pc.utf8_length(fields["y"])) > 2, year, year + np.where(year < 70, 2000, 1900))
+    month = _read_months(fields["b"]) if "b" in fields else _to_ints(fields["m"])
+    month_start = (year - 1970).astype("M8[Y]").astype("M8[M]") + (month - 1)
+    dates = month_start.astype("M8[D]") + (day - 1)
+    seconds, is_time = _read_times(fields)
+    is_day = (
+        (month >= 1) & (month <= 12) & (day >= 1) & (dates.astype("M8[M]") == month_start) & matched & is_time
+    )
+    days = np.where(is_day, dates.astype(np.int64) + EPOCH_DAY, 0).clip(min=0)
+    return Stamps(days.astype(np.int32), seconds, _read_offsets(fields["z"]))
+
+
+def parse_times(texts: Any) -> tuple[NDArray[np.int32], Mask]:
+    """Return the seconds of the day that a trimmed text column names, and which cells are times."""
+    padded = pc.replace_substring_regex(texts, r"^(\d{1,5})$", r"00000\1")
+    padded = pc.if_else(pc.match_substring_regex(texts, r"^\d{3,4}$"), texts, padded)
+    texts = pc.if_else(
+        pc.match_substring_regex(texts, r"^\d{1,2}$|^\d{5}$"), pc.utf8_slice_codeunits(padded, -6), texts
+    )
+    groups = pc.extract_regex(texts, _TIMES)
+    seconds, is_time = _read_times(_name_fields(groups))
+    return seconds, is_time & to_array(pc.is_valid(groups))
+
+
+def _name_fields(groups: Any) -> dict[str, Any]:
+    return {field.name: column for field, column in zip(groups.type, groups.flatten(), strict=True)}
+
+
+def _read_times(fields: dict[str, Any]) -> tuple[NDArray[np.int32], Mask]:
+    hours, minutes, seconds = (_to_ints(fields[name]) for name in "HMS")
+    if "p" in fields:
+        half = pc.ascii_lower(pc.utf8_slice_codeunits(fields["p"], 0, 1))
+        is_pm, is_am = equals(half, "p"), equals(half, "a")
+        hours = np.where(is_pm & (hours < 12), hours + 12, np.where(is_am & (hours == 12), 0, hours))
+    is_time = (hours < 24) & (minutes < 60) & (seconds < 60)
+    return (hours * 3600 + minutes * 60 + seconds).astype(np.int32), is_time
+
+
+def _read_months(texts: Any) -> Integers:
+    names = pc.utf8_slice_codeunits(pc.ascii_lower(texts), 0, 3)
+    places = to_array(pc.index_in(names, value_set=to_column(_MONTHS)), -1)
+    return np.asarray(np.array([*_MONTHS.values(), 0])[places], np.int64)
+
+
+def _read_offsets(texts: Any) -> Floats:
+    """Return seconds east of UTC, NaN where no zone is named."""
+    unique = pc.dictionary_encode(pc.coalesce(texts, _EMPTY))
+    known = [_read_offset(text) for text in unique.dictionary.to_pylist()]
+    return np.asarray(np.array(known)[to_array(unique.indices)], np.float64)
+
+
+def _read_offset(text: str) -> float:
+    if found := re.fullmatch(r"([+-])(\d\d):?(\d\d)", text):
+        return float(f"{found[1]}1") * (int(found[2]) * 3600 + int(found[3]) * 60)
+    return 0.0 if text else float("nan")
+
+
+def _split_moments(moments: Floats, matched: Mask, *, offset: float) -> Stamps:
+    whole = np.floor(np.where(matched, moments, 0)).astype(np.int64)
+    days = np.where(matched, whole // _DAY_SECONDS + EPOCH_DAY, 0)
+    seconds = (whole % _DAY_SECONDS).astype(np.int32)
+    return Stamps(days.astype(np.int32), seconds, np.full(len(moments), offset))
+
+
+def _parse_with_strptime(texts: Any, form: str) -> Stamps:
+    found = [_read_strptime(text, form) for text in texts.to_pylist()]
+    days, seconds, offsets = np.array(found, np.float64).reshape(-1, 3).T
+    return Stamps(days.astype(np.int32), seconds.astype(np.int32), offsets)
+
+
+def _read_strptime(text: str, form: str) -> tuple[float, float, float]:
+    try:
+        time = datetime.strptime(text, form)  # noqa: DTZ007  # a day of the file is a day as it is written
+    except ValueError:
+        return 0, 0, float("nan")
+    offset = time.utcoffset()
+    seconds = time.hour * 3600 + time.minute * 60 + time.second
+    return time.toordinal(), seconds, float("nan") if offset is None else offset.total_seconds()
+
+
+def _to_ints(texts: Any) -> Integers:
+    filled = pc.coalesce(pc.if_else(pc.equal(texts, _EMPTY), _ZERO, texts), _ZERO)
+    return np.asarray(to_array(pc.cast(filled, pa.int64())), np.int64)
+
+
+def _to_floats(texts: Any) -> Floats:
+    return np.array(to_array(pc.cast(pc.coalesce(texts, _ZERO), pa.float64())), np.float64)

@@ -1,0 +1,74 @@
+"""Writes price files for tests and reads them as the command does.
+
+Owns the rows that most of them have: three days from Friday on.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from core.errors import PriceFileError
+from core.simulation.price_options import parse_options, parse_split
+from core.simulation.price_table import PriceTable
+from core.simulation.prices import PriceReading, read_prices
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+DAYS = ("2024-03-01", "2024-03-04", "2024-03-15")
+BARS = ((10, 11, 9, 10.5, 100), (11, 12, 10, 11.5, 101), (12, 13, 11, 12.5, 102))
+AS_GIVEN = [(day, *bar) for day, bar in zip(DAYS, BARS, strict=True)]
+
+
+def write_rows(header: str, form: str, days: Sequence[str] = DAYS, **values: Any) -> str:
+    """Return a header and a row for each bar; `form` has d, o, h, l, c, v and a, half of the close."""
+    rows = [
+        form.format(d=day, o=o, h=h, l=low, c=c, v=v, a=c / 2, **values)
+        for day, (o, h, low, c, v) in zip(days, BARS, strict=True)
+    ]
+    return "\n".join([*([header] if header else []), *rows, ""])
+
+
+def read(path: Path, content: str | bytes, *, now: datetime = NOW, **options: Any) -> PriceReading:
+    """Write a file, if there is content, and read it with options as the command line has them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if content:
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    splits = [parse_split(text) for text in options.pop("split", ())]
+    chosen = {name: options.pop(name) for name in ("strict", "skip_invalid") if name in options}
+    return read_prices(path, parse_options(**options), splits=splits, now=now, **chosen)
+
+
+def refuse(path: Path, content: str | bytes, **options: Any) -> str:
+    """Return why a file is refused, without its folder."""
+    with pytest.raises(PriceFileError) as caught:
+        read(path, content, **options)
+    return str(caught.value).replace(f"{path.parent}/", "")
+
+
+def list_days(table: PriceTable) -> list[tuple[Any, ...]]:
+    """Return day, open, high, low, close and volume of each row."""
+    return [row[1:] for row in list_rows(table)]
+
+
+def list_rows(table: PriceTable) -> list[tuple[Any, ...]]:
+    """Return symbol, day, open, high, low, close and volume of each row; None for what is missing."""
+    return list(_rows(table))
+
+
+def _rows(table: PriceTable) -> Iterator[tuple[Any, ...]]:
+    for row in range(len(table)):
+        values = [table[name][row].item() for name in ("open", "high", "low", "close", "volume")]
+        day = str(date.fromordinal(int(table["day"][row])))
+        yield (
+            table.symbols[table["code"][row]],
+            day,
+            *(None if np.isnan(value) else value for value in values),
+        )
+
+
+def describe(reading: PriceReading) -> str:
+    """Return what the command prints of a reading."""
+    return "\n".join(reading.plan.describe(reading.table))

@@ -1,0 +1,189 @@
+"""Where price files come from: folders, archives, standard input, packed and in any encoding."""
+
+import bz2
+import gzip
+import io
+import lzma
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from core.errors import PriceFileError
+from core.simulation.price_lines import BLOCK_BYTES
+from core.simulation.price_source import SAMPLE_BYTES
+from core.simulation.prices import read_prices
+from tests.price_files import AS_GIVEN, NOW, describe, list_days, list_rows, read, refuse, write_rows
+
+CONTENT = write_rows("Date,Open,High,Low,Close,Volume", "{d},{o},{h},{l},{c},{v}").encode()
+
+
+def zip_files(**files: bytes) -> bytes:
+    """Return an archive."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"),
+    [
+        (".gz", gzip.compress),
+        (".bz2", bz2.compress),
+        (".xz", lzma.compress),
+        (".zip", lambda content: zip_files(**{"data/AAPL.csv": content})),
+        (".zip", lambda content: zip_files(**{"AAPL.csv.gz": gzip.compress(content)})),
+        ("", gzip.compress),
+    ],
+)
+def test_packed_files_are_unpacked(tmp_path: Path, suffix: str, pack: Callable[[bytes], bytes]) -> None:
+    """By what they hold, not by their names; the symbol is that of the file inside."""
+    table = read(tmp_path / f"AAPL.csv{suffix}", pack(CONTENT)).table
+    assert (table.symbols, list_days(table)) == (("AAPL",), AS_GIVEN)
+
+
+def test_a_folder_is_all_of_its_tables(tmp_path: Path) -> None:
+    """Also in folders below and in archives; what is none is left out and said."""
+    for name in ("AAPL.csv", "more/ibm.txt", "more/.hidden.csv", "README.md", "chart.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(CONTENT)
+    (tmp_path / "rest.zip").write_bytes(
+        zip_files(**{"MSFT.csv": CONTENT, "LICENSE": b"x", "__MACOSX/MSFT.csv": b"x"})
+    )
+    reading = read(tmp_path, b"")
+    assert reading.table.symbols == ("AAPL", "IBM", "MSFT")
+    text = describe(reading)
+    assert f"{tmp_path}/AAPL.csv and 2 more: utf-8, comma" in text
+    assert "left out, no tables:" in text
+    assert all(name in text for name in ("README.md", "chart.png", ".hidden.csv", "LICENSE"))
+
+
+def test_several_files_are_one_import(tmp_path: Path) -> None:
+    """A mistake in the last line of the last one refuses all; alike ones are described once."""
+    for symbol in ("AAPL", "IBM", "MSFT"):
+        (tmp_path / f"{symbol}.csv").write_bytes(CONTENT)
+    paths = [tmp_path / f"{symbol}.csv" for symbol in ("AAPL", "IBM", "MSFT")]
+    reading = read_prices(paths, now=NOW)
+    assert len(reading.table) == 9
+    assert "AAPL.csv and 2 more: utf-8, comma, header on line 1" in describe(reading)
+    paths[2].write_bytes(CONTENT + b"2024-03-18,1,2,3,x,5\n")
+    with pytest.raises(PriceFileError, match=r"MSFT\.csv:5: close 'x' is not a price"):
+        read_prices(paths, now=NOW)
+
+
+def test_progress_is_that_of_all_files(tmp_path: Path) -> None:
+    """One bar in bytes, which never goes back and ends full."""
+    for n in range(20):
+        (tmp_path / f"S{n}.csv.gz").write_bytes(gzip.compress(CONTENT))
+    seen: list[tuple[int, int]] = []
+    read_prices(tmp_path, now=NOW, progress=lambda _, done, total: seen.append((done, total)))
+    assert seen == sorted(seen)
+    assert len({total for _, total in seen}) == 1
+    assert seen[-1][0] == seen[-1][1] == sum(path.stat().st_size for path in tmp_path.iterdir())
+
+
+def test_standard_input_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed or not; it has no name to take a symbol from."""
+    for content in (CONTENT, gzip.compress(CONTENT)):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+        assert list_days(read(Path("-"), b"", symbol="AAPL").table) == AS_GIVEN
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(CONTENT)))
+    assert refuse(Path("-"), b"").startswith("standard input:1: no column symbol")
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "cp1252", "utf-32"]
+)
+def test_encodings_are_found(tmp_path: Path, encoding: str) -> None:
+    """By their mark, by their zeros, or because they are not UTF-8."""
+    content = (
+        "Note;Ticker;Datum;Schluss;Währung\nSociété;AAPL;04.03.2024;1,5;EUR\nÖl;AAPL;15.03.2024;2,5;EUR\n"
+    )
+    reading = read(tmp_path / "prices.csv", content.encode(encoding))
+    assert list_rows(reading.table)[1] == ("AAPL", "2024-03-15", None, None, None, 2.5, 0)
+    assert reading.currencies == {"AAPL": "EUR"}
+    assert "cp1252 (a guess)" in describe(reading) or encoding != "cp1252"
+
+
+def test_a_late_letter_changes_the_encoding(tmp_path: Path) -> None:
+    """Also far below the lines that are looked at first."""
+    rows = "".join(
+        f"AAPL,{2000 + n // 300}-{n % 12 + 1:02}-{n % 25 + 1:02},1,-\n" for n in range(0, 6_000, 7)
+    )
+    content = f"Ticker,Date,Close,Note\n{rows}" + "AAPL,2024-03-04,2,Nestlé\n"
+    assert len(content) > SAMPLE_BYTES / 2
+    reading = read(tmp_path / "prices.csv", content.encode("cp1252"))
+    assert "cp1252" in describe(reading)
+    assert list_days(reading.table)[-1][4] == 2
+    assert "utf-8" in describe(read(tmp_path / "prices.csv", content.encode()))
+
+
+def test_an_encoding_can_be_given(tmp_path: Path) -> None:
+    """And is refused where the file is not in it."""
+    content = "日期,代码,收盘,注\n2024-03-04,600519,1.5,茅台\n".encode("gb18030")
+    assert "gb18030 (a guess)" in describe(read(tmp_path / "prices.csv", content))
+    assert len(read(tmp_path / "prices.csv", content, encoding="gbk").table) == 1
+    assert "prices.csv:1: not utf-8 from here on" in refuse(
+        tmp_path / "prices.csv", content, encoding="utf-8"
+    )
+
+
+ZIPPED = gzip.compress(CONTENT * 500, mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("AAPL.csv", b"", "is empty"),
+        ("AAPL.csv", b"\xef\xbb\xbf\r\n \r\n", "is empty"),
+        ("AAPL.csv.gz", gzip.compress(b"", mtime=0), "is empty"),
+        ("AAPL.csv.gz", ZIPPED[:-20], "cannot be read"),
+        ("AAPL.csv.gz", ZIPPED[:-8] + b"\0\0\0\0" + ZIPPED[-4:], "cannot be read"),
+        ("AAPL.csv.gz", ZIPPED[:10] + b"\xff" * 50, "cannot be read"),
+        ("AAPL.csv.bz2", b"BZh9" + b"x" * 50, "cannot be read"),
+        ("AAPL.csv.xz", b"\xfd7zXZ\0" + b"x" * 50, "cannot be read"),
+        ("AAPL.zip", b"PK\x03\x04" + b"x" * 50, "cannot be read"),
+        ("AAPL.zip", zip_files(LICENSE=b"x"), "holds no table"),
+        ("AAPL.xlsx", zip_files(**{"[Content_Types].xml": b"x", "xl/a.xml": b"x"}), "is an Excel workbook"),
+        ("AAPL.csv", b"<!DOCTYPE html><html></html>", "is a web page"),
+        ("AAPL.csv", b'  {"Information": "rate limit"}', "is JSON"),
+        ("AAPL.parquet", b"PAR1" + b"\0" * 50, "is a Parquet file"),
+        ("AAPL.csv", b"\0" * 257 + b"ustar" + b"\0" * 300, "is a tar archive"),
+        (
+            "AAPL.csv",
+            CONTENT + b'"' + b"x" * 2 * BLOCK_BYTES,
+            "a line is too long, or a quote is never closed",
+        ),
+        ("AAPL.csv", CONTENT + b"x" * 2 * BLOCK_BYTES, "a line is too long, or a quote is never closed"),
+        ("AAPL.csv", bytes(range(1, 256)) * 20, "no header"),
+        ("AAPL.csv", b"\xff\xfe" + CONTENT, "no header"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "content",
+)
+def test_an_unreadable_file_is_explained(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    """Each with its own reason, and none with a traceback."""
+    (tmp_path / name).write_bytes(content)
+    assert reason in refuse(tmp_path / name, b"")
+
+
+def test_a_path_without_a_file_is_explained(tmp_path: Path) -> None:
+    """Nothing there, and a folder without tables."""
+    assert refuse(tmp_path / "missing.csv", b"") == "missing.csv does not exist"
+    assert "holds no table" in refuse(tmp_path, b"")
+
+
+def test_reading_needs_no_pandas(tmp_path: Path) -> None:
+    """It costs half a second and 45 MB; the dashboard alone works with it."""
+    (tmp_path / "AAPL.csv").write_bytes(CONTENT)
+    code = (
+        "import sys; from pathlib import Path; import core; assert 'pyarrow' not in sys.modules;"
+        "from core.simulation.prices import read_prices; read_prices(Path(sys.argv[1]));"
+        "sys.exit('pandas' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
