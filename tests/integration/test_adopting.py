@@ -1,0 +1,176 @@
+"""What `docs/adopting.md` shows to programs of others: each example is run as it is printed."""
+
+import asyncio
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import Depends, FastAPI
+from fastapi.testclient import TestClient
+
+from core import EnhancedDatabaseService, Settings
+from core.errors import TransactionMisused
+from tests.conftest import Execute
+from tests.forking import forked
+
+PAGE = "docs/adopting.md"
+SECTIONS = ("Open the service once", "asyncio", "FastAPI", "gunicorn", "Celery")
+
+
+def read_examples(repository: Path) -> dict[str, str]:
+    """Return the example of each section, by the section's first word."""
+    text = (repository / PAGE).read_text(encoding="utf-8")
+    found = re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
+    examples = {
+        title: "\n\n".join(re.findall(r"```python\n(.*?)```", body, re.DOTALL)) for title, body in found
+    }
+    return {
+        name: next(code for title, code in examples.items() if title.startswith(name)) for name in SECTIONS
+    }
+
+
+@pytest.fixture
+def run_example(
+    repository: Path, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, str], Any]:
+    """Run an example as a module of a program whose environment names the test's servers."""
+    monkeypatch.setenv("DATABASE_URL", settings.database_url.get_secret_value())
+    monkeypatch.setenv("REDIS_URL", settings.redis_url.get_secret_value())
+    assert settings.redis_password is not None
+    monkeypatch.setenv("REDIS_PASSWORD", settings.redis_password.get_secret_value())
+    monkeypatch.setenv("METRICS_DIR", str(tmp_path / "metrics"))
+
+    def run(section: str, name: str) -> Any:
+        module = types.ModuleType(name)
+        monkeypatch.setitem(sys.modules, name, module)
+        exec(compile(read_examples(repository)[section], PAGE, "exec"), vars(module))  # it is ours
+        return module
+
+    return run
+
+
+@pytest.fixture
+def names(execute: Execute) -> Callable[[], list[str]]:
+    """Return the usernames that are stored, in order."""
+    return lambda: [name for (name,) in execute("SELECT username FROM users ORDER BY 1")]
+
+
+def test_every_example_is_run(repository: Path) -> None:
+    """None stands in a section that no test below knows."""
+    text = (repository / PAGE).read_text(encoding="utf-8")
+    assert all(read_examples(repository).values())
+    assert text.count("```python") == len(SECTIONS)
+    assert f"({PAGE})" in (repository / "README.md").read_text(encoding="utf-8")
+
+
+def test_asyncio(
+    run_example: Callable[[str, str], Any], service: EnhancedDatabaseService, names: Callable[[], list[str]]
+) -> None:
+    """Many accounts at once, each whole."""
+    example = run_example("asyncio", "my_game")
+    asyncio.run(example.open_accounts(service, [f"user{n}" for n in range(8)]))
+    assert names() == [f"user{n}" for n in range(8)]
+    assert len(service.get_leaderboard("total_value")) == 8
+    with pytest.raises(ValueError, match="taken"):
+        asyncio.run(example.open_accounts(service, ["alice", "user3"]))
+
+
+def test_fastapi(run_example: Callable[[str, str], Any], names: Callable[[], list[str]]) -> None:
+    """Requests at once, errors as statuses, and nothing of a request that fails."""
+    example = run_example("FastAPI", "my_api")
+    with TestClient(example.app) as client, ThreadPoolExecutor(8) as pool:
+        players = [f"user{n % 6}" for n in range(12)]
+        answers = list(pool.map(lambda name: client.post(f"/players/{name}"), players))
+        assert sorted(answer.status_code for answer in answers) == [200] * 6 + [400] * 6
+        rows = client.get("/leaderboard").json()
+        assert sorted(row["username"] for row in rows) == [f"user{n}" for n in range(6)] == names()
+        assert example.app.state.service.pool_stats().pool_in_use == 0
+        assert example.app.state.service.metrics.role == "my-api"
+
+
+def test_a_transaction_is_no_dependency(
+    service: EnhancedDatabaseService, names: Callable[[], list[str]], execute: Execute
+) -> None:
+    """FastAPI itself: every request is refused with the remedy, and nothing is stored or left open."""
+
+    def begin() -> Iterator[None]:
+        with service.transaction():
+            yield
+
+    app = FastAPI()
+
+    @app.post("/{name}", dependencies=[Depends(begin)])
+    def create(name: str) -> None:
+        service.create_user(username=name)
+        raise LookupError(name)
+
+    with TestClient(app) as client, ThreadPoolExecutor(8) as pool:
+
+        def post(name: str) -> Exception | None:
+            try:
+                client.post(f"/{name}")
+            except Exception as error:
+                return error
+            return None
+
+        errors = list(pool.map(post, [f"user{n}" for n in range(8)]))
+    assert {type(error) for error in errors} == {TransactionMisused}
+    assert all("await asyncio.to_thread(function)" in str(error) for error in errors)
+    assert names() == []
+    [(open_transactions,)] = execute(
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+    )
+    assert open_transactions == 0
+    service.create_user(username="alice")
+
+
+@contextmanager
+def closed_at_end(service: EnhancedDatabaseService) -> Iterator[EnhancedDatabaseService]:
+    """Close what an example opened."""
+    try:
+        yield service
+    finally:
+        service.close()
+
+
+def test_gunicorn(run_example: Callable[[str, str], Any], names: Callable[[], list[str]]) -> None:
+    """The master opens and preloads, workers serve, and each closes its own at its end."""
+    api = run_example("Open the service once", "my_api")
+    configuration = run_example("gunicorn", "gunicorn_conf")
+    assert configuration.preload_app
+    with closed_at_end(api.service) as service:
+        service.create_user(username="master")
+
+        def serve() -> list[object]:
+            user = service.create_user(username="worker")
+            return [service.get_user_by_id(user.id).username, service.pool_stats().connections_num]
+
+        def end() -> int:
+            configuration.worker_exit(None, None)
+            return service.pool_stats().pool_size
+
+        with forked(serve=serve, end=end) as first:
+            assert first.ask("serve") == ["worker", 1]
+            assert first.ask("end") == 0
+        assert service.get_user_by_username("worker").username == "worker"
+    assert names() == ["master", "worker"]
+
+
+def test_celery_and_rq(run_example: Callable[[str, str], Any]) -> None:
+    """A task in a forked child for each job, several at once."""
+    tasks = run_example("Celery", "my_tasks")
+    with closed_at_end(tasks.service) as service:
+        alice = service.create_user(username="alice")
+        before = service.get_current_portfolio(alice.id).total_value
+        for _ in range(3):
+            with forked(job=lambda: tasks.reward(alice.id, Decimal("2.50"))) as child:
+                child.ask("job")
+        assert service.get_current_portfolio(alice.id).total_value == before + Decimal("7.50")
