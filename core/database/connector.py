@@ -127,8 +127,10 @@ class Connector:
                 f" {MINIMUM_SERVER // 10_000} or newer is needed"
             )
         try:
-            facts = parse_facts(ask(self._session.build_probe(has_options=self._sends_options)))
-            if self._sends_options and not facts.is_pinned:
+            # another thread may find out meanwhile that they are not to be sent
+            has_options = self._sends_options
+            facts = parse_facts(ask(self._session.build_probe(has_options=has_options)))
+            if has_options and not facts.is_pinned:
                 self._stop_sending_options("drops")
                 facts = parse_facts(ask(self._session.build_probe(has_options=False)))
             raw.facts = facts

@@ -24,8 +24,9 @@ PINNED: Mapping[str, str] = {
     "DateStyle": "ISO",
     "IntervalStyle": "postgres",
     "default_transaction_isolation": "read committed",
-    "standard_conforming_strings": "on",
 }
+# At the start alone: the driver looks then how texts are to be quoted, and would go on as before.
+PINNED_AT_START: Mapping[str, str] = {"standard_conforming_strings": "on"}
 # Ends the prefix of a unit of work, so that a log can leave it out.
 PREFIX_END = "/* session */ "
 # The server ends a statement this soon after its client has gone.
@@ -49,6 +50,8 @@ class SessionFacts(NamedTuple):
     is_standby: bool
     is_read_only: bool
     is_linux: bool
+    may_stage: bool
+    """The role may create temporary tables."""
 
 
 class OptionNotPossible(ValueError):
@@ -72,7 +75,7 @@ class SessionSettings:
     @property
     def start_up_options(self) -> str:
         """The `options` of libpq: those of the URL, then ours, which win."""
-        ours = {**self._pinned, MARK: MARKED}
+        ours = {**self._pinned, **PINNED_AT_START, MARK: MARKED}
         settings = (f"-c {name}={_escape_option(value)}" for name, value in ours.items())
         return " ".join([self._given, *settings]).lstrip()
 
@@ -95,7 +98,8 @@ class SessionSettings:
                        current_schema(), current_setting('search_path'), current_user,
                        current_database(),
                        current_setting('server_encoding'), pg_is_in_recovery(),
-                       current_setting('transaction_read_only') = 'on', version() LIKE '%linux%'
+                       current_setting('transaction_read_only') = 'on', version() LIKE '%linux%',
+                       has_database_privilege(current_database(), 'TEMPORARY')
             )
             SELECT session.*, (
                 SELECT count(set_config(name, value, false)) FROM (VALUES
@@ -125,7 +129,7 @@ class SessionSettings:
         return f"{' '.join(statements)} {PREFIX_END}"
 
     def _list_given(self, left_out: frozenset[str] = frozenset()) -> Iterator[str]:
-        pinned = {name.lower() for name in self._pinned} | left_out
+        pinned = {name.lower() for name in (*self._pinned, *PINNED_AT_START)} | left_out
         for name, value in parse_options(self._given):
             if name.lower() not in pinned:
                 yield f"SELECT set_config({_quote(name)}, {_quote(value)}, true);"

@@ -1,7 +1,8 @@
 """Bulk loads: COPY into a staging table, then one upsert per chunk.
 
 Owns the text form of COPY and the upserts by natural key, which make every load
-repeatable: a row that is there already with the same values is left alone.
+repeatable: a row that is there already with the same values is left alone. A role
+that may create no temporary table sends the rows as a JSON document instead.
 """
 
 import io
@@ -90,6 +91,16 @@ MARKET_EVENTS = Target(
 
 def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int:
     """Upsert records, which name each key once; return how many rows are new or changed."""
+    if database.connection().facts.may_stage:
+        return int(database.execute_sql(_upsert(target, _stage(database, target, records))).rowcount)
+    rows = [{name: getattr(record, name) for name in target.columns} for record in records]
+    source = f"json_populate_recordset(NULL::{target.table}, %s)"
+    # the server parses each text as a value of its column
+    return int(database.execute_sql(_upsert(target, source), (json.dumps(rows, default=str),)).rowcount)
+
+
+def _stage(database: Database, target: Target, records: Sequence[Any]) -> str:
+    """Copy records into a table that is gone after the transaction; return its name."""
     staged = f"pg_temp.staged_{target.table}"
     # one transaction may load the same table twice
     database.execute_sql(
@@ -101,16 +112,16 @@ def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int
     columns = {name: values for name, values in columns.items() if values != nothing}
     with database.cursor() as cursor:
         cursor.copy_expert(f"COPY {staged} ({', '.join(columns)}) FROM STDIN", _text_of(columns.values()))
-    return int(database.execute_sql(_upsert(target)).rowcount)
+    return staged
 
 
-def _upsert(target: Target) -> str:
+def _upsert(target: Target, source: str) -> str:
     columns = ", ".join(target.columns)
     changing = [name for name in target.columns if name not in target.key + target.kept]
     compared = [name for name in changing if name != "updated_at"]
     return f"""
         INSERT INTO {target.table} ({columns})
-        SELECT {columns} FROM pg_temp.staged_{target.table} ORDER BY {target.order or ", ".join(target.key)}
+        SELECT {columns} FROM {source} ORDER BY {target.order or ", ".join(target.key)}
         ON CONFLICT ({", ".join(target.key)}) DO UPDATE
         SET {", ".join(f"{name} = EXCLUDED.{name}" for name in changing)}
         WHERE ({", ".join(f"{target.table}.{name}" for name in compared)})

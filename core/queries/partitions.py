@@ -19,7 +19,6 @@ MAINTENANCE_LOCK = 0x7469636B
 # How long maintenance waits for a table, because everybody else then waits behind it.
 LOCK_TIMEOUT_MS = 5_000
 
-MOVING = "pg_temp.moving_ticks"
 BEFORE, DEFAULT = "ticks_before", "ticks_default"
 LIST = """
     SELECT c.relname, pg_get_expr(c.relpartbound, c.oid)
@@ -71,18 +70,18 @@ def create_partition(database: Database, begin: datetime, end: datetime) -> tupl
     """
     name = f"ticks_{begin:%Y_%m}"
     parameters = (begin, end)
-    database.execute_sql(
-        f"DROP TABLE IF EXISTS {MOVING}; CREATE TEMPORARY TABLE {MOVING} (LIKE ticks) ON COMMIT DROP"
-    )
+    # not a temporary one, which a role may be forbidden to create
+    moving = f"{name}_moving"
+    database.execute_sql(f"CREATE UNLOGGED TABLE {moving} (LIKE ticks)")
     moved = database.execute_sql(
-        f"""WITH moving AS (DELETE FROM {DEFAULT} WHERE timestamp >= %s AND timestamp < %s RETURNING *)
-            INSERT INTO {MOVING} SELECT * FROM moving""",
+        f"""WITH moved AS (DELETE FROM {DEFAULT} WHERE timestamp >= %s AND timestamp < %s RETURNING *)
+            INSERT INTO {moving} SELECT * FROM moved""",
         parameters,
     ).rowcount
     database.execute_sql(f"CREATE TABLE {name} PARTITION OF ticks FOR VALUES FROM (%s) TO (%s)", parameters)
     if moved:
-        database.execute_sql(f"INSERT INTO {name} SELECT * FROM {MOVING}")
-    database.execute_sql(f"DROP TABLE {MOVING}")
+        database.execute_sql(f"INSERT INTO {name} SELECT * FROM {moving}")
+    database.execute_sql(f"DROP TABLE {moving}")
     return name, int(moved)
 
 

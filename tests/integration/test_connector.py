@@ -21,9 +21,9 @@ from tests.conftest import Execute, administered
 
 SHOW = """SELECT current_setting('TimeZone'), split_part(current_setting('DateStyle'), ',', 1),
     current_setting('IntervalStyle'), current_setting('transaction_isolation'),
-    current_setting('standard_conforming_strings'), current_setting('lock_timeout'),
+    current_setting('lock_timeout'),
     current_setting('client_encoding'), current_setting('search_path'), now()"""
-PINNED = ("UTC", "ISO", "postgres", "read committed", "on", "0", "UTF8", "public, pg_temp")
+PINNED = ("UTC", "ISO", "postgres", "read committed", "0", "UTF8", "public, pg_temp")
 DEFAULTS = {
     "timezone": "'America/St_Johns'",
     "datestyle": "'German'",
@@ -109,6 +109,18 @@ def test_settings_do_not_depend_on_server_role_or_environment(
     assert tuple(settings) == PINNED
     assert now.utcoffset() == datetime.now(UTC).utcoffset()
     assert name != "somebody else"
+
+
+@pytest.mark.parametrize("sends_options", [True, False], ids=["direct", "pooled"])
+def test_texts_are_quoted_as_the_session_reads_them(odd_defaults: Settings, *, sends_options: bool) -> None:
+    """Also where backslashes are not plain letters, in every statement of a transaction."""
+    texts = ["\\", "\\'", "'; --", "\\\\'", "%s", "E'\\n'"]
+    with open_service(odd_defaults) as service:
+        service._database._connector._sends_options = sends_options
+        for unit in (service._database.session, service._database.transaction_of):
+            with unit("quote") as database:
+                for text in texts:
+                    assert database.execute_sql("SELECT %s::text", (text,)).fetchone() == (text,)
 
 
 def test_nothing_stays_behind_in_a_session_that_is_shared(odd_defaults: Settings) -> None:

@@ -26,6 +26,7 @@ BOARD = "daily_returns"
 # What these find depends on which letters the locale of a database has in two cases.
 FOLDED = ("οδ", "σί", "ΟΔ", "ος", "i", "İ", "ÄRGER")
 NAMES = ("alice", "Bob", "b_b%b", "ΟΔΟΣ", "ΣΊΣΥΦΟΣ", "İstanbul", "Ärger", "zoë", "O'Brien\\", "10-4")
+TRICKY = "\\'; -- \\\\'' \\n E'x' %s %% _"
 TITLE = "naïve “quotes”, \\ and 日本"
 
 
@@ -260,6 +261,8 @@ def _play_rest(service: EnhancedDatabaseService, answers: Answers, ids: dict[str
     def go_on() -> None:
         with service.transaction():
             service.update_user_profile(ids["alice"], name="kept")
+            # quotes and backslashes in a statement that is not the first of its transaction
+            service.update_user_profile(ids["zoë"], name=TRICKY, preferences={"name": TRICKY})
             answers.note("refused inside", lambda: service.create_user(username="alice"))
             service.load_market_events([])
             service.update_leaderboard_entry(ids["alice"], BOARD, Decimal(50), DAYS[1])
@@ -267,6 +270,8 @@ def _play_rest(service: EnhancedDatabaseService, answers: Answers, ids: dict[str
     answers.note("rolled back", give_up)
     answers.note("after it", lambda: service.get_user_by_id(ids["alice"]).name)
     answers.note("committed", go_on)
+    answers.note("tricky", lambda: service.get_user_by_id(ids["zoë"]))
+    assert service.get_user_by_id(ids["zoë"]).name == TRICKY
     answers.note("then", lambda: service.get_user_by_id(ids["alice"]).name)
     answers.note("and the board", lambda: service.get_leaderboard(BOARD, DAYS[1], 3))
     answers.note("active players", lambda: service.count_active_players(NOW - timedelta(days=1)))

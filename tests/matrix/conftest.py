@@ -36,9 +36,10 @@ ODD_DEFAULTS = {
     "row_security": "off",
 }
 # What another client of a transaction pooler may leave in a session.
-LEFT_BEHIND = """
+SETTINGS_LEFT_BEHIND = """
     SET TimeZone = 'Asia/Tokyo'; SET DateStyle = 'SQL, DMY'; SET statement_timeout = '200ms';
-    SET search_path = pg_catalog; SET default_transaction_isolation = 'repeatable read';
+    SET search_path = pg_catalog; SET default_transaction_isolation = 'repeatable read'"""
+TABLES_LEFT_BEHIND = """
     CREATE TEMPORARY TABLE users (id int); CREATE TEMPORARY TABLE ticks (id int);
     CREATE TEMPORARY TABLE staged_ticks (id int); CREATE TEMPORARY TABLE moving_ticks (id int)"""
 ROLE_PASSWORD = "of echo"  # of a test
@@ -119,6 +120,10 @@ def made_place(server: PostgresServer, directory: Path, variant: Variant) -> Ite
         stack.callback(run, f"DROP ROLE {role}")
         stack.callback(run, f"DROP DATABASE {name} WITH (FORCE)")
         run(f"CREATE ROLE {role} LOGIN PASSWORD '{ROLE_PASSWORD}'")
+        if variant.has_own_schema:
+            # neither temporary tables nor schemas of its own making
+            run(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+            run(f"GRANT CONNECT ON DATABASE {name} TO {role}")
         for setting, value in ODD_DEFAULTS.items() if variant.has_odd_defaults else ():
             run(f"ALTER DATABASE {name} SET {setting} = {value}")
         if variant.has_own_schema:
@@ -166,8 +171,10 @@ def leave_something_behind(url: str) -> None:
             clients.append((client, cursor))
         assert len({cursor.fetchall()[0] for _, cursor in clients}) == SESSIONS_OF_POOLER
         for client, cursor in clients:
-            with contextlib.suppress(psycopg2.errors.DuplicateTable):
-                cursor.execute(LEFT_BEHIND)
+            cursor.execute(SETTINGS_LEFT_BEHIND)
+            client.commit()
+            with contextlib.suppress(psycopg2.errors.DuplicateTable, psycopg2.errors.InsufficientPrivilege):
+                cursor.execute(TABLES_LEFT_BEHIND)
             client.commit()
 
 

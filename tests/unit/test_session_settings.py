@@ -22,6 +22,7 @@ FACTS = SessionFacts(
     is_standby=False,
     is_read_only=False,
     is_linux=True,
+    may_stage=True,
 )
 
 
