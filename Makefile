@@ -41,7 +41,7 @@ clean: ## stop the stack and forget its data; asks on a terminal (ARGS=--yes doe
 migrate: $(RUNTIME) ## bring the running stack's schema up (ARGS=status or down)
 	@$(STACK) run migrate $(ARGS)
 
-seed: $(RUNTIME) ## replay price history in the running stack (ARGS="--players 1000 --sessions 250")
+seed: $(RUNTIME) ## replay price history in the running stack (ARGS="--players 1000 --sessions 250 --replace")
 	@$(STACK) run seed $(ARGS)
 
 chaos-redis: $(RUNTIME) ## drill: hang the running stack's Valkey; fails unless the metrics tell exactly that

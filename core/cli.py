@@ -223,13 +223,23 @@ def import_prices_command(
 @click.option("--players", type=int, default=100, show_default=True)
 @click.option("--sessions", type=int, help="The last N trading days; all without it.")
 @click.option("--seed", "number", type=int, default=1, show_default=True, help="Same number, same game.")
-def seed_command(players: int, sessions: int | None, number: int) -> None:
-    """Replay imported trading days as game sessions."""
+@click.option(
+    "--replace", is_flag=True, help="Also where there are players or sessions that no seed has made."
+)
+def seed_command(players: int, sessions: int | None, number: int, *, replace: bool) -> None:
+    """Replay imported trading days as game sessions; replaces the players of another replay."""
     from core.simulation.progress import show_progress  # noqa: PLC0415  # see above
-    from core.simulation.replay import seed  # noqa: PLC0415  # see above
+    from core.simulation.replay import plan_seed  # noqa: PLC0415  # see above
 
-    with open_service(_load_bulk_settings()) as service, show_progress() as progress:
-        result = seed(service, players=players, sessions=sessions, seed=number, progress=progress)
+    with open_service(_load_bulk_settings()) as service:
+        plan = plan_seed(service, players=players, sessions=sessions, seed=number)
+        found = plan.survey()
+        if found.is_of_people and not replace:
+            confirm_loss(RowsWouldBeLost(str(found)), option="--replace")
+        if found.replaced:
+            click.echo(f"replacing {found.replaced} simulated players of another replay", err=True)
+        with show_progress() as progress:
+            result = plan.run(progress)
     click.echo(str(result))
 
 

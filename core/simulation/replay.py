@@ -33,6 +33,7 @@ from core.simulation.sessions import (
     value_holdings,
 )
 from core.simulation.strategies import LOOKBACKS, Traits, choose_weights, draw_traits
+from core.simulation.survey import Survey, survey
 from core.simulation.trading_day import close_of, open_of
 from core.simulation.write_behind import BATCH_ROWS, WriteBehind
 
@@ -70,19 +71,44 @@ class SeedResult:
         )
 
 
-def seed(
-    service: EnhancedDatabaseService,
-    *,
-    players: int,
-    sessions: int | None = None,
-    seed: int = 1,
-    progress: Progress = ignore_progress,
-    now: datetime | None = None,
-) -> SeedResult:
-    """Replay the last `sessions` trading days (None, or more than there are: all of them).
+class SeedPlan:
+    """A seed that can be looked at before it is run."""
 
-    Simulated players of an earlier replay are removed when it had other numbers or
-    prices; other users and their data are never touched.
+    def __init__(
+        self, service: EnhancedDatabaseService, replay: "Replay", traits: Traits, *, seed: int, mark: str
+    ) -> None:
+        self._service = service
+        self._replay = replay
+        self._traits = traits
+        self._seed = seed
+        self._mark = mark
+
+    def survey(self) -> Survey:
+        """Look at what is in the database: what would be replaced, and what no seed has made."""
+        players, history = len(self._replay.user_ids), self._replay.history
+        return survey(self._service, players=players, mark=self._mark, history=history)
+
+    def run(self, progress: Progress = ignore_progress, *, now: datetime | None = None) -> SeedResult:
+        """Replay the sessions.
+
+        Simulated players of another replay are removed with all that is theirs; other users and
+        their data are never touched.
+        """
+        replay = self._replay
+        joined_at = [open_of(day) for day in replay.join_days]
+        roster = enroll(self._service, self._traits, mark=self._mark, joined_at=joined_at, progress=progress)
+        result = _write(
+            self._service, replay, roster, progress, seed=self._seed, now=now or datetime.now(UTC)
+        )
+        mark_finished(self._service, roster)
+        return result
+
+
+def plan_seed(
+    service: EnhancedDatabaseService, *, players: int, sessions: int | None = None, seed: int = 1
+) -> SeedPlan:
+    """Plan to replay the last `sessions` trading days (None, or more than there are: all of them).
+
     Raises `InvalidInput` for numbers out of range and when no prices are imported.
     """
     _check("players", players, 1, MAX_PLAYERS)
@@ -95,13 +121,22 @@ def seed(
     first = max(0, len(history.days) - (sessions or len(history.days)))
     ids = player_ids(range(players))
     traits = draw_traits(seed, ids)
-    replay = Replay(history, traits, tuple(ids), seed=seed, first=first)
     mark = f"{players}x{len(history.days) - first}@{seed}/{history.digest}"
-    joined_at = [open_of(day) for day in replay.join_days]
-    roster = enroll(service, traits, mark=mark, joined_at=joined_at, progress=progress)
-    result = _write(service, replay, roster, progress, seed=seed, now=now or datetime.now(UTC))
-    mark_finished(service, roster)
-    return result
+    replay = Replay(history, traits, tuple(ids), seed=seed, first=first)
+    return SeedPlan(service, replay, traits, seed=seed, mark=mark)
+
+
+def seed(
+    service: EnhancedDatabaseService,
+    *,
+    players: int,
+    sessions: int | None = None,
+    seed: int = 1,
+    progress: Progress = ignore_progress,
+    now: datetime | None = None,
+) -> SeedResult:
+    """Plan a seed and run it at once, whatever is in the database; see `plan_seed` and `SeedPlan`."""
+    return plan_seed(service, players=players, sessions=sessions, seed=seed).run(progress, now=now)
 
 
 class PlayedSession(NamedTuple):

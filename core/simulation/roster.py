@@ -63,6 +63,11 @@ def player_ids(numbers: range) -> list[UUID]:
     return make_ids(Kind.USER, seed=0, when=_FOUNDED, numbers=np.asarray(numbers, np.int64))
 
 
+def is_simulated(user_id: UUID) -> bool:
+    """Say whether an id is that of a simulated player: it begins with a time when nobody played."""
+    return user_id.int >> 80 == int(_FOUNDED.timestamp() * 1000)
+
+
 def enroll(
     service: EnhancedDatabaseService,
     traits: Traits,

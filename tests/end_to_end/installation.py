@@ -60,7 +60,8 @@ class Installation:
         # the package's own files come first; an editable install of the checkout stays unseen, because
         # a folder that a .pth file names has its own .pth files ignored
         shared = self.site_packages / "shared.pth"
-        shared.write_text(f"{sysconfig.get_path('purelib')}\n{sysconfig.get_path('platlib')}\n", "utf-8")
+        folders = [folder for folder in sys.path if Path(folder).name in {"site-packages", "dist-packages"}]
+        shared.write_text("".join(f"{folder}\n" for folder in folders), "utf-8")
         options = ["--no-index", "--no-deps", "--disable-pip-version-check", "--quiet"]
         _run(sys.executable, "-m", "pip", "--python", str(self.python), "install", *options, str(wheel))
 

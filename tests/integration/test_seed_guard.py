@@ -1,0 +1,168 @@
+"""`echo-markets seed` where people have played: it says what it replaces, and changes nothing unasked."""
+
+from collections.abc import Callable
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from core import EnhancedDatabaseService, Settings
+from core.cli import main
+from core.records import Portfolio
+from tests.conftest import Execute
+from tests.dashboard_process import build_environment
+from tests.market_days import import_days
+from tests.terminal import run_on_terminal
+
+Run = Callable[..., Result]
+REFUSED = 1
+LIVE_DAY = date(2026, 1, 5)
+FIRST = ("--players", "5", "--sessions", "3")
+OTHER = ("--players", "6", "--sessions", "4")
+
+
+@pytest.fixture
+def environment(settings: Settings) -> dict[str, str]:
+    """The variables that name the test's servers."""
+    assert settings.redis_password is not None
+    return {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+        "REDIS_PASSWORD": settings.redis_password.get_secret_value(),
+    }
+
+
+@pytest.fixture
+def run(service: EnhancedDatabaseService, environment: dict[str, str], tmp_path: Path) -> Run:
+    """Run the command without a terminal, on a week of imported prices."""
+    import_days(service, tmp_path, "2013-02-18")
+    return lambda *arguments: CliRunner().invoke(main, ["seed", *arguments], env=environment)
+
+
+def read_all(execute: Execute) -> dict[str, list[tuple[Any, ...]]]:
+    """Return every row of every table."""
+    tables = execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
+    return {name: execute(f"SELECT t::text FROM {name} AS t ORDER BY 1") for (name,) in tables}
+
+
+def play_live(service: EnhancedDatabaseService) -> Portfolio:
+    """Let the first simulated player play a session that is no replayed day."""
+    return service.get_current_portfolio(service.list_users(limit=1)[0].id, LIVE_DAY)
+
+
+def test_players_that_it_did_not_make_are_not_mixed_with_others(
+    run: Run, service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """One line names them and what would happen, exit status 1, and nothing has changed."""
+    for name in ("alice", "bob", "charlie", "dora"):
+        service.create_user(username=name)
+    before = read_all(execute)
+    refused = run(*FIRST)
+    assert (refused.exit_code, refused.stdout) == (REFUSED, "")
+    [line] = refused.stderr.splitlines()
+    assert line == (
+        "error: the database has 4 players (alice, bob, charlie, ...) that no seed has made; seeding removes"
+        " nothing, and lets 5 simulated players play beside those who stay; nothing was changed;"
+        " --replace does it all the same"
+    )
+    assert read_all(execute) == before
+    done = run(*FIRST, "--replace")
+    assert done.exit_code == 0, done.output
+    assert execute("SELECT count(*) FROM users") == [(9,)]
+
+
+def test_live_sessions_are_not_removed_unasked(
+    run: Run, service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """Another replay would take what its players did since with it."""
+    assert run(*FIRST).exit_code == 0
+    portfolio = play_live(service)
+    before = read_all(execute)
+    refused = run(*OTHER)
+    assert refused.exit_code == REFUSED
+    assert (
+        "the database has 1 session (2026-01-05) that no seed has made; seeding removes 5 simulated players"
+        " of another replay with all that is theirs, live sessions included, and lets 6 simulated players"
+    ) in refused.stderr
+    assert read_all(execute) == before
+    alice = service.create_user(username="alice")
+    service.get_current_portfolio(alice.id, LIVE_DAY)
+    done = run(*OTHER, "--replace")
+    assert done.exit_code == 0, done.output
+    assert "replacing 5 simulated players of another replay" in done.stderr
+    assert execute("SELECT user_id::text FROM portfolios WHERE session_date = %s", (LIVE_DAY,)) == [
+        (str(alice.id),)
+    ]
+    assert service.find_portfolio(portfolio.user_id, LIVE_DAY) is None
+
+
+def test_a_repeated_replay_needs_no_consent(
+    run: Run, service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """It replaces nothing: neither live sessions nor people are touched."""
+    assert run(*FIRST).exit_code == 0
+    play_live(service)
+    service.create_user(username="alice")
+    before = read_all(execute)
+    repeated = run(*FIRST)
+    assert (repeated.exit_code, "(0 rows new or changed)" in repeated.stdout) == (0, True), repeated.output
+    assert read_all(execute) == before
+
+
+def test_an_empty_database_and_another_replay_are_seeded_at_once(run: Run, execute: Execute) -> None:
+    """Where nobody has played there is nobody to ask for; what is replaced is said."""
+    first = run(*FIRST)
+    assert (first.exit_code, "replacing" in first.stderr) == (0, False), first.output
+    second = run(*OTHER)
+    assert second.exit_code == 0, second.output
+    assert "replacing 5 simulated players of another replay" in second.stderr
+    assert "5 players of another replay removed" in second.stdout
+    assert execute("SELECT count(*) FROM users") == [(6,)]
+
+
+def test_a_simulated_player_that_somebody_took_over_counts_as_replaced(
+    run: Run, service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """Its preferences no longer say which replay it is of: a seed would remove it, so it asks."""
+    assert run(*FIRST).exit_code == 0
+    player = service.list_users(limit=1)[0]
+    service.update_user_profile(player.id, username="alice", preferences={})
+    play_live(service)
+    before = read_all(execute)
+    refused = run(*FIRST)
+    assert (refused.exit_code, "removes 1 simulated player" in refused.stderr) == (REFUSED, True), (
+        refused.output
+    )
+    assert read_all(execute) == before
+
+
+def test_scores_alone_are_a_session(run: Run, service: EnhancedDatabaseService) -> None:
+    """A game without portfolios has leaderboards all the same."""
+    user = service.create_user(username="alice")
+    service.update_leaderboard_entry(user.id, "puzzles", Decimal(1), LIVE_DAY)
+    refused = run(*FIRST)
+    assert refused.exit_code == REFUSED
+    assert "1 player (alice) and 1 session (2026-01-05) that no seed has made" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("answer", "status"), [("n", REFUSED), ("y", 0)])
+def test_a_person_is_asked(
+    answer: str,
+    status: int,
+    run: Run,  # imports the prices
+    environment: dict[str, str],
+    service: EnhancedDatabaseService,
+    execute: Execute,
+) -> None:
+    """On a terminal the same words are a question."""
+    service.create_user(username="alice")
+    before = read_all(execute)
+    typed = run_on_terminal("seed", *FIRST, answer=answer, environment=build_environment(**environment))
+    assert typed.status == status, typed.shown
+    assert "1 player (alice) that no seed has made" in typed.shown
+    assert "do it all the same? [y/N]" in typed.shown
+    assert (read_all(execute) == before) == (status != 0)
