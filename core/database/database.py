@@ -254,7 +254,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             else:
                 with contextlib.suppress(DatabaseError):
                     unit.check_end()
-        unit.reset()
+        unit.end()
 
     @contextmanager
     def transaction_of(self, operation: str, owner: Owner | None = None) -> Iterator["Database"]:

@@ -21,6 +21,8 @@ from core.errors import DatabaseError, TransactionMisused
 
 logger = logging.getLogger(__name__)
 
+_NOBODY = Owner()
+
 
 class UnitOfWork:
     """A connection that is checked out, and what belongs to it until it is checked in."""
@@ -55,6 +57,11 @@ class UnitOfWork:
         self.ctx: list[Any] = []
         self.transactions: list[Any] = []
         self.commit_callbacks: list[Any] = []
+
+    def end(self) -> None:
+        """Let go of connection and owner: a copy of the context may keep the rest for long."""
+        self.reset()
+        self.owner = _NOBODY
 
     def set_connection(self, raw: ServerConnection) -> None:
         """Use a connection; peewee's name."""

@@ -6,6 +6,7 @@ it receives, so that neither keepalives nor tcp_user_timeout end the wait. A sta
 an answer a little after the timeout has its socket shut down, which ends the wait with an error.
 """
 
+import logging
 import os
 import socket
 import threading
@@ -18,6 +19,8 @@ import psycopg2
 from psycopg2.extensions import connection, cursor
 
 from core.forks import call_in_forked_child
+
+logger = logging.getLogger(__name__)
 
 # The server's own cancellation, which says more, comes first and has this long to arrive.
 GRACE_SECONDS = 1.0
@@ -49,7 +52,7 @@ class StatementWatch:
         on_look: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Call `on_look` whenever the thread looks, every half second: it raises nothing."""
+        """Call `on_look` whenever the thread looks, every half second."""
         self.limit_seconds = limit_seconds + GRACE_SECONDS
         self._on_look = on_look
         self._clock = clock
@@ -111,7 +114,11 @@ class StatementWatch:
     def _look(self) -> None:
         while not self._stopping.wait(min(LOOK_SECONDS, self.limit_seconds / 4)):
             self._cut_late(list(self._running))
-            self._on_look()
+            try:
+                self._on_look()
+            except Exception:
+                # the edge of a loop: without this thread no statement has an end
+                logger.exception("looking after connections failed")
 
     def _cut_late(self, running: Sequence[_Statement]) -> None:
         now = self._clock()

@@ -11,6 +11,7 @@ import logging
 import queue
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -317,6 +318,58 @@ def test_async_dependencies_are_refused_only_where_they_wait(
 
     run(work)
     assert names() == ["alice"]
+
+
+def make_loop() -> Callable[..., None]:
+    """Return the `run` of another event loop, which gives each task a turn in a context of its own."""
+    code = """if True:
+        import contextvars
+
+        def run(*functions):
+            tasks = [(function(), contextvars.copy_context()) for function in functions]
+            while tasks:
+                for task in tasks.copy():
+                    try:
+                        task[1].run(task[0].send, None)
+                    except StopIteration:
+                        tasks.remove(task)
+    """
+    names: dict[str, Any] = {"__name__": "trio"}
+    exec(code, names)  # it is ours; its frames are known by the name of the module
+    loop: Callable[..., None] = names["run"]
+    return loop
+
+
+class Turn:
+    """Lets the other tasks of such a loop run."""
+
+    def __await__(self) -> Generator[None]:
+        """Give the turn away once."""
+        yield
+
+
+def test_tasks_of_other_event_loops_have_transactions_of_their_own(
+    service: EnhancedDatabaseService, names: Callable[[], list[str]]
+) -> None:
+    """Interleaved on one thread, each commits or is undone by itself."""
+
+    def build(name: str, *, fails: bool) -> Callable[[], Awaitable[None]]:
+        async def write() -> None:
+            try:
+                with service.transaction():
+                    service.create_user(username=name)
+                    await Turn()
+                    service.create_user(username=f"{name}2")
+                    await Turn()
+                    if fails:
+                        raise LookupError("undo")  # noqa: TRY301  # leaves the transaction, as a caller's error does
+            except LookupError:
+                assert fails
+
+        return write
+
+    make_loop()(build("alice", fails=False), build("bob", fails=True), build("charlie", fails=False))
+    assert names() == ["alice", "alice2", "charlie", "charlie2"]
 
 
 # -- frameworks that move between threads ----------------------------------------------
@@ -673,6 +726,25 @@ def test_a_block_may_be_collected_while_the_pool_is_locked(
     assert done.wait(stretch(10))
     service.create_user(username="alice")
     assert names() == ["alice"]
+
+
+def test_a_context_that_lives_on_keeps_nothing_of_a_block(service: EnhancedDatabaseService) -> None:
+    """A task that was created inside may run for ever; what the block's function had is let go."""
+
+    class Large:
+        """Something that a function has."""
+
+    def work() -> tuple[contextvars.Context, weakref.ref[Large]]:
+        large = Large()
+        with service.transaction():
+            service.search_users("a")
+            return contextvars.copy_context(), weakref.ref(large)
+
+    with ThreadPoolExecutor(1) as pool:
+        context, reference = pool.submit(work).result(60)
+    gc.collect()
+    assert reference() is None
+    assert context.run(service.search_users, "a") == ()
 
 
 def test_services_do_not_share_blocks(
