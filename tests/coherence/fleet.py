@@ -23,7 +23,7 @@ from tests.coherence.registers import Game
 from tests.coherence.worker import serve
 from tests.conftest import connected
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 60.0
 # The test itself, as a writer whose statements everybody must see.
 OBSERVER = -1
 
@@ -72,6 +72,7 @@ class Member:
         """Let the operation that is held go on to its end."""
         self.call("go")
         assert self.call("finish", label), f"{label} did not end"
+        self.call("await_replies")
 
     def kill(self) -> None:
         """End it at once."""
@@ -112,6 +113,17 @@ class Fleet:
         for member in self.members:
             wait_until(lambda member=member: member.call("is_live"), "the near tier serves")  # type: ignore[misc]  # bound at once
         return game
+
+    def read(self, process: int, *arguments: Any) -> None:
+        """Read in one process, and wait until what it fills has arrived in Redis."""
+        self[process].call("read", *arguments)
+        self[process].call("await_replies")
+
+    def await_feed(self, process: int) -> None:
+        """Wait until a process has heard of every change up to now."""
+        marker = f"user:{uuid4()}"
+        self.redis.set(marker, "", px=round(PATIENCE_SECONDS * 1000))
+        wait_until(lambda: self[process].call("has_heard", marker), "the feed tells of a change")
 
     def observe(self, game: Game, register: str) -> None:
         """Read a register from its table itself: whatever is committed must be seen from now on."""

@@ -8,11 +8,13 @@ from typing import Any
 
 from core import EnhancedDatabaseService
 from core.cache import NO_FENCE, NO_TOKEN, Fence, claims
+from core.cache import feed as feed_module
 from core.cache.changes import Ticket
 from core.cache.codec import VERSION_MARK, new_token
 from core.cache.link import Script
 from core.cache.scripts import FENCE, FILL
 
+PATIENT_SECONDS = 600.0
 BLIND_FILL = FILL.text.replace("if found[i] == ARGV[1] then", "if true then").replace(
     "is_current = is_current and found[i] == ARGV[2 + count * 2 + (i - count)]", "is_current = true"
 )
@@ -45,6 +47,7 @@ def invalidate_before_commit(service: EnhancedDatabaseService) -> None:
 
 def ignore_feed(service: EnhancedDatabaseService) -> None:
     """Hear nothing of what others change."""
+    _keep_near_open()
     feed: Any = service._cache._feed
     feed.close()
     deaf = _shared(service).make_feed(service._cache._near)
@@ -72,6 +75,7 @@ def reuse_version_token(_: EnhancedDatabaseService) -> None:
 
 def admit_without_ticket(service: EnhancedDatabaseService) -> None:
     """Keep near what was read, whatever was heard of it meanwhile."""
+    _keep_near_open()
     near: Any = service._cache._near
 
     def admit(_: Ticket | None, values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:
@@ -82,6 +86,7 @@ def admit_without_ticket(service: EnhancedDatabaseService) -> None:
 
 def join_any_flight(service: EnhancedDatabaseService) -> None:
     """Share a read that began before the change."""
+    _keep_near_open()
     flights: Any = service._cache._flights
     flights._is_overtaken = lambda _: False
 
@@ -122,6 +127,12 @@ def trust_lost_commits(service: EnhancedDatabaseService) -> None:
 
     cache.fence = lambda *_: NO_FENCE
     cache.invalidate = invalidate_certain
+
+
+def _keep_near_open() -> None:
+    """Let the near tier serve although the machine is busy: while it is shut, no mutant of it shows."""
+    module: Any = feed_module
+    module.SILENCE_SECONDS = PATIENT_SECONDS
 
 
 def _leave_out(service: EnhancedDatabaseService, prefix: str) -> None:

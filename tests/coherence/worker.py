@@ -54,6 +54,7 @@ class Worker:
         self._threads: dict[str, threading.Thread] = {}
         self._local = _Answered()
         self.loads: list[str] = []
+        self._heard: set[str] = set()
         self._loses_next = False
         self._is_paused_at_random = False
         if mutant is not None:
@@ -65,9 +66,14 @@ class Worker:
     def _observe(self) -> None:
         """Watch which tier answers, what is loaded and what is paid; put the latches in."""
         cache: Any = self._service._cache
+        invalidate = cache._near.invalidate
         get, read, load = cache._near.get, cache._reader.read, cache._reader._load
         shared: Any = cache._shared
         settle, fence = shared._debts.settle, cache.fence
+
+        def invalidate_and_note(names: Any) -> None:
+            invalidate(names)
+            self._heard.update(names)
 
         def near_get(key: str) -> Any:
             value = get(key)
@@ -103,6 +109,7 @@ class Worker:
             self._pass("fenced")
             return held
 
+        cache._near.invalidate = invalidate_and_note
         cache._near.get, cache._reader.read, cache._reader._load = near_get, shared_read, load_and_wait
         shared.get_many, shared.get_and_lease = waiting(shared.get_many), waiting(shared.get_and_lease)
         shared._debts.settle, cache.fence = settle_and_note, fence_and_wait
@@ -228,6 +235,24 @@ class Worker:
         """Wait for an operation; say whether it has ended."""
         self._threads[label].join(seconds)
         return not self._threads[label].is_alive()
+
+    def await_replies(self) -> None:
+        """Return once Redis has answered all that was sent, also what no caller waits for."""
+        link = self._cache._shared._link
+        wires = [link._idle.pop() for _ in range(len(link._idle))]
+        for wire in wires:
+            while wire._awaited:
+                wire._give_away()
+        link._idle.extend(reversed(wires))
+
+    def has_heard(self, key: str) -> bool:
+        """Say whether the near tier was told of a change of this key."""
+        return key in self._heard
+
+    def has_joined_or_ended(self, label: str) -> bool:
+        """Say whether the thread of an operation waits for another's read, or has ended."""
+        flights = list(self._cache._flights._flights.values())
+        return not self._threads[label].is_alive() or any(flight.done._cond._waiters for flight in flights)
 
     def arm(self, point: str) -> None:
         """Hold the next operation that comes to a point."""
