@@ -5,9 +5,7 @@ checked out for one unit of work and always checked in; there is no autoconnect,
 so a query outside a unit of work is an error at once instead of a leak.
 """
 
-import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -17,27 +15,14 @@ import psycopg2
 from playhouse.pool import PooledPostgresqlDatabase
 
 from core.database.connector import Connector, ServerConnection
-from core.database.faults import (
-    DRIVER_ERRORS,
-    READ_ONLY,
-    find_sqlstate,
-    is_connection_lost,
-    translate,
-    translate_connect,
-)
+from core.database.faults import DRIVER_ERRORS, is_connection_lost, translate_connect
 from core.database.owner import Owner
 from core.database.pool import ConnectionPool
 from core.database.query_log import QueryLog
+from core.database.session import Session, Sessions
 from core.database.unit_of_work import UnitOfWork, UnitsOfWork
 from core.database.watch import StatementWatch
-from core.errors import (
-    ConnectFailed,
-    DatabaseError,
-    DatabaseUnavailable,
-    PoolClosed,
-    PoolTimeout,
-    ServerHung,
-)
+from core.errors import ConnectFailed, DatabaseError, DatabaseUnavailable, ServerHung
 from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.records import PoolStats
@@ -62,7 +47,6 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     """One process's database; thread safe, one connection per unit of work."""
 
     def __init__(self, settings: Settings, *, application_name: str, metrics: Metrics) -> None:
-        self._metrics = metrics
         self._pool = ConnectionPool(
             self._open_raw,
             limit=settings.database_connection_limit,
@@ -81,6 +65,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._connector = Connector(settings, application_name)
         self._cursor_factory = query_log.extend(self._watch.cursor_factory)
         super().__init__(self._connector.url, autoconnect=False)
+        self._sessions = Sessions(self._pool, self._units, metrics)
         # the one thread that is left may have been in a unit of work of its parent's
         call_in_forked_child(self._units.forget)
 
@@ -89,9 +74,12 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     def _open_raw(self) -> ServerConnection:
         # past peewee's _connect, which knows nothing of poolers
         try:
-            return self._connector.open(cursor_factory=self._cursor_factory)
+            raw = self._connector.open(cursor_factory=self._cursor_factory)
         except psycopg2.Error as error:
             raise translate_connect(error) from error
+        if self.server_version is None:
+            self._set_server_version(raw)
+        return raw
 
     @property
     def _state(self) -> UnitOfWork:
@@ -121,14 +109,23 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             super().begin(isolation_level)
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
-        """Run a statement in the present transaction, or in its own."""
-        if not self._state.closed:
-            if self._begin_is_due():
-                sql = f"BEGIN; {self._state.conn.unit_prefix}{sql}"
-            elif not self._state.transactions:
-                sql = f"{self._state.conn.unit_prefix}{sql}"
+        """Run a statement in the present transaction, or in its own; raises what the driver raises."""
+        unit = self._units.current
+        if unit is None or unit.closed:
+            raise peewee.InterfaceError("no unit of work is open; begin one with session()")
+        if unit.is_begin_due:
+            unit.is_begin_due = False
+            sql = f"BEGIN; {unit.conn.unit_prefix}{sql}"
+        elif not unit.transactions:
+            sql = f"{unit.conn.unit_prefix}{sql}"
         # pg_stat_statements keeps it; behind the statement, because a comment in front may be dropped
-        return super().execute_sql(f"{sql} /* op={self._state.operation} */", params)
+        sql = f"{sql} /* op={unit.operation} */"
+        if self.query_hooks:
+            return super().execute_sql(sql, params)
+        # without hooks, what peewee does around it is as much again
+        cursor = unit.conn.cursor()
+        cursor.execute(sql, params or ())
+        return cursor
 
     def cursor(self, named_cursor: Any = None) -> Any:
         """Return a cursor in the present transaction."""
@@ -176,85 +173,13 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         unit = self._units.find()
         return unit is not None and bool(unit.transactions)
 
-    @contextmanager
-    def session(self, operation: str, owner: Owner | None = None) -> Iterator["Database"]:
+    def session(self, operation: str, owner: Owner | None = None) -> Session["Database"]:
         """Hold a connection for one unit of work named `operation`; nested calls share it.
 
         With an `owner` it is the block of other code, which only its owner may use and end.
         Driver errors leave as `core.errors`.
         """
-        started = time.perf_counter()
-        is_collected = False
-        try:
-            with self._used(operation, owner):
-                yield self
-        except GeneratorExit:
-            is_collected = True
-            raise
-        except (PoolTimeout, PoolClosed, ConnectFailed) as error:
-            self._metrics.count_operation_error(
-                operation, "08" if isinstance(error, ConnectFailed) else "pool"
-            )
-            raise
-        except DRIVER_ERRORS as error:
-            state = find_sqlstate(error)
-            self._metrics.count_operation_error(operation, state[:2] if state else "08")
-            if state == READ_ONLY:
-                # it was the primary, or is it again: only a new connection finds out
-                self._pool.expire_all()
-            raise translate(error, operation) from error
-        finally:
-            # the garbage collector may come in the middle of anything: it must not wait for a lock
-            if not is_collected:
-                self._metrics.observe_operation(operation, time.perf_counter() - started)
-
-    @contextmanager
-    def _used(self, operation: str, owner: Owner | None) -> Iterator[None]:
-        """Join the present unit of work, or begin one."""
-        unit = self._units.find()
-        if unit is None:
-            with self._begun(UnitOfWork(operation, owner or Owner(), reclaim=self._pool.reclaim)):
-                yield
-            return
-        outer_operation, unit.operation = unit.operation, operation
-        before = self._units.use(unit)
-        try:
-            yield
-        finally:
-            unit.operation = outer_operation
-            self._units.use_again(before, unit)
-
-    @contextmanager
-    def _begun(self, unit: UnitOfWork) -> Iterator[None]:
-        # current before it has a connection: what is logged meanwhile has its operation
-        before = self._units.use(unit)
-        is_collected = False
-        try:
-            raw = self._pool.checkout(unit.operation, unit.owner)
-            unit.set_connection(raw)
-            if self.server_version is None:
-                self._set_server_version(raw)
-            self._units.enter(unit)
-            yield
-        except GeneratorExit:
-            is_collected = True
-            raise
-        finally:
-            self._units.leave(unit)
-            self._units.use_again(before, unit)
-            self._check_in(unit, is_collected=is_collected)
-
-    def _check_in(self, unit: UnitOfWork, *, is_collected: bool) -> None:
-        raw = unit.conn
-        if raw is not None and not unit.is_of_parent:
-            if is_collected:
-                self._pool.abandon(raw, unit.owner)
-            elif unit.is_usable():
-                self._pool.checkin(raw)
-            else:
-                with contextlib.suppress(DatabaseError):
-                    unit.check_end()
-        unit.end()
+        return Session(self._sessions, self, operation, owner)
 
     @contextmanager
     def transaction_of(self, operation: str, owner: Owner | None = None) -> Iterator["Database"]:

@@ -70,6 +70,8 @@ class ConnectionPool:
         self._clock = clock
         self._jitter = jitter
         self.reset_after_fork()
+        # not with each check-out, of which they would be a fifth
+        metrics.add_source(self._publish)
         call_in_forked_child(self.reset_after_fork)
 
     def reset_after_fork(self) -> None:
@@ -138,7 +140,6 @@ class ConnectionPool:
         with self._lock:
             if not self._is_drained:
                 self._used[id(entry.raw)] = entry
-                self._publish()
                 return
         # it was being opened for longer than the close was ready to wait
         self._close_raw(entry, "shutdown")
@@ -156,7 +157,6 @@ class ConnectionPool:
             self._counts["requests_queued"] += 1
             waiter = Waiter()
             self._waiters[waiter] = None
-            self._publish()
         return self._wait(waiter, operation, started)
 
     def _may_grow(self) -> bool:
@@ -181,7 +181,6 @@ class ConnectionPool:
                 self._waiters[waiter] = None
                 self._waiters.move_to_end(waiter, last=False)
                 self._counts["requests_queued"] += 1
-                self._publish()
                 self._drained.notify_all()
             else:
                 waiter = None
@@ -240,7 +239,6 @@ class ConnectionPool:
                 # also when it came with the deadline: a granted place must not be lost
                 return waiter.granted
             self._waiters.pop(waiter, None)
-            self._publish()
             self._refuse_when_closed()
             self._counts["requests_errors"] += 1
             self._metrics.pool_timeouts.inc()
@@ -342,7 +340,6 @@ class ConnectionPool:
                     self._waiters.popitem(last=False)[0].grant(entry)
                 else:
                     self._idle.append(entry)
-                self._publish()
                 return
         self._close_raw(entry, reason)
         self._release_slot()
@@ -364,7 +361,6 @@ class ConnectionPool:
             else:
                 self._size -= 1
                 self._drained.notify_all()
-            self._publish()
 
     def _look_when_due(self) -> None:
         """Look once an interval, however many threads wait: a look goes through all that are used."""
@@ -434,7 +430,6 @@ class ConnectionPool:
             self._is_drained = True
             rest, self._used = list(self._used.values()), {}
             self._size -= len(rest)
-            self._publish()
         for entry in rest:
             logger.warning("cancelled %s, which did not end before shutdown", entry.operation)
         if rest:

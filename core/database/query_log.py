@@ -43,33 +43,38 @@ class QueryLog:
         """Return a cursor class whose statements are logged; `base` itself when switched off."""
         if self._mode == "off":
             return base
-        log = self
+        # in locals: each statement reads them
+        log, clock = self, self._clock
+        noted_seconds = 0.0 if self._mode == "all" else self._slow_seconds
 
         class LoggedCursor(base):  # type: ignore[valid-type, misc]  # the class is an argument
             """A cursor whose statements are logged."""
 
             def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002  # psycopg2's name
-                return log.run(self, query, super().execute, query, vars)
+                started = clock()
+                try:
+                    answer = super().execute(query, vars)
+                except psycopg2.Error as error:
+                    log.note(query, clock() - started, error=error.pgcode or type(error).__name__)
+                    raise
+                seconds = clock() - started
+                if seconds >= noted_seconds:
+                    log.note(query, seconds, rows=max(0, self.rowcount))
+                return answer
 
             def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> Any:
-                return log.run(self, sql, super().copy_expert, sql, file, size)
+                started = clock()
+                try:
+                    super().copy_expert(sql, file, size)
+                except psycopg2.Error as error:
+                    log.note(sql, clock() - started, error=error.pgcode or type(error).__name__)
+                    raise
+                log.note(sql, clock() - started, rows=max(0, self.rowcount))
 
         return LoggedCursor
 
-    def run(self, used: cursor, text: Any, statement: Callable[..., Any], *args: Any) -> Any:
-        """Run a statement and log it when it was slow, or always in mode `all`."""
-        started = self._clock()
-        try:
-            answer = statement(*args)
-        except psycopg2.Error as error:
-            self._note(text, self._clock() - started, error=error.pgcode or type(error).__name__)
-            raise
-        seconds = self._clock() - started
-        if seconds >= self._slow_seconds or self._mode == "all":
-            self._note(text, seconds, rows=max(0, used.rowcount))
-        return answer
-
-    def _note(self, text: Any, seconds: float, **outcome: Any) -> None:
+    def note(self, text: Any, seconds: float, **outcome: Any) -> None:
+        """Log a statement when it was slow, or always in mode `all`."""
         is_slow = seconds >= self._slow_seconds
         if not is_slow and self._mode != "all":
             return

@@ -71,10 +71,17 @@ class StatementWatch:
         # a set's item is added in one step
         self._running: set[_Statement] = set()
 
-    def run(self, raw: connection, limit_seconds: float, statement: Callable[..., Any], *args: Any) -> Any:
-        """Run a statement; raises `StatementAbandoned` when no answer came within the limit."""
+    def run(
+        self, raw: connection, limit_seconds: float | None, statement: Callable[..., Any], *args: Any
+    ) -> Any:
+        """Run a statement; raises `StatementAbandoned` when no answer came within the limit.
+
+        A limit of None is that of the connection.
+        """
         if self._thread is None:
             self._start()
+        if limit_seconds is None:
+            limit_seconds = self._extended.get(id(raw), self.limit_seconds)
         running = _Statement(raw, self._clock() + limit_seconds)
         self._running.add(running)
         try:
@@ -149,14 +156,10 @@ def _make_cursor_class(watch: StatementWatch) -> type[cursor]:
         limit_seconds: float | None = None
         """How long each of its statements may take; None is as long as those of the connection."""
 
-        def _run(self, statement: Callable[..., Any], *args: Any) -> Any:
-            limit = watch.limit_of(self.connection) if self.limit_seconds is None else self.limit_seconds
-            return watch.run(self.connection, limit, statement, *args)
-
         def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002  # psycopg2's name
-            return self._run(super().execute, query, vars)
+            return watch.run(self.connection, self.limit_seconds, super().execute, query, vars)
 
         def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> Any:
-            return self._run(super().copy_expert, sql, file, size)
+            return watch.run(self.connection, self.limit_seconds, super().copy_expert, sql, file, size)
 
     return WatchedCursor

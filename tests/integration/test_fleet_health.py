@@ -51,6 +51,7 @@ def test_the_exporter_sees_the_exhausted_pool_of_any_process(
                 assert idle.health().status == "healthy"
                 held.set()
                 second.result()
+            busy.metrics.publish()
             assert ask_document(service, client)["status"] == "healthy"
         assert ask_again(service).pool.pool_max == 10
 
@@ -62,11 +63,12 @@ def hold_one(service: EnhancedDatabaseService, released: threading.Event) -> Non
 
 
 def wait_for_pool(service: EnhancedDatabaseService, *, in_use: int) -> None:
-    """Wait until so many connections are in use."""
+    """Wait until so many connections are in use, and published, which a process does every second."""
     deadline = time.monotonic() + 10
     while service.pool_stats().pool_in_use < in_use:
         assert time.monotonic() < deadline
         threading.Event().wait(0.01)
+    service.metrics.publish()
 
 
 def ask_again(service: EnhancedDatabaseService) -> Health:
