@@ -144,7 +144,12 @@ def _show_status(migrator: Migrator) -> None:
 
 @main.command("import-prices", epilog=PRICE_COLUMNS_HELP)
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
-@click.option("--demo", is_flag=True, help="Load the price history that comes with the stack.")
+@click.option(
+    "--demo",
+    is_flag=True,
+    help="Load the price history that comes with the stack, moved by weeks to end within the last one.",
+)
+@click.option("--keep-dates", is_flag=True, help="With --demo: leave the history at its own dates.")
 @click.option(
     "--dry-run", is_flag=True, help="Say how the files are understood, show the first rows, and stop."
 )
@@ -178,6 +183,7 @@ def import_prices_command(
     files: tuple[Path, ...],
     *,
     demo: bool,
+    keep_dates: bool,
     dry_run: bool,
     skip_invalid: bool,
     strict: bool,
@@ -191,6 +197,9 @@ def import_prices_command(
     """
     if bool(files) == demo:
         raise InvalidInput("name the FILE to load, or give --demo for the prices that come with the stack")
+    if keep_dates and not demo:
+        raise InvalidInput("--keep-dates is for --demo only; files keep their dates")
+    from core.simulation.moved_history import move_to_today  # noqa: PLC0415  # see above
     from core.simulation.price_options import parse_options, parse_split  # noqa: PLC0415  # see above
     from core.simulation.price_plan import describe_rows  # noqa: PLC0415  # see above
     from core.simulation.prices import load_prices, read_prices  # noqa: PLC0415  # see above
@@ -212,7 +221,12 @@ def import_prices_command(
         click.echo("\n".join([*describe_rows(reading.table), "nothing was loaded: --dry-run"]))
         return
     with open_service(_load_bulk_settings()) as service, show_progress() as progress:
+        today = datetime.now(UTC).date()
+        weeks = move_to_today(service, reading, today, keep_dates=keep_dates) if demo else 0
         result = load_prices(service, reading, progress=progress)
+        service.update_moved_weeks(dict.fromkeys(result.symbols, weeks) if demo else {})
+    if weeks:
+        click.echo(f"moved by {weeks} weeks, to {result.first_day} to {result.last_day}")
     click.echo(
         f"{result.rows} days of {len(result.symbols)} symbols read, {result.changed} new or changed,"
         f" {result.skipped} invalid rows skipped, {result.repeated} repeated"

@@ -130,6 +130,9 @@ class Tick(Model):
 class Symbol(Model):
     """A symbol that has, or had, ticks, the begin (UTC) of the month of the latest, and its currency.
 
+    `moved_weeks` is by how much its imported history was moved: a day of the ticks is that many
+    weeks later than it was.
+
     Triggers of the migrations add new ones and move the month on, so no tick is of a later
     one. Looking into every partition instead takes longer than all else of the latest prices.
     """
@@ -137,6 +140,7 @@ class Symbol(Model):
     symbol = TextField(primary_key=True)
     month = DateTimeTZField()
     currency = TextField(null=True)
+    moved_weeks = IntegerField(constraints=[SQL("DEFAULT 0")])
 
     class Meta:
         """Searched by its key only."""

@@ -276,6 +276,8 @@ def _check_market(run: _Run) -> None:
     run.call(
         "update_symbol_currencies", lambda: service.update_symbol_currencies({symbol: "USD"}), _equals(1)
     )
+    run.call("update_moved_weeks", lambda: service.update_moved_weeks({symbol: 3}), _equals(1))
+    run.call("get_moved_weeks", lambda: service.get_moved_weeks()[symbol], _equals(3))
     run.call("get_symbol_currencies", lambda: service.get_symbol_currencies()[symbol], _equals("USD"))
     run.call(
         "get_price_history",

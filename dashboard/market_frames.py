@@ -5,7 +5,7 @@ their arguments.
 """
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from urllib.parse import quote
 
@@ -135,3 +135,12 @@ def _round(value: Decimal | None) -> float | None:
 
 def _float(value: Decimal | None) -> float | None:
     return None if value is None else float(value)
+
+
+def describe_move(weeks: int, now: datetime) -> str:
+    """Say by how many weeks imported days were moved, with the month that the present one stands for."""
+    then = now - timedelta(weeks=weeks)
+    return (
+        f"Imported days are real trading days, moved by {format_count(weeks)} weeks:"
+        f" {now:%B %Y} stands for {then:%B %Y}."
+    )

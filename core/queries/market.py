@@ -54,14 +54,17 @@ RANGE = f"""
     ORDER BY timestamp LIMIT %(limit)s"""
 LIST_SYMBOLS = "SELECT symbol FROM symbols"
 LIST_CURRENCIES = "SELECT symbol, currency FROM symbols ORDER BY symbol"
+LIST_MOVED_WEEKS = "SELECT symbol, moved_weeks FROM symbols ORDER BY symbol"
 # In one order everywhere, so that no two writers wait for each other.
-UPDATE_CURRENCIES = """
+_UPDATE_SYMBOLS = """
     WITH locked AS (
-        SELECT s.symbol, g.currency FROM symbols s
-        JOIN unnest(%s::text[], %s::text[]) AS g (symbol, currency) USING (symbol)
-        WHERE s.currency IS DISTINCT FROM g.currency ORDER BY symbol FOR UPDATE OF s
+        SELECT s.symbol, g.given FROM symbols s
+        JOIN unnest(%s::text[], %s::{kind}[]) AS g (symbol, given) USING (symbol)
+        WHERE s.{column} IS DISTINCT FROM g.given ORDER BY symbol FOR UPDATE OF s
     )
-    UPDATE symbols s SET currency = l.currency FROM locked l WHERE s.symbol = l.symbol"""
+    UPDATE symbols s SET {column} = l.given FROM locked l WHERE s.symbol = l.symbol"""
+UPDATE_CURRENCIES = _UPDATE_SYMBOLS.format(column="currency", kind="text")
+UPDATE_MOVED_WEEKS = _UPDATE_SYMBOLS.format(column="moved_weeks", kind="integer")
 # A tick that stands for a bar brings its own open, high and low. The first bucket of all may begin
 # in a year that Python does not have.
 CANDLES = """
@@ -140,6 +143,16 @@ def list_currencies(database: Database) -> dict[str, str | None]:
 def update_currencies(database: Database, currencies: Mapping[str, str]) -> int:
     """Set the currency of symbols that have ticks; return how many changed."""
     return count_changed(database, UPDATE_CURRENCIES, (list(currencies), list(currencies.values())))
+
+
+def list_moved_weeks(database: Database) -> dict[str, int]:
+    """Return by how many weeks the history of every symbol was moved."""
+    return dict(database.execute_sql(LIST_MOVED_WEEKS).fetchall())
+
+
+def update_moved_weeks(database: Database, weeks: Mapping[str, int]) -> int:
+    """Set by how many weeks the history of symbols was moved; return how many changed."""
+    return count_changed(database, UPDATE_MOVED_WEEKS, (list(weeks), list(weeks.values())))
 
 
 def find_common_month(ticks: Sequence[Tick]) -> datetime | None:

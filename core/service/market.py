@@ -14,12 +14,14 @@ from core.records import Candle, Tick
 from core.service.base import Changes, ServiceBase, chunked
 from core.service.inputs import (
     MAX_CANDLES,
+    MAX_WEEKS,
     check_bucket,
     check_currency,
     check_limit,
     check_symbol,
     check_symbols,
     check_time,
+    check_whole,
     find_end_of_time,
     show,
 )
@@ -170,6 +172,27 @@ class Market(ServiceBase):
         checked = {check_symbol(symbol): check_currency(code) for symbol, code in currencies.items()}
         with self._changing("update_symbol_currencies") as (database, _):
             return queries.update_currencies(database, checked)
+
+    def get_moved_weeks(self) -> dict[str, int]:
+        """Return by how many weeks the imported history of every symbol was moved; as of now.
+
+        0 where prices have their own dates.
+        """
+        return self._read("get_moved_weeks", queries.list_moved_weeks)
+
+    def update_moved_weeks(self, weeks: Mapping[str, int]) -> int:
+        """Remember by how many weeks the history of symbols was moved; return how many changed.
+
+        Changes no tick. A symbol without ticks is left out. Raises `InvalidInput`.
+        """
+        if not isinstance(weeks, Mapping):
+            raise InvalidInput(f"weeks is {show(weeks)}; give a mapping of symbols to weeks")
+        checked = {
+            check_symbol(symbol): check_whole(count, "weeks", least=-MAX_WEEKS, most=MAX_WEEKS)
+            for symbol, count in weeks.items()
+        }
+        with self._changing("update_moved_weeks") as (database, _):
+            return queries.update_moved_weeks(database, checked)
 
     def list_market_ticks(
         self,

@@ -153,6 +153,8 @@ def show_symbol(service: EnhancedDatabaseService, symbol: str, chosen: insight_d
     marks = insight_data.load_marks(service, symbol, candles, latest=tick.timestamp)
     show_figures(tick, candles, chosen)
     show_candles(symbol, candles, marks, chosen)
+    if weeks := service.get_moved_weeks().get(symbol):
+        st.caption(market_frames.describe_move(weeks, tick.timestamp))
 
 
 def show_figures(tick: Tick, candles: Sequence[Candle], chosen: insight_data.Range) -> None:

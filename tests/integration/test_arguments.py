@@ -88,6 +88,7 @@ VALID: dict[str, dict[str, Any]] = {
     "get_recent_market_events": {"limit": 5},
     "get_session_summaries": {"limit": 5, "returns": "a", "quests": "b"},
     "get_sparklines": {"symbols": ["AAPL"], "points": 5, "step": "1h"},
+    "get_moved_weeks": {},
     "get_symbol_currencies": {},
     "get_user_active_quests": {"user_id": ID},
     "get_user_by_id": {"user_id": ID},
@@ -185,6 +186,7 @@ VALID: dict[str, dict[str, Any]] = {
     "update_portfolio_value": {"user_id": ID, "session_date": DAY, "total_value": 1, "day_change": 0},
     "update_quest_progress": {"quest_id": ID, "progress": 1},
     "update_user_profile": {"user_id": ID, "username": "a", "name": "a", "email": None, "preferences": {}},
+    "update_moved_weeks": {"weeks": {"AAPL": 3}},
     "update_symbol_currencies": {"currencies": {"AAPL": "USD"}},
     "warm_cache": {"players": 5, "limits": (5,), "on_progress": None},
 }

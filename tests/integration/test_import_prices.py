@@ -13,10 +13,11 @@ from click.testing import CliRunner, Result
 
 from core import EnhancedDatabaseService, Settings
 from core.cli import main
-from core.errors import PriceFileError
+from core.errors import InvalidInput, PriceFileError
 from core.records import Tick
+from core.simulation.moved_history import move_to_today
 from core.simulation.price_options import parse_options, parse_split
-from core.simulation.prices import import_prices, read_prices
+from core.simulation.prices import import_prices, load_prices, read_prices
 from tests.conftest import Execute
 from tests.market_days import SHIPPED, import_days, write_days
 
@@ -52,6 +53,34 @@ def test_the_shipped_history_is_imported_once(service: EnhancedDatabaseService, 
     second = import_prices(service, SHIPPED)
     assert (second.rows, second.changed) == (12_154, 0)
     assert execute(ALL_TICKS) == rows
+
+
+@pytest.mark.parametrize("days", [0, 1, 5, 6, 7, 20])
+def test_moved_history_ends_within_the_last_week(
+    service: EnhancedDatabaseService, execute: Execute, tmp_path: Path, days: int
+) -> None:
+    """Before today, on the weekday that it was; moved again later, it stays where it is."""
+    prices = read_prices(write(tmp_path / "prices.csv", row(2), row(3), row(4)))
+    today = date(2020, 11, 20) + timedelta(days=days)
+    weeks = move_to_today(service, prices, today)
+    service.update_moved_weeks(dict.fromkeys(load_prices(service, prices).symbols, weeks))
+    ((last,),) = execute("SELECT max(timestamp)::date FROM ticks")
+    assert 1 <= (today - last).days <= 7
+    assert last - date(2013, 1, 4) == timedelta(weeks=weeks)
+    assert service.get_moved_weeks() == {"AAPL": weeks}
+    again = read_prices(tmp_path / "prices.csv")
+    assert move_to_today(service, again, today + timedelta(days=100)) == weeks
+    assert load_prices(service, again).changed == 0
+    with pytest.raises(InvalidInput, match=f"moved by {weeks} weeks"):
+        move_to_today(service, again, today, keep_dates=True)
+
+
+def test_history_keeps_its_dates_where_asked(service: EnhancedDatabaseService, tmp_path: Path) -> None:
+    """And where it came without being moved."""
+    prices = read_prices(write(tmp_path / "prices.csv", row(2), row(3)))
+    assert move_to_today(service, prices, date(2026, 11, 26), keep_dates=True) == 0
+    load_prices(service, prices)
+    assert move_to_today(service, read_prices(tmp_path / "prices.csv"), date(2026, 11, 26)) == 0
 
 
 def test_a_day_is_one_tick_at_its_close(service: EnhancedDatabaseService, tmp_path: Path) -> None:

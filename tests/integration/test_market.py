@@ -135,6 +135,17 @@ def test_a_symbol_has_a_currency(service: EnhancedDatabaseService) -> None:
             service.update_symbol_currencies(wrong)  # type: ignore[arg-type]  # on purpose
 
 
+def test_a_symbol_knows_by_how_much_its_history_was_moved(service: EnhancedDatabaseService) -> None:
+    """Prices with their own dates were moved by none; a symbol without ticks has no history."""
+    service.insert_market_ticks([tick("AAPL", 0, "1"), tick("FB", 0, "2")])
+    assert service.update_moved_weeks({"AAPL": 715, "NONE": 715}) == 1
+    assert service.update_moved_weeks({"AAPL": 715}) == 0
+    assert service.get_moved_weeks() == {"AAPL": 715, "FB": 0}
+    for wrong in ({"AAPL": 0.5}, {"aapl": 1}, {"AAPL": 10**6}, "AAPL"):
+        with pytest.raises(InvalidInput):
+            service.update_moved_weeks(wrong)  # type: ignore[arg-type]  # on purpose
+
+
 def test_a_multi_symbol_read_is_one_query(service: EnhancedDatabaseService) -> None:
     """Not one per symbol, once it is known which month the latest ticks are in."""
     symbols = [f"S{n}" for n in range(50)]

@@ -187,3 +187,11 @@ def test_times_of_several_days_are_labelled_with_their_day() -> None:
     assert market_charts.choose_labels(build_candles(2), "%H:%M") == "%H:%M"
     assert market_charts.choose_labels(build_candles(3), "%b %Y") == "%b %Y"
     assert market_charts.choose_labels([], "%H:%M") == "%H:%M"
+
+
+def test_moved_history_says_what_its_days_stand_for() -> None:
+    """In weeks, and as the month that is shown now."""
+    now = datetime(2026, 11, 26, tzinfo=UTC)
+    assert market_frames.describe_move(715, now) == (
+        "Imported days are real trading days, moved by 715 weeks: November 2026 stands for March 2013."
+    )

@@ -1,0 +1,13 @@
+"""Remember by how many weeks the history of a symbol was moved when it was imported."""
+
+from typing import Any
+
+
+def up(_migrator: Any, db: Any) -> None:
+    """Add the column; history that is there keeps its own dates."""
+    db.execute_sql("ALTER TABLE symbols ADD COLUMN moved_weeks integer NOT NULL DEFAULT 0")
+
+
+def down(_migrator: Any, db: Any) -> None:
+    """Drop the column; the dates of the ticks stay as they are."""
+    db.execute_sql("ALTER TABLE symbols DROP COLUMN moved_weeks")
