@@ -1,5 +1,6 @@
 """A server that is late once, and one that hangs: who waits, what is said, and when it is over."""
 
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -76,7 +77,8 @@ def test_a_server_that_hangs_costs_each_caller_one_timeout(couple: Couple, serve
         for _ in range(200):
             read()
         assert len(waited) == 200
-        assert sum(waited) < stretch(0.1)
+        # a read of the database; one timeout is more than ten times as long
+        assert statistics.median(waited) < stretch(0.02)
         assert first < stretch(1.0)
 
 
