@@ -17,7 +17,7 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.local.ports import LOOPBACK
 from core.local.servers import PostgresServer
 from core.migration import Migrator
-from tests.conftest import Execute, administered, connected
+from tests.conftest import administered, connected
 from tests.matrix.answers import play
 from tests.matrix.servers import run_debian_postgres, run_pgbouncer
 
@@ -188,16 +188,29 @@ def direct_answers(postgres_server: PostgresServer, server_directory: Callable[[
         return play(service)
 
 
-@pytest.fixture(params=list(VARIANTS.values()), ids=list(VARIANTS))
+@pytest.fixture(scope="module", params=list(VARIANTS.values()), ids=list(VARIANTS))
 def variant(request: pytest.FixtureRequest) -> Variant:
     """Each kind of server."""
     kind: Variant = request.param
     return kind
 
 
+@pytest.fixture(scope="module")
+def place(
+    request: pytest.FixtureRequest,
+    variant: Variant,
+    postgres_server: PostgresServer,
+    server_directory: Callable[[], Path],
+) -> Iterator[Place]:
+    """A migrated database on each kind of server, for tests that leave it as it was."""
+    server = request.getfixturevalue("debian_server") if variant.is_debian else postgres_server
+    with made_place(server, server_directory(), variant) as place:
+        yield place
+
+
 @pytest.fixture
-def place(make_place: Callable[[Variant], Place], variant: Variant) -> Place:
-    """A migrated database on each kind of server."""
+def fresh_place(make_place: Callable[[Variant], Place], variant: Variant) -> Place:
+    """A migrated database on each kind of server, for one test."""
     return make_place(variant)
 
 
@@ -206,10 +219,3 @@ def service(place: Place) -> Iterator[EnhancedDatabaseService]:
     """The service there, without a cache: every read reaches the database."""
     with open_service(place.settings) as service:
         yield service
-
-
-@pytest.fixture
-def execute(place: Place) -> Iterator[Execute]:
-    """Run SQL there as the administrator, past any pooler."""
-    with connected(place.administrator_url) as run:
-        yield run

@@ -17,7 +17,7 @@ from core.queries import operations
 from core.selftest import run_self_test
 from exporter.collectors import postgres
 from exporter.collectors.statements import StatementCounters
-from tests.conftest import Execute
+from tests.conftest import connected
 from tests.matrix.answers import FOLDED, NAMES, play
 from tests.matrix.conftest import Place, Variant
 
@@ -33,10 +33,11 @@ def list_differences(found: dict[str, Any], expected: dict[str, Any]) -> dict[st
 
 
 def test_answers_are_those_of_the_plain_server(
-    service: EnhancedDatabaseService, direct_answers: dict[str, Any], variant: Variant
+    fresh_place: Place, direct_answers: dict[str, Any], variant: Variant
 ) -> None:
     """Call by call: writes, reads, bulk loads, leaderboards, history, events, what was rolled back."""
-    found = list_differences(play(service), direct_answers)
+    with open_service(fresh_place.settings) as service:
+        found = list_differences(play(service), direct_answers)
     if variant.locale:
         # which letters have two cases, and so their order by lower(username), is the locale's business
         calls = ("search_users", "board of", "count of", "by name")
@@ -79,28 +80,30 @@ def test_the_self_test_passes(service: EnhancedDatabaseService) -> None:
     assert run_self_test(service, report=lines.append), [line for line in lines if "FAIL" in line]
 
 
-def test_migrations_go_down_and_up(place: Place, execute: Execute, variant: Variant) -> None:
+def test_migrations_go_down_and_up(fresh_place: Place, variant: Variant) -> None:
     """All of them, and nothing of another application is touched."""
-    migrator = Migrator(place.settings)
+    migrator = Migrator(fresh_place.settings)
     names = [row.name for row in migrator.status() if row.applied_at]
-    before = execute(FOREIGN) if variant.has_own_schema else []
     assert migrator.down(names[0]) == names[::-1]
     assert not any(row.applied_at for row in migrator.status())
     assert migrator.up() == names
     assert migrator.up() == []
     if variant.has_own_schema:
-        assert execute(FOREIGN) == before == [(["alice", "Bob"], 0, 0, 0, 0)]
+        with connected(fresh_place.administrator_url) as execute:
+            assert execute(FOREIGN) == [(["alice", "Bob"], 0, 0, 0, 0)]
 
 
-def test_a_statement_ends_at_the_timeout(place: Place, execute: Execute) -> None:
+def test_a_statement_ends_at_the_timeout(place: Place) -> None:
     """On the server too, inside of a transaction and outside; then the service goes on."""
     settings = place.settings.model_copy(update={"database_query_timeout": 200})
     with open_service(settings) as service:
         for unit in (service._database.session, service._database.transaction_of):
             with pytest.raises(QueryTimeout), unit("slow") as database:
                 database.execute_sql("SELECT pg_sleep(60) /* asleep */")
-        running = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%%asleep%%'"
-        assert execute(running + " AND pid <> pg_backend_pid()") == [(0,)]
+        running = """SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%%asleep%%'
+            AND datname = current_database() AND pid <> pg_backend_pid()"""
+        with connected(place.administrator_url) as execute:
+            assert execute(running) == [(0,)]
         assert service.search_users("nobody") == ()
 
 
