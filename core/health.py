@@ -19,7 +19,7 @@ import psycopg2
 from core.cache.diagnosis import Diagnosis, RedisDoctor
 from core.database.bounded import BoundedConnection, make_connector
 from core.database.faults import describe_refusal, translate_connect
-from core.errors import ConnectionsExhausted
+from core.errors import ConnectionsExhausted, MigrationFailed
 from core.forks import call_in_forked_child
 from core.migration import MIGRATIONS_DIR, MigrationCount, count_migrations
 from core.pools import add_up_pools
@@ -173,6 +173,8 @@ class HealthEvaluator:
             migrations = count_migrations(connection.execute_sql, MIGRATIONS_DIR)
         except psycopg2.Error as error:
             return DatabaseFinding(reason=describe_refusal(error))
+        except MigrationFailed as error:
+            return DatabaseFinding(reason=str(error))  # an installation without migrations
         finally:
             connection.close()
         facts = connection.facts

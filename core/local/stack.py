@@ -120,7 +120,8 @@ class LocalStack:
             plan = Plan.prepare(settings, self._folder)
         recorded = plan.environment()
         # what the programs would refuse is said now, not in a log file
-        Settings.load(**{name.lower(): value for name, value in recorded.items()})
+        known = {name.lower(): value for name, value in recorded.items()}
+        Settings.load(**{name: known[name] for name in known.keys() & Settings.model_fields.keys()})
         python = {"PYTHONPATH": str(self._folder.root), "PYTHONUNBUFFERED": "1"}
         environment = {**os.environ, **recorded, **python}
         self._folder.record(recorded)

@@ -276,6 +276,19 @@ def test_migrate_acts_on_the_running_stack(checkout: Checkout) -> None:
     assert "applied" in result.stdout
 
 
+def test_seed_does_not_replace_what_was_played(checkout: Checkout) -> None:
+    """The sessions from the last replayed day to today: another replay needs consent."""
+    checkout.up()
+    refused = checkout.make("seed", "ARGS=--players 3 --sessions 2")
+    assert refused.returncode != 0
+    assert "that no seed has made" in refused.stdout
+    assert checkout.count("users") >= PLAYERS
+    replaced = checkout.make("seed", "ARGS=--players 3 --sessions 2 --replace")
+    assert replaced.returncode == 0, replaced.stdout
+    again = checkout.make("seed", f"ARGS=--players {PLAYERS} --sessions {SESSIONS} --replace")
+    assert again.returncode == 0, again.stdout
+
+
 def test_commands_of_the_running_stack_need_one(checkout: Checkout) -> None:
     """Without a running stack the message says how to start it."""
     checkout.make("down")
