@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg2
-from psycopg2.extensions import connection, cursor
+from psycopg2.extensions import connection, cursor, parse_dsn
 
 from core.database.session_settings import (
     OptionNotPossible,
@@ -75,6 +75,8 @@ class Connector:
             self.url, statement_timeout_ms=timeout_ms, lock_timeout_ms=lock_timeout_ms
         )
         self._application_name = application_name
+        given = parse_dsn(self.url)
+        self._names_host = "host" in given and "hostaddr" not in given
         # libpq counts whole seconds and takes less than 2 for 2
         self._connect_timeout = max(2, round(settings.database_connect_timeout / 1000))
         self._sends_options = True
@@ -153,5 +155,7 @@ class Connector:
             "client_encoding": "UTF8",
             "connect_timeout": self._connect_timeout,
             "options": options,
+            # PGHOSTADDR would send a URL's host elsewhere; those of the URL itself stay
+            **({"hostaddr": ""} if self._names_host else {}),
             **KEEPALIVES,
         }

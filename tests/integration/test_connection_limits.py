@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.errors import ConnectionsExhausted
+from core.errors import ConnectionsExhausted, DatabaseUnavailable
 from core.local.servers import PostgresServer
 from tests.conftest import Execute, administered
 
@@ -150,3 +150,21 @@ def test_without_any_connection_the_refusal_names_all_limits(
         with pytest.raises(ConnectionsExhausted, match="too many connections for role") as error:
             second.search_users("a")
         assert "the limit of the role or of the pooler" in str(error.value)
+
+
+@pytest.mark.slow
+def test_a_session_ended_for_idling_in_a_transaction_is_lost(
+    settings: Settings, postgres_server: PostgresServer
+) -> None:
+    """The role's limit for that: the block fails as with any lost connection, nothing stays, all goes on."""
+    name = settings.database_url.get_secret_value().rsplit("/", 1)[1]
+    with administered(postgres_server) as run:
+        run(f"ALTER DATABASE {name} SET idle_in_transaction_session_timeout = '200ms'")
+    with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
+        user = service.create_user(username="alice", name="before")
+        with pytest.raises(DatabaseUnavailable), service.transaction():
+            service.update_user_profile(user.id, name="inside")
+            threading.Event().wait(1)
+            service.update_user_profile(user.id, name="too late")
+        assert service.get_user_by_id(user.id).name == "before"
+        assert service.pool_stats().pool_in_use == 0

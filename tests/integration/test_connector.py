@@ -298,3 +298,15 @@ def test_a_port_of_the_environment_is_that_of_every_connection(
     with open_service(own) as service:
         assert service.search_users("a") == ()
         assert service.health().status == "healthy"
+
+
+def test_an_address_of_the_environment_does_not_replace_the_host(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PGHOSTADDR is for psql; the URL says where the database is."""
+    with monkeypatch.context() as environment:
+        environment.setenv("PGHOSTADDR", "127.0.0.254")
+        with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
+            assert service.search_users("a") == ()
+            assert service.health().status == "healthy"
+        assert all(row.applied_at for row in Migrator(settings).status())
