@@ -201,16 +201,14 @@ class _Reader:
         for place in places:
             if self._options.date_format or not header.rows or find_forms(header.cells(place)):
                 return place
-        if places:
-            return places[0]  # what it holds will be refused
         unknown = [place for place, name in enumerate(self._meanings) if name is None and header.cells(place)]
         dated = [
             place
             for place in unknown
             if find_forms(header.cells(place)) and not header.cells(place)[0].isdigit()
         ]
-        if len(dated) == 1:
-            return dated[0]
+        if len(dated) == 1 or (places and not dated):
+            return (dated or places)[0]  # what a named one holds instead of days will be refused
         raise self._fail(f"no column date; {self._columns}; name one with --columns date=NAME")
 
     def find_symbol(self, groups: list[Group]) -> tuple[str | None, str]:

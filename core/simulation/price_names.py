@@ -51,7 +51,6 @@ _COLUMNS: Final = {
         marketcap""",
 }
 PRICES: Final = ("open", "high", "low", "close")
-_AFFIXED: Final = {*PRICES, "adjusted", "volume", "ignored"}
 # Adjusted prices stand for a file's only ones where it has no others.
 _SUBSTITUTES: Final = {"adjopen": "open", "adjhigh": "high", "adjlow": "low", "adjvolume": "volume"}
 _NOISE: Final = _split("price prices px daily day the in of trade trading total stock shares rs")
@@ -61,6 +60,9 @@ _OTHER_PRICES: Final = _split(
     year 52w 52 day settle upper lower change chg pct true typical heikin ashi ha log no net weighted
     deliverable deliv delivery time"""
 )
+_LOOSE_RANK: Final = 2
+"""From here on a name is used for other things, too."""
+
 CURRENCIES: Final = _split(
     """USD EUR GBP GBX JPY CNY CNH HKD INR KRW TWD SGD AUD NZD CAD CHF SEK NOK DKK PLN CZK HUF RUB TRY ZAR BRL
     MXN ARS CLP COP PEN THB IDR MYR PHP VND ILS SAR AED QAR EGP NGN KES PKR LKR BDT USDT USDC BUSD TUSD FDUSD
@@ -70,11 +72,15 @@ _FILE_WORDS: Final = _split(
     """daily day days d d1 1d 1day weekly week w w1 1w 1wk monthly month m mn1 1mo 1m hourly hour h h1 h4 1h
     4h 1hour m1 m5 m15 m30 1min 5min 15min 30min 60min min minute minutes intraday adjusted adj unadjusted
     full max hist history historical historicaldata data price prices stock stocks quote quotes table export
+    issue test tests volume ticks tick raw clean output result results demo example backup my
     download sample ohlc ohlcv candles klines bars eod us spot all chart charts from to until the and of copy
     yahoo yahoofinance finance yf stooq nasdaq binance bitstamp coinbase kraken gemini bitfinex bybit okx
     poloniex bittrex quandl wiki tiingo polygon alphavantage investing iex eodhd dat ascii mt mt4 mt5
     """
 )
+MAX_GUESS: Final = 15
+"""Longer names of files are hardly symbols."""
+
 SUFFIXES: Final = "csv|txt|tsv|tab|psv|dat|data|asc|prn|gz|bz2|xz|zip"
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec"
 _FILE_DATE = re.compile(
@@ -125,6 +131,8 @@ def _read_without_noise(name: str) -> Name | None:
     currency = next((word.upper() for word in words if word.upper() in CURRENCIES), "")
     rest = [word for word in words if word.upper() != currency and word.casefold() not in _NOISE]
     found = _MEANINGS.get(_compact("".join(rest)))
+    if found is None and {"date", "datetime", "timestamp"} & {word.casefold() for word in words}:
+        return Name("date", _LOOSE_RANK + 1)
     if found is None or not rest:
         return None
     if found.meaning in {"volume", "turnover"} and currency:
@@ -136,13 +144,18 @@ def _read_with_affix(name: str) -> Name | None:
     places = [place for place, letter in enumerate(name) if letter in " _.,|-:()'\""]
     for place in places:
         found = _MEANINGS.get(_compact(name[place:]))
-        if found and found.meaning in _AFFIXED and (affix := _read_affix(name[:place])):
+        if found and _can_have_affix(found) and (affix := _read_affix(name[:place])):
             return found._replace(affix=affix)
     for place in reversed(places):
         found = _MEANINGS.get(_compact(name[:place]))
-        if found and found.meaning in _AFFIXED and (affix := _read_affix(name[place + 1 :])):
+        if found and _can_have_affix(found) and (affix := _read_affix(name[place + 1 :])):
             return found._replace(affix=affix)
     return None
+
+
+def _can_have_affix(name: Name) -> bool:
+    # a "unit price" is no price of a day
+    return name.meaning in {*PRICES, "adjusted", "volume", "ignored"} and name.rank < _LOOSE_RANK
 
 
 def _read_affix(text: str) -> str:
@@ -183,7 +196,7 @@ def guess_symbol(file: str) -> str | None:
     found = [part for part in parts if part]
     if len(found) == 2 and (len(found[1]) == 1 or found[1].upper() in CURRENCIES):
         found = ["_".join(found)]  # BRK_A, BTC_USDT
-    if len(found) != 1 or not _SYMBOL_NAME.fullmatch(found[0]):
+    if len(found) != 1 or not _SYMBOL_NAME.fullmatch(found[0]) or len(found[0]) > MAX_GUESS:
         return None
     symbol = re.sub(r"(?<=[A-Z]{6})(1|5|15|30|60|240|1440|10080|43200)$", "", found[0].upper())
     return None if re.fullmatch(r"\d{1,3}|[\W_]+", symbol) else symbol

@@ -50,6 +50,7 @@ PARALLEL_WRITES: Final = 2
 _CONTEXT: Final = timedelta(days=60)
 """Long enough to hold the trading days that a volatility looks back on."""
 
+_HALF_CENT: Final = 0.005  # vendors round to cents
 _SAME: Final = 0.001
 """How far stored and new closes of one day may differ, relatively, and still be of one history."""
 
@@ -271,7 +272,7 @@ def _check_seam(
     if shared:
         row = shared[edge]
         close, known = float(days["close"][row]), float(stored[int(days["day"][row])].close)
-        if abs(close / known - 1) > _SAME:
+        if abs(close - known) > max(_SAME * known, _HALF_CENT if known >= 1 else 0):
             when = date.fromordinal(int(days["day"][row]))
             raise PriceFileError(
                 f"{symbol} does not fit to what is stored: on {when} it closes at {close:g},"

@@ -151,6 +151,15 @@ def test_prices_are_not_adjusted_twice(tmp_path: Path) -> None:
     assert closes_of(tmp_path / "prices.csv", some, split=["AAPL:2024-03-05:1:1"]) == [50, 50, 50, 50]
 
 
+def test_an_adjusted_column_has_its_splits_in_it(tmp_path: Path) -> None:
+    """Its file is not adjusted once more, whatever its prices do on the day of a split."""
+    content = f"{HEADER},Adj Close,Split Ratio\nAAPL,2024-03-04,400,400,400,400,5,50,1\n"
+    content += "AAPL,2024-03-05,50,50,50,50,5,25,4\n"
+    reading = read(tmp_path / "prices.csv", content)
+    assert [day[4] for day in list_days(reading.table)] == [50, 25]
+    assert reading.plan.notes == []
+
+
 def test_a_jump_of_a_splits_size_is_a_warning(tmp_path: Path) -> None:
     """With symbol, day and ratio, and the option that says what it is."""
     content = bars(100, 100, 25)
@@ -266,7 +275,7 @@ def test_two_rows_of_two_files_are_refused(tmp_path: Path) -> None:
     [
         ("500,101,99,10", "open 500 is not between low 99 and high 101"),
         ("100,101,99,10", "close 10 is not between low 99 and high 101"),
-        ("100,101,99,101.2", "close 101.2 is not between low 99 and high 101"),
+        ("100,101,99,102.1", "close 102.1 is not between low 99 and high 101"),
         ("100,99,101,100", "low 101 is above high 99"),
     ],
 )
@@ -277,11 +286,11 @@ def test_a_bar_that_cannot_be_is_refused(tmp_path: Path, bar: str, reason: str) 
 
 
 def test_a_bar_may_be_off_by_a_rounding(tmp_path: Path) -> None:
-    """Adjusted prices are rounded each on its own; low and high then enclose the others."""
+    """Vendors adjust and correct each on its own; low and high then enclose the others."""
     content = f"{HEADER}\nAAPL,2024-03-04,23.4999999,23.62,23.5,23.620001,5\n"
     reading = read(tmp_path / "prices.csv", content)
     assert list_days(reading.table) == [("2024-03-04", 23.4999999, 23.620001, 23.4999999, 23.620001, 5)]
-    assert "open or close up to 0.1% outside low and high, which were widened (1 rows)" in describe(reading)
+    assert "open or close up to 1.0% outside low and high, which were widened (1 rows)" in describe(reading)
 
 
 def test_a_file_has_one_currency(tmp_path: Path) -> None:

@@ -425,6 +425,8 @@ def test_several_symbols_may_stand_side_by_side(tmp_path: Path) -> None:
         ("Shares Traded", "volume", ""),
         ("Quote asset volume", "turnover", ""),
         ("Stock Splits", "split", ""),
+        ("quote_date", "date", ""),
+        ("Start Date", "date", ""),
     ],
 )
 def test_names_are_read_without_their_marks(name: str, meaning: str, affix: str) -> None:
@@ -437,7 +439,7 @@ def test_names_are_read_without_their_marks(name: str, meaning: str, affix: str)
 @pytest.mark.parametrize(
     "name",
     ["PREV. CLOSE", "Bid Open", "Ask Close", "SMA_Close", "52W H", "Market Cap", "Close Time", "Change %",
-     "Weighted_Price", "Deliverable Volume", "Unadjusted Close", "Open Interest", "high_time", "No. of Trades"],
+     "Weighted_Price", "Deliverable Volume", "Unadjusted Close", "Open Interest", "high_time", "No. of Trades", "Unit price"],
 )  # fmt: skip  # one name a line would hide that they are alike
 def test_other_prices_are_no_prices_of_the_day(name: str) -> None:
     """A name that only contains one of the words means something else."""
@@ -468,7 +470,9 @@ def test_other_prices_are_no_prices_of_the_day(name: str) -> None:
         ("2006-day-001.txt", None),
         ("1996.csv", None),
         ("SPY_20110701_20120630_Bollinger.csv", None),
-        ("my portfolio backup.csv", None),
+        ("my portfolio shares.csv", None),
+        ("stackoverflow.questions.60982755.csv", None),
+        ("2006-volume-day-001.txt", None),
     ],
 )
 def test_a_file_is_named_after_its_symbol(file: str, symbol: str | None) -> None:
