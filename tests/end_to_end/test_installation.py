@@ -1,8 +1,12 @@
 """The stack installed from its wheel: it has every file that it reads, and works outside of a checkout."""
 
+import os
+import re
+import subprocess
 import tarfile
 import zipfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import URLError
@@ -16,7 +20,13 @@ from core.local.servers import PostgresServer, ValkeyServer
 from core.resources import MIGRATIONS
 from tests.conftest import created_database
 from tests.end_to_end.checkout import copy_checkout
-from tests.end_to_end.installation import Installation, build_sdist, build_wheel, unpack
+from tests.end_to_end.installation import (
+    Installation,
+    build_sdist,
+    build_wheel,
+    clean_environment,
+    unpack,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -185,7 +195,7 @@ def test_installation_without_migrations_says_so(
                 " reinstall echo-markets\n"
             )
         health = installation.run("echo-markets", "health", **settings_of_servers)
-        assert (health.returncode, f"no migrations found in {folder}" in health.stdout) == (1, True)
+        assert (health.returncode, "no migrations found" in " ".join(health.stdout.split())) == (1, True)
     finally:
         aside.rename(folder)
         (stranger / "0001_strangers.py").unlink()
@@ -229,6 +239,25 @@ def test_a_folder_called_core_is_no_package(installation: Installation, tmp_path
     assert ended.returncode == 0, ended.stdout
     program = "from core import open_service; import exporter.server; print(open_service.__module__)"
     assert installation.run("python", "-c", program, PYTHONPATH=str(tmp_path)).stdout == "core.app\n"
+
+
+def test_image_knows_its_revision(built: Built, installation: Installation) -> None:
+    """The Dockerfile writes it where the installed package reads it."""
+    [line] = re.findall(
+        r"^RUN (echo .*REVISION.*)$", (built.source / "Dockerfile").read_text("utf-8"), re.MULTILINE
+    )
+    path = f"{installation.python.parent}:{os.environ['PATH']}"
+    subprocess.run(
+        ["sh", "-c", line],
+        cwd=installation.working_folder,
+        env=clean_environment({"PATH": path, "REVISION": "0123456789abcdef"}),
+        check=True,
+    )
+    try:
+        program = "from core.release import find_release; print(*find_release())"
+        assert installation.run("python", "-c", program).stdout == f"{version('echo-markets')} 0123456789ab\n"
+    finally:
+        (installation.site_packages / "REVISION").unlink()
 
 
 def test_servers_refuse_arguments(installation: Installation) -> None:
