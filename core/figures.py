@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from core.errors import SettingsError
@@ -94,7 +95,8 @@ def show_health(scrape: Scrape, source: str, console: Console) -> int:
         seconds = scrape.total("echo_service_check_duration_seconds", service=name)
         table.add_row(name, f"{'up' if up else 'down'}, {_milliseconds(seconds)}")
         if name in scrape.reasons:
-            table.add_row("", scrape.reasons[name])
+            # OpenSSL's words begin with a bracket
+            table.add_row("", escape(scrape.reasons[name]))
     if ("redis",) not in scrape.sum_by("echo_service_up", "service"):
         table.add_row("redis", "disabled")
     pending = scrape.find("echo_migrations_pending")

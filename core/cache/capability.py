@@ -5,7 +5,7 @@ permission, a server that cannot save its data. What it has would then be read a
 
 Owns the commands of the check, and the words for what is missing. Keeps no connection. `check` runs the
 scripts on scratch keys under the prefix and proves a new connection. `recheck` changes nothing and
-tells nobody of keys, so it can be repeated; it needs the same permissions.
+tells nobody of keys, so it can be repeated; it needs what an invalidation needs.
 """
 
 import secrets
@@ -58,7 +58,7 @@ class CapabilityCheck:
         self._prefix = prefix
         # no key of these is ever created, so they need no fresh names
         keys = self._name_keys()
-        self._recheck = {protocol: self._list_commands(keys, protocol) for protocol in (2, 3)}
+        self._recheck = {protocol: _list_recheck(keys, protocol) for protocol in (2, 3)}
 
     def check(self, wire: Wire) -> ErrorReply | None:
         """Prove a new connection, whose server has the `SCRIPTS` then; raises `ErrorReply`.
@@ -68,7 +68,7 @@ class CapabilityCheck:
         if not wire.protocol:
             wire.connect()
         keys = self._name_keys()
-        commands, scripts = self._list_commands(keys, wire.protocol), self._list_scripts(keys)
+        commands, scripts = _list_commands(keys, wire.protocol), _list_scripts(keys)
         replies = wire.exchange([step.command for step in (*commands, *scripts)])
         # a command says more than the script that needs it
         refusal = judge(commands, replies[: len(commands)])
@@ -88,54 +88,6 @@ class CapabilityCheck:
         name = f"capability-check:{secrets.token_hex(8)}"
         return [f"{self._prefix}{family}{name}" for family in FAMILIES]
 
-    @staticmethod
-    def _list_commands(keys: Sequence[str], protocol: int) -> list[Step]:
-        """Return each command by itself; none of them changes anything, because no key exists."""
-        scratch = keys[-1]
-        return [
-            # a replica that accepts writes loses them when its primary sends it the same keys
-            Step("HELLO", pack("HELLO", protocol), _is_primary, complaint="READONLY its role is replica"),
-            Step("TIME", pack("TIME"), _is_list),
-            Step("SET", pack("SET", scratch, "", "XX", "PX", SCRATCH_MILLISECONDS), _is_none),
-            Step("PTTL", pack("PTTL", scratch), _is_int),
-            Step("MGET", pack("MGET", *keys), _is_list),
-            Step("DEL", pack("DEL", scratch), _is_int),
-            Step("UNLINK", pack("UNLINK", *keys), _is_int),
-            Step("SCAN", pack("SCAN", 0, "MATCH", scratch, "COUNT", 1), _is_list),
-            Step("EVAL", pack("EVAL", "return #KEYS", len(keys), *keys), _is_int),
-            Step("EVALSHA", pack("EVALSHA", NO_SHA, 0), _is_none, is_expected=_is_unknown_script),
-        ]
-
-    @staticmethod
-    def _list_scripts(keys: Sequence[str]) -> list[Step]:
-        """Return a run of each script, and what has to lie under a key after it."""
-        *_, scratch = keys
-        one, two = new_token(FENCE_MARK), new_token(FENCE_MARK)
-        lease, other = new_token(LEASE_MARK), new_token(LEASE_MARK)
-
-        def run(name: str, script: Script, key: str, arguments: Sequence[Any], *, right: Any) -> Step:
-            command = pack("EVAL", script.text, 1, key, *arguments)
-            return Step(name, command, lambda reply: bool(reply == right))
-
-        def look(name: str, is_right: Callable[[bytes], bool]) -> Step:
-            return Step(name, pack("MGET", scratch), lambda reply: is_right(reply[0] or b""))
-
-        release_all = pack("EVALSHA", RELEASE.sha, len(keys), *keys, NO_TOKEN)
-        return [
-            run("FENCE", FENCE, scratch, [one, SCRATCH_MILLISECONDS], right=1),
-            run("FENCE", FENCE, scratch, [two, SCRATCH_MILLISECONDS], right=1),
-            run("RELEASE", RELEASE, scratch, [one], right=1),
-            look("SET KEEPTTL", lambda stored: stored.startswith(two)),
-            Step("PTTL", pack("PTTL", scratch), lambda left: 0 < left <= SCRATCH_MILLISECONDS),
-            run("RELEASE", RELEASE, scratch, [two], right=1),
-            run("LEASE", LEASE, scratch, build_request(lease, [scratch], [], b""), right=[GRANTED]),
-            run("LEASE", LEASE, scratch, build_request(other, [scratch], [], b""), right=[TAKEN]),
-            run("FILL", FILL, scratch, [lease, 1, SCRATCH_MILLISECONDS, "V"], right=1),
-            look("FILL", lambda stored: stored == b"V"),
-            Step("RELEASE", release_all, lambda reply: bool(reply == len(keys))),
-            look("RELEASE", lambda stored: not stored),
-        ]
-
 
 def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
     """Raise what was refused, in the words of the server; return what is tolerated.
@@ -154,12 +106,11 @@ def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
     if serious:
         names = ", ".join(dict.fromkeys(name for name, _ in serious))
         raise ErrorReply(f"{serious[0][1]} (refused: {names})")
-    if refused:
-        # what could not be stored could not be looked at either
-        return refused[0][1]
-    if wrong:
-        raise Incapable(wrong[0].complaint or f"it answers {wrong[0].name} in another way than Redis")
-    return None
+    for step in wrong:
+        # what could not be stored cannot be looked at either
+        if step.complaint or not refused:
+            raise Incapable(step.complaint or f"it answers {step.name} in another way than Redis")
+    return refused[0][1] if refused else None
 
 
 def is_tolerated(error: ErrorReply) -> bool:
@@ -172,6 +123,64 @@ def describe(error: Exception) -> str:
     """Return the words of an error and what to do about it."""
     hint = HINTS.get(error.code) if isinstance(error, ErrorReply) else None
     return f"{error}; {hint}" if hint else str(error)
+
+
+def _list_recheck(keys: Sequence[str], protocol: int) -> list[Step]:
+    """Return the commands of an invalidation; none of them changes anything, because no key exists."""
+    scratch = keys[-1]
+    return [
+        # a replica that accepts writes loses them when its primary sends it the same keys
+        Step("HELLO", pack("HELLO", protocol), _is_primary, complaint="READONLY its role is replica"),
+        Step("TIME", pack("TIME"), _is_list),
+        Step("SET", pack("SET", scratch, "", "XX", "PX", SCRATCH_MILLISECONDS), _is_none),
+        # of one key: each of them counts as a miss in Redis' own statistics
+        Step("MGET", pack("MGET", scratch), _is_list),
+        Step("UNLINK", pack("UNLINK", *keys), _is_int),
+        Step("EVAL", pack("EVAL", "return #KEYS", len(keys), *keys), _is_int),
+        Step("EVALSHA", pack("EVALSHA", NO_SHA, 0), _is_none, is_expected=_is_unknown_script),
+    ]
+
+
+def _list_commands(keys: Sequence[str], protocol: int) -> list[Step]:
+    """Return each command of the cache by itself; none of them changes anything."""
+    scratch = keys[-1]
+    return [
+        *_list_recheck(keys, protocol),
+        Step("MGET", pack("MGET", *keys), _is_list),
+        Step("PTTL", pack("PTTL", scratch), _is_int),
+        Step("DEL", pack("DEL", scratch), _is_int),
+        Step("SCAN", pack("SCAN", 0, "MATCH", scratch, "COUNT", 1), _is_list),
+    ]
+
+
+def _list_scripts(keys: Sequence[str]) -> list[Step]:
+    """Return a run of each script, and what has to lie under a key after it."""
+    *_, scratch = keys
+    one, two = new_token(FENCE_MARK), new_token(FENCE_MARK)
+    lease, other = new_token(LEASE_MARK), new_token(LEASE_MARK)
+
+    def run(name: str, script: Script, key: str, arguments: Sequence[Any], *, right: Any) -> Step:
+        command = pack("EVAL", script.text, 1, key, *arguments)
+        return Step(name, command, lambda reply: bool(reply == right))
+
+    def look(name: str, is_right: Callable[[bytes], bool]) -> Step:
+        return Step(name, pack("MGET", scratch), lambda reply: is_right(reply[0] or b""))
+
+    release_all = pack("EVALSHA", RELEASE.sha, len(keys), *keys, NO_TOKEN)
+    return [
+        run("FENCE", FENCE, scratch, [one, SCRATCH_MILLISECONDS], right=1),
+        run("FENCE", FENCE, scratch, [two, SCRATCH_MILLISECONDS], right=1),
+        run("RELEASE", RELEASE, scratch, [one], right=1),
+        look("SET KEEPTTL", lambda stored: stored.startswith(two)),
+        Step("PTTL", pack("PTTL", scratch), lambda left: 0 < left <= SCRATCH_MILLISECONDS),
+        run("RELEASE", RELEASE, scratch, [two], right=1),
+        run("LEASE", LEASE, scratch, build_request(lease, [scratch], [], b""), right=[GRANTED]),
+        run("LEASE", LEASE, scratch, build_request(other, [scratch], [], b""), right=[TAKEN]),
+        run("FILL", FILL, scratch, [lease, 1, SCRATCH_MILLISECONDS, "V"], right=1),
+        look("FILL", lambda stored: stored == b"V"),
+        Step("RELEASE", release_all, lambda reply: bool(reply == len(keys))),
+        look("RELEASE", lambda stored: not stored),
+    ]
 
 
 def _is_right(step: Step, reply: Any) -> bool:

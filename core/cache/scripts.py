@@ -126,14 +126,20 @@ FENCE = Script(
 local now = read_ms()
 local own = ARGV[1] .. string.format('%013.0f', now + ARGV[2])
 local found = redis.call('MGET', unpack(KEYS))
+local refusal
 for i = 1, #KEYS do
   local fences = own
   if found[i] and string.sub(found[i], 1, 1) == 'F' then
     fences = list_fences(found[i], ARGV[1], now) .. own
   end
-  redis.call('SET', KEYS[i], fences, 'PX', ARGV[2])
+  local done = redis.pcall('SET', KEYS[i], fences, 'PX', ARGV[2])
+  if done.err then
+    -- a server without memory: what lies there must not outlive a writer that dies now
+    refusal = done
+    if fences == own then redis.call('UNLINK', KEYS[i]) end
+  end
 end
-return #KEYS
+return refusal or #KEYS
 """
 )
 

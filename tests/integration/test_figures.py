@@ -5,12 +5,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
+import redis
 from click.testing import CliRunner, Result
+from pydantic import SecretStr
 
-from core import EnhancedDatabaseService, Settings
+from core import EnhancedDatabaseService, Settings, open_service
 from core.cli import main
 from core.http_client import fetch
 from core.local.ports import find_free_port
+from core.local.servers import ValkeyServer
 from core.stack_identity import HEADER, StackIdentity, build_identity
 from exporter.exposition import build_exposition
 from exporter.server import build_app
@@ -75,6 +78,26 @@ def test_without_redis_it_is_degraded(run: Run) -> None:
     assert result.exit_code == 3
     assert "degraded" in result.output
     assert any(line.split()[:2] == ["redis", "down,"] for line in result.output.splitlines())
+
+
+def test_a_redis_that_refuses_is_degraded_with_its_words(
+    run: Run, settings: Settings, redis_client: redis.Redis, valkey_server: ValkeyServer
+) -> None:
+    """The same reason from the exporter and from the process alone, on a line of its own."""
+    rules = "on >secret ~* +@all -time"
+    redis_client.execute_command("ACL", "SETUSER", "figures", *rules.split())  # type: ignore[no-untyped-call]  # has no annotations
+    url = valkey_server.url.replace("//", "//figures:secret@")
+    refused = settings.model_copy(update={"redis_url": SecretStr(url)})
+    try:
+        with open_service(refused) as service, exporting(service, None) as port:
+            results = run("health", REDIS_URL=url, EXPORTER_PORT=port), run("health", REDIS_URL=url)
+    finally:
+        redis_client.execute_command("ACL", "DELUSER", "figures")  # type: ignore[no-untyped-call]  # as above
+    for result in results:
+        assert result.exit_code == 3
+        assert any(line.split()[:2] == ["redis", "down,"] for line in result.output.splitlines())
+        assert "has no permissions to run the 'time' command (refused: TIME)" in result.output
+        assert valkey_server.url.split("//")[1].split("/")[0] not in result.output
 
 
 def test_without_a_database_it_is_unhealthy(run: Run) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import altair as alt
 import pytest
 
-from core.records import StatementFigures, TableFigures, UnusedIndex
+from core.records import Health, PoolUse, StatementFigures, TableFigures, UnusedIndex
 from core.scrape import Sample, Scrape
 from dashboard.operations import advice, charts, frames
 from dashboard.operations.conditions import find_conditions
@@ -99,6 +99,36 @@ def test_a_part_that_fails_shows(
     assert [(card.label, card.value, card.state) for card in cards if card.state != "good"] == [
         (label, value, state)
     ]
+
+
+@pytest.mark.parametrize(
+    ("up", "state", "card"),
+    [(1, "degraded", ("Limited", "warning")), (0, "unhealthy", ("Down", "bad"))],
+)
+def test_a_reason_is_shown(up: float, state: str, card: tuple[str, str]) -> None:
+    """In the exporter's words or the dashboard's own, on the card and as a condition."""
+    reason = "NOPERM no permission"
+    scrape = take_with(("echo_service_up", {"service": "redis"}, up))
+    scrape.reasons = {"redis": reason}
+    [shown] = [each for each in frames.build_cards(scrape) if each.label == "Redis"]
+    assert ((shown.value, shown.state), shown.detail) == (card, reason)
+    [condition] = find_conditions(scrape, {})
+    assert (condition.summary, condition.topic) == (reason, "echoredisdown")
+    own = Health(
+        status="degraded",
+        timestamp=NOW,
+        database="healthy",
+        database_seconds=0.1,
+        migrations_pending=0,
+        migrations_applied=1,
+        redis=state,
+        redis_enabled=True,
+        redis_seconds=0.1,
+        redis_reason=reason,
+        pool=PoolUse(10, 1, 1, 0, 0, is_exhausted=False),
+    )
+    [shown] = [each for each in frames.build_own_cards(own) if each.label == "Redis"]
+    assert ((shown.value, shown.state), shown.detail) == (card, reason)
 
 
 def test_what_is_not_published_is_unknown() -> None:

@@ -48,7 +48,10 @@ class RedisServer:
         self.options = options
         self._password = password
         self._process: subprocess.Popen[bytes] | None = None
-        self.admin: redis.Redis = redis.Redis(unix_socket_path=str(self.socket), password=password or None)
+        # RESP2 needs no HELLO, which a server may not have
+        self.admin: redis.Redis = redis.Redis(
+            unix_socket_path=str(self.socket), password=password or None, protocol=2
+        )
 
     def url(self, account: str = "", parameters: str = "") -> str:
         """Return the address on TCP; `account` is NAME:PASSWORD."""
@@ -105,8 +108,8 @@ class RedisServer:
 def run_server(program: str, directory: Path, *options: str, password: str = "") -> Iterator[RedisServer]:
     """Serve with options of the command line, such as `--cluster-enabled yes`."""
     server = RedisServer(program, directory, *options, password=password)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.admin.close()

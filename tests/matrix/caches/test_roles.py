@@ -10,6 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from core.cache.keys import USER
 from core.local.ports import LOOPBACK
 from tests.matrix.caches.conftest import MakeServer, set_user
 from tests.matrix.caches.couple import Couple, make_settings, wait_until
@@ -185,6 +186,23 @@ def test_a_full_server_is_used_for_what_it_has(server: RedisServer, caplog: pyte
         couple.finish()
     lines = [record.getMessage() for record in caplog.records if "stores nothing" in record.getMessage()]
     assert len(lines) == 2, "one for each process, however often it refuses"
+
+
+def test_a_full_server_outlives_a_writer(server: RedisServer) -> None:
+    """No fence can be stored, so what a writer is about to change is dropped before it commits."""
+    with Couple(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as couple:
+        couple.warm()
+        server.run("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        server.run("CONFIG", "SET", "maxmemory", 1)
+        players = ("alice", "bob")
+        fence = couple.writer.fence([(USER, f"user:{player}") for player in players], is_awaited=True)
+        for player in players:
+            # committed by a writer that dies then
+            couple.rows[player] = "committed"
+            assert couple.read(player) == "committed"
+        couple.writer.invalidate([(USER, f"user:{player}") for player in players], fence)
+        server.run("CONFIG", "SET", "maxmemory", 0)
+        couple.finish()
 
 
 def test_a_server_that_is_replaced_by_another(make_server: MakeServer) -> None:
