@@ -300,7 +300,8 @@ class Cache:
         return reason and hide_addresses(reason)
 
     def close(self) -> None:
-        """Close every connection to Redis."""
+        """Close every connection to Redis; a read after this asks its loader, and the database refuses it."""
+        self._is_bypassed = lambda: True
         self._meter.close()
         if self._shared is not None:
             self._feed.close()

@@ -73,6 +73,7 @@ class Link:
         self._clock = clock
         # the connection used last is taken first, so that those of a burst are left alone
         self._idle: deque[Wire] = deque()
+        self._is_closed = False
         # connections of an earlier generation are not used again
         self._generation = 0
         # scripts that the server has, as far as is known
@@ -264,6 +265,9 @@ class Link:
 
     def _put(self, wire: Wire) -> None:
         self._idle.append(wire)
+        if self._is_closed:
+            # a call that still ran then, such as the invalidation after a last commit
+            self.close()
 
     def _prove(self, wire: Wire) -> None:
         began = self._clock()
@@ -286,10 +290,16 @@ class Link:
             self._trusted_at = max(self._trusted_at, began)
 
     def close(self) -> None:
-        """Close the idle connections, once what was sent on them has been answered."""
+        """Close the idle connections, once what was sent on them has been answered; none stays open later."""
+        self._is_closed = True
         while self._idle:
+            try:
+                wire = self._idle.pop()
+            except IndexError:
+                # another thread closes them too
+                break
             # closed before the answer comes, the command might not arrive
-            self._idle.pop().finish()
+            wire.finish()
 
 
 def _is_unknown(reply: Any) -> bool:

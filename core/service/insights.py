@@ -155,7 +155,7 @@ class Insights(ServiceBase):
     def list_market_event_types(self) -> tuple[str, ...]:
         """Return the types that events have, in alphabetical order.
 
-        At most 600 s old, and never older than the last event created through a service.
+        At most 600 s old, and never older than the last event created or deleted through a service.
         """
         return self._cache.get_or_load(
             MARKET_EVENTS,
@@ -194,7 +194,7 @@ class Insights(ServiceBase):
         return tuple(found[key] for key in keys if key in found)
 
     def count_active_players(self, since: datetime) -> int:
-        """Return how many players were active since a time; at most 60 s old. Raises `InvalidInput`."""
+        """Return how many players were active at a time or later; at most 60 s old. Raises `InvalidInput`."""
         checked = check_time(since, "since")
         return self._cache.get_or_load(
             _PLAYERS,

@@ -49,9 +49,9 @@ class Leaderboards(ServiceBase):
         *,
         offset: int = 0,
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return `limit` entries of a board from place `offset` on, best first.
+        """Return up to `limit` entries of a leaderboard (None: today's) from place `offset` on, best first.
 
-        Equal scores share their rank (1, 2, 2, 4) and stand in the order in which they were
+        Equal scores share their rank (1, 2, 2, 4) and stand in the order in which their entries were
         created. The top (offset 0) is at most 120 s old and never older than the last change
         through a service; other pages are as of now. Raises `InvalidInput`.
         """
@@ -85,9 +85,9 @@ class Leaderboards(ServiceBase):
     def get_user_rank(
         self, user_id: UUID | str, category: str, session_date: date | None = None
     ) -> LeaderboardEntry:
-        """Return a player's entry with its exact rank, as of now.
+        """Return a player's entry on a leaderboard (None: today's) with its exact rank, as of now.
 
-        Raises `LeaderboardEntryNotFound`, `InvalidInput`.
+        Raises `LeaderboardEntryNotFound`, also for a user that does not exist, and `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
         category, day = self._check_board(category, session_date)
@@ -104,9 +104,10 @@ class Leaderboards(ServiceBase):
         *,
         radius: int = 5,
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return a player's entry with up to `radius` entries on each side, as of now.
+        """Return a player's entry on a leaderboard (None: today's) with up to `radius` on each side.
 
-        Raises `LeaderboardEntryNotFound`, `InvalidInput`.
+        Best first, with exact ranks, as of now. Raises `LeaderboardEntryNotFound`, also for a user
+        that does not exist, and `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
         category, day = self._check_board(category, session_date)
@@ -196,7 +197,10 @@ class Leaderboards(ServiceBase):
         return self._repeat(write)
 
     def list_leaderboard_categories(self, session_date: date | None = None) -> tuple[str, ...]:
-        """Return the categories that have entries in a session, in order. Raises `InvalidInput`."""
+        """Return the categories that have entries in a session (None: today's), in alphabetical order.
+
+        As of now. Raises `InvalidInput`.
+        """
         day = check_session_date(session_date, self._clock())
         return self._read("list_leaderboard_categories", leaderboards.list_categories, day)
 

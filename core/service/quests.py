@@ -92,7 +92,11 @@ class Quests(ServiceBase):
         reward_value: Decimal | None = None,
         expires_at: datetime | None = None,
     ) -> Quest:
-        """Give a user a quest and return it. Raises `UserNotFound`, `InvalidInput`."""
+        """Give a user an active quest and return it.
+
+        Amounts are rounded half-even to two decimals; `expires_at` is in the future. Raises
+        `UserNotFound`, `InvalidInput`.
+        """
         checked = check_id(user_id, "user_id")
         values: dict[str, Any] = {
             "id": new_id(),
@@ -117,8 +121,9 @@ class Quests(ServiceBase):
     def update_quest_progress(self, quest_id: UUID | str, progress: Decimal) -> Quest:
         """Set how far a quest is, and return it; it completes when the target is reached.
 
-        Raises `QuestNotFound`, `InvalidInput`; a quest that is completed or expired does not
-        change and raises `InvalidInput`.
+        The progress is rounded half-even to two decimals, and may be less than before. Raises
+        `QuestNotFound`, and `InvalidInput`, also for a quest that is completed or past its time, which
+        does not change.
         """
         checked = check_id(quest_id, "quest_id")
         amount = check_money(progress, "progress")
@@ -142,7 +147,7 @@ class Quests(ServiceBase):
         return {player: found.get(player, 0) for player in players}
 
     def expire_quests(self) -> int:
-        """Expire every active quest past its time; return how many there were."""
+        """Expire every active quest past its time; return how many there were. Safe to repeat."""
 
         def write() -> int:
             with self._changing("expire_quests") as (database, changes):

@@ -33,8 +33,10 @@ class EnhancedDatabaseService(
     """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
 
     Thread safe; one per process. Opened by `core.open_service`, closed by `close` or as a
-    context manager. Database trouble raises `DatabaseUnavailable`, `PoolTimeout` or
-    `QueryTimeout`; cache trouble never reaches a caller.
+    context manager. Every call that asks the database may raise `DatabaseUnavailable`,
+    `PoolTimeout`, `PoolClosed`, `QueryTimeout` or another `DatabaseError`; trouble with the cache never
+    reaches a caller. Ages in the docstrings hold while the database answers: while it does not, a
+    cached read may answer with the last known value, and `stale_seconds()` says how old that is.
     """
 
     def __init__(
@@ -63,7 +65,8 @@ class EnhancedDatabaseService(
     def close(self, drain_seconds: float = DRAIN_SECONDS) -> None:
         """Close every connection, after running calls have had `drain_seconds` (0 to 3600) to end.
 
-        Calls that start later raise `PoolClosed`. A second `close` does nothing. Raises
+        Calls that start later raise `PoolClosed`, also those that the cache could answer; `health`,
+        `pool_stats` and `cache_stats` still answer. A second `close` does nothing. Raises
         `InvalidInput`, and then closes nothing.
         """
         drain_seconds = check_seconds(drain_seconds, "drain_seconds", least=0, most=MAX_WAIT_SECONDS)

@@ -66,7 +66,7 @@ class Standings(ServiceBase):
     """The standings area of the service."""
 
     def count_leaderboard(self, category: str, session_date: date | None = None, *, prefix: str = "") -> int:
-        """Return how many players a board has, exactly and as of now.
+        """Return how many players a leaderboard (None: today's) has, exactly and as of now.
 
         With a prefix, how many of their usernames begin with it in any case, counted up to
         1,000. Raises `InvalidInput`.
@@ -86,11 +86,11 @@ class Standings(ServiceBase):
         order: str = "rank",
         prefix: str = "",
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return `limit` entries of a board from place `offset` of an order on, as of now.
+        """Return up to `limit` entries of a leaderboard (None: today's) from a place of an order on.
 
         The orders are `rank` (best first), `username`, and both backwards with a `-` before
         them; with a prefix, of the players only whose username begins with it in any case. The
-        rank is that on the whole board. Raises `InvalidInput`.
+        rank is that on the whole leaderboard. As of now. Raises `InvalidInput`.
         """
         board, prefix = self._check(category, session_date), check_prefix(prefix, most=50)
         order = check_choice(order, "order", queries.ORDERS)
@@ -108,11 +108,11 @@ class Standings(ServiceBase):
         bins: int = 24,
         least_width: Decimal = CENT,
     ) -> BoardSummary | None:
-        """Return a board in figures, with the distribution of its scores; None without entries.
+        """Return a leaderboard (None: today's) in figures, with the distribution of its scores.
 
-        The distribution has at most `bins` bins, equally wide with round edges, none narrower
-        than `least_width`. At most 120 s old and never older than the last change through a
-        service. Raises `InvalidInput`.
+        None without entries. The distribution has at most `bins` bins, equally wide with round
+        edges, none narrower than `least_width`. At most 120 s old and never older than the last change
+        through a service. Raises `InvalidInput`.
         """
         board = self._check(category, session_date)
         count = check_whole(bins, "bins", least=2, most=MAX_BINS)
@@ -152,8 +152,10 @@ class Standings(ServiceBase):
         which was stored when the session was closed, otherwise counted. At most 5,000 pairs of
         player and session. Raises `InvalidInput`.
         """
-        players = check_each(user_ids, "user_ids", lambda user_id: check_id(user_id, "user_id"))
-        days = check_each(session_dates, "session_dates", lambda day: check_day(day, "session_date"))
+        given = check_each(user_ids, "user_ids", lambda user_id: check_id(user_id, "user_id"))
+        sessions = check_each(session_dates, "session_dates", lambda day: check_day(day, "session_date"))
+        # each pair once, however often it was given
+        players, days = list(dict.fromkeys(given)), list(dict.fromkeys(sessions))
         category, ranked = check_category(category), check_flag(ranked, "ranked")
         pairs = len(players) * len(days)
         if pairs > MAX_SCORES:
@@ -170,7 +172,7 @@ class Standings(ServiceBase):
         sessions: int = 7,
         limit: int = 50,
     ) -> PeriodBoard:
-        """Return the best players by mean score of the sessions up to and with a date.
+        """Return the best players by mean score of the sessions up to and with a date (None: today's).
 
         Of the `sessions` newest (at most 90) in which the category has entries; a session
         without a score counts as nothing. Adds up every entry of them: the answer is up to 300 s
@@ -195,7 +197,7 @@ class Standings(ServiceBase):
         limit: int = 100,
         after: LeaderboardEntry | None = None,
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return up to `limit` entries of a leaderboard with their ranks, best first, as of now.
+        """Return up to `limit` entries of a leaderboard (None: today's) with ranks, best first, as of now.
 
         `after` is the last entry of the page before: unlike `list_leaderboard`, which counts places,
         this one goes on where that entry stood, whatever has been written since. Raises
@@ -215,10 +217,11 @@ class Standings(ServiceBase):
     def stream_leaderboard(
         self, category: str, session_date: date | None = None
     ) -> Iterator[LeaderboardEntry]:
-        """Yield every entry of a board, best first, with its rank; 2,000 are held at a time.
+        """Yield every entry of a leaderboard (None: today's), best first, with its rank.
 
-        Each 2,000 are one statement, as of then, and no connection is held between them: an entry
-        whose score changes meanwhile may come twice or not at all. Raises `InvalidInput`.
+        2,000 are held at a time. Each 2,000 are one statement, as of then, and no connection is held
+        between them: an entry whose score changes meanwhile may come twice or not at all. Raises
+        `InvalidInput`.
         """
         board = self._check(category, session_date)
         return self._stream(board)

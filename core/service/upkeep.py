@@ -33,9 +33,9 @@ class Upkeep(Users, Portfolios, Market, Leaderboards, Quests):
     """The cache and run areas of the service."""
 
     def clear_user_cache(self, user_id: UUID | str) -> None:
-        """Drop every cached value of one user: profile, portfolios, active quests.
+        """Drop every cached value of one user: profile, active quests, portfolios.
 
-        Raises `InvalidInput`.
+        Of portfolios those of the sessions in which the database has one. Raises `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
         portfolio_keys = self._read("clear_user_cache", list_portfolio_keys, checked)
@@ -107,5 +107,5 @@ class Upkeep(Users, Portfolios, Market, Leaderboards, Quests):
         return self._database.pool_stats()
 
     def cache_stats(self) -> CacheStats:
-        """Return what this process's cache counted since it started."""
+        """Return what this process's cache has counted since the service was opened, by kind of key."""
         return self._cache.stats()

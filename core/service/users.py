@@ -68,7 +68,7 @@ class Users(ServiceBase):
         self._cache.get_or_load_many(USER, list(by_key), _CODEC, load)
 
     def get_user_by_username(self, username: str) -> User:
-        """Return the user with exactly this username, as it is now.
+        """Return the user with exactly this username, upper and lower case included, as it is now.
 
         Raises `UserNotFound`, `InvalidInput`.
         """
@@ -79,9 +79,10 @@ class Users(ServiceBase):
         return user
 
     def search_users(self, prefix: str, *, limit: int = 20) -> tuple[User, ...]:
-        """Return up to `limit` users whose username or name starts with `prefix`, in any case.
+        """Return up to `limit` users whose username or name starts with `prefix`, in any case, as of now.
 
-        Ordered by username; an empty prefix lists the first users. Raises `InvalidInput`.
+        Ordered by username in lower case. Of more than `limit` matches, those are chosen that come first
+        by username or by name; an empty prefix lists the first users. Raises `InvalidInput`.
         """
         checked = check_prefix(prefix, most=MAX_NAME)
         return self._read("search_users", queries.search_users, checked, check_limit(limit))
@@ -117,7 +118,7 @@ class Users(ServiceBase):
     ) -> User:
         """Create a user and return it.
 
-        Raises `InvalidInput`, also when the username is taken.
+        Its id is a time-ordered UUID (version 7). Raises `InvalidInput`, also when the username is taken.
         """
         given = {"username": username, "name": name, "email": email, "preferences": preferences}
         values = {field: _CHECKS[field](value) for field, value in given.items()}
@@ -132,8 +133,9 @@ class Users(ServiceBase):
     def update_user_profile(self, user_id: UUID | str, **changes: Any) -> User:
         """Change username, name, email or preferences, and return the user.
 
-        A new username shows on every cached leaderboard at once.
-        Raises `UserNotFound`, `InvalidInput`.
+        What is not given stays; None removes name and email, and new preferences replace all of the
+        old ones. A new username shows on every cached leaderboard at once. Raises `UserNotFound`, and
+        `InvalidInput`, also when the username is taken.
         """
         checked = check_id(user_id, "user_id")
         unknown = sorted(set(changes) - set(_CHECKS))
@@ -155,7 +157,7 @@ class Users(ServiceBase):
         return user
 
     def touch_last_active(self, user_id: UUID | str) -> None:
-        """Set when the user was active last to now. Raises `UserNotFound`, `InvalidInput`."""
+        """Set the time when a user was last active to now. Raises `UserNotFound`, `InvalidInput`."""
         checked = check_id(user_id, "user_id")
         keys = [(USER, user_key(checked))]
         if not self._change_alone("touch_last_active", keys, queries.touch_user, checked, self._clock()):
@@ -185,9 +187,9 @@ class Users(ServiceBase):
         return self._repeat(write)
 
     def delete_user(self, user_id: UUID | str) -> None:
-        """Delete a user with its portfolios, quests and leaderboard entries.
+        """Delete a user with its portfolios, positions, trades, quests and leaderboard entries.
 
-        Raises `UserNotFound`, `InvalidInput`.
+        Cached leaderboards are without it at once. Raises `UserNotFound`, `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
 

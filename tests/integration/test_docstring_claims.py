@@ -1,0 +1,479 @@
+"""What the docstrings of the service promise, tried against real servers: ages, errors, orders.
+
+The tables are compared with the docstrings, so a new promise has to be tried here: an age that a
+docstring names is the time to live of the key that the call fills, an error that it names is
+raised, and an answer that is "never older than the last change" is compared with the database after
+every write that there is.
+"""
+
+import inspect
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import islice
+from typing import Any
+from uuid import UUID
+
+import pytest
+import redis
+from msgspec.structs import replace
+
+from core import EnhancedDatabaseService, Settings, errors, open_service
+from core.errors import (
+    ConstraintViolated,
+    DatabaseError,
+    DatabaseUnavailable,
+    EchoMarketsError,
+    LeaderboardEntryNotFound,
+    PoolClosed,
+    PortfolioNotFound,
+    QuestNotFound,
+    TransactionMisused,
+    UserNotFound,
+)
+from core.queries import partitions
+from core.records import (
+    LeaderboardEntry,
+    LeaderboardUpdate,
+    MarketEvent,
+    Portfolio,
+    PortfolioUpdate,
+    Position,
+    Quest,
+    Tick,
+    Trade,
+    User,
+    freeze,
+)
+from core.service.base import new_id
+from tests.conftest import Execute
+from tests.game import SESSIONS, play_game
+
+DAY = SESSIONS[-1]
+NOON = datetime(2013, 3, 1, 12, tzinfo=UTC)
+NOBODY = UUID(int=7)
+ONE = Decimal(1)
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    """Settings without a near cache: what Redis has is what a read of another process gets."""
+    return settings.model_copy(update={"near_cache_size": 0})
+
+
+@pytest.fixture
+def game(service: EnhancedDatabaseService) -> EnhancedDatabaseService:
+    """A finished game, with prices, an event, an operator's action and what a player holds."""
+    play_game(service)
+    alice = service.get_user_by_username("alice")
+    service.insert_market_ticks(Tick(symbol, NOON, ONE) for symbol in ("AAPL", "IBM"))
+    service.create_market_event(type="T", title="Event")
+    service.create_quest(
+        alice.id, type="T", title="T", target_value=ONE, expires_at=datetime.now(UTC) + timedelta(hours=1)
+    )
+    service.load_positions([Position(alice.id, DAY, "AAPL", ONE, ONE)])
+    service.load_trades([Trade(new_id(), alice.id, DAY, "AAPL", "BUY", ONE, ONE, NOON)])
+    service.touch_last_active(alice.id)
+    with service.audited(actor="alice", action="clear_cache", target="bob"):
+        pass
+    return service
+
+
+def find_player(service: EnhancedDatabaseService, name: str = "alice") -> User:
+    """Return a player of the game."""
+    return service.get_user_by_username(name)
+
+
+# How each call that reads is made in the game.
+READS: dict[str, Callable[[EnhancedDatabaseService, User], object]] = {
+    "count_active_players": lambda s, _: s.count_active_players(NOON),
+    "count_completed_quests": lambda s, u: s.count_completed_quests([u.id]),
+    "count_leaderboard": lambda s, _: s.count_leaderboard("total_value", DAY),
+    "find_leaderboard_summary": lambda s, _: s.find_leaderboard_summary("total_value", DAY),
+    "find_portfolio": lambda s, u: s.find_portfolio(u.id, DAY),
+    "get_current_portfolio": lambda s, u: s.get_current_portfolio(u.id, DAY),
+    "get_latest_market_data": lambda s, _: (s.get_latest_market_data(), s.get_latest_market_data(["AAPL"])),
+    "get_leaderboard": lambda s, _: s.get_leaderboard("total_value", DAY),
+    "get_leaderboard_around": lambda s, u: s.get_leaderboard_around(u.id, "total_value", DAY),
+    "get_market_returns": lambda s, _: s.get_market_returns(DAY, DAY),
+    "get_period_leaderboard": lambda s, _: s.get_period_leaderboard("total_value", DAY),
+    "get_portfolio": lambda s, u: s.get_portfolio(u.id, DAY),
+    "get_portfolio_history": lambda s, u: s.get_portfolio_history(u.id),
+    "get_price_history": lambda s, _: s.get_price_history("AAPL", NOON, NOON + timedelta(hours=1), "1h"),
+    "get_quest_totals": lambda s, _: s.get_quest_totals(),
+    "get_recent_market_events": lambda s, _: s.get_recent_market_events(),
+    "get_session_summaries": lambda s, _: s.get_session_summaries(),
+    "get_sparklines": lambda s, _: s.get_sparklines(),
+    "get_symbol_currencies": lambda s, _: s.get_symbol_currencies(),
+    "get_user_active_quests": lambda s, u: s.get_user_active_quests(u.id),
+    "get_user_by_id": lambda s, u: s.get_user_by_id(u.id),
+    "get_user_by_username": lambda s, u: s.get_user_by_username(u.username),
+    "get_user_quests": lambda s, u: s.get_user_quests(u.id),
+    "get_user_rank": lambda s, u: s.get_user_rank(u.id, "total_value", DAY),
+    "list_audit_events": lambda s, _: s.list_audit_events(),
+    "list_expiring_quests": lambda s, _: s.list_expiring_quests(),
+    "list_leaderboard": lambda s, _: s.list_leaderboard("total_value", DAY),
+    "list_leaderboard_categories": lambda s, _: s.list_leaderboard_categories(DAY),
+    "list_leaderboard_dates": lambda s, _: s.list_leaderboard_dates("total_value"),
+    "list_leaderboard_entries": lambda s, _: s.list_leaderboard_entries("total_value", DAY),
+    "list_market_event_types": lambda s, _: s.list_market_event_types(),
+    "list_market_events": lambda s, _: s.list_market_events(),
+    "list_market_ticks": lambda s, _: s.list_market_ticks("AAPL"),
+    "list_player_scores": lambda s, u: s.list_player_scores([u.id], "total_value", [DAY], ranked=True),
+    "list_portfolios": lambda s, _: s.list_portfolios(DAY),
+    "list_positions": lambda s, u: s.list_positions([u.id], DAY),
+    "list_quests": lambda s, _: s.list_quests(),
+    "list_session_dates": lambda s, _: s.list_session_dates(),
+    "list_slowest_quests": lambda s, _: s.list_slowest_quests(),
+    "list_slowest_statements": lambda s, _: s.list_slowest_statements(),
+    "list_table_sizes": lambda s, _: s.list_table_sizes(),
+    "list_trades": lambda s, u: s.list_trades([u.id], DAY),
+    "list_unused_indexes": lambda s, _: s.list_unused_indexes(),
+    "list_users": lambda s, _: s.list_users(),
+    "search_users": lambda s, _: s.search_users("a"),
+    "stream_audit_events": lambda s, _: list(s.stream_audit_events()),
+    "stream_leaderboard": lambda s, _: list(s.stream_leaderboard("total_value", DAY)),
+    "stream_market_events": lambda s, _: list(s.stream_market_events()),
+    "stream_market_ticks": lambda s, _: list(s.stream_market_ticks("AAPL")),
+    "stream_portfolios": lambda s, _: list(s.stream_portfolios(DAY)),
+    "stream_positions": lambda s, _: list(s.stream_positions(DAY)),
+    "stream_quests": lambda s, _: list(s.stream_quests()),
+    "stream_trades": lambda s, _: list(s.stream_trades(DAY)),
+    "stream_users": lambda s, _: list(s.stream_users()),
+}
+
+
+def read_docstring(name: str) -> str:
+    """Return the docstring of a public call as one line."""
+    return " ".join((inspect.getdoc(getattr(EnhancedDatabaseService, name)) or "").split())
+
+
+def list_calls() -> list[str]:
+    """Return the names of the public calls."""
+    return [name for name, _ in inspect.getmembers(EnhancedDatabaseService, callable) if name[0] != "_"]
+
+
+def test_every_call_that_reads_is_tried() -> None:
+    """A new one has to be added to the table."""
+    assert sorted(READS) == sorted(
+        name
+        for name in list_calls()
+        if name.split("_")[0] in {"count", "find", "get", "list", "search", "stream"}
+    )
+
+
+# -- ages -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", READS)
+def test_an_answer_is_as_old_as_its_docstring_says(
+    game: EnhancedDatabaseService, redis_client: redis.Redis, name: str
+) -> None:
+    """The keys that a call fills live as long as an age that it names; "as of now" fills none."""
+    alice = find_player(game)
+    redis_client.flushall()
+    READS[name](game, alice)
+    lives = {redis_client.ttl(key) for key in redis_client.scan_iter() if not key.startswith(b"version:")}
+    words = read_docstring(name)
+    ages = [
+        int(age) for age in re.findall(r"(?:at most|up to|others|that of) (\d+) s\b", words, re.IGNORECASE)
+    ]
+    if name == "get_portfolio":
+        assert "as old as that of `find_portfolio`" in words
+        ages = [60]
+    assert bool(lives) == bool(ages), (lives, words)
+    assert lives or re.search(
+        "as of (now|then)|as (it is|they are) now|estimated|statistics|statements", words, re.IGNORECASE
+    ), words
+    for life in lives:
+        assert any(0.85 * age <= life <= age for age in ages), (life, ages)
+
+
+def test_a_part_of_a_list_is_as_old_as_it_says(
+    game: EnhancedDatabaseService, redis_client: redis.Redis
+) -> None:
+    """A later page of a leaderboard, and sparklines of some symbols, are as of now: no key is filled."""
+    redis_client.flushall()
+    game.get_leaderboard("total_value", DAY, 2, offset=1)
+    game.get_sparklines(["AAPL"])
+    assert list(redis_client.scan_iter()) == []
+
+
+# -- never older than the last change ---------------------------------------------------
+
+
+def make_event(title: str) -> MarketEvent:
+    """Return an event to load."""
+    return MarketEvent(new_id(), "LOADED", title, None, (), None, "NEUTRAL", NOON)
+
+
+def _change_in_transaction(service: EnhancedDatabaseService, user: User) -> None:
+    with service.transaction():
+        service.update_user_profile(user.id, name="In a transaction")
+        service.update_leaderboard_entry(user.id, "total_value", Decimal(77), DAY)
+
+
+# Every call that writes, in an order in which each changes something.
+WRITES: dict[str, Callable[[EnhancedDatabaseService, User], object]] = {
+    "update_user_profile": lambda s, u: s.update_user_profile(u.id, username="alice2", name="A"),
+    "touch_last_active": lambda s, u: s.touch_last_active(u.id),
+    "batch_touch_last_active": lambda s, u: s.batch_touch_last_active({u.id: datetime.now(UTC)}),
+    "update_portfolio_value": lambda s, u: s.update_portfolio_value(u.id, DAY, ONE, ONE),
+    "batch_update_portfolios": lambda s, u: s.batch_update_portfolios(
+        [PortfolioUpdate(u.id, DAY, Decimal(2), ONE)]
+    ),
+    "insert_market_tick": lambda s, _: s.insert_market_tick("AAPL", Decimal(3)),
+    "insert_market_ticks": lambda s, _: s.insert_market_ticks([Tick("NEW", NOON, ONE)]),
+    "update_symbol_currencies": lambda s, _: s.update_symbol_currencies({"AAPL": "USD"}),
+    "update_leaderboard_entry": lambda s, u: s.update_leaderboard_entry(u.id, "total_value", ONE, DAY),
+    "batch_update_leaderboard": lambda s, u: s.batch_update_leaderboard(
+        "total_value", [LeaderboardUpdate(u.id, Decimal(99))], DAY
+    ),
+    "close_session": lambda s, _: s.close_session(DAY),
+    "create_quest": lambda s, u: s.create_quest(u.id, type="T", title="New", target_value=ONE),
+    "update_quest_progress": lambda s, u: s.update_quest_progress(s.get_user_active_quests(u.id)[-1].id, ONE),
+    "expire_quests": lambda s, _: _expire(s),
+    "create_market_event": lambda s, _: s.create_market_event(type="CREATED", title="T"),
+    "delete_market_event": lambda s, _: s.delete_market_event(s.list_market_events(1)[0].id),
+    "load_users": lambda s, u: s.load_users([replace(u, username="alice2", name="Loaded")]),
+    "load_market_ticks": lambda s, _: s.load_market_ticks([Tick("AAPL", datetime.now(UTC), Decimal(4))]),
+    "load_portfolios": lambda s, u: s.load_portfolios(
+        [replace(s.get_portfolio(u.id, DAY), total_value=Decimal(5))]
+    ),
+    "load_positions": lambda s, u: s.load_positions([Position(u.id, DAY, "IBM", ONE, ONE)]),
+    "load_trades": lambda s, u: s.load_trades([Trade(new_id(), u.id, DAY, "IBM", "BUY", ONE, ONE, NOON)]),
+    "load_leaderboard_entries": lambda s, u: s.load_leaderboard_entries(
+        [replace(s.get_user_rank(u.id, "total_value", DAY), score=Decimal(6))]
+    ),
+    "load_quests": lambda s, u: s.load_quests([replace(s.get_user_quests(u.id)[-1], title="Loaded")]),
+    "load_market_events": lambda s, _: s.load_market_events([make_event("Loaded")]),
+    "transaction": _change_in_transaction,
+    "create_user": lambda s, _: s.create_user(username="erin"),
+    "get_current_portfolio": lambda s, _: s.get_current_portfolio(find_player(s, "erin").id, DAY),
+    "maintain_partitions": lambda s, _: s.maintain_partitions(keep=timedelta(days=36_000)),
+    "delete_market_ticks": lambda s, _: s.delete_market_ticks("AAPL"),
+    "delete_user": lambda s, _: s.delete_user(find_player(s, "bob").id),
+}
+
+
+def _expire(service: EnhancedDatabaseService) -> None:
+    service._clock = lambda: datetime.now(UTC) + timedelta(hours=2)
+    assert service.expire_quests() == 1
+
+
+# It is a change and nobody reads it, or it changes no row.
+NO_CHANGE = {
+    "audited", "cache_stats", "clear_market_data_cache", "clear_user_cache", "close", "health", "pool_stats",
+    "stale_seconds", "to_frame", "to_json", "warm_cache",
+}  # fmt: skip  # one name a line would hide that these are the rest
+CURRENT = [name for name in READS if "ever older than the last" in read_docstring(name)] + ["get_portfolio"]
+
+
+def test_every_call_that_writes_is_tried() -> None:
+    """What is neither a read nor in the tables is new."""
+    assert set(list_calls()) == {*READS, *WRITES, *NO_CHANGE}
+    assert len(CURRENT) == 10
+
+
+def test_no_answer_is_older_than_the_last_change(game: EnhancedDatabaseService, settings: Settings) -> None:
+    """After each write, every cached answer is what a service without a cache gives.
+
+    The reads go through another service, which shares Redis with the writer, as another process does.
+    """
+    alice = find_player(game)
+    bare = settings.model_copy(update={"enable_redis_cache": False})
+    with open_service(settings) as reader, open_service(bare) as truth:
+        for write, change in WRITES.items():
+            for name in CURRENT:
+                # twice: the first fills, the second would find an old lease in the way
+                READS[name](reader, alice)
+                READS[name](reader, alice)
+            change(game, alice)
+            for name in CURRENT:
+                assert READS[name](reader, alice) == READS[name](truth, alice), (write, name)
+                assert READS[name](game, alice) == READS[name](truth, alice), (write, name)
+
+
+# -- errors -----------------------------------------------------------------------------
+
+
+def _lock_ticks_and_maintain(service: Any, execute: Execute) -> None:
+    with service.transaction():
+        partitions.lock_ticks(service._database)
+        found: list[BaseException] = []
+
+        def maintain() -> None:
+            try:
+                service.maintain_partitions(months_ahead=20)
+            except DatabaseError as error:
+                found.append(error)
+
+        thread = threading.Thread(target=maintain)
+        thread.start()
+        thread.join(60)
+    raise found[0]
+
+
+def _use_a_left_block(service: Any, _: Execute) -> None:
+    block = service.transaction()
+    block.__enter__()
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(block.__exit__, None, None, None).result()
+
+
+def _lose_the_connection(service: Any, execute: Execute) -> None:
+    with service.transaction():
+        service.create_user(username="lost")
+        execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND state = 'idle in transaction'"
+        )
+        service.create_user(username="lost2")
+
+
+def _read_closed(service: Any, _: Execute) -> None:
+    service.close()
+    service.get_user_by_id(NOBODY)
+
+
+# (call, error) -> what raises it
+RAISED: dict[tuple[str, type[EchoMarketsError]], Callable[[Any, Execute], object]] = {
+    ("close", PoolClosed): _read_closed,
+    ("create_quest", UserNotFound): lambda s, _: s.create_quest(NOBODY, type="T", title="T", target_value=1),
+    ("delete_user", UserNotFound): lambda s, _: s.delete_user(NOBODY),
+    ("get_current_portfolio", UserNotFound): lambda s, _: s.get_current_portfolio(NOBODY, DAY),
+    ("get_leaderboard_around", LeaderboardEntryNotFound): lambda s, _: s.get_leaderboard_around(NOBODY, "c"),
+    ("get_portfolio", PortfolioNotFound): lambda s, _: s.get_portfolio(NOBODY),
+    ("get_user_by_id", UserNotFound): lambda s, _: s.get_user_by_id(NOBODY),
+    ("get_user_by_username", UserNotFound): lambda s, _: s.get_user_by_username("Alice"),
+    ("get_user_rank", LeaderboardEntryNotFound): lambda s, _: s.get_user_rank(NOBODY, "total_value", DAY),
+    ("load_leaderboard_entries", ConstraintViolated): lambda s, _: s.load_leaderboard_entries(
+        [LeaderboardEntry(new_id(), NOBODY, "", DAY, "c", ONE, 1, freeze({}), NOON)]
+    ),
+    ("load_portfolios", ConstraintViolated): lambda s, _: s.load_portfolios(
+        [Portfolio(new_id(), NOBODY, DAY, ONE, ONE, ONE, ONE, ONE, NOON, NOON)]
+    ),
+    ("load_positions", ConstraintViolated): lambda s, _: s.load_positions(
+        [Position(NOBODY, DAY, "A", ONE, ONE)]
+    ),
+    ("load_quests", ConstraintViolated): lambda s, _: s.load_quests(
+        [Quest(new_id(), NOBODY, "T", "T", None, ONE, ONE, "ACTIVE", None, None, NOON, None)]
+    ),
+    ("load_trades", ConstraintViolated): lambda s, _: s.load_trades(
+        [Trade(new_id(), NOBODY, DAY, "A", "BUY", ONE, ONE, NOON)]
+    ),
+    ("load_users", ConstraintViolated): lambda s, _: s.load_users(
+        [replace(find_player(s), username="other")]
+    ),
+    ("maintain_partitions", DatabaseError): _lock_ticks_and_maintain,
+    ("touch_last_active", UserNotFound): lambda s, _: s.touch_last_active(NOBODY),
+    ("transaction", DatabaseUnavailable): _lose_the_connection,
+    ("transaction", TransactionMisused): _use_a_left_block,
+    ("update_leaderboard_entry", UserNotFound): lambda s, _: s.update_leaderboard_entry(NOBODY, "c", 1),
+    ("update_portfolio_value", PortfolioNotFound): lambda s, _: s.update_portfolio_value(NOBODY, DAY, 1, 0),
+    ("update_quest_progress", QuestNotFound): lambda s, _: s.update_quest_progress(NOBODY, 1),
+    ("update_user_profile", UserNotFound): lambda s, _: s.update_user_profile(NOBODY, name="A"),
+}
+# Of deadlocks, in test_conflicts; an argument that is wrong, in test_arguments.
+ELSEWHERE = {("transaction", DatabaseError)}
+
+
+def list_documented_errors(name: str) -> set[type[EchoMarketsError]]:
+    """Return the errors that a docstring names, but those about arguments."""
+    names = set(re.findall(r"`(\w+)`", read_docstring(name))) - {"InvalidInput"}
+    return {getattr(errors, found) for found in names if isinstance(getattr(errors, found, None), type)}
+
+
+def test_every_documented_error_is_tried() -> None:
+    """And no other: an error that is raised and not documented would be missing there."""
+    documented = {(name, error) for name in list_calls() for error in list_documented_errors(name)}
+    assert documented - ELSEWHERE == set(RAISED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "error"), RAISED, ids=lambda value: getattr(value, "__name__", value))
+def test_a_documented_error_is_raised(
+    game: EnhancedDatabaseService, execute: Execute, name: str, error: type[EchoMarketsError]
+) -> None:
+    """By that name or a narrower one, with a message that names a remedy."""
+    with pytest.raises(error) as caught:
+        RAISED[name, error](game, execute)
+    assert re.search(r"[;:] \w+|_", str(caught.value)), caught.value
+
+
+def list_calls_with_ids() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the calls that take an id, with arguments that are right beside an id of nobody."""
+    right: dict[str, Any] = {
+        "category": "c", "session_date": DAY, "session_dates": [DAY], "score": 1, "total_value": 1,
+        "day_change": 0, "progress": 1, "type": "T", "title": "T", "target_value": 1, "changes": "A",
+    }  # fmt: skip  # one argument a line would hide that these are all that there are
+    for name in list_calls():
+        parameters = inspect.signature(getattr(EnhancedDatabaseService, name)).parameters
+        ids = [each for each in parameters if each in {"user_id", "quest_id", "event_id", "user_ids"}]
+        if ids:
+            required = [p.name for p in parameters.values() if p.default is p.empty and p.name != "self"]
+            arguments = {("name" if key == "changes" else key): right.get(key) for key in required}
+            yield name, arguments | {ids[0]: [NOBODY] if ids[0] == "user_ids" else NOBODY}
+
+
+@pytest.mark.parametrize(("name", "arguments"), [*list_calls_with_ids()])
+def test_an_id_of_nobody_raises_what_is_documented(
+    game: EnhancedDatabaseService, name: str, arguments: dict[str, Any]
+) -> None:
+    """Or nothing at all, where the docstring says so."""
+    if documented := list_documented_errors(name):
+        with pytest.raises(tuple(documented)):
+            getattr(game, name)(**arguments)
+    else:
+        answer = getattr(game, name)(**arguments)
+        assert not answer or answer == {NOBODY: 0}
+
+
+# -- sessions ---------------------------------------------------------------------------
+
+TODAYS = [name for name in list_calls() if "(None: today's" in read_docstring(name)]
+
+
+def test_every_call_with_a_default_session_says_which() -> None:
+    """A parameter that may be left out has its meaning in the docstring."""
+    for name in list_calls():
+        parameter = inspect.signature(getattr(EnhancedDatabaseService, name)).parameters.get("session_date")
+        if parameter is not None and parameter.default is None:
+            assert re.search(r"\(None: today's\b|None is today's", read_docstring(name)), name
+
+
+def test_none_is_the_session_of_today_in_utc(service: EnhancedDatabaseService) -> None:
+    """Half an hour before midnight elsewhere it may be another day; writes and reads agree."""
+    service._clock = lambda: datetime(2013, 3, 1, 23, 30, tzinfo=UTC)
+    user = service.create_user(username="alice")
+    assert service.get_current_portfolio(user.id).session_date == DAY
+    service.update_leaderboard_entry(user.id, "c", ONE)
+    service.batch_update_leaderboard("d", [LeaderboardUpdate(user.id, ONE)])
+    assert service.update_portfolio_value(user.id, None, ONE, ONE).session_date == DAY
+    service.load_positions([Position(user.id, DAY, "A", ONE, ONE)])
+    service.load_trades([Trade(new_id(), user.id, DAY, "A", "BUY", ONE, ONE, NOON)])
+    assert service.list_leaderboard_categories() == ("c", "d")
+    for answer in (
+        service.find_portfolio(user.id),
+        service.get_portfolio(user.id),
+        service.get_leaderboard("c")[0],
+        service.get_user_rank(user.id, "c"),
+        service.get_leaderboard_around(user.id, "c")[0],
+        service.list_leaderboard("c")[0],
+        service.list_leaderboard_entries("c")[0],
+        next(service.stream_leaderboard("c")),
+        service.find_leaderboard_summary("c"),
+        service.list_portfolios()[0],
+        next(service.stream_portfolios()),
+        service.list_positions([user.id])[0],
+        next(service.stream_positions()),
+        service.list_trades([user.id])[0],
+        next(service.stream_trades()),
+    ):
+        assert getattr(answer, "session_date", None) == DAY
+    assert service.count_leaderboard("c") == 1
+    assert service.get_period_leaderboard("c").days == (DAY,)
+    assert list(islice(service.stream_users(), 2)) == [service.get_user_by_id(user.id)]
