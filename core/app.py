@@ -1,6 +1,6 @@
 """The composition root: settings -> database -> cache -> service.
 
-Owns the wiring and nothing else. Opening connects to nothing, so a process starts
+Owns the wiring and nothing else. Opening waits for no server, so a process starts
 while its servers are down and heals when they come back.
 """
 
@@ -23,6 +23,7 @@ from core.settings import Settings
 def open_service(settings: Settings | None = None, *, role: Role = "job") -> EnhancedDatabaseService:
     """Open the service of this process; without settings the environment is read.
 
+    Waits for no server: the first call connects to PostgreSQL, and a thread for the near cache to Redis.
     Use it as a context manager, or call `close`. `role` names the program in metrics and in
     pg_stat_activity: lower-case letters with single hyphens between words, such as `my-api`.
     Raises `SettingsError`, also when METRICS_ROLES is set and does not list the role, and
