@@ -217,7 +217,7 @@ def test_a_stream_has_every_entry_once(
     """Best first with ranks, whatever the size of the batches; equals lie across their ends."""
     expected = read_all(service)
     for rows in (1, 7, 60, 1_000):
-        monkeypatch.setattr(standings, "EXPORT_ROWS", rows)
+        monkeypatch.setattr(standings, "STREAM_ROWS", rows)
         assert list(service.stream_leaderboard("returns", DAYS[2])) == expected
 
 
