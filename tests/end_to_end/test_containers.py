@@ -51,10 +51,9 @@ def test_stack_lives_and_ends_in_containers(checkout: Checkout) -> None:
     checkout.up()
     assert checkout.health()["status"] == "healthy"
     assert checkout.get("dashboard", "/readyz")[0] == 200
-    assert (checkout.count("users"), checkout.count("portfolios") >= PLAYERS * SESSIONS / 4) == (
-        PLAYERS,
-        True,
-    )
+    players = checkout.count("users")
+    assert players >= PLAYERS  # others join on the days up to today
+    assert checkout.count("portfolios") >= PLAYERS * SESSIONS / 4
     status = checkout.make("status")
     assert status.returncode == 0, status.stdout
     query = "/api/v1/query?query=up%7Bjob%3D%22echo-markets%22%7D%3D%3D1"
@@ -69,6 +68,6 @@ def test_stack_lives_and_ends_in_containers(checkout: Checkout) -> None:
     assert docker("volume", "ls", "--quiet", "--filter", project) != ""
 
     checkout.up()
-    assert checkout.count("users") == PLAYERS
+    assert checkout.count("users") >= players
     assert checkout.make("clean").returncode == 0
     assert docker("volume", "ls", "--quiet", "--filter", project) == ""

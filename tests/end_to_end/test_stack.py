@@ -71,7 +71,7 @@ def test_up_shows_players_and_answers(checkout: Checkout) -> None:
     assert checkout.get("dashboard", "/readyz")[0] == 200
     assert "echo_service_up" in checkout.get("exporter", "/metrics")[1]
     assert checkout.health()["status"] == "healthy"
-    assert checkout.count("users") == PLAYERS
+    assert checkout.count("users") >= PLAYERS  # others join on the days up to today
     assert checkout.count("portfolios") >= PLAYERS * SESSIONS / 4  # nobody plays every day
 
 
@@ -207,7 +207,7 @@ def test_two_checkouts_run_side_by_side(checkout: Checkout) -> None:
         try:
             other.up()
             assert checkout.make("status").returncode == 0
-            assert other.count("users") == PLAYERS
+            assert other.count("users") >= PLAYERS
         finally:
             assert other.make("clean").returncode == 0
         assert_nothing_left(other)
