@@ -5,6 +5,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from core.local.ports import find_free_port
 from exporter import exposition
 from exporter.server import build_app
 from tests.conftest import Execute
+from tests.patience import stretch
 from tests.serving import write_tls
 
 
@@ -165,7 +167,14 @@ def test_the_process_serves_the_fleet_and_stops_on_sigterm(
             )
             assert worker.stdout is not None
             assert worker.stdout.readline() == "done\n"
-            text = httpx2.get(f"{url}/metrics").text
+            # a process publishes its figures once a second
+            deadline = time.monotonic() + stretch(5)
+            text = ""
+            while "simulator" not in text or not value(
+                text, "echo_db_pool_connections", role="simulator", state="idle"
+            ):
+                assert time.monotonic() < deadline, text
+                text = httpx2.get(f"{url}/metrics").text
             assert value(text, "echo_db_pool_connections", role="simulator", state="idle") == 1
             assert value(text, "echo_metrics_writers", role="simulator") == 1
             worker.kill()
