@@ -42,6 +42,7 @@ class _Database(msgspec.Struct, rename="camel"):
     status: str
     migrations_pending: int | None
     connection_pool: _Pool
+    reason: str | None = None
 
 
 class _Redis(msgspec.Struct):
@@ -100,7 +101,8 @@ def _find_other(text: str, environment: Mapping[str, str]) -> StackIdentity | No
 
 def _list_reasons(services: _Services) -> Iterator[str]:
     if services.database.status != HEALTHY:
-        yield "the database does not answer"
+        reason = services.database.reason
+        yield f"database: {reason}" if reason else "the database does not answer"
     if services.redis.reason is not None:
         yield f"redis: {services.redis.reason}"
     if services.database.migrations_pending:

@@ -20,7 +20,8 @@ LINES = {
     "redis down and required": "unhealthy: redis: Connection refused",
     "pool exhausted": "degraded: a pool has no free connection (`echo-markets health` says whose)",
     "migrations pending": "degraded: migrations pending: 1 (`make migrate` applies them)",
-    "database down": "unhealthy: the database does not answer",
+    "read-only": "degraded: database: it accepts no writes: default_transaction_read_only is on",
+    "database down": "unhealthy: database: Connection refused",
 }
 
 
