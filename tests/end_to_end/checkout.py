@@ -37,7 +37,16 @@ class Checkout:
         names = {name.upper() for name in (*Settings.model_fields, *StackSettings.model_fields)}
         inherited = {name: value for name, value in os.environ.items() if name not in names}
         # what `make` hands down when it runs these tests is not for the copy
-        for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "VENV", "PYTHONPATH", "PIP_PROGRESS"):
+        for name in (
+            "MAKEFLAGS",
+            "MAKELEVEL",
+            "MFLAGS",
+            "VENV",
+            "PYTHONPATH",
+            "PIP_PROGRESS",
+            "ARGS",
+            "WORKERS",
+        ):
             inherited.pop(name, None)
         self.environment = {
             **inherited,
