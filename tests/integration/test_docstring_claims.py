@@ -99,6 +99,7 @@ READS: dict[str, Callable[[EnhancedDatabaseService, User], object]] = {
     "get_leaderboard": lambda s, _: s.get_leaderboard("total_value", DAY),
     "get_leaderboard_around": lambda s, u: s.get_leaderboard_around(u.id, "total_value", DAY),
     "get_market_returns": lambda s, _: s.get_market_returns(DAY, DAY),
+    "get_moved_weeks": lambda s, _: s.get_moved_weeks(),
     "get_period_leaderboard": lambda s, _: s.get_period_leaderboard("total_value", DAY),
     "get_portfolio": lambda s, u: s.get_portfolio(u.id, DAY),
     "get_portfolio_history": lambda s, u: s.get_portfolio_history(u.id),
@@ -228,6 +229,7 @@ WRITES: dict[str, Callable[[EnhancedDatabaseService, User], object]] = {
     "insert_market_tick": lambda s, _: s.insert_market_tick("AAPL", Decimal(3)),
     "insert_market_ticks": lambda s, _: s.insert_market_ticks([Tick("NEW", NOON, ONE)]),
     "update_symbol_currencies": lambda s, _: s.update_symbol_currencies({"AAPL": "USD"}),
+    "update_moved_weeks": lambda s, _: s.update_moved_weeks({"AAPL": 2}),
     "update_leaderboard_entry": lambda s, u: s.update_leaderboard_entry(u.id, "total_value", ONE, DAY),
     "batch_update_leaderboard": lambda s, u: s.batch_update_leaderboard(
         "total_value", [LeaderboardUpdate(u.id, Decimal(99))], DAY
