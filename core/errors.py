@@ -48,7 +48,14 @@ class DatabaseUnavailable(EchoMarketsError):
 
 
 class ConnectFailed(DatabaseUnavailable):
-    """No connection could be opened, as opposed to one that was lost; nothing was changed."""
+    """No connection could be opened, as opposed to one that was lost; nothing was changed.
+
+    `is_refused` says that the server answered and refused it, so that open ones go on.
+    """
+
+    def __init__(self, message: str, *, is_refused: bool = False) -> None:
+        super().__init__(message)
+        self.is_refused = is_refused
 
 
 class ConnectionsExhausted(ConnectFailed):

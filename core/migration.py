@@ -46,6 +46,10 @@ WAIT_POLL_SECONDS = 0.25
 # For a table that others use: whoever comes later waits behind a migration.
 TABLE_WAIT_SECONDS = 60.0
 HAS_HISTORY = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = %s)"
+HISTORY_COLUMNS = """
+    SELECT attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
+    WHERE relname = %s AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
+      AND attnum > 0 AND NOT attisdropped"""
 FIND_HOLDER = f"""
     SELECT pid, COALESCE(NULLIF(application_name, ''), 'unknown'),
            COALESCE(round(EXTRACT(epoch FROM clock_timestamp() - xact_start)), 0)::bigint
@@ -148,12 +152,30 @@ class Migrator:
                 with database.atomic():
                     statement = "SELECT pg_try_advisory_xact_lock(%s)"
                     if database.execute_sql(statement, (ADVISORY_LOCK,)).fetchone()[0]:
+                        self._check_history(database)
                         yield self._runner(database)
                         return
                     holders = database.execute_sql(FIND_HOLDER).fetchall()
                 waiter.note(holders)
                 # outside of the transaction, which would keep old rows from being removed
                 self._sleep(WAIT_POLL_SECONDS)
+
+    def _check_history(self, database: Any) -> None:
+        """Raise `MigrationFailed` when the history is that of another application."""
+        columns = {row[0] for row in database.execute_sql(HISTORY_COLUMNS, (HISTORY_TABLE,)).fetchall()}
+        if not columns:
+            return
+        is_ours = {"name", "applied"} <= columns
+        if is_ours:
+            # ours has the first of all in it, also that of a newer version; or nothing
+            first = min(_list_names(self._directory))
+            found = f"SELECT COALESCE(bool_or(name = %s), true) FROM {HISTORY_TABLE}"
+            [(is_ours,)] = database.execute_sql(found, (first,)).fetchall()
+        if not is_ours:
+            raise MigrationFailed(
+                f"the table {HISTORY_TABLE} in the schema {database.facts.schema!r} is another application's;"
+                " give Echo Markets a schema of its own, ?options=-csearch_path%3DNAME in the URL"
+            )
 
     def _runner(self, database: Any) -> Runner:
         return Runner(database, str(self._directory), HISTORY_TABLE)

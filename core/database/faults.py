@@ -54,6 +54,8 @@ READ_ONLY_CAUSES = (
 )
 # A line for each address of each host.
 _MAX_LINES = 4
+# What a server or a pooler says itself, in any language: its severity, and two blanks.
+_REFUSAL = re.compile(r"(^|failed: )[^:]{1,40}:  ")
 # What names an address in the words of libpq and the server.
 _ADDRESS = re.compile(r'(?P<kind>host|at|address|name|socket)( name)? "[^"]*"|\d+\.\d+\.\d+\.\d+')
 
@@ -164,11 +166,13 @@ def translate_connect(error: BaseException) -> ConnectFailed:
     if any(words in reason.lower() for words in _TOO_MANY):
         return ConnectionsExhausted(
             f"cannot connect to the database ({reason}); raise max_connections of PostgreSQL, the limit of"
-            " the role or of the pooler, or lower DATABASE_CONNECTION_LIMIT of other processes"
+            " the role or of the pooler, or lower DATABASE_CONNECTION_LIMIT of other processes",
+            is_refused=True,
         )
     if any(words in reason for words in _READ_ONLY_SERVER):
         remedy = READ_ONLY_CAUSES
-    return ConnectFailed(f"cannot connect to the database ({reason}); {remedy}")
+    is_refused = any(map(_REFUSAL.search, failures))
+    return ConnectFailed(f"cannot connect to the database ({reason}); {remedy}", is_refused=is_refused)
 
 
 def describe_refusal(error: BaseException) -> str:

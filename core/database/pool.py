@@ -28,7 +28,7 @@ from core.database.pooled_connection import (
 )
 from core.database.waiter import Waiter
 from core.database.watch import sever
-from core.errors import ConnectionsExhausted, PoolClosed, PoolTimeout
+from core.errors import ConnectFailed, PoolClosed, PoolTimeout
 from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.records import PoolStats
@@ -125,7 +125,7 @@ class ConnectionPool:
             try:
                 entry = self._make_usable(place)
                 self._hand_out(entry, operation, owner)
-            except ConnectionsExhausted as error:
+            except ConnectFailed as error:
                 place = self._take_another(error, operation, started)
             except BaseException:
                 # an interrupt too: the place must not be lost
@@ -165,13 +165,14 @@ class ConnectionPool:
             return True
         return self._size < self._limit and self._clock() >= self._grow_at
 
-    def _take_another(
-        self, error: ConnectionsExhausted, operation: str, started: float
-    ) -> PooledConnection | None:
-        """Give a place up that the server refuses, and wait for one of the others; raise without any."""
+    def _take_another(self, error: ConnectFailed, operation: str, started: float) -> PooledConnection | None:
+        """Give a place up that the server refuses, and wait for one of the others.
+
+        Raises the error without any, and when the server did not answer: the others may be dead too.
+        """
         with self._lock:
             others = self._size - 1
-            if others > 0 and not self._is_closed:
+            if error.is_refused and others > 0 and not self._is_closed:
                 self._learn_cap(others, error)
                 self._size = others
                 if self._idle:
@@ -189,7 +190,7 @@ class ConnectionPool:
             raise error
         return self._wait(waiter, operation, started)
 
-    def _learn_cap(self, size: int, error: ConnectionsExhausted) -> None:
+    def _learn_cap(self, size: int, error: ConnectFailed) -> None:
         if self._cap == self._limit:
             logger.warning("the pool goes on with %d of %d connections: %s", size, self._limit, error)
         self._cap = size

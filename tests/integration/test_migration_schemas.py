@@ -74,6 +74,26 @@ def test_tables_of_another_application_are_refused(
     assert empty_execute("SELECT to_regclass('schema_migration')") == [(None,)]
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE schema_migration (version bigint)",
+        """CREATE TABLE schema_migration (id serial, name text, applied timestamp);
+            INSERT INTO schema_migration (name) VALUES ('0001_initial')""",
+    ],
+)
+def test_the_history_of_another_application_is_not_continued(
+    migrator: Migrator, empty_execute: Execute, statement: str
+) -> None:
+    """Two that keep theirs under the same name would revert each other's steps."""
+    empty_execute(statement)
+    before = describe(empty_execute), empty_execute("SELECT * FROM schema_migration")
+    for run in (migrator.up, migrator.down):
+        with pytest.raises(MigrationFailed, match=r"schema_migration in the schema 'public' is another"):
+            run()
+    assert (describe(empty_execute), empty_execute("SELECT * FROM schema_migration")) == before
+
+
 def test_a_comment_says_that_a_table_is_ours(migrator: Migrator, empty_execute: Execute) -> None:
     """It is adopted whatever stands beside it, and down puts its comment back."""
     empty_execute(f"{PLAIN_USERS}; {OURS_ALL_THE_SAME}")

@@ -8,7 +8,7 @@ import pytest
 
 import core
 from core import errors
-from core.database.faults import _read_key, translate
+from core.database.faults import _read_key, describe_refusal, translate, translate_connect
 from core.errors import ConstraintViolated, EchoMarketsError
 
 # Of programs beside the service: starting the stack, and reading an exporter over HTTP.
@@ -53,3 +53,54 @@ def test_a_violation_without_details_has_no_key() -> None:
     translated = translate(error, "load_quests")
     assert isinstance(translated, ConstraintViolated)
     assert translated.key == {}
+
+
+PLACE = 'connection to server at "db.example" (10.0.0.7), port 5432 failed: '
+
+
+@pytest.mark.parametrize(
+    ("words", "is_refused", "kind"),
+    [
+        (f"{PLACE}FATAL:  sorry, too many clients already", True, "ConnectionsExhausted"),
+        (f'{PLACE}FATAL:  too many connections for role "echo"', True, "ConnectionsExhausted"),
+        (f"{PLACE}FATAL:  no more connections allowed (max_client_conn)", True, "ConnectionsExhausted"),
+        (f"{PLACE}FATAL:  tut mir leid, schon zu viele Verbindungen", True, "ConnectFailed"),
+        (f"{PLACE}ВАЖНО:  извините, уже слишком много клиентов", True, "ConnectFailed"),
+        (f'{PLACE}FATAL:  password authentication failed for user "echo"', True, "ConnectFailed"),
+        (f"{PLACE}Connection refused\n\tIs the server running on that host?", False, "ConnectFailed"),
+        (f"{PLACE}timeout expired", False, "ConnectFailed"),
+        ('could not translate host name "db.example" to address: Unknown host', False, "ConnectFailed"),
+        (
+            f"{PLACE}Connection refused\n{PLACE}FATAL:  sorry, too many clients already",
+            True,
+            "ConnectionsExhausted",
+        ),
+    ],
+)
+def test_a_refusal_is_told_from_silence(words: str, kind: str, *, is_refused: bool) -> None:
+    """In whatever language the server speaks, and of several addresses by any of their lines."""
+    error = translate_connect(psycopg2.OperationalError(words))
+    assert (type(error).__name__, error.is_refused) == (kind, is_refused)
+    assert words.splitlines()[0] in str(error)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (f'{PLACE}FATAL:  role "echo" does not exist', 'FATAL:  role "echo" does not exist'),
+        (f"{PLACE}Connection refused\n\tIs the server running?", "Connection refused"),
+        (
+            'could not translate host name "db.example" to address: x',
+            "could not translate host (hidden) to address: x",
+        ),
+        (
+            f'{PLACE}FATAL:  no pg_hba.conf entry for host "10.1.1.1", user "echo"',
+            'FATAL:  no pg_hba.conf entry for host (hidden), user "echo"',
+        ),
+        ('connection to server on socket "/run/.s.PGSQL.1" failed: No such file', "No such file"),
+        ("cannot reach 10.0.0.7", "cannot reach (hidden)"),
+    ],
+)
+def test_a_reason_for_others_names_no_address(words: str, shown: str) -> None:
+    """The health document is read by more people than the log."""
+    assert describe_refusal(psycopg2.OperationalError(words)) == shown

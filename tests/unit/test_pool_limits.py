@@ -19,13 +19,14 @@ class Scarce(Fixture):
     def __init__(self, *, given: int, timeout_seconds: float = 30.0) -> None:
         self.given = given
         self.refused = 0
+        self.is_answering = True
         super().__init__(limit=10, timeout_seconds=timeout_seconds)
 
     def connect(self) -> StandInConnection:
         """Open a stand-in, or refuse it."""
         if sum(not each.closed for each in self.opened) >= self.given:
             self.refused += 1
-            raise ConnectionsExhausted(REFUSAL)
+            raise ConnectionsExhausted(REFUSAL, is_refused=self.is_answering)
         return super().connect()
 
 
@@ -178,3 +179,15 @@ def test_a_broken_connection_is_replaced_for_who_waits() -> None:
     fixture.pool.checkin(first)
     threads[0].join(5)
     assert got == [fixture.opened[2]]
+
+
+def test_a_server_that_does_not_answer_is_an_error_at_once() -> None:
+    """What is held may be dead as well: nobody queues for it."""
+    fixture = Scarce(given=2)
+    for _ in range(2):
+        fixture.pool.checkout("holder")
+    fixture.is_answering = False
+    with pytest.raises(ConnectionsExhausted):
+        fixture.pool.checkout("a")
+    stats = fixture.pool.stats()
+    assert (stats.pool_size, stats.pool_max, stats.requests_waiting) == (2, 10, 0)
