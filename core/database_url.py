@@ -37,9 +37,7 @@ def check_database_url(url: str) -> str:
         parts = parse_dsn(url)
     except psycopg2.ProgrammingError as error:
         # the driver's message may repeat the URL, password included
-        unknown = _UNKNOWN.search(str(error))
-        reason = f"libpq has no parameter {unknown[1]}" if unknown else "libpq cannot read it"
-        raise DatabaseUrlError(reason) from None
+        raise DatabaseUrlError(_find_reason(str(error))) from None
     if not parts.get("dbname"):
         raise DatabaseUrlError("it names no database")
     hosts = (parts.get("hostaddr") or parts.get("host") or "").split(",")
@@ -47,6 +45,15 @@ def check_database_url(url: str) -> str:
     if len(ports) not in {1, len(hosts)} or not all(map(_is_port, ports)):
         raise DatabaseUrlError("a port is a number from 1 to 65535, one for all hosts or one for each")
     return SCHEMES[0] + rest
+
+
+def _find_reason(words: str) -> str:
+    unknown = _UNKNOWN.search(words)
+    if unknown:
+        return f"libpq has no parameter {unknown[1]}"
+    if "extra key/value separator" in words:
+        return "in the value of a parameter write '=' as %3D and a blank as %20"
+    return "libpq cannot read it"
 
 
 def _check_signs(rest: str) -> None:

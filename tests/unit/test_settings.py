@@ -175,6 +175,7 @@ def test_a_constructor_error_hides_secrets() -> None:
         ("postgresql://echo:s3cr3t@a:1,b:2,c:3/echo?port=1,2", "one for all hosts or one for each"),
         ("postgresql://echo:s3cr3t@db:0/echo", "a number from 1 to 65535"),
         ("postgresql://echo:s3cr3t@db/echo?schema=public", "libpq has no parameter schema"),
+        ("postgresql://echo:s3cr3t@db/echo?options=-csearch_path=echo,public", "write '=' as %3D"),
         ("postgresql://echo:s3cr3t@db/", "names no database"),
         ("POSTGRESQL://echo:s3cr3t@db/echo", "set it to postgresql://"),
     ],
