@@ -61,6 +61,7 @@ class Variant(NamedTuple):
     has_odd_defaults: bool = False
     has_own_schema: bool = False
     locale: str = ""
+    has_tls: bool = False
 
 
 UTF8_C = "LOCALE_PROVIDER libc LOCALE 'C'"
@@ -136,6 +137,8 @@ def made_place(server: PostgresServer, directory: Path, variant: Variant) -> Ite
         url = f"postgresql://{user}:{quote(accounts[user])}@{LOOPBACK}:{port}/{name}"
         if variant.has_own_schema:
             url += "?options=-csearch_path%3Decho,public"
+        if variant.has_tls:
+            url += "?sslmode=require"
         settings = Settings(
             database_url=SecretStr(url), enable_redis_cache=False, database_pool_timeout=20_000
         )

@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+import trustme
 
 from core.local.account import Account, _open_ancestors, own, server_account, server_environment
 from core.local.ports import LOOPBACK
@@ -57,7 +58,7 @@ def _give_away(directory: Path) -> Account | None:
 
 @contextmanager
 def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
-    """Serve Debian's PostgreSQL from a new cluster in `directory`."""
+    """Serve Debian's PostgreSQL from a new cluster in `directory`, with TLS for who asks for it."""
     programs, data = require_debian_postgres(), directory / "data"
     account = _give_away(directory)
     identity: dict[str, Any] = {
@@ -85,7 +86,14 @@ def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
         capture_output=True,
         **identity,
     )
-    settings = {"listen_addresses": LOOPBACK, "unix_socket_directories": "", **FAST}
+    certificate = trustme.CA().issue_cert(LOOPBACK)
+    for name, content in {
+        "server.crt": certificate.cert_chain_pems[0].bytes(),
+        "server.key": certificate.private_key_pem.bytes(),
+    }.items():
+        (data / name).write_bytes(content)
+        own(data / name, account, mode=0o600)
+    settings = {"listen_addresses": LOOPBACK, "unix_socket_directories": "", "ssl": "on", **FAST}
     arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
     def answers(port: int) -> bool:
