@@ -54,6 +54,8 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             metrics=metrics,
         )
         self._units = UnitsOfWork()
+        # in place of peewee's method, and without another call around it
+        self.in_transaction = self._units.in_transaction
         self._watch = StatementWatch(
             limit_seconds=settings.database_query_timeout / 1000, on_look=self._pool.look_after
         )
@@ -167,11 +169,6 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         if unit is None:
             raise DatabaseError("no unit of work is open; begin one with session()")
         return unit
-
-    def in_transaction(self) -> bool:
-        """Say whether a call made now is part of a transaction; raises `TransactionMisused`."""
-        unit = self._units.find()
-        return unit is not None and bool(unit.transactions)
 
     def session(self, operation: str, owner: Owner | None = None) -> Session["Database"]:
         """Hold a connection for one unit of work named `operation`; nested calls share it.

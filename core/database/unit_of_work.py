@@ -139,6 +139,14 @@ class UnitsOfWork:
         if self._thread.current is instead_of:
             self._thread.current = before
 
+    def in_transaction(self) -> bool:
+        """Say whether a call made now is part of a transaction; raises `TransactionMisused`."""
+        # what each cached read asks first: the usual answer takes two look-ups
+        if not self._thread.units and _BLOCK.get() is None:
+            return False
+        unit = self.find()
+        return unit is not None and bool(unit.transactions)
+
     def find(self) -> UnitOfWork | None:
         """Return the unit of work that a call made now is part of; raises `TransactionMisused`."""
         opened = self._thread.units
