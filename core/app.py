@@ -29,7 +29,12 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
     Raises `SettingsError`, also when METRICS_ROLES is set and does not list the role, and
     `InvalidInput` for a role of another form.
     """
-    settings = settings or Settings.load()
+    if settings is None:
+        settings = Settings.load()
+    elif not isinstance(settings, Settings):
+        raise SettingsError(
+            f"settings is a {type(settings).__name__}; give core.Settings(...), or nothing at all"
+        )
     _check_listed(check_role(role), settings)
     metrics = open_metrics(role, settings.metrics_dir)
     name = f"echo-markets-{role}"

@@ -15,7 +15,9 @@ from typing import Any
 from core.errors import TransactionMisused
 
 # Packages whose frames call the functions of a program, one after another, on one thread.
-RUNNERS = frozenset({"anyio", "asgiref", "asyncio", "concurrent", "multiprocessing", "threading", "trio"})
+RUNNERS = frozenset(
+    {"anyio", "asgiref", "asyncio", "billiard", "concurrent", "multiprocessing", "threading", "trio"}
+)
 _GENERATORS = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 
 REMEDY = (

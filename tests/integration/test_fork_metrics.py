@@ -21,6 +21,7 @@ from core.local.ports import find_free_port
 from core.metric_files import open_metrics
 from core.metrics import Metrics
 from core.service.base import new_id
+from tests.conftest import Execute
 from tests.forking import ask_child, forked
 from tests.patience import stretch
 
@@ -261,6 +262,31 @@ def test_a_child_waits_for_no_check_or_scrape_of_its_parent(
         status, has_families, others, seconds = ask_child(work)
     assert (status, has_families, others) == ("healthy", True, 1)
     assert seconds < stretch(5)
+
+
+def test_a_child_rolls_back_what_is_left_open_there(
+    preloaded: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """The thread that watches statements and connections is started anew in a child."""
+    alice = preloaded.search_users("alice")[0]
+    kept: list[Any] = []
+
+    def leave_open() -> bool:
+        def begin() -> None:
+            kept.append(preloaded.transaction())
+            kept[-1].__enter__()
+            preloaded.update_user_profile(alice.id, name="left open")
+
+        thread = threading.Thread(target=begin)
+        thread.start()
+        thread.join()
+        return True
+
+    with forked(leave_open=leave_open) as child:
+        assert child.ask("leave_open")
+        # waits for the lock of the row
+        execute("UPDATE users SET name = 'other' WHERE id = %s", (alice.id,))
+    assert execute("SELECT name FROM users WHERE id = %s", (alice.id,)) == [("other",)]
 
 
 def test_ids_of_children_are_their_own(preloaded: EnhancedDatabaseService) -> None:

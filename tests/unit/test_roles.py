@@ -1,15 +1,19 @@
 """Roles: what a program calls itself in metrics, closed by configuration."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
 from pydantic import SecretStr
+from rich.console import Console
 
 from core import Settings, open_service
 from core.errors import InvalidInput, SettingsError
+from core.figures import show_stats
 from core.metric_files import open_metrics
 from core.metric_names import MAX_ROLE, RESERVED_ROLES, STACK_ROLES
+from core.scrape import Sample, Scrape
 from dashboard.operations import charts
 
 NOWHERE = SecretStr("postgresql://u:p@127.0.0.1:1/d")
@@ -68,6 +72,18 @@ def test_the_exporter_knows_the_roles_of_live_processes(tmp_path: Path) -> None:
     assert own.list_roles(None) == {"exporter"}
     for metrics in (own, api):
         metrics.close()
+
+
+def test_the_terminal_shows_the_pool_of_each_role() -> None:
+    """Whatever it calls itself."""
+    pools = {"my-api": 10.0, "dashboard": 5.0, "drill": 2.0}
+    samples = [Sample("echo_db_pool_max_connections", {"role": role}, limit) for role, limit in pools.items()]
+    console = Console(width=140)
+    with console.capture() as captured:
+        show_stats(Scrape(samples, taken_at=datetime(2013, 3, 1, tzinfo=UTC)), "a test", console)
+    lines = [line.split() for line in captured.get().splitlines()]
+    shown = {line[0]: line[3] for line in lines if line and line[0] in pools}
+    assert shown == {"my-api": "10", "dashboard": "5", "drill": "2"}
 
 
 def test_each_role_has_a_line_of_its_own_colour() -> None:

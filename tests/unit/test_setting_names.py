@@ -147,6 +147,14 @@ def test_a_wrong_argument_is_an_error_of_ours(name: str, value: object) -> None:
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize("settings", [URL, {"database_url": URL}, 0])
+def test_what_is_not_settings_is_said(settings: Any) -> None:
+    """Such as the address alone, which may hold a password."""
+    with pytest.raises(SettingsError, match=r"settings is a (str|dict|int); give core.Settings") as caught:
+        open_service(settings)
+    assert "s3cr3t" not in str(caught.value)
+
+
 def test_all_mistakes_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong argument, a wrong value and a misspelt variable are a line each."""
     monkeypatch.setenv("LOG_FORMATS", "json")
