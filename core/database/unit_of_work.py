@@ -221,7 +221,7 @@ def _give_up_suspended(unit: UnitOfWork) -> None:
     It would keep its locks while other tasks run, and one of them that waits for such a lock
     stops the thread, and with it the block, until a timeout.
     """
-    if not unit.is_left:
+    if not unit.is_left and not _give_up_ended(unit):
         unit.give_up(
             f"{unit.operation}() was rolled back because its block awaited something before its end"
             f" and other tasks of the event loop ran meanwhile; {REMEDY}"

@@ -290,7 +290,7 @@ def test_a_block_that_is_left_open_ends_with_the_turn_of_its_task(
     with caplog.at_level(logging.WARNING):
         run(work)
     assert names() == ["alice"]
-    assert len([record for record in caplog.records if "rolled back" in record.getMessage()]) == 2
+    assert len([record for record in caplog.records if "was left open by" in record.getMessage()]) == 2
 
 
 def test_async_dependencies_are_refused_only_where_they_wait(
