@@ -27,7 +27,7 @@ class User(Record, frozen=True):
 
 
 class Portfolio(Record, frozen=True):
-    """A player's portfolio in one session; money in units of virtual cash."""
+    """A player's portfolio in one session; amounts are virtual cash with two decimals."""
 
     id: UUID
     user_id: UUID
@@ -42,7 +42,10 @@ class Portfolio(Record, frozen=True):
 
 
 class PortfolioUpdate(Record, frozen=True):
-    """One row of `batch_update_portfolios`; `current_cash` None leaves the cash as it is."""
+    """One row of `batch_update_portfolios`; `current_cash` None leaves the cash as it is.
+
+    Amounts are rounded half-even to two decimals.
+    """
 
     user_id: UUID | str
     session_date: date
@@ -128,7 +131,7 @@ class Candle(Record, frozen=True):
 
 
 class LeaderboardEntry(Record, frozen=True):
-    """One row of a leaderboard; equal scores share `rank` (1, 2, 2, 4)."""
+    """One row of a leaderboard; equal scores share `rank` (1, 2, 2, 4). A score has two decimals."""
 
     id: UUID
     user_id: UUID
@@ -142,7 +145,10 @@ class LeaderboardEntry(Record, frozen=True):
 
 
 class LeaderboardUpdate(Record, frozen=True):
-    """One row of `batch_update_leaderboard`."""
+    """One row of `batch_update_leaderboard`; the score is rounded half-even to two decimals.
+
+    Metadata that is None or empty leaves what is there.
+    """
 
     user_id: UUID | str
     score: Decimal
@@ -167,7 +173,7 @@ class Quest(Record, frozen=True):
 
 
 class MarketEvent(Record, frozen=True):
-    """Something that moved the market; `impact_magnitude` is in percent."""
+    """Something that moved the market; `impact_magnitude` is in percent, with two decimals."""
 
     id: UUID
     type: str

@@ -82,8 +82,10 @@ def test_asyncio(
         asyncio.run(example.open_accounts(service, ["alice", "user3"]))
 
 
-def test_fastapi(run_example: Callable[[str, str], Any], names: Callable[[], list[str]]) -> None:
-    """Requests at once, errors as statuses, and nothing of a request that fails."""
+def test_fastapi(
+    run_example: Callable[[str, str], Any], names: Callable[[], list[str]], execute: Execute
+) -> None:
+    """Requests at once, errors as statuses, nothing of a request that fails, and reads that write nothing."""
     example = run_example("FastAPI", "my_api")
     with TestClient(example.app) as client, ThreadPoolExecutor(8) as pool:
         players = [f"user{n % 6}" for n in range(12)]
@@ -91,6 +93,16 @@ def test_fastapi(run_example: Callable[[str, str], Any], names: Callable[[], lis
         assert sorted(answer.status_code for answer in answers) == [200] * 6 + [400] * 6
         rows = client.get("/leaderboard").json()
         assert sorted(row["username"] for row in rows) == [f"user{n}" for n in range(6)] == names()
+        player, path = rows[0]["user_id"], "/players/{}/portfolio?day={}"
+        for day in ("2026-03-02", "9999-12-31"):
+            assert client.get(path.format(player, day)).json() is None
+        assert execute("SELECT count(*) FROM portfolios") == [(0,)]
+        opened = example.app.state.service.get_current_portfolio(player)
+        found = client.get(path.format(player, opened.session_date))
+        assert found.json()["total_value"] == "10000.00"
+        assert client.get(path.format("alice", "2026-03-02")).status_code == 422
+        described = client.get("/openapi.json").json()["paths"]["/players/{user_id}/portfolio"]
+        assert "total_value" in str(described)
         assert example.app.state.service.pool_stats().pool_in_use == 0
         assert example.app.state.service.metrics.role == "my-api"
 

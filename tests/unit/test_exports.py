@@ -10,6 +10,8 @@ import msgspec
 import numpy as np
 import pandas as pd
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 from pydantic import TypeAdapter, ValidationError
 from starlette.responses import Response
 
@@ -185,3 +187,42 @@ def test_a_record_is_the_type_of_a_response() -> None:
     assert TypeAdapter(dict[str, Any]).dump_json(QUEST.asdict()).startswith(b'{"id":"018f')
     with pytest.raises(ValidationError):
         adapter.validate_json('[{"username": "alice"}]')
+
+
+def test_an_endpoint_may_return_records_in_every_way() -> None:
+    """As the type of the response, in a list, optional, without a type, as a dict, and as JSON."""
+    app = FastAPI()
+    answer = PlayerQuest("alice", QUEST)
+
+    @app.get("/typed")
+    def read_typed() -> PlayerQuest:
+        return answer
+
+    @app.get("/list")
+    def read_list() -> list[PlayerQuest]:
+        return [answer]
+
+    @app.get("/optional")
+    def read_optional() -> Portfolio | None:
+        return None
+
+    @app.get("/untyped", response_model=None)
+    def read_untyped() -> PlayerQuest:
+        return answer
+
+    @app.get("/dict")
+    def read_dict() -> dict[str, Any]:
+        return answer.asdict()
+
+    @app.get("/json")
+    def read_json() -> Response:
+        return Response(to_json(answer), media_type="application/json")
+
+    with TestClient(app) as client:
+        typed = client.get("/typed").json()
+        assert typed["quest"]["target_value"] == "10000.00"
+        assert client.get("/list").json() == [typed]
+        assert client.get("/optional").json() is None
+        assert client.get("/untyped").json()["quest"]["title"] == "Title"
+        assert client.get("/dict").json() == client.get("/json").json() == typed
+        assert "target_value" in client.get("/openapi.json").text
