@@ -1,8 +1,8 @@
 """Index the portfolios of a session by user, instead of by value.
 
 A session is read in bulk in the order of its users, which no write changes, so that every portfolio
-comes exactly once; nothing reads a session in the order of its values. Without `total_value` in an
-index, a new value no longer touches any: PostgreSQL writes it beside the old row (a heap-only update).
+comes exactly once; nothing reads a session in the order of its values. A value that changes no longer
+moves a row in an index, and where its page has room for it, PostgreSQL leaves all indexes alone.
 """
 
 from typing import Any
