@@ -54,7 +54,7 @@ class Header:
 def find_header(name: str, text: Text, options: ReadingOptions) -> Header:
     """Return the header of a file. Raises `PriceFileError` when there is none and none is given."""
     for encoding in (text.encoding, *(_GUESSES if text.is_guess else ())):
-        lines = re.split(r"\r\n|\n|\r", text.decode(encoding))
+        lines = re.split(r"\r\n|\n|\r", text.decode(encoding))[: _HEADER_LINES + _SAMPLE_ROWS]
         given = re.fullmatch(r"\ufeff?\"?sep=(.)\"?", lines[0].strip(" "), re.IGNORECASE)
         head = "".join(lines[:20])
         for separator in [given[1]] if given else sorted(SEPARATORS, key=head.count, reverse=True):

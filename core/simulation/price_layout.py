@@ -94,6 +94,7 @@ class _Reader:
         self._options = options
         self._columns = f"the columns are {', '.join(map(repr, header.names))}"
         self._meanings = self._read_names()
+        self._forms: dict[int, list[str]] = {}
         self.shared = {
             meaning: found[0] for meaning in ("split", "currency", "series") if (found := self._list(meaning))
         }
@@ -199,17 +200,20 @@ class _Reader:
         if header.has_index or (not places and not header.names[0]):
             places = [0, *places]
         for place in places:
-            if self._options.date_format or not header.rows or find_forms(header.cells(place)):
+            if self._options.date_format or not header.rows or self._find_forms(place):
                 return place
         unknown = [place for place, name in enumerate(self._meanings) if name is None and header.cells(place)]
         dated = [
-            place
-            for place in unknown
-            if find_forms(header.cells(place)) and not header.cells(place)[0].isdigit()
+            place for place in unknown if self._find_forms(place) and not header.cells(place)[0].isdigit()
         ]
         if len(dated) == 1 or (places and not dated):
             return (dated or places)[0]  # what a named one holds instead of days will be refused
         raise self._fail(f"no column date; {self._columns}; name one with --columns date=NAME")
+
+    def _find_forms(self, place: int) -> list[str]:
+        if place not in self._forms:
+            self._forms[place] = find_forms(self.header.cells(place))
+        return self._forms[place]
 
     def find_symbol(self, groups: list[Group]) -> tuple[str | None, str]:
         """Return the symbol of a file without a symbol column, and where the symbol comes from."""
@@ -260,7 +264,9 @@ class _Reader:
         if self._options.date_format:
             return self._options.date_format
         cells = self.header.cells(self.shared["date"])
-        forms = find_forms(cells, least=0) if cells else ["YYYY-MM-DD"]
+        forms = (
+            self._find_forms(self.shared["date"]) or find_forms(cells, least=0) if cells else ["YYYY-MM-DD"]
+        )
         if not forms:
             name = self.header.names[self.shared["date"]] or "the first column"
             raise self._fail(

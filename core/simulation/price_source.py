@@ -8,7 +8,6 @@ import bz2
 import codecs
 import gzip
 import lzma
-import re
 import shutil
 import sys
 import tempfile
@@ -98,7 +97,9 @@ class Text:
     def decode(self, encoding: str) -> str:
         """Return the first lines in an encoding; of a longer file without the last one, which may be cut."""
         text = self.sample.decode(encoding, errors="replace")
-        return text if len(self.sample) < SAMPLE_BYTES else re.sub(r"[^\r\n]*\Z", "", text)
+        if len(self.sample) == SAMPLE_BYTES:
+            text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1]
+        return text
 
 
 @contextmanager
