@@ -8,6 +8,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -187,3 +188,27 @@ def test_reading_needs_no_pandas(tmp_path: Path) -> None:
         "sys.exit('pandas' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+
+
+@pytest.mark.slow
+def test_memory_grows_by_the_table_alone(tmp_path: Path) -> None:
+    """60 bytes a row and some room to grow: 2,000,000 rows of many files stay far below 400 MB."""
+    code = (
+        "import resource, sys; from pathlib import Path; from core.simulation.prices import read_prices;"
+        "rows = len(read_prices(Path(sys.argv[1])).table);"
+        "print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
+    )
+    header = "Ticker,Date,Open,High,Low,Close,Volume,Adj Close\n"
+    days = [date.fromordinal(725_000 + n).isoformat() for n in range(10_000)]
+    peaks = {}
+    for symbols in (10, 60):
+        with (tmp_path / "prices.csv").open("w") as file:
+            file.write(header)
+            for symbol in range(symbols):
+                file.writelines(f"S{symbol},{day},10.25,11.5,9.75,10.5,123456,5.25\n" for day in days)
+        command = [sys.executable, "-c", code, str(tmp_path / "prices.csv")]
+        rows, peak = map(int, subprocess.run(command, check=True, capture_output=True).stdout.split())
+        peaks[rows] = peak
+    (few, small), (many, large) = sorted(peaks.items())
+    assert (few, many) == (100_000, 600_000)
+    assert (large - small) / (many - few) < 120
