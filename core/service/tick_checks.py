@@ -1,14 +1,14 @@
 """Checks of ticks, one by one or many at once.
 
-Owns what a valid tick is. A batch of plain ticks, as a live feed sends them, is checked by
-columns, which takes a third of the time; any other is checked tick by tick, and the first
-that is wrong is named by its place.
+Owns what a valid tick is. A batch of plain ticks, quotes as a live feed sends them or bars as an
+import does, is checked by columns, which takes a third of the time or less; any other is checked
+tick by tick, and the first that is wrong is named by its place.
 """
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from operator import attrgetter, lt
+from operator import attrgetter, ge, lt
 from typing import Any
 
 from core.errors import InvalidInput
@@ -27,6 +27,8 @@ from core.service.inputs import (
 
 _PLAIN = tuple(map(attrgetter, ("symbol", "timestamp", "volume", "price", "bid", "ask")))
 _OTHERS = attrgetter("change_24h", "change_percent_24h", "volatility", "open", "high", "low")
+_BARS = tuple(map(attrgetter, ("open", "high", "low", "change_24h", "change_percent_24h", "volatility")))
+_NOTHING = type(None)
 
 # What tells one tick from another.
 find_key = attrgetter("symbol", "timestamp")
@@ -70,28 +72,58 @@ def check_tick(tick: Tick, end: datetime) -> Tick:
 
 
 def are_plain(ticks: Sequence[Tick], end: datetime) -> bool:
-    """Say whether all ticks are valid as they are and have nothing but price, volume, bid and ask."""
+    """Say whether all ticks are valid as they are, and either quotes or bars with an open, high and low."""
     if not ticks:
         return False
     # a list a column: a tuple a tick would keep the garbage collector busy
     symbols, times, volumes, prices, bids, asks = (list(map(find, ticks)) for find in _PLAIN)
     try:
         return (
-            set(map(_OTHERS, ticks)) == {(None,) * 6}
-            and _is_each(datetime, times)
+            _is_each(datetime, times)
             and set(map(attrgetter("tzinfo"), times)) == {UTC}
             and max(times) < end
             and _is_each(str, symbols)
             and _is_each(int, volumes)
             and min(volumes) >= 0
             and max(volumes) <= MAX_VOLUME
-            and all(map(_are_prices, (prices, bids, asks)))
-            and not any(map(lt, asks, bids))
+            and _are_prices(prices)
             and all(map(check_symbol, set(symbols)))
+            and (_are_quotes(ticks, bids, asks) or _are_bars(ticks, prices, bids + asks))
         )
     except (InvalidInput, InvalidOperation, TypeError):
         # no symbol, or nothing that can be hashed or compared
         return False
+
+
+def _are_quotes(ticks: Sequence[Tick], bids: Sequence[Any], asks: Sequence[Any]) -> bool:
+    return (
+        _are_prices(bids)
+        and _are_prices(asks)
+        and not any(map(lt, asks, bids))
+        and set(map(_OTHERS, ticks)) == {(None,) * 6}
+    )
+
+
+def _are_bars(ticks: Sequence[Tick], prices: Sequence[Any], quotes: Sequence[Any]) -> bool:
+    opens, highs, lows, changes, percents, volatilities = (list(map(find, ticks)) for find in _BARS)
+    return (
+        _is_each(_NOTHING, quotes)
+        and all(map(_are_prices, (opens, highs, lows)))
+        and all(all(map(ge, highs, ends)) and all(map(ge, ends, lows)) for ends in (opens, prices))
+        and _are_changes(changes)
+        and _are_changes(percents)
+        and _are_changes(volatilities, least=Decimal(0))
+    )
+
+
+def _are_changes(values: Sequence[Any], least: Decimal = MIN_PRICE) -> bool:
+    known = [value for value in values if value is not None]
+    return not known or (
+        _is_each(Decimal, known)
+        and all(map(Decimal.is_finite, known))
+        and min(known) >= least
+        and max(known) <= MAX_PRICE
+    )
 
 
 def _are_prices(values: Sequence[Any]) -> bool:

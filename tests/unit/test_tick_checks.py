@@ -21,6 +21,11 @@ END = NOON + timedelta(days=2)
 PLAIN = Tick(
     symbol="AAPL", timestamp=NOON, price=Decimal(10), volume=5, bid=Decimal("9.5"), ask=Decimal("10.5")
 )
+BAR = Tick(
+    symbol="AAPL", timestamp=NOON, price=Decimal(10), volume=5, change_24h=Decimal(-1),
+    change_percent_24h=Decimal("-9.0909"), volatility=Decimal(20), open=Decimal(11), high=Decimal(12),
+    low=Decimal(9),
+)  # fmt: skip  # one value a line would hide that they are one bar
 PRICES: tuple[Any, ...] = (
     Decimal("0.01"), Decimal(10), MAX_PRICE, MAX_PRICE + 1, Decimal(0), Decimal(-1), Decimal("NaN"),
     Decimal("sNaN"), Decimal("Infinity"), None, 10, 1.5, "10", True,
@@ -44,15 +49,19 @@ ODD: dict[str, tuple[Any, ...]] = {
     "ask": PRICES,
     "change_24h": (None, Decimal(-1), Decimal("NaN"), "x", []),
     "volatility": (None, Decimal(1), Decimal(-1)),
-    "open": (None, Decimal(3), Decimal(0)),
+    "change_percent_24h": (None, Decimal(-5), MAX_PRICE + 1, Decimal("Infinity"), 5, True),
+    "open": (None, Decimal(3), Decimal(0), Decimal(12), Decimal("12.01"), Decimal("sNaN")),
+    "high": (None, Decimal(10), Decimal(11), Decimal("NaN"), 12),
+    "low": (None, Decimal(10), Decimal("10.5"), Decimal(9), "9"),
 }
 
 
 @st.composite
 def ticks(draw: Callable[..., Any]) -> Tick:
-    """A plain tick with up to two values that may be odd."""
+    """A plain tick, a quote or a bar, with up to two values that may be odd."""
     names = draw(st.lists(st.sampled_from(sorted(ODD)), max_size=2))
-    return msgspec.structs.replace(PLAIN, **{name: draw(st.sampled_from(ODD[name])) for name in names})
+    plain: Tick = draw(st.sampled_from((PLAIN, BAR)))
+    return msgspec.structs.replace(plain, **{name: draw(st.sampled_from(ODD[name])) for name in names})
 
 
 def judge_one_by_one(batch: list[Tick]) -> dict[Any, Tick] | str:
@@ -77,11 +86,14 @@ def test_many_are_judged_as_each_alone(batch: list[Tick]) -> None:
     assert found == judge_one_by_one(batch)
 
 
-def test_plain_ticks_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "plain", [PLAIN, BAR, msgspec.structs.replace(BAR, change_24h=None, volatility=None)]
+)
+def test_plain_ticks_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch, plain: Tick) -> None:
     """None of them is looked at by itself."""
     monkeypatch.delattr(tick_checks, "_check_at")
     batch = [
-        msgspec.structs.replace(PLAIN, timestamp=NOON + timedelta(seconds=second)) for second in range(5)
+        msgspec.structs.replace(plain, timestamp=NOON + timedelta(seconds=second)) for second in range(5)
     ]
     assert check_ticks(batch, END) == batch
 
