@@ -6,10 +6,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from peewee import SQL
-
 from core.database import Database
-from core.models import Quest as QuestModel
 from core.queries.rows import Row, fetch_all, find_one
 from core.records import Quest
 
@@ -34,6 +31,11 @@ LIST = f"""
     SELECT {COLUMNS} FROM quests WHERE %(after)s::uuid IS NULL OR id > %(after)s::uuid
     ORDER BY id LIMIT %(limit)s"""
 FIND = f"SELECT {COLUMNS} FROM quests WHERE id = %s"
+INSERT = f"""
+    INSERT INTO quests (id, user_id, type, title, description, target_value, reward_type, reward_value,
+                        expires_at)
+    VALUES (%(id)s, %(user_id)s, %(type)s, %(title)s, %(description)s, %(target_value)s, %(reward_type)s,
+            %(reward_value)s, %(expires_at)s) RETURNING {COLUMNS}"""
 # Only an active quest moves, and it completes in the statement that reaches the target.
 PROGRESS = f"""
     UPDATE quests SET current_progress = %(progress)s,
@@ -84,9 +86,8 @@ def find_quest(database: Database, quest_id: UUID) -> Quest | None:
 
 def insert_quest(database: Database, values: Mapping[str, Any]) -> Quest:
     """Insert one quest and return it."""
-    columns = {getattr(QuestModel, name): value for name, value in values.items()}
-    query = QuestModel.insert(columns).returning(SQL(COLUMNS))
-    return build_quest(query.tuples().execute(database)[0])
+    [quest] = fetch_all(database, build_quest, INSERT, values)
+    return quest
 
 
 def update_progress(database: Database, quest_id: UUID, progress: Decimal, now: datetime) -> Quest | None:

@@ -100,7 +100,7 @@ class Quests(ServiceBase):
         checked = check_id(user_id, "user_id")
         values: dict[str, Any] = {
             "id": new_id(),
-            "user": checked,
+            "user_id": checked,
             "type": check_text(type, "type", most=50),
             "title": check_text(title, "title", most=200),
             "description": check_text(description, "description", most=MAX_DESCRIPTION, required=False),
@@ -111,10 +111,9 @@ class Quests(ServiceBase):
             "reward_value": None if reward_value is None else check_money(reward_value, "reward_value"),
             "expires_at": self._check_expiry(expires_at),
         }
+        keys = [(QUESTS, quests_key(checked))]
         try:
-            with self._changing("create_quest") as (database, changes):
-                changes.invalidate(QUESTS, quests_key(checked))
-                return queries.insert_quest(database, values)
+            return self._change_alone("create_quest", keys, queries.insert_quest, values)
         except ConstraintViolated as error:
             raise UserNotFound(f"no user has the id {checked}; create_user makes one") from error
 

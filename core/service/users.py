@@ -122,13 +122,12 @@ class Users(ServiceBase):
         """
         given = {"username": username, "name": name, "email": email, "preferences": preferences}
         values = {field: _CHECKS[field](value) for field, value in given.items()}
+        user_id = new_id()
+        keys = [(USER, user_key(user_id))]
         try:
-            with self._changing("create_user") as (database, changes):
-                user = queries.insert_user(database, {"id": new_id(), **values})
-                changes.invalidate(USER, user_key(user.id))
+            return self._change_alone("create_user", keys, queries.insert_user, {"id": user_id, **values})
         except ConstraintViolated as error:
             raise _taken(error, username) from error
-        return user
 
     def update_user_profile(self, user_id: UUID | str, **changes: Any) -> User:
         """Change username, name, email or preferences, and return the user.
@@ -144,12 +143,11 @@ class Users(ServiceBase):
                 f"cannot change {', '.join(unknown) or 'nothing'}; give one of {', '.join(_CHECKS)}"
             )
         values = {field: _CHECKS[field](value) for field, value in changes.items()}
+        keys = [(USER, user_key(checked))]
+        if "username" in values:
+            keys.append((USER, USERNAMES_VERSION_KEY))
         try:
-            with self._changing("update_user_profile") as (database, changed):
-                changed.invalidate(USER, user_key(checked))
-                if "username" in values:
-                    changed.invalidate(USER, USERNAMES_VERSION_KEY)
-                user = queries.update_user(database, checked, values)
+            user = self._change_alone("update_user_profile", keys, queries.update_user, checked, values)
         except ConstraintViolated as error:
             raise _taken(error, changes.get("username")) from error
         if user is None:

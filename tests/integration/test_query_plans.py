@@ -219,6 +219,7 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
 # What stands in a function is not explained; the tables that it reads.
 FUNCTIONS: dict[str, tuple[str, Any, set[str]]] = {
     "rank": (boards.RANK, BOARD, {"leaderboard_entries", "leaderboard_counters", "users"}),
+    "search": (users.SEARCH_PLANNED, ("player77", 20), {"users"}),
     "score": (
         leaderboards.SET_SCORE,
         {**BOARD, "id": USER, "score": 5, "metadata": "{}"},
@@ -326,6 +327,7 @@ def test_every_hot_query_is_explained() -> None:
         "CREATE",
         "INSERT",
         "INSERT_ONE",
+        "UPDATE",
         "UPSERT",
         "CLOSE",
         "SORT_MEMORY",

@@ -100,6 +100,19 @@ def test_search_is_by_prefix_in_any_case(service: EnhancedDatabaseService, alice
     assert bob in service.search_users("")
 
 
+def test_search_finds_what_begins_with_the_last_letters_there_are(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """The range of a prefix ends behind all names with it, whatever its last letters are."""
+    prefixes = ["a", "z", "\u00e9", "\ud7ff", "\ue000", "\uffff", "\U0010fffe", "\U0010ffff"]
+    prefixes += [f"b{letter}" for letter in prefixes] + ["b\U0010ffff\U0010ffff"]
+    names = [f"{prefix}{rest}" for prefix in prefixes for rest in ("", "a", "\U0010ffff", "\U0010ffffz")]
+    execute("INSERT INTO users (username) SELECT DISTINCT unnest(%s)", (names,))
+    for prefix in prefixes:
+        found = [user.username for user in service.search_users(prefix, limit=1_000)]
+        assert found == sorted({name for name in names if name.startswith(prefix)})
+
+
 def test_update_changes_what_was_given(service: EnhancedDatabaseService, alice: User) -> None:
     """Other columns stay; the cached profile is the new one at once."""
     service.get_user_by_id(alice.id)

@@ -1,0 +1,46 @@
+"""Search players by the beginning of a name in a function, which is planned once a connection.
+
+The range of names goes from the prefix to the text that follows all texts with it: the last letter
+that has a next one is replaced by that. The order is that of the indexes, by code points.
+"""
+
+from typing import Any
+
+_COLUMNS = "id, username, name, email, last_active, preferences, created_at, updated_at"
+
+
+def _branch(column: str) -> str:
+    return f"""
+            (SELECT {_COLUMNS} FROM users WHERE lower({column}) ~>=~ low AND lower({column}) ~<~ high
+             ORDER BY lower({column}) USING ~<~, id LIMIT size)"""
+
+
+SEARCH = f"""
+    CREATE FUNCTION users_search(prefix text, size bigint) RETURNS TABLE (
+        id uuid, username text, name text, email text, last_active timestamp with time zone,
+        preferences jsonb, created_at timestamp with time zone, updated_at timestamp with time zone
+    ) LANGUAGE plpgsql STABLE
+    SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
+    SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+    #variable_conflict use_column
+    DECLARE
+        low text := lower(prefix);
+        high text := rtrim(low, chr(1114111));
+        last integer := ascii(right(high, 1));
+    BEGIN
+        -- the numbers between are of no letter
+        high := left(high, -1) || chr(CASE last WHEN 55295 THEN 57344 ELSE last + 1 END);
+        RETURN QUERY SELECT {_COLUMNS} FROM ({_branch("username")}
+            UNION {_branch("name")}
+        ) AS found ORDER BY lower(username) USING ~<~, id LIMIT size;
+    END $$"""
+
+
+def up(_migrator: Any, db: Any) -> None:
+    """Create the function."""
+    db.execute_sql(SEARCH.replace("%", "%%"))
+
+
+def down(_migrator: Any, db: Any) -> None:
+    """Drop the function."""
+    db.execute_sql("DROP FUNCTION users_search")
