@@ -20,6 +20,7 @@ from core.database.owner import Owner
 from core.database.pool import ConnectionPool
 from core.database.query_log import QueryLog
 from core.database.session import Session, Sessions
+from core.database.typecasts import register_types
 from core.database.unit_of_work import UnitOfWork, UnitsOfWork
 from core.database.watch import StatementWatch
 from core.errors import ConnectFailed, DatabaseError, DatabaseUnavailable, ServerHung
@@ -79,6 +80,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             raw = self._connector.open(cursor_factory=self._cursor_factory)
         except psycopg2.Error as error:
             raise translate_connect(error) from error
+        register_types(raw)
         if self.server_version is None:
             self._set_server_version(raw)
         return raw

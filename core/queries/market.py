@@ -12,16 +12,15 @@ from core.queries.bulk import TICKS
 from core.queries.rows import Row, count_changed, fetch_all
 from core.records import Candle, Tick
 
-COLUMNS = (
-    "symbol, timestamp, price, volume, bid, ask, change_24h, change_percent_24h, volatility, open, high, low"
-)
+_VALUES = "timestamp, price, volume, bid, ask, change_24h, change_percent_24h, volatility, open, high, low"
+COLUMNS = f"symbol, {_VALUES}"
 # Planning a search through all partitions takes longer than the search, so each symbol is
 # looked for in the one partition that has its latest tick; a symbol whose latest tick is of
-# another month comes back with that month instead.
+# another month comes back with that month instead. What is not needed is not sent.
 _LATEST_IN_MONTH = f"""
-    SELECT {{symbol}}, s.month, t.* FROM {{symbols}}
+    SELECT CASE WHEN t.timestamp IS NULL THEN s.month END, {{symbol}}, {_VALUES} FROM {{symbols}}
     LEFT JOIN LATERAL (
-        SELECT {COLUMNS} FROM ticks
+        SELECT {_VALUES} FROM ticks
         WHERE symbol = s.symbol AND s.month = %(month)s
           AND timestamp >= %(month)s AND timestamp < %(end)s
         ORDER BY timestamp DESC LIMIT 1
@@ -117,7 +116,7 @@ def list_latest(
     `month` is where most of them are expected, by default today's: a right guess saves a statement.
     """
     search = _Search(database, beyond)
-    search.look(LATEST_IN_MONTH, month or month_of(beyond - TODAY), symbols=list(symbols))
+    search.look(LATEST_IN_MONTH, month or month_of(beyond - TODAY), symbols=encode_shared(symbols))
     return search.finish()
 
 
@@ -157,8 +156,13 @@ def update_moved_weeks(database: Database, weeks: Mapping[str, int]) -> int:
 
 def find_common_month(ticks: Sequence[Tick]) -> datetime | None:
     """Return the month that most of the ticks are in."""
-    months = Counter(month_of(tick.timestamp) for tick in ticks).most_common(1)
-    return months[0][0] if months else None
+    times = [tick.timestamp for tick in ticks]
+    if not times:
+        return None
+    first = month_of(min(times))
+    if first == month_of(max(times)):
+        return first
+    return Counter(map(month_of, times)).most_common(1)[0][0]
 
 
 class _Search:
@@ -174,9 +178,11 @@ class _Search:
     def look(self, statement: str, month: datetime, **symbols: Any) -> None:
         """Look into one month."""
         parameters = {"month": month, "end": min(month_after(month), self._beyond), **symbols}
-        for symbol, latest, *row in self._database.execute_sql(statement, parameters).fetchall():
-            if row[0] is not None:
-                self._found.append(build_tick(row))
+        rows: list[Row] = self._database.execute_sql(statement, parameters).fetchall()
+        for row in rows:
+            latest, symbol, time = row[:3]
+            if time is not None:
+                self._found.append(build_tick(row[1:]))
                 self._left.pop(symbol, None)
             else:
                 # it should have been there, so it was deleted, or is later than what counts
@@ -189,11 +195,11 @@ class _Search:
             months = Counter(month for month in self._left.values() if month is not None)
             for month, _count in months.most_common(1):
                 symbols = [symbol for symbol, latest in self._left.items() if latest == month]
-                self.look(LATEST_IN_MONTH, month, symbols=symbols)
+                self.look(LATEST_IN_MONTH, month, symbols=encode_shared(symbols))
         if self._left:
-            parameters = {"symbols": list(self._left), "beyond": self._beyond}
+            parameters = {"symbols": encode_shared(list(self._left)), "beyond": self._beyond}
             self._found += fetch_all(self._database, build_tick, LATEST, parameters)
-        return tuple(sorted(self._found, key=lambda tick: tick.symbol))
+        return tuple(sorted(self._found, key=attrgetter("symbol")))
 
 
 def month_of(time: datetime) -> datetime:

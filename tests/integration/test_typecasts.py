@@ -1,0 +1,32 @@
+"""Ids and documents in rows: the values that psycopg2 gives, in less time."""
+
+import json
+from uuid import UUID, uuid4
+
+import pytest
+
+from core import EnhancedDatabaseService
+
+DOCUMENTS = [{}, {"a": [1, 2.5, None, "x"]}, [], {"large": 2**70}, "text", 5, None]
+
+
+def fetch(service: EnhancedDatabaseService, statement: str, value: object) -> list[object]:
+    """Return one row of a statement with one parameter."""
+    with service._database.session("test") as database:
+        return list(database.execute_sql(statement, (value,)).fetchone())
+
+
+def test_an_id_is_a_uuid(service: EnhancedDatabaseService) -> None:
+    """Also alone among NULLs, and whatever its digits are."""
+    for given in (uuid4(), UUID(int=0), UUID(int=2**128 - 1)):
+        assert fetch(service, "SELECT %s::uuid, NULL::uuid", str(given)) == [given, None]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_document_is_what_was_stored(service: EnhancedDatabaseService, document: object) -> None:
+    """An empty one is one's own: what one caller adds to it no other one sees."""
+    [found] = fetch(service, "SELECT %s::jsonb", json.dumps(document))
+    assert found == document
+    if isinstance(found, dict):
+        found["more"] = 1
+        assert fetch(service, "SELECT %s::jsonb", json.dumps(document)) == [document]
