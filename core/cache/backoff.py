@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 
 # The first attempt comes soon, because most failures are one late answer.
-FIRST_SECONDS = 0.05
+FIRST_SECONDS = 0.02
 # Short enough that everything heals well within 5 s.
 LONGEST_SECONDS = 1.0
 GROWTH = 2.0

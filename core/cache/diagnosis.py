@@ -13,8 +13,8 @@ import redis
 
 from core.cache.capability import CapabilityCheck, describe
 from core.cache.feed import PUSH_PROTOCOL, FeedRefused, pack_subscription, subscribe
+from core.cache.guard import wires_to_redis
 from core.cache.keys import FAMILIES
-from core.cache.shared import wires_to_redis
 from core.cache.wire import ErrorReply, Wire
 from core.settings import Settings
 

@@ -14,9 +14,10 @@ from typing import Any, Generic, TypeVar
 
 from core.cache.claims import GRANTED, TAKEN, Lease
 from core.cache.codec import ABSENT, Absent, Codec, Unstorable, is_lease, is_version
+from core.cache.guard import CacheDown
 from core.cache.keys import CacheKind
 from core.cache.near import NearTier
-from core.cache.shared import CacheDown, SharedTier
+from core.cache.shared import SharedTier
 from core.cache.tally import Tally
 from core.metrics import Metrics
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import redis
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from core.cache.shared import wires_to_redis
+from core.cache.guard import wires_to_redis
 from core.settings import Settings
 from exporter.collectors.lane import Collector, Lane
 

@@ -357,7 +357,7 @@ def wait_for_near(service: EnhancedDatabaseService) -> None:
 
 def add_player(service: EnhancedDatabaseService) -> UUID:
     """Create a player of this service."""
-    prefix = service._cache._shared._prefix if service._cache._shared is not None else ""
+    prefix = service._cache._shared._guard.name([""])[0] if service._cache._shared is not None else ""
     return service.create_user(username=f"growth{prefix.rstrip(':')}-{time.monotonic_ns()}").id
 
 

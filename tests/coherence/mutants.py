@@ -94,12 +94,12 @@ def join_any_flight(service: EnhancedDatabaseService) -> None:
 def forget_debts(service: EnhancedDatabaseService) -> None:
     """Try to drop the keys once, and never again."""
     shared = _shared(service)
-    debts: Any = shared._debts
+    debts: Any = shared._guard.debts
 
     def drop_once(keys: Iterable[str], token: bytes) -> None:
         names = list(keys)
         try:
-            shared._release_keys(names, token)
+            shared._guard.release_owed(names, token)
         except Exception:
             return
 

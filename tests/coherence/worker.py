@@ -16,7 +16,7 @@ import psycopg2
 from pydantic import SecretStr
 
 from core import Settings, open_service
-from core.cache.shared import CacheDown, wires_to_redis
+from core.cache.guard import CacheDown, wires_to_redis
 from core.cache.wire import Wire
 from core.errors import DatabaseUnavailable, EchoMarketsError
 from tests.coherence.history import Event, Outcome, Paid, Read, Tier, Write
@@ -69,7 +69,7 @@ class Worker:
         invalidate = cache._near.invalidate
         get, read, load = cache._near.get, cache._reader.read, cache._reader._load
         shared: Any = cache._shared
-        settle, fence = shared._debts.settle, cache.fence
+        settle, fence = shared._guard.debts.settle, cache.fence
 
         def invalidate_and_note(names: Any) -> None:
             invalidate(names)
@@ -99,9 +99,9 @@ class Worker:
             return fetch_and_wait
 
         def settle_and_note() -> None:
-            owed = len(shared._debts)
+            owed = len(shared._guard.debts)
             settle()
-            if owed and not len(shared._debts):
+            if owed and not len(shared._guard.debts):
                 self._events.append(Paid(self._number, time.monotonic()))
 
         def fence_and_wait(*arguments: Any, **options: Any) -> Any:
@@ -112,7 +112,7 @@ class Worker:
         cache._near.invalidate = invalidate_and_note
         cache._near.get, cache._reader.read, cache._reader._load = near_get, shared_read, load_and_wait
         shared.get_many, shared.get_and_lease = waiting(shared.get_many), waiting(shared.get_and_lease)
-        shared._debts.settle, cache.fence = settle_and_note, fence_and_wait
+        shared._guard.debts.settle, cache.fence = settle_and_note, fence_and_wait
         self._latch_commit()
 
     def _latch_commit(self) -> None:
@@ -181,7 +181,7 @@ class Worker:
             outcome = "unknown"
         except (EchoMarketsError, Undo):
             outcome = "refused"
-        owed = len(self._cache._shared._debts) > 0
+        owed = len(self._cache._shared._guard.debts) > 0
         self._events.append(Write(self._number, start, time.monotonic(), dict(versions), outcome, owed))
 
     def read(self, game: Game, what: str, argument: Any) -> None:
@@ -323,7 +323,7 @@ class Worker:
 
     def owes(self) -> int:
         """Return how many invalidations Redis has to be told of."""
-        return len(self._cache._shared._debts)
+        return len(self._cache._shared._guard.debts)
 
     @property
     def _cache(self) -> Any:

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.cache import debts
-from core.cache.shared import SharedTier
+from core.cache.guard import RedisGuard
 from core.errors import DatabaseUnavailable, UserNotFound
 from core.local.ports import find_free_port
 from core.local.servers import ValkeyServer, run_postgres, run_valkey
@@ -270,8 +270,8 @@ def test_a_write_while_redis_is_down_is_not_forgotten(
     """The invalidation is owed and paid before this process reads Redis again."""
     # else it is paid in the background before the old value is put back
     is_back = threading.Event()
-    attempt = SharedTier._attempt_recovery
-    monkeypatch.setattr(SharedTier, "_attempt_recovery", lambda shared: is_back.is_set() and attempt(shared))
+    attempt = RedisGuard._attempt_recovery
+    monkeypatch.setattr(RedisGuard, "_attempt_recovery", lambda guard: is_back.is_set() and attempt(guard))
     port = find_free_port()
     directory = server_directory()
     with run_valkey(directory, port=port) as server:

@@ -8,8 +8,8 @@ import pytest
 import redis
 
 from core import Settings
+from core.cache.guard import wires_to_redis
 from core.cache.link import Link, Script
-from core.cache.shared import wires_to_redis
 from core.cache.wire import ErrorReply
 
 ECHO = Script("return {KEYS[1], ARGV[1]}")

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.cache.feed import pack_subscription, subscribe
+from core.cache.guard import wires_to_redis
 from core.cache.link import Link
-from core.cache.shared import wires_to_redis
 from core.local.ports import find_free_port
 from core.local.servers import ValkeyServer, run_valkey
 from core.records import User

@@ -36,7 +36,7 @@ def test_one_late_answer_is_no_outage(couple: Couple, proxy: Proxy, caplog: pyte
     told: list[bool] = []
     for cache in (couple.writer, couple.reader):
         assert cache._shared is not None
-        cache._shared._breaker._on_change = told.append
+        cache._shared._guard._breaker._on_change = told.append
     for _ in range(3):
         proxy.pause()
         assert couple.read() == couple.rows["alice"]
