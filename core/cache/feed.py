@@ -23,9 +23,9 @@ from core.cache.wire import ErrorReply, Push, Wire, pack
 
 logger = logging.getLogger(__name__)
 
-# A server that begins to refuse is noticed within one of these: a writer that it refused waits for
-# two of them (`core.cache.shared.TRUST_SECONDS`).
-HEARTBEAT_SECONDS = 0.125
+# A server that begins to refuse is noticed within one of these: a writer that it refused waits for a
+# little longer (`core.cache.guard.TRUST_SECONDS`).
+HEARTBEAT_SECONDS = 0.2
 # A dead feed is noticed after this time.
 SILENCE_SECONDS = 1.5
 STOP_SECONDS = 2.0
