@@ -7,11 +7,13 @@ for an error that the server answered.
 """
 
 import contextlib
+import queue
 import re
 import select
 import socket
 import ssl
 import struct
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -278,7 +280,7 @@ def _connect_unix(path: str, deadline: float) -> socket.socket:
 def _connect_tcp(host: str, port: int, deadline: float) -> socket.socket:
     """Connect to the first address of a host that accepts, all of them within one deadline."""
     failure: OSError = OSError("the host has no address")
-    for family, kind, number, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    for family, kind, number, _, address in _resolve(host, port, deadline):
         opened = socket.socket(family, kind, number)
         with contextlib.ExitStack() as on_error:
             on_error.callback(opened.close)
@@ -294,6 +296,29 @@ def _connect_tcp(host: str, port: int, deadline: float) -> socket.socket:
             on_error.pop_all()
         return opened
     raise failure
+
+
+def _resolve(host: str, port: int, deadline: float) -> list[Any]:
+    """Return the addresses of a host; a name server that hangs costs no more than one that connects."""
+    with contextlib.suppress(socket.gaierror):
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    found: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            found.put(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except OSError as error:
+            found.put(error)
+
+    # the system's resolver takes no timeout
+    threading.Thread(target=look_up, name="redis-resolver", daemon=True).start()
+    try:
+        addresses = found.get(timeout=_seconds_until(deadline))
+    except queue.Empty as error:
+        raise TimeoutError from error
+    if isinstance(addresses, OSError):
+        raise addresses
+    return addresses
 
 
 def _encrypt(opened: socket.socket, host: str, tls: TlsOptions, deadline: float) -> ssl.SSLSocket:

@@ -1,13 +1,14 @@
 """What arrives on a connection to Redis, whole, in pieces or spoilt."""
 
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import redis
 
-from core.cache.wire import ErrorReply, Push, Wire, pack
+from core.cache.wire import ConnectFailed, ErrorReply, Push, Wire, pack
 from core.redis_url import RedisAddress
 
 PUSH = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n"
@@ -172,6 +173,32 @@ def test_finishing_waits_for_what_is_expected(ends: Ends) -> None:
     wire.finish()
     assert heard[0] == 1
     assert isinstance(heard[1], redis.TimeoutError)
+
+
+def test_a_name_server_that_hangs_costs_one_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system's resolver waits for many seconds, and takes no timeout."""
+    is_over = threading.Event()
+    resolve = socket.getaddrinfo
+
+    def hang(host: str, *arguments: Any, **options: Any) -> Any:
+        if not options.get("flags"):
+            assert is_over.wait(20)
+        return resolve(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    wire = Wire(RedisAddress("cache.invalid"), client_name="test", timeout_seconds=0.05)
+    try:
+        with pytest.raises(redis.TimeoutError, match="no connection within 50 ms"):
+            wire.connect()
+    finally:
+        is_over.set()
+
+
+def test_a_name_without_an_address_is_an_error() -> None:
+    """At once, in the resolver's words."""
+    wire = Wire(RedisAddress("cache.invalid"), client_name="test", timeout_seconds=10)
+    with pytest.raises(ConnectFailed):
+        wire.connect()
 
 
 @pytest.mark.parametrize("keys", [["k", "schlüssel"], [b"k", b"\xff"], []])
