@@ -21,12 +21,16 @@ NO_TOKEN = b""
 
 
 class Lease(NamedTuple):
-    """The answer to a reader that missed: GRANTED, TAKEN or FENCED per key, and the versions."""
+    """The answer to a reader that missed: GRANTED, TAKEN or FENCED per key.
+
+    Values are stored under its versions and its origin.
+    """
 
     token: bytes
     states: dict[str, int]
     version_keys: tuple[str, ...]
     versions: tuple[bytes, ...]
+    origin: bytes
 
 
 class Fence(NamedTuple):
@@ -39,18 +43,20 @@ class Fence(NamedTuple):
 NO_FENCE = Fence()
 
 
-def build_request(token: bytes, keys: Sequence[str], versions: Sequence[str], shape: bytes) -> list[Any]:
-    """Return the arguments that ask for a lease on `keys`, whose values have this shape.
+def build_request(token: bytes, keys: Sequence[str], versions: Sequence[str], head: bytes) -> list[Any]:
+    """Return the arguments that ask for a lease on `keys`; current values begin with `head` and the versions.
 
     Each version key gets a random value of its own, for the case that the script creates it. Values
     are stored under versions, so a version that came back would bring back the values from before
     a write (the ABA problem); nobody can choose one here, and a lease token has another mark.
     """
     fresh = [new_token(VERSION_MARK) for _ in versions]
-    return [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(keys), shape, *fresh]
+    return [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(keys), head, *fresh]
 
 
-def read_lease(token: bytes, keys: Sequence[str], versions: Sequence[str], reply: Sequence[Any]) -> Lease:
+def read_lease(
+    token: bytes, keys: Sequence[str], versions: Sequence[str], reply: Sequence[Any], *, origin: bytes
+) -> Lease:
     """Return the lease that Redis answered with: the state of each key, then each version."""
     states = dict(zip(keys, reply, strict=False))
-    return Lease(token, states, tuple(versions), tuple(reply[len(keys) :]))
+    return Lease(token, states, tuple(versions), tuple(reply[len(keys) :]), origin)

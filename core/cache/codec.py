@@ -1,12 +1,14 @@
 """Turns values into what Redis stores, and back.
 
-Owns the stored form: a mark, the shape of the type, the versions of the keys the value
-depends on, a checksum of what follows, then msgpack. The shape is a checksum of this form and
-the type's fields, so a process of another release sees a miss and never decodes an old one.
+Owns the stored form: a mark, then a head (the shape of the type, the origin of the server's data, the
+versions of the keys that the value depends on), a checksum of what follows, then msgpack. The shape
+is a checksum of this form and the type's fields, so a process of another release sees a miss and
+never decodes an old one. A value whose head is another one than the reader's is outdated.
 Nothing is pickled: what another program wrote under a key, or changed of a value there, is a miss as well.
 """
 
 import secrets
+from collections.abc import Iterable
 from typing import Any, Final, Generic, TypeVar
 from zlib import crc32
 
@@ -25,7 +27,10 @@ VERSION_MARK = b"R"
 # A mark and random bytes; what is longer or shorter was written by somebody else.
 TOKEN_BYTES = 16
 # How a value is stored, whatever its type: another name makes a miss of what was stored before.
-FORM = "crc32, msgpack"
+FORM = "origin, crc32, msgpack"
+# See core.cache.origin.
+ORIGIN_BYTES = 8
+UNKNOWN_ORIGIN = bytes(ORIGIN_BYTES)
 # A byte that was changed in place would decode as a value that nobody wrote.
 CHECKSUM_BYTES = 4
 
@@ -52,26 +57,30 @@ class Codec(Generic[T]):
         self._encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
         self.shape = crc32(f"{FORM}: {_describe(of)}".encode()).to_bytes(4, "big")
         """Stands behind the mark of every value of this type."""
-        self._value_head = VALUE_MARK + self.shape
 
-    def encode(self, value: T | Absent, versions: tuple[bytes, ...]) -> bytes:
-        """Return the stored form of `value`, valid while its versions are; raises `Unstorable`."""
+    def make_head(self, origin: bytes, versions: Iterable[bytes]) -> bytes:
+        """Return what a value has behind its mark that is current on this origin and under these versions."""
+        return (
+            self.shape + origin + b"".join(len(version).to_bytes(1, "big") + version for version in versions)
+        )
+
+    def encode(self, value: T | Absent, head: bytes) -> bytes:
+        """Return the stored form of `value`, current under this head; raises `Unstorable`."""
         if isinstance(value, Absent):
-            return self._head(NONE_MARK, versions)
+            return NONE_MARK + head
         try:
             body = self._encoder.encode(value)
         except (OverflowError, RecursionError, TypeError, ValueError) as error:
             raise Unstorable(str(error)) from error
-        return self._head(VALUE_MARK, versions) + _sum_up(body) + body
+        return VALUE_MARK + head + _sum_up(body) + body
 
-    def decode(self, stored: bytes, versions: tuple[bytes, ...]) -> T | Absent | None:
-        """Return the value, or None when it is foreign, corrupted, of another shape or outdated."""
-        head = self._head(VALUE_MARK, versions) if versions else self._value_head
-        if not stored.startswith(head):
-            return ABSENT if stored == self._head(NONE_MARK, versions) else None
-        start = len(head) + CHECKSUM_BYTES
+    def decode(self, stored: bytes, head: bytes) -> T | Absent | None:
+        """Return the value, or None when it is foreign, corrupted or outdated."""
+        if not stored.startswith(head, 1) or stored[:1] != VALUE_MARK:
+            return ABSENT if stored == NONE_MARK + head else None
+        start = 1 + len(head) + CHECKSUM_BYTES
         body = stored[start:]
-        if crc32(body).to_bytes(CHECKSUM_BYTES, "big") != stored[len(head) : start]:
+        if crc32(body).to_bytes(CHECKSUM_BYTES, "big") != stored[1 + len(head) : start]:
             return None
         try:
             return self._decoder.decode(body)
@@ -79,15 +88,10 @@ class Codec(Generic[T]):
             # the checksum says that it is whole, not that this release wrote it
             return None
 
-    def is_current(self, stored: bytes, versions: tuple[bytes, ...]) -> bool:
-        """Say whether it was stored as this type and under these versions, readable or not."""
-        return stored[:1] in {VALUE_MARK, NONE_MARK} and stored.startswith(self._head(b"", versions), 1)
 
-    def _head(self, mark: bytes, versions: tuple[bytes, ...]) -> bytes:
-        head = mark + self.shape
-        if not versions:
-            return head
-        return head + b"".join(len(v).to_bytes(1, "big") + v for v in versions)
+def is_current(stored: bytes, head: bytes) -> bool:
+    """Say whether a value was stored under this head, readable or not."""
+    return stored[:1] in {VALUE_MARK, NONE_MARK} and stored.startswith(head, 1)
 
 
 def _sum_up(body: bytes) -> bytes:

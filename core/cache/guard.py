@@ -20,6 +20,7 @@ from core.cache.claims import NO_TOKEN, Fence
 from core.cache.debts import Debts, Unpaid
 from core.cache.keys import FAMILIES
 from core.cache.link import Link, Script, Sent
+from core.cache.origin import read_origin
 from core.cache.recovery import Recovery
 from core.cache.scripts import RELEASE
 from core.cache.wire import ConnectFailed, ErrorReply, SignInRefused, Wire
@@ -248,6 +249,7 @@ class RedisGuard:
 
     def _check(self, wire: Wire) -> Sequence[Script]:
         self._capability.check(wire)
+        wire.origin = read_origin(wire)
         return SCRIPTS
 
     def _note_failure(self, error: Exception, *, is_recovery: bool) -> None:

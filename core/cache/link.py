@@ -80,7 +80,16 @@ class Link:
         self._known: set[str] = set()
         # when the latest check that passed began
         self._trusted_at = float("-inf")
+        self._answered = threading.local()
+        self.latest_origin = b""
+        """The origin of the data of the connection that was proved last."""
         self._reset()
+
+    @property
+    def origin(self) -> bytes:
+        """The origin of the data that this thread was answered from last on a proved connection."""
+        found: bytes = getattr(self._answered, "origin", self.latest_origin)
+        return found
 
     def _reset(self) -> None:
         self._pid = os.getpid()
@@ -224,6 +233,8 @@ class Link:
         except BaseException as error:
             wire.fail(error)
             raise
+        if is_proved:
+            self._answered.origin = wire.origin
         self._put(wire)
         return replies
 
@@ -274,6 +285,7 @@ class Link:
         if not wire.is_proved:
             self._known.update(script.sha for script in self._check(wire))
             wire.is_proved = True
+            self.latest_origin = wire.origin
         else:
             age = began - self._trusted_at
             if age < self._trust_seconds * RECHECK_PART:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from core.cache.claims import GRANTED, TAKEN, Lease
-from core.cache.codec import ABSENT, Absent, Codec, Unstorable, is_lease, is_version
+from core.cache.codec import ABSENT, Absent, Codec, Unstorable, is_current, is_lease, is_version
 from core.cache.guard import CacheDown
 from core.cache.keys import CacheKind
 from core.cache.near import NearTier
@@ -89,11 +89,13 @@ class ReadThrough:
 
     def peek(self, read: Read[T], key: str) -> T | Absent | None:
         """Return what Redis has under a key; loads, admits and counts nothing."""
+        if self._shared is None:
+            return None
         try:
-            stored = self._shared.get_many([key, *read.depends_on]) if self._shared is not None else []
+            stored = self._shared.get_many([key, *read.depends_on])
         except CacheDown:
             return None
-        return _decode(read.codec, [key], stored)[0].get(key) if stored else None
+        return _decode(read.codec, [key], stored, self._shared.origin)[0].get(key)
 
     def _look_up_or_lease(
         self, shared: SharedTier, read: Read[T], keys: Sequence[str]
@@ -146,7 +148,7 @@ class ReadThrough:
         asked = [*keys, *read.depends_on]
         ticket = self._near.begin_read()
         stored = fetch(asked)
-        found, damaged = _decode(read.codec, keys, stored)
+        found, damaged = _decode(read.codec, keys, stored, shared.origin)
         self._near.end_read(ticket, found, read.depends_on)
         if damaged:
             # looks current, so nobody would get a lease for it
@@ -191,7 +193,8 @@ class ReadThrough:
         except BaseException:
             self._store(shared, lease, [(key, 0, b"") for key in granted])
             raise
-        values = [(key, *_spell(read, loaded.get(key, ABSENT), lease.versions)) for key in granted]
+        head = read.codec.make_head(lease.origin, lease.versions)
+        values = [(key, *_encode(read, loaded.get(key, ABSENT), head)) for key in granted]
         unstorable = sum(1 for _, milliseconds, _ in values if not milliseconds)
         count = self._tallies[read.kind.name].count_refused
         self._store(shared, lease, values, lambda refused: count(max(0, refused - unstorable)))
@@ -243,31 +246,32 @@ class ReadThrough:
 
 
 def _decode(
-    codec: Codec[T], keys: Sequence[str], stored: Sequence[bytes | None]
+    codec: Codec[T], keys: Sequence[str], stored: Sequence[bytes | None], origin: bytes
 ) -> tuple[dict[str, T | Absent], list[str]]:
     """Return the values that are current, and the keys of those that are but cannot be read."""
-    versions = tuple(each for each in stored[len(keys) :] if each is not None and is_version(each))
+    versions = [each for each in stored[len(keys) :] if each is not None and is_version(each)]
     found: dict[str, T | Absent] = {}
     damaged: list[str] = []
     if len(versions) < len(stored) - len(keys):
         # a version is gone, fenced or foreign: nothing that depends on it may be used
         return found, damaged
+    head = codec.make_head(origin, versions)
     for key, value in zip(keys, stored, strict=False):
         if value is None:
             continue
-        decoded = codec.decode(value, versions)
+        decoded = codec.decode(value, head)
         if decoded is not None:
             found[key] = decoded
-        elif codec.is_current(value, versions):
+        elif is_current(value, head):
             damaged.append(key)
     return found, damaged
 
 
-def _spell(read: Read[T], value: T | Absent, versions: tuple[bytes, ...]) -> tuple[int, bytes]:
+def _encode(read: Read[T], value: T | Absent, head: bytes) -> tuple[int, bytes]:
     """Return how long a value may be stored, and its stored form; 0 for one that has none."""
     milliseconds = ABSENT_MILLISECONDS if value is ABSENT else _ttl_milliseconds(read.kind)
     try:
-        return milliseconds, read.codec.encode(value, versions)
+        return milliseconds, read.codec.encode(value, head)
     except Unstorable as error:
         logger.info("a value of %s cannot be cached: %s", read.kind.name, error)
         return 0, b""

@@ -40,10 +40,10 @@ local function list_fences(stored, own, now)
 end
 """
 
-# KEYS: values, then version keys. ARGV: token, lease ms, version ms, count of values, the shape
-# of the values, then per version key the value that it gets when there is none.
+# KEYS: values, then version keys. ARGV: token, lease ms, version ms, count of values, shape and
+# origin of the values, then per version key the value that it gets when there is none.
 # Grants a lease where nothing lies, and where something lies that no reader can use: a value
-# of another shape, one stored under other versions, foreign bytes.
+# of another shape or origin, one stored under other versions, foreign bytes.
 # Returns per value 1 (granted), 0 (another loads, or has loaded) or -1 (fenced), then each version.
 LEASE = Script(
     _FENCES

@@ -58,20 +58,25 @@ class SharedTier:
 
         return self._guard.read(read)
 
+    @property
+    def origin(self) -> bytes:
+        """The origin of what this thread has read last, see `core.cache.origin`."""
+        return self._link.origin
+
     def lease(self, keys: Sequence[str], versions: Sequence[str], shape: bytes) -> Lease:
         """Ask to fill the keys where no value of this shape lies that is current."""
         token = new_token(LEASE_MARK)
-        request = build_request(token, keys, versions, shape)
+        request = self._build_request(token, keys, versions, shape)
         names = self._guard.name([*keys, *versions])
         reply = self._guard.read(lambda: expect_list(self._link.run(LEASE, names, request), len(names)))
-        return read_lease(token, keys, versions, reply)
+        return read_lease(token, keys, versions, reply, origin=self._link.origin)
 
     def get_and_lease(
         self, keys: Sequence[str], versions: Sequence[str], shape: bytes
     ) -> tuple[list[Any], Lease]:
         """Return what lies under the keys and versions, and then a lease, in one round trip."""
         token = new_token(LEASE_MARK)
-        request = build_request(token, keys, versions, shape)
+        request = self._build_request(token, keys, versions, shape)
         names = self._guard.name([*keys, *versions])
 
         def ask() -> tuple[list[Any], list[Any]]:
@@ -79,7 +84,13 @@ class SharedTier:
             return _expect_values(found, len(names)), expect_list(reply, len(names))
 
         found, reply = self._guard.read(ask)
-        return found, read_lease(token, keys, versions, reply)
+        return found, read_lease(token, keys, versions, reply, origin=self._link.origin)
+
+    def _build_request(
+        self, token: bytes, keys: Sequence[str], versions: Sequence[str], shape: bytes
+    ) -> list[Any]:
+        # a connection to another server, which is about to be made, grants a lease too many at worst
+        return build_request(token, keys, versions, shape + self._link.latest_origin)
 
     def fill(
         self,

@@ -67,6 +67,7 @@ class Wire:
         # what its owner knows of it
         self.generation = 0
         self.is_proved = False
+        self.origin = b""
 
     def connect(self) -> None:
         """Connect and sign in, within one timeout."""

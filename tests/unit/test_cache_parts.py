@@ -16,14 +16,18 @@ from core.cache.codec import (
     ABSENT,
     FENCE_MARK,
     LEASE_MARK,
+    UNKNOWN_ORIGIN,
     VALUE_MARK,
     VERSION_MARK,
     Codec,
     Unstorable,
+    is_current,
     is_lease,
     is_version,
     new_token,
 )
+from core.cache.origin import find_field
+from core.cache.wire import ErrorReply
 from core.records import LeaderboardEntry
 
 ENTRY = LeaderboardEntry(
@@ -38,6 +42,8 @@ ENTRY = LeaderboardEntry(
     created_at=datetime(2026, 3, 2, 21, tzinfo=UTC),
 )
 CODEC: Codec[tuple[LeaderboardEntry, ...]] = Codec(tuple[LeaderboardEntry, ...])
+ORIGIN = b"of today"
+HEAD = CODEC.make_head(ORIGIN, [b"one"])
 
 
 class OldUser(msgspec.Struct):
@@ -55,7 +61,7 @@ class NewUser(msgspec.Struct):
 
 def test_a_value_comes_back_equal_and_immutable() -> None:
     """What goes in comes out, nested documents frozen."""
-    decoded = CODEC.decode(CODEC.encode((ENTRY,), ()), ())
+    decoded = CODEC.decode(CODEC.encode((ENTRY,), HEAD), HEAD)
     assert isinstance(decoded, tuple)
     [entry] = decoded
     assert entry == ENTRY
@@ -63,58 +69,65 @@ def test_a_value_comes_back_equal_and_immutable() -> None:
     assert isinstance(entry.score, Decimal)
 
 
-def test_a_value_is_bound_to_its_versions() -> None:
-    """When one of the keys it depends on changed, the value is a miss."""
-    stored = CODEC.encode((ENTRY,), (b"one", b"two"))
-    assert CODEC.decode(stored, (b"one", b"two")) == (ENTRY,)
-    assert CODEC.decode(stored, (b"one", b"three")) is None
-    assert CODEC.decode(stored, (b"onet", b"wo")) is None
-    assert CODEC.decode(stored, ()) is None
+def test_a_value_is_bound_to_its_versions_and_its_origin() -> None:
+    """When one of the keys it depends on changed, or the server has other data, the value is a miss."""
+    stored = CODEC.encode((ENTRY,), CODEC.make_head(ORIGIN, [b"one", b"two"]))
+    assert CODEC.decode(stored, CODEC.make_head(ORIGIN, [b"one", b"two"])) == (ENTRY,)
+    for origin, versions in (
+        (ORIGIN, [b"one", b"three"]),
+        (ORIGIN, [b"onet", b"wo"]),
+        (ORIGIN, []),
+        (b"of later", [b"one", b"two"]),
+        (UNKNOWN_ORIGIN, [b"one", b"two"]),
+    ):
+        assert CODEC.decode(stored, CODEC.make_head(origin, versions)) is None
 
 
 def test_that_there_is_no_row_is_a_value_too() -> None:
     """It is stored and bound to versions like any other, and is no value of the type."""
-    stored = CODEC.encode(ABSENT, (b"one",))
-    assert CODEC.decode(stored, (b"one",)) is ABSENT
-    assert CODEC.decode(stored, (b"two",)) is None
-    assert CODEC.decode(stored + b"x", (b"one",)) is None
+    one, two = (CODEC.make_head(ORIGIN, [version]) for version in (b"one", b"two"))
+    stored = CODEC.encode(ABSENT, one)
+    assert CODEC.decode(stored, one) is ABSENT
+    assert CODEC.decode(stored, two) is None
+    assert CODEC.decode(stored + b"x", one) is None
 
 
 def test_another_shape_is_a_miss() -> None:
     """A deploy never decodes what the release before stored."""
-    stored = Codec[OldUser](OldUser).encode(OldUser(1), ())
-    assert Codec[NewUser](NewUser).decode(stored, ()) is None
+    old, new = Codec[OldUser](OldUser), Codec[NewUser](NewUser)
+    stored = old.encode(OldUser(1), old.make_head(ORIGIN, []))
+    assert new.decode(stored, new.make_head(ORIGIN, [])) is None
 
 
 @given(st.binary(max_size=200))
 def test_foreign_bytes_are_a_miss(stored: bytes) -> None:
     """Whatever somebody else wrote under a key, it is never an error."""
-    assert CODEC.decode(stored, ()) is None
+    assert CODEC.decode(stored, HEAD) is None
 
 
 @given(st.integers(0, 400), st.binary(min_size=1, max_size=4))
 def test_a_corrupted_value_is_a_miss_or_itself(place: int, noise: bytes) -> None:
     """A truncated or overwritten value never raises, and is never a value that nobody wrote."""
-    stored = CODEC.encode((ENTRY,), ())
+    stored = CODEC.encode((ENTRY,), HEAD)
     place %= len(stored)
-    assert CODEC.decode(stored[:place], ()) is None
+    assert CODEC.decode(stored[:place], HEAD) is None
     changed = stored[:place] + noise + stored[place + len(noise) :]
-    assert CODEC.decode(changed, ()) in (None, (ENTRY,))
+    assert CODEC.decode(changed, HEAD) in (None, (ENTRY,))
 
 
 def test_another_form_is_a_miss(monkeypatch: pytest.MonkeyPatch) -> None:
     """A release that stores values differently never decodes those of this one."""
-    stored = CODEC.encode((ENTRY,), ())
+    stored = CODEC.encode((ENTRY,), HEAD)
     monkeypatch.setattr(codec, "FORM", "another")
     other: Codec[tuple[LeaderboardEntry, ...]] = Codec(tuple[LeaderboardEntry, ...])
-    assert other.decode(stored, ()) is None
+    assert other.decode(stored, other.make_head(ORIGIN, [])) is None
 
 
 def test_what_msgpack_cannot_hold_is_said() -> None:
     """A number that somebody else put into a document is no reason for any other error."""
     entry = msgspec.structs.replace(ENTRY, metadata=frozendict({"n": 2**70}))
     with pytest.raises(Unstorable):
-        CODEC.encode((entry,), ())
+        CODEC.encode((entry,), HEAD)
 
 
 def test_a_lease_is_no_value() -> None:
@@ -122,9 +135,9 @@ def test_a_lease_is_no_value() -> None:
     assert not is_lease(b"F123")
     assert is_lease(b"L123456789abcdef")
     assert not is_lease(b"Lorem ipsum"), "no token: somebody else wrote it"
-    assert not is_lease(CODEC.encode((), ()))
+    assert not is_lease(CODEC.encode((), HEAD))
     assert not is_lease(None)
-    assert CODEC.decode(b"L123", ()) is None
+    assert CODEC.decode(b"L123", HEAD) is None
 
 
 def test_a_version_is_nothing_else() -> None:
@@ -146,9 +159,24 @@ def test_a_version_is_never_proposed_twice() -> None:
 
 def test_a_damaged_value_is_still_current() -> None:
     """Its head says that it was stored for this reader, so no lease is granted for it."""
-    stored = CODEC.encode((ENTRY,), (b"one",))
-    assert CODEC.is_current(stored[:-1], (b"one",))
-    assert CODEC.is_current(CODEC.encode(ABSENT, (b"one",)), (b"one",))
-    assert not CODEC.is_current(stored, (b"two",))
-    assert not CODEC.is_current(b"L" + stored[1:], (b"one",))
-    assert not CODEC.is_current(Codec[OldUser](OldUser).encode(OldUser(1), (b"one",)), (b"one",))
+    stored, other = CODEC.encode((ENTRY,), HEAD), Codec[OldUser](OldUser)
+    assert is_current(stored[:-1], HEAD)
+    assert is_current(CODEC.encode(ABSENT, HEAD), HEAD)
+    assert not is_current(stored, CODEC.make_head(ORIGIN, [b"two"]))
+    assert not is_current(b"L" + stored[1:], HEAD)
+    assert not is_current(other.encode(OldUser(1), other.make_head(ORIGIN, [b"one"])), HEAD)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (b"# Server\r\nredis_version:7.0\r\nrun_id:abc123\r\ntcp_port:1\r\n", b"abc123"),
+        ("run_id:abc123", b"abc123"),
+        (b"last_run_id:abc123\r\n", b""),
+        (ErrorReply("NOPERM no INFO"), b""),
+        (None, b""),
+    ],
+)
+def test_an_origin_is_found_or_unknown(answer: object, found: bytes) -> None:
+    """Whatever a server answers to INFO."""
+    assert find_field(answer, b"run_id") == found
