@@ -50,7 +50,9 @@ class Recent:
         answer = load()
         with self._lock:
             # its age counts from before the reading: what was written meanwhile may be missing
-            self._kept[question] = (started, answer)
+            kept = self._kept.get(question)
+            if kept is None or kept[0] <= started:
+                self._kept[question] = (started, answer)
             self._kept.move_to_end(question)
             while len(self._kept) > self._answers:
                 self._kept.popitem(last=False)

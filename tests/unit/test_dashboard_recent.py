@@ -42,6 +42,20 @@ def test_an_answer_is_as_old_as_its_question() -> None:
     assert recent.get_or_load("a", lambda: "new") == "new"
 
 
+def test_a_slow_answer_does_not_replace_a_newer_one() -> None:
+    """Two views miss at once: the one that asked first ends last, and pages do not go back to it."""
+    clock = Clock()
+    recent = Recent(seconds=5, clock=clock)
+
+    def read_slowly() -> str:
+        clock.seconds = 3.0
+        assert recent.get_or_load("a", lambda: "new") == "new"
+        return "old"
+
+    assert recent.get_or_load("a", read_slowly) == "old"
+    assert recent.get_or_load("a", lambda: "newest") == "new"
+
+
 def test_trouble_is_not_kept() -> None:
     """The next view asks again."""
     recent = Recent(seconds=5)
