@@ -48,10 +48,14 @@ def to_prices(units: Integers, price_units: int = PRICE_UNITS) -> list[Decimal]:
 
 def to_decimals(prices: Floats) -> list[Decimal]:
     """Return prices as they were written: a float keeps the digits of its shortest text."""
+    units = find_units(prices)
+    return [Decimal(repr(price)) for price in prices.tolist()] if units is None else to_prices(units)
+
+
+def find_units(prices: Floats) -> Integers | None:
+    """Return prices in 1/10000, None when one has more digits."""
     units = np.rint(prices * PRICE_UNITS)
-    if (units / PRICE_UNITS == prices).all():
-        return to_prices(units.astype(np.int64))
-    return [Decimal(repr(price)) for price in prices.tolist()]
+    return units.astype(np.int64) if (units / PRICE_UNITS == prices).all() else None
 
 
 def to_money(cents: int) -> Decimal:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from core.records import Tick
-from core.simulation.amounts import Floats, to_decimals, to_price, to_prices
+from core.simulation.amounts import Floats, divide_rounded, find_units, to_decimals, to_price, to_prices
 from core.simulation.price_table import PriceTable
 from core.simulation.trading_day import TRADING_DAYS_PER_YEAR, close_of
 
@@ -24,6 +24,9 @@ VOLATILITY_RETURNS: Final = 20
 """A month of trading days, the usual window of historical volatility."""
 
 PERCENT_STEP: Final = Decimal("0.0001")
+
+_PERCENT_UNITS: Final = 1_000_000  # 1/10000 of a percent in the ratio 1
+_MAX_UNITS: Final = 10**12  # times as many units of a percent, twice, is within 64 bits
 
 _EXACT: Final = Context(prec=60)
 """Digits enough for a quotient of stored prices to be on the right side of a half."""
@@ -39,7 +42,8 @@ def build_ticks(days: PriceTable, symbol: str, closes_before: Sequence[Decimal])
     prices = to_decimals(days["close"])
     closes = [*closes_before, *prices]
     before = len(closes_before)
-    changes, percents = _changes(closes)
+    all_closes = np.append(np.array(closes_before, np.float64), days["close"])
+    changes, percents = _changes(closes, all_closes)
     unknown = repeat(None)
     # in the order of the record's fields: keyword arguments double the cost of a tick
     return map(
@@ -52,7 +56,7 @@ def build_ticks(days: PriceTable, symbol: str, closes_before: Sequence[Decimal])
         unknown,  # ask
         changes[before:],
         percents[before:],
-        _volatilities(np.append(np.array(closes_before, np.float64), days["close"]))[before:],
+        _volatilities(all_closes)[before:],
         _to_optional(days["open"]),
         _to_optional(days["high"]),
         _to_optional(days["low"]),
@@ -83,13 +87,20 @@ def annualize_percent(daily: float) -> Decimal:
     return to_price(round(daily * np.sqrt(TRADING_DAYS_PER_YEAR) * 1_000_000))
 
 
-def _changes(closes: Sequence[Decimal]) -> tuple[list[Decimal | None], list[Decimal | None]]:
-    first: list[Decimal | None] = [None] * min(1, len(closes))
+def _changes(exact: Sequence[Decimal], closes: Floats) -> tuple[list[Decimal | None], list[Decimal | None]]:
+    """Return the changes of closes, which are given exactly and as floats, in money and in percent."""
+    first: list[Decimal | None] = [None] * min(1, len(exact))
+    units = find_units(closes)
+    if units is not None and units.max(initial=0) < _MAX_UNITS:
+        # the same by columns, which most prices are plain enough for
+        change = np.diff(units)
+        percent = divide_rounded(change * _PERCENT_UNITS, units[:-1])
+        return [*first, *to_prices(change)], [*first, *to_prices(percent)]
     with localcontext(_EXACT):
-        changes = list(map(sub, closes[1:], closes))
+        changes = list(map(sub, exact[1:], exact))
         percents = [
             (change * 100 / before).quantize(PERCENT_STEP, ROUND_HALF_UP)
-            for change, before in zip(changes, closes, strict=False)
+            for change, before in zip(changes, exact, strict=False)
         ]
     return [*first, *changes], [*first, *percents]
 

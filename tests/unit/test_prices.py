@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.errors import PriceFileError
 from core.simulation.bars import build_ticks
@@ -237,6 +240,22 @@ def test_half_a_unit_of_percent_is_rounded_up(before: float, after: float, perce
     """Exactly, as the database rounds."""
     _, tick = build_ticks(days_with_closes([before, after]), "AAPL", ())
     assert tick.change_percent_24h == Decimal(percent)
+
+
+@given(st.lists(st.integers(1, 10**13), min_size=2, max_size=20))
+def test_changes_are_exact_in_both_ways(units: list[int]) -> None:
+    """By columns of whole numbers where prices are plain enough, else in decimals."""
+    closes = np.array(units) / 10_000
+    _, *ticks = build_ticks(days_with_closes(closes.tolist()), "AAPL", ())
+    prices = [Decimal(unit).scaleb(-4) for unit in units]
+    for tick, before, after in zip(ticks, prices, prices[1:], strict=True):
+        assert tick.change_24h == after - before
+        exact = Fraction(after - before) * 100 / Fraction(before)
+        assert tick.change_percent_24h is not None
+        distance = abs(Fraction(tick.change_percent_24h) - exact)
+        assert distance <= Fraction(1, 20_000)
+        if distance == Fraction(1, 20_000):  # half a unit is rounded away from zero
+            assert abs(Fraction(tick.change_percent_24h)) > abs(exact)
 
 
 def test_days_before_the_file_count() -> None:
