@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -248,7 +249,7 @@ def test_changes_are_exact_in_both_ways(units: list[int]) -> None:
     closes = np.array(units) / 10_000
     _, *ticks = build_ticks(days_with_closes(closes.tolist()), "AAPL", ())
     prices = [Decimal(unit).scaleb(-4) for unit in units]
-    for tick, before, after in zip(ticks, prices, prices[1:], strict=True):
+    for tick, (before, after) in zip(ticks, pairwise(prices), strict=True):
         assert tick.change_24h == after - before
         exact = Fraction(after - before) * 100 / Fraction(before)
         assert tick.change_percent_24h is not None
