@@ -21,7 +21,6 @@ from core.app import configure_logging, open_service
 from core.confirmation import confirm_loss
 from core.errors import EchoMarketsError, InvalidInput, RowsWouldBeLost, SettingsError
 from core.figures import read_fleet, show_health, show_stats
-from core.local.commands import stack
 from core.metric_files import run_job
 from core.migration import Migrator
 from core.occupation import occupy_pool
@@ -29,6 +28,7 @@ from core.resources import DEMO_PRICES
 from core.scrape import Scrape
 from core.selftest import run_self_test
 from core.settings import Settings
+from core.stack.commands import stack
 
 FAILED = 1
 WRONG_INPUT = 2

@@ -19,9 +19,9 @@ from psycopg2 import sql
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
-from core.local.servers import PostgresServer, ValkeyServer, run_postgres, run_valkey
 from core.migration import HISTORY_TABLE, Migrator
 from core.settings import Settings
+from core.stack.servers import PostgresServer, ValkeyServer, run_postgres, run_valkey
 
 # Durability is not under test, and costs most of a small transaction.
 FAST = MappingProxyType({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"})

@@ -23,10 +23,10 @@ import redis
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service, testing
-from core.local.configuration import StackSettings
-from core.local.servers import PostgresServer, ValkeyServer
 from core.metrics import Metrics
 from core.migration import Migrator
+from core.stack.configuration import StackSettings
+from core.stack.servers import PostgresServer, ValkeyServer
 
 Execute = Callable[..., list[tuple[Any, ...]]]
 

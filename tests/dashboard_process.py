@@ -16,7 +16,7 @@ from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
 from core import Settings
-from core.local.ports import LOOPBACK, find_free_port
+from core.stack.ports import LOOPBACK, find_free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60.0

@@ -10,7 +10,7 @@ import trustme
 import uvicorn
 from starlette.types import ASGIApp
 
-from core.local.ports import find_free_port
+from core.stack.ports import find_free_port
 from exporter.deadlines import protocol_options
 
 START_SECONDS = 10

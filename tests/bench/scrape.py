@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from core import Settings
-from core.local.ports import find_free_port
 from core.metric_files import open_metrics
 from core.metrics import Metrics
+from core.stack.ports import find_free_port
 from tests.bench.fleet import fill, run_writers
 from tests.bench.servers import run_servers
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from core import Settings
-from core.local.servers import run_postgres, run_valkey
 from core.migration import Migrator
+from core.stack.servers import run_postgres, run_valkey
 
 
 @contextmanager

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from core import Settings
-from core.local.servers import ValkeyServer, run_postgres, run_valkey
 from core.migration import Migrator
+from core.stack.servers import ValkeyServer, run_postgres, run_valkey
 from tests.coherence.conftest import make_fleet_settings
 from tests.coherence.fleet import PATIENCE_SECONDS, run_fleet
 from tests.coherence.load import PLAYERS, Counts, Ledger, Team

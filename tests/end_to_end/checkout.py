@@ -18,9 +18,9 @@ import pytest
 from dotenv import dotenv_values
 
 from core import Settings
-from core.local.configuration import StackSettings
-from core.local.ports import LOOPBACK, find_free_port
-from core.local.processes import is_alive
+from core.stack.configuration import StackSettings
+from core.stack.ports import LOOPBACK, find_free_port
+from core.stack.processes import is_alive
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT_NAMES = ("POSTGRES_PORT", "VALKEY_PORT", "EXPORTER_PORT", "DASHBOARD_PORT")

@@ -16,10 +16,10 @@ from urllib.parse import urlencode
 import httpx2
 import pytest
 
-from core.local.ports import find_free_port
-from core.local.servers import run_postgres
 from core.migration import Migrator
 from core.settings import Settings
+from core.stack.ports import find_free_port
+from core.stack.servers import run_postgres
 from tests.conftest import FAST
 
 RULES = Path(__file__).parents[2] / "exporter" / "prometheus"

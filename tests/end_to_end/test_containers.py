@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from core.local.compose import find_engine_fault
-from core.local.ports import find_free_port, is_port_free
-from core.local.processes import wait_until
+from core.stack.compose import find_engine_fault
+from core.stack.ports import find_free_port, is_port_free
+from core.stack.processes import wait_until
 from tests.end_to_end.checkout import PLAYERS, SESSIONS, Checkout, copy_checkout
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(900)]

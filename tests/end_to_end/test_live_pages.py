@@ -12,9 +12,9 @@ from playwright.sync_api import Browser, Page, expect
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.local.ports import find_free_port
-from core.local.servers import PostgresServer, run_postgres
 from core.migration import Migrator
+from core.stack.ports import find_free_port
+from core.stack.servers import PostgresServer, run_postgres
 from tests.conftest import FAST, created_database
 from tests.dashboard_process import Dashboard, run_dashboard
 from tests.end_to_end.browsing import (

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from core import EnhancedDatabaseService
-from core.local.ports import LOOPBACK, find_free_port
+from core.stack.ports import LOOPBACK, find_free_port
 from tests.conftest import Execute
 from tests.dashboard_process import Dashboard, run_dashboard
 from tests.end_to_end.browsing import CHROMIUM, WAIT_MS, run_browser, visit, wait_until_complete

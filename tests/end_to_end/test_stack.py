@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.local.ports import LOOPBACK, find_free_port, is_port_free
-from core.local.processes import wait_until
+from core.stack.ports import LOOPBACK, find_free_port, is_port_free
+from core.stack.processes import wait_until
 from tests.end_to_end.checkout import PLAYERS, SESSIONS, Checkout, copy_checkout
 from tests.patience import stretch
 

@@ -11,9 +11,9 @@ import pytest
 from pydantic import SecretStr
 
 from core import Settings, open_service
-from core.local.ports import find_free_port
-from core.local.servers import PostgresServer, ValkeyServer, run_postgres, run_valkey
 from core.migration import Migrator
+from core.stack.ports import find_free_port
+from core.stack.servers import PostgresServer, ValkeyServer, run_postgres, run_valkey
 from tests.conftest import FAST, connected, created_database
 from tests.faults.proxy import Proxy, run_proxy
 from tests.faults.subject import FaultTable, Subject, wait_until

@@ -12,8 +12,8 @@ from pydantic import SecretStr
 
 from core import Settings
 from core.database.bounded import BoundedConnection, NoAnswer
-from core.local.ports import find_free_port
-from core.local.servers import PostgresServer
+from core.stack.ports import find_free_port
+from core.stack.servers import PostgresServer
 from tests.patience import stretch
 
 LIMIT_SECONDS = 0.5

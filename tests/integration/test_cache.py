@@ -17,11 +17,11 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.cache import debts
 from core.cache.guard import RedisGuard
 from core.errors import DatabaseUnavailable, UserNotFound
-from core.local.ports import find_free_port
-from core.local.servers import ValkeyServer, run_postgres, run_valkey
 from core.migration import Migrator
 from core.queries import users as user_queries
 from core.records import LeaderboardUpdate, Tick, User
+from core.stack.ports import find_free_port
+from core.stack.servers import ValkeyServer, run_postgres, run_valkey
 from tests.conftest import FAST
 
 DAY = date(2026, 3, 2)

@@ -14,9 +14,9 @@ from core.database import connector as connectors
 from core.database.bounded import BoundedConnection
 from core.database.connector import Connector
 from core.errors import DatabaseUnavailable, MigrationFailed
-from core.local.ports import find_free_port
-from core.local.servers import PostgresServer
 from core.migration import Migrator
+from core.stack.ports import find_free_port
+from core.stack.servers import PostgresServer
 from tests.conftest import Execute, administered
 
 SHOW = """SELECT current_setting('TimeZone'), split_part(current_setting('DateStyle'), ',', 1),

@@ -12,8 +12,8 @@ from streamlit.testing.v1 import AppTest
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
-from core.local.ports import find_free_port
 from core.records import LeaderboardUpdate
+from core.stack.ports import find_free_port
 from dashboard import runtime, states
 from tests.game import SESSIONS, play_game
 

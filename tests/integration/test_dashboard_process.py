@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from core import EnhancedDatabaseService, Settings
-from core.local.ports import find_free_port
+from core.stack.ports import find_free_port
 from tests.bench.dashboard.visitor import Visitor
 from tests.conftest import Execute, connected
 from tests.dashboard_process import Dashboard, build_environment, run_dashboard

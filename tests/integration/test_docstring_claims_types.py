@@ -15,7 +15,6 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, errors, open_service, records
 from core.errors import EchoMarketsError
-from core.local.ports import find_free_port
 from core.records import (
     AuditEvent,
     BatchResult,
@@ -30,6 +29,7 @@ from core.records import (
 )
 from core.records.record import KEPT
 from core.service.base import new_id
+from core.stack.ports import find_free_port
 from tests.conftest import Execute, connected
 from tests.game import SESSIONS, play_game
 from tests.integration.test_docstring_claims import READS

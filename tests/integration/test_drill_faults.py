@@ -10,13 +10,13 @@ import psutil
 import pytest
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.local.drills.faults import Place, hang_valkey
-from core.local.errors import StackError
-from core.local.folder import StackFolder
-from core.local.processes import wait_until
-from core.local.programs import pid_file
-from core.local.stack import resume_stopped
 from core.occupation import WAITING, occupy_pool
+from core.stack.drills.faults import Place, hang_valkey
+from core.stack.errors import StackError
+from core.stack.folder import StackFolder
+from core.stack.processes import wait_until
+from core.stack.programs import pid_file
+from core.stack.stack import resume_stopped
 
 SECONDS = 10.0
 LIMIT = 2

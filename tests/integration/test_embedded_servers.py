@@ -12,9 +12,9 @@ import psycopg2
 import pytest
 import redis
 
-from core.local.errors import StackError
-from core.local.ports import LOOPBACK, find_free_port, is_port_free
-from core.local.servers import PostgresServer, ValkeyServer, run_postgres, run_valkey
+from core.stack.errors import StackError
+from core.stack.ports import LOOPBACK, find_free_port, is_port_free
+from core.stack.servers import PostgresServer, ValkeyServer, run_postgres, run_valkey
 
 FAST = {"fsync": "off"}
 

@@ -19,7 +19,7 @@ from pydantic import SecretStr
 from starlette.testclient import TestClient
 
 from core import EnhancedDatabaseService, Settings
-from core.local.ports import find_free_port
+from core.stack.ports import find_free_port
 from exporter import exposition
 from exporter.server import build_app
 from tests.conftest import Execute

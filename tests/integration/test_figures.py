@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from core import EnhancedDatabaseService, Settings, open_service
 from core.cli import main
 from core.http_client import fetch
-from core.local.ports import find_free_port
-from core.local.servers import ValkeyServer
+from core.stack.ports import find_free_port
+from core.stack.servers import ValkeyServer
 from core.stack_identity import HEADER, StackIdentity, build_identity
 from exporter.exposition import build_exposition
 from exporter.server import build_app

@@ -17,10 +17,10 @@ import pytest
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.local.ports import find_free_port
 from core.metric_files import open_metrics
 from core.metrics import Metrics
 from core.service.base import new_id
+from core.stack.ports import find_free_port
 from tests.conftest import Execute
 from tests.forking import ask_child, forked
 from tests.patience import stretch

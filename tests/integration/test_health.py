@@ -20,10 +20,10 @@ from starlette.testclient import TestClient
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import DatabaseUnavailable, InvalidInput
 from core.health import CACHE_SECONDS, CHECK_SECONDS, HealthEvaluator
-from core.local.servers import PostgresServer, run_postgres
 from core.migration import Migrator
 from core.records import Health, PoolUse
 from core.scrape import parse_scrape
+from core.stack.servers import PostgresServer, run_postgres
 from dashboard import data
 from dashboard.operations import frames
 from exporter.server import build_app

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from core.local.servers import PostgresServer
 from core.queries import insights, market, quest_insights
+from core.stack.servers import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.plans import count_rows_read, list_scans
 

@@ -13,9 +13,9 @@ import redis
 
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput
-from core.local.processes import wait_until
 from core.records import Tick
 from core.service.inputs import check_symbol
+from core.stack.processes import wait_until
 from tests.conftest import Execute
 
 START = datetime(2026, 3, 2, 14, 30, tzinfo=UTC)

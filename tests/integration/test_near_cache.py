@@ -15,9 +15,9 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.cache.feed import pack_subscription, subscribe
 from core.cache.guard import wires_to_redis
 from core.cache.link import Link
-from core.local.ports import find_free_port
-from core.local.servers import ValkeyServer, run_valkey
 from core.records import User
+from core.stack.ports import find_free_port
+from core.stack.servers import ValkeyServer, run_valkey
 from tests.patience import stretch
 
 PATIENCE_SECONDS = 5.0

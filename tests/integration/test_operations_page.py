@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from streamlit.testing.v1 import AppTest
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.local.ports import LOOPBACK, find_free_port
+from core.stack.ports import LOOPBACK, find_free_port
 from core.stack_identity import HEADER, build_identity
 from dashboard import runtime
 from dashboard.operations.advice import SECTIONS

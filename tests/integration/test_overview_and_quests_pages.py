@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import PoolTimeout, QueryTimeout
-from core.local.ports import find_free_port
+from core.stack.ports import find_free_port
 from dashboard import runtime
 from tests.conftest import Execute
 from tests.game import play_game

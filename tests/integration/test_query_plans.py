@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from core.local.servers import PostgresServer
 from core.migration import Migrator
 from core.queries import (
     audit,
@@ -25,6 +24,7 @@ from core.queries import (
 )
 from core.service.inputs import find_end_of_time
 from core.settings import Settings
+from core.stack.servers import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.plans import count_reads
 

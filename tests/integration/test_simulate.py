@@ -17,11 +17,11 @@ import pytest
 
 from core import EnhancedDatabaseService, Settings
 from core.errors import DatabaseUnavailable
-from core.local.servers import PostgresServer, ValkeyServer
 from core.records import Quest, User
 from core.simulation import live
 from core.simulation.live import Simulator
 from core.simulation.replay import seed
+from core.stack.servers import PostgresServer, ValkeyServer
 from tests.conftest import Execute, administered
 from tests.market_days import import_days
 from tests.patience import stretch

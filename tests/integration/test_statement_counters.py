@@ -9,9 +9,9 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.database.bounded import BoundedConnection
-from core.local.servers import PostgresServer
 from core.queries import operations
 from core.selftest import run_self_test
+from core.stack.servers import PostgresServer
 from exporter.collectors.statements import StatementCounters
 from tests.conftest import Execute
 

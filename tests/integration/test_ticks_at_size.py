@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.local.servers import PostgresServer
 from core.queries import market
+from core.stack.servers import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.plans import count_rows_read, list_scans
 

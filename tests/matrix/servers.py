@@ -16,9 +16,9 @@ import psycopg2
 import pytest
 import trustme
 
-from core.local.account import Account, _open_ancestors, own, server_account, server_environment
-from core.local.ports import LOOPBACK
-from core.local.servers import PostgresServer, _Plan, _serve
+from core.stack.account import Account, _open_ancestors, own, server_account, server_environment
+from core.stack.ports import LOOPBACK
+from core.stack.servers import PostgresServer, _Plan, _serve
 from tests.conftest import FAST
 
 PASSWORD = "debian"

@@ -6,14 +6,14 @@ import pytest
 from click.testing import CliRunner
 
 from core.cli import main
-from core.local.folder import StackFolder
+from core.stack.folder import StackFolder
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
     """A checkout that has data of a stack."""
     (tmp_path / "compose.yaml").touch()
-    monkeypatch.setattr("core.local.commands.ROOT", tmp_path)
+    monkeypatch.setattr("core.stack.commands.ROOT", tmp_path)
     folder = StackFolder(tmp_path)
     folder.create()
     (folder.servers / "data").write_bytes(b"x" * 2_000_000)
@@ -30,7 +30,7 @@ def test_a_script_is_not_asked(folder: StackFolder) -> None:
 @pytest.mark.parametrize("answer", ["n", "y"])
 def test_a_person_is_asked(folder: StackFolder, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
     """The question names the folder and how much is in it; anything but yes keeps all of it."""
-    monkeypatch.setattr("core.local.commands.is_somebody_there", lambda: True)
+    monkeypatch.setattr("core.stack.commands.is_somebody_there", lambda: True)
     ended = CliRunner().invoke(main, ["stack", "clean"], input=f"{answer}\n")
     assert f"remove {folder.path}: database, cache, metrics and logs, 2.0 MB? [y/N]" in ended.stderr
     assert folder.path.exists() == (answer == "n")
@@ -42,7 +42,7 @@ def test_a_person_is_asked(folder: StackFolder, monkeypatch: pytest.MonkeyPatch,
 
 def test_yes_can_be_said_beforehand(folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --yes there is no question."""
-    monkeypatch.setattr("core.local.commands.is_somebody_there", lambda: True)
+    monkeypatch.setattr("core.stack.commands.is_somebody_there", lambda: True)
     ended = CliRunner().invoke(main, ["stack", "clean", "--yes"])
     assert (ended.exit_code, "[y/N]" in ended.output) == (0, False)
     assert not folder.path.exists()
@@ -51,7 +51,7 @@ def test_yes_can_be_said_beforehand(folder: StackFolder, monkeypatch: pytest.Mon
 def test_there_is_no_question_when_there_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkout whose stack was never started has nothing to lose."""
     (tmp_path / "compose.yaml").touch()
-    monkeypatch.setattr("core.local.commands.ROOT", tmp_path)
-    monkeypatch.setattr("core.local.commands.is_somebody_there", lambda: True)
+    monkeypatch.setattr("core.stack.commands.ROOT", tmp_path)
+    monkeypatch.setattr("core.stack.commands.is_somebody_there", lambda: True)
     ended = CliRunner().invoke(main, ["stack", "clean"])
     assert (ended.exit_code, ended.stdout.strip()) == (0, "nothing to remove")

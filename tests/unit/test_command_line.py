@@ -6,9 +6,9 @@ import pytest
 from click.testing import CliRunner
 
 from core.cli import main
-from core.local.commands import stack
-from core.local.ports import find_free_port
 from core.settings import Settings
+from core.stack.commands import stack
+from core.stack.ports import find_free_port
 
 WRONG_INPUT = 2
 FAILED = 1

@@ -2,7 +2,7 @@
 
 import json
 
-from core.local.compose import Container, find_checkouts, parse_containers
+from core.stack.compose import Container, find_checkouts, parse_containers
 
 
 def test_reads_lines_and_arrays() -> None:

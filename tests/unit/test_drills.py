@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 import pytest
 from rich.console import Console
 
-from core.local.drills.drill import DRILLS, build_table, find_failed_calls
-from core.local.drills.signals import (
+from core.scrape import Sample, Scrape
+from core.stack.drills.drill import DRILLS, build_table, find_failed_calls
+from core.stack.drills.signals import (
     SIGNALS,
     Observation,
     Verdict,
@@ -14,7 +15,6 @@ from core.local.drills.signals import (
     is_as_usual,
     judge,
 )
-from core.scrape import Sample, Scrape
 
 USUAL = {
     "echo_service_up database": 1.0,

@@ -12,7 +12,7 @@ from core.database.faults import _read_key, describe_refusal, translate, transla
 from core.errors import ConstraintViolated, EchoMarketsError
 
 # Of programs beside the service: starting the stack, and reading an exporter over HTTP.
-OTHERS = {"core.http_client", "core.local.errors"}
+OTHERS = {"core.http_client", "core.stack.errors"}
 
 
 def list_errors(kind: type[EchoMarketsError] = EchoMarketsError) -> set[type[EchoMarketsError]]:
@@ -24,7 +24,7 @@ def list_errors(kind: type[EchoMarketsError] = EchoMarketsError) -> set[type[Ech
 def test_every_error_can_be_imported_from_one_module() -> None:
     """A caller finds each error of the service in `core.errors`, with a sentence that explains it."""
     for module in pkgutil.walk_packages(core.__path__, "core."):
-        if not module.name.startswith("core.local"):
+        if not module.name.startswith("core.stack"):
             importlib.import_module(module.name)
     for error in list_errors():
         if error.__module__.startswith("core.") and error.__module__ not in OTHERS:

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from core.local.configuration import StackSettings
-from core.local.folder import StackFolder
-from core.local.other_database import describe_other_database
-from core.local.postgres import PostgresFiles
-from core.local.programs import Plan
-from core.local.valkey import ValkeyFiles
 from core.settings import Settings
+from core.stack.configuration import StackSettings
+from core.stack.folder import StackFolder
+from core.stack.other_database import describe_other_database
+from core.stack.postgres import PostgresFiles
+from core.stack.programs import Plan
+from core.stack.valkey import ValkeyFiles
 
 STACK_URL = "postgresql://postgres:pw@127.0.0.1:5433/echo_markets"
 OTHER_URL = "postgresql://alice:s3cr3t@db.example/game"

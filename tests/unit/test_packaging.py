@@ -10,8 +10,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from core.local.compose import PUBLISHED, SERVICES
-from core.local.configuration import StackSettings
+from core.stack.compose import PUBLISHED, SERVICES
+from core.stack.configuration import StackSettings
 
 LOCKS = ("requirements.lock", "requirements-local.lock", "requirements-dev.lock")
 EXTRAS = {

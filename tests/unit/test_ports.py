@@ -4,9 +4,9 @@ import socket
 
 import pytest
 
-from core.local.errors import StackError
-from core.local.ports import LOOPBACK, check_ports, find_free_port, is_port_free
-from core.local.probes import http_answers, reachable_host
+from core.stack.errors import StackError
+from core.stack.ports import LOOPBACK, check_ports, find_free_port, is_port_free
+from core.stack.probes import http_answers, reachable_host
 
 
 def test_free_port_is_free() -> None:

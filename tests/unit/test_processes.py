@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from core.local.processes import find_process, is_alive, stop_process, wait_until
+from core.stack.processes import find_process, is_alive, stop_process, wait_until
 
 STUBBORN = (
     "import signal, sys; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); sys.stdin.read()"

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from core.http_client import FetchFailed, fetch
-from core.local.ports import find_free_port
 from core.scrape import Scrape, estimate_quantile, parse_scrape, read_scrape
+from core.stack.ports import find_free_port
 from tests.web import serving
 
 NOW = datetime(2013, 3, 1, 21, tzinfo=UTC)

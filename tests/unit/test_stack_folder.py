@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from core.local.errors import StackError
-from core.local.folder import SOCKET_PATH_LIMIT, StackFolder
-from core.local.private_files import load_password, write_private
+from core.stack.errors import StackError
+from core.stack.folder import SOCKET_PATH_LIMIT, StackFolder
+from core.stack.private_files import load_password, write_private
 from core.stack_identity import NAME_PATTERN
 
 
@@ -74,7 +74,7 @@ def test_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.
     """In the shared temporary folder somebody else may have been there first."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t"))
     (tmp_path / "t").mkdir()
-    monkeypatch.setattr("core.local.folder.SOCKET_PATH_LIMIT", 1)
+    monkeypatch.setattr("core.stack.folder.SOCKET_PATH_LIMIT", 1)
     folder = StackFolder(tmp_path)
     folder.socket.parent.symlink_to(tmp_path)
     with pytest.raises(StackError, match="belongs to somebody else"):

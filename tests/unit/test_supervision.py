@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from core.local.folder import StackFolder
-from core.local.programs import Program, pid_file
-from core.local.supervision import render_config, render_script, write_files
+from core.stack.folder import StackFolder
+from core.stack.programs import Program, pid_file
+from core.stack.supervision import render_config, render_script, write_files
 
 PROGRAMS = [
     Program("postgres", ["/opt/pg/bin/postgres", "-D", "/data; #%(x)s"], environment={"TZ": "UTC"}),

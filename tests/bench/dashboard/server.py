@@ -20,7 +20,7 @@ from urllib.request import urlopen
 import psutil
 
 from core import Settings
-from core.local.ports import LOOPBACK, find_free_port
+from core.stack.ports import LOOPBACK, find_free_port
 from tests.dashboard_process import build_environment
 
 REPORT_SECONDS = 0.1

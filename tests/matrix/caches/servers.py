@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import redis
 
-from core.local.ports import LOOPBACK, find_free_port
-from core.local.valkey import find_program
+from core.stack.ports import LOOPBACK, find_free_port
+from core.stack.valkey import find_program
 from tests.patience import stretch
 
 # Each of them is skipped where it is not installed.

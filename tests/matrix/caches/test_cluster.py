@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.local.ports import LOOPBACK
+from core.stack.ports import LOOPBACK
 from tests.matrix.caches.conftest import MakeServer
 from tests.matrix.caches.couple import Couple, make_settings, wait_until
 from tests.matrix.caches.servers import RedisServer

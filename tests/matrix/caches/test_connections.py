@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from core.cache.diagnosis import Diagnosis
-from core.local.ports import LOOPBACK, find_free_port
+from core.stack.ports import LOOPBACK, find_free_port
 from tests.matrix.caches.conftest import MakeServer
 from tests.matrix.caches.couple import Couple, make_settings, wait_until
 from tests.matrix.caches.servers import RedisServer, require_program, run_server

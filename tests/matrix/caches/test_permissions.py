@@ -8,8 +8,8 @@ import pytest
 from pydantic import SecretStr
 
 from core import Settings, open_service
-from core.local.valkey import find_program
 from core.selftest import run_self_test
+from core.stack.valkey import find_program
 from exporter.collectors.redis import RedisConnection, collect_redis
 from tests.matrix.caches.conftest import COMMANDS, MakeServer, set_user
 from tests.matrix.caches.couple import Couple, make_settings, wait_until

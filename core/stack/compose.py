@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from core.local.configuration import StackSettings
-from core.local.errors import StackError
-from core.local.folder import StackFolder
-from core.local.ports import LOOPBACK, check_ports
-from core.local.stack_health import read_stack_health
 from core.release import find_revision
+from core.stack.configuration import StackSettings
+from core.stack.errors import StackError
+from core.stack.folder import StackFolder
+from core.stack.ports import LOOPBACK, check_ports
+from core.stack.stack_health import read_stack_health
 
 ENGINE_SECONDS = 8.0  # an engine that needs longer to say who it is does not work
 QUERY_SECONDS = 60.0

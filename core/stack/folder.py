@@ -19,9 +19,9 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
-from core.local.errors import StackError
-from core.local.private_files import write_private
 from core.settings import STACK_ENV_FILE
+from core.stack.errors import StackError
+from core.stack.private_files import write_private
 
 # 104 on macOS, 108 on Linux, less what supervisord appends while it creates the socket (".pid")
 SOCKET_PATH_LIMIT = 90

@@ -10,7 +10,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from core.local.ports import LOOPBACK
+from core.stack.ports import LOOPBACK
 
 PROBE_SECONDS = 5.0  # a server that needs longer for one trivial answer is not well
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from core.local.errors import StackError
+from core.stack.errors import StackError
 
 ACCOUNT_NAME = "echo-markets"
 

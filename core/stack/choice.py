@@ -7,11 +7,11 @@ from typing import Protocol
 
 from rich.console import Console
 
-from core.local.compose import DockerStack, find_engine_fault
-from core.local.configuration import Mode, StackSettings
-from core.local.errors import StackError
-from core.local.folder import StackFolder
-from core.local.stack import LocalStack
+from core.stack.compose import DockerStack, find_engine_fault
+from core.stack.configuration import Mode, StackSettings
+from core.stack.errors import StackError
+from core.stack.folder import StackFolder
+from core.stack.stack import LocalStack
 
 
 class Stack(Protocol):

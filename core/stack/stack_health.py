@@ -10,8 +10,8 @@ from typing import NamedTuple
 import msgspec
 
 from core.http_client import FetchFailed, fetch
-from core.local.errors import StackError
-from core.local.programs import address
+from core.stack.errors import StackError
+from core.stack.programs import address
 from core.stack_identity import HEADER, StackIdentity, build_identity, parse_identity
 
 # The exporter's own checks take a second at most.

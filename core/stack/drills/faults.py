@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 import psutil
 
-from core.local.errors import StackError
-from core.local.folder import StackFolder
-from core.local.processes import find_process, wait_until
-from core.local.programs import CLI, answers, pid_file
-from core.local.supervisor import STOPPED_STATES, Supervisor
+from core.stack.errors import StackError
+from core.stack.folder import StackFolder
+from core.stack.processes import find_process, wait_until
+from core.stack.programs import CLI, answers, pid_file
+from core.stack.supervisor import STOPPED_STATES, Supervisor
 
 STOP_SECONDS = 30.0
 START_SECONDS = 60.0

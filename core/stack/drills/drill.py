@@ -17,8 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from core.http_client import FetchFailed, fetch
-from core.local.drills.faults import Fault, Place, hang_valkey, occupy_pool, stop_postgres
-from core.local.drills.signals import (
+from core.scrape import read_scrape
+from core.stack.drills.faults import Fault, Place, hang_valkey, occupy_pool, stop_postgres
+from core.stack.drills.signals import (
     GROWS,
     SIGNALS,
     Observation,
@@ -27,10 +28,9 @@ from core.local.drills.signals import (
     is_as_usual,
     judge,
 )
-from core.local.errors import StackError
-from core.local.processes import stop_process, wait_until
-from core.local.programs import CLI, STOP_SECONDS, address
-from core.scrape import read_scrape
+from core.stack.errors import StackError
+from core.stack.processes import stop_process, wait_until
+from core.stack.programs import CLI, STOP_SECONDS, address
 
 FAULT_SECONDS = 10.0
 CHANGE_SECONDS = 30.0  # a health check is cached for seconds, a collector has an interval

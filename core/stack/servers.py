@@ -14,18 +14,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from core.local.account import Account, server_environment
-from core.local.errors import StackError
-from core.local.log_files import last_lines
-from core.local.ports import LOOPBACK, find_free_port, is_port_free
-from core.local.postgres import (
+from core.stack.account import Account, server_environment
+from core.stack.errors import StackError
+from core.stack.log_files import last_lines
+from core.stack.ports import LOOPBACK, find_free_port, is_port_free
+from core.stack.postgres import (
     NO_OPTIONS,
     SUPERUSER,
     postgres_command,
     prepare_postgres,
 )
-from core.local.probes import postgres_answers, valkey_answers
-from core.local.valkey import prepare_valkey, valkey_command
+from core.stack.probes import postgres_answers, valkey_answers
+from core.stack.valkey import prepare_valkey, valkey_command
 
 START_SECONDS = 60.0  # a cold start takes 2 s; a loaded machine gets thirty times that
 STOP_SECONDS = 30.0  # a fast shutdown writes one checkpoint

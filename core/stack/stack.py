@@ -13,14 +13,15 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from core.local.configuration import StackSettings
-from core.local.demo_data import create_database, load_demo_data, run_step
-from core.local.errors import StackError
-from core.local.folder import StackFolder
-from core.local.log_files import last_lines, show_logs
-from core.local.ports import check_ports
-from core.local.processes import find_process, is_alive_pid, stop_process, wait_until
-from core.local.programs import (
+from core.settings import Settings
+from core.stack.configuration import StackSettings
+from core.stack.demo_data import create_database, load_demo_data, run_step
+from core.stack.errors import StackError
+from core.stack.folder import StackFolder
+from core.stack.log_files import last_lines, show_logs
+from core.stack.ports import check_ports
+from core.stack.processes import find_process, is_alive_pid, stop_process, wait_until
+from core.stack.programs import (
     APPLICATIONS,
     DATABASE,
     NAMES,
@@ -34,10 +35,9 @@ from core.local.programs import (
     log_file,
     pid_file,
 )
-from core.local.stack_health import read_stack_health
-from core.local.supervision import write_files
-from core.local.supervisor import ProgramState, Supervisor
-from core.settings import Settings
+from core.stack.stack_health import read_stack_health
+from core.stack.supervision import write_files
+from core.stack.supervisor import ProgramState, Supervisor
 
 HEALTHY_SECONDS = 90.0  # a cold start takes ten; a loaded machine gets nine times that
 

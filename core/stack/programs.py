@@ -10,23 +10,23 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from core.local.account import Account, server_environment
-from core.local.configuration import StackSettings
-from core.local.folder import StackFolder
-from core.local.ports import LOOPBACK
-from core.local.postgres import (
+from core.stack.account import Account, server_environment
+from core.stack.configuration import StackSettings
+from core.stack.folder import StackFolder
+from core.stack.ports import LOOPBACK
+from core.stack.postgres import (
     SUPERUSER,
     PostgresFiles,
     postgres_command,
     prepare_postgres,
 )
-from core.local.probes import (
+from core.stack.probes import (
     http_answers,
     postgres_answers,
     reachable_host,
     valkey_answers,
 )
-from core.local.valkey import ValkeyFiles, prepare_valkey, valkey_command
+from core.stack.valkey import ValkeyFiles, prepare_valkey, valkey_command
 
 DATABASE = "echo_markets"
 CLI = ("-m", "core.cli")
