@@ -143,11 +143,12 @@ class Users(ServiceBase):
                 f"cannot change {', '.join(unknown) or 'nothing'}; give one of {', '.join(_CHECKS)}"
             )
         values = {field: _CHECKS[field](value) for field, value in changes.items()}
-        keys = [(USER, user_key(checked))]
-        if "username" in values:
-            keys.append((USER, USERNAMES_VERSION_KEY))
         try:
-            user = self._change_alone("update_user_profile", keys, queries.update_user, checked, values)
+            with self._changing("update_user_profile") as (database, changed):
+                changed.invalidate(USER, user_key(checked))
+                if "username" in values:
+                    changed.invalidate(USER, USERNAMES_VERSION_KEY)
+                user = queries.update_user(database, checked, values)
         except ConstraintViolated as error:
             raise _taken(error, changes.get("username")) from error
         if user is None:
