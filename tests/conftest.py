@@ -25,8 +25,8 @@ from pydantic import SecretStr
 from core import EnhancedDatabaseService, Settings, open_service, testing
 from core.metrics import Metrics
 from core.migration import Migrator
-from core.stack.configuration import StackSettings
-from core.stack.servers import PostgresServer, ValkeyServer
+from core.stack.settings import StackSettings
+from core.testing import PostgresServer, ValkeyServer
 
 Execute = Callable[..., list[tuple[Any, ...]]]
 

@@ -13,7 +13,7 @@ from . import call_shadowed
 
 if TYPE_CHECKING:
     from core import EnhancedDatabaseService, Settings
-    from core.stack.servers import PostgresServer, ValkeyServer
+    from core.testing import PostgresServer, ValkeyServer
 
 
 @pytest.fixture(scope="session")

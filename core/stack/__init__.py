@@ -1,6 +1,5 @@
-"""The whole stack on this machine, without a container engine.
+"""The whole stack of one checkout: `make up` and its siblings, in containers or on embedded servers.
 
-Owns the embedded servers and their supervision. Nothing that serves players
-imports this package; it starts the other processes as command lines and never
-opens the service itself.
+Nothing that serves players imports this package. It starts the other processes as command lines and
+never opens the service itself.
 """

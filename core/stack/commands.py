@@ -1,6 +1,6 @@
-"""The `stack` commands: up, down, status, logs, clean, load and run.
+"""The `stack` commands: up, down, status, logs, clean, load, run and drill.
 
-Owns their options and exit statuses; what they do is in `stack` and `compose`.
+Owns their options and exit statuses, and the choice between containers and embedded servers.
 """
 
 import os
@@ -14,16 +14,15 @@ from rich.console import Console
 from core.confirmation import is_somebody_there
 from core.resources import CHECKOUT
 from core.settings import Settings
-from core.stack.choice import choose_stack, find_stack
-from core.stack.choice import clean as forget_stack
-from core.stack.configuration import StackSettings
+from core.stack.compose import ComposeStack, find_engine_problem
 from core.stack.demo_data import load_demo_data, run_command
-from core.stack.drills.drill import DRILLS, FAULT_SECONDS, Runner
-from core.stack.drills.faults import Place
+from core.stack.drills import DRILLS, FAULT_SECONDS, RunningStack, run_drill
 from core.stack.errors import StackError
 from core.stack.folder import StackFolder
-from core.stack.other_database import describe_other_database
-from core.stack.stack_health import refuse_other_stack
+from core.stack.health import refuse_other_stack
+from core.stack.local import LocalStack
+from core.stack.settings import StackSettings, describe_other_database
+from core.stack.stack import Stack
 
 ROOT = CHECKOUT
 UNHEALTHY = 1
@@ -32,8 +31,31 @@ INTERRUPTED = 130
 UNEXPECTED = 1
 
 
+def choose_stack(settings: StackSettings, folder: StackFolder, console: Console) -> Stack:
+    """Return the kind of stack that `up` starts: the one in MODE, else containers where they can run.
+
+    Raises `StackError` when the other kind is up, or MODE asks for an engine that does not work.
+    """
+    recorded = folder.recorded().get("MODE")
+    mode = settings.mode or ("local" if find_engine_problem() else "docker")
+    if recorded not in {None, mode}:
+        raise StackError(f"the stack is up in {recorded} mode; run `make down` before MODE={mode}")
+    if mode == "docker" and recorded is None:
+        problem = find_engine_problem()
+        if problem:
+            raise StackError(f"MODE is docker, but {problem}; start an engine or set MODE=local")
+    console.print(f"mode: {mode}", highlight=False)
+    return ComposeStack(folder, console) if mode == "docker" else LocalStack(folder, console)
+
+
+def find_stack(folder: StackFolder) -> Stack:
+    """Return the kind of stack that is up, the local one when none is."""
+    kind = ComposeStack if folder.recorded().get("MODE") == "docker" else LocalStack
+    return kind(folder, Console())
+
+
 class _CheckoutCommand(click.Command):
-    """A command on the stack of a checkout, which an installed wheel is not."""
+    """A command on the stack of a checkout, which an installed wheel does not have."""
 
     def invoke(self, ctx: click.Context) -> Any:
         if not (ctx.obj.root / "compose.yaml").exists():
@@ -42,7 +64,7 @@ class _CheckoutCommand(click.Command):
 
 
 class _Group(click.Group):
-    """Says after Ctrl-C how to stop what was started, and whose files are in the way of another user."""
+    """Explains Ctrl-C, and files of another user, in one line."""
 
     command_class = _CheckoutCommand
 
@@ -66,7 +88,7 @@ def stack(ctx: click.Context) -> None:
 @stack.command("up")
 @click.pass_obj
 def up(folder: StackFolder) -> None:
-    """Start everything, fill an empty database with demo data and wait until all is healthy."""
+    """Start everything, fill an empty database with demo data, and wait until all is healthy."""
     settings = StackSettings.load_for(folder.root)
     choose_stack(settings, folder, Console()).up(settings)
     note = describe_other_database(folder.root, folder.recorded())
@@ -78,37 +100,40 @@ def up(folder: StackFolder) -> None:
 @click.pass_obj
 def down(folder: StackFolder) -> None:
     """Stop everything; the data is kept."""
-    find_stack(folder, Console()).down()
+    find_stack(folder).down()
 
 
 @stack.command("status")
 @click.pass_obj
 def status(folder: StackFolder) -> None:
     """Show every program and the health of the whole; exit status 1 unless all is healthy."""
-    if not find_stack(folder, Console()).status():
+    if not find_stack(folder).status():
         sys.exit(UNHEALTHY)
 
 
 @stack.command("logs")
 @click.argument("name", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
+@click.option("-f", "--follow", is_flag=True, help="Continue until Ctrl-C.")
 @click.pass_obj
 def logs(folder: StackFolder, name: str | None, *, follow: bool) -> None:
-    """Show what the programs, or the one called NAME, have written."""
-    find_stack(folder, Console()).logs(name, follow=follow)
+    """Show the last log lines of all programs, or of the program NAME."""
+    find_stack(folder).logs(name, follow=follow)
 
 
 @stack.command("clean")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.pass_obj
 def clean(folder: StackFolder, *, yes: bool) -> None:
-    """Stop everything and forget the data, players of people included; asks first on a terminal."""
-    # a script that calls this means it: there is nothing else that it could mean
+    """Stop everything and delete all data, also of real players; asks first on a terminal."""
+    # not asked without a terminal: a script that calls this can mean nothing else
     if folder.path.exists() and not yes and is_somebody_there():
         what = f"{folder.path}: database, cache, metrics and logs, {folder.size_bytes() / 1e6:.1f} MB"
         if not click.confirm(f"stop the stack and remove {what}?", err=True):
             raise StackError("nothing was removed")
-    forget_stack(folder, Console())
+    console = Console()
+    if folder.docker_mark.exists():
+        ComposeStack(folder, console).remove_data()
+    LocalStack(folder, console).remove_data()
 
 
 @stack.command("run", context_settings={"ignore_unknown_options": True})
@@ -128,22 +153,25 @@ def run(folder: StackFolder, arguments: tuple[str, ...]) -> None:
 @click.option("--seconds", type=click.FloatRange(1, 600), default=FAULT_SECONDS, show_default=True)
 @click.pass_obj
 def drill(folder: StackFolder, name: str, *, seconds: float) -> None:
-    """Break a part of the running stack, see whether the metrics tell, and mend it; 1 when they do not."""
+    """Break a part of the running stack, check that its metrics show it, and repair the part.
+
+    Exit status 1 when the metrics show anything else.
+    """
     recorded = folder.recorded()
     if recorded.get("MODE") != "local":
         raise StackError("drills need the stack of MODE=local; `make up MODE=local` starts it")
     refuse_other_stack(recorded)
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, _leave)
-    place = Place(folder, {**os.environ, **recorded})
+    running = RunningStack(folder, {**os.environ, **recorded})
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     with folder.lock():
-        is_as_expected = Runner(place, console).run(DRILLS[name], seconds=seconds)
+        is_as_expected = run_drill(DRILLS[name], running, console, seconds=seconds)
     sys.exit(0 if is_as_expected else UNEXPECTED)
 
 
 def _leave(*_: object) -> NoReturn:
-    # an exception, so that the fault is undone on the way out
+    # an exception, so that the fault is undone before the process ends
     sys.exit(INTERRUPTED)
 
 
@@ -151,10 +179,10 @@ def _leave(*_: object) -> NoReturn:
 @click.pass_obj
 def load(folder: StackFolder) -> None:
     """Fill the configured database with demo data unless it has players; used in containers."""
-    settings = StackSettings.load_for(folder.root)
     database_url = Settings.load().database_url.get_secret_value()
-    environment = {**os.environ, "DATABASE_URL": database_url}
     is_new = load_demo_data(
-        environment, root=folder.root, players=settings.seed_players, sessions=settings.seed_sessions
+        {**os.environ, "DATABASE_URL": database_url},
+        root=folder.root,
+        settings=StackSettings.load_for(folder.root),
     )
     click.echo("the demo data is loaded" if is_new else "the database has players, nothing to do")

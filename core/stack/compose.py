@@ -1,7 +1,6 @@
-"""The stack as containers: the same commands, carried out by Docker Compose.
+"""The stack as containers, run by Docker Compose.
 
-Owns how compose is called and how its answers are read; what runs in which
-container is in `compose.yaml`.
+Owns how compose is called and how its output is parsed; `compose.yaml` says what runs in which container.
 """
 
 import json
@@ -11,17 +10,15 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 
 from core.release import find_revision
-from core.stack.configuration import StackSettings
 from core.stack.errors import StackError
-from core.stack.folder import StackFolder
 from core.stack.ports import LOOPBACK, check_ports
-from core.stack.stack_health import read_stack_health
+from core.stack.settings import StackSettings
+from core.stack.stack import SHOWN_LOG_LINES, Stack
 
-ENGINE_SECONDS = 8.0  # an engine that needs longer to say who it is does not work
+ENGINE_SECONDS = 8.0  # an engine that needs longer to report its version does not work
 QUERY_SECONDS = 60.0
 
 PUBLISHED = {
@@ -45,8 +42,8 @@ class Container(NamedTuple):
     ports: str
 
 
-def find_engine_fault() -> str | None:
-    """Return why containers cannot be used here, None when they can."""
+def find_engine_problem() -> str | None:
+    """Return why containers cannot run here, None when they can."""
     if shutil.which("docker") is None:
         return "there is no docker command"
     for command in (["docker", "info"], ["docker", "compose", "version"]):
@@ -62,106 +59,97 @@ def find_engine_fault() -> str | None:
     return None
 
 
-class DockerStack:
+class ComposeStack(Stack):
     """The stack of one checkout in containers."""
 
-    def __init__(self, folder: StackFolder, console: Console) -> None:
-        self._folder = folder
-        self._console = console
+    part_noun = "service"
+    part_names = tuple(sorted(SERVICES))
 
     def up(self, settings: StackSettings) -> None:
-        """Build the image, start what does not run and wait until everything is healthy.
-
-        Raises `StackError` when a port is taken, before anything is started, or
-        when a container does not become healthy.
-        """
-        with self._folder.lock():
-            containers = self._containers(self._environment(settings))
-            recorded = docker_environment(settings, self._stack_name(settings))
-            if self._folder.recorded() == recorded and _are_complete(containers):
-                self._say("already running, nothing to do")
+        """Build the image, start what does not run and wait until all is healthy; see `Stack.up`."""
+        with self.folder.lock():
+            containers = self._list_containers(self._environment(settings))
+            recorded = settings.build_record(
+                "docker",
+                generated_name=self.folder.load_stack_name(),
+                postgres_password=settings.postgres_password.get_secret_value(),
+                redis_password=settings.redis_password.get_secret_value(),
+            )
+            if self.folder.recorded() == recorded and _are_complete(containers):
+                self.say("already running, nothing to do")
             else:
                 self._check_ports(settings, containers)
-                self._folder.docker_mark.touch()
-                self._folder.record(recorded)
-                self._bring_up(settings)
-            self._show_addresses(settings)
+                self.folder.docker_mark.touch()
+                self.folder.record(recorded)
+                self._start(settings)
+            # containers listen on all their addresses, but are published on the loopback interface only
+            published = dict.fromkeys(("EXPORTER_HOST", "DASHBOARD_HOST"), LOOPBACK)
+            self._show_addresses({**recorded, **published})
 
     def down(self) -> None:
         """Remove the containers; the volumes, and with them the data, are kept."""
-        with self._folder.lock():
+        with self.folder.lock():
             self._compose(["down", "--remove-orphans"])
-            self._folder.stack_env.unlink(missing_ok=True)
-        self._say("stopped, the data is kept")
+            self.folder.stack_env.unlink(missing_ok=True)
+        self.say("stopped, the data is kept")
 
-    def status(self) -> bool:
-        """Show every container and the health of the whole; say whether all is healthy."""
-        containers = self._containers()
+    def remove_data(self) -> None:
+        """Remove the containers and their volumes."""
+        with self.folder.lock():
+            self._compose(["down", "--remove-orphans", "--volumes"])
+        self.say("removed the containers and their volumes")
+
+    def _show_parts(self, recorded: Mapping[str, str]) -> bool:  # noqa: ARG002  # compose has the addresses
+        containers = self._list_containers()
         table = Table("service", "state", "healthy", "address", box=None)
         for item in containers:
             table.add_row(item.service, item.state, "yes" if item.is_healthy else "no", item.ports)
         self._console.print(table)
-        recorded = self._folder.recorded()
-        if not recorded:
-            # nothing was started, or its address was forgotten
-            return _are_complete(containers)
-        whole = read_stack_health(recorded)
-        self._say(f"the stack is {whole}")
-        return whole.is_healthy and _are_complete(containers)
+        return _are_complete(containers)
 
-    def logs(self, name: str | None, *, follow: bool) -> None:
-        """Show the end of one service's output or of everyone's."""
-        if name is not None and name not in SERVICES:
-            raise StackError(f"there is no service {name!r}; choose one of {', '.join(sorted(SERVICES))}")
-        options = ["--tail", "100", *(["--follow"] if follow else []), *([name] if name else [])]
-        try:
-            self._compose(["logs", *options])
-        except KeyboardInterrupt:
-            return
+    def _show_logs(self, name: str | None, *, follow: bool) -> None:
+        options = [
+            "--tail",
+            str(SHOWN_LOG_LINES),
+            *(["--follow"] if follow else []),
+            *([name] if name else []),
+        ]
+        self._compose(["logs", *options])
 
-    def remove_volumes(self) -> None:
-        """Remove the containers and the data that they have left."""
-        with self._folder.lock():
-            self._compose(["down", "--remove-orphans", "--volumes"])
-        self._say("removed the containers and their volumes")
-
-    def _bring_up(self, settings: StackSettings) -> None:
+    def _start(self, settings: StackSettings) -> None:
         try:
             self._compose(["up", "--build", "--detach", "--wait"], self._environment(settings))
         except StackError as error:
-            remedy = "`make logs` shows more; after `make down`, MODE=local does without containers"
+            remedy = "`make logs` shows more; after `make down`, MODE=local needs no containers"
             raise StackError(f"{error}; {remedy}") from error
 
     def _environment(self, settings: StackSettings) -> dict[str, str]:
-        """Return what compose.yaml is filled in with."""
+        """Return the variables that `compose.yaml` uses."""
         return {
             **os.environ,
             **settings.environment("docker"),
-            "STACK_NAME": self._stack_name(settings),
+            "STACK_NAME": settings.stack_name or self.folder.load_stack_name(),
             "POSTGRES_PASSWORD": settings.postgres_password.get_secret_value(),
             "REDIS_PASSWORD": settings.redis_password.get_secret_value(),
-            "REVISION": find_revision(self._folder.root),
+            "REVISION": find_revision(self.folder.root),
             "SEED_PLAYERS": str(settings.seed_players),
             "SEED_SESSIONS": str(settings.seed_sessions),
         }
 
-    def _stack_name(self, settings: StackSettings) -> str:
-        return settings.stack_name or self._folder.load_stack_name()
-
     def _compose(self, arguments: list[str], environment: Mapping[str, str] | None = None) -> None:
         result = subprocess.run(
-            ["docker", "compose", *arguments], cwd=self._folder.root, env=environment, check=False
+            ["docker", "compose", *arguments], cwd=self.folder.root, env=environment, check=False
         )
         if result.returncode != 0:
             command = f"docker compose {' '.join(arguments)}"
             raise StackError(f"`{command}` failed with status {result.returncode}, see above")
 
-    def _containers(self, environment: Mapping[str, str] | None = None) -> list[Container]:
+    def _list_containers(self, environment: Mapping[str, str] | None = None) -> list[Container]:
         command = ["docker", "compose", "ps", "--all", "--format", "json"]
         try:
             result = subprocess.run(
                 command,
-                cwd=self._folder.root,
+                cwd=self.folder.root,
                 env=environment,
                 capture_output=True,
                 text=True,
@@ -176,8 +164,8 @@ class DockerStack:
         return sorted(parse_containers(result.stdout))
 
     def _check_owner(self, checkouts: set[str]) -> None:
-        """Refuse to replace the containers of another checkout, whose folder has the same name."""
-        others = checkouts - {str(self._folder.root)}
+        """Refuse to replace the containers of another checkout whose folder has the same name."""
+        others = checkouts - {str(self.folder.root)}
         if others:
             names = ", ".join(sorted(others))
             raise StackError(
@@ -190,54 +178,27 @@ class DockerStack:
         ports = settings.ports("docker")
         check_ports({name: ports[name] for name in names}, hosts={})
 
-    def _show_addresses(self, settings: StackSettings) -> None:
-        exporter = f"http://{LOOPBACK}:{settings.exporter_port}"
-        table = Table.grid(padding=(0, 2))
-        table.add_row("Dashboard", f"http://{LOOPBACK}:{settings.dashboard_port}")
-        table.add_row("Metrics", f"{exporter}/metrics")
-        table.add_row("Health", f"{exporter}/api/health/database")
-        table.add_row("Prometheus", f"http://{LOOPBACK}:{settings.prometheus_port}")
-        self._console.print(table)
-        self._say("`make status` shows it, `make logs` its output, `make down` stops it")
-
-    def _say(self, text: str) -> None:
-        self._console.print(text, highlight=False, soft_wrap=True)
-
-
-def docker_environment(settings: StackSettings, stack_name: str) -> dict[str, str]:
-    """Return the variables that point a process of this machine at the containers, for `stack.env`."""
-    password = settings.postgres_password.get_secret_value()
-    database_url = f"postgresql://postgres:{password}@{LOOPBACK}:{settings.postgres_port}/echo_markets"
-    return {
-        **settings.environment("docker"),
-        "STACK_NAME": stack_name,
-        "DATABASE_URL": database_url,
-        "DIRECT_URL": database_url,
-        "REDIS_URL": f"redis://{LOOPBACK}:{settings.valkey_port}/0",
-        "REDIS_PASSWORD": settings.redis_password.get_secret_value(),
-    }
-
 
 def parse_containers(text: str) -> list[Container]:
-    """Return the containers that `docker compose ps --format json` has printed."""
-    return [_read_container(item) for item in _read_items(text)]
+    """Return the containers in the output of `docker compose ps --format json`."""
+    return [_parse_container(item) for item in _parse_items(text)]
 
 
 def find_checkouts(text: str) -> set[str]:
     """Return the folders from which the printed containers were started."""
-    labels = [label for item in _read_items(text) for label in item.get("Labels", "").split(",")]
+    labels = [label for item in _parse_items(text) for label in item.get("Labels", "").split(",")]
     return {label.removeprefix(FOLDER_LABEL) for label in labels if label.startswith(FOLDER_LABEL)}
 
 
-def _read_items(text: str) -> list[dict[str, Any]]:
-    """Read an array, or, as compose prints since 2.21, one object a line."""
+def _parse_items(text: str) -> list[dict[str, Any]]:
+    """Parse an array or, as compose prints since 2.21, one object a line."""
     if text.startswith("["):
         items: list[dict[str, Any]] = json.loads(text)
         return items
     return [json.loads(line) for line in text.splitlines()]
 
 
-def _read_container(item: Mapping[str, Any]) -> Container:
+def _parse_container(item: Mapping[str, Any]) -> Container:
     service, state, health = item["Service"], item["State"], item.get("Health") or "healthy"
     is_done = service in ONE_SHOT and state == "exited" and item["ExitCode"] == 0
     published = {entry["PublishedPort"] for entry in item.get("Publishers") or () if entry["PublishedPort"]}

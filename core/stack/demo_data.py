@@ -1,8 +1,7 @@
-"""The first filling of a database: schema, imported prices, replayed sessions.
+"""The demo data of a new database: imported prices, replayed sessions.
 
-Owns when each step runs; the steps are commands of the `echo-markets` program.
-Its few SQL statements are about the database as a whole and never about a
-player: whether it exists, and whether it has been filled.
+Owns when each step runs; the steps are `echo-markets` commands. Its few SQL statements are about the
+database as a whole: whether it exists, and whether it has been filled.
 """
 
 import subprocess
@@ -17,34 +16,35 @@ from psycopg2 import sql
 
 from core.stack.errors import StackError
 from core.stack.programs import CLI
+from core.stack.settings import StackSettings
 
-# Kept as the database's comment while the seed runs: a seed that was interrupted is run again,
+# The database's comment while the demo data is loaded: a seed that was interrupted is run again,
 # although there are players already. Seeding twice changes nothing.
 UNFINISHED = "echo-markets: the demo data is incomplete"
 
 
 def create_database(server_url: str, name: str) -> None:
     """Create the database unless the server has it."""
-    with _statements(server_url) as cursor:
+    with _open_cursor(server_url) as cursor:
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
         if cursor.fetchone() is None:
             cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
 
-def load_demo_data(environment: Mapping[str, str], *, root: Path, players: int, sessions: int) -> bool:
+def load_demo_data(environment: Mapping[str, str], *, root: Path, settings: StackSettings) -> bool:
     """Import the shipped prices and replay them, unless that is done; say whether it was needed.
 
-    In any case the sessions between the last one and today are played, whoever made it.
-    Raises `StackError` when a step fails, whose own message is then above it.
+    In any case plays the sessions between the last one and today.
+    Raises `StackError` when a step fails; the step itself has printed why.
     """
     database_url = environment.get("DIRECT_URL") or environment["DATABASE_URL"]
     is_incomplete = _is_incomplete(database_url)
     if is_incomplete:
-        _mark(database_url, UNFINISHED)
+        _write_comment(database_url, UNFINISHED)
         run_step("import-prices", "--demo", environment=environment, root=root)
-        size = ("--players", str(players), "--sessions", str(sessions))
+        size = ("--players", str(settings.seed_players), "--sessions", str(settings.seed_sessions))
         run_step("seed", *size, environment=environment, root=root)
-        _mark(database_url, None)
+        _write_comment(database_url, None)
     run_step("catch-up", environment=environment, root=root)
     return is_incomplete
 
@@ -63,7 +63,7 @@ def run_command(*arguments: str, environment: Mapping[str, str], root: Path) -> 
 
 
 def _is_incomplete(database_url: str) -> bool:
-    with _statements(database_url) as cursor:
+    with _open_cursor(database_url) as cursor:
         cursor.execute("SELECT NOT EXISTS (SELECT FROM users)")
         is_empty = cursor.fetchone() == (True,)
         cursor.execute(
@@ -72,8 +72,8 @@ def _is_incomplete(database_url: str) -> bool:
         return is_empty or cursor.fetchone() == (UNFINISHED,)
 
 
-def _mark(database_url: str, comment: str | None) -> None:
-    with _statements(database_url) as cursor:
+def _write_comment(database_url: str, comment: str | None) -> None:
+    with _open_cursor(database_url) as cursor:
         cursor.execute("SELECT current_database()")
         (name,) = cursor.fetchone() or ("",)
         statement = sql.SQL("COMMENT ON DATABASE {} IS %s").format(sql.Identifier(name))
@@ -81,7 +81,7 @@ def _mark(database_url: str, comment: str | None) -> None:
 
 
 @contextmanager
-def _statements(url: str) -> Iterator[psycopg2.extensions.cursor]:
+def _open_cursor(url: str) -> Iterator[psycopg2.extensions.cursor]:
     try:
         connection = psycopg2.connect(url)
         try:

@@ -1,8 +1,7 @@
-"""The folder `.local` of a checkout: where each file of the stack's state is.
+"""The folder `.local` of a checkout: the state of its stack.
 
-Owns the paths, the lock that keeps two commands apart, and the record of the
-running stack (`stack.env`), from which tools started in the checkout find it.
-Never starts or stops anything.
+Owns the paths, the lock that only one command can hold, and the record of the running stack
+(`stack.env`), in which other programs of the checkout find the stack's addresses and passwords.
 """
 
 import fcntl
@@ -21,11 +20,11 @@ from dotenv import dotenv_values
 
 from core.settings import STACK_ENV_FILE
 from core.stack.errors import StackError
-from core.stack.private_files import write_private
+from core.stack.permissions import write_private
 
-# 104 on macOS, 108 on Linux, less what supervisord appends while it creates the socket (".pid")
+# the limit is 104 on macOS and 108 on Linux; supervisord appends ".PID" while it creates the socket
 SOCKET_PATH_LIMIT = 90
-# of the folder's name in that of the stack, which has 64 and a random part
+# how much of the folder's name is in the stack's name, which has at most 64 characters
 FOLDER_CHARACTERS = 40
 
 
@@ -43,6 +42,14 @@ class StackFolder:
         self.supervisor_config = self.path / "supervisord.conf"
         self.supervisor_pid = self.path / "supervisord.pid"
         self.docker_mark = self.path / "docker"  # compose was used: `clean` has volumes to remove
+
+    def pid_file(self, program: str) -> Path:
+        """Return the file in which a running program's process id is."""
+        return self.run / f"{program}.pid"
+
+    def log_file(self, program: str) -> Path:
+        """Return the file that a program's output goes to."""
+        return self.log / f"{program}.log"
 
     @property
     def socket(self) -> Path:
@@ -65,7 +72,7 @@ class StackFolder:
             _create_own_folder(self.socket.parent)
 
     def size_bytes(self) -> int:
-        """Return how much is kept; files that a running server removes meanwhile do not count."""
+        """Return the size of all files; those that a running server removes meanwhile do not count."""
         size = 0
         for path in self.path.rglob("*"):
             with suppress(FileNotFoundError):
@@ -73,32 +80,32 @@ class StackFolder:
         return size
 
     def remove(self) -> None:
-        """Forget everything."""
+        """Remove the folder with everything in it."""
         shutil.rmtree(self.path)
         shutil.rmtree(self._socket_fallback, ignore_errors=True)
 
     def load_stack_name(self) -> str:
-        """Return the name that tells this checkout's stack from others; the same until `remove`."""
+        """Return the name that distinguishes this checkout's stack from others; the same until `remove`."""
         path = self.path / "stack.key"
         if not path.exists():
             write_private(path, secrets.token_hex(16))
-        place = self.root.resolve()
-        # a copy of the whole folder is another stack
-        digest = hashlib.sha256(path.read_bytes() + os.fsencode(place)).hexdigest()[:6]
-        return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', place.name)[:FOLDER_CHARACTERS]}-{digest}"
+        root = self.root.resolve()
+        # the path is part of the digest: a copy of the whole folder is another stack
+        digest = hashlib.sha256(path.read_bytes() + os.fsencode(root)).hexdigest()[:6]
+        return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', root.name)[:FOLDER_CHARACTERS]}-{digest}"
 
     def recorded(self) -> dict[str, str]:
-        """Return what `stack.env` holds; empty when no stack was started."""
+        """Return the variables in `stack.env`; empty when no stack was started."""
         return {name: value or "" for name, value in dotenv_values(self.stack_env, interpolate=False).items()}
 
     def record(self, values: Mapping[str, str]) -> None:
-        """Write `stack.env`, which only its owner can read: it holds passwords."""
+        """Write `stack.env`, which only its owner can read: it contains passwords."""
         lines = (f"{name}={_quote(value)}\n" for name, value in values.items())
         write_private(self.stack_env, "".join(lines))
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep a second command out while one starts or stops the stack."""
+        """Refuse a second command while one starts or stops the stack."""
         self.create()
         with (self.path / "lock").open("a", encoding="utf-8") as file:
             try:
@@ -116,7 +123,7 @@ def _quote(value: str) -> str:
 
 
 def _create_own_folder(path: Path) -> None:
-    """Create a folder in a place that others can write to, and refuse one that somebody else put there."""
+    """Create a folder where others can write too; refuse one that another user created."""
     path.mkdir(mode=0o700, exist_ok=True)
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():

@@ -1,19 +1,29 @@
-"""TCP ports of this machine: which are free, and how to get one that is.
+"""TCP ports of this machine: which are free, and whether a server answers on one.
 
-Owns the check and its message; never reserves anything, so a port can still be
-taken between the check and its use.
+Owns checks that look once; never waits or retries, and never reserves a port, so that another program
+can still take it between the check and its use.
 """
 
 import socket
 from collections.abc import Mapping
+from http import HTTPStatus
 
+import psycopg2
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from core.http_client import FetchFailed, fetch
 from core.stack.errors import StackError
 
 LOOPBACK = "127.0.0.1"
+PROBE_SECONDS = 5.0  # a server that needs longer for one trivial answer is not healthy
+
+_ANY_ADDRESS = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - nothing is bound here
 
 
 def find_free_port() -> int:
-    """Return a port of the loopback interface that nothing listens on just now."""
+    """Return a port of the loopback interface that nothing listens on now."""
     with socket.create_server((LOOPBACK, 0)) as server:
         port: int = server.getsockname()[1]
         return port
@@ -30,11 +40,51 @@ def is_port_free(port: int, *, host: str = LOOPBACK) -> bool:
 
 
 def check_ports(ports: Mapping[str, int], *, hosts: Mapping[str, str]) -> None:
-    """Raise `StackError` unless a server can listen on each port, which is given by its setting's name.
+    """Raise `StackError` unless a server can listen on each port; the keys are the names of settings.
 
-    `hosts` has the address of those that do not listen on the loopback interface.
+    `hosts` has the address of each server that does not listen on the loopback interface.
     """
     taken = [name for name, port in ports.items() if not is_port_free(port, host=hosts.get(name, LOOPBACK))]
     if taken:
         lines = (f"port {ports[name]} is taken; set {name} to a free one" for name in taken)
         raise StackError("\n".join(lines))
+
+
+def find_reachable_host(listen_host: str) -> str:
+    """Return the address to connect to for a server that listens on `listen_host`."""
+    return _ANY_ADDRESS.get(listen_host, listen_host)
+
+
+def postgres_answers(url: str) -> bool:
+    """Say whether the server at `url` accepts this login."""
+    try:
+        psycopg2.connect(url, connect_timeout=int(PROBE_SECONDS)).close()
+    except psycopg2.OperationalError:
+        return False
+    return True
+
+
+def valkey_answers(port: int, password: str) -> bool:
+    """Say whether the server on `port` of the loopback interface accepts this password."""
+    client = redis.Redis(
+        host=LOOPBACK,
+        port=port,
+        password=password,
+        socket_timeout=PROBE_SECONDS,
+        socket_connect_timeout=PROBE_SECONDS,
+        retry=Retry(NoBackoff(), 0),  # redis-py retries ten times by default, which takes a minute
+    )
+    try:
+        return bool(client.ping())
+    except redis.RedisError:
+        return False
+    finally:
+        client.close()
+
+
+def http_answers(url: str) -> bool:
+    """Say whether the answer to a GET of `url` has status 200."""
+    try:
+        return fetch(url, timeout_seconds=PROBE_SECONDS).status == HTTPStatus.OK
+    except FetchFailed:
+        return False

@@ -1,7 +1,6 @@
-"""Processes of the stack found again by the pid files they left behind.
+"""Processes of the stack: found again by the pid files that they left, ended, waited for.
 
-Owns recognising and ending them; never searches by name, so a process of
-somebody else is never touched.
+Never searches by name, so it never touches a process that is not the stack's.
 """
 
 import signal
@@ -14,44 +13,38 @@ import psutil
 POLL_SECONDS = 0.05
 KILL_SECONDS = 10.0
 CLOCK_SECONDS = 5.0  # start times are measured from the boot time, which moves when the clock is set
+LAST_LINES = 5
+LAST_BYTES = 10_000
 
 
 def find_process(pid_file: Path, *, root: Path) -> psutil.Process | None:
     """Return the process that wrote `pid_file`, None when it has ended.
 
-    After a reboot its id can belong to anyone. It is ours if it is older than
-    its file and works in the checkout `root`.
+    After a reboot another program can have its id. The process is the stack's if it is older than
+    its file and its working folder is in the checkout `root`.
     """
     try:
         written = pid_file.stat().st_mtime
         process = psutil.Process(int(pid_file.read_text(encoding="utf-8")))
-        is_ours = process.create_time() <= written + CLOCK_SECONDS
+        is_older = process.create_time() <= written + CLOCK_SECONDS
         folder = Path(process.cwd())
     except (OSError, ValueError, psutil.Error):
         return None
-    return process if is_ours and is_alive(process) and folder.is_relative_to(root.resolve()) else None
+    return process if is_older and is_alive(process) and folder.is_relative_to(root.resolve()) else None
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Say whether it runs; one that has ended and waits for its parent to notice does not."""
+    """Say whether a process runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 
 
-def is_alive_pid(pid: int) -> bool:
-    """Say whether the process with this id runs."""
-    try:
-        return is_alive(psutil.Process(pid))
-    except psutil.NoSuchProcess:
-        return False
-
-
 def stop_process(process: psutil.Process, *, stop_signal: signal.Signals, seconds: float) -> None:
-    """Ask a process to end and kill it when it has not after `seconds`."""
+    """Ask a process to end, and kill it if it still runs after `seconds`."""
     try:
-        process.send_signal(signal.SIGCONT)  # a paused process would never see the request
+        process.send_signal(signal.SIGCONT)  # a paused process would never handle the request
         process.send_signal(stop_signal)
         if not wait_until(lambda: not is_alive(process), seconds=seconds):
             process.kill()
@@ -61,10 +54,21 @@ def stop_process(process: psutil.Process, *, stop_signal: signal.Signals, second
 
 
 def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
-    """Return True once `condition` holds, False when it does not within `seconds`."""
+    """Return True once `condition` holds, False if it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
             return False
         time.sleep(POLL_SECONDS)
     return True
+
+
+def read_last_lines(log: Path) -> str:
+    """Return the end of a log file on one line, for an error message."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - LAST_BYTES))
+            text = file.read().decode("utf-8", errors="replace")
+    except FileNotFoundError:
+        return "no output"
+    return " | ".join(text.strip().splitlines()[-LAST_LINES:]) or "no output"

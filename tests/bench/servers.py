@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from core import Settings
 from core.migration import Migrator
-from core.stack.servers import run_postgres, run_valkey
+from core.testing import run_postgres, run_valkey
 
 
 @contextmanager

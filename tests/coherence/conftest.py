@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from core import Settings
-from core.stack.servers import PostgresServer, ValkeyServer, run_valkey
+from core.testing import PostgresServer, ValkeyServer, run_valkey
 from tests.conftest import created_database
 
 # Longer than any scenario: a near tier that hears nothing must be caught by its bound, not

@@ -17,7 +17,7 @@ from uuid import uuid4
 import redis
 
 from core import Settings
-from core.stack.servers import ValkeyServer
+from core.testing import ValkeyServer
 from tests.coherence.history import Event, History, Write
 from tests.coherence.registers import Game
 from tests.coherence.worker import serve

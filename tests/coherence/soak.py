@@ -17,7 +17,7 @@ from rich.table import Table
 
 from core import Settings
 from core.migration import Migrator
-from core.stack.servers import ValkeyServer, run_postgres, run_valkey
+from core.testing import ValkeyServer, run_postgres, run_valkey
 from tests.coherence.conftest import make_fleet_settings
 from tests.coherence.fleet import PATIENCE_SECONDS, run_fleet
 from tests.coherence.load import PLAYERS, Counts, Ledger, Team

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from core import Settings
-from core.stack.servers import ValkeyServer
+from core.testing import ValkeyServer
 from tests.coherence.fleet import Fleet, run_fleet
 from tests.coherence.history import Read
 from tests.coherence.scenarios import SCENARIOS

@@ -3,7 +3,7 @@
 import pytest
 
 from core import Settings
-from core.stack.servers import ValkeyServer
+from core.testing import ValkeyServer
 from tests.coherence.fleet import run_fleet
 from tests.coherence.mutants import MUTANTS
 from tests.coherence.scenarios import REVEALED_BY, SCENARIOS

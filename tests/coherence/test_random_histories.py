@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from core import Settings
-from core.stack.servers import ValkeyServer
+from core.testing import ValkeyServer
 from tests.coherence.fleet import Fleet, run_fleet
 from tests.coherence.history import Paid, Read
 from tests.coherence.registers import Game

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from core import Settings
-from core.stack.servers import ValkeyServer
+from core.testing import ValkeyServer
 from tests.coherence.load import LIMITS, REGISTERS, WRITE_SHARE, Ledger, Load, Team
 from tests.coherence.registers import Game
 from tests.coherence.soak import TEAMS, run_team

@@ -18,9 +18,9 @@ import pytest
 from dotenv import dotenv_values
 
 from core import Settings
-from core.stack.configuration import StackSettings
 from core.stack.ports import LOOPBACK, find_free_port
 from core.stack.processes import is_alive
+from core.stack.settings import StackSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PORT_NAMES = ("POSTGRES_PORT", "VALKEY_PORT", "EXPORTER_PORT", "DASHBOARD_PORT")

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core import Settings
-from core.stack.configuration import StackSettings
+from core.stack.settings import StackSettings
 
 COMMAND_SECONDS = 120
 STOP_SECONDS = 10

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from core import Settings, open_service
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from tests.axe import AxeMissing, fetch_axe, find_violations
 from tests.conftest import created_database
 from tests.dashboard_process import ROOT, Dashboard, run_dashboard

@@ -19,7 +19,7 @@ import pytest
 from core.migration import Migrator
 from core.settings import Settings
 from core.stack.ports import find_free_port
-from core.stack.servers import run_postgres
+from core.testing import run_postgres
 from tests.conftest import FAST
 
 RULES = Path(__file__).parents[2] / "exporter" / "prometheus"

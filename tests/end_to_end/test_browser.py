@@ -21,7 +21,7 @@ from core.records import LeaderboardEntry
 from core.simulation.prices import import_prices
 from core.simulation.replay import seed
 from core.stack.ports import find_free_port
-from core.stack.servers import PostgresServer, run_postgres
+from core.testing import PostgresServer, run_postgres
 from tests.conftest import created_database
 from tests.dashboard_process import ROOT, Dashboard, run_dashboard
 from tests.end_to_end.browsing import (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from core.stack.compose import find_engine_fault
+from core.stack.compose import find_engine_problem
 from core.stack.ports import find_free_port, is_port_free
 from core.stack.processes import wait_until
 from tests.end_to_end.checkout import PLAYERS, SESSIONS, Checkout, copy_checkout
@@ -27,7 +27,7 @@ def docker(*arguments: str) -> str:
 @pytest.fixture
 def checkout() -> Iterator[Checkout]:
     """A copy of the checkout with a project name of its own; containers, volumes and image go afterwards."""
-    if fault := find_engine_fault():
+    if fault := find_engine_problem():
         pytest.skip(f"no container engine: {fault}")
     if missing := [image for image in IMAGES if not docker("image", "ls", "--quiet", image)]:
         pytest.skip(f"not on this machine: {', '.join(missing)}; `docker pull` brings them")

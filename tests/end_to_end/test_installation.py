@@ -17,7 +17,7 @@ import pytest
 from core.resources import MIGRATIONS
 from core.stack.ports import LOOPBACK, find_free_port
 from core.stack.processes import wait_until
-from core.stack.servers import PostgresServer, ValkeyServer
+from core.testing import PostgresServer, ValkeyServer
 from tests.conftest import created_database
 from tests.end_to_end.checkout import copy_checkout
 from tests.end_to_end.installation import (

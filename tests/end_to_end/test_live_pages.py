@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from core import EnhancedDatabaseService, Settings, open_service
 from core.migration import Migrator
 from core.stack.ports import find_free_port
-from core.stack.servers import PostgresServer, run_postgres
+from core.testing import PostgresServer, run_postgres
 from tests.conftest import FAST, created_database
 from tests.dashboard_process import Dashboard, run_dashboard
 from tests.end_to_end.browsing import (

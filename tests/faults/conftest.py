@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from core import Settings, open_service
 from core.migration import Migrator
 from core.stack.ports import find_free_port
-from core.stack.servers import PostgresServer, ValkeyServer, run_postgres, run_valkey
+from core.testing import PostgresServer, ValkeyServer, run_postgres, run_valkey
 from tests.conftest import FAST, connected, created_database
 from tests.faults.proxy import Proxy, run_proxy
 from tests.faults.subject import FaultTable, Subject, wait_until

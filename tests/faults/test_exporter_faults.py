@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from core import Settings, open_service
 from core.migration import Migrator
 from core.stack.ports import find_free_port
-from core.stack.servers import PostgresServer, run_postgres
+from core.testing import PostgresServer, run_postgres
 from exporter.server import build_app, open_lanes
 from tests.conftest import FAST
 from tests.faults.conftest import OwnValkey

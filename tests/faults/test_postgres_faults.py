@@ -13,7 +13,7 @@ import pytest
 
 from core.database import Database
 from core.errors import DatabaseUnavailable
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from tests.conftest import connected
 from tests.faults.conftest import QUERY_TIMEOUT
 from tests.faults.proxy import Proxy

@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import InvalidInput
 from core.records import LeaderboardUpdate, PortfolioUpdate, Tick, User
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from tests.conftest import created_database
 
 ID = uuid.UUID("018f0000-0000-7000-8000-000000000001")

@@ -11,7 +11,7 @@ import pytest
 from core import EnhancedDatabaseService, Settings, open_service
 from core.queries import boards, leaderboards
 from core.records import LeaderboardUpdate
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.boards import assert_counted
 from tests.integration.plans import count_reads, count_rows_read, list_scans

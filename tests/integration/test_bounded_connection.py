@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from core import Settings
 from core.database.bounded import BoundedConnection, NoAnswer
 from core.stack.ports import find_free_port
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from tests.patience import stretch
 
 LIMIT_SECONDS = 0.5

@@ -21,7 +21,7 @@ from core.migration import Migrator
 from core.queries import users as user_queries
 from core.records import LeaderboardUpdate, Tick, User
 from core.stack.ports import find_free_port
-from core.stack.servers import ValkeyServer, run_postgres, run_valkey
+from core.testing import ValkeyServer, run_postgres, run_valkey
 from tests.conftest import FAST
 
 DAY = date(2026, 3, 2)

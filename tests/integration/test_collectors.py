@@ -15,7 +15,7 @@ from core import EnhancedDatabaseService, Settings
 from core.database.bounded import BoundedConnection
 from core.models import ALL_MODELS
 from core.queries import operations
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from exporter.server import build_app, open_lanes
 from tests.conftest import Execute
 from tests.integration.test_exporter import parse, value

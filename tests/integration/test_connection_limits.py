@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import ConnectionsExhausted, DatabaseUnavailable
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from tests.conftest import Execute, administered
 
 END_IDLE = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

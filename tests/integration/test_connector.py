@@ -16,7 +16,7 @@ from core.database.connector import Connector
 from core.errors import DatabaseUnavailable, MigrationFailed
 from core.migration import Migrator
 from core.stack.ports import find_free_port
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from tests.conftest import Execute, administered
 
 SHOW = """SELECT current_setting('TimeZone'), split_part(current_setting('DateStyle'), ',', 1),

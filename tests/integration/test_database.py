@@ -24,7 +24,7 @@ from core.errors import (
 from core.migration import Migrator
 from core.records import Health, Tick, User
 from core.stack.ports import find_free_port
-from core.stack.servers import PostgresServer, run_postgres
+from core.testing import PostgresServer, run_postgres
 from tests.conftest import FAST, Execute
 
 TERMINATE = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity

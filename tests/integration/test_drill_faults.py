@@ -11,31 +11,30 @@ import pytest
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.occupation import WAITING, occupy_pool
-from core.stack.drills.faults import Place, hang_valkey
+from core.stack.drills import RunningStack, hang_valkey
 from core.stack.errors import StackError
 from core.stack.folder import StackFolder
+from core.stack.local import resume_paused
 from core.stack.processes import wait_until
-from core.stack.programs import pid_file
-from core.stack.stack import resume_stopped
 
 SECONDS = 10.0
 LIMIT = 2
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Place:
+def running(tmp_path: Path) -> RunningStack:
     """The folder of a stack in which nothing runs."""
     folder = StackFolder(tmp_path)
     folder.create()
-    return Place(folder, {})
+    return RunningStack(folder, {})
 
 
 @pytest.fixture
-def server(place: Place) -> Iterator[psutil.Process]:
+def server(running: RunningStack) -> Iterator[psutil.Process]:
     """A process that the folder knows as its Valkey."""
     command = [sys.executable, "-c", "import signal; signal.pause()"]
-    with subprocess.Popen(command, cwd=place.folder.root) as process:
-        pid_file(place.folder, "valkey").write_text(f"{process.pid}\n", encoding="utf-8")
+    with subprocess.Popen(command, cwd=running.folder.root) as process:
+        running.folder.pid_file("valkey").write_text(f"{process.pid}\n", encoding="utf-8")
         yield psutil.Process(process.pid)
         process.kill()
 
@@ -47,34 +46,34 @@ def is_stopped(process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, StackError])
 def test_a_hung_server_goes_on_whatever_ends_the_drill(
-    place: Place, server: psutil.Process, error: type[BaseException]
+    running: RunningStack, server: psutil.Process, error: type[BaseException]
 ) -> None:
     """Ctrl-C, a signal or an error: the fault is undone."""
-    with pytest.raises(error), hang_valkey(place):
+    with pytest.raises(error), hang_valkey(running):
         assert wait_until(lambda: is_stopped(server), seconds=SECONDS)
         raise error
     assert wait_until(lambda: not is_stopped(server), seconds=SECONDS)
 
 
-def test_make_up_wakes_what_a_killed_drill_left(place: Place, server: psutil.Process) -> None:
+def test_make_up_wakes_what_a_killed_drill_left(running: RunningStack, server: psutil.Process) -> None:
     """SIGKILL leaves a drill no time to mend; whatever runs is left alone."""
-    assert resume_stopped(place.folder) == []
+    assert resume_paused(running.folder) == []
     server.suspend()
     assert wait_until(lambda: is_stopped(server), seconds=SECONDS)
-    assert resume_stopped(place.folder) == ["valkey"]
+    assert resume_paused(running.folder) == ["valkey"]
     assert wait_until(lambda: not is_stopped(server), seconds=SECONDS)
 
 
-def test_a_server_that_ended_meanwhile_is_no_error(place: Place, server: psutil.Process) -> None:
+def test_a_server_that_ended_meanwhile_is_no_error(running: RunningStack, server: psutil.Process) -> None:
     """The supervisor starts another one; there is nothing to undo."""
-    with hang_valkey(place):
+    with hang_valkey(running):
         server.kill()
         server.wait(SECONDS)
 
 
-def test_without_a_server_there_is_no_drill(place: Place) -> None:
+def test_without_a_server_there_is_no_drill(running: RunningStack) -> None:
     """The error says what starts it."""
-    with pytest.raises(StackError, match="make up"), hang_valkey(place):
+    with pytest.raises(StackError, match="make up"), hang_valkey(running):
         pytest.fail("the block was entered")
 
 

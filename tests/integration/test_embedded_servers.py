@@ -14,7 +14,7 @@ import redis
 
 from core.stack.errors import StackError
 from core.stack.ports import LOOPBACK, find_free_port, is_port_free
-from core.stack.servers import PostgresServer, ValkeyServer, run_postgres, run_valkey
+from core.testing import PostgresServer, ValkeyServer, run_postgres, run_valkey
 
 FAST = {"fsync": "off"}
 

@@ -13,8 +13,8 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.cli import main
 from core.http_client import fetch
 from core.stack.ports import find_free_port
-from core.stack.servers import ValkeyServer
 from core.stack_identity import HEADER, StackIdentity, build_identity
+from core.testing import ValkeyServer
 from exporter.exposition import build_exposition
 from exporter.server import build_app
 from tests.serving import served

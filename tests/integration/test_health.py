@@ -23,7 +23,7 @@ from core.health import CACHE_SECONDS, CHECK_SECONDS, HealthEvaluator
 from core.migration import Migrator
 from core.records import Health, PoolUse
 from core.scrape import parse_scrape
-from core.stack.servers import PostgresServer, run_postgres
+from core.testing import PostgresServer, run_postgres
 from dashboard import data
 from dashboard.operations import frames
 from exporter.server import build_app

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from core.queries import insights, market, quest_insights
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.plans import count_rows_read, list_scans
 

@@ -14,7 +14,7 @@ from core import Settings, open_service
 from core.errors import DatabaseUnavailable, InvalidInput, MigrationFailed
 from core.migration import MIGRATIONS_DIR, Migrator
 from core.models import ALL_MODELS
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.catalog import MODELLED, describe
 

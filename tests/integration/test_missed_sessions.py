@@ -10,7 +10,7 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import DatabaseUnavailable
 from core.simulation.missed_sessions import MOST_DAYS, STEPS, play_missed_sessions
 from core.simulation.replay import seed
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.test_seed import WRONG_PORTFOLIOS, WRONG_TRADES
 from tests.market_days import import_days

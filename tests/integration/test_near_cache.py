@@ -17,7 +17,7 @@ from core.cache.guard import wires_to_redis
 from core.cache.link import Link
 from core.records import User
 from core.stack.ports import find_free_port
-from core.stack.servers import ValkeyServer, run_valkey
+from core.testing import ValkeyServer, run_valkey
 from tests.patience import stretch
 
 PATIENCE_SECONDS = 5.0

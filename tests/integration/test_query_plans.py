@@ -24,7 +24,7 @@ from core.queries import (
 )
 from core.service.inputs import find_end_of_time
 from core.settings import Settings
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.plans import count_reads
 

@@ -12,7 +12,7 @@ from core.errors import DatabaseUnavailable, InvalidInput, UserNotFound
 from core.simulation.prices import import_prices
 from core.simulation.replay import SeedResult, seed
 from core.simulation.roster import player_ids
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.market_days import SHIPPED, import_days
 

@@ -21,7 +21,7 @@ from core.records import Quest, User
 from core.simulation import live
 from core.simulation.live import Simulator
 from core.simulation.replay import seed
-from core.stack.servers import PostgresServer, ValkeyServer
+from core.testing import PostgresServer, ValkeyServer
 from tests.conftest import Execute, administered
 from tests.market_days import import_days
 from tests.patience import stretch

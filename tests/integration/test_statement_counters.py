@@ -11,7 +11,7 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.database.bounded import BoundedConnection
 from core.queries import operations
 from core.selftest import run_self_test
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from exporter.collectors.statements import StatementCounters
 from tests.conftest import Execute
 

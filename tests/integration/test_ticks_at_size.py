@@ -7,7 +7,7 @@ import pytest
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.queries import market
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.plans import count_rows_read, list_scans
 

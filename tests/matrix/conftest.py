@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from core import EnhancedDatabaseService, Settings, open_service
 from core.migration import Migrator
 from core.stack.ports import LOOPBACK
-from core.stack.servers import PostgresServer
+from core.testing import PostgresServer
 from tests.conftest import administered, connected
 from tests.matrix.answers import play
 from tests.matrix.servers import run_debian_postgres, run_pgbouncer

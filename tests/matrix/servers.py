@@ -1,7 +1,7 @@
 """Debian's PostgreSQL and PgBouncer for the length of a `with` block.
 
 Owns where the programs are, their configuration and their command lines. Both refuse to run as
-root, so they run as the account of the embedded servers.
+root, so they run as the user of the embedded servers.
 """
 
 import shutil
@@ -10,15 +10,14 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import psycopg2
 import pytest
 import trustme
 
-from core.stack.account import Account, _open_ancestors, own, server_account, server_environment
+from core.stack.permissions import ServerUser, ensure_server_user, give_to, open_ancestors, run_as
 from core.stack.ports import LOOPBACK
-from core.stack.servers import PostgresServer, _Plan, _serve
+from core.testing import PostgresServer, ServerProgram, run_server
 from tests.conftest import FAST
 
 PASSWORD = "debian"
@@ -46,31 +45,23 @@ def require_debian_postgres() -> Path:
     return programs
 
 
-def _give_away(directory: Path) -> Account | None:
-    """Let the account of the servers reach a folder and own it; return the account."""
-    account = server_account()
-    if account is not None:
-        for _ in _open_ancestors(directory, account):
-            pass
-    own(directory, account, mode=0o700)
-    return account
+def _give_away(directory: Path) -> ServerUser | None:
+    """Let the user of the servers reach a folder and own it; return the user."""
+    user = ensure_server_user()
+    if user is not None:
+        open_ancestors(directory, user)
+    give_to(user, directory, mode=0o700)
+    return user
 
 
 @contextmanager
 def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
     """Serve Debian's PostgreSQL from a new cluster in `directory`, with TLS for who asks for it."""
     programs, data = require_debian_postgres(), directory / "data"
-    account = _give_away(directory)
-    identity: dict[str, Any] = {
-        "user": account and account.uid,
-        "group": account and account.gid,
-        "extra_groups": account and [],
-        "env": server_environment(),
-        "cwd": directory,
-    }
+    user = _give_away(directory)
     password = directory / "password"
     password.write_text(PASSWORD, encoding="utf-8")
-    own(password, account, mode=0o600)
+    give_to(user, password, mode=0o600)
     subprocess.run(
         [
             programs / "initdb",
@@ -84,7 +75,8 @@ def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
         ],
         check=True,
         capture_output=True,
-        **identity,
+        cwd=directory,
+        **run_as(user),
     )
     certificate = trustme.CA().issue_cert(LOOPBACK)
     for name, content in {
@@ -92,7 +84,7 @@ def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
         "server.key": certificate.private_key_pem.bytes(),
     }.items():
         (data / name).write_bytes(content)
-        own(data / name, account, mode=0o600)
+        give_to(user, data / name, mode=0o600)
     settings = {"listen_addresses": LOOPBACK, "unix_socket_directories": "", "ssl": "on", **FAST}
     arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
@@ -103,17 +95,17 @@ def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
             return False
         return True
 
-    plan = _Plan(
+    program = ServerProgram(
         name="Debian's PostgreSQL",
         command=lambda port: [
             str(programs / "postgres"), "-D", str(data), *arguments, "-c", f"port={port}"
         ],
         answers=answers,
-        account=account,
+        user=user,
         log=directory / "postgres.log",
         stop_signal=signal.SIGINT,
     )  # fmt: skip  # a command line reads better on one line
-    with _serve(plan, None) as (port, pid):
+    with run_server(program, None) as (port, pid):
         yield PostgresServer(port=port, pid=pid, password=PASSWORD)
 
 
@@ -123,7 +115,7 @@ def run_pgbouncer(
 ) -> Iterator[int]:
     """Pool connections to a server on a free port, which is yielded; `accounts` are roles and passwords."""
     program = require_pgbouncer()
-    account = _give_away(directory)
+    user = _give_away(directory)
     users = directory / "users.txt"
     users.write_text(
         "".join(f'"{name}" "{password}"\n' for name, password in accounts.items()), encoding="utf-8"
@@ -149,7 +141,7 @@ def run_pgbouncer(
         ]
         configuration.write_text("\n".join(lines) + "\n", encoding="utf-8")
         for path in (users, configuration):
-            own(path, account, mode=0o600)
+            give_to(user, path, mode=0o600)
         return [program, str(configuration)]
 
     def answers(port: int) -> bool:
@@ -163,13 +155,13 @@ def run_pgbouncer(
         return True
 
     server_user, server_password = next(iter(accounts.items()))
-    plan = _Plan(
+    pooler = ServerProgram(
         name="PgBouncer",
         command=write_configuration,
         answers=answers,
-        account=account,
+        user=user,
         log=directory / "pgbouncer.log",
         stop_signal=signal.SIGINT,
     )
-    with _serve(plan, None) as (port, _):
+    with run_server(pooler, None) as (port, _):
         yield port

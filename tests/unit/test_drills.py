@@ -6,15 +6,15 @@ import pytest
 from rich.console import Console
 
 from core.scrape import Sample, Scrape
-from core.stack.drills.drill import DRILLS, build_table, find_failed_calls
-from core.stack.drills.signals import (
+from core.stack.drill_signals import (
     SIGNALS,
     Observation,
     Verdict,
     has_changed,
-    is_as_usual,
+    is_normal,
     judge,
 )
+from core.stack.drills import DRILLS, build_table, find_failed_calls
 
 USUAL = {
     "echo_service_up database": 1.0,
@@ -120,8 +120,8 @@ def test_what_does_not_recover_is_not_as_expected() -> None:
 def test_the_usual_state_and_a_changed_one_are_told_apart() -> None:
     """What the phases wait for; counters are no part of it."""
     faulty = dict(DRILLS["redis"].faulty)
-    assert is_as_usual(SIGNALS, observe(bypasses=99))
-    assert not is_as_usual(SIGNALS, observe(breaker=1))
+    assert is_normal(SIGNALS, observe(bypasses=99))
+    assert not is_normal(SIGNALS, observe(breaker=1))
     assert has_changed(SIGNALS, {**faulty, "cache bypasses": "grows"}, HUNG)
     assert not has_changed(SIGNALS, faulty, observe(redis_up=0))
 

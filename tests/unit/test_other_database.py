@@ -6,12 +6,10 @@ import pytest
 from pydantic import SecretStr
 
 from core.settings import Settings
-from core.stack.configuration import StackSettings
 from core.stack.folder import StackFolder
-from core.stack.other_database import describe_other_database
-from core.stack.postgres import PostgresFiles
-from core.stack.programs import Plan
-from core.stack.valkey import ValkeyFiles
+from core.stack.programs import Deployment
+from core.stack.servers import PostgresFiles, ValkeyFiles
+from core.stack.settings import StackSettings, describe_other_database
 
 STACK_URL = "postgresql://postgres:pw@127.0.0.1:5433/echo_markets"
 OTHER_URL = "postgresql://alice:s3cr3t@db.example/game"
@@ -92,12 +90,12 @@ def test_up_says_nothing_without_another_database(folder: StackFolder) -> None:
 
 def test_migrations_of_the_stack_go_to_its_own_database(folder: StackFolder) -> None:
     """A DIRECT_URL in `.env`, for another database, is not what `make up` migrates."""
-    plan = Plan(
+    deployment = Deployment(
         settings=StackSettings.load_for(folder.root),
         folder=folder,
-        postgres=PostgresFiles(data=folder.servers, password="pw", account=None),
-        valkey=ValkeyFiles(configuration=folder.servers, password="pw", account=None),
+        postgres=PostgresFiles(data=folder.servers, password="pw", user=None),
+        valkey=ValkeyFiles(configuration=folder.servers, password="pw", user=None),
     )
-    environment = plan.environment()
+    environment = deployment.environment()
     assert environment["DIRECT_URL"] == environment["DATABASE_URL"]
     assert environment["STACK_NAME"] == "main-1a2b"

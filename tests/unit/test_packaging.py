@@ -11,7 +11,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from core.stack.compose import PUBLISHED, SERVICES
-from core.stack.configuration import StackSettings
+from core.stack.settings import StackSettings
 
 LOCKS = ("requirements.lock", "requirements-local.lock", "requirements-dev.lock")
 EXTRAS = {

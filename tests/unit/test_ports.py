@@ -5,8 +5,14 @@ import socket
 import pytest
 
 from core.stack.errors import StackError
-from core.stack.ports import LOOPBACK, check_ports, find_free_port, is_port_free
-from core.stack.probes import http_answers, reachable_host
+from core.stack.ports import (
+    LOOPBACK,
+    check_ports,
+    find_free_port,
+    find_reachable_host,
+    http_answers,
+    is_port_free,
+)
 
 
 def test_free_port_is_free() -> None:
@@ -37,9 +43,9 @@ def test_address_matters() -> None:
 )
 def test_server_on_every_address_is_reached_through_loopback(listen: str, connect: str) -> None:
     """`0.0.0.0` can be listened on but not connected to."""
-    assert reachable_host(listen) == connect
+    assert find_reachable_host(listen) == connect
 
 
 def test_nobody_answers_on_a_free_port() -> None:
     """A server that is not there is an answer, not an error."""
-    assert not http_answers(LOOPBACK, find_free_port(), "/readyz")
+    assert not http_answers(f"http://{LOOPBACK}:{find_free_port()}/readyz")

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from core import Settings, open_service
 from core.errors import EchoMarketsError, SettingsError
-from core.stack.configuration import StackSettings
+from core.stack.settings import StackSettings
 
 URL = "postgresql://echo:s3cr3t@db.example:5433/echo"
 # what a type checker would refuse is given on purpose

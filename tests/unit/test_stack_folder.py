@@ -9,7 +9,7 @@ import pytest
 
 from core.stack.errors import StackError
 from core.stack.folder import SOCKET_PATH_LIMIT, StackFolder
-from core.stack.private_files import load_password, write_private
+from core.stack.permissions import load_password, write_private
 from core.stack_identity import NAME_PATTERN
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import SettingsError
-from core.stack.configuration import StackSettings
+from core.stack.settings import StackSettings
 
 
 @pytest.fixture(autouse=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from core.stack.folder import StackFolder
-from core.stack.programs import Program, pid_file
-from core.stack.supervision import render_config, render_script, write_files
+from core.stack.programs import Program
+from core.stack.supervisor import render_config, render_script, write_files
 
 PROGRAMS = [
     Program("postgres", ["/opt/pg/bin/postgres", "-D", "/data; #%(x)s"], environment={"TZ": "UTC"}),
@@ -69,7 +69,7 @@ def test_script_runs_the_command_as_given(folder: StackFolder) -> None:
     output = subprocess.run(
         ["/bin/sh", "-c", render_script(program)], cwd=folder.root, capture_output=True, text=True, check=True
     ).stdout
-    pid = pid_file(folder, "postgres").read_text(encoding="utf-8").strip()
+    pid = folder.pid_file("postgres").read_text(encoding="utf-8").strip()
     assert output.startswith(f"{pid} {['a b', chr(39) + chr(34) + '$HOME;#%']}")
     assert "HOME" not in output.replace("$HOME", "")
 

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from core.stack.ports import LOOPBACK, find_free_port
-from core.stack.valkey import find_program
+from core.stack.servers import find_valkey_program
 from tests.patience import stretch
 
 # Each of them is skipped where it is not installed.
@@ -30,7 +30,7 @@ STOP_SECONDS = 10.0
 def require_program(name: str) -> str:
     """Return the path of a server program; skip the test without it."""
     if name == "valkey":
-        return str(find_program())
+        return str(find_valkey_program())
     found = shutil.which("redis-server")
     if found is None:
         pytest.skip("redis-server is not installed (Debian package redis-server)")

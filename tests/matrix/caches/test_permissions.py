@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from core import Settings, open_service
 from core.selftest import run_self_test
-from core.stack.valkey import find_program
+from core.stack.servers import find_valkey_program
 from exporter.collectors.redis import RedisConnection, collect_redis
 from tests.matrix.caches.conftest import COMMANDS, MakeServer, set_user
 from tests.matrix.caches.couple import Couple, make_settings, wait_until
@@ -241,7 +241,7 @@ def test_health_says_what_the_cache_says(
 ) -> None:
     """The whole service with a user who may not ask for the time: degraded, with the reason."""
     caplog.set_level(logging.INFO)
-    with run_server(str(find_program()), server_directory()) as server:  # type: ignore[operator]  # makes folders
+    with run_server(str(find_valkey_program()), server_directory()) as server:  # type: ignore[operator]  # makes folders
         mine = settings.model_copy(
             update={
                 "redis_url": SecretStr(server.url(set_user(server, "-time"))),

@@ -1,25 +1,25 @@
-"""What a drill looks at, and how what it saw is judged.
+"""The signals that a drill observes, and how their values are judged.
 
-Owns the signals and the comparison; pure functions of observations. A signal is a text, so that
-states, figures and names are judged alike: what it is when all is well, and what a fault makes of it.
+Pure functions of observations. The value of a signal is a text, so that states, numbers and names
+are compared in the same way: its normal value, and the value that a fault must cause.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from core.scrape import Scrape
 
 GROWS, STILL = "grows", "still"
 NONE = "none"
-# More than this many calls of the self-test fail only when all do.
+# When more calls of the self-test fail, all do, and their names are not shown.
 NAMED_CALLS = 3
-# The role of `echo-markets occupy-pool` alone: other jobs may run beside it.
+# Only `echo-markets occupy-pool` has this role; other jobs may run beside it.
 DRILL_ROLE = "drill"
 CONSTRAINT_CLASS = "23"
 
 
 class Observation(NamedTuple):
-    """The stack at one moment; `failed_calls` are those of a self-test just before."""
+    """The stack at one moment; `failed_calls` are from the self-test that ran just before."""
 
     scrape: Scrape
     health_code: int
@@ -27,7 +27,7 @@ class Observation(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """Something that can be seen of the stack; a counter is judged by whether it grew."""
+    """A value that can be observed from outside; a counter is judged by whether it grew."""
 
     name: str
     read: Callable[[Observation], str | float]
@@ -36,7 +36,7 @@ class Signal(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """One line of a drill's table: what was expected during the fault, and what was there."""
+    """One line of a drill's table: the observed and the expected values of a signal."""
 
     signal: str
     before: str
@@ -54,10 +54,10 @@ def judge(
     during: Sequence[Observation],
     after: Sequence[Observation],
 ) -> Verdict:
-    """Compare a signal with what it should have been; `faulty` None means that it must not change.
+    """Compare a signal with its expected values; `faulty` None means that it must not change.
 
-    The first observation of `during` is the last one before the fault. A signal that changes
-    has to be there at the end of the fault; one that must not change is looked at throughout.
+    The first observation of `during` is the last one before the fault. A signal that must change is
+    judged by its value at the end of the fault; one that must not change by all its values.
     """
     expected = signal.normal if faulty is None else faulty
     seen = [
@@ -65,7 +65,7 @@ def judge(
         describe(signal, during, is_settled=faulty is not None),
         describe(signal, after),
     ]
-    texts = [show(signal, part) for part in (before, during, after)] if signal.is_counter else seen
+    texts = [format_growth(signal, part) for part in (before, during, after)] if signal.is_counter else seen
     is_as_expected = seen == [signal.normal, expected, signal.normal]
     path = signal.normal if faulty is None else f"{signal.normal} → {expected} → {signal.normal}"
     return Verdict(
@@ -79,7 +79,7 @@ def judge(
 
 
 def describe(signal: Signal, seen: Sequence[Observation], *, is_settled: bool = True) -> str:
-    """Return what a signal was: its last value, or all that differ when it should have been still."""
+    """Return the last value of a signal, or all different values unless it `is_settled`."""
     values = [signal.read(item) for item in seen]
     if signal.is_counter:
         return GROWS if float(values[-1]) > float(values[0]) else STILL
@@ -87,17 +87,17 @@ def describe(signal: Signal, seen: Sequence[Observation], *, is_settled: bool = 
     return texts[-1] if is_settled else ", ".join(dict.fromkeys(texts))
 
 
-def show(signal: Signal, seen: Sequence[Observation]) -> str:
+def format_growth(signal: Signal, seen: Sequence[Observation]) -> str:
     """Return how much a counter grew."""
     return f"+{float(signal.read(seen[-1])) - float(signal.read(seen[0])):,.0f}"
 
 
-def is_as_usual(signals: Sequence[Signal], observation: Observation) -> bool:
+def is_normal(signals: Sequence[Signal], observation: Observation) -> bool:
     """Say whether every signal that is no counter has its normal value."""
     return all(_text(item.read(observation)) == item.normal for item in signals if not item.is_counter)
 
 
-def has_changed(signals: Sequence[Signal], faulty: dict[str, str], observation: Observation) -> bool:
+def has_changed(signals: Sequence[Signal], faulty: Mapping[str, str], observation: Observation) -> bool:
     """Say whether every signal that the fault should change, counters aside, has changed."""
     return all(
         _text(item.read(observation)) == faulty[item.name]
@@ -119,17 +119,17 @@ def _read_up(service: str) -> Callable[[Observation], str | float]:
 
 
 def _read_failing(seen: Observation) -> str:
-    """Return the servers whose collectors fail; a server has several, some with a pause between."""
+    """Return the servers whose collectors fail; a server has several collectors."""
     collectors = seen.scrape.sum_by("echo_scrape_collector_success", "collector")
     failing = {name.partition("_")[0] for (name,), works in collectors.items() if not works}
     return ", ".join(sorted(failing)) or NONE
 
 
 def _read_failed_operations(seen: Observation) -> float:
-    """Return the operations that a fault may have failed.
+    """Return how many operations failed.
 
-    Not those that got no connection, which are a signal of their own, nor those that broke a
-    constraint: programs beside the stack get those refused all day.
+    Without pool timeouts, which are a signal of their own, and without violated constraints, which
+    programs beside the stack may cause all day.
     """
     name = "echo_db_operation_errors_total"
     others = (seen.scrape.total(name, sqlstate_class=state) for state in ("pool", CONSTRAINT_CLASS))
@@ -137,7 +137,7 @@ def _read_failed_operations(seen: Observation) -> float:
 
 
 def _read_bypasses(seen: Observation) -> float:
-    """Return the reads past Redis, but for those of programs that have it switched off."""
+    """Return the reads that bypassed Redis, without those of programs that have it disabled."""
     name = "echo_cache_bypasses_total"
     return seen.scrape.total(name) - seen.scrape.total(name, reason="disabled")
 
@@ -163,7 +163,7 @@ SIGNALS = (
     Signal("health answer", lambda seen: f"HTTP {seen.health_code}", "HTTP 200"),
     Signal("database up", _read_up("database"), "1"),
     Signal("redis up", _read_up("redis"), "1"),
-    # of how many programs depends on which of them are asked for anything meanwhile
+    # in how many programs depends on which of them read anything during the fault
     Signal("breaker open", lambda seen: float(seen.scrape.total("echo_cache_breaker_open") > 0), "0"),
     Signal("collectors failing", _read_failing, NONE),
     Signal("self-test", _read_self_test, "passes"),

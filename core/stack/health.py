@@ -1,7 +1,7 @@
-"""What the exporter says of the stack as a whole, which programs that run do not tell.
+"""The health of the stack as a whole, as its exporter reports it.
 
-Owns the line below the table of programs, the same for processes and containers, and noticing
-that the exporter is another stack's; evaluates nothing.
+Owns the line below the table of programs, and the check that the exporter belongs to this stack.
+Evaluates no health itself.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ import msgspec
 
 from core.http_client import FetchFailed, fetch
 from core.stack.errors import StackError
-from core.stack.programs import address
+from core.stack.programs import find_address
 from core.stack_identity import HEADER, StackIdentity, build_identity, parse_identity
 
 # The exporter's own checks take a second at most.
@@ -20,7 +20,7 @@ HEALTHY = "healthy"
 
 
 class StackHealth(NamedTuple):
-    """The status of the exporter's health document, `unknown` without one, and what is wrong in words."""
+    """The status in the exporter's health document, `unknown` without one, and what is wrong."""
 
     status: str
     reasons: tuple[str, ...] = ()
@@ -62,8 +62,8 @@ class _Document(msgspec.Struct):
 
 
 def read_stack_health(environment: Mapping[str, str]) -> StackHealth:
-    """Return what the exporter of the recorded stack says, up to two seconds old."""
-    url = address("exporter", environment)
+    """Return the health that the recorded stack's exporter reports, up to two seconds old."""
+    url = find_address("exporter", environment)
     try:
         answer = fetch(f"{url}/api/health/database", timeout_seconds=ANSWER_SECONDS)
         document = msgspec.json.decode(answer.body, type=_Document)
@@ -76,12 +76,12 @@ def read_stack_health(environment: Mapping[str, str]) -> StackHealth:
 
 
 def refuse_other_stack(environment: Mapping[str, str]) -> None:
-    """Raise `StackError` when another stack's exporter answers where this one's was: the record is stale."""
-    url = address("exporter", environment)
+    """Raise `StackError` when another stack's exporter answers at the recorded address."""
+    url = find_address("exporter", environment)
     try:
         headers = fetch(f"{url}/livez", timeout_seconds=ANSWER_SECONDS).headers
     except FetchFailed:
-        return  # nobody to compare with; the servers ask for this stack's passwords anyway
+        return  # nothing to compare; the servers of another stack have other passwords anyway
     other = _find_other(headers.get(HEADER.lower(), ""), environment)
     if other is not None:
         raise StackError(
@@ -91,7 +91,7 @@ def refuse_other_stack(environment: Mapping[str, str]) -> None:
 
 
 def _find_other(text: str, environment: Mapping[str, str]) -> StackIdentity | None:
-    """Return the stack that an exporter says it belongs to, unless it is the recorded one or none."""
+    """Return the stack in an exporter's answer, None when it is the recorded one or the answer names none."""
     answering = parse_identity(text)
     if answering is None:
         return None

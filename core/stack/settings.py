@@ -1,17 +1,24 @@
-"""The settings of the stack itself: its ports, its mode and how much demo data it gets.
+"""The settings of the stack itself: its ports, its mode and how much demo data it loads.
 
-Owns those only. What a process of the stack is configured with is in
-`core.settings`; a variable that both need (a port) means the same in both.
+The settings of the processes are in `core.settings`; a variable that both read (a port) means the
+same in both.
 """
 
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr
 
 from core.errors import SettingsError
-from core.settings import STACK_ENV_FILE, STACK_NAME_FORM, EnvironmentSettings, Port, StackName
+from core.settings import STACK_ENV_FILE, STACK_NAME_FORM, EnvironmentSettings, Port, Settings, StackName
+from core.stack.ports import LOOPBACK
+from core.stack.servers import SUPERUSER
+from core.stack_identity import describe_database
+
+DATABASE = "echo_markets"
 
 Mode = Literal["local", "docker"]
 
@@ -21,7 +28,7 @@ _URL_SAFE = "letters, digits, '.', '_', '~' and '-'"
 
 def _check_container_password(value: SecretStr) -> SecretStr:
     if not re.fullmatch(r"[A-Za-z0-9._~-]+", value.get_secret_value()):
-        raise ValueError("characters")  # compose.yaml puts it into a connection URL as it is
+        raise ValueError("characters")  # compose.yaml inserts it into a connection URL without encoding
     return value
 
 
@@ -29,7 +36,7 @@ ContainerPassword = Annotated[SecretStr, AfterValidator(_check_container_passwor
 
 
 class StackSettings(EnvironmentSettings):
-    """What `stack` commands read from the environment; DATABASE_URL is not among it."""
+    """What `stack` commands read from the environment; DATABASE_URL is not part of it."""
 
     mode: Mode | None = Field(default=None, description="local or docker")
     postgres_port: Port = Field(default=5433, description=_PORT)
@@ -53,7 +60,7 @@ class StackSettings(EnvironmentSettings):
     def load_for(cls, root: Path) -> "StackSettings":
         """Read the environment, the checkout's `.env` and what its running stack has recorded.
 
-        Raises `SettingsError`, also when one port is given to two servers.
+        Raises `SettingsError`, also when two servers have the same port.
         """
         settings = cls.load(_env_file=(root / STACK_ENV_FILE, root / ".env"))
         settings.check_ports_differ()
@@ -70,16 +77,57 @@ class StackSettings(EnvironmentSettings):
         return ports | ({"PROMETHEUS_PORT": self.prometheus_port} if mode == "docker" else {})
 
     def environment(self, mode: Mode) -> dict[str, str]:
-        """Return what `stack.env` records of these settings: where everything listens."""
+        """Return what `stack.env` records of these settings: where each server listens."""
         hosts = {"EXPORTER_HOST": self.exporter_host, "DASHBOARD_HOST": self.dashboard_host}
         name = {"STACK_NAME": self.stack_name} if self.stack_name else {}
         ports = {name: str(port) for name, port in self.ports(mode).items()}
         return {"MODE": mode, **hosts, **ports, **name}
 
+    def database_url(self, password: str, database: str = DATABASE) -> str:
+        """Return the URL under which this machine reaches a database of the stack's server."""
+        return f"postgresql://{SUPERUSER}:{password}@{LOOPBACK}:{self.postgres_port}/{database}"
+
+    def build_record(
+        self, mode: Mode, *, generated_name: str, postgres_password: str, redis_password: str
+    ) -> dict[str, str]:
+        """Return the content of `stack.env`: what connects a process of this machine with the stack."""
+        database_url = self.database_url(postgres_password)
+        return {
+            **self.environment(mode),
+            "STACK_NAME": self.stack_name or generated_name,
+            "DATABASE_URL": database_url,
+            # otherwise `make migrate` would use a DIRECT_URL of another database in `.env`
+            "DIRECT_URL": database_url,
+            "REDIS_URL": f"redis://{LOOPBACK}:{self.valkey_port}/0",
+            "REDIS_PASSWORD": redis_password,
+        }
+
     def check_ports_differ(self) -> None:
-        """Raise `SettingsError` when two servers are given the same port."""
+        """Raise `SettingsError` when two servers have the same port."""
         owners: dict[int, str] = {}
         for name, port in self.ports("docker").items():
             if port in owners:
                 raise SettingsError(f"{name} is {port}, which {owners[port]} has too; set it to another port")
             owners[port] = name
+
+
+def describe_other_database(root: Path, recorded: Mapping[str, str]) -> str | None:
+    """Return a note when commands in the checkout use another database than its stack.
+
+    `make up` starts a server of its own, but DATABASE_URL in the environment or in `.env` wins over it.
+    None when DATABASE_URL is unset or names the stack's own database.
+    """
+    try:
+        chosen = Settings.load(_env_file=(root / ".env",)).database_url.get_secret_value()
+    except SettingsError:
+        return None  # unset, or wrong: the command that uses it reports that
+    own = describe_database(recorded["DATABASE_URL"])
+    other = describe_database(chosen)
+    if own == other:
+        return None
+    is_exported = any(name.upper() == "DATABASE_URL" and value for name, value in os.environ.items())
+    place, remedy = ("the environment", "unset it") if is_exported else (".env", "remove it there")
+    return (
+        f"note: this stack uses the database {own}, but DATABASE_URL in {place} is {other}, which"
+        f" `echo-markets` commands use; {remedy} to use the stack's (`make migrate` and `make seed` do)"
+    )

@@ -1,0 +1,257 @@
+"""Drills: break a part of the running stack for a while, and check that its metrics show it.
+
+Owns the faults, what each must change, and the run: observe, break, observe, repair, observe. A drill
+works from outside, as an operator does: with the process ids in the stack's folder, its supervisor and
+the exporter's answers. The load is `echo-markets self-test`, which makes every call of the service and
+shows whether callers notice the fault.
+"""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from types import MappingProxyType
+from typing import NamedTuple
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from core.http_client import FetchFailed, fetch
+from core.scrape import read_scrape
+from core.stack.drill_signals import (
+    GROWS,
+    SIGNALS,
+    Observation,
+    Verdict,
+    has_changed,
+    is_normal,
+    judge,
+)
+from core.stack.errors import StackError
+from core.stack.folder import StackFolder
+from core.stack.processes import find_process, stop_process, wait_until
+from core.stack.programs import CLI, STOP_SECONDS, answers, find_address
+from core.stack.supervisor import STOPPED_STATES, Supervisor
+
+FAULT_SECONDS = 10.0
+CHANGE_SECONDS = 30.0  # a health check is cached for seconds, a collector has an interval
+RECOVERY_SECONDS = 60.0
+START_SECONDS = 60.0
+SELF_TEST_SECONDS = 120.0
+ANSWER_SECONDS = 10.0
+OBSERVE_SECONDS = 1.0
+# Processes publish every second, the exporter keeps a check for two.
+PUBLISHED_SECONDS = 3.0
+# A small pool with a short timeout: the drill uses up a pool of its own, and nobody else's.
+SMALL_POOL = MappingProxyType({"DATABASE_CONNECTION_LIMIT": "2", "DATABASE_POOL_TIMEOUT": "1000"})
+
+
+class RunningStack(NamedTuple):
+    """The running stack: its folder and the environment of its programs."""
+
+    folder: StackFolder
+    environment: Mapping[str, str]
+
+
+@contextmanager
+def hang_valkey(stack: RunningStack) -> Iterator[None]:
+    """Pause Valkey: it accepts connections and answers nothing."""
+    process = find_process(stack.folder.pid_file("valkey"), root=stack.folder.root)
+    if process is None:
+        raise StackError("valkey does not run; `make up` starts it")
+    try:
+        process.send_signal(signal.SIGSTOP)
+        yield
+    finally:
+        # a process that was killed meanwhile needs no repair: the supervisor starts another one
+        with _uninterrupted(), suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGCONT)
+
+
+@contextmanager
+def stop_postgres(stack: RunningStack) -> Iterator[None]:
+    """Shut PostgreSQL down: connections are cut, new ones refused."""
+    supervisor = Supervisor(stack.folder)
+
+    def is_stopped() -> bool:
+        found = supervisor.states().get("postgres")
+        return found is not None and found.state in STOPPED_STATES
+
+    try:
+        supervisor.stop_program("postgres")
+        if not wait_until(is_stopped, seconds=STOP_SECONDS):
+            raise StackError(f"postgres does not stop within {STOP_SECONDS:.0f} s; see `make logs`")
+        yield
+    finally:
+        with _uninterrupted():
+            wait_until(is_stopped, seconds=STOP_SECONDS)
+            supervisor.start_program("postgres")
+            wait_until(lambda: answers("postgres", stack.environment), seconds=START_SECONDS)
+
+
+@contextmanager
+def occupy_pool(stack: RunningStack) -> Iterator[None]:
+    """Run a process that holds every connection of its pool while more of its threads want one."""
+    command = [sys.executable, *CLI, "occupy-pool"]
+    process = subprocess.Popen(command, env={**stack.environment, **SMALL_POOL}, cwd=stack.folder.root)
+    try:
+        yield
+    finally:
+        with _uninterrupted():
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ignore a second Ctrl-C until the fault is undone."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Drill(NamedTuple):
+    """A fault, undone at the end of its `with` block, and the signals that it must change; no others may."""
+
+    fault: Callable[[RunningStack], AbstractContextManager[None]]
+    summary: str
+    faulty: Mapping[str, str]
+
+
+DRILLS: Mapping[str, Drill] = MappingProxyType(
+    {
+        "redis": Drill(
+            hang_valkey,
+            "Valkey hangs (SIGSTOP)",
+            {
+                "health status": "degraded",
+                "redis up": "0",
+                "breaker open": "1",
+                "collectors failing": "redis",
+                # the only call that reports on Redis itself; no other may notice
+                "self-test": "fails: cache_stats",
+                "cache bypasses": GROWS,
+            },
+        ),
+        "db": Drill(
+            stop_postgres,
+            "PostgreSQL is shut down",
+            {
+                "health status": "unhealthy",
+                "health answer": "HTTP 503",
+                "database up": "0",
+                "collectors failing": "postgres",
+                "self-test": "fails",
+                "failed operations": GROWS,
+            },
+        ),
+        "pool": Drill(
+            occupy_pool,
+            "a process of its own holds every connection of its pool",
+            {
+                "health status": "degraded",
+                "pool of the drill in use": "all",
+                "pool of the drill waiting": "some",
+                "pool timeouts": GROWS,
+            },
+        ),
+    }
+)
+
+
+def run_drill(drill: Drill, stack: RunningStack, console: Console, *, seconds: float = FAULT_SECONDS) -> bool:
+    """Observe, break, observe, repair and observe; print the table and say whether all was as expected."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, soft_wrap=True)
+
+    def wait(condition: Callable[[Observation], bool], limit_seconds: float) -> bool:
+        return wait_until(lambda: condition(_observe(stack)), seconds=limit_seconds)
+
+    say("before: observing the healthy stack")
+    if not wait(lambda seen: is_normal(SIGNALS, seen), CHANGE_SECONDS):
+        raise StackError("the stack is not healthy, so a drill would prove nothing; see `make status`")
+    before = _watch(stack, seconds)
+    say(f"during: {drill.summary}")
+    with drill.fault(stack):
+        wait(lambda seen: has_changed(SIGNALS, drill.faulty, seen), CHANGE_SECONDS)
+        during = [before[-1], *_watch(stack, seconds)]
+    say("after: the fault is undone")
+    wait(lambda seen: is_normal(SIGNALS, seen), RECOVERY_SECONDS)
+    # what was counted until now belongs to the fault
+    time.sleep(PUBLISHED_SECONDS)
+    after = _watch(stack, seconds)
+    verdicts = [
+        judge(item, faulty=drill.faulty.get(item.name), before=before, during=during, after=after)
+        for item in SIGNALS
+    ]
+    console.print(build_table(verdicts))
+    return all(verdict.is_as_expected for verdict in verdicts)
+
+
+def _watch(stack: RunningStack, seconds: float) -> list[Observation]:
+    """Observe once, make some load, and observe again until the time is over."""
+    deadline = time.monotonic() + seconds
+    seen = [_observe(stack)]
+    failed_calls = _run_self_test(stack)
+    time.sleep(PUBLISHED_SECONDS)
+    seen.append(_observe(stack, failed_calls))
+    while time.monotonic() < deadline:
+        time.sleep(OBSERVE_SECONDS)
+        seen.append(_observe(stack, failed_calls))
+    return seen
+
+
+def _observe(stack: RunningStack, failed_calls: tuple[str, ...] = ()) -> Observation:
+    url = find_address("exporter", stack.environment)
+    try:
+        scrape = read_scrape(url, timeout_seconds=ANSWER_SECONDS)
+        health = fetch(f"{url}/api/health/database", timeout_seconds=ANSWER_SECONDS)
+    except FetchFailed as error:
+        raise StackError(f"the exporter does not answer: {error}; see `make logs NAME=exporter`") from error
+    return Observation(scrape, health.status, failed_calls)
+
+
+def _run_self_test(stack: RunningStack) -> tuple[str, ...]:
+    """Return the calls that failed; one made-up name when the self-test itself failed."""
+    with subprocess.Popen(
+        [sys.executable, *CLI, "self-test"],
+        env=stack.environment,
+        cwd=stack.folder.root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=SELF_TEST_SECONDS)
+        except subprocess.TimeoutExpired:
+            # on SIGTERM it removes the rows that it has made
+            stop_process(psutil.Process(process.pid), stop_signal=signal.SIGTERM, seconds=STOP_SECONDS)
+            return ("no end",)
+    if process.returncode == 0:
+        return ()
+    return find_failed_calls(output) or ("no start",)
+
+
+def find_failed_calls(output: str) -> tuple[str, ...]:
+    """Return the calls that a self-test reports as failed, in order."""
+    words = [line.split() for line in output.splitlines()]
+    return tuple(line[1] for line in words if line[:1] == ["FAIL"] and len(line) > 1)
+
+
+def build_table(verdicts: list[Verdict]) -> Table:
+    """Return the verdicts as a table, with NO in the line of each signal that was not as expected."""
+    table = Table("signal", "before", "during", "after", "expected", "as expected", box=None)
+    for verdict in verdicts:
+        *texts, is_as_expected = verdict
+        table.add_row(*texts, "yes" if is_as_expected else "NO")
+    return table

@@ -1,0 +1,222 @@
+"""The stack as supervised processes of this machine, on embedded servers.
+
+Owns the order in which they start and stop, and what is repaired after a crash.
+"""
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple, NoReturn
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from core.settings import Settings
+from core.stack.demo_data import create_database, load_demo_data, run_step
+from core.stack.errors import StackError
+from core.stack.folder import StackFolder
+from core.stack.ports import check_ports
+from core.stack.processes import find_process, is_alive, read_last_lines, stop_process, wait_until
+from core.stack.programs import (
+    APPLICATIONS,
+    NAMES,
+    PORT_SETTINGS,
+    SERVERS,
+    STOP_SECONDS,
+    STOP_SIGNALS,
+    Deployment,
+    answers,
+    find_address,
+)
+from core.stack.settings import DATABASE, StackSettings
+from core.stack.stack import SHOWN_LOG_LINES, Stack
+from core.stack.supervisor import ProgramState, Supervisor, write_files
+
+HEALTHY_SECONDS = 90.0  # a cold start takes ten; a loaded machine gets nine times that
+
+
+class ProgramHealth(NamedTuple):
+    """One line of `status`."""
+
+    name: str
+    state: str
+    pid: int | None
+    is_healthy: bool
+
+
+class LocalStack(Stack):
+    """The stack of one checkout, without a container engine."""
+
+    part_noun = "program"
+    part_names = (*NAMES, "supervisor")
+
+    def __init__(self, folder: StackFolder, console: Console) -> None:
+        super().__init__(folder, console)
+        self._supervisor = Supervisor(folder)
+
+    def up(self, settings: StackSettings) -> None:
+        """Start what does not run, and wait until all is healthy; see `Stack.up`."""
+        with self.folder.lock():
+            for name in resume_paused(self.folder):
+                self.say(f"{name} was paused by a signal and runs again")
+            if self._runs_with(settings) and all(item.is_healthy for item in self._inspect()):
+                self.say("already running, nothing to do")
+            else:
+                if not self._runs_with(settings) and self._stop():
+                    self.say("stopped the programs of an earlier start")
+                self._check_ports(settings)
+                self._start(settings)
+            self._show_addresses(self.folder.recorded())
+
+    def down(self) -> None:
+        """Stop everything in reverse order, also programs whose supervisor was killed; data is kept."""
+        if not self.folder.path.exists():
+            self.say("nothing is running")
+            return
+        with self.folder.lock():
+            self.say("stopped, the data is kept" if self._stop() else "nothing is running")
+
+    def remove_data(self) -> None:
+        """Stop everything and remove the data."""
+        if not self.folder.path.exists():
+            self.say("nothing to remove")
+            return
+        with self.folder.lock():
+            self._stop()
+            size = self.folder.size_bytes()
+            self.folder.remove()
+        self.say(f"removed {self.folder.path}: database, cache, metrics and logs, {size / 1e6:.1f} MB")
+
+    def _show_parts(self, recorded: Mapping[str, str]) -> bool:
+        programs = self._inspect()
+        table = Table("program", "state", "healthy", "pid", "address", box=None)
+        for item in programs:
+            answer = "yes" if item.is_healthy else "no"
+            pid = "" if item.pid is None else str(item.pid)
+            table.add_row(item.name, item.state.lower(), answer, pid, find_address(item.name, recorded))
+        self._console.print(table)
+        if not self._supervisor.is_running():
+            self.say("the supervisor has ended; `make up` repairs it")
+        return all(item.is_healthy for item in programs)
+
+    def _show_logs(self, name: str | None, *, follow: bool) -> None:
+        files = [self.folder.log_file(one) for one in ([name] if name else self.part_names)]
+        existing = [str(file) for file in files if file.exists()]
+        if existing:
+            # -F survives the rotation of a file; tail names each file when there are several
+            command = ["tail", "-n", str(SHOWN_LOG_LINES), *(["-F"] if follow else []), "--", *existing]
+            subprocess.run(command, check=False)
+
+    def _start(self, settings: StackSettings) -> None:
+        with self._console.status("preparing the servers"):
+            deployment = Deployment.prepare(settings, self.folder)
+        recorded = deployment.environment()
+        # report what the programs would refuse now, not in a log file
+        known = {name.lower(): value for name, value in recorded.items()}
+        Settings.load(**{name: known[name] for name in known.keys() & Settings.model_fields.keys()})
+        python = {"PYTHONPATH": str(self.folder.root), "PYTHONUNBUFFERED": "1"}
+        environment = {**os.environ, **recorded, **python}
+        self.folder.record(recorded)
+        if not self._supervisor.is_running():
+            write_files(self.folder, deployment.programs())
+            self._supervisor.start(environment)
+        self._start_programs(SERVERS)
+        create_database(settings.database_url(deployment.postgres.password, "postgres"), DATABASE)
+        run_step("migrate", "up", environment=environment, root=self.folder.root)
+        self.say("the schema is up to date")
+        load_demo_data(environment, root=self.folder.root, settings=settings)
+        self.say("the demo data is loaded")
+        self._start_programs(APPLICATIONS)
+
+    def _start_programs(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._supervisor.start_program(name)
+        waiting = set(names)
+
+        def is_done() -> bool:
+            for item in self._inspect():
+                if item.state == "FATAL" and item.name in waiting:
+                    self._give_up([item.name])
+                if item.is_healthy and item.name in waiting:
+                    waiting.remove(item.name)
+                    self.say(f"{item.name} is up")
+            return not waiting
+
+        with self._console.status(f"starting {', '.join(names)}"):
+            if not wait_until(is_done, seconds=HEALTHY_SECONDS):
+                self._give_up(sorted(waiting))
+
+    def _give_up(self, names: list[str]) -> NoReturn:
+        shown = "\n".join(f"{name}: {read_last_lines(self.folder.log_file(name))}" for name in names)
+        remedy = "`make logs` shows more, `make down` stops the rest"
+        raise StackError(f"not healthy: {', '.join(names)}; {remedy}\n{shown}")
+
+    def _inspect(self) -> list[ProgramHealth]:
+        """Return the state of every program, and whether it does its work; empty when none was started."""
+        recorded = self.folder.recorded()
+        if not recorded:
+            return []
+        states = self._supervisor.states()
+        stopped = ProgramState(name="", state="STOPPED", pid=None)
+        found = {name: states.get(name, stopped) for name in NAMES}
+        return [
+            ProgramHealth(name, item.state, item.pid, _is_running(item) and answers(name, recorded))
+            for name, item in found.items()
+        ]
+
+    def _runs_with(self, settings: StackSettings) -> bool:
+        recorded = self.folder.recorded()
+        return self._supervisor.is_running() and recorded.items() >= settings.environment("local").items()
+
+    def _stop(self) -> bool:
+        """End the supervisor and its programs, then programs without a supervisor; say if there were any."""
+        with self._console.status("stopping"):
+            was_running = self._supervisor.end()
+            for name in reversed(NAMES):
+                file = self.folder.pid_file(name)
+                process = find_process(file, root=self.folder.root)
+                if process is not None:
+                    was_running = True
+                    stop_process(process, stop_signal=STOP_SIGNALS[name], seconds=STOP_SECONDS)
+                file.unlink(missing_ok=True)
+        self.folder.stack_env.unlink(missing_ok=True)
+        return was_running
+
+    def _check_ports(self, settings: StackSettings) -> None:
+        """Raise `StackError` unless every program that does not run yet can listen."""
+        states = self._supervisor.states()
+        running = {name for name, item in states.items() if item.pid is not None}
+        names = [setting for name, setting in PORT_SETTINGS.items() if name not in running]
+        ports = settings.ports("local")
+        hosts = {"EXPORTER_PORT": settings.exporter_host, "DASHBOARD_PORT": settings.dashboard_host}
+        check_ports({name: ports[name] for name in names}, hosts=hosts)
+
+
+def resume_paused(folder: StackFolder) -> list[str]:
+    """Resume programs that SIGSTOP has paused, and return their names; a killed drill leaves one paused."""
+    resumed = []
+    for name in NAMES:
+        process = find_process(folder.pid_file(name), root=folder.root)
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process is not None and process.status() == psutil.STATUS_STOPPED:
+                process.resume()
+                resumed.append(name)
+    return resumed
+
+
+def _is_running(item: ProgramState) -> bool:
+    """Say whether the process is there and can be expected to stay.
+
+    A program with a probe counts as running also in its first seconds, which supervisord calls
+    STARTING. A program that was killed a moment ago does not run, although supervisord has not
+    noticed yet.
+    """
+    try:
+        has_process = item.pid is not None and is_alive(psutil.Process(item.pid))
+    except psutil.NoSuchProcess:
+        return False
+    return has_process and (
+        item.state == "RUNNING" or (item.state == "STARTING" and item.name in PORT_SETTINGS)
+    )

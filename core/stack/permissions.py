@@ -1,0 +1,142 @@
+"""Who can read and run the files of the stack.
+
+Owns private files, and the system user that runs the embedded servers when the caller is root:
+PostgreSQL refuses to run as root. Makes no folder readable by others; the server user only gets
+permission to pass through to its own files.
+"""
+
+import logging
+import os
+import pwd
+import secrets
+import shutil
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from core.stack.errors import StackError
+
+USER_NAME = "echo-markets"
+PASSWORD_BYTES = 24  # 192 bits: not guessable, and 32 characters that need no quoting anywhere
+
+logger = logging.getLogger(__name__)
+
+
+class ServerUser(NamedTuple):
+    """The system user of the servers, by name and ids."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that others can read at no moment, and that is there completely or not at all."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    fresh.replace(path)
+
+
+def load_password(path: Path) -> str:
+    """Return the password in `path`; the first call generates it."""
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        password = secrets.token_urlsafe(PASSWORD_BYTES)
+        write_private(path, password)
+        return password
+
+
+def ensure_server_user() -> ServerUser | None:
+    """Return the user of the servers, created when missing; None unless the caller is root."""
+    if os.geteuid() != 0:
+        return None
+    entry = _find_user() or _create_user()
+    return ServerUser(name=entry.pw_name, uid=entry.pw_uid, gid=entry.pw_gid)
+
+
+def build_server_environment() -> dict[str, str]:
+    """Return the environment of a server: without the caller's locale, time zone and PG* variables."""
+    return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}
+
+
+def run_as(user: ServerUser | None) -> dict[str, Any]:
+    """Return the arguments of `subprocess` that start a server as `user`."""
+    return {
+        "user": user and user.uid,
+        "group": user and user.gid,
+        "extra_groups": user and [],
+        "env": build_server_environment(),
+    }
+
+
+def give_to(user: ServerUser | None, path: Path, *, mode: int) -> None:
+    """Make the user the owner of `path`, and set its permissions."""
+    path.chmod(mode)
+    if user is not None:
+        os.chown(path, user.uid, user.gid)
+
+
+def allow_access(user: ServerUser | None, *, programs: Path, data: Path) -> None:
+    """Let the user run what is installed in `programs`, and reach its folder `data`."""
+    if user is None:
+        return
+    opened = [folder for path in (programs, data) for folder in open_ancestors(path, user)]
+    if not _mode(programs) & stat.S_IXOTH:
+        opened.append(programs)
+        _open_tree(programs)
+    if opened:
+        names = ", ".join(str(folder) for folder in opened)
+        logger.warning("the user %s may now pass through: %s", user.name, names)
+
+
+def open_ancestors(path: Path, user: ServerUser) -> list[Path]:
+    """Let the user pass through the folders above `path`; return those that were closed."""
+    closed = [
+        folder
+        for folder in path.resolve().parents
+        if folder.stat().st_uid != user.uid and not _mode(folder) & stat.S_IXOTH
+    ]
+    for folder in closed:
+        folder.chmod(stat.S_IMODE(_mode(folder)) | stat.S_IXOTH)
+    return closed
+
+
+def _open_tree(programs: Path) -> None:
+    # installed files are public in the package index
+    for path in (programs, *programs.rglob("*")):
+        mode = stat.S_IMODE(_mode(path))
+        passable = stat.S_IXOTH if mode & stat.S_IXUSR else 0
+        path.chmod(mode | stat.S_IROTH | passable)
+
+
+def _mode(path: Path) -> int:
+    return path.stat().st_mode
+
+
+def _find_user() -> pwd.struct_passwd | None:
+    try:
+        return pwd.getpwnam(USER_NAME)
+    except KeyError:
+        return None
+
+
+def _create_user() -> pwd.struct_passwd:
+    command = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if command is None:
+        raise StackError("PostgreSQL does not run as root, useradd is missing; run this as an ordinary user")
+    home = ["--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin"]
+    arguments = ["--system", "--user-group", *home, USER_NAME]
+    result = subprocess.run([command, *arguments], capture_output=True, text=True, check=False)
+    # useradd also fails when another command has created the user in the meantime
+    entry = _find_user()
+    if entry is None:
+        raise StackError(
+            f"cannot create the system user {USER_NAME}: {result.stderr.strip()};"
+            " run this as an ordinary user"
+        )
+    logger.warning("created the system user %s: PostgreSQL does not run as root", USER_NAME)
+    return entry
