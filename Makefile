@@ -23,7 +23,7 @@ UV ?= uv
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-up: $(RUNTIME) ## start the whole stack and fill it with demo data (MODE=local or docker chooses by hand)
+up: $(RUNTIME) ## start the whole stack and load demo data (MODE=local or docker; KEEP_DATES=1 for the dates of 2000 to 2013)
 	@$(STACK) up
 
 down: ## stop the stack and keep its data

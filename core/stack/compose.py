@@ -134,6 +134,7 @@ class ComposeStack(Stack):
             "REVISION": find_revision(self.folder.root),
             "SEED_PLAYERS": str(settings.seed_players),
             "SEED_SESSIONS": str(settings.seed_sessions),
+            "KEEP_DATES": str(settings.keep_dates).lower(),
         }
 
     def _compose(self, arguments: list[str], environment: Mapping[str, str] | None = None) -> None:

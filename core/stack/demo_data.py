@@ -41,7 +41,8 @@ def load_demo_data(environment: Mapping[str, str], *, root: Path, settings: Stac
     is_incomplete = _is_incomplete(database_url)
     if is_incomplete:
         _write_comment(database_url, UNFINISHED)
-        run_step("import-prices", "--demo", environment=environment, root=root)
+        keep_dates = ["--keep-dates"] if settings.keep_dates else []
+        run_step("import-prices", "--demo", *keep_dates, environment=environment, root=root)
         size = ("--players", str(settings.seed_players), "--sessions", str(settings.seed_sessions))
         run_step("seed", *size, environment=environment, root=root)
         _write_comment(database_url, None)

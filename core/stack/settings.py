@@ -55,6 +55,7 @@ class StackSettings(EnvironmentSettings):
     seed_sessions: Annotated[int, Field(ge=1, le=10_000)] = Field(
         default=250, description="a whole number of sessions from 1 to 10000"
     )
+    keep_dates: bool = Field(default=False, description="true or false")
 
     @classmethod
     def load_for(cls, root: Path) -> "StackSettings":

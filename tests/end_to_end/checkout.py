@@ -102,14 +102,20 @@ class Checkout:
 
     def count(self, table: str) -> int:
         """Return how many rows a table of the running stack has."""
+        number = self.select(f"SELECT count(*) FROM {table}")
+        assert isinstance(number, int)
+        return number
+
+    def select(self, statement: str) -> object:
+        """Return the one value that a statement selects from the running stack's database."""
         url = dotenv_values(self.root / ".local" / "stack.env")["DATABASE_URL"]
         assert url is not None
         connection = psycopg2.connect(url)
         try:
             with connection.cursor() as cursor:
-                cursor.execute(f"SELECT count(*) FROM {table}")
-                (number,) = cursor.fetchone() or (0,)
-                return int(number)
+                cursor.execute(statement)
+                (value,) = cursor.fetchone() or (None,)
+                return value
         finally:
             connection.close()
 

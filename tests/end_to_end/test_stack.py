@@ -75,6 +75,22 @@ def test_up_shows_players_and_answers(checkout: Checkout) -> None:
     assert checkout.count("portfolios") >= PLAYERS * SESSIONS / 4  # nobody plays every day
 
 
+def test_the_history_can_keep_its_dates() -> None:
+    """`make up KEEP_DATES=1` replays the last imported sessions on their own days."""
+    with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
+        checkout = copy_checkout(Path(folder) / "checkout")
+        try:
+            assert checkout.make("up", "KEEP_DATES=1").returncode == 0
+            assert checkout.select("SELECT min(date(timestamp))::text FROM ticks") == "2000-03-01"
+            sessions = (
+                "SELECT count(DISTINCT session_date) FROM portfolios WHERE session_date <= '2013-03-01'"
+            )
+            assert checkout.select(sessions) == SESSIONS
+            assert checkout.make("status").returncode == 0
+        finally:
+            assert checkout.make("clean").returncode == 0
+
+
 def test_second_up_changes_nothing(checkout: Checkout) -> None:
     """A running stack is left alone, which is said."""
     checkout.up()

@@ -95,7 +95,8 @@ def test_containers_have_the_documented_defaults(repository: Path) -> None:
     defaults = set(re.findall(r"\$\{(\w+):-([^}]*)\}", text)) - {("COMPOSE_PROJECT_NAME", "echo-markets")}
     for name, default in defaults:
         value = getattr(settings, name.lower())
-        assert default == str(value.get_secret_value() if name.endswith("PASSWORD") else value), name
+        value = value.get_secret_value() if name.endswith("PASSWORD") else value
+        assert default == (str(value).lower() if isinstance(value, bool) else str(value)), name
     assert {name for name, _ in defaults} >= set(PUBLISHED.values())
 
 

@@ -59,6 +59,7 @@ def test_environment_wins_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("MODE", "podman", "local or docker"),
         ("SEED_PLAYERS", "0", "a whole number of players from 1 to 100000"),
         ("SEED_SESSIONS", "many", "a whole number of sessions from 1 to 10000"),
+        ("KEEP_DATES", "2013", "true or false"),
     ],
 )
 def test_wrong_value_is_named(
