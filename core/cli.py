@@ -1,18 +1,17 @@
 """The command line: `echo-markets`.
 
-Owns commands, options and exit statuses: 0 done, 1 failed or not as it should be,
-2 wrong settings or arguments, 3 the stack serves but is degraded. What a command does is
-elsewhere; an error of the stack is one line here and never a traceback.
+Owns commands, options and exit statuses: 0 done, 1 failed or unhealthy, 2 wrong settings or arguments,
+3 degraded, 130 interrupted. An error of the stack is printed as one line, never as a traceback.
 """
 
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -38,20 +37,18 @@ MOST_DAYS = 36_500
 BULK_SLOW_MILLISECONDS = 10_000
 
 PRICE_COLUMNS_HELP = (
-    "Columns are found by name; case, spaces and marks do not count."
+    "Columns are found by name; upper case, spaces and punctuation are ignored."
     " symbol: Symbol, Ticker, Name, Stock, Code, Security."
     " date: Date, Datetime, Timestamp, Time, Day, trade_date, or a first column without a name; and Time."
     " open, high, low. close: Close, Close/Last, Last, Price. adjusted: Adj Close, Adjusted."
     " volume: Volume, Vol, Shares Traded. split: Split Ratio, Stock Splits. currency: Currency."
-    " A symbol may stand in the names (AAPL.Open) or in a second line."
-    " docs/price-files.md has all of them, and examples."
+    " A symbol may be part of the names (AAPL.Open) or in a second line."
+    " docs/price-files.md lists all names, with examples."
 )
 
-# Commands of the simulation import it themselves: numpy costs every other command half a second.
 
-
-class _EdgeGroup(click.Group):
-    """Turns the stack's errors, and wrong arguments, into one line and an exit status."""
+class _MainGroup(click.Group):
+    """Prints each error of the stack, and each wrong argument, as one line, and sets the exit status."""
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         with _errors_in_one_line():
@@ -67,9 +64,12 @@ def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except click.exceptions.NoArgsIsHelpError:
-        raise  # it shows the help instead
+        raise  # click prints the help instead
     except click.UsageError as error:
-        _fail(f"{_in_house_style(error.format_message())}{_help_for(error)}", WRONG_INPUT)
+        # click puts choices on lines of their own
+        message = " ".join(error.format_message().split()).removesuffix(".")
+        remedy = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
+        _fail(f"{message[:1].lower()}{message[1:]}{remedy}", WRONG_INPUT)
     except (SettingsError, InvalidInput) as error:
         _fail(error, WRONG_INPUT)
     except EchoMarketsError as error:
@@ -78,24 +78,15 @@ def _errors_in_one_line() -> Iterator[None]:
         _fail("interrupted", INTERRUPTED)
 
 
-def _in_house_style(message: str) -> str:
-    line = " ".join(message.split())  # click lists choices on lines of their own
-    return line[:1].lower() + line[1:].removesuffix(".")
-
-
-def _help_for(error: click.UsageError) -> str:
-    return f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
-
-
-def _fail(error: Exception | str, status: int) -> None:
+def _fail(error: Exception | str, status: int) -> NoReturn:
     click.echo(f"error: {error}", err=True)
     sys.exit(status)
 
 
-@click.group(cls=_EdgeGroup)
+@click.group(cls=_MainGroup)
 @click.version_option(package_name="echo-markets", message="%(version)s")
 def main() -> None:
-    """Run the data stack of Echo Markets; settings come from the environment."""
+    """Commands of the Echo Markets data stack; settings are read from the environment."""
 
 
 main.add_command(stack)
@@ -103,15 +94,20 @@ main.add_command(stack)
 
 @main.command()
 @click.argument("direction", type=click.Choice(["up", "down", "status"]), default="up")
-@click.option("--to", "target", metavar="NAME", help="With down: revert back through this one.")
-@click.option("--drop-rows", is_flag=True, help="With down: also when tables with rows go.")
+@click.option(
+    "--to",
+    "target",
+    metavar="NAME",
+    help="With down: revert all migrations back to this one, and this one too.",
+)
+@click.option("--drop-rows", is_flag=True, help="With down: revert even if that deletes rows.")
 def migrate(direction: str, target: str | None, *, drop_rows: bool) -> None:
-    """Bring the schema up (default), revert the newest migration with its tables, or list the state."""
+    """Apply pending migrations (up, the default), revert the newest one (down), or list all (status)."""
     settings = _load_settings()
     migrator = Migrator(settings)
     for option, is_given in (("--to", target is not None), ("--drop-rows", drop_rows)):
         if is_given and direction != "down":
-            raise InvalidInput(f"{option} is for down only; up always applies everything")
+            raise InvalidInput(f"{option} is for down only; leave it out, or revert with `migrate down`")
     with run_job(f"migrate_{direction}", settings.metrics_dir):
         if direction == "status":
             _show_status(migrator)
@@ -128,7 +124,7 @@ def _revert(migrator: Migrator, target: str | None, *, drop_rows: bool) -> list[
     try:
         return migrator.down(target, drop_rows=drop_rows)
     except RowsWouldBeLost as error:
-        # asked between two transactions: nobody waits for locks while somebody thinks
+        # asked between two transactions, so that no lock is held until the answer
         confirm_loss(error, option="--drop-rows")
         return migrator.down(target)
 
@@ -147,37 +143,41 @@ def _show_status(migrator: Migrator) -> None:
 @click.option(
     "--demo",
     is_flag=True,
-    help="Load the price history that comes with the stack, moved by weeks to end within the last one.",
+    help="Load the price history of this package, moved by whole weeks so that it ends last week.",
 )
-@click.option("--keep-dates", is_flag=True, help="With --demo: leave the history at its own dates.")
+@click.option("--keep-dates", is_flag=True, help="With --demo: keep the dates of the history, 2000 to 2013.")
 @click.option(
-    "--dry-run", is_flag=True, help="Say how the files are understood, show the first rows, and stop."
+    "--dry-run", is_flag=True, help="Print how the files are read and their first rows; load nothing."
 )
-@click.option("--skip-invalid", is_flag=True, help="Load the valid rows and count the others by reason.")
-@click.option("--strict", is_flag=True, help="Refuse what is otherwise a warning.")
-@click.option("--symbol", help="The symbol of files without one; else the file's name is taken.")
+@click.option(
+    "--skip-invalid", is_flag=True, help="Load the valid rows and print how many others there are, by reason."
+)
+@click.option("--strict", is_flag=True, help="Treat warnings as errors.")
+@click.option("--symbol", help="The symbol of files without a symbol column; the default is the file's name.")
 @click.option(
     "--columns",
     multiple=True,
     metavar="LIST",
-    help="date,open,high,low,close for a file without"
-    " header, in order, '-' for a column to ignore; or close=Settle,volume=- for some columns.",
+    help="The columns in order, for a file without a header: date,open,high,low,close, with '-' for a"
+    " column to ignore. Or the names of some columns: close=Settle,volume=-.",
 )
-@click.option("--date-format", metavar="FORM", help="DD/MM/YYYY, MM/DD/YYYY, %d.%m.%Y and others.")
-@click.option("--decimal", type=click.Choice([".", ","]), help="The decimal mark.")
-@click.option("--timezone", metavar="ZONE", help="In which zone a day is, for times that name one.")
-@click.option("--encoding", metavar="NAME", help="The encoding, such as gb18030.")
+@click.option(
+    "--date-format", metavar="FORM", help="The form of dates: DD/MM/YYYY, MM/DD/YYYY, %d.%m.%Y and others."
+)
+@click.option("--decimal", type=click.Choice([".", ","]), help="The decimal separator.")
+@click.option("--timezone", metavar="ZONE", help="The time zone of trading days, for times with a zone.")
+@click.option("--encoding", metavar="NAME", help="The encoding of the text, such as gb18030.")
 @click.option("--scale", type=float, metavar="N", help="Divide all prices by N, such as 10000 for LEAN.")
 @click.option(
-    "--where", multiple=True, metavar="COLUMN=VALUE", help="Take these rows only, such as series=EQ."
+    "--where", multiple=True, metavar="COLUMN=VALUE", help="Load only these rows, such as series=EQ."
 )
 @click.option(
     "--split",
     "splits",
     multiple=True,
     metavar="SYMBOL:DAY:NEW:OLD",
-    help="Divide the prices before a"
-    " day, as AAPL:2014-06-09:7:1 does by 7; 1:1 says that a jump is no split.",
+    help="Divide the prices before a day: AAPL:2014-06-09:7:1 divides by 7. 1:1 declares that a jump in"
+    " prices is no split.",
 )
 def import_prices_command(
     files: tuple[Path, ...],
@@ -192,18 +192,18 @@ def import_prices_command(
 ) -> None:
     """Load daily prices from files, folders, archives or standard input (-).
 
-    Says how the files are understood and refuses what can be read in two ways, with the option that
-    decides it. Nothing is loaded unless every row of every file can be; loading again changes nothing.
+    Prints how the files are read. A file that can be read in two ways is refused, and the error names
+    the option that decides. Loads all rows of all files or none; loading again changes nothing.
     """
     if bool(files) == demo:
         raise InvalidInput("name the FILE to load, or give --demo for the prices that come with the stack")
     if keep_dates and not demo:
         raise InvalidInput("--keep-dates is for --demo only; files keep their dates")
-    from core.simulation.moved_history import move_to_today  # noqa: PLC0415  # see above
-    from core.simulation.price_options import parse_options, parse_split  # noqa: PLC0415  # see above
-    from core.simulation.price_plan import describe_rows  # noqa: PLC0415  # see above
-    from core.simulation.prices import load_prices, read_prices  # noqa: PLC0415  # see above
-    from core.simulation.progress import show_progress  # noqa: PLC0415  # see above
+    from core.simulation.bulk_load import show_progress
+    from core.simulation.moved_history import move_to_today
+    from core.simulation.price_options import parse_options, parse_split
+    from core.simulation.price_plan import describe_rows
+    from core.simulation.prices import load_prices, read_prices
 
     reading_options, given = parse_options(**options), [parse_split(text) for text in splits]
     with show_progress() as progress:
@@ -235,15 +235,20 @@ def import_prices_command(
 
 @main.command("seed")
 @click.option("--players", type=int, default=100, show_default=True)
-@click.option("--sessions", type=int, help="The last N trading days; all without it.")
-@click.option("--seed", "number", type=int, default=1, show_default=True, help="Same number, same game.")
+@click.option("--sessions", type=int, metavar="N", help="Replay the last N trading days; the default is all.")
 @click.option(
-    "--replace", is_flag=True, help="Also where there are players or sessions that no seed has made."
+    "--seed", "number", type=int, default=1, show_default=True, help="The same number gives the same game."
+)
+@click.option(
+    "--replace", is_flag=True, help="Seed even if the database has players or sessions that were not seeded."
 )
 def seed_command(players: int, sessions: int | None, number: int, *, replace: bool) -> None:
-    """Replay imported trading days as game sessions; replaces the players of another replay."""
-    from core.simulation.progress import show_progress  # noqa: PLC0415  # see above
-    from core.simulation.replay import plan_seed  # noqa: PLC0415  # see above
+    """Replay imported trading days as sessions of simulated players.
+
+    Replaces the simulated players of another replay.
+    """
+    from core.simulation.bulk_load import show_progress
+    from core.simulation.replay import plan_seed
 
     with open_service(_load_bulk_settings()) as service:
         plan = plan_seed(service, players=players, sessions=sessions, seed=number)
@@ -259,9 +264,9 @@ def seed_command(players: int, sessions: int | None, number: int, *, replace: bo
 
 @main.command("catch-up")
 def catch_up() -> None:
-    """Play the sessions between the last one and today, so that the game has no hole."""
-    from core.simulation.missed_sessions import play_missed_sessions  # noqa: PLC0415  # see above
-    from core.simulation.progress import show_progress  # noqa: PLC0415  # see above
+    """Play the missed sessions between the last one and today."""
+    from core.simulation.bulk_load import show_progress
+    from core.simulation.missed_sessions import play_missed_sessions
 
     with open_service(_load_bulk_settings()) as service, show_progress() as progress:
         days = play_missed_sessions(service, datetime.now(UTC).date(), progress=progress)
@@ -270,8 +275,8 @@ def catch_up() -> None:
 
 @main.command()
 def simulate() -> None:
-    """Continue the market and the players live until SIGTERM."""
-    from core.simulation.live import run_simulator  # noqa: PLC0415  # see above
+    """Run the live market and its players until SIGTERM."""
+    from core.simulation.live import run_simulator
 
     settings = _load_settings()
     seconds = settings.simulator_interval / 1000
@@ -284,9 +289,11 @@ def simulate() -> None:
 
 @main.command()
 @click.option("--months-ahead", type=int, default=2, show_default=True)
-@click.option("--keep-days", type=int, metavar="N", help="Drop months of ticks wholly older than N days.")
+@click.option(
+    "--keep-days", type=int, metavar="N", help="Drop months of ticks that are completely older than N days."
+)
 def maintain(months_ahead: int, keep_days: int | None) -> None:
-    """Create the coming months' partitions of the ticks; with --keep-days drop old ones."""
+    """Create the partitions of ticks for the next months; with --keep-days drop old ones."""
     keep = None if keep_days is None else _parse_days(keep_days)
     with open_service(_load_settings()) as service:
         report = service.maintain_partitions(months_ahead=months_ahead, keep=keep)
@@ -308,7 +315,7 @@ def _parse_days(days: int) -> timedelta:
 
 @main.command("self-test")
 def self_test() -> None:
-    """Run every call of the service on a throw-away player, which is removed again."""
+    """Run every call of the service with a temporary player, and remove the player."""
     with _interrupted_by_signals(), open_service(_load_settings()) as service:
         is_passed = run_self_test(service, report=click.echo)
     sys.exit(0 if is_passed else FAILED)
@@ -317,18 +324,26 @@ def self_test() -> None:
 @main.command()
 def health() -> None:
     """Print the health of the stack; exit status 0 healthy, 3 degraded, 1 anything else."""
-    sys.exit(show_health(*_read_fleet(), _open_console()))
+    _show_fleet(show_health)
 
 
 @main.command()
 def stats() -> None:
-    """Print the figures of pools, caches and operations; exit status as `health`."""
-    sys.exit(show_stats(*_read_fleet(), _open_console()))
+    """Print statistics of pools, caches and operations; exit status as `health`."""
+    _show_fleet(show_stats)
+
+
+def _show_fleet(show: Callable[[Scrape, str, Console], int]) -> NoReturn:
+    settings = _load_settings()
+    scrape, source = read_fleet(settings, lambda: open_service(settings))
+    # a pipe has no width of its own, and a program that reads it needs complete lines
+    console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
+    sys.exit(show(scrape, source, console))
 
 
 @main.command("occupy-pool", hidden=True)
 def occupy_pool_command() -> None:
-    """Hold every connection of this process's pool until SIGTERM, while more threads want one; for drills."""
+    """Hold every connection of this process's pool until SIGTERM while more threads want one; for drills."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -339,35 +354,25 @@ def occupy_pool_command() -> None:
 
 @contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
-    """Let the first signal that ends a process raise `KeyboardInterrupt`, and none disturb what follows."""
-    # a background job of a script ignores SIGINT, and nohup SIGHUP
-    heard = [
+    """Raise `KeyboardInterrupt` at the first signal that ends a process, and ignore further ones."""
+    # ignored signals stay ignored: SIGINT in background jobs of a script, SIGHUP under nohup
+    handled = [
         number
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         if signal.getsignal(number) is not signal.SIG_IGN
     ]
 
     def interrupt(*_: object) -> None:
-        for number in heard:
+        for number in handled:
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    previous = [signal.signal(number, interrupt) for number in heard]
+    previous = [signal.signal(number, interrupt) for number in handled]
     try:
         yield
     finally:
-        for number, handler in zip(heard, previous, strict=True):
+        for number, handler in zip(handled, previous, strict=True):
             signal.signal(number, handler)
-
-
-def _read_fleet() -> tuple[Scrape, str]:
-    settings = _load_settings()
-    return read_fleet(settings, lambda: open_service(settings))
-
-
-def _open_console() -> Console:
-    # a pipe has no width of its own, and what reads it wants whole lines
-    return Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 def _load_settings() -> Settings:
@@ -380,7 +385,7 @@ def _load_bulk_settings() -> Settings:
     settings = _load_settings()
     if "database_slow_query" in settings.model_fields_set:
         return settings
-    # a chunk of 20,000 rows takes a second on a small machine and is no sign of trouble
+    # a batch of 20,000 rows takes a second on a small machine, which is no problem
     return settings.model_copy(update={"database_slow_query": BULK_SLOW_MILLISECONDS})
 
 

@@ -1,16 +1,24 @@
-"""What is found by the name of the distribution: installed as the package `echo_markets`.
+"""The entry points of the distribution, installed as the package `echo_markets`.
 
-Owns the entry points, which must work where `import core` finds another project's package. Imports
-nothing of the stack before it is known to be the stack.
+They must work where `import core` finds another project's package, so nothing of the stack is imported
+before that is checked.
 """
 
 from pathlib import Path
 from runpy import run_path
 
 
+def main() -> None:
+    """Run the command `echo-markets`, or print one line when `core` is another project's package."""
+    call_shadowed("exit_when_shadowed")
+    from core.cli import main as run_command_line
+
+    run_command_line()
+
+
 def call_shadowed(function: str) -> None:
-    """Call a function of `core/shadowed.py`, by its place and not by its name."""
+    """Call a function of `core/shadowed.py`, found by its path and not by its module name."""
     here = Path(__file__).resolve().parent
-    # an installed wheel has `core` beside this package, a checkout around it
+    # in an installed wheel `core` is beside this package, in a checkout this package is inside of it
     own = here.with_name("core") if here.with_name("core").is_dir() else here.parent
     run_path(str(own / "shadowed.py"))[function]()

@@ -1,7 +1,7 @@
 """Fixtures for the tests of programs that use `core`: real servers and a service on an empty database.
 
-Loaded by every pytest run where the package is installed, so it imports nothing before a test asks
-for a fixture. What the servers are like is in `core.testing`.
+Loaded by every pytest run where the package is installed, so it imports `core.testing`, which has the
+servers, only when a test asks for a fixture.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def echo_markets_postgres() -> "Iterator[PostgresServer]":
-    """A real PostgreSQL 18 of this run; `url(database)` is where it is reached."""
+    """A real PostgreSQL 18 of this run; `url(database)` returns a connection URL."""
     call_shadowed("refuse_shadow")
     from core.testing import serve_postgres
 
@@ -38,7 +38,7 @@ def echo_markets_valkey() -> "Iterator[ValkeyServer]":
 
 @pytest.fixture(scope="session")
 def echo_markets_database_url(echo_markets_postgres: "PostgresServer") -> str:
-    """The URL of this run's database, which has every migration; `echo_markets_settings` empties it."""
+    """The URL of this run's database, with every migration; `echo_markets_settings` empties it."""
     from core.testing import create_database
 
     return create_database(echo_markets_postgres)
@@ -46,7 +46,7 @@ def echo_markets_database_url(echo_markets_postgres: "PostgresServer") -> str:
 
 @pytest.fixture
 def echo_markets_settings(echo_markets_database_url: str, echo_markets_valkey: "ValkeyServer") -> "Settings":
-    """Settings for an empty database and an empty cache; neither the environment nor `.env` counts."""
+    """Settings for an empty database and an empty cache; the environment and `.env` are not read."""
     from core.testing import build_settings, clear_cache, clear_database
 
     clear_database(echo_markets_database_url)

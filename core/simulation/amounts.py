@@ -18,7 +18,7 @@ PRICE_UNITS: Final = 10_000
 """Units in 1.00 where no price has more than four places."""
 
 MAX_PLACES: Final = 10
-"""Shares times a price of more digits would not fit into 64 bits; those move no portfolio by a cent."""
+"""Shares times a price with more places would not fit into 64 bits; they change no value by a cent."""
 
 MAX_UNITS: Final = 10**18
 """No price may be more units than this."""
@@ -27,7 +27,7 @@ _CENT: Final = Decimal("0.01")
 
 
 def find_price_units(prices: Iterable[Decimal]) -> int:
-    """Return how many units 1.00 has to have for these prices to be whole numbers of them."""
+    """Return the number of units in 1.00 for which these prices are whole numbers."""
     places, highest = 4, Decimal(1)
     for price in prices:
         places = max(places, -int(price.normalize().as_tuple().exponent))
@@ -47,7 +47,7 @@ def to_prices(units: Integers, price_units: int = PRICE_UNITS) -> list[Decimal]:
 
 
 def to_decimals(prices: Floats) -> list[Decimal]:
-    """Return prices as they were written: a float keeps the digits of its shortest text."""
+    """Return prices with the digits that were written: those of the float's shortest text."""
     units = find_units(prices)
     return [Decimal(repr(price)) for price in prices.tolist()] if units is None else to_prices(units)
 

@@ -17,8 +17,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from core.records import Tick
 from core.simulation.amounts import Floats, divide_rounded, find_units, to_decimals, to_price, to_prices
+from core.simulation.history import TRADING_DAYS_PER_YEAR, close_of
 from core.simulation.price_table import PriceTable
-from core.simulation.trading_day import TRADING_DAYS_PER_YEAR, close_of
 
 VOLATILITY_RETURNS: Final = 20
 """A month of trading days, the usual window of historical volatility."""

@@ -1,11 +1,10 @@
-"""The imported trading days of all symbols, as read from the service.
+"""The imported trading days of all symbols, and when a trading day opens and closes.
 
-Owns what counts as a trading day. Days on which the live market ran are none: they
-have many ticks where an imported day has one.
+Owns which days count: a day on which the live market ran has many ticks, an imported day has one.
 """
 
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from hashlib import blake2b
 from typing import Final
 
@@ -14,26 +13,55 @@ import numpy as np
 from core.records import Candle
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import PRICE_UNITS, Integers, count_units, find_price_units
-from core.simulation.trading_day import close_of
 
 REACH: Final = timedelta(days=19_999)
-"""How far back history is read: 54 years, the most candles that one call returns."""
+"""How far back prices are read: 54 years, the most candles that one call returns."""
 
 NO_PRICES: Final = (
     "no prices are imported; run `echo-markets import-prices FILE` first,"
     " or `echo-markets import-prices --demo` for the prices that come with the stack"
 )
 
+OPEN_TIME: Final = time(14, 30, tzinfo=UTC)
+CLOSE_TIME: Final = time(21, 0, tzinfo=UTC)
+"""New York trades from 09:30 to 16:00: 14:30 to 21:00 UTC, an hour earlier in summer.
+
+The same times are used all year, so that a day's tick is found by its date alone.
+"""
+
+TRADING_DAYS_PER_YEAR: Final = 252
+
 _MOMENT: Final = timedelta(microseconds=1)
 _SECOND: Final = timedelta(seconds=1)
 
 
+def midnight_of(day: date) -> datetime:
+    """Return the instant at which a live session begins."""
+    return datetime.combine(day, time(0), UTC)
+
+
+def open_of(day: date) -> datetime:
+    """Return the instant at which a trading day opens."""
+    return datetime.combine(day, OPEN_TIME)
+
+
+def close_of(day: date) -> datetime:
+    """Return the instant at which a trading day closes; its tick has this timestamp."""
+    return datetime.combine(day, CLOSE_TIME)
+
+
+def last_closed_day(now: datetime) -> date:
+    """Return the last day whose close is not after `now`."""
+    today = now.astimezone(UTC).date()
+    return today if close_of(today) <= now else today - timedelta(days=1)
+
+
 @dataclass(frozen=True)
 class History:
-    """One row per trading day, one column per symbol; `price_units` are 1.00.
+    """One row per trading day, one column per symbol; a price of 1.00 is `price_units`.
 
-    0 stands for a day on which a symbol did not trade. `carried` are the closes with
-    each such day filled by the last close before it, 0 before the first.
+    0 stands for a day on which a symbol did not trade. `carried` are the closes in which such a day
+    has the last close before it, 0 before the first.
     """
 
     symbols: tuple[str, ...]
@@ -67,7 +95,7 @@ def list_trading_days(service: EnhancedDatabaseService, symbol: str, *, before: 
 
 
 def _is_bar(service: EnhancedDatabaseService, candle: Candle) -> bool:
-    """Tell a trading day from a day on which the live market made one tick and was stopped."""
+    """Say whether a day with one tick was imported; else the live market made one tick and was stopped."""
     if candle.low < candle.high:
         return True
     close = close_of(candle.bucket.date())
@@ -75,7 +103,7 @@ def _is_bar(service: EnhancedDatabaseService, candle: Candle) -> bool:
 
 
 def build_history(series: dict[str, list[Candle]]) -> History:
-    """Put the days of all symbols side by side."""
+    """Return the history of all symbols, aligned by day."""
     symbols = tuple(sorted(series))
     days = tuple(sorted({candle.bucket.date() for days in series.values() for candle in days}))
     row_of = {day: row for row, day in enumerate(days)}

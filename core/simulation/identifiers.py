@@ -1,8 +1,8 @@
 """Ids that are the same in every run.
 
-Owns UUIDs in the form of version 7: the milliseconds of an instant, so that rows of
-one time lie together in an index, then 74 bits that a hash of what the row is gives.
-Never used for rows that a person makes; those get random ids from the service.
+Owns UUIDs in the form of version 7: the milliseconds of an instant, so that rows of the same time are
+together in an index, then 74 bits from a hash of what the row is. Not for rows of real players, which
+get random ids from the service.
 """
 
 from collections.abc import Iterable
@@ -62,7 +62,7 @@ def hash_ids(ids: Iterable[UUID]) -> Hashes:
 
 
 def make_ids(kind: Kind, *, seed: int, when: datetime, numbers: NDArray[np.int64]) -> list[UUID]:
-    """Return one id for each number, such as a player's place in the roster."""
+    """Return one id for each number, such as a player's."""
     return make_ids_of(kind, seed=seed, when=when, keys=numbers.astype(np.uint64))
 
 

@@ -1,8 +1,8 @@
-"""The live market: prices walk on from the last close, and players follow them.
+"""The live market: prices continue from the last close, and players trade.
 
-Owns the loop: one step each interval, a new session at midnight UTC, and what happens
-when the database is away. All state that matters is in the database; after an error,
-or in a new process, the session is read again and goes on where it was.
+Owns the loop: one step each interval, a new session at midnight UTC, and retries while the database
+is unavailable. All state that matters is in the database: after an error, or in a new process, the
+session is read again and continues.
 """
 
 import logging
@@ -25,25 +25,23 @@ from core.simulation.live_market import LiveMarket, open_market
 from core.simulation.live_players import LivePlayers, list_players, open_players
 from core.simulation.live_quests import LiveQuests, open_quests
 from core.simulation.missed_sessions import play_missed_sessions
-from core.simulation.roster import join_game
-from core.simulation.stopping import Stopped, Stopping
+from core.simulation.players import add_newcomers
 
 logger = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS: Final = 1.0
 LAST_RETRY_SECONDS: Final = 30.0
-"""Waits double from the first to the last: a short restart is not missed, a long one not hammered."""
+"""Waits double from the first to the last: short for a restart, long for an outage."""
 
 UPKEEP_SECONDS: Final = 60.0
-"""How often quests are looked through for expired ones, and users for new players."""
+"""How often quests are expired, and the list of players is checked."""
 
 STOP_SECONDS: Final = 0.8
-"""How long a step may finish after a signal; a call that hangs is then cut with its connection."""
+"""How long the current step may take after a signal; a call that hangs then loses its connection."""
 
 
-def read_clock() -> datetime:
-    """Return the present time in UTC."""
-    return datetime.now(UTC)
+class Stopped(Exception):  # a request, not an error
+    """The simulator was asked to stop in the middle of a step."""
 
 
 @dataclass
@@ -65,20 +63,20 @@ class Simulator:
         *,
         interval_seconds: float,
         stop: threading.Event,
-        clock: Callable[[], datetime] = read_clock,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         generator: Generator | None = None,
     ) -> None:
         self._service = service
         self._interval_seconds = interval_seconds
-        self._stopping = Stopping(stop)
+        self._stop = stop
         self._clock = clock
         self._generator = generator or default_rng()
         self._daily = DailyPrices()
         self._session: LiveSession | None = None
-        self._looked_at = time.monotonic()
+        self._upkeep_done = time.monotonic()
 
     def step(self) -> None:
-        """Move the market once and let everything follow; opens and closes sessions.
+        """Move the market once and write all that follows; opens and closes sessions.
 
         Raises what the service raises; the next step then reads the session again.
         """
@@ -92,40 +90,45 @@ class Simulator:
             session.players, session.quests = self._open_players(session)
         result = session.players.value()
         if session.players.write(self._service, result):
-            session.quests.advance(result, self._stopping)
+            session.quests.advance(result, self._check_stop)
             self._session = session
-        self._look_after(session.players)
+        self._do_upkeep(session.players)
 
     def run(self, on_step: Callable[[], None] = lambda: None) -> None:
-        """Step until asked to stop; an error is logged once, and tried again ever more slowly."""
+        """Step until asked to stop; after an error, log it once and retry with growing pauses."""
         retry_seconds = 0.0
-        while not self._stopping.requested:
+        while not self._stop.is_set():
             begun = time.monotonic()
             try:
                 self.step()
             except (Stopped, PoolClosed):
                 return
-            # the edge of the loop: a simulator that ends would have to be noticed by someone
+            # the edge of the loop: nobody would notice that the simulator has ended
             except Exception as error:
                 if not retry_seconds:
                     _log_pause(error)
                 retry_seconds = min(max(FIRST_RETRY_SECONDS, 2 * retry_seconds), LAST_RETRY_SECONDS)
-                self._stopping.wait(retry_seconds)
+                self._stop.wait(retry_seconds)
                 continue
             if retry_seconds:
-                logger.info("the live market goes on")
+                logger.info("the live market continues")
                 retry_seconds = 0.0
             on_step()
-            self._stopping.wait(begun + self._interval_seconds - time.monotonic())
+            self._stop.wait(begun + self._interval_seconds - time.monotonic())
+
+    def _check_stop(self) -> None:
+        """Raise `Stopped` once asked to stop; called between two calls of the service."""
+        if self._stop.is_set():
+            raise Stopped
 
     def _open(self, day: date) -> LiveSession:
         for before in self._service.list_leaderboard_dates(limit=1, before=day):
             entries = self._service.close_session(before)
             logger.info("session %s is closed with %d leaderboard entries", before, entries)
-        missed = play_missed_sessions(self._service, day, stopping=self._stopping)
+        missed = play_missed_sessions(self._service, day, check_stop=self._check_stop)
         if missed:
             logger.info("%d missed sessions were played, the last of %s", len(missed), missed[-1])
-        join_game(self._service, day)
+        add_newcomers(self._service, day)
         self._service.expire_quests()
         self._maintain()
         market = open_market(self._service, day, self._daily)
@@ -150,17 +153,17 @@ class Simulator:
             session.day,
             market=session.market,
             daily=self._daily,
-            stopping=self._stopping,
+            check_stop=self._check_stop,
         )
-        return players, open_quests(self._service, session.day, players.users, self._stopping)
+        return players, open_quests(self._service, session.day, players.users, self._check_stop)
 
-    def _look_after(self, players: LivePlayers) -> None:
-        """Expire quests, and read the session again when other players have come or gone."""
-        if time.monotonic() - self._looked_at < UPKEEP_SECONDS:
+    def _do_upkeep(self, players: LivePlayers) -> None:
+        """Expire quests, and read the session again when players were added or removed."""
+        if time.monotonic() - self._upkeep_done < UPKEEP_SECONDS:
             return
-        self._looked_at = time.monotonic()
+        self._upkeep_done = time.monotonic()
         self._service.expire_quests()
-        if not players.are_those(list_players(self._service)):
+        if not players.are_still(list_players(self._service)):
             logger.info("the players have changed; the session is read again")
             self._session = None
 
@@ -184,7 +187,7 @@ def run_simulator(
         finally:
             stop.set()
 
-    # in a thread of its own: a call that hangs in the driver must not keep a signal waiting
+    # in a thread of its own: a call that hangs in the driver must not delay the signal's handler
     worker = threading.Thread(target=run, name="simulator", daemon=True)
     with _stop_on_signals(stop):
         worker.start()

@@ -1,11 +1,11 @@
 """The market of one live session: a random walk from the last price before it.
 
-Owns prices, their steps and the events that large moves make. A walk is geometric:
-log prices take normal steps whose mean and variance grow with time, so that a day of
-steps moves a price as far as one of the imported days.
+Owns prices, their steps and the events of large moves. The walk is a geometric Brownian motion: log
+prices take normal steps whose mean and variance grow with time, so that a day of steps moves a price
+as far as one of the imported days.
 """
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
@@ -27,7 +27,7 @@ from core.simulation.amounts import (
 )
 from core.simulation.bars import annualize_percent
 from core.simulation.daily_prices import Calibration, DailyPrices
-from core.simulation.history import NO_PRICES
+from core.simulation.history import NO_PRICES, midnight_of
 from core.simulation.price_moves import EVENT_TYPE, PriceMove
 
 DAY_SECONDS: Final = 86_400
@@ -42,7 +42,7 @@ _EVENTS_READ: Final = 200  # far more than a day makes: two for each symbol
 
 
 class LiveMarket:
-    """Prices of one session, `price_units` are 1.00; `opens` are the last ones before it began."""
+    """Prices of one session; 1.00 is `price_units`, `opens` are the last prices before the session."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class LiveMarket:
         return np.maximum(np.rint(self._exact / self._ticks).astype(np.int64), 1) * self._ticks
 
     def move(self, seconds: float, generator: Generator) -> Integers:
-        """Let the market run for some time; return the volumes that were traded in it."""
+        """Move all prices by some time; return the volumes that were traded."""
         days = seconds / DAY_SECONDS
         noise = generator.standard_normal(len(self.symbols))
         self._exact *= np.exp(self._drift * days + self._volatility * np.sqrt(days) * noise)
@@ -112,7 +112,7 @@ class LiveMarket:
         ]
 
     def announce(self, service: EnhancedDatabaseService) -> None:
-        """Make an event of each move far from the open, once per symbol, direction and session."""
+        """Create an event for each move far from the open, once per symbol, direction and session."""
         for move in self.list_moves():
             service.create_market_event(
                 type=EVENT_TYPE,
@@ -131,19 +131,19 @@ class LiveMarket:
         return [m for m in moves if m.is_event and (m.symbol, m.sentiment) not in self._announced]
 
     def note_announced(self, move: PriceMove) -> None:
-        """Leave a move out from now on."""
+        """Exclude a move from `list_moves` from now on."""
         self._announced.add((move.symbol, move.sentiment))
 
 
 def open_market(service: EnhancedDatabaseService, day: date, daily: DailyPrices) -> LiveMarket:
-    """Return the market of a session as the database has it: at its open, or on its way.
+    """Return the market of a session as the database has it: at its open, or in the middle.
 
     Raises `InvalidInput` when no symbol has a price.
     """
     latest = {tick.symbol: tick for tick in service.get_latest_market_data()}
     if not latest:
         raise InvalidInput(NO_PRICES)
-    symbols, midnight = tuple(latest), datetime.combine(day, time(0), UTC)
+    symbols, midnight = tuple(latest), midnight_of(day)
     daily.read_until(service, symbols, midnight)
     prices = [latest[symbol].price for symbol in symbols]
     opens = [
@@ -167,7 +167,7 @@ def build_market(
     calibrations: list[Calibration],
     announced: set[tuple[str, str]],
 ) -> LiveMarket:
-    """Return a market in units that hold every digit of these prices, and in which each can move a little."""
+    """Return a market in units that are exact for these prices, and small enough for their steps."""
     smallest = 10 ** min(3 - min(prices + opens).adjusted(), MAX_PLACES)
     units = max(find_price_units(prices + opens), smallest)
     return LiveMarket(

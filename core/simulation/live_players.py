@@ -1,13 +1,13 @@
 """The simulated players in one live session.
 
-Owns who takes part, what they hold and what that is worth. A session's holdings are in the
-database from its beginning on, so a simulator that starts again in the middle of a session,
-or after a player has chosen another strategy, goes on with the same ones.
+Owns who takes part, what they hold and what that is worth. The holdings of a session are in the
+database from its beginning, so a simulator that starts again in the middle of a session, or after a
+player has chosen another strategy, continues with the same holdings.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date
 from typing import Final
 from uuid import UUID
 
@@ -18,24 +18,34 @@ from core.errors import UserNotFound
 from core.records import LeaderboardUpdate, PortfolioUpdate, Position, User
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import Integers, count_units, money_cents, to_moneys
-from core.simulation.attendance import WINDOW, RecentSessions, choose_attending
+from core.simulation.behaviour import (
+    LOOKBACKS,
+    WINDOW,
+    RecentSessions,
+    choose_attending,
+    choose_weights,
+    is_strategy,
+    read_traits,
+)
 from core.simulation.daily_prices import DailyPrices
+from core.simulation.history import midnight_of
 from core.simulation.identifiers import hash_ids, hash_texts
 from core.simulation.live_market import LiveMarket
-from core.simulation.session_rows import DAILY_RETURNS, QUESTS_COMPLETED, TOTAL_VALUE, SessionRows
 from core.simulation.sessions import (
+    DAILY_RETURNS,
+    QUESTS_COMPLETED,
+    TOTAL_VALUE,
     Holdings,
     SessionResult,
+    SessionRows,
     buy_shares,
     hold_shares,
     percent_hundredths,
     value_holdings,
 )
-from core.simulation.stopping import Stopping
-from core.simulation.strategies import LOOKBACKS, choose_weights, is_strategy, read_traits
 
 MAX_PLAYERS: Final = 500
-"""Keeps a step well under a second; more players are in the game but do not trade live."""
+"""Keeps a step well under a second; players beyond this number do not trade live."""
 
 _USERS_READ: Final = 1_000  # the most that one search returns
 
@@ -82,31 +92,31 @@ class LivePlayers:
         return True
 
     def _touch_next(self, service: EnhancedDatabaseService) -> None:
-        """Let one player after the other be seen in the game, as people arrive over the day."""
-        with suppress(UserNotFound):  # deleted just now, which the next write notices
+        """Update `last_active` of one player after the other, as people arrive over the day."""
+        with suppress(UserNotFound):  # deleted just now: the next write notices it
             service.touch_last_active(self.users[self._touched % len(self.users)].id)
         self._touched += 1
 
-    def are_those(self, users: Sequence[User]) -> bool:
-        """Say whether these are the players of the game, as when the session was opened."""
+    def are_still(self, users: Sequence[User]) -> bool:
+        """Say whether these are the players that existed when the session was opened."""
         return [user.id for user in users] == self._everyone
 
-    def _portfolios(self, result: SessionResult, places: NDArray[np.intp]) -> list[PortfolioUpdate]:
+    def _portfolios(self, result: SessionResult, indices: NDArray[np.intp]) -> list[PortfolioUpdate]:
         rows = zip(
-            places.tolist(),
-            to_moneys(result.value_cents[places]),
-            to_moneys(result.change_cents[places]),
-            to_moneys(result.holdings.cash_cents[places]),
+            indices.tolist(),
+            to_moneys(result.value_cents[indices]),
+            to_moneys(result.change_cents[indices]),
+            to_moneys(result.holdings.cash_cents[indices]),
             strict=True,
         )
         return [
-            PortfolioUpdate(self.users[place].id, self._day, value, change, cash)
-            for place, value, change, cash in rows
+            PortfolioUpdate(self.users[index].id, self._day, value, change, cash)
+            for index, value, change, cash in rows
         ]
 
-    def _scores(self, hundredths: Integers, places: NDArray[np.intp]) -> list[LeaderboardUpdate]:
-        rows = zip(places.tolist(), to_moneys(hundredths[places]), strict=True)
-        return [LeaderboardUpdate(self.users[place].id, score) for place, score in rows]
+    def _scores(self, hundredths: Integers, indices: NDArray[np.intp]) -> list[LeaderboardUpdate]:
+        rows = zip(indices.tolist(), to_moneys(hundredths[indices]), strict=True)
+        return [LeaderboardUpdate(self.users[index].id, score) for index, score in rows]
 
 
 def list_players(service: EnhancedDatabaseService) -> list[User]:
@@ -116,24 +126,24 @@ def list_players(service: EnhancedDatabaseService) -> list[User]:
 
 
 def choose_players(service: EnhancedDatabaseService, everyone: Sequence[User], day: date) -> list[User]:
-    """Return which of the players take part in a session, by what they did in those before it."""
+    """Return which of the players take part in a session, by their results in those before it."""
     days = sorted(service.list_session_dates(limit=WINDOW, before=day))
     ids = [user.id for user in everyone]
     returns = service.list_player_scores(ids, DAILY_RETURNS, days)
     completed = service.list_player_scores(ids, QUESTS_COMPLETED, days)
-    place_of = {user_id: place for place, user_id in enumerate(ids)}
+    index_of = {user_id: index for index, user_id in enumerate(ids)}
     quests = {(score.user_id, score.session_date): int(score.score) for score in completed}
     recent = RecentSessions(len(ids))
     for session in days:
         scores = [score for score in returns if score.session_date == session]
         recent.add(
             np.array([user.created_at.astimezone(UTC).date() <= session for user in everyone], np.bool_),
-            np.array([place_of[score.user_id] for score in scores], np.intp),
+            np.array([index_of[score.user_id] for score in scores], np.intp),
             np.array([money_cents(score.score) for score in scores], np.int64),
             np.array([quests.get((score.user_id, session), 0) for score in scores], np.int64),
         )
     attending = choose_attending(hash_ids(ids), np.ones(len(ids), np.bool_), recent.recent(), day)
-    return [everyone[place] for place in attending.tolist()]
+    return [everyone[index] for index in attending.tolist()]
 
 
 def buy_at_open(users: Sequence[User], market: LiveMarket, daily: DailyPrices) -> Holdings:
@@ -150,13 +160,13 @@ def open_players(
     *,
     market: LiveMarket,
     daily: DailyPrices,
-    stopping: Stopping,
+    check_stop: Callable[[], None],
 ) -> LivePlayers:
     """Return the players of a session, each with a portfolio and positions in it."""
     everyone = list_players(service)
     present = []
     for user in choose_players(service, everyone, day):
-        stopping.check()
+        check_stop()
         try:
             service.get_current_portfolio(user.id, day)
         except UserNotFound:
@@ -173,16 +183,16 @@ def _keep_holdings(
     market: LiveMarket,
     bought: Holdings,
 ) -> Holdings:
-    """Store what players buy who hold nothing yet; return what all of them hold."""
+    """Store the purchases of players who hold nothing yet; return the holdings of all."""
     stored: dict[UUID, list[Position]] = {}
     for position in service.list_positions([user.id for user in users], day):
         stored.setdefault(position.user_id, []).append(position)
-    holdings = _take_over(bought, users, market.symbols, stored)
-    new = np.array([place for place, user in enumerate(users) if user.id not in stored], np.intp)
-    opened = datetime.combine(day, time(0), UTC)
+    holdings = _replace_stored(bought, users, market.symbols, stored)
+    new = np.array([index for index, user in enumerate(users) if user.id not in stored], np.intp)
+    opened = midnight_of(day)
     purchases = hold_shares(holdings.shares[new], holdings.paid[new], market.price_units)
     rows = SessionRows(
-        [(users[place].id, users[place].username) for place in new.tolist()],
+        [(users[index].id, users[index].username) for index in new.tolist()],
         day,
         value_holdings(purchases, market.opens),
         seed=0,
@@ -194,7 +204,7 @@ def _keep_holdings(
     return holdings
 
 
-def _take_over(
+def _replace_stored(
     bought: Holdings,
     users: Sequence[User],
     symbols: tuple[str, ...],
@@ -202,11 +212,11 @@ def _take_over(
 ) -> Holdings:
     shares, paid = bought.shares.copy(), bought.paid.copy()
     column_of = {symbol: column for column, symbol in enumerate(symbols)}
-    for place, user in enumerate(users):
+    for index, user in enumerate(users):
         if user.id in stored:
-            shares[place] = 0
+            shares[index] = 0
             for position in stored[user.id]:
                 column = column_of[position.symbol]
-                shares[place, column] = int(position.quantity)
-                paid[place, column] = count_units(position.average_price, bought.price_units)
+                shares[index, column] = int(position.quantity)
+                paid[index, column] = count_units(position.average_price, bought.price_units)
     return hold_shares(shares, paid, bought.price_units)

@@ -1,15 +1,15 @@
 """The quests of one live session.
 
-Owns each player's quest of the day, the milestones, and the board of completed quests.
+Owns each player's quest of the day, the milestones, and the leaderboard of completed quests.
 
-A completed quest is counted on the board first, with its id in the entry's metadata,
-and marked completed afterwards. A simulator that is killed in between finds the id
-when it starts again and does not count the quest twice.
+A completed quest is counted on the leaderboard first, with its id in the entry's metadata, and marked
+completed afterwards. A simulator that is killed in between finds the id when it starts again and does
+not count the quest twice.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 from uuid import UUID
@@ -20,31 +20,30 @@ from core.errors import InvalidInput, QuestNotFound
 from core.records import LeaderboardEntry, LeaderboardUpdate, Quest, User
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import money_cents, to_money
+from core.simulation.history import midnight_of
 from core.simulation.identifiers import hash_ids
-from core.simulation.quest_rules import (
-    DAILY,
+from core.simulation.quests import (
     DAILY_TYPES,
     GAIN_TODAY,
     MILESTONE,
     REWARD_TYPE,
     QuestRule,
+    choose_daily,
     next_milestone,
     take_turns,
 )
-from core.simulation.session_rows import QUESTS_COMPLETED
-from core.simulation.sessions import SessionResult
-from core.simulation.stopping import Stopping
+from core.simulation.sessions import QUESTS_COMPLETED, SessionResult
 
 COUNTED: Final = "completed"
 """The key in an entry's metadata: quests completed in the session, id to type."""
 
 _PAGE: Final = 1_000
-_WRITTEN_STEPS: Final = 10  # progress is written in tenths of the target, not at every price
+_WRITTEN_STEPS: Final = 10  # progress is written in tenths of the target, not at every step
 
 
 @dataclass
 class DailyQuest:
-    """A player's quest of the day; `best` is how far it came, `written` what was stored, in cents."""
+    """A player's quest of the day; `best` is the highest progress, `written` the stored one, in cents."""
 
     quest: Quest
     best: int
@@ -62,17 +61,17 @@ class DailyQuest:
 
     @property
     def is_unwritten(self) -> bool:
-        """Whether the quest has come far enough to store it."""
+        """Whether the progress since the last write is large enough to store."""
         return self.is_reached or self.best - self.written >= self.target // _WRITTEN_STEPS
 
     def improve(self, gain: int, lead: int) -> None:
-        """Take the present gain, and lead over the average player, into account."""
+        """Update `best` by the present gain, or by the lead over the average player."""
         self.best = max(self.best, gain if self.quest.type == GAIN_TODAY else lead)
 
 
 @dataclass
 class PlayerQuests:
-    """What one player works on; `counted` are the quests completed today, id to type."""
+    """The quests of one player; `counted` are those completed today, id to type."""
 
     user_id: UUID
     score_before: int
@@ -93,8 +92,8 @@ class LiveQuests:
         self._service = service
         self._day = day
 
-    def advance(self, result: SessionResult, stopping: Stopping) -> None:
-        """Take the present values into account, and complete what reached its target."""
+    def advance(self, result: SessionResult, check_stop: Callable[[], None]) -> None:
+        """Update all quests by the present values, and complete those that reached their target."""
         if not self.players:
             return
         gains = result.change_cents
@@ -105,10 +104,10 @@ class LiveQuests:
         self._count([player for player in self.players if player.daily and player.daily.is_reached])
         for player in self.players:
             if player.daily is not None and player.daily.is_unwritten:
-                stopping.check()
+                check_stop()
                 self._store(player, player.daily)
 
-    def write_board(self, players: list[PlayerQuests]) -> None:
+    def write_leaderboard(self, players: list[PlayerQuests]) -> None:
         """Write how many quests these players have completed, and which of them today."""
         updates = [
             LeaderboardUpdate(player.user_id, Decimal(player.score), {COUNTED: player.counted})
@@ -120,15 +119,15 @@ class LiveQuests:
         for player in players:
             if player.daily is not None:
                 player.counted[str(player.daily.quest.id)] = player.daily.quest.type
-        self.write_board(players)
+        self.write_leaderboard(players)
 
     def _store(self, player: PlayerQuests, daily: DailyQuest) -> None:
         try:
             self._service.update_quest_progress(daily.quest.id, to_money(daily.best))
-        except (InvalidInput, QuestNotFound):  # midnight came first, or someone removed the quest
+        except (InvalidInput, QuestNotFound):  # it expired at midnight, or was removed
             player.daily = None
             if player.counted.pop(str(daily.quest.id), None) is not None:
-                self.write_board([player])
+                self.write_leaderboard([player])
             return
         daily.written = daily.best
         if daily.is_reached:
@@ -136,19 +135,19 @@ class LiveQuests:
 
 
 def open_quests(
-    service: EnhancedDatabaseService, day: date, users: Sequence[User], stopping: Stopping
+    service: EnhancedDatabaseService, day: date, users: Sequence[User], check_stop: Callable[[], None]
 ) -> LiveQuests:
-    """Return the quests of a session; players get the ones that they do not have yet."""
-    today = _read_board(service, day)
+    """Return the quests of a session; creates those that players do not have yet."""
+    today = _read_leaderboard(service, day)
     counted = {user.id: _read_counted(today.get(user.id)) for user in users}
-    # an id on the leaderboard that is not completed yet is completed below
+    # a quest that is counted on the leaderboard but not completed yet is completed below
     before = service.count_completed_quests(
         counted, excluding=[quest_id for quests in counted.values() for quest_id in quests]
     )
     has_turn = take_turns(hash_ids(user.id for user in users), day.toordinal()).tolist()
     players, milestones = [], []
     for user in users:
-        stopping.check()
+        check_stop()
         player = PlayerQuests(
             user_id=user.id,
             score_before=before[user.id],
@@ -156,34 +155,30 @@ def open_quests(
         )
         active = service.get_user_active_quests(user.id)
         wins = count_wins(service, user.id, day)
-        milestone = next((quest for quest in active if quest.type == MILESTONE), None)
+        milestone = find_milestone(active)
         if milestone is not None and wins >= milestone.target_value:
             player.counted[str(milestone.id)] = milestone.type
-        _adopt_daily(player, active, _end_of(day))
+        _continue_daily(player, active, midnight_of(day + timedelta(days=1)))
         players.append(player)
         milestones.append((milestone, wins))
     quests = LiveQuests(service, day, players)
-    quests.write_board([player for player in players if player.score])
+    quests.write_leaderboard([player for player in players if player.score])
     for player, (milestone, wins), is_given in zip(players, milestones, has_turn, strict=True):
-        stopping.check()
+        check_stop()
         _advance_milestone(service, player.user_id, milestone, wins)
         if is_given:
             _give_daily(service, player, day)
     return quests
 
 
-def choose_daily(user_id: UUID, day: date) -> QuestRule:
-    """Return which quest of the day is a player's."""
-    return DAILY[(day.toordinal() + user_id.int) % len(DAILY)]
-
-
-def _end_of(day: date) -> datetime:
-    return datetime.combine(day + timedelta(days=1), time(0), UTC)
-
-
 def _read_counted(entry: LeaderboardEntry | None) -> dict[str, str]:
     counted = entry.metadata.get(COUNTED) if entry is not None else None
     return dict(counted) if isinstance(counted, frozendict) else {}
+
+
+def find_milestone(active: Sequence[Quest]) -> Quest | None:
+    """Return the milestone among a player's active quests."""
+    return next((quest for quest in active if quest.type == MILESTONE), None)
 
 
 def count_wins(service: EnhancedDatabaseService, user_id: UUID, day: date) -> int:
@@ -197,10 +192,12 @@ def count_wins(service: EnhancedDatabaseService, user_id: UUID, day: date) -> in
     return wins
 
 
-def _adopt_daily(player: PlayerQuests, active: Sequence[Quest], end: datetime) -> None:
+def _continue_daily(player: PlayerQuests, active: Sequence[Quest], end: datetime) -> None:
     for quest in active:
         if quest.type in DAILY_TYPES and quest.expires_at == end:
-            is_counted = str(quest.id) in player.counted  # but was not marked completed in time
+            is_counted = (
+                str(quest.id) in player.counted
+            )  # but not marked completed before the simulator ended
             progress = money_cents(quest.current_progress)
             best = money_cents(quest.target_value) if is_counted else progress
             player.daily = DailyQuest(quest, best=best, written=progress)
@@ -209,7 +206,7 @@ def _adopt_daily(player: PlayerQuests, active: Sequence[Quest], end: datetime) -
 def _give_daily(service: EnhancedDatabaseService, player: PlayerQuests, day: date) -> None:
     if player.daily is None and not DAILY_TYPES.intersection(player.counted.values()):
         rule = choose_daily(player.user_id, day)
-        quest = _create(service, player.user_id, rule, expires_at=_end_of(day))
+        quest = _create(service, player.user_id, rule, expires_at=midnight_of(day + timedelta(days=1)))
         player.daily = DailyQuest(quest, best=0, written=0)
 
 
@@ -244,10 +241,10 @@ def _create(
     )
 
 
-def _read_board(service: EnhancedDatabaseService, day: date) -> dict[UUID, LeaderboardEntry]:
-    board: dict[UUID, LeaderboardEntry] = {}
+def _read_leaderboard(service: EnhancedDatabaseService, day: date) -> dict[UUID, LeaderboardEntry]:
+    entries: dict[UUID, LeaderboardEntry] = {}
     while True:
-        page = service.get_leaderboard(QUESTS_COMPLETED, day, _PAGE, offset=len(board))
-        board |= {entry.user_id: entry for entry in page}
+        page = service.get_leaderboard(QUESTS_COMPLETED, day, _PAGE, offset=len(entries))
+        entries |= {entry.user_id: entry for entry in page}
         if len(page) < _PAGE:
-            return board
+            return entries

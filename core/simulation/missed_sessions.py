@@ -1,15 +1,14 @@
-"""Plays the sessions that nobody played: between imported history and today, or while a stack was down.
+"""Plays missed sessions: between the imported history and today, or while a stack was down.
 
-Owns such a day from its first price to its final ranks: the live market's walk in coarse
-steps, its players and their quests, written at once with the times at which they would have
-happened. Everything follows from the days before and from the date, so that a day which was
-interrupted is played again to the same result; its leaderboards are written last, and a day
-that has them is not played again.
+Owns such a day from its first price to its final ranks: the live market in coarse steps, its players
+and their quests, written at once with the times that they would have had. Everything follows from the
+days before and from the date, so that an interrupted day is played again with the same result. Its
+leaderboards are written last, and a day that has them is not played again.
 """
 
 import logging
-from collections.abc import Iterator, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
 from uuid import UUID
@@ -21,46 +20,45 @@ from numpy.random import PCG64, Generator, SeedSequence
 from core.records import MarketEvent, Quest, Tick, User
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import Integers, money_cents, to_money
+from core.simulation.bulk_load import Progress, ignore_progress
 from core.simulation.daily_prices import DailyPrices
+from core.simulation.history import midnight_of
 from core.simulation.identifiers import Kind, hash_ids, hash_texts, make_ids_of
 from core.simulation.live_market import DAY_SECONDS, SINCE_OPEN, LiveMarket, build_market
 from core.simulation.live_players import buy_at_open, choose_players, list_players
-from core.simulation.live_quests import choose_daily, count_wins
+from core.simulation.live_quests import count_wins, find_milestone
+from core.simulation.players import add_newcomers
 from core.simulation.price_moves import build_event
-from core.simulation.progress import Progress, ignore_progress
-from core.simulation.quest_rules import (
+from core.simulation.quests import (
     GAIN_TODAY,
-    MILESTONE,
     build_quest,
+    choose_daily,
     next_milestone,
     take_turns,
 )
-from core.simulation.roster import join_game
-from core.simulation.session_rows import DAILY_RETURNS, SessionRows
-from core.simulation.sessions import SessionResult, value_holdings
-from core.simulation.stopping import Stopping
+from core.simulation.sessions import DAILY_RETURNS, SessionResult, SessionRows, value_holdings
 
 logger = logging.getLogger(__name__)
 
 MOST_DAYS: Final = 92
-"""A longer gap is left: history with its own dates, or a stack that nobody has used for a season."""
+"""A longer gap stays: history with its own dates, or a stack that was not used for months."""
 
 STEPS: Final = 48
-"""Prices of a day, one each half hour: enough for a candle of every hour."""
+"""Steps of a day, one each half hour: enough for a candle of every hour."""
 
 
 def play_missed_sessions(
     service: EnhancedDatabaseService,
     today: date,
     *,
-    stopping: Stopping | None = None,
+    check_stop: Callable[[], None] = lambda: None,
     progress: Progress = ignore_progress,
 ) -> list[date]:
     """Play every day between the last session with leaderboards and `today`; return these days.
 
     Does nothing without an earlier session, without a simulated player, and when more than
-    `MOST_DAYS` days are missing. Raises what the service raises; called again, it goes on with
-    the day at which it ended.
+    `MOST_DAYS` days are missing. Raises what the service raises; a later call continues with the
+    day that failed.
     """
     last = service.list_leaderboard_dates(DAILY_RETURNS, limit=1, before=today)
     if not last:
@@ -70,21 +68,20 @@ def play_missed_sessions(
         logger.info("%d days since the session of %s are too many to be played", len(missed), last[0])
         return []
     if missed:
-        # it may have ended in the middle, without final ranks
+        # its simulator may have ended in the middle of it, without final ranks
         service.close_session(last[0])
     daily = DailyPrices()
-    for place, day in enumerate(missed, 1):
-        if stopping is not None:
-            stopping.check()
+    for number, day in enumerate(missed, 1):
+        check_stop()
         if not _play(service, day, daily):
-            return missed[: place - 1]
-        progress("playing missed sessions", place, len(missed))
+            return missed[: number - 1]
+        progress("playing missed sessions", number, len(missed))
     return missed
 
 
 def _play(service: EnhancedDatabaseService, day: date, daily: DailyPrices) -> bool:
-    midnight = datetime.combine(day, time(0), UTC)
-    join_game(service, day)
+    midnight = midnight_of(day)
+    add_newcomers(service, day)
     everyone = list_players(service)
     market = _open_market(service, daily, midnight)
     if not everyone or market is None:
@@ -129,7 +126,7 @@ def _open_market(
 
 
 class _Walk:
-    """A day of the market: its ticks and events, how players end, and how far they came meanwhile."""
+    """A day of the market: its ticks and events, the players' final result and their best values."""
 
     def __init__(
         self, market: LiveMarket, users: Sequence[User], daily: DailyPrices, midnight: datetime
@@ -149,10 +146,10 @@ class _Walk:
             for move in market.list_moves():
                 self.events.append(build_event(move, SINCE_OPEN, moment))
                 market.note_announced(move)
-            self._take(value_holdings(holdings, market.prices))
+            self._update(value_holdings(holdings, market.prices))
             self.ended = moment
 
-    def _take(self, result: SessionResult) -> None:
+    def _update(self, result: SessionResult) -> None:
         self.result = result
         if len(result.value_cents):
             lead = result.value_cents - int(result.value_cents.mean())
@@ -163,22 +160,22 @@ class _Walk:
 def _play_quests(
     service: EnhancedDatabaseService, users: Sequence[User], day: date, walk: _Walk
 ) -> tuple[list[Quest], Integers]:
-    """Return the quests of a session, and how many each player has completed with it."""
-    midnight = datetime.combine(day, time(0), UTC)
+    """Return the quests of a session, and how many each player has completed by its end."""
+    midnight = midnight_of(day)
     keys = hash_ids(user.id for user in users)
     daily_ids = make_ids_of(Kind.DAILY, seed=0, when=midnight, keys=keys)
     milestone_ids = make_ids_of(Kind.MILESTONE, seed=0, when=midnight, keys=keys)
     has_turn = take_turns(keys, day.toordinal()).tolist()
     quests: list[Quest] = []
-    for place, user in enumerate(users):
-        quests += _advance_milestone(service, user, day, milestone_ids[place])
-        if has_turn[place]:
+    for index, user in enumerate(users):
+        quests += _advance_milestone(service, user, day, milestone_ids[index])
+        if has_turn[index]:
             rule = choose_daily(user.id, day)
-            best = walk.best_gain[place] if rule.type == GAIN_TODAY else walk.best_lead[place]
+            best = walk.best_gain[index] if rule.type == GAIN_TODAY else walk.best_lead[index]
             target = money_cents(rule.target)
             quests.append(
                 build_quest(
-                    daily_ids[place],
+                    daily_ids[index],
                     user.id,
                     rule,
                     progress=to_money(min(int(best), target)),
@@ -200,10 +197,10 @@ def _play_quests(
 def _advance_milestone(
     service: EnhancedDatabaseService, user: User, day: date, new_id: UUID
 ) -> Iterator[Quest]:
-    """Yield a player's milestone with the sessions won before a day, and the next one once it is reached."""
+    """Yield a player's milestone with the sessions won before a day, and the next one if it is reached."""
     wins = count_wins(service, user.id, day)
     active = service.get_user_active_quests(user.id)
-    milestone = next((quest for quest in active if quest.type == MILESTONE), None)
+    milestone = find_milestone(active)
     is_reached = milestone is not None and wins >= milestone.target_value
     if milestone is not None:
         status = "COMPLETED" if is_reached else "ACTIVE"
@@ -216,6 +213,6 @@ def _advance_milestone(
             rule,
             progress=Decimal(wins),
             status="ACTIVE",
-            created_at=datetime.combine(day, time(0), UTC),
+            created_at=midnight_of(day),
             expires_at=None,
         )

@@ -12,9 +12,8 @@ import numpy as np
 
 from core.records import MarketEvent
 from core.simulation.amounts import PRICE_UNITS, divide_whole, to_money, to_price
-from core.simulation.history import History
+from core.simulation.history import History, close_of
 from core.simulation.identifiers import Kind, hash_texts, make_ids
-from core.simulation.trading_day import close_of
 
 EVENT_TYPE: Final = "PRICE_MOVE"
 

@@ -21,6 +21,8 @@ from core.errors import PriceFileError
 from core.records import Candle, Tick
 from core.service import EnhancedDatabaseService
 from core.simulation.bars import VOLATILITY_RETURNS, build_ticks
+from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress
+from core.simulation.history import close_of, last_closed_day
 from core.simulation.price_layout import understand
 from core.simulation.price_options import ReadingOptions, Split
 from core.simulation.price_plan import Plan
@@ -37,9 +39,6 @@ from core.simulation.price_series import (
 )
 from core.simulation.price_source import Source, open_sources, scan_text
 from core.simulation.price_table import PriceTable, TableBuilder
-from core.simulation.progress import Progress, ignore_progress
-from core.simulation.trading_day import close_of, last_closed_day
-from core.simulation.write_behind import BATCH_ROWS, WriteBehind
 
 MAX_ROWS: Final = 20_000_000
 """Bounds the memory to about 2 GB."""
@@ -309,7 +308,7 @@ def _load(
 ) -> int:
     ticks = _ticks(table, closes_before)
     done = 0
-    with WriteBehind(at_once=PARALLEL_WRITES) as writes:
+    with BatchWriter(at_once=PARALLEL_WRITES) as writes:
         while batch := list(islice(ticks, BATCH_ROWS)):
             writes.write(service.load_market_ticks, batch)
             progress("loading prices", done, len(table))

@@ -1,8 +1,8 @@
 """Replays imported trading days as sessions of the game.
 
-Owns the order of a replay and what is written of it, always through the service's
-bulk loads. Every row follows from the prices, the number of players and sessions and
-the seed number, ids included, so that a repeated replay changes nothing.
+Owns the order of a replay and its writes, always through the service's bulk loads. Every row, ids
+included, follows from the prices, the number of players and sessions and the seed, so that a repeated
+replay changes nothing.
 """
 
 from collections.abc import Iterator
@@ -18,24 +18,29 @@ from core.errors import InvalidInput
 from core.records import Quest
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import Integers
-from core.simulation.attendance import RecentSessions, choose_attending, choose_join_sessions
-from core.simulation.history import NO_PRICES, History, load_history
+from core.simulation.behaviour import (
+    LOOKBACKS,
+    RecentSessions,
+    Traits,
+    choose_attending,
+    choose_join_sessions,
+    choose_weights,
+    draw_traits,
+)
+from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress
+from core.simulation.history import NO_PRICES, History, close_of, load_history, open_of
 from core.simulation.identifiers import Hashes, hash_texts
+from core.simulation.players import ReplayPlayers, mark_finished, player_ids, replace_players
 from core.simulation.price_moves import list_events
-from core.simulation.progress import Progress, ignore_progress
-from core.simulation.quest_book import QuestBook
-from core.simulation.roster import Roster, enroll, mark_finished, player_ids
-from core.simulation.session_rows import SessionRows
+from core.simulation.quests import ReplayQuests
 from core.simulation.sessions import (
     SessionResult,
+    SessionRows,
     buy_shares,
     percent_hundredths,
     value_holdings,
 )
-from core.simulation.strategies import LOOKBACKS, Traits, choose_weights, draw_traits
 from core.simulation.survey import Survey, survey
-from core.simulation.trading_day import close_of, open_of
-from core.simulation.write_behind import BATCH_ROWS, WriteBehind
 
 MAX_PLAYERS: Final = 100_000
 MAX_SEED: Final = 2**63 - 1
@@ -43,9 +48,9 @@ MAX_SEED: Final = 2**63 - 1
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What a replay covers, the rows that it has, and how many of them were new or changed.
+    """What a replay covers, its rows, and how many of them were new or changed.
 
-    `removed` players belonged to a replay with other numbers or prices.
+    `removed` players belonged to a replay with other parameters or prices.
     """
 
     players: int
@@ -72,7 +77,7 @@ class SeedResult:
 
 
 class SeedPlan:
-    """A seed that can be looked at before it is run."""
+    """A replay that is planned, so that its effect can be shown before it is run."""
 
     def __init__(
         self, service: EnhancedDatabaseService, replay: "Replay", traits: Traits, *, seed: int, mark: str
@@ -84,23 +89,25 @@ class SeedPlan:
         self._mark = mark
 
     def survey(self) -> Survey:
-        """Look at what is in the database: what would be replaced, and what no seed has made."""
+        """Return what is in the database: what the seed would replace, and what no seed has made."""
         players, history = len(self._replay.user_ids), self._replay.history
         return survey(self._service, players=players, mark=self._mark, history=history)
 
     def run(self, progress: Progress = ignore_progress, *, now: datetime | None = None) -> SeedResult:
         """Replay the sessions.
 
-        Simulated players of another replay are removed with all that is theirs; other users and
-        their data are never touched.
+        Simulated players of another replay are removed with all their data; other users and their
+        data are never changed.
         """
         replay = self._replay
         joined_at = [open_of(day) for day in replay.join_days]
-        roster = enroll(self._service, self._traits, mark=self._mark, joined_at=joined_at, progress=progress)
-        result = _write(
-            self._service, replay, roster, progress, seed=self._seed, now=now or datetime.now(UTC)
+        players = replace_players(
+            self._service, self._traits, mark=self._mark, joined_at=joined_at, progress=progress
         )
-        mark_finished(self._service, roster)
+        result = _write(
+            self._service, replay, players, progress, seed=self._seed, now=now or datetime.now(UTC)
+        )
+        mark_finished(self._service, players)
         return result
 
 
@@ -135,19 +142,19 @@ def seed(
     progress: Progress = ignore_progress,
     now: datetime | None = None,
 ) -> SeedResult:
-    """Plan a seed and run it at once, whatever is in the database; see `plan_seed` and `SeedPlan`."""
+    """Plan a seed and run it without looking at the database; see `plan_seed` and `SeedPlan`."""
     return plan_seed(service, players=players, sessions=sessions, seed=seed).run(progress, now=now)
 
 
 class PlayedSession(NamedTuple):
-    """One session of the history's `row`: its players, as places in the roster, and how they finished."""
+    """One session, of the history's `row`: the numbers of its players, and their result."""
 
     row: int
     day: date
     players: NDArray[np.intp]
     result: SessionResult
     quests: list[Quest]
-    """What is over with the session, or before it."""
+    """The quests that ended with the session, or before it."""
     completed: Integers
     """How many quests each of the players has completed so far."""
 
@@ -161,7 +168,7 @@ class Replay:
         self.history = history
         self.user_ids = user_ids
         self.first = first
-        self.quests = QuestBook(user_ids, seed=seed)
+        self.quests = ReplayQuests(user_ids, seed=seed)
         self.last_played: dict[UUID, date] = {}
         self._traits = traits
         self._symbols = hash_texts(history.symbols)
@@ -174,7 +181,7 @@ class Replay:
         return [self.history.days[row] for row in self._joins.tolist()]
 
     def play(self) -> Iterator[PlayedSession]:
-        """Play all sessions in order; to be called once."""
+        """Play all sessions in order; can be called once."""
         for row in range(self.first, len(self.history.days)):
             yield self._play(row)
 
@@ -185,15 +192,15 @@ class Replay:
         quests = self.quests.play(day, players, result)
         completed = self.quests.completed[players]
         self._recent.add(joined, players, percent_hundredths(result.change_cents), completed)
-        self.last_played |= dict.fromkeys((self.user_ids[place] for place in players.tolist()), day)
+        self.last_played |= dict.fromkeys((self.user_ids[number] for number in players.tolist()), day)
         return PlayedSession(row, day, players, result, quests, completed)
 
 
 def play_day(history: History, row: int, traits: Traits, symbols: Hashes) -> SessionResult:
     """Play one day of a history; `symbols` are the hashes of its symbols.
 
-    What players buy depends on the closes before the day, how many of it on its opening
-    prices, and only what it is worth in the end on its closes.
+    The symbols that players buy depend on the closes before the day, the number of shares on its
+    opening prices, and only the final value on its closes.
     """
     opens = history.opens[row]
     before = history.carried[max(0, row - LOOKBACKS[-1] - 1) : row]
@@ -203,12 +210,12 @@ def play_day(history: History, row: int, traits: Traits, symbols: Hashes) -> Ses
 
 
 class _Buffer:
-    """Rows of one table that wait until there are enough for a batch.
+    """Collects rows of one table for a batch.
 
-    `after` has rows that these refer to, and is written before them.
+    The rows refer to rows of `after`, which is written before them.
     """
 
-    def __init__(self, writes: WriteBehind, load: Any, *, after: "_Buffer | None" = None) -> None:
+    def __init__(self, writes: BatchWriter, load: Any, *, after: "_Buffer | None" = None) -> None:
         self.rows = 0
         self._after = after
         self._writes = writes
@@ -231,19 +238,19 @@ class _Buffer:
 
 
 class _Output:
-    """What a replay writes, table by table."""
+    """The rows that a replay writes, by table."""
 
     def __init__(
         self,
         service: EnhancedDatabaseService,
-        roster: Roster,
+        players: ReplayPlayers,
         seed: int,
         *,
-        scores: WriteBehind,
-        others: WriteBehind,
+        scores: BatchWriter,
+        others: BatchWriter,
     ) -> None:
         self._service = service
-        self._roster = roster
+        self._players = players
         self._seed = seed
         self.portfolios = _Buffer(others, service.load_portfolios)
         self.positions = _Buffer(others, service.load_positions, after=self.portfolios)
@@ -254,10 +261,10 @@ class _Output:
         self.quests_left_alone = 0
 
     def add_session(self, replay: Replay, session: PlayedSession) -> None:
-        """Add what follows from one session."""
-        places = session.players.tolist()
+        """Add the rows of one session."""
+        numbers = session.players.tolist()
         rows = SessionRows(
-            [(self._roster.user_ids[place], self._roster.usernames[place]) for place in places],
+            [(self._players.user_ids[number], self._players.usernames[number]) for number in numbers],
             session.day,
             session.result,
             seed=self._seed,
@@ -272,9 +279,9 @@ class _Output:
         self.events.add(list_events(replay.history, session.row))
 
     def finish(self, replay: Replay, now: datetime) -> None:
-        """Add what is open after the last session, and write what still waits."""
-        # an open quest of a settled player may have been played since
-        settled, left = self._roster.settled, replay.quests.finish(now)
+        """Add the quests that are open after the last session, and write all collected rows."""
+        # an open quest of a settled player may have changed since the earlier run
+        settled, left = self._players.settled, replay.quests.finish(now)
         new = [quest for quest in left if quest.status != "ACTIVE" or quest.user_id not in settled]
         self.quests.add(new)
         self.quests_left_alone = len(left) - len(new)
@@ -288,22 +295,22 @@ class _Output:
 def _write(
     service: EnhancedDatabaseService,
     replay: Replay,
-    roster: Roster,
+    players: ReplayPlayers,
     progress: Progress,
     *,
     seed: int,
     now: datetime,
 ) -> SeedResult:
     days = replay.history.days[replay.first :]
-    # leaderboard entries take as long as all the rest, so they get a connection of their own
-    with WriteBehind() as scores, WriteBehind() as others:
-        output = _Output(service, roster, seed, scores=scores, others=others)
-        for place, session in enumerate(replay.play(), 1):
+    # leaderboard entries take as long as all other rows, so they get a connection of their own
+    with BatchWriter() as scores, BatchWriter() as others:
+        output = _Output(service, players, seed, scores=scores, others=others)
+        for number, session in enumerate(replay.play(), 1):
             output.add_session(replay, session)
-            progress("replaying sessions", place, len(days))
+            progress("replaying sessions", number, len(days))
         output.finish(replay, now)
     return SeedResult(
-        players=len(roster.user_ids),
+        players=len(players.user_ids),
         sessions=len(days),
         first_day=days[0],
         last_day=days[-1],
@@ -313,7 +320,7 @@ def _write(
         quests=output.quests.rows + output.quests_left_alone,
         market_events=output.events.rows,
         changed=scores.rows + others.rows,
-        removed=roster.removed,
+        removed=players.removed,
     )
 
 

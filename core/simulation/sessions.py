@@ -1,23 +1,39 @@
-"""One session: what players buy at the open and what it is worth later.
+"""One session: what players buy at the open, what it is worth later, and the rows that follow.
 
-Owns the arithmetic of money. Everything is a whole number, prices in a power of ten and
-money in cents, so that every figure adds up to the cent.
+Owns the arithmetic of money: whole numbers only, prices in a power of ten and money in cents, so that
+every value adds up to the cent. Ids follow from the seed, the session and the player, so that the same
+session always makes the same rows. Writes nothing.
 """
 
+from collections.abc import Iterator, Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from itertools import repeat
 from typing import Final, NamedTuple
+from uuid import UUID
 
 import numpy as np
+from frozendict import frozendict
+from numpy.typing import NDArray
 
-from core.simulation.amounts import PRICE_UNITS, Integers, divide_rounded
+from core.records import LeaderboardEntry, Portfolio, Position, Trade
+from core.simulation.amounts import PRICE_UNITS, Integers, divide_rounded, to_money, to_moneys, to_prices
+from core.simulation.identifiers import Kind, hash_ids, hash_texts, make_ids_of
 
 STARTING_CENTS: Final = 1_000_000
-"""Every session starts with 10,000.00."""
+"""The starting cash of every session: 10,000.00."""
+
+DAILY_RETURNS: Final = "daily_returns"
+TOTAL_VALUE: Final = "total_value"
+QUESTS_COMPLETED: Final = "quests_completed"
+
+_BUY: Final = "BUY"
 
 
 class Holdings(NamedTuple):
     """What players own; a row per player, and in `shares` and `paid` a column per symbol.
 
-    `paid` is the price of one share, `price_units` are 1.00; meaningful where there are shares.
+    `paid` is the price of one share, in which 1.00 is `price_units`; meaningful where there are shares.
     """
 
     cash_cents: Integers
@@ -44,9 +60,8 @@ def buy_shares(
 ) -> Holdings:
     """Buy whole shares at the open.
 
-    Each player splits `invested_percent` of the starting cash by `weights`, one row per
-    player and one column per symbol; the rest stays cash, as does what a share costs
-    too much for.
+    Each player divides `invested_percent` of the starting cash by `weights`, one row per player and
+    one column per symbol; the rest, and the remainder below the price of a share, stays cash.
     """
     budget = STARTING_CENTS * invested_percent // 100
     total = np.maximum(weights.sum(axis=1), 1)
@@ -63,7 +78,7 @@ def hold_shares(shares: Integers, paid: Integers, price_units: int = PRICE_UNITS
 
 
 def value_holdings(holdings: Holdings, prices: Integers) -> SessionResult:
-    """Return the cash and, symbol by symbol, shares times price rounded to the cent."""
+    """Return cash plus shares times price, rounded to the cent for each symbol."""
     worth = value_shares(holdings.shares, prices, holdings.price_units).sum(axis=1)
     return SessionResult(holdings, holdings.cash_cents + worth)
 
@@ -83,3 +98,99 @@ def rank_scores(scores: Integers) -> Integers:
     ordered = np.sort(scores)
     ranks: Integers = len(scores) - np.searchsorted(ordered, scores, side="right") + 1
     return ranks
+
+
+class SessionRows:
+    """Builds the rows of a session from its players and their result, in the same order."""
+
+    def __init__(
+        self,
+        players: Sequence[tuple[UUID, str]],
+        day: date,
+        result: SessionResult,
+        *,
+        seed: int,
+        opened: datetime,
+        closed: datetime,
+    ) -> None:
+        self._user_ids = [user_id for user_id, _ in players]
+        self._usernames = [username for _, username in players]
+        self._keys = hash_ids(self._user_ids)
+        self._day = day
+        self._result = result
+        self._seed = seed
+        self._opened = opened
+        self._closed = closed
+
+    def build_portfolios(self) -> Iterator[Portfolio]:
+        """Return a portfolio for each player."""
+        change = self._result.change_cents
+        # in the order of the record's fields: keyword arguments double the cost of a row
+        return map(
+            Portfolio,
+            make_ids_of(Kind.PORTFOLIO, seed=self._seed, when=self._opened, keys=self._keys),
+            self._user_ids,
+            repeat(self._day),
+            repeat(to_money(STARTING_CENTS)),
+            to_moneys(self._result.holdings.cash_cents),
+            to_moneys(self._result.value_cents),
+            to_moneys(change),
+            to_moneys(percent_hundredths(change)),
+            repeat(self._opened),
+            repeat(self._closed),
+        )
+
+    def build_positions(self, symbols: tuple[str, ...]) -> Iterator[Position]:
+        """Return what each player holds, by player and symbol."""
+        rows, columns = np.nonzero(self._result.holdings.shares)
+        return map(
+            Position,
+            [self._user_ids[row] for row in rows.tolist()],
+            repeat(self._day),
+            [symbols[column] for column in columns.tolist()],
+            map(Decimal, self._result.holdings.shares[rows, columns].tolist()),
+            to_prices(self._result.holdings.paid[rows, columns], self._result.holdings.price_units),
+        )
+
+    def build_trades(self, symbols: tuple[str, ...]) -> Iterator[Trade]:
+        """Return the purchases at the open, one for each position."""
+        rows, columns = np.nonzero(self._result.holdings.shares)
+        keys = self._keys[rows] ^ hash_texts(symbols)[columns]
+        return map(
+            Trade,
+            make_ids_of(Kind.TRADE, seed=self._seed, when=self._opened, keys=keys),
+            [self._user_ids[row] for row in rows.tolist()],
+            repeat(self._day),
+            [symbols[column] for column in columns.tolist()],
+            repeat(_BUY),
+            map(Decimal, self._result.holdings.shares[rows, columns].tolist()),
+            to_prices(self._result.holdings.paid[rows, columns], self._result.holdings.price_units),
+            repeat(self._opened),
+        )
+
+    def build_entries(self, completed: Integers) -> Iterator[LeaderboardEntry]:
+        """Yield the entries of all leaderboards; `completed` are each player's quests so far."""
+        everyone = np.arange(len(self._user_ids))
+        returns = percent_hundredths(self._result.change_cents)
+        yield from self._leaderboard(DAILY_RETURNS, Kind.DAILY_RETURNS, everyone, returns)
+        yield from self._leaderboard(TOTAL_VALUE, Kind.TOTAL_VALUE, everyone, self._result.value_cents)
+        # a player without a completed quest is not on that leaderboard
+        rows = np.flatnonzero(completed)
+        yield from self._leaderboard(QUESTS_COMPLETED, Kind.QUESTS_COMPLETED, rows, completed[rows] * 100)
+
+    def _leaderboard(
+        self, category: str, kind: Kind, rows: NDArray[np.intp], hundredths: Integers
+    ) -> Iterator[LeaderboardEntry]:
+        indices = rows.tolist()
+        return map(
+            LeaderboardEntry,
+            make_ids_of(kind, seed=self._seed, when=self._closed, keys=self._keys[rows]),
+            [self._user_ids[index] for index in indices],
+            [self._usernames[index] for index in indices],
+            repeat(self._day),
+            repeat(category),
+            to_moneys(hundredths),
+            rank_scores(hundredths).tolist(),
+            repeat(frozendict()),  # metadata
+            repeat(self._closed),
+        )

@@ -10,7 +10,7 @@ from typing import Final
 
 from core.service import EnhancedDatabaseService
 from core.simulation.history import History
-from core.simulation.roster import REPLAY_MARK, is_simulated
+from core.simulation.players import REPLAY_MARK, is_simulated
 
 NAMED_PLAYERS: Final = 3
 SESSIONS_READ: Final = 1_000

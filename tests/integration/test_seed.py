@@ -9,9 +9,9 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import DatabaseUnavailable, InvalidInput, UserNotFound
+from core.simulation.players import player_ids
 from core.simulation.prices import import_prices
 from core.simulation.replay import SeedResult, seed
-from core.simulation.roster import player_ids
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.market_days import SHIPPED, import_days

@@ -8,18 +8,14 @@ import numpy as np
 import pytest
 
 from core.records import Candle, Quest
-from core.simulation.history import History, build_history
+from core.simulation.behaviour import draw_traits
+from core.simulation.history import History, build_history, close_of, open_of
 from core.simulation.identifiers import hash_texts
+from core.simulation.players import build_username, player_ids
 from core.simulation.price_moves import PriceMove, list_events
-from core.simulation.quest_book import QuestBook
-from core.simulation.quest_rules import MILESTONES, next_milestone
+from core.simulation.quests import MILESTONES, ReplayQuests, next_milestone
 from core.simulation.replay import PlayedSession, Replay, play_day
-from core.simulation.roster import player_ids
-from core.simulation.session_rows import QUESTS_COMPLETED, SessionRows
-from core.simulation.sessions import STARTING_CENTS, Holdings, SessionResult
-from core.simulation.strategies import draw_traits
-from core.simulation.trading_day import close_of, open_of
-from core.simulation.usernames import username_of
+from core.simulation.sessions import QUESTS_COMPLETED, STARTING_CENTS, Holdings, SessionResult, SessionRows
 
 PLAYERS = 60
 DAYS = 90
@@ -57,7 +53,7 @@ def make_replay(history: History, *, seed: int = 1) -> Replay:
 
 def make_rows(replay: Replay, session: PlayedSession, *, seed: int = 1) -> SessionRows:
     """Return the rows of a session."""
-    players = [(replay.user_ids[place], username_of(place)) for place in session.players.tolist()]
+    players = [(replay.user_ids[place], build_username(place)) for place in session.players.tolist()]
     return SessionRows(
         players,
         session.day,
@@ -156,7 +152,7 @@ def result_with(*values: int) -> SessionResult:
     return SessionResult(Holdings(cents, nothing, nothing), cents)
 
 
-def play_days(book: QuestBook, first: date, *days: tuple[int, ...]) -> list[Quest]:
+def play_days(book: ReplayQuests, first: date, *days: tuple[int, ...]) -> list[Quest]:
     """Play one session a day from `first` on; return the quests that are over."""
     return [
         quest
@@ -168,7 +164,7 @@ def play_days(book: QuestBook, first: date, *days: tuple[int, ...]) -> list[Ques
 @pytest.fixture(autouse=True)
 def quests_for_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever plays has the quest of the week."""
-    monkeypatch.setattr("core.simulation.quest_rules.GIVEN_PERCENT", 100)
+    monkeypatch.setattr("core.simulation.quests.GIVEN_PERCENT", 100)
 
 
 MONDAY = date(2012, 1, 16)  # in this week alice, bob and charlie have the three quests in order
@@ -176,7 +172,7 @@ MONDAY = date(2012, 1, 16)  # in this week alice, bob and charlie have the three
 
 def test_weekly_quests_complete_at_their_target() -> None:
     """Three wins for alice, 200.00 in one session for bob, three times above average for charlie."""
-    book = QuestBook(tuple(player_ids(range(3))), seed=1)
+    book = ReplayQuests(tuple(player_ids(range(3))), seed=1)
     wins = [(1, 19_999, 0), (1, 0, 20_000), (0, 20_000, 30_000), (1, -1, 5)]
     assert play_days(book, MONDAY, *wins[:3]) == []
     assert book.completed.tolist() == [0, 1, 0]
@@ -190,7 +186,7 @@ def test_weekly_quests_complete_at_their_target() -> None:
 
 def test_weekly_quests_expire_and_rotate() -> None:
     """On Monday everyone gets the next one, whatever became of the last."""
-    book = QuestBook(tuple(player_ids(range(3))), seed=1)
+    book = ReplayQuests(tuple(player_ids(range(3))), seed=1)
     play_days(book, MONDAY, (1, 150, -5))
     over = play_days(book, MONDAY + timedelta(days=7), (0, 0, 0))
     assert [quest.status for quest in over] == ["EXPIRED"] * 3
@@ -202,7 +198,7 @@ def test_weekly_quests_expire_and_rotate() -> None:
 
 def test_the_quest_of_a_week_that_goes_on_stays_active() -> None:
     """History that reaches up to now leaves something to do."""
-    book = QuestBook(tuple(player_ids(range(1))), seed=1)
+    book = ReplayQuests(tuple(player_ids(range(1))), seed=1)
     play_days(book, MONDAY, (0,))
     weekly = book.finish(datetime(2012, 1, 19, tzinfo=UTC))[0]
     assert weekly.status == "ACTIVE"
@@ -211,7 +207,7 @@ def test_the_quest_of_a_week_that_goes_on_stays_active() -> None:
 def test_milestones_follow_each_other() -> None:
     """The tenth win completes the first rung and begins the second, with the wins so far."""
     alice = player_ids(range(1))[0]
-    book = QuestBook((alice,), seed=1)
+    book = ReplayQuests((alice,), seed=1)
     over = play_days(book, MONDAY, *[(1,)] * 10, (0,), (1,))
     first = [quest for quest in over if quest.type == "MILESTONE"]
     assert [(quest.target_value, quest.status) for quest in first] == [(10, "COMPLETED")]

@@ -1,13 +1,13 @@
-"""The quests of a replay.
+"""The quests of the game: what they ask for and what they are worth, and who works on which in a replay.
 
-Owns who works on what and how far each is: a ladder of milestones that never
-expires, and one quest a week. Returns finished rows; never writes them.
+Owns targets, texts and rewards, and the quests of replayed sessions: a ladder of milestones that never
+expires, and one quest a week. The quests of live sessions are in `live_quests`. Writes nothing.
 """
 
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -15,20 +15,141 @@ from numpy.typing import NDArray
 
 from core.records import Quest
 from core.simulation.amounts import Integers, to_money
-from core.simulation.identifiers import Kind, hash_ids, make_ids
-from core.simulation.quest_rules import (
-    BEAT,
-    GAIN,
-    MILESTONES,
-    WEEKLY,
-    WINS,
-    build_quest,
-    milestone,
-    take_turns,
-    week_of,
-)
+from core.simulation.history import close_of, midnight_of, open_of
+from core.simulation.identifiers import Hashes, Kind, hash_ids, make_ids, mix
 from core.simulation.sessions import SessionResult
-from core.simulation.trading_day import close_of, open_of
+
+WINS = "WINNING_SESSIONS"
+GAIN = "BIG_GAIN"
+BEAT = "BEAT_THE_MARKET"
+MILESTONE = "MILESTONE"
+GAIN_TODAY = "DAILY_GAIN"
+LEAD_TODAY = "DAILY_LEAD"
+
+
+class QuestRule(NamedTuple):
+    """A quest that can be given to a player; the reward is in coins."""
+
+    type: str
+    title: str
+    description: str
+    target: Decimal
+    reward: Decimal
+
+
+REWARD_TYPE: Final = "COINS"
+
+WEEKLY: Final = (
+    QuestRule(
+        WINS,
+        "Win 3 sessions this week",
+        "Finish three sessions of the week with a gain.",
+        Decimal(3),
+        Decimal(50),
+    ),
+    QuestRule(
+        GAIN,
+        "Gain 200 in one session",
+        "Finish a session of the week at least 200.00 above the starting cash.",
+        Decimal(200),
+        Decimal(75),
+    ),
+    QuestRule(
+        BEAT,
+        "Beat the market 3 times this week",
+        "Finish three sessions of the week above the average player.",
+        Decimal(3),
+        Decimal(60),
+    ),
+)
+"""Quests of a week of replayed sessions, in the order in which a player gets them."""
+
+DAILY: Final = (
+    QuestRule(
+        GAIN_TODAY,
+        "Gain 100 today",
+        "Be 100.00 above the starting cash at any time today.",
+        Decimal(100),
+        Decimal(20),
+    ),
+    QuestRule(
+        LEAD_TODAY,
+        "Beat the market by 50 today",
+        "Be 50.00 ahead of the average player at any time today.",
+        Decimal(50),
+        Decimal(25),
+    ),
+)
+"""Quests of a day of the live market, in the order in which a player gets them."""
+
+GIVEN_PERCENT: Final = 70
+"""Share of the players who get a quest; the others allow a comparison."""
+
+DAILY_TYPES: Final = frozenset(rule.type for rule in DAILY)
+
+MILESTONES: Final = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
+"""Won sessions; a player has one milestone at a time, so that one quest is always active."""
+
+
+def milestone(wins: int) -> QuestRule:
+    """Return the quest for so many won sessions in all."""
+    return QuestRule(
+        MILESTONE,
+        f"Win {wins:,} sessions",
+        f"Finish {wins:,} sessions with a gain, counted over all of them.",
+        Decimal(wins),
+        Decimal(10 * wins),
+    )
+
+
+def next_milestone(wins: int) -> QuestRule | None:
+    """Return the first milestone beyond so many won sessions, None after the last."""
+    return next((milestone(rung) for rung in MILESTONES if rung > wins), None)
+
+
+def choose_daily(user_id: UUID, day: date) -> QuestRule:
+    """Return a player's quest of the day."""
+    return DAILY[(day.toordinal() + user_id.int) % len(DAILY)]
+
+
+def week_of(day: date) -> int:
+    """Return the number of the calendar week of a day, which begins on a Monday."""
+    return (day.toordinal() - 1) // 7
+
+
+def take_turns(keys: Hashes, period: int) -> NDArray[np.bool_]:
+    """Say for each player whether they get a quest in a day or week, given by its number."""
+    draws = mix(keys ^ mix(np.array([period], np.uint64))) % np.uint64(100)
+    has_turn: NDArray[np.bool_] = draws < GIVEN_PERCENT
+    return has_turn
+
+
+def build_quest(
+    quest_id: UUID,
+    user_id: UUID,
+    rule: QuestRule,
+    *,
+    progress: Decimal,
+    status: str,
+    created_at: datetime,
+    expires_at: datetime | None,
+) -> Quest:
+    """Return a player's quest by a rule."""
+    return Quest(
+        id=quest_id,
+        user_id=user_id,
+        type=rule.type,
+        title=rule.title,
+        description=rule.description,
+        target_value=rule.target,
+        current_progress=progress,
+        status=status,
+        reward_type=REWARD_TYPE,
+        reward_value=rule.reward,
+        created_at=created_at,
+        expires_at=expires_at,
+    )
+
 
 _RUNGS: Final = np.array([*MILESTONES, np.iinfo(np.int64).max])
 _TARGET_CENTS: Final = np.array([int(rule.target * 100) for rule in WEEKLY])
@@ -36,11 +157,11 @@ _NEVER: Final = datetime.min.replace(tzinfo=UTC)
 _ONE: Final = 100  # progress is in hundredths, as the database keeps it
 
 
-class QuestBook:
-    """Follows the players of a replay from session to session.
+class ReplayQuests:
+    """The quests of all players of a replay, session by session.
 
-    Milestones are for everyone from their first session on; the quest of a week is for those
-    who play in it and whose turn it is, so that players with and without one can be compared.
+    Everyone has a milestone from their first session on. A quest of the week is for those who play in
+    that week and whose turn it is, so that players with and without one can be compared.
     """
 
     def __init__(self, user_ids: tuple[UUID, ...], *, seed: int) -> None:
@@ -61,8 +182,8 @@ class QuestBook:
         self._progress: Integers = np.zeros(count, np.int64)
 
     def play(self, day: date, players: NDArray[np.intp], result: SessionResult) -> list[Quest]:
-        """Count a session of these players; return the quests that are over with it or before it."""
-        over = self._begin_week(day)
+        """Count a session of these players; return the quests that end with it or before it."""
+        over = self._start_week(day)
         self._give(day, players)
         won = np.zeros(len(self._user_ids), np.bool_)
         won[players] = result.change_cents > 0
@@ -70,10 +191,10 @@ class QuestBook:
         self._advance(players, result, won)
         self.completed += self._reached() & ~before
         self._wins += won
-        return [*over, *self._climb(day, won)]
+        return [*over, *self._complete_milestones(day, won)]
 
     def finish(self, now: datetime) -> list[Quest]:
-        """Return what is open after the last session: the week's quests and the milestones."""
+        """Return the quests that are open after the last session: of the week, and the milestones."""
         rungs = np.flatnonzero(self._has_begun & (self._rung < len(MILESTONES)))
         return [*self._end_week(now), *self._milestones(rungs, "ACTIVE")]
 
@@ -99,7 +220,7 @@ class QuestBook:
         reached: NDArray[np.bool_] = self._progress >= _TARGET_CENTS[self._rule]
         return reached
 
-    def _begin_week(self, day: date) -> list[Quest]:
+    def _start_week(self, day: date) -> list[Quest]:
         monday = day - timedelta(days=day.weekday())
         if monday == self._monday:
             return []
@@ -110,7 +231,7 @@ class QuestBook:
         return over
 
     def _give(self, day: date, players: NDArray[np.intp]) -> None:
-        """Give quests to those who play for the first time: in all, and in this week."""
+        """Give a milestone to new players, and a quest of the week to those who play first in it."""
         for player in players[~self._has_begun[players]].tolist():
             self._rung_since[player] = open_of(day)
         self._has_begun[players] = True
@@ -121,7 +242,7 @@ class QuestBook:
     def _end_week(self, now: datetime) -> list[Quest]:
         if self._monday is None:
             return []
-        expiry = datetime.combine(self._monday + timedelta(days=7), time(0), UTC)
+        expiry = midnight_of(self._monday + timedelta(days=7))
         return [
             quest
             for day in np.unique(self._week_since[self._week_since > 0]).tolist()
@@ -154,7 +275,7 @@ class QuestBook:
                 expires_at=expiry,
             )
 
-    def _climb(self, day: date, won: NDArray[np.bool_]) -> list[Quest]:
+    def _complete_milestones(self, day: date, won: NDArray[np.bool_]) -> list[Quest]:
         reached = np.flatnonzero(won & (self._wins >= _RUNGS[self._rung]))
         quests = list(self._milestones(reached, "COMPLETED"))
         self.completed[reached] += 1

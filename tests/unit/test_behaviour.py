@@ -12,16 +12,7 @@ from hypothesis import strategies as st
 
 from core.records import User
 from core.simulation.amounts import Integers, divide_rounded, to_money, to_price
-from core.simulation.identifiers import Kind, hash_texts, make_ids
-from core.simulation.roster import player_ids
-from core.simulation.sessions import (
-    STARTING_CENTS,
-    buy_shares,
-    percent_hundredths,
-    rank_scores,
-    value_holdings,
-)
-from core.simulation.strategies import (
+from core.simulation.behaviour import (
     LOOKBACKS,
     STRATEGIES,
     Traits,
@@ -29,7 +20,15 @@ from core.simulation.strategies import (
     draw_traits,
     read_traits,
 )
-from core.simulation.usernames import name_of, username_of
+from core.simulation.identifiers import Kind, hash_texts, make_ids
+from core.simulation.players import build_name, build_username, player_ids
+from core.simulation.sessions import (
+    STARTING_CENTS,
+    buy_shares,
+    percent_hundredths,
+    rank_scores,
+    value_holdings,
+)
 
 CENT = Decimal("0.01")
 SYMBOLS = hash_texts(("AAPL", "GOOG", "IBM"))
@@ -207,10 +206,10 @@ def test_equal_scores_share_their_rank(scores: list[int]) -> None:
 
 def test_usernames_are_unique_and_readable() -> None:
     """For as many players as a seed may have."""
-    names = [username_of(place) for place in range(100_000)]
+    names = [build_username(place) for place in range(100_000)]
     assert len(set(names)) == len(names)
     assert names[0] == "amber_badger"
-    assert name_of(names[0]) == "Amber Badger"
+    assert build_name(names[0]) == "Amber Badger"
     assert max(map(len, names)) <= 50
 
 

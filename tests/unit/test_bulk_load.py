@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import pytest
 from rich.console import Console
 
-from core.simulation.progress import PLAIN_STEPS, show_progress
-from core.simulation.write_behind import WriteBehind
+from core.simulation.bulk_load import PLAIN_STEPS, BatchWriter, show_progress
 
 
 def shown(*, is_terminal: bool) -> str:
@@ -44,12 +43,12 @@ def test_batches_are_written_in_order() -> None:
         written.append((threading.current_thread().name, list(batch)))
         return len(batch)
 
-    with WriteBehind() as writes:
+    with BatchWriter() as writes:
         writes.write(load, [1, 2])
         writes.write(load, [3])
     assert writes.rows == 3
     assert [batch for _, batch in written] == [[1, 2], [3]]
-    assert all(name.startswith("write-behind") for name, _ in written)
+    assert all(name.startswith("batch-writer") for name, _ in written)
 
 
 def test_an_error_ends_the_writing() -> None:
@@ -62,7 +61,7 @@ def test_an_error_ends_the_writing() -> None:
         written.extend(batch)
         return len(batch)
 
-    with pytest.raises(ValueError, match="two"), WriteBehind() as writes:
+    with pytest.raises(ValueError, match="two"), BatchWriter() as writes:
         for number in range(1, 6):
             writes.write(load, [number])
     assert written == [1]
@@ -74,5 +73,5 @@ def test_the_last_error_is_raised_on_leaving() -> None:
     def load(_: Sequence[int]) -> int:
         raise ValueError("late")
 
-    with pytest.raises(ValueError, match="late"), WriteBehind() as writes:
+    with pytest.raises(ValueError, match="late"), BatchWriter() as writes:
         writes.write(load, [1])

@@ -1,0 +1,308 @@
+"""How simulated players behave: whether they take part in a session, and what they buy.
+
+Owns the models. Everything follows from sessions that are over, from prices, and from hashes of the
+player and the day, so that the replay and a simulator that starts again in the middle of a session
+choose the same. Reads and writes nothing.
+"""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import numpy as np
+from numpy.random import PCG64, Generator, SeedSequence
+from numpy.typing import NDArray
+
+from core.records import User
+from core.simulation.amounts import Integers
+from core.simulation.identifiers import Hashes, hash_ids, mix
+
+WINDOW: Final = 10
+"""Number of recent sessions that a decision depends on: two trading weeks."""
+
+FOUNDERS: Final = 0.3
+"""Share of the players who join in the first session; the others join over time."""
+
+_EAGERNESS: Final = (-0.6, 2.4)
+"""Log-odds of the least and the most eager player to return, everything else being equal."""
+
+_HABIT: Final = 2.2
+"""Log-odds between a player of every recent session and a player of none."""
+
+_FORTUNE: Final = 0.45
+"""Log-odds for each percent by which a player's mean return beat that of all players."""
+
+_FORTUNE_LIMIT: Final = 3.0
+_QUEST: Final = 0.4
+"""Log-odds for each quest completed within the window, for at most two."""
+
+_QUEST_LIMIT: Final = 2
+_GAP: Final = -0.3
+"""Log-odds for each session missed in a row: a player who stays away tends to stay away."""
+
+_LAPSED: Final = -3.0
+"""Additional log-odds of a player who missed the whole window; a few of them come back."""
+
+_ATTEND, _JOIN, _FOUND = (np.uint64(salt) for salt in (0xA77E4D, 0x701401, 0xF0D4DE))
+_UNIT: Final = 1.0 / (1 << 53)
+
+
+class Recent(NamedTuple):
+    """The last sessions, oldest first, at most `WINDOW`; one row per session, one column per player.
+
+    `played` is true for players who took part, `joined` for players who had joined the game. `returns`
+    are percent of the starting cash in hundredths and `quests` completed quests so far, both meaningful
+    only where `played`.
+    """
+
+    joined: NDArray[np.bool_]
+    played: NDArray[np.bool_]
+    returns: Integers
+    quests: Integers
+
+
+class RecentSessions:
+    """Collects the last sessions of a fixed list of players."""
+
+    def __init__(self, players: int) -> None:
+        self._players = players
+        self._rows: deque[tuple[NDArray[np.bool_], NDArray[np.bool_], Integers, Integers]] = deque(
+            maxlen=WINDOW
+        )
+
+    def add(
+        self, joined: NDArray[np.bool_], players: NDArray[np.intp], returns: Integers, quests: Integers
+    ) -> None:
+        """Add a session; `returns` and `quests` have one element for each of its `players`."""
+        played = np.zeros(self._players, np.bool_)
+        played[players] = True
+        rows = np.zeros((2, self._players), np.int64)
+        rows[0, players], rows[1, players] = returns, quests
+        self._rows.append((joined, played, rows[0], rows[1]))
+
+    def recent(self) -> Recent:
+        """Return the sessions added so far that are within the window."""
+        shape = (len(self._rows), self._players)
+        joined, played, returns, quests = (
+            np.array([row[column] for row in self._rows]).reshape(shape) for column in range(4)
+        )
+        return Recent(joined.astype(np.bool_), played.astype(np.bool_), returns, quests)
+
+
+def choose_join_sessions(keys: Hashes, sessions: int) -> Integers:
+    """Return the session, counted from 0, in which each player joins."""
+    is_founder = _fraction(keys, _FOUND) < FOUNDERS
+    later = (_fraction(keys, _JOIN) * sessions).astype(np.int64)
+    return np.where(is_founder, 0, later)
+
+
+def choose_attending(keys: Hashes, joined: NDArray[np.bool_], recent: Recent, day: date) -> NDArray[np.intp]:
+    """Return which players take part in the session of `day`, in order.
+
+    A player takes part in the session in which they join.
+    """
+    chance = _chances(keys, recent)
+    is_new = joined & ~recent.joined.any(axis=0)
+    draws = _fraction(keys ^ mix(np.array([day.toordinal()], np.uint64)), _ATTEND)
+    return np.flatnonzero(joined & (is_new | (draws < chance)))
+
+
+def draw_fraction(day: date, salt: int) -> float:
+    """Return a number from 0 up to 1 that follows from a day alone."""
+    return float(_fraction(np.array([day.toordinal()], np.uint64), np.uint64(salt))[0])
+
+
+def _chances(keys: Hashes, recent: Recent) -> NDArray[np.float64]:
+    """Return each player's probability of taking part in the next session."""
+    played, joined = recent.played, recent.joined
+    count = np.maximum(played.sum(axis=0), 1)
+    # sessions before a player joined count as played, so that newcomers are likely to return
+    habit = np.where(joined, played, True).mean(axis=0) if len(played) else np.ones(len(keys))
+    lead = np.where(played, recent.returns - _mean_of_players(recent), 0).sum(axis=0) / count / 100
+    least, most = _EAGERNESS
+    odds = (
+        least
+        + (most - least) * _fraction(mix(keys), _ATTEND)
+        + _HABIT * (habit - 0.5)
+        + _FORTUNE * np.clip(lead, -_FORTUNE_LIMIT, _FORTUNE_LIMIT)
+        + _QUEST * np.minimum(_count_quests(recent), _QUEST_LIMIT)
+        + _GAP * _count_missed(played)
+        + np.where(len(played) == WINDOW, _LAPSED * ~played.any(axis=0), 0.0)
+    )
+    chances: NDArray[np.float64] = 1 / (1 + np.exp(-odds))
+    return chances
+
+
+def _mean_of_players(recent: Recent) -> NDArray[np.float64]:
+    """Return the mean return of each session, as a column."""
+    players = np.maximum(recent.played.sum(axis=1), 1)
+    total = np.where(recent.played, recent.returns, 0).sum(axis=1)
+    mean: NDArray[np.float64] = total / players
+    return mean[:, np.newaxis]
+
+
+def _count_quests(recent: Recent) -> Integers:
+    """Return how many quests were completed between a player's first and last session of the window."""
+    if not len(recent.played):
+        return np.zeros(recent.played.shape[1], np.int64)
+    players = np.arange(recent.played.shape[1])
+    first = recent.played.argmax(axis=0)
+    last = len(recent.played) - 1 - recent.played[::-1].argmax(axis=0)
+    difference = recent.quests[last, players] - recent.quests[first, players]
+    return np.where(recent.played.any(axis=0), difference, 0)
+
+
+def _count_missed(played: NDArray[np.bool_]) -> Integers:
+    """Return how many sessions each player has missed since the last one played."""
+    if not len(played):
+        return np.zeros(played.shape[1], np.int64)
+    since = played[::-1].argmax(axis=0)
+    return np.where(played.any(axis=0), since, len(played))
+
+
+def _fraction(keys: Hashes, salt: np.uint64) -> NDArray[np.float64]:
+    return (mix(keys ^ mix(np.array([salt], np.uint64))) >> np.uint64(11)).astype(np.float64) * _UNIT
+
+
+STRATEGIES: Final = ("buy_and_hold", "momentum", "mean_reversion", "cash")
+BUY_AND_HOLD, MOMENTUM, MEAN_REVERSION, CASH = range(len(STRATEGIES))
+
+LOOKBACKS: Final = (5, 10, 20, 60)
+"""Trading days over which a return is measured: one and two weeks, a month, a quarter."""
+
+MAX_SYMBOLS: Final = 4
+INVESTED_PERCENT: Final = (40, 100)
+_SHARES: Final = (35, 30, 25, 10)  # percent of the players with each strategy
+_CONVICTIONS: Final = 100  # steps of how much more of one symbol a player buys than of another
+_NEVER: Final = 1 << 30  # a position in an order that is never reached
+
+
+class Traits(NamedTuple):
+    """How players trade, one array element each.
+
+    `lookback` is an index in LOOKBACKS; `symbols` is how many a player holds at most; `keys` are 64
+    bits that make players prefer different symbols.
+    """
+
+    strategy: Integers
+    lookback: Integers
+    symbols: Integers
+    invested_percent: Integers
+    keys: Hashes
+
+    def take(self, indices: NDArray[np.intp]) -> "Traits":
+        """Return the traits of some players, in this order."""
+        strategy, lookback, symbols, invested_percent, keys = self
+        return Traits(
+            strategy[indices], lookback[indices], symbols[indices], invested_percent[indices], keys[indices]
+        )
+
+    def preferences(self, index: int) -> dict[str, Any]:
+        """Return the stored preferences of one player, from which `read_traits` restores the traits."""
+        strategy = int(self.strategy[index])
+        if strategy == CASH:
+            return {"strategy": STRATEGIES[CASH]}
+        chosen: dict[str, Any] = {
+            "strategy": STRATEGIES[strategy],
+            "symbols": int(self.symbols[index]),
+            "invested_percent": int(self.invested_percent[index]),
+        }
+        if strategy != BUY_AND_HOLD:
+            chosen["lookback"] = LOOKBACKS[int(self.lookback[index])]
+        return chosen
+
+
+def draw_traits(seed: int, user_ids: Sequence[UUID]) -> Traits:
+    """Draw how players trade; a player's traits do not depend on how many follow."""
+    count = len(user_ids)
+    bounds = np.cumsum(_SHARES)
+    return Traits(
+        strategy=np.searchsorted(bounds, _draw(seed, 0, count, 0, 99), side="right"),
+        lookback=_draw(seed, 1, count, 0, len(LOOKBACKS) - 1),
+        symbols=_draw(seed, 2, count, 1, MAX_SYMBOLS),
+        invested_percent=_draw(seed, 3, count, *INVESTED_PERCENT),
+        keys=hash_ids(user_ids),
+    )
+
+
+def read_traits(players: Sequence[User]) -> Traits:
+    """Return how players trade by their preferences.
+
+    A value that is missing or out of range is replaced by the nearest allowed one.
+    """
+    rows = [_read_preferences(player.preferences) for player in players]
+    strategy, lookback, symbols, invested = np.array(rows, np.int64).reshape(-1, 4).T
+    return Traits(strategy, lookback, symbols, invested, hash_ids(player.id for player in players))
+
+
+def is_strategy(preferences: Mapping[str, Any]) -> bool:
+    """Say whether these preferences make a user a simulated player."""
+    return preferences.get("strategy") in STRATEGIES
+
+
+def choose_weights(
+    traits: Traits, closes_before: Integers, tradable: NDArray[np.bool_], symbols: Hashes
+) -> Integers:
+    """Return the weight with which each player buys each symbol; 0 is not at all.
+
+    `closes_before` has one row per day before the session, oldest first, the closes
+    carried over days without trade and 0 before a symbol's first; `tradable` are the
+    symbols that have an opening price in the session.
+    """
+    convictions = mix(traits.keys[:, np.newaxis] ^ mix(symbols)[np.newaxis, :])
+    rising, falling = _order_by_return(closes_before, tradable)
+    favourite = _rank_in_row(np.where(tradable, convictions >> np.uint64(1), np.uint64(0)))
+    favourite[:, ~tradable] = _NEVER
+    strategy = traits.strategy[:, np.newaxis]
+    positions = np.select(
+        [strategy == BUY_AND_HOLD, strategy == MOMENTUM, strategy == MEAN_REVERSION],
+        [favourite, rising[traits.lookback], falling[traits.lookback]],
+        default=_NEVER,
+    )
+    weights = (convictions % np.uint64(_CONVICTIONS)).astype(np.int64) + 1
+    chosen: Integers = np.where(positions < traits.symbols[:, np.newaxis], weights, 0)
+    return chosen
+
+
+def _order_by_return(closes: Integers, tradable: NDArray[np.bool_]) -> tuple[Integers, Integers]:
+    """Return for each lookback the position of each symbol among those that rose, and that fell, most."""
+    shape = (len(LOOKBACKS), len(tradable))
+    returns = np.full(shape, 1.0)
+    for row, days in enumerate(LOOKBACKS):
+        if len(closes) > days:
+            now, then = closes[-1], closes[-1 - days]
+            known = tradable & (then > 0)
+            np.divide(now, then, out=returns[row], where=known)
+    rising = np.where(returns > 1, _rank_in_row(returns), _NEVER)
+    falling = np.where(returns < 1, _rank_in_row(-returns), _NEVER)
+    return rising, falling
+
+
+def _rank_in_row(values: NDArray[Any]) -> Integers:
+    """Return the position of each value in its row, 0 for the highest; equal values keep their order."""
+    order = np.argsort(-values if values.dtype.kind == "f" else ~values, axis=1, kind="stable")
+    positions = np.empty(values.shape, np.int64)
+    np.put_along_axis(positions, order, np.arange(values.shape[1])[np.newaxis, :], axis=1)
+    return positions
+
+
+def _draw(seed: int, trait: int, count: int, least: int, most: int) -> Integers:
+    # a generator of its own per trait: the first players draw the same however many follow
+    generator = Generator(PCG64(SeedSequence([seed, trait])))
+    return generator.integers(least, most, size=count, dtype=np.int64, endpoint=True)
+
+
+def _read_preferences(chosen: Mapping[str, Any]) -> tuple[int, int, int, int]:
+    lookback = _whole(chosen.get("lookback"), LOOKBACKS[0], LOOKBACKS[-1])
+    return (
+        STRATEGIES.index(chosen["strategy"]),
+        max(index for index, days in enumerate(LOOKBACKS) if days <= lookback),
+        _whole(chosen.get("symbols"), 1, MAX_SYMBOLS),
+        _whole(chosen.get("invested_percent"), 0, 100),
+    )
+
+
+def _whole(value: Any, least: int, most: int) -> int:
+    return min(max(value, least), most) if isinstance(value, int) else most

@@ -1,0 +1,118 @@
+"""What long bulk loads share: the progress that people see, and batches written in the background.
+
+Shows a bar on a terminal, and a few plain lines where the output goes to a file.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Final, Protocol, Self, TypeVar
+
+import rich.progress
+from rich.console import Console
+
+T = TypeVar("T")
+
+BATCH_ROWS: Final = 20_000
+"""Rows that the service writes in one transaction."""
+
+PLAIN_STEPS: Final = 4
+"""Lines per stage in a log: enough to see that the load goes on."""
+
+
+class Progress(Protocol):
+    """Called by a load while it works, as often as it likes."""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Report that `done` of `total` units of a stage are done."""
+
+
+def ignore_progress(stage: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
+@contextmanager
+def show_progress(console: Console | None = None) -> Iterator[Progress]:
+    """Show the progress of the block, on standard error by default."""
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        yield _PlainLines(console)
+        return
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.TaskProgressColumn(),
+        rich.progress.TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with rich.progress.Progress(*columns, console=console) as bars:
+        yield _Bars(bars)
+
+
+class _Bars:
+    """One bar per stage."""
+
+    def __init__(self, bars: rich.progress.Progress) -> None:
+        self._bars = bars
+        self._tasks: dict[str, rich.progress.TaskID] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._bars.add_task(stage, total=total)
+        self._bars.update(self._tasks[stage], completed=done, total=total)
+
+
+class _PlainLines:
+    """One line for each quarter of a stage."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._shown: dict[str, int] = {}
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        step = PLAIN_STEPS * min(done, total) // total if total else PLAIN_STEPS
+        if step > self._shown.get(stage, 0):
+            self._shown[stage] = step
+            percent = 100 * step // PLAIN_STEPS
+            self._console.print(f"{stage}: {percent} %", highlight=False, soft_wrap=True)
+
+
+class BatchWriter:
+    """Writes batches in the background while the caller prepares the next ones.
+
+    The database works on one core while Python works on the other. A caller that is faster than the
+    database waits in `write`, so that memory stays bounded. With more than one batch `at_once` their
+    order is open, so they must have no rows in common. An error of a batch is raised by a later
+    `write` or at the end of the `with` block, which waits for the last batch.
+    """
+
+    def __init__(self, *, at_once: int = 1) -> None:
+        self.rows = 0
+        self._at_once = at_once
+        self._executor = ThreadPoolExecutor(max_workers=at_once, thread_name_prefix="batch-writer")
+        self._running: deque[Future[int]] = deque()
+
+    def write(self, load: Callable[[Sequence[T]], int], batch: Sequence[T]) -> None:
+        """Begin to write a batch as soon as there is room; count the rows that `load` returns."""
+        self._wait(self._at_once - 1)
+        self._running.append(self._executor.submit(load, batch))
+
+    def _wait(self, left: int) -> None:
+        while len(self._running) > left:
+            self.rows += self._running.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self._wait(0)
+        finally:
+            self._executor.shutdown(wait=True)

@@ -1,0 +1,237 @@
+"""The simulated players in the database: their ids, names and profiles, and who joins or is removed.
+
+Players are numbered from 0. A player's id follows from the number alone, so that a later replay finds
+the players of an earlier one. Never plays.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from itertools import chain, count, islice
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+import numpy as np
+from frozendict import frozendict
+
+from core.errors import UserNotFound
+from core.records import User
+from core.service import EnhancedDatabaseService
+from core.simulation.behaviour import Traits, draw_fraction, draw_traits
+from core.simulation.bulk_load import Progress
+from core.simulation.identifiers import Kind, make_ids
+
+REPLAY_MARK: Final = "replay"
+"""The preference that names the replay of a player."""
+
+FINISHED_MARK: Final = "replay_finished"
+"""The preference of the first player that is set when the replay was written to its end."""
+
+MOST_PLAYERS: Final = 1_000
+"""The most that one search returns; a larger game gets no new players while it runs live."""
+
+MOST_JOINING: Final = 5.0
+"""New players a day: without the limit a game that was seeded yesterday would double every day."""
+
+_MONTH: Final = timedelta(days=30)
+_JOINING: Final = 0x10D4
+_FOUNDED: Final = datetime(2000, 1, 1, tzinfo=UTC)
+"""The time in every player's id; fixed, so that ids do not depend on what is replayed."""
+
+
+_ADJECTIVE_WORDS: Final = (
+    "amber agile brave bright calm candid clever cosmic crimson curious daring deft eager early "
+    "easy fair fleet fresh gentle glad golden grand happy hardy honest humble ideal jolly keen "
+    "kind lively loyal lucky mellow merry mighty modest nimble noble patient polite proud quick "
+    "quiet rapid ready royal rustic serene sharp silent silver sly smart solid steady subtle sunny "
+    "swift tidy vivid warm wise witty"
+)
+_ANIMAL_WORDS: Final = (
+    "badger beaver bison bobcat bull caribou cheetah cobra condor cougar coyote crane dolphin "
+    "eagle egret elk falcon ferret finch fox gecko gibbon hare hawk heron hornet ibex ibis iguana "
+    "jackal jaguar kestrel koala lemur leopard lion lynx magpie marten moose narwhal ocelot orca "
+    "osprey otter owl panda panther pelican penguin puffin puma raven robin salmon seal shark "
+    "sparrow stork swan tiger turtle walrus wolf"
+)
+_ADJECTIVES: Final = _ADJECTIVE_WORDS.split()
+_ANIMALS: Final = _ANIMAL_WORDS.split()
+
+
+@dataclass(frozen=True)
+class ReplayPlayers:
+    """The players of a replay by number, and how many of another replay were removed.
+
+    `settled` players are from an earlier, finished run of the same replay: their open quests may have
+    changed since.
+    """
+
+    user_ids: tuple[UUID, ...]
+    usernames: tuple[str, ...]
+    removed: int = 0
+    settled: frozenset[UUID] = frozenset()
+
+
+def player_ids(numbers: range) -> list[UUID]:
+    """Return the ids of the players with these numbers."""
+    return make_ids(Kind.USER, seed=0, when=_FOUNDED, numbers=np.asarray(numbers, np.int64))
+
+
+def is_simulated(user_id: UUID) -> bool:
+    """Say whether an id is a simulated player's: it begins with a time before any real player."""
+    return user_id.int >> 80 == int(_FOUNDED.timestamp() * 1000)
+
+
+def replace_players(
+    service: EnhancedDatabaseService,
+    traits: Traits,
+    *,
+    mark: str,
+    joined_at: Sequence[datetime],
+    progress: Progress,
+) -> ReplayPlayers:
+    """Create the missing players of a replay, and remove those of another one with all their data.
+
+    `mark` identifies everything that the rows of a replay follow from. Players with this mark stay as
+    they are, also those who joined since, so that the replay can be repeated. Players with another
+    mark are removed, because their scores would not be consistent with this replay.
+    """
+    ids = player_ids(range(len(traits.strategy)))
+    is_empty = not service.search_users("", limit=1)
+    found = {} if is_empty else _find_players(service, ids, progress)
+    kept = {number: user for number, user in found.items() if user.preferences.get(REPLAY_MARK) == mark}
+    removed = [user.id for number, user in found.items() if number not in kept]
+    _remove(service, removed, progress)
+    names = {
+        number: build_username(number) if is_empty else find_free_username(service, number)
+        for number in range(len(ids))
+        if number not in kept
+    }
+    service.load_users(
+        build_profile(ids[number], names[number], traits.preferences(number), mark, joined_at[number])
+        for number in names
+    )
+    names |= {number: user.username for number, user in kept.items()}
+    return ReplayPlayers(
+        user_ids=tuple(ids),
+        usernames=tuple(names[number] for number in range(len(ids))),
+        removed=len(removed),
+        settled=_find_settled(kept),
+    )
+
+
+def add_newcomers(service: EnhancedDatabaseService, day: date) -> int:
+    """Add new players at the beginning of a day, at the rate of the month before; return how many.
+
+    Does nothing without players of a replay, or when it was called for the same day before.
+    """
+    midnight = datetime.combine(day, time(0), UTC)
+    players = [
+        user for user in service.search_users("", limit=MOST_PLAYERS) if REPLAY_MARK in user.preferences
+    ]
+    joined = Counter(user.created_at for user in players if user.created_at > midnight - _MONTH)
+    if not players or len(players) >= MOST_PLAYERS or midnight in joined:
+        return 0
+    chance = min(joined.total() / _MONTH.days, MOST_JOINING)
+    joining = int(chance) + (draw_fraction(day, _JOINING) < chance % 1)
+    mark = players[0].preferences[REPLAY_MARK]
+    numbers = islice(_list_free_numbers(service, len(players)), joining)
+    profiles = [_build_newcomer(service, number, mark, midnight) for number in numbers]
+    service.load_users(profiles)
+    return len(profiles)
+
+
+def _list_free_numbers(service: EnhancedDatabaseService, first: int) -> Iterator[int]:
+    for number, user_id in zip(count(first), _ids_from(first), strict=False):
+        try:
+            service.get_user_by_id(user_id)
+        except UserNotFound:
+            yield number
+
+
+def _build_newcomer(service: EnhancedDatabaseService, number: int, mark: str, midnight: datetime) -> User:
+    ids = player_ids(range(number, number + 1))
+    traits = draw_traits(midnight.toordinal(), ids)
+    return build_profile(ids[0], find_free_username(service, number), traits.preferences(0), mark, midnight)
+
+
+def _find_settled(kept: dict[int, User]) -> frozenset[UUID]:
+    is_finished = 0 in kept and FINISHED_MARK in kept[0].preferences
+    return frozenset(user.id for user in kept.values()) if is_finished else frozenset()
+
+
+def build_profile(
+    user_id: UUID, username: str, preferences: dict[str, Any], mark: str, joined_at: datetime
+) -> User:
+    """Return a new simulated player of a replay."""
+    return User(
+        id=user_id,
+        username=username,
+        name=build_name(username),
+        email=None,
+        last_active=joined_at,
+        preferences=frozendict({**preferences, REPLAY_MARK: mark}),
+        created_at=joined_at,
+        updated_at=joined_at,
+    )
+
+
+def mark_finished(service: EnhancedDatabaseService, players: ReplayPlayers) -> None:
+    """Store that a replay was written to its end."""
+    first = service.get_user_by_id(players.user_ids[0])
+    if FINISHED_MARK not in first.preferences:
+        preferences = frozendict({**first.preferences, FINISHED_MARK: True})
+        # a bulk load keeps `updated_at`, which then is the same in every run
+        service.load_users([msgspec.structs.replace(first, preferences=preferences)])
+
+
+def _find_players(service: EnhancedDatabaseService, ids: list[UUID], progress: Progress) -> dict[int, User]:
+    """Return the existing players by number: of these ids, and all that follow without a gap."""
+    found = {}
+    for number, user_id in enumerate(chain(ids, _ids_from(len(ids)))):
+        try:
+            found[number] = service.get_user_by_id(user_id)
+        except UserNotFound:
+            if number >= len(ids):
+                break
+        progress("looking for players", min(number + 1, len(ids)), len(ids))
+    return found
+
+
+def _ids_from(number: int) -> Iterator[UUID]:
+    return (player_ids(range(next_, next_ + 1))[0] for next_ in count(number))
+
+
+def _remove(service: EnhancedDatabaseService, user_ids: list[UUID], progress: Progress) -> None:
+    # the last one first, so that an interruption leaves no gap
+    for done, user_id in enumerate(reversed(user_ids), 1):
+        with suppress(UserNotFound):  # deleted in the meantime
+            service.delete_user(user_id)
+        progress("removing players of another replay", done, len(user_ids))
+
+
+def find_free_username(service: EnhancedDatabaseService, number: int) -> str:
+    """Return a username that no other user has; a bulk load would overwrite that user."""
+    wanted = build_username(number)
+    for username in chain([wanted], (f"{wanted}_{suffix}" for suffix in count(number))):
+        try:
+            service.get_user_by_username(username)
+        except UserNotFound:
+            return username
+    raise AssertionError("unreachable: the numbers never end")
+
+
+def build_username(number: int) -> str:
+    """Return the username of the player with this number."""
+    adjective = _ADJECTIVES[number % len(_ADJECTIVES)]
+    row, lap = number // len(_ADJECTIVES), number // (len(_ADJECTIVES) * len(_ANIMALS))
+    # the animal changes with the adjective, so that consecutive players share neither
+    animal = _ANIMALS[(number + row) % len(_ANIMALS)]
+    return f"{adjective}_{animal}" + (f"_{lap + 1}" if lap else "")
+
+
+def build_name(username: str) -> str:
+    """Return the display name for a username."""
+    return username.replace("_", " ").title()
