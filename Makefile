@@ -18,7 +18,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help up down status logs clean migrate seed chaos-redis chaos-db chaos-pool test check lint format bench soak lock install
+.PHONY: help up down status logs clean migrate seed chaos-redis chaos-db chaos-pool test check lint format bench soak reference lock install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ bench: $(TOOLS) ## measure against the bare drivers (ARGS="--scale small")
 
 soak: $(TOOLS) ## look for stale reads under load; fails when there is one (SECONDS=600)
 	$(RUN) -m tests.coherence.soak --seconds $(or $(SECONDS),120) $(ARGS)
+
+reference: $(TOOLS) ## write docs/api.md and the table of docs/settings.md from the code
+	$(RUN) -m tests.reference
 
 lock: ## lock every dependency with its hashes; needs uv
 	$(UV) pip compile $(LOCK_OPTIONS) pyproject.toml --output-file requirements.lock

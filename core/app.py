@@ -78,7 +78,7 @@ def refuse_arguments(arguments: Sequence[str], *, program: str) -> None:
     if arguments:
         raise SettingsError(
             f"`python -m {program}` takes no arguments, {arguments[0]!r} included;"
-            " set variables of the environment, which README.md and .env.example list"
+            " set variables of the environment, which docs/settings.md and .env.example list"
         )
 
 

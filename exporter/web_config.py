@@ -60,7 +60,7 @@ def load_web_config(path: Path | None) -> WebConfig:
 
 
 def _wrong(what: str) -> SettingsError:
-    return SettingsError(f"EXPORTER_WEB_CONFIG: {what}; the README says what the file may contain")
+    return SettingsError(f"EXPORTER_WEB_CONFIG: {what}; docs/exporter.md says what the file may contain")
 
 
 def _check_keys(section: Any, known: tuple[str, ...], name: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ HINTS: Final = {
         " node of that slot",
     ),
     "NOAUTH": "set REDIS_PASSWORD",
-    "NOPERM": "the README has the permissions that a user needs",
+    "NOPERM": "docs/redis.md has the permissions that a user needs",
 }
 
 

@@ -267,7 +267,7 @@ def test_servers_refuse_arguments(installation: Installation) -> None:
         assert ended.returncode == 2
         assert ended.stdout == (
             f"`python -m {program}` takes no arguments, '--port' included; set variables of the"
-            " environment, which README.md and .env.example list\n"
+            " environment, which docs/settings.md and .env.example list\n"
         )
 
 

@@ -101,10 +101,9 @@ def run(project: pytest.Pytester, installation: Installation, *arguments: str) -
 
 
 def read_example(repository: Path) -> str:
-    """Return the program of the README's section on tests."""
-    text = (repository / "README.md").read_text("utf-8")
-    section = text.partition("## Tests of your own")[2].partition("\n## ")[0]
-    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    """Return the example test of docs/testing.md."""
+    text = (repository / "docs/testing.md").read_text("utf-8")
+    found = re.search(r"```python\n(.*?)```", text, re.DOTALL)
     assert found is not None
     return found[1]
 
@@ -112,7 +111,7 @@ def read_example(repository: Path) -> str:
 def test_the_documented_example_passes(
     project: pytest.Pytester, installation: Installation, repository: Path
 ) -> None:
-    """As the README prints it."""
+    """As docs/testing.md prints it."""
     project.makepyfile(test_game=read_example(repository))
     run(project, installation).assert_outcomes(passed=2)
 
@@ -120,11 +119,11 @@ def test_the_documented_example_passes(
 def test_every_fixture_is_documented(
     project: pytest.Pytester, installation: Installation, repository: Path
 ) -> None:
-    """In the README and by `pytest --fixtures`."""
+    """In docs/testing.md and by `pytest --fixtures`."""
     shown = run(project, installation, "--fixtures").outlines
     fixtures = {line.split()[0] for line in shown if line.startswith("echo_markets_")}
-    readme = (repository / "README.md").read_text("utf-8")
-    assert fixtures == set(re.findall(r"`(echo_markets_\w+)`", readme))
+    document = (repository / "docs/testing.md").read_text("utf-8")
+    assert fixtures == set(re.findall(r"`(echo_markets_\w+)`", document))
 
 
 def test_a_test_finds_nothing_of_another(project: pytest.Pytester, installation: Installation) -> None:

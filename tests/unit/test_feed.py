@@ -64,7 +64,7 @@ def test_each_reason_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
         ("WARNING", "near cache off: RESP2"),
         ("WARNING", "near cache off: NOPERM no per"),
     ]
-    assert (feed.reason or "").startswith("NOPERM no permission; the README has the permissions")
+    assert (feed.reason or "").startswith("NOPERM no permission; docs/redis.md has the permissions")
 
 
 def test_a_protocol_without_pushes_is_not_tried(caplog: pytest.LogCaptureFixture) -> None:

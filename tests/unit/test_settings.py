@@ -1,7 +1,6 @@
 """What the environment may say, and what a wrong value is answered with."""
 
 import logging
-from pathlib import Path
 
 import pytest
 
@@ -239,15 +238,6 @@ def test_urls_of_libpq_are_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> N
 def test_redact(text: str, shown: str) -> None:
     """Only the password goes."""
     assert redact(text) == shown
-
-
-def test_every_setting_is_documented(repository: Path) -> None:
-    """The example file explains each setting, and the README's table names it."""
-    example = (repository / ".env.example").read_text(encoding="utf-8")
-    readme = (repository / "README.md").read_text(encoding="utf-8")
-    for name in Settings.model_fields:
-        assert f"{name.upper()}=" in example, f"{name.upper()} is missing in .env.example"
-        assert f"`{name.upper()}`" in readme, f"{name.upper()} is missing in README.md"
 
 
 def test_a_bulk_load_has_slower_statements_unless_somebody_says(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,12 +85,3 @@ def test_one_port_cannot_serve_two(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("DASHBOARD_PORT", "9100")
     with pytest.raises(SettingsError, match="DASHBOARD_PORT is 9100, which EXPORTER_PORT has too"):
         StackSettings.load_for(tmp_path)
-
-
-def test_every_setting_is_explained(repository: Path) -> None:
-    """`.env.example` and the README name everything that can be set."""
-    example = (repository / ".env.example").read_text(encoding="utf-8")
-    readme = (repository / "README.md").read_text(encoding="utf-8")
-    names = [name.upper() for name in StackSettings.model_fields]
-    assert [name for name in names if f"{name}=" not in example] == []
-    assert [name for name in names if f"`{name}`" not in readme] == []

@@ -1,0 +1,84 @@
+"""What the documents say agrees with the code, and their links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from core import Settings, models
+from core.cli import main
+from core.stack.settings import StackSettings
+from dashboard.operations.advice import build_anchor
+from tests.reference import build_pages, show_default
+
+DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md", "docs/**/*.md")
+README_BYTES = 7_168
+
+
+def list_documents(repository: Path) -> list[Path]:
+    """Return every document that people read."""
+    return [path for pattern in DOCUMENTS for path in sorted(repository.glob(pattern))]
+
+
+def list_anchors(document: Path) -> set[str]:
+    """Return the anchors of a document's headings."""
+    headings = re.findall(r"^#+ +(.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {build_anchor(heading) for heading in headings}
+
+
+def test_the_readme_is_short(repository: Path) -> None:
+    """What does not fit is in docs/."""
+    assert len((repository / "README.md").read_bytes()) <= README_BYTES
+
+
+def test_every_document_is_reached_from_the_readme(repository: Path) -> None:
+    """The README links each document of docs/, and the list of decisions each decision."""
+    readme = (repository / "README.md").read_text(encoding="utf-8")
+    decisions = (repository / "docs/decisions/README.md").read_text(encoding="utf-8")
+    for path in (repository / "docs").glob("*.md"):
+        assert f"](docs/{path.name})" in readme, f"README.md does not link docs/{path.name}"
+    for path in (repository / "docs/decisions").glob("0*.md"):
+        assert f"]({path.name})" in decisions, f"docs/decisions/README.md does not link {path.name}"
+
+
+def test_every_link_leads_somewhere(repository: Path) -> None:
+    """Relative links name a file that exists, and a heading of it."""
+    for document in list_documents(repository):
+        for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+            name, _, anchor = link.partition("#")
+            if not re.match(r"[a-z]+:", link):
+                target = (document.parent / name).resolve() if name else document
+                assert target.exists(), f"{document.name} links {link}"
+                assert not anchor or anchor in list_anchors(target), f"{document.name} links {link}"
+
+
+@pytest.mark.parametrize("page", ["docs/settings.md", "docs/api.md"])
+def test_generated_pages_are_up_to_date(repository: Path, page: str) -> None:
+    """`make reference` writes them anew."""
+    assert (repository / page).read_text(encoding="utf-8") == build_pages(repository)[page]
+
+
+def test_every_setting_is_in_the_example(repository: Path) -> None:
+    """`.env.example` names each setting once, and shows the default of those that have one."""
+    example = (repository / ".env.example").read_text(encoding="utf-8")
+    found = dict(re.findall(r"^#([A-Z_]+)=(.*)$", example, re.MULTILINE))
+    fields = {**StackSettings.model_fields, **Settings.model_fields}
+    assert sorted(found) == sorted(name.upper() for name in fields)
+    assert len(found) == len(re.findall(r"^#[A-Z_]+=", example, re.MULTILINE))
+    for name, field in fields.items():
+        if field.default and not field.is_required():
+            assert f"`{found[name.upper()]}`" == show_default(field.default), name
+
+
+def test_every_table_is_documented(repository: Path) -> None:
+    """`docs/schema.md` has a row for each table, and no other."""
+    text = (repository / "docs/schema.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    assert sorted(documented) == sorted(model._meta.table_name for model in models.ALL_MODELS)
+
+
+def test_every_command_is_documented(repository: Path) -> None:
+    """`docs/command-line.md` has each command that `echo-markets --help` lists."""
+    text = (repository / "docs/command-line.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\| `([\w-]+)", text, re.MULTILINE))
+    assert documented == {name for name, command in main.commands.items() if not command.hidden}
