@@ -79,10 +79,11 @@ reference: $(TOOLS) ## write docs/api.md and the table of docs/settings.md from 
 	$(RUN) -m tests.reference
 
 lock: ## lock every dependency with its hashes; needs uv
-	$(UV) pip compile $(LOCK_OPTIONS) pyproject.toml --output-file requirements.lock
-	$(UV) pip compile $(LOCK_OPTIONS) --extra local --constraint requirements.lock pyproject.toml \
+	$(UV) pip compile $(LOCK_OPTIONS) $(addprefix --extra ,dashboard exporter frames simulation) pyproject.toml \
+		--output-file requirements.lock
+	$(UV) pip compile $(LOCK_OPTIONS) --extra all --group build --constraint requirements.lock pyproject.toml \
 		--output-file requirements-local.lock
-	$(UV) pip compile $(LOCK_OPTIONS) --extra dev --constraint requirements-local.lock pyproject.toml \
+	$(UV) pip compile $(LOCK_OPTIONS) --extra all --group dev --constraint requirements-local.lock pyproject.toml \
 		--output-file requirements-dev.lock
 
 LOCK_OPTIONS := --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'

@@ -19,6 +19,10 @@ class SettingsError(EchoMarketsError, ValueError):
     """An environment variable is missing or has a value that is not allowed."""
 
 
+class MissingExtra(EchoMarketsError, ImportError):
+    """A package is not installed that this part of the stack needs; the message names the extra."""
+
+
 class UserNotFound(EchoMarketsError, LookupError):
     """No user has this id or username."""
 

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from msgspec.structs import replace
 
-from core.errors import EchoMarketsError
+from core.errors import EchoMarketsError, MissingExtra
 from core.records import (
     LeaderboardUpdate,
     MarketEvent,
@@ -55,6 +55,9 @@ class _Run:
         try:
             answer = method()
             problem = None if expected(answer) else f"answered {answer!r}"
+        except MissingExtra as error:
+            self.report(f"skip {name:28} {error}")
+            return None
         except Exception as error:
             # the edge of a call: whatever it raises, the others are still tried
             answer, problem = None, f"raised {type(error).__name__}: {error}"

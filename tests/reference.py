@@ -5,7 +5,6 @@
 
 import inspect
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -118,4 +117,4 @@ def clean(documented: Any) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

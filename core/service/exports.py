@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 
 from core.errors import InvalidInput
+from core.extras import require_extra
 from core.records import Record
 from core.records.record import KEPT
 from core.service.inputs import check_flag, check_records, show
@@ -44,8 +45,9 @@ class Exports:
         Amounts are float64, or `Decimal` objects when `exact`; times are `datetime64[us, UTC]`, session
         dates `datetime64[us]` at midnight, ids `UUID` objects, documents dicts. A whole number that may be
         missing is `Int64`. The fields of a nested record have its name and a dot before theirs. `kind`
-        names the columns where there are no records. Raises `InvalidInput`.
+        names the columns where there are no records. Raises `InvalidInput`; `MissingExtra` without pandas.
         """
+        require_extra("frames")
         import pandas as pd  # noqa: PLC0415  # see above
 
         rows, is_exact = list(check_records(records, Record, "records", "record")), check_flag(exact, "exact")

@@ -4,3 +4,7 @@ Owns what happens in the game: which prices there are, what simulated players do
 with them and what follows for portfolios, leaderboards, quests and events.
 Writes only through the service and holds no SQL.
 """
+
+from core.extras import require_extra
+
+require_extra("simulation")

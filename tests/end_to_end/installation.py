@@ -1,17 +1,24 @@
 """The stack as others install it: a wheel, built from the sdist, in a virtual environment of its own.
 
 Owns building, installing without a package index, and running what is installed outside of the
-checkout. Third-party packages are those of the environment that runs the tests.
+checkout. Third-party packages are those of the environment that runs the tests: links to the ones
+that the distribution requires, and to no others.
 """
 
+import email
 import os
 import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from core import Settings
 from core.stack.settings import StackSettings
@@ -49,21 +56,37 @@ def unpack(sdist: Path, target: Path) -> Path:
 
 
 class Installation:
-    """A virtual environment with the wheel in it, and an empty folder to run it from."""
+    """A virtual environment with a wheel or sdist and its requirements, and an empty folder to run it from.
 
-    def __init__(self, root: Path, wheel: Path) -> None:
+    `extras` are those of the distribution; `tools` are further distributions, such as pytest.
+    """
+
+    def __init__(
+        self, root: Path, archive: Path, *, extras: Iterable[str] = ("all",), tools: Iterable[str] = ()
+    ) -> None:
         self.environment_folder = root / "environment"
         self.working_folder = root / "elsewhere"
         self.working_folder.mkdir()
         self.python = self.environment_folder / "bin" / "python"
         _run(sys.executable, "-m", "venv", "--without-pip", str(self.environment_folder))
-        # the package's own files come first; an editable install of the checkout stays unseen, because
-        # a folder that a .pth file names has its own .pth files ignored
-        shared = self.site_packages / "shared.pth"
-        folders = [folder for folder in sys.path if Path(folder).name in {"site-packages", "dist-packages"}]
-        shared.write_text("".join(f"{folder}\n" for folder in folders), "utf-8")
-        options = ["--no-index", "--no-deps", "--disable-pip-version-check", "--quiet"]
-        _run(sys.executable, "-m", "pip", "--python", str(self.python), "install", *options, str(wheel))
+        self.required = list_required(read_requirements(archive), extras, tools)
+        for name in self.required:
+            self._link(metadata.distribution(name))
+        options = [
+            "--no-index",
+            "--no-deps",
+            "--no-build-isolation",
+            "--disable-pip-version-check",
+            "--quiet",
+        ]
+        _run(sys.executable, "-m", "pip", "--python", str(self.python), "install", *options, str(archive))
+
+    def _link(self, distribution: metadata.Distribution) -> None:
+        tops = {file.parts[0] for file in distribution.files or () if file.parts[0] != ".."}
+        for top in tops - {"__pycache__"}:
+            target = self.site_packages / top
+            if not target.exists():
+                target.symlink_to(str(distribution.locate_file(top)))
 
     @property
     def site_packages(self) -> Path:
@@ -100,6 +123,39 @@ class Installation:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def read_requirements(archive: Path) -> list[str]:
+    """Return the requirements of a wheel or sdist, each with its marker."""
+    if archive.suffix == ".whl":
+        with zipfile.ZipFile(archive) as wheel:
+            [name] = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+            text = wheel.read(name)
+    else:
+        with tarfile.open(archive) as sdist:
+            [name] = [
+                name for name in sdist.getnames() if name.count("/") == 1 and name.endswith("/PKG-INFO")
+            ]
+            file = sdist.extractfile(name)
+            assert file is not None
+            text = file.read()
+    return email.message_from_bytes(text).get_all("Requires-Dist", [])
+
+
+def list_required(own: Sequence[str], extras: Iterable[str], tools: Iterable[str]) -> set[str]:
+    """Return the distributions that the requirements of ours install here with these extras and tools."""
+    waiting = [("echo-markets", extra) for extra in ("", *extras)] + [(tool, "") for tool in tools]
+    found: set[tuple[str, str]] = set()
+    while waiting:
+        name, extra = each = waiting.pop()
+        if each in found:
+            continue
+        found.add(each)
+        for line in own if name == "echo-markets" else metadata.requires(name) or ():
+            needed = Requirement(line)
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                waiting += [(canonicalize_name(needed.name), extra) for extra in ("", *needed.extras)]
+    return {name for name, _ in found} - {"echo-markets"}
 
 
 def clean_environment(settings: Mapping[str, str]) -> dict[str, str]:

@@ -31,6 +31,8 @@ from tests.end_to_end.installation import (
 pytestmark = pytest.mark.slow
 
 START_SECONDS = 60
+# Of `import core` and the command line, with everything that these packages need themselves.
+MOST_BASE_PACKAGES = 30
 # Folders of the checkout that a wheel keeps inside of `core`.
 MOVED = {"migrations": "core/migrations", "data": "core/data", "docs": "core/docs"}
 ENTRY = "core/entry/"
@@ -116,9 +118,9 @@ def test_sdist_is_the_checkout(built: Built) -> None:
     """Whoever unpacks it can start the stack and run the tests."""
     with tarfile.open(built.sdist) as archive:
         found = {name.partition("/")[2] for name in archive.getnames()}
-    tooling = {".dockerignore", ".gitignore"}
+    tooling = {".dockerignore", ".gitignore", ".pre-commit-config.yaml"}
     missing = list_source(built.source) - found
-    assert {name for name in missing if not name.startswith(".ci/")} == tooling
+    assert {name for name in missing if not name.startswith((".ci/", ".github/"))} == tooling
 
 
 def test_image_is_built_from_what_its_context_has(built: Built, tmp_path: Path) -> None:
@@ -174,6 +176,79 @@ def test_installed_dashboard_has_its_assets(
             assert answers(f"{url}/app/static/{name}")
     program = "from dashboard.operations.advice import read_sections; print(len(read_sections()))"
     assert int(installation.run("python", "-c", program).stdout) > 10
+
+
+@pytest.fixture(scope="module")
+def base_installation(built: Built, tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """The sdist in an environment of its own, without any extra."""
+    root = tmp_path_factory.mktemp("base_installation")
+    return Installation(root, built.sdist, extras=(), tools=("setuptools",))
+
+
+@pytest.fixture
+def own_settings(
+    settings_of_servers: dict[str, str], postgres_server: PostgresServer
+) -> Iterator[dict[str, str]]:
+    """The settings with a database and a part of the cache that no other test uses."""
+    with created_database(postgres_server) as url:
+        yield {**settings_of_servers, "DATABASE_URL": url, "REDIS_KEY_PREFIX": "own:"}
+
+
+def test_a_library_user_installs_little(
+    base_installation: Installation, own_settings: dict[str, str]
+) -> None:
+    """Without extras there are few packages, and the service and its commands work with them."""
+    assert len(base_installation.required) <= MOST_BASE_PACKAGES, sorted(base_installation.required)
+    assert not base_installation.required & {"numpy", "pandas", "pyarrow", "streamlit", "uvicorn"}
+    for command in ("migrate", "self-test"):
+        ended = base_installation.run("echo-markets", command, **own_settings)
+        assert ended.returncode == 0, ended.stdout
+    program = (
+        "from core import open_service\nwith open_service() as service: print(service.list_users(limit=5))"
+    )
+    ended = base_installation.run("python", "-c", program, **own_settings)
+    assert (ended.returncode, ended.stdout) == (0, "()\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [
+        (("echo-markets", "import-prices", "--demo"), "simulation"),
+        (("echo-markets", "simulate"), "simulation"),
+        (("python", "-m", "exporter"), "exporter"),
+        (("python", "-m", "dashboard"), "dashboard"),
+        (("python", "-c", "from core.service import EnhancedDatabaseService as s; s.to_frame([])"), "frames"),
+        (
+            ("python", "-c", "from core.testing import serve_valkey\nwith serve_valkey(): pass"),
+            "local",
+        ),
+    ],
+)
+def test_a_missing_extra_is_named(
+    base_installation: Installation,
+    settings_of_servers: dict[str, str],
+    command: tuple[str, ...],
+    extra: str,
+) -> None:
+    """What needs an extra says in its last line which one; programs of the stack print nothing else."""
+    ended = base_installation.run(*command, **settings_of_servers)
+    lines = ended.stdout.splitlines()
+    assert ended.returncode == 1, ended.stdout
+    assert f"echo-markets[{extra}]" in lines[-1], ended.stdout
+    assert "-c" in command or len(lines) == 1, ended.stdout
+
+
+def test_exporter_runs_with_its_extra_alone(
+    built: Built, tmp_path: Path, own_settings: dict[str, str]
+) -> None:
+    """A host that only serves metrics installs neither pandas nor Streamlit."""
+    installation = Installation(tmp_path, built.wheel, extras=("exporter",))
+    assert not installation.required & {"numpy", "pandas", "pyarrow", "streamlit"}
+    assert installation.run("echo-markets", "migrate", **own_settings).returncode == 0
+    url = f"http://{LOOPBACK}:{own_settings['EXPORTER_PORT']}"
+    with installation.running("exporter", **own_settings):
+        assert wait_until(lambda: answers(f"{url}/readyz"), seconds=START_SECONDS)
+        assert answers(f"{url}/metrics")
 
 
 def test_installation_without_migrations_says_so(

@@ -1,6 +1,8 @@
 """The fixtures for other projects' tests, run by pytest in a project of its own with the wheel installed."""
 
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -76,10 +78,14 @@ def test_nothing_was_imported():
 
 
 @pytest.fixture(scope="module")
-def installation(tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    """The wheel in an environment of its own."""
-    root = tmp_path_factory.mktemp("plugin")
-    return Installation(root, build_wheel(copy_checkout(root / "checkout").root, root / "wheel"))
+def installation() -> Iterator[Installation]:
+    """The wheel in an environment of its own, with what docs/testing.md asks for."""
+    with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
+        root = Path(folder)
+        # pytest's own folders are closed to the account that runs PostgreSQL for root
+        root.chmod(0o755)
+        wheel = build_wheel(copy_checkout(root / "checkout").root, root / "wheel")
+        yield Installation(root, wheel, extras=("local",), tools=("pytest", "pytest-xdist"))
 
 
 @pytest.fixture

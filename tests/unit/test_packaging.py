@@ -10,14 +10,16 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from core.extras import MODULES
 from core.stack.compose import PUBLISHED, SERVICES
 from core.stack.settings import StackSettings
 
-LOCKS = ("requirements.lock", "requirements-local.lock", "requirements-dev.lock")
-EXTRAS = {
-    "requirements.lock": (),
-    "requirements-local.lock": ("local",),
-    "requirements-dev.lock": ("dev", "local"),
+# The extras and the dependency groups that each lock file holds beside the dependencies of the package.
+IMAGE = ("dashboard", "exporter", "frames", "simulation")
+LOCKS = {
+    "requirements.lock": (*IMAGE,),
+    "requirements-local.lock": (*IMAGE, "local", "build"),
+    "requirements-dev.lock": (*IMAGE, "local", "build", "dev"),
 }
 
 
@@ -39,12 +41,24 @@ def read_locked_extras(path: Path) -> dict[str, set[str]]:
 
 def read_requirements(repository: Path, lock: str) -> set[str]:
     """Return the names that pyproject.toml asks for and a lock file must hold."""
-    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extras = [line for extra in EXTRAS[lock] for line in project["optional-dependencies"][extra]]
-    names = {re.split(r"[\[<>=~! ]", line)[0] for line in (*project["dependencies"], *extras)}
-    # as the index spells them: PyPA specification "Names and normalization"
-    names = {re.sub(r"[-_.]+", "-", name).lower() for name in names}
-    return names - {"echo-markets"}
+    document = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
+    sets = document["project"]["optional-dependencies"] | document["dependency-groups"]
+    lines = [line for name in LOCKS[lock] for line in sets[name] if isinstance(line, str)]
+    return {
+        canonicalize_name(Requirement(line).name) for line in (*document["project"]["dependencies"], *lines)
+    }
+
+
+def test_extras_are_those_that_the_stack_asks_for(repository: Path) -> None:
+    """What says that an extra is missing looks for a module of each of its requirements."""
+    extras = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    distributions = metadata.packages_distributions()
+    for extra, modules in MODULES.items():
+        wanted = {canonicalize_name(Requirement(line).name) for line in extras[extra]}
+        assert {canonicalize_name(distributions[module][0]) for module in modules} == wanted, extra
+    assert extras["all"] == [f"echo-markets[{','.join(sorted(extras.keys() - {'all'}))}]"]
 
 
 @pytest.mark.parametrize("lock", LOCKS)
