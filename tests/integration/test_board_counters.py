@@ -243,3 +243,27 @@ def test_what_is_there_is_counted_by_the_migration(
     migrator.up()
     assert_counted(execute)
     assert service.get_leaderboard_around(players[20].id, BOARDS[0], DAY) == before
+
+
+def test_a_leaderboard_is_folded_once_in_a_transaction(execute: Execute) -> None:
+    """The rows that a fold writes call for no other: under load each found new rows to sum up."""
+    execute("CREATE TABLE folds (category varchar)")
+    execute(
+        """
+        CREATE OR REPLACE FUNCTION leaderboard_fold(day date, board varchar, target bigint DEFAULT 2000)
+        RETURNS void LANGUAGE plpgsql AS $$
+        BEGIN
+            INSERT INTO folds VALUES (board);
+            IF (SELECT count(*) < 20 FROM folds) THEN
+                -- so many entries that the row calls for a fold every time
+                INSERT INTO leaderboard_counters VALUES (day, board, 0, now(), gen_random_uuid(), 1000000);
+            END IF;
+        END $$"""
+    )
+    row = "(%s, %s, 0, now(), gen_random_uuid(), 1000000)"
+    boards = [*BOARDS, BOARDS[0]]
+    execute(
+        f"INSERT INTO leaderboard_counters VALUES {', '.join([row] * 3)}",
+        [value for board in boards for value in (DAY, board)],
+    )
+    assert sorted(execute("SELECT category FROM folds")) == [(BOARDS[0],), (BOARDS[1],)]

@@ -1,0 +1,42 @@
+"""Sum the counters of a leaderboard up at most once in a transaction.
+
+Folding adds rows of its own, each with as many entries as a bucket has, and each of those called for a
+fold with a chance of one half. On a leaderboard that is written a thousand times a second every fold
+found enough new rows to sum up again, so that one write in some thousands folded for seconds.
+"""
+
+from typing import Any
+
+_FOLD_LATER = """
+    CREATE OR REPLACE FUNCTION leaderboard_fold_later() RETURNS trigger LANGUAGE plpgsql
+    SET search_path FROM CURRENT AS $$
+    {body}$$"""
+ONCE = """DECLARE
+        folded text := COALESCE(current_setting('echo_markets.folded', true), '');
+        -- a category may have any character but a line break
+        leaderboard text := NEW.session_date || ' ' || NEW.category || E'\\n';
+    BEGIN
+        IF position(leaderboard IN folded) = 0 THEN
+            -- to the end of the transaction
+            PERFORM set_config('echo_markets.folded', folded || leaderboard, true);
+            PERFORM leaderboard_fold(
+                NEW.session_date, NEW.category, leaderboard_bucket_size(NEW.session_date, NEW.category)
+            );
+        END IF;
+        RETURN NULL;
+    END """
+EACH_TIME = """BEGIN
+        PERFORM leaderboard_fold(NEW.session_date, NEW.category{size});
+        RETURN NULL;
+    END """
+
+
+def up(_migrator: Any, db: Any) -> None:
+    """Remember in the transaction which leaderboards it has folded."""
+    db.execute_sql(_FOLD_LATER.format(body=ONCE).replace("%", "%%"))
+
+
+def down(_migrator: Any, db: Any) -> None:
+    """Fold for each row that calls for it."""
+    each_time = EACH_TIME.format(size=", leaderboard_bucket_size(NEW.session_date, NEW.category)")
+    db.execute_sql(_FOLD_LATER.format(body=each_time).replace("%", "%%"))
