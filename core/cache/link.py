@@ -18,7 +18,8 @@ from core.cache.wire import ErrorReply, Wire, pack
 
 # What is encoded is sent from here on, so that the server works on it while the rest is encoded.
 SEND_BYTES = 16_384
-# From this part of the time that a check is trusted on, one thread checks again while others go on.
+# A connection is checked again after this part of the time that a check is trusted, so that it is still
+# trusted while its next read waits for the answer.
 RECHECK_PART = 0.5
 # What SCAN finds is bytes.
 Keys = Sequence[str] | Sequence[bytes]
@@ -51,8 +52,9 @@ class Link:
 
     `check` proves a new connection and returns the scripts that the server has then; `recheck` proves
     an old one again. Both raise what they find. Permissions, role and slots of a server change while it
-    is connected, so a check is trusted for `trust_seconds`. `on_error` gets error replies that no caller
-    blocks on.
+    is connected, so a check is trusted for `trust_seconds`, and for its own connection alone: behind a
+    proxy or a moved address two connections may have two servers. `on_error` gets error replies that no
+    caller blocks on.
     """
 
     def __init__(
@@ -78,22 +80,16 @@ class Link:
         self._generation = 0
         # scripts that the server has, as far as is known
         self._known: set[str] = set()
-        # when the latest check that passed began
-        self._trusted_at = float("-inf")
         self._answered = threading.local()
         self.latest_origin = b""
         """The origin of the data of the connection that was proved last."""
-        self._reset()
+        self._pid = os.getpid()
 
     @property
     def origin(self) -> bytes:
         """The origin of the data that this thread was answered from last on a proved connection."""
         found: bytes = getattr(self._answered, "origin", self.latest_origin)
         return found
-
-    def _reset(self) -> None:
-        self._pid = os.getpid()
-        self._checking = threading.Lock()
 
     def ask(self, *command: Any) -> Any:
         """Send a command and return the reply; raises an error reply, and what the connection raises."""
@@ -108,9 +104,8 @@ class Link:
         self._put(self._take(is_proved=True))
 
     def drop(self) -> None:
-        """Use none of the present connections again, and trust no earlier check."""
+        """Use none of the present connections again."""
         self._generation += 1
-        self._trusted_at = float("-inf")
 
     def run(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> Any:
         """Run a script on a proved connection; a server that does not know it is given it first."""
@@ -244,7 +239,7 @@ class Link:
             # the parent goes on using its sockets; closing this process' copies of them says nothing
             # to the server
             parents, self._idle = self._idle, deque()
-            self._reset()
+            self._pid = os.getpid()
             for wire in parents:
                 wire.close()
         wire = self._pick() or self._open()
@@ -282,24 +277,14 @@ class Link:
 
     def _prove(self, wire: Wire) -> None:
         began = self._clock()
-        if not wire.is_proved:
+        if wire.proved_at is None:
             self._known.update(script.sha for script in self._check(wire))
-            wire.is_proved = True
             self.latest_origin = wire.origin
+        elif began - wire.proved_at < self._trust_seconds * RECHECK_PART:
+            return
         else:
-            age = began - self._trusted_at
-            if age < self._trust_seconds * RECHECK_PART:
-                return
-            is_mine = self._checking.acquire(blocking=False)
-            try:
-                if not is_mine and age < self._trust_seconds:
-                    return
-                self._recheck(wire)
-            finally:
-                if is_mine:
-                    self._checking.release()
-        if wire.generation == self._generation:
-            self._trusted_at = max(self._trusted_at, began)
+            self._recheck(wire)
+        wire.proved_at = began
 
     def close(self) -> None:
         """Close the idle connections, once what was sent on them has been answered; none stays open later."""

@@ -66,7 +66,7 @@ class Wire:
         self.protocol = 0
         # what its owner knows of it
         self.generation = 0
-        self.is_proved = False
+        self.proved_at: float | None = None
         self.origin = b""
 
     def connect(self) -> None:

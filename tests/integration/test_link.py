@@ -10,7 +10,7 @@ import redis
 from core import Settings
 from core.cache.guard import wires_to_redis
 from core.cache.link import Link, Script
-from core.cache.wire import ErrorReply
+from core.cache.wire import ErrorReply, Wire
 
 ECHO = Script("return {KEYS[1], ARGV[1]}")
 
@@ -54,6 +54,33 @@ def test_a_connection_that_was_cut_is_not_used(link: Link, redis_client: redis.R
         redis_client.client_kill_filter(_id=own_id)
         wait_until(link._idle[-1].is_readable)
         assert link.ask("PING") == b"PONG"
+
+
+def test_each_connection_proves_itself(settings: Settings) -> None:
+    """Behind a moved address one may have the new server and another the old one: no check is shared."""
+    now, proved = [0.0], list[Wire]()
+
+    def check(wire: Wire) -> tuple[()]:
+        wire.connect()
+        return ()
+
+    link = Link(
+        wires_to_redis(settings, "link"),
+        check=check,
+        recheck=proved.append,
+        trust_seconds=1.0,
+        clock=lambda: now[0],
+    )
+    first, second = link._take(is_proved=True), link._take(is_proved=True)
+    for pause, wire in ((0.9, second), (0.1, first), (0.3, second)):
+        now[0] += pause
+        link._put(wire)
+        assert link.get_many(["nothing"]) == link.get_many(["nothing"]) == [None]
+        assert link._take() is wire
+    link._put(first)
+    link._put(second)
+    assert proved == [second, first]
+    link.close()
 
 
 def wait_until(is_met: Callable[[], bool]) -> None:
