@@ -18,7 +18,13 @@ JITTER = 0.5
 class Backoff:
     """The pauses of one series of attempts; for one thread."""
 
-    def __init__(self, *, pick: Callable[[float, float], float] = random.uniform) -> None:
+    def __init__(
+        self,
+        *,
+        longest_seconds: float = LONGEST_SECONDS,
+        pick: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        self._longest_seconds = longest_seconds
         self._pick = pick
         self.reset()
 
@@ -29,5 +35,5 @@ class Backoff:
     def next_seconds(self) -> float:
         """Return the next pause, at most `longest_next_seconds`, and make the one after it longer."""
         limit = self.longest_next_seconds
-        self.longest_next_seconds = min(limit * GROWTH, LONGEST_SECONDS)
+        self.longest_next_seconds = min(limit * GROWTH, self._longest_seconds)
         return self._pick(limit * (1 - JITTER), limit)

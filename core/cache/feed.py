@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 # A server that begins to refuse is noticed within one of these: a writer that it refused waits for a
 # little longer (`core.cache.guard.TRUST_SECONDS`).
 HEARTBEAT_SECONDS = 0.2
+# A server that refuses feeds may do so for ever; a near tier that is shut for this long more is no outage.
+LONGEST_PAUSE_SECONDS = 3.0
 # A dead feed is noticed after this time.
 SILENCE_SECONDS = 1.5
 STOP_SECONDS = 2.0
@@ -90,7 +92,7 @@ class InvalidationFeed:
             self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
-        backoff = Backoff()
+        backoff = Backoff(longest_seconds=LONGEST_PAUSE_SECONDS)
         while not self._stopping.is_set():
             wire = None
             try:
