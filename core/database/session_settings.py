@@ -24,6 +24,7 @@ PINNED: Mapping[str, str] = {
     "DateStyle": "ISO",
     "IntervalStyle": "postgres",
     "default_transaction_isolation": "read committed",
+    "array_nulls": "on",
 }
 # At the start alone: the driver looks then how texts are to be quoted, and would go on as before.
 PINNED_AT_START: Mapping[str, str] = {"standard_conforming_strings": "on"}

@@ -32,6 +32,9 @@ ODD_DEFAULTS = {
     "standard_conforming_strings": "off",
     "escape_string_warning": "off",
     "bytea_output": "'escape'",
+    "array_nulls": "off",
+    "transform_null_equals": "on",
+    "extra_float_digits": "-15",
     "lock_timeout": "'1ms'",
     "row_security": "off",
 }
