@@ -100,6 +100,8 @@ class Migrator:
             # building an index over years of ticks may take longer than any query may
             statement_timeout_ms=0,
             lock_timeout_ms=round(TABLE_WAIT_SECONDS * 1000),
+            # what is missing is said below, with what migrations would do
+            needs_schema=False,
         )
 
     def up(self) -> list[str]:

@@ -15,6 +15,7 @@ from core.database.session_settings import (
     OptionNotPossible,
     SessionFacts,
     SessionSettings,
+    find_missing_schema,
     parse_facts,
 )
 from core.settings import Settings
@@ -67,8 +68,13 @@ class Connector:
         url: str | None = None,
         statement_timeout_ms: int | None = None,
         lock_timeout_ms: int = 0,
+        needs_schema: bool = True,
     ) -> None:
-        """Without a URL that of the settings, without a statement timeout the query timeout."""
+        """Without a URL that of the settings, without a statement timeout the query timeout.
+
+        Without `needs_schema` a connection is opened although the first schema of its search path is
+        missing, where the next one may hold tables of another application with the same names.
+        """
         self.url = url or settings.database_url.get_secret_value()
         timeout_ms = settings.database_query_timeout if statement_timeout_ms is None else statement_timeout_ms
         self._session = SessionSettings(
@@ -79,6 +85,7 @@ class Connector:
         self._names_host = "host" in given and "hostaddr" not in given
         # libpq counts whole seconds and takes less than 2 for 2
         self._connect_timeout = max(2, round(settings.database_connect_timeout / 1000))
+        self._needs_schema = needs_schema
         self._sends_options = True
 
     def open(self, *, cursor_factory: type[cursor] | None = None) -> ServerConnection:
@@ -135,6 +142,12 @@ class Connector:
             if has_options and not facts.is_pinned:
                 self._stop_sending_options("drops")
                 facts = parse_facts(ask(self._session.build_probe(has_options=False)))
+            missing = find_missing_schema(facts) if self._needs_schema else None
+            if missing is not None:
+                raise ServerNotSupported(
+                    f"the schema {missing!r}, which the search path ({facts.search_path}) names first, is not"
+                    " there for this role; create it and migrate, or correct the path"
+                )
             raw.facts = facts
             if not facts.is_pinned:
                 raw.unit_prefix = self._session.build_prefix(facts, server_version=version)

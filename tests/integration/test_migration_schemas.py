@@ -4,7 +4,7 @@ import pytest
 from pydantic import SecretStr
 
 from core import Settings, open_service
-from core.errors import DatabaseError, MigrationFailed
+from core.errors import DatabaseError, DatabaseUnavailable, MigrationFailed
 from core.migration import MIGRATIONS_DIR, Migrator
 from tests.conftest import Execute
 from tests.integration.catalog import describe
@@ -158,6 +158,24 @@ def test_a_service_does_not_take_the_tables_of_another_schema_for_its_own(
             service.get_user_by_username("alice")
         health = service.health()
     assert (health.status, health.migrations_applied) == ("degraded", 0)
+
+
+def test_a_service_does_not_use_the_next_schema_in_place_of_a_missing_one(
+    empty_database_url: str, empty_execute: Execute
+) -> None:
+    """It would read and write the tables of another application there."""
+    empty_execute(LEGACY)
+    before = empty_execute("SELECT * FROM users")
+    url = SecretStr(f"{empty_database_url}?options=-csearch_path%3Decho,public")
+    with open_service(Settings(database_url=url, enable_redis_cache=False)) as service:
+        with pytest.raises(DatabaseUnavailable, match=r"the schema 'echo', which the search path .* names"):
+            service.create_user(username="alice")
+        assert (health := service.health()).status == "unhealthy"
+        assert "the schema 'echo'" in (health.database_reason or "")
+        assert empty_execute("SELECT * FROM users") == before
+        empty_execute("CREATE SCHEMA echo")
+        with_search_path(empty_database_url, "echo,public").up()
+        assert service.create_user(username="alice").username == "alice"
 
 
 @pytest.mark.parametrize("path", ["echo,public", "%22$user%22,echo,public"])
