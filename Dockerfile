@@ -17,11 +17,11 @@ ENV PYTHONUNBUFFERED=1 \
 
 WORKDIR /app
 
-# the locked dependencies come first: they change rarely, and this layer takes the time
+# the locked dependencies come first: this layer is slow to build and changes rarely
 COPY requirements.lock ./
 RUN pip install --no-cache-dir --require-hashes --requirement requirements.lock
 
-# the metrics folder is a volume, which takes its owner from here
+# the metrics folder is a volume, which inherits the owner of this folder
 RUN groupadd --gid 10001 echo-markets \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent echo-markets \
     && install --directory --owner=echo-markets --group=echo-markets /var/lib/echo-markets/metrics

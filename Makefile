@@ -1,4 +1,4 @@
-# Everything runs in a virtual environment of its own. VENV=DIR uses an existing one as it is.
+# Everything runs in a virtual environment, which is created here. VENV=DIR uses an existing one unchanged.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 ifdef VENV
@@ -12,7 +12,7 @@ endif
 RUN := $(VENV)/bin/python
 STACK := $(RUN) -m core.cli stack
 TESTS := tests/unit tests/integration tests/matrix tests/faults tests/coherence tests/end_to_end
-# tests wait for servers more than they compute; one file stays in one process
+# tests mostly wait for servers; all tests of a file run in the same worker
 WORKERS ?= 3
 PARALLEL := -n $(WORKERS) --dist loadfile
 UV ?= uv
@@ -32,53 +32,53 @@ down: ## stop the stack and keep its data
 status: ## show every program and the health of the whole; fails unless all is healthy
 	@$(call if_installed,$(STACK) status,exit 1)
 
-logs: ## show what the programs wrote (NAME=exporter for one, FOLLOW=1 to go on)
+logs: ## show the logs of all programs (NAME=exporter for one, FOLLOW=1 to continue)
 	@$(call if_installed,$(STACK) logs $(if $(FOLLOW),--follow) $(NAME))
 
-clean: ## stop the stack and forget its data; asks on a terminal (ARGS=--yes does not)
+clean: ## stop the stack and delete its data; asks on a terminal (ARGS=--yes does not)
 	@$(call if_installed,$(STACK) clean $(ARGS))
 
-migrate: $(RUNTIME) ## bring the running stack's schema up (ARGS=status or down)
+migrate: $(RUNTIME) ## apply pending migrations to the running stack (ARGS=status or down)
 	@$(STACK) run migrate $(ARGS)
 
 seed: $(RUNTIME) ## replay price history in the running stack (ARGS="--players 1000 --sessions 250 --replace")
 	@$(STACK) run seed $(ARGS)
 
-chaos-redis: $(RUNTIME) ## drill: hang the running stack's Valkey; fails unless the metrics tell exactly that
+chaos-redis: $(RUNTIME) ## drill: pause Valkey of the running stack; fails unless the metrics show exactly that
 	@$(STACK) drill redis $(ARGS)
 
-chaos-db: $(RUNTIME) ## drill: shut its PostgreSQL down for a while
+chaos-db: $(RUNTIME) ## drill: shut PostgreSQL of the running stack down for a while
 	@$(STACK) drill db $(ARGS)
 
-chaos-pool: $(RUNTIME) ## drill: let a process of its own use its pool up
+chaos-pool: $(RUNTIME) ## drill: use up the pool of an additional process
 	@$(STACK) drill pool $(ARGS)
 
 test: $(TOOLS) ## run all tests (ARGS="-k leaderboard" for some)
 	$(RUN) -m pytest $(PARALLEL) $(TESTS) $(ARGS)
 
-check: lint ## run everything that the gate runs: lint, formatting, imports, types, tests with coverage
+check: lint ## run everything that CI runs: lint and all tests, with coverage
 	$(RUN) -m pytest $(PARALLEL) $(TESTS) --cov --cov-report=term $(ARGS)
 
-lint: $(TOOLS) ## check style, formatting, the direction of imports and types
+lint: $(TOOLS) ## check style, formatting, import directions and types
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(VENV)/bin/lint-imports
 	$(RUN) -m mypy
 
-format: $(TOOLS) ## format the code and fix what can be fixed
+format: $(TOOLS) ## format the code and apply automatic fixes
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
 
 bench: $(TOOLS) ## measure against the bare drivers (ARGS="--scale small")
 	$(RUN) -m tests.bench $(ARGS)
 
-soak: $(TOOLS) ## look for stale reads under load; fails when there is one (SECONDS=600)
+soak: $(TOOLS) ## check for stale reads under load (SECONDS=600); fails if there is one
 	$(RUN) -m tests.coherence.soak --seconds $(or $(SECONDS),120) $(ARGS)
 
 reference: $(TOOLS) ## write docs/api.md and the table of docs/settings.md from the code
 	$(RUN) -m tests.reference
 
-lock: ## lock every dependency with its hashes; needs uv
+lock: ## write the lock files, with hashes; needs uv
 	$(UV) pip compile $(LOCK_OPTIONS) $(addprefix --extra ,dashboard exporter frames simulation) pyproject.toml \
 		--output-file requirements.lock
 	$(UV) pip compile $(LOCK_OPTIONS) --extra all --group build --constraint requirements.lock pyproject.toml \
@@ -93,7 +93,7 @@ install: $(TOOLS) ## create the virtual environment only
 if_installed = if [ -x $(RUN) ]; then $(1); else \
 	echo "nothing is installed here, so nothing runs; try make up"; $(or $(2),:); fi
 
-# pip names every file that it fetches; this shows how far it is, and all of it when it fails
+# pip prints a line per file; this prints a line per 20 packages, and the complete output on failure
 define PIP_PROGRESS
 /^(Collecting|Requirement already)/ && ++count % 20 == 0 { print "  " count " of " total " packages"; fflush() }
 /^Installing collected/ { print "  unpacking"; fflush() }
@@ -102,12 +102,12 @@ define PIP_PROGRESS
 END { if (status) printf "%s", lines; exit status }
 endef
 export PIP_PROGRESS
-# compiled afterwards, on all cores, which pip does on one
+# compiled afterwards on all cores; pip compiles on one
 install_locked = { $(RUN) -m pip install --disable-pip-version-check --progress-bar off --no-compile \
 	--require-hashes --requirement $(1) 2>&1 || echo FAILED; } | \
 	awk -v total="$$(grep -c == $(1))" "$$PIP_PROGRESS" && $(RUN) -m compileall -q -j 0 -x /tests/ $(VENV)/lib
 
-# what `make up` needs
+# the packages that `make up` needs
 $(VENV)/installed: requirements-local.lock
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with PYTHON=/path/to/python"; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -117,12 +117,12 @@ $(VENV)/installed: requirements-local.lock
 	@$(call install_locked,requirements-local.lock)
 	@touch $@
 
-# the checkout itself: what is installed of it are its commands and where its packages are
+# the checkout itself, as an editable installation: its commands, and the path of its packages
 $(VENV)/installed-package: pyproject.toml $(VENV)/installed
 	@$(RUN) -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# what `make test` and `make check` need besides
+# the additional packages of `make test` and `make check`
 $(VENV)/installed-tools: requirements-dev.lock $(VENV)/installed-package
 	@echo "installing the locked tools into $(VENV)"
 	@$(call install_locked,requirements-dev.lock)

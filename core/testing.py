@@ -16,8 +16,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import psycopg2
-import psycopg2.extensions
 import redis
 from psycopg2 import sql
 from pydantic import SecretStr
@@ -32,6 +30,7 @@ from core.stack.processes import read_last_lines
 from core.stack.servers import (
     NO_OPTIONS,
     SUPERUSER,
+    open_cursor,
     postgres_command,
     prepare_postgres,
     prepare_valkey,
@@ -222,7 +221,7 @@ def _stop(process: subprocess.Popen[bytes], stop_signal: signal.Signals) -> None
 
 def create_database(server: PostgresServer, name: str = DATABASE) -> str:
     """Create a database with every migration applied; return its URL."""
-    with _open_cursor(server.url()) as cursor:
+    with open_cursor(server.url()) as cursor:
         cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     url = server.url(name)
     Migrator(GivenSettings(database_url=SecretStr(url))).up()
@@ -234,7 +233,7 @@ def clear_database(url: str) -> None:
 
     Takes a few milliseconds; TRUNCATE, or a copy of an empty database, takes ten times as long or more.
     """
-    with _open_cursor(url) as cursor:
+    with open_cursor(url) as cursor:
         cursor.execute(DISCONNECT_OTHERS)
         cursor.execute(LIST_TABLES, (HISTORY_TABLE,))
         tables = [sql.Identifier(name) for (name,) in cursor.fetchall()]
@@ -285,14 +284,3 @@ def build_environment(settings: Settings) -> dict[str, str]:
         name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         for name, value in values.items()
     }
-
-
-@contextmanager
-def _open_cursor(url: str) -> Iterator[psycopg2.extensions.cursor]:
-    connection = psycopg2.connect(url)
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            yield cursor
-    finally:
-        connection.close()

@@ -1,7 +1,7 @@
 """The demo data of a new database: imported prices, replayed sessions.
 
-Owns when each step runs; the steps are `echo-markets` commands. Its few SQL statements are about the
-database as a whole: whether it exists, and whether it has been filled.
+Owns when each step runs; the steps are `echo-markets` commands. Its few SQL statements
+find out whether the database exists and has been filled.
 """
 
 import subprocess
@@ -16,6 +16,7 @@ from psycopg2 import sql
 
 from core.stack.errors import StackError
 from core.stack.programs import CLI
+from core.stack.servers import open_cursor
 from core.stack.settings import StackSettings
 
 # The database's comment while the demo data is loaded: a seed that was interrupted is run again,
@@ -24,7 +25,7 @@ UNFINISHED = "echo-markets: the demo data is incomplete"
 
 
 def create_database(server_url: str, name: str) -> None:
-    """Create the database unless the server has it."""
+    """Create a database unless the server has it."""
     with _open_cursor(server_url) as cursor:
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
         if cursor.fetchone() is None:
@@ -84,13 +85,8 @@ def _write_comment(database_url: str, comment: str | None) -> None:
 @contextmanager
 def _open_cursor(url: str) -> Iterator[psycopg2.extensions.cursor]:
     try:
-        connection = psycopg2.connect(url)
-        try:
-            connection.autocommit = True  # CREATE DATABASE does not run in a transaction
-            with connection.cursor() as cursor:
-                yield cursor
-        finally:
-            connection.close()
+        with open_cursor(url) as cursor:
+            yield cursor
     except psycopg2.Error as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise StackError(f"the database cannot be filled: {reason}; is DATABASE_URL right?") from error

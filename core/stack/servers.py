@@ -9,10 +9,14 @@ disk and evicts the least recently used keys.
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
+
+import psycopg2
+import psycopg2.extensions
 
 from core.stack.errors import StackError
 from core.stack.permissions import (
@@ -55,6 +59,15 @@ def find_postgres_programs() -> Path:
         if (programs / "bin" / "postgres").is_file():
             return programs
     raise StackError("the embedded PostgreSQL is not installed; install echo-markets[local]")
+
+
+@contextmanager
+def open_cursor(url: str) -> Iterator[psycopg2.extensions.cursor]:
+    """Open a connection without transactions, in which CREATE DATABASE can run."""
+    with closing(psycopg2.connect(url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            yield cursor
 
 
 def find_valkey_program() -> Path:

@@ -485,7 +485,7 @@ def test_an_outage_is_logged_once_and_survived(
     running.wait_for_steps(2)
     messages = [record.message for record in caplog.records]
     assert sum("the live market pauses" in message for message in messages) == 1
-    assert sum("the live market goes on" in message for message in messages) == 1
+    assert sum("the live market continues" in message for message in messages) == 1
     assert not any(record.exc_info for record in caplog.records)
     running.stop.set()
     running.thread.join(5)
