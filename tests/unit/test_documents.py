@@ -52,6 +52,17 @@ def test_every_link_leads_somewhere(repository: Path) -> None:
                 assert not anchor or anchor in list_anchors(target), f"{document.name} links {link}"
 
 
+def test_every_path_exists(repository: Path) -> None:
+    """Files and folders of the repository that a document names are there."""
+    for document in list_documents(repository):
+        for name in re.findall(
+            r"`((?:core|dashboard|exporter|tests|migrations|data|docs)/[\w./-]*)`",
+            document.read_text("utf-8"),
+        ):
+            is_written_by_tests = name.startswith("tests/output/")
+            assert is_written_by_tests or (repository / name).exists(), f"{document.name} names {name}"
+
+
 @pytest.mark.parametrize("page", ["docs/settings.md", "docs/api.md"])
 def test_generated_pages_are_up_to_date(repository: Path, page: str) -> None:
     """`make reference` writes them anew."""
