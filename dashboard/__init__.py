@@ -1,13 +1,14 @@
-"""The product team's view of the game: leaderboards and portfolios in a browser.
+"""The dashboard: the game and its operation in a browser, for the product team.
 
-Every page is data function -> pure frame or chart builder -> Streamlit call.
-Owns presentation only: it calls the service and never holds SQL or a Redis command.
+`pages/<page>/` holds everything of one page: `page.py` (Streamlit calls), `data.py` (calls of the service),
+`tables.py` and `charts.py` (pure functions from records to what is shown). What pages share is beside the
+folder; `server/` is the web server around them. Presentation only: no SQL and no Redis command.
 """
 
 from pathlib import Path
 from runpy import run_path
 
-# before anything else imports `core`, which may be another project's
+# before any other import of `core`, which may be another project's package
 run_path(str(Path(__file__).resolve().parents[1] / "core" / "shadowed.py"))["refuse_shadow"]()
 
 from core.extras import require_extra  # noqa: E402  # see above

@@ -5,13 +5,13 @@ import sys
 from core import Settings
 from core.app import refuse_arguments
 from core.errors import SettingsError
-from dashboard.access import build_policy
+from dashboard.server.access import build_policy
 
 CONFIGURATION_WRONG = 2
 
 
 def main() -> int:
-    """Serve until a signal stops it; returns 2 when a setting is wrong."""
+    """Serve until a signal ends the process; return 2 when a setting is wrong."""
     try:
         refuse_arguments(sys.argv[1:], program="dashboard")
         settings = Settings.load()
@@ -19,7 +19,7 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return CONFIGURATION_WRONG
-    from dashboard.server import serve  # noqa: PLC0415  # a wrong setting must not wait for seconds of imports
+    from dashboard.server.application import serve  # noqa: PLC0415  # report a wrong setting before imports that take seconds
 
     serve(settings)
     return 0

@@ -1,16 +1,13 @@
-"""The script that Streamlit runs for every page: frame, navigation, error states.
-
-Owns what all pages share. Never reads data; each page is a file of its own in
-`views` (a folder called `pages` would make Streamlit draw a menu of its own as well).
-"""
+"""The script that Streamlit runs for every view: logo, styles, menu, sign-in, and then the page."""
 
 import streamlit as st
 
-from dashboard import access_gate, page_frame, runtime, states
+from dashboard import navigation, runtime, states
+from dashboard.server import sign_in
 
-st.set_page_config(page_title="Echo Markets", page_icon=page_frame.read_icon(), layout="wide")
-st.logo(page_frame.read_logo())
-st.html(page_frame.read_styles())
-page = st.navigation(page_frame.list_pages(), position=access_gate.choose_menu())
+st.set_page_config(page_title="Echo Markets", page_icon=navigation.read_icon(), layout="wide")
+st.logo(navigation.read_logo())
+st.html(navigation.read_styles())
+page = st.navigation(navigation.list_pages(), position=sign_in.choose_menu_position())
 with runtime.timed_render(page.title):
-    states.run_page(access_gate.guard(page.run))
+    states.run_page(sign_in.require_sign_in(page.run))

@@ -1,9 +1,8 @@
-"""Chart specifications in Vega-Lite, as plain dictionaries.
+"""What charts of several pages share: colours, histograms and the axis of sessions, in Vega-Lite.
 
-Owns how a chart looks; pure functions from figures to a dictionary that never touch
-Streamlit. Dictionaries, because a chart library's objects cost 5 to 50 times the
-server's time. Sessions stand next to each other, without gaps for weekends, and are
-labelled in UTC: a browser's time zone must not move one to the day before.
+Pure functions that return plain dictionaries; the objects of a chart library cost 5 to 50 times the
+server time. Sessions are next to each other, without gaps for weekends, and are labelled in UTC: the
+browser's time zone must not move one to the day before.
 """
 
 from collections.abc import Sequence
@@ -11,17 +10,10 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-import pandas as pd
+import msgspec
+import numpy as np
 
-from dashboard.formats import (
-    Unit,
-    format_day,
-    format_money,
-    format_percent,
-    format_score,
-    format_signed_money,
-)
-from dashboard.frames import Bin
+from dashboard.formats import Unit, format_score
 
 Spec = dict[str, Any]
 
@@ -29,12 +21,7 @@ ACCENT = "#6366f1"
 GAIN = "#22a565"
 LOSS = "#e5484d"
 BASELINE = "#8b93a7"
-"""One accent, and green and red for gain and loss only; readable on light and on dark."""
-
-STARTING_CASH = 10_000
-
-FEW_SESSIONS = 3
-"""So few sessions make no visible line: they are drawn as points too."""
+"""One accent, and green and red only for gain and loss; readable on light and dark backgrounds."""
 
 _AXIS_FORMATS: dict[Unit, str] = {
     "percent": "+,.2~f",
@@ -43,33 +30,66 @@ _AXIS_FORMATS: dict[Unit, str] = {
     "number": ",.4~g",
 }
 _ENCLOSED = ("data", "mark", "encoding", "params", "layer")
-_DAY_LABELS = 6
-HISTOGRAMS_KEPT = 64
-"""Histograms drawn lately: those of the boards that many look at, some kilobytes each."""
 
+HISTOGRAM_BINS = 24
+MINIMUM_BINNED = 5
+"""Fewer values say more in a table than in a distribution."""
+
+HISTOGRAMS_KEPT = 64
+"""Recently drawn histograms, some kilobytes each: many visitors look at the same leaderboards."""
+
+DAY_LABELS = 6
 MARGIN: Spec = {"top": 8, "right": 24}
-"""Room for labels that reach over the ends of their axis, without which they are cut off."""
+"""Room for labels that extend beyond their axis and would be cut off."""
+
+AXIS_PIXELS = 54
+"""Minimum width of a value axis: charts above each other get the same left edge."""
 
 PERCENT_LABEL = "datum.value === 0 ? '0%' : datum.label + '%'"
-"""How an axis of percentages with signs is labelled: zero has none."""
+"""Labels of an axis of signed percentages: zero has no sign."""
 
-_MONEY_AXIS: Spec = {"title": None, "format": "$,.0f", "minExtent": 54}
-"""`minExtent` gives charts below each other the same left edge."""
+
+class Bin(msgspec.Struct, frozen=True):
+    """The number of values in [low, high)."""
+
+    low: float
+    high: float
+    players: int
+
+
+def bin_values(values: Sequence[Decimal]) -> tuple[Bin, ...]:
+    """Return bins of equal width over all values; none for too few or equal values."""
+    scores = np.array([float(value) for value in values])
+    if len(scores) < MINIMUM_BINNED or scores.min() == scores.max():
+        return ()
+    counts, edges = np.histogram(scores, bins=_choose_edges(scores))
+    return tuple(
+        Bin(low=float(low), high=float(high), players=int(count))
+        for low, high, count in zip(edges[:-1], edges[1:], counts, strict=True)
+    )
+
+
+def _choose_edges(scores: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> list[float]:
+    low, high = float(scores.min()), float(scores.max())
+    if high - low < HISTOGRAM_BINS and not np.mod(scores, 1).any():
+        # whole numbers close together: one bin for each, centred on it
+        return [value - 0.5 for value in range(int(low), int(high) + 2)]
+    return [float(edge) for edge in np.linspace(low, high, HISTOGRAM_BINS + 1)]
 
 
 @lru_cache(HISTOGRAMS_KEPT)
 def build_histogram(
     bins: tuple[Bin, ...], *, unit: Unit, median: Decimal, before: tuple[Bin, ...] = ()
 ) -> Spec:
-    """Return the distribution of a board's scores with a rule at the median.
+    """Return a distribution with a dashed line at the median.
 
-    `before` is another distribution in bins of the same width, drawn as an outline. Who asks for
-    the same again gets the same dictionary: it is for showing and not for changing.
+    `before` is another distribution with bins of the same width, drawn as an outline. The dictionary is
+    shared between calls with equal arguments: do not modify it.
     """
     bars: Spec = {
-        # in the layer: what stands at the top, Streamlit turns into pandas and Arrow on each run
+        # inside of the layer, for the reason in `enclose_data`
         "data": {"values": [_bin_row(item, unit) for item in bins]},
-        # not a bar: with both edges given, a bar in a layer is drawn without a height
+        # a rect, because a bar with both edges given is drawn without height in a layer
         "mark": {"type": "rect", "color": ACCENT, "x2Offset": -1.5, "cornerRadius": 2},
         "encoding": {
             "x": {
@@ -87,7 +107,7 @@ def build_histogram(
             ],
         },
     }
-    # with bounds given by two fields, an axis ends at the highest bar
+    # an axis of ranged marks would end exactly at the highest bar
     bars["encoding"]["y"]["scale"] = {"domain": [0, find_top([*bins, *before])]}
     rule: Spec = {
         "data": {"values": [{}]},
@@ -98,9 +118,9 @@ def build_histogram(
 
 
 def enclose_data(spec: Spec) -> Spec:
-    """Return the chart with its data inside of a layer, where Streamlit sends it as it is.
+    """Move a chart's data into a layer, where Streamlit sends it unchanged.
 
-    Data at the top it turns into a pandas frame and that into Arrow, in each run: 1 to 2 ms a chart.
+    Streamlit converts data at the top level to pandas and then to Arrow: 1 to 2 ms per chart and run.
     """
     inner = {name: spec[name] for name in _ENCLOSED if name in spec}
     outer = {name: value for name, value in spec.items() if name not in _ENCLOSED}
@@ -108,7 +128,7 @@ def enclose_data(spec: Spec) -> Spec:
 
 
 def find_top(bins: Sequence[Bin]) -> int:
-    """Return where the axis of a histogram ends: a round number, no bin above it."""
+    """Return the end of a histogram's axis: a round number that no bin exceeds."""
     most = max(item.players for item in bins)
     step = int(10 ** (len(str(most)) - 1))
     tops = (step * part // 2 for part in range(2, 21) if step * part % 2 == 0)
@@ -116,7 +136,7 @@ def find_top(bins: Sequence[Bin]) -> int:
 
 
 def _outline(bins: Sequence[Bin], unit: Unit) -> Spec:
-    # a step ends where its last bin does only when there is a point at that edge
+    # the last step needs a point at the right edge of its bin
     rows = [*(_bin_row(item, unit) for item in bins), {"low": bins[-1].high, "players": 0}]
     return {
         "data": {"values": rows},
@@ -139,79 +159,17 @@ def _bin_row(item: Bin, unit: Unit) -> Spec:
 
 def _describe_range(item: Bin, unit: Unit) -> str:
     if unit == "count" and item.high - item.low == 1:
-        # the bin of one whole number reaches from a half below it to a half above
+        # a bin of one whole number is centred on it
         return format_score(item.low + 0.5, unit)
     return f"{format_score(item.low, unit)} to {format_score(item.high, unit)}"
 
 
-def build_change_chart(frame: pd.DataFrame) -> Spec:
-    """Return the change of each session as bars, green for a gain and red for a loss."""
-    colour = {"condition": {"test": "datum.change < 0", "value": LOSS}, "value": GAIN}
-    return {
-        "data": {"values": _day_rows(frame)},
-        "height": 130,
-        "mark": {"type": "bar", "cornerRadiusEnd": 1},
-        "encoding": {
-            "x": _day_scale(frame),
-            "y": {
-                "field": "change",
-                "type": "quantitative",
-                "axis": {**_MONEY_AXIS, "tickCount": 3},
-            },
-            "color": colour,
-            "tooltip": _day_tooltips(),
-        },
-    }
-
-
-def build_hover_points(y: str, *, tooltip: list[Spec], name: str) -> Spec:
-    """Return points on lines or an area that show where the pointer is, each with its tooltip.
-
-    A line or an area by itself is one mark, and a tooltip of it tells its first point only.
-    """
-    nearest = {
-        "type": "point",
-        "on": "pointerover",
-        "nearest": True,
-        "encodings": ["x"],
-        "clear": "pointerout",
-    }
-    return {
-        "params": [{"name": name, "select": nearest}],
-        # not filled: a legend would get the shape of a point instead of a line's dashes
-        "mark": {"type": "point", "filled": False, "size": 60, "strokeWidth": 3, "aria": False},
-        "encoding": {
-            "y": {"field": y, "type": "quantitative"},
-            "opacity": {"condition": {"param": name, "value": 1, "empty": False}, "value": 0},
-            "tooltip": tooltip,
-        },
-    }
-
-
-def _day_rows(frame: pd.DataFrame) -> list[Spec]:
-    return [
-        {
-            "day": row["session"].isoformat(),
-            "value": row["value"],
-            "change": row["change"],
-            "session": format_day(row["session"]),
-            "money": format_money(row["value"]),
-            "moved": f"{format_signed_money(row['change'])} ({format_percent(row['change_percent'])})",
-        }
-        for row in frame.to_dict("records")
-    ]
-
-
-def _day_scale(frame: pd.DataFrame) -> Spec:
-    return build_day_axis([day.isoformat() for day in frame["session"]])
-
-
-def build_day_axis(days: Sequence[str]) -> Spec:
-    """Return the scale of sessions, given as ISO dates in order, with a label for some."""
+def build_day_axis(days: Sequence[str], *, labels: int = DAY_LABELS) -> Spec:
+    """Return the axis of sessions, given as ISO dates in order, with a few labels."""
     axis = {
         "title": None,
         "grid": False,
-        "values": choose_labels(days, count=_DAY_LABELS),
+        "values": choose_labels(days, count=labels),
         "labelExpr": "utcFormat(toDate(datum.value), '%-d %b %Y')",
         "labelAngle": 0,
         "labelOverlap": True,
@@ -221,22 +179,14 @@ def build_day_axis(days: Sequence[str]) -> Spec:
 
 
 def choose_labels(days: Sequence[str], *, count: int) -> list[str]:
-    """Return at most so many of the days, evenly apart, the newest always among them.
+    """Return at most `count` of the days, at equal distances, including the newest.
 
-    Their number is odd from four on: where they overlap, every other one is left out, and the
-    newest stays.
+    From four labels on their number is odd: a narrow chart hides every other label, and the newest
+    must stay.
     """
     step = max(1, -(-len(days) // count))
     chosen = list(days[::-1][::step][::-1])
     return chosen[1:] if len(chosen) > 3 and len(chosen) % 2 == 0 else chosen
-
-
-def _day_tooltips() -> list[Spec]:
-    return [
-        {"field": "session", "type": "nominal", "title": "Session"},
-        {"field": "money", "type": "nominal", "title": "Value"},
-        {"field": "moved", "type": "nominal", "title": "Day change"},
-    ]
 
 
 def _score_axis(unit: Unit) -> Spec:

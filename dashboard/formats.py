@@ -1,8 +1,7 @@
-"""How figures, names and times are written.
+"""Text forms of numbers, names, links and times, and the names of leaderboard categories.
 
-Owns the text form of a value and the human names of categories; pure functions that
-never read data or a clock. Amounts are virtual cash, shown with a dollar sign like the
-prices they follow from; every time is UTC.
+Pure functions that read neither data nor a clock. Amounts are virtual cash, shown with a dollar sign
+like the prices that they come from; every time is UTC.
 """
 
 import re
@@ -11,6 +10,7 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Literal
+from urllib.parse import quote
 
 import msgspec
 
@@ -19,7 +19,7 @@ Number = Decimal | float | int
 
 
 class Category(msgspec.Struct, frozen=True):
-    """A leaderboard's human name, the unit of its scores and what they mean."""
+    """The name of a leaderboard category, the unit of its scores and their meaning."""
 
     key: str
     name: str
@@ -32,25 +32,25 @@ KNOWN_CATEGORIES = (
         key="daily_returns",
         name="Daily return",
         unit="percent",
-        explanation="Gain of the session against the 10,000 that every player starts with.",
+        explanation="Daily return: gain or loss on the starting cash of 10,000.",
     ),
     Category(
         key="total_value",
         name="Total value",
         unit="currency",
-        explanation="Cash and holdings at the close of the session.",
+        explanation="Total value: cash and holdings at the close of the session.",
     ),
     Category(
         key="quests_completed",
         name="Quests completed",
         unit="count",
-        explanation="Quests that the player has finished.",
+        explanation="Quests completed: all quests that the player has completed so far.",
     ),
 )
 _SPECIAL = "\\`*_{}[]()<>#+-.!|$:~&"
 _AUTOMATIC = re.compile(r":(?=[a-z/])|www(?=\.)", re.IGNORECASE)
 _WORD_JOINER = "\u2060"
-"""Takes no room and allows no break: it only parts what would be taken for an address or an icon."""
+"""Invisible and without a line break: breaks up text that Markdown would turn into a link or an icon."""
 _FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
 _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 
@@ -59,12 +59,16 @@ _KNOWN_BY_KEY = {category.key: category for category in KNOWN_CATEGORIES}
 
 def describe_category(key: str) -> Category:
     """Return the known category of this key, or one with a name made from the key."""
-    name = key.replace("_", " ").strip().capitalize() or key
-    return _KNOWN_BY_KEY.get(key) or Category(key, name, "number", f"Scores of “{key}”.")
+    return _KNOWN_BY_KEY.get(key) or Category(key, format_key(key), "number", f"Scores of “{key}”.")
+
+
+def format_key(key: str) -> str:
+    """Write a key of the database in words: `PRICE_MOVE` is Price move."""
+    return key.replace("_", " ").strip().capitalize() or key
 
 
 SMALL_PRICE = Decimal("0.1")
-"""Below it two decimals say too little."""
+"""Prices below it need more than two decimals."""
 
 
 def format_money(amount: Number) -> str:
@@ -78,7 +82,7 @@ def format_price(price: Number) -> str:
 
 
 def count_price_places(prices: Iterable[Number]) -> int:
-    """Return how many decimals the smallest of some prices needs."""
+    """Return the number of decimals that the smallest of the prices needs."""
     smallest = min((price for price in prices if price > 0), default=1)
     return 2 if smallest >= SMALL_PRICE else 3 - Decimal(smallest).adjusted()
 
@@ -96,6 +100,24 @@ def format_percent(value: Number) -> str:
 def format_count(value: Number) -> str:
     """Write a whole number with thousands separators."""
     return f"{value:,.0f}"
+
+
+def format_number(value: Decimal) -> str:
+    """Write a whole number without decimals, any other with two."""
+    return format_count(value) if value == value.to_integral_value() else f"{value:,.2f}"
+
+
+def format_amount(amount: Decimal, kind: str) -> str:
+    """Write an amount of a kind of reward: cash as money, anything else as a number."""
+    return format_money(amount) if kind.upper() == "CASH" else format_number(amount)
+
+
+def format_reward(kind: str | None, amount: Decimal | None) -> str:
+    """Write a reward: `$250.00 cash`, `1,500 bonus points`, `Badge`; empty without kind and amount."""
+    if amount is None:
+        return format_key(kind or "")
+    words = (kind or "").replace("_", " ").lower()
+    return f"{format_amount(amount, words)} {words}".strip()
 
 
 def format_points(value: Number) -> str:
@@ -122,13 +144,18 @@ def format_day(day: date) -> str:
     return f"{day:%a} {day.day} {day:%b %Y}"
 
 
+def format_minute(moment: datetime) -> str:
+    """Write a time to the minute: `1 Mar 2013 21:00`."""
+    return f"{moment.day} {moment:%b %Y %H:%M}"
+
+
 def format_as_of(moment: datetime) -> str:
-    """Write when a page was read: `As of 2013-03-01 21:00:05 UTC`."""
+    """Write the time of a reading: `As of 2013-03-01 21:00:05 UTC`."""
     return f"As of {moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def format_time_left(expires_at: datetime | None, now: datetime) -> str:
-    """Write how long something still runs, in its two largest units; empty without an end."""
+    """Write the time left in its two largest units; empty without an end."""
     if expires_at is None:
         return ""
     minutes = int((expires_at - now).total_seconds() // 60)
@@ -141,18 +168,18 @@ def format_time_left(expires_at: datetime | None, now: datetime) -> str:
 
 
 def is_zero(value: Number) -> bool:
-    """Say whether a change is written as nothing, which is neither gain nor loss."""
+    """Return whether a change is shown as zero, which is neither gain nor loss."""
     return not _sign(value)
 
 
 def escape_markdown(text: str) -> str:
-    """Return player-made text so that Streamlit's markdown shows it literally, in one line.
+    """Return text of players or servers so that Streamlit's Markdown shows it literally, in one line.
 
-    Addresses make no link and names of icons no icon. Text from right to left keeps to itself:
-    figures beside it stay where they are.
+    Addresses become no links and icon names no icons. Right-to-left text is isolated, so that the
+    numbers beside it keep their places.
     """
     line = " ".join(text.split())
-    # links and icons are found in the text when its escapes are gone already
+    # Markdown finds links and icons after it has removed the escapes
     broken = _AUTOMATIC.sub(f"\\g<0>{_WORD_JOINER}", line)
     escaped = "".join(f"\\{letter}" if letter in _SPECIAL else letter for letter in broken)
     if any(unicodedata.bidirectional(letter) in _RIGHT_TO_LEFT for letter in line):
@@ -161,6 +188,16 @@ def escape_markdown(text: str) -> str:
 
 
 def _sign(value: Number) -> str:
-    """Return the sign of what is written, which has two decimals: no `-0.00%`."""
+    """Return the sign of a value after rounding to two decimals: no `-0.00%`."""
     shown = float(f"{value:.2f}")
     return "-" if shown < 0 else "+" if shown > 0 else ""
+
+
+def build_player_link(username: str) -> str:
+    """Return the address of a player's portfolio, relative to any page."""
+    return f"portfolios?player={quote(username, safe='')}"
+
+
+def build_symbol_link(symbol: str) -> str:
+    """Return the address of a symbol's candles, relative to any page."""
+    return f"market?symbol={quote(symbol, safe='')}"

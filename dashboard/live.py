@@ -1,8 +1,7 @@
-"""Parts of a page that refresh alone, and the controls that pause and hasten them.
+"""Live parts: parts of a page that refresh by themselves, and the controls to pause and refresh.
 
-Owns the pause and refresh buttons, how a part runs again without the rest of the page, and
-what it says about its age. A part that fails shows so in its own place; filters, what is
-being typed and the other parts stay as they are.
+A part runs again without the rest of the page and states its age. A part that fails says so in its own
+place; filters, text that is being typed and the other parts stay.
 """
 
 from collections.abc import Callable
@@ -15,17 +14,16 @@ import streamlit as st
 from dashboard import runtime, states
 from dashboard.formats import escape_markdown, format_as_of, format_count
 
-SHOWN = "shown-page"
+SHOWN_PAGE = "shown-page"
 
 _is_first_run: ContextVar[bool] = ContextVar("is_first_run", default=False)
-"""Whether the page was just opened; each run of a script has a thread, and so a context, of its own."""
+"""Whether the page was just opened; each run of a script has its own thread and so its own context."""
 
 
 def show_heading(title: str) -> None:
-    """Show a page's title with the pause and refresh controls beside it."""
-    _is_first_run.set(st.session_state.get(SHOWN) != title)
-    if _is_first_run.get():
-        st.session_state[SHOWN] = title
+    """Show the title of a page with the pause and refresh controls beside it."""
+    _is_first_run.set(st.session_state.get(SHOWN_PAGE) != title)
+    st.session_state[SHOWN_PAGE] = title
     row = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
     row.title(title, anchor=False, width="content")
     with row.container(horizontal=True, vertical_alignment="center", width="content"):
@@ -34,52 +32,55 @@ def show_heading(title: str) -> None:
             value=True,
             key="live",
             bind="query-params",
-            help="Figures refresh by themselves. Switch it off to read in peace.",
+            help="The page refreshes by itself. Switch off to pause it.",
         )
         st.button("Refresh", key="refresh", help="Read everything again now")
 
 
-def placeholder() -> AbstractContextManager[None]:
-    """Say that figures are being read, while a page that was just opened has none to show.
+def loading() -> AbstractContextManager[None]:
+    """Show a spinner while a page that was just opened reads; later runs need none.
 
-    From its second run on a page shows the figures of before until there are new ones, faded when
-    it takes longer than a moment; saying so as well would start one more thread in each run.
+    They show the earlier content until the new one is there, and each spinner would start a thread.
     """
-    return st.spinner("Reading figures") if _is_first_run.get() else nullcontext()
+    return st.spinner("Loading") if _is_first_run.get() else nullcontext()
 
 
 def is_live() -> bool:
-    """Say whether parts refresh by themselves; they do unless somebody paused them."""
+    """Return whether parts refresh by themselves; they do unless the visitor paused them."""
     return bool(st.session_state.get("live", True))
 
 
 def show_live(part: Callable[[], None], *, seconds: int) -> None:
-    """Show a part of a page now, and every so many seconds again unless paused."""
-    every = seconds if is_live() else None
+    """Show a part of a page now, and again after each interval unless paused."""
+    interval = seconds if is_live() else None
 
     def run() -> None:
-        with placeholder():
-            states.run_part(part, retry_seconds=every)
+        with loading():
+            states.run_part(part, retry_seconds=interval)
         service = runtime.get_service()
         cache = service.cache_stats()
         bypass = escape_markdown(cache.reason or "") if cache.state == "down" else None
-        st.caption(describe_age(datetime.now(UTC), every=every, stale=service.stale_seconds(), bypass=bypass))
+        st.caption(
+            describe_age(datetime.now(UTC), interval=interval, stale=service.stale_seconds(), bypass=bypass)
+        )
 
-    st.fragment(run, run_every=every)()
+    st.fragment(run, run_every=interval)()
 
 
-def describe_age(now: datetime, *, every: int | None, stale: float | None, bypass: str | None = None) -> str:
-    """Return when a part was read, when it is read again, and which server is not used.
+def describe_age(
+    now: datetime, *, interval: int | None, stale: float | None, bypass: str | None = None
+) -> str:
+    """Return when a part was read, when it refreshes, and which server it did without.
 
-    `stale` is the age in seconds of what stands in for the database; `bypass` is why Redis is not
-    used, which makes pages slower and no figure wrong.
+    `stale` is the age in seconds of fail-safe values that replace the database. `bypass` is the reason
+    why Redis is not used: pages are slower then, but correct.
     """
-    parts = [format_as_of(now), f"refreshes every {every} s" if every else "paused"]
+    parts = [format_as_of(now), f"refreshes every {interval} s" if interval else "paused"]
     if stale is not None:
         parts.append(
-            f"the database does not answer: figures are the last known ones, {format_count(stale)} s old"
+            f"the database does not answer: showing the last known values, {format_count(stale)} s old"
         )
     elif bypass is not None:
         reason = f" ({bypass})" if bypass else ""
-        parts.append(f"the cache is not used{reason}: figures are right, and pages take longer")
+        parts.append(f"the cache is not used{reason}: values are correct, but pages take longer")
     return " · ".join(parts)

@@ -1,31 +1,85 @@
-"""The one service of this process, where page scripts can find it.
+"""The service of this process and a cache of a few seconds, where page scripts can find them.
 
-Owns the hand-over: the server's lifespan (or a test) puts the service in, scripts
-take it out, and with it the answers that they share for a few seconds. Never opens or
-closes it. A holder is needed because Streamlit executes page scripts itself and passes
-them no argument.
+Owns the hand-over: the server's lifespan (or a test) sets the service, scripts get it. Never opens or
+closes it. A holder is needed because Streamlit runs the scripts itself and passes them no argument.
 """
 
+import threading
 import time
-from collections.abc import Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from streamlit import runtime
 
 from core import EnhancedDatabaseService
 from core.metrics import Metrics
-from dashboard.recent import Recent
+
+T = TypeVar("T")
+
+CACHE_SECONDS = 5.0
+"""Delay before something new is shown: too short to notice, long enough for many views."""
+
+CACHE_ENTRIES = 256
+"""Each holds at most some hundred rows."""
+
+
+class ShortCache:
+    """Small reads that every view repeats and the service does not cache; thread safe.
+
+    An entry expires `seconds` after its read began. Threads that miss at the same time each read for
+    themselves: small reads are not worth waiting for each other.
+    """
+
+    def __init__(
+        self,
+        *,
+        seconds: float = CACHE_SECONDS,
+        entries: int = CACHE_ENTRIES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._seconds = seconds
+        self._capacity = entries
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._entries: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
+
+    def get_or_load(self, key: Hashable, load: Callable[[], T]) -> T:
+        """Return the cached value, or load and cache it; errors are not cached."""
+        started = self._clock()
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None and started - entry[0] < self._seconds:
+                self._entries.move_to_end(key)
+                value: T = entry[1]
+                return value
+        value = load()
+        with self._lock:
+            entry = self._entries.get(key)
+            # a slow read must not replace the value of a read that began later
+            if entry is None or entry[0] <= started:
+                self._entries[key] = (started, value)
+            self._entries.move_to_end(key)
+            while len(self._entries) > self._capacity:
+                self._entries.popitem(last=False)
+        return value
+
+    def clear(self) -> None:
+        """Remove all entries."""
+        with self._lock:
+            self._entries.clear()
 
 
 class _Holder:
     service: EnhancedDatabaseService | None = None
-    recent = Recent()
+    cache = ShortCache()
 
 
 def set_service(service: EnhancedDatabaseService | None) -> None:
-    """Make `service` the one that page scripts use; None takes it away. Recent answers go."""
+    """Set the service for page scripts, or None to remove it; clears the cache."""
     _Holder.service = service
-    _Holder.recent.clear()
+    _Holder.cache.clear()
 
 
 def get_service() -> EnhancedDatabaseService:
@@ -35,14 +89,19 @@ def get_service() -> EnhancedDatabaseService:
     return _Holder.service
 
 
-def get_recent() -> Recent:
-    """Return the answers that all views of this process share for a few seconds."""
-    return _Holder.recent
+def get_cache() -> ShortCache:
+    """Return the cache that all views of this process share."""
+    return _Holder.cache
+
+
+def is_database_up(service: EnhancedDatabaseService) -> bool:
+    """Return whether the database answers, within about a second."""
+    return service.health().database != "unhealthy"
 
 
 @contextmanager
 def timed_render(page: str) -> Iterator[None]:
-    """Record how long the script of the page with this title takes, whatever becomes of it."""
+    """Record how long the script of the page with this title runs, also when it fails."""
     started = time.perf_counter()
     try:
         yield
@@ -52,7 +111,7 @@ def timed_render(page: str) -> Iterator[None]:
 
 
 def watch_sessions(metrics: Metrics) -> None:
-    """Let the metrics follow how many browser sessions are connected."""
+    """Publish the number of connected browser sessions as a metric."""
 
     def publish() -> None:
         if runtime.exists():

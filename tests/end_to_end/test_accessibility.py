@@ -1,6 +1,5 @@
 """Every page of the dashboard, checked by axe-core in a browser."""
 
-import ast
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,9 +8,10 @@ from playwright.sync_api import Browser, expect
 
 from core import Settings, open_service
 from core.testing import PostgresServer
+from dashboard.navigation import SCRIPTS
 from tests.axe import AxeMissing, fetch_axe, find_violations
 from tests.conftest import created_database
-from tests.dashboard_process import ROOT, Dashboard, run_dashboard
+from tests.dashboard_process import Dashboard, run_dashboard
 from tests.end_to_end.browsing import CHROMIUM, WAIT_MS, run_browser, visit
 from tests.game import play_game
 
@@ -19,18 +19,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 FAILING = {"serious", "critical"}
 WIDTHS = (1440, 390)
-
-
-def list_pages() -> list[str]:
-    """Return the addresses of all pages, read from the script that names them."""
-    tree = ast.parse((ROOT / "dashboard" / "app.py").read_text("utf-8"))
-    return [
-        str(ast.literal_eval(keyword.value))
-        for call in ast.walk(tree)
-        if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "Page"
-        for keyword in call.keywords
-        if keyword.arg == "url_path"
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +55,7 @@ def dashboard(
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-@pytest.mark.parametrize("path", [*list_pages(), "portfolios?player=alice"])
+@pytest.mark.parametrize("path", [*SCRIPTS, "portfolios?player=alice"])
 def test_no_serious_violation(
     axe: str, browser: Browser, dashboard: Dashboard, *, path: str, theme: str
 ) -> None:

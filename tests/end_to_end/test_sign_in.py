@@ -108,7 +108,7 @@ def test_a_viewer_has_no_actions(context: BrowserContext, dashboard: Dashboard, 
     page = context.new_page()
     sign_in(page, dashboard)
     page.get_by_role("link", name="Operations").click()
-    expect(page.get_by_text("are in the hands of operators")).to_be_visible()
+    expect(page.get_by_text("Only operators can use these actions")).to_be_visible()
     expect(page.get_by_role("button", name="Expire quests")).to_have_count(0)
 
 
@@ -119,7 +119,7 @@ def test_an_old_sign_in_makes_no_operator(
     provider.claims, provider.age_seconds = OPERATOR, 13 * 3600
     page = context.new_page()
     sign_in(page, dashboard)
-    expect(page.locator(".st-key-visitor")).to_contain_text("Operators sign in anew")
+    expect(page.locator(".st-key-visitor")).to_contain_text("Operator rights ended")
     page.get_by_role("link", name="Operations").click()
     expect(page.get_by_role("button", name="Expire quests")).to_have_count(0)
 

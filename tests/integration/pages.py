@@ -4,8 +4,10 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
+from dashboard.navigation import SCRIPTS
+
 SCRIPT = Path(__file__).parents[2] / "dashboard" / "app.py"
-OVERVIEW, MARKET, QUESTS = "views/overview.py", "views/market.py", "views/quests.py"
+OVERVIEW, MARKET, QUESTS = (SCRIPTS[page] for page in ("overview", "market", "quests"))
 TIMEOUT_SECONDS = 30
 
 

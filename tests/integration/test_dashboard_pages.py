@@ -15,10 +15,11 @@ from core.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
 from core.records import LeaderboardUpdate
 from core.stack.ports import find_free_port
 from dashboard import runtime, states
+from dashboard.navigation import SCRIPTS
 from tests.game import SESSIONS, play_game
 
 SCRIPT = Path(__file__).parents[2] / "dashboard" / "app.py"
-LEADERBOARDS, PORTFOLIOS = "views/leaderboards.py", "views/portfolios.py"
+LEADERBOARDS, PORTFOLIOS = SCRIPTS["leaderboards"], SCRIPTS["portfolios"]
 PAGES = (LEADERBOARDS, PORTFOLIOS)
 TIMEOUT_SECONDS = 30
 
@@ -95,7 +96,7 @@ def test_leaderboards_open_on_the_newest_session(game: EnhancedDatabaseService) 
     assert not page.exception
     assert read_players(page) == ["alice", "bob", "charlie"]
     figures = read_metrics(page)
-    assert figures["Players on the board"] == "3"
+    assert figures["Players"] == "3"
     assert figures["Best score"] == "+3.11%"
     assert figures["Median score"] == "+0.95%"
     assert figures["Lowest score"] == "-2.10%"
@@ -137,7 +138,7 @@ def test_a_session_without_scores_says_so(game: EnhancedDatabaseService) -> None
     alice = game.get_user_by_username("alice")
     today = game.get_current_portfolio(alice.id).session_date
     page = open_page(LEADERBOARDS, day=today.isoformat())
-    assert "No scores on this board" in read_text(page)
+    assert "No scores on this leaderboard" in read_text(page)
     assert read_players(open_page(LEADERBOARDS)) == ["alice", "bob", "charlie"]
 
 
@@ -157,7 +158,7 @@ def test_a_search_shows_who_is_found_and_who_stands_around(game: EnhancedDatabas
     ]
     assert list(page.dataframe[0].value["rank"]) == [3]
     assert r"Around charlie, #3" in read_text(page)
-    assert "Nobody here starts with “zorro”" in read_text(open_page(LEADERBOARDS, find="zorro"))
+    assert "No player here starts with “zorro”" in read_text(open_page(LEADERBOARDS, find="zorro"))
 
 
 def test_an_order_is_followed(game: EnhancedDatabaseService) -> None:
@@ -321,7 +322,7 @@ def test_what_refreshes_fails_in_its_place(
         monkeypatch.setattr(game, name, fail)
     page.run()
     assert not page.exception
-    assert "The database cannot be reached. It is tried again every 30 seconds." in page.warning[0].value
+    assert "The database cannot be reached. Next try in 30 seconds." in page.warning[0].value
     assert page.text_input[0].value in {"alice", "al"}
 
 
@@ -332,7 +333,7 @@ def test_a_board_moves_on_to_a_session_that_began(game: EnhancedDatabaseService)
     monday = date(2013, 3, 4)
     game.get_current_portfolio(bob.id, monday)
     game.update_leaderboard_entry(bob.id, "daily_returns", Decimal(3), monday)
-    runtime.get_recent().clear()
+    runtime.get_cache().clear()
     page.run()
     assert "Newest (2013-03-04)" in page.selectbox(key="day").options
     assert read_players(page) == ["bob"]

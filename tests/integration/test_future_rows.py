@@ -13,11 +13,12 @@ from core import EnhancedDatabaseService, Settings
 from core.errors import InvalidInput
 from core.records import LeaderboardUpdate, PortfolioUpdate, Tick, User
 from dashboard import data, runtime
+from dashboard.navigation import SCRIPTS
 from tests.conftest import Execute
 from tests.game import SESSIONS, play_game
 from tests.integration.pages import OVERVIEW, open_page, read_text
 
-LEADERBOARDS = "views/leaderboards.py"
+LEADERBOARDS = SCRIPTS["leaderboards"]
 ONE = Decimal(1)
 FAR = date(9999, 12, 31)
 FAR_TIME = datetime(9999, 12, 31, tzinfo=UTC)
@@ -75,8 +76,8 @@ def test_pages_open_on_the_newest_session_with_a_leaderboard(
 ) -> None:
     """Neither the far future nor ten days with portfolios alone push it aside."""
     runtime.set_service(haunted)
-    runtime.get_recent().clear()
-    assert data.find_newest_board_day(haunted) == SESSIONS[-1]
+    runtime.get_cache().clear()
+    assert data.find_newest_leaderboard_day(haunted) == SESSIONS[-1]
     opened = open_page(page)
     assert not opened.exception
     text = read_text(opened)

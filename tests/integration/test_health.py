@@ -24,8 +24,8 @@ from core.migration import Migrator
 from core.records import Health, PoolUse
 from core.scrape import parse_scrape
 from core.testing import PostgresServer, run_postgres
-from dashboard import data
-from dashboard.operations import frames
+from dashboard import runtime
+from dashboard.pages.operations import tables
 from exporter.server import build_app
 from tests.conftest import FAST, Execute, administered
 from tests.integration.test_exporter import parse, value, without_database, without_redis
@@ -123,7 +123,7 @@ def test_document_metrics_and_dashboard_agree(settings: Settings, execute: Execu
         assert (database["status"], found.database) == (state.database, state.database)
         is_up = state.database != "unhealthy"
         assert value(metrics, "echo_service_up", service="database") == is_up
-        assert data.is_database_up(service) == is_up
+        assert runtime.is_database_up(service) == is_up
         assert (redis["status"], found.redis) == (state.redis, state.redis)
         ups = {each.labels["service"]: each.value for each in parse(metrics)["echo_service_up"].samples}
         assert ("reason" in database) == (state.database != "healthy")
@@ -140,8 +140,8 @@ def assert_strip_agrees(metrics: str, found: Health, document: dict[str, Any]) -
     """Assert that the Operations page shows the same, from a scrape and from its own check."""
     scrape = parse_scrape(metrics, taken_at=found.timestamp)
     scrape.reasons = {name: each["reason"] for name, each in document["services"].items() if "reason" in each}
-    cards = {card.label: card for card in frames.build_cards(scrape)}
-    for own in frames.build_own_cards(found):
+    cards = {card.label: card for card in tables.build_cards(scrape)}
+    for own in tables.build_own_cards(found):
         assert (own.value, own.state) == (cards[own.label].value, cards[own.label].state)
     assert cards["Stack"].value == found.status.capitalize()
     assert found.pool.is_exhausted == (cards["Connections"].state == "warning")

@@ -11,8 +11,7 @@ from streamlit.testing.v1 import AppTest
 from core import EnhancedDatabaseService
 from core.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
 from dashboard import runtime
-from dashboard.formats import escape_markdown
-from dashboard.market_frames import build_symbol_link
+from dashboard.formats import build_symbol_link, escape_markdown
 from tests.conftest import Execute
 from tests.integration.pages import MARKET, open_page, read_metrics, read_text
 from tests.market import LAST, open_market
@@ -48,7 +47,7 @@ def test_all_symbols_and_the_first_ones_candles(market: EnhancedDatabaseService)
     page = open_page(MARKET)
     assert not page.exception
     assert list(page.dataframe[0].value["symbol"]) == ["AAPL", "FB", "IBM"]
-    assert [len(course) for course in page.dataframe[0].value["course"]] == [10, 10, 10]
+    assert [len(trend) for trend in page.dataframe[0].value["trend"]] == [10, 10, 10]
     figures = read_metrics(page)
     assert figures["AAPL now"] == "$60.00"
     assert figures["Low and high"] == "$49.00"
@@ -109,7 +108,7 @@ def test_an_unknown_view_is_named_and_replaced(market: EnhancedDatabaseService) 
 def test_filters_that_nothing_passes_say_so(market: EnhancedDatabaseService) -> None:
     """With what to do about it."""
     page = open_page(MARKET, sentiment="Neutral")
-    assert "No event passes these filters" in read_text(page)
+    assert "No event matches these filters" in read_text(page)
 
 
 def test_more_events_than_are_shown_are_announced(market: EnhancedDatabaseService) -> None:
@@ -118,7 +117,7 @@ def test_more_events_than_are_shown_are_announced(market: EnhancedDatabaseServic
         market.create_market_event(type="NEWS", title=f"News {number}")
     page = open_page(MARKET, events="10")
     assert len(read_events(page)) == 10
-    assert "The newest 10; older ones follow" in read_text(page)
+    assert "The newest 10 events. Show more events" in read_text(page)
 
 
 def test_a_gap_of_years_costs_no_candle(market: EnhancedDatabaseService) -> None:
@@ -134,7 +133,7 @@ def test_a_few_candles_suggest_a_longer_range(market: EnhancedDatabaseService) -
     market.insert_market_tick("AAPL", Decimal(66), timestamp=LAST)
     page = open_page(MARKET)
     assert "1 candle of 2 hours" in read_text(page)
-    assert "A longer one shows more" in read_text(page)
+    assert "A longer range shows more" in read_text(page)
 
 
 def test_pause_stops_the_refresh(market: EnhancedDatabaseService) -> None:

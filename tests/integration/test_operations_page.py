@@ -15,18 +15,18 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.stack.ports import LOOPBACK, find_free_port
 from core.stack_identity import HEADER, build_identity
 from dashboard import runtime
-from dashboard.operations.advice import SECTIONS
-from dashboard.operations.current import get_telemetry, set_telemetry
-from dashboard.operations.prometheus import Prometheus
-from dashboard.operations.queries import HIT_RATIO, LATENCY, POOL_USED
-from dashboard.operations.telemetry import Telemetry
+from dashboard.navigation import SCRIPTS
+from dashboard.pages.operations.alerts import SECTIONS
+from dashboard.pages.operations.prometheus import Prometheus
+from dashboard.pages.operations.queries import HIT_RATIO, LATENCY, POOL_USED
+from dashboard.pages.operations.telemetry import Telemetry, get_telemetry, set_telemetry
 from exporter.exposition import build_exposition
 from exporter.server import build_app
 from tests.serving import served
 from tests.web import serving
 
 SCRIPT = Path(__file__).parents[2] / "dashboard" / "app.py"
-PAGE = "views/operations.py"
+PAGE = SCRIPTS["operations"]
 TIMEOUT_SECONDS = 30
 
 
@@ -72,7 +72,7 @@ def test_another_stacks_exporter_is_not_shown(service: EnhancedDatabaseService) 
         refused = Telemetry(exporter_url=url, prometheus=None, stack=own).read(0)
         shown = Telemetry(exporter_url=url, prometheus=None, stack=other).read(0)
     assert (refused.source, refused.scrape) == ("none", None)
-    assert refused.trouble == (f"The exporter belongs to another stack: {other}, and not {own}.",)
+    assert refused.warnings == (f"The exporter belongs to another stack: {other}, and not {own}.",)
     assert shown.source == "exporter"
 
 
@@ -132,7 +132,7 @@ def test_a_first_look_shows_the_present(service: EnhancedDatabaseService) -> Non
     assert not page.exception
     assert "from the exporter · refreshes every 5 s" in text
     assert "Healthy" in text
-    assert "No points yet" in text
+    assert "Collecting: first values in about 10 s" in text
     assert "within their limits" in text
 
 
@@ -194,9 +194,9 @@ def test_charts_go_on_when_the_exporter_is_back(service: EnhancedDatabaseService
         assert "HTTP 503" in read_text(page)
         up[0] = True
         page.run()
-        view = get_telemetry().read(0)
+        snapshot = get_telemetry().read(0)
     assert not page.warning
-    [line] = view.series[POOL_USED]
+    [line] = snapshot.series[POOL_USED]
     assert line.labels == ("job",)
     assert len(line.points) >= 2
 
@@ -225,7 +225,7 @@ def test_a_database_down_leaves_the_fleet_s_figures(settings: Settings) -> None:
     assert not page.exception
     assert "Unhealthy" in text
     assert "The database does not answer" in text
-    assert "The database cannot be asked" in text
+    assert "The database does not answer, so sizes" in text
     assert "s3cr3t" not in text
 
 
@@ -234,7 +234,7 @@ def test_prometheus_gives_a_longer_past_and_its_alerts(service: EnhancedDatabase
     with serving(answer_prometheus) as url:
         telemetry = watch(service, closed_url(), url)
         page = open_page()
-        view = telemetry.read(900)
+        snapshot = telemetry.read(900)
     text = read_text(page)
     assert not page.exception
     assert "from Prometheus" in text
@@ -243,7 +243,7 @@ def test_prometheus_gives_a_longer_past_and_its_alerts(service: EnhancedDatabase
     assert text.index("PoolTimeouts") < text.index("Late")
     assert "since 21:00:00 UTC" in text
     assert "[What helps](troubleshooting#echopooltimeouts)" in text
-    assert [len(line.points) for line in view.series[HIT_RATIO]] == [1]
+    assert [len(line.points) for line in snapshot.series[HIT_RATIO]] == [1]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_nobody_answers(settings: Settings) -> None:
     text = read_text(page)
     assert not page.exception
     assert [warning.value.split(" cannot")[0] for warning in page.warning] == ["Prometheus", "The exporter"]
-    assert "The database cannot be asked" in text
+    assert "The database does not answer, so sizes" in text
 
 
 def test_paused_it_says_so(service: EnhancedDatabaseService) -> None:
@@ -314,7 +314,7 @@ def test_troubleshooting_is_a_page_of_the_dashboard(service: EnhancedDatabaseSer
     """The links of the panels lead somewhere."""
     watch(service, closed_url())
     test = AppTest.from_file(str(SCRIPT), default_timeout=TIMEOUT_SECONDS).run()
-    test.switch_page("views/troubleshooting.py")
+    test.switch_page(SCRIPTS["troubleshooting"])
     test.run()
     assert not test.exception
     assert [title.value for title in test.title] == ["Troubleshooting"]

@@ -9,10 +9,11 @@ from streamlit.testing.v1 import AppTest
 
 from core import EnhancedDatabaseService
 from core.cache.keys import user_key
-from dashboard import access_gate, operator_actions, runtime
-from dashboard.access import Policy
-from dashboard.access_limits import RateLimit
-from dashboard.operator_actions import Action, NotAllowed, perform
+from dashboard import runtime
+from dashboard.pages.operations import actions
+from dashboard.pages.operations.actions import Action, NotAllowed, perform
+from dashboard.server import sign_in
+from dashboard.server.access import Policy, RateLimit
 from tests.conftest import Execute
 from tests.game import SESSIONS, play_game
 
@@ -24,7 +25,7 @@ def _closed_afterwards() -> Iterator[None]:
     """Leave no service and no policy behind."""
     yield
     runtime.set_service(None)
-    access_gate.open_gate(Policy())
+    sign_in.set_policy(Policy())
 
 
 @pytest.fixture
@@ -38,14 +39,14 @@ def game(service: EnhancedDatabaseService) -> EnhancedDatabaseService:
 @pytest.fixture
 def operated(game: EnhancedDatabaseService) -> EnhancedDatabaseService:
     """The game, with the local user as its operator."""
-    access_gate.open_gate(Policy(is_local_operator=True))
+    sign_in.set_policy(Policy(is_local_operator=True))
     return game
 
 
 def draw_panel() -> None:
     """Draw the panel alone; Streamlit runs this function's text as a script."""
     from dashboard import runtime  # noqa: PLC0415  # see above
-    from dashboard.operator_actions import show_operator_actions  # noqa: PLC0415  # see above
+    from dashboard.pages.operations.actions import show_operator_actions  # noqa: PLC0415  # see above
 
     show_operator_actions(runtime.get_service())
 
@@ -65,13 +66,13 @@ def test_nobody_is_an_operator_by_default(game: EnhancedDatabaseService) -> None
     """The panel says who it would be for and has no button."""
     test = open_panel()
     assert not test.button
-    assert any("in the hands of operators" in caption.value for caption in test.caption)
+    assert any("Only operators can use these actions" in caption.value for caption in test.caption)
 
 
 def test_the_function_refuses_as_well(game: EnhancedDatabaseService) -> None:
     """A call past the page does nothing and writes nothing down."""
-    with pytest.raises(NotAllowed, match="expire_quests is for operators"):
-        perform(game, operator_actions.build_expire_quests())
+    with pytest.raises(NotAllowed, match="expire_quests is for operators only"):
+        perform(game, actions.build_expire_quests())
     assert game.list_audit_events() == ()
 
 
@@ -97,7 +98,7 @@ def test_a_players_cache_is_cleared(operated: EnhancedDatabaseService, redis_cli
     test.button(key="operator-clear-player").click().run()
     test.button(key="operator-confirm").click().run()
     assert read_actions(operated) == [("local", "clear_cache", "player alice", "done")]
-    assert "alice is dropped" in test.success[0].value.replace("\\", "")
+    assert "Cached data of alice removed" in test.success[0].value.replace("\\", "")
 
 
 def test_an_unknown_player_is_named(operated: EnhancedDatabaseService) -> None:
@@ -123,10 +124,10 @@ def test_a_session_is_closed(operated: EnhancedDatabaseService, execute: Execute
 @pytest.mark.parametrize(
     ("build", "kind"),
     [
-        (operator_actions.build_clear_market, "clear_cache"),
-        (operator_actions.build_expire_quests, "expire_quests"),
-        (lambda: operator_actions.build_close_session(date(2013, 3, 1)), "close_session"),
-        (lambda: operator_actions.build_clear_player("bob"), "clear_cache"),
+        (actions.build_clear_market, "clear_cache"),
+        (actions.build_expire_quests, "expire_quests"),
+        (lambda: actions.build_close_session(date(2013, 3, 1)), "close_session"),
+        (lambda: actions.build_clear_player("bob"), "clear_cache"),
     ],
 )
 def test_every_action_is_written_down(
@@ -141,7 +142,7 @@ def test_every_action_is_written_down(
 def test_acting_too_often_is_refused(operated: EnhancedDatabaseService) -> None:
     """Counted and told when to come back; what is refused is neither done nor written down."""
     limit = RateLimit(limit=2, seconds=60, clock=lambda: 0.0)
-    action = operator_actions.build_expire_quests()
+    action = actions.build_expire_quests()
     perform(operated, action, limit=limit)
     perform(operated, action, limit=limit)
     with pytest.raises(NotAllowed, match="try again in 60 seconds"):

@@ -87,7 +87,7 @@ def test_the_overview_of_a_board_without_returns(service: EnhancedDatabaseServic
     page = open_page(OVERVIEW)
     assert not page.exception
     assert read_metrics(page)["Best return"] == "-"
-    assert "Nobody has a return in this session yet" in read_text(page)
+    assert "No player has a return in this session yet" in read_text(page)
 
 
 # -- quests -------------------------------------------------------------------------------
@@ -120,9 +120,9 @@ def test_a_link_shows_a_players_quests(game: EnhancedDatabaseService) -> None:
 def test_the_first_letters_offer_players_with_quests(game: EnhancedDatabaseService) -> None:
     """Choosing one shows the player's quests, or that there is none."""
     page = open_page(QUESTS, player="ch")
-    page.button(key="choose-charlie").click().run()
+    page.button(key="choose-player-charlie").click().run()
     assert page.text_input(key="player").value == "charlie"
-    assert "charlie was given no quest yet" in read_text(page)
+    assert "charlie has no quests yet" in read_text(page)
 
 
 def test_nobody_of_that_name_is_said(game: EnhancedDatabaseService) -> None:
@@ -178,7 +178,7 @@ def test_pages_do_without_redis(
     assert not opened.exception
     assert not opened.warning
     assert opened.dataframe
-    assert "the cache is not used (Connection refused): figures are right" in read_text(opened)
+    assert "the cache is not used (Connection refused): values are correct" in read_text(opened)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -213,4 +213,4 @@ def test_last_known_sums_say_how_old_they_are(
 ) -> None:
     """While the database cannot be asked, a part shows what it knows and says so."""
     monkeypatch.setattr(game, "stale_seconds", lambda: 42.0)
-    assert "the last known ones, 42 s old" in read_text(open_page(QUESTS))
+    assert "the last known values, 42 s old" in read_text(open_page(QUESTS))

@@ -2,29 +2,15 @@
 
 from datetime import date
 from decimal import Decimal
-from uuid import UUID
 
 import altair as alt
-import pandas as pd
 import pytest
 
 from dashboard import charts
+from dashboard.charts import Bin
 from dashboard.formats import Unit
-from dashboard.frames import Bin, build_history_frame
-from tests.game import build_portfolio
 
 BINS = (Bin(low=-1.0, high=0.0, players=3), Bin(low=0.0, high=1.0, players=5))
-
-
-def build_frame(sessions: int) -> pd.DataFrame:
-    """Return a history of this many sessions, oldest first, alternating gain and loss."""
-    first = date(2012, 1, 2).toordinal()
-    return build_history_frame(
-        [
-            build_portfolio(UUID(int=1), date.fromordinal(first + n), Decimal(100 * (-1) ** n))
-            for n in range(sessions)
-        ]
-    )
 
 
 @pytest.mark.parametrize("unit", ["percent", "currency", "count", "number"])
@@ -36,22 +22,11 @@ def test_a_histogram_is_valid_and_holds_every_bin(unit: Unit) -> None:
     assert spec["layer"][1]["encoding"]["x"]["datum"] == 0.25
 
 
-@pytest.mark.parametrize("sessions", [1, 2, 90])
-def test_the_chart_of_changes_is_valid_and_holds_every_session(sessions: int) -> None:
-    """The schema accepts it; one row per session, few labels, the newest among them."""
-    frame = build_frame(sessions)
-    change = charts.build_change_chart(frame)
-    alt.Chart.from_dict(change)
-    assert len(change["data"]["values"]) == sessions
-    labels = change["encoding"]["x"]["axis"]["values"]
-    assert 1 <= len(labels) <= 6
-    assert labels[-1] == frame["session"].iloc[-1].isoformat()
-
-
 @pytest.mark.parametrize("sessions", [1, 2, 3, 4, 6, 12, 14, 90, 250])
 def test_labels_end_with_the_newest_and_are_odd(sessions: int) -> None:
     """A narrow chart leaves out every other label from the first on: of an odd number the last stays."""
-    days = [day.isoformat() for day in build_frame(sessions)["session"]]
+    first = date(2012, 1, 2).toordinal()
+    days = [date.fromordinal(first + n).isoformat() for n in range(sessions)]
     labels = charts.choose_labels(days, count=6)
     assert labels[-1] == days[-1]
     assert len(labels) <= 6
@@ -69,22 +44,50 @@ def test_a_histogram_ends_above_its_highest_bar(most: int, top: int) -> None:
         assert spec["layer"][0]["encoding"]["y"]["scale"]["domain"] == [0, top]
 
 
-def test_a_tooltip_has_readable_figures() -> None:
-    """Formatted here, not by the browser."""
-    [row] = charts.build_change_chart(build_frame(1))["data"]["values"]
-    assert row["session"] == "Mon 2 Jan 2012"
-    assert row["money"] == "$10,100.00"
-    assert row["moved"] == "+$100.00 (+1.00%)"
-
-
-def test_green_and_red_mean_gain_and_loss() -> None:
-    """Only the sign of the change decides the colour."""
-    colour = charts.build_change_chart(build_frame(2))["encoding"]["color"]
-    assert colour["condition"] == {"test": "datum.change < 0", "value": charts.LOSS}
-    assert colour["value"] == charts.GAIN
-
-
 def test_the_bin_of_one_count_is_named_by_it() -> None:
     """A tooltip says 3, not 2.5 to 3.5."""
     spec = charts.build_histogram((Bin(low=2.5, high=3.5, players=4),), unit="count", median=Decimal(3))
     assert spec["layer"][0]["data"]["values"][0]["range"] == "3"
+
+
+def test_every_score_is_in_one_bin() -> None:
+    """The bins of a distribution hold all players, the best and worst included."""
+    bins = charts.bin_values([Decimal(f"{score / 7:.2f}") for score in range(200, 0, -1)])
+    assert sum(item.players for item in bins) == 200
+    assert bins[0].low == pytest.approx(0.14)
+    assert bins[-1].high == pytest.approx(28.57)
+
+
+def test_small_whole_scores_get_a_bin_each() -> None:
+    """Counts such as finished quests are not cut at odd places."""
+    bins = charts.bin_values([Decimal(score) for score in ("4", "2", "2", "1", "0")])
+    assert [(item.low, item.high, item.players) for item in bins] == [
+        (-0.5, 0.5, 1),
+        (0.5, 1.5, 1),
+        (1.5, 2.5, 2),
+        (2.5, 3.5, 0),
+        (3.5, 4.5, 1),
+    ]
+
+
+@pytest.mark.parametrize("scores", [[], ["1"], ["2", "2", "2", "2", "2"], ["4", "3", "2", "1"]])
+def test_no_distribution_without_a_spread(scores: list[str]) -> None:
+    """Too few scores, or all the same, are no distribution."""
+    assert charts.bin_values([Decimal(score) for score in scores]) == ()
+
+
+def test_a_chart_with_its_data_inside_says_the_same() -> None:
+    """Rows, marks and encoding move into the layer, size and padding stay; Vega-Lite accepts it."""
+    spec: charts.Spec = {
+        "data": {"values": [{"a": 1}]},
+        "height": 110,
+        "padding": {"top": 8},
+        "mark": {"type": "bar"},
+        "encoding": {"x": {"field": "a", "type": "quantitative"}},
+    }
+    enclosed = charts.enclose_data(spec)
+    assert enclosed == {
+        "height": 110,
+        "padding": {"top": 8},
+        "layer": [{name: spec[name] for name in ("data", "mark", "encoding")}],
+    }

@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -123,3 +124,12 @@ def test_nothing_is_neither_gain_nor_loss(change: str, *, expected: bool) -> Non
 def test_small_prices_keep_their_digits(price: Decimal | float, text: str) -> None:
     """Two decimals would write nothing of them."""
     assert formats.format_price(price) == text
+
+
+@pytest.mark.parametrize("name", ["alice", "a/b c", "50% & more?", "žofia", "x#y+z"])
+def test_a_player_link_names_the_player(name: str) -> None:
+    """The link survives every character that a username can have."""
+    address = formats.build_player_link(name)
+    parts = urlsplit(address)
+    assert parts.path == "portfolios"
+    assert parse_qs(parts.query) == {"player": [name]}

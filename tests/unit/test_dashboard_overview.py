@@ -8,7 +8,7 @@ import altair as alt
 import pytest
 
 from core.records import SessionSummary
-from dashboard import overview_frames
+from dashboard.pages.overview import tables
 
 DAY = date(2013, 3, 1)
 
@@ -29,22 +29,20 @@ def build_session(age: int = 0, **changes: Any) -> SessionSummary:
 
 def test_headlines_show_the_newest_session_and_its_change() -> None:
     """Six figures, each against the session before."""
-    headlines = overview_frames.build_headlines(
-        [build_session(0), build_session(1)], active=900, is_today=True
-    )
-    assert [(item.label, item.value, item.change) for item in headlines] == [
+    headlines = tables.build_headlines([build_session(0), build_session(1)], active=900, is_today=True)
+    assert [(item.label, item.value, item.note) for item in headlines] == [
         ("Players", "1,200", "+1"),
         ("Active today", "1,000", "900 seen today"),
         ("Median return", "+0.25%", "+1.00 pts"),
         ("Best return", "+5.00%", "+1.00 pts"),
         ("Events of the day", "3", "+1"),
-        ("Quests completed", "10", "100 in all"),
+        ("Quests completed", "10", "100 in total"),
     ]
 
 
 def test_trends_go_from_the_oldest_to_the_newest() -> None:
     """One value a session; finished quests are the steps between."""
-    players, active, median, _, events, quests = overview_frames.build_headlines(
+    players, active, median, _, events, quests = tables.build_headlines(
         [build_session(age) for age in range(3)], active=0, is_today=True
     )
     assert players.trend == (1_198.0, 1_199.0, 1_200.0)
@@ -56,33 +54,33 @@ def test_trends_go_from_the_oldest_to_the_newest() -> None:
 
 def test_only_returns_are_good_or_bad() -> None:
     """More players or events are neither gain nor loss."""
-    headlines = overview_frames.build_headlines([build_session()], active=0, is_today=True)
-    assert [item.label for item in headlines if item.tone == "normal"] == ["Median return", "Best return"]
+    headlines = tables.build_headlines([build_session()], active=0, is_today=True)
+    assert [item.label for item in headlines if item.is_change] == ["Median return", "Best return"]
 
 
 def test_a_session_that_is_over_names_its_day() -> None:
     """Nobody reads a figure of years ago as today's."""
-    active = overview_frames.build_headlines([build_session()], active=7, is_today=False)[1]
+    active = tables.build_headlines([build_session()], active=7, is_today=False)[1]
     assert (active.label, active.value) == ("Active on 1 Mar", "1,000")
-    assert active.change == "7 seen since"
+    assert active.note == "7 seen since"
 
 
 def test_an_unchanged_return_is_no_gain() -> None:
     """No green arrow at 0.00."""
-    median = overview_frames.build_headlines([build_session(), build_session()], active=0, is_today=True)[2]
-    assert (median.change, median.tone) == ("0.00 pts", "off")
+    median = tables.build_headlines([build_session(), build_session()], active=0, is_today=True)[2]
+    assert (median.note, median.is_change) == ("0.00 pts", False)
 
 
 def test_a_first_session_has_no_change() -> None:
     """Nor a trend of quests."""
-    headlines = overview_frames.build_headlines([build_session()], active=0, is_today=True)
-    assert [item.change for item in headlines] == [
+    headlines = tables.build_headlines([build_session()], active=0, is_today=True)
+    assert [item.note for item in headlines] == [
         None,
         "0 seen today",
         None,
         None,
         None,
-        "100 in all",
+        "100 in total",
     ]
     assert (headlines[5].value, headlines[5].trend) == ("-", ())
 
@@ -90,10 +88,10 @@ def test_a_first_session_has_no_change() -> None:
 def test_a_session_without_boards_has_dashes() -> None:
     """What is not known is not 0."""
     bare = build_session(best_return=None, median_return=None, quests_completed=None)
-    headlines = overview_frames.build_headlines([bare, build_session(1)], active=0, is_today=True)
+    headlines = tables.build_headlines([bare, build_session(1)], active=0, is_today=True)
     assert [item.value for item in headlines[2:4]] == ["-", "-"]
     assert headlines[2].trend == (-0.75,)
-    assert headlines[5].change is None
+    assert headlines[5].note is None
 
 
 @pytest.mark.parametrize(
@@ -102,12 +100,12 @@ def test_a_session_without_boards_has_dashes() -> None:
 def test_finished_quests_are_the_steps_between_totals(totals: list[int | None], finished: list[int]) -> None:
     """A missing total counts with the next; nothing is ever unfinished."""
     sessions = [build_session(age, quests_completed=total) for age, total in enumerate(totals)]
-    assert overview_frames.list_finished(sessions) == finished
+    assert tables.list_completed(sessions) == finished
 
 
 def test_the_chart_of_returns_is_valid_and_holds_what_is_known() -> None:
     """Two values a session, fewer where there is no board; oldest first."""
-    spec = overview_frames.build_returns_chart([build_session(0), build_session(1, median_return=None)])
+    spec = tables.build_returns_chart([build_session(0), build_session(1, median_return=None)])
     alt.Chart.from_dict(spec)
     rows = [(row["day"], row["series"], row["percent"]) for row in spec["data"]["values"]]
     assert rows == [
@@ -119,7 +117,7 @@ def test_the_chart_of_returns_is_valid_and_holds_what_is_known() -> None:
 
 def test_sessions_as_a_table() -> None:
     """One row a session, in the order given."""
-    frame = overview_frames.build_sessions_frame([build_session(0), build_session(1, best_return=None)])
+    frame = tables.build_sessions_table([build_session(0), build_session(1, best_return=None)])
     assert list(frame["session"]) == [DAY, DAY - timedelta(days=1)]
     assert list(frame["quests"]) == [100.0, 90.0]
     assert frame["best"].isna().tolist() == [False, True]

@@ -9,7 +9,8 @@ import altair as alt
 import pytest
 
 from core.records import PlayerQuest, Quest, QuestPace, QuestTotals
-from dashboard import quest_frames
+from dashboard import formats
+from dashboard.pages.quests import tables
 
 NOW = datetime(2013, 3, 1, 21, tzinfo=UTC)
 
@@ -47,7 +48,7 @@ def build_quest(**changes: Any) -> Quest:
 
 def test_a_summary_adds_up_all_types() -> None:
     """What is neither active nor completed has expired; the rate is of what is over."""
-    summary = quest_frames.summarize_quests([build_totals(), build_totals("WEEKLY")])
+    summary = tables.summarize_quests([build_totals(), build_totals("WEEKLY")])
     assert (summary.given, summary.active, summary.completed, summary.expired) == (20, 6, 4, 10)
     assert summary.expiring == 2
     assert summary.completed_percent == pytest.approx(Decimal(400) / 14)
@@ -56,15 +57,15 @@ def test_a_summary_adds_up_all_types() -> None:
 def test_nothing_over_has_no_rate() -> None:
     """No division by zero."""
     totals = build_totals(completed=0, active=10)
-    assert quest_frames.summarize_quests([totals]).completed_percent is None
+    assert tables.summarize_quests([totals]).completed_percent is None
 
 
 def test_a_type_with_two_rewards_is_one_funnel() -> None:
     """The largest type comes first."""
-    funnels = quest_frames.build_funnels(
+    progress = tables.list_progress(
         [build_totals("SMALL", given=12), build_totals(), build_totals(reward_type="CASH")]
     )
-    assert [(funnel.type, funnel.given, funnel.completed) for funnel in funnels] == [
+    assert [(item.type, item.given, item.completed) for item in progress] == [
         ("DAILY", 20, 4),
         ("SMALL", 12, 2),
     ]
@@ -72,16 +73,14 @@ def test_a_type_with_two_rewards_is_one_funnel() -> None:
 
 def test_a_funnel_has_shares_of_what_was_given() -> None:
     """In percent, each part of the one before."""
-    [row] = quest_frames.build_funnel_frame(quest_frames.build_funnels([build_totals()])).to_dict("records")
+    [row] = tables.build_progress_table(tables.list_progress([build_totals()])).to_dict("records")
     assert (row["type"], row["given"], row["active"]) == ("Daily", 10, 3)
     assert (row["started"], row["halfway"], row["completed"]) == (80.0, 40.0, 20.0)
 
 
 def test_the_chart_divides_each_bar_completely() -> None:
     """Valid, one bar a type, whose steps make the whole."""
-    spec = quest_frames.build_funnel_chart(
-        quest_frames.build_funnels([build_totals(), build_totals("WEEKLY")])
-    )
+    spec = tables.build_progress_chart(tables.list_progress([build_totals(), build_totals("WEEKLY")]))
     alt.Chart.from_dict(spec)
     rows = spec["data"]["values"]
     daily = [(row["step"], row["share"]) for row in rows if row["type"] == "Daily"]
@@ -91,7 +90,7 @@ def test_the_chart_divides_each_bar_completely() -> None:
 
 def test_rewards_are_summed_by_kind() -> None:
     """Of all types; quests without a reward are left out."""
-    rewards = quest_frames.build_rewards(
+    rewards = tables.list_rewards(
         [
             build_totals(),
             build_totals("WEEKLY"),
@@ -109,12 +108,12 @@ def test_rewards_are_summed_by_kind() -> None:
 @pytest.mark.parametrize(("kind", "text"), [("CASH", "$1,250.00"), ("cash", "$1,250.00"), ("COINS", "1,250")])
 def test_an_amount_is_written_by_its_kind(kind: str, text: str) -> None:
     """Cash is money, anything else a count."""
-    assert quest_frames.format_amount(Decimal(1250), kind) == text
+    assert formats.format_amount(Decimal(1250), kind) == text
 
 
 def test_an_expiring_quest_names_its_player_and_time() -> None:
     """The player is a link."""
-    frame = quest_frames.build_expiring_frame([PlayerQuest("alice", build_quest())], NOW)
+    frame = tables.build_expiring_table([PlayerQuest("alice", build_quest())], NOW)
     [row] = frame.to_dict("records")
     assert row == {
         "player": "portfolios?player=alice",
@@ -128,7 +127,7 @@ def test_an_expiring_quest_names_its_player_and_time() -> None:
 def test_a_pace_estimates_the_days_to_go(percent: int, to_go: float | None) -> None:
     """A quarter in ten days leaves thirty; without progress there is no end."""
     pace = QuestPace("DAILY", "Gain", 3, Decimal(percent), Decimal(10))
-    [row] = quest_frames.build_pace_frame([pace]).astype(object).to_dict("records")
+    [row] = tables.build_pace_table([pace]).astype(object).to_dict("records")
     assert row["to_go"] == to_go
 
 
@@ -143,12 +142,12 @@ def test_a_pace_estimates_the_days_to_go(percent: int, to_go: float | None) -> N
 )
 def test_a_players_quest_has_its_reward(changes: dict[str, Any], reward: str) -> None:
     """Or says nothing about one."""
-    [row] = quest_frames.build_player_frame([build_quest(**changes)], NOW).to_dict("records")
+    [row] = tables.build_player_table([build_quest(**changes)], NOW).to_dict("records")
     assert row["reward"] == reward
 
 
 def test_a_finished_quest_has_no_time_left() -> None:
     """And is never more than done."""
     quest = build_quest(status="COMPLETED", current_progress=Decimal(130))
-    [row] = quest_frames.build_player_frame([quest], NOW).to_dict("records")
+    [row] = tables.build_player_table([quest], NOW).to_dict("records")
     assert (row["status"], row["progress"], row["left"]) == ("Completed", 100.0, "")

@@ -1,12 +1,13 @@
-"""The theme that is built once: what browsers get, and what happens with another Streamlit."""
+"""The theme is built once: what browsers get, and another version of Streamlit."""
 
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 from streamlit.proto.NewSession_pb2 import CustomThemeConfig
 from streamlit.runtime import app_session
 
-from dashboard import server_theme
+from dashboard.server.application import THEME_BUILDER, build_theme_once
 
 
 class Builder:
@@ -22,10 +23,19 @@ class Builder:
             message.primary_color = f"#{self.calls:06}"
 
 
+def keep_sections(build: Builder) -> Callable[..., None]:
+    """Return the builder that replaces this one."""
+    module = ModuleType("a Streamlit")
+    setattr(module, THEME_BUILDER, build)
+    build_theme_once(module)
+    fill: Callable[..., None] = getattr(module, THEME_BUILDER)
+    return fill
+
+
 def test_each_section_is_built_once_and_sent_in_every_run() -> None:
-    """The second message of a section is the first one's equal, and no other section's."""
+    """The second message of a section equals the first, and differs from other sections."""
     build = Builder()
-    fill = server_theme.keep_sections(build)
+    fill = keep_sections(build)
     first, second, other = CustomThemeConfig(), CustomThemeConfig(), CustomThemeConfig()
     fill(first)
     fill(second)
@@ -36,15 +46,15 @@ def test_each_section_is_built_once_and_sent_in_every_run() -> None:
 
 
 def test_a_section_without_options_stays_absent() -> None:
-    """A browser takes an empty section for one that was configured."""
+    """A browser would take an empty section for a configured one."""
     message = CustomThemeConfig()
-    server_theme.keep_sections(Builder())(message.sidebar, "theme.sidebar")
+    keep_sections(Builder())(message.sidebar, "theme.sidebar")
     assert not message.HasField("sidebar")
 
 
 def test_a_message_cannot_change_what_is_kept() -> None:
-    """What a run does with its message shows in no other run."""
-    fill = server_theme.keep_sections(Builder())
+    """A run that changes its message changes no other run."""
+    fill = keep_sections(Builder())
     first, second = CustomThemeConfig(), CustomThemeConfig()
     fill(first)
     first.primary_color = "#ffffff"
@@ -53,19 +63,19 @@ def test_a_message_cannot_change_what_is_kept() -> None:
 
 
 def test_streamlit_still_builds_its_theme_where_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An update of Streamlit that moves the builder shows here, before it shows as slow pages."""
-    monkeypatch.setattr(app_session, server_theme.BUILDER, getattr(app_session, server_theme.BUILDER))
-    build = getattr(app_session, server_theme.BUILDER)
-    server_theme.keep_theme()
+    """An update of Streamlit that moves the builder fails here, before pages become slow."""
+    build = getattr(app_session, THEME_BUILDER)
+    monkeypatch.setattr(app_session, THEME_BUILDER, build)
+    build_theme_once()
     kept, built = CustomThemeConfig(), CustomThemeConfig()
-    getattr(app_session, server_theme.BUILDER)(kept, "theme")
+    getattr(app_session, THEME_BUILDER)(kept, "theme")
     build(built, "theme")
     assert kept == built
-    assert server_theme.BUILDER in app_session.AppSession._create_new_session_message.__code__.co_names
+    assert THEME_BUILDER in app_session.AppSession._create_new_session_message.__code__.co_names
 
 
 def test_another_streamlit_stays_as_it_is() -> None:
-    """Without the builder there is nothing to do, and no reason not to serve."""
+    """Without the builder nothing is replaced, and the dashboard serves."""
     module = ModuleType("another")
-    server_theme.keep_theme(module)
-    assert not hasattr(module, server_theme.BUILDER)
+    build_theme_once(module)
+    assert not hasattr(module, THEME_BUILDER)

@@ -14,7 +14,7 @@ from core.figures import show_stats
 from core.metric_files import open_metrics
 from core.metric_names import MAX_ROLE, RESERVED_ROLES, STACK_ROLES
 from core.scrape import Sample, Scrape
-from dashboard.operations import charts
+from dashboard.pages.operations import charts
 
 NOWHERE = SecretStr("postgresql://u:p@127.0.0.1:1/d")
 

@@ -132,14 +132,14 @@ def _report_pool(file: Path) -> None:
 
 def main() -> None:
     """Serve as the environment says."""
-    from dashboard import server  # noqa: PLC0415  # see above
+    from dashboard.server import application  # noqa: PLC0415  # see above
 
     hello = os.environ.get("HELLO_SCRIPT")
     if hello is not None:
-        server.SCRIPT = Path(hello)
+        application.SCRIPT = Path(hello)
     report = Path(os.environ["POOL_REPORT"])
     threading.Thread(target=_report_pool, args=(report,), daemon=True).start()
-    server.serve(Settings.load())
+    application.serve(Settings.load())
 
 
 if __name__ == "__main__":

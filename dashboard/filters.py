@@ -1,0 +1,181 @@
+"""Filters that are part of a page's address, and the search for a player.
+
+Each filter widget is bound to a query parameter, so every view is a link. Streamlit drops a parameter
+that is none of the widget's options without a message; therefore it is read here before, and named.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import date
+from typing import TypeVar
+
+import streamlit as st
+from streamlit.errors import StreamlitAPIException
+from streamlit.runtime.scriptrunner import get_script_run_ctx
+
+from core import EnhancedDatabaseService
+from dashboard import data, states
+from dashboard.formats import escape_markdown
+
+T = TypeVar("T")
+
+NAME_LETTERS = 100
+SHOWN_LETTERS = 60
+"""Longest part of an unknown value or name that a page repeats."""
+
+
+def find_parameter(name: str) -> str | None:
+    """Return the value of a query parameter of the address, or None."""
+    # get_all, because reading a missing parameter raises and catches an exception
+    values = st.query_params.get_all(name)
+    return values[-1].strip() if values and values[-1] else None
+
+
+def find_day(name: str) -> date | None:
+    """Return the date in a query parameter; None when it is missing or no date."""
+    try:
+        return date.fromisoformat(find_parameter(name) or "")
+    except ValueError:
+        return None
+
+
+def translate_parameter(name: str, translations: Mapping[str, str]) -> None:
+    """Replace a technical value in the address (a category's key) by the widget's option.
+
+    Runs the page again after a replacement. Only a fresh link can hold a technical value, so a
+    parameter that a widget already owns is left alone.
+    """
+    value = translations.get(find_parameter(name) or "")
+    if value is None:
+        return
+    try:
+        st.query_params[name] = value
+    except StreamlitAPIException:
+        return
+    st.rerun()
+
+
+def keep_in_address(defaults: Mapping[str, object]) -> None:
+    """Write the values of these widgets into the address, except for defaults.
+
+    For a callback that is about to change another bound widget: Streamlit then writes the whole
+    address from the state when the page was opened, and would lose later choices.
+    """
+    context = get_script_run_ctx()
+    if context is None:
+        return
+    with context.session_state.query_params() as parameters:
+        for key, default in defaults.items():
+            value = st.session_state.get(key, default)
+            if value in (default, None, ""):
+                parameters.discard_param_no_forward_msg(key)
+            else:
+                text = str(value).lower() if isinstance(value, bool) else str(value)
+                parameters.set_with_no_forward_msg(key, text)
+
+
+def find_unknown(name: str, options: Collection[str]) -> str | None:
+    """Return the parameter's value when it is none of the options, otherwise None."""
+    value = find_parameter(name)
+    return None if value is None or value in options else value
+
+
+def show_unknown(noun: str, value: str, *, instead: str) -> None:
+    """Say that the address asks for an unknown value, and what is shown instead."""
+    shown = escape_markdown(value[:SHOWN_LETTERS])
+    st.warning(f"There is no {noun} “{shown}”. Showing {escape_markdown(instead)} instead.")
+
+
+def select_option(
+    label: str,
+    options: Collection[str],
+    *,
+    key: str,
+    noun: str,
+    describe: Callable[[str], str] = str,
+    disabled: bool = False,
+    on_change: Callable[[], None] | None = None,
+) -> str:
+    """Show a select box and return its value; an unknown value in the address is named."""
+    unknown = find_unknown(key, options)
+    with _group(needed=unknown is not None):
+        selected: str = st.selectbox(
+            label, list(options), key=key, bind="query-params", on_change=on_change, disabled=disabled
+        )
+        if unknown:
+            show_unknown(noun, unknown, instead=describe(selected))
+    return selected
+
+
+def select_segment(
+    label: str,
+    options: Sequence[T],
+    *,
+    default: T,
+    key: str,
+    noun: str,
+    on_change: Callable[[], None] | None = None,
+) -> T:
+    """Show a row of options and return the selected one; an unknown value in the address is named."""
+    unknown = find_unknown(key, [str(option) for option in options])
+    with _group(needed=unknown is not None):
+        selected: T = st.segmented_control(
+            label,
+            options,
+            default=default,
+            required=True,
+            key=key,
+            wrap=True,
+            bind="query-params",
+            on_change=on_change,
+        )
+        if unknown:
+            show_unknown(noun, unknown, instead=str(selected))
+    return selected
+
+
+def _group(*, needed: bool) -> AbstractContextManager[object]:
+    """Keep a widget and its warning in one cell of a grid; a single widget needs no container."""
+    return st.container() if needed else nullcontext()
+
+
+def enter_player(label: str, *, key: str, placeholder: str) -> str:
+    """Show a search box for a player and return the text in it."""
+    typed = st.text_input(
+        label, key=key, placeholder=placeholder, live=True, max_chars=NAME_LETTERS, bind="query-params"
+    )
+    return (typed or "").strip()
+
+
+def show_matches(
+    service: EnhancedDatabaseService, name: str, *, key: str, filters: Mapping[str, object]
+) -> None:
+    """Offer the players whose name starts with the text, or say that there are none.
+
+    `key` is the search box; `filters` are the page's filters and their defaults, which stay in the address.
+    """
+    names = [user.username for user in data.search_players(service, name)]
+    if not names:
+        states.show_empty(
+            "unknown-player",
+            f"No player is called “{escape_markdown(name[:SHOWN_LETTERS])}”",
+            "Check the spelling, or type only the first letters above: players whose username or name "
+            "starts with them are listed as you type.",
+        )
+        return
+    st.subheader(f"Players starting with “{escape_markdown(name)}”", anchor=False)
+    show_player_buttons(names, key=key, filters=filters)
+    if len(names) == data.MATCHES_SHOWN:
+        st.caption(f"The first {data.MATCHES_SHOWN} players. Type more letters to narrow the list.")
+
+
+def show_player_buttons(names: Iterable[str], *, key: str, filters: Mapping[str, object]) -> None:
+    """Show a button for each player, which fills the search box and with it the address."""
+
+    def select(name: str) -> None:
+        keep_in_address({other: default for other, default in filters.items() if other != key})
+        st.session_state[key] = name
+
+    with st.container(horizontal=True, gap="small"):
+        for name in names:
+            st.button(escape_markdown(name), key=f"choose-{key}-{name}", on_click=select, args=(name,))

@@ -1,0 +1,1 @@
+"""Leaderboards: a category in one session, or over several."""

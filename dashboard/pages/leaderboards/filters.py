@@ -1,0 +1,148 @@
+"""The filters of the leaderboards page and their query parameters.
+
+A changed filter returns to the first page of the table.
+"""
+
+from collections.abc import Sequence
+from datetime import date
+
+import streamlit as st
+
+from core import EnhancedDatabaseService
+from dashboard import data as shared_data
+from dashboard import filters
+from dashboard.formats import Category, format_day
+from dashboard.pages.leaderboards import data
+from dashboard.pages.leaderboards.data import Selection
+
+ROWS = ("10", "25", "50", "100")
+DEFAULT_ROWS = "25"
+PERIODS = {"Session": 1, "Last 7": 7, "Last 30": 30}
+PREVIOUS = "Session before"
+USERNAME_LETTERS = 50
+FILTERS_PER_ROW, FILTER_PIXELS = 4, 200
+FILTERS = {
+    "category": None,
+    "day": None,
+    "against": PREVIOUS,
+    "period": "Session",
+    "find": "",
+    "order": "Best first",
+    "top": DEFAULT_ROWS,
+    "live": True,
+}
+"""The key of each filter and its default."""
+
+
+def show_filters(service: EnhancedDatabaseService, sessions: Sequence[date], newest: date) -> Selection:
+    """Show the filters and return their values; unknown values in the address are named."""
+    days = {f"Newest ({newest.isoformat()})": newest, **{day.isoformat(): day for day in sessions}}
+    # one grid, because rows of columns send an element for each column
+    with st.grid(FILTERS_PER_ROW, min_column_width=FILTER_PIXELS, gap="small"):
+        category_cell = st.container()
+        day = days[
+            filters.select_option(
+                "Session",
+                days,
+                key="day",
+                noun="session",
+                describe=lambda name: format_day(days[name]),
+                on_change=reset_page,
+            )
+        ]
+        with category_cell:
+            category = _select_category(service, day)
+        compared_cell = st.container()
+        period = filters.select_segment(
+            "Period", list(PERIODS), default="Session", key="period", noun="period", on_change=reset_page
+        )
+        is_period = PERIODS[period] > 1
+        with compared_cell:
+            compared_day = _select_compared_day(service, category, day, sessions, disabled=is_period)
+        prefix = _enter_prefix()
+        order = filters.select_option(
+            "Order", data.ORDERS, key="order", noun="order", disabled=is_period, on_change=reset_page
+        )
+        rows = filters.select_segment(
+            "Players shown",
+            ROWS,
+            default=DEFAULT_ROWS,
+            key="top",
+            noun="number of players shown",
+            on_change=reset_page,
+        )
+    return Selection(
+        category=category,
+        day=day,
+        sessions=PERIODS[period],
+        compared_day=compared_day,
+        rows=int(rows),
+        order=data.ORDERS[order],
+        prefix=prefix,
+    )
+
+
+def _select_category(service: EnhancedDatabaseService, day: date) -> Category:
+    categories = {item.name: item for item in shared_data.list_categories(service, day)}
+    filters.translate_parameter("category", {item.key: item.name for item in categories.values()})
+    return categories[
+        filters.select_option("Category", categories, key="category", noun="category", on_change=reset_page)
+    ]
+
+
+def _select_compared_day(
+    service: EnhancedDatabaseService,
+    category: Category,
+    day: date,
+    sessions: Sequence[date],
+    *,
+    disabled: bool,
+) -> date | None:
+    """Show the session to compare with and return it; None when there is no earlier one."""
+    previous = data.find_previous_session(service, category.key, day)
+    options = {PREVIOUS: previous, **{other.isoformat(): other for other in sessions if other != day}}
+    return options[
+        filters.select_option(
+            "Compare with",
+            options,
+            key="against",
+            noun="session to compare with",
+            disabled=disabled,
+            on_change=reset_page,
+        )
+    ]
+
+
+def _enter_prefix() -> str:
+    typed = st.text_input(
+        "Find a player",
+        key="find",
+        placeholder="First letters of a username",
+        live=True,
+        max_chars=USERNAME_LETTERS,
+        bind="query-params",
+        on_change=reset_page,
+    )
+    return (typed or "").strip()
+
+
+def reset_page() -> None:
+    """Return to the first page of the table."""
+    if st.session_state.get("page", 1) != 1:
+        # a widget's implicit default, such as the first category, is not in the address
+        filters.keep_in_address(FILTERS)
+        st.session_state["page"] = 1
+
+
+def select_page(pages: int) -> int:
+    """Show the page control if there are several pages, and return the page's number."""
+    if pages <= 1:
+        return 1
+    unknown = filters.find_unknown("page", [str(number) for number in range(1, pages + 1)])
+    # the leaderboard may have become shorter
+    if st.session_state.get("page", 1) > pages:
+        st.session_state["page"] = pages
+    number = st.pagination(pages, key="page", bind="query-params")
+    if unknown:
+        filters.show_unknown("page", unknown, instead=f"page {number}")
+    return number

@@ -1,0 +1,1 @@
+"""Market: all symbols, the candles of one, and market events."""

@@ -1,0 +1,1 @@
+"""Operations: health, metrics and statistics of the whole stack, for the person on call."""

@@ -1,0 +1,215 @@
+"""The actions of operators: clear and warm caches, close a session, expire quests.
+
+Owns the actions and their panel. An action runs only for an operator, within the rate limit, and after it
+was recorded in the audit log. Who is an operator is decided in `dashboard.server.access`.
+"""
+
+from collections.abc import Callable
+from datetime import date
+
+import msgspec
+import pandas as pd
+import streamlit as st
+
+from core import EnhancedDatabaseService
+from core.errors import EchoMarketsError, UserNotFound
+from core.records import AuditAction, AuditEvent
+from dashboard.elements import show_table
+from dashboard.formats import escape_markdown
+from dashboard.server import sign_in
+from dashboard.server.access import OPERATOR_SIGN_IN, RateLimit
+
+SESSIONS_OFFERED = 30
+"""The newest sessions, which can be closed."""
+
+EVENTS_SHOWN = 20
+_PENDING, _RESULT = "operator-pending", "operator-result"
+
+
+class NotAllowed(EchoMarketsError):
+    """The visitor is not an operator, or acts too often; the action did not run."""
+
+
+class Action(msgspec.Struct, frozen=True):
+    """An action of an operator; `run` does it and returns its result as text."""
+
+    key: str
+    label: str
+    kind: AuditAction
+    target: str
+    question: str
+    run: Callable[[EnhancedDatabaseService], str]
+
+
+def perform(service: EnhancedDatabaseService, action: Action, *, limit: RateLimit | None = None) -> str:
+    """Run an action for the visitor of this session and return its result.
+
+    Raises `NotAllowed` and the errors of the service. An action that cannot be recorded does not run.
+    """
+    visitor = sign_in.find_visitor()
+    if visitor is None or not visitor.is_operator:
+        raise NotAllowed(f"{action.kind} is for operators only; sign in as an operator")
+    seconds = (limit or sign_in.get_action_limit()).take(visitor.actor)
+    service.metrics.count_limited("operator_actions", is_rejected=seconds > 0)
+    if seconds > 0:
+        raise NotAllowed(f"too many actions per minute; try again in {seconds:.0f} seconds")
+    with service.audited(actor=visitor.actor, action=action.kind, target=action.target):
+        return action.run(service)
+
+
+def show_operator_actions(service: EnhancedDatabaseService) -> None:
+    """Show the panel to an operator; tell other visitors who can use it."""
+    visitor = sign_in.find_visitor()
+    st.subheader("Actions", anchor=False)
+    if visitor is None or not visitor.is_operator:
+        st.caption(_explain_absence(is_stale=visitor is not None and visitor.is_stale))
+        return
+    _show_result()
+    with st.container(key="operator-actions", border=True):
+        _offer_simple_actions()
+        players, sessions = st.columns(2, vertical_alignment="bottom")
+        with players:
+            _offer_player_cache(service)
+        with sessions:
+            _offer_sessions(service)
+    _show_question(service)
+    _show_events(service.list_audit_events(limit=EVENTS_SHOWN))
+
+
+def build_clear_market() -> Action:
+    """Return the action that removes the cached prices."""
+
+    def run(service: EnhancedDatabaseService) -> str:
+        service.clear_market_data_cache()
+        return "Cached prices removed."
+
+    question = "Remove the cached prices of all symbols? The next reads go to the database."
+    return Action("clear-market", "Clear the market cache", "clear_cache", "market", question, run)
+
+
+def build_warm() -> Action:
+    """Return the action that fills the cache."""
+
+    def run(service: EnhancedDatabaseService) -> str:
+        return f"{service.warm_cache():,} keys are in the cache."
+
+    question = "Read the most requested data into the cache? This takes some seconds."
+    return Action("warm", "Warm the caches", "warm_cache", "most active players", question, run)
+
+
+def build_expire_quests() -> Action:
+    """Return the action that expires quests past their end."""
+
+    def run(service: EnhancedDatabaseService) -> str:
+        return f"{service.expire_quests():,} quests have expired."
+
+    question = "Expire all active quests past their end? Players cannot complete them afterwards."
+    return Action("expire-quests", "Expire quests", "expire_quests", "past their time", question, run)
+
+
+def build_clear_player(username: str) -> Action:
+    """Return the action that removes the cached data of one player."""
+
+    def run(service: EnhancedDatabaseService) -> str:
+        user = service.get_user_by_username(username)
+        service.clear_user_cache(user.id)
+        return f"Cached data of {username} removed."
+
+    question = f"Remove the cached profile, portfolios and quests of {username}?"
+    return Action(
+        "clear-player", "Clear a player's cache", "clear_cache", f"player {username}", question, run
+    )
+
+
+def build_close_session(day: date) -> Action:
+    """Return the action that stores the final ranks of a session."""
+
+    def run(service: EnhancedDatabaseService) -> str:
+        return f"{service.close_session(day):,} entries of {day} have their final rank."
+
+    question = f"Store the final rank of every entry of the session of {day}?"
+    return Action("close-session", "Close the session", "close_session", f"session {day}", question, run)
+
+
+def _offer_simple_actions() -> None:
+    with st.container(horizontal=True):
+        for action in (build_warm(), build_clear_market(), build_expire_quests()):
+            if st.button(action.label, key=f"operator-{action.key}"):
+                _ask(action)
+
+
+def _offer_player_cache(service: EnhancedDatabaseService) -> None:
+    name = st.text_input("Player's username", key="operator-player", max_chars=50).strip()
+    if st.button("Clear a player's cache", key="operator-clear-player", disabled=not name):
+        try:
+            user = service.get_user_by_username(name)
+        except (UserNotFound, ValueError):
+            st.warning(f"No player is called “{escape_markdown(name)}”.")
+        else:
+            _ask(build_clear_player(user.username))
+
+
+def _offer_sessions(service: EnhancedDatabaseService) -> None:
+    days = service.list_leaderboard_dates(limit=SESSIONS_OFFERED)
+    day = st.selectbox("Session", days, index=None, key="operator-session", placeholder="Choose a session")
+    if st.button("Close the session", key="operator-close-session", disabled=day is None) and day:
+        _ask(build_close_session(day))
+
+
+def _ask(action: Action) -> None:
+    """Ask for a confirmation, which stays open when the page runs again."""
+    st.session_state[_PENDING] = action
+
+
+def _show_question(service: EnhancedDatabaseService) -> None:
+    action = st.session_state.get(_PENDING)
+    if action is not None:
+        st.dialog(action.label, on_dismiss=_dismiss_question)(_confirm)(service, action)
+
+
+def _dismiss_question() -> None:
+    st.session_state.pop(_PENDING, None)
+
+
+def _confirm(service: EnhancedDatabaseService, action: Action) -> None:
+    st.markdown(escape_markdown(action.question))
+    st.caption("The audit log records this action under your name.")
+    if not st.button("Yes, do it", type="primary", key="operator-confirm"):
+        return
+    _dismiss_question()
+    try:
+        result = (True, perform(service, action))
+    except EchoMarketsError as error:
+        result = (False, f"{action.label} failed: {error}")
+    st.session_state[_RESULT] = result
+    st.rerun()
+
+
+def _show_result() -> None:
+    result = st.session_state.pop(_RESULT, None)
+    if result is not None:
+        is_done, text = result
+        (st.success if is_done else st.error)(escape_markdown(text))
+
+
+def _show_events(events: tuple[AuditEvent, ...]) -> None:
+    if not events:
+        st.caption("No operator has used an action yet.")
+        return
+    rows = [
+        {
+            "When (UTC)": event.created_at,
+            "Who": event.actor,
+            "What": f"{event.action.replace('_', ' ')}: {event.target}",
+            "Outcome": event.outcome if event.detail is None else f"{event.outcome}: {event.detail}",
+        }
+        for event in events
+    ]
+    show_table(pd.DataFrame(rows), {}, alt="The newest actions of operators", key="audit-events")
+
+
+def _explain_absence(*, is_stale: bool) -> str:
+    if is_stale:
+        hours = OPERATOR_SIGN_IN.total_seconds() / 3600
+        return f"You signed in more than {hours:.0f} hours ago. Sign in again to use these actions."
+    return "Only operators can use these actions. The settings say who is an operator."

@@ -1,0 +1,1 @@
+"""Overview: the newest session at a glance."""

@@ -1,0 +1,1 @@
+"""Portfolios: the sessions, ranks and quests of one player."""

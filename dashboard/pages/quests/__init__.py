@@ -1,0 +1,1 @@
+"""Quests: progress, rewards and deadlines."""

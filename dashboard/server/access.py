@@ -1,0 +1,231 @@
+"""Who may see the dashboard, who is an operator, and how often each may act.
+
+Owns the rules and what the settings make of them. Takes claims and returns a visitor; draws nothing
+and asks no provider. Streamlit has checked the signature of the claims before.
+"""
+
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from core import Settings
+from core.errors import SettingsError
+
+LOCAL = "local"
+"""The actor of a dashboard without sign-in, and the word in DASHBOARD_OPERATORS that makes it an operator."""
+
+OPERATOR_SIGN_IN = timedelta(hours=12)
+"""How long operator rights last after a sign-in: the cookie keeps the claims for a month."""
+
+NAMES_KEPT = 10_000
+"""Names in a rate limit; the least recently used is dropped, so that callers cannot fill the memory."""
+
+_SIGN_IN = (
+    "oidc_client_id",
+    "oidc_client_secret",
+    "oidc_metadata_url",
+    "oidc_redirect_uri",
+    "oidc_cookie_secret",
+)
+_ALL = ", ".join(name.upper() for name in _SIGN_IN)
+
+
+class Policy(msgspec.Struct, frozen=True):
+    """What the settings say about access; without a setting nobody is an operator."""
+
+    has_sign_in: bool = False
+    is_behind_proxy: bool = False
+    is_local_operator: bool = False
+    operators: frozenset[str] = frozenset()
+    operator_claim: tuple[str, str] | None = None
+    origin: str | None = None
+
+
+class Visitor(msgspec.Struct, frozen=True):
+    """The person who looks at a page; `actor` is the name in audit events."""
+
+    actor: str
+    name: str
+    is_operator: bool
+    is_stale: bool = False
+    """An operator whose sign-in is older than `OPERATOR_SIGN_IN`."""
+
+
+class RateLimit:
+    """At most `limit` events per name within any `seconds` (sliding window); thread safe.
+
+    Each process counts alone: two dashboards together let twice as many through.
+    """
+
+    def __init__(self, *, limit: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._limit = limit
+        self._seconds = seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._events: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def take(self, name: str) -> float:
+        """Count an event and return 0; over the limit count nothing and return the seconds to wait."""
+        now = self._clock()
+        with self._lock:
+            events = self._events.setdefault(name, deque())
+            self._events.move_to_end(name)
+            while len(self._events) > NAMES_KEPT:
+                self._events.popitem(last=False)
+            while events and events[0] <= now - self._seconds:
+                events.popleft()
+            if len(events) >= self._limit:
+                return events[0] + self._seconds - now
+            events.append(now)
+            return 0.0
+
+
+def build_policy(settings: Settings) -> Policy:
+    """Return the policy of these settings; raises `SettingsError` when they contradict each other."""
+    has_sign_in = _check_sign_in(settings)
+    _check_host(settings, has_sign_in=has_sign_in)
+    names = {name.strip().casefold() for name in settings.dashboard_operators.split(",")} - {""}
+    _check_operators(settings, names, has_sign_in=has_sign_in)
+    claim, _, value = (settings.oidc_operator_claim or "").partition("=")
+    return Policy(
+        has_sign_in=has_sign_in,
+        is_behind_proxy=settings.dashboard_behind == "proxy",
+        is_local_operator=LOCAL in names,
+        operators=frozenset(names - {LOCAL}),
+        operator_claim=(claim, value) if claim else None,
+        origin=_find_origin(settings.oidc_redirect_uri) if settings.oidc_redirect_uri else None,
+    )
+
+
+def build_secrets(settings: Settings) -> dict[str, Any]:
+    """Return the secrets for Streamlit: the sign-in, or explicitly none.
+
+    An empty sign-in is passed too, or Streamlit would read a file of secrets in the user's home.
+    """
+    if not _check_sign_in(settings):
+        return {"auth": {}}
+    assert settings.oidc_client_secret  # noqa: S101  # for mypy: all five are set
+    assert settings.oidc_cookie_secret  # noqa: S101  # likewise
+    return {
+        "auth": {
+            "client_id": str(settings.oidc_client_id),
+            "client_secret": settings.oidc_client_secret.get_secret_value(),
+            "server_metadata_url": str(settings.oidc_metadata_url),
+            "redirect_uri": str(settings.oidc_redirect_uri),
+            "cookie_secret": settings.oidc_cookie_secret.get_secret_value(),
+        }
+    }
+
+
+def identify(policy: Policy, claims: Mapping[str, Any], *, now: datetime) -> Visitor | None:
+    """Return the visitor that the claims of a session describe; None when a sign-in is needed."""
+    if not policy.has_sign_in:
+        return Visitor(actor=LOCAL, name=LOCAL, is_operator=policy.is_local_operator)
+    if claims.get("is_logged_in") is not True or not claims.get("sub"):
+        return None
+    address = _find_address(claims)
+    is_named = (address or "").casefold() in policy.operators or _has_claim(policy, claims)
+    is_fresh = _find_issue_time(claims) > now - OPERATOR_SIGN_IN
+    actor = address or f"subject {claims['sub']}"
+    return Visitor(
+        actor=actor[:320],
+        name=str(claims.get("name") or actor),
+        is_operator=is_named and is_fresh,
+        is_stale=is_named and not is_fresh,
+    )
+
+
+def is_local_host(host: str) -> bool:
+    """Return whether a host name or address is the loopback interface of this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _find_origin(address: str) -> str:
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _find_address(claims: Mapping[str, Any]) -> str | None:
+    """Return the e-mail address if the provider has verified it: many providers let users type any."""
+    address = claims.get("email")
+    return address if isinstance(address, str) and claims.get("email_verified") is True else None
+
+
+def _has_claim(policy: Policy, claims: Mapping[str, Any]) -> bool:
+    if policy.operator_claim is None:
+        return False
+    name, wanted = policy.operator_claim
+    value = claims.get(name)
+    return wanted in value if isinstance(value, list) else value == wanted
+
+
+def _find_issue_time(claims: Mapping[str, Any]) -> datetime:
+    issued = claims.get("iat")
+    return datetime.fromtimestamp(issued if isinstance(issued, int | float) else 0, UTC)
+
+
+def _check_sign_in(settings: Settings) -> bool:
+    """Return whether sign-in is configured; it needs all of its settings or none."""
+    missing = [name.upper() for name in _SIGN_IN if getattr(settings, name) is None]
+    given = [name.upper() for name in _SIGN_IN if name.upper() not in missing]
+    if missing and given:
+        raise SettingsError(
+            f"{_list(missing)} not set although {_list(given)}; sign-in needs all of them, or none"
+        )
+    for name in ("oidc_metadata_url", "oidc_redirect_uri"):
+        _check_encrypted(name, getattr(settings, name))
+    if settings.oidc_operator_claim and not given:
+        raise SettingsError(
+            f"OIDC_OPERATOR_CLAIM is {settings.oidc_operator_claim!r} without sign-in; "
+            f"set {', '.join(missing)}, or unset it"
+        )
+    return bool(given)
+
+
+def _list(names: list[str]) -> str:
+    return f"{', '.join(names)} {'is' if len(names) == 1 else 'are'}"
+
+
+def _check_encrypted(name: str, address: str | None) -> None:
+    parts = urlsplit(address or "https:")
+    if parts.scheme != "https" and not is_local_host(parts.hostname or ""):
+        raise SettingsError(f"{name.upper()} is {parts.geturl()!r}, where others can listen in; use https://")
+
+
+def _check_host(settings: Settings, *, has_sign_in: bool) -> None:
+    is_open = not has_sign_in and settings.dashboard_behind == "nothing"
+    if is_open and not is_local_host(settings.dashboard_host):
+        raise SettingsError(
+            f"DASHBOARD_HOST is {settings.dashboard_host!r}, which other machines can reach, without sign-in;"
+            f" set {_ALL} to ask for a sign-in, listen on 127.0.0.1, or state what keeps others"
+            " out: DASHBOARD_BEHIND=loopback (the port is published on this machine only) or"
+            " DASHBOARD_BEHIND=proxy (a proxy decides who gets in)"
+        )
+
+
+def _check_operators(settings: Settings, names: set[str], *, has_sign_in: bool) -> None:
+    if LOCAL in names and (has_sign_in or settings.dashboard_behind == "proxy"):
+        reason = "visitors sign in with an address" if has_sign_in else "a proxy lets other people in"
+        raise SettingsError(
+            f"DASHBOARD_OPERATORS names 'local', but {reason}; give the e-mail addresses of the operators"
+        )
+    wrong = sorted(name for name in names - {LOCAL} if "@" not in name or " " in name)
+    if wrong:
+        raise SettingsError(
+            f"DASHBOARD_OPERATORS names {wrong[0]!r}, which is no e-mail address; "
+            "give addresses separated by commas, or the word local"
+        )
+    if names - {LOCAL} and not has_sign_in:
+        raise SettingsError(
+            f"DASHBOARD_OPERATORS names addresses, but nobody signs in; set {_ALL}, or give the word local"
+        )

@@ -1,0 +1,227 @@
+"""The dashboard's web server: Streamlit's pages, probes, start and stop.
+
+Owns the lifespan (opens the service once per process, warms its caches, drains it at shutdown), the
+probe routes and uvicorn's configuration.
+"""
+
+import asyncio
+import gc
+import logging
+import signal
+import sys
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import streamlit as st
+import uvicorn
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from streamlit.proto.NewSession_pb2 import CustomThemeConfig
+from streamlit.runtime import app_session
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.app import configure_logging
+from core.errors import EchoMarketsError
+from dashboard import runtime, states
+from dashboard.pages.leaderboards import download
+from dashboard.pages.operations.telemetry import open_telemetry, set_telemetry
+from dashboard.server import sign_in
+from dashboard.server.access import Policy, build_policy, build_secrets
+from dashboard.server.middleware import CompressedAssets, Shield, build_content_policy
+
+logger = logging.getLogger(__name__)
+
+STREAMLIT_STATIC = Path(st.__file__).with_name("static")
+SCRIPT = Path(__file__).parents[1] / "app.py"
+SHUTDOWN_SECONDS = 1
+"""How long open browser connections may delay a stop; pages reconnect by themselves."""
+
+DRAIN_SECONDS = 2.0
+"""How long running reads may continue before they are cancelled; a stop stays below 5 s in all."""
+
+PRELOADED_MODULES = ("dashboard.charts", "pandas", "pyarrow.pandas_compat", "PIL.Image")
+"""Imported before the first visitor: together they take seconds."""
+
+FOREIGN_LOGGERS = frozenset({"streamlit", "uvicorn", "websockets"})
+"""Libraries whose loggers Streamlit gives their own handler, level and format."""
+
+WARMED_LIMITS = (10, 50, 100)
+WARMED_SESSIONS = 2
+"""Leaderboards that are read at start: these lengths, of the newest sessions."""
+
+THEME_BUILDER = "_populate_theme_msg"
+"""Streamlit's function that fills a message with one section of the theme."""
+
+MESSAGE_BYTES = 200 * 1024 * 1024
+"""Largest WebSocket message; Streamlit's own default."""
+
+
+async def get_livez(_: Request) -> JSONResponse:
+    """Answer 200 while the process runs; asks no server."""
+    return JSONResponse({"status": "alive"})
+
+
+def get_readyz(_: Request) -> JSONResponse:
+    """Answer 200 when the database answers, otherwise 503; runs on a worker thread."""
+    ready = runtime.is_database_up(runtime.get_service())
+    return JSONResponse(
+        {"status": "ready" if ready else "database unavailable"}, status_code=200 if ready else 503
+    )
+
+
+def create_app(settings: Settings) -> st.App:
+    """Return the ASGI application, which opens its service when the server starts it.
+
+    Raises `SettingsError` when the access settings contradict each other.
+    """
+    policy = build_policy(settings)
+    set_telemetry(open_telemetry(settings))
+
+    @asynccontextmanager
+    async def lifespan(_: st.App) -> AsyncGenerator[dict[str, Any] | None, None]:
+        service = open_service(settings, role="dashboard")
+        runtime.set_service(service)
+        runtime.watch_sessions(service.metrics)
+        sign_in.set_policy(policy)
+        threading.Thread(target=warm_caches, args=(service,), name="warming", daemon=True).start()
+        try:
+            yield None
+        finally:
+            await asyncio.to_thread(service.close, DRAIN_SECONDS)
+            runtime.set_service(None)
+
+    return st.App(
+        SCRIPT,
+        secrets=build_secrets(settings),
+        lifespan=lifespan,
+        middleware=_build_middleware(policy),
+        routes=[
+            Route("/livez", get_livez),
+            Route("/readyz", get_readyz),
+            Route(download.PATH, download.get_leaderboard),
+        ],
+        on_script_error=states.show_unexpected,
+    )
+
+
+def warm_caches(service: EnhancedDatabaseService) -> None:
+    """Read what the first visitors ask for; an error only means that they wait longer."""
+    try:
+        keys = service.warm_cache(limits=WARMED_LIMITS)
+        for day in service.list_leaderboard_dates(limit=WARMED_SESSIONS):
+            for category in service.list_leaderboard_categories(day):
+                for limit in WARMED_LIMITS:
+                    service.get_leaderboard(category, day, limit)
+                    keys += 1
+    except EchoMarketsError as error:
+        logger.info("caches not warmed, they fill as visitors come: %s", error)
+    else:
+        logger.info("warmed %d cache keys", keys)
+
+
+def _build_middleware(policy: Policy) -> list[Middleware]:
+    shield = Middleware(
+        Shield,
+        policy=policy,
+        content_policy=build_content_policy(STREAMLIT_STATIC / "index.html"),
+        count_sign_in=_count_sign_in,
+    )
+    return [shield, Middleware(CompressedAssets, folder=STREAMLIT_STATIC / "static")]
+
+
+def _count_sign_in(is_rejected: bool) -> None:  # noqa: FBT001  # one argument, named by the function
+    runtime.get_service().metrics.count_limited("sign_in", is_rejected=is_rejected)
+
+
+def serve(settings: Settings) -> None:
+    """Serve the pages until SIGTERM or SIGINT. Raises `SettingsError`."""
+    app = create_app(settings)
+    _prepare_logging(settings)
+    _exit_on_signal()
+    config = uvicorn.Config(
+        app,
+        host=settings.dashboard_host,
+        port=settings.dashboard_port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # wakes up once for all messages that a page's thread sends in a row
+        loop="uvloop",
+        ws="websockets-sansio",
+        ws_max_size=MESSAGE_BYTES,
+        # a page is about forty messages, 45 kB in all, most below 300 bytes: compressing each one
+        # takes more than a tenth of a run's processor time
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        # only the proxy can reach this port, so its forwarded headers can be trusted
+        forwarded_allow_ips="*" if settings.dashboard_behind == "proxy" else "127.0.0.1",
+    )
+    build_theme_once()
+    _preload()
+    uvicorn.Server(config).run()
+
+
+def build_theme_once(module: ModuleType = app_session) -> None:
+    """Make Streamlit build each section of its theme once instead of in every run.
+
+    The first message of a run holds the whole theme, built anew from some 240 options: 1.5 ms of a run of
+    10 to 14 ms. Decided in docs/decisions/0008-streamlit.md; a Streamlit without this builder stays as it is.
+    """
+    build = getattr(module, THEME_BUILDER, None)
+    if build is None:
+        logger.info("this Streamlit has no %s: it builds the theme in every run", THEME_BUILDER)
+        return
+
+    @cache
+    def build_section(section: str) -> CustomThemeConfig:
+        message = CustomThemeConfig()
+        build(message, section)
+        return message
+
+    def fill(message: CustomThemeConfig, section: str = "theme") -> None:
+        built = build_section(section)
+        # a section without options must stay absent: merging an empty message would make it present
+        if built.ByteSize():
+            message.MergeFrom(built)
+
+    setattr(module, THEME_BUILDER, fill)
+
+
+def _preload() -> None:
+    """Import what pages need, and exclude everything loaded so far from garbage collection."""
+    for name in PRELOADED_MODULES:
+        import_module(name)
+    gc.collect()
+    gc.freeze()
+
+
+def _prepare_logging(settings: Settings) -> None:
+    """Write all logs in one format, those of Streamlit and uvicorn included."""
+    configure_logging(settings)
+    # reading an option loads Streamlit's configuration, which sets up its loggers
+    st.get_option("logger.level")
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] in FOREIGN_LOGGERS:
+            logger = logging.getLogger(name)
+            logger.handlers.clear()
+            logger.setLevel(logging.NOTSET)
+            logger.propagate = True
+    # Streamlit logs the traceback too, without the error id that the page shows
+    logging.getLogger("streamlit.error_util").addFilter(lambda record: record.msg != "Uncaught app execution")
+
+
+def _exit_on_signal() -> None:
+    """Exit with status 0 on SIGTERM and SIGINT, also before uvicorn installs its own handlers.
+
+    uvicorn stops gracefully and then raises the signal again for the handler that it found.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))

@@ -1,0 +1,256 @@
+"""The ASGI middleware in front of Streamlit: the shield and the compressed assets.
+
+The shield refuses every request that no page of the dashboard makes, and adds security headers to all
+answers. The assets are Streamlit's scripts and styles, compressed once and kept in memory (4 MB in all):
+Streamlit sends them uncompressed and leaves compression to a proxy.
+"""
+
+import asyncio
+import base64
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit.auth_util import get_cookie_with_chunks
+from streamlit.web.server.server_util import get_cookie_secret
+from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
+from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
+
+from dashboard.server.access import Policy, RateLimit, identify, is_local_host
+
+INTERNAL = "/_stcore/"
+INTERNAL_USED = frozenset({"/_stcore/health", "/_stcore/host-config", "/_stcore/stream"})
+"""Streamlit's paths that a page needs. Its metrics, uploads and agent interface stay closed."""
+
+PROBES = frozenset({"/livez", "/readyz"})
+"""Answered under any host name, because an orchestrator uses its own; they reveal nothing else."""
+
+METHODS = frozenset({"GET", "HEAD"})
+"""The dashboard takes no data over HTTP: user input comes over the WebSocket."""
+
+DOWNLOADS = "/download/"
+"""Files outside of the pages: Streamlit does not check the sign-in for them."""
+
+SIGN_INS = frozenset({"/auth/login", "/oauth2callback"})
+SIGN_IN_LIMIT, SIGN_IN_SECONDS = 30, 60.0
+"""Sign-in requests per client address and minute; enough for an office behind one address."""
+
+HSTS_SECONDS = 365 * 24 * 3600
+
+ASSETS = "/static/"
+ASSET_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+ASSET_CACHE_CONTROL = "public, immutable, max-age=31536000"
+"""The names of assets change with their content, so browsers may keep them for a year."""
+
+GZIP_LEVEL = 6
+"""Higher levels take three times as long for files 2 % smaller."""
+_INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+
+
+def build_content_policy(index: Path) -> str:
+    """Return the Content-Security-Policy for the HTML page `index`.
+
+    Allowed scripts: files of this server, and the inline scripts of `index` by their hash. Charts are
+    interpreted and not compiled, so `unsafe-eval` is not needed. Inline styles are allowed because
+    Streamlit's components write theirs while they draw.
+    """
+    scripts = _INLINE_SCRIPT.findall(index.read_text(encoding="utf-8"))
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src 'self' {hashes}".rstrip(),
+            "style-src 'self' 'unsafe-inline'",
+            "font-src 'self' data:",
+            "img-src 'self' data: blob:",
+            "connect-src 'self'",
+            "worker-src 'self' blob:",
+            "manifest-src 'self'",
+            "base-uri 'none'",
+            "form-action 'self'",
+            "frame-ancestors 'none'",
+        )
+    )
+
+
+def read_claims(cookies: Mapping[str, str], *, origin: str | None) -> dict[str, Any]:
+    """Return the claims in the cookie of Streamlit's sign-in; empty without a valid one.
+
+    For requests outside of the pages; pages get their claims over the WebSocket. The cookie must be
+    for `origin`: another dashboard on this host may sign its cookies with the same secret.
+    """
+
+    def decode(name: str) -> bytes | None:
+        value = cookies.get(name)
+        return decode_signed_value(get_cookie_secret(), name, value.encode("latin-1")) if value else None
+
+    try:
+        claims = json.loads(get_cookie_with_chunks(decode, USER_COOKIE_NAME) or b"{}")
+    except ValueError:
+        return {}
+    return claims if isinstance(claims, dict) and claims.get("origin") == origin else {}
+
+
+class Shield:
+    """Refuses foreign requests and adds security headers to every answer."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        policy: Policy,
+        content_policy: str,
+        count_sign_in: Callable[[bool], None] = lambda _: None,
+    ) -> None:
+        self._app = app
+        self._policy = policy
+        self._count_sign_in = count_sign_in
+        self._sign_ins = RateLimit(limit=SIGN_IN_LIMIT, seconds=SIGN_IN_SECONDS)
+        self._headers = {
+            "Content-Security-Policy": content_policy,
+            "X-Content-Type-Options": "nosniff",
+            "X-Frame-Options": "DENY",
+            "Referrer-Policy": "no-referrer",
+            "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+            "Cross-Origin-Opener-Policy": "same-origin",
+            "Cross-Origin-Resource-Policy": "same-origin",
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on or refuse it."""
+        if scope["type"] == "websocket" and not self._is_own_page(scope):
+            # closing before the connection is accepted makes the server answer 403
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._add_headers(MutableHeaders(scope=message), is_secure=scope["scheme"] == "https")
+            await send(message)
+
+        refusal = self._find_refusal(scope)
+        await (refusal or self._app)(scope, receive, send_with_headers)
+
+    def _find_refusal(self, scope: Scope) -> PlainTextResponse | None:
+        path = scope["path"]
+        if path not in PROBES and not self._is_host_known(Headers(scope=scope).get("host", "")):
+            return PlainTextResponse("unknown host name", status_code=421)
+        if scope["method"] not in METHODS:
+            return PlainTextResponse("only GET is allowed", status_code=405, headers={"Allow": "GET, HEAD"})
+        if path.startswith(INTERNAL) and path not in INTERNAL_USED:
+            return PlainTextResponse("not found", status_code=404)
+        if path in SIGN_INS:
+            seconds = self._sign_ins.take((scope.get("client") or ("unknown",))[0])
+            self._count_sign_in(seconds > 0)
+            if seconds > 0:
+                return PlainTextResponse(
+                    "too many sign-ins", status_code=429, headers={"Retry-After": str(int(seconds) + 1)}
+                )
+        if path.startswith(DOWNLOADS) and self._is_anonymous(scope):
+            return PlainTextResponse("sign in first", status_code=401)
+        return None
+
+    def _is_anonymous(self, scope: Scope) -> bool:
+        """Return whether the request has no valid sign-in although one is needed."""
+        if not self._policy.has_sign_in:
+            return False
+        claims = read_claims(Request(scope).cookies, origin=self._policy.origin)
+        return identify(self._policy, claims, now=datetime.now(UTC)) is None
+
+    def _is_host_known(self, host: str) -> bool:
+        """Return whether a host name may be used: without sign-in and proxy only this machine's own.
+
+        Otherwise a foreign page whose name resolves to 127.0.0.1 (DNS rebinding) has the same origin.
+        """
+        if self._policy.has_sign_in or self._policy.is_behind_proxy:
+            return True
+        try:
+            name = (urlsplit(f"//{host}").hostname or "").lower()
+        except ValueError:
+            return False
+        return is_local_host(name)
+
+    def _is_own_page(self, scope: Scope) -> bool:
+        """Return whether a WebSocket comes from a page of this dashboard.
+
+        Streamlit's own check accepts a missing origin, and asks the internet for its outside address
+        before it refuses a foreign one.
+        """
+        headers = Headers(scope=scope)
+        origin, host = headers.get("origin", ""), headers.get("host", "")
+        if not origin or not self._is_host_known(host):
+            return False
+        forwarded = headers.get("x-forwarded-host", "") if self._policy.is_behind_proxy else ""
+        return origin == self._policy.origin or urlsplit(origin).netloc in {host, forwarded} - {""}
+
+    def _add_headers(self, headers: MutableHeaders, *, is_secure: bool) -> None:
+        for name, value in self._headers.items():
+            headers.setdefault(name, value)
+        if is_secure:
+            headers["Strict-Transport-Security"] = f"max-age={HSTS_SECONDS}"
+            cookies = headers.getlist("set-cookie")
+            del headers["set-cookie"]
+            for cookie in cookies:
+                headers.append("set-cookie", cookie if "; Secure" in cookie else f"{cookie}; Secure")
+
+
+class CompressedAssets:
+    """Sends the files below a folder to clients that accept gzip; passes all other requests on."""
+
+    def __init__(self, app: ASGIApp, *, folder: Path) -> None:
+        self._app = app
+        # a fixed list: no request can name a file outside of the folder
+        self._files = {
+            ASSETS + path.relative_to(folder).as_posix(): path
+            for path in folder.rglob("*")
+            if path.suffix in ASSET_TYPES
+        }
+        self._compressed: dict[str, asyncio.Task[bytes]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the compressed file, or pass the request on."""
+        if not self._is_asset(scope):
+            await self._app(scope, receive, send)
+            return
+        path = scope["path"]
+        headers = {
+            "Content-Encoding": "gzip",
+            "Cache-Control": ASSET_CACHE_CONTROL,
+            "Vary": "Accept-Encoding",
+            "Content-Type": ASSET_TYPES[self._files[path].suffix],
+        }
+        body = await self._compress(path)
+        await Response(body, headers=headers)(scope, receive, send)
+
+    def _is_asset(self, scope: Scope) -> bool:
+        if scope["type"] != "http" or scope["path"] not in self._files or scope["method"] != "GET":
+            return False
+        headers = Headers(scope=scope)
+        return "gzip" in headers.get("accept-encoding", "") and "range" not in headers
+
+    async def _compress(self, path: str) -> bytes:
+        """Return the compressed bytes of a file; concurrent requests share one compression."""
+        task = self._compressed.get(path)
+        if task is None:
+            task = asyncio.create_task(asyncio.to_thread(_read_compressed, self._files[path]))
+            self._compressed[path] = task
+        # a visitor who leaves must not cancel the work for the others
+        return await asyncio.shield(task)
+
+
+def _read_compressed(path: Path) -> bytes:
+    return gzip.compress(path.read_bytes(), GZIP_LEVEL, mtime=0)

@@ -1,0 +1,87 @@
+"""The sign-in in front of every page, and the line below a page that names the visitor.
+
+Owns what a visitor sees of access; the rules are in `access`. The server's lifespan (or a test) sets
+the policy; until then nobody is an operator.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal
+
+import streamlit as st
+
+from dashboard.formats import escape_markdown
+from dashboard.server.access import OPERATOR_SIGN_IN, Policy, RateLimit, Visitor, identify
+
+ACTIONS, ACTION_SECONDS = 10, 60.0
+"""Actions of one operator per minute: more than a person needs, and too few to do harm."""
+
+
+class _Access:
+    """Shared by all pages; a holder because Streamlit passes no argument to scripts."""
+
+    policy = Policy()
+    action_limit = RateLimit(limit=ACTIONS, seconds=ACTION_SECONDS)
+
+
+def set_policy(policy: Policy) -> None:
+    """Admit visitors by this policy, and start to count actions anew."""
+    _Access.policy = policy
+    _Access.action_limit = RateLimit(limit=ACTIONS, seconds=ACTION_SECONDS)
+
+
+def get_action_limit() -> RateLimit:
+    """Return the rate limit of operators' actions."""
+    return _Access.action_limit
+
+
+def find_visitor() -> Visitor | None:
+    """Return the visitor of this session; None when a sign-in is needed."""
+    claims = st.user.to_dict() if _Access.policy.has_sign_in else {}
+    return identify(_Access.policy, claims, now=datetime.now(UTC))
+
+
+def choose_menu_position() -> Literal["top", "hidden"]:
+    """Return where the page menu goes: it is hidden before a sign-in."""
+    return "hidden" if find_visitor() is None else "top"
+
+
+def require_sign_in(page: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that shows the page to a known visitor and the sign-in to others."""
+
+    def show() -> None:
+        visitor = find_visitor()
+        if visitor is None:
+            _show_sign_in()
+        else:
+            page()
+            _show_visitor(visitor)
+
+    return show
+
+
+def _show_sign_in() -> None:
+    with st.container(border=True, key="sign-in"):
+        st.title("Echo Markets", anchor=False)
+        st.markdown("Sign in with your organisation's account to see the dashboard.")
+        st.button("Sign in", type="primary", key="sign-in-button", on_click=st.login)
+
+
+def _show_visitor(visitor: Visitor) -> None:
+    if not _Access.policy.has_sign_in:
+        st.caption(_describe_open_access(visitor))
+        return
+    with st.container(key="visitor", horizontal=True, vertical_alignment="center"):
+        role = " as an operator" if visitor.is_operator else ""
+        st.caption(f"Signed in{role}: {escape_markdown(visitor.name)}")
+        if visitor.is_stale:
+            hours = OPERATOR_SIGN_IN.total_seconds() / 3600
+            st.caption(f"Operator rights ended after {hours:.0f} hours; sign in again to renew them.")
+        st.button("Sign out", type="tertiary", key="sign-out", on_click=st.logout)
+
+
+def _describe_open_access(visitor: Visitor) -> str:
+    if _Access.policy.is_behind_proxy:
+        return "No sign-in here: the proxy in front of this dashboard controls access."
+    role = " Every visitor is an operator." if visitor.is_operator else ""
+    return f"No sign-in: only this machine can open the dashboard.{role} OIDC settings turn sign-in on."

@@ -1,1 +1,0 @@
-"""The pages, one script each; Streamlit runs them, nothing imports them."""

@@ -1,0 +1,169 @@
+"""Tables, files and searches of the leaderboards page, without a server."""
+
+import csv
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from io import StringIO
+from urllib.parse import unquote
+from uuid import UUID
+from xml.etree import ElementTree as ET
+
+import altair as alt
+import msgspec
+import pytest
+from frozendict import frozendict
+
+from core.records import LeaderboardEntry, PeriodEntry, PlayerScore, ScoreBin
+from dashboard import charts
+from dashboard.charts import Bin
+from dashboard.formats import KNOWN_CATEGORIES
+from dashboard.pages.leaderboards import data, download, tables
+from dashboard.pages.leaderboards.data import ComparedEntries, Selection
+
+DAY = date(2013, 2, 28)
+
+
+def build_entries(scores: Sequence[str], names: Sequence[str] = ()) -> list[LeaderboardEntry]:
+    """Return a board with these scores, best first, ranked like the service ranks."""
+    return [
+        LeaderboardEntry(
+            id=UUID(int=place + 1),
+            user_id=UUID(int=place + 1),
+            username=names[place] if names else f"player{place}",
+            session_date=date(2013, 3, 1),
+            category="daily_returns",
+            score=Decimal(score),
+            rank=list(scores).index(score) + 1,
+            metadata=frozendict(),
+            created_at=datetime(2013, 3, 1, 21, tzinfo=UTC),
+        )
+        for place, score in enumerate(scores)
+    ]
+
+
+def build_score(number: int, score: str, rank: int | None) -> PlayerScore:
+    """Return what a player had in the session before."""
+    return PlayerScore(UUID(int=number), DAY, Decimal(score), rank)
+
+
+def test_a_page_shows_where_its_players_stood_before() -> None:
+    """Ranks gained, lost, kept and new; scores gained and lost; gaps to the best of the board."""
+    entries = tuple(build_entries(["5.00", "3.00", "2.00", "1.00"]))
+    before = {UUID(int=n): build_score(n, "3.50", rank) for n, rank in ((1, 4), (2, 1), (3, 3))}
+    compared = ComparedEntries(entries, before, {UUID(int=1): (Decimal(1), Decimal(5))})
+    frame = tables.build_entries_table(compared, best=Decimal(6)).to_pydict()
+    assert frame["moved"] == ["↑ 3", "↓ 1", "=", "new"]
+    assert frame["change"] == [1.5, -0.5, -1.5, None]
+    assert frame["behind"] == [1.0, 3.0, 4.0, 5.0]
+    assert frame["trend"] == [[1.0, 5.0], [], [], []]
+    assert frame["medal"][0].startswith("data:image/svg")
+    assert frame["medal"][3] is None
+
+
+def test_a_page_without_news_has_the_same_columns() -> None:
+    """Types do not follow the values: nobody has a medal, a change or a trend here."""
+    full = ComparedEntries(tuple(build_entries(["5.00"])), {UUID(int=1): build_score(1, "3.50", 4)}, {})
+    empty = tables.build_entries_table(ComparedEntries((), {}, {}), best=Decimal(5))
+    assert empty.schema == tables.build_entries_table(full, best=Decimal(5)).schema
+
+
+def test_a_period_is_a_table_too() -> None:
+    """With how many sessions each has played, and found by name in any case."""
+    entries = [PeriodEntry(UUID(int=n), name, Decimal(3 - n), 2, n) for n, name in ((1, "Amy"), (2, "bob"))]
+    frame = tables.build_period_table(entries, {}, best=Decimal(2)).to_pydict()
+    assert frame["player"] == ["Amy", "bob"]
+    assert frame["sessions"] == [2, 2]
+    assert frame["behind"][1] == 1.0
+    assert [entry.username for entry in tables.filter_by_name(entries, "aM")] == ["Amy"]
+
+
+@pytest.mark.parametrize(
+    ("selection", "expected"),
+    [
+        ({"cells": [(1, "score")]}, "bob"),
+        ({"cells": [(0, "rank")]}, "alice"),
+        ({"cells": [(0, "medal")]}, None),
+        ({"rows": [], "cells": []}, None),
+        ({"cells": [(9, "score")]}, None),
+        ({}, None),
+    ],
+)
+def test_the_chosen_row_names_the_player(selection: dict[str, object], expected: str | None) -> None:
+    """Nothing chosen, a row that is gone, or where the keyboard's focus enters, is nobody."""
+    assert tables.find_clicked_player(selection, ["alice", "bob"]) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "before", "unit", "text"),
+    [
+        ("1.5", "1.2", "percent", "+0.30 pts"),
+        ("10", "12", "currency", "-$2.00"),
+        ("4", "4", "count", "+0"),
+    ],
+)
+def test_a_difference_has_its_sign(value: str, before: str, unit: str, text: str) -> None:
+    """In the unit of the category."""
+    assert tables.describe_difference(Decimal(value), Decimal(before), unit) == text  # type: ignore[arg-type]  # literals
+
+
+def test_bins_of_whole_numbers_are_drawn_around_them() -> None:
+    """A count of 3 is the bin from 2.5 to 3.5; one bin alone is no distribution."""
+    bins = (ScoreBin(Decimal(3), Decimal(4), 2), ScoreBin(Decimal(4), Decimal(5), 1))
+    assert tables.build_bins(bins, "count") == (Bin(2.5, 3.5, 2), Bin(3.5, 4.5, 1))
+    assert tables.build_bins(bins, "percent")[0] == Bin(3.0, 4.0, 2)
+    assert tables.build_bins(bins[:1], "count") == ()
+
+
+def test_another_session_is_outlined() -> None:
+    """The schema accepts it; the outline ends at the last edge."""
+    bins = (Bin(0.0, 1.0, 3), Bin(1.0, 2.0, 5))
+    spec = charts.build_histogram(bins, unit="percent", median=Decimal(1), before=bins[:1])
+    alt.LayerChart.from_dict(spec)
+    assert [(row["low"], row["players"]) for row in spec["layer"][2]["data"]["values"]] == [
+        (0.0, 3),
+        (1.0, 0),
+    ]
+
+
+@pytest.mark.parametrize("size", [0, 1, 1_201])
+def test_a_file_has_a_row_for_each_entry(size: int) -> None:
+    """The header first, and in pieces that are not held together."""
+    entries = build_entries([str(size - n) for n in range(size)])
+    pieces = list(download.write_rows(entries))
+    rows = list(csv.reader(StringIO("".join(pieces), newline="")))
+    assert rows[0] == list(download.COLUMNS)
+    assert [row[0] for row in rows[1:]] == [str(entry.rank) for entry in entries]
+    assert len(pieces) == 1 + -(-size // download.CHUNK_ROWS)
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@sum"])
+def test_a_username_is_no_formula(name: str) -> None:
+    """A spreadsheet shows it as text."""
+    [entry] = build_entries(["1"], [name])
+    assert next(csv.reader(list(download.write_rows([entry]))[1:]))[1] == f"'{name}"
+
+
+def test_a_search_means_one_player_or_none() -> None:
+    """Of several that are found only the one whose whole name was typed."""
+
+    class Board:
+        def get_leaderboard_around(self, user_id: UUID, *_: object, **__: object) -> tuple[UUID]:
+            return (user_id,)
+
+    selection = Selection(KNOWN_CATEGORIES[0], DAY, 1, None, 10, "rank", "PLAYER1")
+    entries = build_entries(["3", "2"], ["player1", "player10"])
+    found = data.find_neighbours(Board(), selection, entries)  # type: ignore[arg-type]  # one call of it
+    assert found is not None
+    assert found[0].username == "player1"
+    several = msgspec.structs.replace(selection, prefix="play")
+    assert data.find_neighbours(Board(), several, entries) is None  # type: ignore[arg-type]  # as above
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_medal_is_an_image(rank: int) -> None:
+    """It is well-formed SVG that shows its rank."""
+    kind, svg = tables.MEDALS[rank].split(",", 1)
+    assert kind == "data:image/svg+xml"
+    root = ET.fromstring(unquote(svg))  # our own text
+    assert root.find("{http://www.w3.org/2000/svg}text").text == str(rank)  # type: ignore[union-attr]  # it is there

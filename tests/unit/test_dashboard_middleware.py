@@ -1,0 +1,251 @@
+"""What the dashboard's server refuses, and the headers of what it answers."""
+
+import asyncio
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import streamlit
+from starlette.types import Message, Receive, Scope, Send
+from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
+from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
+
+from dashboard.server import middleware
+from dashboard.server.access import Policy
+from dashboard.server.middleware import SIGN_IN_LIMIT, CompressedAssets, Shield, build_content_policy
+
+INDEX = Path(streamlit.__file__).with_name("static") / "index.html"
+OPEN = Policy()
+SIGNED = Policy(has_sign_in=True, origin="https://dash.example")
+COOKIE_SECRET = "c" * 32
+ALICE = {"is_logged_in": True, "sub": "1", "origin": "https://dash.example"}
+PROXIED = Policy(is_behind_proxy=True)
+
+
+async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    """Stand in for Streamlit: take every connection and set a cookie."""
+    if scope["type"] == "websocket":
+        await send({"type": "websocket.accept"})
+        return
+    headers = [(b"set-cookie", b"a=1; Path=/"), (b"set-cookie", b"b=2; Path=/")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"page"})
+
+
+def ask(
+    app: Any, path: str = "/", *, kind: str = "http", method: str = "GET", **values: Any
+) -> list[Message]:
+    """Send one request and return the messages of its answer."""
+    headers = {"host": "127.0.0.1:8501"} | values.pop("headers", {})
+    scope = {
+        "type": kind,
+        "path": path,
+        "method": method,
+        "scheme": values.pop("scheme", "http"),
+        "client": ("127.0.0.1", 1),
+        "headers": [(name.encode(), text.encode()) for name, text in headers.items()],
+    }
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    asyncio.run(app(scope, receive, send))
+    return sent
+
+
+def read_headers(message: Message) -> dict[str, str]:
+    """Return the headers of an answer; of two with one name, both."""
+    found: dict[str, str] = {}
+    for raw_name, value in message["headers"]:
+        name = raw_name.decode().lower()
+        found[name] = f"{found[name]}, {value.decode()}" if name in found else value.decode()
+    return found
+
+
+def shield(policy: Policy = OPEN) -> Shield:
+    """Return the layer in front of the stand-in."""
+    return Shield(answer, policy=policy, content_policy="default-src 'none'")
+
+
+def test_every_answer_has_the_headers() -> None:
+    """A page and a refusal alike; no strict transport without TLS."""
+    for path in ("/", "/_stcore/metrics"):
+        headers = read_headers(ask(shield(), path)[0])
+        assert headers["content-security-policy"] == "default-src 'none'"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "camera=()" in headers["permissions-policy"]
+        assert "strict-transport-security" not in headers
+
+
+def test_tls_makes_cookies_secure() -> None:
+    """Also where a proxy ends it: the server takes the scheme from its header."""
+    headers = read_headers(ask(shield(PROXIED), scheme="https")[0])
+    assert headers["strict-transport-security"] == "max-age=31536000"
+    assert headers["set-cookie"] == "a=1; Path=/; Secure, b=2; Path=/; Secure"
+    assert read_headers(ask(shield())[0])["set-cookie"] == "a=1; Path=/, b=2; Path=/"
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/", 200),
+        ("/portfolios", 200),
+        ("/_stcore/health", 200),
+        ("/_stcore/host-config", 200),
+        ("/_stcore/metrics", 404),
+        ("/_stcore/metrics/", 404),
+        ("/_stcore/agent/interact", 404),
+        ("/_stcore/upload_file/a/b", 404),
+    ],
+)
+def test_internals_are_not_public(path: str, status: int) -> None:
+    """Only what a page asks of Streamlit is answered."""
+    assert ask(shield(), path)[0]["status"] == status
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"])
+def test_nothing_can_be_sent_by_http(method: str) -> None:
+    """The dashboard takes nothing but questions."""
+    assert ask(shield(), method=method)[0]["status"] == 405
+
+
+@pytest.mark.parametrize(
+    ("policy", "headers", "is_accepted"),
+    [
+        (OPEN, {"origin": "http://127.0.0.1:8501"}, True),
+        (OPEN, {}, False),
+        (OPEN, {"origin": "null"}, False),
+        (OPEN, {"origin": "http://127.0.0.1:9999"}, False),
+        (OPEN, {"origin": "https://evil.example"}, False),
+        # a name of somebody else's that leads here
+        (OPEN, {"origin": "http://evil.example:8501", "host": "evil.example:8501"}, False),
+        (SIGNED, {"origin": "https://dash.example", "host": "inside:8501"}, True),
+        (SIGNED, {"origin": "https://evil.example", "host": "inside:8501"}, False),
+        (PROXIED, {"origin": "https://dash.example", "x-forwarded-host": "dash.example"}, True),
+        (OPEN, {"origin": "https://dash.example", "x-forwarded-host": "dash.example"}, False),
+    ],
+)
+def test_a_websocket_comes_from_an_own_page(
+    policy: Policy, headers: dict[str, str], *, is_accepted: bool
+) -> None:
+    """Whatever else opens one is refused before it is accepted."""
+    [message] = ask(shield(policy), "/_stcore/stream", kind="websocket", headers=headers)
+    assert (message["type"] == "websocket.accept") is is_accepted
+
+
+@pytest.mark.parametrize(
+    ("policy", "host", "status"),
+    [
+        (OPEN, "localhost:8501", 200),
+        (OPEN, "[::1]:8501", 200),
+        (OPEN, "evil.example:8501", 421),
+        (OPEN, "", 421),
+        (OPEN, "[", 421),
+        (SIGNED, "dash.example", 200),
+        (PROXIED, "dash.example", 200),
+    ],
+)
+def test_without_sign_in_only_this_machine_has_a_name(policy: Policy, host: str, status: int) -> None:
+    """A name that somebody made lead to 127.0.0.1 opens nothing."""
+    assert ask(shield(policy), headers={"host": host})[0]["status"] == status
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz"])
+def test_probes_come_under_any_name(path: str) -> None:
+    """An orchestrator calls a process by an address of its own network."""
+    assert ask(shield(), path, headers={"host": "10.0.0.7:8501"})[0]["status"] == 200
+
+
+def sign_cookie(claims: dict[str, Any], *, secret: str = COOKIE_SECRET) -> dict[str, str]:
+    """Return the header of who has signed in, as Streamlit signs it."""
+    value = create_signed_value(secret, USER_COOKIE_NAME, json.dumps(claims)).decode()
+    return {"cookie": f"{USER_COOKIE_NAME}={value}", "host": "dash.example"}
+
+
+@pytest.mark.parametrize(
+    ("policy", "headers", "status"),
+    [
+        (OPEN, {}, 200),
+        (SIGNED, {"host": "dash.example"}, 401),
+        (SIGNED, sign_cookie(ALICE), 200),
+        (SIGNED, sign_cookie(ALICE | {"is_logged_in": False}), 401),
+        (SIGNED, sign_cookie(ALICE | {"origin": "https://other.example"}), 401),
+        (SIGNED, sign_cookie(ALICE, secret="another secret of thirty-two chars"), 401),
+        (SIGNED, {"cookie": f"{USER_COOKIE_NAME}=forged", "host": "dash.example"}, 401),
+    ],
+)
+def test_files_are_for_who_has_signed_in(
+    monkeypatch: pytest.MonkeyPatch, policy: Policy, headers: dict[str, str], status: int
+) -> None:
+    """A download is a request of its own: it needs the same cookie as the pages."""
+    monkeypatch.setattr(middleware, "get_cookie_secret", lambda: COOKIE_SECRET)
+    assert ask(shield(policy), "/download/leaderboard.csv", headers=headers)[0]["status"] == status
+
+
+def test_signing_in_is_limited_and_counted() -> None:
+    """One address gets its share a minute, and is told when to come back."""
+    counted: list[bool] = []
+    limited = Shield(answer, policy=SIGNED, content_policy="", count_sign_in=counted.append)
+    for _ in range(SIGN_IN_LIMIT):
+        assert ask(limited, "/auth/login")[0]["status"] == 200
+    refused = ask(limited, "/oauth2callback")[0]
+    assert refused["status"] == 429
+    assert 1 <= int(read_headers(refused)["retry-after"]) <= 60
+    assert ask(limited, "/")[0]["status"] == 200
+    assert counted == [False] * SIGN_IN_LIMIT + [True]
+
+
+def test_the_content_policy_names_the_script_of_the_page() -> None:
+    """By its hash; nothing may be evaluated, and no other inline script runs."""
+    policy = dict(part.split(" ", 1) for part in build_content_policy(INDEX).split("; "))
+    assert policy["script-src"].startswith("'self' 'sha256-")
+    assert "unsafe" not in policy["script-src"]
+    assert policy["connect-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+
+
+@pytest.fixture
+def assets(tmp_path: Path) -> CompressedAssets:
+    """Two files below a folder, and one beside it."""
+    (tmp_path / "static" / "js").mkdir(parents=True)
+    (tmp_path / "static" / "js" / "a.1234.js").write_text("alert(1);" * 500)
+    (tmp_path / "static" / "font.woff2").write_text("font")
+    (tmp_path / "secret.js").write_text("secret")
+    return CompressedAssets(answer, folder=tmp_path / "static")
+
+
+def test_scripts_are_compressed_once_and_kept(assets: CompressedAssets, tmp_path: Path) -> None:
+    """The second request reads no file; browsers keep it for a year."""
+    path, headers = "/static/js/a.1234.js", {"accept-encoding": "gzip, br"}
+    first = ask(assets, path, headers=headers)
+    (tmp_path / path[1:]).unlink()
+    start, body = ask(assets, path, headers=headers)
+    assert [start, body] == first
+    assert read_headers(start)["content-encoding"] == "gzip"
+    assert read_headers(start)["cache-control"] == "public, immutable, max-age=31536000"
+    assert read_headers(start)["content-type"] == "text/javascript; charset=utf-8"
+    assert gzip.decompress(body["body"]) == b"alert(1);" * 500
+
+
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/static/js/a.1234.js", {}),
+        ("/static/js/a.1234.js", {"accept-encoding": "br"}),
+        ("/static/js/a.1234.js", {"accept-encoding": "gzip", "range": "bytes=0-9"}),
+        ("/static/font.woff2", {"accept-encoding": "gzip"}),
+        ("/static/../secret.js", {"accept-encoding": "gzip"}),
+        ("/", {"accept-encoding": "gzip"}),
+    ],
+)
+def test_everything_else_is_passed_on(assets: CompressedAssets, path: str, headers: dict[str, str]) -> None:
+    """Nothing that is not a listed script or style, nor who cannot take it."""
+    assert ask(assets, path, headers=headers)[1]["body"] == b"page"

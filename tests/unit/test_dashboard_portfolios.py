@@ -1,0 +1,351 @@
+"""The portfolios page: curves, summaries, charts and texts, without a server."""
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import altair as alt
+import pytest
+from frozendict import frozendict
+
+from core.records import MarketReturn, PlayerScore, Portfolio, Quest, User
+from core.service.standings import MAX_MARKET_DAYS
+from dashboard.charts import GAIN, LOSS, Spec
+from dashboard.pages.portfolios import charts, tables
+from dashboard.pages.portfolios.data import SPANS_READ, split_days
+from dashboard.pages.portfolios.tables import build_curve
+from tests.game import build_portfolio
+
+NOW = datetime(2013, 3, 1, 21, tzinfo=UTC)
+TODAY = date(2013, 3, 1)
+
+
+def build_history(changes: Sequence[str]) -> list[Portfolio]:
+    """Return sessions with these changes, newest first."""
+    days = (TODAY - timedelta(days=age) for age in range(len(changes)))
+    return [
+        build_portfolio(UUID(int=1), day, Decimal(change)) for day, change in zip(days, changes, strict=True)
+    ]
+
+
+def build_quest(*, progress: str, target: str, **changes: object) -> Quest:
+    """Return an active quest."""
+    values = {
+        "id": UUID(int=1),
+        "user_id": UUID(int=2),
+        "type": "TRADES",
+        "title": "Make 20 trades",
+        "description": None,
+        "target_value": Decimal(target),
+        "current_progress": Decimal(progress),
+        "status": "ACTIVE",
+        "reward_type": None,
+        "reward_value": None,
+        "created_at": NOW,
+        "expires_at": None,
+    }
+    return Quest(**(values | changes))  # type: ignore[arg-type]  # one value of each field's type
+
+
+def test_a_history_keeps_its_order_and_adds_what_is_invested() -> None:
+    """One row per session; invested is value less cash."""
+    frame = tables.build_sessions_table(tuple(build_history(["100", "-50"]))).to_pydict()
+    assert list(frame["session"]) == [TODAY, TODAY - timedelta(days=1)]
+    assert list(frame["value"]) == [10_100.0, 9_950.0]
+    assert list(frame["change_percent"]) == [1.0, -0.5]
+    assert list(frame["invested"]) == [7_600.0, 7_450.0]
+
+
+def test_cash_and_invested_add_up() -> None:
+    """Cash and what is invested make the value."""
+    [portfolio] = build_history(["100"])
+    invested = tables.measure_invested(portfolio)
+    assert portfolio.current_cash + invested.amount == portfolio.total_value
+    assert round(invested.percent, 2) == Decimal("75.25")
+
+
+def test_a_worthless_portfolio_has_nothing_invested() -> None:
+    """No division by zero."""
+    portfolio = build_portfolio(UUID(int=1), TODAY, Decimal(-10_000))
+    assert tables.measure_invested(portfolio).percent == 0
+
+
+def test_a_record_counts_gains_as_won() -> None:
+    """A session that ends where it began is not won."""
+    record = tables.summarize_history(build_history(["100", "0", "-40"]))
+    assert (record.sessions, record.won) == (3, 1)
+    assert (record.best_change, record.worst_change) == (Decimal(100), Decimal(-40))
+    assert record.average_change == Decimal(20)
+
+
+@pytest.mark.parametrize(
+    ("progress", "target", "fraction", "text"),
+    [
+        ("13", "20", 0.65, "13 of 20"),
+        ("10212.40", "10500", 0.9726, "10,212.40 of 10,500"),
+        ("25", "20", 1.0, "25 of 20"),
+        ("-5", "20", 0.0, "-5 of 20"),
+        ("0", "0", 1.0, "0 of 0"),
+    ],
+)
+def test_a_quest_card_has_a_bar_between_empty_and_full(
+    progress: str, target: str, fraction: float, text: str
+) -> None:
+    """Progress beyond the target, or below zero, stays on the bar."""
+    card = tables.build_quest_card(build_quest(progress=progress, target=target), NOW)
+    assert card.fraction == pytest.approx(fraction, abs=1e-4)
+    assert card.progress == text
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "text"),
+    [
+        ("cash", Decimal(250), "$250.00 cash"),
+        ("bonus_points", Decimal(1500), "1,500 bonus points"),
+        ("badge", None, "Badge"),
+        (None, None, ""),
+        (None, Decimal(5), "5"),
+    ],
+)
+def test_a_quest_card_names_the_reward(kind: str | None, value: Decimal | None, text: str) -> None:
+    """Only cash is money."""
+    quest = build_quest(progress="1", target="2", reward_type=kind, reward_value=value)
+    assert tables.build_quest_card(quest, NOW).reward == text
+
+
+# -- curves and charts ---------------------------------------------------------------------
+
+
+def list_rows(spec: Spec) -> list[Any]:
+    """Return the rows of a chart whose data is inside of its layer."""
+    rows: list[Any] = spec["layer"][0]["data"]["values"]
+    return rows
+
+
+HISTORY = build_history(["300", "-500", "100"])
+"""Newest first: 10,100, then 9,600, then 9,900."""
+DAYS = [row.session_date for row in HISTORY][::-1]
+
+
+def build_user(**changes: object) -> User:
+    """Return a player."""
+    values = {
+        "id": UUID(int=1),
+        "username": "alice",
+        "name": None,
+        "email": None,
+        "last_active": None,
+        "preferences": frozendict(),
+        "created_at": datetime(2013, 1, 1, tzinfo=UTC),
+        "updated_at": datetime(2013, 1, 1, tzinfo=UTC),
+    }
+    return User(**(values | changes))  # type: ignore[arg-type]  # a record of the test
+
+
+def test_equity_adds_up_the_gains() -> None:
+    """From the starting cash, oldest first, and only since a session."""
+    curve = tables.build_curve("alice", HISTORY, since=DAYS[0])
+    assert curve.days == tuple(DAYS)
+    assert curve.equity == (Decimal(10_100), Decimal(9_600), Decimal(9_900))
+    assert tables.build_curve("alice", HISTORY, since=DAYS[2]).equity == (Decimal(10_300),)
+
+
+def test_the_market_is_followed_on_the_days_of_the_player() -> None:
+    """A day that the player did not play counts for neither."""
+    days = [DAYS[0], DAYS[2]]
+    curve = tables.build_market_curve([MarketReturn(day, Decimal("1.5"), 2) for day in DAYS], days)
+    assert curve.days == tuple(days)
+    assert curve.equity == (Decimal(10_150), Decimal(10_300))
+
+
+def test_a_drawdown_is_measured_from_the_peak_so_far() -> None:
+    """In percent of the peak; the first peak is the starting cash."""
+    curve = tables.build_curve("alice", HISTORY, since=DAYS[0])
+    assert [round(drawdown.percent, 2) for drawdown in tables.list_drawdowns(curve)] == [
+        Decimal(0),
+        Decimal("-4.95"),
+        Decimal("-1.98"),
+    ]
+    deepest = tables.find_deepest(curve)
+    assert (round(deepest.percent, 2), deepest.day) == (Decimal("-4.95"), DAYS[1])
+    falling = tables.build_curve("bob", build_history(["-100"]), since=date.min)
+    assert [drawdown.percent for drawdown in tables.list_drawdowns(falling)] == [Decimal(-1)]
+
+
+@pytest.mark.parametrize("history", [HISTORY, HISTORY[:1]])
+def test_charts_are_valid_and_hold_every_session(history: list[Portfolio]) -> None:
+    """The schema accepts each of them; a label for some sessions, in order."""
+    first = history[-1].session_date
+    curves = [tables.build_curve(name, history, since=first) for name in ("alice", "bob")]
+    equity = charts.build_equity_chart(tuple(curves), (0, 3))
+    alt.LayerChart.from_dict(equity)
+    assert len(list_rows(equity)) == 2 * len(history)
+    scores = tuple(PlayerScore(UUID(int=1), row.session_date, Decimal(1), 3) for row in history)
+    drawdown = charts.build_drawdown_chart(curves[0])
+    alt.LayerChart.from_dict(drawdown)
+    assert len(list_rows(drawdown)) == len(history)
+    for spec, rows in (
+        (charts.build_holdings_chart(tuple(history)), 2),
+        (charts.build_rank_chart(scores), 1),
+    ):
+        alt.LayerChart.from_dict(spec)
+        assert len(list_rows(spec)) == rows * len(history)
+        axis = spec["layer"][0]["encoding"]["x"]["axis"]
+        assert axis["values"][-1] == history[0].session_date.isoformat()
+
+
+def test_a_curve_tells_each_session_under_the_pointer() -> None:
+    """A tooltip of a line alone would tell its first session everywhere."""
+    curve = tables.build_curve("bob", HISTORY, since=DAYS[0])
+    equity = charts.build_equity_chart((curve,), (0,))
+    drawdown = charts.build_drawdown_chart(curve)
+    for spec, field in ((equity, "value"), (drawdown, "drawdown")):
+        points = spec["layer"][0]["layer"][-1]
+        assert points["mark"]["type"] == "point"
+        assert not points["mark"]["filled"]  # or the legend would show points instead of dashes
+        assert points["encoding"]["y"]["field"] == field
+        assert points["encoding"]["tooltip"]
+
+
+def test_a_rival_keeps_colour_and_dashes() -> None:
+    """Whether or not there is a market in between."""
+    curve = tables.build_curve("bob", HISTORY, since=DAYS[0])
+    spec = charts.build_equity_chart((curve,), (3,))
+    encoding = spec["layer"][0]["layer"][1]["encoding"]
+    assert encoding["color"]["scale"] == {"domain": ["bob"], "range": [charts.RIVAL]}
+    assert encoding["strokeDash"]["scale"]["range"] == [[8, 2]]
+
+
+def test_a_profile_says_what_is_known() -> None:
+    """Addresses are not shown in full; preferences one by one."""
+    bare = dict(tables.list_profile(build_user()))
+    assert bare["Email"] == "not given"
+    assert bare["Last active"] == "never"
+    assert bare["Preferences"] == "none"
+    full = dict(
+        tables.list_profile(
+            build_user(
+                email="alice@example.com",
+                last_active=datetime(2013, 3, 1, 9, 5, tzinfo=UTC),
+                preferences=frozendict(mail=True, theme="dark"),
+            )
+        )
+    )
+    assert full["Email"] == "a…@example.com"
+    assert full["Last active"] == "2013-03-01 09:05 UTC"
+    assert (full["Preference: mail"], full["Preference: theme"]) == ("yes", "dark")
+
+
+@pytest.mark.parametrize("sessions", [1, 2, 90])
+def test_the_chart_of_changes_is_valid_and_holds_every_session(sessions: int) -> None:
+    """The schema accepts it; one row per session, few labels, the newest among them."""
+    history = tuple(build_history(["100", "-100"] * 45))[:sessions]
+    change = charts.build_changes_chart(history)
+    alt.LayerChart.from_dict(change)
+    assert len(list_rows(change)) == sessions
+    labels = change["layer"][0]["encoding"]["x"]["axis"]["values"]
+    assert 1 <= len(labels) <= 6
+    assert labels[-1] == history[0].session_date.isoformat()
+
+
+def test_a_tooltip_has_readable_figures() -> None:
+    """Formatted here, not by the browser."""
+    [row] = list_rows(charts.build_changes_chart(tuple(build_history(["100"]))))
+    assert row["session"] == "Fri 1 Mar 2013"
+    assert row["money"] == "$10,100.00"
+    assert row["moved"] == "+$100.00 (+1.00%)"
+
+
+def test_green_and_red_mean_gain_and_loss() -> None:
+    """Only the sign of the change decides the colour."""
+    spec = charts.build_changes_chart(tuple(build_history(["100", "-100"])))
+    colour = spec["layer"][0]["encoding"]["color"]
+    assert colour["condition"] == {"test": "datum.change < 0", "value": LOSS}
+    assert colour["value"] == GAIN
+
+
+# -- charts that are kept ------------------------------------------------------------------
+
+GAINS = ["300", "-500", "100", "20", "30", "40"]
+
+
+def draw_all(gains: list[str]) -> list[Spec]:
+    """Draw the charts of a player with these day changes, newest first."""
+    history = tuple(build_history(gains))
+    curve = build_curve("alice", history, since=history[-1].session_date)
+    distribution = charts.build_distribution(history)
+    assert distribution is not None
+    return [
+        charts.build_equity_chart((curve,), (0,)),
+        charts.build_drawdown_chart(curve),
+        charts.build_changes_chart(history),
+        charts.build_holdings_chart(history),
+        distribution.chart,
+    ]
+
+
+def test_the_same_figures_are_drawn_once() -> None:
+    """Read twice, they are other objects of the same values."""
+    for first, second in zip(draw_all(GAINS), draw_all(GAINS), strict=True):
+        assert first is second
+
+
+def test_other_figures_are_drawn_anew() -> None:
+    """One day change is enough, in whichever chart."""
+    for first, second in zip(draw_all(GAINS), draw_all(["300.01", *GAINS[1:]]), strict=True):
+        assert first != second
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_every_chart_is_vega_lite(number: int) -> None:
+    """As its schema has it, without data at the top."""
+    spec = draw_all(GAINS)[number]
+    assert "data" not in spec
+    alt.LayerChart.from_dict(spec)
+
+
+def test_the_table_is_sent_as_it_is() -> None:
+    """Its columns have the types that the page's formats expect."""
+    table = tables.build_sessions_table(tuple(build_history(GAINS)))
+    types = {field.name: str(field.type) for field in table.schema}
+    assert types.pop("session") == "date32[day]"
+    assert set(types.values()) == {"double"}
+    assert table.column("change").to_pylist()[:2] == [300.0, -500.0]
+
+
+# -- reads --------------------------------------------------------------------------------
+
+
+def test_days_without_a_long_gap_are_one_span() -> None:
+    """Weekends and holidays do not part a history."""
+    days = [TODAY, TODAY + timedelta(days=3), TODAY + timedelta(days=20)]
+    assert split_days(days) == ((days[0], days[-1]),)
+
+
+def test_years_without_a_session_part_a_history() -> None:
+    """The market of the years between is not asked for."""
+    today = date(2026, 11, 25)
+    assert split_days([TODAY, today]) == ((TODAY, TODAY), (today, today))
+
+
+def test_no_span_is_longer_than_the_service_reads() -> None:
+    """One session a week for eleven years: two questions that leave no session out."""
+    days = [TODAY + timedelta(weeks=week) for week in range(574)]
+    (first, end), (begin, last) = split_days(days)
+    assert (first, last) == (days[0], days[-1])
+    assert begin - end == timedelta(weeks=1)
+    assert (end - first).days < MAX_MARKET_DAYS
+
+
+def test_only_the_newest_spans_are_read() -> None:
+    """A player who comes back every few months costs a bounded number of statements."""
+    spans = split_days([TODAY + timedelta(days=90 * visit) for visit in range(40)])
+    assert len(spans) == SPANS_READ
+    assert spans[-1][1] == TODAY + timedelta(days=90 * 39)
+
+
+def test_no_session_is_no_span() -> None:
+    """Nothing is asked for nothing."""
+    assert split_days([]) == ()
