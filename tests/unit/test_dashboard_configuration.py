@@ -1,12 +1,13 @@
 """The configuration that Streamlit reads beside the script."""
 
+import inspect
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from streamlit import config
+from streamlit import config, error_util
 
 FOLDER = Path(__file__).parents[2] / "dashboard"
 
@@ -54,3 +55,8 @@ def test_both_themes_set_the_same_colours(options: dict[str, Any]) -> None:
     light = {name.removeprefix("theme.light.") for name in options if ".light." in name}
     dark = {name.removeprefix("theme.dark.") for name in options if ".dark." in name}
     assert light == dark
+
+
+def test_an_unexpected_error_is_logged_once() -> None:
+    """The server filters this message of Streamlit by its text, because the page logs the same error."""
+    assert '"Uncaught app execution"' in inspect.getsource(error_util)
