@@ -185,9 +185,6 @@ def import_prices_command(
     demo: bool,
     keep_dates: bool,
     dry_run: bool,
-    skip_invalid: bool,
-    strict: bool,
-    splits: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Load daily prices from files, folders, archives or standard input (-).
@@ -201,24 +198,17 @@ def import_prices_command(
         raise InvalidInput("--keep-dates is for --demo only; files keep their dates")
     from core.simulation.bulk_load import show_progress
     from core.simulation.moved_history import move_to_today
-    from core.simulation.price_options import parse_options, parse_split
-    from core.simulation.price_plan import describe_rows
-    from core.simulation.prices import load_prices, read_prices
+    from core.simulation.price_options import parse_options
+    from core.simulation.price_reading import read_prices
+    from core.simulation.prices import load_prices
 
-    reading_options, given = parse_options(**options), [parse_split(text) for text in splits]
+    reading_options = parse_options(**options)
     with show_progress() as progress:
-        reading = read_prices(
-            files or [DEMO_PRICES],
-            reading_options,
-            splits=given,
-            strict=strict,
-            skip_invalid=skip_invalid,
-            progress=progress,
-        )
-    for line in reading.plan.describe(reading.table):
+        reading = read_prices(files or [DEMO_PRICES], reading_options, progress=progress)
+    for line in reading.describe():
         click.echo(line)
     if dry_run:
-        click.echo("\n".join([*describe_rows(reading.table), "nothing was loaded: --dry-run"]))
+        click.echo("\n".join([*reading.describe_rows(), "nothing was loaded: --dry-run"]))
         return
     with open_service(_load_bulk_settings()) as service, show_progress() as progress:
         today = datetime.now(UTC).date()

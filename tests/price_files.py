@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from core.errors import PriceFileError
-from core.simulation.price_options import parse_options, parse_split
+from core.simulation.price_options import parse_options
+from core.simulation.price_reading import PriceReading, read_prices
 from core.simulation.price_table import PriceTable
-from core.simulation.prices import PriceReading, read_prices
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 DAYS = ("2024-03-01", "2024-03-04", "2024-03-15")
@@ -36,9 +36,7 @@ def read(path: Path, content: str | bytes, *, now: datetime = NOW, **options: An
     path.parent.mkdir(parents=True, exist_ok=True)
     if content:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
-    splits = [parse_split(text) for text in options.pop("split", ())]
-    chosen = {name: options.pop(name) for name in ("strict", "skip_invalid") if name in options}
-    return read_prices(path, parse_options(**options), splits=splits, now=now, **chosen)
+    return read_prices(path, parse_options(**options), now=now)
 
 
 def refuse(path: Path, content: str | bytes, **options: Any) -> str:
@@ -71,4 +69,4 @@ def _rows(table: PriceTable) -> Iterator[tuple[Any, ...]]:
 
 def describe(reading: PriceReading) -> str:
     """Return what the command prints of a reading."""
-    return "\n".join(reading.plan.describe(reading.table))
+    return "\n".join(reading.describe())

@@ -1,7 +1,7 @@
-"""Builds the tick of each trading day.
+"""Builds the tick of each trading day from a table of prices.
 
-Owns the figures that follow from a series of closes: the change against the
-previous trading day and the volatility. Never reads a file or the database.
+Owns the values that follow from a series of closes: the change against the previous trading day
+and the volatility. Reads no file and no database.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
 from functools import cache
 from itertools import repeat
 from operator import sub
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -18,7 +18,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from core.records import Tick
 from core.simulation.amounts import Floats, divide_rounded, find_units, to_decimals, to_price, to_prices
 from core.simulation.history import TRADING_DAYS_PER_YEAR, close_of
-from core.simulation.price_table import PriceTable
+
+if TYPE_CHECKING:  # pyarrow stays out of the live market, which needs no price file
+    from core.simulation.price_table import PriceTable
 
 VOLATILITY_RETURNS: Final = 20
 """A month of trading days, the usual window of historical volatility."""
@@ -32,7 +34,7 @@ _EXACT: Final = Context(prec=60)
 """Digits enough for a quotient of stored prices to be on the right side of a half."""
 
 
-def build_ticks(days: PriceTable, symbol: str, closes_before: Sequence[Decimal]) -> Iterator[Tick]:
+def build_ticks(days: "PriceTable", symbol: str, closes_before: Sequence[Decimal]) -> Iterator[Tick]:
     """Return one tick for each row, which are one symbol's trading days in order.
 
     `closes_before` are the closes of the trading days before the first row, oldest first; without
@@ -74,12 +76,6 @@ def _to_optional(prices: Floats) -> Sequence[Decimal | None]:
 @cache
 def _close_of_ordinal(day: int) -> datetime:
     return close_of(date.fromordinal(day))
-
-
-def daily_volatility(closes: Floats) -> float | None:
-    """Return the standard deviation of the daily log returns, None for fewer than two."""
-    returns = np.diff(np.log(closes))
-    return float(returns.std(ddof=1)) if len(returns) > 1 else None
 
 
 def annualize_percent(daily: float) -> Decimal:

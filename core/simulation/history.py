@@ -1,10 +1,11 @@
-"""The imported trading days of all symbols, and when a trading day opens and closes.
+"""The past days of all symbols as the service has them, and when a trading day opens and closes.
 
-Owns which days count: a day on which the live market ran has many ticks, an imported day has one.
+Owns which days count as imported: such a day has one tick, a day of the live market has many.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from hashlib import blake2b
 from typing import Final
 
@@ -30,6 +31,13 @@ The same times are used all year, so that a day's tick is found by its date alon
 """
 
 TRADING_DAYS_PER_YEAR: Final = 252
+
+_VOLUME_DAYS: Final = 60
+_LEAST_RETURNS: Final = 20
+"""With fewer returns the live market takes the typical figures below."""
+
+TYPICAL_VOLATILITY: Final = 0.02
+TYPICAL_VOLUME: Final = 1_000_000.0
 
 _MOMENT: Final = timedelta(microseconds=1)
 _SECOND: Final = timedelta(seconds=1)
@@ -124,3 +132,57 @@ def _carry(closes: Integers) -> Integers:
     last = np.maximum.accumulate(np.where(closes > 0, rows, 0), axis=0)
     carried: Integers = np.take_along_axis(closes, last, axis=0)
     return carried
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Mean and standard deviation of a symbol's daily log return, and its mean volume."""
+
+    drift: float
+    volatility: float
+    volume: float
+
+
+@dataclass
+class DailyPrices:
+    """The candles of the days before today by symbol, oldest first: imported days and live ones.
+
+    Reads each day once and keeps it for the life of the process.
+    """
+
+    candles: dict[str, list[Candle]] = field(default_factory=dict)
+    _until: dict[str, datetime] = field(default_factory=dict)
+
+    def read_until(
+        self, service: EnhancedDatabaseService, symbols: tuple[str, ...], midnight: datetime
+    ) -> None:
+        """Read the days before `midnight` that were not read yet."""
+        for symbol in symbols:
+            start = self._until.get(symbol, midnight - REACH)
+            if start < midnight:
+                days = service.get_price_history(symbol, start, midnight, "1d")
+                self.candles.setdefault(symbol, []).extend(days)
+                self._until[symbol] = midnight
+
+    def last_close(self, symbol: str) -> Decimal | None:
+        """Return the last price before today."""
+        days = self.candles.get(symbol)
+        return days[-1].close if days else None
+
+    def history(self, symbols: tuple[str, ...]) -> History:
+        """Return the days of these symbols side by side, in the order of `symbols`."""
+        return build_history({symbol: self.candles.get(symbol, []) for symbol in symbols})
+
+    def calibrate(self, symbol: str) -> Calibration:
+        """Return drift, volatility and volume of a symbol on the imported days."""
+        # a live day may have run for minutes only, and would make the market look calm
+        days = [candle for candle in self.candles.get(symbol, []) if candle.ticks == 1]
+        closes = np.array([candle.close for candle in days], np.float64)
+        if len(closes) <= _LEAST_RETURNS:
+            return Calibration(0.0, TYPICAL_VOLATILITY, TYPICAL_VOLUME)
+        returns = np.diff(np.log(closes))
+        return Calibration(
+            drift=float(returns.mean()),
+            volatility=float(returns.std(ddof=1)) or TYPICAL_VOLATILITY,
+            volume=float(np.mean([candle.volume for candle in days[-_VOLUME_DAYS:]])),
+        )

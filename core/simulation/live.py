@@ -20,7 +20,7 @@ from numpy.random import Generator, default_rng
 
 from core.errors import DatabaseError, EchoMarketsError, PoolClosed
 from core.service import EnhancedDatabaseService
-from core.simulation.daily_prices import DailyPrices
+from core.simulation.history import DailyPrices
 from core.simulation.live_market import LiveMarket, open_market
 from core.simulation.live_players import LivePlayers, list_players, open_players
 from core.simulation.live_quests import LiveQuests, open_quests

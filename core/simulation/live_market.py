@@ -26,8 +26,7 @@ from core.simulation.amounts import (
     to_prices,
 )
 from core.simulation.bars import annualize_percent
-from core.simulation.daily_prices import Calibration, DailyPrices
-from core.simulation.history import NO_PRICES, midnight_of
+from core.simulation.history import NO_PRICES, Calibration, DailyPrices, midnight_of
 from core.simulation.price_moves import EVENT_TYPE, PriceMove
 
 DAY_SECONDS: Final = 86_400

@@ -27,8 +27,7 @@ from core.simulation.behaviour import (
     is_strategy,
     read_traits,
 )
-from core.simulation.daily_prices import DailyPrices
-from core.simulation.history import midnight_of
+from core.simulation.history import DailyPrices, midnight_of
 from core.simulation.identifiers import hash_ids, hash_texts
 from core.simulation.live_market import LiveMarket
 from core.simulation.sessions import (

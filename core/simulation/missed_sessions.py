@@ -21,8 +21,7 @@ from core.records import MarketEvent, Quest, Tick, User
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import Integers, money_cents, to_money
 from core.simulation.bulk_load import Progress, ignore_progress
-from core.simulation.daily_prices import DailyPrices
-from core.simulation.history import midnight_of
+from core.simulation.history import DailyPrices, midnight_of
 from core.simulation.identifiers import Kind, hash_ids, hash_texts, make_ids_of
 from core.simulation.live_market import DAY_SECONDS, SINCE_OPEN, LiveMarket, build_market
 from core.simulation.live_players import buy_at_open, choose_players, list_players

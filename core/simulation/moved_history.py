@@ -8,7 +8,7 @@ from datetime import date, timedelta
 
 from core.errors import InvalidInput
 from core.service import EnhancedDatabaseService
-from core.simulation.prices import PriceReading
+from core.simulation.price_reading import PriceReading
 
 DAYS_BEHIND = 7
 """The last day lies within so many days before today once a history is moved."""

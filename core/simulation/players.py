@@ -1,4 +1,4 @@
-"""The simulated players in the database: their ids, names and profiles, and who joins or is removed.
+"""The simulated players in the database: ids, names, profiles, who joins, and what a seed would replace.
 
 Players are numbered from 0. A player's id follows from the number alone, so that a later replay finds
 the players of an earlier one. Never plays.
@@ -22,6 +22,7 @@ from core.records import User
 from core.service import EnhancedDatabaseService
 from core.simulation.behaviour import Traits, draw_fraction, draw_traits
 from core.simulation.bulk_load import Progress
+from core.simulation.history import History
 from core.simulation.identifiers import Kind, make_ids
 
 REPLAY_MARK: Final = "replay"
@@ -36,6 +37,8 @@ MOST_PLAYERS: Final = 1_000
 MOST_JOINING: Final = 5.0
 """New players a day: without the limit a game that was seeded yesterday would double every day."""
 
+_NAMED_PLAYERS: Final = 3
+_SESSIONS_READ: Final = 1_000
 _MONTH: Final = timedelta(days=30)
 _JOINING: Final = 0x10D4
 _FOUNDED: Final = datetime(2000, 1, 1, tzinfo=UTC)
@@ -235,3 +238,86 @@ def build_username(number: int) -> str:
 def build_name(username: str) -> str:
     """Return the display name for a username."""
     return username.replace("_", " ").title()
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is in a database before a seed of `players`.
+
+    `people` is the number of players that no seed made, `names` are the first of them. `sessions` are
+    the played days that are not replayed: live ones. `replaced` simulated players belong to another
+    replay, `repeated` ones to this one.
+    """
+
+    players: int
+    people: int
+    names: tuple[str, ...]
+    sessions: tuple[date, ...]
+    replaced: int
+    repeated: int
+
+    @property
+    def is_of_people(self) -> bool:
+        """Whether the seed would replace, or mix with its own, data that no seed made.
+
+        Repeating a replay does neither.
+        """
+        is_repeated = self.repeated > 0 and not self.replaced
+        return bool(self.people or self.sessions) and not is_repeated
+
+    def __str__(self) -> str:
+        found = " and ".join(self._describe_found())
+        if self.replaced:
+            removes = (
+                f"removes {_count(self.replaced, 'simulated player')} of another replay with all that is"
+            )
+            removes += " theirs, live sessions included" if self.sessions else " theirs"
+        else:
+            removes = "removes nothing"
+        return (
+            f"the database has {found} that no seed has made; seeding {removes}, and lets {self.players}"
+            " simulated players play beside those who stay; nothing was changed"
+        )
+
+    def _describe_found(self) -> Iterator[str]:
+        if self.people:
+            more = ", ..." if self.people > len(self.names) else ""
+            yield f"{_count(self.people, 'player')} ({', '.join(self.names)}{more})"
+        if self.sessions:
+            first, last = self.sessions[-1], self.sessions[0]
+            days = str(first) if first == last else f"{first} to {last}"
+            yield f"{_count(len(self.sessions), 'session')} ({days})"
+
+
+def survey(service: EnhancedDatabaseService, *, players: int, mark: str, history: History) -> Survey:
+    """Count users and sessions; `mark` is that of the replay that would be seeded."""
+    people, replaced, repeated = 0, 0, 0
+    replayed = set(history.days)
+    names: list[str] = []
+    for user in service.stream_users():
+        if not is_simulated(user.id):
+            people += 1
+            names += [user.username] if len(names) < _NAMED_PLAYERS else []
+        elif user.preferences.get(REPLAY_MARK) == mark:
+            repeated += 1
+        else:
+            replaced += 1
+    return Survey(
+        players=players,
+        people=people,
+        names=tuple(names),
+        sessions=tuple(day for day in _list_sessions(service) if day not in replayed),
+        replaced=replaced,
+        repeated=repeated,
+    )
+
+
+def _list_sessions(service: EnhancedDatabaseService) -> Iterator[date]:
+    before = None
+    while page := service.list_session_dates(limit=_SESSIONS_READ, before=before):
+        yield from page
+        before = page[-1]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,7 +1,7 @@
-"""The words that price files use: names of columns, of currencies, and of the files themselves.
+"""The vocabulary of price files: names of columns, of currencies, and of the files themselves.
 
-Owns the vocabulary; never reads a row. Case, spaces, punctuation, numbering, accents and words
-such as "price" or "(USD)" around a name do not count.
+Never reads a row. Case, spaces, punctuation, numbering, accents and words such as "price" or
+"(USD)" around a name do not count.
 """
 
 import re
@@ -17,7 +17,7 @@ def _split(words: str) -> frozenset[str]:
     return frozenset(words.split())
 
 
-# By meaning; names in front of a `|` are better than those behind it when a file has both.
+# By meaning; when a file has several, names before a `|` are better than those behind it.
 _COLUMNS: Final = {
     "symbol": """symbol ticker tickersymbol tscode tckrsymb tic tradingsymbol stocksymbol actsymbol
         | code stock stockcode sccode instrument asset pair security 股票代码 代码 证券代码
@@ -51,17 +51,16 @@ _COLUMNS: Final = {
         marketcap""",
 }
 PRICES: Final = ("open", "high", "low", "close")
-# Adjusted prices stand for a file's only ones where it has no others.
 _SUBSTITUTES: Final = {"adjopen": "open", "adjhigh": "high", "adjlow": "low", "adjvolume": "volume"}
 _NOISE: Final = _split("price prices px daily day the in of trade trading total stock shares rs")
-# What stands before or behind a name and makes another price of it.
+# Words around a name that make it another price than that of the day.
 _OTHER_PRICES: Final = _split(
     """bid ask mid prev previous pre next first avg average mean vwap sma ema ma wma raw unadj unadjusted week
     year 52w 52 day settle upper lower change chg pct true typical heikin ashi ha log no net weighted
     deliverable deliv delivery time"""
 )
 _LOOSE_RANK: Final = 2
-"""From here on a name is used for other things, too."""
+"""From this rank on a name is also used for other things."""
 
 CURRENCIES: Final = _split(
     """USD EUR GBP GBX JPY CNY CNH HKD INR KRW TWD SGD AUD NZD CAD CHF SEK NOK DKK PLN CZK HUF RUB TRY ZAR BRL
@@ -79,7 +78,7 @@ _FILE_WORDS: Final = _split(
     """
 )
 MAX_GUESS: Final = 15
-"""Longer names of files are hardly symbols."""
+"""A longer name of a file is hardly a symbol."""
 
 SUFFIXES: Final = "csv|txt|tsv|tab|psv|dat|data|asc|prn|gz|bz2|xz|zip"
 _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec"
@@ -93,9 +92,9 @@ _SYMBOL_NAME = re.compile(r"[$^.@#]?[A-Za-z0-9][A-Za-z0-9.^=:&_@#$!+-]*")
 
 
 class Name(NamedTuple):
-    """What a column's name means: the better of two has the lower `rank`.
+    """The meaning of a column's name; of two columns with one meaning the lower rank is better.
 
-    `affix` is what stood before or behind it, in capitals, such as the symbol in `AAPL.Open`.
+    `affix` is the text before or behind it, in capitals, such as the symbol in `AAPL.Open`.
     """
 
     meaning: str
@@ -118,15 +117,15 @@ _MEANINGS: Final = {
 
 
 @lru_cache(maxsize=4096)
-def read_name(name: str) -> Name | None:
-    """Return what a column's name means, None when nobody knows."""
+def parse_name(name: str) -> Name | None:
+    """Return the meaning of a column's name, None when it is unknown."""
     plain = re.sub(r"^\s*\d+[a-z]?\.\s+", "", name)
     if found := _MEANINGS.get(_compact(plain)):
         return found
-    return _read_without_noise(plain) or _read_with_affix(plain)
+    return _parse_without_noise(plain) or _parse_with_affix(plain)
 
 
-def _read_without_noise(name: str) -> Name | None:
+def _parse_without_noise(name: str) -> Name | None:
     words = [word for word in re.split(r"[\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)) if word]
     currency = next((word.upper() for word in words if word.upper() in CURRENCIES), "")
     rest = [word for word in words if word.upper() != currency and word.casefold() not in _NOISE]
@@ -140,60 +139,58 @@ def _read_without_noise(name: str) -> Name | None:
     return found._replace(rank=found.rank + 10, currency=currency)
 
 
-def _read_with_affix(name: str) -> Name | None:
+def _parse_with_affix(name: str) -> Name | None:
     places = [place for place, letter in enumerate(name) if letter in " _.,|-:()'\""]
-    for place in places:
-        found = _MEANINGS.get(_compact(name[place:]))
-        if found and _can_have_affix(found) and (affix := _read_affix(name[:place])):
-            return found._replace(affix=affix)
-    for place in reversed(places):
-        found = _MEANINGS.get(_compact(name[:place]))
-        if found and _can_have_affix(found) and (affix := _read_affix(name[place + 1 :])):
+    before = [(name[place:], name[:place]) for place in places]
+    behind = [(name[:place], name[place + 1 :]) for place in reversed(places)]
+    for word, around in before + behind:
+        found = _MEANINGS.get(_compact(word))
+        # of the loose names none: a "unit price" is no price of a day
+        if found and is_price(found) and found.rank < _LOOSE_RANK and (affix := _parse_affix(around)):
             return found._replace(affix=affix)
     return None
 
 
-def _can_have_affix(name: Name) -> bool:
-    # a "unit price" is no price of a day
-    return name.meaning in {*PRICES, "adjusted", "volume", "ignored"} and name.rank < _LOOSE_RANK
+def is_price(name: Name | None) -> bool:
+    """Return whether a column belongs to one series of prices."""
+    return name is not None and name.meaning in {*PRICES, "adjusted", "volume", "ignored"}
 
 
-def _read_affix(text: str) -> str:
+def _parse_affix(text: str) -> str:
     affix = text.strip(" _,|()'\"").upper()
     is_other = any(word.casefold() in _OTHER_PRICES for word in re.split(r"[\W_]+", affix))
     return affix if _SYMBOL_NAME.fullmatch(affix) and not is_other else ""
 
 
-def to_symbol(text: str) -> str | None:
-    """Return the symbol that a text is, in capitals; None for what is none, or stands for nothing."""
+def parse_symbol(text: str) -> str | None:
+    """Return a text in capitals if it is a symbol, else None."""
     symbol = text.strip().upper()
     if text in _NO_SYMBOLS or not _SYMBOL.match(symbol):
         return None
     return symbol
 
 
-def read_substitute(name: str) -> str | None:
-    """Return the price that an adjusted column stands for in a file that has no other."""
+def parse_substitute(name: str) -> str | None:
+    """Return the meaning of an adjusted column in a file that has no other prices, such as `Adj Open`."""
     return _SUBSTITUTES.get(_compact(name))
 
 
-def read_currency(text: str) -> str | None:
-    """Return a currency's code, GBX for pence; None for what is no code."""
+def parse_currency(text: str) -> str | None:
+    """Return the code of a currency, GBX for pence; None when the text is no code."""
     if text in {"GBp", "GBx", "p"}:
         return "GBX"
     return text.upper() if re.fullmatch(r"[A-Za-z]{3,5}", text) else None
 
 
 def guess_symbol(file: str) -> str | None:
-    """Return the symbol that a file is named after: AAPL of `aapl.csv` or `AAPL_2010-2020.csv`.
+    """Return the symbol in the name of a file: AAPL of `aapl.csv` or `AAPL_2010-2020.csv`.
 
-    Dates, intervals, vendors and words such as "history" are no part of it. None when nothing or
-    several names are left.
+    Dates, intervals, vendors and words such as "history" are not part of it. None when no word or
+    several are left.
     """
     stem = re.sub(rf"(\.({SUFFIXES}))+$", "", PurePath(file).name, flags=re.IGNORECASE)
     stem = re.sub(r"\(\d+\)", " ", stem)
-    parts = [_strip_words(part) for part in re.split(r"[ _()\[\],]+", stem)]
-    found = [part for part in parts if part]
+    found = list(filter(None, map(_strip_words, re.split(r"[ _()\[\],]+", stem))))
     if len(found) == 2 and (len(found[1]) == 1 or found[1].upper() in CURRENCIES):
         found = ["_".join(found)]  # BRK_A, BTC_USDT
     if len(found) != 1 or not _SYMBOL_NAME.fullmatch(found[0]) or len(found[0]) > MAX_GUESS:

@@ -1,6 +1,6 @@
-"""What a person says of price files that the files do not: symbol, columns, forms, splits.
+"""The options of the price import: symbol, columns, forms of days and numbers, splits.
 
-Owns how options are written, and refuses those that mean nothing.
+Owns how they are written on the command line, and refuses invalid ones before a file is opened.
 """
 
 import codecs
@@ -12,8 +12,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from core.errors import InvalidInput
 from core.service.inputs import check_symbol
-from core.simulation.price_names import read_name
-from core.simulation.price_values import FORM_NAMES
+from core.simulation.price_names import parse_name
+from core.simulation.price_values import DATE_FORMS
 
 MEANINGS: Final = (
     "symbol", "date", "time", "open", "high", "low", "close", "adjusted", "volume", "split", "currency",
@@ -22,7 +22,7 @@ MEANINGS: Final = (
 
 
 class Split(NamedTuple):
-    """Shares of a symbol became `ratio` times as many on the morning of a day, an ordinal."""
+    """On the morning of a day, a proleptic ordinal, one share of a symbol became `ratio` shares."""
 
     symbol: str
     day: int
@@ -31,11 +31,12 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class ReadingOptions:
-    """What the command cannot find out, or must not guess.
+    """What a file does not say, or what must not be guessed.
 
     `positions` are the meanings of the columns of a file without header, "-" for none; `columns`
-    maps meanings to the names of columns that say something else, or to "-". `where` maps
-    columns to the values that a row must have. Prices are divided by `scale`.
+    maps meanings to names of columns, or to "-" for none. `where` maps names of columns to the
+    values that a row must have. Prices are divided by `scale`. `strict` refuses what is otherwise a
+    warning, `skip_invalid` loads the rows that are valid.
     """
 
     symbol: str | None = None
@@ -47,6 +48,9 @@ class ReadingOptions:
     encoding: str | None = None
     scale: float | None = None
     where: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    splits: tuple[Split, ...] = ()
+    strict: bool = False
+    skip_invalid: bool = False
 
 
 def parse_options(
@@ -59,8 +63,11 @@ def parse_options(
     encoding: str | None = None,
     scale: float | None = None,
     where: Sequence[str] = (),
+    splits: Sequence[str] = (),
+    strict: bool = False,
+    skip_invalid: bool = False,
 ) -> ReadingOptions:
-    """Return options as they are written on the command line. Raises `InvalidInput`."""
+    """Return the options of the command line. Raises `InvalidInput`."""
     parts = [part.strip() for text in columns for part in text.split(",")]
     named = dict(part.split("=", 1) for part in parts if "=" in part)
     if named and len(named) < len(parts):
@@ -77,19 +84,22 @@ def parse_options(
         raise InvalidInput(f"--scale is {scale}; give a number above 0 by which prices are divided")
     return ReadingOptions(
         symbol=None if symbol is None else check_symbol(symbol.upper()),
-        positions=() if named else tuple(map(_read_meaning, parts)),
-        columns={_read_meaning(meaning): name.strip() for meaning, name in named.items()},
-        date_format=None if date_format is None else _read_form(date_format),
+        positions=() if named else tuple(map(_parse_meaning, parts)),
+        columns={_parse_meaning(meaning): name.strip() for meaning, name in named.items()},
+        date_format=None if date_format is None else _parse_date_form(date_format),
         decimal=decimal,
-        timezone=None if timezone is None else _read_zone(timezone),
-        encoding=None if encoding is None else _read_encoding(encoding),
+        timezone=None if timezone is None else _parse_zone(timezone),
+        encoding=None if encoding is None else _parse_encoding(encoding),
         scale=scale,
         where={name: frozenset(found) for name, found in values.items()},
+        splits=tuple(map(parse_split, splits)),
+        strict=strict,
+        skip_invalid=skip_invalid,
     )
 
 
 def parse_split(text: str) -> Split:
-    """Return a split as SYMBOL:DAY:NEW:OLD, such as AAPL:2014-06-09:7:1. Raises `InvalidInput`."""
+    """Return a split from SYMBOL:DAY:NEW:OLD, such as AAPL:2014-06-09:7:1. Raises `InvalidInput`."""
     try:
         symbol, day, new, old = text.rsplit(":", 3)
         return Split(
@@ -101,10 +111,10 @@ def parse_split(text: str) -> Split:
         ) from error
 
 
-def _read_meaning(text: str) -> str:
+def _parse_meaning(text: str) -> str:
     if text in {"", "-"}:
         return "-"
-    name = read_name(text)
+    name = parse_name(text)
     if name is None or name.meaning not in MEANINGS:
         raise InvalidInput(
             f"--columns has {text!r}; give some of {', '.join(MEANINGS)}, or '-' for none of them"
@@ -112,23 +122,23 @@ def _read_meaning(text: str) -> str:
     return name.meaning
 
 
-def _read_form(text: str) -> str:
-    form = next((name for name in FORM_NAMES if name.casefold() == text.strip().casefold()), text)
-    if form not in FORM_NAMES and "%" not in form:
+def _parse_date_form(text: str) -> str:
+    form = next((name for name in DATE_FORMS if name.casefold() == text.strip().casefold()), text)
+    if form not in DATE_FORMS and "%" not in form:
         raise InvalidInput(
-            f"--date-format is {text!r}; give one of {'; '.join(FORM_NAMES)}, or such as %d.%m.%Y"
+            f"--date-format is {text!r}; give one of {'; '.join(DATE_FORMS)}, or such as %d.%m.%Y"
         )
     return form
 
 
-def _read_zone(text: str) -> ZoneInfo:
+def _parse_zone(text: str) -> ZoneInfo:
     try:
         return ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise InvalidInput(f"--timezone is {text!r}; give a name such as America/New_York or UTC") from error
 
 
-def _read_encoding(text: str) -> str:
+def _parse_encoding(text: str) -> str:
     try:
         return codecs.lookup(text).name
     except LookupError as error:

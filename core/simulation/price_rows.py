@@ -1,40 +1,53 @@
-"""Turns the lines of one price file into rows of checked, adjusted numbers.
+"""Parses the rows of one price file: by whole columns, checked, adjusted by an adjusted close.
 
-Owns what a valid row is, and what is no trading day and is skipped. Works by column: a row is
-looked at on its own only when a column holds something wrong.
+Owns the rules of a valid row, and which rows are no trading day and are skipped. A row is looked at
+on its own only when it breaks a rule.
 """
 
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow.compute as pc
 
 from core.errors import PriceFileError
-from core.simulation.price_bars import EVENT, Bars, Check
-from core.simulation.price_layout import Group, Layout
-from core.simulation.price_lines import Batch, read_batches
-from core.simulation.price_names import PRICES, read_currency, to_symbol
+from core.simulation.amounts import Floats
+from core.simulation.history import last_closed_day
+from core.simulation.price_dialect import Dialect, Series
+from core.simulation.price_names import PRICES, parse_currency, parse_symbol
 from core.simulation.price_options import ReadingOptions, Split
-from core.simulation.price_source import Source
-from core.simulation.price_table import Columns
+from core.simulation.price_sources import Batch, Source, read_batches
+from core.simulation.price_table import Columns, round_adjusted
 from core.simulation.price_values import (
     Mask,
-    Stamps,
+    Moments,
     equals,
-    find_forms,
+    find_date_forms,
     matches,
     parse_days,
+    parse_numbers,
+    parse_ratio,
     parse_times,
     to_array,
     to_column,
 )
 
 FIRST_DAY: Final = date(1900, 1, 1)
-"""Older days are typing errors; it also keeps days some way from the first that a date can have."""
+"""Earlier days are typing errors."""
+
+MIN_PRICE: Final = 1e-10
+MAX_PRICE: Final = 1e9
+MAX_VOLUME: Final = 2.0**53
+"""Up to here a float holds every whole number."""
+
+TOLERANCE: Final = 0.01
+"""How far open and close may lie outside low and high: vendors adjust and correct each on its own."""
+
+_EVENT: Final = "(?i)dividend|stock split"
+"""A row that tells of one has this text where a price should stand."""
 
 _NOTE: Final = (
     r"(?i)^\W*(?:total|sum|average|avg|mean|median|count|min|max|std|source|note|data|downloaded|copyright)\b"
@@ -42,11 +55,12 @@ _NOTE: Final = (
 )
 _SENTENCE: Final = r"^[^\d\W]\w*\s+\S+\s+\S"
 _DAY_LIKE: Final = r"\d[-/.]\d\d?[-/.]\d|\d{8}"
-_SPLIT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?::|/|-?\s?for\s?-?)\s*(\d+(?:\.\d+)?)")
+_OTHER_FORM: Final = {"DD/MM/YYYY": "MM/DD/YYYY", "MM/DD/YYYY": "DD/MM/YYYY"}
+_OPEN_QUOTE: Final = "a quote that is opened here is not closed on the line"
 
 
 class Problem(NamedTuple):
-    """A row that was not loaded: its file, its line, and why; `kind` is the reason without its figures."""
+    """A row that is not loaded, and the reason; `kind` is the reason without the row's values."""
 
     file: str
     line: int
@@ -59,7 +73,7 @@ class Problem(NamedTuple):
 
 @dataclass
 class Tally:
-    """Rows that were left out, by kind: how many, and the first of each."""
+    """How many rows are not loaded, by kind, and the first of each kind."""
 
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, Problem] = field(default_factory=dict)
@@ -76,61 +90,60 @@ class Tally:
             reason = "" if first.reason == kind else f": {first.reason}"
             yield f"{count} x {kind}, first {first.file}:{first.line}{reason}"
 
-    def total(self) -> int:
-        """Return how many rows there are of all kinds."""
-        return sum(self.counts.values())
+
+class _Check(NamedTuple):
+    """Rows that break one rule; `reason` is formatted with the texts of a row."""
+
+    kind: str
+    broken: Mask
+    reason: str
 
 
 class FileReader:
-    """Reads one file of a known layout; knows afterwards what was found in it and what was skipped.
+    """Reads one file of a known dialect, and keeps what was found in it and what was skipped.
 
-    `currencies` are those that its rows name, each as it is written and its first line; `remarks`
-    count what was completed or rounded; `is_adjusted` says that it knows of splits and dividends.
+    `currencies` has the text and the first line of each; `remarks` count rows that were completed
+    or rounded; `is_adjusted` tells that the file knows of splits and dividends.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        layout: Layout,
-        options: ReadingOptions,
-        *,
-        last_day: date,
-        today: date,
-        skip_invalid: bool,
-    ) -> None:
+    def __init__(self, source: Source, dialect: Dialect, options: ReadingOptions, now: datetime) -> None:
         self.skipped = Tally()
         self.invalid = Tally()
         self.splits: list[Split] = []
         self.currencies: dict[str, tuple[str, int]] = {}
         self.remarks: dict[str, int] = {}
         self.is_zoned = False
-        self.is_adjusted = "split" in layout.shared
-        self.layout = layout
+        self.is_adjusted = "split" in dialect.shared
+        self.dialect = dialect
         self._source = source
         self._options = options
-        self._last_day, self._today = last_day.toordinal(), today.toordinal()
-        self._skip_invalid = skip_invalid
+        self._last_day = last_closed_day(now).toordinal()
+        self._today = now.astimezone(UTC).date().toordinal()
         self._codes: dict[str, int] = {}
         self._where = {self._find_column(name): wanted for name, wanted in options.where.items()}
-        self._is_lean = not layout.header_line and layout.date_form == "YYYYMMDD" and options.scale is None
-        self._used = {0, *layout.shared.values(), *self._where}
-        self._used.update(place for group in layout.groups for place in group.places.values())
-        if " or " in layout.date_form:
-            self.layout = replace(layout, date_form=self._decide_form())
+        self._is_lean = not dialect.header_line and dialect.date_form == "YYYYMMDD" and options.scale is None
+        if " or " in dialect.date_form:
+            self.dialect = replace(dialect, date_form=self._decide_date_form())
 
     def read(self, symbols: dict[str, int], progress: Callable[[int], None]) -> Iterator[Columns]:
-        """Yield the valid rows; `symbols` numbers the symbols and learns new ones.
+        """Yield the valid rows; `symbols` numbers the symbols, new ones are added.
 
-        Raises `PriceFileError`, naming file and line, for a row that is malformed unless those are skipped.
+        Raises `PriceFileError`, naming file and line, for an invalid row unless those are skipped.
         """
-        for batch, position in read_batches(self._source, self.layout, self._used):
-            problems = self._check_misfits(batch)
-            for group in self.layout.groups if len(batch.lines) else ():
-                columns, found = self._read_group(batch, group, symbols)
+        for batch, position in read_batches(
+            self._source, self.dialect.text, {0, *self.dialect.used, *self._where}
+        ):
+            problems = list(self._find_wrong_widths(batch))
+            for series in self.dialect.series if len(batch.lines) else ():
+                columns, found = self._read_series(batch, series, symbols)
                 problems += found
                 yield columns
             for problem in sorted(problems, key=lambda problem: problem.line):
-                self._refuse(problem, batch)
+                if problem.line in batch.lines[batch.spans]:
+                    raise self._fail(problem.line, _OPEN_QUOTE)  # never skipped: it may swallow many rows
+                if not self._options.skip_invalid:
+                    raise self._fail(problem.line, problem.reason)
+                self.invalid.add(problem)
             progress(position)
         if self._is_lean:
             raise PriceFileError(
@@ -139,166 +152,155 @@ class FileReader:
             )
 
     def describe_zone(self) -> str:
-        """Say in which zone a day of the file is, "" when its times name none."""
+        """Return in which zone a day of the file is, "" when its times name none."""
         if self._options.timezone is not None:
             return f", days of {self._options.timezone}"
-        if self.layout.date_form == "Unix time":
+        if self.dialect.date_form == "Unix time":
             return ", days of UTC"
         return ", days as written, each in its zone" if self.is_zoned else ""
 
-    def fail(self, line: int, reason: str) -> PriceFileError:
-        """Return the error for one line of this file."""
+    def _fail(self, line: int, reason: str) -> PriceFileError:
         return PriceFileError(f"{self._source.name}:{line}: {reason}")
 
     def _find_column(self, name: str) -> int:
-        if name.casefold() in self.layout.shared:
-            return self.layout.shared[name.casefold()]
-        places = [n for n, text in enumerate(self.layout.names) if text.casefold() == name.casefold()]
-        if len(places) != 1:
-            columns = ", ".join(map(repr, self.layout.names))
-            raise self.fail(
-                self.layout.header_line or 1, f"--where {name}: no such column; the columns are {columns}"
+        names = [text.casefold() for text in self.dialect.names]
+        column = self.dialect.shared.get(name.casefold())
+        if column is None and names.count(name.casefold()) != 1:
+            columns = ", ".join(map(repr, self.dialect.names))
+            raise self._fail(
+                self.dialect.header_line or 1, f"--where {name}: no such column; the columns are {columns}"
             )
-        return places[0]
+        return names.index(name.casefold()) if column is None else column
 
-    def _decide_form(self) -> str:
-        """Decide the form of days that the first lines leave open by all lines of the file."""
-        forms = self.layout.date_form.split(" or ")
-        place, first = self.layout.shared["date"], ""
-        for batch, _ in read_batches(self._source, self.layout, {place}):
-            texts = pc.unique(batch.columns[place]) if batch.columns else to_column(())
-            first = first or next((text for text in texts.to_pylist() if find_forms([text])), "")
-            is_day = {form: parse_days(texts, form).days > 0 for form in forms}
-            any_day = np.logical_or.reduce(list(is_day.values()))
-            fitting = [form for form in forms if (is_day[form] == any_day).all()]
+    def _decide_date_form(self) -> str:
+        """Decide by all rows of the file the form of days that its first rows leave open."""
+        forms = self.dialect.date_form.split(" or ")
+        column, first = self.dialect.shared["date"], ""
+        for batch, _ in read_batches(self._source, self.dialect.text, {column}):
+            texts = pc.unique(batch.columns[column]) if batch.columns else to_column(())
+            first = first or next((text for text in texts.to_pylist() if find_date_forms([text])), "")
+            are_days = {form: parse_days(texts, form).days > 0 for form in forms}
+            is_any = np.logical_or.reduce(list(are_days.values()))
+            fitting = [form for form in forms if (are_days[form] == is_any).all()]
             if len(fitting) == 1:
                 return fitting[0]
             if not fitting:
-                line = int(batch.lines[0])
-                raise self.fail(line, f"from here on days are {' on some lines and '.join(forms)} on others")
+                raise self._fail(
+                    int(batch.lines[0]),
+                    f"from here on days are {' on some lines and '.join(forms)} on others",
+                )
             forms = fitting
-        raise self.fail(
-            self.layout.skipped_lines + 1,
+        raise self._fail(
+            self.dialect.text.skipped_lines + 1,
             f"days such as {first!r} can be {' or '.join(forms)}; say which with --date-format {forms[0]}",
         )
 
-    def _check_misfits(self, batch: Batch) -> list[Problem]:
-        """Skip notes and totals of people; return the other lines with another number of fields."""
-        problems = []
-        width = len(self.layout.names)
-        wanted = "the header has" if self.layout.header_line else "--columns names"
-        for line, count, text in batch.misfits:
-            plain = text.replace('"', "").strip(" \t\r\n" + self.layout.separator)
+    def _find_wrong_widths(self, batch: Batch) -> Iterator[Problem]:
+        """Yield lines with a wrong number of fields; notes and totals are skipped and counted."""
+        wanted = "the header has" if self.dialect.header_line else "--columns names"
+        for line, count, text in batch.wrong_width:
+            plain = text.replace('"', "").strip(" \t\r\n" + self.dialect.text.separator)
             if "\n" in text.strip():
-                raise self.fail(line, "a quote that is opened here is not closed on the line")
+                raise self._fail(line, _OPEN_QUOTE)
             is_note = re.search(_NOTE, plain) and (count == 1 or not re.search(_DAY_LIKE, plain))
-            if is_note or re.search(EVENT, plain) or (count == 1 and re.search(_SENTENCE, plain)):
+            if is_note or re.search(_EVENT, plain) or (count == 1 and re.search(_SENTENCE, plain)):
                 self.skipped.add(Problem(self._source.name, line, "notes and totals", repr(plain[:60])))
             elif plain:
-                reason = f"{count} fields where {wanted} {width}"
-                problems.append(Problem(self._source.name, line, "another number of fields", reason))
-        return problems
+                reason = f"{count} fields where {wanted} {self.dialect.text.width}"
+                yield Problem(self._source.name, line, "another number of fields", reason)
 
-    def _refuse(self, problem: Problem, batch: Batch) -> None:
-        if problem.line in batch.lines[batch.spans]:
-            # never skipped: how many rows the quote swallowed is not known
-            raise self.fail(problem.line, "a quote that is opened here is not closed on the line")
-        if not self._skip_invalid:
-            raise self.fail(problem.line, problem.reason)
-        self.invalid.add(problem)
-
-    def _read_group(
-        self, batch: Batch, group: Group, symbols: dict[str, int]
+    def _read_series(
+        self, batch: Batch, series: Series, symbols: dict[str, int]
     ) -> tuple[Columns, list[Problem]]:
-        """Return the valid rows of one series of prices, and the problem of each other row."""
-        stamps = self._read_stamps(batch)
-        bars = Bars.read(batch, group, self.layout.decimal, self._options.scale or 1.0)
-        skipped = self._skip_rows(batch, stamps, bars)
-        codes = self._read_symbols(batch, group, skipped, symbols)
-        checks = [*self._check_keys(codes, stamps), *bars.checks()]
+        """Return the valid rows of one series of prices, and the problem of each invalid one."""
+        columns = {**series.columns, **self.dialect.shared}
+        texts = {meaning: batch.columns[column] for meaning, column in columns.items()}
+        moments = self._parse_moments(batch, texts)
+        bars = _Bars(texts, len(batch.lines), self.dialect.decimal, self._options.scale or 1.0)
+        skipped = self._skip_rows(batch, moments, bars)
+        codes = self._parse_symbols(batch, series, skipped, symbols)
+        checks = [*self._check_keys(codes, moments), *bars.check()]
         broken = np.logical_or.reduce([check.broken for check in checks]) & ~skipped
-        self._refuse_two_forms(batch, broken & (stamps.days == 0))
-        texts = {**bars.texts, **{name: batch.columns[place] for name, place in self.layout.shared.items()}}
+        self._refuse_two_date_forms(batch, texts["date"], broken & (moments.days == 0))
         problems = []
         for row in np.flatnonzero(broken).tolist():
             check = next(check for check in checks if check.broken[row])
             reason = check.reason.format_map({name: column[row].as_py() for name, column in texts.items()})
             problems.append(Problem(self._source.name, int(batch.lines[row]), check.kind, reason))
         valid = ~broken & ~skipped
-        self._note(batch, bars, stamps, valid)
+        self._note(batch, texts, bars, moments, valid)
         if "split" in texts and bars.adjusted is None:
-            names = np.array([*symbols, ""])[codes]
-            self._note_splits(texts["split"].to_pylist(), names, stamps.days, valid)
-        columns = {"code": codes, "day": stamps.days, "second": stamps.seconds}
-        columns |= dict(zip(PRICES, bars.stored, strict=True))
-        columns["volume"] = np.nan_to_num(bars.volume)
-        columns["line"] = batch.lines.astype(np.int32)
-        return {name: column[valid] for name, column in columns.items()}, problems
+            ratios = np.array([parse_ratio(text) for text in texts["split"].to_pylist()])
+            names = [*symbols]
+            for row in np.flatnonzero((ratios > 0) & (ratios != 1) & valid).tolist():
+                self.splits.append(Split(names[codes[row]], int(moments.days[row]), float(ratios[row])))
+        values: Columns = {"code": codes, "day": moments.days, "second": moments.seconds}
+        values |= zip(PRICES, bars.stored, strict=True)
+        values |= {"volume": np.nan_to_num(bars.volume), "line": batch.lines.astype(np.int32)}
+        return {name: column[valid] for name, column in values.items()}, problems
 
-    def _read_stamps(self, batch: Batch) -> Stamps:
-        shared = self.layout.shared
-        unique = pc.dictionary_encode(batch.columns[shared["date"]])
-        stamps, places = parse_days(unique.dictionary, self.layout.date_form), to_array(unique.indices)
+    def _parse_moments(self, batch: Batch, texts: dict[str, Any]) -> Moments:
+        unique = pc.dictionary_encode(texts["date"])
+        moments, places = parse_days(unique.dictionary, self.dialect.date_form), to_array(unique.indices)
         if self._options.timezone is not None:
-            local = np.flatnonzero(np.isnan(stamps.offsets) & (stamps.days > 0))
+            local = np.flatnonzero(np.isnan(moments.offsets) & (moments.days > 0))
             if len(local):
                 text = unique.dictionary[int(local[0])].as_py()
                 line = int(batch.lines[np.flatnonzero(places == local[0])[0]])
-                raise self.fail(line, f"--timezone: {text!r} names no zone; its day is that which is written")
-            stamps = stamps.move_to(self._options.timezone)
-        stamps = stamps[places]
-        if "time" in shared:
-            seconds, is_time = parse_times(batch.columns[shared["time"]])
-            stamps = replace(stamps, seconds=np.where(is_time, seconds, -1).astype(np.int32))
-        return stamps
+                raise self._fail(
+                    line, f"--timezone: {text!r} names no zone; its day is that which is written"
+                )
+            moments = moments.move_to(self._options.timezone)
+        moments = moments[places]
+        if "time" in texts:
+            seconds, is_time = parse_times(texts["time"])
+            moments = replace(moments, seconds=np.where(is_time, seconds, -1).astype(np.int32))
+        return moments
 
-    def _skip_rows(self, batch: Batch, stamps: Stamps, bars: Bars) -> Mask:
-        """Return which rows are no trading day, and count them by what they are."""
-        dates = batch.columns[self.layout.shared["date"]]
-        skipped = np.logical_and.reduce([equals(column, "") for column in batch.columns.values()])
-        is_day = stamps.days > 0
+    def _skip_rows(self, batch: Batch, moments: Moments, bars: "_Bars") -> Mask:
+        """Return which rows are no trading day, and count them by kind."""
+        names, date_column = self.dialect.names, self.dialect.shared["date"]
+        dates, is_day = batch.columns[date_column], moments.days > 0
         is_note = matches(batch.columns[0], _NOTE) | matches(dates, _NOTE)
-        for place, wanted in self._where.items():
-            left_out = ~to_array(pc.is_in(batch.columns[place], value_set=to_column(wanted)))
-            skipped = self._skip("rows that --where leaves out", left_out, skipped, batch, place)
+        skipped: Mask = np.logical_and.reduce([equals(column, "") for column in batch.columns.values()])
+        for column, wanted in self._where.items():
+            is_other = ~to_array(pc.is_in(batch.columns[column], value_set=to_column(wanted)))
+            rows = np.flatnonzero(is_other & ~skipped)
+            reason = (
+                f"{names[column]} is {batch.columns[column][int(rows[0])].as_py()!r}" if len(rows) else ""
+            )
+            skipped = self._skip("rows that --where leaves out", is_other, skipped, batch, reason)
         kinds = {
             "notes and totals": (~is_day & is_note & ~matches(dates, r"\d")) | (is_day & bars.are_events()),
-            "the header again": ~is_day & equals(dates, self.layout.names[self.layout.shared["date"]]),
+            "the header again": ~is_day & equals(dates, names[date_column]),
             "rows without prices": is_day & bars.are_without_trade(),
-            "rows of today, which has not closed": (stamps.days > self._last_day)
-            & (stamps.days == self._today),
+            "rows of today, which has not closed": (moments.days > self._last_day)
+            & (moments.days == self._today),
         }
         for kind, found in kinds.items():
-            skipped = self._skip(kind, found, skipped, batch)
-        return np.asarray(skipped, np.bool_)
+            skipped = self._skip(kind, found, skipped, batch, kind)
+        return skipped
 
-    def _skip(self, kind: str, found: Mask, skipped: Mask, batch: Batch, place: int | None = None) -> Mask:
-        """Count rows that were not skipped yet; `place` is the column that says why."""
+    def _skip(self, kind: str, found: Mask, skipped: Mask, batch: Batch, reason: str) -> Mask:
         rows = np.flatnonzero(found & ~skipped)
         if len(rows):
-            first = int(rows[0])
-            reason = (
-                kind
-                if place is None
-                else f"{self.layout.names[place]} is {batch.columns[place][first].as_py()!r}"
-            )
-            self.skipped.add(Problem(self._source.name, int(batch.lines[first]), kind, reason), len(rows))
+            self.skipped.add(Problem(self._source.name, int(batch.lines[rows[0]]), kind, reason), len(rows))
         return np.asarray(skipped | found, np.bool_)
 
-    def _read_symbols(self, batch: Batch, group: Group, skipped: Mask, symbols: dict[str, int]) -> Any:
-        """Return the code of each row's symbol, -1 for what is none."""
-        place = self.layout.shared.get("symbol")
-        given = group.symbol or self.layout.symbol
-        if place is None:
+    def _parse_symbols(self, batch: Batch, series: Series, skipped: Mask, symbols: dict[str, int]) -> Any:
+        """Return the code of each row's symbol, -1 when it is none."""
+        column = self.dialect.shared.get("symbol")
+        given = series.symbol or self.dialect.symbol
+        if column is None:
             return np.full(len(skipped), symbols.setdefault(given or "", len(symbols)), np.int32)
-        unique = pc.dictionary_encode(batch.columns[place])
+        unique = pc.dictionary_encode(batch.columns[column])
         places = to_array(unique.indices)
         texts, used = unique.dictionary.to_pylist(), np.unique(places[~skipped]).tolist()
         for text in (texts[place] for place in used if texts[place] not in self._codes):
-            symbol = given or to_symbol(text)
+            symbol = given or parse_symbol(text)
             if given and self._codes:
                 both = f"{next(iter(self._codes))!r} and {text!r}"
-                raise self.fail(
+                raise self._fail(
                     int(batch.lines[0]),
                     f"{given} is one symbol, but the file holds {both}; say which column"
                     " tells them apart with --columns symbol=NAME",
@@ -306,82 +308,145 @@ class FileReader:
             self._codes[text] = -1 if symbol is None else symbols.setdefault(symbol, len(symbols))
         return np.array([self._codes.get(text, -1) for text in texts], np.int32)[places]
 
-    def _check_keys(self, codes: Any, stamps: Stamps) -> Iterator[Check]:
-        days = stamps.days
-        yield Check(
+    def _check_keys(self, codes: Any, moments: Moments) -> Iterator[_Check]:
+        days = moments.days
+        yield _Check(
             "symbol is none",
             codes == -1,
             "symbol {symbol!r} is not 1 to 32 letters, digits and marks without spaces; choose the column"
             " with --columns symbol=NAME, or give --symbol",
         )
-        yield Check("date is no day", days == 0, f"date {{date!r}} is not a day as {self.layout.date_form}")
-        yield Check("time is none", stamps.seconds < 0, "time {time!r} is not a time of day")
+        yield _Check("date is no day", days == 0, f"date {{date!r}} is not a day as {self.dialect.date_form}")
+        yield _Check("time is none", moments.seconds < 0, "time {time!r} is not a time of day")
         is_old = (days > 0) & (days < FIRST_DAY.toordinal())
-        yield Check("date is too old", is_old, f"date {{date!r}} is before {FIRST_DAY}")
-        yield Check(
-            "date is in the future",
-            days > self._last_day,
-            "date {date!r} is no trading day that has closed yet",
-        )
+        yield _Check("date is too old", is_old, f"date {{date!r}} is before {FIRST_DAY}")
+        is_early = days > self._last_day
+        yield _Check("date is in the future", is_early, "date {date!r} is no trading day that has closed yet")
 
-    def _refuse_two_forms(self, batch: Batch, broken: Mask) -> None:
-        """Refuse a file whose days are DD/MM on one line and MM/DD on another: neither can be trusted."""
-        others = {"DD/MM/YYYY": "MM/DD/YYYY", "MM/DD/YYYY": "DD/MM/YYYY"}
-        other = others.get(self.layout.date_form)
-        if other is None or not broken.any():
-            return
-        dates = batch.columns[self.layout.shared["date"]]
-        rows = np.flatnonzero(broken & (parse_days(dates, other).days > 0))
-        if len(rows):
-            text = dates[int(rows[0])].as_py()
-            raise self.fail(
-                int(batch.lines[rows[0]]),
-                f"date {text!r} is {other}, but other lines are {self.layout.date_form}",
-            )
+    def _refuse_two_date_forms(self, batch: Batch, dates: Any, broken: Mask) -> None:
+        """Refuse a file with DD/MM on one line and MM/DD on another: neither can be trusted."""
+        form = self.dialect.date_form
+        if form in _OTHER_FORM and broken.any():
+            rows = np.flatnonzero(broken & (parse_days(dates, _OTHER_FORM[form]).days > 0)).tolist()
+            if rows:
+                reason = f"date {dates[rows[0]].as_py()!r} is {_OTHER_FORM[form]}, but other lines are {form}"
+                raise self._fail(int(batch.lines[rows[0]]), reason)
 
-    def _note(self, batch: Batch, bars: Bars, stamps: Stamps, valid: Mask) -> None:
-        """Remember what is no row: zones, currencies, and what was mended."""
-        self.is_zoned = self.is_zoned or bool((valid & ~np.isnan(stamps.offsets)).any())
+    def _note(
+        self, batch: Batch, texts: dict[str, Any], bars: "_Bars", moments: Moments, valid: Mask
+    ) -> None:
+        """Keep what a row does not hold: zones, currencies, and counts of what was mended."""
+        self.is_zoned = self.is_zoned or bool((valid & ~np.isnan(moments.offsets)).any())
         if bars.adjusted is not None:
-            self.is_adjusted = self.is_adjusted or bool((bars.adjusted != bars.prices[3])[valid].any())
+            self.is_adjusted = self.is_adjusted or bool((bars.adjusted != bars.prices["close"])[valid].any())
         for kind, found in bars.list_mended():
             if count := int((found & valid).sum()):
                 self.remarks[kind] = self.remarks.get(kind, 0) + count
         if self._is_lean:
-            is_timed = matches(batch.columns[self.layout.shared["date"]], r"\d{8} \d\d:\d\d")
+            is_timed = matches(texts["date"], r"\d{8} \d\d:\d\d")
             self._is_lean = bool((is_timed & bars.are_whole())[valid].all())
-        if "currency" in self.layout.shared:
-            self._note_currencies(batch, batch.columns[self.layout.shared["currency"]], valid)
+        for text in filter(None, pc.unique(texts["currency"]).to_pylist() if "currency" in texts else ()):
+            rows = np.flatnonzero(valid & equals(texts["currency"], text))
+            if len(rows):
+                self._note_currency(text, int(batch.lines[rows[0]]))
 
-    def _note_currencies(self, batch: Batch, texts: Any, valid: Mask) -> None:
-        for text in filter(None, pc.unique(texts).to_pylist()):
-            rows = np.flatnonzero(valid & equals(texts, text))
-            currency = read_currency(text)
-            if not len(rows) or currency in self.currencies:
-                continue
-            if currency is None:
-                self.remarks[f"currency {text!r} is no code, and not stored"] = 0
-                continue
-            for other, (written, line) in self.currencies.items():
-                name = self.layout.names[self.layout.shared["currency"]]
-                raise self.fail(
-                    int(batch.lines[rows[0]]),
-                    f"prices in {currency}, but in {other} on line {line}; a file has one currency:"
-                    f" choose with --where {name}={written}",
-                )
-            self.currencies[currency] = (text, int(batch.lines[rows[0]]))
-
-    def _note_splits(self, texts: list[str], names: Any, days: Any, valid: Mask) -> None:
-        ratios = np.array([_read_ratio(text) for text in texts])
-        for row in np.flatnonzero((ratios > 0) & (ratios != 1) & valid).tolist():
-            self.splits.append(Split(str(names[row]), int(days[row]), float(ratios[row])))
+    def _note_currency(self, text: str, line: int) -> None:
+        currency = parse_currency(text)
+        if currency is None:
+            self.remarks[f"currency {text!r} is no code, and not stored"] = 0
+            return
+        self.currencies.setdefault(currency, (text, line))
+        for other, (written, first) in list(self.currencies.items())[:-1]:
+            name = self.dialect.names[self.dialect.shared["currency"]]
+            raise self._fail(
+                line,
+                f"prices in {currency}, but in {other} on line {first}; a file has one currency:"
+                f" choose with --where {name}={written}",
+            )
 
 
-def _read_ratio(text: str) -> float:
-    """Return how many shares one became: 4 of "4", "4.0", "4:1" and "4-for-1"; 1 of what says nothing."""
-    if found := _SPLIT.fullmatch(text):
-        return float(found[1]) / float(found[2]) if float(found[2]) else 1.0
-    try:
-        return float(text)
-    except ValueError:
-        return 1.0
+class _Bars:
+    """The bars of one series in a batch.
+
+    `prices` are as written, NaN where a field is no number; `stored` has open, high, low and close
+    as they will be stored: adjusted, with low and high widened where they were off by a rounding.
+    """
+
+    def __init__(self, texts: dict[str, Any], rows: int, decimal: str, scale: float) -> None:
+        nothing: tuple[Floats, Mask] = (np.full(rows, np.nan), np.ones(rows, np.bool_))
+        parsed = {name: parse_numbers(texts[name], decimal) if name in texts else nothing for name in PRICES}
+        self.texts = texts
+        self.prices = {name: values / scale for name, (values, _) in parsed.items()}
+        self.missing = {name: missing for name, (_, missing) in parsed.items()}
+        self.volume, self.no_volume = (
+            parse_numbers(texts["volume"], decimal, suffixes=True) if "volume" in texts else nothing
+        )
+        self.adjusted = parse_numbers(texts["adjusted"], decimal)[0] / scale if "adjusted" in texts else None
+        self.stored = self._build()
+
+    def _build(self) -> list[Floats]:
+        opens, high, low, close = self.prices.values()
+        high = np.where(self.missing["high"], np.nan, np.fmax(high, np.fmax(opens, close)))
+        low = np.where(self.missing["low"], np.nan, np.fmin(low, np.fmin(opens, close)))
+        if self.adjusted is None:
+            return [opens, high, low, close]
+        with np.errstate(all="ignore"):  # the checks find invalid numbers
+            factor = self.adjusted / close
+            # not close * factor, which can round to another digit than the one given
+            return [
+                round_adjusted(value)
+                for value in (opens * factor, high * factor, low * factor, self.adjusted)
+            ]
+
+    def are_without_trade(self) -> Mask:
+        """Return which rows have no price, or nothing but a close that was carried forward."""
+        opens, high, low, close = (values == 0 for values in self.prices.values())
+        is_still = opens & high & low & (close | (np.nan_to_num(self.volume) == 0))
+        return np.asarray(np.logical_and.reduce(list(self.missing.values())) | is_still)
+
+    def are_events(self) -> Mask:
+        """Return which rows tell of a dividend or split instead of a price."""
+        is_text = np.isnan(self.prices["close"])
+        return matches(self.texts["close"], _EVENT) if is_text.any() else is_text
+
+    def are_whole(self) -> Mask:
+        """Return which rows have whole prices only."""
+        return np.asarray(
+            np.logical_and.reduce([values == np.rint(values) for values in self.prices.values()])
+        )
+
+    def list_mended(self) -> Iterator[tuple[str, Mask]]:
+        """Yield what was completed or rounded, and in which rows."""
+        opens, high, low, close = self.prices.values()
+        partly = [self.missing[name] for name in PRICES[:3] if name in self.texts] or [
+            np.zeros_like(self.no_volume)
+        ]
+        yield "open, high or low missing: the close stands for it", np.logical_or.reduce(partly)
+        outside = (np.fmin(opens, close) < low) | (np.fmax(opens, close) > high)
+        yield f"open or close up to {TOLERANCE:.1%} outside low and high, which were widened", outside
+        if "volume" in self.texts:
+            yield "volume missing: 0", self.no_volume
+            yield "volume with a fraction: rounded", (self.volume != np.rint(self.volume)) & ~self.no_volume
+
+    def check(self) -> Iterator[_Check]:
+        """Yield the rules in the order in which a row's first problem is reported."""
+        low, high = self.prices["low"], self.prices["high"]
+        for name, values in self.prices.items():
+            broken = ~((values > 0) & (values <= MAX_PRICE)) & (~self.missing[name] | (name == "close"))
+            reason = f"{name} {{{name}!r}} is not a price above 0 and up to {MAX_PRICE:.0f}"
+            yield _Check(f"{name} is no price", broken, reason)
+        yield _Check("low is above high", low > high, "low {low} is above high {high}")
+        for name in ("open", "close"):
+            values = self.prices[name]
+            outside = (values < low * (1 - TOLERANCE)) | (values > high * (1 + TOLERANCE))
+            reason = f"{name} {{{name}}} is not between low {{low}} and high {{high}}"
+            yield _Check(f"{name} is not between low and high", outside, reason)
+        no_number = ~(self.no_volume | ((self.volume >= 0) & (self.volume <= MAX_VOLUME)))
+        yield _Check("volume is no number", no_number, "volume {volume!r} is not a number from 0")
+        if self.adjusted is not None:
+            no_price = ~((self.adjusted > 0) & (self.adjusted <= MAX_PRICE))
+            reason = "adjusted close {adjusted!r} is not a price above 0"
+            yield _Check("adjusted close is no price", no_price, reason)
+        out_of_range = np.logical_or.reduce([(bar < MIN_PRICE) | (bar > MAX_PRICE) for bar in self.stored])
+        reason = f"adjusted or scaled, a price is below {MIN_PRICE:.10f} or above {MAX_PRICE:.0f}"
+        yield _Check("price is out of range", out_of_range, reason)

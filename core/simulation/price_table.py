@@ -1,38 +1,44 @@
-"""Daily prices of many symbols as columns of numbers.
+"""Daily prices of many symbols as columns of numbers, and what their rows say together.
 
-Owns the shape that price files are read into. A float holds every price of up to fifteen digits,
-so that its shortest text is the price as it was written. Never reads a file.
+Owns the shape that price files are read into, the checks that need more than one row, one bar a day,
+and splits. A float holds every price of up to fifteen digits, so that its shortest text is the price
+as it was written. Never reads a file.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from core.errors import PriceFileError
+from core.simulation.amounts import Floats
+from core.simulation.price_names import PRICES
+from core.simulation.price_options import Split
+
 Columns = dict[str, NDArray[Any]]
 
-TYPES: Final = {
-    "code": np.int32,
-    "day": np.int32,
-    "second": np.int32,
-    "open": np.float64,
-    "high": np.float64,
-    "low": np.float64,
-    "close": np.float64,
-    "volume": np.float64,
-    "file": np.int32,
-    "line": np.int32,
-}
 KEY: Final = ("code", "day", "second")
-PRICE_COLUMNS: Final = ("open", "high", "low", "close")
+VALUES: Final = (*PRICES, "volume")
+TYPES: Final = {
+    **dict.fromkeys(KEY, np.int32), **dict.fromkeys(VALUES, np.float64), "file": np.int32, "line": np.int32
+}  # fmt: skip  # one a line would be a page
+RATIOS: Final = (1.5, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100)
+"""How many shares become of one in a split; the other way round in a reverse one."""
+
 _FIRST_ROWS: Final = 10_000
-VALUES: Final = (*PRICE_COLUMNS, "volume")
+_LEAST_JUMP: Final = 0.25
+_NEAR: Final = 0.14  # of the logarithm: prices also move on the day of a split
+_LARGE_SPLIT: Final = 0.2  # of the logarithm: of smaller ones prices do not tell
+_LOOKED_AT: Final = 500  # days of a symbol are enough to tell how far they are apart
+_INTERVALS: Final = ((300, "year"), (80, "quarter"), (25, "month"), (6, "week"))
 
 
 class TableBuilder:
-    """Grows a table in place: parts that are joined at the end would take its memory twice."""
+    """Grows a table in place: joining parts at the end would take its memory twice."""
 
     def __init__(self) -> None:
         self.symbols: dict[str, int] = {}
@@ -57,14 +63,26 @@ class TableBuilder:
         place = np.zeros(len(names), np.int32)
         place[order] = np.arange(len(order), dtype=np.int32)
         self._columns["code"] = place[self._columns["code"]]
-        table = PriceTable(tuple(names[code] for code in order), tuple(self.files), self._columns)
-        _sort(table.columns)
-        return table
+        _sort(self._columns)
+        return PriceTable(tuple(names[code] for code in order), tuple(self.files), self._columns)
+
+
+def _sort(columns: Columns) -> None:
+    """Sort rows by their key; equal ones keep their order."""
+    is_later, is_same = np.zeros(max(len(columns["code"]) - 1, 0), np.bool_), np.True_
+    for name in KEY:
+        step = np.diff(columns[name])
+        is_later |= is_same & (step > 0)
+        is_same = is_same & (step == 0)
+    if not (is_later | is_same).all():
+        order = np.lexsort([columns[name] for name in reversed(KEY)])
+        for name in columns:  # one after the other: a copy of all at once takes twice the memory
+            columns[name] = columns[name][order]
 
 
 @dataclass(frozen=True)
 class PriceTable:
-    """Rows of (symbol, day, time of day, bar, volume) and where they stand, in 60 bytes each.
+    """Rows of (symbol, day, time of day, bar, volume) with file and line, in 60 bytes each.
 
     `symbols[code]` is the symbol of a row, `day` a proleptic Gregorian ordinal, `second` the time
     of day; open, high and low are NaN where a file has none. `files[file]` is its file.
@@ -87,35 +105,206 @@ class PriceTable:
 
     @cached_property
     def _starts(self) -> NDArray[np.intp]:
-        codes = np.arange(len(self.symbols) + 1, dtype=np.int32)
-        return np.searchsorted(self["code"], codes)
+        return np.searchsorted(self["code"], np.arange(len(self.symbols) + 1, dtype=np.int32))
 
     def rows_of(self, code: int) -> slice:
-        """Return where the rows of one symbol are."""
+        """Return the rows of one symbol."""
         return slice(int(self._starts[code]), int(self._starts[code + 1]))
 
-    def find_place(self, row: int) -> str:
-        """Return file and line of a row."""
-        return f"{self.files[self['file'][row]]}:{self['line'][row]}"
+    def opens(self, rows: slice) -> Floats:
+        """Return the opens of some rows, the close where there is none."""
+        return np.where(np.isnan(self["open"][rows]), self["close"][rows], self["open"][rows])
+
+    def find_day(self, symbol: str, day: int) -> tuple[slice, int]:
+        """Return the rows of a symbol, and the number of the first one that is not before a day."""
+        rows = self.rows_of(self.symbols.index(symbol))
+        return rows, rows.start + int(np.searchsorted(self["day"][rows], day))
 
 
-def _sort(columns: Columns) -> None:
-    """Sort rows by their key; equal ones keep their order."""
-    is_later, is_same = np.zeros(max(len(columns["code"]) - 1, 0), np.bool_), np.True_
-    for name in KEY:
-        step = np.diff(columns[name])
-        is_later |= is_same & (step > 0)
-        is_same = is_same & (step == 0)
-    if (is_later | is_same).all():
-        return
-    order = np.lexsort([columns[name] for name in reversed(KEY)])
-    for name in columns:  # one after the other: a copy of all at once takes twice the memory
-        columns[name] = columns[name][order]
-
-
-def round_adjusted(prices: NDArray[np.float64]) -> NDArray[np.float64]:
+def round_adjusted(prices: Floats) -> Floats:
     """Round prices that were computed: to four places, below 0.1 to six significant digits."""
-    with np.errstate(all="ignore"):  # what is not a number stays none
+    with np.errstate(all="ignore"):  # NaN stays NaN
         rounded = np.rint(prices * 1e4) / 1e4
         unit = 10.0 ** (5 - np.floor(np.log10(prices)))
         return np.where(prices < 0.1, np.rint(prices * unit) / unit, rounded)
+
+
+def drop_repeats(table: PriceTable) -> tuple[PriceTable, int]:
+    """Return a sorted table without rows that say the same twice, and how many there were.
+
+    Raises `PriceFileError` for two rows of one symbol and time that differ, naming both.
+    """
+    same = np.logical_and.reduce([np.diff(table[name]) == 0 for name in KEY])
+    if not same.any():
+        return table, 0
+    equal = [
+        (table[name][1:] == table[name][:-1]) | (np.isnan(table[name][1:]) & np.isnan(table[name][:-1]))
+        for name in VALUES
+    ]
+    different = np.flatnonzero(same & ~np.logical_and.reduce(equal))
+    if len(different):
+        raise _fail_on_two(table, int(different[0]), "differ")
+    return table.select(np.append(True, ~same)), int(same.sum())
+
+
+def _fail_on_two(table: PriceTable, row: int, reason: str) -> PriceFileError:
+    day = date.fromordinal(int(table["day"][row]))
+    first, second = (f"{table.files[table['file'][n]]}:{table['line'][n]}" for n in (row, row + 1))
+    return PriceFileError(
+        f"{table.symbols[table['code'][row]]} on {day}: the rows {first} and {second} {reason};"
+        " choose with --where COLUMN=VALUE, such as --where series=EQ, or leave one out"
+    )
+
+
+def join_days(table: PriceTable) -> tuple[PriceTable, int]:
+    """Make one bar of the bars of each day, in order of time; return the most that a day has.
+
+    Raises `PriceFileError` when a day has several rows in a file that has one on most days.
+    """
+    is_new = np.append(True, (np.diff(table["code"]) != 0) | (np.diff(table["day"]) != 0))
+    if is_new.all():
+        return table, 1
+    starts = np.flatnonzero(is_new)
+    counts = np.diff(np.append(starts, len(table)))
+    days = np.cumsum(is_new) - 1
+    # of each file: on how many days it has several rows, on how many one
+    pairs, sizes = np.unique(table["file"].astype(np.int64) * len(starts) + days, return_counts=True)
+    files = pairs // len(starts)
+    many = np.bincount(files, sizes > 1, minlength=len(table.files))
+    is_intraday = many * 2 > np.bincount(files, minlength=len(table.files))
+    stray = np.flatnonzero((counts[days] > 1) & ~is_intraday[table["file"]])
+    if len(stray):
+        row = min(int(stray[0]), int(starts[days[stray[0]]]) + int(counts[days[stray[0]]]) - 2)
+        raise _fail_on_two(table, row, "are both of this day, where most days have one")
+    opens = table.opens(slice(None))
+    high, low = np.fmax(table["high"], table["close"]), np.fmin(table["low"], table["close"])
+    joined = table.select(starts)
+    joined.columns.update(
+        open=opens[starts],
+        high=np.maximum.reduceat(np.fmax(high, opens), starts),
+        low=np.minimum.reduceat(np.fmin(low, opens), starts),
+        close=table["close"][starts + counts - 1],
+        volume=np.add.reduceat(table["volume"], starts),
+    )
+    return joined, int(counts.max())
+
+
+def describe_intervals(table: PriceTable) -> list[str]:
+    """Return a sentence for symbols whose rows are weeks, months or more apart."""
+    found: dict[str, list[str]] = {}
+    for code, symbol in enumerate(table.symbols):
+        gaps = np.diff(table["day"][table.rows_of(code)][:_LOOKED_AT])
+        few, half = np.quantile(gaps, (0.1, 0.5)) if len(gaps) > 1 else (0, 0)
+        unit = next((unit for least, unit in _INTERVALS if half >= least and few >= 0.75 * least), None)
+        if unit:
+            found.setdefault(unit, []).append(symbol)
+    return [
+        f"one row a {unit}, not a day: {list_some(symbols, 5)}; changes are from {unit} to {unit}"
+        for unit, symbols in found.items()
+    ]
+
+
+def is_shifted(table: PriceTable) -> bool:
+    """Return whether days run from Sunday to Thursday, as midnights of a zone east of UTC do."""
+    weekdays = np.bincount((table["day"] - 1) % 7, minlength=7)
+    return bool(weekdays.sum() >= 5 and weekdays[6] and not weekdays[4])
+
+
+def adjust_splits(table: PriceTable, found: Sequence[Split], given: Sequence[Split]) -> list[str]:
+    """Divide the prices before each split by its ratio; return what was done, in sentences.
+
+    `found` are the splits in files: they count where the prices show them. `given` always count.
+    Raises `PriceFileError` for a given one on whose day there is no row, and when the prices show
+    some of the found ones only.
+    """
+    notes = []
+    named = {(split.symbol, split.day) for split in given}
+    for split in given:
+        if split.symbol not in table.symbols or split.day not in table["day"][table.find_day(*split[:2])[0]]:
+            raise PriceFileError(f"--split {_describe(split)}: no row is of this symbol and day")
+    for symbol in dict.fromkeys(split.symbol for split in (*found, *given)):
+        in_files = [
+            split
+            for split in dict.fromkeys(found)
+            if split.symbol == symbol and (symbol, split.day) not in named
+        ]
+        splits = in_files if _are_in_prices(table, in_files) else []
+        if in_files and not splits:
+            notes.append(f"{symbol}: already adjusted for {list_some(list(map(_describe, in_files)), 5)}")
+        for split in (*splits, *(split for split in given if split.symbol == symbol and split.ratio != 1)):
+            rows, row = table.find_day(symbol, split.day)
+            for name in PRICES:
+                before = table[name][rows.start : row]
+                before[:] = round_adjusted(before / split.ratio)
+            notes.append(f"{_describe(split)}: prices before it are divided by {split.ratio:g}")
+    return notes
+
+
+def _are_in_prices(table: PriceTable, splits: Sequence[Split]) -> bool:
+    """Return whether the prices of one symbol jump at its splits; only large ones tell, or the largest."""
+    votes = {}
+    for split in splits:
+        rows, row = table.find_day(split.symbol, split.day)
+        if row > rows.start:
+            jump = np.log(table["close"][row - 1] / table.opens(slice(row, row + 1))[0])
+            votes[split] = bool(abs(jump - np.log(split.ratio)) < abs(jump))
+    if not votes:
+        return False
+    sizes = {split: abs(np.log(split.ratio)) for split in votes}
+    large = [split for split in votes if sizes[split] > _LARGE_SPLIT] or [max(votes, key=sizes.__getitem__)]
+    shown = [_describe(split) for split in large if votes[split]]
+    others = [_describe(split) for split in large if not votes[split]]
+    if shown and others:
+        raise PriceFileError(
+            f"prices jump at {list_some(shown, 5)}, but not at {list_some(others, 5)}; say which to adjust"
+            " for with --split SYMBOL:DAY:4:1 (1:1 for none)"
+        )
+    return bool(shown)
+
+
+def find_jumps(table: PriceTable, files: Sequence[bool]) -> Iterator[Split]:
+    """Yield where a price of some files jumps overnight as far as in a split, the next open as well."""
+    is_looked_at = np.array(files)
+    for code, symbol in enumerate(table.symbols):
+        rows = table.rows_of(code)  # one symbol at a time: logarithms of all rows take much memory
+        opens, closes = table.opens(rows), table["close"][rows]
+        jumps = np.log([closes[:-1] / opens[1:], closes[:-1] / closes[1:]])
+        is_jump = (np.abs(jumps) > _LEAST_JUMP).all(axis=0) & is_looked_at[table["file"][rows][1:]]
+        for row in np.flatnonzero(is_jump).tolist():
+            if ratio := find_ratio(*jumps[:, row].tolist()):
+                yield Split(symbol, int(table["day"][rows][row + 1]), ratio)
+
+
+def find_ratio(*jumps: float) -> float | None:
+    """Return the ratio of a split that explains all these logarithms of price changes, None for none."""
+    ratios = [*RATIOS, *(1 / size for size in RATIOS[1:])]
+    best = min(ratios, key=lambda ratio: abs(jumps[0] - np.log(ratio)))
+    return best if all(abs(jump - np.log(best)) < _NEAR for jump in jumps) else None
+
+
+def describe_jump(split: Split) -> str:
+    """Return a sentence on a jump that looks like a split."""
+    return (
+        f"{split.symbol} jumps on {date.fromordinal(split.day)} as in a split of"
+        f" {_describe_ratio(split.ratio)}; if it is one: --split {_describe(split)},"
+        f" if not: --split {_describe(split._replace(ratio=1))}"
+    )
+
+
+def _describe(split: Split) -> str:
+    return f"{split.symbol}:{date.fromordinal(split.day)}:{_describe_ratio(split.ratio)}"
+
+
+def _describe_ratio(ratio: float) -> str:
+    if ratio < 1:
+        return ":".join(reversed(_describe_ratio(1 / ratio).split(":")))
+    for size in range(1, 11):
+        if abs(ratio * size - round(ratio * size)) < 1e-6:
+            return f"{round(ratio * size)}:{size}"
+    return f"{ratio:g}:1"
+
+
+def list_some(names: Sequence[str], most: int) -> str:
+    """Return the first names, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -1,6 +1,6 @@
-"""Turns columns of text into numbers, days and times, whole columns at once.
+"""Parses columns of text to numbers, days and times, a whole column at once.
 
-Owns the forms in which people write them; knows no columns and no files.
+Owns the forms in which they are written. Knows neither the meaning of a column nor files.
 """
 
 import re
@@ -62,24 +62,24 @@ _FORMS: Final = {
     "Unix time": r"^(?P<u>\d{9,19})(?:\.\d*)?$",
     "Excel day": r"^(?P<x>[2-5]\d{4}(?:\.\d*)?)$",
 }
-FORM_NAMES: Final = tuple(_FORMS)
+_RATIO: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(?::|/|-?\s?for\s?-?)\s*(\d+(?:\.\d+)?)")
+DATE_FORMS: Final = tuple(_FORMS)
 _TRIED: Final = 5
 _TIMES: Final = r"^(?P<H>\d{1,2}):?(?P<M>\d{2})(?::?(?P<S>\d{2})(?:[.,]\d+)?)?\s*(?P<p>[AaPp]\.?[Mm]\.?)?$"
 
 
-# pyarrow's own conversions from and to Python import pandas, which takes half a second and 45 MB.
-
-
 def to_array(column: Any, missing: Any = 0) -> NDArray[Any]:
-    """Return a column of numbers or truth values; `missing` stands for nulls."""
+    """Return a column of numbers or truth values; `missing` stands for nulls.
+
+    pyarrow's own conversions from and to Python import pandas: half a second and 45 MB.
+    """
     if pa.types.is_boolean(column.type):
         return to_array(pc.cast(column, pa.uint8()), missing).astype(np.bool_)
-    kind = np.dtype(str(column.type).replace("double", "float64"))
-    data = column.buffers()[1]
-    values = np.frombuffer(
-        data or b"", kind, len(column) if data else 0, column.offset * kind.itemsize if data else 0
-    )
-    return np.where(to_array(pc.is_valid(column)), values, missing) if column.null_count else values
+    if not column.null_count:
+        return np.from_dlpack(column)
+    buffers = [None, column.buffers()[1]]
+    values = np.from_dlpack(pa.Array.from_buffers(column.type, len(column), buffers, offset=column.offset))
+    return np.where(to_array(pc.is_valid(column)), values, missing)
 
 
 def to_column(texts: Iterable[str]) -> Any:
@@ -89,27 +89,24 @@ def to_column(texts: Iterable[str]) -> Any:
     return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)))
 
 
-_EMPTY, _ZERO = to_column(["", "0"])
-_NULL: Final = pa.StringArray.from_buffers(1, pa.py_buffer(bytes(8)), pa.py_buffer(b""), pa.py_buffer(b"\0"))[
-    0
-]
+_EMPTY, _ZERO, _NAN = to_column(["", "0", "nan"])
 
 
 def equals(texts: Any, text: str) -> Mask:
-    """Say which texts of a column are this one."""
+    """Return which texts of a column equal this one."""
     return np.asarray(to_array(pc.equal(texts, to_column([text])[0])), np.bool_)
 
 
 def matches(texts: Any, pattern: str) -> Mask:
-    """Say in which texts of a column a pattern is."""
+    """Return which texts of a column contain a pattern."""
     return np.asarray(to_array(pc.match_substring_regex(texts, pattern)), np.bool_)
 
 
 def parse_numbers(texts: Any, decimal: str, *, suffixes: bool = False) -> tuple[Floats, Mask]:
-    """Return the numbers of a text column, NaN for what is none, and which cells are empty.
+    """Return the numbers of a text column, NaN for other texts, and which cells are empty.
 
-    `decimal` is "." or ","; the other one, spaces and apostrophes group thousands. Empty cells
-    may also say so (`-`, `N/A`, `null`). With `suffixes` 45.21M is a number.
+    `decimal` is "." or ","; the other one, spaces and apostrophes group thousands. `-`, `N/A`
+    and `null` are empty, too. With `suffixes` 45.21M is a number.
     """
     try:
         values = to_array(pc.cast(texts, pa.float64()))
@@ -129,16 +126,26 @@ def parse_numbers(texts: Any, decimal: str, *, suffixes: bool = False) -> tuple[
     valid = pc.and_(pc.match_substring_regex(plain, _VALID[decimal]), pc.match_substring_regex(plain, r"\d"))
     plain = pc.replace_substring_regex(plain, rf"{_SPACES}|{'[.]' if decimal == ',' else ','}", "")
     plain = pc.replace_substring(plain, decimal, ".")
-    numbers = pc.cast(pc.if_else(valid, plain, _NULL), pa.float64())
-    return to_array(numbers, np.nan) * factor, to_array(missing)
+    numbers = to_array(pc.cast(pc.if_else(valid, plain, _NAN), pa.float64()))
+    return numbers * factor, to_array(missing)
+
+
+def parse_ratio(text: str) -> float:
+    """Return how many shares one became: 4 of "4", "4.0", "4:1" and "4-for-1"; 1 of other texts."""
+    if found := _RATIO.fullmatch(text):
+        return float(found[1]) / float(found[2]) if float(found[2]) else 1.0
+    try:
+        return float(text)
+    except ValueError:
+        return 1.0
 
 
 def find_decimal(texts: Sequence[str], *, is_european: bool = False) -> str | None:
-    """Return the decimal mark of numbers, None when it cannot be told: 1,234 alone is both.
+    """Return the decimal mark of numbers, None when it is open: 1,234 alone can be both.
 
-    So is 1.234 where Europeans wrote it, who separate columns by semicolons.
+    So can 1.234 in a European file, which separates columns by semicolons.
     """
-    # one text: a call for each of some hundred cells takes longer than all else that is found out
+    # one text, because a call for each of some hundred cells is slow
     numbers = re.sub(r"[$€£¥₹% \tKMBTkmbt]|USD|EUR", "", "\n".join(texts))
     comma = re.search(r",(\d{1,2}|\d{4,})$|^[+-]?0,|\.\d{3},|(\.\d{3}){2}", numbers, re.MULTILINE)
     point = re.search(
@@ -151,18 +158,18 @@ def find_decimal(texts: Sequence[str], *, is_european: bool = False) -> str | No
 
 
 @dataclass(frozen=True)
-class Stamps:
-    """Days (ordinals, 0 for what is no day), seconds of the day, and seconds east of UTC if known."""
+class Moments:
+    """Days as ordinals, 0 for none; seconds of the day; seconds east of UTC, NaN when unknown."""
 
     days: NDArray[np.int32]
     seconds: NDArray[np.int32]
     offsets: Floats
 
-    def __getitem__(self, places: Any) -> "Stamps":
-        return Stamps(self.days[places], self.seconds[places], self.offsets[places])
+    def __getitem__(self, places: Any) -> "Moments":
+        return Moments(self.days[places], self.seconds[places], self.offsets[places])
 
-    def move_to(self, zone: ZoneInfo) -> "Stamps":
-        """Return day and time in another zone; 0 is the day of what names none of its own."""
+    def move_to(self, zone: ZoneInfo) -> "Moments":
+        """Return days and times in another zone; the day is 0 where the zone is unknown."""
         moments = (self.days.astype(np.int64) - EPOCH_DAY) * _DAY_SECONDS + self.seconds - self.offsets
         known = (self.days > 0) & ~np.isnan(moments)
         unique, places = np.unique(moments[known], return_inverse=True)
@@ -174,14 +181,17 @@ class Stamps:
         days, seconds = np.zeros_like(self.days), np.zeros_like(self.seconds)
         days[known] = local // _DAY_SECONDS + EPOCH_DAY
         seconds[known] = local % _DAY_SECONDS
-        return Stamps(days, seconds, self.offsets)
+        return Moments(days, seconds, self.offsets)
 
 
-def find_forms(texts: Sequence[str], *, least: float = 0.5) -> list[str]:
-    """Return the forms in which most of the texts are days, all the same ones, at least such a part."""
+def find_date_forms(texts: Sequence[str], *, least: float = 0.5) -> list[str]:
+    """Return the forms in which the most texts are days, the same texts in each; they are at least `least`.
+
+    Several forms mean that the texts leave open which one it is.
+    """
     counts = Counter(text.strip() for text in texts)
     unique = list(counts)
-    # most forms are out of the question, and trying one on a column takes a millisecond or more
+    # trying a form on a column takes a millisecond or more
     likely = [form for form in _FORMS if any(re.match(_FORMS[form], text) for text in unique[:_TRIED])]
     are_days = {form: parse_days(to_column(unique), form).days > 0 for form in likely}
     weights = np.array(list(counts.values()))
@@ -189,54 +199,53 @@ def find_forms(texts: Sequence[str], *, least: float = 0.5) -> list[str]:
     if best is None or not are_days[best].any() or weights[are_days[best]].sum() < least * weights.sum():
         return []
     found = [form for form in likely if (are_days[form] == are_days[best]).all()]
-    # a number is a day of the calendar before it is a count of days or seconds
+    # 20240304 is a day of the calendar rather than a count of seconds
     return [form for form in found if form not in {"Unix time", "Excel day"}] or found
 
 
-def parse_days(texts: Any, form: str) -> Stamps:
-    """Return the days of a trimmed text column; `form` is one of FORM_NAMES or of strptime."""
+def parse_days(texts: Any, form: str) -> Moments:
+    """Return the days of a trimmed text column; `form` is one of DATE_FORMS or a format of strptime."""
     if "%" in form:
         return _parse_with_strptime(texts, form)
-    groups = pc.extract_regex(texts, _FORMS[form])
-    matched = to_array(pc.is_valid(groups))
-    fields = _name_fields(groups)
+    fields, matched = _extract(texts, _FORMS[form])
     if "u" in fields:
         moments = _to_floats(fields["u"])
         moments /= 1000.0 ** np.clip((np.log10(np.maximum(moments, 1)).astype(int) - 8) // 3, 0, 3)
-        return _split_moments(moments, matched, offset=0.0)
+        return _from_seconds(moments, matched, offset=0.0)
     if "x" in fields:
         days = np.round(_to_floats(fields["x"]) * _DAY_SECONDS) - (EPOCH_DAY - _EXCEL_ZERO) * _DAY_SECONDS
-        return _split_moments(days, matched, offset=float("nan"))
+        return _from_seconds(days, matched, offset=float("nan"))
     year, day = _to_ints(fields["y"]), _to_ints(fields["d"])
     year = np.where(to_array(pc.utf8_length(fields["y"])) > 2, year, year + np.where(year < 70, 2000, 1900))
-    month = _read_months(fields["b"]) if "b" in fields else _to_ints(fields["m"])
+    month = _to_months(fields["b"]) if "b" in fields else _to_ints(fields["m"])
     month_start = (year - 1970).astype("M8[Y]").astype("M8[M]") + (month - 1)
     dates = month_start.astype("M8[D]") + (day - 1)
-    seconds, is_time = _read_times(fields)
+    seconds, is_time = _to_seconds(fields)
     is_day = (
         (month >= 1) & (month <= 12) & (day >= 1) & (dates.astype("M8[M]") == month_start) & matched & is_time
     )
     days = np.where(is_day, dates.astype(np.int64) + EPOCH_DAY, 0).clip(min=0)
-    return Stamps(days.astype(np.int32), seconds, _read_offsets(fields["z"]))
+    return Moments(days.astype(np.int32), seconds, _to_offsets(fields["z"]))
 
 
 def parse_times(texts: Any) -> tuple[NDArray[np.int32], Mask]:
-    """Return the seconds of the day that a trimmed text column names, and which cells are times."""
-    padded = pc.replace_substring_regex(texts, r"^(\d{1,5})$", r"00000\1")
-    padded = pc.if_else(pc.match_substring_regex(texts, r"^\d{3,4}$"), texts, padded)
-    texts = pc.if_else(
-        pc.match_substring_regex(texts, r"^\d{1,2}$|^\d{5}$"), pc.utf8_slice_codeunits(padded, -6), texts
-    )
-    groups = pc.extract_regex(texts, _TIMES)
-    seconds, is_time = _read_times(_name_fields(groups))
-    return seconds, is_time & to_array(pc.is_valid(groups))
+    """Return the times of a trimmed text column as seconds of the day, and which cells are times."""
+    # 0 and 93000 are written without leading zeros; 930 is half past nine
+    padded = pc.replace_substring_regex(texts, r"^(\d{1,2}|\d{5})$", r"00000\1")
+    is_padded = pc.match_substring_regex(texts, r"^(\d{1,2}|\d{5})$")
+    texts = pc.if_else(is_padded, pc.utf8_slice_codeunits(padded, -6), texts)
+    fields, matched = _extract(texts, _TIMES)
+    seconds, is_time = _to_seconds(fields)
+    return seconds, is_time & matched
 
 
-def _name_fields(groups: Any) -> dict[str, Any]:
-    return {field.name: column for field, column in zip(groups.type, groups.flatten(), strict=True)}
+def _extract(texts: Any, pattern: str) -> tuple[dict[str, Any], Mask]:
+    groups = pc.extract_regex(texts, pattern)
+    fields = {field.name: column for field, column in zip(groups.type, groups.flatten(), strict=True)}
+    return fields, to_array(pc.is_valid(groups))
 
 
-def _read_times(fields: dict[str, Any]) -> tuple[NDArray[np.int32], Mask]:
+def _to_seconds(fields: dict[str, Any]) -> tuple[NDArray[np.int32], Mask]:
     hours, minutes, seconds = (_to_ints(fields[name]) for name in "HMS")
     if "p" in fields:
         half = pc.ascii_lower(pc.utf8_slice_codeunits(fields["p"], 0, 1))
@@ -246,39 +255,39 @@ def _read_times(fields: dict[str, Any]) -> tuple[NDArray[np.int32], Mask]:
     return (hours * 3600 + minutes * 60 + seconds).astype(np.int32), is_time
 
 
-def _read_months(texts: Any) -> Integers:
+def _to_months(texts: Any) -> Integers:
     names = pc.utf8_slice_codeunits(pc.ascii_lower(texts), 0, 3)
     places = to_array(pc.index_in(names, value_set=to_column(_MONTHS)), -1)
     return np.asarray(np.array([*_MONTHS.values(), 0])[places], np.int64)
 
 
-def _read_offsets(texts: Any) -> Floats:
+def _to_offsets(texts: Any) -> Floats:
     """Return seconds east of UTC, NaN where no zone is named."""
     unique = pc.dictionary_encode(pc.coalesce(texts, _EMPTY))
-    known = [_read_offset(text) for text in unique.dictionary.to_pylist()]
+    known = [_parse_offset(text) for text in unique.dictionary.to_pylist()]
     return np.asarray(np.array(known)[to_array(unique.indices)], np.float64)
 
 
-def _read_offset(text: str) -> float:
+def _parse_offset(text: str) -> float:
     if found := re.fullmatch(r"([+-])(\d\d):?(\d\d)", text):
         return float(f"{found[1]}1") * (int(found[2]) * 3600 + int(found[3]) * 60)
     return 0.0 if text else float("nan")
 
 
-def _split_moments(moments: Floats, matched: Mask, *, offset: float) -> Stamps:
+def _from_seconds(moments: Floats, matched: Mask, *, offset: float) -> Moments:
     whole = np.floor(np.where(matched, moments, 0)).astype(np.int64)
     days = np.where(matched, whole // _DAY_SECONDS + EPOCH_DAY, 0)
     seconds = (whole % _DAY_SECONDS).astype(np.int32)
-    return Stamps(days.astype(np.int32), seconds, np.full(len(moments), offset))
+    return Moments(days.astype(np.int32), seconds, np.full(len(moments), offset))
 
 
-def _parse_with_strptime(texts: Any, form: str) -> Stamps:
-    found = [_read_strptime(text, form) for text in texts.to_pylist()]
+def _parse_with_strptime(texts: Any, form: str) -> Moments:
+    found = [_strptime(text, form) for text in texts.to_pylist()]
     days, seconds, offsets = np.array(found, np.float64).reshape(-1, 3).T
-    return Stamps(days.astype(np.int32), seconds.astype(np.int32), offsets)
+    return Moments(days.astype(np.int32), seconds.astype(np.int32), offsets)
 
 
-def _read_strptime(text: str, form: str) -> tuple[float, float, float]:
+def _strptime(text: str, form: str) -> tuple[float, float, float]:
     try:
         time = datetime.strptime(text, form)  # noqa: DTZ007  # a day of the file is a day as it is written
     except ValueError:

@@ -30,7 +30,7 @@ from core.simulation.behaviour import (
 from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress
 from core.simulation.history import NO_PRICES, History, close_of, load_history, open_of
 from core.simulation.identifiers import Hashes, hash_texts
-from core.simulation.players import ReplayPlayers, mark_finished, player_ids, replace_players
+from core.simulation.players import ReplayPlayers, Survey, mark_finished, player_ids, replace_players, survey
 from core.simulation.price_moves import list_events
 from core.simulation.quests import ReplayQuests
 from core.simulation.sessions import (
@@ -40,7 +40,6 @@ from core.simulation.sessions import (
     percent_hundredths,
     value_holdings,
 )
-from core.simulation.survey import Survey, survey
 
 MAX_PLAYERS: Final = 100_000
 MAX_SEED: Final = 2**63 - 1

@@ -15,9 +15,12 @@ from core import EnhancedDatabaseService, Settings
 from core.cli import main
 from core.errors import InvalidInput, PriceFileError
 from core.records import Tick
+from core.simulation.history import load_history
 from core.simulation.moved_history import move_to_today
-from core.simulation.price_options import parse_options, parse_split
-from core.simulation.prices import import_prices, load_prices, read_prices
+from core.simulation.price_moves import list_events
+from core.simulation.price_options import parse_options
+from core.simulation.price_reading import read_prices
+from core.simulation.prices import import_prices, load_prices
 from tests.conftest import Execute
 from tests.market_days import SHIPPED, import_days, write_days
 
@@ -151,7 +154,7 @@ def test_invalid_rows_can_be_skipped(service: EnhancedDatabaseService, tmp_path:
     """The others are loaded; all are counted, and the first of each kind is described."""
     bad = [f"AAPL,2013-01-{day},1,2,1,1,1" for day in range(40, 50)]
     path = write(tmp_path / "prices.csv", row(2), *bad, row(2, -1, "IBM"), row(3))
-    result = import_prices(service, path, skip_invalid=True)
+    result = import_prices(service, path, parse_options(skip_invalid=True))
     assert (result.rows, result.changed, result.skipped) == (2, 2, 11)
     assert result.symbols == ("AAPL",)
     assert list(map(str, result.problems)) == [
@@ -167,10 +170,12 @@ def test_a_file_without_a_valid_row_is_refused(
     with pytest.raises(PriceFileError, match="has no valid row"):
         import_prices(service, write(tmp_path / "prices.csv"))
     with pytest.raises(PriceFileError, match="has no valid row"):
-        import_prices(service, write(tmp_path / "prices.csv", "short"), skip_invalid=True)
+        import_prices(service, write(tmp_path / "prices.csv", "short"), parse_options(skip_invalid=True))
     with pytest.raises(PriceFileError, match="a quote that is opened here"):
         import_prices(
-            service, write(tmp_path / "prices.csv", row(2), '"' + row(3), row(4)), skip_invalid=True
+            service,
+            write(tmp_path / "prices.csv", row(2), '"' + row(3), row(4)),
+            parse_options(skip_invalid=True),
         )
     assert execute("SELECT count(*) FROM ticks") == [(0,)]
 
@@ -222,6 +227,20 @@ def test_an_undescribed_history_is_recounted(
             assert percent is None
         else:
             assert abs(Fraction(percent) - change * 100 / before[3]) <= Fraction(1, 20_000)
+
+
+def test_a_split_is_no_event(service: EnhancedDatabaseService, execute: Execute, tmp_path: Path) -> None:
+    """100, 100, then 25 with a ratio of 4: no change is stored, and no market event follows from it."""
+    path = tmp_path / "AAPL.csv"
+    path.write_text("Date,Close,Split Ratio\n2024-03-01,100,1\n2024-03-04,100,1\n2024-03-05,25,4\n")
+    import_prices(service, path)
+    assert execute("SELECT price, change_percent_24h FROM ticks ORDER BY timestamp") == [
+        (25, None),
+        (25, 0),
+        (25, 0),
+    ]
+    history = load_history(service)
+    assert [event for row in range(3) for event in list_events(history, row)] == []
 
 
 def test_prices_keep_their_digits(service: EnhancedDatabaseService, execute: Execute, tmp_path: Path) -> None:
@@ -292,7 +311,7 @@ def test_a_history_can_be_continued_and_replaced(
     import_prices(service, write(tmp_path / "prices.csv", *days(2, [100, 100, 100])))
     import_prices(service, write(tmp_path / "more.csv", *days(4, [100.04, 101])))
     crash = write(tmp_path / "crash.csv", *days(6, [25]))
-    import_prices(service, crash, splits=[parse_split("AAPL:2013-01-06:1:1")])
+    import_prices(service, crash, parse_options(splits=["AAPL:2013-01-06:1:1"]))
     assert execute("SELECT price FROM ticks ORDER BY timestamp") == [
         (100,),
         (100,),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core.simulation.bars import build_ticks
-from core.simulation.price_series import find_ratio
+from core.simulation.price_table import find_ratio
 from tests.price_files import describe, list_days, list_rows, read, refuse
 
 HEADER = "Ticker,Date,Open,High,Low,Close,Volume"
@@ -109,7 +109,7 @@ def test_midnights_of_the_east_are_asked_for_their_zone(tmp_path: Path) -> None:
 def test_weeks_and_months_are_said_to_be_so(tmp_path: Path, days: list[str], unit: str | None) -> None:
     """As a warning, which --strict refuses."""
     content = bars(*[10.0] * len(days), days=days)
-    warnings = read(tmp_path / "prices.csv", content).plan.warnings
+    warnings = read(tmp_path / "prices.csv", content).warnings
     if unit is None:
         assert warnings == []
         return
@@ -132,8 +132,8 @@ def test_a_split_column_adjusts_what_was_before(tmp_path: Path, ratio: str) -> N
         ("2024-03-01", 25, 26, 24, 25, 5),
         ("2024-03-04", 25, 26, 24, 25, 5),
     ]
-    assert reading.plan.notes == ["AAPL:2024-03-05:4:1: prices before it are divided by 4"]
-    assert reading.plan.warnings == []
+    assert reading.notes == ["AAPL:2024-03-05:4:1: prices before it are divided by 4"]
+    assert reading.warnings == []
 
 
 def test_prices_are_not_adjusted_twice(tmp_path: Path) -> None:
@@ -144,11 +144,11 @@ def test_prices_are_not_adjusted_twice(tmp_path: Path) -> None:
     )
     reading = read(tmp_path / "prices.csv", content)
     assert [day[4] for day in list_days(reading.table)] == [25, 25, 25]
-    assert reading.plan.notes == ["AAPL: already adjusted for AAPL:2024-03-05:4:1"]
+    assert reading.notes == ["AAPL: already adjusted for AAPL:2024-03-05:4:1"]
     some = content + "AAPL,2024-03-06,50,52,48,50,5,0.5\n"
     reason = refuse(tmp_path / "prices.csv", some)
     assert "prices jump at AAPL:2024-03-06:1:2, but not at AAPL:2024-03-05:4:1; say which" in reason
-    assert closes_of(tmp_path / "prices.csv", some, split=["AAPL:2024-03-05:1:1"]) == [50, 50, 50, 50]
+    assert closes_of(tmp_path / "prices.csv", some, splits=["AAPL:2024-03-05:1:1"]) == [50, 50, 50, 50]
 
 
 def test_an_adjusted_column_has_its_splits_in_it(tmp_path: Path) -> None:
@@ -157,31 +157,31 @@ def test_an_adjusted_column_has_its_splits_in_it(tmp_path: Path) -> None:
     content += "AAPL,2024-03-05,50,50,50,50,5,25,4\n"
     reading = read(tmp_path / "prices.csv", content)
     assert [day[4] for day in list_days(reading.table)] == [50, 25]
-    assert reading.plan.notes == []
+    assert reading.notes == []
 
 
 def test_a_jump_of_a_splits_size_is_a_warning(tmp_path: Path) -> None:
     """With symbol, day and ratio, and the option that says what it is."""
     content = bars(100, 100, 25)
     reading = read(tmp_path / "prices.csv", content)
-    [warning] = reading.plan.warnings
+    [warning] = reading.warnings
     assert warning == (
         "AAPL jumps on 2024-03-03 as in a split of 4:1; if it is one: --split AAPL:2024-03-03:4:1,"
         " if not: --split AAPL:2024-03-03:1:1"
     )
     assert [day[4] for day in list_days(reading.table)] == [100, 100, 25]
     assert "(refused by --strict)" in refuse(tmp_path / "prices.csv", content, strict=True)
-    assert closes_of(tmp_path / "prices.csv", content, split=["AAPL:2024-03-03:4:1"], strict=True) == [
+    assert closes_of(tmp_path / "prices.csv", content, splits=["AAPL:2024-03-03:4:1"], strict=True) == [
         25,
         25,
         25,
     ]
-    assert closes_of(tmp_path / "prices.csv", content, split=["AAPL:2024-03-03:1:1"], strict=True) == [
+    assert closes_of(tmp_path / "prices.csv", content, splits=["AAPL:2024-03-03:1:1"], strict=True) == [
         100,
         100,
         25,
     ]
-    reason = refuse(tmp_path / "prices.csv", content, split=["AAPL:2024-03-13:4:1"])
+    reason = refuse(tmp_path / "prices.csv", content, splits=["AAPL:2024-03-13:4:1"])
     assert "--split AAPL:2024-03-13:4:1: no row is of this symbol and day" in reason
 
 
@@ -199,7 +199,7 @@ def test_ratios_are_those_of_splits(before: float, after: float, ratio: float | 
 def test_a_crash_within_the_day_is_no_split(tmp_path: Path) -> None:
     """After a split the day opens at the new price."""
     content = f"{HEADER}\nAAPL,2024-03-01,100,101,99,100,5\nAAPL,2024-03-04,98,99,24,25,5\n"
-    assert read(tmp_path / "prices.csv", content).plan.warnings == []
+    assert read(tmp_path / "prices.csv", content).warnings == []
 
 
 def test_an_adjusted_file_is_trusted(tmp_path: Path) -> None:
@@ -207,9 +207,9 @@ def test_an_adjusted_file_is_trusted(tmp_path: Path) -> None:
     header = f"{HEADER},AdjClose"
     rows = "AAPL,2024-02-29,90,90,90,90,5,45\nAAPL,2024-03-01,100,101,99,100,5,{}\n"
     rows += "AAPL,2024-03-04,50,51,49,50,5,50\n"
-    assert read(tmp_path / "prices.csv", f"{header}\n{rows.format(100)}").plan.warnings == []
+    assert read(tmp_path / "prices.csv", f"{header}\n{rows.format(100)}").warnings == []
     useless = rows.replace(",5,45\n", ",5,90\n").format(100)
-    assert "split of 2:1" in read(tmp_path / "prices.csv", f"{header}\n{useless}").plan.warnings[0]
+    assert "split of 2:1" in read(tmp_path / "prices.csv", f"{header}\n{useless}").warnings[0]
 
 
 def test_small_prices_keep_their_digits(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_two_rows_of_a_day_are_refused(tmp_path: Path) -> None:
     assert list_rows(reading.table) == [("M&M", "2024-03-04", 10, 11, 9, 10.5, 100)]
     assert "skipped: 1 x rows that --where leaves out" in describe(reading)
     both = read(tmp_path / "bhav.csv", content.replace("BL,12,12,12,12,7", "BL,10,11,9,10.5,100"))
-    assert (len(both.table), both.plan.repeated) == (1, 1)
+    assert (len(both.table), both.repeated) == (1, 1)
     assert "--where colour: no such column; the columns are 'SYMBOL'" in refuse(
         tmp_path / "bhav.csv", content, where=["colour=red"]
     )
@@ -314,6 +314,16 @@ def test_a_file_has_one_currency(tmp_path: Path) -> None:
     odd = read(tmp_path / "prices.csv", "Ticker,Date,Close,Currency\nA,2024-03-04,1,US Dollar\n")
     assert odd.currencies == {}
     assert "currency 'US Dollar' is no code, and not stored" in describe(odd)
+
+
+def test_a_symbol_has_one_currency(tmp_path: Path) -> None:
+    """Also over several files: pence beside pounds are refused."""
+    header = "Ticker,Date,Close,Currency\n"
+    (tmp_path / "a.csv").write_text(header + "LLOY.L,2024-03-04,46.5,GBp\n")
+    (tmp_path / "b.csv").write_text(header + "LLOY.L,2024-03-05,0.47,GBP\n")
+    assert "b.csv: LLOY.L in GBP, but another file has it in GBX" in refuse(tmp_path, "")
+    (tmp_path / "b.csv").write_text(header + "VOD.L,2024-03-05,0.7,GBP\n")
+    assert read(tmp_path, "").currencies == {"LLOY.L": "GBX", "VOD.L": "GBP"}
 
 
 def test_prices_times_ten_thousand_are_asked_for(tmp_path: Path) -> None:

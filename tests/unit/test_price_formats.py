@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidInput
-from core.simulation.price_names import guess_symbol, read_name
+from core.simulation.price_names import guess_symbol, parse_name
 from core.simulation.price_options import parse_options, parse_split
-from core.simulation.price_values import find_forms, parse_days, to_column
+from core.simulation.price_values import find_date_forms, parse_days, to_column
 from tests.price_files import AS_GIVEN, BARS, DAYS, describe, list_days, list_rows, read, refuse, write_rows
 
 COMPACT = tuple(day.replace("-", "") for day in DAYS)
@@ -378,7 +378,34 @@ def test_files_that_people_publish_are_read_as_they_are(tmp_path: Path, name: st
     reading = read(tmp_path / file, content, **options)
     assert reading.table.symbols == (symbol,)
     assert list_days(reading.table) == [pytest.approx(day) for day in days]
-    assert reading.plan.warnings == []
+    assert reading.warnings == []
+
+
+def test_lines_around_the_table_are_skipped_and_said(tmp_path: Path) -> None:
+    """An address, a title and a blank line above; a blank line, a total and a note below."""
+    above = "https://example.com/prices\nAAPL, daily prices\n\n"
+    below = "\nTotal,,,,,303\n# end of file\n"
+    content = above + write_rows("Date,Open,High,Low,Close,Volume", OHLCV) + below
+    reading = read(tmp_path / "AAPL.csv", content)
+    assert list_days(reading.table) == AS_GIVEN
+    text = describe(reading)
+    assert "AAPL.csv: utf-8, comma, header on line 4" in text
+    assert "3 more lines above the first row" in text
+    assert f"skipped: 2 x notes and totals, first {tmp_path}/AAPL.csv:9" in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["Adj Close", "Adj_Close", "AdjClose", "Adjusted", "Adjusted Close", "AAPL.Adjusted", "Close (adj)"],
+)
+def test_an_adjusted_column_has_many_names(tmp_path: Path, name: str) -> None:
+    """It is used under each of them, and said so."""
+    reading = read(
+        tmp_path / "AAPL.csv",
+        write_rows(f"Date,Open,High,Low,Close,{name},Volume", "{d},{o},{h},{l},{c},{a},{v}"),
+    )
+    assert list_days(reading.table) == ADJUSTED
+    assert f"adjusted by {name!r}" in describe(reading)
 
 
 def test_newest_first_and_other_line_ends_are_the_same(tmp_path: Path) -> None:
@@ -431,7 +458,7 @@ def test_several_symbols_may_stand_side_by_side(tmp_path: Path) -> None:
 )
 def test_names_are_read_without_their_marks(name: str, meaning: str, affix: str) -> None:
     """Case, spaces, punctuation, numbering, currencies and noise do not count; a symbol around a name does."""
-    found = read_name(name)
+    found = parse_name(name)
     assert found is not None
     assert (found.meaning, found.affix) == (meaning, affix)
 
@@ -443,7 +470,7 @@ def test_names_are_read_without_their_marks(name: str, meaning: str, affix: str)
 )  # fmt: skip  # one name a line would hide that they are alike
 def test_other_prices_are_no_prices_of_the_day(name: str) -> None:
     """A name that only contains one of the words means something else."""
-    found = read_name(name)
+    found = parse_name(name)
     assert found is None or found.meaning == "ignored"
 
 
@@ -509,7 +536,7 @@ def test_a_file_is_named_after_its_symbol(file: str, symbol: str | None) -> None
 )
 def test_days_are_read_in_every_form(text: str, form: str, second: int) -> None:
     """All of these are 4 March 2024, and none of them is in two forms."""
-    assert find_forms([text]) == [form]
+    assert find_date_forms([text]) == [form]
     stamps = parse_days(to_column([text]), form)
     assert (stamps.days.tolist(), stamps.seconds.tolist()) == ([738_949], [second])
 
@@ -531,7 +558,7 @@ def test_days_are_read_in_every_form(text: str, form: str, second: int) -> None:
 )
 def test_what_is_no_day_is_none(text: str) -> None:
     """Also a day that the calendar does not have."""
-    assert find_forms([text]) == []
+    assert find_date_forms([text]) == []
 
 
 def slashes(*days: str) -> str:

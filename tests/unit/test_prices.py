@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from core.errors import PriceFileError
 from core.simulation.bars import build_ticks
-from core.simulation.price_lines import BLOCK_BYTES
+from core.simulation.price_reading import read_prices
+from core.simulation.price_sources import BLOCK_BYTES
 from core.simulation.price_table import TYPES, PriceTable
-from core.simulation.prices import read_prices
 from tests.price_files import list_days, list_rows, read, refuse
 
 HEADER = "Ticker,Date,Open,High,Low,Close,Volume,Adj Close"
@@ -176,9 +176,7 @@ def test_notes_and_totals_are_skipped_and_said(tmp_path: Path, line: str) -> Non
     """A row that was cut off is none of them."""
     reading = read(tmp_path / "prices.csv", lines(HEADER, ROW, line))
     assert len(reading.table) == 1
-    assert f"skipped: 1 x notes and totals, first {tmp_path}/prices.csv:3" in "\n".join(
-        reading.plan.describe(reading.table)
-    )
+    assert f"skipped: 1 x notes and totals, first {tmp_path}/prices.csv:3" in "\n".join(reading.describe())
     for cut in ("AAPL,2013-0", "MAX,2013-03-0", "AA", "AAPL,2013-03-01,100,110,90"):
         assert "prices.csv:4: " in fail(tmp_path, HEADER, ROW, line, cut)
 
@@ -201,7 +199,7 @@ def test_today_is_read_once_it_has_closed(tmp_path: Path) -> None:
     early = datetime(2013, 2, 28, 20, 59, tzinfo=UTC)
     reading = read(tmp_path / "prices.csv", content, now=early)
     assert [day[0] for day in list_days(reading.table)] == ["2013-02-27"]
-    assert reading.plan.tally("skipped").counts == {"rows of today, which has not closed": 1}
+    assert reading.tally("skipped").counts == {"rows of today, which has not closed": 1}
     assert len(read(tmp_path / "prices.csv", content, now=early.replace(hour=21, minute=0)).table) == 2
     with pytest.raises(PriceFileError, match="no trading day that has closed yet"):
         read(tmp_path / "prices.csv", content, now=early.replace(day=27))

@@ -1,0 +1,429 @@
+"""Finds the dialect of a price file: separator, header, columns, symbol, forms of days and numbers.
+
+Owns what is concluded from the first lines, and refuses what they leave open, with the option that
+decides it. Reads no rows below them.
+"""
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple
+
+from core.errors import PriceFileError
+from core.simulation.price_names import (
+    PRICES,
+    Name,
+    guess_symbol,
+    is_price,
+    parse_name,
+    parse_substitute,
+    parse_symbol,
+)
+from core.simulation.price_options import ReadingOptions
+from core.simulation.price_sources import Text, TextFormat
+from core.simulation.price_values import find_date_forms, find_decimal, parse_times, to_column
+
+SEPARATORS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
+_ENCODINGS: Final = ("gb18030", "cp932", "cp949", "cp1251")
+"""Tried in this order when a file is not UTF-8 and its header makes no sense in Windows-1252."""
+
+_HEADER_LINES: Final = 60
+_SAMPLE_ROWS: Final = 200
+_GIVEN: Final = -1
+"""The rank of a meaning that --columns gives."""
+
+_UNDECIDED: Final = -1
+"""The column of a volume of which several are equally good; the symbol decides."""
+
+
+@dataclass(frozen=True)
+class Series:
+    """The columns of one series of prices by meaning; `symbol` when the header names it."""
+
+    symbol: str | None
+    columns: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """How a file is written; columns are numbered from 0, lines from 1, and header line 0 is none.
+
+    `shared` are the columns that all series have in common. `symbol` is that of a file without a
+    symbol column, and `symbol_from` says where it comes from. `date_form` holds several forms,
+    joined by " or ", when the first rows leave it open.
+    """
+
+    text: TextFormat
+    header_line: int
+    names: tuple[str, ...]
+    shared: Mapping[str, int]
+    series: tuple[Series, ...]
+    symbol: str | None
+    symbol_from: str
+    date_form: str
+    decimal: str
+    currency: str | None
+
+    @property
+    def used(self) -> set[int]:
+        """The columns that have a meaning."""
+        return {*self.shared.values(), *(n for series in self.series for n in series.columns.values())}
+
+    def describe(self, column: int) -> str:
+        """Name a column for people."""
+        return repr(self.names[column]) if self.names[column] else f"column {column + 1}, without a name,"
+
+
+def find_dialect(name: str, text: Text, options: ReadingOptions) -> Dialect:
+    """Return the dialect of a file from its first lines.
+
+    Raises `PriceFileError` when it has no columns of prices, or could be read in two ways.
+    """
+    header = _find_header(name, text, options)
+    columns = _Columns(name, header, options)
+    series = columns.find_series()
+    symbol, symbol_from = columns.find_symbol(series)
+    return Dialect(
+        TextFormat(header.encoding, header.separator, header.last_line, len(header.names), text.has_quotes),
+        header.line,
+        tuple(header.names),
+        columns.shared,
+        tuple(columns.choose_volume(one, symbol) for one in series),
+        symbol,
+        symbol_from,
+        date_form=columns.find_date_form(),
+        decimal=columns.find_decimal(series),
+        currency=columns.find_currency(series),
+    )
+
+
+class _Record(NamedTuple):
+    line: int
+    fields: list[str]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The header and the first rows; `last_line` is the one above the first row.
+
+    `names` has "" for a column without one; `symbols` are those that a second line names.
+    `has_index` says that the first column holds the days, whatever its name. Rows with another
+    number of fields are left out of `rows`.
+    """
+
+    encoding: str
+    separator: str
+    line: int
+    last_line: int
+    names: list[str]
+    symbols: tuple[str, ...] = ()
+    has_index: bool = False
+    rows: Sequence[list[str]] = ()
+
+    def cells(self, column: int) -> list[str]:
+        """Return the first cells of a column that are not empty."""
+        return [row[column] for row in self.rows if row[column]]
+
+
+def _find_header(name: str, text: Text, options: ReadingOptions) -> _Header:
+    """Return the first header that makes sense, in the likeliest encoding and separator."""
+    for encoding in (text.encoding, *(_ENCODINGS if text.is_guess else ())):
+        lines = re.split(r"\r\n|\n|\r", text.decode(encoding))[: _HEADER_LINES + _SAMPLE_ROWS]
+        given = re.fullmatch(r"\ufeff?\"?sep=(.)\"?", lines[0].strip(" "), re.IGNORECASE)
+        head = "".join(lines[:20])
+        for separator in [given[1]] if given else sorted(SEPARATORS, key=head.count, reverse=True):
+            records = list(_split(lines, separator))
+            for place, (line, fields) in enumerate(records[:_HEADER_LINES]):
+                if options.positions and len(fields) == len(options.positions):
+                    names = [f"field {n + 1}" for n in range(len(fields))]
+                    header = _Header(encoding, separator, 0, line - 1, names)
+                    return _add_rows(header, records[place:])
+                if not options.positions and _is_header(fields, options):
+                    return _add_second_lines(_Header(encoding, separator, line, line, fields), records, place)
+    first = next(line.strip() for line in re.split(r"[\r\n]+", text.decode(text.encoding)) if line.strip())
+    if options.positions:
+        raise PriceFileError(
+            f"{name}:1: no line has the {len(options.positions)} fields of --columns;"
+            f" the first is {first[:120]!r} (give '-' for a column that is not needed)"
+        )
+    raise PriceFileError(
+        f"{name}:1: no header with a date and a close among the first lines; the first is {first[:120]!r}."
+        " Name the columns with --columns date,open,high,low,close,volume when there is none,"
+        " or with --columns close=NAME one that has another name"
+    )
+
+
+def _split(lines: Sequence[str], separator: str) -> Iterator[_Record]:
+    reader = csv.reader((line + "\n" for line in lines), delimiter=separator)
+    before = 0
+    try:
+        for fields in reader:
+            plain = [value.strip().removeprefix("\ufeff").strip() for value in fields]
+            if any(plain):
+                yield _Record(before + 1, plain)
+            before = reader.line_num
+    except csv.Error:  # the rows will be refused with their line
+        return
+
+
+def _is_header(fields: Sequence[str], options: ReadingOptions) -> bool:
+    meanings = {found.meaning for found in map(parse_name, fields) if found}
+    meanings |= {meaning for meaning, name in options.columns.items() if name in fields}
+    if not meanings & {"close", "adjusted"} or len(fields) < 2:
+        return False
+    is_dated = not fields[0] or bool(meanings & {"date", "time"})
+    return len(meanings) > 2 or (is_dated and (len(meanings) == 2 or len(fields) == 2))
+
+
+def _add_second_lines(header: _Header, records: list[_Record], place: int) -> _Header:
+    """Read the lines around a header that name the symbols of its columns and the index, as yfinance's."""
+    names, below = header.names, 0
+    symbols: tuple[str, ...] = ()
+    for other in (place + 1, place - 1):
+        if 0 <= other < len(records) and _are_symbols_of(records[other].fields, names):
+            symbols, below = tuple(records[other].fields), int(other > place)
+            break
+    index = records[place + 1 + below].fields if place + 1 + below < len(records) else []
+    is_named = len(index) == len(names) and not any(index[1:]) and not re.search(r"\d", index[0])
+    if symbols or is_named:
+        names = [index[0] if is_named else "", *names[1:]]
+        header = replace(header, names=names, symbols=symbols, has_index=True)
+    rows = records[place + 1 + below + is_named :]
+    return _add_rows(replace(header, last_line=rows[0].line - 1 if rows else records[-1].line), rows)
+
+
+def _are_symbols_of(fields: list[str], names: list[str]) -> bool:
+    """Return whether a line has a symbol for each price of the header; the first column is the index."""
+    if len(fields) != len(names):
+        return False
+    beside = [value for value, name in zip(fields[1:], names[1:], strict=True) if is_price(parse_name(name))]
+    # a price such as $1.50 could be a symbol, but has no letter
+    return bool(beside) and all(parse_symbol(value) and re.search(r"[^\W\d_]", value) for value in beside)
+
+
+def _add_rows(header: _Header, records: list[_Record]) -> _Header:
+    """Add the first rows, and make as many names as they have fields when the last column is empty."""
+    names, rows = header.names, [record.fields for record in records[:_SAMPLE_ROWS]]
+    widths = Counter(map(len, rows)).most_common(1)
+    width = widths[0][0] if widths else len(names)
+    if width == len(names) + 1 and not any(row[-1] for row in rows if len(row) == width):
+        names = [*names, ""]
+    elif width == len(names) - 1 and not names[-1]:
+        names = names[:-1]
+    return replace(header, names=names, rows=[row for row in rows if len(row) == len(names)])
+
+
+class _Columns:
+    """Maps the columns of one file to meanings, and concludes from their first cells."""
+
+    def __init__(self, name: str, header: _Header, options: ReadingOptions) -> None:
+        self._file, self._header, self._options = name, header, options
+        self._columns = f"the columns are {', '.join(map(repr, header.names))}"
+        self._names = self._parse_names()
+        self._date_forms: dict[int, list[str]] = {}
+        optional = {meaning: self._list(meaning) for meaning in ("split", "currency", "series")}
+        self.shared = {meaning: columns[0] for meaning, columns in optional.items() if columns}
+        date = self.shared["date"] = self._find_date()
+        times = [column for column in self._list("time") if column != date]
+        if times and not any(":" in cell for cell in header.cells(date)):
+            cells = header.cells(times[0])
+            if cells and parse_times(to_column(cells))[1].mean() > 0.5:
+                self.shared["time"] = times[0]
+
+    def _fail(self, reason: str) -> PriceFileError:
+        return PriceFileError(f"{self._file}:{self._header.line or 1}: {reason}")
+
+    def _parse_names(self) -> list[Name | None]:
+        header, options = self._header, self._options
+        if options.positions:
+            return [None if meaning == "-" else Name(meaning, _GIVEN) for meaning in options.positions]
+        names = [parse_name(name) if name else None for name in header.names]
+        if header.symbols:
+            pairs = zip(names[1:], header.symbols[1:], strict=True)
+            names = [None, *(name and name._replace(affix=symbol.upper()) for name, symbol in pairs)]
+        for meaning, wanted in options.columns.items():
+            names = [None if name and name.meaning == meaning else name for name in names]
+            columns = [n for n, text in enumerate(header.names) if text.casefold() == wanted.casefold()]
+            if len(columns) != 1 and wanted != "-":
+                raise self._fail(
+                    f"--columns {meaning}={wanted}: {len(columns)} columns are called so; {self._columns}"
+                )
+            for column in columns:
+                names[column] = Name(meaning, _GIVEN)
+        return names
+
+    def _list(self, meaning: str) -> list[int]:
+        """Return the columns with a meaning, the best first."""
+        found = [(name.rank, n) for n, name in enumerate(self._names) if name and name.meaning == meaning]
+        return [column for _, column in sorted(found)]
+
+    def _choose(self, meaning: str, columns: Sequence[int]) -> int:
+        """Return the best of some columns; refuse two that are equally good."""
+        ranks = {column: name.rank for column in columns if (name := self._names[column])}
+        best = [column for column in columns if ranks[column] == min(ranks.values())]
+        if len(best) == 1 or (
+            meaning == "symbol" and all(len({row[n] for n in best}) == 1 for row in self._header.rows)
+        ):
+            return best[0]
+        if meaning == "volume" and all(name.affix for n in best if (name := self._names[n])):
+            return _UNDECIDED
+        names = [self._header.names[column] for column in best]
+        raise self._fail(
+            f"the columns {' and '.join(map(repr, names))} both mean {meaning}; choose with"
+            f" --columns {meaning}={names[0]}"
+        )
+
+    def find_series(self) -> list[Series]:
+        """Return the series of prices: one, or one for each symbol that the header names."""
+        by_affix: dict[str, dict[str, list[int]]] = {}
+        for column, name in enumerate(self._names):
+            if name and is_price(name):
+                # the affix of a volume is its unit, unless a line of the header names symbols
+                affix = name.affix if self._header.symbols or name.meaning != "volume" else ""
+                by_affix.setdefault(affix, {}).setdefault(name.meaning, []).append(column)
+        alone = [affix for affix, columns in by_affix.items() if affix and [*columns] == ["adjusted"]]
+        if len(alone) == 1 and "close" in by_affix.get("", ()):
+            by_affix[""].setdefault("adjusted", by_affix.pop(alone[0])["adjusted"])
+        found = {affix: self._choose_columns(columns) for affix, columns in by_affix.items()}
+        plain = found.pop("", {})
+        if "close" in plain:
+            series = [Series(None, plain)]
+        else:
+            series = [Series(affix, columns) for affix, columns in found.items() if "close" in columns]
+        if not series:
+            raise self._fail(f"no column close; {self._columns}; name one with --columns close=NAME")
+        if len(series) == 1 and "volume" in plain:
+            series = [replace(series[0], columns={"volume": plain["volume"], **series[0].columns})]
+        without = {meaning for meaning, name in self._options.columns.items() if name == "-"}
+        for one in series:
+            missing = [price for price in PRICES if price not in one.columns]
+            if missing and len(missing) < 3 and set(missing) - without and self._header.line:
+                raise self._fail(
+                    f"no column {', '.join(missing)}; {self._columns}; name it with"
+                    f" --columns {missing[0]}=NAME, or go without with --columns {missing[0]}=-"
+                )
+        return series
+
+    def _choose_columns(self, columns: dict[str, list[int]]) -> dict[str, int]:
+        """Return the column of each meaning; adjusted prices stand for those that a file does not have."""
+        chosen = {
+            meaning: self._choose(meaning, found)
+            for meaning, found in columns.items()
+            if meaning != "ignored"
+        }
+        if "close" not in chosen and "adjusted" in chosen:
+            chosen["close"] = chosen.pop("adjusted")
+        for column in columns.get("ignored", ()):
+            substitute = parse_substitute(self._header.names[column])
+            if substitute and substitute not in self._options.columns:
+                chosen.setdefault(substitute, column)
+        return chosen
+
+    def _find_date(self) -> int:
+        """Return the column of days: by name, else the first one without a name, else by its cells."""
+        header = self._header
+        named = self._list("date") or self._list("time")
+        if header.has_index or (not named and not header.names[0]):
+            named = [0, *named]
+        for column in named:
+            if self._options.date_format or not header.rows or self._find_date_forms(column):
+                return column
+        unknown = [n for n, name in enumerate(self._names) if name is None and header.cells(n)]
+        dated = [n for n in unknown if self._find_date_forms(n) and not header.cells(n)[0].isdigit()]
+        if len(dated) == 1 or (named and not dated):
+            return (dated or named)[0]  # the rows of a named one without days will be refused
+        raise self._fail(f"no column date; {self._columns}; name one with --columns date=NAME")
+
+    def _find_date_forms(self, column: int) -> list[str]:
+        if column not in self._date_forms:
+            self._date_forms[column] = find_date_forms(self._header.cells(column))
+        return self._date_forms[column]
+
+    def find_symbol(self, series: list[Series]) -> tuple[str | None, str]:
+        """Return the symbol of a file without a symbol column, and where the symbol comes from."""
+        ranks = {column: name.rank for column in self._list("symbol") if (name := self._names[column])}
+        usable = [column for column, rank in ranks.items() if _are_symbols(rank, self._header.cells(column))]
+        if ranks:
+            # names of companies are no symbols, but they must not be several either
+            self.shared["symbol"] = self._choose("symbol", usable or [*ranks])
+        if self._options.symbol:
+            return self._options.symbol.upper(), "--symbol"
+        if usable or min(ranks.values(), default=1) <= 0:
+            return None, f"column {self._header.names[self.shared['symbol']]!r}"
+        if series[0].symbol:
+            return None, "the header"
+        symbol = guess_symbol(self._file)
+        if symbol is None:
+            raise self._fail(
+                f"no column symbol, and the file's name is no symbol; {self._columns};"
+                " give --symbol, or --columns symbol=NAME"
+            )
+        return symbol, "the file's name"
+
+    def choose_volume(self, series: Series, symbol: str | None) -> Series:
+        """Choose the volume that counts shares or coins; refuse one in money when it cannot be told."""
+        column = series.columns.get("volume")
+        units = {n: name.affix for n in self._list("volume") if (name := self._names[n]) and name.affix}
+        if column is None or self._header.symbols or (column != _UNDECIDED and column not in units):
+            return series
+        if series.symbol is None and symbol is None:
+            symbol = (self._header.cells(self.shared["symbol"]) or [""])[0]
+        base = re.sub(r"^.*:", "", (series.symbol or symbol or "").upper())
+        found = [
+            n
+            for n, unit in units.items()
+            if unit == series.symbol or (base.startswith(unit) and base != unit)
+        ]
+        if len(found) != 1:
+            names = [repr(self._header.names[n]) for n in units]
+            raise self._fail(
+                f"{' and '.join(names)}: whether it counts {base or 'the symbol'} or money is not clear;"
+                f" choose with --columns volume={names[0][1:-1]}, or go without with --columns volume=-"
+            )
+        return replace(series, columns={**series.columns, "volume": found[0]})
+
+    def find_date_form(self) -> str:
+        """Return the form of the days, or several when the first rows leave it open."""
+        column = self.shared["date"]
+        cells = self._header.cells(column)
+        if self._options.date_format or not cells:
+            return self._options.date_format or "YYYY-MM-DD"
+        forms = self._find_date_forms(column) or find_date_forms(cells, least=0)
+        if not forms:
+            raise self._fail(
+                f"{self._header.names[column] or 'the first column'} holds no days, such as {cells[0]!r}; say"
+                " how they are written with --date-format, or where they are with --columns date=NAME"
+            )
+        return " or ".join(forms)
+
+    def find_decimal(self, series: list[Series]) -> str:
+        """Return the decimal mark."""
+        if self._options.decimal:
+            return self._options.decimal
+        columns = {n for one in series for n in one.columns.values() if n != _UNDECIDED}
+        cells = [row[column] for row in self._header.rows for column in columns]
+        found = find_decimal(cells, is_european=self._header.separator == ";")
+        if found is None:
+            example = next(cell for cell in cells if re.search(r"[.,]\d", cell))
+            raise self._fail(
+                f"{example!r} can be a decimal or thousands; say which with --decimal . or --decimal ,"
+            )
+        return found
+
+    def find_currency(self, series: list[Series]) -> str | None:
+        """Return the currency that the header names."""
+        columns = {n for one in series for meaning, n in one.columns.items() if meaning != "volume"}
+        found = {name.currency for n in columns if (name := self._names[n]) and name.currency}
+        if len(found) > 1:
+            raise self._fail(f"prices in {' and '.join(sorted(found))}; choose columns of one with --columns")
+        return next(iter(found), None)
+
+
+def _are_symbols(rank: int, cells: list[str]) -> bool:
+    """Return whether a column holds symbols: names of companies have spaces and small letters."""
+    if not all(map(parse_symbol, cells)):
+        return False
+    is_mixed = any(cell not in {cell.upper(), cell.lower()} for cell in cells)
+    return rank <= 0 or not (is_mixed or (rank > 1 and all(map(str.isdigit, cells))))

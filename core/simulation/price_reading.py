@@ -1,0 +1,235 @@
+"""Reads price files: finds them, understands each, checks all rows, and adjusts for splits.
+
+Owns the order of these steps, and the sentences that say how the files were understood. Writes
+nothing: `core.simulation.prices` loads the days that were read.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from core.errors import PriceFileError
+from core.simulation.bulk_load import Progress, ignore_progress
+from core.simulation.price_dialect import SEPARATORS, Dialect, Series, find_dialect
+from core.simulation.price_names import PRICES
+from core.simulation.price_options import ReadingOptions, Split
+from core.simulation.price_rows import FileReader, Tally
+from core.simulation.price_sources import Source, open_sources, scan_text
+from core.simulation.price_table import (
+    PriceTable,
+    TableBuilder,
+    adjust_splits,
+    describe_intervals,
+    describe_jump,
+    drop_repeats,
+    find_jumps,
+    is_shifted,
+    join_days,
+    list_some,
+)
+
+MAX_ROWS: Final = 20_000_000
+"""Bounds the memory to about 2 GB."""
+
+SHOWN_FILES: Final = 10
+SHOWN_ROWS: Final = 5
+SHOWN_LINES: Final = 20
+
+
+@dataclass
+class PriceReading:
+    """The days that were read, the currencies by symbol, and how each file was understood.
+
+    `warnings` are what --strict refuses; `bars_a_day` is the most that a day had in a file.
+    """
+
+    table: PriceTable
+    files: dict[str, FileReader]
+    currencies: dict[str, str]
+    left_out: Sequence[str] = ()
+    splits: tuple[Split, ...] = ()
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    bars_a_day: int = 1
+    repeated: int = 0
+
+    def tally(self, kind: Literal["skipped", "invalid"]) -> Tally:
+        """Add up the rows of all files that were skipped or invalid."""
+        return _add_up(
+            reader.skipped if kind == "skipped" else reader.invalid for reader in self.files.values()
+        )
+
+    def describe(self) -> Iterator[str]:
+        """Yield the lines that say how the files were understood: each dialect once, then all rows."""
+        table = self.table
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for name, reader in self.files.items():
+            alike.setdefault(tuple(_describe_file(reader)), []).append(name)
+        for lines, names in list(alike.items())[:SHOWN_FILES]:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            yield f"{names[0]}{more}: {lines[0]}"
+            symbol = self.files[names[0]].dialect.symbol if len(names) == 1 else None
+            for line in lines[1:]:
+                yield f"  {line.replace('symbol: from', f'symbol: {symbol}, from') if symbol else line}"
+        if len(alike) > SHOWN_FILES:
+            yield f"and {len(alike) - SHOWN_FILES} more layouts"
+        first, last = (date.fromordinal(int(day)) for day in (table["day"].min(), table["day"].max()))
+        yield f"rows: {len(table)} days of {list_some(table.symbols, 3)}, from {first} to {last}"
+        if self.bars_a_day > 1:
+            yield f"several bars a day, up to {self.bars_a_day}: made into one, in order of time"
+        if self.repeated:
+            yield f"repeated rows that say the same: {self.repeated}"
+        if self.left_out:
+            yield f"left out, no tables: {list_some(self.left_out, 8)}"
+        yield from (f"skipped: {line}" for line in self.tally("skipped").describe())
+        yield from (f"INVALID, skipped: {line}" for line in self.tally("invalid").describe())
+        for label, sentences in (("note", self.notes), ("warning", self.warnings)):
+            yield from (f"{label}: {sentence}" for sentence in sentences[:SHOWN_LINES])
+            if len(sentences) > SHOWN_LINES:
+                yield f"{label}: and {len(sentences) - SHOWN_LINES} more"
+
+    def describe_rows(self) -> Iterator[str]:
+        """Yield the first rows as they would be loaded."""
+        table = self.table
+        yield f"{'symbol':12} {'day':10} " + " ".join(f"{name:>14}" for name in (*PRICES, "volume"))
+        for row in range(min(SHOWN_ROWS, len(table))):
+            values = [f"{table[name][row]:>14.10g}".replace("nan", "  -") for name in PRICES]
+            day = date.fromordinal(int(table["day"][row]))
+            volume = f"{table['volume'][row]:>14.0f}"
+            yield f"{table.symbols[table['code'][row]]:12} {day} {' '.join(values)} {volume}"
+
+
+def read_prices(
+    paths: Path | str | Sequence[Path],
+    options: ReadingOptions | None = None,
+    *,
+    progress: Progress = ignore_progress,
+    now: datetime | None = None,
+) -> PriceReading:
+    """Read files, folders and archives of prices, packed or not.
+
+    Raises `PriceFileError`, naming file and line, when a file cannot be read or could be read in
+    two ways, for an invalid row unless `options.skip_invalid`, and for a warning if `options.strict`.
+    """
+    options = options or ReadingOptions()
+    files = _Files(options, now or datetime.now(UTC))
+    with open_sources([Path(paths)] if isinstance(paths, Path | str) else paths) as (sources, left_out):
+        size, done = sum(source.size for source in sources), 0
+        for source in sources:
+            files.read(source, partial(_add_progress, progress, done, size))
+            done += source.size
+    progress("reading prices", size, size)
+    table = files.builder.build()
+    if not len(table):
+        tallies = [tally for reader in files.readers.values() for tally in (reader.skipped, reader.invalid)]
+        reasons = _add_up(tallies).describe()
+        raise PriceFileError("; ".join([f"{sources[0].name} has no valid row; nothing was loaded", *reasons]))
+    table, repeated = drop_repeats(table)
+    table, bars_a_day = join_days(table)
+    if is_shifted(table) and options.timezone is None and any(one.is_zoned for one in files.readers.values()):
+        raise PriceFileError(
+            f"{sources[0].name}: its days run from Sunday to Thursday in UTC; say in which zone a day is with"
+            " --timezone, such as Asia/Tokyo (UTC for days as they are)"
+        )
+    notes = adjust_splits(table, files.splits, options.splits)
+    explained = {(split.symbol, split.day) for split in options.splits}
+    warnings = describe_intervals(table) + [
+        describe_jump(jump)
+        for jump in find_jumps(table, [not reader.is_adjusted for reader in files.readers.values()])
+        if (jump.symbol, jump.day) not in explained
+    ]
+    if options.strict and warnings:
+        raise PriceFileError(f"{warnings[0]} (refused by --strict)")
+    found = (left_out, options.splits, notes, warnings, bars_a_day, repeated)
+    return PriceReading(table, files.readers, files.currencies, *found)
+
+
+def _add_progress(progress: Progress, done: int, size: int, read: int) -> None:
+    progress("reading prices", min(done + read, size), size)
+
+
+class _Files:
+    """Reads one file after the other into one table."""
+
+    def __init__(self, options: ReadingOptions, now: datetime) -> None:
+        self.builder = TableBuilder()
+        self.readers: dict[str, FileReader] = {}
+        self.currencies: dict[str, str] = {}
+        self.splits: list[Split] = []
+        self._options, self._now = options, now
+
+    def read(self, source: Source, progress: Callable[[int], None]) -> None:
+        dialect = find_dialect(source.name, scan_text(source, self._options.encoding), self._options)
+        reader = self.readers[source.name] = FileReader(source, dialect, self._options, self._now)
+        self.builder.files.append(source.name)
+        codes: set[int] = set()
+        for part in reader.read(self.builder.symbols, progress):
+            codes.update(np.unique(part["code"]).tolist())
+            self.builder.add(part)
+            if self.builder.rows > MAX_ROWS:
+                raise PriceFileError(f"{source.name}: more than {MAX_ROWS} rows in all; import them in parts")
+        self.splits += reader.splits
+        if currency := next(iter(reader.currencies), None) or dialect.currency:
+            names = list(self.builder.symbols)
+            for symbol in (names[code] for code in sorted(codes)):
+                known = self.currencies.setdefault(symbol, currency)
+                if known != currency:
+                    raise PriceFileError(
+                        f"{source.name}: {symbol} in {currency}, but another file has it in {known}"
+                    )
+
+
+def _add_up(tallies: Iterable[Tally]) -> Tally:
+    total = Tally()
+    for tally in tallies:
+        for kind, problem in tally.first.items():
+            total.add(problem, tally.counts[kind])
+    return total
+
+
+def _describe_file(reader: FileReader) -> Iterator[str]:
+    dialect, text = reader.dialect, reader.dialect.text
+    separator = SEPARATORS.get(text.separator, repr(text.separator))
+    header = f"header on line {dialect.header_line}" if dialect.header_line else "no header"
+    guess = " (a guess)" if text.encoding not in {"utf-8", "utf-8-sig", "utf-16", "utf-32"} else ""
+    mark = "point" if dialect.decimal == "." else "comma"
+    yield f"{text.encoding}{guess}, {separator}, {header}, decimal {mark}"
+    preamble = text.skipped_lines - bool(dialect.header_line)
+    if preamble:
+        yield f"{preamble} more lines above the first row"
+    # without the symbol itself: files that differ by it alone are alike
+    yield f"symbol: from {dialect.symbol_from}"
+    time = f", time {dialect.describe(dialect.shared['time'])}" if "time" in dialect.shared else ""
+    date_name = dialect.describe(dialect.shared["date"])
+    yield f"date: {date_name} as {dialect.date_form}{time}{reader.describe_zone()}"
+    for series in dialect.series[:3]:
+        yield from _describe_series(dialect, series)
+    if len(dialect.series) > 3:
+        yield f"and {len(dialect.series) - 3} more symbols side by side"
+    if currency := dialect.currency or next(iter(reader.currencies), None):
+        yield f"currency: {currency}"
+    ignored = [name for column, name in enumerate(dialect.names) if column not in dialect.used and name]
+    if ignored:
+        yield f"not used: {list_some(ignored, 8)}"
+    for remark, count in reader.remarks.items():
+        yield f"{remark}{f' ({count} rows)' if count else ''}"
+
+
+def _describe_series(dialect: Dialect, series: Series) -> Iterator[str]:
+    names = {meaning: dialect.describe(column) for meaning, column in series.columns.items()}
+    prices = [f"{name} {names[name]}" for name in PRICES if name in names]
+    label = f"prices of {series.symbol}" if series.symbol else "prices"
+    yield f"{label}: {', '.join(prices)}{'; it stands for open, high and low' if len(prices) == 1 else ''}"
+    if "adjusted" in names:
+        yield f"adjusted by {names['adjusted']}"
+    elif "split" in dialect.shared:
+        column = dialect.describe(dialect.shared["split"])
+        yield f"adjusted by splits in {column}, where the prices are not yet"
+    else:
+        yield "adjusted by nothing: prices as they are"
+    yield f"volume: {names['volume']}" if "volume" in names else "volume: none, 0"

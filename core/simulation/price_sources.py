@@ -1,0 +1,331 @@
+"""Opens price files and splits their text into columns.
+
+Owns files, folders, archives and standard input, packed or not, the encoding of their text, and
+the numbers of their lines. Never looks at what a field means.
+"""
+
+import bz2
+import codecs
+import gzip
+import lzma
+import shutil
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
+
+from core.errors import PriceFileError
+from core.simulation.amounts import Integers
+from core.simulation.price_names import SUFFIXES
+from core.simulation.price_values import Mask, to_array
+
+SAMPLE_BYTES: Final = 1 << 15
+"""The beginning of a file from which its dialect is concluded: some hundred lines."""
+
+BLOCK_BYTES: Final = 1 << 18
+"""Size of a block that is parsed at once, and the longest line; larger ones cost memory and save no time."""
+
+STANDARD_INPUT: Final = Path("-")
+_TABLES: Final = frozenset(f".{suffix}" for suffix in SUFFIXES.split("|"))
+_PACKED: Final[dict[bytes, Callable[[IO[bytes]], IO[bytes]]]] = {
+    b"\x1f\x8b": gzip.open,  # type: ignore[dict-item]  # its modes are overloads
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+_NO_TABLE: Final = {
+    b"PK\x03\x04": "a zip archive or a workbook inside another archive; unpack it",
+    b"PAR1": "a Parquet file; save it as CSV",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; save it as CSV",
+    b"%pdf": "a PDF document; save its table as CSV",
+    b"sqlite format 3": "an SQLite database; export the table as CSV",
+    b"{": "JSON, not a table; save it as CSV (of a download: see what it says)",
+    b"[": "JSON, not a table; save it as CSV",
+    b"<!": "a web page, not a table; download the file itself",
+    b"<html": "a web page, not a table; download the file itself",
+    b"<?xml": "XML, not a table; save it as CSV",
+}
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    zipfile.BadZipFile,
+    RuntimeError,
+    NotImplementedError,
+)
+_BOMS: Final = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # begins with the mark of UTF-16
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One price file: its name for people, its stored size in bytes, and how to open it."""
+
+    name: str
+    size: int
+    _open: Callable[[], IO[bytes]]
+
+    @contextmanager
+    def open(self) -> Iterator[tuple[IO[bytes], Callable[[], int]]]:
+        """Yield the unpacked bytes, and a function that returns how many stored bytes were read.
+
+        Raises `PriceFileError`, also for what cannot be read or unpacked inside the block.
+        """
+        with _readable(self.name), self._open() as raw:
+            start = raw.read(8)
+            raw.seek(0)
+            unpack = next((opener for mark, opener in _PACKED.items() if start.startswith(mark)), None)
+            with unpack(raw) if unpack else nullcontext(raw) as data:
+                yield data, raw.tell
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise PriceFileError(f"{name} does not exist") from error
+    except _UNREADABLE as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise PriceFileError(f"{name} cannot be read ({reason.lower()})") from error
+
+
+@contextmanager
+def open_sources(paths: Sequence[Path]) -> Iterator[tuple[list[Source], list[str]]]:
+    """Yield the price files of paths, folders and archives, and the names of files that are left out.
+
+    In a folder or an archive only files with the suffix of a table count. Standard input is stored
+    in a temporary file, because files are read twice. Raises `PriceFileError` when a path does not
+    exist or holds no table.
+    """
+    sources: list[Source] = []
+    left_out: list[str] = []
+    with ExitStack() as stack:
+        for path in paths:
+            if path == STANDARD_INPUT:
+                file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="prices-"))
+                with _readable("standard input"):
+                    shutil.copyfileobj(sys.stdin.buffer, file)
+                    file.flush()
+                found = _list_file(Path(file.name), "standard input", left_out)
+            else:
+                found = _list_path(path, left_out)
+            if not found:
+                raise PriceFileError(
+                    f"{path} holds no table (.csv, .txt, .tsv, packed or not); name the files"
+                )
+            sources += found
+        yield sources, left_out
+
+
+def _list_path(path: Path, left_out: list[str]) -> list[Source]:
+    with _readable(str(path)):
+        if not path.is_dir():
+            return _list_file(path, str(path), left_out)
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        left_out += [str(file) for file in files if not _is_table(file.relative_to(path))]
+        tables = [file for file in files if _is_table(file.relative_to(path))]
+        return [source for file in tables for source in _list_file(file, str(file), left_out)]
+
+
+def _list_file(path: Path, name: str, left_out: list[str]) -> list[Source]:
+    with path.open("rb") as file:
+        if file.read(4) != b"PK\x03\x04":
+            return [Source(name, path.stat().st_size, lambda: path.open("rb"))]
+    with zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+    if any(member.filename == "[Content_Types].xml" for member in members):
+        raise PriceFileError(f"{name} is an Excel workbook; save the sheet as CSV")
+    tables = [member for member in members if _is_table(Path(member.filename))]
+    left_out += [f"{name}/{member.filename}" for member in members if member not in tables]
+    return [
+        Source(f"{name}/{member.filename}", member.file_size, _open_member(path, member)) for member in tables
+    ]
+
+
+def _open_member(path: Path, member: zipfile.ZipInfo) -> Callable[[], IO[bytes]]:
+    return lambda: zipfile.ZipFile(path).open(member)
+
+
+def _is_table(path: Path) -> bool:
+    is_hidden = any(part.startswith((".", "__MACOSX")) for part in path.parts)
+    return not is_hidden and path.suffix.lower() in _TABLES
+
+
+@dataclass(frozen=True)
+class Text:
+    """What a scan of a whole file found: encoding, whether it is a guess, first bytes, and quotes."""
+
+    encoding: str
+    is_guess: bool
+    sample: bytes
+    has_quotes: bool
+
+    def decode(self, encoding: str) -> str:
+        """Return the first lines; of a longer file without the last one, which may be cut."""
+        text = self.sample.decode(encoding, errors="replace")
+        if len(self.sample) == SAMPLE_BYTES:
+            text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1]
+        return text
+
+
+def scan_text(source: Source, encoding: str | None) -> Text:
+    """Read a file once to find its encoding: the given one, by its mark, UTF-8, else Windows-1252.
+
+    Raises `PriceFileError` when it is empty, no table, or not in the given encoding.
+    """
+    with source.open() as (data, _):
+        sample = piece = data.read(SAMPLE_BYTES)
+        _check_is_table(source.name, sample)
+        known = encoding or next((name for mark, name in _BOMS.items() if sample.startswith(mark)), None)
+        known = known or _find_utf16(sample)
+        decoder = codecs.getincrementaldecoder(known or "utf-8")()
+        has_quotes, is_decoded, line = False, True, 1
+        while True:
+            has_quotes = has_quotes or b'"' in piece
+            try:
+                line += decoder.decode(piece, final=not piece).count("\n") if is_decoded else 0
+            except UnicodeDecodeError as error:
+                if known:
+                    raise _wrong_encoding(source.name, line, known, error) from error
+                is_decoded = False
+            if not piece:
+                break
+            piece = data.read(1 << 20)
+    text = Text(known or ("utf-8" if is_decoded else "cp1252"), not (known or is_decoded), sample, has_quotes)
+    if not text.decode(text.encoding).strip("\ufeff \r\n\t"):
+        raise PriceFileError(f"{source.name} is empty; it needs a header and one row a trading day")
+    return text
+
+
+def _wrong_encoding(name: str, line: int, encoding: str, error: UnicodeDecodeError) -> PriceFileError:
+    return PriceFileError(f"{name}:{line}: not {encoding} from here on ({error.reason}); give its --encoding")
+
+
+def _find_utf16(sample: bytes) -> str | None:
+    """Recognize UTF-16 without a mark: every other byte of plain text is zero."""
+    even, odd = sample[::2].count(0), sample[1::2].count(0)
+    if max(even, odd) * 4 < len(sample):
+        return None
+    return "utf-16-le" if odd > even else "utf-16-be"
+
+
+def _check_is_table(name: str, sample: bytes) -> None:
+    if sample[257:262] == b"ustar":
+        raise PriceFileError(f"{name} is a tar archive; unpack it and name the folder")
+    start = sample.removeprefix(codecs.BOM_UTF8).lstrip()[:16]
+    for mark, reason in _NO_TABLE.items():
+        if mark in {start[: len(mark)], start[: len(mark)].lower()}:
+            raise PriceFileError(f"{name} is {reason}")
+
+
+class WrongWidth(NamedTuple):
+    """A line with another number of fields than there are columns."""
+
+    line: int
+    fields: int
+    text: str
+
+
+class Batch(NamedTuple):
+    """Trimmed text by column number, the line that each row starts on, which rows span several lines."""
+
+    columns: dict[int, Any]
+    lines: Integers
+    spans: Mask
+    wrong_width: list[WrongWidth]
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How lines are split into fields, and how many lines stand above the first row."""
+
+    encoding: str
+    separator: str
+    skipped_lines: int
+    width: int
+    has_quotes: bool
+
+
+def read_batches(source: Source, text: TextFormat, used: Iterable[int]) -> Iterator[tuple[Batch, int]]:
+    """Yield the rows of a file with the columns in `used`, and how many bytes were read.
+
+    Raises `PriceFileError` for text that is no table.
+    """
+    # a line break inside quotes, in any column, moves the lines below it
+    columns = list(range(text.width)) if text.has_quotes else sorted(set(used))
+    wrong: list[WrongWidth] = []
+
+    def note_wrong_width(row: Any) -> str:
+        wrong.append(WrongWidth(row.number, row.actual_columns, row.text))
+        return "skip"
+
+    row, breaks_before = text.skipped_lines + 1, 0
+    with source.open() as (data, position):
+        try:
+            for rows in _open_csv(data, text, columns, note_wrong_width):
+                # pyarrow numbers rows and not lines, and tells of wrong ones up to a block ahead
+                numbers = np.arange(row, row + rows.num_rows + len(wrong))
+                numbers = numbers[~np.isin(numbers, [line.line for line in wrong])][: rows.num_rows]
+                row = int(numbers[-1]) + 1 if len(numbers) else row
+                breaks = np.zeros(rows.num_rows, np.int64)
+                for column in rows.columns if text.has_quotes else ():
+                    breaks += to_array(pc.count_substring(column, "\n"))
+                passed = [line._replace(line=line.line + breaks_before) for line in wrong if line.line < row]
+                wrong[:] = [line for line in wrong if line.line >= row]
+                texts = {place: pc.ascii_trim_whitespace(rows.column(n)) for n, place in enumerate(columns)}
+                lines = numbers + breaks_before + np.cumsum(breaks) - breaks
+                yield Batch(texts, lines, breaks > 0, passed), position()
+                breaks_before += int(breaks.sum())
+        except pa.ArrowInvalid as error:
+            reason = str(error).split(" (")[0]
+            raise PriceFileError(
+                f"{source.name}:{row + breaks_before}: from here on a line is too long,"
+                f" or a quote is never closed ({reason})"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise _wrong_encoding(source.name, row + breaks_before, text.encoding, error) from error
+        if wrong:
+            rest = [line._replace(line=line.line + breaks_before) for line in wrong]
+            yield Batch({}, np.empty(0, np.int64), np.empty(0, np.bool_), rest), position()
+
+
+def _open_csv(
+    data: IO[bytes], text: TextFormat, columns: list[int], on_wrong_width: Callable[[Any], str]
+) -> Any:
+    return pa_csv.open_csv(
+        data,
+        read_options=pa_csv.ReadOptions(
+            use_threads=False,
+            block_size=BLOCK_BYTES,
+            column_names=[str(place) for place in range(text.width)],
+            skip_rows=text.skipped_lines,
+            encoding=text.encoding,
+        ),
+        parse_options=pa_csv.ParseOptions(
+            delimiter=text.separator,
+            newlines_in_values=text.has_quotes,
+            ignore_empty_lines=False,
+            invalid_row_handler=on_wrong_width,
+        ),
+        convert_options=pa_csv.ConvertOptions(
+            column_types={str(place): pa.string() for place in columns},
+            include_columns=[str(place) for place in columns],
+            strings_can_be_null=False,
+        ),
+    )
