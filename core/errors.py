@@ -1,7 +1,7 @@
 """Every error that a caller of `core` can get.
 
 Owns the hierarchy; never catches or translates anything itself.
-Driver errors are translated once, in `core.database.faults`.
+Driver errors are translated once, in `core.database.driver_errors`.
 """
 
 from collections.abc import Mapping

@@ -1,13 +1,16 @@
-"""What a forked child has to do anew.
+"""What a forked child of this process has to make anew: locks, threads, sockets, counters.
 
-Owns the registration alone: locks that threads of the parent held, its threads and its
-sockets are the business of whoever has them.
+Owns the registration with the interpreter. The cache, the database, the metrics and the health check
+register one method each, which makes their parts anew in the child.
 """
 
 import itertools
 import os
 import weakref
 from collections.abc import Callable
+
+generation = 0
+"""How many forks lie between this process and the first one that imported this module."""
 
 _numbers = itertools.count()
 # in the order of registration; the interpreter's own list cannot be shortened, and would hold a
@@ -22,6 +25,8 @@ def call_in_forked_child(method: Callable[[], object]) -> None:
 
 
 def _call_all() -> None:
+    global generation  # noqa: PLW0603  # cheaper to compare than a process id
+    generation += 1
     for reference in list(_methods.values()):
         method = reference()
         if method is not None:

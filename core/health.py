@@ -16,9 +16,9 @@ from typing import Generic, NamedTuple, TypeVar
 
 import psycopg2
 
-from core.cache.diagnosis import Diagnosis, RedisDoctor
-from core.database.bounded import BoundedConnection, make_connector
-from core.database.faults import describe_refusal, translate_connect
+from core.cache.capability import Diagnosis, RedisProbe
+from core.database.bounded_connection import BoundedConnection, make_connector
+from core.database.driver_errors import describe_refusal, translate_connect
 from core.errors import ConnectionsExhausted, MigrationFailed
 from core.forks import call_in_forked_child
 from core.migration import MIGRATIONS_DIR, MigrationCount, count_migrations
@@ -76,7 +76,9 @@ class HealthEvaluator:
         self._find_bypass = find_bypass
         self._monotonic = monotonic
         self._connector = make_connector(settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS)
-        self._doctor = RedisDoctor(settings, client_name=CLIENT_NAME) if settings.enable_redis_cache else None
+        self._redis_probe = (
+            RedisProbe(settings, client_name=CLIENT_NAME) if settings.enable_redis_cache else None
+        )
         self._reset_after_fork()
         call_in_forked_child(self._reset_after_fork)
 
@@ -113,7 +115,7 @@ class HealthEvaluator:
 
     def _run(self, deadline: float, timestamp: datetime) -> Health:
         self._database_check.start()
-        if self._doctor is not None:
+        if self._redis_probe is not None:
             self._redis_check.start()
         found, database_seconds = self._database_check.result(deadline)
         database = found or DatabaseFinding(reason=f"no answer within {database_seconds:.1f} s")
@@ -131,7 +133,7 @@ class HealthEvaluator:
             migrations_pending=migrations and migrations.pending,
             migrations_applied=migrations and migrations.applied,
             redis=_name_state(diagnosis),
-            redis_enabled=self._doctor is not None,
+            redis_enabled=self._redis_probe is not None,
             redis_seconds=redis_seconds,
             redis_reason=diagnosis and diagnosis.reason,
             pool=pool,
@@ -139,7 +141,7 @@ class HealthEvaluator:
 
     def _find_diagnosis(self, deadline: float) -> tuple[Diagnosis | None, float]:
         """Return what is wrong with Redis and how long the check took; None when it is disabled."""
-        if self._doctor is None:
+        if self._redis_probe is None:
             return None, 0.0
         found, seconds = self._redis_check.result(deadline)
         diagnosis = found or Diagnosis(is_usable=False, reason=f"no answer within {seconds:.1f} s")
@@ -185,7 +187,7 @@ class HealthEvaluator:
 
     def _examine_redis(self) -> Diagnosis | None:
         """Connect and let it prove that it can invalidate, for the same reason."""
-        return None if self._doctor is None else self._doctor.examine()
+        return None if self._redis_probe is None else self._redis_probe.examine()
 
 
 def _name_database_state(found: DatabaseFinding, pool: PoolUse) -> str:

@@ -21,7 +21,7 @@ import psycopg2
 from playhouse.migrations import Migration, MigrationError, Runner
 
 from core.database.connector import Connector, ServerConnection
-from core.database.faults import (
+from core.database.driver_errors import (
     DRIVER_ERRORS,
     LOCK_NOT_AVAILABLE,
     find_sqlstate,

@@ -1,8 +1,7 @@
-"""The cache in front of PostgreSQL: cache-aside in Redis, never wrong, never in the way."""
+"""The cache in front of PostgreSQL; `core.cache.kinds` describes how a cached read is declared."""
 
 from core.cache.cache import Cache
-from core.cache.claims import NO_FENCE, NO_TOKEN, Fence
-from core.cache.codec import Codec
-from core.cache.keys import CacheKind
+from core.cache.kinds import Cached, CacheKind
+from core.cache.leases import NO_FENCE, NO_TOKEN, Fence
 
-__all__ = ["NO_FENCE", "NO_TOKEN", "Cache", "CacheKind", "Codec", "Fence"]
+__all__ = ["NO_FENCE", "NO_TOKEN", "Cache", "CacheKind", "Cached", "Fence"]

@@ -1,24 +1,31 @@
-"""A circuit breaker: a server that failed is left alone until it has proved itself.
-
-Owns the states and what is said of them. Makes no calls itself: attempts are made in the background
-(`core.cache.recovery`), so no caller pays for them.
+"""The circuit breaker of Redis, and the background recovery that closes it again.
 
 - closed: every call goes through;
-- suspect: the server was late once. No call goes through, and nobody is told of an outage: one late
-  answer is none. Attempts decide;
-- open: attempts failed too, or the server refused. No read goes through;
-- half-open: an attempt worked. What changed is sent, nothing is read yet, until everybody has had
-  the time to send what changed meanwhile.
+- suspect: the server was late once. No call goes through, but this is not yet an outage: the next
+  attempts decide;
+- open: attempts failed too, or the server refused. Nothing is read;
+- half-open: an attempt succeeded. Invalidations are sent, but nothing is read until every process has had
+  time to send those of the outage.
 
-Pattern: M. Nygard, Release It!, "Circuit Breaker".
+Attempts are made by the thread of `Recovery`, so no caller waits for them. It runs only while the breaker
+is not closed or the outbox is not empty. Pattern: M. Nygard, Release It!, "Circuit Breaker".
 """
 
+import logging
 import threading
 from collections.abc import Callable
 from enum import Enum
 
-# A call and this many attempts after it: a machine that stops for half a second is no outage.
+from core.backoff import Backoff
+from core.cache.outbox import InvalidationOutbox
+
+logger = logging.getLogger(__name__)
+
+# So many attempts fail after the first late call: a machine that stalls for half a second is no outage.
 ATTEMPTS = 2
+STOP_SECONDS = 2.0
+# On top of the longest pause between two attempts of another process: time for the attempt itself.
+GRACE_SECONDS = 0.1
 
 
 class _State(Enum):
@@ -40,7 +47,7 @@ class CircuitBreaker:
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """Take a new lock and tell the state, which the child's metrics do not have."""
+        """Keep the state, take a new lock, and report the state: the child's metrics begin without it."""
         self._lock = threading.Lock()
         self._on_change(self.is_open)
 
@@ -56,12 +63,12 @@ class CircuitBreaker:
 
     @property
     def is_half_open(self) -> bool:
-        """Whether an attempt worked since the last failure."""
+        """Whether an attempt succeeded since the last failure."""
         return self._is_half_open
 
     @property
-    def lets_changes_through(self) -> bool:
-        """Whether the server answers, as far as is known: it may do less than it should."""
+    def lets_invalidations_through(self) -> bool:
+        """Whether the server answers, as far as is known, even if it refuses some commands."""
         return self._state is _State.CLOSED or self._is_half_open or self._is_refused
 
     @property
@@ -69,10 +76,10 @@ class CircuitBreaker:
         """Why no read goes through; None when closed."""
         return self._reason
 
-    def record_failure(self, reason: str, *, is_attempt: bool, is_certain: bool = False) -> bool:
+    def record_failure(self, reason: str, *, is_attempt: bool, no_server: bool = False) -> bool:
         """Note that the server did not answer; return whether that opened the breaker.
 
-        Calls that were under way count once altogether. `is_certain`: there is no server.
+        Calls that were under way at the same time count once. `no_server`: it accepts no connection.
         """
         with self._lock:
             if self._state is _State.CLOSED:
@@ -81,26 +88,26 @@ class CircuitBreaker:
                 self._failed_attempts += 1
             self._is_half_open = self._is_refused = False
             self._reason = reason
-            return self._open() if is_certain or self._failed_attempts >= ATTEMPTS else False
+            return self._open() if no_server or self._failed_attempts >= ATTEMPTS else False
 
     def record_refusal(self, reason: str) -> bool:
-        """Note that the server answered and will not do it; return whether that is news."""
+        """Note that the server answered with a refusal; return whether the last answer was none."""
         with self._lock:
-            is_news = not self._is_refused
+            is_new = not self._is_refused
             self._is_half_open, self._is_refused = False, True
             self._reason = reason
             self._open()
-            return is_news
+            return is_new
 
     def _open(self) -> bool:
         was_open, self._state = self.is_open, _State.OPEN
         if not was_open:
-            # under the lock, so that the last state is the last that is told
+            # under the lock, so that the last state is reported last
             self._on_change(True)
         return not was_open
 
     def half_open(self) -> None:
-        """Let changes through: an attempt worked."""
+        """Let invalidations through: an attempt succeeded."""
         with self._lock:
             self._is_half_open, self._is_refused = True, False
 
@@ -115,3 +122,81 @@ class CircuitBreaker:
             if was_open:
                 self._on_change(False)
             return True
+
+
+class Recovery:
+    """A thread that asks Redis and flushes the outbox until all is well; thread safe."""
+
+    def __init__(
+        self,
+        attempt: Callable[[], bool],
+        *,
+        breaker: CircuitBreaker,
+        outbox: InvalidationOutbox,
+        on_recovered: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._attempt = attempt
+        self._breaker = breaker
+        self._outbox = outbox
+        self._on_recovered = on_recovered
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Start the thread, unless it runs already."""
+        with self._lock:
+            if self._thread is None and not self._closing.is_set():
+                self._thread = threading.Thread(target=self._run, name="redis-recovery", daemon=True)
+                self._thread.start()
+
+    def close(self) -> None:
+        """End the thread; the caller makes the last attempt."""
+        self._closing.set()
+        thread = self._thread
+        if thread is not None and thread is not threading.current_thread():
+            thread.join(STOP_SECONDS)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for some seconds, or until `close`."""
+        self._closing.wait(seconds)
+
+    def _run(self) -> None:
+        backoff = Backoff()
+        is_done = False
+        while not is_done and not self._closing.wait(backoff.next_seconds()):
+            try:
+                is_done = self._step(backoff)
+            except Exception:
+                # the edge of a loop: without this thread Redis would stay unused for ever
+                logger.exception("an attempt to use Redis again failed")
+
+    def _step(self, backoff: Backoff) -> bool:
+        """Make one attempt; return whether all is well."""
+        if not self._attempt():
+            return False
+        if self._breaker.is_closed:
+            backoff.reset()
+        else:
+            self._close_breaker(backoff)
+        if self._outbox.add_late():
+            return False
+        with self._lock:
+            if not self._breaker.is_closed or self._outbox.is_pending:
+                return False
+            self._thread = None
+        return True
+
+    def _close_breaker(self, backoff: Backoff) -> None:
+        """Let invalidations through, and a while later reads.
+
+        During the outage other processes changed rows whose old values Redis still has. They send these
+        invalidations with their next attempt, at most the present pause of this process from now.
+        """
+        self._breaker.half_open()
+        self._closing.wait(backoff.longest_next_seconds + GRACE_SECONDS)
+        was_open = self._breaker.is_open
+        if self._attempt() and self._breaker.close():
+            backoff.reset()
+            if was_open:
+                self._on_recovered()

@@ -1,34 +1,30 @@
-"""Cache-aside in two tiers: this process's near tier, then Redis, then the loader.
+"""Cache-aside in two tiers: the near cache of this process, then Redis, then the loader.
 
-Owns the order of steps of a read and of an invalidation, and their counting: requests =
-hits + misses + bypasses in each tier. Knows no models. A failure of Redis never reaches
-the caller: the loader is asked instead.
+Owns the order of the steps of a read and of an invalidation, and their counting. Knows no models. A failure
+of Redis never reaches the caller: the loader is asked instead.
 
-Coherence: once a write has returned, a read of this process never gives an older value,
-and neither does a read of another process that asks Redis; what another process's near
-tier holds is dropped when the feed tells it, within milliseconds, and lives no longer
-than the near tier's time to live in any case.
+Coherence: once a write has returned, no read of this process gives an older value, and no read of another
+process that asks Redis does. The near cache of another process drops the value when its invalidation feed
+reports the change, within milliseconds, and at the latest when its time to live ends.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, TypeVarTuple, Unpack, overload
 
 from frozendict import frozendict
 
-from core.cache.breaker import CircuitBreaker
-from core.cache.changes import Changes
-from core.cache.claims import NO_FENCE, NO_TOKEN, Fence
-from core.cache.codec import ABSENT, FENCE_MARK, Codec, new_token
-from core.cache.diagnosis import hide_addresses
-from core.cache.flights import Flights
-from core.cache.keys import ALL_KINDS, CacheKind
-from core.cache.last_known import LastKnown
-from core.cache.meter import StaleReadMeter
-from core.cache.near import NearTier
-from core.cache.read_through import Load, Read, ReadThrough
-from core.cache.shared import SharedTier
-from core.cache.tally import Tally
+from core.cache.capability import PUSH_PROTOCOL, CapabilityCheck, hide_addresses
+from core.cache.changes import ChangeLog, SingleFlight
+from core.cache.codec import ABSENT, FENCE_MARK, new_token
+from core.cache.connection import make_connection_factory
+from core.cache.counters import CacheCounters, StaleReadSampler
+from core.cache.feed import InvalidationFeed
+from core.cache.kinds import KINDS, Cached, Read, find_kind_name
+from core.cache.leases import NO_FENCE, NO_TOKEN, Fence
+from core.cache.near import FailSafeValues, NearCache
+from core.cache.read_through import ReadThrough
+from core.cache.shared import SharedCache
 from core.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
 from core.forks import call_in_forked_child
 from core.metrics import Metrics
@@ -36,9 +32,11 @@ from core.records import CacheStats
 from core.settings import Settings
 
 T = TypeVar("T")
+Item = TypeVar("Item")
+Args = TypeVarTuple("Args")
 
-# What a last known value stands in for: a server that hangs keeps connections, which are missed elsewhere.
-UNANSWERED = (DatabaseUnavailable, PoolTimeout, QueryTimeout)
+# The database did not answer. A pool timeout too: a server that hangs keeps the connections of the pool.
+NO_ANSWER = (DatabaseUnavailable, PoolTimeout, QueryTimeout)
 
 
 class Cache:
@@ -52,194 +50,178 @@ class Cache:
         metrics: Metrics,
         is_bypassed: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._settings = settings
+        self._client_name = client_name
         self._metrics = metrics
         self._is_bypassed = is_bypassed
-        self._tallies = {kind.name: Tally(kind.name, metrics) for kind in ALL_KINDS}
-        for tally in self._tallies.values():
-            metrics.add_source(tally.publish)
-        # those of this process, and those of others as far as its feed tells
-        self._changes = Changes()
-        self._flights = Flights(self._changes)
-        self._near = NearTier(
+        self._is_closed = False
+        self._shared: SharedCache | None = None
+        self._open()
+        metrics.add_source(self._publish)
+        call_in_forked_child(self._reset_after_fork)
+
+    def _open(self) -> None:
+        """Make every part; in a forked child anew, except the breaker and the invalidation outbox."""
+        settings, metrics = self._settings, self._metrics
+        self._counters = {kind.name: CacheCounters(kind.name, metrics) for kind in KINDS}
+        self._changes = ChangeLog()
+        self._single_flight = SingleFlight(self._changes)
+        self._near = NearCache(
             self._changes, max_entries=settings.near_cache_size, ttl_seconds=settings.near_cache_ttl / 1000
         )
-        self._last_known = LastKnown(
+        self._fail_safe = FailSafeValues(
             max_entries=settings.near_cache_size, seconds=settings.cache_failsafe / 1000
         )
-        self._shared: SharedTier | None = None
+        self._feed: InvalidationFeed | None = None
         if settings.enable_redis_cache:
-            breaker = CircuitBreaker(on_change=metrics.cache_breaker_open.set)
-            self._shared = SharedTier(settings, client_name=client_name, breaker=breaker)
-            self._feed = self._shared.make_feed(self._near)
+            self._shared = SharedCache(
+                settings,
+                client_name=self._client_name,
+                report_outage=metrics.cache_breaker_open.set,
+                parent=self._shared,
+            )
             if settings.near_cache_size:
+                self._feed = InvalidationFeed(
+                    make_connection_factory(settings, self._client_name),
+                    self._near,
+                    prefix=settings.redis_key_prefix,
+                    capability=CapabilityCheck(settings.redis_key_prefix),
+                    is_possible=settings.read_redis_address().protocol == PUSH_PROTOCOL,
+                )
                 self._feed.start()
+        self._sampler = StaleReadSampler(
+            settings.stale_read_sample, metrics=metrics, near=self._near, shared=self._shared
+        )
         self._reader = ReadThrough(
             self._shared,
             self._near,
-            self._tallies,
-            metrics,
-            on_hits=lambda read, hits: self._meter.see("shared", lambda: read, hits),
-        )
-        self._meter = StaleReadMeter(
-            settings.stale_read_sample,
+            counters=self._counters,
+            sampler=self._sampler,
             metrics=metrics,
-            find_near=self._near.get,
-            find_shared=self._reader.peek,
         )
-        call_in_forked_child(self._renew)
 
-    def _renew(self) -> None:
-        """Start over in a forked child: new locks, and a feed of its own before near is served."""
-        for tally in self._tallies.values():
-            tally.reset_after_fork()
-        self._changes.reset_after_fork()
-        self._flights.reset_after_fork()
-        self._last_known.reset_after_fork()
-        self._near.reset_after_fork()
-        self._meter.renew()
-        if self._shared is not None:
-            self._shared.renew()
-            if self._feed.is_started:
-                self._feed.start()
+    def _reset_after_fork(self) -> None:
+        """Begin with an empty cache: threads, locks and sockets of the parent are of no use in a child."""
+        if not self._is_closed:
+            self._open()
 
     # -- read -------------------------------------------------------------------------
 
     @overload
-    def get_or_load(
-        self,
-        kind: CacheKind,
-        key: str,
-        codec: Codec[T],
-        load: Callable[[], T],
-        *,
-        depends_on: tuple[str, ...] = (),
-    ) -> T: ...
+    def get_or_load(self, cached: Cached[T, *Args], load: Callable[[Unpack[Args]], T], *args: *Args) -> T: ...
 
     @overload
     def get_or_load(
-        self,
-        kind: CacheKind,
-        key: str,
-        codec: Codec[T],
-        load: Callable[[], T | None],
-        *,
-        depends_on: tuple[str, ...] = (),
+        self, cached: Cached[T, *Args], load: Callable[[Unpack[Args]], T | None], *args: *Args
     ) -> T | None: ...
 
     def get_or_load(
-        self,
-        kind: CacheKind,
-        key: str,
-        codec: Codec[T],
-        load: Callable[[], T | None],
-        *,
-        depends_on: tuple[str, ...] = (),
+        self, cached: Cached[T, *Args], load: Callable[[Unpack[Args]], T | None], *args: *Args
     ) -> T | None:
-        """Return the value under `key`, loaded when it is missing or depends on what changed.
+        """Return the value of a cached read for `args`, loaded when it is missing or outdated.
 
         None means that there is no such row, which is remembered for a few seconds. What `load`
         raises is raised. In a transaction the loader is always asked, and nothing is stored.
         """
         if self._is_bypassed():
-            return load()
-        ticket = self._last_known.begin()
-        tally = self._tallies[kind.name]
+            return load(*args)
+        key = cached.key(*args)
+        self._fail_safe.begin_read()
         value = self._near.get(key)
+        counters = self._counters[cached.name]
         if value is not None:
-            tally.count_near(hits=1, misses=0)
-            if self._meter.is_on:
-                self._meter.see(
-                    "near", lambda: _read_of_one(kind, key, codec, load, depends_on), {key: value}
-                )
+            counters.count_near(hits=1, misses=0)
+            if self._sampler.is_on:
+                self._sampler.sample("near", lambda: _read_of_one(cached, key, load, args), {key: value})
             return None if value is ABSENT else value
-        tally.count_near(hits=0, misses=int(self._near.is_live))
-        read = _read_of_one(kind, key, codec, load, depends_on)
-        try:
-            answer = self._read_alone(read, key)
-        except UNANSWERED:
-            known: T | None = self._recall(key)
-            if known is None:
-                raise
-            return known
-        if answer is not None:
-            self._last_known.remember(ticket, {key: answer}, depends_on)
-        return answer
-
-    def _read_alone(self, read: Read[T], key: str) -> T | None:
-        """Read one key; threads that want it at the same time share a read."""
-        if not self._near.is_live:
-            unheard: T | None = self._flights.share_next(key, lambda: self._reader.read(read, [key]).get(key))
-            return unheard
-        answer: T | None = self._flights.share(
-            key, read.depends_on, lambda: self._reader.read(read, [key]).get(key)
-        )
-        return answer
+        counters.count_near(hits=0, misses=int(self._near.is_live))
+        return self._read_missing(_read_of_one(cached, key, load, args), [key]).get(key)
 
     def get_or_load_many(
         self,
-        kind: CacheKind,
-        keys: Sequence[str],
-        codec: Codec[T],
-        load: Load[T],
+        cached: Cached[T, *tuple[Any, ...]],
+        by_key: Mapping[str, Item],
+        load: Callable[[list[Item]], Mapping[Item, T]],
         *,
         depends_on: tuple[str, ...] = (),
     ) -> Mapping[str, T]:
-        """Return the values that exist under `keys`; `load` gets all missing keys at once."""
+        """Return the values that exist, by key; `load` gets the items of all missing keys at once.
+
+        `depends_on` are the version keys that the values of all these keys depend on. Do not modify the
+        result.
+        """
+
+        def load_keys(keys: Iterable[str]) -> dict[str, T]:
+            found = load([by_key[key] for key in keys])
+            return {key: found[by_key[key]] for key in keys if by_key[key] in found}
+
+        keys = tuple(by_key)
         if self._is_bypassed():
-            return dict(load(keys))
-        ticket = self._last_known.begin()
-        whole: dict[str, T] | None = self._near.get_all(tuple(keys))
+            return load_keys(keys)
+        self._fail_safe.begin_read()
+        counters = self._counters[cached.name]
+        whole: dict[str, T] | None = self._near.get_all(keys)
+        found: dict[str, T] = self._near.get_many(keys) if whole is None else whole
+        missing = [key for key in keys if key not in found] if whole is None else []
+        counters.count_near(hits=len(keys) - len(missing), misses=len(missing) if self._near.is_live else 0)
+        if self._sampler.is_on:
+            self._sampler.sample("near", lambda: Read(cached, load_keys, depends_on), found)
         if whole is not None:
-            self._tallies[kind.name].count_near(hits=len(keys), misses=0)
-            if self._meter.is_on:
-                self._meter.see("near", lambda: Read(kind, codec, load, depends_on), whole)
             return whole
-        near = self._near.get_many(keys)
-        missing = [key for key in keys if key not in near] if len(near) < len(keys) else []
-        self._tallies[kind.name].count_near(hits=len(near), misses=len(missing) if self._near.is_live else 0)
-        self._meter.see("near", lambda: Read(kind, codec, load, depends_on), near)
-        found: dict[str, T] = near
-        for key in [key for key, value in near.items() if value is ABSENT]:
+        for key in [key for key, value in found.items() if value is ABSENT]:
             del found[key]
         if missing:
-            try:
-                read = self._reader.read(Read(kind, codec, load, depends_on), missing)
-            except UNANSWERED:
-                known = {key: value for key in missing if (value := self._recall(key)) is not None}
-                if not known:
-                    raise
-                return found | known
-            self._last_known.remember(ticket, read, depends_on)
-            found |= read
+            cached.check_key(missing[0])
+            found.update(self._read_missing(Read(cached, load_keys, depends_on), missing))
         return found
 
-    def _recall(self, key: str) -> Any:
-        known = self._last_known.recall(key)
-        if known is not None:
-            self._metrics.cache_stale_served.inc()
-        return known
+    def _read_missing(self, read: Read[T], keys: Sequence[str]) -> Mapping[str, T]:
+        """Read keys that the near cache does not have; fail-safe values if the database does not answer."""
+        # the same object throughout: a fork during the read makes a new one
+        fail_safe = self._fail_safe
+        ticket = fail_safe.take_ticket()
+        try:
+            found = self._read_shared(read, keys)
+        except NO_ANSWER:
+            known: dict[str, T] = {key: value for key in keys if (value := fail_safe.recall(key)) is not None}
+            if not known:
+                raise
+            self._metrics.cache_stale_served.inc(len(known))
+            return known
+        fail_safe.remember(ticket, found, read.depends_on)
+        return found
+
+    def _read_shared(self, read: Read[T], keys: Sequence[str]) -> Mapping[str, T]:
+        """Read through Redis; threads that want the same single key share one read."""
+        if len(keys) > 1:
+            return self._reader.read(read, keys)
+        [key] = keys
+        found: Mapping[str, T]
+        if self._near.is_live:
+            found = self._single_flight.do(key, read.depends_on, lambda: self._reader.read(read, keys))
+        else:
+            found = self._single_flight.do_next(key, lambda: self._reader.read(read, keys))
+        return found
 
     @property
     def stale_seconds(self) -> float | None:
         """How old the answer to the last read of this thread or task was; None when it was fresh.
 
-        Not None only when the database did not answer and a last known value was served.
+        Not None only when the database did not answer and a fail-safe value was served.
         """
-        return self._last_known.age_seconds
+        return self._fail_safe.age_seconds
 
     # -- change ---------------------------------------------------------------------------
 
-    def fence(
-        self, keys: Iterable[tuple[CacheKind, str]], token: bytes = NO_TOKEN, *, is_awaited: bool = False
-    ) -> Fence:
+    def fence(self, keys: Iterable[str], token: bytes = NO_TOKEN, *, is_awaited: bool = False) -> Fence:
         """Keep readers from filling what a transaction is about to commit.
 
         Call it when every statement is done and COMMIT comes next, or again then when a token of
         `new_fence` fenced keys long before. The fence is on its way when this returns, before
-        whatever is sent to the database afterwards; its arrival is seen by `invalidate`, which
+        whatever is sent to the database afterwards; its arrival is checked by `invalidate`, which
         therefore has to follow, or here when it `is_awaited`.
         """
-        names = list(dict.fromkeys([key for _, key in keys]))
+        names = list(dict.fromkeys(keys))
         if self._shared is None or not names:
             return Fence(token)
         token = token or self.new_fence()
@@ -247,72 +229,76 @@ class Cache:
 
     @staticmethod
     def new_fence() -> bytes:
-        """Return a token for `fence` that nobody else has."""
+        """Return a fresh token for `fence`."""
         return new_token(FENCE_MARK)
 
     def invalidate(
-        self,
-        changed: Iterable[tuple[CacheKind, str]],
-        fence: Fence = NO_FENCE,
-        *,
-        is_certain: bool = True,
+        self, changed: Iterable[str], fence: Fence = NO_FENCE, *, outcome_known: bool = True
     ) -> None:
         """Drop keys whose data changed; call it after the commit, with their fence.
 
         When Redis does not answer, the keys are dropped before this process reads it again, and
-        as soon as it answers. Not `is_certain`: the commit may still be to come, so the fence
-        stays until it expires.
+        as soon as it answers. Without `outcome_known` the commit may still be to come, so the fence
+        stays until it expires. Raises `ValueError` for a key of no kind.
         """
-        by_key = {key: kind for kind, key in changed}
-        if not by_key:
+        keys = list(dict.fromkeys(changed))
+        if not keys:
             return
-        for name, count in Counter(kind.name for kind in by_key.values()).items():
-            self._tallies[name].count_invalidations(count)
         try:
             if self._shared is not None:
-                if is_certain:
-                    self._shared.delete(list(by_key), fence)
+                if outcome_known:
+                    self._shared.delete(keys, fence)
                 else:
-                    self._shared.keep_fence(list(by_key), fence)
+                    self._shared.keep_fence(keys, fence)
         finally:
-            # after Redis: a read that began before and ends now must not come back in
-            self._near.invalidate(by_key)
-            self._last_known.forget(by_key)
+            # after Redis: a read that began before and ends now must not be admitted again
+            self._near.invalidate(keys)
+            self._fail_safe.invalidate(keys)
+        for name, count in Counter(map(find_kind_name, keys)).items():
+            self._counters[name].count_invalidations(count)
 
     # -- run ----------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        for counters in self._counters.values():
+            counters.publish()
 
     def stats(self) -> CacheStats:
         """Return what this process counted, and whether Redis is in use."""
         state = "disabled"
         if self._shared is not None:
-            state = "down" if self._shared.is_down else "enabled"
-        counts = {name: tally.snapshot() for name, tally in self._tallies.items()}
+            state = "down" if self._shared.guard.is_down else "enabled"
+        counts = {name: counters.snapshot() for name, counters in self._counters.items()}
         return CacheStats(state=state, caches=frozendict(counts), reason=self.find_bypass())
 
     def find_bypass(self) -> str | None:
-        """Return why Redis, or the near tier, is not used as it should be; None while it is.
-
-        No address is in it.
-        """
-        if self._shared is None:
-            return None
-        reason = self._shared.reason or (self._feed.reason and f"near cache off: {self._feed.reason}")
-        return reason and hide_addresses(reason)
+        """Return why Redis or the near cache is not used as it should be, without an address, else None."""
+        reason = self._shared and self._shared.guard.reason
+        if not reason and self._feed is not None and self._feed.reason:
+            reason = f"near cache off: {self._feed.reason}"
+        return hide_addresses(reason) if reason else None
 
     def close(self) -> None:
-        """Close every connection to Redis; a read after this asks its loader, and the database refuses it."""
+        """Close every connection to Redis; a later read asks its loader, which the closed pool refuses."""
+        self._is_closed = True
         self._is_bypassed = lambda: True
-        self._meter.close()
-        if self._shared is not None:
+        self._sampler.close()
+        if self._feed is not None:
             self._feed.close()
-            self._shared.close()
+        if self._shared is not None:
+            self._shared.guard.close()
 
 
 def _read_of_one(
-    kind: CacheKind, key: str, codec: Codec[T], load: Callable[[], T | None], depends_on: tuple[str, ...]
+    cached: Cached[T, *Args],
+    key: str,
+    load: Callable[[Unpack[Args]], T | None],
+    args: tuple[*Args],
 ) -> Read[T]:
+    cached.check_key(key)
+
     def load_one(_: Sequence[str]) -> Mapping[str, T]:
-        found = load()
+        found = load(*args)
         return {} if found is None else {key: found}
 
-    return Read(kind, codec, load_one, depends_on)
+    return Read(cached, load_one, cached.depends_on(*args))

@@ -1,28 +1,51 @@
-"""The capability check: whether a server does everything that invalidation needs.
+"""The capability check: whether a Redis server does everything that the cache needs, and what it lacks.
 
 A server may answer reads and refuse to invalidate: a replica, a node of a cluster, a user without
-permission, a server that cannot save its data. What it has would then be read after a write.
+permission, a server that cannot save its data. What it holds would then be read after a write.
 
-Owns the commands of the check, and the words for what is missing. Keeps no connection. `check` runs the
-scripts on scratch keys under the prefix and proves a new connection. `recheck` changes nothing and
-tells nobody of keys, so it can be repeated; it needs what an invalidation needs.
+`check` runs every command and script on scratch keys under the prefix, on a new connection. `recheck`
+runs what an invalidation needs, and changes nothing, so it can be repeated. `subscribe` asks for the
+invalidation feed. `RedisProbe` does all of it on a connection of its own, for health. Texts for
+people hold no address.
 """
 
+import contextlib
+import hashlib
+import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from core.cache.claims import GRANTED, NO_TOKEN, TAKEN, build_request
-from core.cache.codec import FENCE_MARK, LEASE_MARK, new_token
-from core.cache.keys import FAMILIES
-from core.cache.link import Script
-from core.cache.scripts import FENCE, FILL, LEASE, RELEASE
-from core.cache.wire import ErrorReply, Wire, pack, read_greeting
+import redis
+
+from core.cache.client import Script
+from core.cache.codec import FENCE_MARK, LEASE_MARK, ORIGIN_BYTES, UNKNOWN_ORIGIN, new_token
+from core.cache.connection import (
+    ErrorReply,
+    RedisConnection,
+    encode_command,
+    make_connection_factory,
+    parse_greeting,
+)
+from core.cache.kinds import FAMILIES
+from core.cache.leases import FENCE, FILL, GRANTED, LEASE, NO_TOKEN, RELEASE, TAKEN, build_lease_request
+from core.settings import Settings
 
 SCRIPTS: Final = (LEASE, FILL, FENCE, RELEASE)
-# Scratch keys of a check that was cut off are gone after this time.
+# Scratch keys of an interrupted check expire after this time.
 SCRATCH_MILLISECONDS: Final = 10_000
 NO_SHA: Final = "0" * 40
+# Only RESP3 has pushes.
+PUSH_PROTOCOL: Final = 3
+# The fields of INFO that make up the origin of a server's data: `run_id` is new at each start,
+# `master_replid` at each promotion (Redis documentation, INFO).
+ORIGIN_FIELDS: Final = {"server": b"run_id", "replication": b"master_replid"}
+# Long enough for the words of a server.
+REASON_LENGTH: Final = 400
+# HOST:PORT and a bare IPv4 address, but not the line of a script (@user_script:12).
+_ADDRESS: Final = re.compile(r"(?<![@\w])(?:\[[\da-f:]+\]|[\w-]+(?:\.[\w-]+)*):\d{2,5}\b|\b\d+(?:\.\d+){3}\b")
+# the name that a certificate should have
+_NAME: Final = re.compile(r"valid for '[^']*'")
 HINTS: Final = {
     "READONLY": "it is a replica: REDIS_URL has to name the primary",
     "MASTERDOWN": "it is a replica: REDIS_URL has to name the primary",
@@ -37,17 +60,21 @@ HINTS: Final = {
 
 
 class Incapable(ErrorReply):
-    """The server answered, and not as it has to."""
+    """The server answered, but not as the cache needs it."""
+
+
+class FeedRefused(redis.RedisError):
+    """The server is there but sends no invalidations."""
 
 
 class Step(NamedTuple):
-    """A command, and whether a reply to it is right."""
+    """A command, and how to tell whether the reply to it is right."""
 
     name: str
     command: bytes
     is_right: Callable[[Any], bool]
     is_expected: Callable[[ErrorReply], bool] = lambda _: False
-    # what is said of a reply that is not right
+    # the error for a wrong reply
     complaint: str = ""
 
 
@@ -56,44 +83,47 @@ class CapabilityCheck:
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        # no key of these is ever created, so they need no fresh names
+        # `recheck` creates none of these keys, so they can be named once
         keys = self._name_keys()
         self._recheck = {protocol: _list_recheck(keys, protocol) for protocol in (2, 3)}
 
-    def check(self, wire: Wire) -> ErrorReply | None:
-        """Prove a new connection, whose server has the `SCRIPTS` then; raises `ErrorReply`.
+    def check(self, connection: RedisConnection) -> ErrorReply | None:
+        """Check a new connection; raises `ErrorReply`. Its server has the `SCRIPTS` afterwards.
 
-        Returns the refusal of a server that invalidates and stores nothing, because its memory is full.
+        Returns the refusal of a server that invalidates but stores nothing, because its memory is full.
         """
-        if not wire.protocol:
-            wire.connect()
+        if not connection.protocol:
+            connection.connect()
         keys = self._name_keys()
-        commands, scripts = _list_commands(keys, wire.protocol), _list_scripts(keys)
-        replies = wire.exchange([step.command for step in (*commands, *scripts)])
-        # a command says more than the script that needs it
+        commands, scripts = _list_commands(keys, connection.protocol), _list_scripts(keys)
+        replies = connection.exchange([step.command for step in (*commands, *scripts)])
+        # the refusal of a command says more than that of a script that calls it
         refusal = judge(commands, replies[: len(commands)])
         return judge(scripts, replies[len(commands) :]) or refusal
 
-    def recheck(self, wire: Wire) -> None:
-        """Prove an old connection again; raises `ErrorReply`."""
-        steps = self.list_recheck(wire.protocol)
-        judge(steps, wire.exchange([step.command for step in steps]))
+    def admit(self, connection: RedisConnection) -> Sequence[Script]:
+        """Check a new connection and note the origin of its data; return the scripts its server has now."""
+        self.check(connection)
+        connection.origin = read_origin(connection)
+        return SCRIPTS
+
+    def recheck(self, connection: RedisConnection) -> None:
+        """Check an old connection again; raises `ErrorReply`."""
+        steps = self.list_recheck(connection.protocol)
+        judge(steps, connection.exchange([step.command for step in steps]))
 
     def list_recheck(self, protocol: int) -> list[Step]:
-        """Return the steps of `recheck`, for a connection whose replies are read one by one."""
+        """Return the steps of `recheck`, for a caller that reads the replies one by one."""
         return self._recheck[protocol]
 
     def _name_keys(self) -> list[str]:
-        """Return a key of each family that nobody else has; the last is that of a version."""
+        """Return a fresh key of each family; the last one is a version key."""
         name = f"capability-check:{secrets.token_hex(8)}"
         return [f"{self._prefix}{family}{name}" for family in FAMILIES]
 
 
 def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
-    """Raise what was refused, in the words of the server; return what is tolerated.
-
-    A refusal names each command that met one.
-    """
+    """Raise a refusal in the words of the server, with the refused commands; return a tolerated one."""
     refused: list[tuple[str, ErrorReply]] = []
     wrong: list[Step] = []
     for step, reply in zip(steps, replies, strict=True):
@@ -107,75 +137,77 @@ def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
         names = ", ".join(dict.fromkeys(name for name, _ in serious))
         raise ErrorReply(f"{serious[0][1]} (refused: {names})")
     for step in wrong:
-        # what could not be stored cannot be looked at either
+        # a wrong reply may follow from a tolerated refusal: what was not stored is not found
         if step.complaint or not refused:
             raise Incapable(step.complaint or f"it answers {step.name} in another way than Redis")
     return refused[0][1] if refused else None
 
 
 def is_tolerated(error: ErrorReply) -> bool:
-    """Say whether the server invalidates although it answered this: its memory is full."""
-    # up to version 6 what a script met stands within an error of the script
+    """Say whether a server that answered this can still invalidate: only its memory is full."""
+    # up to version 6 the error of a command stands inside the error of its script
     return error.code == "OOM" or "-OOM " in str(error)
 
 
 def describe(error: Exception) -> str:
-    """Return the words of an error and what to do about it."""
+    """Return the message of an error and what to do about it."""
     hint = HINTS.get(error.code) if isinstance(error, ErrorReply) else None
     return f"{error}; {hint}" if hint else str(error)
 
 
 def _list_recheck(keys: Sequence[str], protocol: int) -> list[Step]:
-    """Return the commands of an invalidation; none of them changes anything, because no key exists."""
+    """Return the commands of an invalidation; they change nothing, because the keys do not exist."""
     scratch = keys[-1]
     return [
         # a replica that accepts writes loses them when its primary sends it the same keys
-        Step("HELLO", pack("HELLO", protocol), _is_primary, complaint="READONLY its role is replica"),
-        Step("TIME", pack("TIME"), _is_list),
-        Step("SET", pack("SET", scratch, "", "XX", "PX", SCRATCH_MILLISECONDS), _is_none),
-        # of one key: each of them counts as a miss in Redis' own statistics
-        Step("MGET", pack("MGET", scratch), _is_list),
-        Step("UNLINK", pack("UNLINK", *keys), _is_int),
-        Step("EVAL", pack("EVAL", "return #KEYS", len(keys), *keys), _is_int),
-        Step("EVALSHA", pack("EVALSHA", NO_SHA, 0), _is_none, is_expected=_is_unknown_script),
+        Step(
+            "HELLO", encode_command("HELLO", protocol), _is_primary, complaint="READONLY its role is replica"
+        ),
+        Step("TIME", encode_command("TIME"), _is_list),
+        Step("SET", encode_command("SET", scratch, "", "XX", "PX", SCRATCH_MILLISECONDS), _is_none),
+        # of one key only: each key counts as a miss in the server's own statistics
+        Step("MGET", encode_command("MGET", scratch), _is_list),
+        Step("UNLINK", encode_command("UNLINK", *keys), _is_int),
+        Step("EVAL", encode_command("EVAL", "return #KEYS", len(keys), *keys), _is_int),
+        Step("EVALSHA", encode_command("EVALSHA", NO_SHA, 0), _is_none, is_expected=_is_unknown_script),
     ]
 
 
 def _list_commands(keys: Sequence[str], protocol: int) -> list[Step]:
-    """Return each command of the cache by itself; none of them changes anything."""
+    """Return every command of the cache by itself; they change nothing."""
     scratch = keys[-1]
     return [
         *_list_recheck(keys, protocol),
-        Step("MGET", pack("MGET", *keys), _is_list),
-        Step("PTTL", pack("PTTL", scratch), _is_int),
-        Step("DEL", pack("DEL", scratch), _is_int),
-        Step("SCAN", pack("SCAN", 0, "MATCH", scratch, "COUNT", 1), _is_list),
+        Step("MGET", encode_command("MGET", *keys), _is_list),
+        Step("PTTL", encode_command("PTTL", scratch), _is_int),
+        Step("DEL", encode_command("DEL", scratch), _is_int),
+        Step("SCAN", encode_command("SCAN", 0, "MATCH", scratch, "COUNT", 1), _is_list),
     ]
 
 
 def _list_scripts(keys: Sequence[str]) -> list[Step]:
-    """Return a run of each script, and what has to lie under a key after it."""
+    """Return a run of each script, and a check of what it stored."""
     *_, scratch = keys
     one, two = new_token(FENCE_MARK), new_token(FENCE_MARK)
     lease, other = new_token(LEASE_MARK), new_token(LEASE_MARK)
 
     def run(name: str, script: Script, key: str, arguments: Sequence[Any], *, right: Any) -> Step:
-        command = pack("EVAL", script.text, 1, key, *arguments)
+        command = encode_command("EVAL", script.text, 1, key, *arguments)
         return Step(name, command, lambda reply: bool(reply == right))
 
     def look(name: str, is_right: Callable[[bytes], bool]) -> Step:
-        return Step(name, pack("MGET", scratch), lambda reply: is_right(reply[0] or b""))
+        return Step(name, encode_command("MGET", scratch), lambda reply: is_right(reply[0] or b""))
 
-    release_all = pack("EVALSHA", RELEASE.sha, len(keys), *keys, NO_TOKEN)
+    release_all = encode_command("EVALSHA", RELEASE.sha, len(keys), *keys, NO_TOKEN)
     return [
         run("FENCE", FENCE, scratch, [one, SCRATCH_MILLISECONDS], right=1),
         run("FENCE", FENCE, scratch, [two, SCRATCH_MILLISECONDS], right=1),
         run("RELEASE", RELEASE, scratch, [one], right=1),
         look("SET KEEPTTL", lambda stored: stored.startswith(two)),
-        Step("PTTL", pack("PTTL", scratch), lambda left: 0 < left <= SCRATCH_MILLISECONDS),
+        Step("PTTL", encode_command("PTTL", scratch), lambda left: 0 < left <= SCRATCH_MILLISECONDS),
         run("RELEASE", RELEASE, scratch, [two], right=1),
-        run("LEASE", LEASE, scratch, build_request(lease, [scratch], [], b""), right=[GRANTED]),
-        run("LEASE", LEASE, scratch, build_request(other, [scratch], [], b""), right=[TAKEN]),
+        run("LEASE", LEASE, scratch, build_lease_request(lease, [scratch], [], b""), right=[GRANTED]),
+        run("LEASE", LEASE, scratch, build_lease_request(other, [scratch], [], b""), right=[TAKEN]),
         run("FILL", FILL, scratch, [lease, 1, SCRATCH_MILLISECONDS, "V"], right=1),
         look("FILL", lambda stored: stored == b"V"),
         Step("RELEASE", release_all, lambda reply: bool(reply == len(keys))),
@@ -191,7 +223,7 @@ def _is_right(step: Step, reply: Any) -> bool:
 
 
 def _is_primary(reply: Any) -> bool:
-    return read_greeting(reply).get("role") not in {b"slave", b"replica"}
+    return parse_greeting(reply).get("role") not in {b"slave", b"replica"}
 
 
 def _is_unknown_script(error: ErrorReply) -> bool:
@@ -208,3 +240,98 @@ def _is_int(reply: Any) -> bool:
 
 def _is_none(reply: Any) -> bool:
     return reply is None
+
+
+# -- origin ---------------------------------------------------------------------------------
+
+
+def read_origin(connection: RedisConnection) -> bytes:
+    """Return the origin of the data on a connection: the run of the server and its replication history.
+
+    A server that starts from a snapshot, and a replica that is promoted before it has the last changes,
+    have values and versions from before acknowledged writes. Nothing else tells these from current ones,
+    so a value is stored with its origin and is valid under no other. A server that does not tell has
+    always the same origin: then a snapshot is not noticed.
+    """
+    replies = connection.exchange([encode_command("INFO", section) for section in ORIGIN_FIELDS])
+    found = [find_field(reply, name) for reply, name in zip(replies, ORIGIN_FIELDS.values(), strict=True)]
+    if not all(found):
+        return UNKNOWN_ORIGIN
+    return hashlib.blake2b(b" ".join(found), digest_size=ORIGIN_BYTES).digest()
+
+
+def find_field(reply: object, name: bytes) -> bytes:
+    """Return a field of a reply to INFO; empty when it is missing, or the reply is an error."""
+    text = reply.encode() if isinstance(reply, str) else reply
+    found = re.search(rb"^" + name + rb":(\w+)", text, re.MULTILINE) if isinstance(text, bytes) else None
+    return found[1] if found else b""
+
+
+# -- invalidation feed ------------------------------------------------------------------------
+
+
+def encode_subscription(prefix: str) -> bytes:
+    """Encode the command that subscribes a connection to every key of the cache."""
+    arguments = [argument for family in FAMILIES for argument in ("PREFIX", prefix + family)]
+    return encode_command("CLIENT", "TRACKING", "ON", "BCAST", *arguments)
+
+
+def subscribe(connection: RedisConnection, subscription: bytes) -> None:
+    """Subscribe a connection to changes; raises `FeedRefused`, and `ErrorReply` in the server's words."""
+    if not connection.protocol:
+        connection.connect()
+    if connection.protocol != PUSH_PROTOCOL:
+        # a server would confirm the command on RESP2 too, and then send nothing
+        raise FeedRefused("the connection has RESP2, and Redis sends invalidations on RESP3 only")
+    [reply] = connection.exchange([subscription])
+    if isinstance(reply, ErrorReply):
+        raise ErrorReply(f"{reply} (refused: CLIENT TRACKING)")
+    if reply != b"OK":
+        raise FeedRefused("the server did not confirm CLIENT TRACKING")
+
+
+# -- diagnosis --------------------------------------------------------------------------------
+
+
+class Diagnosis(NamedTuple):
+    """Whether the cache can use the server, and what is wrong; no reason when nothing is."""
+
+    is_usable: bool
+    reason: str | None = None
+
+
+class RedisProbe:
+    """Examines the Redis that the settings name; thread safe."""
+
+    def __init__(self, settings: Settings, *, client_name: str) -> None:
+        self._connect = make_connection_factory(settings, client_name)
+        self._capability = CapabilityCheck(settings.redis_key_prefix)
+        # with `protocol=2` in REDIS_URL there is no near cache on purpose
+        has_feed = settings.near_cache_size > 0 and settings.read_redis_address().protocol == PUSH_PROTOCOL
+        self._subscription = encode_subscription(settings.redis_key_prefix) if has_feed else None
+
+    def examine(self) -> Diagnosis:
+        """Connect and check everything that the cache needs; raises nothing."""
+        try:
+            with contextlib.closing(self._connect()) as connection:
+                refusal = self._capability.check(connection)
+                if refusal is not None:
+                    return Diagnosis(is_usable=True, reason=hide_addresses(f"stores nothing: {refusal}"))
+                return self._examine_feed(connection)
+        except (redis.RedisError, OSError) as error:
+            return Diagnosis(is_usable=False, reason=hide_addresses(describe(error)))
+
+    def _examine_feed(self, connection: RedisConnection) -> Diagnosis:
+        if self._subscription is None:
+            return Diagnosis(is_usable=True)
+        try:
+            subscribe(connection, self._subscription)
+        except (ErrorReply, FeedRefused) as error:
+            return Diagnosis(is_usable=True, reason=hide_addresses(f"near cache off: {describe(error)}"))
+        return Diagnosis(is_usable=True)
+
+
+def hide_addresses(text: str) -> str:
+    """Return `text` without addresses and host names, safe to show to everybody."""
+    text = _NAME.sub("valid for its name", text)
+    return _ADDRESS.sub("(address)", text)[:REASON_LENGTH]

@@ -1,23 +1,26 @@
-"""The names that changed lately: who read before a change must not use the answer after it.
+"""Recent changes, and single-flight: a value that was read before a change is not used after it.
 
-Owns the order of changes. A name is a key, or a version key that values depend on. A reader
-takes a ticket before it reads and asks afterwards whether any of its names changed since; it
-costs the same however many reads are under way and however much is cached. Holds no values.
+`ChangeLog` keeps the names that changed lately, in order. A name is a key, or a version key that values
+depend on. A reader takes a ticket before it reads, and asks afterwards whether a name of its own changed
+since; the cost does not depend on the number of readers or of cached values.
+
+`SingleFlight` lets threads that miss the same key at the same time share one read. A thread never joins a
+read that began before a change of its names: after a write it must not get what was read before it.
 """
 
 import threading
-from collections.abc import Collection, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, NamedTuple
 
-# Names that are remembered: at 5,000 changes a second those of the last three seconds at least. A
-# reader that began before is told that everything changed, so its answer is not kept.
+# At 5,000 changes a second these are the changes of the last three seconds at least. A reader that began
+# earlier is told that everything changed, so its answer is not kept.
 REMEMBERED_NAMES = 16_384
 
 Ticket = int
 
 
 class _Known(NamedTuple):
-    """The number of the last change of each name, in two generations: the older is dropped as a whole."""
+    """The number of the last change of each name, in two generations; the older one is dropped as a whole."""
 
     since: Ticket
     """Every change with a higher number is known."""
@@ -26,8 +29,8 @@ class _Known(NamedTuple):
     younger: dict[str, int]
 
 
-class Changes:
-    """The changes that one process made or heard of, in order; thread safe, bounded in number."""
+class ChangeLog:
+    """The changes that one process made or heard of; thread safe, bounded in number."""
 
     def __init__(self, *, remembered_names: int = REMEMBERED_NAMES) -> None:
         self._remembered_names = remembered_names
@@ -35,11 +38,6 @@ class Changes:
         self._count = 0
         self._known = _Known(0, 0, {}, {})
         self._lock = threading.Lock()
-
-    def reset_after_fork(self) -> None:
-        """Take a new lock, in a forked child, where no read is under way."""
-        self._lock = threading.Lock()
-        self.note_all()
 
     def take_ticket(self) -> Ticket:
         """Return a ticket for a read that begins now."""
@@ -54,7 +52,7 @@ class Changes:
                 younger[name] = number
             if len(younger) > self._remembered_names:
                 self._known = _Known(younger_since, number, younger, {})
-            # last, so that a ticket which has the number was taken when the names were known
+            # last: a ticket with this number is taken only when the names are known
             self._count = number
 
     def note_all(self) -> None:
@@ -65,11 +63,79 @@ class Changes:
             self._count = number
 
     def list_changed(self, ticket: Ticket, names: Collection[str]) -> Collection[str]:
-        """Return those of the names that changed since the ticket was taken."""
+        """Return the names that changed since the ticket was taken."""
         if ticket == self._count:
-            # most reads: nothing at all has changed
+            # the usual case: nothing has changed
             return ()
         since, _, older, younger = self._known
         if ticket < since:
             return names
         return [name for name in names if younger.get(name, 0) > ticket or older.get(name, 0) > ticket]
+
+
+class _Call:
+    """One read under way and its outcome."""
+
+    __slots__ = ("done", "error", "names", "ticket", "value")
+
+    def __init__(self, names: tuple[str, ...], ticket: Ticket) -> None:
+        self.names = names
+        self.ticket = ticket
+        self.done = threading.Event()
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+
+class SingleFlight:
+    """The reads under way in this process, by key."""
+
+    def __init__(self, changes: ChangeLog) -> None:
+        self._changes = changes
+        self._calls: dict[str, _Call] = {}
+        self._lock = threading.Lock()
+
+    def do(self, key: str, depends_on: tuple[str, ...], read: Callable[[], Any]) -> Any:
+        """Return the result of `read`, or that of a read of this key that is under way.
+
+        An error of the read is raised in every waiting thread, except an interrupt of the reading thread.
+        """
+        with self._lock:
+            call = self._calls.get(key)
+            is_leader = call is None or self._is_outdated(call)
+            if call is None or is_leader:
+                call = self._calls[key] = _Call((key, *depends_on), self._changes.take_ticket())
+        if is_leader:
+            self._run(key, call, read)
+        else:
+            call.done.wait()
+        if call.error is not None:
+            if not is_leader and not isinstance(call.error, Exception):
+                return read()
+            raise call.error
+        return call.value
+
+    def _is_outdated(self, call: _Call) -> bool:
+        return bool(self._changes.list_changed(call.ticket, call.names))
+
+    def do_next(self, key: str, read: Callable[[], Any]) -> Any:
+        """Like `do`, but join only a read that begins after this call.
+
+        For a process that hears of no changes: threads that find a read under way wait for its end, and
+        then one of them reads for all.
+        """
+        with self._lock:
+            under_way = self._calls.get(key)
+        if under_way is not None:
+            under_way.done.wait()
+        return self.do(key, (), read)
+
+    def _run(self, key: str, call: _Call, read: Callable[[], Any]) -> None:
+        try:
+            call.value = read()
+        except BaseException as error:
+            call.error = error
+        finally:
+            with self._lock:
+                if self._calls.get(key) is call:
+                    del self._calls[key]
+            call.done.set()

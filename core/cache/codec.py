@@ -1,14 +1,13 @@
-"""Turns values into what Redis stores, and back.
+"""Encodes values for Redis and decodes them.
 
-Owns the stored form: a mark, then a head (the shape of the type, the origin of the server's data, the
-versions of the keys that the value depends on), a checksum of what follows, then msgpack. The shape
-is a checksum of this form and the type's fields, so a process of another release sees a miss and
-never decodes an old one. A value whose head is another one than the reader's is outdated.
-Nothing is pickled: what another program wrote under a key, or changed of a value there, is a miss as well.
+Owns the stored form: a mark, a head (the schema of the type, the origin of the server's data, the versions
+that the value depends on), a checksum of the rest, then msgpack. The schema is a checksum of this form and
+of the type's fields, so a process of another release sees a miss. A value with another head than the
+reader's is outdated. Nothing is pickled: a value that another program wrote or changed is a miss.
 """
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Generic, TypeVar
 from zlib import crc32
 
@@ -24,14 +23,14 @@ NONE_MARK = b"N"
 LEASE_MARK = b"L"
 FENCE_MARK = b"F"
 VERSION_MARK = b"R"
-# A mark and random bytes; what is longer or shorter was written by somebody else.
+# A mark and random bytes; a token of another length is foreign.
 TOKEN_BYTES = 16
-# How a value is stored, whatever its type: another name makes a miss of what was stored before.
+# The stored form of every type; another name makes all values stored before a miss.
 FORM = "origin, crc32, msgpack"
-# See core.cache.origin.
+# See core.cache.capability.read_origin.
 ORIGIN_BYTES = 8
 UNKNOWN_ORIGIN = bytes(ORIGIN_BYTES)
-# A byte that was changed in place would decode as a value that nobody wrote.
+# Without it a byte that was changed in place would decode as a wrong value.
 CHECKSUM_BYTES = 4
 
 
@@ -40,11 +39,11 @@ class Unstorable(Exception):
 
 
 class Absent:
-    """Says that the database has no such row: a value like any other to the cache."""
+    """The database has no such row; the cache keeps this like any other value."""
 
 
 ABSENT: Final = Absent()
-# What most documents are.
+# The value of most documents.
 _EMPTY: Final[frozendict[str, Any]] = frozendict()
 
 
@@ -53,16 +52,40 @@ class Codec(Generic[T]):
 
     def __init__(self, of: Any) -> None:
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(of, dec_hook=_decode_frozendict)
-        # 16 bytes instead of a text, and decoded in less time; either is understood
+        # 16 bytes instead of a text, and decoded faster; the decoder takes both
         self._encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
-        self.shape = crc32(f"{FORM}: {_describe(of)}".encode()).to_bytes(4, "big")
-        """Stands behind the mark of every value of this type."""
+        self.schema = crc32(f"{FORM}: {_describe(of)}".encode()).to_bytes(4, "big")
+        """Follows the mark in every value of this type."""
 
     def make_head(self, origin: bytes, versions: Iterable[bytes]) -> bytes:
-        """Return what a value has behind its mark that is current on this origin and under these versions."""
+        """Return the head of a value that is current on this origin and under these versions."""
         return (
-            self.shape + origin + b"".join(len(version).to_bytes(1, "big") + version for version in versions)
+            self.schema + origin + b"".join(len(version).to_bytes(1, "big") + version for version in versions)
         )
+
+    def decode_many(
+        self, keys: Sequence[str], stored: Sequence[bytes | None], origin: bytes
+    ) -> tuple[dict[str, T | Absent], list[str]]:
+        """Return the current values by key, and the keys whose values are current but cannot be decoded.
+
+        `stored` has what is stored under each key, then each version that the values depend on.
+        """
+        versions = [each for each in stored[len(keys) :] if each is not None and is_version(each)]
+        found: dict[str, T | Absent] = {}
+        damaged: list[str] = []
+        if len(versions) < len(stored) - len(keys):
+            # a version is missing, fenced or foreign: no value that depends on it may be used
+            return found, damaged
+        head = self.make_head(origin, versions)
+        for key, value in zip(keys, stored, strict=False):
+            if value is None:
+                continue
+            decoded = self.decode(value, head)
+            if decoded is not None:
+                found[key] = decoded
+            elif is_current(value, head):
+                damaged.append(key)
+        return found, damaged
 
     def encode(self, value: T | Absent, head: bytes) -> bytes:
         """Return the stored form of `value`, current under this head; raises `Unstorable`."""
@@ -72,7 +95,7 @@ class Codec(Generic[T]):
             body = self._encoder.encode(value)
         except (OverflowError, RecursionError, TypeError, ValueError) as error:
             raise Unstorable(str(error)) from error
-        return VALUE_MARK + head + _sum_up(body) + body
+        return VALUE_MARK + head + _checksum(body) + body
 
     def decode(self, stored: bytes, head: bytes) -> T | Absent | None:
         """Return the value, or None when it is foreign, corrupted or outdated."""
@@ -85,31 +108,31 @@ class Codec(Generic[T]):
         try:
             return self._decoder.decode(body)
         except (msgspec.DecodeError, RecursionError, ValueError):
-            # the checksum says that it is whole, not that this release wrote it
+            # the checksum proves that it is complete, not that this release wrote it
             return None
 
 
 def is_current(stored: bytes, head: bytes) -> bool:
-    """Say whether a value was stored under this head, readable or not."""
+    """Say whether a value was stored under this head, even if it cannot be decoded."""
     return stored[:1] in {VALUE_MARK, NONE_MARK} and stored.startswith(head, 1)
 
 
-def _sum_up(body: bytes) -> bytes:
+def _checksum(body: bytes) -> bytes:
     return crc32(body).to_bytes(CHECKSUM_BYTES, "big")
 
 
 def new_token(mark: bytes) -> bytes:
-    """Return a token that nobody else has."""
+    """Return a fresh random token."""
     return mark + secrets.token_bytes(TOKEN_BYTES - 1)
 
 
 def is_lease(stored: bytes | None) -> bool:
-    """Say whether a lease lies under the key: another reader is loading the value."""
+    """Say whether the key holds a lease: another reader is loading the value."""
     return _is_token(stored, LEASE_MARK)
 
 
 def is_version(stored: bytes | None) -> bool:
-    """Say whether a version lies under the key; a fence, a lease and foreign bytes are none."""
+    """Say whether a version key holds a version, and not a fence, a lease or foreign bytes."""
     return _is_token(stored, VERSION_MARK)
 
 
@@ -118,14 +141,14 @@ def _is_token(stored: bytes | None, mark: bytes) -> bool:
 
 
 def _decode_frozendict(kind: type, plain: Any) -> Any:
-    # called for every entry of a board; no other type of the records needs help
+    # called for every entry of a leaderboard; msgpack decodes every other type of the records
     if isinstance(plain, dict):
         return freeze(plain) if plain else _EMPTY
     raise ValueError(f"no mapping for {kind}")
 
 
 def _describe(kind: Any) -> str:
-    """Spell a type out: the names and types of every field, nested ones too."""
+    """Describe a type: names and types of all fields, nested ones too."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         fields = msgspec.structs.fields(kind)
         return f"{kind.__name__}({', '.join(f'{f.name}:{_describe(f.type)}' for f in fields)})"

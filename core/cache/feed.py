@@ -1,9 +1,8 @@
-"""The invalidation feed: Redis tells which keys changed, whoever changed them.
+"""The invalidation feed: Redis reports every key that any process changes.
 
-Owns one connection with CLIENT TRACKING in broadcast mode (RESP3) and the thread that
-reads it. The near tier is open only while this connection answers, and its server can still
-invalidate: a feed that ends, is refused or is silent for too long shuts it. Reads no values and
-changes none.
+Owns one connection with CLIENT TRACKING in broadcast mode (RESP3), and the thread that reads it. The near
+cache is open only while this connection answers and its server can still invalidate: a feed that ends,
+is refused or is silent for too long shuts it.
 
 Source: Redis documentation, "Client-side caching in Redis", broadcasting mode.
 """
@@ -11,77 +10,70 @@ Source: Redis documentation, "Client-side caching in Redis", broadcasting mode.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import redis
 
-from core.cache.backoff import Backoff
-from core.cache.capability import CapabilityCheck, Step, describe, judge
-from core.cache.near import NearTier
-from core.cache.wire import ErrorReply, Push, Wire, pack
+from core.backoff import Backoff
+from core.cache.capability import (
+    CapabilityCheck,
+    FeedRefused,
+    Step,
+    describe,
+    encode_subscription,
+    judge,
+    subscribe,
+)
+from core.cache.connection import ErrorReply, Push, RedisConnection
+from core.cache.near import NearCache
 
 logger = logging.getLogger(__name__)
 
-# A server that begins to refuse is noticed within one of these: a writer that it refused waits for a
-# little longer (`core.cache.guard.TRUST_SECONDS`).
+# A server that begins to refuse invalidations is noticed within this time; a writer that was refused
+# waits a little longer (`core.cache.guard.TRUST_SECONDS`).
 HEARTBEAT_SECONDS = 0.2
 # A server that refuses feeds may do so for ever; a near tier that is shut for this long more is no outage.
 LONGEST_PAUSE_SECONDS = 3.0
 # A dead feed is noticed after this time.
 SILENCE_SECONDS = 1.5
 STOP_SECONDS = 2.0
-PUSH_PROTOCOL = 3
-
-
-class FeedRefused(redis.RedisError):
-    """The server is there and tells of no changes."""
 
 
 class InvalidationFeed:
-    """Keeps a near tier coherent with Redis until it is closed."""
+    """Keeps a near cache coherent with Redis until it is closed."""
 
     def __init__(
         self,
-        connect: Callable[[], Wire],
-        near: NearTier,
+        connect: Callable[[], RedisConnection],
+        near: NearCache,
         *,
         prefix: str,
-        families: Sequence[str],
         capability: CapabilityCheck,
         is_possible: bool = True,
     ) -> None:
-        self._open = connect
+        """Connect to nothing yet; not `is_possible` when REDIS_URL asks for a protocol without pushes."""
+        self._connect = connect
         self._is_possible = is_possible
         self._near = near
-        self._prefix = prefix
+        self._prefix_length = len(prefix)
         self._capability = capability
-        self._subscription = pack_subscription(prefix, families)
+        self._subscription = encode_subscription(prefix)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._reason: str | None = None
 
     def start(self) -> None:
-        """Connect in the background; once more in a forked child, which has no thread of this.
-
-        Not when it is not possible: `REDIS_URL` asks for a protocol that tells of no changes.
-        """
+        """Connect in the background."""
         if not self._is_possible:
             logger.warning("near cache off: REDIS_URL has protocol=2, and only RESP3 tells of changes")
             return
-        # its lock may be held by a thread that the child does not have
-        self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="invalidation-feed", daemon=True)
         self._thread.start()
 
     @property
-    def is_started(self) -> bool:
-        """Whether it was started and is not closed."""
-        return self._thread is not None and not self._stopping.is_set()
-
-    @property
     def reason(self) -> str | None:
-        """Why the near tier is shut, in the words of the server or the system; None while it is open."""
+        """Why the near cache is shut, in the words of the server or the system; None while it is open."""
         return self._reason
 
     def close(self) -> None:
@@ -94,112 +86,90 @@ class InvalidationFeed:
     def _run(self) -> None:
         backoff = Backoff(longest_seconds=LONGEST_PAUSE_SECONDS)
         while not self._stopping.is_set():
-            wire = None
+            connection = None
             try:
-                wire = self._open()
-                subscribe(wire, self._subscription)
-                self._listen(wire, backoff)
+                connection = self._connect()
+                subscribe(connection, self._subscription)
+                self._listen(connection, backoff)
             except Exception as error:
-                # the edge of a loop: without this thread the near tier would never be used again
+                # the edge of a loop: without this thread the near cache would stay shut for ever
                 self._note_end(error)
             finally:
                 self._near.shut()
-                if wire is not None:
-                    wire.close()
+                if connection is not None:
+                    connection.close()
             self._stopping.wait(backoff.next_seconds())
 
     def _note_end(self, error: Exception) -> None:
         reason = describe(error) or type(error).__name__
         if reason != self._reason:
-            # a server that is down is logged by the shared tier
+            # an unreachable server is logged by the guard
             is_refused = isinstance(error, (ErrorReply, FeedRefused))
             logger.log(logging.WARNING if is_refused else logging.INFO, "near cache off: %s", reason)
         self._reason = reason
 
-    def _listen(self, wire: Wire, backoff: Backoff) -> None:
-        """Read until the feed ends; the reply to every heartbeat proves that nothing is pending."""
-        wire.set_timeout(HEARTBEAT_SECONDS)
-        heartbeat = _Heartbeat(wire, self._capability)
+    def _listen(self, connection: RedisConnection, backoff: Backoff) -> None:
+        """Read until the feed ends; the reply to a heartbeat proves that no earlier push is outstanding."""
+        connection.set_timeout(HEARTBEAT_SECONDS)
+        heartbeat = _Heartbeat(connection, self._capability)
         heard_at = time.monotonic()
         while not self._stopping.is_set():
             try:
-                message = wire.read()
+                message = connection.read()
                 heard_at = time.monotonic()
                 if isinstance(message, Push):
-                    self._hear(message)
-                elif heartbeat.take(message):
-                    # what changed until now has been heard of, and the server lets others change it
-                    self._note_heartbeat(backoff)
+                    self._apply(message)
+                elif heartbeat.take_reply(message):
+                    # every change up to now has been reported, and the server accepts invalidations
+                    self._note_answer(backoff)
             except redis.TimeoutError:
                 pass
             now = time.monotonic()
             if now - heard_at > SILENCE_SECONDS:
                 raise redis.TimeoutError(f"no heartbeat within {SILENCE_SECONDS:g} s")
-            heartbeat.beat(now)
+            heartbeat.send_when_due(now)
 
-    def _note_heartbeat(self, backoff: Backoff) -> None:
+    def _note_answer(self, backoff: Backoff) -> None:
         if not self._near.is_live:
             self._near.open()
             self._reason = None
             backoff.reset()
 
-    def _hear(self, message: Push) -> None:
+    def _apply(self, message: Push) -> None:
         if message[:1] != [b"invalidate"]:
             return
         keys = message[1] if len(message) > 1 else None
         if keys is None:
             self._near.clear()
         else:
-            skipped = len(self._prefix)
+            skipped = self._prefix_length
             self._near.invalidate([key.decode("utf-8", "replace")[skipped:] for key in keys])
 
 
 class _Heartbeat:
-    """Asks the server of a feed again and again whether it can invalidate."""
+    """Asks the server of a feed again and again whether it accepts invalidations."""
 
-    def __init__(self, wire: Wire, capability: CapabilityCheck) -> None:
-        self._wire = wire
+    def __init__(self, connection: RedisConnection, capability: CapabilityCheck) -> None:
+        self._connection = connection
         self._capability = capability
         self._steps: list[Step] = []
         self._replies: list[Any] = []
         self._sent_at = float("-inf")
-        self.beat(time.monotonic())
+        self.send_when_due(time.monotonic())
 
-    def beat(self, now: float) -> None:
-        """Ask when it is time and the last reply is there."""
+    def send_when_due(self, now: float) -> None:
+        """Send a heartbeat when one is due and the last one has been answered."""
         if self._steps or now - self._sent_at < HEARTBEAT_SECONDS:
             return
-        self._steps = self._capability.list_recheck(self._wire.protocol)
+        self._steps = self._capability.list_recheck(self._connection.protocol)
         self._sent_at = now
-        self._wire.send(b"".join(step.command for step in self._steps))
+        self._connection.send(b"".join(step.command for step in self._steps))
 
-    def take(self, reply: Any) -> bool:
-        """Take a reply; return whether all is well up to now. Raises `ErrorReply`."""
+    def take_reply(self, reply: Any) -> bool:
+        """Take a reply; return whether it completes a heartbeat. Raises `ErrorReply`."""
         self._replies.append(reply)
         if len(self._replies) < len(self._steps):
             return False
         judge(self._steps, self._replies)
         self._steps, self._replies = [], []
         return True
-
-
-def pack_subscription(prefix: str, families: Sequence[str]) -> bytes:
-    """Encode the command that makes a connection hear of every key of the families."""
-    arguments: list[str] = []
-    for family in families:
-        arguments += ("PREFIX", prefix + family)
-    return pack("CLIENT", "TRACKING", "ON", "BCAST", *arguments)
-
-
-def subscribe(wire: Wire, subscription: bytes) -> None:
-    """Let a connection hear of changes; raises `FeedRefused`, and `ErrorReply` in the server's words."""
-    if not wire.protocol:
-        wire.connect()
-    if wire.protocol != PUSH_PROTOCOL:
-        # RESP2 has no pushes: the server would confirm and tell nothing
-        raise FeedRefused("the connection has RESP2, and Redis tells of changes with RESP3 alone")
-    [reply] = wire.exchange([subscription])
-    if isinstance(reply, ErrorReply):
-        raise ErrorReply(f"{reply} (refused: CLIENT TRACKING)")
-    if reply != b"OK":
-        raise FeedRefused("the server did not confirm CLIENT TRACKING")

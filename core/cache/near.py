@@ -1,22 +1,136 @@
-"""The near cache: decoded values in this process, in front of Redis.
+"""Decoded values in the memory of a process: the near cache in front of Redis, and fail-safe values.
 
-Owns whether values may be served without asking Redis: only while the invalidation feed is live.
-A value is admitted only when no change of its key, or of a key it depends on, was heard since
-before it was read from Redis: a message that overtakes the value refuses it.
+`Entries` keeps values by key, bounded in number and age, with an index from version keys to the values
+that depend on them. No operation looks at more entries than it is asked for or drops: there may be
+millions. `NearCache` serves values only while the invalidation feed is live. `FailSafeValues` keeps
+values for longer, and gives one out only in place of an error.
 """
 
+import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-from core.cache.changes import Changes, Ticket
+from core.cache.changes import ChangeLog, Ticket
 from core.cache.codec import ABSENT
-from core.cache.entries import Entries
 
-# Lists that are kept as a whole; those shorter are put together as quickly.
+# a value, the version keys that it depends on, and the time from which on it is not served
+Entry = tuple[Any, tuple[str, ...], float]
+# version key -> keys of the values that depend on it
+Dependents = dict[str, set[str]]
+
+# How many entries from before a `clear` are freed at each admission: more than one, so that it ends.
+FREED_AT_ONCE = 2
+# Results of `get_many` that are kept as a whole; shorter ones are built as fast.
 KEPT_LISTS = 64
 LEAST_KEYS = 8
+
+
+class Entries:
+    """Values by key; thread safe, the least recently used are evicted."""
+
+    def __init__(
+        self,
+        changes: ChangeLog,
+        *,
+        max_entries: int,
+        ttl_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._changes = changes
+        self._max_entries = max_entries
+        self._ttl_seconds = ttl_seconds
+        self._clock = clock
+        self._lock = threading.Lock()
+        # the least recently used first
+        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._dependents: Dependents = {}
+        # cleared entries still in memory: to free a hundred thousand at once stops every thread for 50 ms
+        self._cleared: deque[tuple[OrderedDict[str, Entry], Dependents]] = deque()
+        # how many values were dropped, for whatever reason
+        self._departures = 0
+
+    def get(self, key: str) -> Any:
+        """Return the value under `key`, or None."""
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            if entry[2] > self._clock():
+                self._entries.move_to_end(key)
+                return entry[0]
+            self._drop(key)
+            return None
+
+    def put(self, ticket: Ticket, values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:
+        """Keep the values of a read that took `ticket` when it began, except those that changed since."""
+        if not values or not self._max_entries:
+            return
+        # a change is logged before its values are dropped under this lock, so none is missed in between
+        with self._lock:
+            if self._changes.list_changed(ticket, depends_on):
+                return
+            changed = set(self._changes.list_changed(ticket, values))
+            expires_at = self._clock() + self._ttl_seconds
+            for key, value in values.items():
+                if key not in changed:
+                    self._admit(key, (value, depends_on, expires_at))
+
+    def _admit(self, key: str, entry: Entry) -> None:
+        self._drop(key)
+        if len(self._entries) >= self._max_entries:
+            self._unlink(self._dependents, *self._entries.popitem(last=False))
+        for version_key in entry[1]:
+            self._dependents.setdefault(version_key, set()).add(key)
+        self._entries[key] = entry
+        if self._cleared:
+            self._free_cleared()
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Drop the values of these keys and those that depend on them; log the change first."""
+        with self._lock:
+            # set operations: most changed names have no value here
+            for key in self._entries.keys() & names:
+                self._drop(key)
+            for version_key in self._dependents.keys() & names:
+                # absent when its last dependent has just been dropped through another version
+                for key in self._dependents.pop(version_key, ()):
+                    self._drop(key)
+
+    def _drop(self, key: str) -> None:
+        entry = self._entries.pop(key, None)
+        if entry is not None:
+            self._unlink(self._dependents, key, entry)
+
+    def _unlink(self, index: Dependents, key: str, entry: Entry) -> None:
+        self._departures += 1
+        for version_key in entry[1]:
+            dependents = index.get(version_key)
+            if dependents is not None:
+                dependents.discard(key)
+                if not dependents:
+                    del index[version_key]
+
+    def clear(self) -> None:
+        """Drop everything, and free the memory bit by bit."""
+        with self._lock:
+            self._departures += 1
+            if self._entries:
+                self._cleared.append((self._entries, self._dependents))
+                self._entries, self._dependents = OrderedDict(), {}
+
+    def _free_cleared(self) -> None:
+        entries, index = self._cleared[0]
+        for _ in range(min(FREED_AT_ONCE, len(entries))):
+            self._unlink(index, *entries.popitem())
+        if not entries:
+            self._cleared.popleft()
+
+    def __len__(self) -> int:
+        """Return how many values are held."""
+        return len(self._entries)
 
 
 class _List(NamedTuple):
@@ -27,12 +141,12 @@ class _List(NamedTuple):
     values: dict[str, Any] | None = None
 
 
-class NearTier(Entries):
+class NearCache(Entries):
     """The near cache of one process; thread safe, bounded in number and age."""
 
     def __init__(
         self,
-        changes: Changes,
+        changes: ChangeLog,
         *,
         max_entries: int,
         ttl_seconds: float,
@@ -44,7 +158,7 @@ class NearTier(Entries):
 
     @property
     def is_live(self) -> bool:
-        """Whether values are served and admitted at present; `get` has none while they are not."""
+        """Whether values are served and admitted; while not, the cache is empty."""
         return self._is_live
 
     def get_all(self, keys: tuple[str, ...]) -> dict[str, Any] | None:
@@ -89,7 +203,7 @@ class NearTier(Entries):
     def _note_list(self, keys: tuple[str, ...], found: dict[str, Any], expires_at: float) -> None:
         kept = self._lists.get(keys)
         if kept is None or kept.departures != self._departures:
-            # most values may leave between two reads of a list, which then is not worth keeping
+            # first time with the present values: kept as a whole only if the next read finds the same
             if kept is None and len(self._lists) >= KEPT_LISTS:
                 self._lists.popitem(last=False)
             self._lists[keys] = _List(self._departures)
@@ -98,7 +212,7 @@ class NearTier(Entries):
             self._lists[keys] = _List(self._departures, expires_at, values)
 
     def begin_read(self) -> Ticket | None:
-        """Return the ticket of a read from Redis that begins now; None when it need not be kept."""
+        """Return the ticket of a read from Redis that begins now; None while nothing is admitted."""
         return self._changes.take_ticket() if self._is_live else None
 
     def end_read(self, ticket: Ticket | None, values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:
@@ -112,22 +226,71 @@ class NearTier(Entries):
         self.drop(names)
 
     def open(self) -> None:
-        """Begin to serve: the feed is live, and nothing from before it may be served."""
+        """Begin to serve; nothing from before the feed was live may be served."""
         self.clear()
         self._is_live = self._max_entries > 0
 
     def shut(self) -> None:
-        """Stop serving: changes are no longer heard."""
+        """Stop serving: changes are no longer reported."""
         self._is_live = False
         self.clear()
 
-    def reset_after_fork(self) -> None:
-        """Take a new lock and stop serving, in a forked child: nothing is heard there."""
-        super().reset_after_fork()
-        self.shut()
-
     def clear(self) -> None:
-        """Drop everything and refuse reads under way: the server forgot all its keys."""
+        """Drop everything and refuse reads under way: the server has dropped all its keys."""
         self._changes.note_all()
         super().clear()
         self._lists = OrderedDict()
+
+
+class FailSafeValues:
+    """The last known values of one process, for when the database does not answer; thread safe, bounded.
+
+    A key that this process changed is dropped, so nobody reads an older value than they wrote. A change by
+    another process is not noted: its old value is still the last known one here.
+    """
+
+    def __init__(
+        self, *, max_entries: int, seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._changes = ChangeLog()
+        self._clock = clock
+        # each value with the time at which it was read
+        self._entries = Entries(
+            self._changes, max_entries=max_entries if seconds > 0 else 0, ttl_seconds=seconds, clock=clock
+        )
+        # per context, so that tasks of one thread do not see each other's; None after a fresh read
+        self._age: ContextVar[float | None] = ContextVar("age", default=None)
+
+    @property
+    def age_seconds(self) -> float | None:
+        """The age of the answer to this context's last read, if it was a fail-safe value, else None."""
+        return self._age.get()
+
+    def begin_read(self) -> None:
+        """Note that this context reads; the answer is fresh unless a value is recalled."""
+        # usually None already, and reading it costs less than setting it
+        if self._age.get() is not None:
+            self._age.set(None)
+
+    def take_ticket(self) -> Ticket:
+        """Return a ticket for `remember`, before the database is asked."""
+        return self._changes.take_ticket()
+
+    def remember(self, ticket: Ticket, values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:
+        """Keep values that were just read, unless this process changed them meanwhile."""
+        now = self._clock()
+        self._entries.put(ticket, {key: (value, now) for key, value in values.items()}, depends_on)
+
+    def recall(self, key: str) -> Any:
+        """Return the fail-safe value and note its age for this context, or return None."""
+        known = self._entries.get(key)
+        if known is None:
+            return None
+        value, read_at = known
+        self._age.set(max(self._clock() - read_at, self._age.get() or 0.0))
+        return value
+
+    def invalidate(self, names: Collection[str]) -> None:
+        """Drop the values under names that this process changed, and those that depend on them."""
+        self._changes.note(names)
+        self._entries.drop(names)

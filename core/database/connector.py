@@ -1,15 +1,18 @@
 """Opens connections to the server that a URL names, directly or through a pooler.
 
-Owns libpq's parameters, which servers are accepted, and how a connection gets its session
-settings. Holds no connection.
+Owns libpq's parameters, which servers are accepted, how a connection gets its session settings, and the
+conversion of ids and documents in rows. Holds no connection.
 """
 
+import json
 import logging
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
+import msgspec
 import psycopg2
-from psycopg2.extensions import connection, cursor, parse_dsn
+from psycopg2.extensions import connection, cursor, new_type, parse_dsn, register_type
 
 from core.database.session_settings import (
     OptionNotPossible,
@@ -30,7 +33,7 @@ KEEPALIVES = {
     "keepalives_count": 2,
     "tcp_user_timeout": 20_000,
 }
-# The oldest that the tests run on.
+# The oldest version in the test matrix.
 MINIMUM_SERVER = 150_000
 # PgBouncer's words, and those of Amazon's RDS Proxy.
 _OPTIONS_REFUSED = ("unsupported startup parameter", "command-line options")
@@ -45,14 +48,14 @@ class ServerConnection(connection):
 
     facts: SessionFacts
     unit_prefix: str = ""
-    """Stands before the first statement of each transaction; empty where the session keeps its settings."""
+    """Statements before the first one of each transaction; empty where the session keeps its settings."""
 
     @property
     def keeps_session(self) -> bool:
-        """Say whether what is set, prepared or created for the session is there for the next statement.
+        """Say whether the session keeps its settings, prepared statements and temporary tables.
 
-        Not through a transaction pooler, where the next transaction may run in another session;
-        the process number that the connection knows is not the server's then either.
+        Not behind a transaction pooler, where the next transaction may run in another session, and where
+        the process id that the connection knows is not that of the server process.
         """
         return self.facts.is_pinned
 
@@ -125,7 +128,7 @@ class Connector:
         return connect(self._build_parameters(""))
 
     def introduce(self, raw: ServerConnection, ask: Callable[[str], tuple[Any, ...]]) -> None:
-        """Let a new connection know its server; `ask` runs a statement and returns its row.
+        """Set `facts` and `unit_prefix` of a new connection; `ask` runs a statement and returns its row.
 
         Raises `ServerNotSupported`.
         """
@@ -136,7 +139,7 @@ class Connector:
                 f" {MINIMUM_SERVER // 10_000} or newer is needed"
             )
         try:
-            # another thread may find out meanwhile that they are not to be sent
+            # another thread may find out meanwhile that the server refuses them
             has_options = self._sends_options
             facts = parse_facts(ask(self._session.build_probe(has_options=has_options)))
             if has_options and not facts.is_pinned:
@@ -162,13 +165,40 @@ class Connector:
         logger.info("a pooler %s start-up options; each transaction gets its settings", verb)
 
     def _build_parameters(self, options: str) -> dict[str, Any]:
-        """Return libpq's parameters beside the URL, which go before those of the environment."""
+        """Return libpq's parameters besides the URL; they override those of the environment."""
         return {
             "application_name": self._application_name,
             "client_encoding": "UTF8",
             "connect_timeout": self._connect_timeout,
             "options": options,
-            # PGHOSTADDR would send a URL's host elsewhere; those of the URL itself stay
+            # PGHOSTADDR of the environment must not replace the host of the URL
             **({"hostaddr": ""} if self._names_host else {}),
             **KEEPALIVES,
         }
+
+
+# -- values in rows -----------------------------------------------------------------------
+
+UUID_OID = 2950
+JSONB_OID = 3802
+
+
+def _parse_id(text: str | bytes | None, _: object) -> UUID | None:
+    return None if text is None else msgspec.convert(text, UUID)
+
+
+def _parse_document(text: str | bytes | None, _: object) -> Any:
+    if text == "{}":
+        return {}
+    return None if text is None else json.loads(text)
+
+
+# psycopg2 parses both in Python code, and a leaderboard has a hundred of each: msgspec parses an id in C,
+# and an empty document needs no parser.
+_TYPES = (new_type((UUID_OID,), "UUID", _parse_id), new_type((JSONB_OID,), "JSONB", _parse_document))
+
+
+def register_types(raw: connection) -> None:
+    """Let the rows of one connection have ids and documents as Python values."""
+    for kind in _TYPES:
+        register_type(kind, raw)

@@ -1,8 +1,7 @@
 """peewee's pooled PostgreSQL database, with the pool of `core.database.pool`.
 
-Owns units of work and the retry of reads. A connection is
-checked out for one unit of work and always checked in; there is no autoconnect,
-so a query outside a unit of work is an error at once instead of a leak.
+Owns units of work and the retry of reads. A connection is checked out for one unit of work and always
+checked in; without autoconnect, a query outside of a unit of work is an error instead of a leak.
 """
 
 import logging
@@ -14,15 +13,13 @@ import peewee
 import psycopg2
 from playhouse.pool import PooledPostgresqlDatabase
 
-from core.database.connector import Connector, ServerConnection
-from core.database.faults import DRIVER_ERRORS, is_connection_lost, translate_connect
+from core.database.connector import Connector, ServerConnection, register_types
+from core.database.driver_errors import DRIVER_ERRORS, is_connection_lost, translate_connect
 from core.database.owner import Owner
 from core.database.pool import ConnectionPool
 from core.database.query_log import QueryLog
-from core.database.session import Session, Sessions
-from core.database.typecasts import register_types
-from core.database.unit_of_work import UnitOfWork, UnitsOfWork
-from core.database.watch import StatementWatch
+from core.database.statement_watch import StatementWatch
+from core.database.unit_of_work import Session, Sessions, UnitOfWork, UnitsOfWork
 from core.errors import ConnectFailed, DatabaseError, DatabaseUnavailable, ServerHung
 from core.forks import call_in_forked_child
 from core.metrics import Metrics
@@ -34,13 +31,13 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Maintenance and bulk loads: far above what a million rows take, and still an end.
+# For maintenance and bulk loads: far more than a million rows take.
 LONG_SECONDS = 600.0
-# What runs at shutdown may take this long before it is cancelled.
+# Units of work that run at shutdown are cancelled after this time.
 DRAIN_SECONDS = 5.0
 
 
-# What peewee sees outside of a unit of work.
+# The state that peewee sees outside of a unit of work.
 _UNCONNECTED = UnitOfWork("query", Owner())
 
 
@@ -48,34 +45,47 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     """One process's database; thread safe, one connection per unit of work."""
 
     def __init__(self, settings: Settings, *, application_name: str, metrics: Metrics) -> None:
-        self._pool = ConnectionPool(
-            self._open_raw,
-            limit=settings.database_connection_limit,
-            timeout_seconds=settings.database_pool_timeout / 1000,
-            metrics=metrics,
-        )
+        self._settings = settings
+        self._metrics = metrics
         self._units = UnitsOfWork()
         # in place of peewee's method, and without another call around it
         self.in_transaction = self._units.in_transaction
-        self._watch = StatementWatch(
-            limit_seconds=settings.database_query_timeout / 1000, on_look=self._pool.look_after
-        )
-        query_log = QueryLog(
+        self._query_log = QueryLog(
             settings.database_log_queries,
             slow_seconds=settings.database_slow_query / 1000,
             find_operation=lambda: self._state.operation,
         )
         self._connector = Connector(settings, application_name)
-        self._cursor_factory = query_log.extend(self._watch.cursor_factory)
         super().__init__(self._connector.url, autoconnect=False)
-        self._sessions = Sessions(self._pool, self._units, metrics)
-        # the one thread that is left may have been in a unit of work of its parent's
-        call_in_forked_child(self._units.forget)
+        self._open_pool()
+        # not with each check-out, of which these gauges would be a fifth
+        metrics.add_source(self._publish)
+        call_in_forked_child(self._reset_after_fork)
+
+    def _open_pool(self) -> None:
+        """Make the pool, and with it every thread, lock and connection."""
+        settings = self._settings
+        self._pool = ConnectionPool(
+            self._open_raw,
+            limit=settings.database_connection_limit,
+            timeout_seconds=settings.database_pool_timeout / 1000,
+            metrics=self._metrics,
+        )
+        self._watch = StatementWatch(
+            limit_seconds=settings.database_query_timeout / 1000, on_look=self._pool.look_after
+        )
+        self._cursor_factory = self._query_log.extend(self._watch.cursor_factory)
+        self._sessions = Sessions(self._pool, self._units, self._metrics)
+
+    def _reset_after_fork(self) -> None:
+        """Begin with an empty pool: a child must neither use nor close the sockets of its parent."""
+        self._units.reset_after_fork()
+        self._open_pool()
 
     # -- peewee's hooks -------------------------------------------------------------
 
     def _open_raw(self) -> ServerConnection:
-        # past peewee's _connect, which knows nothing of poolers
+        # not through peewee's _connect, which does not support poolers
         try:
             raw = self._connector.open(cursor_factory=self._cursor_factory)
         except psycopg2.Error as error:
@@ -92,18 +102,18 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
 
     @_state.setter
     def _state(self, value: object) -> None:
-        """Keep nothing for each thread: peewee's constructor would."""
+        """Ignore what peewee's constructor sets: `UnitsOfWork` has the state of each thread."""
 
     def connect(self, reuse_if_open: bool = False) -> bool:  # noqa: ARG002, FBT001, FBT002  # peewee's signature
-        """Refuse: a connection that no unit of work holds would not be checked in."""
+        """Refuse: a connection outside of a unit of work would never be checked in."""
         raise peewee.InterfaceError("a connection is checked out by session() alone")
 
     def close(self) -> bool:
-        """Refuse to check in what a unit of work holds; say that there is nothing else to close."""
+        """Close nothing: connections belong to units of work."""
         return False
 
     def _log_query(self, sql: str, params: Any) -> None:
-        """Log nothing: peewee would log values, whenever a program's own logging is at DEBUG."""
+        """Log nothing: at DEBUG peewee would log parameters."""
 
     def begin(self, isolation_level: Any = None) -> None:
         """Begin a transaction with its first statement, in the same round trip."""
@@ -126,7 +136,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         sql = f"{sql} /* op={unit.operation} */"
         if self.query_hooks:
             return super().execute_sql(sql, params)
-        # without hooks, what peewee does around it is as much again
+        # without hooks peewee's own method would only double the time
         cursor = unit.conn.cursor()
         cursor.execute(sql, params or ())
         return cursor
@@ -210,10 +220,10 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         block.__exit__(None, None, None)
 
     @contextmanager
-    def unhurried(self, timeout_seconds: float = LONG_SECONDS) -> Iterator[None]:
+    def with_long_timeout(self, timeout_seconds: float = LONG_SECONDS) -> Iterator[None]:
         """Let each statement of the block take `timeout_seconds`, if that is more than the query timeout.
 
-        The server keeps to it until the present transaction ends, its commit included.
+        The server applies it until the present transaction ends, its commit included.
         """
         limit_seconds = max(timeout_seconds, self._watch.limit_seconds)
         self.execute_sql("SET LOCAL statement_timeout = %s", (round(limit_seconds * 1000),))
@@ -250,6 +260,9 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             return query(self, *args, **kwargs)
 
     # -- run ------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        self._pool.publish()
 
     def pool_stats(self) -> PoolStats:
         """Return the figures of this process's pool."""

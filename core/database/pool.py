@@ -22,14 +22,13 @@ from core.database.connector import ServerConnection
 from core.database.owner import Owner
 from core.database.pooled_connection import (
     PooledConnection,
+    Waiter,
     cancel_statements,
     describe_holders,
     reset_connection,
 )
-from core.database.waiter import Waiter
-from core.database.watch import sever
+from core.database.statement_watch import sever
 from core.errors import ConnectFailed, PoolClosed, PoolTimeout
-from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.records import PoolStats
 
@@ -42,9 +41,9 @@ LIFETIME_JITTER = 0.1
 LEAK_SECONDS = 60.0
 # A server that became writable again is noticed this soon.
 EXPIRE_INTERVAL_SECONDS = 2.0
-# A server that refused a further connection is asked again this much later, while somebody waits.
+# A server that refused a further connection is asked again after this time, while a thread waits.
 GROW_AGAIN_SECONDS = 5.0
-# How often who waits or comes looks for leaks, and for connections whose thread ended without a check-in.
+# How often waiting and new requests look for leaks and for connections whose thread has ended.
 RECLAIM_INTERVAL_SECONDS = 0.5
 
 CloseReason = Literal["stale", "dead", "broken", "shutdown"]
@@ -69,14 +68,6 @@ class ConnectionPool:
         self._metrics = metrics
         self._clock = clock
         self._jitter = jitter
-        self.reset_after_fork()
-        # not with each check-out, of which they would be a fifth
-        metrics.add_source(self._publish)
-        call_in_forked_child(self.reset_after_fork)
-
-    def reset_after_fork(self) -> None:
-        """Start empty: a forked child must not use or close its parent's sockets."""
-        # the child's metrics begin at zero
         self._metrics.pool_max.set(self._limit)
         self._counts: dict[str, Any] = dict.fromkeys(
             (
@@ -94,18 +85,18 @@ class ConnectionPool:
         self._drained = threading.Condition(self._lock)
         self._idle: deque[PooledConnection] = deque()
         self._used: dict[int, PooledConnection] = {}
-        # in the order in which they came; one that gives up is removed without a search
+        # in the order of arrival; one that gives up is removed without a search
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._size = 0
         self._is_closed = self._is_drained = False
         self._look_at = float("-inf")
-        # checked out for units of work that were given up where no lock may be taken
+        # connections of units of work that were given up where no lock may be taken
         self._abandoned: deque[tuple[ServerConnection, Owner]] = deque()
         self._expired_at = float("-inf")
-        # how many connections the server gives; learned when it refuses one
+        # how many connections the server accepts; learned when it refuses one
         self._cap = self._limit
         self._grow_at = float("-inf")
-        # what idled before this time shared a server with a connection that broke
+        # a connection broke at this time: those that were idle before it are pinged
         self._suspect_until = float("-inf")
 
     # -- checkout ---------------------------------------------------------------
@@ -141,7 +132,7 @@ class ConnectionPool:
             if not self._is_drained:
                 self._used[id(entry.raw)] = entry
                 return
-        # it was being opened for longer than the close was ready to wait
+        # the pool was closed while it was being opened
         self._close_raw(entry, "shutdown")
         self._refuse_when_closed()
 
@@ -177,7 +168,7 @@ class ConnectionPool:
                 self._size = others
                 if self._idle:
                     return self._idle.pop()
-                # it came before those who wait already
+                # this request is older than those that wait already
                 waiter = Waiter()
                 self._waiters[waiter] = None
                 self._waiters.move_to_end(waiter, last=False)
@@ -198,7 +189,7 @@ class ConnectionPool:
         self._metrics.pool_max.set(size)
 
     def _note_opened(self) -> None:
-        """Take it in when the server gives more than it did; then who waits may try at once."""
+        """After the server accepted more connections than before, let waiting requests open more."""
         with self._lock:
             if self._size <= self._cap:
                 return
@@ -210,13 +201,13 @@ class ConnectionPool:
             self._let_grow()
 
     def _let_grow(self) -> None:
-        """Let who waits first open a connection, if one may be opened."""
+        """Let the first waiting request open a connection, if one may be opened."""
         if self._waiters and not self._is_closed and self._may_grow():
             self._grow()
             self._waiters.popitem(last=False)[0].grant(None)
 
     def _grow(self) -> None:
-        """Take a place for a connection; beyond what the server gave before, one at a time."""
+        """Reserve a place for a connection; beyond what the server accepted before, one at a time."""
         self._size += 1
         if self._size > self._cap:
             self._grow_at = self._clock() + GROW_AGAIN_SECONDS
@@ -278,7 +269,7 @@ class ConnectionPool:
             else:
                 with self._lock:
                     self._counts["connections_lost"] += 1
-                    # what took this one away may have taken the others
+                    # the other idle connections may be broken too
                     self._suspect_until = now
                 self._close_raw(entry, "dead")
         return self._open()
@@ -300,7 +291,7 @@ class ConnectionPool:
         return PooledConnection(raw, expires_at=now + lifetime)
 
     def expire_all(self) -> None:
-        """Use no connection of the present any more: what the server is has changed.
+        """Use none of the present connections any more: the role of the server has changed.
 
         Not for every refused write while it lasts: readers would connect anew each time.
         """
@@ -327,7 +318,7 @@ class ConnectionPool:
         with self._lock:
             entry = self._used.pop(id(raw), None)
             if entry is None:
-                # reclaimed from a thread that was taken for ended, or of a parent process
+                # reclaimed meanwhile
                 return
             now = self._clock()
             held_seconds = now - entry.used_since
@@ -355,7 +346,7 @@ class ConnectionPool:
         return "stale" if now >= entry.expires_at else None
 
     def _release_slot(self) -> None:
-        """Give up one place, or pass the permission to connect to who waits first."""
+        """Give up one place, or pass the permission to connect to the first waiting request."""
         with self._lock:
             if self._waiters and not self._is_closed:
                 self._waiters.popitem(last=False)[0].grant(None)
@@ -364,7 +355,7 @@ class ConnectionPool:
                 self._drained.notify_all()
 
     def _look_when_due(self) -> None:
-        """Look once an interval, however many threads wait: a look goes through all that are used."""
+        """Call `look_after` once an interval: it goes through all used connections."""
         if self._clock() >= self._look_at or self._abandoned:
             self.look_after()
 
@@ -385,7 +376,7 @@ class ConnectionPool:
                 logger.warning("rolled back %s, which %s left open", entry.operation, owner.name)
 
     def reclaim(self, raw: ServerConnection, owner: Owner) -> bool:
-        """Close a connection that its owner has, and with it a transaction; False when it has it no more."""
+        """Close a connection of an owner and with it its transaction; False if the owner has it no more."""
         with self._lock:
             entry = self._used.get(id(raw))
             if entry is None or entry.owner is not owner:
@@ -453,7 +444,8 @@ class ConnectionPool:
                 **self._counts,
             )
 
-    def _publish(self) -> None:
+    def publish(self) -> None:
+        """Set the gauges of the pool."""
         self._metrics.pool_idle.set(len(self._idle))
         self._metrics.pool_used.set(len(self._used))
         self._metrics.pool_pending.set(len(self._waiters))

@@ -1,6 +1,6 @@
-"""A psycopg2 connection and what the pool knows of it.
+"""A connection of the pool, and a thread that waits for one.
 
-Owns the ping, the reset before a check-in and the closing; decides nothing.
+Owns the ping, the reset before a check-in, the closing, and the hand-over to a waiting thread.
 """
 
 import logging
@@ -14,7 +14,7 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from core.database.connector import ServerConnection
 from core.database.owner import Owner
-from core.database.watch import sever
+from core.database.statement_watch import sever
 from core.errors import EchoMarketsError
 
 logger = logging.getLogger(__name__)
@@ -47,10 +47,9 @@ class PooledConnection:
         self.owner: Owner | None = None
 
     def needs_ping(self, now: float, suspect_until: float) -> bool:
-        """Say whether it idled long, heard from its server, or shared it with a connection that broke.
+        """Say whether it was idle for long, has received data, or may be broken like another connection.
 
-        A server that closes an idle connection says so, and nothing else makes it speak but a
-        notice: a ping tells the two apart.
+        A server that closes an idle connection sends data, and so does a notice: a ping tells the two apart.
         """
         idled = now - self.idle_since
         return (
@@ -135,3 +134,20 @@ def reset_connection(raw: ServerConnection) -> bool:
     except psycopg2.Error:
         return False
     return not raw.closed
+
+
+class Waiter:
+    """A thread's place in the queue; `granted` is a connection, or None for the permission to open one."""
+
+    __slots__ = ("event", "granted", "is_granted")
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.granted: PooledConnection | None = None
+        self.is_granted = False
+
+    def grant(self, entry: PooledConnection | None) -> None:
+        """Hand over and wake the thread."""
+        self.granted = entry
+        self.is_granted = True
+        self.event.set()

@@ -1,31 +1,47 @@
-"""Units of work: which connection a call uses, and whose transaction it is part of.
+"""Units of work: which connection a call uses, and which transaction it is part of.
 
-Owns the state that peewee keeps of a connection (its `Database._state`), and the rule that a
-transaction is never shared by accident: a call joins the unit of work that its own thread, task
-or pool function has open, and no other. A call that carries the context of another one's block
-(`asyncio.to_thread`, a task that was created inside) is refused, because it would be committed
-without the rest. Runs no statement.
+`UnitOfWork` is the state that peewee keeps of a connection (its `Database._state`). `UnitsOfWork` decides
+which one a call joins: the one that its own thread, task or pool function has open, and no other. A call
+with a copy of another block's context (`asyncio.to_thread`, a task created inside) is refused, because it
+would be committed without the rest. `Session` is a unit of work as a `with` block: check-out, check-in and
+translation of errors; a class, because a generator's context manager takes several times as long. Runs no
+statement.
 """
 
 import asyncio
+import contextlib
 import logging
-import os
 import threading
+import time
 from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from types import TracebackType
+from typing import Any, Generic, TypeVar
 
+from core import forks
 from core.database.connector import ServerConnection
+from core.database.driver_errors import DRIVER_ERRORS, READ_ONLY, find_sqlstate, translate
 from core.database.owner import REMEDY, Owner, describe_present
-from core.errors import DatabaseError, TransactionMisused
+from core.database.pool import ConnectionPool
+from core.errors import (
+    ConnectFailed,
+    DatabaseError,
+    EchoMarketsError,
+    PoolClosed,
+    PoolTimeout,
+    TransactionMisused,
+)
+from core.metrics import Metrics
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _NOBODY = Owner()
 
 
 class UnitOfWork:
-    """A connection that is checked out, and what belongs to it until it is checked in."""
+    """A checked-out connection and its state until it is checked in."""
 
     def __init__(
         self,
@@ -47,7 +63,7 @@ class UnitOfWork:
         self.handle: asyncio.Handle | None = None
         self._reclaim = reclaim
         self._misuse: str | None = None
-        self._pid = os.getpid()
+        self._generation = forks.generation
         self.reset()
 
     def reset(self) -> None:
@@ -59,7 +75,7 @@ class UnitOfWork:
         self.commit_callbacks: list[Any] = []
 
     def end(self) -> None:
-        """Let go of connection and owner: a copy of the context may keep the rest for long."""
+        """Release connection and owner: a copy of the context may keep this object alive for long."""
         self.reset()
         self.owner = _NOBODY
 
@@ -70,14 +86,14 @@ class UnitOfWork:
     @property
     def is_of_parent(self) -> bool:
         """Whether this process was forked inside."""
-        return self._pid != os.getpid()
+        return self._generation != forks.generation
 
     def is_usable(self) -> bool:
         """Say whether a statement can be run in it here and now."""
         return self._misuse is None and not self.is_of_parent and self.owner.is_here()
 
     def check(self) -> None:
-        """Raise when it was given up, or when this process was forked inside."""
+        """Raise if it was given up, or if this process was forked inside of it."""
         if self.is_of_parent:
             raise DatabaseError(
                 "the transaction belongs to the process that began it; end the child inside of the block"
@@ -86,7 +102,7 @@ class UnitOfWork:
             raise TransactionMisused(self._misuse)
 
     def check_end(self) -> None:
-        """Raise unless it can be committed, which only its owner may do; else it is given up."""
+        """Raise unless it can be committed; only its owner may do that, else it is given up."""
         self.check()
         if not self.owner.is_here():
             self.give_up(
@@ -110,7 +126,7 @@ class _Thread(threading.local):
         self.current: UnitOfWork | None = None
 
 
-# The innermost block that the present context was made in, whoever owns it; copies of a context see it too.
+# The innermost block in which the present context was made, whoever owns it; copies of the context have it.
 _BLOCK: ContextVar[UnitOfWork | None] = ContextVar("block", default=None)
 
 
@@ -120,8 +136,8 @@ class UnitsOfWork:
     def __init__(self) -> None:
         self._thread = _Thread()
 
-    def forget(self) -> None:
-        """Have none open, in a forked child."""
+    def reset_after_fork(self) -> None:
+        """Have none open: the child's thread may have been in a unit of work of the parent."""
         self._thread = _Thread()
 
     @property
@@ -141,7 +157,7 @@ class UnitsOfWork:
 
     def in_transaction(self) -> bool:
         """Say whether a call made now is part of a transaction; raises `TransactionMisused`."""
-        # what each cached read asks first: the usual answer takes two look-ups
+        # each cached read asks this first: the usual answer takes two look-ups
         if not self._thread.units and _BLOCK.get() is None:
             return False
         unit = self.find()
@@ -161,7 +177,7 @@ class UnitsOfWork:
         self._refuse_copies()
         for unit in opened:
             if unit.owner.is_task:
-                # another task of this thread runs, before the event loop comes to what gives it up
+                # another task runs on this thread before the event loop has called `_give_up_suspended`
                 _give_up_suspended(unit)
         return None
 
@@ -226,3 +242,109 @@ def _give_up_suspended(unit: UnitOfWork) -> None:
             f"{unit.operation}() was rolled back because its block awaited something before its end"
             f" and other tasks of the event loop ran meanwhile; {REMEDY}"
         )
+
+
+class Sessions:
+    """What the sessions of one database have in common."""
+
+    def __init__(self, pool: ConnectionPool, units: UnitsOfWork, metrics: Metrics) -> None:
+        self.units = units
+        self._pool = pool
+        self._metrics = metrics
+
+    def create_unit(self, operation: str, owner: Owner | None) -> UnitOfWork:
+        """Return a unit of work of its owner, or of this thread; it has no connection yet."""
+        return UnitOfWork(operation, owner or Owner(), reclaim=self._pool.reclaim)
+
+    def begin(self, unit: UnitOfWork) -> None:
+        """Check a connection out for a unit of work, and let calls join it."""
+        unit.set_connection(self._pool.checkout(unit.operation, unit.owner))
+        self.units.enter(unit)
+
+    def end(self, unit: UnitOfWork, before: UnitOfWork | None, *, is_collected: bool) -> None:
+        """Let no call join a unit of work any more, and check its connection in."""
+        self.units.leave(unit)
+        self.units.use_again(before, unit)
+        raw = unit.conn
+        if raw is not None and not unit.is_of_parent:
+            if is_collected:
+                self._pool.abandon(raw, unit.owner)
+            elif unit.is_usable():
+                self._pool.checkin(raw)
+            else:
+                with contextlib.suppress(DatabaseError):
+                    unit.check_end()
+        unit.end()
+
+    def translate(self, error: BaseException, operation: str) -> EchoMarketsError | None:
+        """Count an error of the database; return its translation, or None if it is raised as it is."""
+        if isinstance(error, PoolTimeout | PoolClosed | ConnectFailed):
+            reason = "08" if isinstance(error, ConnectFailed) else "pool"
+            self._metrics.count_operation_error(operation, reason)
+            return None
+        if not isinstance(error, DRIVER_ERRORS):
+            return None
+        state = find_sqlstate(error)
+        self._metrics.count_operation_error(operation, state[:2] if state else "08")
+        if state == READ_ONLY:
+            # after a failover only a new connection may reach the primary
+            self._pool.expire_all()
+        return translate(error, operation)
+
+    def observe(self, operation: str, seconds: float) -> None:
+        """Record how long a session took."""
+        self._metrics.observe_operation(operation, seconds)
+
+
+class Session(Generic[T]):
+    """One block; `value` is what `with ... as` gives."""
+
+    __slots__ = (
+        "_before", "_is_joined", "_of", "_operation", "_outer_operation", "_started", "_unit", "_value",
+    )  # fmt: skip  # one name a line would say no more
+
+    def __init__(self, of: Sessions, value: T, operation: str, owner: Owner | None) -> None:
+        self._of = of
+        self._value = value
+        self._operation = operation
+        found = of.units.find()
+        self._is_joined = found is not None
+        self._unit = found or of.create_unit(operation, owner)
+
+    def __enter__(self) -> T:
+        self._started = time.perf_counter()
+        unit = self._unit
+        self._outer_operation, unit.operation = unit.operation, self._operation
+        # before it has a connection: log lines of the check-out name its operation
+        self._before = self._of.units.use(unit)
+        if not self._is_joined:
+            try:
+                self._of.begin(unit)
+            except BaseException as error:
+                self.__exit__(type(error), error, error.__traceback__)
+                raise
+        return self._value
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        # called by the garbage collector, possibly while this thread holds a lock: take none
+        is_collected = kind is GeneratorExit
+        leaving = error
+        try:
+            if self._is_joined:
+                self._unit.operation = self._outer_operation
+                self._of.units.use_again(self._before, self._unit)
+            else:
+                self._of.end(self._unit, self._before, is_collected=is_collected)
+        except BaseException as late:  # replaces the error of the block, as in a `finally`
+            leaving = late
+        if not is_collected:
+            self._of.observe(self._operation, time.perf_counter() - self._started)
+        if leaving is None:
+            return
+        translated = self._of.translate(leaving, self._operation)
+        if translated is not None:
+            raise translated from leaving
+        if leaving is not error:
+            raise leaving

@@ -15,12 +15,12 @@ from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
 
-from core.cache import NO_FENCE, Cache, CacheKind, Fence
+from core.cache import NO_FENCE, Cache, Fence
 from core.database import Database
 from core.database.owner import Owner
 from core.errors import DatabaseError, QueryTimeout, TransactionConflict
 from core.metrics import Metrics
-from core.service.fence_ahead import FenceAhead, Key
+from core.service.fence_ahead import FenceAhead
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +39,15 @@ class Changes:
     `known` are those from before it began, `keys` those that are noted on the way.
     """
 
-    def __init__(self, known: Sequence[Key] = ()) -> None:
+    def __init__(self, known: Sequence[str] = ()) -> None:
         self._known = known
-        self.keys: list[Key] = []
+        self.keys: list[str] = []
 
-    def invalidate(self, kind: CacheKind, *keys: str) -> None:
+    def invalidate(self, *keys: str) -> None:
         """Note keys to drop."""
-        self.keys.extend((kind, key) for key in keys)
+        self.keys.extend(keys)
 
-    def list_all(self) -> list[Key]:
+    def list_all(self) -> list[str]:
         """Return every key to drop."""
         return [*self._known, *self.keys]
 
@@ -99,7 +99,7 @@ class ServiceBase:
     def _change_alone(
         self,
         operation: str,
-        keys: Sequence[Key],
+        keys: Sequence[str],
         query: Callable[Concatenate[Database, P], T],
         *args: P.args,
         **kwargs: P.kwargs,
@@ -124,7 +124,7 @@ class ServiceBase:
                 result = query(database, *args, **kwargs)
         except BaseException as error:
             if is_fenced:
-                self._cache.invalidate(keys, fence, is_certain=isinstance(error, ANSWERS))
+                self._cache.invalidate(keys, fence, outcome_known=isinstance(error, ANSWERS))
             raise
         self._cache.invalidate(keys, fence)
         return result
@@ -151,7 +151,7 @@ class ServiceBase:
     def _changing(
         self,
         operation: str,
-        known: Sequence[Key] = (),
+        known: Sequence[str] = (),
         *,
         owner: Owner | None = None,
     ) -> Iterator[tuple[Database, Changes]]:
@@ -177,7 +177,7 @@ class ServiceBase:
 
     @contextmanager
     def _outermost(
-        self, operation: str, known: Sequence[Key], owner: Owner | None
+        self, operation: str, known: Sequence[str], owner: Owner | None
     ) -> Iterator[tuple[Database, Changes]]:
         """Commit between a fence and an invalidation.
 
@@ -200,7 +200,7 @@ class ServiceBase:
                 fence = self._cache.fence(ahead.finish(changes.keys), ahead.token)
         except BaseException as error:
             if is_committing:
-                self._cache.invalidate(changes.list_all(), fence, is_certain=isinstance(error, ANSWERS))
+                self._cache.invalidate(changes.list_all(), fence, outcome_known=isinstance(error, ANSWERS))
             else:
                 self._cache.invalidate(ahead.give_up(), Fence(ahead.token))
             raise

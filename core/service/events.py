@@ -5,8 +5,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from core.cache import Codec
-from core.cache.keys import MARKET_EVENTS, MARKET_EVENTS_VERSION_KEY, market_events_key
+from core.cache import Cached
+from core.cache.kinds import MARKET_EVENTS, version_key
 from core.queries import events as queries
 from core.records import MarketEvent
 from core.service.base import ServiceBase, new_id
@@ -24,7 +24,14 @@ from core.service.inputs import (
     find_end_of_time,
 )
 
-_CODEC: Codec[tuple[MarketEvent, ...]] = Codec(tuple[MarketEvent, ...])
+MARKET_EVENTS_VERSION_KEY = version_key(MARKET_EVENTS)
+
+_RECENT = Cached(
+    MARKET_EVENTS,
+    tuple[MarketEvent, ...],
+    lambda limit: f"market_events:recent:{limit}",
+    depends_on=lambda _: (MARKET_EVENTS_VERSION_KEY,),
+)
 
 
 class Events(ServiceBase):
@@ -37,14 +44,11 @@ class Events(ServiceBase):
         Events after tomorrow (UTC), which an older release could store, are left out. Raises
         `InvalidInput`.
         """
-        limit, end = check_limit(limit), find_end_of_time(self._clock())
-        return self._cache.get_or_load(
-            MARKET_EVENTS,
-            market_events_key(limit),
-            _CODEC,
-            lambda: self._read("get_recent_market_events", queries.list_recent, end, limit),
-            depends_on=(MARKET_EVENTS_VERSION_KEY,),
-        )
+        return self._cache.get_or_load(_RECENT, self._load_recent, check_limit(limit))
+
+    def _load_recent(self, limit: int) -> tuple[MarketEvent, ...]:
+        end = find_end_of_time(self._clock())
+        return self._read("get_recent_market_events", queries.list_recent, end, limit)
 
     def create_market_event(
         self,
@@ -71,14 +75,14 @@ class Events(ServiceBase):
             "created_at": self._clock(),
         }
         with self._changing("create_market_event") as (database, changes):
-            changes.invalidate(MARKET_EVENTS, MARKET_EVENTS_VERSION_KEY)
+            changes.invalidate(MARKET_EVENTS_VERSION_KEY)
             return queries.insert_event(database, values)
 
     def delete_market_event(self, event_id: UUID | str) -> bool:
         """Delete an event and say whether it existed. Raises `InvalidInput`."""
         checked = check_id(event_id, "event_id")
         with self._changing("delete_market_event") as (database, changes):
-            changes.invalidate(MARKET_EVENTS, MARKET_EVENTS_VERSION_KEY)
+            changes.invalidate(MARKET_EVENTS_VERSION_KEY)
             return queries.delete_event(database, checked)
 
 

@@ -9,9 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
-from core.cache import NO_TOKEN, Cache, CacheKind
-
-Key = tuple[CacheKind, str]
+from core.cache import NO_TOKEN, Cache
 
 # Fewer fences take less time than a thread.
 LEAST_KEYS = 500
@@ -19,34 +17,34 @@ LEAST_KEYS = 500
 FRESH_SECONDS = 2.0
 
 
-class KeysToName(Sequence[Key]):
+class KeysToName(Sequence[str]):
     """Keys that are named when they are first asked for: thousands take as long as to fence them."""
 
-    def __init__(self, count: int, name: Callable[[], list[Key]]) -> None:
+    def __init__(self, count: int, name: Callable[[], list[str]]) -> None:
         self._count = count
         self._name = name
         self._lock = threading.Lock()
-        self._keys: list[Key] | None = None
+        self._keys: list[str] | None = None
 
     def __len__(self) -> int:
         """Return how many there are, without naming them."""
         return self._count
 
     @overload
-    def __getitem__(self, place: int) -> Key: ...
+    def __getitem__(self, place: int) -> str: ...
 
     @overload
-    def __getitem__(self, place: slice) -> list[Key]: ...
+    def __getitem__(self, place: slice) -> list[str]: ...
 
-    def __getitem__(self, place: int | slice) -> Key | list[Key]:
+    def __getitem__(self, place: int | slice) -> str | list[str]:
         """Return the key, or the keys, at a place."""
         return self._find()[place]
 
-    def __iter__(self) -> Iterator[Key]:
+    def __iter__(self) -> Iterator[str]:
         """Yield every key."""
         return iter(self._find())
 
-    def _find(self) -> list[Key]:
+    def _find(self) -> list[str]:
         with self._lock:
             if self._keys is None:
                 self._keys = self._name()
@@ -57,7 +55,7 @@ class FenceAhead:
     """The fences that one transaction sets ahead; a few keys are left to its end."""
 
     def __init__(
-        self, cache: Cache, keys: Sequence[Key], *, clock: Callable[[], float] = time.monotonic
+        self, cache: Cache, keys: Sequence[str], *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._cache = cache
         self._keys = keys
@@ -80,7 +78,7 @@ class FenceAhead:
         self._cache.fence(self._keys, self.token, is_awaited=True)
         self._is_done = True
 
-    def finish(self, more: Sequence[Key]) -> Sequence[Key]:
+    def finish(self, more: Sequence[str]) -> Sequence[str]:
         """Wait for the fences; return what of the keys, and of `more`, is still to be fenced."""
         if self._thread is None:
             return [*self._keys, *more]
@@ -91,7 +89,7 @@ class FenceAhead:
         fenced = set(self._keys) if more else ()
         return [key for key in more if key not in fenced]
 
-    def give_up(self) -> Sequence[Key]:
+    def give_up(self) -> Sequence[str]:
         """Wait for the fences; return the keys that have one."""
         if self._thread is None:
             return ()

@@ -4,16 +4,19 @@ What is cached here is not invalidated by writes, so every answer says how old i
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
+from functools import partial
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
-from core.cache import CacheKind, Codec
-from core.cache.keys import LEADERBOARD, MARKET, MARKET_EVENTS, MARKET_EVENTS_VERSION_KEY, QUESTS, USER
+from core.cache import Cached
+from core.cache.kinds import LEADERBOARD, MARKET, MARKET_EVENTS, QUESTS, USER
 from core.queries import insights as queries
 from core.queries import quest_insights as quest_queries
 from core.records import MarketEvent, PlayerQuest, Quest, QuestPace, QuestTotals, SessionSummary, Sparkline
 from core.service.base import ServiceBase
+from core.service.events import MARKET_EVENTS_VERSION_KEY
 from core.service.inputs import (
     check_before,
     check_bucket,
@@ -34,33 +37,59 @@ from core.service.paging import check_after, find_place, stream_pages
 # Long enough that many open pages cost one statement, short enough for a page that refreshes.
 MARKET_SECONDS = 15
 SUMMARY_SECONDS = 60
-# With millions of quests a sum takes a second or two.
-QUESTS_SECONDS = 180
 # Sessions before the newest change only when somebody corrects them.
 PAST_SECONDS = 900
 MAX_POINTS = 500
 MAX_SESSIONS = 100
 
 
-def _summary(kind: CacheKind, ttl_seconds: int) -> CacheKind:
-    # timed: writes do not invalidate a summary, so it may differ from what the database answers
-    return CacheKind(kind.name, ttl_seconds, is_timed=True)
+def _name_width(width: timedelta) -> str:
+    """Return a width in seconds for a key: two widths that differ have two keys."""
+    return str(width.total_seconds()).removesuffix(".0")
 
 
-_SPARKLINES = _summary(MARKET, MARKET_SECONDS)
-_NEWEST_SESSION = _summary(LEADERBOARD, SUMMARY_SECONDS)
-_PAST_SESSIONS = _summary(LEADERBOARD, PAST_SECONDS)
-_PLAYERS = _summary(USER, SUMMARY_SECONDS)
-_EXPIRING = _summary(QUESTS, SUMMARY_SECONDS)
-_QUESTS = _summary(QUESTS, QUESTS_SECONDS)
+def _session_key(returns: str, quests: str, day: date) -> str:
+    return f"leaderboard:summary:{returns}:{quests}:{day}"
 
-_SPARKLINES_CODEC: Codec[tuple[Sparkline, ...]] = Codec(tuple[Sparkline, ...])
-_SESSION_CODEC: Codec[SessionSummary] = Codec(SessionSummary)
-_COUNT_CODEC: Codec[int] = Codec(int)
-_TYPES_CODEC: Codec[tuple[str, ...]] = Codec(tuple[str, ...])
-_TOTALS_CODEC: Codec[tuple[QuestTotals, ...]] = Codec(tuple[QuestTotals, ...])
-_EXPIRING_CODEC: Codec[tuple[PlayerQuest, ...]] = Codec(tuple[PlayerQuest, ...])
-_PACES_CODEC: Codec[tuple[QuestPace, ...]] = Codec(tuple[QuestPace, ...])
+
+_EVENT_TYPES = Cached(
+    MARKET_EVENTS,
+    tuple[str, ...],
+    lambda: "market_events:types",
+    depends_on=lambda: (MARKET_EVENTS_VERSION_KEY,),
+)
+# The reads below are summaries that no write invalidates.
+_SPARKLINES = Cached(
+    MARKET,
+    tuple[Sparkline, ...],
+    lambda count, width: f"market:sparklines:{count}:{_name_width(width)}",
+    ttl_seconds=MARKET_SECONDS,
+    time_dependent=True,
+)
+_NEWEST_SESSION = Cached(
+    LEADERBOARD, SessionSummary, _session_key, ttl_seconds=SUMMARY_SECONDS, time_dependent=True
+)
+_PAST_SESSIONS = Cached(
+    LEADERBOARD, SessionSummary, _session_key, ttl_seconds=PAST_SECONDS, time_dependent=True
+)
+_ACTIVE_PLAYERS = Cached(
+    USER,
+    int,
+    lambda since: f"user:active:{since.isoformat()}",
+    ttl_seconds=SUMMARY_SECONDS,
+    time_dependent=True,
+)
+_QUEST_TOTALS = Cached(
+    QUESTS, tuple[QuestTotals, ...], lambda width: f"quests:totals:{_name_width(width)}", time_dependent=True
+)
+_EXPIRING = Cached(
+    QUESTS,
+    tuple[PlayerQuest, ...],
+    lambda count, width: f"quests:expiring:{count}:{_name_width(width)}",
+    ttl_seconds=SUMMARY_SECONDS,
+    time_dependent=True,
+)
+_SLOWEST = Cached(QUESTS, tuple[QuestPace, ...], lambda count: f"quests:slowest:{count}", time_dependent=True)
 
 
 class Insights(ServiceBase):
@@ -84,14 +113,13 @@ class Insights(ServiceBase):
         count = check_whole(points, "points", least=1, most=MAX_POINTS)
         checked = None if symbols is None else check_symbols(symbols)
 
-        def load() -> tuple[Sparkline, ...]:
+        def load(count: int, width: timedelta) -> tuple[Sparkline, ...]:
             end = find_end_of_time(self._clock())
             return self._read("get_sparklines", queries.list_sparklines, checked, count, width, end)
 
         if checked is not None:
-            return load()
-        key = f"market:sparklines:{count}:{_name_width(width)}"
-        return self._cache.get_or_load(_SPARKLINES, key, _SPARKLINES_CODEC, load)
+            return load(count, width)
+        return self._cache.get_or_load(_SPARKLINES, load, count, width)
 
     def list_market_events(
         self,
@@ -157,13 +185,8 @@ class Insights(ServiceBase):
 
         At most 600 s old, and never older than the last event created or deleted through a service.
         """
-        return self._cache.get_or_load(
-            MARKET_EVENTS,
-            "market_events:types",
-            _TYPES_CODEC,
-            lambda: self._read("list_market_event_types", queries.list_event_types),
-            depends_on=(MARKET_EVENTS_VERSION_KEY,),
-        )
+        load = partial(self._read, "list_market_event_types", queries.list_event_types)
+        return self._cache.get_or_load(_EVENT_TYPES, load)
 
     def get_session_summaries(
         self, *, limit: int = 14, returns: str = "daily_returns", quests: str = "quests_completed"
@@ -178,30 +201,26 @@ class Insights(ServiceBase):
         boards = {"returns": check_category(returns, "returns"), "quests": check_category(quests, "quests")}
         before = check_before(None, self._clock())
         days = self._read("get_session_summaries", queries.list_session_days, count, before)
-        named = ":".join(boards.values())
-        by_key = {f"leaderboard:summary:{named}:{day}": day for day in days}
+        by_key = {_session_key(boards["returns"], boards["quests"], day): day for day in days}
 
-        def load(keys: Sequence[str]) -> dict[str, SessionSummary]:
-            wanted = {by_key[key]: key for key in keys}
-            found = self._read("get_session_summaries", queries.list_sessions, list(wanted), **boards)
-            return {wanted[summary.session_date]: summary for summary in found}
+        def load(missing: Sequence[date]) -> dict[date, SessionSummary]:
+            found = self._read("get_session_summaries", queries.list_sessions, missing, **boards)
+            return {summary.session_date: summary for summary in found}
 
-        keys = list(by_key)
+        newest, past = dict(islice(by_key.items(), 1)), dict(islice(by_key.items(), 1, None))
         found = {
-            **self._cache.get_or_load_many(_NEWEST_SESSION, keys[:1], _SESSION_CODEC, load),
-            **self._cache.get_or_load_many(_PAST_SESSIONS, keys[1:], _SESSION_CODEC, load),
+            **self._cache.get_or_load_many(_NEWEST_SESSION, newest, load),
+            **self._cache.get_or_load_many(_PAST_SESSIONS, past, load),
         }
-        return tuple(found[key] for key in keys if key in found)
+        return tuple(found[key] for key in by_key if key in found)
 
     def count_active_players(self, since: datetime) -> int:
         """Return how many players were active at a time or later; at most 60 s old. Raises `InvalidInput`."""
-        checked = check_time(since, "since")
-        return self._cache.get_or_load(
-            _PLAYERS,
-            f"user:active:{checked.isoformat()}",
-            _COUNT_CODEC,
-            lambda: self._read("count_active_players", queries.count_active, checked),
-        )
+
+        def load(since: datetime) -> int:
+            return self._read("count_active_players", queries.count_active, since)
+
+        return self._cache.get_or_load(_ACTIVE_PLAYERS, load, check_time(since, "since"))
 
     def get_quest_totals(self, *, within: timedelta = timedelta(hours=24)) -> tuple[QuestTotals, ...]:
         """Return what became of all quests, by type and kind of reward.
@@ -209,14 +228,12 @@ class Insights(ServiceBase):
         `within` is how soon a quest ends that counts as expiring. At most 180 s old. Raises
         `InvalidInput`.
         """
-        width = check_bucket(within, "within")
 
-        def load() -> tuple[QuestTotals, ...]:
+        def load(width: timedelta) -> tuple[QuestTotals, ...]:
             now = self._clock()
             return self._read("get_quest_totals", quest_queries.sum_quests, now, now + width)
 
-        key = f"quests:totals:{_name_width(width)}"
-        return self._cache.get_or_load(_QUESTS, key, _TOTALS_CODEC, load)
+        return self._cache.get_or_load(_QUEST_TOTALS, load, check_bucket(within, "within"))
 
     def list_expiring_quests(
         self, *, limit: int = 20, within: timedelta = timedelta(days=7)
@@ -227,12 +244,11 @@ class Insights(ServiceBase):
         ended meanwhile is left out. Raises `InvalidInput`.
         """
         count, width, now = check_limit(limit), check_bucket(within, "within"), self._clock()
-        found = self._cache.get_or_load(
-            _EXPIRING,
-            f"quests:expiring:{count}:{_name_width(width)}",
-            _EXPIRING_CODEC,
-            lambda: self._read("list_expiring_quests", quest_queries.list_expiring, count, now, now + width),
-        )
+
+        def load(count: int, width: timedelta) -> tuple[PlayerQuest, ...]:
+            return self._read("list_expiring_quests", quest_queries.list_expiring, count, now, now + width)
+
+        found = self._cache.get_or_load(_EXPIRING, load, count, width)
         return tuple(item for item in found if item.quest.expires_at and item.quest.expires_at > now)
 
     def list_slowest_quests(self, *, limit: int = 10) -> tuple[QuestPace, ...]:
@@ -240,13 +256,11 @@ class Insights(ServiceBase):
 
         At most 180 s old. Raises `InvalidInput`.
         """
-        count = check_limit(limit)
-        return self._cache.get_or_load(
-            _QUESTS,
-            f"quests:slowest:{count}",
-            _PACES_CODEC,
-            lambda: self._read("list_slowest_quests", quest_queries.list_slowest, count, self._clock()),
-        )
+
+        def load(count: int) -> tuple[QuestPace, ...]:
+            return self._read("list_slowest_quests", quest_queries.list_slowest, count, self._clock())
+
+        return self._cache.get_or_load(_SLOWEST, load, check_limit(limit))
 
     def get_user_quests(
         self, user_id: UUID | str, *, limit: int = 100, after: Quest | None = None
@@ -259,8 +273,3 @@ class Insights(ServiceBase):
         checked, count = check_id(user_id, "user_id"), check_limit(limit)
         place = find_place(check_after(after, Quest, user_id=checked))
         return self._read("get_user_quests", quest_queries.list_of_user, checked, count, after=place)
-
-
-def _name_width(width: timedelta) -> str:
-    """Return a width in seconds for a key: two widths that differ have two keys."""
-    return str(width.total_seconds()).removesuffix(".0")

@@ -6,13 +6,8 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from core.cache import Codec
-from core.cache.keys import (
-    LEADERBOARD,
-    USERNAMES_VERSION_KEY,
-    leaderboard_key,
-    leaderboard_version_key,
-)
+from core.cache import Cached
+from core.cache.kinds import LEADERBOARD, USERNAMES_VERSION_KEY, version_key
 from core.errors import ConstraintViolated, InvalidInput, LeaderboardEntryNotFound, UserNotFound
 from core.queries import boards, leaderboards
 from core.records import BatchResult, LeaderboardEntry, LeaderboardUpdate, PlayerSession
@@ -34,8 +29,24 @@ from core.service.inputs import (
     check_whole,
 )
 
-_CODEC: Codec[tuple[LeaderboardEntry, ...]] = Codec(tuple[LeaderboardEntry, ...])
 CHUNK_ROWS = 5_000
+
+
+def leaderboard_version_key(category: str, session_date: date) -> str:
+    """Name the version key that every cached value of a leaderboard depends on."""
+    return version_key(LEADERBOARD, category, session_date)
+
+
+def list_version_keys(category: str, session_date: date, *_: object) -> tuple[str, str]:
+    """Return the version keys of a cached leaderboard: its entries, and all usernames."""
+    return leaderboard_version_key(category, session_date), USERNAMES_VERSION_KEY
+
+
+def _top_key(category: str, session_date: date, limit: int) -> str:
+    return f"leaderboard:{category}:{session_date}:{limit}"
+
+
+_TOP = Cached(LEADERBOARD, tuple[LeaderboardEntry, ...], _top_key, depends_on=list_version_keys)
 
 
 class Leaderboards(ServiceBase):
@@ -59,27 +70,23 @@ class Leaderboards(ServiceBase):
         limit, offset = check_limit(limit), _check_offset(offset)
         if offset:
             return self._load_page(category, day, limit, offset)
-        return self._cache.get_or_load(
-            LEADERBOARD,
-            leaderboard_key(category, day, limit),
-            _CODEC,
-            lambda: self._load_page(category, day, limit, 0),
-            depends_on=(leaderboard_version_key(category, day), USERNAMES_VERSION_KEY),
-        )
+        return self._cache.get_or_load(_TOP, self._load_page, category, day, limit)
 
     def _warm_board(self, category: str, limits: Sequence[int]) -> None:
         """Fill the limits of today's board: each is the beginning of the largest."""
         day = check_session_date(None, self._clock())
-        by_key = {leaderboard_key(category, day, limit): limit for limit in limits}
 
-        def load(keys: Sequence[str]) -> dict[str, tuple[LeaderboardEntry, ...]]:
-            page = self._load_page(category, day, max(by_key[key] for key in keys), 0)
-            return {key: page[: by_key[key]] for key in keys}
+        def load(missing: Sequence[int]) -> dict[int, tuple[LeaderboardEntry, ...]]:
+            page = self._load_page(category, day, max(missing))
+            return {limit: page[:limit] for limit in missing}
 
-        depends_on = (leaderboard_version_key(category, day), USERNAMES_VERSION_KEY)
-        self._cache.get_or_load_many(LEADERBOARD, list(by_key), _CODEC, load, depends_on=depends_on)
+        by_key = {_top_key(category, day, limit): limit for limit in limits}
+        depends_on = list_version_keys(category, day)
+        self._cache.get_or_load_many(_TOP, by_key, load, depends_on=depends_on)
 
-    def _load_page(self, category: str, day: date, limit: int, offset: int) -> tuple[LeaderboardEntry, ...]:
+    def _load_page(
+        self, category: str, day: date, limit: int, offset: int = 0
+    ) -> tuple[LeaderboardEntry, ...]:
         return self._read("get_leaderboard", boards.list_page, category, day, limit, offset)
 
     def get_user_rank(
@@ -132,7 +139,7 @@ class Leaderboards(ServiceBase):
         """
         category, day = self._check_board(category, session_date, is_write=True)
         row = _check_row(LeaderboardUpdate(user_id, score, metadata))  # type: ignore[arg-type]  # checked in there
-        keys = [(LEADERBOARD, leaderboard_version_key(category, day))]
+        keys = [leaderboard_version_key(category, day)]
 
         def write() -> LeaderboardEntry | None:
             return self._change_alone(
@@ -168,7 +175,7 @@ class Leaderboards(ServiceBase):
         def write() -> set[UUID]:
             written: set[UUID] = set()
             with self._changing("batch_update_leaderboard") as (database, changes):
-                changes.invalidate(LEADERBOARD, leaderboard_version_key(category, day))
+                changes.invalidate(leaderboard_version_key(category, day))
                 for chunk in chunked(rows, CHUNK_ROWS):
                     written |= leaderboards.upsert_entries(database, category, day, chunk)
             return written
@@ -190,7 +197,7 @@ class Leaderboards(ServiceBase):
         day = check_session_to_write(session_date, self._clock())
 
         def write() -> int:
-            with self._changing("close_session") as (database, _), database.unhurried():
+            with self._changing("close_session") as (database, _), database.with_long_timeout():
                 return leaderboards.store_ranks(database, day)
 
         # it locks rows in the order in which they are stored, and batches in that of their players

@@ -12,28 +12,21 @@ from uuid import UUID
 
 import msgspec
 
-from core.cache.keys import (
-    LEADERBOARD,
-    MARKET_EVENTS,
-    MARKET_EVENTS_VERSION_KEY,
-    PORTFOLIO,
-    QUESTS,
-    USER,
-    leaderboard_version_key,
-    portfolio_key,
-    quests_key,
-    user_key,
-)
 from core.database import Database
-from core.database.faults import FOREIGN_KEY_VIOLATION, find_sqlstate
+from core.database.driver_errors import FOREIGN_KEY_VIOLATION, find_sqlstate
 from core.errors import ConstraintViolated
 from core.queries import bulk
 from core.records import LeaderboardEntry, MarketEvent, Portfolio, Position, Quest, Tick, Trade, User
 from core.service import load_checks
 from core.service.base import Changes, ServiceBase, chunked
+from core.service.events import MARKET_EVENTS_VERSION_KEY
 from core.service.inputs import check_records, show
+from core.service.leaderboards import leaderboard_version_key
 from core.service.load_checks import RecordChecks, check_chunk
 from core.service.market import note_symbols
+from core.service.portfolios import portfolio_key
+from core.service.quests import quests_key
+from core.service.users import user_key
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -99,7 +92,7 @@ class Loading(ServiceBase):
         def write(database: Database, changes: Changes, chunk: Sequence[User]) -> int:
             written = bulk.load_rows(database, bulk.USERS, chunk)
             found = bulk.find_user_ids(database, [user.username for user in chunk])
-            changes.invalidate(USER, *(user_key(user_id) for user_id in found.values()))
+            changes.invalidate(*(user_key(user_id) for user_id in found.values()))
             ids.update(found)
             return written
 
@@ -127,7 +120,7 @@ class Loading(ServiceBase):
         """
 
         def write(database: Database, changes: Changes, chunk: Sequence[Portfolio]) -> int:
-            changes.invalidate(PORTFOLIO, *(portfolio_key(p.user_id, p.session_date) for p in chunk))
+            changes.invalidate(*(portfolio_key(p.user_id, p.session_date) for p in chunk))
             return bulk.load_rows(database, bulk.PORTFOLIOS, chunk)
 
         return self._load(PORTFOLIOS, portfolios, write)
@@ -158,7 +151,7 @@ class Loading(ServiceBase):
 
         def write(database: Database, changes: Changes, chunk: Sequence[LeaderboardEntry]) -> int:
             boards = {leaderboard_version_key(e.category, e.session_date) for e in chunk}
-            changes.invalidate(LEADERBOARD, *boards)
+            changes.invalidate(*boards)
             return bulk.load_rows(database, bulk.LEADERBOARD_ENTRIES, chunk)
 
         return self._load(ENTRIES, entries, write)
@@ -174,7 +167,7 @@ class Loading(ServiceBase):
             owners = {quest.user_id for quest in chunk}
             # a quest may have been another player's until now
             owners |= bulk.lock_quest_owners(database, [quest.id for quest in chunk])
-            changes.invalidate(QUESTS, *map(quests_key, owners))
+            changes.invalidate(*map(quests_key, owners))
             return bulk.load_rows(database, bulk.QUESTS, chunk)
 
         return self._load(QUEST_ROWS, quests, write)
@@ -186,7 +179,7 @@ class Loading(ServiceBase):
         """
 
         def write(database: Database, changes: Changes, chunk: Sequence[MarketEvent]) -> int:
-            changes.invalidate(MARKET_EVENTS, MARKET_EVENTS_VERSION_KEY)
+            changes.invalidate(MARKET_EVENTS_VERSION_KEY)
             return bulk.load_rows(database, bulk.MARKET_EVENTS, chunk)
 
         return self._load(EVENTS, events, write)
@@ -203,7 +196,7 @@ class Loading(ServiceBase):
         """
 
         def write_chunk(chunk: Sequence[T]) -> int:
-            with self._changing(load.operation) as (database, changes), database.unhurried():
+            with self._changing(load.operation) as (database, changes), database.with_long_timeout():
                 if write is None:
                     return bulk.load_rows(database, load.target, chunk)
                 return write(database, changes, chunk)

@@ -3,12 +3,12 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from core.cache.keys import MARKET, MARKET_ALL_KEY, market_key
 from core.database import Database
 from core.queries import market, partitions
 from core.records import PartitionReport
 from core.service.base import ServiceBase
 from core.service.inputs import check_duration, check_whole
+from core.service.market import note_symbols
 
 MAX_MONTHS_AHEAD = 24
 
@@ -28,7 +28,7 @@ class Maintenance(ServiceBase):
         ahead = check_whole(months_ahead, "months_ahead", least=0, most=MAX_MONTHS_AHEAD)
         now = self._clock()
         cutoff = _check_cutoff(keep, now)
-        with self._changing("maintain_partitions") as (database, changes), database.unhurried():
+        with self._changing("maintain_partitions") as (database, changes), database.with_long_timeout():
             partitions.lock_maintenance(database)
             created, moved = _create_ahead(database, now, ahead)
             expired = [part for part in partitions.list_partitions(database) if part.end <= cutoff]
@@ -39,7 +39,7 @@ class Maintenance(ServiceBase):
                 partitions.lock_ticks(database)
                 # from here on nobody adds a symbol that would stay in the cache
                 symbols = market.list_symbols(database)
-                changes.invalidate(MARKET, MARKET_ALL_KEY, *map(market_key, symbols))
+                note_symbols(changes, symbols)
                 partitions.drop_partitions(database, expired)
             else:
                 expired = []

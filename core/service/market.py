@@ -6,8 +6,8 @@ from decimal import Decimal
 from functools import lru_cache, partial
 from typing import Any
 
-from core.cache import CacheKind, Codec
-from core.cache.keys import MARKET, MARKET_ALL_KEY, market_key
+from core.cache import Cached
+from core.cache.kinds import MARKET
 from core.errors import InvalidInput
 from core.queries import market as queries
 from core.records import Candle, Tick
@@ -28,11 +28,19 @@ from core.service.inputs import (
 from core.service.paging import check_after, stream_pages
 from core.service.tick_checks import check_tick, check_ticks, find_key
 
-_TICK_CODEC: Codec[Tick] = Codec(Tick)
-_TICKS_CODEC: Codec[tuple[Tick, ...]] = Codec(tuple[Tick, ...])
 CHUNK_ROWS = 20_000
 # Of at most 1,000 symbols each.
 REMEMBERED_LISTS = 64
+MARKET_ALL_KEY = "market:all"
+
+
+def market_key(symbol: str) -> str:
+    """Name the cached latest tick of a symbol."""
+    return f"market:{symbol}"
+
+
+_LATEST = Cached(MARKET, Tick, market_key)
+_LATEST_OF_ALL = Cached(MARKET, tuple[Tick, ...], lambda: MARKET_ALL_KEY)
 
 
 class Market(ServiceBase):
@@ -50,16 +58,11 @@ class Market(ServiceBase):
         30 s old, and never older than the last tick inserted through a service. Raises `InvalidInput`.
         """
         if symbols is None:
-            return self._cache.get_or_load(MARKET, MARKET_ALL_KEY, _TICKS_CODEC, self._load_latest_of_all)
+            return self._cache.get_or_load(_LATEST_OF_ALL, self._load_latest_of_all)
         by_key = _name_keys(symbols)
         if not by_key:
             return ()
-        found = self._cache.get_or_load_many(
-            MARKET,
-            tuple(by_key),
-            _TICK_CODEC,
-            lambda keys: self._load_latest([by_key[key] for key in keys]),
-        )
+        found = self._cache.get_or_load_many(_LATEST, by_key, self._load_latest)
         if len(found) == len(by_key):
             return tuple(map(found.__getitem__, by_key))
         return tuple([found[key] for key in by_key if key in found])
@@ -83,7 +86,7 @@ class Market(ServiceBase):
             self._latest_month,
         )
         self._latest_month = queries.find_common_month(ticks) or self._latest_month
-        return {market_key(tick.symbol): tick for tick in ticks}
+        return {tick.symbol: tick for tick in ticks}
 
     def insert_market_tick(
         self,
@@ -118,7 +121,9 @@ class Market(ServiceBase):
             ),
             find_end_of_time(now),
         )
-        self._change_alone("insert_market_tick", _list_keys([tick.symbol]), queries.insert_ticks, [tick])
+        self._change_alone(
+            "insert_market_tick", list_market_keys([tick.symbol]), queries.insert_ticks, [tick]
+        )
         return tick
 
     def insert_market_ticks(self, ticks: Iterable[Tick]) -> int:
@@ -133,7 +138,7 @@ class Market(ServiceBase):
         if len(checked) > CHUNK_ROWS:
             # as each chunk is written: in one order everywhere, so that no two loads wait for each other
             checked.sort(key=find_key)
-        keys = _list_keys({tick.symbol for tick in checked})
+        keys = list_market_keys({tick.symbol for tick in checked})
 
         def write() -> None:
             with self._changing("insert_market_ticks", keys) as (database, _):
@@ -279,8 +284,9 @@ def _name_keys_once(symbols: tuple[str, ...]) -> Mapping[str, str]:
 
 def note_symbols(changes: Changes, symbols: Iterable[str]) -> None:
     """Note what a new tick of these symbols outdates."""
-    changes.keys.extend(_list_keys(symbols))
+    changes.invalidate(*list_market_keys(symbols))
 
 
-def _list_keys(symbols: Iterable[str]) -> list[tuple[CacheKind, str]]:
-    return [(MARKET, key) for key in (MARKET_ALL_KEY, *map(market_key, symbols))]
+def list_market_keys(symbols: Iterable[str]) -> list[str]:
+    """Return the keys that a new tick of these symbols outdates."""
+    return [MARKET_ALL_KEY, *map(market_key, symbols)]

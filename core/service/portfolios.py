@@ -6,8 +6,8 @@ from decimal import Decimal
 from functools import partial
 from uuid import UUID
 
-from core.cache import CacheKind, Codec
-from core.cache.keys import PORTFOLIO, portfolio_key
+from core.cache import Cached
+from core.cache.kinds import PORTFOLIO, format_id
 from core.database import Database
 from core.errors import ConstraintViolated, PortfolioNotFound, UserNotFound
 from core.queries import portfolios as queries
@@ -24,9 +24,16 @@ from core.service.inputs import (
 from core.service.paging import check_after, stream_pages
 from core.service.update_checks import check_update, check_updates
 
-_CODEC: Codec[Portfolio] = Codec(Portfolio)
 # Large enough that the round trip does not count, small enough for one parameter list.
 CHUNK_ROWS = 10_000
+
+
+def portfolio_key(user_id: UUID, session_date: date) -> str:
+    """Name the cached portfolio of a user in a session."""
+    return f"portfolio:{format_id(user_id)}:{session_date.isoformat()}"
+
+
+_PORTFOLIO = Cached(PORTFOLIO, Portfolio, portfolio_key)
 
 
 class Portfolios(ServiceBase):
@@ -68,14 +75,14 @@ class Portfolios(ServiceBase):
 
     def _find_portfolio(self, operation: str, user_id: UUID, day: date) -> Portfolio | None:
         return self._cache.get_or_load(
-            PORTFOLIO,
-            portfolio_key(user_id, day),
-            _CODEC,
-            lambda: self._read(operation, queries.find_portfolio, user_id, day),
+            _PORTFOLIO,
+            lambda user_id, day: self._read(operation, queries.find_portfolio, user_id, day),
+            user_id,
+            day,
         )
 
     def _open_portfolio(self, user_id: UUID, day: date) -> Portfolio:
-        operation, keys = "get_current_portfolio", [(PORTFOLIO, portfolio_key(user_id, day))]
+        operation, keys = "get_current_portfolio", [portfolio_key(user_id, day)]
         try:
             # does nothing when another caller opened it in between
             self._change_alone(operation, keys, queries.create_portfolio, new_id(), user_id, day)
@@ -144,7 +151,7 @@ class Portfolios(ServiceBase):
         day = check_session_to_write(session_date, self._clock())
         update = check_update(PortfolioUpdate(user_id, day, total_value, day_change), self._clock())
         updated = self._change_alone(
-            "update_portfolio_value", [(PORTFOLIO, _name_key(update))], queries.update_portfolio, update
+            "update_portfolio_value", [_name_key(update)], queries.update_portfolio, update
         )
         if updated is None:
             raise _no_portfolio(update.user_id, day)
@@ -161,7 +168,7 @@ class Portfolios(ServiceBase):
         checked = check_updates(updates, self._clock())
         if not checked:
             return BatchResult(updated=0, missing=())
-        keys = KeysToName(len(checked), lambda: [(PORTFOLIO, _name_key(update)) for update in checked])
+        keys = KeysToName(len(checked), lambda: [_name_key(update) for update in checked])
 
         def write() -> list[PlayerSession]:
             missing: list[PlayerSession] = []
@@ -195,7 +202,6 @@ def _name_key(update: PortfolioUpdate) -> str:
     return portfolio_key(update.user_id, update.session_date)  # type: ignore[arg-type]  # checked
 
 
-def list_portfolio_keys(database: Database, user_id: UUID) -> list[tuple[CacheKind, str]]:
+def list_portfolio_keys(database: Database, user_id: UUID) -> list[str]:
     """Return the cache key of every portfolio of a user."""
-    days = queries.list_days_of_user(database, user_id)
-    return [(PORTFOLIO, portfolio_key(user_id, day)) for day in days]
+    return [portfolio_key(user_id, day) for day in queries.list_days_of_user(database, user_id)]

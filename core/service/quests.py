@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from core.cache import Codec
-from core.cache.keys import QUESTS, quests_key
+from core.cache import Cached
+from core.cache.kinds import QUESTS, format_id
 from core.errors import ConstraintViolated, InvalidInput, QuestNotFound, UserNotFound
 from core.queries import quests as queries
 from core.records import Quest
@@ -27,7 +27,13 @@ from core.service.inputs import (
 )
 from core.service.paging import check_after, stream_pages
 
-_CODEC: Codec[tuple[Quest, ...]] = Codec(tuple[Quest, ...])
+
+def quests_key(user_id: UUID) -> str:
+    """Name the cached active quests of a user."""
+    return f"quests:{format_id(user_id)}"
+
+
+_ACTIVE = Cached(QUESTS, tuple[Quest, ...], quests_key, time_dependent=True)
 
 
 class Quests(ServiceBase):
@@ -41,23 +47,17 @@ class Quests(ServiceBase):
         """
         checked = check_id(user_id, "user_id")
         now = self._clock()
-        quests = self._cache.get_or_load(
-            QUESTS,
-            quests_key(checked),
-            _CODEC,
-            lambda: self._read("get_user_active_quests", queries.list_active, checked, now),
-        )
+        quests = self._cache.get_or_load(_ACTIVE, self._load_active, checked)
         return tuple(q for q in quests if q.expires_at is None or q.expires_at > now)
 
+    def _load_active(self, user_id: UUID) -> tuple[Quest, ...]:
+        return self._read("get_user_active_quests", queries.list_active, user_id, self._clock())
+
     def _warm_quests(self, user_ids: Sequence[UUID]) -> None:
-        by_key = {quests_key(user_id): user_id for user_id in user_ids}
+        def load(missing: Sequence[UUID]) -> dict[UUID, tuple[Quest, ...]]:
+            return self._read("warm_cache", queries.list_active_of_many, missing, self._clock())
 
-        def load(keys: Sequence[str]) -> dict[str, tuple[Quest, ...]]:
-            owners = [by_key[key] for key in keys]
-            found = self._read("warm_cache", queries.list_active_of_many, owners, self._clock())
-            return {quests_key(user_id): quests for user_id, quests in found.items()}
-
-        self._cache.get_or_load_many(QUESTS, list(by_key), _CODEC, load)
+        self._cache.get_or_load_many(_ACTIVE, {quests_key(user_id): user_id for user_id in user_ids}, load)
 
     def list_quests(self, *, limit: int = 100, after: Quest | None = None) -> tuple[Quest, ...]:
         """Return up to `limit` quests of all users and statuses in the order of their ids, as of now.
@@ -111,7 +111,7 @@ class Quests(ServiceBase):
             "reward_value": None if reward_value is None else check_money(reward_value, "reward_value"),
             "expires_at": self._check_expiry(expires_at),
         }
-        keys = [(QUESTS, quests_key(checked))]
+        keys = [quests_key(checked)]
         try:
             return self._change_alone("create_quest", keys, queries.insert_quest, values)
         except ConstraintViolated as error:
@@ -130,7 +130,7 @@ class Quests(ServiceBase):
             quest = queries.update_progress(database, checked, amount, self._clock())
             if quest is None:
                 raise self._not_active(queries.find_quest(database, checked), checked)
-            changes.invalidate(QUESTS, quests_key(quest.user_id))
+            changes.invalidate(quests_key(quest.user_id))
         return quest
 
     def count_completed_quests(
@@ -151,7 +151,7 @@ class Quests(ServiceBase):
         def write() -> int:
             with self._changing("expire_quests") as (database, changes):
                 owners = queries.expire_quests(database, self._clock())
-                changes.invalidate(QUESTS, *(quests_key(owner) for owner in set(owners)))
+                changes.invalidate(*(quests_key(owner) for owner in set(owners)))
             return len(owners)
 
         # two at once take the rows in any order

@@ -13,8 +13,8 @@ from uuid import UUID
 
 import msgspec
 
-from core.cache import CacheKind, Codec
-from core.cache.keys import LEADERBOARD, MARKET, USERNAMES_VERSION_KEY, leaderboard_version_key
+from core.cache import Cached
+from core.cache.kinds import LEADERBOARD, MARKET
 from core.database import Database
 from core.errors import InvalidInput
 from core.queries import boards, insights, market_returns
@@ -40,6 +40,7 @@ from core.service.inputs import (
     check_whole,
     find_last_session,
 )
+from core.service.leaderboards import list_version_keys
 from core.service.paging import STREAM_ROWS, check_after
 
 MAX_BINS = 100
@@ -52,14 +53,29 @@ CENT = Decimal("0.01")
 # Of this module: the caller's may have any precision, and raise on what is not exact.
 _ARITHMETIC = Context(prec=40, traps=[InvalidOperation])
 
-_SUMMARY_CODEC: Codec[BoardSummary] = Codec(BoardSummary)
-_PERIOD_CODEC: Codec[PeriodBoard] = Codec(PeriodBoard)
-_RETURNS_CODEC: Codec[tuple[MarketReturn, ...]] = Codec(tuple[MarketReturn, ...])
 # Adding up 30 sessions of 100,000 players takes seconds, and one of them changes all the time.
 PERIOD_SECONDS = 300
-# Timed: a change to a score, or to a price, does not invalidate these.
-_PERIOD = CacheKind(LEADERBOARD.name, PERIOD_SECONDS, is_timed=True)
-_RETURNS = CacheKind(MARKET.name, MARKET.ttl_seconds, is_timed=True)
+
+
+def _summary_key(category: str, day: date, bins: int, width: Decimal) -> str:
+    return f"leaderboard:{category}:{day}:summary-{bins}-{width}"
+
+
+_SUMMARY = Cached(LEADERBOARD, BoardSummary, _summary_key, depends_on=list_version_keys)
+# A change of a score, or of a price, does not invalidate these.
+_PERIOD = Cached(
+    LEADERBOARD,
+    PeriodBoard,
+    lambda category, day, sessions, limit: f"leaderboard:{category}:{day}:last-{sessions}-{limit}",
+    ttl_seconds=PERIOD_SECONDS,
+    time_dependent=True,
+)
+_RETURNS = Cached(
+    MARKET,
+    tuple[MarketReturn, ...],
+    lambda first, last: f"market:returns:{first}:{last}",
+    time_dependent=True,
+)
 
 
 class Standings(ServiceBase):
@@ -117,13 +133,11 @@ class Standings(ServiceBase):
         board = self._check(category, session_date)
         count = check_whole(bins, "bins", least=2, most=MAX_BINS)
         width = check_decimal(least_width, "least_width", least=CENT, most=MAX_MONEY)
-        return self._cache.get_or_load(
-            LEADERBOARD,
-            f"leaderboard:{board[0]}:{board[1]}:summary-{count}-{width}",
-            _SUMMARY_CODEC,
-            lambda: self._read("find_leaderboard_summary", _find_summary, *board, count, width),
-            depends_on=(leaderboard_version_key(*board), USERNAMES_VERSION_KEY),
-        )
+
+        def load(category: str, day: date, bins: int, width: Decimal) -> BoardSummary | None:
+            return self._read("find_leaderboard_summary", _find_summary, category, day, bins, width)
+
+        return self._cache.get_or_load(_SUMMARY, load, *board, count, width)
 
     def list_leaderboard_dates(
         self, category: str | None = None, *, limit: int = 30, before: date | None = None
@@ -181,13 +195,11 @@ class Standings(ServiceBase):
         category, day = self._check(category, session_date)
         count = check_whole(sessions, "sessions", least=1, most=MAX_PERIOD_SESSIONS)
         limit = check_limit(limit)
+        return self._cache.get_or_load(_PERIOD, self._load_period, category, day, count, limit)
+
+    def _load_period(self, category: str, day: date, sessions: int, limit: int) -> PeriodBoard:
         before = min(day, find_last_session(self._clock())) + timedelta(days=1)
-        return self._cache.get_or_load(
-            _PERIOD,
-            f"leaderboard:{category}:{day}:last-{count}-{limit}",
-            _PERIOD_CODEC,
-            lambda: self._read("get_period_leaderboard", _find_period, category, before, count, limit),
-        )
+        return self._read("get_period_leaderboard", _find_period, category, before, sessions, limit)
 
     def list_leaderboard_entries(
         self,
@@ -245,12 +257,11 @@ class Standings(ServiceBase):
         first, last = check_day(start, "start"), check_day(end, "end")
         if not 0 <= (last - first).days < MAX_MARKET_DAYS:
             raise InvalidInput(f"end is {last} and start {first}; give 1 to {MAX_MARKET_DAYS} days in order")
-        return self._cache.get_or_load(
-            _RETURNS,
-            f"market:returns:{first}:{last}",
-            _RETURNS_CODEC,
-            lambda: self._read("get_market_returns", market_returns.list_returns, first, last),
-        )
+
+        def load(first: date, last: date) -> tuple[MarketReturn, ...]:
+            return self._read("get_market_returns", market_returns.list_returns, first, last)
+
+        return self._cache.get_or_load(_RETURNS, load, first, last)
 
     def _check(self, category: Any, session_date: Any) -> tuple[str, date]:
         return check_category(category), check_session_date(session_date, self._clock())

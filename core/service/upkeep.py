@@ -5,25 +5,16 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from core.cache.keys import (
-    MARKET,
-    MARKET_ALL_KEY,
-    QUESTS,
-    USER,
-    market_key,
-    quests_key,
-    user_key,
-)
 from core.queries import market as market_queries
 from core.queries import users as user_queries
 from core.records import CacheStats, PoolStats
 from core.service.base import chunked
 from core.service.inputs import check_callable, check_each, check_id, check_limit
 from core.service.leaderboards import Leaderboards
-from core.service.market import Market
+from core.service.market import Market, list_market_keys
 from core.service.portfolios import Portfolios, list_portfolio_keys
-from core.service.quests import Quests
-from core.service.users import Users
+from core.service.quests import Quests, quests_key
+from core.service.users import Users, user_key
 
 # One MGET, one script and one statement each; Redis answers nobody else meanwhile.
 WARM_KEYS = 200
@@ -39,8 +30,7 @@ class Upkeep(Users, Portfolios, Market, Leaderboards, Quests):
         """
         checked = check_id(user_id, "user_id")
         portfolio_keys = self._read("clear_user_cache", list_portfolio_keys, checked)
-        profile = [(USER, user_key(checked)), (QUESTS, quests_key(checked))]
-        self._cache.invalidate([*profile, *portfolio_keys])
+        self._cache.invalidate([user_key(checked), quests_key(checked), *portfolio_keys])
 
     def clear_market_data_cache(self) -> None:
         """Drop the cached prices of every symbol, also of one whose ticks were deleted past the service.
@@ -48,8 +38,7 @@ class Upkeep(Users, Portfolios, Market, Leaderboards, Quests):
         Summaries of prices, which no write drops either, end by themselves within 30 s.
         """
         symbols = self._read("clear_market_data_cache", market_queries.list_symbols)
-        keys = [MARKET_ALL_KEY, *map(market_key, symbols)]
-        self._cache.invalidate((MARKET, key) for key in keys)
+        self._cache.invalidate(list_market_keys(symbols))
 
     def warm_cache(
         self,

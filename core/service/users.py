@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-from core.cache import Codec
-from core.cache.keys import QUESTS, USER, USERNAMES_VERSION_KEY, quests_key, user_key
+from core.cache import Cached
+from core.cache.kinds import USER, USERNAMES_VERSION_KEY, format_id
 from core.errors import ConstraintViolated, InvalidInput, UserNotFound
 from core.queries import users as queries
 from core.records import User
@@ -27,8 +27,15 @@ from core.service.inputs import (
 )
 from core.service.paging import check_after, stream_pages
 from core.service.portfolios import list_portfolio_keys
+from core.service.quests import quests_key
 
-_CODEC: Codec[User] = Codec(User)
+
+def user_key(user_id: UUID) -> str:
+    """Name the cached profile of a user."""
+    return f"user:{format_id(user_id)}"
+
+
+_PROFILE = Cached(USER, User, user_key)
 CHUNK_ROWS = 5_000
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -48,24 +55,19 @@ class Users(ServiceBase):
         Raises `UserNotFound`, `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
-        user = self._cache.get_or_load(
-            USER,
-            user_key(checked),
-            _CODEC,
-            lambda: self._read("get_user_by_id", queries.find_user, checked),
-        )
+        user = self._cache.get_or_load(_PROFILE, self._load_user, checked)
         if user is None:
             raise _no_user(checked)
         return user
 
+    def _load_user(self, user_id: UUID) -> User | None:
+        return self._read("get_user_by_id", queries.find_user, user_id)
+
     def _warm_users(self, user_ids: Sequence[UUID]) -> None:
-        by_key = {user_key(user_id): user_id for user_id in user_ids}
+        def load(missing: Sequence[UUID]) -> dict[UUID, User]:
+            return {user.id: user for user in self._read("warm_cache", queries.find_users, missing)}
 
-        def load(keys: Sequence[str]) -> dict[str, User]:
-            found = self._read("warm_cache", queries.find_users, [by_key[key] for key in keys])
-            return {user_key(user.id): user for user in found}
-
-        self._cache.get_or_load_many(USER, list(by_key), _CODEC, load)
+        self._cache.get_or_load_many(_PROFILE, {user_key(user_id): user_id for user_id in user_ids}, load)
 
     def get_user_by_username(self, username: str) -> User:
         """Return the user with exactly this username, upper and lower case included, as it is now.
@@ -123,7 +125,7 @@ class Users(ServiceBase):
         given = {"username": username, "name": name, "email": email, "preferences": preferences}
         values = {field: _CHECKS[field](value) for field, value in given.items()}
         user_id = new_id()
-        keys = [(USER, user_key(user_id))]
+        keys = [user_key(user_id)]
         try:
             return self._change_alone("create_user", keys, queries.insert_user, {"id": user_id, **values})
         except ConstraintViolated as error:
@@ -145,9 +147,9 @@ class Users(ServiceBase):
         values = {field: _CHECKS[field](value) for field, value in changes.items()}
         try:
             with self._changing("update_user_profile") as (database, changed):
-                changed.invalidate(USER, user_key(checked))
+                changed.invalidate(user_key(checked))
                 if "username" in values:
-                    changed.invalidate(USER, USERNAMES_VERSION_KEY)
+                    changed.invalidate(USERNAMES_VERSION_KEY)
                 user = queries.update_user(database, checked, values)
         except ConstraintViolated as error:
             raise _taken(error, changes.get("username")) from error
@@ -158,7 +160,7 @@ class Users(ServiceBase):
     def touch_last_active(self, user_id: UUID | str) -> None:
         """Set the time when a user was last active to now. Raises `UserNotFound`, `InvalidInput`."""
         checked = check_id(user_id, "user_id")
-        keys = [(USER, user_key(checked))]
+        keys = [user_key(checked)]
         if not self._change_alone("touch_last_active", keys, queries.touch_user, checked, self._clock()):
             raise _no_user(checked)
 
@@ -180,7 +182,7 @@ class Users(ServiceBase):
                 # in one order everywhere, so that two batches do not wait for each other in a circle
                 for chunk in chunked(sorted(checked.items()), CHUNK_ROWS):
                     changed |= queries.touch_users(database, dict(chunk))
-                changes.invalidate(USER, *map(user_key, changed))
+                changes.invalidate(*map(user_key, changed))
             return len(changed)
 
         return self._repeat(write)
@@ -194,12 +196,12 @@ class Users(ServiceBase):
 
         def write() -> None:
             with self._changing("delete_user") as (database, changes):
-                changes.invalidate(USER, user_key(checked), USERNAMES_VERSION_KEY)
-                changes.invalidate(QUESTS, quests_key(checked))
+                changes.invalidate(user_key(checked), USERNAMES_VERSION_KEY)
+                changes.invalidate(quests_key(checked))
                 # first: a portfolio that is opened meanwhile would stay in the cache
                 if not queries.lock_user(database, checked):
                     raise _no_user(checked)
-                changes.keys.extend(list_portfolio_keys(database, checked))
+                changes.invalidate(*list_portfolio_keys(database, checked))
                 queries.delete_user(database, checked)
 
         # others lock its rows before it, and delete_user it before its rows

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from core.database.bounded import BoundedConnection, make_connector
+from core.database.bounded_connection import BoundedConnection, make_connector
 from core.metric_names import CONNECTION_NAMES
 from core.queries import operations
 from core.settings import Settings

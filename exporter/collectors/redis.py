@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import redis
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from core.cache.guard import wires_to_redis
+from core.cache.connection import make_connection_factory
 from core.settings import Settings
 from exporter.collectors.lane import Collector, Lane
 
@@ -22,7 +22,7 @@ class RedisConnection:
 
     def __init__(self, settings: Settings) -> None:
         """Connect to nothing yet."""
-        self._make_wire = wires_to_redis(settings, "echo-markets-collector")
+        self._make_wire = make_connection_factory(settings, "echo-markets-collector")
 
     @property
     def is_usable(self) -> bool:

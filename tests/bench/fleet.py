@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import PIPE, Popen
 
-from core.cache.keys import ALL_KINDS
+from core.cache.kinds import KINDS
 from core.metric_files import open_metrics
 from core.metric_names import SECONDS_BUCKETS, Role, Tier
 from core.metrics import Metrics
@@ -40,7 +40,7 @@ def fill(metrics: Metrics) -> None:
         for seconds in SECONDS_BUCKETS:
             metrics.observe_operation(operation, seconds)
     metrics.count_operation_error("create_user", "23")
-    for kind in ALL_KINDS:
+    for kind in KINDS:
         for tier in TIERS:
             metrics.count_cache_reads(kind.name, tier, hits=3, misses=1)
         metrics.count_cache_bypasses(kind.name, "down", 2)

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import date
 from decimal import Decimal
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple, cast
 from uuid import UUID
 
@@ -24,18 +25,16 @@ from rich.table import Table
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.cache.cache import Cache
-from core.cache.changes import Changes
-from core.cache.debts import Debts
-from core.cache.flights import Flights
-from core.cache.keys import LEADERBOARD, leaderboard_version_key
-from core.cache.last_known import LastKnown
-from core.cache.near import NearTier
+from core.cache.changes import ChangeLog, SingleFlight
+from core.cache.near import FailSafeValues, NearCache
+from core.cache.outbox import InvalidationOutbox, KeyScripts
 from core.database.connector import ServerConnection
 from core.database.owner import Owner
 from core.database.pool import ConnectionPool
-from core.database.waiter import Waiter
+from core.database.pooled_connection import Waiter
 from core.errors import PoolTimeout
 from core.metrics import Metrics
+from core.service.leaderboards import leaderboard_version_key
 from tests.bench.servers import run_servers
 
 SIZES = (1_000, 10_000, 100_000)
@@ -68,15 +67,15 @@ def values_of(size: int) -> dict[str, tuple[str, ...]]:
     return leaderboards | portfolios
 
 
-def open_near(size: int) -> NearTier:
+def open_near(size: int) -> NearCache:
     """Return a near tier that is full, the portfolios used last."""
-    near = NearTier(Changes(), max_entries=size, ttl_seconds=FOREVER)
+    near = NearCache(ChangeLog(), max_entries=size, ttl_seconds=FOREVER)
     near.open()
     fill_near(near, values_of(size))
     return near
 
 
-def fill_near(near: NearTier, values: dict[str, tuple[str, ...]]) -> None:
+def fill_near(near: NearCache, values: dict[str, tuple[str, ...]]) -> None:
     """Admit values."""
     for key, depends_on in values.items():
         near.end_read(near.begin_read(), {key: key}, depends_on)
@@ -128,15 +127,17 @@ def invalidate(names: Callable[[int], list[str]], calls: int = 50) -> Prepare:
 
 def forget(size: int) -> Trial:
     """Forget the fail-safe values that a write of a leaderboard outdates."""
-    last_known = LastKnown(max_entries=size, seconds=FOREVER)
+    fail_safe = FailSafeValues(max_entries=size, seconds=FOREVER)
 
     def remember(values: dict[str, tuple[str, ...]]) -> None:
         for key, depends_on in values.items():
-            last_known.remember(last_known.begin(), {key: key}, depends_on)
+            fail_safe.remember(fail_safe.take_ticket(), {key: key}, depends_on)
 
     remember(values_of(size))
     few: dict[str, tuple[str, ...]] = {f"leaderboard:a{n}": (f"version:a{n}",) for n in range(50)}
-    return Trial(lambda n: last_known.forget([f"version:a{n}", f"portfolio:{n}"]), 50, partial(remember, few))
+    return Trial(
+        lambda n: fail_safe.invalidate([f"version:a{n}", f"portfolio:{n}"]), 50, partial(remember, few)
+    )
 
 
 def flush(size: int) -> Trial:
@@ -147,33 +148,34 @@ def flush(size: int) -> Trial:
 
 def share(size: int) -> Trial:
     """Read a key through single-flight while many others are read."""
-    flights = Flights(Changes())
+    flights = SingleFlight(ChangeLog())
     for number in range(size):
-        flights.share(f"k{number}", (), partial(keep_flight, flights, f"k{number}"))
-    return Trial(lambda n: flights.share(f"own{n}", ("version",), lambda: n), 200)
+        flights.do(f"k{number}", (), partial(keep_flight, flights, f"k{number}"))
+    return Trial(lambda n: flights.do(f"own{n}", ("version",), lambda: n), 200)
 
 
-def keep_flight(flights: Flights, key: str) -> None:
+def keep_flight(flights: SingleFlight, key: str) -> None:
     """Leave a read under way behind, as if it never ended."""
-    flight = flights._flights[key]
-    flights._flights[key] = type(flight)(flight.names, flight.ticket)
+    flight = flights._calls[key]
+    flights._calls[key] = type(flight)(flight.names, flight.ticket)
 
 
-def fail_to_pay(size: int) -> Trial:
+def fail_to_flush(size: int) -> Trial:
     """Try to send what is owed to a Redis that does not answer."""
 
     def refuse(*_: object) -> None:
         raise ConnectionError
 
-    debts = Debts(release=refuse, release_all=refuse)
-    debts.owe([f"k{number}" for number in range(size)], b"F")
+    client: Any = SimpleNamespace(run_each=refuse)
+    outbox, scripts = InvalidationOutbox(), KeyScripts(client, prefix="")
+    outbox.add([f"k{number}" for number in range(size)], b"F")
 
     def act(_: int) -> None:
         try:
-            debts.settle()
+            outbox.flush(scripts)
         except ConnectionError:
             return
-        raise AssertionError("it was paid")
+        raise AssertionError("it was sent")
 
     return Trial(act, 5)
 
@@ -259,7 +261,7 @@ def fill_cache(cache: Any, size: int) -> None:
         cache._near.open()
     fill_near(cache._near, values_of(size))
     for key, depends_on in values_of(size).items():
-        cache._last_known.remember(cache._last_known.begin(), {key: key}, depends_on)
+        cache._fail_safe.remember(cache._fail_safe.take_ticket(), {key: key}, depends_on)
 
 
 def push(number: int) -> list[str]:
@@ -279,7 +281,7 @@ OPERATIONS: dict[str, Prepare] = {
     "flush": flush,
     "forget fail-safe values": forget,
     "share a read": share,
-    "fail to send what is owed": fail_to_pay,
+    "fail to send what is owed": fail_to_flush,
     "checkout and check-in": check_out,
     "give up waiting for a connection": give_up,
     "scrape": scrape,
@@ -357,7 +359,7 @@ def wait_for_near(service: EnhancedDatabaseService) -> None:
 
 def add_player(service: EnhancedDatabaseService) -> UUID:
     """Create a player of this service."""
-    prefix = service._cache._shared._guard.name([""])[0] if service._cache._shared is not None else ""
+    prefix = service._cache._shared._add_prefix([""])[0] if service._cache._shared is not None else ""
     return service.create_user(username=f"growth{prefix.rstrip(':')}-{time.monotonic_ns()}").id
 
 
@@ -376,7 +378,7 @@ def read_leaderboard(service: EnhancedDatabaseService) -> Trial:
     service.update_leaderboard_entry(add_player(service), "growth", Decimal(1), DAY)
 
     def act(_: int) -> None:
-        service._cache.invalidate([(LEADERBOARD, leaderboard_version_key("growth", DAY))])
+        service._cache.invalidate([leaderboard_version_key("growth", DAY)])
         service.get_leaderboard("growth", DAY, 50)
 
     return Trial(act, CALLS_OF_SERVICE)

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from core import EnhancedDatabaseService
-from core.cache import NO_FENCE, NO_TOKEN, Fence, claims
+from core.cache import NO_FENCE, NO_TOKEN, Fence, leases
 from core.cache import feed as feed_module
 from core.cache.changes import Ticket
+from core.cache.client import Script
 from core.cache.codec import VERSION_MARK, new_token
-from core.cache.link import Script
-from core.cache.scripts import FENCE, FILL
+from core.cache.feed import InvalidationFeed
+from core.cache.leases import FENCE, FILL
 
 PATIENT_SECONDS = 600.0
 BLIND_FILL = FILL.text.replace("if found[i] == ARGV[1] then", "if true then").replace(
@@ -37,7 +38,7 @@ def invalidate_before_commit(service: EnhancedDatabaseService) -> None:
     cache: Any = service._cache
     invalidate = cache.invalidate
 
-    def drop_early(keys: Sequence[Any], _: bytes = NO_TOKEN) -> Fence:
+    def drop_early(keys: Sequence[str], _: bytes = NO_TOKEN) -> Fence:
         invalidate(keys)
         return NO_FENCE
 
@@ -50,8 +51,8 @@ def ignore_feed(service: EnhancedDatabaseService) -> None:
     _keep_near_open()
     feed: Any = service._cache._feed
     feed.close()
-    deaf = _shared(service).make_feed(service._cache._near)
-    deaf._hear = lambda message: message
+    deaf: Any = InvalidationFeed(feed._connect, service._cache._near, prefix="", capability=feed._capability)
+    deaf._subscription, deaf._apply = feed._subscription, lambda message: message
     deaf.start()
 
 
@@ -68,7 +69,7 @@ def overwrite_fences(service: EnhancedDatabaseService) -> None:
 
 def reuse_version_token(_: EnhancedDatabaseService) -> None:
     """Give a version key that is created again the value that it had before."""
-    module: Any = claims
+    module: Any = leases
     draw, drawn = module.new_token, new_token(VERSION_MARK)
     module.new_token = lambda mark: drawn if mark == VERSION_MARK else draw(mark)
 
@@ -87,23 +88,23 @@ def admit_without_ticket(service: EnhancedDatabaseService) -> None:
 def join_any_flight(service: EnhancedDatabaseService) -> None:
     """Share a read that began before the change."""
     _keep_near_open()
-    flights: Any = service._cache._flights
-    flights._is_overtaken = lambda _: False
+    single_flight: Any = service._cache._single_flight
+    single_flight._is_outdated = lambda _: False
 
 
-def forget_debts(service: EnhancedDatabaseService) -> None:
+def drop_outbox(service: EnhancedDatabaseService) -> None:
     """Try to drop the keys once, and never again."""
     shared = _shared(service)
-    debts: Any = shared._guard.debts
+    outbox: Any = shared.guard.outbox
 
     def drop_once(keys: Iterable[str], token: bytes) -> None:
         names = list(keys)
         try:
-            shared._guard.release_owed(names, token)
+            shared.guard.scripts.release(names, token)
         except Exception:
             return
 
-    debts.owe = drop_once
+    outbox.add = drop_once
 
 
 def forget_usernames(service: EnhancedDatabaseService) -> None:
@@ -121,12 +122,12 @@ def trust_lost_commits(service: EnhancedDatabaseService) -> None:
     cache: Any = service._cache
     invalidate = cache.invalidate
 
-    def invalidate_certain(keys: Sequence[Any], fence: Fence = NO_FENCE, *, is_certain: bool = True) -> None:
-        if is_certain:
+    def invalidate_known(keys: Sequence[str], fence: Fence = NO_FENCE, *, outcome_known: bool = True) -> None:
+        if outcome_known:
             invalidate(keys, fence)
 
     cache.fence = lambda *_: NO_FENCE
-    cache.invalidate = invalidate_certain
+    cache.invalidate = invalidate_known
 
 
 def _keep_near_open() -> None:
@@ -139,23 +140,23 @@ def _leave_out(service: EnhancedDatabaseService, prefix: str) -> None:
     cache: Any = service._cache
     fence, invalidate = cache.fence, cache.invalidate
 
-    def keep(keys: Iterable[tuple[Any, str]]) -> list[tuple[Any, str]]:
-        return [(kind, key) for kind, key in keys if not key.startswith(prefix)]
+    def keep(keys: Iterable[str]) -> list[str]:
+        return [key for key in keys if not key.startswith(prefix)]
 
     cache.fence = lambda keys, token=NO_TOKEN: fence(keep(keys), token)
     cache.invalidate = lambda keys, held=NO_FENCE, **rest: invalidate(keep(keys), held, **rest)
 
 
 def _swap(service: EnhancedDatabaseService, script: Script, other: Script) -> None:
-    link = _shared(service)._link
+    client = _shared(service)._client
     for name in ("run_each", "run_later", "send"):
-        _give_instead(link, name, script, other)
+        _give_instead(client, name, script, other)
 
 
-def _give_instead(link: Any, name: str, script: Script, other: Script) -> None:
-    run = getattr(link, name)
+def _give_instead(client: Any, name: str, script: Script, other: Script) -> None:
+    run = getattr(client, name)
     setattr(
-        link, name, lambda given, *rest, **named: run(other if given is script else given, *rest, **named)
+        client, name, lambda given, *rest, **named: run(other if given is script else given, *rest, **named)
     )
 
 
@@ -178,7 +179,7 @@ MUTANTS: dict[str, Callable[[EnhancedDatabaseService], None]] = {
         reuse_version_token,
         admit_without_ticket,
         join_any_flight,
-        forget_debts,
+        drop_outbox,
         forget_usernames,
         forget_boards,
         trust_lost_commits,

@@ -251,7 +251,7 @@ REVEALED_BY: dict[str, tuple[str, ...]] = {
     "reuse_version_token": ("create_a_version_twice",),
     "admit_without_ticket": ("admit_late",),
     "join_any_flight": ("join_late",),
-    "forget_debts": ("write_while_cut_off",),
+    "drop_outbox": ("write_while_cut_off",),
     "forget_usernames": ("rename_a_player",),
     "forget_boards": ("change_every_limit",),
     "trust_lost_commits": ("lose_the_answer", "lose_the_answer_of_a_lone_statement"),

@@ -16,8 +16,8 @@ import psycopg2
 from pydantic import SecretStr
 
 from core import Settings, open_service
-from core.cache.guard import CacheDown, wires_to_redis
-from core.cache.wire import Wire
+from core.cache.connection import RedisConnection, make_connection_factory
+from core.cache.guard import CacheDown
 from core.errors import DatabaseUnavailable, EchoMarketsError
 from tests.coherence.history import Event, Outcome, Paid, Read, Tier, Write
 from tests.coherence.load import Counts, Ledger, Load, Team
@@ -69,7 +69,7 @@ class Worker:
         invalidate = cache._near.invalidate
         get, read, load = cache._near.get, cache._reader.read, cache._reader._load
         shared: Any = cache._shared
-        settle, fence = shared._guard.debts.settle, cache.fence
+        flush, fence = shared.guard.outbox.flush, cache.fence
 
         def invalidate_and_note(names: Any) -> None:
             invalidate(names)
@@ -98,10 +98,10 @@ class Worker:
 
             return fetch_and_wait
 
-        def settle_and_note() -> None:
-            owed = len(shared._guard.debts)
-            settle()
-            if owed and not len(shared._guard.debts):
+        def flush_and_note(scripts: Any) -> None:
+            waiting = len(shared.guard.outbox)
+            flush(scripts)
+            if waiting and not len(shared.guard.outbox):
                 self._events.append(Paid(self._number, time.monotonic()))
 
         def fence_and_wait(*arguments: Any, **options: Any) -> Any:
@@ -112,7 +112,7 @@ class Worker:
         cache._near.invalidate = invalidate_and_note
         cache._near.get, cache._reader.read, cache._reader._load = near_get, shared_read, load_and_wait
         shared.get_many, shared.get_and_lease = waiting(shared.get_many), waiting(shared.get_and_lease)
-        shared._guard.debts.settle, cache.fence = settle_and_note, fence_and_wait
+        shared.guard.outbox.flush, cache.fence = flush_and_note, fence_and_wait
         self._latch_commit()
 
     def _latch_commit(self) -> None:
@@ -181,7 +181,7 @@ class Worker:
             outcome = "unknown"
         except (EchoMarketsError, Undo):
             outcome = "refused"
-        owed = len(self._cache._shared._guard.debts) > 0
+        owed = len(self._cache._shared.guard.outbox) > 0
         self._events.append(Write(self._number, start, time.monotonic(), dict(versions), outcome, owed))
 
     def read(self, game: Game, what: str, argument: Any) -> None:
@@ -238,12 +238,12 @@ class Worker:
 
     def await_replies(self) -> None:
         """Return once Redis has answered all that was sent, also what no caller waits for."""
-        link = self._cache._shared._link
-        wires = [link._idle.pop() for _ in range(len(link._idle))]
-        for wire in wires:
-            while wire._awaited:
-                wire._give_away()
-        link._idle.extend(reversed(wires))
+        client = self._cache._shared._client
+        connections = [client._idle.pop() for _ in range(len(client._idle))]
+        for connection in connections:
+            while connection._callbacks:
+                connection._deliver_next()
+        client._idle.extend(reversed(connections))
 
     def has_heard(self, key: str) -> bool:
         """Say whether the near tier was told of a change of this key."""
@@ -251,8 +251,8 @@ class Worker:
 
     def has_joined_or_ended(self, label: str) -> bool:
         """Say whether the thread of an operation waits for another's read, or has ended."""
-        flights = list(self._cache._flights._flights.values())
-        return not self._threads[label].is_alive() or any(flight.done._cond._waiters for flight in flights)
+        calls = list(self._cache._single_flight._calls.values())
+        return not self._threads[label].is_alive() or any(call.done._cond._waiters for call in calls)
 
     def arm(self, point: str) -> None:
         """Hold the next operation that comes to a point."""
@@ -279,20 +279,19 @@ class Worker:
 
     def lose_redis(self) -> None:
         """Reach Redis no more, as if a firewall had come up."""
-        link = self._cache._shared._link
-        self._make_wire = link._make_wire
+        self._connect = self._cache._shared._client._connect
         nowhere = self._settings.model_copy(update={"redis_url": SecretStr("redis://127.0.0.1:1/0")})
-        self._connect_with(wires_to_redis(nowhere, "nowhere"))
+        self._connect_with(make_connection_factory(nowhere, "nowhere"))
 
     def regain_redis(self) -> None:
         """Reach it again."""
-        self._connect_with(self._make_wire)
+        self._connect_with(self._connect)
 
-    def _connect_with(self, make_wire: Callable[[], Wire]) -> None:
-        link = self._cache._shared._link
-        link._make_wire = make_wire
+    def _connect_with(self, connect: Callable[[], RedisConnection]) -> None:
+        client = self._cache._shared._client
+        client._connect = connect
         # connections keep the address that they were made with
-        link.drop()
+        client.drop_connections()
 
     def is_live(self) -> bool:
         """Say whether the near tier serves."""
@@ -323,7 +322,7 @@ class Worker:
 
     def owes(self) -> int:
         """Return how many invalidations Redis has to be told of."""
-        return len(self._cache._shared._guard.debts)
+        return len(self._cache._shared.guard.outbox)
 
     @property
     def _cache(self) -> Any:

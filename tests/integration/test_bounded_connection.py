@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from core import Settings
-from core.database.bounded import BoundedConnection, NoAnswer
+from core.database.bounded_connection import BoundedConnection, NoAnswer
 from core.stack.ports import find_free_port
 from core.testing import PostgresServer
 from tests.patience import stretch

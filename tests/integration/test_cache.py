@@ -14,7 +14,7 @@ import redis
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.cache import debts
+from core.cache import outbox
 from core.cache.guard import RedisGuard
 from core.errors import DatabaseUnavailable, UserNotFound
 from core.migration import Migrator
@@ -321,7 +321,7 @@ def test_too_many_owed_invalidations_drop_everything(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Memory stays bounded in a long outage; afterwards all keys of the stack are dropped."""
-    monkeypatch.setattr(debts, "OWED_LIMIT", 3)
+    monkeypatch.setattr(outbox, "OUTBOX_LIMIT", 3)
     faulty.get_user_by_id(alice.id)
     os.kill(own_valkey.pid, signal.SIGSTOP)
     try:

@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core import EnhancedDatabaseService, Settings
-from core.database.bounded import BoundedConnection
+from core.database.bounded_connection import BoundedConnection
 from core.models import ALL_MODELS
 from core.queries import operations
 from core.testing import PostgresServer

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.database import connector as connectors
-from core.database.bounded import BoundedConnection
+from core.database.bounded_connection import BoundedConnection
 from core.database.connector import Connector
 from core.errors import DatabaseUnavailable, MigrationFailed
 from core.migration import Migrator

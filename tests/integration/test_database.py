@@ -92,7 +92,7 @@ def test_a_long_statement_is_cancelled(settings: Settings) -> None:
 def test_a_long_operation_may_take_longer(settings: Settings) -> None:
     """Neither the server nor this process's own watch ends it; what follows is bounded again."""
     with open_service(changed(settings, database_query_timeout=50)) as service:
-        with service._database.transaction_of("long") as database, database.unhurried(60):
+        with service._database.transaction_of("long") as database, database.with_long_timeout(60):
             # longer than the watch waits after the timeout
             database.execute_sql("SELECT pg_sleep(2)")
         with pytest.raises(QueryTimeout), service._database.session("short") as database:

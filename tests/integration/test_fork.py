@@ -112,6 +112,7 @@ def test_a_child_waits_for_no_lock_of_a_thread_that_it_does_not_have(
     """Forked while threads of the cache look whether they shall end, it serves and closes its own."""
     cache = service._cache
     assert cache._shared is not None
+    assert cache._feed is not None
 
     def work() -> str:
         signal.alarm(60)
@@ -122,7 +123,7 @@ def test_a_child_waits_for_no_lock_of_a_thread_that_it_does_not_have(
         return name or ""
 
     with contextlib.ExitStack() as held:
-        for event in (cache._feed._stopping, cache._meter._stopping, cache._shared._guard.recovery._closing):
+        for event in (cache._feed._stopping, cache._sampler._stopping, cache._shared.guard.recovery._closing):
             held.enter_context(event._cond)  # type: ignore[attr-defined]  # what `set` and `wait` take
         assert ask_child(work) == "of the child"
     assert service.get_user_by_id(alice.id).name == "of the child"

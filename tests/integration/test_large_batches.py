@@ -11,10 +11,10 @@ import pytest
 import redis
 
 from core import EnhancedDatabaseService
-from core.cache.keys import portfolio_key
 from core.errors import DatabaseUnavailable
 from core.records import PortfolioUpdate
 from core.service.fence_ahead import LEAST_KEYS
+from core.service.portfolios import portfolio_key
 from tests.conftest import Execute, connected
 from tests.faults.subject import wait_until
 

@@ -12,9 +12,9 @@ import redis
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.cache.feed import pack_subscription, subscribe
-from core.cache.guard import wires_to_redis
-from core.cache.link import Link
+from core.cache.capability import encode_subscription, subscribe
+from core.cache.client import RedisClient
+from core.cache.connection import make_connection_factory
 from core.records import User
 from core.stack.ports import find_free_port
 from core.testing import ValkeyServer, run_valkey
@@ -79,9 +79,9 @@ def test_an_interrupted_write_leaves_nothing_in_its_own_process(
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(warm._cache._feed, "_hear", lambda _: None)
+    monkeypatch.setattr(warm._cache._feed, "_apply", lambda _: None)
     with monkeypatch.context() as patch:
-        patch.setattr(shared._link, "run_each", interrupt)
+        patch.setattr(shared._client, "run_each", interrupt)
         with pytest.raises(KeyboardInterrupt):
             warm.update_user_profile(alice.id, name="committed")
     assert warm.get_user_by_id(alice.id).name == "committed"
@@ -195,13 +195,13 @@ def test_no_near_tier_no_thread(settings: Settings, alice: User) -> None:
 def test_a_long_outage_uses_up_nothing(settings: Settings) -> None:
     """However often the feed has failed to connect, it and everybody else still may."""
     nowhere = settings.model_copy(update={"redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0")})
-    make_wire = wires_to_redis(nowhere, "test")
-    link = Link(make_wire)
+    connect = make_connection_factory(nowhere, "test")
+    client = RedisClient(connect)
     for _ in range(150):
         with pytest.raises(redis.ConnectionError, match="refused"):
-            subscribe(make_wire(), pack_subscription("", ["user:"]))
+            subscribe(connect(), encode_subscription(""))
     with pytest.raises(redis.ConnectionError, match="refused"):
-        link.ask("PING")
+        client.ask("PING")
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")

@@ -8,7 +8,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from core import EnhancedDatabaseService
-from core.cache.keys import user_key
+from core.service.users import user_key
 from dashboard import runtime
 from dashboard.pages.operations import actions
 from dashboard.pages.operations.actions import Action, NotAllowed, perform

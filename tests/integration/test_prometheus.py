@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from core import EnhancedDatabaseService, Settings
-from core.cache.keys import ALL_KINDS
+from core.cache.kinds import KINDS
 from core.metrics import Metrics
 from exporter.server import build_app, open_lanes
 
@@ -57,7 +57,7 @@ def do_some_of_everything(metrics: Metrics) -> None:
     """Count what is shown only once it has happened."""
     metrics.observe_operation("search_users", 0.01)
     metrics.count_operation_error("create_user", "23")
-    for kind in ALL_KINDS:
+    for kind in KINDS:
         metrics.observe_cache_load(kind.name, 0.01)
         metrics.count_cache_bypasses(kind.name, "down", 1)
         metrics.count_stale_read_sample(kind.name, "near", is_stale=False)

@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from core import Settings, open_service
-from core.database.bounded import BoundedConnection
+from core.database.bounded_connection import BoundedConnection
 from core.metric_files import open_metrics
 from core.metric_names import STACK_ROLES
 from core.migration import MIGRATIONS_DIR, count_migrations

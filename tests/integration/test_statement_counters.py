@@ -8,7 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.database.bounded import BoundedConnection
+from core.database.bounded_connection import BoundedConnection
 from core.queries import operations
 from core.selftest import run_self_test
 from core.testing import PostgresServer

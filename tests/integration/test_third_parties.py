@@ -10,7 +10,7 @@ import redis
 
 from core import EnhancedDatabaseService
 from core.cache import read_through
-from core.cache.link import Script
+from core.cache.client import Script
 from core.records import User
 from tests.conftest import Execute
 
@@ -106,20 +106,20 @@ def test_a_key_that_goes_between_look_and_lease_is_filled(
     """What was seen is gone when the lease is asked for, which is granted: nobody waits for it in vain."""
     shared = service._cache._shared
     assert shared is not None
-    key, link = f"user:{alice.id}", shared._link
+    key, client = f"user:{alice.id}", shared._client
     service.get_user_by_id(alice.id)
     service._cache._near.clear()
     service.get_user_by_id(bob.id)
-    assert "user" in service._cache._reader._missing, "the next read looks and leases in one breath"
+    assert "user" in service._cache._reader._missed, "the next read looks and leases in one breath"
     asked: list[bytes] = []
 
     def look_and_lease(keys: Sequence[str], script: Script, arguments: Sequence[Any]) -> tuple[Any, Any]:
-        found = link.get_many(keys)
+        found = client.get_many(keys)
         asked.extend(found)
         redis_client.delete(key)
-        return found, link.run(script, keys, arguments)
+        return found, client.run(script, keys, arguments)
 
-    monkeypatch.setattr(link, "get_and_run", look_and_lease)
+    monkeypatch.setattr(client, "get_and_run", look_and_lease)
     assert service.get_user_by_id(alice.id) == alice
     assert asked[0].startswith(b"V"), "it was there"
     # the next read asks Redis, behind the fill

@@ -9,7 +9,7 @@ import pytest
 
 from core import EnhancedDatabaseService, open_service
 from core.database import session_settings
-from core.database.bounded import BoundedConnection
+from core.database.bounded_connection import BoundedConnection
 from core.database.session_settings import PINNED
 from core.errors import QueryTimeout
 from core.migration import Migrator

@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.database.watch import sever
+from core.database.statement_watch import sever
 from core.errors import DatabaseUnavailable
 from core.migration import Migrator
 from tests.conftest import connected

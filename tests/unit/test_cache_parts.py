@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.cache import codec
-from core.cache.claims import build_request
+from core.cache.capability import find_field
 from core.cache.codec import (
     ABSENT,
     FENCE_MARK,
@@ -26,8 +26,8 @@ from core.cache.codec import (
     is_version,
     new_token,
 )
-from core.cache.origin import find_field
-from core.cache.wire import ErrorReply
+from core.cache.connection import ErrorReply
+from core.cache.leases import build_lease_request
 from core.records import LeaderboardEntry
 
 ENTRY = LeaderboardEntry(
@@ -47,7 +47,7 @@ HEAD = CODEC.make_head(ORIGIN, [b"one"])
 
 
 class OldUser(msgspec.Struct):
-    """A shape of an earlier release."""
+    """A schema of an earlier release."""
 
     id: int
 
@@ -92,7 +92,7 @@ def test_that_there_is_no_row_is_a_value_too() -> None:
     assert CODEC.decode(stored + b"x", one) is None
 
 
-def test_another_shape_is_a_miss() -> None:
+def test_another_schema_is_a_miss() -> None:
     """A deploy never decodes what the release before stored."""
     old, new = Codec[OldUser](OldUser), Codec[NewUser](NewUser)
     stored = old.encode(OldUser(1), old.make_head(ORIGIN, []))
@@ -152,7 +152,7 @@ def test_a_version_is_nothing_else() -> None:
 def test_a_version_is_never_proposed_twice() -> None:
     """Not to two keys of one call, and not for a lease token that is used again."""
     token = new_token(LEASE_MARK)
-    asked = [build_request(token, ["board"], ["a", "b"], b"shape")[-2:] for _ in range(2)]
+    asked = [build_lease_request(token, ["board"], ["a", "b"], b"schema")[-2:] for _ in range(2)]
     assert len({*asked[0], *asked[1], token}) == 5
     assert all(is_version(version) for versions in asked for version in versions)
 

@@ -4,9 +4,8 @@ from typing import Any
 
 import pytest
 
-from core.cache.capability import HINTS, CapabilityCheck, Incapable, describe, judge
-from core.cache.diagnosis import hide_addresses
-from core.cache.wire import ErrorReply
+from core.cache.capability import HINTS, CapabilityCheck, Incapable, describe, hide_addresses, judge
+from core.cache.connection import ErrorReply
 
 OOM = ErrorReply("OOM command not allowed when used memory > 'maxmemory'.")
 OOM_IN_SCRIPT_OF_6 = ErrorReply(

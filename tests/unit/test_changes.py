@@ -4,9 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.cache.changes import Changes
-from core.cache.entries import Entries
-from core.cache.last_known import LastKnown
+from core.cache.changes import ChangeLog
+from core.cache.near import Entries, FailSafeValues
 
 NAMES = [f"k{number}" for number in range(8)]
 STEPS: st.SearchStrategy[tuple[str, list[str]]] = st.one_of(
@@ -18,7 +17,7 @@ STEPS: st.SearchStrategy[tuple[str, list[str]]] = st.one_of(
 
 def test_a_change_is_seen_by_reads_that_began_before_it() -> None:
     """And by no other, whatever else changed."""
-    changes = Changes()
+    changes = ChangeLog()
     before = changes.take_ticket()
     changes.note(["a", "b"])
     after = changes.take_ticket()
@@ -31,7 +30,7 @@ def test_a_change_is_seen_by_reads_that_began_before_it() -> None:
 @given(st.lists(STEPS, max_size=40))
 def test_no_change_is_ever_missed(steps: list[tuple[str, list[str]]]) -> None:
     """However little is remembered: each ticket is told all that changed since, and never too little."""
-    changes = Changes(remembered_names=2)
+    changes = ChangeLog(remembered_names=2)
     tickets: list[tuple[int, set[str]]] = []
     for step, names in steps:
         if step == "ticket":
@@ -49,7 +48,7 @@ def test_no_change_is_ever_missed(steps: list[tuple[str, list[str]]]) -> None:
 @given(st.lists(st.sampled_from(NAMES), max_size=30))
 def test_what_is_remembered_is_exact(names: list[str]) -> None:
     """A read is told of nothing that did not change since, as long as the changes are remembered."""
-    changes = Changes(remembered_names=len(NAMES))
+    changes = ChangeLog(remembered_names=len(NAMES))
     for number, name in enumerate(names):
         ticket = changes.take_ticket()
         changes.note([name])
@@ -60,7 +59,7 @@ def test_what_is_remembered_is_exact(names: list[str]) -> None:
 
 def test_names_are_bounded() -> None:
     """A process that changes a million keys remembers the last ones alone."""
-    changes = Changes(remembered_names=10)
+    changes = ChangeLog(remembered_names=10)
     ticket = changes.take_ticket()
     for number in range(1_000):
         changes.note([f"n{number}"])
@@ -69,11 +68,11 @@ def test_names_are_bounded() -> None:
 
 
 def test_a_number_never_comes_back() -> None:
-    """A ticket from before a fork or a flush is told that everything changed, whatever follows."""
-    changes = Changes()
+    """A ticket from before a flush is told that everything changed, whatever follows."""
+    changes = ChangeLog()
     changes.note(["a"])
     ticket = changes.take_ticket()
-    changes.reset_after_fork()
+    changes.note_all()
     for _ in range(3):
         assert list(changes.list_changed(ticket, ("b",))) == ["b"]
         changes.note(["a"])
@@ -82,7 +81,7 @@ def test_a_number_never_comes_back() -> None:
 @pytest.mark.parametrize("changed", ["key", "version"])
 def test_a_value_is_not_kept_past_a_change(changed: str) -> None:
     """Of its key or of what it depends on, while it was read."""
-    changes = Changes()
+    changes = ChangeLog()
     entries = Entries(changes, max_entries=10, ttl_seconds=10)
     ticket = changes.take_ticket()
     changes.note([changed])
@@ -93,37 +92,37 @@ def test_a_value_is_not_kept_past_a_change(changed: str) -> None:
 
 def test_a_fail_safe_value_survives_changes_of_others() -> None:
     """A busy process remembers what it reads although it writes other keys all the time."""
-    last_known = LastKnown(max_entries=10, seconds=100)
-    ticket = last_known.begin()
-    last_known.forget(["other"])
-    last_known.remember(ticket, {"key": "value"}, ("version",))
-    assert last_known.recall("key") == "value"
+    fail_safe = FailSafeValues(max_entries=10, seconds=100)
+    ticket = fail_safe.take_ticket()
+    fail_safe.invalidate(["other"])
+    fail_safe.remember(ticket, {"key": "value"}, ("version",))
+    assert fail_safe.recall("key") == "value"
     for names in (["key"], ["version"]):
-        ticket = last_known.begin()
-        last_known.forget(names)
-        last_known.remember(ticket, {"key": "old"}, ("version",))
-        assert last_known.recall("key") is None
+        ticket = fail_safe.take_ticket()
+        fail_safe.invalidate(names)
+        fail_safe.remember(ticket, {"key": "old"}, ("version",))
+        assert fail_safe.recall("key") is None
 
 
 def test_a_fail_safe_value_has_an_age() -> None:
     """It is of the oldest value that the thread was given since it began."""
     now = [100.0]
-    last_known = LastKnown(max_entries=10, seconds=60, clock=lambda: now[0])
-    last_known.remember(last_known.begin(), {"a": 1}, ())
+    fail_safe = FailSafeValues(max_entries=10, seconds=60, clock=lambda: now[0])
+    fail_safe.remember(fail_safe.take_ticket(), {"a": 1}, ())
     now[0] += 20
-    last_known.remember(last_known.begin(), {"b": 2}, ())
+    fail_safe.remember(fail_safe.take_ticket(), {"b": 2}, ())
     now[0] += 5
-    last_known.begin()
-    assert last_known.age_seconds is None
-    assert (last_known.recall("b"), last_known.age_seconds) == (2, 5)
-    assert (last_known.recall("a"), last_known.age_seconds) == (1, 25)
+    fail_safe.begin_read()
+    assert fail_safe.age_seconds is None
+    assert (fail_safe.recall("b"), fail_safe.age_seconds) == (2, 5)
+    assert (fail_safe.recall("a"), fail_safe.age_seconds) == (1, 25)
     now[0] += 40
-    assert last_known.recall("a") is None
+    assert fail_safe.recall("a") is None
 
 
 @pytest.mark.parametrize(("max_entries", "seconds"), [(0, 10.0), (10, 0.0)])
 def test_fail_safe_values_can_be_switched_off(max_entries: int, seconds: float) -> None:
     """CACHE_FAILSAFE=0 or NEAR_CACHE_SIZE=0 keep nothing."""
-    last_known = LastKnown(max_entries=max_entries, seconds=seconds)
-    last_known.remember(last_known.begin(), {"a": 1}, ())
-    assert last_known.recall("a") is None
+    fail_safe = FailSafeValues(max_entries=max_entries, seconds=seconds)
+    fail_safe.remember(fail_safe.take_ticket(), {"a": 1}, ())
+    assert fail_safe.recall("a") is None

@@ -8,7 +8,7 @@ import pytest
 
 import core
 from core import errors
-from core.database.faults import _read_key, describe_refusal, translate, translate_connect
+from core.database.driver_errors import _read_key, describe_refusal, translate, translate_connect
 from core.errors import ConstraintViolated, EchoMarketsError
 
 # Of programs beside the service: starting the stack, and reading an exporter over HTTP.

@@ -6,11 +6,11 @@ import threading
 import pytest
 import redis
 
-from core.cache.capability import CapabilityCheck
-from core.cache.changes import Changes
-from core.cache.feed import LONGEST_PAUSE_SECONDS, FeedRefused, InvalidationFeed
-from core.cache.near import NearTier
-from core.cache.wire import ErrorReply, Wire
+from core.cache.capability import CapabilityCheck, FeedRefused
+from core.cache.changes import ChangeLog
+from core.cache.connection import ErrorReply, RedisConnection
+from core.cache.feed import LONGEST_PAUSE_SECONDS, InvalidationFeed
+from core.cache.near import NearCache
 
 
 class Stop(threading.Event):
@@ -32,11 +32,11 @@ class Stop(threading.Event):
 def run_feed(errors: list[Exception]) -> tuple[InvalidationFeed, list[float]]:
     """Run a feed whose attempts fail with these errors; return it and its pauses."""
 
-    def connect() -> Wire:
+    def connect() -> RedisConnection:
         raise errors[len(stop.pauses)]
 
-    near = NearTier(Changes(), max_entries=1, ttl_seconds=1)
-    feed = InvalidationFeed(connect, near, prefix="", families=["user:"], capability=CapabilityCheck(""))
+    near = NearCache(ChangeLog(), max_entries=1, ttl_seconds=1)
+    feed = InvalidationFeed(connect, near, prefix="", capability=CapabilityCheck(""))
     feed._stopping = stop = Stop(len(errors))
     feed._run()
     assert not near.is_live
@@ -68,16 +68,15 @@ def test_each_reason_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_a_protocol_without_pushes_is_not_tried(caplog: pytest.LogCaptureFixture) -> None:
     """No thread is started for what cannot work, and a line says so."""
-    near = NearTier(Changes(), max_entries=1, ttl_seconds=1)
+    near = NearCache(ChangeLog(), max_entries=1, ttl_seconds=1)
     feed = InvalidationFeed(
         lambda: pytest.fail("connected"),
         near,
         prefix="",
-        families=[],
         capability=CapabilityCheck(""),
         is_possible=False,
     )
     feed.start()
-    assert not feed.is_started
+    assert feed._thread is None
     assert "near cache off: REDIS_URL has protocol=2" in caplog.text
     feed.close()

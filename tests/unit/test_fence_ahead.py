@@ -7,18 +7,17 @@ from typing import Any, cast
 import pytest
 
 from core.cache import NO_TOKEN, Cache, Fence
-from core.cache.keys import PORTFOLIO
-from core.service.fence_ahead import FRESH_SECONDS, LEAST_KEYS, FenceAhead, Key, KeysToName
+from core.service.fence_ahead import FRESH_SECONDS, LEAST_KEYS, FenceAhead, KeysToName
 
-MANY: list[Key] = [(PORTFOLIO, f"portfolio:{number}") for number in range(LEAST_KEYS)]
-ONE_MORE: Key = (PORTFOLIO, "portfolio:more")
+MANY: list[str] = [f"portfolio:{number}" for number in range(LEAST_KEYS)]
+ONE_MORE = "portfolio:more"
 
 
 class Fences:
     """A cache that notes its fences, and can be made to fail or to wait."""
 
     def __init__(self) -> None:
-        self.keys: list[Key] = []
+        self.keys: list[str] = []
         self.may_go_on = threading.Event()
         self.may_go_on.set()
         self.is_broken = False
@@ -27,7 +26,7 @@ class Fences:
         """Return a token."""
         return b"token"
 
-    def fence(self, keys: Iterable[Key], token: bytes, *, is_awaited: bool) -> Fence:
+    def fence(self, keys: Iterable[str], token: bytes, *, is_awaited: bool) -> Fence:
         """Fence keys."""
         assert is_awaited
         assert self.may_go_on.wait(10)
@@ -43,7 +42,7 @@ def fences() -> Fences:
     return Fences()
 
 
-def ahead_of(fences: Fences, keys: list[Key], **clock: Any) -> FenceAhead:
+def ahead_of(fences: Fences, keys: list[str], **clock: Any) -> FenceAhead:
     """Return the fences of a transaction, begun."""
     ahead = FenceAhead(cast(Cache, fences), keys, **clock)
     ahead.start()
@@ -88,7 +87,7 @@ def test_keys_are_named_while_the_statements_run(fences: Fences) -> None:
     """Not before the fences begin, and once."""
     named: list[int] = []
 
-    def name() -> list[Key]:
+    def name() -> list[str]:
         named.append(len(named))
         return MANY
 

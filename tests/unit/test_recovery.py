@@ -2,14 +2,15 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import cast
 
 import pytest
 
-from core.cache import backoff as backoff_module
-from core.cache.backoff import FIRST_SECONDS, LONGEST_SECONDS, Backoff
-from core.cache.breaker import CircuitBreaker
-from core.cache.debts import Debts
-from core.cache.recovery import Recovery
+from core.backoff import FIRST_SECONDS, LONGEST_SECONDS, Backoff
+from core.cache import breaker as breaker_module
+from core.cache.breaker import CircuitBreaker, Recovery
+from core.cache.outbox import InvalidationOutbox, KeyScripts
 from tests.patience import stretch
 
 
@@ -43,9 +44,9 @@ def test_one_late_answer_is_no_outage(breaker: CircuitBreaker, told: list[bool])
     assert not breaker.record_failure("late", is_attempt=False)
     assert not breaker.is_closed
     assert not breaker.is_open
-    assert not breaker.lets_changes_through
+    assert not breaker.lets_invalidations_through
     breaker.half_open()
-    assert breaker.lets_changes_through
+    assert breaker.lets_invalidations_through
     assert not breaker.is_closed
     assert breaker.close()
     assert breaker.is_closed
@@ -75,20 +76,20 @@ def test_failed_attempts_open_it(breaker: CircuitBreaker, told: list[bool]) -> N
 
 def test_no_server_opens_it_at_once(breaker: CircuitBreaker) -> None:
     """A connection that is refused is no late answer."""
-    assert breaker.record_failure("Connection refused", is_attempt=False, is_certain=True)
+    assert breaker.record_failure("Connection refused", is_attempt=False, no_server=True)
     assert breaker.is_open
-    assert not breaker.lets_changes_through
+    assert not breaker.lets_invalidations_through
 
 
-def test_a_refusal_opens_it_and_lets_changes_through(breaker: CircuitBreaker, told: list[bool]) -> None:
+def test_a_refusal_opens_it_and_lets_invalidations_through(breaker: CircuitBreaker, told: list[bool]) -> None:
     """A server that answers may invalidate one thing and refuse another; nothing is read from it."""
     assert breaker.record_refusal("READONLY")
     assert not breaker.record_refusal("READONLY")
     assert breaker.is_open
     assert not breaker.is_closed
-    assert breaker.lets_changes_through
+    assert breaker.lets_invalidations_through
     assert breaker.record_failure("hung", is_attempt=False) is False
-    assert not breaker.lets_changes_through, "a server that hangs costs nobody else a timeout"
+    assert not breaker.lets_invalidations_through, "a server that hangs costs nobody else a timeout"
     assert breaker.record_refusal("READONLY"), "who refuses anew is noticed anew"
     assert told == [False, True]
 
@@ -111,10 +112,10 @@ class Server:
         self.attempts = 0
         self.paid: list[str] = []
         self.half_open_paid: list[bool] = []
-        self.debts = Debts(release=self.release, release_all=lambda: None)
+        self.outbox = InvalidationOutbox()
         self.recovered = threading.Event()
         self.recovery = Recovery(
-            self.attempt, breaker=breaker, debts=self.debts, on_recovered=self.recovered.set
+            self.attempt, breaker=breaker, outbox=self.outbox, on_recovered=self.recovered.set
         )
 
     def release(self, keys: object, _: bytes) -> None:
@@ -128,15 +129,16 @@ class Server:
         if self.is_down:
             self.breaker.record_failure("hung", is_attempt=True)
             return False
-        self.debts.settle()
+        self.outbox.flush(cast(KeyScripts, self))
         return True
 
 
 @pytest.fixture
 def server(breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server behind the breaker, asked in quick succession."""
-    monkeypatch.setattr(backoff_module, "FIRST_SECONDS", 0.001)
-    monkeypatch.setattr(backoff_module, "LONGEST_SECONDS", 0.01)
+    monkeypatch.setattr(
+        breaker_module, "Backoff", partial(Backoff, first_seconds=0.001, longest_seconds=0.01)
+    )
     server = Server(breaker)
     yield server
     server.recovery.close()
@@ -156,7 +158,7 @@ def test_the_background_pays_and_closes(server: Server, breaker: CircuitBreaker,
     """Nobody has to call for it, and the thread ends."""
     server.is_down = True
     breaker.record_failure("hung", is_attempt=False)
-    server.debts.owe(["k"], b"")
+    server.outbox.add(["k"], b"")
     server.recovery.start()
     server.recovery.start()
     wait_until(lambda: breaker.is_open)
@@ -177,7 +179,7 @@ def test_a_change_between_is_paid_before_it_closes(server: Server, breaker: Circ
     def attempt_and_owe() -> bool:
         done = attempt()
         if is_first.pop() if is_first else False:
-            server.debts.owe(["late"], b"")
+            server.outbox.add(["late"], b"")
         return done
 
     server.recovery._attempt = attempt_and_owe

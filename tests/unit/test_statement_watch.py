@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 from psycopg2.extensions import connection
 
-from core.database.watch import StatementAbandoned, StatementWatch
+from core.database.statement_watch import StatementAbandoned, StatementWatch
 
 
 class Silent:

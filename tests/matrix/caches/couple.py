@@ -12,15 +12,15 @@ from typing import Self
 
 from pydantic import SecretStr
 
-from core.cache import Cache, Codec
-from core.cache.diagnosis import Diagnosis, RedisDoctor
-from core.cache.keys import USER
+from core.cache import Cache, Cached
+from core.cache.capability import Diagnosis, RedisProbe
+from core.cache.kinds import USER
 from core.metric_files import open_metrics
 from core.settings import Settings
 from tests.patience import stretch
 
 HEAL_SECONDS = 5.0
-CODEC: Codec[str] = Codec(str)
+ROW = Cached(USER, str, lambda player: f"user:{player}")
 PLAYERS = ("alice", "bob", "charlie")
 
 
@@ -70,7 +70,7 @@ class Couple:
     def write(self, player: str = "alice") -> str:
         """Change a row as the service does: fence, commit, invalidate."""
         self._number += 1
-        keys = [(USER, f"user:{player}")]
+        keys = [ROW.key(player)]
         fence = self.writer.fence(keys)
         self.rows[player] = f"row {self._number}"
         self.writer.invalidate(keys, fence)
@@ -78,13 +78,13 @@ class Couple:
 
     def read(self, player: str = "alice", *, cache: Cache | None = None) -> str:
         """Read as another process does, or with one's own cache."""
-        return (cache or self.reader).get_or_load(USER, f"user:{player}", CODEC, lambda: self.rows[player])
+        return (cache or self.reader).get_or_load(ROW, self.rows.__getitem__, player)
 
     def are_down(self) -> bool:
         """Read something that is in no near tier; say whether both processes have given Redis up."""
         self._number += 1
         for cache in (self.writer, self.reader):
-            cache.get_or_load(USER, f"user:nobody {self._number}", CODEC, lambda: "nobody")
+            cache.get_or_load(ROW, lambda _: "nobody", f"nobody {self._number}")
         return all(cache.stats().state == "down" for cache in (self.writer, self.reader))
 
     def find_stale(self, rounds: int = 10) -> list[str]:
@@ -131,4 +131,4 @@ class Couple:
 
     def diagnose(self) -> Diagnosis:
         """Return what health says of the Redis."""
-        return RedisDoctor(self.settings, client_name="health").examine()
+        return RedisProbe(self.settings, client_name="health").examine()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 import trustme
 
-from core.cache.diagnosis import Diagnosis
+from core.cache.capability import Diagnosis
 from core.stack.ports import LOOPBACK, find_free_port
 from tests.matrix.caches.conftest import MakeServer
 from tests.matrix.caches.couple import Couple, make_settings, wait_until

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from core.cache.scripts import RELEASE
+from core.cache.leases import RELEASE
 from core.stack.ports import LOOPBACK
 from tests.faults.proxy import Proxy, run_proxy
 from tests.matrix.caches.couple import Couple, make_settings, wait_until
@@ -36,7 +36,7 @@ def test_one_late_answer_is_no_outage(couple: Couple, proxy: Proxy, caplog: pyte
     told: list[bool] = []
     for cache in (couple.writer, couple.reader):
         assert cache._shared is not None
-        cache._shared._guard._breaker._on_change = told.append
+        cache._shared.guard.breaker._on_change = told.append
     for _ in range(3):
         proxy.pause()
         assert couple.read() == couple.rows["alice"]

@@ -10,7 +10,6 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from core.cache.keys import USER
 from core.stack.ports import LOOPBACK
 from tests.matrix.caches.conftest import MakeServer, set_user
 from tests.matrix.caches.couple import Couple, make_settings, wait_until
@@ -195,12 +194,12 @@ def test_a_full_server_outlives_a_writer(server: RedisServer) -> None:
         server.run("CONFIG", "SET", "maxmemory-policy", "noeviction")
         server.run("CONFIG", "SET", "maxmemory", 1)
         players = ("alice", "bob")
-        fence = couple.writer.fence([(USER, f"user:{player}") for player in players], is_awaited=True)
+        fence = couple.writer.fence([f"user:{player}" for player in players], is_awaited=True)
         for player in players:
             # committed by a writer that dies then
             couple.rows[player] = "committed"
             assert couple.read(player) == "committed"
-        couple.writer.invalidate([(USER, f"user:{player}") for player in players], fence)
+        couple.writer.invalidate([f"user:{player}" for player in players], fence)
         server.run("CONFIG", "SET", "maxmemory", 0)
         couple.finish()
 

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.cache.changes import Changes
+from core.cache.changes import ChangeLog
 from core.cache.codec import ABSENT
-from core.cache.near import KEPT_LISTS, LEAST_KEYS, NearTier
-from tests.unit.test_near_tier import Clock, admit
+from core.cache.near import KEPT_LISTS, LEAST_KEYS, NearCache
+from tests.unit.test_near_cache import Clock, admit
 
 KEYS = tuple(f"k{number}" for number in range(LEAST_KEYS))
 OTHERS = tuple(f"k{number}" for number in range(1, LEAST_KEYS + 1))
@@ -24,16 +24,16 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def near(clock: Clock) -> NearTier:
+def near(clock: Clock) -> NearCache:
     """A live near tier that has all values of the list but none of it as a whole."""
-    tier = NearTier(Changes(), max_entries=LEAST_KEYS + 2, ttl_seconds=TTL_SECONDS, clock=clock)
+    tier = NearCache(ChangeLog(), max_entries=LEAST_KEYS + 2, ttl_seconds=TTL_SECONDS, clock=clock)
     tier.open()
     for number, key in enumerate(KEYS):
         admit(tier, key, number)
     return tier
 
 
-def make_whole(near: NearTier, keys: tuple[str, ...] = KEYS) -> None:
+def make_whole(near: NearCache, keys: tuple[str, ...] = KEYS) -> None:
     """Read a list until it is kept."""
     for _ in range(2):
         assert near.get_all(keys) is None
@@ -41,7 +41,7 @@ def make_whole(near: NearTier, keys: tuple[str, ...] = KEYS) -> None:
     assert near.get_all(keys) is not None
 
 
-def test_a_list_is_kept_from_its_second_look_on(near: NearTier) -> None:
+def test_a_list_is_kept_from_its_second_look_on(near: NearCache) -> None:
     """In the order of the keys, without what is absent."""
     admit(near, KEYS[1], ABSENT)
     make_whole(near)
@@ -49,7 +49,7 @@ def test_a_list_is_kept_from_its_second_look_on(near: NearTier) -> None:
 
 
 @pytest.mark.parametrize("key", [KEYS[0], KEYS[-1]])
-def test_a_change_of_one_value_ends_it(near: NearTier, key: str) -> None:
+def test_a_change_of_one_value_ends_it(near: NearCache, key: str) -> None:
     """What is put together next has the change."""
     make_whole(near)
     near.invalidate([key])
@@ -59,7 +59,7 @@ def test_a_change_of_one_value_ends_it(near: NearTier, key: str) -> None:
     assert (near.get_all(KEYS) or {})[key] == "new"
 
 
-def test_a_change_of_what_a_value_depends_on_ends_it(near: NearTier) -> None:
+def test_a_change_of_what_a_value_depends_on_ends_it(near: NearCache) -> None:
     """Through the version key alone."""
     admit(near, KEYS[2], "board", ("version",))
     make_whole(near)
@@ -67,7 +67,7 @@ def test_a_change_of_what_a_value_depends_on_ends_it(near: NearTier) -> None:
     assert near.get_all(KEYS) is None
 
 
-def test_a_list_with_an_evicted_value_is_not_kept(near: NearTier) -> None:
+def test_a_list_with_an_evicted_value_is_not_kept(near: NearCache) -> None:
     """Nothing is heard any more of a value that is not here."""
     make_whole(near)
     for number in range(3):
@@ -76,7 +76,7 @@ def test_a_list_with_an_evicted_value_is_not_kept(near: NearTier) -> None:
     assert near.get_all(KEYS) is None
 
 
-def test_it_is_as_old_as_its_oldest_value(near: NearTier, clock: Clock) -> None:
+def test_it_is_as_old_as_its_oldest_value(near: NearCache, clock: Clock) -> None:
     """A value that was read later does not extend it."""
     clock.now += 1
     admit(near, KEYS[3], "later")
@@ -87,15 +87,15 @@ def test_it_is_as_old_as_its_oldest_value(near: NearTier, clock: Clock) -> None:
     assert near.get_all(KEYS) is None
 
 
-@pytest.mark.parametrize("end", [NearTier.shut, NearTier.clear, NearTier.reset_after_fork, NearTier.open])
-def test_it_ends_with_the_feed(near: NearTier, end: Any) -> None:
+@pytest.mark.parametrize("end", [NearCache.shut, NearCache.clear, NearCache.open])
+def test_it_ends_with_the_feed(near: NearCache, end: Any) -> None:
     """Cut, flushed, forked or begun anew."""
     make_whole(near)
     end(near)
     assert near.get_all(KEYS) is None
 
 
-def test_lists_are_bounded(near: NearTier) -> None:
+def test_lists_are_bounded(near: NearCache) -> None:
     """However many different ones are asked for; the oldest go."""
     orders = list(islice(permutations(KEYS), 2 * KEPT_LISTS))
     for keys in orders:
@@ -117,7 +117,7 @@ STEPS = st.one_of(
 def test_a_list_is_what_its_values_are(steps: list[tuple[str, str]]) -> None:
     """Whatever happens between: as a whole or one by one, the same comes out."""
     clock = Clock()
-    near = NearTier(Changes(), max_entries=LEAST_KEYS + 1, ttl_seconds=TTL_SECONDS, clock=clock)
+    near = NearCache(ChangeLog(), max_entries=LEAST_KEYS + 1, ttl_seconds=TTL_SECONDS, clock=clock)
     near.open()
     for number, key in enumerate(KEYS):
         admit(near, key, number)

@@ -3,15 +3,15 @@
 import time
 from collections.abc import Callable, Iterator
 from decimal import Decimal
+from typing import cast
 
 import pytest
 import redis
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.cache import meter
-from core.cache.codec import Codec
-from core.cache.keys import USER
-from core.cache.read_through import Read
+from core.cache import counters
+from core.cache.kinds import USER, Cached, Read
+from core.cache.shared import SharedCache
 from core.records import User
 from tests.conftest import Execute
 from tests.patience import stretch
@@ -22,7 +22,7 @@ PATIENCE_SECONDS = 30.0
 @pytest.fixture
 def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings that compare every hit, and near ones without the wait for a dead feed."""
-    monkeypatch.setattr(meter.StaleReadMeter.__init__, "__kwdefaults__", {"feed_bound_seconds": 0.05})
+    monkeypatch.setattr(counters.StaleReadSampler.__init__, "__kwdefaults__", {"feed_bound_seconds": 0.05})
     return settings.model_copy(update={"stale_read_sample": 1})
 
 
@@ -87,7 +87,7 @@ def test_a_healthy_run_counts_none(service: EnhancedDatabaseService, settings: S
                     each.get_user_by_id(alice.id)
                     each.get_leaderboard("b")
         for each in (service, other):
-            wait_until(each._cache._meter._samples.empty, "every sample is compared")
+            wait_until(each._cache._sampler._samples.empty, "every sample is compared")
         for cache in ("user", "leaderboard"):
             samples = sum(count(each, "stale_read_samples", "near", cache) for each in (service, other))
             assert samples > 0
@@ -105,10 +105,18 @@ def test_a_slow_database_slows_nobody(
         # every other connection is taken, so that no comparison comes to an end
         monkeypatch.setattr(past_near._database._pool, "_limit", 1)
         started = time.perf_counter()
-        for _ in range(3 * meter.QUEUE_SAMPLES):
+        for _ in range(3 * counters.QUEUE_SAMPLES):
             past_near.get_user_by_id(alice.id)
         assert time.perf_counter() - started < stretch(2)
-        assert past_near._cache._meter._samples.full()
+        assert past_near._cache._sampler._samples.full()
+
+
+class HasOne:
+    """A shared cache that has the same value under every key."""
+
+    def peek(self, *_: object) -> int:
+        """Return the value."""
+        return 1
 
 
 @pytest.mark.parametrize(("answers", "is_stale"), [((1, 1), False), ((2, 1), False), ((2, 2), True)])
@@ -117,18 +125,16 @@ def test_a_row_that_gets_its_value_back_is_not_stale(
 ) -> None:
     """Sampled 1, changed to 2 and back to 1, which was cached then: no disagreement."""
     loads = iter(answers)
-    read = Read(USER, Codec[int](int), lambda keys: {keys[0]: next(loads)}, ())
-    judge = meter.StaleReadMeter(
-        1, metrics=service.metrics, find_near=lambda _: None, find_shared=lambda _, __: 1
+    read = Read(Cached(USER, int, str), lambda keys: {keys[0]: next(loads)}, ())
+    judge = counters.StaleReadSampler(
+        1, metrics=service.metrics, near=service._cache._near, shared=cast(SharedCache, HasOne())
     )
-    assert judge._is_stale(meter._Sample(read, "shared", "k", 1)) is is_stale
+    assert judge._is_stale(counters._Sample(read, "shared", "k", 1)) is is_stale
 
 
 def test_it_is_off_by_default(service: EnhancedDatabaseService) -> None:
     """STALE_READ_SAMPLE=0 compares nothing and starts no thread."""
     assert Settings.model_fields["stale_read_sample"].default == 0
-    off = meter.StaleReadMeter(
-        0, metrics=service.metrics, find_near=lambda _: None, find_shared=lambda _, __: None
-    )
-    off.see("near", lambda: pytest.fail("sampled"), {"k": 1})
+    off = counters.StaleReadSampler(0, metrics=service.metrics, near=service._cache._near, shared=None)
+    off.sample("near", lambda: pytest.fail("sampled"), {"k": 1})
     assert off._thread is None

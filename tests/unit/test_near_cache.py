@@ -4,9 +4,8 @@ import threading
 
 import pytest
 
-from core.cache.changes import Changes
-from core.cache.flights import Flights
-from core.cache.near import NearTier
+from core.cache.changes import ChangeLog, SingleFlight
+from core.cache.near import NearCache
 
 
 class Clock:
@@ -26,20 +25,20 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def near(clock: Clock) -> NearTier:
+def near(clock: Clock) -> NearCache:
     """A live near tier of three values that live five seconds."""
-    tier = NearTier(Changes(), max_entries=3, ttl_seconds=5, clock=clock)
+    tier = NearCache(ChangeLog(), max_entries=3, ttl_seconds=5, clock=clock)
     tier.open()
     return tier
 
 
-def admit(near: NearTier, key: str, value: object, depends_on: tuple[str, ...] = ()) -> None:
+def admit(near: NearCache, key: str, value: object, depends_on: tuple[str, ...] = ()) -> None:
     """Read a value from Redis, undisturbed."""
     ticket = near.begin_read()
     near.end_read(ticket, {key: value}, depends_on)
 
 
-def test_serves_what_was_admitted_until_it_is_too_old(near: NearTier, clock: Clock) -> None:
+def test_serves_what_was_admitted_until_it_is_too_old(near: NearCache, clock: Clock) -> None:
     """The time to live is the hard bound."""
     admit(near, "a", 1)
     clock.now += 4.9
@@ -49,7 +48,7 @@ def test_serves_what_was_admitted_until_it_is_too_old(near: NearTier, clock: Clo
     assert len(near) == 0
 
 
-def test_refuses_a_value_that_a_message_overtook(near: NearTier) -> None:
+def test_refuses_a_value_that_a_message_overtook(near: NearCache) -> None:
     """Read, then heard of a change, then stored: the value is of before the change."""
     ticket = near.begin_read()
     near.invalidate(["a"])
@@ -57,7 +56,7 @@ def test_refuses_a_value_that_a_message_overtook(near: NearTier) -> None:
     assert near.get("a") is None
 
 
-def test_refuses_a_value_whose_version_changed_meanwhile(near: NearTier) -> None:
+def test_refuses_a_value_whose_version_changed_meanwhile(near: NearCache) -> None:
     """The same for a key that the value depends on."""
     ticket = near.begin_read()
     near.invalidate(["version"])
@@ -65,7 +64,7 @@ def test_refuses_a_value_whose_version_changed_meanwhile(near: NearTier) -> None
     assert near.get("board") is None
 
 
-def test_a_second_read_may_store_what_the_first_may_not(near: NearTier) -> None:
+def test_a_second_read_may_store_what_the_first_may_not(near: NearCache) -> None:
     """Each read has its own ticket: only those that began before the message are refused."""
     first = near.begin_read()
     near.invalidate(["a"])
@@ -75,7 +74,7 @@ def test_a_second_read_may_store_what_the_first_may_not(near: NearTier) -> None:
     assert near.get("a") == "new"
 
 
-def test_drops_what_depends_on_a_key(near: NearTier) -> None:
+def test_drops_what_depends_on_a_key(near: NearCache) -> None:
     """All values under a version go at once, others stay."""
     admit(near, "board:10", 1, ("version",))
     admit(near, "board:50", 2, ("version",))
@@ -84,7 +83,7 @@ def test_drops_what_depends_on_a_key(near: NearTier) -> None:
     assert [near.get(key) for key in ("board:10", "board:50", "other")] == [None, None, 3]
 
 
-def test_drops_what_depends_on_several_keys(near: NearTier) -> None:
+def test_drops_what_depends_on_several_keys(near: NearCache) -> None:
     """A leaderboard changes with its scores and with the usernames, also when both do at once."""
     admit(near, "board", 1, ("scores", "usernames"))
     near.invalidate(["scores", "usernames", "board"])
@@ -94,7 +93,7 @@ def test_drops_what_depends_on_several_keys(near: NearTier) -> None:
     assert (near.get("board"), near._dependents) == (None, {})
 
 
-def test_is_bounded_and_evicts_what_was_used_least(near: NearTier) -> None:
+def test_is_bounded_and_evicts_what_was_used_least(near: NearCache) -> None:
     """The fourth value makes room for itself, and leaves no trace of what it evicted."""
     for key in "abc":
         admit(near, key, key, (f"version:{key}",))
@@ -104,7 +103,7 @@ def test_is_bounded_and_evicts_what_was_used_least(near: NearTier) -> None:
     assert set(near._dependents) == {"version:a", "version:c"}
 
 
-def test_serves_nothing_while_it_is_shut(near: NearTier) -> None:
+def test_serves_nothing_while_it_is_shut(near: NearCache) -> None:
     """Without a feed nothing is served or admitted, and nothing from before comes back."""
     admit(near, "a", 1)
     ticket = near.begin_read()
@@ -116,7 +115,7 @@ def test_serves_nothing_while_it_is_shut(near: NearTier) -> None:
     assert [near.get(key) for key in "abc"] == [None, None, None]
 
 
-def test_a_read_from_before_a_reopening_is_refused(near: NearTier) -> None:
+def test_a_read_from_before_a_reopening_is_refused(near: NearCache) -> None:
     """What the feed would have told in between was not heard."""
     ticket = near.begin_read()
     near.shut()
@@ -127,14 +126,14 @@ def test_a_read_from_before_a_reopening_is_refused(near: NearTier) -> None:
 
 def test_size_none_serves_nothing() -> None:
     """NEAR_CACHE_SIZE=0 switches the tier off."""
-    tier = NearTier(Changes(), max_entries=0, ttl_seconds=5)
+    tier = NearCache(ChangeLog(), max_entries=0, ttl_seconds=5)
     tier.open()
     admit(tier, "a", 1)
     assert not tier.is_live
     assert tier.get("a") is None
 
 
-def test_a_dropped_value_leaves_nothing_behind(near: NearTier) -> None:
+def test_a_dropped_value_leaves_nothing_behind(near: NearCache) -> None:
     """Dropped by its key, by its version or by the end of the feed: the index forgets it too."""
     for names in (["a"], ["version"], None):
         admit(near, "a", 1, ("version", "usernames"))
@@ -147,7 +146,7 @@ def test_a_dropped_value_leaves_nothing_behind(near: NearTier) -> None:
 
 def test_what_was_cleared_is_freed_bit_by_bit(clock: Clock) -> None:
     """A flush does not stop the process to free all values, and new values free them all."""
-    near = NearTier(Changes(), max_entries=100, ttl_seconds=5, clock=clock)
+    near = NearCache(ChangeLog(), max_entries=100, ttl_seconds=5, clock=clock)
     near.open()
     for number in range(20):
         admit(near, f"old{number}", number, ("version",))
@@ -165,7 +164,7 @@ def test_what_was_cleared_is_freed_bit_by_bit(clock: Clock) -> None:
 
 def test_threads_share_one_read() -> None:
     """Sixteen threads, one load, the same answer for all."""
-    flights, loads = Flights(Changes()), []
+    single_flight, loads = SingleFlight(ChangeLog()), []
     begun, may_end = threading.Event(), threading.Event()
 
     def load() -> str:
@@ -175,11 +174,11 @@ def test_threads_share_one_read() -> None:
         return "value"
 
     answers: list[str] = []
-    leader = threading.Thread(target=lambda: answers.append(flights.share("k", (), load)))
+    leader = threading.Thread(target=lambda: answers.append(single_flight.do("k", (), load)))
     leader.start()
     assert begun.wait(10)
     joined = [
-        threading.Thread(target=lambda: answers.append(flights.share("k", (), load))) for _ in range(15)
+        threading.Thread(target=lambda: answers.append(single_flight.do("k", (), load))) for _ in range(15)
     ]
     for thread in joined:
         thread.start()
@@ -193,7 +192,7 @@ def test_threads_share_one_read() -> None:
 
 def test_without_a_feed_only_a_later_read_is_shared() -> None:
     """Who comes while a read is under way gets what was read after that, and all of them the same."""
-    flights, versions = Flights(Changes()), iter(range(1, 100))
+    single_flight, versions = SingleFlight(ChangeLog()), iter(range(1, 100))
     begun, may_end = threading.Event(), threading.Event()
 
     def load() -> int:
@@ -204,7 +203,7 @@ def test_without_a_feed_only_a_later_read_is_shared() -> None:
 
     answers: list[int] = []
     threads = [
-        threading.Thread(target=lambda: answers.append(flights.share_next("k", load))) for _ in range(16)
+        threading.Thread(target=lambda: answers.append(single_flight.do_next("k", load))) for _ in range(16)
     ]
     threads[0].start()
     assert begun.wait(10)
@@ -219,8 +218,8 @@ def test_without_a_feed_only_a_later_read_is_shared() -> None:
 
 def test_nobody_joins_a_read_from_before_a_change() -> None:
     """A reader after a write must not get what was read before it, not even of a dependent key."""
-    changes = Changes()
-    flights = Flights(changes)
+    changes = ChangeLog()
+    single_flight = SingleFlight(changes)
     begun, may_end = threading.Event(), threading.Event()
 
     def load_old() -> str:
@@ -229,11 +228,11 @@ def test_nobody_joins_a_read_from_before_a_change() -> None:
         return "old"
 
     old: list[str] = []
-    leader = threading.Thread(target=lambda: old.append(flights.share("board", ("version",), load_old)))
+    leader = threading.Thread(target=lambda: old.append(single_flight.do("board", ("version",), load_old)))
     leader.start()
     assert begun.wait(10)
     changes.note(["version"])
-    assert flights.share("board", ("version",), lambda: "new") == "new"
+    assert single_flight.do("board", ("version",), lambda: "new") == "new"
     may_end.set()
     leader.join(10)
     assert old == ["old"]
@@ -241,11 +240,11 @@ def test_nobody_joins_a_read_from_before_a_change() -> None:
 
 def test_an_error_reaches_everyone_and_is_not_kept() -> None:
     """The next read tries again."""
-    flights = Flights(Changes())
+    single_flight = SingleFlight(ChangeLog())
 
     def fail() -> None:
         raise LookupError("gone")
 
     with pytest.raises(LookupError):
-        flights.share("k", (), fail)
-    assert flights.share("k", (), lambda: 1) == 1
+        single_flight.do("k", (), fail)
+    assert single_flight.do("k", (), lambda: 1) == 1

@@ -1,9 +1,8 @@
-"""Bounds how long a caller waits for an answer of the server.
+"""Bounds how long a caller waits for the answer to a statement.
 
-Owns the clock of every statement that runs. The server itself enforces the query timeout,
-but one that is stopped or cut off enforces nothing, while its kernel goes on to confirm what
-it receives, so that neither keepalives nor tcp_user_timeout end the wait. A statement without
-an answer a little after the timeout has its socket shut down, which ends the wait with an error.
+The server itself enforces the query timeout, but a server that is stopped or cut off does not, and its
+kernel still acknowledges packets, so that neither keepalives nor tcp_user_timeout end the wait. When a
+statement has no answer a little after the timeout, its socket is shut down, which ends the wait.
 """
 
 import logging
@@ -18,11 +17,9 @@ from typing import Any
 import psycopg2
 from psycopg2.extensions import connection, cursor
 
-from core.forks import call_in_forked_child
-
 logger = logging.getLogger(__name__)
 
-# The server's own cancellation, which says more, comes first and has this long to arrive.
+# The server's own cancellation says more, so it gets this much time to arrive first.
 GRACE_SECONDS = 1.0
 LOOK_SECONDS = 0.5
 
@@ -59,16 +56,10 @@ class StatementWatch:
         # connections whose statements may take longer for a while, and how long
         self._extended: dict[int, float] = {}
         self.cursor_factory = _make_cursor_class(self)
-        self.renew()
-        call_in_forked_child(self.renew)
-
-    def renew(self) -> None:
-        """Start over, in a forked child: none of the statements under way is its own."""
         self._lock = threading.Lock()
-        # its lock as well may be held by a thread that the child does not have
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        # a set's item is added in one step
+        # adding to a set is atomic, so `run` takes no lock for it
         self._running: set[_Statement] = set()
 
     def run(
@@ -91,7 +82,7 @@ class StatementWatch:
                 raise StatementAbandoned(f"no answer within {limit_seconds:g} s") from error
             raise
         finally:
-            # not while its connection is being cut, which may run another one afterwards
+            # under the lock: the connection must not be cut while it runs its next statement
             with self._lock:
                 self._running.discard(running)
 
@@ -138,7 +129,7 @@ class StatementWatch:
 
 
 def sever(raw: connection) -> None:
-    """Shut the socket of a connection down: whoever waits on it gets an error at once.
+    """Shut the socket of a connection down: a thread that waits on it gets an error at once.
 
     Closing it would wait for the statement that runs.
     """

@@ -10,7 +10,7 @@ import peewee
 import psycopg2
 
 from core.database.connector import ServerNotSupported
-from core.database.watch import StatementAbandoned
+from core.database.statement_watch import StatementAbandoned
 from core.errors import (
     ConnectFailed,
     ConnectionsExhausted,

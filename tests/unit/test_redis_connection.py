@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 import redis
 
-from core.cache.wire import ConnectFailed, ErrorReply, Push, Wire, pack
+from core.cache.connection import ErrorReply, Push, RedisConnection, ServerUnreachable, encode_command
 from core.redis_url import RedisAddress
 
 PUSH = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n"
-Ends = tuple[socket.socket, Wire]
+Ends = tuple[socket.socket, RedisConnection]
 
 
 @pytest.fixture
 def ends() -> Iterator[Ends]:
-    """A server's socket and the wire at the other end of it."""
+    """A server's socket and the connection at the other end of it."""
     ours, theirs = socket.socketpair()
-    wire = Wire(RedisAddress("localhost"), client_name="test", timeout_seconds=0.05)
-    wire._adopt(ours)
-    wire.set_timeout(0.05)
-    yield theirs, wire
-    wire.close()
+    connection = RedisConnection(RedisAddress("localhost"), client_name="test", timeout_seconds=0.05)
+    connection._attach(ours)
+    connection.set_timeout(0.05)
+    yield theirs, connection
+    connection.close()
     theirs.close()
 
 
@@ -43,50 +43,50 @@ def ends() -> Iterator[Ends]:
 )
 def test_each_kind_of_reply(ends: Ends, sent: bytes, reply: Any) -> None:
     """Texts hold any bytes; nothing is None."""
-    server, wire = ends
+    server, connection = ends
     server.sendall(sent)
-    assert wire.read() == reply
-    assert not wire.is_readable()
+    assert connection.read() == reply
+    assert not connection.is_readable()
 
 
 @pytest.mark.parametrize("items", [[b"x"] * 100, [b"a\r\nb", b"$1"] * 100, [b"x", None] * 100])
 def test_many_items_arrive(ends: Ends, items: list[bytes | None]) -> None:
     """Whatever is in them, and what comes after them too."""
-    server, wire = ends
+    server, connection = ends
     server.sendall(_spell(items) + b":1\r\n")
-    assert wire.read() == items
-    assert wire.read() == 1
+    assert connection.read() == items
+    assert connection.read() == 1
 
 
 def test_a_reply_in_pieces_is_not_lost(ends: Ends) -> None:
     """Wherever it is cut, a read that gave up in the middle can be made again."""
-    server, wire = ends
+    server, connection = ends
     items: list[bytes | None] = [b"a\r\nb"] * 100
     sent = _spell(items)
     for cut in (1, 3, 5, 9, len(sent) - 1):
         server.sendall(sent[:cut])
         with pytest.raises(redis.TimeoutError):
-            wire.read()
+            connection.read()
         server.sendall(sent[cut:])
-        assert wire.read() == items
+        assert connection.read() == items
 
 
 def test_a_push_is_no_reply(ends: Ends) -> None:
     """It is told apart, and left out where a reply is waited for."""
-    server, wire = ends
+    server, connection = ends
     server.sendall(PUSH + PUSH + b"+OK\r\n")
-    message = wire.read()
+    message = connection.read()
     assert isinstance(message, Push)
     assert message == [b"invalidate", [b"k"]]
-    assert wire.read_reply() == b"OK"
+    assert connection.read_reply() == b"OK"
 
 
 def test_an_error_has_the_servers_words(ends: Ends) -> None:
     """It is returned like any other reply, with its code."""
-    server, wire = ends
+    server, connection = ends
     server.sendall(b"-NOSCRIPT No matching script\r\n-LOADING data\r\n")
     for words in ("NOSCRIPT No matching script", "LOADING data"):
-        reply = wire.read()
+        reply = connection.read()
         assert isinstance(reply, ErrorReply)
         assert str(reply) == words
         assert reply.code == words.split()[0]
@@ -95,82 +95,82 @@ def test_an_error_has_the_servers_words(ends: Ends) -> None:
 @pytest.mark.parametrize("sent", [b"HTTP/1.1 400\r\n", b"$-7\r\n", b"*-7\r\n", b"$x\r\n", b"*1\r\n\r\n"])
 def test_what_is_no_protocol_is_an_error(ends: Ends, sent: bytes) -> None:
     """It is not waited for."""
-    server, wire = ends
+    server, connection = ends
     server.sendall(sent)
     with pytest.raises(redis.InvalidResponse):
-        wire.read()
+        connection.read()
 
 
 def test_the_end_is_an_error(ends: Ends) -> None:
     """Of reading, and sooner or later of sending."""
-    server, wire = ends
+    server, connection = ends
     server.close()
-    assert wire.is_readable()
+    assert connection.is_readable()
     with pytest.raises(redis.ConnectionError):
-        wire.read()
+        connection.read()
     with pytest.raises(redis.ConnectionError):
         for _ in range(10):
-            wire.send(pack("PING"))
+            connection.send(encode_command("PING"))
 
 
-def expect(wire: Wire, count: int) -> list[Any]:
+def expect(connection: RedisConnection, count: int) -> list[Any]:
     """Expect so many replies; return the list that they will be in."""
     heard: list[Any] = []
     for _ in range(count):
-        wire.expect(heard.append)
+        connection.on_next_reply(heard.append)
     return heard
 
 
 def test_who_expects_a_reply_gets_it_before_the_next_is_read(ends: Ends) -> None:
     """In the order in which the commands were sent, however the replies arrive."""
-    server, wire = ends
-    heard = expect(wire, 2)
+    server, connection = ends
+    heard = expect(connection, 2)
     server.sendall(b":1\r\n" + PUSH + b":2\r\n:3\r\n")
-    assert wire.read_reply() == 3
+    assert connection.read_reply() == 3
     assert heard == [1, 2]
-    assert wire.settle()
+    assert connection.deliver_arrived()
 
 
 def test_replies_are_given_away_when_the_wire_is_taken(ends: Ends) -> None:
     """What has arrived is given away, and what has not is no reason to wait."""
-    server, wire = ends
-    heard = expect(wire, 2)
+    server, connection = ends
+    heard = expect(connection, 2)
     server.sendall(b"-OOM no memory\r\n")
-    assert wire.settle()
+    assert connection.deliver_arrived()
     assert [str(error) for error in heard] == ["OOM no memory"]
     server.sendall(b":2\r\n")
-    assert wire.settle()
+    assert connection.deliver_arrived()
     assert heard[1:] == [2]
 
 
 def test_what_nobody_asked_for_makes_a_wire_useless(ends: Ends) -> None:
     """A reply too many would be taken for that to the next command."""
-    server, wire = ends
-    heard = expect(wire, 1)
+    server, connection = ends
+    heard = expect(connection, 1)
     server.sendall(b":1\r\n:2\r\n")
-    assert not wire.settle()
+    assert not connection.deliver_arrived()
     assert heard == [1]
 
 
 def test_whoever_waits_learns_that_no_reply_will_come(ends: Ends) -> None:
-    """The wire failed: each is told once, and a reply that was given away is not taken back."""
-    server, wire = ends
-    heard = expect(wire, 3)
+    """The connection failed: each is told once, and a reply that was given away is not taken back."""
+    server, connection = ends
+    heard = expect(connection, 3)
     server.sendall(b":1\r\n")
     server.close()
     with pytest.raises(redis.ConnectionError) as caught:
-        wire.settle()
-    wire.fail(caught.value)
-    wire.fail(caught.value)
+        connection.deliver_arrived()
+    connection.fail(caught.value)
+    connection.fail(caught.value)
     assert heard == [1, caught.value, caught.value]
 
 
 def test_finishing_waits_for_what_is_expected(ends: Ends) -> None:
     """For as long as for any reply; then whoever expects it learns that none came."""
-    server, wire = ends
-    heard = expect(wire, 2)
+    server, connection = ends
+    heard = expect(connection, 2)
     server.sendall(b":1\r\n")
-    wire.finish()
+    connection.drain()
     assert heard[0] == 1
     assert isinstance(heard[1], redis.TimeoutError)
 
@@ -186,19 +186,19 @@ def test_a_name_server_that_hangs_costs_one_timeout(monkeypatch: pytest.MonkeyPa
         return resolve(host, *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
-    wire = Wire(RedisAddress("cache.invalid"), client_name="test", timeout_seconds=0.05)
+    connection = RedisConnection(RedisAddress("cache.invalid"), client_name="test", timeout_seconds=0.05)
     try:
         with pytest.raises(redis.TimeoutError, match="no connection within 50 ms"):
-            wire.connect()
+            connection.connect()
     finally:
         is_over.set()
 
 
 def test_a_name_without_an_address_is_an_error() -> None:
     """At once, in the resolver's words."""
-    wire = Wire(RedisAddress("cache.invalid"), client_name="test", timeout_seconds=10)
-    with pytest.raises(ConnectFailed):
-        wire.connect()
+    connection = RedisConnection(RedisAddress("cache.invalid"), client_name="test", timeout_seconds=10)
+    with pytest.raises(ServerUnreachable):
+        connection.connect()
 
 
 @pytest.mark.parametrize("keys", [["k", "schlüssel"], [b"k", b"\xff"], []])
@@ -206,7 +206,7 @@ def test_lengths_are_of_bytes(keys: Any) -> None:
     """A command reads as it was spelled, whatever its keys are."""
     names = [key.encode() if isinstance(key, str) else key for key in keys]
     whole = [b"SET", *names, b"1"]
-    assert pack("SET", *keys, 1) == _spell(whole)
+    assert encode_command("SET", *keys, 1) == _spell(whole)
 
 
 def _spell(items: list[Any]) -> bytes:

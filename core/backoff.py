@@ -1,4 +1,4 @@
-"""Pauses between attempts to reach a server that failed: growing, bounded, jittered.
+"""Pauses between attempts at something that failed: exponential, jittered, bounded.
 
 Owns their length; waits for nothing.
 """
@@ -11,7 +11,7 @@ FIRST_SECONDS = 0.02
 # Short enough that everything heals well within 5 s.
 LONGEST_SECONDS = 1.0
 GROWTH = 2.0
-# Processes that lost the same server come back spread over this part of a pause.
+# The part of a pause that is random, so that processes which lost the same server do not return together.
 JITTER = 0.5
 
 
@@ -21,16 +21,18 @@ class Backoff:
     def __init__(
         self,
         *,
+        first_seconds: float = FIRST_SECONDS,
         longest_seconds: float = LONGEST_SECONDS,
         pick: Callable[[float, float], float] = random.uniform,
     ) -> None:
+        self._first_seconds = first_seconds
         self._longest_seconds = longest_seconds
         self._pick = pick
         self.reset()
 
     def reset(self) -> None:
         """Begin with the shortest pause again."""
-        self.longest_next_seconds = FIRST_SECONDS
+        self.longest_next_seconds = self._first_seconds
 
     def next_seconds(self) -> float:
         """Return the next pause, at most `longest_next_seconds`, and make the one after it longer."""

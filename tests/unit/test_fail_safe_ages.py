@@ -3,25 +3,25 @@
 import asyncio
 import threading
 
-from core.cache.last_known import LastKnown
+from core.cache.near import FailSafeValues
 
 
-def recall(known: LastKnown) -> None:
+def recall(known: FailSafeValues) -> None:
     """Read a last known value."""
-    known.begin()
+    known.begin_read()
     assert known.recall("user:alice") == "alice"
 
 
 def test_tasks_of_one_thread_do_not_see_each_others_age() -> None:
     """One reads a stale value, another a fresh one, then each asks how old its own is."""
-    known = LastKnown(max_entries=10, seconds=60)
-    known.remember(known.begin(), {"user:alice": "alice"}, ())
+    known = FailSafeValues(max_entries=10, seconds=60)
+    known.remember(known.take_ticket(), {"user:alice": "alice"}, ())
 
     async def read(*, is_stale: bool) -> bool:
         if is_stale:
             recall(known)
         else:
-            known.begin()
+            known.begin_read()
         await asyncio.sleep(0)
         return known.age_seconds is not None
 
@@ -34,8 +34,8 @@ def test_tasks_of_one_thread_do_not_see_each_others_age() -> None:
 
 def test_threads_do_not_see_each_others_age() -> None:
     """A thread that read nothing has no age; a fresh read ends that of the one before."""
-    known = LastKnown(max_entries=10, seconds=60)
-    known.remember(known.begin(), {"user:alice": "alice"}, ())
+    known = FailSafeValues(max_entries=10, seconds=60)
+    known.remember(known.take_ticket(), {"user:alice": "alice"}, ())
     recall(known)
     seen: list[float | None] = []
     thread = threading.Thread(target=lambda: seen.append(known.age_seconds))
@@ -43,5 +43,5 @@ def test_threads_do_not_see_each_others_age() -> None:
     thread.join()
     assert seen == [None]
     assert known.age_seconds is not None
-    known.begin()
+    known.begin_read()
     assert known.age_seconds is None

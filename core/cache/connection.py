@@ -1,9 +1,8 @@
-"""One connection to Redis: connect, sign in, commands out, replies in.
+"""One connection to Redis: socket, handshake, commands and replies.
 
-Owns the socket, with hiredis' parser. redis-py's connection and client around the same exchange take
-a multiple of the time, all of it while no other thread runs. Connects with RESP3 unless the address
-says otherwise. Never connects twice and retries nothing. Raises redis-py's errors, and `ErrorReply`
-for an error that the server answered.
+Owns the socket and uses hiredis' parser: redis-py's connection takes a multiple of the time, and holds
+the interpreter lock meanwhile. Speaks RESP3 unless the address says otherwise. Never connects twice and
+never retries. Raises redis-py's errors, and `ErrorReply` for an error that the server answered.
 """
 
 import contextlib
@@ -17,12 +16,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import hiredis
 import redis
 
 from core.redis_url import RedisAddress, TlsOptions, make_tls_context
+from core.settings import Settings
 
 # Large enough for one invalidation push that names thousands of keys.
 RECEIVE_BYTES = 262_144
@@ -33,8 +34,8 @@ Push = hiredis.PushNotification
 """A message that the server sends without being asked."""
 
 
-class ConnectFailed(redis.ConnectionError):
-    """There is no server that accepts a connection; the message has the system's or OpenSSL's words."""
+class ServerUnreachable(redis.ConnectionError):
+    """No server accepts a connection; the message has the words of the system or of OpenSSL."""
 
 
 class ErrorReply(redis.ResponseError):
@@ -46,12 +47,12 @@ class ErrorReply(redis.ResponseError):
         return str(self).partition(" ")[0]
 
 
-class SignInRefused(ErrorReply):
-    """The server accepts no connection of this client: a password, a limit, a database."""
+class HandshakeRefused(ErrorReply):
+    """The server refused the handshake, for instance because of a password, a limit or a database."""
 
 
-class Wire:
-    """A connection, which connects when it is first used; for one thread at a time."""
+class RedisConnection:
+    """A connection that is opened by its first command; for one thread at a time."""
 
     def __init__(self, address: RedisAddress, *, client_name: str, timeout_seconds: float) -> None:
         self._address = address
@@ -61,33 +62,33 @@ class Wire:
         self._reader = hiredis.Reader()
         self._poller = select.poll()
         # callbacks for replies that no caller blocks on, in the order in which the replies arrive
-        self._awaited: deque[Callable[[Any], None]] = deque()
-        # the version of the protocol that the server confirmed
+        self._callbacks: deque[Callable[[Any], None]] = deque()
+        # the protocol version that the server confirmed
         self.protocol = 0
-        # what its owner knows of it
+        # the owner's notes
         self.generation = 0
-        self.proved_at: float | None = None
+        self.checked_at: float | None = None
         self.origin = b""
 
     def connect(self) -> None:
-        """Connect and sign in, within one timeout."""
+        """Connect and shake hands, within one timeout."""
         deadline = time.monotonic() + self._timeout_seconds
-        self._adopt(self._open_socket(deadline))
+        self._attach(self._open_socket(deadline))
         try:
-            self._sign_in(deadline)
+            self._shake_hands(deadline)
         except ErrorReply as error:
             self.close()
-            raise SignInRefused(str(error)) from error
+            raise HandshakeRefused(str(error)) from error
         except redis.ConnectionError as error:
             self.close()
             hint = "" if self._address.tls else "; a server that expects TLS needs rediss://"
-            raise ConnectFailed(f"{error} while signing in{hint}") from error
+            raise ServerUnreachable(f"{error} during the handshake{hint}") from error
         except BaseException:
             self.close()
             raise
         self.set_timeout(self._timeout_seconds)
 
-    def _adopt(self, opened: socket.socket) -> None:
+    def _attach(self, opened: socket.socket) -> None:
         self._socket = opened
         self._reader = hiredis.Reader(replyError=ErrorReply)
         self._poller = select.poll()
@@ -104,17 +105,17 @@ class Wire:
             what = "TLS handshake" if address.tls else "connection"
             raise redis.TimeoutError(f"no {what} within {self._describe_timeout()}") from error
         except OSError as error:
-            raise ConnectFailed(_describe(error)) from error
+            raise ServerUnreachable(_describe(error)) from error
 
-    def _sign_in(self, deadline: float) -> None:
-        """Say HELLO with name and password, and select the database."""
+    def _shake_hands(self, deadline: float) -> None:
+        """Send HELLO with user and password, and select the database."""
         self.set_timeout(_seconds_until(deadline))
         try:
-            self._say_hello(self._address.protocol)
+            self._send_hello(self._address.protocol)
         except ErrorReply as error:
             if error.code != "NOPROTO":
                 raise
-            self._say_hello(2)
+            self._send_hello(2)
         if self._address.database:
             self.set_timeout(_seconds_until(deadline))
             try:
@@ -122,25 +123,25 @@ class Wire:
             except ErrorReply as error:
                 raise ErrorReply(f"{error} (refused: SELECT {self._address.database})") from error
 
-    def _say_hello(self, protocol: int) -> None:
+    def _send_hello(self, protocol: int) -> None:
         address = self._address
         account = ("AUTH", address.username or "default", address.password) if address.password else ()
-        greeting = read_greeting(self.ask("HELLO", protocol, *account, "SETNAME", self._client_name))
+        greeting = parse_greeting(self.ask("HELLO", protocol, *account, "SETNAME", self._client_name))
         self.protocol = greeting["proto"]
 
     def close(self) -> None:
-        """Close it; the server may run what was sent all the same."""
+        """Close it; the server may still run the commands that were sent."""
         opened, self._socket = self._socket, None
-        self._awaited.clear()
+        self._callbacks.clear()
         if opened is not None:
             with contextlib.suppress(OSError):
                 opened.close()
 
     def fail(self, error: BaseException) -> None:
-        """Close it, and give the error to every callback that expects a reply."""
-        lost = list(self._awaited)
+        """Close it, and pass the error to every pending callback."""
+        pending = list(self._callbacks)
         self.close()
-        for on_reply in lost:
+        for on_reply in pending:
             on_reply(error)
 
     def set_timeout(self, seconds: float | None) -> None:
@@ -148,8 +149,8 @@ class Wire:
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket.settimeout(seconds)
             return
-        # Python would ask whether the socket is ready before each send and receive, which costs
-        # as much as those; the kernel counts the time by itself
+        # with a timeout of its own Python polls before each send and receive, which costs as much
+        # as those; the kernel's timeout costs nothing
         self._socket.settimeout(None)
         whole, rest = divmod(seconds or 0.0, 1)
         limit = struct.pack("ll", int(whole), int(rest * 1_000_000))
@@ -157,78 +158,78 @@ class Wire:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
     def is_readable(self) -> bool:
-        """Say whether anything came that nobody asked for, its end included."""
+        """Say whether data has arrived, or the connection has ended."""
         return self._socket is None or self._reader.has_data() or bool(self._poller.poll(0))
 
-    def expect(self, on_reply: Callable[[Any], None]) -> None:
-        """Give the next reply to a callback once it is met; a later reader does not get it."""
-        self._awaited.append(on_reply)
+    def on_next_reply(self, on_reply: Callable[[Any], None]) -> None:
+        """Pass the reply to the command sent last to a callback, when it is read."""
+        self._callbacks.append(on_reply)
 
-    def settle(self) -> bool:
-        """Give away the replies that came meanwhile; return whether the wire can be used."""
+    def deliver_arrived(self) -> bool:
+        """Pass replies that have arrived to their callbacks; return whether the connection can be used."""
         while self.is_readable():
-            if self._socket is None or not self._awaited:
+            if self._socket is None or not self._callbacks:
                 return False
-            self._give_away()
+            self._deliver_next()
         return True
 
-    def finish(self) -> None:
-        """Wait for the replies that others expect, for as long as for any, and close it."""
+    def drain(self) -> None:
+        """Wait for the replies of pending callbacks, each as long as for any reply, and close it."""
         try:
-            while self._awaited:
-                self._give_away()
+            while self._callbacks:
+                self._deliver_next()
         except (redis.RedisError, OSError) as error:
             self.fail(error)
         self.close()
 
-    def _give_away(self) -> None:
-        reply = self._read_answer()
-        self._awaited.popleft()(reply)
+    def _deliver_next(self) -> None:
+        reply = self._read_next()
+        self._callbacks.popleft()(reply)
 
     def send(self, data: bytes) -> None:
-        """Send commands that `pack` encoded."""
+        """Send encoded commands."""
         if self._socket is None:
             self.connect()
         try:
             self._socket.sendall(data)
         except (TimeoutError, BlockingIOError) as error:
-            raise redis.TimeoutError(f"it took no data for {self._describe_timeout()}") from error
+            raise redis.TimeoutError(f"the server took no data for {self._describe_timeout()}") from error
         except OSError as error:
             raise redis.ConnectionError(_describe(error)) from error
 
     def ask(self, *command: Any) -> Any:
-        """Send one command and return its reply; raises one that is an error."""
-        [reply] = self.exchange([pack(*command)])
+        """Send one command and return its reply; raises an error reply."""
+        [reply] = self.exchange([encode_command(*command)])
         if isinstance(reply, ErrorReply):
             raise reply
         return reply
 
     def exchange(self, commands: Sequence[bytes]) -> list[Any]:
-        """Send commands in one go and return their replies; one that is an error is returned as it is."""
+        """Send commands in one round trip and return their replies; an error reply is returned as it is."""
         self.send(b"".join(commands))
         return [self.read_reply() for _ in commands]
 
     def read(self) -> Any:
-        """Return the next reply; one that is an error is returned as it is.
+        """Return the next reply or push; an error reply is returned as it is.
 
-        After a timeout it can be called again: nothing of a reply that came in part is lost.
+        After a timeout it can be called again: a reply that arrived in part is kept.
         """
         reader = self._reader
         try:
-            # False stands for "not yet"; the replies that may be false come as other types
+            # False means "not yet": no reply is decoded as False
             while (reply := reader.gets()) is False:
                 reader.feed(self._receive())
         except hiredis.ProtocolError as error:
-            raise redis.InvalidResponse(f"its answer is not Redis' protocol: {error}") from error
+            raise redis.InvalidResponse(f"the answer is not in the Redis protocol: {error}") from error
         return reply
 
     def read_reply(self) -> Any:
-        """Return the next reply that is no push and that nobody else expects."""
-        while self._awaited:
-            self._give_away()
-        return self._read_answer()
+        """Return the next reply that is neither a push nor for a callback."""
+        while self._callbacks:
+            self._deliver_next()
+        return self._read_next()
 
-    def _read_answer(self) -> Any:
+    def _read_next(self) -> Any:
         reply = self.read()
         while type(reply) is Push:
             reply = self.read()
@@ -249,18 +250,28 @@ class Wire:
         return f"{self._timeout_seconds * 1000:.0f} ms"
 
 
-def pack(*command: Any) -> bytes:
+def make_connection_factory(settings: Settings, client_name: str) -> Callable[[], RedisConnection]:
+    """Return a function that makes connections to the configured Redis, each opened by its first command."""
+    return partial(
+        RedisConnection,
+        settings.read_redis_address(),
+        client_name=client_name,
+        timeout_seconds=settings.redis_timeout / 1000,
+    )
+
+
+def encode_command(*command: Any) -> bytes:
     """Encode a command of texts, bytes and numbers."""
     encoded: bytes = hiredis.pack_command(command)
     return encoded
 
 
-def read_greeting(reply: Any) -> dict[str, Any]:
+def parse_greeting(reply: Any) -> dict[str, Any]:
     """Return the fields of the reply to HELLO, with `proto` and `role`; RESP2 has them as a list."""
     items = reply.items() if isinstance(reply, dict) else _pair(reply) if isinstance(reply, list) else ()
     fields = {key.decode(): value for key, value in items if isinstance(key, bytes)}
     if fields.get("proto") not in {2, 3}:
-        raise redis.InvalidResponse("its answer to HELLO names no protocol")
+        raise redis.InvalidResponse("the reply to HELLO names no protocol")
     return fields
 
 
@@ -300,7 +311,7 @@ def _connect_tcp(host: str, port: int, deadline: float) -> socket.socket:
 
 
 def _resolve(host: str, port: int, deadline: float) -> list[Any]:
-    """Return the addresses of a host; a name server that hangs costs no more than one that connects."""
+    """Return the addresses of a host; a name server that hangs counts against the deadline too."""
     with contextlib.suppress(socket.gaierror):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     found: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()

@@ -1,0 +1,317 @@
+"""The Redis client of one process: idle connections, commands and scripts.
+
+Owns the idle connections, the known scripts, and when a connection is checked again: nothing is read on
+a connection whose server has not passed the capability check. Never retries and translates no error.
+"""
+
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import redis
+
+from core.cache.connection import ErrorReply, RedisConnection, encode_command
+
+# Encoded commands are sent from this size on, so that the server works while the rest is encoded.
+SEND_BYTES = 16_384
+# A connection is checked again after this part of the time that a check is trusted, so that it is still
+# trusted while its next read waits for the reply.
+RECHECK_PART = 0.5
+# SCAN returns keys as bytes.
+Keys = Sequence[str] | Sequence[bytes]
+
+
+class Script:
+    """A Lua script and its SHA1, by which Redis calls it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class PendingReply:
+    """The reply to a script that was sent, still unread on a connection that is reserved for it."""
+
+    def __init__(self, connection: RedisConnection) -> None:
+        self.connection = connection
+        self.is_open = True
+
+    def give_up(self) -> None:
+        """Do not read the reply, unless it has been read; the script runs all the same."""
+        if self.is_open:
+            self.is_open = False
+            self.connection.close()
+
+
+class RedisClient:
+    """Connections of one process; thread safe.
+
+    `check` checks a new connection and returns the scripts that its server has afterwards; `recheck`
+    checks an old one again. Both raise on failure. Permissions, role and slots of a server change while
+    it is connected, so a check is trusted for `trust_seconds`, and for its own connection alone: behind a
+    proxy or a moved address two connections may have two servers. `on_error` gets error replies that no
+    caller waits for.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], RedisConnection],
+        *,
+        check: Callable[[RedisConnection], Iterable[Script]] = lambda _: (),
+        recheck: Callable[[RedisConnection], None] = lambda _: None,
+        trust_seconds: float = float("inf"),
+        on_error: Callable[[ErrorReply], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connect = connect
+        self._check = check
+        self._recheck = recheck
+        self._trust_seconds = trust_seconds
+        self._on_error = on_error
+        self._clock = clock
+        # the last one in is the first one out, so that the extra connections of a burst stay idle
+        self._idle: deque[RedisConnection] = deque()
+        self._is_closed = False
+        # connections of an earlier generation are not used again
+        self._generation = 0
+        # SHA1s of the scripts that the server has, as far as is known
+        self._known: set[str] = set()
+        self._answered = threading.local()
+        self.latest_origin = b""
+        """The origin of the data of the connection that was checked last."""
+
+    @property
+    def origin(self) -> bytes:
+        """The origin of the data that this thread read last on a checked connection."""
+        found: bytes = getattr(self._answered, "origin", self.latest_origin)
+        return found
+
+    def ask(self, *command: Any) -> Any:
+        """Send a command and return its reply; raises an error reply, and what the connection raises."""
+        return _raise_error(self._exchange([encode_command(*command)])[0])
+
+    def get_many(self, keys: Sequence[str]) -> Any:
+        """Return the value of each key; None for a missing key and for one of another type."""
+        return _raise_error(self._exchange([encode_command("MGET", *keys)], is_checked=True)[0])
+
+    def check(self) -> None:
+        """Check one connection, a new one when none is idle."""
+        self._check_in(self._check_out(is_checked=True))
+
+    def drop_connections(self) -> None:
+        """Use none of the present connections again."""
+        self._generation += 1
+
+    def run(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> Any:
+        """Run a script on a checked connection; a server that does not know the script gets its text."""
+        return self.run_each(script, [keys], arguments, is_checked=True)[0]
+
+    def run_each(
+        self,
+        script: Script,
+        groups: Sequence[Keys],
+        arguments: Sequence[Any],
+        *,
+        after: PendingReply | None = None,
+        is_checked: bool = False,
+    ) -> list[Any]:
+        """Run a script once for each group of keys, in one round trip, behind the pending script `after`.
+
+        Raises the first error, once the script has run for every group.
+        """
+        replies = self.try_each(script, groups, arguments, after=after, is_checked=is_checked)
+        for reply in replies:
+            _raise_error(reply)
+        return replies
+
+    def try_each(
+        self,
+        script: Script,
+        groups: Sequence[Keys],
+        arguments: Sequence[Any],
+        *,
+        after: PendingReply | None = None,
+        is_checked: bool = False,
+    ) -> list[Any]:
+        """Like `run_each`, but return an error reply as it is."""
+        commands = (_encode_run(script, keys, arguments) for keys in groups)
+        replies = self._exchange(commands, after, is_checked=is_checked)
+        for place, (keys, reply) in enumerate(zip(groups, replies, strict=True)):
+            replies[place] = self._run_unknown(script, keys, arguments, reply)
+        return replies
+
+    def get_and_run(self, keys: Sequence[str], script: Script, arguments: Sequence[Any]) -> tuple[Any, Any]:
+        """Like `get_many`, then run a script on the same keys in the same round trip."""
+        commands = [encode_command("MGET", *keys), _encode_run(script, keys, arguments)]
+        found, reply = self._exchange(commands, is_checked=True)
+        return _raise_error(found), _raise_error(self._run_unknown(script, keys, arguments, reply))
+
+    def run_later(
+        self, script: Script, keys: Keys, arguments: Sequence[Any], on_reply: Callable[[Any], None]
+    ) -> None:
+        """Send a script without waiting; `on_reply` gets the reply or the error later.
+
+        The reply is read before that of any later command on the same connection.
+        """
+        if script.sha not in self._known:
+            on_reply(self.run(script, keys, arguments))
+            return
+
+        def note_reply(reply: Any) -> None:
+            self._note_unawaited(reply)
+            on_reply(reply)
+
+        connection = self._check_out(is_checked=True)
+        try:
+            connection.send(_encode_run(script, keys, arguments))
+            connection.on_next_reply(note_reply)
+        except BaseException as error:
+            connection.fail(error)
+            raise
+        self._check_in(connection)
+
+    def send(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> PendingReply | None:
+        """Send a script whose reply a later `run_each` reads; None when it has been read already."""
+        if script.sha not in self._known:
+            self.run_each(script, [keys], arguments)
+            return None
+        connection = self._check_out()
+        try:
+            connection.send(_encode_run(script, keys, arguments))
+        except BaseException as error:
+            connection.fail(error)
+            raise
+        return PendingReply(connection)
+
+    def _run_unknown(self, script: Script, keys: Keys, arguments: Sequence[Any], reply: Any) -> Any:
+        """Return the reply; when the server does not know the script, that of its text."""
+        if _is_unknown_script(reply):
+            self._known.clear()
+            [reply] = self._exchange([encode_command("EVAL", script.text, len(keys), *keys, *arguments)])
+        if not isinstance(reply, Exception):
+            self._known.add(script.sha)
+        return reply
+
+    def _note_unawaited(self, reply: Any) -> None:
+        """Note a reply that no caller waits for."""
+        if _is_unknown_script(reply):
+            # SCRIPT FLUSH removes all scripts at once
+            self._known.clear()
+        elif isinstance(reply, ErrorReply):
+            self._on_error(reply)
+
+    def _exchange(
+        self, commands: Iterable[bytes], after: PendingReply | None = None, *, is_checked: bool = False
+    ) -> list[Any]:
+        """Return the replies; an error reply is returned as it is."""
+        if after is None:
+            connection = self._check_out(is_checked=is_checked)
+        else:
+            connection, after.is_open = after.connection, False
+        try:
+            count, encoded = 0, b""
+            for command in commands:
+                count, encoded = count + 1, encoded + command
+                if len(encoded) >= SEND_BYTES:
+                    connection.send(encoded)
+                    encoded = b""
+            if encoded:
+                connection.send(encoded)
+            if after is not None:
+                self._note_unawaited(connection.read_reply())
+            replies = [connection.read_reply() for _ in range(count)]
+        except BaseException as error:
+            connection.fail(error)
+            raise
+        if is_checked:
+            self._answered.origin = connection.origin
+        self._check_in(connection)
+        return replies
+
+    def _check_out(self, *, is_checked: bool = False) -> RedisConnection:
+        """Return a connection that no other thread uses; `is_checked`: one that may be read on."""
+        connection = self._take_idle() or self._open()
+        if is_checked:
+            try:
+                self._check_when_due(connection)
+            except BaseException as error:
+                connection.fail(error)
+                raise
+        return connection
+
+    def _take_idle(self) -> RedisConnection | None:
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                break
+            if _is_usable(connection) and connection.generation == self._generation:
+                return connection
+            connection.fail(redis.ConnectionError("the connection was dropped"))
+        return None
+
+    def _open(self) -> RedisConnection:
+        # the server may have been restarted without its scripts
+        self._known.clear()
+        connection = self._connect()
+        connection.generation = self._generation
+        return connection
+
+    def _check_in(self, connection: RedisConnection) -> None:
+        self._idle.append(connection)
+        if self._is_closed:
+            # a call that was under way during `close`, such as the invalidation after a last commit
+            self.close()
+
+    def _check_when_due(self, connection: RedisConnection) -> None:
+        began = self._clock()
+        if connection.checked_at is None:
+            self._known.update(script.sha for script in self._check(connection))
+            self.latest_origin = connection.origin
+        elif began - connection.checked_at < self._trust_seconds * RECHECK_PART:
+            return
+        else:
+            self._recheck(connection)
+        connection.checked_at = began
+
+    def close(self) -> None:
+        """Close the idle connections after reading their pending replies; later ones close at check-in."""
+        self._is_closed = True
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                # another thread closes them too
+                break
+            # a command on a connection that is closed before its reply might not arrive
+            connection.drain()
+
+    def close_in_child(self) -> None:
+        """Close a forked child's copies of its parent's sockets, of which the server hears nothing."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+def _is_unknown_script(reply: Any) -> bool:
+    return isinstance(reply, ErrorReply) and reply.code == "NOSCRIPT"
+
+
+def _encode_run(script: Script, keys: Keys, arguments: Sequence[Any]) -> bytes:
+    return encode_command("EVALSHA", script.sha, len(keys), *keys, *arguments)
+
+
+def _is_usable(connection: RedisConnection) -> bool:
+    """Say whether an idle connection can be used: the server may have closed it meanwhile."""
+    try:
+        return connection.deliver_arrived()
+    except (redis.RedisError, OSError):
+        return False
+
+
+def _raise_error(reply: Any) -> Any:
+    if isinstance(reply, Exception):
+        raise reply
+    return reply

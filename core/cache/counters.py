@@ -1,0 +1,213 @@
+"""Observation of the reads of a process: counters by kind of key, and stale reads.
+
+In each tier requests = hits + misses + bypasses by construction. A count is one addition under a lock;
+the metrics get the sums when they are published, because a labelled counter costs more than a hit in the
+near cache.
+
+`StaleReadSampler` compares one in so many hits with the database, in a thread of its own. A value that is
+no longer served when the database has answered was changed in between, and is not counted. This is sound:
+a writer fences its keys before its COMMIT, so once a row is committed its old value is no longer in Redis.
+Near caches of other processes follow the feed, so a value is stale there only when it is still served
+after the feed's bound.
+"""
+
+import itertools
+import logging
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+from core.cache.codec import ABSENT
+from core.cache.kinds import Read
+from core.cache.near import NearCache
+from core.cache.shared import SharedCache
+from core.metrics import Metrics
+from core.records import CacheCounts
+
+logger = logging.getLogger(__name__)
+
+Tier = Literal["near", "shared"]
+
+# A comparison is one query; the queue is full only when the database is slow.
+QUEUE_SAMPLES = 100
+# A dead feed is noticed within this time; until then a near cache may serve what others changed.
+FEED_BOUND_SECONDS = 2.0
+STOP_SECONDS = 2.0
+
+
+class CacheCounters:
+    """The counters of one kind of key; thread safe."""
+
+    def __init__(self, cache: str, metrics: Metrics) -> None:
+        self._cache = cache
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self._near_hits = self._near_misses = 0
+        self._hits = self._misses = self._refused = self._invalidations = 0
+        self._bypasses: Counter[str] = Counter()
+        self._published: Counter[str] = Counter()
+
+    def count_near(self, *, hits: int, misses: int) -> None:
+        """Count values that the near cache was asked for."""
+        with self._lock:
+            self._near_hits += hits
+            self._near_misses += misses
+
+    def count_reads(self, *, hits: int, misses: int) -> None:
+        """Count values that Redis was asked for."""
+        with self._lock:
+            self._hits += hits
+            self._misses += misses
+
+    def count_bypasses(self, reason: str, count: int) -> None:
+        """Count values that were loaded without asking Redis."""
+        with self._lock:
+            self._bypasses[reason] += count
+
+    def count_invalidations(self, count: int) -> None:
+        """Count keys that were invalidated."""
+        with self._lock:
+            self._invalidations += count
+
+    def count_refused(self, count: int) -> None:
+        """Count fills that were refused because they came too late."""
+        with self._lock:
+            self._refused += count
+
+    def publish(self) -> None:
+        """Add what was counted since the last call to the metrics."""
+        with self._lock:
+            sums = Counter(
+                near_hits=self._near_hits,
+                near_misses=self._near_misses,
+                hits=self._hits,
+                misses=self._misses,
+                refused=self._refused,
+                invalidations=self._invalidations,
+            )
+            sums.update({f"bypasses {reason}": count for reason, count in self._bypasses.items()})
+            new = sums - self._published
+            self._published = sums
+        metrics, cache = self._metrics, self._cache
+        metrics.count_cache_reads(cache, "near", hits=new["near_hits"], misses=new["near_misses"])
+        metrics.count_cache_reads(cache, "shared", hits=new["hits"], misses=new["misses"])
+        metrics.count_cache_invalidations(cache, new["invalidations"])
+        metrics.count_stale_fills_refused(cache, new["refused"])
+        for name, count in new.items():
+            if name.startswith("bypasses "):
+                metrics.count_cache_bypasses(cache, name.removeprefix("bypasses "), count)
+
+    def snapshot(self) -> CacheCounts:
+        """Return the counters at one instant."""
+        with self._lock:
+            bypasses = self._bypasses.total()
+            return CacheCounts(
+                requests=self._hits + self._misses + bypasses,
+                hits=self._hits,
+                misses=self._misses,
+                bypasses=bypasses,
+                invalidations=self._invalidations,
+                stale_fills_refused=self._refused,
+                near_requests=self._near_hits + self._near_misses,
+                near_hits=self._near_hits,
+                near_misses=self._near_misses,
+            )
+
+
+class _Sample(NamedTuple):
+    read: Read[Any]
+    tier: Tier
+    key: str
+    value: Any
+
+
+class StaleReadSampler:
+    """Compares one in `every` hits with the database; thread safe, off at 0."""
+
+    def __init__(
+        self,
+        every: int,
+        *,
+        metrics: Metrics,
+        near: NearCache,
+        shared: SharedCache | None,
+        feed_bound_seconds: float = FEED_BOUND_SECONDS,
+    ) -> None:
+        self._every = every
+        # read by each hit in the near cache before anything else
+        self.is_on = every > 0
+        self._metrics = metrics
+        self._near = near
+        self._shared = shared
+        self._feed_bound_seconds = feed_bound_seconds
+        self._hits = itertools.count(1)
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._samples: queue.Queue[_Sample | None] = queue.Queue(QUEUE_SAMPLES)
+
+    def sample(self, tier: Tier, make_read: Callable[[], Read[Any]], hits: Mapping[str, Any]) -> None:
+        """Queue one in `every` of these hits for comparison; `make_read` is called only for that one."""
+        if not self._every:
+            return
+        for key, value in hits.items():
+            if next(self._hits) % self._every == 0:
+                sample = _Sample(make_read(), tier, key, value)
+                # a fresh answer may differ without any change
+                if not sample.read.cached.time_dependent:
+                    self._put(sample)
+
+    def close(self) -> None:
+        """End the thread; queued samples are dropped."""
+        self._stopping.set()
+        thread = self._thread
+        if thread is None:
+            return
+        try:
+            self._samples.put_nowait(None)
+        except queue.Full:
+            logger.debug("the queue is full; the sampler stops after its present comparison")
+        thread.join(STOP_SECONDS)
+
+    def _put(self, sample: _Sample) -> None:
+        if self._thread is None:
+            self._start()
+        try:
+            self._samples.put_nowait(sample)
+        except queue.Full:
+            logger.debug("a sample is dropped: %d are waiting", QUEUE_SAMPLES)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None and not self._stopping.is_set():
+                self._thread = threading.Thread(target=self._run, name="stale-reads", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            sample = self._samples.get()
+            if sample is None:
+                return
+            try:
+                is_stale = self._is_stale(sample)
+            except Exception as error:  # the edge of a loop: a loader raises what it likes
+                logger.debug("a sample could not be compared: %s", type(error).__name__)
+                continue
+            self._metrics.count_stale_read_sample(sample.read.cached.name, sample.tier, is_stale=is_stale)
+
+    def _is_stale(self, sample: _Sample) -> bool:
+        if _load(sample) == sample.value:
+            return False
+        if self._shared is not None and self._shared.peek(sample.read, sample.key) == sample.value:
+            # unless the row has been given the sampled value again, and the cache filled with it
+            return bool(_load(sample) != sample.value)
+        if sample.tier == "shared":
+            return False
+        self._stopping.wait(self._feed_bound_seconds)
+        return self._near.get(sample.key) is sample.value and _load(sample) != sample.value
+
+
+def _load(sample: _Sample) -> Any:
+    return sample.read.load([sample.key]).get(sample.key, ABSENT)

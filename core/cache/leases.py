@@ -1,0 +1,231 @@
+"""Leases and fences: the protocol by which processes agree on who may fill a key, and its Lua scripts.
+
+Redis runs each script in one step. The first byte of what is stored under a key is its mark:
+
+- V: a value; N: the row does not exist.
+- L: a lease. A reader that missed stores a random token under the key itself, and may fill the key only
+  while that token is still there. An invalidation deletes the key and the token with it, so a value that
+  was loaded before a write is refused after it.
+- R: a version (revision). Many values are stored under one version, and deleting it outdates them all.
+  Whoever creates a version key gives it a random value that it never had before.
+- F: fences. A writer adds its own before its COMMIT and removes it afterwards. Nobody fills a fenced key,
+  so a process that dies in between leaves nothing stale: its fence expires, and the next reader loads
+  what was committed. Two writers of one key have a fence each, so that the release of one does not open
+  the key for the other, whose COMMIT is still to come.
+
+Sends no commands itself.
+
+Source of the lease: Nishtala et al., Scaling Memcache at Facebook (NSDI 2013), 3.2.1.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from core.cache.client import PendingReply, Script
+from core.cache.codec import VERSION_MARK, new_token
+
+# What LEASE answers for each key.
+GRANTED: Final = 1
+TAKEN: Final = 0
+FENCED: Final = -1
+
+# A reader that dies blocks its key for this long; the fill of a loader that takes longer is refused.
+LEASE_MILLISECONDS = 10_000
+# Longer than any value lives (600 s); losing a version key is a miss.
+VERSION_MILLISECONDS = 3_600_000
+NO_TOKEN = b""
+
+# A fence is a token of 16 bytes and its expiry in milliseconds, 13 digits; a lease and a version are a
+# token each. One MGET reads all keys: each call of a command costs a script more than using its answer.
+_FENCES = """
+local function read_ms()
+  local now = redis.call('TIME')
+  return now[1] * 1000 + math.floor(now[2] / 1000)
+end
+local function list_fences(stored, own, now)
+  local kept = ''
+  for at = 1, #stored - 28, 29 do
+    local is_fence = string.sub(stored, at, at) == 'F'
+    local expiry = is_fence and tonumber(string.sub(stored, at + 16, at + 28)) or 0
+    if expiry > now and not string.find(own, string.sub(stored, at, at + 15), 1, true) then
+      kept = kept .. string.sub(stored, at, at + 28)
+    end
+  end
+  return kept
+end
+"""
+
+# KEYS: value keys, then version keys. ARGV: token, lease ms, version ms, number of value keys, schema and
+# origin of the values, then for each version key the value that it gets when it is missing.
+# Grants a lease on a key that is missing or holds what no reader can use: a value of another schema or
+# origin, a value stored under other versions, foreign bytes.
+# Returns 1 (granted), 0 (another reader loads or has loaded) or -1 (fenced) for each value key, then
+# each version.
+LEASE = Script(
+    _FENCES
+    + """
+local all = redis.call('MGET', unpack(KEYS))
+local count = tonumber(ARGV[4])
+local result = {}
+-- a usable value has this behind its mark, see core.cache.codec
+local head = ARGV[5]
+local is_fenced = false
+local function is_fence(stored)
+  return string.sub(stored, 1, 1) == 'F' and list_fences(stored, '', read_ms()) ~= ''
+end
+for i = count + 1, #KEYS do
+  local version = all[i] or ''
+  if is_fence(version) then
+    is_fenced = true
+    version = ''
+  elseif string.sub(version, 1, 1) ~= 'R' or #version ~= 16 then
+    version = ARGV[5 + i - count]
+    redis.call('SET', KEYS[i], version, 'PX', ARGV[3])
+  end
+  result[i] = version
+  head = head .. string.char(#version) .. version
+end
+local function is_current(stored)
+  local mark = string.sub(stored, 1, 1)
+  return (mark == 'V' or mark == 'N') and string.sub(stored, 2, #head + 1) == head
+end
+local function is_lease(stored, key)
+  return string.sub(stored, 1, 1) == 'L' and #stored == 16 and redis.call('PTTL', key) > 0
+end
+for i = 1, count do
+  -- '' for a missing key, and for a key of another type
+  local stored = all[i] or ''
+  if is_fenced or is_fence(stored) then
+    result[i] = -1
+  elseif is_current(stored) or is_lease(stored, KEYS[i]) then
+    result[i] = 0
+  else
+    redis.call('SET', KEYS[i], ARGV[1], 'PX', ARGV[2])
+    result[i] = 1
+  end
+end
+return result
+"""
+)
+
+# KEYS: value keys, then version keys. ARGV: token, number of value keys, then for each value its
+# milliseconds and its stored form, then each version that the values were loaded under.
+# A value with 0 milliseconds, or one that is refused, gives its lease up, so that the next reader may
+# fill. Returns how many values were stored.
+FILL = Script(
+    """
+local count = tonumber(ARGV[2])
+local found = redis.call('MGET', unpack(KEYS))
+local is_current = true
+for i = count + 1, #KEYS do
+  is_current = is_current and found[i] == ARGV[2 + count * 2 + (i - count)]
+end
+local stored = 0
+for i = 1, count do
+  if found[i] == ARGV[1] then
+    if is_current and ARGV[1 + i * 2] ~= '0' then
+      redis.call('SET', KEYS[i], ARGV[2 + i * 2], 'PX', ARGV[1 + i * 2])
+      stored = stored + 1
+    else
+      redis.call('DEL', KEYS[i])
+    end
+  end
+end
+return stored
+"""
+)
+
+# KEYS: what a transaction changes. ARGV: the writer's token, the milliseconds of its fence.
+FENCE = Script(
+    _FENCES
+    + """
+local now = read_ms()
+local own = ARGV[1] .. string.format('%013.0f', now + ARGV[2])
+local found = redis.call('MGET', unpack(KEYS))
+local refusal
+for i = 1, #KEYS do
+  local fences = own
+  if found[i] and string.sub(found[i], 1, 1) == 'F' then
+    fences = list_fences(found[i], ARGV[1], now) .. own
+  end
+  local done = redis.pcall('SET', KEYS[i], fences, 'PX', ARGV[2])
+  if done.err then
+    -- the server is out of memory: drop the old value in case the writer dies now
+    refusal = done
+    if fences == own then redis.call('UNLINK', KEYS[i]) end
+  end
+end
+return refusal or #KEYS
+"""
+)
+
+# KEYS: what was changed. ARGV: the writer's token, or the tokens of several writers in one string.
+# Fences of other writers stay: their COMMIT is still to come. The key is written in either case, so that
+# the invalidation feed reports it.
+RELEASE = Script(
+    _FENCES
+    + """
+local now = read_ms()
+local found = redis.call('MGET', unpack(KEYS))
+local gone = {}
+for i = 1, #KEYS do
+  local stored = found[i]
+  local kept = ''
+  -- fast path: only the writer's own fence
+  if stored and string.byte(stored) == 70 and (#stored ~= 29 or string.sub(stored, 1, 16) ~= ARGV[1]) then
+    kept = list_fences(stored, ARGV[1], now)
+  end
+  if kept == '' then
+    gone[#gone + 1] = KEYS[i]
+  else
+    -- refused when the server is out of memory: then the own fence stays until it expires
+    redis.pcall('SET', KEYS[i], kept, 'KEEPTTL')
+  end
+end
+if #gone > 0 then redis.call('UNLINK', unpack(gone)) end
+return #KEYS
+"""
+)
+
+
+class Lease(NamedTuple):
+    """The answer to a reader that missed: GRANTED, TAKEN or FENCED for each key.
+
+    Values are stored under its versions and its origin.
+    """
+
+    token: bytes
+    states: dict[str, int]
+    version_keys: tuple[str, ...]
+    versions: tuple[bytes, ...]
+    origin: bytes
+
+
+class Fence(NamedTuple):
+    """Keeps readers from filling keys that are about to change; `pending` until its reply is read."""
+
+    token: bytes = NO_TOKEN
+    pending: PendingReply | None = None
+
+
+NO_FENCE = Fence()
+
+
+def build_lease_request(
+    token: bytes, keys: Sequence[str], version_keys: Sequence[str], head: bytes
+) -> list[Any]:
+    """Return the arguments of LEASE; current values begin with `head` and the versions.
+
+    Each version key gets a random value of its own, in case the script creates it. A version that came
+    back would make values valid again from before a write (the ABA problem).
+    """
+    fresh = [new_token(VERSION_MARK) for _ in version_keys]
+    return [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(keys), head, *fresh]
+
+
+def parse_lease(
+    token: bytes, keys: Sequence[str], version_keys: Sequence[str], reply: Sequence[Any], *, origin: bytes
+) -> Lease:
+    """Return the lease that LEASE answered with."""
+    states = dict(zip(keys, reply, strict=False))
+    return Lease(token, states, tuple(version_keys), tuple(reply[len(keys) :]), origin)

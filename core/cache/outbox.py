@@ -1,0 +1,249 @@
+"""Invalidations: the commands that drop keys in Redis, and the outbox of those that failed.
+
+The outbox keeps the keys of writes that Redis has not confirmed, with the tokens of their fences. They are
+sent again before this process reads from Redis, and by a background thread, because a process that only
+writes would otherwise never retry. They are sent in portions, so that a failed attempt costs the same
+however many are left.
+"""
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Sequence
+from itertools import chain, islice
+from typing import Any
+
+import redis
+
+from core.cache.client import Keys, PendingReply, RedisClient, Script
+from core.cache.connection import ErrorReply
+from core.cache.kinds import FAMILIES
+from core.cache.leases import NO_TOKEN, RELEASE
+
+# Redis serves no other client while a script runs.
+SCRIPT_KEYS = 1_000
+SCAN_COUNT = 1_000
+# Error codes that depend on the key: other keys may be accepted.
+OF_A_KEY = frozenset({"NOPERM", "MOVED", "ASK", "CROSSSLOT", "TRYAGAIN"})
+# Beyond this many, all keys are dropped by a scan instead of by name.
+OUTBOX_LIMIT = 100_000
+# Keys of one round trip to a server that has just recovered.
+PORTION_KEYS = 1_000
+# A command whose sender gave up arrives, if at all, shortly after the end of the outage.
+LATE_SECONDS = 1.0
+
+
+class KeysRefused(Exception):
+    """Redis confirmed other keys and refused these; the cause is its error."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        super().__init__(f"{len(keys)} keys were refused")
+        self.keys = keys
+
+
+class KeyScripts:
+    """Runs scripts over any number of keys under one prefix; raises what the client raises."""
+
+    def __init__(self, client: RedisClient, *, prefix: str) -> None:
+        self._client = client
+        self._prefix = prefix
+
+    def add_prefix(self, keys: Sequence[str]) -> list[str]:
+        """Return the names that keys have in Redis."""
+        return [self._prefix + key for key in keys] if self._prefix else list(keys)
+
+    def run(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Sequence[Any],
+        *,
+        after: PendingReply | None = None,
+    ) -> None:
+        """Run a script that returns the number of its keys, a thousand keys at a time, in one round trip."""
+        groups = list(_split(self.add_prefix(keys)))
+        replies = self._client.run_each(script, groups, arguments, after=after)
+        if replies != [len(group) for group in groups]:
+            raise redis.InvalidResponse(f"no confirmation of {len(keys)} keys")
+
+    def release(self, keys: Sequence[str], token: bytes) -> None:
+        """Drop keys with the fences of tokens; raises `KeysRefused` when only some keys are refused."""
+        try:
+            self.run(RELEASE, keys, [token])
+        except ErrorReply as error:
+            if error.code not in OF_A_KEY:
+                raise
+            self._release_each(keys, token)
+
+    def _release_each(self, keys: Sequence[str], token: bytes) -> None:
+        refused: list[str] = []
+        refusal: ErrorReply | None = None
+        for group in _split(keys):
+            names: list[Keys] = [self.add_prefix([key]) for key in group]
+            replies = self._client.try_each(RELEASE, names, [token])
+            errors = {key: reply for key, reply in zip(group, replies, strict=True) if reply != 1}
+            for reply in errors.values():
+                if not isinstance(reply, ErrorReply):
+                    raise redis.InvalidResponse("no confirmation of a key")
+                refusal = reply
+            refused += errors
+            if len(errors) == len(group) > 1:
+                # the server refuses all keys, not just some
+                refused += keys[keys.index(group[-1]) + 1 :]
+                break
+        if refusal is not None:
+            raise KeysRefused(refused) from refusal
+
+    def release_all(self) -> None:
+        """Drop every key of the cache, by a scan; fences of other writers stay."""
+        for family in FAMILIES:
+            cursor: Any = b"0"
+            while True:
+                match = ("MATCH", f"{self._prefix}{family}*", "COUNT", SCAN_COUNT)
+                cursor, names = expect_list(self._client.ask("SCAN", cursor, *match), 2)
+                if names:
+                    self._client.run(RELEASE, names, [NO_TOKEN])
+                if cursor == b"0":
+                    break
+
+
+def _split(keys: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (keys[start : start + SCRIPT_KEYS] for start in range(0, len(keys), SCRIPT_KEYS))
+
+
+def expect_list(reply: Any, length: int) -> list[Any]:
+    """Return a reply that is a list of this length; raises `InvalidResponse` for any other."""
+    if not isinstance(reply, list) or len(reply) != length:
+        raise redis.InvalidResponse(f"no list of {length}")
+    return reply
+
+
+class InvalidationOutbox:
+    """Invalidations of one process that Redis has not confirmed; thread safe, bounded in number."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        # key -> token -> number of the invalidation; two writers of one key have a fence each
+        self._waiting: OrderedDict[str, dict[bytes, int]] = OrderedDict()
+        # fences that Redis may still receive after their release
+        self._late: list[tuple[Collection[str], bytes]] = []
+        # pairs of key and token
+        self._waiting_count = self._late_count = 0
+        self._emptied_at: float | None = None
+        # the number of the invalidation since which all keys wait; 0 for none
+        self._all_since = 0
+        self._number = 0
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Return how many keys wait; 1 when all do."""
+        return len(self._waiting) or int(bool(self._all_since))
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether an invalidation waits, or a late fence."""
+        return bool(self._waiting or self._all_since or self._late)
+
+    def reset_after_fork(self) -> None:
+        """Take a new lock: a thread that held the old one does not exist in the child."""
+        self._lock = threading.Lock()
+
+    def add(self, keys: Collection[str], token: bytes) -> None:
+        """Add keys to drop, with the token of their fence."""
+        with self._lock:
+            self._emptied_at = None
+            self._add(keys, token)
+
+    def _add(self, keys: Collection[str], token: bytes) -> None:
+        self._number += 1
+        for key in keys:
+            tokens = self._waiting.setdefault(key, {})
+            self._waiting_count += token not in tokens
+            tokens[token] = self._number
+        if self._waiting_count > OUTBOX_LIMIT:
+            self._all_since = self._number
+            self._waiting, self._waiting_count = OrderedDict(), 0
+
+    def expect_late(self, keys: Collection[str], token: bytes) -> None:
+        """Note a fence that was sent and not confirmed: it is released again a while after the outage.
+
+        Otherwise it would keep its keys out of the cache until it expires.
+        """
+        with self._lock:
+            if self._late_count <= OUTBOX_LIMIT:
+                self._late.append((keys, token))
+                self._late_count += len(keys)
+
+    def add_late(self) -> bool:
+        """Add the late fences once the outbox has been empty for a while; return whether it did."""
+        with self._lock:
+            if self._waiting or self._all_since or not self._late:
+                return False
+            now = self._clock()
+            if self._emptied_at is None:
+                self._emptied_at = now
+            if now - self._emptied_at < LATE_SECONDS:
+                return False
+            for keys, token in self._late:
+                self._add(keys, token)
+            self._late, self._late_count = [], 0
+            self._emptied_at = None
+            return True
+
+    def flush(self, scripts: KeyScripts) -> None:
+        """Send everything; what fails stays, and so does what is added meanwhile.
+
+        Until Redis has confirmed a key it stays in the outbox, so that no other thread reads Redis before.
+        Raises what `scripts` raises; a refused key does not keep the others from being sent.
+        """
+        if not self._waiting and not self._all_since:
+            return
+        all_since = self._all_since
+        if all_since:
+            scripts.release_all()
+            with self._lock:
+                if self._all_since == all_since:
+                    self._all_since = 0
+        last: KeysRefused | None = None
+        # keys that are added meanwhile stand behind these
+        left = len(self._waiting)
+        while left > 0 and (portion := self._copy_portion(left)):
+            left -= len(portion)
+            last = self._send(portion, scripts) or last
+        if last is not None:
+            raise last from last.__cause__
+
+    def _copy_portion(self, left: int) -> dict[str, dict[bytes, int]]:
+        with self._lock:
+            return {
+                key: dict(tokens) for key, tokens in islice(self._waiting.items(), min(left, PORTION_KEYS))
+            }
+
+    def _send(self, portion: dict[str, dict[bytes, int]], scripts: KeyScripts) -> KeysRefused | None:
+        """Release keys; return the refusal of some of them, which move behind all others."""
+        refusal: KeysRefused | None = None
+        refused: Collection[str] = ()
+        try:
+            # every token belongs to a transaction that has ended, so its fence is needed nowhere
+            scripts.release(list(portion), b"".join(set(chain.from_iterable(portion.values()))))
+        except KeysRefused as error:
+            refusal, refused = error, set(error.keys)
+        with self._lock:
+            for key, numbers in portion.items():
+                self._remove(key, {} if key in refused else numbers)
+        return refusal
+
+    def _remove(self, key: str, confirmed: dict[bytes, int]) -> None:
+        tokens = self._waiting.get(key)
+        if tokens is None:
+            # another thread sent it as well
+            return
+        for token, number in confirmed.items():
+            # an entry that was added again meanwhile has another number
+            if tokens.get(token) == number:
+                del tokens[token]
+                self._waiting_count -= 1
+        if tokens:
+            self._waiting.move_to_end(key)
+        else:
+            del self._waiting[key]
