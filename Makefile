@@ -29,7 +29,7 @@ up: $(RUNTIME) ## start the whole stack and load demo data (MODE=local or docker
 down: ## stop the stack and keep its data
 	@$(call if_installed,$(STACK) down)
 
-status: ## show every program and the health of the whole; fails unless all is healthy
+status: ## show every program and the overall health; fails unless all is healthy
 	@$(call if_installed,$(STACK) status,exit 1)
 
 logs: ## show the logs of all programs (NAME=exporter for one, FOLLOW=1 to continue)

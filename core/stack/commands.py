@@ -106,7 +106,7 @@ def down(folder: StackFolder) -> None:
 @stack.command("status")
 @click.pass_obj
 def status(folder: StackFolder) -> None:
-    """Show every program and the health of the whole; exit status 1 unless all is healthy."""
+    """Show every program and the overall health; exit status 1 unless all is healthy."""
     if not find_stack(folder).status():
         sys.exit(UNHEALTHY)
 

@@ -1,6 +1,6 @@
 """What both kinds of stack, containers and embedded servers, have in common.
 
-Owns the commands' common parts: the health of the whole, the addresses that are shown, the check of a
+Owns the commands' common parts: the overall health, the addresses that are shown, the check of a
 program's name. How each kind starts and stops is in `compose` and `local`.
 """
 
@@ -48,15 +48,15 @@ class Stack(ABC):
         """Stop everything and remove the data."""
 
     def status(self) -> bool:
-        """Show every part and the health of the whole; say whether all is healthy."""
+        """Show every part and the overall health; say whether all is healthy."""
         recorded = self.folder.recorded()
         if not recorded:
             self.say("not running; `make up` starts it")
             return False
         are_parts_healthy = self._show_parts(recorded)
-        whole = read_stack_health(recorded)
-        self.say(f"the stack is {whole}")
-        return whole.is_healthy and are_parts_healthy
+        overall = read_stack_health(recorded)
+        self.say(f"the stack is {overall}")
+        return overall.is_healthy and are_parts_healthy
 
     def logs(self, name: str | None, *, follow: bool) -> None:
         """Show the end of the output of one part or of all, until Ctrl-C with `follow`."""

@@ -45,7 +45,7 @@ def is_stopped(process: psutil.Process) -> bool:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, StackError])
-def test_a_hung_server_goes_on_whatever_ends_the_drill(
+def test_a_paused_server_is_resumed_whatever_ends_the_drill(
     running: RunningStack, server: psutil.Process, error: type[BaseException]
 ) -> None:
     """Ctrl-C, a signal or an error: the fault is undone."""
@@ -55,8 +55,8 @@ def test_a_hung_server_goes_on_whatever_ends_the_drill(
     assert wait_until(lambda: not is_stopped(server), seconds=SECONDS)
 
 
-def test_make_up_wakes_what_a_killed_drill_left(running: RunningStack, server: psutil.Process) -> None:
-    """SIGKILL leaves a drill no time to mend; whatever runs is left alone."""
+def test_make_up_resumes_what_a_killed_drill_paused(running: RunningStack, server: psutil.Process) -> None:
+    """After SIGKILL a drill cannot repair; programs that run are not touched."""
     assert resume_paused(running.folder) == []
     server.suspend()
     assert wait_until(lambda: is_stopped(server), seconds=SECONDS)
@@ -64,7 +64,7 @@ def test_make_up_wakes_what_a_killed_drill_left(running: RunningStack, server: p
     assert wait_until(lambda: not is_stopped(server), seconds=SECONDS)
 
 
-def test_a_server_that_ended_meanwhile_is_no_error(running: RunningStack, server: psutil.Process) -> None:
+def test_a_server_that_ends_during_a_drill_is_no_error(running: RunningStack, server: psutil.Process) -> None:
     """The supervisor starts another one; there is nothing to undo."""
     with hang_valkey(running):
         server.kill()
@@ -72,19 +72,19 @@ def test_a_server_that_ended_meanwhile_is_no_error(running: RunningStack, server
 
 
 def test_without_a_server_there_is_no_drill(running: RunningStack) -> None:
-    """The error says what starts it."""
+    """The error names the command that starts it."""
     with pytest.raises(StackError, match="make up"), hang_valkey(running):
         pytest.fail("the block was entered")
 
 
 def is_waited_for(service: EnhancedDatabaseService) -> bool:
-    """Look at a moment of no significance whether somebody waits."""
+    """Say whether a request waits, at a random moment."""
     threading.Event().wait(0.003)
     return service.pool_stats().requests_waiting > 0
 
 
-def test_an_occupied_pool_is_full_until_it_is_told_to_stop(settings: Settings) -> None:
-    """Every connection in use, others waiting and giving up; afterwards none is held."""
+def test_an_occupied_pool_is_full_until_the_stop_request(settings: Settings) -> None:
+    """Every connection is used, and other requests wait and time out; afterwards none is held."""
     small = {"database_connection_limit": LIMIT, "database_pool_timeout": 200}
     stopping = threading.Event()
     with open_service(settings.model_copy(update=small)) as service:
@@ -96,7 +96,7 @@ def test_an_occupied_pool_is_full_until_it_is_told_to_stop(settings: Settings) -
             assert wait_until(lambda: service.pool_stats().pool_in_use == LIMIT, seconds=SECONDS)
             assert wait_until(lambda: service.pool_stats().requests_waiting == WAITING, seconds=SECONDS)
             assert wait_until(lambda: service.pool_stats().requests_errors >= WAITING, seconds=SECONDS)
-            # whoever looks, whenever it is: they do not all rest between two tries
+            # at any moment: the requests do not all pause between two attempts
             looks = [is_waited_for(service) for _ in range(200)]
             assert sum(looks) > 190
         finally:

@@ -58,14 +58,14 @@ def test_postgres_is_version_18(postgres: PostgresServer) -> None:
     assert fetch(postgres.url(), "SHOW timezone") == "UTC"
 
 
-def test_postgres_sorts_alike_everywhere(postgres: PostgresServer) -> None:
+def test_postgres_sorts_in_the_same_way_everywhere(postgres: PostgresServer) -> None:
     """The locale is built in, so that no operating system's library decides the order."""
     statement = "SELECT datlocprovider FROM pg_database WHERE datname = current_database()"
     assert fetch(postgres.url(), statement) == "b"
 
 
 def test_postgres_wants_its_password(postgres: PostgresServer) -> None:
-    """Another user of this machine gets in neither without a password nor through a socket."""
+    """Other users of this machine can connect neither without a password nor through a socket."""
     with pytest.raises(psycopg2.OperationalError, match="password"):
         psycopg2.connect(postgres.url().replace(postgres.password, "guess"))
     assert fetch(postgres.url(), "SHOW unix_socket_directories") == ""
@@ -100,7 +100,7 @@ def test_passwords_are_private(directory: Path, postgres: PostgresServer, valkey
 
 
 def test_valkey_is_a_cache(valkey: ValkeyServer) -> None:
-    """It keeps nothing on disk, makes room by itself and wants its password."""
+    """It writes nothing to disk, evicts keys and requires its password."""
     with redis.Redis.from_url(valkey.url, password=valkey.password) as client:
         assert str(client.info("server")["valkey_version"]).startswith("9.")
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "allkeys-lru"}
@@ -110,7 +110,7 @@ def test_valkey_is_a_cache(valkey: ValkeyServer) -> None:
 
 
 def test_data_and_password_survive_a_restart(server_directory: Callable[[], Path]) -> None:
-    """A folder that has a cluster is served again as it was."""
+    """A folder that has a cluster is served again unchanged."""
     directory = server_directory()
     with run_postgres(directory, options=FAST) as first:
         connection = psycopg2.connect(first.url())
@@ -132,7 +132,7 @@ def test_nothing_is_left_running(directory: Path) -> None:
     assert is_port_free(valkey.port)
 
 
-def test_paused_and_dead_servers_are_cleared_away(directory: Path) -> None:
+def test_paused_and_dead_servers_are_ended(directory: Path) -> None:
     """A test that pauses or kills a server does not hang the next one."""
     with run_valkey(directory) as valkey, run_postgres(directory) as postgres:
         os.kill(valkey.pid, signal.SIGSTOP)
@@ -143,7 +143,7 @@ def test_paused_and_dead_servers_are_cleared_away(directory: Path) -> None:
 
 
 def test_taken_port_is_an_error(directory: Path) -> None:
-    """A port that was asked for is not silently exchanged for another one."""
+    """A given port is not silently replaced by another one."""
     with socket.create_server((LOOPBACK, 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(StackError, match="which is taken"), run_postgres(directory, port=port):
@@ -153,7 +153,7 @@ def test_taken_port_is_an_error(directory: Path) -> None:
 
 
 def test_failed_start_shows_the_log(directory: Path) -> None:
-    """What the server itself said is in the error."""
+    """The error contains the server's own message."""
     with (
         pytest.raises(StackError, match="unrecognized configuration parameter"),
         run_postgres(directory, options={"nonsense": "1"}),
@@ -162,7 +162,7 @@ def test_failed_start_shows_the_log(directory: Path) -> None:
 
 
 def test_lost_password_is_explained(server_directory: Callable[[], Path]) -> None:
-    """Data without its password is not overwritten; the message says what to do."""
+    """Data without its password is not overwritten; the error names the remedy."""
     directory = server_directory()
     with run_postgres(directory, port=find_free_port()):
         (directory / "postgres.password").unlink()

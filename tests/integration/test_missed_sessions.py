@@ -109,7 +109,7 @@ def test_missed_sessions_are_the_same_every_time(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Interrupted at any table and run again, the result is that of one run elsewhere."""
+    """After an interruption at any table, a second run gives the same result as one run."""
 
     def die(_: object) -> int:
         raise DatabaseUnavailable("the connection was cut")
@@ -133,7 +133,7 @@ def test_missed_sessions_are_the_same_every_time(
         assert again[name] == expected, name
 
 
-def test_a_long_gap_is_left(game: EnhancedDatabaseService, execute: Execute) -> None:
+def test_a_long_gap_is_not_played(game: EnhancedDatabaseService, execute: Execute) -> None:
     """History that keeps its own dates ends years ago."""
     before = content(execute)
     assert play_missed_sessions(game, LAST_SESSION + timedelta(days=MOST_DAYS + 2)) == []
@@ -141,7 +141,7 @@ def test_a_long_gap_is_left(game: EnhancedDatabaseService, execute: Execute) -> 
 
 
 def test_without_a_session_nothing_is_played(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """Prices alone are no game."""
+    """Prices alone are not enough."""
     assert play_missed_sessions(service, TODAY) == []
     import_days(service, tmp_path, "2013-02-20")
     assert play_missed_sessions(service, TODAY) == []

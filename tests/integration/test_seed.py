@@ -51,7 +51,7 @@ def content(execute: Execute) -> dict[str, list[tuple[object, ...]]]:
     return {name: execute(statement) for name, statement in CONTENT.items()}
 
 
-def test_a_seed_writes_what_it_says(
+def test_a_seed_writes_what_it_reports(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
     """The sessions are the last trading days, and nobody plays them all."""
@@ -119,7 +119,7 @@ def test_values_are_cash_plus_holdings_to_the_cent(
 def test_players_join_miss_sessions_and_come_back(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """Some from the first session on, others later; the profile says when each was seen last."""
+    """Some join in the first session, others later; `last_active` is their last session."""
     play(service, tmp_path)
     assert execute(
         "SELECT count(*) FROM users u WHERE created_at::date <> (SELECT min(session_date) FROM portfolios p"
@@ -137,10 +137,10 @@ def test_players_join_miss_sessions_and_come_back(
     assert gaps[0][0] > PLAYERS / 4
 
 
-def test_boards_follow_from_portfolios(
+def test_leaderboards_follow_from_portfolios(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """Each score is its portfolio's, and each stored rank is what PostgreSQL ranks."""
+    """Each score is that of the portfolio, and each stored rank equals the rank that PostgreSQL computes."""
     play(service, tmp_path)
     assert service.list_leaderboard_categories(date(2013, 3, 1)) == (
         "daily_returns",
@@ -214,7 +214,7 @@ def test_every_large_move_is_an_event(
 def test_a_repeated_seed_changes_nothing(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """Not one row, nor one column; nor does a name that a player has chosen since."""
+    """No row and no column changes, and a name that a player has changed since stays."""
     play(service, tmp_path)
     service.update_user_profile(player_ids(range(1))[0], username="alice")
     rows = content(execute)
@@ -243,7 +243,7 @@ def test_an_interrupted_seed_is_completed(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
-    """Run again, it writes what is missing, and the result is that of one run."""
+    """A second run writes the missing rows, and the result is the same as of one run."""
 
     def die(_: object) -> int:
         raise DatabaseUnavailable("the connection was cut")
@@ -269,7 +269,7 @@ def test_a_seed_is_the_same_in_every_database(
     template_database: str,
     tmp_path: Path,
 ) -> None:
-    """Ids, names and times included; only another seed number plays another game."""
+    """Ids, names and times included; another seed gives another game."""
     play(service, tmp_path)
     rows = content(execute)
     with created_database(postgres_server, template=template_database) as url:
@@ -303,7 +303,7 @@ def test_other_numbers_replace_the_players(
 def test_other_users_are_not_touched(
     service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
 ) -> None:
-    """A person who is called like a player keeps name, profile and portfolios."""
+    """A real player with the name of a simulated one keeps name, profile and portfolios."""
     person = service.create_user(username="amber_badger", email="amber@example.com")
     service.get_current_portfolio(person.id, date(2013, 3, 1))
     play(service, tmp_path)
@@ -328,7 +328,7 @@ def test_live_days_are_not_replayed(service: EnhancedDatabaseService, tmp_path: 
 
 
 def test_a_day_on_which_nothing_moved_is_replayed(service: EnhancedDatabaseService, tmp_path: Path) -> None:
-    """Its one tick is at the close, as that of any imported day."""
+    """Its only tick is at the close, as on any imported day."""
     path = tmp_path / "flat.csv"
     path.write_text("Symbol,Date,Open,High,Low,Close,Volume\nIBM,2013-03-04,7,7,7,7,0\n", encoding="utf-8")
     import_prices(service, path)
@@ -363,7 +363,7 @@ def test_numbers_out_of_range_are_refused(
 
 
 def test_without_prices_the_next_step_is_named(service: EnhancedDatabaseService) -> None:
-    """A newcomer may begin with the wrong command."""
+    """The error names the command that imports prices."""
     with pytest.raises(InvalidInput, match="run `echo-markets import-prices FILE` first"):
         seed(service, players=1)
 

@@ -49,14 +49,14 @@ def read_all(execute: Execute) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def play_live(service: EnhancedDatabaseService) -> Portfolio:
-    """Let the first simulated player play a session that is no replayed day."""
+    """Let the first simulated player play a live session."""
     return service.get_current_portfolio(service.list_users(limit=1)[0].id, LIVE_DAY)
 
 
 def test_players_that_it_did_not_make_are_not_mixed_with_others(
     run: Run, service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """One line names them and what would happen, exit status 1, and nothing has changed."""
+    """One line names them and what would happen; exit status 1, and nothing has changed."""
     for name in ("alice", "bob", "charlie", "dora"):
         service.create_user(username=name)
     before = read_all(execute)
@@ -77,7 +77,7 @@ def test_players_that_it_did_not_make_are_not_mixed_with_others(
 def test_live_sessions_are_not_removed_unasked(
     run: Run, service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Another replay would take what its players did since with it."""
+    """Another replay would remove the live sessions of its players."""
     assert run(*FIRST).exit_code == 0
     portfolio = play_live(service)
     before = read_all(execute)
@@ -102,7 +102,7 @@ def test_live_sessions_are_not_removed_unasked(
 def test_a_repeated_replay_needs_no_consent(
     run: Run, service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """It replaces nothing: neither live sessions nor people are touched."""
+    """It replaces nothing, neither live sessions nor real players."""
     assert run(*FIRST).exit_code == 0
     play_live(service)
     service.create_user(username="alice")
@@ -113,7 +113,7 @@ def test_a_repeated_replay_needs_no_consent(
 
 
 def test_an_empty_database_and_another_replay_are_seeded_at_once(run: Run, execute: Execute) -> None:
-    """Where nobody has played there is nobody to ask for; what is replaced is said."""
+    """Without players there is no question; the number of replaced players is printed."""
     first = run(*FIRST)
     assert (first.exit_code, "replacing" in first.stderr) == (0, False), first.output
     second = run(*OTHER)
@@ -123,10 +123,10 @@ def test_an_empty_database_and_another_replay_are_seeded_at_once(run: Run, execu
     assert execute("SELECT count(*) FROM users") == [(6,)]
 
 
-def test_a_simulated_player_that_somebody_took_over_counts_as_replaced(
+def test_a_simulated_player_with_changed_preferences_counts_as_replaced(
     run: Run, service: EnhancedDatabaseService, execute: Execute
 ) -> None:
-    """Its preferences no longer say which replay it is of: a seed would remove it, so it asks."""
+    """Its preferences no longer name its replay: a seed would remove it, so it asks."""
     assert run(*FIRST).exit_code == 0
     player = service.list_users(limit=1)[0]
     service.update_user_profile(player.id, username="alice", preferences={})
@@ -140,7 +140,7 @@ def test_a_simulated_player_that_somebody_took_over_counts_as_replaced(
 
 
 def test_scores_alone_are_a_session(run: Run, service: EnhancedDatabaseService) -> None:
-    """A game without portfolios has leaderboards all the same."""
+    """A game without portfolios can have leaderboards."""
     user = service.create_user(username="alice")
     service.update_leaderboard_entry(user.id, "puzzles", Decimal(1), LIVE_DAY)
     refused = run(*FIRST)
@@ -158,7 +158,7 @@ def test_a_person_is_asked(
     service: EnhancedDatabaseService,
     execute: Execute,
 ) -> None:
-    """On a terminal the same words are a question."""
+    """On a terminal the same text is a question."""
     service.create_user(username="alice")
     before = read_all(execute)
     typed = run_on_terminal("seed", *FIRST, answer=answer, environment=build_environment(**environment))

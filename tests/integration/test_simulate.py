@@ -35,7 +35,7 @@ WILD = 6 * 3600.0  # a quarter of a day in one step moves every price visibly
 
 
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that only moves when it is set."""
 
     def __init__(self) -> None:
         self.now = NOON
@@ -86,7 +86,7 @@ def run_steps(simulator: Simulator, clock: Clock, steps: int) -> None:
 
 
 def assert_portfolios_add_up(execute: Execute, day: date, players: int = PLAYERS) -> int:
-    """Assert that values, cash, positions and scores of a day belong together; return how many play."""
+    """Assert that values, cash, positions and scores of a day are consistent; return the players."""
     wrong = execute(
         """
         SELECT p.user_id, p.current_cash, p.total_value, h.paid, h.worth FROM portfolios p
@@ -114,7 +114,7 @@ def assert_portfolios_add_up(execute: Execute, day: date, players: int = PLAYERS
 
 
 def assert_quests_add_up(execute: Execute, day: date) -> None:
-    """Assert that each score on the board is the number of the player's completed quests."""
+    """Assert that each score on the leaderboard is the number of the player's completed quests."""
     wrong = execute(
         """
         SELECT p.user_id, q.completed, e.score FROM portfolios p
@@ -128,10 +128,10 @@ def assert_quests_add_up(execute: Execute, day: date) -> None:
     assert wrong == []
 
 
-def test_a_step_writes_prices_portfolios_and_boards(
+def test_a_step_writes_prices_portfolios_and_leaderboards(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """Prices go on from the last close; everything of today belongs together."""
+    """Prices continue from the last close; all rows of today are consistent."""
     before = {tick.symbol: tick for tick in game.get_latest_market_data()}
     run_steps(simulator(game, clock), clock, 3)
     ticks = game.get_latest_market_data()
@@ -150,10 +150,10 @@ def test_a_step_writes_prices_portfolios_and_boards(
     assert execute("SELECT count(*) FROM ticks WHERE timestamp >= %s", (NOON,)) == [(15,)]
 
 
-def test_one_player_after_the_other_is_seen(
+def test_each_step_marks_one_player_as_active(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """Whoever counts active players finds those that trade, one more with each step."""
+    """The number of active players grows by one with each step."""
     sim = simulator(game, clock, interval_seconds=WILD)
     for steps in (1, 2, 3):
         run_steps(sim, clock, 1)
@@ -177,7 +177,7 @@ def test_the_walk_moves_as_far_as_the_history(game: EnhancedDatabaseService, clo
 def test_a_restart_resumes_the_same_positions(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """The same shares at other prices: cash stays, and values still add up."""
+    """The shares and the cash are the same, and values add up at the new prices."""
     run_steps(simulator(game, clock, interval_seconds=WILD), clock, 2)
     cash = execute(
         "SELECT user_id, current_cash FROM portfolios WHERE session_date = %s ORDER BY 1", (TODAY,)
@@ -223,7 +223,7 @@ def test_midnight_closes_a_session_and_opens_the_next(
 def test_most_players_have_a_quest_today(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """One, until midnight, beside the milestones; a restart gives no second one."""
+    """They have one until midnight, besides the milestones; a restart creates no second one."""
     for _ in range(2):
         run_steps(simulator(game, clock), clock, 2)
     players = [
@@ -242,7 +242,7 @@ def test_most_players_have_a_quest_today(
 def test_quests_of_the_day_complete_once(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """In a wild market many do; restarts and further gains do not count them again."""
+    """In a volatile market many complete; restarts and further gains do not count them again."""
     for number in range(1, 5):
         run_steps(simulator(game, clock, interval_seconds=WILD, number=number), clock, 3)
         assert_quests_add_up(execute, TODAY)
@@ -261,7 +261,7 @@ def test_a_kill_between_score_and_quest_counts_once(
     execute: Execute,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The board is written first; the next start finds the quest on it and completes it."""
+    """The leaderboard is written first; the next start finds the quest on it and completes it."""
 
     def die(*_: object) -> Quest:
         raise DatabaseUnavailable("the connection was cut")
@@ -285,7 +285,7 @@ def test_a_kill_between_score_and_quest_counts_once(
 def test_milestones_count_live_sessions(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """After midnight a won session is progress; a rung that it completes is followed by the next."""
+    """After midnight a won session is progress; a completed milestone is followed by the next."""
     execute(
         "UPDATE quests SET target_value = 1 + (SELECT count(*) FROM portfolios p WHERE p.day_change > 0"
         " AND p.user_id = quests.user_id) WHERE type = 'MILESTONE' AND status = 'ACTIVE'"
@@ -329,7 +329,7 @@ def test_a_large_move_is_announced_once(
 def test_only_players_with_a_strategy_trade(
     service: EnhancedDatabaseService, clock: Clock, alice: User, tmp_path: Path
 ) -> None:
-    """A person's account is left alone; a strategy in the preferences makes a player."""
+    """A user without a strategy in the preferences does not trade."""
     import_days(service, tmp_path, "2012-09-04")
     bob = service.create_user(username="bob", preferences={"strategy": "buy_and_hold"})
     run_steps(simulator(service, clock), clock, 2)
@@ -366,7 +366,7 @@ def test_new_players_are_noticed(
 def test_another_strategy_counts_from_the_next_session_on(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """What is held stays held until midnight, also over a restart."""
+    """Holdings stay until midnight, also after a restart."""
     run_steps(simulator(game, clock, interval_seconds=WILD), clock, 1)
     held = execute("SELECT * FROM positions WHERE session_date = %s ORDER BY 1, 3", (TODAY,))
     for user in game.search_users("", limit=PLAYERS):
@@ -382,7 +382,7 @@ def test_another_strategy_counts_from_the_next_session_on(
 def test_the_same_players_take_part_after_a_restart(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
-    """From day to day some stay away, and some are back."""
+    """From day to day some players stay away, and others come back."""
     present = "SELECT user_id FROM portfolios WHERE session_date = %s ORDER BY 1"
     run_steps(simulator(game, clock), clock, 1)
     today = execute(present, (TODAY,))
@@ -403,7 +403,7 @@ def test_the_same_players_take_part_after_a_restart(
 def test_a_market_without_players_runs(
     service: EnhancedDatabaseService, clock: Clock, execute: Execute, tmp_path: Path
 ) -> None:
-    """Prices are imported, nothing is seeded yet; a symbol may be a minute old."""
+    """Prices are imported but nothing is seeded; a symbol may be new."""
     import_days(service, tmp_path, "2013-02-20")
     service.insert_market_tick("NEW", Decimal(12), timestamp=NOON - timedelta(minutes=1))
     run_steps(simulator(service, clock), clock, 2)
@@ -412,7 +412,7 @@ def test_a_market_without_players_runs(
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retries that a test can wait for."""
+    """Shorten the pauses between retries."""
     monkeypatch.setattr(live, "FIRST_RETRY_SECONDS", 0.02)
     monkeypatch.setattr(live, "LAST_RETRY_SECONDS", 0.1)
 
@@ -450,7 +450,7 @@ def running(game: EnhancedDatabaseService, clock: Clock, quick_retries: None) ->
 
 
 def test_it_stops_within_a_second(running: Running) -> None:
-    """Whether it waits or is in the middle of a step."""
+    """In a pause and in the middle of a step."""
     running.wait_for_steps(1)
     begun = time.monotonic()
     running.stop.set()
@@ -466,7 +466,7 @@ def test_an_outage_is_logged_once_and_survived(
     execute: Execute,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The database closes its door and cuts every connection; then it opens again."""
+    """The database refuses and ends all connections, then accepts them again."""
     caplog.set_level(logging.INFO, logger=live.__name__)
     running.wait_for_steps(2)
     name = settings.database_url.get_secret_value().rpartition("/")[2]
@@ -500,7 +500,7 @@ def test_without_prices_it_waits_for_them(
     caplog: pytest.LogCaptureFixture,
     tmp_path: Path,
 ) -> None:
-    """The simulator may be started before the import."""
+    """The simulator can start before the import."""
     running = Running(service, clock)
     running.thread.start()
     try:
@@ -524,7 +524,7 @@ def test_the_command_ends_on_a_signal(
     execute: Execute,
     repository: Path,
 ) -> None:
-    """Exit status 0, soon, and without a connection left behind."""
+    """It ends soon, with exit status 0 and without an open connection."""
     environment = {
         **os.environ,
         "DATABASE_URL": settings.database_url.get_secret_value(),

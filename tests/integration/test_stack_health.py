@@ -1,4 +1,4 @@
-"""What `make status` says of the stack as a whole: the same as everybody who is asked."""
+"""The overall health in `make status`: the same as in the document, the metrics and the dashboard."""
 
 import pytest
 from starlette.responses import PlainTextResponse
@@ -26,12 +26,12 @@ LINES = {
 
 
 def ask(port: int) -> StackHealth:
-    """Return what is said of the stack whose exporter has a port."""
+    """Return the health of the stack whose exporter listens on a port."""
     return read_stack_health({"EXPORTER_HOST": "127.0.0.1", "EXPORTER_PORT": str(port)})
 
 
 @pytest.mark.parametrize("name", STATES)
-def test_the_line_says_the_status_and_why(settings: Settings, execute: Execute, name: str) -> None:
+def test_the_line_has_the_status_and_the_reasons(settings: Settings, execute: Execute, name: str) -> None:
     """In every state that the document, the metrics and the dashboard agree on."""
     state = STATES[name]
     with (
@@ -47,7 +47,7 @@ def test_the_line_says_the_status_and_why(settings: Settings, execute: Execute, 
 def test_another_stacks_exporter_is_not_believed(
     service: EnhancedDatabaseService, settings: Settings
 ) -> None:
-    """Its address is what a record of before says; what it answers is about somebody else."""
+    """Its address is in an old record, but its answers are about another stack."""
     url = settings.database_url.get_secret_value()
     other = build_identity("other-9f8e", url)
     with served(build_app(service, None, stack=other), headers=[(HEADER, str(other))]) as port:
@@ -67,7 +67,7 @@ def test_another_stacks_exporter_is_not_believed(
 
 
 def test_an_exporter_that_does_not_answer_says_nothing() -> None:
-    """Neither one that is not there, nor somebody else's server on its port."""
+    """Neither when nothing listens, nor when another server has its port."""
     unknown = "unknown: the exporter does not say"
     with served(PlainTextResponse("hello"), lifespan="off") as port:
         assert str(ask(port)) == unknown

@@ -1,4 +1,4 @@
-"""What long jobs show, and how they overlap with the database."""
+"""The progress of long loads, and batches written in the background."""
 
 import io
 import threading
@@ -11,7 +11,7 @@ from core.simulation.bulk_load import PLAIN_STEPS, BatchWriter, show_progress
 
 
 def shown(*, is_terminal: bool) -> str:
-    """Return what a job of a thousand units writes."""
+    """Return the output of a load of a thousand units."""
     file = io.StringIO()
     with show_progress(Console(file=file, force_terminal=is_terminal, width=100)) as progress:
         for done in range(1_001):
@@ -36,7 +36,7 @@ def test_a_terminal_gets_a_bar() -> None:
 
 
 def test_batches_are_written_in_order() -> None:
-    """In a thread of their own; the reported rows are added up."""
+    """They are written by another thread, and their rows are counted."""
     written: list[tuple[str, list[int]]] = []
 
     def load(batch: Sequence[int]) -> int:
@@ -68,7 +68,7 @@ def test_an_error_ends_the_writing() -> None:
 
 
 def test_the_last_error_is_raised_on_leaving() -> None:
-    """A job that was written to the last batch only has not succeeded."""
+    """An error of the last batch is raised at the end of the block."""
 
     def load(_: Sequence[int]) -> int:
         raise ValueError("late")

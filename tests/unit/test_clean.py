@@ -21,7 +21,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> StackFolder:
 
 
 def test_a_script_is_not_asked(folder: StackFolder) -> None:
-    """Without a terminal the command does what it is there for."""
+    """Without a terminal the command removes everything."""
     ended = CliRunner().invoke(main, ["stack", "clean"])
     assert (ended.exit_code, "2.0 MB" in ended.output) == (0, True)
     assert not folder.path.exists()
@@ -29,7 +29,7 @@ def test_a_script_is_not_asked(folder: StackFolder) -> None:
 
 @pytest.mark.parametrize("answer", ["n", "y"])
 def test_a_person_is_asked(folder: StackFolder, monkeypatch: pytest.MonkeyPatch, answer: str) -> None:
-    """The question names the folder and how much is in it; anything but yes keeps all of it."""
+    """The question names the folder and how much is in it; any other answer than yes keeps it."""
     monkeypatch.setattr("core.stack.commands.is_somebody_there", lambda: True)
     ended = CliRunner().invoke(main, ["stack", "clean"], input=f"{answer}\n")
     assert f"remove {folder.path}: database, cache, metrics and logs, 2.0 MB? [y/N]" in ended.stderr
@@ -40,7 +40,7 @@ def test_a_person_is_asked(folder: StackFolder, monkeypatch: pytest.MonkeyPatch,
     )
 
 
-def test_yes_can_be_said_beforehand(folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_option_answers_the_question(folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """With --yes there is no question."""
     monkeypatch.setattr("core.stack.commands.is_somebody_there", lambda: True)
     ended = CliRunner().invoke(main, ["stack", "clean", "--yes"])
@@ -49,7 +49,7 @@ def test_yes_can_be_said_beforehand(folder: StackFolder, monkeypatch: pytest.Mon
 
 
 def test_there_is_no_question_when_there_is_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkout whose stack was never started has nothing to lose."""
+    """A checkout whose stack was never started has no data."""
     (tmp_path / "compose.yaml").touch()
     monkeypatch.setattr("core.stack.commands.ROOT", tmp_path)
     monkeypatch.setattr("core.stack.commands.is_somebody_there", lambda: True)

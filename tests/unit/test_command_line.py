@@ -49,7 +49,7 @@ MISTAKES = {
 
 @pytest.fixture(autouse=True)
 def _unreachable_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Name servers that do not listen: a mistake is found before anybody is asked."""
+    """Name servers that do not listen: a mistake is found before a connection is opened."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL", f"postgresql://echo:s3cr3t@127.0.0.1:{find_free_port()}/echo")
     monkeypatch.setenv("ENABLE_REDIS_CACHE", "false")
@@ -57,7 +57,7 @@ def _unreachable_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("arguments", MISTAKES)
 def test_a_mistake_is_one_line_and_status_2(arguments: str) -> None:
-    """The line says what is wrong; nothing was done."""
+    """The line names the mistake, and nothing was changed."""
     ended = CliRunner().invoke(main, arguments.split())
     assert ended.exit_code == WRONG_INPUT, ended.output
     assert ended.stdout == ""
@@ -66,8 +66,8 @@ def test_a_mistake_is_one_line_and_status_2(arguments: str) -> None:
     assert MISTAKES[arguments] in line
 
 
-def test_help_is_no_mistake() -> None:
-    """Every command explains itself, also without its arguments."""
+def test_every_command_has_a_help() -> None:
+    """Every command prints its help, also without its arguments."""
     commands = ["", *main.commands, *(f"stack {name}" for name in stack.commands)]
     for command in commands:
         ended = CliRunner().invoke(main, [*command.split(), "--help"])
@@ -76,7 +76,7 @@ def test_help_is_no_mistake() -> None:
 
 @pytest.mark.parametrize("command", ["migrate", "migrate status", "migrate down", "stack load"])
 def test_a_database_that_does_not_answer_is_one_line_and_status_1(command: str) -> None:
-    """The server's words, and no password."""
+    """The line has the server's message and no password."""
     ended = CliRunner().invoke(main, command.split())
     assert ended.exit_code == FAILED
     [line] = ended.stderr.splitlines()
@@ -86,7 +86,7 @@ def test_a_database_that_does_not_answer_is_one_line_and_status_1(command: str) 
 
 
 def test_an_interruption_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C ends a command with the status that shells give it."""
+    """Ctrl-C ends a command with the usual exit status 130."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -104,7 +104,7 @@ def _files_of_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_files_of_settings")
 def test_a_file_of_settings_that_is_no_text_is_one_line() -> None:
-    """A file in another encoding is a wrong setting, and shows nothing of what is in it."""
+    """A file in another encoding is a wrong setting, and its content is not shown."""
     Path(".env").write_bytes(b"DATABASE_URL=\xff\xfes3cr3t\n")
     ended = CliRunner().invoke(main, ["migrate"])
     assert ended.exit_code == WRONG_INPUT
@@ -115,7 +115,7 @@ def test_a_file_of_settings_that_is_no_text_is_one_line() -> None:
 
 @pytest.mark.usefixtures("_files_of_settings")
 def test_a_file_of_settings_that_cannot_be_read_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another user's stack keeps its settings to itself."""
+    """The settings of another user's stack cannot be read."""
 
     def refuse(path: Path, *_: object, **__: object) -> bool:
         raise PermissionError(13, "Permission denied", str(path))

@@ -16,8 +16,8 @@ def test_reads_lines_and_arrays() -> None:
     assert parse_containers(json.dumps(items)) == expected
 
 
-def test_tells_well_from_unwell() -> None:
-    """A container is well when it runs and its check passes, a one-shot when it ended without an error."""
+def test_healthy_and_unhealthy_containers_differ() -> None:
+    """A container is healthy when it runs and its check passes, a one-shot when it ended without an error."""
     items = [
         {"Service": "simulator", "State": "running", "Health": "", "ExitCode": 0},
         {"Service": "exporter", "State": "running", "Health": "starting", "ExitCode": 0},
@@ -35,7 +35,7 @@ def test_shows_published_ports() -> None:
     assert parse_containers(json.dumps(item))[0].ports == "127.0.0.1:8501"
 
 
-def test_finds_whose_containers_they_are() -> None:
+def test_finds_the_checkout_of_containers() -> None:
     """Two checkouts in folders of the same name would replace each other's containers."""
     labels = "com.docker.compose.project=main,com.docker.compose.project.working_dir=/home/alice/main,a=b"
     assert find_checkouts(json.dumps([{"Labels": labels}, {"Labels": labels}])) == {"/home/alice/main"}

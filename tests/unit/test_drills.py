@@ -38,7 +38,7 @@ LABELS = {
 def observe(
     *, status: str = "healthy", code: int = 200, failed: tuple[str, ...] = (), **changes: float
 ) -> Observation:
-    """Return the usual observation, with changes named like `redis_up=0`."""
+    """Return the normal observation, with changes named like `redis_up=0`."""
     figures = {**USUAL, **{CHANGES[name]: value for name, value in changes.items()}}
     samples = [Sample("echo_health_status", {"status": status}, 1.0)]
     for key, value in figures.items():
@@ -82,7 +82,7 @@ def failing(verdicts: dict[str, Verdict]) -> list[str]:
 
 
 def test_what_a_fault_should_change_and_nothing_else() -> None:
-    """All as expected, with the path of each and how much counters grew."""
+    """Every signal is as expected; the table has its values, and the growth of counters."""
     verdicts = judge_redis(HUNG)
     assert failing(verdicts) == []
     assert verdicts["redis up"][1:5] == ("1", "0", "1", "1 → 0 → 1")
@@ -91,13 +91,13 @@ def test_what_a_fault_should_change_and_nothing_else() -> None:
 
 
 def test_a_signal_that_stays_still_is_not_as_expected() -> None:
-    """A breaker that never opened, and bypasses that nobody counted."""
+    """A breaker that never opened, and bypasses that were not counted."""
     seen = observe(status="degraded", failed=("cache_stats",), redis_up=0, collector=0)
     assert failing(judge_redis(seen)) == ["breaker open", "cache bypasses"]
 
 
-def test_a_signal_that_must_not_change_is_watched_throughout() -> None:
-    """A flash that was over at the end is seen all the same, and both values are shown."""
+def test_a_signal_that_must_not_change_is_judged_by_all_its_values() -> None:
+    """A change that was over at the end is found too, and both values are shown."""
     flash = observe(status="degraded", code=503, failed=("cache_stats",), redis_up=0, collector=0, bypasses=9)
     verdicts = judge_redis(flash, HUNG)
     assert failing(verdicts) == ["health answer"]
@@ -117,8 +117,8 @@ def test_what_does_not_recover_is_not_as_expected() -> None:
     assert failing(verdicts) == ["health status", "breaker open"]
 
 
-def test_the_usual_state_and_a_changed_one_are_told_apart() -> None:
-    """What the phases wait for; counters are no part of it."""
+def test_the_normal_state_and_a_changed_one_are_distinguished() -> None:
+    """The phases wait for these states; counters are ignored."""
     faulty = dict(DRILLS["redis"].faulty)
     assert is_normal(SIGNALS, observe(bypasses=99))
     assert not is_normal(SIGNALS, observe(breaker=1))
@@ -132,13 +132,13 @@ def scrape(*samples: Sample) -> Observation:
 
 
 def read_signal(name: str, seen: Observation) -> str | float:
-    """Return what a signal says."""
+    """Return the value of a signal."""
     return next(item.read(seen) for item in SIGNALS if item.name == name)
 
 
 @pytest.mark.parametrize("role", ["job", "my-api", "dashboard"])
-def test_the_drill_on_the_pool_looks_at_its_own(role: str) -> None:
-    """Pools of programs beside it are as large, idle or used up as they like."""
+def test_the_drill_on_the_pool_observes_its_own_pool(role: str) -> None:
+    """Pools of other programs do not count, whatever their state."""
 
     def pool(role: str, used: float, limit: float, waiting: float) -> list[Sample]:
         return [
@@ -154,8 +154,8 @@ def test_the_drill_on_the_pool_looks_at_its_own(role: str) -> None:
     assert [read_signal(name, during) for name in names] == ["all", "some"]
 
 
-def test_what_programs_beside_the_stack_do_all_day_is_no_fault() -> None:
-    """A cache that is switched off, refused duplicates, and how many programs have an open breaker."""
+def test_other_programs_cause_no_fault() -> None:
+    """They may disable the cache, violate constraints, and have an open breaker."""
     seen = scrape(
         Sample("echo_cache_bypasses_total", {"role": "my-api", "reason": "disabled"}, 50),
         Sample("echo_cache_bypasses_total", {"role": "job", "reason": "down"}, 2),
@@ -170,8 +170,8 @@ def test_what_programs_beside_the_stack_do_all_day_is_no_fault() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(DRILLS))
-def test_a_drill_names_signals_that_there_are(name: str) -> None:
-    """A misspelt one would never be looked at."""
+def test_every_signal_of_a_drill_exists(name: str) -> None:
+    """A misspelt one would never be judged."""
     faulty = DRILLS[name].faulty
     normal = {item.name: item.normal for item in SIGNALS}
     assert faulty.keys() <= normal.keys()
@@ -185,8 +185,8 @@ def test_the_calls_that_fail_are_read_from_a_self_test() -> None:
     assert find_failed_calls("") == ()
 
 
-def test_the_table_says_no_in_words() -> None:
-    """A line per signal; what is not as expected is not told by colour alone."""
+def test_the_table_has_a_no_in_words() -> None:
+    """A line per signal; an unexpected value is not shown by colour alone."""
     console = Console(width=140)
     with console.capture() as captured:
         console.print(build_table(list(judge_redis(observe(bypasses=8)).values())))

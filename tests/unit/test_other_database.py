@@ -33,7 +33,7 @@ def redis_of(settings: Settings) -> str:
 
 
 def test_the_running_stack_is_found() -> None:
-    """Without a DATABASE_URL of one's own, all that was recorded counts."""
+    """Without another DATABASE_URL, everything in the record is used."""
     settings = Settings.load()
     assert settings.database_url.get_secret_value() == STACK_URL
     assert (redis_of(settings), settings.stack_name) == (RECORDED["REDIS_URL"], "main-1a2b")
@@ -57,16 +57,14 @@ def test_another_database_is_not_mixed_with_the_stack(place: str, monkeypatch: p
 
 
 def test_the_stacks_own_database_may_be_named(monkeypatch: pytest.MonkeyPatch, folder: StackFolder) -> None:
-    """However it is spelt, what was recorded beside it counts, and there is nothing to say."""
+    """In any spelling: the rest of the record is used, and there is no note."""
     monkeypatch.setenv("DATABASE_URL", "postgresql://bob:pw@localhost:5433/echo_markets")
     assert redis_of(Settings.load()) == RECORDED["REDIS_URL"]
     assert describe_other_database(folder.root, folder.recorded()) is None
 
 
 @pytest.mark.parametrize("place", ["the environment", ".env"])
-def test_up_says_which_database_is_whose(
-    place: str, folder: StackFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_up_names_both_databases(place: str, folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     """One line names both databases, where the other comes from, and how to make them the same."""
     if place == ".env":
         (folder.root / ".env").write_text(f"DATABASE_URL={OTHER_URL}\n", "utf-8")
@@ -82,14 +80,14 @@ def test_up_says_which_database_is_whose(
 
 
 def test_up_says_nothing_without_another_database(folder: StackFolder) -> None:
-    """Neither when DATABASE_URL is unset, nor when it is wrong, which its user is told."""
+    """There is no note when DATABASE_URL is unset, or wrong."""
     assert describe_other_database(folder.root, folder.recorded()) is None
     (folder.root / ".env").write_text("DATABASE_URL=mysql://nonsense\n", "utf-8")
     assert describe_other_database(folder.root, folder.recorded()) is None
 
 
 def test_migrations_of_the_stack_go_to_its_own_database(folder: StackFolder) -> None:
-    """A DIRECT_URL in `.env`, for another database, is not what `make up` migrates."""
+    """`make up` does not migrate another database that DIRECT_URL in `.env` names."""
     deployment = Deployment(
         settings=StackSettings.load_for(folder.root),
         folder=folder,

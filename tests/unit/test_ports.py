@@ -16,12 +16,12 @@ from core.stack.ports import (
 
 
 def test_free_port_is_free() -> None:
-    """The port found can be listened on."""
+    """A server can listen on the port."""
     assert is_port_free(find_free_port())
 
 
 def test_taken_ports_are_named_with_their_settings() -> None:
-    """Everyone who has to choose another port is told so at once, by the setting's name."""
+    """One error names every taken port, with its setting."""
     with socket.create_server((LOOPBACK, 0)) as first, socket.create_server(("0.0.0.0", 0)) as second:
         ports = {"DASHBOARD_PORT": first.getsockname()[1], "POSTGRES_PORT": second.getsockname()[1]}
         with pytest.raises(StackError) as caught:
@@ -42,10 +42,10 @@ def test_address_matters() -> None:
     ("listen", "connect"), [("0.0.0.0", "127.0.0.1"), ("::", "::1"), ("192.0.2.1", "192.0.2.1")]
 )
 def test_server_on_every_address_is_reached_through_loopback(listen: str, connect: str) -> None:
-    """`0.0.0.0` can be listened on but not connected to."""
+    """A server can listen on `0.0.0.0`, but a client cannot connect to it."""
     assert find_reachable_host(listen) == connect
 
 
 def test_nobody_answers_on_a_free_port() -> None:
-    """A server that is not there is an answer, not an error."""
+    """A refused connection is False, not an error."""
     assert not http_answers(f"http://{LOOPBACK}:{find_free_port()}/readyz")

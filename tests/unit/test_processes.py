@@ -26,7 +26,7 @@ def sleeper(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def test_finds_what_left_the_file(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
+def test_finds_the_process_that_wrote_the_file(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
     """The process is found by the id that it wrote."""
     process = find_process(tmp_path / "pid", root=tmp_path)
     assert process is not None
@@ -47,7 +47,7 @@ def test_younger_process_is_not_ours(tmp_path: Path, sleeper: subprocess.Popen[b
 
 @pytest.mark.parametrize("text", ["", "no number", "4194305", "-1"])
 def test_useless_file_finds_nothing(tmp_path: Path, text: str) -> None:
-    """An empty, torn or stale file is as good as none."""
+    """An empty, damaged or stale file counts as none."""
     (tmp_path / "pid").write_text(text, encoding="utf-8")
     assert find_process(tmp_path / "pid", root=tmp_path) is None
 
@@ -58,7 +58,7 @@ def test_missing_file_finds_nothing(tmp_path: Path) -> None:
 
 
 def test_dead_process_is_not_alive(tmp_path: Path, sleeper: subprocess.Popen[bytes]) -> None:
-    """One that has ended counts as gone although its parent has not noticed."""
+    """A zombie counts as ended."""
     process = psutil.Process(sleeper.pid)
     sleeper.kill()
     assert wait_until(lambda: not is_alive(process), seconds=5)
@@ -66,14 +66,14 @@ def test_dead_process_is_not_alive(tmp_path: Path, sleeper: subprocess.Popen[byt
 
 
 def test_paused_process_is_stopped(sleeper: subprocess.Popen[bytes]) -> None:
-    """A paused process is woken up, or it would never see the request."""
+    """A paused process is resumed, or it would never handle the request."""
     sleeper.send_signal(signal.SIGSTOP)
     stop_process(psutil.Process(sleeper.pid), stop_signal=signal.SIGTERM, seconds=5)
     assert sleeper.wait(5) == -signal.SIGTERM
 
 
 def test_stubborn_process_is_killed() -> None:
-    """One that ignores the request is killed when its time is over."""
+    """A process that ignores the request is killed after the given time."""
     command = [sys.executable, "-c", STUBBORN]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -83,5 +83,5 @@ def test_stubborn_process_is_killed() -> None:
 
 
 def test_waiting_ends() -> None:
-    """What never happens is given up."""
+    """A condition that never holds ends in False."""
     assert not wait_until(lambda: False, seconds=0.01)

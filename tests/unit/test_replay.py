@@ -71,7 +71,7 @@ def history() -> History:
 
 
 def test_a_day_without_trade_carries_the_last_close() -> None:
-    """And a symbol that is not listed yet has no price at all."""
+    """A symbol that is not listed yet has no price."""
     days = [date(2012, 1, 2), date(2012, 1, 3), date(2012, 1, 4)]
     history = build_history(
         {
@@ -85,8 +85,8 @@ def test_a_day_without_trade_carries_the_last_close() -> None:
     assert history.opens[:, 1].tolist() == [0, 50_000, 0]
 
 
-def test_players_know_nothing_of_the_day_they_trade_on(history: History) -> None:
-    """Other prices after the open change what shares are worth, not which are held."""
+def test_purchases_do_not_depend_on_prices_after_the_open(history: History) -> None:
+    """Other closes change the value of the shares, not which shares are bought."""
     traits, symbols = draw_traits(1, player_ids(range(PLAYERS))), hash_texts(history.symbols)
     closes = history.closes.copy()
     closes[70:] *= 2
@@ -100,7 +100,7 @@ def test_players_know_nothing_of_the_day_they_trade_on(history: History) -> None
     assert (known.value_cents != other.value_cents).any()
 
 
-def test_portfolios_say_what_was_played(history: History) -> None:
+def test_portfolios_are_consistent_with_their_positions(history: History) -> None:
     """Value, change and percent of a row belong together, and to the shares at the close."""
     replay = make_replay(history)
     session = list(replay.play())[70]
@@ -130,7 +130,7 @@ def test_the_same_seed_plays_the_same_game(history: History) -> None:
     assert rows(1) != rows(2)
 
 
-def test_completed_quests_are_those_on_the_board(history: History) -> None:
+def test_completed_quests_are_those_on_the_leaderboard(history: History) -> None:
     """After every session, and for every player: the score counts the completed rows."""
     replay, quests, board = make_replay(history), list[Quest](), dict[object, Decimal]()
     for session in replay.play():
@@ -153,7 +153,7 @@ def result_with(*values: int) -> SessionResult:
 
 
 def play_days(book: ReplayQuests, first: date, *days: tuple[int, ...]) -> list[Quest]:
-    """Play one session a day from `first` on; return the quests that are over."""
+    """Play one session a day from `first` on; return the quests that ended."""
     return [
         quest
         for place, values in enumerate(days)
@@ -163,7 +163,7 @@ def play_days(book: ReplayQuests, first: date, *days: tuple[int, ...]) -> list[Q
 
 @pytest.fixture(autouse=True)
 def quests_for_everyone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever plays has the quest of the week."""
+    """Every player gets the quest of the week."""
     monkeypatch.setattr("core.simulation.quests.GIVEN_PERCENT", 100)
 
 

@@ -37,7 +37,7 @@ def test_is_for_its_owner_only(folder: StackFolder) -> None:
     "value", ["plain", "with space", "qu'ote", 'double"', "back\\slash", "#hash", "${HOME}"]
 )
 def test_remembers_any_value(folder: StackFolder, value: str) -> None:
-    """What is recorded is read back as it was, whatever characters a path has."""
+    """A recorded value is read back unchanged, whatever characters it has."""
     folder.record({"METRICS_DIR": value, "MODE": "local"})
     assert folder.recorded() == {"METRICS_DIR": value, "MODE": "local"}
 
@@ -47,7 +47,7 @@ def test_remembers_nothing_before_the_first_start(tmp_path: Path) -> None:
     assert StackFolder(tmp_path).recorded() == {}
 
 
-def test_second_command_is_kept_out(folder: StackFolder) -> None:
+def test_second_command_is_refused(folder: StackFolder) -> None:
     """Two commands at once would start everything twice."""
     with folder.lock(), pytest.raises(StackError, match="another command"), StackFolder(folder.root).lock():
         pass
@@ -70,8 +70,8 @@ def test_socket_of_a_long_path_is_elsewhere(tmp_path: Path, monkeypatch: pytest.
     assert folder.socket != other.socket
 
 
-def test_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the shared temporary folder somebody else may have been there first."""
+def test_folder_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the shared temporary folder another user may have created it first."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "t"))
     (tmp_path / "t").mkdir()
     monkeypatch.setattr("core.stack.folder.SOCKET_PATH_LIMIT", 1)
@@ -82,7 +82,7 @@ def test_folder_of_somebody_else_is_refused(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_stack_has_a_name_of_its_own(folder: StackFolder, tmp_path: Path) -> None:
-    """The same one after a restart; another one for a copy of the folder, and after `clean`."""
+    """It is the same after a restart, and another one for a copy of the folder and after `clean`."""
     name = folder.load_stack_name()
     assert re.fullmatch(NAME_PATTERN, name)
     assert StackFolder(folder.root).load_stack_name() == name
@@ -98,8 +98,8 @@ def test_stack_has_a_name_of_its_own(folder: StackFolder, tmp_path: Path) -> Non
     assert folder.load_stack_name() != name
 
 
-def test_remove_forgets_everything(folder: StackFolder) -> None:
-    """Nothing is left, and the size of what was there is known before."""
+def test_remove_deletes_everything(folder: StackFolder) -> None:
+    """Nothing is left, and the size is known before."""
     folder.record({"MODE": "local"})
     assert folder.size_bytes() > 0
     folder.remove()
@@ -116,7 +116,7 @@ def test_private_file_is_never_open(tmp_path: Path) -> None:
 
 
 def test_password_is_generated_once(tmp_path: Path) -> None:
-    """A restarted server has the same password, another one its own."""
+    """A restarted server has the same password, another server another one."""
     first = load_password(tmp_path / "alice")
     assert load_password(tmp_path / "alice") == first
     assert load_password(tmp_path / "bob") != first

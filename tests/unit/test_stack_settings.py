@@ -10,7 +10,7 @@ from core.stack.settings import StackSettings
 
 @pytest.fixture(autouse=True)
 def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the developer's own settings out."""
+    """Remove the developer's own settings."""
     for name in StackSettings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
 
@@ -37,7 +37,7 @@ def test_needs_no_setting_at_all(tmp_path: Path) -> None:
 
 
 def test_prometheus_listens_in_containers_only(tmp_path: Path) -> None:
-    """Prometheus is part of the container stack alone, so its port is as well."""
+    """Only the container stack has Prometheus, and its port."""
     settings = StackSettings.load_for(tmp_path)
     assert settings.ports("docker").keys() - settings.ports("local").keys() == {"PROMETHEUS_PORT"}
 
@@ -65,7 +65,7 @@ def test_environment_wins_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_wrong_value_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, allowed: str
 ) -> None:
-    """A wrong value is answered with one line: variable, value and what is allowed."""
+    """The error is one line with the variable, the value and what is allowed."""
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError) as caught:
         StackSettings.load_for(tmp_path)

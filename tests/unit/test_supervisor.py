@@ -1,4 +1,4 @@
-"""What supervisord is told: order, restarts, signals, and names of folders that look like syntax."""
+"""The files of supervisord: order, restarts, signals, and names of folders that look like syntax."""
 
 import configparser
 import subprocess
@@ -36,7 +36,7 @@ def read_config(folder: StackFolder) -> configparser.RawConfigParser:
 
 
 def test_nothing_starts_by_itself(folder: StackFolder) -> None:
-    """`up` starts one after the other; supervisord only restarts what has died."""
+    """`up` starts one program after the other; supervisord only restarts those that ended."""
     program = read_config(folder)["program:exporter"]
     assert (program["autostart"], program["autorestart"]) == ("false", "true")
 
@@ -75,7 +75,7 @@ def test_script_runs_the_command_as_given(folder: StackFolder) -> None:
 
 
 def test_files_are_private(folder: StackFolder) -> None:
-    """Scripts and configuration are nobody else's to read or to change."""
+    """Other users can neither read nor change scripts and configuration."""
     write_files(folder, PROGRAMS)
     files = [folder.supervisor_config, *folder.run.iterdir()]
     assert len(files) == 5
