@@ -22,7 +22,7 @@ from core.errors import EchoMarketsError, InvalidInput, RowsWouldBeLost, Setting
 from core.figures import read_fleet, show_health, show_stats
 from core.metric_files import run_job
 from core.migration import Migrator
-from core.occupation import occupy_pool
+from core.pool_drill import occupy_pool
 from core.resources import DEMO_PRICES
 from core.scrape import Scrape
 from core.selftest import run_self_test
@@ -197,10 +197,9 @@ def import_prices_command(
     if keep_dates and not demo:
         raise InvalidInput("--keep-dates is for --demo only; files keep their dates")
     from core.simulation.bulk_load import show_progress
-    from core.simulation.moved_history import move_to_today
     from core.simulation.price_options import parse_options
     from core.simulation.price_reading import read_prices
-    from core.simulation.prices import load_prices
+    from core.simulation.prices import load_prices, move_to_today
 
     reading_options = parse_options(**options)
     with show_progress() as progress:

@@ -15,7 +15,7 @@ from typing import Final
 
 import numpy as np
 
-from core.errors import PriceFileError
+from core.errors import InvalidInput, PriceFileError
 from core.records import Candle
 from core.service import EnhancedDatabaseService
 from core.simulation.bars import VOLATILITY_RETURNS, build_ticks
@@ -28,6 +28,9 @@ from core.simulation.price_table import PriceTable, describe_jump, find_ratio
 
 PARALLEL_WRITES: Final = 2
 """While the server stores one batch, the next one is encoded; more would not be faster."""
+
+DAYS_BEHIND: Final = 7
+"""A moved history ends within so many days before today."""
 
 _CONTEXT: Final = timedelta(days=60)
 """Long enough to hold the trading days that a volatility looks back on."""
@@ -171,3 +174,27 @@ def _check_seam(
             f"{jump}, between the days of the files and those that are stored; {advice}, or say that"
             f" there was none with --split {symbol}:{date.fromordinal(day)}:1:1"
         )
+
+
+def move_to_today(
+    service: EnhancedDatabaseService, reading: PriceReading, today: date, *, keep_dates: bool = False
+) -> int:
+    """Move all days of a reading by whole weeks, so that it ends in the week before `today`.
+
+    Returns the number of weeks. A history that is in the database already is moved by the same weeks as
+    at its first import: at other dates the same days would be stored twice. With `keep_dates` the days
+    are not moved; raises `InvalidInput` when they were moved before.
+    """
+    stored = service.get_moved_weeks()
+    known = [stored[symbol] for symbol in reading.table.symbols if symbol in stored]
+    if keep_dates:
+        if any(known):
+            raise InvalidInput(
+                f"the history is here already, moved by {max(known)} weeks; leave --keep-dates out,"
+                " or delete its ticks first"
+            )
+        return 0
+    last = date.fromordinal(int(reading.table["day"].max()))
+    weeks = known[0] if known else max(0, (today - timedelta(days=1) - last).days // DAYS_BEHIND)
+    reading.table["day"][:] += 7 * weeks
+    return weeks

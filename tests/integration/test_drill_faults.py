@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.occupation import WAITING, occupy_pool
+from core.pool_drill import WAITING, occupy_pool
 from core.stack.drills import RunningStack, hang_valkey
 from core.stack.errors import StackError
 from core.stack.folder import StackFolder

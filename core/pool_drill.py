@@ -1,6 +1,6 @@
-"""Uses a pool up, for drills: what an operation that holds connections for too long looks like.
+"""Uses up the pool of this process, for drills: the effect of operations that hold connections too long.
 
-Owns that and nothing else; goes through the service, so that its figures are those of any caller.
+Goes through the service, so that its metrics are those of any caller.
 """
 
 import logging
@@ -11,12 +11,12 @@ from core.service import EnhancedDatabaseService
 
 logger = logging.getLogger(__name__)
 
-# More than can get a connection: those wait, and give up after DATABASE_POOL_TIMEOUT.
+# Threads beyond the limit: they wait, and give up after DATABASE_POOL_TIMEOUT.
 WAITING = 3
 
 
 def occupy_pool(service: EnhancedDatabaseService, *, connections: int, stopping: threading.Event) -> None:
-    """Hold every connection until `stopping` is set, with more threads that want one."""
+    """Hold every connection until `stopping` is set, while more threads want one."""
     threads = [
         threading.Thread(target=_occupy, args=(service, stopping), name=f"occupier-{number}")
         for number in range(connections + WAITING)
@@ -34,9 +34,9 @@ def _occupy(service: EnhancedDatabaseService, stopping: threading.Event) -> None
                 service.list_session_dates(limit=1)
                 stopping.wait()
         except PoolTimeout:
-            # which is the point; at once again, so that somebody waits whenever one looks
+            # expected; retry at once, so that requests wait at any moment
             continue
         except EchoMarketsError as error:
-            # no database, which is not worth a tight loop
+            # without a database, avoid a tight loop
             logger.debug("no connection: %s", type(error).__name__)
             stopping.wait(0.1)
