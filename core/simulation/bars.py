@@ -31,7 +31,7 @@ _PERCENT_UNITS: Final = 1_000_000  # 1/10000 of a percent in the ratio 1
 _MAX_UNITS: Final = 10**12  # times as many units of a percent, twice, is within 64 bits
 
 _EXACT: Final = Context(prec=60)
-"""Digits enough for a quotient of stored prices to be on the right side of a half."""
+"""Enough digits to round a quotient of stored prices correctly."""
 
 
 def build_ticks(days: "PriceTable", symbol: str, closes_before: Sequence[Decimal]) -> Iterator[Tick]:
@@ -47,7 +47,7 @@ def build_ticks(days: "PriceTable", symbol: str, closes_before: Sequence[Decimal
     all_closes = np.append(np.array(closes_before, np.float64), days["close"])
     changes, percents = _changes(closes, all_closes)
     unknown = repeat(None)
-    # in the order of the record's fields: keyword arguments double the cost of a tick
+    # positional, in the order of the record's fields: keyword arguments double the cost
     return map(
         Tick,
         repeat(symbol),
@@ -84,11 +84,11 @@ def annualize_percent(daily: float) -> Decimal:
 
 
 def _changes(exact: Sequence[Decimal], closes: Floats) -> tuple[list[Decimal | None], list[Decimal | None]]:
-    """Return the changes of closes, which are given exactly and as floats, in money and in percent."""
+    """Return the changes in money and in percent; the closes are given as decimals and as floats."""
     first: list[Decimal | None] = [None] * min(1, len(exact))
     units = find_units(closes)
     if units is not None and units.max(initial=0) < _MAX_UNITS:
-        # the same by columns, which most prices are plain enough for
+        # most prices have at most four places: the same result, by columns
         change = np.diff(units)
         percent = divide_rounded(change * _PERCENT_UNITS, units[:-1])
         return [*first, *to_prices(change)], [*first, *to_prices(percent)]
@@ -106,7 +106,7 @@ def _volatilities(closes: Floats) -> list[Decimal | None]:
     unknown = list(repeat(None, min(VOLATILITY_RETURNS, len(closes))))
     if len(returns) < VOLATILITY_RETURNS:
         return [*unknown]
-    # each window on its own: a running sum would depend on where the series starts
+    # a running sum would depend on the first day of the series
     daily = sliding_window_view(returns, VOLATILITY_RETURNS).std(axis=1, ddof=1)
     yearly = np.rint(daily * np.sqrt(TRADING_DAYS_PER_YEAR) * 1_000_000).astype(np.int64)
     return [*unknown, *to_prices(yearly)]

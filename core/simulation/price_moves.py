@@ -1,6 +1,6 @@
-"""Market events that follow from prices.
+"""Market events that follow from price moves.
 
-Owns what is worth an event, and how it reads. Never writes one.
+Decides which moves make an event, and what its texts say. Writes nothing.
 """
 
 from collections.abc import Iterator
@@ -18,14 +18,13 @@ from core.simulation.identifiers import Kind, hash_texts, make_ids
 EVENT_TYPE: Final = "PRICE_MOVE"
 
 THRESHOLD_PERCENT: Final = 5
-"""A move beyond it makes an event; exactly that far does not."""
+"""A larger move makes an event; a move of exactly this size does not."""
 
 MAX_IMPACT: Final = Decimal("999.99")
-"""What the impact's column holds; larger moves are cut in it and told in the title."""
-
+"""The largest value of the column; the title tells the size of a larger move."""
 
 SMALL_PRICE: Final = Decimal("0.1")
-"""Below it two places say too little."""
+"""Lower prices are shown with four significant digits, not two places."""
 
 
 class PriceMove(NamedTuple):
@@ -54,7 +53,7 @@ class PriceMove(NamedTuple):
 
     @property
     def impact(self) -> Decimal:
-        """The move in percent without its sign, within what the column holds."""
+        """The move in percent without its sign, at most MAX_IMPACT."""
         return min(to_money(abs(self.hundredths)), MAX_IMPACT)
 
     @property
@@ -91,7 +90,7 @@ def list_events(history: History, row: int) -> Iterator[MarketEvent]:
 
 def build_event(move: PriceMove, since: str, moment: datetime) -> MarketEvent:
     """Return the event of a move; `since` names the earlier price."""
-    # the same whatever is seeded: the event follows from the prices alone
+    # the event follows from the prices alone: its id is the same for every seed
     number = hash_texts([move.symbol]).astype(np.int64)
     return MarketEvent(
         id=make_ids(Kind.PRICE_MOVE, seed=0, when=moment, numbers=number)[0],
