@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from datetime import date
 from pathlib import Path
 
@@ -14,8 +15,24 @@ from tests.end_to_end.checkout import copy_checkout
 
 PAGE = "docs/extending.md"
 STEP = re.compile(
-    r'^```(?:python|text) (\S+)(?: (after|before)="([^"]+)")?\n(.*?)^```$', re.DOTALL | re.MULTILINE
+    r"""^```(?:python|text) (\S+)(?: (after|before|replace)=(["'])(.+?)\3)?\n(.*?)^```$""",
+    re.DOTALL | re.MULTILINE,
 )
+# Reads a currency three times, changes it, and reads it again; prints the values and the number of loads.
+CURRENCIES = """
+from core import open_service
+from core.queries import market
+loads = []
+list_currencies = market.list_currencies
+market.list_currencies = lambda database: loads.append(1) or list_currencies(database)
+with open_service() as service:
+    service.insert_market_tick("AAPL", 180)
+    service.update_symbol_currencies({"AAPL": "USD"})
+    first = [service.get_symbol_currency("AAPL") for _ in range(3)]
+    count = len(loads)
+    service.update_symbol_currencies({"AAPL": "EUR"})
+    print(*first, service.get_symbol_currency("AAPL"), count, "load")
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +42,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the checkout with every step of the page."""
     root = tmp_path_factory.mktemp("extended")
     copy_checkout(root)
-    for name, place, anchor, lines in STEP.findall((root / PAGE).read_text("utf-8")):
+    for name, place, _, anchor, lines in STEP.findall((root / PAGE).read_text("utf-8")):
         insert(root / name, place, anchor, lines)
     ended = run(root, "-m", "tests.reference")
     assert ended.returncode == 0, ended.stdout
@@ -33,16 +50,20 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def insert(file: Path, place: str, anchor: str, lines: str) -> None:
-    """Insert lines after or before the line that has a text, or at the end."""
+    """Insert lines before or after the line with a text, indented like it, in its place, or at the end."""
     text = file.read_text("utf-8")
     if not place:
         file.write_text(f"{text}\n\n{lines}", "utf-8")
         return
-    found = re.search(rf"^.*{re.escape(anchor)}.*\n", text, re.MULTILINE)
+    if place == "replace":
+        assert text.count(anchor) == 1, f"{file.name} does not have {anchor!r} once"
+        file.write_text(text.replace(anchor, lines.removesuffix("\n")), "utf-8")
+        return
+    found = re.search(rf"^( *)[^\n]*{re.escape(anchor)}[^\n]*\n", text, re.MULTILINE)
     assert found is not None, f"{file.name} has no line with {anchor!r}"
     at = found.end() if place == "after" else found.start()
     blank = "" if place == "after" else "\n\n"
-    file.write_text(text[:at] + lines + blank + text[at:], "utf-8")
+    file.write_text(text[:at] + textwrap.indent(lines, found[1]) + blank + text[at:], "utf-8")
 
 
 def run(root: Path, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -75,6 +96,21 @@ def test_the_command_reads_its_setting(
         service.get_current_portfolio(alice.id, day)
     ended = run(extended, "-m", "core.cli", "sessions", **environment)
     assert (ended.returncode, ended.stdout) == (0, "2026-01-07\n2026-01-06\n")
+
+
+def test_the_cached_read_is_cached_and_invalidated(
+    extended: Path, settings: Settings, service: EnhancedDatabaseService
+) -> None:
+    """Only the first read asks PostgreSQL, and a read after a write returns the new value."""
+    assert settings.redis_password is not None
+    environment = {
+        "DATABASE_URL": settings.database_url.get_secret_value(),
+        "REDIS_URL": settings.redis_url.get_secret_value(),
+        "REDIS_PASSWORD": settings.redis_password.get_secret_value(),
+        "REDIS_KEY_PREFIX": settings.redis_key_prefix,
+    }
+    ended = run(extended, "-c", CURRENCIES, **environment)
+    assert (ended.returncode, ended.stdout) == (0, "USD USD USD EUR 1 load\n")
 
 
 def test_the_steps_are_complete(extended: Path) -> None:
