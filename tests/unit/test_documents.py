@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from core import Settings, models
+from core.cache.kinds import KINDS
 from core.cli import main
 from core.stack.settings import StackSettings
 from dashboard.pages.operations.alerts import build_anchor
@@ -86,6 +87,18 @@ def test_every_table_is_documented(repository: Path) -> None:
     text = (repository / "docs/schema.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
     assert sorted(documented) == sorted(model._meta.table_name for model in models.ALL_MODELS)
+
+
+def test_every_kind_of_cache_key_is_documented(repository: Path) -> None:
+    """`docs/cache.md` has its keys and time to live, `docs/metrics.md` the label of its metrics."""
+    text = (repository / "docs/cache.md").read_text(encoding="utf-8")
+    documented = re.findall(r"`(\w+):[^`]*`(?: and `[^`]*`)? (\d+)\ss", text.split("\n\n")[1])
+    assert {name: int(seconds) for name, seconds in documented} == {
+        kind.name: kind.ttl_seconds for kind in KINDS
+    }
+    metrics = (repository / "docs/metrics.md").read_text(encoding="utf-8")
+    [labels] = re.findall(r"`cache` = ([a-z_, ]+)", metrics)
+    assert sorted(labels.strip().split(", ")) == sorted(kind.name for kind in KINDS)
 
 
 def test_every_command_is_documented(repository: Path) -> None:
