@@ -83,18 +83,22 @@ LIST_MATCHES = {
     order: _LIST.format(condition=f"AND {match_prefix('u.username')}", order=by)
     for order, by in ORDERS.items()
 }
-# Each step jumps to the next older session; the counters are a thousandth of the entries.
-DAYS = """
+# Each step jumps to the next older session that has an entry; the counters are a thousandth of the
+# entries, and may have rows of a leaderboard that is empty by now.
+_NEWEST_DAY = """
+    SELECT session_date AS day FROM leaderboard_counters c
+    WHERE session_date < {before} AND category = %(category)s AND entries > 0
+      AND (SELECT true FROM leaderboard_entries e
+           WHERE e.session_date = c.session_date AND e.category = c.category
+           ORDER BY e.score DESC LIMIT 1)
+    ORDER BY session_date DESC LIMIT 1"""
+DAYS = f"""
     WITH RECURSIVE days AS (
-        (SELECT session_date AS day, 1 AS place FROM leaderboard_counters
-         WHERE session_date < %(before)s AND category = %(category)s
-           AND entries > 0 ORDER BY session_date DESC LIMIT 1)
+        SELECT day, 1 AS place FROM ({_NEWEST_DAY.format(before="%(before)s")}) AS newest
         UNION ALL
-        SELECT older.day, place + 1 FROM days CROSS JOIN LATERAL (
-            SELECT session_date AS day FROM leaderboard_counters
-            WHERE session_date < days.day AND category = %(category)s AND entries > 0
-            ORDER BY session_date DESC LIMIT 1
-        ) AS older WHERE place < %(limit)s
+        SELECT older.day, place + 1
+        FROM days CROSS JOIN LATERAL ({_NEWEST_DAY.format(before="days.day")}) AS older
+        WHERE place < %(limit)s
     ) SELECT day FROM days ORDER BY day DESC"""
 _SCORES = """
     SELECT e.user_id, e.session_date, e.score, {rank}

@@ -153,6 +153,17 @@ def test_dates_are_those_with_entries(
     assert service.list_leaderboard_dates("nothing") == ()
 
 
+def test_a_day_without_entries_any_more_is_no_date(
+    service: EnhancedDatabaseService, players: list[User], execute: Execute
+) -> None:
+    """Its counters may still have rows, which add up to nothing."""
+    execute("DELETE FROM leaderboard_entries WHERE session_date = %s", (DAYS[2],))
+    assert service.list_leaderboard_dates("returns") == (DAYS[1], DAYS[0])
+    for player in players:
+        service.delete_user(player.id)
+    assert service.list_leaderboard_dates("returns") == ()
+
+
 def test_scores_of_players_are_those_of_their_boards(
     service: EnhancedDatabaseService, bucketed: list[User]
 ) -> None:
