@@ -150,29 +150,26 @@ class Cache:
         `depends_on` are the version keys that the values of all these keys depend on. Do not modify the
         result.
         """
-
-        def load_keys(keys: Iterable[str]) -> dict[str, T]:
-            found = load([by_key[key] for key in keys])
-            return {key: found[by_key[key]] for key in keys if by_key[key] in found}
-
-        keys = tuple(by_key)
         if self._is_bypassed():
-            return load_keys(keys)
+            return _read_of_many(cached, by_key, load, depends_on).load(tuple(by_key))
         self._fail_safe.begin_read()
+        keys = tuple(by_key)
         counters = self._counters[cached.name]
         whole: dict[str, T] | None = self._near.get_all(keys)
-        found: dict[str, T] = self._near.get_many(keys) if whole is None else whole
-        missing = [key for key in keys if key not in found] if whole is None else []
-        counters.count_near(hits=len(keys) - len(missing), misses=len(missing) if self._near.is_live else 0)
-        if self._sampler.is_on:
-            self._sampler.sample("near", lambda: Read(cached, load_keys, depends_on), found)
         if whole is not None:
+            counters.count_near(hits=len(keys), misses=0)
+            if self._sampler.is_on:
+                self._sampler.sample("near", lambda: _read_of_many(cached, by_key, load, depends_on), whole)
             return whole
+        found: dict[str, T] = self._near.get_many(keys)
+        missing = [key for key in keys if key not in found]
+        counters.count_near(hits=len(found), misses=len(missing) if self._near.is_live else 0)
+        if self._sampler.is_on:
+            self._sampler.sample("near", lambda: _read_of_many(cached, by_key, load, depends_on), found)
         for key in [key for key, value in found.items() if value is ABSENT]:
             del found[key]
         if missing:
-            cached.check_key(missing[0])
-            found.update(self._read_missing(Read(cached, load_keys, depends_on), missing))
+            found.update(self._read_missing(_read_of_many(cached, by_key, load, depends_on), missing))
         return found
 
     def _read_missing(self, read: Read[T], keys: Sequence[str]) -> Mapping[str, T]:
@@ -302,3 +299,19 @@ def _read_of_one(
         return {} if found is None else {key: found}
 
     return Read(cached, load_one, cached.depends_on(*args))
+
+
+def _read_of_many(
+    cached: Cached[T, *tuple[Any, ...]],
+    by_key: Mapping[str, Item],
+    load: Callable[[list[Item]], Mapping[Item, T]],
+    depends_on: tuple[str, ...],
+) -> Read[T]:
+    for key in by_key:
+        cached.check_key(key)
+
+    def load_many(keys: Sequence[str]) -> Mapping[str, T]:
+        found = load([by_key[key] for key in keys])
+        return {key: found[by_key[key]] for key in keys if by_key[key] in found}
+
+    return Read(cached, load_many, depends_on)

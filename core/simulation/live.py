@@ -18,6 +18,7 @@ from typing import Final
 
 from numpy.random import Generator, default_rng
 
+from core.backoff import Backoff
 from core.errors import DatabaseError, EchoMarketsError, PoolClosed
 from core.service import EnhancedDatabaseService
 from core.simulation.history import DailyPrices
@@ -96,7 +97,8 @@ class Simulator:
 
     def run(self, on_step: Callable[[], None] = lambda: None) -> None:
         """Step until asked to stop; after an error, log it once and retry with growing pauses."""
-        retry_seconds = 0.0
+        backoff = Backoff(first_seconds=FIRST_RETRY_SECONDS, longest_seconds=LAST_RETRY_SECONDS)
+        is_failing = False
         while not self._stop.is_set():
             begun = time.monotonic()
             try:
@@ -105,14 +107,15 @@ class Simulator:
                 return
             # the edge of the loop: nobody would notice that the simulator has ended
             except Exception as error:
-                if not retry_seconds:
+                if not is_failing:
                     _log_pause(error)
-                retry_seconds = min(max(FIRST_RETRY_SECONDS, 2 * retry_seconds), LAST_RETRY_SECONDS)
-                self._stop.wait(retry_seconds)
+                is_failing = True
+                self._stop.wait(backoff.next_seconds())
                 continue
-            if retry_seconds:
+            if is_failing:
                 logger.info("the live market continues")
-                retry_seconds = 0.0
+                is_failing = False
+                backoff.reset()
             on_step()
             self._stop.wait(begun + self._interval_seconds - time.monotonic())
 
