@@ -223,6 +223,12 @@ class RedisConnection:
             raise redis.InvalidResponse(f"the answer is not in the Redis protocol: {error}") from error
         return reply
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether something was received that `read` has not returned."""
+        unread: bool = self._reader.has_data()
+        return unread
+
     def read_reply(self) -> Any:
         """Return the next reply that is neither a push nor for a callback."""
         while self._callbacks:

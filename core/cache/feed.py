@@ -38,6 +38,9 @@ LONGEST_PAUSE_SECONDS = 3.0
 # A dead feed is noticed after this time.
 SILENCE_SECONDS = 1.5
 STOP_SECONDS = 2.0
+# A busy server sends thousands of pushes a second, and to wake a thread for each costs the others more than
+# the pushes themselves: after one, those that follow within this time are read together.
+GATHER_SECONDS = 0.002
 
 
 class InvalidationFeed:
@@ -119,6 +122,8 @@ class InvalidationFeed:
                 heard_at = time.monotonic()
                 if isinstance(message, Push):
                     self._apply(message)
+                    if not connection.has_unread:
+                        self._stopping.wait(GATHER_SECONDS)
                 elif heartbeat.take_reply(message):
                     # every change up to now has been reported, and the server accepts invalidations
                     self._note_answer(backoff)

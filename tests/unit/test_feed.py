@@ -2,14 +2,17 @@
 
 import logging
 import threading
+from typing import cast
+from unittest.mock import MagicMock
 
 import pytest
 import redis
 
+from core.backoff import Backoff
 from core.cache.capability import CapabilityCheck, FeedRefused
 from core.cache.changes import ChangeLog
-from core.cache.connection import ErrorReply, RedisConnection
-from core.cache.feed import LONGEST_PAUSE_SECONDS, InvalidationFeed
+from core.cache.connection import ErrorReply, Push, RedisConnection
+from core.cache.feed import GATHER_SECONDS, LONGEST_PAUSE_SECONDS, InvalidationFeed
 from core.cache.near import NearCache
 
 
@@ -80,3 +83,34 @@ def test_a_protocol_without_pushes_is_not_tried(caplog: pytest.LogCaptureFixture
     assert feed._thread is None
     assert "near cache off: REDIS_URL has protocol=2" in caplog.text
     feed.close()
+
+
+def test_pushes_that_come_together_are_read_together() -> None:
+    """The thread pauses when nothing is unread, and not between pushes that have arrived."""
+    pushes = [Push([b"invalidate", [b"user:1"]]), Push([b"invalidate", [b"user:2"]])] * 3
+    unread = iter([True, False] * 3)
+    read: list[Push] = []
+
+    class Connection:
+        """A connection on which pushes arrive two at a time."""
+
+        protocol = 3
+
+        @property
+        def has_unread(self) -> bool:
+            return next(unread)
+
+        def read(self) -> Push:
+            read.append(pushes.pop(0))
+            return read[-1]
+
+        def set_timeout(self, seconds: float) -> None: ...
+
+        def send(self, data: bytes) -> None: ...
+
+    near = NearCache(ChangeLog(), max_entries=1, ttl_seconds=1)
+    feed = InvalidationFeed(MagicMock(), near, prefix="", capability=CapabilityCheck(""))
+    feed._stopping = stop = Stop(3)
+    feed._listen(cast("RedisConnection", Connection()), Backoff(longest_seconds=1))
+    assert stop.pauses == [GATHER_SECONDS] * 3
+    assert len(read) == 6
