@@ -76,6 +76,17 @@ class RedisAddress:
     protocol: int = 3
     tls: TlsOptions | None = None
 
+    @property
+    def account(self) -> tuple[str, ...]:
+        """Name and password of the user; empty where the client's certificate may name the user.
+
+        Without both it is `default`, which then needs no password.
+        """
+        is_certified = self.tls is not None and self.tls.ssl_certfile is not None
+        if is_certified and not (self.username or self.password):
+            return ()
+        return self.username or "default", self.password or ""
+
     def __str__(self) -> str:
         """Return the URL without name, password and parameters."""
         if self.path:

@@ -81,12 +81,13 @@ class Cache:
                 parent=self._shared,
             )
             if settings.near_cache_size:
+                address = settings.read_redis_address()
                 self._feed = InvalidationFeed(
                     make_connection_factory(settings, self._client_name),
                     self._near,
                     prefix=settings.redis_key_prefix,
-                    capability=CapabilityCheck(settings.redis_key_prefix),
-                    is_possible=settings.read_redis_address().protocol == PUSH_PROTOCOL,
+                    capability=CapabilityCheck(settings.redis_key_prefix, address.account),
+                    is_possible=address.protocol == PUSH_PROTOCOL,
                 )
                 self._feed.start()
         self._sampler = StaleReadSampler(

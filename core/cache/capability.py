@@ -54,7 +54,7 @@ HINTS: Final = {
         "it is a node of a cluster: set REDIS_KEY_PREFIX to a hash tag such as {echo}: and REDIS_URL to the"
         " node of that slot",
     ),
-    "NOAUTH": "set REDIS_PASSWORD",
+    **dict.fromkeys(("NOAUTH", "WRONGPASS"), "set REDIS_PASSWORD, or name and password in REDIS_URL"),
     "NOPERM": "docs/redis.md has the permissions that a user needs",
 }
 
@@ -79,13 +79,14 @@ class Step(NamedTuple):
 
 
 class CapabilityCheck:
-    """The check for the keys under one prefix; thread safe."""
+    """The check for the keys under one prefix and the account of one user; thread safe."""
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, account: tuple[str, ...]) -> None:
         self._prefix = prefix
+        self._account = account
         # `recheck` creates none of these keys, so they can be named once
         keys = self._name_keys()
-        self._recheck = {protocol: _list_recheck(keys, protocol) for protocol in (2, 3)}
+        self._recheck = {protocol: _list_recheck(keys, protocol, account) for protocol in (2, 3)}
 
     def check(self, connection: RedisConnection) -> ErrorReply | None:
         """Check a new connection; raises `ErrorReply`. Its server has the `SCRIPTS` afterwards.
@@ -95,7 +96,8 @@ class CapabilityCheck:
         if not connection.protocol:
             connection.connect()
         keys = self._name_keys()
-        commands, scripts = _list_commands(keys, connection.protocol), _list_scripts(keys)
+        commands = [*_list_recheck(keys, connection.protocol, self._account), *_list_commands(keys)]
+        scripts = _list_scripts(keys)
         replies = connection.exchange([step.command for step in (*commands, *scripts)])
         # the refusal of a command says more than that of a script that calls it
         refusal = judge(commands, replies[: len(commands)])
@@ -155,13 +157,17 @@ def describe(error: Exception) -> str:
     return f"{error}; {hint}" if hint else str(error)
 
 
-def _list_recheck(keys: Sequence[str], protocol: int) -> list[Step]:
+def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) -> list[Step]:
     """Return the commands of an invalidation; they change nothing, because the keys do not exist."""
     scratch = keys[-1]
     return [
-        # a replica that accepts writes loses them when its primary sends it the same keys
+        # signs in again: open connections outlive a changed password, and no other process can connect to
+        # invalidate. A replica that accepts writes loses them when its primary sends it the same keys.
         Step(
-            "HELLO", encode_command("HELLO", protocol), _is_primary, complaint="READONLY its role is replica"
+            "HELLO",
+            encode_command("HELLO", protocol, *(("AUTH", *account) if account else ())),
+            _is_primary,
+            complaint="READONLY its role is replica",
         ),
         Step("TIME", encode_command("TIME"), _is_list),
         Step("SET", encode_command("SET", scratch, "", "XX", "PX", SCRATCH_MILLISECONDS), _is_none),
@@ -173,11 +179,10 @@ def _list_recheck(keys: Sequence[str], protocol: int) -> list[Step]:
     ]
 
 
-def _list_commands(keys: Sequence[str], protocol: int) -> list[Step]:
-    """Return every command of the cache by itself; they change nothing."""
+def _list_commands(keys: Sequence[str]) -> list[Step]:
+    """Return the other commands of the cache, each by itself; they change nothing."""
     scratch = keys[-1]
     return [
-        *_list_recheck(keys, protocol),
         Step("MGET", encode_command("MGET", *keys), _is_list),
         Step("PTTL", encode_command("PTTL", scratch), _is_int),
         Step("DEL", encode_command("DEL", scratch), _is_int),
@@ -305,9 +310,10 @@ class RedisProbe:
 
     def __init__(self, settings: Settings, *, client_name: str) -> None:
         self._connect = make_connection_factory(settings, client_name)
-        self._capability = CapabilityCheck(settings.redis_key_prefix)
+        address = settings.read_redis_address()
+        self._capability = CapabilityCheck(settings.redis_key_prefix, address.account)
         # with `protocol=2` in REDIS_URL there is no near cache on purpose
-        has_feed = settings.near_cache_size > 0 and settings.read_redis_address().protocol == PUSH_PROTOCOL
+        has_feed = settings.near_cache_size > 0 and address.protocol == PUSH_PROTOCOL
         self._subscription = encode_subscription(settings.redis_key_prefix) if has_feed else None
 
     def examine(self) -> Diagnosis:

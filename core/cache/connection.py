@@ -125,7 +125,7 @@ class RedisConnection:
 
     def _send_hello(self, protocol: int) -> None:
         address = self._address
-        account = ("AUTH", address.username or "default", address.password) if address.password else ()
+        account = ("AUTH", *address.account) if address.username or address.password else ()
         greeting = parse_greeting(self.ask("HELLO", protocol, *account, "SETNAME", self._client_name))
         self.protocol = greeting["proto"]
 

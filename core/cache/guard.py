@@ -66,7 +66,7 @@ class RedisGuard:
             self.breaker, self.outbox = parent.breaker, parent.outbox
             self.breaker.reset_after_fork()
             self.outbox.reset_after_fork()
-        capability = CapabilityCheck(settings.redis_key_prefix)
+        capability = CapabilityCheck(settings.redis_key_prefix, self._address.account)
         self._trust_seconds = min(TRUST_SECONDS, settings.redis_timeout / 1000)
         self.client: RedisClient = RedisClient(
             make_connection_factory(settings, client_name),
@@ -201,6 +201,9 @@ class RedisGuard:
         no_server = isinstance(error, (ServerUnreachable, HandshakeRefused))
         if self.breaker.record_failure(describe(error), is_attempt=is_recovery, no_server=no_server):
             self._log_outage()
+            if isinstance(error, HandshakeRefused):
+                # other processes notice it with the next check of the connections that they have
+                self._unnoticed_until = time.monotonic() + self._trust_seconds
         # the next replies on these connections may belong to earlier commands
         self.client.drop_connections()
         self.recovery.start()

@@ -11,7 +11,7 @@ OOM = ErrorReply("OOM command not allowed when used memory > 'maxmemory'.")
 OOM_IN_SCRIPT_OF_6 = ErrorReply(
     "ERR Error running script (call to f_1): @user_script:3: -OOM command not allowed"
 )
-STEPS = CapabilityCheck("").list_recheck(3)
+STEPS = CapabilityCheck("", ()).list_recheck(3)
 GOOD: dict[str, Any] = {
     "HELLO": {b"proto": 3, b"role": b"master"},
     "TIME": [b"1", b"2"],

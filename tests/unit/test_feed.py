@@ -39,7 +39,7 @@ def run_feed(errors: list[Exception]) -> tuple[InvalidationFeed, list[float]]:
         raise errors[len(stop.pauses)]
 
     near = NearCache(ChangeLog(), max_entries=1, ttl_seconds=1)
-    feed = InvalidationFeed(connect, near, prefix="", capability=CapabilityCheck(""))
+    feed = InvalidationFeed(connect, near, prefix="", capability=CapabilityCheck("", ()))
     feed._stopping = stop = Stop(len(errors))
     feed._run()
     assert not near.is_live
@@ -76,7 +76,7 @@ def test_a_protocol_without_pushes_is_not_tried(caplog: pytest.LogCaptureFixture
         lambda: pytest.fail("connected"),
         near,
         prefix="",
-        capability=CapabilityCheck(""),
+        capability=CapabilityCheck("", ()),
         is_possible=False,
     )
     feed.start()

@@ -123,6 +123,61 @@ def test_a_process_that_only_reads_notices_by_itself(server: RedisServer) -> Non
         assert couple.find_stale() == []
 
 
+INVALID = {
+    "another password": ("ACL", "SETUSER", "echo", "resetpass", ">new"),
+    "switched off": ("ACL", "SETUSER", "echo", "off"),
+}
+
+
+@pytest.mark.parametrize("near", [0, 1_000])
+@pytest.mark.parametrize("name", INVALID)
+def test_an_account_that_is_not_valid_any_more(server: RedisServer, name: str, near: int) -> None:
+    """Open connections stay signed in, but others cannot sign in to invalidate: nobody reads on."""
+    url = server.url(set_user(server))
+    with Couple(make_settings(url), reader=make_settings(url, near=near)) as couple:
+        couple.warm()
+        server.run(*INVALID[name])
+        cut_connections(server, "writer")
+        written = couple.write()
+        # the write has waited; the thread that hears heartbeats may be late on a busy machine
+        wait_until(lambda: couple.read() == written, "it has noticed", 0.1)
+        assert couple.find_stale() == []
+        wait_until(couple.are_down, "both have noticed")
+        for reason in (couple.reader.stats().reason, couple.diagnose().reason):
+            assert "WRONGPASS" in (reason or "")
+        set_user(server)
+        couple.finish()
+
+
+def test_a_password_that_a_server_wants_while_it_is_used(server: RedisServer) -> None:
+    """Those without one bypass the cache, also on connections from before, until it is wanted no more."""
+    with Couple(make_settings(server.url()), reader=make_settings(server.url(), near=0)) as couple:
+        couple.warm()
+        server.run("CONFIG", "SET", "requirepass", "new")
+        cut_connections(server, "writer")
+        assert couple.find_stale() == []
+        wait_until(couple.are_down, "both have noticed")
+        assert "set REDIS_PASSWORD" in (couple.diagnose().reason or "")
+        server.run("CONFIG", "SET", "requirepass", "")
+        couple.finish()
+
+
+def test_a_user_without_a_password(server: RedisServer) -> None:
+    """Who is named signs in, and not as the default user."""
+    set_user(server, "nopass")
+    with Couple(make_settings(server.url("echo"))) as couple:
+        couple.finish()
+        users = {client["user"] for client in server.admin.client_list() if client["name"] == "writer"}
+        assert users == {"echo"}
+
+
+def cut_connections(server: RedisServer, client_name: str) -> None:
+    """Cut the connections of one process, as a restart or a proxy does."""
+    for client in server.admin.client_list():
+        if client["name"] == client_name:
+            server.run("CLIENT", "KILL", "ID", client["id"])
+
+
 @pytest.mark.parametrize("name", KEYS)
 def test_keys_that_the_user_may_not_use(
     server: RedisServer, caplog: pytest.LogCaptureFixture, name: str
