@@ -98,7 +98,7 @@ def _balance_of_cache_reads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def find_imbalances(metrics: Metrics) -> list[str]:
     """Return the caches and tiers whose requests are not hits + misses + bypasses.
 
-    Only the shared tier is bypassed: while the near tier cannot be used it is not asked.
+    Only the shared cache is bypassed: while the near cache cannot be used it is not asked.
     """
     rest: Counter[str] = Counter()
     signs = {"requests": 1, "hits": -1, "misses": -1, "bypasses": -1}

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 # A server that begins to refuse invalidations is noticed within this time; a writer that was refused
 # waits a little longer (`core.cache.guard.TRUST_SECONDS`).
 HEARTBEAT_SECONDS = 0.2
-# A server that refuses feeds may do so for ever; a near tier that is shut for this long more is no outage.
+# A server that refuses feeds may do so for ever; a near cache that is shut for this long more is no outage.
 LONGEST_PAUSE_SECONDS = 3.0
 # A dead feed is noticed after this time.
 SILENCE_SECONDS = 1.5

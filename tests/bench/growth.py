@@ -148,16 +148,16 @@ def flush(size: int) -> Trial:
 
 def share(size: int) -> Trial:
     """Read a key through single-flight while many others are read."""
-    flights = SingleFlight(ChangeLog())
+    single_flight = SingleFlight(ChangeLog())
     for number in range(size):
-        flights.do(f"k{number}", (), partial(keep_flight, flights, f"k{number}"))
-    return Trial(lambda n: flights.do(f"own{n}", ("version",), lambda: n), 200)
+        single_flight.do(f"k{number}", (), partial(keep_call, single_flight, f"k{number}"))
+    return Trial(lambda n: single_flight.do(f"own{n}", ("version",), lambda: n), 200)
 
 
-def keep_flight(flights: SingleFlight, key: str) -> None:
+def keep_call(single_flight: SingleFlight, key: str) -> None:
     """Leave a read under way behind, as if it never ended."""
-    flight = flights._calls[key]
-    flights._calls[key] = type(flight)(flight.names, flight.ticket)
+    call = single_flight._calls[key]
+    single_flight._calls[key] = type(call)(call.names, call.ticket)
 
 
 def fail_to_flush(size: int) -> Trial:

@@ -10,7 +10,7 @@ from core import Settings
 from core.testing import PostgresServer, ValkeyServer, run_valkey
 from tests.conftest import created_database
 
-# Longer than any scenario: a near tier that hears nothing must be caught by its bound, not
+# Longer than any scenario: a near cache that hears nothing must be caught by its bound, not
 # saved by its time to live.
 NEAR_MILLISECONDS = 60_000
 CONNECTIONS = 4

@@ -103,7 +103,7 @@ class Fleet:
         return self.members[number]
 
     def start_game(self, players: int = 2) -> Game:
-        """Create a game and wait until every near tier serves; forget what was before."""
+        """Create a game and wait until every near cache serves; forget what was before."""
         self.take_history()
         game: Game = self[0].call("create", f"g{uuid4().hex[:8]}", players)
         names = {f"username:{place}": 1 for place in range(players)}
@@ -111,7 +111,7 @@ class Fleet:
         # now, because the process that created it may not live to tell
         self._observed = [Write(OBSERVER, now, now, names, "acknowledged"), *self[0].call("take_events")]
         for member in self.members:
-            wait_until(lambda member=member: member.call("is_live"), "the near tier serves")  # type: ignore[misc]  # bound at once
+            wait_until(lambda member=member: member.call("is_live"), "the near cache serves")  # type: ignore[misc]  # bound at once
         return game
 
     def read(self, process: int, *arguments: Any) -> None:
@@ -170,12 +170,12 @@ class Fleet:
         answers = [member.receive(is_judged=False) for member in self.members]
         assert all(is_fine for is_fine, _ in answers), answers
 
-    def settle(self) -> None:
-        """Wait until every process uses Redis, owes it nothing, and serves from near."""
+    def wait_until_used(self) -> None:
+        """Wait until every process uses Redis, has an empty outbox, and serves from its near cache."""
         for member in self.members:
-            wait_until(lambda member=member: not member.call("owes"), "debts are paid")  # type: ignore[misc]  # bound at once
+            wait_until(lambda member=member: not member.call("count_pending"), "the outbox is empty")  # type: ignore[misc]  # bound at once
             wait_until(lambda member=member: not member.call("is_down"), "redis is used again")  # type: ignore[misc]  # as above
-            wait_until(lambda member=member: member.call("is_live"), "the near tier serves")  # type: ignore[misc]  # as above
+            wait_until(lambda member=member: member.call("is_live"), "the near cache serves")  # type: ignore[misc]  # as above
 
     @contextmanager
     def stopped_redis(self) -> Iterator[None]:
@@ -187,7 +187,7 @@ class Fleet:
             os.kill(self.valkey.pid, signal.SIGCONT)
 
     def cut_feeds(self) -> None:
-        """Kill the connections that the near tiers listen on."""
+        """Kill the connections that the near caches listen on."""
         for each in self.redis.client_list():
             if "t" in each["flags"]:
                 self.redis.client_kill_filter(_id=each["id"])

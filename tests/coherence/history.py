@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
-# What another process's near tier answers may lag: a dead feed is noticed within 2 s, and a
+# What another process's near cache answers may lag: a dead feed is noticed within 2 s, and a
 # busy machine schedules the thread that notices it a little later.
 NEAR_BOUND_SECONDS = 2.5
 
@@ -30,7 +30,7 @@ class Read(NamedTuple):
 class Write(NamedTuple):
     """A write of some registers at once.
 
-    Refused: rolled back, so nobody may ever see it. Unknown: its answer was lost. Owed: Redis
+    Refused: rolled back, so nobody may ever see it. Unknown: its answer was lost. Pending: Redis
     could not be told of it by the time it was acknowledged.
     """
 
@@ -39,17 +39,17 @@ class Write(NamedTuple):
     end: float
     versions: dict[str, int]
     outcome: Outcome
-    is_owed: bool = False
+    is_pending: bool = False
 
 
-class Paid(NamedTuple):
-    """The moment at which a process owed nothing to Redis any more."""
+class Flushed(NamedTuple):
+    """The moment at which the outbox of a process became empty."""
 
     process: int
     at: float
 
 
-Event = Read | Write | Paid
+Event = Read | Write | Flushed
 
 
 class History:
@@ -61,7 +61,7 @@ class History:
     def find_violations(self) -> list[str]:
         """Return what must not have happened, in words."""
         writes = [event for event in self.events if isinstance(event, Write)]
-        paid = [event for event in self.events if isinstance(event, Paid)]
+        flushed = [event for event in self.events if isinstance(event, Flushed)]
         by_register: dict[str, list[Write]] = defaultdict(list)
         for write in writes:
             for register in write.versions:
@@ -70,12 +70,12 @@ class History:
         for read in self.events:
             if isinstance(read, Read):
                 for register, version in read.seen.items():
-                    found += _check(read, register, version, by_register[register], paid)
+                    found += _check(read, register, version, by_register[register], flushed)
         return found
 
 
 def _check(
-    read: Read, register: str, version: int, writes: Sequence[Write], paid: Sequence[Paid]
+    read: Read, register: str, version: int, writes: Sequence[Write], flushed: Sequence[Flushed]
 ) -> Iterable[str]:
     origin = next((write for write in writes if write.versions[register] == version), None)
     said = f"process {read.process} read {register} = {version} from the {read.tier} tier at {read.start:.3f}"
@@ -85,18 +85,18 @@ def _check(
         yield f"{said}, which was rolled back"
     for write in writes:
         if write.versions[register] > version and write.outcome == "acknowledged":
-            due = _find_due(read, write, paid)
+            due = _find_due(read, write, flushed)
             if due < read.start:
                 yield f"{said}, {read.start - due:.3f} s after it had to see {write.versions[register]}"
 
 
-def _find_due(read: Read, write: Write, paid: Sequence[Paid]) -> float:
+def _find_due(read: Read, write: Write, flushed: Sequence[Flushed]) -> float:
     """Return from when on a read must see a write."""
     if read.process == write.process:
         return write.end
     due = write.end
-    if write.is_owed:
+    if write.is_pending:
         # Redis did not answer the writer; others may read what it has until the writer has told it
-        paid_at = [p.at for p in paid if p.process == write.process and p.at >= write.end]
-        due = min(paid_at, default=float("inf"))
+        flushed_at = [p.at for p in flushed if p.process == write.process and p.at >= write.end]
+        due = min(flushed_at, default=float("inf"))
     return due + NEAR_BOUND_SECONDS if read.tier == "near" else due

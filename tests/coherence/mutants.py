@@ -131,7 +131,7 @@ def trust_lost_commits(service: EnhancedDatabaseService) -> None:
 
 
 def _keep_near_open() -> None:
-    """Let the near tier serve although the machine is busy: while it is shut, no mutant of it shows."""
+    """Let the near cache serve although the machine is busy: while it is shut, no mutant of it shows."""
     module: Any = feed_module
     module.SILENCE_SECONDS = PATIENT_SECONDS
 

@@ -2,7 +2,7 @@
 
 Owns the steps; each scenario drives three processes and leaves a history. Process 0 writes,
 1 is held somewhere, 2 looks at what came of it. Nothing here depends on luck or on time,
-but for the bound of a near tier that hears nothing: a step waits until what it sent has arrived,
+but for the bound of a near cache that hears nothing: a step waits until what it sent has arrived,
 and until a thread is where it has to be.
 """
 
@@ -113,18 +113,18 @@ def lose_the_answer_of_a_lone_statement(fleet: Fleet) -> None:
 
 
 def hear_nothing(fleet: Fleet) -> None:
-    """Another process changes what a near tier holds."""
+    """Another process changes what a near cache holds."""
     game = fleet.start_game()
     for _ in range(3):
         fleet.read(1, game, "user", 0)
     fleet[0].call("write", game, {"name:0": 2})
     written = time.monotonic()
-    wait_until(lambda: time.monotonic() > written + NEAR_BOUND_SECONDS, "the bound of a near tier")
+    wait_until(lambda: time.monotonic() > written + NEAR_BOUND_SECONDS, "the bound of a near cache")
     fleet.read(1, game, "user", 0)
 
 
 def admit_late(fleet: Fleet) -> None:
-    """A value is on its way from Redis into the near tier while its own process writes."""
+    """A value is on its way from Redis into the near cache while its own process writes."""
     game = fleet.start_game()
     fleet.read(2, game, "user", 0)
     fleet[1].hold("reader", "fetched", "read", game, "user", 0)
@@ -152,8 +152,8 @@ def write_while_redis_hangs(fleet: Fleet) -> None:
     fleet.read(2, game, "user", 0)
     with fleet.stopped_redis():
         fleet[0].call("write", game, {"name:0": 2})
-    wait_until(lambda: not fleet[0].call("owes"), "the debt is paid")
-    fleet.settle()
+    wait_until(lambda: not fleet[0].call("count_pending"), "the outbox is empty")
+    fleet.wait_until_used()
     fleet.read(1, game, "user", 0)
 
 
@@ -165,7 +165,7 @@ def write_while_cut_off(fleet: Fleet) -> None:
     fleet[0].call("write", game, {"name:0": 2})
     fleet.read(0, game, "user", 0)
     fleet[0].call("regain_redis")
-    fleet.settle()
+    fleet.wait_until_used()
     fleet.read(1, game, "user", 0)
 
 

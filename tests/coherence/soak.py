@@ -23,7 +23,7 @@ from tests.coherence.fleet import PATIENCE_SECONDS, run_fleet
 from tests.coherence.load import PLAYERS, Counts, Ledger, Team
 from tests.coherence.mutants import MUTANTS
 
-# The threads of one process meet in its near tier and its flights, processes in Redis alone.
+# The threads of one process meet in its near cache and single-flight, processes in Redis alone.
 TEAMS = (Team(processes=1, threads=8), Team(processes=3, threads=4))
 DEFAULT_SECONDS = 120.0
 # A connection for each thread, and no cache that is bypassed because the machine is busy.

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.coherence.history import NEAR_BOUND_SECONDS, Event, History, Paid, Read, Write
+from tests.coherence.history import NEAR_BOUND_SECONDS, Event, Flushed, History, Read, Write
 
 FIRST = Write(0, 0.0, 1.0, {"x": 1}, "acknowledged")
 SECOND = Write(0, 2.0, 3.0, {"x": 2}, "acknowledged")
@@ -24,7 +24,7 @@ LATE = 3.0 + NEAR_BOUND_SECONDS
     ],
 )
 def test_a_read_sees_what_was_acknowledged(event: Event, *, is_allowed: bool) -> None:
-    """Strict within the writing process and in the shared tier, bounded in another's near tier."""
+    """Strict within the writing process and in the shared cache, bounded in another's near cache."""
     assert (History([FIRST, SECOND, event]).find_violations() == []) is is_allowed
 
 
@@ -44,6 +44,6 @@ def test_a_lost_answer_leaves_both_open() -> None:
 @pytest.mark.parametrize(("start", "is_allowed"), [(3.5, True), (4.5, False)])
 def test_a_debt_is_due_when_it_is_paid(start: float, *, is_allowed: bool) -> None:
     """Others may read what Redis has until the writer has told it, and no longer."""
-    owed = SECOND._replace(is_owed=True)
+    pending = SECOND._replace(is_pending=True)
     read = Read(1, start, start + 0.1, "shared", {"x": 1})
-    assert (History([FIRST, owed, Paid(0, 4.0), read]).find_violations() == []) is is_allowed
+    assert (History([FIRST, pending, Flushed(0, 4.0), read]).find_violations() == []) is is_allowed

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from core import Settings
 from core.testing import ValkeyServer
 from tests.coherence.fleet import Fleet, run_fleet
-from tests.coherence.history import Paid, Read
+from tests.coherence.history import Flushed, Read
 from tests.coherence.registers import Game
 
 PROCESSES = 3
@@ -43,8 +43,8 @@ class Histories(RuleBasedStateMachine):
 
     @initialize()
     def start(self) -> None:
-        """Begin with a fresh game, every near tier open."""
-        self.fleet.settle()
+        """Begin with a fresh game, every near cache open."""
+        self.fleet.wait_until_used()
         self.game = self.fleet.start_game(PLAYERS)
         self._versions = {f"{field}:{place}": 1 for place in range(PLAYERS) for field in FIELDS}
 
@@ -80,7 +80,7 @@ class Histories(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 10_000))
     def rush_while_feeds_are_cut(self, seed: int) -> None:
-        """The same while the near tiers lose their feeds."""
+        """The same while the near caches lose their feeds."""
         self.fleet.cut_feeds()
         self.fleet.run(self._draw_scripts(random.Random(seed)))
 
@@ -103,7 +103,7 @@ class Histories(RuleBasedStateMachine):
     @rule(pick=st.integers(0, 99))
     def stampede(self, pick: int) -> None:
         """Everybody wants the same cold value at one moment: it is loaded once."""
-        self.fleet.settle()
+        self.fleet.wait_until_used()
         self.fleet.redis.flushall()
         for member in self.fleet.members:
             member.call("forget_near")
@@ -114,7 +114,7 @@ class Histories(RuleBasedStateMachine):
     def teardown(self) -> None:
         """Check the history."""
         if hasattr(self, "game"):
-            self.fleet.settle()
+            self.fleet.wait_until_used()
             for process in range(PROCESSES):
                 for place in range(PLAYERS):
                     self.fleet[process].call("read", self.game, "user", place)
@@ -123,7 +123,7 @@ class Histories(RuleBasedStateMachine):
             self.seen.update(
                 event.tier if isinstance(event, Read) else event.outcome
                 for event in history.events
-                if not isinstance(event, Paid)
+                if not isinstance(event, Flushed)
             )
             violations = history.find_violations()
             assert violations == [], "\n".join(violations)

@@ -19,7 +19,7 @@ from core import Settings, open_service
 from core.cache.connection import RedisConnection, make_connection_factory
 from core.cache.guard import CacheDown
 from core.errors import DatabaseUnavailable, EchoMarketsError
-from tests.coherence.history import Event, Outcome, Paid, Read, Tier, Write
+from tests.coherence.history import Event, Flushed, Outcome, Read, Tier, Write
 from tests.coherence.load import Counts, Ledger, Load, Team
 from tests.coherence.mutants import MUTANTS
 from tests.coherence.registers import DAY, Game, list_registers, read_registers, write_register
@@ -64,7 +64,7 @@ class Worker:
     # -- hooks ------------------------------------------------------------------------
 
     def _observe(self) -> None:
-        """Watch which tier answers, what is loaded and what is paid; put the latches in."""
+        """Watch which tier answers, what is loaded and when the outbox is flushed; put the latches in."""
         cache: Any = self._service._cache
         invalidate = cache._near.invalidate
         get, read, load = cache._near.get, cache._reader.read, cache._reader._load
@@ -102,7 +102,7 @@ class Worker:
             waiting = len(shared.guard.outbox)
             flush(scripts)
             if waiting and not len(shared.guard.outbox):
-                self._events.append(Paid(self._number, time.monotonic()))
+                self._events.append(Flushed(self._number, time.monotonic()))
 
         def fence_and_wait(*arguments: Any, **options: Any) -> Any:
             held = fence(*arguments, **options)
@@ -181,8 +181,8 @@ class Worker:
             outcome = "unknown"
         except (EchoMarketsError, Undo):
             outcome = "refused"
-        owed = len(self._cache._shared.guard.outbox) > 0
-        self._events.append(Write(self._number, start, time.monotonic(), dict(versions), outcome, owed))
+        pending = len(self._cache._shared.guard.outbox) > 0
+        self._events.append(Write(self._number, start, time.monotonic(), dict(versions), outcome, pending))
 
     def read(self, game: Game, what: str, argument: Any) -> None:
         """Read and note which versions were seen, and which tier answered."""
@@ -197,7 +197,7 @@ class Worker:
         """Return what a read returns, and the tier that answered."""
         self._local.is_near = self._local.is_asked = False
         seen = read()
-        # a thread that joined another's read asked nobody, as if the near tier had answered
+        # a thread that joined another's read asked nobody, as if the near cache had answered
         is_near = self._local.is_near or not self._local.is_asked
         return seen, "near" if is_near else "shared"
 
@@ -246,7 +246,7 @@ class Worker:
         client._idle.extend(reversed(connections))
 
     def has_heard(self, key: str) -> bool:
-        """Say whether the near tier was told of a change of this key."""
+        """Say whether the near cache was told of a change of this key."""
         return key in self._heard
 
     def has_joined_or_ended(self, label: str) -> bool:
@@ -294,11 +294,11 @@ class Worker:
         client.drop_connections()
 
     def is_live(self) -> bool:
-        """Say whether the near tier serves."""
+        """Say whether the near cache serves."""
         return bool(self._cache._near.is_live)
 
     def forget_near(self) -> None:
-        """Drop what the near tier holds."""
+        """Drop what the near cache holds."""
         self._cache._near.clear()
         self.loads.clear()
 
@@ -316,12 +316,12 @@ class Worker:
         return loads
 
     def take_events(self) -> list[Event]:
-        """Return what happened since the last time; debts that are paid have been noted."""
+        """Return what happened since the last time."""
         events, self._events = self._events, []
         return events
 
-    def owes(self) -> int:
-        """Return how many invalidations Redis has to be told of."""
+    def count_pending(self) -> int:
+        """Return how many invalidations wait in the outbox."""
         return len(self._cache._shared.guard.outbox)
 
     @property

@@ -110,7 +110,7 @@ def postgres_proxy(own_postgres: PostgresServer) -> Iterator[Proxy]:
 
 @contextmanager
 def opened(settings: Settings, others: Settings, url: str, table: FaultTable) -> Iterator[Subject]:
-    """Open a subject: a written profile that both services have in their near tiers."""
+    """Open a subject: a written profile that both services have in their near caches."""
 
     def read_row() -> str | None:
         # on a connection of its own, which no fault has ended
@@ -127,7 +127,7 @@ def opened(settings: Settings, others: Settings, url: str, table: FaultTable) ->
             read_row=read_row,
             table=table,
         )
-        wait_until(subject.is_healthy, "both near tiers answer")
+        wait_until(subject.is_healthy, "both near caches answer")
         yield subject
 
 

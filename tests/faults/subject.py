@@ -110,7 +110,7 @@ class Subject:
         return f"{said}; slowest call {slowest:.2f} s"
 
     def is_healthy(self) -> bool:
-        """Say whether both services answer from the cache, near tier included."""
+        """Say whether both services answer from the cache, near cache included."""
         for service in (self.service, self.other):
             before = service.cache_stats().caches["user"].near_hits
             try:

@@ -35,7 +35,7 @@ def test_refused(cached: Subject, redis_proxy: Proxy) -> None:
 
 
 def test_hung(cached: Subject, valkey: OwnValkey, stopped: Stop) -> None:
-    """SIGSTOP for all: reads and writes go on, and the writes' invalidations are paid afterwards."""
+    """SIGSTOP for all: reads and writes go on, and the writes' invalidations are sent afterwards."""
     with stopped(valkey.server.pid):
         seen = cached.use()
     assert ends_answering(seen)

@@ -49,7 +49,7 @@ def faulty(settings: Settings, own_valkey: ValkeyServer) -> Iterator[EnhancedDat
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """Settings without a near tier: every read reaches Redis."""
+    """Settings without a near cache: every read reaches Redis."""
     return settings.model_copy(update={"near_cache_size": 0})
 
 
@@ -267,8 +267,8 @@ def test_a_write_while_redis_is_down_is_not_forgotten(
     server_directory: Callable[[], Path],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The invalidation is owed and paid before this process reads Redis again."""
-    # else it is paid in the background before the old value is put back
+    """The invalidation waits in the outbox and is sent before this process reads Redis again."""
+    # else it is sent in the background before the old value is put back
     is_back = threading.Event()
     attempt = RedisGuard._attempt_recovery
     monkeypatch.setattr(RedisGuard, "_attempt_recovery", lambda guard: is_back.is_set() and attempt(guard))

@@ -1,4 +1,4 @@
-"""The near tier on a real Valkey: coherent with every process, shut while it cannot hear."""
+"""The near cache on a real Valkey: coherent with every process, shut while it cannot hear."""
 
 import os
 import signal
@@ -32,26 +32,26 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
 
 
 def near_hits(service: EnhancedDatabaseService, kind: str = "user") -> int:
-    """Return how many reads the near tier has answered."""
+    """Return how many reads the near cache has answered."""
     return service.cache_stats().caches[kind].near_hits
 
 
 @pytest.fixture
 def warm(service: EnhancedDatabaseService, alice: User) -> EnhancedDatabaseService:
-    """A service that has Alice's profile in its near tier."""
+    """A service that has Alice's profile in its near cache."""
     make_warm(service, alice)
     return service
 
 
 def make_warm(service: EnhancedDatabaseService, user: User) -> None:
-    """Read a profile until the near tier answers."""
+    """Read a profile until the near cache answers."""
 
     def is_warm() -> bool:
         before = near_hits(service)
         service.get_user_by_id(user.id)
         return near_hits(service) > before
 
-    wait_until(is_warm, "the near tier answers")
+    wait_until(is_warm, "the near cache answers")
 
 
 def test_a_second_read_asks_nobody(warm: EnhancedDatabaseService, alice: User) -> None:
@@ -100,7 +100,7 @@ def test_another_process_is_heard(warm: EnhancedDatabaseService, settings: Setti
 def test_a_third_partys_delete_is_heard(
     warm: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """redis-cli DEL reaches the near tier, and so does FLUSHALL."""
+    """redis-cli DEL reaches the near cache, and so does FLUSHALL."""
     for command in (("DEL", f"user:{alice.id}"), ("FLUSHALL",)):
         make_warm(warm, alice)
         misses = warm.cache_stats().caches["user"].misses
@@ -158,7 +158,7 @@ def test_a_dead_feed_is_noticed_within_two_seconds(
         os.kill(own_valkey.pid, signal.SIGSTOP)
         try:
             stopped = time.monotonic()
-            wait_until(lambda: not service._cache._near.is_live, "the near tier is shut")
+            wait_until(lambda: not service._cache._near.is_live, "the near cache is shut")
             assert time.monotonic() - stopped < stretch(2.5)
             service.update_user_profile(alice.id, name="Meanwhile")
             assert service.get_user_by_id(alice.id).name == "Meanwhile"
@@ -183,7 +183,7 @@ def test_a_cut_feed_heals(
         make_warm(service, alice)
 
 
-def test_no_near_tier_no_thread(settings: Settings, alice: User) -> None:
+def test_no_near_cache_no_thread(settings: Settings, alice: User) -> None:
     """NEAR_CACHE_SIZE=0 opens no connection for a feed."""
     with open_service(settings.model_copy(update={"near_cache_size": 0})) as service:
         service.get_user_by_id(alice.id)

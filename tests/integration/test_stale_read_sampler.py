@@ -28,7 +28,7 @@ def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 @pytest.fixture
 def past_near(settings: Settings) -> Iterator[EnhancedDatabaseService]:
-    """A service without a near tier: every hit is one of Redis."""
+    """A service without a near cache: every hit is one of Redis."""
     with open_service(settings.model_copy(update={"near_cache_size": 0})) as service:
         yield service
 
@@ -63,14 +63,14 @@ def test_a_forged_value_is_counted(
 def test_a_write_past_the_service_is_counted_near_too(
     service: EnhancedDatabaseService, alice: User, execute: Execute
 ) -> None:
-    """What changes a row behind the cache's back makes the near tier stale."""
+    """What changes a row behind the cache's back makes the near cache stale."""
 
     def is_near() -> bool:
         before = service.cache_stats().caches["user"].near_hits
         service.get_user_by_id(alice.id)
         return service.cache_stats().caches["user"].near_hits > before
 
-    wait_until(is_near, "the near tier answers")
+    wait_until(is_near, "the near cache answers")
     execute("UPDATE users SET name = 'behind its back'")
     service.get_user_by_id(alice.id)
     wait_until(lambda: count(service, "stale_reads", "near") >= 1, "the stale read is counted")

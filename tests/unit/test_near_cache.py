@@ -1,4 +1,4 @@
-"""What the near tier serves and admits, and single-flight; no server is needed."""
+"""What the near cache serves and admits, and single-flight; no server is needed."""
 
 import threading
 
@@ -26,7 +26,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def near(clock: Clock) -> NearCache:
-    """A live near tier of three values that live five seconds."""
+    """A live near cache of three values that live five seconds."""
     tier = NearCache(ChangeLog(), max_entries=3, ttl_seconds=5, clock=clock)
     tier.open()
     return tier

@@ -25,7 +25,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def near(clock: Clock) -> NearCache:
-    """A live near tier that has all values of the list but none of it as a whole."""
+    """A live near cache that has all values of the list but none of it as a whole."""
     tier = NearCache(ChangeLog(), max_entries=LEAST_KEYS + 2, ttl_seconds=TTL_SECONDS, clock=clock)
     tier.open()
     for number, key in enumerate(KEYS):

@@ -110,8 +110,8 @@ class Server:
         self.breaker = breaker
         self.is_down = False
         self.attempts = 0
-        self.paid: list[str] = []
-        self.half_open_paid: list[bool] = []
+        self.sent: list[str] = []
+        self.half_open_sent: list[bool] = []
         self.outbox = InvalidationOutbox()
         self.recovered = threading.Event()
         self.recovery = Recovery(
@@ -120,8 +120,8 @@ class Server:
 
     def release(self, keys: object, _: bytes) -> None:
         """Be told of keys."""
-        self.half_open_paid.append(self.breaker.is_half_open)
-        self.paid += keys  # type: ignore[arg-type]  # a list of keys
+        self.half_open_sent.append(self.breaker.is_half_open)
+        self.sent += keys  # type: ignore[arg-type]  # a list of keys
 
     def attempt(self) -> bool:
         """Be asked."""
@@ -154,7 +154,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
     raise AssertionError("never")
 
 
-def test_the_background_pays_and_closes(server: Server, breaker: CircuitBreaker, told: list[bool]) -> None:
+def test_the_background_flushes_and_closes(server: Server, breaker: CircuitBreaker, told: list[bool]) -> None:
     """Nobody has to call for it, and the thread ends."""
     server.is_down = True
     breaker.record_failure("hung", is_attempt=False)
@@ -162,31 +162,31 @@ def test_the_background_pays_and_closes(server: Server, breaker: CircuitBreaker,
     server.recovery.start()
     server.recovery.start()
     wait_until(lambda: breaker.is_open)
-    assert not server.paid
+    assert not server.sent
     server.is_down = False
     assert server.recovered.wait(stretch(5))
     assert breaker.is_closed
-    assert server.paid == ["k"]
+    assert server.sent == ["k"]
     assert told == [False, True, False]
     wait_until(lambda: server.recovery._thread is None)
 
 
-def test_a_change_between_is_paid_before_it_closes(server: Server, breaker: CircuitBreaker) -> None:
+def test_a_change_between_is_sent_before_it_closes(server: Server, breaker: CircuitBreaker) -> None:
     """What a caller could not send while reads were kept away is sent before the first of them."""
     breaker.record_refusal("READONLY")
     attempt, is_first = server.attempt, [True]
 
-    def attempt_and_owe() -> bool:
+    def attempt_and_add() -> bool:
         done = attempt()
         if is_first.pop() if is_first else False:
             server.outbox.add(["late"], b"")
         return done
 
-    server.recovery._attempt = attempt_and_owe
+    server.recovery._attempt = attempt_and_add
     server.recovery.start()
     assert server.recovered.wait(stretch(5))
-    assert server.paid == ["late"]
-    assert server.half_open_paid == [True]
+    assert server.sent == ["late"]
+    assert server.half_open_sent == [True]
 
 
 def test_a_failed_attempt_of_any_kind_is_not_the_last(

@@ -81,7 +81,7 @@ class Couple:
         return (cache or self.reader).get_or_load(ROW, self.rows.__getitem__, player)
 
     def are_down(self) -> bool:
-        """Read something that is in no near tier; say whether both processes have given Redis up."""
+        """Read something that is in no near cache; say whether both processes have given Redis up."""
         self._number += 1
         for cache in (self.writer, self.reader):
             cache.get_or_load(ROW, lambda _: "nobody", f"nobody {self._number}")
@@ -101,7 +101,7 @@ class Couple:
         return stale
 
     def is_used(self, *, near: bool = True) -> bool:
-        """Say whether both processes answer from the cache, those with a near tier from that."""
+        """Say whether both processes answer from the cache, those with a near cache from that."""
         for cache, settings in ((self.writer, self.settings), (self.reader, self._readers)):
             before = cache.stats().caches["user"]
             self.read(cache=cache)
@@ -114,7 +114,7 @@ class Couple:
 
     def warm(self) -> None:
         """Read until everything is in both tiers of both processes."""
-        wait_until(self.is_used, "both near tiers answer")
+        wait_until(self.is_used, "both near caches answer")
         for player in PLAYERS:
             for cache in (self.writer, self.reader):
                 self.read(player, cache=cache)

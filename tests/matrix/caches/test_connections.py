@@ -108,8 +108,8 @@ def test_another_database(server: RedisServer, caplog: pytest.LogCaptureFixture)
         assert_bypassed(couple, "DB index is out of range (refused: SELECT 99)", caplog)
 
 
-def test_resp2_has_no_near_tier(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
-    """Redis tells of changes with RESP3 alone: a near tier would be deaf. A line says that there is none."""
+def test_resp2_has_no_near_cache(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Redis tells of changes with RESP3 alone: a near cache would be deaf. A line says that there is none."""
     with Couple(make_settings(server.url(parameters="?protocol=2"))) as couple:
         assert couple.find_stale(100) == []
         wait_until(lambda: couple.is_used(near=False), "both use the cache")
@@ -163,7 +163,7 @@ def make_tls(server_directory: Callable[[], Path]) -> Iterator[Callable[..., Tls
 
 
 def test_tls_works_with_its_authority(make_tls: Callable[..., Tls]) -> None:
-    """The near tier included."""
+    """The near cache included."""
     tls = make_tls()
     with Couple(make_settings(tls.url(f"ssl_ca_certs={tls.folder}/ca.pem"))) as couple:
         couple.finish()

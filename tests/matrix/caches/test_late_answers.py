@@ -24,7 +24,7 @@ def proxy(server: RedisServer) -> Iterator[Proxy]:
 
 @pytest.fixture
 def couple(proxy: Proxy) -> Iterator[Couple]:
-    """Two processes behind the proxy; the reader has no near tier, so that each read asks the server."""
+    """Two processes behind the proxy; the reader has no near cache, so that each read asks the server."""
     url = f"redis://{LOOPBACK}:{proxy.port}"
     with Couple(make_settings(url), reader=make_settings(url, near=0)) as couple:
         couple.warm()

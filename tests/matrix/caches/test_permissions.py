@@ -112,7 +112,7 @@ def test_a_command_that_is_seldom_used_is_taken_away(server: RedisServer, rules:
 
 
 def test_a_process_that_only_reads_notices_by_itself(server: RedisServer) -> None:
-    """Whatever it reads is in its near tier: no read, no lease and no fill has to fail first."""
+    """Whatever it reads is in its near cache: no read, no lease and no fill has to fail first."""
     url = server.url(set_user(server))
     with Couple(make_settings(url)) as couple:
         couple.warm()
@@ -221,7 +221,7 @@ def test_a_command_that_the_server_does_not_have(
 
 @pytest.mark.parametrize("rules", ["-client|tracking", "-client"])
 def test_a_feed_that_is_refused(server: RedisServer, caplog: pytest.LogCaptureFixture, rules: str) -> None:
-    """Redis is used without the near tier; health is degraded and says why, and the log has a line."""
+    """Redis is used without the near cache; health is degraded and says why, and the log has a line."""
     url = server.url(set_user(server, rules))
     with Couple(make_settings(url)) as couple:
         wait_until(lambda: couple.is_used(near=False), "both use the cache")
@@ -281,7 +281,7 @@ def test_the_documented_rule_is_enough(
             service.get_user_by_id(user.id)
             return service.cache_stats().caches["user"].near_hits > before
 
-        wait_until(is_near, "the near tier answers")
+        wait_until(is_near, "the near cache answers")
         service.delete_user(user.id)
         health = service.health()
         assert (health.status, health.redis, health.redis_reason) == ("healthy", "healthy", None)
