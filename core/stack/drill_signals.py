@@ -13,6 +13,8 @@ GROWS, STILL = "grows", "still"
 NONE = "none"
 # When more calls of the self-test fail, all do, and their names are not shown.
 NAMED_CALLS = 3
+# The failed calls of a self-test that gave up, because no call can succeed.
+ALL_CALLS = ("all",)
 # Only `echo-markets occupy-pool` has this role; other jobs may run beside it.
 DRILL_ROLE = "drill"
 CONSTRAINT_CLASS = "23"
@@ -145,7 +147,9 @@ def _read_bypasses(seen: Observation) -> float:
 def _read_self_test(seen: Observation) -> str:
     if not seen.failed_calls:
         return "passes"
-    return "fails" if len(seen.failed_calls) > NAMED_CALLS else f"fails: {', '.join(seen.failed_calls)}"
+    if seen.failed_calls == ALL_CALLS or len(seen.failed_calls) > NAMED_CALLS:
+        return "fails"
+    return f"fails: {', '.join(seen.failed_calls)}"
 
 
 def _read_waiting(seen: Observation) -> str:

@@ -22,6 +22,7 @@ from rich.table import Table
 from core.http_client import FetchFailed, fetch
 from core.scrape import read_scrape
 from core.stack.drill_signals import (
+    ALL_CALLS,
     GROWS,
     SIGNALS,
     Observation,
@@ -47,6 +48,9 @@ OBSERVE_SECONDS = 1.0
 PUBLISHED_SECONDS = 3.0
 # A small pool with a short timeout: the drill uses up a pool of its own, and nobody else's.
 SMALL_POOL = MappingProxyType({"DATABASE_CONNECTION_LIMIT": "2", "DATABASE_POOL_TIMEOUT": "1000"})
+
+# In the last line of a self-test that gave up, as `core.selftest` prints it.
+GAVE_UP = "FAIL the rest was not tried"
 
 
 class RunningStack(NamedTuple):
@@ -243,7 +247,9 @@ def _run_self_test(stack: RunningStack) -> tuple[str, ...]:
 
 
 def find_failed_calls(output: str) -> tuple[str, ...]:
-    """Return the calls that a self-test reports as failed, in order."""
+    """Return the calls that a self-test reports as failed, in order; `ALL_CALLS` when it gave up."""
+    if GAVE_UP in output:
+        return ALL_CALLS
     words = [line.split() for line in output.splitlines()]
     return tuple(line[1] for line in words if line[:1] == ["FAIL"] and len(line) > 1)
 

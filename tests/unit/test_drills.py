@@ -3,10 +3,14 @@
 from datetime import UTC, datetime
 
 import pytest
+from pydantic import SecretStr
 from rich.console import Console
 
+from core import Settings, open_service
 from core.scrape import Sample, Scrape
+from core.selftest import run_self_test
 from core.stack.drill_signals import (
+    ALL_CALLS,
     SIGNALS,
     Observation,
     Verdict,
@@ -15,6 +19,7 @@ from core.stack.drill_signals import (
     judge,
 )
 from core.stack.drills import DRILLS, build_table, find_failed_calls
+from core.stack.ports import find_free_port
 
 USUAL = {
     "echo_service_up database": 1.0,
@@ -183,6 +188,17 @@ def test_the_calls_that_fail_are_read_from_a_self_test() -> None:
     output = "ok   create_user  1.0 ms\nFAIL cache_stats  0.1 ms  answered 'down'\nfailed: 1\n"
     assert find_failed_calls(output) == ("cache_stats",)
     assert find_failed_calls("") == ()
+
+
+def test_a_self_test_without_a_database_fails_as_a_whole() -> None:
+    """It gives up at the first call, so single calls are not named."""
+    url = SecretStr(f"postgresql://echo:pw@127.0.0.1:{find_free_port()}/echo")
+    lines: list[str] = []
+    with open_service(Settings(database_url=url, enable_redis_cache=False)) as service:
+        assert not run_self_test(service, report=lines.append)
+    failed = find_failed_calls("\n".join(lines))
+    assert failed == ALL_CALLS
+    assert judge_redis(observe(failed=failed))["self-test"].during == "fails"
 
 
 def test_the_table_has_a_no_in_words() -> None:
