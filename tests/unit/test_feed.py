@@ -109,7 +109,7 @@ def test_pushes_that_come_together_are_read_together() -> None:
         def send(self, data: bytes) -> None: ...
 
     near = NearCache(ChangeLog(), max_entries=1, ttl_seconds=1)
-    feed = InvalidationFeed(MagicMock(), near, prefix="", capability=CapabilityCheck(""))
+    feed = InvalidationFeed(MagicMock(), near, prefix="", capability=CapabilityCheck("", ()))
     feed._stopping = stop = Stop(3)
     feed._listen(cast("RedisConnection", Connection()), Backoff(longest_seconds=1))
     assert stop.pauses == [GATHER_SECONDS] * 3
