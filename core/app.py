@@ -10,11 +10,10 @@ from datetime import UTC, datetime
 from core.cache import Cache
 from core.database import Database
 from core.errors import SettingsError
-from core.health import HealthEvaluator
+from core.health import HealthEvaluator, describe_pool, read_pool
 from core.logs import configure_logs
-from core.metric_files import open_metrics
-from core.metric_names import STACK_ROLES, Role, check_role
-from core.pools import describe_pool, read_pool
+from core.metrics import open_metrics
+from core.metrics.names import APPLICATION_PREFIX, STACK_ROLES, Role, check_role
 from core.records import PoolUse
 from core.service import EnhancedDatabaseService
 from core.settings import Settings
@@ -37,12 +36,12 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
         )
     _check_listed(check_role(role), settings)
     metrics = open_metrics(role, settings.metrics_dir)
-    name = f"echo-markets-{role}"
+    name = f"{APPLICATION_PREFIX}{role}"
     database = Database(settings, application_name=name, metrics=metrics)
 
     def list_others() -> Iterable[PoolUse]:
         # the exporter answers for the whole host, everybody else for itself
-        return map(read_pool, metrics.list_gauges(settings.metrics_dir)) if role == "exporter" else ()
+        return map(read_pool, metrics.list_gauges()) if role == "exporter" else ()
 
     cache = Cache(settings, client_name=name, metrics=metrics, is_bypassed=database.in_transaction)
     return EnhancedDatabaseService(

@@ -19,15 +19,15 @@ from rich.console import Console
 from core.app import configure_logging, open_service
 from core.confirmation import confirm_loss
 from core.errors import EchoMarketsError, InvalidInput, RowsWouldBeLost, SettingsError
-from core.figures import read_fleet, show_health, show_stats
-from core.metric_files import run_job
+from core.metrics import run_job
+from core.metrics.scrape import Scrape
 from core.migration import Migrator
 from core.pool_drill import occupy_pool
 from core.resources import DEMO_PRICES
-from core.scrape import Scrape
 from core.selftest import run_self_test
 from core.settings import Settings
 from core.stack.commands import stack
+from core.status import read_fleet, show_health, show_stats
 
 FAILED = 1
 WRONG_INPUT = 2

@@ -1,36 +1,38 @@
-"""Says whether the stack can serve: one evaluation for the JSON, the metrics and the dashboard.
+"""The health of the stack: one evaluation for the document, the metrics, the pages and the command line.
 
-Owns the checks and what follows from them. Each runs in a thread of its own within a
-second, on a connection of its own: an exhausted pool is reported, not waited for.
-Changes nothing but scratch keys; no address leaves this module in a reason.
+Owns the checks, the status that follows from them, and when a pool counts as exhausted. Each check runs in
+its own thread within a second, on its own connection: an exhausted pool is reported, not waited for.
+Writes only scratch keys; no reason contains an address.
 """
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from datetime import datetime
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar, get_args
 
 import psycopg2
+from prometheus_client import Metric
+from prometheus_client.samples import Sample
 
 from core.cache.capability import Diagnosis, RedisProbe
 from core.database.bounded_connection import BoundedConnection, make_connector
 from core.database.driver_errors import describe_refusal, translate_connect
 from core.errors import ConnectionsExhausted, MigrationFailed
 from core.forks import call_in_forked_child
+from core.metrics import names
 from core.migration import MIGRATIONS_DIR, MigrationCount, count_migrations
-from core.pools import add_up_pools
-from core.records import Health, PoolUse
+from core.records import Health, PoolStats, PoolUse
 from core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CLIENT_NAME = "echo-markets-health"
+CLIENT_NAME = f"{names.APPLICATION_PREFIX}health"
 CHECK_SECONDS = 1.0
 # Probes, scrapes and pages ask within the same moment; the servers hear of it once.
 CACHE_SECONDS = 2.0
@@ -240,3 +242,63 @@ class _Check(Generic[T]):
                 logger.debug("the health check of %s takes too long", self._name)
             return Finding(None, time.monotonic() - started)
         return Finding(found, time.monotonic() - started)
+
+
+def describe_pool(stats: PoolStats) -> PoolUse:
+    """Return the use of this process's pool; it is exhausted when a checkout would wait."""
+    return PoolUse(
+        pool_max=stats.pool_max,
+        pool_size=stats.pool_size,
+        pool_available=stats.pool_available,
+        pool_in_use=stats.pool_in_use,
+        requests_waiting=stats.requests_waiting,
+        is_exhausted=stats.pool_size >= stats.pool_max and stats.pool_available == 0,
+    )
+
+
+def read_pool(gauges: Iterable[Sample]) -> PoolUse:
+    """Return the use of another process's pool from its gauges; all 0 when it has no pool."""
+    limit_name, waiting_name = names.POOL_MAX.name, names.POOL_PENDING.name
+    counts = dict.fromkeys((limit_name, waiting_name, "idle", "used"), 0)
+    for sample in gauges:
+        key = sample.labels["state"] if sample.name == names.POOL_CONNECTIONS.name else sample.name
+        if key in counts:
+            counts[key] += int(sample.value)
+    limit, used, idle = counts[limit_name], counts["used"], counts["idle"]
+    return PoolUse(
+        pool_max=limit,
+        pool_size=used + idle,
+        pool_available=idle,
+        pool_in_use=used,
+        requests_waiting=counts[waiting_name],
+        is_exhausted=0 < limit <= used,
+    )
+
+
+def add_up_pools(pools: Sequence[PoolUse]) -> PoolUse:
+    """Return the sum of pools; exhausted as soon as one of them is: the others cannot help it."""
+    return PoolUse(
+        pool_max=sum(pool.pool_max for pool in pools),
+        pool_size=sum(pool.pool_size for pool in pools),
+        pool_available=sum(pool.pool_available for pool in pools),
+        pool_in_use=sum(pool.pool_in_use for pool in pools),
+        requests_waiting=sum(pool.requests_waiting for pool in pools),
+        is_exhausted=any(pool.is_exhausted for pool in pools),
+    )
+
+
+def build_health_metrics(health: Health) -> Iterator[Metric]:
+    """Yield the metrics of one evaluation."""
+    up = {("database",): float(health.database != "unhealthy")}
+    seconds = {("database",): health.database_seconds}
+    if health.redis_enabled:
+        up["redis",] = float(health.redis != "unhealthy")
+        seconds["redis",] = health.redis_seconds
+    yield names.SERVICE_UP.build(up)
+    yield names.SERVICE_CHECK_SECONDS.build(seconds)
+    statuses = get_args(names.HealthStatus)
+    yield names.HEALTH_STATUS.build({(status,): float(status == health.status) for status in statuses})
+    if health.migrations_applied is not None:
+        yield names.MIGRATIONS_APPLIED.build(health.migrations_applied)
+    if health.migrations_pending is not None:
+        yield names.MIGRATIONS_PENDING.build(health.migrations_pending)

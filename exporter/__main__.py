@@ -14,7 +14,7 @@ from core.app import configure_logging, refuse_arguments
 from core.errors import SettingsError
 from core.stack_identity import HEADER
 from exporter.deadlines import protocol_options
-from exporter.server import build_app, open_lanes
+from exporter.server import build_app, open_runners
 from exporter.web_config import load_web_config
 
 # A scrape takes well under a second; what is still open then is a client that hangs.
@@ -44,8 +44,7 @@ def main() -> int:
         uvicorn.run(
             build_app(
                 service,
-                settings.metrics_dir,
-                lanes=open_lanes(settings, service.metrics),
+                runners=open_runners(settings, service.metrics),
                 users=web.users,
                 stack=stack,
             ),

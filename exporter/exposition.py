@@ -1,161 +1,172 @@
-"""The text of `/metrics`: what every process wrote, and what a check finds now.
+"""The text of `/metrics`: the metrics of all processes and of the servers, in the format that is asked for.
 
-Owns the isolation of collectors: each has its success and duration, and one that
-fails never turns the answer into an error.
+Owns the isolation of collectors (each has its success and duration, and a failing one never turns the
+answer into an error) and the negotiation of format, compression and time. prometheus_client's own
+negotiation ignores quality values, so that a refused format or encoding would be sent; its encoders are used.
 """
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client import Metric, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.registry import Collector
 
 from core import EnhancedDatabaseService
-from core.records import Health
+from core.health import build_health_metrics
+from core.metrics.names import gauge
 from core.release import find_release
-from exporter.collectors.lane import Lane, Outcome
+from exporter.collectors.runner import CollectorRunner, Outcome
 
 logger = logging.getLogger(__name__)
 
-# A scrape beside this one holds the folder for milliseconds; within the margin of the shortest timeout.
+# Another reader holds the folder for milliseconds; within the margin of the shortest timeout.
 FOLDER_SECONDS = 0.1
-STATUSES = ("healthy", "degraded", "unhealthy")
+
+OPEN_METRICS = "application/openmetrics-text"
+PLAIN_TEXT = "text/plain"
+ENCODINGS = ("gzip", "x-gzip", "*")
+"""The names of gzip, the most specific first (RFC 9110, 8.4.1.3 and 12.5.3)."""
+TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"
+# Prometheus's own default, for a client that sends no timeout.
+DEFAULT_TIMEOUT_SECONDS = 10.0
+# For encoding and for the way to Prometheus.
+MARGIN_SECONDS = 0.5
+SHORTEST_SECONDS = 0.1
+LONGEST_SECONDS = 60.0
+
+SUCCESS = gauge("echo_scrape_collector_success", "1 when the collector worked", "collector")
+DURATION = gauge("echo_scrape_collector_duration_seconds", "Time the collector took", "collector")
+LAST_SUCCESS = gauge(
+    "echo_scrape_collector_last_success_timestamp_seconds",
+    "When the collector worked last, which is the age of what it shows",
+    "collector",
+)
+BUILD = gauge("echo_build_info", "The running release", "version", "revision")
 
 
-class Scrape(NamedTuple):
-    """How one scrape asks; `seconds` is the time it has, `encode` makes a registry's text."""
+class ScrapeRequest(NamedTuple):
+    """What a client asks for: `seconds` for the answer, and the format."""
 
-    seconds: float = 9.5
-    encode: Callable[[CollectorRegistry], bytes] = generate_latest
-
-
-def build_exposition(
-    service: EnhancedDatabaseService,
-    metrics_dir: Path | None,
-    *,
-    lanes: Sequence[Lane[Any]] = (),
-    scrape: Scrape = Scrape(),  # noqa: B008  # immutable
-    succeeded_at: MutableMapping[str, float] | None = None,
-) -> bytes:
-    """Return the metrics of the fleet in Prometheus's text format; never raises for a collector.
-
-    `lanes` run meanwhile and have `scrape.seconds` in all. `succeeded_at` keeps from scrape to
-    scrape when each of the other collectors worked last, in seconds since the epoch.
-    """
-    deadline = time.monotonic() + scrape.seconds
-    for lane in lanes:
-        lane.start()
-    registry = CollectorRegistry()
-    # health first: with no time left it would call what answers down
-    sources = {
-        "health": lambda: _collect_health(service.health(_remaining(deadline))),
-        "processes": lambda: service.metrics.collect(
-            metrics_dir, limit_seconds=max(FOLDER_SECONDS, _remaining(deadline))
-        ),
-        "build": _collect_build,
-    }
-    registry.register(_Scrape(sources, lanes, deadline, {} if succeeded_at is None else succeeded_at))
-    return scrape.encode(registry)
+    seconds: float = DEFAULT_TIMEOUT_SECONDS - MARGIN_SECONDS
+    encode: Callable[[Collector], bytes] = generate_latest
+    content_type: str = CONTENT_TYPE_PLAIN_0_0_4
 
 
-def _remaining(deadline: float) -> float:
-    return max(0.0, deadline - time.monotonic())
-
-
-class _Scrape:
-    """Runs the collectors of one scrape: its own one after the other, then it waits for the lanes."""
+class Exposition:
+    """Builds the answer to each scrape; keeps when each collector worked last."""
 
     def __init__(
-        self,
-        sources: Mapping[str, Callable[[], Iterable[Metric]]],
-        lanes: Sequence[Lane[Any]],
-        deadline: float,
-        succeeded_at: MutableMapping[str, float],
+        self, service: EnhancedDatabaseService, runners: Sequence[CollectorRunner[Any]] = ()
     ) -> None:
-        self._sources = sources
-        self._lanes = lanes
-        self._deadline = deadline
-        self._succeeded_at = succeeded_at
+        self._service = service
+        self._runners = runners
+        self._succeeded_at: dict[str, float] = {}
 
-    def collect(self) -> Iterator[Metric]:
-        outcomes = [self._run(name, source) for name, source in self._sources.items()]
-        outcomes += [outcome for lane in self._lanes for outcome in lane.wait(self._deadline)]
-        for outcome in outcomes:
-            yield from outcome.families
-        yield from _describe(outcomes)
+    def build(self, request: ScrapeRequest = ScrapeRequest()) -> bytes:  # noqa: B008  # immutable
+        """Return all metrics as text; never raises for a collector."""
+        deadline = time.monotonic() + request.seconds
+        for runner in self._runners:
+            runner.start()
+        # health first: with no time left it would report servers as down that answer
+        outcomes = [
+            self._run("health", lambda: build_health_metrics(self._service.health(_remaining(deadline)))),
+            self._run(
+                "processes",
+                lambda: self._service.metrics.collect(
+                    limit_seconds=max(FOLDER_SECONDS, _remaining(deadline))
+                ),
+            ),
+            self._run("build", _collect_build),
+            *(outcome for runner in self._runners for outcome in runner.wait(deadline)),
+        ]
+        return request.encode(_Collected(outcomes))
 
-    def _run(self, name: str, source: Callable[[], Iterable[Metric]]) -> Outcome:
+    def _run(self, name: str, collect: Callable[[], Iterable[Metric]]) -> Outcome:
         started = time.perf_counter()
         families: list[Metric] = []
         is_success = False
         try:
             # as a whole: half a collector's metrics would look like a fact
-            families = list(source())
+            families = list(collect())
         except Exception:
             # the edge of a collector: the others must still be seen
             logger.exception("collector %s failed", name)
         else:
             is_success = True
             self._succeeded_at[name] = time.time()
-        return Outcome(
-            name, families, is_success, time.perf_counter() - started, self._succeeded_at.get(name)
+        seconds = time.perf_counter() - started
+        return Outcome(name, families, is_success, seconds, self._succeeded_at.get(name))
+
+
+class _Collected(Collector):
+    """The results of one scrape in the form that prometheus_client encodes."""
+
+    def __init__(self, outcomes: Sequence[Outcome]) -> None:
+        self._outcomes = outcomes
+
+    def collect(self) -> Iterator[Metric]:
+        for outcome in self._outcomes:
+            yield from outcome.families
+        yield SUCCESS.build({(each.name,): float(each.is_success) for each in self._outcomes})
+        yield DURATION.build({(each.name,): each.seconds for each in self._outcomes})
+        yield LAST_SUCCESS.build(
+            {(each.name,): each.succeeded_at for each in self._outcomes if each.succeeded_at is not None}
         )
 
 
-def _describe(outcomes: Iterable[Outcome]) -> Iterator[Metric]:
-    success = GaugeMetricFamily(
-        "echo_scrape_collector_success", "1 when the collector worked", labels=["collector"]
-    )
-    duration = GaugeMetricFamily(
-        "echo_scrape_collector_duration_seconds", "Time the collector took", labels=["collector"]
-    )
-    last = GaugeMetricFamily(
-        "echo_scrape_collector_last_success_timestamp_seconds",
-        "When the collector worked last, which is the age of what it shows",
-        labels=["collector"],
-    )
-    for outcome in outcomes:
-        success.add_metric([outcome.name], float(outcome.is_success))
-        duration.add_metric([outcome.name], outcome.seconds)
-        if outcome.succeeded_at is not None:
-            last.add_metric([outcome.name], outcome.succeeded_at)
-    yield from (success, duration, last)
-
-
-def _collect_health(health: Health) -> Iterator[Metric]:
-    up = GaugeMetricFamily(
-        "echo_service_up", "1 while the service answers; absent when disabled", labels=["service"]
-    )
-    seconds = GaugeMetricFamily(
-        "echo_service_check_duration_seconds", "Time the check took", labels=["service"]
-    )
-    up.add_metric(["database"], float(health.database != "unhealthy"))
-    seconds.add_metric(["database"], health.database_seconds)
-    if health.redis_enabled:
-        up.add_metric(["redis"], float(health.redis != "unhealthy"))
-        seconds.add_metric(["redis"], health.redis_seconds)
-    yield up
-    yield seconds
-    status = GaugeMetricFamily(
-        "echo_health_status", "1 for the present status, 0 for the others", labels=["status"]
-    )
-    for name in STATUSES:
-        status.add_metric([name], float(name == health.status))
-    yield status
-    if health.migrations_applied is not None:
-        yield GaugeMetricFamily(
-            "echo_migrations_applied", "Migrations applied", value=health.migrations_applied
-        )
-    if health.migrations_pending is not None:
-        yield GaugeMetricFamily(
-            "echo_migrations_pending", "Migrations not applied", value=health.migrations_pending
-        )
+def _remaining(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
 
 
 def _collect_build() -> Iterator[Metric]:
-    info = GaugeMetricFamily("echo_build_info", "The running release", labels=["version", "revision"])
-    info.add_metric(find_release(), 1)
-    yield info
+    yield BUILD.build({find_release(): 1})
+
+
+# -- negotiation ----------------------------------------------------------------------
+
+
+def negotiate(headers: Mapping[str, str]) -> ScrapeRequest:
+    """Return what these headers ask for.
+
+    OpenMetrics 1.0 if it is accepted with at least the quality of plain text, else version 0.0.4.
+    """
+    timeout = _parse_number(headers.get(TIMEOUT_HEADER, ""), DEFAULT_TIMEOUT_SECONDS)
+    seconds = min(LONGEST_SECONDS, max(SHORTEST_SECONDS, timeout - MARGIN_SECONDS))
+    qualities = _parse_qualities(headers.get("accept", ""))
+    if qualities.get(OPEN_METRICS, 0.0) > 0 and qualities[OPEN_METRICS] >= qualities.get(PLAIN_TEXT, 0.0):
+        return ScrapeRequest(seconds, openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST)
+    return ScrapeRequest(seconds)
+
+
+def accepts_gzip(headers: Mapping[str, str]) -> bool:
+    """Say whether the answer may be compressed, and the client does not prefer it uncompressed."""
+    qualities = _parse_qualities(headers.get("accept-encoding", ""))
+    quality = next((qualities[name] for name in ENCODINGS if name in qualities), 0.0)
+    return quality > 0 and quality >= qualities.get("identity", 0.0)
+
+
+def _parse_qualities(header: str) -> dict[str, float]:
+    """Return the quality of each media type or encoding, without versions that cannot be served."""
+    qualities: dict[str, float] = {}
+    for item in header.split(","):
+        name, *parts = (part.strip() for part in item.lower().split(";"))
+        parameters = dict(part.split("=", 1) for part in parts if "=" in part)
+        version = parameters.get("version", "1.").strip('"')
+        if name == OPEN_METRICS and not version.startswith("1."):
+            continue
+        quality = _parse_number(parameters.get("q", ""), 1.0)
+        qualities[name] = max(quality, qualities.get(name, 0.0))
+    return qualities
+
+
+def _parse_number(text: str, default: float) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        return default
+    return number if math.isfinite(number) else default

@@ -1,13 +1,11 @@
-"""The HTTP face of the exporter: which path answers what.
+"""The HTTP side of the exporter: routes, status codes, the health document and readiness.
 
-Owns routes and status codes; what they show is built in `exporter.exposition` and
-`exporter.documents`. Every other path is 404, every other method 405.
+The text of `/metrics` is built in `exporter.exposition`. Every other path is 404, every other method 405.
 """
 
 import gzip
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -18,51 +16,62 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from core import EnhancedDatabaseService, Settings
-from core.metric_names import STACK_ROLES
 from core.metrics import Metrics
+from core.metrics.names import STACK_ROLES
+from core.records import Health, PoolUse
 from core.stack_identity import StackIdentity
-from exporter.access import BasicAuth
-from exporter.collectors.lane import Lane
-from exporter.collectors.postgres import open_postgres_lane
-from exporter.collectors.redis import open_redis_lane
-from exporter.documents import INDEX, build_health_document, describe_readiness
-from exporter.exposition import build_exposition
-from exporter.negotiation import accepts_gzip, negotiate
-from exporter.web_config import Passwords
+from exporter.access import BasicAuth, Passwords
+from exporter.collectors.postgres import open_postgres_runner
+from exporter.collectors.redis import open_redis_runner
+from exporter.collectors.runner import CollectorRunner
+from exporter.exposition import Exposition, accepts_gzip, negotiate
 
 NO_STORE = {"Cache-Control": "no-store"}
-# Metrics repeat themselves: more effort saves nothing.
+# The text repeats itself: a higher level saves nothing.
 GZIP_LEVEL = 4
 NO_USERS: Mapping[str, bytes] = MappingProxyType({})
 
+INDEX = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>Echo Markets exporter</title></head>
+<body>
+<h1>Echo Markets exporter</h1>
+<ul>
+<li><a href="/metrics">/metrics</a>: every process of the stack, PostgreSQL and Redis</li>
+<li><a href="/api/health/database">/api/health/database</a>: health of database and Redis</li>
+<li><a href="/readyz">/readyz</a>: whether the stack can serve</li>
+<li><a href="/livez">/livez</a>: whether this process runs</li>
+</ul>
+</body>
+</html>
+"""
 
-def open_lanes(settings: Settings, metrics: Metrics) -> tuple[Lane[Any], ...]:
+
+def open_runners(settings: Settings, metrics: Metrics) -> tuple[CollectorRunner[Any], ...]:
     """Return the collectors of the servers that `settings` name; they connect when they run.
 
     Connections are counted by the roles of the stack, of METRICS_ROLES and of the live processes
-    that share `metrics` with this one.
+    that share their metrics with this one.
     """
 
     def find_roles() -> set[str]:
-        shared = metrics.list_roles(settings.metrics_dir)
-        return shared.union(STACK_ROLES, settings.list_metrics_roles())
+        return metrics.list_roles().union(STACK_ROLES, settings.list_metrics_roles())
 
     operations = [name for name in dir(EnhancedDatabaseService) if not name.startswith("_")]
-    postgres = open_postgres_lane(settings, operations, find_roles=find_roles)
-    return (postgres, open_redis_lane(settings)) if settings.enable_redis_cache else (postgres,)
+    postgres = open_postgres_runner(settings, operations, find_roles=find_roles)
+    return (postgres, open_redis_runner(settings)) if settings.enable_redis_cache else (postgres,)
 
 
 def build_app(
     service: EnhancedDatabaseService,
-    metrics_dir: Path | None,
     *,
-    lanes: Sequence[Lane[Any]] = (),
+    runners: Sequence[CollectorRunner[Any]] = (),
     users: Mapping[str, bytes] = NO_USERS,
     stack: StackIdentity | None = None,
 ) -> Starlette:
-    """Return the ASGI application; it closes `lanes` at its end. Its health document is that of `stack`.
+    """Return the ASGI application; it closes `runners` at its end. Its health document names `stack`.
 
-    With `users`, names to bcrypt hashes, all but the probes asks for a password.
+    With `users`, names to bcrypt hashes, everything but the probes needs a password.
     """
 
     @asynccontextmanager
@@ -70,37 +79,30 @@ def build_app(
         try:
             yield
         finally:
-            for lane in lanes:
-                lane.close()
+            for runner in runners:
+                runner.close()
 
     access = [Middleware(BasicAuth, passwords=Passwords(users))] if users else []
-    app = Starlette(
-        routes=_build_routes(service, metrics_dir, lanes, stack),
-        middleware=access,
-        lifespan=lifespan,
-    )
+    routes = _build_routes(service, Exposition(service, runners), stack)
+    app = Starlette(routes=routes, middleware=access, lifespan=lifespan)
     # /metrics/ is another path, and 404 like all others
     app.router.redirect_slashes = False
     return app
 
 
 def _build_routes(
-    service: EnhancedDatabaseService,
-    metrics_dir: Path | None,
-    lanes: Sequence[Lane[Any]],
-    stack: StackIdentity | None,
+    service: EnhancedDatabaseService, exposition: Exposition, stack: StackIdentity | None
 ) -> list[Route]:
-    """Return the routes; endpoints that check something run in threads, because checks block."""
-    succeeded_at: dict[str, float] = {}
+    """Return the routes; endpoints that check something are not async: they block, and run in threads."""
 
     def metrics(request: Request) -> Response:
-        scrape, content_type = negotiate(request.headers)
-        text = build_exposition(service, metrics_dir, lanes=lanes, scrape=scrape, succeeded_at=succeeded_at)
-        described = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
+        wanted = negotiate(request.headers)
+        text = exposition.build(wanted)
+        headers = {"Content-Type": wanted.content_type, "Vary": "Accept, Accept-Encoding"}
         if accepts_gzip(request.headers):
             text = gzip.compress(text, GZIP_LEVEL, mtime=0)
-            described["Content-Encoding"] = "gzip"
-        return Response(text, headers=described)
+            headers["Content-Encoding"] = "gzip"
+        return Response(text, headers=headers)
 
     def health(_: Request) -> Response:
         found = service.health()
@@ -124,3 +126,62 @@ def _build_routes(
         Route("/livez", livez),
         Route("/readyz", readyz),
     ]
+
+
+def build_health_document(health: Health, stack: StackIdentity | None = None) -> dict[str, Any]:
+    """Return the document of one evaluation; times are milliseconds, the timestamp is UTC.
+
+    `stack` says whose health it is: its name, and a digest of its database's address.
+    """
+    redis: dict[str, Any] = {"status": health.redis, "enabled": health.redis_enabled}
+    if health.redis_enabled:
+        redis["responseTimeMs"] = round(health.redis_seconds * 1000, 1)
+    if health.redis_reason:
+        redis["reason"] = health.redis_reason
+    database: dict[str, Any] = {
+        "status": health.database,
+        "responseTimeMs": round(health.database_seconds * 1000, 1),
+        "migrationsPending": health.migrations_pending,
+        "connectionPool": _build_pool(health.pool),
+    }
+    if health.database_reason:
+        database["reason"] = health.database_reason
+    return {
+        "status": health.status,
+        **({} if stack is None else {"stack": str(stack)}),
+        "timestamp": health.timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "services": {"database": database, "redis": redis},
+    }
+
+
+def _build_pool(pool: PoolUse) -> dict[str, Any]:
+    return {
+        "status": "exhausted" if pool.is_exhausted else "healthy",
+        "maxConnections": pool.pool_max,
+        "size": pool.pool_size,
+        "available": pool.pool_available,
+        "inUse": pool.pool_in_use,
+        "waiting": pool.requests_waiting,
+    }
+
+
+def describe_readiness(health: Health) -> tuple[bool, str]:
+    """Return whether this version of the stack can serve, and the reason if it cannot.
+
+    Not while migrations are pending: calls that need the new schema would fail. Nor without writes.
+    """
+    if health.database == "unhealthy":
+        return False, "not ready: the database does not answer"
+    if health.is_read_only:
+        return False, f"not ready: the database cannot be written: {health.database_reason}"
+    if health.migrations_pending:
+        return (
+            False,
+            f"not ready: migrations pending: {health.migrations_pending}; `make migrate` applies them",
+        )
+    if health.status == "unhealthy":
+        return (
+            False,
+            f"not ready: redis cannot be used, and HEALTH_REQUIRE_REDIS is set: {health.redis_reason}",
+        )
+    return True, "ready"

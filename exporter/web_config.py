@@ -1,22 +1,17 @@
-"""The web-config file: TLS and passwords in the form of Prometheus's exporter-toolkit.
+"""The web-config file: TLS and users in the format of Prometheus's exporter-toolkit.
 
-Owns the subset that is understood, the hints about what is wrong, and the check of passwords.
-The form: https://prometheus.io/docs/prometheus/latest/configuration/https/. Read once, when
-the exporter starts; a key that is not understood is an error, because ignoring it might leave
-a door open.
+Owns the supported subset and its error messages. Format:
+https://prometheus.io/docs/prometheus/latest/configuration/https/. Read once, when the exporter starts; an
+unknown key is an error, because ignoring it could leave the exporter open.
 """
 
-import hashlib
-import hmac
 import re
 import ssl
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import bcrypt
 import yaml
 
 from core.errors import SettingsError
@@ -27,13 +22,11 @@ VERSIONS: Mapping[str, ssl.TLSVersion] = MappingProxyType(
     {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
 )
 TLS_KEYS = ("cert_file", "key_file", "min_version")
-# bcrypt takes a tenth of a second on purpose; a scraper shows the same password each time.
-REMEMBERED = 100
 _BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
 
 
 class WebConfig(NamedTuple):
-    """What the file says; without users nobody is asked for a password."""
+    """The content of the file; without users no password is needed."""
 
     tls: ssl.SSLContext | None = None
     users: Mapping[str, bytes] = MappingProxyType({})
@@ -105,35 +98,3 @@ def _load_users(section: Any, path: Path) -> Mapping[str, bytes]:
             raise _wrong(f"the password of {name!r} is no bcrypt hash")
         users[str(name)] = str(value).encode()
     return MappingProxyType(users)
-
-
-class Passwords:
-    """Checks passwords against their hashes; thread safe."""
-
-    def __init__(self, users: Mapping[str, bytes]) -> None:
-        self._users = users
-        self._right: set[bytes] = set()
-        # one at a time: guessing must not take the processor from the scrapes
-        self._checking = threading.Lock()
-
-    def is_known(self, name: str, password: str) -> bool:
-        """Say whether this was found right before; takes no time."""
-        return self._digest(name, password) in self._right
-
-    def check(self, name: str, password: str) -> bool:
-        """Say whether the password is the user's; takes a tenth of a second."""
-        # a user that does not exist takes as long: names cannot be found out
-        expected = self._users.get(name, next(iter(self._users.values())))
-        with self._checking:
-            try:
-                is_right = bcrypt.checkpw(password.encode(), expected) and name in self._users
-            except ValueError:
-                # longer than bcrypt compares, or with a zero byte
-                return False
-            if is_right and len(self._right) < REMEMBERED:
-                self._right.add(self._digest(name, password))
-            return is_right
-
-    def _digest(self, name: str, password: str) -> bytes:
-        key = self._users.get(name, b"nobody")
-        return hmac.digest(key, f"{name}:{password}".encode(), hashlib.sha256)

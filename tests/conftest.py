@@ -102,7 +102,7 @@ def find_imbalances(metrics: Metrics) -> list[str]:
     """
     rest: Counter[str] = Counter()
     signs = {"requests": 1, "hits": -1, "misses": -1, "bypasses": -1}
-    for family in metrics.registry.collect():
+    for family in metrics.collect_own():
         sign = signs.get(family.name.removeprefix("echo_cache_"), 0)
         for sample in family.samples if sign else ():
             tier = f"{sample.labels['cache']} {sample.labels.get('tier', 'shared')}"

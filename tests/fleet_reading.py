@@ -1,13 +1,14 @@
-"""How tests look at the metrics of several writers.
+"""How tests look at metrics: a counter that every role has, and reading one sample."""
 
-Owns a counter that every role has, and reading a sample as an exporter does.
-"""
-
+from collections.abc import Iterable
 from pathlib import Path
 
-from core.metric_fleet import FleetReader
-from core.metric_values import MetricWriter
+from prometheus_client import Metric
+
 from core.metrics import Metrics
+from core.metrics.fleet import FleetReader
+from core.metrics.scrape import list_samples
+from core.metrics.writer import MetricWriter
 
 TIMEOUTS = "echo_db_pool_timeouts_total"
 
@@ -19,11 +20,19 @@ def read(folder: Path, name: str, **labels: str) -> float | None:
 
 def sample(reader: FleetReader, name: str, **labels: str) -> float | None:
     """Return a sample of the fleet; None when it is not there."""
-    for metric in reader.collect():
-        for found in metric.samples:
-            if found.name == name and found.labels == labels:
-                return found.value
-    return None
+    return find_sample(reader.collect(), name, **labels)
+
+
+def read_own(metrics: Metrics, name: str, **labels: str) -> float | None:
+    """Return a sample of this process alone, as last published; None when it is not there."""
+    return find_sample(metrics.collect_own(), name, **labels)
+
+
+def find_sample(families: Iterable[Metric], name: str, **labels: str) -> float | None:
+    """Return a sample of a collection; None when it is not there."""
+    return next(
+        (item.value for item in list_samples(families) if item.name == name and item.labels == labels), None
+    )
 
 
 def count_timeouts(metrics: Metrics, count: int = 1) -> None:

@@ -1,46 +1,21 @@
-"""Statements on PostgreSQL's own statistics: what the server does, not what the game holds.
+"""Statements on PostgreSQL's own statistics: sizes, unused indexes, slow statements.
 
-Owns what the exporter's collectors and the dashboard's operations figures read. Sizes and
-counts are the server's estimates; no table is ever scanned. Takes anything that runs a
-statement, because the exporter asks past the pool that it measures.
+Sizes and counts are the server's estimates; no table is ever scanned. Each function takes anything that
+runs a statement, because the exporter does not use the pool that it measures.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
+from core.metrics.names import OTHER
+from core.models import ALL_MODELS
 from core.queries.rows import Row
 from core.records import StatementFigures, TableFigures, UnusedIndex
 
-# A label set must stay closed: everything else is summed up under OTHER.
-OTHER = "other"
-TABLES = (
-    "users",
-    "ticks",
-    "symbols",
-    "portfolios",
-    "positions",
-    "trades",
-    "quests",
-    "leaderboard_entries",
-    "leaderboard_counters",
-    "market_events",
-    "audit_events",
-)
-APPLICATION_PREFIX = "echo-markets-"
-STATES = ("active", "idle", "idle_in_transaction", "idle_in_transaction_aborted", OTHER)
+TABLES = tuple(model._meta.table_name for model in ALL_MODELS)  # noqa: SLF001  # peewee has no other way
 # How the database layer ends each statement. PostgreSQL 18 drops a comment in front of one.
 TAG = re.compile(r"/\* op=([a-z_]+) \*/")
 
-_ACTIVITY = """
-    SELECT application_name, state, count(*)
-    FROM pg_stat_activity WHERE backend_type = 'client backend' GROUP BY 1, 2"""
-_MAX_CONNECTIONS = "SELECT current_setting('max_connections')::int"
-_OLDEST_TRANSACTION = """
-    SELECT COALESCE(max(EXTRACT(epoch FROM clock_timestamp() - xact_start)), 0)::float8
-    FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
-_TRANSACTIONS = """
-    SELECT xact_commit, xact_rollback, deadlocks FROM pg_stat_database WHERE datname = current_database()"""
 # Without the maps of free space, which are small and would cost ten times as much to look at.
 # The cumulative statistics follow every write, but a crash of the server empties them.
 _TABLES = """
@@ -75,61 +50,21 @@ _FIND_STATEMENTS = """
     SELECT nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
     WHERE extname = 'pg_stat_statements' AND has_schema_privilege(n.oid, 'USAGE')
       AND current_setting('pg_stat_statements.track', true) IS NOT NULL"""
-_OWN_STATEMENTS = """
+OWN_STATEMENTS = """
     {schema}.pg_stat_statements({texts}) WHERE queryid IS NOT NULL
     AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())"""
-_STATEMENT_COUNTERS = f"""
-    SELECT queryid, sum(calls)::bigint, sum(total_exec_time) / 1000, sum(rows)::bigint
-    FROM {_OWN_STATEMENTS.replace("{texts}", "false")} GROUP BY 1"""
-_STATEMENT_TEXTS = f"""
-    SELECT queryid, min(query) FROM {_OWN_STATEMENTS.replace("{texts}", "true")}
-    AND queryid = ANY(%s) GROUP BY 1"""
 _SLOWEST_STATEMENTS = f"""
     SELECT substring(query FROM '/[*] op=([a-z_]+) [*]/'), query, calls,
            total_exec_time / 1000, mean_exec_time / 1000, rows
-    FROM {_OWN_STATEMENTS.replace("{texts}", "true")} AND strpos(query, '/* op=') > 0
+    FROM {OWN_STATEMENTS.replace("{texts}", "true")} AND strpos(query, '/* op=') > 0
     ORDER BY total_exec_time DESC LIMIT %s"""
-# Who has replayed everything is not late, however long ago that was; who stopped answering is.
-_REPLICAS = """
-    SELECT application_name, CASE
-        WHEN replay_lsn >= CASE WHEN pg_is_in_recovery() THEN sent_lsn ELSE pg_current_wal_lsn() END THEN 0
-        ELSE EXTRACT(epoch FROM greatest(replay_lag, clock_timestamp() - reply_time))
-    END::float8
-    FROM pg_stat_replication WHERE state IN ('streaming', 'catchup')"""
 
 
 class Executor(Protocol):
-    """What runs a statement: the pooled database, or a connection of one's own."""
+    """Runs statements: the pooled database, or a connection outside the pool."""
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """Run a statement and return a cursor on its rows."""
-
-
-def count_connections(executor: Executor, applications: Collection[str]) -> dict[tuple[str, str], int]:
-    """Return the server's client connections, all databases, by application and state; zeros included.
-
-    What is none of the `applications`, named without the prefix of the stack, is `other`.
-    """
-    counts = {(application, state): 0 for application in (*applications, OTHER) for state in STATES}
-    for application_name, state, count in _fetch(executor, _ACTIVITY):
-        counts[_name_application(application_name, applications), _name_state(state)] += count
-    return counts
-
-
-def find_max_connections(executor: Executor) -> int:
-    """Return how many connections the server allows."""
-    return int(_fetch(executor, _MAX_CONNECTIONS)[0][0])
-
-
-def find_oldest_transaction_seconds(executor: Executor) -> float:
-    """Return the age of the server's oldest open transaction in seconds; 0 without any."""
-    return float(_fetch(executor, _OLDEST_TRANSACTION)[0][0])
-
-
-def count_transactions(executor: Executor) -> tuple[int, int, int]:
-    """Return the commits, rollbacks and deadlocks of this database since its statistics were reset."""
-    [(commits, rollbacks, deadlocks)] = _fetch(executor, _TRANSACTIONS)
-    return commits, rollbacks, deadlocks
 
 
 def list_tables(executor: Executor) -> tuple[TableFigures, ...]:
@@ -160,7 +95,7 @@ def list_unused_indexes(executor: Executor) -> tuple[UnusedIndex, ...]:
     )
 
 
-def find_statement_statistics(executor: Executor) -> str | None:
+def find_statement_schema(executor: Executor) -> str | None:
     """Return the schema of pg_stat_statements; None where it is not loaded, created or allowed."""
     rows = _fetch(executor, _FIND_STATEMENTS)
     return str(rows[0][0]) if rows else None
@@ -173,10 +108,10 @@ def list_slowest_statements(executor: Executor, limit: int) -> tuple[StatementFi
     it was last forgotten; another operation that runs the same one is counted there. Constants
     are replaced by `$1`; statements of others, whose texts may hold a secret, are not listed.
     """
-    schema = find_statement_statistics(executor)
+    schema = find_statement_schema(executor)
     if schema is None:
         return None
-    statement = _in_schema(_SLOWEST_STATEMENTS, schema)
+    statement = in_schema(_SLOWEST_STATEMENTS, schema)
     return tuple(
         StatementFigures(
             operation=operation,
@@ -190,60 +125,19 @@ def list_slowest_statements(executor: Executor, limit: int) -> tuple[StatementFi
     )
 
 
-def read_statement_counters(executor: Executor, schema: str) -> dict[int, tuple[int, float, int]]:
-    """Return calls, seconds and rows by the server's id of a statement, without the costly texts.
-
-    `schema` is where pg_stat_statements is, as `find_statement_statistics` says.
-    """
-    return {
-        queryid: (calls, seconds, rows)
-        for queryid, calls, seconds, rows in _fetch(executor, _in_schema(_STATEMENT_COUNTERS, schema))
-    }
-
-
-def find_statement_operations(
-    executor: Executor, schema: str, queryids: Iterable[int], *, known: Collection[str]
-) -> Mapping[int, str]:
-    """Return the operation of each statement, `other` without one that is `known`; `schema` as above."""
-    wanted = list(queryids)
-    found = dict.fromkeys(wanted, OTHER)
-    for queryid, text in _fetch(executor, _in_schema(_STATEMENT_TEXTS, schema), (wanted,)):
-        tag = TAG.search(text or "")
-        if tag is not None and tag[1] in known:
-            found[queryid] = tag[1]
-    return found
-
-
-def list_replicas(executor: Executor) -> dict[str, float]:
-    """Return the lag in seconds of each connected replica by its application name; the largest of a name."""
-    lags: dict[str, float] = {}
-    for name, seconds in _fetch(executor, _REPLICAS):
-        lags[name] = max(lags.get(name, 0.0), seconds or 0.0)
-    return lags
-
-
 def _fetch(executor: Executor, statement: str, parameters: tuple[Any, ...] | None = None) -> list[Row]:
     rows: list[Row] = executor.execute_sql(statement, parameters).fetchall()
     return rows
 
 
-def _in_schema(statement: str, schema: str) -> str:
+def in_schema(statement: str, schema: str) -> str:
+    """Return a statement on the pg_stat_statements of a schema."""
     quoted = schema.replace('"', '""')
     if "%" in quoted or "\\" in quoted:
         # the driver would take a percent sign for a placeholder
-        return statement.replace("{schema}", 'U&"{}"'.format(re.sub(r"[%\\]", _spell_letter, quoted)))
+        return statement.replace("{schema}", 'U&"{}"'.format(re.sub(r"[%\\]", _encode_letter, quoted)))
     return statement.replace("{schema}", f'"{quoted}"')
 
 
-def _spell_letter(letter: re.Match[str]) -> str:
+def _encode_letter(letter: re.Match[str]) -> str:
     return f"\\{ord(letter[0]):04x}"
-
-
-def _name_application(application_name: str | None, applications: Collection[str]) -> str:
-    name = (application_name or "").removeprefix(APPLICATION_PREFIX)
-    return name if application_name != name and name in applications else OTHER
-
-
-def _name_state(state: str | None) -> str:
-    name = (state or "").replace(" (", "_").replace(")", "").replace(" ", "_")
-    return name if name in STATES else OTHER

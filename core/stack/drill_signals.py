@@ -7,7 +7,7 @@ are compared in the same way: its normal value, and the value that a fault must 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from core.scrape import Scrape
+from core.metrics.scrape import Scrape
 
 GROWS, STILL = "grows", "still"
 NONE = "none"

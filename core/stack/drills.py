@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.http_client import FetchFailed, fetch
-from core.scrape import read_scrape
+from core.metrics.scrape import read_scrape
 from core.stack.drill_signals import (
     ALL_CALLS,
     GROWS,

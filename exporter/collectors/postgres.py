@@ -1,40 +1,72 @@
-"""What PostgreSQL says of itself, as metrics.
+"""PostgreSQL's view of itself as metrics: connections, transactions, replicas and tables.
 
-Owns names and labels of `echo_pg_*`; the statements are in `core.queries.operations`.
+Owns the statements of these collectors and their `echo_pg_*` metrics. The statement that measures tables
+is in `core.queries.operations`, because the service uses it too.
 """
 
 from collections.abc import Callable, Collection, Iterator
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from core.database.bounded_connection import BoundedConnection, make_connector
-from core.metric_names import CONNECTION_NAMES
-from core.queries import operations
+from core.metrics.names import APPLICATION_PREFIX, CONNECTION_NAMES, OTHER, counter, gauge
+from core.queries.operations import Executor, list_tables
 from core.settings import Settings
-from exporter.collectors.lane import Collector, Lane
+from exporter.collectors.runner import Collector, CollectorRunner
 from exporter.collectors.statements import StatementCounters
 
-CLIENT_NAME = "echo-markets-collector"
-# A statement of these takes milliseconds; what takes longer waits behind a lock or hangs.
+CLIENT_NAME = f"{APPLICATION_PREFIX}collector"
+# Each statement takes milliseconds; a slower one waits for a lock, or the server hangs.
 STATEMENT_SECONDS = 1.0
-# Two that scrape the same exporter cost the server once.
+# Two scrapers of the same exporter cost the server one run.
 BRIEF_SECONDS = 1.0
-# These look at files and hundreds of statements, and change slowly.
+# Sizes and statement counters are expensive to read and change slowly.
 LONG_SECONDS = 30.0
-# Names come from the replicas' own configuration; more than a few would be a mistake there.
-REPLICAS_SHOWN = 10
+# Replicas name themselves; a longer list would be a mistake in their configuration.
+MAX_REPLICAS = 10
+STATES = ("active", "idle", "idle_in_transaction", "idle_in_transaction_aborted", OTHER)
+
+CONNECTIONS = gauge("echo_pg_connections", "Client connections that the server has", "application", "state")
+MAX_CONNECTIONS = gauge("echo_pg_max_connections", "Connections that the server allows")
+OLDEST_TRANSACTION = gauge(
+    "echo_pg_oldest_transaction_age_seconds", "Age of the oldest open transaction, 0 without any"
+)
+COMMITS = counter("echo_pg_commits_total", "Transactions committed")
+ROLLBACKS = counter("echo_pg_rollbacks_total", "Transactions rolled back")
+DEADLOCKS = counter("echo_pg_deadlocks_total", "Deadlocks")
+TABLE_SIZE = gauge("echo_pg_table_size_bytes", "Size of a table with its indexes and partitions", "table")
+TABLE_ROWS = gauge("echo_pg_table_rows", "Rows of a table by the server's estimate", "table")
+REPLICAS = gauge("echo_pg_replicas_connected", "Replicas that stream from this server")
+REPLICATION_LAG = gauge("echo_pg_replication_lag_seconds", "How late a replica is with replaying", "replica")
+
+_ACTIVITY = """
+    SELECT application_name, state, count(*)
+    FROM pg_stat_activity WHERE backend_type = 'client backend' GROUP BY 1, 2"""
+_LIMITS = """
+    SELECT current_setting('max_connections')::int,
+           COALESCE(max(EXTRACT(epoch FROM clock_timestamp() - xact_start)), 0)::float8
+    FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
+_TRANSACTIONS = """
+    SELECT xact_commit, xact_rollback, deadlocks FROM pg_stat_database WHERE datname = current_database()"""
+# A replica that has replayed everything is not late, however long ago that was; one that stopped
+# answering is.
+_REPLICAS = """
+    SELECT application_name, CASE
+        WHEN replay_lsn >= CASE WHEN pg_is_in_recovery() THEN sent_lsn ELSE pg_current_wal_lsn() END THEN 0
+        ELSE EXTRACT(epoch FROM greatest(replay_lag, clock_timestamp() - reply_time))
+    END::float8
+    FROM pg_stat_replication WHERE state IN ('streaming', 'catchup')"""
 
 
-def open_postgres_lane(
-    settings: Settings, operation_names: Collection[str], *, find_roles: Callable[[], Collection[str]]
-) -> Lane[BoundedConnection]:
-    """Return PostgreSQL's collectors on a connection of their own, which is opened when they run.
+def open_postgres_runner(
+    settings: Settings, operations: Collection[str], *, find_roles: Callable[[], Collection[str]]
+) -> CollectorRunner[BoundedConnection]:
+    """Return PostgreSQL's collectors on their own connection, which is opened when they run.
 
     `find_roles` returns the programs whose connections are counted by name.
     """
-    statements = StatementCounters(operation_names)
     connector = make_connector(settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS)
-    return Lane(
+    return CollectorRunner(
         lambda: BoundedConnection(
             settings, CLIENT_NAME, limit_seconds=STATEMENT_SECONDS, connector=connector
         ),
@@ -47,63 +79,55 @@ def open_postgres_lane(
             Collector("postgres_transactions", collect_transactions, BRIEF_SECONDS),
             Collector("postgres_replication", collect_replication, BRIEF_SECONDS),
             Collector("postgres_tables", collect_tables, LONG_SECONDS),
-            Collector("postgres_statements", statements.collect, LONG_SECONDS),
+            Collector("postgres_statements", StatementCounters(operations).collect, LONG_SECONDS),
         ],
     )
 
 
-def collect_activity(connection: BoundedConnection, roles: Collection[str]) -> Iterator[Metric]:
+def collect_activity(connection: Executor, roles: Collection[str]) -> Iterator[Metric]:
     """Yield the server's connections of all databases, their limit and the oldest transaction."""
-    connections = GaugeMetricFamily(
-        "echo_pg_connections", "Client connections that the server has", labels=["application", "state"]
-    )
-    for labels, count in operations.count_connections(connection, [*CONNECTION_NAMES, *roles]).items():
-        connections.add_metric(labels, count)
-    yield connections
-    yield GaugeMetricFamily(
-        "echo_pg_max_connections",
-        "Connections that the server allows",
-        value=operations.find_max_connections(connection),
-    )
-    yield GaugeMetricFamily(
-        "echo_pg_oldest_transaction_age_seconds",
-        "Age of the oldest open transaction, 0 without any",
-        value=operations.find_oldest_transaction_seconds(connection),
-    )
+    yield CONNECTIONS.build(count_connections(connection, (*CONNECTION_NAMES, *roles)))
+    [(max_connections, oldest_seconds)] = connection.execute_sql(_LIMITS).fetchall()
+    yield MAX_CONNECTIONS.build(max_connections)
+    yield OLDEST_TRANSACTION.build(oldest_seconds)
 
 
-def collect_transactions(connection: BoundedConnection) -> Iterator[Metric]:
-    """Yield what this database committed and did not."""
-    commits, rollbacks, deadlocks = operations.count_transactions(connection)
-    yield CounterMetricFamily("echo_pg_commits", "Transactions committed", value=commits)
-    yield CounterMetricFamily("echo_pg_rollbacks", "Transactions rolled back", value=rollbacks)
-    yield CounterMetricFamily("echo_pg_deadlocks", "Deadlocks", value=deadlocks)
+def count_connections(connection: Executor, applications: Collection[str]) -> dict[tuple[str, str], int]:
+    """Return the connections by application and state, zeros included; any other name counts as `other`.
+
+    `applications` are named without the prefix of the stack.
+    """
+    counts = {(application, state): 0 for application in (*applications, OTHER) for state in STATES}
+    for application_name, state, count in connection.execute_sql(_ACTIVITY).fetchall():
+        name = (application_name or "").removeprefix(APPLICATION_PREFIX)
+        is_known = name != application_name and name in applications
+        counts[name if is_known else OTHER, _format_state(state)] += count
+    return counts
 
 
-def collect_tables(connection: BoundedConnection) -> Iterator[Metric]:
+def _format_state(state: str | None) -> str:
+    name = (state or "").replace(" (", "_").replace(")", "").replace(" ", "_")
+    return name if name in STATES else OTHER
+
+
+def collect_transactions(connection: Executor) -> Iterator[Metric]:
+    """Yield the transactions of this database since its statistics were reset."""
+    [counts] = connection.execute_sql(_TRANSACTIONS).fetchall()
+    for definition, count in zip((COMMITS, ROLLBACKS, DEADLOCKS), counts, strict=True):
+        yield definition.build(count)
+
+
+def collect_tables(connection: Executor) -> Iterator[Metric]:
     """Yield size and estimated rows of every table."""
-    sizes = GaugeMetricFamily(
-        "echo_pg_table_size_bytes", "Size of a table with its indexes and partitions", labels=["table"]
-    )
-    rows = GaugeMetricFamily(
-        "echo_pg_table_rows", "Rows of a table by the server's estimate", labels=["table"]
-    )
-    for table in operations.list_tables(connection):
-        sizes.add_metric([table.table], table.size_bytes + table.index_size_bytes)
-        rows.add_metric([table.table], table.rows)
-    yield sizes
-    yield rows
+    tables = list_tables(connection)
+    yield TABLE_SIZE.build({(each.table,): each.size_bytes + each.index_size_bytes for each in tables})
+    yield TABLE_ROWS.build({(each.table,): each.rows for each in tables})
 
 
-def collect_replication(connection: BoundedConnection) -> Iterator[Metric]:
-    """Yield how many replicas stream from this server, and how late they are."""
-    replicas = operations.list_replicas(connection)
-    yield GaugeMetricFamily(
-        "echo_pg_replicas_connected", "Replicas that stream from this server", value=len(replicas)
-    )
-    lags = GaugeMetricFamily(
-        "echo_pg_replication_lag_seconds", "How late a replica is with replaying", labels=["replica"]
-    )
-    for name in sorted(replicas)[:REPLICAS_SHOWN]:
-        lags.add_metric([name], replicas[name])
-    yield lags
+def collect_replication(connection: Executor) -> Iterator[Metric]:
+    """Yield the number of replicas that stream from this server, and how late each one is."""
+    lags: dict[tuple[str], float] = {}
+    for name, seconds in connection.execute_sql(_REPLICAS).fetchall():
+        lags[name,] = max(lags.get((name,), 0.0), seconds or 0.0)
+    yield REPLICAS.build(len(lags))
+    yield REPLICATION_LAG.build(dict(sorted(lags.items())[:MAX_REPLICAS]))

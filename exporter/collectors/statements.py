@@ -1,65 +1,83 @@
 """The cost of the service's operations, summed up from pg_stat_statements.
 
-Owns the counters, which never go back: the server forgets rare statements to make room, and
-a sum that became less would be taken for a restart, and counted anew as a whole.
+Owns the statements of this collector, its metrics, and sums that never decrease: the server forgets rare
+statements to make room, and Prometheus would take a lower sum for a restart and count all of it again.
 
-The server keeps the text of whoever first ran a statement, and with it that operation's tag:
-two operations that run the very same statement are counted under the one that came first.
+The server keeps the text of the first run of a statement, and with it that operation's tag: two operations
+that run the same statement are counted as the one that ran it first.
 """
 
 from collections.abc import Collection, Iterator
 
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.core import Metric
 
-from core.queries import operations
-from core.queries.operations import Executor
+from core.metrics.names import OTHER, counter
+from core.queries.operations import OWN_STATEMENTS, TAG, Executor, find_statement_schema, in_schema
 
-Figures = tuple[int, float, int]
-NOTHING: Figures = (0, 0.0, 0)
+CALLS = counter("echo_pg_statement_calls_total", "Statements run", "op")
+SECONDS = counter("echo_pg_statement_seconds_total", "Time in statements", "op")
+ROWS = counter("echo_pg_statement_rows_total", "Rows of statements", "op")
+
+# Without the texts, which the server reads from a file.
+_COUNTERS = f"""
+    SELECT queryid, sum(calls)::bigint, sum(total_exec_time) / 1000, sum(rows)::bigint
+    FROM {OWN_STATEMENTS.replace("{texts}", "false")} GROUP BY 1"""
+_TEXTS = f"""
+    SELECT queryid, min(query) FROM {OWN_STATEMENTS.replace("{texts}", "true")}
+    AND queryid = ANY(%s) GROUP BY 1"""
+
+Cost = tuple[int, float, int]
+"""Calls, seconds and rows."""
+NO_COST: Cost = (0, 0.0, 0)
 
 
 class StatementCounters:
-    """Calls, seconds and rows by operation; of one thread at a time."""
+    """Calls, seconds and rows by operation; for one thread at a time."""
 
-    def __init__(self, operation_names: Collection[str]) -> None:
-        self._known = frozenset(operation_names)
+    def __init__(self, operations: Collection[str]) -> None:
+        self._known = frozenset(operations)
         self._operations: dict[int, str] = {}
-        self._last: dict[int, Figures] = {}
-        self._sums: dict[str, Figures] = {operations.OTHER: NOTHING}
+        self._last: dict[int, Cost] = {}
+        self._sums: dict[str, Cost] = {OTHER: NO_COST}
 
     def collect(self, executor: Executor) -> Iterator[Metric]:
         """Yield the counters; nothing without pg_stat_statements."""
-        schema = operations.find_statement_statistics(executor)
+        schema = find_statement_schema(executor)
         if schema is None:
             return
         self._add(executor, schema)
-        calls = CounterMetricFamily("echo_pg_statement_calls", "Statements run", labels=["op"])
-        seconds = CounterMetricFamily("echo_pg_statement_seconds", "Time in statements", labels=["op"])
-        rows = CounterMetricFamily("echo_pg_statement_rows", "Rows of statements", labels=["op"])
-        for name, figures in sorted(self._sums.items()):
-            for family, value in zip((calls, seconds, rows), figures, strict=True):
-                family.add_metric([name], value)
-        yield from (calls, seconds, rows)
+        for place, definition in enumerate((CALLS, SECONDS, ROWS)):
+            yield definition.build({(name,): cost[place] for name, cost in sorted(self._sums.items())})
 
     def _add(self, executor: Executor, schema: str) -> None:
-        present = operations.read_statement_counters(executor, schema)
-        # the texts are read from a file of the server: for new statements only
+        rows = executor.execute_sql(in_schema(_COUNTERS, schema)).fetchall()
+        present: dict[int, Cost] = {row[0]: (row[1], row[2], row[3]) for row in rows}
         if new := present.keys() - self._operations.keys():
-            self._operations |= operations.find_statement_operations(executor, schema, new, known=self._known)
-        for queryid, figures in present.items():
+            self._operations |= self._find_operations(executor, schema, list(new))
+        for queryid, cost in present.items():
             name = self._operations[queryid]
-            self._sums[name] = _add_up(self._sums.get(name, NOTHING), _grow(self._last.get(queryid), figures))
+            increase = _subtract(cost, self._last.get(queryid))
+            self._sums[name] = _add_up(self._sums.get(name, NO_COST), increase)
         self._last = present
-        # what comes back may come back with the text of another operation
+        # a statement that the server forgot may come back with the text of another operation
         self._operations = {queryid: self._operations[queryid] for queryid in present}
 
+    def _find_operations(self, executor: Executor, schema: str, queryids: list[int]) -> dict[int, str]:
+        """Return the operation of each statement; `other` for one that is not known."""
+        found = dict.fromkeys(queryids, OTHER)
+        for queryid, text in executor.execute_sql(in_schema(_TEXTS, schema), (queryids,)).fetchall():
+            tag = TAG.search(text or "")
+            if tag is not None and tag[1] in self._known:
+                found[queryid] = tag[1]
+        return found
 
-def _grow(before: Figures | None, now: Figures) -> Figures:
-    """Return what was added; when it is less than before, the server has started over."""
+
+def _subtract(now: Cost, before: Cost | None) -> Cost:
+    """Return the increase; fewer calls than before mean that the server has started over."""
     if before is None or now[0] < before[0]:
         return now
     return now[0] - before[0], max(0.0, now[1] - before[1]), max(0, now[2] - before[2])
 
 
-def _add_up(one: Figures, other: Figures) -> Figures:
+def _add_up(one: Cost, other: Cost) -> Cost:
     return one[0] + other[0], one[1] + other[1], one[2] + other[2]

@@ -11,9 +11,8 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 
 from core.cache.kinds import KINDS
-from core.metric_files import open_metrics
-from core.metric_names import SECONDS_BUCKETS, Role, Tier
-from core.metrics import Metrics
+from core.metrics import Metrics, open_metrics
+from core.metrics.names import SECONDS_BUCKETS, Role, Tier
 from core.service import EnhancedDatabaseService
 
 ROLES: Sequence[Role] = ("dashboard", "simulator", "job", "exporter")

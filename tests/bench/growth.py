@@ -246,10 +246,10 @@ def scrape(size: int) -> Trial:
     )
     cache = Cache(settings, client_name="growth", metrics=metrics)
     fill_cache(cache, size)
-    metrics.collect(None)
+    metrics.collect()
 
     def act(_: int) -> None:
-        metrics.collect(None)
+        metrics.collect()
         cache.stats()
 
     return Trial(act, 5)

@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from core import Settings
-from core.metric_files import open_metrics
-from core.metrics import Metrics
+from core.metrics import open_metrics
+from core.metrics.fleet import FleetReader
+from core.metrics.writer import MetricWriter
 from core.stack.ports import find_free_port
 from tests.bench.fleet import fill, run_writers
 from tests.bench.servers import run_servers
@@ -48,16 +49,17 @@ def main(writers: int, ended: int, rounds: int) -> None:
     with run_servers() as settings, tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "ended"
         leave_ended_writers(folder, ended)
-        metrics = Metrics("exporter")
+        reader = FleetReader(MetricWriter(), folder)
         add(f"{ended} ended, prometheus_client's collector", lambda: collect_plainly(folder), 3)
-        add(f"{ended} ended, folded now", lambda: metrics.collect(folder), 1)
-        add(f"{ended} ended, folded before", lambda: metrics.collect(folder))
+        add(f"{ended} ended, folded now", reader.collect, 1)
+        add(f"{ended} ended, folded before", reader.collect)
 
         folder = Path(root) / "live"
+        reader = FleetReader(MetricWriter(), folder)
         with run_writers(folder, writers):
             add(f"{writers} live, prometheus_client's collector", lambda: collect_plainly(folder), 5)
-            metrics.collect(folder)
-            add(f"{writers} live, merged", lambda: metrics.collect(folder))
+            reader.collect()
+            add(f"{writers} live, merged", reader.collect)
             with run_exporter(settings, folder) as (process, url), httpx2.Client() as client:
                 client.get(url)
                 before = sum(process.cpu_times()[:2])

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from core import Settings
-from core.metric_fleet import FleetReader
-from core.metric_values import MetricWriter
+from core.metrics.fleet import FleetReader
+from core.metrics.writer import MetricWriter
 from tests.dashboard_process import run_dashboard
 from tests.end_to_end.browsing import CHROMIUM, run_browser, visit
 

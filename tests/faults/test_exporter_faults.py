@@ -19,7 +19,7 @@ from core import Settings, open_service
 from core.migration import Migrator
 from core.stack.ports import find_free_port
 from core.testing import PostgresServer, run_postgres
-from exporter.server import build_app, open_lanes
+from exporter.server import build_app, open_runners
 from tests.conftest import FAST
 from tests.faults.conftest import OwnValkey
 from tests.faults.subject import wait_until
@@ -93,9 +93,7 @@ def stack(server_directory: Callable[[], Path]) -> Iterator[Subject]:
         Migrator(settings).up()
         with (
             open_service(settings, role="exporter") as service,
-            TestClient(
-                build_app(service, None, lanes=open_lanes(settings, service.metrics))
-            ) as subject.client,
+            TestClient(build_app(service, runners=open_runners(settings, service.metrics))) as subject.client,
         ):
             yield subject
     valkey.stop()
@@ -121,7 +119,7 @@ def assert_down_and_steady(subject: Subject, service: str) -> str:
     for _ in range(5):
         text = subject.scrape()
         assert value(text, "echo_service_up", service=service) == 0
-        # one for each lane and each check
+        # one for each runner and each check
         assert count_threads() <= 4
     return text
 
@@ -202,9 +200,7 @@ def test_a_locked_table_fails_its_collector_alone(subject: Subject) -> None:
         # those of before are kept for a while
         with (
             open_service(subject.settings) as service,
-            TestClient(
-                build_app(service, None, lanes=open_lanes(subject.settings, service.metrics))
-            ) as client,
+            TestClient(build_app(service, runners=open_runners(subject.settings, service.metrics))) as client,
         ):
             text = client.get("/metrics", headers=HEADERS).text
             assert value(text, "echo_scrape_collector_success", collector="postgres_tables") == 0
@@ -242,7 +238,7 @@ def test_a_folder_that_another_exporter_holds(subject: Subject, tmp_path: Path) 
     shared = subject.settings.model_copy(update={"metrics_dir": tmp_path})
     with (
         open_service(shared, role="exporter") as service,
-        TestClient(build_app(service, tmp_path)) as client,
+        TestClient(build_app(service)) as client,
     ):
         holder = os.open(tmp_path, os.O_RDONLY)
         fcntl.flock(holder, fcntl.LOCK_EX)

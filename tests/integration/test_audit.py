@@ -7,11 +7,12 @@ import pytest
 from core import EnhancedDatabaseService
 from core.errors import DatabaseError, InvalidInput
 from tests.conftest import Execute
+from tests.fleet_reading import read_own
 
 
 def read_counter(service: EnhancedDatabaseService, name: str, **labels: str) -> float | None:
     """Return the value of a counter of this process."""
-    return service.metrics.registry.get_sample_value(name, labels)
+    return read_own(service.metrics, name, **labels)
 
 
 def test_an_action_is_written_down_before_it_is_done(

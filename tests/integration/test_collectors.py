@@ -13,11 +13,13 @@ from starlette.testclient import TestClient
 
 from core import EnhancedDatabaseService, Settings
 from core.database.bounded_connection import BoundedConnection
-from core.models import ALL_MODELS
+from core.metrics.scrape import list_samples
 from core.queries import operations
 from core.testing import PostgresServer
-from exporter.server import build_app, open_lanes
+from exporter.collectors import postgres
+from exporter.server import build_app, open_runners
 from tests.conftest import Execute
+from tests.fleet_reading import find_sample
 from tests.integration.test_exporter import parse, value
 from tests.market_days import import_days
 
@@ -33,7 +35,7 @@ def connection(settings: Settings) -> Iterator[BoundedConnection]:
 @pytest.fixture
 def client(service: EnhancedDatabaseService, settings: Settings) -> Iterator[TestClient]:
     """A client of an exporter that asks the servers."""
-    with TestClient(build_app(service, None, lanes=open_lanes(settings, service.metrics))) as client:
+    with TestClient(build_app(service, runners=open_runners(settings, service.metrics))) as client:
         yield client
 
 
@@ -86,7 +88,7 @@ def test_connections_are_counted_by_application_and_state(
 ) -> None:
     """Names and states of others become `other`, and all of them are there."""
     applications = ("collector", "dashboard", "my-api")
-    before = operations.count_connections(connection, applications)
+    before = postgres.count_connections(connection, applications)
     with contextlib.ExitStack() as opened:
         for name in (
             "echo-markets-dashboard",
@@ -102,7 +104,7 @@ def test_connections_are_counted_by_application_and_state(
                 cursor.execute("SELECT 1")
         wait_for(
             lambda: (
-                count_added(before, operations.count_connections(connection, applications))
+                count_added(before, postgres.count_connections(connection, applications))
                 == {
                     ("dashboard", "idle_in_transaction"): 2,
                     ("my-api", "idle_in_transaction"): 1,
@@ -112,7 +114,7 @@ def test_connections_are_counted_by_application_and_state(
             "three sessions of others, two of a dashboard and one of an adopter's program",
         )
     assert before["collector", "active"] == 1
-    assert len(before) == (len(applications) + 1) * len(operations.STATES)
+    assert len(before) == (len(applications) + 1) * len(postgres.STATES)
 
 
 def count_added(
@@ -126,12 +128,29 @@ def test_the_oldest_transaction_has_an_age(connection: BoundedConnection, databa
     """Somebody else's, not the one that asks."""
     with contextlib.closing(psycopg2.connect(database_url)) as raw, raw.cursor() as cursor:
         cursor.execute("SELECT pg_sleep(0.3)")
-        assert 0.3 <= operations.find_oldest_transaction_seconds(connection) < 60
+        found = find_sample(postgres.collect_activity(connection, ()), postgres.OLDEST_TRANSACTION.name)
+        assert found is not None
+        assert 0.3 <= found < 60
+
+
+def count_transactions(connection: BoundedConnection) -> tuple[float, ...]:
+    """Return commits, rollbacks and deadlocks."""
+    families = list(postgres.collect_transactions(connection))
+    return tuple(item.value for item in list_samples(families))
+
+
+def list_lags(connection: BoundedConnection) -> dict[str, float]:
+    """Return the lag of each replica; asserts that all of them are counted."""
+    families = list(postgres.collect_replication(connection))
+    name = postgres.REPLICATION_LAG.name
+    lags = {item.labels["replica"]: item.value for item in list_samples(families) if item.name == name}
+    assert find_sample(families, postgres.REPLICAS.name) == len(lags)
+    return lags
 
 
 def test_transactions_are_counted(connection: BoundedConnection, execute: Execute) -> None:
     """Commits and rollbacks go up by what happened."""
-    commits, rollbacks, deadlocks = operations.count_transactions(connection)
+    commits, rollbacks, deadlocks = count_transactions(connection)
     for _ in range(5):
         execute("SELECT 1")
         with contextlib.suppress(psycopg2.Error):
@@ -139,10 +158,10 @@ def test_transactions_are_counted(connection: BoundedConnection, execute: Execut
     # a session reports at its leisure, unless it is told to
     execute("SELECT pg_stat_force_next_flush()")
     wait_for(
-        lambda: operations.count_transactions(connection)[:2] >= (commits + 5, rollbacks + 5),
+        lambda: count_transactions(connection)[:2] >= (commits + 5, rollbacks + 5),
         "five commits and rollbacks",
     )
-    assert operations.count_transactions(connection)[2] == deadlocks
+    assert count_transactions(connection)[2] == deadlocks
 
 
 def test_partitions_are_summed_up_under_the_table(
@@ -164,11 +183,6 @@ def test_partitions_are_summed_up_under_the_table(
     assert (sizes["ticks"].size_bytes, sizes["ticks"].index_size_bytes) == (heap, indexes)
     assert heap > 100_000
     assert sizes["other"].rows >= 50
-
-
-def test_the_closed_set_of_tables_is_the_models() -> None:
-    """A new table needs a series of its own."""
-    assert set(operations.TABLES) == {model._meta.table_name for model in ALL_MODELS}
 
 
 def test_unused_indexes_are_those_that_no_query_used(
@@ -201,7 +215,7 @@ def test_the_service_lists_tables_and_no_statements(service: EnhancedDatabaseSer
 
 def test_replicas_and_their_lag(connection: BoundedConnection, postgres_server: PostgresServer) -> None:
     """Who replayed everything is not late; who stays behind is, by name."""
-    assert operations.list_replicas(connection) == {}
+    assert list_lags(connection) == {}
     factory = psycopg2.extras.PhysicalReplicationConnection
     with contextlib.ExitStack() as opened:
         [(end,)] = connection.execute_sql("SELECT pg_current_wal_flush_lsn() - '0/0'").fetchall()
@@ -211,6 +225,6 @@ def test_replicas_and_their_lag(connection: BoundedConnection, postgres_server: 
             cursor = raw.cursor()
             cursor.start_replication(start_lsn=int(end), options=None)
             cursor.send_feedback(write_lsn=applied, flush_lsn=applied, apply_lsn=applied, force=True)  # type: ignore[no-untyped-call]  # psycopg2's stubs lack it
-        wait_for(lambda: len(operations.list_replicas(connection)) == 2, "two replicas")
-        wait_for(lambda: operations.list_replicas(connection)["replica_b"] > 0.1, "a late one")
-        assert operations.list_replicas(connection)["replica_a"] == 0
+        wait_for(lambda: len(list_lags(connection)) == 2, "two replicas")
+        wait_for(lambda: list_lags(connection)["replica_b"] > 0.1, "a late one")
+        assert list_lags(connection)["replica_a"] == 0

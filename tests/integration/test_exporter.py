@@ -30,7 +30,7 @@ from tests.serving import write_tls
 @pytest.fixture
 def client(service: EnhancedDatabaseService) -> Iterator[TestClient]:
     """A client of the exporter of a healthy stack."""
-    with TestClient(build_app(service, None)) as client:
+    with TestClient(build_app(service)) as client:
         yield client
 
 

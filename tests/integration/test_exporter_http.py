@@ -34,14 +34,14 @@ PATHS = ["/", "/metrics", "/api/health/database", "/livez", "/readyz"]
 @pytest.fixture
 def client(service: EnhancedDatabaseService) -> Iterator[TestClient]:
     """A client of the exporter of a healthy stack."""
-    with TestClient(build_app(service, None)) as client:
+    with TestClient(build_app(service)) as client:
         yield client
 
 
 @pytest.fixture
 def port(service: EnhancedDatabaseService) -> Iterator[int]:
     """The port of an exporter that is really listening."""
-    with served(build_app(service, None)) as port:
+    with served(build_app(service)) as port:
         yield port
 
 

@@ -15,7 +15,7 @@ from core.http_client import fetch
 from core.stack.ports import find_free_port
 from core.stack_identity import HEADER, StackIdentity, build_identity
 from core.testing import ValkeyServer
-from exporter.exposition import build_exposition
+from exporter.exposition import Exposition
 from exporter.server import build_app
 from tests.serving import served
 from tests.web import serving
@@ -51,7 +51,7 @@ def test_the_fleet_comes_from_the_exporter(run: Run, service: EnhancedDatabaseSe
     user = service.create_user(username="alice")
     for _ in range(3):
         service.get_user_by_id(user.id)
-    with serving(lambda _: (200, build_exposition(service, None))) as url:
+    with serving(lambda _: (200, Exposition(service).build())) as url:
         stats, health = run("stats", EXPORTER_URL=url), run("health", EXPORTER_URL=url)
     assert (stats.exit_code, health.exit_code) == (0, 0), stats.output
     assert "from the exporter" in stats.output
@@ -113,7 +113,7 @@ def test_without_a_database_it_is_unhealthy(run: Run) -> None:
 def exporting(service: EnhancedDatabaseService, stack: StackIdentity | None) -> Iterator[str]:
     """Serve an exporter that says which stack it belongs to; yields its port."""
     options = {} if stack is None else {"headers": [(HEADER, str(stack))]}
-    with served(build_app(service, None, stack=stack), **options) as port:
+    with served(build_app(service, stack=stack), **options) as port:
         yield str(port)
 
 

@@ -33,7 +33,7 @@ def test_the_exporter_sees_the_exhausted_pool_of_any_process(
     shared = settings.model_copy(update={"metrics_dir": tmp_path / "metrics"})
     with (
         open_service(shared, role="exporter") as service,
-        TestClient(build_app(service, shared.metrics_dir)) as client,
+        TestClient(build_app(service)) as client,
     ):
         with another_process(shared, role) as busy, another_process(shared, role) as idle:
             with busy._database.session("report"), ThreadPoolExecutor(1) as thread:

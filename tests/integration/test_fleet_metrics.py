@@ -16,12 +16,12 @@ from frozendict import frozendict
 from prometheus_client import Metric
 
 from core import EnhancedDatabaseService, Settings
-from core.metric_fleet import FleetReader
-from core.metric_values import MetricWriter
+from core.metrics.fleet import FleetReader
+from core.metrics.writer import MetricWriter
 from core.records import Tick, User
 from core.service.base import new_id
 from core.simulation.replay import seed
-from exporter.exposition import build_exposition
+from exporter.exposition import Exposition
 from tests.conftest import Execute
 from tests.market_days import import_days, write_days
 
@@ -134,7 +134,7 @@ def test_series_do_not_grow_with_users_and_symbols(service: EnhancedDatabaseServ
     service.get_leaderboard("daily_returns", now.date(), 50)
     service.get_recent_market_events(20)
     service.warm_cache()
-    text = build_exposition(service, None).decode()
+    text = Exposition(service).build().decode()
     series = [line for line in text.splitlines() if not line.startswith("#")]
     assert 100 < len(series) < 1000
     assert "player_" not in text

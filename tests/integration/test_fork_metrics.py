@@ -17,8 +17,7 @@ import pytest
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.metric_files import open_metrics
-from core.metrics import Metrics
+from core.metrics import Metrics, open_metrics
 from core.service.base import new_id
 from core.stack.ports import find_free_port
 from tests.conftest import Execute
@@ -58,7 +57,7 @@ def total(shared: Settings) -> Iterator[Callable[..., float]]:
     def add_up(name: str, **labels: str) -> float:
         return sum(
             sample.value
-            for family in exporter.collect(shared.metrics_dir)
+            for family in exporter.collect()
             for sample in family.samples
             if sample.name == name and sample.labels.items() >= labels.items()
         )
@@ -71,7 +70,7 @@ def read_gauges(metrics: Metrics) -> dict[str, float]:
     """Return the gauges of this process alone, but for what lasts longer than a process."""
     return {
         f"{sample.name} {sorted(sample.labels.items())}": sample.value
-        for family in metrics.registry.collect()
+        for family in metrics.collect_own()
         if family.type == "gauge" and not family.name.startswith("echo_task_")
         for sample in family.samples
     }
@@ -236,20 +235,20 @@ def test_a_child_waits_for_no_check_or_scrape_of_its_parent(
 ) -> None:
     """Forked while a check of health and a scrape are under way, it makes its own, at once."""
     health, metrics = preloaded._health, preloaded.metrics
-    metrics.collect(shared.metrics_dir)
-    metrics.list_gauges(shared.metrics_dir)
+    metrics.collect()
+    metrics.list_gauges()
 
     def work() -> list[Any]:
         began = time.monotonic()
         status = preloaded.health().status
-        families = metrics.collect(shared.metrics_dir)
-        gauges = metrics.list_gauges(shared.metrics_dir)
-        list(metrics.registry.collect())
+        families = metrics.collect()
+        gauges = metrics.list_gauges()
+        metrics.collect_own()
         return [status, bool(families), len(gauges), time.monotonic() - began]
 
     under_way = threading.Event()
     original = health._examine_database
-    locks = (health._evaluating, metrics._fleet._lock, metrics._live._lock, metrics._own._lock)
+    locks = (health._evaluating, metrics._fleet._lock)
     with ExitStack() as held:
         for lock in locks:
             held.enter_context(lock)

@@ -20,9 +20,9 @@ from starlette.testclient import TestClient
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import DatabaseUnavailable, InvalidInput
 from core.health import CACHE_SECONDS, CHECK_SECONDS, HealthEvaluator
+from core.metrics.scrape import parse_scrape
 from core.migration import Migrator
 from core.records import Health, PoolUse
-from core.scrape import parse_scrape
 from core.testing import PostgresServer, run_postgres
 from dashboard import runtime
 from dashboard.pages.operations import tables
@@ -107,7 +107,7 @@ def test_document_metrics_and_dashboard_agree(settings: Settings, execute: Execu
     with (
         open_service(state.change(settings)) as service,
         state.prepare(service, execute),
-        TestClient(build_app(service, None)) as client,
+        TestClient(build_app(service)) as client,
     ):
         started = time.monotonic()
         response = client.get("/api/health/database")
@@ -152,7 +152,7 @@ def test_readiness_says_what_is_missing(settings: Settings, execute: Execute) ->
     execute("DELETE FROM schema_migration WHERE name LIKE '0002%'")
     texts = []
     for change in (unchanged, without_database):
-        with open_service(change(settings)) as service, TestClient(build_app(service, None)) as client:
+        with open_service(change(settings)) as service, TestClient(build_app(service)) as client:
             texts.append(client.get("/readyz").text)
     assert texts == [
         "not ready: migrations pending: 1; `make migrate` applies them\n",
@@ -163,7 +163,7 @@ def test_readiness_says_what_is_missing(settings: Settings, execute: Execute) ->
 def test_a_read_only_database_is_not_ready(settings: Settings, execute: Execute) -> None:
     """The document and the readiness say which of its causes it is; reads go on."""
     make_read_only(None, execute)  # type: ignore[arg-type]  # not looked at
-    with open_service(disabling_redis(settings)) as service, TestClient(build_app(service, None)) as client:
+    with open_service(disabling_redis(settings)) as service, TestClient(build_app(service)) as client:
         document = client.get("/api/health/database").json()
         reason = "it accepts no writes: default_transaction_read_only is on"
         assert document["services"]["database"]["reason"] == reason
@@ -185,7 +185,7 @@ def test_a_server_without_another_connection_serves_who_has_one(
         try:
             url = SecretStr(f"postgresql://{role}:x@127.0.0.1:{postgres_server.port}/{name}")
             own = disabling_redis(settings).model_copy(update={"database_url": url})
-            with open_service(own) as service, TestClient(build_app(service, None)) as client:
+            with open_service(own) as service, TestClient(build_app(service)) as client:
                 other = None if holds else psycopg2.connect(url.get_secret_value())
                 if holds:
                     service.search_users("a")

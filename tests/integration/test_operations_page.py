@@ -20,7 +20,7 @@ from dashboard.pages.operations.alerts import SECTIONS
 from dashboard.pages.operations.prometheus import Prometheus
 from dashboard.pages.operations.queries import HIT_RATIO, LATENCY, POOL_USED
 from dashboard.pages.operations.telemetry import Telemetry, get_telemetry, set_telemetry
-from exporter.exposition import build_exposition
+from exporter.exposition import Exposition
 from exporter.server import build_app
 from tests.serving import served
 from tests.web import serving
@@ -60,14 +60,14 @@ def watch(
 @contextmanager
 def exporting(service: EnhancedDatabaseService) -> Iterator[str]:
     """Serve the metrics of a service; yields the exporter's URL."""
-    with served(build_app(service, None)) as port:
+    with served(build_app(service)) as port:
         yield f"http://127.0.0.1:{port}"
 
 
 def test_another_stacks_exporter_is_not_shown(service: EnhancedDatabaseService) -> None:
     """Its figures are another game's; the page says whose they are."""
     own, other = (build_identity(name, "postgresql://db.example/echo") for name in ("main", "other"))
-    with served(build_app(service, None), headers=[(HEADER, str(other))]) as port:
+    with served(build_app(service), headers=[(HEADER, str(other))]) as port:
         url = f"http://{LOOPBACK}:{port}"
         refused = Telemetry(exporter_url=url, prometheus=None, stack=own).read(0)
         shown = Telemetry(exporter_url=url, prometheus=None, stack=other).read(0)
@@ -184,7 +184,7 @@ def test_charts_go_on_when_the_exporter_is_back(service: EnhancedDatabaseService
     up = [True]
 
     def respond(_: str) -> tuple[int, bytes]:
-        return (200, build_exposition(service, None)) if up[0] else (503, b"")
+        return (200, Exposition(service).build()) if up[0] else (503, b"")
 
     with serving(respond) as url:
         watch(service, url)
@@ -296,7 +296,7 @@ def test_sessions_share_one_look(service: EnhancedDatabaseService) -> None:
 
     def respond(path: str) -> tuple[int, bytes]:
         looks.append(path)
-        return 200, build_exposition(service, None)
+        return 200, Exposition(service).build()
 
     clock = [0.0]
     with serving(respond) as url:

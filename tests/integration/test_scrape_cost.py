@@ -11,11 +11,12 @@ from starlette.testclient import TestClient
 
 from core import Settings, open_service
 from core.database.bounded_connection import BoundedConnection
-from core.metric_files import open_metrics
-from core.metric_names import STACK_ROLES
+from core.metrics import open_metrics
+from core.metrics.names import STACK_ROLES
 from core.migration import MIGRATIONS_DIR, count_migrations
 from core.queries import operations
-from exporter.server import build_app, open_lanes
+from exporter.collectors import postgres
+from exporter.server import build_app, open_runners
 from tests.bench.fleet import ROLES, fill
 from tests.integration.test_exporter import value
 from tests.patience import stretch_processor
@@ -43,7 +44,7 @@ def test_a_scrape_of_twenty_live_writers(folder: Path, settings: Settings) -> No
     shared = settings.model_copy(update={"metrics_dir": folder})
     with (
         open_service(shared, role="exporter") as service,
-        TestClient(build_app(service, folder, lanes=open_lanes(shared, service.metrics))) as client,
+        TestClient(build_app(service, runners=open_runners(shared, service.metrics))) as client,
     ):
 
         def scrape() -> float:
@@ -73,13 +74,11 @@ class _Timed:
 
 
 QUESTIONS: tuple[Callable[[_Timed], object], ...] = (
-    lambda connection: operations.count_connections(connection, STACK_ROLES),
-    operations.find_max_connections,
-    operations.find_oldest_transaction_seconds,
-    operations.count_transactions,
-    operations.list_replicas,
+    lambda timed: list(postgres.collect_activity(timed, STACK_ROLES)),
+    lambda timed: list(postgres.collect_transactions(timed)),
+    lambda timed: list(postgres.collect_replication(timed)),
     operations.list_tables,
-    operations.find_statement_statistics,
+    operations.find_statement_schema,
     lambda timed: count_migrations(timed.execute_sql, MIGRATIONS_DIR),
 )
 """What a scrape and its health check ask; pg_stat_statements, every 30 s, is not loaded here."""

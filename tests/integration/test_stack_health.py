@@ -37,7 +37,7 @@ def test_the_line_has_the_status_and_the_reasons(settings: Settings, execute: Ex
     with (
         open_service(state.change(settings)) as service,
         state.prepare(service, execute),
-        served(build_app(service, None)) as port,
+        served(build_app(service)) as port,
     ):
         whole = ask(port)
     assert str(whole) == LINES[name]
@@ -50,7 +50,7 @@ def test_another_stacks_exporter_is_not_believed(
     """Its address is in an old record, but its answers are about another stack."""
     url = settings.database_url.get_secret_value()
     other = build_identity("other-9f8e", url)
-    with served(build_app(service, None, stack=other), headers=[(HEADER, str(other))]) as port:
+    with served(build_app(service, stack=other), headers=[(HEADER, str(other))]) as port:
         recorded = {
             "EXPORTER_HOST": "127.0.0.1",
             "EXPORTER_PORT": str(port),

@@ -14,6 +14,7 @@ from core.cache.kinds import USER, Cached, Read
 from core.cache.shared import SharedCache
 from core.records import User
 from tests.conftest import Execute
+from tests.fleet_reading import read_own
 from tests.patience import stretch
 
 PATIENCE_SECONDS = 30.0
@@ -36,7 +37,7 @@ def past_near(settings: Settings) -> Iterator[EnhancedDatabaseService]:
 def count(service: EnhancedDatabaseService, name: str, tier: str, cache: str = "user") -> float:
     """Return a counter of the meter."""
     labels = {"cache": cache, "tier": tier, "role": "job"}
-    return service.metrics.registry.get_sample_value(f"echo_cache_{name}_total", labels) or 0
+    return read_own(service.metrics, f"echo_cache_{name}_total", **labels) or 0
 
 
 def wait_until(condition: Callable[[], bool], what: str) -> None:

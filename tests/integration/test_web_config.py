@@ -19,7 +19,7 @@ HASH = bcrypt.hashpw(b"open sesame", bcrypt.gensalt(4)).decode()
 
 def test_passwords_are_asked_for_everywhere_but_at_the_probes(service: EnhancedDatabaseService) -> None:
     """Wrong, missing and broken ones are 401 with a challenge; the right one is let in again and again."""
-    with TestClient(build_app(service, None, users={"alice": HASH.encode()})) as client:
+    with TestClient(build_app(service, users={"alice": HASH.encode()})) as client:
         for path in ("/", "/metrics", "/api/health/database", "/nowhere"):
             for auth in (None, ("alice", "wrong"), ("bob", "open sesame"), ("alice", "a" * 100)):
                 response = client.get(path, auth=auth)
@@ -46,7 +46,7 @@ def test_tls_is_served_as_the_file_says(service: EnhancedDatabaseService, tmp_pa
     web = load_web_config(config)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
-    with served(build_app(service, None, users=web.users), ssl_context_factory=lambda *_: web.tls) as port:
+    with served(build_app(service, users=web.users), ssl_context_factory=lambda *_: web.tls) as port:
         url = f"https://127.0.0.1:{port}/metrics"
         assert httpx2.get(url, verify=trusting).status_code == 401
         assert httpx2.get(url, verify=trusting, auth=("alice", "open sesame")).status_code == 200

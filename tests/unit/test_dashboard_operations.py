@@ -6,9 +6,10 @@ from pathlib import Path
 
 import altair as alt
 import pytest
+from prometheus_client.samples import Sample
 
+from core.metrics.scrape import Scrape
 from core.records import Health, PoolUse, StatementFigures, TableFigures, UnusedIndex
-from core.scrape import Sample, Scrape
 from dashboard.pages.operations import alerts, charts, tables
 from dashboard.pages.operations.alerts import find_alerts
 from dashboard.pages.operations.queries import (

@@ -3,8 +3,9 @@
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from prometheus_client.samples import Sample
 
-from core.scrape import Sample, Scrape
+from core.metrics.scrape import Scrape
 from dashboard.pages.operations.queries import (
     CHARTED,
     GAP_SECONDS,

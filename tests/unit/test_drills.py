@@ -3,11 +3,12 @@
 from datetime import UTC, datetime
 
 import pytest
+from prometheus_client.samples import Sample
 from pydantic import SecretStr
 from rich.console import Console
 
 from core import Settings, open_service
-from core.scrape import Sample, Scrape
+from core.metrics.scrape import Scrape
 from core.selftest import run_self_test
 from core.stack.drill_signals import (
     ALL_CALLS,

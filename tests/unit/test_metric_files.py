@@ -16,12 +16,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from core import metric_values
-from core.metric_files import open_metrics
-from core.metric_fleet import ABANDONED_SECONDS, ARCHIVE, FleetReader
-from core.metric_instruments import Counter, Histogram
-from core.metric_names import SECONDS_BUCKETS
-from core.metric_values import MetricWriter
+from core.metrics import Metrics, open_metrics
+from core.metrics.fleet import ABANDONED_SECONDS, ARCHIVE, FleetReader
+from core.metrics.writer import STARTING_SUFFIX, MetricWriter
 from tests.fleet_reading import TIMEOUTS, count_timeouts, read, sample
 from tests.patience import stretch_processor
 
@@ -30,7 +27,7 @@ SECONDS = "echo_db_operation_duration_seconds"
 WORK = """
 import sys
 from pathlib import Path
-from core.metric_files import open_metrics
+from core.metrics import Metrics, open_metrics
 metrics = open_metrics("job", Path(sys.argv[1]))
 for _ in range(int(sys.argv[2])):
     metrics.pool_timeouts.inc()
@@ -106,12 +103,12 @@ def test_a_killed_writer_loses_its_gauges_and_keeps_its_counters(tmp_path: Path)
 def test_many_ended_writers_cost_one_file(tmp_path: Path) -> None:
     """Scrapes after the first read the archive alone, however many processes have ended."""
     for _ in range(400):
-        writer = MetricWriter()
-        writer.join(tmp_path)
-        Counter(writer, TIMEOUTS, "Checkouts given up", ["role"]).labels("job").inc()
-        seconds = Histogram(writer, SECONDS, "Duration", ["op", "role"], bounds=SECONDS_BUCKETS)
-        seconds.labels("seed", "job").observe(0.02)
-        writer.close()
+        metrics = Metrics("job")
+        metrics.pool_timeouts.inc()
+        metrics.observe_operation("seed", 0.02)
+        # without the thread that publishes every second
+        metrics.writer.join(tmp_path)
+        metrics.close()
     reader = FleetReader(MetricWriter(), tmp_path)
     assert sample(reader, TIMEOUTS, role="job") == 400
     assert [path.name for path in tmp_path.iterdir()] == [ARCHIVE]
@@ -262,7 +259,7 @@ def test_damaged_files_cost_only_what_is_in_them(tmp_path: Path, caplog: pytest.
 
 def test_what_a_killed_start_left_is_removed_in_time(tmp_path: Path) -> None:
     """A lock under its first name is a writer that starts, or one that was killed long ago."""
-    starting, abandoned = (tmp_path / f"{name}{metric_values.STARTING_SUFFIX}" for name in "ab")
+    starting, abandoned = (tmp_path / f"{name}{STARTING_SUFFIX}" for name in "ab")
     starting.touch()
     abandoned.touch()
     os.utime(abandoned, (0, starting.stat().st_mtime - ABANDONED_SECONDS - 1))
@@ -274,7 +271,7 @@ def test_a_reader_that_stands_still_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lock is waited for, but not for ever."""
-    monkeypatch.setattr("core.metric_fleet.LOCK_SECONDS", 0.05)
+    monkeypatch.setattr("core.metrics.fleet.LOCK_SECONDS", 0.05)
     hold = (
         "import fcntl, os, sys; handle = os.open(sys.argv[1], os.O_RDONLY);"
         "fcntl.flock(handle, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from core import metric_values
-from core.metric_files import open_metrics
-from core.metric_fleet import FleetReader
-from core.metric_values import MetricWriter
-from core.metrics import Metrics, Role
+from core.metrics import Metrics, Role, open_metrics, writer
+from core.metrics.fleet import FleetReader
+from core.metrics.writer import MetricWriter
 from tests.fleet_reading import TIMEOUTS, count_timeouts, sample
 
 
@@ -40,7 +38,7 @@ def assert_works_in_memory(
     count_timeouts(metrics, count)
     for number in range(200):
         metrics.observe_operation(f"operation_{number}", 0.02)
-    families = {metric.name: metric for metric in metrics.collect(folder)}
+    families = {metric.name: metric for metric in metrics.collect()}
     assert [found.value for found in families["echo_db_pool_timeouts"].samples] == [count]
     assert len(families["echo_db_operation_duration_seconds"].samples) == 200 * 18
     assert caplog.text.count("metrics stay in this process") == 1
@@ -71,7 +69,7 @@ def test_a_file_instead_of_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFix
 def test_a_file_size_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A limit of the process is as good as a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (metric_values.FIRST_SIZE_BYTES, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (writer.FIRST_SIZE_BYTES, hard))
     try:
         assert_works_in_memory(tmp_path, caplog)
     finally:
@@ -108,7 +106,7 @@ def test_breaking_off_loses_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def fail(*_: object) -> None:
         raise OSError(28, "full")
 
-    monkeypatch.setattr(metric_values, "_reserve", fail)
+    monkeypatch.setattr(writer, "_reserve", fail)
     metrics.observe_operation("seed", 0.02)
     count_timeouts(metrics, 2)
     for _ in range(2):
@@ -118,7 +116,7 @@ def test_breaking_off_loses_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def value_of(metrics: Metrics, folder: Path) -> float:
     """Return the exporter's own count of timeouts as it shows it."""
-    families = {metric.name: metric for metric in metrics.collect(folder)}
+    families = {metric.name: metric for metric in metrics.collect()}
     return next(
         found.value
         for found in families["echo_db_pool_timeouts"].samples

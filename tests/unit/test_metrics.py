@@ -4,29 +4,14 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from prometheus_client import Metric
-from prometheus_client.samples import Sample
 
-from core.metric_files import open_metrics, run_job
-from core.metric_fleet import FleetReader
-from core.metric_names import AuditedAction, Limiter
-from core.metric_values import MetricWriter
-from core.metrics import Metrics
+from core.metrics import Metrics, names, open_metrics, run_job
+from core.metrics.fleet import FleetReader
+from core.metrics.names import AuditedAction, Limiter
+from core.metrics.writer import MetricWriter
 from core.release import UNKNOWN, find_revision
 from tests.conftest import find_imbalances
-
-
-def find_value(families: list[Metric], name: str, **labels: str) -> float | None:
-    """Return a sample; None when it is not there."""
-    for sample in list_samples(families):
-        if sample.name == name and sample.labels == labels:
-            return sample.value
-    return None
-
-
-def list_samples(families: list[Metric]) -> list[Sample]:
-    """Return the samples of all families."""
-    return [sample for family in families for sample in family.samples]
+from tests.fleet_reading import find_sample
 
 
 def test_a_bypass_that_is_no_request_is_found() -> None:
@@ -36,9 +21,9 @@ def test_a_bypass_that_is_no_request_is_found() -> None:
     metrics.count_cache_reads("user", "shared", hits=1, misses=4)
     metrics.count_cache_bypasses("user", "down", 3)
     assert find_imbalances(metrics) == []
-    metrics._cache_requests.labels("user", "near", "job").inc()
+    metrics._value(names.CACHE_REQUESTS, "user", "near").inc()
     assert find_imbalances(metrics) == ["user near: 1"]
-    metrics._cache_misses.labels("user", "near", "job").inc()
+    metrics._value(names.CACHE_MISSES, "user", "near").inc()
 
 
 def test_histograms_are_cumulative() -> None:
@@ -46,34 +31,34 @@ def test_histograms_are_cumulative() -> None:
     metrics = Metrics("job")
     for seconds in (0.1, 0.1001, 31, 0.0001):
         metrics.observe_operation("seed", seconds)
-    families = metrics.collect(None)
+    families = metrics.collect()
     name, labels = "echo_db_operation_duration_seconds", {"op": "seed", "role": "job"}
-    counts = [find_value(families, f"{name}_bucket", **labels, le=le) for le in ("0.05", "0.1", "30.0")]
+    counts = [find_sample(families, f"{name}_bucket", **labels, le=le) for le in ("0.05", "0.1", "30.0")]
     assert counts == [1, 2, 3]
-    assert find_value(families, f"{name}_bucket", **labels, le="+Inf") == 4
-    assert find_value(families, f"{name}_count", **labels) == 4
-    assert find_value(families, f"{name}_sum", **labels) == pytest.approx(31.2002)
+    assert find_sample(families, f"{name}_bucket", **labels, le="+Inf") == 4
+    assert find_sample(families, f"{name}_count", **labels) == 4
+    assert find_sample(families, f"{name}_sum", **labels) == pytest.approx(31.2002)
 
 
 def test_what_an_operator_does_is_there_from_the_start() -> None:
     """A series that begins at 1 shows no increase; every limiter and action begins at 0."""
     metrics = Metrics("dashboard")
-    families = metrics.collect(None)
+    families = metrics.collect()
     for limiter in get_args(Limiter):
-        assert find_value(families, "echo_ratelimit_requests_total", limiter=limiter) == 0
-        assert find_value(families, "echo_ratelimit_rejections_total", limiter=limiter) == 0
+        assert find_sample(families, "echo_ratelimit_requests_total", limiter=limiter) == 0
+        assert find_sample(families, "echo_ratelimit_rejections_total", limiter=limiter) == 0
     for action in get_args(AuditedAction):
-        assert find_value(families, "echo_audit_events_total", action=action) == 0
-        assert find_value(families, "echo_audit_write_failures_total", action=action) == 0
+        assert find_sample(families, "echo_audit_events_total", action=action) == 0
+        assert find_sample(families, "echo_audit_write_failures_total", action=action) == 0
     metrics.count_limited("operator_actions", is_rejected=False)
     metrics.count_limited("operator_actions", is_rejected=True)
     metrics.count_audit_event("clear_cache")
     metrics.count_audit_write_failure("close_session")
-    families = metrics.collect(None)
-    assert find_value(families, "echo_ratelimit_requests_total", limiter="operator_actions") == 2
-    assert find_value(families, "echo_ratelimit_rejections_total", limiter="operator_actions") == 1
-    assert find_value(families, "echo_audit_events_total", action="clear_cache") == 1
-    assert find_value(families, "echo_audit_write_failures_total", action="close_session") == 1
+    families = metrics.collect()
+    assert find_sample(families, "echo_ratelimit_requests_total", limiter="operator_actions") == 2
+    assert find_sample(families, "echo_ratelimit_rejections_total", limiter="operator_actions") == 1
+    assert find_sample(families, "echo_audit_events_total", action="clear_cache") == 1
+    assert find_sample(families, "echo_audit_write_failures_total", action="close_session") == 1
 
 
 def test_a_regular_task_is_expected_until_it_is_stopped(tmp_path: Path) -> None:
@@ -82,13 +67,13 @@ def test_a_regular_task_is_expected_until_it_is_stopped(tmp_path: Path) -> None:
     reader = FleetReader(MetricWriter(), tmp_path)
     with metrics.regular_task("simulator", interval_seconds=2.5) as count_success:
         families = reader.collect()
-        assert find_value(families, "echo_task_interval_seconds", task="simulator") == 2.5
-        assert find_value(families, "echo_task_last_success_timestamp_seconds", task="simulator") is None
+        assert find_sample(families, "echo_task_interval_seconds", task="simulator") == 2.5
+        assert find_sample(families, "echo_task_last_success_timestamp_seconds", task="simulator") is None
         count_success()
     metrics.close()
     families = reader.collect()
-    assert find_value(families, "echo_task_interval_seconds", task="simulator") == 0
-    assert find_value(families, "echo_task_last_success_timestamp_seconds", task="simulator")
+    assert find_sample(families, "echo_task_interval_seconds", task="simulator") == 0
+    assert find_sample(families, "echo_task_last_success_timestamp_seconds", task="simulator")
 
 
 def test_a_job_without_a_service_reports_too(tmp_path: Path) -> None:
@@ -97,7 +82,7 @@ def test_a_job_without_a_service_reports_too(tmp_path: Path) -> None:
         raise ValueError("no")
     families = FleetReader(MetricWriter(), tmp_path).collect()
     name = "echo_db_operation_duration_seconds_count"
-    assert find_value(families, name, op="migrate_up", role="job") == 1
+    assert find_sample(families, name, op="migrate_up", role="job") == 1
 
 
 def test_the_revision_of_a_checkout_and_of_an_image(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any, Self
 
 import psycopg2
 import pytest
-from prometheus_client import CollectorRegistry
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
 
 from core.database.pool import (
@@ -103,7 +102,7 @@ class Fixture:
             self.connect,  # type: ignore[arg-type]  # a stand-in
             limit=limit,
             timeout_seconds=timeout_seconds,
-            metrics=Metrics("job", CollectorRegistry()),
+            metrics=Metrics("job"),
             clock=self.clock,
             jitter=lambda _, high: high,
         )

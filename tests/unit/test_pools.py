@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from prometheus_client.samples import Sample
 
-from core.metric_files import open_metrics
-from core.pools import add_up_pools, describe_pool, read_pool
+from core.health import add_up_pools, describe_pool, read_pool
+from core.metrics import open_metrics
+from core.metrics.fleet import FleetReader
 from core.records import PoolStats, PoolUse
 
 
@@ -45,11 +46,11 @@ def test_only_the_live_are_seen_and_not_oneself(tmp_path: Path) -> None:
     for number, metrics in enumerate((own, other, ended)):
         metrics.pool_max.set(number + 1)
     ended.close()
-    assert [read_pool(each).pool_max for each in own.list_gauges(tmp_path)] == [2]
-    assert own.list_gauges(tmp_path / "missing") == []
-    assert own.list_gauges(None) == []
+    assert [read_pool(each).pool_max for each in own.list_gauges()] == [2]
+    for missing in (tmp_path / "missing", None):
+        assert FleetReader(own.writer, missing).list_gauges() == []
     # a scrape folds what ended; the others are still there
-    own.collect(tmp_path)
-    assert [read_pool(each).pool_max for each in own.list_gauges(tmp_path)] == [2]
+    own.collect()
+    assert [read_pool(each).pool_max for each in own.list_gauges()] == [2]
     own.close()
     other.close()

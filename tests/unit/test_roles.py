@@ -4,16 +4,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from prometheus_client import generate_latest
+from prometheus_client.samples import Sample
 from pydantic import SecretStr
 from rich.console import Console
 
 from core import Settings, open_service
 from core.errors import InvalidInput, SettingsError
-from core.figures import show_stats
-from core.metric_files import open_metrics
-from core.metric_names import MAX_ROLE, RESERVED_ROLES, STACK_ROLES
-from core.scrape import Sample, Scrape
+from core.metrics import Metrics, open_metrics
+from core.metrics.names import MAX_ROLE, RESERVED_ROLES, STACK_ROLES
+from core.metrics.scrape import Scrape, list_samples
+from core.status import show_stats
 from dashboard.pages.operations import charts
 
 NOWHERE = SecretStr("postgresql://u:p@127.0.0.1:1/d")
@@ -28,9 +28,9 @@ def settings(**values: object) -> Settings:
 def test_a_program_gives_itself_a_name(role: str) -> None:
     """It is a label of its metrics, and no program of the stack is changed for it."""
     with open_service(settings(), role=role) as service:
-        text = generate_latest(service.metrics.registry).decode()
-    assert f'echo_db_pool_max_connections{{role="{role}"}} 10.0' in text
-    assert f'echo_metrics_writers{{role="{role}"}}' in text
+        found = [(item.name, item.labels, item.value) for item in list_samples(service.metrics.collect_own())]
+    assert ("echo_db_pool_max_connections", {"role": role}, 10.0) in found
+    assert ("echo_metrics_writers", {"role": role}, 1.0) in found
 
 
 @pytest.mark.parametrize(
@@ -66,10 +66,10 @@ def test_the_exporter_knows_the_roles_of_live_processes(tmp_path: Path) -> None:
     """Its own, and those of whoever shares the folder; not of those that have ended."""
     own = open_metrics("exporter", tmp_path)
     api, ended = open_metrics("my-api", tmp_path), open_metrics("my-worker", tmp_path)
-    assert own.list_roles(tmp_path) == {"exporter", "my-api", "my-worker"}
+    assert own.list_roles() == {"exporter", "my-api", "my-worker"}
     ended.close()
-    assert own.list_roles(tmp_path) == {"exporter", "my-api"}
-    assert own.list_roles(None) == {"exporter"}
+    assert own.list_roles() == {"exporter", "my-api"}
+    assert Metrics("exporter").list_roles() == {"exporter"}
     for metrics in (own, api):
         metrics.close()
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import pytest
 
 from core.http_client import FetchFailed, fetch
-from core.scrape import Scrape, estimate_quantile, parse_scrape, read_scrape
+from core.metrics.scrape import Scrape, estimate_quantile, parse_scrape, read_scrape
 from core.stack.ports import find_free_port
 from tests.web import serving
 

@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
+from prometheus_client.samples import Sample
 
 from core.http_client import FetchFailed, fetch
-from core.scrape import Sample, Scrape
+from core.metrics.scrape import Scrape
 from dashboard.pages.operations.alerts import Alert
 from dashboard.pages.operations.queries import Key, Series, Values
 

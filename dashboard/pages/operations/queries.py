@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from core.scrape import Scrape, estimate_quantile
+from core.metrics.scrape import Scrape, estimate_quantile
 
 OPERATION = "echo_db_operation_duration_seconds"
 

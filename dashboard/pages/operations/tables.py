@@ -9,8 +9,8 @@ from typing import Literal
 import msgspec
 import pandas as pd
 
+from core.metrics.scrape import Scrape
 from core.records import Health, StatementFigures, TableFigures, UnusedIndex
-from core.scrape import Scrape
 from dashboard.pages.operations.charts import MEBIBYTE, QUANTILES
 from dashboard.pages.operations.queries import (
     OPERATION_CALLS,

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from core.cache import Cache, Cached
 from core.cache.capability import Diagnosis, RedisProbe
 from core.cache.kinds import USER
-from core.metric_files import open_metrics
+from core.metrics import open_metrics
 from core.settings import Settings
 from tests.patience import stretch
 

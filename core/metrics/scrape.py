@@ -1,39 +1,30 @@
-"""The fleet as its exporter shows it: one scrape, and questions about its samples.
+"""One scrape of an exporter, and questions about its samples.
 
-Owns reading the text format and summing samples up, and what the health document adds in words;
-defines no metric. For the terminal, the dashboard and drills, which look at the stack from outside.
+Owns reading the text format, sums over samples, and the reasons that only the health document gives. For
+the terminal, the dashboard and drills, which look at the stack from outside. Defines no metric.
 """
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import NamedTuple
 
 import msgspec
+from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from core.http_client import Answer, FetchFailed, fetch
+from core.metrics import names
 from core.stack_identity import HEADER, StackIdentity, parse_identity
 
 SCRAPE_SECONDS = 3.0
-
-
-class Sample(NamedTuple):
-    """One line of an exposition."""
-
-    name: str
-    labels: Mapping[str, str]
-    value: float
 
 
 NO_REASONS: Mapping[str, str] = MappingProxyType({})
 
 
 class Scrape:
-    """The samples of one moment, with what else is known: whose they are, and why what is not healthy.
-
-    `stack` is the stack that they are of; `reasons` has words for each service that is not healthy.
-    """
+    """The samples of one moment, of one stack; `reasons` says why a service is not healthy."""
 
     def __init__(
         self,
@@ -77,30 +68,28 @@ class Scrape:
 
     def find_status(self) -> str | None:
         """Return healthy, degraded or unhealthy; None when the scrape does not say."""
-        found = (item.labels["status"] for item in self.select("echo_health_status") if item.value)
+        found = (item.labels["status"] for item in self.select(names.HEALTH_STATUS.name) if item.value)
         return next(found, None)
 
 
 class _Service(msgspec.Struct):
-    """A service in the health document."""
-
     reason: str | None = None
 
 
 class _Document(msgspec.Struct):
-    """The health document."""
+    """The part of the health document that is read."""
 
     services: dict[str, _Service]
 
 
+def list_samples(families: Iterable[Metric]) -> list[Sample]:
+    """Return the samples of all families."""
+    return [sample for family in families for sample in family.samples]
+
+
 def parse_scrape(text: str, *, taken_at: datetime, stack: StackIdentity | None = None) -> Scrape:
     """Read Prometheus's text format; raises `ValueError` for anything else."""
-    families = text_string_to_metric_families(text)
-    return Scrape(
-        (Sample(item.name, item.labels, item.value) for family in families for item in family.samples),
-        taken_at=taken_at,
-        stack=stack,
-    )
+    return Scrape(list_samples(text_string_to_metric_families(text)), taken_at=taken_at, stack=stack)
 
 
 def read_scrape(exporter_url: str, *, timeout_seconds: float = SCRAPE_SECONDS) -> Scrape:
@@ -109,7 +98,7 @@ def read_scrape(exporter_url: str, *, timeout_seconds: float = SCRAPE_SECONDS) -
     taken_at = datetime.now(UTC)
     try:
         stack = parse_identity(answer.headers.get(HEADER.lower(), ""))
-        scrape = parse_scrape(_text_of(answer), taken_at=taken_at, stack=stack)
+        scrape = parse_scrape(_read_text(answer), taken_at=taken_at, stack=stack)
     except (ValueError, IndexError, KeyError) as error:
         raise FetchFailed("the answer is not in Prometheus's text format") from error
     scrape.reasons = find_reasons(scrape, exporter_url, timeout_seconds=timeout_seconds)
@@ -119,7 +108,7 @@ def read_scrape(exporter_url: str, *, timeout_seconds: float = SCRAPE_SECONDS) -
 def find_reasons(
     scrape: Scrape, exporter_url: str, *, timeout_seconds: float = SCRAPE_SECONDS
 ) -> Mapping[str, str]:
-    """Return why each service is not healthy, which only the exporter's document says; nothing without it."""
+    """Return why each service is not healthy, from the exporter's health document; empty without it."""
     if scrape.find_status() in {None, "healthy"}:
         return NO_REASONS
     try:
@@ -130,7 +119,7 @@ def find_reasons(
     return {name: service.reason for name, service in document.services.items() if service.reason}
 
 
-def _text_of(answer: Answer) -> str:
+def _read_text(answer: Answer) -> str:
     if answer.status != 200:
         raise FetchFailed(f"the answer was HTTP {answer.status}")
     return answer.body.decode()

@@ -1,13 +1,11 @@
-"""Reads what every process of the host wrote, as one set of metrics.
+"""Reads the metrics of every process of the host as one set.
 
-Owns folding the files of ended writers into one archive: their counters and histograms stay
-for good, what they had at the moment of ending is gone. Names no metric, and writes nothing
-but the archive.
+Owns the archive into which the files of ended writers are folded: their counters and histograms stay
+forever, their gauges are dropped. Knows no metric by name and writes nothing but the archive.
 
-Safe beside other readers (one at a time holds the folder's lock), beside writers that start
-(they are seen only once they hold their own lock) and when it is killed at any point: the
-archive is replaced in one step and names the writers that it contains, so that what is left
-of their files is not counted again.
+Safe beside other readers (a lock on the folder lets one at a time in), beside writers that start (they
+count once they hold their own lock), and when killed at any point: the archive is replaced in one step
+and names the writers that it contains, so their remaining files are not counted again.
 """
 
 import contextlib
@@ -25,18 +23,18 @@ import msgspec
 from prometheus_client import Metric
 from prometheus_client.samples import Sample
 
-from core.metric_families import Families, Reading
-from core.metric_values import LOCK_SUFFIX, STARTING_SUFFIX, MetricWriter, Prefix, SeriesKey
+from core.metrics.merge import Reading, SeriesIndex
+from core.metrics.writer import LOCK_SUFFIX, STARTING_SUFFIX, MetricWriter, Prefix, SeriesKey
 
 logger = logging.getLogger(__name__)
 
 ARCHIVE = "archive.json"
-# Another reader needs milliseconds; one that was stopped must not stop all.
+# Another reader needs milliseconds; one that was stopped must not stop the others.
 LOCK_SECONDS = 2.0
 LOCK_POLL_SECONDS = 0.005
-# A writer that starts holds this name for far less than a millisecond.
+# A writer needs its starting name for far less than a millisecond.
 ABANDONED_SECONDS = 3600.0
-# A live gauge says nothing once its writer has ended.
+# The gauges of an ended writer mean nothing any more.
 FOLDED_PREFIXES: frozenset[Prefix] = frozenset({"counter", "histogram", "gauge_mostrecent"})
 
 
@@ -50,7 +48,7 @@ class _Archived(msgspec.Struct, array_like=True):
 class _Archive(msgspec.Struct):
     values: list[_Archived] = []
     writers: list[str] = []
-    """Those that are contained and whose files may still be there."""
+    """The writers that are contained and whose files may still be there."""
 
 
 class _File(NamedTuple):
@@ -65,93 +63,80 @@ class FleetReader:
     def __init__(self, own: MetricWriter, directory: Path | None) -> None:
         self._own = own
         self.directory = directory
-        self._families = Families()
-        self._archive = _Archive()
-        self._archived: Reading | None = None
-        self._archive_stamp: tuple[int, int] | None = None
-        self.reset_after_fork()
-        self._is_folding_broken = False
+        # held while numbers are read, never while another exporter is waited for
+        self._lock = threading.Lock()
+        self._index = SeriesIndex()
+        self._set_archive(_Archive(), None)
+        self._has_failed_to_fold = False
         self.files_read = 0
         """How many files of writers the last collection read, beside the archive."""
-
-    def reset_after_fork(self) -> None:
-        """Take a new lock: a thread that the child does not have may hold the old one."""
-        self._lock = threading.Lock()
 
     def collect(self, limit_seconds: float = LOCK_SECONDS) -> list[Metric]:
         """Return every metric of the fleet at this moment, sorted by name.
 
-        This process's own come from memory, so they are there whatever becomes of the folder.
-        What others count themselves is up to a second old. Raises `TimeoutError` when another
-        reader holds the folder for `limit_seconds`, which is two at most.
+        This process's own come from memory, so they are there even when the folder cannot be read.
+        Those of others are up to a second old. Raises `TimeoutError` when another reader holds the
+        folder for `limit_seconds`, which is two at most.
         """
+        if self.directory is None:
+            return self.collect_own()
         deadline = time.monotonic() + min(limit_seconds, LOCK_SECONDS)
-        if not self._lock.acquire(timeout=max(0.0, min(limit_seconds, LOCK_SECONDS))):
-            raise TimeoutError(f"another scrape waits for {self.directory}")
         try:
-            own_id, unshared = self._own.snapshot()
-            own = self._read_values((key, *numbers) for key, numbers in unshared)
-            return self._families.build([*self._read_folder(own_id, deadline), own])
-        finally:
-            self._lock.release()
+            with _locked(self.directory, deadline), self._lock:
+                own_id, values = self._own.snapshot()
+                own = self._index.read_values(values)
+                return self._index.build([*self._read_folder(self.directory, own_id), own])
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
+            # this process cannot write there either, and has logged that
+            return self.collect_own()
+
+    def collect_own(self) -> list[Metric]:
+        """Return the metrics of this process, without those that its unusable files keep."""
+        with self._lock:
+            return self._index.build([self._index.read_values(self._own.snapshot()[1])])
 
     def list_gauges(self) -> list[list[Sample]]:
-        """Return the gauges of each other live process by itself; folds nothing and waits for nobody."""
+        """Return the gauges of each other live process; folds nothing and waits for no other reader."""
         directory = self.directory
         if directory is None:
             return []
         with self._lock:
             try:
-                files = [
+                files = list(_parse_names(directory, _list_names(directory)))
+                live = [
                     file
-                    for file in _parse_names(directory, _list_names(directory))
+                    for file in files
                     if file.prefix == "gauge_livesum" and file.writer != self._own.id
                     if _is_alive(directory, file.writer)
                 ]
             except OSError:
-                # a collection says what is wrong with the folder
+                # a collection reports what is wrong with the folder
                 return []
-            self._families.forget_files_but(file.path for file in files)
-            return [
-                self._families.list_samples(self._families.read_file(file.path, file.prefix))
-                for file in files
-            ]
+            self._index.forget_files_but(file.path for file in files)
+            readings = [self._index.read_file(file.path, file.prefix) for file in live]
+            return [self._index.list_samples(reading) for reading in readings]
 
-    def _read_values(self, values: Iterable[tuple[SeriesKey, float, float]]) -> Reading:
-        rows = [(self._families.index(key), number, timestamp) for key, number, timestamp in values]
-        return Reading([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
-
-    def _read_folder(self, own_id: str | None, deadline: float) -> list[Reading]:
-        if self.directory is None:
-            return []
-        try:
-            with _locked(self.directory, deadline):
-                return self._read_locked(self.directory, own_id)
-        except (FileNotFoundError, NotADirectoryError, PermissionError):
-            # this process could not write anything there either, and has said so
-            return []
-
-    def _read_locked(self, directory: Path, own_id: str | None) -> list[Reading]:
+    def _read_folder(self, directory: Path, own_id: str | None) -> list[Reading]:
         self._load_archive(directory)
         names = _list_names(directory)
         writers = {name.removesuffix(LOCK_SUFFIX) for name in names if name.endswith(LOCK_SUFFIX)}
         writers |= {file.writer for file in _parse_names(directory, names)}
-        # what this process has in memory must not come to the archive as well
+        # the numbers of this process come from memory and must not enter the archive too
         ended = {writer for writer in writers - {own_id} if not _is_alive(directory, writer)}
-        # again: who has ended in between may have created files since
+        # list again: a writer that ended in between may have created more files
         files = list(_parse_names(directory, _list_names(directory)))
         if ended:
             self._fold(directory, files, ended)
         files = [
             file
             for file in files
-            if file.writer not in {own_id, *self._archive.writers}
+            if file.writer not in {own_id, *self._archived_writers}
             and (file.writer not in ended or file.prefix in FOLDED_PREFIXES)
         ]
         _remove_abandoned(directory, names)
-        self._families.forget_files_but(file.path for file in files)
+        self._index.forget_files_but(file.path for file in files)
         self.files_read = len(files)
-        return [self._read_archive(), *(self._families.read_file(file.path, file.prefix) for file in files)]
+        return [self._archived, *(self._index.read_file(file.path, file.prefix) for file in files)]
 
     # -- the archive ------------------------------------------------------------------
 
@@ -161,56 +146,50 @@ class FleetReader:
             status = path.stat()
             stamp = (status.st_ino, status.st_mtime_ns)
             if stamp != self._archive_stamp:
-                archive = msgspec.json.decode(path.read_bytes(), type=_Archive)
-                self._archive, self._archived, self._archive_stamp = archive, None, stamp
+                self._set_archive(msgspec.json.decode(path.read_bytes(), type=_Archive), stamp)
         except FileNotFoundError:
-            self._archive, self._archived, self._archive_stamp = _Archive(), None, None
+            self._set_archive(_Archive(), None)
         except msgspec.DecodeError:
             logger.warning("%s is damaged and begun anew; counters of ended processes start over", path)
             with contextlib.suppress(OSError):
                 path.unlink()
-            self._archive, self._archived, self._archive_stamp = _Archive(), None, None
+            self._set_archive(_Archive(), None)
 
-    def _read_archive(self) -> Reading:
-        if self._archived is None:
-            values = self._archive.values
-            self._archived = self._read_values(
-                (SeriesKey(value.prefix, value.key), value.number, value.timestamp) for value in values
-            )
-        return self._archived
+    def _set_archive(self, archive: _Archive, stamp: tuple[int, int] | None) -> None:
+        self._archived_writers = archive.writers
+        self._archive_stamp = stamp
+        self._archived = self._index.read_values(
+            (SeriesKey(value.prefix, value.key), value.number, value.timestamp) for value in archive.values
+        )
 
     def _fold(self, directory: Path, files: list[_File], ended: set[str]) -> None:
-        """Bring the numbers of ended writers into the archive, then remove their files."""
-        known = set(self._archive.writers)
+        """Add the numbers of ended writers to the archive, then remove their files."""
+        known = set(self._archived_writers)
         new = [file for file in files if file.writer in ended - known and file.prefix in FOLDED_PREFIXES]
         try:
             if ended - known:
-                readings = [self._families.read_file(file.path, file.prefix) for file in new]
-                self._write_archive(directory, [self._read_archive(), *readings], ended)
+                readings = [self._index.read_file(file.path, file.prefix) for file in new]
+                self._write_archive(directory, [self._archived, *readings], ended)
             for file in files:
                 if file.writer in ended:
                     file.path.unlink(missing_ok=True)
             for writer in ended:
                 (directory / f"{writer}{LOCK_SUFFIX}").unlink(missing_ok=True)
         except OSError as error:
-            if not self._is_folding_broken:
+            if not self._has_failed_to_fold:
                 logger.warning(
                     "files of ended processes stay in %s (%s), and each makes a scrape slower;"
                     " make room in it or make it writable",
                     directory,
                     errno.errorcode.get(error.errno or 0, type(error).__name__),
                 )
-            self._is_folding_broken = True
+            self._has_failed_to_fold = True
         else:
-            self._is_folding_broken = False
+            self._has_failed_to_fold = False
 
-    def _write_archive(self, directory: Path, writers: list[Reading], ended: set[str]) -> None:
-        merged = self._families.merge(writers)
-        values = [
-            _Archived(*self._families.key(number), merged.numbers[number], merged.timestamps[number])
-            for number in self._families.list_present(merged)
-        ]
-        archive = _Archive(values, sorted(ended))
+    def _write_archive(self, directory: Path, readings: list[Reading], ended: set[str]) -> None:
+        values = self._index.list_values(self._index.merge(readings))
+        archive = _Archive([_Archived(*key, number, time_) for key, number, time_ in values], sorted(ended))
         path = directory / ARCHIVE
         draft = path.with_suffix(".draft")
         try:
@@ -219,7 +198,7 @@ class FleetReader:
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
-        self._archive, self._archived, self._archive_stamp = archive, None, None
+        self._set_archive(archive, None)
 
 
 def _list_names(directory: Path) -> list[str]:
@@ -227,7 +206,7 @@ def _list_names(directory: Path) -> list[str]:
 
 
 def _parse_names(directory: Path, names: Iterable[str]) -> Iterator[_File]:
-    """Yield the files of writers; what else lies there is left alone."""
+    """Yield the files of writers; all other files are left alone."""
     for name in names:
         begin, _, writer = name.removesuffix(".db").rpartition("_")
         for prefix in get_args(Prefix):
@@ -251,7 +230,7 @@ def _is_alive(directory: Path, writer: str) -> bool:
 
 
 def _remove_abandoned(directory: Path, names: Iterable[str]) -> None:
-    """Remove what writers left that were killed while they started."""
+    """Remove the lock files of writers that were killed while they started."""
     for name in names:
         if name.endswith(STARTING_SUFFIX):
             with contextlib.suppress(OSError):
@@ -262,7 +241,7 @@ def _remove_abandoned(directory: Path, names: Iterable[str]) -> None:
 
 @contextlib.contextmanager
 def _locked(directory: Path, deadline: float) -> Iterator[None]:
-    """Hold the folder against other readers; the lock is the folder's own, so it needs no write access."""
+    """Keep other readers out; the lock is on the folder itself, so it needs no write access."""
     handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         while True:
@@ -277,4 +256,6 @@ def _locked(directory: Path, deadline: float) -> Iterator[None]:
                 time.sleep(LOCK_POLL_SECONDS)
         yield
     finally:
+        # explicitly: a child that was forked meanwhile has a copy of the descriptor
+        fcntl.flock(handle, fcntl.LOCK_UN)
         os.close(handle)

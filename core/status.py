@@ -1,8 +1,7 @@
-"""Health, pools, caches and operations as tables for a terminal.
+"""The running stack as tables for a terminal: `echo-markets health` and `echo-markets stats`.
 
-Owns what `echo-markets health` and `echo-markets stats` print and the status that they exit
-with. All of it comes from one scrape: the exporter's of the whole fleet, or one that is made of
-this process's own metrics and checks when there is no exporter.
+Owns the tables and the exit status. Everything comes from one scrape: the exporter's, of all processes,
+or without an exporter one of this process's own metrics and health.
 """
 
 from collections.abc import Callable, Iterable
@@ -13,25 +12,25 @@ from rich.markup import escape
 from rich.table import Table
 
 from core.errors import SettingsError
+from core.health import build_health_metrics
 from core.http_client import FetchFailed
-from core.scrape import Sample, Scrape, estimate_quantile, read_scrape
+from core.metrics import names
+from core.metrics.scrape import Scrape, estimate_quantile, list_samples, read_scrape
 from core.service import EnhancedDatabaseService
 from core.settings import Settings, redact
 from core.stack_identity import StackIdentity, describe_database
 
-# Beyond 1, so that a script can let a stack pass that serves, but not as it should.
+# Beyond 1, so that a script can accept a stack that serves although it is degraded.
 EXIT_STATUSES = {"healthy": 0, "degraded": 3}
 UNHEALTHY = 1
 
-OPERATION = "echo_db_operation_duration_seconds"
 OPERATIONS_SHOWN = 20
 
 
 def read_fleet(settings: Settings, open_own: Callable[[], EnhancedDatabaseService]) -> tuple[Scrape, str]:
-    """Return the exporter's scrape, or else this process's own, and where it is from.
+    """Return the exporter's scrape, or else this process's own, and a text that says which.
 
-    Without EXPORTER_URL the exporter of the settings' own stack is meant: raises `SettingsError` when
-    another stack's answers there.
+    Raises `SettingsError` when the exporter belongs to another stack and EXPORTER_URL does not name it.
     """
     url = settings.find_exporter_url()
     try:
@@ -61,26 +60,13 @@ def check_stack(answering: StackIdentity | None, settings: Settings) -> None:
 
 
 def scrape_own(service: EnhancedDatabaseService) -> Scrape:
-    """Return this process's metrics and what its checks find, in the exporter's names."""
+    """Return this process's metrics and health, under the names that the exporter uses."""
     health = service.health()
     service.metrics.publish()
-    own = [
-        Sample(item.name, item.labels, item.value)
-        for family in service.metrics.registry.collect()
-        for item in family.samples
-    ]
-    own.append(Sample("echo_health_status", {"status": health.status}, 1.0))
-    checks = [("database", health.database, health.database_seconds)]
-    if health.redis_enabled:
-        checks.append(("redis", health.redis, health.redis_seconds))
-    for name, state, seconds in checks:
-        own.append(Sample("echo_service_up", {"service": name}, float(state != "unhealthy")))
-        own.append(Sample("echo_service_check_duration_seconds", {"service": name}, seconds))
-    if health.migrations_pending is not None:
-        own.append(Sample("echo_migrations_pending", {}, float(health.migrations_pending)))
+    families = [*service.metrics.collect_own(), *build_health_metrics(health)]
     reasons = {"database": health.database_reason, "redis": health.redis_reason}
     return Scrape(
-        own,
+        list_samples(families),
         taken_at=datetime.now(UTC),
         reasons={name: reason for name, reason in reasons.items() if reason},
     )
@@ -91,17 +77,17 @@ def show_health(scrape: Scrape, source: str, console: Console) -> int:
     status = scrape.find_status()
     table = Table(box=None, show_header=False)
     table.add_row("status", status or "unknown")
-    for (name,), up in scrape.sum_by("echo_service_up", "service").items():
-        seconds = scrape.total("echo_service_check_duration_seconds", service=name)
+    for (name,), up in scrape.sum_by(names.SERVICE_UP.name, "service").items():
+        seconds = scrape.total(names.SERVICE_CHECK_SECONDS.name, service=name)
         table.add_row(name, f"{'up' if up else 'down'}, {_milliseconds(seconds)}")
         if name in scrape.reasons:
-            # OpenSSL's words begin with a bracket
+            # a message of OpenSSL begins with a bracket, which is markup here
             table.add_row("", escape(scrape.reasons[name]))
-    if ("redis",) not in scrape.sum_by("echo_service_up", "service"):
+    if ("redis",) not in scrape.sum_by(names.SERVICE_UP.name, "service"):
         table.add_row("redis", "disabled")
-    pending = scrape.find("echo_migrations_pending")
+    pending = scrape.find(names.MIGRATIONS_PENDING.name)
     table.add_row("migrations", "unknown" if pending is None else f"{pending:.0f} pending")
-    if scrape.total("echo_cache_breaker_open"):
+    if scrape.total(names.CACHE_BREAKER_OPEN.name):
         table.add_row("cache", "bypassed: the circuit breaker is open")
     for row in _list_pools(scrape):
         table.add_row(f"pool of {row[0]}", f"{row[1]} of {row[3]} in use, {row[4]} waiting")
@@ -121,23 +107,23 @@ def show_stats(scrape: Scrape, source: str, console: Console) -> int:
 
 
 def _list_pools(scrape: Scrape) -> list[tuple[str, ...]]:
-    limits = scrape.sum_by("echo_db_pool_max_connections", "role")
+    limits = scrape.sum_by(names.POOL_MAX.name, "role")
     return [
         (
             role,
-            _count(scrape.total("echo_db_pool_connections", role=role, state="used")),
-            _count(scrape.total("echo_db_pool_connections", role=role, state="idle")),
+            _count(scrape.total(names.POOL_CONNECTIONS.name, role=role, state="used")),
+            _count(scrape.total(names.POOL_CONNECTIONS.name, role=role, state="idle")),
             _count(limits[role,]),
-            _count(scrape.total("echo_db_pool_pending_requests", role=role)),
-            _count(scrape.total("echo_db_pool_timeouts_total", role=role)),
+            _count(scrape.total(names.POOL_PENDING.name, role=role)),
+            _count(scrape.total(names.POOL_TIMEOUTS.name, role=role)),
         )
         for role in sorted(role for (role,) in limits)
     ]
 
 
 def _list_caches(scrape: Scrape) -> list[tuple[str, ...]]:
-    hits = scrape.sum_by("echo_cache_hits_total", "cache", "tier")
-    bypasses = scrape.sum_by("echo_cache_bypasses_total", "cache")
+    hits = scrape.sum_by(names.CACHE_HITS.name, "cache", "tier")
+    bypasses = scrape.sum_by(names.CACHE_BYPASSES.name, "cache")
     return [
         (
             cache,
@@ -147,36 +133,32 @@ def _list_caches(scrape: Scrape) -> list[tuple[str, ...]]:
             _count(bypasses.get((cache,), 0.0)) if tier == "shared" else "",
         )
         for (cache, tier), requests in sorted(
-            scrape.sum_by("echo_cache_requests_total", "cache", "tier").items()
+            scrape.sum_by(names.CACHE_REQUESTS.name, "cache", "tier").items()
         )
         if requests
     ]
 
 
 def _list_operations(scrape: Scrape) -> list[tuple[str, ...]]:
-    """Return the operations that took most time in all, since the first process began."""
-    seconds = scrape.sum_by(f"{OPERATION}_sum", "op")
-    calls = scrape.sum_by(f"{OPERATION}_count", "op")
-    errors = scrape.sum_by("echo_db_operation_errors_total", "op")
+    """Return the operations with the highest total time since the first process started."""
+    duration = names.OPERATION_SECONDS.name
+    seconds = scrape.sum_by(f"{duration}_sum", "op")
+    calls = scrape.sum_by(f"{duration}_count", "op")
+    errors = scrape.sum_by(names.OPERATION_ERRORS.name, "op")
     largest = sorted((key for key in calls if calls[key]), key=lambda key: seconds[key], reverse=True)
     rows = []
     for key in largest[:OPERATIONS_SHOWN]:
-        buckets = read_buckets(scrape, key[0])
+        counts = scrape.sum_by(f"{duration}_bucket", "le", op=key[0])
+        buckets = {float(bound): count for (bound,), count in counts.items()}
         quantiles = [_milliseconds(estimate_quantile(part, buckets)) for part in (0.5, 0.95, 0.99)]
         mean = _milliseconds(seconds[key] / calls[key])
         rows.append((key[0], _count(calls[key]), _count(errors.get(key, 0.0)), mean, *quantiles))
     return rows
 
 
-def read_buckets(scrape: Scrape, operation: str) -> dict[float, float]:
-    """Return how many calls of an operation took up to each bound, in seconds."""
-    sums = scrape.sum_by(f"{OPERATION}_bucket", "le", op=operation)
-    return {float(bound): count for (bound,), count in sums.items()}
-
-
-def _table(*names: str, rows: Iterable[tuple[str, ...]]) -> Table:
+def _table(*headings: str, rows: Iterable[tuple[str, ...]]) -> Table:
     table = Table(box=None)
-    for name in names:
+    for name in headings:
         is_text = name in {"pool", "cache", "tier", "operation"}
         table.add_column(name, justify="left" if is_text else "right", no_wrap=True)
     for row in rows:

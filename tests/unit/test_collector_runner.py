@@ -1,4 +1,4 @@
-"""The lane of a server's collectors: isolated, bounded, one thread, and kept for an interval."""
+"""The runner of a server's collectors: isolated, bounded, one thread, results kept for an interval."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import pytest
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from exporter.collectors.lane import Collector, Lane, Outcome
+from exporter.collectors.runner import Collector, CollectorRunner, Outcome
 from tests.patience import stretch
 
 
@@ -78,20 +78,20 @@ def server() -> Iterator[Server]:
     server.answers.set()
 
 
-def scrape(lane: Lane[Connection], seconds: float = 10.0) -> dict[str, Outcome]:
-    """Run the lane as a scrape does."""
-    lane.start()
-    return {outcome.name: outcome for outcome in lane.wait(time.monotonic() + seconds)}
+def scrape(runner: CollectorRunner[Connection], seconds: float = 10.0) -> dict[str, Outcome]:
+    """Run the collectors as a scrape does."""
+    runner.start()
+    return {outcome.name: outcome for outcome in runner.wait(time.monotonic() + seconds)}
 
 
 def threads() -> list[threading.Thread]:
-    """Return the threads of all lanes."""
+    """Return the threads of all runners."""
     return [thread for thread in threading.enumerate() if thread.name.startswith("collect")]
 
 
 def test_one_that_fails_leaves_the_others_alone(server: Server) -> None:
     """It shows nothing, not half of it, and says when it worked last: never."""
-    lane = Lane(
+    runner = CollectorRunner(
         server.connect,
         [
             Collector("before", Connection.ask, 0),
@@ -99,7 +99,7 @@ def test_one_that_fails_leaves_the_others_alone(server: Server) -> None:
             Collector("after", Connection.ask, 0),
         ],
     )
-    found = scrape(lane)
+    found = scrape(runner)
     assert [found[name].is_success for name in ("before", "bad", "after")] == [True, False, True]
     assert (found["bad"].families, found["bad"].succeeded_at) == ((), None)
     assert found["after"].families[0].samples[0].value == 2
@@ -109,76 +109,77 @@ def test_one_that_fails_leaves_the_others_alone(server: Server) -> None:
 
 def test_a_lost_connection_fails_the_rest_at_once_and_is_replaced(server: Server) -> None:
     """The next scrape has a new one; nobody tries it once per collector."""
-    lane = Lane(server.connect, [Collector("bad", lose, 0), Collector("after", Connection.ask, 0)])
-    found = scrape(lane)
+    collectors = [Collector("bad", lose, 0), Collector("after", Connection.ask, 0)]
+    runner = CollectorRunner(server.connect, collectors)
+    found = scrape(runner)
     assert not any(outcome.is_success for outcome in found.values())
     assert len(server.connections) == 1
-    scrape(lane)
+    scrape(runner)
     assert len(server.connections) == 2
 
 
 def test_a_restarted_server_is_not_noticed(server: Server) -> None:
     """A connection that died between two scrapes is replaced before it is used."""
-    lane = Lane(server.connect, [Collector("one", Connection.ask, 0)])
-    assert scrape(lane)["one"].is_success
+    runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 0)])
+    assert scrape(runner)["one"].is_success
     server.connections[0].close()
-    assert scrape(lane)["one"].is_success
+    assert scrape(runner)["one"].is_success
 
 
 def test_down_and_up_again(server: Server) -> None:
     """Failure keeps the time of the last success, and recovery needs nobody."""
-    lane = Lane(server.connect, [Collector("one", Connection.ask, 0)])
-    first = scrape(lane)["one"]
+    runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 0)])
+    first = scrape(runner)["one"]
     server.is_up = False
-    down = scrape(lane)["one"]
+    down = scrape(runner)["one"]
     assert (down.is_success, down.families, down.succeeded_at) == (False, (), first.succeeded_at)
     server.is_up = True
-    assert scrape(lane)["one"].is_success
+    assert scrape(runner)["one"].is_success
 
 
 def test_a_server_that_hangs_costs_one_thread_and_the_deadline(server: Server) -> None:
     """However often it is scraped; what had finished before is there, what hangs has failed."""
-    lane = Lane(
+    runner = CollectorRunner(
         server.connect, [Collector("slow", Connection.ask, 60), Collector("quick", Connection.ask, 0)]
     )
-    assert scrape(lane)["slow"].is_success
+    assert scrape(runner)["slow"].is_success
     server.answers.clear()
     before = len(threads())
     for _ in range(5):
         started = time.monotonic()
-        found = scrape(lane, 0.1)
+        found = scrape(runner, 0.1)
         assert time.monotonic() - started < stretch(1)
         assert (found["slow"].is_success, found["quick"].is_success) == (True, False)
         assert found["quick"].families == ()
     assert len(threads()) == before + 1
     assert found["quick"].seconds >= 0.3
     server.answers.set()
-    assert scrape(lane)["quick"].is_success
+    assert scrape(runner)["quick"].is_success
 
 
 def test_what_was_found_is_kept_for_its_interval(server: Server) -> None:
     """Two scrapes cost one question, and the second shows when it was asked."""
-    lane = Lane(server.connect, [Collector("one", Connection.ask, 60)])
-    first, second = scrape(lane)["one"], scrape(lane)["one"]
+    runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 60)])
+    first, second = scrape(runner)["one"], scrape(runner)["one"]
     assert first == second
     assert server.asked == 1
 
 
 def test_a_failure_is_not_kept(server: Server) -> None:
     """The interval is for answers: what failed is tried at the next scrape."""
-    lane = Lane(server.connect, [Collector("one", Connection.ask, 60)])
+    runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 60)])
     server.is_up = False
-    assert not scrape(lane)["one"].is_success
+    assert not scrape(runner)["one"].is_success
     server.is_up = True
-    assert scrape(lane)["one"].is_success
+    assert scrape(runner)["one"].is_success
 
 
 def test_scrapes_at_once_share_a_run(server: Server) -> None:
     """Ten that come together cost one question."""
-    lane = Lane(server.connect, [Collector("one", Connection.ask, 60)])
+    runner = CollectorRunner(server.connect, [Collector("one", Connection.ask, 60)])
     server.answers.clear()
     found: list[Outcome] = []
-    scrapers = [threading.Thread(target=lambda: found.append(scrape(lane)["one"])) for _ in range(10)]
+    scrapers = [threading.Thread(target=lambda: found.append(scrape(runner)["one"])) for _ in range(10)]
     for thread in scrapers:
         thread.start()
     server.answers.set()
@@ -190,7 +191,7 @@ def test_scrapes_at_once_share_a_run(server: Server) -> None:
 
 def test_close_closes_the_connection_also_when_it_is_in_use(server: Server) -> None:
     """At once when idle, else at the end of the run; then nothing runs any more."""
-    idle, busy = (Lane(server.connect, [Collector("one", Connection.ask, 0)]) for _ in range(2))
+    idle, busy = (CollectorRunner(server.connect, [Collector("one", Connection.ask, 0)]) for _ in range(2))
     scrape(idle)
     idle.close()
     assert not server.connections[0].is_open

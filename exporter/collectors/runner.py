@@ -1,8 +1,8 @@
 """Runs the collectors of one server, isolated from each other and from the scrape.
 
-Owns when they run, what they found last, and whose fault a failure is. A lane has one
-connection and never more than one thread: a server that hangs keeps that one waiting, while
-scrapes report the failure at their deadline and go on. Knows no server.
+Owns when collectors run and their latest outcomes. A runner has one connection and at most one thread: a
+server that hangs blocks that thread, while scrapes report the failure at their deadline and go on. Knows
+no particular server.
 """
 
 import logging
@@ -16,8 +16,8 @@ from prometheus_client.core import Metric
 logger = logging.getLogger(__name__)
 
 
-class Connected(Protocol):
-    """A lane's connection."""
+class Connection(Protocol):
+    """The connection of a runner to its server."""
 
     @property
     def is_usable(self) -> bool:
@@ -30,11 +30,11 @@ class Connected(Protocol):
         """Close it; never raises."""
 
 
-ConnectionType = TypeVar("ConnectionType", bound=Connected)
+ConnectionType = TypeVar("ConnectionType", bound=Connection)
 
 
 class Collector(NamedTuple, Generic[ConnectionType]):
-    """A source of metrics; what it found is shown again until it is `interval_seconds` old."""
+    """A source of metrics; its result is shown again until it is `interval_seconds` old."""
 
     name: str
     collect: Callable[[ConnectionType], Iterable[Metric]]
@@ -42,10 +42,10 @@ class Collector(NamedTuple, Generic[ConnectionType]):
 
 
 class Outcome(NamedTuple):
-    """What a scrape shows of one collector; without families when it failed or is not done.
+    """The result of one collector in a scrape; without families when it failed or has not finished.
 
-    `seconds` is what the latest run took, and `succeeded_at` when one worked last, in seconds
-    since the epoch.
+    `seconds` is the duration of the latest run, and `succeeded_at` the time of the latest success in
+    seconds since the epoch.
     """
 
     name: str
@@ -55,8 +55,8 @@ class Outcome(NamedTuple):
     succeeded_at: float | None
 
 
-class _Record:
-    """One collector and its latest run; times are monotonic."""
+class _Run:
+    """The latest run of a collector; times are monotonic."""
 
     def __init__(self, name: str, interval_seconds: float) -> None:
         self.interval_seconds = interval_seconds
@@ -70,7 +70,7 @@ class _Record:
         return not self.outcome.is_success or now - self.finished >= self.interval_seconds
 
 
-class Lane(Generic[ConnectionType]):
+class CollectorRunner(Generic[ConnectionType]):
     """The collectors of one server; thread safe."""
 
     def __init__(
@@ -78,7 +78,7 @@ class Lane(Generic[ConnectionType]):
     ) -> None:
         self._connect = connect
         self._collectors = collectors
-        self._records = {each.name: _Record(each.name, each.interval_seconds) for each in collectors}
+        self._runs = {each.name: _Run(each.name, each.interval_seconds) for each in collectors}
         self._connection: ConnectionType | None = None
         self._changed = threading.Condition()
         self._is_running = False
@@ -86,35 +86,35 @@ class Lane(Generic[ConnectionType]):
         self._started = 0.0
 
     def start(self) -> None:
-        """Run what is due, in the background; nothing when the run before has not ended."""
+        """Run the due collectors in the background; does nothing while they still run."""
         with self._changed:
             now = time.monotonic()
-            due = [each for each in self._collectors if self._records[each.name].is_due(now)]
+            due = [each for each in self._collectors if self._runs[each.name].is_due(now)]
             if self._is_running or self._is_closed or not due:
                 return
             self._is_running, self._started = True, now
             for each in due:
-                self._records[each.name].is_pending = True
+                self._runs[each.name].is_pending = True
         names = ", ".join(each.name for each in due)
         threading.Thread(target=self._run, args=(due,), name=f"collect {names}"[:60], daemon=True).start()
 
     def wait(self, deadline: float) -> list[Outcome]:
-        """Return what every collector found; one that is not done by `deadline` has failed."""
+        """Return the outcome of every collector; one that has not finished by `deadline` has failed."""
         with self._changed:
             self._changed.wait_for(
-                lambda: not any(record.is_pending for record in self._records.values()),
+                lambda: not any(run.is_pending for run in self._runs.values()),
                 max(0.0, deadline - time.monotonic()),
             )
             elapsed = time.monotonic() - self._started
             return [
-                record.outcome._replace(families=(), is_success=False, seconds=elapsed)
-                if record.is_pending
-                else record.outcome
-                for record in self._records.values()
+                run.outcome._replace(families=(), is_success=False, seconds=elapsed)
+                if run.is_pending
+                else run.outcome
+                for run in self._runs.values()
             ]
 
     def close(self) -> None:
-        """Run nothing any more; a run that is under way closes the connection at its end."""
+        """Run nothing any more; a run that has not ended closes the connection at its end."""
         with self._changed:
             self._is_closed = True
             if not self._is_running:
@@ -124,32 +124,32 @@ class Lane(Generic[ConnectionType]):
         try:
             connection = self._open()
             for each in due:
-                self._note(each, time.monotonic(), self._collect(each, connection))
+                self._record(each, time.monotonic(), self._collect(each, connection))
         finally:
             with self._changed:
                 self._is_running = False
                 for each in due:
-                    self._records[each.name].is_pending = False
+                    self._runs[each.name].is_pending = False
                 if self._is_closed:
                     self._disconnect()
                 self._changed.notify_all()
 
     def _open(self) -> ConnectionType | None:
-        """Return the connection, a new one when that of before died; None when there is none to be had."""
+        """Return the connection, a new one if the last one broke; None if connecting fails."""
         try:
             if self._connection is not None and not self._connection.ping():
                 self._disconnect()
             if self._connection is None:
                 self._connection = self._connect()
         except Exception:
-            # the edge of the lane: its collectors all fail
+            # the edge of the runner: its collectors all fail
             logger.log(self._level(self._collectors[0].name), "a collector cannot connect", exc_info=True)
             return None
         return self._connection
 
     def _level(self, name: str) -> int:
-        """Return how loud a failure is: once is enough for one that lasts."""
-        return logging.DEBUG if self._records[name].has_failed else logging.WARNING
+        """Return the log level of a failure: a lasting one is warned of once."""
+        return logging.DEBUG if self._runs[name].has_failed else logging.WARNING
 
     def _collect(
         self, collector: Collector[ConnectionType], connection: ConnectionType | None
@@ -164,25 +164,25 @@ class Lane(Generic[ConnectionType]):
             logger.log(self._level(collector.name), "collector %s failed", collector.name, exc_info=True)
             return None
 
-    def _note(
+    def _record(
         self, collector: Collector[ConnectionType], started: float, families: list[Metric] | None
     ) -> None:
         finished = time.monotonic()
-        record = self._records[collector.name]
+        run = self._runs[collector.name]
         with self._changed:
             is_success = families is not None
-            if is_success and record.has_failed:
+            if is_success and run.has_failed:
                 logger.info("collector %s works again", collector.name)
-            record.has_failed = not is_success
-            record.outcome = Outcome(
+            run.has_failed = not is_success
+            run.outcome = Outcome(
                 name=collector.name,
                 families=families or (),
                 is_success=is_success,
                 seconds=finished - started,
-                succeeded_at=time.time() if is_success else record.outcome.succeeded_at,
+                succeeded_at=time.time() if is_success else run.outcome.succeeded_at,
             )
-            record.finished = finished
-            record.is_pending = False
+            run.finished = finished
+            run.is_pending = False
             self._changed.notify_all()
 
     def _disconnect(self) -> None:

@@ -1,0 +1,6 @@
+"""Metrics: what a process counts, and how the exporter reads the counts of all processes of a host."""
+
+from core.metrics.names import Role
+from core.metrics.registry import Metrics, open_metrics, run_job
+
+__all__ = ["Metrics", "Role", "open_metrics", "run_job"]

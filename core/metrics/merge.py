@@ -1,0 +1,249 @@
+"""Merges the numbers of many writers into metric families.
+
+Owns how numbers of a kind combine (counters and histograms add up, gauges by their mode) and what the
+bytes of a file mean. The keys of a file are decoded once and remembered: a scrape of many writers reads
+numbers only. Looks for no files and locks nothing; not thread safe.
+"""
+
+import json
+import logging
+import os
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from prometheus_client import Metric
+from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
+
+from core.metrics.writer import HEADER_BYTES, LENGTH, Prefix, SeriesKey
+
+logger = logging.getLogger(__name__)
+
+_NUMBER_BYTES = 8
+
+
+def format_bound(bound: float) -> str:
+    """Return a bucket's upper bound as its label has it."""
+    text: str = floatToGoString(bound)  # type: ignore[no-untyped-call]  # prometheus_client has no annotations here
+    return text
+
+
+class Reading(NamedTuple):
+    """The numbers of one writer; `series` are of `SeriesIndex.find`. All lists have the same length."""
+
+    series: list[int]
+    numbers: list[float]
+    timestamps: list[float]
+
+
+class Merged(NamedTuple):
+    """The number of each series over all writers, and whether any writer has it."""
+
+    numbers: list[float]
+    timestamps: list[float]
+    present: list[bool]
+
+
+class _Series(NamedTuple):
+    key: SeriesKey
+    sample: str
+    labels: dict[str, str]
+
+
+class _Buckets(NamedTuple):
+    """The series of a histogram for one set of labels; `bounds` has each bound's series and labels."""
+
+    labels: dict[str, str]
+    sums: list[int]
+    bounds: dict[float, tuple[int, dict[str, str]]]
+
+
+class _Family(NamedTuple):
+    """A metric: its series, or for a histogram its buckets by their labels."""
+
+    text: str
+    members: list[int]
+    buckets: dict[tuple[tuple[str, str], ...], _Buckets]
+
+
+class _Layout(NamedTuple):
+    """Where the numbers of a file are, up to its first `used` bytes."""
+
+    inode: int
+    used: int
+    series: list[int]
+    positions: list[int]
+
+
+class SeriesIndex:
+    """Every series that was ever seen. Labels come from closed sets, so there are few."""
+
+    def __init__(self) -> None:
+        self._series: list[_Series] = []
+        self._by_key: dict[SeriesKey, int] = {}
+        self._by_identity: dict[tuple[str, str, tuple[tuple[str, str], ...]], int] = {}
+        self._families: dict[tuple[str, str], _Family] = {}
+        self._layouts: dict[Path, _Layout] = {}
+
+    def find(self, key: SeriesKey) -> int:
+        """Return the index of a series, the same for every writer. Raises `ValueError`."""
+        found = self._by_key.get(key)
+        if found is None:
+            found = self._by_key[key] = self._add(key)
+        return found
+
+    def _add(self, key: SeriesKey) -> int:
+        metric, sample, labels, text = json.loads(key.key)
+        kind = key.prefix.partition("_")[0]
+        # the help text, and a gauge's mode, may differ between releases that run side by side
+        identity = (kind, sample, tuple(sorted(labels.items())))
+        if identity in self._by_identity:
+            return self._by_identity[identity]
+        index = self._by_identity[identity] = len(self._series)
+        self._series.append(_Series(key, sample, labels))
+        family = self._families.setdefault((metric, kind), _Family(text, [], {}))
+        if kind == "histogram":
+            _add_to_buckets(family.buckets, labels, index)
+        else:
+            family.members.append(index)
+        return index
+
+    # -- files ------------------------------------------------------------------------
+
+    def read_values(self, values: Iterable[tuple[SeriesKey, float, float]]) -> Reading:
+        """Return the numbers of a writer that are in memory."""
+        rows = [(self.find(key), number, timestamp) for key, number, timestamp in values]
+        return Reading([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
+
+    def read_file(self, path: Path, prefix: Prefix) -> Reading:
+        """Return the numbers of a writer's file; none when it is gone, empty or damaged."""
+        try:
+            with path.open("rb", buffering=0) as file:
+                inode = os.fstat(file.fileno()).st_ino
+                data = file.readall()
+            layout = self._decode_keys(path, prefix, inode, data)
+            numbers = memoryview(data)[: len(data) // _NUMBER_BYTES * _NUMBER_BYTES].cast("d")
+            return Reading(
+                layout.series,
+                [numbers[position] for position in layout.positions],
+                [numbers[position + 1] for position in layout.positions]
+                if prefix == "gauge_mostrecent"
+                else [],
+            )
+        except FileNotFoundError:
+            return Reading([], [], [])
+        except (ValueError, TypeError, IndexError, struct.error) as error:
+            logger.warning("skipped %s, which is damaged (%s); remove it", path, type(error).__name__)
+            return Reading([], [], [])
+
+    def _decode_keys(self, path: Path, prefix: Prefix, inode: int, data: bytes) -> _Layout:
+        """Return where the numbers are; decodes only the keys that were added since the last time."""
+        # a writer that has created its file may not have filled it yet
+        used = min(LENGTH.unpack_from(data)[0], len(data)) if data else 0
+        layout = self._layouts.get(path)
+        if layout is None or layout.inode != inode or layout.used > used:
+            layout = _Layout(inode, HEADER_BYTES, [], [])
+        if layout.used < used:
+            for key, position in _list_keys(data, layout.used, used):
+                layout.series.append(self.find(SeriesKey(prefix, key)))
+                layout.positions.append(position // _NUMBER_BYTES)
+            layout = self._layouts[path] = layout._replace(used=used)
+        return layout
+
+    def forget_files_but(self, paths: Iterable[Path]) -> None:
+        """Forget the layouts of all other files."""
+        kept = set(paths)
+        self._layouts = {path: layout for path, layout in self._layouts.items() if path in kept}
+
+    # -- merging ----------------------------------------------------------------------
+
+    def list_samples(self, reading: Reading) -> list[Sample]:
+        """Return the numbers of one writer with their names and labels."""
+        series = [self._series[index] for index in reading.series]
+        return [
+            Sample(each.sample, each.labels, number)
+            for each, number in zip(series, reading.numbers, strict=True)
+        ]
+
+    def merge(self, readings: Iterable[Reading]) -> Merged:
+        """Return the number of each series over all writers."""
+        size = len(self._series)
+        merged = Merged([0.0] * size, [0.0] * size, [False] * size)
+        numbers, timestamps, present = merged
+        prefixes = [series.key.prefix for series in self._series]
+        for reading in readings:
+            latest = reading.timestamps or [0.0] * len(reading.series)
+            for series, number, timestamp in zip(reading.series, reading.numbers, latest, strict=True):
+                if prefixes[series] == "gauge_mostrecent":
+                    if not present[series] or timestamp > timestamps[series]:
+                        numbers[series], timestamps[series] = number, timestamp
+                elif prefixes[series] == "gauge_livemax":
+                    numbers[series] = max(numbers[series], number) if present[series] else number
+                else:
+                    numbers[series] += number
+                present[series] = True
+        return merged
+
+    def list_values(self, merged: Merged) -> list[tuple[SeriesKey, float, float]]:
+        """Return key, number and timestamp of each series that any writer has."""
+        rows = zip(self._series, merged.numbers, merged.timestamps, merged.present, strict=True)
+        return [
+            (series.key, number, timestamp) for series, number, timestamp, is_present in rows if is_present
+        ]
+
+    def build(self, readings: Iterable[Reading]) -> list[Metric]:
+        """Return the families of all writers together, sorted by name."""
+        merged = self.merge(readings)
+        metrics = []
+        for (name, kind), family in sorted(self._families.items()):
+            samples = [
+                Sample(self._series[index].sample, self._series[index].labels, merged.numbers[index])
+                for index in family.members
+                if merged.present[index]
+            ]
+            for buckets in family.buckets.values():
+                samples.extend(_accumulate(name, buckets, merged))
+            if samples:
+                metrics.append(Metric(name, family.text, kind))
+                metrics[-1].samples = samples
+        return metrics
+
+
+def _add_to_buckets(
+    buckets: dict[tuple[tuple[str, str], ...], _Buckets], labels: dict[str, str], index: int
+) -> None:
+    others = {name: value for name, value in labels.items() if name != "le"}
+    group = buckets.setdefault(tuple(others.items()), _Buckets(others, [], {}))
+    if "le" in labels:
+        bound = float(labels["le"])
+        group.bounds[bound] = (index, {**others, "le": format_bound(bound)})
+    else:
+        group.sums.append(index)
+
+
+def _accumulate(name: str, buckets: _Buckets, merged: Merged) -> Iterator[Sample]:
+    """Yield cumulative buckets, count and sum; a file has the count of each bucket alone."""
+    # without its last bound the histogram is just being created by its writer
+    if float("inf") not in buckets.bounds or not any(merged.present[index] for index in buckets.sums):
+        return
+    count = 0.0
+    for _, (index, labels) in sorted(buckets.bounds.items()):
+        count += merged.numbers[index]
+        yield Sample(f"{name}_bucket", labels, count)
+    yield Sample(f"{name}_count", buckets.labels, count)
+    yield Sample(f"{name}_sum", buckets.labels, sum(merged.numbers[index] for index in buckets.sums))
+
+
+def _list_keys(data: bytes, start: int, end: int) -> Iterator[tuple[str, int]]:
+    """Yield each key and the position of its number, in the format that `core.metrics.writer` writes."""
+    position = start
+    while position < end:
+        length = LENGTH.unpack_from(data, position)[0]
+        if length <= 0 or position + length > end:
+            raise ValueError(f"a key of {length} bytes")
+        key = data[position + LENGTH.size : position + LENGTH.size + length].decode()
+        position += LENGTH.size + length + 8 - (length + LENGTH.size) % 8
+        yield key, position
+        position += 2 * _NUMBER_BYTES

@@ -1,0 +1,184 @@
+"""Every metric that a process of the stack writes: name, kind, labels, help text.
+
+The one place for these names and for the closed sets that labels come from. `core.metrics.registry`
+counts, and a collector of the exporter defines its own metrics the same way. Measures nothing.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeVar, get_args
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from core.errors import InvalidInput
+
+Role = str
+"""The name that a program gives itself, the same in each of its processes."""
+STACK_ROLES = ("dashboard", "exporter", "simulator", "job", "drill")
+# Connections of the stack outside the pools.
+CONNECTION_NAMES = ("collector", "health", "migrate")
+OTHER = "other"
+"""The label of everything that is not in a closed set."""
+APPLICATION_PREFIX = "echo-markets-"
+"""Begins the name of each connection at PostgreSQL and Redis; the role follows."""
+RESERVED_ROLES = (*CONNECTION_NAMES, OTHER)
+# No digits: a process id or a date in a role would create a series for each.
+ROLE_PATTERN = r"[a-z]+(?:-[a-z]+)*"
+MAX_ROLE = 32
+CloseReason = Literal["stale", "dead", "broken", "shutdown"]
+Tier = Literal["near", "shared"]
+Task = Literal["simulator", "warm_cache"]
+"""A task that must succeed again and again."""
+Limiter = Literal["operator_actions", "sign_in"]
+AuditedAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests"]
+"""An operator's action on the dashboard that is written to the audit log."""
+HealthStatus = Literal["healthy", "degraded", "unhealthy"]
+
+Labels = TypeVar("Labels", bound=Sequence[str])
+Kind = Literal["counter", "gauge", "histogram"]
+# How the values of several live processes combine; the most recent one also outlives its process.
+GaugeMode = Literal["livesum", "livemax", "mostrecent"]
+# From a warm point read (0.1 ms) to the default query timeout (30 s).
+SECONDS_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+def check_role(role: object) -> Role:
+    """Return a role that labels can have; raises `InvalidInput`."""
+    if (
+        not isinstance(role, str)
+        or len(role) > MAX_ROLE
+        or re.fullmatch(ROLE_PATTERN, role) is None
+        or role in RESERVED_ROLES
+    ):
+        raise InvalidInput(
+            f"role is {str(role)[: 2 * MAX_ROLE]!r}; give a program's name: at most {MAX_ROLE} lower-case"
+            " letters with single hyphens between words, such as my-api,"
+            f" and not one of {', '.join(RESERVED_ROLES)}"
+        )
+    return role
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One metric. Histograms have the buckets of `SECONDS_BUCKETS`."""
+
+    kind: Kind
+    name: str
+    text: str
+    labels: tuple[str, ...] = ()
+    mode: GaugeMode = "livesum"
+
+    def build(self, values: float | Mapping[Labels, float]) -> Metric:
+        """Return the metric with these values, by the values of its labels: for a collector."""
+        family_type = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
+        family = family_type(self.name, self.text, labels=self.labels)
+        if isinstance(values, Mapping):
+            for labels, value in values.items():
+                family.add_metric(labels, value)
+        else:
+            family.add_metric((), values)
+        return family
+
+
+def counter(name: str, text: str, *labels: str) -> Definition:
+    """Define a number that only grows; `name` ends with `_total`."""
+    return Definition("counter", name, text, labels)
+
+
+def gauge(name: str, text: str, *labels: str, mode: GaugeMode = "livesum") -> Definition:
+    """Define a number that goes up and down."""
+    return Definition("gauge", name, text, labels, mode)
+
+
+def histogram(name: str, text: str, *labels: str) -> Definition:
+    """Define a distribution of seconds."""
+    return Definition("histogram", name, text, labels)
+
+
+POOL_CONNECTIONS = gauge("echo_db_pool_connections", "Connections held by pools", "role", "state")
+POOL_MAX = gauge("echo_db_pool_max_connections", "Connections that pools may hold", "role")
+POOL_PENDING = gauge("echo_db_pool_pending_requests", "Checkouts that wait", "role")
+POOL_WAIT = histogram("echo_db_pool_wait_seconds", "Wait for a checkout", "role")
+POOL_USE = histogram("echo_db_pool_use_seconds", "Time a connection is held", "role")
+POOL_CREATE = histogram("echo_db_pool_create_seconds", "Time to connect", "role")
+POOL_TIMEOUTS = counter("echo_db_pool_timeouts_total", "Checkouts given up", "role")
+POOL_CLOSED = counter("echo_db_pool_closed_total", "Connections closed", "role", "reason")
+
+OPERATION_SECONDS = histogram(
+    "echo_db_operation_duration_seconds", "Database part of a service call", "op", "role"
+)
+OPERATION_ERRORS = counter(
+    "echo_db_operation_errors_total",
+    "Service calls whose database part failed",
+    *("op", "role", "sqlstate_class"),
+)
+
+CACHE_REQUESTS = counter("echo_cache_requests_total", "Values asked of a tier", "cache", "tier", "role")
+CACHE_HITS = counter("echo_cache_hits_total", "Values a tier had", "cache", "tier", "role")
+CACHE_MISSES = counter("echo_cache_misses_total", "Values a tier did not have", "cache", "tier", "role")
+CACHE_BYPASSES = counter(
+    "echo_cache_bypasses_total", "Values read past the shared tier", "cache", "role", "reason"
+)
+CACHE_SAMPLES = counter(
+    "echo_cache_stale_read_samples_total",
+    "Hits that were compared with the database",
+    *("cache", "tier", "role"),
+)
+CACHE_STALE_READS = counter(
+    "echo_cache_stale_reads_total",
+    "Hits that were compared with the database and disagreed",
+    *("cache", "tier", "role"),
+)
+CACHE_STALE_SERVED = counter(
+    "echo_cache_stale_served_total",
+    "Last known values served because the database could not be asked",
+    "role",
+)
+CACHE_INVALIDATIONS = counter(
+    "echo_cache_invalidations_total", "Keys dropped because the data changed", "cache", "role"
+)
+CACHE_FILLS_REFUSED = counter(
+    "echo_cache_stale_fills_refused_total",
+    "Fills refused because the data changed while they were loaded",
+    *("cache", "role"),
+)
+CACHE_LOAD = histogram("echo_cache_load_seconds", "What a miss costs", "cache")
+CACHE_BREAKER_OPEN = gauge("echo_cache_breaker_open", "1 while Redis is bypassed", "role", mode="livemax")
+
+DASHBOARD_RENDER = histogram("echo_dashboard_render_seconds", "Time a page's script took", "page")
+DASHBOARD_SESSIONS = gauge("echo_dashboard_sessions", "Browser sessions that are connected")
+LIMITER_REQUESTS = counter("echo_ratelimit_requests_total", "Requests that a limiter saw", "limiter")
+LIMITER_REJECTIONS = counter("echo_ratelimit_rejections_total", "Requests that a limiter refused", "limiter")
+AUDIT_EVENTS = counter("echo_audit_events_total", "Operator actions written down", "action")
+AUDIT_FAILURES = counter(
+    "echo_audit_write_failures_total", "Operator actions that could not be written down", "action"
+)
+# Both outlive their process: a task whose process died is late, not gone.
+TASK_SUCCESS = gauge(
+    "echo_task_last_success_timestamp_seconds", "When a task succeeded last", "task", mode="mostrecent"
+)
+TASK_INTERVAL = gauge(
+    "echo_task_interval_seconds",
+    "How often a task has to succeed; 0 once it was stopped on purpose",
+    "task",
+    mode="mostrecent",
+)
+WRITERS = gauge("echo_metrics_writers", "Live processes that write metrics", "role")
+
+# Written by no process, but built from an evaluation of the health.
+SERVICE_UP = gauge("echo_service_up", "1 while the service answers; absent when disabled", "service")
+SERVICE_CHECK_SECONDS = gauge("echo_service_check_duration_seconds", "Time the check took", "service")
+HEALTH_STATUS = gauge("echo_health_status", "1 for the present status, 0 for the others", "status")
+MIGRATIONS_APPLIED = gauge("echo_migrations_applied", "Migrations applied")
+MIGRATIONS_PENDING = gauge("echo_migrations_pending", "Migrations not applied")
+
+CLOSED_LABELS: Mapping[Definition, tuple[str, ...]] = {
+    POOL_CLOSED: get_args(CloseReason),
+    LIMITER_REQUESTS: get_args(Limiter),
+    LIMITER_REJECTIONS: get_args(Limiter),
+    AUDIT_EVENTS: get_args(AuditedAction),
+    AUDIT_FAILURES: get_args(AuditedAction),
+}
+"""Counters whose series are all shown from the start: one that appeared with 1 would show no increase."""

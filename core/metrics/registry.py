@@ -1,0 +1,282 @@
+"""The metrics of one process: one method or number for everything that is counted.
+
+Owns when counters that are kept elsewhere are published. Names and labels are in `core.metrics.names`;
+never reads a server.
+"""
+
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from prometheus_client import Metric
+from prometheus_client.samples import Sample
+
+from core.forks import call_in_forked_child
+from core.metrics import names
+from core.metrics.fleet import LOCK_SECONDS, FleetReader
+from core.metrics.merge import format_bound
+from core.metrics.names import (
+    SECONDS_BUCKETS,
+    AuditedAction,
+    CloseReason,
+    Definition,
+    Limiter,
+    Role,
+    Task,
+    Tier,
+    check_role,
+)
+from core.metrics.writer import MetricWriter, Prefix, Value, build_key
+
+# A scrape comes every 15 s; the counts of a process's last second are written when it ends.
+PUBLISH_SECONDS = 1.0
+
+
+class Distribution:
+    """The buckets of a histogram for one set of labels; a file holds the count of each bucket alone."""
+
+    def __init__(self, buckets: list[Value], total: Value) -> None:
+        self._buckets = buckets
+        self._total = total
+
+    def observe(self, seconds: float) -> None:
+        """Record one duration."""
+        self._total.inc(seconds)
+        self._buckets[bisect_left(SECONDS_BUCKETS, seconds)].inc()
+
+
+class Metrics:
+    """The metrics of one process; thread safe."""
+
+    def __init__(self, role: Role) -> None:
+        """Raise `InvalidInput` for a role that is not a program's name."""
+        self.role = check_role(role)
+        self.writer = MetricWriter()
+        self._fleet = FleetReader(self.writer, None)
+        self._values: dict[tuple[str, ...], Value] = {}
+        self._distributions: dict[tuple[str, ...], Distribution] = {}
+        self._sources: list[Callable[[], None]] = []
+        self._publishing = threading.Lock()
+        self._publisher: threading.Thread | None = None
+        self._closing = threading.Event()
+
+        self.pool_idle = self._value(names.POOL_CONNECTIONS, "idle")
+        self.pool_used = self._value(names.POOL_CONNECTIONS, "used")
+        self.pool_max = self._value(names.POOL_MAX)
+        self.pool_pending = self._value(names.POOL_PENDING)
+        self.pool_timeouts = self._value(names.POOL_TIMEOUTS)
+        self.pool_wait_seconds = self._distribution(names.POOL_WAIT)
+        self.pool_use_seconds = self._distribution(names.POOL_USE)
+        self.pool_create_seconds = self._distribution(names.POOL_CREATE)
+        self.cache_stale_served = self._value(names.CACHE_STALE_SERVED)
+        self.cache_breaker_open = self._value(names.CACHE_BREAKER_OPEN)
+        self.dashboard_sessions = self._value(names.DASHBOARD_SESSIONS)
+        for definition, labels in names.CLOSED_LABELS.items():
+            for label in labels:
+                self._value(definition, label)
+        self._value(names.WRITERS).set(1)
+        call_in_forked_child(self._reset_after_fork)
+
+    def _value(self, definition: Definition, *labels: str) -> Value:
+        """Return the number for these labels, the role not included; it is shown from now on."""
+        value = self._values.get((definition.name, *labels))
+        if value is None:
+            value = self._create(definition, definition.name, labels)
+            self._values[definition.name, *labels] = value
+        return value
+
+    def _distribution(self, definition: Definition, *labels: str) -> Distribution:
+        """Return the distribution for these labels, the role not included; it is shown from now on."""
+        found = self._distributions.get((definition.name, *labels))
+        if found is None:
+            total = self._create(definition, f"{definition.name}_sum", labels)
+            buckets = [
+                self._create(definition, f"{definition.name}_bucket", labels, le=format_bound(bound))
+                for bound in (*SECONDS_BUCKETS, float("inf"))
+            ]
+            found = self._distributions[definition.name, *labels] = Distribution(buckets, total)
+        return found
+
+    def _create(self, definition: Definition, sample: str, labels: tuple[str, ...], **extra: str) -> Value:
+        others = [name for name in definition.labels if name != "role"]
+        values = dict(zip(others, labels, strict=True), **extra)
+        if "role" in definition.labels:
+            values["role"] = self.role
+        prefix = f"gauge_{definition.mode}" if definition.kind == "gauge" else definition.kind
+        metric = definition.name.removesuffix("_total")
+        return self.writer.value(build_key(cast(Prefix, prefix), metric, sample, values, definition.text))
+
+    # -- run --------------------------------------------------------------------------
+
+    def share(self, directory: Path) -> None:
+        """Let others read the values from files in `directory`, which is created when missing.
+
+        A folder that cannot be used costs one warning; the values then stay in this process.
+        """
+        self.writer.join(directory)
+        self._fleet = FleetReader(self.writer, directory)
+        if self.writer.is_shared:
+            self._start_publishing()
+
+    def collect(self, *, limit_seconds: float = LOCK_SECONDS) -> list[Metric]:
+        """Return the metrics of this process and of every other one that shares its folder.
+
+        This process's are of this moment, those of others up to a second old. Raises
+        `TimeoutError` when another exporter holds the folder for `limit_seconds`, two at most.
+        """
+        self.publish()
+        return self._fleet.collect(limit_seconds)
+
+    def collect_own(self) -> list[Metric]:
+        """Return the metrics of this process alone, as last published."""
+        return self._fleet.collect_own()
+
+    def list_gauges(self) -> list[list[Sample]]:
+        """Return the gauges of each other live process that shares the folder, up to a second old."""
+        return self._fleet.list_gauges()
+
+    def list_roles(self) -> set[Role]:
+        """Return the roles of the live processes that share the folder, this one's included."""
+        samples = (sample for gauges in self.list_gauges() for sample in gauges)
+        return {self.role} | {item.labels["role"] for item in samples if item.name == names.WRITERS.name}
+
+    def add_source(self, publish: Callable[[], None]) -> None:
+        """Call `publish`, which brings its counters up to date, whenever the metrics are published."""
+        self._sources.append(publish)
+
+    def publish(self) -> None:
+        """Bring every counter up to date; some are kept elsewhere, where counting is cheap."""
+        with self._publishing:
+            for source in self._sources:
+                source()
+
+    def close(self) -> None:
+        """Publish for the last time; counters stay visible to the exporter, gauges do not."""
+        self._closing.set()
+        if self._publisher is not None:
+            self._publisher.join()
+        self.publish()
+        self.writer.close()
+
+    def _start_publishing(self) -> None:
+        """Publish every second from now on: other processes read the files and cannot ask this one."""
+        self._publisher = threading.Thread(target=self._publish_regularly, name="metrics", daemon=True)
+        self._publisher.start()
+
+    def _publish_regularly(self) -> None:
+        while not self._closing.wait(PUBLISH_SECONDS):
+            self.publish()
+
+    def _reset_after_fork(self) -> None:
+        """Start anew in a forked child: threads do not survive a fork, and one may have held a lock."""
+        self.writer.reset_after_fork()
+        self._fleet = FleetReader(self.writer, self._fleet.directory)
+        self._publishing = threading.Lock()
+        self._value(names.WRITERS).set(1)
+        if self._publisher is not None and not self._closing.is_set():
+            self._closing = threading.Event()
+            self._start_publishing()
+
+    # -- counters ---------------------------------------------------------------------
+
+    def count_pool_closed(self, reason: CloseReason) -> None:
+        """Count a connection that the pool closed."""
+        self._value(names.POOL_CLOSED, reason).inc()
+
+    def observe_operation(self, operation: str, seconds: float) -> None:
+        """Record the database part of one service call."""
+        self._distribution(names.OPERATION_SECONDS, operation).observe(seconds)
+
+    def count_operation_error(self, operation: str, sqlstate_class: str) -> None:
+        """Count a failed database part; the class is the first two characters of the SQLSTATE."""
+        self._value(names.OPERATION_ERRORS, operation, sqlstate_class).inc()
+
+    def count_cache_reads(self, cache: str, tier: Tier, *, hits: int, misses: int) -> None:
+        """Count values that were looked up in a tier which could answer."""
+        self._value(names.CACHE_REQUESTS, cache, tier).inc(hits + misses)
+        self._value(names.CACHE_HITS, cache, tier).inc(hits)
+        self._value(names.CACHE_MISSES, cache, tier).inc(misses)
+
+    def count_cache_bypasses(self, cache: str, reason: str, count: int) -> None:
+        """Count values that were loaded without asking the shared cache."""
+        self._value(names.CACHE_REQUESTS, cache, "shared").inc(count)
+        self._value(names.CACHE_BYPASSES, cache, reason).inc(count)
+
+    def count_cache_invalidations(self, cache: str, count: int) -> None:
+        """Count keys dropped because the data changed."""
+        self._value(names.CACHE_INVALIDATIONS, cache).inc(count)
+
+    def count_stale_fills_refused(self, cache: str, count: int) -> None:
+        """Count fills refused because their lease was gone."""
+        self._value(names.CACHE_FILLS_REFUSED, cache).inc(count)
+
+    def count_stale_read_sample(self, cache: str, tier: Tier, *, is_stale: bool) -> None:
+        """Count a hit that was compared with the database, and whether it disagreed."""
+        self._value(names.CACHE_SAMPLES, cache, tier).inc()
+        self._value(names.CACHE_STALE_READS, cache, tier).inc(int(is_stale))
+
+    def observe_cache_load(self, cache: str, seconds: float) -> None:
+        """Record what loading a missing value cost."""
+        self._distribution(names.CACHE_LOAD, cache).observe(seconds)
+
+    def observe_render(self, page: str, seconds: float) -> None:
+        """Record how long the script of a page took; `page` is its title in small letters."""
+        self._distribution(names.DASHBOARD_RENDER, page).observe(seconds)
+
+    def count_limited(self, limiter: Limiter, *, is_rejected: bool) -> None:
+        """Count a request that a limiter let through or refused."""
+        self._value(names.LIMITER_REQUESTS, limiter).inc()
+        self._value(names.LIMITER_REJECTIONS, limiter).inc(int(is_rejected))
+
+    def count_audit_event(self, action: AuditedAction) -> None:
+        """Count an operator action that was written to the audit log."""
+        self._value(names.AUDIT_EVENTS, action).inc()
+
+    def count_audit_write_failure(self, action: AuditedAction) -> None:
+        """Count an operator action that could not be written to the audit log."""
+        self._value(names.AUDIT_FAILURES, action).inc()
+
+    def count_task_success(self, task: Task) -> None:
+        """Record that a task has succeeded now."""
+        now = time.time()
+        self._value(names.TASK_SUCCESS, task).set(now, now)
+
+    @contextmanager
+    def regular_task(self, task: Task, *, interval_seconds: float) -> Iterator[Callable[[], None]]:
+        """Expect a task to succeed every `interval_seconds` inside the block; yields the call that says so.
+
+        A process that is killed inside leaves a late task, which fires an alert.
+        """
+        interval = self._value(names.TASK_INTERVAL, task)
+        interval.set(interval_seconds, time.time())
+        try:
+            yield lambda: self.count_task_success(task)
+        finally:
+            interval.set(0, time.time())
+
+
+def open_metrics(role: Role, directory: Path | None) -> Metrics:
+    """Return the metrics of this process, shared through `directory`, which is created when missing.
+
+    A directory that cannot be used costs one warning; the metrics then stay in this process.
+    """
+    metrics = Metrics(role)
+    if directory is not None:
+        metrics.share(directory)
+    return metrics
+
+
+@contextmanager
+def run_job(operation: str, directory: Path | None) -> Iterator[None]:
+    """Report the block as one operation of a one-shot process that has no service."""
+    metrics = open_metrics("job", directory)
+    started = time.perf_counter()
+    try:
+        yield
+    finally:
+        metrics.observe_operation(operation, time.perf_counter() - started)
+        metrics.close()
