@@ -88,6 +88,13 @@ def test_symbols_of_all_markets_have_a_page(market: EnhancedDatabaseService, sym
     assert f"{escape_markdown(symbol)} from 1 Mar 2013" in read_text(page)
 
 
+def test_the_page_says_by_how_many_weeks_the_history_was_moved(market: EnhancedDatabaseService) -> None:
+    """For the chosen symbol; nothing for one whose prices have their own dates."""
+    market.update_moved_weeks({"AAPL": 715})
+    assert "real trading days, moved by 715 weeks: March 2013 stands for" in read_text(open_page(MARKET))
+    assert "moved by" not in read_text(open_page(MARKET, symbol="IBM"))
+
+
 def test_choosing_another_symbol_changes_the_chart(market: EnhancedDatabaseService) -> None:
     """By hand as well as by link."""
     page = open_page(MARKET)
