@@ -5,7 +5,8 @@ build. Holds no queries and is bound to no database: statements are built with
 these models in `core.queries` and run on the connection of the unit of work.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import Any, ClassVar, get_args
 
 from peewee import (
     SQL,
@@ -24,13 +25,10 @@ from peewee import (
 )
 from playhouse.postgres_ext import ArrayField, BinaryJSONField, DateTimeTZField
 
+from core.records import QUEST_STATUSES, SENTIMENTS, STARTING_CASH, TRADE_SIDES, AuditAction, AuditOutcome
+
 SYMBOL_PATTERN = "^[$^.@#/]?[A-Z0-9][A-Z0-9.^=/:&_@#$!+-]{0,31}$"
 CURRENCY_PATTERN = "^[A-Z]{3,5}$"
-QUEST_STATUSES = ("ACTIVE", "COMPLETED", "EXPIRED")
-TRADE_SIDES = ("BUY", "SELL")
-SENTIMENTS = ("POSITIVE", "NEGATIVE", "NEUTRAL")
-AUDIT_ACTIONS = ("clear_cache", "warm_cache", "close_session", "expire_quests")
-AUDIT_OUTCOMES = ("started", "done", "failed")
 
 
 class NumericField(Field):
@@ -39,7 +37,7 @@ class NumericField(Field):
     field_type = "NUMERIC"
 
 
-def _one_of(column: str, values: tuple[str, ...]) -> str:
+def _one_of(column: str, values: Iterable[str]) -> str:
     return f"{column} IN ({', '.join(repr(value) for value in values)})"
 
 
@@ -157,9 +155,9 @@ class Portfolio(Model):
     id = _id()
     user = _user("portfolios")
     session_date = DateField()
-    starting_cash = DecimalField(15, 2, constraints=[SQL("DEFAULT 10000")])
-    current_cash = DecimalField(15, 2, constraints=[SQL("DEFAULT 10000")])
-    total_value = DecimalField(15, 2, constraints=[SQL("DEFAULT 10000")])
+    starting_cash = DecimalField(15, 2, constraints=[SQL(f"DEFAULT {STARTING_CASH}")])
+    current_cash = DecimalField(15, 2, constraints=[SQL(f"DEFAULT {STARTING_CASH}")])
+    total_value = DecimalField(15, 2, constraints=[SQL(f"DEFAULT {STARTING_CASH}")])
     day_change = DecimalField(15, 2, constraints=[SQL("DEFAULT 0")])
     day_change_percent = DecimalField(20, 2, constraints=[SQL("DEFAULT 0")])
     created_at = _now()
@@ -369,8 +367,8 @@ class AuditEvent(Model):
 
         table_name = "audit_events"
         constraints: ClassVar[list[Any]] = [
-            Check(_one_of("action", AUDIT_ACTIONS), name="audit_events_action"),
-            Check(_one_of("outcome", AUDIT_OUTCOMES), name="audit_events_outcome"),
+            Check(_one_of("action", get_args(AuditAction)), name="audit_events_action"),
+            Check(_one_of("outcome", get_args(AuditOutcome)), name="audit_events_outcome"),
         ]
         indexes: ClassVar[list[Any]] = [
             SQL("CREATE INDEX audit_events_recent ON audit_events (created_at DESC, id DESC)"),

@@ -11,7 +11,7 @@ from datetime import date, datetime, timedelta
 from time import sleep
 
 from core.errors import DatabaseError, DatabaseUnavailable, EchoMarketsError, PoolTimeout, UserNotFound
-from core.queries import self_test as queries
+from core.queries import audit, leaderboards
 from core.service import EnhancedDatabaseService
 
 ACTOR = "self-test"
@@ -78,15 +78,15 @@ def _remove_events(service: EnhancedDatabaseService, name: str) -> None:
 
 def _remove_audit_events(service: EnhancedDatabaseService, name: str) -> None:
     # no public call takes back what was written down, and none should
-    with service._changing("self_test") as (database, _):  # noqa: SLF001  # see above
-        queries.delete_audit_events(database, ACTOR, name)
+    with service._write_as("self_test") as (database, _):  # noqa: SLF001  # see above
+        audit.delete_events(database, ACTOR, name)
 
 
 def _remove_leaderboard(service: EnhancedDatabaseService, name: str) -> None:
     """Remove the entries with their counters, which would stay when the entries go with the player."""
     for _ in range(ATTEMPTS):
-        with service._changing("self_test") as (database, _):  # noqa: SLF001  # as above
-            if queries.delete_leaderboard(database, SESSION, name):
+        with service._write_as("self_test") as (database, _):  # noqa: SLF001  # as above
+            if leaderboards.delete_leaderboard(database, SESSION, name):
                 return
         sleep(ATTEMPT_SECONDS)
     raise DatabaseError(f"others write leaderboards all the time; try again later: {name}")

@@ -1,8 +1,8 @@
 """Bulk loads: COPY into a staging table, then one upsert per chunk.
 
-Owns the text form of COPY and the upserts by natural key, which make every load
-repeatable: a row that is there already with the same values is left alone. A role
-that may create no temporary table sends the rows as a JSON document instead.
+Owns the text format of COPY, and the upserts by key, which make every load repeatable: a row that exists
+with the same values is not written. A role that may not create temporary tables sends the rows as a JSON
+document instead.
 """
 
 import io
@@ -17,76 +17,45 @@ from uuid import UUID
 import msgspec
 
 from core.database import Database
+from core.records import LeaderboardEntry, MarketEvent, Portfolio, Position, Quest, Tick, Trade, User
 
 
 class Target(msgspec.Struct, frozen=True):
-    """A table to load: its columns, the key that names a row, the columns a reload keeps."""
+    """A table to load from the records of one type.
+
+    `key` identifies a row, and a reload keeps the `kept` columns of an existing row. Rows are written in
+    `order` (by default that of the key), the same everywhere, so that no two writers deadlock. Fields in
+    `joined` come from another table.
+    """
 
     table: str
-    columns: tuple[str, ...]
+    record: type[Any]
     key: tuple[str, ...]
     kept: tuple[str, ...] = ()
     order: str = ""
-    """In which rows are written, the same everywhere so that no two writers deadlock; empty: by the key."""
+    joined: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns to write."""
+        return tuple(name for name in self.record.__struct_fields__ if name not in self.joined)
 
 
-USERS = Target(
-    "users",
-    ("id", "username", "name", "email", "last_active", "preferences", "created_at", "updated_at"),
-    key=("username",),
-    kept=("id", "created_at", "last_active"),
-)
-TICKS = Target(
-    "ticks",
-    (
-        "symbol", "timestamp", "price", "volume", "bid", "ask", "change_24h",
-        "change_percent_24h", "volatility", "open", "high", "low",
-    ),
-    key=("symbol", "timestamp"),
-    # by code points: any other collation takes longer to sort than the rows to write
-    order='symbol COLLATE "C", timestamp',
-)  # fmt: skip  # one column a line would hide that these are the table's
-PORTFOLIOS = Target(
-    "portfolios",
-    (
-        "id", "user_id", "session_date", "starting_cash", "current_cash", "total_value",
-        "day_change", "day_change_percent", "created_at", "updated_at",
-    ),
-    key=("user_id", "session_date"),
-    kept=("id", "created_at"),
-)  # fmt: skip  # as above
-POSITIONS = Target(
-    "positions",
-    ("user_id", "session_date", "symbol", "quantity", "average_price"),
-    key=("user_id", "session_date", "symbol"),
-)
-TRADES = Target(
-    "trades",
-    ("id", "user_id", "session_date", "symbol", "side", "quantity", "price", "executed_at"),
-    key=("id",),
-)
+USERS = Target("users", User, key=("username",), kept=("id", "created_at", "last_active"))
+# by code points: any other collation takes longer to sort than the rows take to write
+TICKS = Target("ticks", Tick, key=("symbol", "timestamp"), order='symbol COLLATE "C", timestamp')
+PORTFOLIOS = Target("portfolios", Portfolio, key=("user_id", "session_date"), kept=("id", "created_at"))
+POSITIONS = Target("positions", Position, key=("user_id", "session_date", "symbol"))
+TRADES = Target("trades", Trade, key=("id",))
 LEADERBOARD_ENTRIES = Target(
     "leaderboard_entries",
-    ("id", "user_id", "session_date", "category", "score", "rank", "metadata", "created_at"),
+    LeaderboardEntry,
     key=("user_id", "session_date", "category"),
     kept=("id", "created_at"),
+    joined=("username",),
 )
-QUESTS = Target(
-    "quests",
-    (
-        "id", "user_id", "type", "title", "description", "target_value", "current_progress",
-        "status", "reward_type", "reward_value", "created_at", "expires_at",
-    ),
-    key=("id",),
-)  # fmt: skip  # as above
-MARKET_EVENTS = Target(
-    "market_events",
-    (
-        "id", "type", "title", "description", "affected_symbols", "impact_magnitude",
-        "sentiment", "created_at",
-    ),
-    key=("id",),
-)  # fmt: skip  # as above
+QUESTS = Target("quests", Quest, key=("id",))
+MARKET_EVENTS = Target("market_events", MarketEvent, key=("id",))
 
 
 def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int:
@@ -100,18 +69,18 @@ def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int
 
 
 def _stage(database: Database, target: Target, records: Sequence[Any]) -> str:
-    """Copy records into a table that is gone after the transaction; return its name."""
+    """Copy records into a temporary table, which the transaction drops; return its name."""
     staged = f"pg_temp.staged_{target.table}"
     # one transaction may load the same table twice
     database.execute_sql(
         f"DROP TABLE IF EXISTS {staged}; CREATE TEMPORARY TABLE {staged} (LIKE {target.table}) ON COMMIT DROP"
     )
     columns = {name: list(map(attrgetter(name), records)) for name in target.columns}
-    # a column without any value is left out: most ticks have half of theirs
+    # leave out columns that are NULL in every row: half of the columns of most ticks
     nothing = [None] * len(records)
     columns = {name: values for name, values in columns.items() if values != nothing}
     with database.cursor() as cursor:
-        cursor.copy_expert(f"COPY {staged} ({', '.join(columns)}) FROM STDIN", _text_of(columns.values()))
+        cursor.copy_expert(f"COPY {staged} ({', '.join(columns)}) FROM STDIN", _encode_rows(columns.values()))
     return staged
 
 
@@ -128,23 +97,23 @@ def _upsert(target: Target, source: str) -> str:
             IS DISTINCT FROM ({", ".join(f"EXCLUDED.{name}" for name in compared)})"""
 
 
-def _text_of(columns: Iterable[Sequence[Any]]) -> io.StringIO:
-    """Spell records in COPY's text form: tabs, newlines, backslash-N for nothing."""
-    rows = zip(*map(_spell_column, columns), strict=True)
+def _encode_rows(columns: Iterable[Sequence[Any]]) -> io.StringIO:
+    """Encode rows in the text format of COPY: tabs, newlines, backslash-N for NULL."""
+    rows = zip(*map(_encode_column, columns), strict=True)
     return io.StringIO("\n".join(map("\t".join, rows)) + "\n")
 
 
-def _spell_column(column: Sequence[Any]) -> Iterable[str]:
-    """Spell values by exact type, which takes a quarter of the time of a chain of isinstance."""
+def _encode_column(column: Sequence[Any]) -> Iterable[str]:
+    """Encode values by exact type, which takes a quarter of the time of a chain of isinstance."""
     kinds = set(map(type, column))
     if len(kinds) > 1:
-        return [_SPELLINGS[type(value)](value) for value in column]
-    spell = _SPELLINGS[kinds.pop()]
-    if spell is not _spell_time:
-        return map(spell, column)
-    # rows of one load share their few times, whose spelling costs more than a look-up
-    spelled = {time: spell(time) for time in set(column)}
-    return map(spelled.__getitem__, column)
+        return [_ENCODERS[type(value)](value) for value in column]
+    encode = _ENCODERS[kinds.pop()]
+    if encode is not _encode_time:
+        return map(encode, column)
+    # rows of one load share a few times, and encoding one costs more than a look-up
+    encoded = {time: encode(time) for time in set(column)}
+    return map(encoded.__getitem__, column)
 
 
 def _escape(text: str) -> str:
@@ -153,8 +122,8 @@ def _escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
-class _Spellings(dict[type, Callable[[Any], str]]):
-    """Type of a value -> its text form; a subclass is spelled as its base."""
+class _Encoders(dict[type, Callable[[Any], str]]):
+    """Type of a value -> its encoder; a subclass is encoded like its base."""
 
     def __missing__(self, kind: type) -> Callable[[Any], str]:
         for base in kind.__mro__[1:]:
@@ -164,17 +133,17 @@ class _Spellings(dict[type, Callable[[Any], str]]):
         raise TypeError(f"cannot load {kind.__name__}")
 
 
-_spell_time = methodcaller("isoformat")
+_encode_time = methodcaller("isoformat")
 
-_SPELLINGS = _Spellings(
+_ENCODERS = _Encoders(
     {
         type(None): lambda _: "\\N",
         str: _escape,
         int: str,
         Decimal: str,
         UUID: attrgetter("hex"),
-        date: _spell_time,
-        datetime: _spell_time,
+        date: _encode_time,
+        datetime: _encode_time,
         dict: lambda document: _escape(json.dumps(document)) if document else "{}",
         tuple: lambda items: _escape("{" + ",".join(json.dumps(item) for item in items) + "}"),
     }
@@ -194,5 +163,5 @@ LOCK_QUESTS = "SELECT user_id FROM quests WHERE id = ANY(%s::uuid[]) ORDER BY id
 
 
 def lock_quest_owners(database: Database, quest_ids: Sequence[UUID]) -> set[UUID]:
-    """Return whose the quests with these ids are until the transaction ends."""
+    """Lock the quests with these ids until the transaction ends; return their owners."""
     return {owner for (owner,) in database.execute_sql(LOCK_QUESTS, (list(quest_ids),)).fetchall()}

@@ -1,6 +1,10 @@
-"""Statements that write `leaderboard_entries`, or list what boards there are.
+"""Statements on `leaderboard_entries` and `leaderboard_counters`: pages, ranks, writes.
 
-Ranks are counted while a session runs (see `boards`) and stored when it is closed.
+A leaderboard is a category in a session, ordered by score, then by creation time, then by id; the index
+has the same order. The number of entries before a place is the sum of `leaderboard_counters` before the
+bucket of the place, plus a count within that bucket. So no statement reads more of a leaderboard than one
+bucket, the counters and the rows it returns. Ranks are counted while a session runs, and stored when it
+is closed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +16,127 @@ from uuid import UUID
 from psycopg2.extras import Json
 
 from core.database import Database
-from core.queries.boards import build_entry, name_board
-from core.queries.rows import count_changed, fetch_all, find_one
-from core.records import LeaderboardEntry
+from core.queries.rows import count_changed, fetch_all, find_one, list_columns, make_builder
+from core.records import LeaderboardEntry, freeze
 
+LEADERBOARD = "session_date = %(day)s AND category = %(category)s"
+
+
+def select_entry(rank: str, *, username: str = "u.username") -> str:
+    """Return the columns of an entry `e` in the order of the record's fields."""
+    given = {"rank": rank, "username": username}
+    return ", ".join(given.get(name, f"e.{name}") for name in LeaderboardEntry.__struct_fields__)
+
+
+def count_above(score: str, *, day: str = "%(day)s", condition: str = ">") -> str:
+    """Return an expression: the number of entries of a leaderboard with a score > (or >=) `score`.
+
+    The sum of the buckets before the last one that begins above the score, and the entries of that
+    bucket above it. `depth` is minus the score.
+    """
+    deeper = condition.replace(">", "<")
+    leaderboard = f"session_date = {day} AND category = %(category)s"
+    return f"""COALESCE((
+        SELECT (SELECT COALESCE(sum(entries), 0) FROM leaderboard_counters
+                WHERE {leaderboard} AND (depth, created_at, id) < (f.depth, f.created_at, f.id))
+             + (SELECT count(*) FROM leaderboard_entries
+                WHERE {leaderboard} AND score = -f.depth AND (created_at, id) >= (f.created_at, f.id))
+             + (SELECT count(*) FROM leaderboard_entries
+                WHERE {leaderboard} AND score < -f.depth AND score {condition} {score})
+        FROM (SELECT depth, created_at, id FROM leaderboard_counters
+              WHERE {leaderboard} AND depth {deeper} -{score}
+              ORDER BY depth DESC, created_at DESC, id DESC LIMIT 1) AS f), 0)::bigint"""
+
+
+# The rank of an entry `e` of a page, whose first score has `higher` entries above it and `as_high` at
+# least as high: entries with the first score of the page can stand before the page.
+RANK_ON_PAGE = """
+           CASE WHEN e.score = first.score THEN 1 + first.higher
+                ELSE first.as_high - count(*) FILTER (WHERE e.score = first.score) OVER ()
+                     + rank() OVER (ORDER BY e.score DESC) END"""
+RANK_FROM_OFFSET = """
+           CASE WHEN e.score = first.score THEN 1 + first.higher
+                ELSE %(offset)s + rank() OVER (ORDER BY e.score DESC) END"""
+TOP = f"""
+    WITH page AS MATERIALIZED (
+        SELECT * FROM leaderboard_entries WHERE {LEADERBOARD}
+        ORDER BY score DESC, created_at, id LIMIT %(limit)s
+    )
+    SELECT {select_entry("rank() OVER (ORDER BY e.score DESC)")}
+    FROM page e JOIN users u ON u.id = e.user_id
+    ORDER BY e.score DESC, e.created_at, e.id"""
+# `bucket` contains the offset; `skipped` of its entries stand before the page. Only the first score of a
+# page can have equal scores before the page: its rank is counted, all others follow from their place.
+PAGE = f"""
+    WITH bucket AS MATERIALIZED (
+        SELECT depth, created_at, id, (%(offset)s - before)::bigint AS skipped FROM (
+            SELECT depth, created_at, id,
+                   sum(sum(entries)) OVER (ORDER BY depth, created_at, id) - sum(entries) AS before
+            FROM leaderboard_counters WHERE {LEADERBOARD} GROUP BY depth, created_at, id
+        ) AS buckets
+        WHERE before <= %(offset)s ORDER BY depth DESC, created_at DESC, id DESC LIMIT 1
+    ), page AS MATERIALIZED (
+        SELECT * FROM (
+            (SELECT id, score, created_at FROM leaderboard_entries
+             WHERE {LEADERBOARD} AND score = (SELECT -depth FROM bucket)
+               AND (created_at, id) >= ((SELECT created_at FROM bucket), (SELECT id FROM bucket))
+             ORDER BY created_at, id LIMIT (SELECT skipped + %(limit)s FROM bucket))
+            UNION ALL
+            (SELECT id, score, created_at FROM leaderboard_entries
+             WHERE {LEADERBOARD} AND score < (SELECT -depth FROM bucket)
+             ORDER BY score DESC, created_at, id LIMIT (SELECT skipped + %(limit)s FROM bucket))
+        ) AS rest
+        ORDER BY score DESC, created_at, id LIMIT %(limit)s OFFSET (SELECT skipped FROM bucket)
+    ), first AS MATERIALIZED (
+        SELECT score, {count_above("s.score")} AS higher FROM (SELECT max(score) AS score FROM page) AS s
+    )
+    SELECT {select_entry(RANK_FROM_OFFSET)}
+    FROM page CROSS JOIN first JOIN leaderboard_entries e ON e.id = page.id
+    JOIN users u ON u.id = e.user_id
+    ORDER BY e.score DESC, e.created_at, e.id"""
+# Functions of the migrations, which are planned once a connection: planning them takes longer than running
+# them. SET_SCORE returns the entry with its rank.
+RANK = f"SELECT {list_columns(LeaderboardEntry)} FROM leaderboard_rank(%(user_id)s, %(day)s, %(category)s)"
+SET_SCORE = f"""
+    SELECT {list_columns(LeaderboardEntry)} FROM leaderboard_set_score(
+        %(id)s, %(user_id)s, %(day)s, %(category)s, %(score)s, %(metadata)s)"""
+# Subqueries instead of a join: the planner knows that each is one value, reads the index in order and
+# stops at the limit.
+_MINE = {name: f"(SELECT {name} FROM me)" for name in ("score", "created_at", "id")}
+# Four short scans of the index from the player's place: equal and other scores, above and below.
+AROUND = f"""
+    WITH me AS MATERIALIZED (
+        SELECT score, created_at, id FROM leaderboard_entries
+        WHERE user_id = %(user_id)s AND session_date = %(day)s AND category = %(category)s
+    ), above AS (
+        SELECT * FROM (
+            (SELECT * FROM leaderboard_entries WHERE {LEADERBOARD} AND score = {_MINE["score"]}
+               AND (created_at, id) < ({_MINE["created_at"]}, {_MINE["id"]})
+             ORDER BY created_at DESC, id DESC LIMIT %(radius)s)
+            UNION ALL
+            (SELECT * FROM leaderboard_entries WHERE {LEADERBOARD} AND score > {_MINE["score"]}
+             ORDER BY score, created_at DESC, id DESC LIMIT %(radius)s)
+        ) AS a ORDER BY score, created_at DESC, id DESC LIMIT %(radius)s
+    ), below AS (
+        SELECT * FROM (
+            (SELECT * FROM leaderboard_entries WHERE {LEADERBOARD} AND score = {_MINE["score"]}
+               AND (created_at, id) >= ({_MINE["created_at"]}, {_MINE["id"]})
+             ORDER BY created_at, id LIMIT %(radius)s + 1)
+            UNION ALL
+            (SELECT * FROM leaderboard_entries WHERE {LEADERBOARD} AND score < {_MINE["score"]}
+             ORDER BY score DESC, created_at, id LIMIT %(radius)s)
+        ) AS b ORDER BY score DESC, created_at, id LIMIT %(radius)s + 1
+    ), page AS MATERIALIZED (
+        SELECT * FROM above UNION ALL SELECT * FROM below
+    ), first AS MATERIALIZED (
+        SELECT score, {count_above("s.score")} AS higher, {count_above("s.score", condition=">=")} AS as_high
+        FROM (SELECT max(score) AS score FROM page) AS s
+    )
+    SELECT {select_entry(RANK_ON_PAGE)}
+    FROM page e CROSS JOIN first JOIN users u ON u.id = e.user_id
+    ORDER BY e.score DESC, e.created_at, e.id"""
 # Sorted input and one statement: two batches take their locks in the same order.
-# A player that does not exist is left out and found by what is returned.
+# Users that do not exist are skipped; the caller finds them missing from the returned ids.
 UPSERT = """
     WITH batch (id, user_id, score, metadata) AS (
         SELECT * FROM unnest(%(ids)s::uuid[], %(user_ids)s::uuid[], %(scores)s::numeric[],
@@ -34,12 +153,8 @@ UPSERT = """
         RETURNING user_id
     )
     SELECT user_id FROM written"""
-# A function of the migrations, which is planned once a connection; gives the entry with its rank.
-SET_SCORE = """
-    SELECT * FROM leaderboard_set_score(
-        %(id)s, %(user_id)s, %(day)s, %(category)s, %(score)s, %(metadata)s)"""
-# In the order in which the rows are stored: in that of the board, each row would be on
-# another page, which costs ten times as much once a board is larger than the server's memory.
+# In storage order: in leaderboard order each row would be on another page, which costs ten times as much
+# once a leaderboard is larger than the server's memory.
 CLOSE = """
     UPDATE leaderboard_entries e SET rank = ranked.place
     FROM (
@@ -47,7 +162,7 @@ CLOSE = """
         FROM leaderboard_entries WHERE session_date = %s ORDER BY ctid
     ) AS ranked
     WHERE e.ctid = ranked.ctid AND ranked.rank IS DISTINCT FROM ranked.place"""
-# Two sorts of a million rows, and the join of its trigger.
+# For two sorts of a million rows, and the join in the trigger.
 SORT_MEMORY = "SET LOCAL work_mem = '128MB'"
 RESET_MEMORY = "SET LOCAL work_mem TO DEFAULT"
 # Without fresh statistics the planner joins the two sides row by row.
@@ -61,6 +176,43 @@ LIST_CATEGORIES = """
                 WHERE session_date = %(day)s AND category > name)
         FROM categories WHERE name IS NOT NULL
     ) SELECT name FROM categories WHERE name IS NOT NULL"""
+# "bord" in ASCII: the triggers of `leaderboard_entries` hold this lock while they count an entry.
+WRITERS_LOCK = 0x626F7264
+HAS_COUNTERS = f"SELECT EXISTS (SELECT FROM leaderboard_counters WHERE {LEADERBOARD})"
+TRY_WRITERS_LOCK = "SELECT pg_try_advisory_xact_lock(%(lock)s, leaderboard_lock_slot(%(day)s, %(category)s))"
+DELETE_ENTRIES = f"DELETE FROM leaderboard_entries WHERE {LEADERBOARD}"
+DELETE_COUNTERS = f"DELETE FROM leaderboard_counters WHERE {LEADERBOARD}"
+
+build_entry = make_builder(LeaderboardEntry, metadata=freeze)
+
+
+def name_leaderboard(category: str, session_date: date, **more: Any) -> dict[str, Any]:
+    """Return the parameters that name a leaderboard, and `more`."""
+    return {"category": category, "day": session_date, **more}
+
+
+def list_page(
+    database: Database, category: str, session_date: date, limit: int, offset: int
+) -> tuple[LeaderboardEntry, ...]:
+    """Return `limit` entries of a leaderboard from place `offset` on."""
+    parameters = name_leaderboard(category, session_date, limit=limit, offset=offset)
+    return fetch_all(database, build_entry, PAGE if offset else TOP, parameters)
+
+
+def find_rank(
+    database: Database, user_id: UUID, category: str, session_date: date
+) -> LeaderboardEntry | None:
+    """Return a player's entry with its rank."""
+    parameters = name_leaderboard(category, session_date, user_id=user_id)
+    return find_one(database, build_entry, RANK, parameters)
+
+
+def list_around(
+    database: Database, user_id: UUID, category: str, session_date: date, radius: int
+) -> tuple[LeaderboardEntry, ...]:
+    """Return up to `radius` entries on each side of a player's, and that entry."""
+    parameters = name_leaderboard(category, session_date, user_id=user_id, radius=radius)
+    return fetch_all(database, build_entry, AROUND, parameters)
 
 
 def upsert_entries(
@@ -71,7 +223,7 @@ def upsert_entries(
 ) -> set[UUID]:
     """Write (id, user, score, metadata) rows; return the users that exist."""
     ordered = sorted(rows, key=lambda row: row[1])
-    parameters = name_board(
+    parameters = name_leaderboard(
         category,
         session_date,
         ids=[row[0] for row in ordered],
@@ -90,7 +242,7 @@ def set_score(
 ) -> LeaderboardEntry | None:
     """Write one (id, user, score, metadata) row and return the entry with its rank; None: no such user."""
     entry_id, user_id, score, metadata = row
-    parameters = name_board(
+    parameters = name_leaderboard(
         category,
         session_date,
         id=entry_id,
@@ -111,7 +263,23 @@ def store_ranks(database: Database, session_date: date) -> int:
 
 
 def list_categories(database: Database, session_date: date) -> tuple[str, ...]:
-    """Return the categories that have entries in a session."""
+    """Return the categories that have entries in a session, sorted by code points."""
     found = fetch_all(database, lambda row: str(row[0]), LIST_CATEGORIES, {"day": session_date})
-    # the locale of the database would put them in an order of its own
     return tuple(sorted(found))
+
+
+def delete_leaderboard(database: Database, session_date: date, category: str) -> bool:
+    """Delete a leaderboard with its counters, for the self-test; return False while others write.
+
+    Then nothing is deleted: try again.
+    """
+    parameters = name_leaderboard(category, session_date, lock=WRITERS_LOCK)
+    [(has_counters,)] = database.execute_sql(HAS_COUNTERS, parameters).fetchall()
+    if not has_counters:
+        return True
+    # not waited for: everybody who writes entries would wait behind this transaction
+    [(is_alone,)] = database.execute_sql(TRY_WRITERS_LOCK, parameters).fetchall()
+    if is_alone:
+        database.execute_sql(DELETE_ENTRIES, parameters)
+        database.execute_sql(DELETE_COUNTERS, parameters)
+    return bool(is_alone)

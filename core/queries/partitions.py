@@ -1,8 +1,8 @@
 """Statements that create, fill and drop the partitions of `ticks`.
 
-Partitions follow each other without a gap, from `ticks_before`, which has no beginning, by
-months to the last that was created; what is later is in `ticks_default`. Without gaps, a
-search for the latest tick of a symbol visits them newest first and stops at the first hit.
+Partitions follow each other without a gap: `ticks_before`, which has no lower bound, then one per month;
+later ticks are in `ticks_default`. Without gaps, a search for the latest tick of a symbol reads them
+newest first and stops at the first row.
 """
 
 import re
@@ -16,7 +16,7 @@ from core.queries.rows import Row, count_changed, fetch_all
 
 # Any fixed number: "tick" in ASCII.
 MAINTENANCE_LOCK = 0x7469636B
-# How long maintenance waits for a table, because everybody else then waits behind it.
+# Everybody else waits behind a waiting table lock, so maintenance gives up after this time.
 LOCK_TIMEOUT_MS = 5_000
 
 BEFORE, DEFAULT = "ticks_before", "ticks_default"
@@ -24,7 +24,6 @@ LIST = """
     SELECT c.relname, pg_get_expr(c.relpartbound, c.oid)
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'ticks'::regclass AND c.relname <> 'ticks_default'"""
-# A writer that found its symbol listed must not lose it before its commit.
 _WITHOUT_TICKS = "symbols s WHERE NOT EXISTS (SELECT FROM ticks t WHERE t.symbol = s.symbol OFFSET 0)"
 FIND_WITHOUT_TICKS = f"SELECT EXISTS (SELECT FROM {_WITHOUT_TICKS})"
 FORGET_SYMBOLS = f"DELETE FROM {_WITHOUT_TICKS}"
@@ -32,7 +31,7 @@ _BOUNDS = re.compile(r"FROM \((?:MINVALUE|'(?P<begin>[^']+)')\) TO \('(?P<end>[^
 
 
 class Partition(msgspec.Struct, frozen=True):
-    """A range of ticks, without its end; `begin` None is the beginning of time."""
+    """A partition with the ticks of [begin, end); `begin` None means no lower bound."""
 
     name: str
     begin: datetime | None
@@ -40,13 +39,13 @@ class Partition(msgspec.Struct, frozen=True):
 
 
 def lock_maintenance(database: Database) -> None:
-    """Wait until nobody else maintains the partitions; holds until the transaction ends."""
+    """Lock out other maintenance until the transaction ends; limits the waits for table locks."""
     database.execute_sql("SELECT pg_advisory_xact_lock(%s)", (MAINTENANCE_LOCK,))
     database.execute_sql("SELECT set_config('lock_timeout', %s, true)", (str(LOCK_TIMEOUT_MS),))
 
 
 def lock_ticks(database: Database) -> None:
-    """Keep everybody else from the ticks until the transaction ends."""
+    """Lock out readers and writers of ticks until the transaction ends."""
     database.execute_sql("LOCK TABLE ticks IN ACCESS EXCLUSIVE MODE")
 
 
@@ -64,13 +63,13 @@ def has_ticks(database: Database, partitions: Sequence[Partition]) -> bool:
 
 
 def create_partition(database: Database, begin: datetime, end: datetime) -> tuple[str, int]:
-    """Create a partition, fill it from the default one; return its name and how many rows those were.
+    """Create a partition and move its rows out of the default one; return its name and their number.
 
-    The caller has locked the ticks.
+    The caller holds the lock of `lock_ticks`.
     """
     name = f"ticks_{begin:%Y_%m}"
     parameters = (begin, end)
-    # not a temporary one, which a role may be forbidden to create
+    # not a temporary table: a role may lack that permission
     moving = f"{name}_moving"
     database.execute_sql(f"CREATE UNLOGGED TABLE {moving} (LIKE ticks)")
     moved = database.execute_sql(
@@ -86,9 +85,9 @@ def create_partition(database: Database, begin: datetime, end: datetime) -> tupl
 
 
 def drop_partitions(database: Database, partitions: Sequence[Partition]) -> None:
-    """Drop the oldest partitions; what is older than the rest has a place again afterwards.
+    """Drop the oldest partitions, and create `ticks_before` again up to the end of the last of them.
 
-    The caller has locked the ticks.
+    The caller holds the lock of `lock_ticks`.
     """
     for partition in partitions:
         database.execute_sql(f"DROP TABLE {partition.name}")
@@ -99,7 +98,7 @@ def drop_partitions(database: Database, partitions: Sequence[Partition]) -> None
 
 
 def forget_symbols(database: Database) -> int:
-    """Remove symbols without ticks, if any; then writers are kept out until the transaction ends."""
+    """Delete symbols without ticks; if there are any, writers are locked out until the transaction ends."""
     if not database.execute_sql(FIND_WITHOUT_TICKS).fetchone()[0]:
         return 0
     database.execute_sql("LOCK TABLE ticks IN SHARE ROW EXCLUSIVE MODE")

@@ -1,4 +1,4 @@
-"""Statements on `portfolios`."""
+"""Statements on `portfolios`, `positions` and `trades`."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -8,14 +8,20 @@ from uuid import UUID
 import msgspec
 
 from core.database import Database
-from core.queries.arrays import encode_ids, encode_numbers, encode_shared
-from core.queries.rows import Row, fetch_all, find_one
-from core.records import PlayerSession, Portfolio, PortfolioUpdate
-
-COLUMNS = (
-    "id, user_id, session_date, starting_cash, current_cash, total_value,"
-    " day_change, day_change_percent, created_at, updated_at"
+from core.queries.rows import (
+    Row,
+    encode_ids,
+    encode_numbers,
+    encode_repeated,
+    fetch_all,
+    find_one,
+    get_first,
+    list_columns,
+    make_builder,
 )
+from core.records import PlayerSession, Portfolio, PortfolioUpdate, Position, Trade
+
+COLUMNS = list_columns(Portfolio)
 
 FIND = f"SELECT {COLUMNS} FROM portfolios WHERE user_id = %s AND session_date = %s"
 CREATE = """
@@ -31,27 +37,32 @@ IN_SESSION = f"""
     ORDER BY user_id LIMIT %(limit)s"""
 # A batch is a small part of the table, but the planner would rather hash all of it.
 PROBE_INDEX = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
-# The change is in percent of the value before it; a value that was nothing has none.
-# Without arrays and a join it is planned in a fraction of the time.
-UPDATE = f"""UPDATE portfolios SET
-            total_value = %(total_value)s,
-            day_change = %(day_change)s,
-            day_change_percent = CASE WHEN %(total_value)s > %(day_change)s
-                THEN round(%(day_change)s / (%(total_value)s - %(day_change)s) * 100, 2) ELSE 0 END,
-            current_cash = COALESCE(%(current_cash)s, current_cash),
-            updated_at = now()
-        WHERE user_id = %(user_id)s AND session_date = %(session_date)s RETURNING {COLUMNS}"""
-# Rows are locked in the order of the batch. What was not met is few, and what was is many: only the places
-# of the former are sent back, and looked for only when there are any.
-UPDATE_MANY = """
+
+
+def _set_values(new: str, *, cash: str) -> str:
+    """Return the assignments of an update; `new` is a template of where a new value stands.
+
+    The change is stored in percent of the value before it; a value that was 0 has no percentage.
+    """
+    total, change = new.format("total_value"), new.format("day_change")
+    return f"""
+            total_value = {total},
+            day_change = {change},
+            day_change_percent = CASE WHEN {total} > {change}
+                THEN round({change} / ({total} - {change}) * 100, 2) ELSE 0 END,
+            current_cash = COALESCE({new.format("current_cash")}, {cash}),
+            updated_at = now()"""
+
+
+# Without arrays and a join, planning takes a fraction of the time.
+UPDATE = f"""
+    UPDATE portfolios SET {_set_values("%({})s", cash="current_cash")}
+    WHERE user_id = %(user_id)s AND session_date = %(session_date)s RETURNING {COLUMNS}"""
+# Rows are locked in the order of the batch. Only the places of the missing rows are returned: they are
+# few, and the updated ones are many.
+UPDATE_MANY = f"""
     WITH updated AS (
-        UPDATE portfolios p SET
-            total_value = b.total_value,
-            day_change = b.day_change,
-            day_change_percent = CASE WHEN b.total_value > b.day_change
-                THEN round(b.day_change / (b.total_value - b.day_change) * 100, 2) ELSE 0 END,
-            current_cash = COALESCE(b.current_cash, p.current_cash),
-            updated_at = now()
+        UPDATE portfolios p SET {_set_values("b.{}", cash="p.current_cash")}
         FROM unnest(%(users)s::uuid[], %(days)s::date[], %(totals)s::numeric[], %(changes)s::numeric[],
                     %(cash)s::numeric[]) WITH ORDINALITY
             AS b (user_id, session_date, total_value, day_change, current_cash, place)
@@ -60,31 +71,17 @@ UPDATE_MANY = """
     SELECT place FROM generate_series(1, %(count)s) AS place
     WHERE (SELECT count(*) FROM updated) < %(count)s AND place NOT IN (SELECT place FROM updated)
     ORDER BY place"""
-# Each step jumps to the next older session in the index instead of reading every row.
-SESSION_DATES = """
-    WITH RECURSIVE sessions AS (
-        (SELECT max(session_date) AS day FROM portfolios
-         WHERE session_date < %(before)s)
-        UNION ALL
-        SELECT (SELECT max(session_date) FROM portfolios WHERE session_date < day)
-        FROM sessions WHERE day IS NOT NULL
-    ), boards AS (
-        (SELECT max(session_date) AS day FROM leaderboard_entries
-         WHERE session_date < %(before)s)
-        UNION ALL
-        SELECT (SELECT max(session_date) FROM leaderboard_entries WHERE session_date < day)
-        FROM boards WHERE day IS NOT NULL
-    )
-    SELECT day FROM (
-        (SELECT day FROM sessions WHERE day IS NOT NULL LIMIT %(limit)s)
-        UNION
-        (SELECT day FROM boards WHERE day IS NOT NULL LIMIT %(limit)s)
-    ) AS days ORDER BY day DESC LIMIT %(limit)s"""
+SESSIONS_OF_USER = "SELECT session_date FROM portfolios WHERE user_id = %s"
+POSITIONS = f"""
+    SELECT {list_columns(Position)} FROM positions
+    WHERE user_id = ANY(%s::uuid[]) AND session_date = %s ORDER BY user_id, symbol"""
+TRADES = f"""
+    SELECT {list_columns(Trade)} FROM trades
+    WHERE user_id = ANY(%s::uuid[]) AND session_date = %s ORDER BY user_id, executed_at, id"""
 
-
-def build_portfolio(row: Row) -> Portfolio:
-    """Build a portfolio from a row of COLUMNS."""
-    return Portfolio(*row)
+build_portfolio = make_builder(Portfolio)
+build_position = make_builder(Position)
+build_trade = make_builder(Trade)
 
 
 def find_portfolio(database: Database, user_id: UUID, session_date: date) -> Portfolio | None:
@@ -116,7 +113,7 @@ def update_portfolio(database: Database, update: PortfolioUpdate) -> Portfolio |
 
 
 def update_portfolios(database: Database, updates: Sequence[PortfolioUpdate]) -> tuple[PlayerSession, ...]:
-    """Write values of portfolios, one statement for all; return the keys that met no row.
+    """Write values of portfolios, one statement for all; return the keys without a row.
 
     The updates name each portfolio once. Rows are locked in the order of the updates, which is
     the same everywhere, so that two batches over the same portfolios do not deadlock.
@@ -130,10 +127,9 @@ def update_portfolios(database: Database, updates: Sequence[PortfolioUpdate]) ->
 
 
 def _encode_columns(updates: Sequence[PortfolioUpdate]) -> dict[str, Any]:
-    """Encode each column as one text, which psycopg2 sends in a fraction of the time of a list."""
     return {
         "users": encode_ids([update.user_id for update in updates]),  # type: ignore[misc]  # checked
-        "days": encode_shared([update.session_date for update in updates]),
+        "days": encode_repeated([update.session_date for update in updates]),
         "totals": encode_numbers([update.total_value for update in updates]),
         "changes": encode_numbers([update.day_change for update in updates]),
         "cash": encode_numbers([update.current_cash for update in updates]),
@@ -141,15 +137,16 @@ def _encode_columns(updates: Sequence[PortfolioUpdate]) -> dict[str, Any]:
     }
 
 
-def list_session_dates(database: Database, limit: int, before: date) -> tuple[date, ...]:
-    """Return the days before one that have portfolios or leaderboard entries, newest first."""
-    parameters = {"limit": limit, "before": before}
-    return fetch_all(database, lambda row: row[0], SESSION_DATES, parameters)
-
-
-DAYS_OF_USER = "SELECT session_date FROM portfolios WHERE user_id = %s"
-
-
-def list_days_of_user(database: Database, user_id: UUID) -> tuple[date, ...]:
+def list_sessions_of_user(database: Database, user_id: UUID) -> tuple[date, ...]:
     """Return every session in which the user has a portfolio."""
-    return fetch_all(database, lambda row: row[0], DAYS_OF_USER, (user_id,))
+    return fetch_all(database, get_first, SESSIONS_OF_USER, (user_id,))
+
+
+def list_positions(database: Database, user_ids: Sequence[UUID], day: date) -> tuple[Position, ...]:
+    """Return the positions of these users in a session, by user and symbol."""
+    return fetch_all(database, build_position, POSITIONS, (list(user_ids), day))
+
+
+def list_trades(database: Database, user_ids: Sequence[UUID], day: date) -> tuple[Trade, ...]:
+    """Return the trades of these users in a session, by user in the order of execution."""
+    return fetch_all(database, build_trade, TRADES, (list(user_ids), day))

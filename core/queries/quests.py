@@ -7,21 +7,19 @@ from typing import Any
 from uuid import UUID
 
 from core.database import Database
-from core.queries.rows import Row, fetch_all, find_one
-from core.records import Quest
+from core.queries.rows import Row, fetch_all, find_one, get_first, list_columns, make_builder
+from core.records import PlayerQuest, Quest, QuestPace, QuestTotals
 
-COLUMNS = (
-    "id, user_id, type, title, description, target_value, current_progress, status,"
-    " reward_type, reward_value, created_at, expires_at"
-)
+COLUMNS = list_columns(Quest)
+_IS_RUNNING = "status = 'ACTIVE' AND (expires_at IS NULL OR expires_at > %(now)s)"
 
 ACTIVE = f"""
     SELECT {COLUMNS} FROM quests
-    WHERE user_id = %s AND status = 'ACTIVE' AND (expires_at IS NULL OR expires_at > %s)
+    WHERE user_id = %(user_id)s AND {_IS_RUNNING}
     ORDER BY created_at, id"""
 ACTIVE_OF_MANY = f"""
     SELECT {COLUMNS} FROM quests
-    WHERE user_id = ANY(%s::uuid[]) AND status = 'ACTIVE' AND (expires_at IS NULL OR expires_at > %s)
+    WHERE user_id = ANY(%(user_ids)s::uuid[]) AND {_IS_RUNNING}
     ORDER BY user_id, created_at, id"""
 COUNT_COMPLETED = """
     SELECT user_id, count(*) FROM quests
@@ -40,16 +38,57 @@ INSERT = f"""
 PROGRESS = f"""
     UPDATE quests SET current_progress = %(progress)s,
         status = CASE WHEN %(progress)s >= target_value THEN 'COMPLETED' ELSE status END
-    WHERE id = %(id)s AND status = 'ACTIVE' AND (expires_at IS NULL OR expires_at > %(now)s)
+    WHERE id = %(id)s AND {_IS_RUNNING}
     RETURNING {COLUMNS}"""
 EXPIRE = """
     UPDATE quests SET status = 'EXPIRED' WHERE status = 'ACTIVE' AND expires_at <= %s
     RETURNING user_id"""
 
 
-def build_quest(row: Row) -> Quest:
-    """Build a quest from a row of COLUMNS."""
-    return Quest(*row)
+# Reads every quest once; an active quest past its time counts as expired.
+TOTALS = f"""
+    SELECT type, reward_type, count(*),
+           count(*) FILTER (WHERE current_progress > 0 OR status = 'COMPLETED'),
+           count(*) FILTER (WHERE current_progress * 2 >= target_value OR status = 'COMPLETED'),
+           count(*) FILTER (WHERE status = 'COMPLETED'),
+           count(*) FILTER (WHERE {_IS_RUNNING}),
+           count(*) FILTER (WHERE {_IS_RUNNING} AND expires_at <= %(soon)s),
+           COALESCE(sum(reward_value) FILTER (WHERE status = 'COMPLETED'), 0),
+           COALESCE(sum(reward_value) FILTER (WHERE {_IS_RUNNING}), 0)
+    FROM quests GROUP BY type, reward_type ORDER BY type COLLATE "C", reward_type COLLATE "C" """
+# Many quests end at midnight; of those, the ones nearest to their target come first.
+EXPIRING = f"""
+    SELECT u.username, {list_columns(Quest, prefix="q.")} FROM (
+        SELECT {COLUMNS} FROM quests
+        WHERE status = 'ACTIVE' AND expires_at > %(now)s AND expires_at <= %(until)s
+        ORDER BY expires_at, current_progress / target_value DESC, id LIMIT %(limit)s
+    ) AS q JOIN users u ON u.id = q.user_id
+    ORDER BY q.expires_at, q.current_progress / q.target_value DESC, q.id"""
+# Slowest: least progress per day since creation.
+SLOWEST = f"""
+    SELECT type, title, count(*),
+           round(avg(least(current_progress / target_value, 1)) * 100, 2),
+           round(avg(extract(epoch FROM %(now)s - created_at)) / 86400, 2)
+    FROM quests WHERE {_IS_RUNNING} AND created_at < %(now)s
+    GROUP BY type, title
+    ORDER BY sum(least(current_progress / target_value, 1))
+             / sum(extract(epoch FROM %(now)s - created_at)), count(*) DESC,
+             type COLLATE "C", title COLLATE "C"
+    LIMIT %(limit)s"""
+OF_USER = f"""
+    SELECT {COLUMNS} FROM quests
+    WHERE user_id = %(user_id)s
+      AND (%(after_id)s::uuid IS NULL OR (created_at, id) < (%(after)s::timestamptz, %(after_id)s::uuid))
+    ORDER BY created_at DESC, id DESC LIMIT %(limit)s"""
+
+build_quest = make_builder(Quest)
+build_totals = make_builder(QuestTotals)
+build_pace = make_builder(QuestPace)
+
+
+def build_player_quest(row: Row) -> PlayerQuest:
+    """Build a quest with the username of its player."""
+    return PlayerQuest(row[0], build_quest(row[1:]))
 
 
 def count_completed(
@@ -61,7 +100,7 @@ def count_completed(
 
 def list_active(database: Database, user_id: UUID, now: datetime) -> tuple[Quest, ...]:
     """Return the quests a user can still complete, oldest first."""
-    return fetch_all(database, build_quest, ACTIVE, (user_id, now))
+    return fetch_all(database, build_quest, ACTIVE, {"user_id": user_id, "now": now})
 
 
 def list_active_of_many(
@@ -69,7 +108,8 @@ def list_active_of_many(
 ) -> dict[UUID, tuple[Quest, ...]]:
     """Return the quests that each of the users can still complete, oldest first."""
     found: dict[UUID, list[Quest]] = {user_id: [] for user_id in user_ids}
-    for quest in fetch_all(database, build_quest, ACTIVE_OF_MANY, (list(user_ids), now)):
+    parameters = {"user_ids": list(user_ids), "now": now}
+    for quest in fetch_all(database, build_quest, ACTIVE_OF_MANY, parameters):
         found[quest.user_id].append(quest)
     return {user_id: tuple(quests) for user_id, quests in found.items()}
 
@@ -77,6 +117,30 @@ def list_active_of_many(
 def list_after(database: Database, after: UUID | None, limit: int) -> tuple[Quest, ...]:
     """Return the quests that follow one in the order of their ids."""
     return fetch_all(database, build_quest, LIST, {"after": after, "limit": limit})
+
+
+def sum_quests(database: Database, now: datetime, soon: datetime) -> tuple[QuestTotals, ...]:
+    """Return the totals of every pair of type and reward."""
+    return fetch_all(database, build_totals, TOTALS, {"now": now, "soon": soon})
+
+
+def list_expiring(database: Database, limit: int, now: datetime, until: datetime) -> tuple[PlayerQuest, ...]:
+    """Return running quests that end by a time, soonest first."""
+    return fetch_all(database, build_player_quest, EXPIRING, {"limit": limit, "now": now, "until": until})
+
+
+def list_slowest(database: Database, limit: int, now: datetime) -> tuple[QuestPace, ...]:
+    """Return the running quests by title, slowest first."""
+    return fetch_all(database, build_pace, SLOWEST, {"limit": limit, "now": now})
+
+
+def list_of_user(
+    database: Database, user_id: UUID, limit: int, *, after: tuple[datetime, UUID] | None = None
+) -> tuple[Quest, ...]:
+    """Return a user's quests of every status, newest first; `after` is the place of the last one before."""
+    created_at, quest_id = after or (None, None)
+    parameters = {"user_id": user_id, "after": created_at, "after_id": quest_id, "limit": limit}
+    return fetch_all(database, build_quest, OF_USER, parameters)
 
 
 def find_quest(database: Database, quest_id: UUID) -> Quest | None:
@@ -98,4 +162,4 @@ def update_progress(database: Database, quest_id: UUID, progress: Decimal, now: 
 
 def expire_quests(database: Database, now: datetime) -> list[UUID]:
     """Expire what is past its time; return the owner of each expired quest."""
-    return list(fetch_all(database, lambda row: row[0], EXPIRE, (now,)))
+    return list(fetch_all(database, get_first, EXPIRE, (now,)))

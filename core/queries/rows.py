@@ -1,17 +1,45 @@
-"""Fetches rows as records.
+"""The steps between Python values and rows.
 
-Owns the step from a driver row to an immutable value; holds no statement.
+Owns the lists of columns, which come from the fields of a record, the building of a record from a row,
+and the encoding of columns of values as PostgreSQL's array literals: one text per column, which psycopg2
+sends in a fraction of the time that a list of values takes. Holds no statement.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, TypeVar
+from uuid import UUID
 
 from core.database import Database
+from core.records import Record
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Record)
 
 Row = tuple[Any, ...]
 Parameters = Sequence[Any] | Mapping[str, Any]
+
+
+# -- columns and records ------------------------------------------------------------------
+
+
+def list_columns(record: type[Record], *, prefix: str = "") -> str:
+    """Return the columns of a record for a SELECT or RETURNING, in the order of its fields."""
+    return ", ".join(prefix + name for name in record.__struct_fields__)
+
+
+def make_builder(record: type[R], **conversions: Callable[[Any], Any]) -> Callable[[Row], R]:
+    """Return a function that builds a record from a row of its columns; `conversions` are by field."""
+    if not conversions:
+        return lambda row: record(*row)
+    [(name, convert)] = conversions.items()
+    place = record.__struct_fields__.index(name)
+    return lambda row: record(*row[:place], convert(row[place]), *row[place + 1 :])
+
+
+def get_first(row: Row) -> Any:
+    """Return the only column of a row."""
+    return row[0]
 
 
 def fetch_all(
@@ -19,7 +47,7 @@ def fetch_all(
 ) -> tuple[T, ...]:
     """Run a statement and build a record from each of its rows."""
     rows: Iterable[Row] = database.execute_sql(statement, parameters).fetchall()
-    return tuple(build(row) for row in rows)
+    return tuple(map(build, rows))
 
 
 def find_one(
@@ -33,3 +61,34 @@ def find_one(
 def count_changed(database: Database, statement: str, parameters: Parameters = ()) -> int:
     """Run a statement and return how many rows it changed."""
     return int(database.execute_sql(statement, parameters).rowcount)
+
+
+# -- array literals -----------------------------------------------------------------------
+
+
+def encode_ids(ids: Iterable[UUID]) -> str:
+    """Encode UUIDs."""
+    # str(UUID) takes several times as long
+    return _join([value.int.to_bytes(16).hex() for value in ids])
+
+
+def encode_numbers(numbers: Sequence[Decimal | int | None]) -> str:
+    """Encode numbers; None becomes NULL."""
+    # by type: comparing a Decimal with None takes longer than formatting it
+    if type(None) in set(map(type, numbers)):
+        return _join("NULL" if number is None else str(number) for number in numbers)
+    return _join(map(str, numbers))
+
+
+def encode_repeated(values: Sequence[Hashable]) -> str:
+    """Encode dates, times or symbols; each different value is formatted once."""
+    texts = {value: _quote(str(value)) for value in set(values)}
+    return _join(map(texts.__getitem__, values))
+
+
+def _quote(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _join(texts: Iterable[str]) -> str:
+    return "{" + ",".join(texts) + "}"

@@ -1,20 +1,65 @@
-"""Statements on `users`."""
+"""Statements on `users`, and the condition that finds a name by its prefix.
 
+PostgreSQL folds the case of the name and of the prefix: Python's `lower` gives other letters for some
+names (a final sigma, the dotted I). In some locales PostgreSQL's `lower` depends on the position of a
+letter: a capital sigma becomes a final sigma at the end of a word, and the end of a prefix is not the
+end of the name.
+"""
+
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from psycopg2.extras import Json
 
 from core.database import Database
-from core.queries.prefixes import build_prefix, match_prefix
-from core.queries.rows import Row, count_changed, fetch_all, find_one
+from core.queries.rows import count_changed, fetch_all, find_one, list_columns, make_builder
 from core.records import User, freeze
 
-# No text that begins with anything but this follows all that begin with it.
+_SIGMAS = "\u03a3\u03c3\u03c2"
+_FINAL, _SMALL = "\u03c2", "\u03c3"
+_CONDITION = re.compile(r"lower\((?P<column>[a-z.]+)\) LIKE lower\(%\(pattern\)s\)")
+
+
+class Prefix(NamedTuple):
+    """A prefix as a parameter: `pattern` is a pattern of LIKE, and `exact` the same with its sigmas."""
+
+    pattern: str
+    exact: str
+
+    def refine(self, statement: str) -> str:
+        """Return the statement with stricter conditions if the prefix has a sigma, else unchanged."""
+        if self.pattern == self.exact:
+            return statement
+        return _CONDITION.sub(_refine, statement)
+
+
+def build_prefix(text: str) -> Prefix:
+    """Return the prefix that finds the names that begin with `text`."""
+    exact = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+    # the characters before the first wildcard bound the range of the index; `lower` of a first letter
+    # does not depend on its position
+    pattern = exact[:1] + re.sub(f"[{_SIGMAS}]", "_", exact[1:])
+    return Prefix(pattern, exact)
+
+
+def match_prefix(column: str) -> str:
+    """Return a condition that the index on `lower(column)` serves."""
+    return f"lower({column}) LIKE lower(%(pattern)s)"
+
+
+def _refine(condition: re.Match[str]) -> str:
+    name, wanted = (
+        f"translate(lower({text}), '{_FINAL}', '{_SMALL}')" for text in (condition["column"], "%(exact)s")
+    )
+    return f"{condition[0]} AND {name} LIKE {wanted}"
+
+
+# The upper bound of a prefix range cannot be formed from a prefix of only this character.
 _LAST_CHARACTER = "\U0010ffff"
-COLUMNS = "id, username, name, email, last_active, preferences, created_at, updated_at"
+COLUMNS = list_columns(User)
 
 FIND_BY_ID = f"SELECT {COLUMNS} FROM users WHERE id = %s"
 FIND_MANY = f"SELECT {COLUMNS} FROM users WHERE id = ANY(%s::uuid[])"
@@ -29,9 +74,9 @@ SEARCH = f"""
          ORDER BY lower(name) USING ~<~, id LIMIT %(limit)s)
     ) AS found
     ORDER BY lower(username) USING ~<~, id LIMIT %(limit)s"""
-# The same from a function of the migrations, for a prefix that has a letter and no sigma: planning the
-# statement takes as long as running it.
-SEARCH_PLANNED = "SELECT * FROM users_search(%s, %s)"
+# The same as a function of the migrations, which is planned once a connection: planning the statement
+# takes as long as running it. Not for prefixes with a sigma.
+SEARCH_PLANNED = f"SELECT {COLUMNS} FROM users_search(%s, %s)"
 INSERT = f"""
     INSERT INTO users (id, username, name, email, preferences)
     VALUES (%(id)s, %(username)s, %(name)s, %(email)s, %(preferences)s) RETURNING {COLUMNS}"""
@@ -49,12 +94,9 @@ TOUCH_MANY = """
     WHERE u.id = b.id AND (u.last_active IS NULL OR u.last_active < b.seen_at) RETURNING u.id"""
 DELETE = "DELETE FROM users WHERE id = %s"
 LOCK = "SELECT FROM users WHERE id = %s FOR UPDATE"
+ACTIVE_SINCE = "SELECT count(*) FROM users WHERE last_active >= %s"
 
-
-def build_user(row: Row) -> User:
-    """Build a user from a row of COLUMNS."""
-    values = [*row[:5], freeze(row[5]), *row[6:]]
-    return User(*values)
+build_user = make_builder(User, preferences=freeze)
 
 
 def find_user(database: Database, user_id: UUID) -> User | None:
@@ -77,7 +119,7 @@ def search_users(database: Database, prefix: str, limit: int) -> tuple[User, ...
     wanted = build_prefix(prefix)
     if wanted.pattern == wanted.exact and prefix.strip(_LAST_CHARACTER):
         return fetch_all(database, build_user, SEARCH_PLANNED, (prefix, limit))
-    parameters = {**wanted.parameters, "limit": limit}
+    parameters = {**wanted._asdict(), "limit": limit}
     return fetch_all(database, build_user, wanted.refine(SEARCH), parameters)
 
 
@@ -89,6 +131,11 @@ def list_after(database: Database, after: UUID | None, limit: int) -> tuple[User
 def list_most_active(database: Database, limit: int) -> tuple[User, ...]:
     """Return the users that were active last."""
     return fetch_all(database, build_user, MOST_ACTIVE, (limit,))
+
+
+def count_active(database: Database, since: datetime) -> int:
+    """Return how many users were active since a time."""
+    return fetch_all(database, lambda row: int(row[0]), ACTIVE_SINCE, (since,))[0]
 
 
 def insert_user(database: Database, values: Mapping[str, Any]) -> User:

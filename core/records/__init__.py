@@ -1,22 +1,41 @@
-"""The immutable values that the service returns and accepts.
+"""The immutable values that the service returns and accepts, and the constants of the game.
 
-Owns shapes only: attributes are the column names. Never touches a server, so a
-value can be shared by every thread and cached as it is. JSON columns are
+Attributes are the column names. Never touches a server, so a value can be shared by every thread and
+cached as it is. JSON columns are
 `frozendict`: equal to a dict, accepted by `json.dumps`, not changeable. Every record has `asdict()`.
 """
 
-from core.records.documents import freeze
 from core.records.game import (
+    CATEGORIES,
+    DAILY_RETURNS,
+    DEFAULT_CATEGORY,
+    QUEST_STATUSES,
+    QUESTS_COMPLETED,
+    SENTIMENTS,
+    STARTING_CASH,
+    TOTAL_VALUE,
+    TRADE_SIDES,
     BatchResult,
     Candle,
     LeaderboardEntry,
+    LeaderboardSummary,
     LeaderboardUpdate,
     MarketEvent,
+    MarketReturn,
+    PeriodEntry,
+    PeriodLeaderboard,
+    PlayerQuest,
+    PlayerScore,
     PlayerSession,
     Portfolio,
     PortfolioUpdate,
     Position,
     Quest,
+    QuestPace,
+    QuestTotals,
+    ScoreBin,
+    SessionSummary,
+    Sparkline,
     Tick,
     Trade,
     User,
@@ -35,27 +54,23 @@ from core.records.operations import (
     TableFigures,
     UnusedIndex,
 )
-from core.records.record import Record
-from core.records.summaries import (
-    BoardSummary,
-    MarketReturn,
-    PeriodBoard,
-    PeriodEntry,
-    PlayerQuest,
-    PlayerScore,
-    QuestPace,
-    QuestTotals,
-    ScoreBin,
-    SessionSummary,
-    Sparkline,
-)
+from core.records.record import Record, freeze
 
 __all__ = [
+    "CATEGORIES",
+    "DAILY_RETURNS",
+    "DEFAULT_CATEGORY",
+    "QUESTS_COMPLETED",
+    "QUEST_STATUSES",
+    "SENTIMENTS",
+    "STARTING_CASH",
+    "TOTAL_VALUE",
+    "TRADE_SIDES",
     "AuditAction",
     "AuditEvent",
     "AuditOutcome",
     "BatchResult",
-    "BoardSummary",
+    "LeaderboardSummary",
     "CacheCounts",
     "CacheStats",
     "Candle",
@@ -65,7 +80,7 @@ __all__ = [
     "MarketEvent",
     "MarketReturn",
     "PartitionReport",
-    "PeriodBoard",
+    "PeriodLeaderboard",
     "PeriodEntry",
     "PlayerQuest",
     "PlayerScore",

@@ -1,16 +1,31 @@
-"""The rows of the game as values: users, portfolios, market, boards, quests, events.
+"""The rows of the game as immutable values, and the sums over many rows.
 
-Owns shapes only: attributes are the column names. Never touches a server.
+Owns their fields (the names of the columns, in the order in which a statement selects them) and the
+facts of the game that a field refers to. Never touches a server.
 """
 
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from frozendict import frozendict
 
 from core.records.record import Record
+
+STARTING_CASH: Final = Decimal(10_000)
+"""Virtual cash of a new portfolio."""
+
+DAILY_RETURNS: Final = "daily_returns"
+TOTAL_VALUE: Final = "total_value"
+QUESTS_COMPLETED: Final = "quests_completed"
+CATEGORIES: Final = (DAILY_RETURNS, TOTAL_VALUE, QUESTS_COMPLETED)
+"""Leaderboards of the game; others may exist beside them."""
+DEFAULT_CATEGORY: Final = DAILY_RETURNS
+
+QUEST_STATUSES: Final = ("ACTIVE", "COMPLETED", "EXPIRED")
+TRADE_SIDES: Final = ("BUY", "SELL")
+SENTIMENTS: Final = ("POSITIVE", "NEGATIVE", "NEUTRAL")
 
 
 class User(Record, frozen=True):
@@ -55,7 +70,7 @@ class PortfolioUpdate(Record, frozen=True):
 
 
 class Position(Record, frozen=True):
-    """What a player holds of one symbol in one session; `average_price` is what a share cost.
+    """Shares of one symbol that a player holds in one session; `average_price` is the cost of a share.
 
     Cash plus quantity times price, each rounded to the cent, is the value of the portfolio.
     """
@@ -81,14 +96,14 @@ class Trade(Record, frozen=True):
 
 
 class PlayerSession(Record, frozen=True):
-    """Names what a player has in one session."""
+    """A player and a session: the key of a portfolio."""
 
     user_id: UUID
     session_date: date
 
 
 class BatchResult(Record, frozen=True):
-    """What a batch did: rows written, and the keys for which no row exists."""
+    """Result of a batch: number of rows written, and the keys for which no row exists."""
 
     updated: int
     missing: tuple[PlayerSession, ...]
@@ -183,3 +198,128 @@ class MarketEvent(Record, frozen=True):
     impact_magnitude: Decimal | None
     sentiment: str
     created_at: datetime
+
+
+# -- sums over many rows ----------------------------------------------------------------
+
+
+class PlayerScore(Record, frozen=True):
+    """A player's score on a leaderboard in one session; `rank` is None unless it was requested."""
+
+    user_id: UUID
+    session_date: date
+    score: Decimal
+    rank: int | None
+
+
+class ScoreBin(Record, frozen=True):
+    """Number of players whose score on a leaderboard lies in [low, high)."""
+
+    low: Decimal
+    high: Decimal
+    players: int
+
+
+class LeaderboardSummary(Record, frozen=True):
+    """Summary of a leaderboard that has entries; `leaders` is the number of players with the best score."""
+
+    session_date: date
+    category: str
+    players: int
+    leader: str
+    leaders: int
+    best: Decimal
+    median: Decimal
+    worst: Decimal
+    bins: tuple[ScoreBin, ...]
+
+
+class PeriodEntry(Record, frozen=True):
+    """A player over several sessions; `score` is the mean, and a session without a score counts as 0.
+
+    `sessions` is the number of sessions with a score; equal sums share `rank`.
+    """
+
+    user_id: UUID
+    username: str
+    score: Decimal
+    sessions: int
+    rank: int
+
+
+class PeriodLeaderboard(Record, frozen=True):
+    """The best players of several sessions; `players` counts those with a score in any of them."""
+
+    days: tuple[date, ...]
+    players: int
+    entries: tuple[PeriodEntry, ...]
+
+
+class MarketReturn(Record, frozen=True):
+    """Mean gain of `symbols` symbols in one day, in percent of the first price of the day."""
+
+    day: date
+    percent: Decimal
+    symbols: int
+
+
+class Sparkline(Record, frozen=True):
+    """Recent prices of a symbol, oldest first; `times` and `prices` have the same length."""
+
+    symbol: str
+    times: tuple[datetime, ...]
+    prices: tuple[Decimal, ...]
+
+
+class SessionSummary(Record, frozen=True):
+    """Summary of one session.
+
+    `signed_up` is the number of users at the end of the day, `players` the number of entries on the
+    leaderboard of returns. Returns are in percent. `quests_completed` is the sum of the scores on the
+    leaderboard of quests. Values are None when the leaderboard has no entries.
+    """
+
+    session_date: date
+    signed_up: int
+    players: int
+    best_return: Decimal | None
+    median_return: Decimal | None
+    quests_completed: int | None
+    events: int
+
+
+class QuestTotals(Record, frozen=True):
+    """All quests of one type and kind of reward.
+
+    `started`, `halfway` and `completed` are subsets of `given`, each of the one before; `active` quests
+    can still be completed, and `expiring` of them end within the requested time. Rewards are sums:
+    `earned` over the completed quests, `open` over the active ones.
+    """
+
+    type: str
+    reward_type: str | None
+    given: int
+    started: int
+    halfway: int
+    completed: int
+    active: int
+    expiring: int
+    earned: Decimal
+    open: Decimal
+
+
+class QuestPace(Record, frozen=True):
+    """Mean progress and mean age of the active quests with one title."""
+
+    type: str
+    title: str
+    players: int
+    progress_percent: Decimal
+    age_days: Decimal
+
+
+class PlayerQuest(Record, frozen=True):
+    """A quest with the name of its player."""
+
+    username: str
+    quest: Quest

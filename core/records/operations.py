@@ -1,6 +1,6 @@
-"""Figures of the running system: pool, cache, health, tables, statements, audit.
+"""Values that describe the running system: pool, cache, health, tables, statements, audit.
 
-Owns shapes only.
+Owns their fields only. Never touches a server.
 """
 
 from datetime import datetime
@@ -13,7 +13,7 @@ from core.records.record import Record
 
 
 class PartitionReport(Record, frozen=True):
-    """What maintenance did: partitions created and dropped, and ticks moved to where they belong."""
+    """Partitions of `ticks` that were created and dropped, and ticks moved out of the default partition."""
 
     created: tuple[str, ...]
     dropped: tuple[str, ...]
@@ -21,11 +21,11 @@ class PartitionReport(Record, frozen=True):
 
 
 AuditAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests"]
-"""What an operator can do that is written down."""
+"""Actions of operators that the audit log records."""
 
 
 AuditOutcome = Literal["started", "done", "failed"]
-"""`started` for long means that the outcome is not known: the process died, or could not write it."""
+"""An event that stays `started` has an unknown outcome: the process died, or could not record it."""
 
 
 class AuditEvent(Record, frozen=True):
@@ -42,7 +42,7 @@ class AuditEvent(Record, frozen=True):
 
 
 class PoolStats(Record, frozen=True):
-    """The pool of this process, in the words of psycopg_pool; waits in seconds."""
+    """Connection pool of this process, with the names that psycopg_pool uses; waits in seconds."""
 
     pool_max: int
     pool_size: int
@@ -59,7 +59,7 @@ class PoolStats(Record, frozen=True):
 
 
 class PoolUse(Record, frozen=True):
-    """How the connections of one process, or of several together, are used at one moment."""
+    """Connections of one process, or of several added up, at one moment."""
 
     pool_max: int
     pool_size: int
@@ -72,7 +72,7 @@ class PoolUse(Record, frozen=True):
 class CacheCounts(Record, frozen=True):
     """Counters of one kind of key since the process started.
 
-    Those of the near tier have its name; the others are of the shared tier.
+    `near_` counters belong to the near cache, the others to the shared cache.
     """
 
     requests: int
@@ -89,8 +89,8 @@ class CacheCounts(Record, frozen=True):
 class CacheStats(Record, frozen=True):
     """The cache of this process: `state` is enabled, disabled or down.
 
-    `reason` is why Redis is bypassed, or the near cache is off although it should be on, in the words of
-    the server or the system; None while all works.
+    `reason` says why Redis is bypassed or the near cache is off, in the words of the server or the
+    system; None when both work as configured.
     """
 
     state: str
@@ -99,7 +99,7 @@ class CacheStats(Record, frozen=True):
 
 
 class Health(Record, frozen=True):
-    """What one evaluation found; `status` is healthy, degraded or unhealthy.
+    """Result of one health evaluation; `status` is healthy, degraded or unhealthy.
 
     `database` is healthy, degraded (reads work; it is read-only or accepts no further connection) or
     unhealthy. `redis` is healthy, degraded (used, with less than it should give), unhealthy or
@@ -140,7 +140,7 @@ class UnusedIndex(Record, frozen=True):
 
 
 class StatementFigures(Record, frozen=True):
-    """What one statement of the service cost the server since its statistics were reset."""
+    """Server time and calls of one statement of the service since the server's statistics were reset."""
 
     operation: str
     statement: str

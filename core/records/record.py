@@ -1,6 +1,6 @@
-"""What every record can do: become a dict, JSON, or a part of another library's model.
+"""The base class of every record, and the immutable form of JSON documents in records.
 
-Owns the plain forms of a record, and nothing of what is in it. pydantic is imported only by a program
+Owns how a record becomes a dict or a part of a pydantic model. pydantic is imported only by a program
 that uses it with records.
 """
 
@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 
 # Stay as they are in a dict; everything else becomes a str, int, float, bool, None, dict or tuple.
 KEPT = (Decimal, UUID, datetime, date, timedelta)
+
+_NOTHING: frozendict[str, Any] = frozendict()
+
+
+def freeze(document: Any) -> Any:
+    """Return an immutable copy of a JSON value: mappings as `frozendict`, lists as tuples.
+
+    `frozendict.deepfreeze` does this for any type, but takes 50 us for an empty document.
+    """
+    if isinstance(document, dict):
+        return frozendict({key: freeze(value) for key, value in document.items()}) if document else _NOTHING
+    if isinstance(document, list | tuple):
+        return tuple(freeze(item) for item in document)
+    return document
 
 
 class Record(msgspec.Struct, frozen=True):

@@ -1,6 +1,7 @@
 """Market events: what moved the market."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -9,19 +10,24 @@ from core.cache import Cached
 from core.cache.kinds import MARKET_EVENTS, version_key
 from core.queries import events as queries
 from core.records import MarketEvent
-from core.service.base import ServiceBase, new_id
+from core.service.base import ServiceBase, new_id, stream_pages
 from core.service.inputs import (
     CENT,
     MAX_DESCRIPTION,
     MAX_IMPACT,
     MIN_IMPACT,
+    check_after,
     check_decimal,
     check_id,
     check_limit,
+    check_record,
     check_sentiment,
+    check_symbol,
     check_symbols,
     check_text,
+    check_time,
     find_end_of_time,
+    find_place,
 )
 
 MARKET_EVENTS_VERSION_KEY = version_key(MARKET_EVENTS)
@@ -31,6 +37,12 @@ _RECENT = Cached(
     tuple[MarketEvent, ...],
     lambda limit: f"market_events:recent:{limit}",
     depends_on=lambda _: (MARKET_EVENTS_VERSION_KEY,),
+)
+_TYPES = Cached(
+    MARKET_EVENTS,
+    tuple[str, ...],
+    lambda: "market_events:types",
+    depends_on=lambda: (MARKET_EVENTS_VERSION_KEY,),
 )
 
 
@@ -44,11 +56,75 @@ class Events(ServiceBase):
         Events after tomorrow (UTC), which an older release could store, are left out. Raises
         `InvalidInput`.
         """
-        return self._cache.get_or_load(_RECENT, self._load_recent, check_limit(limit))
 
-    def _load_recent(self, limit: int) -> tuple[MarketEvent, ...]:
-        end = find_end_of_time(self._clock())
-        return self._read("get_recent_market_events", queries.list_recent, end, limit)
+        def load(limit: int) -> tuple[MarketEvent, ...]:
+            return self._read(queries.list_recent, find_end_of_time(self._clock()), limit)
+
+        return self._cache.get_or_load(_RECENT, load, check_limit(limit))
+
+    def list_market_events(
+        self,
+        limit: int = 50,
+        *,
+        type: str | None = None,
+        sentiment: str | None = None,
+        symbol: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: MarketEvent | None = None,
+        before: MarketEvent | None = None,
+    ) -> tuple[MarketEvent, ...]:
+        """Return the newest events that pass every filter given, newest first, as of now.
+
+        `since` is included and `until` is not (None: the end of tomorrow in UTC, because an older
+        release could store later events). `after` is the last event of the page before; `before`
+        is its older name. Raises `InvalidInput`.
+        """
+        filters = self._check_filters(type=type, sentiment=sentiment, symbol=symbol, since=since, until=until)
+        last = check_after(after, MarketEvent)
+        if before is not None:
+            last = check_record(before, MarketEvent, "before")
+        return self._read(queries.list_events, filters, after=find_place(last), limit=check_limit(limit))
+
+    def stream_market_events(
+        self,
+        *,
+        type: str | None = None,
+        sentiment: str | None = None,
+        symbol: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: MarketEvent | None = None,
+    ) -> Iterator[MarketEvent]:
+        """Yield every event that passes every filter given, newest first; 2,000 are held at a time.
+
+        The filters are those of `list_market_events`. Each 2,000 are one statement, as of then, and
+        no connection is held between them. `after` continues behind an event. Raises `InvalidInput`.
+        """
+        filters = self._check_filters(type=type, sentiment=sentiment, symbol=symbol, since=since, until=until)
+
+        def load(last: MarketEvent | None, limit: int) -> tuple[MarketEvent, ...]:
+            return self._read(queries.list_events, filters, after=find_place(last), limit=limit)
+
+        return stream_pages(load, check_after(after, MarketEvent))
+
+    def _check_filters(
+        self, *, type: Any, sentiment: Any, symbol: Any, since: Any, until: Any
+    ) -> dict[str, Any]:
+        return {
+            "type": check_text(type, "type", most=50, required=False),
+            "sentiment": None if sentiment is None else check_sentiment(sentiment),
+            "symbol": None if symbol is None else check_symbol(symbol),
+            "since": None if since is None else check_time(since, "since"),
+            "until": find_end_of_time(self._clock()) if until is None else check_time(until, "until"),
+        }
+
+    def list_market_event_types(self) -> tuple[str, ...]:
+        """Return the types that events have, in alphabetical order.
+
+        At most 600 s old, and never older than the last event created or deleted through a service.
+        """
+        return self._cache.get_or_load(_TYPES, lambda: self._read(queries.list_types))
 
     def create_market_event(
         self,
@@ -74,14 +150,14 @@ class Events(ServiceBase):
             "sentiment": check_sentiment(sentiment),
             "created_at": self._clock(),
         }
-        with self._changing("create_market_event") as (database, changes):
+        with self._write() as (database, changes):
             changes.invalidate(MARKET_EVENTS_VERSION_KEY)
             return queries.insert_event(database, values)
 
     def delete_market_event(self, event_id: UUID | str) -> bool:
         """Delete an event and say whether it existed. Raises `InvalidInput`."""
         checked = check_id(event_id, "event_id")
-        with self._changing("delete_market_event") as (database, changes):
+        with self._write() as (database, changes):
             changes.invalidate(MARKET_EVENTS_VERSION_KEY)
             return queries.delete_event(database, checked)
 

@@ -1,7 +1,7 @@
-"""Records for other programs: as a data frame, and as JSON.
+"""Records as data frames and as JSON.
 
-Owns the types of the columns of a data frame. pandas is imported with the first data frame, because
-that takes longer than a program without one should wait.
+Owns the types of the columns of a data frame. pandas is imported with the first data frame, because its
+import is slow and most programs do not need it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from core.errors import InvalidInput
 from core.extras import require_extra
 from core.records import Record
 from core.records.record import KEPT
-from core.service.inputs import check_flag, check_records, show
+from core.service.inputs import check_bool, check_records, show
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ class Exports:
         require_extra("frames")
         import pandas as pd  # noqa: PLC0415  # see above
 
-        rows, is_exact = list(check_records(records, Record, "records", "record")), check_flag(exact, "exact")
+        rows, is_exact = list(check_records(records, Record, "records", "record")), check_bool(exact, "exact")
         found = _find_kind(rows, kind)
         columns = {} if found is None else _build_columns(found, rows, is_exact=is_exact)
         return pd.DataFrame(columns)

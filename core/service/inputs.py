@@ -1,7 +1,7 @@
-"""Checks what callers pass in, before any SQL.
+"""Checks the arguments of the service's calls, before any SQL.
 
-Owns the limits and the messages: each names the argument, its value and what is allowed. A
-function returns the value as a plain Python type or raises `InvalidInput`; it never changes data.
+Owns the limits and the messages: each names the argument, its value and what is allowed. A `check_`
+function returns the value as a plain Python type or raises `InvalidInput`.
 """
 
 import re
@@ -13,26 +13,29 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from core.errors import InvalidInput
-from core.models import CURRENCY_PATTERN, SENTIMENTS, SYMBOL_PATTERN
-from core.service.scalars import (
-    read_day,
-    read_decimal,
-    read_duration,
-    read_flag,
-    read_text,
-    read_time,
-    read_uuid,
-    read_whole,
+from core.models import CURRENCY_PATTERN, SYMBOL_PATTERN
+from core.records import SENTIMENTS
+from core.service.values import (
+    NotJsonError,
+    is_storable,
+    to_bool,
+    to_date,
+    to_datetime,
+    to_decimal,
+    to_document,
+    to_int,
+    to_text,
+    to_timedelta,
+    to_uuid,
 )
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 MAX_LIMIT = 1_000
 MAX_OFFSET = 10_000_000
 MAX_RADIUS = 100
-MAX_WEEKS = 10_000  # 190 years
 MAX_SYMBOLS = 1_000
-MAX_CANDLES = 20_000
 MAX_MONEY = Decimal("9999999999999.99")  # numeric(15, 2)
 MAX_PRICE = Decimal(1000000000000)
 MAX_IMPACT = Decimal("999.99")  # numeric(5, 2)
@@ -43,7 +46,7 @@ MAX_NAME = 200
 MAX_DESCRIPTION = 10_000
 # Not `-MAX_MONEY`: a minus sign rounds to the precision of whoever computes it.
 MIN_MONEY, MIN_PRICE, MIN_IMPACT = map(Decimal.copy_negate, (MAX_MONEY, MAX_PRICE, MAX_IMPACT))
-# Of this module: the caller's may have any precision, and raise on what is not exact.
+# Not the context of the caller, which may have any precision and raise on inexact results.
 ROUNDING = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 
 _SYMBOL = re.compile(SYMBOL_PATTERN + r"\Z")
@@ -69,7 +72,7 @@ def show(value: Any) -> str:
 
 def check_id(value: Any, name: str) -> UUID:
     """Return a UUID given as one, of whichever library, or as its text."""
-    found = read_uuid(value)
+    found = to_uuid(value)
     if found is None:
         raise InvalidInput(f"{name} is {show(value)}; give a UUID")
     return found
@@ -85,42 +88,42 @@ def check_ids(values: Any, name: str, *, most: int | None = None) -> list[UUID]:
     return ids
 
 
-def check_whole(value: Any, name: str, *, least: int, most: int) -> int:
+def check_int(value: Any, name: str, *, least: int, most: int) -> int:
     """Return a whole number between two bounds."""
-    number = read_whole(value)
+    number = to_int(value)
     if number is None or not least <= number <= most:
         raise InvalidInput(f"{name} is {show(value)}; give a whole number from {least} to {most}")
     return number
 
 
 def check_limit(value: Any, name: str = "limit", *, most: int = MAX_LIMIT) -> int:
-    """Return how many rows to answer with at most."""
-    return check_whole(value, name, least=1, most=most)
+    """Return the maximum number of rows of an answer."""
+    return check_int(value, name, least=1, most=most)
 
 
-def check_flag(value: Any, name: str) -> bool:
-    """Return True or False; a number or a text is neither."""
-    flag = read_flag(value)
+def check_bool(value: Any, name: str) -> bool:
+    """Return True or False; numbers and texts are refused."""
+    flag = to_bool(value)
     if flag is None:
         raise InvalidInput(f"{name} is {show(value)}; give True or False")
     return flag
 
 
 def check_callable(value: Any, name: str) -> None:
-    """Refuse what cannot be called; None is no function to call."""
+    """Raise unless the value is a function or None."""
     if value is not None and not callable(value):
         raise InvalidInput(f"{name} is {show(value)}; give a function, or None")
 
 
 def check_each(values: Any, name: str, check: Callable[[Any], T]) -> list[T]:
-    """Return the values of a list, each checked; a text or a mapping is no list."""
+    """Return the checked values of a list; a text or a mapping is not a list."""
     if isinstance(values, str | bytes | bytearray | Mapping) or not isinstance(values, Iterable):
         raise InvalidInput(f"{name} is {show(values)}; give a list")
     return [check(value) for value in values]
 
 
 def check_records(values: Any, kind: type[T], name: str, element: str) -> Iterator[T]:
-    """Return an iterator over records of one kind; the first of another kind is named by its place."""
+    """Return an iterator over records of one kind; raises with the place of the first of another kind."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise InvalidInput(f"{name} is {show(values)}; give a list of {kind.__name__}")
     return _check_kinds(values, kind, element)
@@ -131,6 +134,17 @@ def _check_kinds(values: Iterable[Any], kind: type[T], element: str) -> Iterator
         if not isinstance(value, kind):
             raise InvalidInput(f"{element} {place} is {show(value)}; give a {kind.__name__}")
         yield value
+
+
+def check_in_order(records: Iterable[T], element: str, check: Callable[[T], U], *, start: int = 0) -> list[U]:
+    """Return the checked records of a batch; an error names the place of the record."""
+    checked = []
+    for place, record in enumerate(records, start):
+        try:
+            checked.append(check(record))
+        except InvalidInput as error:
+            raise InvalidInput(f"{element} {place}: {error}") from error
+    return checked
 
 
 def check_record(value: Any, kind: type[T], name: str) -> T:
@@ -144,20 +158,20 @@ def check_text(value: Any, name: str, *, most: int, required: bool = True) -> An
     """Return a text of 1 to `most` characters, or None where it may be missing."""
     if value is None and not required:
         return None
-    text = read_text(value)
-    if text is None or not 1 <= len(text) <= most or not _is_storable(text):
+    text = to_text(value)
+    if text is None or not 1 <= len(text) <= most or not is_storable(text):
         raise InvalidInput(f"{name} is {show(value)}; give a text of 1 to {most} characters")
     return text
 
 
 def check_prefix(value: Any, *, most: int) -> str:
-    """Return how a name begins: a text of up to `most` characters; the empty one matches every name."""
-    return "" if read_text(value) == "" else str(check_text(value, "prefix", most=most))
+    """Return a prefix of names: a text of up to `most` characters; the empty text matches every name."""
+    return "" if to_text(value) == "" else str(check_text(value, "prefix", most=most))
 
 
 def check_choice(value: Any, name: str, choices: Iterable[str]) -> str:
     """Return one of a few texts."""
-    text = read_text(value)
+    text = to_text(value)
     if text is None or text not in choices:
         raise InvalidInput(f"{name} is {show(value)}; give one of {', '.join(choices)}")
     return text
@@ -165,7 +179,7 @@ def check_choice(value: Any, name: str, choices: Iterable[str]) -> str:
 
 def check_username(value: Any) -> str:
     """Return a username: 1 to 50 printable characters, no space at either end."""
-    text = read_text(value)
+    text = to_text(value)
     if text is None or not 1 <= len(text) <= 50 or not text.isprintable() or text != text.strip():
         raise InvalidInput(
             f"username is {show(value)}; give 1 to 50 printable characters without outer spaces"
@@ -177,104 +191,46 @@ def check_email(value: Any) -> str | None:
     """Return an e-mail address, or None."""
     if value is None:
         return None
-    text = read_text(value)
+    text = to_text(value)
     if text is None or not _EMAIL.match(text) or not text.isprintable():
         raise InvalidInput(f"email is {show(value)}; give an address such as alice@example.com")
     return text
 
 
-class _NotJsonError(Exception):
-    """A value inside a document has no form in JSON; `path` leads to it, innermost step first."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        self.path: list[str] = []
-
-
 def check_document(value: Any, name: str) -> dict[str, Any]:
-    """Return a JSON object of plain Python values; None is the empty one."""
+    """Return a JSON object of plain Python values; None becomes the empty object."""
     if value is None:
         return {}
     wanted = "give a mapping of texts to JSON values, numbers of at most 64 bits"
     if not isinstance(value, Mapping):
         raise InvalidInput(f"{name} is {show(value)}; {wanted}")
     try:
-        return _read_object(value)
+        return to_document(value)
     except RecursionError:
         raise InvalidInput(f"{name} is {show(value)}, nested too deep; {wanted}") from None
-    except _NotJsonError as found:
+    except NotJsonError as found:
         place = "".join(reversed(found.path))[: _SHORT.maxstring]
         raise InvalidInput(
             f"{name} is {show(value)}, where {place} is {show(found.value)}; {wanted}"
         ) from None
 
 
-def _read_object(value: Mapping[Any, Any]) -> dict[str, Any]:
-    plain = {}
-    for key, item in value.items():
-        try:
-            plain[_read_key(key)] = _read_json(item)
-        except _NotJsonError as error:
-            error.path.append(f"[{show(key)}]")
-            raise
-    return plain
-
-
-def _read_key(key: Any) -> str:
-    text = read_text(key)
-    if text is None or not _is_storable(text):
-        raise _NotJsonError(key)
-    return text
-
-
-def _read_json(value: Any) -> Any:
-    """Return a JSON value as plain Python; numbers of numpy become Python's."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, Mapping):
-        return _read_object(value)
-    if isinstance(value, list | tuple):
-        return _read_array(value)
-    text = read_text(value)
-    if text is not None and _is_storable(text):
-        return text
-    # a whole float comes back from jsonb as an int, and msgpack has none of more than 64 bits
-    number = float(value) if isinstance(value, float) else read_whole(value)
-    if number is not None and -(2**63) <= number < 2**63:
-        return number
-    flag = read_flag(value)
-    if flag is None:
-        raise _NotJsonError(value)
-    return flag
-
-
-def _read_array(values: list[Any] | tuple[Any, ...]) -> list[Any]:
-    plain = []
-    for place, item in enumerate(values):
-        try:
-            plain.append(_read_json(item))
-        except _NotJsonError as error:
-            error.path.append(f"[{place}]")
-            raise
-    return plain
-
-
-def _is_storable(text: str) -> bool:
-    """Say whether PostgreSQL can store the text: no NUL, and nothing that UTF-8 cannot encode."""
-    return "\x00" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def check_category(value: Any, name: str = "category") -> str:
     """Return the name of a leaderboard."""
-    text = read_text(value)
+    text = to_text(value)
     if text is None or not _CATEGORY.match(text):
         raise InvalidInput(f"{name} is {show(value)}; give 1 to 50 letters, digits, '_', '.' or '-'")
     return text
 
 
+def check_leaderboard(category: Any, session_date: Any, now: datetime) -> tuple[str, date]:
+    """Return the category and session (None: today's) of a leaderboard to read."""
+    return check_category(category), check_session_date(session_date, now)
+
+
 def check_symbol(value: Any) -> str:
     """Return a ticker symbol."""
-    text = read_text(value)
+    text = to_text(value)
     if text is None or not _SYMBOL.match(text):
         raise InvalidInput(
             f"symbol is {show(value)}; give 1 to 32 of A-Z 0-9 . ^ = / : & _ @ # $ ! + -,"
@@ -285,7 +241,7 @@ def check_symbol(value: Any) -> str:
 
 def check_currency(value: Any) -> str:
     """Return a currency code."""
-    text = read_text(value)
+    text = to_text(value)
     if text is None or not _CURRENCY.match(text):
         raise InvalidInput(f"currency is {show(value)}; give a code of 3 to 5 capitals, such as USD")
     return text
@@ -303,8 +259,8 @@ def check_decimal(
     value: Any, name: str, *, least: Decimal, most: Decimal, quantum: Decimal | None = None
 ) -> Decimal:
     """Return a finite number between two bounds, rounded half-even to `quantum`."""
-    # a batch has thousands of them, so what needs no reading costs no call
-    number = value if type(value) is Decimal else read_decimal(value)
+    # a batch has thousands of decimals: skip the call
+    number = value if type(value) is Decimal else to_decimal(value)
     if number is None:
         raise InvalidInput(f"{name} is {show(value)}, which is no number; give a Decimal, int, float or text")
     if not number.is_finite() or not least <= number <= most:
@@ -321,7 +277,7 @@ def check_money(value: Any, name: str, *, signed: bool = False) -> Decimal:
 def check_price(value: Any, name: str) -> Decimal:
     """Return a price above zero, with the digits it was given with."""
     if type(value) is Decimal and value.is_finite() and SMALLEST_PRICE <= value <= MAX_PRICE:
-        # most are: a batch has three prices in each of its ticks
+        # the usual case: a batch has three prices in each tick
         return value
     number = check_decimal(value, name, least=Decimal(0), most=MAX_PRICE)
     if number == 0:
@@ -332,8 +288,8 @@ def check_price(value: Any, name: str) -> Decimal:
 
 
 def check_day(value: Any, name: str) -> date:
-    """Return a date; it may be any, also of a session that nobody could write."""
-    day = read_day(value)
+    """Return any date, also one of a session that cannot be written."""
+    day = to_date(value)
     if day is None:
         hint = ", such as the .date() of this time" if isinstance(value, datetime) else ""
         raise InvalidInput(f"{name} is {show(value)}; give a datetime.date{hint}")
@@ -341,15 +297,15 @@ def check_day(value: Any, name: str) -> date:
 
 
 def check_session_date(value: Any, now: datetime) -> date:
-    """Return the UTC date of a session to read; None is today's."""
+    """Return the UTC date of a session to read (None: today's)."""
     return now.astimezone(UTC).date() if value is None else check_day(value, "session_date")
 
 
 def check_session_to_write(value: Any, now: datetime) -> date:
-    """Return the UTC date of a session to write; None is today's.
+    """Return the UTC date of a session to write (None: today's), up to tomorrow.
 
-    A session may be as long ago as any date, because replays write sessions of old prices. None
-    is later than tomorrow: it would be the newest session of every list for years.
+    Replays write sessions of any past date. A session of the far future would be the newest one of
+    every list for years.
     """
     day = check_session_date(value, now)
     if day > find_last_session(now):
@@ -360,30 +316,30 @@ def check_session_to_write(value: Any, now: datetime) -> date:
 
 
 def check_before(value: Any, now: datetime) -> date:
-    """Return the day before which a list of sessions begins; None begins with the newest.
+    """Return the date before which a list of sessions begins (None: with the newest).
 
-    No list begins later than tomorrow: a row of a far future would be its newest session.
+    No list begins later than tomorrow: a row of the far future would be its newest session.
     """
     end = find_last_session(now) + timedelta(days=1)
     return end if value is None else min(check_day(value, "before"), end)
 
 
 def find_last_session(now: datetime) -> date:
-    """Return the last session that can be written, which is tomorrow's in UTC.
+    """Return the last session that can be written: tomorrow's in UTC.
 
-    Not today's: the clocks of two machines differ, and players may prepare a session.
+    Not today's: clocks of two machines differ, and players may prepare a session.
     """
     return now.astimezone(UTC).date() + timedelta(days=1)
 
 
 def find_end_of_time(now: datetime) -> datetime:
-    """Return the end of tomorrow (UTC); nothing that is stored can have happened later."""
+    """Return the end of tomorrow (UTC), which is after every stored event."""
     return datetime.combine(find_last_session(now), time(0), UTC) + timedelta(days=1)
 
 
 def check_time(value: Any, name: str) -> datetime:
     """Return an aware time in UTC."""
-    found = read_time(value)
+    found = to_datetime(value)
     if found is None and isinstance(value, datetime) and value == value:  # noqa: PLR0124  # NaT is not
         raise InvalidInput(f"{name} is {show(value)}, finer than a microsecond; round it")
     if found is None or found.utcoffset() is None:
@@ -406,7 +362,7 @@ def check_time_to_write(value: Any, name: str, end: datetime) -> datetime:
 
 def check_duration(value: Any, name: str, *, least: timedelta, most: timedelta) -> timedelta:
     """Return a timedelta between two bounds."""
-    width = read_duration(value)
+    width = to_timedelta(value)
     if width is None or not least <= width <= most:
         raise InvalidInput(f"{name} is {show(value)}; give a timedelta from {least} to {most}")
     return width
@@ -419,8 +375,8 @@ def check_seconds(value: Any, name: str, *, least: float, most: float) -> float:
 
 def check_bucket(value: Any, name: str = "bucket") -> timedelta:
     """Return a width of time from a timedelta or a text such as 5m, 4h, 1d or 1w."""
-    width = read_duration(value)
-    text = read_text(value)
+    width = to_timedelta(value)
+    text = to_text(value)
     if text is not None and (match := _BUCKET.match(text)):
         width = timedelta(**{_BUCKET_UNITS[match[2]]: int(match[1])})
     if width is None or not timedelta(seconds=1) <= width <= timedelta(days=366):
@@ -433,3 +389,37 @@ def check_bucket(value: Any, name: str = "bucket") -> timedelta:
 def check_sentiment(value: Any) -> str:
     """Return one of the sentiments."""
     return check_choice(value, "sentiment", SENTIMENTS)
+
+
+# -- pages --------------------------------------------------------------------------------
+
+
+def check_after(value: Any, kind: type[T], **expected: object) -> T | None:
+    """Return the record after which a page begins, None for the first page.
+
+    `expected` are the values that a record of this list has, such as its symbol.
+    """
+    if value is None:
+        return None
+    record = check_record(value, kind, "after")
+    for name, wanted in expected.items():
+        if getattr(record, name) != wanted:
+            raise InvalidInput(f"after is {show(value)}; give a {kind.__name__} whose {name} is {wanted}")
+    return record
+
+
+def find_id(record: Any) -> UUID | None:
+    """Return the id after which a page begins, None for the first page."""
+    return None if record is None else check_id(record.id, "after.id")
+
+
+def find_user_id(record: Any) -> UUID | None:
+    """Return the user id after which a page begins, None for the first page."""
+    return None if record is None else check_id(record.user_id, "after.user_id")
+
+
+def find_place(record: Any) -> tuple[datetime, UUID] | None:
+    """Return the creation time and id after which a page begins, None for the first page."""
+    if record is None:
+        return None
+    return check_time(record.created_at, "after.created_at"), check_id(record.id, "after.id")

@@ -1,36 +1,41 @@
-"""The market: ticks, latest prices, candles."""
+"""The market: ticks, latest prices, candles, sparklines, returns."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 from core.cache import Cached
 from core.cache.kinds import MARKET
 from core.errors import InvalidInput
-from core.queries import market as queries
-from core.records import Candle, Tick
-from core.service.base import Changes, ServiceBase, chunked
+from core.queries import ticks as queries
+from core.records import Candle, MarketReturn, Sparkline, Tick
+from core.service.base import ServiceBase, chunked, format_width, stream_pages
 from core.service.inputs import (
-    MAX_CANDLES,
-    MAX_WEEKS,
+    check_after,
     check_bucket,
     check_currency,
+    check_day,
+    check_int,
     check_limit,
     check_symbol,
     check_symbols,
     check_time,
-    check_whole,
     find_end_of_time,
     show,
 )
-from core.service.paging import check_after, stream_pages
-from core.service.tick_checks import check_tick, check_ticks, find_key
+from core.service.record_checks import check_tick, check_ticks, find_key
 
 CHUNK_ROWS = 20_000
-# Of at most 1,000 symbols each.
+MAX_CANDLES = 20_000
+MAX_POINTS = 500
+MAX_MARKET_DAYS = 3_660
+MAX_WEEKS = 10_000  # 190 years
+# Each of at most 1,000 symbols.
 REMEMBERED_LISTS = 64
+
+
 MARKET_ALL_KEY = "market:all"
 
 
@@ -41,12 +46,26 @@ def market_key(symbol: str) -> str:
 
 _LATEST = Cached(MARKET, Tick, market_key)
 _LATEST_OF_ALL = Cached(MARKET, tuple[Tick, ...], lambda: MARKET_ALL_KEY)
+# A new tick does not invalidate the reads below.
+_SPARKLINES = Cached(
+    MARKET,
+    tuple[Sparkline, ...],
+    lambda count, width: f"market:sparklines:{count}:{format_width(width)}",
+    ttl_seconds=15,
+    time_dependent=True,
+)
+_RETURNS = Cached(
+    MARKET,
+    tuple[MarketReturn, ...],
+    lambda first, last: f"market:returns:{first}:{last}",
+    time_dependent=True,
+)
 
 
 class Market(ServiceBase):
     """The market area of the service."""
 
-    # where most latest ticks were found; only a guess of where to look first
+    # month of most latest ticks, which is searched first; shared by threads, because it is only a guess
     _latest_month: datetime | None = None
 
     def get_latest_market_data(self, symbols: Sequence[str] | None = None) -> tuple[Tick, ...]:
@@ -58,35 +77,31 @@ class Market(ServiceBase):
         30 s old, and never older than the last tick inserted through a service. Raises `InvalidInput`.
         """
         if symbols is None:
-            return self._cache.get_or_load(_LATEST_OF_ALL, self._load_latest_of_all)
+            return self._cache.get_or_load(
+                _LATEST_OF_ALL,
+                lambda: self._note_month(
+                    self._read(
+                        queries.list_latest_of_all, find_end_of_time(self._clock()), self._latest_month
+                    )
+                ),
+            )
         by_key = _name_keys(symbols)
         if not by_key:
             return ()
-        found = self._cache.get_or_load_many(_LATEST, by_key, self._load_latest)
+
+        def load(missing: Sequence[str]) -> dict[str, Tick]:
+            end = find_end_of_time(self._clock())
+            ticks = self._note_month(self._read(queries.list_latest, missing, end, self._latest_month))
+            return {tick.symbol: tick for tick in ticks}
+
+        found = self._cache.get_or_load_many(_LATEST, by_key, load)
         if len(found) == len(by_key):
             return tuple(map(found.__getitem__, by_key))
         return tuple([found[key] for key in by_key if key in found])
 
-    def _load_latest_of_all(self) -> tuple[Tick, ...]:
-        ticks = self._read(
-            "get_latest_market_data",
-            queries.list_latest_of_all,
-            find_end_of_time(self._clock()),
-            self._latest_month,
-        )
+    def _note_month(self, ticks: tuple[Tick, ...]) -> tuple[Tick, ...]:
         self._latest_month = queries.find_common_month(ticks) or self._latest_month
         return ticks
-
-    def _load_latest(self, symbols: Sequence[str]) -> dict[str, Tick]:
-        ticks = self._read(
-            "get_latest_market_data",
-            queries.list_latest,
-            symbols,
-            find_end_of_time(self._clock()),
-            self._latest_month,
-        )
-        self._latest_month = queries.find_common_month(ticks) or self._latest_month
-        return {tick.symbol: tick for tick in ticks}
 
     def insert_market_tick(
         self,
@@ -119,11 +134,9 @@ class Market(ServiceBase):
                 change_percent_24h=change_percent_24h,
                 volatility=volatility,
             ),
-            find_end_of_time(now),
+            now,
         )
-        self._change_alone(
-            "insert_market_tick", list_market_keys([tick.symbol]), queries.insert_ticks, [tick]
-        )
+        self._write_one(list_market_keys([tick.symbol]), queries.insert_ticks, [tick])
         return tick
 
     def insert_market_ticks(self, ticks: Iterable[Tick]) -> int:
@@ -132,20 +145,20 @@ class Market(ServiceBase):
         Prices keep their digits, and times are before the end of tomorrow (UTC). Of two ticks of
         one symbol and time the last wins. Raises `InvalidInput`, naming the place of the tick.
         """
-        checked = check_ticks(ticks, find_end_of_time(self._clock()))
+        checked = check_ticks(ticks, self._clock())
         if not checked:
             return 0
         if len(checked) > CHUNK_ROWS:
-            # as each chunk is written: in one order everywhere, so that no two loads wait for each other
+            # chunks in the same order everywhere, so that no two loads deadlock
             checked.sort(key=find_key)
         keys = list_market_keys({tick.symbol for tick in checked})
 
         def write() -> None:
-            with self._changing("insert_market_ticks", keys) as (database, _):
+            with self._write(keys) as (database, _):
                 for chunk in chunked(checked, CHUNK_ROWS):
                     queries.insert_ticks(database, chunk)
 
-        # months that move on are noted after each chunk, whose symbols others may be at already
+        # deadlocks: a trigger updates the symbols after each chunk
         self._repeat(write)
         return len(checked)
 
@@ -155,17 +168,17 @@ class Market(ServiceBase):
         Raises `InvalidInput`.
         """
         checked = check_symbol(symbol)
-        with self._changing("delete_market_ticks") as (database, changes):
-            note_symbols(changes, [checked])
+        with self._write() as (database, changes):
+            changes.invalidate(*list_market_keys([checked]))
             deleted = queries.delete_ticks(database, checked)
-        # on its own: it keeps writers of ticks out, which may take long while many are deleted
-        with self._changing("delete_market_ticks") as (database, _):
+        # a transaction of its own: it locks out writers of ticks, and the deletion may take long
+        with self._write() as (database, _):
             queries.forget_symbol(database, checked)
         return deleted
 
     def get_symbol_currencies(self) -> dict[str, str | None]:
         """Return the currency of every symbol, None where it is not known; as of now."""
-        return self._read("get_symbol_currencies", queries.list_currencies)
+        return self._read(queries.list_currencies)
 
     def update_symbol_currencies(self, currencies: Mapping[str, str]) -> int:
         """Set the currencies that prices are quoted in (GBX: pence); return how many changed.
@@ -175,7 +188,7 @@ class Market(ServiceBase):
         if not isinstance(currencies, Mapping):
             raise InvalidInput(f"currencies is {show(currencies)}; give a mapping of symbols to currencies")
         checked = {check_symbol(symbol): check_currency(code) for symbol, code in currencies.items()}
-        with self._changing("update_symbol_currencies") as (database, _):
+        with self._write() as (database, _):
             return queries.update_currencies(database, checked)
 
     def get_moved_weeks(self) -> dict[str, int]:
@@ -183,7 +196,7 @@ class Market(ServiceBase):
 
         0 where prices have their own dates.
         """
-        return self._read("get_moved_weeks", queries.list_moved_weeks)
+        return self._read(queries.list_moved_weeks)
 
     def update_moved_weeks(self, weeks: Mapping[str, int]) -> int:
         """Remember by how many weeks the history of symbols was moved; return how many changed.
@@ -193,10 +206,10 @@ class Market(ServiceBase):
         if not isinstance(weeks, Mapping):
             raise InvalidInput(f"weeks is {show(weeks)}; give a mapping of symbols to weeks")
         checked = {
-            check_symbol(symbol): check_whole(count, "weeks", least=-MAX_WEEKS, most=MAX_WEEKS)
+            check_symbol(symbol): check_int(count, "weeks", least=-MAX_WEEKS, most=MAX_WEEKS)
             for symbol, count in weeks.items()
         }
-        with self._changing("update_moved_weeks") as (database, _):
+        with self._write() as (database, _):
             return queries.update_moved_weeks(database, checked)
 
     def list_market_ticks(
@@ -215,7 +228,7 @@ class Market(ServiceBase):
         """
         ticks = self._check_range(symbol, start, end)
         last = check_after(after, Tick, symbol=ticks.symbol)
-        return self._load_ticks("list_market_ticks", ticks, last, check_limit(limit))
+        return self._read(queries.list_range, ticks, _find_time(last), check_limit(limit))
 
     def stream_market_ticks(
         self,
@@ -232,19 +245,16 @@ class Market(ServiceBase):
         continues behind a tick. Raises `InvalidInput`.
         """
         ticks = self._check_range(symbol, start, end)
-        load = partial(self._load_ticks, "stream_market_ticks", ticks)
+
+        def load(last: Tick | None, limit: int) -> tuple[Tick, ...]:
+            return self._read(queries.list_range, ticks, _find_time(last), limit)
+
         return stream_pages(load, check_after(after, Tick, symbol=ticks.symbol))
 
     def _check_range(self, symbol: Any, start: Any, end: Any) -> queries.Range:
         first = None if start is None else check_time(start, "start")
         beyond = find_end_of_time(self._clock()) if end is None else check_time(end, "end")
         return queries.Range(check_symbol(symbol), first, beyond)
-
-    def _load_ticks(
-        self, operation: str, ticks: queries.Range, after: Tick | None, limit: int
-    ) -> tuple[Tick, ...]:
-        place = None if after is None else check_time(after.timestamp, "after.timestamp")
-        return self._read(operation, queries.list_range, ticks, place, limit)
 
     def get_price_history(
         self, symbol: str, start: datetime, end: datetime, bucket: str | timedelta
@@ -262,7 +272,53 @@ class Market(ServiceBase):
             raise InvalidInput(
                 f"{(last - first) / width:.0f} buckets were asked for; give at most {MAX_CANDLES}"
             )
-        return self._read("get_price_history", queries.list_candles, checked, first, last, width)
+        return self._read(queries.list_candles, checked, first, last, width)
+
+    def get_sparklines(
+        self,
+        symbols: Sequence[str] | None = None,
+        *,
+        points: int = 24,
+        step: str | timedelta = timedelta(hours=1),
+    ) -> tuple[Sparkline, ...]:
+        """Return the course of each symbol's price (None: of all), ordered by symbol.
+
+        A point is the last price of a step; steps without prices are skipped, so that a
+        sparkline has `points` of them whenever there are. Prices after tomorrow (UTC) are left out.
+        One statement for all symbols. At most 15 s old for all symbols, as of now for some. Raises
+        `InvalidInput`.
+        """
+        width = check_bucket(step, "step")
+        count = check_int(points, "points", least=1, most=MAX_POINTS)
+        checked = None if symbols is None else check_symbols(symbols)
+
+        def load(count: int, width: timedelta) -> tuple[Sparkline, ...]:
+            end = find_end_of_time(self._clock())
+            return self._read(queries.list_sparklines, checked, count, width, end)
+
+        if checked is not None:
+            return load(count, width)
+        return self._cache.get_or_load(_SPARKLINES, load, count, width)
+
+    def get_market_returns(self, start: date, end: date) -> tuple[MarketReturn, ...]:
+        """Return what all symbols gained on average in each day with prices, oldest first.
+
+        From the first price of a UTC day, or its open, to the last; both dates are included,
+        3,660 days at most. At most 30 s old. Raises `InvalidInput`.
+        """
+        first, last = check_day(start, "start"), check_day(end, "end")
+        if not 0 <= (last - first).days < MAX_MARKET_DAYS:
+            raise InvalidInput(f"end is {last} and start {first}; give 1 to {MAX_MARKET_DAYS} days in order")
+
+        def load(first: date, last: date) -> tuple[MarketReturn, ...]:
+            return self._read(queries.list_returns, first, last)
+
+        return self._cache.get_or_load(_RETURNS, load, first, last)
+
+
+def _find_time(tick: Tick | None) -> datetime | None:
+    """Return the time after which a page of ticks begins; None for the first page."""
+    return None if tick is None else check_time(tick.timestamp, "after.timestamp")
 
 
 def _name_keys(symbols: Any) -> Mapping[str, str]:
@@ -271,22 +327,17 @@ def _name_keys(symbols: Any) -> Mapping[str, str]:
         try:
             return _name_keys_once(tuple(symbols))
         except TypeError:
-            # something that cannot be hashed, and so is no symbol
+            # something unhashable, which is not a symbol
             pass
     return {market_key(symbol): symbol for symbol in sorted(check_symbols(symbols))}
 
 
 @lru_cache(maxsize=REMEMBERED_LISTS)
 def _name_keys_once(symbols: tuple[str, ...]) -> Mapping[str, str]:
-    # callers ask for the same few lists, and checking one takes longer than a hit of all
+    # callers repeat the same few lists, and checking one takes longer than reading it from the near cache
     return {market_key(symbol): symbol for symbol in sorted(check_symbols(symbols))}
 
 
-def note_symbols(changes: Changes, symbols: Iterable[str]) -> None:
-    """Note what a new tick of these symbols outdates."""
-    changes.invalidate(*list_market_keys(symbols))
-
-
 def list_market_keys(symbols: Iterable[str]) -> list[str]:
-    """Return the keys that a new tick of these symbols outdates."""
+    """Return the keys that a new tick of these symbols changes."""
     return [MARKET_ALL_KEY, *map(market_key, symbols)]

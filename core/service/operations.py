@@ -1,24 +1,176 @@
-"""What the database server says of itself: for whoever runs the stack, not for the game."""
+"""Operations: caches, partitions, statistics of the server, and the audit log of operators."""
 
-from core.queries import operations as queries
-from core.records import StatementFigures, TableFigures, UnusedIndex
-from core.service.base import ServiceBase
-from core.service.inputs import check_limit
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, TypeVar, cast, get_args
+from uuid import UUID
+
+from core.database import Database
+from core.errors import EchoMarketsError, InvalidInput
+from core.queries import audit, partitions, statistics, ticks, users
+from core.records import (
+    AuditAction,
+    AuditEvent,
+    AuditOutcome,
+    CacheStats,
+    PartitionReport,
+    PoolStats,
+    StatementFigures,
+    TableFigures,
+    UnusedIndex,
+)
+from core.service.base import chunked, new_id, stream_pages
+from core.service.inputs import (
+    check_after,
+    check_callable,
+    check_choice,
+    check_duration,
+    check_each,
+    check_id,
+    check_int,
+    check_limit,
+    check_text,
+    find_place,
+)
+from core.service.leaderboards import Leaderboards
+from core.service.market import Market, list_market_keys
+from core.service.portfolios import list_portfolio_keys
+from core.service.quests import Quests, quests_key
+from core.service.users import Users, user_key
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+# One MGET, one script and one statement each; Redis serves nobody else meanwhile.
+WARM_KEYS = 200
+MAX_MONTHS_AHEAD = 24
+MAX_ACTOR = 320  # the longest e-mail address
+MAX_TARGET = 200
+MAX_DETAIL = 500
 
 
-class Operations(ServiceBase):
-    """The operations area of the service; nothing here is cached."""
+class Operations(Users, Market, Leaderboards, Quests):
+    """The operations area of the service; `warm_cache` uses the areas that it fills."""
+
+    # -- caches ---------------------------------------------------------------------------
+
+    def clear_user_cache(self, user_id: UUID | str) -> None:
+        """Drop every cached value of one user: profile, active quests, portfolios.
+
+        Of portfolios those of the sessions in which the database has one. Raises `InvalidInput`.
+        """
+        checked = check_id(user_id, "user_id")
+        portfolio_keys = self._read(list_portfolio_keys, checked)
+        self._cache.invalidate([user_key(checked), quests_key(checked), *portfolio_keys])
+
+    def clear_market_data_cache(self) -> None:
+        """Drop the cached prices of every symbol, also of one whose ticks were deleted past the service.
+
+        Summaries of prices, which no write drops either, end by themselves within 30 s.
+        """
+        symbols = self._read(ticks.list_symbols)
+        self._cache.invalidate(list_market_keys(symbols))
+
+    def warm_cache(
+        self,
+        *,
+        players: int = 100,
+        limits: Sequence[int] = (10, 50, 100),
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> int:
+        """Fill the cache with what is asked for first; return how many keys that are.
+
+        Today's leaderboards at the given limits, every symbol, and the profile and active quests of the
+        players that were active last. All limits of a leaderboard, or 200 keys of another kind, are one
+        look-up, one statement and one fill. `on_progress` is called with the number of keys done and the
+        total. Raises `InvalidInput`.
+        """
+        checked = sorted(set(check_each(limits, "limits", lambda limit: check_limit(limit, "limits"))))
+        check_callable(on_progress, "on_progress")
+        operation, count = "warm_cache", check_limit(players, "players")
+        user_ids = [user.id for user in self._read(users.list_most_active, count)]
+        symbols = [tick.symbol for tick in self.get_latest_market_data()]
+        categories = self.list_leaderboard_categories() if checked else ()
+        warm_leaderboard = partial(self._warm_leaderboard, operation)
+        steps: list[tuple[Callable[[], object], int]] = [
+            *((partial(warm_leaderboard, category, checked), len(checked)) for category in categories),
+            *_list_steps(self.get_latest_market_data, symbols),
+            *_list_steps(partial(self._warm_users, operation), user_ids),
+            *_list_steps(partial(self._warm_quests, operation), user_ids),
+        ]
+        done, total = 1, 1 + sum(keys for _, keys in steps)
+        for step, keys in steps:
+            step()
+            done += keys
+            if on_progress is not None:
+                on_progress(done, total)
+        self.metrics.count_task_success("warm_cache")
+        return total
+
+    def stale_seconds(self) -> float | None:
+        """Return how old the answer to the last cached read was; None when it was fresh.
+
+        The last of this thread, and in a coroutine of this task: ask where the read was made, with
+        `asyncio.to_thread` inside the function that the thread runs. A number means that the
+        database did not answer, and that the answer is the last known one instead of an error; it
+        is never older than CACHE_FAILSAFE.
+        """
+        return self._cache.stale_seconds
+
+    def pool_stats(self) -> PoolStats:
+        """Return the figures of this process's connection pool; waits in seconds."""
+        return self._database.pool_stats()
+
+    def cache_stats(self) -> CacheStats:
+        """Return what this process's cache has counted since the service was opened, by kind of key."""
+        return self._cache.stats()
+
+    # -- the database server ----------------------------------------------------------------
+
+    def maintain_partitions(self, *, months_ahead: int = 2, keep: timedelta | None = None) -> PartitionReport:
+        """Create the partitions of the coming months; drop those wholly older than `keep`.
+
+        Ticks of a new month that came before its partition are moved into it, and symbols
+        that have no ticks left are forgotten. Safe to repeat and to run by several at once:
+        one works, the others wait and find it done. While partitions are created or dropped,
+        ticks can be neither read nor written; waits up to 5 s for that and then gives up
+        with a `DatabaseError`. Raises `InvalidInput`.
+        """
+        ahead = check_int(months_ahead, "months_ahead", least=0, most=MAX_MONTHS_AHEAD)
+        now = self._clock()
+        cutoff = _check_cutoff(keep, now)
+        with self._write() as (database, changes), database.with_long_timeout():
+            partitions.lock_maintenance(database)
+            created, moved = _create_ahead(database, now, ahead)
+            expired = [part for part in partitions.list_partitions(database) if part.end <= cutoff]
+            # each drop creates an empty partition without a lower bound: drop it only if it has ticks
+            if [part for part in expired if part.begin is not None] or partitions.has_ticks(
+                database, expired
+            ):
+                partitions.lock_ticks(database)
+                # after the lock: a symbol inserted later would be missing, and its key stay in the cache
+                symbols = ticks.list_symbols(database)
+                changes.invalidate(*list_market_keys(symbols))
+                partitions.drop_partitions(database, expired)
+            else:
+                expired = []
+            partitions.forget_symbols(database)
+        return PartitionReport(created, tuple(part.name for part in expired), moved)
 
     def list_table_sizes(self) -> tuple[TableFigures, ...]:
         """Return sizes in bytes and estimated rows of every table; `other` sums up foreign ones."""
-        return self._read("list_table_sizes", queries.list_tables)
+        return self._read(statistics.list_tables)
 
     def list_unused_indexes(self) -> tuple[UnusedIndex, ...]:
         """Return the indexes that no query used since the server's statistics were reset, largest first.
 
         Those that hold a constraint are not listed. A replica counts for itself.
         """
-        return self._read("list_unused_indexes", queries.list_unused_indexes)
+        return self._read(statistics.list_unused_indexes)
 
     def list_slowest_statements(self, limit: int = 10) -> tuple[StatementFigures, ...] | None:
         """Return the service's statements that took most time in all, in seconds.
@@ -26,4 +178,105 @@ class Operations(ServiceBase):
         None when the server does not keep pg_stat_statements. Two operations that share a
         statement are counted under the one that ran it first. Raises `InvalidInput`.
         """
-        return self._read("list_slowest_statements", queries.list_slowest_statements, check_limit(limit))
+        return self._read(statistics.list_slowest_statements, check_limit(limit))
+
+    # -- audit log --------------------------------------------------------------------------
+
+    @contextmanager
+    def audited(self, *, actor: str, action: AuditAction, target: str) -> Iterator[AuditEvent]:
+        """Write down that `actor` does `action` to `target`, run the block, write its outcome.
+
+        When it cannot be written down, the block is not run: raises `InvalidInput` or what the
+        database raised. An outcome that cannot be written is logged and counted, because the
+        action is done by then; its row says `started` for ever. Errors of the block go on.
+        Not inside `transaction()`, where a rollback would undo what was written down.
+        """
+        event = self._record(actor, action, target)
+        try:
+            yield event
+        except BaseException as error:
+            self._finish(event, outcome="failed", detail=f"{type(error).__name__}: {error}"[:MAX_DETAIL])
+            raise
+        self._finish(event, outcome="done", detail=None)
+
+    def list_audit_events(
+        self, *, limit: int = 50, after: AuditEvent | None = None
+    ) -> tuple[AuditEvent, ...]:
+        """Return the most recent actions of operators, newest first, as of now.
+
+        `after` is the last action of the page before. Raises `InvalidInput`.
+        """
+        place, count = find_place(check_after(after, AuditEvent)), check_limit(limit)
+        return self._read(audit.list_recent, count, after=place)
+
+    def stream_audit_events(self, *, after: AuditEvent | None = None) -> Iterator[AuditEvent]:
+        """Yield every action of operators, newest first; 2,000 are held at a time.
+
+        Each 2,000 are one statement, as of then, and no connection is held between them. `after`
+        continues behind an action. Raises `InvalidInput`.
+        """
+
+        def load(last: AuditEvent | None, limit: int) -> tuple[AuditEvent, ...]:
+            return self._read(audit.list_recent, limit, after=find_place(last))
+
+        return stream_pages(load, check_after(after, AuditEvent))
+
+    def _record(self, actor: str, action: AuditAction, target: str) -> AuditEvent:
+        checked = cast("AuditAction", check_choice(action, "action", get_args(AuditAction)))
+        who = check_text(actor, "actor", most=MAX_ACTOR)
+        what = check_text(target, "target", most=MAX_TARGET)
+        if self._database.in_transaction():
+            raise InvalidInput(f"{checked} is audited inside a transaction; call it outside")
+        try:
+            with self._write_as("record_audit_event") as (database, _):
+                event = audit.insert_event(
+                    database, new_id(), actor=who, action=checked, target=what, now=self._clock()
+                )
+        except EchoMarketsError:
+            self.metrics.count_audit_write_failure(checked)
+            raise
+        self.metrics.count_audit_event(checked)
+        logger.info("operator %s starts %s on %s", who, checked, what)
+        return event
+
+    def _finish(self, event: AuditEvent, *, outcome: AuditOutcome, detail: str | None) -> None:
+        try:
+            with self._write_as("finish_audit_event") as (database, _):
+                audit.finish_event(database, event.id, outcome=outcome, detail=detail, now=self._clock())
+        except EchoMarketsError:
+            self.metrics.count_audit_write_failure(event.action)
+            logger.exception(
+                "the outcome of %s by %s (%s) could not be recorded", event.action, event.actor, outcome
+            )
+
+
+def _list_steps(
+    warm: Callable[[list[T]], object], items: Sequence[T]
+) -> Iterator[tuple[Callable[[], object], int]]:
+    """Yield calls that each warm up to WARM_KEYS items, and how many items those are."""
+    for chunk in chunked(items, WARM_KEYS):
+        yield partial(warm, chunk), len(chunk)
+
+
+def _create_ahead(database: Database, now: datetime, ahead: int) -> tuple[tuple[str, ...], int]:
+    """Create the months that are missing up to `ahead` months after this one, without a gap."""
+    begin, last = partitions.list_partitions(database)[-1].end, now
+    for _ in range(ahead + 1):
+        last = ticks.month_after(last)
+    if begin >= last:
+        return (), 0
+    partitions.lock_ticks(database)
+    names, moved = [], 0
+    while begin < last:
+        end = ticks.month_after(begin)
+        name, count = partitions.create_partition(database, begin, end)
+        names.append(name)
+        moved += count
+        begin = end
+    return tuple(names), moved
+
+
+def _check_cutoff(keep: Any, now: datetime) -> datetime:
+    if keep is None:
+        return datetime.min.replace(tzinfo=UTC)
+    return now - check_duration(keep, "keep", least=timedelta(days=1), most=timedelta(days=36_500))

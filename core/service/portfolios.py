@@ -1,9 +1,9 @@
-"""Portfolios: a player's money in each session."""
+"""Portfolios, positions and trades: what players own in each session."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from decimal import Decimal
-from functools import partial
+from itertools import chain
 from uuid import UUID
 
 from core.cache import Cached
@@ -11,21 +11,20 @@ from core.cache.kinds import PORTFOLIO, format_id
 from core.database import Database
 from core.errors import ConstraintViolated, PortfolioNotFound, UserNotFound
 from core.queries import portfolios as queries
-from core.records import BatchResult, PlayerSession, Portfolio, PortfolioUpdate
-from core.service.base import ServiceBase, chunked, new_id
-from core.service.fence_ahead import KeysToName
+from core.records import BatchResult, PlayerSession, Portfolio, PortfolioUpdate, Position, Trade
+from core.service.base import LazyKeys, ServiceBase, chunked, list_pages, new_id, stream_pages
 from core.service.inputs import (
+    MAX_LIMIT,
+    check_after,
     check_before,
     check_id,
+    check_ids,
     check_limit,
     check_session_date,
     check_session_to_write,
+    find_user_id,
 )
-from core.service.paging import check_after, stream_pages
-from core.service.update_checks import check_update, check_updates
-
-# Large enough that the round trip does not count, small enough for one parameter list.
-CHUNK_ROWS = 10_000
+from core.service.record_checks import check_update, check_updates
 
 
 def portfolio_key(user_id: UUID, session_date: date) -> str:
@@ -34,6 +33,7 @@ def portfolio_key(user_id: UUID, session_date: date) -> str:
 
 
 _PORTFOLIO = Cached(PORTFOLIO, Portfolio, portfolio_key)
+CHUNK_ROWS = 10_000
 
 
 class Portfolios(ServiceBase):
@@ -47,7 +47,11 @@ class Portfolios(ServiceBase):
         up to 5 s. Raises `InvalidInput`.
         """
         checked, day = check_id(user_id, "user_id"), check_session_date(session_date, self._clock())
-        return self._find_portfolio("find_portfolio", checked, day)
+
+        def load(user_id: UUID, day: date) -> Portfolio | None:
+            return self._read(queries.find_portfolio, user_id, day)
+
+        return self._cache.get_or_load(_PORTFOLIO, load, checked, day)
 
     def get_portfolio(self, user_id: UUID | str, session_date: date | None = None) -> Portfolio:
         """Return a user's portfolio of a session (None: today's), which must exist.
@@ -56,7 +60,11 @@ class Portfolios(ServiceBase):
         user that does not exist, and `InvalidInput`.
         """
         checked, day = check_id(user_id, "user_id"), check_session_date(session_date, self._clock())
-        found = self._find_portfolio("get_portfolio", checked, day)
+
+        def load(user_id: UUID, day: date) -> Portfolio | None:
+            return self._read(queries.find_portfolio, user_id, day)
+
+        found = self._cache.get_or_load(_PORTFOLIO, load, checked, day)
         if found is None:
             raise _no_portfolio(checked, day)
         return found
@@ -70,28 +78,23 @@ class Portfolios(ServiceBase):
         service. Raises `UserNotFound`, `InvalidInput`.
         """
         checked, day = check_id(user_id, "user_id"), check_session_to_write(session_date, self._clock())
-        found = self._find_portfolio("get_current_portfolio", checked, day)
-        return self._open_portfolio(checked, day) if found is None else found
 
-    def _find_portfolio(self, operation: str, user_id: UUID, day: date) -> Portfolio | None:
-        return self._cache.get_or_load(
-            _PORTFOLIO,
-            lambda user_id, day: self._read(operation, queries.find_portfolio, user_id, day),
-            user_id,
-            day,
-        )
+        def load(user_id: UUID, day: date) -> Portfolio | None:
+            return self._read(queries.find_portfolio, user_id, day)
 
-    def _open_portfolio(self, user_id: UUID, day: date) -> Portfolio:
-        operation, keys = "get_current_portfolio", [portfolio_key(user_id, day)]
+        found = self._cache.get_or_load(_PORTFOLIO, load, checked, day)
+        if found is not None:
+            return found
+        keys = [portfolio_key(checked, day)]
         try:
-            # does nothing when another caller opened it in between
-            self._change_alone(operation, keys, queries.create_portfolio, new_id(), user_id, day)
+            # changes nothing if another caller has opened it since
+            self._write_one(keys, queries.create_portfolio, new_id(), checked, day)
         except ConstraintViolated as error:
-            raise UserNotFound(f"no user has the id {user_id}; create_user makes one") from error
-        # through the cache, which has it from now on
-        found = self._find_portfolio(operation, user_id, day)
+            raise UserNotFound(f"no user has the id {checked}; create_user makes one") from error
+        # through the cache, which then has it
+        found = self._cache.get_or_load(_PORTFOLIO, load, checked, day)
         if found is None:
-            raise UserNotFound(f"the user {user_id} was deleted meanwhile; create_user makes one")
+            raise UserNotFound(f"the user {checked} was deleted meanwhile; create_user makes one")
         return found
 
     def get_portfolio_history(
@@ -105,7 +108,7 @@ class Portfolios(ServiceBase):
         """
         checked, day = check_id(user_id, "user_id"), check_before(before, self._clock())
         limit = check_limit(limit)
-        return self._read("get_portfolio_history", queries.list_history, checked, limit, day)
+        return self._read(queries.list_history, checked, limit, day)
 
     def list_portfolios(
         self, session_date: date | None = None, *, limit: int = 100, after: Portfolio | None = None
@@ -116,7 +119,7 @@ class Portfolios(ServiceBase):
         """
         day = check_session_date(session_date, self._clock())
         last = check_after(after, Portfolio, session_date=day)
-        return self._load_portfolios("list_portfolios", day, last, check_limit(limit))
+        return self._read(queries.list_in_session, day, find_user_id(last), check_limit(limit))
 
     def stream_portfolios(
         self, session_date: date | None = None, *, after: Portfolio | None = None
@@ -128,13 +131,11 @@ class Portfolios(ServiceBase):
         """
         day = check_session_date(session_date, self._clock())
         last = check_after(after, Portfolio, session_date=day)
-        return stream_pages(partial(self._load_portfolios, "stream_portfolios", day), last)
 
-    def _load_portfolios(
-        self, operation: str, day: date, after: Portfolio | None, limit: int
-    ) -> tuple[Portfolio, ...]:
-        place = None if after is None else check_id(after.user_id, "after.user_id")
-        return self._read(operation, queries.list_in_session, day, place, limit)
+        def load(last: Portfolio | None, limit: int) -> tuple[Portfolio, ...]:
+            return self._read(queries.list_in_session, day, find_user_id(last), limit)
+
+        return stream_pages(load, last)
 
     def update_portfolio_value(
         self,
@@ -150,9 +151,7 @@ class Portfolios(ServiceBase):
         """
         day = check_session_to_write(session_date, self._clock())
         update = check_update(PortfolioUpdate(user_id, day, total_value, day_change), self._clock())
-        updated = self._change_alone(
-            "update_portfolio_value", [_name_key(update)], queries.update_portfolio, update
-        )
+        updated = self._write_one([_name_key(update)], queries.update_portfolio, update)
         if updated is None:
             raise _no_portfolio(update.user_id, day)
         return updated
@@ -168,28 +167,73 @@ class Portfolios(ServiceBase):
         checked = check_updates(updates, self._clock())
         if not checked:
             return BatchResult(updated=0, missing=())
-        keys = KeysToName(len(checked), lambda: [_name_key(update) for update in checked])
+        keys = LazyKeys(len(checked), lambda: [_name_key(update) for update in checked])
 
         def write() -> list[PlayerSession]:
             missing: list[PlayerSession] = []
-            with self._changing("batch_update_portfolios", keys) as (database, _):
+            with self._write(keys) as (database, _):
                 for chunk in chunked(checked, CHUNK_ROWS):
                     missing += queries.update_portfolios(database, chunk)
             return missing
 
-        # a batch and who deletes several of its players may wait for each other
+        # deadlocks: a batch, and another caller that deletes several of its players
         missing = self._repeat(write)
         return BatchResult(updated=len(checked) - len(missing), missing=tuple(missing))
 
-    def list_session_dates(self, *, limit: int = 365, before: date | None = None) -> tuple[date, ...]:
-        """Return the sessions that have portfolios or leaderboard entries, newest first, as of now.
+    def list_positions(
+        self, user_ids: Iterable[UUID | str], session_date: date | None = None
+    ) -> tuple[Position, ...]:
+        """Return what up to 1,000 players hold in a session (None: today's), by player and symbol.
 
-        `before` continues after the last day of the page before. A session whose players have no
-        score yet is among them; `list_leaderboard_dates` lists those with a leaderboard. Sessions
-        after tomorrow, which an older release could store, are left out. Raises `InvalidInput`.
+        As of now. A player without positions, or without a portfolio, has no row.
+        Raises `InvalidInput`.
         """
-        day, limit = check_before(before, self._clock()), check_limit(limit)
-        return self._read("list_session_dates", queries.list_session_dates, limit, day)
+        players = check_ids(user_ids, "user_ids", most=MAX_LIMIT)
+        day = check_session_date(session_date, self._clock())
+        return self._read(queries.list_positions, players, day)
+
+    def stream_positions(self, session_date: date | None = None) -> Iterator[Position]:
+        """Yield what all players hold in a session (None: today's), by player and symbol.
+
+        The positions of 1,000 players are held at a time: two statements, as of then, and no
+        connection is held between them. Raises `InvalidInput`.
+        """
+        day = check_session_date(session_date, self._clock())
+
+        def load(portfolios: Sequence[Portfolio]) -> tuple[Position, ...]:
+            return self._read(queries.list_positions, [portfolio.user_id for portfolio in portfolios], day)
+
+        def load_portfolios(after: Portfolio | None, limit: int) -> tuple[Portfolio, ...]:
+            return self._read(queries.list_in_session, day, find_user_id(after), limit)
+
+        return chain.from_iterable(map(load, list_pages(load_portfolios, MAX_LIMIT)))
+
+    def list_trades(
+        self, user_ids: Iterable[UUID | str], session_date: date | None = None
+    ) -> tuple[Trade, ...]:
+        """Return what up to 1,000 players traded in a session, by player in the order of execution.
+
+        As of now; None is today's session. Raises `InvalidInput`.
+        """
+        players = check_ids(user_ids, "user_ids", most=MAX_LIMIT)
+        day = check_session_date(session_date, self._clock())
+        return self._read(queries.list_trades, players, day)
+
+    def stream_trades(self, session_date: date | None = None) -> Iterator[Trade]:
+        """Yield what all players traded in a session (None: today's), by player in the order of execution.
+
+        The trades of 1,000 players are held at a time: two statements, as of then, and no
+        connection is held between them. Raises `InvalidInput`.
+        """
+        day = check_session_date(session_date, self._clock())
+
+        def load(portfolios: Sequence[Portfolio]) -> tuple[Trade, ...]:
+            return self._read(queries.list_trades, [portfolio.user_id for portfolio in portfolios], day)
+
+        def load_portfolios(after: Portfolio | None, limit: int) -> tuple[Portfolio, ...]:
+            return self._read(queries.list_in_session, day, find_user_id(after), limit)
+
+        return chain.from_iterable(map(load, list_pages(load_portfolios, MAX_LIMIT)))
 
 
 def _no_portfolio(user_id: UUID | str, day: date) -> PortfolioNotFound:
@@ -204,4 +248,5 @@ def _name_key(update: PortfolioUpdate) -> str:
 
 def list_portfolio_keys(database: Database, user_id: UUID) -> list[str]:
     """Return the cache key of every portfolio of a user."""
-    return [portfolio_key(user_id, day) for day in queries.list_days_of_user(database, user_id)]
+    days = queries.list_sessions_of_user(database, user_id)
+    return [portfolio_key(user_id, day) for day in days]

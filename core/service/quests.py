@@ -1,9 +1,8 @@
 """Quests: tasks of players, completed at their target."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -11,12 +10,14 @@ from core.cache import Cached
 from core.cache.kinds import QUESTS, format_id
 from core.errors import ConstraintViolated, InvalidInput, QuestNotFound, UserNotFound
 from core.queries import quests as queries
-from core.records import Quest
-from core.service.base import ServiceBase, new_id
+from core.records import PlayerQuest, Quest, QuestPace, QuestTotals
+from core.service.base import ServiceBase, format_width, new_id, stream_pages
 from core.service.inputs import (
     CENT,
     MAX_DESCRIPTION,
     MAX_MONEY,
+    check_after,
+    check_bucket,
     check_decimal,
     check_id,
     check_ids,
@@ -24,8 +25,9 @@ from core.service.inputs import (
     check_money,
     check_text,
     check_time,
+    find_id,
+    find_place,
 )
-from core.service.paging import check_after, stream_pages
 
 
 def quests_key(user_id: UUID) -> str:
@@ -34,6 +36,18 @@ def quests_key(user_id: UUID) -> str:
 
 
 _ACTIVE = Cached(QUESTS, tuple[Quest, ...], quests_key, time_dependent=True)
+# A change of a quest does not invalidate the reads below. With millions of quests a sum takes a second.
+_TOTALS = Cached(
+    QUESTS, tuple[QuestTotals, ...], lambda width: f"quests:totals:{format_width(width)}", time_dependent=True
+)
+_EXPIRING = Cached(
+    QUESTS,
+    tuple[PlayerQuest, ...],
+    lambda count, width: f"quests:expiring:{count}:{format_width(width)}",
+    ttl_seconds=60,
+    time_dependent=True,
+)
+_SLOWEST = Cached(QUESTS, tuple[QuestPace, ...], lambda count: f"quests:slowest:{count}", time_dependent=True)
 
 
 class Quests(ServiceBase):
@@ -47,15 +61,16 @@ class Quests(ServiceBase):
         """
         checked = check_id(user_id, "user_id")
         now = self._clock()
-        quests = self._cache.get_or_load(_ACTIVE, self._load_active, checked)
+
+        def load(user_id: UUID) -> tuple[Quest, ...]:
+            return self._read(queries.list_active, user_id, now)
+
+        quests = self._cache.get_or_load(_ACTIVE, load, checked)
         return tuple(q for q in quests if q.expires_at is None or q.expires_at > now)
 
-    def _load_active(self, user_id: UUID) -> tuple[Quest, ...]:
-        return self._read("get_user_active_quests", queries.list_active, user_id, self._clock())
-
-    def _warm_quests(self, user_ids: Sequence[UUID]) -> None:
+    def _warm_quests(self, operation: str, user_ids: Sequence[UUID]) -> None:
         def load(missing: Sequence[UUID]) -> dict[UUID, tuple[Quest, ...]]:
-            return self._read("warm_cache", queries.list_active_of_many, missing, self._clock())
+            return self._database.read(operation, queries.list_active_of_many, missing, self._clock())
 
         self._cache.get_or_load_many(_ACTIVE, {quests_key(user_id): user_id for user_id in user_ids}, load)
 
@@ -66,7 +81,7 @@ class Quests(ServiceBase):
         before. Raises `InvalidInput`.
         """
         last = check_after(after, Quest)
-        return self._load_quests("list_quests", last, check_limit(limit))
+        return self._read(queries.list_after, find_id(last), check_limit(limit))
 
     def stream_quests(self, *, after: Quest | None = None) -> Iterator[Quest]:
         """Yield every quest in the order of their ids; 2,000 are held at a time.
@@ -74,11 +89,63 @@ class Quests(ServiceBase):
         Each 2,000 are one statement, as of then, and no connection is held between them. `after`
         continues behind a quest. Raises `InvalidInput`.
         """
-        return stream_pages(partial(self._load_quests, "stream_quests"), check_after(after, Quest))
 
-    def _load_quests(self, operation: str, after: Quest | None, limit: int) -> tuple[Quest, ...]:
-        place = None if after is None else check_id(after.id, "after.id")
-        return self._read(operation, queries.list_after, place, limit)
+        def load(last: Quest | None, limit: int) -> tuple[Quest, ...]:
+            return self._read(queries.list_after, find_id(last), limit)
+
+        return stream_pages(load, check_after(after, Quest))
+
+    def get_quest_totals(self, *, within: timedelta = timedelta(hours=24)) -> tuple[QuestTotals, ...]:
+        """Return what became of all quests, by type and kind of reward.
+
+        `within` is how soon a quest ends that counts as expiring. At most 180 s old. Raises
+        `InvalidInput`.
+        """
+
+        def load(width: timedelta) -> tuple[QuestTotals, ...]:
+            now = self._clock()
+            return self._read(queries.sum_quests, now, now + width)
+
+        return self._cache.get_or_load(_TOTALS, load, check_bucket(within, "within"))
+
+    def list_expiring_quests(
+        self, *, limit: int = 20, within: timedelta = timedelta(days=7)
+    ) -> tuple[PlayerQuest, ...]:
+        """Return the active quests that end within a time, soonest first.
+
+        Of those that end together the nearest to its target comes first. At most 60 s old; what
+        ended meanwhile is left out. Raises `InvalidInput`.
+        """
+        count, width, now = check_limit(limit), check_bucket(within, "within"), self._clock()
+
+        def load(count: int, width: timedelta) -> tuple[PlayerQuest, ...]:
+            return self._read(queries.list_expiring, count, now, now + width)
+
+        found = self._cache.get_or_load(_EXPIRING, load, count, width)
+        return tuple(item for item in found if item.quest.expires_at and item.quest.expires_at > now)
+
+    def list_slowest_quests(self, *, limit: int = 10) -> tuple[QuestPace, ...]:
+        """Return the active quests by title, those first with least progress for each day open.
+
+        At most 180 s old. Raises `InvalidInput`.
+        """
+
+        def load(count: int) -> tuple[QuestPace, ...]:
+            return self._read(queries.list_slowest, count, self._clock())
+
+        return self._cache.get_or_load(_SLOWEST, load, check_limit(limit))
+
+    def get_user_quests(
+        self, user_id: UUID | str, *, limit: int = 100, after: Quest | None = None
+    ) -> tuple[Quest, ...]:
+        """Return up to `limit` quests of a user, of every status, newest first, as of now.
+
+        `after` is the last quest of the page before. A user without quests, or one that does not
+        exist, has none. Raises `InvalidInput`.
+        """
+        checked, count = check_id(user_id, "user_id"), check_limit(limit)
+        place = find_place(check_after(after, Quest, user_id=checked))
+        return self._read(queries.list_of_user, checked, count, after=place)
 
     def create_quest(
         self,
@@ -113,7 +180,7 @@ class Quests(ServiceBase):
         }
         keys = [quests_key(checked)]
         try:
-            return self._change_alone("create_quest", keys, queries.insert_quest, values)
+            return self._write_one(keys, queries.insert_quest, values)
         except ConstraintViolated as error:
             raise UserNotFound(f"no user has the id {checked}; create_user makes one") from error
 
@@ -126,7 +193,7 @@ class Quests(ServiceBase):
         """
         checked = check_id(quest_id, "quest_id")
         amount = check_money(progress, "progress")
-        with self._changing("update_quest_progress") as (database, changes):
+        with self._write() as (database, changes):
             quest = queries.update_progress(database, checked, amount, self._clock())
             if quest is None:
                 raise self._not_active(queries.find_quest(database, checked), checked)
@@ -142,19 +209,19 @@ class Quests(ServiceBase):
         """
         players = check_ids(user_ids, "user_ids")
         excluded = check_ids(excluding, "excluding")
-        found = self._read("count_completed_quests", queries.count_completed, players, excluded)
+        found = self._read(queries.count_completed, players, excluded)
         return {player: found.get(player, 0) for player in players}
 
     def expire_quests(self) -> int:
         """Expire every active quest past its time; return how many there were. Safe to repeat."""
 
         def write() -> int:
-            with self._changing("expire_quests") as (database, changes):
+            with self._write() as (database, changes):
                 owners = queries.expire_quests(database, self._clock())
                 changes.invalidate(*(quests_key(owner) for owner in set(owners)))
             return len(owners)
 
-        # two at once take the rows in any order
+        # deadlocks: two callers at once lock the rows in any order
         return self._repeat(write)
 
     def _check_expiry(self, value: Any) -> datetime | None:

@@ -11,25 +11,20 @@ from core.database.database import DRAIN_SECONDS
 from core.health import CHECK_SECONDS, HealthEvaluator
 from core.metrics import Metrics
 from core.records import Health
-from core.service.audit import Audit
 from core.service.events import Events
 from core.service.exports import Exports
 from core.service.inputs import check_seconds
-from core.service.insights import Insights
-from core.service.loading import Loading
-from core.service.maintenance import Maintenance
+from core.service.leaderboard_reports import LeaderboardReports
+from core.service.loads import Loads
 from core.service.operations import Operations
-from core.service.positions import Positions
-from core.service.standings import Standings
-from core.service.upkeep import Upkeep
+from core.service.portfolios import Portfolios
+from core.service.sessions import Sessions
 
-# A caller that waits for longer has mistaken milliseconds for seconds.
+# A larger argument is likely to be in milliseconds.
 MAX_WAIT_SECONDS = 3600.0
 
 
-class EnhancedDatabaseService(
-    Upkeep, Events, Positions, Loading, Maintenance, Operations, Insights, Standings, Audit, Exports
-):
+class EnhancedDatabaseService(Operations, Portfolios, Sessions, LeaderboardReports, Events, Loads, Exports):
     """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
 
     Thread safe; one per process. Opened by `core.open_service`, closed by `close` or as a
@@ -48,9 +43,8 @@ class EnhancedDatabaseService(
         metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
-        super().__init__(database, cache, clock=clock)
+        super().__init__(database, cache, metrics=metrics, clock=clock)
         self._health = health
-        self.metrics = metrics
 
     def health(self, limit_seconds: float = CHECK_SECONDS) -> Health:
         """Check database and Redis within a second at most, beside the pool and not through it.

@@ -1,8 +1,7 @@
-"""Players: profiles, search, activity."""
+"""Users: profiles, search, activity."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -11,21 +10,23 @@ from core.cache.kinds import USER, USERNAMES_VERSION_KEY, format_id
 from core.errors import ConstraintViolated, InvalidInput, UserNotFound
 from core.queries import users as queries
 from core.records import User
-from core.service.base import ServiceBase, chunked, new_id
+from core.service.base import ServiceBase, chunked, new_id, stream_pages
 from core.service.inputs import (
     MAX_NAME,
+    check_after,
     check_document,
     check_email,
     check_id,
     check_limit,
     check_prefix,
     check_text,
+    check_time,
     check_time_to_write,
     check_username,
     find_end_of_time,
+    find_id,
     show,
 )
-from core.service.paging import check_after, stream_pages
 from core.service.portfolios import list_portfolio_keys
 from core.service.quests import quests_key
 
@@ -36,6 +37,10 @@ def user_key(user_id: UUID) -> str:
 
 
 _PROFILE = Cached(USER, User, user_key)
+# A change of a user does not invalidate it.
+_ACTIVE_PLAYERS = Cached(
+    USER, int, lambda since: f"user:active:{since.isoformat()}", ttl_seconds=60, time_dependent=True
+)
 CHUNK_ROWS = 5_000
 
 _CHECKS: dict[str, Callable[[Any], Any]] = {
@@ -55,17 +60,17 @@ class Users(ServiceBase):
         Raises `UserNotFound`, `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
-        user = self._cache.get_or_load(_PROFILE, self._load_user, checked)
+        user = self._cache.get_or_load(
+            _PROFILE, lambda user_id: self._read(queries.find_user, user_id), checked
+        )
         if user is None:
             raise _no_user(checked)
         return user
 
-    def _load_user(self, user_id: UUID) -> User | None:
-        return self._read("get_user_by_id", queries.find_user, user_id)
-
-    def _warm_users(self, user_ids: Sequence[UUID]) -> None:
+    def _warm_users(self, operation: str, user_ids: Sequence[UUID]) -> None:
         def load(missing: Sequence[UUID]) -> dict[UUID, User]:
-            return {user.id: user for user in self._read("warm_cache", queries.find_users, missing)}
+            found = self._database.read(operation, queries.find_users, missing)
+            return {user.id: user for user in found}
 
         self._cache.get_or_load_many(_PROFILE, {user_key(user_id): user_id for user_id in user_ids}, load)
 
@@ -75,7 +80,7 @@ class Users(ServiceBase):
         Raises `UserNotFound`, `InvalidInput`.
         """
         checked = check_username(username)
-        user = self._read("get_user_by_username", queries.find_user_by_username, checked)
+        user = self._read(queries.find_user_by_username, checked)
         if user is None:
             raise UserNotFound(f"no user is called {checked!r}; search_users finds similar names")
         return user
@@ -87,7 +92,7 @@ class Users(ServiceBase):
         by username or by name; an empty prefix lists the first users. Raises `InvalidInput`.
         """
         checked = check_prefix(prefix, most=MAX_NAME)
-        return self._read("search_users", queries.search_users, checked, check_limit(limit))
+        return self._read(queries.search_users, checked, check_limit(limit))
 
     def list_users(self, *, limit: int = 100, after: User | None = None) -> tuple[User, ...]:
         """Return up to `limit` users in the order of their ids, as they are now.
@@ -96,7 +101,7 @@ class Users(ServiceBase):
         before. Raises `InvalidInput`.
         """
         last = check_after(after, User)
-        return self._load_users("list_users", last, check_limit(limit))
+        return self._read(queries.list_after, find_id(last), check_limit(limit))
 
     def stream_users(self, *, after: User | None = None) -> Iterator[User]:
         """Yield every user in the order of their ids; 2,000 are held at a time.
@@ -104,11 +109,19 @@ class Users(ServiceBase):
         Each 2,000 are one statement, as of then, and no connection is held between them. `after`
         continues behind a user. Raises `InvalidInput`.
         """
-        return stream_pages(partial(self._load_users, "stream_users"), check_after(after, User))
 
-    def _load_users(self, operation: str, after: User | None, limit: int) -> tuple[User, ...]:
-        place = None if after is None else check_id(after.id, "after.id")
-        return self._read(operation, queries.list_after, place, limit)
+        def load(last: User | None, limit: int) -> tuple[User, ...]:
+            return self._read(queries.list_after, find_id(last), limit)
+
+        return stream_pages(load, check_after(after, User))
+
+    def count_active_players(self, since: datetime) -> int:
+        """Return how many players were active at a time or later; at most 60 s old. Raises `InvalidInput`."""
+
+        def load(since: datetime) -> int:
+            return self._read(queries.count_active, since)
+
+        return self._cache.get_or_load(_ACTIVE_PLAYERS, load, check_time(since, "since"))
 
     def create_user(
         self,
@@ -127,7 +140,7 @@ class Users(ServiceBase):
         user_id = new_id()
         keys = [user_key(user_id)]
         try:
-            return self._change_alone("create_user", keys, queries.insert_user, {"id": user_id, **values})
+            return self._write_one(keys, queries.insert_user, {"id": user_id, **values})
         except ConstraintViolated as error:
             raise _taken(error, username) from error
 
@@ -146,7 +159,8 @@ class Users(ServiceBase):
             )
         values = {field: _CHECKS[field](value) for field, value in changes.items()}
         try:
-            with self._changing("update_user_profile") as (database, changed):
+            # with a COMMIT of its own: a name that is taken must not invalidate the profile
+            with self._write() as (database, changed):
                 changed.invalidate(user_key(checked))
                 if "username" in values:
                     changed.invalidate(USERNAMES_VERSION_KEY)
@@ -161,7 +175,7 @@ class Users(ServiceBase):
         """Set the time when a user was last active to now. Raises `UserNotFound`, `InvalidInput`."""
         checked = check_id(user_id, "user_id")
         keys = [user_key(checked)]
-        if not self._change_alone("touch_last_active", keys, queries.touch_user, checked, self._clock()):
+        if not self._write_one(keys, queries.touch_user, checked, self._clock()):
             raise _no_user(checked)
 
     def batch_touch_last_active(self, seen: Mapping[UUID | str, datetime]) -> int:
@@ -178,8 +192,8 @@ class Users(ServiceBase):
 
         def write() -> int:
             changed: set[UUID] = set()
-            with self._changing("batch_touch_last_active") as (database, changes):
-                # in one order everywhere, so that two batches do not wait for each other in a circle
+            with self._write() as (database, changes):
+                # in the same order everywhere, so that two batches do not deadlock
                 for chunk in chunked(sorted(checked.items()), CHUNK_ROWS):
                     changed |= queries.touch_users(database, dict(chunk))
                 changes.invalidate(*map(user_key, changed))
@@ -195,16 +209,16 @@ class Users(ServiceBase):
         checked = check_id(user_id, "user_id")
 
         def write() -> None:
-            with self._changing("delete_user") as (database, changes):
+            with self._write() as (database, changes):
                 changes.invalidate(user_key(checked), USERNAMES_VERSION_KEY)
                 changes.invalidate(quests_key(checked))
-                # first: a portfolio that is opened meanwhile would stay in the cache
+                # before the keys are listed: the key of a portfolio opened later would be missing
                 if not queries.lock_user(database, checked):
                     raise _no_user(checked)
                 changes.invalidate(*list_portfolio_keys(database, checked))
                 queries.delete_user(database, checked)
 
-        # others lock its rows before it, and delete_user it before its rows
+        # deadlocks: others lock rows of the user before the user, delete_user the user first
         self._repeat(write)
 
 

@@ -118,13 +118,13 @@ class Worker:
     def _latch_commit(self) -> None:
         service: Any = self._service
         database = service._database
-        commit, change_alone = database.commit, service._change_alone
+        commit, write_one = database.commit, service._write_one
 
         def commit_and_wait() -> None:
             commit()
             self._pass_commit()
 
-        def change_and_wait(operation: str, keys: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+        def write_and_wait(keys: Any, query: Any, *arguments: Any, **options: Any) -> Any:
             def query_and_wait(database: Any, *arguments: Any, **options: Any) -> Any:
                 result = query(database, *arguments, **options)
                 if not database.in_transaction():
@@ -132,9 +132,9 @@ class Worker:
                     self._pass_commit()
                 return result
 
-            return change_alone(operation, keys, query_and_wait, *arguments, **options)
+            return write_one(keys, query_and_wait, *arguments, **options)
 
-        database.commit, service._change_alone = commit_and_wait, change_and_wait
+        database.commit, service._write_one = commit_and_wait, write_and_wait
 
     def _pass_commit(self) -> None:
         self._pass("committed")

@@ -7,7 +7,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from core.queries.arrays import encode_ids, encode_numbers, encode_shared
+from core.queries.rows import encode_ids, encode_numbers, encode_repeated
 from tests.conftest import Execute
 
 TEXTS = ["AAPL", "$NDX", "A,B", "{x}", 'say "hi"', "a\\b", "NULL", " ", ""]
@@ -15,9 +15,9 @@ COLUMNS: dict[str, tuple[str, list[Any]]] = {
     "uuid": (encode_ids(ids := [uuid4(), UUID(int=0), UUID(int=2**128 - 1)]), ids),
     "numeric": (encode_numbers(numbers := [Decimal("1.50"), None, Decimal("-1E+5"), Decimal(0)]), numbers),
     "bigint": (encode_numbers(volumes := [0, 2**63 - 1]), volumes),
-    "text": (encode_shared(TEXTS * 2), TEXTS * 2),
-    "date": (encode_shared(days := [date(2026, 3, 2), date(1, 1, 1), date.max]), days),
-    "timestamptz": (encode_shared(times := [datetime(2026, 3, 2, 12, 0, 0, 5, tzinfo=UTC)]), times),
+    "text": (encode_repeated(TEXTS * 2), TEXTS * 2),
+    "date": (encode_repeated(days := [date(2026, 3, 2), date(1, 1, 1), date.max]), days),
+    "timestamptz": (encode_repeated(times := [datetime(2026, 3, 2, 12, 0, 0, 5, tzinfo=UTC)]), times),
 }
 
 

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.queries import boards, leaderboards
+from core.queries import leaderboards
 from core.records import LeaderboardUpdate
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
@@ -136,14 +136,14 @@ def test_a_fraction_of_the_board_is_read(run: Execute, category: str, place: int
     )
     board = {"day": DAYS[category], "category": category, "user_id": user_id}
     for statement, more in (
-        (boards.PAGE, {"limit": 50, "offset": place}),
-        (boards.AROUND, {"radius": 5}),
+        (leaderboards.PAGE, {"limit": 50, "offset": place}),
+        (leaderboards.AROUND, {"radius": 5}),
     ):
         parameters = {**board, **more}
         assert count_rows_read(run, statement, parameters, "leaderboard_entries") < MOST_ROWS
         assert ("Seq Scan", "leaderboard_entries") not in list_scans(run, statement, parameters)
     score = {**board, "id": uuid4(), "score": 5, "metadata": "{}"}
-    for statement, parameters in ((boards.RANK, board), (leaderboards.SET_SCORE, score)):
+    for statement, parameters in ((leaderboards.RANK, board), (leaderboards.SET_SCORE, score)):
         reads = count_reads(run, statement, parameters, "leaderboard_entries")
         assert reads.table_scans == 0
         assert 0 < reads.entries < MOST_ROWS

@@ -18,6 +18,7 @@ from core.cache import outbox
 from core.cache.guard import RedisGuard
 from core.errors import DatabaseUnavailable, UserNotFound
 from core.migration import Migrator
+from core.queries import leaderboards
 from core.queries import users as user_queries
 from core.records import LeaderboardUpdate, Tick, User
 from core.stack.ports import find_free_port
@@ -89,21 +90,21 @@ def test_a_late_fill_is_refused(
     assert service.cache_stats().caches["user"].stale_fills_refused == 1
 
 
-def test_a_late_board_is_refused(
+def test_a_late_leaderboard_is_refused(
     service: EnhancedDatabaseService, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same for a board, whose entry changed while the page was loaded."""
+    """The same for a leaderboard, whose entry changed while the page was loaded."""
     service.update_leaderboard_entry(alice.id, "b", Decimal(1), DAY)
     loaded, may_fill = threading.Event(), threading.Event()
-    load_page = service._load_page
+    list_page = leaderboards.list_page
 
     def load_slowly(*args: object) -> object:
-        page = load_page(*args)  # type: ignore[arg-type]  # passed through
+        page = list_page(*args)  # type: ignore[arg-type]  # passed through
         loaded.set()
         assert may_fill.wait(10)
         return page
 
-    monkeypatch.setattr(service, "_load_page", load_slowly)
+    monkeypatch.setattr(leaderboards, "list_page", load_slowly)
     reader = threading.Thread(target=lambda: service.get_leaderboard("b", DAY))
     reader.start()
     assert loaded.wait(10)
@@ -374,7 +375,7 @@ def test_what_is_filled_together_expires_apart(
     service: EnhancedDatabaseService, redis_client: redis.Redis
 ) -> None:
     """Spread over a tenth of the time to live, and never longer than it."""
-    service._warm_users([service.create_user(username=f"player{n}").id for n in range(40)])
+    service._warm_users("warm_cache", [service.create_user(username=f"player{n}").id for n in range(40)])
     left = [redis_client.pttl(key) for key in redis_client.scan_iter("user:*", count=1_000)]
     assert len(left) == 40
     assert max(left) - min(left) > 3_000
@@ -405,7 +406,7 @@ def test_warm_cache_fills_what_is_asked_first(
         assert service.cache_stats().caches[name].hits == hits[name] + 1
 
 
-def test_warm_boards_are_those_that_are_read(
+def test_warm_leaderboards_are_those_that_are_read(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
     """Each limit is the beginning of the largest, a hit, and follows the board like any other."""

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from core.queries import insights, market, quest_insights
+from core.queries import events, quests, sessions, ticks, users
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.plans import count_rows_read, list_scans
 
 PLAYERS, SESSIONS = 5_000, 3
 NO_FILTER: dict[str, Any] = dict.fromkeys(
-    ("type", "sentiment", "symbol", "since", "until", "before", "before_id"), None
+    ("type", "sentiment", "symbol", "since", "until", "after", "after_id"), None
 )
 FILL = f"""
     INSERT INTO users (username, last_active)
@@ -47,16 +47,16 @@ def test_a_sparkline_reads_one_tick_a_point(filled: Execute) -> None:
     parameters = {
         "points": 24,
         "step": timedelta(hours=1),
-        "beyond": market.month_after(datetime.now(UTC)),
+        "beyond": ticks.month_after(datetime.now(UTC)),
     }
-    assert count_rows_read(filled, insights.SPARKLINES_OF_ALL, parameters, "ticks") == 5 * 24
+    assert count_rows_read(filled, ticks.SPARKLINES_OF_ALL, parameters, "ticks") == 5 * 24
 
 
 def test_a_rare_type_reads_few_events(filled: Execute) -> None:
     """Neither the filter nor the list of types goes through all of them."""
     parameters = {**NO_FILTER, "type": "RARE", "limit": 50}
-    assert count_rows_read(filled, insights.EVENTS, parameters, "market_events") <= 2
-    assert count_rows_read(filled, insights.EVENT_TYPES, None, "market_events") <= 5
+    assert count_rows_read(filled, events.FILTERED, parameters, "market_events") <= 2
+    assert count_rows_read(filled, events.TYPES, None, "market_events") <= 5
 
 
 def test_newest_events_read_no_more_than_are_shown(filled: Execute) -> None:
@@ -64,22 +64,22 @@ def test_newest_events_read_no_more_than_are_shown(filled: Execute) -> None:
     [(time, event)] = filled(
         "SELECT created_at, id FROM market_events ORDER BY created_at OFFSET 9999 LIMIT 1"
     )
-    parameters = {**NO_FILTER, "limit": 50, "before": time, "before_id": event}
-    assert count_rows_read(filled, insights.EVENTS, parameters, "market_events") <= 51
+    parameters = {**NO_FILTER, "limit": 50, "after": time, "after_id": event}
+    assert count_rows_read(filled, events.FILTERED, parameters, "market_events") <= 51
 
 
 def test_a_session_reads_its_own_boards_only(filled: Execute) -> None:
     """Half of a board for its middle, and the other board once."""
-    days = [day for (day,) in filled(insights.SESSION_DAYS, {"limit": 1, "before": "9999-01-01"})]
+    days = [day for (day,) in filled(sessions.DATES_WITH_ENTRIES, {"limit": 1, "before": "9999-01-01"})]
     parameters = {"days": days, "returns": "daily_returns", "quests": "quests_completed"}
-    read = count_rows_read(filled, insights.SESSIONS, parameters, "leaderboard_entries")
+    read = count_rows_read(filled, sessions.SUMMARIES, parameters, "leaderboard_entries")
     assert read <= PLAYERS * 1.5 + 10
 
 
 def test_days_are_found_by_jumps(filled: Execute) -> None:
     """One entry of each session is read."""
     read = count_rows_read(
-        filled, insights.SESSION_DAYS, {"limit": 14, "before": "9999-01-01"}, "leaderboard_entries"
+        filled, sessions.DATES_WITH_ENTRIES, {"limit": 14, "before": "9999-01-01"}, "leaderboard_entries"
     )
     assert read <= SESSIONS + 1
 
@@ -87,18 +87,18 @@ def test_days_are_found_by_jumps(filled: Execute) -> None:
 def test_who_was_active_is_counted_in_an_index(filled: Execute) -> None:
     """The table of players is not read for it."""
     since = datetime.now(UTC) - timedelta(hours=1)
-    assert list_scans(filled, insights.ACTIVE_SINCE, (since,)) == {("Index Only Scan", "users")}
+    assert list_scans(filled, users.ACTIVE_SINCE, (since,)) == {("Index Only Scan", "users")}
 
 
 def test_a_players_quests_are_read_alone(filled: Execute) -> None:
     """Four of twenty thousand."""
     [(user,)] = filled("SELECT id FROM users LIMIT 1")
     parameters = {"user_id": user, "after": None, "after_id": None, "limit": 100}
-    assert count_rows_read(filled, quest_insights.OF_USER, parameters, "quests") == 4
+    assert count_rows_read(filled, quests.OF_USER, parameters, "quests") == 4
 
 
 def test_expiring_quests_are_found_by_their_end(filled: Execute) -> None:
     """Those that end later, or are over, are not read."""
     now = datetime.now(UTC)
     parameters = {"now": now - timedelta(hours=1), "until": now - timedelta(minutes=59), "limit": 20}
-    assert count_rows_read(filled, quest_insights.EXPIRING, parameters, "quests") == 0
+    assert count_rows_read(filled, quests.EXPIRING, parameters, "quests") == 0

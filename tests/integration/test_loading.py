@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from core import EnhancedDatabaseService
 from core.errors import ConstraintViolated, InvalidInput
 from core.records import LeaderboardEntry, MarketEvent, Portfolio, Position, Quest, Tick, Trade, User, freeze
-from core.service import loading
+from core.service import loads
 from core.service.base import new_id
 from tests.conftest import Execute
 
@@ -241,7 +241,7 @@ def test_places_count_over_all_chunks_and_chunks_before_stay(
     service: EnhancedDatabaseService, alice: User, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each chunk is a transaction; inside of another one all of them go."""
-    monkeypatch.setattr(loading, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(loads, "CHUNK_ROWS", 2)
     quests = [build_record("load_quests", alice.id) for _ in range(5)]
     quests[3] = replace(quests[3], title="")
     with pytest.raises(InvalidInput, match="quest 3: title is ''"), service.transaction():

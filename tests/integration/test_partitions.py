@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from core import EnhancedDatabaseService, Settings
 from core.cli import main
 from core.errors import InvalidInput
-from core.queries.market import month_after
+from core.queries.ticks import month_after
 from core.records import PartitionReport, Tick
 from core.service.inputs import find_end_of_time
 from tests.conftest import Execute

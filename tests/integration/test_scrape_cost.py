@@ -14,7 +14,7 @@ from core.database.bounded_connection import BoundedConnection
 from core.metrics import open_metrics
 from core.metrics.names import STACK_ROLES
 from core.migration import MIGRATIONS_DIR, count_migrations
-from core.queries import operations
+from core.queries import statistics
 from exporter.collectors import postgres
 from exporter.server import build_app, open_runners
 from tests.bench.fleet import ROLES, fill
@@ -77,8 +77,8 @@ QUESTIONS: tuple[Callable[[_Timed], object], ...] = (
     lambda timed: list(postgres.collect_activity(timed, STACK_ROLES)),
     lambda timed: list(postgres.collect_transactions(timed)),
     lambda timed: list(postgres.collect_replication(timed)),
-    operations.list_tables,
-    operations.find_statement_schema,
+    statistics.list_tables,
+    statistics.find_statement_schema,
     lambda timed: count_migrations(timed.execute_sql, MIGRATIONS_DIR),
 )
 """What a scrape and its health check ask; pg_stat_statements, every 30 s, is not loaded here."""

@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 
 from core import EnhancedDatabaseService, Settings
-from core.queries.self_test import WRITERS_LOCK
+from core.queries.leaderboards import WRITERS_LOCK
 from core.records import User
 from core.resources import MIGRATIONS
 from core.selftest import run_self_test

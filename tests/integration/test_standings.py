@@ -12,7 +12,7 @@ import pytest
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput
 from core.records import LeaderboardEntry, LeaderboardUpdate, Tick, User
-from core.service import standings
+from core.service import base, leaderboard_reports
 from tests.conftest import Execute
 
 DAYS = (date(2026, 3, 2), date(2026, 3, 3), date(2026, 3, 4))
@@ -135,7 +135,7 @@ def test_a_summary_follows_a_change(service: EnhancedDatabaseService, players: l
 )
 def test_edges_are_round_and_hold_all_scores(low: str, high: str, least: str, width: str) -> None:
     """The width is 1, 2 or 5 times a power of ten, and the ends lie within the bins."""
-    edges = standings.choose_edges(Decimal(low), Decimal(high), bins=24, least_width=Decimal(least))
+    edges = leaderboard_reports.choose_edges(Decimal(low), Decimal(high), bins=24, least_width=Decimal(least))
     assert edges[1] - edges[0] == Decimal(width)
     assert edges[0] <= Decimal(low) < edges[1]
     assert edges[-2] <= Decimal(high) < edges[-1]
@@ -228,7 +228,7 @@ def test_a_stream_has_every_entry_once(
     """Best first with ranks, whatever the size of the batches; equals lie across their ends."""
     expected = read_all(service)
     for rows in (1, 7, 60, 1_000):
-        monkeypatch.setattr(standings, "STREAM_ROWS", rows)
+        monkeypatch.setattr(base, "STREAM_ROWS", rows)
         assert list(service.stream_leaderboard("returns", DAYS[2])) == expected
 
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.queries import standings
+from core.queries import leaderboard_reports
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.plans import count_rows_read
@@ -76,12 +76,12 @@ def test_a_stream_is_the_whole_board(large: EnhancedDatabaseService) -> None:
 @pytest.mark.parametrize(
     ("statement", "more", "most"),
     [
-        (standings.COUNT, {}, 0),
+        (leaderboard_reports.COUNT, {}, 0),
         # a bucket has up to 4,000 entries, and a bin begins in one
-        (standings.BINS, {"edges": list(range(-6, 7))}, 13 * 4_000),
-        (standings.LEADERS, {"score": 3}, 4_000),
-        (standings.COUNT_MATCHES, {"pattern": "amy%"}, 10_000),
-        (standings.AFTER, {"score": 1, "created_at": None, "id": None, "limit": 500}, 1_100),
+        (leaderboard_reports.BINS, {"edges": list(range(-6, 7))}, 13 * 4_000),
+        (leaderboard_reports.LEADERS, {"score": 3}, 4_000),
+        (leaderboard_reports.COUNT_MATCHES, {"pattern": "amy%"}, 10_000),
+        (leaderboard_reports.AFTER, {"score": 1, "created_at": None, "id": None, "limit": 500}, 1_100),
     ],
 )
 def test_a_fraction_of_the_board_is_read(
@@ -91,9 +91,9 @@ def test_a_fraction_of_the_board_is_read(
     assert count_rows_read(run, statement, {**BOARD, **more}, "leaderboard_entries") <= most
 
 
-@pytest.mark.parametrize("order", standings.ORDERS)
+@pytest.mark.parametrize("order", leaderboard_reports.ORDERS)
 def test_a_search_reads_who_is_found(run: Execute, order: str) -> None:
     """A prefix of some hundred players: they, and for each row of the page a bucket."""
     parameters = {**BOARD, "limit": 25, "offset": 0, "pattern": "bea\\_12%"}
-    read = count_rows_read(run, standings.LIST_MATCHES[order], parameters, "leaderboard_entries")
+    read = count_rows_read(run, leaderboard_reports.LIST_MATCHES[order], parameters, "leaderboard_entries")
     assert read <= 25 * 4_000 + 1_000

@@ -37,7 +37,7 @@ def test_a_document_that_cannot_be_cached_is_read_all_the_same(
     counts = service.cache_stats().caches["user"]
     assert counts.stale_fills_refused == 0, "nothing came too late"
     # all keys at once: those that can be stored are
-    service._warm_users([alice.id, bob.id])
+    service._warm_users("warm_cache", [alice.id, bob.id])
     assert redis_client.get(f"user:{alice.id}") is None
     assert get_bytes(redis_client, f"user:{bob.id}").startswith(b"V")
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.queries import market
+from core.queries import ticks
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.plans import count_rows_read, list_scans
@@ -14,7 +14,7 @@ from tests.integration.plans import count_rows_read, list_scans
 pytestmark = pytest.mark.slow
 
 NOW = datetime.now(UTC)
-MONTH = {"month": market.month_of(NOW), "end": market.month_after(NOW)}
+MONTH = {"month": ticks.month_of(NOW), "end": ticks.month_after(NOW)}
 SYMBOLS = 500
 # Half a year of ticks in the months that maintenance has created, and some long ago.
 FILL = """
@@ -67,8 +67,8 @@ def test_the_latest_of_all_reads_one_row_a_symbol(large: EnhancedDatabaseService
     latest = large.get_latest_market_data()
     assert len(latest) == SYMBOLS
     assert [(t.symbol, t.timestamp, t.price) for t in latest] == sorted(run(PLAIN_LATEST))
-    assert count_rows_read(run, market.LATEST_OF_ALL_IN_MONTH, MONTH, "ticks") == SYMBOLS
-    scans = list_scans(run, market.LATEST_OF_ALL_IN_MONTH, MONTH)
+    assert count_rows_read(run, ticks.LATEST_OF_ALL_IN_MONTH, MONTH, "ticks") == SYMBOLS
+    scans = list_scans(run, ticks.LATEST_OF_ALL_IN_MONTH, MONTH)
     assert {table for _, table in scans} == {"symbols", f"ticks_{NOW:%Y_%m}"}
 
 
@@ -78,14 +78,14 @@ def test_a_month_of_candles_reads_that_month_of_the_symbol(
     """From the two partitions that it touches at most."""
     start = NOW - timedelta(days=28)
     candles = large.get_price_history("S7", start, NOW, "1d")
-    ticks = sum(candle.ticks for candle in candles)
+    count = sum(candle.ticks for candle in candles)
     [(expected,)] = run(
         "SELECT count(*) FROM ticks WHERE symbol = 'S7' AND timestamp >= %s AND timestamp < %s", (start, NOW)
     )
-    assert ticks == expected > 300
+    assert count == expected > 300
     parameters = {"symbol": "S7", "start": start, "end": NOW, "bucket": timedelta(days=1)}
-    assert count_rows_read(run, market.CANDLES, parameters, "ticks") == ticks
-    scans = list_scans(run, market.CANDLES, parameters)
+    assert count_rows_read(run, ticks.CANDLES, parameters, "ticks") == count
+    scans = list_scans(run, ticks.CANDLES, parameters)
     assert len(scans) <= 2
     assert "Seq Scan" not in {kind for kind, _ in scans}
 

@@ -108,7 +108,7 @@ def test_a_read_that_fails_undoes_nothing_else(service: EnhancedDatabaseService,
     with service.transaction():
         service.update_user_profile(alice.id, name="New")
         with pytest.raises(DatabaseError):
-            service._read("divide", divide)
+            service._database.read("divide", divide)
         service.update_user_profile(alice.id, email="new@example.com")
         assert service.get_user_by_username("alice").name == "New"
     assert service.get_user_by_id(alice.id).email == "new@example.com"

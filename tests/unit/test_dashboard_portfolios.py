@@ -11,7 +11,7 @@ import pytest
 from frozendict import frozendict
 
 from core.records import MarketReturn, PlayerScore, Portfolio, Quest, User
-from core.service.standings import MAX_MARKET_DAYS
+from core.service.market import MAX_MARKET_DAYS
 from dashboard.charts import GAIN, LOSS, Spec
 from dashboard.pages.portfolios import charts, tables
 from dashboard.pages.portfolios.data import SPANS_READ, split_days

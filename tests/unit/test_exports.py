@@ -18,8 +18,8 @@ from starlette.responses import Response
 from core import EnhancedDatabaseService, records
 from core.errors import InvalidInput
 from core.records import (
-    BoardSummary,
     Candle,
+    LeaderboardSummary,
     PlayerQuest,
     PlayerScore,
     Portfolio,
@@ -119,7 +119,9 @@ def test_nested_records_and_documents_have_a_place() -> None:
     assert list(frame.columns[:3]) == ["username", "quest.id", "quest.user_id"]
     assert frame["quest.target_value"][0] == 10_000
     assert to_frame([USER]).preferences[0] == {"a": (1, {"b": 2})}
-    summary = BoardSummary(NOON.date(), "c", 1, "alice", 1, CASH, CASH, CASH, (ScoreBin(CENT, CASH, 1),))
+    summary = LeaderboardSummary(
+        NOON.date(), "c", 1, "alice", 1, CASH, CASH, CASH, (ScoreBin(CENT, CASH, 1),)
+    )
     assert to_frame([summary]).bins[0][0]["players"] == 1
     assert to_frame([Sparkline("A", (NOON,), (CASH,))]).prices[0] == (CASH,)
 

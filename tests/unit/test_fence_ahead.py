@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytest
 
 from core.cache import NO_TOKEN, Cache, Fence
-from core.service.fence_ahead import FRESH_SECONDS, LEAST_KEYS, FenceAhead, KeysToName
+from core.service.base import FRESH_SECONDS, LEAST_KEYS_FENCED_AHEAD, FenceAhead, LazyKeys
 
-MANY: list[str] = [f"portfolio:{number}" for number in range(LEAST_KEYS)]
+MANY: list[str] = [f"portfolio:{number}" for number in range(LEAST_KEYS_FENCED_AHEAD)]
 ONE_MORE = "portfolio:more"
 
 
@@ -55,7 +55,7 @@ def test_a_few_keys_are_left_to_the_end(fences: Fences) -> None:
     assert ahead.finish([ONE_MORE]) == [*MANY[1:], ONE_MORE]
     assert ahead.token == NO_TOKEN
     assert fences.keys == []
-    assert ahead.give_up() == ()
+    assert ahead.cancel() == ()
 
 
 def test_what_came_later_is_still_to_be_fenced(fences: Fences) -> None:
@@ -91,9 +91,9 @@ def test_keys_are_named_while_the_statements_run(fences: Fences) -> None:
         named.append(len(named))
         return MANY
 
-    keys = KeysToName(len(MANY), name)
+    keys = LazyKeys(len(MANY), name)
     ahead = FenceAhead(cast(Cache, fences), keys)
-    assert (len(keys), named) == (LEAST_KEYS, [])
+    assert (len(keys), named) == (LEAST_KEYS_FENCED_AHEAD, [])
     ahead.start()
     assert ahead.finish([]) == []
     assert fences.keys == MANY
@@ -103,5 +103,5 @@ def test_keys_are_named_while_the_statements_run(fences: Fences) -> None:
 def test_a_rollback_knows_what_it_fenced(fences: Fences) -> None:
     """All of it has to be taken away again."""
     ahead = ahead_of(fences, MANY)
-    assert ahead.give_up() == MANY
+    assert ahead.cancel() == MANY
     assert fences.keys == MANY

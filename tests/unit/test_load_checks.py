@@ -14,28 +14,28 @@ from hypothesis import strategies as st
 
 from core.errors import InvalidInput
 from core.records import LeaderboardEntry, Portfolio, Position, Quest, Tick, Trade, User, freeze
-from core.service import load_checks
-from core.service.load_checks import RecordChecks, check_chunk
+from core.service import record_checks
+from core.service.record_checks import RecordChecks, _check_record, check_chunk
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 ID = UUID(int=5)
 CASH = Decimal("10000.00")
 PLAIN: dict[str, tuple[Any, RecordChecks[Any]]] = {
-    "user": (User(ID, "dave", None, None, None, freeze({}), NOW, NOW), load_checks.USERS),
-    "tick": (Tick("AAPL", NOW, Decimal(10), 5, Decimal(9), Decimal(11)), load_checks.TICKS),
+    "user": (User(ID, "dave", None, None, None, freeze({}), NOW, NOW), record_checks.USERS),
+    "tick": (Tick("AAPL", NOW, Decimal(10), 5, Decimal(9), Decimal(11)), record_checks.TICKS),
     "portfolio": (
         Portfolio(ID, ID, NOW.date(), CASH, CASH, CASH, CASH, CASH, NOW, NOW),
-        load_checks.PORTFOLIOS,
+        record_checks.PORTFOLIOS,
     ),
-    "position": (Position(ID, NOW.date(), "AAPL", CASH, CASH), load_checks.POSITIONS),
-    "trade": (Trade(ID, ID, NOW.date(), "AAPL", "BUY", CASH, CASH, NOW), load_checks.TRADES),
+    "position": (Position(ID, NOW.date(), "AAPL", CASH, CASH), record_checks.POSITIONS),
+    "trade": (Trade(ID, ID, NOW.date(), "AAPL", "BUY", CASH, CASH, NOW), record_checks.TRADES),
     "entry": (
         LeaderboardEntry(ID, ID, "", NOW.date(), "c", CASH, 1, freeze({}), NOW),
-        load_checks.LEADERBOARD_ENTRIES,
+        record_checks.LEADERBOARD_ENTRIES,
     ),
     "quest": (
         Quest(ID, ID, "T", "T", None, CASH, CASH, "ACTIVE", None, None, NOW, None),
-        load_checks.QUESTS,
+        record_checks.QUESTS,
     ),
 }
 ODD: tuple[Any, ...] = (
@@ -49,10 +49,13 @@ ODD: tuple[Any, ...] = (
 
 def judge_one_by_one(batch: list[Any], checks: RecordChecks[Any]) -> list[Any] | str:
     """Return what records come to, or the words about the first wrong one."""
-    try:
-        return [load_checks._check_at(n, record, checks, "row", NOW) for n, record in enumerate(batch, 3)]
-    except InvalidInput as error:
-        return str(error)
+    checked = []
+    for place, record in enumerate(batch, 3):
+        try:
+            checked.append(_check_record(record, checks, NOW))
+        except InvalidInput as error:
+            return f"row {place}: {error}"
+    return checked
 
 
 @st.composite
@@ -79,7 +82,7 @@ def test_a_chunk_is_judged_as_each_record_alone(case: tuple[list[Any], RecordChe
 def test_a_plain_chunk_is_taken_as_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """None of its records is looked at by itself, whatever the caller's decimal context is."""
     plain, checks = PLAIN[name]
-    monkeypatch.delattr(load_checks, "_check_at")
+    monkeypatch.delattr(record_checks, "_check_record")
     batch = [plain] * 3
     with localcontext() as context:
         context.prec = 3

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.queries.prefixes import build_prefix, match_prefix
+from core.queries.users import build_prefix, match_prefix
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from core.errors import InvalidInput
 from core.records import Tick
-from core.service import tick_checks
-from core.service.inputs import MAX_PRICE, MAX_VOLUME
-from core.service.tick_checks import check_tick, check_ticks, find_key
+from core.service import record_checks
+from core.service.inputs import MAX_PRICE, MAX_VOLUME, find_end_of_time
+from core.service.record_checks import check_tick, check_ticks, find_key
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
-END = NOON + timedelta(days=2)
+END = find_end_of_time(NOON)
 PLAIN = Tick(
     symbol="AAPL", timestamp=NOON, price=Decimal(10), volume=5, bid=Decimal("9.5"), ask=Decimal("10.5")
 )
@@ -69,7 +69,7 @@ def judge_one_by_one(batch: list[Tick]) -> dict[Any, Tick] | str:
     found: dict[Any, Tick] = {}
     for place, tick in enumerate(batch):
         try:
-            checked = check_tick(tick, END)
+            checked = check_tick(tick, NOON)
         except InvalidInput as error:
             return f"tick {place}: {error}"
         found[find_key(checked)] = checked
@@ -80,7 +80,7 @@ def judge_one_by_one(batch: list[Tick]) -> dict[Any, Tick] | str:
 def test_many_are_judged_as_each_alone(batch: list[Tick]) -> None:
     """The same values come out, and the first wrong tick is named with the same words."""
     try:
-        found: dict[Any, Tick] | str = {find_key(tick): tick for tick in check_ticks(batch, END)}
+        found: dict[Any, Tick] | str = {find_key(tick): tick for tick in check_ticks(batch, NOON)}
     except InvalidInput as error:
         found = str(error)
     assert found == judge_one_by_one(batch)
@@ -91,21 +91,21 @@ def test_many_are_judged_as_each_alone(batch: list[Tick]) -> None:
 )
 def test_plain_ticks_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch, plain: Tick) -> None:
     """None of them is looked at by itself."""
-    monkeypatch.delattr(tick_checks, "_check_at")
+    monkeypatch.delattr(record_checks, "_check_record")
     batch = [
         msgspec.structs.replace(plain, timestamp=NOON + timedelta(seconds=second)) for second in range(5)
     ]
-    assert check_ticks(batch, END) == batch
+    assert check_ticks(batch, NOON) == batch
 
 
 def test_the_last_of_one_time_wins() -> None:
     """Whatever was given before it."""
     later = msgspec.structs.replace(PLAIN, price=Decimal(11))
-    assert check_ticks([PLAIN, later], END) == [later]
+    assert check_ticks([PLAIN, later], NOON) == [later]
 
 
 @pytest.mark.parametrize("given_", [None, "AAPL", {"AAPL": 1}, [PLAIN, "AAPL"], 5])
 def test_what_is_no_list_of_ticks_is_named(given_: Any) -> None:
     """The message says what was given and what is wanted."""
     with pytest.raises(InvalidInput, match="tick"):
-        check_ticks(given_, END)
+        check_ticks(given_, NOON)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from core.errors import InvalidInput
 from core.records import PortfolioUpdate
-from core.service import update_checks
+from core.service import record_checks
 from core.service.inputs import MAX_MONEY, MIN_MONEY
-from core.service.update_checks import check_update, check_updates
+from core.service.record_checks import check_update, check_updates
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 DAY = NOON.date()
@@ -74,7 +74,7 @@ def test_many_are_judged_as_each_alone(batch: list[PortfolioUpdate]) -> None:
 
 def test_plain_updates_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """None of them is looked at by itself, with cash or without."""
-    monkeypatch.delattr(update_checks, "_check_at")
+    monkeypatch.delattr(record_checks, "_check_record")
     for cash in (None, Decimal(5)):
         batch = [
             msgspec.structs.replace(PLAIN, user_id=user, current_cash=cash, total_value=total)

@@ -13,7 +13,7 @@ import msgspec
 
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput, LeaderboardEntryNotFound
-from core.records import BoardSummary, LeaderboardEntry, PeriodBoard, PlayerScore
+from core.records import LeaderboardEntry, LeaderboardSummary, PeriodLeaderboard, PlayerScore
 from dashboard import runtime
 from dashboard.formats import Category
 
@@ -87,13 +87,15 @@ def _list_days_before(service: EnhancedDatabaseService, category: str, day: date
     )
 
 
-def find_summary(service: EnhancedDatabaseService, category: Category, day: date) -> BoardSummary | None:
+def find_summary(
+    service: EnhancedDatabaseService, category: Category, day: date
+) -> LeaderboardSummary | None:
     """Return the summary of a leaderboard, or None without entries; counts get bins of whole numbers."""
     least_width = Decimal(1) if category.unit == "count" else Decimal("0.01")
     return service.find_leaderboard_summary(category.key, day, least_width=least_width)
 
 
-def count_players(service: EnhancedDatabaseService, selection: Selection, summary: BoardSummary) -> int:
+def count_players(service: EnhancedDatabaseService, selection: Selection, summary: LeaderboardSummary) -> int:
     """Return the number of players to page through; 0 for a prefix that cannot be a username.
 
     Ordered by name these are the first thousand: beyond, more letters are faster than more pages.
@@ -179,7 +181,7 @@ def find_neighbours(
     return matches[0], around
 
 
-def load_period(service: EnhancedDatabaseService, selection: Selection) -> PeriodBoard:
+def load_period(service: EnhancedDatabaseService, selection: Selection) -> PeriodLeaderboard:
     """Return the best players over the selected sessions."""
     return service.get_period_leaderboard(
         selection.category.key, selection.day, sessions=selection.sessions, limit=PERIOD_PLAYERS

@@ -12,7 +12,7 @@ import pyarrow as pa
 import streamlit as st
 
 from core import EnhancedDatabaseService
-from core.records import BoardSummary, LeaderboardEntry, PeriodEntry
+from core.records import LeaderboardEntry, LeaderboardSummary, PeriodEntry
 from dashboard import charts, filters, live, runtime, states
 from dashboard.data import find_newest_leaderboard_day
 from dashboard.elements import CARD_PIXELS, show_metric
@@ -83,7 +83,7 @@ def _show_no_match(prefix: str) -> None:
     )
 
 
-def _show_summary(summary: BoardSummary, other: BoardSummary | None, category: Category) -> None:
+def _show_summary(summary: LeaderboardSummary, other: LeaderboardSummary | None, category: Category) -> None:
     compared = f"compared with {format_day(other.session_date)}" if other else "the first one with scores"
     st.caption(f"Session of {format_day(summary.session_date)}, {compared}.")
     leader = escape_markdown(summary.leader)
@@ -106,7 +106,9 @@ def _show_summary(summary: BoardSummary, other: BoardSummary | None, category: C
         show_score("Lowest score", summary.worst, other.worst if other else None)
 
 
-def _show_entries(service: EnhancedDatabaseService, selection: Selection, summary: BoardSummary) -> None:
+def _show_entries(
+    service: EnhancedDatabaseService, selection: Selection, summary: LeaderboardSummary
+) -> None:
     total = data.count_players(service, selection, summary)
     table = st.container()
     page = select_page(-(-total // selection.rows))
@@ -168,7 +170,9 @@ def _show_entries_heading(selection: Selection, total: int, page: int) -> None:
         )
 
 
-def _show_distribution(summary: BoardSummary, other: BoardSummary | None, category: Category) -> None:
+def _show_distribution(
+    summary: LeaderboardSummary, other: LeaderboardSummary | None, category: Category
+) -> None:
     st.subheader("Score distribution", anchor=False)
     bins = tables.build_bins(summary.bins, category.unit)
     if not bins:

@@ -13,7 +13,7 @@ from uuid import UUID
 import pyarrow as pa
 import streamlit as st
 
-from core.records import BoardSummary, LeaderboardEntry, PeriodEntry, PlayerScore, ScoreBin
+from core.records import LeaderboardEntry, LeaderboardSummary, PeriodEntry, PlayerScore, ScoreBin
 from dashboard.charts import ACCENT, Bin
 from dashboard.elements import show_table
 from dashboard.formats import Category, Unit, format_count, format_points, format_score
@@ -142,7 +142,7 @@ def build_bins(bins: tuple[ScoreBin, ...], unit: Unit) -> tuple[Bin, ...]:
     return tuple(Bin(float(item.low) - shift, float(item.high) - shift, item.players) for item in bins)
 
 
-def have_equal_bins(summary: BoardSummary, other: BoardSummary) -> bool:
+def have_equal_bins(summary: LeaderboardSummary, other: LeaderboardSummary) -> bool:
     """Return whether two distributions have bins of the same width, so that their heights compare."""
     first, second = summary.bins[0], other.bins[0]
     return first.high - first.low == second.high - second.low

@@ -12,7 +12,7 @@ import msgspec
 from core import EnhancedDatabaseService
 from core.errors import LeaderboardEntryNotFound, UserNotFound
 from core.records import LeaderboardEntry, MarketReturn, PlayerScore, Portfolio, Quest, User
-from core.service.standings import MAX_MARKET_DAYS
+from core.service.market import MAX_MARKET_DAYS
 from dashboard.data import find_newest_leaderboard_day, list_categories
 from dashboard.formats import KNOWN_CATEGORIES, Category
 

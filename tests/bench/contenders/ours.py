@@ -35,13 +35,15 @@ class Ours(GameContender):
             **self.changes,
         }
         self._service = open_service(settings.model_copy(update=changes))
-        load = self._service._load_page
+        database: Any = self._service._database
+        read = database.read
 
-        def load_and_count(*arguments: Any) -> Any:
-            self.count_load()
-            return load(*arguments)
+        def read_and_count(operation: str, *arguments: Any) -> Any:
+            if operation == "get_leaderboard":
+                self.count_load()
+            return read(operation, *arguments)
 
-        self._service._load_page = load_and_count  # type: ignore[assignment, method-assign]  # counted, not changed
+        database.read = read_and_count
         self._wait_for_feed()
 
     def _wait_for_feed(self) -> None:

@@ -1,8 +1,7 @@
-"""Statements that read boards for people: sizes, distributions, histories, periods, exports.
+"""Statements on `leaderboard_entries` for reports: sizes, distributions, lists, histories, periods, exports.
 
-Like those of `boards`, they read `leaderboard_counters`, the buckets that places are in and
-the rows they return, so that a board of 100,000 entries is never read as a whole; only a
-period adds up every entry of its sessions.
+Like those of `leaderboards`, they read counters, one bucket per place and the rows they return; only a
+period reads every entry of its sessions.
 """
 
 from collections.abc import Sequence
@@ -13,49 +12,33 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from core.database import Database
-from core.queries.boards import build_entry, name_board
-from core.queries.prefixes import build_prefix, match_prefix
-from core.queries.rows import Row, fetch_all, find_one
+from core.queries.leaderboards import (
+    LEADERBOARD,
+    RANK_ON_PAGE,
+    build_entry,
+    count_above,
+    name_leaderboard,
+    select_entry,
+)
+from core.queries.rows import fetch_all, find_one, get_first, make_builder
+from core.queries.users import build_prefix, match_prefix
 from core.records import LeaderboardEntry, PeriodEntry, PlayerScore, ScoreBin
 
-_BOARD = "session_date = %(day)s AND category = %(category)s"
-_REST = "e.metadata, e.created_at"
+# A search with more matches than this needs a longer prefix.
 MATCHES_COUNTED = 1_000
-"""Matches of a prefix that are counted at most: more are no answer to a search."""
 
-
-def _count_above(score: str, *, day: str = "%(day)s", condition: str = ">") -> str:
-    """Return an expression: how many entries of a session's board have a score > (or >=) `score`.
-
-    All of the buckets before the last one that begins above the score, and what of that one is
-    above; `depth` is minus the score.
-    """
-    deeper = condition.replace(">", "<")
-    board = f"session_date = {day} AND category = %(category)s"
-    return f"""COALESCE((
-        SELECT (SELECT COALESCE(sum(entries), 0) FROM leaderboard_counters
-                WHERE {board} AND (depth, created_at, id) < (f.depth, f.created_at, f.id))
-             + (SELECT count(*) FROM leaderboard_entries
-                WHERE {board} AND score = -f.depth AND (created_at, id) >= (f.created_at, f.id))
-             + (SELECT count(*) FROM leaderboard_entries
-                WHERE {board} AND score < -f.depth AND score {condition} {score})
-        FROM (SELECT depth, created_at, id FROM leaderboard_counters
-              WHERE {board} AND depth {deeper} -{score}
-              ORDER BY depth DESC, created_at DESC, id DESC LIMIT 1) AS f), 0)::bigint"""
-
-
-COUNT = f"SELECT COALESCE(sum(entries), 0)::bigint FROM leaderboard_counters WHERE {_BOARD}"
-# Counted up to a bound: a prefix of one letter is that of a tenth of all players.
+COUNT = f"SELECT COALESCE(sum(entries), 0)::bigint FROM leaderboard_counters WHERE {LEADERBOARD}"
+# Counted up to a limit: a prefix of one letter matches a tenth of all players.
 COUNT_MATCHES = f"""
     SELECT count(*) FROM (
         SELECT FROM leaderboard_entries e JOIN users u ON u.id = e.user_id
         WHERE e.session_date = %(day)s AND e.category = %(category)s AND {match_prefix("u.username")}
         LIMIT {MATCHES_COUNTED}
     ) AS matches"""
-WORST = f"SELECT score FROM leaderboard_entries WHERE {_BOARD} ORDER BY score LIMIT 1"
-LEADERS = f"SELECT {_count_above('%(score)s', condition='>=')}"
+WORST = f"SELECT score FROM leaderboard_entries WHERE {LEADERBOARD} ORDER BY score LIMIT 1"
+LEADERS = f"SELECT {count_above('%(score)s', condition='>=')}"
 BINS = f"""
-    SELECT edge, {_count_above("edge", condition=">=")}
+    SELECT edge, {count_above("edge", condition=">=")}
     FROM unnest(%(edges)s::numeric[]) AS edges (edge) ORDER BY edge"""
 ORDERS = {
     "rank": "e.score DESC, e.created_at, e.id",
@@ -65,7 +48,7 @@ ORDERS = {
     "-username": "lower(u.username) USING ~>~, u.id DESC",
 }
 REVERSED = {"username": "-username", "-username": "username"}
-# The rank of each row of the page is counted on its own: they stand anywhere on the board.
+# The rank of each row is counted separately: its place on the leaderboard can be anywhere.
 _LIST = f"""
     WITH page AS MATERIALIZED (
         SELECT e.*, u.username, row_number() OVER () AS place FROM (
@@ -75,29 +58,28 @@ _LIST = f"""
         ) AS found JOIN leaderboard_entries e ON e.id = found.id JOIN users u ON u.id = e.user_id
         ORDER BY {{order}}
     )
-    SELECT e.id, e.user_id, e.username, e.session_date, e.category, e.score,
-           1 + {_count_above("e.score")}, {_REST}
+    SELECT {select_entry(f"1 + {count_above('e.score')}", username="e.username")}
     FROM page e ORDER BY e.place"""
 LIST = {order: _LIST.format(condition="", order=by) for order, by in ORDERS.items()}
 LIST_MATCHES = {
     order: _LIST.format(condition=f"AND {match_prefix('u.username')}", order=by)
     for order, by in ORDERS.items()
 }
-# Each step jumps to the next older session that has an entry; the counters are a thousandth of the
-# entries, and may have rows of a leaderboard that is empty by now.
-_NEWEST_DAY = """
+# Each step jumps to the next older session that has an entry. The counters are a thousandth of the entries,
+# but can have rows of a leaderboard that has no entries any more.
+_NEWEST_DATE = """
     SELECT session_date AS day FROM leaderboard_counters c
     WHERE session_date < {before} AND category = %(category)s AND entries > 0
       AND (SELECT true FROM leaderboard_entries e
            WHERE e.session_date = c.session_date AND e.category = c.category
            ORDER BY e.score DESC LIMIT 1)
     ORDER BY session_date DESC LIMIT 1"""
-DAYS = f"""
+DATES = f"""
     WITH RECURSIVE days AS (
-        SELECT day, 1 AS place FROM ({_NEWEST_DAY.format(before="%(before)s")}) AS newest
+        SELECT day, 1 AS place FROM ({_NEWEST_DATE.format(before="%(before)s")}) AS newest
         UNION ALL
         SELECT older.day, place + 1
-        FROM days CROSS JOIN LATERAL ({_NEWEST_DAY.format(before="days.day")}) AS older
+        FROM days CROSS JOIN LATERAL ({_NEWEST_DATE.format(before="days.day")}) AS older
         WHERE place < %(limit)s
     ) SELECT day FROM days ORDER BY day DESC"""
 _SCORES = """
@@ -108,10 +90,10 @@ _SCORES = """
     ORDER BY e.user_id, e.session_date"""
 SCORES = _SCORES.format(rank="NULL")
 # A closed session has its final ranks; only those of an open one are counted.
-RANKS = _SCORES.format(rank=f"COALESCE(e.rank, 1 + {_count_above('e.score', day='e.session_date')})")
-# Ranked by the sum, shown as its mean: a session without a score counts as nothing. The sums of
-# 100,000 players need 16 MB; with less they would be sorted on disk, several times.
-_ROOM = "SET LOCAL work_mem = '64MB';"
+RANKS = _SCORES.format(rank=f"COALESCE(e.rank, 1 + {count_above('e.score', day='e.session_date')})")
+# Ranked by the sum; the score is the mean, in which a session without a score counts as 0. The sums of
+# 100,000 players need 16 MB; with less memory they are sorted on disk several times.
+_SORT_MEMORY = "SET LOCAL work_mem = '64MB';"
 PERIOD = """
     WITH totals AS MATERIALIZED (
         SELECT user_id, sum(score) AS total, count(*) AS sessions FROM leaderboard_entries
@@ -123,38 +105,33 @@ PERIOD = """
            round(total / cardinality(%(days)s::date[]), 2), sessions, rank() OVER (ORDER BY total DESC),
            (SELECT count(*) FROM totals)
     FROM best ORDER BY total DESC, user_id"""
-# Two ranges of the index: the rest of the last score's equals, and what is below. Not a join:
-# the planner would read all users for a few thousand.
+# Two ranges of the index: the remaining entries with the last score, and the lower scores. Usernames
+# come from a subquery: for a join the planner would read all users.
 AFTER = f"""
-    SELECT e.id, e.user_id, (SELECT username FROM users WHERE id = e.user_id), e.session_date,
-           e.category, e.score, 0, {_REST}
+    SELECT {select_entry("0 AS rank", username="(SELECT username FROM users WHERE id = e.user_id)")}
     FROM (
         (SELECT * FROM leaderboard_entries
-         WHERE {_BOARD} AND score = %(score)s AND (created_at, id) > (%(created_at)s, %(id)s)
+         WHERE {LEADERBOARD} AND score = %(score)s AND (created_at, id) > (%(created_at)s, %(id)s)
          ORDER BY created_at, id LIMIT %(limit)s)
         UNION ALL
-        (SELECT * FROM leaderboard_entries WHERE {_BOARD} AND score < %(score)s
+        (SELECT * FROM leaderboard_entries WHERE {LEADERBOARD} AND score < %(score)s
          ORDER BY score DESC, created_at, id LIMIT %(limit)s)
     ) AS e ORDER BY e.score DESC, e.created_at, e.id LIMIT %(limit)s"""
-
-
-# The same page with ranks: of the first score's equals, some may stand before it.
+# The same page with ranks.
 PAGE_AFTER = f"""
     WITH page AS MATERIALIZED ({AFTER}), first AS MATERIALIZED (
-        SELECT score, {_count_above("s.score")} AS higher,
-               {_count_above("s.score", condition=">=")} AS as_high
+        SELECT score, {count_above("s.score")} AS higher,
+               {count_above("s.score", condition=">=")} AS as_high
         FROM (SELECT max(score) AS score FROM page) AS s
     )
-    SELECT e.id, e.user_id, e.username, e.session_date, e.category, e.score,
-           CASE WHEN e.score = first.score THEN 1 + first.higher
-                ELSE first.as_high - count(*) FILTER (WHERE e.score = first.score) OVER ()
-                     + rank() OVER (ORDER BY e.score DESC) END,
-           {_REST}
+    SELECT {select_entry(RANK_ON_PAGE, username="e.username")}
     FROM page e CROSS JOIN first ORDER BY e.score DESC, e.created_at, e.id"""
 
+build_score = make_builder(PlayerScore)
 
-class View(NamedTuple):
-    """Which entries of a board: `limit` of those with a prefix, from a place in one of the ORDERS on."""
+
+class Selection(NamedTuple):
+    """Entries to list: `limit` of those whose username has a prefix, from an offset in one of ORDERS."""
 
     order: str
     prefix: str
@@ -163,51 +140,53 @@ class View(NamedTuple):
 
 
 def count_entries(database: Database, category: str, session_date: date) -> int:
-    """Return how many entries a board has."""
-    return _fetch_number(database, COUNT, name_board(category, session_date))
+    """Return how many entries a leaderboard has."""
+    return _fetch_number(database, COUNT, name_leaderboard(category, session_date))
 
 
 def count_matches(database: Database, category: str, session_date: date, prefix: str) -> int:
-    """Return how many players of a board have a username with this prefix, up to MATCHES_COUNTED."""
+    """Return how many players of a leaderboard have a username with this prefix, up to MATCHES_COUNTED."""
     wanted = build_prefix(prefix)
-    parameters = name_board(category, session_date, **wanted.parameters)
+    parameters = name_leaderboard(category, session_date, **wanted._asdict())
     return _fetch_number(database, wanted.refine(COUNT_MATCHES), parameters)
 
 
 def find_worst(database: Database, category: str, session_date: date) -> Decimal | None:
-    """Return the lowest score of a board."""
-    parameters = name_board(category, session_date)
+    """Return the lowest score of a leaderboard."""
+    parameters = name_leaderboard(category, session_date)
     return find_one(database, lambda row: Decimal(row[0]), WORST, parameters)
 
 
 def count_from(database: Database, category: str, session_date: date, score: Decimal) -> int:
-    """Return how many entries of a board have this score or a higher one."""
-    return _fetch_number(database, LEADERS, name_board(category, session_date, score=score))
+    """Return how many entries of a leaderboard have this score or a higher one."""
+    return _fetch_number(database, LEADERS, name_leaderboard(category, session_date, score=score))
 
 
 def count_bins(
     database: Database, category: str, session_date: date, edges: Sequence[Decimal]
 ) -> tuple[ScoreBin, ...]:
     """Return how many scores lie between each edge and the next, the lower one included."""
-    parameters = name_board(category, session_date, edges=list(edges))
+    parameters = name_leaderboard(category, session_date, edges=list(edges))
     counts = fetch_all(database, tuple, BINS, parameters)
     return tuple(ScoreBin(low, high, as_high - higher) for (low, as_high), (high, higher) in pairwise(counts))
 
 
 def list_ordered(
-    database: Database, category: str, session_date: date, view: View
+    database: Database, category: str, session_date: date, selection: Selection
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return the entries of a board that a view shows, with their ranks."""
-    wanted = build_prefix(view.prefix)
-    statement = wanted.refine(LIST_MATCHES[view.order]) if view.prefix else LIST[view.order]
-    parameters = name_board(category, session_date, limit=view.limit, offset=view.offset, **wanted.parameters)
+    """Return the entries of a leaderboard of a selection, with their ranks."""
+    wanted = build_prefix(selection.prefix)
+    statement = wanted.refine(LIST_MATCHES[selection.order]) if selection.prefix else LIST[selection.order]
+    parameters = name_leaderboard(
+        category, session_date, limit=selection.limit, offset=selection.offset, **wanted._asdict()
+    )
     return fetch_all(database, build_entry, statement, parameters)
 
 
-def list_days(database: Database, category: str, limit: int, before: date) -> tuple[date, ...]:
+def list_dates(database: Database, category: str, limit: int, before: date) -> tuple[date, ...]:
     """Return the newest sessions before a day in which a category has entries, newest first."""
     parameters = {"category": category, "limit": limit, "before": before}
-    return fetch_all(database, lambda row: row[0], DAYS, parameters)
+    return fetch_all(database, get_first, DATES, parameters)
 
 
 def list_scores(
@@ -215,7 +194,7 @@ def list_scores(
 ) -> tuple[PlayerScore, ...]:
     """Return the scores of players in sessions, by player and session."""
     parameters = {"user_ids": list(user_ids), "category": category, "days": list(days)}
-    return fetch_all(database, lambda row: PlayerScore(*row), RANKS if ranked else SCORES, parameters)
+    return fetch_all(database, build_score, RANKS if ranked else SCORES, parameters)
 
 
 def list_period(
@@ -223,7 +202,7 @@ def list_period(
 ) -> tuple[int, tuple[PeriodEntry, ...]]:
     """Return how many players have a score in any of the sessions, and the best of them."""
     parameters = {"category": category, "days": list(days), "limit": limit}
-    rows = fetch_all(database, tuple, _ROOM + PERIOD, parameters)
+    rows = fetch_all(database, tuple, _SORT_MEMORY + PERIOD, parameters)
     return (rows[0][5] if rows else 0), tuple(PeriodEntry(*row[:5]) for row in rows)
 
 
@@ -249,12 +228,8 @@ def _name_place(
     place: dict[str, Any] = {"score": Decimal("Infinity"), "created_at": None, "id": None}
     if last is not None:
         place = {"score": last.score, "created_at": last.created_at, "id": last.id}
-    return name_board(category, session_date, limit=limit, **place)
+    return name_leaderboard(category, session_date, limit=limit, **place)
 
 
 def _fetch_number(database: Database, statement: str, parameters: dict[str, Any]) -> int:
-    return int(find_one(database, _first, statement, parameters) or 0)
-
-
-def _first(row: Row) -> Any:
-    return row[0]
+    return int(find_one(database, get_first, statement, parameters) or 0)

@@ -1,9 +1,10 @@
 """Bulk loads for seeds, imports and backfills.
 
-Owns the chunks and what a load invalidates. Every load is set-based (COPY, then one upsert per
-chunk) and repeatable; each chunk is one transaction. What a valid record is, `load_checks` owns.
+Owns the chunks and the keys that a load invalidates. Every load is set-based (COPY, then one upsert per
+chunk) and repeatable; each chunk is one transaction. `record_checks` owns what a valid record is.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from operator import attrgetter
@@ -17,15 +18,15 @@ from core.database.driver_errors import FOREIGN_KEY_VIOLATION, find_sqlstate
 from core.errors import ConstraintViolated
 from core.queries import bulk
 from core.records import LeaderboardEntry, MarketEvent, Portfolio, Position, Quest, Tick, Trade, User
-from core.service import load_checks
-from core.service.base import Changes, ServiceBase, chunked
+from core.service import record_checks
+from core.service.base import Changes, ServiceBase, chunked, name_operation
 from core.service.events import MARKET_EVENTS_VERSION_KEY
 from core.service.inputs import check_records, show
 from core.service.leaderboards import leaderboard_version_key
-from core.service.load_checks import RecordChecks, check_chunk
-from core.service.market import note_symbols
+from core.service.market import list_market_keys
 from core.service.portfolios import portfolio_key
 from core.service.quests import quests_key
+from core.service.record_checks import RecordChecks, check_chunk
 from core.service.users import user_key
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -34,36 +35,28 @@ CHUNK_ROWS = 20_000
 
 
 class Load(msgspec.Struct, frozen=True):
-    """What one kind of load is; its records are called `names`, and one of them `name`."""
+    """One kind of load; messages call its records `names`, and one of them `name`."""
 
-    operation: str
-    record: type[Any]
     target: bulk.Target
     checks: RecordChecks[Any]
     names: str
     name: str
 
 
-USERS = Load("load_users", User, bulk.USERS, load_checks.USERS, "users", "user")
-TICKS = Load("load_market_ticks", Tick, bulk.TICKS, load_checks.TICKS, "ticks", "tick")
-PORTFOLIOS = Load(
-    "load_portfolios", Portfolio, bulk.PORTFOLIOS, load_checks.PORTFOLIOS, "portfolios", "portfolio"
-)
-POSITIONS = Load("load_positions", Position, bulk.POSITIONS, load_checks.POSITIONS, "positions", "position")
-TRADES = Load("load_trades", Trade, bulk.TRADES, load_checks.TRADES, "trades", "trade")
+USERS = Load(bulk.USERS, record_checks.USERS, "users", "user")
+TICKS = Load(bulk.TICKS, record_checks.TICKS, "ticks", "tick")
+PORTFOLIOS = Load(bulk.PORTFOLIOS, record_checks.PORTFOLIOS, "portfolios", "portfolio")
+POSITIONS = Load(bulk.POSITIONS, record_checks.POSITIONS, "positions", "position")
+TRADES = Load(bulk.TRADES, record_checks.TRADES, "trades", "trade")
 ENTRIES = Load(
-    "load_leaderboard_entries",
-    LeaderboardEntry,
     bulk.LEADERBOARD_ENTRIES,
-    load_checks.LEADERBOARD_ENTRIES,
+    record_checks.LEADERBOARD_ENTRIES,
     "entries",
     "entry",
 )
-QUEST_ROWS = Load("load_quests", Quest, bulk.QUESTS, load_checks.QUESTS, "quests", "quest")
-EVENTS = Load(
-    "load_market_events", MarketEvent, bulk.MARKET_EVENTS, load_checks.MARKET_EVENTS, "events", "event"
-)
-# How to make what a record refers to, by the columns that name it.
+QUEST_ROWS = Load(bulk.QUESTS, record_checks.QUESTS, "quests", "quest")
+EVENTS = Load(bulk.MARKET_EVENTS, record_checks.MARKET_EVENTS, "events", "event")
+# How to create the row that a record refers to, by the columns of the reference.
 REMEDIES = {
     ("user_id",): "which is no user's; create the user first with create_user or load_users",
     ("user_id", "session_date"): (
@@ -72,7 +65,7 @@ REMEDIES = {
 }
 
 
-class Loading(ServiceBase):
+class Loads(ServiceBase):
     """The bulk loads of the service.
 
     Records are loaded in chunks of 20,000, each a transaction of its own: an error undoes its
@@ -106,7 +99,7 @@ class Loading(ServiceBase):
         """
 
         def write(database: Database, changes: Changes, chunk: Sequence[Tick]) -> int:
-            note_symbols(changes, {tick.symbol for tick in chunk})
+            changes.invalidate(*list_market_keys({tick.symbol for tick in chunk}))
             return bulk.load_rows(database, bulk.TICKS, chunk)
 
         return self._load(TICKS, ticks, write)
@@ -150,8 +143,8 @@ class Loading(ServiceBase):
         """
 
         def write(database: Database, changes: Changes, chunk: Sequence[LeaderboardEntry]) -> int:
-            boards = {leaderboard_version_key(e.category, e.session_date) for e in chunk}
-            changes.invalidate(*boards)
+            leaderboards = {leaderboard_version_key(e.category, e.session_date) for e in chunk}
+            changes.invalidate(*leaderboards)
             return bulk.load_rows(database, bulk.LEADERBOARD_ENTRIES, chunk)
 
         return self._load(ENTRIES, entries, write)
@@ -165,7 +158,7 @@ class Loading(ServiceBase):
 
         def write(database: Database, changes: Changes, chunk: Sequence[Quest]) -> int:
             owners = {quest.user_id for quest in chunk}
-            # a quest may have been another player's until now
+            # a quest may move to another player
             owners |= bulk.lock_quest_owners(database, [quest.id for quest in chunk])
             changes.invalidate(*map(quests_key, owners))
             return bulk.load_rows(database, bulk.QUESTS, chunk)
@@ -192,17 +185,18 @@ class Loading(ServiceBase):
     ) -> int:
         """Check and write records chunk by chunk; return how many rows are new or changed.
 
-        `write` writes a chunk and notes what it outdates; without it no cached value depends on it.
+        `write` writes a chunk and notes the keys that it changes; without it the rows are not cached.
         """
+        operation = name_operation(sys._getframe(1))  # noqa: SLF001  # documented
 
         def write_chunk(chunk: Sequence[T]) -> int:
-            with self._changing(load.operation) as (database, changes), database.with_long_timeout():
+            with self._write_as(operation) as (database, changes), database.with_long_timeout():
                 if write is None:
                     return bulk.load_rows(database, load.target, chunk)
                 return write(database, changes, chunk)
 
         written = start = 0
-        for given in chunked(check_records(records, load.record, load.names, load.name), CHUNK_ROWS):
+        for given in chunked(check_records(records, load.target.record, load.names, load.name), CHUNK_ROWS):
             checked = check_chunk(given, load.checks, element=load.name, start=start, now=self._clock())
             try:
                 written += self._repeat(partial(write_chunk, _keep_last(load.target, checked)))

@@ -1,22 +1,30 @@
-"""Statements on `ticks`."""
+"""Statements on `ticks` and `symbols`: prices, candles, sparklines, market returns."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import MAXYEAR, UTC, datetime, timedelta
+from datetime import MAXYEAR, UTC, date, datetime, timedelta
 from operator import attrgetter
 from typing import Any, NamedTuple
 
 from core.database import Database
-from core.queries.arrays import encode_numbers, encode_shared
 from core.queries.bulk import TICKS
-from core.queries.rows import Row, count_changed, fetch_all
-from core.records import Candle, Tick
+from core.queries.rows import (
+    Row,
+    count_changed,
+    encode_numbers,
+    encode_repeated,
+    fetch_all,
+    get_first,
+    list_columns,
+    make_builder,
+)
+from core.records import Candle, MarketReturn, Sparkline, Tick
 
-_VALUES = "timestamp, price, volume, bid, ask, change_24h, change_percent_24h, volatility, open, high, low"
-COLUMNS = f"symbol, {_VALUES}"
-# Planning a search through all partitions takes longer than the search, so each symbol is
-# looked for in the one partition that has its latest tick; a symbol whose latest tick is of
-# another month comes back with that month instead. What is not needed is not sent.
+COLUMNS = list_columns(Tick)
+_VALUES = COLUMNS.removeprefix("symbol, ")
+# Planning a search of all partitions takes longer than the search, so each symbol is searched in the one
+# partition that is likely to have its latest tick. A symbol whose latest tick is in another month is
+# returned with that month instead.
 _LATEST_IN_MONTH = f"""
     SELECT CASE WHEN t.timestamp IS NULL THEN s.month END, {{symbol}}, {_VALUES} FROM {{symbols}}
     LEFT JOIN LATERAL (
@@ -30,22 +38,21 @@ LATEST_IN_MONTH = _LATEST_IN_MONTH.format(
     symbols="unnest(%(symbols)s::text[]) AS w (symbol) LEFT JOIN symbols s ON s.symbol = w.symbol",
 )
 LATEST_OF_ALL_IN_MONTH = _LATEST_IN_MONTH.format(symbol="s.symbol", symbols="symbols s")
-# After this one and the two that most symbols are in, every month is searched at once.
+# Single months that are searched before all partitions at once.
 MONTHS_TRIED = 3
-# `beyond` is the end of tomorrow: later ticks, which an older release could store, count for
-# nothing. Where partitions have been created up to it, the rest is without a gap, so the planner
-# leaves the default partition out and visits the others newest first, and the executor stops at
-# the first hit.
+# `beyond` is the end of tomorrow: later ticks, which an older release could store, are ignored. If
+# partitions exist up to it, the planner excludes the default partition and orders the others newest
+# first, and the executor stops at the first row.
 LATEST = f"""
     SELECT t.* FROM unnest(%(symbols)s::text[]) AS s (symbol)
     CROSS JOIN LATERAL (
         SELECT {COLUMNS} FROM ticks WHERE symbol = s.symbol AND timestamp < %(beyond)s
         ORDER BY timestamp DESC LIMIT 1
     ) AS t"""
-# From the end of tomorrow back to some time of today.
+# Subtracted from the end of tomorrow it gives the beginning of today.
 TODAY = timedelta(days=2)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
-# The end leaves the default partition out where it can: then the others are read one after the other.
+# With an end the planner can exclude the default partition, and reads the others one after the other.
 RANGE = f"""
     SELECT {COLUMNS} FROM ticks
     WHERE symbol = %(symbol)s AND timestamp >= %(start)s AND timestamp < %(end)s
@@ -54,7 +61,7 @@ RANGE = f"""
 LIST_SYMBOLS = "SELECT symbol FROM symbols"
 LIST_CURRENCIES = "SELECT symbol, currency FROM symbols ORDER BY symbol"
 LIST_MOVED_WEEKS = "SELECT symbol, moved_weeks FROM symbols ORDER BY symbol"
-# In one order everywhere, so that no two writers wait for each other.
+# Rows are locked in the same order everywhere, so that no two writers deadlock.
 _UPDATE_SYMBOLS = """
     WITH locked AS (
         SELECT s.symbol, g.given FROM symbols s
@@ -64,8 +71,8 @@ _UPDATE_SYMBOLS = """
     UPDATE symbols s SET {column} = l.given FROM locked l WHERE s.symbol = l.symbol"""
 UPDATE_CURRENCIES = _UPDATE_SYMBOLS.format(column="currency", kind="text")
 UPDATE_MOVED_WEEKS = _UPDATE_SYMBOLS.format(column="moved_weeks", kind="integer")
-# A tick that stands for a bar brings its own open, high and low. The first bucket of all may begin
-# in a year that Python does not have.
+# A tick of a whole bar has its own open, high and low. The first possible bucket begins before year 1,
+# which Python cannot represent.
 CANDLES = """
     SELECT symbol, bucket,
            (array_agg(COALESCE(open, price) ORDER BY timestamp))[1],
@@ -80,32 +87,79 @@ CANDLES = """
         WHERE symbol = %(symbol)s AND timestamp >= %(start)s AND timestamp < %(end)s
     ) AS ticks
     GROUP BY symbol, bucket ORDER BY bucket"""
-_REPLACE = """
-    ON CONFLICT (symbol, timestamp) DO UPDATE SET
-        price = EXCLUDED.price, volume = EXCLUDED.volume, bid = EXCLUDED.bid, ask = EXCLUDED.ask,
-        change_24h = EXCLUDED.change_24h, change_percent_24h = EXCLUDED.change_percent_24h,
-        volatility = EXCLUDED.volatility, open = EXCLUDED.open, high = EXCLUDED.high,
-        low = EXCLUDED.low"""
-# Live ticks are written once each, so a batch with one of a known time replaces it.
+_REPLACE = f"""
+    ON CONFLICT ({", ".join(TICKS.key)}) DO UPDATE SET
+        {", ".join(f"{name} = EXCLUDED.{name}" for name in TICKS.columns if name not in TICKS.key)}"""
 INSERT = f"""
     INSERT INTO ticks ({COLUMNS}) SELECT {{values}} FROM unnest({{arrays}}) AS given ({{names}})
     ORDER BY {TICKS.order}
     {_REPLACE}"""
 _TYPES = {"symbol": "text", "timestamp": "timestamptz", "volume": "bigint"}
-# A single tick is planned in half of the time that twelve arrays take.
-_LIST_VALUES = attrgetter(*TICKS.columns)
-INSERT_ONE = f"INSERT INTO ticks ({COLUMNS}) VALUES ({', '.join(['%s'] * 12)}) {_REPLACE}"
+# Planning a single row takes half the time of planning twelve arrays.
+_get_values = attrgetter(*TICKS.columns)
+INSERT_ONE = f"INSERT INTO ticks ({COLUMNS}) VALUES ({', '.join(['%s'] * len(TICKS.columns))}) {_REPLACE}"
+DELETE = "DELETE FROM ticks WHERE symbol = %s"
+_WITHOUT_TICKS = (
+    "symbols WHERE symbol = %(symbol)s AND NOT EXISTS (SELECT FROM ticks WHERE symbol = %(symbol)s)"
+)
+FIND_WITHOUT_TICKS = f"SELECT EXISTS (SELECT FROM {_WITHOUT_TICKS})"
+FORGET_SYMBOL = f"DELETE FROM {_WITHOUT_TICKS}"
+# Walks back from the latest price with one index probe per point: reading all ticks of a day reads a
+# thousand times as many rows. `beyond` is as in LATEST.
+_WALK = """
+    WITH RECURSIVE walk AS (
+        SELECT s.symbol, t.timestamp, t.price, 1 AS place FROM {symbols} s
+        CROSS JOIN LATERAL (
+            SELECT timestamp, price FROM ticks WHERE symbol = s.symbol AND timestamp < %(beyond)s
+            ORDER BY timestamp DESC LIMIT 1
+        ) AS t
+        UNION ALL
+        SELECT w.symbol, t.timestamp, t.price, w.place + 1 FROM walk w
+        CROSS JOIN LATERAL (
+            SELECT timestamp, price FROM ticks
+            WHERE symbol = w.symbol AND timestamp < %(beyond)s
+              AND timestamp < date_bin(%(step)s, w.timestamp, '1999-12-27T00:00:00Z')
+            ORDER BY timestamp DESC LIMIT 1
+        ) AS t
+        WHERE w.place < %(points)s
+    )
+    SELECT symbol, array_agg(timestamp ORDER BY timestamp), array_agg(price ORDER BY timestamp)
+    FROM walk GROUP BY symbol ORDER BY symbol COLLATE "C" """
+SPARKLINES = _WALK.format(symbols="(SELECT unnest(%(symbols)s::text[]) AS symbol)")
+SPARKLINES_OF_ALL = _WALK.format(symbols="symbols")
+# Two index probes per symbol and day, however many ticks a day has. The outer bounds exclude the
+# partitions of other months. Days are added to dates, not to timestamps: a day of a timestamptz depends
+# on the time zone of the connection.
+_TICK_OF_DAY = """
+    SELECT {price} AS price FROM ticks
+    WHERE symbol = s.symbol AND timestamp >= d.day::timestamp AT TIME ZONE 'UTC'
+      AND timestamp < (d.day + 1)::timestamp AT TIME ZONE 'UTC'
+      AND timestamp >= %(start)s::date::timestamp AT TIME ZONE 'UTC'
+      AND timestamp < (%(end)s::date + 1)::timestamp AT TIME ZONE 'UTC'
+    ORDER BY timestamp {order} LIMIT 1"""
+RETURNS = f"""
+    SELECT d.day, round(avg(100 * (last.price / first.price - 1)), 4), count(*)
+    FROM (
+        SELECT %(start)s::date + n AS day FROM generate_series(0, %(end)s::date - %(start)s::date) AS days (n)
+    ) AS d
+    CROSS JOIN symbols s
+    CROSS JOIN LATERAL ({_TICK_OF_DAY.format(price="COALESCE(open, price)", order="")}) AS first
+    CROSS JOIN LATERAL ({_TICK_OF_DAY.format(price="price", order="DESC")}) AS last
+    GROUP BY 1 ORDER BY 1"""
 
-
-def build_tick(row: Row) -> Tick:
-    """Build a tick from a row of COLUMNS."""
-    return Tick(*row)
+build_tick = make_builder(Tick)
+build_return = make_builder(MarketReturn)
 
 
 def build_candle(row: Row) -> Candle:
     """Build a candle from a row of CANDLES."""
-    # the sum is a numeric: of large volumes it is more than a bigint holds
+    # sum() is numeric: the sum of large volumes does not fit a bigint
     return Candle(*(*row[:6], int(row[6]), row[7]))
+
+
+def build_sparkline(row: Row) -> Sparkline:
+    """Build a sparkline from symbol, times and prices."""
+    return Sparkline(row[0], tuple(row[1]), tuple(row[2]))
 
 
 def list_latest(
@@ -113,10 +167,10 @@ def list_latest(
 ) -> tuple[Tick, ...]:
     """Return the latest tick before a time of each of the symbols that has one, by symbol.
 
-    `month` is where most of them are expected, by default today's: a right guess saves a statement.
+    `month` is where most of them are expected (by default today's); a right guess saves a statement.
     """
     search = _Search(database, beyond)
-    search.look(LATEST_IN_MONTH, month or month_of(beyond - TODAY), symbols=encode_shared(symbols))
+    search.search_month(LATEST_IN_MONTH, month or month_of(beyond - TODAY), symbols=encode_repeated(symbols))
     return search.finish()
 
 
@@ -125,13 +179,13 @@ def list_latest_of_all(
 ) -> tuple[Tick, ...]:
     """Return the latest tick before a time of every symbol, by symbol; `month` as above."""
     search = _Search(database, beyond)
-    search.look(LATEST_OF_ALL_IN_MONTH, month or month_of(beyond - TODAY))
+    search.search_month(LATEST_OF_ALL_IN_MONTH, month or month_of(beyond - TODAY))
     return search.finish()
 
 
 def list_symbols(database: Database) -> tuple[str, ...]:
-    """Return every symbol that has ticks, or had them when partitions were maintained last."""
-    return fetch_all(database, lambda row: row[0], LIST_SYMBOLS)
+    """Return every symbol that has ticks, or had some when partitions were last maintained."""
+    return fetch_all(database, get_first, LIST_SYMBOLS)
 
 
 def list_currencies(database: Database) -> dict[str, str | None]:
@@ -166,38 +220,38 @@ def find_common_month(ticks: Sequence[Tick]) -> datetime | None:
 
 
 class _Search:
-    """Finds latest ticks month by month; knows what was found and where the rest is."""
+    """A search for latest ticks month by month: the ticks found so far, and the months of the others."""
 
     def __init__(self, database: Database, beyond: datetime) -> None:
         self._database = database
         self._beyond = beyond
         self._found: list[Tick] = []
         # symbol -> month of its latest tick; None when it may be in any
-        self._left: dict[str, datetime | None] = {}
+        self._missing: dict[str, datetime | None] = {}
 
-    def look(self, statement: str, month: datetime, **symbols: Any) -> None:
-        """Look into one month."""
+    def search_month(self, statement: str, month: datetime, **symbols: Any) -> None:
+        """Search one month."""
         parameters = {"month": month, "end": min(month_after(month), self._beyond), **symbols}
         rows: list[Row] = self._database.execute_sql(statement, parameters).fetchall()
         for row in rows:
             latest, symbol, time = row[:3]
             if time is not None:
                 self._found.append(build_tick(row[1:]))
-                self._left.pop(symbol, None)
+                self._missing.pop(symbol, None)
             else:
-                # it should have been there, so it was deleted, or is later than what counts
+                # if it should have been in this month, it was deleted, or is later than `beyond`
                 is_elsewhere = latest is not None and month != latest < self._beyond
-                self._left[symbol] = latest if is_elsewhere else None
+                self._missing[symbol] = latest if is_elsewhere else None
 
     def finish(self) -> tuple[Tick, ...]:
-        """Find what is left; return everything."""
+        """Search for the missing symbols; return all ticks found."""
         for _ in range(MONTHS_TRIED - 1):
-            months = Counter(month for month in self._left.values() if month is not None)
+            months = Counter(month for month in self._missing.values() if month is not None)
             for month, _count in months.most_common(1):
-                symbols = [symbol for symbol, latest in self._left.items() if latest == month]
-                self.look(LATEST_IN_MONTH, month, symbols=encode_shared(symbols))
-        if self._left:
-            parameters = {"symbols": encode_shared(list(self._left)), "beyond": self._beyond}
+                symbols = [symbol for symbol, latest in self._missing.items() if latest == month]
+                self.search_month(LATEST_IN_MONTH, month, symbols=encode_repeated(symbols))
+        if self._missing:
+            parameters = {"symbols": encode_repeated(list(self._missing)), "beyond": self._beyond}
             self._found += fetch_all(self._database, build_tick, LATEST, parameters)
         return tuple(sorted(self._found, key=attrgetter("symbol")))
 
@@ -222,6 +276,21 @@ def list_candles(
     return fetch_all(database, build_candle, CANDLES, parameters)
 
 
+def list_sparklines(
+    database: Database, symbols: Sequence[str] | None, points: int, step: timedelta, beyond: datetime
+) -> tuple[Sparkline, ...]:
+    """Return the last price of each of the latest `points` steps with prices, by symbol (None: of all)."""
+    parameters: dict[str, Any] = {"points": points, "step": step, "beyond": beyond}
+    if symbols is None:
+        return fetch_all(database, build_sparkline, SPARKLINES_OF_ALL, parameters)
+    return fetch_all(database, build_sparkline, SPARKLINES, {**parameters, "symbols": list(symbols)})
+
+
+def list_returns(database: Database, start: date, end: date) -> tuple[MarketReturn, ...]:
+    """Return the mean gain of all symbols in each day that has prices, oldest first."""
+    return fetch_all(database, build_return, RETURNS, {"start": start, "end": end})
+
+
 class Range(NamedTuple):
     """The ticks of a symbol in [start, end); `start` None is the first."""
 
@@ -243,12 +312,12 @@ def list_range(database: Database, ticks: Range, after: datetime | None, limit: 
 
 
 def insert_ticks(database: Database, ticks: Sequence[Tick]) -> None:
-    """Insert ticks, which replace those there, in order; each (symbol, timestamp) may come once."""
+    """Insert or replace ticks; each (symbol, timestamp) may come once."""
     if len(ticks) == 1:
-        database.execute_sql(INSERT_ONE, _LIST_VALUES(ticks[0]))
+        database.execute_sql(INSERT_ONE, _get_values(ticks[0]))
         return
     columns = {name: list(map(attrgetter(name), ticks)) for name in TICKS.columns}
-    # a column without any value is not sent: most ticks have half of theirs
+    # leave out columns that are NULL in every row: half of the columns of most ticks
     nothing = [None] * len(ticks)
     sent = {name: values for name, values in columns.items() if values != nothing}
     statement = INSERT.format(
@@ -260,15 +329,7 @@ def insert_ticks(database: Database, ticks: Sequence[Tick]) -> None:
 
 
 def _encode(name: str, values: Sequence[Any]) -> str:
-    return encode_shared(values) if name in {"symbol", "timestamp"} else encode_numbers(values)
-
-
-DELETE = "DELETE FROM ticks WHERE symbol = %s"
-_WITHOUT_TICKS = (
-    "symbols WHERE symbol = %(symbol)s AND NOT EXISTS (SELECT FROM ticks WHERE symbol = %(symbol)s)"
-)
-FIND_WITHOUT_TICKS = f"SELECT EXISTS (SELECT FROM {_WITHOUT_TICKS})"
-FORGET_SYMBOL = f"DELETE FROM {_WITHOUT_TICKS}"
+    return encode_repeated(values) if name in {"symbol", "timestamp"} else encode_numbers(values)
 
 
 def delete_ticks(database: Database, symbol: str) -> int:
@@ -277,9 +338,9 @@ def delete_ticks(database: Database, symbol: str) -> int:
 
 
 def forget_symbol(database: Database, symbol: str) -> None:
-    """Remove a symbol that has no ticks; then writers of ticks are kept out until the transaction ends.
+    """Delete a symbol that has no ticks, and block writers of ticks until the transaction ends.
 
-    A writer that found its symbol listed does not list it again, so it must have committed before.
+    A writer that found its symbol in the table does not insert it again, so it must commit first.
     """
     parameters = {"symbol": symbol}
     if database.execute_sql(FIND_WITHOUT_TICKS, parameters).fetchone()[0]:

@@ -1,0 +1,105 @@
+"""Sessions: their dates, their summaries, and their close."""
+
+from collections.abc import Sequence
+from datetime import date
+from itertools import islice
+
+from core.cache import Cached
+from core.cache.kinds import LEADERBOARD
+from core.errors import InvalidInput
+from core.queries import leaderboard_reports, leaderboards
+from core.queries import sessions as queries
+from core.records import DAILY_RETURNS, QUESTS_COMPLETED, SessionSummary
+from core.service.base import ServiceBase
+from core.service.inputs import (
+    check_before,
+    check_category,
+    check_int,
+    check_limit,
+    check_session_to_write,
+)
+
+MAX_SESSIONS = 100
+
+
+def _summary_key(returns: str, quests: str, day: date) -> str:
+    return f"leaderboard:summary:{returns}:{quests}:{day}"
+
+
+# No write invalidates these. Sessions before the newest change only when somebody corrects them.
+_NEWEST = Cached(LEADERBOARD, SessionSummary, _summary_key, ttl_seconds=60, time_dependent=True)
+_PAST = Cached(LEADERBOARD, SessionSummary, _summary_key, ttl_seconds=900, time_dependent=True)
+
+
+class Sessions(ServiceBase):
+    """The sessions area of the service."""
+
+    def list_session_dates(self, *, limit: int = 365, before: date | None = None) -> tuple[date, ...]:
+        """Return the sessions that have portfolios or leaderboard entries, newest first, as of now.
+
+        `before` continues after the last day of the page before. A session whose players have no
+        score yet is among them; `list_leaderboard_dates` lists those with a leaderboard. Sessions
+        after tomorrow, which an older release could store, are left out. Raises `InvalidInput`.
+        """
+        day, limit = check_before(before, self._clock()), check_limit(limit)
+        return self._read(queries.list_dates, limit, day)
+
+    def list_leaderboard_dates(
+        self, category: str | None = None, *, limit: int = 30, before: date | None = None
+    ) -> tuple[date, ...]:
+        """Return the newest sessions in which a category (None: any) has entries, newest first, as of now.
+
+        `before` continues after the last day of the page before. Sessions after tomorrow, which
+        an older release could store, are left out. Raises `InvalidInput`.
+        """
+        count, day = check_limit(limit), check_before(before, self._clock())
+        if category is None:
+            return self._read(queries.list_dates_with_entries, count, day)
+        return self._read(leaderboard_reports.list_dates, check_category(category), count, day)
+
+    def get_session_summaries(
+        self, *, limit: int = 14, returns: str = DAILY_RETURNS, quests: str = QUESTS_COMPLETED
+    ) -> tuple[SessionSummary, ...]:
+        """Return the newest sessions that have a leaderboard in figures, newest first.
+
+        `returns` and `quests` name the leaderboards that the figures are taken from. The newest is
+        at most 60 s old, the others 900 s. Sessions after tomorrow, which an older release could
+        store, are left out. Raises `InvalidInput`.
+        """
+        count = check_int(limit, "limit", least=1, most=MAX_SESSIONS)
+        categories = {
+            "returns": check_category(returns, "returns"),
+            "quests": check_category(quests, "quests"),
+        }
+        before = check_before(None, self._clock())
+        days = self._read(queries.list_dates_with_entries, count, before)
+        by_key = {_summary_key(**categories, day=day): day for day in days}
+
+        def load(missing: Sequence[date]) -> dict[date, SessionSummary]:
+            found = self._read(queries.list_summaries, missing, **categories)
+            return {summary.session_date: summary for summary in found}
+
+        newest, past = dict(islice(by_key.items(), 1)), dict(islice(by_key.items(), 1, None))
+        summaries = {
+            **self._cache.get_or_load_many(_NEWEST, newest, load),
+            **self._cache.get_or_load_many(_PAST, past, load),
+        }
+        return tuple(summaries[key] for key in by_key if key in summaries)
+
+    def close_session(self, session_date: date) -> int:
+        """Store the final rank of every entry of a session; return how many entries it has.
+
+        Safe to repeat. An entry that is written meanwhile may be left with the rank it had.
+        Each statement may take ten minutes, whatever DATABASE_QUERY_TIMEOUT is. The session is up
+        to tomorrow (UTC). Raises `InvalidInput`.
+        """
+        if session_date is None:
+            raise InvalidInput("session_date is None; give the session to close")
+        day = check_session_to_write(session_date, self._clock())
+
+        def write() -> int:
+            with self._write() as (database, _), database.with_long_timeout():
+                return leaderboards.store_ranks(database, day)
+
+        # deadlocks: rows are locked in storage order here, and in the order of their players by batches
+        return self._repeat(write)

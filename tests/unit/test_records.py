@@ -1,0 +1,48 @@
+"""Facts that stand twice agree: records, models, loads, their checks, and the table of calls."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from peewee import Model
+
+from core import EnhancedDatabaseService, models, records
+from core.queries import bulk
+from core.records import Record
+from core.service import record_checks
+from core.service.record_checks import RecordChecks
+
+# Fields of a record that come from another table.
+JOINED = {"LeaderboardEntry": {"username"}}
+
+
+@pytest.mark.parametrize("model", models.ALL_MODELS, ids=lambda model: str(model.__name__))
+def test_a_record_has_the_columns_of_its_table(model: type[Model]) -> None:
+    """A column that is added to a table is added to the record of the same name, and the other way round."""
+    record: type[Record] | None = getattr(records, model.__name__, None)
+    if record is None:
+        # internal tables: the service returns none of their rows
+        assert model in {models.Symbol, models.LeaderboardCounter}
+        return
+    fields = {field.name for field in msgspec.structs.fields(record)} - JOINED.get(model.__name__, set())
+    assert fields == {field.column_name for field in model._meta.sorted_fields}
+
+
+@pytest.mark.parametrize("target", [t for t in vars(bulk).values() if isinstance(t, bulk.Target)])
+def test_every_loaded_column_is_checked(target: bulk.Target) -> None:
+    """A new column of a bulk load needs a check of its values."""
+    checks: dict[str, RecordChecks[Any]] = {
+        name.lower(): value for name, value in vars(record_checks).items() if isinstance(value, RecordChecks)
+    }
+    assert set(target.columns) == set(checks[target.table].columns)
+
+
+def test_the_document_lists_each_call_under_its_area(repository: Path) -> None:
+    """A row of the table in docs/service.md is a file of core/service."""
+    document = (repository / "docs/service.md").read_text(encoding="utf-8")
+    for area, calls in re.findall(r"^\| ([a-z_]+) \| (`.*`) \|$", document, re.MULTILINE):
+        for call in re.findall(r"`(\w+)`", calls):
+            module = getattr(EnhancedDatabaseService, call).__module__.rpartition(".")[2]
+            assert module == {"service": module if module == "base" else "service"}.get(area, area), call
