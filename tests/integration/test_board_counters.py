@@ -18,7 +18,7 @@ from core.migration import Migrator
 from core.records import LeaderboardUpdate, User
 from core.settings import Settings
 from tests.conftest import PATIENCE, Execute
-from tests.integration.boards import assert_counted, count_buckets
+from tests.integration.leaderboards import assert_counted, count_buckets
 
 DAY = date(2026, 3, 2)
 BOARDS = ("daily_returns", "total_value")

@@ -13,7 +13,7 @@ from core.queries import leaderboards
 from core.records import LeaderboardUpdate
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
-from tests.integration.boards import assert_counted
+from tests.integration.leaderboards import assert_counted
 from tests.integration.plans import count_reads, count_rows_read, list_scans
 
 pytestmark = pytest.mark.slow
