@@ -1,4 +1,4 @@
-"""The stack installed from its wheel: it has every file that it reads, and works outside of a checkout."""
+"""The installed wheel and sdist have every file that they read, and work outside the checkout."""
 
 import os
 import re
@@ -105,17 +105,17 @@ def place_in_wheel(name: str) -> str | None:
 
 
 def test_wheel_has_every_file_of_the_packages(built: Built) -> None:
-    """A module, asset or rule that is added to a package is installed; nothing lands beside the packages."""
+    """Every module, asset and rule of a package is installed, and nothing beside the packages."""
     assert list_files(built.wheel) == set(filter(None, map(place_in_wheel, list_source(built.source))))
 
 
 def test_wheel_of_the_checkout_is_that_of_the_sdist(built: Built, tmp_path: Path) -> None:
-    """Whoever builds from the repository gets the same files as who builds from the sdist."""
+    """A build from the repository has the same files as a build from the sdist."""
     assert list_files(build_wheel(built.source, tmp_path)) == list_files(built.wheel)
 
 
 def test_sdist_is_the_checkout(built: Built) -> None:
-    """Whoever unpacks it can start the stack and run the tests."""
+    """An unpacked sdist can start the stack and run the tests."""
     with tarfile.open(built.sdist) as archive:
         found = {name.partition("/")[2] for name in archive.getnames()}
     tooling = {".dockerignore", ".gitignore", ".pre-commit-config.yaml"}
@@ -124,7 +124,7 @@ def test_sdist_is_the_checkout(built: Built) -> None:
 
 
 def test_image_is_built_from_what_its_context_has(built: Built, tmp_path: Path) -> None:
-    """`.dockerignore` lets everything through that the wheel is made of."""
+    """`.dockerignore` excludes no file that the wheel needs."""
     lines = (built.source / ".dockerignore").read_text("utf-8").splitlines()
     allowed = tuple(line.removeprefix("!") for line in lines if line.startswith("!"))
     context = tmp_path / "context"
@@ -138,7 +138,7 @@ def test_image_is_built_from_what_its_context_has(built: Built, tmp_path: Path) 
 def test_installed_stack_serves_an_empty_database(
     installation: Installation, settings_of_servers: dict[str, str]
 ) -> None:
-    """From the first migration to a healthy exporter, with what the wheel holds alone."""
+    """The wheel alone migrates, imports, seeds and serves a healthy exporter."""
 
     def echo_markets(*arguments: str) -> tuple[int, str]:
         ended = installation.run("echo-markets", *arguments, **settings_of_servers)
@@ -230,7 +230,7 @@ def test_a_missing_extra_is_named(
     command: tuple[str, ...],
     extra: str,
 ) -> None:
-    """What needs an extra says in its last line which one; programs of the stack print nothing else."""
+    """The last line names the missing extra; programs of the stack print only that line."""
     ended = base_installation.run(*command, **settings_of_servers)
     lines = ended.stdout.splitlines()
     assert ended.returncode == 1, ended.stdout
@@ -254,7 +254,7 @@ def test_exporter_runs_with_its_extra_alone(
 def test_installation_without_migrations_says_so(
     installation: Installation, settings_of_servers: dict[str, str]
 ) -> None:
-    """An incomplete installation never passes for an up-to-date schema."""
+    """An incomplete installation is not reported as an up-to-date schema."""
     folder = installation.site_packages / "core" / "migrations"
     aside = folder.rename(folder.with_name("aside"))
     # another project's folder of that name is not taken for ours
@@ -292,7 +292,7 @@ def test_installation_without_migrations_says_so(
 def test_another_package_called_core_is_named(
     installation: Installation, tmp_path: Path, command: tuple[str, ...], file: str
 ) -> None:
-    """One line says which `core` was found, where ours is, and what helps."""
+    """One line says which `core` was found, where ours is, and the remedy."""
     other = tmp_path / file
     other.parent.mkdir(exist_ok=True)
     other.write_text("raise SystemExit('the other package was run')\n", "utf-8")
@@ -308,7 +308,7 @@ def test_another_package_called_core_is_named(
 
 
 def test_a_folder_called_core_is_no_package(installation: Installation, tmp_path: Path) -> None:
-    """A folder without code of that name, as many projects have one, hides nothing."""
+    """A folder `core` without code, which many projects have, does not hide the package."""
     (tmp_path / "core").mkdir()
     ended = installation.run("echo-markets", "--version", PYTHONPATH=str(tmp_path))
     assert ended.returncode == 0, ended.stdout
@@ -317,7 +317,7 @@ def test_a_folder_called_core_is_no_package(installation: Installation, tmp_path
 
 
 def test_image_knows_its_revision(built: Built, installation: Installation) -> None:
-    """The Dockerfile writes it where the installed package reads it."""
+    """The Dockerfile writes the revision to the file that the installed package reads."""
     [line] = re.findall(
         r"^RUN (echo .*REVISION.*)$", (built.source / "Dockerfile").read_text("utf-8"), re.MULTILINE
     )
@@ -336,7 +336,7 @@ def test_image_knows_its_revision(built: Built, installation: Installation) -> N
 
 
 def test_servers_refuse_arguments(installation: Installation) -> None:
-    """What is not read must not pass for a setting."""
+    """An argument that no program reads is refused, so nobody takes it for a setting."""
     for program in ("exporter", "dashboard"):
         ended = installation.run("python", "-m", program, "--port", "9200")
         assert ended.returncode == 2
@@ -347,7 +347,7 @@ def test_servers_refuse_arguments(installation: Installation) -> None:
 
 
 def test_installed_stack_commands_name_the_checkout(installation: Installation) -> None:
-    """Starting the whole stack needs the repository, which is one line and no traceback."""
+    """Commands of the whole stack say in one line that they need the repository."""
     for command in ("up", "down", "status", "clean", "logs"):
         ended = installation.run("echo-markets", "stack", command)
         assert ended.returncode == 1

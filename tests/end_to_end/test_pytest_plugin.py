@@ -1,4 +1,4 @@
-"""The fixtures for other projects' tests, run by pytest in a project of its own with the wheel installed."""
+"""The pytest plugin, used by a separate project with the wheel installed."""
 
 import re
 import tempfile
@@ -117,7 +117,7 @@ def read_example(repository: Path) -> str:
 def test_the_documented_example_passes(
     project: pytest.Pytester, installation: Installation, repository: Path
 ) -> None:
-    """As docs/testing.md prints it."""
+    """The example of docs/testing.md passes as printed."""
     project.makepyfile(test_game=read_example(repository))
     run(project, installation).assert_outcomes(passed=2)
 
@@ -125,7 +125,7 @@ def test_the_documented_example_passes(
 def test_every_fixture_is_documented(
     project: pytest.Pytester, installation: Installation, repository: Path
 ) -> None:
-    """In docs/testing.md and by `pytest --fixtures`."""
+    """docs/testing.md lists the fixtures that `pytest --fixtures` lists."""
     shown = run(project, installation, "--fixtures").outlines
     fixtures = {line.split()[0] for line in shown if line.startswith("echo_markets_")}
     document = (repository / "docs/testing.md").read_text("utf-8")
@@ -133,13 +133,13 @@ def test_every_fixture_is_documented(
 
 
 def test_a_test_finds_nothing_of_another(project: pytest.Pytester, installation: Installation) -> None:
-    """Neither rows, open transactions included, nor cached values, nor the developer's own settings."""
+    """A test finds no rows, open transactions or cached values of another test, and no own settings."""
     project.makepyfile(test_game=ISOLATION)
     run(project, installation).assert_outcomes(passed=7)
 
 
 def test_who_does_not_use_it_does_not_pay(project: pytest.Pytester, installation: Installation) -> None:
-    """No module of the stack, nor of what it needs, is imported."""
+    """A run without the fixtures imports no module of the stack or of its dependencies."""
     project.makepyfile(test_game=UNUSED)
     run(project, installation).assert_outcomes(passed=1)
 
@@ -165,7 +165,7 @@ def test_a_project_with_its_own_core_is_not_disturbed(
 def test_several_workers_have_servers_of_their_own(
     project: pytest.Pytester, installation: Installation, repository: Path
 ) -> None:
-    """With pytest-xdist."""
+    """With pytest-xdist each worker starts its own servers."""
     project.makepyfile(test_one=read_example(repository), test_two=read_example(repository))
     command = (str(installation.python), "-m", "pytest", "-p", "no:randomly", "-n", "2", "--dist", "loadfile")
     project.run(*command).assert_outcomes(passed=4)

@@ -1,4 +1,4 @@
-"""What `docs/adopting.md` shows to programs of others: each example is run as it is printed."""
+"""Each example of `docs/adopting.md` works as printed."""
 
 import asyncio
 import re
@@ -63,7 +63,7 @@ def names(execute: Execute) -> Callable[[], list[str]]:
 
 
 def test_every_example_is_run(repository: Path) -> None:
-    """None stands in a section that no test below knows."""
+    """Every section with an example has a test below."""
     text = (repository / PAGE).read_text(encoding="utf-8")
     assert all(read_examples(repository).values())
     assert text.count("```python") == len(SECTIONS)
@@ -73,7 +73,7 @@ def test_every_example_is_run(repository: Path) -> None:
 def test_asyncio(
     run_example: Callable[[str, str], Any], service: EnhancedDatabaseService, names: Callable[[], list[str]]
 ) -> None:
-    """Many accounts at once, each whole."""
+    """Many accounts are opened at the same time, each as a whole."""
     example = run_example("asyncio", "my_game")
     asyncio.run(example.open_accounts(service, [f"user{n}" for n in range(8)]))
     assert names() == [f"user{n}" for n in range(8)]
@@ -85,7 +85,7 @@ def test_asyncio(
 def test_fastapi(
     run_example: Callable[[str, str], Any], names: Callable[[], list[str]], execute: Execute
 ) -> None:
-    """Requests at once, errors as statuses, nothing of a request that fails, and reads that write nothing."""
+    """Parallel requests work, errors become statuses, failed requests store nothing, reads write nothing."""
     example = run_example("FastAPI", "my_api")
     with TestClient(example.app) as client, ThreadPoolExecutor(8) as pool:
         players = [f"user{n % 6}" for n in range(12)]
@@ -110,7 +110,7 @@ def test_fastapi(
 def test_a_transaction_is_no_dependency(
     service: EnhancedDatabaseService, names: Callable[[], list[str]], execute: Execute
 ) -> None:
-    """FastAPI itself: every request is refused with the remedy, and nothing is stored or left open."""
+    """A block around a dependency's `yield` is refused with the remedy; nothing is stored or left open."""
 
     def begin() -> Iterator[None]:
         with service.transaction():
@@ -154,7 +154,7 @@ def closed_at_end(service: EnhancedDatabaseService) -> Iterator[EnhancedDatabase
 
 
 def test_gunicorn(run_example: Callable[[str, str], Any], names: Callable[[], list[str]]) -> None:
-    """The master opens and preloads, workers serve, and each closes its own at its end."""
+    """The master preloads the service, workers serve, and each closes its own service at its end."""
     api = run_example("Open the service once", "my_api")
     configuration = run_example("gunicorn", "gunicorn_conf")
     assert configuration.preload_app
@@ -177,7 +177,7 @@ def test_gunicorn(run_example: Callable[[str, str], Any], names: Callable[[], li
 
 
 def test_celery_and_rq(run_example: Callable[[str, str], Any]) -> None:
-    """A task in a forked child for each job, several at once."""
+    """Several jobs run at the same time, each in a forked child."""
     tasks = run_example("Celery", "my_tasks")
     with closed_at_end(tasks.service) as service:
         alice = service.create_user(username="alice")

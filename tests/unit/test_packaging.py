@@ -1,4 +1,4 @@
-"""What a fresh clone is built from: lock files and containers that agree with the settings."""
+"""Lock files, extras and containers agree with pyproject.toml and the settings."""
 
 import contextlib
 import re
@@ -50,7 +50,7 @@ def read_requirements(repository: Path, lock: str) -> set[str]:
 
 
 def test_extras_are_those_that_the_stack_asks_for(repository: Path) -> None:
-    """What says that an extra is missing looks for a module of each of its requirements."""
+    """`core.extras` looks for one module of each requirement of an extra."""
     extras = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "optional-dependencies"
     ]
@@ -63,7 +63,7 @@ def test_extras_are_those_that_the_stack_asks_for(repository: Path) -> None:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_lock_holds_every_requirement_with_its_hash(repository: Path, lock: str) -> None:
-    """`make lock` was run after the last change of pyproject.toml."""
+    """A lock file has every requirement of pyproject.toml, each with its hash."""
     locked = read_lock(repository / lock)
     assert read_requirements(repository, lock) - locked.keys() == set()
     assert [name for name, line in locked.items() if "--hash=sha256:" not in line] == []
@@ -71,7 +71,7 @@ def test_lock_holds_every_requirement_with_its_hash(repository: Path, lock: str)
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_lock_holds_the_extras_that_its_packages_ask_for(repository: Path, lock: str) -> None:
-    """Older pips take `name[extra]` for unpinned when only `name` is locked, and install nothing."""
+    """Pip 23 takes `name[extra]` for unpinned when only `name` is locked, and installs nothing."""
     extras = read_locked_extras(repository / lock)
     missing = []
     for name in read_lock(repository / lock):
@@ -87,7 +87,7 @@ def test_lock_holds_the_extras_that_its_packages_ask_for(repository: Path, lock:
 
 @pytest.mark.parametrize("lock", LOCKS)
 def test_lock_names_no_index(repository: Path, lock: str) -> None:
-    """A lock file works with whatever package index its reader has."""
+    """A lock file works with any package index."""
     text = (repository / lock).read_text(encoding="utf-8")
     assert (
         re.findall(r"://|^\s*-{1,2}(?:index-url|extra-index-url|find-links|i|f)\b|@ ", text, re.MULTILINE)
