@@ -1,5 +1,6 @@
 """What a process counts: labels from closed sets, tasks, and the balance of every cache."""
 
+import re
 from pathlib import Path
 from typing import get_args
 
@@ -7,9 +8,11 @@ import pytest
 
 from core.metrics import Metrics, names, open_metrics, run_job
 from core.metrics.fleet import FleetReader
-from core.metrics.names import AuditedAction, Limiter
+from core.metrics.names import AuditedAction, Definition, Limiter
 from core.metrics.writer import MetricWriter
 from core.release import UNKNOWN, find_revision
+from exporter import exposition
+from exporter.collectors import postgres, redis, statements
 from tests.conftest import find_imbalances
 from tests.fleet_reading import find_sample
 
@@ -83,6 +86,31 @@ def test_a_job_without_a_service_reports_too(tmp_path: Path) -> None:
     families = FleetReader(MetricWriter(), tmp_path).collect()
     name = "echo_db_operation_duration_seconds_count"
     assert find_sample(families, name, op="migrate_up", role="job") == 1
+
+
+def list_definitions() -> list[Definition]:
+    """Return every metric of the stack: of processes, of health and of collectors."""
+    found: list[object] = list(redis.METRICS.values())
+    for module in (names, postgres, statements, exposition):
+        found += vars(module).values()
+    return [each for each in found if isinstance(each, Definition)]
+
+
+def test_the_documentation_has_kind_and_labels_of_every_metric() -> None:
+    """A row of the table may share one description, or has one for each of its names."""
+    documented: dict[str, tuple[str, set[str]]] = {}
+    for line in (Path(__file__).parents[2] / "docs" / "metrics.md").read_text().splitlines():
+        cells = line.split(" | ")
+        rows = re.findall(r"`(echo_\w+)`", cells[0])
+        kinds = re.findall(r"\b([CGH])\b(?: \{([^}]*)\})?", cells[1]) if rows else []
+        for name, (kind, labels) in zip(rows, kinds if len(kinds) > 1 else kinds * len(rows), strict=True):
+            documented[name] = kind, set(re.findall(r"\w+", labels))
+    definitions = list_definitions()
+    assert {each.name for each in definitions} == set(documented)
+    for each in definitions:
+        kind, labels = documented[each.name]
+        assert each.kind[0].upper() == kind, each.name
+        assert labels >= set(each.labels), each.name
 
 
 def test_the_revision_of_a_checkout_and_of_an_image(tmp_path: Path) -> None:
