@@ -199,5 +199,5 @@ def _reason(error: psycopg2.Error | None) -> str:
         # the server's words repeat the value
         return f"{error.pgcode}: {type(error).__name__}"
     # the first line only: the rest repeats the statement
-    text = str(error).strip().splitlines()
+    text = [*getattr(error, "__notes__", ()), *str(error).strip().splitlines()]
     return f"{error.pgcode or type(error).__name__}: {text[0] if text else 'no message'}"

@@ -80,6 +80,8 @@ class StatementWatch:
         except psycopg2.Error as error:
             if running.is_cut:
                 raise StatementAbandoned(f"no answer within {limit_seconds:g} s") from error
+            if error.pgcode is None:
+                _add_last_words(error, raw)
             raise
         finally:
             # under the lock: the connection must not be cut while it runs its next statement
@@ -126,6 +128,16 @@ class StatementWatch:
                     if statement in self._running:
                         statement.is_cut = True
                         sever(statement.raw)
+
+
+def _add_last_words(error: psycopg2.Error, raw: connection) -> None:
+    """Add what the server or a pooler said before it closed the connection, as a note.
+
+    The driver's message says only that the connection is closed; libpq keeps all of it until then.
+    """
+    said = (raw.info.error_message or "").strip()
+    if said and not str(error).startswith(said):
+        error.add_note(said.splitlines()[0])
 
 
 def sever(raw: connection) -> None:

@@ -162,3 +162,26 @@ def test_a_pooler_that_ends_idle_clients_costs_no_write(make_place: MakePlace) -
             threading.Event().wait(2.5)
             service.update_user_profile(user.id, name=f"name {number}")
         assert service.pool_stats().connections_lost == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"query_timeout": "1"}, "query timeout"),
+        ({"idle_transaction_timeout": "1"}, "idle transaction timeout"),
+    ],
+)
+def test_a_pooler_that_ends_a_connection_is_quoted(
+    make_place: MakePlace, options: dict[str, str], words: str
+) -> None:
+    """The driver itself says no more than that the connection is closed."""
+    with open_service(make_place(Variant(pooler=options)).settings) as service:
+        with (
+            pytest.raises(DatabaseUnavailable, match=words),
+            service._database.transaction_of("slow") as database,
+        ):
+            database.execute_sql("SELECT pg_sleep(0.1)")
+            if "idle" in words:
+                threading.Event().wait(2.5)
+            database.execute_sql("SELECT pg_sleep(4)")
+        assert service.search_users("nobody") == ()

@@ -15,7 +15,10 @@ from core.database.statement_watch import StatementAbandoned, StatementWatch
 class Silent:
     """A connection whose server never answers."""
 
+    error_message = None
+
     def __init__(self) -> None:
+        self.info = self
         self.ours, self.theirs = socket.socketpair()
 
     def fileno(self) -> int:
