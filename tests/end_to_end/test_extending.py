@@ -21,10 +21,10 @@ STEP = re.compile(
 # Reads a currency three times, changes it, and reads it again; prints the values and the number of loads.
 CURRENCIES = """
 from core import open_service
-from core.queries import market
+from core.queries import ticks
 loads = []
-list_currencies = market.list_currencies
-market.list_currencies = lambda database: loads.append(1) or list_currencies(database)
+list_currencies = ticks.list_currencies
+ticks.list_currencies = lambda database: loads.append(1) or list_currencies(database)
 with open_service() as service:
     service.insert_market_tick("AAPL", 180)
     service.update_symbol_currencies({"AAPL": "USD"})
@@ -52,6 +52,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def insert(file: Path, place: str, anchor: str, lines: str) -> None:
     """Insert lines before or after the line with a text, indented like it, in its place, or at the end."""
     text = file.read_text("utf-8")
+    anchor = anchor.replace(r"\n", "\n")
     if not place:
         file.write_text(f"{text}\n\n{lines}", "utf-8")
         return
