@@ -26,6 +26,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 from streamlit.proto.NewSession_pb2 import CustomThemeConfig
 from streamlit.runtime import app_session
+from streamlit.runtime.pages_manager import PagesManager
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.app import configure_logging
@@ -165,6 +166,8 @@ def serve(settings: Settings) -> None:
         forwarded_allow_ips="*" if settings.dashboard_behind == "proxy" else "127.0.0.1",
     )
     build_theme_once()
+    # st.navigation sets this in its first run; before, Streamlit would take `pages/` for its own menu
+    PagesManager.uses_pages_directory = False
     _preload()
     uvicorn.Server(config).run()
 

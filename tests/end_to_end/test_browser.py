@@ -331,6 +331,14 @@ def test_an_open_page_heals_by_itself(page: Page, tmp_path: Path) -> None:
             expect(heading).to_be_visible(timeout=HEAL_MS)
 
 
+def test_a_link_that_is_opened_first_finds_its_page(page: Page, seeded_url: str, tmp_path: Path) -> None:
+    """The first visit of a process may be a link to any page."""
+    with run_dashboard(tmp_path, DATABASE_URL=seeded_url, ENABLE_REDIS_CACHE="false") as fresh:
+        visit(page, f"{fresh.url}/portfolios")
+        expect(page.get_by_role("heading", name="Portfolios")).to_be_visible()
+        expect(page.get_by_text("Page not found")).to_have_count(0)
+
+
 def test_it_stops_while_a_page_is_open(page: Page, tmp_path: Path) -> None:
     """An open browser does not hold up the end of the process."""
     url = f"postgresql://nobody@127.0.0.1:{find_free_port()}/nothing"
