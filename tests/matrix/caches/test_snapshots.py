@@ -73,6 +73,7 @@ def test_a_failover_and_back_brings_no_value_back(make_server: MakeServer) -> No
 def test_a_server_that_does_not_tell_is_used(server: RedisServer) -> None:
     """Without the permission for INFO all is as before, but for snapshots."""
     account = set_user(server, "-info")
-    with Couple(make_settings(server.url(account))) as couple:
+    url = server.url(account)
+    with Couple(make_settings(url), reader=make_settings(url, near=0)) as couple:
         couple.warm()
         assert couple.find_stale() == []
