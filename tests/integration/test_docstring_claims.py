@@ -15,19 +15,21 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import islice
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import pytest
 import redis
 from msgspec.structs import replace
 
-from core import EnhancedDatabaseService, Settings, errors, open_service
+from core import EnhancedDatabaseService, Settings, errors, extras, open_service
 from core.errors import (
     ConstraintViolated,
     DatabaseError,
     DatabaseUnavailable,
     EchoMarketsError,
     LeaderboardEntryNotFound,
+    MissingExtra,
     PoolClosed,
     PortfolioNotFound,
     QuestNotFound,
@@ -341,6 +343,11 @@ def _read_closed(service: Any, _: Execute) -> None:
     service.get_user_by_id(NOBODY)
 
 
+def _use_a_missing_extra(service: Any, _: Execute) -> None:
+    with patch.dict(extras.MODULES, {"frames": ("no_such_module",)}):
+        service.to_frame([])
+
+
 # (call, error) -> what raises it
 RAISED: dict[tuple[str, type[EchoMarketsError]], Callable[[Any, Execute], object]] = {
     ("close", PoolClosed): _read_closed,
@@ -371,6 +378,7 @@ RAISED: dict[tuple[str, type[EchoMarketsError]], Callable[[Any, Execute], object
         [replace(find_player(s), username="other")]
     ),
     ("maintain_partitions", DatabaseError): _lock_ticks_and_maintain,
+    ("to_frame", MissingExtra): _use_a_missing_extra,
     ("touch_last_active", UserNotFound): lambda s, _: s.touch_last_active(NOBODY),
     ("transaction", DatabaseUnavailable): _lose_the_connection,
     ("transaction", TransactionMisused): _use_a_left_block,

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
 import msgspec
 import pytest
 from pydantic import SecretStr
 
-from core import EnhancedDatabaseService, Settings, errors, open_service, records
+from core import EnhancedDatabaseService, Settings, errors, extras, open_service, records
 from core.errors import EchoMarketsError
 from core.records import (
     AuditEvent,
@@ -238,6 +239,11 @@ def _leave_elsewhere(settings: Settings, _: Execute) -> None:
     raise found[0]
 
 
+def _use_a_missing_extra(settings: Settings, _: Execute) -> None:
+    with patch.dict(extras.MODULES, {"frames": ("no_such_module",)}), open_service(settings) as service:
+        service.to_frame([])
+
+
 TOO_LONG = Decimal("1." + "1" * 17_000)
 # How a caller meets each error, beside those that are tried where the means for it are.
 MET: dict[type[EchoMarketsError], Callable[[Settings, Execute], object]] = {
@@ -260,6 +266,7 @@ MET: dict[type[EchoMarketsError], Callable[[Settings, Execute], object]] = {
     ),
     errors.NumberRefused: _with_service(lambda s: s.insert_market_tick("A", TOO_LONG)),
     errors.TransactionMisused: _leave_elsewhere,
+    errors.MissingExtra: _use_a_missing_extra,
 }
 ELSEWHERE = {
     "ConnectionsExhausted": "tests/unit/test_pool_limits.py",
