@@ -102,6 +102,11 @@ def format_count(value: Number) -> str:
     return f"{value:,.0f}"
 
 
+def format_quantity(count: int, noun: str) -> str:
+    """Return a number with the noun that it counts: "1 session", "1,200 sessions"."""
+    return f"{format_count(count)} {noun}{'' if count == 1 else 's'}"
+
+
 def format_number(value: Decimal) -> str:
     """Write a whole number without decimals, any other with two."""
     return format_count(value) if value == value.to_integral_value() else f"{value:,.2f}"

@@ -133,3 +133,11 @@ def test_a_player_link_names_the_player(name: str) -> None:
     parts = urlsplit(address)
     assert parts.path == "portfolios"
     assert parse_qs(parts.query) == {"player": [name]}
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 sessions"), (1, "1 session"), (2, "2 sessions"), (1200, "1,200 sessions")]
+)
+def test_a_quantity_has_the_number_of_its_noun(count: int, text: str) -> None:
+    """One session, and any other number of sessions."""
+    assert formats.format_quantity(count, "session") == text

@@ -18,6 +18,7 @@ from dashboard.formats import (
     format_minute,
     format_percent,
     format_price,
+    format_quantity,
 )
 
 BASIS_POINTS = 10_000
@@ -107,8 +108,8 @@ def summarize_candles(candles: Sequence[Candle]) -> CandleSummary:
 def describe_candles(symbol: str, candles: Sequence[Candle], *, width: str, events: int) -> str:
     """Return a sentence with the content of a chart of at least one candle."""
     total = summarize_candles(candles)
-    marked = f"{format_count(events)} event{'' if events == 1 else 's'} marked"
-    count = f"{format_count(len(candles))} candle{'' if len(candles) == 1 else 's'}"
+    marked = f"{format_quantity(events, 'event')} marked"
+    count = format_quantity(len(candles), "candle")
     return (
         f"{symbol} from {format_minute(candles[0].bucket)} to {format_minute(candles[-1].bucket)} in "
         f"{count} of {width}: from {format_price(total.open)} to "
@@ -138,6 +139,6 @@ def describe_moved_weeks(weeks: int, now: datetime) -> str:
     """Say by how many weeks imported days were moved, and which month the present one was."""
     then = now - timedelta(weeks=weeks)
     return (
-        f"Imported days are real trading days, moved by {format_count(weeks)} weeks:"
+        f"Imported days are real trading days, moved by {format_quantity(weeks, 'week')}:"
         f" {now:%B %Y} stands for {then:%B %Y}."
     )

@@ -23,6 +23,7 @@ from dashboard.formats import (
     format_day,
     format_money,
     format_percent,
+    format_quantity,
     format_rank,
     format_score,
     format_signed_money,
@@ -168,7 +169,7 @@ def _show_ranks(ranks: Iterable[data.PlayerRank]) -> None:
 
 def _show_record(history: Sequence[Portfolio]) -> None:
     record = tables.summarize_history(history)
-    st.subheader(f"Last {format_count(record.sessions)} sessions", anchor=False)
+    st.subheader(f"Last {format_quantity(record.sessions, 'session')}", anchor=False)
     with st.grid(3, min_column_width=CARD_PIXELS):
         show_metric("Sessions won", format_count(record.won), f"{record.won / record.sessions:.0%}")
         show_metric("Average change", format_signed_money(record.average_change))
@@ -204,7 +205,7 @@ def _show_equity(service: EnhancedDatabaseService, player: Player, rival: Player
     st.vega_lite_chart(
         charts.build_equity_chart(tuple(curves), tuple(styles)),
         width="stretch",
-        alt=f"Equity over {len(own.days)} sessions: {', '.join(gains)}",
+        alt=f"Equity over {format_quantity(len(own.days), 'session')}: {', '.join(gains)}",
     )
     st.caption(
         f"\\${STARTING_CASH:,} plus all gains since the first session shown. Market average: equal parts "
@@ -256,7 +257,7 @@ def _show_changes(history: tuple[Portfolio, ...]) -> None:
     st.vega_lite_chart(
         charts.build_changes_chart(history),
         width="stretch",
-        alt=f"Gain or loss of each of the last {len(history)} sessions",
+        alt=f"Gain or loss of each of the last {format_quantity(len(history), 'session')}",
     )
     distribution = charts.build_distribution(history)
     if distribution is None:
@@ -273,7 +274,7 @@ def _show_holdings(history: tuple[Portfolio, ...]) -> None:
     st.vega_lite_chart(
         charts.build_holdings_chart(history),
         width="stretch",
-        alt=f"Cash and invested value at the close of the last {len(history)} sessions",
+        alt=f"Cash and invested value at the close of the last {format_quantity(len(history), 'session')}",
     )
 
 
@@ -290,9 +291,9 @@ def _show_rank_history(service: EnhancedDatabaseService, player: Player) -> None
     st.vega_lite_chart(
         charts.build_rank_chart(scores),
         width="stretch",
-        alt=f"Rank by {category.name.lower()} in {len(scores)} sessions, the best {best}",
+        alt=f"Rank by {category.name.lower()} in {format_quantity(len(scores), 'session')}, the best {best}",
     )
-    st.caption(f"Best rank: {best}, in {format_count(len(scores))} sessions with a score.")
+    st.caption(f"Best rank: {best}, in {format_quantity(len(scores), 'session')} with a score.")
 
 
 def _show_side_by_side(players: Sequence[Player]) -> None:
