@@ -29,6 +29,8 @@ from core.settings import Settings
 RECEIVE_BYTES = 262_144
 # A timeout of 0 would mean none at all.
 SHORTEST_SECONDS = 0.001
+# Where the system cannot tell it, a pause just lasts to its end.
+CLOSED_BY_SERVER = getattr(select, "POLLRDHUP", 0)
 
 Push = hiredis.PushNotification
 """A message that the server sends without being asked."""
@@ -228,6 +230,12 @@ class RedisConnection:
         """Whether something was received that `read` has not returned."""
         unread: bool = self._reader.has_data()
         return unread
+
+    def pause(self, seconds: float) -> None:
+        """Let replies gather for some milliseconds; ends at once when the server closes the connection."""
+        poll = select.poll()
+        poll.register(self._socket, CLOSED_BY_SERVER)
+        poll.poll(seconds * 1000)
 
     def read_reply(self) -> Any:
         """Return the next reply that is neither a push nor for a callback."""

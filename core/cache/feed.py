@@ -123,7 +123,7 @@ class InvalidationFeed:
                 if isinstance(message, Push):
                     self._apply(message)
                     if not connection.has_unread:
-                        self._stopping.wait(GATHER_SECONDS)
+                        connection.pause(GATHER_SECONDS)
                 elif heartbeat.take_reply(message):
                     # every change up to now has been reported, and the server accepts invalidations
                     self._note_answer(backoff)
