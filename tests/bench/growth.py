@@ -163,7 +163,7 @@ def keep_call(single_flight: SingleFlight, key: str) -> None:
 def fail_to_flush(size: int) -> Trial:
     """Try to send what is owed to a Redis that does not answer."""
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise ConnectionError
 
     client: Any = SimpleNamespace(run_each=refuse)

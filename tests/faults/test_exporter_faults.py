@@ -69,8 +69,12 @@ class Subject:
 
     def works(self, *names: str) -> bool:
         """Say whether these collectors worked in a scrape."""
+        return self.list_success(*names) == {1}
+
+    def list_success(self, *names: str) -> set[float]:
+        """Return what a scrape says of these collectors."""
         text = self.scrape()
-        return all(value(text, "echo_scrape_collector_success", collector=name) == 1 for name in names)
+        return {value(text, "echo_scrape_collector_success", collector=name) for name in names}
 
     def processes(self) -> list[int]:
         """Return PostgreSQL's processes, the first one first."""
@@ -112,9 +116,13 @@ def count_threads() -> int:
     return sum(each.name.startswith(("collect", "health-")) for each in threading.enumerate())
 
 
-def assert_down_and_steady(subject: Subject, service: str) -> str:
-    """Scrape until the server is known to be down, and go on for some scrapes; return the last."""
+def assert_down_and_steady(subject: Subject, service: str, *collectors: str) -> str:
+    """Scrape until the server is known to be down, and go on for some scrapes; return the last.
+
+    `collectors` fail as well, once their answers from before are a second old.
+    """
     wait_until(lambda: not subject.is_up(service), f"{service} is down", HEAL_SECONDS)
+    wait_until(lambda: subject.list_success(*collectors) <= {0}, "the collectors fail", HEAL_SECONDS)
     text = ""
     for _ in range(5):
         text = subject.scrape()
@@ -134,7 +142,7 @@ def assert_healed(subject: Subject, service: str, *collectors: str) -> None:
 def test_postgres_stopped(subject: Subject) -> None:
     """Redis is shown as before, PostgreSQL's figures are gone, and come back with it."""
     subject.running.close()
-    text = assert_down_and_steady(subject, "database")
+    text = assert_down_and_steady(subject, "database", *POSTGRES[:3])
     assert value(text, "echo_service_up", service="redis") == 1
     assert value(text, "echo_health_status", status="unhealthy") == 1
     for name in POSTGRES[:3]:
@@ -152,7 +160,7 @@ def test_postgres_hung(subject: Subject) -> None:
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     try:
-        text = assert_down_and_steady(subject, "database")
+        text = assert_down_and_steady(subject, "database", *POSTGRES[:3])
         for name in POSTGRES[:3]:
             assert value(text, "echo_scrape_collector_success", collector=name) == 0
         assert value(text, "echo_scrape_collector_success", collector="redis") == 1
@@ -212,7 +220,7 @@ def test_a_locked_table_fails_its_collector_alone(subject: Subject) -> None:
 def test_redis_stopped(subject: Subject) -> None:
     """PostgreSQL is shown as before."""
     subject.valkey.stop()
-    text = assert_down_and_steady(subject, "redis")
+    text = assert_down_and_steady(subject, "redis", "redis")
     assert value(text, "echo_service_up", service="database") == 1
     assert value(text, "echo_scrape_collector_success", collector="redis") == 0
     assert value(text, "echo_health_status", status="degraded") == 1
@@ -225,7 +233,7 @@ def test_redis_hung(subject: Subject) -> None:
     """Each scrape costs a short timeout at most."""
     os.kill(subject.valkey.server.pid, signal.SIGSTOP)
     try:
-        text = assert_down_and_steady(subject, "redis")
+        text = assert_down_and_steady(subject, "redis", "redis")
         assert value(text, "echo_scrape_collector_success", collector="redis") == 0
         assert value(text, "echo_scrape_collector_success", collector="postgres_activity") == 1
     finally:

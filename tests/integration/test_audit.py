@@ -62,7 +62,7 @@ def test_an_outcome_that_cannot_be_written_fails_nothing(
     with service.audited(actor="alice@example.com", action="clear_cache", target="market"):
         execute("DROP TABLE audit_events")
     assert read_counter(service, "echo_audit_write_failures_total", action="clear_cache") == 1
-    assert "which could not be written" in caplog.text
+    assert "could not be recorded" in caplog.text
 
 
 def test_newest_actions_come_first(service: EnhancedDatabaseService) -> None:
