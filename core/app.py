@@ -40,7 +40,7 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
     database = Database(settings, application_name=name, metrics=metrics)
 
     def list_others() -> Iterable[PoolUse]:
-        # the exporter answers for the whole host, everybody else for itself
+        # the exporter reports the pools of all processes of this host, any other process only its own
         return map(read_pool, metrics.list_gauges()) if role == "exporter" else ()
 
     cache = Cache(settings, client_name=name, metrics=metrics, is_bypassed=database.in_transaction)

@@ -47,7 +47,7 @@ class TextFormatter(logging.Formatter):
         return super().formatMessage(record) + "".join(fields)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  # logging's name
-        """Return the traceback without the words of a driver."""
+        """Return the traceback; an error of the database driver is shown without its message."""
         return format_exception(ei[1])
 
 

@@ -146,7 +146,7 @@ def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
 
 
 def is_tolerated(error: ErrorReply) -> bool:
-    """Say whether a server that answered this can still invalidate: only its memory is full."""
+    """Say whether the error means only that the server's memory is full: it can still delete keys."""
     # up to version 6 the error of a command stands inside the error of its script
     return error.code == "OOM" or "-OOM " in str(error)
 

@@ -141,7 +141,7 @@ class InvalidationOutbox:
 
     @property
     def is_pending(self) -> bool:
-        """Whether an invalidation waits, or a late fence."""
+        """Whether Redis has yet to confirm an invalidation, or may yet receive a fence that was released."""
         return bool(self._waiting or self._all_since or self._late)
 
     def reset_after_fork(self) -> None:

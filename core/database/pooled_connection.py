@@ -68,7 +68,7 @@ class PooledConnection:
         except psycopg2.Error:
             return False
         except BaseException:
-            # interrupted: its answer is still to come
+            # interrupted: the answer to the ping may still arrive, so the connection cannot be used again
             self.close()
             raise
         return True

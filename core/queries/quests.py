@@ -120,7 +120,7 @@ def list_after(database: Database, after: UUID | None, limit: int) -> tuple[Ques
 
 
 def sum_quests(database: Database, now: datetime, soon: datetime) -> tuple[QuestTotals, ...]:
-    """Return the totals of every pair of type and reward."""
+    """Return the totals of each quest type with each type of reward."""
     return fetch_all(database, build_totals, TOTALS, {"now": now, "soon": soon})
 
 

@@ -36,7 +36,7 @@ DATES_WITH_ENTRIES = """
         FROM days WHERE day IS NOT NULL AND place < %(limit)s
     ) SELECT day FROM days WHERE day IS NOT NULL ORDER BY day DESC"""
 # The size of a leaderboard is the sum of its counters; its best and median scores are read in the order
-# of its index. Only quests are added up entry by entry, and only users are counted row by row.
+# of its index. Only quests are added up entry by entry; users and market events are counted row by row.
 SUMMARIES = """
     WITH joined AS MATERIALIZED (
         SELECT (created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS players FROM users GROUP BY 1

@@ -48,7 +48,7 @@ class Exports:
         names the columns where there are no records. Raises `InvalidInput`; `MissingExtra` without pandas.
         """
         require_extra("frames")
-        import pandas as pd  # noqa: PLC0415  # see above
+        import pandas as pd  # noqa: PLC0415  # imported late, see the module's docstring
 
         rows, is_exact = list(check_records(records, Record, "records", "record")), check_bool(exact, "exact")
         found = _find_kind(rows, kind)
@@ -96,7 +96,7 @@ def _build_columns(
 def _build_column(
     values: list[Any], types: set[Any], *, is_optional: bool, is_exact: bool
 ) -> "pd.Series[Any]":
-    import pandas as pd  # noqa: PLC0415  # see above
+    import pandas as pd  # noqa: PLC0415  # imported late, see the module's docstring
 
     kind = next(iter(types)) if len(types) == 1 else object
     if (kind is Decimal and is_exact) or (kind is int and not _fit_in_64_bits(values)):

@@ -195,7 +195,7 @@ def _add_second_lines(header: _Header, records: list[_Record], place: int) -> _H
 
 
 def _are_symbols_of(fields: list[str], names: list[str]) -> bool:
-    """Return whether a line has a symbol for each price of the header; the first column is the index."""
+    """Return whether a line has a symbol in every price column; the first column is not looked at."""
     if len(fields) != len(names):
         return False
     beside = [value for value, name in zip(fields[1:], names[1:], strict=True) if is_price(parse_name(name))]

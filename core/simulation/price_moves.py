@@ -37,7 +37,7 @@ class PriceMove(NamedTuple):
 
     @property
     def is_event(self) -> bool:
-        """Whether the move is beyond the threshold; exact, without a fraction."""
+        """Whether the move is larger than the threshold; whole numbers are compared, nothing is rounded."""
         return abs(self.after - self.before) * 100 > self.before * THRESHOLD_PERCENT
 
     @property
