@@ -139,7 +139,7 @@ def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
         names = ", ".join(dict.fromkeys(name for name, _ in serious))
         raise ErrorReply(f"{serious[0][1]} (refused: {names})")
     for step in wrong:
-        # a wrong reply may follow from a tolerated refusal: what was not stored is not found
+        # after a tolerated refusal of a write, a later step does not find the value: no fault of its own
         if step.complaint or not refused:
             raise Incapable(step.complaint or f"it answers {step.name} in another way than Redis")
     return refused[0][1] if refused else None
@@ -299,7 +299,7 @@ def subscribe(connection: RedisConnection, subscription: bytes) -> None:
 
 
 class Diagnosis(NamedTuple):
-    """Whether the cache can use the server, and what is wrong; no reason when nothing is."""
+    """Whether the cache can use the server; `reason` says what is wrong and is None when all is well."""
 
     is_usable: bool
     reason: str | None = None

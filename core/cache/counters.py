@@ -77,7 +77,7 @@ class CacheCounters:
             self._refused += count
 
     def publish(self) -> None:
-        """Add what was counted since the last call to the metrics."""
+        """Add the counts since the last call of this method to the metrics."""
         with self._lock:
             sums = Counter(
                 near_hits=self._near_hits,

@@ -1,4 +1,4 @@
-"""The guard between the cache and Redis: what may be asked now, what failed, and what is sent again.
+"""The guard between the cache and Redis decides whether a command may be sent, and handles its failure.
 
 Owns the client, the circuit breaker, the invalidation outbox and what the log says of an outage. Nothing is
 read from a server that has not passed the capability check. A failure is a `CacheDown`, after at most one
@@ -38,7 +38,7 @@ FULL_SECONDS = 60.0
 
 
 class CacheDown(Exception):
-    """Redis did not do what was asked; `reason` is `down` or `error`."""
+    """A command to Redis failed or was not sent; `reason` is `down` or `error`."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)

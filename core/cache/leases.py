@@ -1,6 +1,6 @@
 """Leases and fences: the protocol by which processes agree on who may fill a key, and its Lua scripts.
 
-Redis runs each script in one step. The first byte of what is stored under a key is its mark:
+Redis runs no other command while a script runs. The first byte of each stored value is its mark:
 
 - V: a value; N: the row does not exist.
 - L: a lease. A reader that missed stores a random token under the key itself, and may fill the key only
@@ -159,7 +159,7 @@ return refusal or #KEYS
 """
 )
 
-# KEYS: what was changed. ARGV: the writer's token, or the tokens of several writers in one string.
+# KEYS: the keys that a write changed. ARGV: the token of the writer, or a string of several writers' tokens.
 # Fences of other writers stay: their COMMIT is still to come. The key is written in either case, so that
 # the invalidation feed reports it.
 RELEASE = Script(

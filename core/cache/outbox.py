@@ -191,7 +191,7 @@ class InvalidationOutbox:
             return True
 
     def flush(self, scripts: KeyScripts) -> None:
-        """Send everything; what fails stays, and so does what is added meanwhile.
+        """Send all waiting invalidations; those that fail and those that are added meanwhile stay.
 
         Until Redis has confirmed a key it stays in the outbox, so that no other thread reads Redis before.
         Raises what `scripts` raises; a refused key does not keep the others from being sent.

@@ -42,7 +42,7 @@ WAIT_LONGEST_SECONDS = 0.01
 
 
 class _LookUp(NamedTuple):
-    """What Redis answered: the current values, and what is stored under the other keys."""
+    """A reply of Redis, divided into current values and the stored bytes of all other keys."""
 
     found: dict[str, Any]
     missing: dict[str, bytes | None]
@@ -98,7 +98,7 @@ class ReadThrough:
     def _look_up(
         self, shared: SharedCache, read: Read[T], keys: Sequence[str], *, with_lease: bool = False
     ) -> _LookUp:
-        """Look keys up in Redis, admit what is found to the near cache, and give damaged values up."""
+        """Look keys up in Redis, admit the values to the near cache, and drop damaged values from Redis."""
         ticket = self._near.begin_read()
         lease = None
         if with_lease:

@@ -85,7 +85,7 @@ class SharedCache:
     def get_and_lease(
         self, keys: Sequence[str], version_keys: Sequence[str], schema: bytes
     ) -> tuple[list[Any], Lease]:
-        """Return what is stored under keys and version keys, and then leases, in one round trip."""
+        """Return the stored bytes of keys and version keys, then ask for leases, in one round trip."""
         return self._ask_for_leases(keys, version_keys, schema, with_values=True)
 
     def _ask_for_leases(

@@ -126,7 +126,7 @@ class _Thread(threading.local):
         self.current: UnitOfWork | None = None
 
 
-# The innermost block in which the present context was made, whoever owns it; copies of the context have it.
+# The innermost block that was open when this context was made, in any thread; copied contexts keep it.
 _BLOCK: ContextVar[UnitOfWork | None] = ContextVar("block", default=None)
 
 

@@ -1,9 +1,11 @@
 """Portfolios, positions and trades: what players own in each session."""
 
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 from decimal import Decimal
 from itertools import chain
+from typing import TypeVar
 from uuid import UUID
 
 from core.cache import Cached
@@ -12,7 +14,7 @@ from core.database import Database
 from core.errors import ConstraintViolated, PortfolioNotFound, UserNotFound
 from core.queries import portfolios as queries
 from core.records import BatchResult, PlayerSession, Portfolio, PortfolioUpdate, Position, Trade
-from core.service.base import LazyKeys, ServiceBase, chunked, list_pages, new_id, stream_pages
+from core.service.base import LazyKeys, ServiceBase, chunked, list_pages, name_operation, new_id, stream_pages
 from core.service.inputs import (
     MAX_LIMIT,
     check_after,
@@ -34,6 +36,8 @@ def portfolio_key(user_id: UUID, session_date: date) -> str:
 
 _PORTFOLIO = Cached(PORTFOLIO, Portfolio, portfolio_key)
 CHUNK_ROWS = 10_000
+
+T = TypeVar("T")
 
 
 class Portfolios(ServiceBase):
@@ -199,14 +203,7 @@ class Portfolios(ServiceBase):
         connection is held between them. Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
-
-        def load(portfolios: Sequence[Portfolio]) -> tuple[Position, ...]:
-            return self._read(queries.list_positions, [portfolio.user_id for portfolio in portfolios], day)
-
-        def load_portfolios(after: Portfolio | None, limit: int) -> tuple[Portfolio, ...]:
-            return self._read(queries.list_in_session, day, find_user_id(after), limit)
-
-        return chain.from_iterable(map(load, list_pages(load_portfolios, MAX_LIMIT)))
+        return self._stream_by_player(queries.list_positions, day)
 
     def list_trades(
         self, user_ids: Iterable[UUID | str], session_date: date | None = None
@@ -226,12 +223,19 @@ class Portfolios(ServiceBase):
         connection is held between them. Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
+        return self._stream_by_player(queries.list_trades, day)
 
-        def load(portfolios: Sequence[Portfolio]) -> tuple[Trade, ...]:
-            return self._read(queries.list_trades, [portfolio.user_id for portfolio in portfolios], day)
+    def _stream_by_player(
+        self, query: Callable[[Database, Sequence[UUID], date], tuple[T, ...]], day: date
+    ) -> Iterator[T]:
+        """Yield the rows of all players of a session, for the public method that calls this."""
+        operation = name_operation(sys._getframe(1))  # noqa: SLF001  # documented
 
         def load_portfolios(after: Portfolio | None, limit: int) -> tuple[Portfolio, ...]:
-            return self._read(queries.list_in_session, day, find_user_id(after), limit)
+            return self._database.read(operation, queries.list_in_session, day, find_user_id(after), limit)
+
+        def load(portfolios: Sequence[Portfolio]) -> tuple[T, ...]:
+            return self._database.read(operation, query, [each.user_id for each in portfolios], day)
 
         return chain.from_iterable(map(load, list_pages(load_portfolios, MAX_LIMIT)))
 

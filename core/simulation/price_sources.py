@@ -60,8 +60,8 @@ _UNREADABLE = (
     zlib.error,
     lzma.LZMAError,
     zipfile.BadZipFile,
-    RuntimeError,
-    NotImplementedError,
+    RuntimeError,  # zipfile: a member is encrypted
+    NotImplementedError,  # zipfile: a compression method that it does not know
 )
 _BOMS: Final = {
     codecs.BOM_UTF8: "utf-8-sig",
