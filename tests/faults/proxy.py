@@ -34,6 +34,12 @@ class Proxy:
         self._accepting = threading.Thread(target=self._accept, name="proxy", daemon=True)
         self._accepting.start()
 
+    @property
+    def has_connections(self) -> bool:
+        """Whether a connection is open, or its end not yet passed on."""
+        with self._lock:
+            return bool(self._pairs)
+
     def sever(self) -> None:
         """Cut every connection; new ones are served."""
         with self._lock:

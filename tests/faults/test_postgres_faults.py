@@ -40,11 +40,12 @@ def processes_of(server: PostgresServer) -> list[int]:
     return found
 
 
-def test_backends_terminated(stored: Subject, own_database_url: str) -> None:
+def test_backends_terminated(stored: Subject, postgres_proxy: Proxy, own_database_url: str) -> None:
     """A failover in short: a connection that idled is noticed to be gone, and nobody sees an error."""
     with connected(own_database_url) as run:
         run(TERMINATE)
         wait_until(lambda: run(TERMINATE) == [(0,)], "they have ended")
+    wait_until(lambda: not postgres_proxy.has_connections, "the proxy has passed it on")
     seen = stored.use()
     assert seen.startswith("reads: answers; writes: answers;")
     stored.finish("PostgreSQL: all backends terminated", seen)
