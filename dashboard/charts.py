@@ -6,6 +6,7 @@ browser's time zone must not move one to the day before.
 """
 
 from collections.abc import Sequence
+from datetime import UTC
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from dashboard.formats import Unit, format_score
+from core.records import MarketEvent
+from dashboard.formats import Unit, format_quantity, format_score
 
 Spec = dict[str, Any]
 
@@ -44,6 +46,13 @@ MARGIN: Spec = {"top": 8, "right": 24}
 
 AXIS_PIXELS = 54
 """Minimum width of a value axis: charts above each other get the same left edge."""
+
+EVENT_MARKS = {"POSITIVE": ("triangle-up", GAIN), "NEGATIVE": ("triangle-down", LOSS)}
+NEUTRAL_MARK = ("diamond", BASELINE)
+"""Shape and colour of the mark of an event, by its sentiment; several that differ are neutral together."""
+
+EVENTS_NAMED = 3
+"""Events of one day that a tooltip names; it counts the others."""
 
 PERCENT_LABEL = "datum.value === 0 ? '0%' : datum.label + '%'"
 """Labels of an axis of signed percentages: zero has no sign."""
@@ -187,6 +196,41 @@ def choose_labels(days: Sequence[str], *, count: int) -> list[str]:
     step = max(1, -(-len(days) // count))
     chosen = list(days[::-1][::step][::-1])
     return chosen[1:] if len(chosen) > 3 and len(chosen) % 2 == 0 else chosen
+
+
+def build_event_marks(events: Sequence[MarketEvent], days: Sequence[str]) -> list[Spec]:
+    """Return the layer that marks the market events above an axis of sessions; none without events.
+
+    `days` are those of `build_day_axis`. A day with several events has one mark, and its tooltip counts them.
+    """
+    by_day: dict[str, list[MarketEvent]] = {day: [] for day in days}
+    for event in events:
+        by_day.get(event.created_at.astimezone(UTC).date().isoformat(), []).append(event)
+    rows = [_event_row(day, found) for day, found in by_day.items() if found]
+    if not rows:
+        return []
+    mark = {"type": "point", "filled": True, "size": 70, "opacity": 1, "clip": False}
+    encoding: Spec = {
+        "x": {"field": "day", "type": "ordinal"},
+        "y": {"value": 0},
+        "shape": {"field": "shape", "type": "nominal", "scale": None},
+        "color": {"field": "colour", "type": "nominal", "scale": None},
+        "tooltip": [
+            {"field": "day", "type": "nominal", "title": "Day"},
+            {"field": "events", "type": "nominal", "title": "Events"},
+        ],
+    }
+    return [{"data": {"values": rows}, "mark": mark, "encoding": encoding}]
+
+
+def _event_row(day: str, events: Sequence[MarketEvent]) -> Spec:
+    sentiments = {event.sentiment for event in events}
+    marks = {EVENT_MARKS.get(sentiment, NEUTRAL_MARK) for sentiment in sentiments}
+    shape, colour = marks.pop() if len(marks) == 1 else NEUTRAL_MARK
+    titles = [event.title for event in events[:EVENTS_NAMED]]
+    others = len(events) - len(titles)
+    names = "; ".join([*titles, format_quantity(others, "other")] if others else titles)
+    return {"day": day, "shape": shape, "colour": colour, "events": names}
 
 
 def _score_axis(unit: Unit) -> Spec:

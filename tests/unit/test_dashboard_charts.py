@@ -1,11 +1,13 @@
 """Chart specifications: valid Vega-Lite that holds the figures."""
 
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
+from uuid import UUID
 
 import altair as alt
 import pytest
 
+from core.records import MarketEvent
 from dashboard import charts
 from dashboard.charts import Bin
 from dashboard.formats import Unit
@@ -91,3 +93,45 @@ def test_a_chart_with_its_data_inside_says_the_same() -> None:
         "padding": {"top": 8},
         "layer": [{name: spec[name] for name in ("data", "mark", "encoding")}],
     }
+
+
+def build_event(number: int, day: int, sentiment: str) -> MarketEvent:
+    """Return an event of a day of March 2013."""
+    return MarketEvent(
+        id=UUID(int=number),
+        type="PRICE_MOVE",
+        title=f"Event {number}",
+        description=None,
+        affected_symbols=("FB",),
+        impact_magnitude=None,
+        sentiment=sentiment,
+        created_at=datetime(2013, 3, day, 23, 59, tzinfo=UTC),
+    )
+
+
+def test_events_are_marked_on_the_sessions_they_happened_in() -> None:
+    """One mark a day, of a colour where all events agree; those outside of the axis have none."""
+    days = ["2013-03-01", "2013-03-04", "2013-03-05"]
+    events = [
+        build_event(1, 1, "NEGATIVE"),
+        build_event(2, 4, "POSITIVE"),
+        *(build_event(number, 5, ("POSITIVE", "NEGATIVE")[number % 2]) for number in range(3, 8)),
+        build_event(9, 2, "POSITIVE"),
+    ]
+    [layer] = charts.build_event_marks(events, days)
+    line = {"mark": "line", "encoding": {"x": charts.build_day_axis(days)}}
+    alt.LayerChart.from_dict({"data": {"values": [{"day": day} for day in days]}, "layer": [line, layer]})
+    rows = layer["data"]["values"]
+    assert [(row["day"], row["shape"]) for row in rows] == [
+        ("2013-03-01", "triangle-down"),
+        ("2013-03-04", "triangle-up"),
+        ("2013-03-05", "diamond"),
+    ]
+    assert rows[0]["events"] == "Event 1"
+    assert rows[2]["events"] == "Event 3; Event 4; Event 5; 2 others"
+
+
+def test_days_without_events_have_no_layer_of_marks() -> None:
+    """Nor has a chart without days."""
+    assert charts.build_event_marks([], ["2013-03-01"]) == []
+    assert charts.build_event_marks([build_event(1, 1, "NEUTRAL")], []) == []

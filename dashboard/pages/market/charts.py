@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from core.records import Candle, MarketEvent
-from dashboard.charts import ACCENT, AXIS_PIXELS, BASELINE, GAIN, LOSS, MARGIN, Spec
+from dashboard.charts import ACCENT, AXIS_PIXELS, EVENT_MARKS, GAIN, LOSS, MARGIN, NEUTRAL_MARK, Spec
 from dashboard.formats import count_price_places, format_count, format_key, format_minute, format_price
 
 _LABELS = 5
 
 _FALLEN = {"test": "datum.close < datum.open", "value": LOSS}
-_SENTIMENTS = {"POSITIVE": ("triangle-up", GAIN), "NEGATIVE": ("triangle-down", LOSS)}
-_NEUTRAL = ("diamond", BASELINE)
 
 
 def choose_time_format(candles: Sequence[Candle], labels: str) -> str:
@@ -96,7 +94,7 @@ def _mark_layers(candles: Sequence[Candle], events: Sequence[MarketEvent]) -> li
 
 
 def _mark_row(event: MarketEvent, candle: Candle) -> Spec:
-    shape, colour = _SENTIMENTS.get(event.sentiment, _NEUTRAL)
+    shape, colour = EVENT_MARKS.get(event.sentiment, NEUTRAL_MARK)
     return {
         "bucket": candle.bucket.isoformat(),
         "high": float(candle.high),
