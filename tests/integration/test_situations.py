@@ -1,0 +1,65 @@
+"""The situations that tests of figures share hold what they promise."""
+
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import pairwise
+
+import pandas as pd
+import pytest
+
+from core import EnhancedDatabaseService
+from tests.conftest import Execute
+from tests.situations import SITUATIONS, SYMBOLS, read_table, write_situation
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_a_situation_is_consistent(name: str, service: EnhancedDatabaseService, execute: Execute) -> None:
+    """A portfolio is its cash and its positions at the last prices; its cash follows from its trades."""
+    write_situation(service, name, now := datetime.now(UTC))
+    portfolios, trades = read_table(execute, "portfolios"), read_table(execute, "trades")
+    positions, ticks = read_table(execute, "positions"), read_table(execute, "ticks")
+    situation = SITUATIONS[name]
+    assert len(read_table(execute, "users")) == situation.players
+    assert (now.date() in set(portfolios.session_date)) is (0 in situation.ages)
+    last = {
+        (tick.timestamp.astimezone(UTC).date(), tick.symbol): tick.price
+        for tick in ticks.sort_values("timestamp").itertuples()
+    }
+    for portfolio in portfolios.itertuples():
+        own_trades = trades[_of(trades, portfolio)].itertuples()
+        spent = sum(t.quantity * t.price * (1 if t.side == "BUY" else -1) for t in own_trades)
+        assert portfolio.current_cash == 10_000 - spent
+        held = sum(
+            p.quantity * last[p.session_date, p.symbol]
+            for p in positions[_of(positions, portfolio)].itertuples()
+        )
+        assert portfolio.total_value == portfolio.current_cash + held
+
+
+def test_players_come_and_go(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """The largest one has missed sessions, days without one, every state of a quest and idle players."""
+    write_situation(service, "players come and go", now := datetime.now(UTC))
+    days = sorted(set(read_table(execute, "portfolios").session_date))
+    assert days[-1] == now.date()
+    assert max((after - before).days for before, after in pairwise(days)) == 4
+    assert set(read_table(execute, "quests").status) == {"ACTIVE", "COMPLETED", "EXPIRED"}
+    assert read_table(execute, "users").last_active.isna().sum() == 1
+    assert 0 < len(set(read_table(execute, "trades").user_id)) < 12
+    assert set(read_table(execute, "ticks").symbol) > set(SYMBOLS)
+    assert all(
+        event.created_at < now + timedelta(seconds=1)
+        for event in read_table(execute, "market_events").itertuples()
+    )
+
+
+def test_ties_are_ties(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Everybody who plays a session of `ties` ends it with the same value."""
+    write_situation(service, "ties", datetime.now(UTC))
+    values = read_table(execute, "portfolios").groupby("session_date").total_value.agg(["nunique", "size"])
+    assert (values["nunique"] == 1).all()
+    assert (values["size"] == 5).all()
+    assert read_table(execute, "portfolios").total_value.map(lambda value: value != Decimal(10_000)).any()
+
+
+def _of(rows: pd.DataFrame, portfolio: object) -> "pd.Series[bool]":
+    return (rows.user_id == portfolio.user_id) & (rows.session_date == portfolio.session_date)  # type: ignore[attr-defined]  # a row
