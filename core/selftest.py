@@ -244,6 +244,11 @@ def _check_loads(run: _Run, user: User) -> None:
     trade = Trade(uuid4(), user.id, SESSION, run.symbol, "BUY", Decimal(2), Decimal(10), bought_at)
     run.call("load_trades", lambda: service.load_trades([trade]), _equals(1))
     run.call("list_trades", lambda: service.list_trades([user.id], SESSION), _equals((trade,)))
+    run.call(
+        "get_player_gains",
+        lambda: [gain.bought for gain in service.get_player_gains(user.id, SESSION, SESSION).symbols],
+        _equals([Decimal(20)]),
+    )
     [entry] = [entry for entry in service.get_leaderboard(run.name, SESSION) if entry.user_id == user.id]
     higher = replace(entry, score=VALUE + 1)
     run.call("load_leaderboard_entries", lambda: service.load_leaderboard_entries([higher]), _equals(1))

@@ -19,7 +19,15 @@ from core.queries.rows import (
     list_columns,
     make_builder,
 )
-from core.records import PlayerSession, Portfolio, PortfolioUpdate, Position, Trade
+from core.records import (
+    PlayerGains,
+    PlayerSession,
+    Portfolio,
+    PortfolioUpdate,
+    Position,
+    SymbolGain,
+    Trade,
+)
 
 COLUMNS = list_columns(Portfolio)
 
@@ -78,10 +86,53 @@ POSITIONS = f"""
 TRADES = f"""
     SELECT {list_columns(Trade)} FROM trades
     WHERE user_id = ANY(%s::uuid[]) AND session_date = %s ORDER BY user_id, executed_at, id"""
+# The first columns are the same in every row, so that a player without trades has one row too. Money is
+# rounded for each trade and each position, as it is in the value of a portfolio. The outer bounds of the
+# time exclude the partitions of other months.
+GAINS = """
+    WITH played AS (
+        SELECT count(*) AS sessions, COALESCE(sum(day_change), 0) AS change FROM portfolios
+        WHERE user_id = %(user)s AND session_date BETWEEN %(start)s AND %(end)s
+    ), traded AS (
+        SELECT session_date, symbol, count(*) AS trades,
+               sum(CASE side WHEN 'BUY' THEN quantity ELSE -quantity END) AS shares,
+               sum(CASE side WHEN 'BUY' THEN round(quantity * price, 2) ELSE 0 END) AS bought,
+               sum(CASE side WHEN 'SELL' THEN round(quantity * price, 2) ELSE 0 END) AS sold
+        FROM trades WHERE user_id = %(user)s AND session_date BETWEEN %(start)s AND %(end)s
+        GROUP BY session_date, symbol
+    ), held AS (
+        SELECT session_date, symbol, quantity, round(quantity * average_price, 2) AS cost,
+               round(quantity * last.price, 2) AS worth
+        FROM positions p LEFT JOIN LATERAL (
+            SELECT price FROM ticks
+            WHERE symbol = p.symbol AND timestamp >= p.session_date::timestamp AT TIME ZONE 'UTC'
+              AND timestamp < (p.session_date + 1)::timestamp AT TIME ZONE 'UTC'
+              AND timestamp >= %(start)s::date::timestamp AT TIME ZONE 'UTC'
+              AND timestamp < (%(end)s::date + 1)::timestamp AT TIME ZONE 'UTC'
+            ORDER BY timestamp DESC LIMIT 1
+        ) AS last ON true
+        WHERE p.user_id = %(user)s AND p.session_date BETWEEN %(start)s AND %(end)s
+    ), by_session AS (
+        SELECT symbol, COALESCE(trades, 0) AS trades, COALESCE(bought, 0) AS bought,
+               COALESCE(sold, 0) AS sold,
+               CASE WHEN shares = COALESCE(quantity, 0) THEN sold - bought + COALESCE(cost, 0) END
+                   AS realised,
+               CASE WHEN quantity IS NULL THEN 0 ELSE worth - cost END AS unrealised
+        FROM traded FULL JOIN held USING (session_date, symbol)
+    ), by_symbol AS (
+        SELECT symbol, count(*) AS sessions, sum(trades)::bigint AS trades, sum(bought) AS bought,
+               sum(sold) AS sold, COALESCE(sum(realised), 0) AS realised,
+               COALESCE(sum(unrealised), 0) AS unrealised,
+               count(*) FILTER (WHERE realised IS NULL OR unrealised IS NULL) AS incomplete
+        FROM by_session GROUP BY symbol
+    )
+    SELECT played.sessions, played.change, by_symbol.* FROM played LEFT JOIN by_symbol ON true
+    ORDER BY symbol COLLATE "C" """
 
 build_portfolio = make_builder(Portfolio)
 build_position = make_builder(Position)
 build_trade = make_builder(Trade)
+build_gain = make_builder(SymbolGain)
 
 
 def find_portfolio(database: Database, user_id: UUID, session_date: date) -> Portfolio | None:
@@ -150,3 +201,10 @@ def list_positions(database: Database, user_ids: Sequence[UUID], day: date) -> t
 def list_trades(database: Database, user_ids: Sequence[UUID], day: date) -> tuple[Trade, ...]:
     """Return the trades of these users in a session, by user in the order of execution."""
     return fetch_all(database, build_trade, TRADES, (list(user_ids), day))
+
+
+def find_gains(database: Database, user_id: UUID, start: date, end: date) -> PlayerGains:
+    """Return a player's change of value over the sessions of [start, end], by symbol."""
+    rows: list[Row] = database.execute_sql(GAINS, {"user": user_id, "start": start, "end": end}).fetchall()
+    sessions, change = rows[0][:2]
+    return PlayerGains(sessions, change, tuple(build_gain(row[2:]) for row in rows if row[2] is not None))

@@ -263,6 +263,46 @@ class MarketReturn(Record, frozen=True):
     symbols: int
 
 
+class SymbolGain(Record, frozen=True):
+    """What one symbol added to a player's value over some sessions; amounts are in virtual cash.
+
+    `sessions` counts those in which the player held or traded it, `bought` and `sold` are the sums of
+    its trades. `realised` is what sales brought in less what those shares cost, `unrealised` what held
+    shares are worth at the last price of their session less what they cost. `incomplete` sessions have
+    no price of the shares held, or trades that do not add up to them; what is not known counts as 0.
+    """
+
+    symbol: str
+    sessions: int
+    trades: int
+    bought: Decimal
+    sold: Decimal
+    realised: Decimal
+    unrealised: Decimal
+    incomplete: int
+
+    @property
+    def gain(self) -> Decimal:
+        """What the symbol added to the player's value."""
+        return self.realised + self.unrealised
+
+
+class PlayerGains(Record, frozen=True):
+    """A player's change of value over `sessions` sessions, and what each symbol added to it, by symbol.
+
+    `change` is the sum of the day changes of the portfolios.
+    """
+
+    sessions: int
+    change: Decimal
+    symbols: tuple[SymbolGain, ...]
+
+    @property
+    def unexplained(self) -> Decimal:
+        """The rest of the change: with the gains of all symbols it adds up to `change` exactly."""
+        return self.change - sum((symbol.gain for symbol in self.symbols), Decimal(0))
+
+
 class Sparkline(Record, frozen=True):
     """Recent prices of a symbol, oldest first; `times` and `prices` have the same length."""
 

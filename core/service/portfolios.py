@@ -2,28 +2,42 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date
+from datetime import UTC, date, timedelta
 from decimal import Decimal
 from itertools import chain
+from operator import add
 from typing import TypeVar
 from uuid import UUID
+
+import msgspec
 
 from core.cache import Cached
 from core.cache.kinds import PORTFOLIO, format_id
 from core.database import Database
-from core.errors import ConstraintViolated, PortfolioNotFound, UserNotFound
+from core.errors import ConstraintViolated, InvalidInput, PortfolioNotFound, UserNotFound
 from core.queries import portfolios as queries
-from core.records import BatchResult, PlayerSession, Portfolio, PortfolioUpdate, Position, Trade
+from core.records import (
+    BatchResult,
+    PlayerGains,
+    PlayerSession,
+    Portfolio,
+    PortfolioUpdate,
+    Position,
+    SymbolGain,
+    Trade,
+)
 from core.service.base import LazyKeys, ServiceBase, chunked, list_pages, name_operation, new_id, stream_pages
 from core.service.inputs import (
     MAX_LIMIT,
     check_after,
     check_before,
+    check_day,
     check_id,
     check_ids,
     check_limit,
     check_session_date,
     check_session_to_write,
+    find_last_session,
     find_user_id,
 )
 from core.service.record_checks import check_update, check_updates
@@ -35,6 +49,14 @@ def portfolio_key(user_id: UUID, session_date: date) -> str:
 
 
 _PORTFOLIO = Cached(PORTFOLIO, Portfolio, portfolio_key)
+# No write invalidates it. Finished sessions change only when somebody corrects them.
+_FINISHED_GAINS = Cached(
+    PORTFOLIO,
+    PlayerGains,
+    lambda user_id, first, last: f"portfolio:{format_id(user_id)}:gains:{first}:{last}",
+    ttl_seconds=300,
+    time_dependent=True,
+)
 CHUNK_ROWS = 10_000
 
 T = TypeVar("T")
@@ -225,6 +247,32 @@ class Portfolios(ServiceBase):
         day = check_session_date(session_date, self._clock())
         return self._stream_by_player(queries.list_trades, day)
 
+    def get_player_gains(self, user_id: UUID | str, start: date, end: date) -> PlayerGains:
+        """Return what each symbol added to a player's value in the sessions from `start` to `end`.
+
+        Both dates are included. Aggregated by the database from trades, positions and the last price of
+        each session; the last price of an open session is the newest one. Finished sessions (before
+        today, UTC) are at most 300 s old, the open one is as of now. A player without sessions has
+        zeros. Raises `InvalidInput`.
+        """
+        checked = check_id(user_id, "user_id")
+        first, last = check_day(start, "start"), check_day(end, "end")
+        if last < first:
+            raise InvalidInput(f"end {last} is before start {first}; give a later end")
+        today = self._clock().astimezone(UTC).date()
+        last = min(last, find_last_session(self._clock()))
+
+        def load(user_id: UUID, first: date, last: date) -> PlayerGains:
+            return self._read(queries.find_gains, user_id, first, last)
+
+        parts = []
+        if first < today:
+            finished = min(last, today - timedelta(days=1))
+            parts.append(self._cache.get_or_load(_FINISHED_GAINS, load, checked, first, finished))
+        if last >= today:
+            parts.append(load(checked, max(first, today), last))
+        return add_gains(parts)
+
     def _stream_by_player(
         self, query: Callable[[Database, Sequence[UUID], date], tuple[T, ...]], day: date
     ) -> Iterator[T]:
@@ -238,6 +286,25 @@ class Portfolios(ServiceBase):
             return self._database.read(operation, query, [each.user_id for each in portfolios], day)
 
         return chain.from_iterable(map(load, list_pages(load_portfolios, MAX_LIMIT)))
+
+
+def add_gains(parts: Sequence[PlayerGains]) -> PlayerGains:
+    """Return the sum of a player's gains over several spans of sessions; none is zeros."""
+    symbols: dict[str, SymbolGain] = {}
+    for gain in chain.from_iterable(part.symbols for part in parts):
+        known = symbols.get(gain.symbol)
+        symbols[gain.symbol] = gain if known is None else _add_gain(known, gain)
+    return PlayerGains(
+        sessions=sum(part.sessions for part in parts),
+        change=sum((part.change for part in parts), Decimal(0)),
+        symbols=tuple(symbols[symbol] for symbol in sorted(symbols)),
+    )
+
+
+def _add_gain(first: SymbolGain, second: SymbolGain) -> SymbolGain:
+    _, *figures = msgspec.structs.astuple(first)
+    _, *others = msgspec.structs.astuple(second)
+    return SymbolGain(first.symbol, *map(add, figures, others))
 
 
 def _no_portfolio(user_id: UUID | str, day: date) -> PortfolioNotFound:

@@ -81,6 +81,7 @@ VALID: dict[str, dict[str, Any]] = {
     "get_leaderboard_around": {"user_id": ID, "category": "c", "session_date": DAY, "radius": 1},
     "get_market_returns": {"start": DAY, "end": DAY},
     "get_period_leaderboard": {"category": "c", "session_date": DAY, "sessions": 7, "limit": 5},
+    "get_player_gains": {"user_id": ID, "start": DAY, "end": DAY},
     "get_portfolio": {"user_id": ID, "session_date": DAY},
     "get_portfolio_history": {"user_id": ID, "limit": 5, "before": DAY},
     "get_price_history": {"symbol": "AAPL", "start": NOON, "end": NOON + timedelta(days=1), "bucket": "1h"},

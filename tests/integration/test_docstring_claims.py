@@ -103,6 +103,7 @@ READS: dict[str, Callable[[EnhancedDatabaseService, User], object]] = {
     "get_market_returns": lambda s, _: s.get_market_returns(DAY, DAY),
     "get_moved_weeks": lambda s, _: s.get_moved_weeks(),
     "get_period_leaderboard": lambda s, _: s.get_period_leaderboard("total_value", DAY),
+    "get_player_gains": lambda s, u: s.get_player_gains(u.id, DAY, DAY),
     "get_portfolio": lambda s, u: s.get_portfolio(u.id, DAY),
     "get_portfolio_history": lambda s, u: s.get_portfolio_history(u.id),
     "get_price_history": lambda s, _: s.get_price_history("AAPL", NOON, NOON + timedelta(hours=1), "1h"),

@@ -1,0 +1,343 @@
+"""What each symbol added to a player's value: recomputed from the rows by other means."""
+
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import ROUND_HALF_UP, Decimal
+from random import Random
+from uuid import UUID
+
+import pandas as pd
+import pytest
+
+from core import EnhancedDatabaseService
+from core.errors import InvalidInput
+from core.queries import portfolios as queries
+from core.records import PlayerGains, Position, SymbolGain, Tick, Trade, User
+from core.service.base import new_id
+from core.service.portfolios import add_gains
+from tests.conftest import Execute
+from tests.game import build_portfolio
+from tests.integration.plans import count_rows_read
+
+DAY = date(2026, 3, 2)
+NEXT = DAY + timedelta(days=1)
+NOW = datetime(2026, 3, 4, 12, tzinfo=UTC)
+OPEN = NOW.date()
+SYMBOLS = ("AAPL", "FB", "IBM", "MSFT")
+
+
+@pytest.fixture
+def game(service: EnhancedDatabaseService) -> EnhancedDatabaseService:
+    """A service whose clock stands still: the session of 4 March is open."""
+    service._clock = lambda: NOW
+    return service
+
+
+def play(
+    service: EnhancedDatabaseService,
+    user: User,
+    day: date,
+    change: str,
+    *,
+    trades: tuple[tuple[str, str, str, str], ...] = (),
+    positions: tuple[tuple[str, str, str], ...] = (),
+) -> None:
+    """Write a session of a player: trades as symbol, side, quantity, price; positions without a side."""
+    opened = datetime.combine(day, time(9), UTC)
+    service.load_portfolios([build_portfolio(user.id, day, Decimal(change))])
+    service.load_trades(
+        Trade(new_id(), user.id, day, symbol, side, Decimal(quantity), Decimal(price), opened)
+        for symbol, side, quantity, price in trades
+    )
+    service.load_positions(
+        Position(user.id, day, symbol, Decimal(quantity), Decimal(price))
+        for symbol, quantity, price in positions
+    )
+
+
+def quote(service: EnhancedDatabaseService, day: date, hour: int, **prices: str) -> None:
+    """Write prices of symbols at an hour of a day."""
+    at = datetime.combine(day, time(hour), UTC)
+    service.load_market_ticks(Tick(symbol, at, Decimal(price)) for symbol, price in prices.items())
+
+
+def find_gain(gains: PlayerGains, symbol: str) -> SymbolGain:
+    """Return the only row of a symbol."""
+    [found] = [gain for gain in gains.symbols if gain.symbol == symbol]
+    return found
+
+
+# -- by other means ---------------------------------------------------------------------
+
+
+def cents(amount: Decimal) -> Decimal:
+    """Round to the cent, half away from zero."""
+    return amount.quantize(Decimal("0.01"), ROUND_HALF_UP)
+
+
+def read_frame(execute: Execute, table: str, user_id: UUID, start: date, end: date) -> pd.DataFrame:
+    """Return a player's rows of a table in some sessions, with all columns."""
+    names = [name for (name,) in execute(
+        "SELECT column_name FROM information_schema.columns WHERE table_name = %s ORDER BY ordinal_position",
+        (table,),
+    )]  # fmt: skip  # one statement
+    rows = execute(f"SELECT * FROM {table}")
+    frame = pd.DataFrame(rows, columns=names)
+    mine = frame["user_id"].astype(str) == str(user_id)
+    return frame[mine & (frame["session_date"] >= start) & (frame["session_date"] <= end)]
+
+
+def recompute(execute: Execute, user_id: UUID, start: date, end: date) -> PlayerGains:
+    """Return the gains from whole tables, one session and symbol after the other."""
+    played = read_frame(execute, "portfolios", user_id, start, end)
+    trades = read_frame(execute, "trades", user_id, start, end)
+    positions = read_frame(execute, "positions", user_id, start, end)
+    ticks = pd.DataFrame(
+        execute("SELECT symbol, timestamp, price FROM ticks"), columns=["symbol", "at", "price"]
+    )
+    days = [moment.astimezone(UTC).date() for moment in ticks["at"]]
+    last = {
+        key: rows.sort_values("at")["price"].iloc[-1] for key, rows in ticks.groupby([days, ticks["symbol"]])
+    }
+    keys = {(row.session_date, row.symbol) for frame in (trades, positions) for row in frame.itertuples()}
+    symbols: dict[str, SymbolGain] = {}
+    for day, symbol in sorted(keys):
+        flows = trades[(trades["session_date"] == day) & (trades["symbol"] == symbol)]
+        sums, shares = {"BUY": Decimal(0), "SELL": Decimal(0)}, Decimal(0)
+        for trade in flows.itertuples():
+            sums[trade.side] += cents(trade.quantity * trade.price)
+            shares += trade.quantity if trade.side == "BUY" else -trade.quantity
+        held = positions[(positions["session_date"] == day) & (positions["symbol"] == symbol)]
+        quantity, cost, worth = Decimal(0), Decimal(0), Decimal(0)
+        has_price = True
+        for position in held.itertuples():
+            quantity = position.quantity
+            cost = cents(quantity * position.average_price)
+            has_price = (day, symbol) in last
+            worth = cents(quantity * last[day, symbol]) if has_price else cost
+        adds_up = len(flows) > 0 and shares == quantity
+        new = SymbolGain(
+            symbol=symbol,
+            sessions=1,
+            trades=len(flows),
+            bought=sums["BUY"],
+            sold=sums["SELL"],
+            realised=sums["SELL"] - sums["BUY"] + cost if adds_up else Decimal(0),
+            unrealised=worth - cost,
+            incomplete=int(not adds_up or not has_price),
+        )
+        known = symbols.get(symbol)
+        symbols[symbol] = (
+            new
+            if known is None
+            else SymbolGain(
+                symbol,
+                *(getattr(known, name) + getattr(new, name) for name in SymbolGain.__struct_fields__[1:]),
+            )
+        )
+    return PlayerGains(len(played), sum(played["day_change"], Decimal(0)), tuple(symbols.values()))
+
+
+def ordered(gains: PlayerGains) -> list[SymbolGain]:
+    """Return the symbols in order."""
+    return sorted(gains.symbols, key=lambda gain: gain.symbol)
+
+
+# -- situations -------------------------------------------------------------------------
+
+
+def test_a_purchase_gains_until_the_last_price_of_its_session(
+    game: EnhancedDatabaseService, alice: User
+) -> None:
+    """Not until a price of the day after, which a finished session does not know."""
+    play(
+        game, alice, DAY, "25.00",
+        trades=(("AAPL", "BUY", "10", "100"),), positions=(("AAPL", "10", "100"),),
+    )  # fmt: skip  # one session
+    quote(game, DAY, 10, AAPL="90")
+    quote(game, DAY, 20, AAPL="102.5")
+    quote(game, NEXT, 1, AAPL="999")
+    gains = game.get_player_gains(alice.id, DAY, DAY)
+    gain = find_gain(gains, "AAPL")
+    assert (gain.realised, gain.unrealised, gain.gain) == (0, 25, 25)
+    assert (gain.bought, gain.sold, gain.trades, gain.sessions, gain.incomplete) == (1000, 0, 1, 1, 0)
+    assert (gains.sessions, gains.change, gains.unexplained) == (1, 25, 0)
+
+
+def test_a_sale_of_the_same_session_is_realised(game: EnhancedDatabaseService, alice: User) -> None:
+    """All of it where nothing is left, and the sold part where shares are left."""
+    play(
+        game, alice, DAY, "70",
+        trades=(
+            ("AAPL", "BUY", "10", "100"), ("AAPL", "SELL", "10", "105"),
+            ("FB", "BUY", "4", "50"), ("FB", "SELL", "1", "60"),
+        ),
+        positions=(("FB", "3", "50"),),
+    )  # fmt: skip  # one session
+    quote(game, DAY, 20, AAPL="1", FB="53.33")
+    gains = game.get_player_gains(alice.id, DAY, DAY)
+    apple, facebook = gains.symbols
+    assert (apple.realised, apple.unrealised, apple.incomplete) == (50, 0, 0)
+    assert (facebook.realised, facebook.unrealised) == (10, Decimal("9.99"))
+    assert gains.unexplained == Decimal("0.01")
+
+
+def test_sales_alone_are_not_explained(game: EnhancedDatabaseService, alice: User) -> None:
+    """What the shares cost is not known, so what the sale gained is not either."""
+    play(game, alice, DAY, "500", trades=(("AAPL", "SELL", "5", "100"),))
+    gains = game.get_player_gains(alice.id, DAY, DAY)
+    assert (find_gain(gains, "AAPL").sold, find_gain(gains, "AAPL").gain) == (500, 0)
+    assert find_gain(gains, "AAPL").incomplete == 1
+    assert gains.unexplained == 500
+
+
+def test_a_position_without_trades_gains_on_its_price(game: EnhancedDatabaseService, alice: User) -> None:
+    """What it cost is in the position; that the trades are missing is said."""
+    play(game, alice, DAY, "30", positions=(("AAPL", "3", "100"),))
+    quote(game, DAY, 20, AAPL="110")
+    gains = game.get_player_gains(alice.id, DAY, DAY)
+    assert (find_gain(gains, "AAPL").gain, find_gain(gains, "AAPL").incomplete) == (30, 1)
+    assert gains.unexplained == 0
+
+
+def test_a_symbol_without_a_price_is_not_explained(game: EnhancedDatabaseService, alice: User) -> None:
+    """Neither by a price of the day before nor by that of the day after."""
+    play(
+        game, alice, DAY, "-12",
+        trades=(("AAPL", "BUY", "1", "100"), ("FB", "BUY", "1", "20")),
+        positions=(("AAPL", "1", "100"), ("FB", "1", "20")),
+    )  # fmt: skip  # one session
+    quote(game, DAY - timedelta(days=1), 23, AAPL="50")
+    quote(game, DAY, 20, FB="18")
+    quote(game, NEXT, 0, AAPL="70")
+    gains = game.get_player_gains(alice.id, DAY, DAY)
+    assert (find_gain(gains, "AAPL").gain, find_gain(gains, "AAPL").incomplete) == (0, 1)
+    assert (find_gain(gains, "FB").gain, find_gain(gains, "FB").incomplete) == (-2, 0)
+    assert gains.unexplained == -10
+
+
+def test_a_portfolio_without_trades_is_not_explained(game: EnhancedDatabaseService, alice: User) -> None:
+    """Its whole change."""
+    play(game, alice, DAY, "-77.10")
+    gains = game.get_player_gains(alice.id, DAY, NEXT)
+    assert gains == PlayerGains(1, Decimal("-77.10"), ())
+    assert gains.unexplained == Decimal("-77.10")
+
+
+def test_a_player_without_sessions_has_zeros(game: EnhancedDatabaseService, alice: User) -> None:
+    """In a span that others played, and after the end of all sessions."""
+    for first, last in ((DAY, NEXT), (date.min, date.max), (date.max, date.max)):
+        assert game.get_player_gains(alice.id, first, last) == PlayerGains(0, Decimal(0), ())
+
+
+def test_the_open_session_follows_its_newest_price(game: EnhancedDatabaseService, alice: User) -> None:
+    """At once, also through a service that has read it before; finished sessions are kept."""
+    for day in (DAY, OPEN):
+        play(
+            game, alice, day, "10",
+            trades=(("AAPL", "BUY", "1", "100"),), positions=(("AAPL", "1", "100"),),
+        )  # fmt: skip  # one session
+        quote(game, day, 1, AAPL="110")
+    assert find_gain(game.get_player_gains(alice.id, DAY, OPEN), "AAPL").unrealised == 20
+    quote(game, OPEN, 2, AAPL="95")
+    gains = game.get_player_gains(alice.id, DAY, OPEN)
+    assert find_gain(gains, "AAPL").unrealised == 5
+    assert (gains.sessions, gains.unexplained) == (2, 15)
+
+
+def test_other_players_and_sessions_are_left_out(
+    game: EnhancedDatabaseService, alice: User, bob: User
+) -> None:
+    """Also of the same symbol on the same day."""
+    for user, day in ((alice, DAY), (alice, NEXT), (bob, DAY)):
+        play(
+            game, user, day, "1",
+            trades=(("AAPL", "BUY", "1", "100"),), positions=(("AAPL", "1", "100"),),
+        )  # fmt: skip  # one session
+        quote(game, day, 1, AAPL="101")
+    gains = game.get_player_gains(alice.id, DAY, DAY)
+    assert (gains.sessions, find_gain(gains, "AAPL").trades) == (1, 1)
+
+
+def test_a_span_ends_after_it_begins(game: EnhancedDatabaseService, alice: User) -> None:
+    """The error names both dates."""
+    with pytest.raises(InvalidInput, match=f"end {DAY} is before start {NEXT}"):
+        game.get_player_gains(alice.id, NEXT, DAY)
+
+
+def test_the_days_of_a_window_add_up_to_it(game: EnhancedDatabaseService, alice: User) -> None:
+    """Symbol by symbol, the open session included."""
+    scatter(game, alice, Random(5))
+    days = [OPEN - timedelta(days=age) for age in range(12, -1, -1)]
+    parts = [game.get_player_gains(alice.id, day, day) for day in days]
+    assert add_gains(parts) == game.get_player_gains(alice.id, days[0], days[-1])
+
+
+def scatter(service: EnhancedDatabaseService, user: User, random: Random) -> None:
+    """Write twelve days of sessions with holes, prices that are missing, and trades that do not add up."""
+    for age in range(12, -1, -1):
+        day = OPEN - timedelta(days=age)
+        for hour in (1, 13, 22):
+            prices = {
+                symbol: f"{random.uniform(0.001, 500):.{random.randrange(7)}f}"
+                for symbol in SYMBOLS
+                if random.random() < 0.8
+            }
+            quote(service, day, hour, **{name: price for name, price in prices.items() if float(price) > 0})
+        if random.random() < 0.3:
+            continue
+        trades, positions = [], []
+        for symbol in SYMBOLS:
+            kind = random.randrange(6)
+            bought, sold = random.randint(2, 90), random.randint(1, 90)
+            price = f"{random.uniform(1, 300):.4f}"
+            if kind in {1, 2, 5}:
+                trades.append((symbol, "BUY", f"{bought}", price))
+            if kind in {2, 3}:
+                trades.append((symbol, "SELL", f"{min(sold, bought)}", f"{random.uniform(1, 300):.3f}"))
+            left = bought - min(sold, bought) if kind == 2 else bought
+            if kind in {1, 2, 4} and left:
+                positions.append((symbol, f"{left}", price))
+        change = f"{random.uniform(-500, 500):.2f}"
+        play(service, user, day, change, trades=tuple(trades), positions=tuple(positions))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_gains_are_those_of_the_rows(
+    game: EnhancedDatabaseService, alice: User, bob: User, execute: Execute, seed: int
+) -> None:
+    """Recomputed with pandas from whole tables: a day, a part and all of it, to the last digit."""
+    for user in (alice, bob):
+        scatter(game, user, Random(f"{seed}{user.username}"))
+    for first, last in ((OPEN, OPEN), (DAY, DAY), (DAY, OPEN), (date(2026, 2, 1), OPEN)):
+        for user in (alice, bob):
+            found = game.get_player_gains(user.id, first, last)
+            expected = recompute(execute, user.id, first, last)
+            assert (found.sessions, found.change) == (expected.sessions, expected.change)
+            assert list(found.symbols) == ordered(expected)
+            explained = sum((gain.gain for gain in found.symbols), Decimal(0))
+            assert explained + found.unexplained == found.change
+
+
+# -- what is read -----------------------------------------------------------------------
+
+
+def test_a_price_is_one_probe_of_the_index(execute: Execute) -> None:
+    """Of 250 sessions with 500 prices each and a thousand players: the player's own rows alone."""
+    execute(
+        """
+        INSERT INTO users (username) SELECT 'player' || n FROM generate_series(1, 40) n;
+        INSERT INTO ticks (symbol, timestamp, price)
+            SELECT 'S' || s, timestamptz '2026-01-01Z' + n * interval '1 hour', 1
+            FROM generate_series(1, 4) s, generate_series(0, 5999) n;
+        INSERT INTO portfolios (user_id, session_date)
+            SELECT id, '2026-01-01'::date + n FROM users, generate_series(0, 249) n;
+        INSERT INTO positions (user_id, session_date, symbol, quantity, average_price)
+            SELECT user_id, session_date, 'S' || s, 1, 1 FROM portfolios, generate_series(1, 4) s;
+        INSERT INTO trades (user_id, session_date, symbol, side, quantity, price)
+            SELECT user_id, session_date, symbol, 'BUY', 1, 1 FROM positions;
+        ANALYZE users, ticks, portfolios, positions, trades"""
+    )
+    [(user_id,)] = execute("SELECT id FROM users LIMIT 1")
+    parameters = {"user": user_id, "start": date(2026, 1, 1), "end": date(2026, 9, 7)}
+    for table, rows in (("ticks", 1000), ("trades", 1000), ("positions", 1000), ("portfolios", 250)):
+        assert count_rows_read(execute, queries.GAINS, parameters, table) == rows
