@@ -3,9 +3,9 @@
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from random import Random
+from typing import Any
 from uuid import UUID
 
-import pandas as pd
 import pytest
 
 from core import EnhancedDatabaseService
@@ -17,6 +17,7 @@ from core.service.portfolios import add_gains
 from tests.conftest import Execute
 from tests.game import build_portfolio
 from tests.integration.plans import count_rows_read
+from tests.situations import SITUATIONS, read_table, write_situation
 
 DAY = date(2026, 3, 2)
 NEXT = DAY + timedelta(days=1)
@@ -74,67 +75,64 @@ def cents(amount: Decimal) -> Decimal:
     return amount.quantize(Decimal("0.01"), ROUND_HALF_UP)
 
 
-def read_frame(execute: Execute, table: str, user_id: UUID, start: date, end: date) -> pd.DataFrame:
-    """Return a player's rows of a table in some sessions, with all columns."""
-    names = [name for (name,) in execute(
-        "SELECT column_name FROM information_schema.columns WHERE table_name = %s ORDER BY ordinal_position",
-        (table,),
-    )]  # fmt: skip  # one statement
-    rows = execute(f"SELECT * FROM {table}")
-    frame = pd.DataFrame(rows, columns=names)
-    mine = frame["user_id"].astype(str) == str(user_id)
-    return frame[mine & (frame["session_date"] >= start) & (frame["session_date"] <= end)]
+def read_rows(execute: Execute, table: str, user_id: UUID, start: date, end: date) -> list[dict[str, Any]]:
+    """Return a player's rows of a table in some sessions."""
+    frame = read_table(execute, table)
+    mine = (frame["user_id"].astype(str) == str(user_id)) & frame["session_date"].between(start, end)
+    return [{str(name): value for name, value in row.items()} for row in frame[mine].to_dict("records")]
+
+
+def find_last_prices(execute: Execute) -> dict[tuple[date, str], Decimal]:
+    """Return the last price of each UTC day and symbol."""
+    ticks = read_table(execute, "ticks").sort_values("timestamp")
+    rows = zip(ticks["timestamp"], ticks["symbol"], ticks["price"], strict=True)
+    return {(moment.astimezone(UTC).date(), symbol): price for moment, symbol, price in rows}
 
 
 def recompute(execute: Execute, user_id: UUID, start: date, end: date) -> PlayerGains:
     """Return the gains from whole tables, one session and symbol after the other."""
-    played = read_frame(execute, "portfolios", user_id, start, end)
-    trades = read_frame(execute, "trades", user_id, start, end)
-    positions = read_frame(execute, "positions", user_id, start, end)
-    ticks = pd.DataFrame(
-        execute("SELECT symbol, timestamp, price FROM ticks"), columns=["symbol", "at", "price"]
-    )
-    days = [moment.astimezone(UTC).date() for moment in ticks["at"]]
-    last = {
-        key: rows.sort_values("at")["price"].iloc[-1] for key, rows in ticks.groupby([days, ticks["symbol"]])
-    }
-    keys = {(row.session_date, row.symbol) for frame in (trades, positions) for row in frame.itertuples()}
+    played = read_rows(execute, "portfolios", user_id, start, end)
+    trades = read_rows(execute, "trades", user_id, start, end)
+    positions = read_rows(execute, "positions", user_id, start, end)
+    last = find_last_prices(execute)
     symbols: dict[str, SymbolGain] = {}
-    for day, symbol in sorted(keys):
-        flows = trades[(trades["session_date"] == day) & (trades["symbol"] == symbol)]
-        sums, shares = {"BUY": Decimal(0), "SELL": Decimal(0)}, Decimal(0)
-        for trade in flows.itertuples():
-            sums[trade.side] += cents(trade.quantity * trade.price)
-            shares += trade.quantity if trade.side == "BUY" else -trade.quantity
-        held = positions[(positions["session_date"] == day) & (positions["symbol"] == symbol)]
-        quantity, cost, worth = Decimal(0), Decimal(0), Decimal(0)
-        has_price = True
-        for position in held.itertuples():
-            quantity = position.quantity
-            cost = cents(quantity * position.average_price)
-            has_price = (day, symbol) in last
-            worth = cents(quantity * last[day, symbol]) if has_price else cost
-        adds_up = len(flows) > 0 and shares == quantity
-        new = SymbolGain(
-            symbol=symbol,
-            sessions=1,
-            trades=len(flows),
-            bought=sums["BUY"],
-            sold=sums["SELL"],
-            realised=sums["SELL"] - sums["BUY"] + cost if adds_up else Decimal(0),
-            unrealised=worth - cost,
-            incomplete=int(not adds_up or not has_price),
-        )
-        known = symbols.get(symbol)
-        symbols[symbol] = (
-            new
-            if known is None
-            else SymbolGain(
-                symbol,
-                *(getattr(known, name) + getattr(new, name) for name in SymbolGain.__struct_fields__[1:]),
-            )
-        )
-    return PlayerGains(len(played), sum(played["day_change"], Decimal(0)), tuple(symbols.values()))
+    for day, symbol in sorted({(row["session_date"], row["symbol"]) for row in [*trades, *positions]}):
+        flows = [row for row in trades if (row["session_date"], row["symbol"]) == (day, symbol)]
+        held = [row for row in positions if (row["session_date"], row["symbol"]) == (day, symbol)]
+        new = recompute_symbol(symbol, flows, held, last.get((day, symbol)))
+        symbols[symbol] = _add(symbols[symbol], new) if symbol in symbols else new
+    change = sum((row["day_change"] for row in played), Decimal(0))
+    return PlayerGains(len(played), change, tuple(symbols.values()))
+
+
+def recompute_symbol(
+    symbol: str, flows: list[dict[str, Any]], held: list[dict[str, Any]], last: Decimal | None
+) -> SymbolGain:
+    """Return the gain of one symbol in one session."""
+    sums, shares = {"BUY": Decimal(0), "SELL": Decimal(0)}, Decimal(0)
+    for trade in flows:
+        sums[trade["side"]] += cents(trade["quantity"] * trade["price"])
+        shares += trade["quantity"] if trade["side"] == "BUY" else -trade["quantity"]
+    quantity = sum((row["quantity"] for row in held), Decimal(0))
+    cost = sum((cents(row["quantity"] * row["average_price"]) for row in held), Decimal(0))
+    is_priced = last is not None or not held
+    worth = cents(quantity * last) if last is not None else cost
+    adds_up = len(flows) > 0 and shares == quantity
+    return SymbolGain(
+        symbol=symbol,
+        sessions=1,
+        trades=len(flows),
+        bought=sums["BUY"],
+        sold=sums["SELL"],
+        realised=sums["SELL"] - sums["BUY"] + cost if adds_up else Decimal(0),
+        unrealised=worth - cost,
+        incomplete=int(not adds_up or not is_priced),
+    )
+
+
+def _add(first: SymbolGain, second: SymbolGain) -> SymbolGain:
+    names = SymbolGain.__struct_fields__[1:]
+    return SymbolGain(first.symbol, *(getattr(first, name) + getattr(second, name) for name in names))
 
 
 def ordered(gains: PlayerGains) -> list[SymbolGain]:
@@ -316,6 +314,23 @@ def test_gains_are_those_of_the_rows(
             assert list(found.symbols) == ordered(expected)
             explained = sum((gain.gain for gain in found.symbols), Decimal(0))
             assert explained + found.unexplained == found.change
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_every_change_is_explained_where_nothing_is_missing(
+    service: EnhancedDatabaseService, execute: Execute, name: str
+) -> None:
+    """By the symbols alone, whoever played when, also where nobody did and while a session is open."""
+    service._clock = lambda: NOW
+    write_situation(service, name, NOW)
+    for user in service.stream_users():
+        for first in (OPEN, OPEN - timedelta(days=1), OPEN - timedelta(days=60)):
+            found = service.get_player_gains(user.id, first, OPEN)
+            expected = recompute(execute, user.id, first, OPEN)
+            assert (found.sessions, found.change) == (expected.sessions, expected.change)
+            assert list(found.symbols) == ordered(expected)
+            assert found.unexplained == 0
+            assert all(gain.incomplete == 0 for gain in found.symbols)
 
 
 # -- what is read -----------------------------------------------------------------------
