@@ -1,28 +1,74 @@
-"""Live parts: parts of a page that refresh by themselves, and the controls to pause and refresh.
+"""Live parts: parts of a page that refresh by themselves, their sections, and the controls of a page.
 
-A part runs again without the rest of the page and states its age. A part that fails says so in its own
-place; filters, text that is being typed and the other parts stay.
+A part is one fragment: it runs again without the rest of the page and states its age. It consists of
+sections. Each section loads a value (reads of the service only, no call of Streamlit) and shows it (calls of
+Streamlit only). A section whose load fails shows its last known value with its age; the others go on. While
+anything fails the page tries again every five seconds, and the notes go as soon as it is over:
+
+    def show_overview() -> None:
+        service = runtime.get_service()
+        live.show_heading("Overview")
+        sessions = live.read("overview-sessions", lambda: service.get_session_summaries(limit=14))
+        live.show_live(partial(_show_session, service, sessions), seconds=30)
+
+    def _show_session(service, sessions) -> None:
+        day = sessions[0].session_date
+        live.show_section(
+            ("overview-events", day), load=partial(data.load_events, service, day), show=_show_events
+        )
+
+The key names the section and holds every parameter of `load`: last known values are shared by all visitors
+of the process. Filters and text that is being typed stay while parts and sections run again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import streamlit as st
 
 from dashboard import runtime, states
 from dashboard.formats import escape_markdown, format_as_of, format_count
 
-SHOWN_PAGE = "shown-page"
+T = TypeVar("T")
 
-_is_first_run: ContextVar[bool] = ContextVar("is_first_run", default=False)
-"""Whether the page was just opened; each run of a script has its own thread and so its own context."""
+SHOWN_PAGE = "shown-page"
+RETRYING = "retrying"
+
+YOUNG = 0.8
+"""Part of its interval in which a section that does not fail is not read again by a retry of the page."""
+
+
+@dataclass
+class _Run:
+    """What is known of the run of a page, or of one part of it."""
+
+    is_first: bool = False
+    """Whether the page was just opened."""
+    is_retry: bool = False
+    """Whether the page runs again because something failed; what did not fail is not due."""
+    interval: int | None = None
+    """How often the present part refreshes, in seconds; None when paused."""
+    is_failing: bool = False
+    oldest: datetime | None = None
+    """When the oldest of the values that are shown as fresh was read."""
+    parts: int = 0
+
+
+_run: ContextVar[_Run | None] = ContextVar("run", default=None)
 
 
 def show_heading(title: str) -> None:
     """Show the title of a page with the pause and refresh controls beside it."""
-    _is_first_run.set(st.session_state.get(SHOWN_PAGE) != title)
+    _run.set(
+        _Run(
+            is_first=st.session_state.get(SHOWN_PAGE) != title,
+            is_retry=bool(st.session_state.pop(RETRYING, False)),
+        )
+    )
     st.session_state[SHOWN_PAGE] = title
     row = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
     row.title(title, anchor=False, width="content")
@@ -34,7 +80,12 @@ def show_heading(title: str) -> None:
             bind="query-params",
             help="The page refreshes by itself. Switch off to pause it.",
         )
-        st.button("Refresh", key="refresh", help="Read everything again now")
+        st.button(
+            "Refresh",
+            key="refresh",
+            help="Read the page again now. Figures that are kept for some time, as the page says below, "
+            "do not change before.",
+        )
 
 
 def loading() -> AbstractContextManager[None]:
@@ -42,7 +93,7 @@ def loading() -> AbstractContextManager[None]:
 
     They show the earlier content until the new one is there, and each spinner would start a thread.
     """
-    return st.spinner("Loading") if _is_first_run.get() else nullcontext()
+    return st.spinner("Loading") if _get_run().is_first else nullcontext()
 
 
 def is_live() -> bool:
@@ -50,32 +101,84 @@ def is_live() -> bool:
     return bool(st.session_state.get("live", True))
 
 
+def read(key: Hashable, load: Callable[[], T], *, needs_database: bool = True) -> T:
+    """Return a value that the whole page needs, such as the options of a filter.
+
+    When `load` fails this is the last known value, without a note; raises the error if there is none.
+    """
+    run = _get_run()
+    reading = runtime.get_reader().read(key, load, needs_database=needs_database)
+    run.is_failing |= reading.error is not None
+    run.oldest = min(reading.read_at, run.oldest or reading.read_at)
+    return reading.value
+
+
+def show_section(
+    key: Hashable, *, load: Callable[[], T], show: Callable[[T], None], needs_database: bool = True
+) -> None:
+    """Show a section of a page: what `load` returns, or its last known value with a note below.
+
+    Without a last known value the note takes the section's place. `key` holds the name of the section and
+    every parameter of `load`, which makes no call of Streamlit; it may run in another thread. While the
+    database does not answer `load` is not called, unless it does without (`needs_database`).
+    """
+    run = _get_run()
+
+    def show_reading() -> None:
+        max_age = (run.interval or 0) * YOUNG if run.is_retry else 0.0
+        reading = runtime.get_reader().read(key, load, max_age_seconds=max_age, needs_database=needs_database)
+        show(reading.value)
+        if reading.error is None:
+            run.oldest = min(reading.read_at, run.oldest or reading.read_at)
+        else:
+            run.is_failing = True
+            st.caption(
+                describe_last_known(
+                    reading.read_at,
+                    now=datetime.now(UTC),
+                    cause=states.describe_cause(reading.error),
+                    is_live=run.interval is not None,
+                )
+            )
+
+    run.is_failing |= not states.run_part(show_reading, is_live=run.interval is not None)
+
+
 def show_live(part: Callable[[], None], *, seconds: int) -> None:
     """Show a part of a page now, and again after each interval unless paused."""
     interval = seconds if is_live() else None
+    page = _get_run()
+    page.parts += 1
+    is_first_part = page.parts == 1
 
-    def run() -> None:
+    def show() -> None:
+        # the first call belongs to the run of the page, later ones are runs of their own
+        nonlocal page
+        run, page = replace(page, interval=interval, oldest=None), _Run(interval=interval)
+        _run.set(run)
         with loading():
-            states.run_part(part, retry_seconds=interval)
+            run.is_failing |= not states.run_part(part, is_live=interval is not None)
         service = runtime.get_service()
         cache = service.cache_stats()
-        bypass = escape_markdown(cache.reason or "") if cache.state == "down" else None
-        st.caption(
-            describe_age(datetime.now(UTC), interval=interval, stale=service.stale_seconds(), bypass=bypass)
-        )
+        is_bypassed = cache.state == "down"
+        bypass = escape_markdown(cache.reason or "") if is_bypassed and is_first_part else None
+        read_at = run.oldest or datetime.now(UTC)
+        st.caption(describe_age(read_at, interval=interval, stale=service.stale_seconds(), bypass=bypass))
+        if interval is not None and (run.is_failing or is_bypassed):
+            _watch(is_failing=run.is_failing)
 
-    st.fragment(run, run_every=interval)()
+    st.fragment(show, run_every=interval)()
 
 
 def describe_age(
-    now: datetime, *, interval: int | None, stale: float | None, bypass: str | None = None
+    read_at: datetime, *, interval: int | None, stale: float | None, bypass: str | None = None
 ) -> str:
     """Return when a part was read, when it refreshes, and which server it did without.
 
     `stale` is the age in seconds of fail-safe values that replace the database. `bypass` is the reason
     why Redis is not used: pages are slower then, but correct.
     """
-    parts = [format_as_of(now), f"refreshes every {interval} s" if interval else "paused"]
+    parts = [format_as_of(read_at), f"refreshes every {interval} s" if interval else "paused"]
     if stale is not None:
         parts.append(
             f"the database does not answer: showing the last known values, {format_count(stale)} s old"
@@ -84,3 +187,40 @@ def describe_age(
         reason = f" ({bypass})" if bypass else ""
         parts.append(f"the cache is not used{reason}: values are correct, but pages take longer")
     return " · ".join(parts)
+
+
+def describe_last_known(read_at: datetime, *, now: datetime, cause: str, is_live: bool) -> str:
+    """Return the note of a section that shows its last known value: of when, why, and what comes next."""
+    moment = f"{read_at:%H:%M:%S} UTC" if read_at.date() == now.date() else format_as_of(read_at)[6:]
+    retry = f"next try in {states.RETRY_SECONDS} s" if is_live else "Refresh tries again"
+    return f"Last known values of {moment}; {cause}; {retry}"
+
+
+def _watch(*, is_failing: bool) -> None:
+    """Run the page again after a failure, every few seconds, but not while a server is known to be away.
+
+    Inside of the part that failed: the next run of that part without a failure ends this one.
+    """
+    is_first_call = True
+
+    def check() -> None:
+        nonlocal is_first_call
+        if is_first_call:
+            is_first_call = False
+            return
+        service, reader = runtime.get_service(), runtime.get_reader()
+        is_away = reader.is_database_away() if is_failing else service.cache_stats().state == "down"
+        if not is_away:
+            st.session_state[RETRYING] = True
+            st.rerun()
+
+    st.fragment(check, run_every=states.RETRY_SECONDS)()
+
+
+def _get_run() -> _Run:
+    """Return the present run; a new one outside of a page, as in tests of one section."""
+    run = _run.get()
+    if run is None:
+        run = _Run()
+        _run.set(run)
+    return run

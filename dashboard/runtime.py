@@ -1,4 +1,4 @@
-"""The service of this process and a cache of a few seconds, where page scripts can find them.
+"""The service of this process, a cache of a few seconds and the last known values, for page scripts.
 
 Owns the hand-over: the server's lifespan (or a test) sets the service, scripts get it. Never opens or
 closes it. A holder is needed because Streamlit runs the scripts itself and passes them no argument.
@@ -15,6 +15,7 @@ from streamlit import runtime
 
 from core import EnhancedDatabaseService
 from core.metrics import Metrics
+from dashboard.readings import Reader
 
 T = TypeVar("T")
 
@@ -74,12 +75,18 @@ class ShortCache:
 class _Holder:
     service: EnhancedDatabaseService | None = None
     cache = ShortCache()
+    reader: Reader | None = None
 
 
 def set_service(service: EnhancedDatabaseService | None) -> None:
-    """Set the service for page scripts, or None to remove it; clears the cache."""
+    """Set the service for page scripts, or None to remove it; forgets what was read from another one."""
     _Holder.service = service
     _Holder.cache.clear()
+    _Holder.reader = None
+    if service is not None:
+        _Holder.reader = Reader(
+            is_database_up=lambda: is_database_up(service), find_stale=service.stale_seconds
+        )
 
 
 def get_service() -> EnhancedDatabaseService:
@@ -92,6 +99,13 @@ def get_service() -> EnhancedDatabaseService:
 def get_cache() -> ShortCache:
     """Return the cache that all views of this process share."""
     return _Holder.cache
+
+
+def get_reader() -> Reader:
+    """Return what reads the sections of all pages; raises `RuntimeError` before a service was set."""
+    if _Holder.reader is None:
+        raise RuntimeError("no service is set; start the pages with `python -m dashboard`")
+    return _Holder.reader
 
 
 def is_database_up(service: EnhancedDatabaseService) -> bool:

@@ -29,7 +29,10 @@ RETRY_SECONDS = 5
 
 
 class ErrorState(NamedTuple):
-    """How an error of the database is shown; `summary` takes the place of a part of a page."""
+    """How an error of the database is shown.
+
+    `summary` takes the place of a part of a page; `cause` says below last known values why they are old.
+    """
 
     errors: tuple[type[Exception], ...]
     title: str
@@ -37,6 +40,7 @@ class ErrorState(NamedTuple):
     hint: str
     command: str
     summary: str
+    cause: str
 
 
 UNREACHABLE = ErrorState(
@@ -46,6 +50,7 @@ UNREACHABLE = ErrorState(
     hint="See what runs, and start what does not run with `make up`:",
     command="make status",
     summary="The database cannot be reached.",
+    cause="the database does not answer",
 )
 BUSY = ErrorState(
     errors=(PoolTimeout,),
@@ -54,6 +59,7 @@ BUSY = ErrorState(
     hint="If this happens often, allow more connections and restart the dashboard:",
     command="DATABASE_CONNECTION_LIMIT=20",
     summary="The dashboard is busy: all its database connections were in use.",
+    cause="all database connections are in use",
 )
 SLOW = ErrorState(
     errors=(QueryTimeout,),
@@ -62,6 +68,7 @@ SLOW = ErrorState(
     hint="If this happens often, check the database:",
     command="make status",
     summary="The database took too long to answer. Choose a smaller view.",
+    cause="the database took too long to answer",
 )
 MIGRATIONS_PENDING = ErrorState(
     errors=(DatabaseError,),
@@ -70,6 +77,7 @@ MIGRATIONS_PENDING = ErrorState(
     hint="Migrate it, then retry. Without make: `echo-markets migrate`.",
     command="make migrate",
     summary="The database is not set up yet: migrate it with `make migrate`.",
+    cause="the database is not set up",
 )
 ERROR_STATES = (UNREACHABLE, BUSY, SLOW, MIGRATIONS_PENDING)
 """The first one that fits counts; the last one only while migrations are pending."""
@@ -96,10 +104,10 @@ def run_page(page: Callable[[], None]) -> None:
             _watch_database()
 
 
-def run_part(part: Callable[[], None], *, retry_seconds: int | None) -> None:
-    """Run a part of a page; an error takes the place of this part only.
+def run_part(part: Callable[[], None], *, is_live: bool) -> bool:
+    """Run a part of a page and return whether it succeeded; an error takes the place of this part only.
 
-    `retry_seconds` says when the part runs again by itself; None when it does not.
+    `is_live` says whether the part runs again by itself.
     """
     try:
         part()
@@ -108,8 +116,20 @@ def run_part(part: Callable[[], None], *, retry_seconds: int | None) -> None:
         error_id = _log(error)
         state = find_state(error)
         summary = state.summary if state else "Something went wrong here. This is our mistake, not yours."
-        retry = f"Next try in {retry_seconds} seconds." if retry_seconds else "Use Refresh to try again."
+        retry = f"Next try in {RETRY_SECONDS} s." if is_live else "Use Refresh to try again."
         st.warning(f"{summary} {retry} Details are in the dashboard's log under error id `{error_id}`.")
+        return False
+    return True
+
+
+def describe_cause(error: Exception) -> str:
+    """Return in a few words why a value is old; what nobody expected is logged under an error id."""
+    state = find_state(error)
+    if state is UNREACHABLE:
+        # logged when it began, not by every section of every visitor
+        return state.cause
+    error_id = _log(error)
+    return f"{state.cause if state else 'reading failed'} (error id `{error_id}` in the log)"
 
 
 def show_unexpected(error: Exception) -> bool:
@@ -172,7 +192,7 @@ def _show_error_id(error_id: str) -> None:
 @st.fragment(run_every=RETRY_SECONDS)
 def _watch_database() -> None:
     """Run the whole page again as soon as the database answers."""
-    if runtime.is_database_up(runtime.get_service()):
+    if not runtime.get_reader().is_database_away() and runtime.is_database_up(runtime.get_service()):
         st.rerun()
 
 

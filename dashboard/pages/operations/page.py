@@ -46,7 +46,7 @@ def show_operations() -> None:
     metrics = st.fragment(_show_metrics, run_every=REFRESH_SECONDS if is_live else None)
     metrics(service, telemetry, span_seconds, is_live=is_live)
     st.fragment(_show_database, run_every=DATABASE_SECONDS if is_live else None)(service)
-    states.run_part(lambda: show_operator_actions(service), retry_seconds=None)
+    states.run_part(lambda: show_operator_actions(service), is_live=False)
 
 
 def _select_span(telemetry: Telemetry) -> int:

@@ -12,7 +12,7 @@ from functools import partial
 import streamlit as st
 
 from core import EnhancedDatabaseService
-from core.records import SessionSummary
+from core.records import LeaderboardEntry, MarketEvent, SessionSummary, Sparkline, Tick
 from dashboard import live, runtime, states
 from dashboard.charts import enclose_data
 from dashboard.elements import CARD_PIXELS, show_metric, show_table
@@ -37,7 +37,7 @@ def show_overview() -> None:
     service = runtime.get_service()
     live.show_heading("Overview")
     with live.loading():
-        sessions = service.get_session_summaries(limit=SESSIONS_SHOWN)
+        sessions = _read_sessions(service)
     if not sessions:
         states.show_no_sessions()
         return
@@ -48,13 +48,21 @@ def show_overview() -> None:
     )
 
 
+def _read_sessions(service: EnhancedDatabaseService) -> tuple[SessionSummary, ...]:
+    return live.read("overview-sessions", partial(service.get_session_summaries, limit=SESSIONS_SHOWN))
+
+
 def _show_session(service: EnhancedDatabaseService) -> None:
-    sessions = service.get_session_summaries(limit=SESSIONS_SHOWN)
+    sessions = _read_sessions(service)
     day = sessions[0].session_date
     st.caption(
         f"Session of {format_day(day)}, compared with the session before. Trends: {len(sessions)} sessions."
     )
-    _show_headlines(service, sessions)
+    live.show_section(
+        ("overview-headlines", day),
+        load=lambda: service.count_active_players(_begin_day(day)),
+        show=lambda active: _show_headlines(sessions, active),
+    )
     returns, leaders = st.columns([5, 3], gap="medium")
     with returns:
         st.subheader("Returns of the last sessions", anchor=False)
@@ -64,21 +72,34 @@ def _show_session(service: EnhancedDatabaseService) -> None:
             alt=f"Best and median return of the last {len(sessions)} sessions; see the table below",
         )
     with leaders:
-        _show_leaders(service, day)
+        st.subheader("Leaders this session", anchor=False)
+        live.show_section(
+            ("overview-leaders", day),
+            load=lambda: service.get_leaderboard(KNOWN_CATEGORIES[0].key, day, LEADERS_SHOWN),
+            show=_show_leaders,
+        )
     movers, events = st.columns(2, gap="medium")
     with movers:
-        _show_movers(service)
+        st.subheader("Biggest movers", anchor=False)
+        live.show_section(
+            "overview-movers",
+            load=lambda: (service.get_latest_market_data(), list_sparklines(service)),
+            show=lambda found: _show_movers(*found),
+        )
     with events:
-        _show_events(service, day)
+        st.subheader("Events of the day", anchor=False)
+        live.show_section(
+            ("overview-events", day), load=lambda: _list_events(service, day), show=_show_events
+        )
     with st.expander("Table of the sessions"):
         _show_sessions(sessions)
 
 
-def _show_headlines(service: EnhancedDatabaseService, sessions: Sequence[SessionSummary]) -> None:
+def _show_headlines(sessions: Sequence[SessionSummary], active: int) -> None:
     day = sessions[0].session_date
     headlines = tables.build_headlines(
         sessions,
-        active=service.count_active_players(_begin_day(day)),
+        active=active,
         is_today=day == datetime.now(UTC).date(),
     )
     with st.grid(CARDS_PER_ROW, min_column_width=CARD_PIXELS):
@@ -93,9 +114,7 @@ def _show_headlines(service: EnhancedDatabaseService, sessions: Sequence[Session
             )
 
 
-def _show_leaders(service: EnhancedDatabaseService, day: date) -> None:
-    st.subheader("Leaders this session", anchor=False)
-    leaders = service.get_leaderboard(KNOWN_CATEGORIES[0].key, day, LEADERS_SHOWN)
+def _show_leaders(leaders: Sequence[LeaderboardEntry]) -> None:
     if not leaders:
         st.caption("No player has a return in this session yet.")
         return
@@ -105,14 +124,12 @@ def _show_leaders(service: EnhancedDatabaseService, day: date) -> None:
     st.page_link(SCRIPTS["leaderboards"], label="Full leaderboard")
 
 
-def _show_movers(service: EnhancedDatabaseService) -> None:
-    st.subheader("Biggest movers", anchor=False)
-    ticks = service.get_latest_market_data()
+def _show_movers(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -> None:
     if not ticks:
         st.caption("No symbol has a price yet.")
         return
     show_table(
-        build_movers_table(ticks, list_sparklines(service)),
+        build_movers_table(ticks, sparklines),
         {
             "symbol": st.column_config.LinkColumn(
                 "Symbol", display_text=r"symbol=(.+)$", help="Opens the symbol's candles"
@@ -126,10 +143,12 @@ def _show_movers(service: EnhancedDatabaseService) -> None:
     st.page_link(SCRIPTS["market"], label="All symbols")
 
 
-def _show_events(service: EnhancedDatabaseService, day: date) -> None:
-    st.subheader("Events of the day", anchor=False)
+def _list_events(service: EnhancedDatabaseService, day: date) -> tuple[MarketEvent, ...]:
     start = _begin_day(day)
-    events = service.list_market_events(EVENTS_SHOWN, since=start, until=start + timedelta(days=1))
+    return service.list_market_events(EVENTS_SHOWN, since=start, until=start + timedelta(days=1))
+
+
+def _show_events(events: Sequence[MarketEvent]) -> None:
     if not events:
         st.caption("No symbol has moved far enough on this day to create an event.")
     else:

@@ -1,0 +1,220 @@
+"""Reads of page sections: in worker threads, with the last known value when a read fails.
+
+Owns the patience with a database that hangs, the memory that it does not answer, and the last known values
+of this process. Draws nothing and runs no statement itself.
+"""
+
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from concurrent.futures import Future
+from datetime import UTC, datetime, timedelta
+from queue import SimpleQueue
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from core.errors import DatabaseUnavailable
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+ENTRIES = 256
+"""Last known values, each at most some hundred rows; the least recently used is evicted."""
+
+WORKERS = 32
+"""Reads at the same time. Three times the connections: reads that hang must not keep others waiting."""
+
+PATIENCE_SECONDS = 1.0
+"""How long a read may take before the health of the database is checked: a hanging server says nothing."""
+
+CHECK_SECONDS = 2.0
+"""How often the health is checked while the database does not answer, however many visitors there are."""
+
+NO_ANSWER = "PostgreSQL does not answer; check that it is running"
+
+
+class Reading(NamedTuple, Generic[T]):
+    """A value, the time at which it was read, and why it is no newer; `error` is None when it is fresh."""
+
+    value: T
+    read_at: datetime
+    error: Exception | None = None
+
+
+class Workers:
+    """At most `limit` daemon threads, started when needed and kept: a hanging read must not delay a stop."""
+
+    def __init__(self, limit: int = WORKERS) -> None:
+        self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
+        self._lock = threading.Lock()
+        self._limit = limit
+        self._started = 0
+
+    def submit(self, job: Callable[[], T]) -> "Future[T]":
+        """Run a job in a worker and return its future."""
+        future: Future[T] = Future()
+        if not self._idle.acquire(blocking=False):
+            with self._lock:
+                if is_needed := self._started < self._limit:
+                    self._started += 1
+            if is_needed:
+                threading.Thread(target=self._work, name="reading", daemon=True).start()
+        self._jobs.put((job, future))
+        return future
+
+    def _work(self) -> None:
+        while True:
+            job, future = self._jobs.get()
+            try:
+                future.set_result(job())
+            except BaseException as error:
+                # the edge of a worker: the caller gets the error
+                future.set_exception(error)
+            # a worker that waits must not keep a value or a traceback alive
+            del job, future
+            self._idle.release()
+
+
+class _Known(NamedTuple):
+    value: Any
+    read_at: datetime
+    is_failing: bool
+
+
+class Reader:
+    """Reads values and keeps the last one of each key; thread safe.
+
+    `is_database_up` checks the database within about a second. `find_stale` returns, in the thread of a
+    read, how old the answer is when the service replaced the database by a last known value, else None.
+    """
+
+    def __init__(
+        self,
+        *,
+        is_database_up: Callable[[], bool],
+        find_stale: Callable[[], float | None],
+        entries: int = ENTRIES,
+        patience_seconds: float = PATIENCE_SECONDS,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._is_database_up = is_database_up
+        self._find_stale = find_stale
+        self._capacity = entries
+        self._patience_seconds = patience_seconds
+        self._clock = clock
+        self._workers = Workers()
+        self._lock = threading.Lock()
+        self._known: OrderedDict[Hashable, _Known] = OrderedDict()
+        self._checking = threading.Lock()
+        self._checked_at = float("-inf")
+        self._is_away = False
+
+    def read(
+        self,
+        key: Hashable,
+        load: Callable[[], T],
+        *,
+        max_age_seconds: float = 0.0,
+        needs_database: bool = True,
+    ) -> Reading[T]:
+        """Return a fresh value, or the last known one of this key with the error; raise without one.
+
+        A value younger than `max_age_seconds` counts as fresh, unless its last read failed. While the
+        database does not answer, nothing that needs it is loaded, so that waiting times do not add up.
+        """
+        known = self._find(key)
+        if known is not None and not known.is_failing and self._is_young(known, max_age_seconds):
+            return Reading(known.value, known.read_at)
+        try:
+            reading = self._load(load, needs_database=needs_database)
+        except Exception as error:
+            # whatever it is: the page shows what it has, and says so
+            self._note_failure(key, error)
+            if known is None:
+                raise
+            return Reading(known.value, known.read_at, error)
+        if reading.error is not None and known is not None and known.read_at > reading.read_at:
+            reading = Reading(known.value, known.read_at, reading.error)
+        self._keep(key, reading)
+        return reading
+
+    def is_database_away(self) -> bool:
+        """Return whether the database did not answer when it was last checked; checks when that is due."""
+        if not self._is_away:
+            return False
+        if time.monotonic() - self._checked_at >= CHECK_SECONDS:
+            self._check()
+        return self._is_away
+
+    def _is_young(self, known: _Known, seconds: float) -> bool:
+        return self._clock() - known.read_at < timedelta(seconds=seconds)
+
+    def _find(self, key: Hashable) -> _Known | None:
+        with self._lock:
+            known = self._known.get(key)
+            if known is not None:
+                self._known.move_to_end(key)
+            return known
+
+    def _keep(self, key: Hashable, reading: Reading[Any]) -> None:
+        with self._lock:
+            known = self._known.get(key)
+            # a slow read must not replace the value of a read that began later
+            if known is None or known.read_at <= reading.read_at:
+                is_failing = reading.error is not None
+                self._known[key] = _Known(reading.value, reading.read_at, is_failing=is_failing)
+            self._known.move_to_end(key)
+            while len(self._known) > self._capacity:
+                self._known.popitem(last=False)
+
+    def _note_failure(self, key: Hashable, error: Exception) -> None:
+        with self._lock:
+            known = self._known.get(key)
+            if known is not None:
+                self._known[key] = known._replace(is_failing=True)
+        if isinstance(error, DatabaseUnavailable) and not self._is_away:
+            self._check()
+
+    def _load(self, load: Callable[[], T], *, needs_database: bool) -> Reading[T]:
+        if needs_database and self.is_database_away():
+            raise DatabaseUnavailable(NO_ANSWER)
+
+        def run() -> Reading[T]:
+            started = self._clock()
+            value = load()
+            stale = self._find_stale() if needs_database else None
+            if stale is None:
+                return Reading(value, started)
+            self._check()
+            error = DatabaseUnavailable(NO_ANSWER)
+            return Reading(value, started - timedelta(seconds=stale), error)
+
+        future = self._workers.submit(run)
+        while True:
+            try:
+                return future.result(self._patience_seconds if needs_database else None)
+            except TimeoutError:
+                if future.done():
+                    return future.result()
+            self._check()
+            if self._is_away:
+                # the read goes on in its worker until a timeout of its own ends it
+                raise DatabaseUnavailable(NO_ANSWER)
+
+    def _check(self) -> None:
+        """Ask for the health of the database; who asks while another does keeps the last answer."""
+        if not self._checking.acquire(blocking=False):
+            return
+        try:
+            is_away = not self._is_database_up()
+            self._checked_at = time.monotonic()
+            if is_away and not self._is_away:
+                logger.warning("the database does not answer; pages show the last known values")
+            elif self._is_away and not is_away:
+                logger.warning("the database answers again")
+            self._is_away = is_away
+        finally:
+            self._checking.release()

@@ -1,0 +1,114 @@
+"""Sections of a page while the database, or one read, fails: run by Streamlit against a real server."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from pydantic import SecretStr
+from streamlit.testing.v1 import AppTest
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.errors import QueryTimeout
+from core.testing import PostgresServer
+from dashboard import readings, runtime
+from tests.faults.proxy import Proxy, run_proxy
+from tests.game import play_game
+from tests.integration.pages import OVERVIEW, open_page, read_metrics, read_text
+from tests.market import open_market
+
+NOTE = "Last known values of"
+HANGING_SECONDS = 6.0
+"""Patience, one health check, and the time of a page; far below the query timeout of 30 s."""
+
+
+@pytest.fixture(autouse=True)
+def _no_service_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Check the health in every run, and take the service out of the pages' reach after each test."""
+    monkeypatch.setattr(readings, "CHECK_SECONDS", 0.0)
+    yield
+    runtime.set_service(None)
+
+
+@pytest.fixture
+def proxy(postgres_server: PostgresServer) -> Iterator[Proxy]:
+    """The way to PostgreSQL, which a test can block."""
+    with run_proxy(postgres_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def game(
+    settings: Settings, postgres_server: PostgresServer, proxy: Proxy
+) -> Iterator[EnhancedDatabaseService]:
+    """The pages on a small game behind the proxy; without a cache and the default query timeout."""
+    url = settings.database_url.get_secret_value().replace(f":{postgres_server.port}/", f":{proxy.port}/")
+    assert str(proxy.port) in url
+    changed = {"database_url": SecretStr(url), "enable_redis_cache": False, "cache_failsafe": 0}
+    with open_service(settings.model_copy(update=changed)) as service:
+        play_game(service)
+        open_market(service)
+        runtime.set_service(service)
+        yield service
+        proxy.accept_again()
+        proxy.resume()
+
+
+def count_notes(page: AppTest) -> int:
+    """Return how many sections show last known values."""
+    return read_text(page).count(NOTE)
+
+
+def test_every_section_keeps_its_values_while_the_database_is_away(
+    game: EnhancedDatabaseService, proxy: Proxy
+) -> None:
+    """Figures and tables stay, also for a visitor who just came; all is well as soon as it is back."""
+    page = open_page(OVERVIEW)
+    figures, tables = read_metrics(page), [table.value.to_json() for table in page.dataframe]
+    assert figures
+    assert count_notes(page) == 0
+    proxy.refuse()
+    for stranded in (page.run(), open_page(OVERVIEW)):
+        assert not stranded.exception
+        assert not stranded.warning
+        assert read_metrics(stranded) == figures
+        assert [table.value.to_json() for table in stranded.dataframe] == tables
+        assert count_notes(stranded) >= 4
+        assert "the database does not answer; next try in 5 s" in read_text(stranded)
+    proxy.accept_again()
+    time.sleep(readings.PATIENCE_SECONDS * 2)  # the service keeps a verdict on its health for two seconds
+    assert count_notes(page.run()) == 0
+
+
+def test_a_hanging_database_delays_a_page_once(game: EnhancedDatabaseService, proxy: Proxy) -> None:
+    """Until the health check says so; sections do not add up their waiting times."""
+    figures = read_metrics(open_page(OVERVIEW))
+    proxy.pause()
+    started = time.monotonic()
+    page = open_page(OVERVIEW)
+    first_seconds = time.monotonic() - started
+    assert read_metrics(page) == figures
+    assert count_notes(page) >= 4
+    assert first_seconds < HANGING_SECONDS
+
+
+def test_a_section_fails_alone(game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a last known value the error takes its place; with one it is shown, under an error id."""
+
+    def give_up(*_: object, **__: object) -> None:
+        raise QueryTimeout("a statement ran too long")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(game, "list_market_events", give_up)
+        page = open_page(OVERVIEW)
+    assert [warning.value.partition(" Details")[0] for warning in page.warning] == [
+        "The database took too long to answer. Choose a smaller view. Next try in 5 s."
+    ]
+    assert "[alice](portfolios?player=alice)" in read_text(page)
+    assert count_notes(page) == 0
+    assert not page.run().warning
+    with monkeypatch.context() as broken:
+        broken.setattr(game, "list_market_events", give_up)
+        page.run()
+    assert not page.warning
+    assert count_notes(page) == 1
+    assert "the database took too long to answer (error id" in read_text(page)
