@@ -322,7 +322,7 @@ def test_what_refreshes_fails_in_its_place(
         monkeypatch.setattr(game, name, fail)
     page.run()
     assert not page.exception
-    assert "The database cannot be reached. Next try in 30 seconds." in page.warning[0].value
+    assert "The database cannot be reached. Next try in 5 s." in page.warning[0].value
     assert page.text_input[0].value in {"alice", "al"}
 
 
