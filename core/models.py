@@ -246,6 +246,7 @@ class Quest(Model):
     reward_value = DecimalField(15, 2, null=True)
     created_at = _now()
     expires_at = DateTimeTZField(null=True)
+    completed_at = DateTimeTZField(null=True)
 
     class Meta:
         """Active quests are few beside the finished ones, hence the partial indexes."""
@@ -255,11 +256,16 @@ class Quest(Model):
             Check(_one_of("status", QUEST_STATUSES), name="quests_status"),
             Check("target_value > 0", name="quests_target_value_sign"),
             Check("current_progress >= 0", name="quests_current_progress_sign"),
+            Check(
+                "completed_at IS NULL OR status = 'COMPLETED' AND completed_at >= created_at",
+                name="quests_completed_at",
+            ),
         ]
         indexes: ClassVar[list[Any]] = [
             SQL("CREATE INDEX quests_user_created ON quests (user_id, created_at)"),
             SQL("CREATE INDEX quests_active ON quests (user_id, created_at) WHERE status = 'ACTIVE'"),
             SQL("CREATE INDEX quests_expiring ON quests (expires_at) WHERE status = 'ACTIVE'"),
+            SQL("CREATE INDEX quests_completed ON quests (completed_at) WHERE completed_at IS NOT NULL"),
         ]
 
 

@@ -34,10 +34,12 @@ INSERT = f"""
                         expires_at)
     VALUES (%(id)s, %(user_id)s, %(type)s, %(title)s, %(description)s, %(target_value)s, %(reward_type)s,
             %(reward_value)s, %(expires_at)s) RETURNING {COLUMNS}"""
-# Only an active quest moves, and it completes in the statement that reaches the target.
+# Only an active quest moves, and it completes in the statement that reaches the target. The clock of this
+# process may be behind the server's, which gave the quest its time of creation.
 PROGRESS = f"""
     UPDATE quests SET current_progress = %(progress)s,
-        status = CASE WHEN %(progress)s >= target_value THEN 'COMPLETED' ELSE status END
+        status = CASE WHEN %(progress)s >= target_value THEN 'COMPLETED' ELSE status END,
+        completed_at = CASE WHEN %(progress)s >= target_value THEN greatest(created_at, %(now)s) END
     WHERE id = %(id)s AND {_IS_RUNNING}
     RETURNING {COLUMNS}"""
 EXPIRE = """

@@ -171,7 +171,11 @@ class LeaderboardUpdate(Record, frozen=True):
 
 
 class Quest(Record, frozen=True):
-    """A player's task; completed once `current_progress` reaches `target_value`."""
+    """A player's task; completed once `current_progress` reaches `target_value`.
+
+    Only a completed quest has `completed_at`. There it is None when the time is unknown: the quest was
+    completed before times were stored, or loaded without one.
+    """
 
     id: UUID
     user_id: UUID
@@ -185,6 +189,7 @@ class Quest(Record, frozen=True):
     reward_value: Decimal | None
     created_at: datetime
     expires_at: datetime | None
+    completed_at: datetime | None = None
 
 
 class MarketEvent(Record, frozen=True):

@@ -152,7 +152,8 @@ class Loads(ServiceBase):
     def load_quests(self, quests: Iterable[Quest]) -> int:
         """Load quests by id; return how many are new or changed.
 
-        An existing quest gets every value of the record, its user too. Raises `InvalidInput`, naming
+        An existing quest gets every value of the record, its user too. A completed quest without
+        `completed_at` was completed at an unknown time. Raises `InvalidInput`, naming
         the place of the record, and `ConstraintViolated` when its user does not exist.
         """
 

@@ -187,9 +187,9 @@ class Quests(ServiceBase):
     def update_quest_progress(self, quest_id: UUID | str, progress: Decimal) -> Quest:
         """Set how far a quest is, and return it; it completes when the target is reached.
 
-        The progress is rounded half-even to two decimals, and may be less than before. Raises
-        `QuestNotFound`, and `InvalidInput`, also for a quest that is completed or past its time, which
-        does not change.
+        A quest that completes gets the time as `completed_at`. The progress is rounded half-even to two
+        decimals, and may be less than before. Raises `QuestNotFound`, and `InvalidInput`, also for a
+        quest that is completed or past its time, which does not change.
         """
         checked = check_id(quest_id, "quest_id")
         amount = check_money(progress, "progress")

@@ -280,6 +280,14 @@ def _check_prices(tick: Tick) -> None:
         raise InvalidInput(f"high is {tick.high}, below {max(ends)}; give high >= open and price")
 
 
+def _check_completion(quest: Quest) -> None:
+    completed = quest.completed_at
+    if completed is not None and quest.status != "COMPLETED":
+        raise InvalidInput(f"completed_at is {completed}, but status {quest.status}; only COMPLETED has it")
+    if completed is not None and completed < quest.created_at:
+        raise InvalidInput(f"completed_at is {completed}, before created_at {quest.created_at}")
+
+
 # -- kinds of records -------------------------------------------------------------------
 
 
@@ -377,7 +385,15 @@ QUESTS: RecordChecks[Quest] = RecordChecks(
         "reward_value": _amounts(Decimal(0), MAX_MONEY, is_optional=True),
         "created_at": _times(),
         "expires_at": _deadlines(),
-    }
+        "completed_at": _times(is_optional=True),
+    },
+    are_rows_plain=lambda values: all(
+        completed is None or (status == "COMPLETED" and completed >= created)
+        for completed, status, created in zip(
+            values["completed_at"], values["status"], values["created_at"], strict=True
+        )
+    ),
+    check_row=_check_completion,
 )
 MARKET_EVENTS: RecordChecks[MarketEvent] = RecordChecks(
     {

@@ -7,9 +7,11 @@ leaderboards are written last, and a day that has them is not played again.
 """
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from itertools import accumulate
 from typing import Final
 from uuid import UUID
 
@@ -125,7 +127,7 @@ def _open_market(
 
 
 class _Walk:
-    """A day of the market: its ticks and events, the players' final result and their best values."""
+    """A day of the market: its ticks and events, and the players' result at each step and at the end."""
 
     def __init__(
         self, market: LiveMarket, users: Sequence[User], daily: DailyPrices, midnight: datetime
@@ -136,8 +138,9 @@ class _Walk:
         seconds = DAY_SECONDS / STEPS
         self.ticks: list[Tick] = []
         self.events: list[MarketEvent] = []
-        self.best_gain: Integers = np.zeros(len(users), np.int64)
-        self.best_lead: Integers = np.zeros(len(users), np.int64)
+        self.moments: list[datetime] = []
+        self._gains: list[Integers] = []
+        self._leads: list[Integers] = []
         for step in range(STEPS):
             # in the middle of each step, so that the last is still of this day
             moment = midnight + timedelta(seconds=(step + 0.5) * seconds)
@@ -145,15 +148,24 @@ class _Walk:
             for move in market.list_moves():
                 self.events.append(build_event(move, SINCE_OPEN, moment))
                 market.note_announced(move)
+            self.moments.append(moment)
             self._update(value_holdings(holdings, market.prices))
-            self.ended = moment
+
+    @property
+    def ended(self) -> datetime:
+        """The time of the last step."""
+        return self.moments[-1]
+
+    def list_progress(self, index: int, quest_type: str) -> list[int]:
+        """Return how far a player's quest of the day was at each step, in cents; it never goes back."""
+        steps = self._gains if quest_type == GAIN_TODAY else self._leads
+        return list(accumulate((int(step[index]) for step in steps), max, initial=0))[1:]
 
     def _update(self, result: SessionResult) -> None:
         self.result = result
-        if len(result.value_cents):
-            lead = result.value_cents - int(result.value_cents.mean())
-            self.best_gain = np.maximum(self.best_gain, result.change_cents)
-            self.best_lead = np.maximum(self.best_lead, lead)
+        self._gains.append(result.change_cents)
+        mean = int(result.value_cents.mean()) if len(result.value_cents) else 0
+        self._leads.append(result.value_cents - mean)
 
 
 def _play_quests(
@@ -170,17 +182,20 @@ def _play_quests(
         quests += _advance_milestone(service, user, day, milestone_ids[index])
         if has_turn[index]:
             rule = choose_daily(user.id, day)
-            best = walk.best_gain[index] if rule.type == GAIN_TODAY else walk.best_lead[index]
+            progress = walk.list_progress(index, rule.type)
             target = money_cents(rule.target)
+            step = bisect_left(progress, target)
+            is_reached = step < len(progress)
             quests.append(
                 build_quest(
                     daily_ids[index],
                     user.id,
                     rule,
-                    progress=to_money(min(int(best), target)),
-                    status="COMPLETED" if best >= target else "EXPIRED",
+                    progress=to_money(min(progress[-1], target)),
+                    status="COMPLETED" if is_reached else "EXPIRED",
                     created_at=midnight,
                     expires_at=midnight + timedelta(days=1),
+                    completed_at=walk.moments[step] if is_reached else None,
                 )
             )
     done = [quest for quest in quests if quest.status == "COMPLETED"]
@@ -202,8 +217,13 @@ def _advance_milestone(
     milestone = find_milestone(active)
     is_reached = milestone is not None and wins >= milestone.target_value
     if milestone is not None:
-        status = "COMPLETED" if is_reached else "ACTIVE"
-        yield msgspec.structs.replace(milestone, current_progress=Decimal(wins), status=status)
+        yield msgspec.structs.replace(
+            milestone,
+            current_progress=Decimal(wins),
+            status="COMPLETED" if is_reached else "ACTIVE",
+            # the wins are those of the sessions before, so it is complete when this one opens
+            completed_at=max(milestone.created_at, midnight_of(day)) if is_reached else None,
+        )
     rule = next_milestone(wins)
     if rule is not None and (milestone is None or is_reached):
         yield build_quest(

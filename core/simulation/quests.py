@@ -133,6 +133,7 @@ def build_quest(
     status: str,
     created_at: datetime,
     expires_at: datetime | None,
+    completed_at: datetime | None = None,
 ) -> Quest:
     """Return a player's quest by a rule."""
     return Quest(
@@ -148,6 +149,7 @@ def build_quest(
         reward_value=rule.reward,
         created_at=created_at,
         expires_at=expires_at,
+        completed_at=completed_at,
     )
 
 
@@ -180,6 +182,8 @@ class ReplayQuests:
         self._week_since: Integers = np.zeros(count, np.int64)
         self._rule: Integers = np.zeros(count, np.int64)
         self._progress: Integers = np.zeros(count, np.int64)
+        # the day on which each player reached the target of the week, 0 for not yet
+        self._reached_on: Integers = np.zeros(count, np.int64)
 
     def play(self, day: date, players: NDArray[np.intp], result: SessionResult) -> list[Quest]:
         """Count a session of these players; return the quests that end with it or before it."""
@@ -189,14 +193,16 @@ class ReplayQuests:
         won[players] = result.change_cents > 0
         before = self._reached()
         self._advance(players, result, won)
-        self.completed += self._reached() & ~before
+        reached = self._reached() & ~before
+        self.completed += reached
+        self._reached_on[reached] = day.toordinal()
         self._wins += won
         return [*over, *self._complete_milestones(day, won)]
 
     def finish(self, now: datetime) -> list[Quest]:
         """Return the quests that are open after the last session: of the week, and the milestones."""
         rungs = np.flatnonzero(self._has_begun & (self._rung < len(MILESTONES)))
-        return [*self._end_week(now), *self._milestones(rungs, "ACTIVE")]
+        return [*self._end_week(now), *self._milestones(rungs)]
 
     def _advance(self, players: NDArray[np.intp], result: SessionResult, won: NDArray[np.bool_]) -> None:
         change = np.zeros_like(self._progress)
@@ -228,6 +234,7 @@ class ReplayQuests:
         self._monday, self._week_since = monday, np.zeros_like(self._week_since)
         self._rule = (week_of(day) + np.arange(len(self._user_ids))) % len(WEEKLY)
         self._progress = np.zeros_like(self._progress)
+        self._reached_on = np.zeros_like(self._reached_on)
         return over
 
     def _give(self, day: date, players: NDArray[np.intp]) -> None:
@@ -261,30 +268,33 @@ class ReplayQuests:
             players.tolist(),
             rules.tolist(),
             np.clip(progress, 0, target).tolist(),
-            (progress >= target).tolist(),
+            self._reached_on[players].tolist(),
             strict=True,
         )
-        for quest_id, player, rule, reached_cents, is_reached in rows:
+        for quest_id, player, rule, reached_cents, reached_on in rows:
             yield build_quest(
                 quest_id,
                 self._user_ids[player],
                 WEEKLY[rule],
                 progress=to_money(reached_cents),
-                status="COMPLETED" if is_reached else missed,
+                status="COMPLETED" if reached_on else missed,
                 created_at=since,
                 expires_at=expiry,
+                completed_at=close_of(date.fromordinal(reached_on)) if reached_on else None,
             )
 
     def _complete_milestones(self, day: date, won: NDArray[np.bool_]) -> list[Quest]:
         reached = np.flatnonzero(won & (self._wins >= _RUNGS[self._rung]))
-        quests = list(self._milestones(reached, "COMPLETED"))
+        quests = list(self._milestones(reached, completed_at=close_of(day)))
         self.completed[reached] += 1
         self._rung[reached] += 1
         for player in reached.tolist():
             self._rung_since[player] = close_of(day)
         return quests
 
-    def _milestones(self, players: NDArray[np.intp], status: str) -> Iterator[Quest]:
+    def _milestones(
+        self, players: NDArray[np.intp], *, completed_at: datetime | None = None
+    ) -> Iterator[Quest]:
         for player in players.tolist():
             rung, since = int(self._rung[player]), self._rung_since[player]
             numbers = np.array([player * len(_RUNGS) + rung])
@@ -293,7 +303,8 @@ class ReplayQuests:
                 self._user_ids[player],
                 milestone(MILESTONES[rung]),
                 progress=Decimal(int(self._wins[player])),
-                status=status,
+                status="ACTIVE" if completed_at is None else "COMPLETED",
                 created_at=since,
                 expires_at=None,
+                completed_at=completed_at,
             )

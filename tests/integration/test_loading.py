@@ -154,6 +154,8 @@ REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
         "reward_value": (-1, NAN),
         "created_at": (None, FAR),
         "expires_at": (NOON.replace(tzinfo=None), pd.NaT),
+        # the quest is active
+        "completed_at": (NOON, FAR, pd.NaT),
     },
     "load_market_events": {
         "id": (None,),

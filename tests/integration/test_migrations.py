@@ -87,6 +87,29 @@ def test_each_single_step_is_reversible(
         migrator.up()
 
 
+def test_completed_quests_of_before_have_no_time(
+    empty_database_url: str, empty_execute: Execute, tmp_path: Path
+) -> None:
+    """Nothing stored says when they were completed, so nothing is invented; they stay completed."""
+    settings = Settings(database_url=SecretStr(empty_database_url))
+    for path in sorted(MIGRATIONS_DIR.glob("0*.py"))[:15]:
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    Migrator(settings, directory=tmp_path).up()
+    empty_execute("""
+        INSERT INTO users (username) VALUES ('alice');
+        INSERT INTO quests (user_id, type, title, target_value, current_progress, status)
+        SELECT id, 'T', 'Title', 3, 3, status FROM users, unnest('{ACTIVE,COMPLETED,EXPIRED}'::text[]) status;
+        INSERT INTO leaderboard_entries (user_id, session_date, category, score)
+        SELECT id, '2026-03-02', 'quests_completed', 1 FROM users""")
+    before = empty_execute("SELECT * FROM quests ORDER BY id")
+    assert Migrator(settings).up()[0] == "0016_quest_completion"
+    assert empty_execute("SELECT * FROM quests ORDER BY id") == [(*row, None) for row in before]
+    settings = settings.model_copy(update={"enable_redis_cache": False})
+    with open_service(settings) as service:
+        [alice] = service.search_users("alice")
+        assert service.count_completed_quests([alice.id]) == {alice.id: 1}
+
+
 def test_up_twice_changes_nothing(migrator: Migrator) -> None:
     """Starting again is harmless."""
     assert migrator.up()

@@ -2,6 +2,7 @@
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from pydantic import SecretStr
@@ -98,6 +99,44 @@ def test_missed_sessions_add_up(game: EnhancedDatabaseService, execute: Execute)
         " AND type LIKE 'DAILY%%'"
     )
     assert late == [(0,)]
+
+
+def test_missed_quests_are_completed_when_their_target_was_reached(
+    game: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """As holdings and prices say: at the first step with enough gain, or with enough lead over the mean."""
+    play_missed_sessions(game, TODAY)
+    values = execute(
+        """
+        SELECT p.user_id, p.session_date, t.timestamp,
+            p.current_cash + coalesce(sum(round(h.quantity * t.price, 2)), 0)
+        FROM portfolios p CROSS JOIN ticks t
+        LEFT JOIN positions h ON h.user_id = p.user_id AND h.session_date = p.session_date
+            AND h.symbol = t.symbol
+        WHERE p.session_date > %s AND t.timestamp::date = p.session_date
+        GROUP BY p.user_id, p.session_date, p.current_cash, t.timestamp ORDER BY t.timestamp""",
+        (LAST_SESSION,),
+    )
+    value_of = {(user_id, moment): value for user_id, _, moment, value in values}
+    members: dict[datetime, list[UUID]] = {}
+    for user_id, _, moment, _ in values:
+        members.setdefault(moment, []).append(user_id)
+    quests = execute(
+        "SELECT user_id, type, target_value, status, created_at, completed_at FROM quests"
+        " WHERE type LIKE 'DAILY%%'"
+    )
+    checked = 0
+    for user_id, kind, target, status, created_at, completed_at in quests:
+        reached = []
+        for moment in (moment for moment in members if moment.date() == created_at.date()):
+            cents = [int(value_of[member, moment] * 100) for member in members[moment]]
+            base = 1_000_000 if kind == "DAILY_GAIN" else sum(cents) // len(cents)
+            if int(value_of[user_id, moment] * 100) - base >= target * 100:
+                reached.append(moment)
+        assert completed_at == min(reached, default=None)
+        assert (status == "COMPLETED") == bool(reached)
+        checked += bool(reached)
+    assert checked > 3
 
 
 def test_missed_sessions_are_the_same_every_time(

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import msgspec
+import psycopg2
 import pytest
 import redis
 
@@ -45,6 +46,66 @@ def test_completes_at_the_target(service: EnhancedDatabaseService, alice: User, 
     done = service.update_quest_progress(str(quest.id), Decimal(3))
     assert (done.status, done.current_progress) == ("COMPLETED", 3)
     assert service.get_user_active_quests(alice.id) == ()
+
+
+def test_a_quest_remembers_when_it_was_completed(service: EnhancedDatabaseService, quest: Quest) -> None:
+    """By the clock of the service, and by nothing before."""
+    now = datetime.now(UTC).replace(microsecond=0) + timedelta(hours=3)
+    service._clock = lambda: now
+    assert service.update_quest_progress(quest.id, Decimal(2)).completed_at is None
+    done = service.update_quest_progress(quest.id, Decimal(3))
+    assert done.completed_at == now
+    assert service.get_user_quests(quest.user_id) == (done,)
+
+
+def test_a_quest_is_not_completed_before_it_was_given(service: EnhancedDatabaseService, quest: Quest) -> None:
+    """The clock of a process that is behind the server's does not make a time to complete negative."""
+    service._clock = lambda: quest.created_at - timedelta(seconds=5)
+    assert service.update_quest_progress(quest.id, Decimal(3)).completed_at == quest.created_at
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "status = 'ACTIVE', completed_at = now()",
+        "status = 'EXPIRED', completed_at = now()",
+        "status = 'COMPLETED', completed_at = created_at - interval '1 second'",
+    ],
+)
+def test_no_writer_gives_another_quest_a_time_of_completion(
+    quest: Quest, execute: Execute, changes: str
+) -> None:
+    """The database refuses it from every program."""
+    with pytest.raises(psycopg2.IntegrityError, match="quests_completed_at"):
+        execute(f"UPDATE quests SET {changes} WHERE id = %s", (str(quest.id),))
+
+
+@pytest.mark.parametrize("has_time", [True, False])
+def test_a_load_keeps_a_known_or_unknown_time_of_completion(
+    service: EnhancedDatabaseService, quest: Quest, *, has_time: bool
+) -> None:
+    """Without a time the quest is completed all the same."""
+    done = msgspec.structs.replace(
+        quest,
+        status="COMPLETED",
+        current_progress=Decimal("3.00"),
+        completed_at=quest.created_at + timedelta(minutes=1) if has_time else None,
+    )
+    assert service.load_quests([done]) == 1
+    assert service.load_quests([done]) == 0
+    assert service.get_user_quests(quest.user_id) == (done,)
+    assert service.count_completed_quests([quest.user_id]) == {quest.user_id: 1}
+
+
+def test_a_load_refuses_a_completion_before_the_quest_was_given(
+    service: EnhancedDatabaseService, quest: Quest
+) -> None:
+    """Naming both times."""
+    early = msgspec.structs.replace(
+        quest, status="COMPLETED", completed_at=quest.created_at - timedelta(minutes=1)
+    )
+    with pytest.raises(InvalidInput, match=r"quest 1: completed_at is .*, before created_at"):
+        service.load_quests([quest, early])
 
 
 def test_a_finished_quest_does_not_move(service: EnhancedDatabaseService, quest: Quest) -> None:

@@ -1,7 +1,8 @@
 """Replaying imported days: what is in the database adds up, and is the same every time."""
 
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, time
 from decimal import Decimal
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,34 @@ def test_quest_scores_count_completed_quests(
     player = service.get_user_by_username("amber_badger")
     assert [quest.type for quest in service.get_user_active_quests(player.id)] == ["MILESTONE"]
     assert player.preferences["strategy"] in {"buy_and_hold", "momentum", "mean_reversion", "cash"}
+
+
+def test_quests_are_completed_at_the_close_that_completes_them(
+    service: EnhancedDatabaseService, execute: Execute, tmp_path: Path
+) -> None:
+    """As the player's portfolios say: the session in which the target is reached."""
+    play(service, tmp_path)
+    portfolios = execute("""
+        SELECT user_id, session_date, day_change, total_value > avg(total_value) OVER (
+            PARTITION BY session_date) FROM portfolios ORDER BY session_date""")
+    quests = execute(
+        "SELECT user_id, type, target_value, status, created_at, expires_at, completed_at FROM quests"
+    )
+    seen = set()
+    for user_id, kind, target, status, created_at, expires_at, completed_at in quests:
+        of_user = [row[1:] for row in portfolios if row[0] == user_id]
+        if kind != "MILESTONE":
+            of_user = [row for row in of_user if created_at.date() <= row[0] < expires_at.date()]
+        counts = {
+            "BIG_GAIN": [change for _, change, _ in of_user],
+            "BEAT_THE_MARKET": list(accumulate(int(is_ahead) for _, _, is_ahead in of_user)),
+        }.get(kind, list(accumulate(int(change > 0) for _, change, _ in of_user)))
+        days = [row[0] for row, count in zip(of_user, counts, strict=True) if count >= target]
+        expected = datetime.combine(days[0], time(21), UTC) if days else None
+        assert completed_at == expected
+        assert (status == "COMPLETED") == bool(days)
+        seen.add((kind, bool(days)))
+    assert {("BIG_GAIN", True), ("BEAT_THE_MARKET", True), ("WINNING_SESSIONS", True)} <= seen
 
 
 def test_every_large_move_is_an_event(

@@ -251,6 +251,8 @@ def test_quests_of_the_day_complete_once(
         " WHERE type LIKE 'DAILY%%' AND status = 'COMPLETED'"
     )
     assert row[0] == row[1] > 0
+    is_wrong = "(status = 'COMPLETED') <> (completed_at IS NOT NULL)"
+    assert execute(f"SELECT count(*) FROM quests WHERE {is_wrong}") == [(0,)]
     (given,) = execute("SELECT count(*), count(DISTINCT user_id) FROM quests WHERE type LIKE 'DAILY%%'")
     assert given[0] == given[1] > row[0]
 
