@@ -29,7 +29,7 @@ RUN groupadd --gid 10001 echo-markets \
 COPY --from=build /wheel /wheel
 RUN pip install --no-cache-dir --no-deps --no-index /wheel/*.whl
 ARG REVISION=unknown
-RUN echo "$REVISION" > "$(python -c 'from core.release import ROOT; print(ROOT)')/REVISION"
+RUN echo "$REVISION" > "$(python -c 'from core.installation import ROOT; print(ROOT)')/REVISION"
 
 USER echo-markets
 CMD ["echo-markets", "--help"]

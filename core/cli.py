@@ -18,13 +18,13 @@ from rich.console import Console
 
 from core.app import configure_logging, open_service
 from core.confirmation import confirm_loss
-from core.errors import EchoMarketsError, InvalidInput, RowsWouldBeLost, SettingsError
+from core.errors import EchoMarketsError, InvalidInput, PoolTimeout, RowsWouldBeLost, SettingsError
+from core.installation import DEMO_PRICES
 from core.metrics import run_job
 from core.metrics.scrape import Scrape
 from core.migration import Migrator
-from core.pool_drill import occupy_pool
-from core.resources import DEMO_PRICES
 from core.selftest import run_self_test
+from core.service import EnhancedDatabaseService
 from core.settings import Settings
 from core.stack.commands import stack
 from core.status import read_fleet, show_health, show_stats
@@ -35,6 +35,8 @@ INTERRUPTED = 130
 PIPE_COLUMNS = 120
 MOST_DAYS = 36_500
 BULK_SLOW_MILLISECONDS = 10_000
+# Threads of a pool drill beyond the limit: they wait, and give up after DATABASE_POOL_TIMEOUT.
+WAITING = 3
 
 PRICE_COLUMNS_HELP = (
     "Columns are found by name; upper case, spaces and punctuation are ignored."
@@ -339,6 +341,32 @@ def occupy_pool_command() -> None:
     settings = _load_settings()
     with open_service(settings, role="drill") as service:
         occupy_pool(service, connections=settings.database_connection_limit, stopping=stopping)
+
+
+def occupy_pool(service: EnhancedDatabaseService, *, connections: int, stopping: threading.Event) -> None:
+    """Hold every connection until `stopping` is set, while more threads want one."""
+    threads = [
+        threading.Thread(target=_occupy, args=(service, stopping), name=f"occupier-{number}")
+        for number in range(connections + WAITING)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _occupy(service: EnhancedDatabaseService, stopping: threading.Event) -> None:
+    while not stopping.is_set():
+        try:
+            with service.transaction():
+                service.list_session_dates(limit=1)
+                stopping.wait()
+        except PoolTimeout:
+            # expected; retry at once, so that requests wait at any moment
+            continue
+        except EchoMarketsError:
+            # without a database, avoid a tight loop
+            stopping.wait(0.1)
 
 
 @contextmanager

@@ -115,3 +115,7 @@ class RowsWouldBeLost(EchoMarketsError):
 
 class PriceFileError(InvalidInput):
     """A price file has a row that cannot be read; nothing was loaded."""
+
+
+class StackError(EchoMarketsError):
+    """A part of the stack of `make up`, or a server for tests, cannot be started or stopped."""

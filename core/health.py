@@ -23,8 +23,9 @@ from core.database.bounded_connection import BoundedConnection, make_connector
 from core.database.driver_errors import describe_refusal, translate_connect
 from core.errors import ConnectionsExhausted, MigrationFailed
 from core.forks import call_in_forked_child
+from core.installation import MIGRATIONS
 from core.metrics import names
-from core.migration import MIGRATIONS_DIR, MigrationCount, count_migrations
+from core.migration import MigrationCount, count_migrations
 from core.records import Health, PoolStats, PoolUse
 from core.settings import Settings
 
@@ -174,7 +175,7 @@ class HealthEvaluator:
             is_full = isinstance(translate_connect(error), ConnectionsExhausted)
             return DatabaseFinding(reason=describe_refusal(error), is_full=is_full)
         try:
-            migrations = count_migrations(connection.execute_sql, MIGRATIONS_DIR)
+            migrations = count_migrations(connection.execute_sql, MIGRATIONS)
         except psycopg2.Error as error:
             return DatabaseFinding(reason=describe_refusal(error))
         except MigrationFailed as error:

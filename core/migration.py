@@ -1,14 +1,14 @@
 """Applies and reverts the numbered files of `migrations/`.
 
-Owns the one transaction in which a run does everything or nothing, and the advisory lock under
-which two starters wait for each other. The lock belongs to that transaction and ends with it,
-also behind a transaction pooler. Names in migrations mean the current schema alone, whatever
-else is on the search path.
+Owns the one transaction in which a run does everything or nothing; the advisory lock under which two
+starters wait for each other; and what a revert would take away: tables and columns that have rows. The
+lock belongs to that transaction and ends with it, also behind a transaction pooler. Names in migrations
+mean the current schema alone, whatever else is on the search path.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
@@ -30,13 +30,11 @@ from core.database.driver_errors import (
 )
 from core.database.session_settings import SessionFacts, find_missing_schema
 from core.errors import InvalidInput, MigrationFailed, RowsWouldBeLost
-from core.migration_losses import describe_losses, read_tables
-from core.resources import MIGRATIONS
+from core.installation import MIGRATIONS
 from core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-MIGRATIONS_DIR = MIGRATIONS
 HISTORY_TABLE = "schema_migration"
 # Any fixed number: "echo" in ASCII. Every starter of every version must use the same.
 ADVISORY_LOCK = 0x6563686F
@@ -56,6 +54,14 @@ FIND_HOLDER = f"""
     FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = 0 AND objid = {ADVISORY_LOCK}
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
+# Exact numbers are for people, and counting millions of rows takes seconds.
+COUNTED_ROWS = 100_000
+# Partitions come and go with their table.
+LIST_COLUMNS = """
+    SELECT relname, array_agg(attname::text)
+    FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid AND attnum > 0 AND NOT attisdropped
+    WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+    GROUP BY relname"""
 
 
 class MigrationStatus(msgspec.Struct, frozen=True):
@@ -83,7 +89,7 @@ class Migrator:
         self,
         settings: Settings,
         *,
-        directory: Path = MIGRATIONS_DIR,
+        directory: Path = MIGRATIONS,
         wait_seconds: float = WAIT_SECONDS,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
@@ -126,12 +132,9 @@ class Migrator:
             if not runner.applied():
                 return []
             with _named("down"):
-                execute_sql = runner.database.execute_sql
-                before = {} if drop_rows else read_tables(execute_sql, but=HISTORY_TABLE)
+                before = {} if drop_rows else _read_tables(runner.database)
                 names = list(runner.down(target))
-                losses = (
-                    [] if drop_rows else describe_losses(before, read_tables(execute_sql, but=HISTORY_TABLE))
-                )
+                losses = [] if drop_rows else _list_losses(before, _read_tables(runner.database))
             if losses:
                 raise RowsWouldBeLost(
                     f"reverting {', '.join(names)} would drop {', '.join(losses)}; nothing was changed"
@@ -286,6 +289,47 @@ def _named(direction: str) -> Iterator[None]:
             f"migrating {direction} failed and was rolled back: {reason};"
             " `echo-markets migrate status` lists what is applied"
         ) from error
+
+
+class _Table(NamedTuple):
+    """A table at one moment; `rows` is exact up to COUNTED_ROWS and one more beyond that."""
+
+    columns: frozenset[str]
+    rows: int
+
+
+def _read_tables(database: Any) -> dict[str, _Table]:
+    """Return the tables of the current schema, without that of the migrations."""
+    found = dict(database.execute_sql(LIST_COLUMNS).fetchall())
+    found.pop(HISTORY_TABLE, None)
+    return {name: _Table(frozenset(columns), _count(database, name)) for name, columns in found.items()}
+
+
+def _count(database: Any, name: str) -> int:
+    quoted = '"' + name.replace('"', '""') + '"'
+    statement = f"SELECT count(*) FROM (SELECT FROM {quoted} LIMIT {COUNTED_ROWS + 1}) AS counted"
+    [(rows,)] = database.execute_sql(statement).fetchall()
+    return int(rows)
+
+
+def _list_losses(before: Mapping[str, _Table], after: Mapping[str, _Table]) -> list[str]:
+    """Return what had rows and is gone, such as `quests (1,200 rows)`."""
+    losses = []
+    for name, table in sorted(before.items()):
+        if not table.rows:
+            continue
+        if name in after:
+            gone = [f"{name}.{column}" for column in sorted(table.columns - after[name].columns)]
+        else:
+            gone = [name]
+        losses += [f"{each} ({_describe_rows(table.rows)})" for each in gone]
+    return losses
+
+
+def _describe_rows(rows: int) -> str:
+    if rows > COUNTED_ROWS:
+        return f"more than {COUNTED_ROWS:,} rows"
+    return f"{rows:,} row{'' if rows == 1 else 's'}"
 
 
 def count_migrations(execute_sql: Callable[..., Any], directory: Path) -> MigrationCount:

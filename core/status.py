@@ -18,7 +18,7 @@ from core.metrics import names
 from core.metrics.scrape import Scrape, estimate_quantile, list_samples, read_scrape
 from core.service import EnhancedDatabaseService
 from core.settings import Settings, redact
-from core.stack_identity import StackIdentity, describe_database
+from core.settings.stack_identity import StackIdentity, describe_database
 
 # Beyond 1, so that a script can accept a stack that serves although it is degraded.
 EXIT_STATUSES = {"healthy": 0, "degraded": 3}

@@ -21,9 +21,9 @@ from psycopg2 import sql
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from core.errors import StackError
 from core.migration import HISTORY_TABLE, Migrator
 from core.settings import Settings
-from core.stack.errors import StackError
 from core.stack.permissions import ServerUser, run_as
 from core.stack.ports import LOOPBACK, find_free_port, is_port_free, postgres_answers, valkey_answers
 from core.stack.processes import read_last_lines

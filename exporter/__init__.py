@@ -6,6 +6,6 @@ from runpy import run_path
 # before anything else imports `core`, which may be another project's
 run_path(str(Path(__file__).resolve().parents[1] / "core" / "shadowed.py"))["refuse_shadow"]()
 
-from core.extras import require_extra  # noqa: E402  # see above
+from core.installation import require_extra  # noqa: E402  # see above
 
 require_extra("exporter")

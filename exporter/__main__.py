@@ -12,7 +12,7 @@ import uvicorn
 from core import Settings, open_service
 from core.app import configure_logging, refuse_arguments
 from core.errors import SettingsError
-from core.stack_identity import HEADER
+from core.settings.stack_identity import HEADER
 from exporter.deadlines import protocol_options
 from exporter.server import build_app, open_runners
 from exporter.web_config import load_web_config

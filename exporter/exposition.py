@@ -18,8 +18,8 @@ from prometheus_client.registry import Collector
 
 from core import EnhancedDatabaseService
 from core.health import build_health_metrics
+from core.installation import find_release
 from core.metrics.names import gauge
-from core.release import find_release
 from exporter.collectors.runner import CollectorRunner, Outcome
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from core import EnhancedDatabaseService, Settings
 from core.metrics import Metrics
 from core.metrics.names import STACK_ROLES
 from core.records import Health, PoolUse
-from core.stack_identity import StackIdentity
+from core.settings.stack_identity import StackIdentity
 from exporter.access import BasicAuth, Passwords
 from exporter.collectors.postgres import open_postgres_runner
 from exporter.collectors.redis import open_redis_runner

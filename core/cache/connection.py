@@ -22,8 +22,8 @@ from typing import Any
 import hiredis
 import redis
 
-from core.redis_url import RedisAddress, TlsOptions, make_tls_context
 from core.settings import Settings
+from core.settings.redis_url import RedisAddress, TlsOptions, make_tls_context
 
 # Large enough for one invalidation push that names thousands of keys.
 RECEIVE_BYTES = 262_144

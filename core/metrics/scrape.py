@@ -15,7 +15,7 @@ from prometheus_client.samples import Sample
 
 from core.http_client import Answer, FetchFailed, fetch
 from core.metrics import names
-from core.stack_identity import HEADER, StackIdentity, parse_identity
+from core.settings.stack_identity import HEADER, StackIdentity, parse_identity
 
 SCRAPE_SECONDS = 3.0
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 
 from core.errors import InvalidInput
-from core.extras import require_extra
+from core.installation import require_extra
 from core.records import Record
 from core.records.record import KEPT
 from core.service.inputs import check_bool, check_records, show

@@ -5,6 +5,6 @@ with them and what follows for portfolios, leaderboards, quests and events.
 Writes only through the service and holds no SQL.
 """
 
-from core.extras import require_extra
+from core.installation import require_extra
 
 require_extra("simulation")

@@ -12,19 +12,18 @@ import click
 from rich.console import Console
 
 from core.confirmation import is_somebody_there
-from core.resources import CHECKOUT
+from core.errors import StackError
+from core.installation import ROOT
 from core.settings import Settings
 from core.stack.compose import ComposeStack, find_engine_problem
 from core.stack.demo_data import load_demo_data, run_command
 from core.stack.drills import DRILLS, FAULT_SECONDS, RunningStack, run_drill
-from core.stack.errors import StackError
 from core.stack.folder import StackFolder
 from core.stack.health import refuse_other_stack
 from core.stack.local import LocalStack
 from core.stack.settings import StackSettings, describe_other_database
 from core.stack.stack import Stack
 
-ROOT = CHECKOUT
 UNHEALTHY = 1
 PIPE_COLUMNS = 120
 INTERRUPTED = 130

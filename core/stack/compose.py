@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
-from core.release import find_revision
-from core.stack.errors import StackError
+from core.errors import StackError
+from core.installation import find_revision
 from core.stack.ports import LOOPBACK, check_ports
 from core.stack.settings import StackSettings
 from core.stack.stack import SHOWN_LOG_LINES, Stack

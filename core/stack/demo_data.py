@@ -14,7 +14,7 @@ import psycopg2
 import psycopg2.extensions
 from psycopg2 import sql
 
-from core.stack.errors import StackError
+from core.errors import StackError
 from core.stack.programs import CLI
 from core.stack.servers import open_cursor
 from core.stack.settings import StackSettings

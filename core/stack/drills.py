@@ -19,6 +19,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from core.errors import StackError
 from core.http_client import FetchFailed, fetch
 from core.metrics.scrape import read_scrape
 from core.stack.drill_signals import (
@@ -31,7 +32,6 @@ from core.stack.drill_signals import (
     is_normal,
     judge,
 )
-from core.stack.errors import StackError
 from core.stack.folder import StackFolder
 from core.stack.processes import find_process, stop_process, wait_until
 from core.stack.programs import CLI, STOP_SECONDS, answers, find_address

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from core.errors import StackError
 from core.settings import STACK_ENV_FILE
-from core.stack.errors import StackError
 from core.stack.permissions import write_private
 
 # the limit is 104 on macOS and 108 on Linux; supervisord appends ".PID" while it creates the socket

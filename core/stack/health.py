@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import msgspec
 
+from core.errors import StackError
 from core.http_client import FetchFailed, fetch
-from core.stack.errors import StackError
+from core.settings.stack_identity import HEADER, StackIdentity, build_identity, parse_identity
 from core.stack.programs import find_address
-from core.stack_identity import HEADER, StackIdentity, build_identity, parse_identity
 
 # The exporter's own checks take a second at most.
 ANSWER_SECONDS = 5.0

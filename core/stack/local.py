@@ -13,9 +13,9 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
+from core.errors import StackError
 from core.settings import Settings
 from core.stack.demo_data import create_database, load_demo_data, run_step
-from core.stack.errors import StackError
 from core.stack.folder import StackFolder
 from core.stack.ports import check_ports
 from core.stack.processes import find_process, is_alive, read_last_lines, stop_process, wait_until

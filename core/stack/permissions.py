@@ -15,7 +15,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.stack.errors import StackError
+from core.errors import StackError
 
 USER_NAME = "echo-markets"
 PASSWORD_BYTES = 24  # 192 bits: not guessable, and 32 characters that need no quoting anywhere

@@ -13,8 +13,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from core.errors import StackError
 from core.http_client import FetchFailed, fetch
-from core.stack.errors import StackError
 
 LOOPBACK = "127.0.0.1"
 PROBE_SECONDS = 5.0  # a server that needs longer for one trivial answer is not healthy

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import psycopg2
 import psycopg2.extensions
 
-from core.stack.errors import StackError
+from core.errors import StackError
 from core.stack.permissions import (
     ServerUser,
     allow_access,

@@ -13,16 +13,23 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr
 
 from core.errors import SettingsError
-from core.settings import STACK_ENV_FILE, STACK_NAME_FORM, EnvironmentSettings, Port, Settings, StackName
+from core.settings import (
+    STACK_ENV_FILE,
+    STACK_NAME_FORM,
+    EnvironmentSettings,
+    Settings,
+    StackName,
+    number,
+    port,
+)
+from core.settings.stack_identity import describe_database
 from core.stack.ports import LOOPBACK
 from core.stack.servers import SUPERUSER
-from core.stack_identity import describe_database
 
 DATABASE = "echo_markets"
 
 Mode = Literal["local", "docker"]
 
-_PORT = "a port from 1 to 65535"
 _URL_SAFE = "letters, digits, '.', '_', '~' and '-'"
 
 
@@ -39,22 +46,18 @@ class StackSettings(EnvironmentSettings):
     """What `stack` commands read from the environment; DATABASE_URL is not part of it."""
 
     mode: Mode | None = Field(default=None, description="local or docker")
-    postgres_port: Port = Field(default=5433, description=_PORT)
-    valkey_port: Port = Field(default=6380, description=_PORT)
-    exporter_port: Port = Field(default=9100, description=_PORT)
-    dashboard_port: Port = Field(default=8501, description=_PORT)
-    prometheus_port: Port = Field(default=9090, description=_PORT)
+    postgres_port: int = port(5433)
+    valkey_port: int = port(6380)
+    exporter_port: int = port(9100)
+    dashboard_port: int = port(8501)
+    prometheus_port: int = port(9090)
     exporter_host: str = Field(default="127.0.0.1", description="an address to listen on")
     dashboard_host: str = Field(default="127.0.0.1", description="an address to listen on")
     postgres_password: ContainerPassword = Field(default=SecretStr("echo-markets"), description=_URL_SAFE)
     redis_password: ContainerPassword = Field(default=SecretStr("echo-markets"), description=_URL_SAFE)
     stack_name: StackName | None = Field(default=None, description=STACK_NAME_FORM)
-    seed_players: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        default=100, description="a whole number of players from 1 to 100000"
-    )
-    seed_sessions: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        default=250, description="a whole number of sessions from 1 to 10000"
-    )
+    seed_players: int = number(100, 1, 100_000, unit="a whole number of players")
+    seed_sessions: int = number(250, 1, 10_000, unit="a whole number of sessions")
     keep_dates: bool = Field(default=False, description="true or false")
 
     @classmethod
@@ -106,10 +109,12 @@ class StackSettings(EnvironmentSettings):
     def check_ports_differ(self) -> None:
         """Raise `SettingsError` when two servers have the same port."""
         owners: dict[int, str] = {}
-        for name, port in self.ports("docker").items():
-            if port in owners:
-                raise SettingsError(f"{name} is {port}, which {owners[port]} has too; set it to another port")
-            owners[port] = name
+        for name, number_given in self.ports("docker").items():
+            owner = owners.setdefault(number_given, name)
+            if owner != name:
+                raise SettingsError(
+                    f"{name} is {number_given}, which {owner} has too; set it to another port"
+                )
 
 
 def describe_other_database(root: Path, recorded: Mapping[str, str]) -> str | None:

@@ -11,7 +11,7 @@ from typing import ClassVar
 from rich.console import Console
 from rich.table import Table
 
-from core.stack.errors import StackError
+from core.errors import StackError
 from core.stack.folder import StackFolder
 from core.stack.health import read_stack_health
 from core.stack.ports import LOOPBACK

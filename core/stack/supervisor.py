@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from core.stack.errors import StackError
+from core.errors import StackError
 from core.stack.folder import StackFolder
 from core.stack.permissions import give_to, write_private
 from core.stack.processes import find_process, stop_process, wait_until

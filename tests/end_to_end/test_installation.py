@@ -14,7 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from core.resources import MIGRATIONS
+from core.installation import MIGRATIONS
 from core.stack.ports import LOOPBACK, find_free_port
 from core.stack.processes import wait_until
 from core.testing import PostgresServer, ValkeyServer
@@ -329,7 +329,7 @@ def test_image_knows_its_revision(built: Built, installation: Installation) -> N
         check=True,
     )
     try:
-        program = "from core.release import find_release; print(*find_release())"
+        program = "from core.installation import find_release; print(*find_release())"
         assert installation.run("python", "-c", program).stdout == f"{version('echo-markets')} 0123456789ab\n"
     finally:
         (installation.site_packages / "REVISION").unlink()

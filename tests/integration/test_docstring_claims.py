@@ -22,7 +22,7 @@ import pytest
 import redis
 from msgspec.structs import replace
 
-from core import EnhancedDatabaseService, Settings, errors, extras, open_service
+from core import EnhancedDatabaseService, Settings, errors, installation, open_service
 from core.errors import (
     ConstraintViolated,
     DatabaseError,
@@ -345,7 +345,7 @@ def _read_closed(service: Any, _: Execute) -> None:
 
 
 def _use_a_missing_extra(service: Any, _: Execute) -> None:
-    with patch.dict(extras.MODULES, {"frames": ("no_such_module",)}):
+    with patch.dict(installation.MODULES, {"frames": ("no_such_module",)}):
         service.to_frame([])
 
 

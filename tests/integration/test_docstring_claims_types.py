@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from pydantic import SecretStr
 
-from core import EnhancedDatabaseService, Settings, errors, extras, open_service, records
+from core import EnhancedDatabaseService, Settings, errors, installation, open_service, records
 from core.errors import EchoMarketsError
 from core.records import (
     AuditEvent,
@@ -240,7 +240,7 @@ def _leave_elsewhere(settings: Settings, _: Execute) -> None:
 
 
 def _use_a_missing_extra(settings: Settings, _: Execute) -> None:
-    with patch.dict(extras.MODULES, {"frames": ("no_such_module",)}), open_service(settings) as service:
+    with patch.dict(installation.MODULES, {"frames": ("no_such_module",)}), open_service(settings) as service:
         service.to_frame([])
 
 
@@ -275,6 +275,7 @@ ELSEWHERE = {
     "MigrationFailed": "tests/integration/test_migrations.py",
     "PriceFileError": "tests/unit/test_prices.py",
     "RowsWouldBeLost": "tests",
+    "StackError": "tests/integration/test_embedded_servers.py",
 }
 
 

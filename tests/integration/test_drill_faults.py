@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.pool_drill import WAITING, occupy_pool
+from core.cli import WAITING, occupy_pool
+from core.errors import StackError
 from core.stack.drills import RunningStack, hang_valkey
-from core.stack.errors import StackError
 from core.stack.folder import StackFolder
 from core.stack.local import resume_paused
 from core.stack.processes import wait_until

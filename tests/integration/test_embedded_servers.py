@@ -12,7 +12,7 @@ import psycopg2
 import pytest
 import redis
 
-from core.stack.errors import StackError
+from core.errors import StackError
 from core.stack.ports import LOOPBACK, find_free_port, is_port_free
 from core.testing import PostgresServer, ValkeyServer, run_postgres, run_valkey
 

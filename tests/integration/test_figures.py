@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from core import EnhancedDatabaseService, Settings, open_service
 from core.cli import main
 from core.http_client import fetch
+from core.settings.stack_identity import HEADER, StackIdentity, build_identity
 from core.stack.ports import find_free_port
-from core.stack_identity import HEADER, StackIdentity, build_identity
 from core.testing import ValkeyServer
 from exporter.exposition import Exposition
 from exporter.server import build_app

@@ -5,7 +5,8 @@ from pydantic import SecretStr
 
 from core import Settings, open_service
 from core.errors import DatabaseError, DatabaseUnavailable, MigrationFailed
-from core.migration import MIGRATIONS_DIR, Migrator
+from core.installation import MIGRATIONS
+from core.migration import Migrator
 from tests.conftest import Execute
 from tests.integration.catalog import describe
 from tests.integration.test_migrations import LEGACY
@@ -129,7 +130,7 @@ def test_other_schemas_of_the_search_path_are_left_alone(
     before = describe(empty_execute)
     migrator = with_search_path(empty_database_url, "echo,public")
     names = migrator.up()
-    assert len(names) == len(list(MIGRATIONS_DIR.glob("0*.py")))
+    assert len(names) == len(list(MIGRATIONS.glob("0*.py")))
     assert describe(empty_execute) == before
     foreign = "SELECT conname FROM pg_constraint WHERE confrelid = 'public.users'::regclass"
     assert empty_execute(foreign) == []

@@ -12,7 +12,8 @@ from pydantic import SecretStr
 
 from core import Settings, open_service
 from core.errors import DatabaseUnavailable, InvalidInput, MigrationFailed
-from core.migration import MIGRATIONS_DIR, Migrator
+from core.installation import MIGRATIONS
+from core.migration import Migrator
 from core.models import ALL_MODELS
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
@@ -61,7 +62,7 @@ def test_migrated_schema_is_the_models(migrator: Migrator, empty_execute: Execut
 
 def test_every_down_reverses_its_up(migrator: Migrator, empty_execute: Execute) -> None:
     """Step by step back, the schema is what it was before each step."""
-    names = sorted(path.stem for path in MIGRATIONS_DIR.glob("0*.py"))
+    names = sorted(path.stem for path in MIGRATIONS.glob("0*.py"))
     assert migrator.up() == names
     after_all = describe(empty_execute)
     for name in reversed(names):
@@ -77,7 +78,7 @@ def test_each_single_step_is_reversible(
 ) -> None:
     """Up to a step, one further up and down again: nothing has changed."""
     settings = Settings(database_url=SecretStr(empty_database_url))
-    for path in sorted(MIGRATIONS_DIR.glob("0*.py")):
+    for path in sorted(MIGRATIONS.glob("0*.py")):
         before = describe(empty_execute)
         (tmp_path / path.name).write_bytes(path.read_bytes())
         migrator = Migrator(settings, directory=tmp_path)
@@ -280,5 +281,5 @@ def test_status_exits_1_while_something_is_pending(empty_database_url: str, repo
 
 def test_migrations_are_numbered_without_a_gap() -> None:
     """Two with one number would run in the order of their names."""
-    names = sorted(path.name for path in MIGRATIONS_DIR.glob("[0-9]*.py"))
+    names = sorted(path.name for path in MIGRATIONS.glob("[0-9]*.py"))
     assert [int(name[:4]) for name in names] == list(range(1, len(names) + 1))

@@ -12,8 +12,8 @@ from pydantic import SecretStr
 from streamlit.testing.v1 import AppTest
 
 from core import EnhancedDatabaseService, Settings, open_service
+from core.settings.stack_identity import HEADER, build_identity
 from core.stack.ports import LOOPBACK, find_free_port
-from core.stack_identity import HEADER, build_identity
 from dashboard import runtime
 from dashboard.navigation import SCRIPTS
 from dashboard.pages.operations.alerts import SECTIONS

@@ -11,9 +11,10 @@ from starlette.testclient import TestClient
 
 from core import Settings, open_service
 from core.database.bounded_connection import BoundedConnection
+from core.installation import MIGRATIONS
 from core.metrics import open_metrics
 from core.metrics.names import STACK_ROLES
-from core.migration import MIGRATIONS_DIR, count_migrations
+from core.migration import count_migrations
 from core.queries import statistics
 from exporter.collectors import postgres
 from exporter.server import build_app, open_runners
@@ -79,7 +80,7 @@ QUESTIONS: tuple[Callable[[_Timed], object], ...] = (
     lambda timed: list(postgres.collect_replication(timed)),
     statistics.list_tables,
     statistics.find_statement_schema,
-    lambda timed: count_migrations(timed.execute_sql, MIGRATIONS_DIR),
+    lambda timed: count_migrations(timed.execute_sql, MIGRATIONS),
 )
 """What a scrape and its health check ask; pg_stat_statements, every 30 s, is not loaded here."""
 

@@ -14,9 +14,9 @@ import psycopg2
 import pytest
 
 from core import EnhancedDatabaseService, Settings
+from core.installation import MIGRATIONS
 from core.queries.leaderboards import WRITERS_LOCK
 from core.records import User
-from core.resources import MIGRATIONS
 from core.selftest import run_self_test
 from core.selftest_cleanup import ABANDONED_AFTER, ACTOR, ATTEMPTS, EVENT_TYPE
 from tests.conftest import Execute
@@ -198,7 +198,7 @@ def test_an_interruption_anywhere_leaves_nothing(
 
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(service, name, interrupt)
-            # those of the standings are called by another module, so nothing interrupts them
+            # the block of `transaction` ends with an error of its own, before the interruption
             with suppress(KeyboardInterrupt):
                 run_self_test(service, report=lambda _: None)
         assert read_tables(execute) == before, name

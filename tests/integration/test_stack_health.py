@@ -4,10 +4,10 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.stack.errors import StackError
+from core.errors import StackError
+from core.settings.stack_identity import HEADER, build_identity
 from core.stack.health import StackHealth, read_stack_health, refuse_other_stack
 from core.stack.ports import find_free_port
-from core.stack_identity import HEADER, build_identity
 from exporter.server import build_app
 from tests.conftest import Execute
 from tests.integration.test_health import STATES

@@ -12,7 +12,7 @@ from core.database.driver_errors import _read_key, describe_refusal, translate, 
 from core.errors import ConstraintViolated, EchoMarketsError
 
 # Of programs beside the service: starting the stack, and reading an exporter over HTTP.
-OTHERS = {"core.http_client", "core.stack.errors"}
+OTHERS = {"core.http_client", "core.errors"}
 
 
 def list_errors(kind: type[EchoMarketsError] = EchoMarketsError) -> set[type[EchoMarketsError]]:

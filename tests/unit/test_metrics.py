@@ -6,11 +6,11 @@ from typing import get_args
 
 import pytest
 
+from core.installation import UNKNOWN, find_revision
 from core.metrics import Metrics, names, open_metrics, run_job
 from core.metrics.fleet import FleetReader
 from core.metrics.names import AuditedAction, Definition, Limiter
 from core.metrics.writer import MetricWriter
-from core.release import UNKNOWN, find_revision
 from exporter import exposition
 from exporter.collectors import postgres, redis, statements
 from tests.conftest import find_imbalances

@@ -10,7 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from core.extras import MODULES
+from core.installation import MODULES
 from core.stack.compose import PUBLISHED, SERVICES
 from core.stack.settings import StackSettings
 
@@ -50,7 +50,7 @@ def read_requirements(repository: Path, lock: str) -> set[str]:
 
 
 def test_extras_are_those_that_the_stack_asks_for(repository: Path) -> None:
-    """`core.extras` looks for one module of each requirement of an extra."""
+    """`core.installation` looks for one module of each requirement of an extra."""
     extras = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"][
         "optional-dependencies"
     ]

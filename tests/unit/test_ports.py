@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from core.stack.errors import StackError
+from core.errors import StackError
 from core.stack.ports import (
     LOOPBACK,
     check_ports,

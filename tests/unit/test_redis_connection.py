@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from core.cache.connection import ErrorReply, Push, RedisConnection, ServerUnreachable, encode_command
-from core.redis_url import RedisAddress
+from core.settings.redis_url import RedisAddress
 
 PUSH = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n"
 Ends = tuple[socket.socket, RedisConnection]

@@ -11,8 +11,8 @@ from pydantic import SecretStr
 
 from core import cli, open_service
 from core.errors import SettingsError
-from core.redis_url import RedisAddress, RedisUrlError, TlsOptions, parse_redis_url
 from core.settings import Settings
+from core.settings.redis_url import RedisAddress, RedisUrlError, TlsOptions, parse_redis_url
 
 DATABASE_URL = "postgresql://echo:pw@db.example:5433/echo"
 

@@ -7,7 +7,7 @@ import pytest
 from core import cli
 from core.errors import SettingsError
 from core.settings import Settings, redact
-from core.stack_identity import describe_database
+from core.settings.stack_identity import describe_database
 
 URL = "postgresql://echo:s3cr3t@db.example:5433/echo"
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from core.stack.errors import StackError
+from core.errors import StackError
+from core.settings.stack_identity import NAME_PATTERN
 from core.stack.folder import SOCKET_PATH_LIMIT, StackFolder
 from core.stack.permissions import load_password, write_private
-from core.stack_identity import NAME_PATTERN
 
 
 def mode_of(path: Path) -> int:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from core.stack_identity import build_identity, describe_database, parse_identity
+from core.settings.stack_identity import build_identity, describe_database, parse_identity
 
 URL = "postgresql://alice:s3cr3t@db.example:5433/echo"
 

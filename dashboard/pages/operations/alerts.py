@@ -13,8 +13,8 @@ from typing import Literal
 
 import msgspec
 
+from core.installation import TROUBLESHOOTING
 from core.metrics.scrape import Scrape
-from core.resources import TROUBLESHOOTING
 from dashboard.pages.operations.queries import Values
 
 POOL_PART = 0.8

@@ -15,7 +15,7 @@ import msgspec
 from core import Settings
 from core.http_client import FetchFailed
 from core.metrics.scrape import Scrape, find_reasons, read_scrape
-from core.stack_identity import StackIdentity
+from core.settings.stack_identity import StackIdentity
 from dashboard.pages.operations.alerts import Alert, find_alerts
 from dashboard.pages.operations.prometheus import Prometheus
 from dashboard.pages.operations.queries import (

@@ -2,7 +2,7 @@
 
 import streamlit as st
 
-from core.resources import TROUBLESHOOTING
+from core.installation import TROUBLESHOOTING
 from dashboard.pages.operations.alerts import read_sections
 
 

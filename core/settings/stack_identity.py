@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from psycopg2.extensions import parse_dsn
 
-from core.database_url import DatabaseUrlError, check_database_url
+from core.settings.database_url import DatabaseUrlError, check_database_url
 
 HEADER = "X-Echo-Markets-Stack"
 NAME_PATTERN = r"[A-Za-z0-9._-]{1,64}"

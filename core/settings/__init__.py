@@ -1,0 +1,15 @@
+"""The configuration of every process; `Settings` lists all variables."""
+
+from core.settings.environment import STACK_ENV_FILE, EnvironmentSettings, number, port, redact
+from core.settings.settings import STACK_NAME_FORM, Settings, StackName
+
+__all__ = [
+    "EnvironmentSettings",
+    "STACK_ENV_FILE",
+    "STACK_NAME_FORM",
+    "Settings",
+    "StackName",
+    "number",
+    "port",
+    "redact",
+]

@@ -1,0 +1,194 @@
+"""How settings are read from the environment, and what is said of a wrong one.
+
+Owns the sources, the messages, and how alike two names have to be for one to be a misspelling of the
+other. Never shows a password: secrets are `SecretStr`, and a rejected value is redacted before it is printed.
+"""
+
+import os
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Self
+
+from dotenv import dotenv_values
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from core.errors import SettingsError
+from core.settings.database_url import DatabaseUrlError
+from core.settings.redis_url import RedisUrlError
+
+STACK_ENV_FILE = Path(".local/stack.env")
+
+# One letter of ten that is missing, doubled, wrong or in another place: DATABSE_URL, but not REDIS_HOST.
+ALIKE = 0.9
+# For a name that is wrong anyway, and may just have no setting that it could mean.
+SIMILAR = 0.6
+
+
+def milliseconds(default: int, lowest: int = 1, highest: int = 3_600_000, *, zero: str = "") -> Any:
+    """Return a field of whole milliseconds; `zero` says what 0 means where it is allowed."""
+    return number(default, lowest, highest, unit="whole milliseconds", zero=zero)
+
+
+def port(default: int) -> Any:
+    """Return a field of a TCP port."""
+    return number(default, 1, 65_535, unit="a port")
+
+
+def number(default: int, lowest: int, highest: int, *, unit: str, zero: str = "") -> Any:
+    """Return a field of a whole number of units, whose description names its limits."""
+    first = f"{lowest} ({zero})" if zero else str(lowest)
+    return Field(default=default, ge=lowest, le=highest, description=f"{unit} from {first} to {highest}")
+
+
+def redact(text: str) -> str:
+    """Return `text` with every password in it replaced, safe to print or log."""
+    text = re.sub(r"://(?P<login>.*)@", _hide_password, text)
+    # a misspelt parameter may hold a password as well
+    return re.sub(r"(?i)((?:pass(?!file)\w*|pwd|secret|token)=)[^&\s]*", r"\1***", text)
+
+
+def _hide_password(found: re.Match[str]) -> str:
+    user, colon, _ = found["login"].partition(":")
+    if re.search(r"[/?#@]", user):
+        # such a sign may stand in a password that begins earlier than it seems
+        return "://***@"
+    return f"://{user}:***@" if colon else found[0]
+
+
+class EnvironmentSettings(BaseSettings):
+    """Reads the environment and says in one line each what is wrong with it.
+
+    Every field has a `description` that names the values it allows.
+    """
+
+    model_config = SettingsConfigDict(
+        env_file=(STACK_ENV_FILE, ".env"),
+        env_file_encoding="utf-8",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        case_sensitive=False,
+        hide_input_in_errors=True,
+    )
+
+    def __init__(self, **values: Any) -> None:
+        """Read the environment; `values` win over it.
+
+        Raises `SettingsError` with one line for each wrong variable: its name, its value without
+        passwords, and what is allowed; for a name that is almost that of a setting; or for a file
+        that cannot be read.
+        """
+        try:
+            lines = self._list_wrong_names(values)
+            super().__init__(**values)
+        except ValidationError as error:
+            lines += [self._explain(item) for item in error.errors(include_url=False)]
+        except UnicodeDecodeError as error:
+            raise SettingsError(
+                f"a file of settings, {STACK_ENV_FILE} or .env, is not UTF-8 text: {error}; save it as UTF-8"
+            ) from None
+        except OSError as error:
+            raise SettingsError(
+                f"the file of settings {error.filename} cannot be read: {error.strerror};"
+                " run this as its owner, or from another folder"
+            ) from None
+        if lines:
+            raise SettingsError("\n".join(lines))
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the environment; `overrides` win over it. Raises `SettingsError` as the constructor does."""
+        return cls(**overrides)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with other values, which are not checked; raises `SettingsError` for other names."""
+        lines = self._list_unknown(update or {})
+        if lines:
+            raise SettingsError("\n".join(lines))
+        return super().model_copy(update=update, deep=deep)
+
+    @classmethod
+    def _list_unknown(cls, names: Iterable[str]) -> list[str]:
+        """Return a line for each name that is no setting."""
+        unknown = sorted(set(names) - set(cls.model_fields))
+        closest = {name: find_closest(name.lower(), cls.model_fields) for name in unknown}
+        return [
+            f"there is no setting {name}; "
+            + (f"the closest is {closest[name]}" if closest[name] else f"{cls.__name__} lists all")
+            for name in unknown
+        ]
+
+    @classmethod
+    def _list_wrong_names(cls, values: Mapping[str, Any]) -> list[str]:
+        """Return a line for each wrong name among the values, and for each misspelt one outside.
+
+        Others may use a name that is almost that of a setting, so it is wrong only while the
+        setting itself is given nowhere.
+        """
+        names = {name.upper() for name in (*os.environ, *_list_names_in_files(cls._list_files(values)))}
+        given = names.union(map(str.upper, values))
+        lines = cls._list_unknown(name for name in values if not name.startswith("_"))
+        for name, closest in find_misspelt(sorted(names - _list_known()), _list_known(cls)).items():
+            if closest not in given:
+                lines.append(
+                    f"{name} is set, and there is no such setting; the closest is {closest}: correct the"
+                    f" name, or, if others read {name}, set {closest} too, to nothing for its default"
+                )
+        return lines
+
+    @classmethod
+    def _list_files(cls, values: Mapping[str, Any]) -> Sequence[Path]:
+        files = values.get("_env_file", cls.model_config.get("env_file"))
+        return [Path(file) for file in ([files] if isinstance(files, str | Path) else files or ())]
+
+    @classmethod
+    def _explain(cls, item: Any) -> str:
+        field = str(item["loc"][0])
+        name, allowed = field.upper(), cls.model_fields[field].description
+        if item["type"] == "missing":
+            return f"{name} is not set; set it to {allowed}"
+        value = item.get("input")
+        if isinstance(value, SecretStr):
+            value = value.get_secret_value()
+        # without its scheme a URL cannot be taken apart, and a password in it cannot be found
+        is_opaque = field.endswith("_url") and "://" not in str(value)
+        shown = (
+            "(hidden)" if is_opaque or field.endswith(("password", "secret")) else repr(redact(str(value)))
+        )
+        cause = item.get("ctx", {}).get("error")
+        is_explained = isinstance(cause, RedisUrlError | DatabaseUrlError) and str(cause)
+        reason = f": {cause}" if is_explained else ""
+        return f"{name} is {shown}, which is not allowed{reason}; set it to {allowed}"
+
+
+def _list_names_in_files(files: Iterable[Path]) -> set[str]:
+    return {name for file in files if file.is_file() for name in dotenv_values(file, interpolate=False)}
+
+
+def _list_known(kind: type[EnvironmentSettings] = EnvironmentSettings) -> set[str]:
+    """Return the variables that a kind of settings reads, and those that more special ones read."""
+    fields = {name.upper() for name in kind.model_fields}
+    return fields.union(*map(_list_known, kind.__subclasses__()))
+
+
+def find_closest(name: str, known: Collection[str], *, likeness: float = SIMILAR) -> str | None:
+    """Return the known name that is most like `name`, or None when none is like it."""
+    return next(iter(get_close_matches(name, known, n=1, cutoff=likeness)), None)
+
+
+def find_misspelt(names: Iterable[str], known: Collection[str]) -> Mapping[str, str]:
+    """Return those of `names` that nobody knows and that are almost a known name, with that name."""
+    found: dict[str, str] = {}
+    for name in names:
+        closest = None if name in known else find_closest(name, known, likeness=ALIKE)
+        if closest is not None and not _is_deliberate(name, closest):
+            found[name] = closest
+    return found
+
+
+def _is_deliberate(name: str, known: str) -> bool:
+    """Say whether a name says of itself that it is another one, such as DATABASE_URL_2 or OLD_REDIS_URL."""
+    return re.fullmatch(rf"(\w+_)?{re.escape(known)}(_\w+|\d+)?", name) is not None

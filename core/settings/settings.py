@@ -1,0 +1,190 @@
+"""Every variable that a process reads, with its default and the values it allows.
+
+Owns names, defaults and limits; opens no connection.
+
+Order of precedence: the environment, `.env`, then `.local/stack.env` (written by
+`make up` so that tools started in the checkout find the running stack). The last one counts
+as a whole or not at all: with a DATABASE_URL of another database it belongs to another stack.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource
+
+from core.errors import SettingsError
+from core.settings.database_url import check_database_url
+from core.settings.environment import STACK_ENV_FILE, EnvironmentSettings, milliseconds, number, port
+from core.settings.redis_url import RedisAddress, RedisUrlError, parse_redis_url
+from core.settings.stack_identity import NAME_PATTERN, StackIdentity, build_identity, describe_database
+
+
+def _check_database_url(value: SecretStr) -> SecretStr:
+    return SecretStr(check_database_url(value.get_secret_value()))
+
+
+def _check_redis_url(value: SecretStr) -> SecretStr:
+    parse_redis_url(value.get_secret_value())
+    return value
+
+
+def _check_web_address(value: str) -> str:
+    _check_http_url(SecretStr(value))
+    return value
+
+
+def _check_http_url(value: SecretStr) -> SecretStr:
+    parts = urlsplit(value.get_secret_value())
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("scheme")
+    _ = parts.port  # raises ValueError when it is not a port
+    return value
+
+
+WebAddress = Annotated[str, AfterValidator(_check_web_address)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
+HttpUrl = Annotated[SecretStr, AfterValidator(_check_http_url)]
+
+StackName = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
+STACK_NAME_FORM = "up to 64 letters, digits, '.', '_' and '-'"
+
+_DATABASE_URL_FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE with libpq's parameters"
+# a server that listens on every address is reached on the loopback interface
+_REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing is bound here
+_HTTP_URL_FORM = "http://HOST:PORT or https://USER:PASSWORD@HOST:PORT"
+
+
+class Settings(EnvironmentSettings):
+    """One process's configuration; every field is an environment variable of the same name."""
+
+    database_url: DatabaseUrl = Field(description=_DATABASE_URL_FORM)
+    direct_url: DatabaseUrl | None = Field(default=None, description=_DATABASE_URL_FORM)
+    database_connection_limit: int = number(10, 1, 1_000, unit="a whole number of connections")
+    database_connect_timeout: int = milliseconds(60_000)
+    database_query_timeout: int = milliseconds(30_000)
+    database_pool_timeout: int = milliseconds(60_000)
+    database_log_queries: Literal["slow", "all", "off"] = Field(
+        default="slow", description="slow, all or off"
+    )
+    database_slow_query: int = milliseconds(1_000)
+    redis_url: RedisUrl = Field(
+        default=SecretStr("redis://127.0.0.1:6379/0"),
+        description="redis://HOST:PORT/DATABASE, rediss://HOST:PORT/DATABASE or unix:///PATH",
+    )
+    redis_password: SecretStr | None = Field(default=None, description="any text")
+    redis_key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:{}-]{0,64}$")] = Field(
+        default="", description="up to 64 letters, digits, '_', '.', ':', '-', '{' and '}'"
+    )
+    redis_timeout: int = milliseconds(250, 10, 10_000)
+    near_cache_size: int = number(10_000, 0, 10_000_000, unit="a whole number of values", zero="none")
+    near_cache_ttl: int = milliseconds(5_000, 1, 600_000)
+    cache_failsafe: int = milliseconds(300_000, 0, 86_400_000, zero="never")
+    stale_read_sample: int = number(0, 0, 1_000_000, unit="a whole number of hits", zero="none")
+    enable_redis_cache: bool = Field(default=True, description="true or false")
+    health_require_redis: bool = Field(default=False, description="true or false")
+    metrics_dir: Path | None = Field(default=None, description="a folder")
+    metrics_roles: Annotated[str, Field(pattern=r"^([a-z]+(-[a-z]+)*(, *|$))*$")] = Field(
+        default="", description="names of lower-case letters and hyphens, with commas between them"
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="DEBUG, INFO, WARNING or ERROR"
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="text or json")
+    exporter_host: str = Field(default="127.0.0.1", description="an address to listen on")
+    exporter_port: int = port(9100)
+    exporter_web_config: Path | None = Field(default=None, description="a file")
+    exporter_url: HttpUrl | None = Field(default=None, description=_HTTP_URL_FORM)
+    prometheus_url: HttpUrl | None = Field(default=None, description=_HTTP_URL_FORM)
+    dashboard_host: str = Field(default="127.0.0.1", description="an address to listen on")
+    dashboard_port: int = port(8501)
+    dashboard_behind: Literal["nothing", "loopback", "proxy"] = Field(
+        default="nothing", description="nothing, loopback or proxy"
+    )
+    dashboard_operators: str = Field(
+        default="", description="e-mail addresses with commas between them, or the word local"
+    )
+    oidc_client_id: str | None = Field(default=None, description="the client's id at the provider")
+    oidc_client_secret: SecretStr | None = Field(
+        default=None, description="the client's secret at the provider"
+    )
+    oidc_metadata_url: WebAddress | None = Field(
+        default=None, description="https://PROVIDER/.well-known/openid-configuration"
+    )
+    oidc_redirect_uri: Annotated[WebAddress, Field(pattern=r"/oauth2callback$")] | None = Field(
+        default=None, description="https://HOST/oauth2callback, as the provider knows it"
+    )
+    oidc_cookie_secret: Annotated[SecretStr, Field(min_length=32)] | None = Field(
+        default=None, description="a random text of 32 characters or more"
+    )
+    oidc_operator_claim: Annotated[str, Field(pattern=r"^[^=\s]+=[^=\s].*$")] | None = Field(
+        default=None, description="CLAIM=VALUE, such as groups=operators"
+    )
+    simulator_interval: int = milliseconds(2_000, 100)
+    stack_name: StackName | None = Field(default=None, description=STACK_NAME_FORM)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Leave out what a stack recorded when these settings name another database than its own.
+
+        Its Redis, metrics folder and ports would otherwise be mixed with that database.
+        """
+        files = getattr(dotenv_settings, "env_file", None)
+        if not isinstance(files, tuple) or STACK_ENV_FILE not in files:
+            return init_settings, env_settings, dotenv_settings, file_secret_settings
+        others = DotEnvSettingsSource(
+            settings_cls, env_file=tuple(file for file in files if file != STACK_ENV_FILE)
+        )
+        recorded = dotenv_values(STACK_ENV_FILE, interpolate=False).get("DATABASE_URL")
+        chosen = _find_database_url(init_settings, env_settings, others)
+        is_another = recorded and chosen and describe_database(chosen) != describe_database(recorded)
+        files_read = others if is_another else dotenv_settings
+        return init_settings, env_settings, files_read, file_secret_settings
+
+    def identify_stack(self) -> StackIdentity:
+        """Return which stack these settings are of."""
+        return build_identity(self.stack_name, self.database_url.get_secret_value())
+
+    def read_redis_address(self) -> RedisAddress:
+        """Return where Redis is and how to sign in; REDIS_PASSWORD counts when REDIS_URL has none.
+
+        Raises `SettingsError`, for settings that were not validated.
+        """
+        password = self.redis_password.get_secret_value() if self.redis_password else None
+        try:
+            return parse_redis_url(self.redis_url.get_secret_value(), password=password)
+        except RedisUrlError as error:
+            raise SettingsError(f"REDIS_URL is not allowed: {error}") from error
+
+    def list_metrics_roles(self) -> tuple[str, ...]:
+        """Return the names in METRICS_ROLES."""
+        return tuple(name for name in re.split(", *", self.metrics_roles) if name)
+
+    def find_exporter_url(self) -> str:
+        """Return where this process reaches the exporter: EXPORTER_URL, or what it listens on."""
+        if self.exporter_url is not None:
+            return self.exporter_url.get_secret_value().rstrip("/")
+        host = _REACHABLE.get(self.exporter_host, self.exporter_host)
+        return (
+            f"http://[{host}]:{self.exporter_port}" if ":" in host else f"http://{host}:{self.exporter_port}"
+        )
+
+
+def _find_database_url(*sources: PydanticBaseSettingsSource) -> str | None:
+    """Return the DATABASE_URL of the first source that has one."""
+    for source in sources:
+        value = source().get("database_url")
+        if value:
+            return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return None
