@@ -198,10 +198,10 @@ def import_prices_command(
         raise InvalidInput("name the FILE to load, or give --demo for the prices that come with the stack")
     if keep_dates and not demo:
         raise InvalidInput("--keep-dates is for --demo only; files keep their dates")
+    from core.price_import.loading import load_prices, move_to_today
+    from core.price_import.options import parse_options
+    from core.price_import.reading import read_prices
     from core.simulation.bulk_load import show_progress
-    from core.simulation.price_options import parse_options
-    from core.simulation.price_reading import read_prices
-    from core.simulation.prices import load_prices, move_to_today
 
     reading_options = parse_options(**options)
     with show_progress() as progress:
@@ -257,7 +257,7 @@ def seed_command(players: int, sessions: int | None, number: int, *, replace: bo
 def catch_up() -> None:
     """Play the missed sessions between the last one and today."""
     from core.simulation.bulk_load import show_progress
-    from core.simulation.missed_sessions import play_missed_sessions
+    from core.simulation.catch_up import play_missed_sessions
 
     with open_service(_load_bulk_settings()) as service, show_progress() as progress:
         days = play_missed_sessions(service, datetime.now(UTC).date(), progress=progress)

@@ -24,10 +24,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from core.errors import StackError
 from core.migration import HISTORY_TABLE, Migrator
 from core.settings import Settings
-from core.stack.permissions import ServerUser, run_as
-from core.stack.ports import LOOPBACK, find_free_port, is_port_free, postgres_answers, valkey_answers
-from core.stack.processes import read_last_lines
-from core.stack.servers import (
+from core.stack.embedded_servers import (
     NO_OPTIONS,
     SUPERUSER,
     open_cursor,
@@ -36,6 +33,9 @@ from core.stack.servers import (
     prepare_valkey,
     valkey_command,
 )
+from core.stack.permissions import ServerUser, run_as
+from core.stack.ports import LOOPBACK, find_free_port, is_port_free, postgres_answers, valkey_answers
+from core.stack.processes import read_last_lines
 
 START_SECONDS = 60.0  # a cold start takes 2 s; a loaded machine gets thirty times that
 STOP_SECONDS = 30.0  # a fast shutdown writes one checkpoint

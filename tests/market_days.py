@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core import EnhancedDatabaseService
-from core.simulation.prices import ImportResult, import_prices
+from core.price_import.loading import ImportResult, import_prices
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "market_history.csv.gz"
 LAST_DAY = "2013-03-01"

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from core.errors import PriceFileError
-from core.simulation.price_options import parse_options
-from core.simulation.price_reading import PriceReading, read_prices
-from core.simulation.price_table import PriceTable
+from core.price_import.options import parse_options
+from core.price_import.reading import PriceReading, read_prices
+from core.price_import.table import PriceTable
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 DAYS = ("2024-03-01", "2024-03-04", "2024-03-15")

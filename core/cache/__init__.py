@@ -2,6 +2,6 @@
 
 from core.cache.cache import Cache
 from core.cache.kinds import Cached, CacheKind
-from core.cache.leases import NO_FENCE, NO_TOKEN, Fence
+from core.cache.leases_and_fences import NO_FENCE, NO_TOKEN, Fence
 
 __all__ = ["NO_FENCE", "NO_TOKEN", "Cache", "CacheKind", "Cached", "Fence"]

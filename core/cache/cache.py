@@ -21,7 +21,7 @@ from core.cache.connection import make_connection_factory
 from core.cache.counters import CacheCounters, StaleReadSampler
 from core.cache.feed import InvalidationFeed
 from core.cache.kinds import KINDS, Cached, Read, find_kind_name
-from core.cache.leases import NO_FENCE, NO_TOKEN, Fence
+from core.cache.leases_and_fences import NO_FENCE, NO_TOKEN, Fence
 from core.cache.near import FailSafeValues, NearCache
 from core.cache.read_through import ReadThrough
 from core.cache.shared import SharedCache

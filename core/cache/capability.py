@@ -28,7 +28,16 @@ from core.cache.connection import (
     parse_greeting,
 )
 from core.cache.kinds import FAMILIES
-from core.cache.leases import FENCE, FILL, GRANTED, LEASE, NO_TOKEN, RELEASE, TAKEN, build_lease_request
+from core.cache.leases_and_fences import (
+    FENCE,
+    FILL,
+    GRANTED,
+    LEASE,
+    NO_TOKEN,
+    RELEASE,
+    TAKEN,
+    build_lease_request,
+)
 from core.settings import Settings
 
 SCRIPTS: Final = (LEASE, FILL, FENCE, RELEASE)

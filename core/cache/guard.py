@@ -21,7 +21,7 @@ from core.cache.connection import (
     ServerUnreachable,
     make_connection_factory,
 )
-from core.cache.leases import RELEASE, Fence
+from core.cache.leases_and_fences import RELEASE, Fence
 from core.cache.outbox import InvalidationOutbox, KeyScripts, KeysRefused
 from core.settings import Settings
 

@@ -18,7 +18,7 @@ import redis
 from core.cache.client import Keys, PendingReply, RedisClient, Script
 from core.cache.connection import ErrorReply
 from core.cache.kinds import FAMILIES
-from core.cache.leases import NO_TOKEN, RELEASE
+from core.cache.leases_and_fences import NO_TOKEN, RELEASE
 
 # Redis serves no other client while a script runs.
 SCRIPT_KEYS = 1_000

@@ -22,7 +22,7 @@ from core.cache.codec import ABSENT, Absent, Unstorable, is_lease
 from core.cache.counters import CacheCounters, StaleReadSampler
 from core.cache.guard import CacheDown
 from core.cache.kinds import Read
-from core.cache.leases import GRANTED, TAKEN, Lease
+from core.cache.leases_and_fences import GRANTED, TAKEN, Lease
 from core.cache.near import NearCache
 from core.cache.shared import SharedCache
 from core.metrics import Metrics

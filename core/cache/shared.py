@@ -13,7 +13,7 @@ import redis
 from core.cache.codec import LEASE_MARK, Absent, new_token
 from core.cache.guard import CacheDown, RedisGuard
 from core.cache.kinds import Read
-from core.cache.leases import (
+from core.cache.leases_and_fences import (
     FENCE,
     FILL,
     LEASE,

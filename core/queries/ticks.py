@@ -7,7 +7,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from core.database import Database
-from core.queries.bulk import TICKS
+from core.queries.loads import TICKS
 from core.queries.rows import (
     Row,
     count_changed,

@@ -10,7 +10,6 @@ from core.cache import Cached
 from core.cache.kinds import MARKET_EVENTS, version_key
 from core.queries import events as queries
 from core.records import MarketEvent
-from core.service.base import ServiceBase, new_id, stream_pages
 from core.service.inputs import (
     CENT,
     MAX_DESCRIPTION,
@@ -29,6 +28,7 @@ from core.service.inputs import (
     find_end_of_time,
     find_place,
 )
+from core.service.writes import ServiceBase, new_id, stream_pages
 
 MARKET_EVENTS_VERSION_KEY = version_key(MARKET_EVENTS)
 

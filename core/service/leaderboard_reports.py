@@ -21,7 +21,6 @@ from core.records import (
     PlayerScore,
     ScoreBin,
 )
-from core.service.base import ServiceBase, stream_pages
 from core.service.inputs import (
     CENT,
     MAX_MONEY,
@@ -43,6 +42,7 @@ from core.service.inputs import (
     find_last_session,
 )
 from core.service.leaderboards import list_version_keys
+from core.service.writes import ServiceBase, stream_pages
 
 MAX_BINS = 100
 MAX_PERIOD_SESSIONS = 90

@@ -11,7 +11,6 @@ from core.cache.kinds import LEADERBOARD, USERNAMES_VERSION_KEY, version_key
 from core.errors import ConstraintViolated, LeaderboardEntryNotFound, UserNotFound
 from core.queries import leaderboards as queries
 from core.records import BatchResult, LeaderboardEntry, LeaderboardUpdate, PlayerSession
-from core.service.base import ServiceBase, chunked, new_id
 from core.service.inputs import (
     CENT,
     MAX_MONEY,
@@ -30,6 +29,7 @@ from core.service.inputs import (
     check_session_date,
     check_session_to_write,
 )
+from core.service.writes import ServiceBase, chunked, new_id
 
 CHUNK_ROWS = 5_000
 

@@ -16,10 +16,9 @@ import msgspec
 from core.database import Database
 from core.database.driver_errors import FOREIGN_KEY_VIOLATION, find_sqlstate
 from core.errors import ConstraintViolated
-from core.queries import bulk
+from core.queries import loads as queries
 from core.records import LeaderboardEntry, MarketEvent, Portfolio, Position, Quest, Tick, Trade, User
 from core.service import record_checks
-from core.service.base import Changes, ServiceBase, chunked, name_operation
 from core.service.events import MARKET_EVENTS_VERSION_KEY
 from core.service.inputs import check_records, show
 from core.service.leaderboards import leaderboard_version_key
@@ -28,6 +27,7 @@ from core.service.portfolios import portfolio_key
 from core.service.quests import quests_key
 from core.service.record_checks import RecordChecks, check_chunk
 from core.service.users import user_key
+from core.service.writes import Changes, ServiceBase, chunked, name_operation
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -37,25 +37,25 @@ CHUNK_ROWS = 20_000
 class Load(msgspec.Struct, frozen=True):
     """One kind of load; messages call its records `names`, and one of them `name`."""
 
-    target: bulk.Target
+    target: queries.Target
     checks: RecordChecks[Any]
     names: str
     name: str
 
 
-USERS = Load(bulk.USERS, record_checks.USERS, "users", "user")
-TICKS = Load(bulk.TICKS, record_checks.TICKS, "ticks", "tick")
-PORTFOLIOS = Load(bulk.PORTFOLIOS, record_checks.PORTFOLIOS, "portfolios", "portfolio")
-POSITIONS = Load(bulk.POSITIONS, record_checks.POSITIONS, "positions", "position")
-TRADES = Load(bulk.TRADES, record_checks.TRADES, "trades", "trade")
+USERS = Load(queries.USERS, record_checks.USERS, "users", "user")
+TICKS = Load(queries.TICKS, record_checks.TICKS, "ticks", "tick")
+PORTFOLIOS = Load(queries.PORTFOLIOS, record_checks.PORTFOLIOS, "portfolios", "portfolio")
+POSITIONS = Load(queries.POSITIONS, record_checks.POSITIONS, "positions", "position")
+TRADES = Load(queries.TRADES, record_checks.TRADES, "trades", "trade")
 ENTRIES = Load(
-    bulk.LEADERBOARD_ENTRIES,
+    queries.LEADERBOARD_ENTRIES,
     record_checks.LEADERBOARD_ENTRIES,
     "entries",
     "entry",
 )
-QUEST_ROWS = Load(bulk.QUESTS, record_checks.QUESTS, "quests", "quest")
-EVENTS = Load(bulk.MARKET_EVENTS, record_checks.MARKET_EVENTS, "events", "event")
+QUEST_ROWS = Load(queries.QUESTS, record_checks.QUESTS, "quests", "quest")
+EVENTS = Load(queries.MARKET_EVENTS, record_checks.MARKET_EVENTS, "events", "event")
 # How to create the row that a record refers to, by the columns of the reference.
 REMEDIES = {
     ("user_id",): "which is no user's; create the user first with create_user or load_users",
@@ -83,8 +83,8 @@ class Loads(ServiceBase):
         ids: dict[str, UUID] = {}
 
         def write(database: Database, changes: Changes, chunk: Sequence[User]) -> int:
-            written = bulk.load_rows(database, bulk.USERS, chunk)
-            found = bulk.find_user_ids(database, [user.username for user in chunk])
+            written = queries.load_rows(database, queries.USERS, chunk)
+            found = queries.find_user_ids(database, [user.username for user in chunk])
             changes.invalidate(*(user_key(user_id) for user_id in found.values()))
             ids.update(found)
             return written
@@ -100,7 +100,7 @@ class Loads(ServiceBase):
 
         def write(database: Database, changes: Changes, chunk: Sequence[Tick]) -> int:
             changes.invalidate(*list_market_keys({tick.symbol for tick in chunk}))
-            return bulk.load_rows(database, bulk.TICKS, chunk)
+            return queries.load_rows(database, queries.TICKS, chunk)
 
         return self._load(TICKS, ticks, write)
 
@@ -114,7 +114,7 @@ class Loads(ServiceBase):
 
         def write(database: Database, changes: Changes, chunk: Sequence[Portfolio]) -> int:
             changes.invalidate(*(portfolio_key(p.user_id, p.session_date) for p in chunk))
-            return bulk.load_rows(database, bulk.PORTFOLIOS, chunk)
+            return queries.load_rows(database, queries.PORTFOLIOS, chunk)
 
         return self._load(PORTFOLIOS, portfolios, write)
 
@@ -145,7 +145,7 @@ class Loads(ServiceBase):
         def write(database: Database, changes: Changes, chunk: Sequence[LeaderboardEntry]) -> int:
             leaderboards = {leaderboard_version_key(e.category, e.session_date) for e in chunk}
             changes.invalidate(*leaderboards)
-            return bulk.load_rows(database, bulk.LEADERBOARD_ENTRIES, chunk)
+            return queries.load_rows(database, queries.LEADERBOARD_ENTRIES, chunk)
 
         return self._load(ENTRIES, entries, write)
 
@@ -160,9 +160,9 @@ class Loads(ServiceBase):
         def write(database: Database, changes: Changes, chunk: Sequence[Quest]) -> int:
             owners = {quest.user_id for quest in chunk}
             # a quest may move to another player
-            owners |= bulk.lock_quest_owners(database, [quest.id for quest in chunk])
+            owners |= queries.lock_quest_owners(database, [quest.id for quest in chunk])
             changes.invalidate(*map(quests_key, owners))
-            return bulk.load_rows(database, bulk.QUESTS, chunk)
+            return queries.load_rows(database, queries.QUESTS, chunk)
 
         return self._load(QUEST_ROWS, quests, write)
 
@@ -174,7 +174,7 @@ class Loads(ServiceBase):
 
         def write(database: Database, changes: Changes, chunk: Sequence[MarketEvent]) -> int:
             changes.invalidate(MARKET_EVENTS_VERSION_KEY)
-            return bulk.load_rows(database, bulk.MARKET_EVENTS, chunk)
+            return queries.load_rows(database, queries.MARKET_EVENTS, chunk)
 
         return self._load(EVENTS, events, write)
 
@@ -193,7 +193,7 @@ class Loads(ServiceBase):
         def write_chunk(chunk: Sequence[T]) -> int:
             with self._write_as(operation) as (database, changes), database.with_long_timeout():
                 if write is None:
-                    return bulk.load_rows(database, load.target, chunk)
+                    return queries.load_rows(database, load.target, chunk)
                 return write(database, changes, chunk)
 
         written = start = 0
@@ -207,7 +207,7 @@ class Loads(ServiceBase):
         return written
 
 
-def _keep_last(target: bulk.Target, records: Sequence[T]) -> list[T]:
+def _keep_last(target: queries.Target, records: Sequence[T]) -> list[T]:
     """Keep the last record of each key: one statement must not write a row twice."""
     key = attrgetter(*target.key)
     return list({key(record): record for record in records}.values())

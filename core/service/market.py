@@ -11,7 +11,6 @@ from core.cache.kinds import MARKET
 from core.errors import InvalidInput
 from core.queries import ticks as queries
 from core.records import Candle, MarketReturn, Sparkline, Tick
-from core.service.base import ServiceBase, chunked, format_width, stream_pages
 from core.service.inputs import (
     check_after,
     check_bucket,
@@ -26,6 +25,7 @@ from core.service.inputs import (
     show,
 )
 from core.service.record_checks import check_tick, check_ticks, find_key
+from core.service.writes import ServiceBase, chunked, format_width, stream_pages
 
 CHUNK_ROWS = 20_000
 MAX_CANDLES = 20_000

@@ -22,7 +22,6 @@ from core.records import (
     TableFigures,
     UnusedIndex,
 )
-from core.service.base import chunked, new_id, stream_pages
 from core.service.inputs import (
     check_after,
     check_callable,
@@ -40,6 +39,7 @@ from core.service.market import Market, list_market_keys
 from core.service.portfolios import list_portfolio_keys
 from core.service.quests import Quests, quests_key
 from core.service.users import Users, user_key
+from core.service.writes import chunked, new_id, stream_pages
 
 T = TypeVar("T")
 

@@ -26,7 +26,6 @@ from core.records import (
     SymbolGain,
     Trade,
 )
-from core.service.base import LazyKeys, ServiceBase, chunked, list_pages, name_operation, new_id, stream_pages
 from core.service.inputs import (
     MAX_LIMIT,
     check_after,
@@ -41,6 +40,15 @@ from core.service.inputs import (
     find_user_id,
 )
 from core.service.record_checks import check_update, check_updates
+from core.service.writes import (
+    LazyKeys,
+    ServiceBase,
+    chunked,
+    list_pages,
+    name_operation,
+    new_id,
+    stream_pages,
+)
 
 
 def portfolio_key(user_id: UUID, session_date: date) -> str:

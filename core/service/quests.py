@@ -11,7 +11,6 @@ from core.cache.kinds import QUESTS, format_id
 from core.errors import ConstraintViolated, InvalidInput, QuestNotFound, UserNotFound
 from core.queries import quests as queries
 from core.records import PlayerQuest, Quest, QuestPace, QuestTotals
-from core.service.base import ServiceBase, format_width, new_id, stream_pages
 from core.service.inputs import (
     CENT,
     MAX_DESCRIPTION,
@@ -28,6 +27,7 @@ from core.service.inputs import (
     find_id,
     find_place,
 )
+from core.service.writes import ServiceBase, format_width, new_id, stream_pages
 
 
 def quests_key(user_id: UUID) -> str:

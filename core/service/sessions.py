@@ -10,7 +10,6 @@ from core.errors import InvalidInput
 from core.queries import leaderboard_reports, leaderboards
 from core.queries import sessions as queries
 from core.records import DAILY_RETURNS, QUESTS_COMPLETED, SessionSummary
-from core.service.base import ServiceBase
 from core.service.inputs import (
     check_before,
     check_category,
@@ -18,6 +17,7 @@ from core.service.inputs import (
     check_limit,
     check_session_to_write,
 )
+from core.service.writes import ServiceBase
 
 MAX_SESSIONS = 100
 

@@ -10,7 +10,6 @@ from core.cache.kinds import USER, USERNAMES_VERSION_KEY, format_id
 from core.errors import ConstraintViolated, InvalidInput, UserNotFound
 from core.queries import users as queries
 from core.records import User
-from core.service.base import ServiceBase, chunked, new_id, stream_pages
 from core.service.inputs import (
     MAX_NAME,
     check_after,
@@ -29,6 +28,7 @@ from core.service.inputs import (
 )
 from core.service.portfolios import list_portfolio_keys
 from core.service.quests import quests_key
+from core.service.writes import ServiceBase, chunked, new_id, stream_pages
 
 
 def user_key(user_id: UUID) -> str:

@@ -1,7 +1,7 @@
 """The configuration of every process; `Settings` lists all variables."""
 
 from core.settings.environment import STACK_ENV_FILE, EnvironmentSettings, number, port, redact
-from core.settings.settings import STACK_NAME_FORM, Settings, StackName
+from core.settings.settings import STACK_NAME_FORM, Settings, StackName, build_listener_url
 
 __all__ = [
     "EnvironmentSettings",
@@ -9,6 +9,7 @@ __all__ = [
     "STACK_NAME_FORM",
     "Settings",
     "StackName",
+    "build_listener_url",
     "number",
     "port",
     "redact",

@@ -175,10 +175,13 @@ class Settings(EnvironmentSettings):
         """Return where this process reaches the exporter: EXPORTER_URL, or what it listens on."""
         if self.exporter_url is not None:
             return self.exporter_url.get_secret_value().rstrip("/")
-        host = _REACHABLE.get(self.exporter_host, self.exporter_host)
-        return (
-            f"http://[{host}]:{self.exporter_port}" if ":" in host else f"http://{host}:{self.exporter_port}"
-        )
+        return build_listener_url(self.exporter_host, self.exporter_port)
+
+
+def build_listener_url(listen_host: str, port: int | str) -> str:
+    """Return the URL under which this machine reaches a server that listens on `listen_host`."""
+    host = _REACHABLE.get(listen_host, listen_host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _find_database_url(*sources: PydanticBaseSettingsSource) -> str | None:

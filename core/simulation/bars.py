@@ -20,7 +20,7 @@ from core.simulation.amounts import Floats, divide_rounded, find_units, to_decim
 from core.simulation.history import TRADING_DAYS_PER_YEAR, close_of
 
 if TYPE_CHECKING:  # pyarrow stays out of the live market, which needs no price file
-    from core.simulation.price_table import PriceTable
+    from core.price_import.table import PriceTable
 
 VOLATILITY_RETURNS: Final = 20
 """A month of trading days, the usual window of historical volatility."""

@@ -21,11 +21,11 @@ from numpy.random import Generator, default_rng
 from core.backoff import Backoff
 from core.errors import DatabaseError, EchoMarketsError, PoolClosed
 from core.service import EnhancedDatabaseService
+from core.simulation.catch_up import play_missed_sessions
 from core.simulation.history import DailyPrices
 from core.simulation.live_market import LiveMarket, open_market
 from core.simulation.live_players import LivePlayers, list_players, open_players
 from core.simulation.live_quests import LiveQuests, open_quests
-from core.simulation.missed_sessions import play_missed_sessions
 from core.simulation.players import add_newcomers
 
 logger = logging.getLogger(__name__)

@@ -15,8 +15,8 @@ import psycopg2.extensions
 from psycopg2 import sql
 
 from core.errors import StackError
+from core.stack.embedded_servers import open_cursor
 from core.stack.programs import CLI
-from core.stack.servers import open_cursor
 from core.stack.settings import StackSettings
 
 # The database's comment while the demo data is loaded: a seed that was interrupted is run again,

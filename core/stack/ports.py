@@ -19,8 +19,6 @@ from core.http_client import FetchFailed, fetch
 LOOPBACK = "127.0.0.1"
 PROBE_SECONDS = 5.0  # a server that needs longer for one trivial answer is not healthy
 
-_ANY_ADDRESS = {"": LOOPBACK, "0.0.0.0": LOOPBACK, "::": "::1"}  # noqa: S104 - nothing is bound here
-
 
 def find_free_port() -> int:
     """Return a port of the loopback interface that nothing listens on now."""
@@ -48,11 +46,6 @@ def check_ports(ports: Mapping[str, int], *, hosts: Mapping[str, str]) -> None:
     if taken:
         lines = (f"port {ports[name]} is taken; set {name} to a free one" for name in taken)
         raise StackError("\n".join(lines))
-
-
-def find_reachable_host(listen_host: str) -> str:
-    """Return the address to connect to for a server that listens on `listen_host`."""
-    return _ANY_ADDRESS.get(listen_host, listen_host)
 
 
 def postgres_answers(url: str) -> bool:

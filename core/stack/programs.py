@@ -9,10 +9,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from core.stack.folder import StackFolder
-from core.stack.permissions import ServerUser, build_server_environment
-from core.stack.ports import LOOPBACK, find_reachable_host, http_answers, postgres_answers, valkey_answers
-from core.stack.servers import (
+from core.settings import build_listener_url
+from core.stack.embedded_servers import (
     PostgresFiles,
     ValkeyFiles,
     postgres_command,
@@ -20,6 +18,9 @@ from core.stack.servers import (
     prepare_valkey,
     valkey_command,
 )
+from core.stack.folder import StackFolder
+from core.stack.permissions import ServerUser, build_server_environment
+from core.stack.ports import LOOPBACK, http_answers, postgres_answers, valkey_answers
 from core.stack.settings import StackSettings
 
 CLI = ("-m", "core.cli")
@@ -109,8 +110,6 @@ def find_address(name: str, environment: Mapping[str, str]) -> str:
         case "postgres" | "valkey":
             return f"{LOOPBACK}:{environment[PORT_SETTINGS[name]]}"
         case "exporter" | "dashboard":
-            host = find_reachable_host(environment[f"{name.upper()}_HOST"])
-            shown = f"[{host}]" if ":" in host else host
-            return f"http://{shown}:{environment[PORT_SETTINGS[name]]}"
+            return build_listener_url(environment[f"{name.upper()}_HOST"], environment[PORT_SETTINGS[name]])
         case _:
             return ""

@@ -23,8 +23,8 @@ from core.settings import (
     port,
 )
 from core.settings.stack_identity import describe_database
+from core.stack.embedded_servers import SUPERUSER
 from core.stack.ports import LOOPBACK
-from core.stack.servers import SUPERUSER
 
 DATABASE = "echo_markets"
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from core import EnhancedDatabaseService
-from core.cache import NO_FENCE, NO_TOKEN, Fence, leases
+from core.cache import NO_FENCE, NO_TOKEN, Fence, leases_and_fences
 from core.cache import feed as feed_module
 from core.cache.changes import Ticket
 from core.cache.client import Script
 from core.cache.codec import VERSION_MARK, new_token
 from core.cache.feed import InvalidationFeed
-from core.cache.leases import FENCE, FILL
+from core.cache.leases_and_fences import FENCE, FILL
 
 PATIENT_SECONDS = 600.0
 BLIND_FILL = FILL.text.replace("if found[i] == ARGV[1] then", "if true then").replace(
@@ -69,7 +69,7 @@ def overwrite_fences(service: EnhancedDatabaseService) -> None:
 
 def reuse_version_token(_: EnhancedDatabaseService) -> None:
     """Give a version key that is created again the value that it had before."""
-    module: Any = leases
+    module: Any = leases_and_fences
     draw, drawn = module.new_token, new_token(VERSION_MARK)
     module.new_token = lambda mark: drawn if mark == VERSION_MARK else draw(mark)
 

@@ -17,8 +17,8 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.migration import Migrator
+from core.price_import.loading import import_prices
 from core.records import LeaderboardEntry
-from core.simulation.prices import import_prices
 from core.simulation.replay import seed
 from core.stack.ports import find_free_port
 from core.testing import PostgresServer, run_postgres

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 import pytest
 import redis
 
-from core.cache.leases import FENCE, RELEASE
+from core.cache.leases_and_fences import FENCE, RELEASE
 from core.database import Database
 from tests.faults.conftest import OwnValkey
 from tests.faults.proxy import Proxy

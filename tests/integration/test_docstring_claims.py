@@ -50,7 +50,7 @@ from core.records import (
     User,
     freeze,
 )
-from core.service.base import new_id
+from core.service.writes import new_id
 from tests.conftest import Execute
 from tests.game import SESSIONS, play_game
 

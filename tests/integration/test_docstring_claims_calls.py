@@ -15,7 +15,7 @@ import redis
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import InvalidInput, PoolClosed, UserNotFound
 from core.records import LeaderboardUpdate, Position, Tick, Trade, User
-from core.service.base import new_id
+from core.service.writes import new_id
 from tests.conftest import Execute
 
 DAY = date(2026, 3, 2)

@@ -29,7 +29,7 @@ from core.records import (
     freeze,
 )
 from core.records.record import KEPT
-from core.service.base import new_id
+from core.service.writes import new_id
 from core.stack.ports import find_free_port
 from tests.conftest import Execute, connected
 from tests.game import SESSIONS, play_game

@@ -19,7 +19,7 @@ from core import EnhancedDatabaseService, Settings
 from core.metrics.fleet import FleetReader
 from core.metrics.writer import MetricWriter
 from core.records import Tick, User
-from core.service.base import new_id
+from core.service.writes import new_id
 from core.simulation.replay import seed
 from exporter.exposition import Exposition
 from tests.conftest import Execute

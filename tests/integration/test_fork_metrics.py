@@ -18,7 +18,7 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.metrics import Metrics, open_metrics
-from core.service.base import new_id
+from core.service.writes import new_id
 from core.stack.ports import find_free_port
 from tests.conftest import Execute
 from tests.forking import ask_child, forked

@@ -17,7 +17,7 @@ from core import EnhancedDatabaseService
 from core.errors import ConstraintViolated, InvalidInput
 from core.records import LeaderboardEntry, MarketEvent, Portfolio, Position, Quest, Tick, Trade, User, freeze
 from core.service import loads
-from core.service.base import new_id
+from core.service.writes import new_id
 from tests.conftest import Execute
 
 DAY = date(2026, 3, 2)

@@ -12,8 +12,8 @@ from core import EnhancedDatabaseService
 from core.errors import InvalidInput
 from core.queries import users
 from core.records import LeaderboardEntry, LeaderboardUpdate, Portfolio, Position, Quest, Tick, Trade, User
-from core.service import base, portfolios
-from core.service.base import new_id
+from core.service import portfolios, writes
+from core.service.writes import new_id
 from tests.conftest import Execute
 from tests.integration.plans import count_rows_read
 
@@ -146,7 +146,7 @@ def test_pages_and_stream_have_every_row_once(
     filled: EnhancedDatabaseService, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the size of a page, also where a page ends with the list."""
-    monkeypatch.setattr(base, "STREAM_ROWS", 3)
+    monkeypatch.setattr(writes, "STREAM_ROWS", 3)
     listed = LISTS[name]
     whole = list(listed.page(filled, 1_000, None))
     assert len(whole) == listed.rows
@@ -179,7 +179,7 @@ def test_a_stream_holds_no_connection_and_a_page_at_a_time(
     filled: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each page is a statement; who stops reading costs nothing."""
-    monkeypatch.setattr(base, "STREAM_ROWS", 4)
+    monkeypatch.setattr(writes, "STREAM_ROWS", 4)
     statements: list[str] = []
     filled._database.query_hooks.append(lambda event: statements.append(event.sql))
     stream = filled.stream_users()
@@ -195,7 +195,7 @@ def test_rows_that_come_meanwhile_do_not_move_the_others(
     filled: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A value that changes is read as it is then; every portfolio comes once."""
-    monkeypatch.setattr(base, "STREAM_ROWS", 2)
+    monkeypatch.setattr(writes, "STREAM_ROWS", 2)
     before = filled.list_portfolios(DAY)
     stream = filled.stream_portfolios(DAY)
     first = next(stream)

@@ -12,8 +12,8 @@ from core import EnhancedDatabaseService
 from core.errors import InvalidInput
 from core.queries import portfolios as queries
 from core.records import PlayerGains, Position, SymbolGain, Tick, Trade, User
-from core.service.base import new_id
 from core.service.portfolios import add_gains
+from core.service.writes import new_id
 from tests.conftest import Execute
 from tests.game import build_portfolio
 from tests.integration.plans import count_rows_read

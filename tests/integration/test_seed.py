@@ -10,8 +10,8 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import DatabaseUnavailable, InvalidInput, UserNotFound
+from core.price_import.loading import import_prices
 from core.simulation.players import player_ids
-from core.simulation.prices import import_prices
 from core.simulation.replay import SeedResult, seed
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database

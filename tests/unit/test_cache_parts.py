@@ -27,7 +27,7 @@ from core.cache.codec import (
     new_token,
 )
 from core.cache.connection import ErrorReply
-from core.cache.leases import build_lease_request
+from core.cache.leases_and_fences import build_lease_request
 from core.records import LeaderboardEntry
 
 ENTRY = LeaderboardEntry(

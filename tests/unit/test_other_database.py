@@ -6,9 +6,9 @@ import pytest
 from pydantic import SecretStr
 
 from core.settings import Settings
+from core.stack.embedded_servers import PostgresFiles, ValkeyFiles
 from core.stack.folder import StackFolder
 from core.stack.programs import Deployment
-from core.stack.servers import PostgresFiles, ValkeyFiles
 from core.stack.settings import StackSettings, describe_other_database
 
 STACK_URL = "postgresql://postgres:pw@127.0.0.1:5433/echo_markets"

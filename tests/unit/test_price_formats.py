@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from core.errors import InvalidInput
-from core.simulation.price_names import guess_symbol, parse_name
-from core.simulation.price_options import parse_options, parse_split
-from core.simulation.price_values import find_date_forms, parse_days, to_column
+from core.price_import.options import parse_options, parse_split
+from core.price_import.text_columns import find_date_forms, parse_days, to_column
+from core.price_import.vocabulary import guess_symbol, parse_name
 from tests.price_files import AS_GIVEN, BARS, DAYS, describe, list_days, list_rows, read, refuse, write_rows
 
 COMPACT = tuple(day.replace("-", "") for day in DAYS)

@@ -15,8 +15,8 @@ from types import SimpleNamespace
 import pytest
 
 from core.errors import PriceFileError
-from core.simulation.price_reading import read_prices
-from core.simulation.price_sources import BLOCK_BYTES, SAMPLE_BYTES
+from core.price_import.reading import read_prices
+from core.price_import.sources import BLOCK_BYTES, SAMPLE_BYTES
 from tests.price_files import AS_GIVEN, NOW, describe, list_days, list_rows, read, refuse, write_rows
 
 CONTENT = write_rows("Date,Open,High,Low,Close,Volume", "{d},{o},{h},{l},{c},{v}").encode()
@@ -183,7 +183,7 @@ def test_reading_needs_no_pandas(tmp_path: Path) -> None:
     (tmp_path / "AAPL.csv").write_bytes(CONTENT)
     code = (
         "import sys; from pathlib import Path; import core; assert 'pyarrow' not in sys.modules;"
-        "from core.simulation.price_reading import read_prices; read_prices(Path(sys.argv[1]));"
+        "from core.price_import.reading import read_prices; read_prices(Path(sys.argv[1]));"
         "sys.exit('pandas' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
@@ -200,7 +200,7 @@ def test_memory_grows_by_the_table_alone(tmp_path: Path) -> None:
     """60 bytes a row and some room to grow: 2,000,000 rows of many files stay far below 400 MB."""
     code = (
         "import resource, sys; from pathlib import Path;"
-        "from core.simulation.price_reading import read_prices;"
+        "from core.price_import.reading import read_prices;"
         "rows = len(read_prices(Path(sys.argv[1])).table);"
         "print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)"
     )

@@ -9,7 +9,7 @@ import pytest
 from peewee import Model
 
 from core import EnhancedDatabaseService, models, records
-from core.queries import bulk
+from core.queries import loads
 from core.records import Record
 from core.service import record_checks
 from core.service.record_checks import RecordChecks
@@ -30,8 +30,8 @@ def test_a_record_has_the_columns_of_its_table(model: type[Model]) -> None:
     assert fields == {field.column_name for field in model._meta.sorted_fields}
 
 
-@pytest.mark.parametrize("target", [t for t in vars(bulk).values() if isinstance(t, bulk.Target)])
-def test_every_loaded_column_is_checked(target: bulk.Target) -> None:
+@pytest.mark.parametrize("target", [t for t in vars(loads).values() if isinstance(t, loads.Target)])
+def test_every_loaded_column_is_checked(target: loads.Target) -> None:
     """A new column of a bulk load needs a check of its values."""
     checks: dict[str, RecordChecks[Any]] = {
         name.lower(): value for name, value in vars(record_checks).items() if isinstance(value, RecordChecks)
@@ -45,4 +45,4 @@ def test_the_document_lists_each_call_under_its_area(repository: Path) -> None:
     for area, calls in re.findall(r"^\| ([a-z_]+) \| (`.*`) \|$", document, re.MULTILINE):
         for call in re.findall(r"`(\w+)`", calls):
             module = getattr(EnhancedDatabaseService, call).__module__.rpartition(".")[2]
-            assert module == {"service": module if module == "base" else "service"}.get(area, area), call
+            assert module == {"service": module if module == "writes" else "service"}.get(area, area), call

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import redis
 
+from core.stack.embedded_servers import find_valkey_program
 from core.stack.ports import LOOPBACK, find_free_port
-from core.stack.servers import find_valkey_program
 from tests.patience import stretch
 
 # Each of them is skipped where it is not installed.

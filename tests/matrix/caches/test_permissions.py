@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from core import Settings, open_service
 from core.selftest import run_self_test
-from core.stack.servers import find_valkey_program
+from core.stack.embedded_servers import find_valkey_program
 from exporter.collectors.redis import RedisConnection, collect_redis
 from tests.matrix.caches.conftest import COMMANDS, MakeServer, set_user
 from tests.matrix.caches.couple import Couple, make_settings, wait_until

@@ -1,7 +1,7 @@
 """Reads price files: finds them, understands each, checks all rows, and adjusts for splits.
 
 Owns the order of these steps, and the sentences that say how the files were understood. Writes
-nothing: `core.simulation.prices` loads the days that were read.
+nothing: `core.price_import.loading` loads the days that were read.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,13 +14,11 @@ from typing import Final, Literal
 import numpy as np
 
 from core.errors import PriceFileError
-from core.simulation.bulk_load import Progress, ignore_progress
-from core.simulation.price_dialect import SEPARATORS, Dialect, Series, find_dialect
-from core.simulation.price_names import PRICES
-from core.simulation.price_options import ReadingOptions, Split
-from core.simulation.price_rows import FileReader, Tally
-from core.simulation.price_sources import Source, open_sources, scan_text
-from core.simulation.price_table import (
+from core.price_import.dialect import SEPARATORS, Dialect, Series, find_dialect
+from core.price_import.options import ReadingOptions, Split
+from core.price_import.rows import FileReader, Tally
+from core.price_import.sources import Source, open_sources, scan_text
+from core.price_import.table import (
     PriceTable,
     TableBuilder,
     adjust_splits,
@@ -32,6 +30,8 @@ from core.simulation.price_table import (
     join_days,
     list_some,
 )
+from core.price_import.vocabulary import PRICES
+from core.simulation.bulk_load import Progress, ignore_progress
 
 MAX_ROWS: Final = 20_000_000
 """Bounds the memory to about 2 GB."""

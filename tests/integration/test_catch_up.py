@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import DatabaseUnavailable
-from core.simulation.missed_sessions import MOST_DAYS, STEPS, play_missed_sessions
+from core.simulation.catch_up import MOST_DAYS, STEPS, play_missed_sessions
 from core.simulation.replay import seed
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database

@@ -16,15 +16,15 @@ from typing import Final
 import numpy as np
 
 from core.errors import InvalidInput, PriceFileError
+from core.price_import.options import ReadingOptions, Split
+from core.price_import.reading import PriceReading, read_prices
+from core.price_import.rows import Problem
+from core.price_import.table import PriceTable, describe_jump, find_ratio
 from core.records import Candle
 from core.service import EnhancedDatabaseService
 from core.simulation.bars import VOLATILITY_RETURNS, build_ticks
 from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress
 from core.simulation.history import close_of
-from core.simulation.price_options import ReadingOptions, Split
-from core.simulation.price_reading import PriceReading, read_prices
-from core.simulation.price_rows import Problem
-from core.simulation.price_table import PriceTable, describe_jump, find_ratio
 
 PARALLEL_WRITES: Final = 2
 """While the server stores one batch, the next one is encoded; more would not be faster."""

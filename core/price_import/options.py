@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from core.errors import InvalidInput
+from core.price_import.text_columns import DATE_FORMS
+from core.price_import.vocabulary import parse_name
 from core.service.inputs import check_symbol
-from core.simulation.price_names import parse_name
-from core.simulation.price_values import DATE_FORMS
 
 MEANINGS: Final = (
     "symbol", "date", "time", "open", "high", "low", "close", "adjusted", "volume", "split", "currency",

@@ -25,9 +25,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 
 from core.errors import PriceFileError
+from core.price_import.text_columns import Mask, to_array
+from core.price_import.vocabulary import SUFFIXES
 from core.simulation.amounts import Integers
-from core.simulation.price_names import SUFFIXES
-from core.simulation.price_values import Mask, to_array
 
 SAMPLE_BYTES: Final = 1 << 15
 """The beginning of a file from which its dialect is concluded: some hundred lines."""

@@ -12,7 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from core.errors import PriceFileError
-from core.simulation.price_names import (
+from core.price_import.options import ReadingOptions
+from core.price_import.sources import Text, TextFormat
+from core.price_import.text_columns import find_date_forms, find_decimal, parse_times, to_column
+from core.price_import.vocabulary import (
     PRICES,
     Name,
     guess_symbol,
@@ -21,9 +24,6 @@ from core.simulation.price_names import (
     parse_substitute,
     parse_symbol,
 )
-from core.simulation.price_options import ReadingOptions
-from core.simulation.price_sources import Text, TextFormat
-from core.simulation.price_values import find_date_forms, find_decimal, parse_times, to_column
 
 SEPARATORS: Final = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe"}
 _ENCODINGS: Final = ("gb18030", "cp932", "cp949", "cp1251")

@@ -14,14 +14,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from core.errors import PriceFileError
-from core.simulation.amounts import Floats
-from core.simulation.history import last_closed_day
-from core.simulation.price_dialect import Dialect, Series
-from core.simulation.price_names import PRICES, parse_currency, parse_symbol
-from core.simulation.price_options import ReadingOptions, Split
-from core.simulation.price_sources import Batch, Source, read_batches
-from core.simulation.price_table import Columns, round_adjusted
-from core.simulation.price_values import (
+from core.price_import.dialect import Dialect, Series
+from core.price_import.options import ReadingOptions, Split
+from core.price_import.sources import Batch, Source, read_batches
+from core.price_import.table import Columns, round_adjusted
+from core.price_import.text_columns import (
     Mask,
     Moments,
     equals,
@@ -34,6 +31,9 @@ from core.simulation.price_values import (
     to_array,
     to_column,
 )
+from core.price_import.vocabulary import PRICES, parse_currency, parse_symbol
+from core.simulation.amounts import Floats
+from core.simulation.history import last_closed_day
 
 FIRST_DAY: Final = date(1900, 1, 1)
 """Earlier days are typing errors."""

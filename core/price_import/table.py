@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import PriceFileError
+from core.price_import.options import Split
+from core.price_import.vocabulary import PRICES
 from core.simulation.amounts import Floats
-from core.simulation.price_names import PRICES
-from core.simulation.price_options import Split
 
 Columns = dict[str, NDArray[Any]]
 
