@@ -152,7 +152,7 @@ class Migrator:
         """Hold the lock in a transaction, which the block is in."""
         with self._connected() as database:
             _check_database(database.facts)
-            waiter = _Waiter(self._wait_seconds)
+            wait = _LockWait(self._wait_seconds)
             while True:
                 with database.atomic():
                     statement = "SELECT pg_try_advisory_xact_lock(%s)"
@@ -161,7 +161,7 @@ class Migrator:
                         yield self._runner(database)
                         return
                     holders = database.execute_sql(FIND_HOLDER).fetchall()
-                waiter.note(holders)
+                wait.note(holders)
                 # outside of the transaction, which would keep old rows from being removed
                 self._sleep(WAIT_POLL_SECONDS)
 
@@ -225,7 +225,7 @@ class _MigrationDatabase(peewee.PostgresqlDatabase):
             raise translate(error, "migrate") from error
 
 
-class _Waiter:
+class _LockWait:
     """Says once for whom a starter waits, and gives up in time."""
 
     def __init__(self, limit_seconds: float) -> None:

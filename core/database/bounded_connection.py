@@ -1,9 +1,9 @@
-"""A connection beside the pool, on which nothing waits longer than told.
+"""A connection beside the pool on which every wait has a deadline.
 
-Owns the waiting: psycopg2's own calls block for as long as a server hangs, in connecting
-not less than two seconds, and a thread that waits in them cannot be ended. Here every wait
-is for a socket with a deadline. For health checks and collectors, which must not use the
-pool that they look at; knows no transactions, each statement is its own.
+Owns the waiting: psycopg2's own calls block for as long as a server hangs, take at least two
+seconds to give up connecting, and cannot be interrupted. Here every wait is for a socket with a
+deadline. For health checks and collectors, which must not use the pool that they check. Knows no
+transactions: each statement commits itself.
 """
 
 import select
@@ -20,7 +20,7 @@ from core.settings import Settings
 
 
 class NoAnswer(psycopg2.OperationalError):
-    """The server did not answer in time; the connection is of no more use."""
+    """The server did not answer in time; the connection was closed."""
 
 
 class BoundedConnection:
@@ -36,7 +36,7 @@ class BoundedConnection:
     ) -> None:
         """Connect within `limit_seconds`, which bounds each statement too; raises `psycopg2.Error`.
 
-        A `connector` of `make_connector` that is kept knows what a pooler before it has refused.
+        Keep the `connector` of `make_connector` between connections: it remembers what a pooler refused.
         """
         self._limit_seconds = limit_seconds
         self._deadline = time.monotonic() + limit_seconds
@@ -63,7 +63,7 @@ class BoundedConnection:
 
     @property
     def facts(self) -> SessionFacts:
-        """What the server said of itself when the connection was opened."""
+        """What the server reported when the connection was opened."""
         return self._raw.facts
 
     @property
@@ -105,10 +105,10 @@ class BoundedConnection:
 
 
 def make_connector(settings: Settings, application_name: str, *, limit_seconds: float) -> Connector:
-    """Return what opens connections on which the server ends a statement before `limit_seconds`.
+    """Return a connector whose connections have a statement timeout shorter than `limit_seconds`.
 
-    Its own refusal keeps the connection usable; without one it would go on for nobody, or wait
-    behind a lock.
+    After a timeout of the server the connection can still be used. Without one, the statement would
+    continue, or wait for a lock, after its caller has given up.
     """
     return Connector(settings, application_name, statement_timeout_ms=round(limit_seconds * 900))
 
@@ -116,18 +116,17 @@ def make_connector(settings: Settings, application_name: str, *, limit_seconds: 
 def _resolve(url: str) -> dict[str, str]:
     """Return libpq's parameters with the addresses of the hosts that a URL names.
 
-    libpq would look names up in a call in which psycopg2 keeps every other thread waiting, and
-    a name server that is silent takes many seconds. A host without an address is left out, as
-    long as there is another one.
+    libpq would look names up in a call in which psycopg2 blocks every other thread, and a name server
+    that does not answer takes many seconds. A host without an address is left out while another has one.
     """
     parameters = parse_dsn(url)
     if "hostaddr" in parameters or "host" not in parameters:
         return {}
     hosts = parameters["host"].split(",")
-    # one port, or none, is that of all hosts
+    # a single port, or none, counts for all hosts
     ports = parameters.get("port", "").split(",")
     if len(ports) not in {1, len(hosts)}:
-        # libpq says what is wrong with them
+        # libpq reports what is wrong with them
         return {}
     found = [
         (host, address, ports[place % len(ports)])

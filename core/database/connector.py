@@ -35,16 +35,16 @@ KEEPALIVES = {
 }
 # The oldest version in the test matrix.
 MINIMUM_SERVER = 150_000
-# PgBouncer's words, and those of Amazon's RDS Proxy.
+# Parts of the messages of PgBouncer and of Amazon's RDS Proxy.
 _OPTIONS_REFUSED = ("unsupported startup parameter", "command-line options")
 
 
 class ServerNotSupported(psycopg2.OperationalError):
-    """The server answers, and the stack cannot work with it."""
+    """The server answers, but the stack cannot work with it."""
 
 
 class ServerConnection(connection):
-    """A psycopg2 connection that knows its server."""
+    """A psycopg2 connection that knows what its server reported."""
 
     facts: SessionFacts
     unit_prefix: str = ""
@@ -73,10 +73,10 @@ class Connector:
         lock_timeout_ms: int = 0,
         needs_schema: bool = True,
     ) -> None:
-        """Without a URL that of the settings, without a statement timeout the query timeout.
+        """The URL defaults to that of the settings, the statement timeout to the query timeout.
 
-        Without `needs_schema` a connection is opened although the first schema of its search path is
-        missing, where the next one may hold tables of another application with the same names.
+        Without `needs_schema` a connection is opened even when the first schema of its search path is
+        missing; the next schema may then hold another application's tables with the same names.
         """
         self.url = url or settings.database_url.get_secret_value()
         timeout_ms = settings.database_query_timeout if statement_timeout_ms is None else statement_timeout_ms
@@ -86,7 +86,7 @@ class Connector:
         self._application_name = application_name
         given = parse_dsn(self.url)
         self._names_host = "host" in given and "hostaddr" not in given
-        # libpq counts whole seconds and takes less than 2 for 2
+        # libpq counts whole seconds and treats 1 as 2
         self._connect_timeout = max(2, round(settings.database_connect_timeout / 1000))
         self._needs_schema = needs_schema
         self._sends_options = True
@@ -124,7 +124,7 @@ class Connector:
                 if not any(words in str(error) for words in _OPTIONS_REFUSED):
                     raise
             self._stop_sending_options("refuses")
-        # empty and not absent: PGOPTIONS would take its place
+        # empty and not left out: otherwise PGOPTIONS would count
         return connect(self._build_parameters(""))
 
     def introduce(self, raw: ServerConnection, ask: Callable[[str], tuple[Any, ...]]) -> None:
@@ -139,7 +139,7 @@ class Connector:
                 f" {MINIMUM_SERVER // 10_000} or newer is needed"
             )
         try:
-            # another thread may find out meanwhile that the server refuses them
+            # read once: another thread may change it when the server refuses options
             has_options = self._sends_options
             facts = parse_facts(ask(self._session.build_probe(has_options=has_options)))
             if has_options and not facts.is_pinned:
@@ -193,12 +193,12 @@ def _parse_document(text: str | bytes | None, _: object) -> Any:
     return None if text is None else json.loads(text)
 
 
-# psycopg2 parses both in Python code, and a leaderboard has a hundred of each: msgspec parses an id in C,
-# and an empty document needs no parser.
+# psycopg2 parses ids and documents in Python code, and a leaderboard has a hundred of each. msgspec parses
+# an id in C, and an empty document needs no parser.
 _TYPES = (new_type((UUID_OID,), "UUID", _parse_id), new_type((JSONB_OID,), "JSONB", _parse_document))
 
 
 def register_types(raw: connection) -> None:
-    """Let the rows of one connection have ids and documents as Python values."""
+    """Make one connection return ids and documents as Python values."""
     for kind in _TYPES:
         register_type(kind, raw)

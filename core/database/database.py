@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# For maintenance and bulk loads: far more than a million rows take.
+# For maintenance and bulk loads; a million rows take far less.
 LONG_SECONDS = 600.0
 # Units of work that run at shutdown are cancelled after this time.
 DRAIN_SECONDS = 5.0
@@ -48,7 +48,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._settings = settings
         self._metrics = metrics
         self._units = UnitsOfWork()
-        # in place of peewee's method, and without another call around it
+        # replaces peewee's method without another call around it
         self.in_transaction = self._units.in_transaction
         self._query_log = QueryLog(
             settings.database_log_queries,
@@ -58,12 +58,12 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._connector = Connector(settings, application_name)
         super().__init__(self._connector.url, autoconnect=False)
         self._open_pool()
-        # not with each check-out, of which these gauges would be a fifth
+        # not at each check-out: setting these gauges would take a fifth of its time
         metrics.add_source(self._publish)
         call_in_forked_child(self._reset_after_fork)
 
     def _open_pool(self) -> None:
-        """Make the pool, and with it every thread, lock and connection."""
+        """Create the pool and everything with threads, locks or connections."""
         settings = self._settings
         self._pool = ConnectionPool(
             self._open_raw,
@@ -105,15 +105,15 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         """Ignore what peewee's constructor sets: `UnitsOfWork` has the state of each thread."""
 
     def connect(self, reuse_if_open: bool = False) -> bool:  # noqa: ARG002, FBT001, FBT002  # peewee's signature
-        """Refuse: a connection outside of a unit of work would never be checked in."""
+        """Always raise: a connection outside of a unit of work would never be checked in."""
         raise peewee.InterfaceError("a connection is checked out by session() alone")
 
     def close(self) -> bool:
-        """Close nothing: connections belong to units of work."""
+        """Do nothing: connections belong to units of work."""
         return False
 
     def _log_query(self, sql: str, params: Any) -> None:
-        """Log nothing: at DEBUG peewee would log parameters."""
+        """Do nothing: at DEBUG peewee would log parameters."""
 
     def begin(self, isolation_level: Any = None) -> None:
         """Begin a transaction with its first statement, in the same round trip."""
@@ -132,7 +132,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             sql = f"BEGIN; {unit.conn.unit_prefix}{sql}"
         elif not unit.transactions:
             sql = f"{unit.conn.unit_prefix}{sql}"
-        # pg_stat_statements keeps it; behind the statement, because a comment in front may be dropped
+        # pg_stat_statements keeps the comment at the end, and may drop one at the beginning
         sql = f"{sql} /* op={unit.operation} */"
         if self.query_hooks:
             return super().execute_sql(sql, params)
@@ -185,8 +185,8 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     def session(self, operation: str, owner: Owner | None = None) -> Session["Database"]:
         """Hold a connection for one unit of work named `operation`; nested calls share it.
 
-        With an `owner` it is the block of other code, which only its owner may use and end.
-        Driver errors leave as `core.errors`.
+        With an `owner` it is a block of the caller's code, and only its owner may use and end it.
+        Driver errors are translated to `core.errors`.
         """
         return Session(self._sessions, self, operation, owner)
 
@@ -200,7 +200,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     def _atomic(self) -> Iterator[None]:
         """Run an atomic block of the current unit of work, which only its owner may end.
 
-        A rollback on a lost connection raises over the error that says why.
+        peewee alone would raise the error of a rollback on a lost connection in place of the cause.
         """
         unit = self._state
         block = self.atomic()
@@ -223,7 +223,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     def with_long_timeout(self, timeout_seconds: float = LONG_SECONDS) -> Iterator[None]:
         """Let each statement of the block take `timeout_seconds`, if that is more than the query timeout.
 
-        The server applies it until the present transaction ends, its commit included.
+        It holds until the present transaction ends, its COMMIT included.
         """
         limit_seconds = max(timeout_seconds, self._watch.limit_seconds)
         self.execute_sql("SET LOCAL statement_timeout = %s", (round(limit_seconds * 1000),))
@@ -239,8 +239,8 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     ) -> T:
         """Run a query that changes nothing; retried once when its connection was lost.
 
-        Inside a transaction it is not retried: what ran before would be missing. There a query
-        that fails undoes nothing else.
+        Inside a transaction it is not retried, because the earlier statements would be missing. A query
+        that fails there undoes nothing else.
         """
         if self.in_transaction():
             with self.transaction_of(operation):
@@ -269,6 +269,6 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         return self._pool.stats()
 
     def shut_down(self, timeout_seconds: float = DRAIN_SECONDS) -> None:
-        """Drain the pool: no new work, what runs may finish, then every connection is closed."""
+        """Drain the pool: refuse new work, let running work finish, then close every connection."""
         self._pool.close(timeout_seconds)
         self._watch.close()

@@ -35,7 +35,7 @@ FOREIGN_KEY_VIOLATION = "23503"
 SERIALIZATION_FAILURE = "40001"
 DEADLOCK = "40P01"
 LOCK_NOT_AVAILABLE = "55P03"
-# What ends a session that idles in a transaction, and one whose transaction takes too long.
+# The server's timeouts for a session that is idle in a transaction and for a transaction that takes too long.
 _ENDED_SESSION = {"25P03", "25P04"}
 # Connecting has no SQLSTATE in psycopg2; these are words of SQLSTATE 53300, of PgBouncer and of Supavisor.
 _TOO_MANY = (
@@ -52,11 +52,11 @@ READ_ONLY_CAUSES = (
     "either it is a standby (point DATABASE_URL at the primary), or default_transaction_read_only is on"
     " (an administrator or a quota of the provider set it)"
 )
-# A line for each address of each host.
+# libpq has a line for each address of each host; this many are shown.
 _MAX_LINES = 4
-# What a server or a pooler says itself, in any language: its severity, and two blanks.
+# How a message of a server or a pooler begins, in any language: its severity and two spaces.
 _REFUSAL = re.compile(r"(^|failed: )[^:]{1,40}:  ")
-# What names an address in the words of libpq and the server.
+# An address in the messages of libpq and of the server.
 _ADDRESS = re.compile(r'(?P<kind>host|at|address|name|socket)( name)? "[^"]*"|\d+\.\d+\.\d+\.\d+')
 
 # "Key (user_id)=(...) is not present in table", in whatever language the server speaks.
@@ -90,13 +90,13 @@ def find_sqlstate(error: BaseException) -> str | None:
 
 
 def is_connection_lost(error: BaseException) -> bool:
-    """Say whether the connection that raised this cannot be used any more."""
+    """Say whether the connection that raised this error can no longer be used."""
     driver_error = _driver_error(error)
     if driver_error is None:
         return False
     state = driver_error.pgcode
     if state is None:
-        # of the base class is what libpq says itself, such as that a pooler closed the connection
+        # libpq's own errors are of the base class, for example that a pooler closed the connection
         is_of_libpq = type(driver_error) is psycopg2.DatabaseError
         return is_of_libpq or isinstance(driver_error, psycopg2.OperationalError | psycopg2.InterfaceError)
     return state in _ENDED_SESSION or (state != QUERY_CANCELED and state[:2] in {"08", "57"})
@@ -125,9 +125,9 @@ def translate(error: BaseException, operation: str) -> EchoMarketsError:
 
 
 def _describe_violation(error: psycopg2.Error, operation: str) -> ConstraintViolated:
-    """Name what was broken, and the key that broke it.
+    """Name the constraint and the key that broke it.
 
-    Only keys are shown: ids, dates and names. The server's detail of a broken CHECK repeats the row.
+    Only keys are shown: ids, dates and names. For a broken CHECK the server's detail repeats the whole row.
     """
     key = _read_key(error.diag.message_detail or "")
     broken = error.diag.constraint_name or "a constraint"
@@ -148,7 +148,7 @@ def _read_key(detail: str) -> dict[str, str]:
     if found is None:
         return {}
     columns = found["columns"].split(", ")
-    # a text may have a comma of its own; no key of several columns has one before its last
+    # only the last column of a key can hold a text with a comma
     values = found["values"].split(", ", len(columns) - 1)
     return {column: value[:MAX_SHOWN] for column, value in zip(columns, values, strict=False)}
 
@@ -158,7 +158,7 @@ def translate_connect(error: BaseException) -> ConnectFailed:
     driver_error = _driver_error(error)
     if isinstance(driver_error, ServerNotSupported):
         return ConnectFailed(str(driver_error))
-    # of several hosts, or addresses of one, each has its own line
+    # there is a line for each host, and for each address of a host
     lines = [line.strip() for line in str(driver_error or "no connection").splitlines() if line.strip()]
     failures = [line for line in lines if line.startswith("connection to server")] or lines[:1]
     reason = "; ".join(failures[:_MAX_LINES]) or "no message"
@@ -176,10 +176,10 @@ def translate_connect(error: BaseException) -> ConnectFailed:
 
 
 def describe_refusal(error: BaseException) -> str:
-    """Return why a connection could not be opened, in the server's words, without an address."""
+    """Return why a connection could not be opened: the server's message without addresses."""
     driver_error = _driver_error(error)
     lines = [line.strip() for line in str(driver_error or error).splitlines() if line.strip()]
-    # what stands before it says where
+    # the part before it names the address
     reason = (lines[0] if lines else type(error).__name__).rpartition("failed: ")[2]
     return _ADDRESS.sub(lambda found: f"{found['kind']} (hidden)" if found["kind"] else "(hidden)", reason)
 
@@ -196,7 +196,7 @@ def _reason(error: psycopg2.Error | None) -> str:
     if error is None:
         return "no connection"
     if error.pgcode is not None and error.pgcode[:2] == _DATA_CLASS:
-        # the server's words repeat the value
+        # the server's message repeats the value
         return f"{error.pgcode}: {type(error).__name__}"
     # the first line only: the rest repeats the statement
     text = [*getattr(error, "__notes__", ()), *str(error).strip().splitlines()]

@@ -1,8 +1,8 @@
-"""Who a unit of work belongs to: a thread, and in it an asyncio task or the function that a pool called.
+"""The owner of a unit of work: a thread, and in it an asyncio task or the function that a thread pool called.
 
-Owns this identity alone. A thread of a pool runs one function after another, and an event loop
-runs many tasks on one thread, so the thread says too little: a transaction that one of them left
-open would take in the writes of the next. Closes nothing and knows no connection.
+Owns this identity alone. A thread of a pool runs one function after another, and an event loop runs many
+tasks on one thread. So the thread alone is not enough: a transaction that one function left open would
+include the writes of the next one. Closes nothing and knows no connection.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ REMEDY = (
 
 
 class Owner:
-    """Who has a unit of work open; this thread for as long as one call takes. Immutable."""
+    """The owner of a unit of work; without a block it is this thread, for the time of one call. Immutable."""
 
     __slots__ = ("_call", "_task", "_thread", "is_block")
 
@@ -47,10 +47,10 @@ class Owner:
 
     @classmethod
     def of_block(cls, frame: FrameType) -> "Owner":
-        """Return the owner of a `with` block that is entered in `frame`, in which other code runs.
+        """Return the owner of a `with` block that is entered in `frame`.
 
-        Raises `TransactionMisused` when no function of the program holds the block open: a pool
-        called `__enter__` itself, and goes on to other work with the block open.
+        Raises `TransactionMisused` when no function of the program holds the block open: a thread pool
+        called `__enter__` itself, and continues with other work while the block is open.
         """
         task = _find_task()
         if task is not None:
@@ -75,7 +75,7 @@ class Owner:
         return self._task is not None
 
     def is_here(self) -> bool:
-        """Say whether what runs now is the owner."""
+        """Say whether the owner is running now."""
         if self._thread is not threading.current_thread():
             return False
         if not self.is_block:
@@ -103,7 +103,7 @@ class Owner:
 
 
 def describe_present() -> str:
-    """Return the name of what runs now, as `Owner.name`."""
+    """Return the name of the thread and task that run now, as `Owner.name`."""
     return Owner(task=_find_task()).name
 
 
@@ -115,10 +115,10 @@ def _find_task() -> "asyncio.Task[Any] | None":
 
 
 def _find_call(frame: FrameType | None) -> tuple[bool, FrameType | None]:
-    """Return whether a runner called what leads to `frame`, and the function that it called.
+    """Return whether a runner is among the callers of `frame`, and the function that it called.
 
-    Generators do not count, nor do context managers made of them: they give control back
-    with a block open.
+    Generators do not count, nor do context managers made of them: they return control while their
+    block is open.
     """
     call = None
     while frame is not None:

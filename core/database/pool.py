@@ -1,12 +1,12 @@
 """A first-in-first-out pool of psycopg2 connections.
 
-Owns who holds which connection, who waits, and when a connection is closed. It
-connects and pings outside its lock, so that a hanging server never keeps a
-connection from being checked in. Knows nothing of peewee and runs no query but
-the ping.
+Owns which thread holds which connection, the queue of pending requests, and when a
+connection is closed. It connects and pings outside its lock, so that a hanging server
+never keeps a connection from being checked in. Knows nothing of peewee and runs no
+query but the ping.
 
-Hand-over follows psycopg_pool: a connection goes straight to the waiter that
-came first, or the permission to open one does.
+Hand-over follows psycopg_pool: the oldest pending request gets a connection that is
+checked in, or the permission to open one.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from typing import Any, Literal
 from core.database.connector import ServerConnection
 from core.database.owner import Owner
 from core.database.pooled_connection import (
+    PendingRequest,
     PooledConnection,
-    Waiter,
     cancel_statements,
     describe_holders,
     reset_connection,
@@ -34,16 +34,16 @@ from core.records import PoolStats
 
 logger = logging.getLogger(__name__)
 
-# Lets a server shed memory and a failover be noticed; spread so that not all reconnect at once.
+# Reconnecting frees memory of the server and notices a failover; jittered, so that not all reconnect at once.
 MAX_LIFETIME_SECONDS = 3600.0
 LIFETIME_JITTER = 0.1
 # Longer than any unit of work of the service: a statement alone is cancelled earlier.
 LEAK_SECONDS = 60.0
-# A server that became writable again is noticed this soon.
+# After this time a server that became writable again is noticed.
 EXPIRE_INTERVAL_SECONDS = 2.0
-# A server that refused a further connection is asked again after this time, while a thread waits.
+# After this time a server that refused a further connection is asked again, while a request is pending.
 GROW_AGAIN_SECONDS = 5.0
-# How often waiting and new requests look for leaks and for connections whose thread has ended.
+# How often pending and new requests look for leaks and for connections whose thread has ended.
 RECLAIM_INTERVAL_SECONDS = 0.5
 
 CloseReason = Literal["stale", "dead", "broken", "shutdown"]
@@ -85,12 +85,12 @@ class ConnectionPool:
         self._drained = threading.Condition(self._lock)
         self._idle: deque[PooledConnection] = deque()
         self._used: dict[int, PooledConnection] = {}
-        # in the order of arrival; one that gives up is removed without a search
-        self._waiters: OrderedDict[Waiter, None] = OrderedDict()
+        # in the order of arrival; a request that gives up is removed without a search
+        self._pending: OrderedDict[PendingRequest, None] = OrderedDict()
         self._size = 0
         self._is_closed = self._is_drained = False
         self._look_at = float("-inf")
-        # connections of units of work that were given up where no lock may be taken
+        # connections of units of work that the garbage collector ended: there no lock may be taken
         self._abandoned: deque[tuple[ServerConnection, Owner]] = deque()
         self._expired_at = float("-inf")
         # how many connections the server accepts; learned when it refuses one
@@ -102,7 +102,7 @@ class ConnectionPool:
     # -- checkout ---------------------------------------------------------------
 
     def checkout(self, operation: str, owner: Owner | None = None) -> ServerConnection:
-        """Return a connection for its owner, or for this thread; give it back with `checkin`.
+        """Check a connection out for its owner, or for this thread; give it back with `checkin`.
 
         Raises `PoolTimeout` after the checkout timeout, `PoolClosed` after `close`,
         and the driver's error when a new connection cannot be opened.
@@ -140,15 +140,15 @@ class ConnectionPool:
         with self._lock:
             self._refuse_when_closed()
             self._counts["requests_num"] += 1
-            if not self._waiters and self._idle:
+            if not self._pending and self._idle:
                 return self._idle.pop()
-            if not self._waiters and self._may_grow():
+            if not self._pending and self._may_grow():
                 self._grow()
                 return None
             self._counts["requests_queued"] += 1
-            waiter = Waiter()
-            self._waiters[waiter] = None
-        return self._wait(waiter, operation, started)
+            request = PendingRequest()
+            self._pending[request] = None
+        return self._wait(request, operation, started)
 
     def _may_grow(self) -> bool:
         """Say whether another connection may be opened."""
@@ -157,9 +157,9 @@ class ConnectionPool:
         return self._size < self._limit and self._clock() >= self._grow_at
 
     def _take_another(self, error: ConnectFailed, operation: str, started: float) -> PooledConnection | None:
-        """Give a place up that the server refuses, and wait for one of the others.
+        """After the server refused a further connection, wait for one of the open ones.
 
-        Raises the error without any, and when the server did not answer: the others may be dead too.
+        Raises the error when none is open, or when the server did not answer: the open ones may be dead too.
         """
         with self._lock:
             others = self._size - 1
@@ -168,18 +168,18 @@ class ConnectionPool:
                 self._size = others
                 if self._idle:
                     return self._idle.pop()
-                # this request is older than those that wait already
-                waiter = Waiter()
-                self._waiters[waiter] = None
-                self._waiters.move_to_end(waiter, last=False)
+                # first in the queue: this request is older than the pending ones
+                request = PendingRequest()
+                self._pending[request] = None
+                self._pending.move_to_end(request, last=False)
                 self._counts["requests_queued"] += 1
                 self._drained.notify_all()
             else:
-                waiter = None
-        if waiter is None:
+                request = None
+        if request is None:
             self._release_slot()
             raise error
-        return self._wait(waiter, operation, started)
+        return self._wait(request, operation, started)
 
     def _learn_cap(self, size: int, error: ConnectFailed) -> None:
         if self._cap == self._limit:
@@ -189,7 +189,7 @@ class ConnectionPool:
         self._metrics.pool_max.set(size)
 
     def _note_opened(self) -> None:
-        """After the server accepted more connections than before, let waiting requests open more."""
+        """After the server accepted more connections than before, let pending requests open more."""
         with self._lock:
             if self._size <= self._cap:
                 return
@@ -201,10 +201,10 @@ class ConnectionPool:
             self._let_grow()
 
     def _let_grow(self) -> None:
-        """Let the first waiting request open a connection, if one may be opened."""
-        if self._waiters and not self._is_closed and self._may_grow():
+        """Let the oldest pending request open a connection, if one may be opened."""
+        if self._pending and not self._is_closed and self._may_grow():
             self._grow()
-            self._waiters.popitem(last=False)[0].grant(None)
+            self._pending.popitem(last=False)[0].grant(None)
 
     def _grow(self) -> None:
         """Reserve a place for a connection; beyond what the server accepted before, one at a time."""
@@ -212,25 +212,25 @@ class ConnectionPool:
         if self._size > self._cap:
             self._grow_at = self._clock() + GROW_AGAIN_SECONDS
 
-    def _wait(self, waiter: Waiter, operation: str, started: float) -> PooledConnection | None:
+    def _wait(self, request: PendingRequest, operation: str, started: float) -> PooledConnection | None:
         deadline = started + self._timeout_seconds
         try:
-            while not waiter.is_granted and not self._is_closed:
+            while not request.is_granted and not self._is_closed:
                 self._look_when_due()
                 remaining = deadline - self._clock()
                 if remaining <= 0:
                     break
-                waiter.event.wait(min(remaining, RECLAIM_INTERVAL_SECONDS))
+                request.event.wait(min(remaining, RECLAIM_INTERVAL_SECONDS))
         except BaseException:
-            # interrupted: what was granted meanwhile goes to whoever waits next
-            self._give_up(waiter)
+            # interrupted: a connection that was granted meanwhile goes to the next pending request
+            self._give_up(request)
             raise
         with self._lock:
             self._wait_seconds += self._clock() - started
-            if waiter.is_granted:
-                # also when it came with the deadline: a granted place must not be lost
-                return waiter.granted
-            self._waiters.pop(waiter, None)
+            if request.is_granted:
+                # also when it was granted at the deadline: the place must not be lost
+                return request.granted
+            self._pending.pop(request, None)
             self._refuse_when_closed()
             self._counts["requests_errors"] += 1
             self._metrics.pool_timeouts.inc()
@@ -244,13 +244,13 @@ class ConnectionPool:
                 f" raise {remedy} or find what holds them"
             )
 
-    def _give_up(self, waiter: Waiter) -> None:
+    def _give_up(self, request: PendingRequest) -> None:
         with self._lock:
-            if not waiter.is_granted:
-                self._waiters.pop(waiter, None)
+            if not request.is_granted:
+                self._pending.pop(request, None)
                 return
-        if waiter.granted is not None:
-            self._close_raw(waiter.granted, "dead")
+        if request.granted is not None:
+            self._close_raw(request.granted, "dead")
         self._release_slot()
 
     def _refuse_when_closed(self) -> None:
@@ -291,9 +291,10 @@ class ConnectionPool:
         return PooledConnection(raw, expires_at=now + lifetime)
 
     def expire_all(self) -> None:
-        """Use none of the present connections any more: the role of the server has changed.
+        """Stop using the present connections: the role of the server has changed.
 
-        Not for every refused write while it lasts: readers would connect anew each time.
+        Does so at most once in EXPIRE_INTERVAL_SECONDS: otherwise readers would reconnect after each refused
+        write.
         """
         with self._lock:
             now = self._clock()
@@ -328,8 +329,8 @@ class ConnectionPool:
                 logger.warning("%s held a connection for %.0f s", entry.operation, held_seconds)
             reason = self._closing_reason(entry, is_healthy=is_healthy, now=now)
             if reason is None:
-                if self._waiters:
-                    self._waiters.popitem(last=False)[0].grant(entry)
+                if self._pending:
+                    self._pending.popitem(last=False)[0].grant(entry)
                 else:
                     self._idle.append(entry)
                 return
@@ -346,21 +347,21 @@ class ConnectionPool:
         return "stale" if now >= entry.expires_at else None
 
     def _release_slot(self) -> None:
-        """Give up one place, or pass the permission to connect to the first waiting request."""
+        """Give one place up, or pass the permission to connect to the oldest pending request."""
         with self._lock:
-            if self._waiters and not self._is_closed:
-                self._waiters.popitem(last=False)[0].grant(None)
+            if self._pending and not self._is_closed:
+                self._pending.popitem(last=False)[0].grant(None)
             else:
                 self._size -= 1
                 self._drained.notify_all()
 
     def _look_when_due(self) -> None:
-        """Call `look_after` once an interval: it goes through all used connections."""
+        """Call `look_after` at most once an interval, because it visits all used connections."""
         if self._clock() >= self._look_at or self._abandoned:
             self.look_after()
 
     def look_after(self) -> None:
-        """Warn of connections held for too long, and close those that nobody will check in."""
+        """Warn of connections held for too long, and close those whose owner has ended."""
         with self._lock:
             self._look_at = self._clock() + RECLAIM_INTERVAL_SECONDS
             self._warn_of_leaks()
@@ -376,21 +377,21 @@ class ConnectionPool:
                 logger.warning("rolled back %s, which %s left open", entry.operation, owner.name)
 
     def reclaim(self, raw: ServerConnection, owner: Owner) -> bool:
-        """Close a connection of an owner and with it its transaction; False if the owner has it no more."""
+        """Close an owner's connection, and so roll back; return False if the owner no longer has it."""
         with self._lock:
             entry = self._used.get(id(raw))
             if entry is None or entry.owner is not owner:
                 return False
             del self._used[id(raw)]
             self._counts["connections_lost"] += 1
-        # a statement that still runs on it fails, instead of keeping the close waiting
+        # a statement that still runs on it fails; otherwise the close would wait for it
         sever(raw)
         self._close_raw(entry, "dead")
         self._release_slot()
         return True
 
     def abandon(self, raw: ServerConnection, owner: Owner) -> None:
-        """Have a connection reclaimed soon; takes no lock."""
+        """Queue a connection to be reclaimed soon; takes no lock."""
         self._abandoned.append((raw, owner))
 
     def _warn_of_leaks(self) -> None:
@@ -407,17 +408,17 @@ class ConnectionPool:
     # -- close and figures --------------------------------------------------------
 
     def close(self, timeout_seconds: float) -> None:
-        """Refuse new checkouts, wait for what runs, then cancel and close the rest."""
+        """Refuse new checkouts, wait for running units of work, then cancel and close the rest."""
         with self._lock:
             self._is_closed = True
             idle, self._idle = list(self._idle), deque()
-            while self._waiters:
-                self._waiters.popitem(last=False)[0].event.set()
+            while self._pending:
+                self._pending.popitem(last=False)[0].event.set()
             self._size -= len(idle)
         for entry in idle:
             self._close_raw(entry, "shutdown")
         with self._lock:
-            # those being opened as well
+            # the size counts connections that are being opened as well
             self._drained.wait_for(lambda: self._size == 0, timeout_seconds)
             self._is_drained = True
             rest, self._used = list(self._used.values()), {}
@@ -439,7 +440,7 @@ class ConnectionPool:
                 pool_size=self._size,
                 pool_available=len(self._idle),
                 pool_in_use=len(self._used),
-                requests_waiting=len(self._waiters),
+                requests_waiting=len(self._pending),
                 requests_wait_seconds=self._wait_seconds,
                 **self._counts,
             )
@@ -448,4 +449,4 @@ class ConnectionPool:
         """Set the gauges of the pool."""
         self._metrics.pool_idle.set(len(self._idle))
         self._metrics.pool_used.set(len(self._used))
-        self._metrics.pool_pending.set(len(self._waiters))
+        self._metrics.pool_pending.set(len(self._pending))

@@ -1,6 +1,6 @@
-"""A connection of the pool, and a thread that waits for one.
+"""A connection of the pool, and a pending request for one.
 
-Owns the ping, the reset before a check-in, the closing, and the hand-over to a waiting thread.
+Owns the ping, the reset before a check-in, the closing, and the hand-over to a pending request.
 """
 
 import logging
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 PING_AFTER_IDLE_SECONDS = 30.0
 # An error message stays readable; the longest holders come first in the pool's order.
 SHOWN_HOLDERS = 10
-# A server that is alive answers within; others are waiting behind this.
+# A live server answers within this time; longer would keep other requests waiting.
 PING_SECONDS = 2.0
 CANCEL_SECONDS = 1.0
 
@@ -49,7 +49,7 @@ class PooledConnection:
     def needs_ping(self, now: float, suspect_until: float) -> bool:
         """Say whether it was idle for long, has received data, or may be broken like another connection.
 
-        A server that closes an idle connection sends data, and so does a notice: a ping tells the two apart.
+        A server sends data when it closes an idle connection, and for a notice: a ping tells the two apart.
         """
         idled = now - self.idle_since
         return (
@@ -74,7 +74,7 @@ class PooledConnection:
         return True
 
     def close(self) -> None:
-        """Close it; a connection that is broken already is fine."""
+        """Close it; may be broken already."""
         try:
             self.raw.close()
         except psycopg2.Error:
@@ -82,11 +82,11 @@ class PooledConnection:
 
 
 def cancel_statements(entries: Sequence[PooledConnection], connect: Callable[[], ServerConnection]) -> None:
-    """Ask the server to end what runs on these connections; when it does not listen, cut them.
+    """Ask the server to cancel the statements on these connections, then shut their sockets down.
 
-    On a connection of its own and in a thread: psycopg2's cancel waits without a limit for a
-    server that hangs, and keeps every other thread waiting with it. Behind a transaction pooler
-    they are cut alone: the process number that the pooler made up may be that of somebody else.
+    Uses another connection and a thread: psycopg2's cancel waits without a limit for a server that
+    hangs, and blocks every other thread meanwhile. Behind a transaction pooler no statement is
+    cancelled: the process number that the pooler made up may belong to another client.
     """
     pids = [entry.raw.info.backend_pid for entry in entries if entry.raw.keeps_session]
 
@@ -110,7 +110,7 @@ def cancel_statements(entries: Sequence[PooledConnection], connect: Callable[[],
 
 
 def describe_holders(entries: Collection[PooledConnection], now: float, *, opening: int = 0) -> str:
-    """Say which operations hold connections, where and for how long, and how many are being opened."""
+    """Describe which operations hold connections, in which thread and for how long."""
     holders = [
         f"{entry.operation} in {entry.owner.name if entry.owner else 'no thread'}"
         f" for {now - entry.used_since:.1f} s"
@@ -124,7 +124,7 @@ def describe_holders(entries: Collection[PooledConnection], now: float, *, openi
 
 
 def reset_connection(raw: ServerConnection) -> bool:
-    """End what was left open on a connection; say whether it can be used again."""
+    """Roll back what was left open on a connection; say whether it can be used again."""
     if raw.closed:
         return False
     try:
@@ -136,8 +136,8 @@ def reset_connection(raw: ServerConnection) -> bool:
     return not raw.closed
 
 
-class Waiter:
-    """A thread's place in the queue; `granted` is a connection, or None for the permission to open one."""
+class PendingRequest:
+    """A thread's request for a connection; `granted` is one, or None for the permission to open one."""
 
     __slots__ = ("event", "granted", "is_granted")
 

@@ -1,8 +1,8 @@
-"""The log of statements: which operation ran what, for how long, with how many rows.
+"""The log of statements: operation, text, duration and number of rows.
 
-Owns what is written of a statement and when: its text has placeholders where values were, and
-an error is its SQLSTATE alone, because the server's words repeat values. Switched off it is
-not there: connections then get the cursor class as it was.
+Owns which statements are logged and how. The text has placeholders instead of values, and an error is
+shown as its SQLSTATE alone, because the server's message repeats values. When the log is off,
+connections use the unchanged cursor class, so it costs nothing.
 """
 
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 Mode = Literal["slow", "all", "off"]
 
-# A bulk insert repeats its placeholders a thousand times; the head says which it is.
+# A bulk insert repeats its placeholders a thousand times; the beginning identifies it.
 TEXT_LETTERS = 1_000
 
 
@@ -43,7 +43,7 @@ class QueryLog:
         """Return a cursor class whose statements are logged; `base` itself when switched off."""
         if self._mode == "off":
             return base
-        # in locals: each statement reads them
+        # local variables: each statement reads them
         log, clock = self, self._clock
         noted_seconds = 0.0 if self._mode == "all" else self._slow_seconds
 
@@ -85,7 +85,7 @@ class QueryLog:
             **outcome,
             "statement": shorten(text),
         }
-        # in the message too: a program with a logging of its own shows no fields
+        # also in the message: a program with its own logging configuration does not show the fields
         logger.log(
             logging.WARNING if is_slow else logging.INFO,
             "slow statement: %s took %.1f ms (%s)" if is_slow else "statement: %s took %.1f ms (%s)",
@@ -97,10 +97,10 @@ class QueryLog:
 
 
 def shorten(text: Any) -> str:
-    """Return a statement on one line, only its head when it is long.
+    """Return a statement on one line; of a long one only the beginning.
 
-    Bytes do not show: psycopg2's helpers put values into those. Nor do the session settings in
-    front of it, which are the same for each.
+    Of bytes only the type is shown, because psycopg2's helpers put values into them. The session
+    settings in front of the statement are left out, because they are the same for each.
     """
     if not isinstance(text, str):
         return f"({type(text).__name__})"

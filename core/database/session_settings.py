@@ -1,8 +1,8 @@
 """The session settings that every statement runs with, whatever the server's defaults are.
 
-Owns their names and values, and the three forms in which a connection gets them: start-up
-options, the statement that asks a new connection what it has, and a prefix for each unit of
-work where a session does not keep its settings. Opens no connection.
+Owns their names and values, and the three ways in which a connection gets them: start-up
+options, the probe of a new connection, and a prefix of each unit of work where a session does
+not keep its settings. Opens no connection.
 
 A transaction pooler hands a server session to one client for one transaction. It refuses
 start-up options (PgBouncer's default) or drops them (`ignore_startup_parameters = options`), and
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from psycopg2.extensions import parse_dsn
 
-# A custom parameter: a session that has it got our start-up options, and is not shared.
+# A custom parameter: a session that has it received our start-up options and is not shared.
 MARK, MARKED = "echo_markets.session", "pinned"
 # Without these, an answer or an error would depend on a default of the server or the role.
 PINNED: Mapping[str, str] = {
@@ -26,25 +26,25 @@ PINNED: Mapping[str, str] = {
     "default_transaction_isolation": "read committed",
     "array_nulls": "on",
 }
-# At the start alone: the driver looks then how texts are to be quoted, and would go on as before.
+# Only at the start of a session: the driver reads it once to decide how texts are quoted.
 PINNED_AT_START: Mapping[str, str] = {"standard_conforming_strings": "on"}
-# Ends the prefix of a unit of work, so that a log can leave it out.
+# Marks the end of a unit of work's prefix, so that a log can leave the prefix out.
 PREFIX_END = "/* session */ "
 # The server ends a statement this soon after its client has gone.
 CLIENT_CHECK_MS = 1_000
-# The parameter exists since then, and works where the kernel tells of a closed socket.
+# The parameter exists since this version, and works where the kernel reports a closed socket.
 CLIENT_CHECK_VERSION = 140_000
 
 
 class SessionFacts(NamedTuple):
-    """What a new connection said of its server."""
+    """What the server reported on a new connection."""
 
     is_pinned: bool
     """The session has the settings and keeps them: no transaction pooler stands between."""
     schema: str | None
     """The current schema, the only one that names are resolved in."""
     search_path: str
-    """As it was before names were pinned to that schema."""
+    """The search path before names were pinned to that schema."""
     user: str
     database: str
     encoding: str
@@ -56,13 +56,13 @@ class SessionFacts(NamedTuple):
 
 
 class OptionNotPossible(ValueError):
-    """An option of the URL can only be given at the start of a session."""
+    """An option of the URL can only be set at the start of a session."""
 
 
 class SessionSettings:
     """The settings of one URL; a timeout of 0 is none.
 
-    `lock_timeout_ms` is none by default: a statement that waits for a lock is bounded all the same.
+    There is no lock timeout by default: the statement timeout includes the wait for a lock.
     """
 
     def __init__(self, url: str, *, statement_timeout_ms: int, lock_timeout_ms: int = 0) -> None:
@@ -83,12 +83,11 @@ class SessionSettings:
     def build_probe(self, *, has_options: bool) -> str:
         """Return the statement whose row `parse_facts` takes; one round trip.
 
-        Where the session is ours alone, it also sets what start-up options cannot: the schema,
-        and what the environment (`PGTZ`, `PGDATESTYLE`) gave libpq, which the server puts above
-        options.
+        In a session that is not shared, it also sets what start-up options cannot: the schema, and what
+        libpq took from the environment (`PGTZ`, `PGDATESTYLE`), which wins over options.
         """
         pins = ", ".join(f"({_quote(name)}, {_quote(value)})" for name, value in self._pinned.items())
-        # in a shared session, the path may be one that another client left behind
+        # in a shared session another client may have left its search path behind
         given = (
             ""
             if has_options
@@ -116,16 +115,16 @@ class SessionSettings:
         local = dict(self._pinned)
         isolation = local.pop("default_transaction_isolation")
         if facts.is_linux and server_version >= CLIENT_CHECK_VERSION:
-            # a pooler knows no process number that could be cancelled
+            # behind a pooler there is no process number with which to cancel a statement
             local["client_connection_check_interval"] = str(CLIENT_CHECK_MS)
         statements = [
-            # has to be the first
+            # must come first
             f"SET TRANSACTION ISOLATION LEVEL {isolation.upper()};",
             *self._list_given(frozenset() if facts.schema is None else frozenset({"search_path"})),
             *(f"SET LOCAL {name} = {_quote(value)};" for name, value in local.items()),
         ]
         if facts.schema is not None:
-            # otherwise last on the path: a temporary table that a client left behind comes after ours
+            # pg_temp comes last: a temporary table that another client left behind must not hide ours
             statements.append(f"SET LOCAL search_path = {_quote(facts.schema)}, pg_temp;")
         return f"{' '.join(statements)} {PREFIX_END}"
 
@@ -161,7 +160,7 @@ def parse_options(options: str) -> Iterator[tuple[str, str]]:
 
 
 def find_missing_schema(facts: SessionFacts) -> str | None:
-    """Return the schema that a search path names before the current one, but for that of the role."""
+    """Return a schema that a search path names before the current one, except that of the role."""
     for name in _list_names(facts.search_path):
         if name == facts.schema or (name == "$user" and facts.user == facts.schema):
             return None
@@ -171,13 +170,13 @@ def find_missing_schema(facts: SessionFacts) -> str | None:
 
 
 def _list_names(search_path: str) -> Iterator[str]:
-    """Yield the names of a list of identifiers, of which some are quoted."""
+    """Yield the names of a list of identifiers, some of which may be quoted."""
     for quoted, plain in re.findall(r'"((?:[^"]|"")*)"|([^\s,"]+)', search_path):
         yield quoted.replace('""', '"') or plain.lower()
 
 
 def _split_options(options: str) -> Iterator[str]:
-    """Split as the server does: at blanks, a backslash keeps the next character as it is."""
+    """Split as the server does: at spaces; a backslash keeps the next character as it is."""
     word, is_word, letters = "", False, iter(options)
     for letter in letters:
         if letter.isspace():

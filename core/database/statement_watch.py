@@ -1,8 +1,8 @@
 """Bounds how long a caller waits for the answer to a statement.
 
 The server itself enforces the query timeout, but a server that is stopped or cut off does not, and its
-kernel still acknowledges packets, so that neither keepalives nor tcp_user_timeout end the wait. When a
-statement has no answer a little after the timeout, its socket is shut down, which ends the wait.
+kernel still acknowledges packets, so neither keepalives nor tcp_user_timeout end the wait. When there is
+no answer shortly after the timeout, the socket is shut down, which ends the wait.
 """
 
 import logging
@@ -19,7 +19,7 @@ from psycopg2.extensions import connection, cursor
 
 logger = logging.getLogger(__name__)
 
-# The server's own cancellation says more, so it gets this much time to arrive first.
+# The server's own cancellation has a better message, so it gets this much time to arrive first.
 GRACE_SECONDS = 1.0
 LOOK_SECONDS = 0.5
 
@@ -29,7 +29,7 @@ class StatementAbandoned(psycopg2.OperationalError):
 
 
 class _Statement:
-    """A statement under way."""
+    """A running statement."""
 
     __slots__ = ("deadline", "is_cut", "raw")
 
@@ -40,7 +40,7 @@ class _Statement:
 
 
 class StatementWatch:
-    """Knows the statements under way in one process; thread safe."""
+    """Knows the running statements of one process; thread safe."""
 
     def __init__(
         self,
@@ -49,11 +49,11 @@ class StatementWatch:
         on_look: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Call `on_look` whenever the thread looks, every half second."""
+        """Call `on_look` at each look of the thread, every half second."""
         self.limit_seconds = limit_seconds + GRACE_SECONDS
         self._on_look = on_look
         self._clock = clock
-        # connections whose statements may take longer for a while, and how long
+        # how long statements may take, for connections with a longer limit
         self._extended: dict[int, float] = {}
         self.cursor_factory = _make_cursor_class(self)
         self._lock = threading.Lock()
@@ -67,7 +67,7 @@ class StatementWatch:
     ) -> Any:
         """Run a statement; raises `StatementAbandoned` when no answer came within the limit.
 
-        A limit of None is that of the connection.
+        With a limit of None the connection's limit counts.
         """
         if self._thread is None:
             self._start()
@@ -102,7 +102,7 @@ class StatementWatch:
         return self._extended.get(id(raw), self.limit_seconds)
 
     def close(self) -> None:
-        """End the thread; statements that still run are bounded by the server alone."""
+        """End the thread; for statements that still run only the server's timeout counts."""
         self._stopping.set()
 
     def _start(self) -> None:
@@ -117,7 +117,7 @@ class StatementWatch:
             try:
                 self._on_look()
             except Exception:
-                # the edge of a loop: without this thread no statement has an end
+                # the edge of a loop: without this thread a statement may wait forever
                 logger.exception("looking after connections failed")
 
     def _cut_late(self, running: Sequence[_Statement]) -> None:
@@ -131,9 +131,9 @@ class StatementWatch:
 
 
 def _add_last_words(error: psycopg2.Error, raw: connection) -> None:
-    """Add what the server or a pooler said before it closed the connection, as a note.
+    """Add the last message of the server or a pooler to an error, as a note.
 
-    The driver's message says only that the connection is closed; libpq keeps all of it until then.
+    The driver's own message says only that the connection is closed; libpq still has the server's.
     """
     said = (raw.info.error_message or "").strip()
     if said and not str(error).startswith(said):
@@ -143,7 +143,7 @@ def _add_last_words(error: psycopg2.Error, raw: connection) -> None:
 def sever(raw: connection) -> None:
     """Shut the socket of a connection down: a thread that waits on it gets an error at once.
 
-    Closing it would wait for the statement that runs.
+    Closing the connection instead would wait for the running statement.
     """
     try:
         with socket.socket(fileno=os.dup(raw.fileno())) as shared:
@@ -157,7 +157,7 @@ def _make_cursor_class(watch: StatementWatch) -> type[cursor]:
         """A cursor whose statements are watched."""
 
         limit_seconds: float | None = None
-        """How long each of its statements may take; None is as long as those of the connection."""
+        """How long each of its statements may take; with None the connection's limit counts."""
 
         def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002  # psycopg2's name
             return watch.run(self.connection, self.limit_seconds, super().execute, query, vars)

@@ -50,12 +50,12 @@ class UnitOfWork:
         *,
         reclaim: Callable[[ServerConnection, Owner], bool] = lambda *_: False,
     ) -> None:
-        """Begin without a connection; `reclaim` closes it, and returns False if its owner has it no more."""
+        """Begin without a connection; `reclaim` closes it, or returns False if its owner no longer has it."""
         self.operation = operation
         self.owner = owner
         self.is_left = False
         self.changes: Any = None
-        """What the service notes about the transaction."""
+        """What the service keeps about the transaction."""
         self.is_begin_due = False
         self.outer: UnitOfWork | None = None
         """The block around this one in the same context, perhaps of another database."""
@@ -67,7 +67,7 @@ class UnitOfWork:
         self.reset()
 
     def reset(self) -> None:
-        """Have no connection; peewee's name."""
+        """Forget the connection; peewee's name."""
         self.closed = True
         self.conn: Any = None  # a ServerConnection; peewee knows it as anything
         self.ctx: list[Any] = []
@@ -93,7 +93,7 @@ class UnitOfWork:
         return self._misuse is None and not self.is_of_parent and self.owner.is_here()
 
     def check(self) -> None:
-        """Raise if it was given up, or if this process was forked inside of it."""
+        """Raise if it was given up, or if this process was forked inside it."""
         if self.is_of_parent:
             raise DatabaseError(
                 "the transaction belongs to the process that began it; end the child inside of the block"
@@ -102,7 +102,7 @@ class UnitOfWork:
             raise TransactionMisused(self._misuse)
 
     def check_end(self) -> None:
-        """Raise unless it can be committed; only its owner may do that, else it is given up."""
+        """Raise unless it can be committed; give it up when somebody else than its owner tries to."""
         self.check()
         if not self.owner.is_here():
             self.give_up(
@@ -119,7 +119,7 @@ class UnitOfWork:
 
 
 class _Thread(threading.local):
-    """What a thread has open."""
+    """The units of work that a thread has open."""
 
     def __init__(self) -> None:
         self.units: list[UnitOfWork] = []
@@ -137,7 +137,7 @@ class UnitsOfWork:
         self._thread = _Thread()
 
     def reset_after_fork(self) -> None:
-        """Have none open: the child's thread may have been in a unit of work of the parent."""
+        """Forget all: the child's thread may have been in a unit of work of the parent."""
         self._thread = _Thread()
 
     @property
@@ -151,7 +151,7 @@ class UnitsOfWork:
         return before
 
     def use_again(self, before: UnitOfWork | None, instead_of: UnitOfWork) -> None:
-        """Make the one before current again, unless this is another thread."""
+        """Make the earlier one current again, unless this is another thread."""
         if self._thread.current is instead_of:
             self._thread.current = before
 
@@ -232,10 +232,10 @@ def _give_up_ended(unit: UnitOfWork) -> bool:
 
 
 def _give_up_suspended(unit: UnitOfWork) -> None:
-    """Give a block up that is still open when the event loop goes on.
+    """Give a block up that is still open when the event loop continues.
 
-    It would keep its locks while other tasks run, and one of them that waits for such a lock
-    stops the thread, and with it the block, until a timeout.
+    It would keep its locks while other tasks run. A task that waits for such a lock would block the
+    thread, and so the block itself, until a timeout.
     """
     if not unit.is_left and not _give_up_ended(unit):
         unit.give_up(
@@ -245,7 +245,7 @@ def _give_up_suspended(unit: UnitOfWork) -> None:
 
 
 class Sessions:
-    """What the sessions of one database have in common."""
+    """What the sessions of one database share: its pool, its units of work and its metrics."""
 
     def __init__(self, pool: ConnectionPool, units: UnitsOfWork, metrics: Metrics) -> None:
         self.units = units
@@ -315,7 +315,7 @@ class Session(Generic[T]):
         self._started = time.perf_counter()
         unit = self._unit
         self._outer_operation, unit.operation = unit.operation, self._operation
-        # before it has a connection: log lines of the check-out name its operation
+        # before the check-out, whose log lines name the operation
         self._before = self._of.units.use(unit)
         if not self._is_joined:
             try:

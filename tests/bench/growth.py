@@ -31,7 +31,7 @@ from core.cache.outbox import InvalidationOutbox, KeyScripts
 from core.database.connector import ServerConnection
 from core.database.owner import Owner
 from core.database.pool import ConnectionPool
-from core.database.pooled_connection import Waiter
+from core.database.pooled_connection import PendingRequest
 from core.errors import PoolTimeout
 from core.metrics import Metrics
 from core.service.leaderboards import leaderboard_version_key
@@ -224,7 +224,7 @@ def check_out(size: int) -> Trial:
 def give_up(size: int) -> Trial:
     """Wait in vain for a connection behind many others."""
     pool = open_pool(limit=1, used=1)
-    pool._waiters.update(dict.fromkeys(Waiter() for _ in range(size)))
+    pool._pending.update(dict.fromkeys(PendingRequest() for _ in range(size)))
 
     def act(_: int) -> None:
         try:
