@@ -123,8 +123,8 @@ class FleetReader:
         writers |= {file.writer for file in _parse_names(directory, names)}
         # the numbers of this process come from memory and must not enter the archive too
         ended = {writer for writer in writers - {own_id} if not _is_alive(directory, writer)}
-        # list again: a writer that ended in between may have created more files
-        files = list(_parse_names(directory, _list_names(directory)))
+        # list again before a fold: a writer that has ended meanwhile may have created more files
+        files = list(_parse_names(directory, _list_names(directory) if ended else names))
         if ended:
             self._fold(directory, files, ended)
         files = [
