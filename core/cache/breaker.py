@@ -1,11 +1,11 @@
 """The circuit breaker of Redis, and the background recovery that closes it again.
 
 - closed: every call goes through;
-- suspect: the server was late once. No call goes through, but this is not yet an outage: the next
-  attempts decide;
-- open: attempts failed too, or the server refused. Nothing is read;
+- suspect: the server was late once. No call goes through, but it is not yet an outage: the next attempts
+  decide;
+- open: the attempts failed too, or the server refused a command. Nothing is read;
 - half-open: an attempt succeeded. Invalidations are sent, but nothing is read until every process has had
-  time to send those of the outage.
+  time to send the invalidations of the outage.
 
 Attempts are made by the thread of `Recovery`, so no caller waits for them. It runs only while the breaker
 is not closed or the outbox is not empty. Pattern: M. Nygard, Release It!, "Circuit Breaker".
@@ -21,10 +21,10 @@ from core.cache.outbox import InvalidationOutbox
 
 logger = logging.getLogger(__name__)
 
-# So many attempts fail after the first late call: a machine that stalls for half a second is no outage.
+# An outage is a late call and then this many failed attempts: a machine may stall for half a second.
 ATTEMPTS = 2
 STOP_SECONDS = 2.0
-# On top of the longest pause between two attempts of another process: time for the attempt itself.
+# Time for an attempt of another process, added to its longest pause between two attempts.
 GRACE_SECONDS = 0.1
 
 
@@ -47,7 +47,7 @@ class CircuitBreaker:
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """Keep the state, take a new lock, and report the state: the child's metrics begin without it."""
+        """Keep the state, take a new lock, and report the state to the child's metrics, which lack it."""
         self._lock = threading.Lock()
         self._on_change(self.is_open)
 
@@ -68,7 +68,7 @@ class CircuitBreaker:
 
     @property
     def lets_invalidations_through(self) -> bool:
-        """Whether the server answers, as far as is known, even if it refuses some commands."""
+        """Whether the server answered the last call, even if it refused the command."""
         return self._state is _State.CLOSED or self._is_half_open or self._is_refused
 
     @property
@@ -79,7 +79,7 @@ class CircuitBreaker:
     def record_failure(self, reason: str, *, is_attempt: bool, no_server: bool = False) -> bool:
         """Note that the server did not answer; return whether that opened the breaker.
 
-        Calls that were under way at the same time count once. `no_server`: it accepts no connection.
+        Calls that fail at the same time count once. `no_server`: the server accepts no connection.
         """
         with self._lock:
             if self._state is _State.CLOSED:
@@ -91,7 +91,7 @@ class CircuitBreaker:
             return self._open() if no_server or self._failed_attempts >= ATTEMPTS else False
 
     def record_refusal(self, reason: str) -> bool:
-        """Note that the server answered with a refusal; return whether the last answer was none."""
+        """Note that the server refused a command; return whether its last answer was not a refusal."""
         with self._lock:
             is_new = not self._is_refused
             self._is_half_open, self._is_refused = False, True
@@ -102,7 +102,7 @@ class CircuitBreaker:
     def _open(self) -> bool:
         was_open, self._state = self.is_open, _State.OPEN
         if not was_open:
-            # under the lock, so that the last state is reported last
+            # under the lock, so that changes are reported in their order
             self._on_change(True)
         return not was_open
 
@@ -112,7 +112,7 @@ class CircuitBreaker:
             self._is_half_open, self._is_refused = True, False
 
     def close(self) -> bool:
-        """Let every call through if nothing failed since `half_open`; return whether it does."""
+        """Let every call through if nothing failed since `half_open`; return whether that is so."""
         with self._lock:
             if not self._is_half_open:
                 return False
@@ -125,7 +125,7 @@ class CircuitBreaker:
 
 
 class Recovery:
-    """A thread that asks Redis and flushes the outbox until all is well; thread safe."""
+    """A thread that checks Redis and flushes the outbox until both succeed; thread safe."""
 
     def __init__(
         self,
@@ -168,11 +168,11 @@ class Recovery:
             try:
                 is_done = self._step(backoff)
             except Exception:
-                # the edge of a loop: without this thread Redis would stay unused for ever
+                # the edge of a loop: without this thread Redis would never be used again
                 logger.exception("an attempt to use Redis again failed")
 
     def _step(self, backoff: Backoff) -> bool:
-        """Make one attempt; return whether all is well."""
+        """Make one attempt; return whether Redis is in use and the outbox empty."""
         if not self._attempt():
             return False
         if self._breaker.is_closed:
@@ -188,10 +188,10 @@ class Recovery:
         return True
 
     def _close_breaker(self, backoff: Backoff) -> None:
-        """Let invalidations through, and a while later reads.
+        """Let invalidations through, and some time later reads.
 
         During the outage other processes changed rows whose old values Redis still has. They send these
-        invalidations with their next attempt, at most the present pause of this process from now.
+        invalidations with their next attempt, which comes within the present pause of this process.
         """
         self._breaker.half_open()
         self._closing.wait(backoff.longest_next_seconds + GRACE_SECONDS)

@@ -3,9 +3,9 @@
 Owns the order of the steps of a read and of an invalidation, and their counting. Knows no models. A failure
 of Redis never reaches the caller: the loader is asked instead.
 
-Coherence: once a write has returned, no read of this process gives an older value, and no read of another
-process that asks Redis does. The near cache of another process drops the value when its invalidation feed
-reports the change, within milliseconds, and at the latest when its time to live ends.
+Coherence: once a write has returned, no read of this process returns an older value, and neither does a read
+of another process that asks Redis. The near cache of another process drops the value when its invalidation
+feed reports the change, within milliseconds, and at the latest when its time to live ends.
 """
 
 from collections import Counter
@@ -35,7 +35,7 @@ T = TypeVar("T")
 Item = TypeVar("Item")
 Args = TypeVarTuple("Args")
 
-# The database did not answer. A pool timeout too: a server that hangs keeps the connections of the pool.
+# The database did not answer. A pool timeout counts too: a server that hangs blocks the pool's connections.
 NO_ANSWER = (DatabaseUnavailable, PoolTimeout, QueryTimeout)
 
 
@@ -61,7 +61,7 @@ class Cache:
         call_in_forked_child(self._reset_after_fork)
 
     def _open(self) -> None:
-        """Make every part; in a forked child anew, except the breaker and the invalidation outbox."""
+        """Create every part; a forked child keeps only the breaker and the invalidation outbox."""
         settings, metrics = self._settings, self._metrics
         self._counters = {kind.name: CacheCounters(kind.name, metrics) for kind in KINDS}
         self._changes = ChangeLog()
@@ -102,7 +102,7 @@ class Cache:
         )
 
     def _reset_after_fork(self) -> None:
-        """Begin with an empty cache: threads, locks and sockets of the parent are of no use in a child."""
+        """Begin with an empty cache: a child cannot use threads, locks and sockets of its parent."""
         if not self._is_closed:
             self._open()
 
@@ -121,8 +121,8 @@ class Cache:
     ) -> T | None:
         """Return the value of a cached read for `args`, loaded when it is missing or outdated.
 
-        None means that there is no such row, which is remembered for a few seconds. What `load`
-        raises is raised. In a transaction the loader is always asked, and nothing is stored.
+        None means that there is no such row, which is remembered for a few seconds. An error of `load`
+        is raised. In a transaction the loader is always asked, and nothing is stored.
         """
         if self._is_bypassed():
             return load(*args)
@@ -175,7 +175,7 @@ class Cache:
 
     def _read_missing(self, read: Read[T], keys: Sequence[str]) -> Mapping[str, T]:
         """Read keys that the near cache does not have; fail-safe values if the database does not answer."""
-        # the same object throughout: a fork during the read makes a new one
+        # one object for the whole read: a fork meanwhile replaces the attribute
         fail_safe = self._fail_safe
         ticket = fail_safe.take_ticket()
         try:
@@ -190,7 +190,7 @@ class Cache:
         return found
 
     def _read_shared(self, read: Read[T], keys: Sequence[str]) -> Mapping[str, T]:
-        """Read through Redis; threads that want the same single key share one read."""
+        """Read through Redis; threads that read the same single key share one read."""
         if len(keys) > 1:
             return self._reader.read(read, keys)
         [key] = keys
@@ -205,19 +205,19 @@ class Cache:
     def stale_seconds(self) -> float | None:
         """How old the answer to the last read of this thread or task was; None when it was fresh.
 
-        Not None only when the database did not answer and a fail-safe value was served.
+        It is not fresh only when the database did not answer and a fail-safe value was served.
         """
         return self._fail_safe.age_seconds
 
     # -- change ---------------------------------------------------------------------------
 
     def fence(self, keys: Iterable[str], token: bytes = NO_TOKEN, *, is_awaited: bool = False) -> Fence:
-        """Keep readers from filling what a transaction is about to commit.
+        """Keep readers from filling keys that a transaction is about to commit.
 
-        Call it when every statement is done and COMMIT comes next, or again then when a token of
-        `new_fence` fenced keys long before. The fence is on its way when this returns, before
-        whatever is sent to the database afterwards; its arrival is checked by `invalidate`, which
-        therefore has to follow, or here when it `is_awaited`.
+        Call it after the last statement, right before COMMIT. If a token of `new_fence` fenced the keys
+        much earlier, call it again then. The command has been sent when this returns, so before anything
+        that is sent to the database afterwards. Its reply is checked here when it `is_awaited`, else by
+        `invalidate`, which must follow.
         """
         names = list(dict.fromkeys(keys))
         if self._shared is None or not names:
@@ -235,9 +235,9 @@ class Cache:
     ) -> None:
         """Drop keys whose data changed; call it after the commit, with their fence.
 
-        When Redis does not answer, the keys are dropped before this process reads it again, and
-        as soon as it answers. Without `outcome_known` the commit may still be to come, so the fence
-        stays until it expires. Raises `ValueError` for a key of no kind.
+        When Redis does not answer, the keys are dropped as soon as it does, and before this process reads
+        from it again. Without `outcome_known` the COMMIT may still happen, so the fence stays until it
+        expires. Raises `ValueError` for a key of no kind.
         """
         keys = list(dict.fromkeys(changed))
         if not keys:
@@ -249,7 +249,7 @@ class Cache:
                 else:
                     self._shared.keep_fence(keys, fence)
         finally:
-            # after Redis: a read that began before and ends now must not be admitted again
+            # after Redis: the value of a read that began before must not enter the near cache again
             self._near.invalidate(keys)
             self._fail_safe.invalidate(keys)
         for name, count in Counter(map(find_kind_name, keys)).items():

@@ -1,12 +1,12 @@
 """The capability check: whether a Redis server does everything that the cache needs, and what it lacks.
 
 A server may answer reads and refuse to invalidate: a replica, a node of a cluster, a user without
-permission, a server that cannot save its data. What it holds would then be read after a write.
+permission, a server that cannot save its data. Its old values would then be read after a write.
 
 `check` runs every command and script on scratch keys under the prefix, on a new connection. `recheck`
-runs what an invalidation needs, and changes nothing, so it can be repeated. `subscribe` asks for the
-invalidation feed. `RedisProbe` does all of it on a connection of its own, for health. Texts for
-people hold no address.
+runs the commands of an invalidation and changes nothing, so it can be repeated. `subscribe` starts the
+invalidation feed. `RedisProbe` does all of it on its own connection, for the health check. Messages
+contain no address.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ PUSH_PROTOCOL: Final = 3
 # The fields of INFO that make up the origin of a server's data: `run_id` is new at each start,
 # `master_replid` at each promotion (Redis documentation, INFO).
 ORIGIN_FIELDS: Final = {"server": b"run_id", "replication": b"master_replid"}
-# Long enough for the words of a server.
+# Long enough for a server's message.
 REASON_LENGTH: Final = 400
 # HOST:PORT and a bare IPv4 address, but not the line of a script (@user_script:12).
 _ADDRESS: Final = re.compile(r"(?<![@\w])(?:\[[\da-f:]+\]|[\w-]+(?:\.[\w-]+)*):\d{2,5}\b|\b\d+(?:\.\d+){3}\b")
@@ -73,7 +73,7 @@ class Incapable(ErrorReply):
 
 
 class FeedRefused(redis.RedisError):
-    """The server is there but sends no invalidations."""
+    """The server answers but sends no invalidations."""
 
 
 class Step(NamedTuple):
@@ -93,7 +93,7 @@ class CapabilityCheck:
     def __init__(self, prefix: str, account: tuple[str, ...]) -> None:
         self._prefix = prefix
         self._account = account
-        # `recheck` creates none of these keys, so they can be named once
+        # `recheck` creates none of these keys, so the same names can be used every time
         keys = self._name_keys()
         self._recheck = {protocol: _list_recheck(keys, protocol, account) for protocol in (2, 3)}
 
@@ -108,7 +108,7 @@ class CapabilityCheck:
         commands = [*_list_recheck(keys, connection.protocol, self._account), *_list_commands(keys)]
         scripts = _list_scripts(keys)
         replies = connection.exchange([step.command for step in (*commands, *scripts)])
-        # the refusal of a command says more than that of a script that calls it
+        # first the commands: their error names the command, that of a script may not
         refusal = judge(commands, replies[: len(commands)])
         return judge(scripts, replies[len(commands) :]) or refusal
 
@@ -134,7 +134,7 @@ class CapabilityCheck:
 
 
 def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
-    """Raise a refusal in the words of the server, with the refused commands; return a tolerated one."""
+    """Raise a refusal with the server's message and the refused commands; return a tolerated one."""
     refused: list[tuple[str, ErrorReply]] = []
     wrong: list[Step] = []
     for step, reply in zip(steps, replies, strict=True):
@@ -148,7 +148,7 @@ def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
         names = ", ".join(dict.fromkeys(name for name, _ in serious))
         raise ErrorReply(f"{serious[0][1]} (refused: {names})")
     for step in wrong:
-        # after a tolerated refusal of a write, a later step does not find the value: no fault of its own
+        # after a tolerated refusal of a write, a later step cannot find the value: that is no fault
         if step.complaint or not refused:
             raise Incapable(step.complaint or f"it answers {step.name} in another way than Redis")
     return refused[0][1] if refused else None
@@ -170,8 +170,8 @@ def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) 
     """Return the commands of an invalidation; they change nothing, because the keys do not exist."""
     scratch = keys[-1]
     return [
-        # signs in again: open connections outlive a changed password, and no other process can connect to
-        # invalidate. A replica that accepts writes loses them when its primary sends it the same keys.
+        # signs in again: after a change of the password open connections still work, but other processes
+        # cannot connect to invalidate. A writable replica loses writes when its primary sends the same keys.
         Step(
             "HELLO",
             encode_command("HELLO", protocol, *(("AUTH", *account) if account else ())),
@@ -180,7 +180,7 @@ def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) 
         ),
         Step("TIME", encode_command("TIME"), _is_list),
         Step("SET", encode_command("SET", scratch, "", "XX", "PX", SCRATCH_MILLISECONDS), _is_none),
-        # of one key only: each key counts as a miss in the server's own statistics
+        # one key only: each key counts as a miss in the server's statistics
         Step("MGET", encode_command("MGET", scratch), _is_list),
         Step("UNLINK", encode_command("UNLINK", *keys), _is_int),
         Step("EVAL", encode_command("EVAL", "return #KEYS", len(keys), *keys), _is_int),
@@ -189,7 +189,7 @@ def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) 
 
 
 def _list_commands(keys: Sequence[str]) -> list[Step]:
-    """Return the other commands of the cache, each by itself; they change nothing."""
+    """Return the other commands of the cache; they change nothing."""
     scratch = keys[-1]
     return [
         Step("MGET", encode_command("MGET", *keys), _is_list),
@@ -262,10 +262,10 @@ def _is_none(reply: Any) -> bool:
 def read_origin(connection: RedisConnection) -> bytes:
     """Return the origin of the data on a connection: the run of the server and its replication history.
 
-    A server that starts from a snapshot, and a replica that is promoted before it has the last changes,
-    have values and versions from before acknowledged writes. Nothing else tells these from current ones,
-    so a value is stored with its origin and is valid under no other. A server that does not tell has
-    always the same origin: then a snapshot is not noticed.
+    A server that starts from a snapshot, or a replica that is promoted before it has the last changes, has
+    values and versions from before acknowledged writes. They look like current ones, so a value is stored
+    with its origin and is valid only under it. A server that does not report these fields always has the
+    same origin: then a snapshot is not noticed.
     """
     replies = connection.exchange([encode_command("INFO", section) for section in ORIGIN_FIELDS])
     found = [find_field(reply, name) for reply, name in zip(replies, ORIGIN_FIELDS.values(), strict=True)]
@@ -291,7 +291,7 @@ def encode_subscription(prefix: str) -> bytes:
 
 
 def subscribe(connection: RedisConnection, subscription: bytes) -> None:
-    """Subscribe a connection to changes; raises `FeedRefused`, and `ErrorReply` in the server's words."""
+    """Subscribe a connection to changes; raises `FeedRefused`, and `ErrorReply` with the server's message."""
     if not connection.protocol:
         connection.connect()
     if connection.protocol != PUSH_PROTOCOL:
@@ -308,7 +308,7 @@ def subscribe(connection: RedisConnection, subscription: bytes) -> None:
 
 
 class Diagnosis(NamedTuple):
-    """Whether the cache can use the server; `reason` says what is wrong and is None when all is well."""
+    """Whether the cache can use the server; `reason` says what is wrong and is None when nothing is."""
 
     is_usable: bool
     reason: str | None = None

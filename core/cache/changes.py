@@ -5,7 +5,7 @@ depend on. A reader takes a ticket before it reads, and asks afterwards whether 
 since; the cost does not depend on the number of readers or of cached values.
 
 `SingleFlight` lets threads that miss the same key at the same time share one read. A thread never joins a
-read that began before a change of its names: after a write it must not get what was read before it.
+read that began before a change of its names: after a write it must not get a value from before the write.
 """
 
 import threading
@@ -44,7 +44,7 @@ class ChangeLog:
         return self._count
 
     def note(self, names: Iterable[str]) -> None:
-        """Note that these names changed; to be called before the values under them are dropped."""
+        """Note that these names changed; call it before their values are dropped."""
         with self._lock:
             number = self._count + 1
             _, younger_since, _, younger = self._known
@@ -52,7 +52,7 @@ class ChangeLog:
                 younger[name] = number
             if len(younger) > self._remembered_names:
                 self._known = _Known(younger_since, number, younger, {})
-            # last: a ticket with this number is taken only when the names are known
+            # last: when a ticket has this number, the names are known
             self._count = number
 
     def note_all(self) -> None:
@@ -74,7 +74,7 @@ class ChangeLog:
 
 
 class _Call:
-    """One read under way and its outcome."""
+    """A running read and its outcome."""
 
     __slots__ = ("done", "error", "names", "ticket", "value")
 
@@ -87,7 +87,7 @@ class _Call:
 
 
 class SingleFlight:
-    """The reads under way in this process, by key."""
+    """The running reads of this process, by key."""
 
     def __init__(self, changes: ChangeLog) -> None:
         self._changes = changes
@@ -95,7 +95,7 @@ class SingleFlight:
         self._lock = threading.Lock()
 
     def do(self, key: str, depends_on: tuple[str, ...], read: Callable[[], Any]) -> Any:
-        """Return the result of `read`, or that of a read of this key that is under way.
+        """Return the result of `read`, or that of a running read of this key.
 
         An error of the read is raised in every waiting thread, except an interrupt of the reading thread.
         """
@@ -120,7 +120,7 @@ class SingleFlight:
     def do_next(self, key: str, read: Callable[[], Any]) -> Any:
         """Like `do`, but join only a read that begins after this call.
 
-        For a process that hears of no changes: threads that find a read under way wait for its end, and
+        For a process without an invalidation feed: threads that find a running read wait for its end, and
         then one of them reads for all.
         """
         with self._lock:

@@ -102,7 +102,7 @@ class RedisClient:
         self._check_in(self._check_out(is_checked=True))
 
     def drop_connections(self) -> None:
-        """Use none of the present connections again."""
+        """Never use the present connections again."""
         self._generation += 1
 
     def run(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> Any:
@@ -187,7 +187,7 @@ class RedisClient:
         return PendingReply(connection)
 
     def _run_unknown(self, script: Script, keys: Keys, arguments: Sequence[Any], reply: Any) -> Any:
-        """Return the reply; when the server does not know the script, that of its text."""
+        """Return the reply; when the server does not know the script, run its text and return that reply."""
         if _is_unknown_script(reply):
             self._known.clear()
             [reply] = self._exchange([encode_command("EVAL", script.text, len(keys), *keys, *arguments)])
@@ -232,7 +232,7 @@ class RedisClient:
         return replies
 
     def _check_out(self, *, is_checked: bool = False) -> RedisConnection:
-        """Return a connection that no other thread uses; `is_checked`: one that may be read on."""
+        """Return a connection that no other thread uses; with `is_checked` it passed the capability check."""
         connection = self._take_idle() or self._open()
         if is_checked:
             try:
@@ -263,7 +263,7 @@ class RedisClient:
     def _check_in(self, connection: RedisConnection) -> None:
         self._idle.append(connection)
         if self._is_closed:
-            # a call that was under way during `close`, such as the invalidation after a last commit
+            # this call was running during `close`, such as the invalidation after the last COMMIT
             self.close()
 
     def _check_when_due(self, connection: RedisConnection) -> None:
@@ -286,11 +286,11 @@ class RedisClient:
             except IndexError:
                 # another thread closes them too
                 break
-            # a command on a connection that is closed before its reply might not arrive
+            # a command may not arrive when its connection is closed before the reply
             connection.drain()
 
     def close_in_child(self) -> None:
-        """Close a forked child's copies of its parent's sockets, of which the server hears nothing."""
+        """Close a forked child's copies of its parent's sockets; the parent's connections stay open."""
         while self._idle:
             self._idle.pop().close()
 

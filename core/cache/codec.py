@@ -30,12 +30,12 @@ FORM = "origin, crc32, msgpack"
 # See core.cache.capability.read_origin.
 ORIGIN_BYTES = 8
 UNKNOWN_ORIGIN = bytes(ORIGIN_BYTES)
-# Without it a byte that was changed in place would decode as a wrong value.
+# Without a checksum, a changed byte could decode as a wrong value.
 CHECKSUM_BYTES = 4
 
 
 class Unstorable(Exception):
-    """Msgpack has no form for a value, such as for a number of more than 64 bits."""
+    """Msgpack cannot encode a value, such as a number of more than 64 bits."""
 
 
 class Absent:
@@ -52,7 +52,7 @@ class Codec(Generic[T]):
 
     def __init__(self, of: Any) -> None:
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(of, dec_hook=_decode_frozendict)
-        # 16 bytes instead of a text, and decoded faster; the decoder takes both
+        # an id takes 16 bytes instead of a text, and is decoded faster; the decoder accepts both
         self._encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
         self.schema = crc32(f"{FORM}: {_describe(of)}".encode()).to_bytes(4, "big")
         """Follows the mark in every value of this type."""
@@ -68,7 +68,7 @@ class Codec(Generic[T]):
     ) -> tuple[dict[str, T | Absent], list[str]]:
         """Return the current values by key, and the keys whose values are current but cannot be decoded.
 
-        `stored` has what is stored under each key, then each version that the values depend on.
+        `stored` has the bytes of each key, then each version that the values depend on.
         """
         versions = [each for each in stored[len(keys) :] if each is not None and is_version(each)]
         found: dict[str, T | Absent] = {}
@@ -108,7 +108,7 @@ class Codec(Generic[T]):
         try:
             return self._decoder.decode(body)
         except (msgspec.DecodeError, RecursionError, ValueError):
-            # the checksum proves that it is complete, not that this release wrote it
+            # the checksum proves that the bytes are complete, not that this release wrote them
             return None
 
 
@@ -127,7 +127,7 @@ def new_token(mark: bytes) -> bytes:
 
 
 def is_lease(stored: bytes | None) -> bool:
-    """Say whether the key holds a lease: another reader is loading the value."""
+    """Say whether the stored bytes are a lease: another reader is loading the value."""
     return _is_token(stored, LEASE_MARK)
 
 

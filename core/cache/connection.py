@@ -1,8 +1,8 @@
 """One connection to Redis: socket, handshake, commands and replies.
 
-Owns the socket and uses hiredis' parser: redis-py's connection takes a multiple of the time, and holds
+Owns the socket and uses hiredis' parser: redis-py's connection takes several times as long, and holds
 the interpreter lock meanwhile. Speaks RESP3 unless the address says otherwise. Never connects twice and
-never retries. Raises redis-py's errors, and `ErrorReply` for an error that the server answered.
+never retries. Raises redis-py's errors, and `ErrorReply` for an error reply of the server.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from core.settings.redis_url import RedisAddress, TlsOptions, make_tls_context
 RECEIVE_BYTES = 262_144
 # A timeout of 0 would mean none at all.
 SHORTEST_SECONDS = 0.001
-# Where the system cannot tell it, a pause just lasts to its end.
+# 0 where the system does not report it: then a pause lasts to its end.
 CLOSED_BY_SERVER = getattr(select, "POLLRDHUP", 0)
 
 Push = hiredis.PushNotification
@@ -37,11 +37,11 @@ Push = hiredis.PushNotification
 
 
 class ServerUnreachable(redis.ConnectionError):
-    """No server accepts a connection; the message has the words of the system or of OpenSSL."""
+    """No server accepts a connection; the message is that of the system or of OpenSSL."""
 
 
 class ErrorReply(redis.ResponseError):
-    """An error that the server answered, in its own words; they begin with a code such as READONLY."""
+    """An error reply of the server; its message begins with a code such as READONLY."""
 
     @property
     def code(self) -> str:
@@ -50,7 +50,7 @@ class ErrorReply(redis.ResponseError):
 
 
 class HandshakeRefused(ErrorReply):
-    """The server refused the handshake, for instance because of a password, a limit or a database."""
+    """The server refused the handshake, for example because of a password, a limit or a database."""
 
 
 class RedisConnection:
@@ -67,13 +67,13 @@ class RedisConnection:
         self._callbacks: deque[Callable[[Any], None]] = deque()
         # the protocol version that the server confirmed
         self.protocol = 0
-        # the owner's notes
+        # set by the client that owns this connection
         self.generation = 0
         self.checked_at: float | None = None
         self.origin = b""
 
     def connect(self) -> None:
-        """Connect and shake hands, within one timeout."""
+        """Connect and do the handshake, both within one timeout."""
         deadline = time.monotonic() + self._timeout_seconds
         self._attach(self._open_socket(deadline))
         try:
@@ -147,12 +147,12 @@ class RedisConnection:
             on_reply(error)
 
     def set_timeout(self, seconds: float | None) -> None:
-        """Wait this long for each reply from now on; None waits for ever."""
+        """Wait this long for each reply from now on; None waits without a limit."""
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket.settimeout(seconds)
             return
-        # with a timeout of its own Python polls before each send and receive, which costs as much
-        # as those; the kernel's timeout costs nothing
+        # with Python's own timeout each send and receive is preceded by a poll, which costs as much;
+        # the kernel's timeout costs nothing
         self._socket.settimeout(None)
         whole, rest = divmod(seconds or 0.0, 1)
         limit = struct.pack("ll", int(whole), int(rest * 1_000_000))
@@ -164,7 +164,7 @@ class RedisConnection:
         return self._socket is None or self._reader.has_data() or bool(self._poller.poll(0))
 
     def on_next_reply(self, on_reply: Callable[[Any], None]) -> None:
-        """Pass the reply to the command sent last to a callback, when it is read."""
+        """Pass the reply to the last command to a callback as soon as it is read."""
         self._callbacks.append(on_reply)
 
     def deliver_arrived(self) -> bool:
@@ -176,7 +176,7 @@ class RedisConnection:
         return True
 
     def drain(self) -> None:
-        """Wait for the replies of pending callbacks, each as long as for any reply, and close it."""
+        """Wait for the replies of pending callbacks, each for one timeout, and close the connection."""
         try:
             while self._callbacks:
                 self._deliver_next()
@@ -232,7 +232,7 @@ class RedisConnection:
         return unread
 
     def pause(self, seconds: float) -> None:
-        """Let replies gather for some milliseconds; ends at once when the server closes the connection."""
+        """Wait while replies arrive; return at once when the server closes the connection."""
         poll = select.poll()
         poll.register(self._socket, CLOSED_BY_SERVER)
         poll.poll(seconds * 1000)
@@ -316,7 +316,7 @@ def _connect_tcp(host: str, port: int, deadline: float) -> socket.socket:
             except OSError as error:
                 failure = error
                 continue
-            # a small command must not wait for the answer to the one before
+            # a small command must not wait for the reply to the previous one
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             on_error.pop_all()
@@ -361,6 +361,6 @@ def _seconds_until(deadline: float) -> float:
 
 
 def _describe(error: OSError) -> str:
-    """Return the words of the system or of OpenSSL, without the place in its source."""
+    """Return the message of the system or of OpenSSL, without a source line."""
     words = str(error) if isinstance(error, ssl.SSLError) else error.strerror or str(error)
     return re.sub(r" \(_ssl\.c:\d+\)$", "", words)

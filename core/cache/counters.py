@@ -4,11 +4,11 @@ In each tier requests = hits + misses + bypasses by construction. A count is one
 the metrics get the sums when they are published, because a labelled counter costs more than a hit in the
 near cache.
 
-`StaleReadSampler` compares one in so many hits with the database, in a thread of its own. A value that is
-no longer served when the database has answered was changed in between, and is not counted. This is sound:
-a writer fences its keys before its COMMIT, so once a row is committed its old value is no longer in Redis.
-Near caches of other processes follow the feed, so a value is stale there only when it is still served
-after the feed's bound.
+`StaleReadSampler` compares a part of the hits with the database, in its own thread. If a value is no longer
+served when the database has answered, it was changed meanwhile and does not count as stale. This is sound: a
+writer fences its keys before its COMMIT, so the old value has left Redis before the row is committed. The
+near caches of other processes follow the feed, so a value there is stale only if it is still served after
+the feed's bound.
 """
 
 import itertools
@@ -32,7 +32,7 @@ Tier = Literal["near", "shared"]
 
 # A comparison is one query; the queue is full only when the database is slow.
 QUEUE_SAMPLES = 100
-# A dead feed is noticed within this time; until then a near cache may serve what others changed.
+# A dead feed is noticed within this time; until then a near cache may serve values that were changed.
 FEED_BOUND_SECONDS = 2.0
 STOP_SECONDS = 2.0
 
@@ -136,7 +136,7 @@ class StaleReadSampler:
         feed_bound_seconds: float = FEED_BOUND_SECONDS,
     ) -> None:
         self._every = every
-        # read by each hit in the near cache before anything else
+        # each hit in the near cache reads this attribute first
         self.is_on = every > 0
         self._metrics = metrics
         self._near = near
@@ -155,7 +155,7 @@ class StaleReadSampler:
         for key, value in hits.items():
             if next(self._hits) % self._every == 0:
                 sample = _Sample(make_read(), tier, key, value)
-                # a fresh answer may differ without any change
+                # a fresh answer may differ although nothing was changed
                 if not sample.read.cached.time_dependent:
                     self._put(sample)
 

@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 # A server that begins to refuse invalidations is noticed within this time; a writer that was refused
 # waits a little longer (`core.cache.guard.TRUST_SECONDS`).
 HEARTBEAT_SECONDS = 0.2
-# A server that refuses feeds may do so for ever; a near cache that is shut for this long more is no outage.
+# A server may refuse feeds permanently, and a near cache that stays shut for this long is no outage.
 LONGEST_PAUSE_SECONDS = 3.0
 # A dead feed is noticed after this time.
 SILENCE_SECONDS = 1.5
 STOP_SECONDS = 2.0
-# A busy server sends thousands of pushes a second, and to wake a thread for each costs the others more than
-# the pushes themselves: after one, those that follow within this time are read together.
+# A busy server sends thousands of pushes a second. Waking the thread for each push slows the other threads
+# more than the pushes do, so after one push those of this time are read together.
 GATHER_SECONDS = 0.002
 
 
@@ -55,7 +55,7 @@ class InvalidationFeed:
         capability: CapabilityCheck,
         is_possible: bool = True,
     ) -> None:
-        """Connect to nothing yet; not `is_possible` when REDIS_URL asks for a protocol without pushes."""
+        """Connect to nothing yet; `is_possible` is False when REDIS_URL sets a protocol without pushes."""
         self._connect = connect
         self._is_possible = is_possible
         self._near = near
@@ -69,14 +69,14 @@ class InvalidationFeed:
     def start(self) -> None:
         """Connect in the background."""
         if not self._is_possible:
-            logger.warning("near cache off: REDIS_URL has protocol=2, and only RESP3 tells of changes")
+            logger.warning("near cache off: REDIS_URL has protocol=2, and only RESP3 reports changes")
             return
         self._thread = threading.Thread(target=self._run, name="invalidation-feed", daemon=True)
         self._thread.start()
 
     @property
     def reason(self) -> str | None:
-        """Why the near cache is shut, in the words of the server or the system; None while it is open."""
+        """Why the near cache is shut: the message of the server or the system; None while it is open."""
         return self._reason
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class InvalidationFeed:
                 subscribe(connection, self._subscription)
                 self._listen(connection, backoff)
             except Exception as error:
-                # the edge of a loop: without this thread the near cache would stay shut for ever
+                # the edge of a loop: without this thread the near cache would never open again
                 self._note_end(error)
             finally:
                 self._near.shut()
@@ -112,7 +112,7 @@ class InvalidationFeed:
         self._reason = reason
 
     def _listen(self, connection: RedisConnection, backoff: Backoff) -> None:
-        """Read until the feed ends; the reply to a heartbeat proves that no earlier push is outstanding."""
+        """Read until the feed ends; the reply to a heartbeat comes after every push that was sent before."""
         connection.set_timeout(HEARTBEAT_SECONDS)
         heartbeat = _Heartbeat(connection, self._capability)
         heard_at = time.monotonic()
@@ -152,7 +152,7 @@ class InvalidationFeed:
 
 
 class _Heartbeat:
-    """Asks the server of a feed again and again whether it accepts invalidations."""
+    """Repeatedly asks the server of a feed whether it accepts invalidations."""
 
     def __init__(self, connection: RedisConnection, capability: CapabilityCheck) -> None:
         self._connection = connection

@@ -29,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# How long a capability check is trusted, at most, and never longer than the timeout of a reply. A writer
-# whose invalidation was refused waits this long: every other process has checked again by then, and reads
-# no more.
+# A capability check is trusted for this time, or for the timeout of a reply if that is shorter. A writer
+# whose invalidation was refused waits this long: by then every other process has checked the server again
+# and stopped reading from it.
 TRUST_SECONDS = 0.25
 # A server that is almost out of memory refuses again and again; log one line in this time.
 FULL_SECONDS = 60.0
@@ -56,7 +56,7 @@ class RedisGuard:
         report_outage: Callable[[bool], None],
         parent: "RedisGuard | None" = None,
     ) -> None:
-        """Connect to nothing yet; in a forked child, go on with the state of the parent's guard."""
+        """Connect to nothing yet; a forked child continues with the state of the parent's guard."""
         self._address = settings.read_redis_address()
         if parent is None:
             self.breaker = CircuitBreaker(on_change=report_outage)
@@ -80,7 +80,7 @@ class RedisGuard:
             self._attempt_recovery, breaker=self.breaker, outbox=self.outbox, on_recovered=self._note_recovery
         )
         self._is_outage_logged = False
-        # until then other processes may read what Redis did not let this one invalidate
+        # until this time other processes may read keys that Redis did not let this process invalidate
         self._unnoticed_until = float("-inf")
         self._full_at = float("-inf")
         if self.outbox.is_pending or not self.breaker.is_closed:
@@ -93,7 +93,7 @@ class RedisGuard:
 
     @property
     def reason(self) -> str | None:
-        """Why Redis is bypassed, in the words of the server or the system; None while it is used."""
+        """Why Redis is bypassed: the message of the server or the system; None while it is used."""
         return self.breaker.reason if self.breaker.is_open else None
 
     def read(self, command: Callable[[], T]) -> T:
@@ -124,13 +124,13 @@ class RedisGuard:
         self.recovery.start()
 
     def wait_until_noticed(self) -> None:
-        """After a refusal, wait until every other process has noticed it too and reads no more."""
+        """After a refusal, wait until every other process has noticed it too and stopped reading."""
         unnoticed_seconds = self._unnoticed_until - time.monotonic()
         if unnoticed_seconds > 0:
             self.recovery.wait(unnoticed_seconds)
 
     def release(self, keys: Sequence[str], fence: Fence) -> None:
-        """Drop keys and their fence; on a new connection when the one of the fence has been cut."""
+        """Drop keys and their fence; use a new connection when the fence's connection has been cut."""
         try:
             self.scripts.run(RELEASE, keys, [fence.token], after=fence.pending)
         except ServerUnreachable:
@@ -175,7 +175,7 @@ class RedisGuard:
         except CacheDown:
             return False
         finally:
-            # only now: the error of a script may not name the refused command, the check does
+            # after the check, whose error names the refused command; that of a script may not
             self._log_outage()
         return True
 
@@ -183,9 +183,9 @@ class RedisGuard:
         self.outbox.flush(self.scripts)
 
     def _flush_and_check(self) -> None:
-        """Flush the outbox on a new connection, whatever else its server refuses, and check the server.
+        """Flush the outbox on a new connection, then check the server, even when the flush was refused.
 
-        The check's refusal is raised in preference: it says more than that of one invalidation.
+        If both are refused, the check's error is raised: it names the refused commands.
         """
         self.client.drop_connections()
         try:
@@ -197,12 +197,12 @@ class RedisGuard:
 
     def _note_failure(self, error: Exception, *, is_recovery: bool) -> None:
         """Note that Redis did not answer, and let the recovery thread find out more."""
-        # no server accepts a connection of this client, so further attempts would say the same
+        # no server accepts a connection of this client, so further attempts would fail in the same way
         no_server = isinstance(error, (ServerUnreachable, HandshakeRefused))
         if self.breaker.record_failure(describe(error), is_attempt=is_recovery, no_server=no_server):
             self._log_outage()
             if isinstance(error, HandshakeRefused):
-                # other processes notice it with the next check of the connections that they have
+                # other processes notice it at the next check of their open connections
                 self._unnoticed_until = time.monotonic() + self._trust_seconds
         # the next replies on these connections may belong to earlier commands
         self.client.drop_connections()

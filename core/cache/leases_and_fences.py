@@ -8,10 +8,10 @@ Redis runs no other command while a script runs. The first byte of each stored v
   was loaded before a write is refused after it.
 - R: a version (revision). Many values are stored under one version, and deleting it outdates them all.
   Whoever creates a version key gives it a random value that it never had before.
-- F: fences. A writer adds its own before its COMMIT and removes it afterwards. Nobody fills a fenced key,
-  so a process that dies in between leaves nothing stale: its fence expires, and the next reader loads
-  what was committed. Two writers of one key have a fence each, so that the release of one does not open
-  the key for the other, whose COMMIT is still to come.
+- F: fences. A writer adds its own before its COMMIT and removes it afterwards. Nobody fills a fenced key.
+  So a process that dies in between leaves no stale value: its fence expires, and the next reader loads
+  the committed row. Two writers of one key have a fence each: when one of them removes its fence, the key
+  stays closed until the COMMIT of the other.
 
 Sends no commands itself.
 
@@ -24,7 +24,7 @@ from typing import Any, Final, NamedTuple
 from core.cache.client import PendingReply, Script
 from core.cache.codec import VERSION_MARK, new_token
 
-# What LEASE answers for each key.
+# The replies of LEASE for each key.
 GRANTED: Final = 1
 TAKEN: Final = 0
 FENCED: Final = -1
@@ -36,7 +36,7 @@ VERSION_MILLISECONDS = 3_600_000
 NO_TOKEN = b""
 
 # A fence is a token of 16 bytes and its expiry in milliseconds, 13 digits; a lease and a version are a
-# token each. One MGET reads all keys: each call of a command costs a script more than using its answer.
+# token each. One MGET reads all keys, because each command that a script calls is slow.
 _FENCES = """
 local function read_ms()
   local now = redis.call('TIME')
@@ -110,8 +110,8 @@ return result
 
 # KEYS: value keys, then version keys. ARGV: token, number of value keys, then for each value its
 # milliseconds and its stored form, then each version that the values were loaded under.
-# A value with 0 milliseconds, or one that is refused, gives its lease up, so that the next reader may
-# fill. Returns how many values were stored.
+# A value with 0 milliseconds, or one that is refused, ends its lease, so that the next reader may fill.
+# Returns how many values were stored.
 FILL = Script(
     """
 local count = tonumber(ARGV[2])

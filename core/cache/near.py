@@ -1,9 +1,9 @@
 """Decoded values in the memory of a process: the near cache in front of Redis, and fail-safe values.
 
 `Entries` keeps values by key, bounded in number and age, with an index from version keys to the values
-that depend on them. No operation looks at more entries than it is asked for or drops: there may be
-millions. `NearCache` serves values only while the invalidation feed is live. `FailSafeValues` keeps
-values for longer, and gives one out only in place of an error.
+that depend on them. The cost of an operation depends on the entries that it returns or drops, and not on
+all entries: there may be millions. `NearCache` serves values only while the invalidation feed is live.
+`FailSafeValues` keeps values for longer, and returns one only in place of an error.
 """
 
 import threading
@@ -16,14 +16,14 @@ from typing import Any, NamedTuple
 from core.cache.changes import ChangeLog, Ticket
 from core.cache.codec import ABSENT
 
-# a value, the version keys that it depends on, and the time from which on it is not served
+# a value, the version keys that it depends on, and the time when it expires
 Entry = tuple[Any, tuple[str, ...], float]
 # version key -> keys of the values that depend on it
 Dependents = dict[str, set[str]]
 
-# How many entries from before a `clear` are freed at each admission: more than one, so that it ends.
+# How many cleared entries are freed at each admission; more than one, so that fewer are left each time.
 FREED_AT_ONCE = 2
-# Results of `get_many` that are kept as a whole; shorter ones are built as fast.
+# Results of `get_many` that are kept as a whole, and from which length on: shorter ones are built as fast.
 KEPT_LISTS = 64
 LEAST_KEYS = 8
 
@@ -47,9 +47,9 @@ class Entries:
         # the least recently used first
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._dependents: Dependents = {}
-        # cleared entries still in memory: to free a hundred thousand at once stops every thread for 50 ms
+        # cleared entries still in memory: freeing a hundred thousand at once stops every thread for 50 ms
         self._cleared: deque[tuple[OrderedDict[str, Entry], Dependents]] = deque()
-        # how many values were dropped, for whatever reason
+        # how many values were dropped, for any reason
         self._departures = 0
 
     def get(self, key: str) -> Any:
@@ -68,7 +68,7 @@ class Entries:
         """Keep the values of a read that took `ticket` when it began, except those that changed since."""
         if not values or not self._max_entries:
             return
-        # a change is logged before its values are dropped under this lock, so none is missed in between
+        # a change is logged before its values are dropped under this lock, so no change is missed here
         with self._lock:
             if self._changes.list_changed(ticket, depends_on):
                 return
@@ -95,7 +95,7 @@ class Entries:
             for key in self._entries.keys() & names:
                 self._drop(key)
             for version_key in self._dependents.keys() & names:
-                # absent when its last dependent has just been dropped through another version
+                # missing when its last dependent has just been dropped because of another version
                 for key in self._dependents.pop(version_key, ()):
                     self._drop(key)
 
@@ -114,7 +114,7 @@ class Entries:
                     del index[version_key]
 
     def clear(self) -> None:
-        """Drop everything, and free the memory bit by bit."""
+        """Drop everything; the memory is freed in small steps."""
         with self._lock:
             self._departures += 1
             if self._entries:
@@ -134,7 +134,7 @@ class Entries:
 
 
 class _List(NamedTuple):
-    """The cached result of a list of keys, good as long as no value has left since; None at first."""
+    """The cached result of a list of keys, valid until a value is dropped; None at first."""
 
     departures: int
     expires_at: float = 0.0
@@ -243,10 +243,10 @@ class NearCache(Entries):
 
 
 class FailSafeValues:
-    """The last known values of one process, for when the database does not answer; thread safe, bounded.
+    """The last known values of one process, served when the database does not answer; thread safe, bounded.
 
-    A key that this process changed is dropped, so nobody reads an older value than they wrote. A change by
-    another process is not noted: its old value is still the last known one here.
+    A key that this process changed is dropped, so no caller reads an older value than it wrote. A change by
+    another process does not drop the key: here the old value is still the last known one.
     """
 
     def __init__(
@@ -258,7 +258,7 @@ class FailSafeValues:
         self._entries = Entries(
             self._changes, max_entries=max_entries if seconds > 0 else 0, ttl_seconds=seconds, clock=clock
         )
-        # per context, so that tasks of one thread do not see each other's; None after a fresh read
+        # per context, so that each task of a thread has its own; None after a fresh read
         self._age: ContextVar[float | None] = ContextVar("age", default=None)
 
     @property
@@ -268,7 +268,7 @@ class FailSafeValues:
 
     def begin_read(self) -> None:
         """Note that this context reads; the answer is fresh unless a value is recalled."""
-        # usually None already, and reading it costs less than setting it
+        # usually None already, and reading it is cheaper than setting it
         if self._age.get() is not None:
             self._age.set(None)
 

@@ -2,8 +2,8 @@
 
 The outbox keeps the keys of writes that Redis has not confirmed, with the tokens of their fences. They are
 sent again before this process reads from Redis, and by a background thread, because a process that only
-writes would otherwise never retry. They are sent in portions, so that a failed attempt costs the same
-however many are left.
+writes would otherwise never retry. They are sent in portions, so that a failed attempt does not cost more
+when more keys wait.
 """
 
 import threading
@@ -29,7 +29,7 @@ OF_A_KEY = frozenset({"NOPERM", "MOVED", "ASK", "CROSSSLOT", "TRYAGAIN"})
 OUTBOX_LIMIT = 100_000
 # Keys of one round trip to a server that has just recovered.
 PORTION_KEYS = 1_000
-# A command whose sender gave up arrives, if at all, shortly after the end of the outage.
+# A command whose sender gave up may still arrive, at the latest this long after the end of the outage.
 LATE_SECONDS = 1.0
 
 
@@ -60,7 +60,7 @@ class KeyScripts:
         *,
         after: PendingReply | None = None,
     ) -> None:
-        """Run a script that returns the number of its keys, a thousand keys at a time, in one round trip."""
+        """Run a script that returns the number of its keys, for a thousand keys each, in one round trip."""
         groups = list(_split(self.add_prefix(keys)))
         replies = self._client.run_each(script, groups, arguments, after=after)
         if replies != [len(group) for group in groups]:
@@ -130,18 +130,18 @@ class InvalidationOutbox:
         # pairs of key and token
         self._waiting_count = self._late_count = 0
         self._emptied_at: float | None = None
-        # the number of the invalidation since which all keys wait; 0 for none
+        # number of the invalidation that made all keys wait; 0 for none
         self._all_since = 0
         self._number = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Return how many keys wait; 1 when all do."""
+        """Return how many keys wait; 1 when all keys of the cache do."""
         return len(self._waiting) or int(bool(self._all_since))
 
     @property
     def is_pending(self) -> bool:
-        """Whether Redis has yet to confirm an invalidation, or may yet receive a fence that was released."""
+        """Whether an invalidation is unconfirmed, or a fence may still arrive after its release."""
         return bool(self._waiting or self._all_since or self._late)
 
     def reset_after_fork(self) -> None:
@@ -165,9 +165,9 @@ class InvalidationOutbox:
             self._waiting, self._waiting_count = OrderedDict(), 0
 
     def expect_late(self, keys: Collection[str], token: bytes) -> None:
-        """Note a fence that was sent and not confirmed: it is released again a while after the outage.
+        """Note a fence that was sent and not confirmed: it is released again shortly after the outage.
 
-        Otherwise it would keep its keys out of the cache until it expires.
+        Otherwise nobody could fill its keys until it expires.
         """
         with self._lock:
             if self._late_count <= OUTBOX_LIMIT:
@@ -175,7 +175,7 @@ class InvalidationOutbox:
                 self._late_count += len(keys)
 
     def add_late(self) -> bool:
-        """Add the late fences once the outbox has been empty for a while; return whether it did."""
+        """Add the late fences once the outbox has been empty for LATE_SECONDS; return whether it did."""
         with self._lock:
             if self._waiting or self._all_since or not self._late:
                 return False
@@ -193,8 +193,8 @@ class InvalidationOutbox:
     def flush(self, scripts: KeyScripts) -> None:
         """Send all waiting invalidations; those that fail and those that are added meanwhile stay.
 
-        Until Redis has confirmed a key it stays in the outbox, so that no other thread reads Redis before.
-        Raises what `scripts` raises; a refused key does not keep the others from being sent.
+        A key stays in the outbox until Redis has confirmed it, so that no other thread reads Redis earlier.
+        Raises what `scripts` raises; the other keys are sent even when one is refused.
         """
         if not self._waiting and not self._all_since:
             return
@@ -205,7 +205,7 @@ class InvalidationOutbox:
                 if self._all_since == all_since:
                     self._all_since = 0
         last: KeysRefused | None = None
-        # keys that are added meanwhile stand behind these
+        # keys that are added meanwhile come after these
         left = len(self._waiting)
         while left > 0 and (portion := self._copy_portion(left)):
             left -= len(portion)
@@ -224,7 +224,7 @@ class InvalidationOutbox:
         refusal: KeysRefused | None = None
         refused: Collection[str] = ()
         try:
-            # every token belongs to a transaction that has ended, so its fence is needed nowhere
+            # every token belongs to a transaction that has ended, so no key needs its fence
             scripts.release(list(portion), b"".join(set(chain.from_iterable(portion.values()))))
         except KeysRefused as error:
             refusal, refused = error, set(error.keys)

@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Values live shorter by a random part up to this one, so that those filled together do not expire together.
+# Times to live are shortened by a random part up to this one, so that values do not expire together.
 TTL_JITTER = 0.1
-# A missing row may be inserted past the service, so it is not cached as missing for long.
+# A row may be inserted without the service, so it is cached as missing for a short time only.
 ABSENT_MILLISECONDS = 5_000
-# A reader waits for another process as long as most loads take, then loads the key itself.
+# A reader waits for another process for longer than most loads take, then loads the key itself.
 WAIT_SECONDS = 2.0
 WAIT_FIRST_SECONDS = 0.001
 WAIT_LONGEST_SECONDS = 0.01
@@ -108,10 +108,10 @@ class ReadThrough:
         found, damaged = read.cached.codec.decode_many(keys, stored, shared.origin)
         self._near.end_read(ticket, found, read.depends_on)
         if damaged:
-            # such a value looks current to the script, which would grant nobody a lease
+            # the script takes such a value for a current one, and would grant no lease
             shared.give_up(damaged)
         if lease is not None:
-            # a key that was deleted between the look-up and its lease: others wait now for our fill
+            # a key that was deleted between the look-up and its lease: other readers now wait for our fill
             for key in [key for key in found if lease.states[key] == GRANTED]:
                 del found[key]
         missing = {key: value for key, value in zip(keys, stored, strict=False) if key not in found}
@@ -120,7 +120,7 @@ class ReadThrough:
     def _load_missing(
         self, shared: SharedCache, read: Read[T], keys: Sequence[str], lease: Lease | None
     ) -> Mapping[str, T | Absent]:
-        """Load under leases and fill; wait for the keys that others load."""
+        """Load under leases and fill; wait for the keys that other processes load."""
         try:
             lease = lease or shared.lease(keys, read.depends_on, read.cached.codec.schema)
         except CacheDown:
@@ -129,7 +129,7 @@ class ReadThrough:
         theirs = [key for key in keys if lease.states[key] == TAKEN]
         found: dict[str, T | Absent] = {}
         if ours:
-            # first: a reader that waits for these keys must not wait for the keys of others too
+            # first: readers that wait for these keys must not wait for keys that another process loads
             loaded = self._load_and_fill(shared, read, ours, lease)
             found.update(loaded)
         if theirs:
@@ -169,7 +169,7 @@ class ReadThrough:
             except CacheDown:
                 break
             found.update(arrived)
-            # a key without a lease is not being loaded: its fill was refused or given up
+            # nobody loads a key without a lease: its fill was refused or given up
             waiting = [
                 key
                 for key, stored in missing.items()
@@ -193,7 +193,7 @@ class ReadThrough:
 
 
 def _encode(read: Read[T], value: T | Absent, head: bytes) -> tuple[int, bytes]:
-    """Return for how long a value may be stored, and its stored form; 0 for a value that has none."""
+    """Return how many milliseconds a value may be stored, and its stored form; 0 if it cannot be stored."""
     if value is ABSENT:
         milliseconds = ABSENT_MILLISECONDS
     else:

@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A fence outlasts the COMMIT, which may take as long as any statement; a writer that dies blocks its keys
-# for this long.
+# Added to the query timeout, so that a fence outlasts the COMMIT. A writer that dies blocks its keys for the
+# sum of both.
 FENCE_MARGIN_MILLISECONDS = 5_000
 # MGET returns nothing else.
 _STORED = frozenset({bytes, type(None)})
@@ -49,7 +49,7 @@ class SharedCache:
         report_outage: Callable[[bool], None],
         parent: "SharedCache | None" = None,
     ) -> None:
-        """Connect to nothing yet; a forked child goes on with the state of its parent."""
+        """Connect to nothing yet; a forked child continues with the state of its parent."""
         self.guard: RedisGuard = RedisGuard(
             settings,
             client_name=client_name,
@@ -66,7 +66,7 @@ class SharedCache:
         return self._client.origin
 
     def get_many(self, keys: Sequence[str]) -> list[Any]:
-        """Return what is stored under each key; MGET takes a key of another type for missing."""
+        """Return the stored bytes of each key; for MGET a key of another type is missing."""
         names = self._add_prefix(keys)
         return self.guard.read(lambda: _expect_values(self._client.get_many(names), len(names)))
 
@@ -92,7 +92,7 @@ class SharedCache:
         self, keys: Sequence[str], version_keys: Sequence[str], schema: bytes, *, with_values: bool
     ) -> tuple[list[Any], Lease]:
         token = new_token(LEASE_MARK)
-        # at worst, on a connection to another server that is about to be opened, one lease too many
+        # the connection may be opened to another server after this; then one lease too many is granted
         head = schema + self._client.latest_origin
         request = build_lease_request(token, keys, version_keys, head)
         names = self._add_prefix([*keys, *version_keys])
@@ -107,7 +107,7 @@ class SharedCache:
             found, reply = self.guard.read(ask)
         except CacheDown as down:
             if down.reason == "down":
-                # Redis may have granted leases all the same, and other readers would wait for them
+                # Redis may have granted leases nevertheless, and other readers would wait for them
                 self.give_up(keys)
             raise
         return found, parse_lease(token, keys, version_keys, reply, origin=self._client.origin)
@@ -120,8 +120,8 @@ class SharedCache:
     ) -> None:
         """Store (key, milliseconds, value) where the lease still holds, without waiting for the reply.
 
-        0 milliseconds give the lease up and store nothing. `on_refused` gets the number of values that were
-        not stored, later.
+        With 0 milliseconds nothing is stored and the lease is given up. `on_refused` is called later with
+        the number of values that were not stored.
         """
         if not values:
             return
@@ -136,7 +136,7 @@ class SharedCache:
             if type(reply) is int:
                 on_refused(len(values) - reply)
             else:
-                # it is unknown whether the values were stored: no reader may wait for the lease
+                # it is unknown whether the values were stored, and no reader must wait for the lease
                 self.give_up(keys)
 
         try:
@@ -145,14 +145,14 @@ class SharedCache:
             self.give_up(keys)
 
     def give_up(self, keys: Sequence[str]) -> None:
-        """Drop leases that nobody will fill, as soon as Redis answers."""
+        """Drop leases that will not be filled, as soon as Redis answers."""
         self.guard.invalidate_later(keys, NO_TOKEN)
 
     def fence(self, keys: Sequence[str], token: bytes, *, is_awaited: bool = False) -> Fence:
         """Let nobody fill these keys until they are deleted with the fence.
 
-        The reply for a few keys is read when they are deleted, unless `is_awaited`. While Redis does not
-        answer there is nothing to fence off.
+        For a few keys the reply is read when they are deleted, unless `is_awaited`. While Redis does not
+        answer no fence is needed, because nothing is filled.
         """
         arguments = [token, self._fence_milliseconds]
         try:
@@ -180,8 +180,8 @@ class SharedCache:
     def delete(self, keys: Sequence[str], fence: Fence = NO_FENCE) -> None:
         """Drop keys now or, when Redis does not do it, before this process reads it again.
 
-        When Redis refuses, this returns once every other process has noticed the same refusal and reads
-        from it no more.
+        When Redis refuses, this returns once every other process has noticed the same refusal and stopped
+        reading from it.
         """
         try:
             self.guard.invalidate(lambda: self.guard.release(keys, fence))
@@ -192,7 +192,7 @@ class SharedCache:
             self.guard.invalidate_later(keys, fence.token)
             self.guard.wait_until_noticed()
         except BaseException:
-            # interrupted: a later flush completes it
+            # interrupted: a later flush of the outbox drops the keys
             self.guard.invalidate_later(keys, fence.token)
             raise
         finally:
