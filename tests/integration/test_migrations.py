@@ -93,7 +93,7 @@ def test_completed_quests_of_before_have_no_time(
 ) -> None:
     """Nothing stored says when they were completed, so nothing is invented; they stay completed."""
     settings = Settings(database_url=SecretStr(empty_database_url))
-    for path in sorted(MIGRATIONS_DIR.glob("0*.py"))[:15]:
+    for path in sorted(MIGRATIONS.glob("0*.py"))[:15]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     Migrator(settings, directory=tmp_path).up()
     empty_execute("""
