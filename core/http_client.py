@@ -9,6 +9,7 @@ import http.client
 import ssl
 import time
 from collections.abc import Mapping
+from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
 import msgspec
@@ -18,6 +19,7 @@ from core.errors import EchoMarketsError
 # A scrape of a large fleet is a few hundred kilobytes; more is somebody else's page.
 BODY_BYTES = 32 * 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class FetchFailed(EchoMarketsError):
@@ -32,17 +34,18 @@ class Answer(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
 
 
-def fetch(url: str, *, timeout_seconds: float) -> Answer:
+def fetch(url: str, *, timeout_seconds: float, headers: Mapping[str, str] = NO_HEADERS) -> Answer:
     """GET a URL; the whole takes at most the timeout and one last read. Raises `FetchFailed`."""
     parts = urlsplit(url)
     deadline = time.monotonic() + timeout_seconds
     connection = _connect(parts.scheme, parts.hostname or "", parts.port, timeout_seconds)
     path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
     try:
-        connection.request("GET", path, headers=_headers(parts.username, parts.password))
+        sent = {**headers, **_headers(parts.username, parts.password)}
+        connection.request("GET", path, headers=sent)
         response = connection.getresponse()
-        headers = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(status=response.status, body=_read(response, deadline), headers=headers)
+        received = {name.lower(): value for name, value in response.getheaders()}
+        return Answer(status=response.status, body=_read(response, deadline), headers=received)
     except TimeoutError as error:
         raise FetchFailed(f"no answer within {timeout_seconds:g} s") from error
     except ssl.SSLError as error:

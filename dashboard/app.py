@@ -1,13 +1,14 @@
-"""The script that Streamlit runs for every view: logo, styles, menu, sign-in, and then the page."""
+"""The script that Streamlit runs for every view: logo, styles, menu, health, sign-in, and then the page."""
 
 import streamlit as st
 
-from dashboard import navigation, runtime, states
+from dashboard import health_line, navigation, runtime, states
 from dashboard.server import sign_in
 
 st.set_page_config(page_title="Echo Markets", page_icon=navigation.read_icon(), layout="wide")
 st.logo(navigation.read_logo())
 st.html(navigation.read_styles())
 page = st.navigation(navigation.list_pages(), position=sign_in.choose_menu_position())
+health_line.show_health_line(sign_in.find_visitor())
 with runtime.timed_render(page.title):
     states.run_page(sign_in.require_sign_in(page.run))

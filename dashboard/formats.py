@@ -9,6 +9,7 @@ import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import pairwise
 from typing import Literal
 from urllib.parse import quote
 
@@ -170,6 +171,17 @@ def format_time_left(expires_at: datetime | None, now: datetime) -> str:
     if days:
         return f"{days} d {hours} h left"
     return f"{hours} h {rest} min left" if hours else f"{rest} min left"
+
+
+def format_duration(seconds: float) -> str:
+    """Write a duration in its two largest units: `14 s`, `3 min 5 s`, `2 h 40 min`, `3 d 4 h`."""
+    whole = round(seconds)
+    units = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+    for (size, unit), (smaller, small_unit) in pairwise(units):
+        if whole >= size:
+            rest = whole % size // smaller
+            return f"{whole // size:,} {unit}" + (f" {rest} {small_unit}" if rest else "")
+    return f"{whole} s"
 
 
 def is_zero(value: Number) -> bool:

@@ -32,6 +32,7 @@ import streamlit as st
 
 from dashboard import runtime, states
 from dashboard.formats import escape_markdown, format_as_of, format_count
+from dashboard.server import sign_in
 
 T = TypeVar("T")
 
@@ -161,7 +162,9 @@ def show_live(part: Callable[[], None], *, seconds: int) -> None:
         service = runtime.get_service()
         cache = service.cache_stats()
         is_bypassed = cache.state == "down"
-        bypass = escape_markdown(cache.reason or "") if is_bypassed and is_first_part else None
+        visitor = sign_in.find_visitor()
+        words = cache.reason if visitor is not None and visitor.sees_words else None
+        bypass = escape_markdown(words or "") if is_bypassed and is_first_part else None
         read_at = run.oldest or datetime.now(UTC)
         st.caption(describe_age(read_at, interval=interval, stale=service.stale_seconds(), bypass=bypass))
         if interval is not None and (run.is_failing or is_bypassed):
@@ -176,7 +179,7 @@ def describe_age(
     """Return when a part was read, when it refreshes, and which server it did without.
 
     `stale` is the age in seconds of fail-safe values that replace the database. `bypass` is the reason
-    why Redis is not used: pages are slower then, but correct.
+    why Redis is not used, empty for visitors who do not see it: pages are slower then, but correct.
     """
     parts = [format_as_of(read_at), f"refreshes every {interval} s" if interval else "paused"]
     if stale is not None:

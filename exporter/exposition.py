@@ -20,6 +20,7 @@ from core import EnhancedDatabaseService
 from core.health import build_health_metrics
 from core.installation import find_release
 from core.metrics.names import gauge
+from core.metrics.scrape import TIMEOUT_HEADER
 from exporter.collectors.runner import CollectorRunner, Outcome
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,6 @@ OPEN_METRICS = "application/openmetrics-text"
 PLAIN_TEXT = "text/plain"
 ENCODINGS = ("gzip", "x-gzip", "*")
 """The names of gzip, the most specific first (RFC 9110, 8.4.1.3 and 12.5.3)."""
-TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"
 # Prometheus's own default, for a client that sends no timeout.
 DEFAULT_TIMEOUT_SECONDS = 10.0
 # For encoding and for the way to Prometheus.

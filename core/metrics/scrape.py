@@ -18,7 +18,7 @@ from core.metrics import names
 from core.settings.stack_identity import HEADER, StackIdentity, parse_identity
 
 SCRAPE_SECONDS = 3.0
-
+TIMEOUT_HEADER = "x-prometheus-scrape-timeout-seconds"
 
 NO_REASONS: Mapping[str, str] = MappingProxyType({})
 
@@ -93,8 +93,12 @@ def parse_scrape(text: str, *, taken_at: datetime, stack: StackIdentity | None =
 
 
 def read_scrape(exporter_url: str, *, timeout_seconds: float = SCRAPE_SECONDS) -> Scrape:
-    """Scrape an exporter; raises `FetchFailed` when it does not answer, or not with metrics."""
-    answer = fetch(f"{exporter_url}/metrics", timeout_seconds=timeout_seconds)
+    """Scrape an exporter; raises `FetchFailed` when it does not answer, or not with metrics.
+
+    The exporter hears of the timeout: it answers in time without what a server that hangs would add.
+    """
+    headers = {TIMEOUT_HEADER: f"{timeout_seconds:g}"}
+    answer = fetch(f"{exporter_url}/metrics", timeout_seconds=timeout_seconds, headers=headers)
     taken_at = datetime.now(UTC)
     try:
         stack = parse_identity(answer.headers.get(HEADER.lower(), ""))

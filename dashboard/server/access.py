@@ -57,6 +57,12 @@ class Visitor(msgspec.Struct, frozen=True):
     is_stale: bool = False
     """An operator whose sign-in is older than `OPERATOR_SIGN_IN`."""
 
+    sees_health: bool = False
+    """Whether every page has the line of health: for operators, and for everybody without sign-in."""
+
+    sees_words: bool = False
+    """Whether pages repeat the words of servers: to operators, and to this machine without sign-in."""
+
 
 class RateLimit:
     """At most `limit` events per name within any `seconds` (sliding window); thread safe.
@@ -127,18 +133,27 @@ def build_secrets(settings: Settings) -> dict[str, Any]:
 def identify(policy: Policy, claims: Mapping[str, Any], *, now: datetime) -> Visitor | None:
     """Return the visitor that the claims of a session describe; None when a sign-in is needed."""
     if not policy.has_sign_in:
-        return Visitor(actor=LOCAL, name=LOCAL, is_operator=policy.is_local_operator)
+        return Visitor(
+            actor=LOCAL,
+            name=LOCAL,
+            is_operator=policy.is_local_operator,
+            sees_health=True,
+            sees_words=not policy.is_behind_proxy,
+        )
     if claims.get("is_logged_in") is not True or not claims.get("sub"):
         return None
     address = _find_address(claims)
     is_named = (address or "").casefold() in policy.operators or _has_claim(policy, claims)
     is_fresh = _find_issue_time(claims) > now - OPERATOR_SIGN_IN
+    is_operator = is_named and is_fresh
     actor = address or f"subject {claims['sub']}"
     return Visitor(
         actor=actor[:320],
         name=str(claims.get("name") or actor),
-        is_operator=is_named and is_fresh,
+        is_operator=is_operator,
         is_stale=is_named and not is_fresh,
+        sees_health=is_operator,
+        sees_words=is_operator,
     )
 
 

@@ -1,7 +1,7 @@
 """The dashboard's web server: Streamlit's pages, probes, start and stop.
 
-Owns the lifespan (opens the service once per process, warms its caches, drains it at shutdown), the
-probe routes and uvicorn's configuration.
+Owns the lifespan (opens the service once per process, warms its caches, samples its health, drains it at
+shutdown), the probe routes and uvicorn's configuration.
 """
 
 import asyncio
@@ -32,8 +32,8 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.app import configure_logging
 from core.errors import EchoMarketsError
 from dashboard import runtime, states
+from dashboard.monitoring.sampler import open_sampler, set_sampler
 from dashboard.pages.leaderboards import download
-from dashboard.pages.operations.telemetry import open_telemetry, set_telemetry
 from dashboard.server import sign_in
 from dashboard.server.access import Policy, build_policy, build_secrets
 from dashboard.server.middleware import CompressedAssets, Shield, build_content_policy
@@ -84,7 +84,6 @@ def create_app(settings: Settings) -> st.App:
     Raises `SettingsError` when the access settings contradict each other.
     """
     policy = build_policy(settings)
-    set_telemetry(open_telemetry(settings))
 
     @asynccontextmanager
     async def lifespan(_: st.App) -> AsyncGenerator[dict[str, Any] | None, None]:
@@ -92,11 +91,19 @@ def create_app(settings: Settings) -> st.App:
         runtime.set_service(service)
         runtime.watch_sessions(service.metrics)
         sign_in.set_policy(policy)
+        sampler = open_sampler(service, settings)
+        set_sampler(sampler)
+        sampler.start()
         threading.Thread(target=warm_caches, args=(service,), name="warming", daemon=True).start()
         try:
             yield None
         finally:
-            await asyncio.to_thread(service.close, DRAIN_SECONDS)
+            set_sampler(None)
+            # side by side: each may have to wait for an answer
+            await asyncio.gather(
+                asyncio.to_thread(sampler.close, DRAIN_SECONDS),
+                asyncio.to_thread(service.close, DRAIN_SECONDS),
+            )
             runtime.set_service(None)
 
     return st.App(

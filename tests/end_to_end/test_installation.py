@@ -174,7 +174,7 @@ def test_installed_dashboard_has_its_assets(
         assert wait_until(lambda: answers(f"{url}/livez"), seconds=START_SECONDS)
         for name in ("inter-latin-wght-normal.woff2", "inter-latin-ext-wght-normal.woff2"):
             assert answers(f"{url}/app/static/{name}")
-    program = "from dashboard.pages.operations.alerts import read_sections; print(len(read_sections()))"
+    program = "from dashboard.pages.operations.advice import read_sections; print(len(read_sections()))"
     assert int(installation.run("python", "-c", program).stdout) > 10
 
 

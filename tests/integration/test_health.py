@@ -25,6 +25,7 @@ from core.migration import Migrator
 from core.records import Health, PoolUse
 from core.testing import PostgresServer, run_postgres
 from dashboard import runtime
+from dashboard.monitoring.sampler import scrape_own
 from dashboard.pages.operations import tables
 from exporter.server import build_app
 from tests.conftest import FAST, Execute, administered
@@ -128,7 +129,7 @@ def test_document_metrics_and_dashboard_agree(settings: Settings, execute: Execu
         ups = {each.labels["service"]: each.value for each in parse(metrics)["echo_service_up"].samples}
         assert ("reason" in database) == (state.database != "healthy")
         assert ups.get("redis") == {"healthy": 1, "unhealthy": 0, "disabled": None}[state.redis]
-        assert_strip_agrees(metrics, found, document)
+        assert_strip_agrees(service, metrics, found, document)
         assert client.get("/readyz").status_code == state.readiness
         assert client.get("/livez").status_code == 200
         for text in (response.text, metrics, client.get("/readyz").text):
@@ -136,15 +137,18 @@ def test_document_metrics_and_dashboard_agree(settings: Settings, execute: Execu
             assert "127.0.0.1" not in text
 
 
-def assert_strip_agrees(metrics: str, found: Health, document: dict[str, Any]) -> None:
+def assert_strip_agrees(
+    service: EnhancedDatabaseService, metrics: str, found: Health, document: dict[str, Any]
+) -> None:
     """Assert that the Operations page shows the same, from a scrape and from its own check."""
     scrape = parse_scrape(metrics, taken_at=found.timestamp)
     scrape.reasons = {name: each["reason"] for name, each in document["services"].items() if "reason" in each}
-    cards = {card.label: card for card in tables.build_cards(scrape)}
-    for own in tables.build_own_cards(found):
+    cards = {card.label: card for card in tables.build_cards(scrape, scrape.reasons)}
+    own_scrape = scrape_own(service, found)
+    for own in tables.build_cards(own_scrape, own_scrape.reasons):
         assert (own.value, own.state) == (cards[own.label].value, cards[own.label].state)
     assert cards["Stack"].value == found.status.capitalize()
-    assert found.pool.is_exhausted == (cards["Connections"].state == "warning")
+    assert found.pool.is_exhausted == (cards["Connections in use"].state == "warning")
 
 
 def test_readiness_says_what_is_missing(settings: Settings, execute: Execute) -> None:

@@ -15,11 +15,14 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.settings.stack_identity import HEADER, build_identity
 from core.stack.ports import LOOPBACK, find_free_port
 from dashboard import runtime
+from dashboard.monitoring.prometheus import Prometheus
+from dashboard.monitoring.queries import HIT_RATIO, POOL_USED
+from dashboard.monitoring.sampler import Reading, Sampler, set_sampler
 from dashboard.navigation import SCRIPTS
-from dashboard.pages.operations.alerts import SECTIONS
-from dashboard.pages.operations.prometheus import Prometheus
-from dashboard.pages.operations.queries import HIT_RATIO, LATENCY, POOL_USED
-from dashboard.pages.operations.telemetry import Telemetry, get_telemetry, set_telemetry
+from dashboard.pages.operations import charts, data
+from dashboard.pages.operations.advice import ADVICE
+from dashboard.server import sign_in
+from dashboard.server.access import Policy
 from exporter.exposition import Exposition
 from exporter.server import build_app
 from tests.serving import served
@@ -32,10 +35,11 @@ TIMEOUT_SECONDS = 30
 
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
-    """Take service and telemetry out of the pages' reach after each test."""
+    """Take service and sampler out of the pages' reach after each test."""
     yield
     runtime.set_service(None)
-    set_telemetry(None)
+    set_sampler(None)
+    sign_in.set_policy(Policy())
 
 
 def closed_url(scheme: str = "http") -> str:
@@ -43,18 +47,36 @@ def closed_url(scheme: str = "http") -> str:
     return f"{scheme}://{LOOPBACK}:{find_free_port()}"
 
 
-def watch(
-    service: EnhancedDatabaseService, exporter_url: str, prometheus_url: str | None = None
-) -> Telemetry:
-    """Give the pages this service, and telemetry that reads anew at each look."""
-    telemetry = Telemetry(
+class Steps:
+    """A monotonic clock that goes on by ten seconds with each look: every sample scrapes."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        """Return the time and go on."""
+        self.now += 10
+        return self.now
+
+
+def watch(service: EnhancedDatabaseService, exporter_url: str, prometheus_url: str | None = None) -> Sampler:
+    """Give the pages this service, and a sampler that has sampled once."""
+    sampler = Sampler(
+        service,
         exporter_url=exporter_url,
         prometheus=Prometheus(prometheus_url) if prometheus_url else None,
-        refresh_seconds=0,
+        clock=Steps(),
     )
     runtime.set_service(service)
-    set_telemetry(telemetry)
-    return telemetry
+    set_sampler(sampler)
+    sampler.sample()
+    return sampler
+
+
+def read(sampler: Sampler) -> Reading:
+    """Return what the sampler found last."""
+    assert sampler.reading is not None
+    return sampler.reading
 
 
 @contextmanager
@@ -69,11 +91,13 @@ def test_another_stacks_exporter_is_not_shown(service: EnhancedDatabaseService) 
     own, other = (build_identity(name, "postgresql://db.example/echo") for name in ("main", "other"))
     with served(build_app(service), headers=[(HEADER, str(other))]) as port:
         url = f"http://{LOOPBACK}:{port}"
-        refused = Telemetry(exporter_url=url, prometheus=None, stack=own).read(0)
-        shown = Telemetry(exporter_url=url, prometheus=None, stack=other).read(0)
-    assert (refused.source, refused.scrape) == ("none", None)
-    assert refused.warnings == (f"The exporter belongs to another stack: {other}, and not {own}.",)
-    assert shown.source == "exporter"
+        refused, shown = (Sampler(service, exporter_url=url, stack=stack) for stack in (own, other))
+        refused.sample()
+        shown.sample()
+    assert read(refused).metrics is None
+    assert read(refused).error == f"The exporter belongs to another stack: {other}, and not {own}."
+    assert read(refused).problems == (), "it is no fault of this stack"
+    assert read(shown).metrics is not None
 
 
 def open_page() -> AppTest:
@@ -105,7 +129,7 @@ def answer_prometheus(path: str) -> tuple[int, bytes]:
             "summary": "Checkouts are given up.",
             "runbook_url": "docs/troubleshooting.md#echopooltimeouts",
         }
-        firing = {"labels": {"alertname": "PoolTimeouts", "severity": "critical"}, "state": "firing"}
+        firing = {"labels": {"alertname": "EchoPoolTimeouts", "severity": "critical"}, "state": "firing"}
         pending = {"labels": {"alertname": "Late", "severity": "warning"}, "state": "pending"}
         since = {"activeAt": "2013-03-01T21:00:00.123456789Z", "annotations": annotations}
         return ok({"alerts": [pending, {**firing, **since}]})
@@ -130,30 +154,29 @@ def test_a_first_look_shows_the_present(service: EnhancedDatabaseService) -> Non
         page = open_page()
     text = read_text(page)
     assert not page.exception
-    assert "from the exporter · refreshes every 5 s" in text
+    assert "from the exporter" in text
     assert "Healthy" in text
     assert "Collecting: first values in about 10 s" in text
-    assert "within their limits" in text
+    assert text.count("None") == 2, "neither incidents nor alerts"
 
 
 def test_a_second_look_has_rates(service: EnhancedDatabaseService) -> None:
     """Operations, latency and hit ratio of what happened in between; every panel has advice."""
     with exporting(service) as url:
-        watch(service, url)
+        sampler = watch(service, url)
         page = open_page()
-        charts = count_charts(page)
+        before = count_charts(page)
         user = service.create_user(username="alice")
         service.get_user_by_id(user.id)
+        sampler.sample()
         page.run()
     assert not page.exception
-    assert count_charts(page) > charts
-    operations = next(
-        table.value for table in page.dataframe if "calls" in table.value and "p95" in table.value
-    )
-    assert "create_user" in list(operations["operation"])
+    assert count_charts(page) > before
+    operations = next(table.value for table in page.dataframe if "Calls/s" in table.value)
+    assert "create_user" in list(operations["Operation"])
     text = read_text(page)
-    for section in set(SECTIONS.values()) - {SECTIONS["health"], SECTIONS["migrations"]}:
-        assert f"(troubleshooting#{section})" in text
+    for topic in ("alerts", "pool", "cache", "latency", "size", "redis"):
+        assert f"(troubleshooting#{ADVICE[topic].section})" in text
 
 
 def test_the_database_s_own_statistics_are_shown(service: EnhancedDatabaseService) -> None:
@@ -161,9 +184,9 @@ def test_the_database_s_own_statistics_are_shown(service: EnhancedDatabaseServic
     with exporting(service) as url:
         watch(service, url)
         page = open_page()
-    tables = next(table.value for table in page.dataframe if "indexes" in table.value)
-    assert {"users", "ticks", "portfolios"} <= set(tables["table"])
-    assert any("index" in table.value for table in page.dataframe)
+    tables = next(table.value for table in page.dataframe if "Indexes (MiB)" in table.value)
+    assert {"users", "ticks", "portfolios"} <= set(tables["Table"])
+    assert any("Index" in table.value for table in page.dataframe)
 
 
 def test_without_an_exporter_the_page_checks_itself(service: EnhancedDatabaseService) -> None:
@@ -179,39 +202,59 @@ def test_without_an_exporter_the_page_checks_itself(service: EnhancedDatabaseSer
     assert [block.value for block in page.code] == ["make status"]
 
 
-def test_charts_go_on_when_the_exporter_is_back(service: EnhancedDatabaseService) -> None:
-    """What was seen before is still there: the history is the process's, not the page's."""
+def test_figures_stay_while_the_exporter_is_away(service: EnhancedDatabaseService) -> None:
+    """Charts keep what they have and say how old it is, the health is the own check; then they go on."""
     up = [True]
 
     def respond(_: str) -> tuple[int, bytes]:
         return (200, Exposition(service).build()) if up[0] else (503, b"")
 
     with serving(respond) as url:
-        watch(service, url)
+        sampler = watch(service, url)
         page = open_page()
+        before = count_charts(page)
         up[0] = False
+        sampler.sample()
         page.run()
         assert "HTTP 503" in read_text(page)
+        assert "Alert since" not in "".join(item.value for item in page.header)
+        assert count_charts(page) == before
+        assert [problem.name for problem in read(sampler).problems] == ["Exporter down"]
         up[0] = True
+        sampler.sample()
         page.run()
-        snapshot = get_telemetry().read(0)
     assert not page.warning
-    [line] = snapshot.series[POOL_USED]
+    assert read(sampler).problems == ()
+    metrics = read(sampler).metrics
+    assert metrics is not None
+    [line] = metrics.series[POOL_USED]
     assert line.labels == ("job",)
-    assert len(line.points) >= 2
 
 
 def test_redis_down_is_degraded_with_its_way_out(settings: Settings) -> None:
-    """Badge, condition and link; the page itself goes on."""
+    """Badge, alert, incident and link; the words of the server only for whom they are meant."""
     gone = settings.model_copy(update={"redis_url": SecretStr(f"{closed_url('redis')}/0")})
     with open_service(gone) as service, exporting(service) as url:
         watch(service, url)
         page = open_page()
+        sign_in.set_policy(Policy(is_behind_proxy=True))
+        hidden = open_page()
     text = read_text(page)
     assert not page.exception
     assert "Degraded" in text
-    assert "Redis cannot be used\\: Connection refused" in text, "escaped for Markdown"
+    alerts, incidents = (
+        next(table.value for table in page.dataframe if column in table.value)
+        for column in ("Severity", "Lasted")
+    )
+    assert alerts.iloc[0]["What"] == "Redis does not answer: Connection refused"
+    assert alerts.iloc[0]["State"] == "Pending"
+    assert incidents.iloc[0]["What"] == "Redis down"
+    assert incidents.iloc[0]["Lasted"] == "not over"
+    assert incidents.iloc[0]["Reason"] == "Connection refused"
     assert "[What helps](troubleshooting#echoredisdown)" in text
+    everything = read_text(hidden) + "".join(table.value.to_string() for table in hidden.dataframe)
+    assert "Redis does not answer" in everything
+    assert "refused" not in everything
 
 
 def test_a_database_down_leaves_the_fleet_s_figures(settings: Settings) -> None:
@@ -224,26 +267,29 @@ def test_a_database_down_leaves_the_fleet_s_figures(settings: Settings) -> None:
     text = read_text(page)
     assert not page.exception
     assert "Unhealthy" in text
-    assert "The database does not answer" in text
-    assert "The database does not answer, so sizes" in text
+    assert "The database cannot be reached" in text
     assert "s3cr3t" not in text
 
 
 def test_prometheus_gives_a_longer_past_and_its_alerts(service: EnhancedDatabaseService) -> None:
     """A span to choose, charts at once, alerts with severity, age and section."""
     with serving(answer_prometheus) as url:
-        telemetry = watch(service, closed_url(), url)
+        sampler = watch(service, closed_url(), url)
         page = open_page()
-        snapshot = telemetry.read(900)
+        assert sampler.prometheus is not None
+        metrics = data.read_prometheus(sampler.prometheus, 900)
     text = read_text(page)
     assert not page.exception
     assert "from Prometheus" in text
     assert page.segmented_control(key="span").value == "1 h"
-    assert count_charts(page) == 4
-    assert text.index("PoolTimeouts") < text.index("Late")
-    assert "since 21:00:00 UTC" in text
-    assert "[What helps](troubleshooting#echopooltimeouts)" in text
-    assert [len(line.points) for line in snapshot.series[HIT_RATIO]] == [1]
+    assert count_charts(page) == len(charts.PANELS)
+    alerts = next(table.value for table in page.dataframe if "Severity" in table.value)
+    assert list(alerts["Alert"]) == ["EchoPoolTimeouts", "Late"]
+    assert list(alerts["State"]) == ["Firing", "Pending"]
+    assert alerts["Since (UTC)"].iloc[0] == datetime(2013, 3, 1, 21, tzinfo=UTC)
+    assert alerts["What helps"].iloc[0] == "troubleshooting#echopooltimeouts"
+    assert [len(line.points) for line in metrics.series[HIT_RATIO]] == [1]
+    assert [problem.text for problem in read(sampler).problems] == ["Checkouts are given up."]
 
 
 @pytest.mark.parametrize(
@@ -277,8 +323,9 @@ def test_nobody_answers(settings: Settings) -> None:
         page = open_page()
     text = read_text(page)
     assert not page.exception
-    assert [warning.value.split(" cannot")[0] for warning in page.warning] == ["Prometheus", "The exporter"]
-    assert "The database does not answer, so sizes" in text
+    sources = [warning.value.split(" cannot")[0] for warning in page.warning]
+    assert sources[:2] == ["Prometheus", "The exporter"]
+    assert "The database cannot be reached" in text
 
 
 def test_paused_it_says_so(service: EnhancedDatabaseService) -> None:
@@ -290,24 +337,48 @@ def test_paused_it_says_so(service: EnhancedDatabaseService) -> None:
     assert "paused" in read_text(page)
 
 
-def test_sessions_share_one_look(service: EnhancedDatabaseService) -> None:
-    """Within the interval, nobody is asked again, whoever looks."""
-    looks = []
+def test_visitors_share_one_read_of_prometheus(service: EnhancedDatabaseService) -> None:
+    """Within five seconds Prometheus is not asked again, whoever looks."""
+    paths = []
 
     def respond(path: str) -> tuple[int, bytes]:
-        looks.append(path)
+        paths.append(path)
+        return answer_prometheus(path)
+
+    with serving(respond) as url:
+        sampler = watch(service, closed_url(), url)
+        first, _ = data.find_metrics(read(sampler), sampler.prometheus, 900)
+        count = len(paths)
+        second, _ = data.find_metrics(read(sampler), sampler.prometheus, 900)
+        other, _ = data.find_metrics(read(sampler), sampler.prometheus, 3_600)
+    assert first is second
+    assert other is not first
+    assert len(paths) == 2 * count - 1, "the sampler asked for the alerts once"
+
+
+def test_a_page_looks_without_asking_the_exporter(service: EnhancedDatabaseService) -> None:
+    """However many visitors there are, only the sampler scrapes."""
+    paths = []
+
+    def respond(path: str) -> tuple[int, bytes]:
+        paths.append(path)
         return 200, Exposition(service).build()
 
-    clock = [0.0]
     with serving(respond) as url:
-        telemetry = Telemetry(exporter_url=url, prometheus=None, refresh_seconds=5, clock=lambda: clock[0])
-        first = telemetry.read(900)
-        clock[0] = 3.0
-        assert telemetry.read(3_600) is first
-        clock[0] = 5.0
-        assert telemetry.read(900) is not first
-    assert looks == ["/metrics", "/metrics"]
-    assert set(first.series) >= {POOL_USED, *LATENCY}
+        watch(service, url)
+        for _ in range(3):
+            open_page()
+    assert paths == ["/metrics"]
+
+
+def test_statement_statistics_that_are_off_are_said_once(service: EnhancedDatabaseService) -> None:
+    """One caption, and neither heading nor advice."""
+    watch(service, closed_url())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(service), "list_slowest_statements", lambda *_: None)
+        page = open_page()
+    assert read_text(page).count("pg_stat_statements") == 1
+    assert "Slowest statements since" not in read_text(page)
 
 
 def test_troubleshooting_is_a_page_of_the_dashboard(service: EnhancedDatabaseService) -> None:

@@ -138,6 +138,29 @@ def test_an_operator_by_claim(claims: dict[str, Any], *, is_operator: bool) -> N
     assert visitor.is_operator is is_operator
 
 
+@pytest.mark.parametrize(
+    ("policy", "claims", "sees"),
+    [
+        (Policy(), {}, (True, True)),
+        (Policy(is_behind_proxy=True), {}, (True, False)),
+        (Policy(has_sign_in=True), {}, (False, False)),
+        (Policy(has_sign_in=True, operators=frozenset({"alice@example.com"})), {}, (True, True)),
+        (
+            Policy(has_sign_in=True, operators=frozenset({"alice@example.com"})),
+            {"iat": (NOW - timedelta(days=1)).timestamp()},
+            (False, False),
+        ),
+    ],
+)
+def test_health_is_for_operators_and_without_sign_in_for_all(
+    policy: Policy, claims: dict[str, Any], sees: tuple[bool, bool]
+) -> None:
+    """The line above a page, and the words of servers, which a proxy's visitors do not see."""
+    visitor = identify(policy, ALICE | claims, now=NOW)
+    assert visitor is not None
+    assert (visitor.sees_health, visitor.sees_words) == sees
+
+
 def test_an_address_nobody_vouches_for_is_not_written_down() -> None:
     """The record names the subject instead, which the provider does vouch for."""
     visitor = identify(Policy(has_sign_in=True), ALICE | {"email_verified": False}, now=NOW)

@@ -62,6 +62,23 @@ def test_time_left_has_two_units(left: timedelta, text: str) -> None:
     assert formats.format_time_left(NOW + left, NOW) == text
 
 
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0 s"),
+        (14.4, "14 s"),
+        (59.6, "1 min"),
+        (185, "3 min 5 s"),
+        (9_600, "2 h 40 min"),
+        (3_600, "1 h"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_a_duration_has_two_units(seconds: float, text: str) -> None:
+    """The largest two; a rest of nothing is left out."""
+    assert formats.format_duration(seconds) == text
+
+
 def test_what_never_ends_has_no_time_left() -> None:
     """No end, no text."""
     assert formats.format_time_left(None, NOW) == ""

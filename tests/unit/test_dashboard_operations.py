@@ -1,18 +1,22 @@
 """The Operations page's cards, tables, charts and conditions."""
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import altair as alt
+import pandas as pd
 import pytest
+import yaml
 from prometheus_client.samples import Sample
 
+from core.installation import ROOT
 from core.metrics.scrape import Scrape
-from core.records import Health, PoolUse, StatementFigures, TableFigures, UnusedIndex
-from dashboard.pages.operations import alerts, charts, tables
-from dashboard.pages.operations.alerts import find_alerts
-from dashboard.pages.operations.queries import (
+from core.records import StatementFigures, TableFigures, UnusedIndex
+from dashboard.monitoring.alerts import RULES, Alert, AlertBook, Condition, find_conditions
+from dashboard.monitoring.queries import (
+    CACHE_BYPASSES,
     HIT_RATIO,
     OPERATION_CALLS,
     OPERATION_ERRORS,
@@ -22,7 +26,8 @@ from dashboard.pages.operations.queries import (
     Query,
     Series,
 )
-from dashboard.pages.operations.telemetry import Snapshot
+from dashboard.monitoring.sampler import Metrics
+from dashboard.pages.operations import advice, charts, tables
 
 NOW = datetime(2013, 3, 1, 21, tzinfo=UTC)
 POOL = "echo_db_pool_connections"
@@ -51,17 +56,15 @@ def take_with(*changes: tuple[str, dict[str, str], float]) -> Scrape:
     return take(*(item for item in HEALTHY if item[:2] not in changed), *changes)
 
 
-def build_snapshot(lines: dict[Query, tuple[Series, ...]]) -> Snapshot:
-    """Return a snapshot with these charts."""
-    return Snapshot(
-        taken_at=NOW,
-        source="exporter",
-        scrape=take(*HEALTHY),
-        series=lines,
-        values={},
-        alerts=(),
-        warnings=(),
-    )
+def build_metrics(lines: dict[Query, tuple[Series, ...]]) -> Metrics:
+    """Return metrics with these charts."""
+    return Metrics(taken_at=NOW, source="exporter", scrape=take(*HEALTHY), series=lines, values={})
+
+
+def draw(title: str, lines: dict[Query, tuple[Series, ...]]) -> tuple[charts.Panel, pd.DataFrame]:
+    """Return a panel and its data."""
+    panel = next(panel for panel in charts.PANELS if panel.title == title)
+    return panel, charts.build_frame(panel, build_metrics(lines), now=NOW)
 
 
 def build_series(*labels: str, values: tuple[float, ...] = (0.5, 1.0)) -> Series:
@@ -73,10 +76,10 @@ def build_series(*labels: str, values: tuple[float, ...] = (0.5, 1.0)) -> Series
 
 def test_a_healthy_stack_has_good_cards() -> None:
     """Each part by name, with its figure."""
-    cards = {card.label: card for card in tables.build_cards(take(*HEALTHY))}
+    cards = {card.label: card for card in tables.build_cards(take(*HEALTHY), {})}
     assert {card.state for card in cards.values()} == {"good"}
     assert cards["Stack"].value == "Healthy"
-    assert cards["Connections"].value == "1 of 10"
+    assert cards["Connections in use"].value == "1 of 10"
     assert cards["Processes"].detail == "dashboard 2"
     assert cards["Migrations"].detail == "5 applied"
 
@@ -88,52 +91,41 @@ def test_a_healthy_stack_has_good_cards() -> None:
         (("echo_service_up", {"service": "redis"}, 0), "Redis", "Down", "bad"),
         (("echo_cache_breaker_open", {"role": "job"}, 1), "Redis", "Bypassed", "warning"),
         (("echo_migrations_pending", {}, 2), "Migrations", "2 pending", "warning"),
-        (("echo_db_pool_pending_requests", {"role": "dashboard"}, 3), "Connections", "1 of 10", "warning"),
+        (
+            ("echo_db_pool_pending_requests", {"role": "dashboard"}, 3),
+            "Connections in use",
+            "1 of 10",
+            "warning",
+        ),
     ],
 )
 def test_a_part_that_fails_shows(
     change: tuple[str, dict[str, str], float], label: str, value: str, state: str
 ) -> None:
     """Its card, and no other, is not good."""
-    cards = tables.build_cards(take_with(change))
+    cards = tables.build_cards(take_with(change), {})
     assert [(card.label, card.value, card.state) for card in cards if card.state != "good"] == [
         (label, value, state)
     ]
 
 
-@pytest.mark.parametrize(
-    ("up", "state", "card"),
-    [(1, "degraded", ("Limited", "warning")), (0, "unhealthy", ("Down", "bad"))],
-)
-def test_a_reason_is_shown(up: float, state: str, card: tuple[str, str]) -> None:
-    """In the exporter's words or the dashboard's own, on the card and as a condition."""
+@pytest.mark.parametrize(("up", "card"), [(1, ("Limited", "warning")), (0, ("Down", "bad"))])
+def test_a_reason_is_shown(up: float, card: tuple[str, str]) -> None:
+    """In the server's words to whom they are for, on the card and as a condition."""
     reason = "NOPERM no permission"
     scrape = take_with(("echo_service_up", {"service": "redis"}, up))
     scrape.reasons = {"redis": reason}
-    [shown] = [each for each in tables.build_cards(scrape) if each.label == "Redis"]
-    assert ((shown.value, shown.state), shown.detail) == (card, reason)
-    [condition] = find_alerts(scrape, {})
-    assert (condition.summary, condition.topic) == (reason, "echoredisdown")
-    own = Health(
-        status="degraded",
-        timestamp=NOW,
-        database="healthy",
-        database_seconds=0.1,
-        migrations_pending=0,
-        migrations_applied=1,
-        redis=state,
-        redis_enabled=True,
-        redis_seconds=0.1,
-        redis_reason=reason,
-        pool=PoolUse(10, 1, 1, 0, 0, is_exhausted=False),
-    )
-    [shown] = [each for each in tables.build_own_cards(own) if each.label == "Redis"]
-    assert ((shown.value, shown.state), shown.detail) == (card, reason)
+    for shows_words, detail in ((True, reason), (False, tables.WORDS_HIDDEN)):
+        cards = tables.build_cards(scrape, scrape.reasons, shows_words=shows_words)
+        [shown] = [each for each in cards if each.label == "Redis"]
+        assert ((shown.value, shown.state), shown.detail) == (card, detail)
+    [condition] = find_conditions(scrape, {})
+    assert (condition.words, condition.rule) == (reason, "EchoRedisDown")
 
 
 def test_what_is_not_published_is_unknown() -> None:
     """A scrape without anything says so, rather than that all is well."""
-    cards = tables.build_cards(take())
+    cards = tables.build_cards(take(), {})
     assert {card.state for card in cards if card.label != "Stack"} == {"unknown"}
     assert next(card.value for card in cards if card.label == "Stack") == "Unknown"
 
@@ -141,47 +133,96 @@ def test_what_is_not_published_is_unknown() -> None:
 def test_a_disabled_cache_is_no_fault() -> None:
     """Its check is absent, which is how the exporter says disabled."""
     scrape = take(("echo_service_up", {"service": "database"}, 1))
-    assert next(card.value for card in tables.build_cards(scrape) if card.label == "Redis") == "Disabled"
+    assert next(card.value for card in tables.build_cards(scrape, {}) if card.label == "Redis") == "Disabled"
 
 
 CONDITIONS = [
-    (("echo_service_up", {"service": "database"}, 0), "critical", "echodatabasedown"),
-    (("echo_service_up", {"service": "redis"}, 0), "warning", "echoredisdown"),
-    (("echo_scrape_collector_success", {"collector": "health"}, 0), "warning", "echocollectorfailing"),
-    ((POOL, {"role": "dashboard", "state": "used"}, 9), "warning", "echopoolnearlyexhausted"),
-    (("echo_pg_max_connections", {}, 11), "warning", "echopoollimitsexceedserver"),
-    (("echo_migrations_pending", {}, 1), "warning", "echomigrationspending"),
-    (("echo_pg_oldest_transaction_age_seconds", {}, 301), "warning", "echotransactionold"),
-    (("echo_pg_replication_lag_seconds", {"replica": "one"}, 31), "warning", "echoreplicalagging"),
-    (("echo_cache_breaker_open", {"role": "dashboard"}, 1), "warning", "echoredisdown"),
+    (("echo_service_up", {"service": "database"}, 0), "EchoDatabaseDown"),
+    (("echo_service_up", {"service": "redis"}, 0), "EchoRedisDown"),
+    (("echo_scrape_collector_success", {"collector": "health"}, 0), "EchoCollectorFailing"),
+    ((POOL, {"role": "dashboard", "state": "used"}, 9), "EchoPoolNearlyExhausted"),
+    (("echo_pg_max_connections", {}, 11), "EchoPoolLimitsExceedServer"),
+    (("echo_migrations_pending", {}, 1), "EchoMigrationsPending"),
+    (("echo_pg_oldest_transaction_age_seconds", {}, 301), "EchoTransactionOld"),
+    (("echo_pg_replication_lag_seconds", {"replica": "one"}, 31), "EchoReplicaLagging"),
+    (("echo_cache_breaker_open", {"role": "dashboard"}, 1), "EchoRedisDown"),
+    (("echo_task_interval_seconds", {"task": "simulator"}, 10), "EchoTaskLate"),
 ]
 
 
-@pytest.mark.parametrize(("change", "severity", "topic"), CONDITIONS)
-def test_a_condition_is_seen_alone(
-    change: tuple[str, dict[str, str], float], severity: str, topic: str
-) -> None:
-    """One change, one condition, and the section that helps."""
-    found = find_alerts(take_with(change), {})
-    assert [(item.severity, item.topic) for item in found] == [(severity, topic)]
+@pytest.mark.parametrize(("change", "rule"), CONDITIONS)
+def test_a_condition_is_seen_alone(change: tuple[str, dict[str, str], float], rule: str) -> None:
+    """One change, one condition."""
+    assert [item.rule for item in find_conditions(take_with(change), {})] == [rule]
 
 
 def test_a_healthy_stack_has_no_condition() -> None:
-    """Nothing is claimed of figures within their limits."""
-    assert find_alerts(take(*HEALTHY), {("dashboard",): 0.0}) == ()
+    """Nothing is claimed of figures within their limits, nor of a task that was stopped on purpose."""
+    stopped = ("echo_task_interval_seconds", {"task": "simulator"}, 0.0)
+    assert list(find_conditions(take_with(stopped), {("dashboard",): 0.0})) == []
 
 
 def test_memory_timeouts_and_late_tasks_are_conditions() -> None:
     """Those that need two figures."""
-    task = {"task": "simulate"}
+    task = {"task": "simulator"}
     scrape = take_with(
         ("echo_redis_memory_used_bytes", {}, 95),
         ("echo_redis_memory_max_bytes", {}, 100),
         ("echo_task_interval_seconds", task, 10),
         ("echo_task_last_success_timestamp_seconds", task, NOW.timestamp() - 21),
     )
-    found = find_alerts(scrape, {("dashboard",): 0.2})
-    assert [item.topic for item in found] == ["echopooltimeouts", "echoredismemoryhigh", "echotasklate"]
+    found = find_conditions(scrape, {("dashboard",): 0.2})
+    assert [item.rule for item in found] == ["EchoPoolTimeouts", "EchoRedisMemoryHigh", "EchoTaskLate"]
+
+
+def test_alerts_are_those_of_the_rules() -> None:
+    """Severity, waiting time and words are the ones of the alert rules, and so of the documents."""
+    document = yaml.safe_load((ROOT / "exporter/prometheus/alerts.yml").read_text(encoding="utf-8"))
+    rules = {rule["alert"]: rule for group in document["groups"] for rule in group["rules"]}
+    units = {"s": 1, "m": 60, "h": 3600}
+    for name, (severity, wait_seconds) in RULES.items():
+        wait = rules[name].get("for", "0s")
+        assert (severity, wait_seconds) == (
+            rules[name]["labels"]["severity"],
+            int(wait[:-1]) * units[wait[-1]],
+        )
+    for change, name in CONDITIONS:
+        if change[0] == "echo_cache_breaker_open":
+            continue  # no rule speaks of one process that goes without Redis
+        [condition] = find_conditions(take_with(change), {})
+        words = re.sub(r"\{\{.*?\}\}", "", rules[name]["annotations"]["summary"]).split()
+        assert [word for word in words if word not in condition.summary] == []
+
+
+def test_an_alert_fires_after_its_waiting_time() -> None:
+    """Pending until then, with the time at which it began; one that ended begins anew."""
+    book, late = AlertBook(), Condition("EchoTaskLate", "simulator is late by two intervals", "simulator")
+    seen = []
+    for seconds, conditions in ((0, [late]), (59, [late]), (60, [late]), (61, []), (62, [late])):
+        moment = NOW + timedelta(seconds=seconds)
+        alerts = book.update(conditions, clock=seconds, moment=moment)
+        seen.append([(alert.state, alert.since) for alert in alerts])
+    again = NOW + timedelta(seconds=62)
+    assert seen == [[("pending", NOW)], [("pending", NOW)], [("firing", NOW)], [], [("pending", again)]]
+
+
+def test_alerts_are_a_table() -> None:
+    """State, severity and begin; the link leads to the section, for a rule of somebody else to the page."""
+    alerts = [
+        Alert("EchoRedisDown", "warning", "firing", "Redis does not answer", NOW, "Connection refused"),
+        Alert("TheirOwn", "critical", "pending", "Anything", None),
+    ]
+    shown = tables.ALERTS.build(alerts)
+    assert shown.iloc[0].to_dict() == {
+        "State": "Firing",
+        "Severity": "Warning",
+        "Since (UTC)": NOW,
+        "What": "Redis does not answer: Connection refused",
+        "Alert": "EchoRedisDown",
+        "What helps": "troubleshooting#echoredisdown",
+    }
+    assert shown["What helps"].iloc[1] == "troubleshooting#troubleshooting"
+    assert tables.ALERTS.build(tables.hide_words(alerts))["What"].iloc[0] == "Redis does not answer"
 
 
 def at_minutes(minutes: Iterable[int], *labels: str) -> Series:
@@ -191,22 +232,17 @@ def at_minutes(minutes: Iterable[int], *labels: str) -> Series:
 
 def test_charts_are_valid_with_their_frames() -> None:
     """The schema accepts each; columns are what the specification names."""
-    snapshot = build_snapshot(
-        {
-            POOL_USED: (build_series("dashboard", values=(1, 4)),),
-            POOL_WAITING: (build_series("dashboard", values=(0, 2)),),
-            HIT_RATIO: (build_series("user", "near"), build_series("user", "shared")),
-        }
-    )
-    for spec in (
-        charts.build_latency_chart(),
-        charts.build_pool_chart(4.0),
-        charts.build_memory_chart(),
-        charts.build_hit_chart(2),
-    ):
-        alt.Chart.from_dict({**spec, "data": {"values": []}})
-    assert list(charts.build_pool_frame(snapshot)["kind"]) == ["in use"] * 2 + ["waiting"] * 2
-    hits = charts.build_hit_frame(snapshot)
+    lines = {
+        POOL_USED: (build_series("dashboard", values=(1, 4)),),
+        POOL_WAITING: (build_series("dashboard", values=(0, 2)),),
+        HIT_RATIO: (build_series("user", "near"), build_series("user", "shared")),
+    }
+    for panel in charts.PANELS:
+        frame = charts.build_frame(panel, build_metrics(lines), now=NOW)
+        alt.Chart.from_dict({**panel.build_spec(frame), "data": {"values": []}})
+    pools = draw("Connections by role", lines)[1].dropna()
+    assert list(pools["kind"]) == ["in use"] * 2 + ["waiting"] * 2
+    hits = draw("Cache hit ratio", lines)[1].dropna()
     assert list(hits["value"]) == [50, 100, 50, 100]
     assert set(hits["series"]) == {"user · near", "user · shared"}
     assert hits["until"].iloc[0] == hits["time"].iloc[1]
@@ -214,80 +250,91 @@ def test_charts_are_valid_with_their_frames() -> None:
 
 
 def test_lines_end_where_nothing_was() -> None:
-    """Two jobs with an hour between them are not one, and an hour in which nobody looked is empty."""
+    """Two jobs with an hour between them are not one, and an hour that nobody measured is empty."""
     job, away = (0, 1, 120, 121), (0, 1, 2, 3, 120, 121)
-    snapshot = build_snapshot(
-        {
-            POOL_USED: (at_minutes(range(122), "dashboard"), at_minutes(job, "job")),
-            HIT_RATIO: (at_minutes(away, "user", "near"),),
-        }
-    )
-    pools = charts.build_pool_frame(snapshot)
+    lines = {
+        POOL_USED: (at_minutes(range(122), "dashboard"), at_minutes(job, "job")),
+        HIT_RATIO: (at_minutes(away, "user", "near"),),
+    }
+    pools = draw("Connections by role", lines)[1].iloc[:-1]
     assert pools[pools["series"] == "dashboard"]["value"].notna().all()
-    lines = pools[pools["series"] == "job"]
-    assert [float(value) for value in lines["value"].fillna(-1)] == [1, 1, -1, 1, 1]
-    assert lines["time"].iloc[2] == NOW + timedelta(minutes=2)
-    hits = charts.build_hit_frame(snapshot)
+    jobs = pools[pools["series"] == "job"]
+    assert [float(value) for value in jobs["value"].fillna(-1)] == [1, 1, -1, 1, 1]
+    assert jobs["time"].iloc[2] == NOW + timedelta(minutes=2)
+    hits = draw("Cache hit ratio", lines)[1].dropna()
     lengths = (hits["until"] - hits["time"]).iloc[:-1]
     assert list(lengths) == [timedelta(minutes=1)] * 5
 
 
+def test_a_chart_goes_on_to_now_and_its_line_does_not() -> None:
+    """The exporter went away an hour ago: the axis shows that, and no cell is drawn over the hour."""
+    lines: dict[Query, tuple[Series, ...]] = {HIT_RATIO: (at_minutes((-62, -61, -60), "user", "near"),)}
+    frame = draw("Cache hit ratio", lines)[1]
+    assert frame["time"].iloc[-1] == NOW
+    assert frame["value"].isna().iloc[-1]
+    drawn = frame.dropna()
+    assert drawn["until"].max() == NOW - timedelta(minutes=59)
+
+
 def test_frames_of_an_empty_history_are_empty() -> None:
     """No line, no row, and no failure."""
-    snapshot = build_snapshot({})
-    for frame in (
-        charts.build_latency_frame(snapshot),
-        charts.build_pool_frame(snapshot),
-        charts.build_hit_frame(snapshot),
-        charts.build_memory_frame(snapshot),
-        tables.build_operations_table({}),
-    ):
-        assert frame.empty
+    assert all(draw(panel.title, {})[1].empty for panel in charts.PANELS)
+    assert tables.OPERATIONS.build(tables.list_operations({})).empty
 
 
 def test_operations_are_those_with_traffic_busiest_first() -> None:
     """Quantiles in milliseconds; one without any is empty, not zero."""
-    frame = tables.build_operations_table(
-        {
-            OPERATION_CALLS: {("a",): 1.0, ("b",): 2.0, ("idle",): 0.0},
-            OPERATION_ERRORS: {("b",): 0.5},
-            OPERATION_LATENCY[0]: {("a",): 0.002},
-        }
+    frame = tables.OPERATIONS.build(
+        tables.list_operations(
+            {
+                OPERATION_CALLS: {("a",): 1.0, ("b",): 2.0, ("idle",): 0.0},
+                OPERATION_ERRORS: {("b",): 0.5},
+                OPERATION_LATENCY[0]: {("a",): 0.002},
+            }
+        )
     )
-    assert list(frame["operation"]) == ["b", "a"]
-    assert list(frame["errors"]) == [0.5, 0.0]
-    assert frame["p50"].iloc[1] == 2.0
-    assert frame["p50"].isna().iloc[0]
+    assert list(frame["Operation"]) == ["b", "a"]
+    assert list(frame["Errors/s"]) == [0.5, 0.0]
+    assert frame["p50 (ms)"].iloc[1] == 2.0
+    assert frame["p50 (ms)"].isna().iloc[0]
 
 
 def test_database_tables_are_in_people_s_units() -> None:
     """MiB, milliseconds, rows a call, one line of a statement."""
-    sizes = tables.build_sizes_table(
-        [TableFigures("small", 0, 0, 1), TableFigures("large", 1024 * 1024, 1024 * 1024, 9)]
-    )
-    assert list(sizes["table"]) == ["large", "small"]
-    assert sizes["size"].iloc[0] == 1
-    statements = tables.build_statements_table([StatementFigures("op", "SELECT\n  1", 4, 2.0, 0.5, 8)])
-    assert statements.iloc[0].to_dict() == {
-        "operation": "op",
-        "total": 2.0,
-        "mean": 500.0,
-        "calls": 4,
-        "rows": 2.0,
-        "statement": "SELECT 1",
+    sizes = tables.SIZES.build([TableFigures("large", 1024 * 1024, 524_288, 9)])
+    assert sizes.iloc[0].to_dict() == {
+        "Table": "large",
+        "Table (MiB)": 1.0,
+        "Indexes (MiB)": 0.5,
+        "Rows, about": 9,
     }
-    indexes = tables.build_indexes_table([UnusedIndex("users", "users_name", 524_288, None)])
-    assert list(indexes["size"]) == [0.5]
+    statements = tables.STATEMENTS.build([StatementFigures("op", "SELECT\n  1", 4, 2.0, 0.5, 8)])
+    assert statements.iloc[0].to_dict() == {
+        "Operation": "op",
+        "Total (s)": 2.0,
+        "Mean (ms)": 500.0,
+        "Calls": 4,
+        "Rows/call": 2.0,
+        "Statement": "SELECT 1",
+    }
+    indexes = tables.INDEXES.build([UnusedIndex("users", "users_name", 524_288, None)])
+    assert list(indexes["Size (MiB)"]) == [0.5]
 
 
 def test_memory_is_described_with_its_limit() -> None:
     """Used, limit and share; nothing when Redis was not asked."""
     known = take(
-        ("echo_redis_memory_used_bytes", {}, 64 * charts.MEBIBYTE),
-        ("echo_redis_memory_max_bytes", {}, 256 * charts.MEBIBYTE),
+        ("echo_redis_memory_used_bytes", {}, 64 * tables.MEBIBYTE),
+        ("echo_redis_memory_max_bytes", {}, 256 * tables.MEBIBYTE),
     )
-    assert tables.describe_memory(known).startswith("64.0 MiB of 256 MiB (25%)")
+    assert tables.describe_memory(known).startswith("Now 64.0 MiB of 256 MiB (25%)")
     assert tables.describe_memory(take()) == ""
+
+
+def test_reads_past_redis_are_said() -> None:
+    """They are in no hit ratio, so a chart that ends because of them needs the note."""
+    assert tables.describe_bypasses({CACHE_BYPASSES: {(): 2.5}}).startswith("2.50 reads/s did not use Redis")
+    assert tables.describe_bypasses({CACHE_BYPASSES: {(): 0.0}}) == ""
 
 
 def test_sections_are_found_by_the_anchors_of_links(tmp_path: Path) -> None:
@@ -296,16 +343,15 @@ def test_sections_are_found_by_the_anchors_of_links(tmp_path: Path) -> None:
     document.write_text(
         "# T\n\nfirst\n\n## Pool\n\nhelp\n\n### deeper\n\nmore\n\n## Hit ratio (cache)\n\nx\n"
     )
-    sections = alerts.read_sections(document)
+    sections = advice.read_sections(document)
     assert [section.anchor for section in sections] == ["t", "pool", "hit-ratio-cache"]
     assert sections[1].text == "help\n\n### deeper\n\nmore"
-    assert alerts.read_sections(document.with_name("missing.md")) == ()
-    assert alerts.build_advice("pool").endswith("[More](troubleshooting#echopoolnearlyexhausted)")
+    assert advice.read_sections(document.with_name("missing.md")) == ()
+    assert advice.build_advice("pool").endswith("[More](troubleshooting#echopoolnearlyexhausted)")
 
 
 def test_every_link_leads_to_a_section() -> None:
-    """Of panels and of conditions, in the document that is shipped."""
-    anchors = {section.anchor for section in alerts.read_sections()}
-    assert set(alerts.SECTIONS) == set(alerts.ADVICE)
-    assert set(alerts.SECTIONS.values()) <= anchors
-    assert {topic for _, _, topic in CONDITIONS} <= anchors
+    """Of panels and of alerts, in the document that is shipped."""
+    anchors = {section.anchor for section in advice.read_sections()}
+    assert {item.section for item in advice.ADVICE.values()} <= anchors
+    assert {advice.build_anchor(rule) for rule in RULES} <= anchors

@@ -6,9 +6,10 @@ import pytest
 from prometheus_client.samples import Sample
 
 from core.metrics.scrape import Scrape
-from dashboard.pages.operations.queries import (
+from dashboard.monitoring.queries import (
+    CHART_STEP_SECONDS,
     CHARTED,
-    GAP_SECONDS,
+    HISTORY_SECONDS,
     HIT_RATIO,
     LATENCY,
     OPERATION_CALLS,
@@ -16,6 +17,7 @@ from dashboard.pages.operations.queries import (
     POOL_USED,
     PRESENT,
     TABULATED,
+    WINDOW_SECONDS,
     History,
     Query,
     build_present_promql,
@@ -40,40 +42,77 @@ def calls(seconds: float, count: float, *, op: str = "get_user_by_id", role: str
     return take(seconds, (CALLS, {"op": op, "role": role}, count))
 
 
+def keep(history: History, *scrapes: Scrape) -> History:
+    """Add scrapes at the times at which they were taken."""
+    for scrape in scrapes:
+        history.add(scrape, at=(scrape.taken_at - START).total_seconds())
+    return history
+
+
+def read_lines(history: History, query: Query) -> dict[tuple[str, ...], list[tuple[float, float]]]:
+    """Return the points of a charted query by labels, times in seconds after the start."""
+    return {
+        line.labels: [((moment - START).total_seconds(), value) for moment, value in line.points]
+        for line in history.list_series()[query]
+    }
+
+
 def test_a_gauge_is_summed_over_processes() -> None:
     """Used connections by role; idle ones are no part of it."""
-    history = History([POOL_USED])
     labels = [{"role": "job", "state": "used"}, {"role": "job", "state": "idle"}]
-    history.add(take(0, *(("echo_db_pool_connections", item, 2) for item in labels)))
-    [line] = history.read_series(POOL_USED, window_seconds=60)
-    assert (line.labels, [value for _, value in line.points]) == (("job",), [2])
+    history = keep(History([POOL_USED]), take(0, *(("echo_db_pool_connections", item, 2) for item in labels)))
+    assert read_lines(history, POOL_USED) == {("job",): [(0, 2)]}
 
 
 def test_a_rate_is_what_a_counter_grew_by() -> None:
     """Per second over the window, summed over roles."""
-    history = History([OPERATION_CALLS])
+    history = History([], [OPERATION_CALLS])
     for seconds, count in ((0, 100), (10, 120), (20, 130)):
         labels = [{"op": "get_leaderboard", "role": role} for role in ("job", "dashboard")]
-        history.add(take(seconds, *((CALLS, item, count) for item in labels)))
-    assert history.read_values(OPERATION_CALLS, window_seconds=60) == {("get_leaderboard",): 3.0}
-    assert history.read_values(OPERATION_CALLS, window_seconds=10) == {("get_leaderboard",): 2.0}
+        keep(history, take(seconds, *((CALLS, item, count) for item in labels)))
+    assert history.values[OPERATION_CALLS] == {("get_leaderboard",): 3.0}
+
+
+def test_a_rate_forgets_what_was_before_its_window() -> None:
+    """Two minutes, whatever happened earlier."""
+    scrapes = [calls(seconds, count) for seconds, count in ((0, 0), (30, 900), (150, 960))]
+    history = keep(History([], [OPERATION_CALLS]), *scrapes)
+    assert history.values[OPERATION_CALLS] == {("get_user_by_id",): 60 / WINDOW_SECONDS}
 
 
 def test_a_counter_that_went_down_was_started_anew() -> None:
     """No negative rate after a restart; what it counted since then counts."""
-    history = History([OPERATION_CALLS])
-    for seconds, count in ((0, 100), (10, 110), (20, 5)):
-        history.add(calls(seconds, count))
-    assert history.read_values(OPERATION_CALLS, window_seconds=60) == {("get_user_by_id",): 0.75}
+    scrapes = [calls(seconds, count) for seconds, count in ((0, 100), (10, 110), (20, 5))]
+    history = keep(History([], [OPERATION_CALLS]), *scrapes)
+    assert history.values[OPERATION_CALLS] == {("get_user_by_id",): 0.75}
+
+
+def test_a_restart_does_not_hide_in_a_sum() -> None:
+    """One role begins anew while another goes on: the growth of each counts, not that of their sum."""
+    history = History([], [OPERATION_CALLS])
+    for seconds, job, dashboard in ((0, 1_000, 50), (10, 4, 60)):
+        counts = {"job": job, "dashboard": dashboard}
+        samples = ((CALLS, {"op": "a", "role": role}, count) for role, count in counts.items())
+        keep(history, take(seconds, *samples))
+    assert history.values[OPERATION_CALLS] == {("a",): (4 + 10) / 10}
 
 
 def test_a_series_that_appears_later_counts_from_nothing() -> None:
     """The first error of an operation is seen, as is one that a failed collector left out meanwhile."""
-    history = History([OPERATION_CALLS])
-    history.add(calls(0, 7, op="a"))
-    history.add(take(10, (CALLS, {"op": "b"}, 4)))
-    history.add(take(20, (CALLS, {"op": "a"}, 9), (CALLS, {"op": "b"}, 4)))
-    assert history.read_values(OPERATION_CALLS, window_seconds=60) == {("a",): 0.1, ("b",): 0.2}
+    history = keep(
+        History([], [OPERATION_CALLS]),
+        calls(0, 7, op="a"),
+        take(10, (CALLS, {"op": "b"}, 4)),
+        take(20, (CALLS, {"op": "a", "role": "job"}, 9), (CALLS, {"op": "b"}, 4)),
+    )
+    assert history.values[OPERATION_CALLS] == {("a",): 0.1, ("b",): 0.2}
+
+
+def test_counters_that_were_not_there_at_first_have_no_rate() -> None:
+    """Their collector failed in the first scrape: all that they ever counted is not the last seconds."""
+    scrapes = [take(0), calls(10, 1_000_000), calls(20, 1_000_010)]
+    history = keep(History([], [OPERATION_CALLS]), *scrapes)
+    assert history.values[OPERATION_CALLS] == {("get_user_by_id",): 0.5}
 
 
 def test_the_hit_ratio_needs_traffic() -> None:
@@ -81,39 +120,67 @@ def test_the_hit_ratio_needs_traffic() -> None:
     history = History([HIT_RATIO])
     user, quests = {"cache": "user", "tier": "near"}, {"cache": "quests", "tier": "near"}
     for seconds, hits, requests in ((0, 0, 0), (10, 30, 40)):
-        history.add(take(seconds, (HITS, user, hits), (REQUESTS, user, requests), (REQUESTS, quests, 5)))
-    assert history.read_values(HIT_RATIO, window_seconds=60) == {("user", "near"): 0.75}
+        keep(history, take(seconds, (HITS, user, hits), (REQUESTS, user, requests), (REQUESTS, quests, 5)))
+    assert read_lines(history, HIT_RATIO) == {("user", "near"): [(10, 0.75)]}
 
 
 def test_quantiles_are_of_the_window() -> None:
     """Slow calls of before do not show any more, in all and by operation."""
-    history = History([*LATENCY, *OPERATION_LATENCY])
+    history = History(LATENCY, OPERATION_LATENCY)
     for seconds, fast, slow in ((0, 0, 50), (10, 100, 50)):
         counts = {"0.1": fast, "1.0": fast + slow, "+Inf": fast + slow}
-        history.add(take(seconds, *((BUCKET, {"op": "a", "le": le}, n) for le, n in counts.items())))
-    assert history.read_values(LATENCY[1], window_seconds=60) == {(): pytest.approx(0.095)}
-    assert history.read_values(OPERATION_LATENCY[1], window_seconds=60) == {("a",): pytest.approx(0.095)}
+        keep(history, take(seconds, *((BUCKET, {"op": "a", "le": le}, n) for le, n in counts.items())))
+    assert read_lines(history, LATENCY[1]) == {(): [(10, pytest.approx(0.095))]}
+    assert history.values[OPERATION_LATENCY[1]] == {("a",): pytest.approx(0.095)}
 
 
 def test_one_scrape_has_no_rates() -> None:
     """A rate needs two; a gauge does not."""
-    history = History((*CHARTED, *TABULATED))
-    history.add(calls(0, 1))
-    assert history.read_values(OPERATION_CALLS, window_seconds=60) == {}
-    assert [history.read_series(query, window_seconds=60) for query in LATENCY] == [(), (), ()]
+    history = keep(History(CHARTED, TABULATED), calls(0, 1))
+    assert history.values[OPERATION_CALLS] == {}
+    assert [read_lines(history, query) for query in LATENCY] == [{}, {}, {}]
 
 
-def test_the_history_is_bounded_and_in_order() -> None:
-    """The oldest leave, a scrape that came late is left out, and a long gap begins anew."""
-    history = History([OPERATION_CALLS], points=3)
-    for seconds in range(5):
-        history.add(calls(seconds, seconds))
-    history.add(calls(2, 0))
-    assert len(history) == 3
-    [line] = history.read_series(OPERATION_CALLS, window_seconds=60)
-    assert [moment for moment, _ in line.points] == [START + timedelta(seconds=n) for n in (3, 4)]
-    history.add(calls(5 + GAP_SECONDS, 1_000))
-    assert len(history) == 1
+def test_an_hour_is_kept_and_no_more() -> None:
+    """A point every fifteen seconds from the start on; the oldest leave, and no sum outlives its window."""
+    history = History([POOL_USED], [OPERATION_CALLS])
+    pool = {"role": "job", "state": "used"}
+    for seconds in range(0, 2 * HISTORY_SECONDS + 1, 5):
+        keep(history, take(seconds, ("echo_db_pool_connections", pool, seconds), (CALLS, {}, seconds)))
+    points = read_lines(history, POOL_USED)[("job",)]
+    assert len(points) == HISTORY_SECONDS / CHART_STEP_SECONDS + 1
+    assert points[-1][0] - points[0][0] == HISTORY_SECONDS
+    assert len(history._sums) == WINDOW_SECONDS / 5 + 1, "bounded"
+
+
+def test_a_line_that_ended_leaves_with_its_points() -> None:
+    """A role that was there once takes no memory for ever."""
+    job = ("echo_db_pool_connections", {"role": "job", "state": "used"}, 1.0)
+    history = keep(History([POOL_USED]), take(0, job), take(10), take(HISTORY_SECONDS + 1))
+    assert read_lines(history, POOL_USED) == {}
+
+
+def test_a_gap_has_neither_points_nor_rates() -> None:
+    """What grew while nobody scraped is spread over no window; the next two scrapes have a rate again."""
+    query = LATENCY[0]
+    history = History([query, POOL_USED], [OPERATION_CALLS])
+    for seconds, count in ((0, 0), (15, 30), (1_000, 9_000), (1_015, 9_015)):
+        buckets = ((BUCKET, {"op": "a", "le": le}, count) for le in ("0.1", "+Inf"))
+        keep(history, take(seconds, (CALLS, {"op": "a"}, count), *buckets))
+        if seconds == 1_000:
+            assert history.values[OPERATION_CALLS] == {}
+    assert history.values[OPERATION_CALLS] == {("a",): 1.0}
+    assert [moment for moment, _ in read_lines(history, query)[()]] == [15, 1_015]
+
+
+def test_a_clock_that_is_set_back_does_not_stop_the_history() -> None:
+    """Rates follow the monotonic clock; points after the new time are dropped."""
+    history = History([POOL_USED], [OPERATION_CALLS])
+    pool = ("echo_db_pool_connections", {"role": "job", "state": "used"}, 1.0)
+    for at, seconds, count in ((0, 0, 0), (60, 60, 60), (70, 10, 70), (100, 40, 100)):
+        history.add(take(seconds, pool, (CALLS, {"op": "a"}, count)), at=at)
+    assert history.values[OPERATION_CALLS] == {("a",): 1.0}
+    assert [moment for moment, _ in read_lines(history, POOL_USED)[("job",)]] == [0, 40]
 
 
 @pytest.mark.parametrize(

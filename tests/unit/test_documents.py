@@ -9,7 +9,7 @@ from core import Settings, models
 from core.cache.kinds import KINDS
 from core.cli import main
 from core.stack.settings import StackSettings
-from dashboard.pages.operations.alerts import build_anchor
+from dashboard.pages.operations.advice import build_anchor
 from tests.reference import build_pages, show_default
 
 DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md", "docs/**/*.md")

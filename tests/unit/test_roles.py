@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from prometheus_client.samples import Sample
 from pydantic import SecretStr
@@ -86,12 +87,17 @@ def test_the_terminal_shows_the_pool_of_each_role() -> None:
     assert shown == {"my-api": "10", "dashboard": "5", "drill": "2"}
 
 
+def use_by(roles: list[str]) -> pd.DataFrame:
+    """Return the data of a chart in which each role uses connections."""
+    return pd.DataFrame({"series": roles, "value": 4.0})
+
+
 def test_each_role_has_a_line_of_its_own_colour() -> None:
     """Those of the stack keep theirs, whoever else is there."""
-    spec = charts.build_pool_chart(4.0, ["my-api", "job", "drill", "my-api"])
+    spec = charts.build_pool_chart(use_by(["my-api", "job", "drill", "my-api"]))
     scale = spec["encoding"]["color"]["scale"]
     assert scale["domain"] == [*charts.ROLES, "drill", "my-api"]
     assert scale["range"][: len(charts.ROLES)] == list(charts.ROLES.values())
     assert len(set(scale["range"])) == len(scale["range"])
-    many = charts.build_pool_chart(4.0, [f"role{letter}" for letter in "abcdefgh"])
+    many = charts.build_pool_chart(use_by([f"role{letter}" for letter in "abcdefgh"]))
     assert len(many["encoding"]["color"]["scale"]["range"]) == len(charts.ROLES) + 8

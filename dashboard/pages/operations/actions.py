@@ -6,16 +6,18 @@ was recorded in the audit log. Who is an operator is decided in `dashboard.serve
 
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 
 import msgspec
-import pandas as pd
 import streamlit as st
 
 from core import EnhancedDatabaseService
 from core.errors import EchoMarketsError, UserNotFound
 from core.records import AuditAction, AuditEvent
+from dashboard import live
 from dashboard.elements import show_table
 from dashboard.formats import escape_markdown
+from dashboard.pages.operations.tables import EVENTS
 from dashboard.server import sign_in
 from dashboard.server.access import OPERATOR_SIGN_IN, RateLimit
 
@@ -73,7 +75,8 @@ def show_operator_actions(service: EnhancedDatabaseService) -> None:
         with sessions:
             _offer_sessions(service)
     _show_question(service)
-    _show_events(service.list_audit_events(limit=EVENTS_SHOWN))
+    load = partial(service.list_audit_events, limit=EVENTS_SHOWN)
+    live.show_section("operations-events", load=load, show=_show_events)
 
 
 def build_clear_market() -> Action:
@@ -150,7 +153,8 @@ def _offer_player_cache(service: EnhancedDatabaseService) -> None:
 
 
 def _offer_sessions(service: EnhancedDatabaseService) -> None:
-    days = service.list_leaderboard_dates(limit=SESSIONS_OFFERED)
+    load = partial(service.list_leaderboard_dates, limit=SESSIONS_OFFERED)
+    days = live.read("operations-sessions", load)
     day = st.selectbox("Session", days, index=None, key="operator-session", placeholder="Choose a session")
     if st.button("Close the session", key="operator-close-session", disabled=day is None) and day:
         _ask(build_close_session(day))
@@ -196,16 +200,7 @@ def _show_events(events: tuple[AuditEvent, ...]) -> None:
     if not events:
         st.caption("No operator has used an action yet.")
         return
-    rows = [
-        {
-            "When (UTC)": event.created_at,
-            "Who": event.actor,
-            "What": f"{event.action.replace('_', ' ')}: {event.target}",
-            "Outcome": event.outcome if event.detail is None else f"{event.outcome}: {event.detail}",
-        }
-        for event in events
-    ]
-    show_table(pd.DataFrame(rows), {}, alt="The newest actions of operators", key="audit-events")
+    show_table(EVENTS.build(events), EVENTS.list_formats(), alt=EVENTS.alt, key="audit-events")
 
 
 def _explain_absence(*, is_stale: bool) -> str:

@@ -4,22 +4,27 @@ Pure functions. Data and specification are sent separately, so that a refresh mo
 draw the chart anew.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from itertools import cycle, pairwise
+from typing import NamedTuple
 
 import pandas as pd
 
 from dashboard.charts import ACCENT, BASELINE, Spec
-from dashboard.pages.operations.queries import (
+from dashboard.monitoring.queries import (
+    CHART_STEP_SECONDS,
     HIT_RATIO,
     LATENCY,
     POOL_USED,
     POOL_WAITING,
     REDIS_MEMORY,
-    Series,
+    Key,
+    Query,
 )
-from dashboard.pages.operations.telemetry import Snapshot
+from dashboard.monitoring.sampler import Metrics
+from dashboard.pages.operations.advice import Topic
+from dashboard.pages.operations.tables import MEBIBYTE, QUANTILES
 
 AMBER, TEAL = "#d99a06", "#0e9db5"
 """Further colours, distinct for colour-blind people too; green and red mean gain and loss."""
@@ -27,31 +32,44 @@ AMBER, TEAL = "#d99a06", "#0e9db5"
 ROLES = {"dashboard": ACCENT, "simulator": AMBER, "exporter": TEAL, "job": BASELINE}
 OTHER_ROLES = ("#7c5cd6", "#a4572e", "#c2479e", "#64748b")
 """Colours of other programs in the order of their names; repeated when there are more."""
-QUANTILES = {"p50": BASELINE, "p95": ACCENT, "p99": AMBER}
+QUANTILE_COLOURS = dict(zip(QUANTILES, (BASELINE, ACCENT, AMBER), strict=True))
 HEIGHT = 260
 ROW_PIXELS = 20
 AROUND_PIXELS = 90
 """Height of the legend and the time axis."""
 LABEL_PIXELS = 180
-MEBIBYTE = 1024 * 1024
 GAP_STEPS = 2.5
-"""Points further apart are not connected: in between there was no process, or no visitor."""
+"""Points further apart are not connected: in between nothing was measured."""
 
 LEAST_CONNECTIONS = 2
 """End of the axis when no connection is in use."""
 
 
-def build_latency_chart() -> Spec:
-    """Return latency in milliseconds by quantile, on a logarithmic scale."""
-    spec = _build_lines(QUANTILES, unit="ms", scale={"type": "log"}, digits=",.3~f")
+class Panel(NamedTuple):
+    """A chart: its title, what its figures are, and how they are drawn.
+
+    `lines` are queries with the kind of line each is, and how a line is named by its labels.
+    """
+
+    title: str
+    topic: Topic
+    meaning: str
+    lines: tuple[tuple[Query, str, Callable[[Key], str]], ...]
+    factor: float
+    build_spec: Callable[[pd.DataFrame], Spec]
+
+
+def _build_latency_chart(_: pd.DataFrame) -> Spec:
+    spec = _build_lines(QUANTILE_COLOURS, unit="ms", scale={"type": "log"}, digits=",.3~f")
     spec["encoding"]["y"]["axis"]["values"] = [10**power for power in range(-1, 6)]
     return spec
 
 
-def build_pool_chart(most: float, roles: Iterable[str] = ()) -> Spec:
-    """Return connections by role: in use as lines, waiting as dashed lines; `most` ends the axis."""
-    scale = {"domain": [0, max(LEAST_CONNECTIONS, most)], "nice": True}
-    colours = ROLES | dict(zip(sorted(set(roles) - set(ROLES)), cycle(OTHER_ROLES), strict=False))
+def build_pool_chart(frame: pd.DataFrame) -> Spec:
+    """Return connections by role: in use as lines, waiting as dashed lines."""
+    scale = {"domain": [0, max(LEAST_CONNECTIONS, frame["value"].max())], "nice": True}
+    others = sorted(set(frame["series"]) - set(ROLES))
+    colours = ROLES | dict(zip(others, cycle(OTHER_ROLES), strict=False))
     spec = _build_lines(colours, unit="connections", scale=scale, digits=",.0f")
     dashes = {"domain": ["in use", "waiting"], "range": [[1, 0], [4, 3]]}
     encoding = spec["encoding"]
@@ -61,15 +79,14 @@ def build_pool_chart(most: float, roles: Iterable[str] = ()) -> Spec:
     return spec
 
 
-def build_memory_chart() -> Spec:
-    """Return Redis's memory in MiB."""
+def _build_memory_chart(_: pd.DataFrame) -> Spec:
     spec = _build_lines({"used": ACCENT}, unit="MiB", scale={"domainMin": 0}, digits=",.1f")
     spec["encoding"]["color"]["legend"] = None
     return spec
 
 
-def build_hit_chart(rows: int) -> Spec:
-    """Return the hit ratio as a strip per cache and tier, from amber (few hits) to the accent (all)."""
+def _build_hit_chart(frame: pd.DataFrame) -> Spec:
+    """Return a strip per cache and tier, from amber (few hits) to the accent (all)."""
     labels = {"ticks": False, "domain": False, "labelLimit": LABEL_PIXELS}
     colour = {
         "field": "value",
@@ -78,19 +95,14 @@ def build_hit_chart(rows: int) -> Spec:
         "scale": {"domain": [0, 100], "range": [AMBER, BASELINE, ACCENT], "interpolate": "lab"},
         "legend": {**_legend(), "format": ".0f", "labelExpr": "datum.label + '%'", "gradientLength": 160},
     }
+    y = {"field": "series", "type": "nominal", "title": None, "axis": labels, "scale": {"paddingInner": 0.2}}
     return {
-        "height": AROUND_PIXELS + rows * ROW_PIXELS,
+        "height": AROUND_PIXELS + frame["series"].nunique() * ROW_PIXELS,
         "mark": {"type": "rect", "cornerRadius": 1},
         "encoding": {
             "x": _time(),
             "x2": {"field": "until"},
-            "y": {
-                "field": "series",
-                "type": "nominal",
-                "title": None,
-                "axis": labels,
-                "scale": {"paddingInner": 0.2},
-            },
+            "y": y,
             "color": colour,
             "tooltip": _tooltips("series", "Cache", unit="percent", digits=".1f"),
         },
@@ -152,64 +164,90 @@ def _tooltips(field: str, title: str, *, unit: str, digits: str) -> list[Spec]:
     ]
 
 
-def build_latency_frame(snapshot: Snapshot) -> pd.DataFrame:
-    """Return time, series (p50, p95, p99) and value in milliseconds."""
-    return _build_frame(
-        (name, line, 1000.0)
-        for name, query in zip(QUANTILES, LATENCY, strict=True)
-        for line in snapshot.series.get(query, ())
+def _always(name: str) -> Callable[[Key], str]:
+    return lambda _: name
+
+
+PANELS = (
+    Panel(
+        "Database time of operations",
+        "latency",
+        "Time that a call of the service spends in the database, in ms, over the 2 minutes before each "
+        "point. Calls that the cache answers do not count.",
+        tuple((query, "", _always(name)) for name, query in zip(QUANTILES, LATENCY, strict=True)),
+        1000.0,
+        _build_latency_chart,
+    ),
+    Panel(
+        "Connections by role",
+        "pool",
+        "Database connections in use, all processes of a role together. Dashed: requests that wait for one.",
+        (
+            (POOL_USED, "in use", "".join),
+            (POOL_WAITING, "waiting", "".join),
+        ),
+        1.0,
+        build_pool_chart,
+    ),
+    Panel(
+        "Cache hit ratio",
+        "cache",
+        "Values found, of those requested from a process's own (near) or the shared cache, in percent, over "
+        "the 2 minutes before each point.",
+        ((HIT_RATIO, "", " · ".join),),
+        100.0,
+        _build_hit_chart,
+    ),
+    Panel(
+        "Redis memory",
+        "redis",
+        "Memory that Redis uses for its data, in MiB.",
+        ((REDIS_MEMORY, "", _always("used")),),
+        1 / MEBIBYTE,
+        _build_memory_chart,
+    ),
+)
+
+
+def build_frame(panel: Panel, metrics: Metrics, *, now: datetime) -> pd.DataFrame:
+    """Return time, series, kind, value, and the time until which it is drawn; empty without a point.
+
+    A row without a value ends a line before a gap, the last row continues the time axis until `now`.
+    """
+    found = [
+        (name(line.labels), kind, line.points)
+        for query, kind, name in panel.lines
+        for line in metrics.series.get(query, ())
+    ]
+    step = _find_step(moment for _, _, points in found for moment, _ in points)
+    rows = [
+        (moment, series, kind, None if value is None else value * panel.factor, until)
+        for series, kind, points in found
+        for moment, value, until in _break_at_gaps(points, step, now)
+    ]
+    if rows:
+        rows.append((now, rows[0][1], rows[0][2], None, now))
+    frame = pd.DataFrame(rows, columns=["time", "series", "kind", "value", "until"])
+    return frame.assign(
+        time=pd.to_datetime(frame["time"], utc=True),
+        until=pd.to_datetime(frame["until"], utc=True),
+        value=frame["value"].astype(float),
     )
 
 
-def build_pool_frame(snapshot: Snapshot) -> pd.DataFrame:
-    """Return time, series (role), kind (in use, waiting) and value in connections."""
-    frames = [
-        _build_frame((line.labels[0], line, 1.0) for line in snapshot.series.get(query, ())).assign(kind=kind)
-        for query, kind in ((POOL_USED, "in use"), (POOL_WAITING, "waiting"))
-    ]
-    return pd.concat(frames, ignore_index=True)
-
-
-def build_hit_frame(snapshot: Snapshot) -> pd.DataFrame:
-    """Return time and the next one as until, series (cache and tier) and value in percent."""
-    lines = ((" · ".join(line.labels), line, 100.0) for line in snapshot.series.get(HIT_RATIO, ()))
-    frame = _build_frame(lines).dropna(ignore_index=True)
-    moments = sorted(frame["time"].unique())
-    step = _find_step(moments)
-    ends = {
-        moment: following if following - moment <= GAP_STEPS * step else moment + step
-        for moment, following in pairwise(moments)
-    }
-    return frame.assign(until=[ends.get(moment, snapshot.taken_at) for moment in frame["time"]])
-
-
-def build_memory_frame(snapshot: Snapshot) -> pd.DataFrame:
-    """Return time, series and value in MiB."""
-    return _build_frame(("used", line, 1 / MEBIBYTE) for line in snapshot.series.get(REDIS_MEMORY, ()))
-
-
-def _build_frame(lines: Iterable[tuple[str, Series, float]]) -> pd.DataFrame:
-    """Return time, series and value; a row without a value ends a line before a gap."""
-    found = list(lines)
-    step = _find_step(moment for _, line, _ in found for moment, _ in line.points)
-    rows = [
-        (moment, name, None if value is None else value * factor)
-        for name, line, factor in found
-        for moment, value in _break_at_gaps(line, step)
-    ]
-    frame = pd.DataFrame(rows, columns=["time", "series", "value"])
-    return frame.assign(time=pd.to_datetime(frame["time"], utc=True), value=frame["value"].astype(float))
-
-
 def _find_step(moments: Iterable[datetime]) -> timedelta:
-    """Return how far apart moments mostly are; zero for less than two of them."""
+    """Return how far apart moments mostly are."""
     distances = sorted(later - earlier for earlier, later in pairwise(sorted(set(moments))))
-    return distances[len(distances) // 2] if distances else timedelta(0)
+    return distances[len(distances) // 2] if distances else timedelta(seconds=CHART_STEP_SECONDS)
 
 
-def _break_at_gaps(line: Series, step: timedelta) -> Iterator[tuple[datetime, float | None]]:
-    for (moment, value), (following, _) in pairwise(line.points):
-        yield moment, value
-        if following - moment > GAP_STEPS * step:
-            yield moment + step, None
-    yield from line.points[-1:]
+def _break_at_gaps(
+    points: tuple[tuple[datetime, float], ...], step: timedelta, now: datetime
+) -> Iterator[tuple[datetime, float | None, datetime]]:
+    """Yield the points, each with its end; a point without a value behind the last before a gap."""
+    for (moment, value), following in zip(points, [*(time for time, _ in points[1:]), now], strict=True):
+        is_gap = following - moment > GAP_STEPS * step
+        end = moment + step if is_gap else max(following, moment)
+        yield moment, value, end
+        if is_gap:
+            yield end, None, end

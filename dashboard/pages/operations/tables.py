@@ -1,226 +1,297 @@
 """The health cards and the tables of the Operations page; pure functions.
 
-Owns the limits at which a card changes its colour. Times are in milliseconds and sizes in MiB.
+Owns the limits at which a card changes its colour, and the columns of each table: label, format and value
+stand in one place. Times are in milliseconds and sizes in MiB.
 """
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 import pandas as pd
+import streamlit as st
 
 from core.metrics.scrape import Scrape
-from core.records import Health, StatementFigures, TableFigures, UnusedIndex
-from dashboard.pages.operations.charts import MEBIBYTE, QUANTILES
-from dashboard.pages.operations.queries import (
+from dashboard.formats import format_duration
+from dashboard.monitoring.alerts import Alert
+from dashboard.monitoring.queries import (
+    CACHE_BYPASSES,
     OPERATION_CALLS,
     OPERATION_ERRORS,
     OPERATION_LATENCY,
     Query,
     Values,
 )
+from dashboard.pages.operations.advice import ADVICE, Topic, build_rule_link
 
 State = Literal["good", "warning", "bad", "unknown"]
+MEBIBYTE = 1024 * 1024
+QUANTILES = ("p50", "p95", "p99")
 STATEMENT_LETTERS = 300
+WORDS_HIDDEN = "operators see the reason"
+TEXT, NUMBER = st.column_config.TextColumn, st.column_config.NumberColumn
 
 
 class HealthCard(msgspec.Struct, frozen=True):
-    """The health of one part of the stack; `topic` is a section of the troubleshooting page."""
+    """The health of one part of the stack; `section` is an anchor of the troubleshooting page."""
 
     label: str
     value: str
     state: State
     detail: str
-    topic: str
+    section: str
 
 
-_CHECKED: dict[str, tuple[str, State]] = {
-    "healthy": ("Up", "good"),
-    "degraded": ("Limited", "warning"),
-    "unhealthy": ("Down", "bad"),
-}
-_STATES: dict[str | None, State] = {"healthy": "good", "degraded": "warning", "unhealthy": "bad"}
+def build_cards(
+    scrape: Scrape, reasons: Mapping[str, str], *, shows_words: bool = True
+) -> tuple[HealthCard, ...]:
+    """Return the cards from one scrape, of all processes or of one; a part that it lacks is unknown."""
+    if not shows_words:
+        reasons = dict.fromkeys(reasons, WORDS_HIDDEN)
+    cards = [
+        _build_stack(scrape),
+        _build_service(scrape, reasons, "database", "PostgreSQL", "health"),
+        _build_redis(scrape, reasons),
+        _build_migrations(scrape),
+        _build_pool(scrape),
+    ]
+    # only the exporter knows the processes of the stack
+    if "echo_scrape_collector_success" in scrape:
+        cards.append(_build_processes(scrape))
+    return tuple(cards)
 
 
-def build_cards(scrape: Scrape) -> tuple[HealthCard, ...]:
-    """Return the cards from one scrape."""
+def _card(label: str, value: str, state: State, detail: str, topic: Topic) -> HealthCard:
+    return HealthCard(label, value, state, detail, ADVICE[topic].section)
+
+
+def _build_stack(scrape: Scrape) -> HealthCard:
+    states: dict[str | None, State] = {"healthy": "good", "degraded": "warning", "unhealthy": "bad"}
     status = scrape.find_status()
     collectors = scrape.sum_by("echo_scrape_collector_success", "collector")
     failing = sorted(name for (name,), works in collectors.items() if not works)
-    return (
-        HealthCard(
-            label="Stack",
-            value=(status or "unknown").capitalize(),
-            state=_STATES.get(status, "unknown"),
-            detail=f"collectors failing: {', '.join(failing)}" if failing else "all collectors work",
-            topic="health",
-        ),
-        _build_service(scrape, "database", "PostgreSQL", "health"),
-        _build_redis(scrape),
-        _build_migrations(scrape.find("echo_migrations_pending"), scrape.find("echo_migrations_applied")),
-        _build_pool(scrape),
-        _build_processes(scrape),
-    )
-
-
-def build_own_cards(health: Health) -> tuple[HealthCard, ...]:
-    """Return the cards from the dashboard's own health check, for when the exporter does not answer."""
-    pending = health.migrations_pending
-    pool = health.pool
-    return (
-        HealthCard(
-            "Stack", health.status.capitalize(), _STATES.get(health.status, "unknown"), "own check", "health"
-        ),
-        _build_check(
-            "PostgreSQL", health.database, health.database_seconds, "health", health.database_reason
-        ),
-        _build_check("Redis", health.redis, health.redis_seconds, "redis", health.redis_reason),
-        _build_migrations(None if pending is None else float(pending), None),
-        HealthCard(
-            "Connections",
-            f"{pool.pool_in_use} of {pool.pool_max}",
-            "warning" if pool.requests_waiting or pool.is_exhausted else "good",
-            f"{pool.requests_waiting} waiting, this dashboard",
-            "pool",
-        ),
-    )
-
-
-def _build_check(label: str, state: str, seconds: float, topic: str, reason: str | None = None) -> HealthCard:
-    if state == "disabled":
-        return HealthCard(label, "Disabled", "good", "the cache is switched off", topic)
-    name, colour = _CHECKED[state]
-    return HealthCard(label, name, colour, reason or f"checked in {_ms(seconds)}", topic)
-
-
-def _build_service(scrape: Scrape, service: str, label: str, topic: str) -> HealthCard:
-    up = scrape.find("echo_service_up", service=service)
-    if up is None:
-        return HealthCard(label, "Unknown", "unknown", "no check published", topic)
-    seconds = scrape.total("echo_service_check_duration_seconds", service=service)
-    reason = scrape.reasons.get(service)
-    state = "unhealthy" if not up else "degraded" if reason else "healthy"
-    return _build_check(label, state, seconds, topic, reason)
-
-
-def _build_redis(scrape: Scrape) -> HealthCard:
-    if scrape.find("echo_service_up", service="redis") is None and "echo_service_up" in scrape:
-        return _build_check("Redis", "disabled", 0.0, "redis")
-    card = _build_service(scrape, "redis", "Redis", "redis")
-    if card.state == "good" and scrape.total("echo_cache_breaker_open"):
-        return HealthCard("Redis", "Bypassed", "warning", "a circuit breaker is open", "redis")
-    return card
-
-
-def _build_migrations(pending: float | None, applied: float | None) -> HealthCard:
-    if pending is None:
-        return HealthCard("Migrations", "Unknown", "unknown", "database not checked", "migrations")
-    detail = "" if applied is None else f"{applied:.0f} applied"
-    if pending:
-        return HealthCard("Migrations", f"{pending:.0f} pending", "warning", detail, "migrations")
-    return HealthCard("Migrations", "Up to date", "good", detail, "migrations")
-
-
-def _build_pool(scrape: Scrape) -> HealthCard:
-    limit = scrape.find("echo_db_pool_max_connections")
-    if limit is None:
-        return HealthCard("Connections", "Unknown", "unknown", "no pool published", "pool")
-    used = scrape.total("echo_db_pool_connections", state="used")
-    waiting = scrape.total("echo_db_pool_pending_requests")
-    limits = scrape.sum_by("echo_db_pool_max_connections", "role")
-    in_use = scrape.sum_by("echo_db_pool_connections", "role", state="used")
-    full = sorted(role for (role,), most in limits.items() if 0 < most <= in_use.get((role,), 0.0))
-    state: State = "warning" if waiting or full else "good"
-    detail = f"{waiting:.0f} waiting, {'exhausted: ' + ', '.join(full) if full else 'all pools'}"
-    return HealthCard("Connections", f"{used:.0f} of {limit:.0f}", state, detail, "pool")
-
-
-def _build_processes(scrape: Scrape) -> HealthCard:
-    writers = scrape.sum_by("echo_metrics_writers", "role")
-    count = sum(writers.values())
-    roles = ", ".join(f"{role} {number:.0f}" for (role,), number in sorted(writers.items()) if number)
-    return HealthCard(
-        "Processes",
-        f"{count:.0f}",
-        "good" if count else "unknown",
-        roles or "no process writes metrics",
+    detail = f"collectors failing: {', '.join(failing)}" if failing else "all collectors work"
+    return _card(
+        "Stack",
+        (status or "unknown").capitalize(),
+        states.get(status, "unknown"),
+        detail if collectors else "own check of this dashboard",
         "health",
     )
 
 
+def _build_service(
+    scrape: Scrape, reasons: Mapping[str, str], service: str, label: str, topic: Topic
+) -> HealthCard:
+    up = scrape.find("echo_service_up", service=service)
+    if up is None:
+        return _card(label, "Unknown", "unknown", "no check published", topic)
+    milliseconds = scrape.total("echo_service_check_duration_seconds", service=service) * 1000
+    reason = reasons.get(service)
+    value, state = ("Down", "bad") if not up else ("Limited", "warning") if reason else ("Up", "good")
+    return _card(label, value, state, reason or f"check took {milliseconds:,.1f} ms", topic)  # type: ignore[arg-type]
+
+
+def _build_redis(scrape: Scrape, reasons: Mapping[str, str]) -> HealthCard:
+    if scrape.find("echo_service_up", service="redis") is None and "echo_service_up" in scrape:
+        return _card("Redis", "Disabled", "good", "the cache is switched off", "redis")
+    card = _build_service(scrape, reasons, "redis", "Redis", "redis")
+    if card.state == "good" and scrape.total("echo_cache_breaker_open"):
+        return _card("Redis", "Bypassed", "warning", "a circuit breaker is open", "redis")
+    return card
+
+
+def _build_migrations(scrape: Scrape) -> HealthCard:
+    pending, applied = scrape.find("echo_migrations_pending"), scrape.find("echo_migrations_applied")
+    if pending is None:
+        return _card("Migrations", "Unknown", "unknown", "database not checked", "migrations")
+    value, state = (f"{pending:.0f} pending", "warning") if pending else ("Up to date", "good")
+    return _card("Migrations", value, state, f"{applied or 0:.0f} applied", "migrations")  # type: ignore[arg-type]
+
+
+def _build_pool(scrape: Scrape) -> HealthCard:
+    limits = scrape.sum_by("echo_db_pool_max_connections", "role")
+    if not limits:
+        return _card("Connections in use", "Unknown", "unknown", "no pool published", "pool")
+    used = scrape.sum_by("echo_db_pool_connections", "role", state="used")
+    waiting = scrape.total("echo_db_pool_pending_requests")
+    full = sorted(role for (role,), most in limits.items() if 0 < most <= used.get((role,), 0.0))
+    roles = f"all used: {', '.join(full)}" if full else ", ".join(sorted(role for (role,) in limits))
+    return _card(
+        "Connections in use",
+        f"{sum(used.values()):.0f} of {sum(limits.values()):.0f}",
+        "warning" if waiting or full else "good",
+        f"{waiting:.0f} requests waiting · {roles}",
+        "pool",
+    )
+
+
+def _build_processes(scrape: Scrape) -> HealthCard:
+    writers = scrape.sum_by("echo_metrics_writers", "role")
+    roles = ", ".join(f"{role} {number:.0f}" for (role,), number in sorted(writers.items()) if number)
+    count = sum(writers.values())
+    state: State = "good" if count else "unknown"
+    return _card("Processes", f"{count:.0f}", state, roles or "no process writes metrics", "health")
+
+
 def describe_memory(scrape: Scrape) -> str:
-    """Write how much memory Redis uses; empty when that is unknown."""
+    """Write how much memory Redis uses now; empty when that is unknown."""
     used = scrape.find("echo_redis_memory_used_bytes")
     if used is None:
         return ""
     limit = scrape.total("echo_redis_memory_max_bytes")
     evicted = scrape.total("echo_redis_evicted_keys_total")
     of_limit = f" of {limit / MEBIBYTE:,.0f} MiB ({used / limit:.0%})" if limit else " without a limit"
-    return f"{used / MEBIBYTE:,.1f} MiB{of_limit}, {evicted:,.0f} keys evicted since it started."
+    return f"Now {used / MEBIBYTE:,.1f} MiB{of_limit}; {evicted:,.0f} keys evicted since Redis started."
 
 
-def build_operations_table(values: dict[Query, Values]) -> pd.DataFrame:
-    """Return the operations with traffic, most calls first: rates per second, quantiles in ms."""
-    calls = values.get(OPERATION_CALLS, {})
-    errors = values.get(OPERATION_ERRORS, {})
-    rows = [
-        {
-            "operation": key[0],
-            "calls": rate,
-            "errors": errors.get(key, 0.0),
-            **{
-                name: _read_ms(values, query, key)
-                for name, query in zip(QUANTILES, OPERATION_LATENCY, strict=True)
-            },
-        }
-        for key, rate in sorted(calls.items(), key=lambda item: (-item[1], item[0]))
-        if rate > 0
+def describe_bypasses(values: Mapping[Query, Values]) -> str:
+    """Write how many reads went past Redis; empty when none did."""
+    rate = sum(values.get(CACHE_BYPASSES, {}).values())
+    return f"{rate:,.2f} reads/s did not use Redis and count in no ratio." if rate > 0 else ""
+
+
+class Column(NamedTuple):
+    """A column: its format and how its value is read from an item."""
+
+    config: Any
+    read: Callable[[Any], Any]
+
+
+class Listing(NamedTuple):
+    """A table: what it is, for screen readers, and its columns by label."""
+
+    alt: str
+    columns: Mapping[str, Column]
+
+    def build(self, items: Iterable[Any]) -> pd.DataFrame:
+        """Return a row for each item; columns are named by their labels."""
+        rows = [[column.read(item) for column in self.columns.values()] for item in items]
+        return pd.DataFrame(rows, columns=list(self.columns))
+
+    def list_formats(self) -> dict[str, Any]:
+        """Return the format of each column by its label."""
+        return {label: column.config for label, column in self.columns.items()}
+
+
+class OperationRow(NamedTuple):
+    """An operation in the window of rates: per second, and quantiles in ms."""
+
+    name: str
+    calls: float
+    errors: float
+    milliseconds: tuple[float | None, ...]
+
+
+def list_operations(values: Mapping[Query, Values]) -> Iterator[OperationRow]:
+    """Yield the operations that used the database, most calls first."""
+    calls, errors = values.get(OPERATION_CALLS, {}), values.get(OPERATION_ERRORS, {})
+    for key, rate in sorted(calls.items(), key=lambda item: (-item[1], item[0])):
+        if rate > 0:
+            seconds = [values.get(query, {}).get(key) for query in OPERATION_LATENCY]
+            quantiles = tuple(None if value is None else value * 1000 for value in seconds)
+            yield OperationRow(key[0], rate, errors.get(key, 0.0), quantiles)
+
+
+def _mebibytes(name: str) -> Column:
+    return Column(NUMBER(format="%.2f"), lambda item: getattr(item, name) / MEBIBYTE)
+
+
+def _milliseconds(index: int) -> Column:
+    return Column(NUMBER(format="%.1f"), lambda item: item.milliseconds[index])
+
+
+def _moment(read: Callable[[Any], datetime | None]) -> Column:
+    return Column(st.column_config.DatetimeColumn(format="YYYY-MM-DD HH:mm:ss", timezone="UTC"), read)
+
+
+OPERATIONS = Listing(
+    "Operations with calls and errors per second and time in the database",
+    {
+        "Operation": Column(TEXT(), lambda item: item.name),
+        "Calls/s": Column(NUMBER(format="%.2f"), lambda item: item.calls),
+        "Errors/s": Column(NUMBER(format="%.2f"), lambda item: item.errors),
+        **{f"{name} (ms)": _milliseconds(index) for index, name in enumerate(QUANTILES)},
+    },
+)
+ALERTS = Listing(
+    "Active alerts",
+    {
+        "State": Column(TEXT(), lambda item: item.state.capitalize()),
+        "Severity": Column(TEXT(), lambda item: item.severity.capitalize()),
+        "Since (UTC)": _moment(lambda item: item.since),
+        "What": Column(TEXT(width="large"), lambda item: ": ".join(filter(None, (item.summary, item.words)))),
+        "Alert": Column(TEXT(), lambda item: item.rule),
+        "What helps": Column(
+            st.column_config.LinkColumn(display_text="Troubleshooting"),
+            lambda item: build_rule_link(item.rule),
+        ),
+    },
+)
+INCIDENTS = Listing(
+    "Incidents that this dashboard has seen",
+    {
+        "Began (UTC)": _moment(lambda item: item.began_at),
+        "Ended (UTC)": _moment(lambda item: item.ended_at),
+        "Lasted": Column(
+            TEXT(), lambda item: "not over" if item.seconds is None else format_duration(item.seconds)
+        ),
+        "What": Column(TEXT(), lambda item: item.problem.name),
+        "Reason": Column(TEXT(width="large"), lambda item: item.problem.words),
+    },
+)
+STATEMENTS = Listing(
+    "Statements with the most total time",
+    {
+        "Operation": Column(TEXT(), lambda item: item.operation),
+        "Total (s)": Column(NUMBER(format="%.2f"), lambda item: item.total_seconds),
+        "Mean (ms)": Column(NUMBER(format="%.2f"), lambda item: item.mean_seconds * 1000),
+        "Calls": Column(NUMBER(format="%,d"), lambda item: item.calls),
+        "Rows/call": Column(
+            NUMBER(format="%.1f"), lambda item: item.rows / item.calls if item.calls else 0.0
+        ),
+        "Statement": Column(
+            TEXT(width="large"), lambda item: " ".join(item.statement.split())[:STATEMENT_LETTERS]
+        ),
+    },
+)
+SIZES = Listing(
+    "Size of each table and its indexes",
+    {
+        "Table": Column(TEXT(), lambda item: item.table),
+        "Table (MiB)": _mebibytes("size_bytes"),
+        "Indexes (MiB)": _mebibytes("index_size_bytes"),
+        "Rows, about": Column(NUMBER(format="%,d"), lambda item: item.rows),
+    },
+)
+INDEXES = Listing(
+    "Indexes that no query has used",
+    {
+        "Index": Column(TEXT(), lambda item: item.index),
+        "Table": Column(TEXT(), lambda item: item.table),
+        "Size (MiB)": _mebibytes("size_bytes"),
+    },
+)
+EVENTS = Listing(
+    "The newest actions of operators",
+    {
+        "When (UTC)": _moment(lambda item: item.created_at),
+        "Who": Column(TEXT(), lambda item: item.actor),
+        "What": Column(TEXT(), lambda item: f"{item.action.replace('_', ' ')}: {item.target}"),
+        "Outcome": Column(
+            TEXT(width="large"),
+            lambda item: item.outcome if item.detail is None else f"{item.outcome}: {item.detail}",
+        ),
+    },
+)
+
+
+def hide_words(items: Sequence[Any]) -> list[Any]:
+    """Return alerts or incidents without the words of servers."""
+    return [
+        msgspec.structs.replace(item, words="")
+        if isinstance(item, Alert)
+        else msgspec.structs.replace(item, problem=msgspec.structs.replace(item.problem, words=WORDS_HIDDEN))
+        for item in items
     ]
-    return pd.DataFrame(rows, columns=["operation", "calls", "errors", *QUANTILES])
-
-
-def _read_ms(values: dict[Query, Values], query: Query, key: tuple[str, ...]) -> float | None:
-    seconds = values.get(query, {}).get(key)
-    return None if seconds is None else seconds * 1000
-
-
-def build_statements_table(statements: Sequence[StatementFigures]) -> pd.DataFrame:
-    """Return the statements with most total time, each on one line."""
-    rows = [
-        {
-            "operation": item.operation,
-            "total": item.total_seconds,
-            "mean": item.mean_seconds * 1000,
-            "calls": item.calls,
-            "rows": item.rows / item.calls if item.calls else 0.0,
-            "statement": " ".join(item.statement.split())[:STATEMENT_LETTERS],
-        }
-        for item in statements
-    ]
-    return pd.DataFrame(rows, columns=["operation", "total", "mean", "calls", "rows", "statement"])
-
-
-def build_sizes_table(tables: Iterable[TableFigures]) -> pd.DataFrame:
-    """Return the tables, largest first, sizes in MiB."""
-    rows = [
-        {
-            "table": item.table,
-            "size": item.size_bytes / MEBIBYTE,
-            "indexes": item.index_size_bytes / MEBIBYTE,
-            "rows": item.rows,
-        }
-        for item in sorted(tables, key=lambda item: -(item.size_bytes + item.index_size_bytes))
-    ]
-    return pd.DataFrame(rows, columns=["table", "size", "indexes", "rows"])
-
-
-def build_indexes_table(indexes: Iterable[UnusedIndex]) -> pd.DataFrame:
-    """Return the unused indexes in the order given, sizes in MiB."""
-    rows = [
-        {"index": item.index, "table": item.table, "size": item.size_bytes / MEBIBYTE} for item in indexes
-    ]
-    return pd.DataFrame(rows, columns=["index", "table", "size"])
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:,.1f} ms"

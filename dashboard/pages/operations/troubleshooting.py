@@ -3,7 +3,7 @@
 import streamlit as st
 
 from core.installation import TROUBLESHOOTING
-from dashboard.pages.operations.alerts import read_sections
+from dashboard.pages.operations.advice import read_sections
 
 
 def show_troubleshooting() -> None:

@@ -1,4 +1,4 @@
-"""The queries of the Operations page over metrics, in PromQL and over a short history of scrapes.
+"""The queries of the Operations page over metrics, in PromQL and over an hour of scrapes.
 
 Owns the names of the metrics that the page depends on, and the arithmetic of rates: a counter that went
 down was restarted, as in Prometheus. Reads nothing itself.
@@ -6,10 +6,11 @@ down was restarted, as in Prometheus. Reads nothing itself.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 import msgspec
+from prometheus_client.samples import Sample
 
 from core.metrics.scrape import Scrape, estimate_quantile
 
@@ -18,12 +19,9 @@ OPERATION = "echo_db_operation_duration_seconds"
 WINDOW_SECONDS = 120
 """The window of a rate: several scrapes of Prometheus (15 s), and still the present state."""
 
-
-HISTORY_POINTS = 180
-"""A quarter of an hour at one scrape in five seconds; a few megabytes."""
-
-GAP_SECONDS = 300
-"""After a longer gap between scrapes the history starts again: a rate over the gap would mislead."""
+HISTORY_SECONDS = 3600
+CHART_STEP_SECONDS = 15
+"""Distance of the points of a chart, as of Prometheus's scrapes: 240 an hour for each line."""
 
 Key = tuple[str, ...]
 Values = dict[Key, float]
@@ -55,6 +53,7 @@ POOL_TIMEOUTS = Query(kind="rate", metric="echo_db_pool_timeouts_total", by=("ro
 HIT_RATIO = Query(
     kind="ratio", metric="echo_cache_hits_total", divisor="echo_cache_requests_total", by=("cache", "tier")
 )
+CACHE_BYPASSES = Query(kind="rate", metric="echo_cache_bypasses_total")
 LATENCY = tuple(Query(kind="quantile", metric=OPERATION, quantile=part) for part in (0.5, 0.95, 0.99))
 OPERATION_LATENCY = tuple(
     Query(kind="quantile", metric=OPERATION, quantile=part, by=("op",)) for part in (0.5, 0.95, 0.99)
@@ -66,7 +65,7 @@ REDIS_MEMORY = Query(kind="sum", metric="echo_redis_memory_used_bytes")
 CHARTED = (POOL_USED, POOL_WAITING, HIT_RATIO, *LATENCY, REDIS_MEMORY)
 """Shown over time."""
 
-TABULATED = (POOL_TIMEOUTS, OPERATION_CALLS, OPERATION_ERRORS, *OPERATION_LATENCY)
+TABULATED = (POOL_TIMEOUTS, CACHE_BYPASSES, OPERATION_CALLS, OPERATION_ERRORS, *OPERATION_LATENCY)
 """Shown as they are now."""
 
 PRESENT = (
@@ -136,85 +135,118 @@ class Series(msgspec.Struct, frozen=True):
     points: tuple[tuple[datetime, float], ...]
 
 
-class _Point(msgspec.Struct, frozen=True):
-    taken_at: datetime
+class _Sums(msgspec.Struct, frozen=True):
+    """What a scrape added up to; counters are their growth since the first scrape."""
+
+    at: float
     values: dict[Operand, Values]
 
 
 class History:
-    """The last scrapes; counters are kept as their growth since the first one. Not thread safe."""
+    """An hour of charted values and the present rates, from one scrape after another. Not thread safe.
 
-    def __init__(self, queries: Iterable[Query], *, points: int = HISTORY_POINTS) -> None:
+    Keeps the sums of scrapes for the window of a rate only, and beyond that the charted values, which
+    bounds the memory. Where nothing was scraped there is no point.
+    """
+
+    def __init__(self, charted: Iterable[Query], tabulated: Iterable[Query] = ()) -> None:
+        self._charted, self._tabulated = tuple(charted), tuple(tabulated)
+        queries = (*self._charted, *self._tabulated)
         self._operands = tuple({item for query in queries for item in list_operands(query)})
-        self._points: deque[_Point] = deque(maxlen=points)
-        self._raw: dict[Operand, Values] = {}
+        self._sums: deque[_Sums] = deque()
+        self._raw: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
+        self._lines: dict[Query, dict[Key, deque[tuple[datetime, float]]]] = {}
+        self.values: dict[Query, Values] = {}
+        """The tabulated queries at the last scrape."""
 
-    def __len__(self) -> int:
-        return len(self._points)
-
-    def add(self, scrape: Scrape) -> None:
-        """Append a scrape unless it is older than the last one."""
-        last = self._points[-1] if self._points else None
-        if last is not None and scrape.taken_at <= last.taken_at:
-            return
-        if last is not None and (scrape.taken_at - last.taken_at).total_seconds() > GAP_SECONDS:
-            self._points.clear()
-            self._raw.clear()
-            last = None
+    def add(self, scrape: Scrape, *, at: float) -> None:
+        """Append a scrape; `at` is its time on a monotonic clock, in seconds."""
+        last = self._sums[-1].values if self._sums else {}
+        # all counters come from one collector: until it has worked, none has a value to grow from
+        is_first = not any(self._raw.values())
+        grown = {
+            name: self._find_growth(scrape, name, is_first=is_first)
+            for name in {operand.metric for operand in self._operands if operand.is_counter}
+        }
         values: dict[Operand, Values] = {}
         for operand in self._operands:
-            found = scrape.sum_by(operand.metric, *operand.by, **dict(operand.where))
-            grown = self._grow(operand, found, last) if operand.is_counter else found
-            values[operand] = grown
-        self._points.append(_Point(scrape.taken_at, values))
+            if operand.is_counter:
+                # a counter that is missing, because a collector failed, keeps its value
+                values[operand] = _add_growth(operand, grown[operand.metric], last.get(operand, {}))
+            else:
+                values[operand] = scrape.sum_by(operand.metric, *operand.by, **dict(operand.where))
+        self._sums.append(_Sums(at, values))
+        while at - self._sums[0].at > WINDOW_SECONDS:
+            self._sums.popleft()
+        self.values = {query: self._answer(query) for query in self._tabulated}
+        for query in self._charted:
+            self._draw(query, scrape.taken_at)
 
-    def _grow(self, operand: Operand, found: Values, last: _Point | None) -> Values:
-        raw = self._raw.setdefault(operand, {})
-        if last is None:
-            raw.update(found)
-            return dict.fromkeys(found, 0.0)
-        # a counter that is missing, because a collector failed, keeps its value
-        grown = dict(last.values[operand])
-        for key, value in found.items():
-            before = raw.get(key, 0.0)
-            grown[key] = grown.get(key, 0.0) + (value - before if value >= before else value)
-            raw[key] = value
-        return grown
+    def _find_growth(self, scrape: Scrape, name: str, *, is_first: bool) -> list[tuple[Sample, float]]:
+        """Return the samples of a counter with their growth since the scrape before.
 
-    def read_series(self, query: Query, *, window_seconds: float) -> tuple[Series, ...]:
-        """Return the query's lines over all points; a rate is over the window before each."""
-        lines: dict[Key, list[tuple[datetime, float]]] = {}
-        for index, point in enumerate(self._points):
-            for key, value in self._answer(query, index, window_seconds).items():
-                lines.setdefault(key, []).append((point.taken_at, value))
-        return tuple(Series(key, tuple(points)) for key, points in sorted(lines.items()))
+        Each sample by itself, before any sum: a counter that went down was restarted, and the growth of
+        the others would hide it. One that appears after the first scrape counts from 0.
+        """
+        raw = self._raw.setdefault(name, {})
+        found = []
+        for sample in scrape.select(name):
+            key = frozenset(sample.labels.items())
+            before = raw.get(key, sample.value if is_first else 0.0)
+            found.append((sample, sample.value - before if sample.value >= before else sample.value))
+        raw.update((frozenset(sample.labels.items()), sample.value) for sample, _ in found)
+        return found
 
-    def read_values(self, query: Query, *, window_seconds: float) -> Values:
-        """Return the query's values at the last scrape."""
-        return self._answer(query, len(self._points) - 1, window_seconds) if self._points else {}
+    def _draw(self, query: Query, moment: datetime) -> None:
+        lines = self._lines.setdefault(query, {})
+        for key, value in self._answer(query).items():
+            points = lines.setdefault(key, deque())
+            while points and points[-1][0] > moment:
+                points.pop()  # the clock was set back
+            if not points or (moment - points[-1][0]).total_seconds() > CHART_STEP_SECONDS * 0.9:
+                points.append((moment, value))
+        oldest = moment - timedelta(seconds=HISTORY_SECONDS)
+        for key, points in list(lines.items()):
+            while points and points[0][0] < oldest:
+                points.popleft()
+            if not points:
+                del lines[key]
 
-    def _answer(self, query: Query, index: int, window_seconds: float) -> Values:
+    def list_series(self) -> dict[Query, tuple[Series, ...]]:
+        """Return the lines of each charted query; a rate is over the window before each point."""
+        return {
+            query: tuple(Series(key, tuple(points)) for key, points in sorted(lines.items()))
+            for query, lines in self._lines.items()
+        }
+
+    def _answer(self, query: Query) -> Values:
+        """Return a query's values at the last scrape."""
         operands = list_operands(query)
         if query.kind == "sum":
-            return self._points[index].values[operands[0]]
-        rates = [self._rates(item, index, window_seconds) for item in operands]
+            return self._sums[-1].values[operands[0]]
+        rates = [self._find_rates(item) for item in operands]
         if query.kind == "rate":
             return rates[0]
         if query.kind == "ratio":
             return {key: rates[0].get(key, 0.0) / value for key, value in rates[1].items() if value > 0}
         return dict(_quantiles(query.quantile, rates[0]))
 
-    def _rates(self, operand: Operand, index: int, window_seconds: float) -> Values:
-        point = self._points[index]
-        first = index
-        while first and (point.taken_at - self._points[first - 1].taken_at).total_seconds() <= window_seconds:
-            first -= 1
-        if first == index:
+    def _find_rates(self, operand: Operand) -> Values:
+        first, last = self._sums[0], self._sums[-1]
+        seconds = last.at - first.at
+        if seconds <= 0:
             return {}
-        start = self._points[first]
-        seconds = (point.taken_at - start.taken_at).total_seconds()
-        before = start.values[operand]
-        return {key: (value - before.get(key, 0.0)) / seconds for key, value in point.values[operand].items()}
+        before = first.values[operand]
+        return {key: (value - before.get(key, 0.0)) / seconds for key, value in last.values[operand].items()}
+
+
+def _add_growth(operand: Operand, growth: Iterable[tuple[Sample, float]], before: Values) -> Values:
+    sums = dict(before)
+    for sample, grown in growth:
+        if all(sample.labels.get(name) == value for name, value in operand.where):
+            key = tuple(sample.labels.get(label, "") for label in operand.by)
+            sums[key] = sums.get(key, 0.0) + grown
+    return sums
 
 
 def _quantiles(quantile: float, rates: Values) -> Iterator[tuple[Key, float]]:

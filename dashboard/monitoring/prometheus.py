@@ -15,8 +15,8 @@ from prometheus_client.samples import Sample
 
 from core.http_client import FetchFailed, fetch
 from core.metrics.scrape import Scrape
-from dashboard.pages.operations.alerts import Alert
-from dashboard.pages.operations.queries import Key, Series, Values
+from dashboard.monitoring.alerts import Alert, sort_alerts
+from dashboard.monitoring.queries import Key, Series, Values
 
 TIMEOUT_SECONDS = 3.0
 
@@ -58,9 +58,11 @@ class Prometheus:
         return tuple(Series(_key(item, by), tuple(_points(item["values"]))) for item in found)
 
     def list_alerts(self) -> tuple[Alert, ...]:
-        """Return the active alerts, firing ones first."""
-        found = [_build_alert(item) for item in self._get("alerts")["alerts"]]
-        return tuple(sorted(found, key=lambda alert: (alert.state != "firing", alert.name)))
+        """Return the active alerts in the order of `sort_alerts`."""
+        try:
+            return sort_alerts(_build_alert(item) for item in self._get("alerts")["alerts"])
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise FetchFailed("its answer has an unknown form") from error
 
     def _query(self, path: str, **parameters: str) -> Any:
         return self._get(path, **parameters)["result"]
@@ -92,10 +94,9 @@ def _build_alert(item: Any) -> Alert:
     labels, annotations = item.get("labels", {}), item.get("annotations", {})
     since = item.get("activeAt")
     return Alert(
-        name=labels.get("alertname", "unnamed"),
+        rule=labels.get("alertname", "unnamed"),
         severity=labels.get("severity", "warning"),
-        state=item.get("state", "firing"),
+        state="pending" if item.get("state") == "pending" else "firing",
         summary=annotations.get("summary") or annotations.get("description") or "",
-        topic=annotations.get("runbook_url", "").partition("#")[2] or "alerts",
         since=datetime.fromisoformat(since[:19]).replace(tzinfo=UTC) if since else None,
     )

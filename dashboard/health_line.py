@@ -1,0 +1,77 @@
+"""The line of health above every page: is anything broken, since when, and what was broken last.
+
+Looks only at what the sampler found last: drawing it asks no server.
+"""
+
+from datetime import UTC, datetime
+
+import streamlit as st
+
+from dashboard.formats import escape_markdown, format_duration
+from dashboard.monitoring.incidents import Incident
+from dashboard.monitoring.sampler import Reading, Sampler, find_sampler
+from dashboard.server.access import Visitor
+
+REFRESH_SECONDS = 2
+"""With the second between two health checks, and their own, a change shows within five seconds."""
+
+OPERATIONS_LINK = "[see Operations](operations)"
+STATUS_COLOURS = {"unhealthy": "red", "degraded": "orange"}
+
+
+def show_health_line(visitor: Visitor | None) -> None:
+    """Show the line to a visitor who may see it; nothing without a sampler."""
+    if visitor is None or not visitor.sees_health or find_sampler() is None:
+        return
+    st.fragment(_draw, run_every=REFRESH_SECONDS)(shows_words=visitor.sees_words)
+
+
+def _draw(*, shows_words: bool) -> None:
+    sampler = find_sampler()
+    if sampler is not None:
+        st.caption(build_health_line(sampler, now=datetime.now(UTC), shows_words=shows_words))
+
+
+def build_health_line(sampler: Sampler, *, now: datetime, shows_words: bool) -> str:
+    """Return the line as Markdown."""
+    reading = sampler.reading
+    if reading is None or not sampler.is_current:
+        when = f"no answer since {_format_time(reading.health.timestamp, now)}" if reading else "checking"
+        return f":gray-badge[Health unknown] {when}"
+    return describe_reading(reading, started_at=sampler.started_at, now=now, shows_words=shows_words)
+
+
+def describe_reading(reading: Reading, *, started_at: datetime, now: datetime, shows_words: bool) -> str:
+    """Return the line of a reading that is current, as Markdown."""
+    if not reading.problems:
+        last = next((item for item in reading.incidents if item.ended_at), None)
+        if last is None:
+            return f":green-badge[All healthy] · no incident since {_format_time(started_at, now)}"
+        described = _describe_incident(last, now, shows_words=shows_words)
+        return f":green-badge[All healthy] · last incident: {described}"
+    first = reading.problems[0]
+    began = min(item.began_at for item in reading.incidents if item.ended_at is None)
+    status = reading.health.status
+    badge = f":{STATUS_COLOURS[status]}-badge[{status.capitalize()}]" if status in STATUS_COLOURS else ""
+    words = f" ({escape_markdown(first.words)})" if first.words and shows_words else ""
+    others = len(reading.problems) - 1
+    more = f", and {others} more" if others else ""
+    return (
+        f"{badge or ':orange-badge[Alert]'} since {_format_time(began, now, seconds=True)}: "
+        f"{escape_markdown(first.text)}{words}{more} · {OPERATIONS_LINK}"
+    )
+
+
+def _describe_incident(incident: Incident, now: datetime, *, shows_words: bool) -> str:
+    problem = incident.problem
+    words = f" ({escape_markdown(problem.words)})" if problem.words and shows_words else ""
+    lasted = format_duration(incident.seconds or 0)
+    began = _format_time(incident.began_at, now)
+    return f"{escape_markdown(problem.name)} for {lasted}{words}, {began}"
+
+
+def _format_time(moment: datetime, now: datetime, *, seconds: bool = False) -> str:
+    """Write a time of today as `03:12 UTC`, of another day with its date."""
+    clock = f"{moment:%H:%M:%S}" if seconds else f"{moment:%H:%M}"
+    day = "" if moment.date() == now.date() else f"{moment.day} {moment:%b} "
+    return f"{day}{clock} UTC"

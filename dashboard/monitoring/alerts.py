@@ -1,0 +1,164 @@
+"""The alerts that the dashboard evaluates itself, for a stack without Prometheus.
+
+Owns the limits and the waiting times of those rules of `exporter/prometheus/alerts.yml` that one scrape can
+decide, in the words of these rules; a test compares them. Reads nothing itself.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from core.metrics.scrape import Scrape
+from dashboard.monitoring.queries import Values
+
+POOL_PART = 0.8
+SERVER_CONNECTIONS_PART = 0.9
+MEMORY_PART = 0.9
+TRANSACTION_SECONDS = 300
+LAG_SECONDS = 30
+LATE_INTERVALS = 2
+
+RULES: dict[str, tuple[str, int]] = {
+    "EchoDatabaseDown": ("critical", 60),
+    "EchoRedisDown": ("warning", 300),
+    "EchoCollectorFailing": ("warning", 600),
+    "EchoMigrationsPending": ("warning", 600),
+    "EchoTaskLate": ("warning", 60),
+    "EchoPoolNearlyExhausted": ("warning", 600),
+    "EchoPoolTimeouts": ("critical", 0),
+    "EchoPoolLimitsExceedServer": ("warning", 300),
+    "EchoTransactionOld": ("warning", 0),
+    "EchoReplicaLagging": ("warning", 0),
+    "EchoRedisMemoryHigh": ("warning", 300),
+}
+"""Severity of each rule, and the seconds that its condition has to last before it fires."""
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """A rule whose condition is true now; `subject` tells apart what it is true of, `words` is the reason."""
+
+    rule: str
+    summary: str
+    subject: str = ""
+    words: str = ""
+
+
+class Alert(msgspec.Struct, frozen=True):
+    """A condition and how long it has lasted: pending during the waiting time of its rule, then firing."""
+
+    rule: str
+    severity: str
+    state: Literal["firing", "pending"]
+    summary: str
+    since: datetime | None
+    words: str = ""
+
+
+class AlertBook:
+    """Remembers since when each condition has been true. Not thread safe."""
+
+    def __init__(self) -> None:
+        self._since: dict[tuple[str, str], tuple[float, datetime]] = {}
+
+    def update(self, conditions: Iterable[Condition], *, clock: float, moment: datetime) -> tuple[Alert, ...]:
+        """Return the alerts of the conditions that are true now, firing ones first.
+
+        `clock` is the time of a monotonic clock in seconds, `moment` the time of day.
+        """
+        before, self._since = self._since, {}
+        alerts = []
+        for condition in conditions:
+            key = (condition.rule, condition.subject)
+            began, since = self._since[key] = before.get(key, (clock, moment))
+            severity, wait_seconds = RULES[condition.rule]
+            alerts.append(
+                Alert(
+                    rule=condition.rule,
+                    severity=severity,
+                    state="firing" if clock - began >= wait_seconds else "pending",
+                    summary=condition.summary,
+                    since=since,
+                    words=condition.words,
+                )
+            )
+        return sort_alerts(alerts)
+
+
+def sort_alerts(alerts: Iterable[Alert]) -> tuple[Alert, ...]:
+    """Return alerts in the order of a list: firing before pending, critical before warning."""
+    return tuple(
+        sorted(alerts, key=lambda alert: (alert.state != "firing", alert.severity != "critical", alert.rule))
+    )
+
+
+def find_conditions(scrape: Scrape, pool_timeouts: Values) -> Iterator[Condition]:
+    """Yield the conditions that are true; `pool_timeouts` are timeouts of the pools per second by role."""
+    yield from _check_services(scrape)
+    yield from _check_pools(scrape, pool_timeouts)
+    yield from _check_database(scrape)
+    yield from _check_memory(scrape)
+    yield from _check_tasks(scrape)
+
+
+def _check_services(scrape: Scrape) -> Iterator[Condition]:
+    names = {"database": ("EchoDatabaseDown", "PostgreSQL"), "redis": ("EchoRedisDown", "Redis")}
+    for (service,), up in scrape.sum_by("echo_service_up", "service").items():
+        rule, name = names[service]
+        words = scrape.reasons.get(service, "")
+        if not up:
+            yield Condition(rule, f"{name} does not answer", words=words)
+        elif service == "redis" and words:
+            yield Condition(rule, "Redis is used with limits", words=words)
+    if scrape.total("echo_cache_breaker_open"):
+        yield Condition(
+            "EchoRedisDown", "A process does not use Redis: its circuit breaker is open", "breaker"
+        )
+    for (collector,), works in scrape.sum_by("echo_scrape_collector_success", "collector").items():
+        if not works:
+            yield Condition("EchoCollectorFailing", f"The collector {collector} fails", collector)
+
+
+def _check_pools(scrape: Scrape, pool_timeouts: Values) -> Iterator[Condition]:
+    limits = scrape.sum_by("echo_db_pool_max_connections", "role")
+    for (role,), used in scrape.sum_by("echo_db_pool_connections", "role", state="used").items():
+        limit = limits.get((role,), 0.0)
+        if limit and used / limit > POOL_PART:
+            text = f"The pool of {role} is nearly used up: {used:.0f} of {limit:.0f} connections"
+            yield Condition("EchoPoolNearlyExhausted", text, role)
+    for (role,), rate in pool_timeouts.items():
+        if rate > 0:
+            yield Condition("EchoPoolTimeouts", f"Callers of {role} get no connection", role)
+    allowed = scrape.find("echo_pg_max_connections")
+    total = sum(limits.values())
+    if allowed and total > SERVER_CONNECTIONS_PART * allowed:
+        text = f"Pools may ask for more connections than the server has: {total:.0f}, it has {allowed:.0f}"
+        yield Condition("EchoPoolLimitsExceedServer", text)
+
+
+def _check_database(scrape: Scrape) -> Iterator[Condition]:
+    pending = scrape.total("echo_migrations_pending")
+    if pending:
+        yield Condition("EchoMigrationsPending", f"{pending:.0f} migrations are not applied")
+    age = scrape.total("echo_pg_oldest_transaction_age_seconds")
+    if age > TRANSACTION_SECONDS:
+        yield Condition("EchoTransactionOld", f"A transaction has been open for {age:,.0f} s")
+    for (replica,), lag in scrape.sum_by("echo_pg_replication_lag_seconds", "replica").items():
+        if lag > LAG_SECONDS:
+            yield Condition("EchoReplicaLagging", f"The replica {replica} is {lag:,.0f} s behind", replica)
+
+
+def _check_memory(scrape: Scrape) -> Iterator[Condition]:
+    used, limit = scrape.total("echo_redis_memory_used_bytes"), scrape.total("echo_redis_memory_max_bytes")
+    if limit and used / limit > MEMORY_PART:
+        yield Condition("EchoRedisMemoryHigh", f"Redis uses {used / limit:.0%} of its memory")
+
+
+def _check_tasks(scrape: Scrape) -> Iterator[Condition]:
+    successes = scrape.sum_by("echo_task_last_success_timestamp_seconds", "task")
+    for (task,), interval in scrape.sum_by("echo_task_interval_seconds", "task").items():
+        # an interval of 0 means that the task was stopped on purpose
+        late = scrape.taken_at.timestamp() - successes.get((task,), 0.0)
+        if interval and late > LATE_INTERVALS * interval:
+            yield Condition("EchoTaskLate", f"{task} is late by two intervals", task)

@@ -1,0 +1,112 @@
+"""What is broken and what was: problems of one moment, and incidents with a begin and an end.
+
+Pure data and functions. The dashboard's own health check decides about PostgreSQL and Redis within seconds;
+alerts add what only a scrape of all processes shows.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+import msgspec
+
+from core.records import Health
+from dashboard.monitoring.alerts import Alert
+
+INCIDENTS_KEPT = 50
+SETTLING_SECONDS = 60
+"""How long an alert may lag behind the health check: it waits for scrapes and evaluations."""
+
+
+class Problem(msgspec.Struct, frozen=True):
+    """Something that is broken now; `rule` is the alert that reports the same, `words` are the server's."""
+
+    rule: str
+    text: str
+    name: str
+    words: str = ""
+    is_down: bool = False
+    """Whether it is worse than another problem of the same rule."""
+
+
+class Incident(msgspec.Struct, frozen=True):
+    """A problem from its begin to its end; `ended_at` and `seconds` are None while it lasts."""
+
+    problem: Problem
+    began_at: datetime
+    ended_at: datetime | None = None
+    seconds: float | None = None
+
+
+class IncidentLog:
+    """The open incidents and the last ones that ended. Not thread safe."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[float, Incident]] = {}
+        self._ended: deque[Incident] = deque(maxlen=INCIDENTS_KEPT)
+        self._checked_at: dict[str, float] = {}
+
+    def update(self, problems: Iterable[Problem], *, clock: float, moment: datetime) -> None:
+        """Open an incident for each new problem and end those of problems that are gone.
+
+        `clock` is the time of a monotonic clock in seconds, `moment` the time of day.
+        """
+        before, self._open = self._open, {}
+        for problem in problems:
+            began, incident = before.pop(problem.rule, (clock, Incident(problem, moment)))
+            # a later reason can say more than the first one, but what returns in steps was down
+            if problem.is_down or not incident.problem.is_down:
+                incident = Incident(problem, incident.began_at)
+            self._open[problem.rule] = began, incident
+        for began, incident in before.values():
+            self._ended.append(Incident(incident.problem, incident.began_at, moment, clock - began))
+
+    def add_alerts(
+        self, problems: Iterable[Problem], alerts: Iterable[Alert], *, clock: float
+    ) -> Iterator[Problem]:
+        """Yield the problems of a health check, then the firing alerts that report something else.
+
+        An alert that reports what the health check saw end a short time ago is left out.
+        """
+        for problem in problems:
+            self._checked_at[problem.rule] = clock
+            yield problem
+        seen = {
+            rule for rule, checked_at in self._checked_at.items() if clock - checked_at < SETTLING_SECONDS
+        }
+        for alert in alerts:
+            if alert.state == "firing" and alert.rule not in seen:
+                seen.add(alert.rule)
+                yield Problem(alert.rule, alert.summary, alert.summary, alert.words)
+
+    def list_incidents(self) -> tuple[Incident, ...]:
+        """Return the open incidents, then those that ended, newest first."""
+        return (*(incident for _, incident in self._open.values()), *reversed(self._ended))
+
+
+def find_problems(health: Health) -> Iterator[Problem]:
+    """Yield what the health check found, worst first."""
+    words = health.database_reason or ""
+    if health.database == "unhealthy":
+        yield Problem(
+            "EchoDatabaseDown", "PostgreSQL does not answer", "PostgreSQL down", words, is_down=True
+        )
+    elif health.is_read_only:
+        yield Problem("EchoDatabaseDown", "PostgreSQL accepts no writes", "PostgreSQL read-only", words)
+    elif health.database == "degraded":
+        text = "PostgreSQL accepts no further connection"
+        yield Problem("EchoDatabaseDown", text, "PostgreSQL without free connections", words)
+    words = health.redis_reason or ""
+    if health.redis == "unhealthy":
+        # a server that refuses answers with a code in capitals, such as NOPERM
+        refuses = len(words.split(" ")[0]) > 3 and words.split(" ")[0].isupper()
+        text = "Redis cannot be used" if refuses else "Redis does not answer"
+        yield Problem("EchoRedisDown", text, "Redis down", words, is_down=True)
+    elif health.redis == "degraded":
+        yield Problem("EchoRedisDown", "Redis is used with limits", "Redis limited", words)
+    if health.migrations_pending:
+        text = f"{health.migrations_pending} migrations are not applied"
+        yield Problem("EchoMigrationsPending", text, "Migrations pending")
+    if health.pool.is_exhausted:
+        text = "All database connections of this dashboard are in use"
+        yield Problem("EchoPoolNearlyExhausted", text, "Connections used up")

@@ -1,0 +1,242 @@
+"""The thread that samples the stack's health and metrics from the start of the dashboard to its end.
+
+Owns the samples: an hour of charted metrics, the alerts, the incidents, and the last health check. Pages
+look at the last `Reading`, which costs nothing; no page waits for a server that does not answer.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from core import EnhancedDatabaseService, Settings
+from core.forks import call_in_forked_child
+from core.health import build_health_metrics
+from core.http_client import FetchFailed
+from core.metrics.scrape import Scrape, list_samples, read_scrape
+from core.records import Health
+from core.settings.stack_identity import StackIdentity
+from dashboard.monitoring.alerts import Alert, AlertBook, Condition, find_conditions
+from dashboard.monitoring.incidents import Incident, IncidentLog, Problem, find_problems
+from dashboard.monitoring.prometheus import Prometheus
+from dashboard.monitoring.queries import CHARTED, POOL_TIMEOUTS, TABULATED, History, Query, Series, Values
+
+logger = logging.getLogger(__name__)
+
+CHECK_SECONDS = 1.0
+"""Pause between two health checks, whose answer is kept for two seconds."""
+
+SCRAPE_SECONDS = 5.0
+"""Between two scrapes: slower than a step of the simulated market (2 s), faster than anybody acts."""
+
+TROUBLE_SECONDS = 2.0
+"""Between two scrapes while something is broken: what is over must not look broken."""
+
+EXPORTER_SECONDS = 2.0
+"""How long the exporter may take: the next health check waits for it."""
+
+STALE_SECONDS = 15.0
+"""Age at which the last health check says nothing about now."""
+
+EXPORTER_GONE = Problem("EchoExporterAbsent", "The exporter does not answer", "Exporter down")
+
+
+class Metrics(msgspec.Struct, frozen=True):
+    """The metrics of all processes; `scrape` and `values` are of `taken_at`, `series` go back an hour."""
+
+    taken_at: datetime
+    source: Literal["prometheus", "exporter"]
+    scrape: Scrape
+    series: Mapping[Query, tuple[Series, ...]]
+    values: Mapping[Query, Values]
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What the sampler found last.
+
+    `metrics` are the last ones that the exporter gave, None before the first; `error` says why it gave
+    none in the last scrape. `alerts_source` says who evaluated the alerts.
+    """
+
+    clock: float
+    health: Health
+    problems: tuple[Problem, ...]
+    incidents: tuple[Incident, ...]
+    metrics: Metrics | None
+    error: str | None
+    alerts: tuple[Alert, ...]
+    alerts_source: Literal["prometheus", "dashboard"]
+
+
+class Sampler:
+    """Samples one stack; thread safe.
+
+    The exporter must belong to `stack`; None accepts any. With a Prometheus, the alerts are its own.
+    """
+
+    def __init__(
+        self,
+        service: EnhancedDatabaseService,
+        *,
+        exporter_url: str,
+        prometheus: Prometheus | None = None,
+        stack: StackIdentity | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.started_at = datetime.now(UTC)
+        self.prometheus = prometheus
+        self._service = service
+        self._exporter_url = exporter_url
+        self._stack = stack
+        self._clock = clock
+        self._history = History(CHARTED, TABULATED)
+        self._book, self._log = AlertBook(), IncidentLog()
+        self._scraped_at = float("-inf")
+        self._metrics: Metrics | None = None
+        self._error: str | None = None
+        self._alerts: tuple[Alert, ...] = ()
+        self._alerts_source: Literal["prometheus", "dashboard"] = "dashboard"
+        self._reading: Reading | None = None
+        self._reset_after_fork()
+        call_in_forked_child(self._reset_after_fork)
+
+    def _reset_after_fork(self) -> None:
+        """Have no thread, in a child that did not inherit it; its last reading grows old there."""
+        self._sampling = threading.Lock()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def reading(self) -> Reading | None:
+        """What was found last; None before the first sample."""
+        return self._reading
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the last reading still says something about now."""
+        reading = self._reading
+        return reading is not None and self._clock() - reading.clock < STALE_SECONDS
+
+    def start(self) -> None:
+        """Begin to sample in a thread of its own."""
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+        self._thread.start()
+
+    def close(self, timeout_seconds: float) -> None:
+        """Stop the thread and wait for its end, which a read that is under way can delay."""
+        self._stopping.set()
+        if self._thread is not None:
+            self._thread.join(timeout_seconds)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.sample()
+            except Exception:
+                # the edge of the loop: the next sample may work
+                logger.exception("the sampler failed; it tries again in %g s", CHECK_SECONDS)
+            self._stopping.wait(CHECK_SECONDS)
+
+    def sample(self) -> None:
+        """Check the health, and scrape when it is time."""
+        with self._sampling:
+            health = self._service.health()
+            self._publish(health)
+            is_troubled = bool(self._reading and self._reading.problems)
+            interval = TROUBLE_SECONDS if is_troubled else SCRAPE_SECONDS
+            if self._clock() - self._scraped_at >= interval:
+                self._scraped_at = self._clock()
+                self._scrape()
+                self._publish(health)
+
+    def _publish(self, health: Health) -> None:
+        clock, moment = self._clock(), datetime.now(UTC)
+        found = self._log.add_alerts(find_problems(health), self._alerts, clock=clock)
+        # an exporter that never answered may run nowhere, on purpose
+        is_gone = self._error is not None and self._metrics is not None
+        problems = (*found, *([EXPORTER_GONE] if is_gone else []))
+        self._log.update(problems, clock=clock, moment=moment)
+        self._reading = Reading(
+            clock=clock,
+            health=health,
+            problems=problems,
+            incidents=self._log.list_incidents(),
+            metrics=self._metrics,
+            error=self._error,
+            alerts=self._alerts,
+            alerts_source=self._alerts_source,
+        )
+
+    def _scrape(self) -> None:
+        scrape, self._error = self._read_exporter()
+        conditions: list[Condition] = []
+        if scrape is not None:
+            self._history.add(scrape, at=self._clock())
+            values = self._history.values
+            self._metrics = Metrics(
+                taken_at=scrape.taken_at,
+                source="exporter",
+                scrape=scrape,
+                series=self._history.list_series(),
+                values=values,
+            )
+            conditions = list(find_conditions(scrape, values[POOL_TIMEOUTS]))
+        alerts = self._book.update(conditions, clock=self._clock(), moment=datetime.now(UTC))
+        self._alerts, self._alerts_source = alerts, "dashboard"
+        if self.prometheus is not None:
+            try:
+                self._alerts, self._alerts_source = self.prometheus.list_alerts(), "prometheus"
+            except FetchFailed as error:
+                logger.debug("no alerts from Prometheus: %s", error)
+
+    def _read_exporter(self) -> tuple[Scrape | None, str | None]:
+        """Return a scrape, or why there is none."""
+        try:
+            scrape = read_scrape(self._exporter_url, timeout_seconds=EXPORTER_SECONDS)
+        except FetchFailed as error:
+            return None, f"The exporter cannot be read: {error}."
+        if self._stack and scrape.stack and not scrape.stack.is_same(self._stack):
+            return None, f"The exporter belongs to another stack: {scrape.stack}, and not {self._stack}."
+        return scrape, None
+
+
+def scrape_own(service: EnhancedDatabaseService, health: Health) -> Scrape:
+    """Return the health and the pool of this process under the names that the exporter uses."""
+    service.metrics.publish()
+    families = [*service.metrics.collect_own(), *build_health_metrics(health)]
+    reasons = {"database": health.database_reason, "redis": health.redis_reason}
+    return Scrape(
+        list_samples(families),
+        taken_at=health.timestamp,
+        reasons={name: reason for name, reason in reasons.items() if reason},
+    )
+
+
+def open_sampler(service: EnhancedDatabaseService, settings: Settings) -> Sampler:
+    """Return the sampler for these settings; it reads nothing before it is started."""
+    url = settings.prometheus_url
+    return Sampler(
+        service,
+        exporter_url=settings.find_exporter_url(),
+        prometheus=Prometheus(url.get_secret_value()) if url else None,
+        # an exporter that was configured by hand may belong to any stack
+        stack=settings.identify_stack() if settings.exporter_url is None else None,
+    )
+
+
+class _Holder:
+    sampler: Sampler | None = None
+
+
+def set_sampler(sampler: Sampler | None) -> None:
+    """Set what pages look at, or None to remove it; a holder for the reason given in `dashboard.runtime`."""
+    _Holder.sampler = sampler
+
+
+def find_sampler() -> Sampler | None:
+    """Return the sampler of this process, or None where none was set."""
+    return _Holder.sampler

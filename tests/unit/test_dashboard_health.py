@@ -1,0 +1,202 @@
+"""The line of health: problems, incidents, and what visitors read about them."""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from core.records import Health, PoolUse
+from dashboard.health_line import build_health_line
+from dashboard.monitoring.alerts import Alert
+from dashboard.monitoring.incidents import (
+    INCIDENTS_KEPT,
+    SETTLING_SECONDS,
+    IncidentLog,
+    Problem,
+    find_problems,
+)
+from dashboard.monitoring.sampler import Reading, Sampler
+
+NOW = datetime(2013, 3, 1, 3, 12, 5, tzinfo=UTC)
+HEALTHY = Health(
+    status="healthy",
+    timestamp=NOW,
+    database="healthy",
+    database_seconds=0.01,
+    migrations_pending=0,
+    migrations_applied=15,
+    redis="healthy",
+    redis_enabled=True,
+    redis_seconds=0.01,
+    redis_reason=None,
+    pool=PoolUse(10, 1, 1, 0, 0, is_exhausted=False),
+)
+REDIS_DOWN = {"status": "degraded", "redis": "unhealthy", "redis_reason": "Connection refused"}
+STARTED = NOW - timedelta(hours=2)
+
+
+def change(**changes: Any) -> Health:
+    """Return a healthy check with some differences."""
+    return msgspec.structs.replace(HEALTHY, **changes)
+
+
+def write_line(
+    log: IncidentLog,
+    health: Health,
+    *,
+    alerts: Iterable[Alert] = (),
+    seconds: float = 0.0,
+    shows_words: bool = True,
+    is_current: bool = True,
+) -> str:
+    """Return the line at so many seconds after NOW."""
+    moment = NOW + timedelta(seconds=seconds)
+    problems = tuple(log.add_alerts(find_problems(health), alerts, clock=seconds))
+    log.update(problems, clock=seconds, moment=moment)
+    reading = Reading(
+        clock=seconds,
+        health=health,
+        problems=problems,
+        incidents=log.list_incidents(),
+        metrics=None,
+        error=None,
+        alerts=tuple(alerts),
+        alerts_source="dashboard",
+    )
+    sampler = SimpleNamespace(reading=reading, is_current=is_current, started_at=STARTED)
+    return build_health_line(cast("Sampler", sampler), now=moment, shows_words=shows_words)
+
+
+def test_all_is_healthy_since_the_start() -> None:
+    """Nothing has happened yet, and from when on that is known."""
+    line = write_line(IncidentLog(), HEALTHY)
+    assert line == ":green-badge[All healthy] · no incident since 01:12 UTC"
+
+
+def test_redis_goes_and_comes_back() -> None:
+    """Since when, what, the server's words and where to look; afterwards how long it was."""
+    log = IncidentLog()
+    down = write_line(log, change(**REDIS_DOWN))
+    assert down == (
+        ":orange-badge[Degraded] since 03:12:05 UTC: Redis does not answer (Connection refused) · "
+        "[see Operations](operations)"
+    )
+    still = write_line(log, change(**REDIS_DOWN), seconds=9)
+    assert "since 03:12:05 UTC" in still
+    over = write_line(log, HEALTHY, seconds=14)
+    assert over == (
+        ":green-badge[All healthy] · last incident: Redis down for 14 s (Connection refused), 03:12 UTC"
+    )
+    [incident] = log.list_incidents()
+    assert (incident.began_at, incident.ended_at) == (NOW, NOW + timedelta(seconds=14))
+
+
+def test_words_of_the_server_are_for_operators() -> None:
+    """Others read what is broken, not what the server said."""
+    log = IncidentLog()
+    assert "refused" not in write_line(log, change(**REDIS_DOWN), shows_words=False)
+    over = write_line(log, HEALTHY, seconds=75, shows_words=False)
+    assert over.endswith("last incident: Redis down for 1 min 15 s, 03:12 UTC")
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "text"),
+    [
+        (
+            {"status": "unhealthy", "database": "unhealthy", "database_reason": "Connection refused"},
+            "Unhealthy",
+            "PostgreSQL does not answer",
+        ),
+        (
+            {"status": "degraded", "database": "degraded", "is_read_only": True},
+            "Degraded",
+            "PostgreSQL accepts no writes",
+        ),
+        ({"status": "degraded", "database": "degraded"}, "Degraded", "accepts no further connection"),
+        (
+            {"status": "degraded", "redis": "unhealthy", "redis_reason": "NOPERM no permission"},
+            "Degraded",
+            "Redis cannot be used",
+        ),
+        (
+            {"status": "degraded", "redis": "degraded", "redis_reason": "near cache off"},
+            "Degraded",
+            "Redis is used with limits",
+        ),
+        ({"status": "degraded", "migrations_pending": 2}, "Degraded", "2 migrations are not applied"),
+        (
+            {"status": "degraded", "pool": PoolUse(2, 2, 0, 2, 1, is_exhausted=True)},
+            "Degraded",
+            "All database connections of this dashboard are in use",
+        ),
+    ],
+)
+def test_every_reason_of_a_status_is_named(changes: dict[str, Any], status: str, text: str) -> None:
+    """Whatever the health check finds has its words, under its status."""
+    line = write_line(IncidentLog(), change(**changes))
+    assert f"badge[{status}] since" in line
+    assert text in line.replace("\\", "")
+
+
+def test_the_first_of_several_problems_is_named() -> None:
+    """The worst, and how many there are besides; the time is that of the oldest."""
+    log = IncidentLog()
+    write_line(log, change(**REDIS_DOWN))
+    both = change(**{**REDIS_DOWN, "status": "unhealthy", "database": "unhealthy"})
+    line = write_line(log, both, seconds=60)
+    assert "Unhealthy] since 03:12:05 UTC: PostgreSQL does not answer, and 1 more" in line
+
+
+def test_an_alert_that_fires_is_a_problem() -> None:
+    """One that the health check does not see; a pending one is not yet."""
+    log = IncidentLog()
+    late = Alert("EchoTaskLate", "warning", "pending", "simulator is late by two intervals", NOW)
+    assert "All healthy" in write_line(log, HEALTHY, alerts=[late])
+    firing = msgspec.structs.replace(late, state="firing")
+    line = write_line(log, HEALTHY, alerts=[firing])
+    assert line.startswith(":orange-badge[Alert] since 03:12:05 UTC: simulator is late by two intervals")
+
+
+def test_an_alert_does_not_outlive_what_the_check_has_seen_end() -> None:
+    """Prometheus hears of it later: for a minute its alert says nothing, then it counts."""
+    log, alert = IncidentLog(), Alert("EchoRedisDown", "warning", "firing", "Redis does not answer", NOW)
+    write_line(log, change(**REDIS_DOWN), alerts=[alert])
+    assert "All healthy" in write_line(log, HEALTHY, alerts=[alert], seconds=1)
+    assert "Alert" in write_line(log, HEALTHY, alerts=[alert], seconds=SETTLING_SECONDS)
+
+
+def test_what_comes_back_in_steps_is_one_incident_called_by_its_worst() -> None:
+    """Redis is limited for a moment after it was down: it was down."""
+    log = IncidentLog()
+    write_line(log, change(**REDIS_DOWN))
+    limited = {"status": "degraded", "redis": "degraded", "redis_reason": "this process: not yet"}
+    assert "with limits" in write_line(log, change(**limited), seconds=13)
+    assert "Redis down for 14 s" in write_line(log, HEALTHY, seconds=14)
+
+
+def test_incidents_are_bounded() -> None:
+    """A server that comes and goes all night does not fill the memory; the newest is first."""
+    log = IncidentLog()
+    problem = Problem("EchoRedisDown", "Redis does not answer", "Redis down")
+    for second in range(200):
+        log.update([problem] if second % 2 else [], clock=second, moment=NOW + timedelta(seconds=second))
+    log.update([], clock=200, moment=NOW)
+    incidents = log.list_incidents()
+    assert len(incidents) == INCIDENTS_KEPT
+    assert incidents[0].began_at == NOW + timedelta(seconds=199)
+
+
+def test_a_sampler_that_stands_still_is_not_called_healthy() -> None:
+    """Nothing is known about now; the last check has its time."""
+    line = write_line(IncidentLog(), HEALTHY, is_current=False)
+    assert line == ":gray-badge[Health unknown] no answer since 03:12 UTC"
+
+
+def test_another_day_has_its_date() -> None:
+    """Yesterday's incident does not look like one of this morning."""
+    log = IncidentLog()
+    write_line(log, change(**REDIS_DOWN))
+    assert write_line(log, HEALTHY, seconds=86_400).endswith("for 1 d (Connection refused), 1 Mar 03:12 UTC")
