@@ -145,6 +145,11 @@ def format_rank(rank: int) -> str:
     return f"#{rank:,}"
 
 
+def format_rank_of(rank: int, players: int) -> str:
+    """Write a rank among all players: `67 of 1,024`."""
+    return f"{rank:,} of {players:,}"
+
+
 def format_day(day: date) -> str:
     """Write a session's date with its weekday: `Fri 1 Mar 2013`."""
     return f"{day:%a} {day.day} {day:%b %Y}"

@@ -10,8 +10,18 @@ import altair as alt
 import pytest
 from frozendict import frozendict
 
-from core.records import MarketReturn, PlayerScore, Portfolio, Quest, User
+from core.records import (
+    MarketReturn,
+    PlayerGains,
+    PlayerScore,
+    Portfolio,
+    Position,
+    Quest,
+    SymbolGain,
+    User,
+)
 from core.service.market import MAX_MARKET_DAYS
+from core.simulation.behaviour import draw_traits
 from dashboard.charts import GAIN, LOSS, Spec
 from dashboard.pages.portfolios import charts, tables
 from dashboard.pages.portfolios.data import SPANS_READ, split_days
@@ -75,6 +85,8 @@ def test_a_worthless_portfolio_has_nothing_invested() -> None:
 def test_a_record_counts_gains_as_won() -> None:
     """A session that ends where it began is not won."""
     record = tables.summarize_history(build_history(["100", "0", "-40"]))
+    assert record is not None
+    assert tables.summarize_history([]) is None
     assert (record.sessions, record.won) == (3, 1)
     assert (record.best_change, record.worst_change) == (Decimal(100), Decimal(-40))
     assert record.average_change == Decimal(20)
@@ -152,12 +164,13 @@ def test_equity_adds_up_the_gains() -> None:
     assert tables.build_curve("alice", HISTORY, since=DAYS[2]).equity == (Decimal(10_300),)
 
 
-def test_the_market_is_followed_on_the_days_of_the_player() -> None:
-    """A day that the player did not play counts for neither."""
+def test_the_market_adds_up_its_returns() -> None:
+    """Each of the same starting cash."""
     days = [DAYS[0], DAYS[2]]
-    curve = tables.build_market_curve([MarketReturn(day, Decimal("1.5"), 2) for day in DAYS], days)
+    curve = tables.build_market_curve([MarketReturn(day, Decimal("1.5"), 2) for day in days])
     assert curve.days == tuple(days)
     assert curve.equity == (Decimal(10_150), Decimal(10_300))
+    assert curve.gain == 300
 
 
 def test_a_drawdown_is_measured_from_the_peak_so_far() -> None:
@@ -178,30 +191,73 @@ def test_a_drawdown_is_measured_from_the_peak_so_far() -> None:
 def test_charts_are_valid_and_hold_every_session(history: list[Portfolio]) -> None:
     """The schema accepts each of them; a label for some sessions, in order."""
     first = history[-1].session_date
+    axis = charts.Days(first, TODAY, tuple(row.session_date for row in reversed(history)))
     curves = [tables.build_curve(name, history, since=first) for name in ("alice", "bob")]
-    equity = charts.build_equity_chart(tuple(curves), (0, 3))
+    equity = charts.build_equity_chart(tuple(curves), (0, 3), axis)
     alt.LayerChart.from_dict(equity)
     assert len(list_rows(equity)) == 2 * len(history)
     scores = tuple(PlayerScore(UUID(int=1), row.session_date, Decimal(1), 3) for row in history)
-    drawdown = charts.build_drawdown_chart(curves[0])
+    drawdown = charts.build_drawdown_chart(curves[0], axis)
     alt.LayerChart.from_dict(drawdown)
     assert len(list_rows(drawdown)) == len(history)
     for spec, rows in (
-        (charts.build_holdings_chart(tuple(history)), 2),
-        (charts.build_rank_chart(scores), 1),
+        (charts.build_holdings_chart(tuple(history), axis), 2),
+        (charts.build_rank_chart(scores, axis), 1),
+        (charts.build_changes_chart(tuple(history), axis), 1),
     ):
         alt.LayerChart.from_dict(spec)
         assert len(list_rows(spec)) == rows * len(history)
-        axis = spec["layer"][0]["encoding"]["x"]["axis"]
-        assert axis["values"][-1] == history[0].session_date.isoformat()
+
+
+def build_axis(days: Sequence[date], *, today: date = TODAY) -> charts.Days:
+    """Return the days of a chart of these sessions held."""
+    return charts.Days(days[0], today, tuple(days))
+
+
+def test_days_are_a_calendar_with_the_year() -> None:
+    """From the first day to the end of today in UTC, whichever of them have sessions."""
+    encoding = build_axis([date(2013, 2, 1)]).encode()
+    first, last = (datetime.fromtimestamp(moment / 1000, UTC) for moment in encoding["scale"]["domain"])
+    assert (first, last) == (datetime(2013, 2, 1, tzinfo=UTC), datetime(2013, 3, 2, tzinfo=UTC))
+    assert (encoding["type"], encoding["scale"]["type"]) == ("temporal", "utc")
+    assert "%Y" in encoding["axis"]["labelExpr"]
+
+
+def test_a_missed_session_breaks_the_lines_and_has_a_mark() -> None:
+    """It is no session of 0 %: no value, no bar, and a grey mark among the bars."""
+    held = [TODAY - timedelta(days=age) for age in (6, 5, 4, 2, 1, 0)]
+    played = (held[1], held[4])
+    history = [row for row in build_history([*"123456"]) if row.session_date in played]
+    axis, curve = build_axis(held), build_curve("alice", history)
+    missed = {day.isoformat() for day in (held[2], held[3])}
+    scores = tuple(PlayerScore(UUID(int=1), row.session_date, Decimal(1), 3) for row in reversed(history))
+    for spec, field in (
+        (charts.build_equity_chart((curve,), (0,), axis), "value"),
+        (charts.build_drawdown_chart(curve, axis), "value"),
+        (charts.build_rank_chart(scores, axis), "rank"),
+    ):
+        assert {row["day"] for row in list_rows(spec) if row[field] is None} == missed
+        assert len(list_rows(spec)) == 4
+    changes = charts.build_changes_chart(tuple(history), axis)
+    assert len(list_rows(changes)) == 2
+    marks = changes["layer"][0]["layer"][1]["data"]["values"]
+    assert [row["day"] for row in marks] == [day.isoformat() for day in held if day not in played]
+
+
+def test_an_open_session_is_pale_and_says_so_far() -> None:
+    """The others are not."""
+    spec = charts.build_changes_chart(tuple(build_history(["100", "-100"])), build_axis(DAYS))
+    before, today = list_rows(spec)
+    assert (before["opacity"], today["opacity"]) == (1, 0.5)
+    assert (before["moved"], today["moved"]) == ("-$100.00 (-1.00%)", "+$100.00 (+1.00%) so far")
 
 
 def test_a_curve_tells_each_session_under_the_pointer() -> None:
     """A tooltip of a line alone would tell its first session everywhere."""
     curve = tables.build_curve("bob", HISTORY, since=DAYS[0])
-    equity = charts.build_equity_chart((curve,), (0,))
-    drawdown = charts.build_drawdown_chart(curve)
-    for spec, field in ((equity, "value"), (drawdown, "drawdown")):
+    equity = charts.build_equity_chart((curve,), (0,), build_axis(DAYS))
+    drawdown = charts.build_drawdown_chart(curve, build_axis(DAYS))
+    for spec, field in ((equity, "value"), (drawdown, "value")):
         points = spec["layer"][0]["layer"][-1]
         assert points["mark"]["type"] == "point"
         assert not points["mark"]["filled"]  # or the legend would show points instead of dashes
@@ -212,47 +268,58 @@ def test_a_curve_tells_each_session_under_the_pointer() -> None:
 def test_a_rival_keeps_colour_and_dashes() -> None:
     """Whether or not there is a market in between."""
     curve = tables.build_curve("bob", HISTORY, since=DAYS[0])
-    spec = charts.build_equity_chart((curve,), (3,))
-    encoding = spec["layer"][0]["layer"][1]["encoding"]
+    spec = charts.build_equity_chart((curve,), (3,), build_axis(DAYS))
+    encoding = spec["layer"][0]["layer"][2]["encoding"]
     assert encoding["color"]["scale"] == {"domain": ["bob"], "range": [charts.RIVAL]}
     assert encoding["strokeDash"]["scale"]["range"] == [[8, 2]]
 
 
 def test_a_profile_says_what_is_known() -> None:
-    """Addresses are not shown in full; preferences one by one."""
+    """Addresses are not shown in full, and keys that only programs read not at all."""
     bare = dict(tables.list_profile(build_user()))
     assert bare["Email"] == "not given"
-    assert bare["Last active"] == "never"
-    assert bare["Preferences"] == "none"
+    assert bare["Last seen"] == "never"
+    assert set(bare) == {"Username", "Name", "Email", "Joined", "Last seen"}
+    marks = {"replay": "100x250@1/e0ab93", "replay_finished": True, "theme": "dark"}
     full = dict(
         tables.list_profile(
             build_user(
                 email="alice@example.com",
                 last_active=datetime(2013, 3, 1, 9, 5, tzinfo=UTC),
-                preferences=frozendict(mail=True, theme="dark"),
+                preferences=frozendict(strategy="cash", **marks),
             )
         )
     )
     assert full["Email"] == "a…@example.com"
-    assert full["Last active"] == "2013-03-01 09:05 UTC"
-    assert (full["Preference: mail"], full["Preference: theme"]) == ("yes", "dark")
+    assert full["Last seen"] == "2013-03-01 09:05 UTC"
+    assert full["Joined"] == "Tue 1 Jan 2013"
+    assert full["Strategy"] == "Cash: buys nothing"
+    assert not any(word in repr(full) for word in ("replay", "100x250", "dark"))
 
 
-@pytest.mark.parametrize("sessions", [1, 2, 90])
-def test_the_chart_of_changes_is_valid_and_holds_every_session(sessions: int) -> None:
-    """The schema accepts it; one row per session, few labels, the newest among them."""
-    history = tuple(build_history(["100", "-100"] * 45))[:sessions]
-    change = charts.build_changes_chart(history)
-    alt.LayerChart.from_dict(change)
-    assert len(list_rows(change)) == sessions
-    labels = change["layer"][0]["encoding"]["x"]["axis"]["values"]
-    assert 1 <= len(labels) <= 6
-    assert labels[-1] == history[0].session_date.isoformat()
+@pytest.mark.parametrize("number", range(200))
+def test_every_strategy_has_words(number: int) -> None:
+    """Of all that the simulation draws; none shows a key."""
+    traits = draw_traits(7, [UUID(int=number) for number in range(200)])
+    preferences = traits.preferences(number)
+    words = tables.describe_strategy(preferences)
+    assert words.startswith(("Favourites", "Momentum", "Mean reversion", "Cash"))
+    assert "_" not in words
+    for key in ("lookback", "symbols", "invested_percent"):
+        assert str(preferences.get(key, "")) in words
+
+
+@pytest.mark.parametrize("strategy", ["own", None, 3, ["momentum"], {}])
+def test_an_unknown_strategy_is_left_out(strategy: object) -> None:
+    """Whatever a client has stored."""
+    assert tables.describe_strategy({"strategy": strategy, "symbols": 3}) == ""
 
 
 def test_a_tooltip_has_readable_figures() -> None:
     """Formatted here, not by the browser."""
-    [row] = list_rows(charts.build_changes_chart(tuple(build_history(["100"]))))
+    [row] = list_rows(
+        charts.build_changes_chart(tuple(build_history(["100"])), build_axis(DAYS, today=date.max))
+    )
     assert row["session"] == "Fri 1 Mar 2013"
     assert row["money"] == "$10,100.00"
     assert row["moved"] == "+$100.00 (+1.00%)"
@@ -260,8 +327,8 @@ def test_a_tooltip_has_readable_figures() -> None:
 
 def test_green_and_red_mean_gain_and_loss() -> None:
     """Only the sign of the change decides the colour."""
-    spec = charts.build_changes_chart(tuple(build_history(["100", "-100"])))
-    colour = spec["layer"][0]["encoding"]["color"]
+    spec = charts.build_changes_chart(tuple(build_history(["100", "-100"])), build_axis(DAYS))
+    colour = spec["layer"][0]["layer"][0]["encoding"]["color"]
     assert colour["condition"] == {"test": "datum.change < 0", "value": LOSS}
     assert colour["value"] == GAIN
 
@@ -274,14 +341,15 @@ GAINS = ["300", "-500", "100", "20", "30", "40"]
 def draw_all(gains: list[str]) -> list[Spec]:
     """Draw the charts of a player with these day changes, newest first."""
     history = tuple(build_history(gains))
-    curve = build_curve("alice", history, since=history[-1].session_date)
+    curve = build_curve("alice", history)
+    axis = build_axis([row.session_date for row in reversed(history)])
     distribution = charts.build_distribution(history)
     assert distribution is not None
     return [
-        charts.build_equity_chart((curve,), (0,)),
-        charts.build_drawdown_chart(curve),
-        charts.build_changes_chart(history),
-        charts.build_holdings_chart(history),
+        charts.build_equity_chart((curve,), (0,), axis),
+        charts.build_drawdown_chart(curve, axis),
+        charts.build_changes_chart(history, axis),
+        charts.build_holdings_chart(history, axis),
         distribution.chart,
     ]
 
@@ -311,8 +379,49 @@ def test_the_table_is_sent_as_it_is() -> None:
     table = tables.build_sessions_table(tuple(build_history(GAINS)))
     types = {field.name: str(field.type) for field in table.schema}
     assert types.pop("session") == "date32[day]"
+    assert types.pop("state") == "string"
     assert set(types.values()) == {"double"}
     assert table.column("change").to_pylist()[:2] == [300.0, -500.0]
+
+
+# -- gains --------------------------------------------------------------------------------
+
+
+def build_gains(change: str, **gains: str) -> PlayerGains:
+    """Return gains of symbols, unrealised, of one session."""
+    zero = Decimal(0)
+    symbols = (SymbolGain(name, 1, 1, zero, zero, zero, Decimal(gain), 0) for name, gain in gains.items())
+    return PlayerGains(1, Decimal(change), tuple(symbols))
+
+
+def test_the_table_of_gains_adds_up_to_the_change() -> None:
+    """In cash and in points, whichever signs; the last line is what trades do not explain."""
+    window, newest = build_gains("-100.05", AAPL="12.34", FB="-150.01", IBM="0"), build_gains("3", AAPL="1")
+    held = (Position(UUID(int=1), TODAY, "FB", Decimal("2.5"), Decimal(10)),)
+    table = tables.build_gains_table(window, newest, held).to_pydict()
+    assert table["symbol"] == ["AAPL", "IBM", "FB", tables.UNEXPLAINED]
+    assert sum(Decimal(str(gain)) for gain in table["gain"]) == Decimal("-100.05")
+    assert sum(Decimal(str(round(points, 4))) for points in table["points"]) == Decimal("-1.0005")
+    assert table["session"] == [1.0, None, None, 2.0]
+    assert table["shares"] == [None, None, 2.5, None]
+    assert all(str(gain) != "-0.0" for gain in table["gain"] + table["points"])
+
+
+def test_the_table_of_gains_has_a_line_without_trades() -> None:
+    """The whole change, not explained."""
+    table = tables.build_gains_table(build_gains("-7"), build_gains("0"), ()).to_pydict()
+    assert (table["symbol"], table["gain"], table["session"]) == ([tables.UNEXPLAINED], [-7.0], [0.0])
+
+
+def test_the_chart_of_gains_shows_every_line() -> None:
+    """The largest first, what is not explained last and grey."""
+    spec = charts.build_gains_chart(build_gains("10", FB="-5", AAPL="20"))
+    alt.LayerChart.from_dict(spec)
+    assert [(row["symbol"], row["money"], row["points"]) for row in list_rows(spec)] == [
+        ("AAPL", "+$20.00", "+0.20 pts"),
+        ("FB", "-$5.00", "-0.05 pts"),
+        (tables.UNEXPLAINED, "-$5.00", "-0.05 pts"),
+    ]
 
 
 # -- reads --------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from functools import lru_cache
 from statistics import median
 from typing import Any, NamedTuple
 
-from core.records import PlayerScore, Portfolio
+from core.records import STARTING_CASH, PlayerGains, PlayerScore, Portfolio
 from dashboard.charts import (
     ACCENT,
     AXIS_PIXELS,
@@ -20,24 +20,64 @@ from dashboard.charts import (
     LOSS,
     Spec,
     bin_values,
-    build_day_axis,
     build_histogram,
     enclose_data,
 )
-from dashboard.formats import format_count, format_day, format_money, format_percent, format_signed_money
-from dashboard.pages.portfolios.tables import PLAYERS_KEPT, STARTING_CASH, Curve, list_drawdowns
+from dashboard.formats import format_day, format_money, format_percent, format_points, format_signed_money
+from dashboard.pages.portfolios.tables import PLAYERS_KEPT, UNEXPLAINED, Curve, list_drawdowns, measure_points
 
 RIVAL = "#d97706"
 BEST = "#0891b2"
 LINES = ((ACCENT, [1, 0]), (BASELINE, [6, 4]), (BEST, [2, 2]), (RIVAL, [8, 2]))
 """Colour and dashes of the player, the market, the best player and the rival."""
 
-RANK_POINTS = 45
-"""Up to this many sessions each rank has a point; more points would hide the line."""
+POINTS = 45
+"""Up to this many sessions each has a point on its line; more points would hide the line."""
 
 CHANGES_PIXELS = 150
+DAY_TICKS = 5
+_EPOCH = date(1970, 1, 1).toordinal()
+
+_BRIDGES: Spec = {
+    "transform": [{"filter": "datum.value !== null"}],
+    "mark": {"type": "line", "strokeWidth": 1, "opacity": 0.35, "aria": False},
+}
+"""A thin line over missed sessions, where the thick one is broken."""
 
 _MONEY_AXIS: Spec = {"title": None, "format": "$,.0f", "minExtent": AXIS_PIXELS}
+
+
+class Days(NamedTuple):
+    """The days of a chart, from `first` to `today`, and the sessions `held` on them, oldest first."""
+
+    first: date
+    today: date
+    held: tuple[date, ...]
+
+    def encode(self) -> Spec:
+        """Return the axis of days: a calendar, on which days without a session are gaps."""
+        return {
+            "field": "day",
+            "type": "temporal",
+            "timeUnit": "utcyearmonthdate",
+            "scale": {
+                "type": "utc",
+                "domain": [_count_milliseconds(self.first), _count_milliseconds(self.today, 1)],
+            },
+            "axis": {
+                "title": None,
+                "grid": False,
+                "tickCount": DAY_TICKS,
+                "labelExpr": "utcFormat(datum.value, '%-d %b %Y')",
+                "labelAngle": 0,
+                "labelOverlap": True,
+            },
+        }
+
+
+def _count_milliseconds(day: date, days: int = 0) -> int:
+    """Return the begin of a day, or of a later one, as JavaScript counts time."""
+    return (day.toordinal() + days - _EPOCH) * 86_400_000
 
 
 class Distribution(NamedTuple):
@@ -48,19 +88,18 @@ class Distribution(NamedTuple):
 
 
 @lru_cache(PLAYERS_KEPT)
-def build_equity_chart(curves: tuple[Curve, ...], styles: tuple[int, ...]) -> Spec:
-    """Return the equity curves; `styles` are their places in `LINES`."""
+def build_equity_chart(curves: tuple[Curve, ...], styles: tuple[int, ...], axis: Days) -> Spec:
+    """Return the equity curves; `styles` are their places in `LINES`. A missed session breaks a line."""
     rows = [
         {
             **_describe_day(day),
             "name": curve.name,
-            "value": float(value),
-            "money": format_money(value),
+            "value": value,
+            "money": "" if value is None else format_money(value),
         }
         for curve in curves
-        for day, value in zip(curve.days, curve.equity, strict=True)
+        for day, value in _fill_missed(curve.days, map(float, curve.equity), axis.held)
     ]
-    days = {day for curve in curves for day in curve.days}
     names = [curve.name for curve in curves]
     legend = {"orient": "top", "title": None, "labelLimit": 140, "symbolStrokeWidth": 2, "columns": 2}
     legend |= {"symbolType": "stroke", "symbolSize": 300, "symbolFillColor": "transparent"}
@@ -70,7 +109,7 @@ def build_equity_chart(curves: tuple[Curve, ...], styles: tuple[int, ...]) -> Sp
         return {"field": "name", "type": "nominal", "scale": scale, "legend": legend}
 
     encoding: Spec = {
-        "x": _build_days(days),
+        "x": axis.encode(),
         "y": {
             "field": "value",
             "type": "quantitative",
@@ -82,9 +121,12 @@ def build_equity_chart(curves: tuple[Curve, ...], styles: tuple[int, ...]) -> Sp
         "tooltip": _build_tooltips(name="Curve", session="Session", money="Equity"),
     }
     lines: Spec = {
-        # one or two sessions make no visible line
-        "mark": {"type": "line", "strokeWidth": 2, "point": len(days) < 3},
+        "mark": {"type": "line", "strokeWidth": 2, "point": _build_point(len(curves[0].days))},
         "encoding": encoding,
+    }
+    bridges: Spec = {
+        **_BRIDGES,
+        "encoding": {name: encoding[name] for name in ("x", "y", "color")},
     }
     start: Spec = {
         "data": {"values": [{}]},
@@ -93,61 +135,112 @@ def build_equity_chart(curves: tuple[Curve, ...], styles: tuple[int, ...]) -> Sp
     }
     points = _build_hover_points("value", tooltip=encoding["tooltip"], name="equity")
     points["encoding"] |= {"x": encoding["x"], "color": encoding["color"]}
-    return enclose_data({"data": {"values": rows}, "height": 300, "layer": [start, lines, points]})
+    return enclose_data({"data": {"values": rows}, "height": 300, "layer": [start, bridges, lines, points]})
 
 
 @lru_cache(PLAYERS_KEPT)
-def build_drawdown_chart(curve: Curve) -> Spec:
-    """Return the drawdown as an area that hangs from zero."""
+def build_drawdown_chart(curve: Curve, axis: Days) -> Spec:
+    """Return the drawdown as an area that hangs from zero, without the missed sessions."""
+    drawdowns = [float(drawdown.percent) for drawdown in list_drawdowns(curve)]
     rows = [
-        {
-            **_describe_day(drawdown.day),
-            "drawdown": float(drawdown.percent),
-            "percent": format_percent(drawdown.percent),
-        }
-        for drawdown in list_drawdowns(curve)
+        {**_describe_day(day), "value": value, "percent": "" if value is None else format_percent(value)}
+        for day, value in _fill_missed(curve.days, drawdowns, axis.held)
     ]
-    axis: Spec = {"title": None, "format": ",.2~f", "labelExpr": "datum.label + '%'"}
-    axis |= {"tickCount": 3, "minExtent": AXIS_PIXELS}
+    y: Spec = {"title": None, "format": ",.2~f", "labelExpr": "datum.label + '%'"}
+    y |= {"tickCount": 3, "minExtent": AXIS_PIXELS}
     area: Spec = {
         "mark": {"type": "area", "color": LOSS, "opacity": 0.35, "line": {"color": LOSS, "strokeWidth": 1.5}},
-        "encoding": {"y": {"field": "drawdown", "type": "quantitative", "axis": axis}},
+        "encoding": {"y": {"field": "value", "type": "quantitative", "axis": y}},
     }
+    bridges: Spec = {**_BRIDGES, "encoding": {"y": area["encoding"]["y"], "color": {"value": LOSS}}}
     tooltip = _build_tooltips(session="Session", percent="Below the peak")
-    points = _build_hover_points("drawdown", tooltip=tooltip, name="fall")
+    points = _build_hover_points("value", tooltip=tooltip, name="fall")
     points["mark"]["color"] = LOSS
-    encoding = {"x": _build_days(curve.days)}
     return enclose_data(
-        {"data": {"values": rows}, "height": 110, "encoding": encoding, "layer": [area, points]}
+        {
+            "data": {"values": rows},
+            "height": 110,
+            "encoding": {"x": axis.encode()},
+            "layer": [bridges, area, points],
+        }
     )
 
 
 @lru_cache(PLAYERS_KEPT)
-def build_changes_chart(history: tuple[Portfolio, ...]) -> Spec:
-    """Return the day changes as bars, green for gain and red for loss; the history is newest first."""
-    rows = [
+def build_changes_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
+    """Return the day changes as bars, green for gain and red for loss; the history is newest first.
+
+    A missed session has a grey mark instead of a bar, and an open one a pale bar.
+    """
+    rows: list[Spec] = [
         {
             **_describe_day(row.session_date),
             "change": float(row.day_change),
             "money": format_money(row.total_value),
-            "moved": f"{format_signed_money(row.day_change)} ({format_percent(row.day_change_percent)})",
+            "moved": f"{format_signed_money(row.day_change)} ({format_percent(row.day_change_percent)})"
+            + ("" if row.session_date < axis.today else " so far"),
+            "opacity": 1 if row.session_date < axis.today else 0.5,
         }
         for row in reversed(history)
+    ]
+    played = {row.session_date for row in history}
+    missed = [{**_describe_day(day), "moved": "missed"} for day in axis.held if day not in played]
+    bars: Spec = {
+        "mark": {"type": "bar", "cornerRadiusEnd": 1},
+        "encoding": {
+            "x": axis.encode(),
+            "y": {"field": "change", "type": "quantitative", "axis": {**_MONEY_AXIS, "tickCount": 3}},
+            "color": {"condition": {"test": "datum.change < 0", "value": LOSS}, "value": GAIN},
+            "opacity": {"field": "opacity", "type": "quantitative", "scale": None},
+            "tooltip": _build_tooltips(session="Session", money="Value", moved="Day change"),
+        },
+    }
+    marks: Spec = {
+        "data": {"values": missed},
+        "mark": {"type": "point", "shape": "stroke", "size": 30, "color": BASELINE, "aria": False},
+        "encoding": {
+            "x": axis.encode(),
+            "y": {"datum": 0, "type": "quantitative"},
+            "tooltip": _build_tooltips(session="Session", moved="Day change"),
+        },
+    }
+    return enclose_data({"data": {"values": rows}, "height": 130, "layer": [bars, marks]})
+
+
+@lru_cache(PLAYERS_KEPT)
+def build_gains_chart(gains: PlayerGains) -> Spec:
+    """Return what each symbol added to the value as bars, the largest gain first, the rest in grey."""
+    amounts = sorted(((gain.symbol, gain.gain) for gain in gains.symbols), key=lambda row: (-row[1], row[0]))
+    rows = [
+        {
+            "symbol": symbol,
+            "gain": float(amount),
+            "money": format_signed_money(amount),
+            "points": format_points(measure_points(amount)),
+        }
+        for symbol, amount in [*amounts, (UNEXPLAINED, gains.unexplained)]
     ]
     return enclose_data(
         {
             "data": {"values": rows},
-            "height": 130,
-            "mark": {"type": "bar", "cornerRadiusEnd": 1},
+            "height": {"step": 24},
+            "mark": {"type": "bar", "cornerRadiusEnd": 2},
             "encoding": {
-                "x": _build_days(row.session_date for row in history),
                 "y": {
-                    "field": "change",
-                    "type": "quantitative",
-                    "axis": {**_MONEY_AXIS, "tickCount": 3},
+                    "field": "symbol",
+                    "type": "nominal",
+                    "sort": None,
+                    "axis": {"title": None, "labelLimit": 150, "minExtent": AXIS_PIXELS},
                 },
-                "color": {"condition": {"test": "datum.change < 0", "value": LOSS}, "value": GAIN},
-                "tooltip": _build_tooltips(session="Session", money="Value", moved="Day change"),
+                "x": {"field": "gain", "type": "quantitative", "axis": {**_MONEY_AXIS, "tickCount": 4}},
+                "color": {
+                    "condition": [
+                        {"test": f"datum.symbol === '{UNEXPLAINED}'", "value": BASELINE},
+                        {"test": "datum.gain < 0", "value": LOSS},
+                    ],
+                    "value": GAIN,
+                },
+                "tooltip": _build_tooltips(symbol="Symbol", money="Added to the value", points="In points"),
             },
         }
     )
@@ -166,8 +259,8 @@ def build_distribution(history: tuple[Portfolio, ...]) -> Distribution | None:
 
 
 @lru_cache(PLAYERS_KEPT)
-def build_holdings_chart(history: tuple[Portfolio, ...]) -> Spec:
-    """Return cash and invested value at the close of each session, stacked; the history is newest first."""
+def build_holdings_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
+    """Return cash and invested value of each session, stacked; the history is newest first."""
     rows = [
         {
             **_describe_day(row.session_date),
@@ -184,7 +277,7 @@ def build_holdings_chart(history: tuple[Portfolio, ...]) -> Spec:
             "height": 170,
             "mark": {"type": "bar"},
             "encoding": {
-                "x": _build_days(row.session_date for row in history),
+                "x": axis.encode(),
                 "y": {
                     "field": "value",
                     "type": "quantitative",
@@ -203,33 +296,45 @@ def build_holdings_chart(history: tuple[Portfolio, ...]) -> Spec:
 
 
 @lru_cache(PLAYERS_KEPT)
-def build_rank_chart(scores: tuple[PlayerScore, ...]) -> Spec:
-    """Return the rank in each session, rank 1 at the top."""
+def build_rank_chart(scores: tuple[PlayerScore, ...], axis: Days) -> Spec:
+    """Return the rank in each session, rank 1 at the top; a session without a rank breaks the line."""
+    ranks = {row.session_date: row.rank for row in scores if row.rank is not None}
     rows = [
-        {
-            **_describe_day(row.session_date),
-            "rank": row.rank,
-            "place": None if row.rank is None else f"#{format_count(row.rank)}",
-        }
-        for row in scores
+        {**_describe_day(day), "rank": rank, "place": "" if rank is None else f"{rank:,.0f}"}
+        for day, rank in _fill_missed(tuple(ranks), ranks.values(), axis.held)
     ]
-    point = {"size": 24, "fill": ACCENT, "stroke": ACCENT} if len(rows) <= RANK_POINTS else False
-    axis = {"title": None, "format": ",.0f", "tickMinStep": 1, "tickCount": 4, "minExtent": AXIS_PIXELS}
+    y: Spec = {
+        "field": "rank",
+        "type": "quantitative",
+        "scale": {"reverse": True, "zero": False, "domainMin": 1},
+        "axis": {
+            "title": None,
+            "format": ",.0f",
+            "tickMinStep": 1,
+            "tickCount": 4,
+            "minExtent": AXIS_PIXELS,
+        },
+    }
+    line: Spec = {
+        "mark": {
+            "type": "line",
+            "color": ACCENT,
+            "strokeWidth": 2,
+            "point": _build_point(len(ranks), ACCENT),
+        },
+        "encoding": {"y": y, "tooltip": _build_tooltips(session="Session", place="Rank")},
+    }
+    bridges: Spec = {
+        **_BRIDGES,
+        "transform": [{"filter": "datum.rank !== null"}],
+        "encoding": {"y": y, "color": {"value": ACCENT}},
+    }
     return enclose_data(
         {
             "data": {"values": rows},
             "height": 170,
-            "mark": {"type": "line", "color": ACCENT, "strokeWidth": 2, "point": point},
-            "encoding": {
-                "x": _build_days(row.session_date for row in scores),
-                "y": {
-                    "field": "rank",
-                    "type": "quantitative",
-                    "scale": {"reverse": True, "zero": False, "domainMin": 1},
-                    "axis": axis,
-                },
-                "tooltip": _build_tooltips(session="Session", place="Rank"),
-            },
+            "encoding": {"x": axis.encode()},
+            "layer": [bridges, line],
         }
     )
 
@@ -238,8 +343,22 @@ def _describe_day(day: date) -> Spec:
     return {"day": day.isoformat(), "session": format_day(day)}
 
 
-def _build_days(days: Iterable[date]) -> Spec:
-    return build_day_axis(sorted({day.isoformat() for day in days}))
+def _fill_missed(
+    days: Sequence[date], values: Iterable[float], held: Sequence[date]
+) -> list[tuple[date, float | None]]:
+    """Return the values by day, with None for each session between the first and the last without one."""
+    known: dict[date, float | None] = dict(zip(days, values, strict=True))
+    if known:
+        first, last = min(known), max(known)
+        known |= {day: None for day in held if first < day < last and day not in known}
+    return sorted(known.items())
+
+
+def _build_point(sessions: int, color: str | None = None) -> Spec | bool:
+    """Return the point of each session on a line; between two missed sessions it is all there is to see."""
+    if sessions > POINTS:
+        return False
+    return {"size": 24, **({"fill": color, "stroke": color} if color else {})}
 
 
 def _build_tooltips(**titles: str) -> list[Spec]:

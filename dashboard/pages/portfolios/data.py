@@ -1,22 +1,42 @@
-"""What the portfolios page reads from the service.
+"""What the portfolios page reads from the service, one function for each section of the page.
 
-The market is at most 30 seconds old, the best player two minutes; a player's sessions and ranks are read
-each time. Never creates a portfolio.
+The market is at most 30 seconds old, the leader two minutes, gains of finished sessions five; a player's
+sessions and ranks are read each time. Never creates a portfolio.
 """
 
 from collections.abc import Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
+from typing import Final
+from uuid import UUID
 
 import msgspec
 
 from core import EnhancedDatabaseService
 from core.errors import LeaderboardEntryNotFound, UserNotFound
-from core.records import LeaderboardEntry, MarketReturn, PlayerScore, Portfolio, Quest, User
+from core.records import (
+    LeaderboardEntry,
+    MarketReturn,
+    PlayerGains,
+    PlayerScore,
+    Portfolio,
+    Position,
+    Quest,
+    User,
+)
+from core.service.inputs import MAX_LIMIT
 from core.service.market import MAX_MARKET_DAYS
 from dashboard.data import find_newest_leaderboard_day, list_categories
 from dashboard.formats import KNOWN_CATEGORIES, Category
 
 RETURNS = KNOWN_CATEGORIES[0].key
+
+WINDOWS: Final = {"7 days": 7, "30 days": 30, "90 days": 90, "1 year": 365, "All": None}
+"""The calendar windows of the page: today (UTC) and the days before it."""
+
+ALL = "All"
+
+MOST_SESSIONS = 5_000
+"""The most sessions of a player that are read: twenty years of trading days, and of ranks in one call."""
 
 SUGGESTED_PLAYERS = 10
 
@@ -26,54 +46,162 @@ GAP = timedelta(days=31)
 SPANS_READ = 12
 """The newest parts of a history for which the market is read, one statement each."""
 
+_DAY = timedelta(days=1)
+
 
 class Player(msgspec.Struct, frozen=True):
-    """A player with the sessions shown, newest first."""
+    """A player with the sessions of a window.
+
+    `newest` is the newest session played, in the window or before it, and `history` are those in the
+    window, newest first. `held` are all sessions of the game, oldest first, from `since` on: the begin
+    of the window, or the day on which the player joined within it. The session of `today` is open.
+    """
 
     user: User
+    window: str
+    today: date
+    since: date
+    newest: Portfolio
     history: tuple[Portfolio, ...]
+    held: tuple[date, ...]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the newest session played is still open."""
+        return self.newest.session_date >= self.today
+
+    @property
+    def finished(self) -> tuple[Portfolio, ...]:
+        """The finished sessions of the window, newest first."""
+        return tuple(row for row in self.history if row.session_date < self.today)
+
+    @property
+    def missed(self) -> tuple[date, ...]:
+        """The finished sessions of the window that the player did not play, oldest first."""
+        played = {row.session_date for row in self.history}
+        return tuple(day for day in self.held if day < self.today and day not in played)
+
+
+class Equity(msgspec.Struct, frozen=True):
+    """What a player's equity is compared with; `leader` leads the newest session, None: the player does."""
+
+    market: tuple[MarketReturn, ...]
+    leader: User | None
+    leader_history: tuple[Portfolio, ...]
+
+
+class Gains(msgspec.Struct, frozen=True):
+    """Where a player's change of value comes from.
+
+    `positions` are those of the newest session, and `market` the returns of the sessions played in the
+    window.
+    """
+
+    newest: PlayerGains
+    window: PlayerGains
+    positions: tuple[Position, ...]
+    market: tuple[MarketReturn, ...]
 
 
 class PlayerRank(msgspec.Struct, frozen=True):
-    """A player's entry on one leaderboard, None without a score."""
+    """A player's entry on one leaderboard, None without a score, and how many players have one."""
 
     category: Category
     entry: LeaderboardEntry | None
+    players: int
 
 
-def suggest_players(service: EnhancedDatabaseService) -> tuple[str, ...]:
-    """Return the usernames of the best players of the newest session with scores."""
+class Suggestions(msgspec.Struct, frozen=True):
+    """The usernames of the best players of the newest session with scores, and whether any was played."""
+
+    names: tuple[str, ...]
+    has_sessions: bool
+
+
+def load_suggestions(service: EnhancedDatabaseService) -> Suggestions:
+    """Return whom to look at."""
     day = find_newest_leaderboard_day(service)
-    if day is None:
-        return ()
-    return tuple(entry.username for entry in service.get_leaderboard(RETURNS, day, SUGGESTED_PLAYERS))
+    leaders = service.get_leaderboard(RETURNS, day, SUGGESTED_PLAYERS) if day else ()
+    names = tuple(entry.username for entry in leaders)
+    return Suggestions(names, bool(names) or bool(service.list_session_dates(limit=1)))
 
 
-def find_history(service: EnhancedDatabaseService, user: User, *, limit: int) -> Player | None:
-    """Return a player with the newest sessions, or None without any."""
-    history = service.get_portfolio_history(user.id, limit=limit)
-    return Player(user, history) if history else None
+def load_players(
+    service: EnhancedDatabaseService, user: User, rival: User | None, window: str
+) -> tuple[Player | None, Player | None]:
+    """Return a player, and the one to compare with, as `load_player` does."""
+    return load_player(service, user, window), load_player(service, rival, window) if rival else None
 
 
-def list_active_quests(service: EnhancedDatabaseService, user: User) -> list[Quest]:
+def load_player(service: EnhancedDatabaseService, user: User, window: str) -> Player | None:
+    """Return a player with the sessions of a window, or None for a player who has never played."""
+    today = datetime.now(UTC).date()
+    first = find_first_day(window, today)
+    history = _list_history(service, user.id, first, today)
+    newest = history[:1] or service.get_portfolio_history(user.id, limit=1, before=today + _DAY)
+    if not newest:
+        return None
+    joined = user.created_at.astimezone(UTC).date()
+    since = max(first, min(joined, history[-1].session_date) if history else joined)
+    return Player(user, window, today, since, newest[0], history, _list_held(service, since, today))
+
+
+def find_first_day(window: str, today: date) -> date:
+    """Return the first day of a window that ends today."""
+    days = WINDOWS[window]
+    return date.min if days is None else today - timedelta(days=days - 1)
+
+
+def _list_history(
+    service: EnhancedDatabaseService, user_id: UUID, first: date, last: date
+) -> tuple[Portfolio, ...]:
+    """Return a player's sessions from a day up to another one, newest first."""
+    found: list[Portfolio] = []
+    before = last + _DAY
+    while len(found) < MOST_SESSIONS:
+        limit = min(MAX_LIMIT, (before - first).days)
+        page = service.get_portfolio_history(user_id, limit=limit, before=before)
+        found += (row for row in page if row.session_date >= first)
+        if len(page) < limit or page[-1].session_date <= first:
+            break
+        before = page[-1].session_date
+    return tuple(found)
+
+
+def _list_held(service: EnhancedDatabaseService, first: date, last: date) -> tuple[date, ...]:
+    """Return the sessions of the game from a day up to another one, oldest first."""
+    found: list[date] = []
+    before = last + _DAY
+    while len(found) < MOST_SESSIONS and before > first:
+        limit = min(MAX_LIMIT, (before - first).days)
+        page = service.list_session_dates(limit=limit, before=before)
+        found += (day for day in page if day >= first)
+        if len(page) < limit or page[-1] <= first:
+            break
+        before = page[-1]
+    return tuple(reversed(found))
+
+
+def load_quests(service: EnhancedDatabaseService, user: User) -> list[Quest]:
     """Return the player's active quests, newest first."""
     quests = service.get_user_active_quests(user.id)
     return sorted(quests, key=lambda quest: quest.created_at, reverse=True)
 
 
-def list_ranks(service: EnhancedDatabaseService, user: User, day: date) -> tuple[PlayerRank, ...]:
+def load_ranks(service: EnhancedDatabaseService, user: User, day: date) -> tuple[PlayerRank, ...]:
     """Return the player's rank on every leaderboard of one session."""
 
-    def find_entry(category: str) -> LeaderboardEntry | None:
+    def find_rank(category: Category) -> PlayerRank:
         try:
-            return service.get_user_rank(user.id, category, day)
+            entry = service.get_user_rank(user.id, category.key, day)
         except LeaderboardEntryNotFound:
-            return None
+            return PlayerRank(category, None, 0)
+        return PlayerRank(category, entry, service.count_leaderboard(category.key, day))
 
-    return tuple(PlayerRank(category, find_entry(category.key)) for category in list_categories(service, day))
+    return tuple(find_rank(category) for category in list_categories(service, day))
 
 
-def list_rank_history(
+def load_rank_history(
     service: EnhancedDatabaseService, player: Player, category: Category
 ) -> tuple[PlayerScore, ...]:
     """Return the player's rank on a leaderboard in each of the sessions, oldest first."""
@@ -81,13 +209,47 @@ def list_rank_history(
     return service.list_player_scores([player.user.id], category.key, days, ranked=True)
 
 
+def load_equity(service: EnhancedDatabaseService, player: Player) -> Equity:
+    """Return the market over the player's sessions, and the leader of the newest one.
+
+    Not the best over the window: adding that up in a large game takes seconds, and without a cache
+    every portfolio would wait for it.
+    """
+    market = list_market_returns(service, player.history)
+    day = player.newest.session_date
+    leaders = service.get_leaderboard(RETURNS, day, 1)
+    if not leaders or leaders[0].user_id == player.user.id:
+        return Equity(market, None, ())
+    try:
+        leader = service.get_user_by_id(leaders[0].user_id)
+    except UserNotFound:
+        return Equity(market, None, ())
+    first = find_first_day(player.window, player.today)
+    return Equity(market, leader, _list_history(service, leader.id, first, day))
+
+
+def load_gains(service: EnhancedDatabaseService, player: Player) -> Gains:
+    """Return what each symbol added to the value of a player who has played in the window."""
+    user_id, day, first = player.user.id, player.newest.session_date, player.history[-1].session_date
+    return Gains(
+        newest=service.get_player_gains(user_id, day, day),
+        window=service.get_player_gains(user_id, first, day),
+        positions=service.list_positions([user_id], day),
+        market=list_market_returns(service, player.history),
+    )
+
+
 def list_market_returns(
     service: EnhancedDatabaseService, history: Sequence[Portfolio]
 ) -> tuple[MarketReturn, ...]:
-    """Return the market's returns, oldest first, over sessions that are given newest first."""
+    """Return the market's returns in sessions that are given newest first, oldest first."""
     days = [row.session_date for row in reversed(history)]
+    played = set(days)
     return tuple(
-        found for first, last in split_days(days) for found in service.get_market_returns(first, last)
+        found
+        for first, last in split_days(days)
+        for found in service.get_market_returns(first, last)
+        if found.day in played
     )
 
 
@@ -105,21 +267,3 @@ def split_days(days: Sequence[date]) -> tuple[tuple[date, date], ...]:
         else:
             spans.append((day, day))
     return tuple(spans[-SPANS_READ:])
-
-
-def find_best(service: EnhancedDatabaseService, player: Player) -> Player | None:
-    """Return the leader of the player's newest session with as many sessions; None if it is the player.
-
-    Not the best over all sessions: adding those up in a large game takes seconds, and without a cache
-    every portfolio would wait for it.
-    """
-    day = player.history[0].session_date
-    leaders = service.get_leaderboard(RETURNS, day, 1)
-    if not leaders or leaders[0].user_id == player.user.id:
-        return None
-    try:
-        user = service.get_user_by_id(leaders[0].user_id)
-    except UserNotFound:
-        return None
-    next_day = None if day == date.max else day + timedelta(days=1)
-    return Player(user, service.get_portfolio_history(user.id, limit=len(player.history), before=next_day))

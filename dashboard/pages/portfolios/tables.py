@@ -1,25 +1,49 @@
-"""A player's sessions as equity curves, summaries and tables; pure functions.
+"""A player's sessions as equity curves, summaries, tables and texts; pure functions.
 
 Every session begins with the same cash. The equity curve is that cash plus all gains since, which is what
 a player would have who never took anything out.
 """
 
-from collections.abc import Sequence
-from datetime import date, datetime
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import lru_cache
+from typing import Any, Final
 
 import msgspec
 import pyarrow as pa
 
-from core.records import MarketReturn, Portfolio, Quest, User
-from dashboard.formats import format_day, format_number, format_reward, format_time_left
+from core.records import STARTING_CASH, MarketReturn, PlayerGains, Portfolio, Position, Quest, User
+from dashboard.formats import (
+    escape_markdown,
+    format_day,
+    format_number,
+    format_quantity,
+    format_reward,
+    format_time_left,
+)
+from dashboard.pages.portfolios.data import ALL, Player
 from dashboard.pages.quests.tables import measure_progress
-
-STARTING_CASH = Decimal(10_000)
 
 PLAYERS_KEPT = 64
 """Players whose charts and tables are kept, some 100 kB each: a page draws the same player repeatedly."""
+
+UNEXPLAINED = "Not explained by trades"
+
+_GAINS: Final = (
+    ("symbol", pa.string()),
+    *((name, pa.float64()) for name in ("gain", "points", "session", "shares", "paid")),
+    *((name, pa.float64()) for name in ("realised", "unrealised", "bought", "sold")),
+    *((name, pa.int64()) for name in ("trades", "sessions")),
+)
+"""The columns of the table of gains; a row may lack all but the first four."""
+
+_STRATEGIES: Final = {
+    "buy_and_hold": "Favourites: buys the same symbols in each session",
+    "momentum": "Momentum: buys the symbols that rose most",
+    "mean_reversion": "Mean reversion: buys the symbols that fell most",
+    "cash": "Cash: buys nothing",
+}
 
 
 class Curve(msgspec.Struct, frozen=True):
@@ -28,6 +52,11 @@ class Curve(msgspec.Struct, frozen=True):
     name: str
     days: tuple[date, ...]
     equity: tuple[Decimal, ...]
+
+    @property
+    def gain(self) -> Decimal:
+        """What all sessions of the curve gained."""
+        return self.equity[-1] - STARTING_CASH if self.equity else Decimal(0)
 
 
 class Drawdown(msgspec.Struct, frozen=True):
@@ -38,13 +67,27 @@ class Drawdown(msgspec.Struct, frozen=True):
 
 
 class Summary(msgspec.Struct, frozen=True):
-    """Day changes of the sessions shown."""
+    """Figures of finished sessions; a session that ends with a gain is won."""
 
     sessions: int
     won: int
     average_change: Decimal
     best_change: Decimal
     worst_change: Decimal
+    gain: Decimal
+    deepest: Drawdown
+
+
+class Comparison(msgspec.Struct, frozen=True):
+    """A player beside the market over the same sessions, in percent of the starting cash.
+
+    `priced` of the `sessions` have prices.
+    """
+
+    player: Decimal
+    market: Decimal
+    sessions: int
+    priced: int
 
 
 class Invested(msgspec.Struct, frozen=True):
@@ -65,17 +108,37 @@ class QuestCard(msgspec.Struct, frozen=True):
     time_left: str
 
 
-def build_curve(name: str, history: Sequence[Portfolio], *, since: date) -> Curve:
+# -- windows ------------------------------------------------------------------------------
+
+
+def describe_window(window: str) -> str:
+    """Return a window as it is said in a sentence: `the last 90 days`."""
+    return "all sessions" if window == ALL else f"the last {window.removeprefix('1 ')}"
+
+
+def describe_attendance(player: Player) -> str:
+    """Return how many of the sessions held the player played, as Markdown."""
+    finished = [day for day in player.held if day < player.today]
+    played = len(player.finished)
+    text = f"Played {played:,} of {format_quantity(len(finished), 'finished session')}"
+    text += f" since {format_day(player.since)}"
+    if player.history and player.history[0].session_date >= player.today:
+        text += ", and today's so far"
+    return escape_markdown(text)
+
+
+# -- curves and figures -------------------------------------------------------------------
+
+
+def build_curve(name: str, history: Sequence[Portfolio], *, since: date = date.min) -> Curve:
     """Return the equity of a player from a session on; the history is given newest first."""
     rows = [row for row in reversed(history) if row.session_date >= since]
     return _add_up(name, [(row.session_date, row.day_change) for row in rows])
 
 
-def build_market_curve(returns: Sequence[MarketReturn], days: Sequence[date]) -> Curve:
+def build_market_curve(returns: Sequence[MarketReturn]) -> Curve:
     """Return the equity of buying equal parts of all symbols each morning of these sessions."""
-    wanted = set(days)
-    gains = [(row.day, STARTING_CASH * row.percent / 100) for row in returns if row.day in wanted]
-    return _add_up("Market average", gains)
+    return _add_up("Market average", [(row.day, STARTING_CASH * row.percent / 100) for row in returns])
 
 
 def _add_up(name: str, gains: Sequence[tuple[date, Decimal]]) -> Curve:
@@ -106,20 +169,88 @@ def measure_invested(portfolio: Portfolio) -> Invested:
     return Invested(amount, amount / portfolio.total_value * 100 if portfolio.total_value else Decimal(0))
 
 
-def summarize_history(history: Sequence[Portfolio]) -> Summary:
-    """Return the summary of at least one session."""
-    changes = [row.day_change for row in history]
+def summarize_history(finished: Sequence[Portfolio]) -> Summary | None:
+    """Return the figures of finished sessions, given newest first; None without any."""
+    changes = [row.day_change for row in finished]
+    if not changes:
+        return None
+    gain = sum(changes, Decimal(0))
     return Summary(
         sessions=len(changes),
         won=sum(change > 0 for change in changes),
-        average_change=sum(changes, Decimal(0)) / len(changes),
+        average_change=gain / len(changes),
         best_change=max(changes),
         worst_change=min(changes),
+        gain=gain,
+        deepest=find_deepest(build_curve("", finished)),
     )
 
 
+def list_common(player: Player, rival: Player) -> tuple[tuple[Portfolio, ...], tuple[Portfolio, ...]]:
+    """Return the sessions of the window that both players have finished, newest first."""
+    days = {row.session_date for row in player.finished} & {row.session_date for row in rival.finished}
+    own, other = (tuple(row for row in each.finished if row.session_date in days) for each in (player, rival))
+    return own, other
+
+
+def compare_with_market(gains: PlayerGains, market: Sequence[MarketReturn]) -> Comparison:
+    """Return a player's change beside the returns of the market in the same sessions."""
+    return Comparison(
+        player=measure_points(gains.change),
+        market=sum((row.percent for row in market), Decimal(0)),
+        sessions=gains.sessions,
+        priced=len(market),
+    )
+
+
+def measure_points(gain: Decimal) -> Decimal:
+    """Return a gain in percentage points: percent of the starting cash."""
+    return gain * 100 / STARTING_CASH
+
+
+# -- tables and texts ---------------------------------------------------------------------
+
+
 @lru_cache(PLAYERS_KEPT)
-def build_sessions_table(history: tuple[Portfolio, ...]) -> pa.Table:
+def build_gains_table(window: PlayerGains, newest: PlayerGains, positions: tuple[Position, ...]) -> pa.Table:
+    """Return what each symbol added in a window and in its newest session, the largest gain first.
+
+    The last row is what trades do not explain; with it both columns of gains add up to the changes of
+    value. `shares` and `paid` are those held in the newest session.
+    """
+    in_session = {gain.symbol: gain.gain for gain in newest.symbols}
+    held = {position.symbol: position for position in positions}
+    rows: list[dict[str, Any]] = [
+        {
+            "symbol": gain.symbol,
+            "gain": gain.gain,
+            "session": in_session.get(gain.symbol),
+            "shares": held[gain.symbol].quantity if gain.symbol in held else None,
+            "paid": held[gain.symbol].average_price if gain.symbol in held else None,
+            "realised": gain.realised,
+            "unrealised": gain.unrealised,
+            "bought": gain.bought,
+            "sold": gain.sold,
+            "trades": gain.trades,
+            "sessions": gain.sessions,
+        }
+        for gain in sorted(window.symbols, key=lambda gain: (-gain.gain, gain.symbol))
+    ]
+    rows.append({"symbol": UNEXPLAINED, "gain": window.unexplained, "session": newest.unexplained})
+    for row in rows:
+        row["points"] = measure_points(row["gain"])
+    return pa.table(
+        {name: pa.array([_to_float(row.get(name)) for row in rows], kind) for name, kind in _GAINS}
+    )
+
+
+def _to_float(value: Any) -> Any:
+    """Return an amount as Arrow has it; adding 0 removes the sign of a negative zero."""
+    return float(value) + 0.0 if isinstance(value, Decimal) else value
+
+
+@lru_cache(PLAYERS_KEPT)
+def build_sessions_table(history: tuple[Portfolio, ...], today: date = date.max) -> pa.Table:
     """Return one row per session in the order given, as Arrow, which is what a page sends."""
     return pa.table(
         {
@@ -129,6 +260,7 @@ def build_sessions_table(history: tuple[Portfolio, ...]) -> pa.Table:
             "change_percent": [float(row.day_change_percent) for row in history],
             "cash": [float(row.current_cash) for row in history],
             "invested": [float(row.total_value - row.current_cash) for row in history],
+            "state": ["finished" if row.session_date < today else "open, so far" for row in history],
         }
     )
 
@@ -146,19 +278,32 @@ def build_quest_card(quest: Quest, now: datetime) -> QuestCard:
 
 
 def list_profile(user: User) -> list[tuple[str, str]]:
-    """Return the profile of a player as labels and texts, preferences last."""
+    """Return the profile of a player as labels and texts; preferences that only programs use are left out."""
     facts = [
         ("Username", user.username),
         ("Name", user.name or "not given"),
         ("Email", _mask_email(user.email)),
-        ("Playing since", format_day(user.created_at.date())),
-        ("Last active", f"{user.last_active:%Y-%m-%d %H:%M} UTC" if user.last_active else "never"),
+        ("Joined", format_day(user.created_at.astimezone(UTC).date())),
+        ("Last seen", f"{user.last_active:%Y-%m-%d %H:%M} UTC" if user.last_active else "never"),
     ]
-    preferences = [
-        (f"Preference: {key}", {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value))
-        for key, value in sorted(user.preferences.items())
-    ]
-    return facts + (preferences or [("Preferences", "none")])
+    strategy = describe_strategy(user.preferences)
+    return [*facts, ("Strategy", strategy)] if strategy else facts
+
+
+def describe_strategy(preferences: Mapping[str, Any]) -> str:
+    """Return a simulated player's strategy in words; empty for anybody else."""
+    strategy = preferences.get("strategy")
+    text = _STRATEGIES.get(strategy, "") if isinstance(strategy, str) else ""
+    lookback, symbols, invested = (
+        preferences.get(key) for key in ("lookback", "symbols", "invested_percent")
+    )
+    if text and isinstance(lookback, int):
+        text += f" over {format_quantity(lookback, 'trading day')}"
+    if text and isinstance(symbols, int):
+        text += f", at most {symbols} of them"
+    if text and isinstance(invested, int):
+        text += f", for {invested}% of the cash"
+    return text
 
 
 def _mask_email(email: str | None) -> str:

@@ -1,0 +1,336 @@
+"""The sections of the portfolios page: each shows what was read, with calls of Streamlit only."""
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
+from typing import Final
+
+import streamlit as st
+
+from core.records import PlayerScore, Portfolio, Quest, User
+from dashboard.elements import CARD_PIXELS, show_metric, show_table
+from dashboard.formats import (
+    Category,
+    escape_markdown,
+    format_day,
+    format_money,
+    format_percent,
+    format_points,
+    format_quantity,
+    format_rank_of,
+    format_score,
+    format_signed_money,
+    is_zero,
+)
+from dashboard.pages.portfolios import charts, data, tables
+from dashboard.pages.portfolios.data import Player
+from dashboard.pages.portfolios.tables import Curve, Summary, describe_window
+
+_text, _number = st.column_config.TextColumn, st.column_config.NumberColumn
+_money = partial(_number, format="dollar")
+
+GAIN_COLUMNS: Final = {
+    "symbol": _text("Symbol", pinned=True),
+    "gain": _money("Gain ($)", help="Realised and unrealised, over the window"),
+    "points": _number("Points", format="%.4f", help="The gain in percent of the starting cash of 10,000"),
+    "session": _money("Newest session ($)", help="The gain in the newest session played"),
+    "shares": _number("Shares held", format="localized", help="In the newest session played"),
+    "paid": _money("Paid a share ($)", help="Average price of the shares held"),
+    "realised": _money("Realised ($)", help="Sales, less what the sold shares cost"),
+    "unrealised": _money(
+        "Unrealised ($)", help="Worth of the shares held at the end of each session, less their cost"
+    ),
+    "bought": _money("Bought ($)", help="Sum of all purchases in the window"),
+    "sold": _money("Sold ($)", help="Sum of all sales in the window"),
+    "trades": _number("Trades", help="Purchases and sales in the window"),
+    "sessions": _number("Sessions", help="In which the player held or traded the symbol"),
+}
+SESSION_COLUMNS: Final = {
+    "session": st.column_config.DateColumn("Session", format="YYYY-MM-DD", pinned=True),
+    "value": _money("Total value"),
+    "change": _money("Day change ($)"),
+    "change_percent": _number("Day change (%)", format="%.2f%%"),
+    "cash": _money("Cash"),
+    "invested": _money("Invested"),
+    "state": _text("State"),
+}
+GAINS_EXPLAINED: Final = (
+    "A symbol's gain is realised (sales, less what the sold shares cost) and unrealised (shares held at the "
+    "end of a session at its last price, in an open session at the newest one, less what they cost); no "
+    "fees, and cash gains 0. With the last line the gains add up to the change of value to the cent. Market "
+    "average: mean return of all symbols, each session from its first price to its last."
+)
+
+
+def show_ranks(ranks: Iterable[data.PlayerRank]) -> None:
+    """Show a player's rank on each leaderboard."""
+    with st.grid(3, min_column_width=CARD_PIXELS):
+        for rank in ranks:
+            entry, category = rank.entry, rank.category
+            if entry:
+                place = format_rank_of(entry.rank, rank.players)
+                show_metric(category.name, place, format_score(entry.score, category.unit))
+            else:
+                show_metric(category.name, "Not ranked", "no score this session")
+
+
+def show_quests(quests: Sequence[Quest]) -> None:
+    """Show a player's active quests as cards."""
+    if not quests:
+        st.caption("No active quest. Completed and expired quests are on the Quests page.")
+    now = datetime.now(UTC)
+    for quest in quests:
+        card = tables.build_quest_card(quest, now)
+        with st.container(border=True, gap="xsmall"):
+            st.markdown(f"**{escape_markdown(card.title)}**")
+            if card.description:
+                st.caption(escape_markdown(card.description))
+            st.progress(card.fraction, text=card.progress)
+            facts = [f"Reward: {card.reward}" if card.reward else "", card.time_left]
+            st.caption(" · ".join(escape_markdown(fact) for fact in facts if fact))
+
+
+def _list_days(player: Player) -> charts.Days:
+    """Return the days of the player's charts: of the window, but not before the player joined."""
+    return charts.Days(min(player.since, player.history[-1].session_date), player.today, player.held)
+
+
+def show_newest_session(player: Player) -> None:
+    """Show who the player is and the newest session in four figures."""
+    user, portfolio = player.user, player.newest
+    day = format_day(portfolio.session_date)
+    newest = f"today's session ({day}) is open: figures so far" if player.is_open else f"newest session {day}"
+    st.header(escape_markdown(user.name or user.username), anchor=False)
+    st.caption(
+        f"@{escape_markdown(user.username)} · {newest} · {tables.describe_attendance(player)} · "
+        f"joined {format_day(user.created_at.astimezone(UTC).date())}"
+    )
+    invested, percent = tables.measure_invested(portfolio), portfolio.day_change_percent
+
+    def show_part(label: str, amount: Decimal, percent: Decimal) -> None:
+        show_metric(label, format_money(amount), f"{percent:.0f}%", delta_description="of the value")
+
+    with st.grid(4, min_column_width=CARD_PIXELS):
+        total = format_money(portfolio.total_value)
+        show_metric("Total value", total, f"from {format_money(portfolio.starting_cash)}")
+        show_metric(
+            "Change so far" if player.is_open else "Day change",
+            format_signed_money(portfolio.day_change),
+            format_percent(percent),
+            is_change=not player.is_open and not is_zero(percent),
+        )
+        show_part("Cash", portfolio.current_cash, 100 - invested.percent)
+        show_part("Invested", invested.amount, invested.percent)
+
+
+def show_record(player: Player) -> None:
+    """Show the figures of the finished sessions of the window."""
+    record = tables.summarize_history(player.finished)
+    st.subheader(f"Finished sessions of {describe_window(player.window)}", anchor=False)
+    if record is None:
+        st.caption(
+            f"No finished session in {describe_window(player.window)}; the newest session is that of "
+            f"{format_day(player.newest.session_date)}. Choose a longer window to see more."
+        )
+        return
+    with st.grid(3, min_column_width=CARD_PIXELS):
+        show_metric(
+            "Sessions won", _format_won(record), f"{record.won / record.sessions:.0%} ended with a gain"
+        )
+        show_metric("Average change", format_signed_money(record.average_change), "a session")
+        show_metric(
+            "Best and worst",
+            format_signed_money(record.best_change),
+            format_signed_money(record.worst_change),
+            is_change=not is_zero(record.worst_change),
+        )
+
+
+def _format_won(record: Summary) -> str:
+    return f"{record.won:,} of {record.sessions:,}"
+
+
+def show_gains(player: Player, gains: data.Gains) -> None:
+    """Show what each symbol added to the player's value, beside the market."""
+    compared = tables.compare_with_market(gains.window, gains.market)
+    incomplete = sum(symbol.incomplete for symbol in gains.window.symbols)
+    st.subheader(f"Where the change of value comes from, {describe_window(player.window)}", anchor=False)
+    with st.grid(4, min_column_width=CARD_PIXELS):
+        show_metric(
+            "Change of value", format_signed_money(gains.window.change), format_percent(compared.player)
+        )
+        show_metric(
+            "Market average",
+            format_percent(compared.market),
+            f"{compared.priced:,} of the same {format_quantity(compared.sessions, 'session')} with prices",
+        )
+        show_metric(
+            "Ahead of the market", format_points(compared.player - compared.market), "of the starting cash"
+        )
+        show_metric(
+            tables.UNEXPLAINED,
+            format_signed_money(gains.window.unexplained),
+            f"{format_quantity(incomplete, 'position')} without a price or trade" if incomplete else None,
+        )
+    chart, table = st.columns([2, 3], gap="medium")
+    with chart:
+        st.vega_lite_chart(
+            charts.build_gains_chart(gains.window),
+            width="stretch",
+            alt=f"What each of {format_quantity(len(gains.window.symbols), 'symbol')} added to the value",
+        )
+    with table:
+        show_table(
+            tables.build_gains_table(gains.window, gains.newest, gains.positions),
+            GAIN_COLUMNS,
+            alt="What each symbol added to the value",
+        )
+    st.caption(GAINS_EXPLAINED)
+
+
+def show_equity(player: Player, rival: Player | None, equity: data.Equity) -> None:
+    """Show the equity curves and the drawdown."""
+    curves, styles = _list_curves(player, rival, equity)
+    own, days = curves[0], _list_days(player)
+    gains = (f"{curve.name} {format_signed_money(curve.gain)}" for curve in curves)
+    st.subheader("Equity", anchor=False)
+    st.vega_lite_chart(
+        charts.build_equity_chart(tuple(curves), tuple(styles), days),
+        width="stretch",
+        alt=f"Equity over {format_quantity(len(own.days), 'session')}: {', '.join(gains)}",
+    )
+    st.caption(
+        "\\$10,000 plus all gains since the first session shown. Market average: equal parts of all symbols, "
+        "bought each morning and sold each evening of the player's sessions. Lines are thin over missed "
+        "sessions, which count for nothing."
+    )
+    st.subheader("Drawdown", anchor=False)
+    record = tables.summarize_history(player.finished)
+    deepest = record.deepest if record else None
+    where = f"in the finished sessions of {describe_window(player.window)}"
+    if deepest and deepest.percent:
+        text = f"Deepest {where}: {format_percent(deepest.percent)} on {format_day(deepest.day)}."
+    else:
+        text = f"The equity was never below its peak {where}."
+    st.vega_lite_chart(
+        charts.build_drawdown_chart(own, days),
+        width="stretch",
+        alt=f"Distance of the equity from its peak. {text}",
+    )
+    st.caption(text)
+
+
+def _list_curves(player: Player, rival: Player | None, equity: data.Equity) -> tuple[list[Curve], list[int]]:
+    """Return the curves, the player's first, and the place of each in `charts.LINES`."""
+    since = player.history[-1].session_date
+    own = tables.build_curve(player.user.username, player.history)
+    curves = [(0, own), (1, tables.build_market_curve(equity.market))]
+    if equity.leader and not (rival and equity.leader.id == rival.user.id):
+        day = player.newest.session_date
+        of = "Today's leader" if player.is_open else f"Leader of {day.day} {day:%b %Y}"
+        name = f"{of}: {equity.leader.username}"
+        curves.append((2, tables.build_curve(name, equity.leader_history, since=since)))
+    if rival:
+        curves.append((3, tables.build_curve(rival.user.username, rival.history, since=since)))
+    shown = [(style, curve) for style, curve in curves if curve.days]
+    return [curve for _, curve in shown], [style for style, _ in shown]
+
+
+def show_changes(player: Player) -> None:
+    """Show the change of each session and their distribution."""
+    missed = len(player.missed)
+    st.subheader("Day change", anchor=False)
+    st.vega_lite_chart(
+        charts.build_changes_chart(player.history, _list_days(player)),
+        width="stretch",
+        alt=f"Gain or loss of each of {format_quantity(len(player.history), 'session')}, {missed} missed",
+    )
+    distribution = charts.build_distribution(player.finished)
+    if distribution is None:
+        return
+    st.vega_lite_chart(
+        distribution.chart, width="stretch", alt=f"Histogram of {len(player.finished)} day changes"
+    )
+    st.caption(
+        "Grey marks above: missed sessions. Here: distribution of the day changes of finished sessions. "
+        f"Dashed line: median ({escape_markdown(format_signed_money(distribution.median))})."
+    )
+
+
+def show_holdings(player: Player) -> None:
+    """Show cash and invested value by session."""
+    st.subheader("Cash and invested", anchor=False)
+    st.vega_lite_chart(
+        charts.build_holdings_chart(player.history, _list_days(player)),
+        width="stretch",
+        alt=f"Cash and invested value of {format_quantity(len(player.history), 'session')}",
+    )
+
+
+def show_rank_chart(player: Player, category: Category, scores: tuple[PlayerScore, ...]) -> None:
+    """Show the rank on a leaderboard by session."""
+    if not scores:
+        st.caption(f"No score for {category.name.lower()} in these sessions.")
+        return
+    ranks = [row.rank for row in scores if row.rank is not None and row.session_date < player.today]
+    best = f"best rank {min(ranks):,}" if ranks else "none of them finished"
+    shown = f"{format_quantity(len(scores), 'session')} with a score, {best}"
+    st.vega_lite_chart(
+        charts.build_rank_chart(scores, _list_days(player)),
+        width="stretch",
+        alt=f"Rank by {category.name.lower()} in {shown}",
+    )
+    st.caption(f"In {shown}{' of the finished ones' if ranks else ''}.")
+
+
+def show_side_by_side(player: Player, rival: Player) -> None:
+    """Show two players over the sessions that both have finished."""
+    own, other = tables.list_common(player, rival)
+    st.subheader("Side by side", anchor=False)
+    if not own:
+        st.caption(f"No session of {describe_window(player.window)} that both players have finished.")
+        return
+    both = format_quantity(len(own), "session")
+    st.caption(f"Over the {both} of {describe_window(player.window)} that both players have finished.")
+    rows = ((player.user, own), (rival.user, other))
+    for column, (user, finished) in zip(st.columns(2, gap="medium"), rows, strict=True):
+        with column, st.container(border=True):
+            st.markdown(f"**{escape_markdown(user.name or user.username)}**")
+            _show_player_record(finished)
+
+
+def _show_player_record(finished: Sequence[Portfolio]) -> None:
+    record = tables.summarize_history(finished)
+    if record is None:
+        return
+    metrics = {
+        "Total gain": format_signed_money(record.gain),
+        "Average change": format_signed_money(record.average_change),
+        "Sessions won": _format_won(record),
+        "Best session": format_signed_money(record.best_change),
+        "Worst session": format_signed_money(record.worst_change),
+        "Deepest drawdown": format_percent(record.deepest.percent),
+    }
+    with st.grid(3, min_column_width=110):
+        for label, value in metrics.items():
+            st.metric(label, value)
+
+
+def show_profile(user: User) -> None:
+    """Show what is known of the player."""
+    facts = (
+        f"- {escape_markdown(label)}: {escape_markdown(text)}" for label, text in tables.list_profile(user)
+    )
+    with st.expander("Profile"):
+        st.markdown("\n".join(facts))
+
+
+def show_sessions(player: Player) -> None:
+    """Show the sessions of the window as a table."""
+    st.subheader("Sessions", anchor=False)
+    show_table(
+        tables.build_sessions_table(player.history, player.today),
+        SESSION_COLUMNS,
+        alt=f"{format_quantity(len(player.history), 'session')}, newest first",
+    )
