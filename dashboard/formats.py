@@ -15,6 +15,8 @@ from urllib.parse import quote
 
 import msgspec
 
+from core.records import DAILY_RETURNS, QUESTS_COMPLETED, TOTAL_VALUE
+
 Unit = Literal["percent", "currency", "count", "number"]
 Number = Decimal | float | int
 
@@ -30,19 +32,19 @@ class Category(msgspec.Struct, frozen=True):
 
 KNOWN_CATEGORIES = (
     Category(
-        key="daily_returns",
+        key=DAILY_RETURNS,
         name="Daily return",
         unit="percent",
         explanation="Daily return: gain or loss on the starting cash of 10,000.",
     ),
     Category(
-        key="total_value",
+        key=TOTAL_VALUE,
         name="Total value",
         unit="currency",
         explanation="Total value: cash and holdings at the close of the session.",
     ),
     Category(
-        key="quests_completed",
+        key=QUESTS_COMPLETED,
         name="Quests completed",
         unit="count",
         explanation="Quests completed: all quests that the player has completed so far.",

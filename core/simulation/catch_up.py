@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 
-from core.records import MarketEvent, Quest, Tick, User
+from core.records import DAILY_RETURNS, MarketEvent, Quest, Tick, User
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import Integers, money_cents, to_money
 from core.simulation.bulk_load import Progress, ignore_progress
@@ -37,7 +37,7 @@ from core.simulation.quests import (
     next_milestone,
     take_turns,
 )
-from core.simulation.sessions import DAILY_RETURNS, SessionResult, SessionRows, value_holdings
+from core.simulation.sessions import SessionResult, SessionRows, value_holdings
 
 logger = logging.getLogger(__name__)
 

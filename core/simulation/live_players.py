@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import UserNotFound
-from core.records import LeaderboardUpdate, PortfolioUpdate, Position, User
+from core.records import (
+    DAILY_RETURNS,
+    QUESTS_COMPLETED,
+    TOTAL_VALUE,
+    LeaderboardUpdate,
+    PortfolioUpdate,
+    Position,
+    User,
+)
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import Integers, count_units, money_cents, to_moneys
 from core.simulation.behaviour import (
@@ -31,9 +39,6 @@ from core.simulation.history import DailyPrices, midnight_of
 from core.simulation.identifiers import hash_ids, hash_texts
 from core.simulation.live_market import LiveMarket
 from core.simulation.sessions import (
-    DAILY_RETURNS,
-    QUESTS_COMPLETED,
-    TOTAL_VALUE,
     Holdings,
     SessionResult,
     SessionRows,

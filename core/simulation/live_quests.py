@@ -17,7 +17,7 @@ from uuid import UUID
 from frozendict import frozendict
 
 from core.errors import InvalidInput, QuestNotFound
-from core.records import LeaderboardEntry, LeaderboardUpdate, Quest, User
+from core.records import QUESTS_COMPLETED, LeaderboardEntry, LeaderboardUpdate, Quest, User
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import money_cents, to_money
 from core.simulation.history import midnight_of
@@ -32,7 +32,7 @@ from core.simulation.quests import (
     next_milestone,
     take_turns,
 )
-from core.simulation.sessions import QUESTS_COMPLETED, SessionResult
+from core.simulation.sessions import SessionResult
 
 COUNTED: Final = "completed"
 """The key in an entry's metadata: quests completed in the session, id to type."""

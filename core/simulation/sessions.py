@@ -16,17 +16,28 @@ import numpy as np
 from frozendict import frozendict
 from numpy.typing import NDArray
 
-from core.records import LeaderboardEntry, Portfolio, Position, Trade
-from core.simulation.amounts import PRICE_UNITS, Integers, divide_rounded, to_money, to_moneys, to_prices
+from core.records import (
+    DAILY_RETURNS,
+    QUESTS_COMPLETED,
+    STARTING_CASH,
+    TOTAL_VALUE,
+    LeaderboardEntry,
+    Portfolio,
+    Position,
+    Trade,
+)
+from core.simulation.amounts import (
+    PRICE_UNITS,
+    Integers,
+    divide_rounded,
+    money_cents,
+    to_money,
+    to_moneys,
+    to_prices,
+)
 from core.simulation.identifiers import Kind, hash_ids, hash_texts, make_ids_of
 
-STARTING_CENTS: Final = 1_000_000
-"""The starting cash of every session: 10,000.00."""
-
-DAILY_RETURNS: Final = "daily_returns"
-TOTAL_VALUE: Final = "total_value"
-QUESTS_COMPLETED: Final = "quests_completed"
-
+STARTING_CENTS: Final = money_cents(STARTING_CASH)
 _BUY: Final = "BUY"
 
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 import numpy as np
 import pytest
 
-from core.records import Candle, Quest
+from core.records import QUESTS_COMPLETED, Candle, Quest
 from core.simulation.behaviour import draw_traits
 from core.simulation.history import History, build_history, close_of, open_of
 from core.simulation.identifiers import hash_texts
@@ -15,7 +15,7 @@ from core.simulation.players import build_username, player_ids
 from core.simulation.price_moves import PriceMove, list_events
 from core.simulation.quests import MILESTONES, ReplayQuests, next_milestone
 from core.simulation.replay import PlayedSession, Replay, play_day
-from core.simulation.sessions import QUESTS_COMPLETED, STARTING_CENTS, Holdings, SessionResult, SessionRows
+from core.simulation.sessions import STARTING_CENTS, Holdings, SessionResult, SessionRows
 
 PLAYERS = 60
 DAYS = 90
