@@ -69,11 +69,11 @@ def _read_head(git: Path) -> str:
     return _read(git / name) or next((commit for commit, _, ref in packed if ref == name), "")
 
 
-def find_resource(name: str, *, package: Path = PACKAGE) -> Path:
+def find_resource(name: str) -> Path:
     """Return the path of a file or folder of the stack; it may be missing from a damaged installation."""
-    installed = package / name
-    is_checkout = (package.parent / CHECKOUT_FILE).is_file()
-    return package.parent / name if is_checkout and not installed.exists() else installed
+    installed = PACKAGE / name
+    is_checkout = (ROOT / CHECKOUT_FILE).is_file()
+    return ROOT / name if is_checkout and not installed.exists() else installed
 
 
 MIGRATIONS = find_resource("migrations")

@@ -13,9 +13,9 @@ from core import Settings, open_service
 from core.app import configure_logging, refuse_arguments
 from core.errors import SettingsError
 from core.settings.stack_identity import HEADER
+from exporter.access import load_web_config
 from exporter.deadlines import protocol_options
 from exporter.server import build_app, open_runners
-from exporter.web_config import load_web_config
 
 # A scrape takes well under a second; what is still open then is a client that hangs.
 SHUTDOWN_SECONDS = 2

@@ -1,6 +1,9 @@
-"""Basic authentication for everything but the probes (RFC 7617).
+"""Access to the exporter: TLS and users from the web-config file, and basic authentication (RFC 7617).
 
-Owns the header, the open paths and the check of passwords. The users come from `exporter.web_config`.
+Owns the supported part of the file's format with its error messages, the header, the open paths and the check
+of passwords. The format is that of Prometheus's exporter-toolkit:
+https://prometheus.io/docs/prometheus/latest/configuration/https/. The file is read once, when the exporter
+starts; an unknown key is an error, because ignoring it could leave the exporter open.
 """
 
 import asyncio
@@ -8,19 +11,109 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
+import ssl
 import threading
 from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import bcrypt
+import yaml
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from core.errors import SettingsError
+
+TLS = "tls_server_config"
+USERS = "basic_auth_users"
+VERSIONS: Mapping[str, ssl.TLSVersion] = MappingProxyType(
+    {"TLS12": ssl.TLSVersion.TLSv1_2, "TLS13": ssl.TLSVersion.TLSv1_3}
+)
+TLS_KEYS = ("cert_file", "key_file", "min_version")
+_BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
 # bcrypt takes a tenth of a second on purpose; a scraper sends the same password each time.
 REMEMBERED = 100
 # Their answers are one word, and an orchestrator has no password.
 OPEN_PATHS = frozenset({"/livez", "/readyz"})
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="echo-markets", charset="UTF-8"'}
+
+
+class WebConfig(NamedTuple):
+    """The content of the file; without users no password is needed."""
+
+    tls: ssl.SSLContext | None = None
+    users: Mapping[str, bytes] = MappingProxyType({})
+
+
+def load_web_config(path: Path | None) -> WebConfig:
+    """Read a file; None is neither TLS nor passwords. Raises `SettingsError` that names what is wrong."""
+    if path is None:
+        return WebConfig()
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _wrong(f"{path} cannot be read ({error.strerror})") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f" at line {mark.line + 1}" if mark is not None else ""
+        # the parser's own message repeats the line, a password's hash included
+        raise _wrong(f"{path} is no YAML{place}") from None
+    sections = _check_keys(document or {}, (TLS, USERS), str(path))
+    return WebConfig(
+        tls=_load_tls(sections[TLS], path) if TLS in sections else None,
+        users=_load_users(sections[USERS], path) if USERS in sections else MappingProxyType({}),
+    )
+
+
+def _wrong(what: str) -> SettingsError:
+    return SettingsError(f"EXPORTER_WEB_CONFIG: {what}; docs/exporter.md says what the file may contain")
+
+
+def _check_keys(section: Any, known: tuple[str, ...], name: str) -> dict[str, Any]:
+    if not isinstance(section, dict):
+        raise _wrong(f"{name} is no mapping")
+    for key in section:
+        if key not in known:
+            raise _wrong(f"{name} has the key {key!r}, which is none of {', '.join(known)}")
+    return section
+
+
+def _load_tls(section: Any, path: Path) -> ssl.SSLContext:
+    values = _check_keys(section, TLS_KEYS, TLS)
+    certificate, key = (_find_file(values, name, path) for name in ("cert_file", "key_file"))
+    version = values.get("min_version", "TLS12")
+    if version not in VERSIONS:
+        raise _wrong(f"min_version is {version!r}, which is none of {', '.join(VERSIONS)}")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = VERSIONS[version]
+    try:
+        # an empty password: a key that has one is an error, and no question on the terminal
+        context.load_cert_chain(certificate, key, password="")
+    except (OSError, ssl.SSLError) as error:
+        reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+        raise _wrong(f"{certificate} and {key} are no certificate and key ({reason})") from None
+    return context
+
+
+def _find_file(values: Mapping[str, Any], name: str, path: Path) -> Path:
+    if not isinstance(values.get(name), str):
+        raise _wrong(f"{TLS} lacks {name}, the name of a PEM file")
+    # like the toolkit: relative to the file that names it
+    return path.parent / str(values[name])
+
+
+def _load_users(section: Any, path: Path) -> Mapping[str, bytes]:
+    if not isinstance(section, dict):
+        raise _wrong(f"{USERS} of {path} is no mapping of names to bcrypt hashes")
+    users = {}
+    for name, value in section.items():
+        if _BCRYPT.fullmatch(str(value)) is None:
+            raise _wrong(f"the password of {name!r} is no bcrypt hash")
+        users[str(name)] = str(value).encode()
+    return MappingProxyType(users)
 
 
 class Passwords:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core import EnhancedDatabaseService
-from core.price_import.loading import ImportResult, import_prices
+from core.price_import.loading import ImportResult
+from tests.price_files import import_prices
 
 SHIPPED = Path(__file__).resolve().parent.parent / "data" / "market_history.csv.gz"
 LAST_DAY = "2013-03-01"

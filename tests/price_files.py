@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 
 from core.errors import PriceFileError
-from core.price_import.options import parse_options
+from core.price_import.loading import ImportResult, load_prices
+from core.price_import.options import ReadingOptions, parse_options
 from core.price_import.reading import PriceReading, read_prices
 from core.price_import.table import PriceTable
+from core.service import EnhancedDatabaseService
+from core.simulation.bulk_load import Progress, ignore_progress
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 DAYS = ("2024-03-01", "2024-03-04", "2024-03-15")
@@ -70,3 +73,15 @@ def _rows(table: PriceTable) -> Iterator[tuple[Any, ...]]:
 def describe(reading: PriceReading) -> str:
     """Return what the command prints of a reading."""
     return "\n".join(reading.describe())
+
+
+def import_prices(
+    service: EnhancedDatabaseService,
+    paths: Path | str | Sequence[Path],
+    options: ReadingOptions | None = None,
+    *,
+    progress: Progress = ignore_progress,
+    now: datetime | None = None,
+) -> ImportResult:
+    """Read price files and load them, as the command does."""
+    return load_prices(service, read_prices(paths, options, progress=progress, now=now), progress=progress)

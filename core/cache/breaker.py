@@ -62,11 +62,6 @@ class CircuitBreaker:
         return self._state is _State.OPEN
 
     @property
-    def is_half_open(self) -> bool:
-        """Whether an attempt succeeded since the last failure."""
-        return self._is_half_open
-
-    @property
     def lets_invalidations_through(self) -> bool:
         """Whether the server answered the last call, even if it refused the command."""
         return self._state is _State.CLOSED or self._is_half_open or self._is_refused

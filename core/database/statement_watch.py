@@ -97,10 +97,6 @@ class StatementWatch:
         finally:
             self._extended.pop(id(raw), None)
 
-    def limit_of(self, raw: connection) -> float:
-        """Return how many seconds a statement of a connection may take."""
-        return self._extended.get(id(raw), self.limit_seconds)
-
     def close(self) -> None:
         """End the thread; for statements that still run only the server's timeout counts."""
         self._stopping.set()

@@ -7,17 +7,16 @@ a mistake in the last line of the last file leaves the database untouched.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from itertools import chain, islice
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from core.errors import InvalidInput, PriceFileError
-from core.price_import.options import ReadingOptions, Split
-from core.price_import.reading import PriceReading, read_prices
+from core.price_import.options import Split
+from core.price_import.reading import PriceReading
 from core.price_import.rows import Problem
 from core.price_import.table import PriceTable, describe_jump, find_ratio
 from core.records import Candle
@@ -56,21 +55,6 @@ class ImportResult:
     first_day: date
     last_day: date
     problems: tuple[Problem, ...]
-
-
-def import_prices(
-    service: EnhancedDatabaseService,
-    paths: Path | str | Sequence[Path],
-    options: ReadingOptions | None = None,
-    *,
-    progress: Progress = ignore_progress,
-    now: datetime | None = None,
-) -> ImportResult:
-    """Read price files and load them; importing them again changes nothing.
-
-    Raises as `read_prices` and `load_prices` do, with nothing loaded.
-    """
-    return load_prices(service, read_prices(paths, options, progress=progress, now=now), progress=progress)
 
 
 def load_prices(

@@ -268,10 +268,9 @@ def check_decimal(
     return number if quantum is None else number.quantize(quantum, None, ROUNDING)
 
 
-def check_money(value: Any, name: str, *, signed: bool = False) -> Decimal:
+def check_money(value: Any, name: str) -> Decimal:
     """Return an amount, rounded half-even to whole cents."""
-    least = MIN_MONEY if signed else Decimal(0)
-    return check_decimal(value, name, least=least, most=MAX_MONEY, quantum=CENT)
+    return check_decimal(value, name, least=Decimal(0), most=MAX_MONEY, quantum=CENT)
 
 
 def check_price(value: Any, name: str) -> Decimal:

@@ -17,7 +17,6 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.migration import Migrator
-from core.price_import.loading import import_prices
 from core.records import LeaderboardEntry
 from core.simulation.replay import seed
 from core.stack.ports import find_free_port
@@ -37,6 +36,7 @@ from tests.end_to_end.browsing import (
 )
 from tests.game import play_game
 from tests.patience import stretch
+from tests.price_files import import_prices
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 

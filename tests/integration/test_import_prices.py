@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from core import EnhancedDatabaseService, Settings
 from core.cli import main
 from core.errors import InvalidInput, PriceFileError
-from core.price_import.loading import import_prices, load_prices, move_to_today
+from core.price_import.loading import load_prices, move_to_today
 from core.price_import.options import parse_options
 from core.price_import.reading import read_prices
 from core.records import Tick
@@ -22,6 +22,7 @@ from core.simulation.history import load_history
 from core.simulation.price_moves import list_events
 from tests.conftest import Execute
 from tests.market_days import SHIPPED, import_days, write_days
+from tests.price_files import import_prices
 
 HEADER = "Ticker,Date,Open,High,Low,Close,Volume"
 ALL_TICKS = "SELECT * FROM ticks ORDER BY symbol, timestamp"

@@ -10,12 +10,12 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import DatabaseUnavailable, InvalidInput, UserNotFound
-from core.price_import.loading import import_prices
 from core.simulation.players import player_ids
 from core.simulation.replay import SeedResult, seed
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.market_days import SHIPPED, import_days
+from tests.price_files import import_prices
 
 FIRST_DAY = "2012-09-04"
 PLAYERS = 40

@@ -10,8 +10,8 @@ from starlette.testclient import TestClient
 
 from core import EnhancedDatabaseService
 from core.errors import SettingsError
+from exporter.access import load_web_config
 from exporter.server import build_app
-from exporter.web_config import load_web_config
 from tests.serving import served, write_tls
 
 HASH = bcrypt.hashpw(b"open sesame", bcrypt.gensalt(4)).decode()

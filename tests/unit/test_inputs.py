@@ -105,7 +105,8 @@ def test_refuses_a_price(value: Any) -> None:
 def test_money_keeps_whole_cents(cents: int) -> None:
     """An amount in cents comes back as it was."""
     amount = Decimal(cents).scaleb(-2)
-    assert inputs.check_money(amount, "amount", signed=True) == amount
+    bounds = {"least": inputs.MIN_MONEY, "most": inputs.MAX_MONEY}
+    assert inputs.check_decimal(amount, "amount", **bounds, quantum=inputs.CENT) == amount
 
 
 def test_a_float_stands_for_what_it_prints() -> None:

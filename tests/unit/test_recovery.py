@@ -120,7 +120,7 @@ class Server:
 
     def release(self, keys: object, _: bytes) -> None:
         """Be told of keys."""
-        self.half_open_sent.append(self.breaker.is_half_open)
+        self.half_open_sent.append(self.breaker._is_half_open)
         self.sent += keys  # type: ignore[arg-type]  # a list of keys
 
     def attempt(self) -> bool:
