@@ -1,6 +1,6 @@
-"""Asks before something is lost: on a terminal a question, elsewhere an option that has to be given.
+"""The confirmation before data is deleted: a question on a terminal, otherwise an option of the command.
 
-Owns the question; knows nothing of what is lost.
+Owns the question; does not know what is deleted.
 """
 
 import sys
@@ -11,17 +11,17 @@ from core.errors import RowsWouldBeLost
 
 
 def is_somebody_there() -> bool:
-    """Say whether a question would be seen and can be answered."""
+    """Say whether there is a terminal on which a person can answer a question."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def confirm_loss(loss: RowsWouldBeLost, *, option: str) -> None:
     """Return when a person agrees to the loss that an error describes; raise the error otherwise.
 
-    Without a terminal nobody is there to ask, so the option is named.
+    Without a terminal there is nobody to ask, so the error names the option.
     """
     if not is_somebody_there():
-        raise RowsWouldBeLost(f"{loss}; {option} does it all the same")
+        raise RowsWouldBeLost(f"{loss}; {option} continues anyway")
     click.echo(str(loss), err=True)
-    if not click.confirm("do it all the same?", err=True):
+    if not click.confirm("continue anyway?", err=True):
         raise RowsWouldBeLost("nothing was changed")

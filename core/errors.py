@@ -20,7 +20,7 @@ class SettingsError(EchoMarketsError, ValueError):
 
 
 class MissingExtra(EchoMarketsError, ImportError):
-    """A package is not installed that this part of the stack needs; the message names the extra."""
+    """This part of the stack needs a package that is not installed; the message names the extra."""
 
 
 class UserNotFound(EchoMarketsError, LookupError):
@@ -54,7 +54,7 @@ class DatabaseUnavailable(EchoMarketsError):
 class ConnectFailed(DatabaseUnavailable):
     """No connection could be opened, as opposed to one that was lost; nothing was changed.
 
-    `is_refused` says that the server answered and refused it, so that open ones go on.
+    `is_refused` says that the server answered and refused it; open connections still work.
     """
 
     def __init__(self, message: str, *, is_refused: bool = False) -> None:
@@ -63,7 +63,7 @@ class ConnectFailed(DatabaseUnavailable):
 
 
 class ConnectionsExhausted(ConnectFailed):
-    """The server, the role or a pooler accepts no further connection; those that are open go on."""
+    """The server, the role or a pooler accepts no further connection; open ones still work."""
 
 
 class ServerHung(DatabaseUnavailable):
@@ -110,7 +110,7 @@ class MigrationFailed(EchoMarketsError):
 
 
 class RowsWouldBeLost(EchoMarketsError):
-    """An operation would drop or replace rows that it was not told to; nothing was changed."""
+    """An operation would delete or replace rows without permission to do so; nothing was changed."""
 
 
 class PriceFileError(InvalidInput):

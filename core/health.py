@@ -35,9 +35,9 @@ T = TypeVar("T")
 
 CLIENT_NAME = f"{names.APPLICATION_PREFIX}health"
 CHECK_SECONDS = 1.0
-# Probes, scrapes and pages ask within the same moment; the servers hear of it once.
+# Probes, scrapes and pages ask at the same time; the servers are checked once for all of them.
 CACHE_SECONDS = 2.0
-# Whoever waits for another's evaluation waits a little longer than that may take.
+# A caller waits for a running evaluation a little longer than it may take.
 GRACE_SECONDS = 0.2
 
 
@@ -86,7 +86,7 @@ class HealthEvaluator:
         call_in_forked_child(self._reset_after_fork)
 
     def _reset_after_fork(self) -> None:
-        """Have no check under way, in a child without the threads that ran them, and no answer yet."""
+        """Forget running checks, whose threads a child does not have, and the last answer."""
         self._evaluating = threading.Lock()
         self._last: Health | None = None
         self._last_at = float("-inf")
@@ -96,8 +96,8 @@ class HealthEvaluator:
     def evaluate(self, limit_seconds: float = CHECK_SECONDS) -> Health:
         """Return what the checks, side by side, found at `timestamp`, at most two seconds ago.
 
-        Takes `limit_seconds`, which is a second at most; a check that is not done by then counts
-        as failed. Who asks while another's checks run gets their answer.
+        Takes `limit_seconds`, one second at most; a check that is not done by then counts as failed.
+        A caller that asks while checks run gets their answer.
         """
         limit_seconds = min(limit_seconds, CHECK_SECONDS)
         deadline = time.monotonic() + limit_seconds
@@ -105,7 +105,7 @@ class HealthEvaluator:
         try:
             if self._last is not None and self._monotonic() - self._last_at < CACHE_SECONDS:
                 return self._last
-            # read first: nothing that is reported is older than it says
+            # read before the checks, so that no result is older than the timestamp
             asked_at, timestamp = self._monotonic(), self._clock()
             health = self._run(deadline, timestamp)
             if limit_seconds == CHECK_SECONDS:
@@ -196,7 +196,7 @@ class HealthEvaluator:
 def _name_database_state(found: DatabaseFinding, pool: PoolUse) -> str:
     if found.migrations is not None:
         return "degraded" if found.is_read_only else "healthy"
-    # who has connections goes on with them
+    # open connections still work
     return "degraded" if found.is_full and pool.pool_size else "unhealthy"
 
 
@@ -209,7 +209,7 @@ def _name_state(diagnosis: Diagnosis | None) -> str:
 
 
 class _Check(Generic[T]):
-    """One check, in a thread that is started only when the one before has ended."""
+    """One check in its own thread; the next one starts only when the last one has ended."""
 
     def __init__(self, name: str, check: Callable[[], T]) -> None:
         self._name = name

@@ -41,7 +41,7 @@ ADVISORY_LOCK = 0x6563686F
 # For another starter: rewriting years of ticks may take that long.
 WAIT_SECONDS = 600.0
 WAIT_POLL_SECONDS = 0.25
-# For a table that others use: whoever comes later waits behind a migration.
+# For a lock on a table in use: while a migration waits for it, later statements on the table wait too.
 TABLE_WAIT_SECONDS = 60.0
 HAS_HISTORY = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = %s)"
 HISTORY_COLUMNS = """
@@ -93,7 +93,7 @@ class Migrator:
         wait_seconds: float = WAIT_SECONDS,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """`wait_seconds` is how long another starter is waited for."""
+        """`wait_seconds` is the longest wait for another starter."""
         _list_names(directory)
         self._directory = directory
         self._wait_seconds = wait_seconds
@@ -106,7 +106,7 @@ class Migrator:
             # building an index over years of ticks may take longer than any query may
             statement_timeout_ms=0,
             lock_timeout_ms=round(TABLE_WAIT_SECONDS * 1000),
-            # what is missing is said below, with what migrations would do
+            # `_check_database` reports a missing schema, and what migrations would do without it
             needs_schema=False,
         )
 
@@ -116,7 +116,7 @@ class Migrator:
             pending = [row.name for row in runner.status() if row.path and not row.applied]
             for name in pending:
                 runner.up(name)
-                # a table with checks to come cannot be altered by the next one
+                # a table with pending checks cannot be altered by the next migration
                 runner.database.execute_sql("SET CONSTRAINTS ALL IMMEDIATE")
             return pending
 
@@ -142,7 +142,7 @@ class Migrator:
             return names
 
     def status(self) -> list[MigrationStatus]:
-        """Return every migration in order; reads only and waits for nobody."""
+        """Return every migration in order; only reads, and waits for no lock."""
         with self._connected() as database, database.atomic():
             runner = self._runner(database)
             return [MigrationStatus(row.name, row.applied) for row in runner.status()]
@@ -226,7 +226,7 @@ class _MigrationDatabase(peewee.PostgresqlDatabase):
 
 
 class _LockWait:
-    """Says once for whom a starter waits, and gives up in time."""
+    """The wait for another starter's lock: logged once, and given up at a limit."""
 
     def __init__(self, limit_seconds: float) -> None:
         self._limit_seconds = limit_seconds

@@ -40,7 +40,7 @@ class PendingReply:
         self.is_open = True
 
     def give_up(self) -> None:
-        """Do not read the reply, unless it has been read; the script runs all the same."""
+        """Do not read the reply if it has not been read; the script still runs."""
         if self.is_open:
             self.is_open = False
             self.connection.close()

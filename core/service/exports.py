@@ -44,8 +44,8 @@ class Exports:
 
         Amounts are float64, or `Decimal` objects when `exact`; times are `datetime64[us, UTC]`, session
         dates `datetime64[us]` at midnight, ids `UUID` objects, documents dicts. A whole number that may be
-        missing is `Int64`. The fields of a nested record have its name and a dot before theirs. `kind`
-        names the columns where there are no records. Raises `InvalidInput`; `MissingExtra` without pandas.
+        missing is `Int64`. A field of a nested record becomes the column `RECORD.FIELD`. `kind` defines the
+        columns when there are no records. Raises `InvalidInput`; `MissingExtra` without pandas.
         """
         require_extra("frames")
         import pandas as pd  # noqa: PLC0415  # imported late, see the module's docstring
@@ -59,8 +59,8 @@ class Exports:
     def to_json(records: Record | Iterable[Record] | None) -> bytes:
         """Return a record, or a list of any number of them, as JSON in UTF-8; None is `null`.
 
-        Amounts are texts with all their digits, ids texts, times ISO 8601 in UTC with a Z: no reader
-        rounds anything. Raises `InvalidInput`.
+        Amounts are texts with all their digits, so that no reader rounds them; ids are texts, and times
+        are ISO 8601 in UTC with a Z. Raises `InvalidInput`.
         """
         if records is None or isinstance(records, Record):
             return msgspec.json.encode(records)

@@ -68,10 +68,10 @@ REMEDIES = {
 class Loads(ServiceBase):
     """The bulk loads of the service.
 
-    Records are loaded in chunks of 20,000, each a transaction of its own: an error undoes its
-    chunk, and the chunks before it stay; inside `transaction()` it is all or nothing. A row that is
-    there already with the same values is left alone, so a load can be repeated. Of two records
-    with one key in a chunk the last wins. Amounts and scores are rounded half-even to two decimals.
+    Records are loaded in chunks of 20,000, each in its own transaction: an error undoes its chunk, and
+    the earlier chunks stay; inside `transaction()` all are loaded or none. A row that already has the
+    same values is not written, so a load can be repeated. Of two records with one key in a chunk the
+    last wins. Amounts and scores are rounded half-even to two decimals.
     """
 
     def load_users(self, users: Iterable[User]) -> dict[str, UUID]:
@@ -121,7 +121,7 @@ class Loads(ServiceBase):
     def load_positions(self, positions: Iterable[Position]) -> int:
         """Load positions by user, session and symbol; return how many are new or changed.
 
-        Positions that are there and not given stay. Raises `InvalidInput`, naming the place of the
+        Stored positions that are not in the load stay. Raises `InvalidInput`, naming the place of the
         record, and `ConstraintViolated` when its portfolio does not exist.
         """
         return self._load(POSITIONS, positions)

@@ -61,16 +61,16 @@ class Operations(Users, Market, Leaderboards, Quests):
     def clear_user_cache(self, user_id: UUID | str) -> None:
         """Drop every cached value of one user: profile, active quests, portfolios.
 
-        Of portfolios those of the sessions in which the database has one. Raises `InvalidInput`.
+        The portfolios are those that the database has. Raises `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
         portfolio_keys = self._read(list_portfolio_keys, checked)
         self._cache.invalidate([user_key(checked), quests_key(checked), *portfolio_keys])
 
     def clear_market_data_cache(self) -> None:
-        """Drop the cached prices of every symbol, also of one whose ticks were deleted past the service.
+        """Drop the cached prices of every symbol, also after its ticks were deleted without the service.
 
-        Summaries of prices, which no write drops either, end by themselves within 30 s.
+        Summaries of prices are not dropped, neither here nor by writes; they expire within 30 s.
         """
         symbols = self._read(ticks.list_symbols)
         self._cache.invalidate(list_market_keys(symbols))
@@ -82,7 +82,7 @@ class Operations(Users, Market, Leaderboards, Quests):
         limits: Sequence[int] = (10, 50, 100),
         on_progress: Callable[[int, int], None] | None = None,
     ) -> int:
-        """Fill the cache with what is asked for first; return how many keys that are.
+        """Fill the cache with the keys that most pages read first; return how many keys these are.
 
         Today's leaderboards at the given limits, every symbol, and the profile and active quests of the
         players that were active last. All limits of a leaderboard, or 200 keys of another kind, are one
@@ -112,12 +112,12 @@ class Operations(Users, Market, Leaderboards, Quests):
         return total
 
     def stale_seconds(self) -> float | None:
-        """Return how old the answer to the last cached read was; None when it was fresh.
+        """Return the age of the answer to the last cached read; None when it was fresh.
 
-        The last of this thread, and in a coroutine of this task: ask where the read was made, with
-        `asyncio.to_thread` inside the function that the thread runs. A number means that the
-        database did not answer, and that the answer is the last known one instead of an error; it
-        is never older than CACHE_FAILSAFE.
+        It is the last read of this thread, or in a coroutine of this task: call it where the read was
+        made; with `asyncio.to_thread` that is inside the function that the thread runs. A number means
+        that the database did not answer, and that the last known value was returned instead of an error;
+        it is never older than CACHE_FAILSAFE.
         """
         return self._cache.stale_seconds
 
@@ -134,11 +134,11 @@ class Operations(Users, Market, Leaderboards, Quests):
     def maintain_partitions(self, *, months_ahead: int = 2, keep: timedelta | None = None) -> PartitionReport:
         """Create the partitions of the coming months; drop those wholly older than `keep`.
 
-        Ticks of a new month that came before its partition are moved into it, and symbols
-        that have no ticks left are forgotten. Safe to repeat and to run by several at once:
-        one works, the others wait and find it done. While partitions are created or dropped,
-        ticks can be neither read nor written; waits up to 5 s for that and then gives up
-        with a `DatabaseError`. Raises `InvalidInput`.
+        Ticks that came before the partition of their month are moved into it, and symbols without any
+        ticks are deleted. Safe to repeat, and to run several times at once: one call works, the others
+        wait and find it done. While partitions are created or dropped, ticks can be neither read nor
+        written. Waits up to 5 seconds for running reads and writes, and then raises a `DatabaseError`.
+        Raises `InvalidInput`.
         """
         ahead = check_int(months_ahead, "months_ahead", least=0, most=MAX_MONTHS_AHEAD)
         now = self._clock()
@@ -184,12 +184,12 @@ class Operations(Users, Market, Leaderboards, Quests):
 
     @contextmanager
     def audited(self, *, actor: str, action: AuditAction, target: str) -> Iterator[AuditEvent]:
-        """Write down that `actor` does `action` to `target`, run the block, write its outcome.
+        """Record that `actor` does `action` to `target`, run the block, record its outcome.
 
-        When it cannot be written down, the block is not run: raises `InvalidInput` or what the
-        database raised. An outcome that cannot be written is logged and counted, because the
-        action is done by then; its row says `started` for ever. Errors of the block go on.
-        Not inside `transaction()`, where a rollback would undo what was written down.
+        The block runs only if the record was written: else this raises `InvalidInput` or the error of the
+        database. If the outcome cannot be recorded, that is logged and counted, because the action has
+        already happened; the record then stays `started`. Errors of the block are raised. Do not use it
+        inside `transaction()`, where a rollback would remove the record.
         """
         event = self._record(actor, action, target)
         try:

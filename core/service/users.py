@@ -147,8 +147,8 @@ class Users(ServiceBase):
     def update_user_profile(self, user_id: UUID | str, **changes: Any) -> User:
         """Change username, name, email or preferences, and return the user.
 
-        What is not given stays; None removes name and email, and new preferences replace all of the
-        old ones. A new username shows on every cached leaderboard at once. Raises `UserNotFound`, and
+        Fields that are not given stay; None removes name and email, and new preferences replace all old
+        ones. Cached leaderboards show a new username at once. Raises `UserNotFound`, and
         `InvalidInput`, also when the username is taken.
         """
         checked = check_id(user_id, "user_id")
@@ -179,7 +179,7 @@ class Users(ServiceBase):
             raise _no_user(checked)
 
     def batch_touch_last_active(self, seen: Mapping[UUID | str, datetime]) -> int:
-        """Set when many users were active last; return how many of them have changed.
+        """Set the time when many users were last active; return how many of them changed.
 
         Times are before the end of tomorrow (UTC). A time before the one that is stored changes
         nothing, nor does a user that does not exist. One statement per 5,000 users in one

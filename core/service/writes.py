@@ -94,21 +94,21 @@ class ServiceBase:
     def transaction(self) -> Iterator[None]:
         """Group the calls of the block: all are committed at the end, or none.
 
-        Inside, these calls see their own writes and nobody else does. An error that leaves the
-        block undoes everything; one that is caught inside undoes only the call that raised it.
-        Transactions nest; the outermost commits. Holds one connection until it ends.
+        Only the calls in the block see its writes before it commits. An error that leaves the block undoes
+        everything; one that is caught inside undoes only the call that raised it. Transactions nest; the
+        outermost commits. Holds one connection until it ends.
 
         The block belongs to the thread that enters it, and there to the asyncio task or to the
-        function that a thread pool called. Other threads and tasks have transactions of their own;
-        where they run in the block's context, as with `asyncio.to_thread`, their calls raise
-        `TransactionMisused`. A block that awaits, is left by another thread or task, or stays open
-        when its thread or task has ended is rolled back, and what is called in it or ends it then
-        raises `TransactionMisused`: run the whole block in one function with `asyncio.to_thread`.
-        A child that is forked inside takes no part in it: its calls are on their own.
+        function that a thread pool called. Other threads and tasks have their own transactions; if they
+        run in the block's context, as with `asyncio.to_thread`, their calls raise `TransactionMisused`.
+        A block is rolled back when it awaits, when another thread or task leaves it, or when its own has
+        ended. Later calls in it, and its end, then raise `TransactionMisused`: run the whole block in one
+        function with `asyncio.to_thread`. A process that is forked inside is not part of the block: its
+        calls are independent.
 
-        Raises `DatabaseUnavailable` when the connection is lost, also when the commit happened all
-        the same and only its answer was lost, and a `DatabaseError` from a call that is part of a
-        deadlock: repeat the whole block then, because what it holds is what others wait for.
+        Raises `DatabaseUnavailable` when the connection is lost, even if the commit happened and only its
+        reply was lost. A call that is part of a deadlock raises a `DatabaseError`: repeat the whole block
+        then, because other writers wait for the rows that it has locked.
         """
         owner = Owner.of_block(sys._getframe())  # noqa: SLF001  # documented
         with self._write_as("transaction", owner=owner):

@@ -1,8 +1,8 @@
-"""DATABASE_URL: what libpq takes, and what is refused although it does.
+"""DATABASE_URL: the check of its form, which is stricter than libpq's.
 
-Owns the check of a URL's form. libpq takes the first `@` for the end of the password and the first
-`/` for the end of the port, so a password with one of them is read as a host, a port or a database,
-which messages then show. Connects to nothing; no message holds a part of the URL.
+For libpq the first `@` ends the password and the first `/` ends the port. So it takes a part of a
+password with such a sign for a host, a port or a database, and shows it in messages. Connects to
+nothing; no message contains a part of the URL.
 """
 
 import re
@@ -29,7 +29,7 @@ def check_database_url(url: str) -> str:
     """
     scheme = next((each for each in SCHEMES if url.startswith(each)), None)
     if scheme is None:
-        # how it has to begin is said of every wrong URL
+        # the message about a wrong URL always says how it has to begin
         raise DatabaseUrlError
     rest = url.removeprefix(scheme)
     _check_signs(rest)
@@ -57,7 +57,7 @@ def _find_reason(words: str) -> str:
 
 
 def _check_signs(rest: str) -> None:
-    """Refuse signs that end a part of the URL where nobody meant it; raises `DatabaseUrlError`."""
+    """Raise `DatabaseUrlError` for unencoded signs that would end a part of the URL too early."""
     authority, _, path = rest.partition("/")
     if authority.count("@") > 1:
         raise DatabaseUrlError("in a name or a password write '@' as %40")
@@ -70,5 +70,5 @@ def _check_signs(rest: str) -> None:
 
 
 def _is_port(text: str) -> bool:
-    # without one it is libpq's default
+    # without a port libpq uses its default
     return not text or (_PORT.fullmatch(text) is not None and 0 < int(text) <= _HIGHEST_PORT)

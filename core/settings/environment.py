@@ -1,6 +1,6 @@
-"""How settings are read from the environment, and what is said of a wrong one.
+"""How settings are read from the environment, and the messages for wrong ones.
 
-Owns the sources, the messages, and how alike two names have to be for one to be a misspelling of the
+Owns the sources, the messages, and how similar two names must be for one to be a misspelling of the
 other. Never shows a password: secrets are `SecretStr`, and a rejected value is redacted before it is printed.
 """
 
@@ -23,7 +23,7 @@ STACK_ENV_FILE = Path(".local/stack.env")
 
 # One letter of ten that is missing, doubled, wrong or in another place: DATABSE_URL, but not REDIS_HOST.
 ALIKE = 0.9
-# For a name that is wrong anyway, and may just have no setting that it could mean.
+# For a name that is wrong anyway: the closest setting is shown if it is at least this similar.
 SIMILAR = 0.6
 
 
@@ -53,7 +53,7 @@ def redact(text: str) -> str:
 def _hide_password(found: re.Match[str]) -> str:
     user, colon, _ = found["login"].partition(":")
     if re.search(r"[/?#@]", user):
-        # such a sign may stand in a password that begins earlier than it seems
+        # with such a sign the password may begin earlier than the last colon
         return "://***@"
     return f"://{user}:***@" if colon else found[0]
 
@@ -175,12 +175,12 @@ def _list_known(kind: type[EnvironmentSettings] = EnvironmentSettings) -> set[st
 
 
 def find_closest(name: str, known: Collection[str], *, likeness: float = SIMILAR) -> str | None:
-    """Return the known name that is most like `name`, or None when none is like it."""
+    """Return the known name that is most similar to `name`, or None when none is similar."""
     return next(iter(get_close_matches(name, known, n=1, cutoff=likeness)), None)
 
 
 def find_misspelt(names: Iterable[str], known: Collection[str]) -> Mapping[str, str]:
-    """Return those of `names` that nobody knows and that are almost a known name, with that name."""
+    """Return the unknown names that are almost a known one, each with the known name."""
     found: dict[str, str] = {}
     for name in names:
         closest = None if name in known else find_closest(name, known, likeness=ALIKE)
@@ -190,5 +190,5 @@ def find_misspelt(names: Iterable[str], known: Collection[str]) -> Mapping[str, 
 
 
 def _is_deliberate(name: str, known: str) -> bool:
-    """Say whether a name says of itself that it is another one, such as DATABASE_URL_2 or OLD_REDIS_URL."""
+    """Say whether a name is a known one with a prefix or suffix, such as DATABASE_URL_2 or OLD_REDIS_URL."""
     return re.fullmatch(rf"(\w+_)?{re.escape(known)}(_\w+|\d+)?", name) is not None

@@ -1,8 +1,8 @@
 """REDIS_URL: its parts and its parameters, parsed strictly.
 
 Owns which parameters exist and which values each of them takes. A parameter that is unknown here is
-an error, because a setting that is ignored is found out in an incident. Connects to nothing; no
-message holds a password.
+an error: otherwise people would notice an ignored parameter only during an incident. Connects to
+nothing; no message contains a password.
 """
 
 import ssl
@@ -25,9 +25,9 @@ TLS_PARAMETERS: Final = (
     "ssl_keyfile",
     "ssl_password",
 )
-# As many as a 32-bit number surely holds.
+# So many digits fit into 32 bits.
 DATABASE_DIGITS: Final = 9
-# Longer than any parameter that somebody may mean.
+# Longer than any known parameter.
 NAME_LENGTH: Final = 40
 # Parameters of redis-py that another setting or the cache itself decides.
 ELSEWHERE: Final[Mapping[str, str]] = {
@@ -52,7 +52,7 @@ class RedisUrlError(ValueError):
 
 @dataclass(frozen=True)
 class TlsOptions:
-    """How a server proves who it is, and this client to it; names are those of the parameters."""
+    """How server and client authenticate each other; the names are those of the parameters."""
 
     ssl_ca_certs: str | None = None
     ssl_ca_path: str | None = None
@@ -78,9 +78,9 @@ class RedisAddress:
 
     @property
     def account(self) -> tuple[str, ...]:
-        """Name and password of the user; empty where the client's certificate may name the user.
+        """Name and password of the user; empty when the client's certificate may name the user.
 
-        Without both it is `default`, which then needs no password.
+        Without a name and a password the user is `default`, which then needs no password.
         """
         is_certified = self.tls is not None and self.tls.ssl_certfile is not None
         if is_certified and not (self.username or self.password):
@@ -96,7 +96,7 @@ class RedisAddress:
 
 
 def parse_redis_url(url: str, *, password: str | None = None) -> RedisAddress:
-    """Return the address that a URL names; `password` counts when the URL has none.
+    """Return the address that a URL names; `password` is used when the URL has none.
 
     Raises `RedisUrlError`, also for files of certificates that cannot be read.
     """
@@ -110,7 +110,7 @@ def parse_redis_url(url: str, *, password: str | None = None) -> RedisAddress:
         parts = urlsplit(url)
     except ValueError as error:
         raise RedisUrlError("the host is not valid") from error
-    # before the parameters: a password with a '?' in it would be named among them
+    # before the parameters, whose errors would show the part of a password behind a '?'
     host, path = ("", _parse_path(parts)) if scheme == "unix" else (_parse_host(parts), "")
     port = _parse_port(parts)
     parameters = _parse_parameters(parts.query)
@@ -156,7 +156,7 @@ def _decode(what: str, text: str) -> str:
 
 
 def _parse_host(parts: SplitResult) -> str:
-    # behind an unencoded '/' or '?' of a password comes the '@' before the host
+    # an unencoded '/' or '?' in a password moves the '@' into the path or the query
     if not parts.hostname or "@" in parts.path or "@" in parts.query.partition("=")[0]:
         raise RedisUrlError("the host is missing; '/', '?' and '#' in a password have to be percent-encoded")
     return parts.hostname
@@ -229,7 +229,7 @@ def _parse_tls(parameters: Mapping[str, str]) -> TlsOptions:
 
 @lru_cache(maxsize=8)
 def make_tls_context(options: TlsOptions) -> ssl.SSLContext:
-    """Return what a connection with these options needs; raises `RedisUrlError` for a file."""
+    """Return the TLS context for these options; raises `RedisUrlError` for a file that cannot be used."""
     name = "ssl_ca_certs" if options.ssl_ca_certs else "ssl_ca_path"
     if options.ssl_ca_path and not Path(options.ssl_ca_path).is_dir():
         # OpenSSL looks for the folder only when it needs a certificate

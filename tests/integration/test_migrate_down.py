@@ -52,7 +52,7 @@ def test_tables_with_rows_are_kept_unless_that_is_wanted(database_url: str, exec
     assert [
         name for name in ("quests", "market_events", "audit_events", "ticks", "users") if f"{name} (" in line
     ] == []
-    assert line.endswith("nothing was changed; --drop-rows does it all the same")
+    assert line.endswith("nothing was changed; --drop-rows continues anyway")
     assert execute(APPLIED) == applied
     assert execute("SELECT * FROM portfolios") == portfolios
     done = run(database_url, "--to", SESSIONS, "--drop-rows")
@@ -90,7 +90,7 @@ def test_a_person_is_asked(
     typed = run_on_terminal("migrate", "down", "--to", SESSIONS, answer=answer, environment=environment)
     assert typed.status == status
     assert "portfolios (1 row)" in typed.shown
-    assert "do it all the same? [y/N]" in typed.shown
+    assert "continue anyway? [y/N]" in typed.shown
     is_kept = execute("SELECT to_regclass('portfolios') IS NOT NULL") == [(True,)]
     assert is_kept == (status != 0)
     assert ("error: nothing was changed" in typed.shown) == is_kept

@@ -66,7 +66,7 @@ def test_players_that_it_did_not_make_are_not_mixed_with_others(
     assert line == (
         "error: the database has 4 players (alice, bob, charlie, ...) that no seed has made; seeding removes"
         " nothing, and lets 5 simulated players play beside those who stay; nothing was changed;"
-        " --replace does it all the same"
+        " --replace continues anyway"
     )
     assert read_all(execute) == before
     done = run(*FIRST, "--replace")
@@ -164,5 +164,5 @@ def test_a_person_is_asked(
     typed = run_on_terminal("seed", *FIRST, answer=answer, environment=build_environment(**environment))
     assert typed.status == status, typed.shown
     assert "1 player (alice) that no seed has made" in typed.shown
-    assert "do it all the same? [y/N]" in typed.shown
+    assert "continue anyway? [y/N]" in typed.shown
     assert (read_all(execute) == before) == (status != 0)
