@@ -21,8 +21,8 @@ from core.price_import.rows import Problem
 from core.price_import.table import PriceTable, describe_jump, find_ratio
 from core.records import Candle
 from core.service import EnhancedDatabaseService
-from core.simulation.bars import VOLATILITY_RETURNS, build_ticks
 from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress
+from core.simulation.daily_ticks import VOLATILITY_RETURNS, build_ticks
 from core.simulation.history import close_of
 
 PARALLEL_WRITES: Final = 2

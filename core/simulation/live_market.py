@@ -25,7 +25,7 @@ from core.simulation.amounts import (
     find_price_units,
     to_prices,
 )
-from core.simulation.bars import annualize_percent
+from core.simulation.daily_ticks import annualize_percent
 from core.simulation.history import NO_PRICES, Calibration, DailyPrices, midnight_of
 from core.simulation.price_moves import EVENT_TYPE, PriceMove
 

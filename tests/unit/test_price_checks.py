@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from core.price_import.table import find_ratio
-from core.simulation.bars import build_ticks
+from core.simulation.daily_ticks import build_ticks
 from tests.price_files import describe, list_days, list_rows, read, refuse
 
 HEADER = "Ticker,Date,Open,High,Low,Close,Volume"

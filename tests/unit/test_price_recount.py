@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import asdict
 
 from core.price_import.vocabulary import parse_name
-from core.simulation.bars import build_ticks
+from core.simulation.daily_ticks import build_ticks
 from tests.price_files import list_rows, read
 
 SYMBOLS = ("0700.HK", "BRK-B", "M&M")

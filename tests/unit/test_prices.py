@@ -16,7 +16,7 @@ from core.errors import PriceFileError
 from core.price_import.reading import read_prices
 from core.price_import.sources import BLOCK_BYTES
 from core.price_import.table import TYPES, PriceTable
-from core.simulation.bars import build_ticks
+from core.simulation.daily_ticks import build_ticks
 from tests.price_files import list_days, list_rows, read, refuse
 
 HEADER = "Ticker,Date,Open,High,Low,Close,Volume,Adj Close"
