@@ -84,8 +84,8 @@ def show_heading(title: str) -> None:
         st.button(
             "Refresh",
             key="refresh",
-            help="Read the page again now. Figures that are kept for some time, as the page says below, "
-            "do not change before.",
+            help="Reads everything again now, also sums that are otherwise kept for up to 15 minutes",
+            on_click=runtime.read_again,
         )
 
 

@@ -4,6 +4,7 @@ Owns the hand-over: the server's lifespan (or a test) sets the service, scripts 
 closes it. A holder is needed because Streamlit runs the scripts itself and passes them no argument.
 """
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 from streamlit import runtime
 
 from core import EnhancedDatabaseService
+from core.errors import EchoMarketsError
 from core.metrics import Metrics
 from dashboard.readings import Reader
 
@@ -24,6 +26,10 @@ CACHE_SECONDS = 5.0
 
 CACHE_ENTRIES = 256
 """Each holds at most some hundred rows."""
+
+
+READ_AGAIN_SECONDS = 5.0
+"""Shortest time between two refreshes of everything: reports of a large game take seconds to add up."""
 
 
 class ShortCache:
@@ -76,6 +82,8 @@ class _Holder:
     service: EnhancedDatabaseService | None = None
     cache = ShortCache()
     reader: Reader | None = None
+    read_again_lock = threading.Lock()
+    read_again_at = -math.inf
 
 
 def set_service(service: EnhancedDatabaseService | None) -> None:
@@ -87,6 +95,7 @@ def set_service(service: EnhancedDatabaseService | None) -> None:
         _Holder.reader = Reader(
             is_database_up=lambda: is_database_up(service), find_stale=service.stale_seconds
         )
+    _Holder.read_again_at = -math.inf
 
 
 def get_service() -> EnhancedDatabaseService:
@@ -106,6 +115,25 @@ def get_reader() -> Reader:
     if _Holder.reader is None:
         raise RuntimeError("no service is set; start the pages with `python -m dashboard`")
     return _Holder.reader
+
+
+def read_again(*, clock: Callable[[], float] = time.monotonic) -> None:
+    """Drop every kept value that no write invalidates, so that pages read it again.
+
+    Values that anybody had read again within `READ_AGAIN_SECONDS` are new enough. While the database does not
+    answer nothing is dropped: pages keep the last known values.
+    """
+    with _Holder.read_again_lock:
+        now = clock()
+        if now - _Holder.read_again_at < READ_AGAIN_SECONDS:
+            return
+        try:
+            get_service().invalidate_reports()
+        except EchoMarketsError:
+            # each part of the page says what it cannot read
+            return
+        _Holder.read_again_at = now
+    _Holder.cache.clear()
 
 
 def is_database_up(service: EnhancedDatabaseService) -> bool:

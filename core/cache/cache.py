@@ -315,4 +315,4 @@ def _read_of_many(
         found = load([by_key[key] for key in keys])
         return {key: found[by_key[key]] for key in keys if by_key[key] in found}
 
-    return Read(cached, load_many, depends_on)
+    return Read(cached, load_many, (*depends_on, *cached.report_keys))

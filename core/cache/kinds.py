@@ -52,8 +52,13 @@ FAMILIES: Final = (*(f"{kind.name}:" for kind in KINDS), _VERSION)
 
 # Deleting a version key outdates every value that was stored under it, without a search for keys.
 USERNAMES_VERSION_KEY: Final = f"{_VERSION}usernames"
+# Of every report that no write invalidates.
+REPORTS_VERSION_KEY: Final = f"{_VERSION}reports"
 
-_KIND_NAMES: Final = {kind.name: kind.name for kind in KINDS} | {"usernames": USER.name}
+_KIND_NAMES: Final = {kind.name: kind.name for kind in KINDS} | {
+    "usernames": USER.name,
+    "reports": LEADERBOARD.name,
+}
 
 
 def version_key(kind: CacheKind, *parts: object) -> str:
@@ -81,11 +86,19 @@ def _depends_on_nothing(*_: object) -> tuple[str, ...]:
     return ()
 
 
+def _also_on_reports(
+    depends_on: Callable[[Unpack[Args]], tuple[str, ...]],
+) -> Callable[[Unpack[Args]], tuple[str, ...]]:
+    return lambda *args: (*depends_on(*args), REPORTS_VERSION_KEY)
+
+
 class Cached(Generic[T, *Args]):
     """A cached read: its kind, the type of its value, its keys, and the version keys it depends on.
 
     `key` and `depends_on` take the arguments of the read. `time_dependent`: the answer of the database
-    changes with the clock, or no write invalidates it, so a cached value may differ from a fresh one.
+    changes with the clock, or no write invalidates it, so a cached value may differ from a fresh one. Such
+    a value is a report, which `invalidate_reports` of the service drops; `is_report` False excepts one that
+    writes do invalidate.
     """
 
     def __init__(
@@ -97,11 +110,14 @@ class Cached(Generic[T, *Args]):
         depends_on: Callable[[Unpack[Args]], tuple[str, ...]] = _depends_on_nothing,
         ttl_seconds: int | None = None,
         time_dependent: bool = False,
+        is_report: bool | None = None,
     ) -> None:
         self.name = kind.name
         self.codec: Codec[T] = Codec(of)
         self.key = key
-        self.depends_on = depends_on
+        is_report = time_dependent if is_report is None else is_report
+        self.report_keys: tuple[str, ...] = (REPORTS_VERSION_KEY,) if is_report else ()
+        self.depends_on = _also_on_reports(depends_on) if is_report else depends_on
         self.ttl_seconds = kind.ttl_seconds if ttl_seconds is None else ttl_seconds
         self.time_dependent = time_dependent
         self._prefix = f"{kind.name}:"

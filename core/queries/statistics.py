@@ -5,6 +5,7 @@ runs a statement, because the exporter does not use the pool that it measures.
 """
 
 import re
+from datetime import datetime
 from typing import Any, Protocol
 
 from core.metrics.names import OTHER
@@ -123,6 +124,11 @@ def list_slowest_statements(executor: Executor, limit: int) -> tuple[StatementFi
         )
         for operation, text, calls, total, mean, rows in _fetch(executor, statement, (limit,))
     )
+
+
+def read_clock(executor: Executor) -> datetime:
+    """Return the time of the server: the cheapest question that it can answer."""
+    return _fetch(executor, "SELECT now()")[0][0]  # type: ignore[no-any-return]  # a column of one type
 
 
 def _fetch(executor: Executor, statement: str, parameters: tuple[Any, ...] | None = None) -> list[Row]:

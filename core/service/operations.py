@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeVar, cast, get_args
 from uuid import UUID
 
+from core.cache.kinds import REPORTS_VERSION_KEY
 from core.database import Database
 from core.errors import EchoMarketsError, InvalidInput
 from core.queries import audit, partitions, statistics, ticks, users
@@ -74,6 +75,17 @@ class Operations(Users, Market, Leaderboards, Quests):
         """
         symbols = self._read(ticks.list_symbols)
         self._cache.invalidate(list_market_keys(symbols))
+
+    def invalidate_reports(self) -> None:
+        """Drop every cached report that no write invalidates, so that the next reads ask the database.
+
+        Reports are those calls whose answers are "at most ... s old" whatever is written: summaries of
+        sessions and quests, period leaderboards, numbers of players, trends of prices. Asks the
+        database for its time first: while it does not answer, the last known values stay, and what it
+        raises is raised.
+        """
+        self._read(statistics.read_clock)
+        self._cache.invalidate([REPORTS_VERSION_KEY])
 
     def warm_cache(
         self,

@@ -35,7 +35,8 @@ def quests_key(user_id: UUID) -> str:
     return f"quests:{format_id(user_id)}"
 
 
-_ACTIVE = Cached(QUESTS, tuple[Quest, ...], quests_key, time_dependent=True)
+# Writes invalidate it; only that a quest ends comes with the clock.
+_ACTIVE = Cached(QUESTS, tuple[Quest, ...], quests_key, time_dependent=True, is_report=False)
 # A change of a quest does not invalidate the reads below. With millions of quests a sum takes a second.
 _TOTALS = Cached(
     QUESTS, tuple[QuestTotals, ...], lambda width: f"quests:totals:{format_width(width)}", time_dependent=True
