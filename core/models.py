@@ -216,7 +216,7 @@ class Trade(Model):
     executed_at = _now()
 
     class Meta:
-        """Read by portfolio, in the order of execution."""
+        """Read by portfolio, in the order of execution; a session is a range of blocks, hence BRIN."""
 
         table_name = "trades"
         constraints: ClassVar[list[Any]] = [
@@ -228,6 +228,7 @@ class Trade(Model):
         ]
         indexes: ClassVar[list[Any]] = [
             SQL("CREATE INDEX trades_portfolio ON trades (user_id, session_date, executed_at, id)"),
+            SQL("CREATE INDEX trades_session ON trades USING brin (session_date) WITH (autosummarize = on)"),
         ]
 
 
@@ -266,6 +267,10 @@ class Quest(Model):
             SQL("CREATE INDEX quests_active ON quests (user_id, created_at) WHERE status = 'ACTIVE'"),
             SQL("CREATE INDEX quests_expiring ON quests (expires_at) WHERE status = 'ACTIVE'"),
             SQL("CREATE INDEX quests_completed ON quests (completed_at) WHERE completed_at IS NOT NULL"),
+            SQL(
+                "CREATE INDEX quests_undated ON quests (id)"
+                " WHERE status = 'COMPLETED' AND completed_at IS NULL"
+            ),
         ]
 
 

@@ -4,7 +4,7 @@ Answers are the service's own records. The service caches, so they can be as old
 sessions and categories, which every view asks for, are kept for five seconds more.
 """
 
-from datetime import date
+from datetime import UTC, date, datetime
 
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput, UserNotFound
@@ -14,6 +14,11 @@ from dashboard.formats import KNOWN_CATEGORIES, Category, describe_category
 
 MATCHES_SHOWN = 24
 """Players offered for a prefix: as many as fit on a phone with little scrolling."""
+
+
+def is_open_session(day: date, now: datetime) -> bool:
+    """Return whether the session of a day is still open: that of today (UTC), or a later one."""
+    return day >= now.astimezone(UTC).date()
 
 
 def list_categories(service: EnhancedDatabaseService, day: date) -> tuple[Category, ...]:

@@ -36,13 +36,15 @@ DATES_WITH_ENTRIES = """
         FROM days WHERE day IS NOT NULL AND place < %(limit)s
     ) SELECT day FROM days WHERE day IS NOT NULL ORDER BY day DESC"""
 # The size of a leaderboard is the sum of its counters; its best and median scores are read in the order
-# of its index. Only quests are added up entry by entry; users and market events are counted row by row.
+# of its index. All else is counted row by row, each count over one range of an index of its table.
 SUMMARIES = """
     WITH joined AS MATERIALIZED (
         SELECT (created_at AT TIME ZONE 'UTC')::date AS day, count(*) AS players FROM users GROUP BY 1
     )
     SELECT d.day,
            (SELECT COALESCE(sum(players), 0) FROM joined WHERE joined.day <= d.day)::bigint,
+           (SELECT count(*) FROM portfolios WHERE session_date = d.day),
+           (SELECT count(DISTINCT user_id) FROM trades WHERE session_date = d.day),
            counted.players,
            (SELECT max(score) FROM leaderboard_entries
             WHERE session_date = d.day AND category = %(returns)s),
@@ -52,15 +54,26 @@ SUMMARIES = """
                 ORDER BY score DESC
                 OFFSET greatest(counted.players - 1, 0) / 2 LIMIT 2 - mod(counted.players, 2)
             ) AS middle),
-           (SELECT sum(score) FROM leaderboard_entries
-            WHERE session_date = d.day AND category = %(quests)s)::bigint,
-           (SELECT count(*) FROM market_events
-            WHERE created_at >= d.day::timestamp AT TIME ZONE 'UTC'
-              AND created_at < (d.day + 1)::timestamp AT TIME ZONE 'UTC')
-    FROM unnest(%(days)s::date[]) AS d (day) CROSS JOIN LATERAL (
+           (SELECT count(*) FROM quests
+            WHERE completed_at >= d.begin AND completed_at < d.finish),
+           (SELECT count(*) FROM market_events WHERE created_at >= d.begin AND created_at < d.finish)
+    FROM (
+        SELECT day, day::timestamp AT TIME ZONE 'UTC' AS begin,
+               (day + 1)::timestamp AT TIME ZONE 'UTC' AS finish
+        FROM unnest(%(days)s::date[]) AS days (day)
+    ) AS d CROSS JOIN LATERAL (
         SELECT COALESCE(sum(entries), 0)::bigint AS players FROM leaderboard_counters
         WHERE session_date = d.day AND category = %(returns)s
     ) AS counted"""
+
+SEEN = """
+    SELECT count(*) FROM (
+        SELECT id FROM users WHERE last_active >= %(first)s::timestamp AT TIME ZONE 'UTC'
+        UNION
+        SELECT user_id FROM portfolios WHERE session_date BETWEEN %(first)s AND %(last)s
+    ) AS seen"""
+
+UNDATED = "SELECT count(*) FROM quests WHERE status = 'COMPLETED' AND completed_at IS NULL"
 
 build_summary = make_builder(SessionSummary)
 
@@ -75,9 +88,16 @@ def list_dates_with_entries(database: Database, limit: int, before: date) -> tup
     return fetch_all(database, get_first, DATES_WITH_ENTRIES, {"limit": limit, "before": before})
 
 
-def list_summaries(
-    database: Database, days: Sequence[date], *, returns: str, quests: str
-) -> tuple[SessionSummary, ...]:
-    """Return the summaries of sessions in any order; `returns` and `quests` are categories."""
-    parameters = {"days": list(days), "returns": returns, "quests": quests}
-    return fetch_all(database, build_summary, SUMMARIES, parameters)
+def count_seen(database: Database, first: date, last: date) -> int:
+    """Return how many users were active since the first day, or have a portfolio from then to the last."""
+    return fetch_all(database, lambda row: int(row[0]), SEEN, {"first": first, "last": last})[0]
+
+
+def count_undated(database: Database) -> int:
+    """Return how many completed quests have no time of completion."""
+    return fetch_all(database, lambda row: int(row[0]), UNDATED)[0]
+
+
+def list_summaries(database: Database, days: Sequence[date], *, returns: str) -> tuple[SessionSummary, ...]:
+    """Return the summaries of sessions in any order; `returns` is a category."""
+    return fetch_all(database, build_summary, SUMMARIES, {"days": list(days), "returns": returns})

@@ -317,19 +317,23 @@ class Sparkline(Record, frozen=True):
 
 
 class SessionSummary(Record, frozen=True):
-    """Summary of one session.
+    """Summary of one session, which is a UTC day.
 
-    `signed_up` is the number of users at the end of the day, `players` the number of entries on the
-    leaderboard of returns. Returns are in percent. `quests_completed` is the sum of the scores on the
-    leaderboard of quests. Values are None when the leaderboard has no entries.
+    `signed_up` is the number of users at the end of the day, `played` the number of portfolios of the
+    session, `traded` the number of players with a trade in it. `players` is the number of entries on
+    the leaderboard of returns, whose best and median are in percent and None without entries.
+    `quests_completed` counts quests by their time of completion; those whose time is unknown count in
+    no session. `events` is the number of market events of the day.
     """
 
     session_date: date
     signed_up: int
+    played: int
+    traded: int
     players: int
     best_return: Decimal | None
     median_return: Decimal | None
-    quests_completed: int | None
+    quests_completed: int
     events: int
 
 

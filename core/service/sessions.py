@@ -1,7 +1,7 @@
 """Sessions: their dates, their summaries, and their close."""
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 from itertools import islice
 
 from core.cache import Cached
@@ -9,26 +9,40 @@ from core.cache.kinds import LEADERBOARD
 from core.errors import InvalidInput
 from core.queries import leaderboard_reports, leaderboards
 from core.queries import sessions as queries
-from core.records import DAILY_RETURNS, QUESTS_COMPLETED, SessionSummary
+from core.records import DAILY_RETURNS, SessionSummary
 from core.service.inputs import (
     check_before,
     check_category,
     check_int,
     check_limit,
+    check_session_date,
     check_session_to_write,
 )
 from core.service.writes import ServiceBase
 
 MAX_SESSIONS = 100
+MAX_SEEN_DAYS = 365
 
 
-def _summary_key(returns: str, quests: str, day: date) -> str:
-    return f"leaderboard:summary:{returns}:{quests}:{day}"
+def _summary_key(returns: str, day: date) -> str:
+    return f"leaderboard:summary:{returns}:{day}"
 
 
 # No write invalidates these. Sessions before the newest change only when somebody corrects them.
 _NEWEST = Cached(LEADERBOARD, SessionSummary, _summary_key, ttl_seconds=60, time_dependent=True)
 _PAST = Cached(LEADERBOARD, SessionSummary, _summary_key, ttl_seconds=900, time_dependent=True)
+
+
+_UNDATED = Cached(
+    LEADERBOARD, int, lambda: "leaderboard:undated-quests", ttl_seconds=900, time_dependent=True
+)
+_SEEN = Cached(
+    LEADERBOARD,
+    int,
+    lambda first, last: f"leaderboard:seen:{first}:{last}",
+    ttl_seconds=60,
+    time_dependent=True,
+)
 
 
 class Sessions(ServiceBase):
@@ -58,25 +72,22 @@ class Sessions(ServiceBase):
         return self._read(leaderboard_reports.list_dates, check_category(category), count, day)
 
     def get_session_summaries(
-        self, *, limit: int = 14, returns: str = DAILY_RETURNS, quests: str = QUESTS_COMPLETED
+        self, *, limit: int = 14, returns: str = DAILY_RETURNS
     ) -> tuple[SessionSummary, ...]:
         """Return the newest sessions that have a leaderboard in figures, newest first.
 
-        `returns` and `quests` name the leaderboards that the figures are taken from. The newest is
-        at most 60 s old, the others 900 s. Sessions after tomorrow, which an older release could
-        store, are left out. Raises `InvalidInput`.
+        `returns` names the leaderboard that the returns are taken from. The newest is at most 60 s
+        old, the others 900 s. Sessions after tomorrow, which an older release could store, are left
+        out. Raises `InvalidInput`.
         """
         count = check_int(limit, "limit", least=1, most=MAX_SESSIONS)
-        categories = {
-            "returns": check_category(returns, "returns"),
-            "quests": check_category(quests, "quests"),
-        }
+        category = check_category(returns, "returns")
         before = check_before(None, self._clock())
         days = self._read(queries.list_dates_with_entries, count, before)
-        by_key = {_summary_key(**categories, day=day): day for day in days}
+        by_key = {_summary_key(category, day): day for day in days}
 
         def load(missing: Sequence[date]) -> dict[date, SessionSummary]:
-            found = self._read(queries.list_summaries, missing, **categories)
+            found = self._read(queries.list_summaries, missing, returns=category)
             return {summary.session_date: summary for summary in found}
 
         newest, past = dict(islice(by_key.items(), 1)), dict(islice(by_key.items(), 1, None))
@@ -85,6 +96,27 @@ class Sessions(ServiceBase):
             **self._cache.get_or_load_many(_PAST, past, load),
         }
         return tuple(summaries[key] for key in by_key if key in summaries)
+
+    def count_seen_players(self, *, days: int = 1) -> int:
+        """Return how many players were seen on the last `days` days (UTC), of which today is the last.
+
+        Seen are players whose last activity was then, or who have a portfolio of a session of these
+        days. At most 60 s old. Raises `InvalidInput`.
+        """
+        count = check_int(days, "days", least=1, most=MAX_SEEN_DAYS)
+        today = check_session_date(None, self._clock())
+
+        def load(first: date, last: date) -> int:
+            return self._read(queries.count_seen, first, last)
+
+        return self._cache.get_or_load(_SEEN, load, today - timedelta(days=count - 1), today)
+
+    def count_undated_quests(self) -> int:
+        """Return how many completed quests have no known time of completion, and so count in no session.
+
+        At most 900 s old.
+        """
+        return self._cache.get_or_load(_UNDATED, lambda: self._read(queries.count_undated))
 
     def close_session(self, session_date: date) -> int:
         """Store the final rank of every entry of a session; return how many entries it has.

@@ -25,6 +25,7 @@ from core.records import (
     Quest,
     Record,
     Tick,
+    Trade,
     User,
     freeze,
 )
@@ -120,21 +121,27 @@ def test_a_batch_says_what_has_no_row(service: EnhancedDatabaseService, alice: U
 def test_a_session_is_summed_up_as_its_record_says(
     service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute
 ) -> None:
-    """Signed up are those who were there by the end of the day; figures without a leaderboard are None."""
+    """Signed up are those who were there by the end of the day; returns without a leaderboard are None."""
     execute("UPDATE users SET created_at = %s WHERE id = %s", (NOON, alice.id))
     execute("UPDATE users SET created_at = %s WHERE id = %s", (NOON + timedelta(days=1), bob.id))
     service.update_leaderboard_entry(alice.id, "daily_returns", Decimal("1.5"), DAY)
-    service.update_leaderboard_entry(alice.id, "quests_completed", Decimal(2), DAY)
+    service.get_current_portfolio(alice.id, DAY)
+    for hour, quantity in ((1, 5), (2, 3)):
+        time = NOON + timedelta(hours=hour)
+        service.load_trades([Trade(new_id(), alice.id, DAY, "AAPL", "BUY", ONE * quantity, ONE, time)])
+    for day in (NOON, NOON + timedelta(hours=3), NOON + timedelta(days=3), None):
+        execute(
+            "INSERT INTO quests (user_id, type, title, target_value, status, created_at, completed_at)"
+            " VALUES (%s, 'T', 'T', 1, 'COMPLETED', '2013-01-01', %s)",
+            (alice.id, day),
+        )
     service.update_leaderboard_entry(bob.id, "other", ONE, DAY + timedelta(days=1))
     later, first = service.get_session_summaries()
-    assert (first.signed_up, first.players, first.best_return, first.quests_completed) == (
-        1,
-        1,
-        ONE * 3 / 2,
-        2,
-    )
-    assert (later.signed_up, later.players) == (2, 0)
-    assert later.best_return is later.median_return is later.quests_completed is None
+    assert (first.signed_up, first.played, first.traded, first.players) == (1, 1, 1, 1)
+    assert (first.best_return, first.quests_completed) == (ONE * 3 / 2, 2)
+    assert (later.signed_up, later.played, later.traded, later.players) == (2, 0, 0, 0)
+    assert later.best_return is later.median_return is None
+    assert (later.quests_completed, service.count_undated_quests()) == (0, 1)
 
 
 def test_an_action_has_no_end_until_its_outcome_is_known(service: EnhancedDatabaseService) -> None:

@@ -141,7 +141,7 @@ def test_sessions_are_summed_up(service: EnhancedDatabaseService, execute: Execu
     assert newest.session_date == date(2013, 3, 1)
     assert (newest.signed_up, newest.players, newest.events) == (2, 3, 1)
     assert (newest.best_return, newest.median_return) == (Decimal("3.11"), Decimal("0.95"))
-    assert newest.quests_completed == 9
+    assert (newest.played, newest.traded, newest.quests_completed) == (3, 0, 0)
     assert (middle.signed_up, middle.events) == (2, 0)
     assert oldest.signed_up == 0
     assert service.get_session_summaries(limit=1) == (newest,)
@@ -156,7 +156,7 @@ def test_the_median_of_an_even_board_lies_between(
     service.batch_update_leaderboard("luck", scores, DAY - timedelta(days=1))
     newest, before = service.get_session_summaries()
     assert newest.median_return == Decimal("2.50")
-    assert newest.quests_completed is None
+    assert newest.quests_completed == 0
     assert (before.players, before.best_return, before.median_return) == (0, None, None)
 
 
@@ -191,8 +191,8 @@ def test_a_summary_is_cached_no_longer_than_is_said(
     longest = {
         "market:sparklines:24:3600": 15,
         f"user:active:{NOON.isoformat()}": 60,
-        f"leaderboard:summary:daily_returns:quests_completed:{DAY}": 60,
-        f"leaderboard:summary:daily_returns:quests_completed:{DAY - timedelta(days=1)}": 900,
+        f"leaderboard:summary:daily_returns:{DAY}": 60,
+        f"leaderboard:summary:daily_returns:{DAY - timedelta(days=1)}": 900,
         "quests:totals:86400": 180,
         "quests:expiring:20:604800": 60,
         "quests:slowest:10": 180,

@@ -56,7 +56,7 @@ def test_the_overview_sums_up_the_newest_session(game: EnhancedDatabaseService) 
     assert not page.exception
     assert [title.value for title in page.title] == ["Overview"]
     figures = read_metrics(page)
-    assert figures["Active on 1 Mar"] == "3"
+    assert (figures["Seen today"], figures["Played"], figures["Traded"]) == ("0", "3", "0")
     assert figures["Median return"] == "+0.95%"
     assert figures["Best return"] == "+3.11%"
     assert figures["Events of the day"] == "1"
@@ -65,7 +65,8 @@ def test_the_overview_sums_up_the_newest_session(game: EnhancedDatabaseService) 
     movers, events, sessions = (table.value for table in page.dataframe)
     assert list(movers["symbol"]) == ["market?symbol=FB", "market?symbol=AAPL", "market?symbol=IBM"]
     assert list(events["title"]) == ["FB fell 5.3%"]
-    assert list(sessions["players"]) == [3, 3, 3]
+    assert list(sessions["played"]) == list(sessions["players"]) == [3, 3, 3]
+    assert list(sessions["state"]) == ["finished"] * 3
 
 
 def test_the_overview_without_prices_or_events_says_so(service: EnhancedDatabaseService) -> None:

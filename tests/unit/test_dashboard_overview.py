@@ -1,14 +1,14 @@
 """Headline figures and charts of the last sessions."""
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import altair as alt
-import pytest
 
-from core.records import SessionSummary
-from dashboard.pages.overview import tables
+from core.records import MarketEvent, SessionSummary
+from dashboard.pages.overview import charts, tables
 
 DAY = date(2013, 3, 1)
 
@@ -18,96 +18,102 @@ def build_session(age: int = 0, **changes: Any) -> SessionSummary:
     values: dict[str, Any] = {
         "session_date": DAY - timedelta(days=age),
         "signed_up": 1_200 - age,
+        "played": 1_000 - age,
+        "traded": 900 - 2 * age,
         "players": 1_000 - age,
         "best_return": Decimal(5) - age,
         "median_return": Decimal("0.25") - age,
-        "quests_completed": 100 - 10 * age,
+        "quests_completed": 10 + age,
         "events": 3 - age,
     }
     return SessionSummary(**(values | changes))
 
 
-def test_headlines_show_the_newest_session_and_its_change() -> None:
-    """Six figures, each against the session before."""
-    headlines = tables.build_headlines([build_session(0), build_session(1)], active=900, is_today=True)
-    assert [(item.label, item.value, item.note) for item in headlines] == [
+def build_headlines(*sessions: SessionSummary, is_open: bool = False) -> dict[str, tables.Headline]:
+    """Return the headlines of sessions, newest first, by label."""
+    found = tables.build_headlines(sessions, seen_today=900, is_open=is_open)
+    return {headline.label: headline for headline in found}
+
+
+def test_headlines_of_a_finished_session_are_compared_with_the_one_before() -> None:
+    """Each figure with its difference; who was seen is a figure of today."""
+    headlines = build_headlines(build_session(0), build_session(1))
+    assert [(label, item.value, item.note) for label, item in headlines.items()] == [
+        ("Seen today", "900", "of 1,200 players"),
+        ("Played", "1,000", "+1"),
+        ("Traded", "900", "+2"),
         ("Players", "1,200", "+1"),
-        ("Active today", "1,000", "900 seen today"),
         ("Median return", "+0.25%", "+1.00 pts"),
         ("Best return", "+5.00%", "+1.00 pts"),
+        ("Quests completed", "10", "-1"),
         ("Events of the day", "3", "+1"),
-        ("Quests completed", "10", "100 in total"),
     ]
 
 
-def test_trends_go_from_the_oldest_to_the_newest() -> None:
-    """One value a session; finished quests are the steps between."""
-    players, active, median, _, events, quests = tables.build_headlines(
-        [build_session(age) for age in range(3)], active=0, is_today=True
-    )
-    assert players.trend == (1_198.0, 1_199.0, 1_200.0)
-    assert active.trend == (998.0, 999.0, 1_000.0)
-    assert median.trend == (-1.75, -0.75, 0.25)
-    assert events.trend == (1.0, 2.0, 3.0)
-    assert quests.trend == (10.0, 10.0)
+def test_an_open_session_is_so_far_and_better_or_worse_than_none() -> None:
+    """The session before stands beside it, without a difference, an arrow or a colour."""
+    headlines = build_headlines(build_session(0), build_session(1), is_open=True)
+    assert not any(item.is_change for item in headlines.values())
+    assert headlines["Median return"].note == "so far; 28 Feb: -0.75%"
+    assert headlines["Quests completed"].note == "so far; 28 Feb: 11"
+    assert build_headlines(build_session(0), is_open=True)["Played"].note == "so far"
+
+
+def test_trends_are_of_finished_sessions_oldest_first() -> None:
+    """The open session would end each of them in a fall."""
+    sessions = [build_session(age) for age in range(3)]
+    finished, still_open = build_headlines(*sessions), build_headlines(*sessions, is_open=True)
+    assert finished["Played"].trend == (998.0, 999.0, 1_000.0)
+    assert finished["Median return"].trend == (-1.75, -0.75, 0.25)
+    assert finished["Quests completed"].trend == (12.0, 11.0, 10.0)
+    assert still_open["Played"].trend == (998.0, 999.0)
+    assert still_open["Median return"].trend == (-1.75, -0.75)
 
 
 def test_only_returns_are_good_or_bad() -> None:
     """More players or events are neither gain nor loss."""
-    headlines = tables.build_headlines([build_session()], active=0, is_today=True)
-    assert [item.label for item in headlines if item.is_change] == ["Median return", "Best return"]
-
-
-def test_a_session_that_is_over_names_its_day() -> None:
-    """Nobody reads a figure of years ago as today's."""
-    active = tables.build_headlines([build_session()], active=7, is_today=False)[1]
-    assert (active.label, active.value) == ("Active on 1 Mar", "1,000")
-    assert active.note == "7 seen since"
+    headlines = build_headlines(build_session(0), build_session(1))
+    assert [label for label, item in headlines.items() if item.is_change] == ["Median return", "Best return"]
 
 
 def test_an_unchanged_return_is_no_gain() -> None:
     """No green arrow at 0.00."""
-    median = tables.build_headlines([build_session(), build_session()], active=0, is_today=True)[2]
+    median = build_headlines(build_session(), build_session())["Median return"]
     assert (median.note, median.is_change) == ("0.00 pts", False)
 
 
 def test_a_first_session_has_no_change() -> None:
-    """Nor a trend of quests."""
-    headlines = tables.build_headlines([build_session()], active=0, is_today=True)
-    assert [item.note for item in headlines] == [
-        None,
-        "0 seen today",
-        None,
-        None,
-        None,
-        "100 in total",
-    ]
-    assert (headlines[5].value, headlines[5].trend) == ("-", ())
+    """Nothing to compare with."""
+    headlines = build_headlines(build_session())
+    assert [item.note for item in headlines.values()] == ["of 1,200 players", *[None] * 7]
 
 
-def test_a_session_without_boards_has_dashes() -> None:
+def test_a_session_without_leaderboards_has_dashes() -> None:
     """What is not known is not 0."""
-    bare = build_session(best_return=None, median_return=None, quests_completed=None)
-    headlines = tables.build_headlines([bare, build_session(1)], active=0, is_today=True)
-    assert [item.value for item in headlines[2:4]] == ["-", "-"]
-    assert headlines[2].trend == (-0.75,)
-    assert headlines[5].note is None
+    bare = build_session(best_return=None, median_return=None)
+    headlines = build_headlines(bare, build_session(1))
+    assert headlines["Median return"].value == headlines["Best return"].value == "-"
+    assert headlines["Median return"].trend == (-0.75,)
 
 
-@pytest.mark.parametrize(
-    ("totals", "finished"), [([30, 20, 5], [15, 10]), ([30, None, 5], [25]), ([10, 20], [0]), ([None], [])]
-)
-def test_finished_quests_are_the_steps_between_totals(totals: list[int | None], finished: list[int]) -> None:
-    """A missing total counts with the next; nothing is ever unfinished."""
-    sessions = [build_session(age, quests_completed=total) for age, total in enumerate(totals)]
-    assert tables.list_completed(sessions) == finished
+def build_event(title: str, moment: datetime) -> MarketEvent:
+    """Return a market event."""
+    return MarketEvent(UUID(int=1), "T", title, None, (), None, "NEUTRAL", moment)
+
+
+def list_values(spec: dict[str, Any], layer: int) -> list[dict[str, Any]]:
+    """Return the rows of one layer of a chart."""
+    rows: list[dict[str, Any]] = spec["layer"][layer]["data"]["values"]
+    return rows
 
 
 def test_the_chart_of_returns_is_valid_and_holds_what_is_known() -> None:
-    """Two values a session, fewer where there is no board; oldest first."""
-    spec = tables.build_returns_chart([build_session(0), build_session(1, median_return=None)])
-    alt.Chart.from_dict(spec)
-    rows = [(row["day"], row["series"], row["percent"]) for row in spec["data"]["values"]]
+    """Two values a session, fewer where there is no leaderboard; oldest first."""
+    sessions = [build_session(0, events=0), build_session(1, median_return=None, events=0)]
+    spec = charts.build_returns_chart(sessions, (), is_open=False)
+    alt.LayerChart.from_dict(spec)
+    assert len(spec["layer"]) == 1
+    rows = [(row["day"], row["series"], row["percent"]) for row in list_values(spec, 0)]
     assert rows == [
         ("2013-02-28", "Best", "+4.00%"),
         ("2013-03-01", "Best", "+5.00%"),
@@ -115,9 +121,37 @@ def test_the_chart_of_returns_is_valid_and_holds_what_is_known() -> None:
     ]
 
 
+def test_an_open_session_is_not_joined_to_the_finished_ones() -> None:
+    """Its points are hollow and say so far."""
+    sessions = [build_session(0, events=0), build_session(1, events=0)]
+    spec = charts.build_returns_chart(sessions, (), is_open=True)
+    alt.LayerChart.from_dict(spec)
+    assert {row["day"] for row in list_values(spec, 0)} == {"2013-02-28"}
+    assert [row["session"] for row in list_values(spec, 1)] == ["Fri 1 Mar 2013 (so far)"] * 2
+    assert spec["layer"][1]["mark"]["filled"] is False
+
+
+def test_events_mark_their_sessions() -> None:
+    """By their day in UTC; a day without a session has no place on the axis."""
+    late = datetime(2013, 3, 1, 23, 30, tzinfo=timezone(-timedelta(hours=5)))
+    events = [
+        build_event("next day", late),
+        build_event("of the day", datetime(2013, 3, 1, 20, tzinfo=UTC)),
+        build_event("before", datetime(2013, 2, 28, 9, tzinfo=UTC)),
+    ]
+    spec = charts.build_returns_chart([build_session(0), build_session(1)], events, is_open=True)
+    alt.LayerChart.from_dict(spec)
+    marks = {row["day"]: row["events"] for row in list_values(spec, 2)}
+    assert list(marks) == ["2013-02-28", "2013-03-01"]
+    assert "of the day" in marks["2013-03-01"]
+    assert "before" in marks["2013-02-28"]
+
+
 def test_sessions_as_a_table() -> None:
-    """One row a session, in the order given."""
-    frame = tables.build_sessions_table([build_session(0), build_session(1, best_return=None)])
+    """One row a session, in the order given; only the newest can be open."""
+    sessions = [build_session(0), build_session(1, best_return=None)]
+    frame = tables.build_sessions_table(sessions, is_open=True)
     assert list(frame["session"]) == [DAY, DAY - timedelta(days=1)]
-    assert list(frame["quests"]) == [100.0, 90.0]
+    assert list(frame["state"]) == ["so far", "finished"]
+    assert list(frame["quests"]) == [10, 11]
     assert frame["best"].isna().tolist() == [False, True]

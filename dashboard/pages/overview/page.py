@@ -1,35 +1,34 @@
 """Overview: the newest session with its trends, leaders, movers and events.
 
-Run by Streamlit as a script for every view. Has no filters; everything refreshes alone. The newest session
-is at most a minute old, earlier sessions a quarter of an hour.
+Run by Streamlit as a script for every view. Has no filters; everything refreshes alone.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
-from datetime import time as clock
 from functools import partial
 
 import streamlit as st
 
 from core import EnhancedDatabaseService
-from core.records import LeaderboardEntry, MarketEvent, SessionSummary, Sparkline, Tick
+from core.records import LeaderboardEntry, MarketEvent
 from dashboard import live, runtime, states
 from dashboard.charts import enclose_data
 from dashboard.elements import CARD_PIXELS, show_metric, show_table
-from dashboard.formats import KNOWN_CATEGORIES, build_player_link, escape_markdown, format_day, format_percent
+from dashboard.formats import (
+    build_player_link,
+    escape_markdown,
+    format_count,
+    format_day,
+    format_percent,
+    format_quantity,
+)
 from dashboard.navigation import SCRIPTS
-from dashboard.pages.market.data import list_sparklines
 from dashboard.pages.market.tables import build_events_table, build_movers_table, build_price_columns
-from dashboard.pages.overview import tables
+from dashboard.pages.overview import charts, data, tables
+from dashboard.pages.overview.data import Counts, Market, Sessions
 
 REFRESH_SECONDS = 30
-SESSIONS_SHOWN = 14
-"""Sessions of a trend: two weeks of trading fit into a small chart."""
-
-EVENTS_SHOWN = 20
-LEADERS_SHOWN = 5
 VISIBLE_ROWS = 6
-CARDS_PER_ROW = 3
+CARDS_PER_ROW = 4
 
 
 def show_overview() -> None:
@@ -38,69 +37,71 @@ def show_overview() -> None:
     live.show_heading("Overview")
     with live.loading():
         sessions = _read_sessions(service)
-    if not sessions:
+    if not sessions.summaries:
         states.show_no_sessions()
         return
-    live.show_live(partial(_show_session, service), seconds=REFRESH_SECONDS)
+    live.show_live(partial(_show_sections, service), seconds=REFRESH_SECONDS)
     st.caption(
-        "The newest session can be up to one minute old, earlier sessions up to 15 minutes. "
-        "All times and session dates are in UTC."
+        "A session is a UTC day: the one of today is open, and its figures are “so far”; earlier ones are "
+        "finished. The newest session can be up to one minute old, earlier sessions up to 15 minutes; "
+        "Refresh reads all of them again. All times and session dates are in UTC."
     )
 
 
-def _read_sessions(service: EnhancedDatabaseService) -> tuple[SessionSummary, ...]:
-    return live.read("overview-sessions", partial(service.get_session_summaries, limit=SESSIONS_SHOWN))
+def _read_sessions(service: EnhancedDatabaseService) -> Sessions:
+    return live.read("overview-sessions", partial(data.load_sessions, service))
 
 
-def _show_session(service: EnhancedDatabaseService) -> None:
+def _show_sections(service: EnhancedDatabaseService) -> None:
     sessions = _read_sessions(service)
-    day = sessions[0].session_date
-    st.caption(
-        f"Session of {format_day(day)}, compared with the session before. Trends: {len(sessions)} sessions."
-    )
+    day = sessions.summaries[0].session_date
+    _show_state(sessions)
     live.show_section(
-        ("overview-headlines", day),
-        load=lambda: service.count_active_players(_begin_day(day)),
-        show=lambda active: _show_headlines(sessions, active),
+        "overview-headlines",
+        load=partial(data.load_counts, service),
+        show=partial(_show_headlines, sessions),
     )
     returns, leaders = st.columns([5, 3], gap="medium")
     with returns:
         st.subheader("Returns of the last sessions", anchor=False)
-        st.vega_lite_chart(
-            enclose_data(tables.build_returns_chart(sessions)),
-            width="stretch",
-            alt=f"Best and median return of the last {len(sessions)} sessions; see the table below",
+        live.show_section(
+            ("overview-returns", sessions.summaries[-1].session_date, day),
+            load=partial(data.load_marked_events, service, sessions),
+            show=partial(_show_returns, sessions),
         )
     with leaders:
         st.subheader("Leaders this session", anchor=False)
         live.show_section(
-            ("overview-leaders", day),
-            load=lambda: service.get_leaderboard(KNOWN_CATEGORIES[0].key, day, LEADERS_SHOWN),
-            show=_show_leaders,
+            ("overview-leaders", day), load=partial(data.load_leaders, service, day), show=_show_leaders
         )
     movers, events = st.columns(2, gap="medium")
     with movers:
         st.subheader("Biggest movers", anchor=False)
-        live.show_section(
-            "overview-movers",
-            load=lambda: (service.get_latest_market_data(), list_sparklines(service)),
-            show=lambda found: _show_movers(*found),
-        )
+        live.show_section("overview-movers", load=partial(data.load_market, service), show=_show_movers)
     with events:
         st.subheader("Events of the day", anchor=False)
         live.show_section(
-            ("overview-events", day), load=lambda: _list_events(service, day), show=_show_events
+            ("overview-events", day), load=partial(data.load_events, service, day), show=_show_events
         )
     with st.expander("Table of the sessions"):
-        _show_sessions(sessions)
+        _show_table(sessions)
 
 
-def _show_headlines(sessions: Sequence[SessionSummary], active: int) -> None:
-    day = sessions[0].session_date
+def _show_state(sessions: Sessions) -> None:
+    finished = len(sessions.summaries) - sessions.is_open
+    trends = f"Trends: {format_quantity(finished, 'finished session')}."
+    day = format_day(sessions.summaries[0].session_date)
+    if sessions.is_open:
+        st.caption(f"Session of {day}: open, so all its figures are so far. {trends}")
+    elif finished > 1:
+        st.caption(f"Session of {day}: finished, compared with the session before. {trends}")
+    else:
+        st.caption(f"Session of {day}: finished, the first one. {trends}")
+
+
+def _show_headlines(sessions: Sessions, counts: Counts) -> None:
     headlines = tables.build_headlines(
-        sessions,
-        active=active,
-        is_today=day == datetime.now(UTC).date(),
+        sessions.summaries, seen_today=counts.seen_today, is_open=sessions.is_open
     )
     with st.grid(CARDS_PER_ROW, min_column_width=CARD_PIXELS):
         for headline in headlines:
@@ -111,7 +112,26 @@ def _show_headlines(sessions: Sequence[SessionSummary], active: int) -> None:
                 is_change=headline.is_change,
                 chart_data=headline.trend or None,
                 chart_type="area",
+                help=headline.help,
             )
+    if counts.undated_quests:
+        st.caption(
+            f"{format_count(counts.undated_quests)} completed quests have no known time of completion: "
+            "they count in no session."
+        )
+
+
+def _show_returns(sessions: Sessions, events: Sequence[MarketEvent]) -> None:
+    shown = len(sessions.summaries)
+    st.vega_lite_chart(
+        enclose_data(charts.build_returns_chart(sessions.summaries, events, is_open=sessions.is_open)),
+        width="stretch",
+        alt=f"Best and median return of the last {shown} sessions; see the table below",
+    )
+    hollow = " Hollow points: the open session, so far." if sessions.is_open else ""
+    marks = "Marks above: market events, named in the tooltip." if events else ""
+    if marks or hollow:
+        st.caption(f"{marks}{hollow}".strip())
 
 
 def _show_leaders(leaders: Sequence[LeaderboardEntry]) -> None:
@@ -124,28 +144,23 @@ def _show_leaders(leaders: Sequence[LeaderboardEntry]) -> None:
     st.page_link(SCRIPTS["leaderboards"], label="Full leaderboard")
 
 
-def _show_movers(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -> None:
-    if not ticks:
+def _show_movers(market: Market) -> None:
+    if not market.ticks:
         st.caption("No symbol has a price yet.")
         return
     show_table(
-        build_movers_table(ticks, sparklines),
+        build_movers_table(market.ticks, market.sparklines),
         {
             "symbol": st.column_config.LinkColumn(
                 "Symbol", display_text=r"symbol=(.+)$", help="Opens the symbol's candles"
             ),
-            **build_price_columns(ticks),
+            **build_price_columns(market.ticks),
         },
         alt="Symbols with the largest change in 24 hours first",
         visible_rows=VISIBLE_ROWS,
         placeholder="-",
     )
     st.page_link(SCRIPTS["market"], label="All symbols")
-
-
-def _list_events(service: EnhancedDatabaseService, day: date) -> tuple[MarketEvent, ...]:
-    start = _begin_day(day)
-    return service.list_market_events(EVENTS_SHOWN, since=start, until=start + timedelta(days=1))
 
 
 def _show_events(events: Sequence[MarketEvent]) -> None:
@@ -165,27 +180,26 @@ def _show_events(events: Sequence[MarketEvent]) -> None:
     st.page_link(SCRIPTS["market"], label="All events")
 
 
-def _show_sessions(sessions: Sequence[SessionSummary]) -> None:
+def _show_table(sessions: Sessions) -> None:
     number = st.column_config.NumberColumn
     show_table(
-        tables.build_sessions_table(sessions),
+        tables.build_sessions_table(sessions.summaries, is_open=sessions.is_open),
         {
             "session": st.column_config.DateColumn("Session", format="YYYY-MM-DD"),
+            "state": st.column_config.TextColumn("State", help="So far: the session is open"),
+            "played": number("Played", format="%,d", help=tables.PLAYED_HELP),
+            "traded": number("Traded", format="%,d", help=tables.TRADED_HELP),
             "players": number("Players with a score", format="%,d"),
             "median": number("Median return", format="%+,.2f%%"),
             "best": number("Best return", format="%+,.2f%%"),
-            "quests": number("Quests completed (total)", format="%,d"),
+            "quests": number("Quests completed", format="%,d", help=tables.QUESTS_HELP),
             "events": number("Events", format="%,d"),
             "signed_up": number("Players (total)", format="%,d"),
         },
-        alt=f"The last {len(sessions)} sessions, newest first",
-        visible_rows=SESSIONS_SHOWN,
+        alt=f"The last {len(sessions.summaries)} sessions, newest first",
+        visible_rows=data.SESSIONS_SHOWN,
         placeholder="-",
     )
-
-
-def _begin_day(day: date) -> datetime:
-    return datetime.combine(day, clock(0), UTC)
 
 
 show_overview()

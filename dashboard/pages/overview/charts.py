@@ -1,0 +1,84 @@
+"""The chart of the overview: returns of the last sessions, with the days of market events marked.
+
+Vega-Lite in plain dictionaries; pure functions.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from core.records import MarketEvent, SessionSummary
+from dashboard.charts import ACCENT, BASELINE, MARGIN, PERCENT_LABEL, Spec, build_day_axis, build_event_marks
+from dashboard.formats import format_day, format_percent
+
+HEIGHT = 280
+
+_LABELS = 5
+_SERIES = ("Best", "Median")
+
+
+def build_returns_chart(
+    sessions: Sequence[SessionSummary], events: Sequence[MarketEvent], *, is_open: bool
+) -> Spec:
+    """Return the best and the median return of each session, given newest first.
+
+    Finished sessions are joined by lines; an open one has hollow points of its own. A mark above tells of
+    the market events of a session.
+    """
+    newest_last = tuple(reversed(sessions))
+    finished = newest_last[:-1] if is_open else newest_last
+    days = [session.session_date.isoformat() for session in newest_last]
+    x = build_day_axis(days, labels=_LABELS)
+    lines = _build_layer(
+        finished, x, {"type": "line", "point": {"filled": True, "size": 40}, "strokeWidth": 2}
+    )
+    lines["encoding"]["strokeDash"] = _build_scale([[1, 0], [6, 4]])
+    layers = [lines]
+    if is_open:
+        hollow = {"type": "point", "filled": False, "size": 70, "strokeWidth": 2}
+        layers.append(_build_layer(newest_last[-1:], x, hollow, note=" (so far)"))
+    layers += build_event_marks(events, days)
+    return {"height": HEIGHT, "padding": MARGIN, "layer": layers}
+
+
+def _build_layer(sessions: Sequence[SessionSummary], x: Spec, mark: Spec, *, note: str = "") -> Spec:
+    y_axis = {"title": None, "format": "+,.2~f", "labelExpr": PERCENT_LABEL, "tickCount": 5}
+    rows = [row for session in sessions for row in _list_returns(session, note)]
+    return {
+        "data": {"values": rows},
+        "mark": mark,
+        "encoding": {
+            "x": x,
+            "y": {"field": "value", "type": "quantitative", "axis": y_axis},
+            "color": _build_scale([ACCENT, BASELINE]),
+            "tooltip": [
+                {"field": "session", "type": "nominal", "title": "Session"},
+                {"field": "series", "type": "nominal", "title": "Return"},
+                {"field": "percent", "type": "nominal", "title": "In percent"},
+            ],
+        },
+    }
+
+
+def _build_scale(values: list[Any]) -> Spec:
+    return {
+        "field": "series",
+        "type": "nominal",
+        "scale": {"domain": list(_SERIES), "range": values},
+        # equal legends of all scales merge into one
+        "legend": {"title": None, "orient": "top", "symbolType": "stroke"},
+    }
+
+
+def _list_returns(session: SessionSummary, note: str) -> list[Spec]:
+    values = zip(_SERIES, (session.best_return, session.median_return), strict=True)
+    return [
+        {
+            "day": session.session_date.isoformat(),
+            "session": f"{format_day(session.session_date)}{note}",
+            "series": series,
+            "value": float(value),
+            "percent": format_percent(value),
+        }
+        for series, value in values
+        if value is not None
+    ]
