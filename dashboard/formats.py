@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from itertools import pairwise
 from typing import Literal
 from urllib.parse import quote
@@ -41,13 +41,13 @@ KNOWN_CATEGORIES = (
         key=TOTAL_VALUE,
         name="Total value",
         unit="currency",
-        explanation="Total value: cash and holdings at the close of the session.",
+        explanation="Total value: cash and holdings, at the close of the session or, while it is open, now.",
     ),
     Category(
         key=QUESTS_COMPLETED,
         name="Quests completed",
         unit="count",
-        explanation="Quests completed: all quests that the player has completed so far.",
+        explanation="Quests completed: all by the end of the session or, while it is open, so far.",
     ),
 )
 _SPECIAL = "\\`*_{}[]()<>#+-.!|$:~&"
@@ -142,14 +142,16 @@ def format_score(score: Number, unit: Unit) -> str:
     return format_count(score) if unit == "count" else f"{score:,.2f}"
 
 
-def format_rank(rank: int) -> str:
-    """Write a rank: `#1,024`."""
-    return f"#{rank:,}"
-
-
 def format_rank_of(rank: int, players: int) -> str:
     """Write a rank among all players: `67 of 1,024`."""
     return f"{rank:,} of {players:,}"
+
+
+def format_top(rank: int, players: int) -> str:
+    """Write the share of the players that a rank and those above it are: `top 3%`, `top 0.1%`."""
+    percent = Decimal(100 * rank) / max(players, rank, 1)
+    step = Decimal(1) if percent > 1 else Decimal("0.1")
+    return f"top {(percent / step).to_integral_value(ROUND_CEILING) * step}%"
 
 
 def format_day(day: date) -> str:

@@ -91,12 +91,12 @@ _SCORES = """
 SCORES = _SCORES.format(rank="NULL")
 # A closed session has its final ranks; only those of an open one are counted.
 RANKS = _SCORES.format(rank=f"COALESCE(e.rank, 1 + {count_above('e.score', day='e.session_date')})")
-# Ranked by the sum; the score is the mean, in which a session without a score counts as 0. The sums of
-# 100,000 players need 16 MB; with less memory they are sorted on disk several times.
+# Ranked by the sum of the scores above the base; the score is the mean, in which a session without a score
+# counts as 0. The sums of 100,000 players need 16 MB; with less memory they are sorted on disk several times.
 _SORT_MEMORY = "SET LOCAL work_mem = '64MB';"
 PERIOD = """
     WITH totals AS MATERIALIZED (
-        SELECT user_id, sum(score) AS total, count(*) AS sessions FROM leaderboard_entries
+        SELECT user_id, sum(score - %(base)s) AS total, count(*) AS sessions FROM leaderboard_entries
         WHERE session_date = ANY(%(days)s::date[]) AND category = %(category)s GROUP BY user_id
     ), best AS MATERIALIZED (
         SELECT * FROM totals ORDER BY total DESC, user_id LIMIT %(limit)s
@@ -198,10 +198,10 @@ def list_scores(
 
 
 def list_period(
-    database: Database, category: str, days: Sequence[date], limit: int
+    database: Database, category: str, days: Sequence[date], *, base: Decimal, limit: int
 ) -> tuple[int, tuple[PeriodEntry, ...]]:
     """Return how many players have a score in any of the sessions, and the best of them."""
-    parameters = {"category": category, "days": list(days), "limit": limit}
+    parameters = {"category": category, "days": list(days), "base": base, "limit": limit}
     rows = fetch_all(database, tuple, _SORT_MEMORY + PERIOD, parameters)
     return (rows[0][5] if rows else 0), tuple(PeriodEntry(*row[:5]) for row in rows)
 

@@ -45,6 +45,7 @@ from core.service.leaderboards import list_version_keys
 from core.service.writes import ServiceBase, stream_pages
 
 MAX_BINS = 100
+NO_BASE = Decimal(0)
 MAX_PERIOD_SESSIONS = 90
 # Of one statement: each is an index probe, and in an open session a count as well.
 MAX_SCORES = 5_000
@@ -62,7 +63,9 @@ _SUMMARY = Cached(LEADERBOARD, LeaderboardSummary, _summary_key, depends_on=list
 _PERIOD = Cached(
     LEADERBOARD,
     PeriodLeaderboard,
-    lambda category, day, sessions, limit: f"leaderboard:{category}:{day}:last-{sessions}-{limit}",
+    lambda category, day, sessions, limit, base: (
+        f"leaderboard:{category}:{day}:last-{sessions}-{limit}-{base}"
+    ),
     ttl_seconds=300,
     time_dependent=True,
 )
@@ -164,22 +167,24 @@ class LeaderboardReports(ServiceBase):
         *,
         sessions: int = 7,
         limit: int = 50,
+        base: Decimal = NO_BASE,
     ) -> PeriodLeaderboard:
         """Return the best players by mean score of the sessions up to and with a date (None: today's).
 
-        Of the `sessions` newest (at most 90) in which the category has entries; a session
-        without a score counts as nothing. Adds up every entry of them: the answer is up to 300 s
-        old, whatever was changed since. Raises `InvalidInput`.
+        Of the `sessions` newest (at most 90) in which the category has entries. `base` is subtracted from
+        each score; a session without a score counts as 0. Adds up every entry of them: the answer is
+        at most 300 s old, whatever was changed since. Raises `InvalidInput`.
         """
         category, day = check_leaderboard(category, session_date, self._clock())
         count = check_int(sessions, "sessions", least=1, most=MAX_PERIOD_SESSIONS)
         limit = check_limit(limit)
+        base = check_decimal(base, "base", least=MIN_MONEY, most=MAX_MONEY, quantum=CENT)
 
-        def load(category: str, day: date, sessions: int, limit: int) -> PeriodLeaderboard:
+        def load(category: str, day: date, sessions: int, limit: int, base: Decimal) -> PeriodLeaderboard:
             before = min(day, find_last_session(self._clock())) + timedelta(days=1)
-            return self._read(_find_period, category, before, sessions, limit)
+            return self._read(_find_period, category, before, sessions, base=base, limit=limit)
 
-        return self._cache.get_or_load(_PERIOD, load, category, day, count, limit)
+        return self._cache.get_or_load(_PERIOD, load, category, day, count, limit, base)
 
     def list_leaderboard_entries(
         self,
@@ -278,10 +283,10 @@ def _find_summary(
 
 
 def _find_period(
-    database: Database, category: str, before: date, sessions: int, limit: int
+    database: Database, category: str, before: date, sessions: int, *, base: Decimal, limit: int
 ) -> PeriodLeaderboard:
     days = queries.list_dates(database, category, sessions, before)
-    players, entries = queries.list_period(database, category, days, limit)
+    players, entries = queries.list_period(database, category, days, base=base, limit=limit)
     return PeriodLeaderboard(days=days, players=players, entries=entries)
 
 

@@ -101,7 +101,7 @@ def test_leaderboards_open_on_the_newest_session(game: EnhancedDatabaseService) 
     assert figures["Median score"] == "+0.95%"
     assert figures["Lowest score"] == "-2.10%"
     assert list(page.dataframe[0].value["moved"]) == ["↑ 2", "↓ 1", "↓ 1"]
-    assert list(page.dataframe[0].value["change"]) == [3.51, 0.73, -2.15]
+    assert list(page.dataframe[0].value["change"]) == ["+3.51 pts", "+0.73 pts", "-2.15 pts"]
     assert list(page.dataframe[0].value["trend"].iloc[0]) == [1.2, -0.4, 3.11]
     assert "UTC" in read_text(page)
 
@@ -157,7 +157,7 @@ def test_a_search_shows_who_is_found_and_who_stands_around(game: EnhancedDatabas
         ["alice", "bob", "charlie"],
     ]
     assert list(page.dataframe[0].value["rank"]) == [3]
-    assert r"Around charlie, #3" in read_text(page)
+    assert r"Around charlie, 3 of 3" in read_text(page)
     assert "No player here starts with “zorro”" in read_text(open_page(LEADERBOARDS, find="zorro"))
 
 
@@ -171,7 +171,7 @@ def test_any_two_sessions_are_compared(game: EnhancedDatabaseService) -> None:
     """Ranks and scores against the session in the address."""
     page = open_page(LEADERBOARDS, against="2013-02-27")
     assert list(page.dataframe[0].value["moved"]) == ["=", "↑ 1", "↓ 1"]
-    assert list(page.dataframe[0].value["change"]) == [1.91, 1.1, -2.1]
+    assert list(page.dataframe[0].value["change"]) == ["+1.91 pts", "+1.10 pts", "-2.10 pts"]
     first = open_page(LEADERBOARDS, day="2013-02-27")
     assert list(first.dataframe[0].value["moved"]) == ["new"] * 3
 
@@ -180,7 +180,7 @@ def test_a_period_shows_means(game: EnhancedDatabaseService) -> None:
     """The mean of the sessions, with who is found in it."""
     page = open_page(LEADERBOARDS, period="Last 7")
     assert read_players(page) == ["alice", "bob", "charlie"]
-    assert list(page.dataframe[0].value["score"]) == [1.3, 0.34, -0.68]
+    assert list(page.dataframe[0].value["score"]) == ["+1.30%", "+0.34%", "-0.68%"]
     assert list(page.dataframe[0].value["sessions"]) == [3, 3, 3]
     assert read_players(open_page(LEADERBOARDS, period="Last 7", find="b")) == ["bob"]
 
@@ -323,6 +323,9 @@ def test_what_refreshes_fails_in_its_place(
     page.run()
     assert not page.exception
     assert "next try in 5 s" in read_text(page).lower()
+    if view == LEADERBOARDS:
+        # what was shown before stays, with its age
+        assert read_metrics(page)["Best score"] == "+3.11%"
     assert page.text_input[0].value in {"alice", "al"}
 
 

@@ -94,6 +94,8 @@ READS: dict[str, Callable[[EnhancedDatabaseService, User], object]] = {
     "count_active_players": lambda s, _: s.count_active_players(NOON),
     "count_completed_quests": lambda s, u: s.count_completed_quests([u.id]),
     "count_leaderboard": lambda s, _: s.count_leaderboard("total_value", DAY),
+    "count_seen_players": lambda s, _: s.count_seen_players(),
+    "count_undated_quests": lambda s, _: s.count_undated_quests(),
     "find_leaderboard_summary": lambda s, _: s.find_leaderboard_summary("total_value", DAY),
     "find_portfolio": lambda s, u: s.find_portfolio(u.id, DAY),
     "get_current_portfolio": lambda s, u: s.get_current_portfolio(u.id, DAY),
@@ -271,8 +273,8 @@ def _expire(service: EnhancedDatabaseService) -> None:
 
 # It is a change and nobody reads it, or it changes no row.
 NO_CHANGE = {
-    "audited", "cache_stats", "clear_market_data_cache", "clear_user_cache", "close", "health", "pool_stats",
-    "stale_seconds", "to_frame", "to_json", "warm_cache",
+    "audited", "cache_stats", "clear_market_data_cache", "clear_user_cache", "close", "health",
+    "invalidate_reports", "pool_stats", "stale_seconds", "to_frame", "to_json", "warm_cache",
 }  # fmt: skip  # one name a line would hide that these are the rest
 CURRENT = [name for name in READS if "ever older than the last" in read_docstring(name)] + ["get_portfolio"]
 

@@ -2,26 +2,26 @@
 
 import csv
 from collections.abc import Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from io import StringIO
-from urllib.parse import unquote
 from uuid import UUID
-from xml.etree import ElementTree as ET
 
 import altair as alt
 import msgspec
 import pytest
 from frozendict import frozendict
 
-from core.records import LeaderboardEntry, PeriodEntry, PlayerScore, ScoreBin
+from core.records import LeaderboardEntry, PeriodEntry, PeriodLeaderboard, PlayerScore, ScoreBin
 from dashboard import charts
 from dashboard.charts import Bin
 from dashboard.formats import KNOWN_CATEGORIES
 from dashboard.pages.leaderboards import data, download, tables
 from dashboard.pages.leaderboards.data import ComparedEntries, Selection
+from dashboard.scores import ScoreSource
 
 DAY = date(2013, 2, 28)
+RETURN = KNOWN_CATEGORIES[0]
 
 
 def build_entries(scores: Sequence[str], names: Sequence[str] = ()) -> list[LeaderboardEntry]:
@@ -52,30 +52,57 @@ def test_a_page_shows_where_its_players_stood_before() -> None:
     entries = tuple(build_entries(["5.00", "3.00", "2.00", "1.00"]))
     before = {UUID(int=n): build_score(n, "3.50", rank) for n, rank in ((1, 4), (2, 1), (3, 3))}
     compared = ComparedEntries(entries, before, {UUID(int=1): (Decimal(1), Decimal(5))})
-    frame = tables.build_entries_table(compared, best=Decimal(6)).to_pydict()
+    frame = tables.build_entries_table(compared, RETURN, best=Decimal(6)).to_pydict()
     assert frame["moved"] == ["↑ 3", "↓ 1", "=", "new"]
-    assert frame["change"] == [1.5, -0.5, -1.5, None]
-    assert frame["behind"] == [1.0, 3.0, 4.0, 5.0]
+    assert frame["score"] == ["+5.00%", "+3.00%", "+2.00%", "+1.00%"]
+    assert frame["change"] == ["+1.50 pts", "-0.50 pts", "-1.50 pts", ""]
+    assert frame["behind"] == ["1.00 pts", "3.00 pts", "4.00 pts", "5.00 pts"]
     assert frame["trend"] == [[1.0, 5.0], [], [], []]
-    assert frame["medal"][0].startswith("data:image/svg")
-    assert frame["medal"][3] is None
+    assert frame["medal"] == [["gold"], ["silver"], ["bronze"], []]
+    assert "value" not in frame
+
+
+def test_equal_returns_show_the_values_that_rank_them() -> None:
+    """The column stands beside the returns only where they were ranked by value."""
+    compared = ComparedEntries(tuple(build_entries(["5.00"])), {}, {}, values=(Decimal("10500.40"),))
+    frame = tables.build_entries_table(compared, RETURN, best=Decimal(5)).to_pydict()
+    assert (frame["value"], frame["behind"]) == (["$10,500.40"], [""])
+
+
+@pytest.mark.parametrize(
+    ("rank", "before", "players", "text"),
+    [
+        (2_700, 83_131, 100_000, "↑ 80,431 · top 3%, was top 84%"),
+        (83_131, 2_700, 100_000, "↓ 80,431 · top 84%, was top 3%"),
+        (1, 900, 100_000, "↑ 899 · top 0.1%, was top 0.9%"),
+        (500, 510, 1_000, "↑ 10 · top 50%, was top 51%"),
+        (500, 500, 1_000, "= · top 50%"),
+        (1, 99, 100, "↑ 98"),
+    ],
+)
+def test_a_move_on_a_large_leaderboard_has_shares(rank: int, before: int, players: int, text: str) -> None:
+    """A number of ranks says little among 100,000 players."""
+    earlier = build_score(1, "1", before)
+    assert tables.describe_move(rank, earlier, players=players, players_before=players) == text
 
 
 def test_a_page_without_news_has_the_same_columns() -> None:
     """Types do not follow the values: nobody has a medal, a change or a trend here."""
     full = ComparedEntries(tuple(build_entries(["5.00"])), {UUID(int=1): build_score(1, "3.50", 4)}, {})
-    empty = tables.build_entries_table(ComparedEntries((), {}, {}), best=Decimal(5))
-    assert empty.schema == tables.build_entries_table(full, best=Decimal(5)).schema
+    empty = tables.build_entries_table(ComparedEntries((), {}, {}), RETURN, best=Decimal(5))
+    assert empty.schema == tables.build_entries_table(full, RETURN, best=Decimal(5)).schema
 
 
 def test_a_period_is_a_table_too() -> None:
     """With how many sessions each has played, and found by name in any case."""
     entries = [PeriodEntry(UUID(int=n), name, Decimal(3 - n), 2, n) for n, name in ((1, "Amy"), (2, "bob"))]
-    frame = tables.build_period_table(entries, {}, best=Decimal(2)).to_pydict()
+    frame = tables.build_period_table(entries, {}, RETURN, best=Decimal(2)).to_pydict()
     assert frame["player"] == ["Amy", "bob"]
     assert frame["sessions"] == [2, 2]
-    assert frame["behind"][1] == 1.0
-    assert [entry.username for entry in tables.filter_by_name(entries, "aM")] == ["Amy"]
+    assert (frame["score"], frame["behind"]) == (["+2.00%", "+1.00%"], ["", "1.00 pts"])
+    assert [entry.username for entry in data.filter_by_name(entries, "aM")] == ["Amy"]
+    means = tables.build_period_table(entries, {}, KNOWN_CATEGORIES[2], best=Decimal(2)).to_pydict()
+    assert means["score"] == ["2.00", "1.00"]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +126,9 @@ def test_the_chosen_row_names_the_player(selection: dict[str, object], expected:
     [
         ("1.5", "1.2", "percent", "+0.30 pts"),
         ("10", "12", "currency", "-$2.00"),
-        ("4", "4", "count", "+0"),
+        ("4", "4", "count", "0"),
+        ("10", "10", "currency", "$0.00"),
+        ("1.201", "1.2", "percent", "0.00 pts"),
     ],
 )
 def test_a_difference_has_its_sign(value: str, before: str, unit: str, text: str) -> None:
@@ -130,7 +159,7 @@ def test_another_session_is_outlined() -> None:
 def test_a_file_has_a_row_for_each_entry(size: int) -> None:
     """The header first, and in pieces that are not held together."""
     entries = build_entries([str(size - n) for n in range(size)])
-    pieces = list(download.write_rows(entries))
+    pieces = list(download.write_rows(download.COLUMNS, download.list_rows(entries)))
     rows = list(csv.reader(StringIO("".join(pieces), newline="")))
     assert rows[0] == list(download.COLUMNS)
     assert [row[0] for row in rows[1:]] == [str(entry.rank) for entry in entries]
@@ -141,7 +170,51 @@ def test_a_file_has_a_row_for_each_entry(size: int) -> None:
 def test_a_username_is_no_formula(name: str) -> None:
     """A spreadsheet shows it as text."""
     [entry] = build_entries(["1"], [name])
-    assert next(csv.reader(list(download.write_rows([entry]))[1:]))[1] == f"'{name}"
+    pieces = list(download.write_rows(download.COLUMNS, download.list_rows([entry])))
+    assert next(csv.reader(pieces[1:]))[1] == f"'{name}"
+
+
+@pytest.mark.parametrize(
+    ("order", "prefix", "names"),
+    [
+        ("rank", "", ["bob", "Amy", "alice"]),
+        ("-rank", "", ["alice", "Amy", "bob"]),
+        ("username", "", ["alice", "Amy", "bob"]),
+        ("-username", "", ["bob", "Amy", "alice"]),
+        ("rank", "A", ["Amy", "alice"]),
+        ("-rank", "aM", ["Amy"]),
+    ],
+)
+def test_a_file_follows_the_order_and_the_search(order: str, prefix: str, names: list[str]) -> None:
+    """Names in any case; the ranks are those of the whole leaderboard."""
+    entries = build_entries(["3", "2", "1"], ["bob", "Amy", "alice"])
+    rows = list(download.list_rows(entries, order=order, prefix=prefix))
+    assert [row[1] for row in rows] == names
+    ranks: dict[object, object] = {"bob": 1, "Amy": 2, "alice": 3}
+    assert {row[1]: row[0] for row in rows} == {name: ranks[name] for name in names}
+
+
+def test_a_link_to_a_file_holds_the_filters() -> None:
+    """Defaults are left out; an order is none of a period's."""
+    selection = Selection(RETURN, DAY, 1, None, 10, "-rank", "al")
+    assert download.build_link(selection) == (
+        "download/leaderboard.csv?category=daily_returns&day=2013-02-28&order=-rank&find=al"
+    )
+    period = msgspec.structs.replace(selection, sessions=7, prefix="")
+    assert download.build_link(period) == (
+        "download/leaderboard.csv?category=daily_returns&day=2013-02-28&sessions=7"
+    )
+
+
+def test_a_file_of_a_period_has_means_and_its_sessions() -> None:
+    """The players of the page's period, those whose name is looked for."""
+    entries = tuple(PeriodEntry(UUID(int=n), name, Decimal(n), 2, n) for n, name in ((1, "amy"), (2, "bob")))
+    period = PeriodLeaderboard(days=(DAY, DAY - timedelta(days=3)), players=2, entries=entries)
+    rows = list(download.list_period_rows(period, category="daily_returns", prefix="B"))
+    assert rows == [
+        (2, "bob", Decimal(2), 2, UUID(int=2), DAY - timedelta(days=3), DAY, "daily_returns"),
+    ]
+    assert len(rows[0]) == len(download.PERIOD_COLUMNS)
 
 
 def test_a_search_means_one_player_or_none() -> None:
@@ -153,17 +226,16 @@ def test_a_search_means_one_player_or_none() -> None:
 
     selection = Selection(KNOWN_CATEGORIES[0], DAY, 1, None, 10, "rank", "PLAYER1")
     entries = build_entries(["3", "2"], ["player1", "player10"])
-    found = data.find_neighbours(Board(), selection, entries)  # type: ignore[arg-type]  # one call of it
+    source = ScoreSource(DAY, "daily_returns", "daily_returns")
+    found = data.find_neighbours(Board(), source, selection, entries)  # type: ignore[arg-type]  # one call of it
     assert found is not None
     assert found[0].username == "player1"
     several = msgspec.structs.replace(selection, prefix="play")
-    assert data.find_neighbours(Board(), several, entries) is None  # type: ignore[arg-type]  # as above
+    assert data.find_neighbours(Board(), source, several, entries) is None  # type: ignore[arg-type]  # as above
 
 
-@pytest.mark.parametrize("rank", [1, 2, 3])
-def test_a_medal_is_an_image(rank: int) -> None:
-    """It is well-formed SVG that shows its rank."""
-    kind, svg = tables.MEDALS[rank].split(",", 1)
-    assert kind == "data:image/svg+xml"
-    root = ET.fromstring(unquote(svg))  # our own text
-    assert root.find("{http://www.w3.org/2000/svg}text").text == str(rank)  # type: ignore[union-attr]  # it is there
+def test_a_medal_has_a_name() -> None:
+    """A screen reader reads the text of a cell; two players with the first rank both have gold."""
+    entries = tuple(build_entries(["2", "2"]))
+    frame = tables.build_entries_table(ComparedEntries(entries, {}, {}), RETURN, best=Decimal(2)).to_pydict()
+    assert (frame["medal"], frame["rank"]) == ([["gold"], ["gold"]], [1, 1])

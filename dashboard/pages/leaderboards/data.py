@@ -5,7 +5,7 @@ ranks, trends and the list of sessions are kept for five seconds; everything els
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from uuid import UUID
 
@@ -13,9 +13,17 @@ import msgspec
 
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput, LeaderboardEntryNotFound
-from core.records import LeaderboardEntry, LeaderboardSummary, PeriodLeaderboard, PlayerScore
-from dashboard import runtime
+from core.records import (
+    LeaderboardEntry,
+    LeaderboardSummary,
+    PeriodEntry,
+    PeriodLeaderboard,
+    PlayerScore,
+)
+from dashboard import runtime, scores
+from dashboard.data import is_open_session
 from dashboard.formats import Category
+from dashboard.scores import ScoreSource
 
 SESSIONS_LISTED = 365
 """Sessions offered in the filter, more than a year of trading; a link can open older ones."""
@@ -55,12 +63,51 @@ class Selection(msgspec.Struct, frozen=True):
 class ComparedEntries(msgspec.Struct, frozen=True):
     """Entries with the scores of their players in the compared session and in recent sessions.
 
-    `trends` are oldest first.
+    `trends` are oldest first; `players` and `players_before` are the sizes of both leaderboards. `values`
+    are the values that exact returns were computed from; empty when the scores are all there is.
     """
 
     entries: tuple[LeaderboardEntry, ...]
     before: dict[UUID, PlayerScore]
     trends: dict[UUID, tuple[Decimal, ...]]
+    players: int = 0
+    players_before: int = 0
+    values: tuple[Decimal, ...] = ()
+
+
+class Summaries(msgspec.Struct, frozen=True):
+    """A leaderboard in figures, and that of the compared session; None without scores."""
+
+    shown: LeaderboardSummary | None
+    compared: LeaderboardSummary | None
+    is_open: bool
+
+
+class Page(msgspec.Struct, frozen=True):
+    """One page of the players that a selection means: the `number`-th of `pages` over `total` players.
+
+    `around` are the entries around `player`, when a search means one player.
+    """
+
+    total: int
+    pages: int
+    number: int
+    best: Decimal
+    is_open: bool
+    rows: ComparedEntries
+    player: LeaderboardEntry | None = None
+    around: ComparedEntries | None = None
+
+
+class PeriodPage(msgspec.Struct, frozen=True):
+    """One page of a period; `trends` as in `ComparedEntries`."""
+
+    period: PeriodLeaderboard
+    pages: int
+    number: int
+    entries: tuple[PeriodEntry, ...]
+    trends: dict[UUID, tuple[Decimal, ...]]
+    is_open: bool
 
 
 def list_sessions(service: EnhancedDatabaseService, *, linked: date | None = None) -> tuple[date, ...]:
@@ -87,61 +134,109 @@ def _list_days_before(service: EnhancedDatabaseService, category: str, day: date
     )
 
 
+def load_summaries(service: EnhancedDatabaseService, selection: Selection) -> Summaries:
+    """Return the leaderboard of a session in figures, and that of the session to compare with."""
+    compared = selection.compared_day
+    return Summaries(
+        find_summary(service, selection.category, selection.day),
+        find_summary(service, selection.category, compared) if compared else None,
+        is_open=is_open_session(selection.day, datetime.now(UTC)),
+    )
+
+
 def find_summary(
     service: EnhancedDatabaseService, category: Category, day: date
 ) -> LeaderboardSummary | None:
     """Return the summary of a leaderboard, or None without entries; counts get bins of whole numbers."""
+    source = scores.find_source(service, category, day)
     least_width = Decimal(1) if category.unit == "count" else Decimal("0.01")
-    return service.find_leaderboard_summary(category.key, day, least_width=least_width)
+    return source.find_summary(service, least_width=least_width)
 
 
-def count_players(service: EnhancedDatabaseService, selection: Selection, summary: LeaderboardSummary) -> int:
+def load_page(service: EnhancedDatabaseService, selection: Selection, number: int) -> Page | None:
+    """Return one page of a leaderboard, the first if there is no such page; None without entries."""
+    source = scores.find_source(service, selection.category, selection.day)
+    players = service.count_leaderboard(source.rank_key, selection.day)
+    leaders = source.put_scores(service, service.get_leaderboard(source.rank_key, selection.day, 1))
+    if not leaders:
+        return None
+    total = count_players(service, source, selection, players)
+    pages = max(1, -(-total // selection.rows))
+    number = number if number <= pages else 1
+    entries = list_entries(service, source, selection, number)
+    found = find_neighbours(service, source, selection, entries)
+    return Page(
+        total=total,
+        pages=pages,
+        number=number,
+        best=leaders[0].score,
+        is_open=is_open_session(selection.day, datetime.now(UTC)),
+        rows=compare_entries(service, selection, source, entries, players=players),
+        player=found[0] if found else None,
+        around=compare_entries(service, selection, source, found[1], players=players) if found else None,
+    )
+
+
+def count_players(
+    service: EnhancedDatabaseService, source: ScoreSource, selection: Selection, players: int
+) -> int:
     """Return the number of players to page through; 0 for a prefix that cannot be a username.
 
     Ordered by name these are the first thousand: beyond, more letters are faster than more pages.
     """
     if not selection.prefix:
-        by_name = selection.order.endswith("username")
-        return min(summary.players, MATCHES_COUNTED) if by_name else summary.players
+        return min(players, MATCHES_COUNTED) if selection.order.endswith("username") else players
     try:
-        return service.count_leaderboard(selection.category.key, selection.day, prefix=selection.prefix)
+        return service.count_leaderboard(source.rank_key, selection.day, prefix=selection.prefix)
     except InvalidInput:
         return 0
 
 
 def list_entries(
-    service: EnhancedDatabaseService, selection: Selection, page: int
+    service: EnhancedDatabaseService, source: ScoreSource, selection: Selection, page: int
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return the entries of one page, the first page being number 1."""
-    key = selection.category.key
+    """Return the entries of one page as the service has them, the first page being number 1."""
     if page == 1 and not selection.prefix and selection.order == "rank":
         # the view that most visitors open, and the only one that is cached
-        return service.get_leaderboard(key, selection.day, selection.rows)
-    return service.list_leaderboard(
-        key,
-        selection.day,
-        limit=selection.rows,
-        offset=(page - 1) * selection.rows,
-        order=selection.order,
-        prefix=selection.prefix,
-    )
+        return service.get_leaderboard(source.rank_key, selection.day, selection.rows)
+    try:
+        return service.list_leaderboard(
+            source.rank_key,
+            selection.day,
+            limit=selection.rows,
+            offset=(page - 1) * selection.rows,
+            order=selection.order,
+            prefix=selection.prefix,
+        )
+    except InvalidInput:
+        # a prefix that cannot be a username
+        return ()
 
 
 def compare_entries(
-    service: EnhancedDatabaseService, selection: Selection, entries: Sequence[LeaderboardEntry]
+    service: EnhancedDatabaseService,
+    selection: Selection,
+    source: ScoreSource,
+    found: Sequence[LeaderboardEntry],
+    *,
+    players: int,
 ) -> ComparedEntries:
-    """Return these entries with the earlier scores of their players."""
-    players = tuple(entry.user_id for entry in entries)
+    """Return entries of the service with the earlier scores of their players."""
+    user_ids = tuple(entry.user_id for entry in found)
+    entries, day = source.put_scores(service, found), selection.compared_day
+    values = tuple(entry.score for entry in found) if source.is_by_value else ()
+    trends = load_trends(service, selection, user_ids)
+    if day is None:
+        return ComparedEntries(entries, {}, trends, players, values=values)
 
-    def load_before() -> dict[UUID, PlayerScore]:
-        days = [selection.compared_day] if selection.compared_day else []
-        rows = service.list_player_scores(players, selection.category.key, days, ranked=True)
-        return {row.user_id: row for row in rows}
+    def load() -> tuple[dict[UUID, PlayerScore], int]:
+        earlier = scores.find_source(service, selection.category, day)
+        return earlier.list_scores(service, user_ids), service.count_leaderboard(earlier.rank_key, day)
 
-    before = runtime.get_cache().get_or_load(
-        (service, "before", selection.category.key, selection.compared_day, players), load_before
+    before, players_before = runtime.get_cache().get_or_load(
+        (service, "before", selection.category.key, day, user_ids), load
     )
-    return ComparedEntries(tuple(entries), before, load_trends(service, selection, players))
+    return ComparedEntries(entries, before, trends, players, players_before, values)
 
 
 def load_trends(
@@ -155,13 +250,16 @@ def load_trends(
         trends: dict[UUID, list[Decimal]] = {}
         for row in service.list_player_scores(wanted, key, days):
             trends.setdefault(row.user_id, []).append(row.score)
-        return {user_id: tuple(scores) for user_id, scores in trends.items()}
+        return {user_id: tuple(found) for user_id, found in trends.items()}
 
     return runtime.get_cache().get_or_load((service, "trends", key, selection.day, wanted), load)
 
 
 def find_neighbours(
-    service: EnhancedDatabaseService, selection: Selection, found: Sequence[LeaderboardEntry]
+    service: EnhancedDatabaseService,
+    source: ScoreSource,
+    selection: Selection,
+    found: Sequence[LeaderboardEntry],
 ) -> tuple[LeaderboardEntry, tuple[LeaderboardEntry, ...]] | None:
     """Return the player that a search means, and the entries around that player.
 
@@ -174,15 +272,43 @@ def find_neighbours(
         return None
     try:
         around = service.get_leaderboard_around(
-            matches[0].user_id, selection.category.key, selection.day, radius=NEIGHBOURS
+            matches[0].user_id, source.rank_key, selection.day, radius=NEIGHBOURS
         )
     except LeaderboardEntryNotFound:
         return None
     return matches[0], around
 
 
+def load_period_page(service: EnhancedDatabaseService, selection: Selection, number: int) -> PeriodPage:
+    """Return one page of the best players over the selected sessions, the first if there is no such."""
+    period = load_period(service, selection)
+    found = filter_by_name(period.entries, selection.prefix)
+    pages = max(1, -(-len(found) // selection.rows))
+    number = number if number <= pages else 1
+    entries = tuple(found[(number - 1) * selection.rows : number * selection.rows])
+    trends = load_trends(service, selection, [entry.user_id for entry in entries])
+    is_open = bool(period.days) and is_open_session(period.days[0], datetime.now(UTC))
+    return PeriodPage(period, pages, number, entries, trends, is_open=is_open)
+
+
 def load_period(service: EnhancedDatabaseService, selection: Selection) -> PeriodLeaderboard:
-    """Return the best players over the selected sessions."""
-    return service.get_period_leaderboard(
-        selection.category.key, selection.day, sessions=selection.sessions, limit=PERIOD_PLAYERS
+    """Return the best players over the selected sessions.
+
+    Returns are ranked by values where the first and the last session have both.
+    """
+    category, sessions = selection.category, selection.sessions
+    before = selection.day + timedelta(days=1)
+    days = service.list_leaderboard_dates(category.key, limit=sessions, before=before)
+    sources = [scores.find_source(service, category, day) for day in (*days[:1], *days[-1:])]
+    is_by_value = bool(sources) and all(source.is_by_value for source in sources)
+    source = sources[0] if is_by_value else ScoreSource(selection.day, category.key, category.key)
+    period = service.get_period_leaderboard(
+        source.rank_key, selection.day, sessions=sessions, limit=PERIOD_PLAYERS, base=source.base
     )
+    return source.convert_period(period)
+
+
+def filter_by_name(entries: Sequence[PeriodEntry], prefix: str) -> Sequence[PeriodEntry]:
+    """Return the entries whose username starts with a prefix, ignoring case."""
+    wanted = prefix.casefold()
+    return [entry for entry in entries if entry.username.casefold().startswith(wanted)]

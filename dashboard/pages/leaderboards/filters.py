@@ -5,15 +5,17 @@ A changed filter returns to the first page of the table.
 
 from collections.abc import Sequence
 from datetime import date
+from functools import partial
 
 import streamlit as st
 
 from core import EnhancedDatabaseService
 from dashboard import data as shared_data
-from dashboard import filters
+from dashboard import filters, live
 from dashboard.formats import Category, format_day
 from dashboard.pages.leaderboards import data
 from dashboard.pages.leaderboards.data import Selection
+from dashboard.pages.leaderboards.tables import SORTS
 
 ROWS = ("10", "25", "50", "100")
 DEFAULT_ROWS = "25"
@@ -83,7 +85,8 @@ def show_filters(service: EnhancedDatabaseService, sessions: Sequence[date], new
 
 
 def _select_category(service: EnhancedDatabaseService, day: date) -> Category:
-    categories = {item.name: item for item in shared_data.list_categories(service, day)}
+    found = live.read(("leaderboards-categories", day), partial(shared_data.list_categories, service, day))
+    categories = {item.name: item for item in found}
     filters.translate_parameter("category", {item.key: item.name for item in categories.values()})
     return categories[
         filters.select_option("Category", categories, key="category", noun="category", on_change=reset_page)
@@ -99,7 +102,10 @@ def _select_compared_day(
     disabled: bool,
 ) -> date | None:
     """Show the session to compare with and return it; None when there is no earlier one."""
-    previous = data.find_previous_session(service, category.key, day)
+    previous = live.read(
+        ("leaderboards-previous", category.key, day),
+        partial(data.find_previous_session, service, category.key, day),
+    )
     options = {PREVIOUS: previous, **{other.isoformat(): other for other in sessions if other != day}}
     return options[
         filters.select_option(
@@ -126,6 +132,18 @@ def _enter_prefix() -> str:
     return (typed or "").strip()
 
 
+def sort_by(column: str) -> None:
+    """Order all players by a column, and backwards when it is chosen again; other columns are in no order."""
+    orders = {order: name for name, order in data.ORDERS.items()}
+    if column not in SORTS:
+        return
+    first, second = (orders[order] for order in SORTS[column])
+    is_again = st.session_state.get("order", FILTERS["order"]) == first
+    filters.keep_in_address({name: default for name, default in FILTERS.items() if name != "order"})
+    st.session_state["order"] = second if is_again else first
+    st.session_state["page"] = 1
+
+
 def reset_page() -> None:
     """Return to the first page of the table."""
     if st.session_state.get("page", 1) != 1:
@@ -134,15 +152,21 @@ def reset_page() -> None:
         st.session_state["page"] = 1
 
 
-def select_page(pages: int) -> int:
-    """Show the page control if there are several pages, and return the page's number."""
+def get_page() -> int:
+    """Return the number of the page that the visitor chose, or that the address names."""
+    asked = st.session_state.get("page") or filters.find_parameter("page") or "1"
+    text = str(asked)
+    return max(1, int(text)) if text.isdecimal() and len(text) < 10 else 1
+
+
+def select_page(pages: int) -> None:
+    """Show the page control if there are several pages."""
     if pages <= 1:
-        return 1
+        return
     unknown = filters.find_unknown("page", [str(number) for number in range(1, pages + 1)])
     # the leaderboard may have become shorter
     if st.session_state.get("page", 1) > pages:
-        st.session_state["page"] = pages
+        st.session_state["page"] = 1
     number = st.pagination(pages, key="page", bind="query-params")
     if unknown:
         filters.show_unknown("page", unknown, instead=f"page {number}")
-    return number

@@ -3,23 +3,28 @@
 Run by Streamlit as a script for every view. The leaderboard refreshes alone.
 """
 
-from collections.abc import Sequence
 from datetime import date
 from decimal import Decimal
 from functools import partial
 
-import pyarrow as pa
 import streamlit as st
 
 from core import EnhancedDatabaseService
-from core.records import LeaderboardEntry, LeaderboardSummary, PeriodEntry
 from dashboard import charts, filters, live, runtime, states
 from dashboard.data import find_newest_leaderboard_day
 from dashboard.elements import CARD_PIXELS, show_metric
-from dashboard.formats import Category, escape_markdown, format_count, format_day, format_rank, format_score
+from dashboard.formats import (
+    Category,
+    escape_markdown,
+    format_count,
+    format_day,
+    format_quantity,
+    format_rank_of,
+    format_score,
+)
 from dashboard.pages.leaderboards import data, download, tables
-from dashboard.pages.leaderboards.data import Selection
-from dashboard.pages.leaderboards.filters import select_page, show_filters
+from dashboard.pages.leaderboards.data import ComparedEntries, Page, PeriodPage, Selection, Summaries
+from dashboard.pages.leaderboards.filters import get_page, select_page, show_filters, sort_by
 
 REFRESH_SECONDS = 30
 
@@ -29,40 +34,55 @@ def show_leaderboards() -> None:
     service = runtime.get_service()
     live.show_heading("Leaderboards")
     with live.loading():
-        sessions = data.list_sessions(service, linked=filters.find_day("day"))
+        sessions = _read_sessions(service)
     if not sessions:
         states.show_no_sessions()
         return
-    newest = find_newest_leaderboard_day(service) or sessions[0]
+    newest = _find_newest(service) or sessions[0]
     selection = show_filters(service, sessions, newest)
     live.show_live(partial(_show_leaderboard, service, selection, newest), seconds=REFRESH_SECONDS)
-    st.caption("Scores can be up to two minutes old. All times and session dates are in UTC.")
+    st.caption(
+        "A session is a UTC day: the one of today is open, and its figures are “so far”; earlier ones are "
+        "finished. Scores can be up to two minutes old. All times and session dates are in UTC."
+    )
+
+
+def _read_sessions(service: EnhancedDatabaseService) -> tuple[date, ...]:
+    linked = filters.find_day("day")
+    return live.read(("leaderboards-sessions", linked), partial(data.list_sessions, service, linked=linked))
+
+
+def _find_newest(service: EnhancedDatabaseService) -> date | None:
+    return live.read("leaderboards-newest", partial(find_newest_leaderboard_day, service))
 
 
 def _show_leaderboard(service: EnhancedDatabaseService, selection: Selection, newest: date) -> None:
-    if find_newest_leaderboard_day(service) not in (None, newest):
+    if _find_newest(service) not in (None, newest):
         # a new session has begun: the filters must offer it
         st.rerun()
+    page = get_page()
     if selection.sessions > 1:
-        _show_period(service, selection)
-    else:
-        _show_session(service, selection)
-
-
-def _show_session(service: EnhancedDatabaseService, selection: Selection) -> None:
-    category = selection.category
-    summary = data.find_summary(service, category, selection.day)
-    if summary is None:
-        _show_no_scores(selection)
+        live.show_section(
+            ("leaderboards-period", selection, page),
+            load=partial(data.load_period_page, service, selection, page),
+            show=partial(_show_period, selection),
+        )
         return
-    compared_day = selection.compared_day
-    other = data.find_summary(service, category, compared_day) if compared_day else None
-    _show_summary(summary, other, category)
+    summaries = partial(
+        live.show_section,
+        ("leaderboards-summaries", selection.category, selection.day, selection.compared_day),
+        load=partial(data.load_summaries, service, selection),
+    )
+    summaries(show=partial(_show_summaries, selection))
     table, distribution = st.columns([13, 6], gap="medium")
     with table:
-        _show_entries(service, selection, summary)
+        live.show_section(
+            ("leaderboards-page", selection, page),
+            load=partial(data.load_page, service, selection, page),
+            show=partial(_show_entries, selection),
+        )
     with distribution:
-        _show_distribution(summary, other, category)
+        summaries(show=partial(_show_distribution, selection.category))
 
 
 def _show_no_scores(selection: Selection) -> None:
@@ -83,96 +103,94 @@ def _show_no_match(prefix: str) -> None:
     )
 
 
-def _show_summary(summary: LeaderboardSummary, other: LeaderboardSummary | None, category: Category) -> None:
+def _show_summaries(selection: Selection, summaries: Summaries) -> None:
+    summary, other, category = summaries.shown, summaries.compared, selection.category
+    if summary is None:
+        _show_no_scores(selection)
+        return
+    so_far = " so far" if summaries.is_open else ""
     compared = f"compared with {format_day(other.session_date)}" if other else "the first one with scores"
-    st.caption(f"Session of {format_day(summary.session_date)}, {compared}.")
+    state = "open, so all its figures are so far" if summaries.is_open else "finished"
+    st.caption(f"Session of {format_day(summary.session_date)}: {state}; {compared}.")
     leader = escape_markdown(summary.leader)
     if summary.leaders > 1:
         leader += f" and {format_count(summary.leaders - 1)} more"
 
     def show_score(label: str, score: Decimal, before: Decimal | None) -> None:
         note = (
-            tables.describe_difference(score, before, category.unit)
+            f"{tables.describe_difference(score, before, category.unit)}{so_far}"
             if before is not None
             else "first session"
         )
         show_metric(label, format_score(score, category.unit), note)
 
     with st.grid(4, min_column_width=CARD_PIXELS):
-        joined = f"{summary.players - other.players:+,}" if other else "first session"
+        joined = f"{summary.players - other.players:+,}{so_far}" if other else "first session"
         show_metric("Players", format_count(summary.players), joined)
         show_metric("Best score", format_score(summary.best, category.unit), leader)
         show_score("Median score", summary.median, other.median if other else None)
         show_score("Lowest score", summary.worst, other.worst if other else None)
 
 
-def _show_entries(
-    service: EnhancedDatabaseService, selection: Selection, summary: LeaderboardSummary
-) -> None:
-    total = data.count_players(service, selection, summary)
-    table = st.container()
-    page = select_page(-(-total // selection.rows))
-    entries = data.list_entries(service, selection, page)
-    with table:
-        _show_entries_heading(selection, total, page)
-        if entries:
-            _show_ranked(service, selection, entries, best=summary.best, key="board", alt="Ranked players")
-        else:
-            _show_no_match(selection.prefix)
-    neighbours = data.find_neighbours(service, selection, entries)
-    if neighbours:
-        player, around = neighbours
-        st.subheader(f"Around {escape_markdown(player.username)}, {format_rank(player.rank)}", anchor=False)
-        alt = f"Players ranked next to {player.username}"
-        _show_ranked(service, selection, around, best=summary.best, key="around", alt=alt)
+def _show_entries(selection: Selection, page: Page | None) -> None:
+    if page is None:
+        # the summary says that nobody has a score
+        return
+    _show_entries_heading(selection, page)
+    if page.rows.entries:
+        _show_ranked(selection, page.rows, page, key="board", alt="Ranked players")
+    else:
+        _show_no_match(selection.prefix)
+    select_page(page.pages)
+    if page.player is not None and page.around is not None:
+        name, rank = page.player.username, format_rank_of(page.player.rank, page.rows.players)
+        st.subheader(f"Around {escape_markdown(name)}, {rank}", anchor=False)
+        alt = f"Players ranked next to {page.player.username}"
+        _show_ranked(selection, page.around, page, key="around", alt=alt)
 
 
-def _show_ranked(
-    service: EnhancedDatabaseService,
-    selection: Selection,
-    entries: tuple[LeaderboardEntry, ...],
-    *,
-    best: Decimal,
-    key: str,
-    alt: str,
-) -> None:
+def _show_ranked(selection: Selection, rows: ComparedEntries, page: Page, *, key: str, alt: str) -> None:
     category = selection.category
-    shown = tuple((entry.user_id, entry.rank, entry.score, entry.username) for entry in entries)
-
-    def build() -> pa.Table:
-        return tables.build_entries_table(data.compare_entries(service, selection, entries), best=best)
-
+    cache_key = ("table", category.key, page.best, rows.entries, rows.players, rows.players_before)
     # built again only when an entry has changed
     table = runtime.get_cache().get_or_load(
-        (service, "table", category.key, selection.day, selection.compared_day, best, shown), build
+        (*cache_key, selection.day, selection.compared_day),
+        lambda: tables.build_entries_table(rows, category, best=page.best),
     )
-    alt = f"{alt} by {category.name.lower()}"
-    tables.show_players(table, entries, category, key=key, alt=alt, score=category.name)
+    tables.show_players(
+        table,
+        rows.entries,
+        tables.build_columns(category, is_open=page.is_open),
+        # another order is another table: its heading is not selected any more
+        key=f"{key}-{selection.order}",
+        alt=f"{alt} by {category.name.lower()}",
+        on_sort=sort_by if key == "board" else None,
+    )
 
 
-def _show_entries_heading(selection: Selection, total: int, page: int) -> None:
-    first, last = (page - 1) * selection.rows + 1, min(page * selection.rows, total)
-    by = selection.category.name.lower()
-    more = "+" if selection.prefix and total >= data.MATCHES_COUNTED else ""
+def _show_entries_heading(selection: Selection, page: Page) -> None:
+    first, last = (page.number - 1) * selection.rows + 1, min(page.number * selection.rows, page.total)
+    by, total = selection.category.name.lower(), format_count(page.total)
+    if selection.prefix:
+        more = "+" if page.total >= data.MATCHES_COUNTED else ""
+        title = f"{total}{more} by {by} starting with “{escape_markdown(selection.prefix)}”"
+    elif page.number == 1 and selection.order == "rank":
+        title = f"Top {format_count(last)} by {by}"
+    else:
+        title = f"{format_count(first)} to {format_count(last)} of {total} by {by}"
+    _show_heading(selection, title)
+
+
+def _show_heading(selection: Selection, title: str) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        if selection.prefix:
-            prefix = escape_markdown(selection.prefix)
-            title = f"{format_count(total)}{more} by {by} starting with “{prefix}”"
-        elif page == 1 and selection.order == "rank":
-            title = f"Top {format_count(last)} by {by}"
-        else:
-            title = f"{format_count(first)} to {format_count(last)} of {format_count(total)} by {by}"
         st.subheader(title, anchor=False)
-        st.link_button(
-            "Download CSV",
-            download.build_link(selection.category.key, selection.day),
-            help="All entries of this session's leaderboard",
-        )
+        st.link_button("Download CSV", download.build_link(selection), help=download.describe(selection))
 
 
-def _show_distribution(
-    summary: LeaderboardSummary, other: LeaderboardSummary | None, category: Category
-) -> None:
+def _show_distribution(category: Category, summaries: Summaries) -> None:
+    summary, other = summaries.shown, summaries.compared
+    if summary is None:
+        return
     st.subheader("Score distribution", anchor=False)
     bins = tables.build_bins(summary.bins, category.unit)
     if not bins:
@@ -193,44 +211,39 @@ def _show_distribution(
     )
 
 
-def _show_period(service: EnhancedDatabaseService, selection: Selection) -> None:
-    category = selection.category.name.lower()
-    with st.spinner("Adding up the sessions"):
-        period = data.load_period(service, selection)
+def _show_period(selection: Selection, page: PeriodPage) -> None:
+    period = page.period
     if not period.entries:
         _show_no_scores(selection)
         return
-    sessions, listed = format_count(len(period.days)), format_count(len(period.entries))
-    st.subheader(f"Best mean {category} of {sessions} sessions", anchor=False)
-    entries = tables.filter_by_name(period.entries, selection.prefix)
-    if entries:
-        _show_period_page(service, selection, entries, best=period.entries[0].score)
+    sessions = len(period.days)
+    _show_heading(
+        selection,
+        f"Best mean {selection.category.name.lower()} of {format_quantity(sessions, 'session')}",
+    )
+    if page.entries:
+        _show_period_entries(selection, page, best=period.entries[0].score)
     else:
         _show_no_match(selection.prefix)
+    select_page(page.pages)
+    so_far = ", whose last is open, so far" if page.is_open else ""
     st.caption(
-        f"{format_day(period.days[-1])} to {format_day(period.days[0])}. The best {listed} of "
-        f"{format_count(period.players)} players, at most five minutes old. A session without a score counts "
-        "as 0. The leaderboard of a single session lists all players."
+        f"{format_day(period.days[-1])} to {format_day(period.days[0])}{so_far}. The best "
+        f"{format_count(len(period.entries))} of {format_count(period.players)} players, "
+        "at most five minutes old. A session without a score counts as 0. The leaderboard of a single "
+        "session lists all players."
     )
 
 
-def _show_period_page(
-    service: EnhancedDatabaseService, selection: Selection, found: Sequence[PeriodEntry], *, best: Decimal
-) -> None:
-    category = selection.category.name.lower()
-    container = st.container()
-    page = select_page(-(-len(found) // selection.rows))
-    entries = found[(page - 1) * selection.rows : page * selection.rows]
-    trends = data.load_trends(service, selection, [entry.user_id for entry in entries])
-    with container:
-        tables.show_players(
-            tables.build_period_table(entries, trends, best=best),
-            entries,
-            selection.category,
-            key="period-board",
-            alt=f"Ranked players by mean {category} over several sessions",
-            score=f"Mean {category}",
-        )
+def _show_period_entries(selection: Selection, page: PeriodPage, *, best: Decimal) -> None:
+    category, sessions = selection.category, len(page.period.days)
+    tables.show_players(
+        tables.build_period_table(page.entries, page.trends, category, best=best),
+        page.entries,
+        tables.build_columns(category, sessions=selection.sessions if sessions < 2 else sessions),
+        key="period-board",
+        alt=f"Ranked players by mean {category.name.lower()} over several sessions",
+    )
 
 
 show_leaderboards()

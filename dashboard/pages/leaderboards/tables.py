@@ -3,11 +3,10 @@
 Arrow tables, because that is what a page sends: converting pandas costs more than building the rows.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any
-from urllib.parse import quote
 from uuid import UUID
 
 import pyarrow as pa
@@ -16,7 +15,16 @@ import streamlit as st
 from core.records import LeaderboardEntry, LeaderboardSummary, PeriodEntry, PlayerScore, ScoreBin
 from dashboard.charts import ACCENT, Bin
 from dashboard.elements import show_table
-from dashboard.formats import Category, Unit, format_count, format_points, format_score
+from dashboard.formats import (
+    Category,
+    Unit,
+    format_count,
+    format_money,
+    format_points,
+    format_score,
+    format_top,
+    is_zero,
+)
 from dashboard.navigation import SCRIPTS
 from dashboard.pages.leaderboards.data import ComparedEntries
 
@@ -26,83 +34,89 @@ VISIBLE_ROWS = 25
 LEADERBOARDS_KEPT = 64
 """Recently shown distributions, some kilobytes each: many visitors look at the same leaderboards."""
 
+LARGE = 1_000
+"""Players of a leaderboard on which a number of ranks says little: shares of the players stand beside it."""
+
+# Figures are text as a reader sees it: a screen reader would read out the number behind it.
 _TYPES = {
-    "medal": pa.string(),
+    "medal": pa.list_(pa.string()),
     "rank": pa.int64(),
     "moved": pa.string(),
     "player": pa.string(),
-    "score": pa.float64(),
-    "change": pa.float64(),
+    "score": pa.string(),
+    "value": pa.string(),
+    "change": pa.string(),
     "sessions": pa.int64(),
     "trend": pa.list_(pa.float64()),
-    "behind": pa.float64(),
+    "behind": pa.string(),
 }
 
-_SCORES = {"percent": "%+,.2f%%", "currency": "dollar", "count": "%,d", "number": "%,.2f"}
-_DIFFERENCES = {"percent": "%+,.2f pts", "currency": "%+,.2f", "count": "%+,d", "number": "%+,.2f"}
-_GAPS = {**_SCORES, "percent": "%,.2f pts"}
+MEDALS = {1: "gold", 2: "silver", 3: "bronze"}
+_MEDAL_COLOURS = ("#f2b93b", "#c3cad6", "#d99a6c")
 
-_MEDAL_COLOURS = {
-    1: ("#f2b93b", "#a9740a", "gold"),
-    2: ("#c3cad6", "#6b7485", "silver"),
-    3: ("#d99a6c", "#8c4f24", "bronze"),
+SORTS = {
+    "rank": ("rank", "-rank"),
+    "score": ("rank", "-rank"),
+    "behind": ("rank", "-rank"),
+    "medal": ("rank", "-rank"),
+    "player": ("username", "-username"),
 }
+"""The order of all players that the heading of a column chooses, and that of its second click."""
 
 
-def _draw_medal(rank: int) -> str:
-    fill, edge, name = _MEDAL_COLOURS[rank]
-    svg = (
-        "<svg xmlns='http://www.w3.org/2000/svg' width='64' height='64' viewBox='0 0 32 32'>"
-        f"<title>{name} medal</title>"
-        "<path d='M9 2h6l3 9-5 3z' fill='#6d70f2'/><path d='M23 2h-6l-3 9 5 3z' fill='#4f46e5'/>"
-        f"<circle cx='16' cy='20' r='10' fill='{fill}' stroke='{edge}' stroke-width='1.5'/>"
-        f"<text x='16' y='24.6' text-anchor='middle' font-family='sans-serif' font-size='13' "
-        f"font-weight='700' fill='{edge}'>{rank}</text></svg>"
-    )
-    return f"data:image/svg+xml,{quote(svg)}"
-
-
-MEDALS = {rank: _draw_medal(rank) for rank in _MEDAL_COLOURS}
-"""Images as data URLs: an emoji is an empty box where no emoji font is installed."""
-
-
-def build_entries_table(compared: ComparedEntries, *, best: Decimal) -> pa.Table:
+def build_entries_table(compared: ComparedEntries, category: Category, *, best: Decimal) -> pa.Table:
     """Return one row per entry, in the order given; `behind` is the distance to the best score."""
-    entries = compared.entries
+    entries, unit = compared.entries, category.unit
     before = [compared.before.get(entry.user_id) for entry in entries]
+    pairs = list(zip(entries, before, strict=True))
     return _build_table(
         {
-            **_list_ranks(entries, compared.trends, best=best),
-            "moved": [describe_move(e.rank, row) for e, row in zip(entries, before, strict=True)],
-            "change": [
-                float(e.score - row.score) if row else None for e, row in zip(entries, before, strict=True)
+            **_list_ranks(entries, compared.trends, unit, best=best),
+            "moved": [
+                describe_move(
+                    entry.rank, row, players=compared.players, players_before=compared.players_before
+                )
+                for entry, row in pairs
             ],
+            "change": [describe_difference(e.score, row.score, unit) if row else "" for e, row in pairs],
+            **({"value": list(map(format_money, compared.values))} if compared.values else {}),
         }
     )
 
 
 def build_period_table(
-    entries: Sequence[PeriodEntry], trends: Mapping[UUID, Sequence[Decimal]], *, best: Decimal
+    entries: Sequence[PeriodEntry],
+    trends: Mapping[UUID, Sequence[Decimal]],
+    category: Category,
+    *,
+    best: Decimal,
 ) -> pa.Table:
     """Return one row per player of a period, in the order given."""
     return _build_table(
-        {**_list_ranks(entries, trends, best=best), "sessions": [entry.sessions for entry in entries]}
+        {
+            **_list_ranks(entries, trends, category.unit, best=best, is_mean=True),
+            "sessions": [entry.sessions for entry in entries],
+        }
     )
 
 
 def _list_ranks(
     entries: Sequence[LeaderboardEntry | PeriodEntry],
     trends: Mapping[UUID, Sequence[Decimal]],
+    unit: Unit,
     *,
     best: Decimal,
+    is_mean: bool = False,
 ) -> dict[str, list[Any]]:
+    # the mean of counts is no whole number
+    unit = "number" if is_mean and unit == "count" else unit
     return {
-        "medal": [MEDALS.get(entry.rank) for entry in entries],
+        "medal": [[MEDALS[entry.rank]] if entry.rank in MEDALS else [] for entry in entries],
         "rank": [entry.rank for entry in entries],
         "player": [entry.username for entry in entries],
-        "score": [float(entry.score) for entry in entries],
+        "score": [format_score(entry.score, unit) for entry in entries],
         "trend": [[float(score) for score in trends.get(entry.user_id, ())] for entry in entries],
-        "behind": [float(best - entry.score) or None for entry in entries],
+        "behind": [describe_gap(best - entry.score, unit) for entry in entries],
     }
 
 
@@ -111,23 +125,37 @@ def _build_table(columns: Mapping[str, list[Any]]) -> pa.Table:
     return pa.table({name: pa.array(columns[name], kind) for name, kind in _TYPES.items() if name in columns})
 
 
-def describe_move(rank: int, before: PlayerScore | None) -> str:
-    """Write how far a rank moved: `↑ 3`, `↓ 12`, `=`, or `new` without an earlier score."""
+def describe_move(rank: int, before: PlayerScore | None, *, players: int, players_before: int) -> str:
+    """Write how far a rank moved: `↑ 3`, `↓ 12`, `=`, or `new` without an earlier score.
+
+    On a large leaderboard with the shares of the players: `↑ 80,431 · top 3%, was top 84%`.
+    """
     if before is None or before.rank is None:
         return "new"
     moved = before.rank - rank
-    if not moved:
-        return "="
-    return f"{'↑' if moved > 0 else '↓'} {format_count(abs(moved))}"
+    text = f"{'↑' if moved > 0 else '↓'} {format_count(abs(moved))}" if moved else "="
+    if min(players, players_before) < LARGE:
+        return text
+    now, then = format_top(rank, players), format_top(before.rank, players_before)
+    return f"{text} · {now}" if now == then else f"{text} · {now}, was {then}"
 
 
 def describe_difference(value: Decimal, before: Decimal, unit: Unit) -> str:
-    """Write the difference of two scores with its sign: `+$12.50`, `-0.30 pts`."""
+    """Write the difference of two scores with its sign: `+$12.50`, `-0.30 pts`; zero has none."""
     difference = value - before
     if unit == "percent":
         return format_points(difference)
-    text = format_score(abs(difference), unit).lstrip("+")
+    if is_zero(difference):
+        return format_score(Decimal(0), unit)
+    text = format_score(abs(difference), unit)
     return f"{'-' if difference < 0 else '+'}{text}"
+
+
+def describe_gap(gap: Decimal, unit: Unit) -> str:
+    """Write how far a score is behind the best: `1.20 pts`, `$12.50`; empty for the best."""
+    if not gap:
+        return ""
+    return format_points(gap).lstrip("+") if unit == "percent" else format_score(gap, unit)
 
 
 @lru_cache(LEADERBOARDS_KEPT)
@@ -148,34 +176,38 @@ def have_equal_bins(summary: LeaderboardSummary, other: LeaderboardSummary) -> b
     return first.high - first.low == second.high - second.low
 
 
-def filter_by_name(entries: Sequence[PeriodEntry], prefix: str) -> Sequence[PeriodEntry]:
-    """Return the entries whose username starts with a prefix, ignoring case."""
-    wanted = prefix.casefold()
-    return [entry for entry in entries if entry.username.casefold().startswith(wanted)]
-
-
 def show_players(
     table: pa.Table,
     entries: Sequence[LeaderboardEntry | PeriodEntry],
-    category: Category,
+    columns: Mapping[str, Any],
     *,
     key: str,
     alt: str,
-    score: str,
+    on_sort: Callable[[str], None] | None = None,
 ) -> None:
-    """Show ranked players; a click on a cell, except in the first column, opens the player."""
+    """Show ranked players; a click on a cell, except in the first column, opens the player.
+
+    A click on a heading calls `on_sort` with the column, because rows of other pages belong to an order too.
+    """
     names = [entry.username for entry in entries]
     # the click was on the rows of the last run, whose order may differ from this one
     shown = st.session_state.get(f"{key}-shown", names)
     st.session_state[f"{key}-shown"] = names
+
+    def choose() -> None:
+        chosen = st.session_state[key]["selection"].get("columns", ())
+        if chosen and on_sort is not None:
+            on_sort(chosen[0])
+
     clicked = show_table(
         table,
-        _build_columns(category, score=score),
+        columns,
         alt=alt,
         visible_rows=VISIBLE_ROWS,
         key=key,
-        on_select="rerun",
-        selection_mode="single-cell",
+        on_select=choose,
+        # with columns to select, a click on a heading does not sort the rows of this page alone
+        selection_mode=["single-cell", "single-column"],
         placeholder="",
     )
     username = find_clicked_player(clicked["selection"], shown)
@@ -192,25 +224,42 @@ def find_clicked_player(selection: Mapping[str, Any], names: Sequence[str]) -> s
     return names[rows[0]] if rows and rows[0] < len(names) else None
 
 
-def _build_columns(category: Category, *, score: str) -> dict[str, Any]:
-    number, unit = st.column_config.NumberColumn, category.unit
+def build_columns(category: Category, *, is_open: bool = False, sessions: int = 1) -> dict[str, Any]:
+    """Return the columns of a session, or of a period of several sessions.
+
+    `is_open` says that the session is not finished: moves and changes are "so far" then.
+    """
+    text, number = st.column_config.TextColumn, st.column_config.NumberColumn
+    so_far = " so far" if is_open else ""
+    against = "since the compared session"
+    if is_open:
+        against += ", which is finished; this one is open"
+    score, explanation = category.name, category.explanation
+    if sessions > 1:
+        score = f"Mean {category.name.lower()}"
+        explanation += f" Mean of {sessions} sessions; a session without a score counts as 0."
     return {
-        "medal": st.column_config.ImageColumn("", width=40, alignment="right"),
-        "rank": number("Rank", format="%,d", width=60, alignment="left"),
-        "moved": st.column_config.TextColumn(
-            "Moved", width=70, help="Ranks gained or lost since the compared session"
+        "medal": st.column_config.MultiselectColumn(
+            "Medal", options=list(MEDALS.values()), color=list(_MEDAL_COLOURS), width=76
         ),
-        "player": st.column_config.TextColumn(
+        "rank": number("Rank", format="%,d", width=60, alignment="left"),
+        "moved": text(f"Moved{so_far}", help=f"Ranks gained or lost {against}"),
+        "player": text(
             "Player",
             help="Click a row to open the player's portfolio. Keyboard: arrow up or down, then right.",
         ),
-        "score": number(score, format=_SCORES[unit], help=category.explanation),
-        "change": number(
-            "Change", format=_DIFFERENCES[unit], help="Score minus that of the compared session"
+        "score": text(score, help=explanation, alignment="right"),
+        "value": text(
+            "Total value",
+            help="Cash and holdings: players with equal returns are ranked by it",
+            alignment="right",
         ),
-        "sessions": number("Sessions", format="%,d", width=80, help="Sessions with a score"),
+        "change": text(
+            f"Change{so_far}", help=f"Score minus that of the compared session, {against}", alignment="right"
+        ),
+        "sessions": number("Sessions", format="%,d", width=80, help=f"Sessions with a score, of {sessions}"),
         "trend": st.column_config.LineChartColumn(
             "Trend", width=120, help="Scores of the last sessions, oldest first", color=ACCENT
         ),
-        "behind": number("Behind the leader", format=_GAPS[unit]),
+        "behind": text("Behind the leader", alignment="right"),
     }

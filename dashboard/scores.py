@@ -1,0 +1,143 @@
+"""Which leaderboard ranks the players of a category, so that ranks have no false ties.
+
+A daily return has two decimals of a percent, so players who differ by less than $1 share its rank. Total
+value is the same leaderboard to the cent: where a session has both, it ranks the returns. Scores stay those
+of the category.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import date
+from decimal import Decimal
+from itertools import islice
+from uuid import UUID
+
+import msgspec
+
+from core import EnhancedDatabaseService
+from core.records import (
+    DAILY_RETURNS,
+    STARTING_CASH,
+    TOTAL_VALUE,
+    LeaderboardEntry,
+    LeaderboardSummary,
+    PeriodLeaderboard,
+    PlayerScore,
+)
+from dashboard import runtime
+from dashboard.formats import Category
+
+ROUNDING = Decimal("0.005")
+"""How far a return of two decimals may be from the exact one."""
+
+LEADERS_READ = 10
+CHUNK_ROWS = 500
+
+
+class ScoreSource(msgspec.Struct, frozen=True):
+    """A category in one session: `key` is the leaderboard of its scores, `rank_key` that of its ranks."""
+
+    day: date
+    key: str
+    rank_key: str
+
+    @property
+    def is_by_value(self) -> bool:
+        """Whether returns are ranked by value."""
+        return self.rank_key != self.key
+
+    @property
+    def base(self) -> Decimal:
+        """What is subtracted from scores of `rank_key` before they are added up."""
+        return STARTING_CASH if self.is_by_value else Decimal(0)
+
+    def convert(self, score: Decimal) -> Decimal:
+        """Return the exact score of the category for one of `rank_key`."""
+        return (score - self.base) * 100 / self.base if self.is_by_value else score
+
+    def convert_period(self, period: PeriodLeaderboard) -> PeriodLeaderboard:
+        """Return a period of `rank_key`, added up without the base, with the scores of the category."""
+        entries = (
+            msgspec.structs.replace(entry, score=self.convert(entry.score + self.base))
+            for entry in period.entries
+        )
+        return msgspec.structs.replace(period, entries=tuple(entries))
+
+    def put_scores(
+        self, service: EnhancedDatabaseService, ranked: Sequence[LeaderboardEntry]
+    ) -> tuple[LeaderboardEntry, ...]:
+        """Return entries of `rank_key` with the scores of the category."""
+        if not self.is_by_value or not ranked:
+            return tuple(ranked)
+        stored = service.list_player_scores([entry.user_id for entry in ranked], self.key, [self.day])
+        scores = {row.user_id: row.score for row in stored}
+        return tuple(
+            msgspec.structs.replace(
+                entry, category=self.key, score=scores.get(entry.user_id, self.convert(entry.score))
+            )
+            for entry in ranked
+        )
+
+    def list_scores(
+        self, service: EnhancedDatabaseService, user_ids: Sequence[UUID]
+    ) -> dict[UUID, PlayerScore]:
+        """Return the scores of players with their ranks."""
+        rows = service.list_player_scores(user_ids, self.rank_key, [self.day], ranked=True)
+        ranked = {row.user_id: row for row in rows}
+        if not self.is_by_value:
+            return ranked
+        return {
+            row.user_id: msgspec.structs.replace(row, rank=ranked[row.user_id].rank)
+            for row in service.list_player_scores(user_ids, self.key, [self.day])
+            if row.user_id in ranked
+        }
+
+    def stream(self, service: EnhancedDatabaseService) -> Iterable[LeaderboardEntry]:
+        """Yield every entry, best first, with its rank; some hundred are held at a time."""
+        entries = iter(service.stream_leaderboard(self.rank_key, self.day))
+        while chunk := list(islice(entries, CHUNK_ROWS)):
+            yield from self.put_scores(service, chunk)
+
+    def find_summary(
+        self, service: EnhancedDatabaseService, *, least_width: Decimal
+    ) -> LeaderboardSummary | None:
+        """Return the leaderboard in figures; its leaders are those who share the first rank."""
+        summary = service.find_leaderboard_summary(self.key, self.day, least_width=least_width)
+        if summary is None or not self.is_by_value:
+            return summary
+        top = service.get_leaderboard(self.rank_key, self.day, LEADERS_READ)
+        if not top:
+            return summary
+        leaders = sum(entry.rank == 1 for entry in top)
+        if leaders == LEADERS_READ:
+            exact = service.find_leaderboard_summary(self.rank_key, self.day)
+            leaders = exact.leaders if exact else leaders
+        return msgspec.structs.replace(summary, leader=top[0].username, leaders=leaders)
+
+
+def find_source(service: EnhancedDatabaseService, category: Category, day: date) -> ScoreSource:
+    """Return which leaderboards the scores and the ranks of a category in a session are read from."""
+    if category.key != DAILY_RETURNS:
+        return ScoreSource(day, category.key, category.key)
+    by_value = ScoreSource(day, DAILY_RETURNS, TOTAL_VALUE)
+    is_exact = runtime.get_cache().get_or_load(
+        (service, "is-exact", day), lambda: _have_equal_ends(service, by_value)
+    )
+    return by_value if is_exact else ScoreSource(day, DAILY_RETURNS, DAILY_RETURNS)
+
+
+def _have_equal_ends(service: EnhancedDatabaseService, source: ScoreSource) -> bool:
+    """Return whether both leaderboards have as many players, the same best and the same lowest return.
+
+    A game that starts with other cash, or keeps only one of the two, is ranked by its returns.
+    """
+    keys = (source.key, source.rank_key)
+    players, others = (service.count_leaderboard(key, source.day) for key in keys)
+    if not players or players != others:
+        return False
+    for order in ("rank", "-rank"):
+        returns, values = (service.list_leaderboard(key, source.day, limit=1, order=order) for key in keys)
+        if not returns or not values:
+            return False
+        if abs(returns[0].score - source.convert(values[0].score)) > ROUNDING:
+            return False
+    return True
