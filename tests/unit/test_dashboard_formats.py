@@ -39,7 +39,7 @@ def test_a_change_of_money_has_a_sign(amount: str, text: str) -> None:
 
 def test_ranks_and_days_are_readable() -> None:
     """Ranks have separators, days their weekday."""
-    assert formats.format_rank(1024) == "#1,024"
+    assert formats.format_rank_of(1024, 2048) == "1,024 of 2,048"
     assert formats.format_day(date(2013, 3, 1)) == "Fri 1 Mar 2013"
 
 
