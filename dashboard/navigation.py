@@ -59,7 +59,7 @@ def read_logo() -> str:
 @cache
 def read_styles() -> str:
     """Return the style sheet of all pages as an HTML element."""
-    return f"<style>\n{(STATIC / 'contrast.css').read_text(encoding='utf-8')}</style>"
+    return f"<style>\n{(STATIC / 'pages.css').read_text(encoding='utf-8')}</style>"
 
 
 def _build_data_url(name: str) -> str:

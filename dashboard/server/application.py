@@ -36,6 +36,7 @@ from dashboard.monitoring.sampler import open_sampler, set_sampler
 from dashboard.pages.leaderboards import download
 from dashboard.server import sign_in
 from dashboard.server.access import Policy, build_policy, build_secrets
+from dashboard.server.index import IndexPage
 from dashboard.server.middleware import CompressedAssets, Shield, build_content_policy
 
 logger = logging.getLogger(__name__)
@@ -142,7 +143,11 @@ def _build_middleware(policy: Policy) -> list[Middleware]:
         content_policy=build_content_policy(STREAMLIT_STATIC / "index.html"),
         count_sign_in=_count_sign_in,
     )
-    return [shield, Middleware(CompressedAssets, folder=STREAMLIT_STATIC / "static")]
+    return [
+        shield,
+        Middleware(IndexPage, folder=STREAMLIT_STATIC),
+        Middleware(CompressedAssets, folder=STREAMLIT_STATIC / "static"),
+    ]
 
 
 def _count_sign_in(is_rejected: bool) -> None:  # noqa: FBT001  # one argument, named by the function

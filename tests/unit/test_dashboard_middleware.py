@@ -45,6 +45,7 @@ def ask(
         "method": method,
         "scheme": values.pop("scheme", "http"),
         "client": ("127.0.0.1", 1),
+        "query_string": values.pop("query_string", b""),
         "headers": [(name.encode(), text.encode()) for name, text in headers.items()],
     }
     sent: list[Message] = []

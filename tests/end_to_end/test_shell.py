@@ -1,0 +1,181 @@
+"""What the browser does around a page: connection, history, theme, addresses, paper."""
+
+import re
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from core.testing import PostgresServer
+from tests.conftest import created_database
+from tests.dashboard_process import Dashboard, run_dashboard
+from tests.end_to_end.browsing import (
+    CHROMIUM,
+    WAIT_MS,
+    is_dark,
+    read_parameters,
+    run_browser,
+    visit,
+    wait_until_complete,
+)
+from tests.end_to_end.test_live_pages import open_database
+from tests.game import play_game
+from tests.market import open_market
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+NOTICED_MS = 6_000
+"""Within five seconds, and a second for this machine."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium without a window."""
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser: {CHROMIUM} is missing; `apt-get install chromium` brings it")
+    with run_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def dashboard(
+    postgres_server: PostgresServer, template_database: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Dashboard]:
+    """A dashboard on a small game, without a cache."""
+    with created_database(postgres_server, template=template_database) as url:
+        with open_database(url) as service:
+            play_game(service)
+            open_market(service)
+        folder = tmp_path_factory.mktemp("dashboard")
+        with run_dashboard(folder, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
+            yield dashboard
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A page of a desktop's size, in a light system."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1000}, color_scheme="light")
+    context.set_default_timeout(WAIT_MS)
+    yield context.new_page()
+    context.close()
+
+
+def test_a_lost_connection_is_said_and_the_note_goes(page: Page, dashboard: Dashboard) -> None:
+    """Within five seconds, with the time; both ways without a click."""
+    visit(page, dashboard.url)
+    note = page.get_by_text(re.compile(r"No connection to the dashboard since \d\d:\d\d:\d\d UTC"))
+    expect(note).to_have_count(0)
+    page.context.set_offline(True)
+    expect(note).to_be_visible(timeout=NOTICED_MS)
+    page.context.set_offline(False)
+    expect(note).to_have_count(0, timeout=NOTICED_MS)
+
+
+def test_a_dashboard_that_hangs_is_a_lost_connection(page: Page, dashboard: Dashboard) -> None:
+    """It keeps its sockets open, and answers nothing."""
+    visit(page, dashboard.url)
+    note = page.get_by_text("No connection to the dashboard since")
+    dashboard.process.send_signal(signal.SIGSTOP)
+    try:
+        expect(note).to_be_visible(timeout=NOTICED_MS)
+    finally:
+        dashboard.process.send_signal(signal.SIGCONT)
+    expect(note).to_have_count(0, timeout=NOTICED_MS)
+
+
+def test_a_page_outlives_a_restart_of_the_dashboard(
+    page: Page, postgres_server: PostgresServer, template_database: str, tmp_path: Path
+) -> None:
+    """The note goes, and the figures are there again, under the same address."""
+    with created_database(postgres_server, template=template_database) as url:
+        with open_database(url) as service:
+            play_game(service)
+        with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as first:
+            visit(page, f"{first.url}/leaderboards?top=10")
+        note = page.get_by_text("No connection to the dashboard since")
+        expect(note).to_be_visible(timeout=NOTICED_MS)
+        port = int(first.url.rpartition(":")[2])
+        with run_dashboard(tmp_path, port=port, DATABASE_URL=url, ENABLE_REDIS_CACHE="false"):
+            expect(note).to_have_count(0, timeout=WAIT_MS)
+            expect(page.get_by_role("heading", name="Leaderboards", exact=True)).to_be_visible()
+            assert read_parameters(page) == {"top": "10"}
+
+
+def test_overview_is_an_address(page: Page, dashboard: Dashboard) -> None:
+    """With its query string."""
+    visit(page, f"{dashboard.url}/overview?live=false")
+    expect(page.get_by_role("heading", name="Overview", exact=True)).to_be_visible()
+    expect(page.get_by_text("Page not found")).to_have_count(0)
+    assert read_parameters(page) == {"live": "false"}
+
+
+def test_back_leads_to_views(page: Page, dashboard: Dashboard) -> None:
+    """To the one before a name was typed, not through its letters; and before a filter was chosen."""
+    visit(page, f"{dashboard.url}/leaderboards?top=10")
+    page.get_by_role("radio", name="50", exact=True).or_(
+        page.get_by_role("button", name="50", exact=True)
+    ).first.click()
+    page.wait_for_url(lambda url: "top=50" in url)
+    wait_until_complete(page)
+    box = page.get_by_role("textbox", name="Find a player")
+    box.click()
+    box.press_sequentially("alice", delay=150)
+    page.wait_for_url(lambda url: "find=alice" in url)
+    wait_until_complete(page)
+    page.go_back()
+    page.wait_for_url(lambda url: "find=" not in url)
+    expect(box).to_have_value("")
+    assert read_parameters(page) == {"top": "50"}
+    page.go_back()
+    page.wait_for_url(lambda url: "top=10" in url)
+    page.go_forward()
+    page.go_forward()
+    expect(box).to_have_value("alice")
+    assert read_parameters(page) == {"top": "50", "find": "alice"}
+
+
+def test_the_theme_is_chosen_on_the_page_and_stays(page: Page, dashboard: Dashboard) -> None:
+    """On every page and after a reload; the system's can be had again."""
+
+    def read_background() -> str:
+        return str(page.locator("[data-testid=stApp]").evaluate("e => getComputedStyle(e).backgroundColor"))
+
+    visit(page, f"{dashboard.url}/market?symbol=IBM")
+    assert not is_dark(read_background())
+    with page.expect_navigation():
+        page.get_by_label("Theme").select_option("Dark")
+    expect(page.get_by_text("IBM now")).to_be_visible()
+    assert is_dark(read_background())
+    visit(page, f"{dashboard.url}/quests")
+    assert is_dark(read_background())
+    with page.expect_navigation():
+        page.get_by_label("Theme").select_option("System")
+    expect(page.get_by_role("heading", name="Quests", exact=True)).to_be_visible()
+    assert not is_dark(read_background())
+
+
+def test_a_slow_network_shows_text_at_once(page: Page, dashboard: Dashboard) -> None:
+    """At 50 kB/s: something to read within three seconds, long before the scripts are there."""
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    network.send(
+        "Network.emulateNetworkConditions",
+        {"offline": False, "latency": 100, "downloadThroughput": 50_000, "uploadThroughput": 50_000},
+    )
+    started = time.monotonic()
+    page.goto(dashboard.url, wait_until="commit")
+    expect(page.get_by_text("Loading. The first visit")).to_be_visible()
+    assert time.monotonic() - started < 3
+
+
+def test_paper_has_no_bars_over_the_titles(page: Page, dashboard: Dashboard) -> None:
+    """What is fixed on a screen would be printed over the content."""
+    visit(page, dashboard.url)
+    page.emulate_media(media="print")
+    expect(page.get_by_role("heading", name="Overview", exact=True)).to_be_visible()
+    for hidden in ("[data-testid=stHeader]", "#echo-theme"):
+        expect(page.locator(hidden)).to_be_hidden()
+    assert page.locator("[data-testid=stMain]").evaluate("e => getComputedStyle(e).overflowY") == "visible"
