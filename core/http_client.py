@@ -16,7 +16,7 @@ import msgspec
 
 from core.errors import EchoMarketsError
 
-# A scrape of a large fleet is a few hundred kilobytes; more is somebody else's page.
+# A scrape of a large fleet is a few hundred kilobytes; a larger page is not an exporter's.
 BODY_BYTES = 32 * 1024 * 1024
 _CHUNK_BYTES = 64 * 1024
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})

@@ -25,7 +25,7 @@ FENCE_MARK = b"F"
 VERSION_MARK = b"R"
 # A mark and random bytes; a token of another length is foreign.
 TOKEN_BYTES = 16
-# The stored form of every type; another name makes all values stored before a miss.
+# The stored form of every type; after a change of this text all values stored before are misses.
 FORM = "origin, crc32, msgpack"
 # See core.cache.capability.read_origin.
 ORIGIN_BYTES = 8

@@ -44,7 +44,7 @@ CENT = Decimal("0.01")
 SMALLEST_PRICE = Decimal("1E-16000")  # any smaller one has more digits than PostgreSQL stores
 MAX_NAME = 200
 MAX_DESCRIPTION = 10_000
-# Not `-MAX_MONEY`: a minus sign rounds to the precision of whoever computes it.
+# Not `-MAX_MONEY`: the minus operator rounds to the precision of the caller's decimal context.
 MIN_MONEY, MIN_PRICE, MIN_IMPACT = map(Decimal.copy_negate, (MAX_MONEY, MAX_PRICE, MAX_IMPACT))
 # Not the context of the caller, which may have any precision and raise on inexact results.
 ROUNDING = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])

@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-# One MGET, one script and one statement each; Redis serves nobody else meanwhile.
+# Each takes one MGET, one script and one statement; Redis serves no other client during a script.
 WARM_KEYS = 200
 MAX_MONTHS_AHEAD = 24
 MAX_ACTOR = 320  # the longest e-mail address

@@ -1,6 +1,6 @@
-"""Which stack a process belongs to, so that nobody reads another stack's health as their own.
+"""The identity of the stack that a process belongs to, so that nobody mistakes another stack's health for it.
 
-Owns the id and when two ids are the same stack. Pure functions of settings; shows no address of a server.
+Owns the id, and the rule when two ids mean the same stack. Pure functions of settings; shows no address.
 """
 
 import hashlib
@@ -50,7 +50,7 @@ def parse_identity(text: str) -> StackIdentity | None:
 
 
 def describe_database(database_url: str) -> str:
-    """Return HOST:PORT/DATABASE of a connection URL, without who connects."""
+    """Return HOST:PORT/DATABASE of a connection URL, without user and password."""
     try:
         # a password that is not encoded would be shown as a host
         parts = parse_dsn(check_database_url(database_url))

@@ -130,8 +130,8 @@ def _read_failing(seen: Observation) -> str:
 def _read_failed_operations(seen: Observation) -> float:
     """Return how many operations failed.
 
-    Without pool timeouts, which are a signal of their own, and without violated constraints, which
-    programs beside the stack may cause all day.
+    Without pool timeouts, which have their own signal, and without violated constraints, which other
+    programs may cause at any time.
     """
     name = "echo_db_operation_errors_total"
     others = (seen.scrape.total(name, sqlstate_class=state) for state in ("pool", CONSTRAINT_CLASS))
@@ -167,7 +167,7 @@ SIGNALS = (
     Signal("health answer", lambda seen: f"HTTP {seen.health_code}", "HTTP 200"),
     Signal("database up", _read_up("database"), "1"),
     Signal("redis up", _read_up("redis"), "1"),
-    # in how many programs depends on which of them read anything during the fault
+    # a program opens its breaker only if it reads during the fault, so their number is not fixed
     Signal("breaker open", lambda seen: float(seen.scrape.total("echo_cache_breaker_open") > 0), "0"),
     Signal("collectors failing", _read_failing, NONE),
     Signal("self-test", _read_self_test, "passes"),

@@ -46,7 +46,7 @@ ANSWER_SECONDS = 10.0
 OBSERVE_SECONDS = 1.0
 # Processes publish every second, the exporter keeps a check for two.
 PUBLISHED_SECONDS = 3.0
-# A small pool with a short timeout: the drill uses up a pool of its own, and nobody else's.
+# A small pool with a short timeout: the drill uses up the pool of its own process only.
 SMALL_POOL = MappingProxyType({"DATABASE_CONNECTION_LIMIT": "2", "DATABASE_POOL_TIMEOUT": "1000"})
 
 # In the last line of a self-test that gave up, as `core.selftest` prints it.
@@ -141,7 +141,7 @@ DRILLS: Mapping[str, Drill] = MappingProxyType(
                 "redis up": "0",
                 "breaker open": "1",
                 "collectors failing": "redis",
-                # the only call that reports on Redis itself; no other may notice
+                # the only call that reports on Redis itself; all others must still pass
                 "self-test": "fails: cache_stats",
                 "cache bypasses": GROWS,
             },

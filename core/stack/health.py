@@ -81,7 +81,7 @@ def refuse_other_stack(environment: Mapping[str, str]) -> None:
     try:
         headers = fetch(f"{url}/livez", timeout_seconds=ANSWER_SECONDS).headers
     except FetchFailed:
-        return  # nothing to compare; the servers of another stack have other passwords anyway
+        return  # nothing to compare; another stack's servers would refuse the password anyway
     other = _find_other(headers.get(HEADER.lower(), ""), environment)
     if other is not None:
         raise StackError(

@@ -207,11 +207,10 @@ def resume_paused(folder: StackFolder) -> list[str]:
 
 
 def _is_running(item: ProgramState) -> bool:
-    """Say whether the process is there and can be expected to stay.
+    """Say whether the process runs and is likely to continue.
 
-    A program with a probe counts as running also in its first seconds, which supervisord calls
-    STARTING. A program that was killed a moment ago does not run, although supervisord has not
-    noticed yet.
+    A program with a probe also counts as running in its first seconds, which supervisord calls
+    STARTING. A program that was just killed does not run, even if supervisord has not noticed it yet.
     """
     try:
         has_process = item.pid is not None and is_alive(psutil.Process(item.pid))

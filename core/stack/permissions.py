@@ -1,4 +1,4 @@
-"""Who can read and run the files of the stack.
+"""Permissions of the stack's files: which users can read and run them.
 
 Owns private files, and the system user that runs the embedded servers when the caller is root:
 PostgreSQL refuses to run as root. Makes no folder readable by others; the server user only gets
@@ -32,7 +32,7 @@ class ServerUser(NamedTuple):
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that others can read at no moment, and that is there completely or not at all."""
+    """Write a file that other users can never read; it appears only when it is complete."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:

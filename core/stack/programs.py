@@ -91,7 +91,7 @@ class Deployment(NamedTuple):
 
 
 def answers(name: str, environment: Mapping[str, str]) -> bool:
-    """Say whether a program of the recorded stack does its work; one without a probe does while it runs."""
+    """Say whether a program of the recorded stack works; of one without a probe this is assumed."""
     match name:
         case "postgres":
             server_url, _, _ = environment["DATABASE_URL"].rpartition("/")

@@ -1,7 +1,7 @@
 """supervisord, the process manager that keeps the programs running.
 
-Owns its files and the calls to it: start it, ask what runs, start and stop a program, end it. Which
-programs there are, and in which order they start, is not decided here.
+Owns its files and the calls to it: start it, ask what runs, start and stop a program, end it. Does not
+decide which programs there are and in which order they start.
 
 Paths in the files are relative to the checkout, in which supervisord runs, and command lines are in
 shell scripts: the configuration format has no way to quote a `;`, `#` or `%` in a folder's name.
@@ -135,7 +135,7 @@ def render_script(program: Program) -> str:
 
 
 def render_config(folder: StackFolder, programs: list[Program]) -> str:
-    """Return the configuration; nothing starts by itself, because the order matters."""
+    """Return the configuration; supervisord starts no program on its own, because the order matters."""
     socket = folder.socket if folder.socket.parent != folder.path else f".local/{folder.socket.name}"
     lines = [
         "[unix_http_server]",
