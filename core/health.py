@@ -214,7 +214,7 @@ class _Check(Generic[T]):
     def __init__(self, name: str, check: Callable[[], T]) -> None:
         self._name = name
         self._check = check
-        self._flight: Future[T] = Future()
+        self._flight: Future[Finding[T]] = Future()
         self._flight.cancel()
         self._started = 0.0
 
@@ -223,11 +223,14 @@ class _Check(Generic[T]):
         if self._flight.done():
             self._flight, self._started = Future(), time.monotonic()
             name = f"health-{self._name}"
-            threading.Thread(target=self._fly, args=(self._flight,), name=name, daemon=True).start()
+            arguments = (self._flight, self._started)
+            threading.Thread(target=self._fly, args=arguments, name=name, daemon=True).start()
 
-    def _fly(self, flight: "Future[T]") -> None:
+    def _fly(self, flight: "Future[Finding[T]]", started: float) -> None:
         try:
-            flight.set_result(self._check())
+            found = self._check()
+            # here, because whoever waits may have waited for another check first
+            flight.set_result(Finding(found, time.monotonic() - started))
         except Exception as error:
             # the edge of a check: whatever is wrong, the service is not healthy
             logger.debug("the health check of %s failed: %s", self._name, type(error).__name__)
@@ -237,12 +240,11 @@ class _Check(Generic[T]):
         """Wait until a time of `time.monotonic` for what it finds."""
         started = self._started
         try:
-            found = self._flight.result(timeout=max(0.0, deadline - time.monotonic()))
+            return self._flight.result(timeout=max(0.0, deadline - time.monotonic()))
         except Exception as error:
             if isinstance(error, FutureTimeout):
                 logger.debug("the health check of %s takes too long", self._name)
             return Finding(None, time.monotonic() - started)
-        return Finding(found, time.monotonic() - started)
 
 
 def describe_pool(stats: PoolStats) -> PoolUse:

@@ -27,7 +27,7 @@ from dashboard.monitoring.queries import CHARTED, POOL_TIMEOUTS, TABULATED, Hist
 
 logger = logging.getLogger(__name__)
 
-CHECK_SECONDS = 1.0
+CHECK_SECONDS = 0.5
 """Pause between two health checks, whose answer is kept for two seconds."""
 
 SCRAPE_SECONDS = 5.0

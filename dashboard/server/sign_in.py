@@ -69,7 +69,9 @@ def _show_sign_in() -> None:
 
 def _show_visitor(visitor: Visitor) -> None:
     if not _Access.policy.has_sign_in:
-        st.caption(_describe_open_access(visitor))
+        # who reads figures has no use for it
+        if visitor.is_operator:
+            st.caption("No sign-in: every visitor is an operator. OIDC settings turn sign-in on.")
         return
     with st.container(key="visitor", horizontal=True, vertical_alignment="center"):
         role = " as an operator" if visitor.is_operator else ""
@@ -78,10 +80,3 @@ def _show_visitor(visitor: Visitor) -> None:
             hours = OPERATOR_SIGN_IN.total_seconds() / 3600
             st.caption(f"Operator rights ended after {hours:.0f} hours; sign in again to renew them.")
         st.button("Sign out", type="tertiary", key="sign-out", on_click=st.logout)
-
-
-def _describe_open_access(visitor: Visitor) -> str:
-    if _Access.policy.is_behind_proxy:
-        return "No sign-in here: the proxy in front of this dashboard controls access."
-    role = " Every visitor is an operator." if visitor.is_operator else ""
-    return f"No sign-in: only this machine can open the dashboard.{role} OIDC settings turn sign-in on."

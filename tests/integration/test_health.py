@@ -289,6 +289,17 @@ def test_a_server_that_hangs_after_connect_collects_no_threads(settings: Setting
                 threading.Event().wait(0.05)
 
 
+def test_each_check_has_its_own_time(settings: Settings) -> None:
+    """A server that answers at once took no second, although the evaluation waited for the other one."""
+    with silent_server() as port:
+        url = SecretStr(f"postgresql://echo:s3cr3t@127.0.0.1:{port}/echo")
+        with evaluator(settings.model_copy(update={"database_url": url}), Clock()) as health:
+            found = health.evaluate()
+    assert (found.database, found.redis) == ("unhealthy", "healthy")
+    assert found.database_seconds >= 1
+    assert found.redis_seconds < found.database_seconds / 2
+
+
 def test_checks_run_side_by_side_and_a_second_at_most(settings: Settings) -> None:
     """With both servers silent, an evaluation takes the one second, not two."""
     with silent_server() as port:

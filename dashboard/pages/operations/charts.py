@@ -87,7 +87,7 @@ def _build_memory_chart(_: pd.DataFrame) -> Spec:
 
 def _build_hit_chart(frame: pd.DataFrame) -> Spec:
     """Return a strip per cache and tier, from amber (few hits) to the accent (all)."""
-    labels = {"ticks": False, "domain": False, "labelLimit": LABEL_PIXELS}
+    labels = {"ticks": False, "domain": False, "labelLimit": LABEL_PIXELS, "labelOverlap": False}
     colour = {
         "field": "value",
         "type": "quantitative",

@@ -29,6 +29,7 @@ State = Literal["good", "warning", "bad", "unknown"]
 MEBIBYTE = 1024 * 1024
 QUANTILES = ("p50", "p95", "p99")
 STATEMENT_LETTERS = 300
+COLLECTORS_NAMED = 2
 WORDS_HIDDEN = "operators see the reason"
 TEXT, NUMBER = st.column_config.TextColumn, st.column_config.NumberColumn
 
@@ -71,7 +72,8 @@ def _build_stack(scrape: Scrape) -> HealthCard:
     status = scrape.find_status()
     collectors = scrape.sum_by("echo_scrape_collector_success", "collector")
     failing = sorted(name for (name,), works in collectors.items() if not works)
-    detail = f"collectors failing: {', '.join(failing)}" if failing else "all collectors work"
+    names = ", ".join(failing) if len(failing) <= COLLECTORS_NAMED else f"{len(failing)} of {len(collectors)}"
+    detail = f"collectors failing: {names}" if failing else "all collectors work"
     return _card(
         "Stack",
         (status or "unknown").capitalize(),
