@@ -207,7 +207,7 @@ def check_gains(page: AppTest, truth: Truth, played: Rows) -> None:
     assert figures["Change of value"] == format_signed_money(change)
     assert figures["Market average"] == format_percent(market)
     assert figures["Ahead of the market"] == format_points(change / 100 - market)
-    assert figures["Not explained by trades"] == "$0.00"
+    assert figures["Not explained"] == "$0.00"
     table = page.dataframe[0].value
     assert round(Decimal(table["gain"].sum()), 2) == change
     assert round(Decimal(table["points"].sum()), 4) == change / 100
@@ -326,7 +326,7 @@ def test_gains_beyond_the_trades_have_a_line_of_their_own(pages: EnhancedDatabas
     table = page.dataframe[0].value
     assert list(table["symbol"]) == ["Not explained by trades"]
     assert list(table["gain"]) == [-12.34]
-    assert read_metrics(page)["Not explained by trades"] == "-$12.34"
+    assert read_metrics(page)["Not explained"] == "-$12.34"
 
 
 def test_nothing_that_rounds_to_zero_has_a_sign(pages: EnhancedDatabaseService) -> None:

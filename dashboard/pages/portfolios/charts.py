@@ -5,7 +5,7 @@ The dictionaries are shared: do not modify them. Lines differ in dashes as well 
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from functools import lru_cache
 from statistics import median
@@ -36,7 +36,6 @@ POINTS = 45
 
 CHANGES_PIXELS = 150
 DAY_TICKS = 5
-_EPOCH = date(1970, 1, 1).toordinal()
 
 _BRIDGES: Spec = {
     "transform": [{"filter": "datum.value !== null"}],
@@ -62,7 +61,7 @@ class Days(NamedTuple):
             "timeUnit": "utcyearmonthdate",
             "scale": {
                 "type": "utc",
-                "domain": [_count_milliseconds(self.first), _count_milliseconds(self.today, 1)],
+                "domain": [_describe_time(self.first), _describe_time(self.today + timedelta(days=1))],
             },
             "axis": {
                 "title": None,
@@ -74,10 +73,14 @@ class Days(NamedTuple):
             },
         }
 
+    def choose_spacing(self) -> int:
+        """Return the pixels between two bars: none where a bar would be hardly wider."""
+        return 0 if (self.today - self.first).days >= POINTS else 1
 
-def _count_milliseconds(day: date, days: int = 0) -> int:
-    """Return the begin of a day, or of a later one, as JavaScript counts time."""
-    return (day.toordinal() + days - _EPOCH) * 86_400_000
+
+def _describe_time(day: date) -> Spec:
+    """Return the begin of a day in UTC; a plain number would be a day of the month to Vega-Lite."""
+    return {"year": day.year, "month": day.month, "date": day.day, "utc": True}
 
 
 class Distribution(NamedTuple):
@@ -101,7 +104,7 @@ def build_equity_chart(curves: tuple[Curve, ...], styles: tuple[int, ...], axis:
         for day, value in _fill_missed(curve.days, map(float, curve.equity), axis.held)
     ]
     names = [curve.name for curve in curves]
-    legend = {"orient": "top", "title": None, "labelLimit": 140, "symbolStrokeWidth": 2, "columns": 2}
+    legend = {"orient": "top", "title": None, "labelLimit": 240, "symbolStrokeWidth": 2, "columns": 1}
     legend |= {"symbolType": "stroke", "symbolSize": 300, "symbolFillColor": "transparent"}
 
     def scale(values: list[Any]) -> Spec:
@@ -184,9 +187,13 @@ def build_changes_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
         for row in reversed(history)
     ]
     played = {row.session_date for row in history}
-    missed = [{**_describe_day(day), "moved": "missed"} for day in axis.held if day not in played]
+    missed = [
+        {**_describe_day(day), "moved": "missed"}
+        for day in axis.held
+        if day < axis.today and day not in played
+    ]
     bars: Spec = {
-        "mark": {"type": "bar", "cornerRadiusEnd": 1},
+        "mark": {"type": "bar", "binSpacing": axis.choose_spacing()},
         "encoding": {
             "x": axis.encode(),
             "y": {"field": "change", "type": "quantitative", "axis": {**_MONEY_AXIS, "tickCount": 3}},
@@ -275,7 +282,7 @@ def build_holdings_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
         {
             "data": {"values": rows},
             "height": 170,
-            "mark": {"type": "bar"},
+            "mark": {"type": "bar", "binSpacing": axis.choose_spacing()},
             "encoding": {
                 "x": axis.encode(),
                 "y": {

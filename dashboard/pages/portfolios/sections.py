@@ -169,9 +169,11 @@ def show_gains(player: Player, gains: data.Gains) -> None:
             "Ahead of the market", format_points(compared.player - compared.market), "of the starting cash"
         )
         show_metric(
-            tables.UNEXPLAINED,
+            "Not explained",
             format_signed_money(gains.window.unexplained),
-            f"{format_quantity(incomplete, 'position')} without a price or trade" if incomplete else None,
+            f"{format_quantity(incomplete, 'position')} without a price or trade"
+            if incomplete
+            else "by trades and prices",
         )
     chart, table = st.columns([2, 3], gap="medium")
     with chart:
@@ -185,6 +187,7 @@ def show_gains(player: Player, gains: data.Gains) -> None:
             tables.build_gains_table(gains.window, gains.newest, gains.positions),
             GAIN_COLUMNS,
             alt="What each symbol added to the value",
+            placeholder="",
         )
     st.caption(GAINS_EXPLAINED)
 
@@ -246,6 +249,8 @@ def show_changes(player: Player) -> None:
         width="stretch",
         alt=f"Gain or loss of each of {format_quantity(len(player.history), 'session')}, {missed} missed",
     )
+    if missed:
+        st.caption(f"Grey marks: {format_quantity(missed, 'finished session')} that the player did not play.")
     distribution = charts.build_distribution(player.finished)
     if distribution is None:
         return
@@ -253,7 +258,7 @@ def show_changes(player: Player) -> None:
         distribution.chart, width="stretch", alt=f"Histogram of {len(player.finished)} day changes"
     )
     st.caption(
-        "Grey marks above: missed sessions. Here: distribution of the day changes of finished sessions. "
+        "Distribution of the day changes of finished sessions. "
         f"Dashed line: median ({escape_markdown(format_signed_money(distribution.median))})."
     )
 

@@ -224,7 +224,7 @@ def build_gains_table(window: PlayerGains, newest: PlayerGains, positions: tuple
         {
             "symbol": gain.symbol,
             "gain": gain.gain,
-            "session": in_session.get(gain.symbol),
+            "session": in_session.get(gain.symbol, Decimal(0)),
             "shares": held[gain.symbol].quantity if gain.symbol in held else None,
             "paid": held[gain.symbol].average_price if gain.symbol in held else None,
             "realised": gain.realised,
