@@ -4,8 +4,9 @@ Each filter widget is bound to a query parameter, so every view is a link. Strea
 that is none of the widget's options without a message; therefore it is read here before, and named.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from datetime import date
 from typing import TypeVar
 
@@ -22,6 +23,33 @@ T = TypeVar("T")
 NAME_LETTERS = 100
 SHOWN_LETTERS = 60
 """Longest part of an unknown value or name that a page repeats."""
+
+_chosen: ContextVar[list[str] | None] = ContextVar("chosen", default=None)
+"""What the filters inside of `fold` are set to."""
+
+
+@contextmanager
+def fold() -> Iterator[None]:
+    """Fold the filters that are shown inside on a small screen, below a switch that names what is chosen.
+
+    Once a page. The style sheet hides the switch on a large screen and the filters on a small one.
+    """
+    switch = st.container(key="filters-switch")
+    chosen: list[str] = []
+    token = _chosen.set(chosen)
+    try:
+        with st.container(key="filters"):
+            yield
+    finally:
+        _chosen.reset(token)
+    switch.toggle(f"Filters: {escape_markdown(' · '.join(chosen))}", key="filters-open")
+
+
+def note_chosen(value: object) -> None:
+    """Name a value in the label of the folded filters; nothing outside of `fold` or without a value."""
+    chosen = _chosen.get()
+    if chosen is not None and value not in ("", None):
+        chosen.append(str(value))
 
 
 def find_parameter(name: str) -> str | None:
@@ -104,6 +132,8 @@ def select_option(
         )
         if unknown:
             show_unknown(noun, unknown, instead=describe(selected))
+    if not disabled:
+        note_chosen(selected)
     return selected
 
 
@@ -131,6 +161,7 @@ def select_segment(
         )
         if unknown:
             show_unknown(noun, unknown, instead=str(selected))
+    note_chosen(selected)
     return selected
 
 
@@ -144,7 +175,9 @@ def enter_player(label: str, *, key: str, placeholder: str) -> str:
     typed = st.text_input(
         label, key=key, placeholder=placeholder, live=True, max_chars=NAME_LETTERS, bind="query-params"
     )
-    return (typed or "").strip()
+    name = (typed or "").strip()
+    note_chosen(name)
+    return name
 
 
 def show_matches(

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from core.testing import PostgresServer
+from dashboard.navigation import SCRIPTS
 from tests.conftest import created_database
 from tests.dashboard_process import Dashboard, run_dashboard
 from tests.end_to_end.browsing import (
@@ -179,3 +180,63 @@ def test_paper_has_no_bars_over_the_titles(page: Page, dashboard: Dashboard) -> 
     for hidden in ("[data-testid=stHeader]", "#echo-theme"):
         expect(page.locator(hidden)).to_be_hidden()
     assert page.locator("[data-testid=stMain]").evaluate("e => getComputedStyle(e).overflowY") == "visible"
+
+
+def measure_contrast(colours: list[list[float]]) -> float:
+    """Return the contrast of two colours by the WCAG formula, each as red, green and blue from 0 to 1."""
+
+    def weigh(colour: list[float]) -> float:
+        parts = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour)
+        return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+    low, high = sorted(map(weigh, colours))
+    return (high + 0.05) / (low + 0.05)
+
+
+def read_colour(text: str) -> list[float]:
+    """Return red, green and blue of a computed colour, from 0 to 1."""
+    parts = [float(part) for part in re.findall(r"[\d.]+", text)][:3]
+    return parts if text.startswith("color(") else [part / 255 for part in parts]
+
+
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+@pytest.mark.parametrize(
+    "path", ["", "leaderboards", "market?symbol=IBM", "quests", "portfolios?player=alice"]
+)
+def test_axes_and_legends_can_be_read(page: Page, dashboard: Dashboard, path: str, theme: str) -> None:
+    """Against the page behind them; the theme is chosen on the page, against that of the system."""
+    page.context.add_init_script(f"localStorage.setItem('echo-markets-theme', '{theme}')")
+    visit(page, f"{dashboard.url}/{path}")
+    texts = page.locator("[data-testid=stVegaLiteChart] svg :is(.role-axis, .role-legend) text")
+    texts.first.wait_for(state="attached")
+    background = page.locator("[data-testid=stApp]").evaluate("e => getComputedStyle(e).backgroundColor")
+    for colour in texts.evaluate_all("all => [...new Set(all.map(e => getComputedStyle(e).fill))]"):
+        assert measure_contrast([read_colour(colour), read_colour(background)]) >= 4.5, colour
+
+
+def test_a_phone_shows_the_leaderboard_on_its_first_screen(browser: Browser, dashboard: Dashboard) -> None:
+    """Filters are folded below a switch that names them, and unfold."""
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    context.set_default_timeout(WAIT_MS)
+    page = context.new_page()
+    visit(page, f"{dashboard.url}/leaderboards")
+    table = page.locator("[data-testid=stDataFrame]").first.bounding_box()
+    assert table
+    assert table["y"] < 844 - 2 * 38
+    assert page.evaluate("document.scrollingElement.scrollWidth") == 390
+    box = page.get_by_role("textbox", name="Find a player")
+    expect(box).to_be_hidden()
+    page.get_by_text("Filters: ").click()
+    expect(box).to_be_visible()
+    context.close()
+
+
+def test_every_button_has_a_name(page: Page, dashboard: Dashboard) -> None:
+    """For who hears the page; Streamlit's own included."""
+    for path in SCRIPTS:
+        visit(page, f"{dashboard.url}/{path}")
+        nameless = page.locator("button:visible").evaluate_all(
+            "all => all.filter(e => !(e.innerText.trim() || e.ariaLabel || e.title"
+            " || e.getAttribute('aria-labelledby'))).map(e => e.outerHTML.slice(0, 200))"
+        )
+        assert nameless == [], path

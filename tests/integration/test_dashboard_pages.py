@@ -16,6 +16,8 @@ from core.records import LeaderboardUpdate
 from core.stack.ports import find_free_port
 from dashboard import runtime, states
 from dashboard.navigation import SCRIPTS
+from dashboard.server import sign_in
+from dashboard.server.access import Policy
 from tests.game import SESSIONS, play_game
 
 SCRIPT = Path(__file__).parents[2] / "dashboard" / "app.py"
@@ -437,3 +439,23 @@ def test_an_unexpected_error_shows_an_id_and_no_cause(caplog: pytest.LogCaptureF
     [record] = caplog.records
     assert find_error_id(record.getMessage()) in text
     assert record.exc_info
+
+
+@pytest.mark.parametrize("is_operator", [False, True])
+def test_only_operators_read_about_the_sign_in(game: EnhancedDatabaseService, *, is_operator: bool) -> None:
+    """A visitor who looks at figures cannot change settings."""
+    sign_in.set_policy(Policy(is_local_operator=is_operator))
+    try:
+        assert ("No sign-in" in read_text(open_page(LEADERBOARDS))) == is_operator
+    finally:
+        sign_in.set_policy(Policy())
+
+
+def test_folded_filters_name_what_is_chosen(game: EnhancedDatabaseService) -> None:
+    """The switch above them is for small screens; the filters stay part of the page."""
+    page = open_page(LEADERBOARDS, category="Total value", top="10", find="al")
+    label = page.toggle(key="filters-open").label
+    assert label.startswith("Filters: ")
+    for chosen in ("Total value", "Session", "10", "al"):
+        assert f" {chosen}" in label
+    assert page.selectbox(key="category").value == "Total value"

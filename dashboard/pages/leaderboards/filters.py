@@ -129,7 +129,9 @@ def _enter_prefix() -> str:
         bind="query-params",
         on_change=reset_page,
     )
-    return (typed or "").strip()
+    prefix = (typed or "").strip()
+    filters.note_chosen(prefix)
+    return prefix
 
 
 def sort_by(column: str) -> None:

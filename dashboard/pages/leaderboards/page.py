@@ -39,7 +39,8 @@ def show_leaderboards() -> None:
         states.show_no_sessions()
         return
     newest = _find_newest(service) or sessions[0]
-    selection = show_filters(service, sessions, newest)
+    with filters.fold():
+        selection = show_filters(service, sessions, newest)
     live.show_live(partial(_show_leaderboard, service, selection, newest), seconds=REFRESH_SECONDS)
     st.caption(
         "A session is a UTC day: the one of today is open, and its figures are “so far”; earlier ones are "

@@ -62,7 +62,8 @@ def show_market() -> None:
     symbol, selected = _show_filters(symbols)
     live.show_live(partial(_show_symbol, service, symbol, selected), seconds=CHART_SECONDS)
     st.subheader("Market events", anchor=False)
-    wanted = _show_event_filters(service, symbols)
+    with filters.fold():
+        wanted = _show_event_filters(service, symbols)
     live.show_live(partial(_show_events, service, wanted), seconds=EVENTS_SECONDS)
     st.caption("All times are in UTC.")
 
