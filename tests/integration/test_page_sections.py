@@ -100,9 +100,11 @@ def test_a_section_fails_alone(game: EnhancedDatabaseService, monkeypatch: pytes
     with monkeypatch.context() as broken:
         broken.setattr(game, "list_market_events", give_up)
         page = open_page(OVERVIEW)
-    assert [warning.value.partition(" Details")[0] for warning in page.warning] == [
+    # the events of the day, and their marks in a chart
+    failing = len(page.warning)
+    assert {warning.value.partition(" Details")[0] for warning in page.warning} == {
         "The database took too long to answer. Choose a smaller view. Next try in 5 s."
-    ]
+    }
     assert "[alice](portfolios?player=alice)" in read_text(page)
     assert count_notes(page) == 0
     assert not page.run().warning
@@ -110,5 +112,5 @@ def test_a_section_fails_alone(game: EnhancedDatabaseService, monkeypatch: pytes
         broken.setattr(game, "list_market_events", give_up)
         page.run()
     assert not page.warning
-    assert count_notes(page) == 1
+    assert count_notes(page) == failing
     assert "the database took too long to answer (error id" in read_text(page)
