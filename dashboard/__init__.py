@@ -2,7 +2,8 @@
 
 `pages/<page>/` holds everything of one page: `page.py` (Streamlit calls), `data.py` (calls of the service),
 `tables.py` and `charts.py` (pure functions from records to what is shown). What pages share is beside the
-folder; `monitoring/` samples the stack's health; `server/` is the web server around them. Presentation only: no SQL and no Redis command.
+folder; `monitoring/` samples the stack's health, `server/` is the web server around the pages.
+Presentation only: no SQL and no Redis command.
 """
 
 from pathlib import Path
