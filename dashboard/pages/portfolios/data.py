@@ -25,6 +25,7 @@ from core.records import (
 )
 from core.service.inputs import MAX_LIMIT
 from core.service.market import MAX_MARKET_DAYS
+from core.service.portfolios import add_gains
 from dashboard.data import find_newest_leaderboard_day, list_categories
 from dashboard.formats import KNOWN_CATEGORIES, Category
 
@@ -231,9 +232,12 @@ def load_equity(service: EnhancedDatabaseService, player: Player) -> Equity:
 def load_gains(service: EnhancedDatabaseService, player: Player) -> Gains:
     """Return what each symbol added to the value of a player who has played in the window."""
     user_id, day, first = player.user.id, player.newest.session_date, player.history[-1].session_date
+    newest = service.get_player_gains(user_id, day, day)
+    # the open session is read once, so that both spans have the same figures of it
+    before = [service.get_player_gains(user_id, first, day - _DAY)] if first < day else []
     return Gains(
-        newest=service.get_player_gains(user_id, day, day),
-        window=service.get_player_gains(user_id, first, day),
+        newest=newest,
+        window=add_gains([*before, newest]),
         positions=service.list_positions([user_id], day),
         market=list_market_returns(service, player.history),
     )
