@@ -216,7 +216,7 @@ class Trade(Model):
     executed_at = _now()
 
     class Meta:
-        """Read by portfolio, in the order of execution; a session is a range of blocks, hence BRIN."""
+        """Read by portfolio, in the order of execution; sessions and times are ranges of blocks, hence BRIN."""
 
         table_name = "trades"
         constraints: ClassVar[list[Any]] = [
@@ -229,6 +229,7 @@ class Trade(Model):
         indexes: ClassVar[list[Any]] = [
             SQL("CREATE INDEX trades_portfolio ON trades (user_id, session_date, executed_at, id)"),
             SQL("CREATE INDEX trades_session ON trades USING brin (session_date) WITH (autosummarize = on)"),
+            SQL("CREATE INDEX trades_executed ON trades USING brin (executed_at) WITH (autosummarize = on)"),
         ]
 
 

@@ -224,6 +224,11 @@ def _check_leaderboards(service: EnhancedDatabaseService, user: User, category: 
         lambda: all(found.day == SESSION for found in service.get_market_returns(SESSION, SESSION)),
         True,
     )
+    # up to 15 s old, so it may not know the symbol yet
+    yield "get_price_statistics", lambda: isinstance(service.get_price_statistics(), tuple), True
+    before_all = datetime.min.replace(tzinfo=UTC)
+    yield "list_prices_at", lambda: service.list_prices_at([("AAPL", before_all)]), (None,)
+    yield "find_event_effect", lambda: service.find_event_effect(user.id) is None, True
     yield (
         "list_leaderboard_categories",
         lambda: category in service.list_leaderboard_categories(SESSION),

@@ -19,10 +19,10 @@ from core.price_import.options import Split
 from core.price_import.reading import PriceReading
 from core.price_import.rows import Problem
 from core.price_import.table import PriceTable, describe_jump, find_ratio
-from core.records import Candle
+from core.records import VOLATILITY_RETURNS, Candle
 from core.service import EnhancedDatabaseService
 from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress
-from core.simulation.daily_ticks import VOLATILITY_RETURNS, build_ticks
+from core.simulation.daily_ticks import build_ticks
 from core.simulation.history import close_of
 
 PARALLEL_WRITES: Final = 2
@@ -66,9 +66,9 @@ def load_prices(
     Raises `PriceFileError`, with nothing loaded, when the days do not fit to those in the database.
     """
     table = reading.table
-    closes_before = _fit_to_stored(service, reading)
+    days_before = _fit_to_stored(service, reading)
     ticks = chain.from_iterable(
-        build_ticks(table.select(table.rows_of(code)), symbol, closes_before[symbol])
+        build_ticks(table.select(table.rows_of(code)), symbol, days_before[symbol])
         for code, symbol in enumerate(table.symbols)
     )
     done = 0
@@ -92,12 +92,14 @@ def load_prices(
     )
 
 
-def _fit_to_stored(service: EnhancedDatabaseService, reading: PriceReading) -> dict[str, list[Decimal]]:
+def _fit_to_stored(
+    service: EnhancedDatabaseService, reading: PriceReading
+) -> dict[str, list[tuple[date, Decimal]]]:
     """Return the stored closes before each symbol's first day; refuse days that continue another history."""
-    table, closes = reading.table, dict[str, list[Decimal]]()
+    table, days_before = reading.table, dict[str, list[tuple[date, Decimal]]]()
     stored = service.get_symbol_currencies()
     for code, symbol in enumerate(table.symbols):
-        closes[symbol] = []
+        days_before[symbol] = []
         if symbol not in stored:
             continue
         days = table.select(table.rows_of(code))
@@ -120,8 +122,10 @@ def _fit_to_stored(service: EnhancedDatabaseService, reading: PriceReading) -> d
                 f"{symbol} is stored in {stored[symbol]}, and these files have it in {currency}; import its"
                 " whole history in one currency, or under another --symbol"
             )
-        closes[symbol] = [candle.close for candle in before[-VOLATILITY_RETURNS:]]
-    return closes
+        days_before[symbol] = [
+            (candle.bucket.date(), candle.close) for candle in before[-VOLATILITY_RETURNS:]
+        ]
+    return days_before
 
 
 def _check_seam(

@@ -1,7 +1,7 @@
 """Statements on `market_events`."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -9,8 +9,8 @@ from peewee import SQL
 
 from core.database import Database
 from core.models import MarketEvent as MarketEventModel
-from core.queries.rows import count_changed, fetch_all, list_columns, make_builder
-from core.records import MarketEvent
+from core.queries.rows import count_changed, fetch_all, find_one, list_columns, make_builder
+from core.records import MarketEvent, TradingSession, TradingWindow
 
 COLUMNS = list_columns(MarketEvent)
 
@@ -36,8 +36,41 @@ TYPES = """
         UNION ALL
         SELECT (SELECT min(type) FROM market_events WHERE type > name) FROM types WHERE name IS NOT NULL
     ) SELECT name FROM types WHERE name IS NOT NULL"""
+FIND = f"SELECT {COLUMNS} FROM market_events WHERE id = %s"
+# Trades are grouped before they are counted: counting distinct players sorts all trades.
+WINDOWS = """
+    SELECT w.start, w.stop, t.traders, t.trades
+    FROM (VALUES (%(time)s - %(width)s, %(time)s), (%(time)s, %(time)s + %(width)s)) AS w (start, stop)
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS traders, COALESCE(sum(trades), 0)::bigint AS trades FROM (
+            SELECT count(*) AS trades FROM trades WHERE executed_at >= w.start AND executed_at < w.stop
+            GROUP BY user_id
+        ) AS players
+    ) AS t
+    ORDER BY w.start"""
+SESSIONS = """
+    SELECT d.day,
+           (SELECT count(*) FROM portfolios WHERE session_date = d.day),
+           t.traders, t.trades,
+           (SELECT round(percentile_cont(0.5) WITHIN GROUP (ORDER BY score)::numeric, 2)
+            FROM leaderboard_entries WHERE session_date = d.day AND category = %(returns)s)
+    FROM (
+        SELECT max(session_date) AS day FROM portfolios WHERE session_date < %(day)s
+        UNION ALL
+        SELECT max(session_date) FROM portfolios WHERE session_date = %(day)s
+        UNION ALL
+        SELECT min(session_date) FROM portfolios WHERE session_date > %(day)s AND session_date < %(beyond)s
+    ) AS d
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS traders, COALESCE(sum(trades), 0)::bigint AS trades FROM (
+            SELECT count(*) AS trades FROM trades WHERE session_date = d.day GROUP BY user_id
+        ) AS players
+    ) AS t
+    WHERE d.day IS NOT NULL ORDER BY d.day"""
 
 build_event = make_builder(MarketEvent, affected_symbols=tuple)
+build_window = make_builder(TradingWindow)
+build_session = make_builder(TradingSession)
 
 
 def list_recent(database: Database, end: datetime, limit: int) -> tuple[MarketEvent, ...]:
@@ -56,6 +89,21 @@ def list_events(
     created_at, event_id = after or (None, None)
     parameters = {**filters, "after": created_at, "after_id": event_id, "limit": limit}
     return fetch_all(database, build_event, FILTERED, parameters)
+
+
+def find_event(database: Database, event_id: UUID) -> MarketEvent | None:
+    """Return an event, or None."""
+    return find_one(database, build_event, FIND, (event_id,))
+
+
+def list_windows(database: Database, time: datetime, width: timedelta) -> tuple[TradingWindow, ...]:
+    """Return the trading in the time before and after a moment."""
+    return fetch_all(database, build_window, WINDOWS, {"time": time, "width": width})
+
+
+def list_sessions(database: Database, day: date, *, beyond: date, returns: str) -> tuple[TradingSession, ...]:
+    """Return the session of a day and those next to it, up to before `beyond`, oldest first."""
+    return fetch_all(database, build_session, SESSIONS, {"day": day, "beyond": beyond, "returns": returns})
 
 
 def list_types(database: Database) -> tuple[str, ...]:

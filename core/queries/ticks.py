@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import MAXYEAR, UTC, date, datetime, timedelta
+from decimal import Decimal
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -18,7 +19,15 @@ from core.queries.rows import (
     list_columns,
     make_builder,
 )
-from core.records import Candle, MarketReturn, Sparkline, Tick
+from core.records import (
+    TRADING_DAYS_PER_YEAR,
+    VOLATILITY_RETURNS,
+    Candle,
+    MarketReturn,
+    PriceStatistics,
+    Sparkline,
+    Tick,
+)
 
 COLUMNS = list_columns(Tick)
 _VALUES = COLUMNS.removeprefix("symbol, ")
@@ -122,11 +131,40 @@ _WALK = """
             ORDER BY timestamp DESC LIMIT 1
         ) AS t
         WHERE w.place < %(points)s
-    )
+    )"""
+_LINES = """
     SELECT symbol, array_agg(timestamp ORDER BY timestamp), array_agg(price ORDER BY timestamp)
     FROM walk GROUP BY symbol ORDER BY symbol COLLATE "C" """
-SPARKLINES = _WALK.format(symbols="(SELECT unnest(%(symbols)s::text[]) AS symbol)")
-SPARKLINES_OF_ALL = _WALK.format(symbols="symbols")
+SPARKLINES = _WALK.format(symbols="(SELECT unnest(%(symbols)s::text[]) AS symbol)") + _LINES
+SPARKLINES_OF_ALL = _WALK.format(symbols="symbols") + _LINES
+# The walk has the last price of each of the latest days.
+STATISTICS = f"""{_WALK.format(symbols="symbols")}, returns AS (
+        SELECT symbol, ln(price::float8) - ln(lag(price::float8) OVER days) AS gain
+        FROM walk WINDOW days AS (PARTITION BY symbol ORDER BY timestamp)
+    ), deviations AS (
+        SELECT symbol, stddev_samp(gain) * sqrt({TRADING_DAYS_PER_YEAR}) * 100 AS percent
+        FROM returns GROUP BY symbol HAVING count(gain) = {VOLATILITY_RETURNS}
+    )
+    SELECT w.symbol, w.timestamp, w.price, w.price - b.price,
+           round(100 * (w.price - b.price) / b.price, 4), round(d.percent::numeric, 4)
+    FROM walk w
+    LEFT JOIN LATERAL (
+        SELECT price FROM ticks
+        WHERE symbol = w.symbol AND timestamp <= w.timestamp - interval '24 hours' AND timestamp < %(beyond)s
+        ORDER BY timestamp DESC LIMIT 1
+    ) AS b ON true
+    LEFT JOIN deviations d ON d.symbol = w.symbol
+    WHERE w.place = 1 ORDER BY w.symbol COLLATE "C" """
+STATISTICS_WALK = {"points": VOLATILITY_RETURNS + 1, "step": timedelta(days=1)}
+# `beyond` is as in LATEST.
+PRICES_AT = """
+    SELECT t.price FROM unnest(%(symbols)s::text[], %(times)s::timestamptz[]) WITH ORDINALITY
+        AS p (symbol, time, place)
+    LEFT JOIN LATERAL (
+        SELECT price FROM ticks WHERE symbol = p.symbol AND timestamp <= p.time AND timestamp < %(beyond)s
+        ORDER BY timestamp DESC LIMIT 1
+    ) AS t ON true
+    ORDER BY p.place"""
 # Two index probes per symbol and day, however many ticks a day has. The outer bounds exclude the
 # partitions of other months. Days are added to dates, not to timestamps: a day of a timestamptz depends
 # on the time zone of the connection.
@@ -149,6 +187,7 @@ RETURNS = f"""
 
 build_tick = make_builder(Tick)
 build_return = make_builder(MarketReturn)
+build_statistics = make_builder(PriceStatistics)
 
 
 def build_candle(row: Row) -> Candle:
@@ -284,6 +323,26 @@ def list_sparklines(
     if symbols is None:
         return fetch_all(database, build_sparkline, SPARKLINES_OF_ALL, parameters)
     return fetch_all(database, build_sparkline, SPARKLINES, {**parameters, "symbols": list(symbols)})
+
+
+def list_statistics(database: Database, beyond: datetime) -> tuple[PriceStatistics, ...]:
+    """Return change and volatility of every symbol up to its last price before a time, by symbol."""
+    return fetch_all(database, build_statistics, STATISTICS, {**STATISTICS_WALK, "beyond": beyond})
+
+
+def list_prices_at(
+    database: Database, places: Sequence[tuple[str, datetime]], beyond: datetime
+) -> tuple[Decimal | None, ...]:
+    """Return the last price at or before each place, a symbol and a time; None where there is none.
+
+    Prices from `beyond` on are left out.
+    """
+    parameters = {
+        "symbols": encode_repeated([symbol for symbol, _ in places]),
+        "times": encode_repeated([time for _, time in places]),
+        "beyond": beyond,
+    }
+    return fetch_all(database, get_first, PRICES_AT, parameters)
 
 
 def list_returns(database: Database, start: date, end: date) -> tuple[MarketReturn, ...]:

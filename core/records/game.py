@@ -23,6 +23,11 @@ CATEGORIES: Final = (DAILY_RETURNS, TOTAL_VALUE, QUESTS_COMPLETED)
 """Leaderboards of the game; others may exist beside them."""
 DEFAULT_CATEGORY: Final = DAILY_RETURNS
 
+VOLATILITY_RETURNS: Final = 20
+"""Daily returns that a volatility is measured on: a month of trading days, the usual window."""
+TRADING_DAYS_PER_YEAR: Final = 252
+"""By which a daily deviation is annualised, whatever the days that a symbol has prices on."""
+
 QUEST_STATUSES: Final = ("ACTIVE", "COMPLETED", "EXPIRED")
 TRADE_SIDES: Final = ("BUY", "SELL")
 SENTIMENTS: Final = ("POSITIVE", "NEGATIVE", "NEUTRAL")
@@ -112,9 +117,11 @@ class BatchResult(Record, frozen=True):
 class Tick(Record, frozen=True):
     """A price of one symbol at one time.
 
-    `price`, `bid`, `ask` and `change_24h` are money, `change_percent_24h` is in
-    percent, `volatility` is the annualised standard deviation of daily log
-    returns in percent. `open`, `high` and `low` are set on ticks that stand for
+    `price`, `bid`, `ask` and `change_24h` are money. `change_24h` and `change_percent_24h` (in percent) are
+    against the last price at or before 24 hours before this one, None where the symbol had none then.
+    `volatility` is the standard deviation of the last 20 daily log returns, annualised with 252 days a year,
+    in percent. A daily return is from the last price of a UTC day with prices to that of the next; the day of
+    the tick counts so far. None with fewer returns. `open`, `high` and `low` are set on ticks that stand for
     a whole bar, such as an imported trading day; `price` is then its close.
     """
 
@@ -193,7 +200,10 @@ class Quest(Record, frozen=True):
 
 
 class MarketEvent(Record, frozen=True):
-    """Something that moved the market; `impact_magnitude` is in percent, with two decimals."""
+    """Something that moved the market.
+
+    `impact_magnitude` is the move in percent with two decimals, negative for a fall.
+    """
 
     id: UUID
     type: str
@@ -314,6 +324,55 @@ class Sparkline(Record, frozen=True):
     symbol: str
     times: tuple[datetime, ...]
     prices: tuple[Decimal, ...]
+
+
+class TradingWindow(Record, frozen=True):
+    """The trades executed in [start, end), and the number of players who made them."""
+
+    start: datetime
+    end: datetime
+    traders: int
+    trades: int
+
+
+class TradingSession(Record, frozen=True):
+    """A session: players with a portfolio, those of them who traded, and the median daily return in percent.
+
+    The median is that of the leaderboard of returns, None while it is empty.
+    """
+
+    session_date: date
+    players: int
+    traders: int
+    trades: int
+    median_return: Decimal | None
+
+
+class EventEffect(Record, frozen=True):
+    """A market event between what players did before and after it.
+
+    `before` ends and `after` begins with the event. `sessions` are the session of its day, the last one
+    before and the first one after it, those that exist, oldest first.
+    """
+
+    event: MarketEvent
+    before: TradingWindow
+    after: TradingWindow
+    sessions: tuple[TradingSession, ...]
+
+
+class PriceStatistics(Record, frozen=True):
+    """What follows from the stored prices of a symbol up to its last one, defined as in `Tick`.
+
+    None where the symbol has no price of 24 hours before, or fewer than 21 days with prices.
+    """
+
+    symbol: str
+    timestamp: datetime
+    price: Decimal
+    change_24h: Decimal | None
+    change_percent_24h: Decimal | None
+    volatility: Decimal | None
 
 
 class SessionSummary(Record, frozen=True):

@@ -1,22 +1,25 @@
 """Market events: what moved the market."""
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 from core.cache import Cached
 from core.cache.kinds import MARKET_EVENTS, version_key
+from core.database import Database
 from core.queries import events as queries
-from core.records import MarketEvent
+from core.records import DAILY_RETURNS, EventEffect, MarketEvent
 from core.service.inputs import (
     CENT,
     MAX_DESCRIPTION,
     MAX_IMPACT,
     MIN_IMPACT,
     check_after,
+    check_before,
     check_decimal,
+    check_duration,
     check_id,
     check_limit,
     check_record,
@@ -28,7 +31,7 @@ from core.service.inputs import (
     find_end_of_time,
     find_place,
 )
-from core.service.writes import ServiceBase, new_id, stream_pages
+from core.service.writes import ServiceBase, format_width, new_id, stream_pages
 
 MARKET_EVENTS_VERSION_KEY = version_key(MARKET_EVENTS)
 
@@ -44,6 +47,22 @@ _TYPES = Cached(
     lambda: "market_events:types",
     depends_on=lambda: (MARKET_EVENTS_VERSION_KEY,),
 )
+
+
+def _effect_key(event_id: UUID, window: timedelta) -> str:
+    return f"market_events:effect:{event_id}:{format_width(window)}"
+
+
+# Not invalidated by trades and scores.
+_EFFECT = Cached(
+    MARKET_EVENTS,
+    tuple[EventEffect, ...],
+    _effect_key,
+    depends_on=lambda *_: (MARKET_EVENTS_VERSION_KEY,),
+    ttl_seconds=60,
+    time_dependent=True,
+)
+LEAST_WINDOW, MOST_WINDOW = timedelta(minutes=1), timedelta(days=31)
 
 
 class Events(ServiceBase):
@@ -125,6 +144,36 @@ class Events(ServiceBase):
         At most 600 s old, and never older than the last event created or deleted through a service.
         """
         return self._cache.get_or_load(_TYPES, lambda: self._read(queries.list_types))
+
+    def find_event_effect(
+        self, event_id: UUID | str, window: timedelta = timedelta(minutes=30)
+    ) -> EventEffect | None:
+        """Return what players did before and after an event, or None without such an event.
+
+        Trades and the players who made them are counted in `window` (a minute to 31 days) on either
+        side of the event, and in the session of its day and those next to it, which also have a
+        median return: a portfolio has one value a session, not one a minute. At most 60 s old.
+        Raises `InvalidInput`.
+        """
+        checked = check_id(event_id, "event_id")
+        width = check_duration(window, "window", least=LEAST_WINDOW, most=MOST_WINDOW)
+
+        def load(event_id: UUID, width: timedelta) -> tuple[EventEffect, ...]:
+            return self._read(self._measure_effect, event_id, width)
+
+        found = self._cache.get_or_load(_EFFECT, load, checked, width)
+        return found[0] if found else None
+
+    def _measure_effect(
+        self, database: Database, event_id: UUID, width: timedelta
+    ) -> tuple[EventEffect, ...]:
+        event = queries.find_event(database, event_id)
+        if event is None:
+            return ()
+        before, after = queries.list_windows(database, event.created_at, width)
+        day, beyond = event.created_at.astimezone(UTC).date(), check_before(None, self._clock())
+        sessions = queries.list_sessions(database, day, beyond=beyond, returns=DAILY_RETURNS)
+        return (EventEffect(event, before, after, sessions),)
 
     def create_market_event(
         self,

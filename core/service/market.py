@@ -10,12 +10,13 @@ from core.cache import Cached
 from core.cache.kinds import MARKET
 from core.errors import InvalidInput
 from core.queries import ticks as queries
-from core.records import Candle, MarketReturn, Sparkline, Tick
+from core.records import Candle, MarketReturn, PriceStatistics, Sparkline, Tick
 from core.service.inputs import (
     check_after,
     check_bucket,
     check_currency,
     check_day,
+    check_each,
     check_int,
     check_limit,
     check_symbol,
@@ -31,6 +32,7 @@ CHUNK_ROWS = 20_000
 MAX_CANDLES = 20_000
 MAX_POINTS = 500
 MAX_MARKET_DAYS = 3_660
+MAX_PLACES = 50_000
 MAX_WEEKS = 10_000  # 190 years
 # Each of at most 1,000 symbols.
 REMEMBERED_LISTS = 64
@@ -51,6 +53,13 @@ _SPARKLINES = Cached(
     MARKET,
     tuple[Sparkline, ...],
     lambda count, width: f"market:sparklines:{count}:{format_width(width)}",
+    ttl_seconds=15,
+    time_dependent=True,
+)
+_STATISTICS = Cached(
+    MARKET,
+    tuple[PriceStatistics, ...],
+    lambda: "market:statistics",
     ttl_seconds=15,
     time_dependent=True,
 )
@@ -281,7 +290,7 @@ class Market(ServiceBase):
         points: int = 24,
         step: str | timedelta = timedelta(hours=1),
     ) -> tuple[Sparkline, ...]:
-        """Return the course of each symbol's price (None: of all), ordered by symbol.
+        """Return the trend of each symbol's price (None: of all), ordered by symbol.
 
         A point is the last price of a step; steps without prices are skipped, so that a
         sparkline has `points` of them whenever there are. Prices after tomorrow (UTC) are left out.
@@ -300,6 +309,30 @@ class Market(ServiceBase):
             return load(count, width)
         return self._cache.get_or_load(_SPARKLINES, load, count, width)
 
+    def get_price_statistics(self) -> tuple[PriceStatistics, ...]:
+        """Return change in 24 hours and volatility of every symbol with prices, ordered by symbol.
+
+        Of the last price of each, from the stored prices alone, whatever change and volatility the
+        ticks were stored with; `Tick` has the definitions. Changes are rounded to four decimals.
+        Prices after tomorrow (UTC) are left out. At most 15 s old.
+        """
+        return self._cache.get_or_load(
+            _STATISTICS, lambda: self._read(queries.list_statistics, find_end_of_time(self._clock()))
+        )
+
+    def list_prices_at(self, places: Sequence[tuple[str, datetime]]) -> tuple[Decimal | None, ...]:
+        """Return the last price of a symbol at or before a time, for up to 50,000 such pairs, as of now.
+
+        In the order given; None where the symbol had no price yet. One statement for all. Prices
+        after tomorrow (UTC) are left out. Raises `InvalidInput`.
+        """
+        checked = check_each(places, "places", _check_place)
+        if len(checked) > MAX_PLACES:
+            raise InvalidInput(f"places has {len(checked)} pairs; give at most {MAX_PLACES}")
+        if not checked:
+            return ()
+        return self._read(queries.list_prices_at, checked, find_end_of_time(self._clock()))
+
     def get_market_returns(self, start: date, end: date) -> tuple[MarketReturn, ...]:
         """Return what all symbols gained on average in each day with prices, oldest first.
 
@@ -314,6 +347,13 @@ class Market(ServiceBase):
             return self._read(queries.list_returns, first, last)
 
         return self._cache.get_or_load(_RETURNS, load, first, last)
+
+
+def _check_place(place: Any) -> tuple[str, datetime]:
+    if not isinstance(place, list | tuple) or len(place) != 2:
+        raise InvalidInput(f"place is {show(place)}; give a pair of a symbol and a time")
+    symbol, time = place
+    return check_symbol(symbol), check_time(time, "time")
 
 
 def _find_time(tick: Tick | None) -> datetime | None:

@@ -19,13 +19,13 @@ import msgspec
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 
-from core.records import DAILY_RETURNS, MarketEvent, Quest, Tick, User
+from core.records import DAILY_RETURNS, VOLATILITY_RETURNS, MarketEvent, Quest, Tick, User
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import Integers, money_cents, to_money
 from core.simulation.bulk_load import Progress, ignore_progress
 from core.simulation.history import DailyPrices, midnight_of
 from core.simulation.identifiers import Kind, hash_ids, hash_texts, make_ids_of
-from core.simulation.live_market import DAY_SECONDS, SINCE_OPEN, LiveMarket, build_market
+from core.simulation.live_market import DAY, DAY_SECONDS, LiveMarket, build_market
 from core.simulation.live_players import buy_at_open, choose_players, list_players
 from core.simulation.live_quests import count_wins, find_milestone
 from core.simulation.players import add_newcomers
@@ -46,6 +46,8 @@ MOST_DAYS: Final = 92
 
 STEPS: Final = 48
 """Steps of a day, one each half hour: enough for a candle of every hour."""
+
+STEP_SECONDS: Final = DAY_SECONDS / STEPS
 
 
 def play_missed_sessions(
@@ -88,7 +90,7 @@ def _play(service: EnhancedDatabaseService, day: date, daily: DailyPrices) -> bo
     if not everyone or market is None:
         return False
     users = choose_players(service, everyone, day)
-    walk = _Walk(market, users, daily, midnight)
+    walk = _Walk(market, users, daily, midnight, before=_list_prices_before(service, market, midnight))
     rows = SessionRows(
         [(user.id, user.username) for user in users],
         day,
@@ -122,33 +124,50 @@ def _open_market(
         opens=list(closes.values()),
         prices=list(closes.values()),
         calibrations=[daily.calibrate(symbol) for symbol in closes],
+        closes=[daily.last_closes(symbol, VOLATILITY_RETURNS) for symbol in closes],
         announced=set(),
     )
+
+
+def _list_moments(midnight: datetime) -> list[datetime]:
+    """Return the times of a day's ticks: in the middle of each step, so that the last is of this day."""
+    return [midnight + timedelta(seconds=(step + 0.5) * STEP_SECONDS) for step in range(STEPS)]
+
+
+def _list_prices_before(
+    service: EnhancedDatabaseService, market: LiveMarket, midnight: datetime
+) -> list[tuple[Decimal | None, ...]]:
+    """Return the prices of 24 hours before each moment of a day, by moment and symbol."""
+    moments, width = _list_moments(midnight), len(market.symbols)
+    prices = service.list_prices_at([(symbol, at - DAY) for at in moments for symbol in market.symbols])
+    return [prices[step * width : (step + 1) * width] for step in range(len(moments))]
 
 
 class _Walk:
     """A day of the market: its ticks and events, and the players' result at each step and at the end."""
 
     def __init__(
-        self, market: LiveMarket, users: Sequence[User], daily: DailyPrices, midnight: datetime
+        self,
+        market: LiveMarket,
+        users: Sequence[User],
+        daily: DailyPrices,
+        midnight: datetime,
+        *,
+        before: Sequence[Sequence[Decimal | None]],
     ) -> None:
         seeds = [midnight.toordinal(), *hash_texts(market.symbols).tolist()]
         generator = Generator(PCG64(SeedSequence(seeds)))
         holdings = buy_at_open(users, market, daily)
-        seconds = DAY_SECONDS / STEPS
         self.ticks: list[Tick] = []
         self.events: list[MarketEvent] = []
-        self.moments: list[datetime] = []
+        self.moments = _list_moments(midnight)
         self._gains: list[Integers] = []
         self._leads: list[Integers] = []
-        for step in range(STEPS):
-            # in the middle of each step, so that the last is still of this day
-            moment = midnight + timedelta(seconds=(step + 0.5) * seconds)
-            self.ticks += market.build_ticks(moment, market.move(seconds, generator))
+        for moment, prices in zip(self.moments, before, strict=True):
+            self.ticks += market.build_ticks(moment, market.move(STEP_SECONDS, generator), prices)
             for move in market.list_moves():
-                self.events.append(build_event(move, SINCE_OPEN, moment))
+                self.events.append(build_event(move, moment))
                 market.note_announced(move)
-            self.moments.append(moment)
             self._update(value_holdings(holdings, market.prices))
 
     @property

@@ -1,7 +1,7 @@
 """Builds the tick of each trading day from a table of prices.
 
-Owns the values that follow from a series of closes: the change against the previous trading day
-and the volatility. Reads no file and no database.
+Owns the values that follow from a series of prices: the change in 24 hours and the volatility, also for
+the ticks of the live market. Reads no file and no database.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,49 +9,51 @@ from datetime import date, datetime
 from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
 from functools import cache
 from itertools import repeat
-from operator import sub
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from core.records import Tick
-from core.simulation.amounts import Floats, divide_rounded, find_units, to_decimals, to_price, to_prices
-from core.simulation.history import TRADING_DAYS_PER_YEAR, close_of
+from core.records import TRADING_DAYS_PER_YEAR, VOLATILITY_RETURNS, Tick
+from core.simulation.amounts import Floats, Integers, divide_rounded, find_units, to_decimals, to_prices
+from core.simulation.history import close_of
 
 if TYPE_CHECKING:  # pyarrow stays out of the live market, which needs no price file
     from core.price_import.table import PriceTable
-
-VOLATILITY_RETURNS: Final = 20
-"""A month of trading days, the usual window of historical volatility."""
 
 PERCENT_STEP: Final = Decimal("0.0001")
 
 _PERCENT_UNITS: Final = 1_000_000  # 1/10000 of a percent in the ratio 1
 _MAX_UNITS: Final = 10**12  # times as many units of a percent, twice, is within 64 bits
 
+_DAY_SECONDS: Final = 86_400
+
 _EXACT: Final = Context(prec=60)
 """Enough digits to round a quotient of stored prices correctly."""
 
 
-def build_ticks(days: "PriceTable", symbol: str, closes_before: Sequence[Decimal]) -> Iterator[Tick]:
+def build_ticks(
+    days: "PriceTable", symbol: str, days_before: Sequence[tuple[date, Decimal]]
+) -> Iterator[Tick]:
     """Return one tick for each row, which are one symbol's trading days in order.
 
-    `closes_before` are the closes of the trading days before the first row, oldest first; without
+    `days_before` are the trading days before the first row with their closes, oldest first; without
     one the first day has no change, and a day that fewer than `VOLATILITY_RETURNS` days precede
     has no volatility.
     """
     prices = to_decimals(days["close"])
-    closes = [*closes_before, *prices]
-    before = len(closes_before)
+    closes_before = [close for _, close in days_before]
+    before = len(days_before)
     all_closes = np.append(np.array(closes_before, np.float64), days["close"])
-    changes, percents = _changes(closes, all_closes)
+    times = [close_of(day) for day, _ in days_before]
+    times += map(_close_of_ordinal, days["day"].tolist())
+    changes, percents = _changes([*closes_before, *prices], all_closes, times)
     unknown = repeat(None)
     # positional, in the order of the record's fields: keyword arguments double the cost
     return map(
         Tick,
         repeat(symbol),
-        [_close_of_ordinal(day) for day in days["day"].tolist()],
+        times[before:],
         prices,
         np.rint(days["volume"]).astype(np.int64).tolist(),
         unknown,  # bid
@@ -78,27 +80,43 @@ def _close_of_ordinal(day: int) -> datetime:
     return close_of(date.fromordinal(day))
 
 
-def annualize_percent(daily: float) -> Decimal:
-    """Return a daily standard deviation as a yearly one in percent."""
-    return to_price(round(daily * np.sqrt(TRADING_DAYS_PER_YEAR) * 1_000_000))
+def measure_change(price: Decimal, before: Decimal | None) -> tuple[Decimal | None, Decimal | None]:
+    """Return the change against an earlier price in money and in percent; None without one."""
+    if before is None:
+        return None, None
+    with localcontext(_EXACT):
+        change = price - before
+        return change, (change * 100 / before).quantize(PERCENT_STEP, ROUND_HALF_UP)
 
 
-def _changes(exact: Sequence[Decimal], closes: Floats) -> tuple[list[Decimal | None], list[Decimal | None]]:
-    """Return the changes in money and in percent; the closes are given as decimals and as floats."""
-    first: list[Decimal | None] = [None] * min(1, len(exact))
+def annualize_volatility(returns: Floats) -> Integers:
+    """Return the volatility of each row of `VOLATILITY_RETURNS` daily log returns, in 1/10000 percent."""
+    daily = returns.std(axis=1, ddof=1)
+    yearly: Integers = np.rint(daily * np.sqrt(TRADING_DAYS_PER_YEAR) * _PERCENT_UNITS).astype(np.int64)
+    return yearly
+
+
+def _changes(
+    exact: Sequence[Decimal], closes: Floats, times: Sequence[datetime]
+) -> tuple[list[Decimal | None], list[Decimal | None]]:
+    """Return the changes in money and in percent; the closes are given as decimals and as floats.
+
+    Each is against the last close at or before 24 hours earlier; only the first days have none.
+    """
+    seconds = np.array([time.timestamp() for time in times], np.float64)
+    references = np.searchsorted(seconds, seconds - _DAY_SECONDS, side="right") - 1
+    known = references >= 0
+    references = references[known]
+    first: list[Decimal | None] = [None] * (len(exact) - len(references))
     units = find_units(closes)
     if units is not None and units.max(initial=0) < _MAX_UNITS:
         # most prices have at most four places: the same result, by columns
-        change = np.diff(units)
-        percent = divide_rounded(change * _PERCENT_UNITS, units[:-1])
+        change = units[known] - units[references]
+        percent = divide_rounded(change * _PERCENT_UNITS, units[references])
         return [*first, *to_prices(change)], [*first, *to_prices(percent)]
-    with localcontext(_EXACT):
-        changes = list(map(sub, exact[1:], exact))
-        percents = [
-            (change * 100 / before).quantize(PERCENT_STEP, ROUND_HALF_UP)
-            for change, before in zip(changes, exact, strict=False)
-        ]
-    return [*first, *changes], [*first, *percents]
+    pairs = zip(exact[len(first) :], references.tolist(), strict=True)
+    moved = [measure_change(price, exact[row]) for price, row in pairs]
+    return [*first, *(change for change, _ in moved)], [*first, *(percent for _, percent in moved)]
 
 
 def _volatilities(closes: Floats) -> list[Decimal | None]:
@@ -107,6 +125,5 @@ def _volatilities(closes: Floats) -> list[Decimal | None]:
     if len(returns) < VOLATILITY_RETURNS:
         return [*unknown]
     # a running sum would depend on the first day of the series
-    daily = sliding_window_view(returns, VOLATILITY_RETURNS).std(axis=1, ddof=1)
-    yearly = np.rint(daily * np.sqrt(TRADING_DAYS_PER_YEAR) * 1_000_000).astype(np.int64)
+    yearly = annualize_volatility(sliding_window_view(returns, VOLATILITY_RETURNS))
     return [*unknown, *to_prices(yearly)]

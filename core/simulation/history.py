@@ -6,8 +6,10 @@ Owns which days count as imported: such a day has one tick, a day of the live ma
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
+from zoneinfo import ZoneInfo
 
 import numpy as np
 
@@ -23,14 +25,16 @@ NO_PRICES: Final = (
     " or `echo-markets import-prices --demo` for the prices that come with the stack"
 )
 
-OPEN_TIME: Final = time(14, 30, tzinfo=UTC)
-CLOSE_TIME: Final = time(21, 0, tzinfo=UTC)
-"""New York trades from 09:30 to 16:00: 14:30 to 21:00 UTC, an hour earlier in summer.
+MARKET_ZONE: Final = ZoneInfo("America/New_York")
+OPEN_TIME: Final = time(9, 30, tzinfo=MARKET_ZONE)
+CLOSE_TIME: Final = time(16, 0, tzinfo=MARKET_ZONE)
+"""When New York trades: 14:30 to 21:00 UTC, 13:30 to 20:00 UTC in its daylight saving time.
 
-The same times are used all year, so that a day's tick is found by its date alone.
+All imported days have these times, so that a day's tick is found by its date alone.
 """
 
-TRADING_DAYS_PER_YEAR: Final = 252
+DAYS_KEPT: Final = 50_000
+"""Remembered opens and closes: a century and more."""
 
 _VOLUME_DAYS: Final = 60
 _LEAST_RETURNS: Final = 20
@@ -48,14 +52,21 @@ def midnight_of(day: date) -> datetime:
     return datetime.combine(day, time(0), UTC)
 
 
+@lru_cache(DAYS_KEPT)
 def open_of(day: date) -> datetime:
     """Return the instant at which a trading day opens."""
-    return datetime.combine(day, OPEN_TIME)
+    return datetime.combine(day, OPEN_TIME).astimezone(UTC)
 
 
+@lru_cache(DAYS_KEPT)
 def close_of(day: date) -> datetime:
     """Return the instant at which a trading day closes; its tick has this timestamp."""
-    return datetime.combine(day, CLOSE_TIME)
+    return datetime.combine(day, CLOSE_TIME).astimezone(UTC)
+
+
+def to_standard_time(moment: datetime) -> datetime:
+    """Return an instant as if New York had no daylight saving time: all opens have one time of the day."""
+    return moment + (moment.astimezone(MARKET_ZONE).dst() or timedelta(0))
 
 
 def last_closed_day(now: datetime) -> date:
@@ -163,6 +174,10 @@ class DailyPrices:
                 days = service.get_price_history(symbol, start, midnight, "1d")
                 self.candles.setdefault(symbol, []).extend(days)
                 self._until[symbol] = midnight
+
+    def last_closes(self, symbol: str, count: int) -> list[Decimal]:
+        """Return the last prices of up to `count` days before today, oldest first."""
+        return [candle.close for candle in self.candles.get(symbol, [])[-count:]]
 
     def last_close(self, symbol: str) -> Decimal | None:
         """Return the last price before today."""

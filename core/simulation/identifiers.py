@@ -15,6 +15,8 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from core.simulation.history import to_standard_time
+
 Hashes = NDArray[np.uint64]
 
 _LOW_HALF: Final = (1 << 64) - 1
@@ -68,7 +70,8 @@ def make_ids(kind: Kind, *, seed: int, when: datetime, numbers: NDArray[np.int64
 
 def make_ids_of(kind: Kind, *, seed: int, when: datetime, keys: Hashes) -> list[UUID]:
     """Return one id for each hash, such as a player's."""
-    milliseconds = int(when.timestamp() * 1000)
+    # a release that closed every day at 21:00 UTC made the same ids, so a replay changes its rows
+    milliseconds = int(to_standard_time(when).timestamp() * 1000)
     base = np.zeros(1, np.uint64)
     for part in (int(kind), seed, milliseconds):
         base = mix(base * _GOLDEN + np.uint64(part))

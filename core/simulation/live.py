@@ -23,7 +23,7 @@ from core.errors import DatabaseError, EchoMarketsError, PoolClosed
 from core.service import EnhancedDatabaseService
 from core.simulation.catch_up import play_missed_sessions
 from core.simulation.history import DailyPrices
-from core.simulation.live_market import LiveMarket, open_market
+from core.simulation.live_market import DAY, LiveMarket, open_market
 from core.simulation.live_players import LivePlayers, list_players, open_players
 from core.simulation.live_quests import LiveQuests, open_quests
 from core.simulation.players import add_newcomers
@@ -146,9 +146,12 @@ class Simulator:
             logger.warning("the partitions of the ticks were not maintained: %s", error)
 
     def _move(self, session: LiveSession, now: datetime) -> None:
-        volumes = session.market.move(self._interval_seconds, self._generator)
-        self._service.insert_market_ticks(session.market.build_ticks(now, volumes))
-        session.market.announce(self._service)
+        market = session.market
+        volumes = market.move(self._interval_seconds, self._generator)
+        # read at each step: a day of ticks would take long to read when the simulator starts
+        before = self._service.list_prices_at([(symbol, now - DAY) for symbol in market.symbols])
+        self._service.insert_market_ticks(market.build_ticks(now, volumes, before))
+        market.announce(self._service)
 
     def _open_players(self, session: LiveSession) -> tuple[LivePlayers, LiveQuests]:
         players = open_players(

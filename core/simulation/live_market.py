@@ -5,6 +5,7 @@ prices take normal steps whose mean and variance grow with time, so that a day o
 as far as one of the imported days.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Final
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.random import Generator
 
 from core.errors import InvalidInput
-from core.records import Tick
+from core.records import VOLATILITY_RETURNS, Tick
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import (
     MAX_PLACES,
@@ -21,11 +22,10 @@ from core.simulation.amounts import (
     Floats,
     Integers,
     count_units,
-    divide_whole,
     find_price_units,
     to_prices,
 )
-from core.simulation.daily_ticks import annualize_percent
+from core.simulation.daily_ticks import annualize_volatility, measure_change
 from core.simulation.history import NO_PRICES, Calibration, DailyPrices, midnight_of
 from core.simulation.price_moves import EVENT_TYPE, PriceMove
 
@@ -33,15 +33,18 @@ DAY_SECONDS: Final = 86_400
 HALF_SPREAD: Final = 0.00025
 """Of the price, on each side: 5 basis points between bid and ask, usual for large companies."""
 
-SINCE_OPEN: Final = "the session began"
+DAY: Final = timedelta(days=1)
 
 _VOLUME_SPREAD: Final = 0.5  # of the logarithm of a step's volume
-_PERCENT_UNITS: Final = 1_000_000  # 1/10000 of a percent in the ratio 1
 _EVENTS_READ: Final = 200  # far more than a day makes: two for each symbol
 
 
 class LiveMarket:
-    """Prices of one session; 1.00 is `price_units`, `opens` are the last prices before the session."""
+    """Prices of one session; 1.00 is `price_units`, `opens` are the last prices before the session.
+
+    `closes` are the last prices of the days before the session, oldest first, up to as many as a volatility
+    looks back on.
+    """
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class LiveMarket:
         opens: Integers,
         prices: Integers,
         calibrations: list[Calibration],
+        closes: Sequence[Sequence[Decimal]],
         announced: set[tuple[str, str]],
         price_units: int = PRICE_UNITS,
     ) -> None:
@@ -61,7 +65,7 @@ class LiveMarket:
         self._drift = np.array([calibration.drift for calibration in calibrations])
         self._volatility = np.array([calibration.volatility for calibration in calibrations])
         self._volume = np.array([calibration.volume for calibration in calibrations])
-        self._yearly = [annualize_percent(calibration.volatility) for calibration in calibrations]
+        self._past_logs = _align_logs(closes)
         self._announced = announced
 
     @property
@@ -77,22 +81,19 @@ class LiveMarket:
         spread = generator.normal(0, _VOLUME_SPREAD, len(self.symbols))
         return np.rint(self._volume * days * np.exp(spread)).astype(np.int64)
 
-    def build_ticks(self, now: datetime, volumes: Integers) -> list[Tick]:
-        """Return the present price of each symbol; changes are against the session's open."""
+    def build_ticks(self, now: datetime, volumes: Integers, before: Sequence[Decimal | None]) -> list[Tick]:
+        """Return the present price of each symbol; `before` are the prices of 24 hours ago."""
         prices = self.prices
         half = np.maximum(np.rint(prices * HALF_SPREAD / self._ticks).astype(np.int64), 1) * self._ticks
-        change = prices - self.opens
-        pairs = zip(change.tolist(), self.opens.tolist(), strict=True)
-        percents = [divide_whole(moved * _PERCENT_UNITS, opened) for moved, opened in pairs]
+        exact = to_prices(prices, self.price_units)
         columns = zip(
             self.symbols,
-            to_prices(prices, self.price_units),
+            exact,
             volumes.tolist(),
             to_prices(np.maximum(prices - half, 1), self.price_units),
             to_prices(prices + half, self.price_units),
-            to_prices(change, self.price_units),
-            to_prices(np.array(percents, np.int64)),
-            self._yearly,
+            map(measure_change, exact, before),
+            self._measure_volatilities(prices),
             strict=True,
         )
         return [
@@ -107,8 +108,16 @@ class LiveMarket:
                 change_percent_24h=percent,
                 volatility=volatility,
             )
-            for symbol, price, volume, bid, ask, difference, percent, volatility in columns
+            for symbol, price, volume, bid, ask, (difference, percent), volatility in columns
         ]
+
+    def _measure_volatilities(self, prices: Integers) -> list[Decimal | None]:
+        """Return each symbol's volatility with the session so far as the last day; None with too few days."""
+        logs = np.column_stack([self._past_logs, np.log(prices / self.price_units)])
+        returns = np.diff(logs, axis=1)
+        is_known = ~np.isnan(returns.sum(axis=1))
+        found = iter(to_prices(annualize_volatility(returns[is_known])))
+        return [next(found) if known else None for known in is_known.tolist()]
 
     def announce(self, service: EnhancedDatabaseService) -> None:
         """Create an event for each move far from the open, once per symbol, direction and session."""
@@ -116,7 +125,7 @@ class LiveMarket:
             service.create_market_event(
                 type=EVENT_TYPE,
                 title=move.title,
-                description=move.describe(SINCE_OPEN),
+                description=move.description,
                 affected_symbols=(move.symbol,),
                 impact_magnitude=move.impact,
                 sentiment=move.sentiment,
@@ -154,6 +163,7 @@ def open_market(service: EnhancedDatabaseService, day: date, daily: DailyPrices)
         opens=opens,
         prices=prices,
         calibrations=[daily.calibrate(symbol) for symbol in symbols],
+        closes=[daily.last_closes(symbol, VOLATILITY_RETURNS) for symbol in symbols],
         announced=_list_announced(service, day),
     )
 
@@ -164,6 +174,7 @@ def build_market(
     opens: list[Decimal],
     prices: list[Decimal],
     calibrations: list[Calibration],
+    closes: Sequence[Sequence[Decimal]],
     announced: set[tuple[str, str]],
 ) -> LiveMarket:
     """Return a market in units that are exact for these prices, and small enough for their steps."""
@@ -174,9 +185,19 @@ def build_market(
         opens=np.array([count_units(price, units) for price in opens], np.int64),
         prices=np.array([count_units(price, units) for price in prices], np.int64),
         calibrations=calibrations,
+        closes=closes,
         announced=announced,
         price_units=units,
     )
+
+
+def _align_logs(closes: Sequence[Sequence[Decimal]]) -> Floats:
+    """Return the logarithms of the last `VOLATILITY_RETURNS` closes, a row a symbol; missing ones are NaN."""
+    logs = np.full((len(closes), VOLATILITY_RETURNS), np.nan)
+    for row, known in zip(logs, closes, strict=True):
+        if len(known) == VOLATILITY_RETURNS:
+            row[:] = np.log(np.array(known, np.float64))
+    return logs
 
 
 def _find_ticks(prices: Floats, price_units: int) -> Integers:
@@ -190,7 +211,7 @@ def _first_price(
     service: EnhancedDatabaseService, symbol: str, midnight: datetime, latest: Decimal
 ) -> Decimal:
     """Return the first price of a symbol that had none before today."""
-    end = midnight + timedelta(days=1)
+    end = midnight + DAY
     candles = service.get_price_history(symbol, midnight, end, "1d")
     return candles[0].open if candles else latest
 

@@ -23,6 +23,9 @@ THRESHOLD_PERCENT: Final = 5
 MAX_IMPACT: Final = Decimal("999.99")
 """The largest value of the column; the title tells the size of a larger move."""
 
+PREVIOUS_CLOSE: Final = "the previous close"
+"""What a move is measured from, also in the live market, where it is the last price before midnight."""
+
 SMALL_PRICE: Final = Decimal("0.1")
 """Lower prices are shown with four significant digits, not two places."""
 
@@ -53,19 +56,20 @@ class PriceMove(NamedTuple):
 
     @property
     def impact(self) -> Decimal:
-        """The move in percent without its sign, at most MAX_IMPACT."""
-        return min(to_money(abs(self.hundredths)), MAX_IMPACT)
+        """The move in percent, negative for a fall, at most MAX_IMPACT."""
+        return min(to_money(self.hundredths), MAX_IMPACT)
 
     @property
     def sentiment(self) -> str:
         """POSITIVE for a rise, NEGATIVE for a fall."""
         return "POSITIVE" if self.after > self.before else "NEGATIVE"
 
-    def describe(self, since: str) -> str:
-        """Return a sentence with both prices; `since` names the earlier one."""
+    @property
+    def description(self) -> str:
+        """A sentence with both prices."""
         return (
             f"{self.symbol} moved from {self._format(self.before)} to"
-            f" {self._format(self.after)} since {since}."
+            f" {self._format(self.after)} since {PREVIOUS_CLOSE}."
         )
 
     def _format(self, units: int) -> str:
@@ -85,18 +89,18 @@ def list_events(history: History, row: int) -> Iterator[MarketEvent]:
     for symbol, before, after in closes:
         move = PriceMove(symbol, before, after, history.price_units)
         if before and after and move.is_event:
-            yield build_event(move, "the previous close", close_of(day))
+            yield build_event(move, close_of(day))
 
 
-def build_event(move: PriceMove, since: str, moment: datetime) -> MarketEvent:
-    """Return the event of a move; `since` names the earlier price."""
+def build_event(move: PriceMove, moment: datetime) -> MarketEvent:
+    """Return the event of a move."""
     # the event follows from the prices alone: its id is the same for every seed
     number = hash_texts([move.symbol]).astype(np.int64)
     return MarketEvent(
         id=make_ids(Kind.PRICE_MOVE, seed=0, when=moment, numbers=number)[0],
         type=EVENT_TYPE,
         title=move.title,
-        description=move.describe(since),
+        description=move.description,
         affected_symbols=(move.symbol,),
         impact_magnitude=move.impact,
         sentiment=move.sentiment,

@@ -76,6 +76,7 @@ VALID: dict[str, dict[str, Any]] = {
     "delete_user": {"user_id": ID},
     "expire_quests": {},
     "find_portfolio": {"user_id": ID, "session_date": DAY},
+    "find_event_effect": {"event_id": ID, "window": timedelta(hours=1)},
     "find_leaderboard_summary": {"category": "c", "session_date": DAY, "bins": 5, "least_width": 1},
     "get_current_portfolio": {"user_id": ID, "session_date": DAY},
     "get_latest_market_data": {"symbols": ["AAPL"]},
@@ -92,6 +93,7 @@ VALID: dict[str, dict[str, Any]] = {
     },
     "get_portfolio": {"user_id": ID, "session_date": DAY},
     "get_portfolio_history": {"user_id": ID, "limit": 5, "before": DAY},
+    "get_price_statistics": {},
     "get_price_history": {"symbol": "AAPL", "start": NOON, "end": NOON + timedelta(days=1), "bucket": "1h"},
     "get_quest_totals": {"within": timedelta(days=1)},
     "get_recent_market_events": {"limit": 5},
@@ -136,6 +138,7 @@ VALID: dict[str, dict[str, Any]] = {
     "list_quests": {"limit": 5, "after": None},
     "list_users": {"limit": 5, "after": None},
     "list_market_event_types": {},
+    "list_prices_at": {"places": [("AAPL", NOON)]},
     "list_market_events": {
         "limit": 5,
         "type": None,

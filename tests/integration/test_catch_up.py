@@ -15,6 +15,7 @@ from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.test_seed import WRONG_PORTFOLIOS, WRONG_TRADES
 from tests.market_days import import_days
+from tests.tick_recount import assert_ticks_add_up, recount_ticks
 
 PLAYERS = 30
 LAST_SESSION = date(2013, 3, 1)
@@ -74,6 +75,16 @@ def test_no_day_is_left_out(game: EnhancedDatabaseService, execute: Execute) -> 
         " AS expected FROM leaderboard_entries) AS ranked WHERE rank IS DISTINCT FROM expected"
     )
     assert ranks == []
+
+
+def test_ticks_of_missed_sessions_add_up(game: EnhancedDatabaseService, execute: Execute) -> None:
+    """Change in 24 hours and volatility follow from the stored prices, imported and played ones alike."""
+    play_missed_sessions(game, TODAY)
+    ticks = recount_ticks(execute)
+    played = ticks[ticks["timestamp"].dt.date > LAST_SESSION]
+    assert len(played) == len(MISSED) * STEPS * SYMBOLS
+    assert_ticks_add_up(played)
+    assert played.groupby([played["symbol"], played["timestamp"].dt.date])["volatility"].nunique().min() > 1
 
 
 def test_missed_sessions_add_up(game: EnhancedDatabaseService, execute: Execute) -> None:

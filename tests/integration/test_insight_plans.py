@@ -102,3 +102,20 @@ def test_expiring_quests_are_found_by_their_end(filled: Execute) -> None:
     now = datetime.now(UTC)
     parameters = {"now": now - timedelta(hours=1), "until": now - timedelta(minutes=59), "limit": 20}
     assert count_rows_read(filled, quests.EXPIRING, parameters, "quests") == 0
+
+
+def test_statistics_read_one_tick_a_day(filled: Execute) -> None:
+    """And one of 24 hours before, of a hundred thousand ticks that reach over three or four days."""
+    parameters = {**ticks.STATISTICS_WALK, "beyond": ticks.month_after(datetime.now(UTC))}
+    assert count_rows_read(filled, ticks.STATISTICS, parameters, "ticks") <= 5 * (4 + 1)
+
+
+def test_a_price_at_a_time_reads_one_tick(filled: Execute) -> None:
+    """However many there are before it."""
+    hours = range(1, 31)
+    parameters = {
+        "symbols": ["S1", "S2"] * 15,
+        "times": [datetime.now(UTC) - timedelta(hours=hour) for hour in hours],
+        "beyond": ticks.month_after(datetime.now(UTC)),
+    }
+    assert count_rows_read(filled, ticks.PRICES_AT, parameters, "ticks") == len(hours)

@@ -1,9 +1,11 @@
 """The market: ticks, latest prices, candles."""
 
 import math
+import statistics
 import threading
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 import psycopg2
@@ -321,3 +323,67 @@ def test_volumes_of_a_candle_add_up_beyond_64_bits(service: EnhancedDatabaseServ
     for _ in range(2):
         [candle] = service.get_price_history("AAPL", START, START + timedelta(hours=1), "1h")
         assert (candle.volume, type(candle.volume)) == (3 * most, int)
+
+
+def deviate(prices: list[float]) -> float:
+    """Return the deviation of daily log returns, annualised in percent."""
+    returns = [math.log(after / before) for before, after in pairwise(prices)]
+    return statistics.stdev(returns) * math.sqrt(252) * 100
+
+
+def test_the_last_price_at_or_before_a_time(service: EnhancedDatabaseService) -> None:
+    """Of many symbols and times at once, in the order given; none before the first price."""
+    service.insert_market_ticks(
+        [
+            tick("AAPL", -60 * 24 * 365 * 20, "1"),
+            tick("AAPL", 0, "10"),
+            tick("AAPL", 5, "11"),
+            tick("IBM", 5, "7"),
+        ]
+    )
+    places = [("AAPL", 5), ("IBM", 4), ("AAPL", 4), ("AAPL", -1), ("NONE", 9), ("AAPL", -60 * 24 * 365 * 21)]
+    found = service.list_prices_at([(symbol, START + timedelta(minutes=after)) for symbol, after in places])
+    assert found == (11, None, 10, 1, None, None)
+    assert service.list_prices_at([]) == ()
+    for wrong in ("AAPL", [("AAPL",)], [("AAPL", START.replace(tzinfo=None))], [(1, START)], ["AAPL"]):
+        with pytest.raises(InvalidInput):
+            service.list_prices_at(wrong)  # type: ignore[arg-type]  # on purpose
+    with pytest.raises(InvalidInput, match="at most 50000"):
+        service.list_prices_at([("AAPL", START)] * 50_001)
+
+
+def test_statistics_follow_from_the_prices_alone(service: EnhancedDatabaseService) -> None:
+    """Not from what ticks were stored with; days without a price are left out, today counts so far."""
+    closes = [100 + (n * n) % 17 for n in range(30)]
+    ticks = [tick("AAPL", 1440 * (n + n // 5 * 2), str(close)) for n, close in enumerate(closes)]
+    last = ticks[-1].timestamp
+    ticks += [
+        Tick("AAPL", last - timedelta(hours=20), Decimal(500), volatility=Decimal(1)),
+        Tick("AAPL", last + timedelta(minutes=7), Decimal(120), change_percent_24h=Decimal(99)),
+        Tick("FB", START, Decimal(20), change_24h=Decimal(3)),
+        Tick("FB", START + timedelta(hours=23, minutes=59), Decimal(30)),
+        Tick("IBM", START, Decimal(3)),
+        Tick("IBM", START + timedelta(hours=24), Decimal(4)),
+    ]
+    service.insert_market_ticks(ticks)
+    aapl, fb, ibm = service.get_price_statistics()
+    assert (aapl.symbol, aapl.price, aapl.timestamp) == ("AAPL", 120, last + timedelta(minutes=7))
+    # the price of 20 hours before is too young, and the last one of its day
+    assert aapl.change_24h == 120 - closes[-2]
+    assert aapl.change_percent_24h == round(Decimal(120 - closes[-2]) * 100 / closes[-2], 4)
+    days = [*closes[:-2], 500, 120]
+    assert float(aapl.volatility or 0) == pytest.approx(deviate([float(day) for day in days[-21:]]), abs=1e-4)
+    assert (fb.change_24h, fb.change_percent_24h, fb.volatility) == (None, None, None)
+    assert (ibm.change_24h, ibm.change_percent_24h, ibm.volatility) == (1, Decimal("33.3333"), None)
+
+
+def test_statistics_of_no_market(service: EnhancedDatabaseService) -> None:
+    """None, rather than an error."""
+    assert service.get_price_statistics() == ()
+
+
+def test_volatility_needs_twenty_one_days(service: EnhancedDatabaseService) -> None:
+    """Twenty returns; equal prices have a volatility of zero."""
+    days = {"AAPL": 20, "IBM": 21}
+    service.insert_market_ticks([tick(symbol, 1440 * n, "5") for symbol in days for n in range(days[symbol])])
+    assert [found.volatility for found in service.get_price_statistics()] == [None, 0]

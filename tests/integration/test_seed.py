@@ -230,7 +230,7 @@ def test_every_large_move_is_an_event(
     import_days(service, tmp_path, FIRST_DAY)
     seed(service, players=1, now=NOW)
     expected = execute("""
-        SELECT symbol, timestamp, round(abs(price / before - 1) * 100, 2) FROM (
+        SELECT symbol, timestamp, round((price / before - 1) * 100, 2) FROM (
             SELECT *, lag(price) OVER (PARTITION BY symbol ORDER BY timestamp) AS before FROM ticks) AS t
         WHERE abs(price / before - 1) > 0.05 ORDER BY 1, 2""")
     found = execute(

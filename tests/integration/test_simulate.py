@@ -19,12 +19,16 @@ from core import EnhancedDatabaseService, Settings
 from core.errors import DatabaseUnavailable
 from core.records import Quest, User
 from core.simulation import live
+from core.simulation.amounts import to_prices
+from core.simulation.history import DailyPrices
 from core.simulation.live import Simulator
+from core.simulation.live_market import open_market
 from core.simulation.replay import seed
 from core.testing import PostgresServer, ValkeyServer
 from tests.conftest import Execute, administered
 from tests.market_days import import_days
 from tests.patience import stretch
+from tests.tick_recount import assert_ticks_add_up, recount_ticks
 
 NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
 TODAY = NOON.date()
@@ -140,7 +144,6 @@ def test_a_step_writes_prices_portfolios_and_leaderboards(
         close = before[tick.symbol].price
         assert tick.timestamp == NOON + timedelta(seconds=2)
         assert abs(tick.price / close - 1) < Decimal("0.01")
-        assert tick.change_24h == tick.price - close
         assert tick.bid is not None
         assert tick.ask is not None
         assert tick.bid < tick.price < tick.ask
@@ -148,6 +151,35 @@ def test_a_step_writes_prices_portfolios_and_leaderboards(
     assert_portfolios_add_up(execute, TODAY)
     assert_quests_add_up(execute, TODAY)
     assert execute("SELECT count(*) FROM ticks WHERE timestamp >= %s", (NOON,)) == [(15,)]
+
+
+def test_live_ticks_have_the_change_in_24_hours_and_the_volatility_so_far(
+    game: EnhancedDatabaseService, clock: Clock, execute: Execute
+) -> None:
+    """Over midnights, a pause, a restart and with a new symbol, as a recount of the stored prices has it."""
+    game.insert_market_tick("NEW", Decimal(50), timestamp=NOON - timedelta(hours=1))
+    sim = simulator(game, clock, interval_seconds=3600)
+    for pause_hours in (5, 5, 5, 8, 1, 1, 30, 2, 9):
+        run_steps(sim, clock, 1)
+        clock.advance(3600 * pause_hours - 1)
+        sim = simulator(game, clock, interval_seconds=3600) if pause_hours == 8 else sim
+    ticks = recount_ticks(execute)
+    live_ticks = ticks[ticks["timestamp"] >= NOON.isoformat()]
+    assert_ticks_add_up(live_ticks)
+    assert live_ticks["change_24h"].isna().sum() == 4
+    assert live_ticks[live_ticks["symbol"] == "NEW"]["volatility"].isna().all()
+    known = live_ticks[live_ticks["symbol"] != "NEW"]
+    assert (known["volatility"] > 0).all()
+    first_day = known[known["timestamp"].dt.date == TODAY]
+    assert first_day.groupby("symbol")["volatility"].nunique().min() == 3
+    statistics = {found.symbol: found for found in game.get_price_statistics()}
+    for tick in game.get_latest_market_data():
+        found = statistics[tick.symbol]
+        assert (found.price, found.timestamp, found.change_24h) == (
+            tick.price, tick.timestamp, tick.change_24h,
+        )  # fmt: skip  # one value a line would hide the three
+        assert found.change_percent_24h == tick.change_percent_24h
+        assert found.volatility == pytest.approx(tick.volatility, abs=Decimal("0.0001"))
 
 
 def test_each_step_marks_one_player_as_active(
@@ -205,8 +237,8 @@ def test_midnight_closes_a_session_and_opens_the_next(
     clock.now = datetime(2026, 3, 4, 0, 0, 1, tzinfo=UTC)
     run_steps(sim, clock, 1)
     tomorrow = clock.now.date()
-    for tick in game.get_latest_market_data():
-        assert tick.price - (tick.change_24h or 0) == last[tick.symbol]
+    market = open_market(game, tomorrow, DailyPrices())
+    assert to_prices(market.opens, market.price_units) == [last[symbol] for symbol in market.symbols]
     assert game.list_session_dates(limit=3) == (tomorrow, TODAY, LAST_SESSION)
     wrong = execute(
         """

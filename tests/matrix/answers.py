@@ -193,6 +193,8 @@ def _play_market(service: EnhancedDatabaseService, answers: Answers) -> None:
             bucket,
         )
     answers.note("returns", lambda: service.get_market_returns(DAYS[0] - timedelta(days=2), DAYS[2]))
+    answers.note("statistics", service.get_price_statistics)
+    answers.note("prices at", lambda: service.list_prices_at([("AAPL", NOW), ("B", NOW - timedelta(days=2))]))
     answers.note("sparklines", lambda: service.get_sparklines(points=5, step="12h"))
     answers.note("partitions", lambda: service.maintain_partitions(months_ahead=3).dropped)
 

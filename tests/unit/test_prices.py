@@ -17,6 +17,7 @@ from core.price_import.reading import read_prices
 from core.price_import.sources import BLOCK_BYTES
 from core.price_import.table import TYPES, PriceTable
 from core.simulation.daily_ticks import build_ticks
+from core.simulation.history import close_of, open_of
 from tests.price_files import list_days, list_rows, read, refuse
 
 HEADER = "Ticker,Date,Open,High,Low,Close,Volume,Adj Close"
@@ -222,7 +223,35 @@ def test_a_tick_has_the_change_against_the_day_before() -> None:
     assert (second.change_24h, second.change_percent_24h) == (Decimal("7.25"), Decimal("7.25"))
     assert second.price == second.open == second.high == second.low == Decimal("107.25")
     assert (second.bid, second.ask, second.volume) == (None, None, 1)
-    assert second.timestamp == datetime(2013, 5, 13, 21, 0, tzinfo=UTC)
+    assert second.timestamp == datetime(2013, 5, 13, 20, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("day", "opened", "closed"),
+    [
+        ("2013-03-01", "14:30", "21:00"),
+        ("2013-03-08", "14:30", "21:00"),
+        ("2013-03-11", "13:30", "20:00"),
+        ("2013-11-01", "13:30", "20:00"),
+        ("2013-11-04", "14:30", "21:00"),
+        ("1998-04-06", "13:30", "20:00"),
+        ("2006-03-20", "14:30", "21:00"),
+        ("2026-07-01", "13:30", "20:00"),
+    ],
+)
+def test_a_day_opens_and_closes_when_new_york_does(day: str, opened: str, closed: str) -> None:
+    """An hour earlier in daylight saving time, which began in April until 2006 and in March since."""
+    moments = open_of(date.fromisoformat(day)), close_of(date.fromisoformat(day))
+    assert [f"{moment:%Y-%m-%d %H:%M}" for moment in moments] == [f"{day} {opened}", f"{day} {closed}"]
+    assert all(moment.tzinfo is UTC for moment in moments)
+
+
+def test_a_change_is_against_the_last_close_of_24_hours_before() -> None:
+    """A market that never closes: in March the clock changes, and the day before ended 23 hours before."""
+    table = days_with_closes([100, 110, 121, 133.1])
+    table["day"][:] = [date(2013, 3, day).toordinal() for day in (8, 9, 10, 11)]
+    ticks = list(build_ticks(table, "BTC-USD", ()))
+    assert [tick.change_24h for tick in ticks] == [None, 10, 21, Decimal("12.1")]
 
 
 @pytest.mark.parametrize(
@@ -262,7 +291,8 @@ def test_days_before_the_file_count() -> None:
     closes = [100 + 0.7919 * (n * n % 13) for n in range(60)]
     whole = list(build_ticks(days_with_closes(closes), "AAPL", ()))
     part = days_with_closes(closes).select(slice(40, 60))
-    assert list(build_ticks(part, "AAPL", [tick.price for tick in whole[20:40]])) == whole[40:]
+    before = [(tick.timestamp.date(), tick.price) for tick in whole[20:40]]
+    assert list(build_ticks(part, "AAPL", before)) == whole[40:]
 
 
 def test_volatility_needs_twenty_returns() -> None:

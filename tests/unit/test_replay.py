@@ -10,7 +10,7 @@ import pytest
 from core.records import QUESTS_COMPLETED, Candle, Quest
 from core.simulation.behaviour import draw_traits
 from core.simulation.history import History, build_history, close_of, open_of
-from core.simulation.identifiers import hash_texts
+from core.simulation.identifiers import Kind, hash_texts, make_ids
 from core.simulation.players import build_username, player_ids
 from core.simulation.price_moves import PriceMove, list_events
 from core.simulation.quests import MILESTONES, ReplayQuests, next_milestone
@@ -231,11 +231,21 @@ def moves(*closes: int) -> History:
     return build_history({"AAPL": days})
 
 
+def test_ids_do_not_follow_the_clock_of_new_york() -> None:
+    """Days of summer have the ids that they had when every day closed at 21:00 UTC."""
+    numbers = np.array([7])
+    for day in (date(2013, 3, 8), date(2013, 3, 11), date(2013, 7, 1)):
+        for moment, hour, minute in ((open_of(day), 14, 30), (close_of(day), 21, 0)):
+            [found] = make_ids(Kind.WEEKLY, seed=1, when=moment, numbers=numbers)
+            fixed = datetime(day.year, day.month, day.day, hour, minute, tzinfo=UTC)
+            assert found.int >> 80 == int(fixed.timestamp() * 1000)
+
+
 @pytest.mark.parametrize(
     ("after", "title", "impact", "sentiment"),
     [
         (1_072_000, "AAPL rose 7.2%", Decimal("7.20"), "POSITIVE"),
-        (920_000, "AAPL fell 8.0%", Decimal("8.00"), "NEGATIVE"),
+        (920_000, "AAPL fell 8.0%", Decimal("-8.00"), "NEGATIVE"),
         (50_000_000, "AAPL rose 4900.0%", Decimal("999.99"), "POSITIVE"),
     ],
 )
@@ -247,6 +257,8 @@ def test_a_large_move_makes_an_event(after: int, title: str, impact: Decimal, se
     assert event.affected_symbols == ("AAPL",)
     assert event.created_at == datetime(2012, 1, 17, 21, tzinfo=UTC)
     assert event == next(list_events(history, 1))
+    assert event.description is not None
+    assert event.description.endswith("since the previous close.")
 
 
 def test_small_moves_and_first_days_make_none() -> None:

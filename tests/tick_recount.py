@@ -1,0 +1,54 @@
+"""Change and volatility of every stored tick once more, with pandas, from nothing but times and prices."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from tests.conftest import Execute
+
+DAY = pd.Timedelta("24h")
+
+
+def recount_ticks(execute: Execute) -> pd.DataFrame:
+    """Return all ticks with the change in 24 hours and the volatility that their prices give."""
+    columns = ["symbol", "timestamp", "price", "volume", "change_24h", "change_percent_24h", "volatility"]
+    rows = execute(f"SELECT {', '.join(columns)} FROM ticks ORDER BY symbol, timestamp")
+    frame = pd.DataFrame(rows, columns=columns)
+    frame["timestamp"] = pd.to_datetime(frame["timestamp"], utc=True)
+    for name in columns[2:]:
+        frame[name] = frame[name].astype(float)
+    return pd.concat([_recount(ticks) for _, ticks in frame.groupby("symbol")])
+
+
+def _recount(ticks: pd.DataFrame) -> pd.DataFrame:
+    times, prices = ticks["timestamp"].tolist(), ticks["price"].tolist()
+    days = [time.date() for time in times]
+    changes, percents, volatilities = [], [], []
+    for time, price, day in zip(times, prices, days, strict=True):
+        before = [old for at, old in zip(times, prices, strict=True) if at <= time - DAY]
+        changes.append(price - before[-1] if before else None)
+        percents.append((price / before[-1] - 1) * 100 if before else None)
+        closes = {at: old for at, old in zip(days, prices, strict=True) if at < day}
+        volatilities.append(deviate([*closes.values(), price]))
+    return ticks.assign(
+        expected_change=pd.Series(changes, ticks.index, dtype=float),
+        expected_percent=pd.Series(percents, ticks.index, dtype=float),
+        expected_volatility=pd.Series(volatilities, ticks.index, dtype=float),
+    )
+
+
+def deviate(closes: list[float]) -> float | None:
+    """Return the deviation of the last twenty daily log returns, annualised in percent; None with fewer."""
+    returns = np.diff(np.log(closes[-21:]))
+    return None if len(returns) < 20 else float(np.std(returns, ddof=1) * np.sqrt(252) * 100)
+
+
+def assert_ticks_add_up(ticks: Any) -> None:
+    """Assert that the stored values are the recounted ones, missing ones included."""
+    for stored, expected in (
+        ("change_24h", "expected_change"),
+        ("change_percent_24h", "expected_percent"),
+        ("volatility", "expected_volatility"),
+    ):
+        np.testing.assert_allclose(ticks[stored], ticks[expected], rtol=0, atol=0.00006, err_msg=stored)
