@@ -216,7 +216,7 @@ class Trade(Model):
     executed_at = _now()
 
     class Meta:
-        """Read by portfolio, in the order of execution; sessions and times are ranges of blocks, hence BRIN."""
+        """Read by portfolio, in order of execution; sessions and times are ranges of blocks, hence BRIN."""
 
         table_name = "trades"
         constraints: ClassVar[list[Any]] = [

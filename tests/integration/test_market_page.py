@@ -85,7 +85,7 @@ def test_symbols_of_all_markets_have_a_page(market: EnhancedDatabaseService, sym
     assert not page.exception
     assert page.selectbox(key="symbol").value == symbol
     assert read_metrics(page)[f"{escape_markdown(symbol)} now"] == "$7.00"
-    assert f"{escape_markdown(symbol)} from 1 Mar 2013" in read_text(page)
+    assert f"{escape_markdown(symbol)} from 2 Feb 2013 00:00 to 1 Mar 2013 21:00" in read_text(page)
 
 
 def test_the_page_says_by_how_many_weeks_the_history_was_moved(market: EnhancedDatabaseService) -> None:
@@ -127,11 +127,49 @@ def test_more_events_than_are_shown_are_announced(market: EnhancedDatabaseServic
     assert "The newest 10 events. Show more events" in read_text(page)
 
 
-def test_a_gap_of_years_costs_no_candle(market: EnhancedDatabaseService) -> None:
-    """Prices of long ago fill the range of a market that has just opened."""
-    market.insert_market_tick("AAPL", Decimal(66), timestamp=LAST + timedelta(days=4000))
-    text = read_text(open_page(MARKET))
-    assert "11 candles of 2 hours: from $50.00 to $66.00 (+32.00%)" in text
+def test_prices_of_long_ago_are_in_no_month(market: EnhancedDatabaseService) -> None:
+    """A range is time on the calendar; its change is from the last price before it, however old."""
+    market.insert_market_tick("AAPL", Decimal(66), timestamp=LAST + timedelta(days=4000), volume=7)
+    page = open_page(MARKET)
+    text = read_text(page)
+    assert "AAPL from 13 Jan 2024 00:00 to 12 Feb 2024 21:00, its last price" in text
+    assert "1 candle of 2 hours: from $60.00 to $66.00 (+10.00%), at most $66.00" in text
+    assert read_metrics(page)["Volume"] == "7"
+
+
+def test_a_day_of_daily_prices_is_one_price(market: EnhancedDatabaseService) -> None:
+    """Not the last 24 days with prices; its change is that in 24 hours."""
+    page = open_page(MARKET, range="1 day")
+    figures = read_metrics(page)
+    assert figures["Volume"] == "1.0 M"
+    assert figures["Change in 1 day"] == "+1.69%"
+    assert {metric.label: metric.delta for metric in page.metric}["AAPL now"] == "+1.69% in 24 h"
+    assert "AAPL from 28 Feb 2013 21:00 to 1 Mar 2013 21:00, its last price, in 1 candle" in read_text(page)
+
+
+def test_changes_follow_from_the_stored_prices(market: EnhancedDatabaseService) -> None:
+    """Whatever a tick was stored with, unless there is no price of 24 hours before."""
+    market.insert_market_tick("NEW", Decimal(5), timestamp=LAST, change_percent_24h=Decimal("2.5"))
+    market.insert_market_tick("OLD", Decimal(5), timestamp=LAST - timedelta(hours=23))
+    market.insert_market_tick("OLD", Decimal(6), timestamp=LAST)
+    table = open_page(MARKET).dataframe[0].value.set_index("symbol")["change"]
+    assert table.drop("OLD").to_dict() == {"AAPL": 1.69, "FB": 5.26, "IBM": 0.5, "NEW": 2.5}
+    assert table.isna()["OLD"]
+
+
+def test_an_event_is_chosen_in_the_list(market: EnhancedDatabaseService) -> None:
+    """Without a choice the newest; the choice stays with its event when a new one arrives."""
+    page = open_page(MARKET)
+    assert "**AAPL rose 6\\.1%**, 1 Mar 2013 21:00" in read_text(page)
+    events = market.list_market_events(3)
+    page.session_state["chosen-event"] = events[1].id
+    market.create_market_event(type="NEWS", title="A rumour")
+    page.run()
+    assert read_events(page)[0] == "A rumour"
+    assert "**FB fell 5\\.3%**" in read_text(page)
+    assert list(page.dataframe[2].value["when"]) == ["1 day before", "1 day after"]
+    market.delete_market_event(events[1].id)
+    assert "**A rumour**" in read_text(page.run())
 
 
 def test_a_few_candles_suggest_a_longer_range(market: EnhancedDatabaseService) -> None:
@@ -197,4 +235,4 @@ def test_a_part_that_fails_leaves_the_others(
     assert text in warning.value
     assert "secret" not in warning.value
     assert caplog.messages[-1].rpartition(" ")[2] in warning.value
-    assert len(page.dataframe) == 2
+    assert len(page.dataframe) == 3

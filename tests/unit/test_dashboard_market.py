@@ -1,18 +1,27 @@
 """Tables, sentences and charts of the market."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from uuid import UUID
 
 import altair as alt
 import msgspec
 import pytest
 
-from core.records import Candle, MarketEvent, Sparkline
+from core.records import Candle, EventEffect, MarketEvent, Sparkline, TradingSession, TradingWindow
+from core.service.inputs import check_bucket
+from core.simulation.price_moves import PREVIOUS_CLOSE, THRESHOLD_PERCENT
 from dashboard.live import describe_age
-from dashboard.pages.market import charts, tables
-from dashboard.pages.market.data import RANGES, split_periods
+from dashboard.pages.market import charts, data, tables
+from dashboard.pages.market.data import RANGES, Range, SymbolView, find_window
 from tests.market import LAST, build_tick
+
+
+def find_range(name: str) -> Range:
+    """Return the range with a name."""
+    return next(chosen for chosen in RANGES if chosen.name == name)
 
 
 def build_candles(count: int) -> list[Candle]:
@@ -46,12 +55,12 @@ def build_event(created_at: datetime, sentiment: str = "POSITIVE") -> MarketEven
     )
 
 
-def test_a_symbol_has_its_course_and_spread() -> None:
+def test_a_symbol_has_its_trend_and_spread() -> None:
     """The spread is in basis points of the middle; what is not quoted is empty, a tiny loss is no -0."""
-    course = Sparkline("AAPL", (LAST,), (Decimal("59.5"),))
+    trend = Sparkline("AAPL", (LAST,), (Decimal("59.5"),))
     fallen = msgspec.structs.replace(build_tick("AAPL", age_days=0), change_percent_24h=Decimal("-0.004"))
     frame = tables.build_symbols_table(
-        [build_tick("AAPL", age_days=0), build_tick("IBM", age_days=0)], [course]
+        [build_tick("AAPL", age_days=0), build_tick("IBM", age_days=0)], [trend]
     )
     assert list(frame["price"]) == [60.0, 200.0]
     assert list(frame["trend"]) == [[59.5], []]
@@ -79,6 +88,23 @@ def test_an_event_is_readable() -> None:
     assert row["impact"] == 6.1
 
 
+def test_an_impact_has_the_sign_of_its_event() -> None:
+    """Also where an event was created with the size of a fall; zero and None have none."""
+    impacts = {
+        ("NEGATIVE", "5.45"): -5.45,
+        ("NEGATIVE", "-5.45"): -5.45,
+        ("POSITIVE", "6.1"): 6.1,
+        ("NEUTRAL", "-1"): -1.0,
+        ("NEGATIVE", "0"): 0.0,
+    }
+    for (sentiment, stored), shown in impacts.items():
+        event = msgspec.structs.replace(build_event(LAST, sentiment), impact_magnitude=Decimal(stored))
+        [impact] = tables.build_events_table([event])["impact"]
+        assert str(impact) == str(shown)
+    unknown = msgspec.structs.replace(build_event(LAST), impact_magnitude=None)
+    assert tables.build_events_table([unknown])["impact"].isna().all()
+
+
 def test_candles_are_summed_up() -> None:
     """From the first open to the last close, with the extremes between."""
     total = tables.summarize_candles(build_candles(4))
@@ -86,13 +112,30 @@ def test_candles_are_summed_up() -> None:
     assert (total.volume, total.change_percent) == (4_000, Decimal(-2))
 
 
+def test_a_change_is_from_the_last_price_before_the_range() -> None:
+    """As the change in 24 hours is; the extremes are those of the candles."""
+    total = tables.summarize_candles(build_candles(4), before=Decimal(98))
+    assert (total.open, total.change_percent, total.high) == (98, Decimal(-50), 58)
+
+
+def build_view(candles: Sequence[Candle], chosen: Range, *events: MarketEvent) -> SymbolView:
+    """Return a view of candles of which the last one is that of the last price."""
+    tick = msgspec.structs.replace(build_tick("AAPL", age_days=0), timestamp=candles[-1].bucket)
+    window = find_window(chosen, tick.timestamp)
+    return SymbolView(
+        tick=tick, window=window, candles=tuple(candles), before=None, events=events, moved_weeks=0
+    )
+
+
 def test_a_chart_is_described_in_a_sentence() -> None:
     """Everything that the chart shows, for who cannot see it."""
-    text = tables.describe_candles("AAPL", build_candles(2), width="1 day", events=1)
-    assert text == (
-        "AAPL from 1 Mar 2013 21:00 to 2 Mar 2013 21:00 in 2 candles of 1 day: from $50.00 to "
-        "$49.00 (-2.00%), at most $56.00, at least $44.00; 1 event marked."
+    view = build_view(build_candles(2), find_range("1 week"), build_event(LAST))
+    assert tables.describe_view(view, find_range("1 week")) == (
+        "AAPL from 24 Feb 2013 00:00 to 2 Mar 2013 21:00, its last price, in 2 candles of 30 minutes: from "
+        "$50.00 to $49.00 (-2.00%), at most $56.00, at least $44.00; 1 event marked."
     )
+    day = build_view(build_candles(1), find_range("1 day"))
+    assert tables.describe_view(day, find_range("1 day")).startswith("AAPL from 28 Feb 2013 21:00 to 1 Mar")
 
 
 @pytest.mark.parametrize(
@@ -103,71 +146,135 @@ def test_a_volume_is_short(volume: int, text: str) -> None:
     assert tables.format_volume(volume) == text
 
 
+@pytest.mark.parametrize("chosen", RANGES, ids=lambda chosen: chosen.name)
 @pytest.mark.parametrize("count", [1, 3, 300])
-def test_candle_charts_are_valid_and_hold_every_candle(count: int) -> None:
-    """The schema accepts both; few labels, in UTC."""
+def test_candle_charts_are_valid_and_hold_every_candle(count: int, chosen: Range) -> None:
+    """The schema accepts both; all candles are equally wide, on an axis of the whole range in UTC."""
     candles = build_candles(count)
-    price = charts.build_candle_chart(candles, [build_event(LAST)], labels="%-d %b")
-    volume = charts.build_volume_chart(candles, labels="%-d %b")
+    window = find_window(chosen, candles[-1].bucket)
+    price = charts.build_candle_chart(candles, [build_event(LAST)], window=window, chosen=chosen)
+    volume = charts.build_volume_chart(candles, window=window, chosen=chosen)
     alt.LayerChart.from_dict(price)
     alt.Chart.from_dict(volume)
     for spec in (price, volume):
-        assert len(spec["data"]["values"]) == count
-    axis = volume["encoding"]["x"]["axis"]
-    assert 1 <= len(axis["values"]) <= 5
-    assert axis["labelExpr"].startswith("utcFormat(")
+        rows = spec["data"]["values"]
+        assert len(rows) == count
+        assert {row["stop"] - row["begin"] for row in rows} == {chosen.width.total_seconds() * 1000}
+    scale = volume["encoding"]["x"]["scale"]
+    assert scale["type"] == "utc"
+    start, end = (datetime.fromtimestamp(edge / 1000, UTC) for edge in scale["domain"])
+    assert start <= window.start
+    assert end >= candles[-1].bucket + chosen.width
+    assert "%Y" in volume["encoding"]["x"]["axis"]["labelExpr"]
 
 
 def test_a_chart_without_events_has_no_marks() -> None:
     """Only wicks and bodies."""
-    assert len(charts.build_candle_chart(build_candles(3), [], labels="%b")["layer"]) == 2
+    window = find_window(RANGES[0], LAST)
+    spec = charts.build_candle_chart(build_candles(3), [], window=window, chosen=RANGES[0])
+    assert len(spec["layer"]) == 2
 
 
 @pytest.mark.parametrize(
     ("after", "place"),
     [(timedelta(hours=-1), 0), (timedelta(0), 0), (timedelta(hours=30), 1), (timedelta(days=9), 2)],
 )
-def test_an_event_marks_the_candle_it_happened_in(after: timedelta, place: int) -> None:
+def test_an_event_is_marked_at_its_time_above_the_price_before_it(after: timedelta, place: int) -> None:
     """The last candle that had begun; the first for what came before it."""
     candles = build_candles(3)
-    spec = charts.build_candle_chart(candles, [build_event(LAST + after)], labels="%b")
+    window, chosen = find_window(RANGES[1], LAST), RANGES[1]
+    spec = charts.build_candle_chart(candles, [build_event(LAST + after)], window=window, chosen=chosen)
     [mark] = spec["layer"][2]["data"]["values"]
-    assert mark["bucket"] == candles[place].bucket.isoformat()
+    assert mark["high"] == candles[place].high
+    assert mark["time"] == (LAST + after).timestamp() * 1000
 
 
 def test_a_mark_shows_its_sentiment() -> None:
     """By shape as well as by colour."""
     events = [build_event(LAST, sentiment) for sentiment in ("POSITIVE", "NEGATIVE", "NEUTRAL")]
-    spec = charts.build_candle_chart(build_candles(1), events, labels="%b")
+    window = find_window(RANGES[0], LAST)
+    spec = charts.build_candle_chart(build_candles(1), events, window=window, chosen=RANGES[0])
     rows = spec["layer"][2]["data"]["values"]
     assert [row["shape"] for row in rows] == ["triangle-up", "triangle-down", "diamond"]
     assert len({row["colour"] for row in rows}) == 3
 
 
-def test_every_range_has_a_few_hundred_candles() -> None:
-    """However long it is."""
-    units = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-    for item in RANGES:
-        width = timedelta(**{units[item.bucket[-1]]: int(item.bucket[:-1])})
-        assert 200 <= item.steps * item.step / width <= 400, item.name
+@pytest.mark.parametrize("chosen", RANGES, ids=lambda chosen: chosen.name)
+def test_every_range_has_a_few_hundred_candles(chosen: Range) -> None:
+    """However long it is; the width is that of the bucket that is read."""
+    window = find_window(chosen, LAST)
+    assert 200 <= (window.end - window.start) / chosen.width <= 400
+    assert check_bucket(chosen.bucket) == chosen.width
 
 
-def test_a_range_leaves_out_where_there_are_no_prices() -> None:
-    """A weekend does not part it, years do; the steps' own prices are all inside."""
-    day = timedelta(days=1)
-    times = [LAST - 4000 * day, LAST - 3999 * day, LAST - 3 * day, LAST]
-    old, new = split_periods(times, step=day)
-    assert (old.start, new.start) == (LAST - 4001 * day, LAST - 4 * day)
-    assert old.end - times[1] == new.end - LAST == timedelta(microseconds=1)
-    assert split_periods([], step=day) == ()
+@pytest.mark.parametrize(
+    ("name", "latest", "start"),
+    [
+        ("1 day", "2026-03-09T20:00:00", "2026-03-08T20:00:00.000001"),
+        ("1 week", "2026-03-09T20:00:00", "2026-03-03T00:00:00"),
+        ("1 week", "2026-03-09T00:00:00", "2026-03-03T00:00:00"),
+        ("1 month", "2026-03-09T20:00:00", "2026-02-10T00:00:00"),
+        ("1 month", "2026-03-31T20:00:00", "2026-03-01T00:00:00"),
+        ("3 months", "2026-01-15T20:00:00", "2025-10-16T00:00:00"),
+        ("1 year", "2028-02-29T20:00:00", "2027-03-01T00:00:00"),
+        ("1 year", "2026-12-31T23:59:59", "2026-01-01T00:00:00"),
+        ("5 years", "2026-03-09T20:00:00", "2021-03-10T00:00:00"),
+        ("10 years", "2026-03-09T20:00:00", "2016-03-10T00:00:00"),
+    ],
+)
+def test_a_range_is_time_on_the_calendar(name: str, latest: str, start: str) -> None:
+    """24 hours without the price that they are compared with, else whole days in UTC up to the last price."""
+    moment = datetime.fromisoformat(latest).replace(tzinfo=UTC)
+    window = find_window(find_range(name), moment)
+    assert window.start == datetime.fromisoformat(start).replace(tzinfo=UTC)
+    assert window.end - moment == timedelta(microseconds=1)
 
 
-def test_a_range_in_pieces_is_not_read_without_end() -> None:
-    """The newest pieces are."""
-    day = timedelta(days=1)
-    periods = split_periods([LAST - 100 * n * day for n in reversed(range(50))], step=day)
-    assert len(periods) == 12
-    assert periods[-1].end > LAST
+def build_effect(*medians: str | None) -> EventEffect:
+    """Return the effect of an event on the second of these sessions, from 28 February on."""
+    width = timedelta(hours=1)
+    return EventEffect(
+        event=build_event(LAST),
+        before=TradingWindow(LAST - width, LAST, traders=1, trades=1),
+        after=TradingWindow(LAST, LAST + width, traders=20, trades=1_500),
+        sessions=tuple(
+            TradingSession(
+                (LAST + timedelta(days=place - 1)).date(),
+                players=40,
+                traders=3,
+                trades=4,
+                median_return=None if median is None else Decimal(median),
+            )
+            for place, median in enumerate(medians)
+        ),
+    )
+
+
+def test_an_effect_is_told_in_a_sentence() -> None:
+    """The medians only where both sessions have one."""
+    counts = "1 trade of 1 player before, 1,500 trades of 20 players after."
+    assert tables.describe_effect(build_effect("0.5", "-0.25", "9")) == (
+        f"{counts} Median return +0.50% in the session before and -0.25% in that of the event."
+    )
+    assert tables.describe_effect(build_effect(None, "1")) == counts
+    assert tables.describe_effect(build_effect()) == counts
+
+
+def test_an_effect_is_a_table_of_times_and_sessions() -> None:
+    """Open sessions say so far; a number of players belongs to a session."""
+    today = (LAST + timedelta(days=1)).date()
+    frame = tables.build_effect_table(build_effect("0.5", "-0.001", None), window="1 hour", today=today)
+    assert list(frame["when"]) == [
+        "1 hour before",
+        "1 hour after",
+        "Session before, Thu 28 Feb 2013",
+        "Session of the event, Fri 1 Mar 2013",
+        "Session after, Sat 2 Mar 2013, so far",
+    ]
+    assert list(frame["trades"]) == [1, 1_500, 4, 4, 4]
+    assert frame["players"].isna().tolist() == [True, True, False, False, False]
+    assert [str(median) for median in frame["median"][2:4]] == ["0.5", "0.0"]
+    assert frame["median"].isna().tolist()[4]
 
 
 def test_a_part_says_how_old_it_is() -> None:
@@ -181,17 +288,16 @@ def test_a_part_says_how_old_it_is() -> None:
     )
 
 
-def test_times_of_several_days_are_labelled_with_their_day() -> None:
-    """A range of hours with prices may reach over years; its times would go back and forth."""
-    assert charts.choose_time_format(build_candles(3), "%H:%M") == "%-d %b %H:%M"
-    assert charts.choose_time_format(build_candles(2), "%H:%M") == "%H:%M"
-    assert charts.choose_time_format(build_candles(3), "%b %Y") == "%b %Y"
-    assert charts.choose_time_format([], "%H:%M") == "%H:%M"
-
-
 def test_moved_history_says_what_its_days_stand_for() -> None:
     """In weeks, and as the month that is shown now."""
     now = datetime(2026, 11, 26, tzinfo=UTC)
     assert tables.describe_moved_weeks(715, now) == (
         "Imported days are real trading days, moved by 715 weeks: November 2026 stands for March 2013."
     )
+
+
+def test_the_page_names_the_size_of_a_move_that_makes_an_event() -> None:
+    """The one that the simulation has, compared with the same price."""
+    text = " ".join(Path(data.__file__).with_name("page.py").read_text(encoding="utf-8").split())
+    assert f"more than {THRESHOLD_PERCENT} % away" in text
+    assert PREVIOUS_CLOSE in text

@@ -1,75 +1,75 @@
 """The charts of a symbol's candles and volume, as Vega-Lite in plain dictionaries.
 
-Candles are next to each other, without gaps for nights and weekends, and are labelled in UTC.
+Time runs evenly, labelled in UTC, and all candles of a chart are equally wide: nights, weekends and other
+times without a price are gaps.
 """
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from core.records import Candle, MarketEvent
 from dashboard.charts import ACCENT, AXIS_PIXELS, EVENT_MARKS, GAIN, LOSS, MARGIN, NEUTRAL_MARK, Spec
 from dashboard.formats import count_price_places, format_count, format_key, format_minute, format_price
+from dashboard.pages.market.data import Range, Window
 
 _LABELS = 5
 
 _FALLEN = {"test": "datum.close < datum.open", "value": LOSS}
 
 
-def choose_time_format(candles: Sequence[Candle], labels: str) -> str:
-    """Return the format of the time axis: with the day if times alone would be ambiguous.
-
-    A range of hours leaves out hours without a price, so it can contain many days.
-    """
-    is_long = bool(candles) and candles[-1].bucket - candles[0].bucket > timedelta(days=1)
-    return f"%-d %b {labels}" if is_long and labels == "%H:%M" else labels
-
-
-def build_candle_chart(candles: Sequence[Candle], events: Sequence[MarketEvent], *, labels: str) -> Spec:
-    """Return the candles, green when the price rose, with a mark above the candle of each event."""
+def build_candle_chart(
+    candles: Sequence[Candle], events: Sequence[MarketEvent], *, window: Window, chosen: Range
+) -> Spec:
+    """Return the candles, green when the price rose, with a mark above the price at each event."""
     y = {"type": "quantitative", "scale": {"zero": False}, "axis": _price_axis(candles)}
     colour = {"condition": _FALLEN, "value": GAIN}
-    x = _time_scale(candles, labels)
+    x = _time_scale(candles, window, chosen)
     wick: Spec = {
         "mark": {"type": "rule", "size": 1, "aria": False},
-        "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}, "color": colour},
+        "encoding": {
+            "x": {"field": "middle", **x},
+            "y": {"field": "low", **y},
+            "y2": {"field": "high"},
+            "color": colour,
+        },
     }
     body: Spec = {
-        "mark": {"type": "bar", "minBandSize": 1, "cornerRadius": 1},
+        # the outline shows a price that did not move, or was the only one
+        "mark": {"type": "rect", "x2Offset": -1, "strokeWidth": 1.5},
         "encoding": {
+            "x": {"field": "begin", **x},
+            "x2": {"field": "stop"},
             "y": {"field": "open", **y},
             "y2": {"field": "close"},
             "color": colour,
+            "stroke": colour,
             "tooltip": _candle_tooltips(),
         },
     }
-    layers = [wick, body, *_mark_layers(candles, events)]
-    for layer in layers:
-        layer["encoding"]["x"] = x
-    rows = [_candle_row(candle) for candle in candles]
+    rows = [_candle_row(candle, chosen.width) for candle in candles]
+    layers = [wick, body, *_mark_layers(candles, events, x)]
     return {"data": {"values": rows}, "height": 320, "padding": MARGIN, "layer": layers}
 
 
-def build_volume_chart(candles: Sequence[Candle], *, labels: str) -> Spec:
+def build_volume_chart(candles: Sequence[Candle], *, window: Window, chosen: Range) -> Spec:
     """Return the volume of each candle."""
     return {
-        "data": {"values": [_candle_row(candle) for candle in candles]},
+        "data": {"values": [_candle_row(candle, chosen.width) for candle in candles]},
         "height": 100,
         "padding": MARGIN,
-        "mark": {"type": "bar", "color": ACCENT, "minBandSize": 1},
+        "mark": {"type": "rect", "color": ACCENT, "x2Offset": -1, "stroke": ACCENT, "strokeWidth": 0.8},
         "encoding": {
-            "x": _time_scale(candles, labels),
-            "y": {
-                "field": "volume",
-                "type": "quantitative",
-                "axis": _volume_axis(),
-            },
+            "x": {"field": "begin", **_time_scale(candles, window, chosen)},
+            "x2": {"field": "stop"},
+            "y": {"field": "volume", "type": "quantitative", "axis": _volume_axis()},
+            "y2": {"datum": 0},
             "tooltip": _candle_tooltips(),
         },
     }
 
 
-def _mark_layers(candles: Sequence[Candle], events: Sequence[MarketEvent]) -> list[Spec]:
+def _mark_layers(candles: Sequence[Candle], events: Sequence[MarketEvent], x: Spec) -> list[Spec]:
     if not candles or not events:
         return []
     begins = [candle.bucket for candle in candles]
@@ -80,6 +80,7 @@ def _mark_layers(candles: Sequence[Candle], events: Sequence[MarketEvent]) -> li
             "data": {"values": rows},
             "mark": {"type": "point", "filled": True, "size": 90, "yOffset": -12, "opacity": 1},
             "encoding": {
+                "x": {"field": "time", **x},
                 "y": {"field": "high", "type": "quantitative"},
                 "shape": {"field": "shape", "type": "nominal", "scale": None},
                 "color": {"field": "colour", "type": "nominal", "scale": None},
@@ -96,7 +97,7 @@ def _mark_layers(candles: Sequence[Candle], events: Sequence[MarketEvent]) -> li
 def _mark_row(event: MarketEvent, candle: Candle) -> Spec:
     shape, colour = EVENT_MARKS.get(event.sentiment, NEUTRAL_MARK)
     return {
-        "bucket": candle.bucket.isoformat(),
+        "time": _milliseconds(event.created_at),
         "high": float(candle.high),
         "shape": shape,
         "colour": colour,
@@ -106,9 +107,11 @@ def _mark_row(event: MarketEvent, candle: Candle) -> Spec:
     }
 
 
-def _candle_row(candle: Candle) -> Spec:
+def _candle_row(candle: Candle, width: timedelta) -> Spec:
     return {
-        "bucket": candle.bucket.isoformat(),
+        "begin": _milliseconds(candle.bucket),
+        "middle": _milliseconds(candle.bucket + width / 2),
+        "stop": _milliseconds(candle.bucket + width),
         "open": float(candle.open),
         "high": float(candle.high),
         "low": float(candle.low),
@@ -130,20 +133,28 @@ def _candle_tooltips() -> list[Spec]:
     ]
 
 
-def _time_scale(candles: Sequence[Candle], labels: str) -> Spec:
-    buckets = [candle.bucket.isoformat() for candle in candles]
-    step = max(1, -(-len(buckets) // _LABELS))
+def _time_scale(candles: Sequence[Candle], window: Window, chosen: Range) -> Spec:
+    lines = ", ".join(f"utcFormat(datum.value, '{line}')" for line in chosen.labels)
     axis = {
         "title": None,
         "grid": False,
-        "values": buckets[step // 2 :: step] or buckets,
-        "labelExpr": f"utcFormat(toDate(datum.value), '{labels}')",
+        "tickCount": _LABELS,
+        "labelExpr": f"[{lines}]",
         "labelAngle": 0,
         "labelOverlap": True,
         "labelFlush": False,
         "ticks": False,
     }
-    return {"field": "bucket", "type": "ordinal", "scale": {"type": "band"}, "axis": axis}
+    # whole candles, also where the window begins or ends within one
+    start = min([window.start, *(candle.bucket for candle in candles[:1])])
+    domain = [_milliseconds(start), _milliseconds(window.end + chosen.width)]
+    scale = {"type": "utc", "domain": domain, "nice": False}
+    return {"type": "temporal", "scale": scale, "axis": axis}
+
+
+def _milliseconds(time: datetime) -> float:
+    # not text, which a browser would have to parse
+    return time.timestamp() * 1000
 
 
 def _volume_axis() -> Spec:

@@ -1,15 +1,17 @@
-"""What the market page reads from the service: prices, candles and market events.
+"""What the market page reads from the service: prices, candles, market events and what these did.
 
-Prices are at most 30 seconds old; candles and events are read each time.
+Prices and what follows from them are at most 30 seconds old; candles and events are read each time.
 """
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from calendar import monthrange
+from datetime import UTC, datetime, time, timedelta
+from decimal import Decimal
+from uuid import UUID
 
 import msgspec
 
 from core import EnhancedDatabaseService
-from core.records import Candle, MarketEvent, Sparkline
+from core.records import Candle, EventEffect, MarketEvent, PriceStatistics, Sparkline, Tick
 
 SPARKLINE_POINTS = 24
 SPARKLINE_STEP = timedelta(hours=1)
@@ -18,26 +20,50 @@ SPARKLINE_STEP = timedelta(hours=1)
 EVENTS_MARKED = 200
 """Events marked in a chart: more would hide the candles."""
 
-GAP_STEPS = 5
-"""This many steps without a price split a range: the time in between is not read."""
-
-PERIODS_READ = 12
-"""The newest parts of a range that are read, one statement each."""
+MOMENT = timedelta(microseconds=1)
+DAY = timedelta(days=1)
 
 
 class Range(msgspec.Struct, frozen=True):
-    """The length of a chart: `steps` steps with prices, in candles of one bucket.
+    """The length of a chart that ends with the last price, in candles of one width.
 
-    Steps without prices do not count, so a market that was closed for years, or has just opened, shows as
-    much as any other. `labels` is the time on the axis as a d3 format.
+    `days` and `months` count back from the day of the last price, which is included; without both the
+    range is the last 24 hours. `labels` are the lines of a label of the axis as d3 formats.
     """
 
     name: str
-    step: timedelta
-    steps: int
     bucket: str
+    width: timedelta
     candle: str
-    labels: str
+    labels: tuple[str, ...]
+    days: int = 0
+    months: int = 0
+
+    @property
+    def is_day(self) -> bool:
+        """Whether the range is the last 24 hours."""
+        return not self.days and not self.months
+
+
+class Window(msgspec.Struct, frozen=True):
+    """The time from `start` until before `end`."""
+
+    start: datetime
+    end: datetime
+
+
+class SymbolView(msgspec.Struct, frozen=True):
+    """A symbol with its candles in a window and the events of that time.
+
+    `before` is the last price before the window, `moved_weeks` by how much the history was moved.
+    """
+
+    tick: Tick
+    window: Window
+    candles: tuple[Candle, ...]
+    before: Decimal | None
+    events: tuple[MarketEvent, ...]
+    moved_weeks: int
 
 
 class EventFilter(msgspec.Struct, frozen=True):
@@ -49,24 +75,43 @@ class EventFilter(msgspec.Struct, frozen=True):
     limit: int
 
 
-class Period(msgspec.Struct, frozen=True):
-    """A time with prices: from `start` until before `end`."""
-
-    start: datetime
-    end: datetime
-
-
-HOUR, DAY, WEEK = timedelta(hours=1), timedelta(days=1), timedelta(weeks=1)
+_DATE = ("%-d %b %Y",)
 RANGES = (
-    Range("1 day", HOUR, 24, "5m", "5 minutes", "%H:%M"),
-    Range("1 week", DAY, 7, "30m", "30 minutes", "%-d %b %Y"),
-    Range("1 month", DAY, 30, "2h", "2 hours", "%-d %b %Y"),
-    Range("3 months", WEEK, 13, "8h", "8 hours", "%-d %b %Y"),
-    Range("1 year", WEEK, 52, "1d", "1 day", "%-d %b %Y"),
-    Range("5 years", WEEK, 261, "1w", "1 week", "%b %Y"),
-    Range("10 years", 2 * WEEK, 261, "2w", "2 weeks", "%b %Y"),
+    Range("1 day", "5m", timedelta(minutes=5), "5 minutes", ("%H:%M", "%-d %b %Y")),
+    Range("1 week", "30m", timedelta(minutes=30), "30 minutes", _DATE, days=7),
+    Range("1 month", "2h", timedelta(hours=2), "2 hours", _DATE, months=1),
+    Range("3 months", "8h", timedelta(hours=8), "8 hours", _DATE, months=3),
+    Range("1 year", "1d", DAY, "1 day", ("%b %Y",), months=12),
+    Range("5 years", "1w", timedelta(weeks=1), "1 week", ("%b %Y",), months=60),
+    Range("10 years", "2w", timedelta(weeks=2), "2 weeks", ("%Y",), months=120),
 )
-"""Each has at most about 360 candles, however many ticks there are."""
+"""Each has at most about 370 candles, however many ticks there are."""
+
+
+def list_ticks(service: EnhancedDatabaseService) -> tuple[Tick, ...]:
+    """Return the last price of every symbol, with the changes and the volatility of the stored prices.
+
+    The price of 24 hours before is at most 15 seconds too old. What a tick was stored with stands where the
+    stored prices do not reach back far enough.
+    """
+    known = {found.symbol: found for found in service.get_price_statistics()}
+    return tuple(_complete(tick, known.get(tick.symbol)) for tick in service.get_latest_market_data())
+
+
+def _complete(tick: Tick, found: PriceStatistics | None) -> Tick:
+    if found is None:
+        return tick
+    before = None if found.change_24h is None else found.price - found.change_24h
+    volatility = tick.volatility if found.volatility is None else found.volatility
+    return _compare(msgspec.structs.replace(tick, volatility=volatility), before)
+
+
+def _compare(tick: Tick, before: Decimal | None) -> Tick:
+    """Return a tick with its changes against the price of 24 hours before."""
+    if before is None:
+        return tick
+    change = tick.price - before
+    return msgspec.structs.replace(tick, change_24h=change, change_percent_24h=change / before * 100)
 
 
 def list_sparklines(service: EnhancedDatabaseService) -> tuple[Sparkline, ...]:
@@ -74,39 +119,43 @@ def list_sparklines(service: EnhancedDatabaseService) -> tuple[Sparkline, ...]:
     return service.get_sparklines(points=SPARKLINE_POINTS, step=SPARKLINE_STEP)
 
 
-def load_candles(service: EnhancedDatabaseService, symbol: str, chosen: Range) -> tuple[Candle, ...]:
-    """Return the candles of a range that ends with the symbol's latest price, oldest first."""
-    lines = service.get_sparklines([symbol], points=chosen.steps, step=chosen.step)
-    periods = split_periods(lines[0].times if lines else (), step=chosen.step)
-    return tuple(
-        candle
-        for period in periods
-        for candle in service.get_price_history(symbol, period.start, period.end, chosen.bucket)
+def load_symbol(service: EnhancedDatabaseService, symbol: str, chosen: Range) -> SymbolView | None:
+    """Return a symbol and its candles in a range; None when it has no price."""
+    tick = next((tick for tick in list_ticks(service) if tick.symbol == symbol), None)
+    if tick is None:
+        return None
+    window = find_window(chosen, tick.timestamp)
+    before, yesterday = service.list_prices_at(
+        [(symbol, window.start - MOMENT), (symbol, tick.timestamp - DAY)]
+    )
+    return SymbolView(
+        tick=_compare(tick, yesterday),
+        window=window,
+        candles=service.get_price_history(symbol, window.start, window.end, chosen.bucket),
+        before=before,
+        events=service.list_market_events(EVENTS_MARKED, symbol=symbol, since=window.start, until=window.end),
+        moved_weeks=service.get_moved_weeks().get(symbol, 0),
     )
 
 
-def split_periods(times: Sequence[datetime], *, step: timedelta) -> tuple[Period, ...]:
-    """Return the newest periods that contain these times, oldest first, without the gaps in between.
+def find_window(chosen: Range, latest: datetime) -> Window:
+    """Return the time of a range that ends with a price.
 
-    `times` are the last price of each step, oldest first.
+    24 hours do not include the price that their change is measured from. Longer ranges begin at 00:00 UTC:
+    "1 week" is the day of the price and the six days before, "1 month" the days after the same day of the
+    month before.
     """
-    periods: list[Period] = []
-    for time in times:
-        # the step may have begun a whole step earlier; a period does not include its end
-        start, end = time - step, time + timedelta(microseconds=1)
-        if periods and time - periods[-1].end <= GAP_STEPS * step:
-            periods[-1] = Period(periods[-1].start, end)
-        else:
-            periods.append(Period(start, end))
-    return tuple(periods[-PERIODS_READ:])
-
-
-def list_marked_events(
-    service: EnhancedDatabaseService, symbol: str, candles: Sequence[Candle], *, latest: datetime
-) -> tuple[MarketEvent, ...]:
-    """Return the newest events of a symbol since its first candle."""
-    end = latest + timedelta(microseconds=1)
-    return service.list_market_events(EVENTS_MARKED, symbol=symbol, since=candles[0].bucket, until=end)
+    end = latest + MOMENT
+    if chosen.is_day:
+        return Window(latest - DAY + MOMENT, end)
+    today = latest.astimezone(UTC).date()
+    if chosen.days:
+        first = today - timedelta(days=chosen.days - 1)
+    else:
+        years, month = divmod(today.year * 12 + today.month - 1 - chosen.months, 12)
+        last_day = monthrange(years, month + 1)[1]
+        first = today.replace(year=years, month=month + 1, day=min(today.day, last_day)) + DAY
+    return Window(datetime.combine(first, time(0), UTC), end)
 
 
 def list_events(service: EnhancedDatabaseService, wanted: EventFilter) -> tuple[MarketEvent, ...]:
@@ -114,3 +163,13 @@ def list_events(service: EnhancedDatabaseService, wanted: EventFilter) -> tuple[
     return service.list_market_events(
         wanted.limit + 1, type=wanted.type, sentiment=wanted.sentiment, symbol=wanted.symbol
     )
+
+
+def find_effect(
+    service: EnhancedDatabaseService, wanted: EventFilter, chosen: UUID | None, window: timedelta
+) -> EventEffect | None:
+    """Return the effect of the chosen event; without one, of the newest that passes the filter."""
+    effect = None if chosen is None else service.find_event_effect(chosen, window)
+    if effect is None and (events := list_events(service, wanted)):
+        effect = service.find_event_effect(events[0].id, window)
+    return effect

@@ -4,24 +4,27 @@ Run by Streamlit as a script for every view. Prices, chart and events refresh al
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
+from uuid import UUID
 
 import streamlit as st
 
 from core import EnhancedDatabaseService
-from core.records import Candle, MarketEvent, Tick
+from core.records import EventEffect, MarketEvent, Sparkline, Tick
 from dashboard import filters, live, runtime, states
 from dashboard.elements import CARD_PIXELS, MINUTES, show_metric, show_table
 from dashboard.formats import (
     escape_markdown,
     format_count,
     format_key,
+    format_minute,
     format_percent,
     format_price,
     is_zero,
 )
 from dashboard.pages.market import charts, data, tables
-from dashboard.pages.market.data import EventFilter, Range
+from dashboard.pages.market.data import EventFilter, Range, SymbolView
 
 PRICES_SECONDS = 5
 CHART_SECONDS = 30
@@ -31,15 +34,24 @@ EVENT_COUNTS = (10, 25, 50, 100)
 DEFAULT_COUNT = 25
 FEW_CANDLES = 5
 ALL = "All"
+WINDOWS = {"30 minutes": timedelta(minutes=30), "6 hours": timedelta(hours=6), "1 day": timedelta(days=1)}
+"""Time on either side of an event in which trades are counted."""
+DEFAULT_WINDOW = "1 day"
 FILTERS = {
     "range": DEFAULT_RANGE,
     "type": ALL,
     "sentiment": ALL,
     "affects": ALL,
     "events": DEFAULT_COUNT,
+    "window": DEFAULT_WINDOW,
     "live": True,
 }
 """The key of each filter, except for the symbol's, and its default."""
+VOLATILITY_HELP = (
+    "Standard deviation of the last 20 daily returns (logarithms), annualised with 252 days. A daily return "
+    "is from the last price of a UTC day with prices to that of the next; the running day counts so far."
+)
+CHOSEN_EVENT = "chosen-event"
 SENTIMENTS = {"Positive": "POSITIVE", "Negative": "NEGATIVE", "Neutral": "NEUTRAL"}
 
 
@@ -48,7 +60,7 @@ def show_market() -> None:
     service = runtime.get_service()
     live.show_heading("Market")
     with live.loading():
-        symbols = [tick.symbol for tick in service.get_latest_market_data()]
+        symbols = live.read("market-symbols", partial(_list_symbols, service))
     if not symbols:
         states.show_empty(
             "no-prices",
@@ -58,28 +70,39 @@ def show_market() -> None:
             note="`make up` does this at its first start. Then reload this page.",
         )
         return
-    live.show_live(partial(_show_symbols, service), seconds=PRICES_SECONDS)
+    live.show_live(partial(_show_prices, service), seconds=PRICES_SECONDS)
     symbol, selected = _show_filters(symbols)
     live.show_live(partial(_show_symbol, service, symbol, selected), seconds=CHART_SECONDS)
     st.subheader("Market events", anchor=False)
     with filters.fold():
-        wanted = _show_event_filters(service, symbols)
-    live.show_live(partial(_show_events, service, wanted), seconds=EVENTS_SECONDS)
+        wanted, window = _show_event_filters(service, symbols)
+    live.show_live(partial(_show_events, service, wanted, window), seconds=EVENTS_SECONDS)
     st.caption("All times are in UTC.")
 
 
-def _show_symbols(service: EnhancedDatabaseService) -> None:
-    ticks = service.get_latest_market_data()
+def _list_symbols(service: EnhancedDatabaseService) -> list[str]:
+    return [tick.symbol for tick in service.get_latest_market_data()]
+
+
+def _show_prices(service: EnhancedDatabaseService) -> None:
+    live.show_section(
+        "market-prices",
+        load=lambda: (data.list_ticks(service), data.list_sparklines(service)),
+        show=lambda found: _show_symbols(*found),
+    )
+
+
+def _show_symbols(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -> None:
     number = st.column_config.NumberColumn
     show_table(
-        tables.build_symbols_table(ticks, data.list_sparklines(service)),
+        tables.build_symbols_table(ticks, sparklines),
         {
             "symbol": st.column_config.TextColumn("Symbol", width=80, pinned=True),
             **tables.build_price_columns(ticks),
             "spread": number(
                 "Spread (bp)", format="%,.1f", help="Ask minus bid, in 1/100 % of the mid price"
             ),
-            "volatility": number("Volatility", format="%,.1f%%", help="Of returns, annualised"),
+            "volatility": number("Volatility", format="%,.1f%%", help=VOLATILITY_HELP),
             "updated": st.column_config.DatetimeColumn(
                 "Last price", format="YYYY-MM-DD HH:mm:ss", timezone="UTC"
             ),
@@ -115,24 +138,26 @@ def _show_filters(symbols: Sequence[str]) -> tuple[str, Range]:
 
 
 def _show_symbol(service: EnhancedDatabaseService, symbol: str, selected: Range) -> None:
-    ticks = service.get_latest_market_data()
-    tick = next((tick for tick in ticks if tick.symbol == symbol), None)
-    if tick is None:
+    live.show_section(
+        ("market-symbol", symbol, selected.name),
+        load=partial(data.load_symbol, service, symbol, selected),
+        show=lambda view: _show_view(symbol, view, selected),
+    )
+
+
+def _show_view(symbol: str, view: SymbolView | None, selected: Range) -> None:
+    if view is None or not view.candles:
         st.info(f"{escape_markdown(symbol)} has no price any more. Choose another symbol above.")
         return
-    candles = data.load_candles(service, symbol, selected)
-    if not candles:
-        st.info(f"{escape_markdown(symbol)} has no price in this range. Choose a longer range above.")
-        return
-    events = data.list_marked_events(service, symbol, candles, latest=tick.timestamp)
-    _show_prices(tick, candles, selected)
-    _show_candles(symbol, candles, events, selected)
-    if weeks := service.get_moved_weeks().get(symbol):
-        st.caption(tables.describe_moved_weeks(weeks, tick.timestamp))
+    _show_figures(view, selected)
+    _show_candles(view, selected)
+    if view.moved_weeks:
+        st.caption(tables.describe_moved_weeks(view.moved_weeks, view.tick.timestamp))
 
 
-def _show_prices(tick: Tick, candles: Sequence[Candle], selected: Range) -> None:
-    total = tables.summarize_candles(candles)
+def _show_figures(view: SymbolView, selected: Range) -> None:
+    tick = view.tick
+    total = tables.summarize_candles(view.candles, before=view.before)
     spread, change = tables.measure_spread(tick), tick.change_percent_24h
     with st.grid(6, min_column_width=CARD_PIXELS):
         show_metric(
@@ -140,36 +165,38 @@ def _show_prices(tick: Tick, candles: Sequence[Candle], selected: Range) -> None
             format_price(tick.price),
             None if change is None else f"{format_percent(change)} in 24 h",
             is_change=bool(change) and not is_zero(change or 0),
+            help=f"Last price, of {format_minute(tick.timestamp)} UTC, against that of 24 hours before",
         )
         percent = format_percent(total.change_percent)
         show_metric(f"Change in {selected.name}", percent, f"from {format_price(total.open)}")
         show_metric("Low and high", format_price(total.low), f"to {format_price(total.high)}")
         show_metric("Volume", tables.format_volume(total.volume), f"in {selected.name}")
         volatility = "-" if tick.volatility is None else f"{tick.volatility:,.1f}%"
-        show_metric("Volatility", volatility, "annualised")
+        show_metric("Volatility", volatility, "annualised", help=VOLATILITY_HELP)
         if spread is None:
             show_metric("Spread", "-", "not quoted")
         else:
             show_metric("Spread", f"{spread:,.1f} bp", "of the mid price")
 
 
-def _show_candles(
-    symbol: str, candles: Sequence[Candle], events: Sequence[MarketEvent], selected: Range
-) -> None:
-    text = tables.describe_candles(symbol, candles, width=selected.candle, events=len(events))
-    labels = charts.choose_time_format(candles, selected.labels)
-    st.vega_lite_chart(charts.build_candle_chart(candles, events, labels=labels), width="stretch", alt=text)
+def _show_candles(view: SymbolView, selected: Range) -> None:
+    text, symbol = tables.describe_view(view, selected), view.tick.symbol
     st.vega_lite_chart(
-        charts.build_volume_chart(candles, labels=labels),
+        charts.build_candle_chart(view.candles, view.events, window=view.window, chosen=selected),
         width="stretch",
-        alt=f"Volume of {symbol} in each of the {len(candles)} candles",
+        alt=text,
+    )
+    st.vega_lite_chart(
+        charts.build_volume_chart(view.candles, window=view.window, chosen=selected),
+        width="stretch",
+        alt=f"Volume of {symbol} in each of the {len(view.candles)} candles",
     )
     st.caption(escape_markdown(symbol) + text.removeprefix(symbol))
-    if len(candles) < FEW_CANDLES:
+    if len(view.candles) < FEW_CANDLES:
         st.caption("There are few prices in this range. A longer range shows more.")
 
 
-def _show_event_filters(service: EnhancedDatabaseService, symbols: Sequence[str]) -> EventFilter:
+def _show_event_filters(service: EnhancedDatabaseService, symbols: Sequence[str]) -> tuple[EventFilter, str]:
     types = {format_key(key): key for key in service.list_market_event_types()}
     filters.translate_parameter("type", {key: name for name, key in types.items()})
     filters.translate_parameter("sentiment", {key: name for name, key in SENTIMENTS.items()})
@@ -184,21 +211,45 @@ def _show_event_filters(service: EnhancedDatabaseService, symbols: Sequence[str]
         limit = filters.select_segment(
             "Events shown", EVENT_COUNTS, default=DEFAULT_COUNT, key="events", noun="number of events"
         )
-    return EventFilter(
+    window = filters.select_segment(
+        "Trades counted before and after an event",
+        list(WINDOWS),
+        default=DEFAULT_WINDOW,
+        key="window",
+        noun="time",
+    )
+    wanted = EventFilter(
         type=types.get(kind),
         sentiment=SENTIMENTS.get(sentiment),
         symbol=None if symbol == ALL else symbol,
         limit=limit,
     )
+    return wanted, window
 
 
-def _show_events(service: EnhancedDatabaseService, wanted: EventFilter) -> None:
-    found = data.list_events(service, wanted)
+def _show_events(service: EnhancedDatabaseService, wanted: EventFilter, window: str) -> None:
+    live.show_section(
+        ("market-events", wanted),
+        load=partial(data.list_events, service, wanted),
+        show=lambda found: _show_event_list(found, wanted),
+    )
+    chosen = st.session_state.get(CHOSEN_EVENT)
+    live.show_section(
+        ("market-effect", wanted, chosen, window),
+        load=partial(data.find_effect, service, wanted, chosen, WINDOWS[window]),
+        show=lambda effect: _show_effect(effect, window),
+    )
+
+
+def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
     if not found:
         if wanted.type or wanted.sentiment or wanted.symbol:
             st.info("No event matches these filters. Set one of them back to “All”.")
         else:
-            st.info("No market event yet. An event is created when a symbol moves far within a session.")
+            st.info(
+                "No market event yet. An event is created when a price is more than 5 % away from "
+                "the previous close."
+            )
         return
     events = found[: wanted.limit]
     show_table(
@@ -208,14 +259,52 @@ def _show_events(service: EnhancedDatabaseService, wanted: EventFilter) -> None:
             "title": "Event",
             "symbols": "Symbols",
             "sentiment": "Sentiment",
-            "impact": st.column_config.NumberColumn("Impact", format="%,.2f%%"),
+            "impact": st.column_config.NumberColumn(
+                "Impact", format="%,.2f%%", help="Move of the price in percent, negative for a fall"
+            ),
             "type": "Type",
         },
         alt=f"The newest {len(events)} market events",
+        key="events-table",
         placeholder="-",
+        on_select=partial(_choose_event, [event.id for event in events]),
+        selection_mode="single-row",
     )
     if len(found) > len(events):
         st.caption(f"The newest {format_count(len(events))} events. Show more events to see older ones.")
+
+
+def _choose_event(ids: Sequence[UUID]) -> None:
+    """Remember the event of the selected row, because rows move down when there is a new event."""
+    rows = st.session_state["events-table"].selection.rows
+    st.session_state[CHOSEN_EVENT] = ids[rows[0]] if rows and rows[0] < len(ids) else None
+
+
+def _show_effect(effect: EventEffect | None, window: str) -> None:
+    if effect is None:
+        return
+    st.subheader("What the event did", anchor=False)
+    title, when = escape_markdown(effect.event.title), format_minute(effect.event.created_at)
+    st.markdown(f"**{title}**, {when}. In {window} on either side: {tables.describe_effect(effect)}")
+    number = st.column_config.NumberColumn
+    show_table(
+        tables.build_effect_table(effect, window=window, today=datetime.now(UTC).date()),
+        {
+            "when": "When",
+            "traders": number("Players who traded", format="%,d"),
+            "trades": number("Trades", format="%,d"),
+            "players": number("Players", format="%,d", help="Players with a portfolio of the session"),
+            "median": number(
+                "Median return", format="%,.2f%%", help="Of the session: half of the players did better"
+            ),
+        },
+        alt=f"Trades, players and median return before and after {effect.event.title}",
+        placeholder="-",
+    )
+    st.caption(
+        "A comparison, not a cause. Select an event in the table above; without a selection this is the "
+        "newest. A portfolio has one value a session, so a median return is that of a session."
+    )
 
 
 show_market()

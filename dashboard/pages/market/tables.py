@@ -1,7 +1,7 @@
 """Tables of prices and events, and candles in words; pure functions."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -9,23 +9,28 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from core.records import Candle, MarketEvent, Sparkline, Tick
+from core.records import Candle, EventEffect, MarketEvent, Sparkline, Tick
 from dashboard.formats import (
     build_symbol_link,
     count_price_places,
     format_count,
+    format_day,
     format_key,
     format_minute,
     format_percent,
     format_price,
     format_quantity,
 )
+from dashboard.pages.market.data import Range, SymbolView
 
 BASIS_POINTS = 10_000
 
 
 class CandleSummary(msgspec.Struct, frozen=True):
-    """The sums and extremes of candles; the change is from the first open to the last close."""
+    """The sums and extremes of candles; the change is from `open` to the last close.
+
+    `open` is the last price before the candles, the first open where there was none.
+    """
 
     open: Decimal
     close: Decimal
@@ -63,9 +68,14 @@ def build_price_columns(ticks: Sequence[Tick]) -> dict[str, Any]:
     places = count_price_places(tick.price for tick in ticks)
     return {
         "price": st.column_config.NumberColumn("Price", format=f"$%,.{places}f"),
-        "change": st.column_config.NumberColumn("24 h change", format="%+,.2f%%"),
+        "change": st.column_config.NumberColumn(
+            "24 h change",
+            format="%,.2f%%",
+            help="Last price against the last price at or before 24 hours earlier; - without one",
+        ),
         "trend": st.column_config.LineChartColumn(
-            "Last 24 prices", help="One price per hour, or per day where there is only one a day"
+            "Last 24 prices",
+            help="The last price of each of the 24 latest hours that have one; imported days have one price",
         ),
     }
 
@@ -78,6 +88,12 @@ def build_movers_table(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -
     return frame.loc[order].reset_index(drop=True)
 
 
+def find_impact(event: MarketEvent) -> Decimal | None:
+    """Return the impact of an event in percent, negative for a fall also where only its size is stored."""
+    impact = event.impact_magnitude
+    return -impact if impact and impact > 0 and event.sentiment == "NEGATIVE" else impact
+
+
 def build_events_table(events: Sequence[MarketEvent]) -> pd.DataFrame:
     """Return one row per event, in the order given."""
     return pd.DataFrame(
@@ -86,15 +102,59 @@ def build_events_table(events: Sequence[MarketEvent]) -> pd.DataFrame:
             "title": [event.title for event in events],
             "symbols": [", ".join(event.affected_symbols) for event in events],
             "sentiment": [format_key(event.sentiment) for event in events],
-            "impact": [_float(event.impact_magnitude) for event in events],
+            "impact": [_round(find_impact(event)) for event in events],
             "type": [format_key(event.type) for event in events],
         }
     )
 
 
-def summarize_candles(candles: Sequence[Candle]) -> CandleSummary:
-    """Return the summary of at least one candle."""
-    first, last = candles[0].open, candles[-1].close
+def build_effect_table(effect: EventEffect, *, window: str, today: date) -> pd.DataFrame:
+    """Return what players did before and after an event, and in the sessions around it."""
+    day = effect.event.created_at.astimezone(UTC).date()
+    rows: list[dict[str, Any]] = [
+        {"when": f"{window} {side}", "traders": part.traders, "trades": part.trades}
+        for side, part in (("before", effect.before), ("after", effect.after))
+    ]
+    for session in effect.sessions:
+        place = "before" if session.session_date < day else "of the event"
+        place = "after" if session.session_date > day else place
+        so_far = ", so far" if session.session_date == today else ""
+        rows.append(
+            {
+                "when": f"Session {place}, {format_day(session.session_date)}{so_far}",
+                "traders": session.traders,
+                "trades": session.trades,
+                "players": session.players,
+                "median": _round(session.median_return),
+            }
+        )
+    return pd.DataFrame(rows, columns=["when", "traders", "trades", "players", "median"])
+
+
+def describe_effect(effect: EventEffect) -> str:
+    """Say in a sentence what changed with an event: trades, players who traded and the median return."""
+    before, after = effect.before, effect.after
+    day = effect.event.created_at.astimezone(UTC).date()
+    medians = {
+        session.session_date >= day: session.median_return
+        for session in effect.sessions
+        if session.session_date <= day and session.median_return is not None
+    }
+    text = (
+        f"{format_quantity(before.trades, 'trade')} of {format_quantity(before.traders, 'player')} before, "
+        f"{format_quantity(after.trades, 'trade')} of {format_quantity(after.traders, 'player')} after."
+    )
+    if len(medians) == 2:
+        text += (
+            f" Median return {format_percent(medians[False])} in the session before and "
+            f"{format_percent(medians[True])} in that of the event."
+        )
+    return text
+
+
+def summarize_candles(candles: Sequence[Candle], *, before: Decimal | None = None) -> CandleSummary:
+    """Return the summary of at least one candle; `before` is the last price before them."""
+    first, last = candles[0].open if before is None else before, candles[-1].close
     return CandleSummary(
         open=first,
         close=last,
@@ -105,16 +165,18 @@ def summarize_candles(candles: Sequence[Candle]) -> CandleSummary:
     )
 
 
-def describe_candles(symbol: str, candles: Sequence[Candle], *, width: str, events: int) -> str:
+def describe_view(view: SymbolView, chosen: Range) -> str:
     """Return a sentence with the content of a chart of at least one candle."""
-    total = summarize_candles(candles)
-    marked = f"{format_quantity(events, 'event')} marked"
-    count = format_quantity(len(candles), "candle")
+    total = summarize_candles(view.candles, before=view.before)
+    count = format_quantity(len(view.candles), "candle")
+    # the first moment of a day without that of the range of 24 hours
+    begin = view.window.end - timedelta(days=1) if chosen.is_day else view.window.start
     return (
-        f"{symbol} from {format_minute(candles[0].bucket)} to {format_minute(candles[-1].bucket)} in "
-        f"{count} of {width}: from {format_price(total.open)} to "
+        f"{view.tick.symbol} from {format_minute(begin)} to {format_minute(view.tick.timestamp)}, its last "
+        f"price, in {count} of {chosen.candle}: from {format_price(total.open)} to "
         f"{format_price(total.close)} ({format_percent(total.change_percent)}), at most "
-        f"{format_price(total.high)}, at least {format_price(total.low)}; {marked}."
+        f"{format_price(total.high)}, at least {format_price(total.low)}; "
+        f"{format_quantity(len(view.events), 'event')} marked."
     )
 
 

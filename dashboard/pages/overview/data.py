@@ -13,7 +13,7 @@ from core.records import LeaderboardEntry, MarketEvent, SessionSummary, Sparklin
 from dashboard import scores
 from dashboard.data import is_open_session
 from dashboard.formats import KNOWN_CATEGORIES
-from dashboard.pages.market.data import list_sparklines
+from dashboard.pages.market.data import list_sparklines, list_ticks
 
 SESSIONS_SHOWN = 14
 """Sessions of a trend: two weeks of trading fit into a small chart."""
@@ -72,8 +72,8 @@ def load_leaders(service: EnhancedDatabaseService, day: date) -> tuple[Leaderboa
 
 def load_market(service: EnhancedDatabaseService) -> Market:
     """Return the latest prices."""
-    ticks = service.get_latest_market_data()
-    return Market(tuple(ticks), tuple(list_sparklines(service)) if ticks else ())
+    ticks = list_ticks(service)
+    return Market(ticks, list_sparklines(service) if ticks else ())
 
 
 def load_events(service: EnhancedDatabaseService, day: date) -> tuple[MarketEvent, ...]:

@@ -1,0 +1,210 @@
+"""Every figure of the Market page once more, from all rows and with other means, in several situations."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from statistics import median
+from typing import Any
+from uuid import UUID
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core import EnhancedDatabaseService
+from core.errors import InvalidInput
+from core.records import EventEffect
+from dashboard import runtime
+from dashboard.formats import format_percent, format_price
+from tests.conftest import Execute
+from tests.integration.pages import MARKET, open_page, read_metrics, read_text
+from tests.situations import SITUATIONS, read_table, write_situation
+from tests.tick_recount import recount_ticks
+
+NOW = datetime.now(UTC).replace(microsecond=0)
+WINDOWS = (timedelta(minutes=30), timedelta(hours=6), timedelta(days=1), timedelta(days=5))
+# The first day of each range, counted back from the day of the last price.
+RANGES: dict[str, Callable[[Any], Any]] = {
+    "1 week": lambda day: day - pd.Timedelta(days=6),
+    "1 month": lambda day: day - pd.DateOffset(months=1) + pd.Timedelta(days=1),
+    "1 year": lambda day: day - pd.DateOffset(years=1) + pd.Timedelta(days=1),
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_service_left() -> Iterator[None]:
+    """Take the service out of the pages' reach after each test."""
+    yield
+    runtime.set_service(None)
+
+
+@pytest.fixture(params=SITUATIONS)
+def situation(request: pytest.FixtureRequest, service: EnhancedDatabaseService) -> str:
+    """A database with the rows of one situation."""
+    name: str = request.param
+    write_situation(service, name, NOW)
+    runtime.set_service(service)
+    return name
+
+
+def read_times(execute: Execute, table: str, column: str) -> pd.DataFrame:
+    """Return all rows of a table with a column of times that pandas compares."""
+    frame = read_table(execute, table)
+    return frame.assign(**{column: pd.to_datetime(frame[column], utc=True)})
+
+
+@pytest.mark.usefixtures("situation")
+def test_statistics_are_those_of_a_recount(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Of the last price of every symbol, also of one whose last price is the oldest of all."""
+    statistics = {found.symbol: found for found in service.get_price_statistics()}
+    if not statistics:
+        assert execute("SELECT count(*) FROM ticks") == [(0,)]
+        return
+    expected = recount_ticks(execute).groupby("symbol").tail(1)
+    assert list(statistics) == list(expected["symbol"])
+    for row in expected.itertuples():
+        found = statistics[str(row.symbol)]
+        for value, wanted in (
+            (found.price, row.price),
+            (found.change_24h, row.expected_change),
+            (found.change_percent_24h, row.expected_percent),
+            (found.volatility, row.expected_volatility),
+        ):
+            assert_close(value, wanted)
+
+
+def assert_close(value: Any, wanted: Any) -> None:
+    """Assert that a figure is the recounted one, or that both are missing."""
+    if pd.isna(wanted):
+        assert value is None
+    else:
+        assert float(value) == pytest.approx(float(wanted), abs=0.0001)
+
+
+@pytest.mark.usefixtures("situation")
+def test_the_effect_of_every_event_is_that_of_a_recount(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """Trades and traders on either side, and the sessions around it, whoever attended them."""
+    trades = read_times(execute, "trades", "executed_at").to_dict("records")
+    portfolios = read_table(execute, "portfolios").to_dict("records")
+    entries = read_table(execute, "leaderboard_entries").to_dict("records")
+    events = service.list_market_events(100)
+    assert len(events) == execute("SELECT count(*) FROM market_events")[0][0]
+    for event in events:
+        for width in WINDOWS:
+            effect = service.find_event_effect(event.id, width)
+            assert effect is not None
+            assert effect.event == event
+            for part in (effect.before, effect.after):
+                assert part.end - part.start == width
+                inside = [trade for trade in trades if part.start <= trade["executed_at"] < part.end]
+                assert part.trades == len(inside)
+                assert part.traders == len({trade["user_id"] for trade in inside})
+            assert effect.before.end == effect.after.start == event.created_at
+        assert effect is not None
+        assert_sessions(effect, trades=trades, portfolios=portfolios, entries=entries)
+
+
+def assert_sessions(effect: EventEffect, **tables: list[dict[Any, Any]]) -> None:
+    """Assert that the sessions of an effect are the nearest ones, with the figures of their rows."""
+    day = effect.event.created_at.date()
+    held: set[date] = {row["session_date"] for row in tables["portfolios"]}
+    nearest = {
+        *sorted(found for found in held if found < day)[-1:],
+        *(found for found in held if found == day),
+        *sorted(found for found in held if found > day)[:1],
+    }
+    assert [session.session_date for session in effect.sessions] == sorted(nearest)
+    for session in effect.sessions:
+        own = {
+            name: [row for row in rows if row["session_date"] == session.session_date]
+            for name, rows in tables.items()
+        }
+        scores = [row["score"] for row in own["entries"] if row["category"] == "daily_returns"]
+        assert session.players == len(own["portfolios"])
+        assert session.trades == len(own["trades"])
+        assert session.traders == len({row["user_id"] for row in own["trades"]})
+        assert (session.median_return is None) == (not scores)
+        if scores:  # rounded to two decimals, as it is shown
+            assert abs((session.median_return or 0) - median(scores)) <= Decimal("0.005")
+
+
+def test_there_is_no_effect_of_an_event_that_is_gone(service: EnhancedDatabaseService) -> None:
+    """Also after it was deleted, although its effect is cached."""
+    assert service.find_event_effect(UUID(int=1)) is None
+    event = service.create_market_event(type="NEWS", title="A rumour")
+    effect = service.find_event_effect(event.id)
+    assert effect is not None
+    assert (effect.before.trades, effect.after.traders, effect.sessions) == (0, 0, ())
+    service.delete_market_event(event.id)
+    assert service.find_event_effect(event.id) is None
+    for wrong in (timedelta(0), timedelta(days=32), "1h"):
+        with pytest.raises(InvalidInput):
+            service.find_event_effect(event.id, wrong)  # type: ignore[arg-type]  # on purpose
+
+
+def test_the_page_shows_what_a_recount_gives(situation: str, execute: Execute) -> None:
+    """Cards of each range, the table of symbols, the list of events and the effect of the newest."""
+    ticks = read_times(execute, "ticks", "timestamp")
+    if ticks.empty:
+        assert "No prices yet" in read_text(open_page(MARKET))
+        return
+    for symbol, rows in ticks.sort_values("timestamp").groupby("symbol"):
+        for name, begin in RANGES.items() if symbol == "AAPL" else list(RANGES.items())[:1]:
+            page = open_page(MARKET, symbol=str(symbol), range=name)
+            assert not page.exception
+            last = rows.iloc[-1]
+            assert_cards(page, rows, begin(last["timestamp"].normalize()), name=name)
+        day = last["timestamp"] - pd.Timedelta(hours=24)
+        page = open_page(MARKET, symbol=str(symbol), range="1 day")
+        assert_cards(page, rows, day + pd.Timedelta(microseconds=1), name="1 day")
+    assert_symbols(page, recount_ticks(execute).groupby("symbol").tail(1))
+    assert_events(page, execute)
+    assert situation
+
+
+def assert_cards(page: AppTest, rows: pd.DataFrame, start: pd.Timestamp, *, name: str) -> None:
+    """Assert the cards of a symbol in a window that ends with its last price."""
+    inside, earlier = rows[rows["timestamp"] >= start], rows[rows["timestamp"] < start]
+    base = (inside if earlier.empty else earlier.tail(1))["price"].iloc[0]
+    figures = read_metrics(page)
+    assert figures[f"Change in {name}"] == format_percent((inside["price"].iloc[-1] / base - 1) * 100)
+    assert figures["Low and high"] == format_price(inside["price"].min())
+    assert figures["Volume"] == f"{inside['volume'].sum():,}"
+    assert figures[f"{rows['symbol'].iloc[0]} now"] == format_price(inside["price"].iloc[-1])
+
+
+def assert_symbols(page: AppTest, expected: pd.DataFrame) -> None:
+    """Assert the table of symbols: rounded as it is shown, empty where nothing is known."""
+    shown = page.dataframe[0].value.reset_index(drop=True)
+    expected = expected.reset_index(drop=True)
+    assert list(shown["symbol"]) == list(expected["symbol"])
+    assert (shown["price"] == expected["price"]).all()
+    for column, wanted, tolerance in (
+        ("change", "expected_percent", 0.0051),
+        ("volatility", "expected_volatility", 0.0001),
+    ):
+        assert (shown[column].isna() == expected[wanted].isna()).all()
+        distance = (shown[column].astype(float) - expected[wanted]).abs().dropna()
+        assert (distance <= tolerance).all()
+
+
+def assert_events(page: AppTest, execute: Execute) -> None:
+    """Assert the list of events, and the trades in the day before and after the newest one."""
+    events = read_times(execute, "market_events", "created_at").sort_values("created_at", ascending=False)
+    shown = page.dataframe[1].value
+    assert list(shown["title"]) == list(events["title"])[:25]
+    falls = shown["title"].str.contains("fell")
+    assert (shown["impact"][falls] < 0).all()
+    assert (shown["impact"][~falls] >= 0).all()
+    effect = page.dataframe[2].value
+    trades = read_times(execute, "trades", "executed_at")["executed_at"]
+    newest = events["created_at"].iloc[0]
+    distance = (trades - newest).dt.total_seconds() / 86_400
+    assert list(effect["trades"][:2]) == [
+        ((distance >= -1) & (distance < 0)).sum(),
+        ((distance >= 0) & (distance < 1)).sum(),
+    ]
+    is_today = newest.date() == NOW.date()
+    assert effect["when"].str.endswith("so far").sum() == is_today
