@@ -68,7 +68,7 @@ def get_leaderboard(request: Request) -> Response:
     """
     try:
         selection = _parse(request)
-        lines = write_rows(*_read(runtime.get_service(), selection))
+        lines = write_rows(*read(runtime.get_service(), selection))
         # the header and the first rows: errors of the first read get a status of their own
         first = list(islice(lines, 2))
     except InvalidInput as error:
@@ -115,7 +115,8 @@ def list_period_rows(period: PeriodLeaderboard, *, category: str, prefix: str = 
         yield entry.rank, name, entry.score, entry.sessions, entry.user_id, *days, category
 
 
-def _read(service: EnhancedDatabaseService, selection: Selection) -> tuple[Row, Iterable[Row]]:
+def read(service: EnhancedDatabaseService, selection: Selection) -> tuple[Row, Iterable[Row]]:
+    """Return the header and the rows of the file of a selection."""
     category, prefix = selection.category.key, selection.prefix
     if selection.sessions > 1:
         period = data.load_period(service, selection)

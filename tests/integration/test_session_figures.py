@@ -1,0 +1,301 @@
+"""The figures of the Overview and Leaderboards pages, recomputed from rows by pandas, in every situation."""
+
+import csv
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import ROUND_HALF_UP, Decimal
+from io import StringIO
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core import EnhancedDatabaseService
+from core.errors import DatabaseUnavailable
+from core.records import LeaderboardUpdate
+from dashboard import runtime
+from dashboard.formats import KNOWN_CATEGORIES, format_count, format_percent
+from dashboard.pages.leaderboards import data, download
+from dashboard.pages.leaderboards.data import Selection
+from tests.conftest import Execute
+from tests.integration.pages import OVERVIEW, open_page, read_metrics, read_text
+from tests.situations import SITUATIONS, read_table, write_situation
+
+LEADERBOARDS = "pages/leaderboards/page.py"
+PLAYED = [name for name, situation in SITUATIONS.items() if situation.ages]
+CENT = Decimal("0.01")
+
+
+class Rows(NamedTuple):
+    """All rows of the tables that the pages read, as data frames."""
+
+    users: pd.DataFrame
+    portfolios: pd.DataFrame
+    trades: pd.DataFrame
+    quests: pd.DataFrame
+    events: pd.DataFrame
+    entries: pd.DataFrame
+
+
+@pytest.fixture(autouse=True)
+def _no_service_left() -> Iterator[None]:
+    """Take the service out of the pages' reach after each test."""
+    yield
+    runtime.set_service(None)
+
+
+@pytest.fixture
+def today() -> date:
+    """The day of the open session; a run at midnight would be another one."""
+    return datetime.now(UTC).date()
+
+
+def write(service: EnhancedDatabaseService, execute: Execute, name: str) -> Rows:
+    """Write a situation, complete every other quest at a known time, and return all rows."""
+    write_situation(service, name, datetime.now(UTC))
+    execute(
+        "UPDATE quests SET completed_at = NULL WHERE status = 'COMPLETED';"
+        " UPDATE quests SET completed_at = created_at + interval '30 hours'"
+        " WHERE status = 'COMPLETED' AND ('x' || substr(md5(id::text), 1, 2))::bit(8)::int % 2 = 0"
+    )
+    runtime.set_service(service)
+    tables = ("users", "portfolios", "trades", "quests", "market_events", "leaderboard_entries")
+    return Rows(*(read_table(execute, table) for table in tables))
+
+
+def count_day(frame: pd.DataFrame, column: str, day: date) -> int:
+    """Return how many rows have a time on a day (UTC)."""
+    return sum(1 for moment in frame[column] if not pd.isna(moment) and moment.astimezone(UTC).date() == day)
+
+
+def list_scores(rows: Rows, category: str, day: date) -> list[Decimal]:
+    """Return the scores of a leaderboard, best first."""
+    entries = rows.entries[(rows.entries["category"] == category) & (rows.entries["session_date"] == day)]
+    return sorted(entries["score"], reverse=True)
+
+
+def find_median(values: list[Decimal]) -> Decimal:
+    """Return the median of sorted values."""
+    half = len(values) // 2
+    return values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2
+
+
+def sum_up(rows: Rows, day: date) -> dict[str, Any]:
+    """Return the figures of one session."""
+    of_day = rows.portfolios[rows.portfolios["session_date"] == day]
+    returns = list_scores(rows, "daily_returns", day)
+    end = datetime.combine(day + timedelta(days=1), time(0), UTC)
+    return {
+        "session": day,
+        "played": len(of_day),
+        "traded": rows.trades[rows.trades["session_date"] == day]["user_id"].nunique(),
+        "players": len(returns),
+        "median": float(find_median(returns).quantize(CENT, ROUND_HALF_UP)),
+        "best": float(returns[0]),
+        "quests": count_day(rows.quests, "completed_at", day),
+        "events": count_day(rows.events, "created_at", day),
+        "signed_up": sum(1 for moment in rows.users["created_at"] if moment < end),
+    }
+
+
+def list_days(rows: Rows) -> list[date]:
+    """Return the sessions with a leaderboard, newest first."""
+    return sorted(set(rows.entries["session_date"]), reverse=True)
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_the_table_of_sessions_is_that_of_the_rows(
+    service: EnhancedDatabaseService, execute: Execute, name: str, today: date
+) -> None:
+    """Every figure of the last fourteen sessions; days without a session are not among them."""
+    rows = write(service, execute, name)
+    page = open_page(OVERVIEW)
+    assert not page.exception
+    days = list_days(rows)[:14]
+    shown = page.dataframe[-1].value
+    expected = [sum_up(rows, day) for day in days]
+    for column in ("played", "traded", "players", "median", "best", "quests", "events", "signed_up"):
+        assert list(shown[column]) == [figures[column] for figures in expected], column
+    assert list(shown["session"]) == days
+    assert list(shown["state"]) == ["so far" if day == today else "finished" for day in days]
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_the_cards_are_those_of_the_newest_session(
+    service: EnhancedDatabaseService, execute: Execute, name: str, today: date
+) -> None:
+    """Seen today by activity or by playing; an open session has no difference, a finished one has."""
+    rows = write(service, execute, name)
+    page = open_page(OVERVIEW)
+    newest, figures = list_days(rows)[0], sum_up(rows, list_days(rows)[0])
+    midnight = datetime.combine(today, time(0), UTC)
+    active = {row.id for row in rows.users.itertuples() if row.last_active and row.last_active >= midnight}
+    played = set(rows.portfolios[rows.portfolios["session_date"] == today]["user_id"])
+    assert read_metrics(page) == {
+        "Seen today": format_count(len(active | played)),
+        "Played": format_count(figures["played"]),
+        "Traded": format_count(figures["traded"]),
+        "Players": format_count(figures["signed_up"]),
+        "Median return": format_percent(figures["median"]),
+        "Best return": format_percent(figures["best"]),
+        "Quests completed": format_count(figures["quests"]),
+        "Events of the day": format_count(figures["events"]),
+    }
+    notes = [metric.delta for metric in page.metric][1:]
+    assert all(note.startswith("so far") for note in notes) is (newest == today)
+    if newest == today:
+        assert {metric.proto.color for metric in page.metric} == {page.metric[0].proto.color}
+    undated = sum(rows.quests["status"] == "COMPLETED") - rows.quests["completed_at"].notna().sum()
+    said = f"{undated} completed quests have no known time of completion" in read_text(page)
+    assert said is bool(undated)
+
+
+@pytest.mark.parametrize("name", ["nobody", "nobody played"])
+def test_a_game_without_a_session_has_no_figures(
+    service: EnhancedDatabaseService, execute: Execute, name: str
+) -> None:
+    """And says how to get some."""
+    write(service, execute, name)
+    page = open_page(OVERVIEW)
+    assert "No sessions yet" in read_text(page)
+    assert not page.metric
+
+
+def rank_by_value(rows: Rows, day: date) -> list[tuple[int, str, Decimal]]:
+    """Return rank, username and return of a session, ranked by value to the cent."""
+    names = dict(zip(rows.users["id"], rows.users["username"], strict=True))
+    of_day = rows.portfolios[rows.portfolios["session_date"] == day]
+    values = sorted(of_day["total_value"], reverse=True)
+    ranked = (
+        (values.index(row.total_value) + 1, names[row.user_id], row.day_change_percent)
+        for row in of_day.itertuples()
+    )
+    return sorted(ranked, key=lambda row: (row[0], row[1]))
+
+
+def read_board(page: AppTest, table: int = 0) -> list[tuple[int, str, str]]:
+    """Return rank, player and score of the first table."""
+    frame = page.dataframe[table].value
+    return sorted(zip(frame["rank"], frame["player"], frame["score"], strict=True), key=lambda row: row[:2])
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_a_leaderboard_is_ranked_by_value(
+    service: EnhancedDatabaseService, execute: Execute, name: str, today: date
+) -> None:
+    """Ranks, scores, figures, moves and the file of the newest session; ties only of equal values."""
+    rows = write(service, execute, name)
+    days = list_days(rows)
+    expected = rank_by_value(rows, days[0])
+    page = open_page(LEADERBOARDS)
+    assert not page.exception
+    assert read_board(page) == [(rank, player, format_percent(score)) for rank, player, score in expected]
+    returns = list_scores(rows, "daily_returns", days[0])
+    figures = read_metrics(page)
+    assert figures["Players"] == str(len(returns))
+    assert figures["Best score"] == format_percent(returns[0])
+    assert figures["Lowest score"] == format_percent(returns[-1])
+    medals = {1: "gold", 2: "silver", 3: "bronze"}
+    frame = page.dataframe[0].value
+    assert [list(medal) for medal in frame["medal"]] == [
+        [medals[rank]] if rank in medals else [] for rank in frame["rank"]
+    ]
+    before = {player: rank for rank, player, _ in rank_by_value(rows, days[1])} if len(days) > 1 else {}
+    for rank, player, moved in zip(frame["rank"], frame["player"], frame["moved"], strict=True):
+        moves = before.get(player, 0) - rank
+        arrow = "=" if not moves else f"{'↑' if moves > 0 else '↓'} {abs(moves)}"
+        assert moved == (arrow if player in before else "new")
+    selection = Selection(KNOWN_CATEGORIES[0], days[0], 1, None, 25, "rank", "")
+    text = "".join(download.write_rows(*download.read(service, selection)))
+    lines = list(csv.reader(StringIO(text)))[1:]
+    assert sorted((int(line[0]), line[1], Decimal(line[2])) for line in lines) == expected
+
+
+@pytest.mark.parametrize("name", PLAYED)
+def test_a_period_is_the_mean_of_its_sessions(
+    service: EnhancedDatabaseService, execute: Execute, name: str
+) -> None:
+    """Of exact returns; a session without a score counts as 0, and a gap is no session."""
+    rows = write(service, execute, name)
+    days = list_days(rows)[:7]
+    if len(days) < 2:
+        return
+    names = dict(zip(rows.users["id"], rows.users["username"], strict=True))
+    shown = rows.portfolios[rows.portfolios["session_date"].isin(days)]
+    changes: dict[str, list[Decimal]] = {}
+    for row in shown.itertuples():
+        changes.setdefault(names[row.user_id], []).append(row.day_change)
+    totals = sorted((sum(values, Decimal(0)) for values in changes.values()), reverse=True)
+    page = open_page(LEADERBOARDS, period="Last 7")
+    assert not page.exception
+    frame = page.dataframe[0].value
+    assert dict(zip(frame["player"], frame["sessions"], strict=True)) == {
+        player: len(values) for player, values in changes.items()
+    }
+    for player, rank, score in zip(frame["player"], frame["rank"], frame["score"], strict=True):
+        total = sum(changes[player], Decimal(0))
+        assert rank == totals.index(total) + 1
+        mean = (total / len(days)).quantize(CENT) / 100
+        assert score == format_percent(mean)
+    assert "A session without a score counts as 0" in read_text(page)
+
+
+def test_returns_that_differ_by_cents_are_no_tie(service: EnhancedDatabaseService) -> None:
+    """The best of two equal returns is the one with more money; equal money shares the rank and the medal."""
+    day = date(2026, 3, 2)
+    values = {"alice": "10100.01", "bob": "10100.04", "charlie": "10100.04", "dave": "10099.98"}
+    ids = {name: service.create_user(username=name).id for name in values}
+    for key, convert in (("daily_returns", lambda v: round(v / 100 - 100, 2)), ("total_value", lambda v: v)):
+        updates = [LeaderboardUpdate(ids[name], convert(Decimal(value))) for name, value in values.items()]
+        service.batch_update_leaderboard(key, updates, day)
+    runtime.set_service(service)
+    page = open_page(LEADERBOARDS)
+    expected = [(1, "bob", "+1.00%"), (1, "charlie", "+1.00%"), (3, "alice", "+1.00%"), (4, "dave", "+1.00%")]
+    assert read_board(page) == expected
+    assert list(page.dataframe[0].value["value"])[2:] == ["$10,100.01", "$10,099.98"]
+    assert "bob and 1 more" in [metric.delta for metric in page.metric]
+    leaders = [line for line in read_text(open_page(OVERVIEW)).splitlines() if "+1.00%" in line]
+    assert [line.split(".")[0] for line in leaders] == ["1", "1", "3", "4"]
+    # a game with returns of its own: they are what ranks
+    service.update_leaderboard_entry(ids["dave"], "daily_returns", Decimal(9), day)
+    runtime.get_cache().clear()
+    found = data.load_page(service, Selection(KNOWN_CATEGORIES[0], day, 1, None, 25, "rank", ""), 1)
+    assert found is not None
+    assert [(entry.username, entry.rank) for entry in found.rows.entries][:2] == [("dave", 1), ("alice", 2)]
+
+
+def test_refresh_reads_everything_again(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Reports that are kept for minutes change at once, but not once for each impatient click."""
+    rows = write(service, execute, "one player")
+    page = open_page(OVERVIEW)
+    before = int(read_metrics(page)["Quests completed"])
+    columns = "(user_id, type, title, target_value, status, created_at, completed_at)"
+    values = "(%s, 'T', 'T', 1, 'COMPLETED', '2013-01-01', now())"
+    execute(f"INSERT INTO quests {columns} VALUES {values}", (rows.users["id"][0],))
+    assert int(read_metrics(page.run())["Quests completed"]) == before
+    page.button(key="refresh").click().run()
+    assert int(read_metrics(page)["Quests completed"]) == before + 1
+    execute(f"INSERT INTO quests {columns} VALUES {values}", (rows.users["id"][0],))
+    page.button(key="refresh").click().run()
+    assert int(read_metrics(page)["Quests completed"]) == before + 1
+
+
+def test_refresh_keeps_what_is_known_while_the_database_is_away(
+    service: EnhancedDatabaseService, execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The button must not take the last known values away."""
+    write(service, execute, "one player")
+    page = open_page(OVERVIEW)
+    figures = read_metrics(page)
+    dropped: list[object] = []
+    monkeypatch.setattr(service._cache, "invalidate", dropped.append)
+
+    def fail(*_: object, **__: object) -> None:
+        raise DatabaseUnavailable("gone")
+
+    monkeypatch.setattr(service._database, "read", fail)
+    page.button(key="refresh").click().run()
+    assert not page.exception
+    assert read_metrics(page) == figures
+    assert not dropped
