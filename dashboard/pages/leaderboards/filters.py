@@ -22,6 +22,9 @@ DEFAULT_ROWS = "25"
 PERIODS = {"Session": 1, "Last 7": 7, "Last 30": 30}
 PREVIOUS = "Session before"
 USERNAME_LETTERS = 50
+ORDER_CHANGED = "order-changed"
+"""Set by a click in the table, which runs the table alone: the filters have to run too."""
+
 FILTERS_PER_ROW, FILTER_PIXELS = 4, 200
 FILTERS = {
     "category": None,
@@ -143,7 +146,9 @@ def sort_by(column: str) -> None:
     is_again = st.session_state.get("order", FILTERS["order"]) == first
     filters.keep_in_address({name: default for name, default in FILTERS.items() if name != "order"})
     st.session_state["order"] = second if is_again else first
-    st.session_state["page"] = 1
+    st.session_state[ORDER_CHANGED] = True
+    if st.session_state.get("page", 1) != 1:
+        st.session_state["page"] = 1
 
 
 def reset_page() -> None:

@@ -24,9 +24,16 @@ from dashboard.formats import (
 )
 from dashboard.pages.leaderboards import data, download, tables
 from dashboard.pages.leaderboards.data import ComparedEntries, Page, PeriodPage, Selection, Summaries
-from dashboard.pages.leaderboards.filters import get_page, select_page, show_filters, sort_by
+from dashboard.pages.leaderboards.filters import ORDER_CHANGED, get_page, select_page, show_filters, sort_by
 
 REFRESH_SECONDS = 30
+
+_WITHOUT_SORT = """<style>
+[data-testid=stDataFrameColumnMenu] [role=menu] > [role=menuitem]:is(:nth-child(2), :nth-child(3)) {
+    display: none;
+}
+</style>"""
+"""The menu of a heading would sort the rows of one page; a click on the heading orders all players."""
 
 
 def show_leaderboards() -> None:
@@ -41,6 +48,7 @@ def show_leaderboards() -> None:
     newest = _find_newest(service) or sessions[0]
     with filters.fold():
         selection = show_filters(service, sessions, newest)
+    st.html(_WITHOUT_SORT)
     live.show_live(partial(_show_leaderboard, service, selection, newest), seconds=REFRESH_SECONDS)
     st.caption(
         "A session is a UTC day: the one of today is open, and its figures are “so far”; earlier ones are "
@@ -58,8 +66,9 @@ def _find_newest(service: EnhancedDatabaseService) -> date | None:
 
 
 def _show_leaderboard(service: EnhancedDatabaseService, selection: Selection, newest: date) -> None:
-    if _find_newest(service) not in (None, newest):
-        # a new session has begun: the filters must offer it
+    is_new = _find_newest(service) not in (None, newest)
+    if st.session_state.pop(ORDER_CHANGED, False) or is_new:
+        # the filters must show the order, or offer the session that has begun
         st.rerun()
     page = get_page()
     if selection.sessions > 1:

@@ -261,5 +261,5 @@ def build_columns(category: Category, *, is_open: bool = False, sessions: int = 
         "trend": st.column_config.LineChartColumn(
             "Trend", width=120, help="Scores of the last sessions, oldest first", color=ACCENT
         ),
-        "behind": text("Behind the leader", alignment="right"),
+        "behind": text("Behind", help="How far behind the best score", alignment="right"),
     }

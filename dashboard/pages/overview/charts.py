@@ -13,7 +13,7 @@ from dashboard.formats import format_day, format_percent
 HEIGHT = 280
 
 _LABELS = 5
-_SERIES = ("Best", "Median")
+_SERIES, _COLOURS = ("Best", "Median"), (ACCENT, BASELINE)
 
 
 def build_returns_chart(
@@ -35,7 +35,10 @@ def build_returns_chart(
     layers = [lines]
     if is_open:
         hollow = {"type": "point", "filled": False, "size": 70, "strokeWidth": 2}
-        layers.append(_build_layer(newest_last[-1:], x, hollow, note=" (so far)"))
+        points = _build_layer(newest_last[-1:], x, hollow, note=" (so far)")
+        # a scale of its own would have a second legend
+        points["encoding"]["color"] = {"field": "colour", "type": "nominal", "scale": None}
+        layers.append(points)
     layers += build_event_marks(events, days)
     return {"height": HEIGHT, "padding": MARGIN, "layer": layers}
 
@@ -49,7 +52,7 @@ def _build_layer(sessions: Sequence[SessionSummary], x: Spec, mark: Spec, *, not
         "encoding": {
             "x": x,
             "y": {"field": "value", "type": "quantitative", "axis": y_axis},
-            "color": _build_scale([ACCENT, BASELINE]),
+            "color": _build_scale(list(_COLOURS)),
             "tooltip": [
                 {"field": "session", "type": "nominal", "title": "Session"},
                 {"field": "series", "type": "nominal", "title": "Return"},
@@ -70,15 +73,16 @@ def _build_scale(values: list[Any]) -> Spec:
 
 
 def _list_returns(session: SessionSummary, note: str) -> list[Spec]:
-    values = zip(_SERIES, (session.best_return, session.median_return), strict=True)
+    returns = (session.best_return, session.median_return)
     return [
         {
             "day": session.session_date.isoformat(),
             "session": f"{format_day(session.session_date)}{note}",
             "series": series,
+            "colour": colour,
             "value": float(value),
             "percent": format_percent(value),
         }
-        for series, value in values
+        for series, colour, value in zip(_SERIES, _COLOURS, returns, strict=True)
         if value is not None
     ]
