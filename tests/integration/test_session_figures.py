@@ -130,7 +130,8 @@ def test_the_cards_are_those_of_the_newest_session(
     page = open_page(OVERVIEW)
     newest, figures = list_days(rows)[0], sum_up(rows, list_days(rows)[0])
     midnight = datetime.combine(today, time(0), UTC)
-    active = {row.id for row in rows.users.itertuples() if row.last_active and row.last_active >= midnight}
+    seen = zip(rows.users["id"], rows.users["last_active"], strict=True)
+    active = {user_id for user_id, moment in seen if moment and moment >= midnight}
     played = set(rows.portfolios[rows.portfolios["session_date"] == today]["user_id"])
     assert read_metrics(page) == {
         "Seen today": format_count(len(active | played)),
@@ -162,6 +163,11 @@ def test_a_game_without_a_session_has_no_figures(
     assert not page.metric
 
 
+def list_records(frame: pd.DataFrame) -> list[Any]:
+    """Return the rows of a frame as named tuples."""
+    return list(frame.itertuples())
+
+
 def rank_by_value(rows: Rows, day: date) -> list[tuple[int, str, Decimal]]:
     """Return rank, username and return of a session, ranked by value to the cent."""
     names = dict(zip(rows.users["id"], rows.users["username"], strict=True))
@@ -169,7 +175,7 @@ def rank_by_value(rows: Rows, day: date) -> list[tuple[int, str, Decimal]]:
     values = sorted(of_day["total_value"], reverse=True)
     ranked = (
         (values.index(row.total_value) + 1, names[row.user_id], row.day_change_percent)
-        for row in of_day.itertuples()
+        for row in list_records(of_day)
     )
     return sorted(ranked, key=lambda row: (row[0], row[1]))
 
@@ -224,7 +230,7 @@ def test_a_period_is_the_mean_of_its_sessions(
     names = dict(zip(rows.users["id"], rows.users["username"], strict=True))
     shown = rows.portfolios[rows.portfolios["session_date"].isin(days)]
     changes: dict[str, list[Decimal]] = {}
-    for row in shown.itertuples():
+    for row in list_records(shown):
         changes.setdefault(names[row.user_id], []).append(row.day_change)
     totals = sorted((sum(values, Decimal(0)) for values in changes.values()), reverse=True)
     page = open_page(LEADERBOARDS, period="Last 7")
@@ -246,8 +252,10 @@ def test_returns_that_differ_by_cents_are_no_tie(service: EnhancedDatabaseServic
     day = date(2026, 3, 2)
     values = {"alice": "10100.01", "bob": "10100.04", "charlie": "10100.04", "dave": "10099.98"}
     ids = {name: service.create_user(username=name).id for name in values}
-    for key, convert in (("daily_returns", lambda v: round(v / 100 - 100, 2)), ("total_value", lambda v: v)):
-        updates = [LeaderboardUpdate(ids[name], convert(Decimal(value))) for name, value in values.items()]
+    amounts = {ids[name]: Decimal(value) for name, value in values.items()}
+    returns = {user_id: round(value / 100 - 100, 2) for user_id, value in amounts.items()}
+    for key, scores in (("daily_returns", returns), ("total_value", amounts)):
+        updates = [LeaderboardUpdate(user_id, score) for user_id, score in scores.items()]
         service.batch_update_leaderboard(key, updates, day)
     runtime.set_service(service)
     page = open_page(LEADERBOARDS)

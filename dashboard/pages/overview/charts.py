@@ -40,7 +40,9 @@ def build_returns_chart(
         points["encoding"]["color"] = {"field": "colour", "type": "nominal", "scale": None}
         layers.append(points)
     layers += build_event_marks(events, days)
-    return {"height": HEIGHT, "padding": MARGIN, "layer": layers}
+    # colours of their own: a shared scale would have a second legend
+    resolve = {"scale": {"color": "independent", "shape": "independent"}}
+    return {"height": HEIGHT, "padding": MARGIN, "layer": layers, "resolve": resolve}
 
 
 def _build_layer(sessions: Sequence[SessionSummary], x: Spec, mark: Spec, *, note: str = "") -> Spec:

@@ -11,7 +11,6 @@ import streamlit as st
 from core import EnhancedDatabaseService
 from core.records import LeaderboardEntry, MarketEvent
 from dashboard import live, runtime, states
-from dashboard.charts import enclose_data
 from dashboard.elements import CARD_PIXELS, show_metric, show_table
 from dashboard.formats import (
     build_player_link,
@@ -124,7 +123,7 @@ def _show_headlines(sessions: Sessions, counts: Counts) -> None:
 def _show_returns(sessions: Sessions, events: Sequence[MarketEvent]) -> None:
     shown = len(sessions.summaries)
     st.vega_lite_chart(
-        enclose_data(charts.build_returns_chart(sessions.summaries, events, is_open=sessions.is_open)),
+        charts.build_returns_chart(sessions.summaries, events, is_open=sessions.is_open),
         width="stretch",
         alt=f"Best and median return of the last {shown} sessions; see the table below",
     )

@@ -44,7 +44,7 @@ def build_headlines(
     `is_open` says that the newest session is not finished.
     """
 
-    def count(label: str, get_value: Callable[[SessionSummary], int], explanation: str) -> Headline:
+    def count(label: str, get_value: Callable[[SessionSummary], int], explanation: str | None) -> Headline:
         values = [get_value(session) for session in sessions]
         note = None
         if is_open:
@@ -78,7 +78,8 @@ def build_headlines(
         count("Players", lambda session: session.signed_up, "Users at the end of the day of the session."),
         percent("Median return", lambda session: session.median_return),
         percent("Best return", lambda session: session.best_return),
-        count("Quests completed", lambda session: session.quests_completed, QUESTS_HELP),
+        # without help, whose sign would cut off the label on a phone; the table of the sessions has it
+        count("Quests completed", lambda session: session.quests_completed, None),
         count("Events of the day", lambda session: session.events, "Market events of the day (UTC)."),
     )
 
