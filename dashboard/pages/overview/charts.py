@@ -41,7 +41,7 @@ def build_returns_chart(
         layers.append(points)
     layers += build_event_marks(events, days)
     # colours of their own: a shared scale would have a second legend
-    resolve = {"scale": {"color": "independent", "shape": "independent"}}
+    resolve = {"scale": dict.fromkeys(("color", "shape", "strokeDash"), "independent")}
     return {"height": HEIGHT, "padding": MARGIN, "layer": layers, "resolve": resolve}
 
 
