@@ -18,12 +18,14 @@ from msgspec.structs import replace
 
 from core.errors import EchoMarketsError, MissingExtra
 from core.records import (
+    CompletionTimes,
     LeaderboardUpdate,
     MarketEvent,
     Portfolio,
     PortfolioUpdate,
     Position,
     Quest,
+    StuckQuests,
     Tick,
     Trade,
     User,
@@ -262,7 +264,10 @@ def _check_quests(run: _Run) -> Iterator[Check]:
     yield "expire_quests", lambda: _undo(service, service.expire_quests), _at_least(0)
     yield "get_quest_totals", service.get_quest_totals, tuple
     yield "list_expiring_quests", service.list_expiring_quests, tuple
-    yield "list_slowest_quests", service.list_slowest_quests, tuple
+    yield "list_quest_outcomes", service.list_quest_outcomes, tuple
+    yield "get_completion_times", service.get_completion_times, CompletionTimes
+    yield "get_quest_returns", lambda: service.get_quest_returns(players=10), tuple
+    yield "list_stuck_quests", service.list_stuck_quests, StuckQuests
 
 
 def _check_loads(run: _Run) -> Iterator[Check]:

@@ -266,6 +266,10 @@ class _Writer:
                 created_at=given,
                 # an active quest whose time is over stays ACTIVE until maintenance has seen it
                 expires_at=None if place // 5 % 7 == 0 else given + timedelta(days=3),
+                # a third was completed before times were stored
+                completed_at=given + timedelta(hours=1 + place % 50)
+                if status == "COMPLETED" and place % 3
+                else None,
             )
 
     def _build_events(self) -> Iterator[MarketEvent]:

@@ -8,18 +8,18 @@ from uuid import UUID
 
 from core.database import Database
 from core.queries.rows import Row, fetch_all, find_one, get_first, list_columns, make_builder
-from core.records import PlayerQuest, Quest, QuestPace, QuestTotals
+from core.records import PlayerQuest, Quest, QuestTotals
 
 COLUMNS = list_columns(Quest)
-_IS_RUNNING = "status = 'ACTIVE' AND (expires_at IS NULL OR expires_at > %(now)s)"
+IS_RUNNING = "status = 'ACTIVE' AND (expires_at IS NULL OR expires_at > %(now)s)"
 
 ACTIVE = f"""
     SELECT {COLUMNS} FROM quests
-    WHERE user_id = %(user_id)s AND {_IS_RUNNING}
+    WHERE user_id = %(user_id)s AND {IS_RUNNING}
     ORDER BY created_at, id"""
 ACTIVE_OF_MANY = f"""
     SELECT {COLUMNS} FROM quests
-    WHERE user_id = ANY(%(user_ids)s::uuid[]) AND {_IS_RUNNING}
+    WHERE user_id = ANY(%(user_ids)s::uuid[]) AND {IS_RUNNING}
     ORDER BY user_id, created_at, id"""
 COUNT_COMPLETED = """
     SELECT user_id, count(*) FROM quests
@@ -40,7 +40,7 @@ PROGRESS = f"""
     UPDATE quests SET current_progress = %(progress)s,
         status = CASE WHEN %(progress)s >= target_value THEN 'COMPLETED' ELSE status END,
         completed_at = CASE WHEN %(progress)s >= target_value THEN greatest(created_at, %(now)s) END
-    WHERE id = %(id)s AND {_IS_RUNNING}
+    WHERE id = %(id)s AND {IS_RUNNING}
     RETURNING {COLUMNS}"""
 EXPIRE = """
     UPDATE quests SET status = 'EXPIRED' WHERE status = 'ACTIVE' AND expires_at <= %s
@@ -53,30 +53,20 @@ TOTALS = f"""
            count(*) FILTER (WHERE current_progress > 0 OR status = 'COMPLETED'),
            count(*) FILTER (WHERE current_progress * 2 >= target_value OR status = 'COMPLETED'),
            count(*) FILTER (WHERE status = 'COMPLETED'),
-           count(*) FILTER (WHERE {_IS_RUNNING}),
-           count(*) FILTER (WHERE {_IS_RUNNING} AND expires_at <= %(soon)s),
+           count(*) FILTER (WHERE {IS_RUNNING}),
+           count(*) FILTER (WHERE {IS_RUNNING} AND expires_at <= %(soon)s),
            COALESCE(sum(reward_value) FILTER (WHERE status = 'COMPLETED'), 0),
-           COALESCE(sum(reward_value) FILTER (WHERE {_IS_RUNNING}), 0)
+           COALESCE(sum(reward_value) FILTER (WHERE {IS_RUNNING}), 0)
     FROM quests GROUP BY type, reward_type ORDER BY type COLLATE "C", reward_type COLLATE "C" """
 # Many quests end at midnight; of those, the ones nearest to their target come first.
 EXPIRING = f"""
     SELECT u.username, {list_columns(Quest, prefix="q.")} FROM (
         SELECT {COLUMNS} FROM quests
         WHERE status = 'ACTIVE' AND expires_at > %(now)s AND expires_at <= %(until)s
+          AND (%(type)s::text IS NULL OR type = %(type)s)
         ORDER BY expires_at, current_progress / target_value DESC, id LIMIT %(limit)s
     ) AS q JOIN users u ON u.id = q.user_id
     ORDER BY q.expires_at, q.current_progress / q.target_value DESC, q.id"""
-# Slowest: least progress per day since creation.
-SLOWEST = f"""
-    SELECT type, title, count(*),
-           round(avg(least(current_progress / target_value, 1)) * 100, 2),
-           round(avg(extract(epoch FROM %(now)s - created_at)) / 86400, 2)
-    FROM quests WHERE {_IS_RUNNING} AND created_at < %(now)s
-    GROUP BY type, title
-    ORDER BY sum(least(current_progress / target_value, 1))
-             / sum(extract(epoch FROM %(now)s - created_at)), count(*) DESC,
-             type COLLATE "C", title COLLATE "C"
-    LIMIT %(limit)s"""
 OF_USER = f"""
     SELECT {COLUMNS} FROM quests
     WHERE user_id = %(user_id)s
@@ -85,7 +75,6 @@ OF_USER = f"""
 
 build_quest = make_builder(Quest)
 build_totals = make_builder(QuestTotals)
-build_pace = make_builder(QuestPace)
 
 
 def build_player_quest(row: Row) -> PlayerQuest:
@@ -126,14 +115,12 @@ def sum_quests(database: Database, now: datetime, soon: datetime) -> tuple[Quest
     return fetch_all(database, build_totals, TOTALS, {"now": now, "soon": soon})
 
 
-def list_expiring(database: Database, limit: int, now: datetime, until: datetime) -> tuple[PlayerQuest, ...]:
+def list_expiring(
+    database: Database, limit: int, now: datetime, until: datetime, *, quest_type: str | None = None
+) -> tuple[PlayerQuest, ...]:
     """Return running quests that end by a time, soonest first."""
-    return fetch_all(database, build_player_quest, EXPIRING, {"limit": limit, "now": now, "until": until})
-
-
-def list_slowest(database: Database, limit: int, now: datetime) -> tuple[QuestPace, ...]:
-    """Return the running quests by title, slowest first."""
-    return fetch_all(database, build_pace, SLOWEST, {"limit": limit, "now": now})
+    parameters = {"limit": limit, "now": now, "until": until, "type": quest_type}
+    return fetch_all(database, build_player_quest, EXPIRING, parameters)
 
 
 def list_of_user(

@@ -4,7 +4,7 @@ Owns their fields (the names of the columns, in the order in which a statement s
 facts of the game that a field refers to. Never touches a server.
 """
 
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 from uuid import UUID
@@ -416,14 +416,53 @@ class QuestTotals(Record, frozen=True):
     open: Decimal
 
 
-class QuestPace(Record, frozen=True):
-    """Mean progress and mean age of the active quests with one title."""
+class QuestOutcome(Record, frozen=True):
+    """The quests of one type and kind of reward that ended in one week.
+
+    `week` is the Monday of the week (UTC), None when the time is unknown. A quest has ended when it is
+    COMPLETED, EXPIRED or past its `expires_at`: at its completion, otherwise at its expiry. `started`,
+    `halfway` and `completed` are subsets of `ended`, each of the one before. `earned` is the sum of the
+    rewards of the completed quests.
+    """
+
+    week: date | None
+    type: str
+    reward_type: str | None
+    ended: int
+    started: int
+    halfway: int
+    completed: int
+    earned: Decimal
+
+
+class CompletionTime(Record, frozen=True):
+    """How many quests of one title were completed, and the median time from start to completion."""
 
     type: str
     title: str
-    players: int
-    progress_percent: Decimal
-    age_days: Decimal
+    completed: int
+    median: timedelta
+
+
+class CompletionTimes(Record, frozen=True):
+    """How many quests were completed, and the median time from start to completion: of all, and by title.
+
+    `median` is None when none was completed.
+    """
+
+    completed: int
+    median: timedelta | None
+    titles: tuple[CompletionTime, ...]
+
+
+class QuestReturn(Record, frozen=True):
+    """Sessions of players with and without a quest of one type, and after how many they played again."""
+
+    type: str
+    sessions_with: int
+    returned_with: int
+    sessions_without: int
+    returned_without: int
 
 
 class PlayerQuest(Record, frozen=True):
@@ -431,3 +470,28 @@ class PlayerQuest(Record, frozen=True):
 
     username: str
     quest: Quest
+
+
+class StuckQuest(Record, frozen=True):
+    """A running quest that is stuck, its player, and why; at least one reason holds."""
+
+    username: str
+    last_active: datetime | None
+    is_untouched: bool
+    is_unseen: bool
+    is_ending: bool
+    quest: Quest
+
+
+class StuckQuests(Record, frozen=True):
+    """How many players and running quests are stuck, the quests for each reason, and the first of them.
+
+    A quest may be counted under several reasons.
+    """
+
+    players: int
+    quests: int
+    untouched: int
+    unseen: int
+    ending: int
+    first: tuple[StuckQuest, ...]

@@ -10,7 +10,7 @@ from core.cache import Cached
 from core.cache.kinds import QUESTS, format_id
 from core.errors import ConstraintViolated, InvalidInput, QuestNotFound, UserNotFound
 from core.queries import quests as queries
-from core.records import PlayerQuest, Quest, QuestPace, QuestTotals
+from core.records import PlayerQuest, Quest, QuestTotals
 from core.service.inputs import (
     CENT,
     MAX_DESCRIPTION,
@@ -44,11 +44,10 @@ _TOTALS = Cached(
 _EXPIRING = Cached(
     QUESTS,
     tuple[PlayerQuest, ...],
-    lambda count, width: f"quests:expiring:{count}:{format_width(width)}",
+    lambda count, width, quest_type: f"quests:expiring:{count}:{format_width(width)}:{quest_type}",
     ttl_seconds=60,
     time_dependent=True,
 )
-_SLOWEST = Cached(QUESTS, tuple[QuestPace, ...], lambda count: f"quests:slowest:{count}", time_dependent=True)
 
 
 class Quests(ServiceBase):
@@ -110,31 +109,21 @@ class Quests(ServiceBase):
         return self._cache.get_or_load(_TOTALS, load, check_bucket(within, "within"))
 
     def list_expiring_quests(
-        self, *, limit: int = 20, within: timedelta = timedelta(days=7)
+        self, *, limit: int = 20, within: timedelta = timedelta(days=7), type: str | None = None
     ) -> tuple[PlayerQuest, ...]:
-        """Return the active quests that end within a time, soonest first.
+        """Return the active quests of one type or of all that end within a time, soonest first.
 
         Of those that end together the nearest to its target comes first. At most 60 s old; what
         ended meanwhile is left out. Raises `InvalidInput`.
         """
         count, width, now = check_limit(limit), check_bucket(within, "within"), self._clock()
+        quest_type = check_text(type, "type", most=50, required=False)
 
-        def load(count: int, width: timedelta) -> tuple[PlayerQuest, ...]:
-            return self._read(queries.list_expiring, count, now, now + width)
+        def load(count: int, width: timedelta, quest_type: str | None) -> tuple[PlayerQuest, ...]:
+            return self._read(queries.list_expiring, count, now, now + width, quest_type=quest_type)
 
-        found = self._cache.get_or_load(_EXPIRING, load, count, width)
+        found = self._cache.get_or_load(_EXPIRING, load, count, width, quest_type)
         return tuple(item for item in found if item.quest.expires_at and item.quest.expires_at > now)
-
-    def list_slowest_quests(self, *, limit: int = 10) -> tuple[QuestPace, ...]:
-        """Return the active quests by title, those first with least progress for each day open.
-
-        At most 180 s old. Raises `InvalidInput`.
-        """
-
-        def load(count: int) -> tuple[QuestPace, ...]:
-            return self._read(queries.list_slowest, count, self._clock())
-
-        return self._cache.get_or_load(_SLOWEST, load, check_limit(limit))
 
     def get_user_quests(
         self, user_id: UUID | str, *, limit: int = 100, after: Quest | None = None

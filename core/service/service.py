@@ -18,13 +18,16 @@ from core.service.leaderboard_reports import LeaderboardReports
 from core.service.loads import Loads
 from core.service.operations import Operations
 from core.service.portfolios import Portfolios
+from core.service.quest_reports import QuestReports
 from core.service.sessions import Sessions
 
 # A larger argument is likely to be in milliseconds.
 MAX_WAIT_SECONDS = 3600.0
 
 
-class EnhancedDatabaseService(Operations, Portfolios, Sessions, LeaderboardReports, Events, Loads, Exports):
+class EnhancedDatabaseService(
+    Operations, Portfolios, Sessions, LeaderboardReports, QuestReports, Events, Loads, Exports
+):
     """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
 
     Thread safe; one per process. Opened by `core.open_service`, closed by `close` or as a

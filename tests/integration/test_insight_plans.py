@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.queries import events, quests, sessions, ticks, users
+from core.queries import events, quest_reports, quests, sessions, ticks, users
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.plans import count_rows_read, list_scans
@@ -100,7 +100,12 @@ def test_a_players_quests_are_read_alone(filled: Execute) -> None:
 def test_expiring_quests_are_found_by_their_end(filled: Execute) -> None:
     """Those that end later, or are over, are not read."""
     now = datetime.now(UTC)
-    parameters = {"now": now - timedelta(hours=1), "until": now - timedelta(minutes=59), "limit": 20}
+    parameters = {
+        "now": now - timedelta(hours=1),
+        "until": now - timedelta(minutes=59),
+        "limit": 20,
+        "type": None,
+    }
     assert count_rows_read(filled, quests.EXPIRING, parameters, "quests") == 0
 
 
@@ -119,3 +124,28 @@ def test_a_price_at_a_time_reads_one_tick(filled: Execute) -> None:
         "beyond": ticks.month_after(datetime.now(UTC)),
     }
     assert count_rows_read(filled, ticks.PRICES_AT, parameters, "ticks") == len(hours)
+
+
+def test_times_to_complete_are_read_by_the_time_of_completion(filled: Execute) -> None:
+    """Those of the window, and no other completed quest."""
+    filled(
+        "UPDATE quests SET completed_at = now() + n * interval '1 minute'"
+        " FROM (SELECT id, row_number() OVER () AS n FROM quests WHERE status = 'COMPLETED') AS done"
+        " WHERE quests.id = done.id"
+    )
+    filled("ANALYZE quests")
+    [(since, until)] = filled("SELECT now() + interval '101 minutes', now() + interval '150 minutes'")
+    parameters = {"since": since, "until": until, "type": None, "limit": 20}
+    assert count_rows_read(filled, quest_reports.TIMES, parameters, "quests") <= 50
+
+
+def test_returns_read_the_portfolios_of_the_compared_players(filled: Execute) -> None:
+    """However many others have played."""
+    filled(
+        "INSERT INTO portfolios (user_id, session_date)"
+        " SELECT id, '2026-03-02'::date + day FROM users, generate_series(0, 19) day"
+    )
+    filled("VACUUM ANALYZE portfolios")
+    parameters = {"since": datetime(2026, 1, 1, tzinfo=UTC).date(), "days": 7, "players": 50}
+    parameters["until"] = datetime(2026, 6, 1, tzinfo=UTC).date()
+    assert count_rows_read(filled, quest_reports.RETURNS, parameters, "portfolios") <= 50 * 20

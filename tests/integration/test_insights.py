@@ -10,7 +10,7 @@ import redis
 
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput
-from core.records import LeaderboardUpdate, MarketEvent, Tick, User
+from core.records import CompletionTimes, LeaderboardUpdate, MarketEvent, StuckQuests, Tick, User
 from tests.conftest import Execute
 from tests.game import play_game
 
@@ -164,7 +164,10 @@ def test_no_sessions_on_an_empty_database(service: EnhancedDatabaseService) -> N
     """Nothing was played, so nothing is summed up."""
     assert service.get_session_summaries() == ()
     assert service.get_quest_totals() == ()
-    assert service.list_slowest_quests() == ()
+    assert service.list_quest_outcomes() == ()
+    assert service.get_quest_returns() == ()
+    assert service.get_completion_times() == CompletionTimes(0, None, ())
+    assert service.list_stuck_quests() == StuckQuests(0, 0, 0, 0, 0, ())
 
 
 def test_active_players_are_those_seen_since(
@@ -187,15 +190,21 @@ def test_a_summary_is_cached_no_longer_than_is_said(
     service.get_session_summaries()
     service.get_quest_totals()
     service.list_expiring_quests()
-    service.list_slowest_quests()
+    service.list_quest_outcomes(since=DAY)
+    service.get_completion_times(until=DAY)
+    service.get_quest_returns(since=DAY, until=DAY)
+    service.list_stuck_quests()
     longest = {
         "market:sparklines:24:3600": 15,
         f"user:active:{NOON.isoformat()}": 60,
         f"leaderboard:summary:daily_returns:{DAY}": 60,
         f"leaderboard:summary:daily_returns:{DAY - timedelta(days=1)}": 900,
         "quests:totals:86400": 180,
-        "quests:expiring:20:604800": 60,
-        "quests:slowest:10": 180,
+        "quests:expiring:20:604800:None": 60,
+        f"quests:outcomes:{DAY}:None": 180,
+        f"quests:times:None:{DAY}:20:None": 180,
+        f"quests:returns:{DAY}:{DAY}:5000": 900,
+        "quests:stuck:100:None": 180,
     }
     for name, seconds in longest.items():
         assert 0.8 * seconds <= redis_client.ttl(name) <= seconds, name
@@ -266,15 +275,6 @@ def test_each_width_of_time_is_an_answer_of_its_own(
 
 
 @pytest.mark.usefixtures("quests")
-def test_the_slowest_quests_have_least_progress_a_day(service: EnhancedDatabaseService) -> None:
-    """Only what can still be completed counts."""
-    paces = service.list_slowest_quests()
-    assert [pace.title for pace in paces] == ["Untouched", "Begun", "Half"]
-    assert (paces[2].type, paces[2].players, paces[2].progress_percent) == ("DAILY", 1, Decimal(50))
-    assert paces[2].age_days == Decimal(10)
-
-
-@pytest.mark.usefixtures("quests")
 def test_a_players_quests_of_every_status(service: EnhancedDatabaseService, alice: User) -> None:
     """Finished ones too; somebody unknown has none."""
     assert {quest.status for quest in service.get_user_quests(alice.id)} == {"ACTIVE", "COMPLETED"}
@@ -300,6 +300,10 @@ WRONG: dict[str, Callable[[Any], object]] = {
     "active": lambda s: s.count_active_players(DAY),
     "within": lambda s: s.get_quest_totals(within=timedelta(0)),
     "user": lambda s: s.get_user_quests("alice"),
+    "first": lambda s: s.list_quest_outcomes(since=NOON),
+    "until": lambda s: s.get_completion_times(since=DAY, until=DAY - timedelta(days=1)),
+    "players": lambda s: s.get_quest_returns(players=0),
+    "stuck": lambda s: s.list_stuck_quests(limit=100_000),
 }
 
 

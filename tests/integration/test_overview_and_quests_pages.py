@@ -1,8 +1,9 @@
 """The Overview and Quests pages in each state, run by Streamlit against a real database."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from statistics import median
 
 import pytest
 from pydantic import SecretStr
@@ -11,10 +12,12 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import PoolTimeout, QueryTimeout
 from core.stack.ports import find_free_port
 from dashboard import runtime
+from dashboard.formats import escape_markdown, format_duration
 from tests.conftest import Execute
 from tests.game import play_game
 from tests.integration.pages import MARKET, OVERVIEW, QUESTS, open_page, read_metrics, read_text
 from tests.market import open_market
+from tests.situations import write_situation
 
 PAGES = (OVERVIEW, MARKET, QUESTS)
 
@@ -95,27 +98,94 @@ def test_the_overview_of_a_board_without_returns(service: EnhancedDatabaseServic
 
 
 def test_quests_are_summed_up(game: EnhancedDatabaseService) -> None:
-    """Figures, funnel, rewards, pace, and who runs out of time."""
+    """Nothing has ended yet: running quests lower no rate, and each section says what it has."""
     page = open_page(QUESTS)
     assert not page.exception
     figures = read_metrics(page)
-    assert figures["Active quests"] == "2"
-    assert figures["Completed"] == "0"
+    assert figures["Ended quests"] == "0"
     assert figures["Completion rate"] == "-"
+    assert figures["Running now"] == "2"
     assert figures["Expiring"] == "1"
-    assert figures["Cash to earn"] == "$250.00"
-    assert figures["Coins to earn"] == "20"
-    funnel, slowest, expiring = (table.value for table in page.dataframe)
-    assert dict(zip(funnel["type"], funnel["halfway"], strict=True)) == {"Daily gain": 0.0, "Trades": 100.0}
-    assert list(slowest["title"]) == ["Gain 100 today", "Make 20 trades"]
+    progress, stuck, expiring = (table.value for table in page.dataframe)
+    assert list(progress["type"]) == ["Daily gain", "Trades"]
+    assert list(progress["completed"]) == ["-", "-"]
+    assert list(stuck["reason"]) == ["ends soon, player not seen", "player not seen"]
     assert list(expiring["player"]) == ["portfolios?player=alice"]
+    text = read_text(page)
+    assert "No quest ended in this window" in text
+    assert "No quest with a known time of completion was completed in this window" in text
+
+
+def test_every_figure_of_the_quests_page_follows_from_the_rows(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """Of one type and one window, and of everything."""
+    now = datetime.now(UTC)
+    write_situation(service, "players come and go", now)
+    runtime.set_service(service)
+    rows = [
+        dict(zip(("type", "status", "ended", "created", "reward", "value", "runs", "soon"), row, strict=True))
+        for row in execute("""
+            SELECT type, status, CASE WHEN status = 'COMPLETED' THEN completed_at ELSE expires_at END,
+                created_at, reward_type, reward_value,
+                status = 'ACTIVE' AND (expires_at IS NULL OR expires_at > now()),
+                coalesce(expires_at <= now() + interval '1 day', false) FROM quests""")
+    ]
+    for window, days in (("All time", None), ("4 weeks", 28), ("7 days", 7)):
+        for label, kind in (("All types", None), ("Milestone", "MILESTONE")):
+            page = open_page(QUESTS, range=window, type=label)
+            assert not page.exception
+            since = date.min if days is None else now.date() - timedelta(days=days - 1)
+            chosen = [row for row in rows if kind in (None, row["type"])]
+            ended = [
+                row
+                for row in chosen
+                if not row["runs"]
+                and (days is None if row["ended"] is None else row["ended"].date() >= since)
+            ]
+            done = [row for row in ended if row["status"] == "COMPLETED"]
+            figures = read_metrics(page)
+            assert figures["Ended quests"] == str(len(ended))
+            assert figures["Completion rate"] == (f"{len(done) / len(ended):.1%}" if ended else "-")
+            assert figures["Running now"] == str(sum(row["runs"] for row in chosen))
+            assert figures["Expiring"] == str(sum(row["runs"] and row["soon"] for row in chosen))
+            cash = sum(row["value"] for row in done if row["reward"] == "cash")
+            assert figures.get("Cash", "$0.00") == f"${cash:.2f}"
+            times = sorted((row["ended"] - row["created"]).total_seconds() for row in done if row["ended"])
+            text = read_text(page)
+            if times:
+                expected = format_duration(median(times))
+                assert f"Median of {len(times)} completed quests: **{expected}**" in text
+            else:
+                assert "No quest with a known time of completion" in text
+
+
+def test_stored_texts_are_no_markdown(service: EnhancedDatabaseService) -> None:
+    """A kind of reward that looks like a link or a colour is shown as it is."""
+    user = service.create_user(username="alice")
+    kind = ":red[x](http://x.y)"
+    quest = service.create_quest(
+        user.id,
+        type="*T*",
+        title="**Bold**",
+        target_value=Decimal(1),
+        reward_type=kind,
+        reward_value=Decimal(3),
+    )
+    service.update_quest_progress(quest.id, Decimal(1))
+    runtime.set_service(service)
+    page = open_page(QUESTS)
+    assert not page.exception
+    [label] = [metric.label for metric in page.metric if "red" in metric.label]
+    assert label == escape_markdown(kind)
+    assert page.dataframe[0].value["type"].tolist() == ["*t*"]
 
 
 def test_a_link_shows_a_players_quests(game: EnhancedDatabaseService) -> None:
     """Of every status, newest first; a name is found in any case."""
     page = open_page(QUESTS, player="Alice")
-    assert list(page.dataframe[3].value["title"]) == ["Gain 100 today", "Make 20 trades"]
-    assert list(page.dataframe[3].value["progress"]) == [0.0, 65.0]
+    assert list(page.dataframe[-1].value["title"]) == ["Gain 100 today", "Make 20 trades"]
+    assert list(page.dataframe[-1].value["progress"]) == [0.0, 65.0]
 
 
 def test_the_first_letters_offer_players_with_quests(game: EnhancedDatabaseService) -> None:
@@ -130,7 +200,7 @@ def test_nobody_of_that_name_is_said(game: EnhancedDatabaseService) -> None:
     """The sums stay."""
     page = open_page(QUESTS, player="zorro")
     assert "No player is called “zorro”" in read_text(page)
-    assert read_metrics(page)["Active quests"] == "2"
+    assert read_metrics(page)["Running now"] == "2"
 
 
 # -- empty, down, slow --------------------------------------------------------------------

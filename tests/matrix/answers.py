@@ -227,7 +227,10 @@ def _play_quests(service: EnhancedDatabaseService, answers: Answers, ids: dict[s
         for n in range(1, 30)
     ]  # fmt: skip  # one column a line would hide that these are the table's
     answers.note("load_quests", lambda: service.load_quests(bulk))
-    answers.note("slowest", lambda: len(service.list_slowest_quests()))
+    answers.note("outcomes", service.list_quest_outcomes)
+    answers.note("times", lambda: service.get_completion_times().completed)
+    answers.note("returns", service.get_quest_returns)
+    answers.note("stuck", lambda: service.list_stuck_quests(type="bulk"))
     answers.note("expire", service.expire_quests)
 
 

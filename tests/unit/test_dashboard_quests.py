@@ -1,6 +1,6 @@
-"""Sums, tables and the funnel of quests."""
+"""Sums, tables and the chart of quests."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -8,9 +8,17 @@ from uuid import UUID
 import altair as alt
 import pytest
 
-from core.records import PlayerQuest, Quest, QuestPace, QuestTotals
+from core.records import (
+    CompletionTime,
+    PlayerQuest,
+    Quest,
+    QuestOutcome,
+    QuestReturn,
+    QuestTotals,
+    StuckQuest,
+)
 from dashboard import formats
-from dashboard.pages.quests import tables
+from dashboard.pages.quests import charts, tables
 
 NOW = datetime(2013, 3, 1, 21, tzinfo=UTC)
 
@@ -46,41 +54,49 @@ def build_quest(**changes: Any) -> Quest:
     return Quest(**(values | changes))
 
 
-def test_a_summary_adds_up_all_types() -> None:
-    """What is neither active nor completed has expired; the rate is of what is over."""
-    summary = tables.summarize_quests([build_totals(), build_totals("WEEKLY")])
-    assert (summary.given, summary.active, summary.completed, summary.expired) == (20, 6, 4, 10)
-    assert summary.expiring == 2
-    assert summary.completed_percent == pytest.approx(Decimal(400) / 14)
+MONDAY = date(2013, 2, 25)
 
 
-def test_nothing_over_has_no_rate() -> None:
-    """No division by zero."""
-    totals = build_totals(completed=0, active=10)
-    assert tables.summarize_quests([totals]).completed_percent is None
+def build_outcome(
+    quest_type: str = "DAILY", reward_type: str | None = "COINS", **changes: Any
+) -> QuestOutcome:
+    """Return ten ended quests: eight started, four halfway, two completed."""
+    values: dict[str, Any] = {"week": MONDAY, "ended": 10, "started": 8, "halfway": 4, "completed": 2}
+    return QuestOutcome(type=quest_type, reward_type=reward_type, earned=Decimal(40), **(values | changes))
 
 
-def test_a_type_with_two_rewards_is_one_funnel() -> None:
-    """The largest type comes first."""
+def test_a_type_with_two_rewards_and_weeks_is_one_bar() -> None:
+    """The type with most ended quests comes first."""
     progress = tables.list_progress(
-        [build_totals("SMALL", given=12), build_totals(), build_totals(reward_type="CASH")]
+        [build_outcome("SMALL", ended=12), build_outcome(reward_type="CASH"), build_outcome(week=None)]
     )
-    assert [(item.type, item.given, item.completed) for item in progress] == [
+    assert [(item.type, item.ended, item.completed) for item in progress] == [
         ("DAILY", 20, 4),
         ("SMALL", 12, 2),
     ]
 
 
-def test_a_funnel_has_shares_of_what_was_given() -> None:
-    """In percent, each part of the one before."""
-    [row] = tables.build_progress_table(tables.list_progress([build_totals()])).to_dict("records")
-    assert (row["type"], row["given"], row["active"]) == ("Daily", 10, 3)
-    assert (row["started"], row["halfway"], row["completed"]) == (80.0, 40.0, 20.0)
+def test_shares_are_of_ended_quests_and_running_ones_stand_apart() -> None:
+    """A type of which none has ended has no share."""
+    table = tables.build_progress_table(
+        tables.list_progress([build_outcome()]), [build_totals(active=3), build_totals("NEW", active=7)]
+    )
+    daily, new = table.to_dict("records")
+    assert daily == {
+        "type": "Daily",
+        "ended": "10",
+        "started": "80%",
+        "halfway": "40%",
+        "completed": "20%",
+        "running": "3",
+    }
+    assert (new["type"], new["ended"], new["completed"], new["running"]) == ("New", "0", "-", "7")
 
 
 def test_the_chart_divides_each_bar_completely() -> None:
     """Valid, one bar a type, whose steps make the whole."""
-    spec = tables.build_progress_chart(tables.list_progress([build_totals(), build_totals("WEEKLY")]))
+    progress = tables.list_progress([build_outcome(), build_outcome("WEEKLY")])
+    spec = charts.build_progress_chart(progress, is_dark=False)
     alt.Chart.from_dict(spec)
     rows = spec["data"]["values"]
     daily = [(row["step"], row["share"]) for row in rows if row["type"] == "Daily"]
@@ -88,21 +104,87 @@ def test_the_chart_divides_each_bar_completely() -> None:
     assert len(rows) == 8
 
 
-def test_rewards_are_summed_by_kind() -> None:
-    """Of all types; quests without a reward are left out."""
-    rewards = tables.list_rewards(
+def measure_luminance(colour: str) -> float:
+    """Return the relative luminance of a colour, as WCAG 2 defines it."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize(("palette", "background"), [(charts.LIGHT, "#ffffff"), (charts.DARK, "#0e1117")])
+def test_every_step_of_the_chart_can_be_seen(palette: tuple[str, ...], background: str) -> None:
+    """Against the background of its theme."""
+    for colour in palette:
+        low, high = sorted((measure_luminance(colour), measure_luminance(background)))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, colour
+
+
+def test_weeks_come_newest_first_with_a_column_a_type() -> None:
+    """A type of which none ended in a week has an empty cell; an unknown week is the last."""
+    table = tables.build_weeks_table(
         [
-            build_totals(),
-            build_totals("WEEKLY"),
-            build_totals(reward_type=None),
-            build_totals(reward_type="CASH"),
+            build_outcome(week=None),
+            build_outcome("WEEKLY", ended=4, completed=1),
+            build_outcome(week=MONDAY + timedelta(days=7), completed=5),
         ]
     )
-    assert [(reward.kind, reward.earned, reward.open) for reward in rewards] == [
-        ("CASH", 40, 60),
-        ("COINS", 80, 120),
-    ]
-    assert (rewards[1].completed, rewards[1].active) == (4, 6)
+    assert list(table["week"]) == ["2013-03-04", "2013-02-25", "unknown"]
+    assert list(table["type DAILY"]) == ["50% (5 of 10)", "", "20% (2 of 10)"]
+    assert list(table["type WEEKLY"]) == ["", "25% (1 of 4)", ""]
+
+
+def test_rewards_are_summed_by_kind_and_week() -> None:
+    """Quests without a reward are left out."""
+    outcomes = [build_outcome(), build_outcome("WEEKLY"), build_outcome(reward_type=None)]
+    outcomes.append(build_outcome(reward_type="CASH", week=MONDAY - timedelta(days=7)))
+    rewards = tables.list_rewards(outcomes, [build_totals(), build_totals(reward_type="BADGE")])
+    assert rewards == [("Badge", "0", "60"), ("Cash", "$40.00", "$0.00"), ("Coins", "80", "60")]
+    table = tables.build_rewards_table(outcomes)
+    assert table.to_dict("list") == {
+        "week": ["2013-02-25", "2013-02-18"],
+        "kind CASH": ["", "$40.00"],
+        "kind COINS": ["80", ""],
+    }
+
+
+def test_a_median_is_written_in_its_largest_units() -> None:
+    """Beside how many it is of."""
+    times = [CompletionTime("DAILY", "Gain", 1200, timedelta(days=2, hours=5, minutes=59))]
+    [row] = tables.build_times_table(times).to_dict("records")
+    assert row == {"title": "Gain", "type": "Daily", "completed": "1,200", "median": "2 d 5 h"}
+    assert tables.describe_duration(None) == "-"
+
+
+def test_returns_are_compared_in_points() -> None:
+    """Where everybody had a quest there is nothing to compare with."""
+    table = tables.build_returns_table([QuestReturn("A", 10, 8, 20, 15), QuestReturn("B", 5, 5, 0, 0)])
+    first, second = table.to_dict("records")
+    assert (first["with"], first["without"]) == ("80% (8 of 10)", "75% (15 of 20)")
+    assert first["difference"] == "+5.00 pts"
+    assert (second["without"], second["difference"]) == ("everybody had one", "-")
+
+
+def test_a_stuck_quest_names_player_and_reasons() -> None:
+    """Its row and its line of the file; a text cannot run as a formula."""
+    quest = build_quest(title="=1+1")
+    stuck = StuckQuest("-alice", None, is_untouched=True, is_unseen=True, is_ending=False, quest=quest)
+    [row] = tables.build_stuck_table([stuck], NOW + timedelta(hours=1)).to_dict("records")
+    assert row["reason"] == "no progress, player not seen"
+    assert (row["player"], row["running"]) == ("portfolios?player=-alice", "1 h")
+    assert (row["left"], row["seen"]) == ("2 h 0 min left", "never")
+    header, line, _ = tables.build_stuck_file([stuck]).decode().split("\n")
+    assert header.startswith("username,last_active,reasons,type,title")
+    assert line.startswith(
+        "'-alice,,\"no progress, player not seen\",DAILY,'=1+1,25,100,2013-03-01T21:00:00+00:00"
+    )
+
+
+def test_a_quest_past_its_time_is_not_running() -> None:
+    """Also before maintenance has marked it."""
+    [row] = tables.build_player_table([build_quest()], NOW + timedelta(hours=4)).to_dict("records")
+    assert row["status"] == "Expired"
 
 
 @pytest.mark.parametrize(("kind", "text"), [("CASH", "$1,250.00"), ("cash", "$1,250.00"), ("COINS", "1,250")])
@@ -121,14 +203,6 @@ def test_an_expiring_quest_names_its_player_and_time() -> None:
         "progress": 25.0,
         "left": "3 h 0 min left",
     }
-
-
-@pytest.mark.parametrize(("percent", "to_go"), [(25, 30.0), (100, 0.0), (0, None)])
-def test_a_pace_estimates_the_days_to_go(percent: int, to_go: float | None) -> None:
-    """A quarter in ten days leaves thirty; without progress there is no end."""
-    pace = QuestPace("DAILY", "Gain", 3, Decimal(percent), Decimal(10))
-    [row] = tables.build_pace_table([pace]).astype(object).to_dict("records")
-    assert row["to_go"] == to_go
 
 
 @pytest.mark.parametrize(

@@ -1,30 +1,44 @@
-"""Quests: progress, rewards, and the quests that expire soon or advance slowly.
+"""Quests: what ended quests came to, what they gave, whether players returned, and who is stuck.
 
-Run by Streamlit as a script for every view. The search box is the `player` query parameter, so a player's
-quests are a link. The sums refresh alone.
+Run by Streamlit as a script for every view. The filters and the search box are query parameters, so every
+view and a player's quests are links. The reports refresh alone.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 
 import streamlit as st
 
 from core import EnhancedDatabaseService
-from core.records import QuestTotals
+from core.records import CompletionTimes, PlayerQuest, QuestOutcome, QuestReturn, QuestTotals, StuckQuests
 from dashboard import filters, live, runtime, states
 from dashboard.data import find_player
 from dashboard.elements import CARD_PIXELS, MINUTES, PROGRESS, show_metric, show_table
-from dashboard.formats import escape_markdown, format_amount, format_count, format_key
-from dashboard.pages.quests import tables
+from dashboard.formats import escape_markdown, format_count, format_key
+from dashboard.pages.quests import charts, tables
 
 REFRESH_SECONDS = 60
 EXPIRING_SHOWN = 25
 EXPIRING_WITHIN = timedelta(days=7)
-SLOWEST_SHOWN = 10
+STUCK_SHOWN = 100
+STUCK_IN_FILE = 10_000
+TITLES_SHOWN = 20
 PLAYER_QUESTS_SHOWN = 100
-FILTERS = {"player": "", "live": True}
+
+RANGES: dict[str, int | None] = {"7 days": 7, "4 weeks": 28, "12 weeks": 84, "1 year": 365, "All time": None}
+"""Days of a window, today and those before it; None for everything."""
+RANGE = "12 weeks"
+ALL_TYPES = "All types"
+FILTERS = {"player": "", "live": True, "range": RANGE, "type": ALL_TYPES}
 """The key of each filter and its default."""
+
+DEFINITIONS = (
+    "A quest has **ended** when it is completed, expired or past its time; anything else is **running**. "
+    "It ended at its completion, otherwise at its expiry. Windows are UTC days: 7 days are today and the six "
+    "days before; weeks begin on Monday. Shares are of ended quests, so running quests do not lower them. "
+    "A quest that was completed at an unknown time, before times were stored, counts only under All time."
+)
 
 
 def show_quests() -> None:
@@ -32,7 +46,7 @@ def show_quests() -> None:
     service = runtime.get_service()
     live.show_heading("Quests")
     with live.loading():
-        totals = service.get_quest_totals()
+        totals = live.read("quests-totals", service.get_quest_totals)
     if not totals:
         states.show_empty(
             "no-quests",
@@ -42,100 +56,238 @@ def show_quests() -> None:
             note="Without make: `echo-markets seed`. Then reload this page.",
         )
         return
-    live.show_live(partial(_show_sums, service), seconds=REFRESH_SECONDS)
+    since, quest_type = _show_filters(totals)
+    live.show_live(partial(_show_reports, service, since, quest_type), seconds=REFRESH_SECONDS)
     _show_player(service)
-    st.caption("Sums can be up to three minutes old. All times are in UTC.")
-
-
-def _show_sums(service: EnhancedDatabaseService) -> None:
-    totals = service.get_quest_totals()
-    _show_summary(totals)
-    progress, rewards = st.columns(2, gap="medium")
-    with progress:
-        _show_progress(totals)
-    with rewards:
-        _show_rewards(totals)
-        _show_slowest(service)
-    _show_expiring(service)
-
-
-def _show_summary(totals: Sequence[QuestTotals]) -> None:
-    summary = tables.summarize_quests(totals)
-    percent = summary.completed_percent
-    rate = "-" if percent is None else f"{percent:.1f}%"
-    with st.grid(4, min_column_width=CARD_PIXELS):
-        show_metric("Active quests", format_count(summary.active), f"of {format_count(summary.given)}")
-        expired = f"{format_count(summary.expired)} expired"
-        show_metric("Completed", format_count(summary.completed), expired)
-        ended = format_count(summary.completed + summary.expired)
-        show_metric("Completion rate", rate, f"of {ended} ended")
-        show_metric("Expiring", format_count(summary.expiring), "within 24 hours")
-
-
-def _show_progress(totals: Sequence[QuestTotals]) -> None:
-    progress = tables.list_progress(totals)
-    st.subheader("Quest progress", anchor=False)
-    st.vega_lite_chart(
-        tables.build_progress_chart(progress),
-        width="stretch",
-        alt="Progress of the quests of each type as bars; the table below has the values",
+    st.caption(
+        "Reports can be up to three minutes old, the comparison of returns up to 15 minutes. "
+        "All times are in UTC."
     )
-    number = st.column_config.NumberColumn
-    percent = partial(number, format="%.0f%%")
+
+
+def _show_filters(totals: Sequence[QuestTotals]) -> tuple[date | None, str | None]:
+    """Return the first day of the window (None: everything) and the type (None: all)."""
+    keys = {format_key(row.type): row.type for row in totals}
+    if len(keys) < len({row.type for row in totals}):
+        keys = {row.type: row.type for row in totals}  # two types that read the same
+    with st.expander("Filters", expanded=True), st.container(horizontal=True, vertical_alignment="bottom"):
+        window = filters.select_segment(
+            "Ended within", list(RANGES), default=RANGE, key="range", noun="range"
+        )
+        chosen = filters.select_option(
+            "Quest type", [ALL_TYPES, *sorted(keys)], key="type", noun="quest type"
+        )
+    days = RANGES[window]
+    today = datetime.now(UTC).date()
+    return None if days is None else today - timedelta(days=days - 1), keys.get(chosen)
+
+
+def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_type: str | None) -> None:
+    place = (since, quest_type)
+    live.show_section(
+        ("quests-outcomes", since),
+        load=lambda: (service.list_quest_outcomes(since=since), service.get_quest_totals()),
+        show=lambda found: _show_outcomes(
+            tables.select_type(found[0], quest_type), tables.select_type(found[1], quest_type)
+        ),
+    )
+    times, returns = st.columns(2, gap="medium")
+    with times:
+        st.subheader("Time to complete", anchor=False)
+        live.show_section(
+            ("quests-times", *place),
+            load=lambda: service.get_completion_times(since=since, type=quest_type, limit=TITLES_SHOWN),
+            show=_show_times,
+        )
+    with returns:
+        st.subheader("Do players with quests return?", anchor=False)
+        live.show_section(
+            ("quests-returns", since),
+            load=lambda: service.get_quest_returns(since=since),
+            show=lambda found: _show_returns(tables.select_type(found, quest_type)),
+        )
+    st.subheader("Stuck players", anchor=False)
+    live.show_section(
+        ("quests-stuck", quest_type),
+        load=lambda: service.list_stuck_quests(type=quest_type, limit=STUCK_SHOWN),
+        show=partial(_show_stuck, service, quest_type),
+    )
+    st.subheader("Expiring soon", anchor=False)
+    live.show_section(
+        ("quests-expiring", quest_type),
+        load=lambda: service.list_expiring_quests(
+            limit=EXPIRING_SHOWN, within=EXPIRING_WITHIN, type=quest_type
+        ),
+        show=_show_expiring,
+    )
+
+
+def _show_outcomes(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals]) -> None:
+    _show_summary(outcomes, totals)
+    progress = tables.list_progress(outcomes)
+    st.subheader("Quest progress", anchor=False, help=DEFINITIONS)
+    if progress:
+        st.vega_lite_chart(
+            charts.build_progress_chart(progress, is_dark=st.context.theme.type == "dark"),
+            width="stretch",
+            alt="How far the ended quests of each type came, as bars; the table below has the values",
+        )
+    else:
+        st.caption("No quest ended in this window.")
+    table = tables.build_progress_table(progress, totals)
+    share = partial(st.column_config.TextColumn, help="Of the ended quests")
     show_table(
-        tables.build_progress_table(progress),
+        table,
         {
             "type": "Type",
-            "given": number("Given", format="%,d"),
-            "active": number("Active", format="%,d"),
-            "started": percent("Started"),
-            "halfway": percent("Halfway"),
-            "completed": percent("Completed"),
+            "ended": "Ended",
+            "started": share("Started"),
+            "halfway": share("Halfway"),
+            "completed": share("Completed"),
+            "running": st.column_config.TextColumn("Running now", help="Not part of the shares"),
         },
-        alt="Share of the quests of each type that were started, half done and completed",
-        visible_rows=len(progress),
+        alt="Share of the ended quests of each type that were started, half done and completed",
+    )
+    if progress:
+        _show_weeks(outcomes)
+    _show_rewards(outcomes, totals)
+
+
+def _show_summary(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals]) -> None:
+    done, running = tables.add_progress(outcomes), tables.sum_running(totals)
+    rate = f"{done.completed / done.ended:.1%}" if done.ended else "-"
+    with st.grid(4, min_column_width=CARD_PIXELS):
+        show_metric("Ended quests", format_count(done.ended), f"{format_count(done.completed)} completed")
+        show_metric("Completion rate", rate, "of ended quests")
+        show_metric("Running now", format_count(running.quests), "whatever the range")
+        show_metric("Expiring", format_count(running.expiring), "within 24 hours")
+
+
+def _show_weeks(outcomes: Sequence[QuestOutcome]) -> None:
+    st.subheader("Completed by week", anchor=False)
+    table = tables.build_weeks_table(outcomes)
+    show_table(
+        table,
+        _label_columns(table, help_text="Completed, of the quests that ended in the week"),
+        alt="Share of the quests that ended in each week that were completed, by type",
     )
 
 
-def _show_rewards(totals: Sequence[QuestTotals]) -> None:
-    st.subheader("Rewards", anchor=False)
-    rewards = tables.list_rewards(totals)
+def _show_rewards(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals]) -> None:
+    st.subheader("Rewards given", anchor=False)
+    rewards = tables.list_rewards(outcomes, totals)
     if not rewards:
         st.caption("No quest has a reward.")
-    for reward in rewards:
-        kind = format_key(reward.kind)
-        with st.grid(2, min_column_width=CARD_PIXELS):
-            earned, to_earn = (format_amount(part, reward.kind) for part in (reward.earned, reward.open))
-            show_metric(f"{kind} earned", earned, f"{format_count(reward.completed)} completed")
-            show_metric(f"{kind} to earn", to_earn, f"{format_count(reward.active)} active")
-
-
-def _show_slowest(service: EnhancedDatabaseService) -> None:
-    st.subheader("Slowest quests", anchor=False)
-    paces = service.list_slowest_quests(limit=SLOWEST_SHOWN)
-    if not paces:
-        st.caption("No quest is active.")
         return
-    number = st.column_config.NumberColumn
+    with st.grid(4, min_column_width=CARD_PIXELS):
+        for kind, given, still_open in rewards:
+            show_metric(escape_markdown(kind), given, f"{still_open} open in running quests")
+    table = tables.build_rewards_table(outcomes)
+    if len(table):
+        show_table(
+            table,
+            _label_columns(table, help_text="Sum of the rewards of the quests completed in the week"),
+            alt="Rewards of the quests completed in each week, by kind",
+        )
+
+
+def _label_columns(table: object, *, help_text: str) -> dict[str, object]:
+    """Return the columns of a table by week: its Monday, then one for each type or kind."""
+    _, *others = list(table)  # type: ignore[call-overload]  # the names of a data frame
+    labels = {name: format_key(name.partition(" ")[2]) for name in others}
+    return {
+        "week": st.column_config.TextColumn("Week from", help="Monday, UTC", pinned=True),
+        **{name: st.column_config.TextColumn(label, help=help_text) for name, label in labels.items()},
+    }
+
+
+def _show_times(times: CompletionTimes) -> None:
+    if times.median is None:
+        st.caption("No quest with a known time of completion was completed in this window.")
+        return
+    st.caption(
+        f"Median of {format_count(times.completed)} completed quests: "
+        f"**{tables.describe_duration(times.median)}** from the start to the completion. Quests that were "
+        f"not completed are left out. The slowest first, at most {TITLES_SHOWN} titles."
+    )
     show_table(
-        tables.build_pace_table(paces),
+        tables.build_times_table(times.titles),
         {
             "title": st.column_config.TextColumn("Quest", width="medium"),
-            "players": number("Players", format="%,d"),
-            "progress": st.column_config.ProgressColumn("Progress", **PROGRESS),
-            "age": number("Days open", format="%,.1f"),
-            "to_go": number("Days to go", format="%,.1f", help="At the pace so far; means of all players"),
+            "type": "Type",
+            "completed": st.column_config.TextColumn("Completed", help="Quests completed in the window"),
+            "median": st.column_config.TextColumn("Median time", help="From the start to the completion"),
         },
-        alt=f"The {len(paces)} active quests with the least progress per day",
-        placeholder="never",
+        alt="Median time to complete the quests of each title, slowest first",
     )
 
 
-def _show_expiring(service: EnhancedDatabaseService) -> None:
-    st.subheader("Expiring soon", anchor=False)
-    quests = service.list_expiring_quests(limit=EXPIRING_SHOWN, within=EXPIRING_WITHIN)
+def _show_returns(returns: Sequence[QuestReturn]) -> None:
+    if not returns:
+        st.caption("No session of this window is at least 8 days old and was played with a quest.")
+        return
+    show_table(
+        tables.build_returns_table(returns),
+        {
+            "type": "Type",
+            "with": "Returned with it",
+            "without": "Returned without it",
+            "difference": st.column_config.TextColumn("Difference", help="Percentage points"),
+        },
+        alt="Share of sessions after which players with and without a quest of each type played again",
+    )
+    st.caption(
+        "Share of sessions after which the player played again within 7 days. With it: sessions of players "
+        "who had a quest of the type in its time; without it: all other sessions of the same days. Only "
+        "sessions that are at least 8 days old count; of more than 5,000 players a sample of 5,000. "
+        "A comparison, not a cause: players who get quests may differ in other ways too."
+    )
+
+
+def _show_stuck(service: EnhancedDatabaseService, quest_type: str | None, stuck: StuckQuests) -> None:
+    if not stuck.quests:
+        st.caption("No running quest is stuck.")
+        return
+    st.caption(
+        f"{format_count(stuck.players)} players with {format_count(stuck.quests)} stuck quests now: "
+        f"{format_count(stuck.untouched)} have no progress after half of their time (without an end: after "
+        f"7 days), of {format_count(stuck.unseen)} the player was not seen for 7 days, and "
+        f"{format_count(stuck.ending)} end within 24 hours and are not half done."
+    )
+    show_table(
+        tables.build_stuck_table(stuck.first, datetime.now(UTC)),
+        {
+            "player": st.column_config.LinkColumn(
+                "Player", display_text=r"player=(.+)$", help="Opens the player's portfolio"
+            ),
+            "title": "Quest",
+            "reason": "Why",
+            "progress": st.column_config.ProgressColumn("Progress", **PROGRESS),
+            "running": "Running for",
+            "left": "Time left",
+            "seen": st.column_config.TextColumn("Last active", help="UTC date"),
+        },
+        alt=f"The first {len(stuck.first)} stuck quests, with player and reason",
+    )
+    if stuck.quests > len(stuck.first):
+        st.caption(
+            f"The {len(stuck.first)} that end first. The file has up to {format_count(STUCK_IN_FILE)}."
+        )
+    st.download_button(
+        "Download as CSV",
+        data=lambda: tables.build_stuck_file(
+            service.list_stuck_quests(type=quest_type, limit=STUCK_IN_FILE).first
+        ),
+        file_name="stuck-quests.csv",
+        mime="text/csv",
+        on_click="ignore",
+        key="stuck-file",
+    )
+
+
+def _show_expiring(quests: Sequence[PlayerQuest]) -> None:
     if not quests:
-        st.caption(f"No active quest expires within {EXPIRING_WITHIN.days} days.")
+        st.caption(f"No running quest expires within {EXPIRING_WITHIN.days} days.")
         return
     show_table(
         tables.build_expiring_table(quests, datetime.now(UTC)),
@@ -175,6 +327,7 @@ def _show_player(service: EnhancedDatabaseService) -> None:
             "progress": st.column_config.ProgressColumn("Progress", **PROGRESS),
             "reward": "Reward",
             "given": st.column_config.DatetimeColumn("Given", **MINUTES),
+            "completed": st.column_config.DatetimeColumn("Completed", **MINUTES),
             "left": "Time left",
         },
         alt=f"The newest {len(quests)} quests of {user.username}",

@@ -1,172 +1,268 @@
-"""Sums, tables and the progress chart of quests; pure functions."""
+"""Sums and tables of quests; pure functions."""
 
-from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from typing import Any, TypeVar
 
 import msgspec
 import pandas as pd
 
-from core.records import PlayerQuest, Quest, QuestPace, QuestTotals
-from dashboard.charts import ACCENT, BASELINE, Spec
-from dashboard.formats import build_player_link, format_count, format_key, format_reward, format_time_left
+from core.records import (
+    CompletionTime,
+    PlayerQuest,
+    Quest,
+    QuestOutcome,
+    QuestReturn,
+    QuestTotals,
+    StuckQuest,
+)
+from dashboard.formats import (
+    build_player_link,
+    format_amount,
+    format_count,
+    format_duration,
+    format_key,
+    format_points,
+    format_reward,
+    format_time_left,
+)
 
-STEPS = {"Completed": ACCENT, "Halfway": "#9a9cf5", "Started": "#c5c6fa", "Not started": BASELINE}
-"""How far a quest came, the furthest first: the accent colour fades with the distance to the target."""
+T = TypeVar("T")
 
-_BAR_PIXELS = 40
-_FRAME_PIXELS = 100
-"""Height of the legend and the axis."""
-_LABEL_PIXELS = 110
-
-
-class QuestSummary(msgspec.Struct, frozen=True):
-    """The sums of all quests; `completed_percent` is of the ended ones, None without any."""
-
-    given: int
-    active: int
-    completed: int
-    expired: int
-    expiring: int
-    completed_percent: Decimal | None
+STUCK_REASONS = {"is_ending": "ends soon", "is_untouched": "no progress", "is_unseen": "player not seen"}
+"""Why a quest is stuck, in the order in which a row names them."""
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How many quests of a type reached each step; each step includes those further on."""
+    """How many ended quests reached each step; each step includes those further on."""
 
     type: str
-    given: int
+    ended: int
     started: int
     halfway: int
     completed: int
-    active: int
 
 
-class Reward(msgspec.Struct, frozen=True):
-    """What quests with one kind of reward have paid and can still pay."""
+class Running(msgspec.Struct, frozen=True):
+    """The quests that can still be completed: their number, and how many of them expire soon."""
 
-    kind: str
-    earned: Decimal
-    open: Decimal
-    completed: int
-    active: int
+    quests: int
+    expiring: int
 
 
-def summarize_quests(totals: Sequence[QuestTotals]) -> QuestSummary:
-    """Return the sums over all types."""
-    given, active = sum(row.given for row in totals), sum(row.active for row in totals)
-    completed = sum(row.completed for row in totals)
-    ended = given - active
-    return QuestSummary(
-        given=given,
-        active=active,
-        completed=completed,
-        expired=ended - completed,
-        expiring=sum(row.expiring for row in totals),
-        completed_percent=Decimal(completed) / ended * 100 if ended else None,
+def select_type(rows: Iterable[Any], quest_type: str | None) -> list[Any]:
+    """Return the rows of one type, or all for None."""
+    return [row for row in rows if quest_type in (None, row.type)]
+
+
+def add_progress(outcomes: Iterable[QuestOutcome], name: str = "") -> Progress:
+    """Return the sums over all outcomes."""
+    rows = list(outcomes)
+    return Progress(
+        type=name,
+        ended=sum(row.ended for row in rows),
+        started=sum(row.started for row in rows),
+        halfway=sum(row.halfway for row in rows),
+        completed=sum(row.completed for row in rows),
     )
 
 
-def list_progress(totals: Iterable[QuestTotals]) -> tuple[Progress, ...]:
-    """Return the progress of each type, whatever its rewards, the type with most quests first."""
+def list_progress(outcomes: Iterable[QuestOutcome]) -> tuple[Progress, ...]:
+    """Return the progress of each type, the type with most ended quests first."""
     progress = [
-        Progress(
-            type=key,
-            given=sum(row.given for row in rows),
-            started=sum(row.started for row in rows),
-            halfway=sum(row.halfway for row in rows),
-            completed=sum(row.completed for row in rows),
-            active=sum(row.active for row in rows),
-        )
-        for key, rows in _group(totals, lambda row: row.type).items()
+        add_progress(rows, quest_type) for quest_type, rows in _group(outcomes, lambda row: row.type).items()
     ]
-    return tuple(sorted(progress, key=lambda item: (-item.given, item.type)))
+    return tuple(sorted(progress, key=lambda item: (-item.ended, item.type)))
 
 
-def list_rewards(totals: Iterable[QuestTotals]) -> tuple[Reward, ...]:
-    """Return the sums of each kind of reward in alphabetical order, without quests that have none."""
-    return tuple(
-        Reward(
-            kind=kind,
-            earned=sum((row.earned for row in rows), Decimal(0)),
-            open=sum((row.open for row in rows), Decimal(0)),
-            completed=sum(row.completed for row in rows),
-            active=sum(row.active for row in rows),
-        )
-        for kind, rows in sorted(_group(totals, lambda row: row.reward_type).items())
-    )
+def sum_running(totals: Iterable[QuestTotals]) -> Running:
+    """Return the sums over all types."""
+    rows = list(totals)
+    return Running(sum(row.active for row in rows), sum(row.expiring for row in rows))
 
 
-def _group(
-    totals: Iterable[QuestTotals], get_key: Callable[[QuestTotals], str | None]
-) -> dict[str, list[QuestTotals]]:
-    groups: dict[str, list[QuestTotals]] = {}
-    for row in totals:
-        key = get_key(row)
-        if key is not None:
-            groups.setdefault(key, []).append(row)
+def _group(rows: Iterable[T], get_key: Callable[[T], Any]) -> dict[Any, list[T]]:
+    groups: dict[Any, list[T]] = {}
+    for row in rows:
+        groups.setdefault(get_key(row), []).append(row)
     return groups
 
 
-def build_progress_table(progress: Sequence[Progress]) -> pd.DataFrame:
-    """Return one row per type; the steps in percent of the quests given."""
+def format_share(part: int, whole: int) -> str:
+    """Write a share with its counts: `80% (12 of 15)`; empty without any."""
+    return f"{part / whole:.0%} ({format_count(part)} of {format_count(whole)})" if whole else ""
+
+
+def describe_duration(duration: timedelta | None) -> str:
+    """Write a duration in its two largest units; `-` when it is unknown."""
+    return "-" if duration is None else format_duration(duration.total_seconds())
+
+
+def build_progress_table(progress: Sequence[Progress], totals: Iterable[QuestTotals]) -> pd.DataFrame:
+    """Return one row per type: its ended quests and how far they came, and its running quests apart."""
+    running = {key: sum_running(rows) for key, rows in _group(totals, lambda row: row.type).items()}
+    known = {item.type for item in progress}
+    rows = [
+        *progress,
+        *(Progress(key, 0, 0, 0, 0) for key in sorted(running) if key not in known and running[key].quests),
+    ]
     return pd.DataFrame(
         {
-            "type": [format_key(item.type) for item in progress],
-            "given": [item.given for item in progress],
-            "active": [item.active for item in progress],
-            "started": [item.started / item.given * 100 for item in progress],
-            "halfway": [item.halfway / item.given * 100 for item in progress],
-            "completed": [item.completed / item.given * 100 for item in progress],
+            "type": [format_key(item.type) for item in rows],
+            "ended": [format_count(item.ended) for item in rows],
+            "started": [_format_percent(item.started, item.ended) for item in rows],
+            "halfway": [_format_percent(item.halfway, item.ended) for item in rows],
+            "completed": [_format_percent(item.completed, item.ended) for item in rows],
+            "running": [format_count(running.get(item.type, Running(0, 0)).quests) for item in rows],
         }
     )
 
 
-def build_progress_chart(progress: Sequence[Progress]) -> Spec:
-    """Return one bar per type, divided by how far its quests came."""
-    y_axis = {"title": None, "ticks": False, "labelLimit": _LABEL_PIXELS, "labelOverlap": False}
-    return {
-        "data": {"values": [row for item in progress for row in _list_steps(item)]},
-        "height": len(progress) * _BAR_PIXELS + _FRAME_PIXELS,
-        "mark": {"type": "bar", "cornerRadius": 2, "height": {"band": 0.6}},
-        "encoding": {
-            "y": {"field": "type", "type": "nominal", "sort": None, "axis": y_axis},
-            "x": {
-                "field": "share",
-                "type": "quantitative",
-                "stack": "zero",
-                "scale": {"domain": [0, 1]},
-                "axis": {"title": None, "format": ".0%", "tickCount": 4},
-            },
-            "color": {
-                "field": "step",
-                "type": "nominal",
-                "scale": {"domain": list(STEPS), "range": list(STEPS.values())},
-                "legend": {"title": None, "orient": "top", "columns": 2},
-            },
-            "order": {"field": "place", "type": "ordinal"},
-            "tooltip": [
-                {"field": "type", "type": "nominal", "title": "Type"},
-                {"field": "step", "type": "nominal", "title": "Progress"},
-                {"field": "quests", "type": "nominal", "title": "Quests"},
-            ],
-        },
-    }
+def _format_percent(part: int, whole: int) -> str:
+    return f"{part / whole:.0%}" if whole else "-"
 
 
-def _list_steps(item: Progress) -> list[Spec]:
-    reached = (item.completed, item.halfway, item.started, item.given)
-    counts = [upper - lower for lower, upper in zip((0, *reached), reached, strict=False)]
+def build_weeks_table(outcomes: Iterable[QuestOutcome]) -> pd.DataFrame:
+    """Return one row per week, newest first: the share of ended quests that were completed, by type."""
+    rows = list(outcomes)
+    weeks = _group(rows, lambda row: row.week)
+    types = sorted({row.type for row in rows})
+    table: dict[str, list[str]] = {"week": [format_week(week) for week in _sort_weeks(weeks)]}
+    for quest_type in types:
+        progress = [add_progress(select_type(weeks[week], quest_type)) for week in _sort_weeks(weeks)]
+        table[f"type {quest_type}"] = [format_share(item.completed, item.ended) for item in progress]
+    return pd.DataFrame(table)
+
+
+def build_rewards_table(outcomes: Iterable[QuestOutcome]) -> pd.DataFrame:
+    """Return one row per week, newest first: the rewards that completed quests gave, by kind."""
+    rows = [row for row in outcomes if row.reward_type is not None and row.completed]
+    weeks = _group(rows, lambda row: row.week)
+    table: dict[str, list[str]] = {"week": [format_week(week) for week in _sort_weeks(weeks)]}
+    for kind in sorted({row.reward_type or "" for row in rows}):
+        sums = [
+            sum((row.earned for row in weeks[week] if row.reward_type == kind), Decimal(0))
+            for week in _sort_weeks(weeks)
+        ]
+        table[f"kind {kind}"] = [format_amount(amount, kind) if amount else "" for amount in sums]
+    return pd.DataFrame(table)
+
+
+def list_rewards(
+    outcomes: Iterable[QuestOutcome], totals: Iterable[QuestTotals]
+) -> list[tuple[str, str, str]]:
+    """Return each kind of reward with what completed quests gave and what running ones can still give."""
+    given = _sum_rewards(outcomes, lambda row: row.earned)
+    still_open = _sum_rewards(totals, lambda row: row.open)
     return [
-        {
-            "type": format_key(item.type),
-            "step": step,
-            "place": place,
-            "share": count / item.given,
-            "quests": f"{format_count(count)} of {format_count(item.given)} ({count / item.given:.0%})",
-        }
-        for place, (step, count) in enumerate(zip(STEPS, counts, strict=True))
+        (
+            format_key(kind),
+            format_amount(given.get(kind, Decimal(0)), kind),
+            format_amount(still_open.get(kind, Decimal(0)), kind),
+        )
+        for kind in sorted({*given, *still_open})
     ]
+
+
+def _sum_rewards(rows: Iterable[Any], get_amount: Callable[[Any], Decimal]) -> Mapping[str, Decimal]:
+    groups = _group((row for row in rows if row.reward_type is not None), lambda row: row.reward_type)
+    return {kind: sum(map(get_amount, group), Decimal(0)) for kind, group in groups.items()}
+
+
+def format_week(week: date | None) -> str:
+    """Write a week by its Monday: `2026-11-23`."""
+    return "unknown" if week is None else week.isoformat()
+
+
+def _sort_weeks(weeks: Iterable[date | None]) -> list[date | None]:
+    return sorted(weeks, key=lambda week: week or date.min, reverse=True)
+
+
+def build_times_table(titles: Sequence[CompletionTime]) -> pd.DataFrame:
+    """Return one row per title: how many were completed, and the median time to complete."""
+    return pd.DataFrame(
+        {
+            "title": [item.title for item in titles],
+            "type": [format_key(item.type) for item in titles],
+            "completed": [format_count(item.completed) for item in titles],
+            "median": [describe_duration(item.median) for item in titles],
+        }
+    )
+
+
+def build_returns_table(returns: Sequence[QuestReturn]) -> pd.DataFrame:
+    """Return one row per type: the share of sessions after which players with and without it returned."""
+    return pd.DataFrame(
+        {
+            "type": [format_key(item.type) for item in returns],
+            "with": [format_share(item.returned_with, item.sessions_with) or "-" for item in returns],
+            "without": [
+                format_share(item.returned_without, item.sessions_without) or "everybody had one"
+                for item in returns
+            ],
+            "difference": [_format_difference(item) for item in returns],
+        }
+    )
+
+
+def _format_difference(item: QuestReturn) -> str:
+    if not item.sessions_with or not item.sessions_without:
+        return "-"
+    share_with = Decimal(item.returned_with) / item.sessions_with
+    return format_points((share_with - Decimal(item.returned_without) / item.sessions_without) * 100)
+
+
+def build_stuck_table(stuck: Sequence[StuckQuest], now: datetime) -> pd.DataFrame:
+    """Return one row per quest: player (link), title, why it is stuck, progress in percent, times."""
+    return pd.DataFrame(
+        {
+            "player": [build_player_link(item.username) for item in stuck],
+            "title": [item.quest.title for item in stuck],
+            "reason": [describe_reasons(item) for item in stuck],
+            "progress": [measure_progress(item.quest) * 100 for item in stuck],
+            "running": [describe_duration(max(now - item.quest.created_at, timedelta())) for item in stuck],
+            "left": [format_time_left(item.quest.expires_at, now) or "no end" for item in stuck],
+            "seen": [
+                "never" if item.last_active is None else f"{item.last_active.astimezone(UTC):%Y-%m-%d}"
+                for item in stuck
+            ],
+        }
+    )
+
+
+def describe_reasons(item: StuckQuest) -> str:
+    """Return why a quest is stuck: `no progress, player not seen`."""
+    return ", ".join(reason for name, reason in STUCK_REASONS.items() if getattr(item, name))
+
+
+def build_stuck_file(stuck: Sequence[StuckQuest]) -> bytes:
+    """Return the quests as CSV, amounts and times in full."""
+    table = pd.DataFrame(
+        {
+            "username": [_disarm(item.username) for item in stuck],
+            "last_active": [_format_time(item.last_active) for item in stuck],
+            "reasons": [describe_reasons(item) for item in stuck],
+            "type": [_disarm(item.quest.type) for item in stuck],
+            "title": [_disarm(item.quest.title) for item in stuck],
+            "current_progress": [item.quest.current_progress for item in stuck],
+            "target_value": [item.quest.target_value for item in stuck],
+            "created_at": [_format_time(item.quest.created_at) for item in stuck],
+            "expires_at": [_format_time(item.quest.expires_at) for item in stuck],
+            "user_id": [item.quest.user_id for item in stuck],
+            "quest_id": [item.quest.id for item in stuck],
+        }
+    )
+    return table.to_csv(index=False).encode()
+
+
+def _disarm(text: str) -> str:
+    """Prevent spreadsheets from running a text of somebody else as a formula."""
+    return f"'{text}" if text[:1] in "=+-@" else text
+
+
+def _format_time(moment: datetime | None) -> str:
+    return "" if moment is None else moment.astimezone(UTC).isoformat()
 
 
 def build_expiring_table(quests: Sequence[PlayerQuest], now: datetime) -> pd.DataFrame:
@@ -181,43 +277,32 @@ def build_expiring_table(quests: Sequence[PlayerQuest], now: datetime) -> pd.Dat
     )
 
 
-def build_pace_table(paces: Sequence[QuestPace]) -> pd.DataFrame:
-    """Return one row per title: players, mean progress and age, days to go at that pace."""
-    return pd.DataFrame(
-        {
-            "title": [pace.title for pace in paces],
-            "players": [pace.players for pace in paces],
-            "progress": [float(pace.progress_percent) for pace in paces],
-            "age": [float(pace.age_days) for pace in paces],
-            "to_go": [_estimate_days(pace) for pace in paces],
-        }
-    )
-
-
-def _estimate_days(pace: QuestPace) -> float | None:
-    if not pace.progress_percent:
-        return None
-    return float((100 - pace.progress_percent) / pace.progress_percent * pace.age_days)
-
-
 def build_player_table(quests: Sequence[Quest], now: datetime) -> pd.DataFrame:
     """Return one row per quest of a player, in the order given."""
     return pd.DataFrame(
         {
             "title": [quest.title for quest in quests],
-            "status": [format_key(quest.status) for quest in quests],
+            "status": [_describe_status(quest, now) for quest in quests],
             "progress": [measure_progress(quest) * 100 for quest in quests],
             "reward": [
                 format_reward(quest.reward_type, quest.reward_value) if quest.reward_type else ""
                 for quest in quests
             ],
             "given": [quest.created_at for quest in quests],
+            "completed": [quest.completed_at for quest in quests],
             "left": [
                 format_time_left(quest.expires_at, now) if quest.status == "ACTIVE" else ""
                 for quest in quests
             ],
         }
     )
+
+
+def _describe_status(quest: Quest, now: datetime) -> str:
+    """Write a status; an active quest past its time has ended, also before maintenance has marked it."""
+    if quest.status != "ACTIVE":
+        return format_key(quest.status)
+    return "Running" if quest.expires_at is None or quest.expires_at > now else "Expired"
 
 
 def measure_progress(quest: Quest) -> float:

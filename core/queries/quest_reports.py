@@ -1,0 +1,179 @@
+"""Statements that sum up the quests of all players: outcomes, times to complete, returns, stuck players.
+
+A quest has ended when it is completed, expired or past its time; anything else is running. It ended at its
+completion, otherwise at its expiry.
+"""
+
+from datetime import date, datetime, timedelta
+
+from core.database import Database
+from core.queries.quests import COLUMNS, IS_RUNNING
+from core.queries.rows import Row, fetch_all, make_builder
+from core.records import (
+    CompletionTime,
+    CompletionTimes,
+    Quest,
+    QuestOutcome,
+    QuestReturn,
+    StuckQuest,
+    StuckQuests,
+)
+
+# Two ranges of indexed columns instead of one CASE, whose number of rows PostgreSQL cannot estimate.
+OUTCOMES = """
+    SELECT date_trunc('week', ended_at AT TIME ZONE 'UTC')::date AS week, type, reward_type, count(*),
+           count(*) FILTER (WHERE current_progress > 0 OR status = 'COMPLETED'),
+           count(*) FILTER (WHERE current_progress * 2 >= target_value OR status = 'COMPLETED'),
+           count(*) FILTER (WHERE status = 'COMPLETED'),
+           COALESCE(sum(reward_value) FILTER (WHERE status = 'COMPLETED'), 0)
+    FROM (
+        SELECT completed_at AS ended_at, type, reward_type, reward_value, current_progress, target_value,
+               status
+        FROM quests WHERE status = 'COMPLETED'
+            AND (completed_at >= %(since)s AND completed_at < %(until)s OR %(all)s AND completed_at IS NULL)
+        UNION ALL
+        SELECT expires_at, type, reward_type, reward_value, current_progress, target_value, status
+        FROM quests WHERE status <> 'COMPLETED' AND (status = 'EXPIRED' OR expires_at <= %(now)s)
+            AND (expires_at >= %(since)s AND expires_at < %(until)s OR %(all)s AND expires_at IS NULL)
+    ) AS ended
+    GROUP BY 1, 2, 3 ORDER BY 1 NULLS FIRST, type COLLATE "C", reward_type COLLATE "C" """
+TIMES = """
+    SELECT type, title, count(*),
+           percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM completed_at - created_at)::float8)
+    FROM quests
+    WHERE completed_at >= %(since)s AND completed_at < %(until)s
+      AND (%(type)s::text IS NULL OR type = %(type)s)
+    GROUP BY GROUPING SETS ((type, title), ())
+    ORDER BY grouping(type) DESC, 4 DESC, 3 DESC, type COLLATE "C", title COLLATE "C" LIMIT %(limit)s + 1"""
+# The last letters of an id are random, so the first players in their order are a sample. The comparison is
+# by session: on a day on which nobody had such a quest there is nobody to compare with.
+RETURNS = """
+    WITH players AS MATERIALIZED (
+        SELECT id FROM users ORDER BY right(id::text, 12) COLLATE "C", id LIMIT %(players)s
+    ), attended AS (
+        SELECT p.user_id, p.session_date,
+            lead(p.session_date) OVER (PARTITION BY p.user_id ORDER BY p.session_date) AS next_date
+        FROM players JOIN portfolios p ON p.user_id = players.id
+            AND p.session_date BETWEEN %(since)s AND %(until)s::date + %(days)s
+    ), played AS MATERIALIZED (
+        SELECT user_id, session_date,
+            COALESCE(next_date <= session_date + %(days)s, false) AS has_returned
+        FROM attended WHERE session_date <= %(until)s
+    ), held AS MATERIALIZED (
+        SELECT q.user_id, q.type, (q.created_at AT TIME ZONE 'UTC')::date AS first_day,
+            (COALESCE(q.expires_at - interval '1 microsecond', q.completed_at, 'infinity')
+             AT TIME ZONE 'UTC')::date AS last_day
+        FROM players JOIN quests q ON q.user_id = players.id
+        -- not those that ended at an unknown time
+        WHERE q.status = 'ACTIVE' OR q.expires_at IS NOT NULL OR q.completed_at IS NOT NULL
+    ), holding AS (
+        SELECT DISTINCT p.user_id, p.session_date, h.type, p.has_returned
+        FROM played p JOIN held h ON h.user_id = p.user_id
+            AND p.session_date BETWEEN h.first_day AND h.last_day
+    ), everyone AS (
+        SELECT session_date, count(*) AS sessions, count(*) FILTER (WHERE has_returned) AS returned
+        FROM played GROUP BY session_date
+    ), holders AS (
+        SELECT session_date, type, count(*) AS sessions, count(*) FILTER (WHERE has_returned) AS returned
+        FROM holding GROUP BY session_date, type
+    )
+    SELECT h.type, sum(h.sessions)::bigint, sum(h.returned)::bigint,
+           sum(e.sessions - h.sessions)::bigint, sum(e.returned - h.returned)::bigint
+    FROM holders h JOIN everyone e USING (session_date)
+    GROUP BY h.type ORDER BY h.type COLLATE "C" """
+_STUCK = f"""
+    SELECT u.username, u.last_active, q.*,
+        q.current_progress = 0 AND %(now)s >= COALESCE(
+            q.created_at + (q.expires_at - q.created_at) / 2, q.created_at + %(patience)s) AS is_untouched,
+        (u.last_active IS NULL OR u.last_active < %(seen_since)s) AND NOT EXISTS (
+            SELECT FROM portfolios p WHERE p.user_id = q.user_id AND p.session_date >= %(seen_day)s
+        ) AS is_unseen,
+        COALESCE(q.expires_at <= %(soon)s AND q.current_progress * 2 < q.target_value, false) AS is_ending
+    FROM (
+        SELECT {COLUMNS} FROM quests WHERE {IS_RUNNING} AND (%(type)s::text IS NULL OR type = %(type)s)
+    ) AS q JOIN users u ON u.id = q.user_id"""
+COUNT_STUCK = f"""
+    SELECT count(DISTINCT user_id), count(*), count(*) FILTER (WHERE is_untouched),
+           count(*) FILTER (WHERE is_unseen), count(*) FILTER (WHERE is_ending)
+    FROM ({_STUCK}) AS stuck WHERE is_untouched OR is_unseen OR is_ending"""
+LIST_STUCK = f"""
+    SELECT username, last_active, is_untouched, is_unseen, is_ending, {COLUMNS}
+    FROM ({_STUCK}) AS stuck WHERE is_untouched OR is_unseen OR is_ending
+    ORDER BY expires_at NULLS LAST, created_at, id LIMIT %(limit)s"""
+
+build_outcome = make_builder(QuestOutcome)
+build_return = make_builder(QuestReturn)
+
+
+def _build_stuck(row: Row) -> StuckQuest:
+    username, last_active, is_untouched, is_unseen, is_ending, *quest = row
+    return StuckQuest(username, last_active, is_untouched, is_unseen, is_ending, Quest(*quest))
+
+
+def list_outcomes(
+    database: Database, since: datetime | None, until: datetime | None, now: datetime
+) -> tuple[QuestOutcome, ...]:
+    """Return what became of the quests that ended in a period; None reaches to the first or last one."""
+    parameters = {
+        "since": since or "-infinity",
+        "until": until or "infinity",
+        "all": since is None and until is None,
+        "now": now,
+    }
+    return fetch_all(database, build_outcome, OUTCOMES, parameters)
+
+
+def measure_times(
+    database: Database, since: datetime | None, until: datetime | None, *, only_type: str | None, limit: int
+) -> CompletionTimes:
+    """Return the median times to complete of all quests completed in a period, and by title."""
+    parameters = {
+        "since": since or "-infinity",
+        "until": until or "infinity",
+        "type": only_type,
+        "limit": limit,
+    }
+    rows = database.execute_sql(TIMES, parameters).fetchall()
+    [(_, _, completed, seconds), *titles] = rows
+    return CompletionTimes(
+        completed,
+        None if seconds is None else timedelta(seconds=seconds),
+        tuple(
+            CompletionTime(quest_type, title, count, timedelta(seconds=median))
+            for quest_type, title, count, median in titles
+        ),
+    )
+
+
+def compare_returns(
+    database: Database, since: date, until: date, *, days: int, players: int
+) -> tuple[QuestReturn, ...]:
+    """Return how often players with and without a quest of each type played again within some days."""
+    parameters = {"since": since, "until": until, "days": days, "players": players}
+    return fetch_all(database, build_return, RETURNS, parameters)
+
+
+def list_stuck(
+    database: Database,
+    now: datetime,
+    *,
+    quest_type: str | None,
+    limit: int,
+    patience: timedelta,
+    seen_since: datetime,
+    soon: datetime,
+) -> StuckQuests:
+    """Return running quests that do not advance, whose player stays away, or that end too soon."""
+    parameters = {
+        "now": now,
+        "type": quest_type,
+        "limit": limit,
+        "patience": patience,
+        "seen_since": seen_since,
+        "seen_day": seen_since.date(),
+        "soon": soon,
+    }
+    [(players, quests, untouched, unseen, ending)] = database.execute_sql(COUNT_STUCK, parameters).fetchall()
+    return StuckQuests(
+        players, quests, untouched, unseen, ending, fetch_all(database, _build_stuck, LIST_STUCK, parameters)
+    )

@@ -1,0 +1,159 @@
+"""What quests of all players lead to: outcomes, times to complete, returns of players, stuck players.
+
+A quest has ended when it is COMPLETED, EXPIRED or past its `expires_at`; anything else is running.
+"""
+
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Final
+
+from core.cache import Cached
+from core.cache.kinds import QUESTS
+from core.errors import InvalidInput
+from core.queries import quest_reports as queries
+from core.records import CompletionTimes, QuestOutcome, QuestReturn, StuckQuests
+from core.service.inputs import check_day, check_int, check_limit, check_text
+from core.service.writes import ServiceBase
+
+RETURN_DAYS: Final = 7
+"""A player has returned who plays again within so many days after a session."""
+MAX_PLAYERS: Final = 100_000
+MAX_STUCK: Final = 10_000
+"""The most rows of a file of stuck quests."""
+PATIENCE: Final = timedelta(days=7)
+"""A quest without an end is stuck when nothing was done for it in this time."""
+UNSEEN_DAYS: Final = 7
+ENDING_WITHIN: Final = timedelta(hours=24)
+
+# No write invalidates these. With millions of quests each takes a second.
+_OUTCOMES = Cached(
+    QUESTS,
+    tuple[QuestOutcome, ...],
+    lambda since, until: f"quests:outcomes:{since}:{until}",
+    time_dependent=True,
+)
+_TIMES = Cached(
+    QUESTS,
+    CompletionTimes,
+    lambda since, until, quest_type, count: f"quests:times:{since}:{until}:{count}:{quest_type}",
+    time_dependent=True,
+)
+_RETURNS = Cached(
+    QUESTS,
+    tuple[QuestReturn, ...],
+    lambda since, until, players: f"quests:returns:{since}:{until}:{players}",
+    ttl_seconds=900,
+    time_dependent=True,
+)
+_STUCK = Cached(
+    QUESTS,
+    StuckQuests,
+    lambda quest_type, count: f"quests:stuck:{count}:{quest_type}",
+    time_dependent=True,
+)
+
+
+class QuestReports(ServiceBase):
+    """The reports on quests of the service."""
+
+    def list_quest_outcomes(
+        self, *, since: date | None = None, until: date | None = None
+    ) -> tuple[QuestOutcome, ...]:
+        """Return what became of the quests that ended in a period, by week, type and kind of reward.
+
+        `since` and `until` are UTC dates, both included; None has no bound. With neither, quests that
+        ended at an unknown time are counted too, with `week` None. At most 180 s old. Raises
+        `InvalidInput`.
+        """
+
+        def load(since: date | None, until: date | None) -> tuple[QuestOutcome, ...]:
+            return self._read(queries.list_outcomes, _begin(since), _end(until), self._clock())
+
+        return self._cache.get_or_load(_OUTCOMES, load, *_check_period(since, until))
+
+    def get_completion_times(
+        self,
+        *,
+        since: date | None = None,
+        until: date | None = None,
+        type: str | None = None,
+        limit: int = 20,
+    ) -> CompletionTimes:
+        """Return the median time from the start to the completion of quests, of all and by title.
+
+        Of the quests completed from `since` to `until` (UTC dates, both included; None has no bound),
+        of one type or of all; the slowest titles first, at most `limit`. Quests that were completed at an
+        unknown time are left out. At most 180 s old. Raises `InvalidInput`.
+        """
+        quest_type = check_text(type, "type", most=50, required=False)
+
+        def load(
+            since: date | None, until: date | None, quest_type: str | None, count: int
+        ) -> CompletionTimes:
+            return self._read(
+                queries.measure_times, _begin(since), _end(until), only_type=quest_type, limit=count
+            )
+
+        period = _check_period(since, until)
+        return self._cache.get_or_load(_TIMES, load, *period, quest_type, check_limit(limit))
+
+    def get_quest_returns(
+        self, *, since: date | None = None, until: date | None = None, players: int = 5_000
+    ) -> tuple[QuestReturn, ...]:
+        """Return how often players with and without a quest of each type played again within 7 days.
+
+        Counts sessions from `since` to `until` (UTC dates, both included; None has no bound) that ended at
+        least 7 days ago, on days on which somebody had a quest of the type. A player has a quest
+        from the day it was given to the day its time ends, completed or not; without an end until it is
+        completed. With more than `players` players (1 to 100,000), a sample of so many is compared.
+        A comparison, not a cause. At most 900 s old. Raises `InvalidInput`.
+        """
+        first, last = _check_period(since, until)
+        count = check_int(players, "players", least=1, most=MAX_PLAYERS)
+        newest = self._clock().astimezone(UTC).date() - timedelta(days=RETURN_DAYS + 1)
+
+        def load(since: date, until: date, players: int) -> tuple[QuestReturn, ...]:
+            return self._read(queries.compare_returns, since, until, days=RETURN_DAYS, players=players)
+
+        return self._cache.get_or_load(_RETURNS, load, first or date.min, min(last or newest, newest), count)
+
+    def list_stuck_quests(self, *, type: str | None = None, limit: int = 100) -> StuckQuests:
+        """Return running quests that are stuck, of one type or of all, those first that end first.
+
+        A quest is stuck when it has no progress after half of its time (without an end: after 7 days),
+        when its player was not seen for 7 days (neither `last_active` nor a session since 00:00 UTC of
+        the day 6 days ago), or when it ends within 24 hours and less than half is done. `limit` is up to
+        10,000. At most 180 s old. Raises `InvalidInput`.
+        """
+
+        def load(quest_type: str | None, count: int) -> StuckQuests:
+            now = self._clock()
+            seen_day = now.astimezone(UTC).date() - timedelta(days=UNSEEN_DAYS - 1)
+            return self._read(
+                queries.list_stuck,
+                now,
+                quest_type=quest_type,
+                limit=count,
+                patience=PATIENCE,
+                seen_since=datetime.combine(seen_day, time(), UTC),
+                soon=now + ENDING_WITHIN,
+            )
+
+        quest_type = check_text(type, "type", most=50, required=False)
+        return self._cache.get_or_load(_STUCK, load, quest_type, check_limit(limit, most=MAX_STUCK))
+
+
+def _check_period(since: date | None, until: date | None) -> tuple[date | None, date | None]:
+    first = None if since is None else check_day(since, "since")
+    last = None if until is None else check_day(until, "until")
+    if first is not None and last is not None and first > last:
+        raise InvalidInput(f"since is {first}, after until {last}; give since <= until")
+    return first, last
+
+
+def _begin(day: date | None) -> datetime | None:
+    return None if day is None else datetime.combine(day, time(), UTC)
+
+
+def _end(day: date | None) -> datetime | None:
+    """Return the instant after a day; None on the last day that Python has."""
+    return None if day is None or day == date.max else datetime.combine(day + timedelta(days=1), time(), UTC)

@@ -1,0 +1,65 @@
+"""The chart of how far ended quests came; pure functions."""
+
+from collections.abc import Sequence
+
+from dashboard.charts import Spec
+from dashboard.formats import format_count, format_key
+from dashboard.pages.quests.tables import Progress
+
+STEPS = ("Completed", "Halfway", "Started", "Not started")
+"""How far a quest came, the furthest first; the bar of a type has a segment for each."""
+LIGHT = ("#3730a3", "#5a5ce0", "#64748b", "#767676")
+DARK = ("#c7d2fe", "#8b8ff8", "#94a3b8", "#7d8494")
+"""Colours with a contrast of at least 4.5 to 1 to the background of the theme."""
+
+_BAR_PIXELS = 40
+_FRAME_PIXELS = 100
+"""Height of the legend and the axis."""
+_LABEL_PIXELS = 110
+
+
+def build_progress_chart(progress: Sequence[Progress], *, is_dark: bool) -> Spec:
+    """Return one bar per type, divided by how far its ended quests came."""
+    y_axis = {"title": None, "ticks": False, "labelLimit": _LABEL_PIXELS, "labelOverlap": False}
+    return {
+        "data": {"values": [row for item in progress for row in _list_steps(item)]},
+        "height": len(progress) * _BAR_PIXELS + _FRAME_PIXELS,
+        "mark": {"type": "bar", "cornerRadius": 2, "height": {"band": 0.6}, "xOffset": 1, "x2Offset": -1},
+        "encoding": {
+            "y": {"field": "type", "type": "nominal", "sort": None, "axis": y_axis},
+            "x": {
+                "field": "share",
+                "type": "quantitative",
+                "stack": "zero",
+                "scale": {"domain": [0, 1]},
+                "axis": {"title": None, "format": ".0%", "tickCount": 4},
+            },
+            "color": {
+                "field": "step",
+                "type": "nominal",
+                "scale": {"domain": list(STEPS), "range": list(DARK if is_dark else LIGHT)},
+                "legend": {"title": None, "orient": "top", "columns": 2},
+            },
+            "order": {"field": "place", "type": "ordinal"},
+            "tooltip": [
+                {"field": "type", "type": "nominal", "title": "Type"},
+                {"field": "step", "type": "nominal", "title": "Came as far as"},
+                {"field": "quests", "type": "nominal", "title": "Quests"},
+            ],
+        },
+    }
+
+
+def _list_steps(item: Progress) -> list[Spec]:
+    reached = (item.completed, item.halfway, item.started, item.ended)
+    counts = [upper - lower for lower, upper in zip((0, *reached), reached, strict=False)]
+    return [
+        {
+            "type": format_key(item.type),
+            "step": step,
+            "place": place,
+            "share": count / item.ended,
+            "quests": f"{format_count(count)} of {format_count(item.ended)} ({count / item.ended:.0%})",
+        }
+        for place, (step, count) in enumerate(zip(STEPS, counts, strict=True))
+    ]

@@ -1,0 +1,208 @@
+"""Reports on quests, recomputed from the rows in every situation."""
+
+from collections import defaultdict
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from statistics import median
+from typing import Any
+
+import pytest
+
+from core import EnhancedDatabaseService
+from core.records import QuestOutcome
+from tests.conftest import Execute
+from tests.situations import SITUATIONS, read_table, write_situation
+
+NOW = datetime(2026, 3, 4, 15, 30, tzinfo=UTC)
+TODAY = NOW.date()
+WINDOWS = [
+    (None, None),
+    (TODAY - timedelta(days=6), None),
+    (TODAY - timedelta(days=40), TODAY - timedelta(days=9)),
+]
+
+Row = dict[str, Any]
+
+
+@pytest.fixture(params=SITUATIONS)
+def world(request: pytest.FixtureRequest, service: EnhancedDatabaseService) -> EnhancedDatabaseService:
+    """A service on each situation, at the same moment."""
+    service._clock = lambda: NOW
+    write_situation(service, request.param, NOW)
+    return service
+
+
+def read_rows(execute: Execute, table: str) -> list[Row]:
+    """Return all rows of a table as dicts, with times and ids as the database gives them."""
+    frame = read_table(execute, table)
+    return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
+
+
+def is_running(quest: Row) -> bool:
+    """Say whether a quest can still be completed."""
+    return quest["status"] == "ACTIVE" and (quest["expires_at"] is None or quest["expires_at"] > NOW)
+
+
+def find_end(quest: Row) -> datetime | None:
+    """Return when an ended quest ended, None when that is unknown."""
+    end: datetime | None = quest["completed_at"] if quest["status"] == "COMPLETED" else quest["expires_at"]
+    return end
+
+
+def is_within(moment: datetime | None, since: date | None, until: date | None) -> bool:
+    """Say whether a moment is in a window of UTC days; an unknown one only in all of time."""
+    if moment is None:
+        return since is None and until is None
+    return (since or date.min) <= moment.astimezone(UTC).date() <= (until or date.max)
+
+
+@pytest.mark.parametrize(("since", "until"), WINDOWS)
+def test_outcomes_are_of_the_quests_that_ended(
+    world: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
+) -> None:
+    """By week, type and kind of reward; running quests count nowhere."""
+    groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
+    for quest in read_rows(execute, "quests"):
+        end = find_end(quest)
+        if not is_running(quest) and is_within(end, since, until):
+            day = None if end is None else end.astimezone(UTC).date()
+            week = None if day is None else day - timedelta(days=day.weekday())
+            groups[week, quest["type"], quest["reward_type"]].append(quest)
+    expected = set()
+    for (week, kind, reward), quests in groups.items():
+        done = [quest for quest in quests if quest["status"] == "COMPLETED"]
+        share = [quest["current_progress"] / quest["target_value"] for quest in quests if quest not in done]
+        expected.add(
+            QuestOutcome(
+                week,
+                kind,
+                reward,
+                len(quests),
+                len(done) + sum(part > 0 for part in share),
+                len(done) + sum(part >= Decimal("0.5") for part in share),
+                len(done),
+                sum((quest["reward_value"] or Decimal(0) for quest in done), Decimal(0)),
+            )
+        )
+    found = world.list_quest_outcomes(since=since, until=until)
+    assert set(found) == expected
+    assert len(found) == len(expected)
+
+
+@pytest.mark.parametrize(("since", "until"), WINDOWS)
+def test_times_are_of_the_quests_that_were_completed(
+    world: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
+) -> None:
+    """The median of all and of each title; without a known time a quest is left out."""
+    titles: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for quest in read_rows(execute, "quests"):
+        done = quest["completed_at"]
+        if done is not None and is_within(done, since, until):
+            titles[quest["type"], quest["title"]].append((done - quest["created_at"]).total_seconds())
+    found = world.get_completion_times(since=since, until=until)
+    everything = [seconds for times in titles.values() for seconds in times]
+    assert found.completed == len(everything)
+    assert found.median == (timedelta(seconds=median(everything)) if everything else None)
+    assert {(item.type, item.title): (item.completed, item.median) for item in found.titles} == {
+        key: (len(times), timedelta(seconds=median(times))) for key, times in titles.items()
+    }
+    assert [item.median for item in found.titles] == sorted(
+        (item.median for item in found.titles), reverse=True
+    )
+    for kind in {kind for kind, _ in titles}:
+        of_type = world.get_completion_times(since=since, until=until, type=kind)
+        assert of_type.completed == sum(len(times) for (other, _), times in titles.items() if other == kind)
+
+
+@pytest.mark.parametrize(("since", "until"), WINDOWS)
+def test_returns_compare_sessions_of_the_same_days(
+    world: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
+) -> None:
+    """A session with the quest in its time against one without it, if seven days have passed since."""
+    played = {(row["user_id"], row["session_date"]) for row in read_rows(execute, "portfolios")}
+    quests = read_rows(execute, "quests")
+    last = min(until or TODAY, TODAY - timedelta(days=8))
+    sessions = [key for key in played if (since or date.min) <= key[1] <= last]
+
+    def has_returned(user: object, day: date) -> bool:
+        return any((user, day + timedelta(days=age)) in played for age in range(1, 8))
+
+    def has_quest(user: object, day: date, kind: str) -> bool:
+        for quest in quests:
+            end = quest["expires_at"] or quest["completed_at"]
+            is_unknown = end is None and quest["status"] != "ACTIVE"
+            if (quest["user_id"], quest["type"]) == (user, kind) and not is_unknown:
+                starts_before = quest["created_at"].astimezone(UTC).date() <= day
+                if starts_before and (end is None or end > datetime.combine(day, time(), UTC)):
+                    return True
+        return False
+
+    expected = {}
+    for kind in {quest["type"] for quest in quests}:
+        holding = {key for key in sessions if has_quest(*key, kind)}
+        days = {day for _, day in holding}
+        others = {key for key in sessions if key[1] in days} - holding
+        if holding:
+            expected[kind] = (
+                len(holding),
+                sum(has_returned(*key) for key in holding),
+                len(others),
+                sum(has_returned(*key) for key in others),
+            )
+    found = world.get_quest_returns(since=since, until=until)
+    assert {
+        item.type: (item.sessions_with, item.returned_with, item.sessions_without, item.returned_without)
+        for item in found
+    } == expected
+
+
+def test_stuck_quests_have_a_reason(world: EnhancedDatabaseService, execute: Execute) -> None:
+    """No progress after half of the time, a player who stays away, or an end that comes too soon."""
+    users = {row["id"]: row for row in read_rows(execute, "users")}
+    seen_day = TODAY - timedelta(days=6)
+    recent = {row["user_id"] for row in read_rows(execute, "portfolios") if row["session_date"] >= seen_day}
+    expected = {}
+    for quest in filter(is_running, read_rows(execute, "quests")):
+        end, last_active = quest["expires_at"], users[quest["user_id"]]["last_active"]
+        patience = timedelta(days=7) if end is None else (end - quest["created_at"]) / 2
+        is_untouched = quest["current_progress"] == 0 and NOW - quest["created_at"] >= patience
+        was_active = last_active is not None and last_active.astimezone(UTC).date() >= seen_day
+        is_unseen = not was_active and quest["user_id"] not in recent
+        is_ending = (
+            end is not None
+            and end - NOW <= timedelta(hours=24)
+            and quest["current_progress"] * 2 < quest["target_value"]
+        )
+        if is_untouched or is_unseen or is_ending:
+            expected[str(quest["id"])] = (is_untouched, is_unseen, is_ending, str(quest["user_id"]))
+    stuck = world.list_stuck_quests()
+    found = {
+        str(item.quest.id): (item.is_untouched, item.is_unseen, item.is_ending, str(item.quest.user_id))
+        for item in stuck.first
+    }
+    assert found == expected
+    reasons = list(expected.values())
+    assert (stuck.quests, stuck.players) == (len(reasons), len({row[3] for row in reasons}))
+    assert (stuck.untouched, stuck.unseen, stuck.ending) == tuple(
+        sum(bool(row[place]) for row in reasons) for place in range(3)
+    )
+    names = {str(row["id"]): row["username"] for row in users.values()}
+    assert [item.username for item in stuck.first] == [names[str(item.quest.user_id)] for item in stuck.first]
+
+
+def test_each_type_has_its_own_stuck_quests(world: EnhancedDatabaseService) -> None:
+    """They add up to all of them; the rest of a short list is counted."""
+    everything = world.list_stuck_quests()
+    kinds = {item.quest.type for item in everything.first}
+    assert sum(world.list_stuck_quests(type=kind).quests for kind in kinds) == everything.quests
+    assert world.list_stuck_quests(limit=1).quests == everything.quests
+    assert world.list_stuck_quests(limit=1).first == everything.first[:1]
+
+
+def test_a_sample_compares_no_more_players(service: EnhancedDatabaseService) -> None:
+    """Of twelve players, four have a third of the sessions or so; the same four every time."""
+    service._clock = lambda: NOW
+    write_situation(service, "players come and go", NOW)
+    everybody, some = service.get_quest_returns(), service.get_quest_returns(players=4)
+    assert 0 < sum(item.sessions_with for item in some) < sum(item.sessions_with for item in everybody)
+    assert service.get_quest_returns(players=12) == everybody
