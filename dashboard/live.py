@@ -142,7 +142,9 @@ def show_section(
                 )
             )
 
-    run.is_failing |= not states.run_part(show_reading, is_live=run.interval is not None)
+    # no |=, which would read the flag before the section sets it
+    if not states.run_part(show_reading, is_live=run.interval is not None):
+        run.is_failing = True
 
 
 def show_live(part: Callable[[], None], *, seconds: int) -> None:
@@ -158,7 +160,9 @@ def show_live(part: Callable[[], None], *, seconds: int) -> None:
         run, page = replace(page, interval=interval, oldest=None), _Run(interval=interval)
         _run.set(run)
         with loading():
-            run.is_failing |= not states.run_part(part, is_live=interval is not None)
+            # no |=, which would read the flag before the sections set it
+            if not states.run_part(part, is_live=interval is not None):
+                run.is_failing = True
         service = runtime.get_service()
         cache = service.cache_stats()
         is_bypassed = cache.state == "down"
