@@ -268,6 +268,11 @@ def _check_quests(run: _Run) -> Iterator[Check]:
     yield "get_completion_times", service.get_completion_times, CompletionTimes
     yield "get_quest_returns", lambda: service.get_quest_returns(players=10), tuple
     yield "list_stuck_quests", service.list_stuck_quests, StuckQuests
+    yield "get_player_report", lambda: service.get_player_report(weeks=1).players, _at_least(0)
+    yield "list_player_days", lambda: len(service.list_player_days(days=1)), 1
+    yield "list_silent_players", lambda: service.list_silent_players(limit=1), tuple
+    yield "stream_silent_players", lambda: list(islice(service.stream_silent_players(), 1)), list
+    yield "count_silent_players", service.count_silent_players, _at_least(0)
 
 
 def _check_loads(run: _Run) -> Iterator[Check]:

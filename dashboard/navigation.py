@@ -13,7 +13,7 @@ from streamlit.navigation.page import StreamlitPage
 
 STATIC = Path(__file__).parent / "static"
 
-MENU = ("overview", "leaderboards", "portfolios", "market", "quests", "operations")
+MENU = ("overview", "leaderboards", "players", "portfolios", "market", "quests", "operations")
 """The pages in the order of the menu, the default first; each is a folder, an address and a title."""
 
 SCRIPTS = {page: f"pages/{page}/page.py" for page in MENU} | {

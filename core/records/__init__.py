@@ -67,6 +67,15 @@ from core.records.operations import (
     TableFigures,
     UnusedIndex,
 )
+from core.records.players import (
+    Cohort,
+    LastSeen,
+    PlayerDay,
+    PlayerReport,
+    PlayerWindow,
+    SilentPlayer,
+    Streak,
+)
 from core.records.record import Record, freeze
 
 __all__ = [
@@ -90,7 +99,9 @@ __all__ = [
     "CacheStats",
     "Candle",
     "EventEffect",
+    "Cohort",
     "Health",
+    "LastSeen",
     "LeaderboardEntry",
     "LeaderboardUpdate",
     "MarketEvent",
@@ -99,9 +110,12 @@ __all__ = [
     "PeriodLeaderboard",
     "PeriodEntry",
     "PlayerGains",
+    "PlayerDay",
     "PlayerQuest",
+    "PlayerReport",
     "PlayerScore",
     "PlayerSession",
+    "PlayerWindow",
     "PoolStats",
     "PoolUse",
     "Portfolio",
@@ -119,9 +133,11 @@ __all__ = [
     "Record",
     "ScoreBin",
     "SessionSummary",
+    "SilentPlayer",
     "Sparkline",
     "StatementFigures",
     "SymbolGain",
+    "Streak",
     "TableFigures",
     "Tick",
     "Trade",

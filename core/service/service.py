@@ -17,6 +17,7 @@ from core.service.inputs import check_seconds
 from core.service.leaderboard_reports import LeaderboardReports
 from core.service.loads import Loads
 from core.service.operations import Operations
+from core.service.players import Players
 from core.service.portfolios import Portfolios
 from core.service.quest_reports import QuestReports
 from core.service.sessions import Sessions
@@ -26,7 +27,7 @@ MAX_WAIT_SECONDS = 3600.0
 
 
 class EnhancedDatabaseService(
-    Operations, Portfolios, Sessions, LeaderboardReports, QuestReports, Events, Loads, Exports
+    Operations, Portfolios, Players, Sessions, LeaderboardReports, QuestReports, Events, Loads, Exports
 ):
     """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
 

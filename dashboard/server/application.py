@@ -34,6 +34,7 @@ from core.errors import EchoMarketsError
 from dashboard import runtime, states
 from dashboard.monitoring.sampler import open_sampler, set_sampler
 from dashboard.pages.leaderboards import download
+from dashboard.pages.players import download as players_download
 from dashboard.server import sign_in
 from dashboard.server.access import Policy, build_policy, build_secrets
 from dashboard.server.index import IndexPage
@@ -116,6 +117,8 @@ def create_app(settings: Settings) -> st.App:
             Route("/livez", get_livez),
             Route("/readyz", get_readyz),
             Route(download.PATH, download.get_leaderboard),
+            Route(players_download.SILENT_PATH, players_download.get_silent),
+            Route(players_download.RETENTION_PATH, players_download.get_retention),
         ],
         on_script_error=states.show_unexpected,
     )

@@ -270,6 +270,7 @@ def test_an_unknown_player_is_named(page: Page, dashboard: Dashboard) -> None:
     [
         ("overview", "/"),
         ("leaderboards", "/leaderboards"),
+        ("players", "/players?silent=1"),
         ("portfolios", "/portfolios?player={leader}&rival={second}"),
         ("market", "/market?symbol=FB&range=1+year"),
         ("quests", "/quests?player={leader}"),

@@ -73,6 +73,7 @@ def test_every_value_has_the_type_that_its_record_declares(service: EnhancedData
     )
     with service.audited(actor="a", action="warm_cache", target="t"):
         pass
+    service.touch_last_active(alice.id)
     run = [service.health(), service.pool_stats(), service.cache_stats(), service.maintain_partitions()]
     batch = service.batch_update_portfolios([PortfolioUpdate(NOBODY, DAY, ONE, ONE)])
     seen: set[type] = set()
@@ -93,6 +94,7 @@ def test_every_value_has_the_type_that_its_record_declares(service: EnhancedData
         "StatementFigures",
         "Record",
         "Position",
+        "Streak",
         "SymbolGain",
         "Trade",
     }

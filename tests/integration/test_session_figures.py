@@ -15,6 +15,7 @@ from core import EnhancedDatabaseService
 from core.errors import DatabaseUnavailable
 from core.records import LeaderboardUpdate
 from dashboard import runtime
+from dashboard.downloads import write_csv
 from dashboard.formats import KNOWN_CATEGORIES, format_count, format_percent
 from dashboard.pages.leaderboards import data, download
 from dashboard.pages.leaderboards.data import Selection
@@ -213,7 +214,7 @@ def test_a_leaderboard_is_ranked_by_value(
         arrow = "=" if not moves else f"{'↑' if moves > 0 else '↓'} {abs(moves)}"
         assert moved == (arrow if player in before else "new")
     selection = Selection(KNOWN_CATEGORIES[0], days[0], 1, None, 25, "rank", "")
-    text = "".join(download.write_rows(*download.read(service, selection)))
+    text = "".join(write_csv(*download.read(service, selection)))
     lines = list(csv.reader(StringIO(text)))[1:]
     assert sorted((int(line[0]), line[1], Decimal(line[2])) for line in lines) == expected
 

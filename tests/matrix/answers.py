@@ -231,6 +231,12 @@ def _play_quests(service: EnhancedDatabaseService, answers: Answers, ids: dict[s
     answers.note("times", lambda: service.get_completion_times().completed)
     answers.note("returns", service.get_quest_returns)
     answers.note("stuck", lambda: service.list_stuck_quests(type="bulk"))
+    answers.note("player report", lambda: service.get_player_report().windows)
+    answers.note("player days", service.list_player_days)
+    answers.note(
+        "silent", lambda: [p.username for p in service.list_silent_players(days=1, order="username")]
+    )
+    answers.note("silent count", lambda: service.count_silent_players(days=1))
     answers.note("expire", service.expire_quests)
 
 

@@ -15,6 +15,7 @@ from frozendict import frozendict
 from core.records import LeaderboardEntry, PeriodEntry, PeriodLeaderboard, PlayerScore, ScoreBin
 from dashboard import charts
 from dashboard.charts import Bin
+from dashboard.downloads import CHUNK_ROWS, write_csv
 from dashboard.formats import KNOWN_CATEGORIES
 from dashboard.pages.leaderboards import data, download, tables
 from dashboard.pages.leaderboards.data import ComparedEntries, Selection
@@ -159,18 +160,18 @@ def test_another_session_is_outlined() -> None:
 def test_a_file_has_a_row_for_each_entry(size: int) -> None:
     """The header first, and in pieces that are not held together."""
     entries = build_entries([str(size - n) for n in range(size)])
-    pieces = list(download.write_rows(download.COLUMNS, download.list_rows(entries)))
+    pieces = list(write_csv(download.COLUMNS, download.list_rows(entries)))
     rows = list(csv.reader(StringIO("".join(pieces), newline="")))
     assert rows[0] == list(download.COLUMNS)
     assert [row[0] for row in rows[1:]] == [str(entry.rank) for entry in entries]
-    assert len(pieces) == 1 + -(-size // download.CHUNK_ROWS)
+    assert len(pieces) == 1 + -(-size // CHUNK_ROWS)
 
 
 @pytest.mark.parametrize("name", ["=HYPERLINK(1)", "+1", "-1", "@sum"])
 def test_a_username_is_no_formula(name: str) -> None:
     """A spreadsheet shows it as text."""
     [entry] = build_entries(["1"], [name])
-    pieces = list(download.write_rows(download.COLUMNS, download.list_rows([entry])))
+    pieces = list(write_csv(download.COLUMNS, download.list_rows([entry])))
     assert next(csv.reader(pieces[1:]))[1] == f"'{name}"
 
 

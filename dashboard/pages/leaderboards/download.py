@@ -5,8 +5,6 @@ compared session is not in it. Best first, rows are written while they are read,
 takes the memory of one batch; in any other order its rows are sorted in memory.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Iterator
 from datetime import date
 from itertools import chain, islice
@@ -19,6 +17,7 @@ from core import EnhancedDatabaseService
 from core.errors import EchoMarketsError, InvalidInput
 from core.records import LeaderboardEntry, PeriodLeaderboard
 from dashboard import runtime, scores
+from dashboard.downloads import CHUNK_ROWS, disarm, write_csv
 from dashboard.formats import describe_category, format_count
 from dashboard.pages.leaderboards import data
 from dashboard.pages.leaderboards.data import Selection
@@ -36,8 +35,6 @@ PERIOD_COLUMNS = (
     "last_session",
     "category",
 )
-CHUNK_ROWS = 500
-
 Row = tuple[object, ...]
 
 
@@ -68,7 +65,7 @@ def get_leaderboard(request: Request) -> Response:
     """
     try:
         selection = _parse(request)
-        lines = write_rows(*read(runtime.get_service(), selection))
+        lines = write_csv(*read(runtime.get_service(), selection))
         # the header and the first rows: errors of the first read get a status of their own
         first = list(islice(lines, 2))
     except InvalidInput as error:
@@ -85,17 +82,6 @@ def get_leaderboard(request: Request) -> Response:
     )
 
 
-def write_rows(columns: Row, rows: Iterable[Row]) -> Iterator[str]:
-    """Yield rows as CSV (RFC 4180), the header first, some hundred rows at a time."""
-    remaining = iter(rows)
-    chunk: Iterable[Row] = [columns]
-    while chunk:
-        text = io.StringIO()
-        csv.writer(text).writerows(chunk)
-        yield text.getvalue()
-        chunk = list(islice(remaining, CHUNK_ROWS))
-
-
 def list_rows(entries: Iterable[LeaderboardEntry], *, order: str = "rank", prefix: str = "") -> Iterable[Row]:
     """Return the rows of entries that are given best first, those of a prefix, in an order of the page."""
     wanted = prefix.lower()
@@ -110,7 +96,7 @@ def list_rows(entries: Iterable[LeaderboardEntry], *, order: str = "rank", prefi
 def list_period_rows(period: PeriodLeaderboard, *, category: str, prefix: str = "") -> Iterator[Row]:
     """Yield the rows of a period, those of a prefix."""
     for entry in data.filter_by_name(period.entries, prefix):
-        name = _disarm(entry.username)
+        name = disarm(entry.username)
         days = period.days[-1], period.days[0]
         yield entry.rank, name, entry.score, entry.sessions, entry.user_id, *days, category
 
@@ -126,13 +112,8 @@ def read(service: EnhancedDatabaseService, selection: Selection) -> tuple[Row, I
 
 
 def _build_row(entry: LeaderboardEntry) -> Row:
-    name = _disarm(entry.username)
+    name = disarm(entry.username)
     return entry.rank, name, entry.score, entry.user_id, entry.session_date, entry.category
-
-
-def _disarm(text: str) -> str:
-    """Prevent spreadsheets from running a username as a formula."""
-    return f"'{text}" if text[:1] in "=+-@" else text
 
 
 def _name(selection: Selection) -> str:

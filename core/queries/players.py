@@ -1,0 +1,387 @@
+"""Statements on the players of the game: who plays, who comes back, who is silent; across tables.
+
+The report reads each portfolio of the last weeks once, from an index, and keeps one row of numbers a player:
+bits in which each stands for a day or a week. Whether somebody returned, and how long a streak is, follows
+from these bits without sorting the sessions of a player.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from typing import Any, NamedTuple
+
+from core.database import Database
+from core.queries.leaderboards import count_above
+from core.queries.rows import fetch_all, find_one, get_first, make_builder
+from core.queries.users import build_prefix, match_prefix
+from core.records import (
+    DAILY_RETURNS,
+    Cohort,
+    LastSeen,
+    PlayerDay,
+    PlayerReport,
+    PlayerWindow,
+    SilentPlayer,
+    Streak,
+)
+
+DAYS_REPORTED = 91
+"""Days of which the report lists who was seen last; more than the longest two windows together."""
+
+AWAY_DAYS = 7
+"""Days without a session after which a player returns."""
+
+LONGEST_STREAK = 30
+MATCHES_COUNTED = 10_000
+MAX_WEEKS = 26
+MAX_DAYS = 7 * MAX_WEEKS
+
+_UTC = "AT TIME ZONE 'UTC'"
+_RECENT_DAYS = 62
+_EARLIER_FROM, _EARLIER_DAYS = 31, 37
+"""Bit n of `recent` stands for the session n days ago, of `earlier` for that 31 days before: a window of 30
+days, and the 7 days before it that tell whether somebody returned."""
+
+
+class _Window(NamedTuple):
+    """The `days` days up to the day `end` days ago; `bits` names the column that has them."""
+
+    end: int
+    days: int
+    bits: str = "recent"
+
+    def select(self) -> str:
+        """Return the counts of players who played, joined and returned."""
+        is_recent = self.bits == "recent"
+        window = ((1 << self.days) - 1) << (self.end if is_recent else self.end - _EARLIER_FROM)
+        known_days = _RECENT_DAYS if is_recent else _EARLIER_FROM + _EARLIER_DAYS
+        back = f"(back_{self.bits} & {window})"
+        # the first session ever is no return: an earlier one is in the bits, or before all of them
+        return f"""
+           count(*) FILTER (WHERE {self.bits} & {window} <> 0),
+           count(*) FILTER (WHERE joined BETWEEN %(today)s - {self.end + self.days - 1}
+                                             AND %(today)s - {self.end}),
+           count(*) FILTER (WHERE {back} <> 0 AND ({self.bits} >= ({back} & -{back}) * 2
+                                                   OR first <= %(today)s - {known_days}))"""
+
+    def list_days(self, today: date) -> tuple[date, date]:
+        """Return the first and the last day."""
+        last = today - timedelta(days=self.end)
+        return last - timedelta(days=self.days - 1), last
+
+
+_WINDOWS = (
+    _Window(0, 1),
+    _Window(0, 7),
+    _Window(0, 30),
+    _Window(1, 7),
+    _Window(8, 7),
+    _Window(1, 30),
+    _Window(31, 30, "earlier"),
+)
+# Each step jumps to the next older session in the index.
+HELD = f"""
+    WITH RECURSIVE held AS (
+        (SELECT max(session_date) AS day FROM portfolios WHERE session_date <= %(today)s)
+        UNION ALL
+        SELECT (SELECT max(session_date) FROM portfolios WHERE session_date < day)
+        FROM held WHERE day > %(today)s - {MAX_DAYS}
+    ) SELECT day FROM held WHERE day > %(today)s - {MAX_DAYS}"""
+# The inner groups come in the order of the index, and the outer ones are some thousands: sorting a million
+# players takes longer than everything else, and so does compiling the statement.
+PLAN = "SET LOCAL enable_sort = off; SET LOCAL jit = off;"
+
+
+def _came_back(bits: str) -> str:
+    """Return the bits of the sessions before which there is none for AWAY_DAYS days."""
+    return f"{bits} & ~({' | '.join(f'({bits} >> {day})' for day in range(1, AWAY_DAYS + 1))})"
+
+
+# Sessions that were held and that the player missed; that of today can still be played.
+_MISSED = "(%(held)s & ~recent & ~1::bigint)"
+
+
+def build_report_statement(weeks: int) -> str:
+    """Return the statement that counts players by last day seen, streak and week of joining."""
+    windows = ",".join(window.select() for window in _WINDOWS)
+    played = ", ".join(f"count(*) FILTER (WHERE weeks & {1 << week} <> 0)" for week in range(weeks))
+    return f"""
+    SELECT silent,
+           least(bit_count((recent & (({_MISSED} & -{_MISSED}) - 1))::bit(64)), {LONGEST_STREAK}),
+           CASE WHEN joined BETWEEN %(monday)s - {7 * (weeks - 1)} AND %(today)s
+                THEN (%(monday)s + 6 - joined) / 7 END,
+           count(*), {played}, {windows}
+    FROM (
+        SELECT *, CASE WHEN seen > %(today)s THEN 0 ELSE %(today)s - seen END AS silent,
+               {_came_back("recent")} AS back_recent, {_came_back("earlier")} AS back_earlier FROM (
+            SELECT (u.created_at {_UTC})::date AS joined, first,
+                   greatest((u.last_active {_UTC})::date, last) AS seen,
+                   COALESCE(recent, 0) AS recent, COALESCE(earlier, 0) AS earlier, COALESCE(weeks, 0) AS weeks
+            FROM users u LEFT JOIN (
+                SELECT user_id, min(session_date) AS first, max(session_date) AS last,
+                       bit_or(1::bigint << (%(today)s - session_date))
+                           FILTER (WHERE session_date > %(today)s - {_RECENT_DAYS}) AS recent,
+                       bit_or(1::bigint << (%(today)s - {_EARLIER_FROM} - session_date))
+                           FILTER (WHERE session_date <= %(today)s - {_EARLIER_FROM}
+                                     AND session_date > %(today)s - {_EARLIER_FROM + _EARLIER_DAYS})
+                           AS earlier,
+                       bit_or(1 << ((%(monday)s + 6 - session_date) / 7))
+                           FILTER (WHERE session_date >= %(monday)s - {7 * (weeks - 1)}) AS weeks
+                FROM portfolios WHERE session_date <= %(today)s GROUP BY user_id
+            ) AS played ON played.user_id = u.id
+            WHERE u.created_at < (%(today)s + 1)::timestamp {_UTC} OR last IS NOT NULL
+        ) AS bits OFFSET 0
+    ) AS facts GROUP BY 1, 2, 3"""
+
+
+# Every day of the calendar, held or not.
+_DAYS = f"""
+    WITH played AS (
+        SELECT session_date AS day, count(*) AS players FROM portfolios
+        WHERE session_date BETWEEN %(first)s AND %(last)s GROUP BY 1
+    ), traded AS (
+        SELECT session_date AS day, count(*) AS players FROM ({{traders}}) AS traders GROUP BY 1
+    ), joined AS (
+        SELECT (created_at {_UTC})::date AS day, count(*) AS players FROM users
+        WHERE created_at >= %(first)s::timestamp {_UTC} AND created_at < (%(last)s + 1)::timestamp {_UTC}
+        GROUP BY 1
+    )
+    SELECT day, COALESCE(played.players, 0), COALESCE(traded.players, 0), COALESCE(joined.players, 0)
+    FROM unnest(%(days)s::date[]) AS days (day)
+    LEFT JOIN played USING (day) LEFT JOIN traded USING (day) LEFT JOIN joined USING (day)"""
+# Many days are read from the index of trades as a whole, a single one by a probe for each of its players.
+DAYS = _DAYS.format(
+    traders="""SELECT DISTINCT user_id, session_date FROM trades
+            WHERE session_date BETWEEN %(first)s AND %(last)s"""
+)
+DAY = _DAYS.format(
+    traders="""SELECT session_date FROM portfolios p WHERE session_date = %(last)s AND EXISTS (
+            SELECT FROM trades t WHERE t.user_id = p.user_id AND t.session_date = p.session_date OFFSET 0)"""
+)
+
+# -- silent players -----------------------------------------------------------------------
+
+# Each condition looks at one player: players come in the order of an index, and only as many are read as
+# the page needs.
+_IS_SILENT = f"""
+    NOT EXISTS (SELECT FROM portfolios p WHERE p.user_id = u.id
+                AND p.session_date BETWEEN %(until)s AND %(today)s OFFSET 0)
+    AND (u.last_active IS NOT NULL
+         OR EXISTS (SELECT FROM portfolios p WHERE p.user_id = u.id AND p.session_date < %(until)s OFFSET 0))
+    AND (%(joined)s::date IS NULL OR u.created_at >= %(joined)s::timestamp {_UTC}
+                                 AND u.created_at < (%(joined)s::date + 7)::timestamp {_UTC})
+    AND (%(sessions)s = 0 OR %(sessions)s = (
+            SELECT count(*) FROM (SELECT FROM portfolios p WHERE p.user_id = u.id
+                                  AND p.session_date < %(until)s LIMIT %(sessions)s) AS played))
+    {{prefix}}"""
+_KNOWN = f"u.last_active < %(until)s::timestamp {_UTC}"
+_UNKNOWN = "u.last_active IS NULL"
+_PREFIX = f"AND {match_prefix('u.username')}"
+_COLUMNS = "u.id, u.username, u.created_at, u.last_active"
+_KNOWN_LAST = "%(last_active)s::timestamptz IS NOT NULL"
+# For each order: the ranges of the index that follow the last player of the page before, and the order.
+_RANGES = {
+    "last_active": (
+        (
+            (
+                f"(NOT %(is_after)s OR {_KNOWN_LAST} AND u.last_active <= %(last_active)s::timestamptz"
+                " AND (u.last_active < %(last_active)s::timestamptz OR u.id > %(id)s::uuid))"
+            ),
+            _KNOWN,
+            "u.last_active DESC NULLS LAST, u.id",
+        ),
+        (f"(NOT %(is_after)s OR {_KNOWN_LAST} OR u.id > %(id)s::uuid)", _UNKNOWN, "u.id"),
+    ),
+    "-last_active": (
+        (
+            f"(NOT %(is_after)s OR NOT {_KNOWN_LAST} AND u.id < %(id)s::uuid)",
+            _UNKNOWN,
+            "u.id DESC",
+        ),
+        (
+            (
+                f"(NOT %(is_after)s OR NOT {_KNOWN_LAST} OR u.last_active >= %(last_active)s::timestamptz"
+                " AND (u.last_active > %(last_active)s::timestamptz OR u.id < %(id)s::uuid))"
+            ),
+            _KNOWN,
+            "u.last_active ASC NULLS FIRST, u.id DESC",
+        ),
+    ),
+    "username": (
+        (
+            (
+                "(NOT %(is_after)s OR lower(u.username) ~>=~ lower(%(username)s)"
+                " AND (lower(u.username) ~>~ lower(%(username)s) OR u.id > %(id)s::uuid))"
+            ),
+            f"({_KNOWN} OR {_UNKNOWN})",
+            "lower(u.username) USING ~<~, u.id",
+        ),
+    ),
+}
+ORDERS = tuple(_RANGES)
+
+
+def _build_page(order: str, prefix: str) -> str:
+    ranges = "\n        UNION ALL\n".join(
+        f"""        (SELECT {place} AS part, row_number() OVER (ORDER BY {sort}) AS place, u.* FROM (
+            SELECT {_COLUMNS} FROM users u
+            WHERE {kind} AND {after} AND {_IS_SILENT.format(prefix=prefix)}
+            ORDER BY {sort} LIMIT %(limit)s) AS u)"""
+        for place, (after, kind, sort) in enumerate(_RANGES[order])
+    )
+    return f"""
+    WITH page AS MATERIALIZED (
+        SELECT * FROM (
+{ranges}
+        ) AS found ORDER BY part, place LIMIT %(limit)s
+    ), facts AS MATERIALIZED (
+        SELECT page.*, s.session_date, s.day_change_percent,
+               (SELECT count(*) FROM portfolios p
+                WHERE p.user_id = page.id AND p.session_date <= %(today)s) AS sessions
+        FROM page LEFT JOIN LATERAL (
+            SELECT session_date, day_change_percent FROM portfolios p
+            WHERE p.user_id = page.id AND p.session_date <= %(today)s ORDER BY session_date DESC LIMIT 1
+        ) AS s ON true
+    ), sizes AS MATERIALIZED (
+        SELECT session_date, (
+            SELECT sum(entries)::bigint FROM leaderboard_counters c
+            WHERE c.session_date = days.session_date AND c.category = %(category)s) AS entries
+        FROM (SELECT DISTINCT session_date FROM facts WHERE session_date IS NOT NULL) AS days
+    )
+    SELECT s.id, s.username, s.created_at, s.last_active, s.session_date,
+           %(today)s - greatest((s.last_active {_UTC})::date, s.session_date), s.sessions,
+           e.rank, CASE WHEN e.rank IS NOT NULL THEN sizes.entries END, s.day_change_percent,
+           q.title, q.status
+    FROM facts s LEFT JOIN sizes ON sizes.session_date = s.session_date
+    LEFT JOIN LATERAL (
+        SELECT COALESCE(rank, 1 + {count_above("e.score", day="e.session_date")}) AS rank
+        FROM leaderboard_entries e
+        WHERE e.user_id = s.id AND e.session_date = s.session_date AND e.category = %(category)s
+    ) AS e ON true
+    LEFT JOIN LATERAL (
+        SELECT title, CASE WHEN status = 'ACTIVE' AND expires_at <= %(now)s THEN 'EXPIRED' ELSE status END
+                      AS status
+        FROM quests q WHERE q.user_id = s.id ORDER BY created_at DESC, id DESC LIMIT 1
+    ) AS q ON true
+    ORDER BY part, place"""
+
+
+SILENT = {order: _build_page(order, "") for order in ORDERS}
+SILENT_MATCHES = {order: _build_page(order, _PREFIX) for order in ORDERS}
+_COUNT = f"""
+    SELECT count(*) FROM (
+        SELECT FROM users u WHERE ({_KNOWN} OR {_UNKNOWN}) AND {_IS_SILENT} LIMIT {MATCHES_COUNTED}
+    ) AS found"""
+COUNT = _COUNT.format(prefix="")
+COUNT_MATCHES = _COUNT.format(prefix=_PREFIX)
+
+build_day = make_builder(PlayerDay)
+build_silent = make_builder(SilentPlayer)
+
+
+class Silence(NamedTuple):
+    """Players to list: not seen for `days` days, with at least `sessions` sessions.
+
+    `joined` is the Monday of the week in which they joined (None: any), `prefix` that of their username.
+    """
+
+    days: int
+    sessions: int
+    joined: date | None
+    prefix: str
+
+
+def list_days(database: Database, days: Sequence[date]) -> tuple[PlayerDay, ...]:
+    """Return the counts of these days, in any order."""
+    parameters = {"days": list(days), "first": min(days), "last": max(days)}
+    return fetch_all(database, build_day, DAYS if len(days) > 1 else DAY, parameters)
+
+
+def build_report(database: Database, today: date, weeks: int) -> PlayerReport:
+    """Return the players in figures; cohorts are of the last `weeks` weeks."""
+    monday = today - timedelta(days=today.weekday())
+    held = fetch_all(database, get_first, HELD, {"today": today})
+    held_bits = sum(1 << (today - day).days for day in held if (today - day).days < _RECENT_DAYS)
+    parameters = {"today": today, "monday": monday, "held": held_bits}
+    rows = fetch_all(database, tuple, PLAN + build_report_statement(weeks), parameters)
+    silent: Counter[int | None] = Counter()
+    streaks: Counter[int] = Counter()
+    sums: dict[int, list[int]] = {}
+    totals = [0] * (3 * len(_WINDOWS))
+    for days, streak, cohort, players, *counts in rows:
+        silent[days] += players
+        streaks[streak] += players
+        totals = [total + count for total, count in zip(totals, counts[weeks:], strict=True)]
+        if cohort is not None:
+            sizes = sums.setdefault(cohort, [0] * (weeks + 1))
+            sums[cohort] = [a + b for a, b in zip(sizes, [players, *counts[:weeks]], strict=True)]
+    weeks_held = {(monday + timedelta(days=6) - day).days // 7 for day in held}
+    return PlayerReport(
+        today=today,
+        players=silent.total(),
+        last_seen=tuple(
+            LastSeen(today - timedelta(days=days), silent[days])
+            for days in range(DAYS_REPORTED)
+            if silent[days]
+        ),
+        seen_earlier=sum(silent[days] for days in silent if days is not None and days >= DAYS_REPORTED),
+        never_seen=silent[None],
+        windows=tuple(
+            PlayerWindow(*window.list_days(today), *totals[3 * n : 3 * n + 3])
+            for n, window in enumerate(_WINDOWS)
+        ),
+        streaks=tuple(Streak(n, streaks[n]) for n in range(1, LONGEST_STREAK + 1) if streaks[n]),
+        cohorts=tuple(
+            Cohort(
+                monday - timedelta(weeks=cohort),
+                sums[cohort][0],
+                tuple(
+                    sums[cohort][1 + week] if week in weeks_held else None for week in range(cohort, -1, -1)
+                ),
+            )
+            for cohort in sorted(sums, reverse=True)
+        ),
+    )
+
+
+def list_silent(
+    database: Database,
+    silence: Silence,
+    now: datetime,
+    *,
+    order: str,
+    last: SilentPlayer | None,
+    limit: int,
+) -> tuple[SilentPlayer, ...]:
+    """Return the silent players that follow one (None: the first) in one of ORDERS."""
+    wanted = build_prefix(silence.prefix)
+    statement = wanted.refine(SILENT_MATCHES[order]) if silence.prefix else SILENT[order]
+    parameters = {
+        **_name_silence(silence, now),
+        "now": now,
+        "category": DAILY_RETURNS,
+        "limit": limit,
+        "is_after": last is not None,
+        "last_active": last and last.last_active,
+        "username": last and last.username,
+        "id": last and last.user_id,
+    }
+    return fetch_all(database, build_silent, statement, parameters)
+
+
+def count_silent(database: Database, silence: Silence, now: datetime) -> int:
+    """Return how many players are silent, up to MATCHES_COUNTED."""
+    wanted = build_prefix(silence.prefix)
+    statement = wanted.refine(COUNT_MATCHES) if silence.prefix else COUNT
+    return int(find_one(database, get_first, statement, _name_silence(silence, now)) or 0)
+
+
+def _name_silence(silence: Silence, now: datetime) -> dict[str, Any]:
+    today = now.date()
+    return {
+        "today": today,
+        "until": today - timedelta(days=silence.days - 1),
+        "sessions": silence.sessions,
+        "joined": silence.joined,
+        **build_prefix(silence.prefix)._asdict(),
+    }

@@ -1,0 +1,168 @@
+"""Players in figures: who plays, who comes back, who is silent; only reads."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, date, datetime, timedelta
+
+import msgspec
+
+from core.cache import Cached
+from core.cache.kinds import USER
+from core.errors import InvalidInput
+from core.queries import players as queries
+from core.records import PlayerDay, PlayerReport, SilentPlayer
+from core.service.inputs import (
+    check_after,
+    check_choice,
+    check_day,
+    check_id,
+    check_int,
+    check_limit,
+    check_prefix,
+    check_time,
+    check_username,
+)
+from core.service.writes import ServiceBase, stream_pages
+
+MAX_SILENT_DAYS = 3_650
+MAX_SESSIONS = 1_000
+MAX_DAYS = 90
+
+
+def _day_key(day: date) -> str:
+    return f"user:players:{day}"
+
+
+# No write invalidates these. A finished day changes only when somebody corrects or loads it.
+_OPEN_DAY = Cached(USER, PlayerDay, _day_key, ttl_seconds=60, time_dependent=True)
+_PAST_DAYS = Cached(USER, PlayerDay, _day_key, ttl_seconds=3600, time_dependent=True)
+# Reads each portfolio once: some seconds with a million players.
+_REPORT = Cached(
+    USER,
+    PlayerReport,
+    lambda today, weeks: f"user:players:{today}:{weeks}",
+    ttl_seconds=300,
+    time_dependent=True,
+)
+
+
+class Players(ServiceBase):
+    """The players area of the service."""
+
+    def list_player_days(self, *, days: int = 30) -> tuple[PlayerDay, ...]:
+        """Return the last 1 to 90 days with how many players played, traded and joined, oldest first.
+
+        Ends with today (UTC), whose session is open; days without a session are among them. Today is at
+        most 60 s old, the others 3600 s. Raises `InvalidInput`.
+        """
+        count, today = check_int(days, "days", least=1, most=MAX_DAYS), self._find_today()
+        wanted = [today - timedelta(days=age) for age in range(count - 1, -1, -1)]
+
+        def load(missing: Sequence[date]) -> dict[date, PlayerDay]:
+            return {found.day: found for found in self._read(queries.list_days, missing)}
+
+        past = self._cache.get_or_load_many(_PAST_DAYS, {_day_key(day): day for day in wanted[:-1]}, load)
+        newest = self._cache.get_or_load_many(_OPEN_DAY, {_day_key(today): today}, load)
+        found = {**past, **newest}
+        return tuple(found[_day_key(day)] for day in wanted)
+
+    def get_player_report(self, *, weeks: int = 13) -> PlayerReport:
+        """Return all players in figures: last seen, windows of days, streaks, cohorts by week of joining.
+
+        The cohorts are those of the last 1 to 26 weeks, the running week included. Reads the session
+        dates of every portfolio once: the answer is up to 300 s old, whatever was changed since. Raises
+        `InvalidInput`.
+        """
+        count = check_int(weeks, "weeks", least=1, most=queries.MAX_WEEKS)
+
+        def load(today: date, weeks: int) -> PlayerReport:
+            return self._read(queries.build_report, today, weeks)
+
+        return self._cache.get_or_load(_REPORT, load, self._find_today(), count)
+
+    def list_silent_players(
+        self,
+        *,
+        days: int = 30,
+        sessions: int = 0,
+        joined: date | None = None,
+        prefix: str = "",
+        order: str = "last_active",
+        limit: int = 100,
+        after: SilentPlayer | None = None,
+    ) -> tuple[SilentPlayer, ...]:
+        """Return up to `limit` players who were seen once, but not in the last `days` days, as of now.
+
+        Only those who played at least `sessions` sessions, whose username begins with `prefix` in any
+        case, and who joined in the week that begins on the Monday `joined` (None: any). The orders are
+        `last_active` (latest first, players without that time last), `-last_active` and `username`.
+        `after` is the last player of the page before. Raises `InvalidInput`.
+        """
+        silence = _check_silence(days, sessions, joined, prefix)
+        order, last = check_choice(order, "order", queries.ORDERS), _check_last(after)
+        return self._read(
+            queries.list_silent, silence, self._find_now(), order=order, last=last, limit=check_limit(limit)
+        )
+
+    def stream_silent_players(
+        self,
+        *,
+        days: int = 30,
+        sessions: int = 0,
+        joined: date | None = None,
+        prefix: str = "",
+        order: str = "last_active",
+        after: SilentPlayer | None = None,
+    ) -> Iterator[SilentPlayer]:
+        """Yield every player that `list_silent_players` lists, in its orders; 2,000 are held at a time.
+
+        Each 2,000 are one statement, as of then, and no connection is held between them. `after`
+        continues behind a player. Raises `InvalidInput`.
+        """
+        silence = _check_silence(days, sessions, joined, prefix)
+        order, now = check_choice(order, "order", queries.ORDERS), self._find_now()
+
+        def load(last: SilentPlayer | None, limit: int) -> tuple[SilentPlayer, ...]:
+            return self._read(queries.list_silent, silence, now, order=order, last=last, limit=limit)
+
+        return stream_pages(load, _check_last(after))
+
+    def count_silent_players(
+        self, *, days: int = 30, sessions: int = 0, joined: date | None = None, prefix: str = ""
+    ) -> int:
+        """Return how many players `list_silent_players` lists, counted up to 10,000, as of now.
+
+        Raises `InvalidInput`.
+        """
+        silence = _check_silence(days, sessions, joined, prefix)
+        return self._read(queries.count_silent, silence, self._find_now())
+
+    def _find_now(self) -> datetime:
+        return self._clock().astimezone(UTC)
+
+    def _find_today(self) -> date:
+        return self._find_now().date()
+
+
+def _check_silence(days: int, sessions: int, joined: date | None, prefix: str) -> queries.Silence:
+    week = None if joined is None else check_day(joined, "joined")
+    if week is not None and week.weekday():
+        raise InvalidInput(f"joined is {week}, which is no Monday; give the first day of a week")
+    return queries.Silence(
+        check_int(days, "days", least=1, most=MAX_SILENT_DAYS),
+        check_int(sessions, "sessions", least=0, most=MAX_SESSIONS),
+        week,
+        check_prefix(prefix, most=50),
+    )
+
+
+def _check_last(after: SilentPlayer | None) -> SilentPlayer | None:
+    last = check_after(after, SilentPlayer)
+    if last is None:
+        return None
+    active = last.last_active
+    return msgspec.structs.replace(
+        last,
+        user_id=check_id(last.user_id, "after.user_id"),
+        username=check_username(last.username),
+        last_active=None if active is None else check_time(active, "after.last_active"),
+    )

@@ -1,0 +1,1 @@
+"""Players: who plays, who comes back, who is silent."""

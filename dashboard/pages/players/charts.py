@@ -1,0 +1,148 @@
+"""The charts of the players page, in Vega-Lite; pure functions."""
+
+from collections.abc import Sequence
+
+from core.records import PlayerDay, PlayerReport
+from dashboard.charts import ACCENT, BASELINE, MARGIN, Spec, build_day_axis
+from dashboard.formats import format_count, format_day
+from dashboard.pages.players.tables import Bucket, list_retention
+
+HEAT = (
+    (10, "#eef2ff", "#1e1b4b"),
+    (25, "#e0e7ff", "#1e1b4b"),
+    (40, "#c7d2fe", "#1e1b4b"),
+    (60, "#a5b4fc", "#1e1b4b"),
+    (80, "#4338ca", "#ffffff"),
+    (101, "#312e81", "#ffffff"),
+)
+"""Fill and text of a cell whose share is below a limit in percent; the same in both themes."""
+
+_ROW_PIXELS = 26
+_SERIES = {"Played": ACCENT, "Traded": BASELINE, "Joined": "#0d9488"}
+
+
+def build_retention_chart(report: PlayerReport) -> Spec:
+    """Return a heat table: a row per week of joining, a column per week since, the share in each cell."""
+    rows: list[Spec] = []
+    for cell in list_retention(report):
+        fill, text = next((fill, text) for limit, fill, text in HEAT if cell.percent < limit)
+        share = f"{cell.percent:.0f}"
+        rows.append(
+            {
+                "joined": f"{cell.week.day} {cell.week:%b} ({format_count(cell.players)})",
+                "since": cell.since,
+                "share": share,
+                "fill": fill,
+                "text": text,
+                "week": format_day(cell.week),
+                "players": f"{format_count(cell.played)} of {format_count(cell.players)} ({share}%)",
+                "state": "running week, so far" if cell.is_open else "finished week",
+            }
+        )
+    cohorts = len(report.cohorts)
+    encoding: Spec = {
+        "x": {
+            "field": "since",
+            "type": "ordinal",
+            "axis": {"title": "Weeks since joining", "orient": "top", "labelAngle": 0, "ticks": False},
+        },
+        "y": {
+            "field": "joined",
+            "type": "ordinal",
+            "sort": None,
+            "axis": {"title": None, "ticks": False, "labelLimit": 130},
+        },
+        "tooltip": [
+            {"field": "week", "type": "nominal", "title": "Joined in the week of"},
+            {"field": "since", "type": "nominal", "title": "Weeks since"},
+            {"field": "players", "type": "nominal", "title": "Played"},
+            {"field": "state", "type": "nominal", "title": "Week"},
+        ],
+    }
+    data = {"values": rows}
+    return {
+        "height": max(cohorts, 1) * _ROW_PIXELS,
+        "layer": [
+            {
+                "data": data,
+                "mark": {"type": "rect", "cornerRadius": 2},
+                "encoding": {**encoding, "color": {"field": "fill", "type": "nominal", "scale": None}},
+            },
+            {
+                "data": data,
+                "mark": {"type": "text", "fontSize": 11},
+                "encoding": {
+                    **encoding,
+                    "text": {"field": "share", "type": "nominal"},
+                    "color": {"field": "text", "type": "nominal", "scale": None},
+                },
+            },
+        ],
+    }
+
+
+def build_days_chart(days: Sequence[PlayerDay]) -> Spec:
+    """Return how many players played, traded and joined on each day, given oldest first."""
+    rows: list[Spec] = []
+    for row in days:
+        counts = {"Played": row.played, "Traded": row.traded, "Joined": row.joined}
+        is_open = row is days[-1]
+        rows.extend(
+            {
+                "day": row.day.isoformat(),
+                "session": f"{format_day(row.day)}{', so far' if is_open else ''}",
+                "series": series,
+                "players": count,
+            }
+            for series, count in counts.items()
+        )
+    return {
+        "data": {"values": rows},
+        "height": 260,
+        "padding": MARGIN,
+        "mark": {"type": "line", "strokeWidth": 2, "point": {"filled": True, "size": 18}},
+        "encoding": {
+            "x": build_day_axis([row.day.isoformat() for row in days]),
+            "y": {
+                "field": "players",
+                "type": "quantitative",
+                "axis": {"title": None, "format": ",.0f", "tickMinStep": 1, "tickCount": 4},
+            },
+            "color": {
+                "field": "series",
+                "type": "nominal",
+                "scale": {"domain": list(_SERIES), "range": list(_SERIES.values())},
+                "legend": {"title": None, "orient": "top", "symbolType": "stroke"},
+            },
+            "tooltip": [
+                {"field": "session", "type": "nominal", "title": "Day"},
+                {"field": "series", "type": "nominal", "title": "Players who"},
+                {"field": "players", "type": "quantitative", "title": "Players", "format": ",.0f"},
+            ],
+        },
+    }
+
+
+def build_bars(buckets: Sequence[Bucket], *, title: str) -> Spec:
+    """Return a distribution as horizontal bars with their numbers."""
+    rows = [
+        {"label": bucket.label, "players": bucket.players, "text": format_count(bucket.players)}
+        for bucket in buckets
+    ]
+    y = {"field": "label", "type": "ordinal", "sort": None, "axis": {"title": title, "ticks": False}}
+    x = {
+        "field": "players",
+        "type": "quantitative",
+        "axis": {"title": "Players", "format": ",.0f", "tickMinStep": 1, "tickCount": 3},
+    }
+    tooltip = [
+        {"field": "label", "type": "nominal", "title": title},
+        {"field": "text", "type": "nominal", "title": "Players"},
+    ]
+    return {
+        "data": {"values": rows},
+        "height": len(rows) * _ROW_PIXELS,
+        "padding": MARGIN,
+        "mark": {"type": "bar", "color": ACCENT, "cornerRadius": 2, "height": {"band": 0.65}},
+        "encoding": {"x": x, "y": y, "tooltip": tooltip},
+    }

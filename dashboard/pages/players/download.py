@@ -1,0 +1,86 @@
+"""The downloads of the players page as CSV files: retention, and the whole list of silent players."""
+
+from collections.abc import Iterator
+from datetime import date
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from core.errors import InvalidInput
+from core.records import SilentPlayer
+from dashboard import runtime
+from dashboard.downloads import Cells, answer_csv, disarm
+from dashboard.pages.players.data import Silence
+from dashboard.pages.players.tables import list_retention
+
+SILENT_PATH = "/download/silent-players.csv"
+RETENTION_PATH = "/download/retention.csv"
+SILENT_COLUMNS = (
+    "username",
+    "days_silent",
+    "last_active",
+    "last_session",
+    "sessions",
+    "rank",
+    "ranked",
+    "return_percent",
+    "quest_title",
+    "quest_status",
+    "joined_at",
+    "user_id",
+)
+RETENTION_COLUMNS = ("joined_week", "players", "weeks_since", "played", "percent")
+
+
+def build_silent_link(silence: Silence) -> str:
+    """Return the address of the file with all players of a list, relative to any page."""
+    given = {**silence.list_filters(), "joined": silence.joined or "", "order": silence.order}
+    return f"{SILENT_PATH[1:]}?{urlencode(given)}"
+
+
+def get_silent(request: Request) -> Response:
+    """Answer with all silent players of the filters in the address; runs on a worker thread."""
+    given = request.query_params
+
+    def read() -> Iterator[Cells]:
+        players = runtime.get_service().stream_silent_players(
+            days=_parse_int(given.get("days", "30"), "days"),
+            sessions=_parse_int(given.get("sessions", "0"), "sessions"),
+            joined=_parse_day(given.get("joined", "")),
+            prefix=given.get("prefix", ""),
+            order=given.get("order", "last_active"),
+        )
+        return map(_build_row, players)
+
+    return answer_csv("silent-players.csv", SILENT_COLUMNS, read)
+
+
+def get_retention(_: Request) -> Response:
+    """Answer with the retention of each cohort, a row for each week; runs on a worker thread."""
+
+    def read() -> Iterator[Cells]:
+        for cell in list_retention(runtime.get_service().get_player_report()):
+            yield cell.week, cell.players, cell.since, cell.played, f"{cell.percent:.2f}"
+
+    return answer_csv("retention.csv", RETENTION_COLUMNS, read)
+
+
+def _build_row(player: SilentPlayer) -> Cells:
+    row = player.asdict()
+    row["username"], row["quest_title"] = disarm(player.username), disarm(player.quest_title or "")
+    return tuple(row[name] for name in SILENT_COLUMNS)
+
+
+def _parse_int(text: str, name: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InvalidInput(f"{name} is {text!r}; give a whole number") from None
+
+
+def _parse_day(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError:
+        raise InvalidInput(f"joined is {text!r}; give a date such as 2026-03-02") from None

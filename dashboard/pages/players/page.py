@@ -1,0 +1,312 @@
+"""Players: who plays, who comes back, and who is silent since when.
+
+Run by Streamlit as a script for every view. The filters are query parameters, so every list is a link. The
+figures refresh alone, section by section.
+"""
+
+from collections.abc import Sequence
+from datetime import date
+from functools import partial
+
+import streamlit as st
+
+from core import EnhancedDatabaseService
+from core.records import PlayerDay, PlayerReport, SilentPlayer
+from dashboard import filters, live, runtime, states
+from dashboard.charts import enclose_data
+from dashboard.elements import CARD_PIXELS, show_metric, show_table
+from dashboard.formats import escape_markdown, format_count, format_day, format_quantity
+from dashboard.pages.players import charts, data, download, tables
+from dashboard.pages.players.data import ROWS_SHOWN, Silence, SilentPage
+
+REFRESH_SECONDS = 60
+WINDOWS = {"7 days": 7, "30 days": 30}
+SILENT_DAYS = ("1", "7", "14", "30", "60", "90")
+LEAST_SESSIONS = ("0", "5", "10", "20", "50")
+ANY_WEEK = "Any week"
+USERNAME_LETTERS = 50
+PAGES = "silent-pages"
+
+SEEN_HELP = "Active on one of these UTC days, or played a session of them; today is included so far."
+PLAYED_HELP = "Players with a portfolio of at least one session of these days."
+JOINED_HELP = "Players whose account was created on these days."
+RETURNED_HELP = "Played a session of these days after at least 7 days without a session of theirs."
+LOST_HELP = f"Seen once, but not in the last {data.LOST_DAYS} days."
+NEWLY_LOST_HELP = (
+    f"Players whose silence reached {data.LOST_DAYS} days on one of these days and who are still away. "
+    "Players lost earlier had more time to come back, so the number before is no fair comparison."
+)
+
+
+def show_players() -> None:
+    """Show the page for the values in the address."""
+    service = runtime.get_service()
+    live.show_heading("Players")
+    with live.loading():
+        report = live.read("players-report", service.get_player_report)
+    if not report.players:
+        states.show_empty(
+            "no-players",
+            "No players yet",
+            "Nobody has signed up. Load the shipped price history as game sessions with players:",
+            command="make seed",
+            note="Without make: `echo-markets seed`. Then reload this page.",
+        )
+        return
+    window = filters.select_segment("Compare", list(WINDOWS), default="7 days", key="window", noun="window")
+    live.show_live(partial(_show_figures, service, WINDOWS[window]), seconds=REFRESH_SECONDS)
+    silence = _show_filters(report)
+    live.show_live(partial(_show_silent, service, silence), seconds=REFRESH_SECONDS)
+    st.caption(
+        "Figures of all players can be up to five minutes old, finished days up to an hour; the list is as "
+        "of now. A session is a UTC date; that of today is open, so its figures are so far."
+    )
+
+
+def _show_figures(service: EnhancedDatabaseService, days: int) -> None:
+    report = service.get_player_report
+    live.show_section("players-seen", load=report, show=_show_seen)
+    live.show_section("players-window", load=report, show=partial(_show_window, days=days))
+    live.show_section("players-days", load=partial(data.list_days, service), show=_show_days)
+    live.show_section("players-retention", load=report, show=_show_retention)
+    live.show_section("players-distributions", load=report, show=_show_distributions)
+
+
+def _show_seen(report: PlayerReport) -> None:
+    with st.grid(4, min_column_width=CARD_PIXELS):
+        for label, days in (("Seen today, so far", 1), ("Seen in 7 days", 7), ("Seen in 30 days", 30)):
+            played = data.find_window(report, days=days, end=0).played
+            seen = format_count(data.count_seen(report, days))
+            show_metric(label, seen, f"{format_count(played)} played", help=SEEN_HELP)
+        of_all = f"of {format_quantity(report.players, 'player')}"
+        show_metric("Lost", format_count(data.count_lost(report)), of_all, help=LOST_HELP)
+    if report.never_seen:
+        st.caption(f"Joined and never seen: {format_quantity(report.never_seen, 'player')}.")
+
+
+def _show_window(report: PlayerReport, days: int) -> None:
+    found = data.compare_windows(report, days)
+    window, before = found.window, found.before
+    st.subheader(f"The {days} days before today", anchor=False)
+    today = data.find_window(report, days=1, end=0)
+    st.caption(
+        f"{format_day(window.first)} to {format_day(window.last)}, compared with {format_day(before.first)} "
+        f"to {format_day(before.last)}: finished days only. Today so far: {format_count(today.played)} "
+        f"played, {format_count(today.joined)} new, {format_count(today.returned)} returning."
+    )
+    rows = (
+        ("Played", window.played, before.played, PLAYED_HELP),
+        ("New", window.joined, before.joined, JOINED_HELP),
+        ("Returning", window.returned, before.returned, RETURNED_HELP),
+    )
+    with st.grid(4, min_column_width=CARD_PIXELS):
+        for label, count, earlier, text in rows:
+            is_change = count != earlier
+            note = f"{count - earlier:+,d} from {format_count(earlier)}" if is_change else "as many before"
+            show_metric(label, format_count(count), note, is_change=is_change, help=text)
+        earlier_lost = f"before: {format_count(found.lost_before)}"
+        show_metric("Newly lost", format_count(found.lost), earlier_lost, help=NEWLY_LOST_HELP)
+
+
+def _show_days(days: Sequence[PlayerDay]) -> None:
+    st.subheader(f"Players a day, last {len(days)} days", anchor=False)
+    st.vega_lite_chart(
+        enclose_data(charts.build_days_chart(days)),
+        width="stretch",
+        alt=f"Players who played, traded and joined on each of {len(days)} days; see the table below",
+    )
+    st.caption("The last point is today, so far. A day without a session has no players.")
+    number = partial(st.column_config.NumberColumn, format="%,d")
+    with st.expander("Table of the days"):
+        show_table(
+            tables.build_days_table(days),
+            {
+                "day": st.column_config.DateColumn("Day", format="YYYY-MM-DD"),
+                "played": number("Played", help="Players with a portfolio of the session"),
+                "traded": number("Traded", help="Players with at least one trade in the session"),
+                "joined": number("New", help="Players whose account was created on the day"),
+            },
+            alt=f"Players who played, traded and joined on each of {len(days)} days, newest first",
+        )
+
+
+def _show_retention(report: PlayerReport) -> None:
+    st.subheader("Retention by week of joining", anchor=False)
+    if not report.cohorts:
+        st.caption("Nobody has joined in the last 13 weeks.")
+        return
+    st.vega_lite_chart(
+        charts.build_retention_chart(report),
+        width="stretch",
+        alt="Share of each week's new players who played in each week since; see the table below",
+    )
+    st.caption(
+        "Share of the players who joined in a week (Monday to Sunday, UTC; their number in brackets) who "
+        "played at least one session in that week and in each week since, in percent. The last cell of a row "
+        "is the running week, so far. Weeks without any session are empty."
+    )
+    with st.expander("Table of retention"):
+        table = tables.build_retention_table(report.cohorts)
+        percent = partial(st.column_config.NumberColumn, format="%.1f%%")
+        show_table(
+            table,
+            {
+                "week": st.column_config.DateColumn("Joined in the week of", format="YYYY-MM-DD"),
+                "players": st.column_config.NumberColumn("Players", format="%,d"),
+                **{name: percent(name.capitalize()) for name in table.columns[2:]},
+            },
+            alt="Retention in percent: a row for each week of joining, a column for each week since",
+            placeholder="",
+        )
+    st.link_button("Download retention as CSV", download.RETENTION_PATH[1:])
+
+
+def _show_distributions(report: PlayerReport) -> None:
+    seen, streaks = st.columns(2, gap="medium")
+    with seen:
+        st.subheader("Days since last seen", anchor=False)
+        _show_bars(tables.group_silence(report), title="Days since last seen")
+    with streaks:
+        st.subheader("Current streaks", anchor=False)
+        if not report.streaks:
+            st.caption("Nobody played the last finished session or today's.")
+            return
+        _show_bars(tables.group_streaks(report), title="Sessions in a row")
+        st.caption(
+            "Sessions played in a row up to now, of players who played the last finished session or today's. "
+            "Only sessions that were held count: a day without one ends no streak, nor does that of today "
+            "while it is open. Counted within 62 days."
+        )
+
+
+def _show_bars(buckets: Sequence[tables.Bucket], *, title: str) -> None:
+    words = ", ".join(f"{bucket.label}: {format_count(bucket.players)}" for bucket in buckets)
+    st.vega_lite_chart(
+        enclose_data(charts.build_bars(buckets, title=title)), width="stretch", alt=f"{title}. {words}"
+    )
+
+
+def _show_filters(report: PlayerReport) -> Silence:
+    st.subheader("Silent players", anchor=False)
+    weeks: dict[str, date | None] = {
+        ANY_WEEK: None,
+        **{cohort.week.isoformat(): cohort.week for cohort in reversed(report.cohorts)},
+    }
+    days = filters.select_segment(
+        "Not seen for at least (days)",
+        SILENT_DAYS,
+        default="30",
+        key="silent",
+        noun="number of days",
+        on_change=_go_to_first,
+    )
+    with st.expander("More filters"), st.grid(4, min_column_width=180, gap="small"):
+        sessions = filters.select_option(
+            "Sessions played, at least",
+            LEAST_SESSIONS,
+            key="played",
+            noun="number of sessions",
+            on_change=_go_to_first,
+        )
+        week = filters.select_option(
+            "Joined in the week of", weeks, key="joined", noun="week", on_change=_go_to_first
+        )
+        order = filters.select_option("Order", data.ORDERS, key="sort", noun="order", on_change=_go_to_first)
+        prefix = st.text_input(
+            "Find a player",
+            key="name",
+            placeholder="First letters of a username",
+            live=True,
+            max_chars=USERNAME_LETTERS,
+            bind="query-params",
+            on_change=_go_to_first,
+        )
+    return Silence(int(days), int(sessions), weeks[week], (prefix or "").strip(), data.ORDERS[order])
+
+
+def _show_silent(service: EnhancedDatabaseService, silence: Silence) -> None:
+    pages: list[SilentPlayer] = st.session_state.get(PAGES, [])
+    after = pages[-1] if pages else None
+    live.show_section(
+        ("players-silent", silence, after),
+        load=partial(data.load_silent, service, silence, after),
+        show=partial(_show_page, silence=silence, skipped=len(pages) * ROWS_SHOWN),
+    )
+
+
+def _show_page(page: SilentPage, *, silence: Silence, skipped: int) -> None:
+    if not page.players:
+        _show_nobody(silence)
+        return
+    number = st.column_config.NumberColumn
+    day = partial(st.column_config.DateColumn, format="YYYY-MM-DD")
+    more = "+" if page.total >= 10_000 else ""
+    first, last = skipped + 1, skipped + len(page.players)
+    st.caption(
+        f"{format_count(first)} to {format_count(last)} of {format_count(page.total)}{more} players not seen "
+        f"for at least {format_quantity(silence.days, 'day')}. Rank and return: of the last session played."
+    )
+    show_table(
+        tables.build_silent_table(page.players),
+        {
+            "player": st.column_config.LinkColumn(
+                "Player", display_text=r"player=(.+)$", help="Opens the player's portfolios"
+            ),
+            "days": number("Days silent", format="%,d", help="Days since the player was seen last"),
+            "seen": st.column_config.TextColumn(
+                "Last active", help="The last session where the time of activity is not known"
+            ),
+            "session": day("Last session"),
+            "rank": st.column_config.TextColumn("Rank", help="By daily return, in the last session"),
+            "return": number("Return", format="%+,.2f%%", help="Of the last session"),
+            "quest": st.column_config.TextColumn(
+                "Last quest", width="medium", help="The newest one and its state"
+            ),
+            "sessions": number("Sessions", format="%,d", help="All sessions that the player played"),
+            "joined": day("Joined"),
+        },
+        alt=f"Players who were not seen for {silence.days} days, with their last session and quest",
+        visible_rows=ROWS_SHOWN // 2,
+        placeholder="-",
+    )
+    with st.container(horizontal=True, gap="small"):
+        st.button("Previous", key="silent-previous", disabled=not skipped, on_click=_go_back)
+        st.button(
+            "Next",
+            key="silent-next",
+            disabled=len(page.players) < ROWS_SHOWN,
+            on_click=_go_on,
+            args=(page.players[-1],),
+        )
+        st.link_button(
+            "Download CSV",
+            download.build_silent_link(silence),
+            help="All players of this list, not only this page",
+        )
+
+
+def _show_nobody(silence: Silence) -> None:
+    is_filtered = silence != Silence(days=silence.days, order=silence.order)
+    where = f" starting with “{escape_markdown(silence.prefix)}”" if silence.prefix else ""
+    states.show_empty(
+        "nobody-silent",
+        f"No player{where} is silent for {format_quantity(silence.days, 'day')}",
+        "Choose fewer days, or remove filters above."
+        if is_filtered
+        else "Everybody who was seen once has been seen since.",
+    )
+
+
+def _go_to_first() -> None:
+    st.session_state.pop(PAGES, None)
+
+
+def _go_on(last: SilentPlayer) -> None:
+    st.session_state[PAGES] = [*st.session_state.get(PAGES, []), last]
+
+
+def _go_back() -> None:
+    st.session_state[PAGES] = st.session_state.get(PAGES, [])[:-1]
+
+
+show_players()

@@ -1,0 +1,136 @@
+"""Retention, distributions and tables of players; pure functions."""
+
+from collections.abc import Iterator, Sequence
+from datetime import date
+
+import msgspec
+import pandas as pd
+
+from core.records import Cohort, PlayerDay, PlayerReport, SilentPlayer
+from dashboard.formats import build_player_link, format_key, format_rank_of
+from dashboard.pages.players.data import find_last_seen
+
+SILENT_BUCKETS = (
+    ("Today", 0, 0),
+    ("1 day", 1, 1),
+    ("2 to 6 days", 2, 6),
+    ("7 to 13 days", 7, 13),
+    ("14 to 29 days", 14, 29),
+    ("30 to 59 days", 30, 59),
+    ("60 to 90 days", 60, 90),
+)
+EARLIER = "Over 90 days"
+STREAK_BUCKETS = (
+    ("1", 1, 1),
+    ("2", 2, 2),
+    ("3 to 4", 3, 4),
+    ("5 to 9", 5, 9),
+    ("10 to 19", 10, 19),
+    ("20 to 29", 20, 29),
+    ("30 or more", 30, 30),
+)
+
+
+class RetentionCell(msgspec.Struct, frozen=True):
+    """The players of one cohort who played in one week; `is_open` for the running week."""
+
+    week: date
+    players: int
+    since: int
+    played: int
+    is_open: bool
+
+    @property
+    def percent(self) -> float:
+        """The share of the cohort."""
+        return self.played / self.players * 100
+
+
+class Bucket(msgspec.Struct, frozen=True):
+    """A bar of a distribution."""
+
+    label: str
+    players: int
+
+
+def list_retention(report: PlayerReport) -> Iterator[RetentionCell]:
+    """Yield the weeks of each cohort, oldest first, without those in which no session was held."""
+    for cohort in report.cohorts:
+        for since, played in enumerate(cohort.played):
+            if played is not None:
+                is_open = since == len(cohort.played) - 1
+                yield RetentionCell(cohort.week, cohort.players, since, played, is_open)
+
+
+def build_retention_table(cohorts: Sequence[Cohort]) -> pd.DataFrame:
+    """Return one row per cohort with its share in percent by weeks since joining; None for no value."""
+    weeks = max((len(cohort.played) for cohort in cohorts), default=0)
+    rows = []
+    for cohort in cohorts:
+        shares = [None if n is None else n / cohort.players * 100 for n in cohort.played]
+        row: dict[str, object] = {"week": cohort.week, "players": cohort.players}
+        rows.append(row | {f"week {since}": share for since, share in enumerate(shares)})
+    columns = ["week", "players", *(f"week {since}" for since in range(weeks))]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def group_silence(report: PlayerReport) -> list[Bucket]:
+    """Return players by days since they were seen last."""
+    days = {(report.today - row.day).days: row.players for row in report.last_seen}
+    buckets = [
+        Bucket(label, sum(players for day, players in days.items() if low <= day <= high))
+        for label, low, high in SILENT_BUCKETS
+    ]
+    return [*buckets, Bucket(EARLIER, report.seen_earlier)]
+
+
+def group_streaks(report: PlayerReport) -> list[Bucket]:
+    """Return players by the length of their current streak."""
+    return [
+        Bucket(label, sum(row.players for row in report.streaks if low <= row.sessions <= high))
+        for label, low, high in STREAK_BUCKETS
+    ]
+
+
+def build_days_table(days: Sequence[PlayerDay]) -> pd.DataFrame:
+    """Return one row per day, newest first."""
+    newest_first = list(reversed(days))
+    return pd.DataFrame(
+        {name: [row[name] for row in newest_first] for name in ("day", "played", "traded", "joined")}
+    )
+
+
+def build_silent_table(players: Sequence[SilentPlayer]) -> pd.DataFrame:
+    """Return one row per silent player: link, days, last session with rank and return, last quest."""
+    return pd.DataFrame(
+        {
+            "player": [build_player_link(player.username) for player in players],
+            "days": [player.days_silent for player in players],
+            "seen": [_format_seen(player) for player in players],
+            "session": [player.last_session for player in players],
+            "rank": [
+                format_rank_of(player.rank, player.ranked) if player.rank and player.ranked else None
+                for player in players
+            ],
+            "return": [
+                None if player.return_percent is None else float(player.return_percent) for player in players
+            ],
+            "quest": [
+                f"{player.quest_title} ({_describe_status(player.quest_status)})"
+                if player.quest_title
+                else None
+                for player in players
+            ],
+            "sessions": [player.sessions for player in players],
+            "joined": [player.joined_at.date() for player in players],
+        }
+    )
+
+
+def _format_seen(player: SilentPlayer) -> str | None:
+    seen = find_last_seen(player)
+    return None if seen is None else f"{seen:%Y-%m-%d}"
+
+
+def _describe_status(status: str | None) -> str:
+    return "running" if status == "ACTIVE" else format_key(status or "").lower()

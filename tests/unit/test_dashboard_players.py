@@ -1,0 +1,83 @@
+"""Distributions, retention and charts of the players page."""
+
+from datetime import date, timedelta
+
+import altair as alt
+import pytest
+
+from core.records import Cohort, LastSeen, PlayerDay, PlayerReport, Streak
+from dashboard.pages.players import charts, tables
+
+TODAY = date(2026, 3, 12)
+MONDAY = date(2026, 3, 9)
+
+
+def build_report(**changes: object) -> PlayerReport:
+    """Return a report on ten players of two cohorts."""
+    values = {
+        "today": TODAY,
+        "players": 10,
+        "last_seen": (LastSeen(TODAY, 4), LastSeen(TODAY - timedelta(days=6), 2)),
+        "seen_earlier": 3,
+        "never_seen": 1,
+        "windows": (),
+        "streaks": (Streak(1, 2), Streak(30, 1)),
+        "cohorts": (Cohort(MONDAY - timedelta(days=14), 4, (4, None, 1)), Cohort(MONDAY, 2, (2,))),
+    }
+    return PlayerReport(**(values | changes))  # type: ignore[arg-type]  # of the right types
+
+
+def measure_contrast(first: str, second: str) -> float:
+    """Return the contrast of two colours (WCAG 2)."""
+
+    def measure(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return sum(part * weight for part, weight in zip(linear, (0.2126, 0.7152, 0.0722), strict=True))
+
+    low, high = sorted((measure(first), measure(second)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize(("limit", "fill", "text"), charts.HEAT)
+def test_numbers_of_the_heat_table_are_readable(limit: int, fill: str, text: str) -> None:
+    """Each cell brings its own background, so the theme does not matter."""
+    assert limit > 0
+    assert measure_contrast(fill, text) >= 4.5
+
+
+def test_buckets_hold_every_player_who_was_seen() -> None:
+    """By days since, and by sessions in a row."""
+    silence = {bucket.label: bucket.players for bucket in tables.group_silence(build_report())}
+    assert {label: players for label, players in silence.items() if players} == {
+        "Today": 4,
+        "2 to 6 days": 2,
+        "Over 90 days": 3,
+    }
+    streaks = {bucket.label: bucket.players for bucket in tables.group_streaks(build_report())}
+    assert (streaks["1"], streaks["30 or more"]) == (2, 1)
+    assert sum(streaks.values()) == 3
+
+
+def test_retention_has_no_cell_for_a_week_without_a_session() -> None:
+    """Nor for the future; only the running week is so far."""
+    cells = list(tables.list_retention(build_report()))
+    assert [(cell.since, cell.percent, cell.is_open) for cell in cells] == [
+        (0, 100.0, False),
+        (2, 25.0, True),
+        (0, 100.0, True),
+    ]
+    table = tables.build_retention_table(build_report().cohorts)
+    assert list(table.columns) == ["week", "players", "week 0", "week 1", "week 2"]
+    assert table["week 1"].isna().all()
+
+
+def test_charts_are_valid() -> None:
+    """Altair knows the schema."""
+    days = [PlayerDay(TODAY - timedelta(days=age), age, age, 0) for age in (2, 1, 0)]
+    for spec in (
+        charts.build_retention_chart(build_report()),
+        charts.build_days_chart(days),
+        charts.build_bars(tables.group_silence(build_report()), title="Days"),
+    ):
+        alt.Chart.from_dict(spec).to_dict()
