@@ -125,6 +125,33 @@ def find_source(service: EnhancedDatabaseService, category: Category, day: date)
     return by_value if is_exact else ScoreSource(day, DAILY_RETURNS, DAILY_RETURNS)
 
 
+def list_rank_history(
+    service: EnhancedDatabaseService, user_id: UUID, category: Category, days: Sequence[date]
+) -> tuple[PlayerScore, ...]:
+    """Return a player's scores with ranks in these sessions, oldest first.
+
+    Compares the player's return and value of each session instead of asking `find_source`, which reads a
+    whole leaderboard's ends for every day.
+    """
+    if category.key != DAILY_RETURNS:
+        return service.list_player_scores([user_id], category.key, days, ranked=True)
+    returns = service.list_player_scores([user_id], DAILY_RETURNS, days)
+    ranked = service.list_player_scores([user_id], TOTAL_VALUE, days, ranked=True)
+    by_value = {row.session_date: row for row in ranked}
+
+    def is_exact(row: PlayerScore) -> bool:
+        value = by_value.get(row.session_date)
+        source = ScoreSource(row.session_date, DAILY_RETURNS, TOTAL_VALUE)
+        return value is not None and abs(row.score - source.convert(value.score)) <= ROUNDING
+
+    exact = {row.session_date for row in returns if is_exact(row)}
+    others = [row.session_date for row in returns if row.session_date not in exact]
+    rounded = service.list_player_scores([user_id], DAILY_RETURNS, others, ranked=True) if others else ()
+    ranks = {row.session_date: row.rank for row in rounded}
+    ranks |= {day: by_value[day].rank for day in exact}
+    return tuple(msgspec.structs.replace(row, rank=ranks.get(row.session_date)) for row in returns)
+
+
 def _have_equal_ends(service: EnhancedDatabaseService, source: ScoreSource) -> bool:
     """Return whether both leaderboards have as many players, the same best and the same lowest return.
 

@@ -16,6 +16,7 @@ from core.records import Portfolio
 from core.simulation.live_quests import count_wins
 from dashboard import runtime
 from dashboard.formats import (
+    KNOWN_CATEGORIES,
     format_day,
     format_money,
     format_percent,
@@ -23,6 +24,7 @@ from dashboard.formats import (
     format_signed_money,
 )
 from dashboard.navigation import SCRIPTS
+from dashboard.pages.portfolios import data
 from tests.conftest import Execute
 from tests.game import build_portfolio
 from tests.integration.pages import open_page, read_metrics, read_text
@@ -81,7 +83,8 @@ class Truth:
         return sorted(day for day in days if first <= day.toordinal() and day < self.today)
 
     def find_rank(self, name: str, category: str, day: date) -> tuple[int, int] | None:
-        """Return a player's rank on a leaderboard and how many players it has."""
+        """Return a player's rank on a leaderboard and how many players it has; returns rank by value."""
+        category = "total_value" if category == "daily_returns" else category
         rows = [
             row
             for row in self._tables["leaderboard_entries"]
@@ -279,6 +282,33 @@ def test_the_leader_is_called_what_it_is(pages: EnhancedDatabaseService, execute
     finished = read_alternatives(open_page(PORTFOLIOS, player="dave"))
     assert "Today's leader" not in finished
     assert "Best: " not in finished
+
+
+def test_ranks_by_return_are_those_of_the_leaderboards_page(
+    pages: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """Returns that are equal after rounding, values that are not: the ranks are those of the values."""
+    now = write_now(pages, "players come and go")
+    execute("UPDATE leaderboard_entries SET score = 1.00 WHERE category = 'daily_returns'")
+    values = "10100.00 + 0.01 * (rank() OVER (PARTITION BY session_date ORDER BY user_id) - 4)"
+    execute(
+        "UPDATE leaderboard_entries AS entry SET score = ranked.value FROM "
+        f"(SELECT id, {values} AS value FROM leaderboard_entries WHERE category = 'total_value') AS ranked "
+        "WHERE entry.id = ranked.id"
+    )
+    truth = Truth(execute, now)
+    for name in ("alice", "bob"):
+        played = truth.list_played(name, "All")
+        expected = [truth.find_rank(name, "daily_returns", row["session_date"]) for row in played]
+        place, players = expected[-1] or (0, 0)
+        page = open_page(PORTFOLIOS, player=name, window="All")
+        assert read_metrics(page)["Daily return"] == f"{place} of {players}"
+        user = pages.get_user_by_username(name)
+        player = data.load_player(pages, user, "All")
+        assert player is not None
+        history = data.load_rank_history(pages, player, KNOWN_CATEGORIES[0])
+        assert [row.rank for row in history] == [rank for rank, _ in filter(None, expected)]
+        assert {row.score for row in history} == {Decimal("1.00")}
 
 
 def test_a_missed_session_is_a_gap(pages: EnhancedDatabaseService) -> None:

@@ -26,10 +26,9 @@ from core.records import (
 from core.service.inputs import MAX_LIMIT
 from core.service.market import MAX_MARKET_DAYS
 from core.service.portfolios import add_gains
+from dashboard import scores
 from dashboard.data import find_newest_leaderboard_day, list_categories
 from dashboard.formats import KNOWN_CATEGORIES, Category
-
-RETURNS = KNOWN_CATEGORIES[0].key
 
 WINDOWS: Final = {"7 days": 7, "30 days": 30, "90 days": 90, "1 year": 365, "All": None}
 """The calendar windows of the page: today (UTC) and the days before it."""
@@ -122,9 +121,15 @@ class Suggestions(msgspec.Struct, frozen=True):
 def load_suggestions(service: EnhancedDatabaseService) -> Suggestions:
     """Return whom to look at."""
     day = find_newest_leaderboard_day(service)
-    leaders = service.get_leaderboard(RETURNS, day, SUGGESTED_PLAYERS) if day else ()
+    leaders = list_leaders(service, day, SUGGESTED_PLAYERS) if day else ()
     names = tuple(entry.username for entry in leaders)
     return Suggestions(names, bool(names) or bool(service.list_session_dates(limit=1)))
+
+
+def list_leaders(service: EnhancedDatabaseService, day: date, limit: int) -> tuple[LeaderboardEntry, ...]:
+    """Return the players with the best returns of a session, in the order of the Leaderboards page."""
+    source = scores.find_source(service, KNOWN_CATEGORIES[0], day)
+    return service.get_leaderboard(source.rank_key, day, limit)
 
 
 def load_players(
@@ -190,14 +195,16 @@ def load_quests(service: EnhancedDatabaseService, user: User) -> list[Quest]:
 
 
 def load_ranks(service: EnhancedDatabaseService, user: User, day: date) -> tuple[PlayerRank, ...]:
-    """Return the player's rank on every leaderboard of one session."""
+    """Return the player's rank on every leaderboard of one session, as the Leaderboards page has it."""
 
     def find_rank(category: Category) -> PlayerRank:
+        source = scores.find_source(service, category, day)
         try:
-            entry = service.get_user_rank(user.id, category.key, day)
+            ranked = service.get_user_rank(user.id, source.rank_key, day)
         except LeaderboardEntryNotFound:
             return PlayerRank(category, None, 0)
-        return PlayerRank(category, entry, service.count_leaderboard(category.key, day))
+        [entry] = source.put_scores(service, [ranked])
+        return PlayerRank(category, entry, service.count_leaderboard(source.rank_key, day))
 
     return tuple(find_rank(category) for category in list_categories(service, day))
 
@@ -207,7 +214,7 @@ def load_rank_history(
 ) -> tuple[PlayerScore, ...]:
     """Return the player's rank on a leaderboard in each of the sessions, oldest first."""
     days = [row.session_date for row in player.history]
-    return service.list_player_scores([player.user.id], category.key, days, ranked=True)
+    return scores.list_rank_history(service, player.user.id, category, days)
 
 
 def load_equity(service: EnhancedDatabaseService, player: Player) -> Equity:
@@ -218,7 +225,7 @@ def load_equity(service: EnhancedDatabaseService, player: Player) -> Equity:
     """
     market = list_market_returns(service, player.history)
     day = player.newest.session_date
-    leaders = service.get_leaderboard(RETURNS, day, 1)
+    leaders = list_leaders(service, day, 1)
     if not leaders or leaders[0].user_id == player.user.id:
         return Equity(market, None, ())
     try:
