@@ -67,7 +67,17 @@ def test_every_value_has_the_type_that_its_record_declares(service: EnhancedData
     play_game(service)
     alice = service.get_user_by_username("alice")
     service.insert_market_ticks(Tick("AAPL", NOON + timedelta(hours=n), ONE) for n in range(3))
-    service.create_market_event(type="T", title="T", impact_magnitude=ONE, affected_symbols=["AAPL"])
+    event = service.create_market_event(type="T", title="T", impact_magnitude=ONE, affected_symbols=["AAPL"])
+    done = service.create_quest(alice.id, type="T", title="T", target_value=ONE)
+    service.update_quest_progress(done.id, ONE)
+    today = datetime.now(UTC).date()
+    # a session that is old enough for returns, played with a quest
+    service.get_current_portfolio(alice.id, today)
+    service.get_current_portfolio(alice.id, today - timedelta(days=20))
+    old = datetime.now(UTC) - timedelta(days=21)
+    service.load_quests(
+        [Quest(new_id(), alice.id, "T", "T", None, ONE, ONE * 0, "ACTIVE", None, None, old, None)]
+    )
     service.create_quest(
         alice.id, type="T", title="T", target_value=ONE, expires_at=datetime.now(UTC) + timedelta(days=1)
     )
@@ -79,6 +89,7 @@ def test_every_value_has_the_type_that_its_record_declares(service: EnhancedData
     seen: set[type] = set()
     for _ in range(2):
         answers = [read(service, alice) for read in READS.values()]
+        answers.append(service.find_event_effect(event.id))
         for record in list_records([*answers, *run, batch]):
             kind = type(record)
             again = msgspec.convert(
@@ -94,7 +105,6 @@ def test_every_value_has_the_type_that_its_record_declares(service: EnhancedData
         "StatementFigures",
         "Record",
         "Position",
-        "Streak",
         "SymbolGain",
         "Trade",
     }
