@@ -251,19 +251,22 @@ def build_effect(*medians: str | None) -> EventEffect:
 
 
 def test_an_effect_is_told_in_a_sentence() -> None:
-    """The medians only where both sessions have one."""
+    """The medians only where both sessions have one; a time after the event that still runs is so far."""
+    later = LAST + timedelta(days=1)
     counts = "1 trade of 1 player before, 1,500 trades of 20 players after."
-    assert tables.describe_effect(build_effect("0.5", "-0.25", "9")) == (
+    assert tables.describe_effect(build_effect("0.5", "-0.25", "9"), now=later) == (
         f"{counts} Median return +0.50% in the session before and -0.25% in that of the event."
     )
-    assert tables.describe_effect(build_effect(None, "1")) == counts
-    assert tables.describe_effect(build_effect()) == counts
+    assert tables.describe_effect(build_effect(None, "1"), now=later) == counts
+    assert tables.describe_effect(build_effect(), now=later) == counts
+    running = tables.describe_effect(build_effect(), now=LAST + timedelta(minutes=59))
+    assert running == "1 trade of 1 player before, 1,500 trades of 20 players after, so far."
 
 
 def test_an_effect_is_a_table_of_times_and_sessions() -> None:
     """Open sessions say so far; a number of players belongs to a session."""
-    today = (LAST + timedelta(days=1)).date()
-    frame = tables.build_effect_table(build_effect("0.5", "-0.001", None), window="1 hour", today=today)
+    effect, later = build_effect("0.5", "-0.001", None), LAST + timedelta(days=1)
+    frame = tables.build_effect_table(effect, window="1 hour", now=later)
     assert list(frame["when"]) == [
         "1 hour before",
         "1 hour after",
@@ -271,6 +274,8 @@ def test_an_effect_is_a_table_of_times_and_sessions() -> None:
         "Session of the event, Fri 1 Mar 2013",
         "Session after, Sat 2 Mar 2013, so far",
     ]
+    running = tables.build_effect_table(effect, window="1 hour", now=LAST + timedelta(minutes=59))
+    assert list(running["when"][:2]) == ["1 hour before", "1 hour after, so far"]
     assert list(frame["trades"]) == [1, 1_500, 4, 4, 4]
     assert frame["players"].isna().tolist() == [True, True, False, False, False]
     assert [str(median) for median in frame["median"][2:4]] == ["0.5", "0.0"]

@@ -284,11 +284,12 @@ def _show_effect(effect: EventEffect | None, window: str) -> None:
     if effect is None:
         return
     st.subheader("What the event did", anchor=False)
+    now = datetime.now(UTC)
     title, when = escape_markdown(effect.event.title), format_minute(effect.event.created_at)
-    st.markdown(f"**{title}**, {when}. In {window} on either side: {tables.describe_effect(effect)}")
+    st.markdown(f"**{title}**, {when}. In {window} on either side: {tables.describe_effect(effect, now=now)}")
     number = st.column_config.NumberColumn
     show_table(
-        tables.build_effect_table(effect, window=window, today=datetime.now(UTC).date()),
+        tables.build_effect_table(effect, window=window, now=now),
         {
             "when": "When",
             "traders": number("Players who traded", format="%,d"),

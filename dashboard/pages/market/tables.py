@@ -1,7 +1,7 @@
 """Tables of prices and events, and candles in words; pure functions."""
 
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -9,7 +9,7 @@ import msgspec
 import pandas as pd
 import streamlit as st
 
-from core.records import Candle, EventEffect, MarketEvent, Sparkline, Tick
+from core.records import Candle, EventEffect, MarketEvent, Sparkline, Tick, TradingWindow
 from dashboard.formats import (
     build_symbol_link,
     count_price_places,
@@ -108,17 +108,20 @@ def build_events_table(events: Sequence[MarketEvent]) -> pd.DataFrame:
     )
 
 
-def build_effect_table(effect: EventEffect, *, window: str, today: date) -> pd.DataFrame:
-    """Return what players did before and after an event, and in the sessions around it."""
+def build_effect_table(effect: EventEffect, *, window: str, now: datetime) -> pd.DataFrame:
+    """Return what players did before and after an event, and in the sessions around it.
+
+    What has not ended by `now` is so far.
+    """
     day = effect.event.created_at.astimezone(UTC).date()
     rows: list[dict[str, Any]] = [
-        {"when": f"{window} {side}", "traders": part.traders, "trades": part.trades}
+        {"when": f"{window} {side}{_tell_open(part, now)}", "traders": part.traders, "trades": part.trades}
         for side, part in (("before", effect.before), ("after", effect.after))
     ]
     for session in effect.sessions:
         place = "before" if session.session_date < day else "of the event"
         place = "after" if session.session_date > day else place
-        so_far = ", so far" if session.session_date == today else ""
+        so_far = ", so far" if session.session_date == now.date() else ""
         rows.append(
             {
                 "when": f"Session {place}, {format_day(session.session_date)}{so_far}",
@@ -131,7 +134,7 @@ def build_effect_table(effect: EventEffect, *, window: str, today: date) -> pd.D
     return pd.DataFrame(rows, columns=["when", "traders", "trades", "players", "median"])
 
 
-def describe_effect(effect: EventEffect) -> str:
+def describe_effect(effect: EventEffect, *, now: datetime) -> str:
     """Say in a sentence what changed with an event: trades, players who traded and the median return."""
     before, after = effect.before, effect.after
     day = effect.event.created_at.astimezone(UTC).date()
@@ -142,7 +145,8 @@ def describe_effect(effect: EventEffect) -> str:
     }
     text = (
         f"{format_quantity(before.trades, 'trade')} of {format_quantity(before.traders, 'player')} before, "
-        f"{format_quantity(after.trades, 'trade')} of {format_quantity(after.traders, 'player')} after."
+        f"{format_quantity(after.trades, 'trade')} of {format_quantity(after.traders, 'player')} "
+        f"after{_tell_open(after, now)}."
     )
     if len(medians) == 2:
         text += (
@@ -150,6 +154,10 @@ def describe_effect(effect: EventEffect) -> str:
             f"{format_percent(medians[True])} in that of the event."
         )
     return text
+
+
+def _tell_open(part: TradingWindow, now: datetime) -> str:
+    return ", so far" if part.end > now else ""
 
 
 def summarize_candles(candles: Sequence[Candle], *, before: Decimal | None = None) -> CandleSummary:
