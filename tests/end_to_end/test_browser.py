@@ -180,7 +180,7 @@ def test_a_search_finds_the_player_and_the_neighbours(
     """While typing, without Enter; the view is a link."""
     visit(page, f"{dashboard.url}/leaderboards")
     page.get_by_label("Find a player").press_sequentially(board[6].username, delay=20)
-    heading = page.get_by_role("heading", name=f"Around {board[6].username}, #{board[6].rank}")
+    heading = page.get_by_role("heading", name=f"Around {board[6].username}, {board[6].rank} of ")
     expect(heading).to_be_visible()
     page.wait_for_url(f"**/leaderboards?find={board[6].username}")
     visit(page, page.url)
@@ -271,7 +271,7 @@ def test_an_unknown_player_is_named(page: Page, dashboard: Dashboard) -> None:
         ("overview", "/"),
         ("leaderboards", "/leaderboards"),
         ("players", "/players?silent=1"),
-        ("portfolios", "/portfolios?player={leader}&rival={second}"),
+        ("portfolios", "/portfolios?player={leader}&rival={second}&window=All"),
         ("market", "/market?symbol=FB&range=1+year"),
         ("quests", "/quests?player={leader}"),
     ],

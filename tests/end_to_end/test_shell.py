@@ -201,7 +201,7 @@ def read_colour(text: str) -> list[float]:
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
 @pytest.mark.parametrize(
-    "path", ["", "leaderboards", "market?symbol=IBM", "quests", "portfolios?player=alice"]
+    "path", ["", "leaderboards", "market?symbol=IBM", "portfolios?player=alice&window=All"]
 )
 def test_axes_and_legends_can_be_read(page: Page, dashboard: Dashboard, path: str, theme: str) -> None:
     """Against the page behind them; the theme is chosen on the page, against that of the system."""
