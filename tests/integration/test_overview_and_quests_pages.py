@@ -133,7 +133,7 @@ def test_every_figure_of_the_quests_page_follows_from_the_rows(
     ]
     for window, days in (("All time", None), ("4 weeks", 28), ("7 days", 7)):
         for label, kind in (("All types", None), ("Milestone", "MILESTONE")):
-            page = open_page(QUESTS, range=window, type=label)
+            page = open_page(QUESTS, ended=window, quest=label)
             assert not page.exception
             since = date.min if days is None else now.date() - timedelta(days=days - 1)
             chosen = [row for row in rows if kind in (None, row["type"])]

@@ -30,7 +30,7 @@ RANGES: dict[str, int | None] = {"7 days": 7, "4 weeks": 28, "12 weeks": 84, "1 
 """Days of a window, today and those before it; None for everything."""
 RANGE = "12 weeks"
 ALL_TYPES = "All types"
-FILTERS = {"player": "", "live": True, "range": RANGE, "type": ALL_TYPES}
+FILTERS = {"player": "", "live": True, "ended": RANGE, "quest": ALL_TYPES}
 """The key of each filter and its default."""
 
 DEFINITIONS = (
@@ -72,10 +72,10 @@ def _show_filters(totals: Sequence[QuestTotals]) -> tuple[date | None, str | Non
         keys = {row.type: row.type for row in totals}  # two types that read the same
     with st.expander("Filters", expanded=True), st.container(horizontal=True, vertical_alignment="bottom"):
         window = filters.select_segment(
-            "Ended within", list(RANGES), default=RANGE, key="range", noun="range"
+            "Ended within", list(RANGES), default=RANGE, key="ended", noun="range"
         )
         chosen = filters.select_option(
-            "Quest type", [ALL_TYPES, *sorted(keys)], key="type", noun="quest type"
+            "Quest type", [ALL_TYPES, *sorted(keys)], key="quest", noun="quest type"
         )
     days = RANGES[window]
     today = datetime.now(UTC).date()
