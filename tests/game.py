@@ -8,7 +8,9 @@ from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from uuid import UUID
 
-from core import EnhancedDatabaseService
+from pydantic import SecretStr
+
+from core import EnhancedDatabaseService, Settings, open_service
 from core.records import LeaderboardUpdate, Portfolio
 
 SESSIONS = (date(2013, 2, 27), date(2013, 2, 28), date(2013, 3, 1))
@@ -19,6 +21,11 @@ CHANGES = {
 }
 QUESTS_DONE = {"alice": 5, "bob": 2, "charlie": 2}
 STARTING_CASH = Decimal(10_000)
+
+
+def open_database(url: str) -> EnhancedDatabaseService:
+    """Open the service on a database, without a cache."""
+    return open_service(Settings(database_url=SecretStr(url), enable_redis_cache=False))
 
 
 def play_game(service: EnhancedDatabaseService) -> None:

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, expect
 
-from core import Settings, open_service
 from core.testing import PostgresServer
 from dashboard.navigation import SCRIPTS
 from tests.axe import AxeMissing, fetch_axe, find_violations
 from tests.conftest import created_database
 from tests.dashboard_process import Dashboard, run_dashboard
-from tests.end_to_end.browsing import CHROMIUM, WAIT_MS, run_browser, visit
-from tests.game import play_game
+from tests.end_to_end.browsing import WAIT_MS, visit
+from tests.game import open_database, play_game
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -31,22 +30,13 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium without a window."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser: {CHROMIUM} is missing; `apt-get install chromium` brings it")
-    with run_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def dashboard(
     postgres_server: PostgresServer, template_database: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Dashboard]:
     """A dashboard on a finished game, whose visitor is an operator: every part is drawn."""
     folder = tmp_path_factory.mktemp("dashboard")
     with created_database(postgres_server, template=template_database) as url:
-        with open_service(Settings.load(database_url=url, enable_redis_cache=False)) as service:
+        with open_database(url) as service:
             play_game(service)
         with run_dashboard(
             folder, DATABASE_URL=url, ENABLE_REDIS_CACHE="false", DASHBOARD_OPERATORS="local"

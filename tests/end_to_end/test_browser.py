@@ -15,7 +15,7 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 from pydantic import SecretStr
 
-from core import EnhancedDatabaseService, Settings, open_service
+from core import EnhancedDatabaseService, Settings
 from core.migration import Migrator
 from core.records import LeaderboardEntry
 from core.simulation.replay import seed
@@ -24,17 +24,15 @@ from core.testing import PostgresServer, run_postgres
 from tests.conftest import created_database
 from tests.dashboard_process import ROOT, Dashboard, run_dashboard
 from tests.end_to_end.browsing import (
-    CHROMIUM,
     WAIT_MS,
     choose_row,
     is_dark,
     read_cells,
     read_parameters,
-    run_browser,
     visit,
     wait_until_complete,
 )
-from tests.game import play_game
+from tests.game import open_database, play_game
 from tests.patience import stretch
 from tests.price_files import import_prices
 
@@ -44,15 +42,6 @@ OUTPUT = ROOT / "tests" / "output"
 PRICES = ROOT / "data" / "market_history.csv.gz"
 PLAYERS, SESSIONS = 40, 120
 HEAL_MS = 60_000
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium without a window."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser: {CHROMIUM} is missing; `apt-get install chromium` brings it")
-    with run_browser() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")
@@ -116,11 +105,6 @@ def open_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
 def page(open_context: Callable[..., BrowserContext]) -> Page:
     """A page of a desktop's size."""
     return open_context(viewport={"width": 1440, "height": 1000}).new_page()
-
-
-def open_database(url: str) -> EnhancedDatabaseService:
-    """Open the service on a database, without a cache."""
-    return open_service(Settings(database_url=SecretStr(url), enable_redis_cache=False))
 
 
 def test_seeded_players_are_on_the_leaderboard(

@@ -5,22 +5,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser
 
 from core import Settings
 from core.metrics.fleet import FleetReader
 from core.metrics.writer import MetricWriter
 from tests.dashboard_process import run_dashboard
-from tests.end_to_end.browsing import CHROMIUM, run_browser, visit
+from tests.end_to_end.browsing import visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 DEADLINE_SECONDS = 30.0
 
 
-def test_browsing_and_sigkill_can_be_followed(settings: Settings, tmp_path: Path) -> None:
+def test_browsing_and_sigkill_can_be_followed(settings: Settings, tmp_path: Path, browser: Browser) -> None:
     """Sessions and renders while a page is open; after SIGKILL renders stay and sessions do not."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser: {CHROMIUM} is missing; `apt-get install chromium` brings it")
     reader = FleetReader(MetricWriter(), tmp_path / "metrics")
 
     def value(name: str, **labels: str) -> float | None:
@@ -32,12 +31,9 @@ def test_browsing_and_sigkill_can_be_followed(settings: Settings, tmp_path: Path
 
     url = settings.database_url.get_secret_value()
     folder = str(tmp_path / "metrics")
-    with (
-        run_dashboard(
-            tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false", METRICS_DIR=folder
-        ) as dashboard,
-        run_browser() as browser,
-    ):
+    with run_dashboard(
+        tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false", METRICS_DIR=folder
+    ) as dashboard:
         assert value("echo_metrics_writers", role="dashboard") == 1
         assert value("echo_dashboard_sessions") == 0
         visit(browser.new_page(), dashboard.url)

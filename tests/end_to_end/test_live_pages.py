@@ -11,56 +11,27 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 from pydantic import SecretStr
 
-from core import EnhancedDatabaseService, Settings, open_service
+from core import Settings
 from core.migration import Migrator
 from core.stack.ports import find_free_port
-from core.testing import PostgresServer, run_postgres
-from tests.conftest import FAST, created_database
+from core.testing import run_postgres
+from tests.conftest import FAST
 from tests.dashboard_process import Dashboard, run_dashboard
 from tests.end_to_end.browsing import (
-    CHROMIUM,
     ROW_PIXELS,
     WAIT_MS,
     read_cells,
     read_parameters,
-    run_browser,
     visit,
     wait_until_complete,
 )
-from tests.game import play_game
+from tests.game import open_database, play_game
 from tests.market import open_market
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 REFRESH_MS = 60_000
 """A part refreshes within seconds; a loaded machine gets more."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium without a window."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser: {CHROMIUM} is missing; `apt-get install chromium` brings it")
-    with run_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
-    """A database with a small game and a small market."""
-    with created_database(postgres_server, template=template_database) as url:
-        with open_database(url) as service:
-            play_game(service)
-            open_market(service)
-        yield url
-
-
-@pytest.fixture(scope="module")
-def dashboard(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
-    """A dashboard on that database, without a cache."""
-    folder = tmp_path_factory.mktemp("dashboard")
-    with run_dashboard(folder, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
-        yield dashboard
 
 
 @pytest.fixture
@@ -70,11 +41,6 @@ def page(browser: Browser) -> Iterator[Page]:
     context.set_default_timeout(WAIT_MS)
     yield context.new_page()
     context.close()
-
-
-def open_database(url: str) -> EnhancedDatabaseService:
-    """Open the service on a database, without a cache."""
-    return open_service(Settings(database_url=SecretStr(url), enable_redis_cache=False))
 
 
 def wait_for_parameters(page: Page, expected: dict[str, str]) -> None:

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,9 +18,8 @@ from core.stack.ports import find_free_port
 from core.testing import run_postgres
 from tests.conftest import FAST
 from tests.dashboard_process import run_dashboard
-from tests.end_to_end.browsing import CHROMIUM, WAIT_MS, run_browser, visit
-from tests.end_to_end.test_live_pages import open_database
-from tests.game import play_game
+from tests.end_to_end.browsing import WAIT_MS, visit
+from tests.game import open_database, play_game
 from tests.market import open_market
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -31,15 +30,6 @@ NOTICED_MS = 45_000
 """A part refreshes every 30 seconds; until then nothing is asked."""
 HEALED_MS = 15_000
 """A retry every five seconds, two seconds of the health's memory, and time for this machine."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium without a window."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser: {CHROMIUM} is missing; `apt-get install chromium` brings it")
-    with run_browser() as browser:
-        yield browser
 
 
 def read_figures(page: Page) -> list[str]:

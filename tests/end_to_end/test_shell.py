@@ -14,45 +14,18 @@ from dashboard.navigation import SCRIPTS
 from tests.conftest import created_database
 from tests.dashboard_process import Dashboard, run_dashboard
 from tests.end_to_end.browsing import (
-    CHROMIUM,
     WAIT_MS,
     is_dark,
     read_parameters,
-    run_browser,
     visit,
     wait_until_complete,
 )
-from tests.end_to_end.test_live_pages import open_database
-from tests.game import play_game
-from tests.market import open_market
+from tests.game import open_database, play_game
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 NOTICED_MS = 6_000
 """Within five seconds, and a second for this machine."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium without a window."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser: {CHROMIUM} is missing; `apt-get install chromium` brings it")
-    with run_browser() as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
-def dashboard(
-    postgres_server: PostgresServer, template_database: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Dashboard]:
-    """A dashboard on a small game, without a cache."""
-    with created_database(postgres_server, template=template_database) as url:
-        with open_database(url) as service:
-            play_game(service)
-            open_market(service)
-        folder = tmp_path_factory.mktemp("dashboard")
-        with run_dashboard(folder, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:
-            yield dashboard
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from core import EnhancedDatabaseService
 from core.stack.ports import LOOPBACK, find_free_port
 from tests.conftest import Execute
 from tests.dashboard_process import Dashboard, run_dashboard
-from tests.end_to_end.browsing import CHROMIUM, WAIT_MS, run_browser, visit, wait_until_complete
+from tests.end_to_end.browsing import WAIT_MS, visit, wait_until_complete
 from tests.game import play_game
 from tests.oidc_provider import Provider, run_provider
 
@@ -27,15 +27,11 @@ OPERATOR = {
 VIEWER = {"sub": "2", "name": "Victor Viewer", "email": "victor@example.com", "email_verified": True}
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium without a window."""
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser: {CHROMIUM} is missing; `apt-get install chromium` brings it")
-    # a machine that is busy with other tests takes seconds for a page
+@pytest.fixture(scope="module", autouse=True)
+def _patience() -> Iterator[None]:
+    """A machine that is busy with other tests takes seconds for a page."""
     expect.set_options(timeout=WAIT_MS)
-    with run_browser() as browser:
-        yield browser
+    yield
     expect.set_options(timeout=None)
 
 
