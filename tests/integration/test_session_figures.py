@@ -214,7 +214,8 @@ def test_a_leaderboard_is_ranked_by_value(
         arrow = "=" if not moves else f"{'↑' if moves > 0 else '↓'} {abs(moves)}"
         assert moved == (arrow if player in before else "new")
     selection = Selection(KNOWN_CATEGORIES[0], days[0], 1, None, 25, "rank", "")
-    text = "".join(write_csv(*download.read(service, selection)))
+    file = download.read(service, selection)
+    text = "".join(write_csv(file.columns, file.rows))
     lines = list(csv.reader(StringIO(text)))[1:]
     assert sorted((int(line[0]), line[1], Decimal(line[2])) for line in lines) == expected
 

@@ -6,18 +6,16 @@ takes the memory of one batch; in any other order its rows are sorted in memory.
 """
 
 from collections.abc import Iterable, Iterator
-from datetime import date
-from itertools import chain, islice
 from urllib.parse import urlencode
 
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.responses import Response
 
 from core import EnhancedDatabaseService
-from core.errors import EchoMarketsError, InvalidInput
+from core.errors import InvalidInput
 from core.records import LeaderboardEntry, PeriodLeaderboard
 from dashboard import runtime, scores
-from dashboard.downloads import CHUNK_ROWS, disarm, write_csv
+from dashboard.downloads import CHUNK_ROWS, CsvFile, answer_csv, disarm, parse_day
 from dashboard.formats import describe_category, format_count
 from dashboard.pages.leaderboards import data
 from dashboard.pages.leaderboards.data import Selection
@@ -63,23 +61,7 @@ def get_leaderboard(request: Request) -> Response:
 
     Runs on a worker thread. A leaderboard without entries is a file with only the header.
     """
-    try:
-        selection = _parse(request)
-        lines = write_csv(*read(runtime.get_service(), selection))
-        # the header and the first rows: errors of the first read get a status of their own
-        first = list(islice(lines, 2))
-    except InvalidInput as error:
-        return PlainTextResponse(f"{error}\n", status_code=400)
-    except EchoMarketsError:
-        return PlainTextResponse("the database does not answer; try again\n", status_code=503)
-    return StreamingResponse(
-        chain(first, lines),
-        media_type="text/csv; charset=utf-8",
-        headers={
-            "Content-Disposition": f'attachment; filename="{_name(selection)}"',
-            "Cache-Control": "no-store",
-        },
-    )
+    return answer_csv(lambda: read(runtime.get_service(), _parse(request)))
 
 
 def list_rows(entries: Iterable[LeaderboardEntry], *, order: str = "rank", prefix: str = "") -> Iterable[Row]:
@@ -101,14 +83,15 @@ def list_period_rows(period: PeriodLeaderboard, *, category: str, prefix: str = 
         yield entry.rank, name, entry.score, entry.sessions, entry.user_id, *days, category
 
 
-def read(service: EnhancedDatabaseService, selection: Selection) -> tuple[Row, Iterable[Row]]:
-    """Return the header and the rows of the file of a selection."""
-    category, prefix = selection.category.key, selection.prefix
+def read(service: EnhancedDatabaseService, selection: Selection) -> CsvFile:
+    """Return the file of a selection."""
+    name, category, prefix = _name(selection), selection.category.key, selection.prefix
     if selection.sessions > 1:
         period = data.load_period(service, selection)
-        return PERIOD_COLUMNS, list_period_rows(period, category=category, prefix=prefix)
+        return CsvFile(name, PERIOD_COLUMNS, list_period_rows(period, category=category, prefix=prefix))
     source = scores.find_source(service, selection.category, selection.day)
-    return COLUMNS, list_rows(source.stream(service), order=selection.order, prefix=prefix)
+    rows = list_rows(source.stream(service), order=selection.order, prefix=prefix)
+    return CsvFile(name, COLUMNS, rows)
 
 
 def _build_row(entry: LeaderboardEntry) -> Row:
@@ -130,17 +113,10 @@ def _parse(request: Request) -> Selection:
         raise InvalidInput(f"sessions is {sessions!r}; give one of {', '.join(map(str, PERIODS.values()))}")
     return Selection(
         category=describe_category(wanted.get("category", "")),
-        day=_parse_day(wanted.get("day", "")),
+        day=parse_day(wanted.get("day", ""), "day"),
         sessions=int(sessions),
         compared_day=None,
         rows=CHUNK_ROWS,
         order=order,
         prefix=wanted.get("find", "").strip(),
     )
-
-
-def _parse_day(text: str) -> date:
-    try:
-        return date.fromisoformat(text)
-    except ValueError:
-        raise InvalidInput(f"day is {text!r}; give a date such as 2013-03-01") from None

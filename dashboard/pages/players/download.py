@@ -1,7 +1,5 @@
 """The downloads of the players page as CSV files: retention, and the whole list of silent players."""
 
-from collections.abc import Iterator
-from datetime import date
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -10,7 +8,7 @@ from starlette.responses import Response
 from core.errors import InvalidInput
 from core.records import SilentPlayer
 from dashboard import runtime
-from dashboard.downloads import Cells, answer_csv, disarm
+from dashboard.downloads import Cells, CsvFile, answer_csv, disarm, parse_day
 from dashboard.pages.players.data import Silence
 from dashboard.pages.players.tables import list_retention
 
@@ -43,27 +41,28 @@ def get_silent(request: Request) -> Response:
     """Answer with all silent players of the filters in the address; runs on a worker thread."""
     given = request.query_params
 
-    def read() -> Iterator[Cells]:
+    def read() -> CsvFile:
         players = runtime.get_service().stream_silent_players(
             days=_parse_int(given.get("days", "30"), "days"),
             sessions=_parse_int(given.get("sessions", "0"), "sessions"),
-            joined=_parse_day(given.get("joined", "")),
+            joined=parse_day(joined, "joined") if (joined := given.get("joined", "")) else None,
             prefix=given.get("prefix", ""),
             order=given.get("order", "last_active"),
         )
-        return map(_build_row, players)
+        return CsvFile("silent-players.csv", SILENT_COLUMNS, map(_build_row, players))
 
-    return answer_csv("silent-players.csv", SILENT_COLUMNS, read)
+    return answer_csv(read)
 
 
 def get_retention(_: Request) -> Response:
     """Answer with the retention of each cohort, a row for each week; runs on a worker thread."""
 
-    def read() -> Iterator[Cells]:
-        for cell in list_retention(runtime.get_service().get_player_report()):
-            yield cell.week, cell.players, cell.since, cell.played, f"{cell.percent:.2f}"
+    def read() -> CsvFile:
+        cells = list_retention(runtime.get_service().get_player_report())
+        rows = ((cell.week, cell.players, cell.since, cell.played, f"{cell.percent:.2f}") for cell in cells)
+        return CsvFile("retention.csv", RETENTION_COLUMNS, rows)
 
-    return answer_csv("retention.csv", RETENTION_COLUMNS, read)
+    return answer_csv(read)
 
 
 def _build_row(player: SilentPlayer) -> Cells:
@@ -77,10 +76,3 @@ def _parse_int(text: str, name: str) -> int:
         return int(text)
     except ValueError:
         raise InvalidInput(f"{name} is {text!r}; give a whole number") from None
-
-
-def _parse_day(text: str) -> date | None:
-    try:
-        return date.fromisoformat(text) if text else None
-    except ValueError:
-        raise InvalidInput(f"joined is {text!r}; give a date such as 2026-03-02") from None
