@@ -81,7 +81,7 @@ RETURNS = """
            sum(e.sessions - h.sessions)::bigint, sum(e.returned - h.returned)::bigint
     FROM holders h JOIN everyone e USING (session_date)
     GROUP BY h.type ORDER BY h.type COLLATE "C" """
-_STUCK = f"""
+_RUNNING = f"""
     SELECT u.username, u.last_active, q.*,
         q.current_progress = 0 AND %(now)s >= COALESCE(
             q.created_at + (q.expires_at - q.created_at) / 2, q.created_at + %(patience)s) AS is_untouched,
@@ -92,14 +92,19 @@ _STUCK = f"""
     FROM (
         SELECT {COLUMNS} FROM quests WHERE {IS_RUNNING} AND (%(type)s::text IS NULL OR type = %(type)s)
     ) AS q JOIN users u ON u.id = q.user_id"""
-COUNT_STUCK = f"""
-    SELECT count(DISTINCT user_id), count(*), count(*) FILTER (WHERE is_untouched),
-           count(*) FILTER (WHERE is_unseen), count(*) FILTER (WHERE is_ending)
-    FROM ({_STUCK}) AS stuck WHERE is_untouched OR is_unseen OR is_ending"""
-LIST_STUCK = f"""
-    SELECT username, last_active, is_untouched, is_unseen, is_ending, {COLUMNS}
-    FROM ({_STUCK}) AS stuck WHERE is_untouched OR is_unseen OR is_ending
-    ORDER BY expires_at NULLS LAST, created_at, id LIMIT %(limit)s"""
+# Counts and rows of one reading of the running quests; the counts are in every row.
+STUCK = f"""
+    WITH stuck AS MATERIALIZED (
+        SELECT * FROM ({_RUNNING}) AS running WHERE is_untouched OR is_unseen OR is_ending
+    ), counted AS (
+        SELECT count(DISTINCT user_id), count(*), count(*) FILTER (WHERE is_untouched),
+               count(*) FILTER (WHERE is_unseen), count(*) FILTER (WHERE is_ending)
+        FROM stuck
+    ), first AS (
+        SELECT username, last_active, is_untouched, is_unseen, is_ending, {COLUMNS}
+        FROM stuck ORDER BY expires_at NULLS LAST, created_at, id LIMIT %(limit)s
+    )
+    SELECT * FROM counted LEFT JOIN first ON true ORDER BY expires_at NULLS LAST, created_at, id"""
 
 build_outcome = make_builder(QuestOutcome)
 build_return = make_builder(QuestReturn)
@@ -173,7 +178,7 @@ def list_stuck(
         "seen_day": seen_since.date(),
         "soon": soon,
     }
-    [(players, quests, untouched, unseen, ending)] = database.execute_sql(COUNT_STUCK, parameters).fetchall()
-    return StuckQuests(
-        players, quests, untouched, unseen, ending, fetch_all(database, _build_stuck, LIST_STUCK, parameters)
-    )
+    rows = database.execute_sql(STUCK, parameters).fetchall()
+    players, quests, untouched, unseen, ending = rows[0][:5]
+    first = tuple(_build_stuck(row[5:]) for row in rows) if quests else ()
+    return StuckQuests(players, quests, untouched, unseen, ending, first)

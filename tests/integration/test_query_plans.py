@@ -368,7 +368,7 @@ def test_every_hot_query_is_explained() -> None:
     # explained in test_insight_plans
     not_hot |= {"STATISTICS", "PRICES_AT", "TIMES", "RETURNS"}
     # reports on everybody, or on the sessions around an event, that are cached
-    not_hot |= {"OUTCOMES", "COUNT_STUCK", "LIST_STUCK", "SEEN", "UNDATED", "WINDOWS", "SESSIONS"}
+    not_hot |= {"OUTCOMES", "STUCK", "SEEN", "UNDATED", "WINDOWS", "SESSIONS"}
     not_hot |= {"HELD", "DAYS", "DAY"}
     # the silent players of a page are counted up to ten thousand
     not_hot |= {"COUNT", "COUNT_MATCHES"}
