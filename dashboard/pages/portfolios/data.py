@@ -4,9 +4,11 @@ The market is at most 30 seconds old, the leader two minutes, gains of finished 
 sessions and ranks are read each time. Never creates a portfolio.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import Final
+from functools import partial
+from operator import attrgetter
+from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -47,6 +49,16 @@ SPANS_READ = 12
 """The newest parts of a history for which the market is read, one statement each."""
 
 _DAY = timedelta(days=1)
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class LoadPage(Protocol[T_co]):
+    """A call of the service that lists rows of sessions, newest first."""
+
+    def __call__(self, *, limit: int, before: date) -> tuple[T_co, ...]:
+        """Return up to `limit` rows of the sessions before a day."""
 
 
 class Player(msgspec.Struct, frozen=True):
@@ -162,30 +174,27 @@ def _list_history(
     service: EnhancedDatabaseService, user_id: UUID, first: date, last: date
 ) -> tuple[Portfolio, ...]:
     """Return a player's sessions from a day up to another one, newest first."""
-    found: list[Portfolio] = []
-    before = last + _DAY
-    while len(found) < MOST_SESSIONS:
-        limit = min(MAX_LIMIT, (before - first).days)
-        page = service.get_portfolio_history(user_id, limit=limit, before=before)
-        found += (row for row in page if row.session_date >= first)
-        if len(page) < limit or page[-1].session_date <= first:
-            break
-        before = page[-1].session_date
-    return tuple(found)
+    load = partial(service.get_portfolio_history, user_id)
+    return tuple(_list_back(load, attrgetter("session_date"), first, last))
 
 
 def _list_held(service: EnhancedDatabaseService, first: date, last: date) -> tuple[date, ...]:
     """Return the sessions of the game from a day up to another one, oldest first."""
-    found: list[date] = []
+    return tuple(reversed(_list_back(service.list_session_dates, lambda day: day, first, last)))
+
+
+def _list_back(load: LoadPage[T], get_day: Callable[[T], date], first: date, last: date) -> list[T]:
+    """Return the rows from a day up to another one, newest first, page by page."""
+    found: list[T] = []
     before = last + _DAY
     while len(found) < MOST_SESSIONS and before > first:
         limit = min(MAX_LIMIT, (before - first).days)
-        page = service.list_session_dates(limit=limit, before=before)
-        found += (day for day in page if day >= first)
-        if len(page) < limit or page[-1] <= first:
+        page = load(limit=limit, before=before)
+        found += (row for row in page if get_day(row) >= first)
+        if len(page) < limit:
             break
-        before = page[-1]
-    return tuple(reversed(found))
+        before = get_day(page[-1])
+    return found
 
 
 def load_quests(service: EnhancedDatabaseService, user: User) -> list[Quest]:
