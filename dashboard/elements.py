@@ -18,6 +18,13 @@ MINUTES: dict[str, Any] = {"format": "YYYY-MM-DD HH:mm", "timezone": "UTC"}
 """Options of columns: a share in percent as a bar, a time to the minute."""
 
 
+def link_player() -> Any:
+    """Return the column of players whose cells are made by `build_player_link`."""
+    return st.column_config.LinkColumn(
+        "Player", display_text=r"player=(.+)$", help="Opens the player's portfolio"
+    )
+
+
 def show_metric(
     label: str, value: str, note: str | None = None, *, is_change: bool = False, **options: Any
 ) -> None:

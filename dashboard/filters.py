@@ -21,6 +21,7 @@ from dashboard.formats import escape_markdown
 T = TypeVar("T")
 
 NAME_LETTERS = 100
+USERNAME_LETTERS = 50
 SHOWN_LETTERS = 60
 """Longest part of an unknown value or name that a page repeats."""
 
@@ -170,14 +171,38 @@ def _group(*, needed: bool) -> AbstractContextManager[object]:
     return st.container() if needed else nullcontext()
 
 
-def enter_player(label: str, *, key: str, placeholder: str) -> str:
+def enter_player(
+    label: str,
+    *,
+    key: str,
+    placeholder: str,
+    letters: int = NAME_LETTERS,
+    on_change: Callable[[], None] | None = None,
+) -> str:
     """Show a search box for a player and return the text in it."""
     typed = st.text_input(
-        label, key=key, placeholder=placeholder, live=True, max_chars=NAME_LETTERS, bind="query-params"
+        label,
+        key=key,
+        placeholder=placeholder,
+        live=True,
+        max_chars=letters,
+        bind="query-params",
+        on_change=on_change,
     )
     name = (typed or "").strip()
     note_chosen(name)
     return name
+
+
+def enter_prefix(*, key: str, on_change: Callable[[], None]) -> str:
+    """Show a search box for the first letters of a username and return the text in it."""
+    return enter_player(
+        "Find a player",
+        key=key,
+        placeholder="First letters of a username",
+        letters=USERNAME_LETTERS,
+        on_change=on_change,
+    )
 
 
 def show_matches(

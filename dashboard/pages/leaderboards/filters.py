@@ -21,7 +21,6 @@ ROWS = ("10", "25", "50", "100")
 DEFAULT_ROWS = "25"
 PERIODS = {"Session": 1, "Last 7": 7, "Last 30": 30}
 PREVIOUS = "Session before"
-USERNAME_LETTERS = 50
 ORDER_CHANGED = "order-changed"
 """Set by a click in the table, which runs the table alone: the filters have to run too."""
 
@@ -64,7 +63,7 @@ def show_filters(service: EnhancedDatabaseService, sessions: Sequence[date], new
         is_period = PERIODS[period] > 1
         with compared_cell:
             compared_day = _select_compared_day(service, category, day, sessions, disabled=is_period)
-        prefix = _enter_prefix()
+        prefix = filters.enter_prefix(key="find", on_change=reset_page)
         order = filters.select_option(
             "Order", data.ORDERS, key="order", noun="order", disabled=is_period, on_change=reset_page
         )
@@ -120,21 +119,6 @@ def _select_compared_day(
             on_change=reset_page,
         )
     ]
-
-
-def _enter_prefix() -> str:
-    typed = st.text_input(
-        "Find a player",
-        key="find",
-        placeholder="First letters of a username",
-        live=True,
-        max_chars=USERNAME_LETTERS,
-        bind="query-params",
-        on_change=reset_page,
-    )
-    prefix = (typed or "").strip()
-    filters.note_chosen(prefix)
-    return prefix
 
 
 def sort_by(column: str) -> None:

@@ -14,7 +14,7 @@ from core import EnhancedDatabaseService
 from core.records import PlayerDay, PlayerReport, SilentPlayer
 from dashboard import filters, live, runtime, states
 from dashboard.charts import enclose_data
-from dashboard.elements import CARD_PIXELS, show_metric, show_table
+from dashboard.elements import CARD_PIXELS, link_player, show_metric, show_table
 from dashboard.formats import escape_markdown, format_count, format_day, format_quantity
 from dashboard.pages.players import charts, data, download, tables
 from dashboard.pages.players.data import ROWS_SHOWN, Silence, SilentPage
@@ -24,7 +24,6 @@ WINDOWS = {"7 days": 7, "30 days": 30}
 SILENT_DAYS = ("1", "7", "14", "30", "60", "90")
 LEAST_SESSIONS = ("0", "5", "10", "20", "50")
 ANY_WEEK = "Any week"
-USERNAME_LETTERS = 50
 PAGES = "silent-pages"
 
 SEEN_HELP = "Active on one of these UTC days, or played a session of them; today is included so far."
@@ -64,12 +63,20 @@ def show_players() -> None:
 
 
 def _show_figures(service: EnhancedDatabaseService, days: int) -> None:
-    report = service.get_player_report
-    live.show_section("players-seen", load=report, show=_show_seen)
-    live.show_section("players-window", load=report, show=partial(_show_window, days=days))
+    live.show_section(
+        "players-report",
+        load=service.get_player_report,
+        show=partial(_show_report, service, days=days),
+    )
+
+
+def _show_report(service: EnhancedDatabaseService, report: PlayerReport, *, days: int) -> None:
+    """Show the figures of all players, which are one report; the days are a section of their own."""
+    _show_seen(report)
+    _show_window(report, days=days)
     live.show_section("players-days", load=partial(data.list_days, service), show=_show_days)
-    live.show_section("players-retention", load=report, show=_show_retention)
-    live.show_section("players-distributions", load=report, show=_show_distributions)
+    _show_retention(report)
+    _show_distributions(report)
 
 
 def _show_seen(report: PlayerReport) -> None:
@@ -212,16 +219,8 @@ def _show_filters(report: PlayerReport) -> Silence:
             "Joined in the week of", weeks, key="joined", noun="week", on_change=_go_to_first
         )
         order = filters.select_option("Order", data.ORDERS, key="sort", noun="order", on_change=_go_to_first)
-        prefix = st.text_input(
-            "Find a player",
-            key="name",
-            placeholder="First letters of a username",
-            live=True,
-            max_chars=USERNAME_LETTERS,
-            bind="query-params",
-            on_change=_go_to_first,
-        )
-    return Silence(int(days), int(sessions), weeks[week], (prefix or "").strip(), data.ORDERS[order])
+        prefix = filters.enter_prefix(key="name", on_change=_go_to_first)
+    return Silence(int(days), int(sessions), weeks[week], prefix, data.ORDERS[order])
 
 
 def _show_silent(service: EnhancedDatabaseService, silence: Silence) -> None:
@@ -249,9 +248,7 @@ def _show_page(page: SilentPage, *, silence: Silence, skipped: int) -> None:
     show_table(
         tables.build_silent_table(page.players),
         {
-            "player": st.column_config.LinkColumn(
-                "Player", display_text=r"player=(.+)$", help="Opens the player's portfolios"
-            ),
+            "player": link_player(),
             "days": number("Days silent", format="%,d", help="Days since the player was seen last"),
             "seen": st.column_config.TextColumn(
                 "Last active", help="The last session where the time of activity is not known"

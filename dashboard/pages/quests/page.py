@@ -14,7 +14,7 @@ from core import EnhancedDatabaseService
 from core.records import CompletionTimes, PlayerQuest, QuestOutcome, QuestReturn, QuestTotals, StuckQuests
 from dashboard import filters, live, runtime, states
 from dashboard.data import find_player
-from dashboard.elements import CARD_PIXELS, MINUTES, PROGRESS, show_metric, show_table
+from dashboard.elements import CARD_PIXELS, MINUTES, PROGRESS, link_player, show_metric, show_table
 from dashboard.formats import escape_markdown, format_count, format_key
 from dashboard.pages.quests import charts, tables
 
@@ -257,9 +257,7 @@ def _show_stuck(service: EnhancedDatabaseService, quest_type: str | None, stuck:
     show_table(
         tables.build_stuck_table(stuck.first, datetime.now(UTC)),
         {
-            "player": st.column_config.LinkColumn(
-                "Player", display_text=r"player=(.+)$", help="Opens the player's portfolio"
-            ),
+            "player": link_player(),
             "title": "Quest",
             "reason": "Why",
             "progress": st.column_config.ProgressColumn("Progress", **PROGRESS),
@@ -292,9 +290,7 @@ def _show_expiring(quests: Sequence[PlayerQuest]) -> None:
     show_table(
         tables.build_expiring_table(quests, datetime.now(UTC)),
         {
-            "player": st.column_config.LinkColumn(
-                "Player", display_text=r"player=(.+)$", help="Opens the player's portfolio"
-            ),
+            "player": link_player(),
             "title": "Quest",
             "progress": st.column_config.ProgressColumn("Progress", **PROGRESS),
             "left": "Time left",
