@@ -1,6 +1,6 @@
 """The confirmation before data is deleted: a question on a terminal, otherwise an option of the command.
 
-Owns the question; does not know what is deleted.
+Owns asking and reading the answer; the caller names what it deletes.
 """
 
 import sys

@@ -229,7 +229,7 @@ class _Check(Generic[T]):
     def _fly(self, flight: "Future[Finding[T]]", started: float) -> None:
         try:
             found = self._check()
-            # here, because whoever waits may have waited for another check first
+            # measured here: a caller can have waited for an earlier check as well
             flight.set_result(Finding(found, time.monotonic() - started))
         except Exception as error:
             # the edge of a check: whatever is wrong, the service is not healthy

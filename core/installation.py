@@ -16,7 +16,7 @@ from core.errors import MissingExtra
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
-# Only a checkout has it: what lies beside an installed package belongs to other projects.
+# Marks a checkout. Beside an installed package lie the files of other projects.
 CHECKOUT_FILE = "pyproject.toml"
 UNKNOWN = "unknown"
 REVISION_FILE = "REVISION"

@@ -313,7 +313,7 @@ def _count(database: Any, name: str) -> int:
 
 
 def _list_losses(before: Mapping[str, _Table], after: Mapping[str, _Table]) -> list[str]:
-    """Return what had rows and is gone, such as `quests (1,200 rows)`."""
+    """Return the tables and columns that had rows and exist no more: `quests (1,200 rows)`."""
     losses = []
     for name, table in sorted(before.items()):
         if not table.rows:

@@ -308,7 +308,7 @@ def subscribe(connection: RedisConnection, subscription: bytes) -> None:
 
 
 class Diagnosis(NamedTuple):
-    """Whether the cache can use the server; `reason` says what is wrong and is None when nothing is."""
+    """Whether the cache can use the server; `reason` says why it cannot, None when it can."""
 
     is_usable: bool
     reason: str | None = None

@@ -126,7 +126,7 @@ def _resolve(url: str) -> dict[str, str]:
     # a single port, or none, counts for all hosts
     ports = parameters.get("port", "").split(",")
     if len(ports) not in {1, len(hosts)}:
-        # libpq reports what is wrong with them
+        # libpq names the fault when it connects
         return {}
     found = [
         (host, address, ports[place % len(ports)])

@@ -124,7 +124,7 @@ def describe_holders(entries: Collection[PooledConnection], now: float, *, openi
 
 
 def reset_connection(raw: ServerConnection) -> bool:
-    """Roll back what was left open on a connection; say whether it can be used again."""
+    """Roll back an open transaction; return whether the connection can be used again."""
     if raw.closed:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Statements on the players of the game: who plays, who comes back, who is silent; across tables.
+"""Statements across tables on attendance: the report on all players, days, and silent players.
 
 The report reads each portfolio of the last weeks once, from an index, and keeps one row of numbers a player:
 bits in which each stands for a day or a week. Whether somebody returned, and how long a streak is, follows
@@ -26,7 +26,7 @@ from core.records import (
 )
 
 DAYS_REPORTED = 91
-"""Days of which the report lists who was seen last; more than the longest two windows together."""
+"""The report counts players by last day seen for so many days: more than the two longest windows."""
 
 AWAY_DAYS = 7
 """Days without a session after which a player returns."""

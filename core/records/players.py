@@ -1,4 +1,4 @@
-"""The players of the game in figures: who plays, who comes back, who is silent.
+"""Figures of all players: attendance, returns, streaks, cohorts, and the silent players.
 
 Every window is of whole UTC days. A player played a session when they have a portfolio of it, and was seen
 on a day when they were active on it (`last_active`) or played its session. Never touches a server.
@@ -79,7 +79,7 @@ class PlayerReport(Record, frozen=True):
 
 
 class SilentPlayer(Record, frozen=True):
-    """A player who was not seen for some days, with what they did last.
+    """A player who was not seen for some days, with the last session and quest.
 
     `last_active` is when they were active last and `last_session` the last session that they played; at
     least one of both is known. `sessions` counts all sessions they played. `rank` of `ranked` players and

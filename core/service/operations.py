@@ -79,10 +79,10 @@ class Operations(Users, Market, Leaderboards, Quests):
     def invalidate_reports(self) -> None:
         """Drop every cached report that no write invalidates, so that the next reads ask the database.
 
-        Reports are those calls whose answers are "at most ... s old" whatever is written: summaries of
-        sessions and quests, period leaderboards, numbers of players, trends of prices. Asks the
-        database for its time first: while it does not answer, the last known values stay, and what it
-        raises is raised.
+        A report is a call whose answer can be "at most ... s old" after any write: summaries of
+        sessions and quests, period leaderboards, numbers of players, trends of prices. The database
+        is asked for its time first: while it does not answer, its error is raised and the last known
+        values stay.
         """
         self._read(statistics.read_clock)
         self._cache.invalidate([REPORTS_VERSION_KEY])

@@ -1,4 +1,4 @@
-"""Players in figures: who plays, who comes back, who is silent; only reads."""
+"""The players area: figures of all players, and the list of silent players; only reads."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta

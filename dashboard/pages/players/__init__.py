@@ -1,1 +1,1 @@
-"""Players: who plays, who comes back, who is silent."""
+"""The players page: attendance, retention and silent players."""
