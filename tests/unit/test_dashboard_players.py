@@ -81,3 +81,11 @@ def test_charts_are_valid() -> None:
         charts.build_bars(tables.group_silence(build_report()), title="Days"),
     ):
         alt.Chart.from_dict(spec).to_dict()
+
+
+def test_every_row_of_a_chart_is_named() -> None:
+    """Vega leaves out every second label of a low row unless told not to."""
+    heat = charts.build_retention_chart(build_report())["layer"]
+    bars = charts.build_bars(tables.group_silence(build_report()), title="Days")
+    for spec in (*heat, bars):
+        assert spec["encoding"]["y"]["axis"]["labelOverlap"] is False

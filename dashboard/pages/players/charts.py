@@ -50,7 +50,7 @@ def build_retention_chart(report: PlayerReport) -> Spec:
             "field": "joined",
             "type": "ordinal",
             "sort": None,
-            "axis": {"title": None, "ticks": False, "labelLimit": 130},
+            "axis": {"title": None, "ticks": False, "labelLimit": 130, "labelOverlap": False},
         },
         "tooltip": [
             {"field": "week", "type": "nominal", "title": "Joined in the week of"},
@@ -124,12 +124,17 @@ def build_days_chart(days: Sequence[PlayerDay]) -> Spec:
 
 
 def build_bars(buckets: Sequence[Bucket], *, title: str) -> Spec:
-    """Return a distribution as horizontal bars with their numbers."""
+    """Return a distribution as horizontal bars; the tooltip has the numbers."""
     rows = [
         {"label": bucket.label, "players": bucket.players, "text": format_count(bucket.players)}
         for bucket in buckets
     ]
-    y = {"field": "label", "type": "ordinal", "sort": None, "axis": {"title": title, "ticks": False}}
+    y = {
+        "field": "label",
+        "type": "ordinal",
+        "sort": None,
+        "axis": {"title": title, "ticks": False, "labelOverlap": False},
+    }
     x = {
         "field": "players",
         "type": "quantitative",
