@@ -206,5 +206,6 @@ def assert_events(page: AppTest, execute: Execute) -> None:
         ((distance >= -1) & (distance < 0)).sum(),
         ((distance >= 0) & (distance < 1)).sum(),
     ]
-    is_today = newest.date() == NOW.date()
-    assert effect["when"].str.endswith("so far").sum() == is_today
+    is_so_far = list(effect["when"].str.endswith("so far"))
+    assert is_so_far[:2] == [False, newest + timedelta(days=1) > NOW]
+    assert sum(is_so_far[2:]) == (newest.date() == NOW.date())
