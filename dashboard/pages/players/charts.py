@@ -65,7 +65,7 @@ def build_retention_chart(report: PlayerReport) -> Spec:
         "layer": [
             {
                 "data": data,
-                "mark": {"type": "rect", "cornerRadius": 2},
+                "mark": {"type": "rect", "cornerRadius": 2, "aria": False},
                 "encoding": {**encoding, "color": {"field": "fill", "type": "nominal", "scale": None}},
             },
             {
