@@ -21,7 +21,7 @@ from core.simulation.sessions import SessionResult
 
 WINS = "WINNING_SESSIONS"
 GAIN = "BIG_GAIN"
-BEAT = "BEAT_THE_MARKET"
+BEAT = "BEAT_THE_AVERAGE"
 MILESTONE = "MILESTONE"
 GAIN_TODAY = "DAILY_GAIN"
 LEAD_TODAY = "DAILY_LEAD"
@@ -56,7 +56,7 @@ WEEKLY: Final = (
     ),
     QuestRule(
         BEAT,
-        "Beat the market 3 times this week",
+        "Beat the average player 3 times this week",
         "Finish three sessions of the week above the average player.",
         Decimal(3),
         Decimal(60),
@@ -74,7 +74,7 @@ DAILY: Final = (
     ),
     QuestRule(
         LEAD_TODAY,
-        "Beat the market by 50 today",
+        "Beat the average player by 50 today",
         "Be 50.00 ahead of the average player at any time today.",
         Decimal(50),
         Decimal(25),

@@ -213,14 +213,14 @@ def test_quests_are_completed_at_the_close_that_completes_them(
             of_user = [row for row in of_user if created_at.date() <= row[0] < expires_at.date()]
         counts = {
             "BIG_GAIN": [change for _, change, _ in of_user],
-            "BEAT_THE_MARKET": list(accumulate(int(is_ahead) for _, _, is_ahead in of_user)),
+            "BEAT_THE_AVERAGE": list(accumulate(int(is_ahead) for _, _, is_ahead in of_user)),
         }.get(kind, list(accumulate(int(change > 0) for _, change, _ in of_user)))
         days = [row[0] for row, count in zip(of_user, counts, strict=True) if count >= target]
         expected = datetime.combine(days[0], time(21), UTC) if days else None
         assert completed_at == expected
         assert (status == "COMPLETED") == bool(days)
         seen.add((kind, bool(days)))
-    assert {("BIG_GAIN", True), ("BEAT_THE_MARKET", True), ("WINNING_SESSIONS", True)} <= seen
+    assert {("BIG_GAIN", True), ("BEAT_THE_AVERAGE", True), ("WINNING_SESSIONS", True)} <= seen
 
 
 def test_every_large_move_is_an_event(

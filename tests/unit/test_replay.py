@@ -13,7 +13,7 @@ from core.simulation.history import History, build_history, close_of, open_of
 from core.simulation.identifiers import Kind, hash_texts, make_ids
 from core.simulation.players import build_username, player_ids
 from core.simulation.price_moves import PriceMove, list_events
-from core.simulation.quests import MILESTONES, ReplayQuests, next_milestone
+from core.simulation.quests import DAILY, MILESTONES, WEEKLY, ReplayQuests, next_milestone
 from core.simulation.replay import PlayedSession, Replay, play_day
 from core.simulation.sessions import STARTING_CENTS, Holdings, SessionResult, SessionRows
 
@@ -181,7 +181,7 @@ def test_weekly_quests_complete_at_their_target() -> None:
     weekly = book.finish(LATER)[:3]
     assert [quest.status for quest in weekly] == ["COMPLETED"] * 3
     assert [quest.current_progress for quest in weekly] == [3, 200, 3]
-    assert [quest.type for quest in weekly] == ["WINNING_SESSIONS", "BIG_GAIN", "BEAT_THE_MARKET"]
+    assert [quest.type for quest in weekly] == ["WINNING_SESSIONS", "BIG_GAIN", "BEAT_THE_AVERAGE"]
 
 
 def test_weekly_quests_expire_and_rotate() -> None:
@@ -193,7 +193,7 @@ def test_weekly_quests_expire_and_rotate() -> None:
     assert [quest.current_progress for quest in over] == [1, Decimal("1.50"), 0]
     assert {quest.expires_at for quest in over} == {datetime(2012, 1, 23, tzinfo=UTC)}
     following = [quest.type for quest in book.finish(LATER)[:3]]
-    assert following == ["BIG_GAIN", "BEAT_THE_MARKET", "WINNING_SESSIONS"]
+    assert following == ["BIG_GAIN", "BEAT_THE_AVERAGE", "WINNING_SESSIONS"]
 
 
 def test_the_quest_of_a_week_that_goes_on_stays_active() -> None:
@@ -266,3 +266,9 @@ def test_small_moves_and_first_days_make_none() -> None:
     history = moves(1_000_000, 1_050_000, 997_500)
     assert [list(list_events(history, row)) for row in range(3)] == [[], [], []]
     assert PriceMove("AAPL", 1_000_000, 1_050_001).is_event
+
+
+def test_no_quest_calls_the_average_player_the_market() -> None:
+    """On the pages the market is the mean return of the symbols; these quests compare players."""
+    texts = [text for rule in (*WEEKLY, *DAILY) for text in (rule.type, rule.title, rule.description)]
+    assert not [text for text in texts if "market" in text.lower()]
