@@ -125,6 +125,15 @@ def test_players_by_the_day_they_were_seen_last(service: EnhancedDatabaseService
     assert (report.today, report.players) == (TODAY, len(world.users))
 
 
+def test_who_was_seen_is_counted_alike_everywhere(service: EnhancedDatabaseService, world: World) -> None:
+    """The report and the number that other pages show agree for each window."""
+    report = service.get_player_report()
+    for days in (1, 7, 30, queries.DAYS_REPORTED):
+        first = world.today - (days - 1) * DAY
+        seen = sum(row.players for row in report.last_seen if row.day >= first)
+        assert seen == service.count_seen_players(days=days)
+
+
 def test_windows_count_who_played_joined_and_returned(service: EnhancedDatabaseService, world: World) -> None:
     """Windows of calendar days, those with today and the finished ones before it."""
     ends = ((0, 1), (0, 7), (0, 30), (1, 7), (8, 7), (1, 30), (31, 30))

@@ -54,7 +54,9 @@ def show_players() -> None:
         return
     window = filters.select_segment("Compare", list(WINDOWS), default="7 days", key="window", noun="window")
     live.show_live(partial(_show_figures, service, WINDOWS[window]), seconds=REFRESH_SECONDS)
-    silence = _show_filters(report)
+    st.subheader("Silent players", anchor=False)
+    with filters.fold():
+        silence = _show_filters(report)
     live.show_live(partial(_show_silent, service, silence), seconds=REFRESH_SECONDS)
     st.caption(
         "Figures of all players can be up to five minutes old, finished days up to an hour; the list is as "
@@ -194,7 +196,6 @@ def _show_bars(buckets: Sequence[tables.Bucket], *, title: str) -> None:
 
 
 def _show_filters(report: PlayerReport) -> Silence:
-    st.subheader("Silent players", anchor=False)
     weeks: dict[str, date | None] = {
         ANY_WEEK: None,
         **{cohort.week.isoformat(): cohort.week for cohort in reversed(report.cohorts)},
@@ -207,7 +208,7 @@ def _show_filters(report: PlayerReport) -> Silence:
         noun="number of days",
         on_change=_go_to_first,
     )
-    with st.expander("More filters"), st.grid(4, min_column_width=180, gap="small"):
+    with st.grid(4, min_column_width=180, gap="small"):
         sessions = filters.select_option(
             "Sessions played, at least",
             LEAST_SESSIONS,
