@@ -1,11 +1,13 @@
 """Distributions, retention and charts of the players page."""
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from uuid import UUID
 
 import altair as alt
 import pytest
 
-from core.records import Cohort, LastSeen, PlayerDay, PlayerReport, Streak
+from core.records import Cohort, LastSeen, PlayerDay, PlayerReport, SilentPlayer, Streak
 from dashboard.pages.players import charts, tables
 
 TODAY = date(2026, 3, 12)
@@ -70,6 +72,34 @@ def test_retention_has_no_cell_for_a_week_without_a_session() -> None:
     table = tables.build_retention_table(build_report().cohorts)
     assert list(table.columns) == ["week", "players", "week 0", "week 1", "week 2"]
     assert table["week 1"].isna().all()
+
+
+def build_silent(**changes: object) -> SilentPlayer:
+    """Return a player who was silent for forty days."""
+    day = TODAY - timedelta(days=40)
+    moment = datetime.combine(day, time(9), UTC)
+    values = {
+        "user_id": UUID(int=1),
+        "username": "alice",
+        "joined_at": moment,
+        "last_active": moment,
+        "last_session": day,
+        "days_silent": 40,
+        "sessions": 3,
+        "rank": 67,
+        "ranked": 1_024,
+        "return_percent": Decimal("1.25"),
+        "quest_title": "Win 3 sessions this week",
+        "quest_status": "COMPLETED",
+    }
+    return SilentPlayer(**(values | changes))  # type: ignore[arg-type]  # of the right types
+
+
+def test_returns_of_the_list_have_a_sign_unless_they_are_shown_as_zero() -> None:
+    """A return that rounds to zero is neither a gain nor a loss; an unknown one is empty."""
+    returns = [Decimal("1.25"), Decimal("-0.3"), Decimal("0.004"), Decimal("-0.004"), None]
+    table = tables.build_silent_table([build_silent(return_percent=value) for value in returns])
+    assert list(table["return"].fillna("")) == ["+1.25%", "-0.30%", "0.00%", "0.00%", ""]
 
 
 def test_charts_are_valid() -> None:

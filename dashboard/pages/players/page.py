@@ -256,9 +256,11 @@ def _show_page(page: SilentPage, *, silence: Silence, skipped: int) -> None:
             ),
             "session": day("Last session"),
             "rank": st.column_config.TextColumn("Rank", help="By daily return, in the last session"),
-            "return": number("Return", format="%+,.2f%%", help="Of the last session"),
+            "return": st.column_config.TextColumn(
+                "Return", alignment="right", help="Gain or loss of the last session"
+            ),
             "quest": st.column_config.TextColumn(
-                "Last quest", width="medium", help="The newest one and its state"
+                "Last quest", width="large", help="The newest one and its state"
             ),
             "sessions": number("Sessions", format="%,d", help="All sessions that the player played"),
             "joined": day("Joined"),

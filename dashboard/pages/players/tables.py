@@ -7,7 +7,7 @@ import msgspec
 import pandas as pd
 
 from core.records import Cohort, PlayerDay, PlayerReport, SilentPlayer
-from dashboard.formats import build_player_link, format_key, format_rank_of
+from dashboard.formats import build_player_link, format_key, format_percent, format_rank_of
 from dashboard.pages.players.data import find_last_seen
 
 SILENT_BUCKETS = (
@@ -113,7 +113,8 @@ def build_silent_table(players: Sequence[SilentPlayer]) -> pd.DataFrame:
                 for player in players
             ],
             "return": [
-                None if player.return_percent is None else float(player.return_percent) for player in players
+                None if player.return_percent is None else format_percent(player.return_percent)
+                for player in players
             ],
             "quest": [
                 f"{player.quest_title} ({_describe_status(player.quest_status)})"
