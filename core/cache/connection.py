@@ -1,8 +1,8 @@
 """One connection to Redis: socket, handshake, commands and replies.
 
 Owns the socket and uses hiredis' parser: redis-py's connection takes several times as long, and holds
-the interpreter lock meanwhile. Speaks RESP3 unless the address says otherwise. Never connects twice and
-never retries. Raises redis-py's errors, and `ErrorReply` for an error reply of the server.
+the interpreter lock meanwhile. Speaks RESP3 unless the address says otherwise. Never sends a command twice;
+only a handshake that is cut is made once more. Raises redis-py's errors, and `ErrorReply` for an error reply of the server.
 """
 
 import contextlib
@@ -40,6 +40,10 @@ class ServerUnreachable(redis.ConnectionError):
     """No server accepts a connection; the message is that of the system or of OpenSSL."""
 
 
+class HandshakeCut(ServerUnreachable):
+    """The server accepted the connection and closed it before the handshake was over."""
+
+
 class ErrorReply(redis.ResponseError):
     """An error reply of the server; its message begins with a code such as READONLY."""
 
@@ -75,6 +79,14 @@ class RedisConnection:
     def connect(self) -> None:
         """Connect and do the handshake, both within one timeout."""
         deadline = time.monotonic() + self._timeout_seconds
+        try:
+            self._connect_once(deadline)
+        except HandshakeCut:
+            # a proxy that restarts cuts connections whatever their age, and accepts the next one
+            self._connect_once(deadline)
+        self.set_timeout(self._timeout_seconds)
+
+    def _connect_once(self, deadline: float) -> None:
         self._attach(self._open_socket(deadline))
         try:
             self._shake_hands(deadline)
@@ -84,11 +96,10 @@ class RedisConnection:
         except redis.ConnectionError as error:
             self.close()
             hint = "" if self._address.tls else "; a server that expects TLS needs rediss://"
-            raise ServerUnreachable(f"{error} during the handshake{hint}") from error
+            raise HandshakeCut(f"{error} during the handshake{hint}") from error
         except BaseException:
             self.close()
             raise
-        self.set_timeout(self._timeout_seconds)
 
     def _attach(self, opened: socket.socket) -> None:
         self._socket = opened

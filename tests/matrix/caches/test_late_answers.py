@@ -109,6 +109,29 @@ def test_connections_that_are_cut_are_no_outage(
     assert "bypassed" not in caplog.text
 
 
+def test_a_connection_that_is_cut_in_its_handshake(
+    couple: Couple, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No outage either: the next one is accepted."""
+    for _ in range(3):
+        cut: list[bytes] = []
+
+        def cut_greeting(data: bytes, cut: list[bytes] = cut) -> tuple[bytes, bytes]:
+            if b"HELLO" in data and not cut:
+                cut.append(data)
+                proxy.sever()
+                return b"", b""
+            return data, b""
+
+        proxy.sever()
+        proxy.script = cut_greeting
+        assert couple.find_stale(3) == []
+        assert cut
+        proxy.script = None
+        wait_until(couple.is_used, "both use the cache", 2.0)
+    assert "bypassed" not in caplog.text
+
+
 @pytest.mark.parametrize("is_sent", [True, False])
 def test_a_connection_that_is_cut_under_an_invalidation(
     server: RedisServer, caplog: pytest.LogCaptureFixture, *, is_sent: bool
