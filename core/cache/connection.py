@@ -2,7 +2,8 @@
 
 Owns the socket and uses hiredis' parser: redis-py's connection takes several times as long, and holds
 the interpreter lock meanwhile. Speaks RESP3 unless the address says otherwise. Never sends a command twice;
-only a handshake that is cut is made once more. Raises redis-py's errors, and `ErrorReply` for an error reply of the server.
+only a handshake that is cut is made once more. Raises redis-py's errors, and `ErrorReply` for an error
+reply of the server.
 """
 
 import contextlib
