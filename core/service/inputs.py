@@ -315,12 +315,13 @@ def check_session_to_write(value: Any, now: datetime) -> date:
 
 
 def check_before(value: Any, now: datetime) -> date:
-    """Return the date before which a list of sessions begins (None: with the newest).
+    """Return the date before which a list of sessions begins (None: with today's session).
 
-    No list begins later than tomorrow: a row of the far future would be its newest session.
+    The session of tomorrow, which players may prepare, has not begun: it is no newest one, and only a list
+    that is asked for it has it. No list begins later: an older release could store rows of the far future.
     """
-    end = find_last_session(now) + timedelta(days=1)
-    return end if value is None else min(check_day(value, "before"), end)
+    tomorrow = find_last_session(now)
+    return tomorrow if value is None else min(check_day(value, "before"), tomorrow + timedelta(days=1))
 
 
 def find_last_session(now: datetime) -> date:

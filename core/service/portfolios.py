@@ -136,8 +136,8 @@ class Portfolios(ServiceBase):
     ) -> tuple[Portfolio, ...]:
         """Return up to `limit` portfolios of a user, newest session first, as they are now.
 
-        `before` is the session_date of the last row of the page before. Sessions after tomorrow,
-        which an older release could store, are left out. A user without any portfolio has an
+        `before` is the session_date of the last row of the page before; without it, today's session (UTC)
+        is the last. Sessions after tomorrow are always left out. A user without any portfolio has an
         empty history. Raises `InvalidInput`.
         """
         checked, day = check_id(user_id, "user_id"), check_before(before, self._clock())

@@ -51,9 +51,9 @@ class Sessions(ServiceBase):
     def list_session_dates(self, *, limit: int = 365, before: date | None = None) -> tuple[date, ...]:
         """Return the sessions that have portfolios or leaderboard entries, newest first, as of now.
 
-        `before` continues after the last day of the page before. A session whose players have no
-        score yet is among them; `list_leaderboard_dates` lists those with a leaderboard. Sessions
-        after tomorrow, which an older release could store, are left out. Raises `InvalidInput`.
+        `before` continues after the last day of the page before; without it, today's session (UTC) is the
+        last. A session whose players have no score yet is among them; `list_leaderboard_dates` lists those
+        with a leaderboard. Sessions after tomorrow are always left out. Raises `InvalidInput`.
         """
         day, limit = check_before(before, self._clock()), check_limit(limit)
         return self._read(queries.list_dates, limit, day)
@@ -63,8 +63,8 @@ class Sessions(ServiceBase):
     ) -> tuple[date, ...]:
         """Return the newest sessions in which a category (None: any) has entries, newest first, as of now.
 
-        `before` continues after the last day of the page before. Sessions after tomorrow, which
-        an older release could store, are left out. Raises `InvalidInput`.
+        `before` continues after the last day of the page before; without it, today's session (UTC) is the
+        last. Sessions after tomorrow are always left out. Raises `InvalidInput`.
         """
         count, day = check_limit(limit), check_before(before, self._clock())
         if category is None:
@@ -74,11 +74,10 @@ class Sessions(ServiceBase):
     def get_session_summaries(
         self, *, limit: int = 14, returns: str = DAILY_RETURNS
     ) -> tuple[SessionSummary, ...]:
-        """Return the newest sessions that have a leaderboard in figures, newest first.
+        """Return the newest sessions that have a leaderboard in figures, newest first, up to today's (UTC).
 
         `returns` names the leaderboard that the returns are taken from. The newest is at most 60 s
-        old, the others 900 s. Sessions after tomorrow, which an older release could store, are left
-        out. Raises `InvalidInput`.
+        old, the others 900 s. Raises `InvalidInput`.
         """
         count = check_int(limit, "limit", least=1, most=MAX_SESSIONS)
         category = check_category(returns, "returns")

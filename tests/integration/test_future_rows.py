@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 
 from core import EnhancedDatabaseService, Settings
 from core.errors import InvalidInput
-from core.records import LeaderboardUpdate, PortfolioUpdate, Tick, User
+from core.records import DAILY_RETURNS, LeaderboardUpdate, PortfolioUpdate, Tick, User
 from dashboard import data, runtime
+from dashboard.formats import format_day
 from dashboard.navigation import SCRIPTS
 from tests.conftest import Execute
 from tests.game import SESSIONS, play_game
@@ -68,6 +70,61 @@ def test_the_row_itself_can_still_be_read(haunted: EnhancedDatabaseService) -> N
     assert [entry.username for entry in haunted.get_leaderboard("total_value", FAR)] == ["alice"]
     [event] = haunted.list_market_events(until=datetime.max.replace(tzinfo=UTC))
     assert event.title == "Far"
+
+
+def test_the_session_of_tomorrow_is_no_newest_one(service: EnhancedDatabaseService) -> None:
+    """Lists begin with today's; only a list that is asked for tomorrow's has it."""
+    write_tomorrow(service, noon := datetime(2026, 3, 2, 12, tzinfo=UTC))
+    today, tomorrow = noon.date(), noon.date() + timedelta(days=1)
+    alice = service.get_user_by_username("alice")
+    lists: dict[str, Callable[..., tuple[date, ...]]] = {
+        "sessions": service.list_session_dates,
+        "leaderboards": service.list_leaderboard_dates,
+        "one leaderboard": partial(service.list_leaderboard_dates, DAILY_RETURNS),
+        "history": lambda **options: tuple(
+            row.session_date for row in service.get_portfolio_history(alice.id, **options)
+        ),
+    }
+    for name, list_days in lists.items():
+        assert list_days() == (today, today - timedelta(days=1)), name
+        assert list_days(before=date.max)[0] == tomorrow, name
+    summaries = service.get_session_summaries()
+    assert [row.session_date for row in summaries] == [today, today - timedelta(days=1)]
+    assert service.get_period_leaderboard(DAILY_RETURNS, sessions=1).days == (today,)
+    gains = service.get_player_gains(alice.id, today, today)
+    assert (gains.sessions, gains.change) == (1, 100)
+
+
+def write_tomorrow(service: EnhancedDatabaseService, now: datetime) -> None:
+    """Play the sessions of yesterday, today and tomorrow: alice and bob, who gain more each day."""
+    service._clock = lambda: now
+    for name in ("alice", "bob"):
+        user = service.create_user(username=name)
+        for day, change in ((-1, 50), (0, 100), (1, 900)):
+            session = now.date() + timedelta(days=day)
+            service.get_current_portfolio(user.id, session)
+            service.update_portfolio_value(user.id, session, Decimal(10_000 + change), Decimal(change))
+            service.update_leaderboard_entry(user.id, DAILY_RETURNS, Decimal(change) / 100, session)
+
+
+@pytest.mark.parametrize("page", list(SCRIPTS))
+def test_pages_show_today_as_open_whatever_tomorrow_has(service: EnhancedDatabaseService, page: str) -> None:
+    """Rows of tomorrow are in no figure, and today's session stays so far."""
+    now = datetime.now(UTC)
+    write_tomorrow(service, now)
+    runtime.set_service(service)
+    runtime.get_cache().clear()
+    opened = open_page(SCRIPTS[page], **({"player": "alice"} if page == "portfolios" else {}))
+    assert not opened.exception
+    shown = read_text(opened) + " ".join(f"{card.label} {card.value} {card.delta}" for card in opened.metric)
+    shown += " ".join(table.value.to_string() for table in opened.dataframe)
+    tomorrow = now.date() + timedelta(days=1)
+    assert format_day(tomorrow) not in shown
+    assert tomorrow.isoformat() not in shown
+    assert not re.search(r"10,900|\+?9[.]00%|\+\$900", shown)
+    if page in {"overview", "leaderboards", "portfolios"}:
+        assert f"{format_day(now.date())}" in shown
+        assert "so far" in shown
 
 
 @pytest.mark.parametrize("page", [OVERVIEW, LEADERBOARDS])
@@ -149,4 +206,4 @@ def test_sessions_up_to_tomorrow_are_played(service: EnhancedDatabaseService, al
     assert service.close_session(day) == 1
     time = datetime.combine(day, datetime.max.time(), UTC)
     assert service.insert_market_tick("AAPL", Decimal(1), timestamp=time).timestamp == time
-    assert service.list_session_dates() == (day,)
+    assert service.list_session_dates(before=date.max) == (day,)
