@@ -37,7 +37,7 @@ from dashboard.pages.leaderboards import download
 from dashboard.pages.players import download as players_download
 from dashboard.server import sign_in
 from dashboard.server.access import Policy, build_policy, build_secrets
-from dashboard.server.index import IndexPage
+from dashboard.server.index import STATIC, IndexPage
 from dashboard.server.middleware import CompressedAssets, Shield, build_content_policy
 
 logger = logging.getLogger(__name__)
@@ -149,7 +149,9 @@ def _build_middleware(policy: Policy) -> list[Middleware]:
     return [
         shield,
         Middleware(IndexPage, folder=STREAMLIT_STATIC),
-        Middleware(CompressedAssets, folder=STREAMLIT_STATIC / "static"),
+        Middleware(
+            CompressedAssets, folder=STREAMLIT_STATIC / "static", icons=STATIC / "material-symbols.woff2"
+        ),
     ]
 
 

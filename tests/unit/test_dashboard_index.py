@@ -83,7 +83,7 @@ def test_all_else_is_streamlits() -> None:
 
 def test_the_font_that_no_theme_uses_is_not_sent() -> None:
     """It would be a tenth of a first visit."""
-    assets = CompressedAssets(answer, folder=FOLDER / "static")
+    assets = CompressedAssets(answer, folder=FOLDER / "static", icons=STATIC / "material-symbols.woff2")
     css = next((FOLDER / "static" / "css").glob("index.*.css"))
     sent = ask(assets, f"/static/css/{css.name}", headers={"accept-encoding": "gzip"})
     assert b"Source Sans;" not in gzip.decompress(sent[1]["body"])

@@ -3,20 +3,24 @@
 import asyncio
 import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import streamlit
+from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
 from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 
 from dashboard.server import middleware
 from dashboard.server.access import Policy
-from dashboard.server.middleware import SIGN_IN_LIMIT, CompressedAssets, Shield, build_content_policy
+from dashboard.server.index import STATIC
+from dashboard.server.middleware import ICONS, SIGN_IN_LIMIT, CompressedAssets, Shield, build_content_policy
 
-INDEX = Path(streamlit.__file__).with_name("static") / "index.html"
+STREAMLIT_STATIC = Path(streamlit.__file__).with_name("static")
+INDEX = STREAMLIT_STATIC / "index.html"
 OPEN = Policy()
 SIGNED = Policy(has_sign_in=True, origin="https://dash.example")
 COOKIE_SECRET = "c" * 32
@@ -84,6 +88,21 @@ def test_every_answer_has_the_headers() -> None:
         assert headers["referrer-policy"] == "no-referrer"
         assert "camera=()" in headers["permissions-policy"]
         assert "strict-transport-security" not in headers
+
+
+@pytest.mark.parametrize(
+    "content", ["text/javascript; charset=utf-8", "text/css; charset=utf-8", "font/woff2"]
+)
+def test_what_is_no_page_has_the_headers_that_count_there(content: str) -> None:
+    """130 files of a first visit would bring 500 bytes each that a browser does not look at."""
+
+    async def answer_asset(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response("x", headers={"content-type": content})(scope, receive, send)
+
+    headers = read_headers(ask(Shield(answer_asset, policy=OPEN, content_policy="default-src 'none'"))[0])
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert "content-security-policy" not in headers
 
 
 def test_tls_makes_cookies_secure() -> None:
@@ -220,7 +239,9 @@ def assets(tmp_path: Path) -> CompressedAssets:
     (tmp_path / "static" / "js" / "a.1234.js").write_text("alert(1);" * 500)
     (tmp_path / "static" / "font.woff2").write_text("font")
     (tmp_path / "secret.js").write_text("secret")
-    return CompressedAssets(answer, folder=tmp_path / "static")
+    (tmp_path / "static" / "MaterialSymbols-Rounded.1234.woff2").write_text("all icons")
+    (tmp_path / "icons.woff2").write_text("icons that are used")
+    return CompressedAssets(answer, folder=tmp_path / "static", icons=tmp_path / "icons.woff2")
 
 
 def test_scripts_are_compressed_once_and_kept(assets: CompressedAssets, tmp_path: Path) -> None:
@@ -234,6 +255,29 @@ def test_scripts_are_compressed_once_and_kept(assets: CompressedAssets, tmp_path
     assert read_headers(start)["cache-control"] == "public, immutable, max-age=31536000"
     assert read_headers(start)["content-type"] == "text/javascript; charset=utf-8"
     assert gzip.decompress(body["body"]) == b"alert(1);" * 500
+
+
+def test_the_icon_font_is_replaced_by_the_icons_that_are_used(assets: CompressedAssets) -> None:
+    """Whatever the client accepts."""
+    start, body = ask(assets, "/static/MaterialSymbols-Rounded.1234.woff2", headers={})
+    assert body["body"] == b"icons that are used"
+    assert read_headers(start)["content-type"] == "font/woff2"
+
+
+def test_every_icon_that_a_page_shows_is_sent() -> None:
+    """An update that brings new icons needs a new font; an icon without a glyph is shown as its name."""
+    sent = set((STATIC / "material-symbols.txt").read_text(encoding="utf-8").split())
+    scripts = sorted((STREAMLIT_STATIC / "static" / "js").glob("*.js"))
+    pages = sorted(STATIC.parent.rglob("*.py"))
+    shown = {
+        name
+        for path in (*scripts, *pages)
+        for name in re.findall(r":material/([a-z0-9_]+):", path.read_text(encoding="utf-8"))
+    }
+    # Streamlit draws this one itself: no version of the font has it
+    assert shown - {"star_filled"} == sent
+    assert (STATIC / "material-symbols.woff2").stat().st_size < 10_000
+    assert list((STREAMLIT_STATIC / "static").rglob(f"{ICONS}*.woff2"))
 
 
 @pytest.mark.parametrize(

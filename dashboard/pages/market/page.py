@@ -197,7 +197,8 @@ def _show_candles(view: SymbolView, selected: Range) -> None:
 
 
 def _show_event_filters(service: EnhancedDatabaseService, symbols: Sequence[str]) -> tuple[EventFilter, str]:
-    types = {format_key(key): key for key in service.list_market_event_types()}
+    found = live.read("market-event-types", service.list_market_event_types)
+    types = {format_key(key): key for key in found}
     filters.translate_parameter("type", {key: name for name, key in types.items()})
     filters.translate_parameter("sentiment", {key: name for name, key in SENTIMENTS.items()})
     first, second, third, fourth = st.columns(4)

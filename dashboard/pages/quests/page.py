@@ -307,11 +307,13 @@ def _show_player(service: EnhancedDatabaseService) -> None:
     if not name:
         st.caption("Type a username to see all quests of a player.")
         return
-    user = find_player(service, name)
+    user = live.read(("player", name), partial(find_player, service, name))
     if user is None:
         filters.show_matches(service, name, key="player", filters=FILTERS)
         return
-    quests = service.get_user_quests(user.id, limit=PLAYER_QUESTS_SHOWN)
+    quests = live.read(
+        ("player-quests", user.id), partial(service.get_user_quests, user.id, limit=PLAYER_QUESTS_SHOWN)
+    )
     if not quests:
         st.info(f"{escape_markdown(user.username)} has no quests yet.")
         return
