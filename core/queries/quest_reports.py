@@ -1,14 +1,13 @@
 """Statements that sum up the quests of all players: outcomes, times to complete, returns, stuck players.
 
 A quest has ended when it is completed, expired or past its time; anything else is running. It ended at its
-completion, otherwise at its expiry.
+completion, otherwise in the last moment of its time: a deadline of Monday 00:00 belongs to the week before.
 """
 
 from datetime import date, datetime, timedelta
 
 from core.database import Database
-from core.queries.quests import COLUMNS, IS_RUNNING
-from core.queries.rows import Row, fetch_all, make_builder
+from core.queries.rows import Row, fetch_all, list_columns, make_builder
 from core.records import (
     CompletionTime,
     CompletionTimes,
@@ -32,9 +31,10 @@ OUTCOMES = """
         FROM quests WHERE status = 'COMPLETED'
             AND (completed_at >= %(since)s AND completed_at < %(until)s OR %(all)s AND completed_at IS NULL)
         UNION ALL
-        SELECT expires_at, type, reward_type, reward_value, current_progress, target_value, status
+        SELECT expires_at - interval '1 microsecond', type, reward_type, reward_value, current_progress,
+               target_value, status
         FROM quests WHERE status <> 'COMPLETED' AND (status = 'EXPIRED' OR expires_at <= %(now)s)
-            AND (expires_at >= %(since)s AND expires_at < %(until)s OR %(all)s AND expires_at IS NULL)
+            AND (expires_at > %(since)s AND expires_at <= %(until)s OR %(all)s AND expires_at IS NULL)
     ) AS ended
     GROUP BY 1, 2, 3 ORDER BY 1 NULLS FIRST, type COLLATE "C", reward_type COLLATE "C" """
 TIMES = """
@@ -81,38 +81,45 @@ RETURNS = """
            sum(e.sessions - h.sessions)::bigint, sum(e.returned - h.returned)::bigint
     FROM holders h JOIN everyone e USING (session_date)
     GROUP BY h.type ORDER BY h.type COLLATE "C" """
-_RUNNING = f"""
-    SELECT u.username, u.last_active, q.*,
-        q.current_progress = 0 AND %(now)s >= COALESCE(
-            q.created_at + (q.expires_at - q.created_at) / 2, q.created_at + %(patience)s) AS is_untouched,
-        (u.last_active IS NULL OR u.last_active < %(seen_since)s) AND NOT EXISTS (
-            SELECT FROM portfolios p WHERE p.user_id = q.user_id AND p.session_date >= %(seen_day)s
-        ) AS is_unseen,
-        COALESCE(q.expires_at <= %(soon)s AND q.current_progress * 2 < q.target_value, false) AS is_ending
-    FROM (
-        SELECT {COLUMNS} FROM quests WHERE {IS_RUNNING} AND (%(type)s::text IS NULL OR type = %(type)s)
-    ) AS q JOIN users u ON u.id = q.user_id"""
-# Counts and rows of one reading of the running quests; the counts are in every row.
+# Narrow rows for the counts; only those that are returned are read whole.
 STUCK = f"""
-    WITH stuck AS MATERIALIZED (
-        SELECT * FROM ({_RUNNING}) AS running WHERE is_untouched OR is_unseen OR is_ending
+    WITH slow AS (
+        SELECT id, user_id, created_at, current_progress = 0 AS is_untouched,
+            current_progress > 0 AND expires_at IS NOT NULL
+                AND current_progress * 2 * extract(epoch FROM expires_at - created_at)
+                    < target_value * extract(epoch FROM %(now)s - created_at) AS is_behind
+        FROM quests
+        WHERE status = 'ACTIVE' AND (expires_at IS NULL OR expires_at > %(soon)s)
+          AND (%(type)s::text IS NULL OR type = %(type)s)
+          AND COALESCE(created_at + (expires_at - created_at) / 2, created_at + %(patience)s) <= %(now)s
+    ), stuck AS MATERIALIZED (
+        SELECT * FROM (
+            SELECT slow.*, (u.last_active IS NULL OR u.last_active < %(seen_since)s) AND NOT EXISTS (
+                SELECT FROM portfolios p WHERE p.user_id = slow.user_id AND p.session_date >= %(seen_day)s
+            ) AS is_unseen
+            FROM slow JOIN users u ON u.id = slow.user_id
+        ) AS judged WHERE is_untouched OR is_behind OR is_unseen
     ), counted AS (
         SELECT count(DISTINCT user_id), count(*), count(*) FILTER (WHERE is_untouched),
-               count(*) FILTER (WHERE is_unseen), count(*) FILTER (WHERE is_ending)
+               count(*) FILTER (WHERE is_behind), count(*) FILTER (WHERE is_unseen)
         FROM stuck
     ), first AS (
-        SELECT username, last_active, is_untouched, is_unseen, is_ending, {COLUMNS}
-        FROM stuck ORDER BY expires_at NULLS LAST, created_at, id LIMIT %(limit)s
+        SELECT id AS stuck_id, is_untouched, is_behind, is_unseen
+        FROM stuck ORDER BY is_unseen, created_at, id LIMIT %(limit)s
     )
-    SELECT * FROM counted LEFT JOIN first ON true ORDER BY expires_at NULLS LAST, created_at, id"""
+    SELECT counted.*, u.username, u.last_active, is_untouched, is_behind, is_unseen,
+           {list_columns(Quest, prefix="q.")}
+    FROM counted LEFT JOIN first ON true LEFT JOIN quests q ON q.id = stuck_id
+        LEFT JOIN users u ON u.id = q.user_id
+    ORDER BY is_unseen, q.created_at, q.id"""
 
 build_outcome = make_builder(QuestOutcome)
 build_return = make_builder(QuestReturn)
 
 
 def _build_stuck(row: Row) -> StuckQuest:
-    username, last_active, is_untouched, is_unseen, is_ending, *quest = row
-    return StuckQuest(username, last_active, is_untouched, is_unseen, is_ending, Quest(*quest))
+    username, last_active, is_untouched, is_behind, is_unseen, *quest = row
+    return StuckQuest(username, last_active, is_untouched, is_behind, is_unseen, Quest(*quest))
 
 
 def list_outcomes(
@@ -168,7 +175,7 @@ def list_stuck(
     seen_since: datetime,
     soon: datetime,
 ) -> StuckQuests:
-    """Return running quests that do not advance, whose player stays away, or that end too soon."""
+    """Return running quests that end after `soon` and do not advance, or whose player stays away."""
     parameters = {
         "now": now,
         "type": quest_type,
@@ -179,6 +186,6 @@ def list_stuck(
         "soon": soon,
     }
     rows = database.execute_sql(STUCK, parameters).fetchall()
-    players, quests, untouched, unseen, ending = rows[0][:5]
+    players, quests, untouched, behind, unseen = rows[0][:5]
     first = tuple(_build_stuck(row[5:]) for row in rows) if quests else ()
-    return StuckQuests(players, quests, untouched, unseen, ending, first)
+    return StuckQuests(players, quests, untouched, behind, unseen, first)

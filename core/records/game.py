@@ -420,9 +420,10 @@ class QuestOutcome(Record, frozen=True):
     """The quests of one type and kind of reward that ended in one week.
 
     `week` is the Monday of the week (UTC), None when the time is unknown. A quest has ended when it is
-    COMPLETED, EXPIRED or past its `expires_at`: at its completion, otherwise at its expiry. `started`,
-    `halfway` and `completed` are subsets of `ended`, each of the one before. `earned` is the sum of the
-    rewards of the completed quests.
+    COMPLETED, EXPIRED or past its `expires_at`: at its completion, otherwise in the last moment of its
+    time, so that a quest until Monday 00:00 belongs to the week before. `started`, `halfway` and
+    `completed` are subsets of `ended`, each of the one before. `earned` is the sum of the rewards of the
+    completed quests.
     """
 
     week: date | None
@@ -473,25 +474,29 @@ class PlayerQuest(Record, frozen=True):
 
 
 class StuckQuest(Record, frozen=True):
-    """A running quest that is stuck, its player, and why; at least one reason holds."""
+    """A running quest that is stuck, its player, and why; at least one reason holds.
+
+    `is_untouched`: it has no progress. `is_behind`: it has some, but not half as much as the part of its
+    time that is over. `is_unseen`: its player was not seen for 7 days.
+    """
 
     username: str
     last_active: datetime | None
     is_untouched: bool
+    is_behind: bool
     is_unseen: bool
-    is_ending: bool
     quest: Quest
 
 
 class StuckQuests(Record, frozen=True):
     """How many players and running quests are stuck, the quests for each reason, and the first of them.
 
-    A quest may be counted under several reasons.
+    A quest may be counted as unseen and under another reason.
     """
 
     players: int
     quests: int
     untouched: int
+    behind: int
     unseen: int
-    ending: int
     first: tuple[StuckQuest, ...]

@@ -20,9 +20,10 @@ MAX_PLAYERS: Final = 100_000
 MAX_STUCK: Final = 10_000
 """The most rows of a file of stuck quests."""
 PATIENCE: Final = timedelta(days=7)
-"""A quest without an end is stuck when nothing was done for it in this time."""
+"""A quest without an end is not stuck before this time; one with an end not before half of its time."""
 UNSEEN_DAYS: Final = 7
 ENDING_WITHIN: Final = timedelta(hours=24)
+"""A quest that ends so soon is expiring, not stuck; a quest of one day always is."""
 
 # No write invalidates these. With millions of quests each takes a second.
 _OUTCOMES = Cached(
@@ -117,12 +118,14 @@ class QuestReports(ServiceBase):
         return self._cache.get_or_load(_RETURNS, load, first or date.min, min(last or newest, newest), count)
 
     def list_stuck_quests(self, *, type: str | None = None, limit: int = 100) -> StuckQuests:
-        """Return running quests that are stuck, of one type or of all, those first that end first.
+        """Return running quests that are stuck, of one type or of all.
 
-        A quest is stuck when it has no progress after half of its time (without an end: after 7 days),
-        when its player was not seen for 7 days (neither `last_active` nor a session since 00:00 UTC of
-        the day 6 days ago), or when it ends within 24 hours and less than half is done. `limit` is up to
-        10,000. At most 180 s old. Raises `InvalidInput`.
+        Only a quest can be stuck of which half of the time is over (without an end: 7 days) and that does
+        not end within 24 hours; those are expiring. It is stuck when it has no progress, when its progress
+        is less than half of the part of its time that is over (2 of 10 after 5 of 7 days), or when its
+        player was not seen for 7 days (neither `last_active` nor a session since 00:00 UTC of the day
+        6 days ago). Those of players who were seen come first, then those that have been running longest.
+        `limit` is up to 10,000. At most 180 s old. Raises `InvalidInput`.
         """
 
         def load(quest_type: str | None, count: int) -> StuckQuests:

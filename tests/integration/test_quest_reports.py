@@ -5,11 +5,12 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from statistics import median
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 
 from core import EnhancedDatabaseService
-from core.records import QuestOutcome
+from core.records import Quest, QuestOutcome
 from tests.conftest import Execute
 from tests.situations import SITUATIONS, read_table, write_situation
 
@@ -44,9 +45,11 @@ def is_running(quest: Row) -> bool:
 
 
 def find_end(quest: Row) -> datetime | None:
-    """Return when an ended quest ended, None when that is unknown."""
-    end: datetime | None = quest["completed_at"] if quest["status"] == "COMPLETED" else quest["expires_at"]
-    return end
+    """Return when an ended quest ended, None when that is unknown; a deadline is the moment after it."""
+    if quest["status"] == "COMPLETED":
+        completed: datetime | None = quest["completed_at"]
+        return completed
+    return None if quest["expires_at"] is None else quest["expires_at"] - timedelta(microseconds=1)
 
 
 def is_within(moment: datetime | None, since: date | None, until: date | None) -> bool:
@@ -54,6 +57,33 @@ def is_within(moment: datetime | None, since: date | None, until: date | None) -
     if moment is None:
         return since is None and until is None
     return (since or date.min) <= moment.astimezone(UTC).date() <= (until or date.max)
+
+
+def build_quest(
+    user_id: UUID,
+    created_at: datetime,
+    expires_at: datetime | None,
+    *,
+    progress: int = 0,
+    status: str = "ACTIVE",
+    completed_at: datetime | None = None,
+) -> Quest:
+    """Return a quest with a target of ten."""
+    return Quest(
+        id=uuid4(),
+        user_id=user_id,
+        type="WINS",
+        title="Win ten times",
+        description=None,
+        target_value=Decimal(10),
+        current_progress=Decimal(progress),
+        status=status,
+        reward_type="cash",
+        reward_value=Decimal(50),
+        created_at=created_at,
+        expires_at=expires_at,
+        completed_at=completed_at,
+    )
 
 
 @pytest.mark.parametrize(("since", "until"), WINDOWS)
@@ -87,6 +117,23 @@ def test_outcomes_are_of_the_quests_that_ended(
     found = world.list_quest_outcomes(since=since, until=until)
     assert set(found) == expected
     assert len(found) == len(expected)
+
+
+@pytest.mark.parametrize("status", ["ACTIVE", "EXPIRED"])
+def test_a_quest_until_monday_belongs_to_the_week_before(
+    service: EnhancedDatabaseService, status: str
+) -> None:
+    """Marked as expired or not yet; in no window that begins on that Monday."""
+    monday = TODAY - timedelta(days=TODAY.weekday())
+    deadline = datetime.combine(monday, time(), UTC)
+    service._clock = lambda: NOW
+    alice = service.create_user(username="alice")
+    service.load_quests([build_quest(alice.id, deadline - timedelta(days=7), deadline, status=status)])
+    week_before = monday - timedelta(days=7)
+    for since, until in ((None, None), (week_before, None), (week_before, monday - timedelta(days=1))):
+        [outcome] = service.list_quest_outcomes(since=since, until=until)
+        assert (outcome.week, outcome.ended, outcome.completed) == (week_before, 1, 0)
+    assert service.list_quest_outcomes(since=monday) == ()
 
 
 @pytest.mark.parametrize(("since", "until"), WINDOWS)
@@ -157,37 +204,84 @@ def test_returns_compare_sessions_of_the_same_days(
 
 
 def test_stuck_quests_have_a_reason(world: EnhancedDatabaseService, execute: Execute) -> None:
-    """No progress after half of the time, a player who stays away, or an end that comes too soon."""
+    """After half of their time: no progress, too little, or a player who stays away."""
     users = {row["id"]: row for row in read_rows(execute, "users")}
     seen_day = TODAY - timedelta(days=6)
     recent = {row["user_id"] for row in read_rows(execute, "portfolios") if row["session_date"] >= seen_day}
     expected = {}
     for quest in filter(is_running, read_rows(execute, "quests")):
         end, last_active = quest["expires_at"], users[quest["user_id"]]["last_active"]
-        patience = timedelta(days=7) if end is None else (end - quest["created_at"]) / 2
-        is_untouched = quest["current_progress"] == 0 and NOW - quest["created_at"] >= patience
+        age, life = NOW - quest["created_at"], None if end is None else end - quest["created_at"]
+        if age < (timedelta(days=7) if life is None else life / 2):
+            continue
+        if end is not None and end - NOW <= timedelta(hours=24):
+            continue
+        done = quest["current_progress"] / quest["target_value"]
+        is_behind = life is not None and 0 < float(done) < age / life / 2
         was_active = last_active is not None and last_active.astimezone(UTC).date() >= seen_day
         is_unseen = not was_active and quest["user_id"] not in recent
-        is_ending = (
-            end is not None
-            and end - NOW <= timedelta(hours=24)
-            and quest["current_progress"] * 2 < quest["target_value"]
-        )
-        if is_untouched or is_unseen or is_ending:
-            expected[str(quest["id"])] = (is_untouched, is_unseen, is_ending, str(quest["user_id"]))
+        if done == 0 or is_behind or is_unseen:
+            expected[str(quest["id"])] = (done == 0, is_behind, is_unseen, str(quest["user_id"]))
     stuck = world.list_stuck_quests()
     found = {
-        str(item.quest.id): (item.is_untouched, item.is_unseen, item.is_ending, str(item.quest.user_id))
+        str(item.quest.id): (item.is_untouched, item.is_behind, item.is_unseen, str(item.quest.user_id))
         for item in stuck.first
     }
     assert found == expected
     reasons = list(expected.values())
     assert (stuck.quests, stuck.players) == (len(reasons), len({row[3] for row in reasons}))
-    assert (stuck.untouched, stuck.unseen, stuck.ending) == tuple(
+    assert (stuck.untouched, stuck.behind, stuck.unseen) == tuple(
         sum(bool(row[place]) for row in reasons) for place in range(3)
     )
     names = {str(row["id"]): row["username"] for row in users.values()}
     assert [item.username for item in stuck.first] == [names[str(item.quest.user_id)] for item in stuck.first]
+    order = [(item.is_unseen, item.quest.created_at) for item in stuck.first]
+    assert order == sorted(order)
+
+
+HOUR, DAYS = timedelta(hours=1), timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("age", "left", "progress", "reasons"),
+    [
+        (HOUR, 23 * HOUR, 0, None),  # a quest of one day is stuck at no time of the day
+        (20 * HOUR, 4 * HOUR, 0, None),
+        (3 * DAYS, 4 * DAYS, 0, None),  # half of the time is not over
+        (4 * DAYS, 3 * DAYS, 0, (True, False)),
+        (5 * DAYS, 2 * DAYS, 3, (False, True)),  # 30% done after 71% of the time
+        (5 * DAYS, 2 * DAYS, 4, None),
+        (6 * DAYS, DAYS, 0, None),  # expiring
+        (6 * DAYS, DAYS + timedelta(minutes=1), 0, (True, False)),
+        (7 * DAYS - HOUR, None, 0, None),
+        (7 * DAYS, None, 0, (True, False)),
+        (70 * DAYS, None, 1, None),
+    ],
+)
+def test_a_quest_is_stuck_after_half_of_its_time(
+    service: EnhancedDatabaseService,
+    age: timedelta,
+    left: timedelta | None,
+    progress: int,
+    reasons: tuple[bool, bool] | None,
+) -> None:
+    """Of a player who was seen: without progress or behind, and not when it ends within a day.
+
+    No quest is both stuck and expiring, and a player who was not seen has no other times.
+    """
+    service._clock = lambda: NOW
+    alice, bob = service.create_user(username="alice"), service.create_user(username="bob")
+    service.touch_last_active(alice.id)
+    end = None if left is None else NOW + left
+    service.load_quests(build_quest(player.id, NOW - age, end, progress=progress) for player in (alice, bob))
+    found = {item.username: item for item in service.list_stuck_quests().first}
+    alices = found.get("alice")
+    assert (None if alices is None else (alices.is_untouched, alices.is_behind)) == reasons
+    half = timedelta(days=7) if left is None else (age + left) / 2
+    is_expiring = left is not None and left <= DAYS
+    assert ("bob" in found) == (age >= half and not is_expiring)
+    expiring = service.list_expiring_quests(within=DAYS)
+    assert {item.username for item in expiring} == ({"alice", "bob"} if is_expiring else set())
 
 
 def test_each_type_has_its_own_stuck_quests(world: EnhancedDatabaseService) -> None:

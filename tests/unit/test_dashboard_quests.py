@@ -128,11 +128,39 @@ def test_weeks_come_newest_first_with_a_column_a_type() -> None:
             build_outcome(week=None),
             build_outcome("WEEKLY", ended=4, completed=1),
             build_outcome(week=MONDAY + timedelta(days=7), completed=5),
-        ]
+        ],
+        since=None,
+        today=date(2013, 3, 11),
     )
     assert list(table["week"]) == ["2013-03-04", "2013-02-25", "unknown"]
     assert list(table["type DAILY"]) == ["50% (5 of 10)", "", "20% (2 of 10)"]
     assert list(table["type WEEKLY"]) == ["", "25% (1 of 4)", ""]
+
+
+@pytest.mark.parametrize(
+    ("since", "today", "text"),
+    [
+        (None, date(2013, 3, 3), "2013-02-25 (so far)"),
+        (MONDAY, date(2013, 3, 4), "2013-02-25"),
+        (date(2013, 2, 27), date(2013, 3, 4), "2013-02-25 (from Wed)"),
+        (date(2013, 2, 27), date(2013, 3, 1), "2013-02-25 (from Wed, so far)"),
+    ],
+)
+def test_a_week_says_what_is_missing(since: date | None, today: date, text: str) -> None:
+    """The running one is so far, and a window may begin in the middle of one."""
+    assert tables.format_week(MONDAY, since=since, today=today) == text
+
+
+def test_the_columns_of_the_weeks_are_the_rows_of_the_progress() -> None:
+    """In the same order: the type with most ended quests first."""
+    outcomes = [build_outcome("A", ended=3), build_outcome("B", ended=9), build_outcome("C", ended=5)]
+    table = tables.build_weeks_table(outcomes, since=None, today=MONDAY)
+    rows = tables.build_progress_table(tables.list_progress(outcomes), [])
+    assert (
+        [str(name).removeprefix("type ") for name in table.columns[1:]]
+        == list(rows["type"])
+        == ["B", "C", "A"]
+    )
 
 
 def test_rewards_are_summed_by_kind_and_week() -> None:
@@ -141,7 +169,7 @@ def test_rewards_are_summed_by_kind_and_week() -> None:
     outcomes.append(build_outcome(reward_type="CASH", week=MONDAY - timedelta(days=7)))
     rewards = tables.list_rewards(outcomes, [build_totals(), build_totals(reward_type="BADGE")])
     assert rewards == [("Badge", "0", "60"), ("Cash", "$40.00", "$0.00"), ("Coins", "80", "60")]
-    table = tables.build_rewards_table(outcomes)
+    table = tables.build_rewards_table(outcomes, since=None, today=date(2013, 3, 4))
     assert table.to_dict("list") == {
         "week": ["2013-02-25", "2013-02-18"],
         "kind CASH": ["", "$40.00"],
@@ -169,7 +197,7 @@ def test_returns_are_compared_in_points() -> None:
 def test_a_stuck_quest_names_player_and_reasons() -> None:
     """Its row and its line of the file; a text cannot run as a formula."""
     quest = build_quest(title="=1+1")
-    stuck = StuckQuest("-alice", None, is_untouched=True, is_unseen=True, is_ending=False, quest=quest)
+    stuck = StuckQuest("-alice", None, is_untouched=True, is_behind=False, is_unseen=True, quest=quest)
     [row] = tables.build_stuck_table([stuck], NOW + timedelta(hours=1)).to_dict("records")
     assert row["reason"] == "no progress, player not seen"
     assert (row["player"], row["running"]) == ("portfolios?player=-alice", "1 h")

@@ -15,12 +15,12 @@ from core.records import CompletionTimes, PlayerQuest, QuestOutcome, QuestReturn
 from dashboard import filters, live, runtime, states
 from dashboard.data import find_player
 from dashboard.elements import CARD_PIXELS, MINUTES, PROGRESS, link_player, show_metric, show_table
-from dashboard.formats import escape_markdown, format_count, format_key
+from dashboard.formats import escape_markdown, format_count, format_key, format_quantity
 from dashboard.pages.quests import charts, tables
 
 REFRESH_SECONDS = 60
 EXPIRING_SHOWN = 25
-EXPIRING_WITHIN = timedelta(days=7)
+EXPIRING_WITHIN = timedelta(hours=24)
 STUCK_SHOWN = 100
 STUCK_IN_FILE = 10_000
 TITLES_SHOWN = 20
@@ -35,9 +35,15 @@ FILTERS = {"player": "", "live": True, "ended": RANGE, "quest": ALL_TYPES}
 
 DEFINITIONS = (
     "A quest has **ended** when it is completed, expired or past its time; anything else is **running**. "
-    "It ended at its completion, otherwise at its expiry. Windows are UTC days: 7 days are today and the six "
-    "days before; weeks begin on Monday. Shares are of ended quests, so running quests do not lower them. "
-    "A quest that was completed at an unknown time, before times were stored, counts only under All time."
+    "It ended at its completion, otherwise in the last moment of its time: a quest until Monday 00:00 "
+    "belongs to the week before. Windows are UTC days: 7 days are today and the six days before; weeks "
+    "begin on Monday. Shares are of ended quests, so running quests do not lower them."
+)
+
+STUCK_RULE = (
+    "A quest can be stuck when half of its time is over (without an end: 7 days). It is behind when its "
+    "progress is less than half of the share of its time that is over. Quests that end within 24 hours are "
+    "under Expiring soon instead."
 )
 
 
@@ -70,7 +76,7 @@ def _show_filters(totals: Sequence[QuestTotals]) -> tuple[date | None, str | Non
     keys = {format_key(row.type): row.type for row in totals}
     if len(keys) < len({row.type for row in totals}):
         keys = {row.type: row.type for row in totals}  # two types that read the same
-    with st.expander("Filters", expanded=True), st.container(horizontal=True, vertical_alignment="bottom"):
+    with filters.fold(), st.container(horizontal=True, vertical_alignment="bottom"):
         window = filters.select_segment(
             "Ended within", list(RANGES), default=RANGE, key="ended", noun="range"
         )
@@ -84,27 +90,29 @@ def _show_filters(totals: Sequence[QuestTotals]) -> tuple[date | None, str | Non
 
 def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_type: str | None) -> None:
     place = (since, quest_type)
-    live.show_section(
-        ("quests-outcomes", since),
-        load=lambda: (service.list_quest_outcomes(since=since), service.get_quest_totals()),
-        show=lambda found: _show_outcomes(
-            tables.select_type(found[0], quest_type), tables.select_type(found[1], quest_type)
-        ),
-    )
-    times, returns = st.columns(2, gap="medium")
-    with times:
-        st.subheader("Time to complete", anchor=False)
-        live.show_section(
-            ("quests-times", *place),
-            load=lambda: service.get_completion_times(since=since, type=quest_type, limit=TITLES_SHOWN),
-            show=_show_times,
+
+    def load_outcomes() -> tuple[Sequence[QuestOutcome], Sequence[QuestTotals], int]:
+        return (
+            tables.select_type(service.list_quest_outcomes(since=since), quest_type),
+            tables.select_type(service.get_quest_totals(), quest_type),
+            service.count_undated_quests(),
         )
+
+    live.show_section(("quests-outcomes", *place), load=load_outcomes, show=_show_outcomes)
+    returns, times = st.columns(2, gap="medium")
     with returns:
         st.subheader("Do players with quests return?", anchor=False)
         live.show_section(
             ("quests-returns", since),
             load=lambda: service.get_quest_returns(since=since),
             show=lambda found: _show_returns(tables.select_type(found, quest_type)),
+        )
+    with times:
+        st.subheader("Time to complete", anchor=False)
+        live.show_section(
+            ("quests-times", *place),
+            load=lambda: service.get_completion_times(since=since, type=quest_type, limit=TITLES_SHOWN),
+            show=_show_times,
         )
     st.subheader("Stuck players", anchor=False)
     live.show_section(
@@ -120,10 +128,19 @@ def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_ty
         ),
         show=_show_expiring,
     )
+    live.show_section(
+        ("quests-weeks", *place), load=load_outcomes, show=lambda found: _show_weeks(*found[:2], since=since)
+    )
 
 
-def _show_outcomes(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals]) -> None:
+def _show_outcomes(found: tuple[Sequence[QuestOutcome], Sequence[QuestTotals], int]) -> None:
+    outcomes, totals, undated = found
     _show_summary(outcomes, totals)
+    if undated:
+        st.caption(
+            f"{format_quantity(undated, 'quest')} of all types completed at an unknown time, before times "
+            "were stored: counted only under All time, and not in the time to complete."
+        )
     progress = tables.list_progress(outcomes)
     st.subheader("Quest progress", anchor=False, help=DEFINITIONS)
     if progress:
@@ -148,9 +165,6 @@ def _show_outcomes(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotal
         },
         alt="Share of the ended quests of each type that were started, half done and completed",
     )
-    if progress:
-        _show_weeks(outcomes)
-    _show_rewards(outcomes, totals)
 
 
 def _show_summary(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals]) -> None:
@@ -163,17 +177,20 @@ def _show_summary(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals
         show_metric("Expiring", format_count(running.expiring), "within 24 hours")
 
 
-def _show_weeks(outcomes: Sequence[QuestOutcome]) -> None:
+def _show_weeks(
+    outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals], *, since: date | None
+) -> None:
+    today = datetime.now(UTC).date()
     st.subheader("Completed by week", anchor=False)
-    table = tables.build_weeks_table(outcomes)
-    show_table(
-        table,
-        _label_columns(table, help_text="Completed, of the quests that ended in the week"),
-        alt="Share of the quests that ended in each week that were completed, by type",
-    )
-
-
-def _show_rewards(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals]) -> None:
+    if outcomes:
+        table = tables.build_weeks_table(outcomes, since=since, today=today)
+        show_table(
+            table,
+            _label_columns(table, help_text="Completed, of the quests that ended in the week"),
+            alt="Share of the quests that ended in each week that were completed, by type",
+        )
+    else:
+        st.caption("No quest ended in this window.")
     st.subheader("Rewards given", anchor=False)
     rewards = tables.list_rewards(outcomes, totals)
     if not rewards:
@@ -181,8 +198,8 @@ def _show_rewards(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals
         return
     with st.grid(4, min_column_width=CARD_PIXELS):
         for kind, given, still_open in rewards:
-            show_metric(escape_markdown(kind), given, f"{still_open} open in running quests")
-    table = tables.build_rewards_table(outcomes)
+            show_metric(escape_markdown(kind), given, f"{still_open} in running quests")
+    table = tables.build_rewards_table(outcomes, since=since, today=today)
     if len(table):
         show_table(
             table,
@@ -224,7 +241,10 @@ def _show_times(times: CompletionTimes) -> None:
 
 def _show_returns(returns: Sequence[QuestReturn]) -> None:
     if not returns:
-        st.caption("No session of this window is at least 8 days old and was played with a quest.")
+        st.caption(
+            "No session of this window is at least 8 days old and was played with a quest. "
+            "Choose a longer range."
+        )
         return
     show_table(
         tables.build_returns_table(returns),
@@ -246,13 +266,12 @@ def _show_returns(returns: Sequence[QuestReturn]) -> None:
 
 def _show_stuck(service: EnhancedDatabaseService, quest_type: str | None, stuck: StuckQuests) -> None:
     if not stuck.quests:
-        st.caption("No running quest is stuck.")
+        st.caption(f"No running quest is stuck. {STUCK_RULE}")
         return
     st.caption(
-        f"{format_count(stuck.players)} players with {format_count(stuck.quests)} stuck quests now: "
-        f"{format_count(stuck.untouched)} have no progress after half of their time (without an end: after "
-        f"7 days), of {format_count(stuck.unseen)} the player was not seen for 7 days, and "
-        f"{format_count(stuck.ending)} end within 24 hours and are not half done."
+        f"{format_quantity(stuck.players, 'player')} with {format_quantity(stuck.quests, 'stuck quest')} "
+        f"now: {format_count(stuck.untouched)} without progress, {format_count(stuck.behind)} behind, "
+        f"{format_count(stuck.unseen)} of players who were not seen for 7 days. {STUCK_RULE}"
     )
     show_table(
         tables.build_stuck_table(stuck.first, datetime.now(UTC)),
@@ -269,7 +288,8 @@ def _show_stuck(service: EnhancedDatabaseService, quest_type: str | None, stuck:
     )
     if stuck.quests > len(stuck.first):
         st.caption(
-            f"The {len(stuck.first)} that end first. The file has up to {format_count(STUCK_IN_FILE)}."
+            f"The first {len(stuck.first)}: players who were seen first, then those whose quest has been "
+            f"running longest. The file has up to {format_count(STUCK_IN_FILE)}."
         )
     st.download_button(
         "Download as CSV",
@@ -285,7 +305,7 @@ def _show_stuck(service: EnhancedDatabaseService, quest_type: str | None, stuck:
 
 def _show_expiring(quests: Sequence[PlayerQuest]) -> None:
     if not quests:
-        st.caption(f"No running quest expires within {EXPIRING_WITHIN.days} days.")
+        st.caption("No running quest ends within 24 hours.")
         return
     show_table(
         tables.build_expiring_table(quests, datetime.now(UTC)),

@@ -30,7 +30,7 @@ from dashboard.formats import (
 
 T = TypeVar("T")
 
-STUCK_REASONS = {"is_ending": "ends soon", "is_untouched": "no progress", "is_unseen": "player not seen"}
+STUCK_REASONS = {"is_untouched": "no progress", "is_behind": "behind", "is_unseen": "player not seen"}
 """Why a quest is stuck, in the order in which a row names them."""
 
 
@@ -123,23 +123,25 @@ def _format_percent(part: int, whole: int) -> str:
     return f"{part / whole:.0%}" if whole else "-"
 
 
-def build_weeks_table(outcomes: Iterable[QuestOutcome]) -> pd.DataFrame:
-    """Return one row per week, newest first: the share of ended quests that were completed, by type."""
+def build_weeks_table(outcomes: Iterable[QuestOutcome], *, since: date | None, today: date) -> pd.DataFrame:
+    """Return one row per week, newest first: the share of ended quests that were completed, by type.
+
+    The types have the order of `list_progress`. `since` is the first day of the window.
+    """
     rows = list(outcomes)
     weeks = _group(rows, lambda row: row.week)
-    types = sorted({row.type for row in rows})
-    table: dict[str, list[str]] = {"week": [format_week(week) for week in _sort_weeks(weeks)]}
-    for quest_type in types:
+    table = {"week": [format_week(week, since=since, today=today) for week in _sort_weeks(weeks)]}
+    for quest_type in (item.type for item in list_progress(rows)):
         progress = [add_progress(select_type(weeks[week], quest_type)) for week in _sort_weeks(weeks)]
         table[f"type {quest_type}"] = [format_share(item.completed, item.ended) for item in progress]
     return pd.DataFrame(table)
 
 
-def build_rewards_table(outcomes: Iterable[QuestOutcome]) -> pd.DataFrame:
+def build_rewards_table(outcomes: Iterable[QuestOutcome], *, since: date | None, today: date) -> pd.DataFrame:
     """Return one row per week, newest first: the rewards that completed quests gave, by kind."""
     rows = [row for row in outcomes if row.reward_type is not None and row.completed]
     weeks = _group(rows, lambda row: row.week)
-    table: dict[str, list[str]] = {"week": [format_week(week) for week in _sort_weeks(weeks)]}
+    table = {"week": [format_week(week, since=since, today=today) for week in _sort_weeks(weeks)]}
     for kind in sorted({row.reward_type or "" for row in rows}):
         sums = [
             sum((row.earned for row in weeks[week] if row.reward_type == kind), Decimal(0))
@@ -170,9 +172,16 @@ def _sum_rewards(rows: Iterable[Any], get_amount: Callable[[Any], Decimal]) -> M
     return {kind: sum(map(get_amount, group), Decimal(0)) for kind, group in groups.items()}
 
 
-def format_week(week: date | None) -> str:
-    """Write a week by its Monday: `2026-11-23`."""
-    return "unknown" if week is None else week.isoformat()
+def format_week(week: date | None, *, since: date | None, today: date) -> str:
+    """Write a week by its Monday and say what is missing: `2026-11-23 (so far)`, `2026-11-09 (from Wed)`."""
+    if week is None:
+        return "unknown"
+    missing = []
+    if since is not None and since > week:
+        missing.append(f"from {since:%a}")
+    if today < week + timedelta(days=7):
+        missing.append("so far")
+    return f"{week} ({', '.join(missing)})" if missing else week.isoformat()
 
 
 def _sort_weeks(weeks: Iterable[date | None]) -> list[date | None]:
