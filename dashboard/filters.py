@@ -134,7 +134,7 @@ def select_option(
         if unknown:
             show_unknown(noun, unknown, instead=describe(selected))
     if not disabled:
-        note_chosen(selected)
+        note_chosen(describe(selected))
     return selected
 
 
@@ -145,6 +145,7 @@ def select_segment(
     default: T,
     key: str,
     noun: str,
+    describe: Callable[[T], str] = str,
     on_change: Callable[[], None] | None = None,
 ) -> T:
     """Show a row of options and return the selected one; an unknown value in the address is named."""
@@ -161,8 +162,8 @@ def select_segment(
             on_change=on_change,
         )
         if unknown:
-            show_unknown(noun, unknown, instead=str(selected))
-    note_chosen(selected)
+            show_unknown(noun, unknown, instead=describe(selected))
+    note_chosen(describe(selected))
     return selected
 
 

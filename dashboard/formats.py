@@ -110,6 +110,16 @@ def format_quantity(count: int, noun: str) -> str:
     return f"{format_count(count)} {noun}{'' if count == 1 else 's'}"
 
 
+def format_share(part: int, whole: int, *, places: int = 0) -> str:
+    """Write the share of a whole, which is not 0: `100%` only for all of it, `0%` only for nothing."""
+    step = 10**-places
+    if 0 < part < whole:
+        percent = min(max(100 * part / whole, step), 100 - step)
+        is_less = 100 * part / whole < step / 2
+        return f"{'<' if is_less else ''}{percent:.{places}f}%"
+    return f"{100 * part / whole:.0f}%"
+
+
 def format_number(value: Decimal) -> str:
     """Write a whole number without decimals, any other with two."""
     return format_count(value) if value == value.to_integral_value() else f"{value:,.2f}"

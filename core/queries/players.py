@@ -33,14 +33,14 @@ AWAY_DAYS = 7
 
 LONGEST_STREAK = 30
 MATCHES_COUNTED = 10_000
-MAX_WEEKS = 26
+MAX_WEEKS = 13
 MAX_DAYS = 7 * MAX_WEEKS
 
 _UTC = "AT TIME ZONE 'UTC'"
 _RECENT_DAYS = 62
-_EARLIER_FROM, _EARLIER_DAYS = 31, 37
+_EARLIER_FROM, _EARLIER_DAYS = 31, 60
 """Bit n of `recent` stands for the session n days ago, of `earlier` for that 31 days before: a window of 30
-days, and the 7 days before it that tell whether somebody returned."""
+days, the 7 days before it that tell whether somebody returned, and the other days of MAX_WEEKS."""
 
 
 class _Window(NamedTuple):
@@ -72,8 +72,6 @@ class _Window(NamedTuple):
 
 _WINDOWS = (
     _Window(0, 1),
-    _Window(0, 7),
-    _Window(0, 30),
     _Window(1, 7),
     _Window(8, 7),
     _Window(1, 30),
@@ -101,10 +99,22 @@ def _came_back(bits: str) -> str:
 _MISSED = "(%(held)s & ~recent & ~1::bigint)"
 
 
-def build_report_statement(weeks: int) -> str:
-    """Return the statement that counts players by last day seen, streak and week of joining."""
+def _played_in_week(week: int, weekday: int) -> str:
+    """Return whether a player played in the week `week` weeks ago; `weekday` is that of today."""
+    ages = range(max(weekday + 7 * week - 6, 0), weekday + 7 * week + 1)
+    recent = sum(1 << age for age in ages if age < _RECENT_DAYS)
+    earlier = sum(1 << (age - _EARLIER_FROM) for age in ages if age >= _RECENT_DAYS)
+    bits = (("recent", recent), ("earlier", earlier))
+    return " OR ".join(f"{name} & {mask} <> 0" for name, mask in bits if mask)
+
+
+def build_report_statement(weeks: int, weekday: int) -> str:
+    """Return the statement that counts players by last day seen, streak and week of joining.
+
+    `weekday` is that of today, Monday is 0.
+    """
     windows = ",".join(window.select() for window in _WINDOWS)
-    played = ", ".join(f"count(*) FILTER (WHERE weeks & {1 << week} <> 0)" for week in range(weeks))
+    played = ", ".join(f"count(*) FILTER (WHERE {_played_in_week(week, weekday)})" for week in range(weeks))
     return f"""
     SELECT silent,
            least(bit_count((recent & (({_MISSED} & -{_MISSED}) - 1))::bit(64)), {LONGEST_STREAK}),
@@ -116,7 +126,7 @@ def build_report_statement(weeks: int) -> str:
                {_came_back("recent")} AS back_recent, {_came_back("earlier")} AS back_earlier FROM (
             SELECT (u.created_at {_UTC})::date AS joined, first,
                    greatest((u.last_active {_UTC})::date, last) AS seen,
-                   COALESCE(recent, 0) AS recent, COALESCE(earlier, 0) AS earlier, COALESCE(weeks, 0) AS weeks
+                   COALESCE(recent, 0) AS recent, COALESCE(earlier, 0) AS earlier
             FROM users u LEFT JOIN (
                 SELECT user_id, min(session_date) AS first, max(session_date) AS last,
                        bit_or(1::bigint << (%(today)s - session_date))
@@ -124,9 +134,7 @@ def build_report_statement(weeks: int) -> str:
                        bit_or(1::bigint << (%(today)s - {_EARLIER_FROM} - session_date))
                            FILTER (WHERE session_date <= %(today)s - {_EARLIER_FROM}
                                      AND session_date > %(today)s - {_EARLIER_FROM + _EARLIER_DAYS})
-                           AS earlier,
-                       bit_or(1 << ((%(monday)s + 6 - session_date) / 7))
-                           FILTER (WHERE session_date >= %(monday)s - {7 * (weeks - 1)}) AS weeks
+                           AS earlier
                 FROM portfolios WHERE session_date <= %(today)s GROUP BY user_id
             ) AS played ON played.user_id = u.id
             WHERE u.created_at < (%(today)s + 1)::timestamp {_UTC} OR last IS NOT NULL
@@ -303,7 +311,7 @@ def build_report(database: Database, today: date, weeks: int) -> PlayerReport:
     held = fetch_all(database, get_first, HELD, {"today": today})
     held_bits = sum(1 << (today - day).days for day in held if (today - day).days < _RECENT_DAYS)
     parameters = {"today": today, "monday": monday, "held": held_bits}
-    rows = fetch_all(database, tuple, PLAN + build_report_statement(weeks), parameters)
+    rows = fetch_all(database, tuple, PLAN + build_report_statement(weeks, today.weekday()), parameters)
     silent: Counter[int | None] = Counter()
     streaks: Counter[int] = Counter()
     sums: dict[int, list[int]] = {}

@@ -62,8 +62,8 @@ class PlayerReport(Record, frozen=True):
     """The players of the game on one day, `today`.
 
     `last_seen` has a row for each of the last 91 days on which somebody was seen last, newest first;
-    `seen_earlier` and `never_seen` count the other players. `windows` are today, the last 7 and 30 days
-    with today, the 7 and the 30 finished days before today, and as many days before those. `streaks` count
+    `seen_earlier` and `never_seen` count the other players. `windows` are today, the 7 and the 30
+    finished days before today, and as many days before those. `streaks` count
     consecutive sessions of the last 62 days, 30 at most, of those who played the last finished session or
     today's; days without a session of the game do not end a streak. `cohorts` are oldest first.
     """

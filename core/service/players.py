@@ -40,7 +40,7 @@ _REPORT = Cached(
     USER,
     PlayerReport,
     lambda today, weeks: f"user:players:{today}:{weeks}",
-    ttl_seconds=300,
+    ttl_seconds=900,
     time_dependent=True,
 )
 
@@ -68,8 +68,8 @@ class Players(ServiceBase):
     def get_player_report(self, *, weeks: int = 13) -> PlayerReport:
         """Return all players in figures: last seen, windows of days, streaks, cohorts by week of joining.
 
-        The cohorts are those of the last 1 to 26 weeks, the running week included. Reads the session
-        dates of every portfolio once: the answer is up to 300 s old, whatever was changed since. Raises
+        The cohorts are those of the last 1 to 13 weeks, the running week included. Reads the session
+        dates of every portfolio once: the answer is up to 900 s old, whatever was changed since. Raises
         `InvalidInput`.
         """
         count = check_int(weeks, "weeks", least=1, most=queries.MAX_WEEKS)

@@ -1,5 +1,6 @@
 """The Players page in worlds of different attendance, run by Streamlit against a real database."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from core import EnhancedDatabaseService, Settings
+from core.errors import QueryTimeout
 from dashboard import runtime
 from dashboard.navigation import SCRIPTS
 from tests.conftest import Execute
@@ -45,16 +47,35 @@ def test_the_page_opens_in_every_situation(service: EnhancedDatabaseService, nam
     assert ("No players yet" in read_text(page)) == (name == "nobody")
 
 
-def test_figures_are_those_of_a_recount(service: EnhancedDatabaseService, execute: Execute) -> None:
-    """Seen, lost and the finished window, from all rows."""
-    now = open_world(service, "players come and go")
+@pytest.mark.parametrize("name", [name for name in SITUATIONS if name != "nobody"])
+def test_figures_are_those_of_a_recount(
+    service: EnhancedDatabaseService, execute: Execute, name: str
+) -> None:
+    """Today so far, all players, and the finished window, from all rows; rows of tomorrow count nowhere."""
+    now = open_world(service, name)
+    tomorrow = now + DAY
+    execute("UPDATE users SET last_active = %s WHERE username = 'erin'", (tomorrow,))
+    execute(
+        "INSERT INTO portfolios (user_id, session_date) SELECT id, %s FROM users WHERE username = 'alice'",
+        (tomorrow.date(),),
+    )
     world = World(execute, now.date())
-    figures = read_metrics(open_page(PAGE, window="30 days"))
+    page = open_page(PAGE, window="30 days")
+    figures = read_metrics(page)
     ages = [(now.date() - day).days for user in world.users if (day := world.last_seen(user))]
-    assert figures["Seen today, so far"] == str(ages.count(0))
+    today = world.window(now.date(), now.date())
+    traded = {row["user_id"] for row in world.rows["trades"] if row["session_date"] == now.date()}
+    assert [(metric.label, metric.value) for metric in page.metric[:4]] == [
+        ("Seen", str(ages.count(0))),
+        ("Played", str(today.played)),
+        ("Traded", str(len(traded))),
+        ("New", str(today.joined)),
+    ]
+    assert f"Returning today, so far: {today.returned}." in read_text(page)
     assert figures["Seen in 7 days"] == str(sum(age < 7 for age in ages))
     assert figures["Seen in 30 days"] == str(sum(age < 30 for age in ages))
     assert figures["Lost"] == str(sum(age >= 30 for age in ages))
+    assert figures["Players"] == str(len(world.users))
     assert figures["Newly lost"] == str(sum(31 <= age <= 60 for age in ages))
     window = world.window(now.date() - 30 * DAY, now.date() - DAY)
     assert figures["Played"] == str(window.played)
@@ -62,12 +83,38 @@ def test_figures_are_those_of_a_recount(service: EnhancedDatabaseService, execut
     assert figures["Returning"] == str(window.returned)
 
 
+def test_one_player_is_written_in_the_singular(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Players, days and sessions; a name with special letters stays what it is."""
+    open_world(service, "one player")
+    execute("UPDATE users SET username = 'a_b*c', last_active = last_active - interval '40 days'")
+    execute("DELETE FROM portfolios WHERE session_date > current_date - 2")
+    text = read_text(open_page(PAGE, silent="1"))
+    assert "1 to 1 of 1 player not seen for at least 1 day." in text
+    assert not re.search(r"\b1 (players|days|sessions|weeks)\b", text)
+
+
+def test_today_is_shown_while_the_figures_of_all_players_are_missing(
+    service: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The report takes the longest: neither today nor the list waits for it."""
+    open_world(service, "players come and go")
+
+    def fail(_: EnhancedDatabaseService) -> None:
+        raise QueryTimeout("get_player_report took too long")
+
+    monkeypatch.setattr(type(service), "get_player_report", fail)
+    page = open_page(PAGE, silent="7")
+    assert [metric.label for metric in page.metric] == ["Seen", "Played", "Traded", "New"]
+    assert "charlie" in page.dataframe[-1].value["player"].iloc[-1]
+    assert page.warning
+
+
 def test_filters_of_the_list_are_a_link(service: EnhancedDatabaseService) -> None:
     """Days, sessions and name are in the address; an unknown value is named."""
     open_world(service, "players come and go")
     page = open_page(PAGE, silent="7", played="5", name="C")
     assert list(page.dataframe[-1].value["player"]) == ["portfolios?player=charlie"]
-    assert "1 to 1 of 1 players not seen for at least 7 days" in read_text(page)
+    assert "1 to 1 of 1 player not seen for at least 7 days" in read_text(page)
     assert "There is no number of days “8”" in read_text(open_page(PAGE, silent="8"))
     assert "No player starting with “zz”" in read_text(open_page(PAGE, name="zz"))
 

@@ -164,3 +164,20 @@ def test_a_player_link_names_the_player(name: str) -> None:
 def test_a_quantity_has_the_number_of_its_noun(count: int, text: str) -> None:
     """One session, and any other number of sessions."""
     assert formats.format_quantity(count, "session") == text
+
+
+@pytest.mark.parametrize(
+    ("part", "places", "text"),
+    [
+        (0, 0, "0%"),
+        (1, 0, "<1%"),
+        (6, 0, "1%"),
+        (505, 0, "50%"),
+        (999, 0, "99%"),
+        (999, 1, "99.9%"),
+        (1000, 1, "100%"),
+    ],
+)
+def test_a_share_is_all_or_nothing_only_when_it_is(part: int, places: int, text: str) -> None:
+    """Rounding makes neither 100% of most nor 0% of a few."""
+    assert formats.format_share(part, 1000, places=places) == text

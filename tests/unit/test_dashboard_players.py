@@ -69,9 +69,46 @@ def test_retention_has_no_cell_for_a_week_without_a_session() -> None:
         (2, 25.0, True),
         (0, 100.0, True),
     ]
-    table = tables.build_retention_table(build_report().cohorts)
+    table = tables.build_retention_table(build_report())
     assert list(table.columns) == ["week", "players", "week 0", "week 1", "week 2"]
     assert table["week 1"].isna().all()
+    assert list(table["week 0"]) == ["4 (100%)", "2 (100%, so far)"]
+    assert table["week 2"][0] == "1 (25.0%, so far)"
+
+
+def test_retention_of_a_small_cohort_is_a_number() -> None:
+    """A share of three players says less than the players; 100 and 0 are said of all and nobody only."""
+    cohorts = (
+        Cohort(MONDAY - timedelta(days=7), 3, (3, 2)),
+        Cohort(MONDAY - timedelta(days=7), 1_000, (1_000, 999)),
+        Cohort(MONDAY - timedelta(days=7), 1_000, (1, 0)),
+    )
+    cells = [cell.describe() for cell in tables.list_retention(build_report(cohorts=cohorts))]
+    assert cells == ["3/3", "2/3", "100", "99", "<1", "0"]
+
+
+def test_days_without_a_session_have_no_point() -> None:
+    """The line of those who played leads over them; today is so far, so no line leads to it."""
+    days = [
+        PlayerDay(TODAY - timedelta(days=age), played, played, 1)
+        for age, played in ((3, 5), (2, 0), (1, 4), (0, 2))
+    ]
+    line, points = charts.build_days_chart(days)["layer"]
+    found = [(row["day"][-2:], row["players"]) for row in line["data"]["values"] if row["series"] == "Played"]
+    assert found == [("09", 5), ("11", 4)]
+    assert [row["day"][-2:] for row in line["data"]["values"] if row["series"] == "New"] == ["09", "10", "11"]
+    assert {row["session"] for row in points["data"]["values"]} == {"Thu 12 Mar 2026, so far"}
+    assert points["mark"]["filled"] is False
+    assert line["encoding"]["x"]["scale"]["domain"] == [day.day.isoformat() for day in days]
+
+
+def test_last_seen_is_the_later_of_activity_and_session() -> None:
+    """A session can be newer than the stored time of activity, which can be unknown."""
+    day = date(2026, 1, 20)
+    for active in (None, datetime(2026, 1, 3, tzinfo=UTC)):
+        table = tables.build_silent_table([build_silent(last_active=active, last_session=day)])
+        assert list(table["seen"]) == [day]
+    assert list(tables.build_silent_table([build_silent(last_session=None)])["seen"]) == [date(2026, 1, 31)]
 
 
 def build_silent(**changes: object) -> SilentPlayer:

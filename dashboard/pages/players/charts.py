@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from core.records import PlayerDay, PlayerReport
 from dashboard.charts import ACCENT, BASELINE, MARGIN, Spec, build_day_axis
-from dashboard.formats import format_count, format_day
+from dashboard.formats import format_count, format_day, format_share
 from dashboard.pages.players.tables import Bucket, list_retention
 
 HEAT = (
@@ -18,7 +18,7 @@ HEAT = (
 """Fill and text of a cell whose share is below a limit in percent; the same in both themes."""
 
 _ROW_PIXELS = 26
-_SERIES = {"Played": ACCENT, "Traded": BASELINE, "Joined": "#0d9488"}
+_SERIES = {"Played": ACCENT, "Traded": BASELINE, "New": "#0d9488"}
 
 
 def build_retention_chart(report: PlayerReport) -> Spec:
@@ -26,16 +26,17 @@ def build_retention_chart(report: PlayerReport) -> Spec:
     rows: list[Spec] = []
     for cell in list_retention(report):
         fill, text = next((fill, text) for limit, fill, text in HEAT if cell.percent < limit)
-        share = f"{cell.percent:.0f}"
+        share = format_share(cell.played, cell.players)
         rows.append(
             {
                 "joined": f"{cell.week.day} {cell.week:%b} ({format_count(cell.players)})",
                 "since": cell.since,
-                "share": share,
+                "share": cell.describe(),
                 "fill": fill,
+                "edge": ACCENT if cell.is_open else fill,
                 "text": text,
                 "week": format_day(cell.week),
-                "players": f"{format_count(cell.played)} of {format_count(cell.players)} ({share}%)",
+                "players": f"{format_count(cell.played)} of {format_count(cell.players)} ({share})",
                 "state": "running week, so far" if cell.is_open else "finished week",
             }
         )
@@ -65,8 +66,12 @@ def build_retention_chart(report: PlayerReport) -> Spec:
         "layer": [
             {
                 "data": data,
-                "mark": {"type": "rect", "cornerRadius": 2, "aria": False},
-                "encoding": {**encoding, "color": {"field": "fill", "type": "nominal", "scale": None}},
+                "mark": {"type": "rect", "cornerRadius": 2, "strokeWidth": 1.5, "aria": False},
+                "encoding": {
+                    **encoding,
+                    "fill": {"field": "fill", "type": "nominal", "scale": None},
+                    "stroke": {"field": "edge", "type": "nominal", "scale": None},
+                },
             },
             {
                 "data": data,
@@ -82,10 +87,14 @@ def build_retention_chart(report: PlayerReport) -> Spec:
 
 
 def build_days_chart(days: Sequence[PlayerDay]) -> Spec:
-    """Return how many players played, traded and joined on each day, given oldest first."""
+    """Return how many players played, traded and joined on each day, given oldest first.
+
+    A day without a session has no point of those who played and traded: their lines lead over it. The last
+    day is open: its points are hollow, and no line leads to them.
+    """
     rows: list[Spec] = []
     for row in days:
-        counts = {"Played": row.played, "Traded": row.traded, "Joined": row.joined}
+        counts = {"Played": row.played, "Traded": row.traded, "New": row.joined}
         is_open = row is days[-1]
         rows.extend(
             {
@@ -93,33 +102,44 @@ def build_days_chart(days: Sequence[PlayerDay]) -> Spec:
                 "session": f"{format_day(row.day)}{', so far' if is_open else ''}",
                 "series": series,
                 "players": count,
+                "open": is_open,
             }
             for series, count in counts.items()
+            if row.played or series == "New"
         )
+    color = {
+        "field": "series",
+        "type": "nominal",
+        "scale": {"domain": list(_SERIES), "range": list(_SERIES.values())},
+        "legend": {"title": None, "orient": "top", "symbolType": "stroke"},
+    }
+    encoding: Spec = {
+        "x": build_day_axis([row.day.isoformat() for row in days]),
+        "y": {
+            "field": "players",
+            "type": "quantitative",
+            "axis": {"title": None, "format": ",.0f", "tickMinStep": 1, "tickCount": 4},
+        },
+        "color": color,
+        "tooltip": [
+            {"field": "session", "type": "nominal", "title": "Day"},
+            {"field": "series", "type": "nominal", "title": "Players"},
+            {"field": "players", "type": "quantitative", "title": "Number", "format": ",.0f"},
+        ],
+    }
+    # the axis has all days, also those without a point
+    encoding["x"]["scale"] |= {"domain": [row.day.isoformat() for row in days]}
+    finished = [row for row in rows if not row["open"]]
+    so_far = [row for row in rows if row["open"]]
+    line = {"type": "line", "strokeWidth": 2, "point": {"filled": True, "size": 18}}
+    point = {"type": "point", "filled": False, "size": 40, "strokeWidth": 2}
     return {
-        "data": {"values": rows},
         "height": 260,
         "padding": MARGIN,
-        "mark": {"type": "line", "strokeWidth": 2, "point": {"filled": True, "size": 18}},
-        "encoding": {
-            "x": build_day_axis([row.day.isoformat() for row in days]),
-            "y": {
-                "field": "players",
-                "type": "quantitative",
-                "axis": {"title": None, "format": ",.0f", "tickMinStep": 1, "tickCount": 4},
-            },
-            "color": {
-                "field": "series",
-                "type": "nominal",
-                "scale": {"domain": list(_SERIES), "range": list(_SERIES.values())},
-                "legend": {"title": None, "orient": "top", "symbolType": "stroke"},
-            },
-            "tooltip": [
-                {"field": "session", "type": "nominal", "title": "Day"},
-                {"field": "series", "type": "nominal", "title": "Players who"},
-                {"field": "players", "type": "quantitative", "title": "Players", "format": ",.0f"},
-            ],
-        },
+        "layer": [
+            {"data": {"values": finished}, "mark": line, "encoding": encoding},
+            {"data": {"values": so_far}, "mark": point, "encoding": encoding},
+        ],
     }
 
 

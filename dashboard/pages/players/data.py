@@ -1,10 +1,10 @@
 """What the players page reads from the service, and the filter of its list.
 
-Figures of all players are at most five minutes old, finished days an hour; the list of silent players is read
-each time.
+Figures of all players are at most 15 minutes old, finished days an hour, those of today a minute; the list of
+silent players is read each time.
 """
 
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import msgspec
@@ -12,13 +12,15 @@ import msgspec
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput
 from core.records import PlayerDay, PlayerReport, PlayerWindow, SilentPlayer
-from core.service.players import MAX_DAYS
 
 LOST_DAYS = 30
 """A player who was seen once, but not within so many days, is lost."""
 
-DAYS_SHOWN = MAX_DAYS
+DAYS_SHOWN = 30
+WEEKS_SHOWN = 13
 ROWS_SHOWN = 50
+PLAYERS_COUNTED = 10_000
+"""Silent players are counted up to this number."""
 
 ORDERS = {
     "Seen most recently": "last_active",
@@ -41,6 +43,13 @@ class Silence(msgspec.Struct, frozen=True):
         return {"days": self.days, "sessions": self.sessions, "joined": self.joined, "prefix": self.prefix}
 
 
+class Today(msgspec.Struct, frozen=True):
+    """The players of today so far: how many were seen, and who played, traded and joined."""
+
+    seen: int
+    counts: PlayerDay
+
+
 class SilentPage(msgspec.Struct, frozen=True):
     """A page of silent players, and how many there are in all, counted up to 10,000."""
 
@@ -57,8 +66,24 @@ class Comparison(msgspec.Struct, frozen=True):
     lost_before: int
 
 
+def has_players(service: EnhancedDatabaseService) -> bool:
+    """Return whether anybody has ever joined."""
+    return bool(service.list_users(limit=1))
+
+
+def load_today(service: EnhancedDatabaseService) -> Today:
+    """Return the figures of today, which are read much faster than those of all players."""
+    return Today(service.count_seen_players(days=1), service.list_player_days(days=1)[-1])
+
+
+def list_weeks(today: date) -> list[date]:
+    """Return the Mondays of the running week and those before it whose cohorts are shown, newest first."""
+    monday = today - timedelta(days=today.weekday())
+    return [monday - timedelta(weeks=age) for age in range(WEEKS_SHOWN)]
+
+
 def list_days(service: EnhancedDatabaseService) -> tuple[PlayerDay, ...]:
-    """Return the last 90 days, oldest first."""
+    """Return the last 30 days, oldest first."""
     return service.list_player_days(days=DAYS_SHOWN)
 
 
@@ -102,8 +127,3 @@ def load_silent(service: EnhancedDatabaseService, silence: Silence, after: Silen
     except InvalidInput:
         return SilentPage((), 0)
     return SilentPage(players, total)
-
-
-def find_last_seen(player: SilentPlayer) -> date | datetime | None:
-    """Return when a player was active last; the last session when that is not known."""
-    return player.last_active or player.last_session

@@ -5,7 +5,7 @@ figures refresh alone, section by section.
 """
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from functools import partial
 
 import streamlit as st
@@ -17,7 +17,7 @@ from dashboard.charts import enclose_data
 from dashboard.elements import CARD_PIXELS, link_player, show_metric, show_table
 from dashboard.formats import escape_markdown, format_count, format_day, format_quantity
 from dashboard.pages.players import charts, data, download, tables
-from dashboard.pages.players.data import ROWS_SHOWN, Silence, SilentPage
+from dashboard.pages.players.data import ROWS_SHOWN, Silence, SilentPage, Today
 
 REFRESH_SECONDS = 60
 WINDOWS = {"7 days": 7, "30 days": 30}
@@ -26,10 +26,12 @@ LEAST_SESSIONS = ("0", "5", "10", "20", "50")
 ANY_WEEK = "Any week"
 PAGES = "silent-pages"
 
-SEEN_HELP = "Active on one of these UTC days, or played a session of them; today is included so far."
+SEEN_HELP = "Active on one of these UTC days, or played a session of them; today is included, so far."
+TODAY_HELP = "Active since 00:00 UTC, or played today's session."
 PLAYED_HELP = "Players with a portfolio of at least one session of these days."
-JOINED_HELP = "Players whose account was created on these days."
-RETURNED_HELP = "Played a session of these days after at least 7 days without a session of theirs."
+TRADED_HELP = "Players with at least one trade in today's session."
+NEW_HELP = "Players who joined on these days: their account was created then."
+RETURNING_HELP = "Played a session of these days after at least 7 days without a session of theirs."
 LOST_HELP = f"Seen once, but not in the last {data.LOST_DAYS} days."
 NEWLY_LOST_HELP = (
     f"Players whose silence reached {data.LOST_DAYS} days on one of these days and who are still away. "
@@ -38,12 +40,10 @@ NEWLY_LOST_HELP = (
 
 
 def show_players() -> None:
-    """Show the page for the values in the address."""
+    """Show the page for the values in the address; what is read fastest stands first."""
     service = runtime.get_service()
     live.show_heading("Players")
-    with live.loading():
-        report = live.read("players-report", service.get_player_report)
-    if not report.players:
+    if not live.read("players-any", partial(data.has_players, service)):
         states.show_empty(
             "no-players",
             "No players yet",
@@ -52,43 +52,52 @@ def show_players() -> None:
             note="Without make: `echo-markets seed`. Then reload this page.",
         )
         return
-    window = filters.select_segment("Compare", list(WINDOWS), default="7 days", key="window", noun="window")
+    live.show_live(partial(_show_now, service), seconds=REFRESH_SECONDS)
+    st.subheader("Finished days", anchor=False)
+    window = filters.select_segment(
+        "Days before today", list(WINDOWS), default="7 days", key="window", noun="window"
+    )
     live.show_live(partial(_show_figures, service, WINDOWS[window]), seconds=REFRESH_SECONDS)
     st.subheader("Silent players", anchor=False)
     with filters.fold():
-        silence = _show_filters(report)
+        silence = _show_filters()
     live.show_live(partial(_show_silent, service, silence), seconds=REFRESH_SECONDS)
     st.caption(
-        "Figures of all players can be up to five minutes old, finished days up to an hour; the list is as "
-        "of now. A session is a UTC date; that of today is open, so its figures are so far."
+        "Today's figures can be up to a minute old, those of all players 15 minutes, finished days an hour; "
+        "the list is as of now. A session is a UTC date; that of today is open, so its figures are so far."
     )
+
+
+def _show_now(service: EnhancedDatabaseService) -> None:
+    live.show_section("players-today", load=partial(data.load_today, service), show=_show_today)
+    live.show_section("players-report", load=service.get_player_report, show=_show_seen)
 
 
 def _show_figures(service: EnhancedDatabaseService, days: int) -> None:
-    live.show_section(
-        "players-report",
-        load=service.get_player_report,
-        show=partial(_show_report, service, days=days),
-    )
-
-
-def _show_report(service: EnhancedDatabaseService, report: PlayerReport, *, days: int) -> None:
-    """Show the figures of all players, which are one report; the days are a section of their own."""
-    _show_seen(report)
-    _show_window(report, days=days)
+    live.show_section("players-report", load=service.get_player_report, show=partial(_show_window, days=days))
     live.show_section("players-days", load=partial(data.list_days, service), show=_show_days)
-    _show_retention(report)
-    _show_distributions(report)
+    live.show_section("players-report", load=service.get_player_report, show=_show_distributions)
+
+
+def _show_today(today: Today) -> None:
+    st.subheader("Today, so far", anchor=False)
+    with st.grid(4, min_column_width=CARD_PIXELS):
+        for label, players, text in (
+            ("Seen", today.seen, TODAY_HELP),
+            ("Played", today.counts.played, PLAYED_HELP),
+            ("Traded", today.counts.traded, TRADED_HELP),
+            ("New", today.counts.joined, NEW_HELP),
+        ):
+            show_metric(label, format_count(players), help=text)
 
 
 def _show_seen(report: PlayerReport) -> None:
+    st.subheader("All players", anchor=False)
     with st.grid(4, min_column_width=CARD_PIXELS):
-        for label, days in (("Seen today, so far", 1), ("Seen in 7 days", 7), ("Seen in 30 days", 30)):
-            played = data.find_window(report, days=days, end=0).played
-            seen = format_count(data.count_seen(report, days))
-            show_metric(label, seen, f"{format_count(played)} played", help=SEEN_HELP)
-        of_all = f"of {format_quantity(report.players, 'player')}"
-        show_metric("Lost", format_count(data.count_lost(report)), of_all, help=LOST_HELP)
+        for days in (7, 30):
+            show_metric(f"Seen in {days} days", format_count(data.count_seen(report, days)), help=SEEN_HELP)
+        show_metric("Lost", format_count(data.count_lost(report)), help=LOST_HELP)
+        show_metric("Players", format_count(report.players))
     if report.never_seen:
         st.caption(f"Joined and never seen: {format_quantity(report.never_seen, 'player')}.")
 
@@ -96,17 +105,15 @@ def _show_seen(report: PlayerReport) -> None:
 def _show_window(report: PlayerReport, days: int) -> None:
     found = data.compare_windows(report, days)
     window, before = found.window, found.before
-    st.subheader(f"The {days} days before today", anchor=False)
     today = data.find_window(report, days=1, end=0)
     st.caption(
         f"{format_day(window.first)} to {format_day(window.last)}, compared with {format_day(before.first)} "
-        f"to {format_day(before.last)}: finished days only. Today so far: {format_count(today.played)} "
-        f"played, {format_count(today.joined)} new, {format_count(today.returned)} returning."
+        f"to {format_day(before.last)}. Returning today, so far: {format_count(today.returned)}."
     )
     rows = (
         ("Played", window.played, before.played, PLAYED_HELP),
-        ("New", window.joined, before.joined, JOINED_HELP),
-        ("Returning", window.returned, before.returned, RETURNED_HELP),
+        ("New", window.joined, before.joined, NEW_HELP),
+        ("Returning", window.returned, before.returned, RETURNING_HELP),
     )
     with st.grid(4, min_column_width=CARD_PIXELS):
         for label, count, earlier, text in rows:
@@ -120,11 +127,14 @@ def _show_window(report: PlayerReport, days: int) -> None:
 def _show_days(days: Sequence[PlayerDay]) -> None:
     st.subheader(f"Players a day, last {len(days)} days", anchor=False)
     st.vega_lite_chart(
-        enclose_data(charts.build_days_chart(days)),
+        charts.build_days_chart(days),
         width="stretch",
-        alt=f"Players who played, traded and joined on each of {len(days)} days; see the table below",
+        alt=f"Players who played and traded, and new players, of {len(days)} days; see the table below",
     )
-    st.caption("The last point is today, so far. A day without a session has no players.")
+    st.caption(
+        "Played and traded have a point for each day with a session, and their lines lead from one session "
+        "to the next. The hollow points are today, so far: no line leads to them."
+    )
     number = partial(st.column_config.NumberColumn, format="%,d")
     with st.expander("Table of the days"):
         show_table(
@@ -133,9 +143,9 @@ def _show_days(days: Sequence[PlayerDay]) -> None:
                 "day": st.column_config.DateColumn("Day", format="YYYY-MM-DD"),
                 "played": number("Played", help="Players with a portfolio of the session"),
                 "traded": number("Traded", help="Players with at least one trade in the session"),
-                "joined": number("New", help="Players whose account was created on the day"),
+                "joined": number("New", help="Players who joined on the day"),
             },
-            alt=f"Players who played, traded and joined on each of {len(days)} days, newest first",
+            alt=f"Players who played and traded, and new players, of {len(days)} days, newest first",
         )
 
 
@@ -151,26 +161,30 @@ def _show_retention(report: PlayerReport) -> None:
     )
     st.caption(
         "Share of the players who joined in a week (Monday to Sunday, UTC; their number in brackets) who "
-        "played at least one session in that week and in each week since, in percent. The last cell of a row "
-        "is the running week, so far. Weeks without any session are empty."
+        "played at least one session in that week and in each week since: in percent, or as a number such as "
+        f"2/3 where fewer than {tables.SMALL_COHORT} joined. Outlined: the running week, so far. Weeks "
+        "without any session are empty."
     )
     with st.expander("Table of retention"):
-        table = tables.build_retention_table(report.cohorts)
-        percent = partial(st.column_config.NumberColumn, format="%.1f%%")
+        table = tables.build_retention_table(report)
         show_table(
             table,
             {
                 "week": st.column_config.DateColumn("Joined in the week of", format="YYYY-MM-DD"),
                 "players": st.column_config.NumberColumn("Players", format="%,d"),
-                **{name: percent(name.capitalize()) for name in table.columns[2:]},
+                **{
+                    name: st.column_config.TextColumn(name.capitalize(), alignment="right")
+                    for name in table.columns[2:]
+                },
             },
-            alt="Retention in percent: a row for each week of joining, a column for each week since",
+            alt="Players who played, and their share: a row a week of joining, a column a week since",
             placeholder="",
         )
     st.link_button("Download retention as CSV", download.RETENTION_PATH[1:])
 
 
 def _show_distributions(report: PlayerReport) -> None:
+    _show_retention(report)
     seen, streaks = st.columns(2, gap="medium")
     with seen:
         st.subheader("Days since last seen", anchor=False)
@@ -195,10 +209,10 @@ def _show_bars(buckets: Sequence[tables.Bucket], *, title: str) -> None:
     )
 
 
-def _show_filters(report: PlayerReport) -> Silence:
+def _show_filters() -> Silence:
     weeks: dict[str, date | None] = {
         ANY_WEEK: None,
-        **{cohort.week.isoformat(): cohort.week for cohort in reversed(report.cohorts)},
+        **{week.isoformat(): week for week in data.list_weeks(datetime.now(UTC).date())},
     }
     days = filters.select_segment(
         "Not seen for at least (days)",
@@ -206,6 +220,7 @@ def _show_filters(report: PlayerReport) -> Silence:
         default="30",
         key="silent",
         noun="number of days",
+        describe=lambda chosen: format_quantity(int(chosen), "day"),
         on_change=_go_to_first,
     )
     with st.grid(4, min_column_width=180, gap="small"):
@@ -214,6 +229,7 @@ def _show_filters(report: PlayerReport) -> Silence:
             LEAST_SESSIONS,
             key="played",
             noun="number of sessions",
+            describe=lambda chosen: f"{chosen} or more sessions",
             on_change=_go_to_first,
         )
         week = filters.select_option(
@@ -238,34 +254,33 @@ def _show_page(page: SilentPage, *, silence: Silence, skipped: int) -> None:
     if not page.players:
         _show_nobody(silence)
         return
-    number = st.column_config.NumberColumn
+    number = partial(st.column_config.NumberColumn, format="%,d")
     day = partial(st.column_config.DateColumn, format="YYYY-MM-DD")
-    more = "+" if page.total >= 10_000 else ""
+    text = st.column_config.TextColumn
     first, last = skipped + 1, skipped + len(page.players)
+    total = (
+        format_quantity(page.total, "player")
+        if page.total < data.PLAYERS_COUNTED
+        else f"{format_count(page.total)}+ players"
+    )
     st.caption(
-        f"{format_count(first)} to {format_count(last)} of {format_count(page.total)}{more} players not seen "
-        f"for at least {format_quantity(silence.days, 'day')}. Rank and return: of the last session played."
+        f"{format_count(first)} to {format_count(last)} of {total} not seen for at least "
+        f"{format_quantity(silence.days, 'day')}. Rank and return: of the last session played."
     )
     show_table(
         tables.build_silent_table(page.players),
         {
             "player": link_player(),
-            "days": number("Days silent", format="%,d", help="Days since the player was seen last"),
-            "seen": st.column_config.TextColumn(
-                "Last active", help="The last session where the time of activity is not known"
-            ),
+            "days": number("Days", help="Days since the player was seen last"),
+            "rank": text("Rank", alignment="right", help="By daily return, in the last session"),
+            "return": text("Return", alignment="right", help="Gain or loss of the last session"),
+            "quest": text("Last quest", width="large", help="The newest one and its state"),
             "session": day("Last session"),
-            "rank": st.column_config.TextColumn("Rank", help="By daily return, in the last session"),
-            "return": st.column_config.TextColumn(
-                "Return", alignment="right", help="Gain or loss of the last session"
-            ),
-            "quest": st.column_config.TextColumn(
-                "Last quest", width="large", help="The newest one and its state"
-            ),
-            "sessions": number("Sessions", format="%,d", help="All sessions that the player played"),
+            "seen": day("Last seen", help="The last day on which the player was active or played"),
+            "sessions": number("Sessions", help="All sessions that the player played"),
             "joined": day("Joined"),
         },
-        alt=f"Players who were not seen for {silence.days} days, with their last session and quest",
+        alt=f"Players who were not seen for {format_quantity(silence.days, 'day')}, with what they did last",
         visible_rows=ROWS_SHOWN // 2,
         placeholder="-",
     )

@@ -1,14 +1,20 @@
 """Retention, distributions and tables of players; pure functions."""
 
 from collections.abc import Iterator, Sequence
-from datetime import date
+from datetime import UTC, date
 
 import msgspec
 import pandas as pd
 
-from core.records import Cohort, PlayerDay, PlayerReport, SilentPlayer
-from dashboard.formats import build_player_link, format_key, format_percent, format_rank_of
-from dashboard.pages.players.data import find_last_seen
+from core.records import PlayerDay, PlayerReport, SilentPlayer
+from dashboard.formats import (
+    build_player_link,
+    format_count,
+    format_key,
+    format_percent,
+    format_rank_of,
+    format_share,
+)
 
 SILENT_BUCKETS = (
     ("Today", 0, 0),
@@ -31,6 +37,10 @@ STREAK_BUCKETS = (
 )
 
 
+SMALL_COHORT = 10
+"""Cohorts of fewer players are shown as numbers: a single player would be ten percent or more."""
+
+
 class RetentionCell(msgspec.Struct, frozen=True):
     """The players of one cohort who played in one week; `is_open` for the running week."""
 
@@ -44,6 +54,12 @@ class RetentionCell(msgspec.Struct, frozen=True):
     def percent(self) -> float:
         """The share of the cohort."""
         return self.played / self.players * 100
+
+    def describe(self) -> str:
+        """Return the share in percent without a sign for it; of a small cohort the two numbers."""
+        if self.players < SMALL_COHORT:
+            return f"{self.played}/{self.players}"
+        return format_share(self.played, self.players).rstrip("%")
 
 
 class Bucket(msgspec.Struct, frozen=True):
@@ -62,16 +78,18 @@ def list_retention(report: PlayerReport) -> Iterator[RetentionCell]:
                 yield RetentionCell(cohort.week, cohort.players, since, played, is_open)
 
 
-def build_retention_table(cohorts: Sequence[Cohort]) -> pd.DataFrame:
-    """Return one row per cohort with its share in percent by weeks since joining; None for no value."""
-    weeks = max((len(cohort.played) for cohort in cohorts), default=0)
-    rows = []
-    for cohort in cohorts:
-        shares = [None if n is None else n / cohort.players * 100 for n in cohort.played]
-        row: dict[str, object] = {"week": cohort.week, "players": cohort.players}
-        rows.append(row | {f"week {since}": share for since, share in enumerate(shares)})
+def build_retention_table(report: PlayerReport) -> pd.DataFrame:
+    """Return one row per cohort with players and share by weeks since joining; None for no value."""
+    weeks = max((len(cohort.played) for cohort in report.cohorts), default=0)
+    rows: dict[date, dict[str, object]] = {
+        cohort.week: {"week": cohort.week, "players": cohort.players} for cohort in report.cohorts
+    }
+    for cell in list_retention(report):
+        so_far = ", so far" if cell.is_open else ""
+        share = format_share(cell.played, cell.players, places=1)
+        rows[cell.week][f"week {cell.since}"] = f"{format_count(cell.played)} ({share}{so_far})"
     columns = ["week", "players", *(f"week {since}" for since in range(weeks))]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(list(rows.values()), columns=columns)
 
 
 def group_silence(report: PlayerReport) -> list[Bucket]:
@@ -106,8 +124,6 @@ def build_silent_table(players: Sequence[SilentPlayer]) -> pd.DataFrame:
         {
             "player": [build_player_link(player.username) for player in players],
             "days": [player.days_silent for player in players],
-            "seen": [_format_seen(player) for player in players],
-            "session": [player.last_session for player in players],
             "rank": [
                 format_rank_of(player.rank, player.ranked) if player.rank and player.ranked else None
                 for player in players
@@ -122,15 +138,18 @@ def build_silent_table(players: Sequence[SilentPlayer]) -> pd.DataFrame:
                 else None
                 for player in players
             ],
+            "session": [player.last_session for player in players],
+            "seen": [_find_last_seen(player) for player in players],
             "sessions": [player.sessions for player in players],
             "joined": [player.joined_at.date() for player in players],
         }
     )
 
 
-def _format_seen(player: SilentPlayer) -> str | None:
-    seen = find_last_seen(player)
-    return None if seen is None else f"{seen:%Y-%m-%d}"
+def _find_last_seen(player: SilentPlayer) -> date | None:
+    """Return the last day on which a player was active or played, whichever is later."""
+    active = player.last_active and player.last_active.astimezone(UTC).date()
+    return max(filter(None, (active, player.last_session)), default=None)
 
 
 def _describe_status(status: str | None) -> str:
