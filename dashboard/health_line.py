@@ -1,6 +1,7 @@
 """The line of health above every page: is anything broken, since when, and what was broken last.
 
-Looks only at what the sampler found last: drawing it asks no server.
+Looks only at what the sampler found last: drawing it asks no server. `server.updates` runs all pages again
+when the line changes, so it needs no timer.
 """
 
 from datetime import UTC, datetime
@@ -12,24 +13,17 @@ from dashboard.monitoring.incidents import Incident
 from dashboard.monitoring.sampler import Reading, Sampler, find_sampler
 from dashboard.server.access import Visitor
 
-REFRESH_SECONDS = 1.5
-"""A check is kept for 2 s, the next one follows within 0.5 s and takes at most 1 s: 5 s in all."""
-
 OPERATIONS_LINK = "[see Operations](operations)"
 STATUS_COLOURS = {"unhealthy": "red", "degraded": "orange"}
 
 
 def show_health_line(visitor: Visitor | None) -> None:
     """Show the line to a visitor who may see it; nothing without a sampler."""
-    if visitor is None or not visitor.sees_health or find_sampler() is None:
-        return
-    st.fragment(_draw, run_every=REFRESH_SECONDS)(shows_words=visitor.sees_words)
-
-
-def _draw(*, shows_words: bool) -> None:
     sampler = find_sampler()
-    if sampler is not None:
-        st.caption(build_health_line(sampler, now=datetime.now(UTC), shows_words=shows_words))
+    if visitor is None or not visitor.sees_health or sampler is None:
+        return
+    with st.container(key="health"):
+        st.caption(build_health_line(sampler, now=datetime.now(UTC), shows_words=visitor.sees_words))
 
 
 def build_health_line(sampler: Sampler, *, now: datetime, shows_words: bool) -> str:

@@ -21,6 +21,7 @@ The key names the section and holds every parameter of `load`: last known values
 of the process. Filters and text that is being typed stay while parts and sections run again.
 """
 
+import math
 from collections.abc import Callable, Hashable
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
@@ -31,13 +32,13 @@ from typing import TypeVar
 import streamlit as st
 
 from dashboard import runtime, states
-from dashboard.formats import escape_markdown, format_as_of, format_count
+from dashboard.formats import escape_markdown, format_as_of
 from dashboard.server import sign_in
 
 T = TypeVar("T")
 
 SHOWN_PAGE = "shown-page"
-RETRYING = "retrying"
+SEEN_UPDATES = "seen-updates"
 
 YOUNG = 0.8
 """Part of its interval in which a section that does not fail is not read again by a retry of the page."""
@@ -51,6 +52,8 @@ class _Run:
     """Whether the page was just opened."""
     is_retry: bool = False
     """Whether the page runs again because something failed; what did not fail is not due."""
+    is_update: bool = False
+    """Whether the page runs again because the health has changed."""
     interval: int | None = None
     """How often the present part refreshes, in seconds; None when paused."""
     is_failing: bool = False
@@ -64,13 +67,15 @@ _run: ContextVar[_Run | None] = ContextVar("run", default=None)
 
 def show_heading(title: str) -> None:
     """Show the title of a page with the pause and refresh controls beside it."""
+    updates = runtime.get_updates()
     _run.set(
         _Run(
             is_first=st.session_state.get(SHOWN_PAGE) != title,
-            is_retry=bool(st.session_state.pop(RETRYING, False)),
+            is_retry=bool(st.session_state.pop(states.RETRYING, False)),
+            is_update=st.session_state.get(SEEN_UPDATES, updates) != updates,
         )
     )
-    st.session_state[SHOWN_PAGE] = title
+    st.session_state[SHOWN_PAGE], st.session_state[SEEN_UPDATES] = title, updates
     row = st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center")
     row.title(title, anchor=False, width="content")
     with row.container(horizontal=True, vertical_alignment="center", width="content"):
@@ -102,32 +107,29 @@ def is_live() -> bool:
     return bool(st.session_state.get("live", True))
 
 
-def read(key: Hashable, load: Callable[[], T], *, needs_database: bool = True) -> T:
+def read(key: Hashable, load: Callable[[], T]) -> T:
     """Return a value that the whole page needs, such as the options of a filter.
 
     When `load` fails this is the last known value, without a note; raises the error if there is none.
     """
     run = _get_run()
-    reading = runtime.get_reader().read(key, load, needs_database=needs_database)
+    reading = runtime.get_reader().read(key, load)
     run.is_failing |= reading.error is not None
     run.oldest = min(reading.read_at, run.oldest or reading.read_at)
     return reading.value
 
 
-def show_section(
-    key: Hashable, *, load: Callable[[], T], show: Callable[[T], None], needs_database: bool = True
-) -> None:
+def show_section(key: Hashable, *, load: Callable[[], T], show: Callable[[T], None]) -> None:
     """Show a section of a page: what `load` returns, or its last known value with a note below.
 
     Without a last known value the note takes the section's place. `key` holds the name of the section and
     every parameter of `load`, which makes no call of Streamlit; it may run in another thread. While the
-    database does not answer `load` is not called, unless it does without (`needs_database`).
+    database does not answer `load` is not called.
     """
     run = _get_run()
 
     def show_reading() -> None:
-        max_age = (run.interval or 0) * YOUNG if run.is_retry else 0.0
-        reading = runtime.get_reader().read(key, load, max_age_seconds=max_age, needs_database=needs_database)
+        reading = runtime.get_reader().read(key, load, max_age_seconds=_find_max_age(run))
         show(reading.value)
         if reading.error is None:
             run.oldest = min(reading.read_at, run.oldest or reading.read_at)
@@ -163,34 +165,26 @@ def show_live(part: Callable[[], None], *, seconds: int) -> None:
             # no |=, which would read the flag before the sections set it
             if not states.run_part(part, is_live=interval is not None):
                 run.is_failing = True
-        service = runtime.get_service()
-        cache = service.cache_stats()
-        is_bypassed = cache.state == "down"
+        cache = runtime.get_service().cache_stats()
         visitor = sign_in.find_visitor()
         words = cache.reason if visitor is not None and visitor.sees_words else None
-        bypass = escape_markdown(words or "") if is_bypassed and is_first_part else None
+        bypass = escape_markdown(words or "") if cache.state == "down" and is_first_part else None
         read_at = run.oldest or datetime.now(UTC)
-        st.caption(describe_age(read_at, interval=interval, stale=service.stale_seconds(), bypass=bypass))
-        if interval is not None and (run.is_failing or is_bypassed):
-            _watch(is_failing=run.is_failing)
+        st.caption(describe_age(read_at, interval=interval, bypass=bypass))
+        if interval is not None and run.is_failing:
+            states.retry_page()
 
     st.fragment(show, run_every=interval)()
 
 
-def describe_age(
-    read_at: datetime, *, interval: int | None, stale: float | None, bypass: str | None = None
-) -> str:
-    """Return when a part was read, when it refreshes, and which server it did without.
+def describe_age(read_at: datetime, *, interval: int | None, bypass: str | None = None) -> str:
+    """Return when a part was read, when it refreshes, and whether it did without Redis.
 
-    `stale` is the age in seconds of fail-safe values that replace the database. `bypass` is the reason
-    why Redis is not used, empty for visitors who do not see it: pages are slower then, but correct.
+    `bypass` is the reason why Redis is not used, empty for visitors who do not see it: pages are slower
+    then, but correct.
     """
     parts = [format_as_of(read_at), f"refreshes every {interval} s" if interval else "paused"]
-    if stale is not None:
-        parts.append(
-            f"the database does not answer: showing the last known values, {format_count(stale)} s old"
-        )
-    elif bypass is not None:
+    if bypass is not None:
         reason = f" ({bypass})" if bypass else ""
         parts.append(f"the cache is not used{reason}: values are correct, but pages take longer")
     return " · ".join(parts)
@@ -203,25 +197,12 @@ def describe_last_known(read_at: datetime, *, now: datetime, cause: str, is_live
     return f"Last known values of {moment}; {cause}; {retry}"
 
 
-def _watch(*, is_failing: bool) -> None:
-    """Run the page again after a failure, every few seconds, but not while a server is known to be away.
-
-    Inside of the part that failed: the next run of that part without a failure ends this one.
-    """
-    is_first_call = True
-
-    def check() -> None:
-        nonlocal is_first_call
-        if is_first_call:
-            is_first_call = False
-            return
-        service, reader = runtime.get_service(), runtime.get_reader()
-        is_away = reader.is_database_away() if is_failing else service.cache_stats().state == "down"
-        if not is_away:
-            st.session_state[RETRYING] = True
-            st.rerun()
-
-    st.fragment(check, run_every=states.RETRY_SECONDS)()
+def _find_max_age(run: _Run) -> float:
+    """Return the age in seconds up to which a value that did not fail is not read again in this run."""
+    if run.is_update and not is_live():
+        # the line of health has changed; the figures of a paused page stay
+        return math.inf
+    return (run.interval or 0) * YOUNG if run.is_retry else 0.0
 
 
 def _get_run() -> _Run:

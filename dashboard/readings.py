@@ -118,18 +118,17 @@ class Reader:
         load: Callable[[], T],
         *,
         max_age_seconds: float = 0.0,
-        needs_database: bool = True,
     ) -> Reading[T]:
         """Return a fresh value, or the last known one of this key with the error; raise without one.
 
         A value younger than `max_age_seconds` counts as fresh, unless its last read failed. While the
-        database does not answer, nothing that needs it is loaded, so that waiting times do not add up.
+        database does not answer, nothing is loaded, so that waiting times do not add up.
         """
         known = self._find(key)
         if known is not None and not known.is_failing and self._is_young(known, max_age_seconds):
             return Reading(known.value, known.read_at)
         try:
-            reading = self._load(load, needs_database=needs_database)
+            reading = self._load(load)
         except Exception as error:
             # whatever it is: the page shows what it has, and says so
             self._note_failure(key, error)
@@ -149,8 +148,18 @@ class Reader:
             self._check()
         return self._is_away
 
+    def note_health(self, *, is_up: bool) -> None:
+        """Note what a check of the database has found, so that no read has to find out."""
+        self._checked_at = time.monotonic()
+        if self._is_away == is_up:
+            if is_up:
+                logger.warning("the database answers again")
+            else:
+                logger.warning("the database does not answer; pages show the last known values")
+        self._is_away = not is_up
+
     def _is_young(self, known: _Known, seconds: float) -> bool:
-        return self._clock() - known.read_at < timedelta(seconds=seconds)
+        return (self._clock() - known.read_at).total_seconds() < seconds
 
     def _find(self, key: Hashable) -> _Known | None:
         with self._lock:
@@ -178,14 +187,14 @@ class Reader:
         if isinstance(error, DatabaseUnavailable) and not self._is_away:
             self._check()
 
-    def _load(self, load: Callable[[], T], *, needs_database: bool) -> Reading[T]:
-        if needs_database and self.is_database_away():
+    def _load(self, load: Callable[[], T]) -> Reading[T]:
+        if self.is_database_away():
             raise DatabaseUnavailable(NO_ANSWER)
 
         def run() -> Reading[T]:
             started = self._clock()
             value = load()
-            stale = self._find_stale() if needs_database else None
+            stale = self._find_stale()
             if stale is None:
                 return Reading(value, started)
             self._check()
@@ -195,7 +204,7 @@ class Reader:
         future = self._workers.submit(run)
         while True:
             try:
-                return future.result(self._patience_seconds if needs_database else None)
+                return future.result(self._patience_seconds)
             except TimeoutError:
                 if future.done():
                     return future.result()
@@ -209,12 +218,6 @@ class Reader:
         if not self._checking.acquire(blocking=False):
             return
         try:
-            is_away = not self._is_database_up()
-            self._checked_at = time.monotonic()
-            if is_away and not self._is_away:
-                logger.warning("the database does not answer; pages show the last known values")
-            elif self._is_away and not is_away:
-                logger.warning("the database answers again")
-            self._is_away = is_away
+            self.note_health(is_up=self._is_database_up())
         finally:
             self._checking.release()

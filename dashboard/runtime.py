@@ -84,6 +84,7 @@ class _Holder:
     reader: Reader | None = None
     read_again_lock = threading.Lock()
     read_again_at = -math.inf
+    updates = 0
 
 
 def set_service(service: EnhancedDatabaseService | None) -> None:
@@ -134,6 +135,16 @@ def read_again(*, clock: Callable[[], float] = time.monotonic) -> None:
             return
         _Holder.read_again_at = now
     _Holder.cache.clear()
+
+
+def count_update() -> None:
+    """Count that all open pages run again because the health has changed."""
+    _Holder.updates += 1
+
+
+def get_updates() -> int:
+    """Return how often all open pages had to run again."""
+    return _Holder.updates
 
 
 def is_database_up(service: EnhancedDatabaseService) -> bool:

@@ -25,7 +25,10 @@ from dashboard.formats import escape_markdown
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5
-"""How often an open page checks whether the database is back, with one cheap call."""
+"""How often an open page tries again what failed."""
+
+RETRYING = "retrying"
+"""Key of the session's note that the page runs again because something failed."""
 
 
 class ErrorState(NamedTuple):
@@ -101,7 +104,7 @@ def run_page(page: Callable[[], None]) -> None:
             raise
         _show_error(state, error)
         if state is UNREACHABLE:
-            _watch_database()
+            retry_page()
 
 
 def run_part(part: Callable[[], None], *, is_live: bool) -> bool:
@@ -120,6 +123,24 @@ def run_part(part: Callable[[], None], *, is_live: bool) -> bool:
         st.warning(f"{summary} {retry} Details are in the dashboard's log under error id `{error_id}`.")
         return False
     return True
+
+
+def retry_page() -> None:
+    """Run the whole page again every few seconds, but not while the database is known to be away.
+
+    Inside of a part of a page the next run of that part without a failure ends this.
+    """
+    is_first_call = True
+
+    def retry() -> None:
+        nonlocal is_first_call
+        if is_first_call:
+            is_first_call = False
+        elif not runtime.get_reader().is_database_away():
+            st.session_state[RETRYING] = True
+            st.rerun()
+
+    st.fragment(retry, run_every=RETRY_SECONDS)()
 
 
 def describe_cause(error: Exception) -> str:
@@ -187,13 +208,6 @@ def _show_error(state: ErrorState, error: Exception) -> None:
 
 def _show_error_id(error_id: str) -> None:
     st.caption(f"Details are in the dashboard's log under error id `{error_id}`.")
-
-
-@st.fragment(run_every=RETRY_SECONDS)
-def _watch_database() -> None:
-    """Run the whole page again as soon as the database answers."""
-    if not runtime.get_reader().is_database_away() and runtime.is_database_up(runtime.get_service()):
-        st.rerun()
 
 
 def _log(error: Exception) -> str:

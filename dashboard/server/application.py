@@ -39,6 +39,7 @@ from dashboard.server import sign_in
 from dashboard.server.access import Policy, build_policy, build_secrets
 from dashboard.server.index import STATIC, IndexPage
 from dashboard.server.middleware import CompressedAssets, Shield, build_content_policy
+from dashboard.server.updates import watch_health
 
 logger = logging.getLogger(__name__)
 
@@ -96,10 +97,12 @@ def create_app(settings: Settings) -> st.App:
         sampler = open_sampler(service, settings)
         set_sampler(sampler)
         sampler.start()
+        watching = asyncio.create_task(watch_health(service, sampler))
         threading.Thread(target=warm_caches, args=(service,), name="warming", daemon=True).start()
         try:
             yield None
         finally:
+            watching.cancel()
             set_sampler(None)
             # side by side: each may have to wait for an answer
             await asyncio.gather(

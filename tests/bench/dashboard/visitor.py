@@ -78,6 +78,16 @@ class Visitor:
         message.rerun_script.query_string = query
         await self._connection.send(message.SerializeToString())
 
+    async def receive_run(self) -> bytes:
+        """Wait for a run that the server begins by itself, and return all it sends until its end."""
+        sent = b""
+        while True:
+            data = await self._connection.recv()
+            assert isinstance(data, bytes)
+            sent += data
+            if ForwardMsg.FromString(data).WhichOneof("type") == "script_finished":
+                return sent
+
     def vanish(self) -> None:
         """Be gone without a word, as a laptop that is shut."""
         self._connection.transport.abort()

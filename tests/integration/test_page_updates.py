@@ -1,0 +1,92 @@
+"""Open pages while PostgreSQL or Redis goes and returns: each is told by the server, without asking."""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from core import EnhancedDatabaseService, Settings
+from core.testing import PostgresServer, ValkeyServer
+from tests.bench.dashboard.visitor import Visitor
+from tests.dashboard_process import Dashboard, run_dashboard
+from tests.faults.proxy import Proxy, run_proxy
+from tests.game import play_game
+from tests.market import open_market
+from tests.patience import stretch
+
+NOTE = b"Last known values of"
+BYPASS = b"the cache is not used"
+PAGES = {"": "", "leaderboards": "", "portfolios": "player=alice", "market": "symbol=IBM", "quests": ""}
+TOLD_SECONDS = 5.0
+
+
+@pytest.fixture
+def proxies(postgres_server: PostgresServer, valkey_server: ValkeyServer) -> Iterator[dict[str, Proxy]]:
+    """The ways to both servers, which a test can block."""
+    redis_port = urlsplit(valkey_server.url).port
+    assert redis_port is not None
+    with run_proxy(postgres_server.port) as database, run_proxy(redis_port) as cache:
+        yield {"database": database, "cache": cache}
+        for proxy in (database, cache):
+            proxy.accept_again()
+            proxy.resume()
+
+
+@pytest.fixture
+def dashboard(
+    service: EnhancedDatabaseService, settings: Settings, proxies: dict[str, Proxy], tmp_path: Path
+) -> Iterator[Dashboard]:
+    """The dashboard on a small game behind the proxies."""
+    play_game(service)
+    open_market(service)
+    assert settings.redis_password is not None
+    with run_dashboard(
+        tmp_path,
+        DATABASE_URL=lead_through(proxies["database"], settings.database_url.get_secret_value()),
+        REDIS_URL=lead_through(proxies["cache"], settings.redis_url.get_secret_value()),
+        REDIS_PASSWORD=settings.redis_password.get_secret_value(),
+    ) as dashboard:
+        yield dashboard
+
+
+def lead_through(proxy: Proxy, url: str) -> str:
+    """Return the URL of a server with the port of a proxy."""
+    return re.sub(r":\d+/", f":{proxy.port}/", url)
+
+
+async def wait_until_told(visitors: list[Visitor], is_told: Callable[[bytes], bool]) -> None:
+    """Wait until each page got a run whose content says so; nobody asks for one."""
+
+    async def wait(visitor: Visitor) -> None:
+        while not is_told(await visitor.receive_run()):
+            pass
+
+    async with asyncio.timeout(stretch(TOLD_SECONDS)):
+        await asyncio.gather(*(wait(visitor) for visitor in visitors))
+
+
+@pytest.mark.parametrize("fault", ["gone", "hanging"])
+@pytest.mark.parametrize(("server", "note"), [("database", NOTE), ("cache", BYPASS)])
+def test_open_pages_are_told_of_an_outage_and_of_its_end(
+    dashboard: Dashboard, proxies: dict[str, Proxy], server: str, note: bytes, fault: str
+) -> None:
+    """Within five seconds, without a timer of the browser; a section without its note was read again."""
+    proxy = proxies[server]
+    begin, end = (proxy.refuse, proxy.accept_again) if fault == "gone" else (proxy.pause, proxy.resume)
+
+    async def look() -> None:
+        async with AsyncExitStack() as stack:
+            visitors = []
+            for page, query in PAGES.items():
+                visitors.append(await stack.enter_async_context(Visitor.connected(dashboard.url)))
+                await visitors[-1].run(page=page, query=query)
+            begin()
+            await wait_until_told(visitors, lambda sent: note in sent)
+            end()
+            await wait_until_told(visitors, lambda sent: note not in sent)
+
+    asyncio.run(look())

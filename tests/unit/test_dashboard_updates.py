@@ -1,0 +1,70 @@
+"""Open pages run again when the health changes, once each, and not in the middle of a run."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from dashboard import runtime
+from dashboard.server.updates import OpenPages
+
+
+class Page:
+    """A session of Streamlit, as far as updates know it."""
+
+    def __init__(self, name: str, *, page_script_hash: str = "overview") -> None:
+        self.id = name
+        self.page_script_hash = page_script_hash
+        self._scriptrunner: object | None = None
+        self._client_state = SimpleNamespace(query_string=f"player={name}")
+        self.runs: list[str] = []
+
+    def request_rerun(self, state: Any) -> None:
+        """Note with which filters the page runs."""
+        self.runs.append(state.query_string)
+
+    def begin(self) -> None:
+        """Begin a run for the visitor."""
+        self._scriptrunner = object()
+
+    def end(self) -> None:
+        """End it."""
+        self._scriptrunner = None
+
+
+def open_pages(*pages: Page) -> OpenPages:
+    """Return the updates of these pages."""
+    return OpenPages(lambda: pages)  # type: ignore[arg-type,return-value]  # sessions with less in them
+
+
+def test_a_change_runs_every_page_once() -> None:
+    """With the filters of its last run; the first state is none, and the same one neither."""
+    alice, bob = Page("alice"), Page("bob")
+    pages, before = open_pages(alice, bob), runtime.get_updates()
+    for state in ("healthy", "healthy", "no database", "no database", "no database"):
+        pages.update(state)
+    assert (alice.runs, bob.runs) == (["player=alice"], ["player=bob"])
+    assert runtime.get_updates() == before + 1
+    pages.update("healthy")
+    assert alice.runs == ["player=alice"] * 2
+
+
+def test_a_page_that_runs_gets_its_turn_afterwards() -> None:
+    """The others do not wait for it, and do not run twice."""
+    alice, bob = Page("alice"), Page("bob")
+    pages = open_pages(alice, bob)
+    alice.begin()
+    for state in ("healthy", "no database", "no database"):
+        pages.update(state)
+    assert (alice.runs, bob.runs) == ([], ["player=bob"])
+    alice.end()
+    pages.update("no database")
+    pages.update("no database")
+    assert (alice.runs, bob.runs) == (["player=alice"], ["player=bob"])
+
+
+def test_a_page_that_never_ran_is_left_alone() -> None:
+    """Nobody knows yet which page it is: it would become the first one of the menu."""
+    opened = Page("charlie", page_script_hash="")
+    pages = open_pages(opened)
+    for state in ("healthy", "no database"):
+        pages.update(state)
+    assert opened.runs == []
