@@ -4,11 +4,11 @@ Owns the rows and how many there are. Boards in the categories that the dashboar
 a few sessions, all players on each.
 """
 
-from datetime import date
+from datetime import UTC, datetime
 
 import psycopg2
 
-NEWEST = date(2026, 3, 6)
+NEWEST = datetime.now(UTC).date()
 SESSIONS = 5
 
 FILL = """
