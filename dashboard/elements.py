@@ -26,12 +26,22 @@ def link_player() -> Any:
 
 
 def show_metric(
-    label: str, value: str, note: str | None = None, *, is_change: bool = False, **options: Any
+    label: str,
+    value: str,
+    note: str | None = None,
+    *,
+    help: str,  # noqa: A002  # Streamlit's word for it
+    is_change: bool = False,
+    **options: Any,
 ) -> None:
-    """Show a metric card with a note below; only a change is drawn as gain (green) or loss (red)."""
+    """Show a metric card with a note below; only a change is drawn as gain (green) or loss (red).
+
+    `help` says what the figure is: of whom, over which time, and how old it can be.
+    """
     st.metric(
         label,
         value,
+        help=help,
         delta=note,
         delta_color="normal" if is_change else "off",
         delta_arrow="auto" if is_change else "off",

@@ -98,7 +98,7 @@ def test_leaderboards_open_on_the_newest_session(game: EnhancedDatabaseService) 
     assert not page.exception
     assert read_players(page) == ["alice", "bob", "charlie"]
     figures = read_metrics(page)
-    assert figures["Players"] == "3"
+    assert figures["Players with a score"] == "3"
     assert figures["Best score"] == "+3.11%"
     assert figures["Median score"] == "+0.95%"
     assert figures["Lowest score"] == "-2.10%"

@@ -200,7 +200,7 @@ def test_a_leaderboard_is_ranked_by_value(
     assert read_board(page) == [(rank, player, format_percent(score)) for rank, player, score in expected]
     returns = list_scores(rows, "daily_returns", days[0])
     figures = read_metrics(page)
-    assert figures["Players"] == str(len(returns))
+    assert figures["Players with a score"] == str(len(returns))
     assert figures["Best score"] == format_percent(returns[0])
     assert figures["Lowest score"] == format_percent(returns[-1])
     medals = {1: "gold", 2: "silver", 3: "bronze"}

@@ -126,20 +126,43 @@ def _show_summaries(selection: Selection, summaries: Summaries) -> None:
     if summary.leaders > 1:
         leader += f" and {format_count(summary.leaders - 1)} more"
 
-    def show_score(label: str, score: Decimal, before: Decimal | None) -> None:
+    def show_score(label: str, score: Decimal, before: Decimal | None, meaning: str) -> None:
         note = (
             f"{tables.describe_difference(score, before, category.unit)}{so_far}"
             if before is not None
             else "first session"
         )
-        show_metric(label, format_score(score, category.unit), note)
+        show_metric(label, format_score(score, category.unit), note, help=explain(meaning))
+
+    def explain(meaning: str) -> str:
+        return f"{meaning} {category.explanation} Up to two minutes old."
 
     with st.grid(4, min_column_width=CARD_PIXELS):
         joined = f"{summary.players - other.players:+,}{so_far}" if other else "first session"
-        show_metric("Players", format_count(summary.players), joined)
-        show_metric("Best score", format_score(summary.best, category.unit), leader)
-        show_score("Median score", summary.median, other.median if other else None)
-        show_score("Lowest score", summary.worst, other.worst if other else None)
+        show_metric(
+            "Players with a score",
+            format_count(summary.players),
+            joined,
+            help="All players on this leaderboard in the session shown. Up to two minutes old.",
+        )
+        show_metric(
+            "Best score",
+            format_score(summary.best, category.unit),
+            leader,
+            help=explain("The highest score of the session shown."),
+        )
+        show_score(
+            "Median score",
+            summary.median,
+            other.median if other else None,
+            "Half of the players of the session shown have a higher score.",
+        )
+        show_score(
+            "Lowest score",
+            summary.worst,
+            other.worst if other else None,
+            "The lowest score of the session shown.",
+        )
 
 
 def _show_entries(selection: Selection, page: Page | None) -> None:

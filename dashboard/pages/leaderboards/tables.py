@@ -231,9 +231,9 @@ def build_columns(category: Category, *, is_open: bool = False, sessions: int = 
     """
     text, number = st.column_config.TextColumn, st.column_config.NumberColumn
     so_far = " so far" if is_open else ""
-    against = "since the compared session"
+    compared = "the compared session"
     if is_open:
-        against += ", which is finished; this one is open"
+        compared += ", which is finished; this one is open"
     score, explanation = category.name, category.explanation
     if sessions > 1:
         score = f"Mean {category.name.lower()}"
@@ -243,7 +243,7 @@ def build_columns(category: Category, *, is_open: bool = False, sessions: int = 
             "Medal", options=list(MEDALS.values()), color=list(_MEDAL_COLOURS), width=76
         ),
         "rank": number("Rank", format="%,d", width=60, alignment="left"),
-        "moved": text(f"Moved{so_far}", help=f"Ranks gained or lost {against}"),
+        "moved": text(f"Moved{so_far}", help=f"Ranks gained or lost since {compared}"),
         "player": text(
             "Player",
             help="Click a row to open the player's portfolio. Keyboard: arrow up or down, then right.",
@@ -254,9 +254,7 @@ def build_columns(category: Category, *, is_open: bool = False, sessions: int = 
             help="Cash and holdings: players with equal returns are ranked by it",
             alignment="right",
         ),
-        "change": text(
-            f"Change{so_far}", help=f"Score minus that of the compared session, {against}", alignment="right"
-        ),
+        "change": text(f"Change{so_far}", help=f"Score minus that of {compared}", alignment="right"),
         "sessions": number("Sessions", format="%,d", width=80, help=f"Sessions with a score, of {sessions}"),
         "trend": st.column_config.LineChartColumn(
             "Trend", width=120, help="Scores of the last sessions, oldest first", color=ACCENT

@@ -21,6 +21,7 @@ from dashboard.formats import (
     format_minute,
     format_percent,
     format_price,
+    format_quantity,
     is_zero,
 )
 from dashboard.pages.market import charts, data, tables
@@ -51,6 +52,8 @@ VOLATILITY_HELP = (
     "Standard deviation of the last 20 daily returns (logarithms), annualised with 252 days. A daily return "
     "is from the last price of a UTC day with prices to that of the next; the running day counts so far."
 )
+SPREAD_HELP = "Ask minus bid of the last price, in basis points (1/100 %) of the mid price."
+AGE = "Up to 30 seconds old."
 CHOSEN_EVENT = "chosen-event"
 SENTIMENTS = {"Positive": "POSITIVE", "Negative": "NEGATIVE", "Neutral": "NEUTRAL"}
 
@@ -99,12 +102,10 @@ def _show_symbols(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -> Non
         {
             "symbol": st.column_config.TextColumn("Symbol", width=80, pinned=True),
             **tables.build_price_columns(ticks),
-            "spread": number(
-                "Spread (bp)", format="%,.1f", help="Ask minus bid, in 1/100 % of the mid price"
-            ),
+            "spread": number("Spread (bp)", format="%,.1f", help=SPREAD_HELP),
             "volatility": number("Volatility", format="%,.1f%%", help=VOLATILITY_HELP),
             "updated": st.column_config.DatetimeColumn(
-                "Last price", format="YYYY-MM-DD HH:mm:ss", timezone="UTC"
+                "Time of price", format="YYYY-MM-DD HH:mm:ss", timezone="UTC"
             ),
         },
         alt="All symbols with price, change in 24 hours, last prices, spread and volatility",
@@ -165,18 +166,36 @@ def _show_figures(view: SymbolView, selected: Range) -> None:
             format_price(tick.price),
             None if change is None else f"{format_percent(change)} in 24 h",
             is_change=bool(change) and not is_zero(change or 0),
-            help=f"Last price, of {format_minute(tick.timestamp)} UTC, against that of 24 hours before",
+            help=f"Last price, of {format_minute(tick.timestamp)} UTC, against the last price at or before "
+            f"24 hours earlier. {AGE}",
         )
-        percent = format_percent(total.change_percent)
-        show_metric(f"Change in {selected.name}", percent, f"from {format_price(total.open)}")
-        show_metric("Low and high", format_price(total.low), f"to {format_price(total.high)}")
-        show_metric("Volume", tables.format_volume(total.volume), f"in {selected.name}")
+        show_metric(
+            f"Change in {selected.name}",
+            format_percent(total.change_percent),
+            f"from {format_price(total.open)}",
+            help="Last price against the last price before the range; without one, against the first in it. "
+            f"{AGE}",
+        )
+        show_metric(
+            "Low and high",
+            format_price(total.low),
+            f"to {format_price(total.high)}",
+            help=f"Lowest and highest price in the last {selected.name}. {AGE}",
+        )
+        show_metric(
+            "Volume",
+            tables.format_volume(total.volume),
+            f"in {selected.name}",
+            help=f"Shares traded on the market in the last {selected.name}: sum of all ticks. {AGE}",
+        )
         volatility = "-" if tick.volatility is None else f"{tick.volatility:,.1f}%"
         show_metric("Volatility", volatility, "annualised", help=VOLATILITY_HELP)
-        if spread is None:
-            show_metric("Spread", "-", "not quoted")
-        else:
-            show_metric("Spread", f"{spread:,.1f} bp", "of the mid price")
+        show_metric(
+            "Spread",
+            "-" if spread is None else f"{spread:,.1f} bp",
+            "not quoted" if spread is None else "of the mid price",
+            help=f"{SPREAD_HELP} Mid price: half of bid plus ask. {AGE}",
+        )
 
 
 def _show_candles(view: SymbolView, selected: Range) -> None:
@@ -265,7 +284,7 @@ def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
             ),
             "type": "Type",
         },
-        alt=f"The newest {len(events)} market events",
+        alt=f"{format_quantity(len(events), 'market event')}, the newest first",
         key="events-table",
         placeholder="-",
         on_select=partial(_choose_event, [event.id for event in events]),
@@ -293,9 +312,9 @@ def _show_effect(effect: EventEffect | None, window: str) -> None:
         tables.build_effect_table(effect, window=window, now=now),
         {
             "when": "When",
-            "traders": number("Players who traded", format="%,d"),
+            "traders": number("Traded", format="%,d", help="Players with at least one trade"),
             "trades": number("Trades", format="%,d"),
-            "players": number("Players", format="%,d", help="Players with a portfolio of the session"),
+            "players": number("Played", format="%,d", help="Players with a portfolio of the session"),
             "median": number(
                 "Median return", format="%,.2f%%", help="Of the session: half of the players did better"
             ),

@@ -109,7 +109,7 @@ def _show_health(cards: Sequence[HealthCard]) -> None:
     with st.grid(len(cards), min_column_width=CARD_PIXELS):
         for card in cards:
             with st.container(border=True, gap="xxsmall", height="stretch"):
-                st.caption(card.label)
+                st.caption(card.label, help=card.meaning)
                 st.badge(card.value, color=COLOURS[card.state])  # type: ignore[arg-type]  # one of its names
                 more = "" if card.state == "good" else f" [What helps]({build_link(card.section)})"
                 st.caption(f"{escape_markdown(card.detail)}{more}")

@@ -38,10 +38,21 @@ class HealthCard(msgspec.Struct, frozen=True):
     """The health of one part of the stack; `section` is an anchor of the troubleshooting page."""
 
     label: str
+    meaning: str
     value: str
     state: State
     detail: str
     section: str
+
+
+_MEANINGS = {
+    "Stack": "The worst of all parts: healthy, degraded (it answers, but a part is missing) or unhealthy.",
+    "PostgreSQL": "Whether the database answers a health check, and how long the check took.",
+    "Redis": "Whether the shared cache answers a health check and is used.",
+    "Migrations": "Changes of the schema that the database has, and those that it still needs.",
+    "Connections in use": "Connections to PostgreSQL that are checked out of the pools, of the most allowed.",
+    "Processes": "Processes of the stack that write metrics now, by role.",
+}
 
 
 def build_cards(
@@ -64,7 +75,7 @@ def build_cards(
 
 
 def _card(label: str, value: str, state: State, detail: str, topic: Topic) -> HealthCard:
-    return HealthCard(label, value, state, detail, ADVICE[topic].section)
+    return HealthCard(label, _MEANINGS[label], value, state, detail, ADVICE[topic].section)
 
 
 def _build_stack(scrape: Scrape) -> HealthCard:

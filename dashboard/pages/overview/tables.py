@@ -19,21 +19,25 @@ SEEN_HELP = (
 )
 PLAYED_HELP = "Players with a portfolio of the session."
 TRADED_HELP = "Players with at least one trade in the session."
+PLAYERS_HELP = "All players who had signed up by the end of the day of the session (UTC)."
+RETURN_HELP = "Of all players with a score, in percent of the starting cash of 10,000."
 QUESTS_HELP = "Quests completed on the day of the session (UTC), by their time of completion."
+EVENTS_HELP = "Market events on the day of the session (UTC)."
+AGE = "An open session is up to one minute old, earlier ones 15 minutes."
 
 
 class Headline(msgspec.Struct, frozen=True):
     """A metric with a note and its values in the last finished sessions, oldest first.
 
-    `is_change` says that the note is a gain or a loss.
+    `help` says what it is; `is_change` says that the note is a gain or a loss.
     """
 
     label: str
     value: str
+    help: str
     note: str | None = None
     trend: tuple[float, ...] = ()
     is_change: bool = False
-    help: str | None = None
 
 
 def build_headlines(
@@ -44,7 +48,7 @@ def build_headlines(
     `is_open` says that the newest session is not finished.
     """
 
-    def count(label: str, get_value: Callable[[SessionSummary], int], explanation: str | None) -> Headline:
+    def count(label: str, get_value: Callable[[SessionSummary], int], explanation: str) -> Headline:
         values = [get_value(session) for session in sessions]
         note = None
         if is_open:
@@ -52,35 +56,43 @@ def build_headlines(
         elif len(values) > 1:
             note = f"{values[0] - values[1]:+,d}"
         return Headline(
-            label, format_count(values[0]), note, _build_trend(values, is_open=is_open), help=explanation
+            label,
+            format_count(values[0]),
+            f"{explanation} {AGE}",
+            note,
+            _build_trend(values, is_open=is_open),
         )
 
     def percent(label: str, get_value: Callable[[SessionSummary], Decimal | None]) -> Headline:
         values = [get_value(session) for session in sessions]
         texts = ["-" if value is None else format_percent(value) for value in values]
         trend = _build_trend(values, is_open=is_open)
-        explanation = f"{label} of all players with a score, on the starting cash of 10,000."
+        explanation = f"{RETURN_HELP} {AGE}"
         if is_open:
-            return Headline(label, texts[0], _describe_open(sessions, texts), trend, help=explanation)
+            return Headline(label, texts[0], explanation, _describe_open(sessions, texts), trend)
         if len(values) < 2 or values[0] is None or values[1] is None:
-            return Headline(label, texts[0], None, trend, help=explanation)
+            return Headline(label, texts[0], explanation, None, trend)
         moved = values[0] - values[1]
         return Headline(
-            label, texts[0], format_points(moved), trend, is_change=not is_zero(moved), help=explanation
+            label, texts[0], explanation, format_points(moved), trend, is_change=not is_zero(moved)
         )
 
     newest = sessions[0]
     signed_up = format_count(newest.signed_up)
     return (
-        Headline("Seen today", format_count(seen_today), f"of {signed_up} players", help=SEEN_HELP),
+        Headline(
+            "Seen today",
+            format_count(seen_today),
+            f"{SEEN_HELP} Up to one minute old.",
+            f"of {signed_up} players",
+        ),
         count("Played", lambda session: session.played, PLAYED_HELP),
         count("Traded", lambda session: session.traded, TRADED_HELP),
-        count("Players", lambda session: session.signed_up, "Users at the end of the day of the session."),
+        count("Players", lambda session: session.signed_up, PLAYERS_HELP),
         percent("Median return", lambda session: session.median_return),
         percent("Best return", lambda session: session.best_return),
-        # without help, whose sign would cut off the label on a phone; the table of the sessions has it
-        count("Quests completed", lambda session: session.quests_completed, None),
-        count("Events of the day", lambda session: session.events, "Market events of the day (UTC)."),
+        count("Quests completed", lambda session: session.quests_completed, QUESTS_HELP),
+        count("Events of the day", lambda session: session.events, EVENTS_HELP),
     )
 
 

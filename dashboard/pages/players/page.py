@@ -97,7 +97,7 @@ def _show_seen(report: PlayerReport) -> None:
         for days in (7, 30):
             show_metric(f"Seen in {days} days", format_count(data.count_seen(report, days)), help=SEEN_HELP)
         show_metric("Lost", format_count(data.count_lost(report)), help=LOST_HELP)
-        show_metric("Players", format_count(report.players))
+        show_metric("Players", format_count(report.players), help="All players who have signed up.")
     if report.never_seen:
         st.caption(f"Joined and never seen: {format_quantity(report.never_seen, 'player')}.")
 
@@ -180,7 +180,11 @@ def _show_retention(report: PlayerReport) -> None:
             alt="Players who played, and their share: a row a week of joining, a column a week since",
             placeholder="",
         )
-    st.link_button("Download retention as CSV", download.RETENTION_PATH[1:])
+    st.link_button(
+        "Download CSV",
+        download.RETENTION_PATH[1:],
+        help="Retention: a row for each week of joining and each week since",
+    )
 
 
 def _show_distributions(report: PlayerReport) -> None:
@@ -273,7 +277,7 @@ def _show_page(page: SilentPage, *, silence: Silence, skipped: int) -> None:
             "player": link_player(),
             "days": number("Days", help="Days since the player was seen last"),
             "rank": text("Rank", alignment="right", help="By daily return, in the last session"),
-            "return": text("Return", alignment="right", help="Gain or loss of the last session"),
+            "return": text("Daily return", alignment="right", help="In the last session"),
             "quest": text("Last quest", width="large", help="The newest one and its state"),
             "session": day("Last session"),
             "seen": day("Last seen", help="The last day on which the player was active or played"),

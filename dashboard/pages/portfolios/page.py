@@ -165,7 +165,7 @@ def _show_ranks(service: EnhancedDatabaseService, player: Player) -> None:
 
 
 def _show_quests(service: EnhancedDatabaseService, user: User) -> None:
-    st.subheader("Active quests", anchor=False)
+    st.subheader("Running quests", anchor=False)
     live.show_section(
         ("portfolio-quests", user.id),
         load=partial(data.load_quests, service, user),
@@ -178,7 +178,7 @@ def _show_rank_history(service: EnhancedDatabaseService, player: Player) -> None
     newest = player.newest.session_date
     found = live.read(("categories", newest), partial(list_categories, service, newest))
     categories = {item.name: item for item in found}
-    category = categories[filters.select_option("Leaderboard", categories, key="board", noun="leaderboard")]
+    category = categories[filters.select_option("Category", categories, key="board", noun="category")]
     live.show_section(
         ("portfolio-rank-history", player.user.id, player.window, category.key),
         load=partial(data.load_rank_history, service, player, category),

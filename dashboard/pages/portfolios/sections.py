@@ -33,18 +33,18 @@ _money = partial(_number, format="dollar")
 GAIN_COLUMNS: Final = {
     "symbol": _text("Symbol", pinned=True),
     "gain": _money("Gain ($)", help="Realised and unrealised, over the window"),
-    "points": _number("Points", format="%.4f", help="The gain in percent of the starting cash of 10,000"),
+    "points": _number("Gain (pts)", format="%.4f", help="The gain in percent of the starting cash of 10,000"),
     "session": _money("Newest session ($)", help="The gain in the newest session played"),
     "shares": _number("Shares held", format="localized", help="In the newest session played"),
     "paid": _money("Paid a share ($)", help="Average price of the shares held"),
     "realised": _money("Realised ($)", help="Sales, less what the sold shares cost"),
     "unrealised": _money(
-        "Unrealised ($)", help="Worth of the shares held at the end of each session, less their cost"
+        "Unrealised ($)", help="Value of the shares held at the end of each session, less their cost"
     ),
     "bought": _money("Bought ($)", help="Sum of all purchases in the window"),
     "sold": _money("Sold ($)", help="Sum of all sales in the window"),
-    "trades": _number("Trades", help="Purchases and sales in the window"),
-    "sessions": _number("Sessions", help="In which the player held or traded the symbol"),
+    "trades": _number("Trades", format="%,d", help="Purchases and sales in the window"),
+    "sessions": _number("Sessions", format="%,d", help="In which the player held or traded the symbol"),
 }
 SESSION_COLUMNS: Final = {
     "session": st.column_config.DateColumn("Session", format="YYYY-MM-DD", pinned=True),
@@ -55,6 +55,18 @@ SESSION_COLUMNS: Final = {
     "invested": _money("Invested"),
     "state": _text("State"),
 }
+NOW: Final = "As of the last refresh."
+GAINS_AGE: Final = "Up to five minutes old."
+RECORD_HELP: Final = {
+    "Total gain": "Sum of the day changes.",
+    "Average change": "Mean of the day changes.",
+    "Sessions won": "Sessions with a day change above zero.",
+    "Best and worst": "The highest and the lowest day change.",
+    "Best session": "The highest day change.",
+    "Worst session": "The lowest day change.",
+    "Deepest drawdown": "Largest fall of the equity below its highest value before, in percent of it.",
+}
+"""What each figure of finished sessions is, by its label."""
 GAINS_EXPLAINED: Final = (
     "A symbol's gain is realised (sales, less what the sold shares cost) and unrealised (shares held at the "
     "end of a session at its last price, in an open session at the newest one, less what they cost); no "
@@ -70,15 +82,16 @@ def show_ranks(ranks: Iterable[data.PlayerRank]) -> None:
             entry, category = rank.entry, rank.category
             if entry:
                 place = format_rank_of(entry.rank, rank.players)
-                show_metric(category.name, place, format_score(entry.score, category.unit))
+                note = format_score(entry.score, category.unit)
             else:
-                show_metric(category.name, "Not ranked", "no score this session")
+                place, note = "Not ranked", "no score this session"
+            show_metric(category.name, place, note, help=f"Rank by score. {category.explanation} {NOW}")
 
 
 def show_quests(quests: Sequence[Quest]) -> None:
-    """Show a player's active quests as cards."""
+    """Show a player's running quests as cards."""
     if not quests:
-        st.caption("No active quest. Completed and expired quests are on the Quests page.")
+        st.caption("No running quest. Ended quests are on the Quests page.")
     now = datetime.now(UTC)
     for quest in quests:
         card = tables.build_quest_card(quest, now)
@@ -108,20 +121,31 @@ def show_newest_session(player: Player) -> None:
     )
     invested, percent = tables.measure_invested(portfolio), portfolio.day_change_percent
 
-    def show_part(label: str, amount: Decimal, percent: Decimal) -> None:
-        show_metric(label, format_money(amount), f"{percent:.0f}%", delta_description="of the value")
+    def show_part(label: str, amount: Decimal, percent: Decimal, meaning: str) -> None:
+        show_metric(
+            label,
+            format_money(amount),
+            f"{percent:.0f}%",
+            delta_description="of the value",
+            help=f"{meaning} {NOW}",
+        )
 
     with st.grid(4, min_column_width=CARD_PIXELS):
-        total = format_money(portfolio.total_value)
-        show_metric("Total value", total, f"from {format_money(portfolio.starting_cash)}")
+        show_metric(
+            "Total value",
+            format_money(portfolio.total_value),
+            f"from {format_money(portfolio.starting_cash)}",
+            help=f"Cash and shares at the end of the newest session, if it is open so far. {NOW}",
+        )
         show_metric(
             "Change so far" if player.is_open else "Day change",
             format_signed_money(portfolio.day_change),
             format_percent(percent),
             is_change=not player.is_open and not is_zero(percent),
+            help=f"Gain or loss of the newest session; below, in percent of the starting cash. {NOW}",
         )
-        show_part("Cash", portfolio.current_cash, 100 - invested.percent)
-        show_part("Invested", invested.amount, invested.percent)
+        show_part("Cash", portfolio.current_cash, 100 - invested.percent, "Money that is not invested.")
+        show_part("Invested", invested.amount, invested.percent, "Value of the shares held.")
 
 
 def show_record(player: Player) -> None:
@@ -134,16 +158,30 @@ def show_record(player: Player) -> None:
             f"{format_day(player.newest.session_date)}. Choose a longer window to see more."
         )
         return
+
+    def explain(label: str) -> str:
+        window = describe_window(player.window)
+        return f"{RECORD_HELP[label]} Of the finished sessions of {window} that were played. {NOW}"
+
     with st.grid(3, min_column_width=CARD_PIXELS):
         show_metric(
-            "Sessions won", _format_won(record), f"{record.won / record.sessions:.0%} ended with a gain"
+            "Sessions won",
+            _format_won(record),
+            f"{record.won / record.sessions:.0%} ended with a gain",
+            help=explain("Sessions won"),
         )
-        show_metric("Average change", format_signed_money(record.average_change), "a session")
+        show_metric(
+            "Average change",
+            format_signed_money(record.average_change),
+            "a session",
+            help=explain("Average change"),
+        )
         show_metric(
             "Best and worst",
             format_signed_money(record.best_change),
             format_signed_money(record.worst_change),
             is_change=not is_zero(record.worst_change),
+            help=explain("Best and worst"),
         )
 
 
@@ -158,15 +196,24 @@ def show_gains(player: Player, gains: data.Gains) -> None:
     st.subheader(f"Where the change of value comes from, {describe_window(player.window)}", anchor=False)
     with st.grid(4, min_column_width=CARD_PIXELS):
         show_metric(
-            "Change of value", format_signed_money(gains.window.change), format_percent(compared.player)
+            "Change of value",
+            format_signed_money(gains.window.change),
+            format_percent(compared.player),
+            help="Sum of the day changes of the sessions played in the window, an open one so far; below, in "
+            f"percent of the starting cash. {GAINS_AGE}",
         )
         show_metric(
             "Market average",
             format_percent(compared.market),
             f"{compared.priced:,} of the same {format_quantity(compared.sessions, 'session')} with prices",
+            help="Sum of the mean returns of all symbols, from the first price to the last, in the sessions "
+            f"that the player played. {GAINS_AGE}",
         )
         show_metric(
-            "Ahead of the market", format_points(compared.player - compared.market), "of the starting cash"
+            "Ahead of the market",
+            format_points(compared.player - compared.market),
+            "of the starting cash",
+            help=f"The player's change minus the market average, in percentage points. {GAINS_AGE}",
         )
         show_metric(
             "Not explained",
@@ -174,6 +221,7 @@ def show_gains(player: Player, gains: data.Gains) -> None:
             f"{format_quantity(incomplete, 'position')} without a price or trade"
             if incomplete
             else "by trades and prices",
+            help=f"Change of value minus the gains of all symbols. {GAINS_AGE}",
         )
     chart, table = st.columns([2, 3], gap="medium")
     with chart:
@@ -206,7 +254,7 @@ def show_equity(player: Player, rival: Player | None, equity: data.Equity) -> No
     st.caption(
         "\\$10,000 plus all gains since the first session shown. Market average: equal parts of all symbols, "
         "bought each morning and sold each evening of the player's sessions. Lines are thin over missed "
-        "sessions, which count for nothing."
+        "sessions, which are left out."
     )
     st.subheader("Drawdown", anchor=False)
     record = tables.summarize_history(player.finished)
@@ -319,7 +367,9 @@ def _show_player_record(finished: Sequence[Portfolio]) -> None:
     }
     with st.grid(3, min_column_width=110):
         for label, value in metrics.items():
-            st.metric(label, value)
+            st.metric(
+                label, value, help=f"{RECORD_HELP[label]} Of the sessions that both have finished. {NOW}"
+            )
 
 
 def show_profile(user: User) -> None:

@@ -113,7 +113,7 @@ class QuestCard(msgspec.Struct, frozen=True):
 
 def describe_window(window: str) -> str:
     """Return a window as it is said in a sentence: `the last 90 days`."""
-    return "all sessions" if window == ALL else f"the last {window.removeprefix('1 ')}"
+    return "all time" if window == ALL else f"the last {window.removeprefix('1 ')}"
 
 
 def describe_attendance(player: Player) -> str:

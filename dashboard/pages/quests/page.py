@@ -46,6 +46,8 @@ STUCK_RULE = (
     "under Expiring soon instead."
 )
 
+AGE = "Up to three minutes old."
+
 
 def show_quests() -> None:
     """Show the page for the values in the address."""
@@ -171,10 +173,30 @@ def _show_summary(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals
     done, running = tables.add_progress(outcomes), tables.sum_running(totals)
     rate = f"{done.completed / done.ended:.1%}" if done.ended else "-"
     with st.grid(4, min_column_width=CARD_PIXELS):
-        show_metric("Ended quests", format_count(done.ended), f"{format_count(done.completed)} completed")
-        show_metric("Completion rate", rate, "of ended quests")
-        show_metric("Running now", format_count(running.quests), "whatever the range")
-        show_metric("Expiring", format_count(running.expiring), "within 24 hours")
+        show_metric(
+            "Ended quests",
+            format_count(done.ended),
+            f"{format_count(done.completed)} completed",
+            help=f"Quests that were completed, expired or past their time in the window. {AGE}",
+        )
+        show_metric(
+            "Completion rate",
+            rate,
+            "of ended quests",
+            help=f"Completed quests in percent of the quests that ended in the window. {AGE}",
+        )
+        show_metric(
+            "Running now",
+            format_count(running.quests),
+            "in any window",
+            help=f"Quests that have not ended; the window has no effect. {AGE}",
+        )
+        show_metric(
+            "Expiring",
+            format_count(running.expiring),
+            "within 24 hours",
+            help=f"Running quests whose time is over within 24 hours; the window has no effect. {AGE}",
+        )
 
 
 def _show_weeks(
@@ -198,7 +220,12 @@ def _show_weeks(
         return
     with st.grid(4, min_column_width=CARD_PIXELS):
         for kind, given, still_open in rewards:
-            show_metric(escape_markdown(kind), given, f"{still_open} in running quests")
+            show_metric(
+                escape_markdown(kind),
+                given,
+                f"{still_open} in running quests",
+                help=f"Sum of the rewards of the quests that were completed in the window. {AGE}",
+            )
     table = tables.build_rewards_table(outcomes, since=since, today=today)
     if len(table):
         show_table(
@@ -213,7 +240,7 @@ def _label_columns(table: object, *, help_text: str) -> dict[str, object]:
     _, *others = list(table)  # type: ignore[call-overload]  # the names of a data frame
     labels = {name: format_key(name.partition(" ")[2]) for name in others}
     return {
-        "week": st.column_config.TextColumn("Week from", help="Monday, UTC", pinned=True),
+        "week": st.column_config.TextColumn("Week of", help="Its Monday, UTC", pinned=True),
         **{name: st.column_config.TextColumn(label, help=help_text) for name, label in labels.items()},
     }
 
@@ -282,9 +309,9 @@ def _show_stuck(service: EnhancedDatabaseService, quest_type: str | None, stuck:
             "progress": st.column_config.ProgressColumn("Progress", **PROGRESS),
             "running": "Running for",
             "left": "Time left",
-            "seen": st.column_config.TextColumn("Last active", help="UTC date"),
+            "seen": st.column_config.TextColumn("Last seen", help="UTC date of the last activity"),
         },
-        alt=f"The first {len(stuck.first)} stuck quests, with player and reason",
+        alt=f"{format_quantity(len(stuck.first), 'stuck quest')}, with player and reason",
     )
     if stuck.quests > len(stuck.first):
         st.caption(
@@ -292,7 +319,7 @@ def _show_stuck(service: EnhancedDatabaseService, quest_type: str | None, stuck:
             f"running longest. The file has up to {format_count(STUCK_IN_FILE)}."
         )
     st.download_button(
-        "Download as CSV",
+        "Download CSV",
         data=lambda: tables.build_stuck_file(
             service.list_stuck_quests(type=quest_type, limit=STUCK_IN_FILE).first
         ),
@@ -315,7 +342,7 @@ def _show_expiring(quests: Sequence[PlayerQuest]) -> None:
             "progress": st.column_config.ProgressColumn("Progress", **PROGRESS),
             "left": "Time left",
         },
-        alt=f"The next {len(quests)} quests to expire, with player and progress",
+        alt=f"{format_quantity(len(quests), 'quest')} that expire next, with player and progress",
     )
 
 
@@ -348,7 +375,7 @@ def _show_player(service: EnhancedDatabaseService) -> None:
             "completed": st.column_config.DatetimeColumn("Completed", **MINUTES),
             "left": "Time left",
         },
-        alt=f"The newest {len(quests)} quests of {user.username}",
+        alt=f"{format_quantity(len(quests), 'quest')} of {user.username}, the newest first",
     )
 
 

@@ -1,0 +1,138 @@
+"""Every figure, chart and column of every page says what it is, in all situations of the game."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import pytest
+from streamlit.testing.v1 import AppTest
+from streamlit.testing.v1.element_tree import Block, Element
+
+from core import EnhancedDatabaseService
+from dashboard import runtime
+from dashboard.monitoring.sampler import set_sampler
+from dashboard.navigation import SCRIPTS
+from dashboard.server import sign_in
+from dashboard.server.access import Policy
+from tests.integration.pages import open_page
+from tests.integration.test_operations_page import exporting, watch
+from tests.situations import SITUATIONS, write_situation
+
+VIEWS: tuple[tuple[str, dict[str, str]], ...] = (
+    *((page, {}) for page in SCRIPTS),
+    ("leaderboards", {"period": "Last 7"}),
+    ("leaderboards", {"category": "Total value", "find": "a"}),
+    ("market", {"range": "1 year"}),
+    ("players", {"silent": "1", "window": "30 days"}),
+    ("portfolios", {"player": "alice"}),
+    ("portfolios", {"player": "alice", "rival": "bob", "window": "All"}),
+    ("quests", {"ended": "All time", "player": "alice"}),
+)
+COUNTED = {"%,d", "localized"}
+"""Formats of columns that count what their label names."""
+FORMER = re.compile(
+    r"\b(active quests?|(download )?as csv|boards?|standings?|counts? (for|as) nothing|course|days to go"
+    r"|last active|players? \(total\)|replay:|tell of|two looks|weeks? from|worth)\b",
+    re.IGNORECASE,
+)
+"""Words that no page says, because it says the same with another word."""
+
+
+class Shown(NamedTuple):
+    """An element of a page: its kind, its message to the browser, and its address."""
+
+    kind: str
+    proto: Any
+    view: str
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """Take service, sampler and policy out of the pages' reach after each test."""
+    yield
+    runtime.set_service(None)
+    set_sampler(None)
+    sign_in.set_policy(Policy())
+
+
+def list_elements(block: Block, view: str) -> Iterator[Shown]:
+    """Yield the elements of a page in the order of the page."""
+    for child in block.children.values():
+        if isinstance(child, Block):
+            yield from list_elements(child, view)
+        elif isinstance(child, Element):
+            yield Shown(child.type, child.proto, view)
+
+
+def open_views() -> Iterator[tuple[str, AppTest]]:
+    """Open each page as it is and with its filters set."""
+    for page, filters in VIEWS:
+        test = open_page(SCRIPTS[page], **filters)
+        assert not test.exception, (page, filters)
+        yield f"{page} {filters or ''}".strip(), test
+
+
+def list_formats(table: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the label and the format of each column of a table that has one."""
+    for name, column in json.loads(table.columns or "{}").items():
+        yield column.get("label") or name, column.get("type_config", {})
+
+
+def find_untitled_charts(elements: Iterable[Shown]) -> list[str]:
+    """Return the charts that have neither a heading above nor a caption below; neighbours share one."""
+    untitled: list[str] = []
+    waiting: list[str] = []
+    is_titled = False
+    for kind, proto, view in elements:
+        if "chart" in kind:
+            waiting += [] if is_titled else [f"{view}: {proto.alt}"]
+            continue
+        if kind != "caption":
+            untitled += waiting
+        waiting = []
+        is_titled = kind in {"subheader", "header"} or (
+            is_titled and kind in {"caption", "metric", "selectbox"}
+        )
+    return untitled + waiting
+
+
+def list_former_words(proto: Any) -> Iterator[str]:
+    """Yield the words of an element that the pages do not use; those of a table are its columns'."""
+    texts = [str(getattr(proto, name, "")) for name in ("label", "body", "help", "delta", "alt", "columns")]
+    for text in texts:
+        yield from (found[0] for found in FORMER.finditer(text))
+
+
+def has_unit(label: str, options: dict[str, Any]) -> bool:
+    """Return whether a column of numbers has its unit in its label or its format."""
+    format_ = options.get("format") or ""
+    is_unit = any(sign in format_ for sign in ("%%", "$", "dollar")) or "(" in label or "/" in label
+    return is_unit or format_ in COUNTED
+
+
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_pages_explain_what_they_show(service: EnhancedDatabaseService, name: str) -> None:
+    """Each figure has a help text, each chart a title and a text, each column of numbers a unit."""
+    write_situation(service, name, datetime.now(UTC))
+    sign_in.set_policy(Policy(is_local_operator=True))
+    missing: set[str] = set()
+    with exporting(service) as url:
+        watch(service, url).sample()
+        for view, page in open_views():
+            elements = list(list_elements(page.main, view))
+            missing |= {f"title of {chart}" for chart in find_untitled_charts(elements)}
+            for kind, proto, _ in elements:
+                missing |= {f"other words than {text!r} of {view}" for text in list_former_words(proto)}
+                if kind == "metric" and not proto.help:
+                    missing.add(f"help of {view}: {proto.label}")
+                elif "chart" in kind and not proto.alt:
+                    missing.add(f"text of a chart of {view}")
+                elif kind == "dataframe":
+                    missing |= {
+                        f"unit of {view}: {label}"
+                        for label, options in list_formats(proto)
+                        if options.get("type") == "number" and not has_unit(label, options)
+                    }
+    assert not missing
