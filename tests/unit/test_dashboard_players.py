@@ -150,6 +150,15 @@ def test_charts_are_valid() -> None:
         alt.Chart.from_dict(spec).to_dict()
 
 
+def test_a_chart_of_few_rows_has_room_for_each() -> None:
+    """The height includes the axis, which would leave nothing to a single cohort."""
+    for weeks in (1, 2, 13):
+        cohorts = tuple(Cohort(MONDAY, 2, (2,)) for _ in range(weeks))
+        assert charts.build_retention_chart(build_report(cohorts=cohorts))["height"] >= weeks * 24 + 60
+    bars = tables.group_silence(build_report())
+    assert charts.build_bars(bars, title="Days")["height"] >= len(bars) * 24 + 60
+
+
 def test_every_row_of_a_chart_is_named() -> None:
     """Vega leaves out every second label of a low row unless told not to."""
     heat = charts.build_retention_chart(build_report())["layer"]

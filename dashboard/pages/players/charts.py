@@ -17,7 +17,13 @@ HEAT = (
 )
 """Fill and text of a cell whose share is below a limit in percent; the same in both themes."""
 
+OPEN = "#f59e0b"
+"""Outline of the running week: visible beside each fill and on both themes."""
+
 _ROW_PIXELS = 26
+_AXIS_PIXELS = 60
+"""Room for an axis and its title: the height of a chart includes them."""
+
 _SERIES = {"Played": ACCENT, "Traded": BASELINE, "New": "#0d9488"}
 
 
@@ -33,14 +39,13 @@ def build_retention_chart(report: PlayerReport) -> Spec:
                 "since": cell.since,
                 "share": cell.describe(),
                 "fill": fill,
-                "edge": ACCENT if cell.is_open else fill,
+                "edge": OPEN if cell.is_open else fill,
                 "text": text,
                 "week": format_day(cell.week),
                 "players": f"{format_count(cell.played)} of {format_count(cell.players)} ({share})",
                 "state": "running week, so far" if cell.is_open else "finished week",
             }
         )
-    cohorts = len(report.cohorts)
     encoding: Spec = {
         "x": {
             "field": "since",
@@ -62,7 +67,7 @@ def build_retention_chart(report: PlayerReport) -> Spec:
     }
     data = {"values": rows}
     return {
-        "height": max(cohorts, 1) * _ROW_PIXELS,
+        "height": len(report.cohorts) * _ROW_PIXELS + _AXIS_PIXELS,
         "layer": [
             {
                 "data": data,
@@ -166,7 +171,7 @@ def build_bars(buckets: Sequence[Bucket], *, title: str) -> Spec:
     ]
     return {
         "data": {"values": rows},
-        "height": len(rows) * _ROW_PIXELS,
+        "height": len(rows) * _ROW_PIXELS + _AXIS_PIXELS,
         "padding": MARGIN,
         "mark": {"type": "bar", "color": ACCENT, "cornerRadius": 2, "height": {"band": 0.65}},
         "encoding": {"x": x, "y": y, "tooltip": tooltip},

@@ -70,13 +70,23 @@ def show_players() -> None:
 
 def _show_now(service: EnhancedDatabaseService) -> None:
     live.show_section("players-today", load=partial(data.load_today, service), show=_show_today)
-    live.show_section("players-report", load=service.get_player_report, show=_show_seen)
 
 
 def _show_figures(service: EnhancedDatabaseService, days: int) -> None:
-    live.show_section("players-report", load=service.get_player_report, show=partial(_show_window, days=days))
+    live.show_section(
+        "players-report",
+        load=service.get_player_report,
+        show=partial(_show_report, service, days=days),
+    )
+
+
+def _show_report(service: EnhancedDatabaseService, report: PlayerReport, *, days: int) -> None:
+    """Show the figures of all players, which are one report; the days are a section of their own."""
+    _show_window(report, days=days)
+    _show_seen(report)
     live.show_section("players-days", load=partial(data.list_days, service), show=_show_days)
-    live.show_section("players-report", load=service.get_player_report, show=_show_distributions)
+    _show_retention(report)
+    _show_distributions(report)
 
 
 def _show_today(today: Today) -> None:
@@ -188,7 +198,6 @@ def _show_retention(report: PlayerReport) -> None:
 
 
 def _show_distributions(report: PlayerReport) -> None:
-    _show_retention(report)
     seen, streaks = st.columns(2, gap="medium")
     with seen:
         st.subheader("Days since last seen", anchor=False)
