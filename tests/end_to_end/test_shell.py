@@ -155,6 +155,78 @@ def test_paper_has_no_bars_over_the_titles(page: Page, dashboard: Dashboard) -> 
     assert page.locator("[data-testid=stMain]").evaluate("e => getComputedStyle(e).overflowY") == "visible"
 
 
+COUNT_LINES = """all => all.map(e => {
+  const range = document.createRange();
+  range.selectNodeContents(e);
+  const tops = [...range.getClientRects()].filter(r => r.width).map(r => Math.round(r.top));
+  return [e.innerText, new Set(tops).size];
+}).filter(([_, lines]) => lines > 1)"""
+"""JavaScript: the texts that wrap."""
+
+FIND_CUT = """all => all.filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1
+  && getComputedStyle(e).overflowX !== 'visible').map(e => e.innerText)"""
+"""JavaScript: the texts whose end is not shown."""
+
+
+def test_paper_shows_whole_figures(page: Page, dashboard: Dashboard) -> None:
+    """No figure is broken inside a number, a table has the width of the page, and nothing is pale."""
+    page.set_viewport_size({"width": 720, "height": 1000})  # of a sheet of A4
+    for path in ("", "portfolios?player=alice", "market"):
+        visit(page, f"{dashboard.url}/{path}")
+        page.emulate_media(media="print")
+        values = page.locator("[data-testid=stMetricValue]")
+        assert values.count() > 3
+        assert values.evaluate_all(COUNT_LINES) == [], path
+        wide = page.locator("[data-testid=stMain]").evaluate("e => e.clientWidth")
+        tables = page.locator("[data-testid=stColumn] [data-testid=stDataFrame]")
+        for table in tables.evaluate_all(
+            "all => all.map(e => e.closest('[data-testid=stColumn]').clientWidth)"
+        ):
+            assert table > 0.8 * wide, path
+        stale = page.locator("[data-testid=stMain] [data-stale]")
+        assert set(stale.evaluate_all("all => all.map(e => getComputedStyle(e).opacity)")) == {"1"}, path
+        page.emulate_media(media="screen")
+
+
+@pytest.mark.parametrize(("width", "height"), [(1440, 1000), (720, 450), (640, 400), (390, 844)])
+def test_no_label_or_figure_of_a_card_is_cut(
+    browser: Browser, dashboard: Dashboard, width: int, height: int
+) -> None:
+    """On a desk, at 200 % of it, and on a phone; also not below an ellipsis."""
+    context = browser.new_context(viewport={"width": width, "height": height})
+    context.set_default_timeout(WAIT_MS)
+    page = context.new_page()
+    for path in ("", "leaderboards", "players", "portfolios?player=alice", "market", "quests"):
+        visit(page, f"{dashboard.url}/{path}")
+        page.locator("[data-testid=stMetric]").first.wait_for()
+        texts = page.locator(
+            "[data-testid=stMetric] :is([data-testid=stMarkdownContainer], p, [data-testid=stMetricValue] *)"
+        )
+        assert texts.evaluate_all(FIND_CUT) == [], path
+    context.close()
+
+
+def test_a_table_beside_something_has_the_width_of_a_tablet(page: Page, dashboard: Dashboard) -> None:
+    """Half of it would cut off the trends of prices."""
+    page.set_viewport_size({"width": 720, "height": 900})
+    visit(page, dashboard.url)
+    table = page.locator("[data-testid=stColumn] [data-testid=stDataFrame]").first.bounding_box()
+    assert table
+    assert table["width"] > 600
+
+
+def test_the_menu_of_a_phone_hides_the_theme(browser: Browser, dashboard: Dashboard) -> None:
+    """The arrow that closes the menu is in its place."""
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    context.set_default_timeout(WAIT_MS)
+    page = context.new_page()
+    visit(page, dashboard.url)
+    expect(page.locator("#echo-theme")).to_be_visible()
+    page.get_by_test_id("stExpandSidebarButton").click()
+    expect(page.locator("#echo-theme")).to_be_hidden()
+    context.close()
+
+
 def measure_contrast(colours: list[list[float]]) -> float:
     """Return the contrast of two colours by the WCAG formula, each as red, green and blue from 0 to 1."""
 

@@ -354,7 +354,7 @@ def test_gains_beyond_the_trades_have_a_line_of_their_own(pages: EnhancedDatabas
     pages.load_portfolios([build_portfolio(alice.id, today - timedelta(days=1), Decimal("-12.34"))])
     page = open_page(PORTFOLIOS, player="alice")
     table = page.dataframe[0].value
-    assert list(table["symbol"]) == ["Not explained by trades"]
+    assert list(table["symbol"]) == ["Not explained"]
     assert list(table["gain"]) == [-12.34]
     assert read_metrics(page)["Not explained"] == "-$12.34"
 

@@ -54,6 +54,8 @@ def test_a_page_shows_where_its_players_stood_before() -> None:
     before = {UUID(int=n): build_score(n, "3.50", rank) for n, rank in ((1, 4), (2, 1), (3, 3))}
     compared = ComparedEntries(entries, before, {UUID(int=1): (Decimal(1), Decimal(5))})
     frame = tables.build_entries_table(compared, RETURN, best=Decimal(6)).to_pydict()
+    # a phone shows four columns
+    assert list(frame)[:4] == ["medal", "rank", "player", "score"]
     assert frame["moved"] == ["↑ 3", "↓ 1", "=", "new"]
     assert frame["score"] == ["+5.00%", "+3.00%", "+2.00%", "+1.00%"]
     assert frame["change"] == ["+1.50 pts", "-0.50 pts", "-1.50 pts", ""]

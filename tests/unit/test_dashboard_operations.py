@@ -225,7 +225,7 @@ def test_alerts_are_a_table() -> None:
     assert tables.ALERTS.build(tables.hide_words(alerts))["What"].iloc[0] == "Redis does not answer"
 
 
-def at_minutes(minutes: Iterable[int], *labels: str) -> Series:
+def at_minutes(minutes: Iterable[float], *labels: str) -> Series:
     """Return a line of ones at so many minutes from now."""
     return Series(labels, tuple((NOW + timedelta(minutes=minute), 1.0) for minute in minutes))
 
@@ -264,6 +264,19 @@ def test_lines_end_where_nothing_was() -> None:
     hits = draw("Cache hit ratio", lines)[1].dropna()
     lengths = (hits["until"] - hits["time"]).iloc[:-1]
     assert list(lengths) == [timedelta(minutes=1)] * 5
+
+
+def test_lines_that_begin_at_different_moments_have_no_holes() -> None:
+    """A cache that is used later than another is sampled as often, between the samples of the other."""
+    lines = {
+        HIT_RATIO: tuple(
+            at_minutes([minute + place / 5 for minute in range(40)], "user", str(place)) for place in range(5)
+        )
+    }
+    hits = draw("Cache hit ratio", lines)[1].dropna()
+    assert len(hits) == 5 * 40
+    for _, band in hits.groupby("series"):
+        assert list(band["until"])[:-1] == list(band["time"])[1:]
 
 
 def test_a_chart_goes_on_to_now_and_its_line_does_not() -> None:

@@ -38,13 +38,14 @@ LARGE = 1_000
 """Players of a leaderboard on which a number of ranks says little: shares of the players stand beside it."""
 
 # Figures are text as a reader sees it: a screen reader would read out the number behind it.
+# In this order: a phone shows the columns up to the score.
 _TYPES = {
     "medal": pa.list_(pa.string()),
     "rank": pa.int64(),
-    "moved": pa.string(),
     "player": pa.string(),
     "score": pa.string(),
     "value": pa.string(),
+    "moved": pa.string(),
     "change": pa.string(),
     "sessions": pa.int64(),
     "trend": pa.list_(pa.float64()),
@@ -240,9 +241,9 @@ def build_columns(category: Category, *, is_open: bool = False, sessions: int = 
         explanation += f" Mean of {sessions} sessions; a session without a score counts as 0."
     return {
         "medal": st.column_config.MultiselectColumn(
-            "Medal", options=list(MEDALS.values()), color=list(_MEDAL_COLOURS), width=76
+            "Medal", options=list(MEDALS.values()), color=list(_MEDAL_COLOURS), width=70
         ),
-        "rank": number("Rank", format="%,d", width=60, alignment="left"),
+        "rank": number("Rank", format="%,d", width=50, alignment="left"),
         "moved": text(f"Moved{so_far}", help=f"Ranks gained or lost since {compared}"),
         "player": text(
             "Player",

@@ -314,10 +314,13 @@ def _show_effect(effect: EventEffect | None, window: str) -> None:
             "when": "When",
             "traders": number("Traded", format="%,d", help="Players with at least one trade"),
             "trades": number("Trades", format="%,d"),
-            "players": number("Played", format="%,d", help="Players with a portfolio of the session"),
             "median": number(
-                "Median return", format="%,.2f%%", help="Of the session: half of the players did better"
+                "Median",
+                format="%,.2f%%",
+                help="Median return of the session: half of the players did better",
             ),
+            "players": number("Played", format="%,d", help="Players with a portfolio of the session"),
+            "session": st.column_config.DateColumn("Session", format="YYYY-MM-DD"),
         },
         alt=f"Trades, players and median return before and after {effect.event.title}",
         placeholder="-",

@@ -14,7 +14,6 @@ from dashboard.formats import (
     build_symbol_link,
     count_price_places,
     format_count,
-    format_day,
     format_key,
     format_minute,
     format_percent,
@@ -124,14 +123,15 @@ def build_effect_table(effect: EventEffect, *, window: str, now: datetime) -> pd
         so_far = ", so far" if session.session_date == now.date() else ""
         rows.append(
             {
-                "when": f"Session {place}, {format_day(session.session_date)}{so_far}",
+                "when": f"Session {place}{so_far}",
+                "session": session.session_date,
                 "traders": session.traders,
                 "trades": session.trades,
                 "players": session.players,
                 "median": _round(session.median_return),
             }
         )
-    return pd.DataFrame(rows, columns=["when", "traders", "trades", "players", "median"])
+    return pd.DataFrame(rows, columns=["when", "traders", "trades", "median", "players", "session"])
 
 
 def describe_effect(effect: EventEffect, *, now: datetime) -> str:

@@ -4,7 +4,7 @@ Pure functions. Data and specification are sent separately, so that a refresh mo
 draw the chart anew.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import cycle, pairwise
 from typing import NamedTuple
@@ -219,7 +219,7 @@ def build_frame(panel: Panel, metrics: Metrics, *, now: datetime) -> pd.DataFram
         for query, kind, name in panel.lines
         for line in metrics.series.get(query, ())
     ]
-    step = _find_step(moment for _, _, points in found for moment, _ in points)
+    step = _find_step(points for _, _, points in found)
     rows = [
         (moment, series, kind, None if value is None else value * panel.factor, until)
         for series, kind, points in found
@@ -235,9 +235,9 @@ def build_frame(panel: Panel, metrics: Metrics, *, now: datetime) -> pd.DataFram
     )
 
 
-def _find_step(moments: Iterable[datetime]) -> timedelta:
-    """Return how far apart moments mostly are."""
-    distances = sorted(later - earlier for earlier, later in pairwise(sorted(set(moments))))
+def _find_step(lines: Iterable[Sequence[tuple[datetime, float]]]) -> timedelta:
+    """Return how far apart the points of a line mostly are; lines begin at different moments."""
+    distances = sorted(later - earlier for points in lines for (earlier, _), (later, _) in pairwise(points))
     return distances[len(distances) // 2] if distances else timedelta(seconds=CHART_STEP_SECONDS)
 
 

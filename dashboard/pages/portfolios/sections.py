@@ -31,7 +31,7 @@ _text, _number = st.column_config.TextColumn, st.column_config.NumberColumn
 _money = partial(_number, format="dollar")
 
 GAIN_COLUMNS: Final = {
-    "symbol": _text("Symbol", pinned=True),
+    "symbol": _text("Symbol", pinned=True, width=110),
     "gain": _money("Gain ($)", help="Realised and unrealised, over the window"),
     "points": _number("Gain (pts)", format="%.4f", help="The gain in percent of the starting cash of 10,000"),
     "session": _money("Newest session ($)", help="The gain in the newest session played"),

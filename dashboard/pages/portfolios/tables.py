@@ -28,7 +28,7 @@ from dashboard.pages.quests.tables import measure_progress
 PLAYERS_KEPT = 64
 """Players whose charts and tables are kept, some 100 kB each: a page draws the same player repeatedly."""
 
-UNEXPLAINED = "Not explained by trades"
+UNEXPLAINED = "Not explained"
 
 _GAINS: Final = (
     ("symbol", pa.string()),
