@@ -17,7 +17,16 @@ from frozendict import frozendict
 
 from core import EnhancedDatabaseService
 from core.errors import EchoMarketsError, InvalidInput
-from core.records import LeaderboardUpdate, MarketEvent, PortfolioUpdate, Quest, Tick, User
+from core.records import (
+    LeaderboardUpdate,
+    MarketEvent,
+    PortfolioUpdate,
+    Position,
+    Quest,
+    Tick,
+    Trade,
+    User,
+)
 
 # In most zones another day than in UTC.
 NOW = datetime(2026, 3, 11, 0, 30, tzinfo=UTC)
@@ -99,6 +108,8 @@ def _play_users(service: EnhancedDatabaseService, answers: Answers) -> dict[str,
     for text in (*NAMES, *FOLDED, "a", "B", "%", "b_", "load-0", "nobody"):
         answers.note(f"search_users {text}", service.search_users, text, limit=5)
         answers.note(f"by name {text}", service.get_user_by_username, text)
+    answers.note("users", lambda: [user.username for user in service.list_users(limit=60)])
+    answers.note("all users", lambda: sum(1 for _ in service.stream_users()))
     return ids
 
 
@@ -120,7 +131,32 @@ def _play_portfolios(service: EnhancedDatabaseService, answers: Answers, ids: di
     history = answers.note("history", lambda: service.get_portfolio_history(ids["alice"]))
     answers.note("load_portfolios", lambda: service.load_portfolios(history))
     answers.note("current", lambda: service.get_current_portfolio(ids["alice"]))
+    answers.note("find", lambda: service.find_portfolio(ids["Bob"], DAYS[0] - timedelta(days=1)))
+    answers.note("get", lambda: service.get_portfolio(ids["Bob"], DAYS[0]))
+    answers.note("portfolios", lambda: service.list_portfolios(DAYS[0]))
+    answers.note("all portfolios", lambda: list(service.stream_portfolios(DAYS[0])))
     answers.note("list_session_dates", service.list_session_dates)
+    _play_trades(service, answers, ids)
+
+
+def _play_trades(service: EnhancedDatabaseService, answers: Answers, ids: dict[str, UUID]) -> None:
+    players, amount = [ids[name] for name in NAMES[:2]], Decimal("1.5")
+    # the last minute before midnight and the first after it
+    times = (NOW - timedelta(minutes=31), NOW - timedelta(minutes=29))
+    trades = [
+        Trade(UUID(int=n), player, time.date(), "AAPL", "BUY", amount, Decimal(100 + n), time)
+        for n, (player, time) in enumerate(zip(players, times, strict=True), 1)
+    ]
+    positions = [
+        Position(trade.user_id, trade.session_date, trade.symbol, amount, trade.price) for trade in trades
+    ]
+    answers.note("load_trades", lambda: service.load_trades(trades))
+    answers.note("load_positions", lambda: service.load_positions(positions))
+    for day in DAYS[1:]:
+        answers.note(f"positions {day}", service.list_positions, players, day)
+        answers.note(f"trades {day}", service.list_trades, players, day)
+        answers.note(f"all positions {day}", lambda day=day: list(service.stream_positions(day)))
+        answers.note(f"all trades {day}", lambda day=day: list(service.stream_trades(day)))
 
 
 def _play_boards(service: EnhancedDatabaseService, answers: Answers, ids: dict[str, UUID]) -> None:
@@ -161,6 +197,7 @@ def _play_boards(service: EnhancedDatabaseService, answers: Answers, ids: dict[s
         "period": lambda: service.get_period_leaderboard(BOARD, sessions=2),
         "summary": lambda: service.find_leaderboard_summary(BOARD, DAYS[1]),
         "stream": lambda: list(service.stream_leaderboard(BOARD, DAYS[1])),
+        "entries": lambda: service.list_leaderboard_entries(BOARD, DAYS[1], limit=3),
         "categories": lambda: service.list_leaderboard_categories(DAYS[1]),
         "load": lambda: service.load_leaderboard_entries(service.get_leaderboard(BOARD, DAYS[1])),
         "sessions": service.get_session_summaries,
@@ -196,6 +233,10 @@ def _play_market(service: EnhancedDatabaseService, answers: Answers) -> None:
     answers.note("statistics", service.get_price_statistics)
     answers.note("prices at", lambda: service.list_prices_at([("AAPL", NOW), ("B", NOW - timedelta(days=2))]))
     answers.note("sparklines", lambda: service.get_sparklines(points=5, step="12h"))
+    answers.note("ticks", lambda: service.list_market_ticks("AAPL", start=NOW - timedelta(hours=9)))
+    answers.note("all ticks", lambda: sum(1 for _ in service.stream_market_ticks("B", end=NOW)))
+    answers.note("currencies", service.get_symbol_currencies)
+    answers.note("moved weeks", service.get_moved_weeks)
     answers.note("partitions", lambda: service.maintain_partitions(months_ahead=3).dropped)
 
 
@@ -227,6 +268,10 @@ def _play_quests(service: EnhancedDatabaseService, answers: Answers, ids: dict[s
         for n in range(1, 30)
     ]  # fmt: skip  # one column a line would hide that these are the table's
     answers.note("load_quests", lambda: service.load_quests(bulk))
+    answers.note("quests", lambda: service.list_quests(limit=3))
+    answers.note("all quests", lambda: sum(1 for _ in service.stream_quests()))
+    answers.note("completed", lambda: list(service.count_completed_quests([ids["Bob"]]).values()))
+    answers.note("undated", service.count_undated_quests)
     answers.note("outcomes", service.list_quest_outcomes)
     answers.note("times", lambda: service.get_completion_times().completed)
     answers.note("returns", service.get_quest_returns)
@@ -237,6 +282,8 @@ def _play_quests(service: EnhancedDatabaseService, answers: Answers, ids: dict[s
         "silent", lambda: [p.username for p in service.list_silent_players(days=1, order="username")]
     )
     answers.note("silent count", lambda: service.count_silent_players(days=1))
+    answers.note("all silent", lambda: sum(1 for _ in service.stream_silent_players(days=1)))
+    answers.note("seen", lambda: service.count_seen_players(days=2))
     answers.note("expire", service.expire_quests)
 
 
@@ -257,6 +304,8 @@ def _play_events(service: EnhancedDatabaseService, answers: Answers) -> None:
     answers.note("load_market_events", lambda: service.load_market_events(loaded))
     answers.note("recent", lambda: service.get_recent_market_events(8))
     answers.note("types", service.list_market_event_types)
+    answers.note("all events", lambda: list(service.stream_market_events(type="bulk")))
+    answers.note("effect", lambda: service.find_event_effect(loaded[0].id, timedelta(hours=1)))
     answers.note(
         "events since", lambda: service.list_market_events(symbol="NULL", since=NOW - timedelta(days=3))
     )
@@ -286,7 +335,12 @@ def _play_rest(service: EnhancedDatabaseService, answers: Answers, ids: dict[str
     answers.note("then", lambda: service.get_user_by_id(ids["alice"]).name)
     answers.note("and the board", lambda: service.get_leaderboard(BOARD, DAYS[1], 3))
     answers.note("active players", lambda: service.count_active_players(NOW - timedelta(days=1)))
+    answers.note("gains", lambda: service.get_player_gains(ids["alice"], DAYS[0], DAYS[2]))
     answers.note("tables", lambda: [row.table for row in service.list_table_sizes()])
+    with service.audited(actor="alice", action="warm_cache", target=TITLE):
+        pass
+    answers.note("audit", lambda: [event.target for event in service.list_audit_events()])
+    answers.note("all audit", lambda: [event.outcome for event in service.stream_audit_events()])
     answers.note("delete_user", lambda: service.delete_user(ids["Bob"]))
     answers.note("gone", lambda: service.get_user_by_id(ids["Bob"]))
     answers.note("delete_market_ticks", lambda: service.delete_market_ticks("BRK-B"))
