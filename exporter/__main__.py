@@ -14,7 +14,7 @@ from core.app import configure_logging, refuse_arguments
 from core.errors import SettingsError
 from core.settings.stack_identity import HEADER
 from exporter.access import load_web_config
-from exporter.deadlines import protocol_options
+from exporter.client_deadlines import protocol_options
 from exporter.server import build_app, open_runners
 
 # A scrape takes well under a second; what is still open then is a client that hangs.

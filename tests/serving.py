@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from core.stack.ports import find_free_port
-from exporter.deadlines import protocol_options
+from exporter.client_deadlines import protocol_options
 
 START_SECONDS = 10
 

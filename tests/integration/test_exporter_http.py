@@ -15,7 +15,7 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from core import EnhancedDatabaseService
-from exporter import deadlines
+from exporter import client_deadlines
 from exporter.server import build_app
 from tests.patience import stretch
 from tests.serving import served
@@ -139,7 +139,7 @@ def seconds_until_closed(raw: socket.socket) -> float:
 
 def test_slow_clients_keep_nobody_waiting(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifty that never finish their header sit there, a scrape answers, and they are put out."""
-    monkeypatch.setattr(deadlines, "HEADER_SECONDS", 4.0)
+    monkeypatch.setattr(client_deadlines, "HEADER_SECONDS", 4.0)
     with contextlib.ExitStack() as opened:
         slow = [opened.enter_context(connect(port)) for _ in range(50)]
         for number, raw in enumerate(slow):
@@ -171,7 +171,7 @@ def test_dripping_does_not_extend_the_deadline(
     port: int, monkeypatch: pytest.MonkeyPatch, beginning: bytes
 ) -> None:
     """A byte now and then is no progress: the deadline is that of the whole request."""
-    monkeypatch.setattr(deadlines, "HEADER_SECONDS", 1.0)
+    monkeypatch.setattr(client_deadlines, "HEADER_SECONDS", 1.0)
     with connect(port) as raw:
         raw.sendall(beginning)
         raw.settimeout(0.1)
@@ -190,7 +190,7 @@ def test_dripping_does_not_extend_the_deadline(
 
 def test_who_does_not_read_the_answer_is_put_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that nobody takes ends at its deadline, and so does what it holds."""
-    monkeypatch.setattr(deadlines, "RESPONSE_SECONDS", 1.0)
+    monkeypatch.setattr(client_deadlines, "RESPONSE_SECONDS", 1.0)
     ended = threading.Event()
 
     async def answer(_: Scope, __: Receive, send: Send) -> None:
@@ -228,4 +228,4 @@ def test_what_is_no_http_is_refused(port: int) -> None:
     ):
         with connect(port) as raw:
             raw.sendall(noise + b"\r\n\r\n")
-            assert seconds_until_closed(raw) < stretch(deadlines.HEADER_SECONDS + 3)
+            assert seconds_until_closed(raw) < stretch(client_deadlines.HEADER_SECONDS + 3)

@@ -1,7 +1,8 @@
 """uvicorn's HTTP protocol with an end to every wait for a client.
 
-Owns the deadlines that uvicorn does not have: a client that sends its request byte by byte,
-or does not read the answer, is disconnected instead of being kept forever.
+Owns the deadlines that uvicorn does not have: a client that sends its request byte by byte, or does not
+read the answer, is disconnected instead of being kept forever. The deadline of a scrape, after which a slow
+collector counts as failed, is in `exporter.exposition`.
 """
 
 import asyncio
