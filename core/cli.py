@@ -267,7 +267,7 @@ def catch_up() -> None:
 @main.command()
 def simulate() -> None:
     """Run the live market and its players until SIGTERM."""
-    from core.simulation.live import run_simulator
+    from core.simulation.simulator import run_simulator
 
     settings = _load_settings()
     seconds = settings.simulator_interval / 1000

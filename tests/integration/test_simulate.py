@@ -18,12 +18,12 @@ import pytest
 from core import EnhancedDatabaseService, Settings
 from core.errors import DatabaseUnavailable
 from core.records import Quest, User
-from core.simulation import live
+from core.simulation import simulator
 from core.simulation.amounts import to_prices
 from core.simulation.history import DailyPrices
-from core.simulation.live import Simulator
 from core.simulation.live_market import open_market
 from core.simulation.replay import seed
+from core.simulation.simulator import Simulator
 from core.testing import PostgresServer, ValkeyServer
 from tests.conftest import Execute, administered
 from tests.market_days import import_days
@@ -69,7 +69,7 @@ def game(service: EnhancedDatabaseService, clock: Clock, tmp_path: Path) -> Enha
     return service
 
 
-def simulator(
+def open_simulator(
     service: EnhancedDatabaseService, clock: Clock, *, interval_seconds: float = CALM, number: int = 1
 ) -> Simulator:
     """Return a simulator as a new process would have it."""
@@ -137,7 +137,7 @@ def test_a_step_writes_prices_portfolios_and_leaderboards(
 ) -> None:
     """Prices continue from the last close; all rows of today are consistent."""
     before = {tick.symbol: tick for tick in game.get_latest_market_data()}
-    run_steps(simulator(game, clock), clock, 3)
+    run_steps(open_simulator(game, clock), clock, 3)
     ticks = game.get_latest_market_data()
     assert {tick.symbol for tick in ticks} == set(before)
     for tick in ticks:
@@ -158,11 +158,11 @@ def test_live_ticks_have_the_change_in_24_hours_and_the_volatility_so_far(
 ) -> None:
     """Over midnights, a pause, a restart and with a new symbol, as a recount of the stored prices has it."""
     game.insert_market_tick("NEW", Decimal(50), timestamp=NOON - timedelta(hours=1))
-    sim = simulator(game, clock, interval_seconds=3600)
+    sim = open_simulator(game, clock, interval_seconds=3600)
     for pause_hours in (5, 5, 5, 8, 1, 1, 30, 2, 9):
         run_steps(sim, clock, 1)
         clock.advance(3600 * pause_hours - 1)
-        sim = simulator(game, clock, interval_seconds=3600) if pause_hours == 8 else sim
+        sim = open_simulator(game, clock, interval_seconds=3600) if pause_hours == 8 else sim
     ticks = recount_ticks(execute)
     live_ticks = ticks[ticks["timestamp"] >= NOON.isoformat()]
     assert_ticks_add_up(live_ticks)
@@ -186,7 +186,7 @@ def test_each_step_marks_one_player_as_active(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
     """The number of active players grows by one with each step."""
-    sim = simulator(game, clock, interval_seconds=WILD)
+    sim = open_simulator(game, clock, interval_seconds=WILD)
     for steps in (1, 2, 3):
         run_steps(sim, clock, 1)
         assert execute("SELECT count(*) FROM users WHERE last_active >= %s", (NOON,)) == [(steps,)]
@@ -194,7 +194,7 @@ def test_each_step_marks_one_player_as_active(
 
 def test_the_walk_moves_as_far_as_the_history(game: EnhancedDatabaseService, clock: Clock) -> None:
     """A thousand days of steps have the imported days' volatility, within a tenth."""
-    sim = simulator(game, clock, interval_seconds=86_400)
+    sim = open_simulator(game, clock, interval_seconds=86_400)
     session = sim._open(TODAY)
     market, generator = session.market, np.random.Generator(np.random.PCG64(5))
     expected = [sim._daily.calibrate(symbol).volatility for symbol in market.symbols]
@@ -210,13 +210,13 @@ def test_a_restart_resumes_the_same_positions(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
     """The shares and the cash are the same, and values add up at the new prices."""
-    run_steps(simulator(game, clock, interval_seconds=WILD), clock, 2)
+    run_steps(open_simulator(game, clock, interval_seconds=WILD), clock, 2)
     cash = execute(
         "SELECT user_id, current_cash FROM portfolios WHERE session_date = %s ORDER BY 1", (TODAY,)
     )
     values = execute("SELECT sum(total_value) FROM portfolios WHERE session_date = %s", (TODAY,))
     opens = {tick.symbol: tick.price - (tick.change_24h or 0) for tick in game.get_latest_market_data()}
-    run_steps(simulator(game, clock, interval_seconds=WILD, number=2), clock, 2)
+    run_steps(open_simulator(game, clock, interval_seconds=WILD, number=2), clock, 2)
     again = execute(
         "SELECT user_id, current_cash FROM portfolios WHERE session_date = %s ORDER BY 1", (TODAY,)
     )
@@ -231,7 +231,7 @@ def test_midnight_closes_a_session_and_opens_the_next(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
     """Final ranks are stored; the new session begins at the last prices of the old one."""
-    sim = simulator(game, clock, interval_seconds=WILD)
+    sim = open_simulator(game, clock, interval_seconds=WILD)
     run_steps(sim, clock, 2)
     last = {tick.symbol: tick.price for tick in game.get_latest_market_data()}
     clock.now = datetime(2026, 3, 4, 0, 0, 1, tzinfo=UTC)
@@ -257,7 +257,7 @@ def test_most_players_have_a_quest_today(
 ) -> None:
     """They have one until midnight, besides the milestones; a restart creates no second one."""
     for _ in range(2):
-        run_steps(simulator(game, clock), clock, 2)
+        run_steps(open_simulator(game, clock), clock, 2)
     players = [
         user_id for (user_id,) in execute("SELECT user_id FROM portfolios WHERE session_date = %s", (TODAY,))
     ]
@@ -276,7 +276,7 @@ def test_quests_of_the_day_complete_once(
 ) -> None:
     """In a volatile market many complete; restarts and further gains do not count them again."""
     for number in range(1, 5):
-        run_steps(simulator(game, clock, interval_seconds=WILD, number=number), clock, 3)
+        run_steps(open_simulator(game, clock, interval_seconds=WILD, number=number), clock, 3)
         assert_quests_add_up(execute, TODAY)
     (row,) = execute(
         "SELECT count(*), count(DISTINCT user_id) FROM quests"
@@ -300,7 +300,7 @@ def test_a_kill_between_score_and_quest_counts_once(
     def die(*_: object) -> Quest:
         raise DatabaseUnavailable("the connection was cut")
 
-    sim = simulator(game, clock, interval_seconds=WILD, number=2)
+    sim = open_simulator(game, clock, interval_seconds=WILD, number=2)
     run_steps(sim, clock, 1)
     with monkeypatch.context() as patched:
         patched.setattr(game, "update_quest_progress", die)
@@ -312,7 +312,7 @@ def test_a_kill_between_score_and_quest_counts_once(
         (TODAY,),
     )
     assert counted[0][0] > 0
-    run_steps(simulator(game, clock), clock, 1)
+    run_steps(open_simulator(game, clock), clock, 1)
     assert_quests_add_up(execute, TODAY)
 
 
@@ -324,7 +324,7 @@ def test_milestones_count_live_sessions(
         "UPDATE quests SET target_value = 1 + (SELECT count(*) FROM portfolios p WHERE p.day_change > 0"
         " AND p.user_id = quests.user_id) WHERE type = 'MILESTONE' AND status = 'ACTIVE'"
     )
-    sim = simulator(game, clock, interval_seconds=WILD, number=3)
+    sim = open_simulator(game, clock, interval_seconds=WILD, number=3)
     run_steps(sim, clock, 3)
     winners = execute("SELECT user_id FROM portfolios WHERE session_date = %s AND day_change > 0", (TODAY,))
     assert winners
@@ -350,7 +350,7 @@ def test_a_large_move_is_announced_once(
 ) -> None:
     """Per symbol, direction and session, restarts included."""
     for number in range(1, 4):
-        run_steps(simulator(game, clock, interval_seconds=WILD, number=number), clock, 8)
+        run_steps(open_simulator(game, clock, interval_seconds=WILD, number=number), clock, 8)
     rows = execute(
         "SELECT affected_symbols[1], sentiment, count(*) FROM market_events"
         " WHERE created_at >= %s GROUP BY 1, 2",
@@ -366,7 +366,7 @@ def test_only_players_with_a_strategy_trade(
     """A user without a strategy in the preferences does not trade."""
     import_days(service, tmp_path, "2012-09-04")
     bob = service.create_user(username="bob", preferences={"strategy": "buy_and_hold"})
-    run_steps(simulator(service, clock), clock, 2)
+    run_steps(open_simulator(service, clock), clock, 2)
     assert service.get_portfolio_history(alice.id) == ()
     assert [p.session_date for p in service.get_portfolio_history(bob.id)] == [TODAY]
     assert [entry.username for entry in service.get_leaderboard("total_value", TODAY)] == ["bob"]
@@ -376,7 +376,7 @@ def test_players_may_change_while_it_runs(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
     """Another seed replaces them in the middle of a session; the next step trades for the new ones."""
-    sim = simulator(game, clock, interval_seconds=WILD)
+    sim = open_simulator(game, clock, interval_seconds=WILD)
     run_steps(sim, clock, 2)
     seed(game, players=PLAYERS + 5, sessions=20, seed=2, now=clock())
     run_steps(sim, clock, 2)
@@ -388,8 +388,8 @@ def test_new_players_are_noticed(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the next upkeep, without a restart."""
-    monkeypatch.setattr(live, "UPKEEP_SECONDS", 0)
-    sim = simulator(game, clock)
+    monkeypatch.setattr(simulator, "UPKEEP_SECONDS", 0)
+    sim = open_simulator(game, clock)
     run_steps(sim, clock, 1)
     before = assert_portfolios_add_up(execute, TODAY)
     game.create_user(username="zoe", preferences={"strategy": "momentum"})
@@ -401,15 +401,15 @@ def test_another_strategy_counts_from_the_next_session_on(
     game: EnhancedDatabaseService, clock: Clock, execute: Execute
 ) -> None:
     """Holdings stay until midnight, also after a restart."""
-    run_steps(simulator(game, clock, interval_seconds=WILD), clock, 1)
+    run_steps(open_simulator(game, clock, interval_seconds=WILD), clock, 1)
     held = execute("SELECT * FROM positions WHERE session_date = %s ORDER BY 1, 3", (TODAY,))
     for user in game.search_users("", limit=PLAYERS):
         game.update_user_profile(user.id, preferences={**user.preferences, "strategy": "cash"})
-    run_steps(simulator(game, clock, interval_seconds=WILD), clock, 2)
+    run_steps(open_simulator(game, clock, interval_seconds=WILD), clock, 2)
     assert execute("SELECT * FROM positions WHERE session_date = %s ORDER BY 1, 3", (TODAY,)) == held
     assert_portfolios_add_up(execute, TODAY)
     clock.now = datetime(2026, 3, 4, 0, 0, 1, tzinfo=UTC)
-    run_steps(simulator(game, clock, interval_seconds=WILD), clock, 1)
+    run_steps(open_simulator(game, clock, interval_seconds=WILD), clock, 1)
     assert execute("SELECT count(*) FROM positions WHERE session_date > %s", (TODAY,)) == [(0,)]
 
 
@@ -418,14 +418,14 @@ def test_the_same_players_take_part_after_a_restart(
 ) -> None:
     """From day to day some players stay away, and others come back."""
     present = "SELECT user_id FROM portfolios WHERE session_date = %s ORDER BY 1"
-    run_steps(simulator(game, clock), clock, 1)
+    run_steps(open_simulator(game, clock), clock, 1)
     today = execute(present, (TODAY,))
-    run_steps(simulator(game, clock), clock, 1)
+    run_steps(open_simulator(game, clock), clock, 1)
     assert execute(present, (TODAY,)) == today
     missing, back = set[object](), set[object]()
     for _ in range(4):
         clock.advance(86_400)
-        run_steps(simulator(game, clock), clock, 1)
+        run_steps(open_simulator(game, clock), clock, 1)
         tomorrow = execute(present, (clock.now.date(),))
         missing |= set(today) - set(tomorrow)
         back |= set(tomorrow) - set(today)
@@ -440,15 +440,15 @@ def test_a_market_without_players_runs(
     """Prices are imported but nothing is seeded; a symbol may be new."""
     import_days(service, tmp_path, "2013-02-20")
     service.insert_market_tick("NEW", Decimal(12), timestamp=NOON - timedelta(minutes=1))
-    run_steps(simulator(service, clock), clock, 2)
+    run_steps(open_simulator(service, clock), clock, 2)
     assert execute("SELECT count(*) FROM ticks WHERE timestamp >= %s", (NOON,)) == [(12,)]
 
 
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shorten the pauses between retries."""
-    monkeypatch.setattr(live, "FIRST_RETRY_SECONDS", 0.02)
-    monkeypatch.setattr(live, "LAST_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(simulator, "FIRST_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(simulator, "LAST_RETRY_SECONDS", 0.1)
 
 
 class Running:
@@ -501,7 +501,7 @@ def test_an_outage_is_logged_once_and_survived(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The database refuses and ends all connections, then accepts them again."""
-    caplog.set_level(logging.INFO, logger=live.__name__)
+    caplog.set_level(logging.INFO, logger=simulator.__name__)
     running.wait_for_steps(2)
     name = settings.database_url.get_secret_value().rpartition("/")[2]
     with administered(postgres_server) as administer:

@@ -191,7 +191,7 @@ def test_reading_needs_no_pandas(tmp_path: Path) -> None:
 
 def test_the_live_market_needs_no_pyarrow() -> None:
     """Only the import of price files does: it costs a live process memory and time to start."""
-    code = "import sys, core.simulation.live, core.simulation.replay; sys.exit('pyarrow' in sys.modules)"
+    code = "import sys, core.simulation.simulator, core.simulation.replay; sys.exit('pyarrow' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -1,4 +1,4 @@
-"""The live market: prices continue from the last close, and players trade.
+"""The simulator of the live market: prices continue from the last close, and players trade.
 
 Owns the loop: one step each interval, a new session at midnight UTC, and retries while the database
 is unavailable. All state that matters is in the database: after an error, or in a new process, the
