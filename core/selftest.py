@@ -89,6 +89,11 @@ def _at_least(least: int) -> Callable[[object], bool]:
     return lambda answer: isinstance(answer, int) and answer >= least
 
 
+def _has_row_of(user: User) -> Callable[[Iterable[Any]], bool]:
+    """Return a check that the rows of many players have one of this player."""
+    return lambda rows: user.id in {row.user_id for row in rows}
+
+
 def run_self_test(service: EnhancedDatabaseService, *, report: Callable[[str], object]) -> bool:
     """Make every call, print a line for each, and say whether all answered as they must.
 
@@ -181,12 +186,8 @@ def _check_portfolios(service: EnhancedDatabaseService, user: User) -> Iterator[
 
 
 def _check_leaderboards(service: EnhancedDatabaseService, user: User, category: str) -> Iterator[Check]:
-    board = (category, SESSION)
-    update = LeaderboardUpdate(user.id, VALUE)
-
-    def has_user(rows: Iterable[Any]) -> bool:
-        return user.id in {row.user_id for row in rows}
-
+    leaderboard = (category, SESSION)
+    update, has_user = LeaderboardUpdate(user.id, VALUE), _has_row_of(user)
     yield (
         "update_leaderboard_entry",
         lambda: service.update_leaderboard_entry(user.id, category, VALUE, SESSION).score,
@@ -197,13 +198,13 @@ def _check_leaderboards(service: EnhancedDatabaseService, user: User, category: 
         lambda: service.batch_update_leaderboard(category, [update], SESSION).updated,
         1,
     )
-    yield "get_leaderboard", lambda: service.get_leaderboard(*board), has_user
-    yield "get_leaderboard_around", lambda: service.get_leaderboard_around(user.id, *board), has_user
-    yield "get_user_rank", lambda: service.get_user_rank(user.id, *board).user_id, user.id
-    yield "count_leaderboard", lambda: service.count_leaderboard(*board), _at_least(1)
-    yield "list_leaderboard", lambda: service.list_leaderboard(*board, prefix=user.username), has_user
-    yield "stream_leaderboard", lambda: service.stream_leaderboard(*board), has_user
-    yield "list_leaderboard_entries", lambda: service.list_leaderboard_entries(*board), has_user
+    yield "get_leaderboard", lambda: service.get_leaderboard(*leaderboard), has_user
+    yield "get_leaderboard_around", lambda: service.get_leaderboard_around(user.id, *leaderboard), has_user
+    yield "get_user_rank", lambda: service.get_user_rank(user.id, *leaderboard).user_id, user.id
+    yield "count_leaderboard", lambda: service.count_leaderboard(*leaderboard), _at_least(1)
+    yield "list_leaderboard", lambda: service.list_leaderboard(*leaderboard, prefix=user.username), has_user
+    yield "stream_leaderboard", lambda: service.stream_leaderboard(*leaderboard), has_user
+    yield "list_leaderboard_entries", lambda: service.list_leaderboard_entries(*leaderboard), has_user
     yield (
         "list_player_scores",
         lambda: service.list_player_scores([user.id], category, [SESSION], ranked=True),
@@ -211,13 +212,13 @@ def _check_leaderboards(service: EnhancedDatabaseService, user: User, category: 
     )
     yield (
         "find_leaderboard_summary",
-        lambda: getattr(service.find_leaderboard_summary(*board), "players", 0),
+        lambda: getattr(service.find_leaderboard_summary(*leaderboard), "players", 0),
         _at_least(1),
     )
     # which players it has may be some minutes old, and of another run
     yield (
         "get_period_leaderboard",
-        lambda: service.get_period_leaderboard(*board, sessions=1).days,
+        lambda: service.get_period_leaderboard(*leaderboard, sessions=1).days,
         (SESSION,),
     )
     yield "list_leaderboard_dates", lambda: SESSION in service.list_leaderboard_dates(category), True
@@ -355,10 +356,7 @@ def _list_market_checks(run: _Run) -> Iterator[Check]:
 def _list_bulk_checks(run: _Run) -> Iterator[Check]:
     """Yield the checks of lists and streams of all players' rows; each begins right before this player's."""
     service, user = run.service, run.user
-    before = replace(user, id=UUID(int=user.id.int - 1))
-
-    def has_user(rows: Iterable[Any]) -> bool:
-        return user.id in {row.user_id for row in rows}
+    before, has_user = replace(user, id=UUID(int=user.id.int - 1)), _has_row_of(user)
 
     def find_quest(read: Callable[..., Iterable[Quest]]) -> bool:
         [quest] = service.get_user_quests(user.id)

@@ -25,7 +25,7 @@ from core.service.inputs import (
     find_end_of_time,
     show,
 )
-from core.service.record_checks import check_tick, check_ticks, find_key
+from core.service.record_checks import TICKS, check_one, check_ticks, find_key
 from core.service.writes import ServiceBase, chunked, format_width, stream_pages
 
 CHUNK_ROWS = 20_000
@@ -131,7 +131,7 @@ class Market(ServiceBase):
         symbol and time replaces the first. Raises `InvalidInput`.
         """
         now = self._clock()
-        tick = check_tick(
+        tick = check_one(
             Tick(
                 symbol=symbol,
                 timestamp=now if timestamp is None else timestamp,
@@ -143,6 +143,7 @@ class Market(ServiceBase):
                 change_percent_24h=change_percent_24h,
                 volatility=volatility,
             ),
+            TICKS,
             now,
         )
         self._write_one(list_market_keys([tick.symbol]), queries.insert_ticks, [tick])

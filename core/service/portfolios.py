@@ -39,7 +39,7 @@ from core.service.inputs import (
     find_last_session,
     find_user_id,
 )
-from core.service.record_checks import check_update, check_updates
+from core.service.record_checks import PORTFOLIO_UPDATES, check_one, check_updates
 from core.service.writes import (
     LazyKeys,
     ServiceBase,
@@ -183,8 +183,9 @@ class Portfolios(ServiceBase):
         Amounts are rounded half-even to cents. The change in percent follows from both. The
         session (None: today's) is up to tomorrow (UTC). Raises `PortfolioNotFound`, `InvalidInput`.
         """
-        day = check_session_to_write(session_date, self._clock())
-        update = check_update(PortfolioUpdate(user_id, day, total_value, day_change), self._clock())
+        now = self._clock()
+        day = check_session_date(session_date, now)
+        update = check_one(PortfolioUpdate(user_id, day, total_value, day_change), PORTFOLIO_UPDATES, now)
         updated = self._write_one([_name_key(update)], queries.update_portfolio, update)
         if updated is None:
             raise _no_portfolio(update.user_id, day)

@@ -110,7 +110,7 @@ def check_chunk(
     """
     if not records or _are_plain(records, checks, now):
         return records
-    return check_in_order(records, element, lambda record: _check_record(record, checks, now), start=start)
+    return check_in_order(records, element, lambda record: check_one(record, checks, now), start=start)
 
 
 def _are_plain(records: Sequence[T], checks: RecordChecks[T], now: datetime) -> bool:
@@ -135,7 +135,8 @@ def _is_plain(values: Values, column: Column, now: datetime) -> bool:
     return kinds == {column.kind} and column.is_plain is not None and column.is_plain(values, now)
 
 
-def _check_record(record: T, checks: RecordChecks[T], now: datetime) -> T:
+def check_one(record: T, checks: RecordChecks[T], now: datetime) -> T:
+    """Return a record with plain values, or raise `InvalidInput`."""
     changes = {}
     for name, column in checks.columns.items():
         value = getattr(record, name)
@@ -426,11 +427,6 @@ find_key = attrgetter("symbol", "timestamp")
 DATE_BITS = 22
 
 
-def check_tick(tick: Tick, now: datetime) -> Tick:
-    """Return a tick with plain values, or raise `InvalidInput`."""
-    return _check_record(tick, TICKS, now)
-
-
 def check_ticks(ticks: Any, now: datetime) -> list[Tick]:
     """Return ticks with plain values, the last of each symbol and time, in any order.
 
@@ -439,11 +435,6 @@ def check_ticks(ticks: Any, now: datetime) -> list[Tick]:
     given = list(check_records(ticks, Tick, "ticks", "tick"))
     checked = check_chunk(given, TICKS, element="tick", now=now)
     return list(dict(zip(map(find_key, checked), checked, strict=True)).values())
-
-
-def check_update(update: PortfolioUpdate, now: datetime) -> PortfolioUpdate:
-    """Return an update with plain values, or raise `InvalidInput`."""
-    return _check_record(update, PORTFOLIO_UPDATES, now)
 
 
 def check_updates(updates: Any, now: datetime) -> list[PortfolioUpdate]:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from core.errors import InvalidInput
 from core.records import LeaderboardEntry, Portfolio, Position, Quest, Tick, Trade, User, freeze
 from core.service import record_checks
-from core.service.record_checks import RecordChecks, _check_record, check_chunk
+from core.service.record_checks import RecordChecks, check_chunk, check_one
 
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 ID = UUID(int=5)
@@ -52,7 +52,7 @@ def judge_one_by_one(batch: list[Any], checks: RecordChecks[Any]) -> list[Any] |
     checked = []
     for place, record in enumerate(batch, 3):
         try:
-            checked.append(_check_record(record, checks, NOW))
+            checked.append(check_one(record, checks, NOW))
         except InvalidInput as error:
             return f"row {place}: {error}"
     return checked
@@ -82,7 +82,7 @@ def test_a_chunk_is_judged_as_each_record_alone(case: tuple[list[Any], RecordChe
 def test_a_plain_chunk_is_taken_as_it_is(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """None of its records is looked at by itself, whatever the caller's decimal context is."""
     plain, checks = PLAIN[name]
-    monkeypatch.delattr(record_checks, "_check_record")
+    monkeypatch.delattr(record_checks, "check_one")
     batch = [plain] * 3
     with localcontext() as context:
         context.prec = 3

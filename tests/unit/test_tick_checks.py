@@ -14,7 +14,7 @@ from core.errors import InvalidInput
 from core.records import Tick
 from core.service import record_checks
 from core.service.inputs import MAX_PRICE, MAX_VOLUME, find_end_of_time
-from core.service.record_checks import check_tick, check_ticks, find_key
+from core.service.record_checks import TICKS, check_one, check_ticks, find_key
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 END = find_end_of_time(NOON)
@@ -69,7 +69,7 @@ def judge_one_by_one(batch: list[Tick]) -> dict[Any, Tick] | str:
     found: dict[Any, Tick] = {}
     for place, tick in enumerate(batch):
         try:
-            checked = check_tick(tick, NOON)
+            checked = check_one(tick, TICKS, NOON)
         except InvalidInput as error:
             return f"tick {place}: {error}"
         found[find_key(checked)] = checked
@@ -91,7 +91,7 @@ def test_many_are_judged_as_each_alone(batch: list[Tick]) -> None:
 )
 def test_plain_ticks_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch, plain: Tick) -> None:
     """None of them is looked at by itself."""
-    monkeypatch.delattr(record_checks, "_check_record")
+    monkeypatch.delattr(record_checks, "check_one")
     batch = [
         msgspec.structs.replace(plain, timestamp=NOON + timedelta(seconds=second)) for second in range(5)
     ]

@@ -15,7 +15,7 @@ from core.errors import InvalidInput
 from core.records import PortfolioUpdate
 from core.service import record_checks
 from core.service.inputs import MAX_MONEY, MIN_MONEY
-from core.service.record_checks import check_update, check_updates
+from core.service.record_checks import PORTFOLIO_UPDATES, check_one, check_updates
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 DAY = NOON.date()
@@ -55,7 +55,7 @@ def judge_one_by_one(batch: list[PortfolioUpdate]) -> list[PortfolioUpdate] | st
     found: dict[tuple[str, date], PortfolioUpdate] = {}
     for place, update in enumerate(batch):
         try:
-            checked = check_update(update, NOON)
+            checked = check_one(update, PORTFOLIO_UPDATES, NOON)
         except InvalidInput as error:
             return f"update {place}: {error}"
         found[str(checked.user_id), checked.session_date] = checked
@@ -74,7 +74,7 @@ def test_many_are_judged_as_each_alone(batch: list[PortfolioUpdate]) -> None:
 
 def test_plain_updates_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """None of them is looked at by itself, with cash or without."""
-    monkeypatch.delattr(record_checks, "_check_record")
+    monkeypatch.delattr(record_checks, "check_one")
     for cash in (None, Decimal(5)):
         batch = [
             msgspec.structs.replace(PLAIN, user_id=user, current_cash=cash, total_value=total)
