@@ -1,4 +1,4 @@
-"""Statements on `leaderboard_entries` for reports: sizes, distributions, lists, histories, periods, exports.
+"""Statements on `leaderboard_entries` for reports: sizes, distributions, lists, histories, periods, streams.
 
 Like those of `leaderboards`, they read counters, one bucket per place and the rows they return; only a
 period reads every entry of its sessions.

@@ -1,4 +1,4 @@
-"""Reports on leaderboards: sizes, distributions, searches, histories, periods, exports; only reads."""
+"""Reports on leaderboards: sizes, distributions, searches, histories, periods, streams; only reads."""
 
 from collections.abc import Iterable, Iterator
 from datetime import date, timedelta

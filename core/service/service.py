@@ -12,7 +12,6 @@ from core.health import CHECK_SECONDS, HealthEvaluator
 from core.metrics import Metrics
 from core.records import Health
 from core.service.events import Events
-from core.service.exports import Exports
 from core.service.inputs import check_seconds
 from core.service.leaderboard_reports import LeaderboardReports
 from core.service.loads import Loads
@@ -20,6 +19,7 @@ from core.service.operations import Operations
 from core.service.players import Players
 from core.service.portfolios import Portfolios
 from core.service.quest_reports import QuestReports
+from core.service.record_conversions import RecordConversions
 from core.service.sessions import Sessions
 
 # A larger argument is likely to be in milliseconds.
@@ -27,7 +27,15 @@ MAX_WAIT_SECONDS = 3600.0
 
 
 class EnhancedDatabaseService(
-    Operations, Portfolios, Players, Sessions, LeaderboardReports, QuestReports, Events, Loads, Exports
+    Operations,
+    Portfolios,
+    Players,
+    Sessions,
+    LeaderboardReports,
+    QuestReports,
+    Events,
+    Loads,
+    RecordConversions,
 ):
     """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
 

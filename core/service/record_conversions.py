@@ -1,4 +1,4 @@
-"""Records as data frames and as JSON.
+"""Converts records to data frames and to JSON.
 
 Owns the types of the columns of a data frame. pandas is imported with the first data frame, because its
 import is slow and most programs do not need it.
@@ -33,8 +33,8 @@ _DTYPES = {
 _OPTIONAL_DTYPES = {int: "Int64", bool: "boolean"}
 
 
-class Exports:
-    """The exports area of the service; neither call asks a server."""
+class RecordConversions:
+    """The record conversions area of the service; neither call asks a server."""
 
     @staticmethod
     def to_frame(
