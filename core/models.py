@@ -276,7 +276,7 @@ class Quest(Model):
 
 
 class LeaderboardEntry(Model):
-    """A player's score on one board: a category in one session."""
+    """A player's score on one leaderboard: a category in one session."""
 
     id = _id()
     user = _user("leaderboard_entries")
@@ -288,7 +288,7 @@ class LeaderboardEntry(Model):
     created_at = _now()
 
     class Meta:
-        """The board index holds the order of a board, so a page reads only its rows.
+        """The second index has the order of a leaderboard, so a page reads only its rows.
 
         Half of each page of the table is left for the ranks that closing a session stores.
         """
@@ -311,10 +311,10 @@ class LeaderboardEntry(Model):
 
 
 class LeaderboardCounter(Model):
-    """How many entries of a board stand from one place to where the next bucket begins.
+    """How many entries of a leaderboard are from one place to the begin of the next bucket.
 
     The sum over equal places counts; triggers of the migrations keep it exact. `depth` is
-    minus the score, so that the three columns order as a board does.
+    minus the score, so that the three columns have the order of a leaderboard.
     """
 
     session_date = DateField()

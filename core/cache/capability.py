@@ -98,7 +98,7 @@ class CapabilityCheck:
         self._recheck = {protocol: _list_recheck(keys, protocol, account) for protocol in (2, 3)}
 
     def check(self, connection: RedisConnection) -> ErrorReply | None:
-        """Check a new connection; raises `ErrorReply`. Its server has the `SCRIPTS` afterwards.
+        """Check a new connection and load the `SCRIPTS` into its server; raises `ErrorReply`.
 
         Returns the refusal of a server that invalidates but stores nothing, because its memory is full.
         """

@@ -60,7 +60,7 @@ class OptionNotPossible(ValueError):
 
 
 class SessionSettings:
-    """The settings of one URL; a timeout of 0 is none.
+    """The settings of one URL; a timeout of 0 means no timeout.
 
     There is no lock timeout by default: the statement timeout includes the wait for a lock.
     """

@@ -67,7 +67,7 @@ class StatementWatch:
     ) -> Any:
         """Run a statement; raises `StatementAbandoned` when no answer came within the limit.
 
-        With a limit of None the connection's limit counts.
+        A limit of None means the limit of the connection.
         """
         if self._thread is None:
             self._start()
@@ -153,7 +153,7 @@ def _make_cursor_class(watch: StatementWatch) -> type[cursor]:
         """A cursor whose statements are watched."""
 
         limit_seconds: float | None = None
-        """How long each of its statements may take; with None the connection's limit counts."""
+        """How long each of its statements may take; None means the limit of the connection."""
 
         def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002  # psycopg2's name
             return watch.run(self.connection, self.limit_seconds, super().execute, query, vars)

@@ -224,7 +224,7 @@ def _add_to_buckets(
 
 
 def _accumulate(name: str, buckets: _Buckets, merged: Merged) -> Iterator[Sample]:
-    """Yield cumulative buckets, count and sum; a file has the count of each bucket alone."""
+    """Yield cumulative buckets, count and sum; the count of a bucket in a file is not cumulative."""
     # without its last bound the histogram is just being created by its writer
     if float("inf") not in buckets.bounds or not any(merged.present[index] for index in buckets.sums):
         return

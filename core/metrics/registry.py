@@ -1,7 +1,7 @@
-"""The metrics of one process: one method or number for everything that is counted.
+"""The metrics of one process: a method or an attribute for each metric that its code sets.
 
-Owns when counters that are kept elsewhere are published. Names and labels are in `core.metrics.names`;
-never reads a server.
+Owns the publishing: figures that other objects keep (of the pool, of the cache) become metrics then. Names
+and labels are in `core.metrics.names`. Never reads a server.
 """
 
 import threading

@@ -1,7 +1,7 @@
-"""Parses the rows of one price file: by whole columns, checked, adjusted by an adjusted close.
+"""Parses the rows of one price file, a whole column at a time.
 
-Owns the rules of a valid row, and which rows are no trading day and are skipped. A row is looked at
-on its own only when it breaks a rule.
+Owns the rules of a valid row, and which rows are skipped because they are no trading day. Prices are
+adjusted when the file has an adjusted close. Only a row that breaks a rule is looked at on its own.
 """
 
 import re

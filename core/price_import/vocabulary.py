@@ -53,14 +53,14 @@ _COLUMNS: Final = {
 PRICES: Final = ("open", "high", "low", "close")
 _SUBSTITUTES: Final = {"adjopen": "open", "adjhigh": "high", "adjlow": "low", "adjvolume": "volume"}
 _NOISE: Final = _split("price prices px daily day the in of trade trading total stock shares rs")
-# Words around a name that make it another price than that of the day.
+# Words beside the name of a price that make it another price than the day's, such as `52w high`.
 _OTHER_PRICES: Final = _split(
     """bid ask mid prev previous pre next first avg average mean vwap sma ema ma wma raw unadj unadjusted week
     year 52w 52 day settle upper lower change chg pct true typical heikin ashi ha log no net weighted
     deliverable deliv delivery time"""
 )
 _LOOSE_RANK: Final = 2
-"""From this rank on a name is also used for other things."""
+"""Names from this rank on, behind the second `|` of their meaning, are also used for other things."""
 
 CURRENCIES: Final = _split(
     """USD EUR GBP GBX JPY CNY CNH HKD INR KRW TWD SGD AUD NZD CAD CHF SEK NOK DKK PLN CZK HUF RUB TRY ZAR BRL

@@ -361,7 +361,7 @@ def list_silent(
     last: SilentPlayer | None,
     limit: int,
 ) -> tuple[SilentPlayer, ...]:
-    """Return the silent players that follow one (None: the first) in one of ORDERS."""
+    """Return up to `limit` silent players behind `last` (None: the first ones), in an `order` of ORDERS."""
     wanted = build_prefix(silence.prefix)
     statement = wanted.refine(SILENT_MATCHES[order]) if silence.prefix else SILENT[order]
     parameters = {

@@ -24,7 +24,10 @@ _CONDITION = re.compile(r"lower\((?P<column>[a-z.]+)\) LIKE lower\(%\(pattern\)s
 
 
 class Prefix(NamedTuple):
-    """A prefix as a parameter: `pattern` is a pattern of LIKE, and `exact` the same with its sigmas."""
+    """The parameters of a search by prefix, two patterns of LIKE.
+
+    In `pattern` a wildcard stands for each sigma behind the first letter; `exact` has the sigmas themselves.
+    """
 
     pattern: str
     exact: str

@@ -117,8 +117,8 @@ class Events(ServiceBase):
     ) -> Iterator[MarketEvent]:
         """Yield every event that passes every filter given, newest first; 2,000 are held at a time.
 
-        The filters are those of `list_market_events`. Each 2,000 are one statement, as of then, and
-        no connection is held between them. `after` continues behind an event. Raises `InvalidInput`.
+        The filters are those of `list_market_events`. Each batch of 2,000 is one statement, as of its time,
+        and no connection is held between batches. `after` continues behind an event. Raises `InvalidInput`.
         """
         filters = self._check_filters(type=type, sentiment=sentiment, symbol=symbol, since=since, until=until)
 

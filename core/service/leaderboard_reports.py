@@ -215,8 +215,8 @@ class LeaderboardReports(ServiceBase):
     ) -> Iterator[LeaderboardEntry]:
         """Yield every entry of a leaderboard (None: today's), best first, with its rank.
 
-        2,000 are held at a time. Each 2,000 are one statement, as of then, and no connection is held
-        between them: an entry whose score changes meanwhile may come twice or not at all. Raises
+        2,000 are held at a time. Each batch of 2,000 is one statement, as of its time, and no connection is
+        held between batches: an entry whose score changes meanwhile may come twice or not at all. Raises
         `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())

@@ -250,9 +250,9 @@ class Market(ServiceBase):
     ) -> Iterator[Tick]:
         """Yield every tick of a symbol in [start, end), oldest first; 2,000 are held at a time.
 
-        Without `start` from the first tick on, without `end` up to the end of tomorrow (UTC). Each
-        2,000 are one statement, as of then, and no connection is held between them. `after`
-        continues behind a tick. Raises `InvalidInput`.
+        Without `start` from the first tick on, without `end` up to the end of tomorrow (UTC). Each batch of
+        2,000 is one statement, as of its time, and no connection is held between batches. `after` continues
+        behind a tick. Raises `InvalidInput`.
         """
         ticks = self._check_range(symbol, start, end)
 

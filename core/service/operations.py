@@ -185,7 +185,7 @@ class Operations(Users, Market, Leaderboards, Quests):
         return self._read(statistics.list_unused_indexes)
 
     def list_slowest_statements(self, limit: int = 10) -> tuple[StatementFigures, ...] | None:
-        """Return the service's statements that took most time in all, in seconds.
+        """Return the service's statements with the largest total time, in seconds.
 
         None when the server does not keep pg_stat_statements. Two operations that share a
         statement are counted under the one that ran it first. Raises `InvalidInput`.
@@ -224,8 +224,8 @@ class Operations(Users, Market, Leaderboards, Quests):
     def stream_audit_events(self, *, after: AuditEvent | None = None) -> Iterator[AuditEvent]:
         """Yield every action of operators, newest first; 2,000 are held at a time.
 
-        Each 2,000 are one statement, as of then, and no connection is held between them. `after`
-        continues behind an action. Raises `InvalidInput`.
+        Each batch of 2,000 is one statement, as of its time, and no connection is held between batches.
+        `after` continues behind an action. Raises `InvalidInput`.
         """
 
         def load(last: AuditEvent | None, limit: int) -> tuple[AuditEvent, ...]:

@@ -115,8 +115,8 @@ class Players(ServiceBase):
     ) -> Iterator[SilentPlayer]:
         """Yield every player that `list_silent_players` lists, in its orders; 2,000 are held at a time.
 
-        Each 2,000 are one statement, as of then, and no connection is held between them. `after`
-        continues behind a player. Raises `InvalidInput`.
+        Each batch of 2,000 is one statement, as of its time, and no connection is held between batches.
+        `after` continues behind a player. Raises `InvalidInput`.
         """
         silence = _check_silence(days, sessions, joined, prefix)
         order, now = check_choice(order, "order", queries.ORDERS), self._find_now()

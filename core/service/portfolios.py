@@ -136,9 +136,9 @@ class Portfolios(ServiceBase):
     ) -> tuple[Portfolio, ...]:
         """Return up to `limit` portfolios of a user, newest session first, as they are now.
 
-        `before` is the session_date of the last row of the page before; without it, today's session (UTC)
-        is the last. Sessions after tomorrow are always left out. A user without any portfolio has an
-        empty history. Raises `InvalidInput`.
+        `before` is the session_date of the last row of the page before; without it, the list begins at
+        today's session (UTC). Sessions after tomorrow are always left out. A user without any portfolio has
+        an empty history. Raises `InvalidInput`.
         """
         checked, day = check_id(user_id, "user_id"), check_before(before, self._clock())
         limit = check_limit(limit)
@@ -160,8 +160,8 @@ class Portfolios(ServiceBase):
     ) -> Iterator[Portfolio]:
         """Yield every portfolio of a session (None: today's) by user id; 2,000 are held at a time.
 
-        Each 2,000 are one statement, as of then, and no connection is held between them. `after`
-        continues behind a portfolio. Raises `InvalidInput`.
+        Each batch of 2,000 is one statement, as of its time, and no connection is held between batches.
+        `after` continues behind a portfolio. Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
         last = check_after(after, Portfolio, session_date=day)
@@ -230,8 +230,8 @@ class Portfolios(ServiceBase):
     def stream_positions(self, session_date: date | None = None) -> Iterator[Position]:
         """Yield what all players hold in a session (None: today's), by player and symbol.
 
-        The positions of 1,000 players are held at a time: two statements, as of then, and no
-        connection is held between them. Raises `InvalidInput`.
+        Reads 1,000 players at a time, in two statements as of their time; no connection is held in between.
+        Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
         return self._stream_by_player(queries.list_positions, day)
@@ -250,8 +250,8 @@ class Portfolios(ServiceBase):
     def stream_trades(self, session_date: date | None = None) -> Iterator[Trade]:
         """Yield what all players traded in a session (None: today's), by player in the order of execution.
 
-        The trades of 1,000 players are held at a time: two statements, as of then, and no
-        connection is held between them. Raises `InvalidInput`.
+        Reads 1,000 players at a time, in two statements as of their time; no connection is held in between.
+        Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
         return self._stream_by_player(queries.list_trades, day)

@@ -15,7 +15,7 @@ from core.service.inputs import check_day, check_int, check_limit, check_text
 from core.service.writes import ServiceBase
 
 RETURN_DAYS: Final = 7
-"""A player has returned who plays again within so many days after a session."""
+"""A player returned if they played again within this many days after a session."""
 MAX_PLAYERS: Final = 100_000
 MAX_STUCK: Final = 10_000
 """The most rows of a file of stuck quests."""

@@ -86,8 +86,8 @@ class Quests(ServiceBase):
     def stream_quests(self, *, after: Quest | None = None) -> Iterator[Quest]:
         """Yield every quest in the order of their ids; 2,000 are held at a time.
 
-        Each 2,000 are one statement, as of then, and no connection is held between them. `after`
-        continues behind a quest. Raises `InvalidInput`.
+        Each batch of 2,000 is one statement, as of its time, and no connection is held between batches.
+        `after` continues behind a quest. Raises `InvalidInput`.
         """
 
         def load(last: Quest | None, limit: int) -> tuple[Quest, ...]:

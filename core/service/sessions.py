@@ -51,9 +51,9 @@ class Sessions(ServiceBase):
     def list_session_dates(self, *, limit: int = 365, before: date | None = None) -> tuple[date, ...]:
         """Return the sessions that have portfolios or leaderboard entries, newest first, as of now.
 
-        `before` continues after the last day of the page before; without it, today's session (UTC) is the
-        last. A session whose players have no score yet is among them; `list_leaderboard_dates` lists those
-        with a leaderboard. Sessions after tomorrow are always left out. Raises `InvalidInput`.
+        `before` continues after the last day of the page before; without it, the list begins at today's
+        session (UTC). A session whose players have no score yet is among them; `list_leaderboard_dates`
+        lists those with a leaderboard. Sessions after tomorrow are always left out. Raises `InvalidInput`.
         """
         day, limit = check_before(before, self._clock()), check_limit(limit)
         return self._read(queries.list_dates, limit, day)
@@ -63,8 +63,8 @@ class Sessions(ServiceBase):
     ) -> tuple[date, ...]:
         """Return the newest sessions in which a category (None: any) has entries, newest first, as of now.
 
-        `before` continues after the last day of the page before; without it, today's session (UTC) is the
-        last. Sessions after tomorrow are always left out. Raises `InvalidInput`.
+        `before` continues after the last day of the page before; without it, the list begins at today's
+        session (UTC). Sessions after tomorrow are always left out. Raises `InvalidInput`.
         """
         count, day = check_limit(limit), check_before(before, self._clock())
         if category is None:

@@ -106,8 +106,8 @@ class Users(ServiceBase):
     def stream_users(self, *, after: User | None = None) -> Iterator[User]:
         """Yield every user in the order of their ids; 2,000 are held at a time.
 
-        Each 2,000 are one statement, as of then, and no connection is held between them. `after`
-        continues behind a user. Raises `InvalidInput`.
+        Each batch of 2,000 is one statement, as of its time, and no connection is held between batches.
+        `after` continues behind a user. Raises `InvalidInput`.
         """
 
         def load(last: User | None, limit: int) -> tuple[User, ...]:

@@ -1,4 +1,4 @@
-"""The queries of the Operations page over metrics, in PromQL and over an hour of scrapes.
+"""The queries of the Operations page: in PromQL for Prometheus, and over the last hour of scrapes.
 
 Owns the names of the metrics that the page depends on, and the arithmetic of rates: a counter that went
 down was restarted, as in Prometheus. Reads nothing itself.

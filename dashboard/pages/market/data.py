@@ -139,11 +139,11 @@ def load_symbol(service: EnhancedDatabaseService, symbol: str, chosen: Range) ->
 
 
 def find_window(chosen: Range, latest: datetime) -> Window:
-    """Return the time of a range that ends with a price.
+    """Return the window of a range that ends with the price at `latest`.
 
-    24 hours do not include the price that their change is measured from. Longer ranges begin at 00:00 UTC:
-    "1 week" is the day of the price and the six days before, "1 month" the days after the same day of the
-    month before.
+    The window of 24 hours begins just after the price that the change in 24 hours is measured from. Longer
+    ranges begin at 00:00 UTC: "1 week" is the day of the price and the six days before, "1 month" the days
+    after the same day of the month before.
     """
     end = latest + MOMENT
     if chosen.is_day:

@@ -65,7 +65,7 @@ class Player(msgspec.Struct, frozen=True):
     """A player with the sessions of a window.
 
     `newest` is the newest session played, in the window or before it, and `history` are those in the
-    window, newest first. `held` are all sessions of the game, oldest first, from `since` on: the begin
+    window, newest first. `held` are all sessions of the game, oldest first, from `since` on: the start
     of the window, or the day on which the player joined within it. The session of `today` is open.
     """
 
