@@ -1,8 +1,8 @@
 """The immutable values that the service returns and accepts, and the constants of the game.
 
 Attributes are the column names. Never touches a server, so a value can be shared by every thread and
-cached as it is. JSON columns are
-`frozendict`: equal to a dict, accepted by `json.dumps`, not changeable. Every record has `asdict()`.
+cached as it is. JSON columns are `frozendict`: equal to a dict, accepted by `json.dumps`, not changeable.
+Every record has `asdict()`.
 """
 
 from core.records.game import (
@@ -19,38 +19,16 @@ from core.records.game import (
     VOLATILITY_RETURNS,
     BatchResult,
     Candle,
-    CompletionTime,
-    CompletionTimes,
-    EventEffect,
     LeaderboardEntry,
-    LeaderboardSummary,
     LeaderboardUpdate,
     MarketEvent,
-    MarketReturn,
-    PeriodEntry,
-    PeriodLeaderboard,
-    PlayerGains,
-    PlayerQuest,
-    PlayerScore,
     PlayerSession,
     Portfolio,
     PortfolioUpdate,
     Position,
-    PriceStatistics,
     Quest,
-    QuestOutcome,
-    QuestReturn,
-    QuestTotals,
-    ScoreBin,
-    SessionSummary,
-    Sparkline,
-    StuckQuest,
-    StuckQuests,
-    SymbolGain,
     Tick,
     Trade,
-    TradingSession,
-    TradingWindow,
     User,
 )
 from core.records.operations import (
@@ -77,6 +55,30 @@ from core.records.players import (
     Streak,
 )
 from core.records.record import Record, freeze
+from core.records.reports import (
+    CompletionTime,
+    CompletionTimes,
+    EventEffect,
+    LeaderboardSummary,
+    MarketReturn,
+    PeriodEntry,
+    PeriodLeaderboard,
+    PlayerGains,
+    PlayerQuest,
+    PlayerScore,
+    PriceStatistics,
+    QuestOutcome,
+    QuestReturn,
+    QuestTotals,
+    ScoreBin,
+    SessionSummary,
+    Sparkline,
+    StuckQuest,
+    StuckQuests,
+    SymbolGain,
+    TradingSession,
+    TradingWindow,
+)
 
 __all__ = [
     "CATEGORIES",
