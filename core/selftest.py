@@ -379,7 +379,7 @@ def _list_operation_checks(run: _Run) -> Iterator[Check]:
     yield "to_json", lambda: service.to_json(None), b"null"
     yield "get_session_summaries", lambda: len(service.get_session_summaries(limit=1)), 1
     yield "count_active_players", lambda: service.count_active_players(minute_ago), _at_least(1)
-    yield "count_seen_players", service.count_seen_players, _at_least(1)
+    yield "get_seen_players", lambda: service.get_seen_players().seen, _at_least(1)
     yield "count_undated_quests", service.count_undated_quests, _at_least(0)
     yield "invalidate_reports", service.invalidate_reports, None
     yield "maintain_partitions", lambda: _undo(service, lambda: service.maintain_partitions().dropped), ()

@@ -90,14 +90,40 @@ def count_price_places(prices: Iterable[Number]) -> int:
     return 2 if smallest >= SMALL_PRICE else 3 - Decimal(smallest).adjusted()
 
 
+def format_change(value: Number, *, places: int = 0, unit: str = "", currency: str = "") -> str:
+    """Write a change with its sign: `+1,250`, `-0.30 pts`, `+$12.50`; what rounds to zero has no sign."""
+    return f"{_sign(value, places)}{currency}{abs(value):,.{places}f}{unit}"
+
+
 def format_signed_money(amount: Number) -> str:
     """Write a change of an amount with its sign: `+$12.50`."""
-    return f"{_sign(amount)}${abs(amount):,.2f}"
+    return format_change(amount, places=2, currency="$")
 
 
 def format_percent(value: Number) -> str:
     """Write a percentage with its sign and two decimals: `+1.25%`."""
-    return f"{_sign(value)}{abs(value):,.2f}%"
+    return format_change(value, places=2, unit="%")
+
+
+def format_share(part: Number, whole: Number, *, places: int = 0) -> str:
+    """Write a part of a whole in percent: `80%`, `<1%`, `>99%`; `-` of nothing.
+
+    0% means none and 100% means all, however large the whole is.
+    """
+    if not whole:
+        return "-"
+    percent, least = Decimal(part) * 100 / Decimal(whole), 10.0**-places
+    if 0 < part < whole and not 0 < float(f"{percent:.{places}f}") < 100:
+        return f"<{least:.{places}f}%" if 2 * part < whole else f">{100 - least:.{places}f}%"
+    text = f"{percent:.{places}f}"
+    return f"{percent:.0f}%" if part == whole else f"{text}%" if float(text) else "0%"
+
+
+def measure_share(part: Number, whole: Number) -> int:
+    """Return a part of a whole in whole percent, for a bar; 0 only for none and 100 only for all."""
+    if part <= 0:
+        return 0
+    return 100 if part >= whole else min(max(round(Decimal(part) * 100 / Decimal(whole)), 1), 99)
 
 
 def format_count(value: Number) -> str:
@@ -108,16 +134,6 @@ def format_count(value: Number) -> str:
 def format_quantity(count: int, noun: str) -> str:
     """Return a number with the noun that it counts: "1 session", "1,200 sessions"."""
     return f"{format_count(count)} {noun}{'' if count == 1 else 's'}"
-
-
-def format_share(part: int, whole: int, *, places: int = 0) -> str:
-    """Write the share of a whole, which is not 0: `100%` only for all of it, `0%` only for nothing."""
-    step = 10**-places
-    if 0 < part < whole:
-        percent = min(max(100 * part / whole, step), 100 - step)
-        is_less = 100 * part / whole < step / 2
-        return f"{'<' if is_less else ''}{percent:.{places}f}%"
-    return f"{100 * part / whole:.0f}%"
 
 
 def format_number(value: Decimal) -> str:
@@ -140,7 +156,7 @@ def format_reward(kind: str | None, amount: Decimal | None) -> str:
 
 def format_points(value: Number) -> str:
     """Write the difference of two percentages with its sign: `+0.30 pts`."""
-    return f"{_sign(value)}{abs(value):,.2f} pts"
+    return format_change(value, places=2, unit=" pts")
 
 
 def format_score(score: Number, unit: Unit) -> str:
@@ -223,9 +239,9 @@ def escape_markdown(text: str) -> str:
     return escaped
 
 
-def _sign(value: Number) -> str:
-    """Return the sign of a value after rounding to two decimals: no `-0.00%`."""
-    shown = float(f"{value:.2f}")
+def _sign(value: Number, places: int = 2) -> str:
+    """Return the sign of a value after rounding: no `-0.00%`."""
+    shown = float(f"{value:.{places}f}")
     return "-" if shown < 0 else "+" if shown > 0 else ""
 
 

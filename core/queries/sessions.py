@@ -5,7 +5,7 @@ from datetime import date
 
 from core.database import Database
 from core.queries.rows import fetch_all, get_first, make_builder
-from core.records import SessionSummary
+from core.records import SeenPlayers, SessionSummary
 
 # Each step jumps to the next older session in the index instead of reading every row.
 DATES = """
@@ -67,7 +67,7 @@ SUMMARIES = """
     ) AS counted"""
 
 SEEN = """
-    SELECT count(*) FROM (
+    SELECT count(*), (SELECT count(*) FROM users) FROM (
         SELECT id FROM users WHERE last_active >= %(first)s::timestamp AT TIME ZONE 'UTC'
         UNION
         SELECT user_id FROM portfolios WHERE session_date BETWEEN %(first)s AND %(last)s
@@ -76,6 +76,7 @@ SEEN = """
 UNDATED = "SELECT count(*) FROM quests WHERE status = 'COMPLETED' AND completed_at IS NULL"
 
 build_summary = make_builder(SessionSummary)
+build_seen = make_builder(SeenPlayers)
 
 
 def list_dates(database: Database, limit: int, before: date) -> tuple[date, ...]:
@@ -88,9 +89,9 @@ def list_dates_with_entries(database: Database, limit: int, before: date) -> tup
     return fetch_all(database, get_first, DATES_WITH_ENTRIES, {"limit": limit, "before": before})
 
 
-def count_seen(database: Database, first: date, last: date) -> int:
+def get_seen(database: Database, first: date, last: date) -> SeenPlayers:
     """Return how many users were active since the first day, or have a portfolio from then to the last."""
-    return fetch_all(database, lambda row: int(row[0]), SEEN, {"first": first, "last": last})[0]
+    return fetch_all(database, build_seen, SEEN, {"first": first, "last": last})[0]
 
 
 def count_undated(database: Database) -> int:

@@ -51,6 +51,7 @@ from core.records.players import (
     PlayerDay,
     PlayerReport,
     PlayerWindow,
+    SeenPlayers,
     SilentPlayer,
     Streak,
 )
@@ -134,6 +135,7 @@ __all__ = [
     "QuestTotals",
     "Record",
     "ScoreBin",
+    "SeenPlayers",
     "SessionSummary",
     "SilentPlayer",
     "Sparkline",

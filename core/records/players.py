@@ -20,6 +20,13 @@ class PlayerDay(Record, frozen=True):
     joined: int
 
 
+class SeenPlayers(Record, frozen=True):
+    """How many of all `players` were `seen` in some days, counted at one moment."""
+
+    seen: int
+    players: int
+
+
 class LastSeen(Record, frozen=True):
     """Number of players who were seen last on one day."""
 

@@ -9,7 +9,7 @@ from core.cache.kinds import LEADERBOARD
 from core.errors import InvalidInput
 from core.queries import leaderboard_reports, leaderboards
 from core.queries import sessions as queries
-from core.records import DAILY_RETURNS, SessionSummary
+from core.records import DAILY_RETURNS, SeenPlayers, SessionSummary
 from core.service.inputs import (
     check_before,
     check_category,
@@ -38,7 +38,7 @@ _UNDATED = Cached(
 )
 _SEEN = Cached(
     LEADERBOARD,
-    int,
+    SeenPlayers,
     lambda first, last: f"leaderboard:seen:{first}:{last}",
     ttl_seconds=60,
     time_dependent=True,
@@ -96,17 +96,17 @@ class Sessions(ServiceBase):
         }
         return tuple(summaries[key] for key in by_key if key in summaries)
 
-    def count_seen_players(self, *, days: int = 1) -> int:
-        """Return how many players were seen on the last `days` days (UTC), of which today is the last.
+    def get_seen_players(self, *, days: int = 1) -> SeenPlayers:
+        """Return how many of all players were seen on the last `days` days (UTC), of which today is the last.
 
         Seen are players whose last activity was then, or who have a portfolio of a session of these
-        days. At most 60 s old. Raises `InvalidInput`.
+        days. Both numbers are of one moment. At most 60 s old. Raises `InvalidInput`.
         """
         count = check_int(days, "days", least=1, most=MAX_SEEN_DAYS)
         today = check_session_date(None, self._clock())
 
-        def load(first: date, last: date) -> int:
-            return self._read(queries.count_seen, first, last)
+        def load(first: date, last: date) -> SeenPlayers:
+            return self._read(queries.get_seen, first, last)
 
         return self._cache.get_or_load(_SEEN, load, today - timedelta(days=count - 1), today)
 

@@ -11,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from core.metrics.scrape import Scrape
+from dashboard.formats import format_share
 from dashboard.monitoring.queries import Values
 
 POOL_PART = 0.8
@@ -152,7 +153,7 @@ def _check_database(scrape: Scrape) -> Iterator[Condition]:
 def _check_memory(scrape: Scrape) -> Iterator[Condition]:
     used, limit = scrape.total("echo_redis_memory_used_bytes"), scrape.total("echo_redis_memory_max_bytes")
     if limit and used / limit > MEMORY_PART:
-        yield Condition("EchoRedisMemoryHigh", f"Redis uses {used / limit:.0%} of its memory")
+        yield Condition("EchoRedisMemoryHigh", f"Redis uses {format_share(used, limit)} of its memory")
 
 
 def _check_tasks(scrape: Scrape) -> Iterator[Condition]:

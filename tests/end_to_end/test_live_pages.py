@@ -74,13 +74,13 @@ def test_a_row_of_the_market_chooses_its_symbol(page: Page, dashboard: Dashboard
     box = page.locator("[data-testid=stDataFrame] canvas").first.bounding_box()
     assert box
     page.mouse.click(box["x"] + 16, box["y"] + 2.5 * ROW_PIXELS)
-    expect(page.get_by_text("FB now")).to_be_visible()
+    expect(page.get_by_text("FB at ")).to_be_visible()
     wait_for_parameters(page, {"symbol": "FB"})
     page.get_by_role("radio", name="1 year").or_(page.get_by_role("button", name="1 year")).first.click()
     wait_for_parameters(page, {"symbol": "FB", "range": "1 year"})
     wait_until_complete(page)
     page.mouse.click(box["x"] + 16, box["y"] + 3.5 * ROW_PIXELS)
-    expect(page.get_by_text("IBM now")).to_be_visible()
+    expect(page.get_by_text("IBM at ")).to_be_visible()
     wait_for_parameters(page, {"symbol": "IBM", "range": "1 year"})
 
 
@@ -92,11 +92,11 @@ def test_filters_survive_a_change_of_page_and_make_a_link(page: Page, dashboard:
     page.get_by_role("link", name="Quests", exact=True).click()
     expect(page.get_by_role("heading", name="Quests", exact=True)).to_be_visible()
     page.get_by_role("link", name="Market", exact=True).click()
-    expect(page.get_by_text("IBM now")).to_be_visible()
+    expect(page.get_by_text("IBM at ")).to_be_visible()
     wait_for_parameters(page, expected)
     other = page.context.new_page()
     visit(other, page.url)
-    expect(other.get_by_text("IBM now")).to_be_visible()
+    expect(other.get_by_text("IBM at ")).to_be_visible()
     titles = read_table(other, 1)
     assert "AAPL rose 6.1%" in titles
     assert "FB fell 5.3%" not in titles
@@ -136,14 +136,14 @@ def test_open_parts_outlive_their_database(
                 run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false", CACHE_FAILSAFE="0")
             )
             visit(page, f"{dashboard.url}/market?symbol=IBM&events=10")
-            expect(page.get_by_text("IBM now")).to_be_visible()
+            expect(page.get_by_text("IBM at ")).to_be_visible()
         trouble = page.get_by_text("Last known values of")
         expect(trouble.first).to_be_visible(timeout=REFRESH_MS)
-        expect(page.get_by_text("IBM now")).to_be_visible()
+        expect(page.get_by_text("IBM at ")).to_be_visible()
         expect(page.get_by_text("Traceback")).to_have_count(0)
         with run_postgres(folder, port=port, options=FAST):
             expect(trouble).to_have_count(0, timeout=REFRESH_MS)
-            expect(page.get_by_text("IBM now")).to_be_visible()
+            expect(page.get_by_text("IBM at ")).to_be_visible()
             assert read_parameters(page) == {"symbol": "IBM", "events": "10"}
 
 

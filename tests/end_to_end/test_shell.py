@@ -121,7 +121,7 @@ def test_the_theme_is_chosen_on_the_page_and_stays(page: Page, dashboard: Dashbo
     assert not is_dark(read_background())
     with page.expect_navigation():
         page.get_by_label("Theme").select_option("Dark")
-    expect(page.get_by_text("IBM now")).to_be_visible()
+    expect(page.get_by_text("IBM at ")).to_be_visible()
     assert is_dark(read_background())
     visit(page, f"{dashboard.url}/quests")
     assert is_dark(read_background())

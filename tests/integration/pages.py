@@ -31,3 +31,9 @@ def read_text(test: AppTest) -> str:
 def read_metrics(test: AppTest) -> dict[str, str]:
     """Return the figures of a page by label; of two with one label, the last."""
     return {metric.label: metric.value for metric in test.metric}
+
+
+def find_price(test: AppTest, symbol: str) -> str:
+    """Return the last price of the symbol of the Market page."""
+    [price] = [metric.value for metric in test.metric if metric.label.startswith(f"{symbol} at ")]
+    return str(price)

@@ -49,7 +49,6 @@ VALID: dict[str, dict[str, Any]] = {
     "close_session": {"session_date": DAY},
     "count_active_players": {"since": NOON},
     "count_completed_quests": {"user_ids": [ID], "excluding": [ID]},
-    "count_seen_players": {"days": 7},
     "count_undated_quests": {},
     "count_leaderboard": {"category": "c", "session_date": DAY, "prefix": ""},
     "create_market_event": {
@@ -117,6 +116,7 @@ VALID: dict[str, dict[str, Any]] = {
     "get_price_history": {"symbol": "AAPL", "start": NOON, "end": NOON + timedelta(days=1), "bucket": "1h"},
     "get_quest_totals": {"within": timedelta(days=1)},
     "get_recent_market_events": {"limit": 5},
+    "get_seen_players": {"days": 7},
     "get_session_summaries": {"limit": 5, "returns": "a"},
     "get_sparklines": {"symbols": ["AAPL"], "points": 5, "step": "1h"},
     "get_moved_weeks": {},

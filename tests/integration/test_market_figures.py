@@ -17,7 +17,7 @@ from core.records import EventEffect
 from dashboard import runtime
 from dashboard.formats import format_percent, format_price
 from tests.conftest import Execute
-from tests.integration.pages import MARKET, open_page, read_metrics, read_text
+from tests.integration.pages import MARKET, find_price, open_page, read_metrics, read_text
 from tests.situations import SITUATIONS, read_table, write_situation
 from tests.tick_recount import recount_ticks
 
@@ -172,7 +172,7 @@ def assert_cards(page: AppTest, rows: pd.DataFrame, start: pd.Timestamp, *, name
     assert figures[f"Change in {name}"] == format_percent((inside["price"].iloc[-1] / base - 1) * 100)
     assert figures["Low and high"] == format_price(inside["price"].min())
     assert figures["Volume"] == f"{inside['volume'].sum():,}"
-    assert figures[f"{rows['symbol'].iloc[0]} now"] == format_price(inside["price"].iloc[-1])
+    assert find_price(page, rows["symbol"].iloc[0]) == format_price(inside["price"].iloc[-1])
 
 
 def assert_symbols(page: AppTest, expected: pd.DataFrame) -> None:

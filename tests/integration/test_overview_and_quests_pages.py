@@ -83,6 +83,35 @@ def test_the_overview_without_prices_or_events_says_so(service: EnhancedDatabase
     assert "No symbol has moved far enough" in text
 
 
+def test_a_symbol_without_a_price_of_the_day_is_no_mover(service: EnhancedDatabaseService) -> None:
+    """However far it moved before; the others say of when their prices are."""
+    now = datetime.now(UTC)
+    write_situation(service, "players come and go", now)
+    runtime.set_service(service)
+    page = open_page(OVERVIEW)
+    assert not page.exception
+    fresh = {
+        tick.symbol for tick in service.get_latest_market_data() if now - tick.timestamp < timedelta(days=1)
+    }
+    movers = page.dataframe[0].value
+    assert fresh
+    assert {link.rpartition("=")[2] for link in movers["symbol"]} == fresh
+    assert movers["change"].abs().is_monotonic_decreasing
+    assert "Left out: 1 symbol without a price in the 24 hours before." in read_text(page)
+
+
+def test_many_events_of_a_day_are_counted(game: EnhancedDatabaseService, execute: Execute) -> None:
+    """The table has the newest, and says of how many."""
+    execute(
+        "INSERT INTO market_events (type, title, created_at)"
+        " SELECT 'T', 'Event ' || n, timestamptz '2013-03-01T12:00:00Z' + n * interval '1 minute'"
+        " FROM generate_series(1, 30) AS n"
+    )
+    page = open_page(OVERVIEW)
+    assert len(page.dataframe[1].value) == 20
+    assert "The 20 newest of 31 events." in read_text(page)
+
+
 def test_the_overview_of_a_board_without_returns(service: EnhancedDatabaseService, execute: Execute) -> None:
     """Dashes for what is not known."""
     play_game(service)

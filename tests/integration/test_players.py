@@ -12,7 +12,7 @@ import pytest
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput
 from core.queries import players as queries
-from core.records import Cohort, LastSeen, PlayerWindow, SilentPlayer, Streak
+from core.records import Cohort, LastSeen, PlayerWindow, SeenPlayers, SilentPlayer, Streak
 from core.service.writes import new_id
 from tests.conftest import Execute
 from tests.situations import SITUATIONS, read_table, write_situation
@@ -131,7 +131,7 @@ def test_who_was_seen_is_counted_alike_everywhere(service: EnhancedDatabaseServi
     for days in (1, 7, 30, queries.DAYS_REPORTED):
         first = world.today - (days - 1) * DAY
         seen = sum(row.players for row in report.last_seen if row.day >= first)
-        assert seen == service.count_seen_players(days=days)
+        assert SeenPlayers(seen, report.players) == service.get_seen_players(days=days)
 
 
 def test_windows_count_who_played_joined_and_returned(service: EnhancedDatabaseService, world: World) -> None:

@@ -16,7 +16,7 @@ from core.errors import DatabaseUnavailable
 from core.records import LeaderboardUpdate
 from dashboard import runtime
 from dashboard.downloads import write_csv
-from dashboard.formats import KNOWN_CATEGORIES, format_count, format_percent
+from dashboard.formats import KNOWN_CATEGORIES, format_count, format_percent, format_quantity
 from dashboard.pages.leaderboards import data, download
 from dashboard.pages.leaderboards.data import Selection
 from tests.conftest import Execute
@@ -144,6 +144,7 @@ def test_the_cards_are_those_of_the_newest_session(
         "Quests completed": format_count(figures["quests"]),
         "Events of the day": format_count(figures["events"]),
     }
+    assert page.metric[0].delta == f"of {format_quantity(len(rows.users), 'player')}"
     notes = [metric.delta for metric in page.metric][1:]
     assert all(note.startswith("so far") for note in notes) is (newest == today)
     if newest == today:
@@ -151,6 +152,19 @@ def test_the_cards_are_those_of_the_newest_session(
     undated = sum(rows.quests["status"] == "COMPLETED") - rows.quests["completed_at"].notna().sum()
     said = f"{undated} completed quests have no known time of completion" in read_text(page)
     assert said is bool(undated)
+
+
+def test_who_was_seen_is_part_of_who_is_counted(service: EnhancedDatabaseService, execute: Execute) -> None:
+    """Players who joined after the newest session are in both numbers: never 3 of 1."""
+    write(service, execute, "one player")
+    execute("DELETE FROM leaderboard_entries WHERE session_date = %s", (datetime.now(UTC).date(),))
+    execute("UPDATE users SET last_active = now()")
+    for name in ("yara", "zoe"):
+        user = service.create_user(username=name)
+        execute("UPDATE users SET last_active = now() WHERE id = %s", (user.id,))
+    service.invalidate_reports()
+    seen = open_page(OVERVIEW).metric[0]
+    assert (seen.label, seen.value, seen.delta) == ("Seen today", "3", "of 3 players")
 
 
 @pytest.mark.parametrize("name", ["nobody", "nobody played"])

@@ -283,7 +283,7 @@ def _play_quests(service: EnhancedDatabaseService, answers: Answers, ids: dict[s
     )
     answers.note("silent count", lambda: service.count_silent_players(days=1))
     answers.note("all silent", lambda: sum(1 for _ in service.stream_silent_players(days=1)))
-    answers.note("seen", lambda: service.count_seen_players(days=2))
+    answers.note("seen", lambda: service.get_seen_players(days=2))
     answers.note("expire", service.expire_quests)
 
 

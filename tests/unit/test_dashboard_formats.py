@@ -37,6 +37,47 @@ def test_a_change_of_money_has_a_sign(amount: str, text: str) -> None:
     assert formats.format_signed_money(Decimal(amount)) == text
 
 
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [
+        (0, 0, "-"),
+        (0, 2_011, "0%"),
+        (1, 2_011, "<1%"),
+        (11, 2_011, "1%"),
+        (1_000, 2_000, "50%"),
+        (2_002, 2_011, ">99%"),
+        (2_011, 2_011, "100%"),
+        (Decimal("0.01"), Decimal(10_000), "<1%"),
+        (Decimal("9999.99"), Decimal(10_000), ">99%"),
+        (Decimal("-12.5"), Decimal(100), "-12%"),
+        (Decimal("-0.01"), Decimal(100), "0%"),
+    ],
+)
+def test_a_share_is_all_or_none_only_when_it_is(part: Decimal, whole: Decimal, text: str) -> None:
+    """However close to it a rounded share would be."""
+    assert formats.format_share(part, whole) == text
+
+
+def test_a_share_with_a_decimal_is_as_strict() -> None:
+    """2,002 of 2,011 are 99.6 %; one less than all is never 100.0 %."""
+    assert formats.format_share(2_002, 2_011, places=1) == "99.6%"
+    assert formats.format_share(99_999, 100_000, places=1) == ">99.9%"
+    assert formats.format_share(1, 100_000, places=1) == "<0.1%"
+    assert formats.format_share(5, 5, places=1) == "100%"
+    shares = [
+        formats.measure_share(part, 1_000_000) for part in (0, 1, 500_000, 999_999, 1_000_000, 1_000_001)
+    ]
+    assert shares == [0, 1, 50, 99, 100, 100]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (1_250, "+1,250"), (-3, "-3"), (Decimal("-0.4"), "0"), (0.0, "0")]
+)
+def test_a_change_has_a_sign_unless_it_is_zero(value: Decimal, text: str) -> None:
+    """Also one that only rounds to zero."""
+    assert formats.format_change(value) == text
+
+
 def test_ranks_and_days_are_readable() -> None:
     """Ranks have separators, days their weekday."""
     assert formats.format_rank_of(1024, 2048) == "1,024 of 2,048"
@@ -173,7 +214,7 @@ def test_a_quantity_has_the_number_of_its_noun(count: int, text: str) -> None:
         (1, 0, "<1%"),
         (6, 0, "1%"),
         (505, 0, "50%"),
-        (999, 0, "99%"),
+        (999, 0, ">99%"),
         (999, 1, "99.9%"),
         (1000, 1, "100%"),
     ],

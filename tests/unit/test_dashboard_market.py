@@ -261,6 +261,8 @@ def test_an_effect_is_told_in_a_sentence() -> None:
     assert tables.describe_effect(build_effect(), now=later) == counts
     running = tables.describe_effect(build_effect(), now=LAST + timedelta(minutes=59))
     assert running == "1 trade of 1 player before, 1,500 trades of 20 players after, so far."
+    of_today = tables.describe_effect(build_effect("0.5", "-0.25"), now=LAST + timedelta(minutes=90))
+    assert of_today.endswith("and -0.25% in that of the event, so far.")
 
 
 def test_an_effect_is_a_table_of_times_and_sessions() -> None:
@@ -306,3 +308,10 @@ def test_the_page_names_the_size_of_a_move_that_makes_an_event() -> None:
     text = " ".join(Path(data.__file__).with_name("page.py").read_text(encoding="utf-8").split())
     assert f"more than {THRESHOLD_PERCENT} % away" in text
     assert PREVIOUS_CLOSE in text
+
+
+def test_a_price_names_its_time() -> None:
+    """Two parts of the page read at different times, and a price can be days old."""
+    moment = datetime(2013, 3, 1, 21, 0, 5, tzinfo=UTC)
+    assert tables.describe_time(moment, moment + timedelta(hours=1)) == "21:00:05"
+    assert tables.describe_time(moment, moment + timedelta(hours=3)) == "21:00, 1 Mar 2013"

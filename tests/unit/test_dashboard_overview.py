@@ -7,10 +7,12 @@ from uuid import UUID
 
 import altair as alt
 
-from core.records import MarketEvent, SessionSummary
+from core.records import MarketEvent, SeenPlayers, SessionSummary, Tick
 from dashboard.pages.overview import charts, tables
+from dashboard.pages.overview.data import Market
 
 DAY = date(2013, 3, 1)
+AFTER = DAY + timedelta(days=1)
 
 
 def build_session(age: int = 0, **changes: Any) -> SessionSummary:
@@ -29,9 +31,9 @@ def build_session(age: int = 0, **changes: Any) -> SessionSummary:
     return SessionSummary(**(values | changes))
 
 
-def build_headlines(*sessions: SessionSummary, is_open: bool = False) -> dict[str, tables.Headline]:
+def build_headlines(*sessions: SessionSummary, today: date = AFTER) -> dict[str, tables.Headline]:
     """Return the headlines of sessions, newest first, by label."""
-    found = tables.build_headlines(sessions, seen_today=900, is_open=is_open)
+    found = tables.build_headlines(sessions, seen_today=SeenPlayers(900, 1_234), today=today)
     return {headline.label: headline for headline in found}
 
 
@@ -39,7 +41,7 @@ def test_headlines_of_a_finished_session_are_compared_with_the_one_before() -> N
     """Each figure with its difference; who was seen is a figure of today."""
     headlines = build_headlines(build_session(0), build_session(1))
     assert [(label, item.value, item.note) for label, item in headlines.items()] == [
-        ("Seen today", "900", "of 1,200 players"),
+        ("Seen today", "900", "of 1,234 players"),
         ("Played", "1,000", "+1"),
         ("Traded", "900", "+2"),
         ("Players", "1,200", "+1"),
@@ -52,17 +54,17 @@ def test_headlines_of_a_finished_session_are_compared_with_the_one_before() -> N
 
 def test_an_open_session_is_so_far_and_better_or_worse_than_none() -> None:
     """The session before stands beside it, without a difference, an arrow or a colour."""
-    headlines = build_headlines(build_session(0), build_session(1), is_open=True)
+    headlines = build_headlines(build_session(0), build_session(1), today=DAY)
     assert not any(item.is_change for item in headlines.values())
     assert headlines["Median return"].note == "so far; 28 Feb: -0.75%"
     assert headlines["Quests completed"].note == "so far; 28 Feb: 11"
-    assert build_headlines(build_session(0), is_open=True)["Played"].note == "so far"
+    assert build_headlines(build_session(0), today=DAY)["Played"].note == "so far"
 
 
 def test_trends_are_of_finished_sessions_oldest_first() -> None:
     """The open session would end each of them in a fall."""
     sessions = [build_session(age) for age in range(3)]
-    finished, still_open = build_headlines(*sessions), build_headlines(*sessions, is_open=True)
+    finished, still_open = build_headlines(*sessions), build_headlines(*sessions, today=DAY)
     assert finished["Played"].trend == (998.0, 999.0, 1_000.0)
     assert finished["Median return"].trend == (-1.75, -0.75, 0.25)
     assert finished["Quests completed"].trend == (12.0, 11.0, 10.0)
@@ -85,7 +87,7 @@ def test_an_unchanged_return_is_no_gain() -> None:
 def test_a_first_session_has_no_change() -> None:
     """Nothing to compare with."""
     headlines = build_headlines(build_session())
-    assert [item.note for item in headlines.values()] == ["of 1,200 players", *[None] * 7]
+    assert [item.note for item in headlines.values()] == ["of 1,234 players", *[None] * 7]
 
 
 def test_a_session_without_leaderboards_has_dashes() -> None:
@@ -110,7 +112,7 @@ def list_values(spec: dict[str, Any], layer: int) -> list[dict[str, Any]]:
 def test_the_chart_of_returns_is_valid_and_holds_what_is_known() -> None:
     """Two values a session, fewer where there is no leaderboard; oldest first."""
     sessions = [build_session(0, events=0), build_session(1, median_return=None, events=0)]
-    spec = charts.build_returns_chart(sessions, (), is_open=False)
+    spec = charts.build_returns_chart(sessions, (), today=AFTER)
     alt.LayerChart.from_dict(spec)
     assert len(spec["layer"]) == 1
     rows = [(row["day"], row["series"], row["percent"]) for row in list_values(spec, 0)]
@@ -124,7 +126,7 @@ def test_the_chart_of_returns_is_valid_and_holds_what_is_known() -> None:
 def test_an_open_session_is_not_joined_to_the_finished_ones() -> None:
     """Its points are hollow and say so far."""
     sessions = [build_session(0, events=0), build_session(1, events=0)]
-    spec = charts.build_returns_chart(sessions, (), is_open=True)
+    spec = charts.build_returns_chart(sessions, (), today=DAY)
     alt.LayerChart.from_dict(spec)
     assert {row["day"] for row in list_values(spec, 0)} == {"2013-02-28"}
     assert [row["session"] for row in list_values(spec, 1)] == ["Fri 1 Mar 2013 (so far)"] * 2
@@ -139,7 +141,7 @@ def test_events_mark_their_sessions() -> None:
         build_event("of the day", datetime(2013, 3, 1, 20, tzinfo=UTC)),
         build_event("before", datetime(2013, 2, 28, 9, tzinfo=UTC)),
     ]
-    spec = charts.build_returns_chart([build_session(0), build_session(1)], events, is_open=True)
+    spec = charts.build_returns_chart([build_session(0), build_session(1)], events, today=DAY)
     alt.LayerChart.from_dict(spec)
     marks = {row["day"]: row["events"] for row in list_values(spec, 2)}
     assert list(marks) == ["2013-02-28", "2013-03-01"]
@@ -150,8 +152,37 @@ def test_events_mark_their_sessions() -> None:
 def test_sessions_as_a_table() -> None:
     """One row a session, in the order given; only the newest can be open."""
     sessions = [build_session(0), build_session(1, best_return=None)]
-    frame = tables.build_sessions_table(sessions, is_open=True)
+    frame = tables.build_sessions_table(sessions, today=DAY)
     assert list(frame["session"]) == [DAY, DAY - timedelta(days=1)]
     assert list(frame["state"]) == ["so far", "finished"]
     assert list(frame["quests"]) == [10, 11]
     assert frame["best"].isna().tolist() == [False, True]
+
+
+def test_rows_of_tomorrow_leave_today_open() -> None:
+    """Openness is by the clock: a newer row finishes no session."""
+    sessions = [build_session(age) for age in (-1, 0, 1)]
+    assert list(tables.build_sessions_table(sessions, today=DAY)["state"]) == ["so far", "so far", "finished"]
+    spec = charts.build_returns_chart(sessions, (), today=DAY)
+    assert {row["day"] for row in list_values(spec, 0)} == {"2013-02-28"}
+    assert {row["session"] for row in list_values(spec, 1)} == {
+        "Fri 1 Mar 2013 (so far)",
+        "Sat 2 Mar 2013 (so far)",
+    }
+
+
+def test_a_count_that_did_not_change_has_no_sign() -> None:
+    """Like every other change."""
+    assert build_headlines(build_session(0), build_session(0))["Played"].note == "0"
+
+
+def test_movers_say_of_when_their_prices_are() -> None:
+    """And how many symbols are left out because theirs are older."""
+    noon = datetime(2013, 3, 1, 12, tzinfo=UTC)
+    market = Market((Tick("AAPL", noon, Decimal(1)),), (), stale=2)
+    assert tables.describe_movers(market, noon + timedelta(hours=3)) == (
+        "Prices up to 1 Mar 2013 12:00. Left out: 2 symbols without a price in the 24 hours before."
+    )
+    assert tables.describe_movers(Market(market.ticks, ()), noon + timedelta(days=3)) == (
+        "No price in the last 24 hours. Prices up to 1 Mar 2013 12:00."
+    )

@@ -16,6 +16,7 @@ from dashboard.elements import CARD_PIXELS, show_metric
 from dashboard.formats import (
     Category,
     escape_markdown,
+    format_change,
     format_count,
     format_day,
     format_quantity,
@@ -138,7 +139,7 @@ def _show_summaries(selection: Selection, summaries: Summaries) -> None:
         return f"{meaning} {category.explanation} Up to two minutes old."
 
     with st.grid(4, min_column_width=CARD_PIXELS):
-        joined = f"{summary.players - other.players:+,}{so_far}" if other else "first session"
+        joined = f"{format_change(summary.players - other.players)}{so_far}" if other else "first session"
         show_metric(
             "Players with a score",
             format_count(summary.players),

@@ -13,7 +13,7 @@ import streamlit as st
 from core import EnhancedDatabaseService
 from core.records import EventEffect, MarketEvent, Sparkline, Tick
 from dashboard import filters, live, runtime, states
-from dashboard.elements import CARD_PIXELS, MINUTES, show_metric, show_table
+from dashboard.elements import CARD_PIXELS, MINUTES, build_change_column, show_metric, show_table
 from dashboard.formats import (
     escape_markdown,
     format_count,
@@ -162,12 +162,12 @@ def _show_figures(view: SymbolView, selected: Range) -> None:
     spread, change = tables.measure_spread(tick), tick.change_percent_24h
     with st.grid(6, min_column_width=CARD_PIXELS):
         show_metric(
-            f"{escape_markdown(tick.symbol)} now",
+            f"{escape_markdown(tick.symbol)} at {tables.describe_time(tick.timestamp, datetime.now(UTC))}",
             format_price(tick.price),
             None if change is None else f"{format_percent(change)} in 24 h",
             is_change=bool(change) and not is_zero(change or 0),
-            help=f"Last price, of {format_minute(tick.timestamp)} UTC, against the last price at or before "
-            f"24 hours earlier. {AGE}",
+            help="Last price when this part was read (the table above is read more often), against the last "
+            f"price at or before 24 hours earlier. {AGE}",
         )
         show_metric(
             f"Change in {selected.name}",
@@ -279,9 +279,7 @@ def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
             "title": "Event",
             "symbols": "Symbols",
             "sentiment": "Sentiment",
-            "impact": st.column_config.NumberColumn(
-                "Impact", format="%,.2f%%", help="Move of the price in percent, negative for a fall"
-            ),
+            "impact": build_change_column("Impact", unit="%", help="Move of the price in percent"),
             "type": "Type",
         },
         alt=f"{format_quantity(len(events), 'market event')}, the newest first",
@@ -314,9 +312,9 @@ def _show_effect(effect: EventEffect | None, window: str) -> None:
             "when": "When",
             "traders": number("Traded", format="%,d", help="Players with at least one trade"),
             "trades": number("Trades", format="%,d"),
-            "median": number(
+            "median": build_change_column(
                 "Median",
-                format="%,.2f%%",
+                unit="%",
                 help="Median return of the session: half of the players did better",
             ),
             "players": number("Played", format="%,d", help="Players with a portfolio of the session"),

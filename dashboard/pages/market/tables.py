@@ -10,6 +10,8 @@ import pandas as pd
 import streamlit as st
 
 from core.records import Candle, EventEffect, MarketEvent, Sparkline, Tick, TradingWindow
+from dashboard.data import is_open_session
+from dashboard.elements import build_change_column
 from dashboard.formats import (
     build_symbol_link,
     count_price_places,
@@ -67,9 +69,9 @@ def build_price_columns(ticks: Sequence[Tick]) -> dict[str, Any]:
     places = count_price_places(tick.price for tick in ticks)
     return {
         "price": st.column_config.NumberColumn("Price", format=f"$%,.{places}f"),
-        "change": st.column_config.NumberColumn(
+        "change": build_change_column(
             "24 h change",
-            format="%,.2f%%",
+            unit="%",
             help="Last price against the last price at or before 24 hours earlier; - without one",
         ),
         "trend": st.column_config.LineChartColumn(
@@ -120,7 +122,7 @@ def build_effect_table(effect: EventEffect, *, window: str, now: datetime) -> pd
     for session in effect.sessions:
         place = "before" if session.session_date < day else "of the event"
         place = "after" if session.session_date > day else place
-        so_far = ", so far" if session.session_date == now.date() else ""
+        so_far = ", so far" if is_open_session(session.session_date, now) else ""
         rows.append(
             {
                 "when": f"Session {place}{so_far}",
@@ -149,9 +151,10 @@ def describe_effect(effect: EventEffect, *, now: datetime) -> str:
         f"after{_tell_open(after, now)}."
     )
     if len(medians) == 2:
+        so_far = ", so far" if is_open_session(day, now) else ""
         text += (
             f" Median return {format_percent(medians[False])} in the session before and "
-            f"{format_percent(medians[True])} in that of the event."
+            f"{format_percent(medians[True])} in that of the event{so_far}."
         )
     return text
 
@@ -186,6 +189,14 @@ def describe_view(view: SymbolView, chosen: Range) -> str:
         f"{format_price(total.high)}, at least {format_price(total.low)}; "
         f"{format_quantity(len(view.events), 'event')} marked."
     )
+
+
+def describe_time(moment: datetime, now: datetime) -> str:
+    """Write the time of a price: `14:05:03` of today, otherwise `21:00, 1 Mar 2013`."""
+    day = moment.astimezone(UTC).date()
+    if day == now.astimezone(UTC).date():
+        return f"{moment.astimezone(UTC):%H:%M:%S}"
+    return f"{moment.astimezone(UTC):%H:%M}, {day.day} {day:%b %Y}"
 
 
 def format_volume(volume: int) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from core.metrics.scrape import Scrape
-from dashboard.formats import format_duration
+from dashboard.formats import format_duration, format_share
 from dashboard.monitoring.alerts import Alert
 from dashboard.monitoring.queries import (
     CACHE_BYPASSES,
@@ -155,7 +155,9 @@ def describe_memory(scrape: Scrape) -> str:
         return ""
     limit = scrape.total("echo_redis_memory_max_bytes")
     evicted = scrape.total("echo_redis_evicted_keys_total")
-    of_limit = f" of {limit / MEBIBYTE:,.0f} MiB ({used / limit:.0%})" if limit else " without a limit"
+    of_limit = (
+        f" of {limit / MEBIBYTE:,.0f} MiB ({format_share(used, limit)})" if limit else " without a limit"
+    )
     return f"Now {used / MEBIBYTE:,.1f} MiB{of_limit}; {evicted:,.0f} keys evicted since Redis started."
 
 

@@ -4,6 +4,7 @@ Vega-Lite in plain dictionaries; pure functions.
 """
 
 from collections.abc import Sequence
+from datetime import date
 from typing import Any
 
 from core.records import MarketEvent, SessionSummary
@@ -17,15 +18,16 @@ _SERIES, _COLOURS = ("Best", "Median"), (ACCENT, BASELINE)
 
 
 def build_returns_chart(
-    sessions: Sequence[SessionSummary], events: Sequence[MarketEvent], *, is_open: bool
+    sessions: Sequence[SessionSummary], events: Sequence[MarketEvent], *, today: date
 ) -> Spec:
     """Return the best and the median return of each session, given newest first.
 
-    Finished sessions are joined by lines; an open one has hollow points of its own. A mark above tells of
-    the market events of a session.
+    Finished sessions, those before `today`, are joined by lines; an open one has hollow points of its own. A
+    mark above tells of the market events of a session.
     """
     newest_last = tuple(reversed(sessions))
-    finished = newest_last[:-1] if is_open else newest_last
+    finished = [session for session in newest_last if session.session_date < today]
+    still_open = newest_last[len(finished) :]
     days = [session.session_date.isoformat() for session in newest_last]
     x = build_day_axis(days, labels=_LABELS)
     lines = _build_layer(
@@ -33,9 +35,9 @@ def build_returns_chart(
     )
     lines["encoding"]["strokeDash"] = _build_scale([[1, 0], [6, 4]])
     layers = [lines]
-    if is_open:
+    if still_open:
         hollow = {"type": "point", "filled": False, "size": 70, "strokeWidth": 2}
-        points = _build_layer(newest_last[-1:], x, hollow, note=" (so far)")
+        points = _build_layer(still_open, x, hollow, note=" (so far)")
         # a scale of its own would have a second legend
         points["encoding"]["color"] = {"field": "colour", "type": "nominal", "scale": None}
         layers.append(points)

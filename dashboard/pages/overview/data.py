@@ -9,9 +9,8 @@ from datetime import UTC, date, datetime, time, timedelta
 import msgspec
 
 from core import EnhancedDatabaseService
-from core.records import LeaderboardEntry, MarketEvent, SessionSummary, Sparkline, Tick
+from core.records import LeaderboardEntry, MarketEvent, SeenPlayers, SessionSummary, Sparkline, Tick
 from dashboard import scores
-from dashboard.data import is_open_session
 from dashboard.formats import KNOWN_CATEGORIES
 from dashboard.pages.market.data import list_sparklines, list_ticks
 
@@ -19,43 +18,60 @@ SESSIONS_SHOWN = 14
 """Sessions of a trend: two weeks of trading fit into a small chart."""
 
 EVENTS_SHOWN = 20
+EVENTS_COUNTED = 1_000
+"""Most events of a day that are counted: more than the market has symbols."""
 EVENTS_NAMED = 500
 """Events read for the marks of the chart: the newest of two weeks, at most some dozen a day."""
 
 LEADERS_SHOWN = 5
+DAY = timedelta(days=1)
 
 
 class Sessions(msgspec.Struct, frozen=True):
-    """The newest sessions, newest first; `is_open` says that the newest is not finished."""
+    """The newest sessions, newest first; that of `today` is open, the others are finished."""
 
     summaries: tuple[SessionSummary, ...]
-    is_open: bool
+    today: date
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the newest session is not finished."""
+        return bool(self.summaries) and self.summaries[0].session_date >= self.today
 
 
 class Counts(msgspec.Struct, frozen=True):
     """Players seen today, and completed quests that count in no session."""
 
-    seen_today: int
+    seen_today: SeenPlayers
     undated_quests: int
 
 
 class Market(msgspec.Struct, frozen=True):
-    """The latest prices with the trend of each symbol."""
+    """The latest prices of symbols that moved, and their trends.
+
+    `stale` symbols are left out: they have no price in the 24 hours before the newest of all.
+    """
 
     ticks: tuple[Tick, ...]
     sparklines: tuple[Sparkline, ...]
+    stale: int = 0
+
+
+class DayEvents(msgspec.Struct, frozen=True):
+    """The newest events of a day, and how many it has."""
+
+    newest: tuple[MarketEvent, ...]
+    total: int
 
 
 def load_sessions(service: EnhancedDatabaseService) -> Sessions:
     """Return the newest sessions in figures; no summaries before the first one."""
-    summaries = service.get_session_summaries(limit=SESSIONS_SHOWN)
-    is_open = bool(summaries) and is_open_session(summaries[0].session_date, datetime.now(UTC))
-    return Sessions(summaries, is_open=is_open)
+    return Sessions(service.get_session_summaries(limit=SESSIONS_SHOWN), datetime.now(UTC).date())
 
 
 def load_counts(service: EnhancedDatabaseService) -> Counts:
     """Return the figures that belong to no session."""
-    return Counts(service.count_seen_players(), service.count_undated_quests())
+    return Counts(service.get_seen_players(), service.count_undated_quests())
 
 
 def load_marked_events(service: EnhancedDatabaseService, sessions: Sessions) -> tuple[MarketEvent, ...]:
@@ -71,18 +87,23 @@ def load_leaders(service: EnhancedDatabaseService, day: date) -> tuple[Leaderboa
 
 
 def load_market(service: EnhancedDatabaseService) -> Market:
-    """Return the latest prices."""
+    """Return the latest prices of the symbols that have one in the last 24 hours of the market."""
     ticks = list_ticks(service)
-    return Market(ticks, list_sparklines(service) if ticks else ())
+    newest = max((tick.timestamp for tick in ticks), default=datetime.max.replace(tzinfo=UTC))
+    # a clock that is ahead must not make all other symbols old
+    end = min(newest, datetime.now(UTC))
+    moving = tuple(tick for tick in ticks if end - tick.timestamp < DAY)
+    return Market(moving, list_sparklines(service) if moving else (), stale=len(ticks) - len(moving))
 
 
-def load_events(service: EnhancedDatabaseService, day: date) -> tuple[MarketEvent, ...]:
+def load_events(service: EnhancedDatabaseService, day: date) -> DayEvents:
     """Return the newest events of a day, newest first."""
-    return _list_events(service, [day], limit=EVENTS_SHOWN)
+    events = _list_events(service, [day], limit=EVENTS_COUNTED)
+    return DayEvents(events[:EVENTS_SHOWN], len(events))
 
 
 def _list_events(
     service: EnhancedDatabaseService, days: Sequence[date], *, limit: int
 ) -> tuple[MarketEvent, ...]:
     begin, end = (datetime.combine(day, time(0), UTC) for day in (min(days), max(days)))
-    return service.list_market_events(limit, since=begin, until=end + timedelta(days=1))
+    return service.list_market_events(limit, since=begin, until=end + DAY)

@@ -4,6 +4,7 @@ Run by Streamlit as a script for every view. Has no filters; everything refreshe
 """
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import partial
 
 import streamlit as st
@@ -11,7 +12,7 @@ import streamlit as st
 from core import EnhancedDatabaseService
 from core.records import LeaderboardEntry, MarketEvent
 from dashboard import live, runtime, states
-from dashboard.elements import CARD_PIXELS, show_metric, show_table
+from dashboard.elements import CARD_PIXELS, build_change_column, show_metric, show_table
 from dashboard.formats import (
     build_player_link,
     escape_markdown,
@@ -23,7 +24,7 @@ from dashboard.formats import (
 from dashboard.navigation import SCRIPTS
 from dashboard.pages.market.tables import build_events_table, build_movers_table, build_price_columns
 from dashboard.pages.overview import charts, data, tables
-from dashboard.pages.overview.data import Counts, Market, Sessions
+from dashboard.pages.overview.data import Counts, DayEvents, Market, Sessions
 
 REFRESH_SECONDS = 30
 VISIBLE_ROWS = 6
@@ -99,9 +100,7 @@ def _show_state(sessions: Sessions) -> None:
 
 
 def _show_headlines(sessions: Sessions, counts: Counts) -> None:
-    headlines = tables.build_headlines(
-        sessions.summaries, seen_today=counts.seen_today, is_open=sessions.is_open
-    )
+    headlines = tables.build_headlines(sessions.summaries, seen_today=counts.seen_today, today=sessions.today)
     with st.grid(CARDS_PER_ROW, min_column_width=CARD_PIXELS):
         for headline in headlines:
             show_metric(
@@ -123,7 +122,7 @@ def _show_headlines(sessions: Sessions, counts: Counts) -> None:
 def _show_returns(sessions: Sessions, events: Sequence[MarketEvent]) -> None:
     shown = len(sessions.summaries)
     st.vega_lite_chart(
-        charts.build_returns_chart(sessions.summaries, events, is_open=sessions.is_open),
+        charts.build_returns_chart(sessions.summaries, events, today=sessions.today),
         width="stretch",
         alt=f"Best and median return of the last {shown} sessions; see the table below",
     )
@@ -159,38 +158,41 @@ def _show_movers(market: Market) -> None:
         visible_rows=VISIBLE_ROWS,
         placeholder="-",
     )
+    st.caption(tables.describe_movers(market, datetime.now(UTC)))
     st.page_link(SCRIPTS["market"], label="All symbols")
 
 
-def _show_events(events: Sequence[MarketEvent]) -> None:
-    if not events:
+def _show_events(events: DayEvents) -> None:
+    if not events.newest:
         st.caption("No symbol has moved far enough on this day to create an event.")
     else:
         show_table(
-            build_events_table(events)[["time", "title", "sentiment"]],
+            build_events_table(events.newest)[["time", "title", "sentiment"]],
             {
                 "time": st.column_config.DatetimeColumn("Time", format="HH:mm", timezone="UTC"),
                 "title": st.column_config.TextColumn("Event", width="medium"),
                 "sentiment": "Sentiment",
             },
-            alt=f"{format_quantity(len(events), 'event')} of the day, the newest first",
+            alt=f"{len(events.newest)} of {format_quantity(events.total, 'event')} of the day, newest first",
             visible_rows=VISIBLE_ROWS,
         )
+    if len(events.newest) < events.total:
+        st.caption(f"The {len(events.newest)} newest of {format_count(events.total)} events.")
     st.page_link(SCRIPTS["market"], label="All events")
 
 
 def _show_table(sessions: Sessions) -> None:
     number = st.column_config.NumberColumn
     show_table(
-        tables.build_sessions_table(sessions.summaries, is_open=sessions.is_open),
+        tables.build_sessions_table(sessions.summaries, today=sessions.today),
         {
             "session": st.column_config.DateColumn("Session", format="YYYY-MM-DD"),
             "state": st.column_config.TextColumn("State", help="So far: the session is open"),
             "played": number("Played", format="%,d", help=tables.PLAYED_HELP),
             "traded": number("Traded", format="%,d", help=tables.TRADED_HELP),
             "players": number("Players with a score", format="%,d"),
-            "median": number("Median return", format="%+,.2f%%", help=tables.RETURN_HELP),
-            "best": number("Best return", format="%+,.2f%%", help=tables.RETURN_HELP),
+            "median": build_change_column("Median return", unit="%", help=tables.RETURN_HELP),
+            "best": build_change_column("Best return", unit="%", help=tables.RETURN_HELP),
             "quests": number("Quests completed", format="%,d", help=tables.QUESTS_HELP),
             "events": number("Events of the day", format="%,d", help=tables.EVENTS_HELP),
             "signed_up": number("Players", format="%,d", help=tables.PLAYERS_HELP),

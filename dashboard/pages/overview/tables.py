@@ -5,14 +5,24 @@ trends are of finished sessions.
 """
 
 from collections.abc import Callable, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import msgspec
 import pandas as pd
 
-from core.records import SessionSummary
-from dashboard.formats import Number, format_count, format_percent, format_points, is_zero
+from core.records import SeenPlayers, SessionSummary
+from dashboard.formats import (
+    Number,
+    format_change,
+    format_count,
+    format_minute,
+    format_percent,
+    format_points,
+    format_quantity,
+    is_zero,
+)
+from dashboard.pages.overview.data import DAY, Market
 
 SEEN_HELP = (
     "Players whose last activity was today (since 00:00 UTC), or who have a portfolio of today's session."
@@ -41,12 +51,13 @@ class Headline(msgspec.Struct, frozen=True):
 
 
 def build_headlines(
-    sessions: Sequence[SessionSummary], *, seen_today: int, is_open: bool
+    sessions: Sequence[SessionSummary], *, seen_today: SeenPlayers, today: date
 ) -> tuple[Headline, ...]:
     """Return the headlines of the newest of at least one session, given newest first.
 
-    `is_open` says that the newest session is not finished.
+    The session of `today` is not finished.
     """
+    is_open = sessions[0].session_date >= today
 
     def count(label: str, get_value: Callable[[SessionSummary], int], explanation: str) -> Headline:
         values = [get_value(session) for session in sessions]
@@ -54,7 +65,7 @@ def build_headlines(
         if is_open:
             note = _describe_open(sessions, [format_count(value) for value in values])
         elif len(values) > 1:
-            note = f"{values[0] - values[1]:+,d}"
+            note = format_change(values[0] - values[1])
         return Headline(
             label,
             format_count(values[0]),
@@ -77,14 +88,13 @@ def build_headlines(
             label, texts[0], explanation, format_points(moved), trend, is_change=not is_zero(moved)
         )
 
-    newest = sessions[0]
-    signed_up = format_count(newest.signed_up)
+    of_all = f"of {format_quantity(seen_today.players, 'player')}"
     return (
         Headline(
             "Seen today",
-            format_count(seen_today),
+            format_count(seen_today.seen),
             f"{SEEN_HELP} Up to one minute old.",
-            f"of {signed_up} players",
+            of_all,
         ),
         count("Played", lambda session: session.played, PLAYED_HELP),
         count("Traded", lambda session: session.traded, TRADED_HELP),
@@ -110,12 +120,12 @@ def _build_trend(newest_first: Sequence[Number | None], *, is_open: bool) -> tup
     return tuple(float(value) for value in reversed(finished) if value is not None)
 
 
-def build_sessions_table(sessions: Sequence[SessionSummary], *, is_open: bool) -> pd.DataFrame:
-    """Return one row per session, in the order given."""
+def build_sessions_table(sessions: Sequence[SessionSummary], *, today: date) -> pd.DataFrame:
+    """Return one row per session, in the order given; that of `today` is so far."""
     return pd.DataFrame(
         {
             "session": [session.session_date for session in sessions],
-            "state": ["so far" if is_open and place == 0 else "finished" for place in range(len(sessions))],
+            "state": ["finished" if session.session_date < today else "so far" for session in sessions],
             "played": [session.played for session in sessions],
             "traded": [session.traded for session in sessions],
             "players": [session.players for session in sessions],
@@ -130,3 +140,15 @@ def build_sessions_table(sessions: Sequence[SessionSummary], *, is_open: bool) -
 
 def _float(value: Number | None) -> float | None:
     return None if value is None else float(value)
+
+
+def describe_movers(market: Market, now: datetime) -> str:
+    """Say of when the prices of the movers are, and how many symbols with older ones are left out."""
+    newest = max(tick.timestamp for tick in market.ticks)
+    text = f"Prices up to {format_minute(newest.astimezone(UTC))}."
+    if now - newest >= DAY:
+        text = f"No price in the last 24 hours. {text}"
+    if market.stale:
+        symbols = format_quantity(market.stale, "symbol")
+        text += f" Left out: {symbols} without a price in the 24 hours before."
+    return text

@@ -73,7 +73,7 @@ def has_players(service: EnhancedDatabaseService) -> bool:
 
 def load_today(service: EnhancedDatabaseService) -> Today:
     """Return the figures of today, which are read much faster than those of all players."""
-    return Today(service.count_seen_players(days=1), service.list_player_days(days=1)[-1])
+    return Today(service.get_seen_players(days=1).seen, service.list_player_days(days=1)[-1])
 
 
 def list_weeks(today: date) -> list[date]:

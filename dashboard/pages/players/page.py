@@ -15,7 +15,7 @@ from core.records import PlayerDay, PlayerReport, SilentPlayer
 from dashboard import filters, live, runtime, states
 from dashboard.charts import enclose_data
 from dashboard.elements import CARD_PIXELS, link_player, show_metric, show_table
-from dashboard.formats import escape_markdown, format_count, format_day, format_quantity
+from dashboard.formats import escape_markdown, format_change, format_count, format_day, format_quantity
 from dashboard.pages.players import charts, data, download, tables
 from dashboard.pages.players.data import ROWS_SHOWN, Silence, SilentPage, Today
 
@@ -128,7 +128,11 @@ def _show_window(report: PlayerReport, days: int) -> None:
     with st.grid(4, min_column_width=CARD_PIXELS):
         for label, count, earlier, text in rows:
             is_change = count != earlier
-            note = f"{count - earlier:+,d} from {format_count(earlier)}" if is_change else "as many before"
+            note = (
+                f"{format_change(count - earlier)} from {format_count(earlier)}"
+                if is_change
+                else "as many before"
+            )
             show_metric(label, format_count(count), note, is_change=is_change, help=text)
         earlier_lost = f"before: {format_count(found.lost_before)}"
         show_metric("Newly lost", format_count(found.lost), earlier_lost, help=NEWLY_LOST_HELP)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from dashboard.charts import Spec
-from dashboard.formats import format_count, format_key
-from dashboard.pages.quests.tables import Progress
+from dashboard.formats import format_key
+from dashboard.pages.quests.tables import Progress, format_counted_share
 
 STEPS = ("Completed", "Halfway", "Started", "Not started")
 """How far a quest came, the furthest first; the bar of a type has a segment for each."""
@@ -59,7 +59,7 @@ def _list_steps(item: Progress) -> list[Spec]:
             "step": step,
             "place": place,
             "share": count / item.ended,
-            "quests": f"{format_count(count)} of {format_count(item.ended)} ({count / item.ended:.0%})",
+            "quests": format_counted_share(count, item.ended),
         }
         for place, (step, count) in enumerate(zip(STEPS, counts, strict=True))
     ]

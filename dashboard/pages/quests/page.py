@@ -15,7 +15,7 @@ from core.records import CompletionTimes, PlayerQuest, QuestOutcome, QuestReturn
 from dashboard import filters, live, runtime, states
 from dashboard.data import find_player
 from dashboard.elements import CARD_PIXELS, MINUTES, PROGRESS, link_player, show_metric, show_table
-from dashboard.formats import escape_markdown, format_count, format_key, format_quantity
+from dashboard.formats import escape_markdown, format_count, format_key, format_quantity, format_share
 from dashboard.pages.quests import charts, tables
 
 REFRESH_SECONDS = 60
@@ -171,7 +171,7 @@ def _show_outcomes(found: tuple[Sequence[QuestOutcome], Sequence[QuestTotals], i
 
 def _show_summary(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals]) -> None:
     done, running = tables.add_progress(outcomes), tables.sum_running(totals)
-    rate = f"{done.completed / done.ended:.1%}" if done.ended else "-"
+    rate = format_share(done.completed, done.ended, places=1)
     with st.grid(4, min_column_width=CARD_PIXELS):
         show_metric(
             "Ended quests",

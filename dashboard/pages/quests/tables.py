@@ -25,7 +25,9 @@ from dashboard.formats import (
     format_key,
     format_points,
     format_reward,
+    format_share,
     format_time_left,
+    measure_share,
 )
 
 T = TypeVar("T")
@@ -89,9 +91,9 @@ def _group(rows: Iterable[T], get_key: Callable[[T], Any]) -> dict[Any, list[T]]
     return groups
 
 
-def format_share(part: int, whole: int) -> str:
+def format_counted_share(part: int, whole: int) -> str:
     """Write a share with its counts: `80% (12 of 15)`; empty without any."""
-    return f"{part / whole:.0%} ({format_count(part)} of {format_count(whole)})" if whole else ""
+    return f"{format_share(part, whole)} ({format_count(part)} of {format_count(whole)})" if whole else ""
 
 
 def describe_duration(duration: timedelta | None) -> str:
@@ -111,16 +113,12 @@ def build_progress_table(progress: Sequence[Progress], totals: Iterable[QuestTot
         {
             "type": [format_key(item.type) for item in rows],
             "ended": [format_count(item.ended) for item in rows],
-            "started": [_format_percent(item.started, item.ended) for item in rows],
-            "halfway": [_format_percent(item.halfway, item.ended) for item in rows],
-            "completed": [_format_percent(item.completed, item.ended) for item in rows],
+            "started": [format_share(item.started, item.ended) for item in rows],
+            "halfway": [format_share(item.halfway, item.ended) for item in rows],
+            "completed": [format_share(item.completed, item.ended) for item in rows],
             "running": [format_count(running.get(item.type, Running(0, 0)).quests) for item in rows],
         }
     )
-
-
-def _format_percent(part: int, whole: int) -> str:
-    return f"{part / whole:.0%}" if whole else "-"
 
 
 def build_weeks_table(outcomes: Iterable[QuestOutcome], *, since: date | None, today: date) -> pd.DataFrame:
@@ -133,7 +131,7 @@ def build_weeks_table(outcomes: Iterable[QuestOutcome], *, since: date | None, t
     table = {"week": [format_week(week, since=since, today=today) for week in _sort_weeks(weeks)]}
     for quest_type in (item.type for item in list_progress(rows)):
         progress = [add_progress(select_type(weeks[week], quest_type)) for week in _sort_weeks(weeks)]
-        table[f"type {quest_type}"] = [format_share(item.completed, item.ended) for item in progress]
+        table[f"type {quest_type}"] = [format_counted_share(item.completed, item.ended) for item in progress]
     return pd.DataFrame(table)
 
 
@@ -205,9 +203,9 @@ def build_returns_table(returns: Sequence[QuestReturn]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "type": [format_key(item.type) for item in returns],
-            "with": [format_share(item.returned_with, item.sessions_with) or "-" for item in returns],
+            "with": [format_counted_share(item.returned_with, item.sessions_with) or "-" for item in returns],
             "without": [
-                format_share(item.returned_without, item.sessions_without) or "everybody had one"
+                format_counted_share(item.returned_without, item.sessions_without) or "everybody had one"
                 for item in returns
             ],
             "difference": [_format_difference(item) for item in returns],
@@ -229,7 +227,7 @@ def build_stuck_table(stuck: Sequence[StuckQuest], now: datetime) -> pd.DataFram
             "player": [build_player_link(item.username) for item in stuck],
             "title": [item.quest.title for item in stuck],
             "reason": [describe_reasons(item) for item in stuck],
-            "progress": [measure_progress(item.quest) * 100 for item in stuck],
+            "progress": [measure_progress_percent(item.quest) for item in stuck],
             "running": [describe_duration(max(now - item.quest.created_at, timedelta())) for item in stuck],
             "left": [format_time_left(item.quest.expires_at, now) or "no end" for item in stuck],
             "seen": [
@@ -280,7 +278,7 @@ def build_expiring_table(quests: Sequence[PlayerQuest], now: datetime) -> pd.Dat
         {
             "player": [build_player_link(item.username) for item in quests],
             "title": [item.quest.title for item in quests],
-            "progress": [measure_progress(item.quest) * 100 for item in quests],
+            "progress": [measure_progress_percent(item.quest) for item in quests],
             "left": [format_time_left(item.quest.expires_at, now) for item in quests],
         }
     )
@@ -292,7 +290,7 @@ def build_player_table(quests: Sequence[Quest], now: datetime) -> pd.DataFrame:
         {
             "title": [quest.title for quest in quests],
             "status": [_describe_status(quest, now) for quest in quests],
-            "progress": [measure_progress(quest) * 100 for quest in quests],
+            "progress": [measure_progress_percent(quest) for quest in quests],
             "reward": [
                 format_reward(quest.reward_type, quest.reward_value) if quest.reward_type else ""
                 for quest in quests
@@ -312,6 +310,11 @@ def _describe_status(quest: Quest, now: datetime) -> str:
     if quest.status != "ACTIVE":
         return format_key(quest.status)
     return "Running" if quest.expires_at is None or quest.expires_at > now else "Expired"
+
+
+def measure_progress_percent(quest: Quest) -> int:
+    """Return the progress of a quest in whole percent: 100 only when its target is reached."""
+    return measure_share(quest.current_progress, quest.target_value) if quest.target_value > 0 else 100
 
 
 def measure_progress(quest: Quest) -> float:
