@@ -89,6 +89,7 @@ class Reader:
 
     `is_database_up` checks the database within about a second. `find_stale` returns, in the thread of a
     read, how old the answer is when the service replaced the database by a last known value, else None.
+    Values younger than `fresh_seconds` are not read again: for where `note_health` tells of an outage.
     """
 
     def __init__(
@@ -97,17 +98,20 @@ class Reader:
         is_database_up: Callable[[], bool],
         find_stale: Callable[[], float | None],
         entries: int = ENTRIES,
+        fresh_seconds: float = 0.0,
         patience_seconds: float = PATIENCE_SECONDS,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._is_database_up = is_database_up
         self._find_stale = find_stale
         self._capacity = entries
+        self._fresh_seconds = fresh_seconds
         self._patience_seconds = patience_seconds
         self._clock = clock
         self._workers = Workers()
         self._lock = threading.Lock()
         self._known: OrderedDict[Hashable, _Known] = OrderedDict()
+        self._fresh_from = datetime.min.replace(tzinfo=UTC)
         self._checking = threading.Lock()
         self._checked_at = float("-inf")
         self._is_away = False
@@ -121,11 +125,12 @@ class Reader:
     ) -> Reading[T]:
         """Return a fresh value, or the last known one of this key with the error; raise without one.
 
-        A value younger than `max_age_seconds` counts as fresh, unless its last read failed. While the
-        database does not answer, nothing is loaded, so that waiting times do not add up.
+        A value younger than `max_age_seconds` counts as fresh, unless its last read
+        failed. While the database does not answer, nothing is fresh and nothing is loaded, so that waiting
+        times do not add up.
         """
         known = self._find(key)
-        if known is not None and not known.is_failing and self._is_young(known, max_age_seconds):
+        if known is not None and self._is_fresh(known, max_age_seconds):
             return Reading(known.value, known.read_at)
         try:
             reading = self._load(load)
@@ -158,8 +163,14 @@ class Reader:
                 logger.warning("the database does not answer; pages show the last known values")
         self._is_away = not is_up
 
-    def _is_young(self, known: _Known, seconds: float) -> bool:
-        return (self._clock() - known.read_at).total_seconds() < seconds
+    def read_again(self) -> None:
+        """Let no value of before count as fresh."""
+        self._fresh_from = self._clock()
+
+    def _is_fresh(self, known: _Known, seconds: float) -> bool:
+        if known.is_failing or self._is_away or known.read_at < self._fresh_from:
+            return False
+        return (self._clock() - known.read_at).total_seconds() < max(seconds, self._fresh_seconds)
 
     def _find(self, key: Hashable) -> _Known | None:
         with self._lock:

@@ -87,14 +87,19 @@ class _Holder:
     updates = 0
 
 
-def set_service(service: EnhancedDatabaseService | None) -> None:
-    """Set the service for page scripts, or None to remove it; forgets what was read from another one."""
+def set_service(service: EnhancedDatabaseService | None, *, fresh_seconds: float = 0.0) -> None:
+    """Set the service for page scripts, or None to remove it; forgets what was read from another one.
+
+    Sections do not read again what any visitor read in the last `fresh_seconds`.
+    """
     _Holder.service = service
     _Holder.cache.clear()
     _Holder.reader = None
     if service is not None:
         _Holder.reader = Reader(
-            is_database_up=lambda: is_database_up(service), find_stale=service.stale_seconds
+            is_database_up=lambda: is_database_up(service),
+            find_stale=service.stale_seconds,
+            fresh_seconds=fresh_seconds,
         )
     _Holder.read_again_at = -math.inf
 
@@ -135,6 +140,7 @@ def read_again(*, clock: Callable[[], float] = time.monotonic) -> None:
             return
         _Holder.read_again_at = now
     _Holder.cache.clear()
+    get_reader().read_again()
 
 
 def count_update() -> None:

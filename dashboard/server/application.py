@@ -48,6 +48,9 @@ SCRIPT = Path(__file__).parents[1] / "app.py"
 SHUTDOWN_SECONDS = 1
 """How long open browser connections may delay a stop; pages reconnect by themselves."""
 
+FRESH_SECONDS = 2.0
+"""Visitors who come together share the reads of this time: too short to notice, and outages are told."""
+
 DRAIN_SECONDS = 2.0
 """How long running reads may continue before they are cancelled; a stop stays below 5 s in all."""
 
@@ -91,7 +94,7 @@ def create_app(settings: Settings) -> st.App:
     @asynccontextmanager
     async def lifespan(_: st.App) -> AsyncGenerator[dict[str, Any] | None, None]:
         service = open_service(settings, role="dashboard")
-        runtime.set_service(service)
+        runtime.set_service(service, fresh_seconds=FRESH_SECONDS)
         runtime.watch_sessions(service.metrics)
         sign_in.set_policy(policy)
         sampler = open_sampler(service, settings)

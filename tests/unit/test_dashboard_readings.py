@@ -137,6 +137,27 @@ def test_a_retry_leaves_young_values_alone(world: World) -> None:
     assert reader.read("young", lambda: "third", max_age_seconds=24).value == "third"
 
 
+def test_visitors_who_come_together_share_a_read(world: World) -> None:
+    """For two seconds; not after Refresh, or while the database is away."""
+    reader = world.open_reader(fresh_seconds=2.0)
+    values = iter(range(10))
+
+    def read() -> int:
+        return reader.read("prices", lambda: next(values)).value
+
+    assert [read(), read()] == [0, 0]
+    world.now += timedelta(seconds=2)
+    assert [read(), read()] == [1, 1]
+    world.now += timedelta(milliseconds=1)
+    reader.read_again()
+    assert [read(), read()] == [2, 2]
+    reader.note_health(is_up=False)
+    assert reader.read("prices", lambda: next(values))[::2][1] is not None
+    world.is_up = True
+    reader.note_health(is_up=True)
+    assert read() == 3
+
+
 def test_a_value_that_the_service_kept_is_not_fresh(world: World) -> None:
     """The service answers with fail-safe values while the database does not: they say so too."""
     reader = world.open_reader()

@@ -14,7 +14,7 @@ import streamlit as st
 from core import EnhancedDatabaseService
 from core.errors import EchoMarketsError, UserNotFound
 from core.records import AuditAction, AuditEvent
-from dashboard import live
+from dashboard import live, runtime
 from dashboard.elements import show_table
 from dashboard.formats import escape_markdown
 from dashboard.pages.operations.tables import EVENTS
@@ -186,6 +186,7 @@ def _confirm(service: EnhancedDatabaseService, action: Action) -> None:
     except EchoMarketsError as error:
         result = (False, f"{action.label} failed: {error}")
     st.session_state[_RESULT] = result
+    runtime.get_reader().read_again()
     st.rerun()
 
 
