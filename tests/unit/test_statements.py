@@ -1,0 +1,167 @@
+"""Every statement of the queries is explained by a test, or says here why it is not.
+
+Finds the statements itself, so that a new one cannot escape: constants of `core/queries` that are SQL, in
+any module and any mapping. A test explains a statement when it gives it to EXPLAIN or to the counts of
+`tests/integration/plans.py`.
+"""
+
+import ast
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import MappingProxyType
+
+import core.queries
+from tests.integration.test_query_plans import FUNCTIONS, HOT
+
+SQL = re.compile(
+    r"\s*(ALTER|ANALYZE|CREATE|DELETE|DROP|INSERT|LOCK|MERGE|SELECT|SET|TRUNCATE|UPDATE|WITH|\()\s*\w"
+)
+PLANS = ("test_insight_plans.py", "test_paging.py", "test_player_gains.py")
+"""Tests of `tests/integration` that count what a statement reads."""
+
+BY_KEY = "changes or locks rows by the primary key of their table, or by a unique one"
+TEMPLATE = "filled in to a statement that is listed itself"
+ALL_ROWS = "an operator's or a program's task that takes every row of a table or of a leaderboard"
+SMALL = "the table of symbols, some hundred rows"
+EVERYBODY = "a report on everybody, which reads every row of a window and is cached"
+OWN = "the server's own statistics"
+
+NOT_EXPLAINED = {
+    "audit.INSERT": BY_KEY,
+    "audit.FINISH": BY_KEY,
+    "audit.DELETE": "the self-test alone deletes its own action",
+    "events.DELETE": BY_KEY,
+    "events.SESSIONS": "reads all players of three sessions at most, and is cached",
+    "leaderboard_reports._LIST": TEMPLATE,
+    "leaderboard_reports._NEWEST_DATE": TEMPLATE,
+    "leaderboard_reports._SCORES": TEMPLATE,
+    "leaderboard_reports._SORT_MEMORY": "a setting",
+    "leaderboard_reports.PERIOD": "adds up all entries of a period, and is cached for it",
+    "leaderboards.UPSERT": "inserts entries by the unique key of user, session and category",
+    "leaderboards.CLOSE": ALL_ROWS,
+    "leaderboards.SORT_MEMORY": "a setting",
+    "leaderboards.RESET_MEMORY": "a setting",
+    "leaderboards.ANALYZE": "a command without a plan",
+    "leaderboards.COUNT_SESSION": ALL_ROWS,
+    "leaderboards.HAS_COUNTERS": "the self-test's own leaderboard",
+    "leaderboards.TRY_WRITERS_LOCK": "reads no table",
+    "leaderboards.DELETE_ENTRIES": "the self-test's own leaderboard",
+    "leaderboards.DELETE_COUNTERS": "the self-test's own leaderboard",
+    "loads.FIND_USER_IDS": BY_KEY,
+    "loads.LOCK_QUESTS": BY_KEY,
+    "partitions.LIST": "the server's catalogue",
+    "partitions.FIND_WITHOUT_TICKS": "one probe of the index for each symbol, after partitions were dropped",
+    "partitions.FORGET_SYMBOLS": "one probe of the index for each symbol, after partitions were dropped",
+    "players.PLAN": "settings",
+    "players._DAYS": TEMPLATE,
+    "players.HELD": "jumps from session to session like `sessions.DATES`, which is explained",
+    "players.DAYS": EVERYBODY,
+    "players.DAY": EVERYBODY,
+    "players.SILENT_MATCHES": "`SILENT` for the usernames with a prefix, which has an index",
+    "players._COUNT": TEMPLATE,
+    "players.COUNT": "counts up to 10,000 players and stops",
+    "players.COUNT_MATCHES": "counts up to 10,000 players and stops",
+    "portfolios.CREATE": BY_KEY,
+    "portfolios.PROBE_INDEX": "settings",
+    "quest_reports.OUTCOMES": EVERYBODY,
+    "quest_reports.STUCK": EVERYBODY,
+    "quests.INSERT": BY_KEY,
+    "quests.PROGRESS": BY_KEY,
+    "quests.TOTALS": "adds up all quests, and is cached",
+    "sessions.SEEN": EVERYBODY,
+    "sessions.UNDATED": "counts the entries of an index that holds these quests alone",
+    "statistics._TABLES": OWN,
+    "statistics._UNUSED_INDEXES": OWN,
+    "statistics._FIND_STATEMENTS": OWN,
+    "statistics._SLOWEST_STATEMENTS": OWN,
+    "ticks._LATEST_IN_MONTH": TEMPLATE,
+    "ticks.LIST_SYMBOLS": SMALL,
+    "ticks.LIST_CURRENCIES": SMALL,
+    "ticks.LIST_MOVED_WEEKS": SMALL,
+    "ticks._UPDATE_SYMBOLS": TEMPLATE,
+    "ticks.UPDATE_CURRENCIES": SMALL,
+    "ticks.UPDATE_MOVED_WEEKS": SMALL,
+    "ticks.INSERT": BY_KEY,
+    "ticks.INSERT_ONE": BY_KEY,
+    "ticks.DELETE": ALL_ROWS,
+    "ticks.FIND_WITHOUT_TICKS": "one probe of the index, after the ticks of a symbol were deleted",
+    "ticks.FORGET_SYMBOL": "one probe of the index, after the ticks of a symbol were deleted",
+    "ticks._WALK": TEMPLATE,
+    "ticks.SPARKLINES": "`SPARKLINES_OF_ALL` for some of the symbols",
+    "users.INSERT": BY_KEY,
+    "users.UPDATE": BY_KEY,
+    "users.TOUCH": BY_KEY,
+    "users.TOUCH_MANY": BY_KEY,
+    "users.DELETE": BY_KEY,
+    "users.LOCK": BY_KEY,
+}
+"""Statements without a test of their plan, and why they need none."""
+
+
+def list_statements() -> Iterator[tuple[str, str]]:
+    """Yield the name and the text of each statement; those of a mapping have its name."""
+    for module in pkgutil.iter_modules(core.queries.__path__):
+        for name, value in vars(importlib.import_module(f"core.queries.{module.name}")).items():
+            if name.isupper():
+                texts = value.values() if isinstance(value, dict | MappingProxyType) else [value]
+                for text in texts:
+                    if isinstance(text, str) and SQL.match(text):
+                        yield f"{module.name}.{name}", text
+
+
+def list_explained(repository: Path) -> set[str]:
+    """Return the statements, as `module.NAME`, that tests name beside a count of what is read."""
+    folder = repository / "tests/integration"
+    texts = [(folder / name).read_text(encoding="utf-8") for name in PLANS]
+    return {found for text in texts for found in re.findall(r"\b[a-z_]+\.[A-Z_]+\b", text)}
+
+
+def test_every_statement_is_explained_or_says_why_not(repository: Path) -> None:
+    """A new statement is added to a test of plans, or to the list of reasons."""
+    statements = list(list_statements())
+    tested = {statement for statement, _, _ in (*HOT.values(), *FUNCTIONS.values())}
+    explained = list_explained(repository)
+    unknown = {
+        name
+        for name, text in statements
+        if text not in tested
+        and name not in explained
+        and name not in NOT_EXPLAINED
+        # a part of other statements is explained with them
+        and not any(text.strip() in other for _, other in statements if other != text)
+    }
+    assert not unknown
+
+
+def test_no_reason_outlives_its_statement(repository: Path) -> None:
+    """A statement that is gone, or that a test explains now, has no reason left."""
+    tested = {statement for statement, _, _ in (*HOT.values(), *FUNCTIONS.values())}
+    explained = list_explained(repository)
+    excused = {name for name, text in list_statements() if text not in tested and name not in explained}
+    assert NOT_EXPLAINED.keys() <= excused
+
+
+def test_a_statement_that_is_built_in_a_function_is_known(repository: Path) -> None:
+    """Reads and writes stand in constants, which the test above finds; these functions build theirs."""
+    building = {
+        "loads": {"_upsert"},
+        "partitions": {"lock_maintenance", "has_ticks", "create_partition"},
+        "players": {"build_report_statement", "_build_page"},
+        "statistics": {"read_clock"},
+    }
+    for path in sorted((repository / "core/queries").glob("*.py")):
+        for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(function, ast.FunctionDef):
+                document = ast.get_docstring(function, clean=False)
+                texts = {
+                    node.value
+                    for node in ast.walk(function)
+                    if isinstance(node, ast.Constant)
+                    and isinstance(node.value, str)
+                    and node.value != document
+                }
+                if any(re.match(r"\s*(SELECT|INSERT|UPDATE|DELETE|WITH)\s", text) for text in texts):
+                    assert function.name in building.get(path.stem, ()), f"{path.stem}.{function.name}"
