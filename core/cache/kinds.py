@@ -46,6 +46,9 @@ KINDS: Final = (
     MARKET_EVENTS := CacheKind("market_events", ttl_seconds=600),
 )
 
+MAX_TTL_SECONDS: Final = 3_600
+"""Longest life of a cached value; version keys live longer, so that no value loses its own."""
+
 _VERSION: Final = "version:"
 # Every key of the cache begins with one of these. The last is that of the version keys.
 FAMILIES: Final = (*(f"{kind.name}:" for kind in KINDS), _VERSION)
@@ -119,6 +122,8 @@ class Cached(Generic[T, *Args]):
         self.report_keys: tuple[str, ...] = (REPORTS_VERSION_KEY,) if is_report else ()
         self.depends_on = _also_on_reports(depends_on) if is_report else depends_on
         self.ttl_seconds = kind.ttl_seconds if ttl_seconds is None else ttl_seconds
+        if self.ttl_seconds > MAX_TTL_SECONDS:
+            raise ValueError(f"ttl_seconds is {self.ttl_seconds}; give at most {MAX_TTL_SECONDS}")
         self.time_dependent = time_dependent
         self._prefix = f"{kind.name}:"
 

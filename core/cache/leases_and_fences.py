@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 
 from core.cache.client import PendingReply, Script
 from core.cache.codec import VERSION_MARK, new_token
+from core.cache.kinds import MAX_TTL_SECONDS
 
 # The replies of LEASE for each key.
 GRANTED: Final = 1
@@ -31,8 +32,8 @@ FENCED: Final = -1
 
 # A reader that dies blocks its key for this long; the fill of a loader that takes longer is refused.
 LEASE_MILLISECONDS = 10_000
-# Longer than any value lives (600 s); losing a version key is a miss.
-VERSION_MILLISECONDS = 3_600_000
+# LEASE does not renew a version key, and losing one makes misses of the values that were stored under it.
+VERSION_MILLISECONDS = 2 * MAX_TTL_SECONDS * 1000
 NO_TOKEN = b""
 
 # A fence is a token of 16 bytes and its expiry in milliseconds, 13 digits; a lease and a version are a

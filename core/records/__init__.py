@@ -6,9 +6,7 @@ Every record has `asdict()`.
 """
 
 from core.records.game import (
-    CATEGORIES,
     DAILY_RETURNS,
-    DEFAULT_CATEGORY,
     QUEST_STATUSES,
     QUESTS_COMPLETED,
     SENTIMENTS,
@@ -82,9 +80,7 @@ from core.records.reports import (
 )
 
 __all__ = [
-    "CATEGORIES",
     "DAILY_RETURNS",
-    "DEFAULT_CATEGORY",
     "QUESTS_COMPLETED",
     "QUEST_STATUSES",
     "SENTIMENTS",

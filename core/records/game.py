@@ -20,9 +20,6 @@ STARTING_CASH: Final = Decimal(10_000)
 DAILY_RETURNS: Final = "daily_returns"
 TOTAL_VALUE: Final = "total_value"
 QUESTS_COMPLETED: Final = "quests_completed"
-CATEGORIES: Final = (DAILY_RETURNS, TOTAL_VALUE, QUESTS_COMPLETED)
-"""Leaderboards of the game; others may exist beside them."""
-DEFAULT_CATEGORY: Final = DAILY_RETURNS
 
 VOLATILITY_RETURNS: Final = 20
 """Daily returns that a volatility is measured on: a month of trading days, the usual window."""

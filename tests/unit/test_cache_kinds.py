@@ -38,5 +38,7 @@ def test_a_key_outside_of_its_kind_is_refused() -> None:
     """A time to live of its own replaces that of the kind."""
     read = Cached(QUESTS, int, lambda number: f"quest:{number}")
     assert (read.ttl_seconds, Cached(QUESTS, int, str, ttl_seconds=5).ttl_seconds) == (180, 5)
+    with pytest.raises(ValueError, match="ttl_seconds is 3601; give at most 3600"):
+        Cached(QUESTS, int, str, ttl_seconds=3601)
     with pytest.raises(ValueError, match="the key 'quest:1' has to begin with 'quests:'"):
         read.check_key(read.key(1))

@@ -6,7 +6,6 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from core import records
 from dashboard import formats
 
 NOW = datetime(2013, 3, 1, 21, tzinfo=UTC)
@@ -130,11 +129,6 @@ def test_an_unknown_category_gets_a_readable_name() -> None:
     """A category that only the database knows is shown under its own key."""
     category = formats.describe_category("risk_taken")
     assert (category.name, category.unit) == ("Risk taken", "number")
-
-
-def test_the_known_categories_are_those_of_the_game() -> None:
-    """In one order; the first is the one that a leaderboard has by default."""
-    assert tuple(category.key for category in formats.KNOWN_CATEGORIES) == records.CATEGORIES
 
 
 @pytest.mark.parametrize("category", formats.KNOWN_CATEGORIES, ids=lambda item: item.key)

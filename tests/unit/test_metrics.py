@@ -1,7 +1,9 @@
 """What a process counts: labels from closed sets, tasks, and the balance of every cache."""
 
 import re
+from importlib import import_module
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import get_args
 
 import pytest
@@ -11,8 +13,8 @@ from core.metrics import Metrics, names, open_metrics, run_job
 from core.metrics.fleet import FleetReader
 from core.metrics.names import AuditedAction, Definition, Limiter
 from core.metrics.writer import MetricWriter
-from exporter import exposition
-from exporter.collectors import postgres, redis, statements
+from exporter import collectors, exposition
+from exporter.collectors import redis
 from tests.conftest import find_imbalances
 from tests.fleet_reading import find_sample
 
@@ -91,7 +93,8 @@ def test_a_job_without_a_service_reports_too(tmp_path: Path) -> None:
 def list_definitions() -> list[Definition]:
     """Return every metric of the stack: of processes, of health and of collectors."""
     found: list[object] = list(redis.METRICS.values())
-    for module in (names, postgres, statements, exposition):
+    collecting = iter_modules(collectors.__path__, f"{collectors.__name__}.")
+    for module in (names, exposition, *(import_module(each.name) for each in collecting)):
         found += vars(module).values()
     return [each for each in found if isinstance(each, Definition)]
 

@@ -8,6 +8,7 @@ import pytest
 from pydantic import SecretStr
 
 from core import Settings, open_service
+from core.cache.kinds import FAMILIES, KINDS
 from core.selftest import run_self_test
 from core.stack.embedded_servers import find_valkey_program
 from exporter.collectors.redis import RedisConnection, collect_redis
@@ -31,9 +32,8 @@ DENIED = {
     "-@write": "SET",
     "-@all": "EVAL",
 }
-FAMILIES = "user portfolio market leaderboard quests market_events"
 KEYS = {
-    "no version keys": " ".join(f"~{family}:*" for family in FAMILIES.split()),
+    "no version keys": " ".join(f"~{kind.name}:*" for kind in KINDS),
     "version keys alone": "~version:*",
     "keys to read alone": "%R~*",
     "keys to write alone": "%W~*",
@@ -194,7 +194,7 @@ def test_a_key_that_is_refused_keeps_no_other_from_being_dropped(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One invalidation can never be sent; those that can are, for readers with all permissions."""
-    scratch = " ".join(f"~{family}:capability-check:*" for family in (*FAMILIES.split(), "version"))
+    scratch = " ".join(f"~{family}capability-check:*" for family in FAMILIES)
     url = server.url(set_user(server, keys=f"{scratch} ~user:alice"))
     with Couple(make_settings(url), reader=make_settings(server.url())) as couple:
         wait_until(lambda: couple.is_used(near=True), "both use the cache")
