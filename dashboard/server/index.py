@@ -22,10 +22,10 @@ SHELL = "/shell.js"
 DEFERRED = ("ArrowVegaLiteChart", "embed", "DataFrame", "arrowFormatUtils", "recordbatch")
 """Streamlit's scripts for charts and tables, which it asks for only after the page has arrived."""
 
-FIRST = """
+FIRST = f"""
     <div id="echo-first" role="status">
       <p><strong>Echo Markets</strong></p>
-      <p>The dashboard of the game: sessions, leaderboards, portfolios, market, quests, operations.</p>
+      <p>The dashboard of the game: {", ".join(MENU)}.</p>
       <p>Loading. The first visit loads about one megabyte; later visits start at once.</p>
     </div>"""
 NO_SCRIPT = "<noscript><p>The dashboard needs JavaScript. Switch it on for this address.</p></noscript>"

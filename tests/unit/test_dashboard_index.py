@@ -6,6 +6,7 @@ from pathlib import Path
 
 import streamlit
 
+from dashboard.navigation import MENU
 from dashboard.server.index import STATIC, IndexPage, build_index
 from dashboard.server.middleware import CompressedAssets, build_content_policy
 from tests.unit.test_dashboard_middleware import answer, ask
@@ -28,6 +29,7 @@ def test_the_first_page_can_be_read_without_scripts() -> None:
     text = re.sub(r"<(style|script|noscript).*?</\1>|<[^>]+>", "", html, flags=re.DOTALL)
     assert "Echo Markets" in text
     assert "Loading" in text
+    assert all(page in text for page in MENU)
     assert "<title>Echo Markets</title>" in html
     assert "agent" not in html
     assert headers["cache-control"] == "no-cache"

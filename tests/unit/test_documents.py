@@ -9,7 +9,9 @@ from core import Settings, models
 from core.cache.kinds import KINDS
 from core.cli import main
 from core.stack.settings import StackSettings
+from dashboard.pages.leaderboards import download as leaderboards_download
 from dashboard.pages.operations.advice import build_anchor
+from dashboard.pages.players import download as players_download
 from tests.reference import build_pages, show_default
 
 DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md", "docs/**/*.md")
@@ -99,6 +101,15 @@ def test_every_kind_of_cache_key_is_documented(repository: Path) -> None:
     metrics = (repository / "docs/metrics.md").read_text(encoding="utf-8")
     [labels] = re.findall(r"`cache` = ([a-z_, ]+)", metrics)
     assert sorted(labels.strip().split(", ")) == sorted(kind.name for kind in KINDS)
+
+
+def test_every_download_is_documented(repository: Path) -> None:
+    """`docs/running.md` has the address of each file that the dashboard offers."""
+    text = (repository / "docs/running.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `(/download/[\w.-]+)", text, re.MULTILINE)
+    assert sorted(documented) == sorted(
+        (leaderboards_download.PATH, players_download.SILENT_PATH, players_download.RETENTION_PATH)
+    )
 
 
 def test_every_command_is_documented(repository: Path) -> None:
