@@ -167,3 +167,72 @@ def test_a_page_of_silent_players_reads_its_own_rows(filled: Execute, order: str
     }
     seen = 2 * 24 * 60 if order == "username" else 0
     assert count_rows_read(filled, players.SILENT[order], parameters, "users") <= 51 + seen
+
+
+FIRST_DAY = datetime(2026, 3, 2, tzinfo=UTC).date()
+PLAYED_DAYS = 20
+
+
+@pytest.fixture(scope="module")
+def played(postgres_server: PostgresServer, template_database: str) -> Iterator[Execute]:
+    """A database in which everybody played and traded on twenty days."""
+    with created_database(postgres_server, template=template_database) as url, connected(url) as execute:
+        execute(FILL)
+        execute(
+            "INSERT INTO portfolios (user_id, session_date)"
+            " SELECT id, %s::date + day FROM users, generate_series(0, %s) day",
+            (FIRST_DAY, PLAYED_DAYS - 1),
+        )
+        execute(
+            "INSERT INTO trades (user_id, session_date, symbol, side, quantity, price)"
+            " SELECT user_id, session_date, 'S1', 'BUY', 1, 1 FROM portfolios"
+        )
+        execute("VACUUM ANALYZE")
+        yield execute
+
+
+def test_the_report_on_all_players_passes_once_over_portfolios_and_players(played: Execute) -> None:
+    """It is about everybody, so it reads all, but nothing twice; the answer is cached."""
+    today = FIRST_DAY + timedelta(days=PLAYED_DAYS - 1)
+    monday = today - timedelta(days=today.weekday())
+    statement = players.build_report_statement(players.MAX_WEEKS, today.weekday())
+    parameters = {"today": today, "monday": monday, "held": (1 << PLAYED_DAYS) - 1}
+    played("BEGIN")
+    try:
+        played(players.PLAN)
+        assert count_rows_read(played, statement, parameters, "portfolios") == PLAYERS * PLAYED_DAYS
+        assert count_rows_read(played, statement, parameters, "users") == PLAYERS
+    finally:
+        played("ROLLBACK")
+
+
+def test_today_reads_the_portfolios_of_today(played: Execute) -> None:
+    """Once to count them, once to ask for a trade of each; those who joined have no index of their own."""
+    today = FIRST_DAY + timedelta(days=PLAYED_DAYS - 1)
+    parameters = {"days": [today], "first": today, "last": today}
+    assert count_rows_read(played, players.DAY, parameters, "portfolios") == 2 * PLAYERS
+    assert count_rows_read(played, players.DAY, parameters, "trades") == PLAYERS
+    assert count_rows_read(played, players.DAY, parameters, "users") == PLAYERS
+
+
+def test_days_read_each_of_their_rows_once(played: Execute) -> None:
+    """Half of the days, in one pass over the portfolios, the trades and the players."""
+    last = FIRST_DAY + timedelta(days=PLAYED_DAYS // 2 - 1)
+    days = [FIRST_DAY + timedelta(days=day) for day in range(PLAYED_DAYS // 2)]
+    parameters = {"days": days, "first": FIRST_DAY, "last": last}
+    assert count_rows_read(played, players.DAYS, parameters, "portfolios") <= PLAYERS * PLAYED_DAYS
+    assert count_rows_read(played, players.DAYS, parameters, "trades") <= PLAYERS * PLAYED_DAYS
+    assert count_rows_read(played, players.DAYS, parameters, "users") == PLAYERS
+
+
+@pytest.mark.parametrize("prefix", ["", "player"])
+def test_silent_players_are_counted_up_to_a_limit(played: Execute, prefix: str) -> None:
+    """Counting ends there, after one look at each player and at their newest portfolios."""
+    silence = players.Silence(30, 0, None, prefix)
+    statement = players.COUNT_MATCHES if prefix else players.COUNT
+    parameters = players._name_silence(silence, datetime.now(UTC) + timedelta(days=40))
+    limited = statement.replace(f"LIMIT {players.MATCHES_COUNTED}", "LIMIT 50")
+    assert limited != statement
+    assert count_rows_read(played, limited, parameters, "users") <= 50
+    assert count_rows_read(played, limited, parameters, "portfolios") <= 50
+    assert count_rows_read(played, statement, parameters, "users") <= PLAYERS
