@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from datetime import date
+from functools import partial
 from typing import TypeVar
 
 import streamlit as st
@@ -15,7 +16,8 @@ from streamlit.errors import StreamlitAPIException
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from core import EnhancedDatabaseService
-from dashboard import data, states
+from core.records import User
+from dashboard import data, live, states
 from dashboard.formats import escape_markdown
 
 T = TypeVar("T")
@@ -213,7 +215,15 @@ def show_matches(
 
     `key` is the search box; `filters` are the page's filters and their defaults, which stay in the address.
     """
-    names = [user.username for user in data.search_players(service, name)]
+    live.show_section(
+        ("matches", name),
+        load=partial(data.search_players, service, name),
+        show=partial(_show_matches, name, key=key, filters=filters),
+    )
+
+
+def _show_matches(name: str, found: Sequence[User], *, key: str, filters: Mapping[str, object]) -> None:
+    names = [user.username for user in found]
     if not names:
         states.show_empty(
             "unknown-player",

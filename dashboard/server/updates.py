@@ -15,7 +15,6 @@ from streamlit.runtime.app_session import AppSession
 from core import EnhancedDatabaseService
 from core.records import Health
 from dashboard import runtime
-from dashboard.health_line import build_health_line
 from dashboard.monitoring.sampler import Sampler
 
 logger = logging.getLogger(__name__)
@@ -71,12 +70,14 @@ async def watch_health(service: EnhancedDatabaseService, sampler: Sampler) -> No
     noted: Health | None = None
     while True:
         try:
-            health = sampler.reading.health if sampler.reading is not None else None
-            if health is not None and health is not noted:
-                noted = health
-                reader.note_health(is_up=health.database != "unhealthy")
-            line = build_health_line(sampler, now=datetime.now(UTC), shows_words=True)
-            pages.update((line, service.cache_stats().state))
+            reading = sampler.reading
+            if reading is not None and reading.health is not noted:
+                noted = reading.health
+                reader.note_health(is_up=noted.database != "unhealthy")
+            # what the line of health is written from, which is cheaper to compare than the line
+            found = reading and (reading.health.status, reading.problems, reading.incidents)
+            today = datetime.now(UTC).date()
+            pages.update((found, sampler.is_current, today, service.cache_stats().state))
         except Exception:
             # the edge of the loop: Streamlit may have moved what is used here
             logger.exception("open pages cannot be told of the health; next try in %g s", PROBLEM_SECONDS)

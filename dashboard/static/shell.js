@@ -101,6 +101,8 @@
   let isChecking = false;
 
   function showConnection() {
+    // the line of health is as old as the connection: the style sheet hides it
+    document.documentElement.toggleAttribute("data-echo-offline", goneSince !== null);
     let note = document.getElementById("echo-connection");
     if (goneSince === null) {
       note?.remove();

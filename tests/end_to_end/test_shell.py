@@ -38,14 +38,18 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def test_a_lost_connection_is_said_and_the_note_goes(page: Page, dashboard: Dashboard) -> None:
-    """Within five seconds, with the time; both ways without a click."""
+    """Within five seconds, with the time; both ways without a click. Meanwhile no health is shown."""
     visit(page, dashboard.url)
     note = page.get_by_text(re.compile(r"No connection to the dashboard since \d\d:\d\d:\d\d UTC"))
+    health = page.locator(".st-key-health")
     expect(note).to_have_count(0)
+    expect(health).to_be_visible()
     page.context.set_offline(True)
     expect(note).to_be_visible(timeout=NOTICED_MS)
+    expect(health).to_be_hidden()
     page.context.set_offline(False)
     expect(note).to_have_count(0, timeout=NOTICED_MS)
+    expect(health).to_be_visible()
 
 
 def test_a_dashboard_that_hangs_is_a_lost_connection(page: Page, dashboard: Dashboard) -> None:

@@ -13,7 +13,7 @@ from core.testing import PostgresServer
 from dashboard import readings, runtime
 from tests.faults.proxy import Proxy, run_proxy
 from tests.game import play_game
-from tests.integration.pages import OVERVIEW, open_page, read_metrics, read_text
+from tests.integration.pages import OVERVIEW, QUESTS, open_page, read_metrics, read_text
 from tests.market import open_market
 
 NOTE = "Last known values of"
@@ -114,3 +114,26 @@ def test_a_section_fails_alone(game: EnhancedDatabaseService, monkeypatch: pytes
     assert not page.warning
     assert count_notes(page) == failing
     assert "the database took too long to answer (error id" in read_text(page)
+
+
+@pytest.mark.parametrize("typed", ["alice", "al"])
+def test_a_search_fails_alone(
+    game: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch, typed: str
+) -> None:
+    """The reports above stay; the search says what happened, or shows what it knew."""
+    assert not open_page(QUESTS).exception
+
+    def give_up(*_: object, **__: object) -> None:
+        raise QueryTimeout("a statement ran too long")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(game, "get_user_quests", give_up)
+        broken.setattr(game, "search_users", give_up)
+        page = open_page(QUESTS, player=typed)
+    assert not page.exception
+    assert [warning.value.partition(" Details")[0] for warning in page.warning] == [
+        "The database took too long to answer. Choose a smaller view. Use Refresh to try again."
+    ]
+    assert "Quests of one player" in read_text(page)
+    assert "state-problem" not in read_text(page)
+    assert not page.run().warning

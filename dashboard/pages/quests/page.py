@@ -11,7 +11,16 @@ from functools import partial
 import streamlit as st
 
 from core import EnhancedDatabaseService
-from core.records import CompletionTimes, PlayerQuest, QuestOutcome, QuestReturn, QuestTotals, StuckQuests
+from core.records import (
+    CompletionTimes,
+    PlayerQuest,
+    Quest,
+    QuestOutcome,
+    QuestReturn,
+    QuestTotals,
+    StuckQuests,
+    User,
+)
 from dashboard import filters, live, runtime, states
 from dashboard.data import find_player
 from dashboard.elements import CARD_PIXELS, MINUTES, PROGRESS, link_player, show_metric, show_table
@@ -354,13 +363,28 @@ def _show_player(service: EnhancedDatabaseService) -> None:
     if not name:
         st.caption("Type a username to see all quests of a player.")
         return
-    user = live.read(("player", name), partial(find_player, service, name))
+    live.show_section(
+        ("player-quests", name),
+        load=partial(_load_player, service, name),
+        show=partial(_show_player_quests, service, name),
+    )
+
+
+def _load_player(service: EnhancedDatabaseService, name: str) -> tuple[User, Sequence[Quest]] | None:
+    """Return the player with this name and the player's newest quests, or None."""
+    user = find_player(service, name)
     if user is None:
+        return None
+    return user, service.get_user_quests(user.id, limit=PLAYER_QUESTS_SHOWN)
+
+
+def _show_player_quests(
+    service: EnhancedDatabaseService, name: str, found: tuple[User, Sequence[Quest]] | None
+) -> None:
+    if found is None:
         filters.show_matches(service, name, key="player", filters=FILTERS)
         return
-    quests = live.read(
-        ("player-quests", user.id), partial(service.get_user_quests, user.id, limit=PLAYER_QUESTS_SHOWN)
-    )
+    user, quests = found
     if not quests:
         st.info(f"{escape_markdown(user.username)} has no quests yet.")
         return
