@@ -172,7 +172,7 @@ class Migrator:
             return
         is_ours = {"name", "applied"} <= columns
         if is_ours:
-            # ours has the first of all in it, also that of a newer version; or nothing
+            # our history is empty or contains the first migration, also when a newer version wrote it
             first = min(_list_names(self._directory))
             found = f"SELECT COALESCE(bool_or(name = %s), true) FROM {HISTORY_TABLE}"
             [(is_ours,)] = database.execute_sql(found, (first,)).fetchall()

@@ -203,7 +203,7 @@ class NearCache(Entries):
     def _note_list(self, keys: tuple[str, ...], found: dict[str, Any], expires_at: float) -> None:
         kept = self._lists.get(keys)
         if kept is None or kept.departures != self._departures:
-            # first time with the present values: kept as a whole only if the next read finds the same
+            # Note only the keys at the first read of these values; a second read keeps the dict.
             if kept is None and len(self._lists) >= KEPT_LISTS:
                 self._lists.popitem(last=False)
             self._lists[keys] = _List(self._departures)

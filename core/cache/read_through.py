@@ -177,7 +177,7 @@ class ReadThrough:
             ]
             pause = backoff.next_seconds()
             if waiting and time.monotonic() + pause >= deadline:
-                # later readers do not wait for these leases again
+                # Remember these leases, so that later reads do not wait for them again.
                 self._expired = {key: missing[key] for key in waiting}
                 break
             if waiting:

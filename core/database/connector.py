@@ -124,7 +124,7 @@ class Connector:
                 if not any(words in str(error) for words in _OPTIONS_REFUSED):
                     raise
             self._stop_sending_options("refuses")
-        # empty and not left out: otherwise PGOPTIONS would count
+        # An empty text: without the parameter libpq would take PGOPTIONS from the environment.
         return connect(self._build_parameters(""))
 
     def introduce(self, raw: ServerConnection, ask: Callable[[str], tuple[Any, ...]]) -> None:

@@ -153,8 +153,8 @@ UPSERT = """
         RETURNING user_id
     )
     SELECT user_id FROM written"""
-# In storage order: in leaderboard order each row would be on another page, which costs ten times as much
-# once a leaderboard is larger than the server's memory.
+# Rows are updated in the order in which they are stored. In the order of the leaderboard each row would be
+# on another page, which takes ten times as long once a leaderboard is larger than the server's memory.
 CLOSE = """
     UPDATE leaderboard_entries e SET rank = ranked.place
     FROM (

@@ -159,7 +159,7 @@ class Users(ServiceBase):
             )
         values = {field: _CHECKS[field](value) for field, value in changes.items()}
         try:
-            # with a COMMIT of its own: a name that is taken must not invalidate the profile
+            # A transaction of its own: when the name is taken, the profile must not be invalidated.
             with self._write() as (database, changed):
                 changed.invalidate(user_key(checked))
                 if "username" in values:

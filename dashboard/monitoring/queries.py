@@ -136,7 +136,7 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class _Sums(msgspec.Struct, frozen=True):
-    """What a scrape added up to; counters are their growth since the first scrape."""
+    """The sums of one scrape, made at `at`; a counter is its growth since the first scrape."""
 
     at: float
     values: dict[Operand, Values]

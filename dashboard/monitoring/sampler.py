@@ -105,7 +105,7 @@ class Sampler:
         call_in_forked_child(self._reset_after_fork)
 
     def _reset_after_fork(self) -> None:
-        """Have no thread, in a child that did not inherit it; its last reading grows old there."""
+        """Forget the thread in a forked child, which does not have it; the last reading gets older there."""
         self._sampling = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None

@@ -69,7 +69,7 @@ def _show_sign_in() -> None:
 
 def _show_visitor(visitor: Visitor) -> None:
     if not _Access.policy.has_sign_in:
-        # who reads figures has no use for it
+        # only operators can act on this note
         if visitor.is_operator:
             st.caption("No sign-in: every visitor is an operator. OIDC settings turn sign-in on.")
         return

@@ -353,7 +353,7 @@ def _describe_day(day: date) -> Spec:
 def _fill_missed(
     days: Sequence[date], values: Iterable[float], held: Sequence[date]
 ) -> list[tuple[date, float | None]]:
-    """Return the values by day, with None for each session between the first and the last without one."""
+    """Return the values by day; a missed session between the first and the last value has None."""
     known: dict[date, float | None] = dict(zip(days, values, strict=True))
     if known:
         first, last = min(known), max(known)
