@@ -245,9 +245,14 @@ def _sign(value: Number, places: int = 2) -> str:
     return "-" if shown < 0 else "+" if shown > 0 else ""
 
 
-def build_player_link(username: str) -> str:
-    """Return the address of a player's portfolio, relative to any page."""
-    return f"portfolios?player={quote(username, safe='')}"
+LAST_SESSION = "Last session"
+"""The window of the portfolios page that is one session: today's so far, or the last one played."""
+
+
+def build_player_link(username: str, window: str | None = None) -> str:
+    """Return the address of a player's portfolio, relative to any page, with one of its windows."""
+    chosen = f"&window={quote(window)}" if window else ""
+    return f"portfolios?player={quote(username, safe='')}{chosen}"
 
 
 def build_symbol_link(symbol: str) -> str:

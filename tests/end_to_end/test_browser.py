@@ -131,7 +131,7 @@ def test_a_row_leads_to_the_player_and_back(
     second = service.get_user_by_id(board[1].user_id)
     expect(page.get_by_role("heading", name=second.name or "", exact=True)).to_be_visible()
     wait_until_complete(page)
-    assert read_parameters(page) == {"player": second.username}
+    assert read_parameters(page) == {"player": second.username, "window": "Last session"}
     assert len(page.context.pages) == 1
     page.get_by_role("link", name="Leaderboards").click()
     expect(page.get_by_role("heading", name="Top 10 by daily return")).to_be_visible()

@@ -62,7 +62,7 @@ def test_the_overview_opens_first_and_leads_everywhere(page: Page, dashboard: Da
     for name in ("Leaderboards", "Portfolios", "Market", "Quests"):
         expect(page.get_by_role("link", name=name, exact=True)).to_be_visible()
     expect(page.get_by_role("link", name="alice", exact=True)).to_have_attribute(
-        "href", "portfolios?player=alice"
+        "href", "portfolios?player=alice&window=Last%20session"
     )
     expect(page.locator("[data-testid=stException]")).to_have_count(0)
 

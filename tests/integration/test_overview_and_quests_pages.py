@@ -65,7 +65,7 @@ def test_the_overview_sums_up_the_newest_session(game: EnhancedDatabaseService) 
     assert figures["Best return"] == "+3.11%"
     assert figures["Events of the day"] == "1"
     assert figures["Quests completed"] == "0"
-    assert "[alice](portfolios?player=alice)" in read_text(page)
+    assert "[alice](portfolios?player=alice&window=Last%20session)" in read_text(page)
     movers, events, sessions = (table.value for table in page.dataframe)
     assert list(movers["symbol"]) == ["market?symbol=FB", "market?symbol=AAPL", "market?symbol=IBM"]
     assert list(events["title"]) == ["FB fell 5.3%"]

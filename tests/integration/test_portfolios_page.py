@@ -1,5 +1,6 @@
 """The figures of the Portfolios page, recomputed from the rows in situations that differ."""
 
+import json
 import re
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -368,7 +369,9 @@ def test_nothing_that_rounds_to_zero_has_a_sign(pages: EnhancedDatabaseService) 
     shown = "\n".join([read_text(page), *(f"{m.value} {m.delta}" for m in page.metric)])
     assert not re.search(r"[+-]\$?0\.00", shown)
     for frame in page.dataframe:
-        assert "+" not in frame.proto.columns
+        for name, column in json.loads(frame.proto.columns).items():
+            if column and "+" in str(column.get("type_config", {}).get("format")):
+                assert (frame.value[name].dropna() != 0).all(), name
 
 
 def test_no_internal_key_is_shown(pages: EnhancedDatabaseService) -> None:
@@ -417,3 +420,39 @@ def test_sessions_won_are_those_that_quests_count(pages: EnhancedDatabaseService
     pages.load_portfolios(history)
     assert count_wins(pages, alice.id, today) == 3
     assert read_metrics(open_page(PORTFOLIOS, player="alice", window="All"))["Sessions won"] == "3 of 5"
+
+
+@pytest.mark.parametrize("name", ["players come and go", "no open session", "ties", "one player"])
+def test_the_last_session_says_why_a_player_won_or_lost(
+    pages: EnhancedDatabaseService, execute: Execute, name: str
+) -> None:
+    """Today's so far, else the last one played: what the symbols gained adds up to the day's change."""
+    truth = Truth(execute, write_now(pages, name))
+    for player in truth.names:
+        played = truth.list_played(player, "All")
+        if not played:
+            continue
+        newest = played[-1]
+        page = open_page(PORTFOLIOS, player=player, window="Last session")
+        assert not page.exception
+        figures, text = read_metrics(page), unescape(read_text(page))
+        day = newest["session_date"]
+        heading = "Today's session, so far" if day == truth.today else f"Session of {format_day(day)}"
+        assert heading in [part.value for part in page.subheader]
+        assert figures["Change of value"] == format_signed_money(newest["day_change"])
+        assert figures["Market average"] == format_percent(truth.find_market({day}))
+        gains = page.dataframe[0].value
+        assert round(Decimal(str(gains["gain"].sum())), 2) == newest["day_change"]
+        assert f"{format_signed_money(newest['day_change'])} = " in text or "No symbol gained" in text
+        assert "Equity" not in [part.value for part in page.subheader]
+
+
+def test_without_a_player_the_page_says_how_old_it_is(pages: EnhancedDatabaseService) -> None:
+    """And a button chooses a player, although it is in a part of its own."""
+    write_now(pages, "one player")
+    page = open_page(PORTFOLIOS)
+    assert "As of " in read_text(page)
+    page.button(key="choose-player-alice").click().run()
+    assert page.text_input(key="player").value == "alice"
+    assert "alice" in read_text(page).lower()
+    assert page.metric

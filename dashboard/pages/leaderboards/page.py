@@ -14,6 +14,7 @@ from dashboard import charts, filters, live, runtime, states
 from dashboard.data import find_newest_leaderboard_day
 from dashboard.elements import CARD_PIXELS, show_metric
 from dashboard.formats import (
+    LAST_SESSION,
     Category,
     escape_markdown,
     format_change,
@@ -90,7 +91,7 @@ def _show_leaderboard(service: EnhancedDatabaseService, selection: Selection, ne
         live.show_section(
             ("leaderboards-page", selection, page),
             load=partial(data.load_page, service, selection, page),
-            show=partial(_show_entries, selection),
+            show=partial(_show_entries, selection, LAST_SESSION if selection.day == newest else None),
         )
     with distribution:
         summaries(show=partial(_show_distribution, selection.category))
@@ -166,13 +167,14 @@ def _show_summaries(selection: Selection, summaries: Summaries) -> None:
         )
 
 
-def _show_entries(selection: Selection, page: Page | None) -> None:
+def _show_entries(selection: Selection, window: str | None, page: Page | None) -> None:
     if page is None:
         # the summary says that nobody has a score
         return
     _show_entries_heading(selection, page)
     if page.rows.entries:
-        _show_ranked(selection, page.rows, page, key="board", alt="Ranked players")
+        _show_ranked(selection, page.rows, page, window, key="board", alt="Ranked players")
+        st.caption("A row opens the player's portfolio, which says where the return comes from.")
     else:
         _show_no_match(selection.prefix)
     select_page(page.pages)
@@ -180,10 +182,12 @@ def _show_entries(selection: Selection, page: Page | None) -> None:
         name, rank = page.player.username, format_rank_of(page.player.rank, page.rows.players)
         st.subheader(f"Around {escape_markdown(name)}, {rank}", anchor=False)
         alt = f"Players ranked next to {page.player.username}"
-        _show_ranked(selection, page.around, page, key="around", alt=alt)
+        _show_ranked(selection, page.around, page, window, key="around", alt=alt)
 
 
-def _show_ranked(selection: Selection, rows: ComparedEntries, page: Page, *, key: str, alt: str) -> None:
+def _show_ranked(
+    selection: Selection, rows: ComparedEntries, page: Page, window: str | None, *, key: str, alt: str
+) -> None:
     category = selection.category
     cache_key = ("table", category.key, page.best, rows.entries, rows.players, rows.players_before)
     # built again only when an entry has changed
@@ -199,6 +203,7 @@ def _show_ranked(selection: Selection, rows: ComparedEntries, page: Page, *, key
         key=f"{key}-{selection.order}",
         alt=f"{alt} by {category.name.lower()}",
         on_sort=sort_by if key == "board" else None,
+        window=window,
     )
 
 

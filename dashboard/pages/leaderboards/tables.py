@@ -185,8 +185,9 @@ def show_players(
     key: str,
     alt: str,
     on_sort: Callable[[str], None] | None = None,
+    window: str | None = None,
 ) -> None:
-    """Show ranked players; a click on a cell, except in the first column, opens the player.
+    """Show ranked players; a click on a cell, except in the first column, opens the player in a window.
 
     A click on a heading calls `on_sort` with the column, because rows of other pages belong to an order too.
     """
@@ -213,7 +214,9 @@ def show_players(
     )
     username = find_clicked_player(clicked["selection"], shown)
     if username is not None:
-        st.switch_page(SCRIPTS["portfolios"], query_params={"player": username})
+        st.switch_page(
+            SCRIPTS["portfolios"], query_params={"player": username} | ({"window": window} if window else {})
+        )
 
 
 def find_clicked_player(selection: Mapping[str, Any], names: Sequence[str]) -> str | None:

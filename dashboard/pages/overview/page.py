@@ -14,6 +14,7 @@ from core.records import LeaderboardEntry, MarketEvent
 from dashboard import live, runtime, states
 from dashboard.elements import CARD_PIXELS, build_change_column, show_metric, show_table
 from dashboard.formats import (
+    LAST_SESSION,
     build_player_link,
     escape_markdown,
     format_count,
@@ -137,7 +138,7 @@ def _show_leaders(leaders: Sequence[LeaderboardEntry]) -> None:
         st.caption("No player has a return in this session yet.")
         return
     for entry in leaders:
-        name, link = escape_markdown(entry.username), build_player_link(entry.username)
+        name, link = escape_markdown(entry.username), build_player_link(entry.username, LAST_SESSION)
         st.markdown(f"{entry.rank}. [{name}]({link}) · {format_percent(entry.score)}")
     st.page_link(SCRIPTS["leaderboards"], label="Full leaderboard")
 

@@ -30,10 +30,10 @@ from core.service.market import MAX_MARKET_DAYS
 from core.service.portfolios import add_gains
 from dashboard import scores
 from dashboard.data import find_newest_leaderboard_day, list_categories
-from dashboard.formats import KNOWN_CATEGORIES, Category
+from dashboard.formats import KNOWN_CATEGORIES, LAST_SESSION, Category
 
-WINDOWS: Final = {"7 days": 7, "30 days": 30, "90 days": 90, "1 year": 365, "All": None}
-"""The calendar windows of the page: today (UTC) and the days before it."""
+WINDOWS: Final = {LAST_SESSION: 1, "7 days": 7, "30 days": 30, "90 days": 90, "1 year": 365, "All": None}
+"""The windows of the page: the newest session of a player, and calendar windows up to today (UTC)."""
 
 ALL = "All"
 
@@ -76,6 +76,11 @@ class Player(msgspec.Struct, frozen=True):
     newest: Portfolio
     history: tuple[Portfolio, ...]
     held: tuple[date, ...]
+
+    @property
+    def is_one_session(self) -> bool:
+        """Whether the window is the newest session."""
+        return self.window == LAST_SESSION
 
     @property
     def is_open(self) -> bool:
@@ -154,11 +159,14 @@ def load_players(
 def load_player(service: EnhancedDatabaseService, user: User, window: str) -> Player | None:
     """Return a player with the sessions of a window, or None for a player who has never played."""
     today = datetime.now(UTC).date()
-    first = find_first_day(window, today)
-    history = _list_history(service, user.id, first, today)
-    newest = history[:1] or service.get_portfolio_history(user.id, limit=1, before=today + _DAY)
+    if window == LAST_SESSION:
+        newest = history = service.get_portfolio_history(user.id, limit=1, before=today + _DAY)
+    else:
+        history = _list_history(service, user.id, find_first_day(window, today), today)
+        newest = history[:1] or service.get_portfolio_history(user.id, limit=1, before=today + _DAY)
     if not newest:
         return None
+    first = newest[0].session_date if window == LAST_SESSION else find_first_day(window, today)
     joined = user.created_at.astimezone(UTC).date()
     since = max(first, min(joined, history[-1].session_date) if history else joined)
     return Player(user, window, today, since, newest[0], history, _list_held(service, since, today))

@@ -38,11 +38,7 @@ def show_portfolios() -> None:
     live.show_heading("Portfolios")
     name, rival_name, window = _show_filters()
     if not name:
-        live.show_section(
-            "portfolios-suggestions",
-            load=partial(data.load_suggestions, service),
-            show=_show_suggestions,
-        )
+        live.show_live(partial(_suggest_players, service), seconds=REFRESH_SECONDS)
         return
     with live.loading():
         user = live.read(("player", name), partial(find_player, service, name))
@@ -58,7 +54,7 @@ def show_portfolios() -> None:
 
 
 def _show_filters() -> tuple[str, str, str]:
-    first, second, third = st.columns([3, 3, 2])
+    first, second, third = st.columns([2, 2, 3])
     with first:
         name = filters.enter_player(
             "Find a player", key="player", placeholder="First letters of a username or name"
@@ -67,9 +63,18 @@ def _show_filters() -> tuple[str, str, str]:
         rival = filters.enter_player("Compare with", key="rival", placeholder="Another player")
     with third:
         window = filters.select_segment(
-            "Window, up to today", list(data.WINDOWS), default=DEFAULT_WINDOW, key="window", noun="window"
+            "Window", list(data.WINDOWS), default=DEFAULT_WINDOW, key="window", noun="window"
         )
     return name, rival, window
+
+
+def _suggest_players(service: EnhancedDatabaseService) -> None:
+    if st.session_state.get("player"):
+        # a button of this part has filled the search box, which is outside of it
+        st.rerun()
+    live.show_section(
+        "portfolios-suggestions", load=partial(data.load_suggestions, service), show=_show_suggestions
+    )
 
 
 def _show_suggestions(found: data.Suggestions) -> None:
@@ -121,6 +126,9 @@ def _show_player(service: EnhancedDatabaseService, player: Player, rival: Player
     sections.show_newest_session(player)
     if rival is not None:
         sections.show_side_by_side(player, rival)
+    if player.is_one_session:
+        _show_one_session(service, player)
+        return
     ranks, record = st.columns(2, gap="medium")
     with ranks:
         _show_ranks(service, player)
@@ -131,11 +139,7 @@ def _show_player(service: EnhancedDatabaseService, player: Player, rival: Player
         sections.show_profile(player.user)
         return
     key = (player.user.id, player.window)
-    live.show_section(
-        ("portfolio-gains", *key),
-        load=partial(data.load_gains, service, player),
-        show=partial(sections.show_gains, player),
-    )
+    _show_gains(service, player)
     left, right = st.columns([5, 3], gap="medium")
     with left:
         live.show_section(
@@ -150,6 +154,22 @@ def _show_player(service: EnhancedDatabaseService, player: Player, rival: Player
         sections.show_holdings(player)
     sections.show_sessions(player)
     sections.show_profile(player.user)
+
+
+def _show_one_session(service: EnhancedDatabaseService, player: Player) -> None:
+    """Show why the newest session went as it did; a single session has no curves."""
+    _show_gains(service, player)
+    _show_ranks(service, player)
+    _show_quests(service, player.user)
+    sections.show_profile(player.user)
+
+
+def _show_gains(service: EnhancedDatabaseService, player: Player) -> None:
+    live.show_section(
+        ("portfolio-gains", player.user.id, player.window, player.newest.session_date),
+        load=partial(data.load_gains, service, player),
+        show=partial(sections.show_gains, player),
+    )
 
 
 def _show_ranks(service: EnhancedDatabaseService, player: Player) -> None:

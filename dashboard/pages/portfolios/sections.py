@@ -9,7 +9,7 @@ from typing import Final
 import streamlit as st
 
 from core.records import PlayerScore, Portfolio, Quest, User
-from dashboard.elements import CARD_PIXELS, show_metric, show_table
+from dashboard.elements import CARD_PIXELS, build_change_column, show_metric, show_table
 from dashboard.formats import (
     Category,
     escape_markdown,
@@ -20,6 +20,7 @@ from dashboard.formats import (
     format_quantity,
     format_rank_of,
     format_score,
+    format_share,
     format_signed_money,
     is_zero,
 )
@@ -32,13 +33,15 @@ _money = partial(_number, format="dollar")
 
 GAIN_COLUMNS: Final = {
     "symbol": _text("Symbol", pinned=True, width=110),
-    "gain": _money("Gain ($)", help="Realised and unrealised, over the window"),
-    "points": _number("Gain (pts)", format="%.4f", help="The gain in percent of the starting cash of 10,000"),
-    "session": _money("Newest session ($)", help="The gain in the newest session played"),
+    "gain": build_change_column("Gain ($)", help="Realised and unrealised, over the window"),
+    "points": build_change_column(
+        "Gain (pts)", places=4, help="The gain in percent of the starting cash of 10,000"
+    ),
+    "session": build_change_column("Newest session ($)", help="The gain in the newest session played"),
     "shares": _number("Shares held", format="localized", help="In the newest session played"),
     "paid": _money("Paid a share ($)", help="Average price of the shares held"),
-    "realised": _money("Realised ($)", help="Sales, less what the sold shares cost"),
-    "unrealised": _money(
+    "realised": build_change_column("Realised ($)", help="Sales, less what the sold shares cost"),
+    "unrealised": build_change_column(
         "Unrealised ($)", help="Value of the shares held at the end of each session, less their cost"
     ),
     "bought": _money("Bought ($)", help="Sum of all purchases in the window"),
@@ -49,8 +52,8 @@ GAIN_COLUMNS: Final = {
 SESSION_COLUMNS: Final = {
     "session": st.column_config.DateColumn("Session", format="YYYY-MM-DD", pinned=True),
     "value": _money("Total value"),
-    "change": _money("Day change ($)"),
-    "change_percent": _number("Day change (%)", format="%.2f%%"),
+    "change": build_change_column("Day change ($)"),
+    "change_percent": build_change_column("Day change (%)", unit="%"),
     "cash": _money("Cash"),
     "invested": _money("Invested"),
     "state": _text("State"),
@@ -114,18 +117,20 @@ def show_newest_session(player: Player) -> None:
     user, portfolio = player.user, player.newest
     day = format_day(portfolio.session_date)
     newest = f"today's session ({day}) is open: figures so far" if player.is_open else f"newest session {day}"
+    attendance = "" if player.is_one_session else f"{tables.describe_attendance(player)} · "
     st.header(escape_markdown(user.name or user.username), anchor=False)
     st.caption(
-        f"@{escape_markdown(user.username)} · {newest} · {tables.describe_attendance(player)} · "
+        f"@{escape_markdown(user.username)} · {newest} · {attendance}"
         f"joined {format_day(user.created_at.astimezone(UTC).date())}"
     )
+    st.subheader(tables.describe_newest(player), anchor=False)
     invested, percent = tables.measure_invested(portfolio), portfolio.day_change_percent
 
-    def show_part(label: str, amount: Decimal, percent: Decimal, meaning: str) -> None:
+    def show_part(label: str, amount: Decimal, meaning: str) -> None:
         show_metric(
             label,
             format_money(amount),
-            f"{percent:.0f}%",
+            format_share(amount, portfolio.total_value),
             delta_description="of the value",
             help=f"{meaning} {NOW}",
         )
@@ -144,8 +149,8 @@ def show_newest_session(player: Player) -> None:
             is_change=not player.is_open and not is_zero(percent),
             help=f"Gain or loss of the newest session; below, in percent of the starting cash. {NOW}",
         )
-        show_part("Cash", portfolio.current_cash, 100 - invested.percent, "Money that is not invested.")
-        show_part("Invested", invested.amount, invested.percent, "Value of the shares held.")
+        show_part("Cash", portfolio.current_cash, "Money that is not invested.")
+        show_part("Invested", invested.amount, "Value of the shares held.")
 
 
 def show_record(player: Player) -> None:
@@ -167,7 +172,7 @@ def show_record(player: Player) -> None:
         show_metric(
             "Sessions won",
             _format_won(record),
-            f"{record.won / record.sessions:.0%} ended with a gain",
+            f"{format_share(record.won, record.sessions)} ended with a gain",
             help=explain("Sessions won"),
         )
         show_metric(
@@ -193,7 +198,9 @@ def show_gains(player: Player, gains: data.Gains) -> None:
     """Show what each symbol added to the player's value, beside the market."""
     compared = tables.compare_with_market(gains.window, gains.market)
     incomplete = sum(symbol.incomplete for symbol in gains.window.symbols)
-    st.subheader(f"Where the change of value comes from, {describe_window(player.window)}", anchor=False)
+    window = tables.describe_newest(player) if player.is_one_session else describe_window(player.window)
+    st.subheader(f"Where the change of value comes from: {window[0].lower()}{window[1:]}", anchor=False)
+    st.caption(tables.describe_gains(gains.window))
     with st.grid(4, min_column_width=CARD_PIXELS):
         show_metric(
             "Change of value",
@@ -233,7 +240,7 @@ def show_gains(player: Player, gains: data.Gains) -> None:
     with table:
         show_table(
             tables.build_gains_table(gains.window, gains.newest, gains.positions),
-            GAIN_COLUMNS,
+            {**GAIN_COLUMNS, "session": None} if player.is_one_session else GAIN_COLUMNS,
             alt="What each symbol added to the value",
             placeholder="",
         )

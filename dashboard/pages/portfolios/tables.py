@@ -15,11 +15,13 @@ import pyarrow as pa
 
 from core.records import STARTING_CASH, MarketReturn, PlayerGains, Portfolio, Position, Quest, User
 from dashboard.formats import (
+    LAST_SESSION,
     escape_markdown,
     format_day,
     format_number,
     format_quantity,
     format_reward,
+    format_signed_money,
     format_time_left,
 )
 from dashboard.pages.portfolios.data import ALL, Player
@@ -27,6 +29,9 @@ from dashboard.pages.quests.tables import measure_progress
 
 PLAYERS_KEPT = 64
 """Players whose charts and tables are kept, some 100 kB each: a page draws the same player repeatedly."""
+
+GAINS_NAMED = 5
+"""Symbols named in a sentence."""
 
 UNEXPLAINED = "Not explained"
 
@@ -113,7 +118,31 @@ class QuestCard(msgspec.Struct, frozen=True):
 
 def describe_window(window: str) -> str:
     """Return a window as it is said in a sentence: `the last 90 days`."""
+    if window == LAST_SESSION:
+        return "the last session"
     return "all time" if window == ALL else f"the last {window.removeprefix('1 ')}"
+
+
+def describe_newest(player: Player) -> str:
+    """Return the newest session as it is said in a heading: `Today's session, so far`."""
+    day = player.newest.session_date
+    return "Today's session, so far" if player.is_open else f"Session of {format_day(day)}"
+
+
+def describe_gains(gains: PlayerGains) -> str:
+    """Say which symbols made the change of value, the largest gain or loss first, as Markdown."""
+    parts = sorted(
+        ((gain.symbol, gain.gain) for gain in gains.symbols if gain.gain),
+        key=lambda part: (-abs(part[1]), part[0]),
+    )
+    rest = sum((gain for _, gain in parts[GAINS_NAMED:]), Decimal(0))
+    named = [f"{symbol} {format_signed_money(gain)}" for symbol, gain in parts[:GAINS_NAMED]]
+    named += [f"other symbols {format_signed_money(rest)}"] if len(parts) > GAINS_NAMED else []
+    named += [f"not explained {format_signed_money(gains.unexplained)}"] if gains.unexplained else []
+    text = (
+        f"{format_signed_money(gains.change)} = {', '.join(named)}." if named else "No symbol gained or lost."
+    )
+    return escape_markdown(text)
 
 
 def describe_attendance(player: Player) -> str:
