@@ -29,22 +29,27 @@ OUTCOMES = """
         SELECT completed_at AS ended_at, type, reward_type, reward_value, current_progress, target_value,
                status
         FROM quests WHERE status = 'COMPLETED'
-            AND (completed_at >= %(since)s AND completed_at < %(until)s OR %(all)s AND completed_at IS NULL)
+            AND (completed_at >= %(since)s AND completed_at < %(until)s
+                OR completed_at IS NULL AND %(since)s = '-infinity'::timestamptz)
         UNION ALL
         SELECT expires_at - interval '1 microsecond', type, reward_type, reward_value, current_progress,
                target_value, status
         FROM quests WHERE status <> 'COMPLETED' AND (status = 'EXPIRED' OR expires_at <= %(now)s)
-            AND (expires_at > %(since)s AND expires_at <= %(until)s OR %(all)s AND expires_at IS NULL)
+            AND (expires_at > %(since)s AND expires_at <= %(until)s
+                OR expires_at IS NULL AND %(since)s = '-infinity'::timestamptz)
     ) AS ended
     GROUP BY 1, 2, 3 ORDER BY 1 NULLS FIRST, type COLLATE "C", reward_type COLLATE "C" """
+# Sorted by bytes: the rules of a language take longer than everything else here.
 TIMES = """
     SELECT type, title, count(*),
            percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM completed_at - created_at)::float8)
-    FROM quests
-    WHERE completed_at >= %(since)s AND completed_at < %(until)s
-      AND (%(type)s::text IS NULL OR type = %(type)s)
+    FROM (
+        SELECT type COLLATE "C" AS type, title COLLATE "C" AS title, completed_at, created_at FROM quests
+        WHERE completed_at >= %(since)s AND completed_at < %(until)s
+          AND (%(type)s::text IS NULL OR type = %(type)s)
+    ) AS completed
     GROUP BY GROUPING SETS ((type, title), ())
-    ORDER BY grouping(type) DESC, 4 DESC, 3 DESC, type COLLATE "C", title COLLATE "C" LIMIT %(limit)s + 1"""
+    ORDER BY grouping(type) DESC, 4 DESC, 3 DESC, type, title LIMIT %(limit)s + 1"""
 # The last letters of an id are random, so the first players in their order are a sample. The comparison is
 # by session: on a day on which nobody had such a quest there is nobody to compare with.
 RETURNS = """
@@ -65,7 +70,8 @@ RETURNS = """
              AT TIME ZONE 'UTC')::date AS last_day
         FROM players JOIN quests q ON q.user_id = players.id
         -- not those that ended at an unknown time
-        WHERE q.status = 'ACTIVE' OR q.expires_at IS NOT NULL OR q.completed_at IS NOT NULL
+        WHERE (q.status = 'ACTIVE' OR q.expires_at IS NOT NULL OR q.completed_at IS NOT NULL)
+            AND q.created_at < (%(until)s::date + 1)::timestamp AT TIME ZONE 'UTC'
     ), holding AS (
         SELECT DISTINCT p.user_id, p.session_date, h.type, p.has_returned
         FROM played p JOIN held h ON h.user_id = p.user_id
@@ -94,9 +100,10 @@ STUCK = f"""
           AND COALESCE(created_at + (expires_at - created_at) / 2, created_at + %(patience)s) <= %(now)s
     ), stuck AS MATERIALIZED (
         SELECT * FROM (
-            SELECT slow.*, (u.last_active IS NULL OR u.last_active < %(seen_since)s) AND NOT EXISTS (
+            -- CASE, so that portfolios are read only of players who were not active
+            SELECT slow.*, CASE WHEN u.last_active >= %(seen_since)s THEN false ELSE NOT EXISTS (
                 SELECT FROM portfolios p WHERE p.user_id = slow.user_id AND p.session_date >= %(seen_day)s
-            ) AS is_unseen
+            ) END AS is_unseen
             FROM slow JOIN users u ON u.id = slow.user_id
         ) AS judged WHERE is_untouched OR is_behind OR is_unseen
     ), counted AS (
@@ -125,11 +132,13 @@ def _build_stuck(row: Row) -> StuckQuest:
 def list_outcomes(
     database: Database, since: datetime | None, until: datetime | None, now: datetime
 ) -> tuple[QuestOutcome, ...]:
-    """Return what became of the quests that ended in a period; None reaches to the first or last one."""
+    """Return what became of the quests that ended in a period; None reaches to the first or last one.
+
+    Without `since` those that ended at an unknown time are among them.
+    """
     parameters = {
         "since": since or "-infinity",
         "until": until or "infinity",
-        "all": since is None and until is None,
         "now": now,
     }
     return fetch_all(database, build_outcome, OUTCOMES, parameters)

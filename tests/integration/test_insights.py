@@ -190,7 +190,6 @@ def test_a_summary_is_cached_no_longer_than_is_said(
     service.get_session_summaries()
     service.get_quest_totals()
     service.list_expiring_quests()
-    service.list_quest_outcomes(since=DAY)
     service.get_completion_times(until=DAY)
     service.get_quest_returns(since=DAY, until=DAY)
     service.list_stuck_quests()
@@ -201,7 +200,6 @@ def test_a_summary_is_cached_no_longer_than_is_said(
         f"leaderboard:summary:daily_returns:{DAY - timedelta(days=1)}": 900,
         "quests:totals:86400": 180,
         "quests:expiring:20:604800:None": 60,
-        f"quests:outcomes:{DAY}:None": 180,
         f"quests:times:None:{DAY}:20:None": 180,
         f"quests:returns:{DAY}:{DAY}:5000": 900,
         "quests:stuck:100:None": 180,

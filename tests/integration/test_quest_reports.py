@@ -8,6 +8,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+import redis
 
 from core import EnhancedDatabaseService
 from core.records import Quest, QuestOutcome
@@ -20,6 +21,7 @@ WINDOWS = [
     (None, None),
     (TODAY - timedelta(days=6), None),
     (TODAY - timedelta(days=40), TODAY - timedelta(days=9)),
+    (None, TODAY - timedelta(days=20)),
 ]
 
 Row = dict[str, Any]
@@ -53,9 +55,9 @@ def find_end(quest: Row) -> datetime | None:
 
 
 def is_within(moment: datetime | None, since: date | None, until: date | None) -> bool:
-    """Say whether a moment is in a window of UTC days; an unknown one only in all of time."""
+    """Say whether a moment is in a window of UTC days; an unknown one only in one without a beginning."""
     if moment is None:
-        return since is None and until is None
+        return since is None
     return (since or date.min) <= moment.astimezone(UTC).date() <= (until or date.max)
 
 
@@ -134,6 +136,24 @@ def test_a_quest_until_monday_belongs_to_the_week_before(
         [outcome] = service.list_quest_outcomes(since=since, until=until)
         assert (outcome.week, outcome.ended, outcome.completed) == (week_before, 1, 0)
     assert service.list_quest_outcomes(since=monday) == ()
+
+
+@pytest.mark.parametrize(("over", "running"), [(59, 1), (60, 0)])
+def test_weeks_are_kept_longer_an_hour_after_their_end(
+    service: EnhancedDatabaseService, redis_client: redis.Redis, over: int, running: int
+) -> None:
+    """Then their completions are committed; each part is read once, and together they are everything."""
+    monday = datetime.combine(TODAY - timedelta(days=TODAY.weekday()), time(), UTC)
+    alice = service.create_user(username="alice")
+    ends = (monday - timedelta(days=9), monday - timedelta(days=3), monday + timedelta(minutes=30))
+    service.load_quests(build_quest(alice.id, end - timedelta(days=2), end) for end in ends)
+    service._clock = lambda: monday + timedelta(minutes=over)
+    weeks = [outcome.week for outcome in service.list_quest_outcomes()]
+    begin = monday.date() - timedelta(days=7 * running)
+    assert weeks == [monday.date() - timedelta(days=age) for age in (14, 7, 0)]
+    for key, seconds in ((f"None:{begin - timedelta(days=1)}", 3600), (f"{begin}:None", 180)):
+        assert 0.8 * seconds <= redis_client.ttl(f"quests:outcomes:{key}") <= seconds
+    assert [outcome.week for outcome in service.list_quest_outcomes(since=begin)] == weeks[2 - running :]
 
 
 @pytest.mark.parametrize(("since", "until"), WINDOWS)
