@@ -4,11 +4,15 @@ import re
 import signal
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from core.records import Quest
 from core.testing import PostgresServer
 from dashboard.navigation import SCRIPTS
 from tests.conftest import created_database
@@ -231,6 +235,24 @@ def test_the_menu_of_a_phone_hides_the_theme(browser: Browser, dashboard: Dashbo
     context.close()
 
 
+def build_ended_quest(user_id: UUID) -> Quest:
+    """Return a quest of one day of the game that was half done when its time was over."""
+    return Quest(
+        id=uuid4(),
+        user_id=user_id,
+        type="DAILY_GAIN",
+        title="Gain 100 today",
+        description=None,
+        target_value=Decimal(100),
+        current_progress=Decimal(50),
+        status="EXPIRED",
+        reward_type=None,
+        reward_value=None,
+        created_at=datetime(2013, 3, 1, tzinfo=UTC),
+        expires_at=datetime(2013, 3, 2, tzinfo=UTC),
+    )
+
+
 def measure_contrast(colours: list[list[float]]) -> float:
     """Return the contrast of two colours by the WCAG formula, each as red, green and blue from 0 to 1."""
 
@@ -248,9 +270,25 @@ def read_colour(text: str) -> list[float]:
     return parts if text.startswith("color(") else [part / 255 for part in parts]
 
 
+@pytest.fixture(scope="module")
+def ended_quest(url: str) -> None:
+    """A quest that ended in 2013, half done: the chart of the Quests page has a bar."""
+    with open_database(url) as service:
+        alice = service.get_user_by_username("alice")
+        service.load_quests([build_ended_quest(alice.id)])
+
+
+@pytest.mark.usefixtures("ended_quest")
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
 @pytest.mark.parametrize(
-    "path", ["", "leaderboards", "market?symbol=IBM", "portfolios?player=alice&window=All"]
+    "path",
+    [
+        "",
+        "leaderboards",
+        "market?symbol=IBM",
+        "portfolios?player=alice&window=All",
+        "quests?ended=All+time",
+    ],
 )
 def test_axes_and_legends_can_be_read(page: Page, dashboard: Dashboard, path: str, theme: str) -> None:
     """Against the page behind them; the theme is chosen on the page, against that of the system."""
