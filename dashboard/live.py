@@ -152,7 +152,7 @@ def show_section(key: Hashable, *, load: Callable[[], T], show: Callable[[T], No
 def show_live(part: Callable[[], None], *, seconds: int) -> None:
     """Show a part of a page now, and again after each interval unless paused."""
     interval = seconds if is_live() else None
-    page = _get_run()
+    whole = page = _get_run()
     page.parts += 1
     is_first_part = page.parts == 1
 
@@ -175,6 +175,8 @@ def show_live(part: Callable[[], None], *, seconds: int) -> None:
             states.retry_page()
 
     st.fragment(show, run_every=interval)()
+    # what follows on the page does not refresh by itself
+    _run.set(whole)
 
 
 def describe_age(read_at: datetime, *, interval: int | None, bypass: str | None = None) -> str:

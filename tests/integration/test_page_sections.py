@@ -105,7 +105,7 @@ def test_a_section_fails_alone(game: EnhancedDatabaseService, monkeypatch: pytes
     assert {warning.value.partition(" Details")[0] for warning in page.warning} == {
         "The database took too long to answer. Choose a smaller view. Next try in 5 s."
     }
-    assert "[alice](portfolios?player=alice)" in read_text(page)
+    assert "[alice](portfolios?player=alice" in read_text(page)
     assert count_notes(page) == 0
     assert not page.run().warning
     with monkeypatch.context() as broken:
