@@ -14,6 +14,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from core.errors import EchoMarketsError, InvalidInput
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+"""What a formula begins with; some spreadsheets skip a tab or a line break before it."""
 CHUNK_ROWS = 500
 
 Cells = Sequence[object]
@@ -67,5 +69,5 @@ def parse_day(text: str, name: str) -> date:
 
 
 def disarm(text: str) -> str:
-    """Prevent spreadsheets from running a username or a title as a formula."""
-    return f"'{text}" if text[:1] in "=+-@" else text
+    """Prevent spreadsheets from running a text of somebody else, such as a username, as a formula."""
+    return f"'{text}" if text.startswith(FORMULA) else text

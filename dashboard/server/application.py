@@ -35,6 +35,7 @@ from dashboard import runtime, states
 from dashboard.monitoring.sampler import open_sampler, set_sampler
 from dashboard.pages.leaderboards import download
 from dashboard.pages.players import download as players_download
+from dashboard.pages.quests import download as quests_download
 from dashboard.server import sign_in
 from dashboard.server.access import Policy, build_policy, build_secrets
 from dashboard.server.index import STATIC, IndexPage
@@ -125,6 +126,7 @@ def create_app(settings: Settings) -> st.App:
             Route(download.PATH, download.get_leaderboard),
             Route(players_download.SILENT_PATH, players_download.get_silent),
             Route(players_download.RETENTION_PATH, players_download.get_retention),
+            Route(quests_download.PATH, quests_download.get_stuck),
         ],
         on_script_error=states.show_unexpected,
     )

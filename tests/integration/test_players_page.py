@@ -139,6 +139,13 @@ def test_downloads_have_all_rows_of_the_list(
         assert [line.split(",")[0] for line in body.splitlines()] == ["username", "charlie"]
         status, body = dashboard.fetch("/download/silent-players.csv?days=many")
         assert (status, body) == (400, "days is 'many'; give a whole number\n")
+        status, body = dashboard.fetch("/download/stuck-quests.csv")
+        stuck = service.list_stuck_quests(limit=10_000)
+        assert (status, stuck.quests > 0) == (200, True)
+        assert [line.split(",")[0] for line in body.splitlines()] == [
+            "username",
+            *(item.username for item in stuck.first),
+        ]
         status, body = dashboard.fetch("/download/retention.csv")
         assert status == 200
         cohorts = service.get_player_report().cohorts

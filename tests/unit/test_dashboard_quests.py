@@ -18,7 +18,8 @@ from core.records import (
     StuckQuest,
 )
 from dashboard import formats
-from dashboard.pages.quests import charts, tables
+from dashboard.downloads import disarm
+from dashboard.pages.quests import charts, download, tables
 
 NOW = datetime(2013, 3, 1, 21, tzinfo=UTC)
 
@@ -202,11 +203,18 @@ def test_a_stuck_quest_names_player_and_reasons() -> None:
     assert row["reason"] == "no progress, player not seen"
     assert (row["player"], row["running"]) == ("portfolios?player=-alice", "1 h")
     assert (row["left"], row["seen"]) == ("2 h 0 min left", "never")
-    header, line, _ = tables.build_stuck_file([stuck]).decode().split("\n")
-    assert header.startswith("username,last_active,reasons,type,title")
-    assert line.startswith(
-        "'-alice,,\"no progress, player not seen\",DAILY,'=1+1,25,100,2013-03-01T21:00:00+00:00"
-    )
+    line = dict(zip(download.COLUMNS, download.build_row(stuck), strict=True))
+    assert (line["username"], line["title"], line["type"]) == ("'-alice", "'=1+1", "DAILY")
+    assert (line["last_active"], line["reasons"]) == ("", "no progress, player not seen")
+    assert (line["current_progress"], line["target_value"]) == (25, 100)
+    assert line["created_at"] == "2013-03-01T21:00:00+00:00"
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1+1", "\r=1+1", "\n=1+1"])
+def test_no_text_of_a_file_runs_as_a_formula(text: str) -> None:
+    """And a text that is none stays as it is."""
+    assert disarm(text) == f"'{text}"
+    assert [disarm(other) for other in ("", "a=1", "1-1")] == ["", "a=1", "1-1"]
 
 
 def test_a_quest_past_its_time_is_not_running() -> None:

@@ -25,13 +25,12 @@ from dashboard import filters, live, runtime, states
 from dashboard.data import find_player
 from dashboard.elements import CARD_PIXELS, MINUTES, PROGRESS, link_player, show_metric, show_table
 from dashboard.formats import escape_markdown, format_count, format_key, format_quantity, format_share
-from dashboard.pages.quests import charts, tables
+from dashboard.pages.quests import charts, download, tables
 
 REFRESH_SECONDS = 60
 EXPIRING_SHOWN = 25
 EXPIRING_WITHIN = timedelta(hours=24)
 STUCK_SHOWN = 100
-STUCK_IN_FILE = 10_000
 TITLES_SHOWN = 20
 COMPARED_PLAYERS = 2_500
 """More would take seconds; the share of so many differs by a percentage point or two."""
@@ -131,7 +130,7 @@ def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_ty
     live.show_section(
         ("quests-stuck", quest_type),
         load=lambda: service.list_stuck_quests(type=quest_type, limit=STUCK_SHOWN),
-        show=partial(_show_stuck, service, quest_type),
+        show=partial(_show_stuck, quest_type),
     )
     st.subheader("Expiring soon", anchor=False)
     live.show_section(
@@ -303,7 +302,7 @@ def _show_returns(returns: Sequence[QuestReturn]) -> None:
     )
 
 
-def _show_stuck(service: EnhancedDatabaseService, quest_type: str | None, stuck: StuckQuests) -> None:
+def _show_stuck(quest_type: str | None, stuck: StuckQuests) -> None:
     if not stuck.quests:
         st.caption(f"No running quest is stuck. {STUCK_RULE}")
         return
@@ -328,17 +327,12 @@ def _show_stuck(service: EnhancedDatabaseService, quest_type: str | None, stuck:
     if stuck.quests > len(stuck.first):
         st.caption(
             f"The first {len(stuck.first)}: players who were seen first, then those whose quest has been "
-            f"running longest. The file has up to {format_count(STUCK_IN_FILE)}."
+            f"running longest."
         )
-    st.download_button(
+    st.link_button(
         "Download CSV",
-        data=lambda: tables.build_stuck_file(
-            service.list_stuck_quests(type=quest_type, limit=STUCK_IN_FILE).first
-        ),
-        file_name="stuck-quests.csv",
-        mime="text/csv",
-        on_click="ignore",
-        key="stuck-file",
+        download.build_link(quest_type),
+        help=f"Up to {format_count(download.LIMIT)} stuck quests in this order, with times and ids",
     )
 
 

@@ -243,35 +243,6 @@ def describe_reasons(item: StuckQuest) -> str:
     return ", ".join(reason for name, reason in STUCK_REASONS.items() if getattr(item, name))
 
 
-def build_stuck_file(stuck: Sequence[StuckQuest]) -> bytes:
-    """Return the quests as CSV, amounts and times in full."""
-    table = pd.DataFrame(
-        {
-            "username": [_disarm(item.username) for item in stuck],
-            "last_active": [_format_time(item.last_active) for item in stuck],
-            "reasons": [describe_reasons(item) for item in stuck],
-            "type": [_disarm(item.quest.type) for item in stuck],
-            "title": [_disarm(item.quest.title) for item in stuck],
-            "current_progress": [item.quest.current_progress for item in stuck],
-            "target_value": [item.quest.target_value for item in stuck],
-            "created_at": [_format_time(item.quest.created_at) for item in stuck],
-            "expires_at": [_format_time(item.quest.expires_at) for item in stuck],
-            "user_id": [item.quest.user_id for item in stuck],
-            "quest_id": [item.quest.id for item in stuck],
-        }
-    )
-    return table.to_csv(index=False).encode()
-
-
-def _disarm(text: str) -> str:
-    """Prevent spreadsheets from running a text of somebody else as a formula."""
-    return f"'{text}" if text[:1] in "=+-@" else text
-
-
-def _format_time(moment: datetime | None) -> str:
-    return "" if moment is None else moment.astimezone(UTC).isoformat()
-
-
 def build_expiring_table(quests: Sequence[PlayerQuest], now: datetime) -> pd.DataFrame:
     """Return one row per quest: player (link), title, progress in percent, time left."""
     return pd.DataFrame(
