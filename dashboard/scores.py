@@ -6,7 +6,7 @@ of the category.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import islice
 from uuid import UUID
@@ -24,6 +24,7 @@ from core.records import (
     PlayerScore,
 )
 from dashboard import runtime
+from dashboard.data import is_open_session
 from dashboard.formats import Category
 
 ROUNDING = Decimal("0.005")
@@ -65,17 +66,25 @@ class ScoreSource(msgspec.Struct, frozen=True):
     def put_scores(
         self, service: EnhancedDatabaseService, ranked: Sequence[LeaderboardEntry]
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return entries of `rank_key` with the scores of the category."""
+        """Return entries of `rank_key` with the scores of the category.
+
+        In an open session the stored return can be newer than the value that gives the rank: then it is
+        the return of that value, so that a list in the order of its ranks is in that of its returns.
+        """
         if not self.is_by_value or not ranked:
             return tuple(ranked)
         stored = service.list_player_scores([entry.user_id for entry in ranked], self.key, [self.day])
         scores = {row.user_id: row.score for row in stored}
-        return tuple(
-            msgspec.structs.replace(
-                entry, category=self.key, score=scores.get(entry.user_id, self.convert(entry.score))
-            )
-            for entry in ranked
-        )
+        is_open = is_open_session(self.day, datetime.now(UTC))
+
+        def pick(entry: LeaderboardEntry) -> Decimal:
+            exact = self.convert(entry.score)
+            score = scores.get(entry.user_id)
+            if score is None or (is_open and abs(score - exact) > ROUNDING):
+                return round(exact, 2)
+            return score
+
+        return tuple(msgspec.structs.replace(entry, category=self.key, score=pick(entry)) for entry in ranked)
 
     def list_scores(
         self, service: EnhancedDatabaseService, user_ids: Sequence[UUID]

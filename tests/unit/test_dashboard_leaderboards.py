@@ -220,6 +220,28 @@ def test_a_file_of_a_period_has_means_and_its_sessions() -> None:
     assert len(rows[0]) == len(download.PERIOD_COLUMNS)
 
 
+@pytest.mark.parametrize(
+    ("day", "expected"),
+    [
+        # the second return is newer than the value, the others are those of their values, rounded
+        (datetime.now(UTC).date() + timedelta(days=1), ["0.20", "0.10", "0.06"]),
+        (DAY, ["0.20", "0.90", "0.06"]),
+    ],
+)
+def test_open_returns_are_in_the_order_of_their_ranks(day: date, expected: list[str]) -> None:
+    """Values and returns are read one after the other, and the simulator can write between the two."""
+
+    class Board:
+        def list_player_scores(self, *_: object) -> list[PlayerScore]:
+            return [build_score(1, "0.20", None), build_score(2, "0.90", None)]
+
+    source = ScoreSource(day, "daily_returns", "total_value")
+    ranked = build_entries(["10020.40", "10010.00", "10006.49"])
+    entries = source.put_scores(Board(), ranked)  # type: ignore[arg-type]  # one call of it
+    assert [entry.score for entry in entries] == [Decimal(score) for score in expected]
+    assert [entry.rank for entry in entries] == [1, 2, 3]
+
+
 def test_a_search_means_one_player_or_none() -> None:
     """Of several that are found only the one whose whole name was typed."""
 
