@@ -91,7 +91,7 @@ def test_symbols_of_all_markets_have_a_page(market: EnhancedDatabaseService, sym
 def test_the_page_says_by_how_many_weeks_the_history_was_moved(market: EnhancedDatabaseService) -> None:
     """For the chosen symbol; nothing for one whose prices have their own dates."""
     market.update_moved_weeks({"AAPL": 715})
-    assert "real trading days, moved by 715 weeks: March 2013 stands for" in read_text(open_page(MARKET))
+    assert "real trading days, moved by 715 weeks: 1 Mar 2013 stands for" in read_text(open_page(MARKET))
     assert "moved by" not in read_text(open_page(MARKET, symbol="IBM"))
 
 

@@ -296,10 +296,10 @@ def test_a_part_says_how_old_it_is() -> None:
 
 
 def test_moved_history_says_what_its_days_stand_for() -> None:
-    """In weeks, and as the month that is shown now."""
+    """In weeks, and as the day that is shown now: a moved month has days of two real ones."""
     now = datetime(2026, 11, 26, tzinfo=UTC)
     assert tables.describe_moved_weeks(715, now) == (
-        "Imported days are real trading days, moved by 715 weeks: November 2026 stands for March 2013."
+        "Imported days are real trading days, moved by 715 weeks: 26 Nov 2026 stands for 14 Mar 2013."
     )
 
 

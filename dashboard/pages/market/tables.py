@@ -217,9 +217,9 @@ def _float(value: Decimal | None) -> float | None:
 
 
 def describe_moved_weeks(weeks: int, now: datetime) -> str:
-    """Say by how many weeks imported days were moved, and which month the present one was."""
+    """Say by how many weeks imported days were moved, and which day the present one was."""
     then = now - timedelta(weeks=weeks)
     return (
         f"Imported days are real trading days, moved by {format_quantity(weeks, 'week')}:"
-        f" {now:%B %Y} stands for {then:%B %Y}."
+        f" {now.day} {now:%b %Y} stands for {then.day} {then:%b %Y}."
     )
