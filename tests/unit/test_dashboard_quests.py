@@ -195,6 +195,21 @@ def test_returns_are_compared_in_points() -> None:
     assert (second["without"], second["difference"]) == ("everybody had one", "-")
 
 
+def test_types_without_an_old_session_are_named() -> None:
+    """A new type has no row in the comparison: the page says so, once for several kinds of reward."""
+    returns = [QuestReturn("DAILY", 10, 8, 20, 15)]
+    totals = [
+        build_totals("DAILY", "COINS"),
+        build_totals("LEAD", "COINS"),
+        build_totals("LEAD", "XP"),
+        build_totals("DAILY_GAIN", "COINS"),
+    ]
+    assert tables.describe_not_compared(returns, totals) == (
+        " Not compared, because no such session was played with one: Daily gain, Lead."
+    )
+    assert tables.describe_not_compared(returns, totals[:1]) == ""
+
+
 def test_a_stuck_quest_names_player_and_reasons() -> None:
     """Its row and its line of the file; a text cannot run as a formula."""
     quest = build_quest(title="=1+1")

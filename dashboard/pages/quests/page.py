@@ -110,14 +110,20 @@ def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_ty
             service.count_undated_quests(),
         )
 
+    def load_returns() -> tuple[Sequence[QuestReturn], Sequence[QuestTotals]]:
+        return (
+            tables.select_type(service.get_quest_returns(since=since, players=COMPARED_PLAYERS), quest_type),
+            tables.select_type(service.get_quest_totals(), quest_type),
+        )
+
     live.show_section(("quests-outcomes", *place), load=load_outcomes, show=_show_outcomes)
     returns, times = st.columns(2, gap="medium")
     with returns:
         st.subheader("Do players with quests return?", anchor=False)
         live.show_section(
-            ("quests-returns", since),
-            load=lambda: service.get_quest_returns(since=since, players=COMPARED_PLAYERS),
-            show=lambda found: _show_returns(tables.select_type(found, quest_type)),
+            ("quests-returns", *place),
+            load=load_returns,
+            show=lambda found: _show_returns(*found),
         )
     with times:
         st.subheader("Time to complete", anchor=False)
@@ -276,7 +282,7 @@ def _show_times(times: CompletionTimes) -> None:
     )
 
 
-def _show_returns(returns: Sequence[QuestReturn]) -> None:
+def _show_returns(returns: Sequence[QuestReturn], totals: Sequence[QuestTotals]) -> None:
     if not returns:
         st.caption(
             "No session of this window is at least 8 days old and was played with a quest. "
@@ -299,6 +305,7 @@ def _show_returns(returns: Sequence[QuestReturn]) -> None:
         "sessions that are at least 8 days old count; of more than "
         f"{format_count(COMPARED_PLAYERS)} players a sample of so many. A comparison, "
         "not a cause: players who get quests may differ in other ways too."
+        f"{tables.describe_not_compared(returns, totals)}"
     )
 
 

@@ -213,6 +213,13 @@ def build_returns_table(returns: Sequence[QuestReturn]) -> pd.DataFrame:
     )
 
 
+def describe_not_compared(returns: Iterable[QuestReturn], totals: Iterable[QuestTotals]) -> str:
+    """Name the types that no old enough session of the window was played with; empty without any."""
+    missing = {row.type for row in totals} - {item.type for item in returns}
+    names = ", ".join(sorted(map(format_key, missing)))
+    return f" Not compared, because no such session was played with one: {names}." if names else ""
+
+
 def _format_difference(item: QuestReturn) -> str:
     if not item.sessions_with or not item.sessions_without:
         return "-"
