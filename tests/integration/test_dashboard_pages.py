@@ -175,7 +175,7 @@ def test_any_two_sessions_are_compared(game: EnhancedDatabaseService) -> None:
     assert list(page.dataframe[0].value["moved"]) == ["=", "↑ 1", "↓ 1"]
     assert list(page.dataframe[0].value["change"]) == ["+1.91 pts", "+1.10 pts", "-2.10 pts"]
     first = open_page(LEADERBOARDS, day="2013-02-27")
-    assert list(first.dataframe[0].value["moved"]) == ["new"] * 3
+    assert list(first.dataframe[0].value["moved"]) == ["no rank before"] * 3
 
 
 def test_a_period_shows_means(game: EnhancedDatabaseService) -> None:

@@ -226,7 +226,7 @@ def test_a_leaderboard_is_ranked_by_value(
     for rank, player, moved in zip(frame["rank"], frame["player"], frame["moved"], strict=True):
         moves = before.get(player, 0) - rank
         arrow = "=" if not moves else f"{'↑' if moves > 0 else '↓'} {abs(moves)}"
-        assert moved == (arrow if player in before else "new")
+        assert moved == (arrow if player in before else "no rank before")
     selection = Selection(KNOWN_CATEGORIES[0], days[0], 1, None, 25, "rank", "")
     file = download.read(service, selection)
     text = "".join(write_csv(file.columns, file.rows))

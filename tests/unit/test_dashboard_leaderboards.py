@@ -49,14 +49,14 @@ def build_score(number: int, score: str, rank: int | None) -> PlayerScore:
 
 
 def test_a_page_shows_where_its_players_stood_before() -> None:
-    """Ranks gained, lost, kept and new; scores gained and lost; gaps to the best of the board."""
+    """Ranks gained, lost, kept, and none before; scores gained and lost; gaps to the best of the board."""
     entries = tuple(build_entries(["5.00", "3.00", "2.00", "1.00"]))
     before = {UUID(int=n): build_score(n, "3.50", rank) for n, rank in ((1, 4), (2, 1), (3, 3))}
     compared = ComparedEntries(entries, before, {UUID(int=1): (Decimal(1), Decimal(5))})
     frame = tables.build_entries_table(compared, RETURN, best=Decimal(6)).to_pydict()
     # a phone shows four columns
     assert list(frame)[:4] == ["medal", "rank", "player", "score"]
-    assert frame["moved"] == ["↑ 3", "↓ 1", "=", "new"]
+    assert frame["moved"] == ["↑ 3", "↓ 1", "=", "no rank before"]
     assert frame["score"] == ["+5.00%", "+3.00%", "+2.00%", "+1.00%"]
     assert frame["change"] == ["+1.50 pts", "-0.50 pts", "-1.50 pts", ""]
     assert frame["behind"] == ["1.00 pts", "3.00 pts", "4.00 pts", "5.00 pts"]

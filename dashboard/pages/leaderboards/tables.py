@@ -127,12 +127,12 @@ def _build_table(columns: Mapping[str, list[Any]]) -> pa.Table:
 
 
 def describe_move(rank: int, before: PlayerScore | None, *, players: int, players_before: int) -> str:
-    """Write how far a rank moved: `↑ 3`, `↓ 12`, `=`, or `new` without an earlier score.
+    """Write how far a rank moved: `↑ 3`, `↓ 12`, `=`, or `no rank before`.
 
     On a large leaderboard with the shares of the players: `↑ 80,431 · top 3%, was top 84%`.
     """
     if before is None or before.rank is None:
-        return "new"
+        return "no rank before"
     moved = before.rank - rank
     text = f"{'↑' if moved > 0 else '↓'} {format_count(abs(moved))}" if moved else "="
     if min(players, players_before) < LARGE:
