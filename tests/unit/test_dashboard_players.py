@@ -98,6 +98,9 @@ def test_days_without_a_session_have_no_point() -> None:
     assert found == [("09", 5), ("11", 4)]
     assert [row["day"][-2:] for row in line["data"]["values"] if row["series"] == "New"] == ["09", "10", "11"]
     assert {row["session"] for row in points["data"]["values"]} == {"Thu 12 Mar 2026, so far"}
+    table = tables.build_days_table(days)
+    assert list(table["state"]) == ["so far", "finished", "no session", "finished"]
+    assert list(table["played"]) == [2, 4, 0, 5]
     assert points["mark"]["filled"] is False
     assert line["encoding"]["x"]["scale"]["domain"] == [day.day.isoformat() for day in days]
 

@@ -155,6 +155,7 @@ def _show_days(days: Sequence[PlayerDay]) -> None:
             tables.build_days_table(days),
             {
                 "day": st.column_config.DateColumn("Day", format="YYYY-MM-DD"),
+                "state": st.column_config.TextColumn("State", help="So far: the session is open"),
                 "played": number("Played", help="Players with a portfolio of the session"),
                 "traded": number("Traded", help="Players with at least one trade in the session"),
                 "joined": number("New", help="Players who joined on the day"),

@@ -111,10 +111,22 @@ def group_streaks(report: PlayerReport) -> list[Bucket]:
 
 
 def build_days_table(days: Sequence[PlayerDay]) -> pd.DataFrame:
-    """Return one row per day, newest first."""
+    """Return one row per day, newest first: the first one is today's, so far."""
     newest_first = list(reversed(days))
+
+    def describe(row: PlayerDay) -> str:
+        if row is days[-1]:
+            return "so far"
+        return "finished" if row.played else "no session"
+
     return pd.DataFrame(
-        {name: [row[name] for row in newest_first] for name in ("day", "played", "traded", "joined")}
+        {
+            "day": [row.day for row in newest_first],
+            "state": [describe(row) for row in newest_first],
+            "played": [row.played for row in newest_first],
+            "traded": [row.traded for row in newest_first],
+            "joined": [row.joined for row in newest_first],
+        }
     )
 
 
