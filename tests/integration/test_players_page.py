@@ -3,8 +3,11 @@
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
+from uuid import uuid4
 
+import msgspec
 import pytest
 
 from core import EnhancedDatabaseService, Settings
@@ -131,6 +134,11 @@ def test_downloads_have_all_rows_of_the_list(
     """The filters are followed; a wrong one is named. Retention has a row for each week of a cohort."""
     now = datetime.now(UTC)
     write_situation(service, "players come and go", now)
+    # those of the situation are stuck at some times of the day only
+    [quest] = service.get_user_quests(service.get_user_by_username("charlie").id, limit=1)
+    changes = {"status": "ACTIVE", "current_progress": Decimal(0), "completed_at": None, "expires_at": None}
+    created_at = now - timedelta(days=8)
+    service.load_quests([msgspec.structs.replace(quest, id=uuid4(), created_at=created_at, **changes)])
     with run_dashboard(
         tmp_path, DATABASE_URL=settings.database_url.get_secret_value(), ENABLE_REDIS_CACHE="false"
     ) as dashboard:
