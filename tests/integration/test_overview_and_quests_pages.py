@@ -217,6 +217,8 @@ def test_a_link_shows_a_players_quests(game: EnhancedDatabaseService) -> None:
     page = open_page(QUESTS, player="Alice")
     assert list(page.dataframe[-1].value["title"]) == ["Gain 100 today", "Make 20 trades"]
     assert list(page.dataframe[-1].value["progress"]) == [0.0, 65.0]
+    assert page.dataframe[-1].value["completed"].isna().all()
+    assert page.dataframe[-1].proto.placeholder == "", "a missing time is no word"
 
 
 def test_the_first_letters_offer_players_with_quests(game: EnhancedDatabaseService) -> None:

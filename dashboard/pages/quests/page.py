@@ -32,6 +32,8 @@ EXPIRING_SHOWN = 25
 EXPIRING_WITHIN = timedelta(hours=24)
 STUCK_SHOWN = 100
 TITLES_SHOWN = 20
+TITLE_PIXELS, REASON_PIXELS = 300, 190
+"""Widths of the longest title of the game, and of the longest reason why a quest is stuck."""
 COMPARED_PLAYERS = 2_500
 """More would take seconds; the share of so many differs by a percentage point or two."""
 PLAYER_QUESTS_SHOWN = 100
@@ -88,7 +90,7 @@ def _show_filters(totals: Sequence[QuestTotals]) -> tuple[date | None, str | Non
     keys = {format_key(row.type): row.type for row in totals}
     if len(keys) < len({row.type for row in totals}):
         keys = {row.type: row.type for row in totals}  # two types that read the same
-    with filters.fold(), st.container(horizontal=True, vertical_alignment="bottom"):
+    with filters.fold(), st.container(horizontal=True):
         window = filters.select_segment(
             "Ended within", list(RANGES), default=RANGE, key="ended", noun="range"
         )
@@ -170,16 +172,18 @@ def _show_outcomes(found: tuple[Sequence[QuestOutcome], Sequence[QuestTotals], i
     else:
         st.caption("No quest ended in this window.")
     table = tables.build_progress_table(progress, totals)
-    share = partial(st.column_config.TextColumn, help="Of the ended quests")
+    share = partial(st.column_config.TextColumn, help="Of the ended quests", alignment="right")
     show_table(
         table,
         {
             "type": "Type",
-            "ended": "Ended",
+            "ended": st.column_config.TextColumn("Ended", alignment="right"),
             "started": share("Started"),
             "halfway": share("Halfway"),
             "completed": share("Completed"),
-            "running": st.column_config.TextColumn("Running now", help="Not part of the shares"),
+            "running": st.column_config.TextColumn(
+                "Running now", help="Not part of the shares", alignment="right"
+            ),
         },
         alt="Share of the ended quests of each type that were started, half done and completed",
     )
@@ -248,6 +252,7 @@ def _show_weeks(
             table,
             _label_columns(table, help_text="Sum of the rewards of the quests completed in the week"),
             alt="Rewards of the quests completed in each week, by kind",
+            width="content",
         )
 
 
@@ -257,7 +262,10 @@ def _label_columns(table: object, *, help_text: str) -> dict[str, object]:
     labels = {name: format_key(name.partition(" ")[2]) for name in others}
     return {
         "week": st.column_config.TextColumn("Week of", help="Its Monday, UTC", pinned=True),
-        **{name: st.column_config.TextColumn(label, help=help_text) for name, label in labels.items()},
+        **{
+            name: st.column_config.TextColumn(label, help=help_text, alignment="right")
+            for name, label in labels.items()
+        },
     }
 
 
@@ -273,10 +281,14 @@ def _show_times(times: CompletionTimes) -> None:
     show_table(
         tables.build_times_table(times.titles),
         {
-            "title": st.column_config.TextColumn("Quest", width="medium"),
+            "title": st.column_config.TextColumn("Quest", width=TITLE_PIXELS),
+            "median": st.column_config.TextColumn(
+                "Median time", help="From the start to the completion", alignment="right"
+            ),
+            "completed": st.column_config.TextColumn(
+                "Completed", help="Quests completed in the window", alignment="right"
+            ),
             "type": "Type",
-            "completed": st.column_config.TextColumn("Completed", help="Quests completed in the window"),
-            "median": st.column_config.TextColumn("Median time", help="From the start to the completion"),
         },
         alt="Median time to complete the quests of each title, slowest first",
     )
@@ -293,9 +305,11 @@ def _show_returns(returns: Sequence[QuestReturn], totals: Sequence[QuestTotals])
         tables.build_returns_table(returns),
         {
             "type": "Type",
-            "with": "Returned with it",
-            "without": "Returned without it",
-            "difference": st.column_config.TextColumn("Difference", help="Percentage points"),
+            "with": st.column_config.TextColumn("Returned with it", alignment="right"),
+            "without": st.column_config.TextColumn("Returned without it", alignment="right"),
+            "difference": st.column_config.TextColumn(
+                "Difference", help="Percentage points", alignment="right"
+            ),
         },
         alt="Share of sessions after which players with and without a quest of each type played again",
     )
@@ -323,7 +337,7 @@ def _show_stuck(quest_type: str | None, stuck: StuckQuests) -> None:
         {
             "player": link_player(),
             "title": "Quest",
-            "reason": "Why",
+            "reason": st.column_config.TextColumn("Why", width=REASON_PIXELS),
             "progress": st.column_config.ProgressColumn("Progress", **PROGRESS),
             "running": "Running for",
             "left": "Time left",
@@ -404,6 +418,7 @@ def _show_player_quests(
             "left": "Time left",
         },
         alt=f"{format_quantity(len(quests), 'quest')} of {user.username}, the newest first",
+        placeholder="",
     )
 
 

@@ -191,9 +191,9 @@ def build_times_table(titles: Sequence[CompletionTime]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "title": [item.title for item in titles],
-            "type": [format_key(item.type) for item in titles],
-            "completed": [format_count(item.completed) for item in titles],
             "median": [describe_duration(item.median) for item in titles],
+            "completed": [format_count(item.completed) for item in titles],
+            "type": [format_key(item.type) for item in titles],
         }
     )
 
