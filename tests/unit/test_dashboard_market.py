@@ -86,6 +86,7 @@ def test_an_event_is_readable() -> None:
     [row] = tables.build_events_table([build_event(LAST)]).to_dict("records")
     assert (row["type"], row["sentiment"], row["symbols"]) == ("Price move", "Positive", "AAPL, IBM")
     assert row["impact"] == 6.1
+    assert list(row)[:2] == ["time", "impact"], "what a phone shows, however long a title is"
 
 
 def test_an_impact_has_the_sign_of_its_event() -> None:

@@ -3,7 +3,7 @@
 Run by Streamlit as a script for every view. Prices, chart and events refresh alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from uuid import UUID
@@ -222,14 +222,29 @@ def _show_event_filters(service: EnhancedDatabaseService, symbols: Sequence[str]
     filters.translate_parameter("sentiment", {key: name for name, key in SENTIMENTS.items()})
     first, second, third, fourth = st.columns(4)
     with first:
-        kind = filters.select_option("Type", [ALL, *types], key="type", noun="event type")
+        kind = filters.select_option(
+            "Type", [ALL, *types], key="type", noun="event type", describe=_name_all("types")
+        )
     with second:
-        sentiment = filters.select_option("Sentiment", [ALL, *SENTIMENTS], key="sentiment", noun="sentiment")
+        sentiment = filters.select_option(
+            "Sentiment",
+            [ALL, *SENTIMENTS],
+            key="sentiment",
+            noun="sentiment",
+            describe=_name_all("sentiments"),
+        )
     with third:
-        symbol = filters.select_option("Affected symbol", [ALL, *symbols], key="affects", noun="symbol")
+        symbol = filters.select_option(
+            "Affected symbol", [ALL, *symbols], key="affects", noun="symbol", describe=_name_all("symbols")
+        )
     with fourth:
         limit = filters.select_segment(
-            "Events shown", EVENT_COUNTS, default=DEFAULT_COUNT, key="events", noun="number of events"
+            "Events shown",
+            EVENT_COUNTS,
+            default=DEFAULT_COUNT,
+            key="events",
+            noun="number of events",
+            describe=lambda count: f"{count} events",
         )
     window = filters.select_segment(
         "Trades counted before and after an event",
@@ -245,6 +260,11 @@ def _show_event_filters(service: EnhancedDatabaseService, symbols: Sequence[str]
         limit=limit,
     )
     return wanted, window
+
+
+def _name_all(things: str) -> Callable[[str], str]:
+    """Return how a filter is named in the folded filters: `All types`, otherwise its value."""
+    return lambda value: f"{ALL} {things}" if value == ALL else value
 
 
 def _show_events(service: EnhancedDatabaseService, wanted: EventFilter, window: str) -> None:
@@ -276,10 +296,11 @@ def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
         tables.build_events_table(events),
         {
             "time": st.column_config.DatetimeColumn("Time", **MINUTES),
+            # on a phone the first columns are all that is seen, and a title can be long
+            "impact": build_change_column("Impact", unit="%", help="Move of the price in percent"),
             "title": "Event",
             "symbols": "Symbols",
             "sentiment": "Sentiment",
-            "impact": build_change_column("Impact", unit="%", help="Move of the price in percent"),
             "type": "Type",
         },
         alt=f"{format_quantity(len(events), 'market event')}, the newest first",

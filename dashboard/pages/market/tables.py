@@ -100,10 +100,10 @@ def build_events_table(events: Sequence[MarketEvent]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "time": [event.created_at for event in events],
+            "impact": [_round(find_impact(event)) for event in events],
             "title": [event.title for event in events],
             "symbols": [", ".join(event.affected_symbols) for event in events],
             "sentiment": [format_key(event.sentiment) for event in events],
-            "impact": [_round(find_impact(event)) for event in events],
             "type": [format_key(event.type) for event in events],
         }
     )
