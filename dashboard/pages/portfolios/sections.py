@@ -212,7 +212,7 @@ def show_gains(player: Player, gains: data.Gains) -> None:
         show_metric(
             "Market average",
             format_percent(compared.market),
-            f"{compared.priced:,} of the same {format_quantity(compared.sessions, 'session')} with prices",
+            f"{compared.priced:,} of {format_quantity(compared.sessions, 'session')} with prices",
             help="Sum of the mean returns of all symbols, from the first price to the last, in the sessions "
             f"that the player played. {GAINS_AGE}",
         )
@@ -230,20 +230,18 @@ def show_gains(player: Player, gains: data.Gains) -> None:
             else "by trades and prices",
             help=f"Change of value minus the gains of all symbols. {GAINS_AGE}",
         )
-    chart, table = st.columns([2, 3], gap="medium")
-    with chart:
-        st.vega_lite_chart(
-            charts.build_gains_chart(gains.window),
-            width="stretch",
-            alt=f"What each of {format_quantity(len(gains.window.symbols), 'symbol')} added to the value",
-        )
-    with table:
-        show_table(
-            tables.build_gains_table(gains.window, gains.newest, gains.positions),
-            {**GAIN_COLUMNS, "session": None} if player.is_one_session else GAIN_COLUMNS,
-            alt="What each symbol added to the value",
-            placeholder="",
-        )
+    st.vega_lite_chart(
+        charts.build_gains_chart(gains.window),
+        width="stretch",
+        alt=f"What each of {format_quantity(len(gains.window.symbols), 'symbol')} added to the value",
+    )
+    # not beside the chart, where the last of its many columns would be out of sight
+    show_table(
+        tables.build_gains_table(gains.window, gains.newest, gains.positions),
+        {**GAIN_COLUMNS, "session": None} if player.is_one_session else GAIN_COLUMNS,
+        alt="What each symbol added to the value",
+        placeholder="",
+    )
     st.caption(GAINS_EXPLAINED)
 
 
