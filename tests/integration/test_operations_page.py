@@ -177,6 +177,8 @@ def test_a_second_look_has_rates(service: EnhancedDatabaseService) -> None:
     text = read_text(page)
     for topic in ("alerts", "pool", "cache", "latency", "size", "redis"):
         assert f"(troubleshooting#{ADVICE[topic].section})" in text
+    assert text.count("find the slow operation under Database operations") == 1, "not below that table"
+    assert "Database operations in the last" in text
 
 
 def test_the_database_s_own_statistics_are_shown(service: EnhancedDatabaseService) -> None:

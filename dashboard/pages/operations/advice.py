@@ -38,7 +38,7 @@ ADVICE: dict[Topic, Advice] = {
         "echocachehitratiolow",
     ),
     "latency": Advice(
-        "p99 above 100 ms for long: find the slow operation below, then its statements.",
+        "p99 above 100 ms for long: find the slow operation under Database operations, then its statements.",
         "echolatencybudgetburnsfast",
     ),
     "statements": Advice(

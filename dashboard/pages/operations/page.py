@@ -179,7 +179,6 @@ def _show_operations_table(metrics: Metrics) -> None:
         tables.list_operations(metrics.values),
         title=f"Database operations in the last {WINDOW_SECONDS // 60} minutes",
         empty="No operation has used the database in this time.",
-        advice="latency",
     )
 
 
