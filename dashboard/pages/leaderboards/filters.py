@@ -73,6 +73,7 @@ def show_filters(service: EnhancedDatabaseService, sessions: Sequence[date], new
             default=DEFAULT_ROWS,
             key="top",
             noun="number of players shown",
+            describe=lambda count: f"{count} players",
             on_change=reset_page,
         )
     return Selection(

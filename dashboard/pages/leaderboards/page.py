@@ -237,16 +237,16 @@ def _show_distribution(category: Category, summaries: Summaries) -> None:
         return
     is_comparable = other is not None and tables.have_equal_bins(summary, other)
     before = tables.build_bins(other.bins, category.unit) if other and is_comparable else ()
-    players = format_count(summary.players)
     st.vega_lite_chart(
         charts.build_histogram(bins, unit=category.unit, median=summary.median, before=before),
         width="stretch",
-        alt=f"Histogram of {players} scores for {category.name.lower()}",
+        alt=f"Histogram of {format_quantity(summary.players, 'score')} for {category.name.lower()}",
     )
     outline = f" Outline: {format_day(other.session_date)}." if other and before else ""
     st.caption(
         f"{category.explanation} Dashed line: median "
-        f"({format_score(summary.median, category.unit)}, {players} players).{outline}"
+        f"({format_score(summary.median, category.unit)}, "
+        f"{format_quantity(summary.players, 'player')}).{outline}"
     )
 
 

@@ -53,7 +53,8 @@ _TYPES = {
 }
 
 MEDALS = {1: "gold", 2: "silver", 3: "bronze"}
-_MEDAL_COLOURS = ("#f2b93b", "#c3cad6", "#d99a6c")
+_MEDAL_COLOURS = ("#f2b93b", "#c3cad6", "#e8b48f")
+"""Light enough for dark letters, in both themes."""
 
 SORTS = {
     "rank": ("rank", "-rank"),
