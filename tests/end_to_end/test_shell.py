@@ -196,6 +196,21 @@ def test_paper_shows_whole_figures(page: Page, dashboard: Dashboard) -> None:
         page.emulate_media(media="screen")
 
 
+def test_paper_shows_every_column(page: Page, dashboard: Dashboard) -> None:
+    """A table drawn for a wide screen shrinks to the sheet as a whole; buttons are not printed."""
+    page.set_viewport_size({"width": 720, "height": 1000})
+    visit(page, f"{dashboard.url}/leaderboards")
+    canvas = page.locator("[data-testid=stDataFrame] canvas").first
+    canvas.wait_for(state="attached")
+    page.emulate_media(media="print")
+    drawn = canvas.evaluate(
+        "e => { e.style.width = '1760px'; e.style.height = '400px'; return e.getBoundingClientRect() }"
+    )
+    assert 500 < drawn["width"] <= 720
+    for button in page.locator(".st-key-live, .st-key-refresh").all():
+        expect(button).to_be_hidden()
+
+
 @pytest.mark.parametrize(("width", "height"), [(1440, 1000), (720, 450), (640, 400), (390, 844)])
 def test_no_label_or_figure_of_a_card_is_cut(
     browser: Browser, dashboard: Dashboard, width: int, height: int
