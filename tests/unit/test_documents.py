@@ -12,6 +12,7 @@ from core.stack.settings import StackSettings
 from dashboard.pages.leaderboards import download as leaderboards_download
 from dashboard.pages.operations.advice import build_anchor
 from dashboard.pages.players import download as players_download
+from dashboard.pages.quests import download as quests_download
 from tests.reference import build_pages, show_default
 
 DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md", "docs/**/*.md")
@@ -108,7 +109,12 @@ def test_every_download_is_documented(repository: Path) -> None:
     text = (repository / "docs/running.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `(/download/[\w.-]+)", text, re.MULTILINE)
     assert sorted(documented) == sorted(
-        (leaderboards_download.PATH, players_download.SILENT_PATH, players_download.RETENTION_PATH)
+        (
+            leaderboards_download.PATH,
+            players_download.SILENT_PATH,
+            players_download.RETENTION_PATH,
+            quests_download.PATH,
+        )
     )
 
 
