@@ -180,11 +180,11 @@ def test_any_two_sessions_are_compared(game: EnhancedDatabaseService) -> None:
 
 def test_a_period_shows_means(game: EnhancedDatabaseService) -> None:
     """The mean of the sessions, with who is found in it."""
-    page = open_page(LEADERBOARDS, period="Last 7")
+    page = open_page(LEADERBOARDS, period="7 sessions")
     assert read_players(page) == ["alice", "bob", "charlie"]
     assert list(page.dataframe[0].value["score"]) == ["+1.30%", "+0.34%", "-0.68%"]
     assert list(page.dataframe[0].value["sessions"]) == [3, 3, 3]
-    assert read_players(open_page(LEADERBOARDS, period="Last 7", find="b")) == ["bob"]
+    assert read_players(open_page(LEADERBOARDS, period="7 sessions", find="b")) == ["bob"]
 
 
 def test_pages_divide_a_board(game: EnhancedDatabaseService) -> None:

@@ -22,7 +22,7 @@ from tests.situations import SITUATIONS, write_situation
 
 VIEWS: tuple[tuple[str, dict[str, str]], ...] = (
     *((page, {}) for page in SCRIPTS),
-    ("leaderboards", {"period": "Last 7"}),
+    ("leaderboards", {"period": "7 sessions"}),
     ("leaderboards", {"category": "Total value", "find": "a"}),
     ("market", {"range": "1 year"}),
     ("players", {"silent": "1", "window": "30 days"}),

@@ -249,7 +249,7 @@ def test_a_period_is_the_mean_of_its_sessions(
     for row in list_records(shown):
         changes.setdefault(names[row.user_id], []).append(row.day_change)
     totals = sorted((sum(values, Decimal(0)) for values in changes.values()), reverse=True)
-    page = open_page(LEADERBOARDS, period="Last 7")
+    page = open_page(LEADERBOARDS, period="7 sessions")
     assert not page.exception
     frame = page.dataframe[0].value
     assert dict(zip(frame["player"], frame["sessions"], strict=True)) == {

@@ -19,7 +19,7 @@ from dashboard.pages.leaderboards.tables import SORTS
 
 ROWS = ("10", "25", "50", "100")
 DEFAULT_ROWS = "25"
-PERIODS = {"Session": 1, "Last 7": 7, "Last 30": 30}
+PERIODS = {"Session": 1, "7 sessions": 7, "30 sessions": 30}
 PREVIOUS = "Session before"
 ORDER_CHANGED = "order-changed"
 """Set by a click in the table, which runs the table alone: the filters have to run too."""
