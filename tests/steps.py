@@ -4,6 +4,7 @@ Owns the counting: bytecode instructions of Python, and memory that is taken at 
 shows the loops inside of built-in functions that copy (`dict(x)`, `list(x)`, `sorted(x)`).
 """
 
+import gc
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -21,12 +22,16 @@ def count_steps(act: Callable[[], object]) -> int:
         count += event == "opcode"
         return trace
 
-    before = sys.gettrace()
+    before, is_collecting = sys.gettrace(), gc.isenabled()
+    # a collection may run finalizers of other objects in the middle of the call
+    gc.disable()
     sys.settrace(trace)
     try:
         act()
     finally:
         sys.settrace(before)
+        if is_collecting:
+            gc.enable()
     return count
 
 
