@@ -112,11 +112,13 @@ def format_share(part: Number, whole: Number, *, places: int = 0) -> str:
     """
     if not whole:
         return "-"
+    if part in (0, whole):
+        return "100%" if part else "0%"
     percent, least = Decimal(part) * 100 / Decimal(whole), 10.0**-places
-    if 0 < part < whole and not 0 < float(f"{percent:.{places}f}") < 100:
-        return f"<{least:.{places}f}%" if 2 * part < whole else f">{100 - least:.{places}f}%"
     text = f"{percent:.{places}f}"
-    return f"{percent:.0f}%" if part == whole else f"{text}%" if float(text) else "0%"
+    if 0 < part < whole and not 0 < float(text) < 100:
+        return f"<{least:.{places}f}%" if 2 * part < whole else f">{100 - least:.{places}f}%"
+    return f"{text}%" if float(text) else "0%"
 
 
 def measure_share(part: Number, whole: Number) -> int:

@@ -125,9 +125,8 @@ class Reader:
     ) -> Reading[T]:
         """Return a fresh value, or the last known one of this key with the error; raise without one.
 
-        A value younger than `max_age_seconds` counts as fresh, unless its last read
-        failed. While the database does not answer, nothing is fresh and nothing is loaded, so that waiting
-        times do not add up.
+        A value younger than `max_age_seconds` counts as fresh, unless its last read failed. While the
+        database does not answer, nothing is fresh and nothing is loaded, so that waiting times do not add up.
         """
         known = self._find(key)
         if known is not None and self._is_fresh(known, max_age_seconds):

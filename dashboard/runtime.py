@@ -88,7 +88,7 @@ class _Holder:
 
 
 def set_service(service: EnhancedDatabaseService | None, *, fresh_seconds: float = 0.0) -> None:
-    """Set the service for page scripts, or None to remove it; forgets what was read from another one.
+    """Set the service for page scripts, or None to remove it, and forget what was read from the one before.
 
     Sections do not read again what any visitor read in the last `fresh_seconds`.
     """

@@ -86,7 +86,7 @@ class PlayerReport(Record, frozen=True):
 
 
 class SilentPlayer(Record, frozen=True):
-    """A player who was not seen for some days, with the last session and quest.
+    """A silent player: one who was not seen for some days; the last session and the last quest stand beside.
 
     `last_active` is when they were active last and `last_session` the last session that they played; at
     least one of both is known. `sessions` counts all sessions they played. `rank` of `ranked` players and

@@ -140,7 +140,7 @@ def read_content(page: Page) -> tuple[list[str], list[str]]:
 def test_every_page_keeps_its_content_through_an_outage(
     stack: Stack, name: str, note: re.Pattern[str], fault: Callable[[Server], AbstractContextManager[None]]
 ) -> None:
-    """All pages at once, and a visitor who comes meanwhile; afterwards the notes go without a click."""
+    """Every open page and a new visitor see figures with a note; the notes go after it without a click."""
     server: Server = getattr(stack, name)
     before = {path: read_content(page) for path, page in stack.pages.items()}
     assert all(titles for titles, _ in before.values())

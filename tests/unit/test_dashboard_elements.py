@@ -38,7 +38,7 @@ def test_a_change_of_zero_has_no_sign_in_a_table(
     shown: list[tuple[Any, dict[str, Any]]],
     is_arrow: bool,  # noqa: FBT001  # a parameter of the test
 ) -> None:
-    """Also one that rounds to zero; what is missing stays so, and numbers stay numbers to sort by."""
+    """Nor one that rounds to zero. Missing cells stay missing, and the column still sorts by number."""
     frame = pd.DataFrame(
         {
             "name": ["a", "b", "c", "d", "e"],

@@ -40,7 +40,7 @@ NEWLY_LOST_HELP = (
 
 
 def show_players() -> None:
-    """Show the page for the values in the address; what is read fastest stands first."""
+    """Show the page for the values in the address, beginning with the figures that are read fastest."""
     service = runtime.get_service()
     live.show_heading("Players")
     if not live.read("players-any", partial(data.has_players, service)):

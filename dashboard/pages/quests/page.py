@@ -103,8 +103,6 @@ def _show_filters(totals: Sequence[QuestTotals]) -> tuple[date | None, str | Non
 
 
 def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_type: str | None) -> None:
-    place = (since, quest_type)
-
     def load_outcomes() -> tuple[Sequence[QuestOutcome], Sequence[QuestTotals], int]:
         return (
             tables.select_type(service.list_quest_outcomes(since=since), quest_type),
@@ -112,25 +110,41 @@ def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_ty
             service.count_undated_quests(),
         )
 
+    def show_outcomes(found: tuple[Sequence[QuestOutcome], Sequence[QuestTotals], int]) -> None:
+        outcomes, totals, undated = found
+        _show_outcomes(outcomes, totals, undated)
+        with weeks:
+            _show_weeks(outcomes, totals, since=since)
+
+    # one read for the first and the last part of the page
+    first, middle, weeks = st.container(), st.container(), st.container()
+    with first:
+        live.show_section(("quests-outcomes", since, quest_type), load=load_outcomes, show=show_outcomes)
+    with middle:
+        _show_players(service, since, quest_type)
+
+
+def _show_players(service: EnhancedDatabaseService, since: date | None, quest_type: str | None) -> None:
+    """Show whether players return, how long they take, and whose quests are stuck or expire."""
+
     def load_returns() -> tuple[Sequence[QuestReturn], Sequence[QuestTotals]]:
         return (
             tables.select_type(service.get_quest_returns(since=since, players=COMPARED_PLAYERS), quest_type),
             tables.select_type(service.get_quest_totals(), quest_type),
         )
 
-    live.show_section(("quests-outcomes", *place), load=load_outcomes, show=_show_outcomes)
     returns, times = st.columns(2, gap="medium")
     with returns:
         st.subheader("Do players with quests return?", anchor=False)
         live.show_section(
-            ("quests-returns", *place),
+            ("quests-returns", since, quest_type),
             load=load_returns,
             show=lambda found: _show_returns(*found),
         )
     with times:
         st.subheader("Time to complete", anchor=False)
         live.show_section(
-            ("quests-times", *place),
+            ("quests-times", since, quest_type),
             load=lambda: service.get_completion_times(since=since, type=quest_type, limit=TITLES_SHOWN),
             show=_show_times,
         )
@@ -148,13 +162,9 @@ def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_ty
         ),
         show=_show_expiring,
     )
-    live.show_section(
-        ("quests-weeks", *place), load=load_outcomes, show=lambda found: _show_weeks(*found[:2], since=since)
-    )
 
 
-def _show_outcomes(found: tuple[Sequence[QuestOutcome], Sequence[QuestTotals], int]) -> None:
-    outcomes, totals, undated = found
+def _show_outcomes(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals], undated: int) -> None:
     _show_summary(outcomes, totals)
     if undated:
         st.caption(
