@@ -125,7 +125,9 @@ def test_signing_out_ends_it(context: BrowserContext, dashboard: Dashboard, prov
     provider.claims = VIEWER
     page = context.new_page()
     sign_in(page, dashboard)
-    page.get_by_role("button", name="Sign out").click()
+    # the page asks for a sign-in at once; the cookie goes when the browser has followed the redirect
+    with page.expect_response("**/auth/logout"):
+        page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     visit(page, f"{dashboard.url}/portfolios?player=alice")
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
