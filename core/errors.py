@@ -102,7 +102,7 @@ class TransactionConflict(DatabaseError):
 
 
 class TransactionMisused(DatabaseError, RuntimeError):
-    """A transaction was used outside the thread or task that it belongs to; nothing of it was stored."""
+    """A transaction was used outside its thread, task or identity; nothing of that use was stored."""
 
 
 class MigrationFailed(EchoMarketsError):

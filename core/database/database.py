@@ -121,6 +121,8 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             self._state.is_begin_due = True
         else:
             super().begin(isolation_level)
+            if self._state.identity is not None:
+                self.cursor().execute(self._state.identity.prefix)
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """Run a statement in the present transaction, or in its own; raises what the driver raises."""
@@ -129,9 +131,9 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             raise peewee.InterfaceError("no unit of work is open; begin one with session()")
         if unit.is_begin_due:
             unit.is_begin_due = False
-            sql = f"BEGIN; {unit.conn.unit_prefix}{sql}"
+            sql = f"BEGIN; {unit.prefix}{sql}"
         elif not unit.transactions:
-            sql = f"{unit.conn.unit_prefix}{sql}"
+            sql = f"{unit.prefix}{sql}"
         # pg_stat_statements keeps the comment at the end, and may drop one at the beginning
         sql = f"{sql} /* op={unit.operation} */"
         if self.query_hooks:
@@ -145,7 +147,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         """Return a cursor in the present transaction."""
         cursor = super().cursor(named_cursor)
         if self._begin_is_due():
-            cursor.execute(f"BEGIN; {self._state.conn.unit_prefix}")
+            cursor.execute(f"BEGIN; {self._state.prefix}")
         return cursor
 
     def _begin_is_due(self) -> bool:

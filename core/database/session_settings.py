@@ -86,7 +86,7 @@ class SessionSettings:
         In a session that is not shared, it also sets what start-up options cannot: the schema, and what
         libpq took from the environment (`PGTZ`, `PGDATESTYLE`), which wins over options.
         """
-        pins = ", ".join(f"({_quote(name)}, {_quote(value)})" for name, value in self._pinned.items())
+        pins = ", ".join(f"({quote_text(name)}, {quote_text(value)})" for name, value in self._pinned.items())
         # in a shared session another client may have left its search path behind
         given = (
             ""
@@ -94,7 +94,8 @@ class SessionSettings:
             else "".join(f"{each} " for each in ("SET LOCAL search_path TO DEFAULT;", *self._list_given()))
         )
         return f"""{given}WITH session AS MATERIALIZED (
-                SELECT COALESCE(current_setting({_quote(MARK)}, true) = {_quote(MARKED)}, false) AS is_pinned,
+                SELECT COALESCE(current_setting({quote_text(MARK)}, true) = {quote_text(MARKED)}, false)
+                           AS is_pinned,
                        current_schema(), current_setting('search_path'), current_user,
                        current_database(),
                        current_setting('server_encoding'), pg_is_in_recovery(),
@@ -121,18 +122,18 @@ class SessionSettings:
             # must come first
             f"SET TRANSACTION ISOLATION LEVEL {isolation.upper()};",
             *self._list_given(frozenset() if facts.schema is None else frozenset({"search_path"})),
-            *(f"SET LOCAL {name} = {_quote(value)};" for name, value in local.items()),
+            *(f"SET LOCAL {name} = {quote_text(value)};" for name, value in local.items()),
         ]
         if facts.schema is not None:
             # pg_temp comes last: a temporary table that another client left behind must not hide ours
-            statements.append(f"SET LOCAL search_path = {_quote(facts.schema)}, pg_temp;")
+            statements.append(f"SET LOCAL search_path = {quote_text(facts.schema)}, pg_temp;")
         return f"{' '.join(statements)} {PREFIX_END}"
 
     def _list_given(self, left_out: frozenset[str] = frozenset()) -> Iterator[str]:
         pinned = {name.lower() for name in (*self._pinned, *PINNED_AT_START)} | left_out
         for name, value in parse_options(self._given):
             if name.lower() not in pinned:
-                yield f"SELECT set_config({_quote(name)}, {_quote(value)}, true);"
+                yield f"SELECT set_config({quote_text(name)}, {quote_text(value)}, true);"
 
 
 def parse_facts(row: tuple[Any, ...]) -> SessionFacts:
@@ -193,7 +194,7 @@ def _escape_option(value: str) -> str:
     return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
-def _quote(value: str) -> str:
+def quote_text(value: str) -> str:
     """Return a string constant without a percent sign, which the driver would take for a placeholder."""
     quoted = value.replace("'", "''")
     if "\\" in quoted or "%" in quoted:

@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 from core import forks
 from core.database.connector import ServerConnection
 from core.database.driver_errors import DRIVER_ERRORS, READ_ONLY, find_sqlstate, translate
+from core.database.identity import find_identity
 from core.database.owner import REMEDY, Owner, describe_present
 from core.database.pool import ConnectionPool
 from core.errors import (
@@ -53,6 +54,7 @@ class UnitOfWork:
         """Begin without a connection; `reclaim` closes it, or returns False if its owner no longer has it."""
         self.operation = operation
         self.owner = owner
+        self.identity = find_identity()
         self.is_left = False
         self.changes: Any = None
         """What the service keeps about the transaction."""
@@ -70,6 +72,7 @@ class UnitOfWork:
         """Forget the connection; peewee's name."""
         self.closed = True
         self.conn: Any = None  # a ServerConnection; peewee knows it as anything
+        self.prefix = ""
         self.ctx: list[Any] = []
         self.transactions: list[Any] = []
         self.commit_callbacks: list[Any] = []
@@ -82,6 +85,8 @@ class UnitOfWork:
     def set_connection(self, raw: ServerConnection) -> None:
         """Use a connection; peewee's name."""
         self.closed, self.conn = False, raw
+        # the settings first: that of the isolation level must come before any query
+        self.prefix = raw.unit_prefix if self.identity is None else raw.unit_prefix + self.identity.prefix
 
     @property
     def is_of_parent(self) -> bool:
@@ -100,6 +105,14 @@ class UnitOfWork:
             )
         if self._misuse is not None:
             raise TransactionMisused(self._misuse)
+
+    def check_identity(self, operation: str) -> None:
+        """Raise unless a call made now has the identity with which it began."""
+        if self.identity != find_identity():
+            raise TransactionMisused(
+                f"{operation}() was called with another identity than that of {self.operation}(), which it is"
+                " part of; begin acting_as() before the transaction, and end it after"
+            )
 
     def check_end(self) -> None:
         """Raise unless it can be committed; give it up when somebody else than its owner tries to."""
@@ -308,6 +321,8 @@ class Session(Generic[T]):
         self._value = value
         self._operation = operation
         found = of.units.find()
+        if found is not None:
+            found.check_identity(operation)
         self._is_joined = found is not None
         self._unit = found or of.create_unit(operation, owner)
 

@@ -1,0 +1,72 @@
+"""On whose behalf statements run: the identity of a unit of work.
+
+Owns the identity of the present context, and the statements that tell the server about it. They stand in
+the message of the first statement of each unit of work and hold until its transaction ends: what is set
+for a session would stay behind for the next client of the connection. Without an identity nothing is sent.
+
+The server reads an identity with `nullif(current_setting('app.user_id', true), '')::uuid`: a parameter that
+was set in an earlier transaction of the session is an empty text, not NULL.
+"""
+
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from functools import cached_property
+from types import TracebackType
+from uuid import UUID
+
+from core.database.session_settings import PREFIX_END, quote_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Who asks, as the database sees it; an attribute that is None is not sent.
+
+    `role` is the role of the database whose permissions and policies count, `user_id` the player whose rows
+    the policies of that role show, `actor` and `request_id` what the audit log records.
+    """
+
+    role: str | None = None
+    user_id: UUID | None = None
+    actor: str | None = None
+    request_id: str | None = None
+
+    @cached_property
+    def prefix(self) -> str:
+        """The statements that come before the first one of a transaction."""
+        given = {"app.user_id": self.user_id, "app.actor": self.actor, "app.request_id": self.request_id}
+        # set_config and not SET: pg_stat_statements would keep one entry for each value of a SET
+        settings = ", ".join(
+            f"set_config({quote_text(name)}, {quote_text(str(value))}, true)"
+            for name, value in given.items()
+            if value is not None
+        )
+        role = "" if self.role is None else f'SET LOCAL ROLE "{self.role}"; '
+        return f"{role}{f'SELECT {settings}; ' if settings else ''}{PREFIX_END}"
+
+
+_PRESENT: ContextVar[Identity | None] = ContextVar("identity", default=None)
+
+find_identity = _PRESENT.get
+"""Return the identity of the present thread or task, or None."""
+
+
+class acting_as:  # noqa: N801  # used like a function; a generator would take several times as long
+    """Let the units of work that begin in the block have an identity; the innermost block counts.
+
+    A thread that is started in the block does not have it. A transaction keeps the identity with which it
+    began: a call with another one raises `TransactionMisused`.
+    """
+
+    __slots__ = ("_before", "_identity")
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+
+    def __enter__(self) -> Identity:
+        self._before: Token[Identity | None] = _PRESENT.set(self._identity)
+        return self._identity
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _PRESENT.reset(self._before)
