@@ -80,7 +80,7 @@ def _stage(database: Database, target: Target, records: Sequence[Any]) -> str:
     nothing = [None] * len(records)
     columns = {name: values for name, values in columns.items() if values != nothing}
     with database.cursor() as cursor:
-        cursor.copy_expert(f"COPY {staged} ({', '.join(columns)}) FROM STDIN", _encode_rows(columns.values()))
+        cursor.copy_expert(f"COPY {staged} ({', '.join(columns)}) FROM STDIN", encode_rows(columns.values()))
     return staged
 
 
@@ -97,7 +97,7 @@ def _upsert(target: Target, source: str) -> str:
             IS DISTINCT FROM ({", ".join(f"EXCLUDED.{name}" for name in compared)})"""
 
 
-def _encode_rows(columns: Iterable[Sequence[Any]]) -> io.StringIO:
+def encode_rows(columns: Iterable[Sequence[Any]]) -> io.StringIO:
     """Encode rows in the text format of COPY: tabs, newlines, backslash-N for NULL."""
     rows = zip(*map(_encode_column, columns), strict=True)
     return io.StringIO("\n".join(map("\t".join, rows)) + "\n")
@@ -120,6 +120,11 @@ def _escape(text: str) -> str:
     if text.isalnum():
         return text
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
+
+
+def _quote(text: str) -> str:
+    """Quote a text inside of an array's literal, whose escapes are not those of JSON."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 class _Encoders(dict[type, Callable[[Any], str]]):
@@ -145,7 +150,7 @@ _ENCODERS = _Encoders(
         date: _encode_time,
         datetime: _encode_time,
         dict: lambda document: _escape(json.dumps(document)) if document else "{}",
-        tuple: lambda items: _escape("{" + ",".join(json.dumps(item) for item in items) + "}"),
+        tuple: lambda texts: _escape("{" + ",".join(map(_quote, texts)) + "}"),
     }
 )
 
