@@ -1,10 +1,12 @@
 """CSV files that are written while their rows are read: a file of any size takes the memory of one batch.
 
-Owns the form of the files (RFC 4180) and the answers of their routes. Reads nothing itself.
+Owns the form of the files (RFC 4180) and the answers of their routes, and prevents that a spreadsheet runs a
+text in them as a formula. Reads nothing itself.
 """
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date
 from itertools import chain, islice
@@ -14,8 +16,14 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from core.errors import EchoMarketsError, InvalidInput
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""What a formula begins with; some spreadsheets skip a tab or a line break before it."""
+FORMULA = re.compile(
+    r"""(?P<start>^|[;\t\r\n])"""
+    r"""(?=[\s"\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*"""
+    r"""[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212])"""
+)
+"""Where a formula begins: at the start of a cell, or of what becomes one when a spreadsheet separates cells
+at semicolons or tabs, as it does in many languages. Spaces, quotes and invisible characters before it do not
+count, and the wide and small forms of the signs do."""
 CHUNK_ROWS = 500
 
 Cells = Sequence[object]
@@ -50,12 +58,15 @@ def answer_csv(read: Callable[[], CsvFile]) -> Response:
 
 
 def write_csv(columns: Cells, rows: Iterable[Cells]) -> Iterator[str]:
-    """Yield a file, the header first, some hundred rows at a time."""
+    """Yield a file, the header first, some hundred rows at a time.
+
+    Every text in it is disarmed; numbers, dates and ids are written as they are.
+    """
     rest = iter(rows)
     chunk: Iterable[Cells] = [columns]
     while chunk:
         text = io.StringIO()
-        csv.writer(text).writerows(chunk)
+        csv.writer(text).writerows(map(_disarm_row, chunk))
         yield text.getvalue()
         chunk = list(islice(rest, CHUNK_ROWS))
 
@@ -69,5 +80,9 @@ def parse_day(text: str, name: str) -> date:
 
 
 def disarm(text: str) -> str:
-    """Prevent spreadsheets from running a text of somebody else, such as a username, as a formula."""
-    return f"'{text}" if text.startswith(FORMULA) else text
+    """Put an apostrophe before each place of a text where a spreadsheet would begin a formula."""
+    return FORMULA.sub(r"\g<start>'", text)
+
+
+def _disarm_row(cells: Cells) -> Cells:
+    return [disarm(cell) if isinstance(cell, str) else cell for cell in cells]

@@ -1,5 +1,6 @@
 """Sums, tables and the chart of quests."""
 
+import csv
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -18,7 +19,7 @@ from core.records import (
     StuckQuest,
 )
 from dashboard import formats
-from dashboard.downloads import disarm
+from dashboard.downloads import write_csv
 from dashboard.pages.quests import charts, download, tables
 
 NOW = datetime(2013, 3, 1, 21, tzinfo=UTC)
@@ -212,25 +213,18 @@ def test_types_without_an_old_session_are_named() -> None:
 
 
 def test_a_stuck_quest_names_player_and_reasons() -> None:
-    """Its row and its line of the file; a text cannot run as a formula."""
+    """Its row, and its line of the file, in which a text cannot run as a formula."""
     quest = build_quest(title="=1+1")
     stuck = StuckQuest("-alice", None, is_untouched=True, is_behind=False, is_unseen=True, quest=quest)
     [row] = tables.build_stuck_table([stuck], NOW + timedelta(hours=1)).to_dict("records")
     assert row["reason"] == "no progress, player not seen"
     assert (row["player"], row["running"]) == ("portfolios?player=-alice", "1 h")
     assert (row["left"], row["seen"]) == ("2 h 0 min left", "never")
-    line = dict(zip(download.COLUMNS, download.build_row(stuck), strict=True))
+    [line] = csv.DictReader("".join(write_csv(download.COLUMNS, [download.build_row(stuck)])).splitlines())
     assert (line["username"], line["title"], line["type"]) == ("'-alice", "'=1+1", "DAILY")
     assert (line["last_active"], line["reasons"]) == ("", "no progress, player not seen")
-    assert (line["current_progress"], line["target_value"]) == (25, 100)
+    assert (line["current_progress"], line["target_value"]) == ("25", "100")
     assert line["created_at"] == "2013-03-01T21:00:00+00:00"
-
-
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(1)", "\t=1+1", "\r=1+1", "\n=1+1"])
-def test_no_text_of_a_file_runs_as_a_formula(text: str) -> None:
-    """And a text that is none stays as it is."""
-    assert disarm(text) == f"'{text}"
-    assert [disarm(other) for other in ("", "a=1", "1-1")] == ["", "a=1", "1-1"]
 
 
 def test_a_quest_past_its_time_is_not_running() -> None:

@@ -15,7 +15,7 @@ from core import EnhancedDatabaseService
 from core.errors import InvalidInput
 from core.records import LeaderboardEntry, PeriodLeaderboard
 from dashboard import runtime, scores
-from dashboard.downloads import CHUNK_ROWS, CsvFile, answer_csv, disarm, parse_day
+from dashboard.downloads import CHUNK_ROWS, CsvFile, answer_csv, parse_day
 from dashboard.formats import describe_category, format_count
 from dashboard.pages.leaderboards import data
 from dashboard.pages.leaderboards.data import Selection
@@ -78,9 +78,8 @@ def list_rows(entries: Iterable[LeaderboardEntry], *, order: str = "rank", prefi
 def list_period_rows(period: PeriodLeaderboard, *, category: str, prefix: str = "") -> Iterator[Row]:
     """Yield the rows of a period, those of a prefix."""
     for entry in data.filter_by_name(period.entries, prefix):
-        name = disarm(entry.username)
         days = period.days[-1], period.days[0]
-        yield entry.rank, name, entry.score, entry.sessions, entry.user_id, *days, category
+        yield entry.rank, entry.username, entry.score, entry.sessions, entry.user_id, *days, category
 
 
 def read(service: EnhancedDatabaseService, selection: Selection) -> CsvFile:
@@ -95,8 +94,7 @@ def read(service: EnhancedDatabaseService, selection: Selection) -> CsvFile:
 
 
 def _build_row(entry: LeaderboardEntry) -> Row:
-    name = disarm(entry.username)
-    return entry.rank, name, entry.score, entry.user_id, entry.session_date, entry.category
+    return entry.rank, entry.username, entry.score, entry.user_id, entry.session_date, entry.category
 
 
 def _name(selection: Selection) -> str:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from core.errors import InvalidInput
 from core.records import SilentPlayer
 from dashboard import runtime
-from dashboard.downloads import Cells, CsvFile, answer_csv, disarm, parse_day
+from dashboard.downloads import Cells, CsvFile, answer_csv, parse_day
 from dashboard.pages.players.data import Silence
 from dashboard.pages.players.tables import list_retention
 
@@ -67,7 +67,6 @@ def get_retention(_: Request) -> Response:
 
 def _build_row(player: SilentPlayer) -> Cells:
     row = player.asdict()
-    row["username"], row["quest_title"] = disarm(player.username), disarm(player.quest_title or "")
     return tuple(row[name] for name in SILENT_COLUMNS)
 
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from core.records import StuckQuest
 from dashboard import runtime
-from dashboard.downloads import Cells, CsvFile, answer_csv, disarm
+from dashboard.downloads import Cells, CsvFile, answer_csv
 from dashboard.pages.quests.tables import describe_reasons
 
 PATH = "/download/stuck-quests.csv"
@@ -48,11 +48,11 @@ def build_row(item: StuckQuest) -> Cells:
     """Return the cells of a stuck quest, amounts and times in full."""
     quest = item.quest
     return (
-        disarm(item.username),
+        item.username,
         _format_time(item.last_active),
         describe_reasons(item),
-        disarm(quest.type),
-        disarm(quest.title),
+        quest.type,
+        quest.title,
         quest.current_progress,
         quest.target_value,
         _format_time(quest.created_at),
