@@ -18,6 +18,8 @@ from rich.console import Console
 
 from core.app import configure_logging, open_service
 from core.confirmation import confirm_loss
+from core.database.privileges import hand_over
+from core.database.roles import APP, LOGINS, MONITOR, OWNER, ROLES, create_roles, open_administrator
 from core.errors import EchoMarketsError, InvalidInput, PoolTimeout, RowsWouldBeLost, SettingsError
 from core.installation import DEMO_PRICES
 from core.metrics import run_job
@@ -25,7 +27,7 @@ from core.metrics.scrape import Scrape
 from core.migration import Migrator
 from core.selftest import run_self_test
 from core.service import EnhancedDatabaseService
-from core.settings import Settings
+from core.settings import RoleSettings, Settings
 from core.stack.commands import stack
 from core.status import read_fleet, show_health, show_stats
 
@@ -138,6 +140,27 @@ def _show_status(migrator: Migrator) -> None:
         click.echo(f"{row.name:40} {state}")
     if any(row.applied_at is None for row in rows):
         sys.exit(FAILED)
+
+
+@main.command("roles")
+def roles_command() -> None:
+    """Create the database's roles with their passwords, and give the database of ADMIN_URL to its owner.
+
+    Run again, it sets other passwords. `migrate up`, which needs the owner's DIRECT_URL, then sets what each
+    role may do.
+    """
+    settings = RoleSettings.load()
+    passwords = {
+        OWNER: settings.owner_password.get_secret_value(),
+        APP: settings.app_password.get_secret_value(),
+        MONITOR: settings.monitor_password.get_secret_value(),
+    }
+    with open_administrator(settings.admin_url.get_secret_value()) as admin:
+        created = create_roles(admin, passwords)
+        hand_over(admin)
+    for name in ROLES:
+        verb = "created" if name in created else "set the password of" if name in LOGINS else "found"
+        click.echo(f"{verb} {name}")
 
 
 @main.command("import-prices", epilog=PRICE_COLUMNS_HELP)

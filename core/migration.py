@@ -4,6 +4,9 @@ Owns the one transaction in which a run does everything or nothing; the advisory
 starters wait for each other; and what a revert would take away: tables and columns that have rows. The
 lock belongs to that transaction and ends with it, also behind a transaction pooler. Names in migrations
 mean the current schema alone, whatever else is on the search path.
+
+In a schema that belongs to the owner of `core.database.roles` everything is done as the owner, whoever
+connects, and each run ends with the privileges of all roles.
 """
 
 import logging
@@ -23,11 +26,14 @@ from playhouse.migrations import Migration, MigrationError, Runner
 from core.database.connector import Connector, ServerConnection
 from core.database.driver_errors import (
     DRIVER_ERRORS,
+    INSUFFICIENT_PRIVILEGE,
     LOCK_NOT_AVAILABLE,
     find_sqlstate,
     translate,
     translate_connect,
 )
+from core.database.privileges import apply_privileges, find_owned_schema
+from core.database.roles import OWNER
 from core.database.session_settings import SessionFacts, find_missing_schema
 from core.errors import InvalidInput, MigrationFailed, RowsWouldBeLost
 from core.installation import MIGRATIONS
@@ -118,6 +124,11 @@ class Migrator:
                 runner.up(name)
                 # a table with pending checks cannot be altered by the next migration
                 runner.database.execute_sql("SET CONSTRAINTS ALL IMMEDIATE")
+            schema = find_owned_schema(runner.database.execute_sql)
+            if schema is None:
+                logger.info("the schema is not that of the role %s: privileges are left as they are", OWNER)
+            else:
+                apply_privileges(runner.database.execute_sql, schema)
             return pending
 
     def down(self, target: str | None = None, *, drop_rows: bool = True) -> list[str]:
@@ -157,6 +168,7 @@ class Migrator:
                 with database.atomic():
                     statement = "SELECT pg_try_advisory_xact_lock(%s)"
                     if database.execute_sql(statement, (ADVISORY_LOCK,)).fetchone()[0]:
+                        _become_owner(database)
                         self._check_history(database)
                         yield self._runner(database)
                         return
@@ -273,6 +285,21 @@ def _check_database(facts: SessionFacts) -> None:
         )
     if problem is not None:
         raise MigrationFailed(problem)
+
+
+def _become_owner(database: Any) -> None:
+    """Act as the owner until the transaction ends; raises `MigrationFailed` when this role may not."""
+    if find_owned_schema(database.execute_sql) is None:
+        return
+    try:
+        database.execute_sql(f"SET LOCAL ROLE {OWNER}")
+    except DRIVER_ERRORS as error:
+        if find_sqlstate(error) != INSUFFICIENT_PRIVILEGE:
+            raise
+        raise MigrationFailed(
+            f"the role {database.facts.user!r} may not change the schema, which belongs to {OWNER}; point"
+            " DIRECT_URL at the database as that role"
+        ) from error
 
 
 @contextmanager

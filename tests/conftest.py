@@ -25,6 +25,7 @@ from pydantic import SecretStr
 from core import EnhancedDatabaseService, Settings, open_service, testing
 from core.metrics import Metrics
 from core.migration import Migrator
+from core.settings import RoleSettings
 from core.stack.settings import StackSettings
 from core.testing import PostgresServer, ValkeyServer
 
@@ -60,8 +61,9 @@ def _default_signals() -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment() -> Iterator[None]:
     """Keep the developer's own settings, `.env` files and terminal out of the tests."""
-    settings = (name.upper() for name in (*Settings.model_fields, *StackSettings.model_fields))
-    names = (*settings, *TERMINAL)
+    kinds = (Settings, StackSettings, RoleSettings)
+    settings = [name.upper() for kind in kinds for name in kind.model_fields]
+    names = (*settings, *(f"{name}_FILE" for name in settings), *TERMINAL)
     saved = {name: os.environ.pop(name) for name in names if name in os.environ}
     files = Settings.model_config.get("env_file")
     Settings.model_config["env_file"] = None

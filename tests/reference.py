@@ -14,6 +14,7 @@ from pydantic import SecretStr
 import core.errors
 import core.records
 from core import EnhancedDatabaseService, Settings, open_service
+from core.settings import RoleSettings
 from core.stack.settings import StackSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -43,7 +44,7 @@ def build_pages(repository: Path) -> dict[str, str]:
 
 def list_settings(repository: Path) -> Iterator[str]:
     """Yield a table for each part of `.env.example`: default and allowed values are the code's."""
-    fields = {**StackSettings.model_fields, **Settings.model_fields}
+    fields = {**RoleSettings.model_fields, **StackSettings.model_fields, **Settings.model_fields}
     text = (repository / ".env.example").read_text(encoding="utf-8")
     for title, part in re.findall(r"^# --- (.+?) -+\n(.*?)(?=^# ---|\Z)", text, re.DOTALL | re.MULTILINE):
         yield f"## {title}\n\n| variable | default | allowed | meaning |\n| --- | --- | --- | --- |"

@@ -35,6 +35,7 @@ FOREIGN_KEY_VIOLATION = "23503"
 SERIALIZATION_FAILURE = "40001"
 DEADLOCK = "40P01"
 LOCK_NOT_AVAILABLE = "55P03"
+INSUFFICIENT_PRIVILEGE = "42501"
 # The server's timeouts for a session that is idle in a transaction and for a transaction that takes too long.
 _ENDED_SESSION = {"25P03", "25P04"}
 # Connecting has no SQLSTATE in psycopg2; these are words of SQLSTATE 53300, of PgBouncer and of Supavisor.

@@ -7,6 +7,7 @@ nothing; no message contains a part of the URL.
 
 import re
 from typing import Final
+from urllib.parse import quote
 
 import psycopg2
 from psycopg2.extensions import parse_dsn
@@ -45,6 +46,15 @@ def check_database_url(url: str) -> str:
     if len(ports) not in {1, len(hosts)} or not all(map(_is_port, ports)):
         raise DatabaseUrlError("a port is a number from 1 to 65535, one for all hosts or one for each")
     return SCHEMES[0] + rest
+
+
+def add_password(url: str, password: str) -> str:
+    """Return a URL with a password; unchanged when it has one, or when libpq cannot read it."""
+    try:
+        has_password = "password" in parse_dsn(url)
+    except psycopg2.ProgrammingError:
+        return url
+    return url if has_password else f"{url}{'&' if '?' in url else '?'}password={quote(password, safe='')}"
 
 
 def _find_reason(words: str) -> str:

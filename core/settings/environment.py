@@ -9,15 +9,22 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from dotenv import dotenv_values
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from core.errors import SettingsError
 from core.settings.database_url import DatabaseUrlError
 from core.settings.redis_url import RedisUrlError
+from core.settings.secret_files import SecretFileSource, list_secrets
 
 STACK_ENV_FILE = Path(".local/stack.env")
 
@@ -99,6 +106,28 @@ class EnvironmentSettings(BaseSettings):
             raise SettingsError("\n".join(lines))
 
     @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # pydantic's signature
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read secrets from files too, and each file of settings as a source of its own."""
+        files = getattr(dotenv_settings, "env_file", None)
+        listed = [files] if isinstance(files, str | Path) else list(files or ())
+        return (
+            init_settings,
+            SecretFileSource(cast("EnvSettingsSource", env_settings)),
+            # the last file wins
+            *(
+                SecretFileSource(DotEnvSettingsSource(settings_cls, env_file=file))
+                for file in reversed(listed)
+            ),
+        )
+
+    @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Read the environment; `overrides` win over it. Raises `SettingsError` as the constructor does."""
         return cls(**overrides)
@@ -130,6 +159,7 @@ class EnvironmentSettings(BaseSettings):
         """
         names = {name.upper() for name in (*os.environ, *_list_names_in_files(cls._list_files(values)))}
         given = names.union(map(str.upper, values))
+        given |= {name.removesuffix("_FILE") for name in given}
         lines = cls._list_unknown(name for name in values if not name.startswith("_"))
         for name, closest in find_misspelt(sorted(names - _list_known()), _list_known(cls)).items():
             if closest not in given:
@@ -149,15 +179,15 @@ class EnvironmentSettings(BaseSettings):
         field = str(item["loc"][0])
         name, allowed = field.upper(), cls.model_fields[field].description
         if item["type"] == "missing":
-            return f"{name} is not set; set it to {allowed}"
+            place = f", or {name}_FILE to the path of a file with it" if field in list_secrets(cls) else ""
+            return f"{name} is not set; set it to {allowed}{place}"
         value = item.get("input")
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
         # without its scheme a URL cannot be taken apart, and a password in it cannot be found
         is_opaque = field.endswith("_url") and "://" not in str(value)
-        shown = (
-            "(hidden)" if is_opaque or field.endswith(("password", "secret")) else repr(redact(str(value)))
-        )
+        is_hidden = is_opaque or (field in list_secrets(cls) and not field.endswith("_url"))
+        shown = "(hidden)" if is_hidden else repr(redact(str(value)))
         cause = item.get("ctx", {}).get("error")
         is_explained = isinstance(cause, RedisUrlError | DatabaseUrlError) and str(cause)
         reason = f": {cause}" if is_explained else ""
@@ -171,6 +201,7 @@ def _list_names_in_files(files: Iterable[Path]) -> set[str]:
 def _list_known(kind: type[EnvironmentSettings] = EnvironmentSettings) -> set[str]:
     """Return the variables that a kind of settings reads, and those that more special ones read."""
     fields = {name.upper() for name in kind.model_fields}
+    fields |= {f"{name.upper()}_FILE" for name in list_secrets(kind)}
     return fields.union(*map(_list_known, kind.__subclasses__()))
 
 

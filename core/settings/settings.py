@@ -9,15 +9,15 @@ as a whole or not at all: with a DATABASE_URL of another database it belongs to 
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, SecretStr
-from pydantic_settings import BaseSettings, DotEnvSettingsSource, PydanticBaseSettingsSource
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from core.errors import SettingsError
-from core.settings.database_url import check_database_url
+from core.settings.database_url import add_password, check_database_url
 from core.settings.environment import STACK_ENV_FILE, EnvironmentSettings, milliseconds, number, port
 from core.settings.redis_url import RedisAddress, RedisUrlError, parse_redis_url
 from core.settings.stack_identity import NAME_PATTERN, StackIdentity, build_identity, describe_database
@@ -53,7 +53,7 @@ HttpUrl = Annotated[SecretStr, AfterValidator(_check_http_url)]
 StackName = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
 STACK_NAME_FORM = "up to 64 letters, digits, '.', '_' and '-'"
 
-_DATABASE_URL_FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE with libpq's parameters"
+DATABASE_URL_FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE with libpq's parameters"
 # a server that listens on every address is reached on the loopback interface
 _REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing is bound here
 _HTTP_URL_FORM = "http://HOST:PORT or https://USER:PASSWORD@HOST:PORT"
@@ -62,8 +62,10 @@ _HTTP_URL_FORM = "http://HOST:PORT or https://USER:PASSWORD@HOST:PORT"
 class Settings(EnvironmentSettings):
     """One process's configuration; every field is an environment variable of the same name."""
 
-    database_url: DatabaseUrl = Field(description=_DATABASE_URL_FORM)
-    direct_url: DatabaseUrl | None = Field(default=None, description=_DATABASE_URL_FORM)
+    database_url: DatabaseUrl = Field(description=DATABASE_URL_FORM)
+    database_password: SecretStr | None = Field(default=None, description="any text")
+    direct_url: DatabaseUrl | None = Field(default=None, description=DATABASE_URL_FORM)
+    direct_password: SecretStr | None = Field(default=None, description="any text")
     database_connection_limit: int = number(10, 1, 1_000, unit="a whole number of connections")
     database_connect_timeout: int = milliseconds(60_000)
     database_query_timeout: int = milliseconds(30_000)
@@ -140,17 +142,21 @@ class Settings(EnvironmentSettings):
 
         Its Redis, metrics folder and ports would otherwise be mixed with that database.
         """
-        files = getattr(dotenv_settings, "env_file", None)
-        if not isinstance(files, tuple) or STACK_ENV_FILE not in files:
-            return init_settings, env_settings, dotenv_settings, file_secret_settings
-        others = DotEnvSettingsSource(
-            settings_cls, env_file=tuple(file for file in files if file != STACK_ENV_FILE)
+        sources = super().settings_customise_sources(
+            settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
         )
-        recorded = dotenv_values(STACK_ENV_FILE, interpolate=False).get("DATABASE_URL")
-        chosen = _find_database_url(init_settings, env_settings, others)
-        is_another = recorded and chosen and describe_database(chosen) != describe_database(recorded)
-        files_read = others if is_another else dotenv_settings
-        return init_settings, env_settings, files_read, file_secret_settings
+        others = tuple(each for each in sources if getattr(each, "file", None) != STACK_ENV_FILE)
+        recorded = None if others == sources else dotenv_values(STACK_ENV_FILE, interpolate=False)
+        own = (recorded or {}).get("DATABASE_URL")
+        chosen = _find_database_url(*others) if own else None
+        is_another = own and chosen and describe_database(chosen) != describe_database(own)
+        return others if is_another else sources
+
+    @model_validator(mode="before")
+    @classmethod
+    def _add_passwords(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Put DATABASE_PASSWORD and DIRECT_PASSWORD into the URLs that have none."""
+        return add_passwords(values, "database", "direct")
 
     def identify_stack(self) -> StackIdentity:
         """Return which stack these settings are of."""
@@ -178,6 +184,16 @@ class Settings(EnvironmentSettings):
         return build_listener_url(self.exporter_host, self.exporter_port)
 
 
+def add_passwords(values: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return settings in which each NAME_url that has no password has that of NAME_password."""
+    complete = dict(values)
+    for name in names:
+        url, password = _reveal(values.get(f"{name}_url")), _reveal(values.get(f"{name}_password"))
+        if url and password:
+            complete[f"{name}_url"] = SecretStr(add_password(url, password))
+    return complete
+
+
 def build_listener_url(listen_host: str, port: int | str) -> str:
     """Return the URL under which this machine reaches a server that listens on `listen_host`."""
     host = _REACHABLE.get(listen_host, listen_host)
@@ -187,7 +203,12 @@ def build_listener_url(listen_host: str, port: int | str) -> str:
 def _find_database_url(*sources: PydanticBaseSettingsSource) -> str | None:
     """Return the DATABASE_URL of the first source that has one."""
     for source in sources:
-        value = source().get("database_url")
+        value = _reveal(source().get("database_url"))
         if value:
-            return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            return value
     return None
+
+
+def _reveal(value: Any) -> str:
+    """Return the text of a value that may not have been validated yet."""
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")

@@ -8,6 +8,7 @@ import pytest
 from core import Settings, models
 from core.cache.kinds import KINDS
 from core.cli import main
+from core.settings import RoleSettings
 from core.stack.settings import StackSettings
 from dashboard.pages.leaderboards import download as leaderboards_download
 from dashboard.pages.operations.advice import build_anchor
@@ -77,7 +78,7 @@ def test_every_setting_is_in_the_example(repository: Path) -> None:
     """`.env.example` names each setting once, and shows the default of those that have one."""
     example = (repository / ".env.example").read_text(encoding="utf-8")
     found = dict(re.findall(r"^#([A-Z_]+)=(.*)$", example, re.MULTILINE))
-    fields = {**StackSettings.model_fields, **Settings.model_fields}
+    fields = {**RoleSettings.model_fields, **StackSettings.model_fields, **Settings.model_fields}
     assert sorted(found) == sorted(name.upper() for name in fields)
     assert len(found) == len(re.findall(r"^#[A-Z_]+=", example, re.MULTILINE))
     for name, field in fields.items():

@@ -1,0 +1,168 @@
+"""What each role may do with each table and function, and the hand-over of a database to the owner.
+
+Owns the one declaration of privileges. `migrate up` applies it each time it ends: each role then has what is
+declared here and nothing else. A schema that does not belong to the owner is left as it is: one role does
+everything there.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from psycopg2 import extensions, sql
+
+from core.database.roles import APP, MONITOR, OWNER, PLAYER, ROLES, SEALER, administering
+from core.errors import DatabaseError
+
+Execute = Callable[..., Any]
+
+_ROWS: Final = {APP: "SELECT, INSERT, UPDATE, DELETE"}
+_PUBLIC: Final = {**_ROWS, PLAYER: "SELECT"}
+
+# Table -> role -> privileges, in the words of GRANT, columns in parentheses included. Nothing is declared for
+# partitions: whoever may use a table uses them through it.
+TABLES: Final[Mapping[str, Mapping[str, str]]] = {
+    "users": _ROWS,
+    "ticks": _PUBLIC,
+    "symbols": _PUBLIC,
+    "portfolios": _ROWS,
+    "positions": _ROWS,
+    "trades": _ROWS,
+    "quests": _ROWS,
+    "leaderboard_entries": _PUBLIC,
+    "leaderboard_counters": _PUBLIC,
+    "market_events": _PUBLIC,
+    "audit_events": _ROWS,
+    # read by the health check
+    "schema_migration": {APP: "SELECT", MONITOR: "SELECT"},
+}
+
+# Function -> the roles that may call it. Nobody needs to call a trigger's function.
+FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "leaderboard_bucket_size": (APP,),
+    "leaderboard_count": (),
+    "leaderboard_fold": (APP,),
+    "leaderboard_fold_later": (),
+    "leaderboard_lock_slot": (APP,),
+    "leaderboard_rank": (APP, PLAYER),
+    "leaderboard_set_score": (APP,),
+    "ticks_note_move": (),
+    "ticks_note_symbols": (),
+    "users_search": (APP,),
+}
+
+_FIND_OWNERSHIP = """
+    SELECT quote_ident(nspname) FROM pg_namespace JOIN pg_roles r ON r.rolname = %s
+    WHERE nspname = current_schema() AND pg_has_role(r.oid, nspowner, 'USAGE')"""
+_LIST_TABLES = """
+    SELECT relname::text FROM pg_class
+    WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition"""
+_LIST_FUNCTIONS = """
+    SELECT proname::text, oid::regprocedure::text FROM pg_proc
+    WHERE pronamespace = current_schema()::regnamespace"""
+# Of a table that was adopted: a column that counts.
+_LIST_SEQUENCES = """
+    SELECT DISTINCT s.oid::regclass::text FROM pg_class s
+    JOIN pg_depend d ON d.objid = s.oid AND d.deptype IN ('a', 'i') JOIN pg_class t ON t.oid = d.refobjid
+    WHERE s.relkind = 'S' AND t.relkind IN ('r', 'p')
+      AND t.relnamespace = current_schema()::regnamespace"""
+# Not `CREATE EXTENSION IF NOT EXISTS`, which is an error where the server has no such extension.
+_CREATE_EXTENSION = """
+    DO $$ BEGIN
+        IF EXISTS (SELECT FROM pg_available_extensions
+                   WHERE name = 'pg_stat_statements' AND installed_version IS NULL) THEN
+            CREATE EXTENSION pg_stat_statements;
+        END IF;
+    EXCEPTION WHEN insufficient_privilege THEN NULL;
+    END $$"""
+# Partitions do not follow their table to a new owner; indexes and sequences do.
+_LIST_RELATIONS = """
+    SELECT c.oid::regclass::text FROM pg_class c
+    WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p')
+      AND c.relowner <> %(owner)s::regrole
+      AND (c.relname = ANY(%(tables)s) OR EXISTS (
+        SELECT FROM pg_inherits JOIN pg_class parent ON parent.oid = inhparent
+        WHERE inhrelid = c.oid AND parent.relname = ANY(%(tables)s)))"""
+_LIST_ROUTINES = """
+    SELECT p.oid::regprocedure::text FROM pg_proc p
+    WHERE pronamespace = current_schema()::regnamespace AND proname = ANY(%(functions)s)
+      AND proowner NOT IN (%(owner)s::regrole, %(sealer)s::regrole)"""
+
+
+def find_owned_schema(execute_sql: Execute) -> str | None:
+    """Return the quoted name of the current schema when it belongs to the owner, else None."""
+    rows = execute_sql(_FIND_OWNERSHIP, (OWNER,)).fetchall()
+    return str(rows[0][0]) if rows else None
+
+
+def apply_privileges(execute_sql: Execute, schema: str) -> None:
+    """Give each role exactly what is declared, in the schema that `find_owned_schema` has found.
+
+    `execute_sql` runs a statement as the owner, in a transaction, and returns a cursor.
+    """
+    run = _escaped(execute_sql)
+    others = ", ".join(["PUBLIC", *(name for name in ROLES if name != OWNER)])
+    run(f"REVOKE ALL ON SCHEMA {schema} FROM {others}")
+    run(f"GRANT USAGE ON SCHEMA {schema} TO {APP}, {PLAYER}, {MONITOR}, {SEALER}")
+    there = {name for (name,) in execute_sql(_LIST_TABLES).fetchall()}
+    for table, granted in TABLES.items():
+        if table in there:
+            run(f"REVOKE ALL ON TABLE {table} FROM {others}")
+            for role, privileges in granted.items():
+                run(f"GRANT {privileges} ON TABLE {table} TO {role}")
+    for name, routine in execute_sql(_LIST_FUNCTIONS).fetchall():
+        if name in FUNCTIONS:
+            run(f"REVOKE ALL ON ROUTINE {routine} FROM {others}")
+            for role in FUNCTIONS[name]:
+                run(f"GRANT EXECUTE ON ROUTINE {routine} TO {role}")
+    for (sequence,) in execute_sql(_LIST_SEQUENCES).fetchall():
+        run(f"GRANT USAGE ON SEQUENCE {sequence} TO {APP}")
+
+
+def _escaped(execute_sql: Execute) -> Execute:
+    # the driver would take a percent sign in the name of a schema for a placeholder
+    return lambda statement: execute_sql(statement.replace("%", "%%"))
+
+
+def hand_over(admin: extensions.connection) -> None:
+    """Make the owner own the schema of an administrator's connection, and what is in it; repeatable.
+
+    The roles must exist. In a schema `public` the whole database is the owner's, and roles without a grant
+    may no longer connect; in any other it is only that schema. `migrate up` then sets the privileges.
+    Raises `DatabaseError`.
+    """
+    with administering(admin) as cursor:
+        cursor.execute("SELECT current_database(), current_schema(), current_setting('is_superuser') = 'on'")
+        database, schema, is_superuser = cursor.fetchone() or ("", None, False)
+        if schema is None:
+            raise DatabaseError("no schema of ADMIN_URL's search path exists; create one, then try again")
+
+        def run(statement: str) -> None:
+            names = {"database": database, "schema": schema, "owner": OWNER, "app": APP, "monitor": MONITOR}
+            cursor.execute(
+                sql.SQL(statement).format(**{name: sql.Identifier(text) for name, text in names.items()})
+            )
+
+        if not is_superuser:
+            # whoever gives something to a role has to be a member of it
+            run("GRANT {owner} TO CURRENT_USER")
+        cursor.execute(_CREATE_EXTENSION)
+        if schema == "public":
+            run("ALTER DATABASE {database} OWNER TO {owner}")
+            run("REVOKE ALL ON DATABASE {database} FROM PUBLIC")
+        run("GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {owner}, {app}")
+        run("GRANT CONNECT ON DATABASE {database} TO {monitor}")
+        cursor.execute(_FIND_OWNERSHIP, (OWNER,))
+        if cursor.fetchone() is None:
+            run("ALTER SCHEMA {schema} OWNER TO {owner}")
+        _give_objects_to_owner(cursor)
+        if not is_superuser:
+            run("REVOKE {owner} FROM CURRENT_USER")
+
+
+def _give_objects_to_owner(cursor: extensions.cursor) -> None:
+    parameters = {"owner": OWNER, "sealer": SEALER, "tables": list(TABLES), "functions": list(FUNCTIONS)}
+    for query, kind in ((_LIST_RELATIONS, "TABLE"), (_LIST_ROUTINES, "ROUTINE")):
+        cursor.execute(query, parameters)
+        for (name,) in cursor.fetchall():
+            # as the server writes it: quoted and with its schema where that is needed
+            cursor.execute(f"ALTER {kind} {name} OWNER TO {OWNER}")

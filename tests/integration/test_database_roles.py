@@ -1,0 +1,265 @@
+"""The roles of the database: what each may do, tried on real servers with each of them."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg2
+import pytest
+from psycopg2 import errors
+from pydantic import SecretStr
+
+from core import Settings, open_service
+from core.database.privileges import FUNCTIONS, TABLES
+from core.database.roles import (
+    APP,
+    LOGINS,
+    MONITOR,
+    OWNER,
+    PLAYER,
+    ROLES,
+    SEALER,
+)
+from core.errors import MigrationFailed
+from core.migration import Migrator
+from core.selftest import run_self_test
+from core.testing import PostgresServer, ValkeyServer
+from tests.conftest import connected, created_database
+from tests.matrix.servers import run_debian_postgres
+from tests.roles import cursor_as, give_to_roles, settings_as, url_as
+
+SERVERS = ("PostgreSQL 18", "Debian's")
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def roles_url(
+    request: pytest.FixtureRequest, postgres_server: PostgresServer, server_directory: Callable[[], Path]
+) -> Iterator[str]:
+    """The URL, as superuser, of a database that was given to the roles, on each server."""
+    if request.param == SERVERS[0]:
+        with created_database(postgres_server) as url:
+            give_to_roles(url)
+            yield url
+    else:
+        with run_debian_postgres(server_directory()) as server, created_database(server) as url:
+            give_to_roles(url)
+            yield url
+
+
+# What no role may do; each is one statement, which a role that is allowed to would run.
+REFUSED_TO_ALL = (
+    "COPY (SELECT 1) TO PROGRAM 'true'",
+    "COPY users (username) FROM PROGRAM 'true'",
+    "COPY (SELECT 1) TO '/tmp/echo-markets-roles'",
+    "COPY users (username) FROM '/etc/passwd'",
+    "SELECT rolpassword FROM pg_authid",
+    "SELECT passwd FROM pg_shadow",
+    "SELECT pg_read_file('PG_VERSION')",
+    "SELECT pg_ls_dir('.')",
+    "SELECT lo_import('/etc/passwd')",
+    "SELECT * FROM elsewhere.secrets",
+    "CREATE ROLE mighty",
+    f"ALTER ROLE {APP} SUPERUSER",
+    f"GRANT {OWNER} TO {MONITOR}",
+    "ALTER SYSTEM SET log_statement = 'none'",
+    "CREATE DATABASE another",
+    "SET session_replication_role = replica",
+    "SET ROLE postgres",
+    "SET SESSION AUTHORIZATION postgres",
+    "CREATE FUNCTION c() RETURNS int LANGUAGE internal AS 'pg_backend_pid'",
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'",
+    "SELECT set_config('log_statement', 'none', false)",
+)
+# What the owner alone may do.
+REFUSED_TO_OTHERS = (
+    "CREATE TABLE anything (id int)",
+    "CREATE TABLE public.anything (id int)",
+    "CREATE SCHEMA anything",
+    "CREATE FUNCTION anything() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "CREATE VIEW anything AS SELECT 1",
+    "CREATE TYPE anything AS ENUM ('a')",
+    "CREATE SEQUENCE anything",
+    "ALTER TABLE users ADD COLUMN anything int",
+    "ALTER TABLE users DISABLE TRIGGER ALL",
+    "ALTER TABLE users OWNER TO CURRENT_USER",
+    "CREATE INDEX anything ON users (name)",
+    "DROP TABLE market_events",
+    "TRUNCATE market_events",
+    "DROP FUNCTION users_search",
+    "ALTER FUNCTION users_search RESET ALL",
+    "CREATE TRIGGER anything AFTER INSERT ON users EXECUTE FUNCTION leaderboard_count()",
+    "COMMENT ON TABLE users IS 'mine'",
+    "UPDATE schema_migration SET name = name",
+    "DELETE FROM schema_migration",
+    "DROP SCHEMA public CASCADE",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _another_schema(roles_url: str) -> None:
+    with connected(roles_url) as execute:
+        execute("CREATE SCHEMA elsewhere")
+        execute("CREATE TABLE elsewhere.secrets (id int)")
+        execute("INSERT INTO elsewhere.secrets VALUES (1)")
+
+
+@pytest.mark.parametrize("role", LOGINS)
+@pytest.mark.parametrize("statement", REFUSED_TO_ALL)
+def test_no_role_rules_the_server(roles_url: str, role: str, statement: str) -> None:
+    """Not its programs, files, passwords, other roles, other schemas, nor its settings."""
+    with cursor_as(role, roles_url) as cursor, pytest.raises(errors.InsufficientPrivilege):
+        cursor.execute(statement)
+
+
+@pytest.mark.parametrize("role", [APP, PLAYER, MONITOR])
+@pytest.mark.parametrize("statement", REFUSED_TO_OTHERS)
+def test_only_the_owner_changes_the_schema(roles_url: str, role: str, statement: str) -> None:
+    """Whoever serves players cannot create, alter or drop anything, nor empty a table at once."""
+    login = APP if role == PLAYER else role
+    with cursor_as(login, roles_url) as cursor:
+        if role == PLAYER:
+            cursor.execute(f"SET ROLE {PLAYER}")
+        with pytest.raises(errors.InsufficientPrivilege):
+            cursor.execute(statement)
+
+
+@pytest.mark.parametrize("role", LOGINS)
+def test_a_role_becomes_only_what_it_is_a_member_of(roles_url: str, role: str) -> None:
+    """The application the player, the owner the sealer, and nobody anybody else."""
+    allowed = {APP: {PLAYER}, OWNER: {SEALER}, MONITOR: set()}[role] | {role}
+    with cursor_as(role, roles_url) as cursor:
+        for other in ROLES:
+            cursor.execute("RESET ROLE")
+            if other in allowed:
+                cursor.execute(f"SET ROLE {other}")
+            else:
+                with pytest.raises(errors.InsufficientPrivilege):
+                    cursor.execute(f"SET ROLE {other}")
+
+
+@pytest.mark.parametrize("role", [PLAYER, SEALER])
+def test_some_roles_cannot_sign_in(roles_url: str, role: str) -> None:
+    """They are only become."""
+    with pytest.raises(psycopg2.OperationalError, match=r"password|not permitted"):
+        psycopg2.connect(url_as(role, roles_url), password="any")
+
+
+def test_the_application_does_not_inherit_from_the_player(roles_url: str) -> None:
+    """What is granted to players alone is the application's only after SET ROLE."""
+    with connected(roles_url) as execute, cursor_as(APP, roles_url) as cursor:
+        execute(f"GRANT USAGE ON SCHEMA elsewhere TO {APP}")
+        execute(f"GRANT SELECT ON elsewhere.secrets TO {PLAYER}")
+        execute(f"GRANT USAGE ON SCHEMA elsewhere TO {PLAYER}")
+        try:
+            with pytest.raises(errors.InsufficientPrivilege):
+                cursor.execute("SELECT FROM elsewhere.secrets")
+            cursor.execute(f"SET ROLE {PLAYER}; SELECT FROM elsewhere.secrets")
+        finally:
+            execute(f"REVOKE ALL ON SCHEMA elsewhere FROM {APP}, {PLAYER}")
+            execute(f"REVOKE ALL ON elsewhere.secrets FROM {PLAYER}")
+
+
+def test_public_has_nothing(roles_url: str) -> None:
+    """A role without a grant cannot connect; in the schema it could neither see nor create anything."""
+    name = f"stranger_{uuid4().hex[:8]}"
+    with connected(roles_url) as execute:
+        execute(f"CREATE ROLE {name} LOGIN PASSWORD 'stranger'")
+        try:
+            with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+                psycopg2.connect(url_as(name, roles_url), password="stranger")
+            for privilege in ("CONNECT", "TEMPORARY", "CREATE"):
+                found = execute(
+                    "SELECT has_database_privilege(%s, current_database(), %s)", (name, privilege)
+                )
+                assert found == [(False,)], privilege
+            for privilege in ("USAGE", "CREATE"):
+                assert execute("SELECT has_schema_privilege(%s, 'public', %s)", (name, privilege)) == [
+                    (False,)
+                ]
+        finally:
+            execute(f"DROP ROLE {name}")
+
+
+def test_every_table_and_function_is_declared(roles_url: str) -> None:
+    """One that is missing in the declaration would be usable by nobody, or by everybody."""
+    with connected(roles_url) as execute:
+        tables = execute(
+            """SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
+               AND relkind IN ('r', 'p') AND NOT relispartition"""
+        )
+        functions = execute(
+            """SELECT proname FROM pg_proc p WHERE pronamespace = 'public'::regnamespace AND NOT EXISTS
+               (SELECT FROM pg_depend WHERE objid = p.oid AND deptype = 'e')"""
+        )
+        open_to_all = execute(
+            """SELECT proname FROM pg_proc p WHERE pronamespace = 'public'::regnamespace
+               AND has_function_privilege('pg_monitor', p.oid, 'EXECUTE') AND NOT EXISTS
+               (SELECT FROM pg_depend WHERE objid = p.oid AND deptype = 'e')"""
+        )
+    assert {name for (name,) in tables} == set(TABLES)
+    assert {name for (name,) in functions} == set(FUNCTIONS)
+    assert open_to_all == []
+
+
+def test_passwords_are_stored_as_scram(roles_url: str) -> None:
+    """And only those of roles that sign in."""
+    with connected(roles_url) as execute:
+        rows = execute("SELECT rolname, rolpassword FROM pg_authid WHERE rolname = ANY(%s)", (list(ROLES),))
+    stored = dict(rows)
+    assert {name for name, verifier in stored.items() if verifier} == set(LOGINS)
+    assert all(str(stored[name]).startswith("SCRAM-SHA-256$") for name in LOGINS)
+
+
+def test_the_monitor_reads_statistics_and_no_player(roles_url: str) -> None:
+    """Who else is connected and what they run, the size of each table; no row of one."""
+    with cursor_as(MONITOR, roles_url) as cursor, cursor_as(APP, roles_url) as other:
+        other.execute("SELECT 1 AS seen_by_the_monitor")
+        cursor.execute("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%seen_by_the_monitor'")
+        assert cursor.fetchone() == (1,)
+        cursor.execute("SELECT pg_total_relation_size('users'), count(*) > 0 FROM schema_migration")
+        for table in set(TABLES) - {"schema_migration"}:
+            for statement in (
+                f"SELECT FROM {table}",
+                f"DELETE FROM {table}",
+                f"INSERT INTO {table} DEFAULT VALUES",
+            ):
+                with pytest.raises(errors.InsufficientPrivilege):
+                    cursor.execute(statement)
+
+
+@pytest.fixture
+def app_settings(roles_url: str, valkey_server: ValkeyServer) -> Settings:
+    """Settings of a process that serves."""
+    return settings_as(
+        APP,
+        roles_url,
+        redis_url=SecretStr(valkey_server.url),
+        redis_password=SecretStr(valkey_server.password),
+        redis_key_prefix=f"{uuid4().hex[:8]}:",
+    )
+
+
+def test_the_self_test_passes_as_the_application(app_settings: Settings) -> None:
+    """Every call of the service needs no more than rows."""
+    lines: list[str] = []
+    with open_service(app_settings) as service:
+        is_passed = run_self_test(service, report=lines.append)
+    assert is_passed, [line for line in lines if not line.startswith("ok")]
+
+
+def test_another_role_cannot_migrate(roles_url: str) -> None:
+    """The line names the role and DIRECT_URL."""
+    url = settings_as(APP, roles_url).database_url
+    for direction in ("up", "down"):
+        with pytest.raises(MigrationFailed, match=f"'{APP}' may not .*{OWNER}; point DIRECT_URL"):
+            getattr(Migrator(Settings(database_url=url)), direction)()
+
+
+def test_a_superuser_migrates_as_the_owner(roles_url: str) -> None:
+    """Everything has one owner, whoever connects; a function of a superuser would run as one."""
+    Migrator(Settings(database_url=SecretStr(roles_url))).up()
+    with connected(roles_url) as execute:
+        assert execute(
+            """SELECT DISTINCT relowner::regrole::text FROM pg_class
+               WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')"""
+        ) == [(OWNER,)]

@@ -1,0 +1,50 @@
+"""The roles of the database in tests: their passwords, and databases that belong to the owner."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg2
+from psycopg2.extensions import cursor as Cursor  # noqa: N812  # a class
+from pydantic import SecretStr
+
+from core import Settings
+from core.database.privileges import hand_over
+from core.database.roles import APP, LOGINS, OWNER, create_roles, open_administrator
+from core.migration import Migrator
+
+PASSWORDS = {name: f"{name}'s @/%s pass" for name in LOGINS}
+
+
+def url_as(role: str, url: str) -> str:
+    """Return the URL of a database without a password, as another role."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{role}@{parts.hostname}:{parts.port}"))
+
+
+def settings_as(role: str, url: str, **values: object) -> Settings:
+    """Return settings as this role; migrations connect as the owner."""
+    return Settings(
+        database_url=SecretStr(url_as(role, url)),
+        database_password=SecretStr(PASSWORDS[role]),
+        direct_url=SecretStr(url_as(OWNER, url)),
+        direct_password=SecretStr(PASSWORDS[OWNER]),
+        **values,  # type: ignore[arg-type]  # as given
+    )
+
+
+def give_to_roles(admin_url: str) -> None:
+    """Create the roles, give them the database, and migrate it; repeatable."""
+    with open_administrator(admin_url) as admin:
+        create_roles(admin, PASSWORDS)
+        hand_over(admin)
+    Migrator(settings_as(APP, admin_url)).up()
+
+
+@contextmanager
+def cursor_as(role: str, url: str) -> Iterator[Cursor]:
+    """Open a connection as one of the roles that sign in; each statement is committed at once."""
+    with closing(psycopg2.connect(settings_as(role, url).database_url.get_secret_value())) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            yield cursor
