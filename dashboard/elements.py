@@ -1,7 +1,7 @@
 """Streamlit elements that pages share: metric cards and tables, each in one form."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -63,6 +63,14 @@ def show_metric(
         height="stretch",
         **options,
     )
+
+
+def show_folded(label: str, show: Callable[[], object], *, key: str) -> None:
+    """Show a part below a heading that opens it; while it is closed, nothing of it is made or sent."""
+    part = st.expander(label, key=key, on_change="rerun")
+    if part.open:
+        with part:
+            show()
 
 
 def show_table(

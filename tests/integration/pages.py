@@ -8,17 +8,21 @@ from dashboard.navigation import SCRIPTS
 
 SCRIPT = Path(__file__).parents[2] / "dashboard" / "app.py"
 OVERVIEW, MARKET, QUESTS = (SCRIPTS[page] for page in ("overview", "market", "quests"))
+FOLDED = ("sessions-table", "days-table", "retention-table")
+"""The parts of pages that are closed at first."""
 TIMEOUT_SECONDS = 30
 
 
-def open_page(page: str, **parameters: str) -> AppTest:
-    """Open a page with query parameters in the address and run it."""
+def open_page(page: str, *, unfolded: bool = True, **parameters: str) -> AppTest:
+    """Open a page with query parameters in the address, and its folded parts too, and run it."""
     test = AppTest.from_file(str(SCRIPT), default_timeout=TIMEOUT_SECONDS)
     if page != OVERVIEW:
         test.run()
         test.switch_page(page)
     for name, value in parameters.items():
         test.query_params[name] = value
+    for key in FOLDED if unfolded else ():
+        test.session_state[key] = True
     return test.run()
 
 

@@ -322,3 +322,13 @@ def test_last_known_sums_say_how_old_they_are(
     moments = re.findall(r"Last known values of (\d\d:\d\d:\d\d) UTC", read_text(open_page(QUESTS)))
     assert len(moments) >= 5
     assert min(moments) >= f"{asked_at:%H:%M:%S}" or asked_at.date() != datetime.now(UTC).date()
+
+
+def test_a_folded_table_is_made_when_it_is_opened(game: EnhancedDatabaseService) -> None:
+    """Closed, as it is at first, none of it is sent."""
+    page = open_page(OVERVIEW, unfolded=False)
+    assert not page.exception
+    assert [part.label for part in page.expander] == ["Table of the sessions"]
+    closed = len(page.dataframe)
+    page.session_state["sessions-table"] = True
+    assert len(page.run().dataframe) == closed + 1

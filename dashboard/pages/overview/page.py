@@ -12,7 +12,7 @@ import streamlit as st
 from core import EnhancedDatabaseService
 from core.records import LeaderboardEntry, MarketEvent
 from dashboard import live, runtime, states
-from dashboard.elements import CARD_PIXELS, build_change_column, show_metric, show_table
+from dashboard.elements import CARD_PIXELS, build_change_column, show_folded, show_metric, show_table
 from dashboard.formats import (
     LAST_SESSION,
     build_player_link,
@@ -84,8 +84,7 @@ def _show_sections(service: EnhancedDatabaseService) -> None:
         live.show_section(
             ("overview-events", day), load=partial(data.load_events, service, day), show=_show_events
         )
-    with st.expander("Table of the sessions"):
-        _show_table(sessions)
+    show_folded("Table of the sessions", partial(_show_table, sessions), key="sessions-table")
 
 
 def _show_state(sessions: Sessions) -> None:

@@ -14,7 +14,7 @@ from core import EnhancedDatabaseService
 from core.records import PlayerDay, PlayerReport, SilentPlayer
 from dashboard import filters, live, runtime, states
 from dashboard.charts import enclose_data
-from dashboard.elements import CARD_PIXELS, link_player, show_metric, show_table
+from dashboard.elements import CARD_PIXELS, link_player, show_folded, show_metric, show_table
 from dashboard.formats import escape_markdown, format_change, format_count, format_day, format_quantity
 from dashboard.pages.players import charts, data, download, tables
 from dashboard.pages.players.data import ROWS_SHOWN, Silence, SilentPage, Today
@@ -149,19 +149,22 @@ def _show_days(days: Sequence[PlayerDay]) -> None:
         "Played and traded have a point for each day with a session, and their lines lead from one session "
         "to the next. The hollow points are today, so far: no line leads to them."
     )
+    show_folded("Table of the days", partial(_show_days_table, days), key="days-table")
+
+
+def _show_days_table(days: Sequence[PlayerDay]) -> None:
     number = partial(st.column_config.NumberColumn, format="%,d")
-    with st.expander("Table of the days"):
-        show_table(
-            tables.build_days_table(days),
-            {
-                "day": st.column_config.DateColumn("Day", format="YYYY-MM-DD"),
-                "state": st.column_config.TextColumn("State", help="So far: the session is open"),
-                "played": number("Played", help="Players with a portfolio of the session"),
-                "traded": number("Traded", help="Players with at least one trade in the session"),
-                "joined": number("New", help="Players who joined on the day"),
-            },
-            alt=f"Players who played and traded, and new players, of {len(days)} days, newest first",
-        )
+    show_table(
+        tables.build_days_table(days),
+        {
+            "day": st.column_config.DateColumn("Day", format="YYYY-MM-DD"),
+            "state": st.column_config.TextColumn("State", help="So far: the session is open"),
+            "played": number("Played", help="Players with a portfolio of the session"),
+            "traded": number("Traded", help="Players with at least one trade in the session"),
+            "joined": number("New", help="Players who joined on the day"),
+        },
+        alt=f"Players who played and traded, and new players, of {len(days)} days, newest first",
+    )
 
 
 def _show_retention(report: PlayerReport) -> None:
@@ -180,25 +183,28 @@ def _show_retention(report: PlayerReport) -> None:
         f"2/3 where fewer than {tables.SMALL_COHORT} joined. Outlined: the running week, so far. Weeks "
         "without any session are empty."
     )
-    with st.expander("Table of retention"):
-        table = tables.build_retention_table(report)
-        show_table(
-            table,
-            {
-                "week": st.column_config.DateColumn("Joined in the week of", format="YYYY-MM-DD"),
-                "players": st.column_config.NumberColumn("Players", format="%,d"),
-                **{
-                    name: st.column_config.TextColumn(name.capitalize(), alignment="right")
-                    for name in table.columns[2:]
-                },
-            },
-            alt="Players who played, and their share: a row a week of joining, a column a week since",
-            placeholder="",
-        )
+    show_folded("Table of retention", partial(_show_retention_table, report), key="retention-table")
     st.link_button(
         "Download CSV",
         download.RETENTION_PATH[1:],
         help="Retention: a row for each week of joining and each week since",
+    )
+
+
+def _show_retention_table(report: PlayerReport) -> None:
+    table = tables.build_retention_table(report)
+    show_table(
+        table,
+        {
+            "week": st.column_config.DateColumn("Joined in the week of", format="YYYY-MM-DD"),
+            "players": st.column_config.NumberColumn("Players", format="%,d"),
+            **{
+                name: st.column_config.TextColumn(name.capitalize(), alignment="right")
+                for name in table.columns[2:]
+            },
+        },
+        alt="Players who played, and their share: a row a week of joining, a column a week since",
+        placeholder="",
     )
 
 
