@@ -38,6 +38,7 @@ TABLES: Final[Mapping[str, Mapping[str, str]]] = {
 
 # Function -> the roles that may call it. Nobody needs to call a trigger's function.
 FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "leaderboard_analyze": (APP,),
     "leaderboard_bucket_size": (APP,),
     "leaderboard_count": (),
     "leaderboard_fold": (APP,),
@@ -45,6 +46,8 @@ FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "leaderboard_lock_slot": (APP,),
     "leaderboard_rank": (APP, PLAYER),
     "leaderboard_set_score": (APP,),
+    "ticks_create_partition": (APP,),
+    "ticks_drop_partitions": (APP,),
     "ticks_note_move": (),
     "ticks_note_symbols": (),
     "users_search": (APP,),

@@ -1,4 +1,4 @@
-"""Statements that create, fill and drop the partitions of `ticks`.
+"""Statements that list the partitions of `ticks`, and have them created and dropped.
 
 Partitions follow each other without a gap: `ticks_before`, which has no lower bound, then one per month;
 later ticks are in `ticks_default`. Without gaps, a search for the latest tick of a symbol reads them
@@ -6,7 +6,6 @@ newest first and stops at the first row.
 """
 
 import re
-from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
@@ -19,7 +18,10 @@ MAINTENANCE_LOCK = 0x7469636B
 # Everybody else waits behind a waiting table lock, so maintenance gives up after this time.
 LOCK_TIMEOUT_MS = 5_000
 
-BEFORE, DEFAULT = "ticks_before", "ticks_default"
+# Functions of the owner: other roles cannot change the schema.
+CREATE = "SELECT * FROM ticks_create_partition(%s)"
+DROP = "SELECT ticks_drop_partitions(%s)"
+HAS_TICKS = "SELECT EXISTS (SELECT FROM ticks WHERE timestamp < %s)"
 LIST = """
     SELECT c.relname, pg_get_expr(c.relpartbound, c.oid)
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
@@ -54,47 +56,26 @@ def list_partitions(database: Database) -> tuple[Partition, ...]:
     return tuple(sorted(fetch_all(database, _build, LIST), key=lambda partition: partition.end))
 
 
-def has_ticks(database: Database, partitions: Sequence[Partition]) -> bool:
-    """Say whether any of the partitions has a row."""
-    return any(
-        database.execute_sql(f"SELECT EXISTS (SELECT FROM {partition.name})").fetchone()[0]
-        for partition in partitions
-    )
+def has_ticks(database: Database, until: datetime) -> bool:
+    """Say whether there is a tick before a time."""
+    return bool(database.execute_sql(HAS_TICKS, (until,)).fetchone()[0])
 
 
-def create_partition(database: Database, begin: datetime, end: datetime) -> tuple[str, int]:
-    """Create a partition and move its rows out of the default one; return its name and their number.
+def create_partition(database: Database, begin: datetime) -> tuple[str, int]:
+    """Create the partition of a month and move its ticks out of the default one.
+
+    Returns its name and how many ticks it has. The caller holds the lock of `lock_ticks`.
+    """
+    [(name, moved)] = database.execute_sql(CREATE, (begin,)).fetchall()
+    return str(name), int(moved)
+
+
+def drop_partitions(database: Database, until: datetime) -> None:
+    """Drop the partitions that end by a time, and create `ticks_before` again up to there.
 
     The caller holds the lock of `lock_ticks`.
     """
-    name = f"ticks_{begin:%Y_%m}"
-    parameters = (begin, end)
-    # not a temporary table: a role may lack that permission
-    moving = f"{name}_moving"
-    database.execute_sql(f"CREATE UNLOGGED TABLE {moving} (LIKE ticks)")
-    moved = database.execute_sql(
-        f"""WITH moved AS (DELETE FROM {DEFAULT} WHERE timestamp >= %s AND timestamp < %s RETURNING *)
-            INSERT INTO {moving} SELECT * FROM moved""",
-        parameters,
-    ).rowcount
-    database.execute_sql(f"CREATE TABLE {name} PARTITION OF ticks FOR VALUES FROM (%s) TO (%s)", parameters)
-    if moved:
-        database.execute_sql(f"INSERT INTO {name} SELECT * FROM {moving}")
-    database.execute_sql(f"DROP TABLE {moving}")
-    return name, int(moved)
-
-
-def drop_partitions(database: Database, partitions: Sequence[Partition]) -> None:
-    """Drop the oldest partitions, and create `ticks_before` again up to the end of the last of them.
-
-    The caller holds the lock of `lock_ticks`.
-    """
-    for partition in partitions:
-        database.execute_sql(f"DROP TABLE {partition.name}")
-    database.execute_sql(
-        f"CREATE TABLE {BEFORE} PARTITION OF ticks FOR VALUES FROM (MINVALUE) TO (%s)",
-        (partitions[-1].end,),
-    )
+    database.execute_sql(DROP, (until,))
 
 
 def forget_symbols(database: Database) -> int:

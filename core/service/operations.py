@@ -160,14 +160,14 @@ class Operations(Users, Market, Leaderboards, Quests):
             created, moved = _create_ahead(database, now, ahead)
             expired = [part for part in partitions.list_partitions(database) if part.end <= cutoff]
             # each drop creates an empty partition without a lower bound: drop it only if it has ticks
-            if [part for part in expired if part.begin is not None] or partitions.has_ticks(
-                database, expired
+            if [part for part in expired if part.begin is not None] or (
+                expired and partitions.has_ticks(database, expired[-1].end)
             ):
                 partitions.lock_ticks(database)
                 # after the lock: a symbol inserted later would be missing, and its key stay in the cache
                 symbols = ticks.list_symbols(database)
                 changes.invalidate(*list_market_keys(symbols))
-                partitions.drop_partitions(database, expired)
+                partitions.drop_partitions(database, expired[-1].end)
             else:
                 expired = []
             partitions.forget_symbols(database)
@@ -280,11 +280,10 @@ def _create_ahead(database: Database, now: datetime, ahead: int) -> tuple[tuple[
     partitions.lock_ticks(database)
     names, moved = [], 0
     while begin < last:
-        end = ticks.month_after(begin)
-        name, count = partitions.create_partition(database, begin, end)
+        name, count = partitions.create_partition(database, begin)
         names.append(name)
         moved += count
-        begin = end
+        begin = ticks.month_after(begin)
     return tuple(names), moved
 
 

@@ -1,6 +1,8 @@
 """The roles of the database: what each may do, tried on real servers with each of them."""
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from uuid import uuid4
 
@@ -227,6 +229,48 @@ def test_the_monitor_reads_statistics_and_no_player(roles_url: str) -> None:
                     cursor.execute(statement)
 
 
+LAST_MONTH = "SELECT max(to_date(substr(relname, 7), 'YYYY_MM')) FROM pg_class WHERE relname ~ '^ticks_20'"
+NOT_A_MONTH = (
+    "'2001-01-01 00:00+00'",
+    "'infinity'",
+    "NULL",
+    # the next one, not in UTC
+    f"({LAST_MONTH}) + interval '1 month 1 hour'",
+)
+
+
+@pytest.mark.parametrize("month", NOT_A_MONTH)
+def test_the_application_cannot_leave_a_gap_between_partitions(roles_url: str, month: str) -> None:
+    """What runs as the owner checks what it is given."""
+    with cursor_as(APP, roles_url) as cursor, pytest.raises(errors.InvalidParameterValue):
+        cursor.execute(f"SELECT ticks_create_partition({month})")
+
+
+def test_what_runs_as_the_owner_keeps_to_its_schema(roles_url: str) -> None:
+    """Another search path, or a temporary table of the same name, does not lead it elsewhere."""
+    with cursor_as(APP, roles_url) as cursor:
+        cursor.execute("CREATE TEMPORARY TABLE leaderboard_entries (id int)")
+        cursor.execute("SET search_path = pg_temp, public")
+        cursor.execute("SELECT leaderboard_analyze()")
+        cursor.execute("SELECT count(*) FROM pg_stats WHERE schemaname LIKE 'pg_temp%'")
+        assert cursor.fetchone() == (0,)
+
+
+@pytest.mark.parametrize("role", [MONITOR, PLAYER])
+def test_others_cannot_run_maintenance(roles_url: str, role: str) -> None:
+    """Only the application, and the owner itself."""
+    with cursor_as(APP if role == PLAYER else role, roles_url) as cursor:
+        if role == PLAYER:
+            cursor.execute(f"SET ROLE {PLAYER}")
+        for call in (
+            "ticks_drop_partitions(now())",
+            "ticks_create_partition(now())",
+            "leaderboard_analyze()",
+        ):
+            with pytest.raises(errors.InsufficientPrivilege):
+                cursor.execute(f"SELECT {call}")
+
+
 @pytest.fixture
 def app_settings(roles_url: str, valkey_server: ValkeyServer) -> Settings:
     """Settings of a process that serves."""
@@ -245,6 +289,22 @@ def test_the_self_test_passes_as_the_application(app_settings: Settings) -> None
     with open_service(app_settings) as service:
         is_passed = run_self_test(service, report=lines.append)
     assert is_passed, [line for line in lines if not line.startswith("ok")]
+
+
+def test_the_application_maintains_partitions(app_settings: Settings) -> None:
+    """Months are created and dropped, and what was in the default one is moved."""
+    now = datetime.now(UTC)
+    with open_service(app_settings) as service:
+        before = service.maintain_partitions()
+        assert before.dropped == ()
+        service._clock = lambda: now + timedelta(days=200)
+        service.insert_market_tick("AAPL", Decimal(7), timestamp=now + timedelta(days=100))
+        created = service.maintain_partitions(months_ahead=1)
+        assert len(created.created) >= 5
+        assert created.moved == 1
+        dropped = service.maintain_partitions(months_ahead=1, keep=timedelta(days=150))
+        assert dropped.dropped[0] == "ticks_before"
+        service.delete_market_ticks("AAPL")
 
 
 def test_another_role_cannot_migrate(roles_url: str) -> None:

@@ -1,0 +1,89 @@
+"""Keep maintenance that only the owner may do in functions, which run as the owner.
+
+A role that reads and writes rows can neither create nor drop a partition, nor collect the statistics of a
+table. It may call these functions instead (`core/database/privileges.py`). They take times and no names, run
+in the schema of the migration whatever the caller's search path is, and refuse what would leave a gap between
+partitions.
+"""
+
+from typing import Any
+
+# A hundred years of months; a statement on all ticks plans each of them.
+MOST = 1200
+_AS_OWNER = "LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT"
+# The upper bound of each partition but the default one.
+_PARTITIONS = r"""
+    SELECT c.relname AS name,
+           (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz AS bound
+    FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE i.inhparent = 'ticks'::regclass AND c.relname <> 'ticks_default'"""
+# Rows that came before the partition of their month are in the default one. Not through a temporary table,
+# which a role may not be allowed.
+CREATE = f"""
+    CREATE FUNCTION ticks_create_partition(month timestamptz, OUT partition text, OUT moved bigint)
+    {_AS_OWNER} AS $$
+    DECLARE
+        following timestamptz;
+        moving text;
+    BEGIN
+        following := (date_trunc('month', month AT TIME ZONE 'UTC') + interval '1 month') AT TIME ZONE 'UTC';
+        LOCK TABLE ticks IN ACCESS EXCLUSIVE MODE;
+        IF month IS DISTINCT FROM (SELECT max(bound) FROM ({_PARTITIONS}) AS p)
+           OR month <> date_trunc('month', month, 'UTC') THEN
+            RAISE invalid_parameter_value USING MESSAGE = format('a partition cannot begin at %s', month),
+                HINT = 'the next one begins where the last one ends, with a month in UTC';
+        ELSIF (SELECT count(*) FROM ({_PARTITIONS}) AS p) >= {MOST} THEN
+            RAISE program_limit_exceeded USING MESSAGE = 'ticks has {MOST} partitions, which is the limit';
+        END IF;
+        partition := 'ticks_' || to_char(month AT TIME ZONE 'UTC', 'YYYY_MM');
+        moving := partition || '_moving';
+        EXECUTE format('CREATE UNLOGGED TABLE %I (LIKE ticks)', moving);
+        EXECUTE format('WITH moved AS (DELETE FROM ticks_default WHERE timestamp >= %L AND timestamp < %L
+                        RETURNING *) INSERT INTO %I SELECT * FROM moved', month, following, moving);
+        GET DIAGNOSTICS moved = ROW_COUNT;
+        EXECUTE format('CREATE TABLE %I PARTITION OF ticks FOR VALUES FROM (%L) TO (%L)',
+                       partition, month, following);
+        EXECUTE format('INSERT INTO %I SELECT * FROM %I', partition, moving);
+        EXECUTE format('DROP TABLE %I', moving);
+    END $$"""
+DROP = f"""
+    CREATE FUNCTION ticks_drop_partitions(until timestamptz) RETURNS SETOF text {_AS_OWNER} AS $$
+    DECLARE
+        expired record;
+        last timestamptz;
+    BEGIN
+        LOCK TABLE ticks IN ACCESS EXCLUSIVE MODE;
+        FOR expired IN SELECT * FROM ({_PARTITIONS}) AS p WHERE bound <= until ORDER BY bound LOOP
+            EXECUTE format('DROP TABLE %I', expired.name);
+            last := expired.bound;
+            RETURN NEXT expired.name;
+        END LOOP;
+        IF last IS NOT NULL THEN
+            EXECUTE format('CREATE TABLE ticks_before PARTITION OF ticks
+                            FOR VALUES FROM (MINVALUE) TO (%L)', last);
+        END IF;
+    END $$"""
+ANALYZE = f"""
+    CREATE FUNCTION leaderboard_analyze() RETURNS void {_AS_OWNER} AS $$
+    BEGIN
+        ANALYZE leaderboard_entries;
+    END $$"""
+FUNCTIONS = (
+    "ticks_create_partition(timestamptz)",
+    "ticks_drop_partitions(timestamptz)",
+    "leaderboard_analyze()",
+)
+
+
+def up(_migrator: Any, db: Any) -> None:
+    """Create the functions, for the owner alone until privileges are applied."""
+    for statement in (CREATE, DROP, ANALYZE):
+        db.execute_sql(statement.replace("%", "%%"))
+    for function in FUNCTIONS:
+        db.execute_sql(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
+
+
+def down(_migrator: Any, db: Any) -> None:
+    """Drop the functions."""
+    for function in FUNCTIONS:
+        db.execute_sql(f"DROP FUNCTION {function}")
