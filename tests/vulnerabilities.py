@@ -1,0 +1,57 @@
+"""Looks the locked packages up in public advisories; says so when nothing is known about them.
+
+pip-audit succeeds when an index answers without the packages, as mirrors do that keep no advisories, and
+ends in a traceback when there is no network. Neither means that the packages are safe.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+LOCK_FILES = ("requirements-local.lock", "requirements-dev.lock", "requirements-security.lock")
+CLEAN, VULNERABLE, UNKNOWN = 0, 1, 2
+"""Exit codes; UNKNOWN: of some packages nothing could be found out."""
+
+
+def main(command: Sequence[str]) -> int:
+    """Audit every lock file with a command line of pip-audit; print what was found, return the exit code."""
+    return max(_audit(command, file) for file in LOCK_FILES)
+
+
+def _audit(command: Sequence[str], file: str) -> int:
+    options = ("--requirement", file, "--disable-pip", "--require-hashes", "--format", "json")
+    audit = subprocess.run([*command, *options], capture_output=True, text=True, check=False)
+    code, lines = judge(audit.stdout, audit.stderr)
+    sys.stdout.write(f"{Path(file).name}: " + "\n  ".join(lines) + "\n")
+    return code
+
+
+def judge(output: str, errors: str) -> tuple[int, list[str]]:
+    """Return the exit code and the lines that say what pip-audit's JSON means, or its last words."""
+    try:
+        packages: Sequence[Mapping[str, Any]] = json.loads(output)["dependencies"]
+    except (ValueError, KeyError):
+        reason = errors.strip().rpartition("\n")[2] or "pip-audit said nothing"
+        return UNKNOWN, [f"the advisories could not be reached, nothing was audited: {reason}"]
+    unknown = [package for package in packages if "skip_reason" in package]
+    lines = [
+        f"{package['name']} {package['version']}: {found['id']},"
+        f" fixed in {', '.join(found['fix_versions']) or 'no version'}"
+        for package in packages
+        for found in package.get("vulns", ())
+    ]
+    code = VULNERABLE if lines else CLEAN
+    if unknown:
+        code = UNKNOWN
+        lines.append(
+            f"of {len(unknown)} of {len(packages)} packages nothing could be found out,"
+            f" such as {unknown[0]['name']}: {unknown[0]['skip_reason']}"
+        )
+    return code, lines or [f"no known vulnerability in {len(packages)} packages"]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
