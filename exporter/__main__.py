@@ -13,8 +13,8 @@ from core import Settings, open_service
 from core.app import configure_logging, refuse_arguments
 from core.errors import SettingsError
 from core.settings.stack_identity import HEADER
+from core.web.client_deadlines import FEW_AHEAD, LOOP, protocol_options
 from exporter.access import load_web_config
-from exporter.client_deadlines import protocol_options
 from exporter.server import build_app, open_runners
 
 # A scrape takes well under a second; what is still open then is a client that hangs.
@@ -46,6 +46,7 @@ def main() -> int:
                 service,
                 runners=open_runners(settings, service.metrics),
                 users=web.users,
+                names=settings.list_exporter_names(),
                 stack=stack,
             ),
             headers=[(HEADER, str(stack))],
@@ -56,6 +57,9 @@ def main() -> int:
             access_log=False,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             ssl_context_factory=_tls_factory(web.tls),
+            loop=LOOP,
+            backlog=FEW_AHEAD,
+            ws="none",
             **protocol_options(),
         )
     return 0

@@ -26,6 +26,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from core.errors import SettingsError
+from core.web.requests import PROBES
 
 TLS = "tls_server_config"
 USERS = "basic_auth_users"
@@ -36,8 +37,6 @@ TLS_KEYS = ("cert_file", "key_file", "min_version")
 _BCRYPT = re.compile(r"\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}")
 # bcrypt takes a tenth of a second on purpose; a scraper sends the same password each time.
 REMEMBERED = 100
-# Their answers are one word, and an orchestrator has no password.
-OPEN_PATHS = frozenset({"/livez", "/readyz"})
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="echo-markets", charset="UTF-8"'}
 
 
@@ -157,7 +156,7 @@ class BasicAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request with a valid password on, answer 401 to the others."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or await self._is_allowed(scope):
+        if scope["type"] != "http" or scope["path"] in PROBES or await self._is_allowed(scope):
             await self._app(scope, receive, send)
             return
         await PlainTextResponse("unauthorized\n", 401, headers=CHALLENGE)(scope, receive, send)

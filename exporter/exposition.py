@@ -1,8 +1,8 @@
 """The text of `/metrics`: the metrics of all processes and of the servers, in the format that is asked for.
 
 Owns the isolation of collectors (each has its success and duration, and a failing one never turns the
-answer into an error) and the negotiation of format, compression and time. prometheus_client's own
-negotiation ignores quality values, so that a refused format or encoding would be sent; its encoders are used.
+answer into an error) and the negotiation of format and time. prometheus_client's own negotiation ignores
+quality values, so that a refused format would be sent; its encoders are used.
 """
 
 import logging
@@ -21,6 +21,7 @@ from core.health import build_health_metrics
 from core.installation import find_release
 from core.metrics.names import gauge
 from core.metrics.scrape import TIMEOUT_HEADER
+from core.web.encodings import parse_items, parse_quality
 from exporter.collectors.runner import CollectorRunner, Outcome
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,6 @@ FOLDER_SECONDS = 0.1
 
 OPEN_METRICS = "application/openmetrics-text"
 PLAIN_TEXT = "text/plain"
-ENCODINGS = ("gzip", "x-gzip", "*")
-"""The names of gzip, the most specific first (RFC 9110, 8.4.1.3 and 12.5.3)."""
 # Prometheus's own default, for a client that sends no timeout.
 DEFAULT_TIMEOUT_SECONDS = 10.0
 # For encoding and for the way to Prometheus.
@@ -143,24 +142,14 @@ def negotiate(headers: Mapping[str, str]) -> ScrapeRequest:
     return ScrapeRequest(seconds)
 
 
-def accepts_gzip(headers: Mapping[str, str]) -> bool:
-    """Say whether the answer may be compressed, and the client does not prefer it uncompressed."""
-    qualities = _parse_qualities(headers.get("accept-encoding", ""))
-    quality = next((qualities[name] for name in ENCODINGS if name in qualities), 0.0)
-    return quality > 0 and quality >= qualities.get("identity", 0.0)
-
-
 def _parse_qualities(header: str) -> dict[str, float]:
-    """Return the quality of each media type or encoding, without versions that cannot be served."""
+    """Return the quality of each media type, without versions that cannot be served."""
     qualities: dict[str, float] = {}
-    for item in header.split(","):
-        name, *parts = (part.strip() for part in item.lower().split(";"))
-        parameters = dict(part.split("=", 1) for part in parts if "=" in part)
+    for name, parameters in parse_items(header):
         version = parameters.get("version", "1.").strip('"')
         if name == OPEN_METRICS and not version.startswith("1."):
             continue
-        quality = _parse_number(parameters.get("q", ""), 1.0)
-        qualities[name] = max(quality, qualities.get(name, 0.0))
+        qualities[name] = max(parse_quality(parameters), qualities.get(name, 0.0))
     return qualities
 
 

@@ -20,11 +20,13 @@ from core.metrics import Metrics
 from core.metrics.names import STACK_ROLES
 from core.records import Health, PoolUse
 from core.settings.stack_identity import StackIdentity
+from core.web.encodings import ChosenEncoding
+from core.web.requests import KnownHosts
 from exporter.access import BasicAuth, Passwords
 from exporter.collectors.postgres import open_postgres_runner
 from exporter.collectors.redis import open_redis_runner
 from exporter.collectors.runner import CollectorRunner
-from exporter.exposition import Exposition, accepts_gzip, negotiate
+from exporter.exposition import Exposition, negotiate
 
 NO_STORE = {"Cache-Control": "no-store"}
 # The text repeats itself: a higher level saves nothing.
@@ -67,11 +69,13 @@ def build_app(
     *,
     runners: Sequence[CollectorRunner[Any]] = (),
     users: Mapping[str, bytes] = NO_USERS,
+    names: Sequence[str] = (),
     stack: StackIdentity | None = None,
 ) -> Starlette:
     """Return the ASGI application; it closes `runners` at its end. Its health document names `stack`.
 
-    With `users`, names to bcrypt hashes, everything but the probes needs a password.
+    With `users`, names to bcrypt hashes, everything but the probes needs a password. Without, it answers
+    under addresses, this machine's own names and the host names `names` only.
     """
 
     @asynccontextmanager
@@ -82,7 +86,11 @@ def build_app(
             for runner in runners:
                 runner.close()
 
-    access = [Middleware(BasicAuth, passwords=Passwords(users))] if users else []
+    access = [
+        Middleware(KnownHosts, names=names, is_open=bool(users)),
+        *([Middleware(BasicAuth, passwords=Passwords(users))] if users else []),
+        Middleware(ChosenEncoding),
+    ]
     routes = _build_routes(service, Exposition(service, runners), stack)
     app = Starlette(routes=routes, middleware=access, lifespan=lifespan)
     # /metrics/ is another path, and 404 like all others
@@ -99,7 +107,7 @@ def _build_routes(
         wanted = negotiate(request.headers)
         text = exposition.build(wanted)
         headers = {"Content-Type": wanted.content_type, "Vary": "Accept, Accept-Encoding"}
-        if accepts_gzip(request.headers):
+        if request.headers["accept-encoding"] == "gzip":
             text = gzip.compress(text, GZIP_LEVEL, mtime=0)
             headers["Content-Encoding"] = "gzip"
         return Response(text, headers=headers)

@@ -11,9 +11,11 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from core.stack.ports import find_free_port
-from exporter.client_deadlines import protocol_options
+from core.web.client_deadlines import LOOP, protocol_options
 
 START_SECONDS = 10
+LOCAL_URL = "http://127.0.0.1"
+"""For Starlette's test client, which calls the server `testserver` otherwise."""
 
 
 @contextmanager
@@ -27,6 +29,8 @@ def served(app: ASGIApp, **options: Any) -> Iterator[int]:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=1,
+        loop=LOOP,
+        ws="none",
         **protocol_options(),
         **options,
     )

@@ -8,6 +8,7 @@ as a whole or not at all: with a DATABASE_URL of another database it belongs to 
 """
 
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -45,10 +46,21 @@ def _check_http_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _check_networks(value: str) -> str:
+    for network in _split(value):
+        ip_network(network)  # raises ValueError when it is none
+    return value
+
+
 WebAddress = Annotated[str, AfterValidator(_check_web_address)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
 HttpUrl = Annotated[SecretStr, AfterValidator(_check_http_url)]
+
+HostNames = Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+( *, *|$))*$")]
+_NAMES_FORM = "host names with commas between them"
+
+Networks = Annotated[str, AfterValidator(_check_networks)]
 
 StackName = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
 STACK_NAME_FORM = "up to 64 letters, digits, '.', '_' and '-'"
@@ -99,6 +111,7 @@ class Settings(EnvironmentSettings):
     log_format: Literal["text", "json"] = Field(default="text", description="text or json")
     exporter_host: str = Field(default="127.0.0.1", description="an address to listen on")
     exporter_port: int = port(9100)
+    exporter_names: HostNames = Field(default="", description=_NAMES_FORM)
     exporter_web_config: Path | None = Field(default=None, description="a file")
     exporter_url: HttpUrl | None = Field(default=None, description=_HTTP_URL_FORM)
     prometheus_url: HttpUrl | None = Field(default=None, description=_HTTP_URL_FORM)
@@ -106,6 +119,9 @@ class Settings(EnvironmentSettings):
     dashboard_port: int = port(8501)
     dashboard_behind: Literal["nothing", "loopback", "proxy"] = Field(
         default="nothing", description="nothing, loopback or proxy"
+    )
+    dashboard_proxies: Networks = Field(
+        default="127.0.0.1, ::1", description="addresses or networks (10.0.0.0/8) with commas between them"
     )
     dashboard_operators: str = Field(
         default="", description="e-mail addresses with commas between them, or the word local"
@@ -175,7 +191,15 @@ class Settings(EnvironmentSettings):
 
     def list_metrics_roles(self) -> tuple[str, ...]:
         """Return the names in METRICS_ROLES."""
-        return tuple(name for name in re.split(", *", self.metrics_roles) if name)
+        return _split(self.metrics_roles)
+
+    def list_exporter_names(self) -> tuple[str, ...]:
+        """Return the names in EXPORTER_NAMES."""
+        return _split(self.exporter_names)
+
+    def list_dashboard_proxies(self) -> tuple[str, ...]:
+        """Return the addresses and networks in DASHBOARD_PROXIES."""
+        return _split(self.dashboard_proxies)
 
     def find_exporter_url(self) -> str:
         """Return where this process reaches the exporter: EXPORTER_URL, or what it listens on."""
@@ -192,6 +216,10 @@ def add_passwords(values: dict[str, Any], *names: str) -> dict[str, Any]:
         if url and password:
             complete[f"{name}_url"] = SecretStr(add_password(url, password))
     return complete
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(name for name in re.split(" *, *", text) if name)
 
 
 def build_listener_url(listen_host: str, port: int | str) -> str:

@@ -9,7 +9,6 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +16,8 @@ import msgspec
 
 from core import Settings
 from core.errors import SettingsError
+from core.settings.environment import redact
+from core.web.requests import is_local_host
 
 LOCAL = "local"
 """The actor of a dashboard without sign-in, and the word in DASHBOARD_OPERATORS that makes it an operator."""
@@ -142,9 +143,13 @@ def identify(policy: Policy, claims: Mapping[str, Any], *, now: datetime) -> Vis
         )
     if claims.get("is_logged_in") is not True or not claims.get("sub"):
         return None
+    issued_at = _find_issue_time(claims)
+    if issued_at is None or issued_at > now + OPERATOR_SIGN_IN:
+        # no clock is that wrong, and the rights of an operator would never end
+        return None
     address = _find_address(claims)
     is_named = (address or "").casefold() in policy.operators or _has_claim(policy, claims)
-    is_fresh = _find_issue_time(claims) > now - OPERATOR_SIGN_IN
+    is_fresh = issued_at > now - OPERATOR_SIGN_IN
     is_operator = is_named and is_fresh
     actor = address or f"subject {claims['sub']}"
     return Visitor(
@@ -155,14 +160,6 @@ def identify(policy: Policy, claims: Mapping[str, Any], *, now: datetime) -> Vis
         sees_health=is_operator,
         sees_words=is_operator,
     )
-
-
-def is_local_host(host: str) -> bool:
-    """Return whether a host name or address is the loopback interface of this machine."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _find_origin(address: str) -> str:
@@ -184,9 +181,13 @@ def _has_claim(policy: Policy, claims: Mapping[str, Any]) -> bool:
     return wanted in value if isinstance(value, list) else value == wanted
 
 
-def _find_issue_time(claims: Mapping[str, Any]) -> datetime:
+def _find_issue_time(claims: Mapping[str, Any]) -> datetime | None:
+    """Return when the provider issued the claims, long ago if it does not say; None for no possible time."""
     issued = claims.get("iat")
-    return datetime.fromtimestamp(issued if isinstance(issued, int | float) else 0, UTC)
+    try:
+        return datetime.fromtimestamp(issued if isinstance(issued, int | float) else 0, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _check_sign_in(settings: Settings) -> bool:
@@ -214,7 +215,9 @@ def _list(names: list[str]) -> str:
 def _check_encrypted(name: str, address: str | None) -> None:
     parts = urlsplit(address or "https:")
     if parts.scheme != "https" and not is_local_host(parts.hostname or ""):
-        raise SettingsError(f"{name.upper()} is {parts.geturl()!r}, where others can listen in; use https://")
+        raise SettingsError(
+            f"{name.upper()} is {redact(parts.geturl())!r}, where others can listen in; use https://"
+        )
 
 
 def _check_host(settings: Settings, *, has_sign_in: bool) -> None:

@@ -31,6 +31,8 @@ from streamlit.runtime.pages_manager import PagesManager
 from core import EnhancedDatabaseService, Settings, open_service
 from core.app import configure_logging
 from core.errors import EchoMarketsError
+from core.web.client_deadlines import MANY_AHEAD, protocol_options
+from core.web.encodings import ChosenEncoding
 from dashboard import runtime, states
 from dashboard.monitoring.sampler import open_sampler, set_sampler
 from dashboard.pages.leaderboards import download
@@ -40,6 +42,7 @@ from dashboard.server import sign_in
 from dashboard.server.access import Policy, build_policy, build_secrets
 from dashboard.server.index import STATIC, IndexPage
 from dashboard.server.middleware import CompressedAssets, Shield, build_content_policy
+from dashboard.server.proxy import ProxyHeaders
 from dashboard.server.updates import watch_health
 
 logger = logging.getLogger(__name__)
@@ -119,7 +122,7 @@ def create_app(settings: Settings) -> st.App:
         SCRIPT,
         secrets=build_secrets(settings),
         lifespan=lifespan,
-        middleware=_build_middleware(policy),
+        middleware=_build_middleware(policy, settings),
         routes=[
             Route("/livez", get_livez),
             Route("/readyz", get_readyz),
@@ -147,7 +150,10 @@ def warm_caches(service: EnhancedDatabaseService) -> None:
         logger.info("warmed %d cache keys", keys)
 
 
-def _build_middleware(policy: Policy) -> list[Middleware]:
+def _build_middleware(policy: Policy, settings: Settings) -> list[Middleware]:
+    # behind a sign-in a proxy may add nothing but TLS
+    can_have_proxy = policy.is_behind_proxy or policy.has_sign_in
+    proxies = settings.list_dashboard_proxies() if can_have_proxy else ()
     shield = Middleware(
         Shield,
         policy=policy,
@@ -155,7 +161,9 @@ def _build_middleware(policy: Policy) -> list[Middleware]:
         count_sign_in=_count_sign_in,
     )
     return [
+        Middleware(ProxyHeaders, proxies=proxies),
         shield,
+        Middleware(ChosenEncoding),
         Middleware(IndexPage, folder=STREAMLIT_STATIC),
         Middleware(
             CompressedAssets, folder=STREAMLIT_STATIC / "static", icons=STATIC / "material-symbols.woff2"
@@ -187,8 +195,10 @@ def serve(settings: Settings) -> None:
         # takes more than a tenth of a run's processor time
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        # only the proxy can reach this port, so its forwarded headers can be trusted
-        forwarded_allow_ips="*" if settings.dashboard_behind == "proxy" else "127.0.0.1",
+        # `server.proxy` decides whose forwarded headers count
+        proxy_headers=False,
+        backlog=MANY_AHEAD,
+        **protocol_options(),
     )
     build_theme_once()
     # st.navigation sets this in its first run; before, Streamlit would take `pages/` for its own menu

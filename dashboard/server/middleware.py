@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
@@ -26,14 +25,12 @@ from streamlit.web.server.server_util import get_cookie_secret
 from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
 from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 
-from dashboard.server.access import Policy, RateLimit, identify, is_local_host
+from core.web.requests import PROBES, is_local_host, parse_host, refuse_unclear_length
+from dashboard.server.access import Policy, RateLimit, identify
 
 INTERNAL = "/_stcore/"
 INTERNAL_USED = frozenset({"/_stcore/health", "/_stcore/host-config", "/_stcore/stream"})
 """Streamlit's paths that a page needs. Its metrics, uploads and agent interface stay closed."""
-
-PROBES = frozenset({"/livez", "/readyz"})
-"""Answered under any host name, because an orchestrator uses its own; they reveal nothing else."""
 
 METHODS = frozenset({"GET", "HEAD"})
 """The dashboard takes no data over HTTP: user input comes over the WebSocket."""
@@ -151,7 +148,7 @@ class Shield:
                 self._add_headers(MutableHeaders(scope=message), is_secure=scope["scheme"] == "https")
             await send(message)
 
-        refusal = self._find_refusal(scope)
+        refusal = refuse_unclear_length(Headers(scope=scope)) or self._find_refusal(scope)
         await (refusal or self._app)(scope, receive, send_with_headers)
 
     def _find_refusal(self, scope: Scope) -> PlainTextResponse | None:
@@ -185,26 +182,27 @@ class Shield:
 
         Otherwise a foreign page whose name resolves to 127.0.0.1 (DNS rebinding) has the same origin.
         """
-        if self._policy.has_sign_in or self._policy.is_behind_proxy:
-            return True
-        try:
-            name = (urlsplit(f"//{host}").hostname or "").lower()
-        except ValueError:
+        name = parse_host(host)
+        if name is None:
             return False
-        return is_local_host(name)
+        return self._policy.has_sign_in or self._policy.is_behind_proxy or is_local_host(name)
 
     def _is_own_page(self, scope: Scope) -> bool:
         """Return whether a WebSocket comes from a page of this dashboard.
 
         Streamlit's own check accepts a missing origin, and asks the internet for its outside address
-        before it refuses a foreign one.
+        before it refuses a foreign one. Behind a proxy a page may use TLS although this connection does not.
         """
         headers = Headers(scope=scope)
-        origin, host = headers.get("origin", ""), headers.get("host", "")
-        if not origin or not self._is_host_known(host):
+        host = headers.get("host", "")
+        if not self._is_host_known(host):
             return False
-        forwarded = headers.get("x-forwarded-host", "") if self._policy.is_behind_proxy else ""
-        return origin == self._policy.origin or urlsplit(origin).netloc in {host, forwarded} - {""}
+        hosts, schemes = {host}, {"https" if scope["scheme"] == "wss" else "http"}
+        if self._policy.is_behind_proxy:
+            hosts |= {headers.get("x-forwarded-host", "")} - {""}
+            schemes |= {"https"}
+        own = {f"{scheme}://{name}" for scheme in schemes for name in hosts} | {self._policy.origin}
+        return headers.get("origin") in own - {None}
 
     def _add_headers(self, headers: MutableHeaders, *, is_secure: bool) -> None:
         is_asset = headers.get("content-type", "").startswith(ASSET_CONTENT)

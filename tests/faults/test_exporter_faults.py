@@ -24,6 +24,7 @@ from tests.conftest import FAST
 from tests.faults.conftest import OwnValkey
 from tests.faults.subject import wait_until
 from tests.integration.test_exporter import value
+from tests.serving import LOCAL_URL
 
 # As Prometheus would ask with its scrape_timeout at 4 s.
 TIMEOUT_SECONDS = 4.0
@@ -97,7 +98,9 @@ def stack(server_directory: Callable[[], Path]) -> Iterator[Subject]:
         Migrator(settings).up()
         with (
             open_service(settings, role="exporter") as service,
-            TestClient(build_app(service, runners=open_runners(settings, service.metrics))) as subject.client,
+            TestClient(
+                build_app(service, runners=open_runners(settings, service.metrics)), base_url=LOCAL_URL
+            ) as subject.client,
         ):
             yield subject
     valkey.stop()
@@ -208,7 +211,10 @@ def test_a_locked_table_fails_its_collector_alone(subject: Subject) -> None:
         # those of before are kept for a while
         with (
             open_service(subject.settings) as service,
-            TestClient(build_app(service, runners=open_runners(subject.settings, service.metrics))) as client,
+            TestClient(
+                build_app(service, runners=open_runners(subject.settings, service.metrics)),
+                base_url=LOCAL_URL,
+            ) as client,
         ):
             text = client.get("/metrics", headers=HEADERS).text
             assert value(text, "echo_scrape_collector_success", collector="postgres_tables") == 0
@@ -246,7 +252,7 @@ def test_a_folder_that_another_exporter_holds(subject: Subject, tmp_path: Path) 
     shared = subject.settings.model_copy(update={"metrics_dir": tmp_path})
     with (
         open_service(shared, role="exporter") as service,
-        TestClient(build_app(service)) as client,
+        TestClient(build_app(service), base_url=LOCAL_URL) as client,
     ):
         holder = os.open(tmp_path, os.O_RDONLY)
         fcntl.flock(holder, fcntl.LOCK_EX)

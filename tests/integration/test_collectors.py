@@ -22,6 +22,7 @@ from tests.conftest import Execute
 from tests.fleet_reading import find_sample
 from tests.integration.test_exporter import parse, value
 from tests.market_days import import_days
+from tests.serving import LOCAL_URL
 
 
 @pytest.fixture
@@ -35,7 +36,9 @@ def connection(settings: Settings) -> Iterator[BoundedConnection]:
 @pytest.fixture
 def client(service: EnhancedDatabaseService, settings: Settings) -> Iterator[TestClient]:
     """A client of an exporter that asks the servers."""
-    with TestClient(build_app(service, runners=open_runners(settings, service.metrics))) as client:
+    with TestClient(
+        build_app(service, runners=open_runners(settings, service.metrics)), base_url=LOCAL_URL
+    ) as client:
         yield client
 
 

@@ -24,13 +24,13 @@ from exporter import exposition
 from exporter.server import build_app
 from tests.conftest import Execute
 from tests.patience import stretch
-from tests.serving import write_tls
+from tests.serving import LOCAL_URL, write_tls
 
 
 @pytest.fixture
 def client(service: EnhancedDatabaseService) -> Iterator[TestClient]:
     """A client of the exporter of a healthy stack."""
-    with TestClient(build_app(service)) as client:
+    with TestClient(build_app(service), base_url=LOCAL_URL) as client:
         yield client
 
 

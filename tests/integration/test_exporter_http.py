@@ -15,10 +15,10 @@ from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from core import EnhancedDatabaseService
-from exporter import client_deadlines
+from core.web import client_deadlines
 from exporter.server import build_app
 from tests.patience import stretch
-from tests.serving import served
+from tests.serving import LOCAL_URL, served
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"
@@ -34,7 +34,7 @@ PATHS = ["/", "/metrics", "/api/health/database", "/livez", "/readyz"]
 @pytest.fixture
 def client(service: EnhancedDatabaseService) -> Iterator[TestClient]:
     """A client of the exporter of a healthy stack."""
-    with TestClient(build_app(service)) as client:
+    with TestClient(build_app(service), base_url=LOCAL_URL) as client:
         yield client
 
 

@@ -16,6 +16,7 @@ from core.metrics import Role
 from core.records import Health
 from exporter.server import build_app
 from tests.integration.test_exporter import value
+from tests.serving import LOCAL_URL
 
 
 @contextmanager
@@ -33,7 +34,7 @@ def test_the_exporter_sees_the_exhausted_pool_of_any_process(
     shared = settings.model_copy(update={"metrics_dir": tmp_path / "metrics"})
     with (
         open_service(shared, role="exporter") as service,
-        TestClient(build_app(service)) as client,
+        TestClient(build_app(service), base_url=LOCAL_URL) as client,
     ):
         with another_process(shared, role) as busy, another_process(shared, role) as idle:
             with busy._database.session("report"), ThreadPoolExecutor(1) as thread:

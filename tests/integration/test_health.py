@@ -31,6 +31,7 @@ from exporter.server import build_app
 from tests.conftest import FAST, Execute, administered
 from tests.integration.test_exporter import parse, value, without_database, without_redis
 from tests.patience import stretch
+from tests.serving import LOCAL_URL
 
 Prepare = Callable[[EnhancedDatabaseService, Execute], AbstractContextManager[object]]
 
@@ -108,7 +109,7 @@ def test_document_metrics_and_dashboard_agree(settings: Settings, execute: Execu
     with (
         open_service(state.change(settings)) as service,
         state.prepare(service, execute),
-        TestClient(build_app(service)) as client,
+        TestClient(build_app(service), base_url=LOCAL_URL) as client,
     ):
         started = time.monotonic()
         response = client.get("/api/health/database")
@@ -156,7 +157,10 @@ def test_readiness_says_what_is_missing(settings: Settings, execute: Execute) ->
     execute("DELETE FROM schema_migration WHERE name LIKE '0002%'")
     texts = []
     for change in (unchanged, without_database):
-        with open_service(change(settings)) as service, TestClient(build_app(service)) as client:
+        with (
+            open_service(change(settings)) as service,
+            TestClient(build_app(service), base_url=LOCAL_URL) as client,
+        ):
             texts.append(client.get("/readyz").text)
     assert texts == [
         "not ready: migrations pending: 1; `make migrate` applies them\n",
@@ -167,7 +171,10 @@ def test_readiness_says_what_is_missing(settings: Settings, execute: Execute) ->
 def test_a_read_only_database_is_not_ready(settings: Settings, execute: Execute) -> None:
     """The document and the readiness say which of its causes it is; reads go on."""
     make_read_only(None, execute)  # type: ignore[arg-type]  # not looked at
-    with open_service(disabling_redis(settings)) as service, TestClient(build_app(service)) as client:
+    with (
+        open_service(disabling_redis(settings)) as service,
+        TestClient(build_app(service), base_url=LOCAL_URL) as client,
+    ):
         document = client.get("/api/health/database").json()
         reason = "it accepts no writes: default_transaction_read_only is on"
         assert document["services"]["database"]["reason"] == reason
@@ -189,7 +196,7 @@ def test_a_server_without_another_connection_serves_who_has_one(
         try:
             url = SecretStr(f"postgresql://{role}:x@127.0.0.1:{postgres_server.port}/{name}")
             own = disabling_redis(settings).model_copy(update={"database_url": url})
-            with open_service(own) as service, TestClient(build_app(service)) as client:
+            with open_service(own) as service, TestClient(build_app(service), base_url=LOCAL_URL) as client:
                 other = None if holds else psycopg2.connect(url.get_secret_value())
                 if holds:
                     service.search_users("a")

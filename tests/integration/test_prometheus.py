@@ -14,6 +14,7 @@ from core import EnhancedDatabaseService, Settings
 from core.cache.kinds import KINDS
 from core.metrics import Metrics
 from exporter.server import build_app, open_runners
+from tests.serving import LOCAL_URL
 
 FOLDER = Path(__file__).parents[2] / "exporter" / "prometheus"
 DOCS = Path(__file__).parents[2] / "docs"
@@ -49,7 +50,9 @@ def promtool() -> str:
 def client(service: EnhancedDatabaseService, settings: Settings) -> Iterator[TestClient]:
     """A client of an exporter whose service has done some of everything."""
     do_some_of_everything(service.metrics)
-    with TestClient(build_app(service, runners=open_runners(settings, service.metrics))) as client:
+    with TestClient(
+        build_app(service, runners=open_runners(settings, service.metrics)), base_url=LOCAL_URL
+    ) as client:
         yield client
 
 

@@ -21,6 +21,7 @@ from exporter.server import build_app, open_runners
 from tests.bench.fleet import ROLES, fill
 from tests.integration.test_exporter import value
 from tests.patience import stretch_processor
+from tests.serving import LOCAL_URL
 
 WRITERS = 20
 SCRAPE_SECONDS = 0.050
@@ -45,7 +46,9 @@ def test_a_scrape_of_twenty_live_writers(folder: Path, settings: Settings) -> No
     shared = settings.model_copy(update={"metrics_dir": folder})
     with (
         open_service(shared, role="exporter") as service,
-        TestClient(build_app(service, runners=open_runners(shared, service.metrics))) as client,
+        TestClient(
+            build_app(service, runners=open_runners(shared, service.metrics)), base_url=LOCAL_URL
+        ) as client,
     ):
 
         def scrape() -> float:

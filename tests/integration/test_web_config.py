@@ -12,14 +12,14 @@ from core import EnhancedDatabaseService
 from core.errors import SettingsError
 from exporter.access import load_web_config
 from exporter.server import build_app
-from tests.serving import served, write_tls
+from tests.serving import LOCAL_URL, served, write_tls
 
 HASH = bcrypt.hashpw(b"open sesame", bcrypt.gensalt(4)).decode()
 
 
 def test_passwords_are_asked_for_everywhere_but_at_the_probes(service: EnhancedDatabaseService) -> None:
     """Wrong, missing and broken ones are 401 with a challenge; the right one is let in again and again."""
-    with TestClient(build_app(service, users={"alice": HASH.encode()})) as client:
+    with TestClient(build_app(service, users={"alice": HASH.encode()}), base_url=LOCAL_URL) as client:
         for path in ("/", "/metrics", "/api/health/database", "/nowhere"):
             for auth in (None, ("alice", "wrong"), ("bob", "open sesame"), ("alice", "a" * 100)):
                 response = client.get(path, auth=auth)

@@ -121,6 +121,24 @@ def test_an_operator_by_address(changed: dict[str, Any], *, is_operator: bool) -
 
 
 @pytest.mark.parametrize(
+    "issued",
+    [-(10**15), 10**15, 1e300, float("nan"), float("inf"), (NOW + timedelta(days=30)).timestamp()],
+)
+def test_an_impossible_time_of_issue_is_no_sign_in(issued: float) -> None:
+    """Neither an error on the page nor the rights of an operator without an end."""
+    policy = build_policy(settle(dashboard_operators="alice@example.com", **SIGN_IN))
+    assert identify(policy, ALICE | {"iat": issued}, now=NOW) is None
+
+
+def test_a_password_in_the_providers_address_is_not_repeated() -> None:
+    """The error names the setting and hides the password."""
+    values = {**SIGN_IN, "oidc_metadata_url": "http://user:hunter2@id.example/openid?token=hunter2"}
+    with pytest.raises(SettingsError, match="OIDC_METADATA_URL") as caught:
+        build_policy(settle(**values))
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("claims", "is_operator"),
     [
         ({"groups": ["staff", "operators"]}, True),

@@ -48,7 +48,7 @@ def ask(
         "path": path,
         "method": method,
         "scheme": values.pop("scheme", "http"),
-        "client": ("127.0.0.1", 1),
+        "client": (values.pop("client", "127.0.0.1"), 1),
         "query_string": values.pop("query_string", b""),
         "headers": [(name.encode(), text.encode()) for name, text in headers.items()],
     }
@@ -151,6 +151,12 @@ def test_nothing_can_be_sent_by_http(method: str) -> None:
         (SIGNED, {"origin": "https://evil.example", "host": "inside:8501"}, False),
         (PROXIED, {"origin": "https://dash.example", "x-forwarded-host": "dash.example"}, True),
         (OPEN, {"origin": "https://dash.example", "x-forwarded-host": "dash.example"}, False),
+        # a scheme that no page of this dashboard has
+        (OPEN, {"origin": "https://127.0.0.1:8501"}, False),
+        (OPEN, {"origin": "ftp://127.0.0.1:8501"}, False),
+        (OPEN, {"origin": "chrome-extension://127.0.0.1:8501"}, False),
+        (OPEN, {"origin": "http://evil@127.0.0.1:8501", "host": "evil@127.0.0.1:8501"}, False),
+        (PROXIED, {"origin": "javascript://dash.example", "x-forwarded-host": "dash.example"}, False),
     ],
 )
 def test_a_websocket_comes_from_an_own_page(
@@ -169,6 +175,16 @@ def test_a_websocket_comes_from_an_own_page(
         (OPEN, "evil.example:8501", 421),
         (OPEN, "", 421),
         (OPEN, "[", 421),
+        (OPEN, "evil@127.0.0.1", 421),
+        (OPEN, "evil.example@127.0.0.1:8501", 421),
+        (OPEN, "127.0.0.1#.evil.example", 421),
+        (OPEN, "127.0.0.1:8501/path", 421),
+        (OPEN, "127.0.0.1?", 421),
+        (OPEN, "127.0.0.1:port", 421),
+        (OPEN, "127.0.0.1 ", 421),
+        (OPEN, "localhost.evil.example", 421),
+        (SIGNED, "evil@dash.example", 421),
+        (PROXIED, "dash.example#", 421),
         (SIGNED, "dash.example", 200),
         (PROXIED, "dash.example", 200),
     ],
@@ -176,6 +192,14 @@ def test_a_websocket_comes_from_an_own_page(
 def test_without_sign_in_only_this_machine_has_a_name(policy: Policy, host: str, status: int) -> None:
     """A name that somebody made lead to 127.0.0.1 opens nothing."""
     assert ask(shield(policy), headers={"host": host})[0]["status"] == status
+
+
+def test_a_request_with_two_lengths_is_refused() -> None:
+    """And its connection is closed: what follows may be the second half of a smuggled request."""
+    headers = {"content-length": "5", "transfer-encoding": "chunked"}
+    refused = ask(shield(), "/livez", headers=headers)[0]
+    assert refused["status"] == 400
+    assert read_headers(refused)["connection"] == "close"
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])

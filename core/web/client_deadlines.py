@@ -1,0 +1,138 @@
+"""uvicorn's HTTP protocol with an end to every wait for a client.
+
+Owns the deadlines that uvicorn does not have: a client that sends its request byte by byte, or does not
+read the answer, is disconnected instead of being kept forever. It also bounds how many connections may wait
+for a request at once, so that silent clients never use up the files of the process. The deadline of a
+scrape, after which a slow collector counts as failed, is in `exporter.exposition`.
+"""
+
+import asyncio
+import errno
+import logging
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+logger = logging.getLogger(__name__)
+
+# From the first byte, or the connecting, to the end of the header; a client takes milliseconds.
+HEADER_SECONDS = 5.0
+# From the header to the end of the answer: longer than the longest scrape.
+RESPONSE_SECONDS = 90.0
+# Connections without a request, those between two requests included; half of the smallest usual limit of
+# open files, 256. Each holds one file; a browser opens six, and opens them again when it needs them.
+MOST_WAITING = 100
+# Connections that the system accepts ahead: an event loop takes as many, some times over, before it can count
+# the first. For asyncio and for uvloop.
+FEW_AHEAD, MANY_AHEAD = 16, 64
+# While files are short, asyncio reports it for every connection; one line in this time is enough.
+REPORT_SECONDS = 60.0
+
+# the connections of each server that wait for a request, the oldest first
+_waiting_by_server: WeakKeyDictionary[ServerState, dict["BoundedProtocol", None]] = WeakKeyDictionary()
+
+
+class BoundedProtocol(H11Protocol):
+    """One connection of a client; idle ones between two requests are ended by uvicorn itself."""
+
+    _timer: asyncio.TimerHandle | None = None
+    _timed: RequestResponseCycle | None = None
+    """The answer that the timer is for; None while it is for a request."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
+        """Wait for the first request."""
+        super().connection_made(transport)
+        self._waiting = _waiting_by_server.setdefault(self.server_state, {})
+        self._arm(HEADER_SECONDS)
+        self._begin_waiting()
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a request; the deadline is that of the whole."""
+        super().data_received(data)
+        if not self._time_answer() and (self._timer is None or self._timed is not None):
+            self._timed = None
+            self._arm(HEADER_SECONDS)
+
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        """Hand the connection over; its own protocol has its own bounds."""
+        self._disarm()
+        self._waiting.pop(self, None)
+        super().handle_websocket_upgrade(event)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request, unless it is there already."""
+        self._disarm()
+        self._begin_waiting()
+        super().on_response_complete()
+        self._time_answer()
+
+    def _time_answer(self) -> bool:
+        """Say whether an answer is under way; each has a deadline of its own."""
+        # uvicorn sets it to None before the first request, against its own annotation
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or cycle.response_complete:
+            return False
+        if cycle is not self._timed:
+            self._timed = cycle
+            self._arm(RESPONSE_SECONDS)
+            self._waiting.pop(self, None)
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
+        self._disarm()
+        self._waiting.pop(self, None)
+        super().connection_lost(exc)
+
+    def _begin_waiting(self) -> None:
+        """Join the connections without a request; the oldest of too many is disconnected."""
+        self._waiting[self] = None
+        if len(self._waiting) > MOST_WAITING:
+            oldest = next(iter(self._waiting))
+            del self._waiting[oldest]
+            oldest.transport.abort()
+
+    def _arm(self, seconds: float) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(seconds, self._expire)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        # not close, which waits until all that was written has been read
+        self.transport.abort()
+
+
+class ImpatientLoop(asyncio.SelectorEventLoop):
+    """An event loop whose servers give a client as long for the TLS handshake as for a header."""
+
+    _reported_at = float("-inf")
+
+    async def create_server(self, *args: Any, ssl: Any = None, **options: Any) -> Any:
+        """Listen; uvicorn has no option for the handshake, and asyncio waits a minute."""
+        if ssl is not None:
+            options.setdefault("ssl_handshake_timeout", HEADER_SECONDS)
+        return await super().create_server(*args, ssl=ssl, **options)
+
+    def call_exception_handler(self, context: Any) -> None:
+        """Report an error; that no file is left for a connection, with one line in a while."""
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in {errno.EMFILE, errno.ENFILE}:
+            super().call_exception_handler(context)
+        elif self.time() - self._reported_at > REPORT_SECONDS:
+            self._reported_at = self.time()
+            logger.error("connections have to wait: %s", error.strerror)
+
+
+LOOP = f"{ImpatientLoop.__module__}:{ImpatientLoop.__qualname__}"
+"""The loop as uvicorn wants it named."""
+
+
+def protocol_options() -> dict[str, Any]:
+    """Return uvicorn's options that make it use this protocol."""
+    return {"http": BoundedProtocol, "timeout_keep_alive": round(HEADER_SECONDS)}

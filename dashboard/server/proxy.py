@@ -1,0 +1,55 @@
+"""What the proxy in front of the dashboard says about a request: scheme, host and client.
+
+Owns whose word counts. Anyone can send the headers; what comes from another address than the proxy's is
+removed, so that nothing behind this layer can mistake it for the proxy's word.
+"""
+
+import logging
+from collections.abc import Sequence
+from ipaddress import ip_address, ip_network
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
+
+logger = logging.getLogger(__name__)
+
+FORWARDED = b"x-forwarded-"
+
+
+class ProxyHeaders:
+    """Believes the proxies at these addresses; removes the headers of everybody else.
+
+    The client is the rightmost entry of X-Forwarded-For that is no proxy: each proxy appends whom it was
+    connected to, and what stands further left came from the client.
+    """
+
+    def __init__(self, app: ASGIApp, *, proxies: Sequence[str]) -> None:
+        self._app = app
+        self._networks = [ip_network(each) for each in proxies]
+        self._believing = ProxyHeadersMiddleware(app, trusted_hosts=list(proxies))  # type: ignore[arg-type]  # uvicorn's own types of ASGI
+        self._is_logged = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on with the client, scheme and host that count."""
+        if scope["type"] not in {"http", "websocket"}:
+            await self._app(scope, receive, send)
+        elif self._is_proxy(scope):
+            await self._believing(scope, receive, send)  # type: ignore[arg-type]  # likewise
+        else:
+            await self._app(self._remove(scope), receive, send)
+
+    def _is_proxy(self, scope: Scope) -> bool:
+        peer = (scope.get("client") or ("",))[0]
+        try:
+            address = ip_address(peer)
+        except ValueError:
+            return False
+        return any(address in network for network in self._networks)
+
+    def _remove(self, scope: Scope) -> Scope:
+        kept = [(name, value) for name, value in scope["headers"] if not name.startswith(FORWARDED)]
+        if len(kept) < len(scope["headers"]) and self._networks and not self._is_logged:
+            self._is_logged = True
+            peer = (scope.get("client") or ("a client",))[0]
+            logger.warning("%s is not in DASHBOARD_PROXIES: its X-Forwarded headers are ignored", peer)
+        return {**scope, "headers": kept}

@@ -1,0 +1,131 @@
+"""Clients that connect and say nothing, or half of a request, to processes that may open 256 files."""
+
+import contextlib
+import resource
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import psutil
+import pytest
+
+from core import Settings
+from core.stack.ports import LOOPBACK, find_free_port
+from core.web.client_deadlines import HEADER_SECONDS
+from tests.dashboard_process import build_environment, run_dashboard
+from tests.patience import stretch
+from tests.serving import write_tls
+
+SILENT = 1_000
+FILES = 256
+OTHER_FILES = 16
+"""Of connections to the database and of probes, which may have come since."""
+START_SECONDS = 60.0
+HALF = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: "
+
+
+class Server(NamedTuple):
+    """A running process and where it answers."""
+
+    port: int
+    pid: int
+    tls: ssl.SSLContext | None = None
+
+    def is_alive(self) -> bool:
+        """Say whether it answers its probe."""
+        scheme = "https" if self.tls else "http"
+        try:
+            with urlopen(f"{scheme}://{LOOPBACK}:{self.port}/livez", timeout=5, context=self.tls) as answer:
+                return bool(answer.status == 200)
+        except (URLError, OSError):
+            return False
+
+
+@contextlib.contextmanager
+def run_exporter(folder: Path, settings: Settings, *, tls: bool) -> Iterator[Server]:
+    """Serve the metrics, with TLS if it is wanted."""
+    port, config, context = find_free_port(), folder / "web.yml", None
+    config.write_text("")
+    if tls:
+        context = ssl.create_default_context()
+        write_tls(folder).configure_trust(context)
+        config.write_text("tls_server_config: {cert_file: tls.crt, key_file: tls.key}\n")
+    environment = build_environment(
+        DATABASE_URL=settings.database_url.get_secret_value(),
+        ENABLE_REDIS_CACHE="false",
+        EXPORTER_PORT=str(port),
+        EXPORTER_WEB_CONFIG=str(config),
+    )
+    with subprocess.Popen([sys.executable, "-m", "exporter"], cwd=folder, env=environment) as process:
+        try:
+            server = Server(port, process.pid, context)
+            wait_until_alive(server, START_SECONDS)
+            yield server
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(params=["dashboard", "exporter", "exporter with TLS"])
+def server(request: pytest.FixtureRequest, settings: Settings, tmp_path: Path) -> Iterator[Server]:
+    """Each of the servers; it may open few files from here on."""
+    with contextlib.ExitStack() as started:
+        if request.param == "dashboard":
+            url = settings.database_url.get_secret_value()
+            dashboard = started.enter_context(
+                run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false")
+            )
+            server = Server(int(dashboard.url.rpartition(":")[2]), dashboard.process.pid)
+        else:
+            tls = request.param == "exporter with TLS"
+            server = started.enter_context(run_exporter(tmp_path, settings, tls=tls))
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (FILES, FILES))
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _many_files() -> Iterator[None]:
+    """Let this process hold the other end of every connection."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4 * SILENT), hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def wait_until_alive(server: Server, seconds: float) -> None:
+    """Wait for the first answer of the probe."""
+    deadline = time.monotonic() + seconds
+    while not server.is_alive():
+        assert time.monotonic() < deadline, "the probe gets no answer"
+        time.sleep(0.05)
+
+
+def connect_silently(server: Server, held: contextlib.ExitStack) -> None:
+    """Open many connections; every second one says half of a request."""
+    for number in range(SILENT):
+        client = held.enter_context(socket.socket())
+        client.setblocking(False)
+        client.connect_ex((LOOPBACK, server.port))
+        if number % 2:
+            with contextlib.suppress(OSError):
+                client.send(HALF)
+
+
+def test_a_thousand_silent_clients_keep_nobody_out(server: Server) -> None:
+    """Others are served while they stay connected, and the server keeps none of them for long."""
+    process = psutil.Process(server.pid)
+    few = process.num_fds() + OTHER_FILES
+    with contextlib.ExitStack() as held:
+        connect_silently(server, held)
+        wait_until_alive(server, stretch(3 * HEADER_SECONDS))
+        deadline = time.monotonic() + stretch(4 * HEADER_SECONDS)
+        while process.num_fds() > few:
+            assert time.monotonic() < deadline, "silent clients are still connected"
+            time.sleep(0.1)
+        assert server.is_alive()
