@@ -1,35 +1,42 @@
-# One image for migrate, seed, simulator, dashboard and exporter; compose.yaml says which command each runs.
-FROM python:3.13-slim AS build
+# One image for every program of the stack; compose.yaml says which command each container runs.
+# The default tag stands in compose.yaml too, where `make pin-images` adds its digest.
+ARG PYTHON_IMAGE=python:3.13-slim
+
+FROM ${PYTHON_IMAGE} AS build
 
 WORKDIR /source
-COPY requirements-local.lock ./
-RUN awk '/^setuptools==/ { found = 1 } found { print } found && !/\\$/ { exit }' \
-        requirements-local.lock > build.lock \
-    && pip install --no-cache-dir --require-hashes --requirement build.lock
-COPY . ./
-RUN python -c "from setuptools import build_meta; build_meta.build_wheel('/wheel')"
-
-FROM python:3.13-slim
-
-ENV PYTHONUNBUFFERED=1 \
-    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+RUN python -m venv --without-pip /opt/echo-markets
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_ROOT_USER_ACTION=ignore
 
-WORKDIR /app
-
 # the locked dependencies come first: this layer is slow to build and changes rarely
-COPY requirements.lock ./
-RUN pip install --no-cache-dir --require-hashes --requirement requirements.lock
+COPY requirements.lock requirements-local.lock ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /opt/echo-markets install --require-hashes --requirement requirements.lock \
+    && awk '/^setuptools==/ { found = 1 } found { print } found && !/\\$/ { exit }' \
+        requirements-local.lock > build.lock \
+    && pip install --require-hashes --requirement build.lock
 
-# the metrics folder is a volume, which inherits the owner of this folder
-RUN groupadd --gid 10001 echo-markets \
-    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent echo-markets \
-    && install --directory --owner=echo-markets --group=echo-markets /var/lib/echo-markets/metrics
-
-COPY --from=build /wheel /wheel
-RUN pip install --no-cache-dir --no-deps --no-index /wheel/*.whl
+COPY . ./
 ARG REVISION=unknown
-RUN echo "$REVISION" > "$(python -c 'from core.installation import ROOT; print(ROOT)')/REVISION"
+RUN python -c "from setuptools import build_meta; build_meta.build_wheel('/wheel')" \
+    && pip --python /opt/echo-markets install --no-deps --no-index /wheel/*.whl \
+    && cd /opt/echo-markets/lib/python3*/site-packages && echo "$REVISION" > REVISION
 
-USER echo-markets
+# what runs: neither the sources, nor pip's cache, nor what builds a wheel
+FROM ${PYTHON_IMAGE}
+
+ENV PATH=/opt/echo-markets/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+
+WORKDIR /app
+# a volume that is mounted here inherits the owner of this folder
+RUN install --directory --owner=10001 --group=10001 --mode=0700 /var/lib/echo-markets/metrics
+# without the stack's other modules: importing those takes a second
+COPY core/stack/probe.py ./
+COPY --from=build /opt/echo-markets /opt/echo-markets
+
+# a number, so that an orchestrator can see that it is not root
+USER 10001:10001
 CMD ["echo-markets", "--help"]

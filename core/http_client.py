@@ -9,8 +9,9 @@ import http.client
 import ssl
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import msgspec
 
@@ -34,12 +35,21 @@ class Answer(msgspec.Struct, frozen=True):
     headers: Mapping[str, str]
 
 
-def fetch(url: str, *, timeout_seconds: float, headers: Mapping[str, str] = NO_HEADERS) -> Answer:
-    """GET a URL; the whole takes at most the timeout and one last read. Raises `FetchFailed`."""
+def fetch(
+    url: str,
+    *,
+    timeout_seconds: float,
+    headers: Mapping[str, str] = NO_HEADERS,
+    authority: Path | None = None,
+) -> Answer:
+    """GET a URL; the whole takes at most the timeout and one last read. Raises `FetchFailed`.
+
+    `authority` is a PEM file that signed an https server's certificate; the system's are trusted without.
+    """
     parts = urlsplit(url)
     deadline = time.monotonic() + timeout_seconds
-    connection = _connect(parts.scheme, parts.hostname or "", parts.port, timeout_seconds)
     path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+    connection = _connect(parts, timeout_seconds, authority)
     try:
         sent = {**headers, **_headers(parts.username, parts.password)}
         connection.request("GET", path, headers=sent)
@@ -48,6 +58,8 @@ def fetch(url: str, *, timeout_seconds: float, headers: Mapping[str, str] = NO_H
         return Answer(status=response.status, body=_read(response, deadline), headers=received)
     except TimeoutError as error:
         raise FetchFailed(f"no answer within {timeout_seconds:g} s") from error
+    except ssl.SSLCertVerificationError as error:
+        raise FetchFailed(f"TLS failed: certificate verify failed: {error.verify_message}") from error
     except ssl.SSLError as error:
         raise FetchFailed(f"TLS failed: {error.reason}") from error
     except (OSError, http.client.HTTPException) as error:
@@ -56,11 +68,16 @@ def fetch(url: str, *, timeout_seconds: float, headers: Mapping[str, str] = NO_H
         connection.close()
 
 
-def _connect(scheme: str, host: str, port: int | None, seconds: float) -> http.client.HTTPConnection:
+def _connect(parts: SplitResult, seconds: float, authority: Path | None) -> http.client.HTTPConnection:
     # http.client: urllib would ask the proxy that the environment names
-    if scheme == "https":
-        return http.client.HTTPSConnection(host, port, timeout=seconds, context=ssl.create_default_context())
-    return http.client.HTTPConnection(host, port, timeout=seconds)
+    host = parts.hostname or ""
+    if parts.scheme != "https":
+        return http.client.HTTPConnection(host, parts.port, timeout=seconds)
+    try:
+        context = ssl.create_default_context(cafile=authority)
+    except OSError as error:
+        raise FetchFailed(f"{authority} cannot be used: {error.strerror or error}") from error
+    return http.client.HTTPSConnection(host, parts.port, timeout=seconds, context=context)
 
 
 def _headers(user: str | None, password: str | None) -> dict[str, str]:

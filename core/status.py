@@ -34,7 +34,7 @@ def read_fleet(settings: Settings, open_own: Callable[[], EnhancedDatabaseServic
     """
     url = settings.find_exporter_url()
     try:
-        scrape = read_scrape(url)
+        scrape = read_scrape(url, authority=settings.exporter_ca)
     except FetchFailed as error:
         why = f"the exporter gave none: {error}"
     else:

@@ -6,6 +6,7 @@ the terminal, the dashboard and drills, which look at the stack from outside. De
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from types import MappingProxyType
 
 import msgspec
@@ -92,31 +93,39 @@ def parse_scrape(text: str, *, taken_at: datetime, stack: StackIdentity | None =
     return Scrape(list_samples(text_string_to_metric_families(text)), taken_at=taken_at, stack=stack)
 
 
-def read_scrape(exporter_url: str, *, timeout_seconds: float = SCRAPE_SECONDS) -> Scrape:
+def read_scrape(
+    exporter_url: str, *, timeout_seconds: float = SCRAPE_SECONDS, authority: Path | None = None
+) -> Scrape:
     """Scrape an exporter; raises `FetchFailed` when it does not answer, or not with metrics.
 
     The exporter hears of the timeout: it answers in time without what a server that hangs would add.
     """
     headers = {TIMEOUT_HEADER: f"{timeout_seconds:g}"}
-    answer = fetch(f"{exporter_url}/metrics", timeout_seconds=timeout_seconds, headers=headers)
+    url = f"{exporter_url}/metrics"
+    answer = fetch(url, timeout_seconds=timeout_seconds, headers=headers, authority=authority)
     taken_at = datetime.now(UTC)
     try:
         stack = parse_identity(answer.headers.get(HEADER.lower(), ""))
         scrape = parse_scrape(_read_text(answer), taken_at=taken_at, stack=stack)
     except (ValueError, IndexError, KeyError) as error:
         raise FetchFailed("the answer is not in Prometheus's text format") from error
-    scrape.reasons = find_reasons(scrape, exporter_url, timeout_seconds=timeout_seconds)
+    scrape.reasons = find_reasons(scrape, exporter_url, timeout_seconds=timeout_seconds, authority=authority)
     return scrape
 
 
 def find_reasons(
-    scrape: Scrape, exporter_url: str, *, timeout_seconds: float = SCRAPE_SECONDS
+    scrape: Scrape,
+    exporter_url: str,
+    *,
+    timeout_seconds: float = SCRAPE_SECONDS,
+    authority: Path | None = None,
 ) -> Mapping[str, str]:
     """Return why each service is not healthy, from the exporter's health document; empty without it."""
     if scrape.find_status() in {None, "healthy"}:
         return NO_REASONS
     try:
-        answer = fetch(f"{exporter_url}/api/health/database", timeout_seconds=timeout_seconds)
+        url = f"{exporter_url}/api/health/database"
+        answer = fetch(url, timeout_seconds=timeout_seconds, authority=authority)
         document = msgspec.json.decode(answer.body, type=_Document)
     except (FetchFailed, msgspec.DecodeError):
         return NO_REASONS

@@ -114,6 +114,7 @@ class Settings(EnvironmentSettings):
     exporter_names: HostNames = Field(default="", description=_NAMES_FORM)
     exporter_web_config: Path | None = Field(default=None, description="a file")
     exporter_url: HttpUrl | None = Field(default=None, description=_HTTP_URL_FORM)
+    exporter_ca: Path | None = Field(default=None, description="a PEM file")
     prometheus_url: HttpUrl | None = Field(default=None, description=_HTTP_URL_FORM)
     dashboard_host: str = Field(default="127.0.0.1", description="an address to listen on")
     dashboard_port: int = port(8501)

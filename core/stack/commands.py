@@ -6,6 +6,7 @@ Owns their options and exit statuses, and the choice between containers and embe
 import os
 import signal
 import sys
+from datetime import UTC, datetime
 from typing import Any, NoReturn
 
 import click
@@ -15,11 +16,13 @@ from core.confirmation import is_somebody_there
 from core.errors import StackError
 from core.installation import ROOT
 from core.settings import Settings
+from core.stack.certificates import renew_certificates
 from core.stack.compose import ComposeStack, find_engine_problem
 from core.stack.demo_data import load_demo_data, run_command
 from core.stack.drills import DRILLS, FAULT_SECONDS, RunningStack, run_drill
 from core.stack.folder import StackFolder
 from core.stack.health import refuse_other_stack
+from core.stack.image_pins import pin_images
 from core.stack.local import LocalStack
 from core.stack.settings import StackSettings, describe_other_database
 from core.stack.stack import Stack
@@ -43,6 +46,8 @@ def choose_stack(settings: StackSettings, folder: StackFolder, console: Console)
         problem = find_engine_problem()
         if problem:
             raise StackError(f"MODE is docker, but {problem}; start an engine or set MODE=local")
+    if mode == "local" and settings.profile:
+        raise StackError(f"PROFILE={settings.profile} needs containers; set MODE=docker or unset it")
     console.print(f"mode: {mode}", highlight=False)
     return ComposeStack(folder, console) if mode == "docker" else LocalStack(folder, console)
 
@@ -93,6 +98,35 @@ def up(folder: StackFolder) -> None:
     note = describe_other_database(folder.root, folder.recorded())
     if note:
         click.echo(note)
+
+
+@stack.command("certs")
+@click.pass_obj
+def certs(folder: StackFolder) -> None:
+    """Make and renew the certificates of PROFILE=tls; those that are valid for a month stay."""
+    with folder.lock():
+        done = renew_certificates(folder.certificates, now=datetime.now(UTC))
+    for name, is_new, expires_at in done:
+        click.echo(f"{name}: {'made' if is_new else 'kept'}, valid until {expires_at:%Y-%m-%d}")
+    if folder.recorded().get("PROFILE") == "tls" and any(item.is_new for item in done):
+        click.echo("`make down` and `make up PROFILE=tls` give them to the running servers")
+
+
+@stack.command("pin-images")
+@click.pass_obj
+def pin(folder: StackFolder) -> None:
+    """Write the digests of the images into compose.yaml; needs their registries."""
+    for tag, digest in pin_images(folder.root / "compose.yaml").items():
+        click.echo(f"{tag}@{digest}")
+
+
+@stack.command("watch")
+@click.pass_obj
+def watch(folder: StackFolder) -> None:
+    """Restart the programs of PROFILE=dev when their sources change, until Ctrl-C."""
+    if folder.recorded().get("PROFILE") != "dev":
+        raise StackError("this needs the stack of PROFILE=dev; `make up MODE=docker PROFILE=dev` starts it")
+    ComposeStack(folder, Console()).watch()
 
 
 @stack.command("down")

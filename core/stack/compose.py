@@ -8,13 +8,19 @@ import os
 import shutil
 import subprocess
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 from rich.table import Table
 
 from core.errors import StackError
 from core.installation import find_revision
+from core.stack.certificates import check_certificates
+from core.stack.container_secrets import SCRAPER, ContainerSecrets, make_secrets
 from core.stack.ports import LOOPBACK, check_ports
+from core.stack.redis_access import USER
 from core.stack.settings import StackSettings
 from core.stack.stack import SHOWN_LOG_LINES, Stack
 
@@ -28,7 +34,7 @@ PUBLISHED = {
     "dashboard": "DASHBOARD_PORT",
     "prometheus": "PROMETHEUS_PORT",
 }
-ONE_SHOT = frozenset({"migrate", "seed"})
+ONE_SHOT = frozenset({"secrets", "migrate", "seed"})
 FOLDER_LABEL = "com.docker.compose.project.working_dir="
 SERVICES = frozenset({*PUBLISHED, *ONE_SHOT, "simulator"})
 
@@ -68,13 +74,17 @@ class ComposeStack(Stack):
     def up(self, settings: StackSettings) -> None:
         """Build the image, start what does not run and wait until all is healthy; see `Stack.up`."""
         with self.folder.lock():
+            if settings.profile == "tls":
+                check_certificates(self.folder.certificates, now=datetime.now(UTC))
             containers = self._list_containers(self._environment(settings))
+            secrets = make_secrets(self.folder)
             recorded = settings.build_record(
                 "docker",
                 generated_name=self.folder.load_stack_name(),
-                postgres_password=settings.postgres_password.get_secret_value(),
-                redis_password=settings.redis_password.get_secret_value(),
+                postgres_password=secrets.postgres_password,
+                redis_password=secrets.redis_password,
             )
+            recorded |= build_addresses(settings, secrets, recorded, certificates=self.folder.certificates)
             if self.folder.recorded() == recorded and _are_complete(containers):
                 self.say("already running, nothing to do")
             else:
@@ -98,6 +108,10 @@ class ComposeStack(Stack):
         with self.folder.lock():
             self._compose(["down", "--remove-orphans", "--volumes"])
         self.say("removed the containers and their volumes")
+
+    def watch(self) -> None:
+        """Restart what runs changed sources, until Ctrl-C."""
+        self._compose(["watch", "--no-up"])
 
     def _show_parts(self, recorded: Mapping[str, str]) -> bool:  # noqa: ARG002  # compose has the addresses
         containers = self._list_containers()
@@ -129,8 +143,6 @@ class ComposeStack(Stack):
             **os.environ,
             **settings.environment("docker"),
             "STACK_NAME": settings.stack_name or self.folder.load_stack_name(),
-            "POSTGRES_PASSWORD": settings.postgres_password.get_secret_value(),
-            "REDIS_PASSWORD": settings.redis_password.get_secret_value(),
             "REVISION": find_revision(self.folder.root),
             "SEED_PLAYERS": str(settings.seed_players),
             "SEED_SESSIONS": str(settings.seed_sessions),
@@ -138,15 +150,20 @@ class ComposeStack(Stack):
         }
 
     def _compose(self, arguments: list[str], environment: Mapping[str, str] | None = None) -> None:
-        result = subprocess.run(
-            ["docker", "compose", *arguments], cwd=self.folder.root, env=environment, check=False
-        )
+        command = self._build_command(arguments, environment)
+        result = subprocess.run(command, cwd=self.folder.root, env=environment, check=False)
         if result.returncode != 0:
-            command = f"docker compose {' '.join(arguments)}"
-            raise StackError(f"`{command}` failed with status {result.returncode}, see above")
+            shown = f"docker compose {' '.join(arguments)}"
+            raise StackError(f"`{shown}` failed with status {result.returncode}, see above")
+
+    def _build_command(self, arguments: list[str], environment: Mapping[str, str] | None) -> list[str]:
+        """Return the command line, with the file of the profile that starts or runs."""
+        profile = (environment or self.folder.recorded()).get("PROFILE")
+        files = ["--file", "compose.yaml", "--file", f"compose.{profile}.yaml"] if profile else []
+        return ["docker", "compose", *files, *arguments]
 
     def _list_containers(self, environment: Mapping[str, str] | None = None) -> list[Container]:
-        command = ["docker", "compose", "ps", "--all", "--format", "json"]
+        command = self._build_command(["ps", "--all", "--format", "json"], environment)
         try:
             result = subprocess.run(
                 command,
@@ -178,6 +195,28 @@ class ComposeStack(Stack):
         names = [name for service, name in PUBLISHED.items() if service not in running]
         ports = settings.ports("docker")
         check_ports({name: ports[name] for name in names}, hosts={})
+
+
+def build_addresses(
+    settings: StackSettings, secrets: ContainerSecrets, recorded: Mapping[str, str], *, certificates: Path
+) -> dict[str, str]:
+    """Return how this machine reaches the servers, where that differs from the embedded ones."""
+    redis = f"{USER}@{LOOPBACK}:{settings.valkey_port}/0"
+    if settings.profile != "tls":
+        return {"REDIS_URL": f"redis://{redis}"}
+    authority = str(certificates / "ca.crt")
+    quoted = quote(authority, safe="")
+    exporter = f"{SCRAPER}:{secrets.exporter_password}@{LOOPBACK}:{settings.exporter_port}"
+    verified = {
+        name: f"{recorded[name]}?sslmode=verify-full&sslrootcert={quoted}"
+        for name in ("DATABASE_URL", "DIRECT_URL")
+    }
+    return {
+        **verified,
+        "REDIS_URL": f"rediss://{redis}?ssl_ca_certs={quoted}",
+        "EXPORTER_URL": f"https://{exporter}",
+        "EXPORTER_CA": authority,
+    }
 
 
 def parse_containers(text: str) -> list[Container]:

@@ -36,6 +36,8 @@ class StackFolder:
         self.path = root / STACK_ENV_FILE.parent
         self.stack_env = root / STACK_ENV_FILE
         self.servers = self.path / "servers"
+        self.secrets = self.path / "secrets"
+        self.certificates = self.path / "certificates"
         self.run = self.path / "run"
         self.log = self.path / "log"
         self.metrics = self.path / "metrics"
@@ -66,7 +68,7 @@ class StackFolder:
         """Create the folder, for its owner only."""
         if not self.path.exists():
             self.path.mkdir(mode=0o700)
-        for folder in (self.servers, self.run, self.log, self.metrics):
+        for folder in (self.servers, self.secrets, self.run, self.log, self.metrics):
             folder.mkdir(mode=0o700, exist_ok=True)
         if self.socket.parent != self.path:
             _create_own_folder(self.socket.parent)

@@ -5,12 +5,14 @@ Evaluates no health itself.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from core.errors import StackError
-from core.http_client import FetchFailed, fetch
+from core.http_client import Answer, FetchFailed, fetch
+from core.settings import redact
 from core.settings.stack_identity import HEADER, StackIdentity, build_identity, parse_identity
 from core.stack.programs import find_address
 
@@ -63,9 +65,9 @@ class _Document(msgspec.Struct):
 
 def read_stack_health(environment: Mapping[str, str]) -> StackHealth:
     """Return the health that the recorded stack's exporter reports, up to two seconds old."""
-    url = find_address("exporter", environment)
+    url = redact(find_address("exporter", environment))
     try:
-        answer = fetch(f"{url}/api/health/database", timeout_seconds=ANSWER_SECONDS)
+        answer = _fetch("/api/health/database", environment)
         document = msgspec.json.decode(answer.body, type=_Document)
     except (FetchFailed, msgspec.DecodeError):
         return StackHealth("unknown", ("the exporter does not say",))
@@ -77,9 +79,9 @@ def read_stack_health(environment: Mapping[str, str]) -> StackHealth:
 
 def refuse_other_stack(environment: Mapping[str, str]) -> None:
     """Raise `StackError` when another stack's exporter answers at the recorded address."""
-    url = find_address("exporter", environment)
+    url = redact(find_address("exporter", environment))
     try:
-        headers = fetch(f"{url}/livez", timeout_seconds=ANSWER_SECONDS).headers
+        headers = _fetch("/livez", environment).headers
     except FetchFailed:
         return  # nothing to compare; another stack's servers would refuse the password anyway
     other = _find_other(headers.get(HEADER.lower(), ""), environment)
@@ -88,6 +90,12 @@ def refuse_other_stack(environment: Mapping[str, str]) -> None:
             f"the exporter at {url} belongs to another stack, {other}: this checkout's stack"
             f" {environment.get('STACK_NAME', '')} is not up; `make up` starts it, on other ports if need be"
         )
+
+
+def _fetch(path: str, environment: Mapping[str, str]) -> Answer:
+    url = f"{find_address('exporter', environment)}{path}"
+    authority = Path(environment["EXPORTER_CA"]) if "EXPORTER_CA" in environment else None
+    return fetch(url, timeout_seconds=ANSWER_SECONDS, authority=authority)
 
 
 def _find_other(text: str, environment: Mapping[str, str]) -> StackIdentity | None:

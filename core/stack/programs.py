@@ -109,6 +109,8 @@ def find_address(name: str, environment: Mapping[str, str]) -> str:
     match name:
         case "postgres" | "valkey":
             return f"{LOOPBACK}:{environment[PORT_SETTINGS[name]]}"
+        case "exporter" if "EXPORTER_URL" in environment:
+            return environment["EXPORTER_URL"]
         case "exporter" | "dashboard":
             return build_listener_url(environment[f"{name.upper()}_HOST"], environment[PORT_SETTINGS[name]])
         case _:

@@ -5,12 +5,11 @@ same in both.
 """
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import Field
 
 from core.errors import SettingsError
 from core.settings import (
@@ -29,23 +28,14 @@ from core.stack.ports import LOOPBACK
 DATABASE = "echo_markets"
 
 Mode = Literal["local", "docker"]
-
-_URL_SAFE = "letters, digits, '.', '_', '~' and '-'"
-
-
-def _check_container_password(value: SecretStr) -> SecretStr:
-    if not re.fullmatch(r"[A-Za-z0-9._~-]+", value.get_secret_value()):
-        raise ValueError("characters")  # compose.yaml inserts it into a connection URL without encoding
-    return value
-
-
-ContainerPassword = Annotated[SecretStr, AfterValidator(_check_container_password)]
+Profile = Literal["tls", "dev"]
 
 
 class StackSettings(EnvironmentSettings):
     """What `stack` commands read from the environment; DATABASE_URL is not part of it."""
 
     mode: Mode | None = Field(default=None, description="local or docker")
+    profile: Profile | None = Field(default=None, description="tls or dev")
     postgres_port: int = port(5433)
     valkey_port: int = port(6380)
     exporter_port: int = port(9100)
@@ -53,8 +43,6 @@ class StackSettings(EnvironmentSettings):
     prometheus_port: int = port(9090)
     exporter_host: str = Field(default="127.0.0.1", description="an address to listen on")
     dashboard_host: str = Field(default="127.0.0.1", description="an address to listen on")
-    postgres_password: ContainerPassword = Field(default=SecretStr("echo-markets"), description=_URL_SAFE)
-    redis_password: ContainerPassword = Field(default=SecretStr("echo-markets"), description=_URL_SAFE)
     stack_name: StackName | None = Field(default=None, description=STACK_NAME_FORM)
     seed_players: int = number(100, 1, 100_000, unit="a whole number of players")
     seed_sessions: int = number(250, 1, 10_000, unit="a whole number of sessions")
@@ -83,9 +71,9 @@ class StackSettings(EnvironmentSettings):
     def environment(self, mode: Mode) -> dict[str, str]:
         """Return what `stack.env` records of these settings: where each server listens."""
         hosts = {"EXPORTER_HOST": self.exporter_host, "DASHBOARD_HOST": self.dashboard_host}
-        name = {"STACK_NAME": self.stack_name} if self.stack_name else {}
+        chosen = {"STACK_NAME": self.stack_name, "PROFILE": self.profile}
         ports = {name: str(port) for name, port in self.ports(mode).items()}
-        return {"MODE": mode, **hosts, **ports, **name}
+        return {"MODE": mode, **hosts, **ports, **{name: value for name, value in chosen.items() if value}}
 
     def database_url(self, password: str, database: str = DATABASE) -> str:
         """Return the URL under which this machine reaches a database of the stack's server."""

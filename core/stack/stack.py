@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.errors import StackError
+from core.settings import redact
 from core.stack.folder import StackFolder
 from core.stack.health import read_stack_health
 from core.stack.ports import LOOPBACK
@@ -73,7 +74,7 @@ class Stack(ABC):
         self._console.print(text, highlight=False, soft_wrap=True)
 
     def _show_addresses(self, recorded: Mapping[str, str]) -> None:
-        exporter = find_address("exporter", recorded)
+        exporter = redact(find_address("exporter", recorded))
         table = Table.grid(padding=(0, 2))
         table.add_row("Dashboard", find_address("dashboard", recorded))
         table.add_row("Metrics", f"{exporter}/metrics")

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -83,6 +84,7 @@ class Sampler:
         service: EnhancedDatabaseService,
         *,
         exporter_url: str,
+        exporter_ca: Path | None = None,
         prometheus: Prometheus | None = None,
         stack: StackIdentity | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -90,7 +92,7 @@ class Sampler:
         self.started_at = datetime.now(UTC)
         self.prometheus = prometheus
         self._service = service
-        self._exporter_url = exporter_url
+        self._exporter_url, self._exporter_ca = exporter_url, exporter_ca
         self._stack = stack
         self._clock = clock
         self._history = History(CHARTED, TABULATED)
@@ -196,7 +198,9 @@ class Sampler:
     def _read_exporter(self) -> tuple[Scrape | None, str | None]:
         """Return a scrape, or why there is none."""
         try:
-            scrape = read_scrape(self._exporter_url, timeout_seconds=EXPORTER_SECONDS)
+            scrape = read_scrape(
+                self._exporter_url, timeout_seconds=EXPORTER_SECONDS, authority=self._exporter_ca
+            )
         except FetchFailed as error:
             return None, f"The exporter cannot be read: {error}."
         if self._stack and scrape.stack and not scrape.stack.is_same(self._stack):
@@ -222,6 +226,7 @@ def open_sampler(service: EnhancedDatabaseService, settings: Settings) -> Sample
     return Sampler(
         service,
         exporter_url=settings.find_exporter_url(),
+        exporter_ca=settings.exporter_ca,
         prometheus=Prometheus(url.get_secret_value()) if url else None,
         # an exporter that was configured by hand may belong to any stack
         stack=settings.identify_stack() if settings.exporter_url is None else None,

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from core.stack.redis_access import COMMANDS
 from tests.matrix.caches.servers import PROGRAMS, RedisServer, require_program, run_server
 
 MakeServer = Callable[..., RedisServer]
-# What docs/redis.md grants, without the keys.
-COMMANDS = "+mget +set +del +unlink +pttl +time +scan +eval +evalsha +client|tracking +info +select"
 
 
 @pytest.fixture(params=PROGRAMS)
@@ -24,8 +23,9 @@ def make_server(program: str, server_directory: Callable[[], Path]) -> Iterator[
     """Start servers with options of the command line."""
     with ExitStack() as stack:
 
-        def make(*options: str, password: str = "") -> RedisServer:
-            return stack.enter_context(run_server(program, server_directory(), *options, password=password))
+        def make(*options: str, password: str = "", user: str = "") -> RedisServer:
+            server = run_server(program, server_directory(), *options, password=password, user=user)
+            return stack.enter_context(server)
 
         yield make
 

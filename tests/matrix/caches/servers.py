@@ -40,7 +40,9 @@ def require_program(name: str) -> str:
 class RedisServer:
     """A server that a test may stop, kill, start again and configure."""
 
-    def __init__(self, program: str, directory: Path, *options: str, password: str = "") -> None:
+    def __init__(
+        self, program: str, directory: Path, *options: str, password: str = "", user: str = ""
+    ) -> None:
         self.port = find_free_port()
         self.socket = directory / "redis.sock"
         self._program = program
@@ -50,7 +52,7 @@ class RedisServer:
         self._process: subprocess.Popen[bytes] | None = None
         # RESP2 needs no HELLO, which a server may not have
         self.admin: redis.Redis = redis.Redis(
-            unix_socket_path=str(self.socket), password=password or None, protocol=2
+            unix_socket_path=str(self.socket), username=user or None, password=password or None, protocol=2
         )
 
     def url(self, account: str = "", parameters: str = "") -> str:
@@ -105,9 +107,11 @@ class RedisServer:
 
 
 @contextmanager
-def run_server(program: str, directory: Path, *options: str, password: str = "") -> Iterator[RedisServer]:
+def run_server(
+    program: str, directory: Path, *options: str, password: str = "", user: str = ""
+) -> Iterator[RedisServer]:
     """Serve with options of the command line, such as `--cluster-enabled yes`."""
-    server = RedisServer(program, directory, *options, password=password)
+    server = RedisServer(program, directory, *options, password=password, user=user)
     try:
         server.start()
         yield server

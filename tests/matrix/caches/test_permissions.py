@@ -5,14 +5,16 @@ import re
 from pathlib import Path
 
 import pytest
+import redis
 from pydantic import SecretStr
 
 from core import Settings, open_service
 from core.cache.kinds import FAMILIES, KINDS
 from core.selftest import run_self_test
 from core.stack.embedded_servers import find_valkey_program
+from core.stack.redis_access import COMMANDS, build_acl
 from exporter.collectors.redis import RedisConnection, collect_redis
-from tests.matrix.caches.conftest import COMMANDS, MakeServer, set_user
+from tests.matrix.caches.conftest import MakeServer, set_user
 from tests.matrix.caches.couple import Couple, make_settings, wait_until
 from tests.matrix.caches.servers import RedisServer, run_server
 
@@ -254,6 +256,33 @@ def read_rule(repository: Path) -> str:
 def test_the_documented_rule_is_the_tested_one(repository: Path) -> None:
     """docs/redis.md grants exactly the commands that the other tests grant."""
     assert read_rule(repository) == f"ACL SETUSER echo on >PASSWORD ~* {COMMANDS}"
+
+
+def test_the_acl_file_of_the_containers_is_enough(
+    make_server: MakeServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """For everything that the cache does; whoever does not sign in may PING and nothing else."""
+    path = tmp_path / "redis.acl"
+    path.write_text(f"user admin on >admin allkeys allcommands\n{build_acl('of echo')}", encoding="utf-8")
+    server = make_server("--aclfile", str(path), user="admin", password="admin")
+    with Couple(make_settings(server.url("echo:of%20echo"))) as couple:
+        couple.finish()
+        assert couple.reader.stats().reason is None
+    with redis.Redis.from_url(server.url()) as stranger:
+        assert stranger.ping()
+        for command in (("GET", "user:1"), ("INFO",), ("ACL", "LIST"), ("CONFIG", "GET", "dir")):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                stranger.execute_command(*command)
+    with redis.Redis.from_url(server.url("echo:of%20echo")) as program:
+        for command in (
+            ("FLUSHALL",),
+            ("CONFIG", "GET", "dir"),
+            ("ACL", "LIST"),
+            ("SHUTDOWN",),
+            ("KEYS", "*"),
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                program.execute_command(*command)
 
 
 @pytest.mark.parametrize("prefix", ["", "echo:"])

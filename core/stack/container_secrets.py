@@ -1,0 +1,49 @@
+"""The secrets of the containers, as files below `.local/secrets/` that compose.yaml names.
+
+Owns which there are, and makes those that are missing; `secret_copies` gives each container its own.
+"""
+
+from typing import Final, NamedTuple
+
+import bcrypt
+import yaml
+
+from core.stack.folder import StackFolder
+from core.stack.permissions import load_password, write_private
+from core.stack.redis_access import build_acl
+
+SCRAPER: Final = "prometheus"
+"""The user of the exporter, which asks for a password with PROFILE=tls."""
+
+
+class ContainerSecrets(NamedTuple):
+    """The passwords with which a program of this machine reaches the servers."""
+
+    postgres_password: str
+    redis_password: str
+    exporter_password: str
+
+
+def make_secrets(folder: StackFolder) -> ContainerSecrets:
+    """Return the secrets; the first call generates them."""
+    secrets = ContainerSecrets(
+        postgres_password=load_password(folder.secrets / "postgres.password"),
+        redis_password=load_password(folder.secrets / "redis.password"),
+        exporter_password=load_password(folder.secrets / "exporter.password"),
+    )
+    write_private(folder.secrets / "redis.acl", build_acl(secrets.redis_password))
+    url = f"https://{SCRAPER}:{secrets.exporter_password}@exporter:9100"
+    write_private(folder.secrets / "exporter.url", url)
+    write_private(folder.secrets / "exporter.web.yml", _build_web_config(secrets.exporter_password))
+    return secrets
+
+
+def _build_web_config(password: str) -> str:
+    """Return the exporter's web config; the names of its files are relative to it."""
+    digest = bcrypt.hashpw(password.encode(), bcrypt.gensalt()).decode()
+    return yaml.safe_dump(
+        {
+            "tls_server_config": {"cert_file": "exporter.crt", "key_file": "exporter.key"},
+            "basic_auth_users": {SCRAPER: digest},
+        }
+    )

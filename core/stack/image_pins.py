@@ -1,0 +1,45 @@
+"""`make pin-images`: the digests of the images in compose.yaml, as their registries report them.
+
+Owns the form of the lines at the top of compose.yaml; pulls and changes no image.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from core.errors import StackError
+
+ANSWER_SECONDS: Final = 60.0
+# ${POSTGRES_IMAGE:-postgres:17} or ${POSTGRES_IMAGE:-postgres:17@sha256:...}
+_IMAGE: Final = re.compile(r"(?P<begin>\$\{[A-Z]+_IMAGE:-)(?P<tag>[^}@]+)(@(?P<digest>[^}]+))?\}")
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def pin_images(compose_file: Path) -> dict[str, str]:
+    """Write the present digest behind every tag; return the digests by tag.
+
+    Raises `StackError` when a registry does not answer; nothing is written then.
+    """
+    text = compose_file.read_text(encoding="utf-8")
+    digests = {tag: find_digest(tag) for tag in sorted({found["tag"] for found in _IMAGE.finditer(text)})}
+    pinned = _IMAGE.sub(lambda found: f"{found['begin']}{found['tag']}@{digests[found['tag']]}}}", text)
+    compose_file.write_text(pinned, encoding="utf-8")
+    return digests
+
+
+def find_digest(tag: str) -> str:
+    """Return the digest that the tag has in its registry now."""
+    command = ["docker", "buildx", "imagetools", "inspect", tag, "--format", "{{.Manifest.Digest}}"]
+    try:
+        result = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+    except FileNotFoundError:
+        raise StackError("there is no docker command") from None
+    except subprocess.TimeoutExpired:
+        raise StackError(f"the registry of {tag} does not answer within {ANSWER_SECONDS:.0f} s") from None
+    digest = result.stdout.strip()
+    if result.returncode != 0 or _DIGEST.fullmatch(digest) is None:
+        lines = (result.stderr.strip() or result.stdout.strip()).splitlines()
+        reason = lines[-1] if lines else "no output"
+        raise StackError(f"the digest of {tag} cannot be found ({reason}); compose.yaml is unchanged")
+    return digest

@@ -1,0 +1,66 @@
+"""Gives each container its own secrets: `python -m core.stack.secret_copies SOURCE TARGET`, run by root.
+
+A secret of compose is the file itself, with its owner and its mode: it belongs to whoever ran `make up`,
+who alone may read it. Containers run as other users. So each gets a folder of copies in a volume, which
+its user alone can read. Owns who gets what; makes no secret.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Receiver(NamedTuple):
+    """The user of a container, by number, and the secrets that it reads."""
+
+    user: int
+    names: tuple[str, ...]
+
+
+APPLICATION_USER = 10001  # as in the Dockerfile
+SERVER_USER = 999  # of the images postgres and redis
+PROMETHEUS_USER = 65534
+
+# the name of each folder is in compose.yaml too, where the container mounts it
+_EVERY_PROGRAM = ("postgres.password", "redis.password", "ca.crt")
+RECEIVERS = {
+    "postgres": Receiver(SERVER_USER, ("postgres.password", "postgres.crt", "postgres.key")),
+    "redis": Receiver(SERVER_USER, ("redis.acl", "redis.crt", "redis.key", "ca.crt")),
+    "application": Receiver(APPLICATION_USER, _EVERY_PROGRAM),
+    "exporter": Receiver(
+        APPLICATION_USER, (*_EVERY_PROGRAM, "exporter.crt", "exporter.key", "exporter.web.yml")
+    ),
+    "dashboard": Receiver(APPLICATION_USER, (*_EVERY_PROGRAM, "exporter.url")),
+    "prometheus": Receiver(PROMETHEUS_USER, ("ca.crt", "exporter.password")),
+}
+
+
+def copy_secrets(source: Path, target: Path) -> None:
+    """Write the copies of every receiver; a secret that is not in `source` is not used, and left out."""
+    for name, receiver in RECEIVERS.items():
+        folder = target / name
+        if not folder.exists():
+            folder.mkdir(mode=0o500)
+            os.chown(folder, receiver.user, receiver.user)
+        wanted = [secret for secret in receiver.names if (source / secret).is_file()]
+        for secret in wanted:
+            _write(folder / secret, (source / secret).read_bytes(), user=receiver.user)
+        for path in folder.iterdir():
+            if path.name not in wanted:
+                path.unlink()
+
+
+def _write(path: Path, content: bytes, *, user: int) -> None:
+    # renamed when complete: a container that starts meanwhile reads the old one or the new one
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        os.fchown(descriptor, user, user)
+    fresh.replace(path)
+
+
+if __name__ == "__main__":
+    copy_secrets(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,136 @@
+"""What compose.yaml and the files of its profiles promise, read without an engine."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from core.stack.compose import ONE_SHOT, PUBLISHED, SERVICES
+from core.stack.secret_copies import APPLICATION_USER, RECEIVERS
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILES = ("tls", "dev")
+DATA = {"postgres", "redis"}
+
+
+def read(name: str) -> Any:
+    """Return a file with its anchors resolved."""
+    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+
+COMPOSE = read("compose.yaml")
+RUNNING = COMPOSE["services"]
+
+
+def list_mounts(service: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the mounts in their long form."""
+    return [mount for mount in service.get("volumes", ()) if isinstance(mount, dict)]
+
+
+def test_the_stack_knows_every_service() -> None:
+    """`make status` and `make up` wait for each of them."""
+    assert set(RUNNING) == SERVICES
+
+
+@pytest.mark.parametrize("name", RUNNING)
+def test_every_service_is_hardened(name: str) -> None:
+    """Read-only, without capabilities, bounded in memory, processes and logs, not root."""
+    service = RUNNING[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["mem_limit"]
+    assert service["pids_limit"]
+    assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+    assert service["restart"] == ("no" if name in ONE_SHOT else "unless-stopped")
+    if name == "secrets":
+        # the one that is root: it reads and gives away files, without a network
+        assert service["cap_add"] == ["CHOWN", "DAC_OVERRIDE"]
+        assert service["network_mode"] == "none"
+    else:
+        assert "cap_add" not in service
+        assert not str(service.get("user", APPLICATION_USER)).startswith("0")
+
+
+@pytest.mark.parametrize("name", [*sorted(PUBLISHED), "simulator"])
+def test_every_service_that_stays_is_probed(name: str) -> None:
+    """By a command that asks it something."""
+    if name != "simulator":
+        assert RUNNING[name]["healthcheck"]["test"]
+
+
+def test_ports_are_published_on_the_loopback_interface_only() -> None:
+    """Each by one service, on the port that a setting names."""
+    ports = {name: service["ports"] for name, service in RUNNING.items() if "ports" in service}
+    assert set(ports) == set(PUBLISHED)
+    for name, published in ports.items():
+        [port] = published
+        assert re.fullmatch(rf"127\.0\.0\.1:\$\{{{PUBLISHED[name]}:-\d+\}}:\d+", port)
+
+
+def test_only_programs_that_use_the_servers_share_a_network_with_them() -> None:
+    """Prometheus is apart, and the network that publishes the servers' ports connects no containers."""
+    networks = COMPOSE["networks"]
+    assert networks["data"]["internal"] is True
+    closed = networks["data_ports"]["driver_opts"]
+    assert closed["com.docker.network.bridge.enable_icc"] == "false"
+    for name, service in RUNNING.items():
+        joined = set(service.get("networks", ()))
+        assert joined or service.get("network_mode") == "none", name
+        assert name in DATA or "data_ports" not in joined
+        assert name == "dashboard" or "outside" not in joined
+    assert set(RUNNING["prometheus"]["networks"]) == {"monitoring"}
+    for name in ("data_ports", "monitoring"):
+        assert networks[name]["driver_opts"]["com.docker.network.bridge.enable_ip_masquerade"] == "false"
+
+
+def test_every_image_is_named_once() -> None:
+    """In compose.yaml; the Dockerfile's default is the same."""
+    images = COMPOSE["x-images"]
+    used = {service["image"] for service in RUNNING.values()} | {
+        RUNNING["secrets"]["build"]["args"]["PYTHON_IMAGE"]
+    }
+    assert used - {"${COMPOSE_PROJECT_NAME:-echo-markets}-app"} == set(images.values())
+    assert all(re.fullmatch(r"\$\{[A-Z]+_IMAGE:-[^}]+\}", image) for image in images.values())
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    default = re.search(r"^ARG PYTHON_IMAGE=(.+)$", dockerfile, re.MULTILINE)
+    assert default is not None
+    assert images["python"].partition("@")[0].removesuffix("}") == f"${{PYTHON_IMAGE:-{default[1]}"
+    assert f"USER {APPLICATION_USER}:{APPLICATION_USER}" in dockerfile
+
+
+@pytest.mark.parametrize("profile", [None, *PROFILES])
+def test_every_secret_is_a_file_that_somebody_receives(profile: str | None) -> None:
+    """No password stands in the file, and each container mounts what is its own."""
+    added = read(f"compose.{profile}.yaml") if profile else {}
+    files = COMPOSE["secrets"] | added.get("secrets", {})
+    given = added.get("services", {}).get("secrets", {}).get("secrets", [])
+    assert [*COMPOSE["services"]["secrets"]["secrets"], *given] == list(files)
+    assert all(secret["file"].startswith(".local/") for secret in files.values())
+    assert set(files) <= {name for receiver in RECEIVERS.values() for name in receiver.names}
+    for service in (*RUNNING.values(), *added.get("services", {}).values()):
+        for mount in list_mounts(service):
+            assert mount["read_only"] is True
+            receiver = RECEIVERS[mount["volume"]["subpath"]]
+            assert service.get("user", f"{APPLICATION_USER}:").startswith(str(receiver.user)) or added
+        for name, value in service.get("environment", {}).items():
+            assert "PASSWORD" not in name or value.startswith("/run/secrets/")
+
+
+def test_the_profile_tls_leaves_nothing_plain() -> None:
+    """Every program that is told where a server is verifies its certificate."""
+    services = read("compose.tls.yaml")["services"]
+    for name, service in RUNNING.items():
+        if "environment" in service and name != "postgres":
+            told = services[name]["environment"]
+            assert "sslmode=verify-full" in told["DATABASE_URL"]
+            assert told["REDIS_URL"].startswith("rediss://")
+            assert set(told) >= {key for key in service["environment"] if key in {"DIRECT_URL", "ADMIN_URL"}}
+    plain, tls = (read(f"exporter/prometheus/{name}.yml") for name in ("prometheus", "prometheus-tls"))
+    [scraped] = tls["scrape_configs"]
+    assert {**scraped, "scheme": "https"} == scraped
+    for key in ("scheme", "tls_config", "basic_auth"):
+        del scraped[key]
+    assert tls == plain

@@ -1,0 +1,54 @@
+"""Each container gets a folder with its own secrets, and with nothing else."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from core.stack import secret_copies
+from core.stack.secret_copies import Receiver, copy_secrets
+
+
+@pytest.fixture(autouse=True)
+def _receivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two containers that run as the user of the tests, who cannot give files away."""
+    mine = os.getuid()
+    receivers = {"alice": Receiver(mine, ("a", "common")), "bob": Receiver(mine, ("b", "common"))}
+    monkeypatch.setattr(secret_copies, "RECEIVERS", receivers)
+    monkeypatch.setattr(os, "chown", lambda *_: None)
+    monkeypatch.setattr(os, "fchown", lambda *_: None)
+
+
+def read_copies(target: Path) -> dict[str, str]:
+    """Return what every container can read."""
+    return {str(path.relative_to(target)): path.read_text() for path in target.glob("*/*")}
+
+
+def test_everybody_gets_what_is_theirs(tmp_path: Path) -> None:
+    """Readable for the user alone, again after a change, and gone when the secret is gone."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    source.mkdir()
+    target.mkdir()
+    for name in ("a", "b", "common", "unknown"):
+        (source / name).write_text(f"secret {name}", encoding="utf-8")
+    copy_secrets(source, target)
+    assert read_copies(target) == {
+        "alice/a": "secret a",
+        "alice/common": "secret common",
+        "bob/b": "secret b",
+        "bob/common": "secret common",
+    }
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in target.rglob("*")}
+    assert modes == {"alice": 0o500, "bob": 0o500, "a": 0o400, "b": 0o400, "common": 0o400}
+
+    for folder in target.iterdir():
+        folder.chmod(0o700)  # root may write into it anyway
+    (source / "a").write_text("another", encoding="utf-8")
+    (source / "b").unlink()
+    copy_secrets(source, target)
+    assert read_copies(target) == {
+        "alice/a": "another",
+        "alice/common": "secret common",
+        "bob/common": "secret common",
+    }
