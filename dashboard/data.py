@@ -10,7 +10,7 @@ from core import EnhancedDatabaseService
 from core.errors import InvalidInput, UserNotFound
 from core.records import User
 from dashboard import runtime
-from dashboard.formats import KNOWN_CATEGORIES, Category, describe_category
+from dashboard.categories import KNOWN_CATEGORIES, Category, describe_category
 
 MATCHES_SHOWN = 24
 """Players offered for a prefix: as many as fit on a phone with little scrolling."""

@@ -1,4 +1,4 @@
-"""Text forms of numbers, names, links and times, and the names of leaderboard categories.
+"""Text forms of numbers, names, links and times.
 
 Pure functions that read neither data nor a clock. Amounts are virtual cash, shown with a dollar sign
 like the prices that they come from; every time is UTC.
@@ -13,56 +13,15 @@ from itertools import pairwise
 from typing import Literal
 from urllib.parse import quote
 
-import msgspec
-
-from core.records import DAILY_RETURNS, QUESTS_COMPLETED, TOTAL_VALUE
-
 Unit = Literal["percent", "currency", "count", "number"]
 Number = Decimal | float | int
 
-
-class Category(msgspec.Struct, frozen=True):
-    """The name of a leaderboard category, the unit of its scores and their meaning."""
-
-    key: str
-    name: str
-    unit: Unit
-    explanation: str
-
-
-KNOWN_CATEGORIES = (
-    Category(
-        key=DAILY_RETURNS,
-        name="Daily return",
-        unit="percent",
-        explanation="Daily return: gain or loss on the starting cash of 10,000.",
-    ),
-    Category(
-        key=TOTAL_VALUE,
-        name="Total value",
-        unit="currency",
-        explanation="Total value: cash and holdings, at the close of the session or, while it is open, now.",
-    ),
-    Category(
-        key=QUESTS_COMPLETED,
-        name="Quests completed",
-        unit="count",
-        explanation="Quests completed: all by the end of the session or, while it is open, so far.",
-    ),
-)
 _SPECIAL = "\\`*_{}[]()<>#+-.!|$:~&"
 _AUTOMATIC = re.compile(r":(?=[a-z/])|www(?=\.)", re.IGNORECASE)
 _WORD_JOINER = "\u2060"
 """Invisible and without a line break: breaks up text that Markdown would turn into a link or an icon."""
 _FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
 _RIGHT_TO_LEFT = frozenset({"R", "AL"})
-
-_KNOWN_BY_KEY = {category.key: category for category in KNOWN_CATEGORIES}
-
-
-def describe_category(key: str) -> Category:
-    """Return the known category of this key, or one with a name made from the key."""
-    return _KNOWN_BY_KEY.get(key) or Category(key, format_key(key), "number", f"Scores of “{key}”.")
 
 
 def format_key(key: str) -> str:

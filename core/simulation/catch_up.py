@@ -28,8 +28,8 @@ from core.simulation.identifiers import Kind, hash_ids, hash_texts, make_ids_of
 from core.simulation.live_market import DAY, DAY_SECONDS, LiveMarket, build_market
 from core.simulation.live_players import buy_at_open, choose_players, list_players
 from core.simulation.live_quests import count_wins, find_milestone
+from core.simulation.market_events import build_event
 from core.simulation.players import add_newcomers
-from core.simulation.price_moves import build_event
 from core.simulation.quests import (
     GAIN_TODAY,
     build_quest,

@@ -27,7 +27,7 @@ from core.simulation.amounts import (
 )
 from core.simulation.daily_ticks import annualize_volatility, measure_change
 from core.simulation.history import NO_PRICES, Calibration, DailyPrices, midnight_of
-from core.simulation.price_moves import EVENT_TYPE, PriceMove
+from core.simulation.market_events import EVENT_TYPE, PriceMove
 
 DAY_SECONDS: Final = 86_400
 HALF_SPREAD: Final = 0.00025

@@ -30,8 +30,8 @@ from core.simulation.behaviour import (
 from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress
 from core.simulation.history import NO_PRICES, History, close_of, load_history, open_of
 from core.simulation.identifiers import Hashes, hash_texts
+from core.simulation.market_events import list_events
 from core.simulation.players import ReplayPlayers, Survey, mark_finished, player_ids, replace_players, survey
-from core.simulation.price_moves import list_events
 from core.simulation.quests import ReplayQuests
 from core.simulation.sessions import (
     SessionResult,

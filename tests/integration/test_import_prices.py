@@ -19,7 +19,7 @@ from core.price_import.options import parse_options
 from core.price_import.reading import read_prices
 from core.records import Tick
 from core.simulation.history import load_history
-from core.simulation.price_moves import list_events
+from core.simulation.market_events import list_events
 from tests.conftest import Execute
 from tests.market_days import SHIPPED, import_days, write_days
 from tests.price_files import import_prices

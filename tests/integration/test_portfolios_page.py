@@ -16,14 +16,8 @@ from core.errors import DatabaseUnavailable
 from core.records import Portfolio
 from core.simulation.live_quests import count_wins
 from dashboard import runtime
-from dashboard.formats import (
-    KNOWN_CATEGORIES,
-    format_day,
-    format_money,
-    format_percent,
-    format_points,
-    format_signed_money,
-)
+from dashboard.categories import KNOWN_CATEGORIES
+from dashboard.formats import format_day, format_money, format_percent, format_points, format_signed_money
 from dashboard.navigation import SCRIPTS
 from dashboard.pages.portfolios import data
 from tests.conftest import Execute

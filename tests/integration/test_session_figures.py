@@ -15,8 +15,9 @@ from core import EnhancedDatabaseService
 from core.errors import DatabaseUnavailable
 from core.records import LeaderboardUpdate
 from dashboard import runtime
+from dashboard.categories import KNOWN_CATEGORIES
 from dashboard.downloads import write_csv
-from dashboard.formats import KNOWN_CATEGORIES, format_count, format_percent, format_quantity
+from dashboard.formats import format_count, format_percent, format_quantity
 from dashboard.pages.leaderboards import data, download
 from dashboard.pages.leaderboards.data import Selection
 from tests.conftest import Execute

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from dashboard import formats
+from dashboard import categories, formats
 
 NOW = datetime(2013, 3, 1, 21, tzinfo=UTC)
 
@@ -127,14 +127,14 @@ def test_what_never_ends_has_no_time_left() -> None:
 
 def test_an_unknown_category_gets_a_readable_name() -> None:
     """A category that only the database knows is shown under its own key."""
-    category = formats.describe_category("risk_taken")
+    category = categories.describe_category("risk_taken")
     assert (category.name, category.unit) == ("Risk taken", "number")
 
 
-@pytest.mark.parametrize("category", formats.KNOWN_CATEGORIES, ids=lambda item: item.key)
-def test_a_known_category_describes_itself(category: formats.Category) -> None:
+@pytest.mark.parametrize("category", categories.KNOWN_CATEGORIES, ids=lambda item: item.key)
+def test_a_known_category_describes_itself(category: categories.Category) -> None:
     """The three known categories have a name and an explanation."""
-    assert formats.describe_category(category.key) is category
+    assert categories.describe_category(category.key) is category
     assert category.name
     assert category.explanation.endswith(".")
 

@@ -14,12 +14,12 @@ from frozendict import frozendict
 
 from core.records import LeaderboardEntry, PeriodEntry, PeriodLeaderboard, PlayerScore, ScoreBin
 from dashboard import charts
+from dashboard.categories import KNOWN_CATEGORIES
 from dashboard.charts import Bin
 from dashboard.downloads import CHUNK_ROWS, write_csv
-from dashboard.formats import KNOWN_CATEGORIES
+from dashboard.exact_ranks import ScoreSource
 from dashboard.pages.leaderboards import data, download, tables
 from dashboard.pages.leaderboards.data import ComparedEntries, Selection
-from dashboard.scores import ScoreSource
 
 DAY = date(2013, 2, 28)
 RETURN = KNOWN_CATEGORIES[0]

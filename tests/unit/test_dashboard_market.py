@@ -12,7 +12,7 @@ import pytest
 
 from core.records import Candle, EventEffect, MarketEvent, Sparkline, TradingSession, TradingWindow
 from core.service.inputs import check_bucket
-from core.simulation.price_moves import PREVIOUS_CLOSE, THRESHOLD_PERCENT
+from core.simulation.market_events import PREVIOUS_CLOSE, THRESHOLD_PERCENT
 from dashboard.live import describe_age
 from dashboard.pages.market import charts, data, tables
 from dashboard.pages.market.data import RANGES, Range, SymbolView, find_window

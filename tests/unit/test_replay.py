@@ -11,8 +11,8 @@ from core.records import QUESTS_COMPLETED, Candle, Quest
 from core.simulation.behaviour import draw_traits
 from core.simulation.history import History, build_history, close_of, open_of
 from core.simulation.identifiers import Kind, hash_texts, make_ids
+from core.simulation.market_events import PriceMove, list_events
 from core.simulation.players import build_username, player_ids
-from core.simulation.price_moves import PriceMove, list_events
 from core.simulation.quests import DAILY, MILESTONES, WEEKLY, ReplayQuests, next_milestone
 from core.simulation.replay import PlayedSession, Replay, play_day
 from core.simulation.sessions import STARTING_CENTS, Holdings, SessionResult, SessionRows

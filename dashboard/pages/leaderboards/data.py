@@ -20,10 +20,10 @@ from core.records import (
     PeriodLeaderboard,
     PlayerScore,
 )
-from dashboard import runtime, scores
+from dashboard import exact_ranks, runtime
+from dashboard.categories import Category
 from dashboard.data import is_open_session
-from dashboard.formats import Category
-from dashboard.scores import ScoreSource
+from dashboard.exact_ranks import ScoreSource
 
 SESSIONS_LISTED = 365
 """Sessions offered in the filter, more than a year of trading; a link can open older ones."""
@@ -148,14 +148,14 @@ def find_summary(
     service: EnhancedDatabaseService, category: Category, day: date
 ) -> LeaderboardSummary | None:
     """Return the summary of a leaderboard, or None without entries; counts get bins of whole numbers."""
-    source = scores.find_source(service, category, day)
+    source = exact_ranks.find_source(service, category, day)
     least_width = Decimal(1) if category.unit == "count" else Decimal("0.01")
     return source.find_summary(service, least_width=least_width)
 
 
 def load_page(service: EnhancedDatabaseService, selection: Selection, number: int) -> Page | None:
     """Return one page of a leaderboard, the first if there is no such page; None without entries."""
-    source = scores.find_source(service, selection.category, selection.day)
+    source = exact_ranks.find_source(service, selection.category, selection.day)
     players = service.count_leaderboard(source.rank_key, selection.day)
     leaders = source.put_scores(service, service.get_leaderboard(source.rank_key, selection.day, 1))
     if not leaders:
@@ -230,7 +230,7 @@ def compare_entries(
         return ComparedEntries(entries, {}, trends, players, values=values)
 
     def load() -> tuple[dict[UUID, PlayerScore], int]:
-        earlier = scores.find_source(service, selection.category, day)
+        earlier = exact_ranks.find_source(service, selection.category, day)
         return earlier.list_scores(service, user_ids), service.count_leaderboard(earlier.rank_key, day)
 
     before, players_before = runtime.get_cache().get_or_load(
@@ -299,7 +299,7 @@ def load_period(service: EnhancedDatabaseService, selection: Selection) -> Perio
     category, sessions = selection.category, selection.sessions
     before = selection.day + timedelta(days=1)
     days = service.list_leaderboard_dates(category.key, limit=sessions, before=before)
-    sources = [scores.find_source(service, category, day) for day in (*days[:1], *days[-1:])]
+    sources = [exact_ranks.find_source(service, category, day) for day in (*days[:1], *days[-1:])]
     is_by_value = bool(sources) and all(source.is_by_value for source in sources)
     source = sources[0] if is_by_value else ScoreSource(selection.day, category.key, category.key)
     period = service.get_period_leaderboard(

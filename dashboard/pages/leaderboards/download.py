@@ -14,9 +14,10 @@ from starlette.responses import Response
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput
 from core.records import LeaderboardEntry, PeriodLeaderboard
-from dashboard import runtime, scores
+from dashboard import exact_ranks, runtime
+from dashboard.categories import describe_category
 from dashboard.downloads import CHUNK_ROWS, CsvFile, answer_csv, parse_day
-from dashboard.formats import describe_category, format_count
+from dashboard.formats import format_count
 from dashboard.pages.leaderboards import data
 from dashboard.pages.leaderboards.data import Selection
 from dashboard.pages.leaderboards.filters import PERIODS
@@ -88,7 +89,7 @@ def read(service: EnhancedDatabaseService, selection: Selection) -> CsvFile:
     if selection.sessions > 1:
         period = data.load_period(service, selection)
         return CsvFile(name, PERIOD_COLUMNS, list_period_rows(period, category=category, prefix=prefix))
-    source = scores.find_source(service, selection.category, selection.day)
+    source = exact_ranks.find_source(service, selection.category, selection.day)
     rows = list_rows(source.stream(service), order=selection.order, prefix=prefix)
     return CsvFile(name, COLUMNS, rows)
 

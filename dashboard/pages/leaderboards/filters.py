@@ -12,7 +12,8 @@ import streamlit as st
 from core import EnhancedDatabaseService
 from dashboard import data as shared_data
 from dashboard import filters, live
-from dashboard.formats import Category, format_day
+from dashboard.categories import Category
+from dashboard.formats import format_day
 from dashboard.pages.leaderboards import data
 from dashboard.pages.leaderboards.data import Selection
 from dashboard.pages.leaderboards.tables import SORTS

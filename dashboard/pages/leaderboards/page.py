@@ -11,11 +11,11 @@ import streamlit as st
 
 from core import EnhancedDatabaseService
 from dashboard import charts, filters, live, runtime, states
+from dashboard.categories import Category
 from dashboard.data import find_newest_leaderboard_day
 from dashboard.elements import CARD_PIXELS, show_metric
 from dashboard.formats import (
     LAST_SESSION,
-    Category,
     escape_markdown,
     format_change,
     format_count,

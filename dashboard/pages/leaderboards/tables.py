@@ -13,10 +13,10 @@ import pyarrow as pa
 import streamlit as st
 
 from core.records import LeaderboardEntry, LeaderboardSummary, PeriodEntry, PlayerScore, ScoreBin
+from dashboard.categories import Category
 from dashboard.charts import ACCENT, Bin
 from dashboard.elements import show_table
 from dashboard.formats import (
-    Category,
     Unit,
     format_count,
     format_money,

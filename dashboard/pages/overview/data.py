@@ -10,8 +10,8 @@ import msgspec
 
 from core import EnhancedDatabaseService
 from core.records import LeaderboardEntry, MarketEvent, SeenPlayers, SessionSummary, Sparkline, Tick
-from dashboard import scores
-from dashboard.formats import KNOWN_CATEGORIES
+from dashboard import exact_ranks
+from dashboard.categories import KNOWN_CATEGORIES
 from dashboard.pages.market.data import list_sparklines, list_ticks
 
 SESSIONS_SHOWN = 14
@@ -82,7 +82,7 @@ def load_marked_events(service: EnhancedDatabaseService, sessions: Sessions) -> 
 
 def load_leaders(service: EnhancedDatabaseService, day: date) -> tuple[LeaderboardEntry, ...]:
     """Return the players with the best returns of a session."""
-    source = scores.find_source(service, KNOWN_CATEGORIES[0], day)
+    source = exact_ranks.find_source(service, KNOWN_CATEGORIES[0], day)
     return source.put_scores(service, service.get_leaderboard(source.rank_key, day, LEADERS_SHOWN))
 
 

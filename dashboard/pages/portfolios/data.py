@@ -28,9 +28,10 @@ from core.records import (
 from core.service.inputs import MAX_LIMIT
 from core.service.market import MAX_MARKET_DAYS
 from core.service.portfolios import add_gains
-from dashboard import scores
+from dashboard import exact_ranks
+from dashboard.categories import KNOWN_CATEGORIES, Category
 from dashboard.data import find_newest_leaderboard_day, list_categories
-from dashboard.formats import KNOWN_CATEGORIES, LAST_SESSION, Category
+from dashboard.formats import LAST_SESSION
 
 WINDOWS: Final = {LAST_SESSION: 1, "7 days": 7, "30 days": 30, "90 days": 90, "1 year": 365, "All": None}
 """The windows of the page: the newest session of a player, and calendar windows up to today (UTC)."""
@@ -145,7 +146,7 @@ def load_suggestions(service: EnhancedDatabaseService) -> Suggestions:
 
 def list_leaders(service: EnhancedDatabaseService, day: date, limit: int) -> tuple[LeaderboardEntry, ...]:
     """Return the players with the best returns of a session, in the order of the Leaderboards page."""
-    source = scores.find_source(service, KNOWN_CATEGORIES[0], day)
+    source = exact_ranks.find_source(service, KNOWN_CATEGORIES[0], day)
     return service.get_leaderboard(source.rank_key, day, limit)
 
 
@@ -215,7 +216,7 @@ def load_ranks(service: EnhancedDatabaseService, user: User, day: date) -> tuple
     """Return the player's rank on every leaderboard of one session, as the Leaderboards page has it."""
 
     def find_rank(category: Category) -> PlayerRank:
-        source = scores.find_source(service, category, day)
+        source = exact_ranks.find_source(service, category, day)
         try:
             ranked = service.get_user_rank(user.id, source.rank_key, day)
         except LeaderboardEntryNotFound:
@@ -231,7 +232,7 @@ def load_rank_history(
 ) -> tuple[PlayerScore, ...]:
     """Return the player's rank on a leaderboard in each of the sessions, oldest first."""
     days = [row.session_date for row in player.history]
-    return scores.list_rank_history(service, player.user.id, category, days)
+    return exact_ranks.list_rank_history(service, player.user.id, category, days)
 
 
 def load_equity(service: EnhancedDatabaseService, player: Player) -> Equity:

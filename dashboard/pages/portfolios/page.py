@@ -11,11 +11,9 @@ import streamlit as st
 from core import EnhancedDatabaseService
 from core.records import User
 from dashboard import filters, live, runtime, states
+from dashboard.categories import KNOWN_CATEGORIES
 from dashboard.data import find_player, list_categories
-from dashboard.formats import (
-    KNOWN_CATEGORIES,
-    format_day,
-)
+from dashboard.formats import format_day
 from dashboard.pages.portfolios import data, sections
 from dashboard.pages.portfolios.data import Player
 

@@ -9,9 +9,9 @@ from typing import Final
 import streamlit as st
 
 from core.records import PlayerScore, Portfolio, Quest, User
+from dashboard.categories import Category
 from dashboard.elements import CARD_PIXELS, build_change_column, show_metric, show_table
 from dashboard.formats import (
-    Category,
     escape_markdown,
     format_day,
     format_money,

@@ -24,8 +24,8 @@ from core.records import (
     PlayerScore,
 )
 from dashboard import runtime
+from dashboard.categories import Category
 from dashboard.data import is_open_session
-from dashboard.formats import Category
 
 ROUNDING = Decimal("0.005")
 """How far a return of two decimals may be from the exact one."""
