@@ -13,17 +13,23 @@ FOLDED = ("sessions-table", "days-table", "retention-table")
 TIMEOUT_SECONDS = 30
 
 
-def open_page(page: str, *, unfolded: bool = True, **parameters: str) -> AppTest:
+def open_page(page: str, **parameters: str) -> AppTest:
     """Open a page with query parameters in the address, and its folded parts too, and run it."""
+    test = prepare_page(page, **parameters)
+    for key in FOLDED:
+        test.session_state[key] = True
+    return test.run()
+
+
+def prepare_page(page: str, **parameters: str) -> AppTest:
+    """Return a page with query parameters in the address as somebody finds it who opens it, not yet run."""
     test = AppTest.from_file(str(SCRIPT), default_timeout=TIMEOUT_SECONDS)
     if page != OVERVIEW:
         test.run()
         test.switch_page(page)
     for name, value in parameters.items():
         test.query_params[name] = value
-    for key in FOLDED if unfolded else ():
-        test.session_state[key] = True
-    return test.run()
+    return test
 
 
 def read_text(test: AppTest) -> str:

@@ -16,7 +16,7 @@ from dashboard import runtime
 from dashboard.formats import escape_markdown, format_duration
 from tests.conftest import Execute
 from tests.game import play_game
-from tests.integration.pages import MARKET, OVERVIEW, QUESTS, open_page, read_metrics, read_text
+from tests.integration.pages import MARKET, OVERVIEW, QUESTS, open_page, prepare_page, read_metrics, read_text
 from tests.market import open_market
 from tests.situations import write_situation
 
@@ -326,7 +326,7 @@ def test_last_known_sums_say_how_old_they_are(
 
 def test_a_folded_table_is_made_when_it_is_opened(game: EnhancedDatabaseService) -> None:
     """Closed, as it is at first, none of it is sent."""
-    page = open_page(OVERVIEW, unfolded=False)
+    page = prepare_page(OVERVIEW).run()
     assert not page.exception
     assert [part.label for part in page.expander] == ["Table of the sessions"]
     closed = len(page.dataframe)
