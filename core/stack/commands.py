@@ -212,9 +212,11 @@ def _leave(*_: object) -> NoReturn:
 @click.pass_obj
 def load(folder: StackFolder) -> None:
     """Fill the configured database with demo data unless it has players; used in containers."""
-    database_url = Settings.load().database_url.get_secret_value()
+    settings = Settings.load()
+    urls = {"DATABASE_URL": settings.database_url, "DIRECT_URL": settings.direct_url}
     is_new = load_demo_data(
-        {**os.environ, "DATABASE_URL": database_url},
+        # with their passwords, which may be in files
+        {**os.environ, **{name: url.get_secret_value() for name, url in urls.items() if url is not None}},
         root=folder.root,
         settings=StackSettings.load_for(folder.root),
     )

@@ -15,13 +15,14 @@ from urllib.parse import quote
 
 from rich.table import Table
 
+from core.database.roles import APP, OWNER
 from core.errors import StackError
 from core.installation import find_revision
 from core.stack.certificates import check_certificates
 from core.stack.container_secrets import SCRAPER, ContainerSecrets, make_secrets
 from core.stack.ports import LOOPBACK, check_ports
 from core.stack.redis_access import USER
-from core.stack.settings import StackSettings
+from core.stack.settings import DATABASE, StackSettings
 from core.stack.stack import SHOWN_LOG_LINES, Stack
 
 ENGINE_SECONDS = 8.0  # an engine that needs longer to report its version does not work
@@ -34,7 +35,7 @@ PUBLISHED = {
     "dashboard": "DASHBOARD_PORT",
     "prometheus": "PROMETHEUS_PORT",
 }
-ONE_SHOT = frozenset({"secrets", "migrate", "seed"})
+ONE_SHOT = frozenset({"secrets", "roles", "migrate", "seed"})
 FOLDER_LABEL = "com.docker.compose.project.working_dir="
 SERVICES = frozenset({*PUBLISHED, *ONE_SHOT, "simulator"})
 
@@ -81,10 +82,10 @@ class ComposeStack(Stack):
             recorded = settings.build_record(
                 "docker",
                 generated_name=self.folder.load_stack_name(),
-                postgres_password=secrets.postgres_password,
+                postgres_password=secrets.owner_password,
                 redis_password=secrets.redis_password,
             )
-            recorded |= build_addresses(settings, secrets, recorded, certificates=self.folder.certificates)
+            recorded |= build_addresses(settings, secrets, certificates=self.folder.certificates)
             if self.folder.recorded() == recorded and _are_complete(containers):
                 self.say("already running, nothing to do")
             else:
@@ -198,25 +199,29 @@ class ComposeStack(Stack):
 
 
 def build_addresses(
-    settings: StackSettings, secrets: ContainerSecrets, recorded: Mapping[str, str], *, certificates: Path
+    settings: StackSettings, secrets: ContainerSecrets, *, certificates: Path
 ) -> dict[str, str]:
-    """Return how this machine reaches the servers, where that differs from the embedded ones."""
-    redis = f"{USER}@{LOOPBACK}:{settings.valkey_port}/0"
-    if settings.profile != "tls":
-        return {"REDIS_URL": f"redis://{redis}"}
-    authority = str(certificates / "ca.crt")
-    quoted = quote(authority, safe="")
-    exporter = f"{SCRAPER}:{secrets.exporter_password}@{LOOPBACK}:{settings.exporter_port}"
-    verified = {
-        name: f"{recorded[name]}?sslmode=verify-full&sslrootcert={quoted}"
-        for name in ("DATABASE_URL", "DIRECT_URL")
+    """Return how programs of this machine reach the servers, as the application or, to migrate, the owner."""
+    roles = {"DATABASE_URL": (APP, secrets.app_password), "DIRECT_URL": (OWNER, secrets.owner_password)}
+    server = f"{LOOPBACK}:{settings.postgres_port}/{DATABASE}"
+    addresses = {
+        **{name: f"postgresql://{role}:{password}@{server}" for name, (role, password) in roles.items()},
+        "REDIS_URL": f"redis://{USER}@{LOOPBACK}:{settings.valkey_port}/0",
+        "REDIS_PASSWORD": secrets.redis_password,
     }
-    return {
-        **verified,
-        "REDIS_URL": f"rediss://{redis}?ssl_ca_certs={quoted}",
-        "EXPORTER_URL": f"https://{exporter}",
-        "EXPORTER_CA": authority,
-    }
+    if settings.profile == "tls":
+        authority = str(certificates / "ca.crt")
+        quoted = quote(authority, safe="")
+        for name in roles:
+            addresses[name] += f"?sslmode=verify-full&sslrootcert={quoted}"
+        redis = addresses["REDIS_URL"].replace("redis:", "rediss:")
+        exporter = f"{SCRAPER}:{secrets.exporter_password}@{LOOPBACK}:{settings.exporter_port}"
+        addresses |= {
+            "REDIS_URL": f"{redis}?ssl_ca_certs={quoted}",
+            "EXPORTER_URL": f"https://{exporter}",
+            "EXPORTER_CA": authority,
+        }
+    return addresses
 
 
 def parse_containers(text: str) -> list[Container]:

@@ -19,15 +19,19 @@ SCRAPER: Final = "prometheus"
 class ContainerSecrets(NamedTuple):
     """The passwords with which a program of this machine reaches the servers."""
 
-    postgres_password: str
+    owner_password: str
+    app_password: str
     redis_password: str
     exporter_password: str
 
 
 def make_secrets(folder: StackFolder) -> ContainerSecrets:
     """Return the secrets; the first call generates them."""
+    for name in ("postgres", "monitor"):
+        load_password(folder.secrets / f"{name}.password")
     secrets = ContainerSecrets(
-        postgres_password=load_password(folder.secrets / "postgres.password"),
+        owner_password=load_password(folder.secrets / "owner.password"),
+        app_password=load_password(folder.secrets / "app.password"),
         redis_password=load_password(folder.secrets / "redis.password"),
         exporter_password=load_password(folder.secrets / "exporter.password"),
     )

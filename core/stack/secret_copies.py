@@ -23,15 +23,21 @@ SERVER_USER = 999  # of the images postgres and redis
 PROMETHEUS_USER = 65534
 
 # the name of each folder is in compose.yaml too, where the container mounts it
-_EVERY_PROGRAM = ("postgres.password", "redis.password", "ca.crt")
+_EVERY_PROGRAM = ("redis.password", "ca.crt")
 RECEIVERS = {
     "postgres": Receiver(SERVER_USER, ("postgres.password", "postgres.crt", "postgres.key")),
     "redis": Receiver(SERVER_USER, ("redis.acl", "redis.crt", "redis.key", "ca.crt")),
-    "application": Receiver(APPLICATION_USER, _EVERY_PROGRAM),
-    "exporter": Receiver(
-        APPLICATION_USER, (*_EVERY_PROGRAM, "exporter.crt", "exporter.key", "exporter.web.yml")
+    "roles": Receiver(
+        APPLICATION_USER,
+        ("postgres.password", "owner.password", "app.password", "monitor.password", "ca.crt"),
     ),
-    "dashboard": Receiver(APPLICATION_USER, (*_EVERY_PROGRAM, "exporter.url")),
+    "owner": Receiver(APPLICATION_USER, (*_EVERY_PROGRAM, "owner.password", "app.password")),
+    "application": Receiver(APPLICATION_USER, (*_EVERY_PROGRAM, "app.password")),
+    "exporter": Receiver(
+        APPLICATION_USER,
+        (*_EVERY_PROGRAM, "monitor.password", "exporter.crt", "exporter.key", "exporter.web.yml"),
+    ),
+    "dashboard": Receiver(APPLICATION_USER, (*_EVERY_PROGRAM, "app.password", "exporter.url")),
     "prometheus": Receiver(PROMETHEUS_USER, ("ca.crt", "exporter.password")),
 }
 

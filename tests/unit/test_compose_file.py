@@ -13,6 +13,7 @@ from core.stack.secret_copies import APPLICATION_USER, RECEIVERS
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ("tls", "dev")
 DATA = {"postgres", "redis"}
+VERIFIED = "sslmode=verify-full&sslrootcert=/run/secrets/ca.crt"
 
 
 def read(name: str) -> Any:
@@ -116,7 +117,7 @@ def test_every_secret_is_a_file_that_somebody_receives(profile: str | None) -> N
             receiver = RECEIVERS[mount["volume"]["subpath"]]
             assert service.get("user", f"{APPLICATION_USER}:").startswith(str(receiver.user)) or added
         for name, value in service.get("environment", {}).items():
-            assert "PASSWORD" not in name or value.startswith("/run/secrets/")
+            assert "PASSWORD" not in name or value == "" or value.startswith("/run/secrets/")
 
 
 def test_the_profile_tls_leaves_nothing_plain() -> None:
@@ -125,9 +126,13 @@ def test_the_profile_tls_leaves_nothing_plain() -> None:
     for name, service in RUNNING.items():
         if "environment" in service and name != "postgres":
             told = services[name]["environment"]
-            assert "sslmode=verify-full" in told["DATABASE_URL"]
-            assert told["REDIS_URL"].startswith("rediss://")
-            assert set(told) >= {key for key in service["environment"] if key in {"DIRECT_URL", "ADMIN_URL"}}
+            urls = [
+                key for key in ("ADMIN_URL", "DATABASE_URL", "DIRECT_URL") if service["environment"].get(key)
+            ]
+            for key in urls:
+                assert told[key] == f"{service['environment'][key]}?{VERIFIED}"
+            if "REDIS_URL" in service["environment"]:
+                assert told["REDIS_URL"].startswith("rediss://")
     plain, tls = (read(f"exporter/prometheus/{name}.yml") for name in ("prometheus", "prometheus-tls"))
     [scraped] = tls["scrape_configs"]
     assert {**scraped, "scheme": "https"} == scraped
