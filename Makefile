@@ -18,7 +18,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help up certs watch pin-images down status logs clean migrate seed chaos-redis chaos-db chaos-pool test check lint format bench soak reference lock install
+.PHONY: help up certs watch pin-images down status logs clean migrate seed chaos-redis chaos-db chaos-pool test check lint format bench soak reference vulnerabilities sbom lock install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,14 @@ soak: $(TOOLS) ## check for stale reads under load (SECONDS=600); fails if there
 reference: $(TOOLS) ## write docs/api.md and the table of docs/settings.md from the code
 	$(RUN) -m tests.reference
 
+vulnerabilities: $(VENV)/installed-security ## look the locked packages up in public advisories (SOURCE=osv for another database)
+	@$(RUN) -m tests.vulnerabilities $(VENV)/security/bin/pip-audit --vulnerability-service $(or $(SOURCE),pypi)
+
+sbom: $(VENV)/installed-security ## write sbom.json: the packages of the image, in CycloneDX form
+	@PYTHONWARNINGS=ignore $(VENV)/security/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
+		--mc-type application --output-reproducible --output-file sbom.json
+	@echo "wrote sbom.json"
+
 lock: ## write the lock files, with hashes; needs uv
 	$(UV) pip compile $(LOCK_OPTIONS) $(addprefix --extra ,dashboard exporter frames simulation) pyproject.toml \
 		--output-file requirements.lock
@@ -94,6 +102,7 @@ lock: ## write the lock files, with hashes; needs uv
 		--output-file requirements-local.lock
 	$(UV) pip compile $(LOCK_OPTIONS) --extra all --group dev --constraint requirements-local.lock pyproject.toml \
 		--output-file requirements-dev.lock
+	$(UV) pip compile $(LOCK_OPTIONS) --group pyproject.toml:security --output-file requirements-security.lock
 
 LOCK_OPTIONS := --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
 
@@ -112,7 +121,7 @@ END { if (status) printf "%s", lines; exit status }
 endef
 export PIP_PROGRESS
 # compiled afterwards on all cores; pip compiles on one
-install_locked = { $(RUN) -m pip install --disable-pip-version-check --progress-bar off --no-compile \
+install_locked = { $(or $(2),$(RUN)) -m pip install --disable-pip-version-check --progress-bar off --no-compile \
 	--require-hashes --requirement $(1) 2>&1 || echo FAILED; } | \
 	awk -v total="$$(grep -c == $(1))" "$$PIP_PROGRESS" && $(RUN) -m compileall -q -j 0 -x /tests/ $(VENV)/lib
 
@@ -135,4 +144,11 @@ $(VENV)/installed-package: pyproject.toml $(VENV)/installed
 $(VENV)/installed-tools: requirements-dev.lock $(VENV)/installed-package
 	@echo "installing the locked tools into $(VENV)"
 	@$(call install_locked,requirements-dev.lock)
+	@touch $@
+
+# apart, so that its packages are not among those that it judges
+$(VENV)/installed-security: requirements-security.lock $(VENV)/installed
+	@echo "installing the locked security tools into $(VENV)/security"
+	@test -x $(VENV)/security/bin/python || $(RUN) -m venv $(VENV)/security
+	@$(call install_locked,requirements-security.lock,$(VENV)/security/bin/python)
 	@touch $@
