@@ -101,6 +101,10 @@ class TransactionConflict(DatabaseError):
     """PostgreSQL undid a transaction, or one call in it, in favour of another; repeat all of it."""
 
 
+class PlayersNotIsolated(DatabaseError):
+    """The database does not hold players to their own rows, so nobody can act for one; nothing was read."""
+
+
 class TransactionMisused(DatabaseError, RuntimeError):
     """A transaction was used outside its thread, task or identity; nothing of that use was stored."""
 

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 
 from msgspec.structs import replace
 
-from core.errors import EchoMarketsError, MissingExtra
+from core.errors import EchoMarketsError, MissingExtra, PlayersNotIsolated
 from core.records import (
     CompletionTimes,
     LeaderboardUpdate,
@@ -157,6 +157,7 @@ def _check_user(service: EnhancedDatabaseService, user: User, name: str) -> Iter
     )
     yield "touch_last_active", lambda: service.touch_last_active(user.id), None
     yield "batch_touch_last_active", lambda: service.batch_touch_last_active({user.id: moment}), 1
+    yield "as_user", lambda: _read_as_player(service, user).id, user.id
     yield "transaction", lambda: _roll_back(service, user), "Self Test"
     yield "clear_user_cache", lambda: service.clear_user_cache(user.id), None
 
@@ -418,6 +419,16 @@ def _roll_back(service: EnhancedDatabaseService, user: User) -> str | None:
     """Rename in a transaction that is rolled back; return the name that is there afterwards."""
     _undo(service, lambda: service.update_user_profile(user.id, name="Rolled back"))
     return service.get_user_by_id(user.id).name
+
+
+def _read_as_player(service: EnhancedDatabaseService, user: User) -> User:
+    """Return the user as the user's own view shows it."""
+    try:
+        view = service.as_user(user.id)
+    except PlayersNotIsolated:
+        # a database of one role has no views
+        return user
+    return view.get_profile()
 
 
 def _audit(service: EnhancedDatabaseService, name: str) -> str:

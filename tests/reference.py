@@ -14,6 +14,7 @@ from pydantic import SecretStr
 import core.errors
 import core.records
 from core import EnhancedDatabaseService, Settings, open_service
+from core.service.player_view import PlayerView
 from core.settings import RoleSettings
 from core.stack.settings import StackSettings
 
@@ -74,6 +75,9 @@ def list_api() -> Iterator[str]:
             yield f"## {area.__module__.rpartition('.')[2].replace('_', ' ').capitalize()}\n"
         for name in methods:
             yield from describe_function(name, getattr(area, name))
+    yield f"## Player view\n\n{clean(PlayerView)}\n"
+    for name in [name for name, value in vars(PlayerView).items() if is_public_call(name, value)]:
+        yield from describe_function(f"as_user().{name}", getattr(PlayerView, name))
     yield "## Records\n"
     for record in list_types(core.records):
         yield f"### {record.__name__}\n\n{clean(record)}\n"

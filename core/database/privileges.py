@@ -11,26 +11,36 @@ from typing import Any, Final
 from psycopg2 import extensions, sql
 
 from core.database.roles import APP, MONITOR, OWNER, PLAYER, ROLES, SEALER, administering
+from core.database.row_security import create_policies
 from core.errors import DatabaseError
 
 Execute = Callable[..., Any]
 
 _ROWS: Final = {APP: "SELECT, INSERT, UPDATE, DELETE"}
-_PUBLIC: Final = {**_ROWS, PLAYER: "SELECT"}
+# Every row of what is public; of what players own, those that `core.database.row_security` leaves.
+_SEEN_BY_PLAYERS: Final = {**_ROWS, PLAYER: "SELECT"}
 
-# Table -> role -> privileges, in the words of GRANT, columns in parentheses included. Nothing is declared for
-# partitions: whoever may use a table uses them through it.
+# Table or view -> role -> privileges, in the words of GRANT, columns in parentheses included. Nothing is
+# declared for partitions: whoever may use a table uses them through it.
 TABLES: Final[Mapping[str, Mapping[str, str]]] = {
-    "users": _ROWS,
-    "ticks": _PUBLIC,
-    "symbols": _PUBLIC,
-    "portfolios": _ROWS,
-    "positions": _ROWS,
-    "trades": _ROWS,
-    "quests": _ROWS,
-    "leaderboard_entries": _PUBLIC,
-    "leaderboard_counters": _PUBLIC,
-    "market_events": _PUBLIC,
+    "users": {
+        **_ROWS,
+        PLAYER: "SELECT, UPDATE (username, name, email, preferences, last_active, updated_at)",
+    },
+    "usernames": {APP: "SELECT", PLAYER: "SELECT"},
+    "ticks": _SEEN_BY_PLAYERS,
+    "symbols": _SEEN_BY_PLAYERS,
+    "portfolios": {
+        **_ROWS,
+        PLAYER: "SELECT, INSERT (id, user_id, session_date),"
+        " UPDATE (total_value, day_change, day_change_percent, current_cash, updated_at)",
+    },
+    "positions": _SEEN_BY_PLAYERS,
+    "trades": _SEEN_BY_PLAYERS,
+    "quests": {**_ROWS, PLAYER: "SELECT, UPDATE (current_progress, status, completed_at)"},
+    "leaderboard_entries": _SEEN_BY_PLAYERS,
+    "leaderboard_counters": _SEEN_BY_PLAYERS,
+    "market_events": _SEEN_BY_PLAYERS,
     "audit_events": _ROWS,
     # read by the health check
     "schema_migration": {APP: "SELECT", MONITOR: "SELECT"},
@@ -58,7 +68,8 @@ _FIND_OWNERSHIP = """
     WHERE nspname = current_schema() AND pg_has_role(r.oid, nspowner, 'USAGE')"""
 _LIST_TABLES = """
     SELECT relname::text FROM pg_class
-    WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition"""
+    WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v')
+      AND NOT relispartition"""
 _LIST_FUNCTIONS = """
     SELECT proname::text, oid::regprocedure::text FROM pg_proc
     WHERE pronamespace = current_schema()::regnamespace"""
@@ -80,7 +91,7 @@ _CREATE_EXTENSION = """
 # Partitions do not follow their table to a new owner; indexes and sequences do.
 _LIST_RELATIONS = """
     SELECT c.oid::regclass::text FROM pg_class c
-    WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p')
+    WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v')
       AND c.relowner <> %(owner)s::regrole
       AND (c.relname = ANY(%(tables)s) OR EXISTS (
         SELECT FROM pg_inherits JOIN pg_class parent ON parent.oid = inhparent
@@ -106,6 +117,7 @@ def apply_privileges(execute_sql: Execute, schema: str) -> None:
     others = ", ".join(["PUBLIC", *(name for name in ROLES if name != OWNER)])
     run(f"REVOKE ALL ON SCHEMA {schema} FROM {others}")
     run(f"GRANT USAGE ON SCHEMA {schema} TO {APP}, {PLAYER}, {MONITOR}, {SEALER}")
+    create_policies(execute_sql)
     there = {name for (name,) in execute_sql(_LIST_TABLES).fetchall()}
     for table, granted in TABLES.items():
         if table in there:

@@ -25,6 +25,8 @@ PINNED: Mapping[str, str] = {
     "IntervalStyle": "postgres",
     "default_transaction_isolation": "read committed",
     "array_nulls": "on",
+    # off would refuse every statement on a table with policies
+    "row_security": "on",
 }
 # Only at the start of a session: the driver reads it once to decide how texts are quoted.
 PINNED_AT_START: Mapping[str, str] = {"standard_conforming_strings": "on"}

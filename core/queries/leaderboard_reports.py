@@ -31,7 +31,7 @@ COUNT = f"SELECT COALESCE(sum(entries), 0)::bigint FROM leaderboard_counters WHE
 # Counted up to a limit: a prefix of one letter matches a tenth of all players.
 COUNT_MATCHES = f"""
     SELECT count(*) FROM (
-        SELECT FROM leaderboard_entries e JOIN users u ON u.id = e.user_id
+        SELECT FROM leaderboard_entries e JOIN usernames u ON u.id = e.user_id
         WHERE e.session_date = %(day)s AND e.category = %(category)s AND {match_prefix("u.username")}
         LIMIT {MATCHES_COUNTED}
     ) AS matches"""
@@ -52,10 +52,10 @@ REVERSED = {"username": "-username", "-username": "username"}
 _LIST = f"""
     WITH page AS MATERIALIZED (
         SELECT e.*, u.username, row_number() OVER () AS place FROM (
-            SELECT e.id FROM leaderboard_entries e JOIN users u ON u.id = e.user_id
+            SELECT e.id FROM leaderboard_entries e JOIN usernames u ON u.id = e.user_id
             WHERE e.session_date = %(day)s AND e.category = %(category)s {{condition}}
             ORDER BY {{order}} LIMIT %(limit)s OFFSET %(offset)s
-        ) AS found JOIN leaderboard_entries e ON e.id = found.id JOIN users u ON u.id = e.user_id
+        ) AS found JOIN leaderboard_entries e ON e.id = found.id JOIN usernames u ON u.id = e.user_id
         ORDER BY {{order}}
     )
     SELECT {select_entry(f"1 + {count_above('e.score')}", username="e.username")}
@@ -101,14 +101,14 @@ PERIOD = """
     ), best AS MATERIALIZED (
         SELECT * FROM totals ORDER BY total DESC, user_id LIMIT %(limit)s
     )
-    SELECT user_id, (SELECT username FROM users WHERE id = user_id),
+    SELECT user_id, (SELECT username FROM usernames WHERE id = user_id),
            round(total / cardinality(%(days)s::date[]), 2), sessions, rank() OVER (ORDER BY total DESC),
            (SELECT count(*) FROM totals)
     FROM best ORDER BY total DESC, user_id"""
 # Two ranges of the index: the remaining entries with the last score, and the lower scores. Usernames
 # come from a subquery: for a join the planner would read all users.
 AFTER = f"""
-    SELECT {select_entry("0 AS rank", username="(SELECT username FROM users WHERE id = e.user_id)")}
+    SELECT {select_entry("0 AS rank", username="(SELECT username FROM usernames WHERE id = e.user_id)")}
     FROM (
         (SELECT * FROM leaderboard_entries
          WHERE {LEADERBOARD} AND score = %(score)s AND (created_at, id) > (%(created_at)s, %(id)s)

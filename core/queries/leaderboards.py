@@ -63,7 +63,7 @@ TOP = f"""
         ORDER BY score DESC, created_at, id LIMIT %(limit)s
     )
     SELECT {select_entry("rank() OVER (ORDER BY e.score DESC)")}
-    FROM page e JOIN users u ON u.id = e.user_id
+    FROM page e JOIN usernames u ON u.id = e.user_id
     ORDER BY e.score DESC, e.created_at, e.id"""
 # `bucket` contains the offset; `skipped` of its entries stand before the page. Only the first score of a
 # page can have equal scores before the page: its rank is counted, all others follow from their place.
@@ -92,7 +92,7 @@ PAGE = f"""
     )
     SELECT {select_entry(RANK_FROM_OFFSET)}
     FROM page CROSS JOIN first JOIN leaderboard_entries e ON e.id = page.id
-    JOIN users u ON u.id = e.user_id
+    JOIN usernames u ON u.id = e.user_id
     ORDER BY e.score DESC, e.created_at, e.id"""
 # Functions of the migrations, which are planned once a connection: planning them takes longer than running
 # them. SET_SCORE returns the entry with its rank.
@@ -133,7 +133,7 @@ AROUND = f"""
         FROM (SELECT max(score) AS score FROM page) AS s
     )
     SELECT {select_entry(RANK_ON_PAGE)}
-    FROM page e CROSS JOIN first JOIN users u ON u.id = e.user_id
+    FROM page e CROSS JOIN first JOIN usernames u ON u.id = e.user_id
     ORDER BY e.score DESC, e.created_at, e.id"""
 # Sorted input and one statement: two batches take their locks in the same order.
 # Users that do not exist are skipped; the caller finds them missing from the returned ids.

@@ -4,18 +4,24 @@ from collections.abc import Callable
 from datetime import datetime
 from types import TracebackType
 from typing import Self
+from uuid import UUID
 
 from core.cache import Cache
 from core.database import Database
 from core.database.database import DRAIN_SECONDS
+from core.database.identity import Identity, find_identity
+from core.database.roles import PLAYER
+from core.database.row_security import find_obstacle
+from core.errors import PlayersNotIsolated
 from core.health import CHECK_SECONDS, HealthEvaluator
 from core.metrics import Metrics
 from core.records import Health
 from core.service.events import Events
-from core.service.inputs import check_seconds
+from core.service.inputs import check_id, check_seconds
 from core.service.leaderboard_reports import LeaderboardReports
 from core.service.loads import Loads
 from core.service.operations import Operations
+from core.service.player_view import PlayerView
 from core.service.players import Players
 from core.service.portfolios import Portfolios
 from core.service.quest_reports import QuestReports
@@ -57,6 +63,32 @@ class EnhancedDatabaseService(
     ) -> None:
         super().__init__(database, cache, metrics=metrics, clock=clock)
         self._health = health
+        self._is_isolated = False
+
+    def as_user(self, user_id: UUID | str) -> PlayerView:
+        """Return a player's view: calls for one player, held to that player's rows by the database.
+
+        A user that does not exist has a view without rows. The first call asks the database once whether it
+        holds players to their rows. Raises `PlayersNotIsolated` when it does not, and `InvalidInput`.
+        """
+        checked = check_id(user_id, "user_id")
+        if not self._is_isolated:
+            obstacle = self._read(lambda database: find_obstacle(database.execute_sql))
+            if obstacle is not None:
+                raise PlayersNotIsolated(
+                    f"players have no view of this database, because {obstacle}; run `echo-markets roles` and"
+                    " `echo-markets migrate`, and connect as the application's role"
+                )
+            self._is_isolated = True
+        outer = find_identity() or Identity()
+        # who acts for the player stays the actor
+        identity = Identity(
+            role=PLAYER,
+            user_id=checked,
+            actor=outer.actor or str(checked),
+            request_id=outer.request_id,
+        )
+        return PlayerView(self, checked, identity)
 
     def health(self, limit_seconds: float = CHECK_SECONDS) -> Health:
         """Check database and Redis within a second at most, beside the pool and not through it.

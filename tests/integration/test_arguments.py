@@ -38,6 +38,7 @@ ANY_SCORE: Any = LeaderboardUpdate
 
 # What each call is given beside the argument that is wrong.
 VALID: dict[str, dict[str, Any]] = {
+    "as_user": {"user_id": ID},
     "audited": {"actor": "alice", "action": "clear_cache", "target": "bob"},
     "batch_touch_last_active": {"seen": {ID: NOON}},
     "batch_update_leaderboard": {"category": "c", "updates": (), "session_date": DAY},

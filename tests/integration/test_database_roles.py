@@ -186,8 +186,9 @@ def test_every_table_and_function_is_declared(roles_url: str) -> None:
     """One that is missing in the declaration would be usable by nobody, or by everybody."""
     with connected(roles_url) as execute:
         tables = execute(
-            """SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
-               AND relkind IN ('r', 'p') AND NOT relispartition"""
+            """SELECT relname FROM pg_class c WHERE relnamespace = 'public'::regnamespace
+               AND relkind IN ('r', 'p', 'v') AND NOT relispartition AND NOT EXISTS
+               (SELECT FROM pg_depend WHERE objid = c.oid AND deptype = 'e')"""
         )
         functions = execute(
             """SELECT proname FROM pg_proc p WHERE pronamespace = 'public'::regnamespace AND NOT EXISTS

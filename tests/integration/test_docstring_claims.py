@@ -30,6 +30,7 @@ from core.errors import (
     EchoMarketsError,
     LeaderboardEntryNotFound,
     MissingExtra,
+    PlayersNotIsolated,
     PoolClosed,
     PortfolioNotFound,
     QuestNotFound,
@@ -287,7 +288,7 @@ def _expire(service: EnhancedDatabaseService) -> None:
 
 # It is a change and nobody reads it, or it changes no row.
 NO_CHANGE = {
-    "audited", "cache_stats", "clear_market_data_cache", "clear_user_cache", "close", "health",
+    "as_user", "audited", "cache_stats", "clear_market_data_cache", "clear_user_cache", "close", "health",
     "invalidate_reports", "pool_stats", "stale_seconds", "to_frame", "to_json", "warm_cache",
 }  # fmt: skip  # one name a line would hide that these are the rest
 CURRENT = [name for name in READS if "ever older than the last" in read_docstring(name)] + ["get_portfolio"]
@@ -394,6 +395,7 @@ RAISED: dict[tuple[str, type[EchoMarketsError]], Callable[[Any, Execute], object
     ("load_users", ConstraintViolated): lambda s, _: s.load_users(
         [replace(find_player(s), username="other")]
     ),
+    ("as_user", PlayersNotIsolated): lambda s, _: s.as_user(NOBODY),
     ("maintain_partitions", DatabaseError): _lock_ticks_and_maintain,
     ("to_frame", MissingExtra): _use_a_missing_extra,
     ("touch_last_active", UserNotFound): lambda s, _: s.touch_last_active(NOBODY),

@@ -292,6 +292,7 @@ MET: dict[type[EchoMarketsError], Callable[[Settings, Execute], object]] = {
         )
     ),
     errors.NumberRefused: _with_service(lambda s: s.insert_market_tick("A", TOO_LONG)),
+    errors.PlayersNotIsolated: _with_service(lambda s: s.as_user(NOBODY)),
     errors.TransactionMisused: _leave_elsewhere,
     errors.MissingExtra: _use_a_missing_extra,
 }

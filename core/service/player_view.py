@@ -1,0 +1,230 @@
+"""A player's view of the service: what is the player's own, and what is public.
+
+Owns which calls a player has. Each of them is the call of the service with the same name, made for the one
+player whom the view was opened for: no argument names a user, so a value that comes from the cache is the
+player's own, or public. Each unit of work runs as the database's role of players, whose policies show and
+change the rows of that player alone.
+
+No call yields rows one at a time: between two of them, other code of the thread would act as the player.
+"""
+
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from core.database.identity import Identity, acting_as
+from core.records import (
+    Candle,
+    LeaderboardEntry,
+    MarketEvent,
+    PlayerGains,
+    Portfolio,
+    Position,
+    Quest,
+    Sparkline,
+    Tick,
+    Trade,
+    User,
+)
+
+if TYPE_CHECKING:
+    from core.service.service import EnhancedDatabaseService
+
+
+class PlayerView:
+    """The calls of the service that one player may make; opened by `EnhancedDatabaseService.as_user`.
+
+    Arguments, answers, ages and errors are those of the calls with the same names; a row of another player is
+    to them as if it did not exist. Thread safe. A call inside of the service's `transaction()` raises
+    `TransactionMisused`.
+    """
+
+    __slots__ = ("_identity", "_service", "_user_id")
+
+    def __init__(self, service: "EnhancedDatabaseService", user_id: UUID, identity: Identity) -> None:
+        self._service = service
+        self._user_id = user_id
+        self._identity = identity
+
+    @property
+    def user_id(self) -> UUID:
+        """The player whose view this is."""
+        return self._user_id
+
+    # -- profile ------------------------------------------------------------------------------
+
+    def get_profile(self) -> User:
+        """Return the player, as `get_user_by_id` does."""
+        with acting_as(self._identity):
+            return self._service.get_user_by_id(self._user_id)
+
+    def update_user_profile(self, **changes: Any) -> User:
+        """Change username, name, email or preferences, and return the player."""
+        with acting_as(self._identity):
+            return self._service.update_user_profile(self._user_id, **changes)
+
+    def touch_last_active(self) -> None:
+        """Set the time when the player was last active to now."""
+        with acting_as(self._identity):
+            self._service.touch_last_active(self._user_id)
+
+    # -- portfolios ---------------------------------------------------------------------------
+
+    def find_portfolio(self, session_date: date | None = None) -> Portfolio | None:
+        """Return the player's portfolio of a session (None: today's), or None when there is none."""
+        with acting_as(self._identity):
+            return self._service.find_portfolio(self._user_id, session_date)
+
+    def get_portfolio(self, session_date: date | None = None) -> Portfolio:
+        """Return the player's portfolio of a session (None: today's), which must exist."""
+        with acting_as(self._identity):
+            return self._service.get_portfolio(self._user_id, session_date)
+
+    def get_current_portfolio(self, session_date: date | None = None) -> Portfolio:
+        """Return the player's portfolio of a session (None: today's), opened when there is none."""
+        with acting_as(self._identity):
+            return self._service.get_current_portfolio(self._user_id, session_date)
+
+    def get_portfolio_history(self, *, limit: int = 100, before: date | None = None) -> tuple[Portfolio, ...]:
+        """Return up to `limit` of the player's portfolios, newest session first."""
+        with acting_as(self._identity):
+            return self._service.get_portfolio_history(self._user_id, limit=limit, before=before)
+
+    def update_portfolio_value(
+        self, session_date: date | None, total_value: Decimal, day_change: Decimal
+    ) -> Portfolio:
+        """Set the value of the player's portfolio and its change; return the portfolio."""
+        with acting_as(self._identity):
+            return self._service.update_portfolio_value(self._user_id, session_date, total_value, day_change)
+
+    def list_positions(self, session_date: date | None = None) -> tuple[Position, ...]:
+        """Return what the player holds in a session (None: today's), by symbol."""
+        with acting_as(self._identity):
+            return self._service.list_positions([self._user_id], session_date)
+
+    def list_trades(self, session_date: date | None = None) -> tuple[Trade, ...]:
+        """Return what the player traded in a session (None: today's), in the order of execution."""
+        with acting_as(self._identity):
+            return self._service.list_trades([self._user_id], session_date)
+
+    def get_player_gains(self, start: date, end: date) -> PlayerGains:
+        """Return what each symbol added to the player's value in the sessions from `start` to `end`."""
+        with acting_as(self._identity):
+            return self._service.get_player_gains(self._user_id, start, end)
+
+    # -- quests -------------------------------------------------------------------------------
+
+    def get_user_active_quests(self) -> tuple[Quest, ...]:
+        """Return the quests that the player can still complete, oldest first."""
+        with acting_as(self._identity):
+            return self._service.get_user_active_quests(self._user_id)
+
+    def get_user_quests(self, *, limit: int = 100, after: Quest | None = None) -> tuple[Quest, ...]:
+        """Return up to `limit` of the player's quests, of every status, newest first."""
+        with acting_as(self._identity):
+            return self._service.get_user_quests(self._user_id, limit=limit, after=after)
+
+    def update_quest_progress(self, quest_id: UUID | str, progress: Decimal) -> Quest:
+        """Set how far a quest of the player is, and return it."""
+        with acting_as(self._identity):
+            return self._service.update_quest_progress(quest_id, progress)
+
+    # -- leaderboards -------------------------------------------------------------------------
+
+    def get_leaderboard(
+        self, category: str, session_date: date | None = None, limit: int = 50, *, offset: int = 0
+    ) -> tuple[LeaderboardEntry, ...]:
+        """Return up to `limit` entries of a leaderboard (None: today's) from place `offset` on."""
+        with acting_as(self._identity):
+            return self._service.get_leaderboard(category, session_date, limit, offset=offset)
+
+    def get_user_rank(self, category: str, session_date: date | None = None) -> LeaderboardEntry:
+        """Return the player's entry on a leaderboard (None: today's) with its exact rank."""
+        with acting_as(self._identity):
+            return self._service.get_user_rank(self._user_id, category, session_date)
+
+    def get_leaderboard_around(
+        self, category: str, session_date: date | None = None, *, radius: int = 5
+    ) -> tuple[LeaderboardEntry, ...]:
+        """Return the player's entry on a leaderboard (None: today's) with up to `radius` on each side."""
+        with acting_as(self._identity):
+            return self._service.get_leaderboard_around(self._user_id, category, session_date, radius=radius)
+
+    def list_leaderboard_categories(self, session_date: date | None = None) -> tuple[str, ...]:
+        """Return the categories that have entries in a session (None: today's)."""
+        with acting_as(self._identity):
+            return self._service.list_leaderboard_categories(session_date)
+
+    def list_leaderboard_dates(
+        self, category: str | None = None, *, limit: int = 30, before: date | None = None
+    ) -> tuple[date, ...]:
+        """Return the newest sessions in which a category (None: any) has entries, newest first."""
+        with acting_as(self._identity):
+            return self._service.list_leaderboard_dates(category, limit=limit, before=before)
+
+    # -- market and events ----------------------------------------------------------------------
+
+    def get_latest_market_data(self, symbols: Sequence[str] | None = None) -> tuple[Tick, ...]:
+        """Return the latest tick of each symbol (None: of all), ordered by symbol."""
+        with acting_as(self._identity):
+            return self._service.get_latest_market_data(symbols)
+
+    def list_market_ticks(
+        self,
+        symbol: str,
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        limit: int = 100,
+        after: Tick | None = None,
+    ) -> tuple[Tick, ...]:
+        """Return up to `limit` ticks of a symbol in [start, end), oldest first."""
+        with acting_as(self._identity):
+            return self._service.list_market_ticks(symbol, start=start, end=end, limit=limit, after=after)
+
+    def get_price_history(
+        self, symbol: str, start: datetime, end: datetime, bucket: str | timedelta
+    ) -> tuple[Candle, ...]:
+        """Return the candles of [start, end), oldest first."""
+        with acting_as(self._identity):
+            return self._service.get_price_history(symbol, start, end, bucket)
+
+    def get_sparklines(
+        self,
+        symbols: Sequence[str] | None = None,
+        *,
+        points: int = 24,
+        step: str | timedelta = timedelta(hours=1),
+    ) -> tuple[Sparkline, ...]:
+        """Return the trend of each symbol's price (None: of all), ordered by symbol."""
+        with acting_as(self._identity):
+            return self._service.get_sparklines(symbols, points=points, step=step)
+
+    def get_recent_market_events(self, limit: int = 20) -> tuple[MarketEvent, ...]:
+        """Return the most recent events, newest first."""
+        with acting_as(self._identity):
+            return self._service.get_recent_market_events(limit)
+
+    def list_market_events(
+        self,
+        limit: int = 50,
+        *,
+        type: str | None = None,
+        sentiment: str | None = None,
+        symbol: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        after: MarketEvent | None = None,
+    ) -> tuple[MarketEvent, ...]:
+        """Return the newest events that pass every filter given, newest first."""
+        with acting_as(self._identity):
+            return self._service.list_market_events(
+                limit, type=type, sentiment=sentiment, symbol=symbol, since=since, until=until, after=after
+            )
+
+    def list_market_event_types(self) -> tuple[str, ...]:
+        """Return the types that events have, in alphabetical order."""
+        with acting_as(self._identity):
+            return self._service.list_market_event_types()
