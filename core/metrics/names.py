@@ -31,7 +31,7 @@ CloseReason = Literal["stale", "dead", "broken", "shutdown"]
 Tier = Literal["near", "shared"]
 Task = Literal["simulator", "warm_cache"]
 """A task that must succeed again and again."""
-Limiter = Literal["operator_actions", "sign_in"]
+Limiter = Literal["operator_actions", "sign_in", "connections", "messages"]
 AuditedAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests"]
 """An operator's action on the dashboard that is written to the audit log."""
 HealthStatus = Literal["healthy", "degraded", "unhealthy"]

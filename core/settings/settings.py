@@ -124,6 +124,8 @@ class Settings(EnvironmentSettings):
     dashboard_proxies: Networks = Field(
         default="127.0.0.1, ::1", description="addresses or networks (10.0.0.0/8) with commas between them"
     )
+    dashboard_connections: int = number(500, 1, 100_000, unit="a whole number of pages")
+    dashboard_connections_per_client: int = number(100, 1, 100_000, unit="a whole number of pages")
     dashboard_operators: str = Field(
         default="", description="e-mail addresses with commas between them, or the word local"
     )

@@ -6,7 +6,7 @@ owner made lead to this machine has the same origin as this server, but its own 
 
 import re
 from collections.abc import Collection
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address, ip_network
 
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
@@ -40,6 +40,23 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def find_client(scope: Scope) -> str:
+    """Return the name under which a client is counted: its address, or its network for IPv6.
+
+    One machine has 2^64 addresses of IPv6, and could use another one for each request.
+    """
+    host = str((scope.get("client") or ("unknown",))[0])
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ip_network((address.packed, 64), strict=False))
+    return host
 
 
 def refuse_unclear_length(headers: Headers) -> PlainTextResponse | None:

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -31,6 +31,7 @@ from streamlit.runtime.pages_manager import PagesManager
 from core import EnhancedDatabaseService, Settings, open_service
 from core.app import configure_logging
 from core.errors import EchoMarketsError
+from core.metrics.names import Limiter
 from core.web.client_deadlines import MANY_AHEAD, protocol_options
 from core.web.encodings import ChosenEncoding
 from dashboard import runtime, states
@@ -40,8 +41,9 @@ from dashboard.pages.players import download as players_download
 from dashboard.pages.quests import download as quests_download
 from dashboard.server import sign_in
 from dashboard.server.access import Policy, build_policy, build_secrets
+from dashboard.server.connections import MESSAGE_BYTES, BoundedWebSocket, PageConnections
 from dashboard.server.index import STATIC, IndexPage
-from dashboard.server.middleware import CompressedAssets, Shield, build_content_policy
+from dashboard.server.middleware import CompressedAssets, Shield, build_content_policy, is_known
 from dashboard.server.proxy import ProxyHeaders
 from dashboard.server.updates import watch_health
 
@@ -70,9 +72,6 @@ WARMED_SESSIONS = 2
 
 THEME_BUILDER = "_populate_theme_msg"
 """Streamlit's function that fills a message with one section of the theme."""
-
-MESSAGE_BYTES = 200 * 1024 * 1024
-"""Largest WebSocket message; Streamlit's own default."""
 
 
 async def get_livez(_: Request) -> JSONResponse:
@@ -158,11 +157,18 @@ def _build_middleware(policy: Policy, settings: Settings) -> list[Middleware]:
         Shield,
         policy=policy,
         content_policy=build_content_policy(STREAMLIT_STATIC / "index.html"),
-        count_sign_in=_count_sign_in,
+        count_sign_in=partial(_count_limited, "sign_in"),
     )
     return [
         Middleware(ProxyHeaders, proxies=proxies),
         shield,
+        Middleware(
+            PageConnections,
+            most=settings.dashboard_connections,
+            most_of_client=settings.dashboard_connections_per_client,
+            is_known=partial(is_known, policy),
+            count=_count_limited,
+        ),
         Middleware(ChosenEncoding),
         Middleware(IndexPage, folder=STREAMLIT_STATIC),
         Middleware(
@@ -171,8 +177,8 @@ def _build_middleware(policy: Policy, settings: Settings) -> list[Middleware]:
     ]
 
 
-def _count_sign_in(is_rejected: bool) -> None:  # noqa: FBT001  # one argument, named by the function
-    runtime.get_service().metrics.count_limited("sign_in", is_rejected=is_rejected)
+def _count_limited(limiter: Limiter, is_rejected: bool) -> None:  # noqa: FBT001  # as the metric counts
+    runtime.get_service().metrics.count_limited(limiter, is_rejected=is_rejected)
 
 
 def serve(settings: Settings) -> None:
@@ -189,7 +195,7 @@ def serve(settings: Settings) -> None:
         server_header=False,
         # wakes up once for all messages that a page's thread sends in a row
         loop="uvloop",
-        ws="websockets-sansio",
+        ws=BoundedWebSocket,
         ws_max_size=MESSAGE_BYTES,
         # a page is about forty messages, 45 kB in all, most below 300 bytes: compressing each one
         # takes more than a tenth of a run's processor time

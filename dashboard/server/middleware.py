@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import HTTPConnection
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit.auth_util import get_cookie_with_chunks
@@ -106,6 +106,14 @@ def read_claims(cookies: Mapping[str, str], *, origin: str | None) -> dict[str, 
     return claims if isinstance(claims, dict) and claims.get("origin") == origin else {}
 
 
+def is_known(policy: Policy, scope: Scope) -> bool:
+    """Return whether a request has a valid sign-in, or needs none."""
+    if not policy.has_sign_in:
+        return True
+    claims = read_claims(HTTPConnection(scope).cookies, origin=policy.origin)
+    return identify(policy, claims, now=datetime.now(UTC)) is not None
+
+
 class Shield:
     """Refuses foreign requests and adds security headers to every answer."""
 
@@ -166,16 +174,9 @@ class Shield:
                 return PlainTextResponse(
                     "too many sign-ins", status_code=429, headers={"Retry-After": str(int(seconds) + 1)}
                 )
-        if path.startswith(DOWNLOADS) and self._is_anonymous(scope):
+        if path.startswith(DOWNLOADS) and not is_known(self._policy, scope):
             return PlainTextResponse("sign in first", status_code=401)
         return None
-
-    def _is_anonymous(self, scope: Scope) -> bool:
-        """Return whether the request has no valid sign-in although one is needed."""
-        if not self._policy.has_sign_in:
-            return False
-        claims = read_claims(Request(scope).cookies, origin=self._policy.origin)
-        return identify(self._policy, claims, now=datetime.now(UTC)) is None
 
     def _is_host_known(self, host: str) -> bool:
         """Return whether a host name may be used: without sign-in and proxy only this machine's own.

@@ -1,0 +1,227 @@
+"""Bounds of the connections over which pages talk to the dashboard: how many, how fast, how large.
+
+Owns the limits and what happens beyond them. Too many messages wait, and their client with them; too many
+connections are refused; frames that no browser sends end the connection. Before a sign-in the limits are
+tighter. Who has signed in is decided in `dashboard.server.access`.
+"""
+
+import asyncio
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from core.metrics.names import Limiter
+from core.web.client_deadlines import MANY_AHEAD, MOST_WAITING
+from core.web.requests import find_client
+
+MESSAGE_BYTES = 1024 * 1024
+"""Largest message, unfinished ones included. A page sends the values of its widgets: some kilobytes."""
+
+ANONYMOUS_BYTES = 64 * 1024
+"""Largest message before a sign-in."""
+
+ANONYMOUS_PART, ALL_ANONYMOUS_PART = 5, 2
+"""Before a sign-in a client may have a fifth of its connections, and all such clients half of all."""
+
+PART_BYTES = 4096
+"""Bytes that are parsed before other clients get a turn: at most 700 frames, some milliseconds."""
+
+FRAGMENTS = 256
+"""Frames of one message; a browser sends a large message in a few."""
+
+CLOSING_BYTES = 64 * 1024
+"""What a client may still send after the end was announced to it."""
+
+RESERVED_FILES = MOST_WAITING + MANY_AHEAD + 50
+"""Open files that pages leave to other clients, PostgreSQL and Redis."""
+
+TOO_LARGE, NO_BINARY = 1009, 1003
+"""Codes that end a connection (RFC 6455, 7.4.1)."""
+
+
+class MessageRate(msgspec.Struct, frozen=True):
+    """How many messages a client may send at once, and how many each second afterwards."""
+
+    burst: int
+    per_second: float
+
+
+PAGES = MessageRate(burst=30, per_second=10)
+"""A person who types fast sends a message for each pause, and one for each filter."""
+
+ANONYMOUS = MessageRate(burst=10, per_second=2)
+"""The page of the sign-in has one button."""
+
+CONTROL = MessageRate(burst=30, per_second=10)
+"""Pings and pongs; a browser sends a pong every 20 s."""
+
+
+class TokenBucket:
+    """Counts messages against a rate (token bucket); for one thread."""
+
+    def __init__(self, rate: MessageRate, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rate
+        self._clock = clock
+        self._tokens = float(rate.burst)
+        self._counted_at = clock()
+
+    def take(self) -> float:
+        """Count a message; return the seconds that it has to wait, which count as waited."""
+        now = self._clock()
+        gained = (now - self._counted_at) * self._rate.per_second
+        self._tokens = min(self._rate.burst, self._tokens + gained) - 1
+        self._counted_at = now
+        return max(0.0, -self._tokens / self._rate.per_second)
+
+
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's connection with bounds on what is parsed at once and on frames that are no messages."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._unread = b""
+        self._closing_bytes = 0
+        self._control = TokenBucket(CONTROL)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what has arrived, until a message has to wait for the application."""
+        if self.close_sent:
+            self._closing_bytes += len(data)
+            if self._closing_bytes > CLOSING_BYTES:
+                self.transport.abort()
+                return
+        self._unread += data
+        self._parse()
+
+    async def receive(self) -> Any:
+        """Return the next message; what arrived behind it is parsed now."""
+        message = await super().receive()
+        self._parse()
+        return message
+
+    def _parse(self) -> None:
+        while self._unread and not self.read_paused and not self.transport.is_closing():
+            part, self._unread = self._unread[:PART_BYTES], self._unread[PART_BYTES:]
+            super().data_received(part)
+
+    def handle_ping(self) -> None:
+        """Answer, unless there are too many."""
+        if self._admit_control():
+            super().handle_ping()
+
+    def handle_pong(self, event: Any) -> None:
+        """Note it, unless there are too many."""
+        if self._admit_control():
+            super().handle_pong(event)
+
+    def handle_cont(self, event: Any) -> None:
+        """Take the next part of a message; empty ones would count against no size."""
+        if len(self.frames) >= FRAGMENTS:
+            self.transport.abort()
+            return
+        super().handle_cont(event)
+
+    def _admit_control(self) -> bool:
+        if self._control.take() > 0:
+            self.transport.abort()
+            return False
+        return True
+
+
+class PageConnections:
+    """An ASGI application in front of another one that bounds WebSockets.
+
+    `is_known` says whether a connection has signed in, or needs no sign-in.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        most: int,
+        most_of_client: int,
+        is_known: Callable[[Scope], bool],
+        count: Callable[[Limiter, bool], None] = lambda *_: None,
+    ) -> None:
+        self._app = app
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self._most = max(1, min(most, files - RESERVED_FILES))
+        self._most_of_client = most_of_client
+        self._is_known = is_known
+        self._count = count
+        self._open: Counter[tuple[str, bool]] = Counter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on; refuse a WebSocket too many."""
+        if scope["type"] != "websocket":
+            await self._app(scope, receive, send)
+            return
+        place = find_client(scope), self._is_known(scope)
+        is_full = self._is_full(*place)
+        self._count("connections", is_full)
+        if is_full:
+            # closing before the connection is accepted makes the server answer 403
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        self._open[place] += 1
+        try:
+            bounded = _BoundedMessages(receive, send, is_known=place[1], count=self._count)
+            await self._app(scope, bounded.receive, bounded.send)
+        finally:
+            self._open[place] -= 1
+            if not self._open[place]:
+                del self._open[place]
+
+    def _is_full(self, client: str, is_known: bool) -> bool:  # noqa: FBT001  # a part of the place
+        if self._open.total() >= self._most:
+            return True
+        if is_known:
+            return self._open[client, True] >= self._most_of_client
+        anonymous = sum(count for (_, known), count in self._open.items() if not known)
+        allowed = max(1, self._most_of_client // ANONYMOUS_PART)
+        return anonymous >= max(1, self._most // ALL_ANONYMOUS_PART) or self._open[client, False] >= allowed
+
+
+class _BoundedMessages:
+    """The messages of one connection; those beyond the rate wait, and so does the client's socket."""
+
+    def __init__(
+        self, receive: Receive, send: Send, *, is_known: bool, count: Callable[[Limiter, bool], None]
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._bucket = TokenBucket(PAGES if is_known else ANONYMOUS)
+        self._most_bytes = MESSAGE_BYTES if is_known else ANONYMOUS_BYTES
+        self._count = count
+        self._is_closed = False
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] != "websocket.receive":
+            return message
+        seconds = self._bucket.take()
+        self._count("messages", seconds > 0)
+        data = message.get("bytes")
+        if data is None:
+            # Streamlit would log a traceback
+            return await self._close(NO_BINARY)
+        if len(data) > self._most_bytes:
+            return await self._close(TOO_LARGE)
+        if seconds > 0:
+            await asyncio.sleep(seconds)
+        return message
+
+    async def send(self, message: Message) -> None:
+        if not self._is_closed:
+            await self._send(message)
+
+    async def _close(self, code: int) -> Message:
+        await self.send({"type": "websocket.close", "code": code})
+        self._is_closed = True
+        return {"type": "websocket.disconnect", "code": code}

@@ -1,0 +1,85 @@
+"""How many messages and connections a page has."""
+
+import asyncio
+
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from core.web.requests import find_client
+from dashboard.server.connections import PAGES, MessageRate, PageConnections, TokenBucket
+
+
+def test_messages_beyond_the_burst_wait_their_turn() -> None:
+    """A burst is free, then each waits a tenth of a second longer; a pause earns another burst."""
+    now = [100.0]
+    bucket = TokenBucket(MessageRate(burst=3, per_second=10), clock=lambda: now[0])
+    assert [bucket.take() for _ in range(5)] == pytest.approx([0, 0, 0, 0.1, 0.2])
+    now[0] += 0.2
+    assert bucket.take() == pytest.approx(0.1)
+    now[0] += 60
+    assert [bucket.take() for _ in range(4)] == pytest.approx([0, 0, 0, 0.1])
+
+
+def test_a_person_who_types_fast_waits_for_nothing() -> None:
+    """Eight letters a second for ten seconds, each of them a message."""
+    now = [0.0]
+    bucket = TokenBucket(PAGES, clock=lambda: now[0])
+    for _ in range(80):
+        now[0] += 1 / 8
+        assert bucket.take() == 0
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("a socket", "a socket"),
+    ],
+)
+def test_a_client_is_an_address_or_a_network(address: str, client: str) -> None:
+    """One machine has a whole network of IPv6 addresses."""
+    assert find_client({"type": "http", "client": (address, 1)}) == client
+    assert find_client({"type": "http"}) == "unknown"
+
+
+class Doors:
+    """Connections that stay open until the test ends them."""
+
+    def __init__(self, *, most: int, most_of_client: int) -> None:
+        self.counted: list[bool] = []
+        self._app = PageConnections(
+            self._stay,
+            most=most,
+            most_of_client=most_of_client,
+            is_known=lambda scope: bool(scope["known"]),
+            count=lambda _, is_rejected: self.counted.append(is_rejected),
+        )
+        self._closing = asyncio.Event()
+
+    async def _stay(self, _: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "websocket.accept"})
+        await self._closing.wait()
+
+    async def opens(self, client: str, *, known: bool) -> bool:
+        """Connect; return whether it was let in."""
+        answered: asyncio.Queue[Message] = asyncio.Queue()
+        scope = {"type": "websocket", "client": (client, 1), "known": known}
+        self._task = asyncio.ensure_future(self._app(scope, answered.get, answered.put))
+        return bool((await answered.get())["type"] == "websocket.accept")
+
+
+def test_before_a_sign_in_there_is_less_room() -> None:
+    """A fifth for a client and half of all together, so that nobody is kept from what they signed in for."""
+
+    async def knock() -> None:
+        doors = Doors(most=6, most_of_client=10)
+        assert [await doors.opens("10.0.0.1", known=False) for _ in range(3)] == [True, True, False]
+        assert await doors.opens("10.0.0.2", known=False)
+        assert not await doors.opens("10.0.0.3", known=False)
+        assert [await doors.opens("10.0.0.1", known=True) for _ in range(4)] == [True, True, True, False]
+        assert doors.counted.count(True) == 3
+
+    asyncio.run(knock())
