@@ -6,11 +6,11 @@ A category exists once a score is stored in it. One that is unknown here is name
 import msgspec
 
 from core.records import DAILY_RETURNS, QUESTS_COMPLETED, TOTAL_VALUE
-from dashboard.formats import Unit, format_key
+from dashboard.formats import Unit, escape_markdown, format_key
 
 
 class Category(msgspec.Struct, frozen=True):
-    """The name of a leaderboard category, the unit of its scores and their meaning."""
+    """The name of a leaderboard category, the unit of its scores and, in Markdown, their meaning."""
 
     key: str
     name: str
@@ -44,4 +44,6 @@ _KNOWN_BY_KEY = {category.key: category for category in KNOWN_CATEGORIES}
 
 def describe_category(key: str) -> Category:
     """Return the known category of this key, or one with a name made from the key."""
-    return _KNOWN_BY_KEY.get(key) or Category(key, format_key(key), "number", f"Scores of “{key}”.")
+    return _KNOWN_BY_KEY.get(key) or Category(
+        key, format_key(key), "number", f"Scores of “{escape_markdown(key)}”."
+    )

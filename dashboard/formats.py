@@ -17,11 +17,14 @@ Unit = Literal["percent", "currency", "count", "number"]
 Number = Decimal | float | int
 
 _SPECIAL = "\\`*_{}[]()<>#+-.!|$:~&"
-_AUTOMATIC = re.compile(r":(?=[a-z/])|www(?=\.)", re.IGNORECASE)
+_AUTOMATIC = re.compile(r":(?=[a-z/]|[\w+-]+:)|www(?=\.)|(?<=[\w.+-])@(?=[\w-]+\.)", re.IGNORECASE)
+"""What Markdown makes a link or an icon of by itself: addresses, e-mail addresses, `:name:`."""
 _WORD_JOINER = "\u2060"
 """Invisible and without a line break: breaks up text that Markdown would turn into a link or an icon."""
 _FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
 _RIGHT_TO_LEFT = frozenset({"R", "AL"})
+_DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
+"""Invisible characters that turn the text after them around; a text could leave the isolation with them."""
 
 
 def format_key(key: str) -> str:
@@ -189,9 +192,9 @@ def escape_markdown(text: str) -> str:
     """Return text of players or servers so that Streamlit's Markdown shows it literally, in one line.
 
     Addresses become no links and icon names no icons. Right-to-left text is isolated, so that the
-    numbers beside it keep their places.
+    numbers beside it keep their places; characters that only change the direction are left out.
     """
-    line = " ".join(text.split())
+    line = " ".join(_DIRECTIONS.sub("", text).split())
     # Markdown finds links and icons after it has removed the escapes
     broken = _AUTOMATIC.sub(f"\\g<0>{_WORD_JOINER}", line)
     escaped = "".join(f"\\{letter}" if letter in _SPECIAL else letter for letter in broken)

@@ -122,6 +122,18 @@ def check_each(values: Any, name: str, check: Callable[[Any], T]) -> list[T]:
     return [check(value) for value in values]
 
 
+def list_accepted(values: Iterable[T], check: Callable[[T], object]) -> list[T]:
+    """Return the values that a check accepts: those of names that another program may have stored."""
+    accepted = []
+    for value in values:
+        try:
+            check(value)
+        except InvalidInput:
+            continue
+        accepted.append(value)
+    return accepted
+
+
 def check_records(values: Any, kind: type[T], name: str, element: str) -> Iterator[T]:
     """Return an iterator over records of one kind; raises with the place of the first of another kind."""
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):

@@ -28,6 +28,7 @@ from core.service.inputs import (
     check_records,
     check_session_date,
     check_session_to_write,
+    list_accepted,
 )
 from core.service.writes import ServiceBase, chunked, new_id
 
@@ -188,10 +189,11 @@ class Leaderboards(ServiceBase):
     def list_leaderboard_categories(self, session_date: date | None = None) -> tuple[str, ...]:
         """Return the categories that have entries in a session (None: today's), in alphabetical order.
 
-        As of now. Raises `InvalidInput`.
+        As of now. A name that no call accepts, which only another program can have stored, is left out.
+        Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
-        return self._read(queries.list_categories, day)
+        return tuple(list_accepted(self._read(queries.list_categories, day), check_category))
 
 
 def _check_row(user_id: Any, score: Any, metadata: Any) -> tuple[UUID, UUID, Decimal, dict[str, Any]]:

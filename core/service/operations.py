@@ -32,8 +32,10 @@ from core.service.inputs import (
     check_id,
     check_int,
     check_limit,
+    check_symbol,
     check_text,
     find_place,
+    list_accepted,
 )
 from core.service.leaderboards import Leaderboards
 from core.service.market import Market, list_market_keys
@@ -105,7 +107,7 @@ class Operations(Users, Market, Leaderboards, Quests):
         check_callable(on_progress, "on_progress")
         operation, count = "warm_cache", check_limit(players, "players")
         user_ids = [user.id for user in self._read(users.list_most_active, count)]
-        symbols = [tick.symbol for tick in self.get_latest_market_data()]
+        symbols = list_accepted((tick.symbol for tick in self.get_latest_market_data()), check_symbol)
         categories = self.list_leaderboard_categories() if checked else ()
         warm_leaderboard = partial(self._warm_leaderboard, operation)
         steps: list[tuple[Callable[[], object], int]] = [

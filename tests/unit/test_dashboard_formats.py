@@ -147,7 +147,14 @@ def test_player_made_text_is_shown_literally() -> None:
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("www.evil.com", "www."), ("https://evil.com", "://"), (":material_home:", ":material")],
+    [
+        ("www.evil.com", "www."),
+        ("https://evil.com", "://"),
+        ("alice@evil.com", "@evil"),
+        (":material_home:", ":material"),
+        (":+1:", ":+1"),
+        (":100:", ":100"),
+    ],
 )
 def test_a_name_becomes_no_link_and_no_icon(name: str, found: str) -> None:
     """Both are looked for in the text behind the escapes, so something stands between."""
@@ -161,6 +168,12 @@ def test_a_name_is_one_line_that_keeps_its_direction() -> None:
     assert formats.escape_markdown(" a\n# b ") == r"a \# b"
     assert formats.escape_markdown("&lt;") == r"\&lt;"
     assert formats.escape_markdown("\u05e9\u05dc") == "\u2068\u05e9\u05dc\u2069"
+
+
+@pytest.mark.parametrize("control", "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+def test_a_name_does_not_turn_what_follows(control: str) -> None:
+    """Characters that change the direction of the text after them are left out."""
+    assert formats.escape_markdown(f"a{control}b") == "ab"
 
 
 @pytest.mark.parametrize(("change", "expected"), [("0", True), ("-0.004", True), ("0.01", False)])

@@ -209,7 +209,7 @@ def _show_ranked(
 
 def _show_entries_heading(selection: Selection, page: Page) -> None:
     first, last = (page.number - 1) * selection.rows + 1, min(page.number * selection.rows, page.total)
-    by, total = selection.category.name.lower(), format_count(page.total)
+    by, total = escape_markdown(selection.category.name.lower()), format_count(page.total)
     if selection.prefix:
         more = "+" if page.total >= data.MATCHES_COUNTED else ""
         title = f"{total}{more} by {by} starting with “{escape_markdown(selection.prefix)}”"
@@ -256,10 +256,8 @@ def _show_period(selection: Selection, page: PeriodPage) -> None:
         _show_no_scores(selection)
         return
     sessions = len(period.days)
-    _show_heading(
-        selection,
-        f"Best mean {selection.category.name.lower()} of {format_quantity(sessions, 'session')}",
-    )
+    score = escape_markdown(selection.category.name.lower())
+    _show_heading(selection, f"Best mean {score} of {format_quantity(sessions, 'session')}")
     if page.entries:
         _show_period_entries(selection, page, best=period.entries[0].score)
     else:

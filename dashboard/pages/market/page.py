@@ -12,6 +12,7 @@ import streamlit as st
 
 from core import EnhancedDatabaseService
 from core.records import EventEffect, MarketEvent, Sparkline, Tick
+from core.service.inputs import check_symbol, list_accepted
 from dashboard import filters, live, runtime, states
 from dashboard.elements import CARD_PIXELS, MINUTES, build_change_column, show_metric, show_table
 from dashboard.formats import (
@@ -84,7 +85,8 @@ def show_market() -> None:
 
 
 def _list_symbols(service: EnhancedDatabaseService) -> list[str]:
-    return [tick.symbol for tick in service.get_latest_market_data()]
+    """Return the symbols that can be chosen: another program may have stored names that no call accepts."""
+    return list_accepted((tick.symbol for tick in service.get_latest_market_data()), check_symbol)
 
 
 def _show_prices(service: EnhancedDatabaseService) -> None:
@@ -121,9 +123,10 @@ def _show_symbols(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -> Non
 def _select_row(symbols: Sequence[str]) -> None:
     """Put the symbol of the selected row into the filter, and with it into the address."""
     rows = st.session_state["symbols-table"].selection.rows
-    if rows and rows[0] < len(symbols):
+    accepted = list_accepted((symbols[row] for row in rows if row < len(symbols)), check_symbol)
+    if accepted:
         filters.keep_in_address(FILTERS)
-        st.session_state["symbol"] = symbols[rows[0]]
+        st.session_state["symbol"] = accepted[0]
         # the chart is not part of the table's fragment
         st.session_state["symbol-selected"] = True
 

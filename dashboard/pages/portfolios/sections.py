@@ -88,7 +88,8 @@ def show_ranks(ranks: Iterable[data.PlayerRank]) -> None:
                 note = format_score(entry.score, category.unit)
             else:
                 place, note = "Not ranked", "no score this session"
-            show_metric(category.name, place, note, help=f"Rank by score. {category.explanation} {NOW}")
+            name = escape_markdown(category.name)
+            show_metric(name, place, note, help=f"Rank by score. {category.explanation} {NOW}")
 
 
 def show_quests(quests: Sequence[Quest]) -> None:
@@ -329,7 +330,7 @@ def show_holdings(player: Player) -> None:
 def show_rank_chart(player: Player, category: Category, scores: tuple[PlayerScore, ...]) -> None:
     """Show the rank on a leaderboard by session."""
     if not scores:
-        st.caption(f"No score for {category.name.lower()} in these sessions.")
+        st.caption(f"No score for {escape_markdown(category.name.lower())} in these sessions.")
         return
     ranks = [row.rank for row in scores if row.rank is not None and row.session_date < player.today]
     best = f"best rank {min(ranks):,}" if ranks else "none of them finished"

@@ -19,6 +19,7 @@ from core.records import (
 )
 from dashboard.formats import (
     build_player_link,
+    escape_markdown,
     format_amount,
     format_count,
     format_duration,
@@ -216,7 +217,7 @@ def build_returns_table(returns: Sequence[QuestReturn]) -> pd.DataFrame:
 def describe_not_compared(returns: Iterable[QuestReturn], totals: Iterable[QuestTotals]) -> str:
     """Name the types that no old enough session of the window was played with; empty without any."""
     missing = {row.type for row in totals} - {item.type for item in returns}
-    names = ", ".join(sorted(map(format_key, missing)))
+    names = ", ".join(escape_markdown(name) for name in sorted(map(format_key, missing)))
     return f" Not compared, because no such session was played with one: {names}." if names else ""
 
 
