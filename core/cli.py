@@ -27,6 +27,7 @@ from core.metrics.scrape import Scrape
 from core.migration import Migrator
 from core.selftest import run_self_test
 from core.service import EnhancedDatabaseService
+from core.service.audit_chain import describe_break
 from core.settings import RoleSettings, Settings
 from core.stack.commands import stack
 from core.status import read_fleet, show_health, show_stats
@@ -290,15 +291,21 @@ def catch_up() -> None:
 @main.command()
 def simulate() -> None:
     """Run the live market and its players until SIGTERM."""
-    from core.simulation.simulator import run_simulator
+    from core.simulation.simulator import SEAL_SECONDS, run_simulator
 
     settings = _load_settings()
     seconds = settings.simulator_interval / 1000
     with (
         open_service(settings, role="simulator") as service,
         service.metrics.regular_task("simulator", interval_seconds=seconds) as count_success,
+        service.metrics.regular_task("seal_audit_log", interval_seconds=SEAL_SECONDS),
     ):
-        run_simulator(service, interval_seconds=seconds, on_step=count_success)
+        run_simulator(
+            service,
+            interval_seconds=seconds,
+            audit_keep_months=settings.audit_keep_months or None,
+            on_step=count_success,
+        )
 
 
 @main.command()
@@ -307,17 +314,24 @@ def simulate() -> None:
     "--keep-days", type=int, metavar="N", help="Drop months of ticks that are completely older than N days."
 )
 def maintain(months_ahead: int, keep_days: int | None) -> None:
-    """Create the partitions of ticks for the next months; with --keep-days drop old ones."""
+    """Create the partitions of the next months; drop old ones with --keep-days and AUDIT_KEEP_MONTHS.
+
+    Seals the audit log.
+    """
     keep = None if keep_days is None else _parse_days(keep_days)
-    with open_service(_load_settings()) as service:
-        report = service.maintain_partitions(months_ahead=months_ahead, keep=keep)
-    for name in report.created:
+    settings = _load_settings()
+    with open_service(settings) as service:
+        ticks = service.maintain_partitions(months_ahead=months_ahead, keep=keep)
+        audit = service.maintain_audit_log(
+            months_ahead=months_ahead, keep_months=settings.audit_keep_months or None
+        )
+    for name in (*ticks.created, *audit.created):
         click.echo(f"created {name}")
-    for name in report.dropped:
+    for name in (*ticks.dropped, *audit.dropped):
         click.echo(f"dropped {name}")
-    if report.moved:
-        click.echo(f"moved {report.moved} ticks")
-    if not (report.created or report.dropped):
+    if ticks.moved:
+        click.echo(f"moved {ticks.moved} ticks")
+    if not any((ticks.created, ticks.dropped, audit.created, audit.dropped)):
         click.echo("nothing to do")
 
 
@@ -325,6 +339,39 @@ def _parse_days(days: int) -> timedelta:
     if not 1 <= days <= MOST_DAYS:
         raise InvalidInput(f"--keep-days is {days}; give at least 1 and at most {MOST_DAYS}")
     return timedelta(days=days)
+
+
+@main.group()
+def audit() -> None:
+    """Seal the audit log, or verify that nobody changed it."""
+
+
+@audit.command("seal")
+def seal_command() -> None:
+    """Seal the events that are not sealed yet, and print the newest seal; keep that line elsewhere."""
+    with open_service(_load_settings()) as service:
+        sealing = service.seal_audit_log()
+    click.echo(f"sealed {sealing.events} events")
+    if sealing.anchor:
+        click.echo(f"newest seal {sealing.anchor}")
+
+
+@audit.command("verify")
+@click.option(
+    "--anchor", metavar="NUMBER:HASH", help="A seal that `audit seal` has printed: it must still be there."
+)
+def verify_command(anchor: str | None) -> None:
+    """Compare every sealed event with its seal; exit status 1 when something was changed since."""
+    with open_service(_load_settings()) as service:
+        result = service.verify_audit_log(anchor=anchor)
+    click.echo(
+        f"{result.seals} seals are intact, with {result.events} events;"
+        f" {result.dropped} events were dropped with their months, {result.unsealed} are not sealed yet"
+    )
+    if result.anchor:
+        click.echo(f"newest seal {result.anchor}" if result.broken is None else f"intact to {result.anchor}")
+    if result.broken is not None:
+        _fail(describe_break(result.broken), FAILED)
 
 
 @main.command("self-test")

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, get_args
 from peewee import (
     SQL,
     BigIntegerField,
+    BlobField,
     CharField,
     Check,
     CompositeKey,
@@ -25,7 +26,15 @@ from peewee import (
 )
 from playhouse.postgres_ext import ArrayField, BinaryJSONField, DateTimeTZField
 
-from core.records import QUEST_STATUSES, SENTIMENTS, STARTING_CASH, TRADE_SIDES, AuditAction, AuditOutcome
+from core.records import (
+    QUEST_STATUSES,
+    SENTIMENTS,
+    STARTING_CASH,
+    TRADE_SIDES,
+    AuditAction,
+    AuditChange,
+    AuditOutcome,
+)
 
 SYMBOL_PATTERN = "^[$^.@#/]?[A-Z0-9][A-Z0-9.^=/:&_@#$!+-]{0,31}$"
 CURRENCY_PATTERN = "^[A-Z]{3,5}$"
@@ -363,27 +372,78 @@ class MarketEvent(Model):
 
 
 class AuditEvent(Model):
-    """What an operator did, written down before it was done."""
+    """What a person did, or a row that a person changed; append-only, partitioned by month.
 
-    id = _id()
+    The partitions are created by the migrations and by maintenance. An action that takes time has two rows:
+    its start, and its outcome, whose `start_id` names the start.
+    """
+
+    id = UUIDField(constraints=[SQL("DEFAULT gen_random_uuid()")])
+    created_at = _now()
     actor = CharField(320)
     action = CharField(50)
     target = CharField(200)
-    outcome = CharField(20, constraints=[SQL("DEFAULT 'started'")])
+    row_key = UUIDField(null=True)
+    before = BinaryJSONField(index=False, null=True)
+    after = BinaryJSONField(index=False, null=True)
+    outcome = CharField(20, constraints=[SQL("DEFAULT 'done'")])
     detail = TextField(null=True)
-    created_at = _now()
-    finished_at = DateTimeTZField(null=True)
+    request_id = CharField(200, null=True)
+    start_id = UUIDField(null=True)
+    transaction_id = BigIntegerField(constraints=[SQL("DEFAULT (pg_current_xact_id()::text)::bigint")])
 
     class Meta:
-        """Read newest first; belongs to no player, so that it stays when one goes."""
+        """Read newest first: by time, actions alone, or one row; belongs to no player, so that it stays."""
 
         table_name = "audit_events"
+        primary_key = CompositeKey("created_at", "id")
+        table_settings = "PARTITION BY RANGE (created_at)"
         constraints: ClassVar[list[Any]] = [
-            Check(_one_of("action", get_args(AuditAction)), name="audit_events_action"),
+            Check(
+                _one_of("action", (*get_args(AuditAction), *get_args(AuditChange))),
+                name="audit_events_action",
+            ),
             Check(_one_of("outcome", get_args(AuditOutcome)), name="audit_events_outcome"),
+            Check(
+                f"(row_key IS NOT NULL) = ({_one_of('action', get_args(AuditChange))})",
+                name="audit_events_row_key",
+            ),
         ]
         indexes: ClassVar[list[Any]] = [
-            SQL("CREATE INDEX audit_events_recent ON audit_events (created_at DESC, id DESC)"),
+            SQL(
+                "CREATE INDEX audit_events_actions ON audit_events (created_at DESC, id DESC)"
+                " WHERE row_key IS NULL AND start_id IS NULL"
+            ),
+            SQL(
+                "CREATE INDEX audit_events_row ON audit_events (row_key, created_at DESC, id DESC)"
+                " WHERE row_key IS NOT NULL"
+            ),
+            SQL("CREATE INDEX audit_events_start ON audit_events (start_id) WHERE start_id IS NOT NULL"),
+            SQL("CREATE INDEX audit_events_transaction ON audit_events (transaction_id)"),
+        ]
+
+
+class AuditSeal(Model):
+    """A batch of audit events with a digest of each, and the hash of the seal before."""
+
+    number = BigIntegerField(primary_key=True)
+    sealed_at = DateTimeTZField()
+    partition = TextField()
+    first_at = DateTimeTZField()
+    last_at = DateTimeTZField()
+    events = IntegerField()
+    up_to = BigIntegerField()
+    system = BigIntegerField()
+    manifest = BlobField()
+    previous_hash = BlobField()
+    hash = BlobField()
+
+    class Meta:
+        """Searched for the seals that may list an event."""
+
+        table_name = "audit_seals"
+        indexes: ClassVar[list[Any]] = [
+            SQL("CREATE INDEX audit_seals_range ON audit_seals (partition, last_at)"),
         ]
 
 
@@ -399,4 +459,5 @@ ALL_MODELS: tuple[type[Model], ...] = (
     LeaderboardCounter,
     MarketEvent,
     AuditEvent,
+    AuditSeal,
 )

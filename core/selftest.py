@@ -2,7 +2,8 @@
 
 Owns the sequence and what each call must answer. Works on a throw-away player, a
 session long past and a symbol of its own, and removes all of it again, also after
-a failure or an interruption. What a call does to the rows of others is rolled back.
+a failure or an interruption. What a call does to the rows of others is rolled back. Two events of an
+action that does nothing stay in the audit log, which nobody can remove an event from.
 """
 
 import time
@@ -18,6 +19,7 @@ from msgspec.structs import replace
 
 from core.errors import EchoMarketsError, MissingExtra, PlayersNotIsolated
 from core.records import (
+    AuditEvent,
     CompletionTimes,
     LeaderboardUpdate,
     MarketEvent,
@@ -97,7 +99,8 @@ def _has_row_of(user: User) -> Callable[[Iterable[Any]], bool]:
 def run_self_test(service: EnhancedDatabaseService, *, report: Callable[[str], object]) -> bool:
     """Make every call, print a line for each, and say whether all answered as they must.
 
-    No row of it stays, whatever happens; what a killed run left is removed by the next one.
+    Nothing of it stays but its events in the audit log, whatever happens; what a killed run left is removed
+    by the next one.
     """
     run = _Run(service, report)
     try:
@@ -390,6 +393,13 @@ def _list_operation_checks(run: _Run) -> Iterator[Check]:
         lambda: {event.target: event.outcome for event in service.list_audit_events()}.get(run.name),
         "done",
     )
+    yield "record_audit_event", lambda: _undo(service, lambda: _record_sign_in(service).outcome), "done"
+    yield "acting_as", lambda: _undo_change(service, run.user), ("update", {"name": "Audited"})
+    yield "list_audit_changes", lambda: len(service.list_audit_changes(row_key=run.user.id)), 0
+    yield "stream_audit_changes", lambda: len(list(service.stream_audit_changes(row_key=run.user.id))), 0
+    yield "seal_audit_log", lambda: _undo(service, lambda: service.seal_audit_log().events), _at_least(2)
+    yield "verify_audit_log", lambda: service.verify_audit_log().broken, None
+    yield "maintain_audit_log", lambda: _undo(service, lambda: service.maintain_audit_log().dropped), ()
     yield "stream_audit_events", lambda: len(list(islice(service.stream_audit_events(), 1))), 1
     yield "warm_cache", lambda: service.warm_cache(players=1), _at_least(1)
     yield "list_table_sizes", lambda: len(service.list_table_sizes()), _at_least(1)
@@ -429,6 +439,22 @@ def _read_as_player(service: EnhancedDatabaseService, user: User) -> User:
         # a database of one role has no views
         return user
     return view.get_profile()
+
+
+def _record_sign_in(service: EnhancedDatabaseService) -> AuditEvent:
+    return service.record_audit_event(actor=ACTOR, action="sign_in", target="self-test")
+
+
+def _undo_change(service: EnhancedDatabaseService, user: User) -> tuple[str, object]:
+    """Rename as a person in a transaction that is rolled back; return the event of the change."""
+
+    def rename() -> tuple[str, object]:
+        service.update_user_profile(user.id, name="Audited")
+        [event] = service.list_audit_changes(row_key=user.id)
+        return event.action, event.after
+
+    with service.acting_as(ACTOR):
+        return _undo(service, rename)
 
 
 def _audit(service: EnhancedDatabaseService, name: str) -> str:

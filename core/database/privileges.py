@@ -19,6 +19,8 @@ Execute = Callable[..., Any]
 _ROWS: Final = {APP: "SELECT, INSERT, UPDATE, DELETE"}
 # Every row of what is public; of what players own, those that `core.database.row_security` leaves.
 _SEEN_BY_PLAYERS: Final = {**_ROWS, PLAYER: "SELECT"}
+# Not what triggers fill in: the changed row, and the transaction.
+_AUDIT_COLUMNS: Final = "id, created_at, actor, action, target, outcome, detail, request_id, start_id"
 
 # Table or view -> role -> privileges, in the words of GRANT, columns in parentheses included. Nothing is
 # declared for partitions: whoever may use a table uses them through it.
@@ -41,13 +43,23 @@ TABLES: Final[Mapping[str, Mapping[str, str]]] = {
     "leaderboard_entries": _SEEN_BY_PLAYERS,
     "leaderboard_counters": _SEEN_BY_PLAYERS,
     "market_events": _SEEN_BY_PLAYERS,
-    "audit_events": _ROWS,
+    "audit_events": {APP: f"SELECT, INSERT ({_AUDIT_COLUMNS})", SEALER: "SELECT"},
+    "audit_seals": {APP: "SELECT", SEALER: "SELECT, INSERT"},
     # read by the health check
     "schema_migration": {APP: "SELECT", MONITOR: "SELECT"},
 }
 
+SEALING: Final = "audit_seal"
+"""The function that the sealer owns: it alone can add a seal."""
+
 # Function -> the roles that may call it. Nobody needs to call a trigger's function.
 FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "audit_create_month": (),
+    "audit_hide": (),
+    "audit_maintain": (APP,),
+    "audit_record": (),
+    "audit_refuse": (),
+    "audit_seal": (APP, OWNER),
     "leaderboard_analyze": (APP,),
     "leaderboard_bucket_size": (APP,),
     "leaderboard_count": (),
@@ -125,12 +137,28 @@ def apply_privileges(execute_sql: Execute, schema: str) -> None:
             for role, privileges in granted.items():
                 run(f"GRANT {privileges} ON TABLE {table} TO {role}")
     for name, routine in execute_sql(_LIST_FUNCTIONS).fetchall():
-        if name in FUNCTIONS:
+        if name in FUNCTIONS and name != SEALING:
             run(f"REVOKE ALL ON ROUTINE {routine} FROM {others}")
             for role in FUNCTIONS[name]:
                 run(f"GRANT EXECUTE ON ROUTINE {routine} TO {role}")
+        elif name == SEALING:
+            _give_to_sealer(run, routine, schema, others)
     for (sequence,) in execute_sql(_LIST_SEQUENCES).fetchall():
         run(f"GRANT USAGE ON SEQUENCE {sequence} TO {APP}")
+
+
+def _give_to_sealer(run: Execute, routine: str, schema: str, others: str) -> None:
+    """Make the sealer own a function that the owner may still call."""
+    [(owner,)] = run("SELECT quote_ident(current_user)").fetchall()
+    # a new owner needs it at that moment
+    run(f"GRANT CREATE ON SCHEMA {schema} TO {SEALER}")
+    run(f"ALTER ROUTINE {routine} OWNER TO {SEALER}")
+    run(f"REVOKE CREATE ON SCHEMA {schema} FROM {SEALER}")
+    run(f"SET LOCAL ROLE {SEALER}")
+    run(f"REVOKE ALL ON ROUTINE {routine} FROM {others}, {OWNER}")
+    for role in FUNCTIONS[SEALING]:
+        run(f"GRANT EXECUTE ON ROUTINE {routine} TO {role}")
+    run(f"SET LOCAL ROLE {owner}")
 
 
 def _escaped(execute_sql: Execute) -> Execute:

@@ -29,11 +29,11 @@ ROLE_PATTERN = r"[a-z]+(?:-[a-z]+)*"
 MAX_ROLE = 32
 CloseReason = Literal["stale", "dead", "broken", "shutdown"]
 Tier = Literal["near", "shared"]
-Task = Literal["simulator", "warm_cache"]
+Task = Literal["simulator", "warm_cache", "seal_audit_log"]
 """A task that must succeed again and again."""
 Limiter = Literal["operator_actions", "sign_in", "connections", "messages"]
-AuditedAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests"]
-"""An operator's action on the dashboard that is written to the audit log."""
+AuditedAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests", "sign_in", "sign_out"]
+"""A person's action on the dashboard that is written to the audit log."""
 HealthStatus = Literal["healthy", "degraded", "unhealthy"]
 
 Labels = TypeVar("Labels", bound=Sequence[str])
@@ -151,9 +151,9 @@ DASHBOARD_RENDER = histogram("echo_dashboard_render_seconds", "Time a page's scr
 DASHBOARD_SESSIONS = gauge("echo_dashboard_sessions", "Browser sessions that are connected")
 LIMITER_REQUESTS = counter("echo_ratelimit_requests_total", "Requests that a limiter saw", "limiter")
 LIMITER_REJECTIONS = counter("echo_ratelimit_rejections_total", "Requests that a limiter refused", "limiter")
-AUDIT_EVENTS = counter("echo_audit_events_total", "Operator actions written down", "action")
+AUDIT_EVENTS = counter("echo_audit_events_total", "Actions of people written down", "action")
 AUDIT_FAILURES = counter(
-    "echo_audit_write_failures_total", "Operator actions that could not be written down", "action"
+    "echo_audit_write_failures_total", "Actions of people that could not be written down", "action"
 )
 # Both outlive their process: a task whose process died is late, not gone.
 TASK_SUCCESS = gauge(

@@ -233,11 +233,11 @@ class Metrics:
         self._value(names.LIMITER_REJECTIONS, limiter).inc(int(is_rejected))
 
     def count_audit_event(self, action: AuditedAction) -> None:
-        """Count an operator action that was written to the audit log."""
+        """Count a person's action that was written to the audit log."""
         self._value(names.AUDIT_EVENTS, action).inc()
 
     def count_audit_write_failure(self, action: AuditedAction) -> None:
-        """Count an operator action that could not be written to the audit log."""
+        """Count a person's action that could not be written to the audit log."""
         self._value(names.AUDIT_FAILURES, action).inc()
 
     def count_task_success(self, task: Task) -> None:

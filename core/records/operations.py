@@ -4,7 +4,7 @@ Owns their fields only. Never touches a server.
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from frozendict import frozendict
@@ -13,32 +13,87 @@ from core.records.record import Record
 
 
 class PartitionReport(Record, frozen=True):
-    """Partitions of `ticks` that were created and dropped, and ticks moved out of the default partition."""
+    """Partitions that were created and dropped, and ticks moved out of the default partition."""
 
     created: tuple[str, ...]
     dropped: tuple[str, ...]
     moved: int
 
 
-AuditAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests"]
-"""Actions of operators that the audit log records."""
+AuditAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests", "sign_in", "sign_out"]
+"""Actions of people that the audit log records."""
 
 
-AuditOutcome = Literal["started", "done", "failed"]
+AuditChange = Literal["insert", "update", "delete"]
+"""Changes of rows that the audit log records."""
+
+
+AuditOutcome = Literal["started", "done", "failed", "refused"]
 """An event that stays `started` has an unknown outcome: the process died, or could not record it."""
 
 
 class AuditEvent(Record, frozen=True):
-    """One action of an operator; `finished_at` and `detail` are None until its outcome is known."""
+    """One action of a person, or one change of a row by a person.
+
+    `finished_at` and `detail` of an action are None until its outcome is known. Of a change, `target` is the
+    table and `row_key` the id of the row; `before` and `after` have the columns that changed, of a row that
+    was inserted or deleted all columns. An e-mail address is never in them, only that there is one.
+    `request_id` is the same in everything that one request did.
+    """
 
     id: UUID
     actor: str
-    action: AuditAction
+    action: AuditAction | AuditChange
     target: str
     outcome: AuditOutcome
     detail: str | None
     created_at: datetime
     finished_at: datetime | None
+    request_id: str | None = None
+    row_key: UUID | None = None
+    before: frozendict[str, Any] | None = None
+    after: frozendict[str, Any] | None = None
+
+
+AuditBreakKind = Literal["event_changed", "event_removed", "event_added", "seal_changed", "seal_removed"]
+"""What can be wrong with a sealed event, or with a seal."""
+
+
+class AuditBreak(Record, frozen=True):
+    """The first broken link of the audit log's chain of seals.
+
+    `seal` is its number; that of an added event, which is in no seal, is the newest. `event_id` is None when
+    the seal itself is broken.
+    """
+
+    kind: AuditBreakKind
+    seal: int
+    event_id: UUID | None = None
+
+
+class AuditSealing(Record, frozen=True):
+    """How many events were sealed now, and the newest seal, `NUMBER:HASH`; None while there is none.
+
+    Whoever keeps that text elsewhere can prove later that the log up to there is unchanged.
+    """
+
+    events: int
+    anchor: str | None
+
+
+class AuditVerification(Record, frozen=True):
+    """Result of verifying the audit log: intact when `broken` is None.
+
+    `events` were compared with their seals, `dropped` ones went with their months, and `unsealed` ones wait
+    for the next seal. `anchor` is the newest seal, as in `AuditSealing`.
+    """
+
+    seals: int
+    events: int
+    dropped: int
+    unsealed: int
+    anchor: str | None
+    broken: AuditBreak | None
 
 
 class PoolStats(Record, frozen=True):

@@ -1,21 +1,15 @@
-"""Operations: caches, partitions, statistics of the server, and the audit log of operators."""
+"""Operations: caches, partitions and statistics of the server."""
 
-import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar
 from uuid import UUID
 
 from core.cache.kinds import REPORTS_VERSION_KEY
 from core.database import Database
-from core.errors import EchoMarketsError, InvalidInput
-from core.queries import audit, partitions, statistics, ticks, users
+from core.queries import partitions, statistics, ticks, users
 from core.records import (
-    AuditAction,
-    AuditEvent,
-    AuditOutcome,
     CacheStats,
     PartitionReport,
     PoolStats,
@@ -24,17 +18,13 @@ from core.records import (
     UnusedIndex,
 )
 from core.service.inputs import (
-    check_after,
     check_callable,
-    check_choice,
     check_duration,
     check_each,
     check_id,
     check_int,
     check_limit,
     check_symbol,
-    check_text,
-    find_place,
     list_accepted,
 )
 from core.service.leaderboards import Leaderboards
@@ -42,18 +32,13 @@ from core.service.market import Market, list_market_keys
 from core.service.portfolios import list_portfolio_keys
 from core.service.quests import Quests, quests_key
 from core.service.users import Users, user_key
-from core.service.writes import chunked, new_id, stream_pages
+from core.service.writes import chunked
 
 T = TypeVar("T")
-
-logger = logging.getLogger(__name__)
 
 # Each takes one MGET, one script and one statement; Redis serves no other client during a script.
 WARM_KEYS = 200
 MAX_MONTHS_AHEAD = 24
-MAX_ACTOR = 320  # the longest e-mail address
-MAX_TARGET = 200
-MAX_DETAIL = 500
 
 
 class Operations(Users, Market, Leaderboards, Quests):
@@ -193,75 +178,6 @@ class Operations(Users, Market, Leaderboards, Quests):
         statement are counted under the one that ran it first. Raises `InvalidInput`.
         """
         return self._read(statistics.list_slowest_statements, check_limit(limit))
-
-    # -- audit log --------------------------------------------------------------------------
-
-    @contextmanager
-    def audited(self, *, actor: str, action: AuditAction, target: str) -> Iterator[AuditEvent]:
-        """Record that `actor` does `action` to `target`, run the block, record its outcome.
-
-        The block runs only if the record was written: else this raises `InvalidInput` or the error of the
-        database. If the outcome cannot be recorded, that is logged and counted, because the action has
-        already happened; the record then stays `started`. Errors of the block are raised. Do not use it
-        inside `transaction()`, where a rollback would remove the record.
-        """
-        event = self._record(actor, action, target)
-        try:
-            yield event
-        except BaseException as error:
-            self._finish(event, outcome="failed", detail=f"{type(error).__name__}: {error}"[:MAX_DETAIL])
-            raise
-        self._finish(event, outcome="done", detail=None)
-
-    def list_audit_events(
-        self, *, limit: int = 50, after: AuditEvent | None = None
-    ) -> tuple[AuditEvent, ...]:
-        """Return the most recent actions of operators, newest first, as of now.
-
-        `after` is the last action of the page before. Raises `InvalidInput`.
-        """
-        place, count = find_place(check_after(after, AuditEvent)), check_limit(limit)
-        return self._read(audit.list_recent, count, after=place)
-
-    def stream_audit_events(self, *, after: AuditEvent | None = None) -> Iterator[AuditEvent]:
-        """Yield every action of operators, newest first; 2,000 are held at a time.
-
-        Each batch of 2,000 is one statement, as of its time, and no connection is held between batches.
-        `after` continues behind an action. Raises `InvalidInput`.
-        """
-
-        def load(last: AuditEvent | None, limit: int) -> tuple[AuditEvent, ...]:
-            return self._read(audit.list_recent, limit, after=find_place(last))
-
-        return stream_pages(load, check_after(after, AuditEvent))
-
-    def _record(self, actor: str, action: AuditAction, target: str) -> AuditEvent:
-        checked = cast("AuditAction", check_choice(action, "action", get_args(AuditAction)))
-        who = check_text(actor, "actor", most=MAX_ACTOR)
-        what = check_text(target, "target", most=MAX_TARGET)
-        if self._database.in_transaction():
-            raise InvalidInput(f"{checked} is audited inside a transaction; call it outside")
-        try:
-            with self._write_as("record_audit_event") as (database, _):
-                event = audit.insert_event(
-                    database, new_id(), actor=who, action=checked, target=what, now=self._clock()
-                )
-        except EchoMarketsError:
-            self.metrics.count_audit_write_failure(checked)
-            raise
-        self.metrics.count_audit_event(checked)
-        logger.info("operator %s starts %s on %s", who, checked, what)
-        return event
-
-    def _finish(self, event: AuditEvent, *, outcome: AuditOutcome, detail: str | None) -> None:
-        try:
-            with self._write_as("finish_audit_event") as (database, _):
-                audit.finish_event(database, event.id, outcome=outcome, detail=detail, now=self._clock())
-        except EchoMarketsError:
-            self.metrics.count_audit_write_failure(event.action)
-            logger.exception(
-                "the outcome of %s by %s (%s) could not be recorded", event.action, event.actor, outcome
-            )
 
 
 def _list_steps(

@@ -16,6 +16,7 @@ from core.errors import PlayersNotIsolated
 from core.health import CHECK_SECONDS, HealthEvaluator
 from core.metrics import Metrics
 from core.records import Health
+from core.service.audit import Audit
 from core.service.events import Events
 from core.service.inputs import check_id, check_seconds
 from core.service.leaderboard_reports import LeaderboardReports
@@ -33,6 +34,7 @@ MAX_WAIT_SECONDS = 3600.0
 
 
 class EnhancedDatabaseService(
+    Audit,
     Operations,
     Portfolios,
     Players,

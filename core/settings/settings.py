@@ -146,6 +146,7 @@ class Settings(EnvironmentSettings):
         default=None, description="CLAIM=VALUE, such as groups=operators"
     )
     simulator_interval: int = milliseconds(2_000, 100)
+    audit_keep_months: int = number(0, 0, 1_200, unit="a whole number of months", zero="all")
     stack_name: StackName | None = Field(default=None, description=STACK_NAME_FORM)
 
     @classmethod

@@ -35,7 +35,10 @@ LAST_RETRY_SECONDS: Final = 30.0
 """Waits double from the first to the last: short for a restart, long for an outage."""
 
 UPKEEP_SECONDS: Final = 60.0
-"""How often quests are expired, and the list of players is checked."""
+"""How often quests are expired, the audit log is sealed, and the list of players is checked."""
+
+SEAL_SECONDS: Final = 5 * UPKEEP_SECONDS
+"""A seal that is later than twice this time fires an alert; a step may take longer than usual."""
 
 STOP_SECONDS: Final = 0.8
 """How long the current step may take after a signal; a call that hangs then loses its connection."""
@@ -64,12 +67,14 @@ class Simulator:
         *,
         interval_seconds: float,
         stop: threading.Event,
+        audit_keep_months: int | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         generator: Generator | None = None,
     ) -> None:
         self._service = service
         self._interval_seconds = interval_seconds
         self._stop = stop
+        self._audit_keep_months = audit_keep_months
         self._clock = clock
         self._generator = generator or default_rng()
         self._daily = DailyPrices()
@@ -139,11 +144,12 @@ class Simulator:
         return LiveSession(day, market)
 
     def _maintain(self) -> None:
-        """Create the coming months' partitions; without them ticks go to the default one."""
+        """Create the coming months' partitions; without them new rows go to the default ones."""
         try:
             self._service.maintain_partitions()
+            self._service.maintain_audit_log(keep_months=self._audit_keep_months)
         except DatabaseError as error:
-            logger.warning("the partitions of the ticks were not maintained: %s", error)
+            logger.warning("the partitions were not maintained: %s", error)
 
     def _move(self, session: LiveSession, now: datetime) -> None:
         market = session.market
@@ -164,11 +170,12 @@ class Simulator:
         return players, open_quests(self._service, session.day, players.users, self._check_stop)
 
     def _do_upkeep(self, players: LivePlayers) -> None:
-        """Expire quests, and read the session again when players were added or removed."""
+        """Expire quests, seal the audit log, and read the session again when players came or went."""
         if time.monotonic() - self._upkeep_done < UPKEEP_SECONDS:
             return
         self._upkeep_done = time.monotonic()
         self._service.expire_quests()
+        self._service.seal_audit_log()
         if not players.are_still(list_players(self._service)):
             logger.info("the players have changed; the session is read again")
             self._session = None
@@ -178,6 +185,7 @@ def run_simulator(
     service: EnhancedDatabaseService,
     *,
     interval_seconds: float,
+    audit_keep_months: int | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> None:
     """Run the live market until SIGTERM or SIGINT; call it from the main thread.
@@ -185,7 +193,9 @@ def run_simulator(
     `on_step` is called after each step that succeeded. The caller closes the service.
     """
     stop = threading.Event()
-    simulator = Simulator(service, interval_seconds=interval_seconds, stop=stop)
+    simulator = Simulator(
+        service, interval_seconds=interval_seconds, stop=stop, audit_keep_months=audit_keep_months
+    )
 
     def run() -> None:
         try:

@@ -91,11 +91,12 @@ def test_an_operator_acts_and_it_is_written_down(
     expect(page.locator(".st-key-visitor")).to_contain_text("as an operator: Olivia Operator")
     page.get_by_role("link", name="Operations").click()
     page.get_by_role("button", name="Expire quests").click()
-    assert execute("SELECT count(*) FROM audit_events") == [(0,)]
+    recorded = "FROM audit_events WHERE action = 'expire_quests'"
+    assert execute(f"SELECT count(*) {recorded}") == [(0,)]
     page.get_by_role("button", name="Yes, do it").click()
     expect(page.get_by_text("quests have expired")).to_be_visible()
-    rows = execute("SELECT actor, action, target, outcome FROM audit_events")
-    assert rows == [("olivia@example.com", "expire_quests", "past their time", "done")]
+    rows = execute(f"SELECT actor, target, outcome {recorded} ORDER BY created_at")
+    assert rows == [("olivia@example.com", "past their time", outcome) for outcome in ("started", "done")]
 
 
 def test_a_viewer_has_no_actions(context: BrowserContext, dashboard: Dashboard, provider: Provider) -> None:

@@ -39,6 +39,7 @@ ANY_SCORE: Any = LeaderboardUpdate
 # What each call is given beside the argument that is wrong.
 VALID: dict[str, dict[str, Any]] = {
     "as_user": {"user_id": ID},
+    "acting_as": {"actor": "alice", "request_id": None},
     "audited": {"actor": "alice", "action": "clear_cache", "target": "bob"},
     "batch_touch_last_active": {"seen": {ID: NOON}},
     "batch_update_leaderboard": {"category": "c", "updates": (), "session_date": DAY},
@@ -141,6 +142,7 @@ VALID: dict[str, dict[str, Any]] = {
     },
     "insert_market_ticks": {"ticks": ()},
     "invalidate_reports": {},
+    "list_audit_changes": {"row_key": None, "limit": 5, "after": None},
     "list_audit_events": {"limit": 5, "after": None},
     "list_expiring_quests": {"limit": 5, "within": timedelta(days=1), "type": "T"},
     "list_leaderboard": {
@@ -189,10 +191,20 @@ VALID: dict[str, dict[str, Any]] = {
     "load_quests": {"quests": ()},
     "load_trades": {"trades": ()},
     "load_users": {"users": ()},
+    "maintain_audit_log": {"months_ahead": 1, "keep_months": None},
     "maintain_partitions": {"months_ahead": 1, "keep": None},
     "pool_stats": {},
+    "record_audit_event": {
+        "actor": "alice",
+        "action": "sign_in",
+        "target": "dashboard",
+        "outcome": "done",
+        "detail": None,
+    },
+    "seal_audit_log": {},
     "search_users": {"prefix": "a", "limit": 5},
     "stale_seconds": {},
+    "stream_audit_changes": {"row_key": None, "after": None},
     "stream_audit_events": {"after": None},
     "stream_market_events": {
         "type": None,
@@ -225,6 +237,7 @@ VALID: dict[str, dict[str, Any]] = {
     "update_user_profile": {"user_id": ID, "username": "a", "name": "a", "email": None, "preferences": {}},
     "update_moved_weeks": {"weeks": {"AAPL": 3}},
     "update_symbol_currencies": {"currencies": {"AAPL": "USD"}},
+    "verify_audit_log": {"anchor": None},
     "warm_cache": {"players": 5, "limits": (5,), "on_progress": None},
 }
 # A number that is none, and lists of what is none: for these arguments besides.

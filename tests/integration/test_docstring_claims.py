@@ -83,6 +83,8 @@ def game(service: EnhancedDatabaseService) -> EnhancedDatabaseService:
     service.touch_last_active(alice.id)
     with service.audited(actor="alice", action="clear_cache", target="bob"):
         pass
+    with service.acting_as("alice"):
+        service.update_user_profile(alice.id, name="Alice Adams")
     return service
 
 
@@ -128,6 +130,7 @@ READS: dict[str, Callable[[EnhancedDatabaseService, User], object]] = {
     "get_user_by_username": lambda s, u: s.get_user_by_username(u.username),
     "get_user_quests": lambda s, u: s.get_user_quests(u.id),
     "get_user_rank": lambda s, u: s.get_user_rank(u.id, "total_value", DAY),
+    "list_audit_changes": lambda s, u: s.list_audit_changes(row_key=u.id),
     "list_audit_events": lambda s, _: s.list_audit_events(),
     "list_expiring_quests": lambda s, _: s.list_expiring_quests(),
     "list_leaderboard": lambda s, _: s.list_leaderboard("total_value", DAY),
@@ -153,6 +156,7 @@ READS: dict[str, Callable[[EnhancedDatabaseService, User], object]] = {
     "list_unused_indexes": lambda s, _: s.list_unused_indexes(),
     "list_users": lambda s, _: s.list_users(),
     "search_users": lambda s, _: s.search_users("a"),
+    "stream_audit_changes": lambda s, _: list(s.stream_audit_changes()),
     "stream_audit_events": lambda s, _: list(s.stream_audit_events()),
     "stream_leaderboard": lambda s, _: list(s.stream_leaderboard("total_value", DAY)),
     "stream_market_events": lambda s, _: list(s.stream_market_events()),
@@ -288,8 +292,9 @@ def _expire(service: EnhancedDatabaseService) -> None:
 
 # It is a change and nobody reads it, or it changes no row.
 NO_CHANGE = {
-    "as_user", "audited", "cache_stats", "clear_market_data_cache", "clear_user_cache", "close", "health",
-    "invalidate_reports", "pool_stats", "stale_seconds", "to_frame", "to_json", "warm_cache",
+    "acting_as", "as_user", "audited", "cache_stats", "clear_market_data_cache", "clear_user_cache", "close",
+    "health", "invalidate_reports", "maintain_audit_log", "pool_stats", "record_audit_event",
+    "seal_audit_log", "stale_seconds", "to_frame", "to_json", "verify_audit_log", "warm_cache",
 }  # fmt: skip  # one name a line would hide that these are the rest
 CURRENT = [name for name in READS if "ever older than the last" in read_docstring(name)] + ["get_portfolio"]
 
@@ -325,17 +330,27 @@ def test_no_answer_is_older_than_the_last_change(game: EnhancedDatabaseService, 
 def _lock_ticks_and_maintain(service: Any, execute: Execute) -> None:
     with service.transaction():
         partitions.lock_ticks(service._database)
-        found: list[BaseException] = []
+        _raise_in_thread(lambda: service.maintain_partitions(months_ahead=20))
 
-        def maintain() -> None:
-            try:
-                service.maintain_partitions(months_ahead=20)
-            except DatabaseError as error:
-                found.append(error)
 
-        thread = threading.Thread(target=maintain)
-        thread.start()
-        thread.join(60)
+def _write_and_maintain_the_log(service: Any, execute: Execute) -> None:
+    with service.transaction():
+        service.record_audit_event(actor="alice", action="sign_in", target="dashboard")
+        _raise_in_thread(lambda: service.maintain_audit_log(months_ahead=20))
+
+
+def _raise_in_thread(call: Callable[[], object]) -> None:
+    found: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except DatabaseError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(60)
     raise found[0]
 
 
@@ -396,6 +411,7 @@ RAISED: dict[tuple[str, type[EchoMarketsError]], Callable[[Any, Execute], object
         [replace(find_player(s), username="other")]
     ),
     ("as_user", PlayersNotIsolated): lambda s, _: s.as_user(NOBODY),
+    ("maintain_audit_log", DatabaseError): _write_and_maintain_the_log,
     ("maintain_partitions", DatabaseError): _lock_ticks_and_maintain,
     ("to_frame", MissingExtra): _use_a_missing_extra,
     ("touch_last_active", UserNotFound): lambda s, _: s.touch_last_active(NOBODY),

@@ -11,7 +11,17 @@ from msgspec.structs import replace
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput
 from core.queries import users
-from core.records import LeaderboardEntry, LeaderboardUpdate, Portfolio, Position, Quest, Tick, Trade, User
+from core.records import (
+    AuditEvent,
+    LeaderboardEntry,
+    LeaderboardUpdate,
+    Portfolio,
+    Position,
+    Quest,
+    Tick,
+    Trade,
+    User,
+)
 from core.service import portfolios, writes
 from core.service.writes import new_id
 from tests.conftest import Execute
@@ -36,6 +46,11 @@ class Listed(NamedTuple):
 def newest_first(record: Any) -> Any:
     """Order by time of creation, then id, both backwards."""
     return (-record.created_at.timestamp(), -record.id.int)
+
+
+def find_player(service: EnhancedDatabaseService) -> Any:
+    """Return the id of a player whose profile was changed, or of nobody."""
+    return next((user.id for user in service.search_users("player0")), new_id())
 
 
 LISTS: dict[str, Listed] = {
@@ -92,6 +107,20 @@ LISTS: dict[str, Listed] = {
         lambda s, after: s.stream_audit_events(after=after),
         newest_first,
         7,
+        AuditEvent(new_id(), "a", "update", "users", "done", None, NOON, NOON, row_key=new_id()),
+    ),
+    "audit changes": Listed(
+        lambda s, limit, after: s.list_audit_changes(limit=limit, after=after),
+        lambda s, after: s.stream_audit_changes(after=after),
+        newest_first,
+        13,
+    ),
+    "audit changes of a row": Listed(
+        lambda s, limit, after: s.list_audit_changes(row_key=find_player(s), limit=limit, after=after),
+        lambda s, after: s.stream_audit_changes(row_key=find_player(s), after=after),
+        newest_first,
+        5,
+        AuditEvent(new_id(), "a", "update", "users", "done", None, NOON, NOON, row_key=new_id()),
     ),
 }
 
@@ -122,11 +151,25 @@ def filled(service: EnhancedDatabaseService, execute: Execute) -> EnhancedDataba
     )
     for n in range(10):
         service.create_market_event(type="AB"[n % 2], title=f"{n}", affected_symbols=["AAPL"])
-    for n in range(7):
+    for n in range(4):
         with service.audited(actor="alice", action="clear_cache", target=f"{n}"):
             pass
+    # no event can be moved to another time
+    execute(
+        "INSERT INTO audit_events (actor, action, target, created_at)"
+        " SELECT 'alice', 'clear_cache', 'n', %s FROM generate_series(1, 3)",
+        (NOON,),
+    )
+    with service.acting_as("alice"):
+        for user in players[:5]:
+            service.update_user_profile(user.id, name="Renamed")
+            service.update_user_profile(user.id, name="Renamed again")
+    execute(
+        "INSERT INTO audit_events (actor, action, target, row_key, created_at)"
+        " SELECT 'alice', 'update', 'users', %s, %s FROM generate_series(1, 3)",
+        (str(players[0].id), NOON),
+    )
     execute("UPDATE market_events SET created_at = %s WHERE title IN ('3', '4', '5', '6')", (NOON,))
-    execute("UPDATE audit_events SET created_at = %s WHERE target IN ('2', '3', '4')", (NOON,))
     scores = [LeaderboardUpdate(user.id, Decimal(n // 3)) for n, user in enumerate(players)]
     service.batch_update_leaderboard("c", scores, DAY)
     return service

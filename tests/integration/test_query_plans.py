@@ -59,11 +59,20 @@ FILL = """
         SELECT 'T', 'T', now() - n * interval '1 minute' FROM generate_series(1, 20000) n;
     INSERT INTO audit_events (actor, action, target, created_at)
         SELECT 'a', 'clear_cache', 't', now() - n * interval '1 minute' FROM generate_series(1, 20000) n;
+    INSERT INTO audit_events (actor, action, target, row_key, created_at)
+        SELECT 'a', 'update', 'users', id, now() - n * interval '1 minute'
+        FROM users, generate_series(1, 20) n;
+    INSERT INTO audit_events (actor, action, target, row_key, created_at)
+        SELECT 'a', CASE n % 2 WHEN 0 THEN 'update' ELSE 'sign_in' END, 't',
+               CASE n % 2 WHEN 0 THEN gen_random_uuid() END,
+               date_trunc('month', now()) + month * interval '1 month' + n * interval '1 minute'
+        FROM generate_series(1, 5000) n, generate_series(0, 4) month;
     ANALYZE"""
 
 USER = "00000000-0000-7000-8000-000000000077"
 DAY = "2026-03-02"
 NOW = datetime(2026, 3, 2, tzinfo=UTC)
+LATELY = datetime.now(UTC) - timedelta(days=1)
 BEYOND = find_end_of_time(datetime.now(UTC))
 MONTH = {"month": ticks.month_of(datetime.now(UTC)), "end": BEYOND}
 # one portfolio is in either index
@@ -198,10 +207,20 @@ HOT: dict[str, tuple[str, Any, set[str]]] = {
         {"user_id": USER, "after": NOW, "after_id": USER, "limit": 100},
         {"quests_user_created"},
     ),
-    "operators' actions after one": (
-        audit.RECENT,
-        {"after": NOW, "after_id": USER, "limit": 100},
-        {"audit_events_recent"},
+    "actions of people after one": (
+        audit.ACTIONS,
+        {"after": LATELY, "after_id": USER, "limit": 100},
+        {r"audit_events_\w+_created_at_id_idx", r"audit_events_\w+_start_id_idx"},
+    ),
+    "changes by people after one": (
+        audit.CHANGES,
+        {"after": LATELY, "after_id": USER, "limit": 100},
+        {r"audit_events_\w+_pkey"},
+    ),
+    "changes of a row": (
+        audit.CHANGES_OF_ROW,
+        {"after": LATELY, "after_id": USER, "limit": 100, "row_key": USER},
+        {r"audit_events_\w+_row_key_created_at_id_idx"},
     ),
     "positions": (portfolios.POSITIONS, ([USER], DAY), {"positions_pkey"}),
     "trades": (portfolios.TRADES, ([USER], DAY), {"trades_portfolio"}),

@@ -35,7 +35,12 @@ def list_public(service: EnhancedDatabaseService) -> set[str]:
 def read_tables(execute: Execute) -> dict[str, list[tuple[Any, ...]]]:
     """Return every row of every table there is."""
     tables = execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
-    return {name: execute(f"SELECT * FROM {name} ORDER BY 1") for (name,) in tables}
+    # nobody can remove an event of the audit log, the self-test neither
+    kept = f"WHERE actor <> '{ACTOR}'"
+    return {
+        name: execute(f"SELECT * FROM {name} {kept if name.startswith('audit_events') else ''} ORDER BY 1")
+        for (name,) in tables
+    }
 
 
 @pytest.fixture
@@ -168,7 +173,7 @@ def test_a_schema_that_is_missing_is_a_failure_and_no_traceback(
     assert not run_self_test(service, report=lines.append)
     assert lines[-1].startswith("failed: ")
     assert execute("SELECT * FROM symbols") == []
-    assert execute("SELECT * FROM audit_events") == []
+    assert execute("SELECT * FROM audit_events WHERE actor <> %s", (ACTOR,)) == []
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def test_every_statement_of_the_service_carries_its_operation(
             service.create_user(username="alice")
     tags = [tag[1] for tag in map(statistics.TAG.search, sent) if tag]
     # an audited action has a record before and after it; the self-test removes its own rows
-    assert set(tags) - known <= {"record_audit_event", "finish_audit_event", "self_test"}
+    assert set(tags) - known <= {"start_audit_event", "finish_audit_event", "self_test"}
     assert tags[-1] == "create_user"
     untagged = [each for each in sent if not statistics.TAG.search(each)]
     assert all(each.startswith(UNTAGGED) for each in untagged), untagged

@@ -341,6 +341,16 @@ def _play_rest(service: EnhancedDatabaseService, answers: Answers, ids: dict[str
         pass
     answers.note("audit", lambda: [event.target for event in service.list_audit_events()])
     answers.note("all audit", lambda: [event.outcome for event in service.stream_audit_events()])
+    with service.acting_as("alice", request_id="request"):
+        answers.note("audited profile", lambda: service.update_user_profile(ids["alice"], name=TRICKY).name)
+    answers.note(
+        "audit changes",
+        lambda: [(each.after, each.request_id) for each in service.list_audit_changes(row_key=ids["alice"])],
+    )
+    answers.note("all audit changes", lambda: [each.before for each in service.stream_audit_changes()])
+    answers.note("sealed", lambda: service.seal_audit_log().events)
+    answers.note("verified", lambda: service.verify_audit_log().broken)
+    answers.note("audit maintained", lambda: service.maintain_audit_log().dropped)
     answers.note("delete_user", lambda: service.delete_user(ids["Bob"]))
     answers.note("gone", lambda: service.get_user_by_id(ids["Bob"]))
     answers.note("delete_market_ticks", lambda: service.delete_market_ticks("BRK-B"))

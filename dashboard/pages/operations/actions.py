@@ -55,7 +55,11 @@ def perform(service: EnhancedDatabaseService, action: Action, *, limit: RateLimi
     service.metrics.count_limited("operator_actions", is_rejected=seconds > 0)
     if seconds > 0:
         raise NotAllowed(f"too many actions per minute; try again in {seconds:.0f} seconds")
-    with service.audited(actor=visitor.actor, action=action.kind, target=action.target):
+    with (
+        service.audited(actor=visitor.actor, action=action.kind, target=action.target) as event,
+        # rows that the action changes are recorded as part of it
+        service.acting_as(visitor.actor, request_id=str(event.id)),
+    ):
         return action.run(service)
 
 

@@ -1,0 +1,289 @@
+"""The audit log: who did what, and the seals that show whether somebody changed it since.
+
+Actions of people are events that the service writes; changes of their rows are events that triggers of the
+database write while somebody is named with `acting_as`. Nothing takes an event back.
+"""
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, cast, get_args
+from uuid import UUID
+
+import msgspec
+
+from core.database import identity
+from core.database.identity import Identity
+from core.errors import EchoMarketsError, InvalidInput
+from core.queries import audit, audit_seals
+from core.records import (
+    AuditAction,
+    AuditBreak,
+    AuditEvent,
+    AuditOutcome,
+    AuditSealing,
+    AuditVerification,
+    PartitionReport,
+)
+from core.service.audit_chain import ChainReader, parse_anchor
+from core.service.inputs import (
+    check_after,
+    check_choice,
+    check_id,
+    check_int,
+    check_limit,
+    check_text,
+    find_place,
+)
+from core.service.writes import ServiceBase, new_id, stream_pages
+
+logger = logging.getLogger(__name__)
+
+MAX_ACTOR = 320  # the longest e-mail address
+MAX_TARGET = 200
+MAX_DETAIL = 500
+MAX_REQUEST_ID = 200
+MAX_MONTHS_AHEAD = 24
+# The manifest of each has up to 240 kB.
+SEALS_AT_ONCE = 20
+MAX_MONTHS_KEPT = 1_200
+
+
+class Audit(ServiceBase):
+    """The audit area of the service."""
+
+    # -- writing ----------------------------------------------------------------------------
+
+    def acting_as(self, actor: str, *, request_id: str | None = None) -> AbstractContextManager[Identity]:
+        """Record the changes of profiles, portfolios, quests and scores in the block as those of `actor`.
+
+        Each changed row becomes an event, in the transaction of the change. The events of a block have its
+        `request_id` in common (up to 200 characters; None: a new one). The block belongs to its thread or
+        task, and a `transaction()` begins inside it or ends before it. Raises `InvalidInput`.
+        """
+        who = check_text(actor, "actor", most=MAX_ACTOR)
+        request = check_text(request_id, "request_id", most=MAX_REQUEST_ID, required=False)
+        present = identity.find_identity() or Identity()
+        named = dataclasses.replace(present, actor=who, request_id=request or str(new_id()))
+        return identity.acting_as(named)
+
+    @contextmanager
+    def audited(self, *, actor: str, action: AuditAction, target: str) -> Iterator[AuditEvent]:
+        """Record that `actor` does `action` to `target`, run the block, record its outcome.
+
+        The block runs only if the record was written: else this raises `InvalidInput` or the error of the
+        database. If the outcome cannot be recorded, that is logged and counted, because the action has
+        already happened; the record then stays `started`. Errors of the block are raised. Do not use it
+        inside `transaction()`, where a rollback would remove the record. Rows that the block changes are
+        recorded too inside `acting_as(actor, request_id=str(event.id))`.
+        """
+        event = self._check_event(actor, action, target, outcome="started")
+        if self._database.in_transaction():
+            raise InvalidInput(f"{action} is audited inside a transaction; call it outside")
+        self._insert("start_audit_event", event)
+        logger.info("operator %s starts %s on %s", event.actor, event.action, event.target)
+        try:
+            yield event
+        except BaseException as error:
+            self._finish(event, "failed", f"{type(error).__name__}: {error}"[:MAX_DETAIL])
+            raise
+        self._finish(event, "done", None)
+
+    def record_audit_event(
+        self,
+        *,
+        actor: str,
+        action: AuditAction,
+        target: str,
+        outcome: AuditOutcome = "done",
+        detail: str | None = None,
+    ) -> AuditEvent:
+        """Record an action that is over, such as a sign-in or an action that was refused, and return it.
+
+        `outcome` is done, failed or refused; `detail` has up to 500 characters. Inside `transaction()` a
+        rollback removes the record. Raises `InvalidInput`.
+        """
+        ended = cast("AuditOutcome", check_choice(outcome, "outcome", ("done", "failed", "refused")))
+        event = self._check_event(actor, action, target, outcome=ended, detail=detail)
+        self._insert("record_audit_event", event)
+        return event
+
+    # -- reading ----------------------------------------------------------------------------
+
+    def list_audit_events(
+        self, *, limit: int = 50, after: AuditEvent | None = None
+    ) -> tuple[AuditEvent, ...]:
+        """Return the most recent actions of people, newest first, as of now.
+
+        `after` is the last action of the page before. Raises `InvalidInput`.
+        """
+        place = find_place(check_after(after, AuditEvent, row_key=None))
+        return self._read(audit.list_actions, check_limit(limit), after=place)
+
+    def stream_audit_events(self, *, after: AuditEvent | None = None) -> Iterator[AuditEvent]:
+        """Yield every action of people, newest first; 2,000 are held at a time.
+
+        Each batch of 2,000 is one statement, as of its time, and no connection is held between batches.
+        `after` continues behind an action. Raises `InvalidInput`.
+        """
+
+        def load(last: AuditEvent | None, limit: int) -> tuple[AuditEvent, ...]:
+            return self._read(audit.list_actions, limit, after=find_place(last))
+
+        return stream_pages(load, check_after(after, AuditEvent, row_key=None))
+
+    def list_audit_changes(
+        self,
+        *,
+        row_key: UUID | str | None = None,
+        limit: int = 50,
+        after: AuditEvent | None = None,
+    ) -> tuple[AuditEvent, ...]:
+        """Return the most recent changes by people, of all rows or of one, newest first, as of now.
+
+        `row_key` is the id of a user, portfolio, quest or leaderboard entry. Amounts in `before` and `after`
+        are Decimal. `after` is the last change of the page before. Raises `InvalidInput`.
+        """
+        key, place = _check_changes(row_key, after)
+        return self._read(audit.list_changes, check_limit(limit), after=find_place(place), row_key=key)
+
+    def stream_audit_changes(
+        self, *, row_key: UUID | str | None = None, after: AuditEvent | None = None
+    ) -> Iterator[AuditEvent]:
+        """Yield every change by people, of all rows or of one, newest first; 2,000 are held at a time.
+
+        Each batch of 2,000 is one statement, as of its time, and no connection is held between batches.
+        `after` continues behind a change. Raises `InvalidInput`.
+        """
+        key, place = _check_changes(row_key, after)
+
+        def load(last: AuditEvent | None, limit: int) -> tuple[AuditEvent, ...]:
+            return self._read(audit.list_changes, limit, after=find_place(last), row_key=key)
+
+        return stream_pages(load, place)
+
+    # -- seals ------------------------------------------------------------------------------
+
+    def seal_audit_log(self) -> AuditSealing:
+        """Seal every event that is visible and not sealed yet: from then on a change of it shows.
+
+        Events of transactions that commit later are sealed by a later call. Safe to repeat, and to run
+        several times at once. Writers do not wait for it.
+        """
+        with self._write() as (database, _), database.with_long_timeout():
+            events = audit_seals.seal_events(database)
+            newest = audit_seals.find_newest(database)
+        anchor = None if newest is None else f"{newest[0]}:{newest[1]}"
+        self.metrics.count_task_success("seal_audit_log")
+        if events:
+            # a log outside of the database can prove later which seals there were
+            logger.info("sealed %d audit events; the newest seal is %s", events, anchor)
+        return AuditSealing(events, anchor)
+
+    def verify_audit_log(self, *, anchor: str | None = None) -> AuditVerification:
+        """Compare every sealed event with its seal, and every seal with the one before.
+
+        Finds what was changed, removed or added behind the service, also by a superuser, and returns the
+        first broken link. Seals of dropped months are kept and compared, their events cannot be. The newest
+        seals can be removed without a trace unless an `anchor` that was kept elsewhere, `NUMBER:HASH`, is
+        given. Takes about 10 s for a million events. Raises `InvalidInput`.
+        """
+        expected = None if anchor is None else parse_anchor(check_text(anchor, "anchor", most=100))
+        reader = ChainReader(expected)
+        while reader.broken is None and (
+            seals := self._read(audit_seals.list_seals, reader.number, SEALS_AT_ONCE)
+        ):
+            for seal in seals:
+                reader.read(seal, self._read(audit_seals.read_entries, seal))
+        reader.finish()
+        with self._write() as (database, _), database.with_long_timeout():
+            surplus = reader.find_surplus(audit_seals.count_events(database))
+            for partition in surplus if reader.broken is None else ():
+                added = audit_seals.find_added(database, partition, reader.number)
+                if added is not None:
+                    reader.broken = AuditBreak("event_added", reader.number, added)
+                    break
+        return AuditVerification(
+            seals=reader.seals,
+            events=reader.events,
+            dropped=reader.dropped,
+            unsealed=sum(surplus.values()),
+            anchor=reader.anchor,
+            broken=reader.broken,
+        )
+
+    def maintain_audit_log(self, *, months_ahead: int = 2, keep_months: int | None = None) -> PartitionReport:
+        """Seal the log, create the partitions of the coming months, drop those that are too old.
+
+        `keep_months` is how many months before this one are kept (None: all). What is dropped was sealed
+        before, and its seals stay. Safe to repeat. While partitions are created or dropped, changes by
+        people wait; waits up to 5 seconds for running ones, and then raises a `DatabaseError`. Raises
+        `InvalidInput`.
+        """
+        ahead = check_int(months_ahead, "months_ahead", least=0, most=MAX_MONTHS_AHEAD)
+        kept = None
+        if keep_months is not None:
+            kept = check_int(keep_months, "keep_months", least=1, most=MAX_MONTHS_KEPT)
+        with self._write() as (database, _), database.with_long_timeout():
+            audit_seals.seal_events(database)
+        with self._write() as (database, _), database.with_long_timeout():
+            created, dropped = audit_seals.maintain_months(database, ahead, kept)
+        self.metrics.count_task_success("seal_audit_log")
+        return PartitionReport(created, dropped, moved=0)
+
+    # -- inside -----------------------------------------------------------------------------
+
+    def _check_event(
+        self,
+        actor: Any,
+        action: Any,
+        target: Any,
+        *,
+        outcome: AuditOutcome,
+        detail: Any = None,
+    ) -> AuditEvent:
+        checked = cast("AuditAction", check_choice(action, "action", get_args(AuditAction)))
+        now = self._clock()
+        present = identity.find_identity()
+        return AuditEvent(
+            id=new_id(),
+            actor=check_text(actor, "actor", most=MAX_ACTOR),
+            action=checked,
+            target=check_text(target, "target", most=MAX_TARGET),
+            outcome=outcome,
+            detail=check_text(detail, "detail", most=MAX_DETAIL, required=False),
+            created_at=now,
+            finished_at=None if outcome == "started" else now,
+            request_id=None if present is None else present.request_id,
+        )
+
+    def _insert(self, operation: str, event: AuditEvent) -> None:
+        action = cast("AuditAction", event.action)
+        try:
+            with self._write_as(operation) as (database, _):
+                audit.insert_event(database, event)
+        except EchoMarketsError:
+            self.metrics.count_audit_write_failure(action)
+            raise
+        self.metrics.count_audit_event(action)
+
+    def _finish(self, start: AuditEvent, outcome: AuditOutcome, detail: str | None) -> None:
+        now = max(self._clock(), start.created_at)
+        event = msgspec.structs.replace(start, id=new_id(), outcome=outcome, detail=detail, created_at=now)
+        try:
+            with self._write_as("finish_audit_event") as (database, _):
+                audit.insert_event(database, event, start_id=start.id)
+        except EchoMarketsError:
+            self.metrics.count_audit_write_failure(cast("AuditAction", start.action))
+            logger.exception(
+                "the outcome of %s by %s (%s) could not be recorded", start.action, start.actor, outcome
+            )
+
+
+def _check_changes(row_key: Any, after: Any) -> tuple[UUID | None, AuditEvent | None]:
+    """Return the id of the row, and the last change of the page before."""
+    if row_key is None:
+        return None, check_after(after, AuditEvent)
+    key = check_id(row_key, "row_key")
+    return key, check_after(after, AuditEvent, row_key=key)

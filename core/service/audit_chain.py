@@ -1,0 +1,127 @@
+"""Reads the audit log's chain of seals, link after link, and stops at the first broken one.
+
+Owns what counts as broken. Asks no database: the seals, and the events as they are now, are given to it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from core.errors import InvalidInput
+from core.queries.audit_seals import Seal, read_id
+from core.records import AuditBreak, AuditBreakKind
+
+_ANCHOR = re.compile(r"([1-9][0-9]{0,17}):([0-9a-f]{64})")
+
+
+class Anchor(NamedTuple):
+    """Number and hash of a seal."""
+
+    number: int
+    hash: str
+
+    def __str__(self) -> str:
+        return f"{self.number}:{self.hash}"
+
+
+def parse_anchor(text: str) -> Anchor:
+    """Return the seal that `NUMBER:HASH` names; raises `InvalidInput`."""
+    found = _ANCHOR.fullmatch(text)
+    if found is None:
+        raise InvalidInput(
+            f"anchor is {text[:80]!r}; give NUMBER:HASH as `echo-markets audit seal` prints it"
+        )
+    return Anchor(int(found[1]), found[2])
+
+
+class ChainReader:
+    """The chain up to the last seal that was read; `broken` is the first broken link."""
+
+    def __init__(self, expected: Anchor | None) -> None:
+        """`expected` is a seal that the chain must contain."""
+        self._expected = expected
+        self._newest: Anchor | None = None
+        self._listed: Counter[str] = Counter()
+        self.seals = self.events = self.dropped = 0
+        self.broken: AuditBreak | None = None
+
+    @property
+    def number(self) -> int:
+        """The number of the last seal that was read, 0 before the first."""
+        return 0 if self._newest is None else self._newest.number
+
+    @property
+    def anchor(self) -> str | None:
+        """The last seal that was read, or None."""
+        return None if self._newest is None else str(self._newest)
+
+    def read(self, seal: Seal, entries: Collection[bytes] | None) -> None:
+        """Read the next seal.
+
+        `entries` are those of its events as they are now, and perhaps of others; None: they were dropped.
+        """
+        if self.broken is None:
+            self.broken = self._check_seal(seal)
+        if self.broken is None and entries is not None:
+            self.broken = _find_broken_event(seal, entries)
+        if self.broken is not None:
+            return
+        self._newest = Anchor(seal.number, seal.hash)
+        self.seals += 1
+        if entries is not None:
+            self._listed[seal.partition] += seal.events
+            self.events += seal.events
+        else:
+            self.dropped += seal.events
+
+    def finish(self) -> None:
+        """Note that there is no further seal."""
+        if self.broken is None and self._expected is not None and self._expected.number > self.number:
+            self.broken = AuditBreak("seal_removed", self._expected.number)
+
+    def find_surplus(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """Return how many events more than the seals list each partition has, where there are more."""
+        surplus = {name: count - self._listed[name] for name, count in counts.items()}
+        return {name: count for name, count in sorted(surplus.items()) if count > 0}
+
+    def _check_seal(self, seal: Seal) -> AuditBreak | None:
+        number, before = self.number + 1, "" if self._newest is None else self._newest.hash
+        if seal.number != number:
+            return AuditBreak("seal_removed", number)
+        if not seal.is_intact:
+            return AuditBreak("seal_changed", number)
+        if seal.previous_hash != before:
+            # the hash of this one contains it, so the one before is another than it was
+            return AuditBreak("seal_changed", max(self.number, 1))
+        expected = self._expected
+        if expected is not None and expected.number == number and expected.hash != seal.hash:
+            return AuditBreak("seal_changed", number)
+        return None
+
+
+_BREAKS: Mapping[AuditBreakKind, str] = {
+    "event_changed": "the event {event} was changed after it was sealed",
+    "event_removed": "the event {event} was removed after it was sealed",
+    "event_added": "the event {event} was added among events that were sealed before",
+    "seal_changed": "the seal was changed, or another one took its place",
+    "seal_removed": "the seal was removed",
+}
+
+
+def describe_break(found: AuditBreak) -> str:
+    """Return the first broken link in a sentence."""
+    return f"the audit log is broken at seal {found.seal}: {_BREAKS[found.kind].format(event=found.event_id)}"
+
+
+def _find_broken_event(seal: Seal, entries: Collection[bytes]) -> AuditBreak | None:
+    listed = seal.list_entries()
+    if all(entry in entries for entry in listed):
+        return None
+    present = {read_id(entry) for entry in entries}
+    for entry in listed:
+        if entry not in entries:
+            event_id = read_id(entry)
+            kind: AuditBreakKind = "event_changed" if event_id in present else "event_removed"
+            return AuditBreak(kind, seal.number, event_id)
+    return None

@@ -1,0 +1,387 @@
+"""The seals of the audit log: whatever is done to a sealed event behind the service is found and named."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import psycopg2
+import pytest
+from click.testing import CliRunner
+
+from core import EnhancedDatabaseService, Settings
+from core.cli import main
+from core.errors import InvalidInput
+from core.records import AuditBreak, User
+from tests.conftest import Execute
+from tests.integration.plans import count_reads
+
+DAY = date(2026, 3, 2)
+WRITERS, WRITER_SECONDS = 8, 2.0
+# Nobody but a superuser can do what the tests below do.
+AS_SUPERUSER = "SET session_replication_role = replica; "
+
+
+class RolledBack(Exception):
+    """Ends a transaction without a commit."""
+
+
+@pytest.fixture
+def sealed(service: EnhancedDatabaseService) -> list[UUID]:
+    """Three seals of three events each; returns the ids of the events, oldest first."""
+    for seal in range(3):
+        for n in range(3):
+            service.record_audit_event(actor=f"actor {seal} {n}", action="sign_in", target="dashboard")
+        assert service.seal_audit_log().events == 3
+    return [event.id for event in reversed(service.list_audit_events())]
+
+
+def test_a_log_that_nobody_touched_is_intact(
+    service: EnhancedDatabaseService, sealed: list[UUID], alice: User
+) -> None:
+    """Actions and changes, sealed or not yet; sealing again seals nothing."""
+    with service.acting_as("operator"):
+        service.update_user_profile(alice.id, name="A", preferences={"ü": [1.5, None]})
+        service.get_current_portfolio(alice.id, DAY)
+    service.record_audit_event(actor="a", action="sign_out", target="t", outcome="failed", detail="ü\n'\"")
+    waiting = service.verify_audit_log()
+    assert (waiting.seals, waiting.events, waiting.unsealed, waiting.broken) == (3, 9, 3, None)
+    sealing = service.seal_audit_log()
+    assert sealing.events == 3
+    assert service.seal_audit_log() == type(sealing)(0, sealing.anchor)
+    result = service.verify_audit_log(anchor=sealing.anchor)
+    assert (result.seals, result.events, result.unsealed, result.broken) == (4, 12, 0, None)
+    assert result.anchor == sealing.anchor
+
+
+def test_an_empty_log_is_intact(service: EnhancedDatabaseService) -> None:
+    """It has no seal."""
+    assert service.seal_audit_log().anchor is None
+    result = service.verify_audit_log()
+    assert (result.seals, result.unsealed, result.anchor, result.broken) == (0, 0, None, None)
+
+
+# What is done, and what is found: kind, seal, and the event by its place.
+TAMPERED: dict[str, tuple[str, tuple[str, int, int | None]]] = {
+    "an actor": ("UPDATE audit_events SET actor = 'mallory' WHERE id = %(e4)s", ("event_changed", 2, 4)),
+    "a time": (
+        "UPDATE audit_events SET created_at = created_at - interval '1 hour' WHERE id = %(e4)s",
+        # it is no longer where its seal looks for it
+        ("event_removed", 2, 4),
+    ),
+    "a time within its seal": (
+        "UPDATE audit_events SET created_at = created_at + interval '1 microsecond' WHERE id = %(e4)s",
+        ("event_changed", 2, 4),
+    ),
+    "a detail": ("UPDATE audit_events SET detail = '' WHERE id = %(e8)s", ("event_changed", 3, 8)),
+    "a document": ("UPDATE audit_events SET after = '{}' WHERE id = %(e0)s", ("event_changed", 1, 0)),
+    "a transaction": (
+        "UPDATE audit_events SET transaction_id = transaction_id + 1000 WHERE id = %(e0)s",
+        ("event_changed", 1, 0),
+    ),
+    "removed": ("DELETE FROM audit_events WHERE id = %(e5)s", ("event_removed", 2, 5)),
+    "all removed": ("DELETE FROM audit_events", ("event_removed", 1, 0)),
+    "the first of two": (
+        "UPDATE audit_events SET actor = 'mallory' WHERE id IN (%(e4)s, %(e7)s)",
+        ("event_changed", 2, 4),
+    ),
+    "the list of a seal": (
+        "UPDATE audit_seals SET manifest = substr(manifest, 1, 96) WHERE number = 2",
+        ("seal_changed", 2, None),
+    ),
+    "the number of events": ("UPDATE audit_seals SET events = 2 WHERE number = 2", ("seal_changed", 2, None)),
+    "a hash": ("UPDATE audit_seals SET hash = sha256('x') WHERE number = 3", ("seal_changed", 3, None)),
+    "the partition": (
+        "UPDATE audit_seals SET partition = 'audit_events_2000_01' WHERE number = 2",
+        ("seal_changed", 2, None),
+    ),
+    "the first seal": ("DELETE FROM audit_seals WHERE number = 1", ("seal_removed", 1, None)),
+    "a seal between": ("DELETE FROM audit_seals WHERE number = 2", ("seal_removed", 2, None)),
+    "a seal and its number": (
+        "DELETE FROM audit_seals WHERE number = 2; UPDATE audit_seals SET number = 2 WHERE number = 3",
+        ("seal_changed", 2, None),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_what_a_superuser_changes_is_named(
+    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID], name: str
+) -> None:
+    """With triggers off, as somebody who owns the server can; the rest of the log does not hide it."""
+    statement, (kind, seal, place) = TAMPERED[name]
+    execute(AS_SUPERUSER + statement, {f"e{n}": str(event_id) for n, event_id in enumerate(sealed)})
+    found = service.verify_audit_log().broken
+    assert found == AuditBreak(kind, seal, None if place is None else sealed[place])  # type: ignore[arg-type]  # a kind
+
+
+def test_an_event_cannot_be_added_to_the_past(
+    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
+) -> None:
+    """As if a transaction of then had written it; a seal that is made later does not cover it up."""
+    [(added,)] = execute(
+        "INSERT INTO audit_events (actor, action, target, created_at, transaction_id)"
+        " SELECT 'mallory', 'sign_in', 'dashboard', created_at, transaction_id FROM audit_events"
+        " WHERE id = %s RETURNING id",
+        (str(sealed[4]),),
+    )
+    for _ in range(2):
+        assert service.verify_audit_log().broken == AuditBreak("event_added", 3, UUID(str(added)))
+        service.seal_audit_log()
+
+
+def rewrite(execute: Execute, number: int) -> None:
+    """Give a seal a hash that fits to what it contains now."""
+    execute(
+        AS_SUPERUSER
+        + """UPDATE audit_seals SET hash = sha256(convert_to(jsonb_build_array(
+            number, EXTRACT(epoch FROM sealed_at), partition, EXTRACT(epoch FROM first_at),
+            EXTRACT(epoch FROM last_at), events, up_to, system)::text, 'UTF8') || previous_hash || manifest)
+        WHERE number = %s""",
+        (number,),
+    )
+
+
+def test_a_seal_that_was_made_anew_breaks_the_chain(
+    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
+) -> None:
+    """Its hash fits to its list, and not to the next seal."""
+    execute(AS_SUPERUSER + "UPDATE audit_seals SET sealed_at = now() WHERE number = 2")
+    rewrite(execute, 2)
+    assert service.verify_audit_log().broken == AuditBreak("seal_changed", 2)
+
+
+def test_the_end_of_the_chain_is_held_by_an_anchor(
+    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
+) -> None:
+    """The newest seals can be removed or made anew without a trace inside of the database."""
+    anchor = service.seal_audit_log().anchor
+    assert anchor is not None
+    execute(AS_SUPERUSER + "DELETE FROM audit_seals WHERE number = 3")
+    assert service.verify_audit_log().broken is None
+    assert service.verify_audit_log(anchor=anchor).broken == AuditBreak("seal_removed", 3)
+    execute(AS_SUPERUSER + "UPDATE audit_events SET actor = 'mallory' WHERE id = %s", (str(sealed[8]),))
+    service.seal_audit_log()
+    assert service.verify_audit_log().broken is None
+    assert service.verify_audit_log(anchor=anchor).broken == AuditBreak("seal_changed", 3)
+
+
+@pytest.mark.parametrize("anchor", ["", "1", "1:abc", f"0:{'0' * 64}", f"1:{'0' * 64}\n", 5])
+def test_an_anchor_has_a_form(service: EnhancedDatabaseService, anchor: Any) -> None:
+    """Anything else is refused before the log is read."""
+    with pytest.raises(InvalidInput, match="anchor is"):
+        service.verify_audit_log(anchor=anchor)
+
+
+# -- transactions that are late ----------------------------------------------------------------
+
+
+@pytest.fixture
+def other(database_url: str) -> Iterator[Callable[..., Any]]:
+    """Run SQL on a connection whose transaction stays open until COMMIT."""
+    connection = psycopg2.connect(database_url)
+
+    def run(statement: str) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+
+    try:
+        yield run
+    finally:
+        connection.close()
+
+
+INSERT = "INSERT INTO audit_events (actor, action, target) VALUES ('late', 'sign_in', 'dashboard')"
+
+
+def test_a_transaction_that_commits_late_is_sealed_later(
+    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID], other: Callable[..., Any]
+) -> None:
+    """It began before events that are sealed; nothing of it is lost, and nothing sealed twice."""
+    other(INSERT)
+    for expected in (1, 1):
+        service.record_audit_event(actor="a", action="sign_in", target="t")
+        assert service.seal_audit_log().events == expected
+    assert service.verify_audit_log().broken is None
+    other(f"{INSERT}; COMMIT")
+    waiting = service.verify_audit_log()
+    assert (waiting.broken, waiting.unsealed) == (None, 2)
+    assert service.seal_audit_log().events == 2
+    assert service.seal_audit_log().events == 0
+    result = service.verify_audit_log()
+    assert (result.broken, result.unsealed, result.events) == (None, 0, 13)
+
+
+def test_a_transaction_that_waits_for_its_number_is_sealed_later(
+    service: EnhancedDatabaseService, sealed: list[UUID], other: Callable[..., Any]
+) -> None:
+    """Its snapshot is older than a seal, its number is not."""
+    other("SELECT 1")
+    service.record_audit_event(actor="a", action="sign_in", target="t")
+    assert service.seal_audit_log().events == 1
+    other(f"{INSERT}; COMMIT")
+    assert service.seal_audit_log().events == 1
+    assert service.verify_audit_log().broken is None
+
+
+@pytest.mark.slow
+def test_many_writers_and_sealers_leave_an_intact_log(
+    service: EnhancedDatabaseService, alice: User, execute: Execute
+) -> None:
+    """Transactions of different lengths, rollbacks and two sealers, all at once."""
+    until = time.monotonic() + WRITER_SECONDS
+
+    def write(number: int) -> int:
+        written = 0
+        for count in itertools.count():
+            if time.monotonic() > until:
+                return written
+            with (
+                suppress(RolledBack),
+                service.acting_as(f"writer {number}"),
+                service.transaction(),
+            ):
+                for step in range(1 + count % 3):
+                    score = Decimal(1 + count * 10 + step)
+                    service.update_leaderboard_entry(alice.id, f"c{number}", score, DAY)
+                if count % 5 == 0:
+                    raise RolledBack
+                written += 1 + count % 3
+        raise AssertionError
+
+    def seal() -> int:
+        while time.monotonic() < until:
+            service.seal_audit_log()
+            assert service.verify_audit_log().broken is None
+        return 0
+
+    with ThreadPoolExecutor(WRITERS + 2) as threads:
+        running = [threads.submit(write, number) for number in range(WRITERS)]
+        running += [threads.submit(seal) for _ in range(2)]
+    written = sum(future.result() for future in running)
+    service.seal_audit_log()
+    result = service.verify_audit_log()
+    assert (result.broken, result.unsealed) == (None, 0)
+    [(events, different)] = execute("SELECT count(*), count(DISTINCT id) FROM audit_events")
+    assert result.events == events == different == written > 0
+
+
+# -- months and other servers ------------------------------------------------------------------
+
+
+def test_months_are_created_and_dropped_with_their_seals_kept(
+    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
+) -> None:
+    """What is dropped was sealed before, and the chain stays whole."""
+    old = datetime.now(UTC).replace(day=1) - timedelta(days=100)
+    [(name,)] = execute("SELECT audit_create_month(date_trunc('month', %s, 'UTC'))", (old,))
+    execute(
+        "INSERT INTO audit_events (actor, action, target, created_at) VALUES ('a', 'sign_in', 't', %s)",
+        (old,),
+    )
+    assert service.maintain_audit_log(keep_months=5).dropped == ()
+    assert service.verify_audit_log().events == 10
+    assert service.maintain_audit_log(keep_months=2).dropped == (name,)
+    assert service.maintain_audit_log(keep_months=2).dropped == ()
+    result = service.verify_audit_log()
+    assert (result.events, result.dropped, result.broken) == (9, 1, None)
+    assert len(service.maintain_audit_log(months_ahead=4).created) == 2
+    assert service.verify_audit_log().broken is None
+
+
+def test_events_without_a_month_of_their_own_are_sealed_and_kept(
+    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
+) -> None:
+    """A month that has events in the default partition is not created any more."""
+    future = datetime.now(UTC).replace(day=15) + timedelta(days=150)
+    execute(
+        "INSERT INTO audit_events (actor, action, target, created_at) VALUES ('a', 'sign_in', 't', %s)",
+        (future,),
+    )
+    created = service.maintain_audit_log(months_ahead=5).created
+    assert f"audit_events_{future:%Y_%m}" not in created
+    assert service.seal_audit_log().events == 0
+    assert service.verify_audit_log().events == 10
+
+
+def test_a_log_that_was_restored_elsewhere_goes_on(
+    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
+) -> None:
+    """There transactions are numbered anew: what waited for a seal and what is new are both sealed."""
+    execute(
+        "INSERT INTO audit_events (actor, action, target, transaction_id)"
+        " VALUES ('waits', 'sign_in', 't', 1000000000)"
+    )
+    # as if the server before had been another one, and further on
+    execute(AS_SUPERUSER + "UPDATE audit_events SET transaction_id = transaction_id + 900000000")
+    execute(AS_SUPERUSER + "DELETE FROM audit_seals; SET session_replication_role = origin")
+    assert service.seal_audit_log().events == 10
+    execute(AS_SUPERUSER + "UPDATE audit_seals SET system = 1, up_to = 950000000")
+    rewrite(execute, 1)
+    execute(
+        "INSERT INTO audit_events (actor, action, target, transaction_id)"
+        " VALUES ('waits too', 'sign_in', 't', 1000000001)"
+    )
+    service.record_audit_event(actor="a", action="sign_in", target="t")
+    waiting = service.verify_audit_log()
+    assert (waiting.broken, waiting.unsealed) == (None, 2)
+    assert service.seal_audit_log().events == 2
+    service.record_audit_event(actor="a", action="sign_in", target="t")
+    assert service.seal_audit_log().events == 1
+    result = service.verify_audit_log()
+    assert (result.broken, result.unsealed, result.events) == (None, 0, 13)
+
+
+# -- the command line --------------------------------------------------------------------------
+
+
+def test_the_commands_seal_and_verify(
+    settings: Settings,
+    service: EnhancedDatabaseService,
+    execute: Execute,
+    monkeypatch: pytest.MonkeyPatch,
+    sealed: list[UUID],
+) -> None:
+    """Exit status 0 while the log is intact; 1 with the event's name when it is not; 2 for a wrong anchor."""
+    monkeypatch.setattr(Settings, "load", lambda: settings)
+    service.record_audit_event(actor="a", action="sign_in", target="t")
+    seal = CliRunner().invoke(main, ["audit", "seal"])
+    assert seal.exit_code == 0
+    first, second = seal.output.splitlines()
+    assert first == "sealed 1 events"
+    anchor = second.removeprefix("newest seal ")
+    verified = CliRunner().invoke(main, ["audit", "verify", "--anchor", anchor])
+    assert verified.exit_code == 0
+    assert verified.output.splitlines() == [
+        "4 seals are intact, with 10 events; 0 events were dropped with their months, 0 are not sealed yet",
+        f"newest seal {anchor}",
+    ]
+    assert CliRunner().invoke(main, ["audit", "verify", "--anchor", "4"]).exit_code == 2
+    execute(AS_SUPERUSER + "UPDATE audit_events SET actor = 'mallory' WHERE id = %s", (str(sealed[0]),))
+    broken = CliRunner().invoke(main, ["audit", "verify"])
+    assert broken.exit_code == 1
+    assert f"at seal 1: the event {sealed[0]} was changed" in broken.output
+
+
+def test_a_seal_reads_new_events_alone(
+    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
+) -> None:
+    """However many are sealed; on a connection that has sealed often as well."""
+    execute(
+        "INSERT INTO audit_events (actor, action, target)"
+        " SELECT 'a', 'sign_in', 't' FROM generate_series(1, 20000)"
+    )
+    assert service.seal_audit_log().events == 20_000
+    execute("ANALYZE audit_events")
+    month = f"audit_events_{datetime.now(UTC):%Y_%m}"
+    for _ in range(8):
+        execute("INSERT INTO audit_events (actor, action, target) VALUES ('a', 'sign_in', 't')")
+        reads = count_reads(execute, "SELECT audit_seal()", None, month)
+        execute("SELECT audit_seal()")
+    assert reads.entries < 1_000
+    assert service.verify_audit_log().broken is None
