@@ -16,6 +16,7 @@ from core.metrics import open_metrics
 from core.metrics.names import APPLICATION_PREFIX, STACK_ROLES, Role, check_role
 from core.records import PoolUse
 from core.service import EnhancedDatabaseService
+from core.service.emails import UserEmails
 from core.settings import Settings
 
 
@@ -47,6 +48,7 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
     return EnhancedDatabaseService(
         database=database,
         cache=cache,
+        emails=UserEmails(settings.read_keyring()),
         health=HealthEvaluator(
             settings,
             list_pools=lambda: [describe_pool(database.pool_stats()), *list_others()],

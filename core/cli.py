@@ -22,6 +22,7 @@ from core.database.privileges import hand_over
 from core.database.roles import APP, LOGINS, MONITOR, OWNER, ROLES, create_roles, open_administrator
 from core.errors import EchoMarketsError, InvalidInput, PoolTimeout, RowsWouldBeLost, SettingsError
 from core.installation import DEMO_PRICES
+from core.key_rotation import rotate_keys
 from core.metrics import run_job
 from core.metrics.scrape import Scrape
 from core.migration import Migrator
@@ -372,6 +373,19 @@ def verify_command(anchor: str | None) -> None:
         click.echo(f"newest seal {result.anchor}" if result.broken is None else f"intact to {result.anchor}")
     if result.broken is not None:
         _fail(describe_break(result.broken), FAILED)
+
+
+@main.command("rotate-keys")
+def rotate_keys_command() -> None:
+    """Encrypt every stored e-mail address with the first key of ENCRYPTION_KEYS; continues an earlier run."""
+    from core.simulation.bulk_load import show_progress
+
+    with open_service(_load_bulk_settings()) as service, show_progress() as progress:
+        rotation = rotate_keys(service, progress=progress)
+    for line in rotation.describe():
+        click.echo(line)
+    if not rotation.is_complete:
+        sys.exit(FAILED)
 
 
 @main.command("self-test")

@@ -19,6 +19,10 @@ class SettingsError(EchoMarketsError, ValueError):
     """An environment variable is missing or has a value that is not allowed."""
 
 
+class EncryptionKeyMissing(SettingsError):
+    """ENCRYPTION_KEYS has no key to encrypt a value or to search for it; nothing was changed."""
+
+
 class MissingExtra(EchoMarketsError, ImportError):
     """This part of the stack needs a package that is not installed; the message names the extra."""
 

@@ -35,6 +35,7 @@ from core.database.driver_errors import (
 from core.database.privileges import apply_privileges, find_owned_schema
 from core.database.roles import OWNER
 from core.database.session_settings import SessionFacts, find_missing_schema
+from core.encryption import EMAIL, ColumnCipher
 from core.errors import InvalidInput, MigrationFailed, RowsWouldBeLost
 from core.installation import MIGRATIONS
 from core.settings import Settings
@@ -115,6 +116,7 @@ class Migrator:
             # `_check_database` reports a missing schema, and what migrations would do without it
             needs_schema=False,
         )
+        self._emails = ColumnCipher(settings.read_keyring(), EMAIL)
 
     def up(self) -> list[str]:
         """Apply what is pending, all or nothing; return the names applied. Raises `MigrationFailed`."""
@@ -199,7 +201,7 @@ class Migrator:
 
     @contextmanager
     def _connected(self) -> Iterator[Any]:
-        database = _MigrationDatabase(self._connector)
+        database = _MigrationDatabase(self._connector, self._emails)
         try:
             database.connect()
         except DRIVER_ERRORS as error:
@@ -215,8 +217,9 @@ class Migrator:
 class _MigrationDatabase(peewee.PostgresqlDatabase):
     """peewee's database on a connection of a `Connector`; every statement runs in a transaction."""
 
-    def __init__(self, connector: Connector) -> None:
+    def __init__(self, connector: Connector, emails: ColumnCipher) -> None:
         self._connector = connector
+        self.emails = emails
         super().__init__(connector.url)
 
     def _connect(self) -> ServerConnection:

@@ -40,6 +40,15 @@ SYMBOL_PATTERN = "^[$^.@#/]?[A-Z0-9][A-Z0-9.^=/:&_@#$!+-]{0,31}$"
 CURRENCY_PATTERN = "^[A-Z]{3,5}$"
 
 
+# Both columns are NULL, or both are encrypted under the same key; no e-mail address has this form.
+EMAIL_CONDITION = (
+    "(email IS NULL) = (email_index IS NULL)"
+    " AND email ~ '^v1[.][A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$'"
+    " AND email_index ~ '^[A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$'"
+    " AND split_part(email, '.', 2) = split_part(email_index, '.', 1)"
+)
+
+
 class NumericField(Field):
     """`numeric` without a fixed scale: a price keeps the digits it was quoted with."""
 
@@ -70,12 +79,16 @@ def _portfolio(table: str) -> SQL:
 
 
 class User(Model):
-    """A player."""
+    """A player.
+
+    `email` is encrypted, and `email_index` finds equal addresses, as `core.encryption` says.
+    """
 
     id = _id()
     username = TextField()
     name = TextField(null=True)
     email = TextField(null=True)
+    email_index = TextField(null=True)
     last_active = DateTimeTZField(null=True)
     preferences = BinaryJSONField(index=False, constraints=[SQL("DEFAULT '{}'")])
     created_at = _now()
@@ -87,12 +100,14 @@ class User(Model):
         table_name = "users"
         constraints: ClassVar[list[Any]] = [
             Check("char_length(username) BETWEEN 1 AND 50", name="users_username_length"),
+            Check(EMAIL_CONDITION, name="users_email_encrypted"),
         ]
         indexes: ClassVar[list[Any]] = [
             SQL("CREATE UNIQUE INDEX users_username ON users (username)"),
             SQL("CREATE INDEX users_username_prefix ON users (lower(username) text_pattern_ops)"),
             SQL("CREATE INDEX users_name_prefix ON users (lower(name) text_pattern_ops)"),
             SQL("CREATE INDEX users_last_active ON users (last_active DESC NULLS LAST)"),
+            SQL("CREATE INDEX users_email_index ON users (email_index)"),
         ]
 
 

@@ -6,6 +6,7 @@ configured server: the settings are built from these servers alone. The pytest f
 only when a test asks for a fixture.
 """
 
+import base64
 import signal
 import subprocess
 import tempfile
@@ -45,6 +46,8 @@ PORT_ATTEMPTS = 3  # another program can take a free port before the server list
 # Durability is not under test, and costs most of the time of a small transaction.
 FAST = MappingProxyType({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"})
 DATABASE = "echo_markets_tests"
+# Keeps nothing secret: everything that it encrypts is of tests.
+ENCRYPTION_KEYS = f"tests:{base64.b64encode(bytes(range(32))).decode()}"
 # A test that has stopped a server fails after this time instead of waiting for a minute.
 TIMEOUT_MS = 5_000
 
@@ -271,6 +274,7 @@ def build_settings(database_url: str, valkey: ValkeyServer, **settings: Any) -> 
         "database_url": SecretStr(database_url),
         "redis_url": SecretStr(valkey.url),
         "redis_password": SecretStr(valkey.password),
+        "encryption_keys": SecretStr(ENCRYPTION_KEYS),
         "database_connect_timeout": TIMEOUT_MS,
         "database_pool_timeout": TIMEOUT_MS,
     }

@@ -37,6 +37,7 @@ hypothesis.settings.load_profile("noisy")
 
 TEMPLATE = "echo_template"
 FAST = testing.FAST
+KEYS = testing.ENCRYPTION_KEYS
 
 # A statement that waits for a lock of the same test fails: pytest-timeout cannot interrupt the driver.
 PATIENCE = "-c statement_timeout=120s"
@@ -195,6 +196,7 @@ def settings(database_url: str, valkey_server: ValkeyServer) -> Settings:
         database_url=SecretStr(database_url),
         redis_url=SecretStr(valkey_server.url),
         redis_password=SecretStr(valkey_server.password),
+        encryption_keys=SecretStr(KEYS),
         database_pool_timeout=5_000,
         database_connect_timeout=5_000,
     )

@@ -12,6 +12,7 @@ from core import Settings
 from core.database.privileges import hand_over
 from core.database.roles import APP, LOGINS, OWNER, create_roles, open_administrator
 from core.migration import Migrator
+from core.testing import ENCRYPTION_KEYS
 
 PASSWORDS = {name: f"{name}'s @/%s pass" for name in LOGINS}
 
@@ -29,6 +30,7 @@ def settings_as(role: str, url: str, **values: object) -> Settings:
         database_password=SecretStr(PASSWORDS[role]),
         direct_url=SecretStr(url_as(OWNER, url)),
         direct_password=SecretStr(PASSWORDS[OWNER]),
+        encryption_keys=SecretStr(ENCRYPTION_KEYS),
         **values,  # type: ignore[arg-type]  # as given
     )
 

@@ -27,7 +27,7 @@ _AUDIT_COLUMNS: Final = "id, created_at, actor, action, target, outcome, detail,
 TABLES: Final[Mapping[str, Mapping[str, str]]] = {
     "users": {
         **_ROWS,
-        PLAYER: "SELECT, UPDATE (username, name, email, preferences, last_active, updated_at)",
+        PLAYER: "SELECT, UPDATE (username, name, email, email_index, preferences, last_active, updated_at)",
     },
     "usernames": {APP: "SELECT", PLAYER: "SELECT"},
     "ticks": _SEEN_BY_PLAYERS,

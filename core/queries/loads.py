@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from operator import attrgetter, methodcaller
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import msgspec
 
 from core.database import Database
 from core.records import LeaderboardEntry, MarketEvent, Portfolio, Position, Quest, Tick, Trade, User
+from core.records.game import StoredUser
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -25,7 +26,7 @@ class Target(msgspec.Struct, frozen=True):
 
     `key` identifies a row, and a reload keeps the `kept` columns of an existing row. Rows are written in
     `order` (by default that of the key), the same everywhere, so that no two writers deadlock. Fields in
-    `joined` come from another table.
+    `joined` come from another table, and the service adds the `derived` columns to the rows.
     """
 
     table: str
@@ -34,14 +35,22 @@ class Target(msgspec.Struct, frozen=True):
     kept: tuple[str, ...] = ()
     order: str = ""
     joined: tuple[str, ...] = ()
+    derived: tuple[str, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns to write."""
-        return tuple(name for name in self.record.__struct_fields__ if name not in self.joined)
+        own = tuple(name for name in self.record.__struct_fields__ if name not in self.joined)
+        return own + self.derived
 
 
-USERS = Target("users", User, key=("username",), kept=("id", "created_at", "last_active"))
+USERS = Target(
+    "users",
+    User,
+    key=("username",),
+    kept=("id", "created_at", "last_active"),
+    derived=("email_index",),
+)
 # by code points: any other collation takes longer to sort than the rows take to write
 TICKS = Target("ticks", Tick, key=("symbol", "timestamp"), order='symbol COLLATE "C", timestamp')
 PORTFOLIOS = Target("portfolios", Portfolio, key=("user_id", "session_date"), kept=("id", "created_at"))
@@ -155,7 +164,28 @@ _ENCODERS = _Encoders(
 )
 
 
+class UserRow(StoredUser, frozen=True):
+    """A row of `users` to write."""
+
+    email_index: str | None
+
+
+class StoredEmail(NamedTuple):
+    """The encrypted e-mail address of a user that exists."""
+
+    user_id: UUID
+    email: str | None
+    email_index: str | None
+
+
+FIND_EMAILS = "SELECT username, id, email, email_index FROM users WHERE username = ANY(%s)"
 FIND_USER_IDS = "SELECT username, id FROM users WHERE username = ANY(%s)"
+
+
+def find_emails(database: Database, usernames: Sequence[str]) -> dict[str, StoredEmail]:
+    """Return the encrypted e-mail address of each of the usernames that exists."""
+    rows = database.execute_sql(FIND_EMAILS, (list(usernames),)).fetchall()
+    return {username: StoredEmail(*row) for username, *row in rows}
 
 
 def find_user_ids(database: Database, usernames: Sequence[str]) -> dict[str, UUID]:

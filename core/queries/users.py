@@ -16,7 +16,8 @@ from psycopg2.extras import Json
 
 from core.database import Database
 from core.queries.rows import count_changed, fetch_all, find_one, list_columns, make_builder
-from core.records import User, freeze
+from core.records import freeze
+from core.records.game import StoredUser
 
 _SIGMAS = "\u03a3\u03c3\u03c2"
 _FINAL, _SMALL = "\u03c2", "\u03c3"
@@ -62,7 +63,7 @@ def _refine(condition: re.Match[str]) -> str:
 
 # The upper bound of a prefix range cannot be formed from a prefix of only this character.
 _LAST_CHARACTER = "\U0010ffff"
-COLUMNS = list_columns(User)
+COLUMNS = list_columns(StoredUser)
 
 FIND_BY_ID = f"SELECT {COLUMNS} FROM users WHERE id = %s"
 FIND_MANY = f"SELECT {COLUMNS} FROM users WHERE id = ANY(%s::uuid[])"
@@ -81,8 +82,9 @@ SEARCH = f"""
 # takes as long as running it. Not for prefixes with a sigma.
 SEARCH_PLANNED = f"SELECT {COLUMNS} FROM users_search(%s, %s)"
 INSERT = f"""
-    INSERT INTO users (id, username, name, email, preferences)
-    VALUES (%(id)s, %(username)s, %(name)s, %(email)s, %(preferences)s) RETURNING {COLUMNS}"""
+    INSERT INTO users (id, username, name, email, email_index, preferences)
+    VALUES (%(id)s, %(username)s, %(name)s, %(email)s, %(email_index)s, %(preferences)s)
+    RETURNING {COLUMNS}"""
 UPDATE = f"UPDATE users SET {{changes}}, updated_at = now() WHERE id = %(id)s RETURNING {COLUMNS}"
 LIST = f"""
     SELECT {COLUMNS} FROM users WHERE %(after)s::uuid IS NULL OR id > %(after)s::uuid
@@ -95,29 +97,45 @@ TOUCH_MANY = """
     UPDATE users u SET last_active = b.seen_at
     FROM (SELECT * FROM unnest(%s::uuid[], %s::timestamptz[]) AS b (id, seen_at) ORDER BY id) b
     WHERE u.id = b.id AND (u.last_active IS NULL OR u.last_active < b.seen_at) RETURNING u.id"""
+COUNT_KEYS = "SELECT split_part(email, '.', 2), count(*) FROM users WHERE email IS NOT NULL GROUP BY 1"
+LIST_OTHER_KEYS = """
+    SELECT id, email FROM users
+    WHERE split_part(email, '.', 2) <> %(current)s AND (%(after)s::uuid IS NULL OR id > %(after)s::uuid)
+    ORDER BY id LIMIT %(limit)s"""
+# Only where the address is still the one that was read.
+REPLACE_EMAILS = """
+    UPDATE users u SET email = b.email, email_index = b.email_index
+    FROM (
+        SELECT * FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[])
+            AS b (id, before, email, email_index)
+        ORDER BY id
+    ) b
+    WHERE u.id = b.id AND u.email = b.before RETURNING u.id"""
 DELETE = "DELETE FROM users WHERE id = %s"
 LOCK = "SELECT FROM users WHERE id = %s FOR UPDATE"
+FIND_BY_EMAIL = f"""
+    SELECT {COLUMNS} FROM users WHERE email_index = ANY(%s) ORDER BY id LIMIT %s"""
 ACTIVE_SINCE = "SELECT count(*) FROM users WHERE last_active >= %s"
 
-build_user = make_builder(User, preferences=freeze)
+build_user = make_builder(StoredUser, preferences=freeze)
 
 
-def find_user(database: Database, user_id: UUID) -> User | None:
+def find_user(database: Database, user_id: UUID) -> StoredUser | None:
     """Return the user with this id."""
     return find_one(database, build_user, FIND_BY_ID, (user_id,))
 
 
-def find_users(database: Database, user_ids: Sequence[UUID]) -> tuple[User, ...]:
+def find_users(database: Database, user_ids: Sequence[UUID]) -> tuple[StoredUser, ...]:
     """Return the users with these ids, in any order."""
     return fetch_all(database, build_user, FIND_MANY, (list(user_ids),))
 
 
-def find_user_by_username(database: Database, username: str) -> User | None:
+def find_user_by_username(database: Database, username: str) -> StoredUser | None:
     """Return the user with exactly this username."""
     return find_one(database, build_user, FIND_BY_USERNAME, (username,))
 
 
-def search_users(database: Database, prefix: str, limit: int) -> tuple[User, ...]:
+def search_users(database: Database, prefix: str, limit: int) -> tuple[StoredUser, ...]:
     """Return users whose username or name starts with `prefix`, in any case."""
     wanted = build_prefix(prefix)
     if wanted.pattern == wanted.exact and prefix.strip(_LAST_CHARACTER):
@@ -126,12 +144,17 @@ def search_users(database: Database, prefix: str, limit: int) -> tuple[User, ...
     return fetch_all(database, build_user, wanted.refine(SEARCH), parameters)
 
 
-def list_after(database: Database, after: UUID | None, limit: int) -> tuple[User, ...]:
+def list_users_by_email(database: Database, indexes: Sequence[str], limit: int) -> tuple[StoredUser, ...]:
+    """Return users by the index of their e-mail address, in the order of their ids."""
+    return fetch_all(database, build_user, FIND_BY_EMAIL, (list(indexes), limit))
+
+
+def list_after(database: Database, after: UUID | None, limit: int) -> tuple[StoredUser, ...]:
     """Return the users that follow one in the order of their ids."""
     return fetch_all(database, build_user, LIST, {"after": after, "limit": limit})
 
 
-def list_most_active(database: Database, limit: int) -> tuple[User, ...]:
+def list_most_active(database: Database, limit: int) -> tuple[StoredUser, ...]:
     """Return the users that were active last."""
     return fetch_all(database, build_user, MOST_ACTIVE, (limit,))
 
@@ -141,13 +164,13 @@ def count_active(database: Database, since: datetime) -> int:
     return fetch_all(database, lambda row: int(row[0]), ACTIVE_SINCE, (since,))[0]
 
 
-def insert_user(database: Database, values: Mapping[str, Any]) -> User:
+def insert_user(database: Database, values: Mapping[str, Any]) -> StoredUser:
     """Insert one user and return it."""
     [user] = fetch_all(database, build_user, INSERT, _adapt(values))
     return user
 
 
-def update_user(database: Database, user_id: UUID, values: Mapping[str, Any]) -> User | None:
+def update_user(database: Database, user_id: UUID, values: Mapping[str, Any]) -> StoredUser | None:
     """Change columns of one user and return it."""
     changes = ", ".join(f"{name} = %({name})s" for name in values)
     parameters = {**_adapt(values), "id": user_id}
@@ -166,6 +189,34 @@ def touch_users(database: Database, seen: Mapping[UUID, datetime]) -> set[UUID]:
         TOUCH_MANY, ([user_id for user_id, _ in ordered], [moment for _, moment in ordered])
     ).fetchall()
     return {user_id for (user_id,) in rows}
+
+
+class EmailChange(NamedTuple):
+    """Encrypted e-mail addresses of a user, the one that was read and the one to store."""
+
+    user_id: UUID
+    before: str
+    email: str
+    email_index: str
+
+
+def count_keys(database: Database) -> dict[str, int]:
+    """Return how many e-mail addresses each key has encrypted."""
+    return dict(database.execute_sql(COUNT_KEYS).fetchall())
+
+
+def list_other_keys(
+    database: Database, current: str, after: UUID | None, limit: int
+) -> tuple[tuple[UUID, str], ...]:
+    """Return users and their encrypted addresses that have another key, in the order of their ids."""
+    parameters = {"current": current, "after": after, "limit": limit}
+    return fetch_all(database, lambda row: (row[0], row[1]), LIST_OTHER_KEYS, parameters)
+
+
+def replace_emails(database: Database, changes: Sequence[EmailChange]) -> set[UUID]:
+    """Store addresses that are encrypted anew; return the users whose address was still the same."""
+    columns = tuple(map(list, zip(*changes, strict=True)))
+    return {user_id for (user_id,) in database.execute_sql(REPLACE_EMAILS, columns).fetchall()}
 
 
 def lock_user(database: Database, user_id: UUID) -> bool:

@@ -31,8 +31,8 @@ TRADE_SIDES: Final = ("BUY", "SELL")
 SENTIMENTS: Final = ("POSITIVE", "NEGATIVE", "NEUTRAL")
 
 
-class User(Record, frozen=True):
-    """A player's profile."""
+class StoredUser(Record, frozen=True):
+    """A player's profile as the table and the cache have it: the e-mail address is encrypted."""
 
     id: UUID
     username: str
@@ -42,6 +42,21 @@ class User(Record, frozen=True):
     preferences: frozendict[str, Any]
     created_at: datetime
     updated_at: datetime
+
+
+class User(StoredUser, frozen=True):
+    """A player's profile.
+
+    An `email` that cannot be decrypted is a text in parentheses that says why, which is no address.
+    """
+
+    def __repr__(self) -> str:
+        return f"User({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """Return the fields to show, which end up in logs and error messages: without the e-mail address."""
+        hidden = {"email"} if self.email is not None else set()
+        return [(name, "***" if name in hidden else getattr(self, name)) for name in self.__struct_fields__]
 
 
 class Portfolio(Record, frozen=True):

@@ -185,6 +185,29 @@ class TableFigures(Record, frozen=True):
     rows: int
 
 
+class EncryptionKeyUse(Record, frozen=True):
+    """A key of ENCRYPTION_KEYS (`is_known`) or of stored values, and how many e-mail addresses have it.
+
+    The current key is the one that encrypts.
+    """
+
+    id: str
+    emails: int
+    is_known: bool
+    is_current: bool
+
+
+class Reencryption(Record, frozen=True):
+    """One batch: e-mail addresses changed, and users whose address cannot be decrypted.
+
+    `last` is the user after whom the next batch begins, None when there is no further one.
+    """
+
+    changed: int
+    unreadable: tuple[UUID, ...]
+    last: UUID | None
+
+
 class UnusedIndex(Record, frozen=True):
     """An index that no query used since `unused_since`; None is since the database was created."""
 

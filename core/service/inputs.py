@@ -201,11 +201,19 @@ def check_username(value: Any) -> str:
 
 def check_email(value: Any) -> str | None:
     """Return an e-mail address, or None."""
-    if value is None:
-        return None
+    return None if value is None else check_address(value)
+
+
+def check_address(value: Any) -> str:
+    """Return an e-mail address; the message does not show a text, which may be one with a mistake."""
     text = to_text(value)
-    if text is None or not _EMAIL.match(text) or not text.isprintable():
+    if text is None:
         raise InvalidInput(f"email is {show(value)}; give an address such as alice@example.com")
+    if not _EMAIL.match(text) or not text.isprintable():
+        raise InvalidInput(
+            f"email is a text of {len(text)} characters that is no address; give one such as"
+            " alice@example.com"
+        )
     return text
 
 

@@ -78,19 +78,33 @@ class Loads(ServiceBase):
         """Load users by username; return the id of each, which an existing user keeps.
 
         An existing user also keeps `created_at` and `last_active`. Raises `InvalidInput`, naming the
-        place of the record, and `ConstraintViolated` when another user has its id.
+        place of the record, `ConstraintViolated` when another user has its id, and for an e-mail
+        address without a key `EncryptionKeyMissing`.
         """
         ids: dict[str, UUID] = {}
 
         def write(database: Database, changes: Changes, chunk: Sequence[User]) -> int:
-            written = queries.load_rows(database, queries.USERS, chunk)
-            found = queries.find_user_ids(database, [user.username for user in chunk])
+            written, found = self._load_users(database, chunk)
             changes.invalidate(*(user_key(user_id) for user_id in found.values()))
             ids.update(found)
             return written
 
         self._load(USERS, users, write)
         return ids
+
+    def _load_users(self, database: Database, users: Sequence[User]) -> tuple[int, dict[str, UUID]]:
+        """Write users with encrypted addresses; return how many rows are new or changed, and the ids."""
+        names = [user.username for user in users]
+        has_address = any(user.email is not None for user in users)
+        stored = queries.find_emails(database, names) if has_address else {}
+        rows = self._emails.encrypt_rows(users, stored)
+        written = queries.load_rows(database, queries.USERS, rows)
+        ids = queries.find_user_ids(database, names)
+        if has_address and any(row.id != ids[row.username] for row in rows):
+            # another writer created some of them meanwhile, with other ids; now their rows are locked
+            rows = self._emails.encrypt_rows(users, queries.find_emails(database, names))
+            written += queries.load_rows(database, queries.USERS, rows)
+        return written, ids
 
     def load_market_ticks(self, ticks: Iterable[Tick]) -> int:
         """Load ticks by symbol and time; return how many are new or changed.

@@ -17,6 +17,8 @@ from core.health import CHECK_SECONDS, HealthEvaluator
 from core.metrics import Metrics
 from core.records import Health
 from core.service.audit import Audit
+from core.service.emails import UserEmails
+from core.service.encryption_keys import EncryptionKeys
 from core.service.events import Events
 from core.service.inputs import check_id, check_seconds
 from core.service.leaderboard_reports import LeaderboardReports
@@ -43,6 +45,7 @@ class EnhancedDatabaseService(
     QuestReports,
     Events,
     Loads,
+    EncryptionKeys,
     RecordConversions,
 ):
     """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
@@ -59,11 +62,12 @@ class EnhancedDatabaseService(
         *,
         database: Database,
         cache: Cache,
+        emails: UserEmails,
         health: HealthEvaluator,
         metrics: Metrics,
         clock: Callable[[], datetime],
     ) -> None:
-        super().__init__(database, cache, metrics=metrics, clock=clock)
+        super().__init__(database, cache, emails=emails, metrics=metrics, clock=clock)
         self._health = health
         self._is_isolated = False
 

@@ -7,11 +7,14 @@ from uuid import UUID
 
 from core.cache import Cached
 from core.cache.kinds import USER, USERNAMES_VERSION_KEY, format_id
+from core.encryption import normalise_email
 from core.errors import ConstraintViolated, InvalidInput, UserNotFound
 from core.queries import users as queries
 from core.records import User
+from core.records.game import StoredUser
 from core.service.inputs import (
     MAX_NAME,
+    check_address,
     check_after,
     check_document,
     check_email,
@@ -36,7 +39,7 @@ def user_key(user_id: UUID) -> str:
     return f"user:{format_id(user_id)}"
 
 
-_PROFILE = Cached(USER, User, user_key)
+_PROFILE = Cached(USER, StoredUser, user_key)
 # A change of a user does not invalidate it.
 _ACTIVE_PLAYERS = Cached(
     USER, int, lambda since: f"user:active:{since.isoformat()}", ttl_seconds=60, time_dependent=True
@@ -65,10 +68,10 @@ class Users(ServiceBase):
         )
         if user is None:
             raise _no_user(checked)
-        return user
+        return self._emails.decrypt(user)
 
     def _warm_users(self, operation: str, user_ids: Sequence[UUID]) -> None:
-        def load(missing: Sequence[UUID]) -> dict[UUID, User]:
+        def load(missing: Sequence[UUID]) -> dict[UUID, StoredUser]:
             found = self._database.read(operation, queries.find_users, missing)
             return {user.id: user for user in found}
 
@@ -83,7 +86,7 @@ class Users(ServiceBase):
         user = self._read(queries.find_user_by_username, checked)
         if user is None:
             raise UserNotFound(f"no user is called {checked!r}; search_users finds similar names")
-        return user
+        return self._emails.decrypt(user)
 
     def search_users(self, prefix: str, *, limit: int = 20) -> tuple[User, ...]:
         """Return up to `limit` users whose username or name starts with `prefix`, in any case, as of now.
@@ -92,7 +95,22 @@ class Users(ServiceBase):
         by username or by name; an empty prefix lists the first users. Raises `InvalidInput`.
         """
         checked = check_prefix(prefix, most=MAX_NAME)
-        return self._read(queries.search_users, checked, check_limit(limit))
+        return self._emails.decrypt_all(self._read(queries.search_users, checked, check_limit(limit)))
+
+    def list_users_by_email(self, email: str, *, limit: int = 100) -> tuple[User, ...]:
+        """Return up to `limit` users with an e-mail address, in the order of their ids, as they are now.
+
+        Upper and lower case are the same. Raises `InvalidInput`, and
+        `EncryptionKeyMissing`.
+        """
+        wanted, most = check_address(email), check_limit(limit)
+        found = self._read(queries.list_users_by_email, self._emails.cipher.list_indexes(wanted), most)
+        # the index of a row could have been copied from another one
+        return tuple(
+            user
+            for user in self._emails.decrypt_all(found)
+            if user.email and normalise_email(user.email) == normalise_email(wanted)
+        )
 
     def list_users(self, *, limit: int = 100, after: User | None = None) -> tuple[User, ...]:
         """Return up to `limit` users in the order of their ids, as they are now.
@@ -101,7 +119,7 @@ class Users(ServiceBase):
         before. Raises `InvalidInput`.
         """
         last = check_after(after, User)
-        return self._read(queries.list_after, find_id(last), check_limit(limit))
+        return self._emails.decrypt_all(self._read(queries.list_after, find_id(last), check_limit(limit)))
 
     def stream_users(self, *, after: User | None = None) -> Iterator[User]:
         """Yield every user in the order of their ids; 2,000 are held at a time.
@@ -111,7 +129,7 @@ class Users(ServiceBase):
         """
 
         def load(last: User | None, limit: int) -> tuple[User, ...]:
-            return self._read(queries.list_after, find_id(last), limit)
+            return self._emails.decrypt_all(self._read(queries.list_after, find_id(last), limit))
 
         return stream_pages(load, check_after(after, User))
 
@@ -133,23 +151,27 @@ class Users(ServiceBase):
     ) -> User:
         """Create a user and return it.
 
-        Its id is a time-ordered UUID (version 7). Raises `InvalidInput`, also when the username is taken.
+        Its id is a time-ordered UUID (version 7). Raises `InvalidInput`, also when the username is taken,
+        and for an e-mail address without a key `EncryptionKeyMissing`.
         """
         given = {"username": username, "name": name, "email": email, "preferences": preferences}
         values = {field: _CHECKS[field](value) for field, value in given.items()}
         user_id = new_id()
         keys = [user_key(user_id)]
+        stored = self._emails.encrypt_changes(user_id, values)
         try:
-            return self._write_one(keys, queries.insert_user, {"id": user_id, **values})
+            user = self._write_one(keys, queries.insert_user, {"id": user_id, **stored})
         except ConstraintViolated as error:
             raise _taken(error, username) from error
+        return self._emails.decrypt(user)
 
     def update_user_profile(self, user_id: UUID | str, **changes: Any) -> User:
         """Change username, name, email or preferences, and return the user.
 
         Fields that are not given stay; None removes name and email, and new preferences replace all old
-        ones. Cached leaderboards show a new username at once. Raises `UserNotFound`, and
-        `InvalidInput`, also when the username is taken.
+        ones. Cached leaderboards show a new username at once. Raises `UserNotFound`,
+        `InvalidInput`, also when the username is taken, and for an e-mail address without a key
+        `EncryptionKeyMissing`.
         """
         checked = check_id(user_id, "user_id")
         unknown = sorted(set(changes) - set(_CHECKS))
@@ -158,18 +180,19 @@ class Users(ServiceBase):
                 f"cannot change {', '.join(unknown) or 'nothing'}; give one of {', '.join(_CHECKS)}"
             )
         values = {field: _CHECKS[field](value) for field, value in changes.items()}
+        stored = self._emails.encrypt_changes(checked, values)
         try:
             # A transaction of its own: when the name is taken, the profile must not be invalidated.
             with self._write() as (database, changed):
                 changed.invalidate(user_key(checked))
                 if "username" in values:
                     changed.invalidate(USERNAMES_VERSION_KEY)
-                user = queries.update_user(database, checked, values)
+                user = queries.update_user(database, checked, stored)
         except ConstraintViolated as error:
             raise _taken(error, changes.get("username")) from error
         if user is None:
             raise _no_user(checked)
-        return user
+        return self._emails.decrypt(user)
 
     def touch_last_active(self, user_id: UUID | str) -> None:
         """Set the time when a user was last active to now. Raises `UserNotFound`, `InvalidInput`."""

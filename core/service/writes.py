@@ -35,6 +35,7 @@ from core.database import Database
 from core.database.owner import Owner
 from core.errors import DatabaseError, QueryTimeout, TransactionConflict
 from core.metrics import Metrics
+from core.service.emails import UserEmails
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +80,17 @@ class ServiceBase:
     metrics: Metrics
 
     def __init__(
-        self, database: Database, cache: Cache, *, metrics: Metrics, clock: Callable[[], datetime]
+        self,
+        database: Database,
+        cache: Cache,
+        *,
+        emails: UserEmails,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._cache = cache
+        self._emails = emails
         self._clock = clock
         self.metrics = metrics
 

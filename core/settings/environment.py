@@ -21,6 +21,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from core.encryption import EncryptionKeysError
 from core.errors import SettingsError
 from core.settings.database_url import DatabaseUrlError
 from core.settings.redis_url import RedisUrlError
@@ -30,6 +31,8 @@ STACK_ENV_FILE = Path(".local/stack.env")
 
 # One letter of ten that is missing, doubled, wrong or in another place: DATABSE_URL, but not REDIS_HOST.
 ALIKE = 0.9
+# Errors of a check whose message shows no secret.
+_EXPLAINED = (RedisUrlError, DatabaseUrlError, EncryptionKeysError)
 # For a name that is wrong anyway: the closest setting is shown if it is at least this similar.
 SIMILAR = 0.6
 
@@ -189,8 +192,7 @@ class EnvironmentSettings(BaseSettings):
         is_hidden = is_opaque or (field in list_secrets(cls) and not field.endswith("_url"))
         shown = "(hidden)" if is_hidden else repr(redact(str(value)))
         cause = item.get("ctx", {}).get("error")
-        is_explained = isinstance(cause, RedisUrlError | DatabaseUrlError) and str(cause)
-        reason = f": {cause}" if is_explained else ""
+        reason = f": {cause}" if isinstance(cause, _EXPLAINED) and str(cause) else ""
         return f"{name} is {shown}, which is not allowed{reason}; set it to {allowed}"
 
 

@@ -17,6 +17,7 @@ from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from core.encryption import EncryptionKeysError, Keyring
 from core.errors import SettingsError
 from core.settings.database_url import add_password, check_database_url
 from core.settings.environment import STACK_ENV_FILE, EnvironmentSettings, milliseconds, number, port
@@ -30,6 +31,11 @@ def _check_database_url(value: SecretStr) -> SecretStr:
 
 def _check_redis_url(value: SecretStr) -> SecretStr:
     parse_redis_url(value.get_secret_value())
+    return value
+
+
+def _check_encryption_keys(value: SecretStr) -> SecretStr:
+    Keyring.parse(value.get_secret_value())
     return value
 
 
@@ -55,6 +61,7 @@ def _check_networks(value: str) -> str:
 WebAddress = Annotated[str, AfterValidator(_check_web_address)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
+EncryptionKeys = Annotated[SecretStr, AfterValidator(_check_encryption_keys)]
 HttpUrl = Annotated[SecretStr, AfterValidator(_check_http_url)]
 
 HostNames = Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+( *, *|$))*$")]
@@ -78,6 +85,10 @@ class Settings(EnvironmentSettings):
     database_password: SecretStr | None = Field(default=None, description="any text")
     direct_url: DatabaseUrl | None = Field(default=None, description=DATABASE_URL_FORM)
     direct_password: SecretStr | None = Field(default=None, description="any text")
+    encryption_keys: EncryptionKeys | None = Field(
+        default=None,
+        description="lines of KEY_ID:BASE64, each with 32 random bytes, the key that encrypts first",
+    )
     database_connection_limit: int = number(10, 1, 1_000, unit="a whole number of connections")
     database_connect_timeout: int = milliseconds(60_000)
     database_query_timeout: int = milliseconds(30_000)
@@ -192,6 +203,17 @@ class Settings(EnvironmentSettings):
             return parse_redis_url(self.redis_url.get_secret_value(), password=password)
         except RedisUrlError as error:
             raise SettingsError(f"REDIS_URL is not allowed: {error}") from error
+
+    def read_keyring(self) -> Keyring:
+        """Return the keys of ENCRYPTION_KEYS, none when it is not set.
+
+        Raises `SettingsError`, for settings that were not validated.
+        """
+        keys = self.encryption_keys
+        try:
+            return Keyring.parse(None if keys is None else keys.get_secret_value())
+        except EncryptionKeysError as error:
+            raise SettingsError(f"ENCRYPTION_KEYS is not allowed: {error}") from error
 
     def list_metrics_roles(self) -> tuple[str, ...]:
         """Return the names in METRICS_ROLES."""

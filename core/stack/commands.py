@@ -20,7 +20,7 @@ from core.stack.certificates import renew_certificates
 from core.stack.compose import ComposeStack, find_engine_problem
 from core.stack.demo_data import load_demo_data, run_command
 from core.stack.drills import DRILLS, FAULT_SECONDS, RunningStack, run_drill
-from core.stack.folder import StackFolder
+from core.stack.folder import CONTENTS, StackFolder
 from core.stack.health import refuse_other_stack
 from core.stack.image_pins import pin_images
 from core.stack.local import LocalStack
@@ -160,7 +160,7 @@ def clean(folder: StackFolder, *, yes: bool) -> None:
     """Stop everything and delete all data, also of real players; asks first on a terminal."""
     # not asked without a terminal: a script that calls this can mean nothing else
     if folder.path.exists() and not yes and is_somebody_there():
-        what = f"{folder.path}: database, cache, metrics and logs, {folder.size_bytes() / 1e6:.1f} MB"
+        what = f"{folder.path}: {CONTENTS}, {folder.size_bytes() / 1e6:.1f} MB"
         if not click.confirm(f"stop the stack and remove {what}?", err=True):
             raise StackError("nothing was removed")
     console = Console()

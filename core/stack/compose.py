@@ -86,6 +86,7 @@ class ComposeStack(Stack):
                 redis_password=secrets.redis_password,
             )
             recorded |= build_addresses(settings, secrets, certificates=self.folder.certificates)
+            recorded["ENCRYPTION_KEYS_FILE"] = str(self.folder.create_encryption_keys())
             if self.folder.recorded() == recorded and _are_complete(containers):
                 self.say("already running, nothing to do")
             else:

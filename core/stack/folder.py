@@ -18,12 +18,15 @@ from pathlib import Path
 
 from dotenv import dotenv_values
 
+from core.encryption import new_key_line
 from core.errors import StackError
 from core.settings import STACK_ENV_FILE
 from core.stack.permissions import write_private
 
 # the limit is 104 on macOS and 108 on Linux; supervisord appends ".PID" while it creates the socket
 SOCKET_PATH_LIMIT = 90
+# for people who are asked whether to remove it
+CONTENTS = "database, cache, metrics, logs and the keys of encrypted e-mail addresses"
 # how much of the folder's name is in the stack's name, which has at most 64 characters
 FOLDER_CHARACTERS = 40
 
@@ -95,6 +98,13 @@ class StackFolder:
         # the path is part of the digest: a copy of the whole folder is another stack
         digest = hashlib.sha256(path.read_bytes() + os.fsencode(root)).hexdigest()[:6]
         return f"{re.sub(r'[^A-Za-z0-9._-]+', '-', root.name)[:FOLDER_CHARACTERS]}-{digest}"
+
+    def create_encryption_keys(self) -> Path:
+        """Return the file of ENCRYPTION_KEYS; the first call makes it, and none ever changes it."""
+        path = self.secrets / "encryption.keys"
+        if not path.exists():
+            write_private(path, f"{new_key_line(f'k-{secrets.token_hex(4)}')}\n")
+        return path
 
     def recorded(self) -> dict[str, str]:
         """Return the variables in `stack.env`; empty when no stack was started."""

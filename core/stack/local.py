@@ -16,7 +16,7 @@ from rich.table import Table
 from core.errors import StackError
 from core.settings import Settings
 from core.stack.demo_data import create_database, load_demo_data, run_step
-from core.stack.folder import StackFolder
+from core.stack.folder import CONTENTS, StackFolder
 from core.stack.ports import check_ports
 from core.stack.processes import find_process, is_alive, read_last_lines, stop_process, wait_until
 from core.stack.programs import (
@@ -87,7 +87,7 @@ class LocalStack(Stack):
             self._stop()
             size = self.folder.size_bytes()
             self.folder.remove()
-        self.say(f"removed {self.folder.path}: database, cache, metrics and logs, {size / 1e6:.1f} MB")
+        self.say(f"removed {self.folder.path}: {CONTENTS}, {size / 1e6:.1f} MB")
 
     def _show_parts(self, recorded: Mapping[str, str]) -> bool:
         programs = self._inspect()

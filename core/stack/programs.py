@@ -74,7 +74,11 @@ class Deployment(NamedTuple):
             postgres_password=self.postgres.password,
             redis_password=self.valkey.password,
         )
-        return {**record, "METRICS_DIR": str(self.folder.metrics)}
+        return {
+            **record,
+            "METRICS_DIR": str(self.folder.metrics),
+            "ENCRYPTION_KEYS_FILE": str(self.folder.create_encryption_keys()),
+        }
 
     def programs(self) -> list[Program]:
         """Return the programs in the order of starting."""

@@ -24,6 +24,7 @@ PROMETHEUS_USER = 65534
 
 # the name of each folder is in compose.yaml too, where the container mounts it
 _EVERY_PROGRAM = ("redis.password", "ca.crt")
+_READS_USERS = (*_EVERY_PROGRAM, "app.password", "encryption.keys")
 RECEIVERS = {
     "postgres": Receiver(SERVER_USER, ("postgres.password", "postgres.crt", "postgres.key")),
     "redis": Receiver(SERVER_USER, ("redis.acl", "redis.crt", "redis.key", "ca.crt")),
@@ -31,13 +32,13 @@ RECEIVERS = {
         APPLICATION_USER,
         ("postgres.password", "owner.password", "app.password", "monitor.password", "ca.crt"),
     ),
-    "owner": Receiver(APPLICATION_USER, (*_EVERY_PROGRAM, "owner.password", "app.password")),
-    "application": Receiver(APPLICATION_USER, (*_EVERY_PROGRAM, "app.password")),
+    "owner": Receiver(APPLICATION_USER, (*_READS_USERS, "owner.password")),
+    "application": Receiver(APPLICATION_USER, _READS_USERS),
     "exporter": Receiver(
         APPLICATION_USER,
         (*_EVERY_PROGRAM, "monitor.password", "exporter.crt", "exporter.key", "exporter.web.yml"),
     ),
-    "dashboard": Receiver(APPLICATION_USER, (*_EVERY_PROGRAM, "app.password", "exporter.url")),
+    "dashboard": Receiver(APPLICATION_USER, (*_READS_USERS, "exporter.url")),
     "prometheus": Receiver(PROMETHEUS_USER, ("ca.crt", "exporter.password")),
 }
 

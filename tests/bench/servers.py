@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from core import Settings
 from core.migration import Migrator
-from core.testing import run_postgres, run_valkey
+from core.testing import ENCRYPTION_KEYS, run_postgres, run_valkey
 
 
 @contextmanager
@@ -29,6 +29,7 @@ def run_servers() -> Iterator[Settings]:
             database_url=SecretStr(postgres.url()),
             redis_url=SecretStr(valkey.url),
             redis_password=SecretStr(valkey.password),
+            encryption_keys=SecretStr(ENCRYPTION_KEYS),
             direct_url=None,
             metrics_dir=None,
         )

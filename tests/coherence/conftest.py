@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from core import Settings
-from core.testing import PostgresServer, ValkeyServer, run_valkey
+from core.testing import ENCRYPTION_KEYS, PostgresServer, ValkeyServer, run_valkey
 from tests.conftest import created_database
 
 # Longer than any scenario: a near cache that hears nothing must be caught by its bound, not
@@ -22,6 +22,7 @@ def make_fleet_settings(database_url: str, valkey: ValkeyServer) -> Settings:
         database_url=SecretStr(database_url),
         redis_url=SecretStr(valkey.url),
         redis_password=SecretStr(valkey.password),
+        encryption_keys=SecretStr(ENCRYPTION_KEYS),
         database_pool_timeout=5_000,
         database_connect_timeout=5_000,
         database_connection_limit=CONNECTIONS,

@@ -23,11 +23,13 @@ import redis
 from msgspec.structs import replace
 
 from core import EnhancedDatabaseService, Settings, errors, installation, open_service
+from core.encryption import Keyring
 from core.errors import (
     ConstraintViolated,
     DatabaseError,
     DatabaseUnavailable,
     EchoMarketsError,
+    EncryptionKeyMissing,
     LeaderboardEntryNotFound,
     MissingExtra,
     PlayersNotIsolated,
@@ -52,6 +54,7 @@ from core.records import (
     User,
     freeze,
 )
+from core.service.emails import UserEmails
 from core.service.writes import new_id
 from tests.conftest import Execute
 from tests.game import SESSIONS, play_game
@@ -155,6 +158,8 @@ READS: dict[str, Callable[[EnhancedDatabaseService, User], object]] = {
     "list_trades": lambda s, u: s.list_trades([u.id], DAY),
     "list_unused_indexes": lambda s, _: s.list_unused_indexes(),
     "list_users": lambda s, _: s.list_users(),
+    "list_encryption_keys": lambda s, _: s.list_encryption_keys(),
+    "list_users_by_email": lambda s, _: s.list_users_by_email("alice@example.com"),
     "search_users": lambda s, _: s.search_users("a"),
     "stream_audit_changes": lambda s, _: list(s.stream_audit_changes()),
     "stream_audit_events": lambda s, _: list(s.stream_audit_events()),
@@ -244,6 +249,7 @@ def _change_in_transaction(service: EnhancedDatabaseService, user: User) -> None
 # Every call that writes, in an order in which each changes something.
 WRITES: dict[str, Callable[[EnhancedDatabaseService, User], object]] = {
     "update_user_profile": lambda s, u: s.update_user_profile(u.id, username="alice2", name="A"),
+    "reencrypt_users": lambda s, _: s.reencrypt_users(),
     "touch_last_active": lambda s, u: s.touch_last_active(u.id),
     "batch_touch_last_active": lambda s, u: s.batch_touch_last_active({u.id: datetime.now(UTC)}),
     "update_portfolio_value": lambda s, u: s.update_portfolio_value(u.id, DAY, ONE, ONE),
@@ -381,10 +387,18 @@ def _use_a_missing_extra(service: Any, _: Execute) -> None:
         service.to_frame([])
 
 
+def _without_key(service: Any) -> Any:
+    service._emails = UserEmails(Keyring())
+    return service
+
+
 # (call, error) -> what raises it
 RAISED: dict[tuple[str, type[EchoMarketsError]], Callable[[Any, Execute], object]] = {
     ("close", PoolClosed): _read_closed,
     ("create_quest", UserNotFound): lambda s, _: s.create_quest(NOBODY, type="T", title="T", target_value=1),
+    ("create_user", EncryptionKeyMissing): lambda s, _: _without_key(s).create_user(
+        username="eve", email="eve@example.com"
+    ),
     ("delete_user", UserNotFound): lambda s, _: s.delete_user(NOBODY),
     ("get_current_portfolio", UserNotFound): lambda s, _: s.get_current_portfolio(NOBODY, DAY),
     ("get_leaderboard_around", LeaderboardEntryNotFound): lambda s, _: s.get_leaderboard_around(NOBODY, "c"),
@@ -407,12 +421,17 @@ RAISED: dict[tuple[str, type[EchoMarketsError]], Callable[[Any, Execute], object
     ("load_trades", ConstraintViolated): lambda s, _: s.load_trades(
         [Trade(new_id(), NOBODY, DAY, "A", "BUY", ONE, ONE, NOON)]
     ),
+    ("list_users_by_email", EncryptionKeyMissing): lambda s, _: _without_key(s).list_users_by_email("a@b.c"),
+    ("load_users", EncryptionKeyMissing): lambda s, _: _without_key(s).load_users(
+        [replace(find_player(s), email="a@b.c")]
+    ),
     ("load_users", ConstraintViolated): lambda s, _: s.load_users(
         [replace(find_player(s), username="other")]
     ),
     ("as_user", PlayersNotIsolated): lambda s, _: s.as_user(NOBODY),
     ("maintain_audit_log", DatabaseError): _write_and_maintain_the_log,
     ("maintain_partitions", DatabaseError): _lock_ticks_and_maintain,
+    ("reencrypt_users", EncryptionKeyMissing): lambda s, _: _without_key(s).reencrypt_users(),
     ("to_frame", MissingExtra): _use_a_missing_extra,
     ("touch_last_active", UserNotFound): lambda s, _: s.touch_last_active(NOBODY),
     ("transaction", DatabaseUnavailable): _lose_the_connection,
@@ -420,6 +439,9 @@ RAISED: dict[tuple[str, type[EchoMarketsError]], Callable[[Any, Execute], object
     ("update_leaderboard_entry", UserNotFound): lambda s, _: s.update_leaderboard_entry(NOBODY, "c", 1),
     ("update_portfolio_value", PortfolioNotFound): lambda s, _: s.update_portfolio_value(NOBODY, DAY, 1, 0),
     ("update_quest_progress", QuestNotFound): lambda s, _: s.update_quest_progress(NOBODY, 1),
+    ("update_user_profile", EncryptionKeyMissing): lambda s, _: _without_key(s).update_user_profile(
+        find_player(s).id, email="a@b.c"
+    ),
     ("update_user_profile", UserNotFound): lambda s, _: s.update_user_profile(NOBODY, name="A"),
 }
 # Of deadlocks, in test_conflicts; an argument that is wrong, in test_arguments.

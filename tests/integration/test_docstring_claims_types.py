@@ -88,6 +88,7 @@ def test_every_value_has_the_type_that_its_record_declares(service: EnhancedData
         service.update_portfolio_value(alice.id, today, ONE, ONE)
     run = [service.health(), service.pool_stats(), service.cache_stats(), service.maintain_partitions()]
     run += [service.seal_audit_log(), service.verify_audit_log()]
+    run.append(service.reencrypt_users())
     batch = service.batch_update_portfolios([PortfolioUpdate(NOBODY, DAY, ONE, ONE)])
     seen: set[type] = set()
     for _ in range(2):
@@ -275,11 +276,17 @@ def _use_a_missing_extra(settings: Settings, _: Execute) -> None:
         service.to_frame([])
 
 
+def _use_no_key(settings: Settings, _: Execute) -> None:
+    with open_service(settings.model_copy(update={"encryption_keys": None})) as service:
+        service.create_user(username="alice", email="alice@example.com")
+
+
 TOO_LONG = Decimal("1." + "1" * 17_000)
 # How a caller meets each error, beside those that are tried where the means for it are.
 MET: dict[type[EchoMarketsError], Callable[[Settings, Execute], object]] = {
     errors.InvalidInput: _with_service(lambda s: s.search_users(5)),
     errors.SettingsError: lambda _, __: Settings(database_url=SecretStr("mysql://x")),
+    errors.EncryptionKeyMissing: _use_no_key,
     errors.UserNotFound: _with_service(lambda s: s.get_user_by_id(NOBODY)),
     errors.PortfolioNotFound: _with_service(lambda s: s.get_portfolio(NOBODY)),
     errors.QuestNotFound: _with_service(lambda s: s.update_quest_progress(NOBODY, 1)),

@@ -26,9 +26,9 @@ from tests.conftest import Execute, connected, created_database
 from tests.integration.plans import count_reads
 
 FILL = """
-    INSERT INTO users (id, username, name, last_active)
+    INSERT INTO users (id, username, name, email, email_index, last_active)
         SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid, 'player' || n, 'Name ' || n,
-               now() - n * interval '1 minute'
+               'v1.k.' || n, 'k.' || n, now() - n * interval '1 minute'
         FROM generate_series(1, 20000) n;
     INSERT INTO portfolios (user_id, session_date)
         SELECT id, '2026-03-02'::date - day FROM users, generate_series(0, 4) day;
@@ -82,6 +82,7 @@ BOARD = {"day": DAY, "category": "daily_returns", "user_id": USER}
 HOT: dict[str, tuple[str, Any, set[str]]] = {
     "user by id": (users.FIND_BY_ID, (USER,), {"users_pkey"}),
     "user by username": (users.FIND_BY_USERNAME, ("player77",), {"users_username"}),
+    "users by e-mail": (users.FIND_BY_EMAIL, (["k.77"], 100), {"users_email_index"}),
     "users by id": (users.FIND_MANY, ([USER],), {"users_pkey"}),
     "search": (
         users.SEARCH,

@@ -101,13 +101,24 @@ def _play_users(service: EnhancedDatabaseService, answers: Answers) -> dict[str,
         "update", lambda: service.update_user_profile(ids["zoë"], email="z@example.com", name="Zoë % _")
     )
     loaded = [
-        User(UUID(int=n), f"load-{n:03}", TITLE, None, NOW, frozendict({"n": n, "text": "\t\n\\"}), NOW, NOW)
+        User(
+            UUID(int=n),
+            f"load-{n:03}",
+            TITLE,
+            f"{n}@example.com",
+            NOW,
+            frozendict({"n": n, "text": "\t\n\\"}),
+            NOW,
+            NOW,
+        )
         for n in range(1, 40)
     ]
     answers.note("load_users", lambda: service.load_users([*loaded, *loaded]))
     for text in (*NAMES, *FOLDED, "a", "B", "%", "b_", "load-0", "nobody"):
         answers.note(f"search_users {text}", service.search_users, text, limit=5)
         answers.note(f"by name {text}", service.get_user_by_username, text)
+    answers.note("by e-mail", service.list_users_by_email, "Z@example.com")
+    answers.note("keys", service.list_encryption_keys)
     answers.note("users", lambda: [user.username for user in service.list_users(limit=60)])
     answers.note("all users", lambda: sum(1 for _ in service.stream_users()))
     return ids

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from core import EnhancedDatabaseService, Settings, open_service
 from core.migration import Migrator
 from core.stack.ports import LOOPBACK
-from core.testing import PostgresServer
+from core.testing import ENCRYPTION_KEYS, PostgresServer
 from tests.conftest import administered, connected
 from tests.matrix.answers import play
 from tests.matrix.servers import run_debian_postgres, run_pgbouncer
@@ -143,7 +143,10 @@ def made_place(server: PostgresServer, directory: Path, variant: Variant) -> Ite
         if variant.has_tls:
             url += "?sslmode=require"
         settings = Settings(
-            database_url=SecretStr(url), enable_redis_cache=False, database_pool_timeout=20_000
+            database_url=SecretStr(url),
+            encryption_keys=SecretStr(ENCRYPTION_KEYS),
+            enable_redis_cache=False,
+            database_pool_timeout=20_000,
         )
         Migrator(settings).up()
         if variant.pooler is not None and variant.pooler.get("pool_mode") != "session":

@@ -86,6 +86,7 @@ def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
         (data / name).write_bytes(content)
         give_to(user, data / name, mode=0o600)
     settings = {"listen_addresses": LOOPBACK, "unix_socket_directories": "", "ssl": "on", **FAST}
+    settings["shared_preload_libraries"] = "pg_stat_statements"  # part of Debian's package
     arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
     def answers(port: int) -> bool:

@@ -32,7 +32,8 @@ def test_a_person_is_asked(folder: StackFolder, monkeypatch: pytest.MonkeyPatch,
     """The question names the folder and how much is in it; any other answer than yes keeps it."""
     monkeypatch.setattr("core.stack.commands.is_somebody_there", lambda: True)
     ended = CliRunner().invoke(main, ["stack", "clean"], input=f"{answer}\n")
-    assert f"remove {folder.path}: database, cache, metrics and logs, 2.0 MB? [y/N]" in ended.stderr
+    contents = "database, cache, metrics, logs and the keys of encrypted e-mail addresses"
+    assert f"remove {folder.path}: {contents}, 2.0 MB? [y/N]" in ended.stderr
     assert folder.path.exists() == (answer == "n")
     assert (ended.exit_code, "error: nothing was removed" in ended.stderr) == (
         int(answer == "n"),

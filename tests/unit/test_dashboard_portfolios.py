@@ -282,6 +282,8 @@ def test_a_profile_says_what_is_known() -> None:
     assert bare["Email"] == "not given"
     assert bare["Last seen"] == "never"
     assert set(bare) == {"Username", "Name", "Email", "Joined", "Last seen"}
+    lost = build_user(email="(unreadable: ENCRYPTION_KEYS has no key 'k1')")
+    assert dict(tables.list_profile(lost))["Email"] == "unreadable"
     marks = {"replay": "100x250@1/e0ab93", "replay_finished": True, "theme": "dark"}
     full = dict(
         tables.list_profile(

@@ -13,12 +13,13 @@ from core import Settings
 from core.errors import SettingsError
 from core.settings import RoleSettings
 from core.settings.secret_files import MOST_BYTES, is_too_open, list_secrets
-from core.stack.settings import StackSettings
+from core.testing import ENCRYPTION_KEYS
 
 URL = "postgresql://echo@db.example:5433/echo"
 SECRET = "s3cr3t/@%#? ü"
 
 EXAMPLES = dict.fromkeys(("database_url", "direct_url", "admin_url"), URL) | {
+    "encryption_keys": ENCRYPTION_KEYS,
     "redis_url": "redis://127.0.0.1",
     "exporter_url": "http://127.0.0.1:1",
     "prometheus_url": "http://127.0.0.1:1",
@@ -45,14 +46,14 @@ def _database_url(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", URL)
 
 
-@pytest.mark.parametrize("kind", [Settings, StackSettings, RoleSettings])
+@pytest.mark.parametrize("kind", [Settings, RoleSettings])
 def test_what_has_a_secret_name_is_secret(kind: type[Settings]) -> None:
     """Its type says so, and from the type follow the file and that no message shows it."""
     named = {name for name in kind.model_fields if name.endswith(("password", "secret", "_keys"))}
     assert named <= set(list_secrets(kind))
 
 
-@pytest.mark.parametrize("kind", [Settings, StackSettings, RoleSettings])
+@pytest.mark.parametrize("kind", [Settings, RoleSettings])
 def test_every_secret_can_be_a_file(
     kind: type[Settings], write: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from core.encryption import Keyring
 from core.errors import StackError
 from core.settings.stack_identity import NAME_PATTERN
 from core.stack.folder import SOCKET_PATH_LIMIT, StackFolder
@@ -120,3 +121,12 @@ def test_password_is_generated_once(tmp_path: Path) -> None:
     first = load_password(tmp_path / "alice")
     assert load_password(tmp_path / "alice") == first
     assert load_password(tmp_path / "bob") != first
+
+
+def test_a_key_is_made_once_and_for_its_owner_only(folder: StackFolder) -> None:
+    """Another key would make every stored address unreadable."""
+    path = folder.create_encryption_keys()
+    assert (mode_of(path), mode_of(path.parent)) == (0o600, 0o700)
+    text = path.read_text(encoding="utf-8")
+    assert len(Keyring.parse(text).keys) == 1
+    assert folder.create_encryption_keys().read_text(encoding="utf-8") == text

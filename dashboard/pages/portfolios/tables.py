@@ -339,5 +339,7 @@ def _mask_email(email: str | None) -> str:
     """Write an address so that it can be recognised but not copied: `a…@example.com`."""
     if email is None:
         return "not given"
-    local, _, domain = email.partition("@")
+    local, at, domain = email.partition("@")
+    if not at:
+        return "unreadable"  # the text that the service gives in place of an address, which names a key
     return f"{local[:1]}…@{domain}"

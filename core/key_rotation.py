@@ -1,0 +1,71 @@
+"""`echo-markets rotate-keys`: every stored e-mail address is encrypted with the current key.
+
+Owns the loop over the batches, and what is said at the end. What is done is in the rows themselves, so a
+run that was interrupted is continued by the next.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+from uuid import UUID
+
+from core.records import EncryptionKeyUse
+from core.service import EnhancedDatabaseService
+
+MOST_NAMED = 5
+
+
+class KeyRotation(NamedTuple):
+    """What a rotation did: addresses encrypted anew, users with an unreadable one, keys used afterwards."""
+
+    changed: int
+    unreadable: tuple[UUID, ...]
+    keys: tuple[EncryptionKeyUse, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every address has the current key."""
+        return all(key.is_current or not key.emails for key in self.keys)
+
+    def describe(self) -> list[str]:
+        """Return what to print, one line for each thing to know or to do."""
+        [current] = [key.id for key in self.keys if key.is_current]
+        lines = [f"encrypted {self.changed:,} e-mail addresses with the key {current}"]
+        for key in self.keys:
+            if key.emails and not key.is_known:
+                lines.append(
+                    f"{key.emails:,} addresses have the key {key.id}, which ENCRYPTION_KEYS lacks;"
+                    " add its line and repeat this"
+                )
+            elif key.emails and not key.is_current:
+                lines.append(f"{key.emails:,} addresses still have the key {key.id}; keep its line")
+            elif not key.is_current:
+                lines.append(
+                    f"the key {key.id} is no longer used; remove its line once every process encrypts"
+                    f" with {current}"
+                )
+        if self.unreadable:
+            named = ", ".join(map(str, self.unreadable[:MOST_NAMED]))
+            more = ", ..." if len(self.unreadable) > MOST_NAMED else ""
+            lines.append(f"{len(self.unreadable):,} addresses cannot be decrypted, of users {named}{more}")
+        return lines
+
+
+def rotate_keys(
+    service: EnhancedDatabaseService, *, progress: Callable[[str, int, int], None]
+) -> KeyRotation:
+    """Encrypt every address that has another key with the current one, batch after batch.
+
+    Raises `EncryptionKeyMissing`.
+    """
+    total = sum(key.emails for key in service.list_encryption_keys() if not key.is_current)
+    changed = 0
+    unreadable: list[UUID] = []
+    batch = service.reencrypt_users()
+    while True:
+        changed += batch.changed
+        unreadable += batch.unreadable
+        if total:
+            progress("encrypting", min(changed + len(unreadable), total), total)
+        if batch.last is None:
+            return KeyRotation(changed, tuple(unreadable), service.list_encryption_keys())
+        batch = service.reencrypt_users(after=batch.last)

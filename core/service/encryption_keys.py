@@ -1,0 +1,66 @@
+"""The encryption keys of stored e-mail addresses: which are used, and encryption with another one."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from core.encryption import Undecipherable
+from core.queries import users as queries
+from core.queries.users import EmailChange
+from core.records import EncryptionKeyUse, Reencryption
+from core.service.inputs import check_id, check_limit
+from core.service.users import user_key
+from core.service.writes import ServiceBase
+
+
+class EncryptionKeys(ServiceBase):
+    """The encryption-keys area of the service."""
+
+    def list_encryption_keys(self) -> tuple[EncryptionKeyUse, ...]:
+        """Return the keys of ENCRYPTION_KEYS and of stored addresses as of now, the current one first.
+
+        Reads the whole table of users.
+        """
+        used = self._read(queries.count_keys)
+        known = [key.id for key in self._emails.keyring.keys]
+        return tuple(
+            EncryptionKeyUse(key_id, used.get(key_id, 0), key_id in known, key_id in known[:1])
+            for key_id in dict.fromkeys([*known, *sorted(used)])
+        )
+
+    def reencrypt_users(self, *, limit: int = 500, after: UUID | str | None = None) -> Reencryption:
+        """Encrypt up to `limit` e-mail addresses with the current key that have another one.
+
+        One transaction, which changes nothing else of the users; an address that a writer changes
+        meanwhile is left to that writer. `after` is the `last` of the call before. Raises `InvalidInput`,
+        and `EncryptionKeyMissing`.
+        """
+        most, start = check_limit(limit), None if after is None else check_id(after, "after")
+        current = self._emails.cipher.current_id
+        found = self._read(queries.list_other_keys, current, start, most)
+        changes, unreadable = self._reencrypt(found)
+        changed: set[UUID] = set()
+
+        def write() -> None:
+            with self._write() as (database, noted):
+                changed.update(queries.replace_emails(database, changes))
+                noted.invalidate(*map(user_key, changed))
+
+        if changes:
+            self._repeat(write)
+        last = found[-1][0] if len(found) == most else None
+        return Reencryption(len(changed), tuple(unreadable), last)
+
+    def _reencrypt(self, found: Sequence[tuple[UUID, str]]) -> tuple[list[EmailChange], list[UUID]]:
+        """Return the changes of stored addresses, and the users whose address cannot be decrypted."""
+        changes, unreadable = [], []
+        cipher = self._emails.cipher
+        for user_id, stored in found:
+            try:
+                email = cipher.decrypt(user_id, stored)
+            except Undecipherable:
+                unreadable.append(user_id)
+            else:
+                changes.append(
+                    EmailChange(user_id, stored, cipher.encrypt(user_id, email), cipher.index(email))
+                )
+        return changes, unreadable

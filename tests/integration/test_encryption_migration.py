@@ -1,0 +1,115 @@
+"""The migration that encrypts e-mail addresses: nothing is lost, and nothing stays in clear."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from core import Settings, open_service
+from core.encryption import new_key_line
+from core.errors import MigrationFailed
+from core.migration import Migrator
+from core.testing import PostgresServer
+from tests.conftest import KEYS, Execute, administered
+
+MIGRATION = "0022_encrypted_emails"
+# Also what is no address: another application's table may have had anything.
+ADDRESSES = {
+    "alice": "Quokka@example.org",
+    "bob": "quokka@EXAMPLE.org",
+    "charlie": None,
+    "dora": "",
+    "eve": "é",
+}
+READ = "SELECT username, email FROM users ORDER BY username"
+
+
+def make_migrator(url: str, keys: str | None) -> Migrator:
+    """Return the migrations of a process with these keys."""
+    return Migrator(
+        Settings(database_url=SecretStr(url), encryption_keys=None if keys is None else SecretStr(keys))
+    )
+
+
+@pytest.fixture
+def _clear(empty_database_url: str, empty_execute: Execute) -> None:
+    """A database as the release before left it, with addresses in clear."""
+    migrator = make_migrator(empty_database_url, None)
+    migrator.up()
+    migrator.down(MIGRATION)
+    for username, email in ADDRESSES.items():
+        empty_execute("INSERT INTO users (username, email) VALUES (%s, %s)", (username, email))
+    # more than a batch
+    empty_execute(
+        "INSERT INTO users (username, email)"
+        " SELECT 'p' || n, n || '@quokka.org' FROM generate_series(1, 6000) n"
+    )
+    empty_execute("ANALYZE users")
+
+
+@pytest.mark.usefixtures("_clear")
+def test_addresses_are_encrypted_and_decrypted(empty_database_url: str, empty_execute: Execute) -> None:
+    """By up and down, each exactly as it was."""
+    before = empty_execute(READ)
+    make_migrator(empty_database_url, KEYS).up()
+    stored: dict[str, str | None] = dict(empty_execute(READ))
+    assert all(email is None or email.startswith("v1.tests.") for email in stored.values())
+    assert stored["charlie"] is None
+    settings = Settings(
+        database_url=SecretStr(empty_database_url), encryption_keys=SecretStr(KEYS), enable_redis_cache=False
+    )
+    with open_service(settings) as service:
+        found = {user.username: user.email for user in service.stream_users()}
+        assert found == dict(before)
+        assert len(service.list_users_by_email("quokka@example.org")) == 2
+    make_migrator(empty_database_url, KEYS).down(MIGRATION)
+    assert empty_execute(READ) == before
+
+
+@pytest.mark.usefixtures("_clear")
+def test_nothing_in_clear_stays_on_the_disk(
+    empty_database_url: str, empty_execute: Execute, postgres_server: PostgresServer
+) -> None:
+    """Neither in dead rows of the table's file nor in the statistics of the planner."""
+
+    def read_file() -> bytes:
+        with administered(postgres_server) as execute:
+            execute("CHECKPOINT")
+        [(folder, path)] = empty_execute(
+            "SELECT current_setting('data_directory'), pg_relation_filepath('users')"
+        )
+        return Path(folder, path).read_bytes()
+
+    def read_statistics() -> str:
+        return str(empty_execute("SELECT * FROM pg_stats WHERE tablename = 'users'"))
+
+    assert b"@quokka.org" in read_file()
+    assert "@quokka.org" in read_statistics()
+    make_migrator(empty_database_url, KEYS).up()
+    content = read_file()
+    assert b"v1.tests." in content
+    assert b"quokka" not in content.lower()
+    assert "quokka" not in read_statistics().lower()
+
+
+@pytest.mark.usefixtures("_clear")
+def test_without_a_key_nothing_is_changed(empty_database_url: str, empty_execute: Execute) -> None:
+    """The error says what is missing; down needs the key of each address."""
+    before = empty_execute(READ)
+    with pytest.raises(MigrationFailed, match=r"users have e-mail addresses.*ENCRYPTION_KEYS is not set"):
+        make_migrator(empty_database_url, None).up()
+    assert empty_execute(READ) == before
+    make_migrator(empty_database_url, KEYS).up()
+    encrypted = empty_execute(READ)
+    with pytest.raises(MigrationFailed, match=r"cannot be decrypted: ENCRYPTION_KEYS has no key 'tests'"):
+        make_migrator(empty_database_url, new_key_line("other")).down(MIGRATION)
+    assert empty_execute(READ) == encrypted
+
+
+def test_without_addresses_no_key_is_needed(empty_database_url: str, empty_execute: Execute) -> None:
+    """A new database is migrated by a process without keys."""
+    migrator = make_migrator(empty_database_url, None)
+    migrator.up()
+    empty_execute("INSERT INTO users (username) VALUES ('alice')")
+    migrator.down(MIGRATION)
+    assert MIGRATION in migrator.up()

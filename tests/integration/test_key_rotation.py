@@ -1,0 +1,216 @@
+"""`echo-markets rotate-keys`: another key for every stored address, while the stack runs."""
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from click.testing import CliRunner
+from pydantic import SecretStr
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.cli import main
+from core.encryption import new_key_line
+from core.errors import EchoMarketsError
+from core.key_rotation import rotate_keys
+from core.records import EncryptionKeyUse
+from core.simulation.bulk_load import ignore_progress
+from core.testing import build_environment
+from tests.addresses import FIRST
+from tests.conftest import KEYS, Execute
+from tests.patience import stretch
+
+NEW = new_key_line("new")
+USERS = 30
+
+
+def with_keys(settings: Settings, *lines: str) -> Settings:
+    """Return the settings of a process with these keys."""
+    return settings.model_copy(update={"encryption_keys": SecretStr("\n".join(lines))})
+
+
+@pytest.fixture
+def old(settings: Settings) -> Iterator[EnhancedDatabaseService]:
+    """A process that has the new key as its second one, and has stored addresses with the old one."""
+    with open_service(with_keys(settings, KEYS, NEW)) as service:
+        for number in range(USERS):
+            service.create_user(username=f"player-{number:02}", email=f"{number}@example.org")
+        service.create_user(username="without")
+        yield service
+
+
+@pytest.fixture
+def new(settings: Settings) -> Iterator[EnhancedDatabaseService]:
+    """A process that encrypts with the new key."""
+    with open_service(with_keys(settings, NEW, KEYS)) as service:
+        yield service
+
+
+def count_keys(service: EnhancedDatabaseService) -> dict[str, int]:
+    """Return how many addresses each key has encrypted."""
+    return {key.id: key.emails for key in service.list_encryption_keys()}
+
+
+def check_addresses(service: EnhancedDatabaseService) -> None:
+    """Assert that every user has its address, and is found by it."""
+    for user in service.list_users():
+        if user.username != "without":
+            assert user.email == f"{int(user.username[-2:])}@example.org"
+            assert service.list_users_by_email(user.email) == (user,)
+            assert service.get_user_by_id(user.id) == user
+
+
+def test_batches_continue_where_the_last_one_ended(
+    old: EnhancedDatabaseService, new: EnhancedDatabaseService, execute: Execute
+) -> None:
+    """Nothing but the address of users is changed, and a batch in a transaction that fails is undone."""
+    before = execute("SELECT id, username, name, last_active, created_at, updated_at FROM users ORDER BY id")
+    first = new.reencrypt_users(limit=10)
+    assert (first.changed, first.unreadable) == (10, ())
+    assert first.last == before[9][0]
+    assert count_keys(new) == {"new": 10, "tests": 20}
+    with pytest.raises(ZeroDivisionError), new.transaction():
+        new.reencrypt_users(limit=10)
+        raise ZeroDivisionError
+    assert count_keys(new) == {"new": 10, "tests": 20}
+    # as after an interruption: the rows say what is left
+    rotation = rotate_keys(new, progress=ignore_progress)
+    assert (rotation.changed, rotation.unreadable, rotation.is_complete) == (20, (), True)
+    assert rotate_keys(new, progress=ignore_progress).changed == 0
+    assert new.list_encryption_keys() == (
+        EncryptionKeyUse("new", USERS, is_known=True, is_current=True),
+        EncryptionKeyUse("tests", 0, is_known=True, is_current=False),
+    )
+    after = execute("SELECT id, username, name, last_active, created_at, updated_at FROM users ORDER BY id")
+    assert after == before
+    check_addresses(new)
+    check_addresses(old)
+
+
+def test_the_old_key_is_not_needed_afterwards(
+    old: EnhancedDatabaseService, new: EnhancedDatabaseService, settings: Settings
+) -> None:
+    """Not by the table, and not by values that were cached before in either tier."""
+    players = [user for user in old.list_users() if user.email]
+    with open_service(with_keys(settings, NEW)) as alone:
+        assert all("no key 'tests'" in str(alone.get_user_by_id(user.id).email) for user in players)
+        rotate_keys(new, progress=ignore_progress)
+        deadline = threading.Event()
+        for user in players:
+            # a near cache hears of it within milliseconds
+            for _ in range(int(stretch(100))):
+                if alone.get_user_by_id(user.id) == user:
+                    break
+                deadline.wait(0.05)
+            assert alone.get_user_by_id(user.id) == user
+        check_addresses(alone)
+
+
+def test_writers_beside_it_lose_nothing(old: EnhancedDatabaseService, new: EnhancedDatabaseService) -> None:
+    """Each address is what its writer stored last, whichever key that writer has."""
+    players = [user for user in old.list_users() if user.email]
+    stopping = threading.Event()
+    last: dict[str, str] = {}
+    failed: list[EchoMarketsError] = []
+
+    def write(service: EnhancedDatabaseService, mine: int) -> None:
+        number = 0
+        while not stopping.is_set():
+            number += 1
+            for user in players[mine::2]:
+                email = f"{mine}-{number}@example.org"
+                try:
+                    service.update_user_profile(user.id, email=email)
+                except EchoMarketsError as error:
+                    failed.append(error)
+                    return
+                last[user.username] = email
+
+    threads = [threading.Thread(target=write, args=(each, n)) for n, each in enumerate((old, new))]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            after = None
+            while (batch := new.reencrypt_users(limit=7, after=after)).last is not None:
+                assert batch.unreadable == ()
+                after = batch.last
+    finally:
+        stopping.set()
+        for thread in threads:
+            thread.join(stretch(30))
+    assert failed == []
+    for service in (new, old):
+        assert {user.username: user.email for user in service.list_users() if user.email} == last
+    assert rotate_keys(new, progress=ignore_progress).is_complete
+    assert {user.username: user.email for user in old.list_users() if user.email} == last
+    assert all(len(new.list_users_by_email(email)) >= 1 for email in last.values())
+
+
+def test_an_address_that_changed_meanwhile_is_left_alone(
+    old: EnhancedDatabaseService, new: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the read of a batch and its write, one user gets another address and one is deleted."""
+    changed, deleted, *_ = (user for user in old.list_users() if user.email)
+    reencrypt = new._reencrypt
+
+    def change_first(found: object) -> object:
+        result = reencrypt(found)  # type: ignore[arg-type]  # passed through
+        old.update_user_profile(changed.id, email=FIRST)
+        old.delete_user(deleted.id)
+        return result
+
+    monkeypatch.setattr(new, "_reencrypt", change_first)
+    assert new.reencrypt_users().changed == USERS - 2
+    assert new.get_user_by_id(changed.id).email == FIRST
+    assert count_keys(new) == {"new": USERS - 2, "tests": 1}
+    # the next run finds what this one left
+    monkeypatch.undo()
+    assert new.reencrypt_users().changed == 1
+    assert new.get_user_by_id(changed.id).email == FIRST
+
+
+def test_the_command_says_what_is_done_and_what_is_left(
+    old: EnhancedDatabaseService,
+    settings: Settings,
+    execute: Execute,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Keys that are no longer used, missing keys, damaged addresses; status 1 while one is left."""
+    assert old.reencrypt_users().changed == 0
+
+    def run(*lines: str) -> tuple[int, list[str]]:
+        for name, value in build_environment(with_keys(settings, *lines)).items():
+            monkeypatch.setenv(name, value)
+        ended = CliRunner().invoke(main, ["rotate-keys"])
+        return ended.exit_code, ended.stdout.splitlines()
+
+    status, lines = run(NEW)
+    assert status == 1
+    assert lines[0] == "encrypted 0 e-mail addresses with the key new"
+    assert lines[1].startswith(f"{USERS} addresses have the key tests, which ENCRYPTION_KEYS lacks;")
+    assert lines[2].startswith(f"{USERS} addresses cannot be decrypted, of users 0")
+
+    [(damaged,)] = execute(
+        "UPDATE users SET email = email || 'A' WHERE username = 'player-07' RETURNING id::text"
+    )
+    status, lines = run(NEW, KEYS)
+    assert (status, lines) == (
+        1,
+        [
+            f"encrypted {USERS - 1} e-mail addresses with the key new",
+            "1 addresses still have the key tests; keep its line",
+            f"1 addresses cannot be decrypted, of users {damaged}",
+        ],
+    )
+    execute("UPDATE users SET email = NULL, email_index = NULL WHERE username = 'player-07'")
+    assert run(NEW, KEYS) == (
+        0,
+        [
+            "encrypted 0 e-mail addresses with the key new",
+            "the key tests is no longer used; remove its line once every process encrypts with new",
+        ],
+    )
+    monkeypatch.delenv("ENCRYPTION_KEYS")
+    ended = CliRunner().invoke(main, ["rotate-keys"])
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert "ENCRYPTION_KEYS is not set" in ended.stderr
