@@ -18,7 +18,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help up certs watch pin-images down status logs clean migrate seed chaos-redis chaos-db chaos-pool test check lint format bench soak reference vulnerabilities sbom lock install
+.PHONY: help up certs watch pin-images down status logs clean migrate seed chaos-redis chaos-db chaos-pool test test-docker check lint format bench kill-servers soak reference vulnerabilities sbom lock install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -62,11 +62,14 @@ chaos-db: $(RUNTIME) ## drill: shut PostgreSQL of the running stack down for a w
 chaos-pool: $(RUNTIME) ## drill: use up the pool of an additional process
 	@$(STACK) drill pool $(ARGS)
 
-test: $(TOOLS) ## run all tests (ARGS="-k leaderboard" for some)
-	$(RUN) -m pytest $(PARALLEL) $(TESTS) $(ARGS)
+test: $(TOOLS) ## run all tests but those of containers (ARGS="-k leaderboard" for some)
+	$(RUN) -m pytest $(PARALLEL) -m "not docker" $(TESTS) $(ARGS)
 
-check: lint ## run everything that CI runs: lint and all tests, with coverage
-	$(RUN) -m pytest $(PARALLEL) $(TESTS) --cov --cov-report=term $(ARGS)
+test-docker: $(TOOLS) ## run the stack in containers and break it, for several minutes; skipped without an engine
+	$(RUN) -m pytest -m docker tests/end_to_end/test_containers.py $(ARGS)
+
+check: lint ## run lint and the tests of `make test`, with coverage
+	$(RUN) -m pytest $(PARALLEL) -m "not docker" $(TESTS) --cov --cov-report=term $(ARGS)
 
 lint: $(TOOLS) ## check style, formatting, import directions and types
 	$(RUN) -m ruff check .
@@ -80,6 +83,9 @@ format: $(TOOLS) ## format the code and apply automatic fixes
 
 bench: $(TOOLS) ## measure against the bare drivers (ARGS="--scale small")
 	$(RUN) -m tests.bench $(ARGS)
+
+kill-servers: $(TOOLS) ## SIGKILL for PostgreSQL and Redis of the running containers during writes; fails if one is lost
+	$(RUN) -m tests.coherence.kill_servers --seconds $(or $(SECONDS),60) $(ARGS)
 
 soak: $(TOOLS) ## check for stale reads under load (SECONDS=600); fails if there is one
 	$(RUN) -m tests.coherence.soak --seconds $(or $(SECONDS),120) $(ARGS)

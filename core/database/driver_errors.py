@@ -172,6 +172,11 @@ def translate_connect(error: BaseException) -> ConnectFailed:
         )
     if any(words in reason for words in _READ_ONLY_SERVER):
         remedy = READ_ONLY_CAUSES
+    elif "certificate" in reason:
+        remedy = (
+            "check the host and sslrootcert of DATABASE_URL; `openssl s_client -starttls postgres -connect"
+            " HOST:PORT -CAfile FILE` says what is wrong with the server's certificate"
+        )
     is_refused = any(map(_REFUSAL.search, failures))
     return ConnectFailed(f"cannot connect to the database ({reason}); {remedy}", is_refused=is_refused)
 

@@ -62,7 +62,7 @@ def renew_certificates(folder: Path, *, now: datetime) -> list[Renewal]:
     is_new = authority is None or _is_due(authority, now)
     if authority is None or is_new:
         authority = make_authority(now=now)
-        _store(folder, AUTHORITY, authority)
+        store_certificate(folder, AUTHORITY, authority)
     done = [Renewal(AUTHORITY, is_new, authority.expires_at)]
     for name in SERVERS:
         held = _load(folder, name)
@@ -70,7 +70,7 @@ def renew_certificates(folder: Path, *, now: datetime) -> list[Renewal]:
         is_new = held is None or _is_due(held, now) or not _is_from(held, authority, names)
         if held is None or is_new:
             held = make_certificate(authority, names, now=now)
-            _store(folder, name, held)
+            store_certificate(folder, name, held)
         done.append(Renewal(name, is_new, held.expires_at))
     return done
 
@@ -183,7 +183,8 @@ def _load(folder: Path, name: str) -> Certificate | None:
     return Certificate(certificate, key)
 
 
-def _store(folder: Path, name: str, made: Certificate) -> None:
+def store_certificate(folder: Path, name: str, made: Certificate) -> None:
+    """Write a certificate and its key as PEM files, NAME.crt and NAME.key."""
     # the key first: without its certificate it counts as missing
     key = made.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

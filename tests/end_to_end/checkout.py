@@ -33,6 +33,7 @@ class Checkout:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.make_seconds: float = MAKE_SECONDS
         self.ports = {name: find_free_port() for name in PORT_NAMES}
         names = {name.upper() for name in (*Settings.model_fields, *StackSettings.model_fields)}
         inherited = {name: value for name, value in os.environ.items() if name not in names}
@@ -74,7 +75,7 @@ class Checkout:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=MAKE_SECONDS,
+            timeout=self.make_seconds,
             check=False,
         )
 

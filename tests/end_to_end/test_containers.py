@@ -1,22 +1,48 @@
-"""`make up MODE=docker`: the same stack in containers, where an engine and its images are at hand."""
+"""`make up MODE=docker`: the same stack in containers, where an engine and its images are at hand.
 
+The tests share one stack, in any order: each brings it up first, which is quick when it is up already.
+"""
+
+import json
 import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from playwright.sync_api import Browser, expect
 
-from core.stack.compose import find_engine_problem
-from core.stack.ports import find_free_port, is_port_free
+from core.stack.compose import ONE_SHOT, SERVICES, find_engine_problem
+from core.stack.ports import LOOPBACK, find_free_port, is_port_free
 from core.stack.processes import wait_until
+from core.stack.secret_copies import APPLICATION_USER
+from tests.end_to_end.browsing import visit
 from tests.end_to_end.checkout import PLAYERS, SESSIONS, Checkout, copy_checkout
+from tests.patience import stretch
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(900)]
 
-IMAGES = ("postgres:17", "redis:8", "python:3.13-slim", "prom/prometheus")
+IMAGES = ("postgres:17", "redis:8", "python:3.13-slim", "prom/prometheus:latest")
+PROJECT = f"echo-markets-test-{os.getpid()}"
+PROJECT_LABEL = f"label=com.docker.compose.project={PROJECT}"
 SCRAPE_SECONDS = 60
+HEAL_SECONDS = 60
+UP_SECONDS = 600  # the image is built
+RULES = ("recording_rules.yml", "alerts.yml")
+STAYING = sorted(SERVICES - ONE_SHOT)
+# Docker's own names of what the containers must have
+SERVER_PORTS = {"postgres": 5432, "redis": 6379}
+FIND_OPEN = """
+import socket, sys
+for address in sys.argv[1:]:
+    host, port = address.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), 2).close()
+        print(address)
+    except OSError:
+        pass"""
 
 
 def docker(*arguments: str) -> str:
@@ -24,50 +50,217 @@ def docker(*arguments: str) -> str:
     return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
 
-@pytest.fixture
+def inspect(service: str) -> dict[str, Any]:
+    """Return what the engine knows about the container of a service."""
+    [found] = json.loads(docker("inspect", f"{PROJECT}-{service}-1"))
+    return dict(found)
+
+
+def run_in(network: str, code: str, *arguments: str) -> str:
+    """Run Python in a container of its own on a network of the stack; return what it prints."""
+    image = f"{PROJECT}-app"
+    return docker("run", "--rm", "--network", f"{PROJECT}_{network}", image, "python", "-c", code, *arguments)
+
+
+def is_healthy(service: str, *, after: str = "") -> bool:
+    """Say whether a container runs, passes its check and started after a moment of the engine's clock."""
+    state = inspect(service)["State"]
+    health = state.get("Health", {}).get("Status", "healthy")
+    return bool(state["Status"] == "running" and health == "healthy" and state["StartedAt"] > after)
+
+
+def are_targets_up(checkout: Checkout, scheme: str = "http") -> bool:
+    """Say whether Prometheus scrapes the exporter, over this scheme."""
+    answer = json.loads(checkout.get("prometheus", "/api/v1/targets")[1])
+    [target] = answer["data"]["activeTargets"]
+    return bool(target["health"] == "up" and target["scrapeUrl"].startswith(f"{scheme}:"))
+
+
+@pytest.fixture(scope="module")
 def checkout() -> Iterator[Checkout]:
     """A copy of the checkout with a project name of its own; containers, volumes and image go afterwards."""
     if fault := find_engine_problem():
         pytest.skip(f"no container engine: {fault}")
     if missing := [image for image in IMAGES if not docker("image", "ls", "--quiet", image)]:
         pytest.skip(f"not on this machine: {', '.join(missing)}; `docker pull` brings them")
-    project = f"echo-markets-test-{os.getpid()}"
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
         checkout = copy_checkout(Path(folder) / "checkout")
+        checkout.make_seconds = UP_SECONDS
         checkout.ports["PROMETHEUS_PORT"] = find_free_port()
         checkout.environment |= {
             "MODE": "docker",
-            "COMPOSE_PROJECT_NAME": project,
+            "COMPOSE_PROJECT_NAME": PROJECT,
             "PROMETHEUS_PORT": str(checkout.ports["PROMETHEUS_PORT"]),
         }
         yield checkout
         checkout.make("clean")
-        docker("image", "rm", f"{project}-app")
+        docker("image", "rm", f"{PROJECT}-app")
 
 
-def test_stack_lives_and_ends_in_containers(checkout: Checkout) -> None:
-    """Up, seen by Prometheus, up again, down with its data kept, and clean without a trace."""
-    project = f"label=com.docker.compose.project={checkout.environment['COMPOSE_PROJECT_NAME']}"
+def test_everything_is_served(checkout: Checkout, browser: Browser) -> None:
+    """Health, a page in the browser, Prometheus with its target and its rules."""
     checkout.up()
     assert checkout.health()["status"] == "healthy"
     assert checkout.get("dashboard", "/readyz")[0] == 200
-    players = checkout.count("users")
-    assert players >= PLAYERS  # others join on the days up to today
+    assert checkout.count("users") >= PLAYERS  # others join on the days up to today
     assert checkout.count("portfolios") >= PLAYERS * SESSIONS / 4
+    page = browser.new_page()
+    visit(page, f"http://{LOOPBACK}:{checkout.ports['DASHBOARD_PORT']}/")
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    expect(page.locator("[data-testid=stException]")).to_have_count(0)
+    page.close()
+    assert wait_until(lambda: are_targets_up(checkout), seconds=stretch(SCRAPE_SECONDS))
+    groups = json.loads(checkout.get("prometheus", "/api/v1/rules")[1])["data"]["groups"]
+    assert {Path(group["file"]).name for group in groups} == set(RULES)
+    assert {rule["health"] for group in groups for rule in group["rules"]} <= {"ok", "unknown"}
     status = checkout.make("status")
     assert status.returncode == 0, status.stdout
-    query = "/api/v1/query?query=up%7Bjob%3D%22echo-markets%22%7D%3D%3D1"
-    assert wait_until(
-        lambda: '"echo-markets"' in checkout.get("prometheus", query)[1], seconds=SCRAPE_SECONDS
-    )
     assert "already running" in checkout.up()
 
-    assert checkout.make("down").returncode == 0
-    assert docker("ps", "--all", "--quiet", "--filter", project) == ""
-    assert [name for name, port in checkout.ports.items() if not is_port_free(port)] == []
-    assert docker("volume", "ls", "--quiet", "--filter", project) != ""
 
+def test_containers_can_do_little(checkout: Checkout) -> None:
+    """As the engine sees them: not root, read-only, without capabilities, bounded, on this machine only."""
+    checkout.up()
+    for service in SERVICES - {"secrets"}:
+        found = inspect(service)
+        host = found["HostConfig"]
+        assert found["Config"]["User"].split(":")[0] in {str(APPLICATION_USER), "999", "65534"}, service
+        assert host["ReadonlyRootfs"] is True, service
+        assert (host["CapDrop"], host["CapAdd"]) == (["ALL"], None), service
+        assert host["SecurityOpt"] == ["no-new-privileges:true"], service
+        assert host["Memory"] > 0, service
+        assert host["PidsLimit"] > 0, service
+        assert host["LogConfig"]["Config"]["max-size"] == "10m", service
+        assert host["Privileged"] is False, service
+        addresses = {item["HostIp"] for items in (host["PortBindings"] or {}).values() for item in items}
+        assert addresses <= {LOOPBACK}, service
+        secrets = list((checkout.root / ".local" / "secrets").glob("*.password"))
+        shown = json.dumps(found)
+        assert secrets
+        assert [path.name for path in secrets if path.read_text(encoding="utf-8") in shown] == []
+    user, writing = "print(open('/proc/self/status').read())", "open('/app/x', 'w')"
+    inside = docker("exec", f"{PROJECT}-dashboard-1", "python", "-c", user)
+    assert "CapEff:\t0000000000000000" in inside
+    assert "NoNewPrivs:\t1" in inside
+    assert docker("exec", f"{PROJECT}-dashboard-1", "sh", "-c", f'python -c "{writing}" 2>&1').endswith(
+        "Read-only file system: '/app/x'"
+    )
+
+
+def test_each_container_has_its_own_secrets(checkout: Checkout) -> None:
+    """The superuser's password is with the server and with what creates roles, and nowhere else."""
+    checkout.up()
+    held = {name: docker("exec", f"{PROJECT}-{name}-1", "ls", "/run/secrets").split() for name in STAYING}
+    assert held["postgres"] == ["postgres.password"]
+    assert held["redis"] == ["redis.acl"]
+    assert held["simulator"] == ["app.password", "redis.password"]
+    assert set(held["exporter"]) == {"monitor.password", "redis.password"}
+    assert held["prometheus"] == []
+
+
+def test_servers_are_reached_by_programs_only(checkout: Checkout) -> None:
+    """Not from Prometheus's network, by name or by address; and nothing there reaches the outside."""
+    checkout.up()
+    servers = [
+        f"{host}:{port}"
+        for service, port in SERVER_PORTS.items()
+        for host in (
+            service,
+            *(item["IPAddress"] for item in inspect(service)["NetworkSettings"]["Networks"].values()),
+        )
+    ]
+    assert run_in("monitoring", FIND_OPEN, *servers, "1.1.1.1:53", "exporter:9100") == "exporter:9100"
+    assert run_in("data_ports", FIND_OPEN, *servers, "1.1.1.1:53") == ""
+    names = [f"{service}:{port}" for service, port in SERVER_PORTS.items()]
+    assert run_in("data", FIND_OPEN, *names, "prometheus:9090", "1.1.1.1:53").splitlines() == names
+
+
+@pytest.mark.parametrize("service", STAYING)
+def test_a_container_whose_process_is_killed_heals(checkout: Checkout, service: str) -> None:
+    """By itself, with SIGKILL, as when memory runs out."""
+    checkout.up()
+    before = inspect(service)["State"]
+    # from outside of the container: inside of it nobody can kill the first process
+    kill = f"import os; os.kill({before['Pid']}, 9)"
+    docker("run", "--rm", "--privileged", "--pid=host", "--user=0:0", f"{PROJECT}-app", "python", "-c", kill)
+    assert wait_until(
+        lambda: is_healthy(service, after=before["StartedAt"]), seconds=stretch(HEAL_SECONDS)
+    ), docker("logs", "--tail", "20", f"{PROJECT}-{service}-1")
+    assert wait_until(lambda: checkout.health()["status"] == "healthy", seconds=stretch(HEAL_SECONDS)), (
+        checkout.health()
+    )
+
+
+def test_make_up_starts_what_docker_kill_stopped(checkout: Checkout) -> None:
+    """For the engine `docker kill` is a decision; the dashboard goes on without Redis until then."""
+    checkout.up()
+    docker("kill", f"{PROJECT}-redis-1", f"{PROJECT}-simulator-1")
+    assert wait_until(lambda: checkout.health()["status"] == "degraded", seconds=stretch(HEAL_SECONDS))
+    assert checkout.make("status").returncode != 0
+    checkout.up()
+    assert wait_until(lambda: checkout.health()["status"] == "healthy", seconds=stretch(HEAL_SECONDS))
+
+
+def test_data_survives_down_and_up(checkout: Checkout) -> None:
+    """Down leaves volumes and nothing else."""
+    checkout.up()
+    players, portfolios = checkout.count("users"), checkout.count("portfolios")
+    assert checkout.make("down").returncode == 0
+    assert docker("ps", "--all", "--quiet", "--filter", PROJECT_LABEL) == ""
+    assert docker("network", "ls", "--quiet", "--filter", PROJECT_LABEL) == ""
+    assert [name for name, port in checkout.ports.items() if not is_port_free(port)] == []
+    assert docker("volume", "ls", "--quiet", "--filter", PROJECT_LABEL) != ""
     checkout.up()
     assert checkout.count("users") >= players
+    assert checkout.count("portfolios") >= portfolios
+
+
+def test_the_profile_tls_encrypts_everything(checkout: Checkout) -> None:
+    """`make certs && make up PROFILE=tls`; a plain client is refused by each server."""
+    assert checkout.make("down").returncode == 0
+    refused = checkout.make("up", PROFILE="tls")
+    assert refused.returncode != 0
+    assert "`make certs` makes it" in refused.stdout
+    assert checkout.make("certs").returncode == 0
+    checkout.up(PROFILE="tls")
+    try:
+        status = checkout.make("status")
+        assert status.returncode == 0, status.stdout
+        assert wait_until(lambda: are_targets_up(checkout, "https"), seconds=stretch(SCRAPE_SECONDS))
+        assert checkout.count("users") >= PLAYERS
+        health = checkout.run("health")
+        assert health.returncode == 0, health.stdout
+        assert checkout.select("SELECT bool_and(ssl) FROM pg_stat_ssl WHERE pid = pg_backend_pid()") is True
+        plain = docker(
+            *("exec", f"{PROJECT}-postgres-1", "sh", "-c"),
+            "PGSSLMODE=disable psql -h 127.0.0.1 -U postgres -c 'SELECT 1' 2>&1",
+        )
+        assert "no encryption" in plain
+        assert docker("exec", f"{PROJECT}-redis-1", "sh", "-c", "redis-cli ping 2>&1") != "PONG"
+    finally:
+        assert checkout.make("down").returncode == 0
+
+
+def test_compose_warns_of_nothing(checkout: Checkout) -> None:
+    """In every profile, with the plain command and nothing set."""
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ}
+    for files in (
+        [],
+        ["-f", "compose.yaml", "-f", "compose.tls.yaml"],
+        ["-f", "compose.yaml", "-f", "compose.dev.yaml"],
+    ):
+        result = subprocess.run(
+            ["docker", "compose", *files, "config", "--quiet"],
+            cwd=checkout.root, env=environment, capture_output=True, text=True, check=False,
+        )  # fmt: skip  # one call
+        assert (result.returncode, result.stdout + result.stderr) == (0, "")
+
+
+def test_clean_leaves_nothing(checkout: Checkout) -> None:
+    """Neither volumes nor secrets."""
+    checkout.up()
     assert checkout.make("clean").returncode == 0
-    assert docker("volume", "ls", "--quiet", "--filter", project) == ""
+    for kind in ("volume", "network"):
+        assert docker(kind, "ls", "--quiet", "--filter", PROJECT_LABEL) == ""
+    assert docker("ps", "--all", "--quiet", "--filter", PROJECT_LABEL) == ""
+    assert not (checkout.root / ".local").exists()

@@ -1,12 +1,40 @@
 """Over TLS a closed connection is noticed as well, and what TLS itself sends is not taken for it."""
 
+import os
+import re
+import socket
+import ssl
+import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
 
-from core import open_service
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import SecretStr
+from starlette.responses import PlainTextResponse
+
+from core import Settings, open_service
+from core.errors import ConnectFailed
+from core.http_client import FetchFailed, fetch
+from core.migration import Migrator
+from core.stack.certificates import Certificate, make_authority, make_certificate, store_certificate
+from core.stack.ports import LOOPBACK, find_free_port
+from core.stack.processes import wait_until
+from core.stack.redis_access import build_acl
+from core.testing import PostgresServer
 from tests.conftest import connected
+from tests.matrix.caches.couple import Couple, make_settings
+from tests.matrix.caches.servers import require_program
+from tests.matrix.caches.servers import run_server as run_redis
 from tests.matrix.conftest import Place, Variant
+from tests.matrix.servers import run_debian_postgres
+from tests.patience import stretch
+from tests.serving import served
 
+ROOT = Path(__file__).resolve().parents[2]
 END = """SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()"""
 
@@ -31,3 +59,151 @@ def test_a_closed_connection_is_noticed_over_tls(make_place: Callable[[Variant],
         assert service.health().status == "healthy"
         stats = service.pool_stats()
     assert (stats.connections_num, stats.connections_lost) == (2, 1)
+
+
+# -- certificates of `make certs` ----------------------------------------------------------
+
+
+NOW = datetime.now(UTC)
+ELSEWHERE = "elsewhere.example"
+Serve = Callable[[Certificate], None]
+
+
+class Authorities(NamedTuple):
+    """The one that signs the server's certificate, another one, and the files that clients trust."""
+
+    own: Certificate
+    other: Certificate
+    folder: Path
+
+    def issue(self, name: str = LOOPBACK, *, days: int = 1) -> Certificate:
+        """Return a certificate for one name; negative days make it expired."""
+        return make_certificate(self.own, (name,), now=NOW, days=days)
+
+
+@pytest.fixture(scope="module")
+def authorities(tmp_path_factory: pytest.TempPathFactory) -> Authorities:
+    """Two authorities."""
+    found = Authorities(make_authority(now=NOW), make_authority(now=NOW), tmp_path_factory.mktemp("trusted"))
+    for name in ("own", "other"):
+        store_certificate(found.folder, name, getattr(found, name))
+    return found
+
+
+@pytest.fixture(scope="module")
+def tls_server(server_directory: Callable[[], Path]) -> Iterator[tuple[PostgresServer, Serve]]:
+    """Debian's PostgreSQL that accepts TLS only, and how to give it another certificate."""
+    directory = server_directory()
+    with run_debian_postgres(directory) as server:
+        data = directory / "data"
+        owner = data.stat()
+        (data / "pg_hba.conf").write_text(
+            (ROOT / "containers" / "pg_hba.tls.conf").read_text(encoding="utf-8"), encoding="utf-8"
+        )
+
+        def serve(certificate: Certificate) -> None:
+            store_certificate(data, "server", certificate)
+            for path in (data / "server.crt", data / "server.key"):
+                os.chown(path, owner.st_uid, owner.st_gid)
+            with connected(f"{server.url()}?sslmode=require") as run:
+                run("SELECT pg_reload_conf()")
+            held = certificate.certificate.public_bytes(Encoding.PEM).decode()
+            assert wait_until(lambda: read_certificate(server.port) == held, seconds=stretch(10))
+
+        yield server, serve
+
+
+def read_certificate(port: int) -> str:
+    """Return the certificate that PostgreSQL shows to a new client."""
+    with socket.create_connection((LOOPBACK, port), timeout=5) as client:
+        client.sendall(struct.pack("!ii", 8, 80_877_103))  # SSLRequest of PostgreSQL's protocol
+        assert client.recv(1) == b"S"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        with context.wrap_socket(client) as wrapped:
+            return ssl.DER_cert_to_PEM_cert(wrapped.getpeercert(binary_form=True) or b"")
+
+
+def connect(server: PostgresServer, parameters: str) -> Settings:
+    """Return settings of a client with these parameters of libpq."""
+    return Settings(
+        database_url=SecretStr(f"{server.url()}?{parameters}"),
+        enable_redis_cache=False,
+        database_connect_timeout=5_000,
+        database_pool_timeout=5_000,
+    )
+
+
+def test_postgresql_is_verified(tls_server: tuple[PostgresServer, Serve], authorities: Authorities) -> None:
+    """With a certificate of `make certs` it works; what is wrong is one line with the driver's words."""
+    server, serve = tls_server
+    trusted = f"sslmode=verify-full&sslrootcert={authorities.folder}/own.crt"
+    serve(authorities.issue())
+    Migrator(connect(server, trusted)).up()
+    with open_service(connect(server, trusted)) as service:
+        assert service.health().status == "healthy"
+
+    refused = [
+        (authorities.issue(), trusted.replace("own.crt", "other.crt"), "certificate verify failed"),
+        (authorities.issue(ELSEWHERE), trusted, f'server certificate for "{ELSEWHERE}"'),
+        (authorities.issue(days=-1), trusted, "certificate verify failed"),
+        (authorities.issue(), "sslmode=disable", "no pg_hba.conf entry for host"),
+        (authorities.issue(), trusted.replace("own.crt", "none.crt"), "none.crt"),
+    ]
+    for certificate, parameters, words in refused:
+        serve(certificate)
+        settings = connect(server, parameters)
+        with pytest.raises(ConnectFailed) as caught:
+            Migrator(settings).status()
+        assert words in str(caught.value)
+        assert ("openssl s_client" in str(caught.value)) == ("verify-full" in parameters)
+        assert "\n" not in str(caught.value)
+        assert server.password not in str(caught.value)
+        with open_service(settings) as service, pytest.raises(ConnectFailed, match=re.escape(words)):
+            service.search_users("")
+
+
+def test_the_exporter_is_verified(authorities: Authorities) -> None:
+    """As the dashboard, `make status` and `echo-markets health` ask it; OpenSSL's words in one line."""
+
+    def ask(certificate: Certificate, trusted: str, scheme: str = "https") -> str:
+        store_certificate(authorities.folder, "exporter", certificate)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(authorities.folder / "exporter.crt", authorities.folder / "exporter.key")
+        with served(PlainTextResponse("here"), ssl_context_factory=lambda *_: context) as port:
+            url = f"{scheme}://{LOOPBACK}:{port}/"
+            try:
+                return fetch(url, timeout_seconds=5, authority=authorities.folder / trusted).body.decode()
+            except FetchFailed as error:
+                return str(error)
+
+    assert ask(authorities.issue(), "own.crt") == "here"
+    failed = "TLS failed: certificate verify failed: "
+    assert ask(authorities.issue(), "other.crt").startswith(f"{failed}")
+    assert ask(authorities.issue(ELSEWHERE), "own.crt").startswith(f"{failed}IP address mismatch")
+    assert ask(authorities.issue(days=-1), "own.crt") == f"{failed}certificate has expired"
+    assert "none.crt cannot be used: No such file" in ask(authorities.issue(), "none.crt")
+    assert ask(authorities.issue(), "own.crt", "http") != "here"
+
+
+def test_redis_is_verified(
+    authorities: Authorities, server_directory: Callable[[], Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the options and the user of the containers; plaintext is refused."""
+    folder, port = server_directory(), find_free_port()
+    store_certificate(folder, "redis", authorities.issue())
+    (folder / "redis.acl").write_text(
+        f"user admin on >admin allkeys allcommands\n{build_acl('of echo')}", encoding="utf-8"
+    )
+    options = ["--aclfile", str(folder / "redis.acl"), "--port", "0", "--tls-port", str(port)]
+    options += ["--tls-cert-file", str(folder / "redis.crt"), "--tls-key-file", str(folder / "redis.key")]
+    options += ["--tls-ca-cert-file", str(authorities.folder / "own.crt"), "--tls-auth-clients", "no"]
+    address = f"echo:of%20echo@{LOOPBACK}:{port}/0"
+    program = require_program("redis")
+    with run_redis(program, folder, *options, user="admin", password="admin"):  # of a test
+        with Couple(make_settings(f"rediss://{address}?ssl_ca_certs={authorities.folder}/own.crt")) as couple:
+            couple.finish()
+            assert couple.reader.stats().reason is None
+        with Couple(make_settings(f"redis://{address}")) as couple:
+            assert couple.find_stale() == []
+            assert "a server that expects TLS needs rediss://" in (couple.diagnose().reason or "")

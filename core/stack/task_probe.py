@@ -1,0 +1,48 @@
+"""`python -m core.stack.task_probe TASK`: the health check of a program that listens on no port.
+
+Exit status 0 while the task succeeds as often as it should, by the metrics that its process shares in
+METRICS_DIR; the alert for late tasks goes by the same two. Importing the stack takes a second of the
+processor, so this is not asked every few seconds, as `probe` is.
+"""
+
+import sys
+import time
+
+from core.metrics import names
+from core.metrics.fleet import FleetReader
+from core.metrics.writer import MetricWriter
+from core.settings import Settings
+
+# one success may fail, and a busy machine is late
+LATE_INTERVALS = 2
+SLACK_SECONDS = 15.0
+
+
+def find_problem(samples: dict[str, float], *, now: float) -> str | None:
+    """Return why a task is late, by its metrics' values; None when it is not."""
+    succeeded_at, interval = samples.get(names.TASK_SUCCESS.name), samples.get(names.TASK_INTERVAL.name)
+    if succeeded_at is None or not interval:
+        return "it has not succeeded yet" if interval else "it does not run"
+    seconds = now - succeeded_at
+    if seconds > LATE_INTERVALS * interval + SLACK_SECONDS:
+        return f"its last success was {seconds:.0f} s ago"
+    return None
+
+
+def main(task: str) -> int:
+    """Return the exit status; `docker inspect` shows what goes to standard error."""
+    metrics = FleetReader(MetricWriter(), Settings.load().metrics_dir).collect()
+    found = {
+        sample.name: sample.value
+        for metric in metrics
+        for sample in metric.samples
+        if sample.labels.get("task") == task
+    }
+    problem = find_problem(found, now=time.time())
+    if problem:
+        sys.stderr.write(f"{task}: {problem}\n")
+    return int(problem is not None)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
