@@ -103,10 +103,12 @@ HIDE = """
 _INTO = """INSERT INTO audit_events (created_at, actor, action, target, row_key, before, after, request_id)
             SELECT clock_timestamp(), current_setting('app.actor'), lower(TG_OP), TG_TABLE_NAME"""
 _REQUEST = "nullif(current_setting('app.request_id', true), '')"
+# A plan is kept as long as the connection, and may be made for one row or for a caller that wants no hash
+# join: with a nested loop, a batch of 10,000 rows compares each with each.
 # Each row becomes a document once: OFFSET 0 keeps the planner from computing it for every column.
 RECORD = f"""
     CREATE FUNCTION audit_record() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+    SET search_path FROM CURRENT SET timezone = 'UTC' SET enable_hashjoin = on SET enable_nestloop = off AS $$
     DECLARE
         ignored text[] := string_to_array(TG_ARGV[0], ',');
     BEGIN

@@ -10,7 +10,9 @@ from typing import Literal
 
 import streamlit as st
 
+from dashboard import runtime
 from dashboard.formats import escape_markdown
+from dashboard.server import audit
 from dashboard.server.access import OPERATOR_SIGN_IN, Policy, RateLimit, Visitor, identify
 
 ACTIONS, ACTION_SECONDS = 10, 60.0
@@ -22,6 +24,7 @@ class _Access:
 
     policy = Policy()
     action_limit = RateLimit(limit=ACTIONS, seconds=ACTION_SECONDS)
+    sign_ins = audit.SignIns()
 
 
 def set_policy(policy: Policy) -> None:
@@ -54,10 +57,23 @@ def require_sign_in(page: Callable[[], None]) -> Callable[[], None]:
         if visitor is None:
             _show_sign_in()
         else:
+            _record_sign_in(visitor)
             page()
             _show_visitor(visitor)
 
     return show
+
+
+def _record_sign_in(visitor: Visitor) -> None:
+    if _Access.policy.has_sign_in and _Access.sign_ins.is_new(
+        visitor.actor, st.user.to_dict(), datetime.now(UTC)
+    ):
+        audit.record(runtime.get_service(), actor=visitor.actor, action="sign_in")
+
+
+def _sign_out(actor: str) -> None:
+    audit.record(runtime.get_service(), actor=actor, action="sign_out")
+    st.logout()
 
 
 def _show_sign_in() -> None:
@@ -79,4 +95,4 @@ def _show_visitor(visitor: Visitor) -> None:
         if visitor.is_stale:
             hours = OPERATOR_SIGN_IN.total_seconds() / 3600
             st.caption(f"Operator rights ended after {hours:.0f} hours; sign in again to renew them.")
-        st.button("Sign out", type="tertiary", key="sign-out", on_click=st.logout)
+        st.button("Sign out", type="tertiary", key="sign-out", on_click=_sign_out, args=(visitor.actor,))

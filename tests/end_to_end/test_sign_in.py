@@ -121,8 +121,10 @@ def test_an_old_sign_in_makes_no_operator(
     expect(page.get_by_role("button", name="Expire quests")).to_have_count(0)
 
 
-def test_signing_out_ends_it(context: BrowserContext, dashboard: Dashboard, provider: Provider) -> None:
-    """Afterwards the same browser is asked again, and sees nothing."""
+def test_signing_out_ends_it(
+    context: BrowserContext, dashboard: Dashboard, provider: Provider, execute: Execute
+) -> None:
+    """Afterwards the same browser is asked again, and sees nothing; both are in the audit log."""
     provider.claims = VIEWER
     page = context.new_page()
     sign_in(page, dashboard)
@@ -133,3 +135,7 @@ def test_signing_out_ends_it(context: BrowserContext, dashboard: Dashboard, prov
     visit(page, f"{dashboard.url}/portfolios?player=alice")
     expect(page.get_by_role("button", name="Sign in")).to_be_visible()
     assert "Traceback" not in dashboard.log.read_text()
+    # once each, however often the page ran
+    assert execute("SELECT actor, action, outcome FROM audit_events ORDER BY created_at") == [
+        ("victor@example.com", "sign_in", "done"), ("victor@example.com", "sign_out", "done"),
+    ]  # fmt: skip  # in pairs

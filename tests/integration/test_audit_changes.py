@@ -1,5 +1,6 @@
 """Changes of rows by people are written down by the database itself; everything else writes nothing."""
 
+import time
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -9,11 +10,14 @@ from msgspec.structs import replace
 
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput, TransactionMisused
-from core.records import AuditEvent, LeaderboardUpdate, PortfolioUpdate, User
+from core.records import AuditEvent, LeaderboardUpdate, Portfolio, PortfolioUpdate, User
+from core.service.writes import new_id
 from tests.conftest import Execute
+from tests.patience import stretch
 
 DAY = date(2026, 3, 2)
 ONE = Decimal(1)
+NOW = datetime(2026, 3, 2, tzinfo=UTC)
 
 
 def read_changes(service: EnhancedDatabaseService, **options: Any) -> list[tuple[str, str, Any, Any]]:
@@ -85,6 +89,26 @@ def test_batches_write_one_event_for_each_row_that_changed(
         ("update", "portfolios"), ("insert", "leaderboard_entries"), ("insert", "leaderboard_entries"),
         ("update", "users"),
     ]  # fmt: skip  # in pairs
+
+
+def test_a_large_batch_after_a_small_one_takes_no_longer_than_it_must(
+    service: EnhancedDatabaseService, alice: User
+) -> None:
+    """The plan for one row, kept by the connection, would compare 4,000 rows with each other."""
+    with service.transaction():
+        users = [service.create_user(username=f"player{n}") for n in range(4_000)]
+    with service.acting_as("operator"):
+        for users_of_batch in ([alice], users):
+            service.load_portfolios(
+                Portfolio(new_id(), user.id, DAY, ONE, ONE, ONE, ONE, ONE, NOW, NOW)
+                for user in users_of_batch
+            )
+            started = time.monotonic()
+            updates = [PortfolioUpdate(user.id, DAY, ONE * 2, ONE) for user in users_of_batch]
+            assert service.batch_update_portfolios(updates).updated == len(users_of_batch)
+    # each with each takes more than 10 s
+    assert time.monotonic() - started < stretch(3)
+    assert len(list(service.stream_audit_changes())) == 2 * 4_001
 
 
 def test_what_nobody_did_is_not_written_down(service: EnhancedDatabaseService, alice: User) -> None:

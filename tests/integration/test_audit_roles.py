@@ -94,6 +94,8 @@ def test_the_application_writes_seals_verifies_and_maintains(roles_url: str) -> 
     with connected(roles_url) as execute:
         [(month,)] = execute("SELECT audit_create_month(date_trunc('month', %s, 'UTC'))", (old,))
     with open_service(settings_as(APP, roles_url, enable_redis_cache=False)) as service:
+        service.seal_audit_log()
+        before = service.verify_audit_log().events
         with service.audited(actor="alice", action="warm_cache", target="all"):
             pass
         with service.acting_as("alice"):
@@ -104,4 +106,17 @@ def test_the_application_writes_seals_verifies_and_maintains(roles_url: str) -> 
         report = service.maintain_audit_log(months_ahead=3, keep_months=1)
         assert (len(report.created), report.dropped) == (1, (month,))
         result = service.verify_audit_log()
-        assert (result.events, result.unsealed, result.broken) == (3, 0, None)
+        assert (result.events, result.unsealed, result.broken) == (before + 3, 0, None)
+
+
+def test_a_players_own_changes_are_recorded_as_theirs(roles_url: str) -> None:
+    """A player may not write the log; the trigger does, whoever changes a row."""
+    with open_service(settings_as(APP, roles_url, enable_redis_cache=False)) as service:
+        user = service.create_user(username="bob")
+        service.as_user(user.id).update_user_profile(name="Robert")
+        with service.acting_as("support"):
+            service.as_user(user.id).update_user_profile(name="Bob")
+        changes = service.list_audit_changes(row_key=user.id)
+        assert [(each.actor, each.after) for each in changes] == [
+            ("support", {"name": "Bob"}), (str(user.id), {"name": "Robert"}),
+        ]  # fmt: skip  # in pairs

@@ -1,7 +1,8 @@
 """What operators do from the dashboard: who may, how often, and that it is written down."""
 
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -71,10 +72,42 @@ def test_nobody_is_an_operator_by_default(game: EnhancedDatabaseService) -> None
 
 
 def test_the_function_refuses_as_well(game: EnhancedDatabaseService) -> None:
-    """A call past the page does nothing and writes nothing down."""
+    """A call past the page does nothing, and is written down as refused."""
     with pytest.raises(NotAllowed, match="expire_quests is for operators only"):
         perform(game, actions.build_expire_quests())
-    assert game.list_audit_events() == ()
+    assert read_actions(game) == [("local", "expire_quests", "past their time", "refused")]
+    [event] = game.list_audit_events()
+    assert event.detail == "expire_quests is for operators only; sign in as an operator"
+
+
+def test_a_refusal_that_cannot_be_written_down_is_one_all_the_same(
+    game: EnhancedDatabaseService, execute: Execute, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The visitor gets the same answer; the log of the process and a counter have it."""
+    execute("ALTER TABLE audit_events ADD CONSTRAINT full_up CHECK (false) NOT VALID")
+    with pytest.raises(NotAllowed, match="expire_quests is for operators only"):
+        perform(game, actions.build_expire_quests())
+    assert "expire_quests of 'local' (refused) could not be recorded" in caplog.text
+    failures = read_own(game.metrics, "echo_audit_write_failures_total", action="expire_quests")
+    assert failures == 1
+
+
+def test_what_an_action_changes_is_written_down_with_it(operated: EnhancedDatabaseService) -> None:
+    """Each expired quest, under the operator's name and with the action as its request."""
+    alice = operated.get_user_by_username("alice")
+    quest = operated.create_quest(
+        alice.id,
+        type="T",
+        title="T",
+        target_value=Decimal(1),
+        expires_at=datetime.now(UTC) + timedelta(hours=1),
+    )
+    operated._clock = lambda: datetime.now(UTC) + timedelta(hours=2)
+    perform(operated, actions.build_expire_quests())
+    [event] = operated.list_audit_events()
+    [change] = operated.list_audit_changes(row_key=quest.id)
+    assert (change.actor, change.request_id) == ("local", str(event.id))
+    assert (change.before, change.after) == ({"status": "ACTIVE"}, {"status": "EXPIRED"})
 
 
 def test_it_asks_before_it_does(operated: EnhancedDatabaseService) -> None:
@@ -141,14 +174,14 @@ def test_every_action_is_written_down(
 
 
 def test_acting_too_often_is_refused(operated: EnhancedDatabaseService) -> None:
-    """Counted and told when to come back; what is refused is neither done nor written down."""
+    """Counted and told when to come back; what is refused is not done, and is written down as refused."""
     limit = RateLimit(limit=2, seconds=60, clock=lambda: 0.0)
     action = actions.build_expire_quests()
     perform(operated, action, limit=limit)
     perform(operated, action, limit=limit)
     with pytest.raises(NotAllowed, match="try again in 60 seconds"):
         perform(operated, action, limit=limit)
-    assert len(operated.list_audit_events()) == 2
+    assert [outcome for *_, outcome in read_actions(operated)] == ["done", "done", "refused"]
     for name, count in (("requests", 3), ("rejections", 1)):
         assert read_own(operated.metrics, f"echo_ratelimit_{name}_total", limiter="operator_actions") == count
 

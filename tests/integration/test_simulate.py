@@ -70,13 +70,19 @@ def game(service: EnhancedDatabaseService, clock: Clock, tmp_path: Path) -> Enha
 
 
 def open_simulator(
-    service: EnhancedDatabaseService, clock: Clock, *, interval_seconds: float = CALM, number: int = 1
+    service: EnhancedDatabaseService,
+    clock: Clock,
+    *,
+    interval_seconds: float = CALM,
+    number: int = 1,
+    audit_keep_months: int | None = None,
 ) -> Simulator:
     """Return a simulator as a new process would have it."""
     return Simulator(
         service,
         interval_seconds=interval_seconds,
         stop=threading.Event(),
+        audit_keep_months=audit_keep_months,
         clock=clock,
         generator=np.random.Generator(np.random.PCG64(number)),
     )
@@ -395,6 +401,23 @@ def test_new_players_are_noticed(
     game.create_user(username="zoe", preferences={"strategy": "momentum"})
     run_steps(sim, clock, 2)
     assert assert_portfolios_add_up(execute, TODAY) == before + 1
+
+
+def test_the_audit_log_is_sealed_and_kept_as_long_as_wanted(
+    game: EnhancedDatabaseService, clock: Clock, execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each upkeep; months are dropped when a session opens. What the simulator writes is not recorded."""
+    monkeypatch.setattr(simulator, "UPKEEP_SECONDS", 0)
+    execute("SELECT audit_create_month(date_trunc('month', now() - interval '100 days', 'UTC'))")
+    months = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'audit_events'::regclass"
+    [(before,)] = execute(months)
+    sim = open_simulator(game, clock, audit_keep_months=1)
+    game.record_audit_event(actor="alice", action="sign_in", target="dashboard")
+    run_steps(sim, clock, 1)
+    result = game.verify_audit_log()
+    assert (result.events, result.unsealed) == (1, 0)
+    assert game.list_audit_changes() == ()
+    assert execute(months) == [(before - 1,)]
 
 
 def test_another_strategy_counts_from_the_next_session_on(

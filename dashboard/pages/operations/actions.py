@@ -7,6 +7,7 @@ was recorded in the audit log. Who is an operator is decided in `dashboard.serve
 from collections.abc import Callable
 from datetime import date
 from functools import partial
+from typing import NoReturn
 
 import msgspec
 import streamlit as st
@@ -18,13 +19,16 @@ from dashboard import live, runtime
 from dashboard.elements import show_table
 from dashboard.formats import escape_markdown
 from dashboard.pages.operations.tables import EVENTS
-from dashboard.server import sign_in
-from dashboard.server.access import OPERATOR_SIGN_IN, RateLimit
+from dashboard.server import audit, sign_in
+from dashboard.server.access import OPERATOR_SIGN_IN, RateLimit, Visitor
 
 SESSIONS_OFFERED = 30
 """The newest sessions, which can be closed."""
 
 EVENTS_SHOWN = 20
+NOBODY = "not signed in"
+"""The actor of an action that was refused to a visitor without a sign-in."""
+
 _PENDING, _RESULT = "operator-pending", "operator-result"
 
 
@@ -46,21 +50,36 @@ class Action(msgspec.Struct, frozen=True):
 def perform(service: EnhancedDatabaseService, action: Action, *, limit: RateLimit | None = None) -> str:
     """Run an action for the visitor of this session and return its result.
 
-    Raises `NotAllowed` and the errors of the service. An action that cannot be recorded does not run.
+    Raises `NotAllowed` and the errors of the service. An action that cannot be recorded does not run; one
+    that is refused is recorded if that is possible.
     """
     visitor = sign_in.find_visitor()
     if visitor is None or not visitor.is_operator:
-        raise NotAllowed(f"{action.kind} is for operators only; sign in as an operator")
+        _refuse(service, action, visitor, f"{action.kind} is for operators only; sign in as an operator")
     seconds = (limit or sign_in.get_action_limit()).take(visitor.actor)
     service.metrics.count_limited("operator_actions", is_rejected=seconds > 0)
     if seconds > 0:
-        raise NotAllowed(f"too many actions per minute; try again in {seconds:.0f} seconds")
+        _refuse(service, action, visitor, f"too many actions per minute; try again in {seconds:.0f} seconds")
     with (
         service.audited(actor=visitor.actor, action=action.kind, target=action.target) as event,
         # rows that the action changes are recorded as part of it
         service.acting_as(visitor.actor, request_id=str(event.id)),
     ):
         return action.run(service)
+
+
+def _refuse(
+    service: EnhancedDatabaseService, action: Action, visitor: Visitor | None, reason: str
+) -> NoReturn:
+    audit.record(
+        service,
+        actor=NOBODY if visitor is None else visitor.actor,
+        action=action.kind,
+        target=action.target,
+        outcome="refused",
+        detail=reason,
+    )
+    raise NotAllowed(reason)
 
 
 def show_operator_actions(service: EnhancedDatabaseService) -> None:
@@ -203,7 +222,7 @@ def _show_result() -> None:
 
 def _show_events(events: tuple[AuditEvent, ...]) -> None:
     if not events:
-        st.caption("No operator has used an action yet.")
+        st.caption("Nobody has signed in or acted yet.")
         return
     show_table(EVENTS.build(events), EVENTS.list_formats(), alt=EVENTS.alt, key="audit-events")
 

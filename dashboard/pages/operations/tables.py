@@ -289,7 +289,7 @@ INDEXES = Listing(
     },
 )
 EVENTS = Listing(
-    "The newest actions of operators",
+    "The newest actions of people",
     {
         "When (UTC)": _moment(lambda item: item.created_at),
         "Who": Column(TEXT(), lambda item: item.actor),

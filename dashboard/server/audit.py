@@ -1,0 +1,62 @@
+"""Writes sign-ins, sign-outs and refused actions to the audit log.
+
+A visitor does not wait for the log, and is not kept out by it: what cannot be written is logged and counted.
+"""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from core import EnhancedDatabaseService
+from core.errors import EchoMarketsError
+from core.records import AuditAction, AuditOutcome
+
+logger = logging.getLogger(__name__)
+
+TARGET = "dashboard"
+SEEN_WITHIN_SECONDS = 300.0
+"""A page is drawn at once after a sign-in; an older one was recorded then, perhaps by another process."""
+
+KEPT = 10_000
+"""Sign-ins that are remembered, so that each is recorded once."""
+
+
+class SignIns:
+    """The sign-ins that were recorded; thread safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._recorded: OrderedDict[tuple[str, float], None] = OrderedDict()
+
+    def is_new(self, actor: str, claims: Mapping[str, Any], now: datetime) -> bool:
+        """Say whether these claims are of a sign-in just now that was not asked about before."""
+        issued = claims.get("iat")
+        # compared as a number: what a provider gives need not be a time
+        if not isinstance(issued, int | float) or abs(now.timestamp() - issued) > SEEN_WITHIN_SECONDS:
+            return False
+        with self._lock:
+            if (actor, issued) in self._recorded:
+                return False
+            self._recorded[actor, issued] = None
+            while len(self._recorded) > KEPT:
+                self._recorded.popitem(last=False)
+        return True
+
+
+def record(
+    service: EnhancedDatabaseService,
+    *,
+    actor: str,
+    action: AuditAction,
+    target: str = TARGET,
+    outcome: AuditOutcome = "done",
+    detail: str | None = None,
+) -> None:
+    """Record an action that is over; never raises an error of the database."""
+    try:
+        service.record_audit_event(actor=actor, action=action, target=target, outcome=outcome, detail=detail)
+    except EchoMarketsError as error:
+        logger.warning("%s of %r (%s) could not be recorded: %s", action, actor, outcome, error)

@@ -1,0 +1,113 @@
+"""`python -m tests.bench.audit`: what the audit log costs writers.
+
+Each write is made in three ways, one after the other in every round: without the triggers, with them and
+nobody named, and in the name of a person; the order of the ways changes. Compared are the quickest turns:
+what else the machine does only adds to the others.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from datetime import date
+from decimal import Decimal
+from itertools import count
+
+import click
+import psycopg2
+
+from core import EnhancedDatabaseService, open_service
+from core.records import LeaderboardUpdate, PortfolioUpdate, User
+from tests.bench.servers import run_servers
+
+DAY = date(2026, 3, 2)
+WAYS = ("without triggers", "nobody named", "a person named")
+TABLES = ("users", "portfolios", "quests", "leaderboard_entries")
+# Short turns, many of them: whatever else the machine does then falls on every way alike.
+SINGLE_CALLS, SINGLE_ROUNDS = 20, 60
+BATCH_ROUNDS = 15
+EVENTS = ("inserted", "updated", "deleted")
+
+Write = Callable[[int], object]
+
+
+def list_writes(service: EnhancedDatabaseService, users: list[User]) -> Iterator[tuple[str, int, Write]]:
+    """Yield name, number of calls in a turn, and the call, which writes other values each time."""
+    player = users[0].id
+    quest = service.create_quest(player, type="T", title="T", target_value=Decimal(10) ** 12)
+
+    def change(number: int) -> list[PortfolioUpdate]:
+        return [PortfolioUpdate(user.id, DAY, Decimal(10_000 + number), Decimal(number)) for user in users]
+
+    def score(number: int) -> list[LeaderboardUpdate]:
+        return [LeaderboardUpdate(user.id, Decimal(number)) for user in users]
+
+    yield "one profile", SINGLE_CALLS, lambda n: service.update_user_profile(player, name=f"Name {n}")
+    yield (
+        "one portfolio",
+        SINGLE_CALLS,
+        lambda n: service.update_portfolio_value(player, DAY, Decimal(10_000 + n), Decimal(n)),
+    )
+    yield (
+        "one score",
+        SINGLE_CALLS,
+        lambda n: service.update_leaderboard_entry(player, "one", Decimal(n), DAY),
+    )
+    yield "one quest", SINGLE_CALLS, lambda n: service.update_quest_progress(quest.id, Decimal(n))
+    yield f"{len(users):,} portfolios", 1, lambda n: service.batch_update_portfolios(change(n))
+    yield f"{len(users):,} scores", 1, lambda n: service.batch_update_leaderboard("many", score(n), DAY)
+
+
+@click.command()
+@click.option("--players", default=10_000, show_default=True)
+def main(players: int) -> None:
+    """Print the time of each way, and its ratio to the way without triggers."""
+    with run_servers() as settings, open_service(settings) as service:
+        with service.transaction():
+            users = [service.create_user(username=f"player{n}") for n in range(players)]
+            for user in users:
+                service.get_current_portfolio(user.id, DAY)
+        connection = psycopg2.connect(settings.database_url.get_secret_value())
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+
+            def switch(way: str) -> None:
+                verb = "DISABLE" if way == WAYS[0] else "ENABLE"
+                for table in TABLES:
+                    for event in EVENTS:
+                        cursor.execute(f"ALTER TABLE {table} {verb} TRIGGER {table}_audit_{event}")
+
+            for name, calls, write in list_writes(service, users):
+                click.echo(_compare(service, name, calls, write, switch=switch))
+        connection.close()
+
+
+def _compare(
+    service: EnhancedDatabaseService,
+    name: str,
+    calls: int,
+    write: Write,
+    *,
+    switch: Callable[[str], None],
+) -> str:
+    numbers = count(1)
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    for turn in range(BATCH_ROUNDS if calls == 1 else SINGLE_ROUNDS):
+        for way in WAYS[turn % 3 :] + WAYS[: turn % 3]:
+            switch(way)
+            with service.acting_as("operator") if way == WAYS[2] else nullcontext():
+                # the server plans its functions anew after a switch
+                write(next(numbers))
+                started = time.perf_counter()
+                for _ in range(calls):
+                    write(next(numbers))
+                seconds[way].append((time.perf_counter() - started) / calls)
+    quickest = [min(seconds[way]) for way in WAYS]
+    figures = ", ".join(
+        f"{way} {value * 1000:.2f} ms ({value / quickest[0]:.2f})"
+        for way, value in zip(WAYS, quickest, strict=True)
+    )
+    return f"{name}: {figures}"
+
+
+if __name__ == "__main__":
+    main()
