@@ -5,7 +5,9 @@ SQLSTATE, because the server's words repeat what was in the row. Fields that bel
 a message come in `extra={"fields": {...}}`.
 """
 
+import json
 import logging
+import re
 import traceback
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -20,15 +22,28 @@ LogFormat = Literal["text", "json"]
 # peewee writes every statement with its parameters at DEBUG; `core.database.query_log` does it without
 SILENCED = ("peewee",)
 
+OWN = ("core", "dashboard", "exporter", "echo_markets", "__main__")
+"""The loggers that DEBUG is for; those of other libraries write cookies and headers at that level."""
+
+# what ends a line, moves the cursor, changes colours or the direction of writing, or is no character
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
 
 def configure_logs(level: str, form: LogFormat) -> None:
     """Send the logs of this process, and Python's warnings, to standard error in one form."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    logging.basicConfig(level=level, handlers=[handler])
+    logging.basicConfig(level="INFO" if level == "DEBUG" else level, handlers=[handler])
     logging.captureWarnings(True)
+    for name in OWN:
+        logging.getLogger(name).setLevel(level if level == "DEBUG" else logging.NOTSET)
     for name in SILENCED:
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def escape_controls(text: str) -> str:
+    """Return the text in one line that a terminal shows as it is: a name from outside cannot forge a line."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class TextFormatter(logging.Formatter):
@@ -44,7 +59,7 @@ class TextFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
         """Return the line with its fields."""
         fields = (f" {name}={_quote(value)}" for name, value in _fields(record).items())
-        return super().formatMessage(record) + "".join(fields)
+        return escape_controls(super().formatMessage(record) + "".join(fields))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802  # logging's name
         """Return the traceback; an error of the database driver is shown without its message."""
@@ -66,7 +81,11 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info and record.exc_info[1] is not None:
             document["exception"] = format_exception(record.exc_info[1])
-        return msgspec.json.encode(document, enc_hook=str).decode()
+        try:
+            return msgspec.json.encode(document, enc_hook=str).decode()
+        except UnicodeEncodeError:
+            # half of a character from outside, which has no UTF-8
+            return json.dumps(document, default=str)
 
 
 def format_exception(error: BaseException | None) -> str:
@@ -91,7 +110,7 @@ def _describe(error: BaseException) -> Iterator[str]:
         state = getattr(error, "pgcode", None)
         yield f"{_name(error)}{f': SQLSTATE {state}' if state else ''}"
     else:
-        yield "".join(traceback.format_exception_only(error)).rstrip()
+        yield escape_controls("".join(traceback.format_exception_only(error)).rstrip())
 
 
 def _name(error: BaseException) -> str:
@@ -110,4 +129,4 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 def _quote(value: Any) -> str:
     text = str(value)
-    return msgspec.json.encode(text).decode() if not text or set(text) & set(' "=\n') else text
+    return json.dumps(text, ensure_ascii=False) if not text or set(text) & set(' "=\n') else text

@@ -11,7 +11,7 @@ import peewee
 import psycopg2
 import pytest
 
-from core.logs import JsonFormatter, LogFormat, TextFormatter, configure_logs
+from core.logs import OWN, JsonFormatter, LogFormat, TextFormatter, configure_logs
 
 FIELDS = {"operation": "get_user_by_id", "duration_ms": 12.5, "statement": "SELECT 1 = %s"}
 SECRET = "alice@example.org"
@@ -27,6 +27,8 @@ def root() -> Iterator[logging.Logger]:
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.getLogger("peewee").setLevel(silenced)
+    for name in OWN:
+        logging.getLogger(name).setLevel(logging.NOTSET)
     logging.captureWarnings(False)
 
 
@@ -106,3 +108,41 @@ def test_debug_shows_no_parameter_of_peewee(
     written = capsys.readouterr().err
     assert SECRET not in written
     assert "seen" in written
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_debug_is_for_our_own_loggers(
+    root: logging.Logger, form: LogFormat, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Libraries of web servers and clients write cookies and headers at DEBUG, whatever they are called."""
+    root.handlers.clear()  # here: pytest adds its own after the fixture
+    configure_logs("DEBUG", form)
+    for name in ("uvicorn.error", "websockets.server", "streamlit.web", "httpcore.http11", "of.tomorrow"):
+        logging.getLogger(name).debug("< Cookie: _streamlit_user=%s", SECRET)
+    logging.getLogger("dashboard.server.sign_in").debug("seen")
+    written = capsys.readouterr().err
+    assert SECRET not in written
+    assert "seen" in written
+
+
+HOSTILE = (
+    "eve\n2026-01-01T00:00:00.000Z INFO core.audit alice signed in\x1b[2J\x1b[31m\x9b2J\u2028\u202eb\ud800\r"
+)
+
+
+def test_a_name_from_outside_forges_no_line() -> None:
+    """Line ends, escape sequences and directions of writing are shown as what they are."""
+    text = write(TextFormatter(), "%s acted", HOSTILE, extra={"fields": {"actor": HOSTILE, "raw": "a\x1bb"}})
+    assert text.count("\n") == 1
+    assert text.isprintable() or text[:-1].isprintable()
+    assert r"eve\n2026" in text
+    assert r"\x1b[2J" in text
+    assert "alice signed in" in json.loads(write(JsonFormatter(), HOSTILE))["message"]
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_the_words_of_an_error_forge_no_line(formatter: logging.Formatter) -> None:
+    """They repeat what came from outside; the traceback itself keeps its lines."""
+    text = write(formatter, "failed", exc_info=ValueError(HOSTILE))
+    assert "\x1b" not in text
+    assert not any(line.startswith("2026-01-01") for line in text.splitlines())
