@@ -24,8 +24,8 @@ SHOWN_CHARACTERS = 12
 # The modules that the stack imports from each extra of pyproject.toml; a test compares the two.
 # `local` is missing: its programs are looked for where they are started.
 MODULES = {
-    "dashboard": ("numpy", "pandas", "pyarrow", "starlette", "streamlit", "uvicorn", "uvloop"),
-    "exporter": ("bcrypt", "starlette", "uvicorn", "yaml"),
+    "dashboard": ("limits", "numpy", "pandas", "pyarrow", "starlette", "streamlit", "uvicorn", "uvloop"),
+    "exporter": ("bcrypt", "limits", "starlette", "uvicorn", "yaml"),
     "frames": ("pandas",),
     "simulation": ("numpy", "pyarrow"),
 }

@@ -5,6 +5,7 @@ import signal
 import ssl
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from typing import NoReturn
 
 import uvicorn
@@ -14,6 +15,7 @@ from core.app import configure_logging, refuse_arguments
 from core.errors import SettingsError
 from core.settings.stack_identity import HEADER
 from core.web.client_deadlines import FEW_AHEAD, LOOP, protocol_options
+from core.web.rate_limits import open_rate_limits
 from exporter.access import load_web_config
 from exporter.server import build_app, open_runners
 
@@ -40,13 +42,18 @@ def main() -> int:
     # uvicorn raises the signal again once it has stopped; the service must be closed then too
     signal.signal(signal.SIGTERM, _leave)
     stack = settings.identify_stack()
-    with open_service(settings, role="exporter") as service:
+    with (
+        open_service(settings, role="exporter") as service,
+        closing(open_rate_limits(settings, role="exporter", count=service.metrics.count_limited)) as limits,
+    ):
         uvicorn.run(
             build_app(
                 service,
                 runners=open_runners(settings, service.metrics),
                 users=web.users,
                 names=settings.list_exporter_names(),
+                limits=limits,
+                requests_per_minute=settings.rate_limit_exporter,
                 stack=stack,
             ),
             headers=[(HEADER, str(stack))],

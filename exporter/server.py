@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Scope
 
 from core import EnhancedDatabaseService, Settings
 from core.metrics import Metrics
@@ -21,7 +22,9 @@ from core.metrics.names import STACK_ROLES
 from core.records import Health, PoolUse
 from core.settings.stack_identity import StackIdentity
 from core.web.encodings import ChosenEncoding
-from core.web.requests import KnownHosts
+from core.web.limited import Limited
+from core.web.rate_limits import RateLimit, RateLimits
+from core.web.requests import PROBES, KnownHosts
 from exporter.access import BasicAuth, Passwords
 from exporter.collectors.postgres import open_postgres_runner
 from exporter.collectors.redis import open_redis_runner
@@ -70,12 +73,15 @@ def build_app(
     runners: Sequence[CollectorRunner[Any]] = (),
     users: Mapping[str, bytes] = NO_USERS,
     names: Sequence[str] = (),
+    limits: RateLimits | None = None,
+    requests_per_minute: int = 0,
     stack: StackIdentity | None = None,
 ) -> Starlette:
     """Return the ASGI application; it closes `runners` at its end. Its health document names `stack`.
 
     With `users`, names to bcrypt hashes, everything but the probes needs a password. Without, it answers
-    under addresses, this machine's own names and the host names `names` only.
+    under addresses, this machine's own names and the host names `names` only. A client may ask
+    `requests_per_minute` times, as `limits` counts; 0 is no limit.
     """
 
     @asynccontextmanager
@@ -86,8 +92,14 @@ def build_app(
             for runner in runners:
                 runner.close()
 
+    limit = RateLimit("exporter", requests_per_minute)
+
+    def choose_limit(scope: Scope) -> RateLimit | None:
+        return None if scope["path"] in PROBES else limit
+
     access = [
         Middleware(KnownHosts, names=names, is_open=bool(users)),
+        Middleware(Limited, limits=limits or RateLimits(), choose=choose_limit),
         *([Middleware(BasicAuth, passwords=Passwords(users))] if users else []),
         Middleware(ChosenEncoding),
     ]

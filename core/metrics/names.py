@@ -31,7 +31,7 @@ CloseReason = Literal["stale", "dead", "broken", "shutdown"]
 Tier = Literal["near", "shared"]
 Task = Literal["simulator", "warm_cache", "seal_audit_log"]
 """A task that must succeed again and again."""
-Limiter = Literal["operator_actions", "sign_in", "connections", "messages"]
+Limiter = Literal["pages", "downloads", "sign_in", "operator_actions", "exporter", "connections", "messages"]
 AuditedAction = Literal["clear_cache", "warm_cache", "close_session", "expire_quests", "sign_in", "sign_out"]
 """A person's action on the dashboard that is written to the audit log."""
 HealthStatus = Literal["healthy", "degraded", "unhealthy"]

@@ -227,7 +227,7 @@ class Metrics:
         """Record how long the script of a page took; `page` is its title in small letters."""
         self._distribution(names.DASHBOARD_RENDER, page).observe(seconds)
 
-    def count_limited(self, limiter: Limiter, *, is_rejected: bool) -> None:
+    def count_limited(self, limiter: Limiter, is_rejected: bool) -> None:  # noqa: FBT001  # a callback
         """Count a request that a limiter let through or refused."""
         self._value(names.LIMITER_REQUESTS, limiter).inc()
         self._value(names.LIMITER_REJECTIONS, limiter).inc(int(is_rejected))

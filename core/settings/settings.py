@@ -58,6 +58,10 @@ def _check_networks(value: str) -> str:
     return value
 
 
+def _requests(default: int) -> Any:
+    return number(default, 0, 1_000_000, unit="a whole number a minute", zero="no limit")
+
+
 WebAddress = Annotated[str, AfterValidator(_check_web_address)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
@@ -135,6 +139,11 @@ class Settings(EnvironmentSettings):
     dashboard_proxies: Networks = Field(
         default="127.0.0.1, ::1", description="addresses or networks (10.0.0.0/8) with commas between them"
     )
+    rate_limit_pages: int = _requests(1_200)
+    rate_limit_downloads: int = _requests(60)
+    rate_limit_sign_in: int = _requests(30)
+    rate_limit_actions: int = _requests(10)
+    rate_limit_exporter: int = _requests(600)
     dashboard_connections: int = number(500, 1, 100_000, unit="a whole number of pages")
     dashboard_connections_per_client: int = number(100, 1, 100_000, unit="a whole number of pages")
     dashboard_operators: str = Field(

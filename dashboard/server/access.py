@@ -1,13 +1,10 @@
-"""Who may see the dashboard, who is an operator, and how often each may act.
+"""Who may see the dashboard, and who is an operator.
 
 Owns the rules and what the settings make of them. Takes claims and returns a visitor; draws nothing
 and asks no provider. Streamlit has checked the signature of the claims before.
 """
 
-import threading
-import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,9 +21,6 @@ LOCAL = "local"
 
 OPERATOR_SIGN_IN = timedelta(hours=12)
 """How long operator rights last after a sign-in: the cookie keeps the claims for a month."""
-
-NAMES_KEPT = 10_000
-"""Names in a rate limit; the least recently used is dropped, so that callers cannot fill the memory."""
 
 _SIGN_IN = (
     "oidc_client_id",
@@ -63,35 +57,6 @@ class Visitor(msgspec.Struct, frozen=True):
 
     sees_words: bool = False
     """Whether pages repeat the words of servers: to operators, and to this machine without sign-in."""
-
-
-class RateLimit:
-    """At most `limit` events per name within any `seconds` (sliding window); thread safe.
-
-    Each process counts alone: two dashboards together let twice as many through.
-    """
-
-    def __init__(self, *, limit: int, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limit = limit
-        self._seconds = seconds
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._events: OrderedDict[str, deque[float]] = OrderedDict()
-
-    def take(self, name: str) -> float:
-        """Count an event and return 0; over the limit count nothing and return the seconds to wait."""
-        now = self._clock()
-        with self._lock:
-            events = self._events.setdefault(name, deque())
-            self._events.move_to_end(name)
-            while len(self._events) > NAMES_KEPT:
-                self._events.popitem(last=False)
-            while events and events[0] <= now - self._seconds:
-                events.popleft()
-            if len(events) >= self._limit:
-                return events[0] + self._seconds - now
-            events.append(now)
-            return 0.0
 
 
 def build_policy(settings: Settings) -> Policy:

@@ -34,6 +34,8 @@ from core.errors import EchoMarketsError
 from core.metrics.names import Limiter
 from core.web.client_deadlines import MANY_AHEAD, protocol_options
 from core.web.encodings import ChosenEncoding
+from core.web.limited import Limited
+from core.web.rate_limits import RateLimits, open_rate_limits
 from dashboard import runtime, states
 from dashboard.monitoring.sampler import open_sampler, set_sampler
 from dashboard.pages.leaderboards import download
@@ -43,7 +45,7 @@ from dashboard.server import sign_in
 from dashboard.server.access import Policy, build_policy, build_secrets
 from dashboard.server.connections import MESSAGE_BYTES, BoundedWebSocket, PageConnections
 from dashboard.server.index import STATIC, IndexPage
-from dashboard.server.middleware import CompressedAssets, Shield, build_content_policy, is_known
+from dashboard.server.middleware import CompressedAssets, Shield, build_content_policy, choose_limit, is_known
 from dashboard.server.proxy import ProxyHeaders
 from dashboard.server.updates import watch_health
 
@@ -93,13 +95,14 @@ def create_app(settings: Settings) -> st.App:
     Raises `SettingsError` when the access settings contradict each other.
     """
     policy = build_policy(settings)
+    limits = open_rate_limits(settings, role="dashboard", count=_count_limited)
 
     @asynccontextmanager
     async def lifespan(_: st.App) -> AsyncGenerator[dict[str, Any] | None, None]:
         service = open_service(settings, role="dashboard")
         runtime.set_service(service, fresh_seconds=FRESH_SECONDS)
         runtime.watch_sessions(service.metrics)
-        sign_in.set_policy(policy)
+        sign_in.set_policy(policy, limits=limits, actions_per_minute=settings.rate_limit_actions)
         sampler = open_sampler(service, settings)
         set_sampler(sampler)
         sampler.start()
@@ -115,13 +118,14 @@ def create_app(settings: Settings) -> st.App:
                 asyncio.to_thread(sampler.close, DRAIN_SECONDS),
                 asyncio.to_thread(service.close, DRAIN_SECONDS),
             )
+            limits.close()
             runtime.set_service(None)
 
     return st.App(
         SCRIPT,
         secrets=build_secrets(settings),
         lifespan=lifespan,
-        middleware=_build_middleware(policy, settings),
+        middleware=_build_middleware(policy, settings, limits),
         routes=[
             Route("/livez", get_livez),
             Route("/readyz", get_readyz),
@@ -149,7 +153,7 @@ def warm_caches(service: EnhancedDatabaseService) -> None:
         logger.info("warmed %d cache keys", keys)
 
 
-def _build_middleware(policy: Policy, settings: Settings) -> list[Middleware]:
+def _build_middleware(policy: Policy, settings: Settings, limits: RateLimits) -> list[Middleware]:
     # behind a sign-in a proxy may add nothing but TLS
     can_have_proxy = policy.is_behind_proxy or policy.has_sign_in
     proxies = settings.list_dashboard_proxies() if can_have_proxy else ()
@@ -157,11 +161,11 @@ def _build_middleware(policy: Policy, settings: Settings) -> list[Middleware]:
         Shield,
         policy=policy,
         content_policy=build_content_policy(STREAMLIT_STATIC / "index.html"),
-        count_sign_in=partial(_count_limited, "sign_in"),
     )
     return [
         Middleware(ProxyHeaders, proxies=proxies),
         shield,
+        Middleware(Limited, limits=limits, choose=partial(choose_limit, settings)),
         Middleware(
             PageConnections,
             most=settings.dashboard_connections,
@@ -178,7 +182,7 @@ def _build_middleware(policy: Policy, settings: Settings) -> list[Middleware]:
 
 
 def _count_limited(limiter: Limiter, is_rejected: bool) -> None:  # noqa: FBT001  # as the metric counts
-    runtime.get_service().metrics.count_limited(limiter, is_rejected=is_rejected)
+    runtime.get_service().metrics.count_limited(limiter, is_rejected)
 
 
 def serve(settings: Settings) -> None:

@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,10 @@ from streamlit.web.server.server_util import get_cookie_secret
 from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
 from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 
+from core import Settings
+from core.web.rate_limits import RateLimit
 from core.web.requests import PROBES, is_local_host, parse_host, refuse_unclear_length
-from dashboard.server.access import Policy, RateLimit, identify
+from dashboard.server.access import Policy, identify
 
 INTERNAL = "/_stcore/"
 INTERNAL_USED = frozenset({"/_stcore/health", "/_stcore/host-config", "/_stcore/stream"})
@@ -39,8 +41,6 @@ DOWNLOADS = "/download/"
 """Files outside of the pages: Streamlit does not check the sign-in for them."""
 
 SIGN_INS = frozenset({"/auth/login", "/oauth2callback"})
-SIGN_IN_LIMIT, SIGN_IN_SECONDS = 30, 60.0
-"""Sign-in requests per client address and minute; enough for an office behind one address."""
 
 HSTS_SECONDS = 365 * 24 * 3600
 
@@ -114,6 +114,18 @@ def is_known(policy: Policy, scope: Scope) -> bool:
     return identify(policy, claims, now=datetime.now(UTC)) is not None
 
 
+def choose_limit(settings: Settings, scope: Scope) -> RateLimit | None:
+    """Return the limit that a request counts against; probes and scripts have none."""
+    path = scope["path"]
+    if path in PROBES or path.startswith(ASSETS):
+        return None
+    if path in SIGN_INS:
+        return RateLimit("sign_in", settings.rate_limit_sign_in)
+    if path.startswith(DOWNLOADS):
+        return RateLimit("downloads", settings.rate_limit_downloads)
+    return RateLimit("pages", settings.rate_limit_pages)
+
+
 class Shield:
     """Refuses foreign requests and adds security headers to every answer."""
 
@@ -123,12 +135,9 @@ class Shield:
         *,
         policy: Policy,
         content_policy: str,
-        count_sign_in: Callable[[bool], None] = lambda _: None,
     ) -> None:
         self._app = app
         self._policy = policy
-        self._count_sign_in = count_sign_in
-        self._sign_ins = RateLimit(limit=SIGN_IN_LIMIT, seconds=SIGN_IN_SECONDS)
         self._asset_headers = {
             "X-Content-Type-Options": "nosniff",
             "Cross-Origin-Resource-Policy": "same-origin",
@@ -167,13 +176,6 @@ class Shield:
             return PlainTextResponse("only GET is allowed", status_code=405, headers={"Allow": "GET, HEAD"})
         if path.startswith(INTERNAL) and path not in INTERNAL_USED:
             return PlainTextResponse("not found", status_code=404)
-        if path in SIGN_INS:
-            seconds = self._sign_ins.take((scope.get("client") or ("unknown",))[0])
-            self._count_sign_in(seconds > 0)
-            if seconds > 0:
-                return PlainTextResponse(
-                    "too many sign-ins", status_code=429, headers={"Retry-After": str(int(seconds) + 1)}
-                )
         if path.startswith(DOWNLOADS) and not is_known(self._policy, scope):
             return PlainTextResponse("sign in first", status_code=401)
         return None

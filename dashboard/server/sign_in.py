@@ -10,12 +10,13 @@ from typing import Literal
 
 import streamlit as st
 
+from core.web.rate_limits import Decision, RateLimit, RateLimits
 from dashboard import runtime
 from dashboard.formats import escape_markdown
 from dashboard.server import audit
-from dashboard.server.access import OPERATOR_SIGN_IN, Policy, RateLimit, Visitor, identify
+from dashboard.server.access import OPERATOR_SIGN_IN, Policy, Visitor, identify
 
-ACTIONS, ACTION_SECONDS = 10, 60.0
+ACTIONS = 10
 """Actions of one operator per minute: more than a person needs, and too few to do harm."""
 
 
@@ -23,19 +24,25 @@ class _Access:
     """Shared by all pages; a holder because Streamlit passes no argument to scripts."""
 
     policy = Policy()
-    action_limit = RateLimit(limit=ACTIONS, seconds=ACTION_SECONDS)
+    limits: RateLimits | None = None
+    action_limit = RateLimit("operator_actions", ACTIONS)
     sign_ins = audit.SignIns()
 
 
-def set_policy(policy: Policy) -> None:
-    """Admit visitors by this policy, and start to count actions anew."""
+def set_policy(
+    policy: Policy, *, limits: RateLimits | None = None, actions_per_minute: int = ACTIONS
+) -> None:
+    """Admit visitors by this policy; without `limits` this process counts actions alone, anew."""
     _Access.policy = policy
-    _Access.action_limit = RateLimit(limit=ACTIONS, seconds=ACTION_SECONDS)
+    _Access.limits = limits or RateLimits()
+    _Access.action_limit = RateLimit("operator_actions", actions_per_minute)
 
 
-def get_action_limit() -> RateLimit:
-    """Return the rate limit of operators' actions."""
-    return _Access.action_limit
+def count_action(actor: str) -> Decision | None:
+    """Count an action of an operator; None when there is no limit."""
+    if _Access.limits is None or not _Access.action_limit.requests:
+        return None
+    return _Access.limits.take(_Access.action_limit, actor, fails_closed=True)
 
 
 def find_visitor() -> Visitor | None:

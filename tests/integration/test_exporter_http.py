@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from core import EnhancedDatabaseService
 from core.web import client_deadlines
+from core.web.rate_limits import RateLimits
 from exporter.server import build_app
 from tests.patience import stretch
 from tests.serving import LOCAL_URL, served
@@ -116,6 +117,42 @@ def test_any_other_method_is_405(client: TestClient, path: str) -> None:
         assert response.status_code == 405
         assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD"}
     assert client.head(path).status_code == 200
+
+
+def test_a_client_that_asks_too_often_is_told_when_to_come_back(service: EnhancedDatabaseService) -> None:
+    """429 with the limit, what is left and the seconds; probes are answered as before."""
+    app = build_app(service, limits=RateLimits(), requests_per_minute=2)
+    with TestClient(app, base_url=LOCAL_URL) as client:
+        answers = [client.get("/api/health/database") for _ in range(3)]
+        assert [each.status_code for each in answers] == [200, 200, 429]
+        for answer, remaining in zip(answers, (1, 0, 0), strict=True):
+            assert answer.headers["ratelimit-policy"] == '"exporter";q=2;w=60'
+            assert answer.headers["ratelimit"].startswith(f'"exporter";r={remaining};t=')
+        assert 1 <= int(answers[2].headers["retry-after"]) <= 60
+        assert "retry-after" not in answers[1].headers
+        for path in ("/livez", "/readyz"):
+            assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example:9100", "evil@127.0.0.1"])
+def test_a_foreign_name_is_refused(client: TestClient, host: str) -> None:
+    """A page whose name leads to this machine cannot read the metrics; probes are answered."""
+    assert client.get("/metrics", headers={"Host": host}).status_code == 421
+    assert client.get("/livez", headers={"Host": host}).status_code == 200
+
+
+def test_a_request_with_two_lengths_is_answered_once(port: int) -> None:
+    """400, and the connection ends: what follows is no second request."""
+    with connect(port) as raw:
+        raw.sendall(
+            b"GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"0\r\n\r\nGET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+        )
+        answer = b""
+        while part := raw.recv(65536):
+            answer += part
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1") == 1
 
 
 # -- slow clients ---------------------------------------------------------------------

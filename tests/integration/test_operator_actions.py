@@ -1,20 +1,24 @@
 """What operators do from the dashboard: who may, how often, and that it is written down."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from streamlit.testing.v1 import AppTest
 
-from core import EnhancedDatabaseService
+from core import EnhancedDatabaseService, Settings
 from core.service.users import user_key
+from core.stack.ports import find_free_port
+from core.web.rate_limits import RateLimits, open_rate_limits
 from dashboard import runtime
 from dashboard.pages.operations import actions
 from dashboard.pages.operations.actions import Action, NotAllowed, perform
 from dashboard.server import sign_in
-from dashboard.server.access import Policy, RateLimit
+from dashboard.server.access import Policy
 from tests.conftest import Execute
 from tests.fleet_reading import read_own
 from tests.game import SESSIONS, play_game
@@ -175,12 +179,13 @@ def test_every_action_is_written_down(
 
 def test_acting_too_often_is_refused(operated: EnhancedDatabaseService) -> None:
     """Counted and told when to come back; what is refused is not done, and is written down as refused."""
-    limit = RateLimit(limit=2, seconds=60, clock=lambda: 0.0)
+    limits = RateLimits(count=operated.metrics.count_limited)
+    sign_in.set_policy(Policy(is_local_operator=True), limits=limits, actions_per_minute=2)
     action = actions.build_expire_quests()
-    perform(operated, action, limit=limit)
-    perform(operated, action, limit=limit)
-    with pytest.raises(NotAllowed, match="try again in 60 seconds"):
-        perform(operated, action, limit=limit)
+    perform(operated, action)
+    perform(operated, action)
+    with pytest.raises(NotAllowed, match=r"too many actions per minute; try again in \d+ seconds"):
+        perform(operated, action)
     assert [outcome for *_, outcome in read_actions(operated)] == ["done", "done", "refused"]
     for name, count in (("requests", 3), ("rejections", 1)):
         assert read_own(operated.metrics, f"echo_ratelimit_{name}_total", limiter="operator_actions") == count
@@ -195,3 +200,20 @@ def test_what_cannot_be_written_down_is_not_done(operated: EnhancedDatabaseServi
     test.button(key="operator-confirm").click().run()
     assert "failed" in test.error[0].value
     assert execute("SELECT count(*) FROM leaderboard_entries WHERE rank IS NOT NULL") == [(0,)]
+
+
+def test_no_action_is_done_that_redis_cannot_count(
+    operated: EnhancedDatabaseService, settings: Settings
+) -> None:
+    """Or an operator could do everything at once by stopping Redis; the operator is told why."""
+    gone = settings.model_copy(
+        update={
+            "enable_redis_cache": True,
+            "redis_url": SecretStr(f"redis://127.0.0.1:{find_free_port()}/0"),
+        }
+    )
+    with closing(open_rate_limits(gone, role="dashboard", count=operated.metrics.count_limited)) as limits:
+        sign_in.set_policy(Policy(is_local_operator=True), limits=limits)
+        with pytest.raises(NotAllowed, match="Redis does not answer"):
+            perform(operated, actions.build_expire_quests())
+    assert [outcome for *_, outcome in read_actions(operated)] == ["refused"]

@@ -8,8 +8,7 @@ from pydantic import SecretStr
 
 from core import Settings
 from core.errors import SettingsError
-from dashboard.server import access
-from dashboard.server.access import LOCAL, Policy, RateLimit, build_policy, build_secrets, identify
+from dashboard.server.access import LOCAL, Policy, build_policy, build_secrets, identify
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 SIGN_IN: dict[str, Any] = {
@@ -196,44 +195,3 @@ def test_streamlit_gets_what_it_needs() -> None:
         "redirect_uri": "https://dash.example/oauth2callback",
         "cookie_secret": "c" * 32,
     }
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        """Return the time, in seconds."""
-        return self.now
-
-
-def test_a_window_slides() -> None:
-    """What is over the limit waits until the oldest event has left the window, and counts for nothing."""
-    clock = Clock()
-    limit = RateLimit(limit=2, seconds=60, clock=clock)
-    assert limit.take("alice") == 0
-    clock.now = 130
-    assert limit.take("alice") == 0
-    assert limit.take("alice") == 30
-    clock.now = 160
-    assert limit.take("alice") == 0
-    assert limit.take("alice") == 30
-
-
-def test_each_name_counts_for_itself() -> None:
-    """One who acts too often holds up nobody else."""
-    limit = RateLimit(limit=1, seconds=60, clock=Clock())
-    assert limit.take("alice") == 0
-    assert limit.take("alice") > 0
-    assert limit.take("bob") == 0
-
-
-def test_names_do_not_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of more names than are remembered, the one seen longest ago is forgotten."""
-    monkeypatch.setattr(access, "NAMES_KEPT", 2)
-    limit = RateLimit(limit=1, seconds=60, clock=Clock())
-    for name in ("alice", "bob", "charlie"):
-        assert limit.take(name) == 0
-    assert limit.take("charlie") > 0
-    assert limit.take("alice") == 0

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import streamlit
+from pydantic import SecretStr
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
 from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 
+from core import Settings
 from dashboard.server import middleware
 from dashboard.server.access import Policy
 from dashboard.server.index import STATIC
-from dashboard.server.middleware import ICONS, SIGN_IN_LIMIT, CompressedAssets, Shield, build_content_policy
+from dashboard.server.middleware import ICONS, CompressedAssets, Shield, build_content_policy, choose_limit
 
 STREAMLIT_STATIC = Path(streamlit.__file__).with_name("static")
 INDEX = STREAMLIT_STATIC / "index.html"
@@ -234,17 +236,25 @@ def test_files_are_for_who_has_signed_in(
     assert ask(shield(policy), "/download/leaderboard.csv", headers=headers)[0]["status"] == status
 
 
-def test_signing_in_is_limited_and_counted() -> None:
-    """One address gets its share a minute, and is told when to come back."""
-    counted: list[bool] = []
-    limited = Shield(answer, policy=SIGNED, content_policy="", count_sign_in=counted.append)
-    for _ in range(SIGN_IN_LIMIT):
-        assert ask(limited, "/auth/login")[0]["status"] == 200
-    refused = ask(limited, "/oauth2callback")[0]
-    assert refused["status"] == 429
-    assert 1 <= int(read_headers(refused)["retry-after"]) <= 60
-    assert ask(limited, "/")[0]["status"] == 200
-    assert counted == [False] * SIGN_IN_LIMIT + [True]
+@pytest.mark.parametrize(
+    ("path", "limiter"),
+    [
+        ("/", "pages"),
+        ("/portfolios", "pages"),
+        ("/_stcore/stream", "pages"),
+        ("/auth/login", "sign_in"),
+        ("/oauth2callback", "sign_in"),
+        ("/download/leaderboard.csv", "downloads"),
+        ("/static/js/a.1234.js", None),
+        ("/livez", None),
+        ("/readyz", None),
+    ],
+)
+def test_each_request_has_its_limit(path: str, limiter: str | None) -> None:
+    """Signing in and files have their own; probes and scripts, which are in memory, have none."""
+    settings = Settings(database_url=SecretStr("postgresql://echo@127.0.0.1/echo"))
+    limit = choose_limit(settings, {"type": "http", "path": path})
+    assert (limit and limit.limiter) == limiter
 
 
 def test_the_content_policy_names_the_script_of_the_page() -> None:

@@ -55,8 +55,8 @@ def test_what_an_operator_does_is_there_from_the_start() -> None:
     for action in get_args(AuditedAction):
         assert find_sample(families, "echo_audit_events_total", action=action) == 0
         assert find_sample(families, "echo_audit_write_failures_total", action=action) == 0
-    metrics.count_limited("operator_actions", is_rejected=False)
-    metrics.count_limited("operator_actions", is_rejected=True)
+    metrics.count_limited("operator_actions", False)
+    metrics.count_limited("operator_actions", True)
     metrics.count_audit_event("clear_cache")
     metrics.count_audit_write_failure("close_session")
     families = metrics.collect()

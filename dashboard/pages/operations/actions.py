@@ -20,7 +20,7 @@ from dashboard.elements import show_table
 from dashboard.formats import escape_markdown
 from dashboard.pages.operations.tables import EVENTS
 from dashboard.server import audit, sign_in
-from dashboard.server.access import OPERATOR_SIGN_IN, RateLimit, Visitor
+from dashboard.server.access import OPERATOR_SIGN_IN, Visitor
 
 SESSIONS_OFFERED = 30
 """The newest sessions, which can be closed."""
@@ -47,7 +47,7 @@ class Action(msgspec.Struct, frozen=True):
     run: Callable[[EnhancedDatabaseService], str]
 
 
-def perform(service: EnhancedDatabaseService, action: Action, *, limit: RateLimit | None = None) -> str:
+def perform(service: EnhancedDatabaseService, action: Action) -> str:
     """Run an action for the visitor of this session and return its result.
 
     Raises `NotAllowed` and the errors of the service. An action that cannot be recorded does not run; one
@@ -56,10 +56,13 @@ def perform(service: EnhancedDatabaseService, action: Action, *, limit: RateLimi
     visitor = sign_in.find_visitor()
     if visitor is None or not visitor.is_operator:
         _refuse(service, action, visitor, f"{action.kind} is for operators only; sign in as an operator")
-    seconds = (limit or sign_in.get_action_limit()).take(visitor.actor)
-    service.metrics.count_limited("operator_actions", is_rejected=seconds > 0)
-    if seconds > 0:
-        _refuse(service, action, visitor, f"too many actions per minute; try again in {seconds:.0f} seconds")
+    decision = sign_in.count_action(visitor.actor)
+    if decision is not None and not decision.is_counted:
+        reason = "actions cannot be counted while Redis does not answer; try again when it does"
+        _refuse(service, action, visitor, reason)
+    if decision is not None and not decision.is_allowed:
+        reason = f"too many actions per minute; try again in {decision.seconds:.0f} seconds"
+        _refuse(service, action, visitor, reason)
     with (
         service.audited(actor=visitor.actor, action=action.kind, target=action.target) as event,
         # rows that the action changes are recorded as part of it

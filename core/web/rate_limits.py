@@ -1,0 +1,184 @@
+"""How often a client may ask and a person may act, counted by all processes together in Redis.
+
+Owns the counters (library `limits`, sliding window counter) and what happens without Redis: each process then
+counts for itself, except where a limit fails closed. Counters are cheap to lose, so Redis is used without the
+cache's capability check, and its failure says nothing about the cache. A name is stored as a digest only.
+"""
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+import redis
+from limits import RateLimitItemPerSecond
+from limits.storage import MemoryStorage, RedisStorage, Storage
+from limits.strategies import SlidingWindowCounterRateLimiter
+
+from core.cache.client import RedisClient, Script
+from core.cache.connection import make_connection_factory
+from core.metrics.names import Limiter
+from core.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# After a failure Redis is not asked for this time, so that an outage costs few callers a timeout.
+PAUSE_SECONDS = 1.0
+
+# One key holds the number of its window and the counts of the window before and of this one. The commands are
+# those that the cache needs too, so the user in Redis needs no further permission. Time is in milliseconds.
+COUNT = Script("""
+    local now = redis.call('TIME')
+    now = now[1] * 1000 + math.floor(now[2] / 1000)
+    local window, limit, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+    local at, left = math.floor(now / window), window - now % window
+    local stored = redis.call('MGET', KEYS[1])[1]
+    local before, previous, current = string.match(stored or '', '^(%d+) (%d+) (%d+)$')
+    before, previous, current = tonumber(before) or 0, tonumber(previous) or 0, tonumber(current) or 0
+    if before == at - 1 then
+        previous, current = current, 0
+    elseif before ~= at then
+        previous, current = 0, 0
+    end
+    local fits = math.floor(previous * left / window) + current + cost <= limit
+    if fits and cost > 0 then
+        current = current + cost
+        redis.call('SET', KEYS[1], string.format('%d %d %d', at, previous, current), 'PX', 2 * window)
+    end
+    return {fits and 1 or 0, previous, left, current}
+""")
+
+
+class RateLimit(msgspec.Struct, frozen=True):
+    """At most `requests` within any `seconds`; no limit with 0 requests."""
+
+    limiter: Limiter
+    requests: int
+    seconds: int = 60
+
+
+class Decision(NamedTuple):
+    """Whether a request may go on; how many more may, and in how many seconds the next one."""
+
+    is_allowed: bool
+    remaining: int
+    seconds: float
+    is_counted: bool = True
+    """False when Redis did not answer and the limit fails closed."""
+
+
+class SharedWindows(RedisStorage):
+    """Sliding windows in Redis through this project's own client; only the methods below are used."""
+
+    STORAGE_SCHEME = None  # type: ignore[assignment]  # no URL leads here
+    base_exceptions = redis.RedisError
+
+    def __init__(self, client: RedisClient, *, prefix: str) -> None:
+        # not that of RedisStorage, which opens a client of redis-py
+        Storage.__init__(self)
+        self._client = client
+        self._prefix = prefix
+
+    def acquire_sliding_window_entry(self, key: str, limit: int, expiry: int, amount: int = 1) -> bool:
+        """Count `amount` if the limit allows it."""
+        return bool(self._run(key, limit, expiry, amount)[0])
+
+    def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
+        """Return the previous count and the seconds that it matters, the present one and its seconds."""
+        _, previous, left, current = self._run(key, 0, expiry, 0)
+        return previous, left / 1000, current, left / 1000 + expiry
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        self._client.close()
+
+    def _run(self, key: str, limit: int, expiry: int, amount: int) -> list[int]:
+        arguments = (expiry * 1000, limit, amount)
+        found: list[int] = self._client.run_each(COUNT, [[f"{self._prefix}{key}"]], arguments)[0]
+        return found
+
+
+class RateLimits:
+    """The limits of one process; thread safe. Without `shared` this process counts alone."""
+
+    def __init__(
+        self,
+        shared: SharedWindows | None = None,
+        *,
+        count: Callable[[Limiter, bool], None] = lambda *_: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._windows = shared
+        self._shared = None if shared is None else SlidingWindowCounterRateLimiter(shared)
+        self._own = SlidingWindowCounterRateLimiter(MemoryStorage())
+        self._count = count
+        self._clock = clock
+        self._paused_until = float("-inf")
+        self._is_logged = False
+
+    def take(self, limit: RateLimit, name: str, *, fails_closed: bool = False) -> Decision:
+        """Count a request of `name`, unless it is over the limit.
+
+        While Redis does not answer, this process counts alone, or nothing is allowed with `fails_closed`.
+        """
+        decision = self._take(limit, name, fails_closed=fails_closed)
+        self._count(limit.limiter, not decision.is_allowed)
+        return decision
+
+    def _take(self, limit: RateLimit, name: str, *, fails_closed: bool) -> Decision:
+        if self._shared is not None and self._clock() >= self._paused_until:
+            try:
+                decision = _hit(self._shared, limit, name)
+            except (redis.RedisError, OSError) as error:
+                self._note_failure(error)
+            else:
+                self._note_success()
+                return decision
+        if self._shared is not None and fails_closed:
+            return Decision(is_allowed=False, remaining=0, seconds=PAUSE_SECONDS, is_counted=False)
+        return _hit(self._own, limit, name)
+
+    def close(self) -> None:
+        """Close the connections to Redis."""
+        if self._windows is not None:
+            self._windows.close()
+
+    def _note_failure(self, error: Exception) -> None:
+        self._paused_until = self._clock() + PAUSE_SECONDS
+        if not self._is_logged:
+            self._is_logged = True
+            logger.warning("rate limits are counted by each process alone: Redis: %s", error)
+
+    def _note_success(self) -> None:
+        if self._is_logged:
+            self._is_logged = False
+            logger.info("rate limits are counted in Redis again")
+
+
+def open_rate_limits(settings: Settings, *, role: str, count: Callable[[Limiter, bool], None]) -> RateLimits:
+    """Return the limits of a process; they connect to Redis at the first request, if it is enabled."""
+    if not settings.enable_redis_cache:
+        return RateLimits(count=count)
+    client = RedisClient(make_connection_factory(settings, f"echo-markets-{role}-limits"))
+    return RateLimits(SharedWindows(client, prefix=settings.redis_key_prefix), count=count)
+
+
+def _hit(limiter: SlidingWindowCounterRateLimiter, limit: RateLimit, name: str) -> Decision:
+    item = RateLimitItemPerSecond(limit.requests, limit.seconds, namespace="ratelimit")
+    digest = hashlib.sha256(name.encode("utf-8", "backslashreplace")).hexdigest()[:32]
+    is_allowed = limiter.hit(item, limit.limiter, digest)
+    reset_at, remaining = limiter.get_window_stats(item, limit.limiter, digest)
+    return Decision(is_allowed, remaining, min(limit.seconds, max(0.0, reset_at - time.time())))
+
+
+def build_headers(limit: RateLimit, decision: Decision) -> dict[str, str]:
+    """Return the headers of an answer (draft-ietf-httpapi-ratelimit-headers-10), `Retry-After` included."""
+    seconds = max(1, math.ceil(decision.seconds))
+    headers = {
+        "RateLimit-Policy": f'"{limit.limiter}";q={limit.requests};w={limit.seconds}',
+        "RateLimit": f'"{limit.limiter}";r={decision.remaining};t={seconds}',
+    }
+    return headers if decision.is_allowed else headers | {"Retry-After": str(seconds)}
