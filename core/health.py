@@ -24,7 +24,8 @@ from core.database.driver_errors import describe_refusal, translate_connect
 from core.errors import ConnectionsExhausted, MigrationFailed
 from core.forks import call_in_forked_child
 from core.installation import MIGRATIONS
-from core.metrics import names
+from core.metrics import Metrics, names
+from core.metrics.scrape import Scrape, list_samples
 from core.migration import MigrationCount, count_migrations
 from core.records import Health, PoolStats, PoolUse
 from core.settings import Settings
@@ -305,3 +306,15 @@ def build_health_metrics(health: Health) -> Iterator[Metric]:
         yield names.MIGRATIONS_APPLIED.build(health.migrations_applied)
     if health.migrations_pending is not None:
         yield names.MIGRATIONS_PENDING.build(health.migrations_pending)
+
+
+def scrape_own(metrics: Metrics, health: Health) -> Scrape:
+    """Return the metrics and the health of this process alone, under the names that the exporter uses."""
+    metrics.publish()
+    families = [*metrics.collect_own(), *build_health_metrics(health)]
+    reasons = {"database": health.database_reason, "redis": health.redis_reason}
+    return Scrape(
+        list_samples(families),
+        taken_at=health.timestamp,
+        reasons={name: reason for name, reason in reasons.items() if reason},
+    )

@@ -5,17 +5,16 @@ or without an exporter one of this process's own metrics and health.
 """
 
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from core.errors import SettingsError
-from core.health import build_health_metrics
+from core.health import scrape_own
 from core.http_client import FetchFailed
 from core.metrics import names
-from core.metrics.scrape import Scrape, estimate_quantile, list_samples, read_scrape
+from core.metrics.scrape import Scrape, estimate_quantile, read_scrape
 from core.service import EnhancedDatabaseService
 from core.settings import Settings, redact
 from core.settings.stack_identity import StackIdentity, describe_database
@@ -43,7 +42,7 @@ def read_fleet(settings: Settings, open_own: Callable[[], EnhancedDatabaseServic
             return scrape, f"the exporter of stack {scrape.stack or 'unknown'}, all processes"
         why = f"what answers at {redact(url)} is no exporter of Echo Markets"
     with open_own() as service:
-        return scrape_own(service), f"this process alone; {why}"
+        return scrape_own(service.metrics, service.health()), f"this process alone; {why}"
 
 
 def check_stack(answering: StackIdentity | None, settings: Settings) -> None:
@@ -56,19 +55,6 @@ def check_stack(answering: StackIdentity | None, settings: Settings) -> None:
         f"the exporter at {settings.find_exporter_url()} belongs to the stack {answering}, and these settings"
         f" to the stack {own} on the database {database}; start that one, set EXPORTER_PORT to where its"
         " exporter listens, or name the exporter that is meant with EXPORTER_URL"
-    )
-
-
-def scrape_own(service: EnhancedDatabaseService) -> Scrape:
-    """Return this process's metrics and health, under the names that the exporter uses."""
-    health = service.health()
-    service.metrics.publish()
-    families = [*service.metrics.collect_own(), *build_health_metrics(health)]
-    reasons = {"database": health.database_reason, "redis": health.redis_reason}
-    return Scrape(
-        list_samples(families),
-        taken_at=datetime.now(UTC),
-        reasons={name: reason for name, reason in reasons.items() if reason},
     )
 
 

@@ -1,10 +1,9 @@
 """Streamlit elements that pages share: metric cards and tables, each in one form."""
 
-import re
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -23,13 +22,28 @@ MINUTES: dict[str, Any] = {"format": "YYYY-MM-DD HH:mm", "timezone": "UTC"}
 """Options of columns: a share in percent as a bar, a time to the minute."""
 
 
-_SIGNED: Final = re.compile(r"%\+,\.(?P<places>\d)f(?P<unit>.*)")
+class ChangeColumn(msgspec.Struct, frozen=True):
+    """The column of a change in `show_table`: numbers with their sign; a zero has none."""
 
+    label: str
+    places: int = 2
+    unit: str = ""
+    help: str | None = None
 
-def build_change_column(label: str, *, places: int = 2, unit: str = "", **options: Any) -> Any:
-    """Return the column of a change: numbers with their sign, as `format_change` writes them."""
-    text = unit.replace("%", "%%")
-    return st.column_config.NumberColumn(label, format=f"%+,.{places}f{text}", **options)
+    def configure(self, *, is_formatted: bool = True) -> Any:
+        """Return Streamlit's column; unformatted it shows the texts of a styled table."""
+        number_format = f"%+,.{self.places}f{self.unit.replace('%', '%%')}"
+        return st.column_config.NumberColumn(
+            self.label, help=self.help, format=number_format if is_formatted else None
+        )
+
+    def has_zero(self, numbers: np.ndarray) -> bool:
+        """Return whether one of the numbers is shown as zero."""
+        return bool((np.round(numbers, self.places) == 0).any())
+
+    def write(self, value: float) -> str:
+        """Return the text of a number."""
+        return format_change(value, places=self.places, unit=self.unit)
 
 
 def link_player() -> Any:
@@ -83,7 +97,7 @@ def show_table(
 ) -> Any:
     """Show a table without its index and return its selection; a table of more rows scrolls."""
     rows = table.num_rows if isinstance(table, pa.Table) else len(table)
-    data, shown = _unsign_zeros(table, columns, missing=str(options.get("placeholder", "")))
+    data, shown = _write_zeros(table, columns, missing=str(options.get("placeholder", "")))
     # a scrolling table ends in half a row, which shows that there is more
     height: Literal["content"] | int = (
         "content" if rows <= visible_rows else (visible_rows + 1) * ROW_PIXELS + ROW_PIXELS // 2
@@ -99,38 +113,28 @@ def show_table(
     )
 
 
-def _unsign_zeros(
+def _write_zeros(
     table: pd.DataFrame | pa.Table, columns: Mapping[str, Any], *, missing: str
 ) -> tuple[Any, dict[str, Any]]:
-    """Return a table and its columns so that a change of zero has no sign.
+    """Return a table and Streamlit's columns, so that a change of zero has no sign.
 
     The format of a column of numbers gives zero a plus. A column with a zero is written here instead; that
     takes ten times as long as a format, and leaves the numbers to sort by.
     """
-    signed = {name: match for name, config in columns.items() if (match := _match_change(config))}
+    changes = {name: column for name, column in columns.items() if isinstance(column, ChangeColumn)}
     names = table.column_names if isinstance(table, pa.Table) else table.columns
-    places = {name: int(match["places"]) for name, match in signed.items() if name in names}
-    with_zero = [name for name, count in places.items() if _has_zero(table, name, count)]
-    if not with_zero:
-        return table, dict(columns)
-    frame = table.to_pandas() if isinstance(table, pa.Table) else table
-    writers: dict[Any, Any] = {
-        name: partial(format_change, places=places[name], unit=signed[name]["unit"].replace("%%", "%"))
-        for name in with_zero
+    with_zero = [name for name in changes if name in names and changes[name].has_zero(_read(table, name))]
+    configured = {
+        name: column.configure(is_formatted=name not in with_zero) for name, column in changes.items()
     }
-    unformatted = {
-        name: {**columns[name], "type_config": {**columns[name]["type_config"], "format": None}}
-        for name in with_zero
-    }
-    return frame.style.format(writers, na_rep=missing), {**columns, **unformatted}
+    if with_zero:
+        frame = table.to_pandas() if isinstance(table, pa.Table) else table
+        writers: dict[Any, Any] = {name: changes[name].write for name in with_zero}
+        return frame.style.format(writers, na_rep=missing), {**columns, **configured}
+    return table, {**columns, **configured}
 
 
-def _match_change(config: Any) -> re.Match[str] | None:
-    """Return the parts of the format of a column of changes; None for any other column."""
-    kind = (config.get("type_config") or {}) if isinstance(config, dict) else {}
-    return _SIGNED.fullmatch(kind.get("format") or "") if kind.get("type") == "number" else None
-
-
-def _has_zero(table: pd.DataFrame | pa.Table, name: str, places: int) -> bool:
-    column = table.column(name).to_numpy() if isinstance(table, pa.Table) else table[name].to_numpy(float)
-    return bool((np.round(column.astype(float), places) == 0).any())
+def _read(table: pd.DataFrame | pa.Table, name: str) -> np.ndarray:
+    if isinstance(table, pa.Table):
+        return np.asarray(table.column(name).to_numpy(), float)
+    return table[name].to_numpy(float)

@@ -16,9 +16,8 @@ import msgspec
 
 from core import EnhancedDatabaseService, Settings
 from core.forks import call_in_forked_child
-from core.health import build_health_metrics
 from core.http_client import FetchFailed
-from core.metrics.scrape import Scrape, list_samples, read_scrape
+from core.metrics.scrape import Scrape, read_scrape
 from core.records import Health
 from core.settings.stack_identity import StackIdentity
 from dashboard.monitoring.alerts import Alert, AlertBook, Condition, find_conditions
@@ -206,18 +205,6 @@ class Sampler:
         if self._stack and scrape.stack and not scrape.stack.is_same(self._stack):
             return None, f"The exporter belongs to another stack: {scrape.stack}, and not {self._stack}."
         return scrape, None
-
-
-def scrape_own(service: EnhancedDatabaseService, health: Health) -> Scrape:
-    """Return the health and the pool of this process under the names that the exporter uses."""
-    service.metrics.publish()
-    families = [*service.metrics.collect_own(), *build_health_metrics(health)]
-    reasons = {"database": health.database_reason, "redis": health.redis_reason}
-    return Scrape(
-        list_samples(families),
-        taken_at=health.timestamp,
-        reasons={name: reason for name, reason in reasons.items() if reason},
-    )
 
 
 def open_sampler(service: EnhancedDatabaseService, settings: Settings) -> Sampler:

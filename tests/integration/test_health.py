@@ -19,13 +19,12 @@ from starlette.testclient import TestClient
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import DatabaseUnavailable, InvalidInput
-from core.health import CACHE_SECONDS, CHECK_SECONDS, HealthEvaluator
+from core.health import CACHE_SECONDS, CHECK_SECONDS, HealthEvaluator, scrape_own
 from core.metrics.scrape import parse_scrape
 from core.migration import Migrator
 from core.records import Health, PoolUse
 from core.testing import PostgresServer, run_postgres
 from dashboard import runtime
-from dashboard.monitoring.sampler import scrape_own
 from dashboard.pages.operations import tables
 from exporter.server import build_app
 from tests.conftest import FAST, Execute, administered
@@ -145,7 +144,7 @@ def assert_strip_agrees(
     scrape = parse_scrape(metrics, taken_at=found.timestamp)
     scrape.reasons = {name: each["reason"] for name, each in document["services"].items() if "reason" in each}
     cards = {card.label: card for card in tables.build_cards(scrape, scrape.reasons)}
-    own_scrape = scrape_own(service, found)
+    own_scrape = scrape_own(service.metrics, found)
     for own in tables.build_cards(own_scrape, own_scrape.reasons):
         assert (own.value, own.state) == (cards[own.label].value, cards[own.label].state)
     assert cards["Stack"].value == found.status.capitalize()

@@ -14,7 +14,7 @@ from core import EnhancedDatabaseService
 from core.records import EventEffect, MarketEvent, Sparkline, Tick
 from core.service.inputs import check_symbol, list_accepted
 from dashboard import filters, live, runtime, states
-from dashboard.elements import CARD_PIXELS, MINUTES, build_change_column, show_metric, show_table
+from dashboard.elements import CARD_PIXELS, MINUTES, ChangeColumn, show_metric, show_table
 from dashboard.formats import (
     escape_markdown,
     format_count,
@@ -300,7 +300,7 @@ def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
         {
             "time": st.column_config.DatetimeColumn("Time", **MINUTES),
             # on a phone the first columns are all that is seen, and a title can be long
-            "impact": build_change_column("Impact", unit="%", help="Move of the price in percent"),
+            "impact": ChangeColumn("Impact", unit="%", help="Move of the price in percent"),
             "title": "Event",
             "symbols": "Symbols",
             "sentiment": "Sentiment",
@@ -336,7 +336,7 @@ def _show_effect(effect: EventEffect | None, window: str) -> None:
             "when": "When",
             "traders": number("Traded", format="%,d", help="Players with at least one trade"),
             "trades": number("Trades", format="%,d"),
-            "median": build_change_column(
+            "median": ChangeColumn(
                 "Median",
                 unit="%",
                 help="Median return of the session: half of the players did better",

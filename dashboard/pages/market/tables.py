@@ -11,7 +11,7 @@ import streamlit as st
 
 from core.records import Candle, EventEffect, MarketEvent, Sparkline, Tick, TradingWindow
 from dashboard.data import is_open_session
-from dashboard.elements import build_change_column
+from dashboard.elements import ChangeColumn
 from dashboard.formats import (
     build_symbol_link,
     count_price_places,
@@ -57,8 +57,8 @@ def build_symbols_table(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) 
             "price": [float(tick.price) for tick in ticks],
             "change": [_round(tick.change_percent_24h) for tick in ticks],
             "trend": [trends.get(tick.symbol, []) for tick in ticks],
-            "spread": [_float(measure_spread(tick)) for tick in ticks],
-            "volatility": [_float(tick.volatility) for tick in ticks],
+            "spread": pd.Series([measure_spread(tick) for tick in ticks], dtype=float),
+            "volatility": pd.Series([tick.volatility for tick in ticks], dtype=float),
             "updated": [tick.timestamp for tick in ticks],
         }
     )
@@ -69,7 +69,7 @@ def build_price_columns(ticks: Sequence[Tick]) -> dict[str, Any]:
     places = count_price_places(tick.price for tick in ticks)
     return {
         "price": st.column_config.NumberColumn("Price", format=f"$%,.{places}f"),
-        "change": build_change_column(
+        "change": ChangeColumn(
             "24 h change",
             unit="%",
             help="Last price against the last price at or before 24 hours earlier; - without one",
@@ -208,12 +208,8 @@ def format_volume(volume: int) -> str:
 
 
 def _round(value: Decimal | None) -> float | None:
-    """Round a percentage as it is shown; otherwise a table shows a small loss as -0.00."""
+    """Round a percentage as texts round it (the browser rounds 0.125 up); adding 0 makes -0.0 plain."""
     return None if value is None else float(round(value, 2)) + 0.0
-
-
-def _float(value: Decimal | None) -> float | None:
-    return None if value is None else float(value)
 
 
 def describe_moved_weeks(weeks: int, now: datetime) -> str:

@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 from core import EnhancedDatabaseService
+from core.health import scrape_own
 from core.http_client import FetchFailed
 from core.metrics.scrape import Scrape
 from dashboard import runtime
 from dashboard.monitoring.prometheus import Prometheus
 from dashboard.monitoring.queries import CHARTED, TABULATED, build_present_promql, build_promql
-from dashboard.monitoring.sampler import Metrics, Reading, scrape_own
+from dashboard.monitoring.sampler import Metrics, Reading
 
 CHART_POINTS = 120
 MINIMUM_STEP_SECONDS = 15
@@ -40,7 +41,7 @@ def find_health(
     reading: Reading, metrics: Metrics | None, service: EnhancedDatabaseService
 ) -> tuple[Scrape, Mapping[str, str]]:
     """Return the newest scrape for the health cards, of all processes or else of this one, and reasons."""
-    own = scrape_own(service, reading.health)
+    own = scrape_own(service.metrics, reading.health)
     if metrics is None or (metrics.source == "exporter" and reading.error):
         return own, own.reasons
     return metrics.scrape, metrics.scrape.reasons or own.reasons

@@ -12,7 +12,7 @@ import streamlit as st
 from core import EnhancedDatabaseService
 from core.records import LeaderboardEntry, MarketEvent
 from dashboard import live, runtime, states
-from dashboard.elements import CARD_PIXELS, build_change_column, show_folded, show_metric, show_table
+from dashboard.elements import CARD_PIXELS, ChangeColumn, show_folded, show_metric, show_table
 from dashboard.formats import (
     LAST_SESSION,
     build_player_link,
@@ -191,8 +191,8 @@ def _show_table(sessions: Sessions) -> None:
             "played": number("Played", format="%,d", help=tables.PLAYED_HELP),
             "traded": number("Traded", format="%,d", help=tables.TRADED_HELP),
             "players": number("Players with a score", format="%,d"),
-            "median": build_change_column("Median return", unit="%", help=tables.RETURN_HELP),
-            "best": build_change_column("Best return", unit="%", help=tables.RETURN_HELP),
+            "median": ChangeColumn("Median return", unit="%", help=tables.RETURN_HELP),
+            "best": ChangeColumn("Best return", unit="%", help=tables.RETURN_HELP),
             "quests": number("Quests completed", format="%,d", help=tables.QUESTS_HELP),
             "events": number("Events of the day", format="%,d", help=tables.EVENTS_HELP),
             "signed_up": number("Players", format="%,d", help=tables.PLAYERS_HELP),

@@ -129,17 +129,13 @@ def build_sessions_table(sessions: Sequence[SessionSummary], *, today: date) -> 
             "played": [session.played for session in sessions],
             "traded": [session.traded for session in sessions],
             "players": [session.players for session in sessions],
-            "median": [_float(session.median_return) for session in sessions],
-            "best": [_float(session.best_return) for session in sessions],
+            "median": pd.Series([session.median_return for session in sessions], dtype=float),
+            "best": pd.Series([session.best_return for session in sessions], dtype=float),
             "quests": [session.quests_completed for session in sessions],
             "events": [session.events for session in sessions],
             "signed_up": [session.signed_up for session in sessions],
         }
     )
-
-
-def _float(value: Number | None) -> float | None:
-    return None if value is None else float(value)
 
 
 def describe_movers(market: Market, now: datetime) -> str:

@@ -10,7 +10,7 @@ import streamlit as st
 
 from core.records import PlayerScore, Portfolio, Quest, User
 from dashboard.categories import Category
-from dashboard.elements import CARD_PIXELS, build_change_column, show_metric, show_table
+from dashboard.elements import CARD_PIXELS, ChangeColumn, show_metric, show_table
 from dashboard.formats import (
     escape_markdown,
     format_day,
@@ -33,15 +33,13 @@ _money = partial(_number, format="dollar")
 
 GAIN_COLUMNS: Final = {
     "symbol": _text("Symbol", pinned=True, width=110),
-    "gain": build_change_column("Gain ($)", help="Realised and unrealised, over the window"),
-    "points": build_change_column(
-        "Gain (pts)", places=4, help="The gain in percent of the starting cash of 10,000"
-    ),
-    "session": build_change_column("Newest session ($)", help="The gain in the newest session played"),
+    "gain": ChangeColumn("Gain ($)", help="Realised and unrealised, over the window"),
+    "points": ChangeColumn("Gain (pts)", places=4, help="The gain in percent of the starting cash of 10,000"),
+    "session": ChangeColumn("Newest session ($)", help="The gain in the newest session played"),
     "shares": _number("Shares held", format="localized", help="In the newest session played"),
     "paid": _money("Paid a share ($)", help="Average price of the shares held"),
-    "realised": build_change_column("Realised ($)", help="Sales, less what the sold shares cost"),
-    "unrealised": build_change_column(
+    "realised": ChangeColumn("Realised ($)", help="Sales, less what the sold shares cost"),
+    "unrealised": ChangeColumn(
         "Unrealised ($)", help="Value of the shares held at the end of each session, less their cost"
     ),
     "bought": _money("Bought ($)", help="Sum of all purchases in the window"),
@@ -52,8 +50,8 @@ GAIN_COLUMNS: Final = {
 SESSION_COLUMNS: Final = {
     "session": st.column_config.DateColumn("Session", format="YYYY-MM-DD", pinned=True),
     "value": _money("Total value"),
-    "change": build_change_column("Day change ($)"),
-    "change_percent": build_change_column("Day change (%)", unit="%"),
+    "change": ChangeColumn("Day change ($)"),
+    "change_percent": ChangeColumn("Day change (%)", unit="%"),
     "cash": _money("Cash"),
     "invested": _money("Invested"),
     "state": _text("State"),
