@@ -145,10 +145,16 @@ class ConnectionPool:
             if not self._pending and self._may_grow():
                 self._grow()
                 return None
-            self._counts["requests_queued"] += 1
-            request = PendingRequest()
-            self._pending[request] = None
+            request = self._enqueue()
         return self._wait(request, operation, started)
+
+    def _enqueue(self, *, is_first: bool = False) -> PendingRequest:
+        request = PendingRequest()
+        self._pending[request] = None
+        if is_first:
+            self._pending.move_to_end(request, last=False)
+        self._counts["requests_queued"] += 1
+        return request
 
     def _may_grow(self) -> bool:
         """Say whether another connection may be opened."""
@@ -163,23 +169,19 @@ class ConnectionPool:
         """
         with self._lock:
             others = self._size - 1
-            if error.is_refused and others > 0 and not self._is_closed:
+            may_wait = error.is_refused and others > 0 and not self._is_closed
+            if may_wait:
                 self._learn_cap(others, error)
                 self._size = others
                 if self._idle:
                     return self._idle.pop()
-                # first in the queue: this request is older than the pending ones
-                request = PendingRequest()
-                self._pending[request] = None
-                self._pending.move_to_end(request, last=False)
-                self._counts["requests_queued"] += 1
+                # this request is older than the pending ones
+                request = self._enqueue(is_first=True)
                 self._drained.notify_all()
-            else:
-                request = None
-        if request is None:
-            self._release_slot()
-            raise error
-        return self._wait(request, operation, started)
+        if may_wait:
+            return self._wait(request, operation, started)
+        self._release_slot()
+        raise error
 
     def _learn_cap(self, size: int, error: ConnectFailed) -> None:
         if self._cap == self._limit:

@@ -80,9 +80,7 @@ def check_id(value: Any, name: str) -> UUID:
 
 def check_ids(values: Any, name: str, *, most: int | None = None) -> list[UUID]:
     """Return UUIDs given as such or as texts."""
-    if isinstance(values, str | bytes | UUID) or not isinstance(values, Iterable):
-        raise InvalidInput(f"{name} is {show(values)}; give a list of UUIDs")
-    ids = [check_id(value, name) for value in values]
+    ids = [check_id(value, name) for value in _check_list(values, name, "a list of UUIDs")]
     if most is not None and len(ids) > most:
         raise InvalidInput(f"{name} has {len(ids)} ids; give at most {most}")
     return ids
@@ -116,10 +114,15 @@ def check_callable(value: Any, name: str) -> None:
 
 
 def check_each(values: Any, name: str, check: Callable[[Any], T]) -> list[T]:
-    """Return the checked values of a list; a text or a mapping is not a list."""
+    """Return the checked values of a list."""
+    return [check(value) for value in _check_list(values, name, "a list")]
+
+
+def _check_list(values: Any, name: str, wanted: str) -> Iterable[Any]:
+    """Return what can be iterated; a text or a mapping is not a list."""
     if isinstance(values, str | bytes | bytearray | Mapping) or not isinstance(values, Iterable):
-        raise InvalidInput(f"{name} is {show(values)}; give a list")
-    return [check(value) for value in values]
+        raise InvalidInput(f"{name} is {show(values)}; give {wanted}")
+    return values
 
 
 def list_accepted(values: Iterable[T], check: Callable[[T], object]) -> list[T]:
@@ -136,9 +139,7 @@ def list_accepted(values: Iterable[T], check: Callable[[T], object]) -> list[T]:
 
 def check_records(values: Any, kind: type[T], name: str, element: str) -> Iterator[T]:
     """Return an iterator over records of one kind; raises with the place of the first of another kind."""
-    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
-        raise InvalidInput(f"{name} is {show(values)}; give a list of {kind.__name__}")
-    return _check_kinds(values, kind, element)
+    return _check_kinds(_check_list(values, name, f"a list of {kind.__name__}"), kind, element)
 
 
 def _check_kinds(values: Iterable[Any], kind: type[T], element: str) -> Iterator[T]:
