@@ -164,7 +164,7 @@ def _split(lines: Sequence[str], separator: str) -> Iterator[_Record]:
             if any(plain):
                 yield _Record(before + 1, plain)
             before = reader.line_num
-    except csv.Error:  # the rows will be refused with their line
+    except csv.Error:  # reading the rows raises the same error with its line
         return
 
 
@@ -204,7 +204,7 @@ def _are_symbols_of(fields: list[str], names: list[str]) -> bool:
 
 
 def _add_rows(header: _Header, records: list[_Record]) -> _Header:
-    """Add the first rows, and make as many names as they have fields when the last column is empty."""
+    """Add the first rows to the header; where all of them end in an empty field, name its column too."""
     names, rows = header.names, [record.fields for record in records[:_SAMPLE_ROWS]]
     widths = Counter(map(len, rows)).most_common(1)
     width = widths[0][0] if widths else len(names)
@@ -333,7 +333,7 @@ class _Columns:
         unknown = [n for n, name in enumerate(self._names) if name is None and header.cells(n)]
         dated = [n for n in unknown if self._find_date_forms(n) and not header.cells(n)[0].isdigit()]
         if len(dated) == 1 or (named and not dated):
-            return (dated or named)[0]  # the rows of a named one without days will be refused
+            return (dated or named)[0]  # where a named column holds no days, its rows are refused later
         raise self._fail(f"no column date; {self._columns}; name one with --columns date=NAME")
 
     def _find_date_forms(self, column: int) -> list[str]:
@@ -346,7 +346,7 @@ class _Columns:
         ranks = {column: name.rank for column in self._list("symbol") if (name := self._names[column])}
         usable = [column for column, rank in ranks.items() if _are_symbols(rank, self._header.cells(column))]
         if ranks:
-            # names of companies are no symbols, but they must not be several either
+            # a column of company names gives no symbols, but shows whether a file has one company or several
             self.shared["symbol"] = self._choose("symbol", usable or [*ranks])
         if self._options.symbol:
             return self._options.symbol.upper(), "--symbol"

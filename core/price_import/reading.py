@@ -202,7 +202,7 @@ def _describe_file(reader: FileReader) -> Iterator[str]:
     preamble = text.skipped_lines - bool(dialect.header_line)
     if preamble:
         yield f"{preamble} more lines above the first row"
-    # without the symbol itself: files that differ by it alone are alike
+    # not the symbol itself: files that differ only in their symbol share one description
     yield f"symbol: from {dialect.symbol_from}"
     time = f", time {dialect.describe(dialect.shared['time'])}" if "time" in dialect.shared else ""
     date_name = dialect.describe(dialect.shared["date"])

@@ -1,7 +1,7 @@
 """Parses the rows of one price file, a whole column at a time.
 
-Owns the rules of a valid row, and which rows are skipped because they are no trading day. Prices are
-adjusted when the file has an adjusted close. Only a row that breaks a rule is looked at on its own.
+Owns what makes a row invalid, which rows are skipped because they are no trading day, and what is said of
+both; the rules of prices are in `bars`. Only a row that breaks a rule is looked at on its own.
 """
 
 import re
@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from core.errors import PriceFileError
+from core.price_import.bars import EVENT, Bars, RowCheck
 from core.price_import.dialect import Dialect, Series
 from core.price_import.options import ReadingOptions, Split
 from core.price_import.sources import Batch, Source, read_batches
-from core.price_import.table import Columns, round_adjusted
+from core.price_import.table import Columns
 from core.price_import.text_columns import (
     Mask,
     Moments,
@@ -25,29 +26,16 @@ from core.price_import.text_columns import (
     find_date_forms,
     matches,
     parse_days,
-    parse_numbers,
     parse_ratio,
     parse_times,
     to_array,
     to_column,
 )
 from core.price_import.vocabulary import PRICES, parse_currency, parse_symbol
-from core.simulation.amounts import Floats
 from core.simulation.history import last_closed_day
 
 FIRST_DAY: Final = date(1900, 1, 1)
 """Earlier days are typing errors."""
-
-MIN_PRICE: Final = 1e-10
-MAX_PRICE: Final = 1e9
-MAX_VOLUME: Final = 2.0**53
-"""Up to here a float holds every whole number."""
-
-TOLERANCE: Final = 0.01
-"""How far open and close may lie outside low and high: vendors adjust and correct each on its own."""
-
-_EVENT: Final = "(?i)dividend|stock split"
-"""A row that tells of one has this text where a price should stand."""
 
 _NOTE: Final = (
     r"(?i)^\W*(?:total|sum|average|avg|mean|median|count|min|max|std|source|note|data|downloaded|copyright)\b"
@@ -91,14 +79,6 @@ class Tally:
             yield f"{count} x {kind}, first {first.file}:{first.line}{reason}"
 
 
-class _Check(NamedTuple):
-    """Rows that break one rule; `reason` is formatted with the texts of a row."""
-
-    kind: str
-    broken: Mask
-    reason: str
-
-
 class FileReader:
     """Reads one file of a known dialect, and keeps what was found in it and what was skipped.
 
@@ -140,7 +120,8 @@ class FileReader:
                 yield columns
             for problem in sorted(problems, key=lambda problem: problem.line):
                 if problem.line in batch.lines[batch.spans]:
-                    raise self._fail(problem.line, _OPEN_QUOTE)  # never skipped: it may swallow many rows
+                    # never skipped: an open quote may take in many rows
+                    raise self._fail(problem.line, _OPEN_QUOTE)
                 if not self._options.skip_invalid:
                     raise self._fail(problem.line, problem.reason)
                 self.invalid.add(problem)
@@ -203,7 +184,7 @@ class FileReader:
             if "\n" in text.strip():
                 raise self._fail(line, _OPEN_QUOTE)
             is_note = re.search(_NOTE, plain) and (count == 1 or not re.search(_DAY_LIKE, plain))
-            if is_note or re.search(_EVENT, plain) or (count == 1 and re.search(_SENTENCE, plain)):
+            if is_note or re.search(EVENT, plain) or (count == 1 and re.search(_SENTENCE, plain)):
                 self.skipped.add(Problem(self._source.name, line, "notes and totals", repr(plain[:60])))
             elif plain:
                 reason = f"{count} fields where {wanted} {self.dialect.text.width}"
@@ -216,7 +197,7 @@ class FileReader:
         columns = {**series.columns, **self.dialect.shared}
         texts = {meaning: batch.columns[column] for meaning, column in columns.items()}
         moments = self._parse_moments(batch, texts)
-        bars = _Bars(texts, len(batch.lines), self.dialect.decimal, self._options.scale or 1.0)
+        bars = Bars(texts, len(batch.lines), self.dialect.decimal, self._options.scale or 1.0)
         skipped = self._skip_rows(batch, moments, bars)
         codes = self._parse_symbols(batch, series, skipped, symbols)
         checks = [*self._check_keys(codes, moments), *bars.check()]
@@ -257,7 +238,7 @@ class FileReader:
             moments = replace(moments, seconds=np.where(is_time, seconds, -1).astype(np.int32))
         return moments
 
-    def _skip_rows(self, batch: Batch, moments: Moments, bars: "_Bars") -> Mask:
+    def _skip_rows(self, batch: Batch, moments: Moments, bars: Bars) -> Mask:
         """Return which rows are no trading day, and count them by kind."""
         names, date_column = self.dialect.names, self.dialect.shared["date"]
         dates, is_day = batch.columns[date_column], moments.days > 0
@@ -308,20 +289,22 @@ class FileReader:
             self._codes[text] = -1 if symbol is None else symbols.setdefault(symbol, len(symbols))
         return np.array([self._codes.get(text, -1) for text in texts], np.int32)[places]
 
-    def _check_keys(self, codes: Any, moments: Moments) -> Iterator[_Check]:
+    def _check_keys(self, codes: Any, moments: Moments) -> Iterator[RowCheck]:
         days = moments.days
-        yield _Check(
+        yield RowCheck(
             "symbol is none",
             codes == -1,
             "symbol {symbol!r} is not 1 to 32 letters, digits and marks without spaces; choose the column"
             " with --columns symbol=NAME, or give --symbol",
         )
-        yield _Check("date is no day", days == 0, f"date {{date!r}} is not a day as {self.dialect.date_form}")
-        yield _Check("time is none", moments.seconds < 0, "time {time!r} is not a time of day")
+        reason = f"date {{date!r}} is not a day as {self.dialect.date_form}"
+        yield RowCheck("date is no day", days == 0, reason)
+        yield RowCheck("time is none", moments.seconds < 0, "time {time!r} is not a time of day")
         is_old = (days > 0) & (days < FIRST_DAY.toordinal())
-        yield _Check("date is too old", is_old, f"date {{date!r}} is before {FIRST_DAY}")
+        yield RowCheck("date is too old", is_old, f"date {{date!r}} is before {FIRST_DAY}")
         is_early = days > self._last_day
-        yield _Check("date is in the future", is_early, "date {date!r} is no trading day that has closed yet")
+        reason = "date {date!r} is no trading day that has closed yet"
+        yield RowCheck("date is in the future", is_early, reason)
 
     def _refuse_two_date_forms(self, batch: Batch, dates: Any, broken: Mask) -> None:
         """Refuse a file with DD/MM on one line and MM/DD on another: neither can be trusted."""
@@ -332,9 +315,7 @@ class FileReader:
                 reason = f"date {dates[rows[0]].as_py()!r} is {_OTHER_FORM[form]}, but other lines are {form}"
                 raise self._fail(int(batch.lines[rows[0]]), reason)
 
-    def _note(
-        self, batch: Batch, texts: dict[str, Any], bars: "_Bars", moments: Moments, valid: Mask
-    ) -> None:
+    def _note(self, batch: Batch, texts: dict[str, Any], bars: Bars, moments: Moments, valid: Mask) -> None:
         """Keep what a row does not hold: zones, currencies, and counts of what was mended."""
         self.is_zoned = self.is_zoned or bool((valid & ~np.isnan(moments.offsets)).any())
         if bars.adjusted is not None:
@@ -363,90 +344,3 @@ class FileReader:
                 f"prices in {currency}, but in {other} on line {first}; a file has one currency:"
                 f" choose with --where {name}={written}",
             )
-
-
-class _Bars:
-    """The bars of one series in a batch.
-
-    `prices` are as written, NaN where a field is no number; `stored` has open, high, low and close
-    as they will be stored: adjusted, with low and high widened where they were off by a rounding.
-    """
-
-    def __init__(self, texts: dict[str, Any], rows: int, decimal: str, scale: float) -> None:
-        nothing: tuple[Floats, Mask] = (np.full(rows, np.nan), np.ones(rows, np.bool_))
-        parsed = {name: parse_numbers(texts[name], decimal) if name in texts else nothing for name in PRICES}
-        self.texts = texts
-        self.prices = {name: values / scale for name, (values, _) in parsed.items()}
-        self.missing = {name: missing for name, (_, missing) in parsed.items()}
-        self.volume, self.no_volume = (
-            parse_numbers(texts["volume"], decimal, suffixes=True) if "volume" in texts else nothing
-        )
-        self.adjusted = parse_numbers(texts["adjusted"], decimal)[0] / scale if "adjusted" in texts else None
-        self.stored = self._build()
-
-    def _build(self) -> list[Floats]:
-        opens, high, low, close = self.prices.values()
-        high = np.where(self.missing["high"], np.nan, np.fmax(high, np.fmax(opens, close)))
-        low = np.where(self.missing["low"], np.nan, np.fmin(low, np.fmin(opens, close)))
-        if self.adjusted is None:
-            return [opens, high, low, close]
-        with np.errstate(all="ignore"):  # the checks find invalid numbers
-            factor = self.adjusted / close
-            # not close * factor, which can round to another digit than the one given
-            return [
-                round_adjusted(value)
-                for value in (opens * factor, high * factor, low * factor, self.adjusted)
-            ]
-
-    def are_without_trade(self) -> Mask:
-        """Return which rows have no price, or nothing but a close that was carried forward."""
-        opens, high, low, close = (values == 0 for values in self.prices.values())
-        is_still = opens & high & low & (close | (np.nan_to_num(self.volume) == 0))
-        return np.asarray(np.logical_and.reduce(list(self.missing.values())) | is_still)
-
-    def are_events(self) -> Mask:
-        """Return which rows tell of a dividend or split instead of a price."""
-        is_text = np.isnan(self.prices["close"])
-        return matches(self.texts["close"], _EVENT) if is_text.any() else is_text
-
-    def are_whole(self) -> Mask:
-        """Return which rows have whole prices only."""
-        return np.asarray(
-            np.logical_and.reduce([values == np.rint(values) for values in self.prices.values()])
-        )
-
-    def list_mended(self) -> Iterator[tuple[str, Mask]]:
-        """Yield what was completed or rounded, and in which rows."""
-        opens, high, low, close = self.prices.values()
-        partly = [self.missing[name] for name in PRICES[:3] if name in self.texts] or [
-            np.zeros_like(self.no_volume)
-        ]
-        yield "open, high or low missing: the close stands for it", np.logical_or.reduce(partly)
-        outside = (np.fmin(opens, close) < low) | (np.fmax(opens, close) > high)
-        yield f"open or close up to {TOLERANCE:.1%} outside low and high, which were widened", outside
-        if "volume" in self.texts:
-            yield "volume missing: 0", self.no_volume
-            yield "volume with a fraction: rounded", (self.volume != np.rint(self.volume)) & ~self.no_volume
-
-    def check(self) -> Iterator[_Check]:
-        """Yield the rules in the order in which a row's first problem is reported."""
-        low, high = self.prices["low"], self.prices["high"]
-        for name, values in self.prices.items():
-            broken = ~((values > 0) & (values <= MAX_PRICE)) & (~self.missing[name] | (name == "close"))
-            reason = f"{name} {{{name}!r}} is not a price above 0 and up to {MAX_PRICE:.0f}"
-            yield _Check(f"{name} is no price", broken, reason)
-        yield _Check("low is above high", low > high, "low {low} is above high {high}")
-        for name in ("open", "close"):
-            values = self.prices[name]
-            outside = (values < low * (1 - TOLERANCE)) | (values > high * (1 + TOLERANCE))
-            reason = f"{name} {{{name}}} is not between low {{low}} and high {{high}}"
-            yield _Check(f"{name} is not between low and high", outside, reason)
-        no_number = ~(self.no_volume | ((self.volume >= 0) & (self.volume <= MAX_VOLUME)))
-        yield _Check("volume is no number", no_number, "volume {volume!r} is not a number from 0")
-        if self.adjusted is not None:
-            no_price = ~((self.adjusted > 0) & (self.adjusted <= MAX_PRICE))
-            reason = "adjusted close {adjusted!r} is not a price above 0"
-            yield _Check("adjusted close is no price", no_price, reason)
-        out_of_range = np.logical_or.reduce([(bar < MIN_PRICE) | (bar > MAX_PRICE) for bar in self.stored])
-        reason = f"adjusted or scaled, a price is below {MIN_PRICE:.10f} or above {MAX_PRICE:.0f}"
-        yield _Check("price is out of range", out_of_range, reason)

@@ -31,8 +31,10 @@ RATIOS: Final = (1.5, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25, 30, 40, 50, 100)
 
 _FIRST_ROWS: Final = 10_000
 _LEAST_JUMP: Final = 0.25
-_NEAR: Final = 0.14  # of the logarithm: prices also move on the day of a split
-_LARGE_SPLIT: Final = 0.2  # of the logarithm: of smaller ones prices do not tell
+# Differences of logarithms: how far a jump may be from a split's ratio, because prices move on that day too,
+# and the smallest split that prices alone can show.
+_NEAR: Final = 0.14
+_LARGE_SPLIT: Final = 0.2
 _LOOKED_AT: Final = 500  # days of a symbol are enough to tell how far they are apart
 _INTERVALS: Final = ((300, "year"), (80, "quarter"), (25, "month"), (6, "week"))
 
@@ -47,7 +49,7 @@ class TableBuilder:
         self._columns = {name: np.empty(_FIRST_ROWS, kind) for name, kind in TYPES.items()}
 
     def add(self, part: Columns) -> None:
-        """Append rows of the last file; their codes are those of `symbols`."""
+        """Append rows of the last file; `symbols` has their codes."""
         first, self.rows = self.rows, self.rows + len(part["code"])
         for name, column in self._columns.items():
             if self.rows > len(column):
@@ -116,7 +118,7 @@ class PriceTable:
         return np.where(np.isnan(self["open"][rows]), self["close"][rows], self["open"][rows])
 
     def find_day(self, symbol: str, day: int) -> tuple[slice, int]:
-        """Return the rows of a symbol, and the number of the first one that is not before a day."""
+        """Return the rows of a symbol, and the number of its first row of `day` or later."""
         rows = self.rows_of(self.symbols.index(symbol))
         return rows, rows.start + int(np.searchsorted(self["day"][rows], day))
 
@@ -167,7 +169,7 @@ def join_days(table: PriceTable) -> tuple[PriceTable, int]:
     starts = np.flatnonzero(is_new)
     counts = np.diff(np.append(starts, len(table)))
     days = np.cumsum(is_new) - 1
-    # of each file: on how many days it has several rows, on how many one
+    # for each file: the number of days with several rows, and of days with rows at all
     pairs, sizes = np.unique(table["file"].astype(np.int64) * len(starts) + days, return_counts=True)
     files = pairs // len(starts)
     many = np.bincount(files, sizes > 1, minlength=len(table.files))

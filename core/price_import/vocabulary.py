@@ -145,7 +145,7 @@ def _parse_with_affix(name: str) -> Name | None:
     behind = [(name[:place], name[place + 1 :]) for place in reversed(places)]
     for word, around in before + behind:
         found = _MEANINGS.get(_compact(word))
-        # of the loose names none: a "unit price" is no price of a day
+        # loose names do not count here: a "unit price" is no price of a day
         if found and is_price(found) and found.rank < _LOOSE_RANK and (affix := _parse_affix(around)):
             return found._replace(affix=affix)
     return None
