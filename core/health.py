@@ -110,7 +110,7 @@ class HealthEvaluator:
             asked_at, timestamp = self._monotonic(), self._clock()
             health = self._run(deadline, timestamp)
             if limit_seconds == CHECK_SECONDS:
-                # a check that had less time may be called failed for that alone
+                # a check that had less time may have failed for lack of time alone
                 self._last, self._last_at = health, asked_at
             return health
         finally:
@@ -151,7 +151,7 @@ class HealthEvaluator:
         diagnosis = found or Diagnosis(is_usable=False, reason=f"no answer within {seconds:.1f} s")
         bypass = self._find_bypass()
         if diagnosis.reason is None and bypass is not None:
-            # the server answers everybody else, or has just begun to
+            # the server answers other clients, or has just begun to answer
             diagnosis = Diagnosis(is_usable=True, reason=f"this process: {bypass}")
         return diagnosis, seconds
 
@@ -167,7 +167,7 @@ class HealthEvaluator:
         return "degraded" if is_limited else "healthy"
 
     def _examine_database(self) -> DatabaseFinding:
-        """Connect and ask; on a connection of before, a server that is full would look healthy."""
+        """Ask on a new connection: an old one still works when the server accepts no further connection."""
         try:
             connection = BoundedConnection(
                 self._settings, CLIENT_NAME, limit_seconds=CHECK_SECONDS, connector=self._connector
@@ -197,7 +197,7 @@ class HealthEvaluator:
 def _name_database_state(found: DatabaseFinding, pool: PoolUse) -> str:
     if found.migrations is not None:
         return "degraded" if found.is_read_only else "healthy"
-    # open connections still work
+    # a full server refuses new connections, but the pool's open ones still work
     return "degraded" if found.is_full and pool.pool_size else "unhealthy"
 
 

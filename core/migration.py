@@ -45,10 +45,10 @@ logger = logging.getLogger(__name__)
 HISTORY_TABLE = "schema_migration"
 # Any fixed number: "echo" in ASCII. Every starter of every version must use the same.
 ADVISORY_LOCK = 0x6563686F
-# For another starter: rewriting years of ticks may take that long.
+# How long to wait for another starter, which may be rewriting years of ticks.
 WAIT_SECONDS = 600.0
 WAIT_POLL_SECONDS = 0.25
-# For a lock on a table in use: while a migration waits for it, later statements on the table wait too.
+# How long to wait for the lock on a table in use: later statements on the table wait behind the migration.
 TABLE_WAIT_SECONDS = 60.0
 HAS_HISTORY = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = %s)"
 HISTORY_COLUMNS = """

@@ -337,7 +337,7 @@ class LeaderboardEntry(Model):
 class LeaderboardCounter(Model):
     """How many entries of a leaderboard are from one place to the begin of the next bucket.
 
-    The sum over equal places counts; triggers of the migrations keep it exact. `depth` is
+    Several rows may have one place: their sum is the number, which triggers keep exact. `depth` is
     minus the score, so that the three columns have the order of a leaderboard.
     """
 
@@ -374,7 +374,7 @@ class MarketEvent(Model):
     created_at = _now()
 
     class Meta:
-        """Read newest first, of all or of a type."""
+        """Events are read newest first: all of them, or those of one type."""
 
         table_name = "market_events"
         constraints: ClassVar[list[Any]] = [
@@ -408,7 +408,7 @@ class AuditEvent(Model):
     transaction_id = BigIntegerField(constraints=[SQL("DEFAULT (pg_current_xact_id()::text)::bigint")])
 
     class Meta:
-        """Read newest first: by time, actions alone, or one row; belongs to no player, so that it stays."""
+        """Read newest first: by time, actions alone, or one row; no event belongs to a player."""
 
         table_name = "audit_events"
         primary_key = CompositeKey("created_at", "id")

@@ -220,7 +220,7 @@ def _check_leaderboards(service: EnhancedDatabaseService, user: User, category: 
         lambda: getattr(service.find_leaderboard_summary(*leaderboard), "players", 0),
         _at_least(1),
     )
-    # which players it has may be some minutes old, and of another run
+    # its players may be some minutes old, and of another run of the self-test
     yield (
         "get_period_leaderboard",
         lambda: service.get_period_leaderboard(*leaderboard, sessions=1).days,
@@ -232,7 +232,7 @@ def _check_leaderboards(service: EnhancedDatabaseService, user: User, category: 
         lambda: all(found.day == SESSION for found in service.get_market_returns(SESSION, SESSION)),
         True,
     )
-    # up to 15 s old, so it may not know the symbol yet
+    # the answer may be 15 s old, so it may lack the new symbol
     yield "get_price_statistics", lambda: isinstance(service.get_price_statistics(), tuple), True
     before_all = datetime.min.replace(tzinfo=UTC)
     yield "list_prices_at", lambda: service.list_prices_at([("AAPL", before_all)]), (None,)

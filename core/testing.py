@@ -171,12 +171,12 @@ def _start(program: ServerProgram, port: int | None) -> tuple[int, subprocess.Po
     for _ in range(PORT_ATTEMPTS if port is None else 1):
         chosen = port or find_free_port()
         if not is_port_free(chosen):
-            continue  # the probe would find the other server there
+            continue  # another server has the port, and would answer the probe
         process = _launch(program, chosen)
         try:
             if _wait_until_ready(program, chosen, process):
                 return chosen, process
-        except BaseException:  # Ctrl-C included: never leave a server behind
+        except BaseException:  # also after Ctrl-C: leave no server behind
             _stop(process, program.stop_signal)
             raise
     if not is_port_free(chosen):

@@ -144,7 +144,7 @@ def show_section(key: Hashable, *, load: Callable[[], T], show: Callable[[T], No
                 )
             )
 
-    # no |=, which would read the flag before the section sets it
+    # not `|=`, which reads the flag before the section has set it
     if not states.run_part(show_reading, is_live=run.interval is not None):
         run.is_failing = True
 
@@ -157,12 +157,12 @@ def show_live(part: Callable[[], None], *, seconds: int) -> None:
     is_first_part = page.parts == 1
 
     def show() -> None:
-        # the first call belongs to the run of the page, later ones are runs of their own
+        # the first call is part of the page's run; each later call is a run of its own
         nonlocal page
         run, page = replace(page, interval=interval, oldest=None), _Run(interval=interval)
         _run.set(run)
         with loading():
-            # no |=, which would read the flag before the sections set it
+            # not `|=`, which reads the flag before the sections have set it
             if not states.run_part(part, is_live=interval is not None):
                 run.is_failing = True
         cache = runtime.get_service().cache_stats()

@@ -147,7 +147,7 @@ def describe_cause(error: Exception) -> str:
     """Return in a few words why a value is old; what nobody expected is logged under an error id."""
     state = find_state(error)
     if state is UNREACHABLE:
-        # logged when it began, not by every section of every visitor
+        # the outage was logged when it began; a line for each section of each visitor would say nothing new
         return state.cause
     error_id = _log(error)
     return f"{state.cause if state else 'reading failed'} (error id `{error_id}` in the log)"

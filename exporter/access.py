@@ -89,7 +89,7 @@ def _load_tls(section: Any, path: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = VERSIONS[version]
     try:
-        # an empty password: a key that has one is an error, and no question on the terminal
+        # with an empty password an encrypted key is an error, instead of a question on the terminal
         context.load_cert_chain(certificate, key, password="")
     except (OSError, ssl.SSLError) as error:
         reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
@@ -100,7 +100,7 @@ def _load_tls(section: Any, path: Path) -> ssl.SSLContext:
 def _find_file(values: Mapping[str, Any], name: str, path: Path) -> Path:
     if not isinstance(values.get(name), str):
         raise _wrong(f"{TLS} lacks {name}, the name of a PEM file")
-    # like the toolkit: relative to the file that names it
+    # relative to the file that names it, as in exporter-toolkit
     return path.parent / str(values[name])
 
 
@@ -136,7 +136,7 @@ class Passwords:
             try:
                 is_right = bcrypt.checkpw(password.encode(), expected) and name in self._users
             except ValueError:
-                # longer than bcrypt compares, or with a zero byte
+                # bcrypt refuses a password that is too long or has a zero byte
                 return False
             if is_right and len(self._accepted) < REMEMBERED:
                 self._accepted.add(self._digest(name, password))

@@ -33,7 +33,7 @@ OPEN_METRICS = "application/openmetrics-text"
 PLAIN_TEXT = "text/plain"
 # Prometheus's own default, for a client that sends no timeout.
 DEFAULT_TIMEOUT_SECONDS = 10.0
-# For encoding and for the way to Prometheus.
+# What encoding the answer and sending it to Prometheus may take.
 MARGIN_SECONDS = 0.5
 SHORTEST_SECONDS = 0.1
 LONGEST_SECONDS = 60.0
@@ -49,7 +49,7 @@ BUILD = gauge("echo_build_info", "The running release", "version", "revision")
 
 
 class ScrapeRequest(NamedTuple):
-    """What a client asks for: `seconds` for the answer, and the format."""
+    """What a client asks for: the seconds within which to answer, and the format."""
 
     seconds: float = DEFAULT_TIMEOUT_SECONDS - MARGIN_SECONDS
     encode: Callable[[Collector], bytes] = generate_latest

@@ -86,7 +86,7 @@ class CircuitBreaker:
             return self._open() if no_server or self._failed_attempts >= ATTEMPTS else False
 
     def record_refusal(self, reason: str) -> bool:
-        """Note that the server refused a command; return whether its last answer was not a refusal."""
+        """Note that the server refused a command; return whether this is the first refusal in a row."""
         with self._lock:
             is_new = not self._is_refused
             self._is_half_open, self._is_refused = False, True

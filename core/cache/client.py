@@ -196,7 +196,7 @@ class RedisClient:
         return reply
 
     def _note_unawaited(self, reply: Any) -> None:
-        """Note a reply that no caller waits for."""
+        """Look for errors in a reply that no caller waits for."""
         if _is_unknown_script(reply):
             # SCRIPT FLUSH removes all scripts at once
             self._known.clear()

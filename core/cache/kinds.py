@@ -55,7 +55,7 @@ FAMILIES: Final = (*(f"{kind.name}:" for kind in KINDS), _VERSION)
 
 # Deleting a version key outdates every value that was stored under it, without a search for keys.
 USERNAMES_VERSION_KEY: Final = f"{_VERSION}usernames"
-# Of every report that no write invalidates.
+# The version of every report that no write invalidates.
 REPORTS_VERSION_KEY: Final = f"{_VERSION}reports"
 
 _KIND_NAMES: Final = {kind.name: kind.name for kind in KINDS} | {

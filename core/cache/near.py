@@ -23,7 +23,7 @@ Dependents = dict[str, set[str]]
 
 # How many cleared entries are freed at each admission; more than one, so that fewer are left each time.
 FREED_AT_ONCE = 2
-# Results of `get_many` that are kept as a whole, and from which length on: shorter ones are built as fast.
+# So many results of `get_many` are kept as a whole; those of fewer keys are built as fast as they are found.
 KEPT_LISTS = 64
 LEAST_KEYS = 8
 
@@ -236,7 +236,7 @@ class NearCache(Entries):
         self.clear()
 
     def clear(self) -> None:
-        """Drop everything and refuse reads under way: the server has dropped all its keys."""
+        """Drop all values, and keep no result of a read under way: the server has dropped all its keys."""
         self._changes.note_all()
         super().clear()
         self._lists = OrderedDict()

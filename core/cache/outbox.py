@@ -136,7 +136,7 @@ class InvalidationOutbox:
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Return how many keys wait; 1 when all keys of the cache do."""
+        """Return how many keys wait for their invalidation; 1 when every key of the cache waits."""
         return len(self._waiting) or int(bool(self._all_since))
 
     @property

@@ -97,7 +97,7 @@ def is_connection_lost(error: BaseException) -> bool:
         return False
     state = driver_error.pgcode
     if state is None:
-        # libpq's own errors are of the base class, for example that a pooler closed the connection
+        # errors of libpq itself, such as a connection that a pooler closed, have the base class
         is_of_libpq = type(driver_error) is psycopg2.DatabaseError
         return is_of_libpq or isinstance(driver_error, psycopg2.OperationalError | psycopg2.InterfaceError)
     return state in _ENDED_SESSION or (state != QUERY_CANCELED and state[:2] in {"08", "57"})
@@ -185,7 +185,7 @@ def describe_refusal(error: BaseException) -> str:
     """Return why a connection could not be opened: the server's message without addresses."""
     driver_error = _driver_error(error)
     lines = [line.strip() for line in str(driver_error or error).splitlines() if line.strip()]
-    # the part before it names the address
+    # before "failed: " libpq names the address
     reason = (lines[0] if lines else type(error).__name__).rpartition("failed: ")[2]
     return _ADDRESS.sub(lambda found: f"{found['kind']} (hidden)" if found["kind"] else "(hidden)", reason)
 

@@ -121,7 +121,7 @@ class SessionSettings:
             # behind a pooler there is no process number with which to cancel a statement
             local["client_connection_check_interval"] = str(CLIENT_CHECK_MS)
         statements = [
-            # must come first
+            # the server accepts it only before the first query
             f"SET TRANSACTION ISOLATION LEVEL {isolation.upper()};",
             *self._list_given(frozenset() if facts.schema is None else frozenset({"search_path"})),
             *(f"SET LOCAL {name} = {quote_text(value)};" for name, value in local.items()),

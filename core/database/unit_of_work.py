@@ -218,7 +218,7 @@ class UnitsOfWork:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return
-        # runs as soon as the block lets the loop go on
+        # the loop calls it as soon as the block awaits something
         unit.handle = loop.call_soon(_give_up_suspended, unit)
 
     def leave(self, unit: UnitOfWork) -> None:
@@ -247,7 +247,7 @@ def _give_up_ended(unit: UnitOfWork) -> bool:
 def _give_up_suspended(unit: UnitOfWork) -> None:
     """Give a block up that is still open when the event loop continues.
 
-    It would keep its locks while other tasks run. A task that waits for such a lock would block the
+    The block would keep its locks while other tasks run. A task that waits for such a lock would block the
     thread, and so the block itself, until a timeout.
     """
     if not unit.is_left and not _give_up_ended(unit):

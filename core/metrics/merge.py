@@ -225,7 +225,7 @@ def _add_to_buckets(
 
 def _accumulate(name: str, buckets: _Buckets, merged: Merged) -> Iterator[Sample]:
     """Yield cumulative buckets, count and sum; the count of a bucket in a file is not cumulative."""
-    # without its last bound the histogram is just being created by its writer
+    # its writer is still creating a histogram that lacks the last bound
     if float("inf") not in buckets.bounds or not any(merged.present[index] for index in buckets.sums):
         return
     count = 0.0

@@ -117,7 +117,7 @@ AFTER = f"""
         (SELECT * FROM leaderboard_entries WHERE {LEADERBOARD} AND score < %(score)s
          ORDER BY score DESC, created_at, id LIMIT %(limit)s)
     ) AS e ORDER BY e.score DESC, e.created_at, e.id LIMIT %(limit)s"""
-# The same page with ranks.
+# The page of `AFTER` with ranks.
 PAGE_AFTER = f"""
     WITH page AS MATERIALIZED ({AFTER}), first AS MATERIALIZED (
         SELECT score, {count_above("s.score")} AS higher,

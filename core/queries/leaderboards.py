@@ -162,7 +162,7 @@ CLOSE = """
         FROM leaderboard_entries WHERE session_date = %s ORDER BY ctid
     ) AS ranked
     WHERE e.ctid = ranked.ctid AND ranked.rank IS DISTINCT FROM ranked.place"""
-# For two sorts of a million rows, and the join in the trigger.
+# Enough memory for two sorts of a million rows and for the join in the trigger.
 SORT_MEMORY = "SET LOCAL work_mem = '128MB'"
 RESET_MEMORY = "SET LOCAL work_mem TO DEFAULT"
 # Without fresh statistics the planner joins the two sides row by row.
@@ -188,7 +188,7 @@ build_entry = make_builder(LeaderboardEntry, metadata=freeze)
 
 
 def name_leaderboard(category: str, session_date: date, **more: Any) -> dict[str, Any]:
-    """Return the parameters that name a leaderboard, and `more`."""
+    """Return the parameters of a statement that name a leaderboard, and those in `more`."""
     return {"category": category, "day": session_date, **more}
 
 
@@ -278,7 +278,7 @@ def delete_leaderboard(database: Database, session_date: date, category: str) ->
     [(has_counters,)] = database.execute_sql(HAS_COUNTERS, parameters).fetchall()
     if not has_counters:
         return True
-    # not waited for: everybody who writes entries would wait behind this transaction
+    # only tried: while this transaction waited for the lock, every writer of entries would wait behind it
     [(is_alone,)] = database.execute_sql(TRY_WRITERS_LOCK, parameters).fetchall()
     if is_alone:
         database.execute_sql(DELETE_ENTRIES, parameters)

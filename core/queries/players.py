@@ -56,7 +56,7 @@ class _Window(NamedTuple):
         window = ((1 << self.days) - 1) << (self.end if is_recent else self.end - _EARLIER_FROM)
         known_days = _RECENT_DAYS if is_recent else _EARLIER_FROM + _EARLIER_DAYS
         back = f"(back_{self.bits} & {window})"
-        # the first session ever is no return: an earlier one is in the bits, or before all of them
+        # a first session is no return: a player who returns has an earlier one, in the bits or before them
         return f"""
            count(*) FILTER (WHERE {self.bits} & {window} <> 0),
            count(*) FILTER (WHERE joined BETWEEN %(today)s - {self.end + self.days - 1}
@@ -95,7 +95,7 @@ def _came_back(bits: str) -> str:
     return f"{bits} & ~({' | '.join(f'({bits} >> {day})' for day in range(1, AWAY_DAYS + 1))})"
 
 
-# Sessions that were held and that the player missed; that of today can still be played.
+# Sessions that were held and that the player missed; today's can still be played.
 _MISSED = "(%(held)s & ~recent & ~1::bigint)"
 
 
@@ -142,7 +142,7 @@ def build_report_statement(weeks: int, weekday: int) -> str:
     ) AS facts GROUP BY 1, 2, 3"""
 
 
-# Every day of the calendar, held or not.
+# Every day of the calendar, whether a session was held or not.
 _DAYS = f"""
     WITH played AS (
         SELECT session_date AS day, count(*) AS players FROM portfolios
@@ -187,7 +187,7 @@ _UNKNOWN = "u.last_active IS NULL"
 _PREFIX = f"AND {match_prefix('u.username')}"
 _COLUMNS = "u.id, u.username, u.created_at, u.last_active"
 _KNOWN_LAST = "%(last_active)s::timestamptz IS NOT NULL"
-# For each order: the ranges of the index that follow the last player of the page before, and the order.
+# For each order: the ranges of the index after the last player of the previous page, and ORDER BY.
 _RANGES = {
     "last_active": (
         (

@@ -48,7 +48,7 @@ PROBE_INDEX = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off
 
 
 def _set_values(new: str, *, cash: str) -> str:
-    """Return the assignments of an update; `new` is a template of where a new value stands.
+    """Return the assignments of an update; `new` is the template of a new value's name in the statement.
 
     The change is stored in percent of the value before it; a value that was 0 has no percentage.
     """

@@ -209,7 +209,7 @@ class Reencryption(Record, frozen=True):
 
 
 class UnusedIndex(Record, frozen=True):
-    """An index that no query used since `unused_since`; None is since the database was created."""
+    """An index that no query used since `unused_since`, or (None) since the database was created."""
 
     table: str
     index: str

@@ -270,8 +270,8 @@ class PlayerQuest(Record, frozen=True):
 class StuckQuest(Record, frozen=True):
     """A running quest that is stuck, its player, and why; at least one reason holds.
 
-    `is_untouched`: it has no progress. `is_behind`: it has some, but not half as much as the part of its
-    time that is over. `is_unseen`: its player was not seen for 7 days.
+    `is_untouched`: it has no progress. `is_behind`: it has progress, but a smaller part of its target than
+    half of the part of its time that is over. `is_unseen`: its player was not seen for 7 days.
     """
 
     username: str

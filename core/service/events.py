@@ -96,8 +96,8 @@ class Events(ServiceBase):
         """Return the newest events that pass every filter given, newest first, as of now.
 
         `since` is included and `until` is not (None: the end of tomorrow in UTC, because an older
-        release could store later events). `after` is the last event of the page before; `before`
-        is its older name. Raises `InvalidInput`.
+        release could store later events). `after` is the last event of the page before;
+        `before` is the older name of this argument. Raises `InvalidInput`.
         """
         filters = self._check_filters(type=type, sentiment=sentiment, symbol=symbol, since=since, until=until)
         last = check_after(after, MarketEvent)

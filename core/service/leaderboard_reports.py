@@ -47,7 +47,7 @@ from core.service.writes import ServiceBase, stream_pages
 MAX_BINS = 100
 NO_BASE = Decimal(0)
 MAX_PERIOD_SESSIONS = 90
-# Of one statement: each is an index probe, and in an open session a count as well.
+# At most so many in one statement: each is an index probe, and in an open session a count as well.
 MAX_SCORES = 5_000
 
 # Not the context of the caller, which may have any precision and raise on inexact results.

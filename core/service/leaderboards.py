@@ -137,7 +137,7 @@ class Leaderboards(ServiceBase):
         """Set a player's score on a leaderboard and return the entry with its rank.
 
         The score is rounded half-even to two decimals. Empty metadata leaves what is there. The
-        session (None: today's) is up to tomorrow (UTC). Raises `UserNotFound`, `InvalidInput`.
+        session (None: today's) may be any up to tomorrow (UTC). Raises `UserNotFound`, `InvalidInput`.
         """
         category, day = check_category(category), check_session_to_write(session_date, self._clock())
         row = _check_row(user_id, score, metadata)
@@ -161,7 +161,7 @@ class Leaderboards(ServiceBase):
         """Set many scores on one leaderboard, all or none.
 
         One statement per 5,000 rows in one transaction; of two scores of one player the last
-        wins. Scores are rounded half-even to two decimals, and the session (None: today's) is up
+        wins. Scores are rounded half-even to two decimals, and the session (None: today's) may be any up
         to tomorrow (UTC). Players that do not exist are returned as missing. Raises `InvalidInput`,
         naming the place of the update in the batch.
         """

@@ -34,7 +34,7 @@ MAX_POINTS = 500
 MAX_MARKET_DAYS = 3_660
 MAX_PLACES = 50_000
 MAX_WEEKS = 10_000  # 190 years
-# Each of at most 1,000 symbols.
+# How many lists of symbols are remembered, each of at most MAX_SYMBOLS.
 REMEMBERED_LISTS = 64
 
 
@@ -168,7 +168,7 @@ class Market(ServiceBase):
                 for chunk in chunked(checked, CHUNK_ROWS):
                     queries.insert_ticks(database, chunk)
 
-        # deadlocks: a trigger updates the symbols after each chunk
+        # repeated after a deadlock: a trigger updates the symbols after each chunk
         self._repeat(write)
         return len(checked)
 
@@ -368,7 +368,7 @@ def _name_keys(symbols: Any) -> Mapping[str, str]:
         try:
             return _name_keys_once(tuple(symbols))
         except TypeError:
-            # something unhashable, which is not a symbol
+            # one of them is unhashable, so it is no symbol; the check below says so
             pass
     return {market_key(symbol): symbol for symbol in sorted(check_symbols(symbols))}
 

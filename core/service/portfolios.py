@@ -121,11 +121,11 @@ class Portfolios(ServiceBase):
             return found
         keys = [portfolio_key(checked, day)]
         try:
-            # changes nothing if another caller has opened it since
+            # changes nothing if another caller has created the portfolio meanwhile
             self._write_one(keys, queries.create_portfolio, new_id(), checked, day)
         except ConstraintViolated as error:
             raise UserNotFound(f"no user has the id {checked}; create_user makes one") from error
-        # through the cache, which then has it
+        # read through the cache, so that the next reader finds it there
         found = self._cache.get_or_load(_PORTFOLIO, load, checked, day)
         if found is None:
             raise UserNotFound(f"the user {checked} was deleted meanwhile; create_user makes one")
@@ -181,7 +181,7 @@ class Portfolios(ServiceBase):
         """Set a portfolio's value and its change since the session began; return the portfolio.
 
         Amounts are rounded half-even to cents. The change in percent follows from both. The
-        session (None: today's) is up to tomorrow (UTC). Raises `PortfolioNotFound`, `InvalidInput`.
+        session (None: today's) may be any up to tomorrow (UTC). Raises `PortfolioNotFound`, `InvalidInput`.
         """
         now = self._clock()
         day = check_session_date(session_date, now)
@@ -195,7 +195,7 @@ class Portfolios(ServiceBase):
         """Set the values of many portfolios, all or none.
 
         One statement per 10,000 rows in one transaction. Amounts are rounded half-even to cents,
-        sessions are up to tomorrow (UTC). Of two updates of one portfolio the last wins. Updates
+        sessions may be any up to tomorrow (UTC). Of two updates of one portfolio the last wins. Updates
         without a portfolio change nothing and are returned as missing. Raises `InvalidInput`, naming
         the place of the update in the batch.
         """
@@ -211,7 +211,7 @@ class Portfolios(ServiceBase):
                     missing += queries.update_portfolios(database, chunk)
             return missing
 
-        # deadlocks: a batch, and another caller that deletes several of its players
+        # repeated after a deadlock with another caller that deletes several players of the batch
         missing = self._repeat(write)
         return BatchResult(updated=len(checked) - len(missing), missing=tuple(missing))
 
@@ -298,7 +298,7 @@ class Portfolios(ServiceBase):
 
 
 def add_gains(parts: Sequence[PlayerGains]) -> PlayerGains:
-    """Return the sum of a player's gains over several spans of sessions; none is zeros."""
+    """Return the sum of a player's gains over several spans of sessions; zeros for no span."""
     symbols: dict[str, SymbolGain] = {}
     for gain in chain.from_iterable(part.symbols for part in parts):
         known = symbols.get(gain.symbol)

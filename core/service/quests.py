@@ -35,7 +35,7 @@ def quests_key(user_id: UUID) -> str:
     return f"quests:{format_id(user_id)}"
 
 
-# Writes invalidate it; only that a quest ends comes with the clock.
+# Every write invalidates it; a quest that expires by the clock does not.
 _ACTIVE = Cached(QUESTS, tuple[Quest, ...], quests_key, time_dependent=True, is_report=False)
 # A change of a quest does not invalidate the reads below. With millions of quests a sum takes a second.
 _TOTALS = Cached(
@@ -211,7 +211,7 @@ class Quests(ServiceBase):
                 changes.invalidate(*(quests_key(owner) for owner in set(owners)))
             return len(owners)
 
-        # deadlocks: two callers at once lock the rows in any order
+        # repeated after a deadlock: two callers lock the rows in different orders
         return self._repeat(write)
 
     def _check_expiry(self, value: Any) -> datetime | None:

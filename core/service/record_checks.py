@@ -242,7 +242,7 @@ def _numbers(least: int, most: int, *, is_optional: bool = False) -> Column:
 
 
 def _documents() -> Column:
-    # a document with content is checked by itself
+    # only empty documents are plain: any other is checked alone
     return Column(
         lambda value, name, _: freeze(check_document(value, name)),
         frozendict,

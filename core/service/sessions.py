@@ -121,7 +121,7 @@ class Sessions(ServiceBase):
         """Store the final rank of every entry of a session; return how many entries it has.
 
         Safe to repeat. An entry that is written meanwhile may be left with the rank it had.
-        Each statement may take ten minutes, whatever DATABASE_QUERY_TIMEOUT is. The session is up
+        Each statement may take ten minutes, whatever DATABASE_QUERY_TIMEOUT is. The session may be any up
         to tomorrow (UTC). Raises `InvalidInput`.
         """
         if session_date is None:
@@ -132,5 +132,5 @@ class Sessions(ServiceBase):
             with self._write() as (database, _), database.with_long_timeout():
                 return leaderboards.store_ranks(database, day)
 
-        # deadlocks: rows are locked in storage order here, and in the order of their players by batches
+        # repeated after a deadlock: this locks rows in storage order, a batch in the order of its players
         return self._repeat(write)

@@ -243,7 +243,7 @@ def make_tls_context(options: TlsOptions) -> ssl.SSLContext:
                 options.ssl_certfile, options.ssl_keyfile, password=lambda: options.ssl_password or ""
             )
     except OSError as error:
-        # an SSLError is one
+        # an SSLError is an OSError
         raise RedisUrlError(f"parameter {name} cannot be used: {error.strerror or error}") from error
     context.check_hostname = options.ssl_check_hostname and options.ssl_cert_reqs != "none"
     context.verify_mode = _VERIFICATIONS[options.ssl_cert_reqs]

@@ -48,13 +48,13 @@ def _check_http_url(value: SecretStr) -> SecretStr:
     parts = urlsplit(value.get_secret_value())
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("scheme")
-    _ = parts.port  # raises ValueError when it is not a port
+    _ = parts.port  # raises ValueError when the URL has no valid port
     return value
 
 
 def _check_networks(value: str) -> str:
     for network in _split(value):
-        ip_network(network)  # raises ValueError when it is none
+        ip_network(network)  # raises ValueError for anything but an address or a network
     return value
 
 

@@ -57,5 +57,5 @@ def describe_database(database_url: str) -> str:
     except DatabaseUrlError:
         return "(not a connection URL)"
     host = parts.get("host", "localhost").replace("localhost", "127.0.0.1")
-    options = f" {parts['options']}" if "options" in parts else ""  # may choose a schema
+    options = f" {parts['options']}" if "options" in parts else ""  # options may choose another schema
     return f"{host}:{parts.get('port', '5432')}/{parts.get('dbname', '')}{options}"

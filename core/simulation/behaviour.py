@@ -175,7 +175,7 @@ LOOKBACKS: Final = (5, 10, 20, 60)
 MAX_SYMBOLS: Final = 4
 INVESTED_PERCENT: Final = (40, 100)
 _SHARES: Final = (35, 30, 25, 10)  # percent of the players with each strategy
-_CONVICTIONS: Final = 100  # steps of how much more of one symbol a player buys than of another
+_CONVICTIONS: Final = 100  # how much more of one symbol a player buys than of another has so many steps
 _NEVER: Final = 1 << 30  # a position in an order that is never reached
 
 

@@ -23,8 +23,8 @@ if TYPE_CHECKING:  # pyarrow stays out of the live market, which needs no price 
 
 PERCENT_STEP: Final = Decimal("0.0001")
 
-_PERCENT_UNITS: Final = 1_000_000  # 1/10000 of a percent in the ratio 1
-_MAX_UNITS: Final = 10**12  # times as many units of a percent, twice, is within 64 bits
+_PERCENT_UNITS: Final = 1_000_000  # a ratio of 1 is 100 percent, in units of 1/10000 percent
+_MAX_UNITS: Final = 10**12  # multiplied by 2 * _PERCENT_UNITS it fits into 64 bits
 
 _DAY_SECONDS: Final = 86_400
 

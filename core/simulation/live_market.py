@@ -35,8 +35,8 @@ HALF_SPREAD: Final = 0.00025
 
 DAY: Final = timedelta(days=1)
 
-_VOLUME_SPREAD: Final = 0.5  # of the logarithm of a step's volume
-_EVENTS_READ: Final = 200  # far more than a day makes: two for each symbol
+_VOLUME_SPREAD: Final = 0.5  # standard deviation of the logarithm of a step's volume
+_EVENTS_READ: Final = 200  # far more than the events of a day: each symbol has at most two
 
 
 class LiveMarket:
@@ -60,7 +60,8 @@ class LiveMarket:
         self.symbols = symbols
         self.opens = opens
         self.price_units = price_units
-        self._exact = prices.astype(np.float64)  # a step can be smaller than a tick
+        # not rounded: a step can be smaller than the smallest change of a price
+        self._exact = prices.astype(np.float64)
         self._ticks = _find_ticks(self._exact, price_units)
         self._drift = np.array([calibration.drift for calibration in calibrations])
         self._volatility = np.array([calibration.volatility for calibration in calibrations])
@@ -155,7 +156,7 @@ def open_market(service: EnhancedDatabaseService, day: date, daily: DailyPrices)
     daily.read_until(service, symbols, midnight)
     prices = [latest[symbol].price for symbol in symbols]
     opens = [
-        daily.last_close(symbol) or _first_price(service, symbol, midnight, latest[symbol].price)
+        daily.last_close(symbol) or _find_first_price(service, symbol, midnight, latest[symbol].price)
         for symbol in symbols
     ]
     return build_market(
@@ -207,10 +208,10 @@ def _find_ticks(prices: Floats, price_units: int) -> Integers:
     return np.rint(ticks).astype(np.int64)
 
 
-def _first_price(
+def _find_first_price(
     service: EnhancedDatabaseService, symbol: str, midnight: datetime, latest: Decimal
 ) -> Decimal:
-    """Return the first price of a symbol that had none before today."""
+    """Return today's first price of a symbol that has no earlier one."""
     end = midnight + DAY
     candles = service.get_price_history(symbol, midnight, end, "1d")
     return candles[0].open if candles else latest

@@ -97,7 +97,7 @@ class LivePlayers:
 
     def _touch_next(self, service: EnhancedDatabaseService) -> None:
         """Update `last_active` of one player after the other, as people arrive over the day."""
-        with suppress(UserNotFound):  # deleted just now: the next write notices it
+        with suppress(UserNotFound):  # the player was just deleted: the next write notices it
             service.touch_last_active(self.users[self._touched % len(self.users)].id)
         self._touched += 1
 
@@ -174,7 +174,7 @@ def open_players(
         try:
             service.get_current_portfolio(user.id, day)
         except UserNotFound:
-            continue  # deleted since the search
+            continue  # this player was deleted after the search
         present.append(user)
     holdings = _keep_holdings(service, present, day, market, buy_at_open(present, market, daily))
     return LivePlayers(present, day, market=market, holdings=holdings, everyone=everyone)

@@ -124,7 +124,7 @@ class LiveQuests:
     def _store(self, player: PlayerQuests, daily: DailyQuest) -> None:
         try:
             self._service.update_quest_progress(daily.quest.id, to_money(daily.best))
-        except (InvalidInput, QuestNotFound):  # it expired at midnight, or was removed
+        except (InvalidInput, QuestNotFound):  # the quest expired at midnight, or was removed
             player.daily = None
             if player.counted.pop(str(daily.quest.id), None) is not None:
                 self.write_leaderboard([player])

@@ -210,7 +210,7 @@ def _ids_from(number: int) -> Iterator[UUID]:
 def _remove(service: EnhancedDatabaseService, user_ids: list[UUID], progress: Progress) -> None:
     # the last one first, so that an interruption leaves no gap
     for done, user_id in enumerate(reversed(user_ids), 1):
-        with suppress(UserNotFound):  # deleted in the meantime
+        with suppress(UserNotFound):  # another program has deleted the player
             service.delete_user(user_id)
         progress("removing players of another replay", done, len(user_ids))
 

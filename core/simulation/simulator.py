@@ -44,7 +44,7 @@ STOP_SECONDS: Final = 0.8
 """How long the current step may take after a signal; a call that hangs then loses its connection."""
 
 
-class Stopped(Exception):  # a request, not an error
+class Stopped(Exception):  # not called ...Error: it is a request
     """The simulator was asked to stop in the middle of a step."""
 
 
@@ -154,7 +154,7 @@ class Simulator:
     def _move(self, session: LiveSession, now: datetime) -> None:
         market = session.market
         volumes = market.move(self._interval_seconds, self._generator)
-        # read at each step: a day of ticks would take long to read when the simulator starts
+        # read in each step, because reading a day of ticks at the start would take long
         before = self._service.list_prices_at([(symbol, now - DAY) for symbol in market.symbols])
         self._service.insert_market_ticks(market.build_ticks(now, volumes, before))
         market.announce(self._service)

@@ -56,7 +56,7 @@ def judge(
     during: Sequence[Observation],
     after: Sequence[Observation],
 ) -> Verdict:
-    """Compare a signal with its expected values; `faulty` None means that it must not change.
+    """Compare a signal with its expected values; without a `faulty` value the fault must not change it.
 
     The first observation of `during` is the last one before the fault. A signal that must change is
     judged by its value at the end of the fault; one that must not change by all its values.

@@ -191,7 +191,7 @@ def run_drill(drill: Drill, stack: RunningStack, console: Console, *, seconds: f
         during = [before[-1], *_watch(stack, seconds)]
     say("after: the fault is undone")
     wait(lambda seen: is_normal(SIGNALS, seen), RECOVERY_SECONDS)
-    # what was counted until now belongs to the fault
+    # wait until everything that was counted during the fault has been published
     time.sleep(PUBLISHED_SECONDS)
     after = _watch(stack, seconds)
     verdicts = [

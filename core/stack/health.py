@@ -83,7 +83,7 @@ def refuse_other_stack(environment: Mapping[str, str]) -> None:
     try:
         headers = _fetch("/livez", environment).headers
     except FetchFailed:
-        return  # nothing to compare; another stack's servers would refuse the password anyway
+        return  # no exporter answers, so there is no identity to compare
     other = _find_other(headers.get(HEADER.lower(), ""), environment)
     if other is not None:
         raise StackError(

@@ -114,7 +114,7 @@ def describe_other_database(root: Path, recorded: Mapping[str, str]) -> str | No
     try:
         chosen = Settings.load(_env_file=(root / ".env",)).database_url.get_secret_value()
     except SettingsError:
-        return None  # unset, or wrong: the command that uses it reports that
+        return None  # unset or wrong, which the command that uses it reports
     own = describe_database(recorded["DATABASE_URL"])
     other = describe_database(chosen)
     if own == other:

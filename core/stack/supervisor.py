@@ -28,7 +28,7 @@ from core.stack.programs import STOP_SECONDS, STOP_SIGNALS, Program
 ANSWER_SECONDS = 10.0  # every call is answered at once; longer means that supervisord hangs
 END_SECONDS = 120.0  # it stops its programs one after the other, each within STOP_SECONDS
 START_SECONDS = 2  # a program that runs this long has started; otherwise the next attempt waits longer
-START_RETRIES = 10  # each after one more second: supervisord gives up after about a minute
+START_RETRIES = 10  # each pause is a second longer: supervisord gives up after about a minute
 LOG_BYTES = "10MB"
 LOG_BACKUPS = 3
 STOPPED_STATES = frozenset({"STOPPED", "EXITED", "FATAL"})
@@ -150,7 +150,7 @@ def render_config(folder: StackFolder, programs: list[Program]) -> str:
         "[rpcinterface:supervisor]",
         "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
     ]
-    for priority, program in enumerate(programs):  # the highest is stopped first
+    for priority, program in enumerate(programs):  # supervisord stops the highest priority first
         lines += _render_program(program, priority)
     return "\n".join([*lines, ""])
 

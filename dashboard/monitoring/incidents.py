@@ -54,7 +54,7 @@ class IncidentLog:
         before, self._open = self._open, {}
         for problem in problems:
             began, incident = before.pop(problem.rule, (clock, Incident(problem, moment)))
-            # a later reason can say more than the first one, but what returns in steps was down
+            # a later reason can say more than the first; a service that returns in steps stays "down"
             if problem.is_down or not incident.problem.is_down:
                 incident = Incident(problem, incident.began_at)
             self._open[problem.rule] = began, incident

@@ -18,7 +18,7 @@ CALLS = counter("echo_pg_statement_calls_total", "Statements run", "op")
 SECONDS = counter("echo_pg_statement_seconds_total", "Time in statements", "op")
 ROWS = counter("echo_pg_statement_rows_total", "Rows of statements", "op")
 
-# Without the texts, which the server reads from a file.
+# Without the texts of the statements, which the server would read from a file.
 _COUNTERS = f"""
     SELECT queryid, sum(calls)::bigint, sum(total_exec_time) / 1000, sum(rows)::bigint
     FROM {OWN_STATEMENTS.replace("{texts}", "false")} GROUP BY 1"""

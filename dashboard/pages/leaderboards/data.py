@@ -84,7 +84,7 @@ class Summaries(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One page of the players that a selection means: the `number`-th of `pages` over `total` players.
+    """One page of the players that a selection means: page `number` of `pages`, which have `total` players.
 
     `around` are the entries around `player`, when a search means one player.
     """

@@ -140,7 +140,7 @@ def sort_by(column: str) -> None:
 def reset_page() -> None:
     """Return to the first page of the table."""
     if st.session_state.get("page", 1) != 1:
-        # a widget's implicit default, such as the first category, is not in the address
+        # the address lacks what a widget shows by default, such as the first category
         filters.keep_in_address(FILTERS)
         st.session_state["page"] = 1
 

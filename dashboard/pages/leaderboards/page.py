@@ -70,7 +70,7 @@ def _find_newest(service: EnhancedDatabaseService) -> date | None:
 def _show_leaderboard(service: EnhancedDatabaseService, selection: Selection, newest: date) -> None:
     is_new = _find_newest(service) not in (None, newest)
     if st.session_state.pop(ORDER_CHANGED, False) or is_new:
-        # the filters must show the order, or offer the session that has begun
+        # run the whole page: the filters must show the new order, or offer the new session
         st.rerun()
     page = get_page()
     if selection.sessions > 1:

@@ -35,7 +35,7 @@ def build_candle_chart(
         },
     }
     body: Spec = {
-        # the outline shows a price that did not move, or was the only one
+        # the outline keeps a candle visible whose price did not move
         "mark": {"type": "rect", "x2Offset": -1, "strokeWidth": 1.5},
         "encoding": {
             "x": {"field": "begin", **x},
@@ -145,7 +145,7 @@ def _time_scale(candles: Sequence[Candle], window: Window, chosen: Range) -> Spe
         "labelFlush": False,
         "ticks": False,
     }
-    # whole candles, also where the window begins or ends within one
+    # the axis has whole candles, also where the window begins or ends within a candle
     start = min([window.start, *(candle.bucket for candle in candles[:1])])
     domain = [_milliseconds(start), _milliseconds(window.end + chosen.width)]
     scale = {"type": "utc", "domain": domain, "nice": False}

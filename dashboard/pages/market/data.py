@@ -28,7 +28,7 @@ class Range(msgspec.Struct, frozen=True):
     """The length of a chart that ends with the last price, in candles of one width.
 
     `days` and `months` count back from the day of the last price, which is included; without both the
-    range is the last 24 hours. `labels` are the lines of a label of the axis as d3 formats.
+    range is the last 24 hours. `labels` are d3 time formats, one for each line of a label on the axis.
     """
 
     name: str

@@ -299,7 +299,7 @@ def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
         tables.build_events_table(events),
         {
             "time": st.column_config.DatetimeColumn("Time", **MINUTES),
-            # on a phone the first columns are all that is seen, and a title can be long
+            # before the title, which can be long: a phone shows only the first columns
             "impact": ChangeColumn("Impact", unit="%", help="Move of the price in percent"),
             "title": "Event",
             "symbols": "Symbols",

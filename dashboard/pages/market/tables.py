@@ -180,7 +180,7 @@ def describe_view(view: SymbolView, chosen: Range) -> str:
     """Return a sentence with the content of a chart of at least one candle."""
     total = summarize_candles(view.candles, before=view.before)
     count = format_quantity(len(view.candles), "candle")
-    # the first moment of a day without that of the range of 24 hours
+    # the range of 24 hours begins a day before its end, any other at the start of its window
     begin = view.window.end - timedelta(days=1) if chosen.is_day else view.window.start
     return (
         f"{view.tick.symbol} from {format_minute(begin)} to {format_minute(view.tick.timestamp)}, its last "

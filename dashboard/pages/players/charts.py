@@ -94,8 +94,8 @@ def build_retention_chart(report: PlayerReport) -> Spec:
 def build_days_chart(days: Sequence[PlayerDay]) -> Spec:
     """Return how many players played, traded and joined on each day, given oldest first.
 
-    A day without a session has no point of those who played and traded: their lines lead over it. The last
-    day is open: its points are hollow, and no line leads to them.
+    On a day without a session nobody can play or trade: it has no such point, and the lines cross it. The
+    last day is open: its points are hollow, and no line leads to them.
     """
     rows: list[Spec] = []
     for row in days:

@@ -89,7 +89,9 @@ def _show_filters(totals: Sequence[QuestTotals]) -> tuple[date | None, str | Non
     """Return the first day of the window (None: everything) and the type (None: all)."""
     keys = {format_key(row.type): row.type for row in totals}
     if len(keys) < len({row.type for row in totals}):
-        keys = {row.type: row.type for row in totals}  # two types that read the same
+        keys = {
+            row.type: row.type for row in totals
+        }  # two types have the same words, so both are shown by their keys
     with filters.fold(), st.container(horizontal=True):
         window = filters.select_segment(
             "Ended within", list(RANGES), default=RANGE, key="ended", noun="range"
@@ -116,7 +118,7 @@ def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_ty
         with weeks:
             _show_weeks(outcomes, totals, since=since)
 
-    # one read for the first and the last part of the page
+    # the first and the last part of the page share one read
     first, middle, weeks = st.container(), st.container(), st.container()
     with first:
         live.show_section(("quests-outcomes", since, quest_type), load=load_outcomes, show=show_outcomes)
