@@ -15,7 +15,7 @@ from playhouse.pool import PooledPostgresqlDatabase
 
 from core.database.connector import Connector, ServerConnection, register_types
 from core.database.driver_errors import DRIVER_ERRORS, is_connection_lost, translate_connect
-from core.database.owner import Owner
+from core.database.holder import Holder
 from core.database.pool import ConnectionPool
 from core.database.query_log import QueryLog
 from core.database.statement_watch import StatementWatch
@@ -38,7 +38,7 @@ DRAIN_SECONDS = 5.0
 
 
 # The state that peewee sees outside of a unit of work.
-_UNCONNECTED = UnitOfWork("query", Owner())
+_UNCONNECTED = UnitOfWork("query", Holder())
 
 
 class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no annotations
@@ -184,23 +184,23 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             raise DatabaseError("no unit of work is open; begin one with session()")
         return unit
 
-    def session(self, operation: str, owner: Owner | None = None) -> Session["Database"]:
+    def session(self, operation: str, holder: Holder | None = None) -> Session["Database"]:
         """Hold a connection for one unit of work named `operation`; nested calls share it.
 
-        With an `owner` it is a block of the caller's code, and only its owner may use and end it.
+        With a `holder` it is a block of the caller's code, and only its holder may use and end it.
         Driver errors are translated to `core.errors`.
         """
-        return Session(self._sessions, self, operation, owner)
+        return Session(self._sessions, self, operation, holder)
 
     @contextmanager
-    def transaction_of(self, operation: str, owner: Owner | None = None) -> Iterator["Database"]:
+    def transaction_of(self, operation: str, holder: Holder | None = None) -> Iterator["Database"]:
         """Like `session`, in a transaction: committed at the end, rolled back by an error."""
-        with self.session(operation, owner), self._atomic():
+        with self.session(operation, holder), self._atomic():
             yield self
 
     @contextmanager
     def _atomic(self) -> Iterator[None]:
-        """Run an atomic block of the current unit of work, which only its owner may end.
+        """Run an atomic block of the current unit of work, which only its holder may end.
 
         peewee alone would raise the error of a rollback on a lost connection in place of the cause.
         """

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from core.database.connector import ServerConnection
-from core.database.owner import Owner
+from core.database.holder import Holder
 from core.database.pooled_connection import (
     PendingRequest,
     PooledConnection,
@@ -91,7 +91,7 @@ class ConnectionPool:
         self._is_closed = self._is_drained = False
         self._look_at = float("-inf")
         # connections of units of work that the garbage collector ended: there no lock may be taken
-        self._abandoned: deque[tuple[ServerConnection, Owner]] = deque()
+        self._abandoned: deque[tuple[ServerConnection, Holder]] = deque()
         self._expired_at = float("-inf")
         # how many connections the server accepts; learned when it refuses one
         self._cap = self._limit
@@ -101,21 +101,21 @@ class ConnectionPool:
 
     # -- checkout ---------------------------------------------------------------
 
-    def checkout(self, operation: str, owner: Owner | None = None) -> ServerConnection:
-        """Check a connection out for its owner, or for this thread; give it back with `checkin`.
+    def checkout(self, operation: str, holder: Holder | None = None) -> ServerConnection:
+        """Check a connection out for its holder, or for this thread; give it back with `checkin`.
 
         Raises `PoolTimeout` after the checkout timeout, `PoolClosed` after `close`,
         and the driver's error when a new connection cannot be opened.
         """
         started = self._clock()
         self._look_when_due()
-        owner = owner or Owner()
+        holder = holder or Holder()
         place = self._acquire(operation, started)
         self._metrics.pool_wait_seconds.observe(self._clock() - started)
         while True:
             try:
                 entry = self._make_usable(place)
-                self._hand_out(entry, operation, owner)
+                self._hand_out(entry, operation, holder)
             except ConnectFailed as error:
                 place = self._take_another(error, operation, started)
             except BaseException:
@@ -125,8 +125,8 @@ class ConnectionPool:
             else:
                 return entry.raw
 
-    def _hand_out(self, entry: PooledConnection, operation: str, owner: Owner) -> None:
-        entry.operation, entry.owner = operation, owner
+    def _hand_out(self, entry: PooledConnection, operation: str, holder: Holder) -> None:
+        entry.operation, entry.holder = operation, holder
         entry.used_since, entry.is_leak_known = self._clock(), False
         with self._lock:
             if not self._is_drained:
@@ -326,7 +326,7 @@ class ConnectionPool:
             now = self._clock()
             held_seconds = now - entry.used_since
             self._metrics.pool_use_seconds.observe(held_seconds)
-            entry.owner, entry.idle_since = None, now
+            entry.holder, entry.idle_since = None, now
             if held_seconds > LEAK_SECONDS:
                 logger.warning("%s held a connection for %.0f s", entry.operation, held_seconds)
             reason = self._closing_reason(entry, is_healthy=is_healthy, now=now)
@@ -363,26 +363,26 @@ class ConnectionPool:
             self.look_after()
 
     def look_after(self) -> None:
-        """Warn of connections held for too long, and close those whose owner has ended."""
+        """Warn of connections held for too long, and close those whose holder has ended."""
         with self._lock:
             self._look_at = self._clock() + RECLAIM_INTERVAL_SECONDS
             self._warn_of_leaks()
             self._let_grow()
-            used = [(entry, entry.owner) for entry in self._used.values() if entry.owner is not None]
+            used = [(entry, entry.holder) for entry in self._used.values() if entry.holder is not None]
         while self._abandoned:
             with contextlib.suppress(IndexError):
-                raw, owner = self._abandoned.popleft()
-                if self.reclaim(raw, owner):
-                    logger.warning("rolled back a block that %s dropped before its end", owner.name)
-        for entry, owner in used:
-            if owner.is_ended() and self.reclaim(entry.raw, owner):
-                logger.warning("rolled back %s, which %s left open", entry.operation, owner.name)
+                raw, holder = self._abandoned.popleft()
+                if self.reclaim(raw, holder):
+                    logger.warning("rolled back a block that %s dropped before its end", holder.name)
+        for entry, holder in used:
+            if holder.is_ended() and self.reclaim(entry.raw, holder):
+                logger.warning("rolled back %s, which %s left open", entry.operation, holder.name)
 
-    def reclaim(self, raw: ServerConnection, owner: Owner) -> bool:
-        """Close an owner's connection, and so roll back; return False if the owner no longer has it."""
+    def reclaim(self, raw: ServerConnection, holder: Holder) -> bool:
+        """Close a holder's connection, and so roll back; return False if the holder no longer has it."""
         with self._lock:
             entry = self._used.get(id(raw))
-            if entry is None or entry.owner is not owner:
+            if entry is None or entry.holder is not holder:
                 return False
             del self._used[id(raw)]
             self._counts["connections_lost"] += 1
@@ -392,9 +392,9 @@ class ConnectionPool:
         self._release_slot()
         return True
 
-    def abandon(self, raw: ServerConnection, owner: Owner) -> None:
+    def abandon(self, raw: ServerConnection, holder: Holder) -> None:
         """Queue a connection to be reclaimed soon; takes no lock."""
-        self._abandoned.append((raw, owner))
+        self._abandoned.append((raw, holder))
 
     def _warn_of_leaks(self) -> None:
         now = self._clock()

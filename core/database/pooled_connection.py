@@ -13,7 +13,7 @@ import psycopg2
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE
 
 from core.database.connector import ServerConnection
-from core.database.owner import Owner
+from core.database.holder import Holder
 from core.database.statement_watch import sever
 from core.errors import EchoMarketsError
 
@@ -32,7 +32,14 @@ class PooledConnection:
     """One connection of the pool; times are of the pool's clock."""
 
     __slots__ = (
-        "_arrivals", "expires_at", "idle_since", "is_leak_known", "operation", "owner", "raw", "used_since",
+        "_arrivals",
+        "expires_at",
+        "holder",
+        "idle_since",
+        "is_leak_known",
+        "operation",
+        "raw",
+        "used_since",
     )  # fmt: skip  # one name a line would hide that these are the attributes
 
     def __init__(self, raw: ServerConnection, *, expires_at: float) -> None:
@@ -44,7 +51,7 @@ class PooledConnection:
         self.used_since = 0.0
         self.operation = ""
         self.is_leak_known = False
-        self.owner: Owner | None = None
+        self.holder: Holder | None = None
 
     def needs_ping(self, now: float, suspect_until: float) -> bool:
         """Say whether it was idle for long, has received data, or may be broken like another connection.
@@ -112,7 +119,7 @@ def cancel_statements(entries: Sequence[PooledConnection], connect: Callable[[],
 def describe_holders(entries: Collection[PooledConnection], now: float, *, opening: int = 0) -> str:
     """Describe which operations hold connections, in which thread and for how long."""
     holders = [
-        f"{entry.operation} in {entry.owner.name if entry.owner else 'no thread'}"
+        f"{entry.operation} in {entry.holder.name if entry.holder else 'no thread'}"
         f" for {now - entry.used_since:.1f} s"
         for entry in islice(entries, SHOWN_HOLDERS)
     ]

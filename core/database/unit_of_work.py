@@ -21,8 +21,8 @@ from typing import Any, Generic, TypeVar
 from core import forks
 from core.database.connector import ServerConnection
 from core.database.driver_errors import DRIVER_ERRORS, READ_ONLY, find_sqlstate, translate
+from core.database.holder import REMEDY, Holder, describe_present
 from core.database.identity import find_identity
-from core.database.owner import REMEDY, Owner, describe_present
 from core.database.pool import ConnectionPool
 from core.errors import (
     ConnectFailed,
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_NOBODY = Owner()
+_NOBODY = Holder()
 
 
 class UnitOfWork:
@@ -47,13 +47,13 @@ class UnitOfWork:
     def __init__(
         self,
         operation: str,
-        owner: Owner,
+        holder: Holder,
         *,
-        reclaim: Callable[[ServerConnection, Owner], bool] = lambda *_: False,
+        reclaim: Callable[[ServerConnection, Holder], bool] = lambda *_: False,
     ) -> None:
-        """Begin without a connection; `reclaim` closes it, or returns False if its owner no longer has it."""
+        """Begin without a connection; `reclaim` closes it, or returns False if the holder has it no more."""
         self.operation = operation
-        self.owner = owner
+        self.holder = holder
         self.identity = find_identity()
         self.is_left = False
         self.changes: Any = None
@@ -78,9 +78,9 @@ class UnitOfWork:
         self.commit_callbacks: list[Any] = []
 
     def end(self) -> None:
-        """Release connection and owner: a copy of the context may keep this object alive for long."""
+        """Release connection and holder: a copy of the context may keep this object alive for long."""
         self.reset()
-        self.owner = _NOBODY
+        self.holder = _NOBODY
 
     def set_connection(self, raw: ServerConnection) -> None:
         """Use a connection; peewee's name."""
@@ -95,7 +95,7 @@ class UnitOfWork:
 
     def is_usable(self) -> bool:
         """Say whether a statement can be run in it here and now."""
-        return self._misuse is None and not self.is_of_parent and self.owner.is_here()
+        return self._misuse is None and not self.is_of_parent and self.holder.is_here()
 
     def check(self) -> None:
         """Raise if it was given up, or if this process was forked inside it."""
@@ -115,19 +115,19 @@ class UnitOfWork:
             )
 
     def check_end(self) -> None:
-        """Raise unless it can be committed; give it up when somebody else than its owner tries to."""
+        """Raise unless it can be committed; give it up when somebody else than its holder tries to."""
         self.check()
-        if not self.owner.is_here():
+        if not self.holder.is_here():
             self.give_up(
-                f"{self.operation}() was entered in {self.owner.name} and left in {describe_present()},"
+                f"{self.operation}() was entered in {self.holder.name} and left in {describe_present()},"
                 f" and is rolled back; {REMEDY}"
             )
             self.check()
 
     def give_up(self, reason: str) -> None:
-        """Roll it back from outside, by closing its connection, which its owner may still use."""
+        """Roll it back from outside, by closing its connection, which its holder may still use."""
         self._misuse = self._misuse or reason
-        if self.conn is not None and self._reclaim(self.conn, self.owner):
+        if self.conn is not None and self._reclaim(self.conn, self.holder):
             logger.warning("%s; its connection was closed", reason)
 
 
@@ -182,14 +182,14 @@ class UnitsOfWork:
         if not opened and _BLOCK.get() is None:
             return None
         for unit in reversed(opened.copy()):
-            if not unit.is_left and unit.owner.is_here():
+            if not unit.is_left and unit.holder.is_here():
                 unit.check()
                 return unit
             if unit.is_left or _give_up_ended(unit):
                 opened.remove(unit)
         self._refuse_copies()
         for unit in opened:
-            if unit.owner.is_task:
+            if unit.holder.is_task:
                 # another task runs on this thread before the event loop has called `_give_up_suspended`
                 _give_up_suspended(unit)
         return None
@@ -203,14 +203,14 @@ class UnitsOfWork:
                 if not _give_up_ended(block):
                     raise TransactionMisused(
                         f"a call in {describe_present()} is not part of transaction(), whose context it has"
-                        f" from {block.owner.name}; {REMEDY}"
+                        f" from {block.holder.name}; {REMEDY}"
                     )
             block = block.outer
 
     def enter(self, unit: UnitOfWork) -> None:
-        """Let the calls of its owner join a unit of work from now on."""
+        """Let the calls of its holder join a unit of work from now on."""
         self._thread.units.append(unit)
-        if not unit.owner.is_block:
+        if not unit.holder.is_block:
             return
         unit.units, unit.outer = self, _BLOCK.get()
         _BLOCK.set(unit)
@@ -236,10 +236,10 @@ class UnitsOfWork:
 
 
 def _give_up_ended(unit: UnitOfWork) -> bool:
-    """Give a unit of work up whose owner has ended without leaving it; say whether it has."""
-    if not unit.owner.is_ended():
+    """Give a unit of work up whose holder has ended without leaving it; say whether it has."""
+    if not unit.holder.is_ended():
         return False
-    unit.give_up(f"{unit.operation}() was left open by {unit.owner.name} and is rolled back; {REMEDY}")
+    unit.give_up(f"{unit.operation}() was left open by {unit.holder.name} and is rolled back; {REMEDY}")
     unit.is_left = True
     return True
 
@@ -265,13 +265,13 @@ class Sessions:
         self._pool = pool
         self._metrics = metrics
 
-    def create_unit(self, operation: str, owner: Owner | None) -> UnitOfWork:
-        """Return a unit of work of its owner, or of this thread; it has no connection yet."""
-        return UnitOfWork(operation, owner or Owner(), reclaim=self._pool.reclaim)
+    def create_unit(self, operation: str, holder: Holder | None) -> UnitOfWork:
+        """Return a unit of work of its holder, or of this thread; it has no connection yet."""
+        return UnitOfWork(operation, holder or Holder(), reclaim=self._pool.reclaim)
 
     def begin(self, unit: UnitOfWork) -> None:
         """Check a connection out for a unit of work, and let calls join it."""
-        unit.set_connection(self._pool.checkout(unit.operation, unit.owner))
+        unit.set_connection(self._pool.checkout(unit.operation, unit.holder))
         self.units.enter(unit)
 
     def end(self, unit: UnitOfWork, before: UnitOfWork | None, *, is_collected: bool) -> None:
@@ -281,7 +281,7 @@ class Sessions:
         raw = unit.conn
         if raw is not None and not unit.is_of_parent:
             if is_collected:
-                self._pool.abandon(raw, unit.owner)
+                self._pool.abandon(raw, unit.holder)
             elif unit.is_usable():
                 self._pool.checkin(raw)
             else:
@@ -316,7 +316,7 @@ class Session(Generic[T]):
         "_before", "_is_joined", "_of", "_operation", "_outer_operation", "_started", "_unit", "_value",
     )  # fmt: skip  # one name a line would say no more
 
-    def __init__(self, of: Sessions, value: T, operation: str, owner: Owner | None) -> None:
+    def __init__(self, of: Sessions, value: T, operation: str, holder: Holder | None) -> None:
         self._of = of
         self._value = value
         self._operation = operation
@@ -324,7 +324,7 @@ class Session(Generic[T]):
         if found is not None:
             found.check_identity(operation)
         self._is_joined = found is not None
-        self._unit = found or of.create_unit(operation, owner)
+        self._unit = found or of.create_unit(operation, holder)
 
     def __enter__(self) -> T:
         self._started = time.perf_counter()

@@ -32,7 +32,7 @@ import uuid_utils.compat as uuid_utils
 
 from core.cache import NO_FENCE, NO_TOKEN, Cache, Fence
 from core.database import Database
-from core.database.owner import Owner
+from core.database.holder import Holder
 from core.errors import DatabaseError, QueryTimeout, TransactionConflict
 from core.metrics import Metrics
 from core.service.emails import UserEmails
@@ -118,8 +118,8 @@ class ServiceBase:
         reply was lost. A call that is part of a deadlock raises a `DatabaseError`: repeat the whole block
         then, because other writers wait for the rows that it has locked.
         """
-        owner = Owner.of_block(sys._getframe())  # noqa: SLF001  # documented
-        with self._write_as("transaction", owner=owner):
+        holder = Holder.of_block(sys._getframe())  # noqa: SLF001  # documented
+        with self._write_as("transaction", holder=holder):
             yield
 
     # -- writes ---------------------------------------------------------------------------
@@ -177,13 +177,13 @@ class ServiceBase:
         return write()
 
     def _write_as(
-        self, operation: str, keys: Sequence[str] = (), *, owner: Owner | None = None
+        self, operation: str, keys: Sequence[str] = (), *, holder: Holder | None = None
     ) -> AbstractContextManager[tuple[Database, Changes]]:
-        """Like `_write`; a transaction in which code of the caller runs has an `owner`."""
+        """Like `_write`; a transaction in which code of the caller runs has a `holder`."""
         unit = self._database.find_unit()
         if unit is not None and unit.transactions:
             return self._write_in_savepoint(operation, keys)
-        return self._write_in_transaction(operation, keys, owner)
+        return self._write_in_transaction(operation, keys, holder)
 
     @contextmanager
     def _write_in_savepoint(self, operation: str, keys: Sequence[str]) -> Iterator[tuple[Database, Changes]]:
@@ -200,14 +200,14 @@ class ServiceBase:
 
     @contextmanager
     def _write_in_transaction(
-        self, operation: str, keys: Sequence[str], owner: Owner | None
+        self, operation: str, keys: Sequence[str], holder: Holder | None
     ) -> Iterator[tuple[Database, Changes]]:
         changes = Changes(keys)
         ahead = FenceAhead(self._cache, keys)
         fence = NO_FENCE
         is_committing = False
         try:
-            with self._database.transaction_of(operation, owner) as database:
+            with self._database.transaction_of(operation, holder) as database:
                 unit = database.get_unit()
                 unit.changes = changes
                 ahead.start()

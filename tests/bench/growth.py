@@ -29,7 +29,7 @@ from core.cache.changes import ChangeLog, SingleFlight
 from core.cache.near import FailSafeValues, NearCache
 from core.cache.outbox import InvalidationOutbox, KeyScripts
 from core.database.connector import ServerConnection
-from core.database.owner import Owner
+from core.database.holder import Holder
 from core.database.pool import ConnectionPool
 from core.database.pooled_connection import PendingRequest
 from core.errors import PoolTimeout
@@ -210,7 +210,7 @@ def open_pool(limit: int, used: int) -> ConnectionPool:
         clock=lambda: 1000.0,
     )
     for _ in range(used):
-        pool.checkout("others", Owner())
+        pool.checkout("others", Holder())
     return pool
 
 

@@ -1,4 +1,4 @@
-"""The owner of a unit of work: a thread, and in it an asyncio task or the function that a thread pool called.
+"""The holder of a unit of work: a thread, and in it an asyncio task or the function that a pool called.
 
 Owns this identity alone. A thread of a pool runs one function after another, and an event loop runs many
 tasks on one thread. So the thread alone is not enough: a transaction that one function left open would
@@ -26,8 +26,8 @@ REMEDY = (
 )
 
 
-class Owner:
-    """The owner of a unit of work; without a block it is this thread, for the time of one call. Immutable."""
+class Holder:
+    """The holder of a unit of work; without a block it is this thread, for one call. Immutable."""
 
     __slots__ = ("_call", "_task", "_thread", "is_block")
 
@@ -38,7 +38,7 @@ class Owner:
         task: "asyncio.Task[Any] | None" = None,
         call: FrameType | None = None,
     ) -> None:
-        """Name this thread, or with a block `task` or `call` in it, as the owner."""
+        """Name this thread, or with a block `task` or `call` in it, as the holder."""
         self._thread = threading.current_thread()
         self.is_block = is_block
         self._task = task
@@ -46,8 +46,8 @@ class Owner:
         self._call = call
 
     @classmethod
-    def of_block(cls, frame: FrameType) -> "Owner":
-        """Return the owner of a `with` block that is entered in `frame`.
+    def of_block(cls, frame: FrameType) -> "Holder":
+        """Return the holder of a `with` block that is entered in `frame`.
 
         Raises `TransactionMisused` when no function of the program holds the block open: a thread pool
         called `__enter__` itself, and continues with other work while the block is open.
@@ -75,7 +75,7 @@ class Owner:
         return self._task is not None
 
     def is_here(self) -> bool:
-        """Say whether the owner is running now."""
+        """Say whether the holder is running now."""
         if self._thread is not threading.current_thread():
             return False
         if not self.is_block:
@@ -85,7 +85,7 @@ class Owner:
         return self._call is None or self._call is _find_call(sys._getframe())[1]  # noqa: SLF001  # CPython's, documented
 
     def is_ended(self) -> bool:
-        """Say whether the owner can never come back to its unit of work."""
+        """Say whether the holder can never come back to its unit of work."""
         if not self._thread.is_alive():
             return True
         if self._task is not None:
@@ -103,8 +103,8 @@ class Owner:
 
 
 def describe_present() -> str:
-    """Return the name of the thread and task that run now, as `Owner.name`."""
-    return Owner(task=_find_task()).name
+    """Return the name of the thread and task that run now, as `Holder.name`."""
+    return Holder(task=_find_task()).name
 
 
 def _find_task() -> "asyncio.Task[Any] | None":
