@@ -50,7 +50,7 @@ def refuse_shadow() -> None:
     shadow = find_shadow()
     if shadow is None:
         return
-    if sys.argv[:1] == ["-m"]:  # which Python documents for the time while it looks for the module
+    if sys.argv[:1] == ["-m"]:  # Python sets this while it looks for the module of `-m`
         _exit(shadow)
     raise ImportError(describe(shadow), name="core")
 

@@ -1,7 +1,7 @@
 """Reads of page sections: in worker threads, with the last known value when a read fails.
 
-Owns the patience with a database that hangs, the memory that it does not answer, and the last known values
-of this process. Draws nothing and runs no statement itself.
+Owns how long a read waits for a database that hangs, whether the database answers as far as is known, and
+the last known values of this process. Draws nothing and runs no statement itself.
 """
 
 import logging

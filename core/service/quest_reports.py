@@ -173,5 +173,5 @@ def _begin(day: date | None) -> datetime | None:
 
 
 def _end(day: date | None) -> datetime | None:
-    """Return the instant after a day; None on the last day that Python has."""
+    """Return the end of a day; None without a day, and for the last day that Python has."""
     return None if day is None or day == date.max else datetime.combine(day + timedelta(days=1), time(), UTC)

@@ -247,7 +247,7 @@ def _run_self_test(stack: RunningStack) -> tuple[str, ...]:
 
 
 def find_failed_calls(output: str) -> tuple[str, ...]:
-    """Return the calls that a self-test reports as failed, in order; `ALL_CALLS` when it gave up."""
+    """Return the calls that a self-test reports as failed, in order; `ALL_CALLS` if the test gave up."""
     if GAVE_UP in output:
         return ALL_CALLS
     words = [line.split() for line in output.splitlines()]

@@ -14,7 +14,7 @@ GZIP = ("gzip", "x-gzip")
 
 
 def parse_quality(parameters: dict[str, str]) -> float:
-    """Return the quality among the parameters of an item, from 0 to 1; without one, or one of no form, 1."""
+    """Return the quality value `q` of an item, from 0 to 1; 1 where it is missing or no number."""
     try:
         quality = float(parameters.get("q", ""))
     except ValueError:

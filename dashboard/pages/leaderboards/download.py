@@ -38,7 +38,7 @@ Row = tuple[object, ...]
 
 
 def build_link(selection: Selection) -> str:
-    """Return the address of the file of a selection, relative to any page."""
+    """Return the address of the CSV file that has the selected players, relative to any page."""
     wanted = {"category": selection.category.key, "day": selection.day.isoformat()}
     if selection.sessions > 1:
         wanted["sessions"] = str(selection.sessions)

@@ -124,7 +124,7 @@ def describe_window(window: str) -> str:
 
 
 def describe_newest(player: Player) -> str:
-    """Return the newest session as it is said in a heading: `Today's session, so far`."""
+    """Return the name of the newest session for a heading: `Today's session, so far`."""
     day = player.newest.session_date
     return "Today's session, so far" if player.is_open else f"Session of {format_day(day)}"
 
