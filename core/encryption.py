@@ -112,6 +112,8 @@ class Column(NamedTuple):
 
 def normalise_email(address: str) -> str:
     """Return the form in which addresses are compared: NFC, without outer spaces, case folded."""
+    if address.isascii():
+        return address.strip().lower()
     folded = unicodedata.normalize("NFC", address.strip()).casefold()
     # folding can take a composed character apart
     return unicodedata.normalize("NFC", folded)
@@ -157,16 +159,17 @@ class ColumnCipher:
 
     def decrypt(self, row_id: UUID, stored: str) -> str:
         """Return the value of a stored form. Raises `Undecipherable`."""
-        key_id = find_key_id(stored)
-        if key_id is None:
-            raise Undecipherable(f"it is not of the form {FORM}.KEY_ID.VALUE")
+        form, _, rest = stored.partition(".")
+        key_id, _, encoded = rest.partition(".")
         key = self._keys.get(key_id)
-        if key is None:
+        if form != FORM or key is None:
+            if find_key_id(stored) is None:
+                raise Undecipherable(f"it is not of the form {FORM}.KEY_ID.VALUE")
             raise Undecipherable(f"ENCRYPTION_KEYS has no key {key_id!r}")
         try:
-            sealed = _decode(stored.rpartition(".")[2])
-            nonce, rest = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
-            return key.cipher.decrypt(nonce, rest, self._place + row_id.bytes).decode()
+            sealed = _decode(encoded)
+            nonce, ciphertext = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
+            return key.cipher.decrypt(nonce, ciphertext, self._place + row_id.bytes).decode()
         except (InvalidTag, ValueError):
             raise Undecipherable(
                 f"it was changed, moved from another row, or encrypted with another key than {key_id!r}"
@@ -198,6 +201,7 @@ def _derive(secret: bytes, purpose: str) -> bytes:
 
 
 _STANDARD_ALPHABET = str.maketrans("-_", "+/")
+_STANDARD_BYTES = bytes.maketrans(b"-_", b"+/")
 
 
 def _encode(data: bytes) -> str:
@@ -206,7 +210,9 @@ def _encode(data: bytes) -> str:
 
 def _decode(text: str) -> bytes:
     """Decode exactly what `_encode` writes; the decoder itself takes several texts for the same bytes."""
-    data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    # half the time of base64.urlsafe_b64decode
+    encoded = text.encode("ascii").translate(_STANDARD_BYTES)
+    data = binascii.a2b_base64(encoded + b"=" * (-len(encoded) % 4))
     if _encode(data) != text:
         raise ValueError("not encoded like this")
     return data
