@@ -37,6 +37,7 @@ from core.records import (
 )
 
 SYMBOL_PATTERN = "^[$^.@#/]?[A-Z0-9][A-Z0-9.^=/:&_@#$!+-]{0,31}$"
+CATEGORY_PATTERN = "^[A-Za-z0-9_.-]{1,50}$"
 CURRENCY_PATTERN = "^[A-Z]{3,5}$"
 
 
@@ -47,6 +48,9 @@ EMAIL_CONDITION = (
     " AND email_index ~ '^[A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$'"
     " AND split_part(email, '.', 2) = split_part(email_index, '.', 1)"
 )
+# In the text of an array, which quotes whatever is no symbol, and the symbol NULL.
+_QUOTED_SYMBOL = f'"?{SYMBOL_PATTERN[1:-1]}"?'
+_DESCRIPTION = "char_length(description) BETWEEN 1 AND 10000"
 
 
 class NumericField(Field):
@@ -101,6 +105,7 @@ class User(Model):
         constraints: ClassVar[list[Any]] = [
             Check("char_length(username) BETWEEN 1 AND 50", name="users_username_length"),
             Check(EMAIL_CONDITION, name="users_email_encrypted"),
+            Check(r"username !~ '[\u0001-\u001F\u007F-\u009F\u2028\u2029]'", name="users_username_printable"),
         ]
         indexes: ClassVar[list[Any]] = [
             SQL("CREATE UNIQUE INDEX users_username ON users (username)"),
@@ -195,6 +200,10 @@ class Portfolio(Model):
             Check("starting_cash >= 0", name="portfolios_starting_cash_sign"),
             Check("current_cash >= 0", name="portfolios_current_cash_sign"),
             Check("total_value >= 0", name="portfolios_total_value_sign"),
+            Check(
+                "'NaN' NOT IN (starting_cash, current_cash, total_value, day_change, day_change_percent)",
+                name="portfolios_numbers",
+            ),
         ]
         indexes: ClassVar[list[Any]] = [
             SQL("CREATE UNIQUE INDEX portfolios_user_session ON portfolios (user_id, session_date)"),
@@ -283,6 +292,14 @@ class Quest(Model):
             Check("target_value > 0", name="quests_target_value_sign"),
             Check("current_progress >= 0", name="quests_current_progress_sign"),
             Check(
+                f"type <> '' AND title <> '' AND reward_type <> '' AND {_DESCRIPTION}", name="quests_texts"
+            ),
+            Check(
+                "'NaN' NOT IN (target_value, current_progress)"
+                " AND reward_value >= 0 AND reward_value <> 'NaN'",
+                name="quests_numbers",
+            ),
+            Check(
                 "completed_at IS NULL OR status = 'COMPLETED' AND completed_at >= created_at",
                 name="quests_completed_at",
             ),
@@ -321,6 +338,8 @@ class LeaderboardEntry(Model):
         table_settings = "WITH (fillfactor = 50)"
         constraints: ClassVar[list[Any]] = [
             Check("rank > 0", name="leaderboard_entries_rank_sign"),
+            Check(f"category ~ '{CATEGORY_PATTERN}'", name="leaderboard_entries_category"),
+            Check("score <> 'NaN'", name="leaderboard_entries_score"),
         ]
         indexes: ClassVar[list[Any]] = [
             SQL(
@@ -379,6 +398,13 @@ class MarketEvent(Model):
         table_name = "market_events"
         constraints: ClassVar[list[Any]] = [
             Check(_one_of("sentiment", SENTIMENTS), name="market_events_sentiment"),
+            Check(f"type <> '' AND title <> '' AND {_DESCRIPTION}", name="market_events_texts"),
+            Check(
+                "array_position(affected_symbols, NULL) IS NULL"
+                rf" AND affected_symbols::text ~ '^\{{({_QUOTED_SYMBOL}(,{_QUOTED_SYMBOL})*)?\}}$'",
+                name="market_events_symbols",
+            ),
+            Check("impact_magnitude <> 'NaN'", name="market_events_impact"),
         ]
         indexes: ClassVar[list[Any]] = [
             SQL("CREATE INDEX market_events_recent ON market_events (created_at DESC, id DESC)"),

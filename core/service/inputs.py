@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from core.errors import InvalidInput
-from core.models import CURRENCY_PATTERN, SYMBOL_PATTERN
+from core.models import CATEGORY_PATTERN, CURRENCY_PATTERN, SYMBOL_PATTERN
 from core.records import SENTIMENTS
 from core.service.values import (
     NotJsonError,
@@ -51,7 +51,7 @@ ROUNDING = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 
 _SYMBOL = re.compile(SYMBOL_PATTERN + r"\Z")
 _CURRENCY = re.compile(CURRENCY_PATTERN + r"\Z")
-_CATEGORY = re.compile(r"[A-Za-z0-9_.-]{1,50}\Z")
+_CATEGORY = re.compile(CATEGORY_PATTERN + r"\Z")
 _EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,255}\Z")
 _BUCKET = re.compile(r"([1-9][0-9]{0,3})([smhdw])\Z")
 _BUCKET_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -59,12 +59,14 @@ _BUCKET_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w":
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+MAX_SHOWN = 160
 
 
 def show(value: Any) -> str:
     """Return the repr of a value for a message, cut to a length that fits a log line."""
     try:
-        return _SHORT.repr(value)
+        text = _SHORT.repr(value)
+        return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
     except ValueError:
         # Python prints no number of more than 4,300 digits
         return f"a very large {type(value).__name__}"

@@ -1,7 +1,7 @@
 """What is stored is what was given: every text and document of every write, on every path to the tables."""
 
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, get_type_hints
@@ -20,6 +20,7 @@ from core.queries import loads
 from core.records import QUEST_STATUSES, SENTIMENTS, TRADE_SIDES, User, freeze
 from core.service.writes import new_id
 from core.testing import PostgresServer
+from tests.conftest import KEYS as KEYS_OF_TESTS
 from tests.conftest import Execute, administered, connected, created_database
 from tests.integration.test_loading import DAY, TABLES, build_record
 
@@ -90,6 +91,11 @@ GIVEN: dict[str, dict[str, st.SearchStrategy[Any]]] = {
 }
 
 
+def list_plain(fields: Iterable[str]) -> list[str]:
+    """Return the columns that hold what was given; e-mail addresses are encrypted."""
+    return [field for field in fields if field != "email"]
+
+
 def test_every_text_of_every_load_is_in_the_table() -> None:
     """A new field that holds text is loaded with every text, too; an entry's username is not loaded."""
     for name, fields in GIVEN.items():
@@ -103,7 +109,10 @@ def test_every_text_of_every_load_is_in_the_table() -> None:
 @contextmanager
 def opened(url: str) -> Iterator[EnhancedDatabaseService]:
     """Open a service without a cache: each read comes from the tables."""
-    with open_service(Settings(database_url=SecretStr(url), enable_redis_cache=False)) as service:
+    settings = Settings(
+        database_url=SecretStr(url), encryption_keys=SecretStr(KEYS_OF_TESTS), enable_redis_cache=False
+    )
+    with open_service(settings) as service:
         yield service
 
 
@@ -148,6 +157,7 @@ def test_a_load_stores_what_it_was_given(loader: tuple[EnhancedDatabaseService, 
     user_id = service.load_users([replace(build_record("load_users", new_id()), username="owner")])["owner"]
     service.load_portfolios([build_record("load_portfolios", user_id)])
     fields, target = GIVEN[name], TARGETS[name]
+    columns = list_plain(fields)
     where = " AND ".join(f"{column} = %s" for column in target.key)
 
     @EXAMPLES
@@ -157,10 +167,12 @@ def test_a_load_stores_what_it_was_given(loader: tuple[EnhancedDatabaseService, 
         getattr(service, name)(records)
         for record in {attrgetter(*target.key)(record): record for record in records}.values():
             [stored] = execute(
-                f"SELECT {', '.join(fields)} FROM {target.table} WHERE {where}",
+                f"SELECT {', '.join(columns)} FROM {target.table} WHERE {where}",
                 [str(getattr(record, column)) for column in target.key],
             )
-            assert freeze(stored) == tuple(getattr(record, field) for field in fields)
+            assert freeze(stored) == tuple(getattr(record, column) for column in columns)
+            if "email" in fields:
+                assert service.get_user_by_username(record.username).email == record.email
 
     load_and_compare()
 
@@ -198,6 +210,7 @@ def test_a_single_write_stores_what_it_was_given(
 ) -> None:
     """The row that the call returns, and that is stored, has every text and document as it was given."""
     fields, write = WRITES[name]
+    columns = list_plain(fields)
     table = {"create_market_event": "market_events", "create_quest": "quests"}.get(
         name, "users" if name == "update_user_profile" else "leaderboard_entries"
     )
@@ -206,8 +219,8 @@ def test_a_single_write_stores_what_it_was_given(
     @given(st.fixed_dictionaries(fields))
     def write_and_compare(row: dict[str, Any]) -> None:
         written = write(service, alice.id, row)
-        [stored] = execute(f"SELECT {', '.join(fields)} FROM {table} WHERE id = %s", (str(written.id),))
-        assert freeze(stored) == tuple(getattr(written, field) for field in fields)
+        [stored] = execute(f"SELECT {', '.join(columns)} FROM {table} WHERE id = %s", (str(written.id),))
+        assert freeze(stored) == tuple(getattr(written, column) for column in columns)
         assert {field: getattr(written, field) for field in fields} == freeze(row)
 
     write_and_compare()

@@ -1,0 +1,53 @@
+"""Refuse values that no call of the service stores: names, empty texts, and NaN, which passes `>= 0`.
+
+Another program, or a release before the checks, may have stored such rows. They are not corrected here,
+because nobody but their owner knows what was meant, and not kept beside a check for new rows only, because
+an update of many rows would then fail at the first of them: the migration stops and names them.
+"""
+
+from typing import Any
+
+# In the text of an array, where whatever is no symbol has quotes, and so has the symbol NULL.
+SYMBOL = '"?[$^.@#/]?[A-Z0-9][A-Z0-9.^=/:&_@#$!+-]{0,31}"?'
+CHECKS = {
+    ("users", "users_username_printable"): r"username !~ '[\u0001-\u001F\u007F-\u009F\u2028\u2029]'",
+    ("portfolios", "portfolios_numbers"): (
+        "'NaN' NOT IN (starting_cash, current_cash, total_value, day_change, day_change_percent)"
+    ),
+    ("quests", "quests_texts"): (
+        "type <> '' AND title <> '' AND reward_type <> '' AND char_length(description) BETWEEN 1 AND 10000"
+    ),
+    ("quests", "quests_numbers"): (
+        "'NaN' NOT IN (target_value, current_progress) AND reward_value >= 0 AND reward_value <> 'NaN'"
+    ),
+    ("leaderboard_entries", "leaderboard_entries_category"): "category ~ '^[A-Za-z0-9_.-]{1,50}$'",
+    ("leaderboard_entries", "leaderboard_entries_score"): "score <> 'NaN'",
+    ("market_events", "market_events_texts"): (
+        "type <> '' AND title <> '' AND char_length(description) BETWEEN 1 AND 10000"
+    ),
+    ("market_events", "market_events_symbols"): (
+        "array_position(affected_symbols, NULL) IS NULL"
+        rf" AND affected_symbols::text ~ '^\{{({SYMBOL}(,{SYMBOL})*)?\}}$'"
+    ),
+    ("market_events", "market_events_impact"): "impact_magnitude <> 'NaN'",
+}
+
+
+def up(_migrator: Any, db: Any) -> None:
+    """Add the checks; raise when stored rows break one."""
+    for (table, name), condition in CHECKS.items():
+        db.execute_sql(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID")
+        broken = f"{table} WHERE NOT ({condition})"
+        [(rows, example)] = db.execute_sql(f"SELECT count(*), min(id::text) FROM {broken}").fetchall()
+        if rows:
+            raise RuntimeError(
+                f"{rows} rows of {table} have values that the service refuses, such as the one with id"
+                f" {example}; correct them, then migrate again; this lists them: SELECT * FROM {broken}"
+            )
+        db.execute_sql(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")
+
+
+def down(_migrator: Any, db: Any) -> None:
+    """Drop the checks."""
+    for table, name in CHECKS:
+        db.execute_sql(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
