@@ -484,7 +484,10 @@ class AuditSeal(Model):
 
         table_name = "audit_seals"
         indexes: ClassVar[list[Any]] = [
-            SQL("CREATE INDEX audit_seals_range ON audit_seals (partition, last_at)"),
+            SQL(
+                "CREATE INDEX audit_seals_range ON audit_seals"
+                " USING gist (tstzrange(first_at, last_at, '[]'))"
+            ),
         ]
 
 

@@ -68,13 +68,13 @@ SEALS = (
     )""",
     # digests cannot be compressed, and a part of the list is read without the rest
     "ALTER TABLE audit_seals ALTER COLUMN manifest SET STORAGE EXTERNAL",
-    "CREATE INDEX audit_seals_range ON audit_seals (partition, last_at)",
+    "CREATE INDEX audit_seals_range ON audit_seals USING gist (tstzrange(first_at, last_at, '[]'))",
 )
 
 # -- append-only ---------------------------------------------------------------------------
 
 REFUSE = """
-    CREATE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+    CREATE FUNCTION audit_refuse() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
     BEGIN
         RAISE EXCEPTION '% of % is refused: the audit log is append-only', TG_OP, TG_TABLE_NAME
             USING ERRCODE = 'insufficient_privilege', HINT = 'only dropping a month removes events';
@@ -188,8 +188,7 @@ SEAL = f"""
                 WHERE transaction_id >= since AND transaction_id < below
                   AND NOT EXISTS (
                       SELECT FROM audit_seals s
-                      WHERE s.partition = e.tableoid::regclass::text
-                        AND s.last_at >= e.created_at AND s.first_at <= e.created_at
+                      WHERE tstzrange(s.first_at, s.last_at, '[]') @> e.created_at
                         AND position(uuid_send(e.id) IN s.manifest) > 0)
             ), numbered AS (
                 SELECT *, (row_number() OVER (PARTITION BY partition ORDER BY created_at, id) - 1)

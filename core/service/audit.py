@@ -187,7 +187,7 @@ class Audit(ServiceBase):
         Finds what was changed, removed or added behind the service, also by a superuser, and returns the
         first broken link. Seals of dropped months are kept and compared, their events cannot be. The newest
         seals can be removed without a trace unless an `anchor` that was kept elsewhere, `NUMBER:HASH`, is
-        given. Takes about 10 s for a million events. Raises `InvalidInput`.
+        given. Takes up to a minute for a million events. Raises `InvalidInput`.
         """
         expected = None if anchor is None else parse_anchor(check_text(anchor, "anchor", most=100))
         reader = ChainReader(expected)

@@ -385,3 +385,22 @@ def test_a_seal_reads_new_events_alone(
         execute("SELECT audit_seal()")
     assert reads.entries < 1_000
     assert service.verify_audit_log().broken is None
+
+
+def test_an_event_of_the_past_is_compared_with_few_seals(
+    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
+) -> None:
+    """After a dump was restored, every event is: a search through all later seals would take hours."""
+    execute(
+        """INSERT INTO audit_seals
+        SELECT 3 + n, sealed_at, partition, first_at + n * interval '1 minute',
+               last_at + n * interval '1 minute', events, up_to, system, manifest, previous_hash, hash
+        FROM audit_seals, generate_series(1, 5000) n WHERE number = 3;
+        ANALYZE audit_seals"""
+    )
+    execute(
+        "INSERT INTO audit_events (actor, action, target)"
+        " SELECT 'a', 'sign_in', 't' FROM generate_series(1, 50)"
+    )
+    reads = count_reads(execute, "SELECT audit_seal()", None, "audit_seals")
+    assert reads.entries < 1_000
