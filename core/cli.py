@@ -19,7 +19,7 @@ from rich.console import Console
 from core.app import configure_logging, open_service
 from core.confirmation import confirm_loss
 from core.database.privileges import hand_over
-from core.database.roles import APP, LOGINS, MONITOR, OWNER, ROLES, create_roles, open_administrator
+from core.database.roles import APP, MONITOR, OWNER, create_roles, open_administrator
 from core.errors import EchoMarketsError, InvalidInput, PoolTimeout, RowsWouldBeLost, SettingsError
 from core.installation import DEMO_PRICES
 from core.key_rotation import rotate_keys
@@ -160,9 +160,9 @@ def roles_command() -> None:
     with open_administrator(settings.admin_url.get_secret_value()) as admin:
         created = create_roles(admin, passwords)
         hand_over(admin)
-    for name in ROLES:
-        verb = "created" if name in created else "set the password of" if name in LOGINS else "found"
-        click.echo(f"{verb} {name}")
+    for name in created:
+        click.echo(f"created {name}")
+    click.echo(f"the passwords are set, and the database is that of {OWNER}")
 
 
 @main.command("import-prices", epilog=PRICE_COLUMNS_HELP)

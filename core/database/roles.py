@@ -1,6 +1,6 @@
 """The roles of the database: who may do what is decided by the server, not by care.
 
-Owns their names, their memberships, and how they are created and given passwords, which takes an
+Owns what they are, their memberships, and how they are created and given passwords, which takes an
 administrator's connection. What each role may do with which table is declared in `core.database.privileges`.
 
 Roles belong to the whole server: several databases of one server share them and their passwords.
@@ -15,17 +15,20 @@ from psycopg2 import extensions, sql
 
 from core.database.driver_errors import translate_connect
 from core.errors import DatabaseError
+from core.settings.role_names import APP, MONITOR, OWNER, PLAYER, SEALER
 
-OWNER: Final = "echo_markets_owner"
-"""Owns the schema, and with it every table: migrations (DIRECT_URL)."""
-APP: Final = "echo_markets_app"
-"""Reads and writes rows: every process that serves (DATABASE_URL)."""
-PLAYER: Final = "echo_markets_player"
-"""What the application becomes to act for one player; cannot sign in."""
-MONITOR: Final = "echo_markets_monitor"
-"""Reads statistics and no player's row: the exporter."""
-SEALER: Final = "echo_markets_sealer"
-"""Owns the function that seals the audit log; only the owner may become it; cannot sign in."""
+__all__ = [
+    "APP",
+    "LOGINS",
+    "MONITOR",
+    "OWNER",
+    "PLAYER",
+    "ROLES",
+    "SEALER",
+    "administering",
+    "create_roles",
+    "open_administrator",
+]
 
 # Any fixed number: "role" in ASCII.
 ADVISORY_LOCK: Final = 0x726F6C65

@@ -24,6 +24,7 @@ from core.stack.folder import CONTENTS, StackFolder
 from core.stack.health import refuse_other_stack
 from core.stack.image_pins import pin_images
 from core.stack.local import LocalStack
+from core.stack.record import DamagedRecord, build_environment
 from core.stack.settings import StackSettings, describe_other_database
 from core.stack.stack import Stack
 
@@ -93,6 +94,7 @@ def stack(ctx: click.Context) -> None:
 @click.pass_obj
 def up(folder: StackFolder) -> None:
     """Start everything, fill an empty database with demo data, and wait until all is healthy."""
+    folder.recorded()  # a damaged record is reported before settings are read from it
     settings = StackSettings.load_for(folder.root)
     choose_stack(settings, folder, Console()).up(settings)
     note = describe_other_database(folder.root, folder.recorded())
@@ -133,7 +135,13 @@ def watch(folder: StackFolder) -> None:
 @click.pass_obj
 def down(folder: StackFolder) -> None:
     """Stop everything; the data is kept."""
-    find_stack(folder).down()
+    try:
+        find_stack(folder).down()
+    except DamagedRecord:
+        # it does not say which kind ran
+        if folder.docker_mark.exists():
+            ComposeStack(folder, Console()).down()
+        LocalStack(folder, Console()).down()
 
 
 @stack.command("status")
@@ -178,7 +186,7 @@ def run(folder: StackFolder, arguments: tuple[str, ...]) -> None:
     if not recorded:
         raise StackError("the stack is not up; `make up` starts it")
     refuse_other_stack(recorded)
-    sys.exit(run_command(*arguments, environment={**os.environ, **recorded}, root=folder.root))
+    sys.exit(run_command(*arguments, environment=build_environment(recorded), root=folder.root))
 
 
 @stack.command("drill")
@@ -196,7 +204,7 @@ def drill(folder: StackFolder, name: str, *, seconds: float) -> None:
     refuse_other_stack(recorded)
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, _leave)
-    running = RunningStack(folder, {**os.environ, **recorded})
+    running = RunningStack(folder, build_environment(recorded))
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     with folder.lock():
         is_as_expected = run_drill(DRILLS[name], running, console, seconds=seconds)
@@ -213,10 +221,12 @@ def _leave(*_: object) -> NoReturn:
 def load(folder: StackFolder) -> None:
     """Fill the configured database with demo data unless it has players; used in containers."""
     settings = Settings.load()
+    # with their passwords, which may be in files
     urls = {"DATABASE_URL": settings.database_url, "DIRECT_URL": settings.direct_url}
+    given = {name: url.get_secret_value() for name, url in urls.items() if url is not None}
     is_new = load_demo_data(
-        # with their passwords, which may be in files
-        {**os.environ, **{name: url.get_secret_value() for name, url in urls.items() if url is not None}},
+        {**os.environ, **given},
+        owner_url=given.get("DIRECT_URL", given["DATABASE_URL"]),
         root=folder.root,
         settings=StackSettings.load_for(folder.root),
     )

@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 from rich.table import Table
 
-from core.database.roles import APP, OWNER
 from core.errors import StackError
 from core.installation import find_revision
+from core.settings.role_names import APP, OWNER
 from core.stack.certificates import check_certificates
 from core.stack.container_secrets import SCRAPER, ContainerSecrets, make_secrets
 from core.stack.ports import LOOPBACK, check_ports
@@ -82,11 +82,11 @@ class ComposeStack(Stack):
             recorded = settings.build_record(
                 "docker",
                 generated_name=self.folder.load_stack_name(),
-                postgres_password=secrets.owner_password,
-                redis_password=secrets.redis_password,
+                connections={
+                    **build_addresses(settings, secrets, certificates=self.folder.certificates),
+                    "ENCRYPTION_KEYS_FILE": str(self.folder.create_encryption_keys()),
+                },
             )
-            recorded |= build_addresses(settings, secrets, certificates=self.folder.certificates)
-            recorded["ENCRYPTION_KEYS_FILE"] = str(self.folder.create_encryption_keys())
             if self.folder.recorded() == recorded and _are_complete(containers):
                 self.say("already running, nothing to do")
             else:
@@ -102,7 +102,7 @@ class ComposeStack(Stack):
         """Remove the containers; the volumes, and with them the data, are kept."""
         with self.folder.lock():
             self._compose(["down", "--remove-orphans"])
-            self.folder.stack_env.unlink(missing_ok=True)
+            self.folder.forget_record()
         self.say("stopped, the data is kept")
 
     def remove_data(self) -> None:

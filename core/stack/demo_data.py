@@ -32,21 +32,23 @@ def create_database(server_url: str, name: str) -> None:
             cursor.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
 
-def load_demo_data(environment: Mapping[str, str], *, root: Path, settings: StackSettings) -> bool:
+def load_demo_data(
+    environment: Mapping[str, str], *, owner_url: str, root: Path, settings: StackSettings
+) -> bool:
     """Import the shipped prices and replay them, unless that is done; say whether it was needed.
 
-    In any case plays the sessions between the last one and today.
+    In any case plays the sessions between the last one and today. The steps run with `environment`;
+    `owner_url` is the database as its owner, who may comment on it.
     Raises `StackError` when a step fails; the step itself has printed why.
     """
-    database_url = environment.get("DIRECT_URL") or environment["DATABASE_URL"]
-    is_incomplete = _is_incomplete(database_url)
+    is_incomplete = _is_incomplete(owner_url)
     if is_incomplete:
-        _write_comment(database_url, UNFINISHED)
+        _write_comment(owner_url, UNFINISHED)
         keep_dates = ["--keep-dates"] if settings.keep_dates else []
         run_step("import-prices", "--demo", *keep_dates, environment=environment, root=root)
         size = ("--players", str(settings.seed_players), "--sessions", str(settings.seed_sessions))
         run_step("seed", *size, environment=environment, root=root)
-        _write_comment(database_url, None)
+        _write_comment(owner_url, None)
     run_step("catch-up", environment=environment, root=root)
     return is_incomplete
 

@@ -166,12 +166,15 @@ def _run_initdb(files: PostgresFiles, fresh: Path, password_file: Path) -> None:
         raise StackError(f"initdb failed in {fresh}: {result.stderr.strip() or result.stdout.strip()}")
 
 
-def prepare_valkey(directory: Path) -> ValkeyFiles:
-    """Write the configuration into `directory`; its password is generated once and kept."""
+def prepare_valkey(directory: Path, *, password_file: Path | None = None) -> ValkeyFiles:
+    """Write the configuration into `directory`; its password is generated once and kept.
+
+    It is in `password_file`, by default beside the configuration.
+    """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = ValkeyFiles(
         configuration=directory.resolve() / "valkey" / "valkey.conf",
-        password=load_password(directory / "valkey.password"),
+        password=load_password(password_file or directory / "valkey.password"),
         user=ensure_server_user(),
     )
     folder = files.configuration.parent

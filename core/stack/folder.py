@@ -1,7 +1,7 @@
 """The folder `.local` of a checkout: the state of its stack.
 
 Owns the paths, the lock that only one command can hold, and the record of the running stack
-(`stack.env`), in which other programs of the checkout find the stack's addresses and passwords.
+(`stack.env`), in which other programs of the checkout find the stack's addresses, and passwords.
 """
 
 import fcntl
@@ -16,12 +16,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dotenv import dotenv_values
-
 from core.encryption import new_key_line
 from core.errors import StackError
 from core.settings import STACK_ENV_FILE
 from core.stack.permissions import write_private
+from core.stack.record import read_record
 
 # the limit is 104 on macOS and 108 on Linux; supervisord appends ".PID" while it creates the socket
 SOCKET_PATH_LIMIT = 90
@@ -29,6 +28,8 @@ SOCKET_PATH_LIMIT = 90
 CONTENTS = "database, cache, metrics, logs and the keys of encrypted e-mail addresses"
 # how much of the folder's name is in the stack's name, which has at most 64 characters
 FOLDER_CHARACTERS = 40
+# PostgreSQL writes its log in files of 16 MB, and a checkpoint may need several at once
+LEAST_FREE_BYTES = 64_000_000
 
 
 class StackFolder:
@@ -56,6 +57,10 @@ class StackFolder:
         """Return the file that a program's output goes to."""
         return self.log / f"{program}.log"
 
+    def secret_file(self, name: str) -> Path:
+        """Return the file of a secret, such as `app.password`."""
+        return self.secrets / name
+
     @property
     def socket(self) -> Path:
         """The supervisor's control socket, in the temporary folder when its path would be too long."""
@@ -68,11 +73,14 @@ class StackFolder:
         return Path(tempfile.gettempdir()) / f"echo-markets-{os.geteuid()}-{digest}"
 
     def create(self) -> None:
-        """Create the folder, for its owner only."""
-        if not self.path.exists():
-            self.path.mkdir(mode=0o700)
-        for folder in (self.servers, self.secrets, self.run, self.log, self.metrics):
-            folder.mkdir(mode=0o700, exist_ok=True)
+        """Create the folder, for its owner only; raises `StackError` when a file is in its place."""
+        for folder in (self.path, self.servers, self.run, self.log, self.metrics, self.secrets):
+            try:
+                folder.mkdir(mode=0o700, exist_ok=True)
+            except (FileExistsError, NotADirectoryError):
+                raise StackError(f"{folder} is no folder; remove or rename it, then try again") from None
+        # passwords, whoever made the folder
+        self.secrets.chmod(0o700)
         if self.socket.parent != self.path:
             _create_own_folder(self.socket.parent)
 
@@ -83,6 +91,14 @@ class StackFolder:
             with suppress(FileNotFoundError):
                 size += path.lstat().st_size
         return size
+
+    def find_disk_problem(self) -> str | None:
+        """Return that the disk with the servers' data is full, None while they can write."""
+        data = next(path for path in (self.servers / "postgres", self.path, self.root) if path.exists())
+        free = shutil.disk_usage(data).free
+        if free >= LEAST_FREE_BYTES:
+            return None
+        return f"{free / 1e6:.0f} MB are free where {data} is; make room for {LEAST_FREE_BYTES / 1e6:.0f} MB"
 
     def remove(self) -> None:
         """Remove the folder with everything in it."""
@@ -107,13 +123,19 @@ class StackFolder:
         return path
 
     def recorded(self) -> dict[str, str]:
-        """Return the variables in `stack.env`; empty when no stack was started."""
-        return {name: value or "" for name, value in dotenv_values(self.stack_env, interpolate=False).items()}
+        """Return the variables in `stack.env`; empty when no stack was started. Raises `StackError`."""
+        return read_record(self.stack_env)
 
     def record(self, values: Mapping[str, str]) -> None:
-        """Write `stack.env`, which only its owner can read: it contains passwords."""
+        """Write `stack.env`, which only its owner can read: in containers it contains passwords."""
         lines = (f"{name}={_quote(value)}\n" for name, value in values.items())
         write_private(self.stack_env, "".join(lines))
+
+    def forget_record(self) -> None:
+        """Remove `stack.env`; raises `StackError` when a folder is in its place."""
+        if self.stack_env.is_dir():
+            raise StackError(f"{self.stack_env} is a folder; remove it, then try again")
+        self.stack_env.unlink(missing_ok=True)
 
     @contextmanager
     def lock(self) -> Iterator[None]:

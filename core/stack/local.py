@@ -4,7 +4,7 @@ Owns the order in which they start and stop, and what is repaired after a crash.
 """
 
 import contextlib
-import os
+import signal
 import subprocess
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, NoReturn
@@ -15,11 +15,21 @@ from rich.table import Table
 
 from core.errors import StackError
 from core.settings import Settings
+from core.settings.database_url import add_password
 from core.stack.demo_data import create_database, load_demo_data, run_step
+from core.stack.embedded_servers import find_postgres_programs, find_valkey_program
 from core.stack.folder import CONTENTS, StackFolder
 from core.stack.ports import check_ports
-from core.stack.processes import find_process, is_alive, read_last_lines, stop_process, wait_until
+from core.stack.processes import (
+    find_process,
+    find_strays,
+    is_alive,
+    read_last_lines,
+    stop_process,
+    wait_until,
+)
 from core.stack.programs import (
+    ADMINISTRATION,
     APPLICATIONS,
     NAMES,
     PORT_SETTINGS,
@@ -29,11 +39,14 @@ from core.stack.programs import (
     Deployment,
     answers,
     find_address,
+    find_administrator_url,
 )
+from core.stack.record import build_environment, find_secret
 from core.stack.settings import DATABASE, StackSettings
 from core.stack.stack import SHOWN_LOG_LINES, Stack
 from core.stack.supervisor import ProgramState, Supervisor, write_files
 
+SERVER_PROGRAMS = ("valkey-server", "postgres")  # as the operating system names them
 HEALTHY_SECONDS = 90.0  # a cold start takes ten; a loaded machine gets nine times that
 
 
@@ -58,6 +71,9 @@ class LocalStack(Stack):
 
     def up(self, settings: StackSettings) -> None:
         """Start what does not run, and wait until all is healthy; see `Stack.up`."""
+        problem = self.folder.find_disk_problem()
+        if problem is not None:
+            raise StackError(f"the stack could not write: {problem}")
         with self.folder.lock():
             for name in resume_paused(self.folder):
                 self.say(f"{name} was paused by a signal and runs again")
@@ -72,7 +88,7 @@ class LocalStack(Stack):
 
     def down(self) -> None:
         """Stop everything in reverse order, also programs whose supervisor was killed; data is kept."""
-        if not self.folder.path.exists():
+        if not self.folder.path.exists() and not self._find_strays():
             self.say("nothing is running")
             return
         with self.folder.lock():
@@ -80,7 +96,7 @@ class LocalStack(Stack):
 
     def remove_data(self) -> None:
         """Stop everything and remove the data."""
-        if not self.folder.path.exists():
+        if not self.folder.path.exists() and not self._find_strays():
             self.say("nothing to remove")
             return
         with self.folder.lock():
@@ -98,7 +114,9 @@ class LocalStack(Stack):
             table.add_row(item.name, item.state.lower(), answer, pid, find_address(item.name, recorded))
         self._console.print(table)
         if not self._supervisor.is_running():
-            self.say("the supervisor has ended; `make up` repairs it")
+            strays = ", ".join(process.name() for process in self._find_strays())
+            rest = f", and its programs go on ({strays})" if strays else ""
+            self.say(f"the supervisor has ended{rest}; `make up` repairs it")
         return all(item.is_healthy for item in programs)
 
     def _show_logs(self, name: str | None, *, follow: bool) -> None:
@@ -117,16 +135,20 @@ class LocalStack(Stack):
         known = {name.lower(): value for name, value in recorded.items()}
         Settings.load(**{name: known[name] for name in known.keys() & Settings.model_fields.keys()})
         python = {"PYTHONPATH": str(self.folder.root), "PYTHONUNBUFFERED": "1"}
-        environment = {**os.environ, **recorded, **python}
+        environment = {**build_environment(recorded), **python}
         self.folder.record(recorded)
         if not self._supervisor.is_running():
             write_files(self.folder, deployment.programs())
-            self._supervisor.start(environment)
+            self._supervisor.start(
+                {name: environment[name] for name in environment if name not in ADMINISTRATION}
+            )
         self._start_programs(SERVERS)
-        create_database(settings.database_url(deployment.postgres.password, "postgres"), DATABASE)
+        create_database(find_administrator_url(recorded), DATABASE)
+        run_step("roles", environment=environment, root=self.folder.root)
         run_step("migrate", "up", environment=environment, root=self.folder.root)
         self.say("the schema is up to date")
-        load_demo_data(environment, root=self.folder.root, settings=settings)
+        owner_url = add_password(recorded["DIRECT_URL"], find_secret(recorded, "DIRECT_PASSWORD"))
+        load_demo_data(environment, owner_url=owner_url, root=self.folder.root, settings=settings)
         self.say("the demo data is loaded")
         self._start_programs(APPLICATIONS)
 
@@ -181,8 +203,28 @@ class LocalStack(Stack):
                     was_running = True
                     stop_process(process, stop_signal=STOP_SIGNALS[name], seconds=STOP_SECONDS)
                 file.unlink(missing_ok=True)
-        self.folder.stack_env.unlink(missing_ok=True)
+            for _ in range(2):  # a supervisor that had to be killed leaves its programs
+                for process in self._find_strays():
+                    was_running = True
+                    stop_process(process, stop_signal=_choose_signal(process), seconds=STOP_SECONDS)
+        self.folder.forget_record()
         return was_running
+
+    def _find_strays(self) -> list[psutil.Process]:
+        """Return what runs whatever the folder says, servers last."""
+        postgres, valkey = find_postgres_programs() / "bin" / "postgres", find_valkey_program()
+        found = find_strays(
+            self.folder.root,
+            servers=self.folder.servers.resolve(),
+            programs=(postgres.resolve(), valkey.resolve()),
+        )
+        return sorted(found, key=lambda process: process.name() in SERVER_PROGRAMS)
+
+    def _describe_unrecorded(self) -> str:
+        strays = ", ".join(process.name() for process in self._find_strays())
+        if not strays:
+            return super()._describe_unrecorded()
+        return f"{self.folder.stack_env} is missing, but {strays} run; `make down` stops them"
 
     def _check_ports(self, settings: StackSettings) -> None:
         """Raise `StackError` unless every program that does not run yet can listen."""
@@ -204,6 +246,10 @@ def resume_paused(folder: StackFolder) -> list[str]:
                 process.resume()
                 resumed.append(name)
     return resumed
+
+
+def _choose_signal(process: psutil.Process) -> signal.Signals:
+    return STOP_SIGNALS["postgres" if process.name() == "postgres" else "exporter"]
 
 
 def _is_running(item: ProgramState) -> bool:

@@ -41,13 +41,13 @@ def write_private(path: Path, text: str) -> None:
 
 
 def load_password(path: Path) -> str:
-    """Return the password in `path`; the first call generates it."""
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        password = secrets.token_urlsafe(PASSWORD_BYTES)
-        write_private(path, password)
-        return password
+    """Return the password in `path`; the first call generates it. Raises `StackError` when it is empty."""
+    if not path.exists():
+        write_private(path, secrets.token_urlsafe(PASSWORD_BYTES))
+    password = path.read_text(encoding="utf-8").strip()
+    if not password:
+        raise StackError(f"{path} is empty; write the password into it, or remove it for a new one")
+    return password
 
 
 def ensure_server_user() -> ServerUser | None:

@@ -1,15 +1,19 @@
 """Processes of the stack: found again by the pid files that they left, ended, waited for.
 
-Never searches by name, so it never touches a process that is not the stack's.
+Never searches by name, so it never touches a process that is not the stack's. Where the pid files are gone, a
+process is the stack's by a mark in its environment, or by its program and its working folder, because servers
+overwrite their environment.
 """
 
+import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import psutil
 
+MARK = "ECHO_MARKETS_CHECKOUT"  # in the environment of what the supervisor starts: the checkout's folder
 POLL_SECONDS = 0.05
 KILL_SECONDS = 10.0
 CLOCK_SECONDS = 5.0  # start times are measured from the boot time, which moves when the clock is set
@@ -31,6 +35,33 @@ def find_process(pid_file: Path, *, root: Path) -> psutil.Process | None:
     except (OSError, ValueError, psutil.Error):
         return None
     return process if is_older and is_alive(process) and folder.is_relative_to(root.resolve()) else None
+
+
+def find_strays(root: Path, *, servers: Path, programs: Collection[Path]) -> list[psutil.Process]:
+    """Return the processes of a checkout's stack, whatever its files say, without those that they started.
+
+    `programs` are the servers' programs, and `servers` is the folder that they work in.
+    """
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        try:
+            is_server = Path(process.exe()) in programs and Path(process.cwd()).is_relative_to(servers)
+            if is_server or process.environ().get(MARK) == str(root):
+                found[process.pid] = process
+        except (psutil.Error, OSError):
+            continue  # it has ended, or is another user's
+    return [
+        process
+        for process in found.values()
+        if process.pid != os.getpid() and _find_parent(process) not in found and is_alive(process)
+    ]
+
+
+def _find_parent(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def is_alive(process: psutil.Process) -> bool:

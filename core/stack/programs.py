@@ -10,7 +10,10 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from core.settings import build_listener_url
+from core.settings.database_url import add_password
+from core.settings.role_names import APP, MONITOR, OWNER
 from core.stack.embedded_servers import (
+    SUPERUSER,
     PostgresFiles,
     ValkeyFiles,
     postgres_command,
@@ -19,11 +22,33 @@ from core.stack.embedded_servers import (
     valkey_command,
 )
 from core.stack.folder import StackFolder
-from core.stack.permissions import ServerUser, build_server_environment
+from core.stack.permissions import ServerUser, build_server_environment, load_password
 from core.stack.ports import LOOPBACK, http_answers, postgres_answers, valkey_answers
+from core.stack.record import find_secret
 from core.stack.settings import StackSettings
 
 CLI = ("-m", "core.cli")
+# Which file in the folder of secrets each variable names.
+SECRET_FILES = MappingProxyType(
+    {
+        "DATABASE_PASSWORD_FILE": "app.password",
+        "DIRECT_PASSWORD_FILE": "owner.password",
+        "OWNER_PASSWORD_FILE": "owner.password",
+        "APP_PASSWORD_FILE": "app.password",
+        "MONITOR_PASSWORD_FILE": "monitor.password",
+        "REDIS_PASSWORD_FILE": "redis.password",
+    }
+)
+# For commands of the checkout alone: no program that serves gets them.
+ADMINISTRATION = (
+    "DIRECT_URL",
+    "DIRECT_PASSWORD_FILE",
+    "ADMIN_URL",
+    "ADMIN_PASSWORD_FILE",
+    "OWNER_PASSWORD_FILE",
+    "APP_PASSWORD_FILE",
+    "MONITOR_PASSWORD_FILE",
+)
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 SERVERS = ("postgres", "valkey")
@@ -40,12 +65,13 @@ STOP_SECONDS = 30  # PostgreSQL writes a checkpoint, the others finish their cur
 
 
 class Program(NamedTuple):
-    """One supervised process; with an `environment` it gets only those variables."""
+    """One supervised process; with an `environment` it has only those variables; `added` come beside."""
 
     name: str
     command: list[str]
     user: ServerUser | None = None
     environment: Mapping[str, str] = NO_VARIABLES
+    added: Mapping[str, str] = NO_VARIABLES
 
 
 class Deployment(NamedTuple):
@@ -58,37 +84,49 @@ class Deployment(NamedTuple):
 
     @classmethod
     def prepare(cls, settings: StackSettings, folder: StackFolder) -> "Deployment":
-        """Create the files that the servers need, such as an empty database cluster."""
+        """Create the files that the servers need: passwords that are missing, an empty database cluster."""
+        for file in SECRET_FILES.values():
+            load_password(folder.secret_file(file))
         return cls(
             settings=settings,
             folder=folder,
             postgres=prepare_postgres(folder.servers),
-            valkey=prepare_valkey(folder.servers),
+            valkey=prepare_valkey(
+                folder.servers, password_file=folder.secret_file(SECRET_FILES["REDIS_PASSWORD_FILE"])
+            ),
         )
 
     def environment(self) -> dict[str, str]:
         """Return the variables that connect a process with this stack, as written to `stack.env`."""
-        record = self.settings.build_record(
+        secrets = {name: str(self.folder.secret_file(file)) for name, file in SECRET_FILES.items()}
+        return self.settings.build_record(
             "local",
             generated_name=self.folder.load_stack_name(),
-            postgres_password=self.postgres.password,
-            redis_password=self.valkey.password,
+            connections={
+                "DATABASE_URL": self.settings.database_url(APP),
+                "DIRECT_URL": self.settings.database_url(OWNER),
+                "ADMIN_URL": self.settings.database_url(SUPERUSER),
+                # generated with the cluster, beside which it stays
+                "ADMIN_PASSWORD_FILE": str(self.folder.servers / "postgres.password"),
+                **secrets,
+                "METRICS_DIR": str(self.folder.metrics),
+                "ENCRYPTION_KEYS_FILE": str(self.folder.create_encryption_keys()),
+            },
         )
-        return {
-            **record,
-            "METRICS_DIR": str(self.folder.metrics),
-            "ENCRYPTION_KEYS_FILE": str(self.folder.create_encryption_keys()),
-        }
 
     def programs(self) -> list[Program]:
         """Return the programs in the order of starting."""
         postgres = postgres_command(self.postgres, port=self.settings.postgres_port)
         valkey = valkey_command(self.valkey, port=self.settings.valkey_port)
         environment = build_server_environment()
+        monitoring = {
+            "DATABASE_URL": self.settings.database_url(MONITOR),
+            "DATABASE_PASSWORD_FILE": str(self.folder.secret_file(SECRET_FILES["MONITOR_PASSWORD_FILE"])),
+        }
         return [
             Program("postgres", postgres, self.postgres.user, environment),
             Program("valkey", valkey, self.valkey.user, environment),
-            Program("exporter", [sys.executable, "-m", "exporter"]),
+            Program("exporter", [sys.executable, "-m", "exporter"], added=monitoring),
             Program("dashboard", [sys.executable, "-m", "dashboard"]),
             Program("simulator", [sys.executable, *CLI, "simulate"]),
         ]
@@ -98,14 +136,20 @@ def answers(name: str, environment: Mapping[str, str]) -> bool:
     """Say whether a program of the recorded stack works; of one without a probe this is assumed."""
     match name:
         case "postgres":
-            server_url, _, _ = environment["DATABASE_URL"].rpartition("/")
-            return postgres_answers(f"{server_url}/postgres")
+            return postgres_answers(find_administrator_url(environment))
         case "valkey":
-            return valkey_answers(int(environment["VALKEY_PORT"]), environment["REDIS_PASSWORD"])
+            return valkey_answers(int(environment["VALKEY_PORT"]), find_secret(environment, "REDIS_PASSWORD"))
         case "exporter" | "dashboard":
             return http_answers(f"{find_address(name, environment)}/readyz")
         case _:
             return True
+
+
+def find_administrator_url(environment: Mapping[str, str]) -> str:
+    """Return the URL of the superuser's own database, which exists before the stack's; with the password."""
+    # without ADMIN_URL: recorded by an earlier release, or the containers
+    server, _, _ = environment.get("ADMIN_URL", environment["DATABASE_URL"]).rpartition("/")
+    return add_password(f"{server}/postgres", find_secret(environment, "ADMIN_PASSWORD"))
 
 
 def find_address(name: str, environment: Mapping[str, str]) -> str:

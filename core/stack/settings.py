@@ -22,7 +22,6 @@ from core.settings import (
     port,
 )
 from core.settings.stack_identity import describe_database
-from core.stack.embedded_servers import SUPERUSER
 from core.stack.ports import LOOPBACK
 
 DATABASE = "echo_markets"
@@ -75,23 +74,22 @@ class StackSettings(EnvironmentSettings):
         ports = {name: str(port) for name, port in self.ports(mode).items()}
         return {"MODE": mode, **hosts, **ports, **{name: value for name, value in chosen.items() if value}}
 
-    def database_url(self, password: str, database: str = DATABASE) -> str:
-        """Return the URL under which this machine reaches a database of the stack's server."""
-        return f"postgresql://{SUPERUSER}:{password}@{LOOPBACK}:{self.postgres_port}/{database}"
+    def database_url(self, account: str, database: str = DATABASE) -> str:
+        """Return the URL under which this machine reaches a database of the stack's server.
+
+        `account` is a role, or a role and its password with a colon between them.
+        """
+        return f"postgresql://{account}@{LOOPBACK}:{self.postgres_port}/{database}"
 
     def build_record(
-        self, mode: Mode, *, generated_name: str, postgres_password: str, redis_password: str
+        self, mode: Mode, *, generated_name: str, connections: Mapping[str, str]
     ) -> dict[str, str]:
         """Return the content of `stack.env`: what connects a process of this machine with the stack."""
-        database_url = self.database_url(postgres_password)
         return {
             **self.environment(mode),
             "STACK_NAME": self.stack_name or generated_name,
-            "DATABASE_URL": database_url,
-            # otherwise `make migrate` would use a DIRECT_URL of another database in `.env`
-            "DIRECT_URL": database_url,
             "REDIS_URL": f"redis://{LOOPBACK}:{self.valkey_port}/0",
-            "REDIS_PASSWORD": redis_password,
+            **connections,
         }
 
     def check_ports_differ(self) -> None:

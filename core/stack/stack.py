@@ -52,9 +52,13 @@ class Stack(ABC):
         """Show every part and the overall health; say whether all is healthy."""
         recorded = self.folder.recorded()
         if not recorded:
-            self.say("not running; `make up` starts it")
+            self.say(self._describe_unrecorded())
             return False
         are_parts_healthy = self._show_parts(recorded)
+        problem = self.folder.find_disk_problem()
+        if problem is not None:
+            self.say(f"the stack cannot write: {problem}")
+            return False
         overall = read_stack_health(recorded)
         self.say(f"the stack is {overall}")
         return overall.is_healthy and are_parts_healthy
@@ -83,6 +87,10 @@ class Stack(ABC):
             table.add_row("Prometheus", f"http://{LOOPBACK}:{recorded['PROMETHEUS_PORT']}")
         self._console.print(table)
         self.say("`make status` shows it, `make logs` its output, `make down` stops it")
+
+    def _describe_unrecorded(self) -> str:
+        """Return what `status` says when no stack is recorded."""
+        return "not running; `make up` starts it"
 
     @abstractmethod
     def _show_parts(self, recorded: Mapping[str, str]) -> bool:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from core.errors import StackError
 from core.stack.folder import StackFolder
 from core.stack.permissions import give_to, write_private
-from core.stack.processes import find_process, stop_process, wait_until
+from core.stack.processes import MARK, find_process, stop_process, wait_until
 from core.stack.programs import STOP_SECONDS, STOP_SIGNALS, Program
 
 ANSWER_SECONDS = 10.0  # every call is answered at once; longer means that supervisord hangs
@@ -62,7 +62,7 @@ class Supervisor:
         config = self._folder.supervisor_config.relative_to(self._folder.root)
         result = subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)],
-            env=environment,
+            env={**environment, MARK: str(self._folder.root)},
             cwd=self._folder.root,
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -129,8 +129,10 @@ def write_files(folder: StackFolder, programs: list[Program]) -> None:
 
 def render_script(program: Program) -> str:
     """Return a script that writes its process id, by which `down` finds the program without supervisord."""
-    environment = [f"{name}={value}" for name, value in program.environment.items()]
-    command = ["env", "-i", *environment, *program.command] if environment else program.command
+    variables = {**program.environment, **program.added}
+    assigned = [f"{name}={value}" for name, value in variables.items()]
+    prefix = ["env", *(["-i"] if program.environment else []), *assigned] if assigned else []
+    command = [*prefix, *program.command]
     return f'#!/bin/sh\necho "$$" > .local/run/{program.name}.pid\nexec {shlex.join(command)}\n'
 
 

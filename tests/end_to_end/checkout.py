@@ -18,6 +18,8 @@ import pytest
 from dotenv import dotenv_values
 
 from core import Settings
+from core.settings import RoleSettings
+from core.settings.database_url import add_password
 from core.stack.ports import LOOPBACK, find_free_port
 from core.stack.processes import is_alive
 from core.stack.settings import StackSettings
@@ -35,7 +37,8 @@ class Checkout:
         self.root = root
         self.make_seconds: float = MAKE_SECONDS
         self.ports = {name: find_free_port() for name in PORT_NAMES}
-        names = {name.upper() for name in (*Settings.model_fields, *StackSettings.model_fields)}
+        fields = (*Settings.model_fields, *StackSettings.model_fields, *RoleSettings.model_fields)
+        names = {f"{name.upper()}{suffix}" for name in fields for suffix in ("", "_FILE")}
         inherited = {name: value for name, value in os.environ.items() if name not in names}
         # what `make` hands down when it runs these tests is not for the copy
         for name in (
@@ -109,9 +112,7 @@ class Checkout:
 
     def select(self, statement: str) -> object:
         """Return the one value that a statement selects from the running stack's database."""
-        url = dotenv_values(self.root / ".local" / "stack.env")["DATABASE_URL"]
-        assert url is not None
-        connection = psycopg2.connect(url)
+        connection = psycopg2.connect(self.superuser_url())
         try:
             with connection.cursor() as cursor:
                 cursor.execute(statement)
@@ -119,6 +120,14 @@ class Checkout:
                 return value
         finally:
             connection.close()
+
+    def superuser_url(self) -> str:
+        """Return the URL of the running stack's database as superuser."""
+        record = dotenv_values(self.root / ".local" / "stack.env")
+        url, file = record["ADMIN_URL"], record["ADMIN_PASSWORD_FILE"]
+        assert url is not None
+        assert file is not None
+        return add_password(url, Path(file).read_text(encoding="utf-8"))
 
     def health(self) -> dict[str, object]:
         """Return the exporter's health document."""

@@ -6,14 +6,21 @@ import pytest
 from pydantic import SecretStr
 
 from core.settings import Settings
+from core.settings.stack_identity import describe_database
 from core.stack.embedded_servers import PostgresFiles, ValkeyFiles
 from core.stack.folder import StackFolder
 from core.stack.programs import Deployment
 from core.stack.settings import StackSettings, describe_other_database
+from tests.unit.test_stack_folder import RECORD
 
 STACK_URL = "postgresql://postgres:pw@127.0.0.1:5433/echo_markets"
 OTHER_URL = "postgresql://alice:s3cr3t@db.example/game"
-RECORDED = {"DATABASE_URL": STACK_URL, "REDIS_URL": "redis://127.0.0.1:6380/0", "STACK_NAME": "main-1a2b"}
+RECORDED = {
+    **RECORD,
+    "DATABASE_URL": STACK_URL,
+    "REDIS_URL": "redis://127.0.0.1:6380/0",
+    "STACK_NAME": "main-1a2b",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -95,5 +102,6 @@ def test_migrations_of_the_stack_go_to_its_own_database(folder: StackFolder) -> 
         valkey=ValkeyFiles(configuration=folder.servers, password="pw", user=None),
     )
     environment = deployment.environment()
-    assert environment["DIRECT_URL"] == environment["DATABASE_URL"]
+    places = {describe_database(environment[name]) for name in ("DATABASE_URL", "DIRECT_URL", "ADMIN_URL")}
+    assert len(places) == 1
     assert environment["STACK_NAME"] == "main-1a2b"

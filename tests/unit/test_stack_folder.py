@@ -12,6 +12,19 @@ from core.errors import StackError
 from core.settings.stack_identity import NAME_PATTERN
 from core.stack.folder import SOCKET_PATH_LIMIT, StackFolder
 from core.stack.permissions import load_password, write_private
+from core.stack.record import DamagedRecord, build_environment
+
+RECORD = {
+    "MODE": "local",
+    "STACK_NAME": "checkout-1a2b3c",
+    "EXPORTER_HOST": "127.0.0.1",
+    "DASHBOARD_HOST": "127.0.0.1",
+    "DATABASE_URL": "postgresql://echo_markets_app@127.0.0.1:5433/echo_markets",
+    "POSTGRES_PORT": "5433",
+    "VALKEY_PORT": "6380",
+    "EXPORTER_PORT": "9100",
+    "DASHBOARD_PORT": "8501",
+}
 
 
 def mode_of(path: Path) -> int:
@@ -39,13 +52,98 @@ def test_is_for_its_owner_only(folder: StackFolder) -> None:
 )
 def test_remembers_any_value(folder: StackFolder, value: str) -> None:
     """A recorded value is read back unchanged, whatever characters it has."""
-    folder.record({"METRICS_DIR": value, "MODE": "local"})
-    assert folder.recorded() == {"METRICS_DIR": value, "MODE": "local"}
+    folder.record({**RECORD, "METRICS_DIR": value})
+    assert folder.recorded() == {**RECORD, "METRICS_DIR": value}
 
 
 def test_remembers_nothing_before_the_first_start(tmp_path: Path) -> None:
     """Without a record the stack counts as never started."""
     assert StackFolder(tmp_path).recorded() == {}
+
+
+JUNK = {
+    "nothing": b"",
+    "no UTF-8": b"\xff\xfe\x00junk",
+    "text": b"=== junk ===\n{}\n",
+    "zeros": bytes(100),
+}
+WRONG = {
+    "MODE": "podman",
+    "EXPORTER_PORT": "80a",
+    "VALKEY_PORT": "70000",
+    "DATABASE_URL": "mysql://localhost/",
+    "STACK_NAME": "",
+}
+
+
+@pytest.mark.parametrize("content", JUNK.values(), ids=JUNK)
+def test_a_damaged_record_is_one_line(folder: StackFolder, content: bytes) -> None:
+    """It names the file and what to do."""
+    folder.stack_env.write_bytes(content)
+    with pytest.raises(
+        DamagedRecord, match=r"stack\.env is damaged: .*`make down` stops what runs"
+    ) as caught:
+        folder.recorded()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG.items())
+def test_a_wrong_value_damages_the_record(folder: StackFolder, name: str, value: str) -> None:
+    """The line names the variable."""
+    folder.record({**RECORD, name: value})
+    with pytest.raises(DamagedRecord, match=f"damaged: {name} is "):
+        folder.recorded()
+
+
+def test_a_folder_is_no_record(folder: StackFolder) -> None:
+    """It cannot be removed as a file either."""
+    folder.stack_env.mkdir()
+    with pytest.raises(DamagedRecord, match="is damaged"):
+        folder.recorded()
+    with pytest.raises(StackError, match="is a folder; remove it"):
+        folder.forget_record()
+
+
+@pytest.mark.parametrize("name", ["metrics", "run", "log", "servers", "secrets"])
+def test_a_file_in_the_place_of_a_folder_is_named(folder: StackFolder, name: str) -> None:
+    """Whichever of them."""
+    (folder.path / name).rmdir()
+    (folder.path / name).touch()
+    with pytest.raises(StackError, match=f"{folder.path / name} is no folder; remove or rename it"):
+        folder.create()
+
+
+def test_a_file_in_the_place_of_all_folders_is_named(tmp_path: Path) -> None:
+    """`.local` itself."""
+    (tmp_path / ".local").touch()
+    with pytest.raises(StackError, match="is no folder"):
+        StackFolder(tmp_path).create()
+
+
+def test_a_full_disk_is_a_problem(folder: StackFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The servers answer, and cannot write: nobody learns that from a connection."""
+    assert folder.find_disk_problem() is None
+    monkeypatch.setattr("core.stack.folder.LEAST_FREE_BYTES", 10**18)
+    assert re.match(r"\d+ MB are free where .*; make room", folder.find_disk_problem() or "")
+
+
+def test_the_record_replaces_a_secret_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In whichever form: both forms of one secret are an error."""
+    monkeypatch.setenv("REDIS_PASSWORD", "of another server")
+    monkeypatch.setenv("DIRECT_PASSWORD_FILE", "/of/another/server")
+    record = {"REDIS_PASSWORD_FILE": "/secrets/redis", "DIRECT_PASSWORD": "secret"}
+    environment = build_environment(record)
+    assert environment.items() >= record.items()
+    assert not {"REDIS_PASSWORD", "DIRECT_PASSWORD_FILE"} & environment.keys()
+
+
+def test_secrets_are_for_their_owner_only(folder: StackFolder) -> None:
+    """The folder is closed again when somebody has opened it."""
+    load_password(folder.secret_file("app.password"))
+    folder.secrets.chmod(0o755)
+    folder.create()
+    assert mode_of(folder.secrets) == 0o700
+    assert mode_of(folder.secret_file("app.password")) == 0o600
 
 
 def test_second_command_is_refused(folder: StackFolder) -> None:
@@ -114,6 +212,13 @@ def test_private_file_is_never_open(tmp_path: Path) -> None:
     path.chmod(0o644)
     write_private(path, "new")
     assert (path.read_text(encoding="utf-8"), mode_of(path)) == ("new", 0o600)
+
+
+def test_an_empty_password_is_refused(tmp_path: Path) -> None:
+    """A server with it would let everybody in."""
+    (tmp_path / "password").write_text("\n", encoding="utf-8")
+    with pytest.raises(StackError, match="is empty"):
+        load_password(tmp_path / "password")
 
 
 def test_password_is_generated_once(tmp_path: Path) -> None:

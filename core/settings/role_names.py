@@ -1,0 +1,14 @@
+"""The names of the database's roles, which URLs contain; `core.database.roles` creates them."""
+
+from typing import Final
+
+OWNER: Final = "echo_markets_owner"
+"""Owns the schema, and with it every table: migrations (DIRECT_URL)."""
+APP: Final = "echo_markets_app"
+"""Reads and writes rows: every process that serves (DATABASE_URL)."""
+PLAYER: Final = "echo_markets_player"
+"""What the application becomes to act for one player; cannot sign in."""
+MONITOR: Final = "echo_markets_monitor"
+"""Reads statistics and no player's row: the exporter."""
+SEALER: Final = "echo_markets_sealer"
+"""Owns the function that seals the audit log; only the owner may become it; cannot sign in."""

@@ -1,0 +1,86 @@
+"""The record of the running stack, `.local/stack.env`: where its servers are, and the files of their secrets.
+
+Owns how it is checked, and how a process gets it as its environment. A record that somebody has damaged is
+an error that names the remedy, never a guess.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from dotenv import dotenv_values
+
+from core.errors import SettingsError, StackError
+from core.settings.database_url import DatabaseUrlError, check_database_url
+from core.settings.secret_files import read_secret
+
+MODES: Final = ("local", "docker")
+_PORTS: Final = ("POSTGRES_PORT", "VALKEY_PORT", "EXPORTER_PORT", "DASHBOARD_PORT")
+_NEEDED: Final = ("MODE", "STACK_NAME", "EXPORTER_HOST", "DASHBOARD_HOST", "DATABASE_URL", *_PORTS)
+HIGHEST_PORT: Final = 65_535
+FILE: Final = "_FILE"
+
+
+class DamagedRecord(StackError):
+    """The record of the stack cannot be used; the message names the remedy."""
+
+
+def read_record(path: Path) -> dict[str, str]:
+    """Return the variables of a record; empty when there is none. Raises `DamagedRecord`."""
+    if not os.path.lexists(path):
+        return {}
+    try:
+        values = {
+            name: value or "" for name, value in dotenv_values(path, interpolate=False, verbose=False).items()
+        }
+        problem = None if path.is_file() else "it is no file"
+    except (OSError, ValueError) as error:
+        values, problem = {}, str(getattr(error, "strerror", None) or error)
+    problem = problem or _find_problem(values)
+    if problem:
+        raise DamagedRecord(
+            f"{path} is damaged: {problem}; `make down` stops what runs, then `make up` starts it again"
+        )
+    return values
+
+
+def _find_problem(values: Mapping[str, str]) -> str | None:
+    missing = [name for name in _NEEDED if not values.get(name)]
+    if missing:
+        return f"{missing[0]} is missing"
+    if values["MODE"] not in MODES:
+        return f"MODE is neither {' nor '.join(MODES)}"
+    for name in _PORTS:
+        if not (re.fullmatch(r"[0-9]{1,5}", values[name]) and 0 < int(values[name]) <= HIGHEST_PORT):
+            return f"{name} is no port"
+    try:
+        check_database_url(values["DATABASE_URL"])
+    except DatabaseUrlError:
+        return "DATABASE_URL is no URL of a database"
+    return None
+
+
+def build_environment(record: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a process of the stack: this one's, in which the record wins.
+
+    A secret that the record has in a file must not be there in clear as well, nor the other way round.
+    """
+    others = {name.removesuffix(FILE) if name.endswith(FILE) else f"{name}{FILE}" for name in record}
+    inherited = {name: value for name, value in os.environ.items() if name.upper() not in others}
+    return {**inherited, **record}
+
+
+def find_secret(record: Mapping[str, str], name: str) -> str:
+    """Return a secret of a record, which has it or the path of its file; empty when it has neither.
+
+    Raises `StackError` for a file that cannot be used.
+    """
+    path = record.get(f"{name}{FILE}")
+    if not path:
+        return record.get(name, "")
+    try:
+        return read_secret(Path(path), name=f"{name}{FILE}")
+    except SettingsError as error:
+        raise StackError(str(error)) from error

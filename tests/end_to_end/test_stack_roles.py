@@ -1,0 +1,179 @@
+"""The local stack's roles and secrets, and what `make` says when somebody has damaged its folder.
+
+The stack is brought up on the data of the release before, which ran everything as superuser.
+"""
+
+import os
+import signal
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+from dotenv import dotenv_values
+from pydantic import SecretStr
+
+from core import Settings
+from core.database.roles import APP, MONITOR, OWNER
+from core.migration import Migrator
+from core.stack.embedded_servers import open_cursor
+from core.stack.ports import is_port_free
+from core.stack.processes import wait_until
+from core.testing import run_postgres
+from tests.end_to_end.checkout import PLAYERS, Checkout, copy_checkout
+from tests.patience import stretch
+
+pytestmark = pytest.mark.slow
+
+USERS = """
+    SELECT DISTINCT application_name, usename::text FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND application_name LIKE 'echo-markets-%'"""
+
+
+@pytest.fixture(scope="module")
+def checkout() -> Iterator[Checkout]:
+    """A copy of the checkout with a database of the release before, and its stack."""
+    with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
+        checkout = copy_checkout(Path(folder) / "checkout")
+        servers = checkout.root / ".local/servers"
+        with run_postgres(servers) as server:
+            with open_cursor(server.url()) as cursor:
+                cursor.execute("CREATE DATABASE echo_markets")
+            url = server.url("echo_markets")
+            Migrator(Settings(database_url=SecretStr(url))).up()
+            with open_cursor(url) as cursor:
+                cursor.execute("INSERT INTO market_events (type, title) VALUES ('NEWS', 'of before')")
+        yield checkout
+        result = checkout.make("clean")
+        assert result.returncode == 0, result.stdout
+        assert_nothing_left(checkout)
+
+
+def assert_nothing_left(checkout: Checkout) -> None:
+    """Fail when a process or a listening port of the stack is left."""
+    assert checkout.left_processes() == []
+    assert [name for name, port in checkout.ports.items() if not is_port_free(port)] == []
+
+
+def test_a_database_of_the_release_before_is_taken_over(checkout: Checkout) -> None:
+    """Rows and the superuser's password are kept, and everything is the owner's."""
+    checkout.up()
+    assert checkout.select("SELECT count(*) FROM market_events WHERE title = 'of before'") == 1
+    assert checkout.count("users") >= PLAYERS
+    owners = (
+        "SELECT string_agg(DISTINCT relowner::regrole::text, ',') FROM pg_class WHERE relname = ANY('{}')"
+    )
+    names = "users,ticks,ticks_before,symbols,trades,schema_migration"
+    assert checkout.select(owners.format(f"{{{names}}}")) == OWNER
+
+
+def test_each_program_has_its_role(checkout: Checkout) -> None:
+    """Nobody who serves is superuser or owner; the exporter cannot even read players."""
+    checkout.up()
+    found: dict[str, str] = {}
+
+    def is_seen() -> bool:
+        with open_cursor(checkout.superuser_url()) as cursor:
+            cursor.execute(USERS)
+            found.update(cursor.fetchall())
+        return found.keys() >= {"echo-markets-exporter", "echo-markets-dashboard", "echo-markets-simulator"}
+
+    checkout.get("dashboard", "/")
+    wait_until(is_seen, seconds=stretch(15))
+    assert found["echo-markets-simulator"] == APP
+    assert {user for name, user in found.items() if "exporter" in name or "health" in name} <= {MONITOR, APP}
+    assert set(found.values()) <= {APP, MONITOR}
+    assert checkout.health()["status"] == "healthy"
+
+
+def test_secrets_are_in_private_files_alone(checkout: Checkout) -> None:
+    """The record has their paths; nobody else can read either."""
+    checkout.up()
+    folder = checkout.root / ".local/secrets"
+    files = [*folder.iterdir(), checkout.root / ".local/servers/postgres.password"]
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in files}
+    assert (stat.S_IMODE(folder.stat().st_mode), modes) == (0o700, {0o600})
+    record = (checkout.root / ".local/stack.env").read_text(encoding="utf-8")
+    secrets = [path.read_text(encoding="utf-8") for path in files]
+    assert len(set(secrets)) == 5
+    assert [secret for secret in secrets if secret in record] == []
+    recorded = dotenv_values(checkout.root / ".local/stack.env")
+    accounts = [str(recorded[name]).partition("@")[0] for name in ("DATABASE_URL", "DIRECT_URL", "ADMIN_URL")]
+    assert accounts == [f"postgresql://{user}" for user in (APP, OWNER, "postgres")]
+
+
+def test_passwords_are_changed_by_new_files(checkout: Checkout) -> None:
+    """`make down`, remove the files, `make up`; the superuser's stays with the cluster."""
+    checkout.up()
+    folder = checkout.root / ".local/secrets"
+    old = (folder / "app.password").read_text(encoding="utf-8")
+    assert checkout.make("down").returncode == 0
+    for name in ("app.password", "owner.password", "monitor.password", "redis.password"):
+        (folder / name).unlink()
+    checkout.up()
+    assert (folder / "app.password").read_text(encoding="utf-8") != old
+    assert checkout.make("status").returncode == 0
+    url = f"postgresql://{APP}@127.0.0.1:{checkout.ports['POSTGRES_PORT']}/echo_markets"
+    with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
+        psycopg2.connect(url, password=old)
+
+
+def test_a_damaged_record_stops_nothing_from_being_stopped(checkout: Checkout) -> None:
+    """`status` and `up` say what to do, in one line; `down` does it."""
+    checkout.up()
+    record = checkout.root / ".local/stack.env"
+    record.write_bytes(b"\xff\x00 junk")
+    for target in ("status", "up", "migrate"):
+        result = checkout.make(target)
+        assert result.returncode != 0
+        assert "Traceback" not in result.stdout
+        [line] = [line for line in result.stdout.splitlines() if line.startswith("error: ")]
+        assert "stack.env is damaged" in line
+        assert "`make down` stops what runs" in line
+    down = checkout.make("down")
+    assert (down.returncode, "Traceback" in down.stdout) == (0, False), down.stdout
+    assert_nothing_left(checkout)
+
+
+def test_programs_without_any_file_are_stopped(checkout: Checkout) -> None:
+    """Their supervisor was killed, and somebody emptied the folder of process ids."""
+    checkout.up()
+    os.kill(checkout.pid("supervisor"), signal.SIGKILL)
+    for path in (checkout.root / ".local/run").iterdir():
+        path.unlink()
+    status = checkout.make("status")
+    assert status.returncode != 0
+    assert "its programs go on" in status.stdout
+    assert checkout.make("down").returncode == 0
+    assert_nothing_left(checkout)
+
+
+def test_a_stack_without_its_record_is_noticed(checkout: Checkout) -> None:
+    """`status` does not say that nothing runs, and `down` finds it, its supervisor too."""
+    checkout.up()
+    for name in ("stack.env", "supervisord.pid"):
+        (checkout.root / ".local" / name).unlink()
+    status = checkout.make("status")
+    assert status.returncode != 0
+    assert "stack.env is missing, but" in status.stdout
+    assert checkout.make("down").returncode == 0
+    assert_nothing_left(checkout)
+
+
+def test_a_file_in_the_place_of_the_metrics_is_one_line(checkout: Checkout) -> None:
+    """`make up` names it, before anything starts."""
+    checkout.make("down")
+    metrics = checkout.root / ".local/metrics"
+    metrics.rename(metrics.with_name("kept"))
+    metrics.touch()
+    try:
+        result = checkout.make("up")
+    finally:
+        metrics.unlink()
+        metrics.with_name("kept").rename(metrics)
+    assert result.returncode != 0
+    assert "metrics is no folder; remove or rename it" in result.stdout
+    assert "Traceback" not in result.stdout
+    assert_nothing_left(checkout)
