@@ -24,7 +24,7 @@ from core.stack.folder import CONTENTS, StackFolder
 from core.stack.health import refuse_other_stack
 from core.stack.image_pins import pin_images
 from core.stack.local import LocalStack
-from core.stack.record import DamagedRecord, build_environment
+from core.stack.record import build_environment
 from core.stack.settings import StackSettings, describe_other_database
 from core.stack.stack import Stack
 
@@ -136,12 +136,14 @@ def watch(folder: StackFolder) -> None:
 def down(folder: StackFolder) -> None:
     """Stop everything; the data is kept."""
     try:
-        find_stack(folder).down()
-    except DamagedRecord:
-        # it does not say which kind ran
+        kind = find_stack(folder)
+    except StackError:
+        # a damaged record does not say which kind ran
+        folder.forget_record()
         if folder.docker_mark.exists():
             ComposeStack(folder, Console()).down()
-        LocalStack(folder, Console()).down()
+        kind = LocalStack(folder, Console())
+    kind.down()
 
 
 @stack.command("status")

@@ -23,12 +23,8 @@ HIGHEST_PORT: Final = 65_535
 FILE: Final = "_FILE"
 
 
-class DamagedRecord(StackError):
-    """The record of the stack cannot be used; the message names the remedy."""
-
-
 def read_record(path: Path) -> dict[str, str]:
-    """Return the variables of a record; empty when there is none. Raises `DamagedRecord`."""
+    """Return the variables of a record; empty when there is none. Raises `StackError` for a damaged one."""
     if not os.path.lexists(path):
         return {}
     try:
@@ -40,7 +36,7 @@ def read_record(path: Path) -> dict[str, str]:
         values, problem = {}, str(getattr(error, "strerror", None) or error)
     problem = problem or _find_problem(values)
     if problem:
-        raise DamagedRecord(
+        raise StackError(
             f"{path} is damaged: {problem}; `make down` stops what runs, then `make up` starts it again"
         )
     return values

@@ -318,7 +318,9 @@ def test_commands_of_the_running_stack_need_one(checkout: Checkout) -> None:
 def test_passwords_are_nowhere_to_be_seen(checkout: Checkout) -> None:
     """Neither a log nor a command line shows what is in the private files."""
     shown = checkout.up()
-    passwords = [file.read_text(encoding="utf-8").strip() for file in checkout.root.glob(".local/secrets/*")]
+    passwords = [
+        file.read_text(encoding="utf-8").strip() for file in checkout.root.glob(".local/*/*.password")
+    ]
     assert len(set(passwords)) == 5
     logs = "".join(file.read_text(encoding="utf-8") for file in checkout.root.glob(".local/log/*"))
     commands = " ".join(

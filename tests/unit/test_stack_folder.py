@@ -12,7 +12,7 @@ from core.errors import StackError
 from core.settings.stack_identity import NAME_PATTERN
 from core.stack.folder import SOCKET_PATH_LIMIT, StackFolder
 from core.stack.permissions import load_password, write_private
-from core.stack.record import DamagedRecord, build_environment
+from core.stack.record import build_environment
 
 RECORD = {
     "MODE": "local",
@@ -80,9 +80,7 @@ WRONG = {
 def test_a_damaged_record_is_one_line(folder: StackFolder, content: bytes) -> None:
     """It names the file and what to do."""
     folder.stack_env.write_bytes(content)
-    with pytest.raises(
-        DamagedRecord, match=r"stack\.env is damaged: .*`make down` stops what runs"
-    ) as caught:
+    with pytest.raises(StackError, match=r"stack\.env is damaged: .*`make down` stops what runs") as caught:
         folder.recorded()
     assert "\n" not in str(caught.value)
 
@@ -91,14 +89,14 @@ def test_a_damaged_record_is_one_line(folder: StackFolder, content: bytes) -> No
 def test_a_wrong_value_damages_the_record(folder: StackFolder, name: str, value: str) -> None:
     """The line names the variable."""
     folder.record({**RECORD, name: value})
-    with pytest.raises(DamagedRecord, match=f"damaged: {name} is "):
+    with pytest.raises(StackError, match=f"damaged: {name} is "):
         folder.recorded()
 
 
 def test_a_folder_is_no_record(folder: StackFolder) -> None:
     """It cannot be removed as a file either."""
     folder.stack_env.mkdir()
-    with pytest.raises(DamagedRecord, match="is damaged"):
+    with pytest.raises(StackError, match="is damaged"):
         folder.recorded()
     with pytest.raises(StackError, match="is a folder; remove it"):
         folder.forget_record()
