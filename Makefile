@@ -18,7 +18,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help up certs watch pin-images down status logs clean migrate seed chaos-redis chaos-db chaos-pool test test-docker check lint format bench kill-servers soak reference vulnerabilities sbom lock install
+.PHONY: help up certs watch pin-images down status logs clean migrate seed backup restore chaos-redis chaos-db chaos-pool test test-docker check lint format bench kill-servers soak reference vulnerabilities sbom lock install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,12 @@ migrate: $(RUNTIME) ## apply pending migrations to the running stack (ARGS=statu
 
 seed: $(RUNTIME) ## replay price history in the running stack (ARGS="--players 1000 --sessions 250 --replace")
 	@$(STACK) run seed $(ARGS)
+
+backup: $(RUNTIME) ## write the running stack's database into backups/ (BACKUP_KEY encrypts it)
+	@$(STACK) backup
+
+restore: $(RUNTIME) ## start a stack without data with a backup (FILE=backups/NAME)
+	@$(STACK) restore $(or $(FILE),$(error name the backup: make restore FILE=backups/NAME))
 
 chaos-redis: $(RUNTIME) ## drill: pause Valkey of the running stack; fails unless the metrics show exactly that
 	@$(STACK) drill redis $(ARGS)

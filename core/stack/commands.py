@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -129,6 +130,27 @@ def watch(folder: StackFolder) -> None:
     if folder.recorded().get("PROFILE") != "dev":
         raise StackError("this needs the stack of PROFILE=dev; `make up MODE=docker PROFILE=dev` starts it")
     ComposeStack(folder, Console()).watch()
+
+
+@stack.command("backup")
+@click.pass_obj
+def back_up(folder: StackFolder) -> None:
+    """Write the running stack's database into a new file below `backups/`, encrypted with BACKUP_KEY."""
+    settings = StackSettings.load_for(folder.root)
+    path = folder.root / "backups" / f"echo-markets-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.dump"
+    size = find_stack(folder).back_up(settings, path)
+    kind = "not encrypted: BACKUP_KEY is not set" if settings.backup_key is None else "encrypted"
+    click.echo(f"wrote {path.relative_to(folder.root)}, {size / 1e6:.1f} MB, {kind}")
+    click.echo(f"passwords and keys are not in it: keep a copy of {folder.secrets} in another place")
+
+
+@stack.command("restore")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.pass_obj
+def restore(folder: StackFolder, file: Path) -> None:
+    """Start a stack without data with what is in the backup FILE."""
+    settings = StackSettings.load_for(folder.root)
+    choose_stack(settings, folder, Console()).restore(settings, file)
 
 
 @stack.command("down")

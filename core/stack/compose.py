@@ -20,6 +20,7 @@ from core.installation import find_revision
 from core.settings.role_names import APP, OWNER
 from core.stack.certificates import check_certificates
 from core.stack.container_secrets import SCRAPER, ContainerSecrets, make_secrets
+from core.stack.embedded_servers import SUPERUSER
 from core.stack.ports import LOOPBACK, check_ports
 from core.stack.redis_access import USER
 from core.stack.settings import DATABASE, StackSettings
@@ -72,8 +73,7 @@ class ComposeStack(Stack):
     part_noun = "service"
     part_names = tuple(sorted(SERVICES))
 
-    def up(self, settings: StackSettings) -> None:
-        """Build the image, start what does not run and wait until all is healthy; see `Stack.up`."""
+    def _up(self, settings: StackSettings, *, backup: Path | None) -> None:
         with self.folder.lock():
             if settings.profile == "tls":
                 check_certificates(self.folder.certificates, now=datetime.now(UTC))
@@ -93,7 +93,7 @@ class ComposeStack(Stack):
                 self._check_ports(settings, containers)
                 self.folder.docker_mark.touch()
                 self.folder.record(recorded)
-                self._start(settings)
+                self._start(settings, backup=backup)
             # containers listen on all their addresses, but are published on the loopback interface only
             published = dict.fromkeys(("EXPORTER_HOST", "DASHBOARD_HOST"), LOOPBACK)
             self._show_addresses({**recorded, **published})
@@ -132,9 +132,15 @@ class ComposeStack(Stack):
         ]
         self._compose(["logs", *options])
 
-    def _start(self, settings: StackSettings) -> None:
+    def _start(self, settings: StackSettings, *, backup: Path | None) -> None:
+        environment = self._environment(settings)
+        start = ["up", "--build", "--detach", "--wait"]
         try:
-            self._compose(["up", "--build", "--detach", "--wait"], self._environment(settings))
+            if backup is not None:
+                self._compose([*start, "postgres"], environment)
+                self._compose(["run", "--rm", "roles"], environment)
+                self._fill(settings, backup)
+            self._compose(start, environment)
         except StackError as error:
             remedy = "`make logs` shows more; after `make down`, MODE=local needs no containers"
             raise StackError(f"{error}; {remedy}") from error
@@ -202,8 +208,12 @@ class ComposeStack(Stack):
 def build_addresses(
     settings: StackSettings, secrets: ContainerSecrets, *, certificates: Path
 ) -> dict[str, str]:
-    """Return how programs of this machine reach the servers, as the application or, to migrate, the owner."""
-    roles = {"DATABASE_URL": (APP, secrets.app_password), "DIRECT_URL": (OWNER, secrets.owner_password)}
+    """Return how programs of this machine reach the servers: as application, owner or superuser."""
+    roles = {
+        "DATABASE_URL": (APP, secrets.app_password),
+        "DIRECT_URL": (OWNER, secrets.owner_password),
+        "ADMIN_URL": (SUPERUSER, secrets.superuser_password),
+    }
     server = f"{LOOPBACK}:{settings.postgres_port}/{DATABASE}"
     addresses = {
         **{name: f"postgresql://{role}:{password}@{server}" for name, (role, password) in roles.items()},

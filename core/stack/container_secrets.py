@@ -19,6 +19,7 @@ SCRAPER: Final = "prometheus"
 class ContainerSecrets(NamedTuple):
     """The passwords with which a program of this machine reaches the servers."""
 
+    superuser_password: str
     owner_password: str
     app_password: str
     redis_password: str
@@ -27,9 +28,9 @@ class ContainerSecrets(NamedTuple):
 
 def make_secrets(folder: StackFolder) -> ContainerSecrets:
     """Return the secrets; the first call generates them."""
-    for name in ("postgres", "monitor"):
-        load_password(folder.secrets / f"{name}.password")
+    load_password(folder.secrets / "monitor.password")
     secrets = ContainerSecrets(
+        superuser_password=load_password(folder.secrets / "postgres.password"),
         owner_password=load_password(folder.secrets / "owner.password"),
         app_password=load_password(folder.secrets / "app.password"),
         redis_password=load_password(folder.secrets / "redis.password"),

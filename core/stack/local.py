@@ -7,6 +7,7 @@ import contextlib
 import signal
 import subprocess
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import psutil
@@ -69,8 +70,7 @@ class LocalStack(Stack):
         super().__init__(folder, console)
         self._supervisor = Supervisor(folder)
 
-    def up(self, settings: StackSettings) -> None:
-        """Start what does not run, and wait until all is healthy; see `Stack.up`."""
+    def _up(self, settings: StackSettings, *, backup: Path | None) -> None:
         problem = self.folder.find_disk_problem()
         if problem is not None:
             raise StackError(f"the stack could not write: {problem}")
@@ -83,7 +83,7 @@ class LocalStack(Stack):
                 if not self._runs_with(settings) and self._stop():
                     self.say("stopped the programs of an earlier start")
                 self._check_ports(settings)
-                self._start(settings)
+                self._start(settings, backup=backup)
             self._show_addresses(self.folder.recorded())
 
     def down(self) -> None:
@@ -127,7 +127,7 @@ class LocalStack(Stack):
             command = ["tail", "-n", str(SHOWN_LOG_LINES), *(["-F"] if follow else []), "--", *existing]
             subprocess.run(command, check=False)
 
-    def _start(self, settings: StackSettings) -> None:
+    def _start(self, settings: StackSettings, *, backup: Path | None) -> None:
         with self._console.status("preparing the servers"):
             deployment = Deployment.prepare(settings, self.folder)
         recorded = deployment.environment()
@@ -145,6 +145,8 @@ class LocalStack(Stack):
         self._start_programs(SERVERS)
         create_database(find_administrator_url(recorded), DATABASE)
         run_step("roles", environment=environment, root=self.folder.root)
+        if backup is not None:
+            self._fill(settings, backup)
         run_step("migrate", "up", environment=environment, root=self.folder.root)
         self.say("the schema is up to date")
         owner_url = add_password(recorded["DIRECT_URL"], find_secret(recorded, "DIRECT_PASSWORD"))

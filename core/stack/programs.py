@@ -152,6 +152,11 @@ def find_administrator_url(environment: Mapping[str, str]) -> str:
     return add_password(f"{server}/postgres", find_secret(environment, "ADMIN_PASSWORD"))
 
 
+def find_superuser_url(environment: Mapping[str, str]) -> str:
+    """Return the URL of the stack's database for the superuser, with the password."""
+    return add_password(environment["ADMIN_URL"], find_secret(environment, "ADMIN_PASSWORD"))
+
+
 def find_address(name: str, environment: Mapping[str, str]) -> str:
     """Return the address of a program of the recorded stack, empty when it does not listen."""
     match name:

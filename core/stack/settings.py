@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from core.errors import SettingsError
 from core.settings import (
@@ -22,6 +22,7 @@ from core.settings import (
     port,
 )
 from core.settings.stack_identity import describe_database
+from core.stack.backup import parse_key
 from core.stack.ports import LOOPBACK
 
 DATABASE = "echo_markets"
@@ -46,6 +47,7 @@ class StackSettings(EnvironmentSettings):
     seed_players: int = number(100, 1, 100_000, unit="a whole number of players")
     seed_sessions: int = number(250, 1, 10_000, unit="a whole number of sessions")
     keep_dates: bool = Field(default=False, description="true or false")
+    backup_key: SecretStr | None = Field(default=None, description="32 bytes in Base64")
 
     @classmethod
     def load_for(cls, root: Path) -> "StackSettings":
@@ -56,6 +58,10 @@ class StackSettings(EnvironmentSettings):
         settings = cls.load(_env_file=(root / STACK_ENV_FILE, root / ".env"))
         settings.check_ports_differ()
         return settings
+
+    def find_backup_key(self) -> bytes | None:
+        """Return the bytes of BACKUP_KEY, if there is one; raises `StackError` when it is none."""
+        return None if self.backup_key is None else parse_key(self.backup_key.get_secret_value())
 
     def ports(self, mode: Mode) -> dict[str, int]:
         """Return the ports that the stack listens on, by the name of their setting."""

@@ -6,6 +6,7 @@ program's name. How each kind starts and stops is in `compose` and `local`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import ClassVar
 
 from rich.console import Console
@@ -13,10 +14,11 @@ from rich.table import Table
 
 from core.errors import StackError
 from core.settings import redact
+from core.stack.backup import check_backup, fill_database, find_dump, write_backup
 from core.stack.folder import StackFolder
 from core.stack.health import read_stack_health
 from core.stack.ports import LOOPBACK
-from core.stack.programs import find_address
+from core.stack.programs import find_address, find_superuser_url
 from core.stack.settings import StackSettings
 
 SHOWN_LOG_LINES = 100
@@ -32,13 +34,34 @@ class Stack(ABC):
         self.folder = folder
         self._console = console
 
-    @abstractmethod
     def up(self, settings: StackSettings) -> None:
         """Start what does not run, and wait until all is healthy; what runs already is not restarted.
 
         Raises `StackError` when a port is taken, before anything is started, or when a part does not
         become healthy.
         """
+        self._up(settings, backup=None)
+
+    def restore(self, settings: StackSettings, path: Path) -> None:
+        """Start a stack without data, as `up` does, and fill it from a backup instead of with demo data.
+
+        Raises `StackError` as `up` does, or before anything is started when the file cannot be restored.
+        """
+        if self.folder.recorded():
+            raise StackError("the stack is up; run `make down` first, and `make clean` if it has data")
+        check_backup(path, key=settings.find_backup_key())
+        self._up(settings, backup=path)
+
+    def back_up(self, settings: StackSettings, path: Path) -> int:
+        """Write the running stack's database into a new file; return its bytes."""
+        recorded = self.folder.recorded()
+        if not recorded:
+            raise StackError("the stack is not up; `make up` starts it")
+        return write_backup(find_dump(find_superuser_url(recorded)), path, key=settings.find_backup_key())
+
+    @abstractmethod
+    def _up(self, settings: StackSettings, *, backup: Path | None) -> None:
+        """Start what does not run; a database without tables is filled from the backup."""
 
     @abstractmethod
     def down(self) -> None:
@@ -72,6 +95,10 @@ class Stack(ABC):
             self._show_logs(name, follow=follow)
         except KeyboardInterrupt:
             return
+
+    def _fill(self, settings: StackSettings, backup: Path) -> None:
+        fill_database(find_superuser_url(self.folder.recorded()), backup, key=settings.find_backup_key())
+        self.say(f"{backup} is restored")
 
     def say(self, text: str) -> None:
         """Print one line."""

@@ -16,7 +16,7 @@ from dashboard.pages.players import download as players_download
 from dashboard.pages.quests import download as quests_download
 from tests.reference import build_pages, show_default
 
-DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "data/README.md", "docs/**/*.md")
+DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "data/README.md", "docs/**/*.md")
 README_BYTES = 7_168
 
 

@@ -1,0 +1,218 @@
+"""Backups of the database: files in the custom format of pg_dump, encrypted when there is a key.
+
+Owns the form of a file, and that it is there only when it is complete. Passwords and keys are never in
+it. The programs are the embedded PostgreSQL's: a pg_dump reads older servers too, such as the containers'.
+
+An encrypted file is MAGIC, a salt, and blocks of AES-256-GCM under a key of its own that HKDF-SHA256
+(RFC 5869) derives from the salt. The nonce of a block is its number and whether it is the last: so blocks
+that were changed, swapped or cut off do not decrypt (the STREAM construction of Hoang, Reyhanitabar, Rogaway
+and Vizar, 2015).
+"""
+
+import binascii
+import os
+import secrets
+import subprocess
+import tempfile
+from base64 import b64decode
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, NamedTuple, cast
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from core.errors import StackError
+from core.stack.embedded_servers import find_postgres_programs, open_cursor
+
+MAGIC = b"echo-markets backup 1\n"
+DUMP_MAGIC = b"PGDMP"
+"""How a file of pg_dump begins."""
+SALT_BYTES, KEY_BYTES, TAG_BYTES = 16, 32, 16
+BLOCK_BYTES = 1 << 20
+
+
+HAS_TABLES = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public')"
+
+
+class DatabaseProgram(NamedTuple):
+    """A command line of pg_dump or pg_restore, and its environment, in which the password is."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+
+
+def find_dump(url: str) -> DatabaseProgram:
+    """Return the pg_dump that writes the database of a URL; the role must pass row security."""
+    return _find_program("pg_dump", url, "--format=custom")
+
+
+def find_restore(url: str) -> DatabaseProgram:
+    """Return the pg_restore that fills the empty database of a URL, all or nothing."""
+    return _find_program("pg_restore", url, "--single-transaction", "--exit-on-error")
+
+
+def _find_program(name: str, url: str, *options: str) -> DatabaseProgram:
+    parts = parse_dsn(url)
+    # arguments can be seen by other users
+    environment = {"PGPASSWORD": parts.pop("password")} if "password" in parts else {}
+    program = find_postgres_programs() / "bin" / name
+    return DatabaseProgram([str(program), *options, "--dbname", make_dsn(**parts)], environment)
+
+
+def parse_key(text: str) -> bytes:
+    """Return the bytes of a BACKUP_KEY; raises `StackError`."""
+    with suppress(binascii.Error, ValueError):
+        key = b64decode(text, validate=True)
+        if len(key) == KEY_BYTES:
+            return key
+    raise StackError(
+        f"BACKUP_KEY is not {KEY_BYTES} bytes in Base64; `openssl rand -base64 {KEY_BYTES}` makes one"
+    )
+
+
+def write_backup(dump: DatabaseProgram, path: Path, *, key: bytes | None) -> int:
+    """Write what a pg_dump prints into a new file that only its owner can read; return its bytes.
+
+    Raises `StackError` with the program's words, and leaves no file, when it fails.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        with (
+            os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file,
+            _run(dump, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as output,
+        ):
+            blocks = _read_blocks(output)
+            file.writelines(blocks if key is None else _encrypt(blocks, key))
+            file.flush()
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError as error:
+        raise StackError(f"the backup {path} cannot be written: {error.strerror}") from error
+    finally:
+        fresh.unlink(missing_ok=True)
+    return path.stat().st_size
+
+
+def check_backup(path: Path, *, key: bytes | None) -> None:
+    """Raise `StackError` unless a file is a backup that this key opens; reads all of it."""
+    for _ in _open_backup(path, key):
+        pass
+
+
+def fill_database(url: str, path: Path, *, key: bytes | None) -> None:
+    """Restore a file into the database of a superuser's URL, which must have no tables; all or nothing.
+
+    Raises `StackError`, also as `check_backup` and `restore_backup` do.
+    """
+    with open_cursor(url) as cursor:
+        cursor.execute(HAS_TABLES)
+        if cursor.fetchone() != (False,):
+            raise StackError(
+                f"the stack has data, and {path} was not restored; `make clean` removes its data"
+            )
+    restore_backup(find_restore(url), path, key=key)
+
+
+def restore_backup(restore: DatabaseProgram, path: Path, *, key: bytes | None) -> None:
+    """Give a file to a pg_restore; raises `StackError` with its words, or as `check_backup` does.
+
+    The program has to restore all or nothing: it is killed when the file turns out to be damaged.
+    """
+    with (
+        _run(restore, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as pipe,
+        suppress(BrokenPipeError),  # a program that has ended reads no more; its words are the reason
+    ):
+        pipe.writelines(_open_backup(path, key))
+
+
+@contextmanager
+def _run(program: DatabaseProgram, *, stdin: int, stdout: int) -> Iterator[IO[bytes]]:
+    """Give the block a program's pipe; it is killed when the block fails, and its own failure is raised."""
+    name = Path(program.command[0]).name
+    with tempfile.TemporaryFile() as errors:
+        try:
+            process = subprocess.Popen(
+                program.command,
+                env={**os.environ, **program.environment},
+                stdin=stdin,
+                stdout=stdout,
+                stderr=errors,
+            )
+        except OSError as error:
+            raise StackError(f"{name} cannot be started: {error.strerror}") from error
+        pipe = cast("IO[bytes]", process.stdin or process.stdout)
+        try:
+            yield pipe
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            with suppress(BrokenPipeError):
+                pipe.close()
+            status = process.wait()
+        if status != 0:
+            errors.seek(0)
+            words = " ".join(errors.read().decode(errors="replace").split())
+            raise StackError(f"{name} failed with status {status}: {words or 'it said nothing'}")
+
+
+def _read_blocks(file: IO[bytes], size: int = BLOCK_BYTES) -> Iterator[bytes]:
+    while block := file.read(size):
+        yield block
+
+
+def _open_backup(path: Path, key: bytes | None) -> Iterator[bytes]:
+    """Yield the dump in a file, decrypted; raises `StackError` for a file that is none."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(MAGIC))
+            if start.startswith(DUMP_MAGIC):
+                yield start
+                yield from _read_blocks(file)
+            elif start != MAGIC:
+                raise StackError(f"{path} is not a backup: `make backup` makes one")
+            elif key is None:
+                raise StackError(f"{path} is encrypted; set BACKUP_KEY or BACKUP_KEY_FILE to its key")
+            else:
+                yield from _decrypt(file, key)
+    except InvalidTag:
+        raise StackError(
+            f"{path} cannot be decrypted: BACKUP_KEY is not its key, or the file was damaged"
+        ) from None
+    except OSError as error:
+        raise StackError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _encrypt(blocks: Iterable[bytes], key: bytes) -> Iterator[bytes]:
+    salt = secrets.token_bytes(SALT_BYTES)
+    yield MAGIC + salt
+    cipher = _derive(key, salt)
+    for nonce, block in _number(blocks):
+        yield cipher.encrypt(nonce, block, MAGIC)
+
+
+def _decrypt(file: IO[bytes], key: bytes) -> Iterator[bytes]:
+    cipher = _derive(key, file.read(SALT_BYTES))
+    for nonce, block in _number(_read_blocks(file, BLOCK_BYTES + TAG_BYTES)):
+        yield cipher.decrypt(nonce, block, MAGIC)
+
+
+def _number(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """Yield each block with its nonce; there is always a last one, so a file without blocks is refused."""
+    number, before = 0, b""
+    for block in blocks:
+        if before:
+            yield number.to_bytes(11) + b"\0", before
+            number += 1
+        before = block
+    yield number.to_bytes(11) + b"\1", before
+
+
+def _derive(key: bytes, salt: bytes) -> AESGCM:
+    return AESGCM(HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=MAGIC).derive(key))

@@ -1,0 +1,182 @@
+"""Backups: what a file holds, what a damaged one does, and that a restored database answers the same."""
+
+import base64
+import secrets
+import stat
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from psycopg2.extensions import parse_dsn
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.errors import StackError
+from core.stack import backup
+from core.stack.backup import (
+    DatabaseProgram,
+    check_backup,
+    find_dump,
+    find_restore,
+    parse_key,
+    restore_backup,
+    write_backup,
+)
+from tests.conftest import created_database
+from tests.game import SESSIONS, play_game
+
+KEY, OTHER_KEY = secrets.token_bytes(32), secrets.token_bytes(32)
+
+
+def _print(content: bytes) -> DatabaseProgram:
+    """Return a program that prints bytes, in place of pg_dump."""
+    code = "import sys; sys.stdout.buffer.write(bytes.fromhex(sys.argv[1]))"
+    return DatabaseProgram([sys.executable, "-c", code, content.hex()], {})
+
+
+def _save(path: Path) -> DatabaseProgram:
+    """Return a program that saves what it is given, in place of pg_restore."""
+    code = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_bytes(sys.stdin.buffer.read())"
+    return DatabaseProgram([sys.executable, "-c", code, str(path)], {})
+
+
+@pytest.fixture
+def restored_url(postgres_server: object) -> Iterator[str]:
+    """The URL of an empty database to restore into."""
+    with created_database(postgres_server) as url:  # type: ignore[arg-type]
+        yield url
+
+
+@pytest.mark.parametrize("key", [None, KEY], ids=["plain", "encrypted"])
+def test_a_restored_database_has_the_same_leaderboards(
+    service: EnhancedDatabaseService, settings: Settings, restored_url: str, tmp_path: Path, key: bytes | None
+) -> None:
+    """In full, and it is written to as before."""
+    play_game(service)
+    path = tmp_path / "backups" / "game.dump"
+    size = write_backup(find_dump(settings.database_url.get_secret_value()), path, key=key)
+    assert size == path.stat().st_size
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert b"alice" not in path.read_bytes(), "compressed, or encrypted"
+    restore_backup(find_restore(restored_url), path, key=key)
+    there = settings.model_copy(
+        update={"database_url": type(settings.database_url)(restored_url), "enable_redis_cache": False}
+    )
+    with open_service(there) as restored:
+        for day in SESSIONS:
+            for category in ("daily_returns", "total_value", "quests_completed"):
+                expected = service.get_leaderboard(category, day, 50)
+                assert restored.get_leaderboard(category, day, 50) == expected
+        assert restored.create_user(username="newcomer").username == "newcomer"
+
+
+def test_a_damaged_backup_changes_nothing(
+    service: EnhancedDatabaseService, settings: Settings, restored_url: str, tmp_path: Path
+) -> None:
+    """The end of the dump is missing, whether it is encrypted or not."""
+    play_game(service)
+    for key in (None, KEY):
+        path = tmp_path / f"{key is None}.dump"
+        write_backup(find_dump(settings.database_url.get_secret_value()), path, key=key)
+        path.write_bytes(path.read_bytes()[:-500])
+        with pytest.raises(StackError):
+            restore_backup(find_restore(restored_url), path, key=key)
+        with psycopg2.connect(restored_url) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
+            assert cursor.fetchone() == (0,)
+
+
+def test_a_dump_that_fails_leaves_no_file(database_url: str, tmp_path: Path) -> None:
+    """Its words are the error; there is no password in them."""
+    url = f"{database_url}_missing"
+    path = tmp_path / "game.dump"
+    with pytest.raises(StackError, match=r"pg_dump failed with status 1: .*does not exist") as raised:
+        write_backup(find_dump(url), path, key=KEY)
+    assert list(tmp_path.iterdir()) == []
+    assert parse_dsn(url)["password"] not in str(raised.value)
+
+
+def test_a_program_that_is_missing_is_named(tmp_path: Path) -> None:
+    """A server's tools need not be installed where its client is."""
+    program = DatabaseProgram([str(tmp_path / "pg_dump")], {})
+    with pytest.raises(StackError, match="pg_dump cannot be started: No such file"):
+        write_backup(program, tmp_path / "game.dump", key=None)
+
+
+@given(content=st.binary(max_size=40).map(lambda rest: backup.DUMP_MAGIC + rest), size=st.integers(1, 9))
+def test_what_is_restored_is_what_was_dumped(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, size: int
+) -> None:
+    """However many blocks there are."""
+    folder = tmp_path_factory.mktemp("backup")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backup, "BLOCK_BYTES", size)
+        written = b"".join(backup._encrypt(_split(content, size), KEY))
+        (folder / "b").write_bytes(written)
+        assert b"".join(backup._open_backup(folder / "b", KEY)) == content
+
+
+def _split(content: bytes, size: int) -> Iterator[bytes]:
+    return (content[start : start + size] for start in range(0, len(content), size))
+
+
+@pytest.mark.parametrize("size", [3, 1 << 20], ids=["many-blocks", "one-block"])
+def test_every_damage_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """Any byte changed, the end cut off anywhere, blocks swapped, another key."""
+    monkeypatch.setattr(backup, "BLOCK_BYTES", size)
+    path = tmp_path / "b"
+    whole = b"".join(backup._encrypt(_split(b"PGDMP and more", size), KEY))
+    path.write_bytes(whole)
+    check_backup(path, key=KEY)
+    damaged = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(len(whole))]
+    damaged += [whole[:at] for at in range(len(whole))]
+    start, block = len(backup.MAGIC) + backup.SALT_BYTES, size + backup.TAG_BYTES
+    if size == 3:
+        first, second = whole[start : start + block], whole[start + block : start + 2 * block]
+        damaged.append(whole[:start] + second + first + whole[start + 2 * block :])
+    for content in [*damaged, whole + b"x"]:
+        path.write_bytes(content)
+        with pytest.raises(StackError, match=r"cannot be decrypted|is not a backup"):
+            check_backup(path, key=KEY)
+    path.write_bytes(whole)
+    with pytest.raises(StackError, match="BACKUP_KEY is not its key"):
+        check_backup(path, key=OTHER_KEY)
+    with pytest.raises(StackError, match="is encrypted; set BACKUP_KEY"):
+        check_backup(path, key=None)
+
+
+@pytest.mark.parametrize("content", [b"", b"SELECT 1;", b"\0" * 100, b"echo-markets backup 2\n"])
+def test_another_file_is_no_backup(tmp_path: Path, content: bytes) -> None:
+    """It is refused before anything is restored."""
+    path = tmp_path / "b"
+    path.write_bytes(content)
+    with pytest.raises(StackError, match="is not a backup"):
+        restore_backup(_save(tmp_path / "restored"), path, key=KEY)
+    with pytest.raises(StackError, match="cannot be read: No such file"):
+        check_backup(tmp_path / "missing", key=KEY)
+
+
+def test_every_backup_has_a_key_of_its_own(tmp_path: Path) -> None:
+    """The same dump twice gives files that share nothing but their form."""
+    for name in ("a", "b"):
+        write_backup(_print(b"PGDMP the same"), tmp_path / name, key=KEY)
+    a, b = ((tmp_path / name).read_bytes() for name in ("a", "b"))
+    assert a[len(backup.MAGIC) :] != b[len(backup.MAGIC) :]
+    restore_backup(_save(tmp_path / "c"), tmp_path / "a", key=KEY)
+    assert (tmp_path / "c").read_bytes() == b"PGDMP the same"
+
+
+@pytest.mark.parametrize("text", ["", "secret", base64.b64encode(b"x" * 31).decode(), "é" * 44])
+def test_a_wrong_key_says_how_one_is_made(text: str) -> None:
+    """Without repeating it."""
+    with pytest.raises(StackError, match="`openssl rand -base64 32` makes one") as raised:
+        parse_key(text)
+    assert not text or text not in str(raised.value)
+
+
+def test_a_key_is_base64() -> None:
+    """As openssl prints it."""
+    assert parse_key(base64.b64encode(KEY).decode()) == KEY
