@@ -3,7 +3,8 @@
 Run in a checkout whose `make up MODE=docker` is up. Threads write versions and read them, through two
 services as two processes would have; meanwhile each server is killed with `docker kill -s KILL` and started
 again. Exits with 1 when an acknowledged write is lost or a read is stale: in the service that wrote at once,
-in the other one a second later, when its near cache has heard of the change.
+in the other one a second later, when its near cache has heard of the change. A fail-safe value, which the
+other service serves while PostgreSQL is down and declares as old (`stale_seconds`), is counted apart.
 """
 
 import subprocess
@@ -46,7 +47,7 @@ class Run:
     def __init__(self, writer: EnhancedDatabaseService, other: EnhancedDatabaseService) -> None:
         names = [f"kill-{uuid.uuid4().hex[:12]}" for _ in range(PLAYERS)]
         self.ledgers = [Ledger(writer.create_user(username=name, name="0").id) for name in names]
-        self.counts = dict.fromkeys(("writes", "reads", "errors"), 0)
+        self.counts = dict.fromkeys(("writes", "reads", "errors", "declared old"), 0)
         self.wrong: list[str] = []
         self._writer, self._other = writer, other
         self._stopping = threading.Event()
@@ -78,7 +79,11 @@ class Run:
                     self._count("errors")
                     continue
                 self._count("reads")
-                if found < expected:
+                # while PostgreSQL is down, a process that did not write serves what it knew last and says so
+                is_declared = heard_seconds > 0 and service.stale_seconds() is not None
+                if found < expected and is_declared:
+                    self._count("declared old")
+                elif found < expected:
                     self.wrong.append(f"stale: {found} after {expected} was acknowledged")
 
     def _count(self, what: str) -> None:
@@ -137,9 +142,10 @@ def run_docker(*arguments: str) -> None:
 def wait_until_healthy(service: EnhancedDatabaseService) -> float:
     """Return the seconds until database and cache serve again."""
     started = time.monotonic()
-    while service.health().status != "healthy":
+    # not the status of the whole, which a pending migration of the checkout degrades as well
+    while (found := service.health()).database != "healthy" or found.redis != "healthy":
         if time.monotonic() - started > HEAL_SECONDS:
-            raise SystemExit(f"not healthy within {HEAL_SECONDS:.0f} s: {service.health()}")
+            raise SystemExit(f"not healthy within {HEAL_SECONDS:.0f} s: {found}")
         time.sleep(0.1)
     return time.monotonic() - started
 
