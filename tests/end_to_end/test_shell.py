@@ -342,3 +342,14 @@ def test_every_button_has_a_name(page: Page, dashboard: Dashboard) -> None:
             " || e.getAttribute('aria-labelledby'))).map(e => e.outerHTML.slice(0, 200))"
         )
         assert nameless == [], path
+
+
+def test_a_table_offers_no_file_of_its_own(page: Page, dashboard: Dashboard) -> None:
+    """Streamlit would write cells that a spreadsheet runs; the page's own files are safe."""
+    visit(page, f"{dashboard.url}/leaderboards")
+    wait_until_complete(page)
+    page.get_by_test_id("stDataFrame").first.hover()
+    expect(page.get_by_role("button", name="Search").first).to_be_visible()
+    button = page.get_by_role("button", name="Download as CSV", include_hidden=True)
+    assert button.count() > 0, "Streamlit has renamed it"
+    assert not any(each.is_visible() for each in button.all())
