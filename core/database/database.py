@@ -121,8 +121,9 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             self._state.is_begin_due = True
         else:
             super().begin(isolation_level)
-            if self._state.identity is not None:
-                self.cursor().execute(self._state.identity.prefix)
+            unit = self._state
+            if unit.identity is not None:
+                self.cursor().execute(unit.identity.get_prefix(unit.conn.server_version))
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
         """Run a statement in the present transaction, or in its own; raises what the driver raises."""

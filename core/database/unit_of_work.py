@@ -86,7 +86,9 @@ class UnitOfWork:
         """Use a connection; peewee's name."""
         self.closed, self.conn = False, raw
         # the settings first: that of the isolation level must come before any query
-        self.prefix = raw.unit_prefix if self.identity is None else raw.unit_prefix + self.identity.prefix
+        self.prefix = raw.unit_prefix
+        if self.identity is not None:
+            self.prefix += self.identity.get_prefix(raw.server_version)
 
     @property
     def is_of_parent(self) -> bool:

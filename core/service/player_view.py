@@ -8,13 +8,13 @@ change the rows of that player alone.
 No call yields rows one at a time: between two of them, other code of the thread would act as the player.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple, Unpack
 from uuid import UUID
 
-from core.database.identity import Identity, acting_as
+from core.database.identity import Identity, acting_as, change_identity, restore_identity
 from core.records import (
     Candle,
     LeaderboardEntry,
@@ -31,6 +31,9 @@ from core.records import (
 
 if TYPE_CHECKING:
     from core.service.service import EnhancedDatabaseService
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 
 class PlayerView:
@@ -53,12 +56,19 @@ class PlayerView:
         """The player whose view this is."""
         return self._user_id
 
+    def _call(self, call: Callable[[Unpack[Args]], T], *args: *Args) -> T:
+        """Make a call that the near cache often answers: a `with` block takes a third of such a call."""
+        before = change_identity(self._identity)
+        try:
+            return call(*args)
+        finally:
+            restore_identity(before)
+
     # -- profile ------------------------------------------------------------------------------
 
     def get_profile(self) -> User:
         """Return the player, as `get_user_by_id` does."""
-        with acting_as(self._identity):
-            return self._service.get_user_by_id(self._user_id)
+        return self._call(self._service.get_user_by_id, self._user_id)
 
     def update_user_profile(self, **changes: Any) -> User:
         """Change username, name, email or preferences, and return the player."""
@@ -74,18 +84,15 @@ class PlayerView:
 
     def find_portfolio(self, session_date: date | None = None) -> Portfolio | None:
         """Return the player's portfolio of a session (None: today's), or None when there is none."""
-        with acting_as(self._identity):
-            return self._service.find_portfolio(self._user_id, session_date)
+        return self._call(self._service.find_portfolio, self._user_id, session_date)
 
     def get_portfolio(self, session_date: date | None = None) -> Portfolio:
         """Return the player's portfolio of a session (None: today's), which must exist."""
-        with acting_as(self._identity):
-            return self._service.get_portfolio(self._user_id, session_date)
+        return self._call(self._service.get_portfolio, self._user_id, session_date)
 
     def get_current_portfolio(self, session_date: date | None = None) -> Portfolio:
         """Return the player's portfolio of a session (None: today's), opened when there is none."""
-        with acting_as(self._identity):
-            return self._service.get_current_portfolio(self._user_id, session_date)
+        return self._call(self._service.get_current_portfolio, self._user_id, session_date)
 
     def get_portfolio_history(self, *, limit: int = 100, before: date | None = None) -> tuple[Portfolio, ...]:
         """Return up to `limit` of the player's portfolios, newest session first."""
@@ -118,8 +125,7 @@ class PlayerView:
 
     def get_user_active_quests(self) -> tuple[Quest, ...]:
         """Return the quests that the player can still complete, oldest first."""
-        with acting_as(self._identity):
-            return self._service.get_user_active_quests(self._user_id)
+        return self._call(self._service.get_user_active_quests, self._user_id)
 
     def get_user_quests(self, *, limit: int = 100, after: Quest | None = None) -> tuple[Quest, ...]:
         """Return up to `limit` of the player's quests, of every status, newest first."""
@@ -168,8 +174,7 @@ class PlayerView:
 
     def get_latest_market_data(self, symbols: Sequence[str] | None = None) -> tuple[Tick, ...]:
         """Return the latest tick of each symbol (None: of all), ordered by symbol."""
-        with acting_as(self._identity):
-            return self._service.get_latest_market_data(symbols)
+        return self._call(self._service.get_latest_market_data, symbols)
 
     def list_market_ticks(
         self,
@@ -204,8 +209,7 @@ class PlayerView:
 
     def get_recent_market_events(self, limit: int = 20) -> tuple[MarketEvent, ...]:
         """Return the most recent events, newest first."""
-        with acting_as(self._identity):
-            return self._service.get_recent_market_events(limit)
+        return self._call(self._service.get_recent_market_events, limit)
 
     def list_market_events(
         self,
