@@ -49,6 +49,9 @@ class Visitor(msgspec.Struct, frozen=True):
     actor: str
     name: str
     is_operator: bool
+    issued_at: datetime | None = None
+    """When the provider issued the sign-in, by its own clock; None without sign-in."""
+
     is_stale: bool = False
     """An operator whose sign-in is older than `OPERATOR_SIGN_IN`."""
 
@@ -121,6 +124,7 @@ def identify(policy: Policy, claims: Mapping[str, Any], *, now: datetime) -> Vis
         actor=actor[:320],
         name=str(claims.get("name") or actor),
         is_operator=is_operator,
+        issued_at=issued_at,
         is_stale=is_named and not is_fresh,
         sees_health=is_operator,
         sees_words=is_operator,

@@ -47,6 +47,7 @@ from dashboard.server.connections import MESSAGE_BYTES, BoundedWebSocket, PageCo
 from dashboard.server.index import STATIC, IndexPage
 from dashboard.server.middleware import CompressedAssets, Shield, build_content_policy, choose_limit, is_known
 from dashboard.server.proxy import ProxyHeaders
+from dashboard.server.sign_outs import SignOuts, watch_sign_outs
 from dashboard.server.updates import watch_health
 
 logger = logging.getLogger(__name__)
@@ -96,22 +97,31 @@ def create_app(settings: Settings) -> st.App:
     """
     policy = build_policy(settings)
     limits = open_rate_limits(settings, role="dashboard", count=_count_limited)
+    sign_outs = SignOuts()
 
     @asynccontextmanager
     async def lifespan(_: st.App) -> AsyncGenerator[dict[str, Any] | None, None]:
         service = open_service(settings, role="dashboard")
         runtime.set_service(service, fresh_seconds=FRESH_SECONDS)
         runtime.watch_sessions(service.metrics)
-        sign_in.set_policy(policy, limits=limits, actions_per_minute=settings.rate_limit_actions)
+        sign_in.set_policy(
+            policy,
+            limits=limits,
+            actions_per_minute=settings.rate_limit_actions,
+            sign_outs=sign_outs,
+        )
         sampler = open_sampler(service, settings)
         set_sampler(sampler)
         sampler.start()
-        watching = asyncio.create_task(watch_health(service, sampler))
+        watching = [asyncio.create_task(watch_health(service, sampler))]
+        if policy.has_sign_in:
+            watching.append(asyncio.create_task(watch_sign_outs(sign_outs, service)))
         threading.Thread(target=warm_caches, args=(service,), name="warming", daemon=True).start()
         try:
             yield None
         finally:
-            watching.cancel()
+            for task in watching:
+                task.cancel()
             set_sampler(None)
             # side by side: each may have to wait for an answer
             await asyncio.gather(
@@ -125,7 +135,7 @@ def create_app(settings: Settings) -> st.App:
         SCRIPT,
         secrets=build_secrets(settings),
         lifespan=lifespan,
-        middleware=_build_middleware(policy, settings, limits),
+        middleware=_build_middleware(policy, settings, limits, sign_outs),
         routes=[
             Route("/livez", get_livez),
             Route("/readyz", get_readyz),
@@ -153,7 +163,9 @@ def warm_caches(service: EnhancedDatabaseService) -> None:
         logger.info("warmed %d cache keys", keys)
 
 
-def _build_middleware(policy: Policy, settings: Settings, limits: RateLimits) -> list[Middleware]:
+def _build_middleware(
+    policy: Policy, settings: Settings, limits: RateLimits, sign_outs: SignOuts
+) -> list[Middleware]:
     # behind a sign-in a proxy may add nothing but TLS
     can_have_proxy = policy.is_behind_proxy or policy.has_sign_in
     proxies = settings.list_dashboard_proxies() if can_have_proxy else ()
@@ -161,6 +173,7 @@ def _build_middleware(policy: Policy, settings: Settings, limits: RateLimits) ->
         Shield,
         policy=policy,
         content_policy=build_content_policy(STREAMLIT_STATIC / "index.html"),
+        sign_outs=sign_outs,
     )
     return [
         Middleware(ProxyHeaders, proxies=proxies),
@@ -170,7 +183,7 @@ def _build_middleware(policy: Policy, settings: Settings, limits: RateLimits) ->
             PageConnections,
             most=settings.dashboard_connections,
             most_of_client=settings.dashboard_connections_per_client,
-            is_known=partial(is_known, policy),
+            is_known=partial(is_known, policy, sign_outs),
             count=_count_limited,
         ),
         Middleware(ChosenEncoding),

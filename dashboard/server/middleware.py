@@ -29,6 +29,7 @@ from core import Settings
 from core.web.rate_limits import RateLimit
 from core.web.requests import PROBES, is_local_host, parse_host, refuse_unclear_length
 from dashboard.server.access import Policy, identify
+from dashboard.server.sign_outs import SignOuts, has_signed_out
 
 INTERNAL = "/_stcore/"
 INTERNAL_USED = frozenset({"/_stcore/health", "/_stcore/host-config", "/_stcore/stream"})
@@ -106,12 +107,13 @@ def read_claims(cookies: Mapping[str, str], *, origin: str | None) -> dict[str, 
     return claims if isinstance(claims, dict) and claims.get("origin") == origin else {}
 
 
-def is_known(policy: Policy, scope: Scope) -> bool:
+def is_known(policy: Policy, sign_outs: SignOuts, scope: Scope) -> bool:
     """Return whether a request has a valid sign-in, or needs none."""
     if not policy.has_sign_in:
         return True
     claims = read_claims(HTTPConnection(scope).cookies, origin=policy.origin)
-    return identify(policy, claims, now=datetime.now(UTC)) is not None
+    visitor = identify(policy, claims, now=datetime.now(UTC))
+    return visitor is not None and not has_signed_out(visitor, sign_outs)
 
 
 def choose_limit(settings: Settings, scope: Scope) -> RateLimit | None:
@@ -135,9 +137,11 @@ class Shield:
         *,
         policy: Policy,
         content_policy: str,
+        sign_outs: SignOuts | None = None,
     ) -> None:
         self._app = app
         self._policy = policy
+        self._sign_outs = sign_outs or SignOuts()
         self._asset_headers = {
             "X-Content-Type-Options": "nosniff",
             "Cross-Origin-Resource-Policy": "same-origin",
@@ -176,7 +180,7 @@ class Shield:
             return PlainTextResponse("only GET is allowed", status_code=405, headers={"Allow": "GET, HEAD"})
         if path.startswith(INTERNAL) and path not in INTERNAL_USED:
             return PlainTextResponse("not found", status_code=404)
-        if path.startswith(DOWNLOADS) and not is_known(self._policy, scope):
+        if path.startswith(DOWNLOADS) and not is_known(self._policy, self._sign_outs, scope):
             return PlainTextResponse("sign in first", status_code=401)
         return None
 

@@ -15,6 +15,7 @@ from dashboard import runtime
 from dashboard.formats import escape_markdown
 from dashboard.server import audit
 from dashboard.server.access import OPERATOR_SIGN_IN, Policy, Visitor, identify
+from dashboard.server.sign_outs import SignOuts, describe_sign_in, has_signed_out
 
 ACTIONS = 10
 """Actions of one operator per minute: more than a person needs, and too few to do harm."""
@@ -27,12 +28,18 @@ class _Access:
     limits: RateLimits | None = None
     action_limit = RateLimit("operator_actions", ACTIONS)
     sign_ins = audit.SignIns()
+    sign_outs = SignOuts()
 
 
 def set_policy(
-    policy: Policy, *, limits: RateLimits | None = None, actions_per_minute: int = ACTIONS
+    policy: Policy,
+    *,
+    limits: RateLimits | None = None,
+    actions_per_minute: int = ACTIONS,
+    sign_outs: SignOuts | None = None,
 ) -> None:
     """Admit visitors by this policy; without `limits` this process counts actions alone, anew."""
+    _Access.sign_outs = sign_outs or SignOuts()
     _Access.policy = policy
     _Access.limits = limits or RateLimits()
     _Access.action_limit = RateLimit("operator_actions", actions_per_minute)
@@ -48,7 +55,8 @@ def count_action(actor: str) -> Decision | None:
 def find_visitor() -> Visitor | None:
     """Return the visitor of this session; None when a sign-in is needed."""
     claims = st.user.to_dict() if _Access.policy.has_sign_in else {}
-    return identify(_Access.policy, claims, now=datetime.now(UTC))
+    visitor = identify(_Access.policy, claims, now=datetime.now(UTC))
+    return None if visitor is None or has_signed_out(visitor, _Access.sign_outs) else visitor
 
 
 def choose_menu_position() -> Literal["top", "hidden"]:
@@ -78,8 +86,13 @@ def _record_sign_in(visitor: Visitor) -> None:
         audit.record(runtime.get_service(), actor=visitor.actor, action="sign_in")
 
 
-def _sign_out(actor: str) -> None:
-    audit.record(runtime.get_service(), actor=actor, action="sign_out")
+def _sign_out(visitor: Visitor) -> None:
+    """End the sign-in on the server as well: the browser may never follow the way to a cookie's end."""
+    detail = None
+    if visitor.issued_at is not None:
+        _Access.sign_outs.end(visitor.actor, visitor.issued_at)
+        detail = describe_sign_in(visitor.issued_at)
+    audit.record(runtime.get_service(), actor=visitor.actor, action="sign_out", detail=detail)
     st.logout()
 
 
@@ -102,4 +115,4 @@ def _show_visitor(visitor: Visitor) -> None:
         if visitor.is_stale:
             hours = OPERATOR_SIGN_IN.total_seconds() / 3600
             st.caption(f"Operator rights ended after {hours:.0f} hours; sign in again to renew them.")
-        st.button("Sign out", type="tertiary", key="sign-out", on_click=_sign_out, args=(visitor.actor,))
+        st.button("Sign out", type="tertiary", key="sign-out", on_click=_sign_out, args=(visitor,))

@@ -139,3 +139,20 @@ def test_signing_out_ends_it(
     assert execute("SELECT actor, action, outcome FROM audit_events ORDER BY created_at") == [
         ("victor@example.com", "sign_in", "done"), ("victor@example.com", "sign_out", "done"),
     ]  # fmt: skip  # in pairs
+
+
+def test_a_sign_out_counts_that_the_browser_did_not_follow(
+    context: BrowserContext, dashboard: Dashboard, provider: Provider
+) -> None:
+    """The cookie is still there, here and in a copy, and opens nothing."""
+    provider.claims = VIEWER
+    page = context.new_page()
+    sign_in(page, dashboard)
+    context.route("**/auth/logout", lambda route: route.abort())
+    cookies = context.cookies()
+    with page.expect_request("**/auth/logout"):
+        page.get_by_role("button", name="Sign out").click()
+    assert {each["name"] for each in cookies} <= {each["name"] for each in context.cookies()}
+    page = context.new_page()
+    visit(page, f"{dashboard.url}/portfolios?player=alice")
+    expect(page.get_by_role("button", name="Sign in")).to_be_visible()

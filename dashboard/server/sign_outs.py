@@ -1,0 +1,106 @@
+"""Which sign-ins have ended: a cookie can outlive its sign-out, in a copy or in a browser without a network.
+
+Owns the end of sign-ins in all processes. The audit log has each sign-out with the time of the sign-in that
+it ends, so the log is what every process reads, also after a restart. That sign-in and all earlier ones of
+the person have ended; the times are those of the provider, so no clocks are compared.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from core import EnhancedDatabaseService
+from core.errors import EchoMarketsError
+from core.records import AuditEvent
+from dashboard.server.access import Visitor
+
+logger = logging.getLogger(__name__)
+
+READ_SECONDS = 2.0
+"""Between two looks at the log: as long another process may still accept a sign-in that has ended."""
+
+COOKIE_LIFE = timedelta(days=31)
+"""Streamlit's cookie of a sign-in is valid for 30 days."""
+
+OVERLAP = timedelta(minutes=1)
+"""Events of this time are read again: they can become visible later than newer ones."""
+
+PAGE = 100
+_PREFIX = "signed in at "
+_UNKNOWN = datetime.fromtimestamp(0, UTC)
+"""The time of a sign-in whose provider gives none: it cannot be told from a later one, and does not end."""
+
+
+def describe_sign_in(issued_at: datetime) -> str:
+    """Return the detail of a sign-out in the audit log."""
+    return f"{_PREFIX}{issued_at.isoformat()}"
+
+
+class SignOuts:
+    """The sign-ins that have ended, as far as this process knows; thread safe."""
+
+    def __init__(self) -> None:
+        self._ended: dict[str, datetime] = {}
+        self._read_until: datetime | None = None
+
+    def end(self, actor: str, issued_at: datetime) -> None:
+        """End a sign-in of a person and all earlier ones."""
+        if issued_at > self._ended.get(actor, _UNKNOWN):
+            self._ended[actor] = issued_at
+
+    def has_ended(self, actor: str, issued_at: datetime) -> bool:
+        """Say whether a sign-in has ended."""
+        ended_at = self._ended.get(actor)
+        return ended_at is not None and _UNKNOWN < issued_at <= ended_at
+
+    def refresh(self, service: EnhancedDatabaseService) -> None:
+        """Read what others have ended; raises the errors of the service, and then knows what it knew."""
+
+        def read(after: AuditEvent | None) -> Sequence[AuditEvent]:
+            return service.list_audit_events(limit=PAGE, after=after)
+
+        self.take(read, now=datetime.now(UTC))
+
+    def take(self, read: Callable[[AuditEvent | None], Sequence[AuditEvent]], *, now: datetime) -> None:
+        """Take the sign-outs among the events that `read` returns, newest first, after an event or all."""
+        oldest = now - COOKIE_LIFE if self._read_until is None else self._read_until - OVERLAP
+        newest, last = oldest, None
+        while events := read(last):
+            for event in events:
+                newest = max(newest, event.created_at)
+                if event.action == "sign_out" and event.outcome == "done":
+                    self._take_one(event)
+            last = events[-1]
+            if last.created_at < oldest:
+                break
+        self._read_until = newest
+
+    def _take_one(self, event: AuditEvent) -> None:
+        detail = event.detail or ""
+        if detail.startswith(_PREFIX):
+            try:
+                self.end(event.actor, datetime.fromisoformat(detail.removeprefix(_PREFIX)))
+            except ValueError:
+                logger.warning("the audit log has a sign-out of no known form: %s", detail)
+
+
+def has_signed_out(visitor: Visitor, sign_outs: SignOuts) -> bool:
+    """Say whether the sign-in of a visitor has ended; without sign-in there is none."""
+    return visitor.issued_at is not None and sign_outs.has_ended(visitor.actor, visitor.issued_at)
+
+
+async def watch_sign_outs(sign_outs: SignOuts, service: EnhancedDatabaseService) -> None:
+    """Read what other processes have ended, again and again, until cancelled."""
+    while True:
+        await asyncio.to_thread(refresh_or_log, sign_outs, service)
+        await asyncio.sleep(READ_SECONDS)
+
+
+def refresh_or_log(sign_outs: SignOuts, service: EnhancedDatabaseService) -> None:
+    """Read what others have ended; while the log cannot be read, what is known counts."""
+    try:
+        sign_outs.refresh(service)
+    except EchoMarketsError as error:
+        # the health line says so; and without the database there is little to see, and nothing to do
+        logger.debug("sign-outs of other processes are not known: %s", error)
