@@ -153,7 +153,7 @@ def test_each_container_has_its_own_secrets(checkout: Checkout) -> None:
     held = {name: docker("exec", f"{PROJECT}-{name}-1", "ls", "/run/secrets").split() for name in STAYING}
     assert held["postgres"] == ["postgres.password"]
     assert held["redis"] == ["redis.acl"]
-    assert held["simulator"] == ["app.password", "redis.password"]
+    assert held["simulator"] == ["app.password", "encryption.keys", "redis.password"]
     assert set(held["exporter"]) == {"monitor.password", "redis.password"}
     assert held["prometheus"] == []
 
