@@ -140,6 +140,7 @@ def test_without_a_key_nothing_is_encrypted() -> None:
     assert issubclass(EncryptionKeyMissing, SettingsError)
 
 
+OTHER_SECRET = base64.b64encode(bytes(range(32, 64))).decode()
 SECRET = base64.b64encode(bytes(range(32))).decode()  # fixed: it is in the names of tests
 SHORT = base64.b64encode(b"sixteen bytes 16").decode()
 
@@ -150,7 +151,7 @@ SHORT = base64.b64encode(b"sixteen bytes 16").decode()
         ("", "no key"),
         (" \n,\n", "no key"),
         (SECRET, "key 1 does not begin with an id"),
-        (f"{NEW}\n:{SECRET}", "key 2 does not begin with an id"),
+        (f"new:{SECRET}\n:{SECRET}", "key 2 does not begin with an id"),
         (f"{SECRET}:k", "key 1 does not begin with an id"),
         (f"{'k' * 33}:{SECRET}", "key 1 does not begin with an id"),
         (f"a.b:{SECRET}", "key 1 does not begin with an id"),
@@ -159,7 +160,7 @@ SHORT = base64.b64encode(b"sixteen bytes 16").decode()
         (f"k:{SECRET}{SECRET}", "the key 'k' is not base64"),
         (f"k:{SECRET[:-1]}", "the key 'k' is not base64"),
         (f"k:{SECRET[:-4]}é", "the key 'k' is not base64"),
-        (f"k:{SECRET}\n{new_key_line('k')}", "two keys have the same id"),
+        (f"k:{SECRET}\nk:{OTHER_SECRET}", "two keys have the same id"),
         (f"k:{SECRET}\nl:{SECRET}", "two keys have the same value"),
     ],
 )
