@@ -5,9 +5,6 @@ Owns which there are, and makes those that are missing; `secret_copies` gives ea
 
 from typing import Final, NamedTuple
 
-import bcrypt
-import yaml
-
 from core.stack.folder import StackFolder
 from core.stack.permissions import load_password, write_private
 from core.stack.redis_access import build_acl
@@ -45,6 +42,10 @@ def make_secrets(folder: StackFolder) -> ContainerSecrets:
 
 def _build_web_config(password: str) -> str:
     """Return the exporter's web config; the names of its files are relative to it."""
+    # of the extra `exporter`, which a checkout has; the command line is there without it
+    import bcrypt  # noqa: PLC0415
+    import yaml  # noqa: PLC0415
+
     digest = bcrypt.hashpw(password.encode(), bcrypt.gensalt()).decode()
     return yaml.safe_dump(
         {
