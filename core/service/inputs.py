@@ -81,8 +81,9 @@ def check_id(value: Any, name: str) -> UUID:
 
 
 def check_ids(values: Any, name: str, *, most: int | None = None) -> list[UUID]:
-    """Return UUIDs given as such or as texts."""
-    ids = [check_id(value, name) for value in _check_list(values, name, "a list of UUIDs")]
+    """Return UUIDs given as such or as texts; of a mapping, its keys."""
+    listed = values.keys() if isinstance(values, Mapping) else _check_list(values, name, "a list of UUIDs")
+    ids = [check_id(value, name) for value in listed]
     if most is not None and len(ids) > most:
         raise InvalidInput(f"{name} has {len(ids)} ids; give at most {most}")
     return ids
