@@ -6,6 +6,9 @@ that uses it with records.
 
 from datetime import date, datetime, timedelta
 from decimal import Decimal
+from functools import reduce
+from operator import or_
+from types import UnionType
 from typing import TYPE_CHECKING, Any, get_args, get_origin
 from uuid import UUID
 
@@ -77,7 +80,9 @@ class Record(msgspec.Struct, frozen=True):
 
 
 def _find_plain_type(kind: Any) -> Any:
-    """Return the type of a field as pydantic knows it: of a frozendict, the dict."""
+    """Return the type of a field as pydantic knows it: of a frozendict the dict, also if it can be None."""
+    if get_origin(kind) is UnionType:
+        return reduce(or_, map(_find_plain_type, get_args(kind)))
     if get_origin(kind) is frozendict:
         return dict[get_args(kind)]  # type: ignore[misc]  # computed for pydantic
     return kind
