@@ -35,6 +35,8 @@ def root() -> Iterator[logging.Logger]:
 def write(formatter: logging.Formatter, message: str, *args: object, **extra: Any) -> str:
     """Return what a formatter makes of one record."""
     logger = logging.getLogger(f"core.test.{id(formatter)}")
+    # to nobody else: pytest-xdist cannot send a lone surrogate from one process to another
+    logger.propagate = False
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(formatter)
