@@ -15,13 +15,13 @@ from pathlib import Path
 import psutil
 import psycopg2
 import pytest
-from dotenv import dotenv_values
 
 from core import Settings
 from core.settings import RoleSettings
-from core.settings.database_url import add_password
+from core.stack.folder import StackFolder
 from core.stack.ports import LOOPBACK, find_free_port
 from core.stack.processes import is_alive
+from core.stack.programs import find_superuser_url
 from core.stack.settings import StackSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,11 +123,7 @@ class Checkout:
 
     def superuser_url(self) -> str:
         """Return the URL of the running stack's database as superuser."""
-        record = dotenv_values(self.root / ".local" / "stack.env")
-        url, file = record["ADMIN_URL"], record["ADMIN_PASSWORD_FILE"]
-        assert url is not None
-        assert file is not None
-        return add_password(url, Path(file).read_text(encoding="utf-8"))
+        return find_superuser_url(StackFolder(self.root).recorded())
 
     def health(self) -> dict[str, object]:
         """Return the exporter's health document."""
