@@ -41,6 +41,9 @@ class BoundedProtocol(H11Protocol):
     _timed: RequestResponseCycle | None = None
     """The answer that the timer is for; None while it is for a request."""
 
+    _is_handed_over = False
+    """Whether the connection is a WebSocket's now, with deadlines of its own."""
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Wait for the first request."""
         super().connection_made(transport)
@@ -51,12 +54,15 @@ class BoundedProtocol(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Take a part of a request; the deadline is that of the whole."""
         super().data_received(data)
+        if self._is_handed_over:
+            return
         if not self._time_answer() and (self._timer is None or self._timed is not None):
             self._timed = None
             self._arm(HEADER_SECONDS)
 
     def handle_websocket_upgrade(self, event: Any) -> None:
         """Hand the connection over; its own protocol has its own bounds."""
+        self._is_handed_over = True
         self._disarm()
         self._waiting.pop(self, None)
         super().handle_websocket_upgrade(event)

@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
 from core.stack.ports import LOOPBACK, find_free_port
+from core.web.client_deadlines import HEADER_SECONDS
 from dashboard.server.connections import ANONYMOUS_BYTES, MESSAGE_BYTES
 from tests.dashboard_process import Dashboard, run_dashboard
 from tests.oidc_provider import CLIENT_ID
@@ -198,3 +199,14 @@ def test_a_client_has_so_many_pages(tmp_path: Path) -> None:
         DASHBOARD_CONNECTIONS_PER_CLIENT="2",
     ) as dashboard:
         asyncio.run(visit(dashboard))
+
+
+def test_a_page_that_is_only_read_stays_connected(dashboard: Dashboard) -> None:
+    """The deadline of a request is over when the connection has become a page's."""
+
+    async def read() -> None:
+        async with connected(dashboard) as page:
+            await asyncio.sleep(HEADER_SECONDS + 1)
+            await (await page.ping())
+
+    asyncio.run(read())
