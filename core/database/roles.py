@@ -1,4 +1,4 @@
-"""The roles of the database: who may do what is decided by the server, not by care.
+"""The roles of the database: with them the server decides who may do what.
 
 Owns what they are, their memberships, and how they are created and given passwords, which takes an
 administrator's connection. What each role may do with which table is declared in `core.database.privileges`.

@@ -19,7 +19,7 @@ import pytest
 from core import Settings
 from core.settings import RoleSettings
 from core.stack.folder import StackFolder
-from core.stack.ports import LOOPBACK, find_free_port
+from core.stack.ports import LOOPBACK, find_free_port, is_port_free
 from core.stack.processes import is_alive
 from core.stack.programs import find_superuser_url
 from core.stack.settings import StackSettings
@@ -163,3 +163,9 @@ def copy_checkout(target: Path) -> Checkout:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
     return Checkout(target)
+
+
+def assert_nothing_left(checkout: Checkout) -> None:
+    """Fail when a process or a listening port of the stack is left."""
+    assert checkout.left_processes() == []
+    assert [name for name, port in checkout.ports.items() if not is_port_free(port)] == []

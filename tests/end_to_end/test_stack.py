@@ -21,7 +21,7 @@ import pytest
 
 from core.stack.ports import LOOPBACK, find_free_port, is_port_free
 from core.stack.processes import wait_until
-from tests.end_to_end.checkout import PLAYERS, SESSIONS, Checkout, copy_checkout
+from tests.end_to_end.checkout import PLAYERS, SESSIONS, Checkout, assert_nothing_left, copy_checkout
 from tests.patience import stretch
 
 pytestmark = pytest.mark.slow
@@ -39,12 +39,6 @@ def checkout() -> Iterator[Checkout]:
         result = checkout.make("clean")
         assert result.returncode == 0, result.stdout
         assert_nothing_left(checkout)
-
-
-def assert_nothing_left(checkout: Checkout) -> None:
-    """Fail when a process or a listening port of the stack is left."""
-    assert checkout.left_processes() == []
-    assert [name for name, port in checkout.ports.items() if not is_port_free(port)] == []
 
 
 def restart(checkout: Checkout) -> float:

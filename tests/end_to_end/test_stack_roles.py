@@ -19,10 +19,9 @@ from core import Settings
 from core.database.roles import APP, MONITOR, OWNER
 from core.migration import Migrator
 from core.stack.embedded_servers import open_cursor
-from core.stack.ports import is_port_free
 from core.stack.processes import wait_until
 from core.testing import run_postgres
-from tests.end_to_end.checkout import PLAYERS, Checkout, copy_checkout
+from tests.end_to_end.checkout import PLAYERS, Checkout, assert_nothing_left, copy_checkout
 from tests.patience import stretch
 
 pytestmark = pytest.mark.slow
@@ -50,12 +49,6 @@ def checkout() -> Iterator[Checkout]:
         result = checkout.make("clean")
         assert result.returncode == 0, result.stdout
         assert_nothing_left(checkout)
-
-
-def assert_nothing_left(checkout: Checkout) -> None:
-    """Fail when a process or a listening port of the stack is left."""
-    assert checkout.left_processes() == []
-    assert [name for name, port in checkout.ports.items() if not is_port_free(port)] == []
 
 
 def test_a_database_of_the_release_before_is_taken_over(checkout: Checkout) -> None:

@@ -1,12 +1,16 @@
 """Fixtures of the integration tests."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from core import EnhancedDatabaseService
 from core.records import User
-from tests.conftest import Execute, connected
+from core.testing import PostgresServer
+from tests.conftest import Execute, connected, created_database
+from tests.matrix.servers import run_debian_postgres
+from tests.roles import give_to_roles
 
 
 @pytest.fixture
@@ -32,3 +36,21 @@ def bob(service: EnhancedDatabaseService) -> User:
 def charlie(service: EnhancedDatabaseService) -> User:
     """A third player."""
     return service.create_user(username="charlie")
+
+
+ROLE_SERVERS = ("PostgreSQL 18", "Debian's")
+
+
+@pytest.fixture(scope="module", params=ROLE_SERVERS)
+def roles_url(
+    request: pytest.FixtureRequest, postgres_server: PostgresServer, server_directory: Callable[[], Path]
+) -> Iterator[str]:
+    """The URL, as superuser, of a database that was given to the roles, on each server."""
+    if request.param == ROLE_SERVERS[0]:
+        with created_database(postgres_server) as url:
+            give_to_roles(url)
+            yield url
+    else:
+        with run_debian_postgres(server_directory()) as server, created_database(server) as url:
+            give_to_roles(url)
+            yield url

@@ -1,36 +1,14 @@
 """The audit log under the roles of the database: who may write, seal and remove what."""
 
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 from psycopg2 import errors
 
 from core import open_service
 from core.database.roles import APP, MONITOR, OWNER, PLAYER
-from core.testing import PostgresServer
-from tests.conftest import connected, created_database
-from tests.matrix.servers import run_debian_postgres
-from tests.roles import cursor_as, give_to_roles, settings_as
-
-SERVERS = ("PostgreSQL 18", "Debian's")
-
-
-@pytest.fixture(scope="module", params=SERVERS)
-def roles_url(
-    request: pytest.FixtureRequest, postgres_server: PostgresServer, server_directory: Callable[[], Path]
-) -> Iterator[str]:
-    """The URL, as superuser, of a database that was given to the roles, on each server."""
-    if request.param == SERVERS[0]:
-        with created_database(postgres_server) as url:
-            give_to_roles(url)
-            yield url
-    else:
-        with run_debian_postgres(server_directory()) as server, created_database(server) as url:
-            give_to_roles(url)
-            yield url
-
+from tests.conftest import connected
+from tests.roles import cursor_as, settings_as
 
 EVENT = "actor, action, target) VALUES ('mallory', 'sign_in', 'dashboard'"
 REFUSED = (

@@ -1,9 +1,7 @@
 """The roles of the database: what each may do, tried on real servers with each of them."""
 
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from uuid import uuid4
 
 import psycopg2
@@ -25,28 +23,9 @@ from core.database.roles import (
 from core.errors import MigrationFailed
 from core.migration import Migrator
 from core.selftest import run_self_test
-from core.testing import PostgresServer, ValkeyServer
-from tests.conftest import connected, created_database
-from tests.matrix.servers import run_debian_postgres
-from tests.roles import cursor_as, give_to_roles, settings_as, url_as
-
-SERVERS = ("PostgreSQL 18", "Debian's")
-
-
-@pytest.fixture(scope="module", params=SERVERS)
-def roles_url(
-    request: pytest.FixtureRequest, postgres_server: PostgresServer, server_directory: Callable[[], Path]
-) -> Iterator[str]:
-    """The URL, as superuser, of a database that was given to the roles, on each server."""
-    if request.param == SERVERS[0]:
-        with created_database(postgres_server) as url:
-            give_to_roles(url)
-            yield url
-    else:
-        with run_debian_postgres(server_directory()) as server, created_database(server) as url:
-            give_to_roles(url)
-            yield url
-
+from core.testing import ValkeyServer
+from tests.conftest import connected
+from tests.roles import cursor_as, settings_as, url_as
 
 # What no role may do; each is one statement, which a role that is allowed to would run.
 REFUSED_TO_ALL = (
