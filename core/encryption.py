@@ -2,9 +2,9 @@
 
 Owns the keys, the columns that are encrypted, and the stored forms. A value is encrypted with AES-256-GCM
 (NIST SP 800-38D) under a random nonce, bound to its table, column and row, and stored as
-`v1.KEY_ID.base64url(nonce, ciphertext, tag)`. Its index is `KEY_ID.base64url(HMAC-SHA256)`: whoever reads
-it without the key learns only which rows have equal values. HKDF-SHA256 (RFC 5869) derives a key for each
-column and purpose. Runs no statement.
+`v1.KEY_ID.base64url(nonce, ciphertext, tag)`. Its index is `KEY_ID.base64url(HMAC-SHA256)`: without the key
+it shows only which rows have equal values. HKDF-SHA256 (RFC 5869) derives a key for each column and purpose.
+Runs no statement.
 """
 
 import base64
@@ -103,7 +103,7 @@ def _parse_key(line: str, number: int) -> Key:
 
 
 class Column(NamedTuple):
-    """An encrypted column; values are equal if `normalise` makes the same text of them."""
+    """An encrypted column; two values are equal if `normalise` returns the same text for both."""
 
     table: str
     name: str
@@ -148,7 +148,7 @@ class ColumnCipher:
         return self._keyring.current.id
 
     def encrypt(self, row_id: UUID, text: str) -> str:
-        """Return the stored form of a value of this row, another one each time.
+        """Return the stored form of a value of this row; each call returns another one.
 
         Raises `EncryptionKeyMissing`.
         """
@@ -180,7 +180,10 @@ class ColumnCipher:
         return self._index(self.current_id, text)
 
     def list_indexes(self, text: str) -> list[str]:
-        """Return the index of a value under each key: stored rows may have any. Raises as `index`."""
+        """Return the index of a value under each key, because a stored row may have any of them.
+
+        Raises as `index`.
+        """
         _ = self.current_id
         return [self._index(key_id, text) for key_id in self._keys]
 
@@ -209,7 +212,7 @@ def _encode(data: bytes) -> str:
 
 
 def _decode(text: str) -> bytes:
-    """Decode exactly what `_encode` writes; the decoder itself takes several texts for the same bytes."""
+    """Decode exactly what `_encode` writes; a plain decoder accepts several texts for the same bytes."""
     # half the time of base64.urlsafe_b64decode
     encoded = text.encode("ascii").translate(_STANDARD_BYTES)
     data = binascii.a2b_base64(encoded + b"=" * (-len(encoded) % 4))

@@ -1,7 +1,7 @@
-"""`echo-markets rotate-keys`: every stored e-mail address is encrypted with the current key.
+"""`echo-markets rotate-keys`: encrypts every stored e-mail address with the current key.
 
-Owns the loop over the batches, and what is said at the end. What is done is in the rows themselves, so a
-run that was interrupted is continued by the next.
+Repeats the service's call for one batch until no address is left, then sums up. Each row says which key it
+has, so the next run continues an interrupted one.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ MOST_NAMED = 5
 
 
 class KeyRotation(NamedTuple):
-    """What a rotation did: addresses encrypted anew, users with an unreadable one, keys used afterwards."""
+    """The result of a run: how many addresses changed, users whose address is unreadable, and all keys."""
 
     changed: int
     unreadable: tuple[UUID, ...]
@@ -53,7 +53,7 @@ class KeyRotation(NamedTuple):
 def rotate_keys(
     service: EnhancedDatabaseService, *, progress: Callable[[str, int, int], None]
 ) -> KeyRotation:
-    """Encrypt every address that has another key with the current one, batch after batch.
+    """Encrypt every address that does not have the current key with it, batch after batch.
 
     Raises `EncryptionKeyMissing`.
     """

@@ -48,7 +48,7 @@ EMAIL_CONDITION = (
     " AND email_index ~ '^[A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$'"
     " AND split_part(email, '.', 2) = split_part(email_index, '.', 1)"
 )
-# In the text of an array, which quotes whatever is no symbol, and the symbol NULL.
+# One element in the text of an array: PostgreSQL puts quotes around the symbol NULL and around unusual texts.
 _QUOTED_SYMBOL = f'"?{SYMBOL_PATTERN[1:-1]}"?'
 _DESCRIPTION = "char_length(description) BETWEEN 1 AND 10000"
 

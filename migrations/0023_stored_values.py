@@ -7,7 +7,7 @@ an update of many rows would then fail at the first of them: the migration stops
 
 from typing import Any
 
-# In the text of an array, where whatever is no symbol has quotes, and so has the symbol NULL.
+# One element in the text of an array: PostgreSQL puts quotes around the symbol NULL and around unusual texts.
 SYMBOL = '"?[$^.@#/]?[A-Z0-9][A-Z0-9.^=/:&_@#$!+-]{0,31}"?'
 CHECKS = {
     ("users", "users_username_printable"): r"username !~ '[\u0001-\u001F\u007F-\u009F\u2028\u2029]'",

@@ -1,11 +1,12 @@
-"""On whose behalf statements run: the identity of a unit of work.
+"""The identity of a unit of work: for which role, player and actor its statements run.
 
-Owns the identity of the present context, and the statements that tell the server about it. They stand in
-the message of the first statement of each unit of work and hold until its transaction ends: what is set
-for a session would stay behind for the next client of the connection. Without an identity nothing is sent.
+Owns the identity of the current thread or task, and the statements that send it to the server. The first
+statement of each unit of work carries them in its message. They hold until the transaction ends: a setting of
+the whole session would still be there for the next client of the connection. Without an identity nothing is
+sent.
 
-The server reads an identity with `nullif(current_setting('app.user_id', true), '')::uuid`: a parameter that
-was set in an earlier transaction of the session is an empty text, not NULL.
+The server reads an identity with `nullif(current_setting('app.user_id', true), '')::uuid`: after a
+transaction that set it, the parameter is an empty text for the rest of the session, not NULL.
 """
 
 from contextvars import ContextVar, Token
@@ -16,17 +17,17 @@ from uuid import UUID
 
 from core.database.session_settings import PREFIX_END, quote_text
 
-# A SET takes the server a third of the time of `SELECT set_config(...)`. Before this version
-# pg_stat_statements keeps an entry for each value of a SET, and soon for nothing else.
+# From this version on, SET is used: it takes the server a third of the time of `SELECT set_config(...)`. In
+# older versions pg_stat_statements would keep one entry for each value of a SET, and soon nothing else.
 NAMES_SETTINGS_ONCE = 180_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Who asks, as the database sees it; an attribute that is None is not sent.
+    """The identity that is sent to the database; an attribute that is None is not sent.
 
-    `role` is the role of the database whose permissions and policies count, `user_id` the player whose rows
-    the policies of that role show, `actor` and `request_id` what the audit log records.
+    `role` is a role of the database, with its permissions and row policies. `user_id` is the player whose
+    rows those policies show. The audit log records `actor` and `request_id`.
     """
 
     role: str | None = None
@@ -63,14 +64,14 @@ _PRESENT: ContextVar[Identity | None] = ContextVar("identity", default=None)
 find_identity = _PRESENT.get
 """Return the identity of the present thread or task, or None."""
 change_identity = _PRESENT.set
-"""Do what entering `acting_as` does, in a fraction of the time; `restore_identity` takes what it returns."""
+"""Set the identity as `acting_as` does, in a fraction of the time; pass the result to `restore_identity`."""
 restore_identity = _PRESENT.reset
 
 
 class acting_as:  # noqa: N801  # used like a function; a generator would take several times as long
-    """Let the units of work that begin in the block have an identity; the innermost block counts.
+    """Give an identity to the units of work that begin in the block; of nested blocks the innermost counts.
 
-    A thread that is started in the block does not have it. A transaction keeps the identity with which it
+    A thread that is started in the block does not inherit it. A transaction keeps the identity with which it
     began: a call with another one raises `TransactionMisused`.
     """
 

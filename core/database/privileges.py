@@ -1,8 +1,8 @@
-"""What each role may do with each table and function, and the hand-over of a database to the owner.
+"""The privileges of each role on each table and function, and how a database is given to the owner.
 
-Owns the one declaration of privileges. `migrate up` applies it each time it ends: each role then has what is
-declared here and nothing else. A schema that does not belong to the owner is left as it is: one role does
-everything there.
+Owns the list of all privileges. Each `migrate up` ends by applying it: afterwards each role has the
+privileges in the list and no others. A schema that does not belong to the owner is not touched: there one
+role does everything.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,13 +17,14 @@ from core.errors import DatabaseError
 Execute = Callable[..., Any]
 
 _ROWS: Final = {APP: "SELECT, INSERT, UPDATE, DELETE"}
-# Every row of what is public; of what players own, those that `core.database.row_security` leaves.
+# Players may read every row of a public table, and their own rows of the tables in
+# `core.database.row_security`.
 _SEEN_BY_PLAYERS: Final = {**_ROWS, PLAYER: "SELECT"}
-# Not what triggers fill in: the changed row, and the transaction.
+# The other columns, of the changed row and its transaction, are filled by triggers only.
 _AUDIT_COLUMNS: Final = "id, created_at, actor, action, target, outcome, detail, request_id, start_id"
 
-# Table or view -> role -> privileges, in the words of GRANT, columns in parentheses included. Nothing is
-# declared for partitions: whoever may use a table uses them through it.
+# Table or view -> role -> privileges, as GRANT takes them, with columns in parentheses. Partitions need no
+# privileges: a role that may use a table uses its partitions through it.
 TABLES: Final[Mapping[str, Mapping[str, str]]] = {
     "users": {
         **_ROWS,
@@ -50,7 +51,7 @@ TABLES: Final[Mapping[str, Mapping[str, str]]] = {
 }
 
 SEALING: Final = "audit_seal"
-"""The function that the sealer owns: it alone can add a seal."""
+"""The function that the sealer owns: only this function can add a seal."""
 
 # Function -> the roles that may call it. Nobody needs to call a trigger's function.
 FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
@@ -85,13 +86,13 @@ _LIST_TABLES = """
 _LIST_FUNCTIONS = """
     SELECT proname::text, oid::regprocedure::text FROM pg_proc
     WHERE pronamespace = current_schema()::regnamespace"""
-# Of a table that was adopted: a column that counts.
+# A table that existed before the first migration may have a column with a sequence.
 _LIST_SEQUENCES = """
     SELECT DISTINCT s.oid::regclass::text FROM pg_class s
     JOIN pg_depend d ON d.objid = s.oid AND d.deptype IN ('a', 'i') JOIN pg_class t ON t.oid = d.refobjid
     WHERE s.relkind = 'S' AND t.relkind IN ('r', 'p')
       AND t.relnamespace = current_schema()::regnamespace"""
-# Not `CREATE EXTENSION IF NOT EXISTS`, which is an error where the server has no such extension.
+# `CREATE EXTENSION IF NOT EXISTS` alone would fail on a server without this extension.
 _CREATE_EXTENSION = """
     DO $$ BEGIN
         IF EXISTS (SELECT FROM pg_available_extensions
@@ -121,9 +122,10 @@ def find_owned_schema(execute_sql: Execute) -> str | None:
 
 
 def apply_privileges(execute_sql: Execute, schema: str) -> None:
-    """Give each role exactly what is declared, in the schema that `find_owned_schema` has found.
+    """Grant each role the privileges of TABLES and FUNCTIONS, and revoke all others.
 
-    `execute_sql` runs a statement as the owner, in a transaction, and returns a cursor.
+    `schema` is the answer of `find_owned_schema`. `execute_sql` runs a statement as the owner, in a
+    transaction, and returns a cursor.
     """
     run = _escaped(execute_sql)
     others = ", ".join(["PUBLIC", *(name for name in ROLES if name != OWNER)])
@@ -148,9 +150,9 @@ def apply_privileges(execute_sql: Execute, schema: str) -> None:
 
 
 def _give_to_sealer(run: Execute, routine: str, schema: str, others: str) -> None:
-    """Make the sealer own a function that the owner may still call."""
+    """Make the sealer the owner of the sealing function; the roles in FUNCTIONS may call it."""
     [(owner,)] = run("SELECT quote_ident(current_user)").fetchall()
-    # a new owner needs it at that moment
+    # PostgreSQL requires it of the new owner of a function
     run(f"GRANT CREATE ON SCHEMA {schema} TO {SEALER}")
     run(f"ALTER ROUTINE {routine} OWNER TO {SEALER}")
     run(f"REVOKE CREATE ON SCHEMA {schema} FROM {SEALER}")
@@ -167,11 +169,10 @@ def _escaped(execute_sql: Execute) -> Execute:
 
 
 def hand_over(admin: extensions.connection) -> None:
-    """Make the owner own the schema of an administrator's connection, and what is in it; repeatable.
+    """Make the owner role the owner of the administrator's current schema and its tables; repeatable.
 
-    The roles must exist. In a schema `public` the whole database is the owner's, and roles without a grant
-    may no longer connect; in any other it is only that schema. `migrate up` then sets the privileges.
-    Raises `DatabaseError`.
+    The roles must exist. If the schema is `public`, the owner role also gets the whole database, and roles
+    without a grant may no longer connect. `migrate up` then sets the privileges. Raises `DatabaseError`.
     """
     with administering(admin) as cursor:
         cursor.execute("SELECT current_database(), current_schema(), current_setting('is_superuser') = 'on'")
@@ -186,7 +187,7 @@ def hand_over(admin: extensions.connection) -> None:
             )
 
         if not is_superuser:
-            # whoever gives something to a role has to be a member of it
+            # only a member of a role may make it the owner of something
             run("GRANT {owner} TO CURRENT_USER")
         cursor.execute(_CREATE_EXTENSION)
         if schema == "public":
@@ -207,5 +208,5 @@ def _give_objects_to_owner(cursor: extensions.cursor) -> None:
     for query, kind in ((_LIST_RELATIONS, "TABLE"), (_LIST_ROUTINES, "ROUTINE")):
         cursor.execute(query, parameters)
         for (name,) in cursor.fetchall():
-            # as the server writes it: quoted and with its schema where that is needed
+            # the server has quoted the name and added the schema where that is needed
             cursor.execute(f"ALTER {kind} {name} OWNER TO {OWNER}")

@@ -1,7 +1,7 @@
-"""The roles of the database: with them the server decides who may do what.
+"""The roles of the database: how they are defined, and created with their passwords.
 
-Owns what they are, their memberships, and how they are created and given passwords, which takes an
-administrator's connection. What each role may do with which table is declared in `core.database.privileges`.
+Owns the definitions and memberships. Creating a role takes an administrator's connection. The privileges of
+each role are in `core.database.privileges`.
 
 Roles belong to the whole server: several databases of one server share them and their passwords.
 """
@@ -34,18 +34,18 @@ __all__ = [
 ADVISORY_LOCK: Final = 0x726F6C65
 CONNECT_SECONDS: Final = 60
 FIRST_WITH_OPTIONS: Final = 160_000
-"""The version from which a membership says whether it is inherited; before, the member's role says it."""
+"""From this version on, inheritance is an option of each membership; before, of the member role."""
 
 
 class RoleForm(NamedTuple):
-    """Whether a role signs in, and whether it has the privileges of its memberships without SET ROLE."""
+    """Whether a role can sign in, and whether it has the privileges of its memberships without SET ROLE."""
 
     can_login: bool
     inherits: bool
 
 
 class Membership(NamedTuple):
-    """`member` is in `role`; unless it inherits, it has to become the role to use it."""
+    """`member` is a member of `role`; if it does not inherit, it needs SET ROLE to use the privileges."""
 
     role: str
     member: str
@@ -66,14 +66,14 @@ MEMBERSHIPS: Final = (
 )
 LOGINS: Final = tuple(name for name, form in ROLES.items() if form.can_login)
 
-# Not all of them exist in every version, and only a superuser may set them: the verifiers of passwords stay
-# out of the server's log and statistics.
+# They keep password verifiers out of the server's log and statistics. Some versions lack some of them, and
+# only a superuser may set them.
 _UNLOGGED = """
     SELECT count(set_config(name, value, true)) FROM (VALUES
         ('log_statement', 'none'), ('log_min_duration_statement', '-1'),
         ('log_min_error_statement', 'panic'), ('pg_stat_statements.track', 'none')
     ) AS quiet (name, value) WHERE current_setting('is_superuser') = 'on'"""
-# Two databases of one server have no lock in common.
+# An advisory lock would not do: it counts in one database only, and roles belong to the whole server.
 _CREATE = """
     DO $$ BEGIN
         CREATE ROLE {role};
@@ -86,11 +86,11 @@ _FIND_TOO_MIGHTY = """
 
 
 def create_roles(admin: extensions.connection, passwords: Mapping[str, str]) -> list[str]:
-    """Create the roles that are missing, and give `LOGINS` these passwords; return the roles that are new.
+    """Create the missing roles, and set the passwords of `LOGINS`; return the names of the new roles.
 
-    All or nothing, and repeatable: run again, it sets other passwords. `admin` is a connection of a
-    superuser, or of a role with CREATEROLE that may grant pg_monitor. The server gets no password, but the
-    verifier that it stores (SCRAM). Raises `DatabaseError`.
+    All or nothing, and repeatable: another run can set other passwords. `admin` is a connection of a
+    superuser, or of a role with CREATEROLE that may grant pg_monitor. A password is sent only as the verifier
+    that the server stores (SCRAM). Raises `DatabaseError`.
     """
     verifiers = {
         name: extensions.encrypt_password(passwords[name], name, scope=admin, algorithm="scram-sha-256")
@@ -121,7 +121,7 @@ def open_administrator(url: str) -> Iterator[extensions.connection]:
 
 @contextmanager
 def administering(admin: extensions.connection) -> Iterator[extensions.cursor]:
-    """Open a transaction of an administrator, one after the other; raises `DatabaseError`."""
+    """Open an administrator's transaction; a second one waits for the first. Raises `DatabaseError`."""
     try:
         with admin, admin.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
@@ -144,7 +144,7 @@ def _create_role(cursor: extensions.cursor, name: str, form: RoleForm, verifier:
 
 
 def _refuse_too_mighty(cursor: extensions.cursor) -> None:
-    """Raise `DatabaseError` when a role, which may be older, has what it must not have."""
+    """Raise `DatabaseError` when a role, perhaps created by somebody else, has a dangerous attribute."""
     cursor.execute(_FIND_TOO_MIGHTY, (list(ROLES),))
     found = [name for (name,) in cursor.fetchall()]
     if found:

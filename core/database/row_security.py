@@ -1,8 +1,8 @@
-"""Which rows the role of players may read and write: its own, by policies of the database.
+"""Row security: the policies by which the player role sees and changes only the rows of one player.
 
-Owns the policies of that role and the check that they are there. Row security itself, which lets every other
-role pass, is part of the schema. A policy names its role, and a database need not have the roles of
-`core.database.roles`: there nobody can act for a player.
+Owns these policies and the check that they exist. The migrations turn row security on and let every other
+role pass. The policies are not in the migrations, because a policy names its role, and a database may lack
+the roles of `core.database.roles`: there nobody can act for a player.
 """
 
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Any
 
 from core.database.roles import PLAYER
 
-# Table -> the column with the id of the player whom a row belongs to.
+# Table -> the column with the id of the player who owns the row.
 OWN_ROWS = {
     "users": "id",
     "portfolios": "user_id",
@@ -18,9 +18,9 @@ OWN_ROWS = {
     "trades": "user_id",
     "quests": "user_id",
 }
-# An empty text is left by an earlier transaction of the session that had a player.
+# An earlier transaction of the session that had a player leaves an empty text.
 _ACTING_PLAYER = "nullif(current_setting('app.user_id', true), '')::uuid"
-# Restrictive: added to the policy that lets everyone pass.
+# Restrictive: it narrows the policy of the migrations, which lets everyone pass.
 _POLICY = f"""
     CREATE POLICY own_rows ON {{table}} AS RESTRICTIVE TO {PLAYER} USING ({{column}} = {_ACTING_PLAYER})"""
 _PROTECTED = """
@@ -32,9 +32,9 @@ _MAY_ACT = "SELECT bool_or(pg_has_role(oid, 'MEMBER')) FROM pg_roles WHERE rolna
 
 
 def create_policies(execute_sql: Callable[..., Any]) -> None:
-    """Create the policies that are missing, as the owner of the tables; `execute_sql` returns a cursor.
+    """Create the missing policies, as the owner of the tables; `execute_sql` returns a cursor.
 
-    Those that are there stay: replacing one would lock its table against every reader.
+    Existing policies stay: replacing one would lock its table against every reader.
     """
     protected = _list_protected(execute_sql)
     for table, column in OWN_ROWS.items():

@@ -85,7 +85,7 @@ class Bars:
         )
 
     def list_mended(self) -> Iterator[tuple[str, Mask]]:
-        """Yield what was completed or rounded, and in which rows."""
+        """Yield each kind of correction, such as a missing volume set to 0, with the rows that it changed."""
         opens, high, low, close = self.prices.values()
         partly = [self.missing[name] for name in PRICES[:3] if name in self.texts] or [
             np.zeros_like(self.no_volume)

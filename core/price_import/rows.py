@@ -1,7 +1,8 @@
 """Parses the rows of one price file, a whole column at a time.
 
-Owns what makes a row invalid, which rows are skipped because they are no trading day, and what is said of
-both; the rules of prices are in `bars`. Only a row that breaks a rule is looked at on its own.
+Owns the rules by which a row is invalid or skipped (it is no trading day), and the messages about such rows;
+the rules for prices are in `bars`. Rows are checked by columns; only a row that breaks a rule is looked at
+alone.
 """
 
 import re

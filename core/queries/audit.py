@@ -1,6 +1,6 @@
 """Statements on `audit_events`: actions of operators, and changes of rows, which triggers write.
 
-Nothing is ever updated: the outcome of an action is an event of its own, which names the start.
+Rows are only inserted: the outcome of an action is a second event, which names the first.
 """
 
 import json
@@ -18,7 +18,7 @@ INSERT = """
     INSERT INTO audit_events (id, created_at, actor, action, target, outcome, detail, request_id, start_id)
     VALUES (%(id)s, %(created_at)s, %(actor)s, %(action)s, %(target)s, %(outcome)s, %(detail)s,
             %(request_id)s, %(start_id)s)"""
-# The first comparison alone excludes months.
+# The first comparison is there for the planner: by it whole months are skipped.
 _PAGE = """(%(after_id)s::uuid IS NULL
                OR e.created_at <= %(after)s::timestamptz
                   AND (e.created_at, e.id) < (%(after)s::timestamptz, %(after_id)s::uuid))
@@ -35,7 +35,7 @@ _ACTION = _select(
     detail="COALESCE(o.detail, e.detail)",
     finished_at="CASE e.outcome WHEN 'started' THEN o.created_at ELSE e.created_at END",
 )
-# As text: the driver would make inexact numbers of amounts.
+# As text: the driver would turn amounts into inexact numbers.
 _CHANGE = _select(before="before::text", after="after::text", finished_at="e.created_at")
 # An outcome is not earlier than its start, so the months before are not searched. The first one counts: a
 # recorded outcome is never replaced.
@@ -59,7 +59,7 @@ def insert_event(
     created_at: datetime | None = None,
     start_id: UUID | None = None,
 ) -> None:
-    """Insert an event; with `start_id` as the outcome of an action, under an id and time of its own."""
+    """Insert an event; with `start_id` it is the outcome of an action, and has its own id and time."""
     names = ("actor", "action", "target", "outcome", "detail", "request_id")
     values: dict[str, Any] = {name: getattr(event, name) for name in names}
     values |= {

@@ -1,9 +1,9 @@
 """Statements on `audit_seals`: the chain of hashes over the audit log.
 
 A seal has a manifest: for each of its events, in order of time and id, the 16 bytes of the id and a SHA-256
-digest of the event. The hash of a seal is that of its columns, its manifest and the hash of the seal before.
-Sealing is a function of the database, which the application may call and not replace. Verifying computes
-every digest and hash here once more, and trusts no function of the database.
+digest of the event. The hash of a seal covers its columns, its manifest and the hash of the seal before. A
+database function seals; the application may call it but not replace it. Verifying computes every digest and
+hash again with the statements here, and trusts no function of the database.
 """
 
 from datetime import datetime
@@ -17,7 +17,7 @@ from core.queries.rows import fetch_all, find_one
 LOCK_TIMEOUT_MS = 5_000
 ENTRY_BYTES, ID_BYTES = 48, 16
 
-# The same as in migration 0021; a log that was sealed there and verified here compares them.
+# The same expressions as in migration 0021; tests seal with those and verify with these.
 DIGEST = """sha256(convert_to(jsonb_build_array(
         id, EXTRACT(epoch FROM created_at), actor, action, target, row_key, before, after, outcome, detail,
         request_id, start_id, transaction_id)::text, 'UTF8'))"""
@@ -32,7 +32,7 @@ LIST = f"""
     SELECT number, partition, first_at, last_at, events, manifest, encode(previous_hash, 'hex'),
            encode(hash, 'hex'), hash = {HASH} AND length(manifest) = events * {ENTRY_BYTES}
     FROM audit_seals WHERE number > %s ORDER BY number LIMIT %s"""
-# From the first to the last event of a manifest, with what others were written between them.
+# From the first to the last event of a manifest, with any other events between them.
 ENTRIES = f"""
     SELECT uuid_send(id) || {DIGEST} FROM audit_events
     WHERE tableoid = to_regclass(%(partition)s)
@@ -40,7 +40,7 @@ ENTRIES = f"""
       AND (created_at, id) <= (%(last_at)s::timestamptz, %(last_id)s::uuid)"""
 EXISTS = "SELECT to_regclass(%s) IS NOT NULL"
 COUNT = "SELECT tableoid::regclass::text, count(*) FROM audit_events GROUP BY tableoid"
-# Where a dump was restored, transactions are numbered anew, and events wait until the next seal.
+# A restored dump has new transaction numbers: there an added event is found only after the next seal.
 FIND_ADDED = f"""
     WITH newest AS (
         SELECT up_to FROM audit_seals WHERE number = %(newest)s AND system = CASE
@@ -69,7 +69,7 @@ class Seal(NamedTuple):
     previous_hash: str
     hash: str
     is_intact: bool
-    """The hash is that of the seal's columns."""
+    """Whether the stored hash is the hash of the seal's columns."""
 
     def list_entries(self) -> list[bytes]:
         """Return the id and the digest of each event."""
@@ -78,7 +78,7 @@ class Seal(NamedTuple):
 
 
 def read_id(entry: bytes) -> UUID:
-    """Return the id of the event that an entry of a manifest is of."""
+    """Return the event's id in an entry of a manifest."""
     return UUID(bytes=entry[:ID_BYTES])
 
 
@@ -107,7 +107,7 @@ def list_seals(database: Database, after: int, limit: int) -> tuple[Seal, ...]:
 
 
 def read_entries(database: Database, seal: Seal) -> set[bytes] | None:
-    """Return id and digest, as they are now, of the events between the first and the last of a seal.
+    """Return the present id and digest of the events from the first to the last of a seal.
 
     None when their month was dropped.
     """

@@ -1,7 +1,7 @@
-"""The audit log: who did what, and the seals that show whether somebody changed it since.
+"""The audit log: who did what, with seals that show whether an event was changed afterwards.
 
-Actions of people are events that the service writes; changes of their rows are events that triggers of the
-database write while somebody is named with `acting_as`. Nothing takes an event back.
+The service writes an event for each action of a person. Triggers of the database write an event for each row
+that changes inside `acting_as`. No call changes or deletes an event.
 """
 
 import dataclasses

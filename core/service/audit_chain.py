@@ -1,6 +1,7 @@
 """Reads the audit log's chain of seals, link after link, and stops at the first broken one.
 
-Owns what counts as broken. Asks no database: the seals, and the events as they are now, are given to it.
+Owns the rules by which a link is broken. Reads no database: its caller passes the seals and the present
+events.
 """
 
 import re
@@ -59,7 +60,7 @@ class ChainReader:
     def read(self, seal: Seal, entries: Collection[bytes] | None) -> None:
         """Read the next seal.
 
-        `entries` are those of its events as they are now, and perhaps of others; None: they were dropped.
+        `entries` are those of its events as they are now, perhaps with others; None if they were dropped.
         """
         if self.broken is None:
             self.broken = self._check_seal(seal)
@@ -92,7 +93,7 @@ class ChainReader:
         if not seal.is_intact:
             return AuditBreak("seal_changed", number)
         if seal.previous_hash != before:
-            # the hash of this one contains it, so the one before is another than it was
+            # this seal's hash covers the hash before it, so the seal before was replaced
             return AuditBreak("seal_changed", max(self.number, 1))
         expected = self._expected
         if expected is not None and expected.number == number and expected.hash != seal.hash:

@@ -1,7 +1,6 @@
-"""The e-mail addresses of users, between a caller, who has them in clear, and the table.
+"""Encrypts users' e-mail addresses before a write and decrypts them after a read.
 
-Owns what is encrypted before a write and decrypted after a read. Everything below the service, the cache
-included, has encrypted addresses only.
+Callers of the service have addresses in clear; everything below it, the cache included, has them encrypted.
 """
 
 import logging
@@ -26,7 +25,7 @@ class UserEmails:
         self._logged: set[str] = set()
 
     def encrypt_changes(self, user_id: UUID, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return column values with the address encrypted and its index, if they have one.
+        """Return column values in which an address, if there is one, is encrypted and has its index.
 
         Raises `EncryptionKeyMissing`.
         """
@@ -39,7 +38,7 @@ class UserEmails:
         return {**values, "email": encrypted, "email_index": self.cipher.index(email)}
 
     def encrypt_rows(self, users: Iterable[User], stored: Mapping[str, StoredEmail]) -> list[UserRow]:
-        """Return rows to write for users; `stored` are those that exist, by username.
+        """Return rows to write for users; `stored` are the existing users by username.
 
         A stored address that is the same stays as it is, so that a repeated load changes nothing.
         Raises `EncryptionKeyMissing`.
@@ -77,7 +76,7 @@ class UserEmails:
             return False
 
     def decrypt(self, stored: StoredUser) -> User:
-        """Return the user with the address in clear, or with a text in its place that says why not."""
+        """Return the user with the address in clear, or with the reason why it cannot be decrypted."""
         email = stored.email
         return User(
             stored.id,

@@ -1,4 +1,4 @@
-"""The encryption keys of stored e-mail addresses: which are used, and encryption with another one."""
+"""The encryption keys of stored e-mail addresses: lists them, and encrypts addresses with the current one."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -28,10 +28,10 @@ class EncryptionKeys(ServiceBase):
         )
 
     def reencrypt_users(self, *, limit: int = 500, after: UUID | str | None = None) -> Reencryption:
-        """Encrypt up to `limit` e-mail addresses with the current key that have another one.
+        """Encrypt with the current key up to `limit` e-mail addresses that have another key.
 
-        One transaction, which changes nothing else of the users; an address that a writer changes
-        meanwhile is left to that writer. `after` is the `last` of the call before. Raises `InvalidInput`,
+        One transaction, which changes nothing else of the users. An address that another writer changes
+        meanwhile keeps that writer's value. `after` is the `last` of the call before. Raises `InvalidInput`,
         and `EncryptionKeyMissing`.
         """
         most, start = check_limit(limit), None if after is None else check_id(after, "after")
