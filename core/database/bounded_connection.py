@@ -1,9 +1,8 @@
-"""A connection beside the pool on which every wait has a deadline.
+"""A connection outside the pool on which every wait has a deadline.
 
-Owns the waiting: psycopg2's own calls block for as long as a server hangs, take at least two
-seconds to give up connecting, and cannot be interrupted. Here every wait is for a socket with a
-deadline. For health checks and collectors, which must not use the pool that they check. Knows no
-transactions: each statement commits itself.
+For health checks and collectors, which must not use the pool that they check. psycopg2's own calls block
+while a server hangs, need at least two seconds to give up connecting, and cannot be interrupted; here each
+wait is a poll of the socket with a deadline. Has no transactions: each statement commits itself.
 """
 
 import select
@@ -77,7 +76,7 @@ class BoundedConnection:
         return self._run(self._raw.unit_prefix + sql, params)
 
     def ping(self) -> bool:
-        """Say whether the server answers on it."""
+        """Say whether the server answers."""
         try:
             self.execute_sql("SELECT 1")
         except psycopg2.Error:
@@ -85,7 +84,7 @@ class BoundedConnection:
         return True
 
     def close(self) -> None:
-        """Close it at once, whatever runs."""
+        """Close the connection at once, even while a statement runs."""
         self._raw.close()
 
     def _run(self, sql: str, params: Any = None) -> Any:
@@ -107,8 +106,8 @@ class BoundedConnection:
 def make_connector(settings: Settings, application_name: str, *, limit_seconds: float) -> Connector:
     """Return a connector whose connections have a statement timeout shorter than `limit_seconds`.
 
-    After a timeout of the server the connection can still be used. Without one, the statement would
-    continue, or wait for a lock, after its caller has given up.
+    The server then cancels a slow statement first, and the connection stays usable. Without that timeout the
+    statement would still run, or wait for a lock, after its caller has given up.
     """
     return Connector(settings, application_name, statement_timeout_ms=round(limit_seconds * 900))
 
@@ -116,17 +115,17 @@ def make_connector(settings: Settings, application_name: str, *, limit_seconds: 
 def _resolve(url: str) -> dict[str, str]:
     """Return libpq's parameters with the addresses of the hosts that a URL names.
 
-    libpq would look names up in a call in which psycopg2 blocks every other thread, and a name server
-    that does not answer takes many seconds. A host without an address is left out while another has one.
+    If libpq looks a name up, psycopg2 blocks every other thread meanwhile, for many seconds if the name
+    server does not answer. A host without an address is left out as long as another one has an address.
     """
     parameters = parse_dsn(url)
     if "hostaddr" in parameters or "host" not in parameters:
         return {}
     hosts = parameters["host"].split(",")
-    # a single port, or none, counts for all hosts
+    # a single port, or the default port, is for all hosts
     ports = parameters.get("port", "").split(",")
     if len(ports) not in {1, len(hosts)}:
-        # libpq names the fault when it connects
+        # libpq reports this mistake when it connects
         return {}
     found = [
         (host, address, ports[place % len(ports)])

@@ -48,14 +48,14 @@ class ServerConnection(connection):
 
     facts: SessionFacts
     unit_prefix: str = ""
-    """Statements before the first one of each transaction; empty where the session keeps its settings."""
+    """Statements in front of the first one of each transaction; empty if the session keeps its settings."""
 
     @property
     def keeps_session(self) -> bool:
         """Say whether the session keeps its settings, prepared statements and temporary tables.
 
-        Not behind a transaction pooler, where the next transaction may run in another session, and where
-        the process id that the connection knows is not that of the server process.
+        False behind a transaction pooler: the next transaction may run in another session, and the process id
+        that the connection knows is not that of the server process.
         """
         return self.facts.is_pinned
 

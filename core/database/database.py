@@ -42,7 +42,7 @@ _UNCONNECTED = UnitOfWork("query", Holder())
 
 
 class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no annotations
-    """One process's database; thread safe, one connection per unit of work."""
+    """The database of one process; thread safe, with one connection per unit of work."""
 
     def __init__(self, settings: Settings, *, application_name: str, metrics: Metrics) -> None:
         self._settings = settings
@@ -58,7 +58,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._connector = Connector(settings, application_name)
         super().__init__(self._connector.url, autoconnect=False)
         self._open_pool()
-        # gauges are set when metrics are published: setting them takes a fifth of the time of a check-out
+        # gauges are set only when metrics are published: to set them takes a fifth of the time of a check-out
         metrics.add_source(self._publish)
         call_in_forked_child(self._reset_after_fork)
 
@@ -97,7 +97,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
 
     @property
     def _state(self) -> UnitOfWork:
-        """What peewee keeps of this thread's connection."""
+        """The state that peewee has of this thread's connection."""
         return self._units.current or _UNCONNECTED
 
     @_state.setter
@@ -188,7 +188,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     def session(self, operation: str, holder: Holder | None = None) -> Session["Database"]:
         """Hold a connection for one unit of work named `operation`; nested calls share it.
 
-        With a `holder` it is a block of the caller's code, and only its holder may use and end it.
+        With a `holder` the block contains the caller's own code, and only the holder may use and end it.
         Driver errors are translated to `core.errors`.
         """
         return Session(self._sessions, self, operation, holder)
@@ -203,7 +203,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     def _atomic(self) -> Iterator[None]:
         """Run an atomic block of the current unit of work, which only its holder may end.
 
-        peewee alone would raise the error of a rollback on a lost connection in place of the cause.
+        When a connection is lost, peewee alone would raise the error of the rollback and hide the cause.
         """
         unit = self._state
         block = self.atomic()
@@ -242,8 +242,8 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     ) -> T:
         """Run a query that changes nothing; retried once when its connection was lost.
 
-        Inside a transaction it is not retried, because the earlier statements would be missing. A query
-        that fails there undoes nothing else.
+        Inside a transaction it is not retried, because the earlier statements would be missing; if it fails
+        there, the other statements are kept.
         """
         if self.in_transaction():
             with self.transaction_of(operation):
@@ -253,7 +253,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             with self.session(operation):
                 return query(self, *args, **kwargs)
         except (ConnectFailed, ServerHung):
-            # the caller has waited long enough
+            # the caller has waited for a whole timeout already
             raise
         except DatabaseUnavailable as error:
             if not is_outermost or error.__cause__ is None or not is_connection_lost(error.__cause__):

@@ -38,7 +38,8 @@ LOCK_NOT_AVAILABLE = "55P03"
 INSUFFICIENT_PRIVILEGE = "42501"
 # The server's timeouts for a session that is idle in a transaction and for a transaction that takes too long.
 _ENDED_SESSION = {"25P03", "25P04"}
-# Connecting has no SQLSTATE in psycopg2; these are words of SQLSTATE 53300, of PgBouncer and of Supavisor.
+# psycopg2 gives no SQLSTATE when connecting fails, so messages are recognised by these words: of SQLSTATE
+# 53300, of PgBouncer and of Supavisor.
 _TOO_MANY = (
     "too many clients",
     "too many connections",
@@ -53,7 +54,7 @@ READ_ONLY_CAUSES = (
     "either it is a standby (point DATABASE_URL at the primary), or default_transaction_read_only is on"
     " (an administrator or a quota of the provider set it)"
 )
-# libpq has a line for each address of each host; this many are shown.
+# libpq writes a line for each address of each host; at most so many are shown.
 _MAX_LINES = 4
 # How a message of a server or a pooler begins, in any language: its severity and two spaces.
 _REFUSAL = re.compile(r"(^|failed: )[^:]{1,40}:  ")

@@ -1,8 +1,8 @@
 """The holder of a unit of work: a thread, and in it an asyncio task or the function that a pool called.
 
-Owns this identity alone. A thread of a pool runs one function after another, and an event loop runs many
-tasks on one thread. So the thread alone is not enough: a transaction that one function left open would
-include the writes of the next one. Closes nothing and knows no connection.
+Owns only the answer to "who holds it". The thread alone is not enough: a thread of a pool runs one function
+after another, and an event loop runs many tasks on one thread, so a transaction that one function left open
+would include the writes of the next one. Closes nothing and knows no connection.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 
 from core.errors import TransactionMisused
 
-# Packages whose frames call the functions of a program, one after another, on one thread.
+# Packages that run the functions of a program one after another on one thread.
 RUNNERS = frozenset(
     {"anyio", "asgiref", "asyncio", "billiard", "concurrent", "multiprocessing", "threading", "trio"}
 )
@@ -85,7 +85,7 @@ class Holder:
         return self._call is None or self._call is _find_call(sys._getframe())[1]  # noqa: SLF001  # CPython's, documented
 
     def is_ended(self) -> bool:
-        """Say whether the holder can never come back to its unit of work."""
+        """Say whether the holder has ended, so that nobody can end its unit of work any more."""
         if not self._thread.is_alive():
             return True
         if self._task is not None:

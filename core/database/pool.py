@@ -39,9 +39,10 @@ MAX_LIFETIME_SECONDS = 3600.0
 LIFETIME_JITTER = 0.1
 # Longer than any unit of work of the service: a statement alone is cancelled earlier.
 LEAK_SECONDS = 60.0
-# After this time a server that became writable again is noticed.
+# A server that became writable again is noticed after this time at the latest.
 EXPIRE_INTERVAL_SECONDS = 2.0
-# After this time a server that refused a further connection is asked again, while a request is pending.
+# When the server has refused a further connection, wait this long before the next attempt for a pending
+# request.
 GROW_AGAIN_SECONDS = 5.0
 # How often pending and new requests look for leaks and for connections whose thread has ended.
 RECLAIM_INTERVAL_SECONDS = 0.5
@@ -85,12 +86,12 @@ class ConnectionPool:
         self._drained = threading.Condition(self._lock)
         self._idle: deque[PooledConnection] = deque()
         self._used: dict[int, PooledConnection] = {}
-        # in the order of arrival; a request that gives up is removed without a search
+        # in the order of arrival; a dict, so that a request that gives up is removed without a search
         self._pending: OrderedDict[PendingRequest, None] = OrderedDict()
         self._size = 0
         self._is_closed = self._is_drained = False
         self._look_at = float("-inf")
-        # connections of units of work that the garbage collector ended: there no lock may be taken
+        # connections of units of work that the garbage collector ended; it must not take the pool's lock
         self._abandoned: deque[tuple[ServerConnection, Holder]] = deque()
         self._expired_at = float("-inf")
         # how many connections the server accepts; learned when it refuses one
@@ -349,7 +350,7 @@ class ConnectionPool:
         return "stale" if now >= entry.expires_at else None
 
     def _release_slot(self) -> None:
-        """Give one place up, or pass the permission to connect to the oldest pending request."""
+        """Free one place, or pass the permission to connect to the oldest pending request."""
         with self._lock:
             if self._pending and not self._is_closed:
                 self._pending.popitem(last=False)[0].grant(None)
@@ -358,7 +359,7 @@ class ConnectionPool:
                 self._drained.notify_all()
 
     def _look_when_due(self) -> None:
-        """Call `look_after` at most once an interval, because it visits all used connections."""
+        """Call `look_after` if an interval has passed: it visits all used connections."""
         if self._clock() >= self._look_at or self._abandoned:
             self.look_after()
 
@@ -379,7 +380,7 @@ class ConnectionPool:
                 logger.warning("rolled back %s, which %s left open", entry.operation, holder.name)
 
     def reclaim(self, raw: ServerConnection, holder: Holder) -> bool:
-        """Close a holder's connection, and so roll back; return False if the holder no longer has it."""
+        """Close a holder's connection, which rolls back; return False if the holder no longer has it."""
         with self._lock:
             entry = self._used.get(id(raw))
             if entry is None or entry.holder is not holder:

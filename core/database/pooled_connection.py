@@ -19,9 +19,9 @@ from core.errors import EchoMarketsError
 
 logger = logging.getLogger(__name__)
 
-# A connection that was used a moment ago is alive; a ping then doubles a point read.
+# A connection that was used within this time needs no ping, which would double the time of a short read.
 PING_AFTER_IDLE_SECONDS = 30.0
-# An error message stays readable; the longest holders come first in the pool's order.
+# So many holders fit into a readable error message; those that have held longest come first.
 SHOWN_HOLDERS = 10
 # A live server answers within this time; longer would keep other requests waiting.
 PING_SECONDS = 2.0
@@ -56,7 +56,7 @@ class PooledConnection:
     def needs_ping(self, now: float, suspect_until: float) -> bool:
         """Say whether it was idle for long, has received data, or may be broken like another connection.
 
-        A server sends data when it closes an idle connection, and for a notice: a ping tells the two apart.
+        An idle connection receives data when the server closes it, or for a notice; the ping finds out which.
         """
         idled = now - self.idle_since
         return (
@@ -81,7 +81,7 @@ class PooledConnection:
         return True
 
     def close(self) -> None:
-        """Close it; may be broken already."""
+        """Close the connection, which may be broken already."""
         try:
             self.raw.close()
         except psycopg2.Error:

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 Mode = Literal["slow", "all", "off"]
 
-# A bulk insert repeats its placeholders a thousand times; the beginning identifies it.
+# A bulk insert repeats its placeholders a thousand times; its beginning is enough to recognise it.
 TEXT_LETTERS = 1_000
 
 
@@ -97,10 +97,10 @@ class QueryLog:
 
 
 def shorten(text: Any) -> str:
-    """Return a statement on one line; of a long one only the beginning.
+    """Return a statement on one line, cut if it is long.
 
-    Of bytes only the type is shown, because psycopg2's helpers put values into them. The session
-    settings in front of the statement are left out, because they are the same for each.
+    A statement given as bytes is shown as its type alone, because psycopg2's helpers put values into it. The
+    session settings in front of a statement are left out, because every statement has the same.
     """
     if not isinstance(text, str):
         return f"({type(text).__name__})"

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from psycopg2.extensions import parse_dsn
 
-# A custom parameter: a session that has it received our start-up options and is not shared.
+# A custom parameter: a session that has it received our start-up options and is not shared by a pooler.
 MARK, MARKED = "echo_markets.session", "pinned"
 # Without these, an answer or an error would depend on a default of the server or the role.
 PINNED: Mapping[str, str] = {
@@ -28,7 +28,7 @@ PINNED: Mapping[str, str] = {
     # off would refuse every statement on a table with policies
     "row_security": "on",
 }
-# Only at the start of a session: the driver reads it once to decide how texts are quoted.
+# Can be set only at the start of a session: the driver reads it once to decide how it quotes texts.
 PINNED_AT_START: Mapping[str, str] = {"standard_conforming_strings": "on"}
 # Marks the end of a unit of work's prefix, so that a log can leave the prefix out.
 PREFIX_END = "/* session */ "
@@ -42,7 +42,7 @@ class SessionFacts(NamedTuple):
     """What the server reported on a new connection."""
 
     is_pinned: bool
-    """The session has the settings and keeps them: no transaction pooler stands between."""
+    """Whether the session has the settings and keeps them: there is no transaction pooler in front of it."""
     schema: str | None
     """The current schema, the only one that names are resolved in."""
     search_path: str
@@ -54,7 +54,7 @@ class SessionFacts(NamedTuple):
     is_read_only: bool
     is_linux: bool
     may_stage: bool
-    """The role may create temporary tables."""
+    """Whether the role may create temporary tables."""
 
 
 class OptionNotPossible(ValueError):
@@ -139,7 +139,7 @@ class SessionSettings:
 
 
 def parse_facts(row: tuple[Any, ...]) -> SessionFacts:
-    """Return what the row of a probe says."""
+    """Return the facts in the row of a probe."""
     return SessionFacts(*row[:-1])
 
 
@@ -163,7 +163,10 @@ def parse_options(options: str) -> Iterator[tuple[str, str]]:
 
 
 def find_missing_schema(facts: SessionFacts) -> str | None:
-    """Return a schema that a search path names before the current one, except that of the role."""
+    """Return a missing schema that stands before the current one in the search path, if there is one.
+
+    A schema of the role's own name (`$user`) may be missing.
+    """
     for name in _list_names(facts.search_path):
         if name == facts.schema or (name == "$user" and facts.user == facts.schema):
             return None

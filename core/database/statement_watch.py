@@ -1,8 +1,8 @@
 """Bounds how long a caller waits for the answer to a statement.
 
-The server itself enforces the query timeout, but a server that is stopped or cut off does not, and its
-kernel still acknowledges packets, so neither keepalives nor tcp_user_timeout end the wait. When there is
-no answer shortly after the timeout, the socket is shut down, which ends the wait.
+Normally the server enforces the query timeout. A server that is stopped or cut off does not; its kernel may
+still acknowledge packets, so neither keepalives nor tcp_user_timeout end the wait. If no answer has come
+shortly after the timeout, the watch shuts the socket down, which ends the wait.
 """
 
 import logging
@@ -84,7 +84,7 @@ class StatementWatch:
                 _add_last_words(error, raw)
             raise
         finally:
-            # under the lock: the connection must not be cut while it runs its next statement
+            # under the lock, so that the connection is not cut while it runs its next statement
             with self._lock:
                 self._running.discard(running)
 

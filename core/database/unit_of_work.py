@@ -1,11 +1,11 @@
 """Units of work: which connection a call uses, and which transaction it is part of.
 
-`UnitOfWork` is the state that peewee keeps of a connection (its `Database._state`). `UnitsOfWork` decides
-which one a call joins: the one that its own thread, task or pool function has open, and no other. A call
-with a copy of another block's context (`asyncio.to_thread`, a task created inside) is refused, because it
-would be committed without the rest. `Session` is a unit of work as a `with` block: check-out, check-in and
-translation of errors; a class, because a generator's context manager takes several times as long. Runs no
-statement.
+`UnitOfWork` is a connection with the state that peewee keeps of it (`Database._state`). `UnitsOfWork` decides
+which one a call joins: only the one that its own thread, task or pool function has open. A call that runs in
+a copy of another block's context (`asyncio.to_thread`, a task created inside) is refused, because it would be
+committed separately. `Session` is the `with` block around a unit of work: it checks the connection out and
+in, and translates errors. It is a class, because a generator's context manager takes several times as long.
+Runs no statement.
 """
 
 import asyncio
@@ -51,13 +51,16 @@ class UnitOfWork:
         *,
         reclaim: Callable[[ServerConnection, Holder], bool] = lambda *_: False,
     ) -> None:
-        """Begin without a connection; `reclaim` closes it, or returns False if the holder has it no more."""
+        """Begin without a connection.
+
+        `reclaim` closes a connection, or returns False if the holder no longer has it.
+        """
         self.operation = operation
         self.holder = holder
         self.identity = find_identity()
         self.is_left = False
         self.changes: Any = None
-        """What the service keeps about the transaction."""
+        """The service's data about the transaction."""
         self.is_begin_due = False
         self.outer: UnitOfWork | None = None
         """The block around this one in the same context, perhaps of another database."""
@@ -85,7 +88,7 @@ class UnitOfWork:
     def set_connection(self, raw: ServerConnection) -> None:
         """Use a connection; peewee's name."""
         self.closed, self.conn = False, raw
-        # the settings first: that of the isolation level must come before any query
+        # the settings come first: the isolation level can be set only before any query
         self.prefix = raw.unit_prefix
         if self.identity is not None:
             self.prefix += self.identity.get_prefix(raw.server_version)
@@ -100,7 +103,7 @@ class UnitOfWork:
         return self._misuse is None and not self.is_of_parent and self.holder.is_here()
 
     def check(self) -> None:
-        """Raise if it was given up, or if this process was forked inside it."""
+        """Raise if the unit of work was given up, or if this process was forked inside it."""
         if self.is_of_parent:
             raise DatabaseError(
                 "the transaction belongs to the process that began it; end the child inside of the block"
@@ -117,7 +120,7 @@ class UnitOfWork:
             )
 
     def check_end(self) -> None:
-        """Raise unless it can be committed; give it up when somebody else than its holder tries to."""
+        """Raise unless the unit of work can be committed; give it up if the caller is not its holder."""
         self.check()
         if not self.holder.is_here():
             self.give_up(
@@ -127,7 +130,7 @@ class UnitOfWork:
             self.check()
 
     def give_up(self, reason: str) -> None:
-        """Roll it back from outside, by closing its connection, which its holder may still use."""
+        """Roll the unit of work back by closing its connection, even if the holder is using it."""
         self._misuse = self._misuse or reason
         if self.conn is not None and self._reclaim(self.conn, self.holder):
             logger.warning("%s; its connection was closed", reason)
@@ -141,7 +144,7 @@ class _Thread(threading.local):
         self.current: UnitOfWork | None = None
 
 
-# The innermost block that was open when this context was made, in any thread; copied contexts keep it.
+# The innermost block of this context; a copy of the context, also in another thread, has the same one.
 _BLOCK: ContextVar[UnitOfWork | None] = ContextVar("block", default=None)
 
 
@@ -152,7 +155,7 @@ class UnitsOfWork:
         self._thread = _Thread()
 
     def reset_after_fork(self) -> None:
-        """Forget all: the child's thread may have been in a unit of work of the parent."""
+        """Forget every unit of work: all belong to the parent process."""
         self._thread = _Thread()
 
     @property
@@ -238,7 +241,7 @@ class UnitsOfWork:
 
 
 def _give_up_ended(unit: UnitOfWork) -> bool:
-    """Give a unit of work up whose holder has ended without leaving it; say whether it has."""
+    """Give up a unit of work whose holder has ended without leaving it; say whether that was so."""
     if not unit.holder.is_ended():
         return False
     unit.give_up(f"{unit.operation}() was left open by {unit.holder.name} and is rolled back; {REMEDY}")
@@ -247,7 +250,7 @@ def _give_up_ended(unit: UnitOfWork) -> bool:
 
 
 def _give_up_suspended(unit: UnitOfWork) -> None:
-    """Give a block up that is still open when the event loop continues.
+    """Give up a block that is still open when the event loop continues.
 
     The block would keep its locks while other tasks run. A task that waits for such a lock would block the
     thread, and so the block itself, until a timeout.
@@ -260,7 +263,7 @@ def _give_up_suspended(unit: UnitOfWork) -> None:
 
 
 class Sessions:
-    """What the sessions of one database share: its pool, its units of work and its metrics."""
+    """The parts that all sessions of one database share: its pool, units of work and metrics."""
 
     def __init__(self, pool: ConnectionPool, units: UnitsOfWork, metrics: Metrics) -> None:
         self.units = units
@@ -268,7 +271,7 @@ class Sessions:
         self._metrics = metrics
 
     def create_unit(self, operation: str, holder: Holder | None) -> UnitOfWork:
-        """Return a unit of work of its holder, or of this thread; it has no connection yet."""
+        """Return a unit of work without a connection; the holder is this thread unless one is given."""
         return UnitOfWork(operation, holder or Holder(), reclaim=self._pool.reclaim)
 
     def begin(self, unit: UnitOfWork) -> None:
@@ -312,7 +315,7 @@ class Sessions:
 
 
 class Session(Generic[T]):
-    """One block; `value` is what `with ... as` gives."""
+    """One `with` block; `with ... as` gives `value`."""
 
     __slots__ = (
         "_before", "_is_joined", "_of", "_operation", "_outer_operation", "_started", "_unit", "_value",

@@ -1,9 +1,9 @@
-"""uvicorn's HTTP protocol with an end to every wait for a client.
+"""uvicorn's HTTP protocol with a deadline for every wait for a client.
 
-Owns the deadlines that uvicorn does not have: a client that sends its request byte by byte, or does not
-read the answer, is disconnected instead of being kept forever. It also bounds how many connections may wait
-for a request at once, so that silent clients never use up the files of the process. The deadline of a
-scrape, after which a slow collector counts as failed, is in `exporter.exposition`.
+Owns the deadlines that uvicorn does not have: it disconnects a client that sends its request byte by byte or
+does not read the answer. It also limits how many connections may wait for a request at once, so that silent
+clients never use up the open files of the process. The deadline of a scrape, after which a slow collector
+counts as failed, is in `exporter.exposition`.
 """
 
 import asyncio
@@ -17,17 +17,18 @@ from uvicorn.server import ServerState
 
 logger = logging.getLogger(__name__)
 
-# From the first byte, or the connecting, to the end of the header; a client takes milliseconds.
+# From the first byte of a request, or from the connection, to the end of the header; normally milliseconds.
 HEADER_SECONDS = 5.0
 # From the header to the end of the answer: longer than the longest scrape.
 RESPONSE_SECONDS = 90.0
-# Connections without a request, those between two requests included; half of the smallest usual limit of
-# open files, 256. Each holds one file; a browser opens six, and opens them again when it needs them.
+# Connections without a request, also those between two requests. Each needs one open file, and the smallest
+# usual limit is 256. A browser opens six, and opens them again when it needs them.
 MOST_WAITING = 100
-# Connections that the system accepts ahead: an event loop takes as many, some times over, before it can count
-# the first. For asyncio and for uvloop.
+# The length of the system's queue of new connections (backlog), for asyncio and for uvloop. An event loop
+# accepts as many, and some more, before this module can count the first.
 FEW_AHEAD, MANY_AHEAD = 16, 64
-# While files are short, asyncio reports it for every connection; one line in this time is enough.
+# When no open file is left, asyncio would log it for every connection; this is the least time between two
+# lines.
 REPORT_SECONDS = 60.0
 
 # the connections of each server that wait for a request, the oldest first
@@ -35,14 +36,14 @@ _waiting_by_server: WeakKeyDictionary[ServerState, dict["BoundedProtocol", None]
 
 
 class BoundedProtocol(H11Protocol):
-    """One connection of a client; idle ones between two requests are ended by uvicorn itself."""
+    """One connection of a client; between two requests uvicorn's own keep-alive timeout ends it."""
 
     _timer: asyncio.TimerHandle | None = None
     _timed: RequestResponseCycle | None = None
-    """The answer that the timer is for; None while it is for a request."""
+    """The answer that the timer limits; None while it limits a request."""
 
     _is_handed_over = False
-    """Whether the connection is a WebSocket's now, with deadlines of its own."""
+    """Whether the connection has become a WebSocket, which has deadlines of its own."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own
         """Wait for the first request."""
@@ -61,7 +62,7 @@ class BoundedProtocol(H11Protocol):
             self._arm(HEADER_SECONDS)
 
     def handle_websocket_upgrade(self, event: Any) -> None:
-        """Hand the connection over; its own protocol has its own bounds."""
+        """Hand the connection over to the WebSocket protocol, which has limits of its own."""
         self._is_handed_over = True
         self._disarm()
         self._waiting.pop(self, None)
@@ -75,7 +76,7 @@ class BoundedProtocol(H11Protocol):
         self._time_answer()
 
     def _time_answer(self) -> bool:
-        """Say whether an answer is under way; each has a deadline of its own."""
+        """Start the timer of a new answer; say whether there is an unfinished one."""
         # uvicorn sets it to None before the first request, against its own annotation
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
@@ -93,7 +94,7 @@ class BoundedProtocol(H11Protocol):
         super().connection_lost(exc)
 
     def _begin_waiting(self) -> None:
-        """Join the connections without a request; the oldest of too many is disconnected."""
+        """Count as a connection without a request; if there are too many, disconnect the oldest."""
         self._waiting[self] = None
         if len(self._waiting) > MOST_WAITING:
             oldest = next(iter(self._waiting))
@@ -110,7 +111,7 @@ class BoundedProtocol(H11Protocol):
             self._timer = None
 
     def _expire(self) -> None:
-        # not close, which waits until all that was written has been read
+        # `close` would wait until the client has read everything
         self.transport.abort()
 
 
@@ -126,7 +127,7 @@ class ImpatientLoop(asyncio.SelectorEventLoop):
         return await super().create_server(*args, ssl=ssl, **options)
 
     def call_exception_handler(self, context: Any) -> None:
-        """Report an error; that no file is left for a connection, with one line in a while."""
+        """Report an error; one that means "no open file is left" at most once in REPORT_SECONDS."""
         error = context.get("exception")
         if not isinstance(error, OSError) or error.errno not in {errno.EMFILE, errno.ENFILE}:
             super().call_exception_handler(context)
@@ -136,7 +137,7 @@ class ImpatientLoop(asyncio.SelectorEventLoop):
 
 
 LOOP = f"{ImpatientLoop.__module__}:{ImpatientLoop.__qualname__}"
-"""The loop as uvicorn wants it named."""
+"""The name of the loop's class, as uvicorn's option takes it."""
 
 
 def protocol_options() -> dict[str, Any]:

@@ -33,9 +33,9 @@ def parse_items(header: str) -> list[tuple[str, dict[str, str]]]:
 
 
 def choose_encoding(header: str | None) -> Encoding | None:
-    """Return the encoding that the value of Accept-Encoding likes best; None when it refuses both.
+    """Return the encoding that an Accept-Encoding header prefers; None when it refuses both.
 
-    gzip wins where both are equal. Without the header, plain: whoever says nothing may know no encoding.
+    gzip if it accepts both equally. Without the header `identity`, because the client may know no encoding.
     """
     qualities: dict[str, float] = {}
     for name, parameters in parse_items(header or ""):
@@ -43,7 +43,7 @@ def choose_encoding(header: str | None) -> Encoding | None:
         qualities[name] = max(quality, qualities.get(name, 0.0))
     others = qualities.get("*")
     gzip = max((qualities[name] for name in GZIP if name in qualities), default=others or 0.0)
-    # neither named nor meant by `*`, it is the last resort
+    # if neither it nor `*` is in the header, it is the last choice
     identity = qualities.get("identity", others)
     if gzip > 0 and (identity is None or gzip >= identity):
         return "gzip"
@@ -51,9 +51,9 @@ def choose_encoding(header: str | None) -> Encoding | None:
 
 
 class ChosenEncoding:
-    """Leaves one encoding in Accept-Encoding, so that a search for `gzip` in it says what was chosen.
+    """Replaces Accept-Encoding by the one encoding that was chosen.
 
-    Everything that compresses behind it, Starlette's middleware included, looks for the word alone.
+    The applications behind it, Starlette's middleware included, only look for the word `gzip` in that header.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""The layer in front of a web server that counts requests against their limits and refuses those too many."""
+"""ASGI middleware that counts requests against their rate limits and refuses those beyond."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from core.web.requests import find_client
 
 
 class Limited:
-    """An ASGI application in front of another one; `choose` names the limit of a request, None for none."""
+    """Wraps an ASGI application; `choose` returns the limit of a request, or None."""
 
     def __init__(
         self, app: ASGIApp, *, limits: RateLimits, choose: Callable[[Scope], RateLimit | None]

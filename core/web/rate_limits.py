@@ -1,8 +1,8 @@
-"""How often a client may ask and a person may act, counted by all processes together in Redis.
+"""Rate limits: requests of a client and actions of a person, counted in Redis by all processes together.
 
-Owns the counters (library `limits`, sliding window counter) and what happens without Redis: each process then
-counts for itself, except where a limit fails closed. Counters are cheap to lose, so Redis is used without the
-cache's capability check, and its failure says nothing about the cache. A name is stored as a digest only.
+Owns the counters (library `limits`, sliding window counter). Without Redis each process counts alone, except
+where a limit fails closed. To lose counters does no harm, so Redis is used without the cache's capability
+check, and an error here does not disable the cache. A client's name is stored only as a digest.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ from core.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-# After a failure Redis is not asked for this time, so that an outage costs few callers a timeout.
+# After a failure Redis is left alone for this time, so that in an outage few callers wait for a timeout.
 PAUSE_SECONDS = 1.0
 
-# One key holds the number of its window and the counts of the window before and of this one. The commands are
-# those that the cache needs too, so the user in Redis needs no further permission. Time is in milliseconds.
+# A key holds the number of a window, the count of the window before it and its own count. Only commands that
+# the cache needs too, so the Redis user needs no further permission. Times are in milliseconds.
 COUNT = Script("""
     local now = redis.call('TIME')
     now = now[1] * 1000 + math.floor(now[2] / 1000)
@@ -53,7 +53,7 @@ COUNT = Script("""
 
 
 class RateLimit(msgspec.Struct, frozen=True):
-    """At most `requests` within any `seconds`; no limit with 0 requests."""
+    """At most `requests` within any `seconds`; 0 requests mean no limit."""
 
     limiter: Limiter
     requests: int
@@ -61,7 +61,7 @@ class RateLimit(msgspec.Struct, frozen=True):
 
 
 class Decision(NamedTuple):
-    """Whether a request may go on; how many more may, and in how many seconds the next one."""
+    """Whether a request is allowed, how many more are, and in how many seconds the next one will be."""
 
     is_allowed: bool
     remaining: int
@@ -71,13 +71,13 @@ class Decision(NamedTuple):
 
 
 class SharedWindows(RedisStorage):
-    """Sliding windows in Redis through this project's own client; only the methods below are used."""
+    """The library's storage on this project's Redis client; the library calls only the methods below."""
 
     STORAGE_SCHEME = None  # type: ignore[assignment]  # no URL leads here
     base_exceptions = redis.RedisError
 
     def __init__(self, client: RedisClient, *, prefix: str) -> None:
-        # not that of RedisStorage, which opens a client of redis-py
+        # RedisStorage's own constructor would open a client of redis-py
         Storage.__init__(self)
         self._client = client
         self._prefix = prefix
@@ -87,7 +87,7 @@ class SharedWindows(RedisStorage):
         return bool(self._run(key, limit, expiry, amount)[0])
 
     def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
-        """Return the previous count and the seconds that it matters, the present one and its seconds."""
+        """Return the count and the remaining seconds of the previous window, then those of this window."""
         _, previous, left, current = self._run(key, 0, expiry, 0)
         return previous, left / 1000, current, left / 1000 + expiry
 

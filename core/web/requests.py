@@ -1,7 +1,8 @@
-"""Which requests a web server refuses whoever sends them: foreign host names and unclear lengths.
+"""Checks that refuse a request of any client: a foreign host name, or two lengths.
 
-Owns the form of the Host header and the check against DNS rebinding: a page of another site whose name its
-owner made lead to this machine has the same origin as this server, but its own name in the Host header.
+Owns the form of the Host header and the check against DNS rebinding. There the owner of another site points
+its name to this machine, so that its page has the same origin as this server; but the Host header has the
+other site's name.
 """
 
 import re
@@ -13,10 +14,10 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 PROBES = frozenset({"/livez", "/readyz"})
-"""Answered under any host name, because an orchestrator uses its own; they reveal nothing else."""
+"""Paths that are answered under any host name, because an orchestrator uses its own; they show no data."""
 
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?")
-"""RFC 9110, 7.2 without what no browser sends: a user, a path, percent signs."""
+"""RFC 9110, 7.2, without the parts that no browser sends: a user, a path, percent signs."""
 
 
 def parse_host(header: str) -> str | None:
@@ -34,7 +35,7 @@ def is_local_host(host: str) -> bool:
 
 
 def is_address(host: str) -> bool:
-    """Return whether a host is written as an address, which no name server can make lead elsewhere."""
+    """Return whether a host is an address, which no name server can point elsewhere."""
     try:
         ip_address(host)
     except ValueError:
@@ -43,9 +44,9 @@ def is_address(host: str) -> bool:
 
 
 def find_client(scope: Scope) -> str:
-    """Return the name under which a client is counted: its address, or its network for IPv6.
+    """Return the name under which a client is counted: its IPv4 address or its IPv6 network.
 
-    One machine has 2^64 addresses of IPv6, and could use another one for each request.
+    One machine has 2^64 IPv6 addresses, and could use another one for each request.
     """
     host = str((scope.get("client") or ("unknown",))[0])
     try:
@@ -60,10 +61,10 @@ def find_client(scope: Scope) -> str:
 
 
 def refuse_unclear_length(headers: Headers) -> PlainTextResponse | None:
-    """Return the refusal of a request with two lengths, else None.
+    """Return the answer that refuses a request with two lengths; None for any other request.
 
-    A proxy may use one and this server the other: what is a body for one is a second request for the other
-    (RFC 9112, 6.3 and 11.2). So the connection is closed as well.
+    A proxy may use one length and this server the other: then one sees a body where the other sees a second
+    request (RFC 9112, 6.3 and 11.2). So the connection is closed as well.
     """
     if "content-length" in headers and "transfer-encoding" in headers:
         return PlainTextResponse(
@@ -75,10 +76,10 @@ def refuse_unclear_length(headers: Headers) -> PlainTextResponse | None:
 
 
 class KnownHosts:
-    """An ASGI application in front of another one: addresses, this machine's names and `names` are known."""
+    """ASGI middleware that refuses unknown hosts; known are addresses, this machine's names and `names`."""
 
     def __init__(self, app: ASGIApp, *, names: Collection[str], is_open: bool) -> None:
-        """With `is_open` any name will do: a foreign page does not have the password that is asked for."""
+        """With `is_open` every name is accepted, for a server whose password foreign pages do not have."""
         self._app = app
         self._names = frozenset(name.lower() for name in names)
         self._is_open = is_open

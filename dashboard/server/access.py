@@ -1,7 +1,7 @@
-"""Who may see the dashboard, and who is an operator.
+"""The rules of access: who may see the dashboard, and who is an operator.
 
-Owns the rules and what the settings make of them. Takes claims and returns a visitor; draws nothing
-and asks no provider. Streamlit has checked the signature of the claims before.
+Builds the policy from the settings, and a visitor from the claims of a sign-in. Streamlit has checked the
+signature of the claims before. Draws nothing and sends nothing to the provider.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ _ALL = ", ".join(name.upper() for name in _SIGN_IN)
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """What the settings say about access; without a setting nobody is an operator."""
+    """The access rules of the settings; without a setting nobody is an operator."""
 
     has_sign_in: bool = False
     is_behind_proxy: bool = False
@@ -44,7 +44,7 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 class Visitor(msgspec.Struct, frozen=True):
-    """The person who looks at a page; `actor` is the name in audit events."""
+    """The person who sees a page; `actor` is the name in audit events."""
 
     actor: str
     name: str
@@ -53,13 +53,13 @@ class Visitor(msgspec.Struct, frozen=True):
     """When the provider issued the sign-in, by its own clock; None without sign-in."""
 
     is_stale: bool = False
-    """An operator whose sign-in is older than `OPERATOR_SIGN_IN`."""
+    """Whether this is an operator whose sign-in is older than `OPERATOR_SIGN_IN`."""
 
     sees_health: bool = False
     """Whether every page has the line of health: for operators, and for everybody without sign-in."""
 
     sees_words: bool = False
-    """Whether pages repeat the words of servers: to operators, and to this machine without sign-in."""
+    """Whether pages show the messages of servers: to operators, and on this machine without sign-in."""
 
 
 def build_policy(settings: Settings) -> Policy:
@@ -82,7 +82,7 @@ def build_policy(settings: Settings) -> Policy:
 def build_secrets(settings: Settings) -> dict[str, Any]:
     """Return the secrets for Streamlit: the sign-in, or explicitly none.
 
-    An empty sign-in is passed too, or Streamlit would read a file of secrets in the user's home.
+    Without sign-in the section is empty. If it were missing, Streamlit would read secrets in the user's home.
     """
     if not _check_sign_in(settings):
         return {"auth": {}}
@@ -113,7 +113,7 @@ def identify(policy: Policy, claims: Mapping[str, Any], *, now: datetime) -> Vis
         return None
     issued_at = _find_issue_time(claims)
     if issued_at is None or issued_at > now + OPERATOR_SIGN_IN:
-        # no clock is that wrong, and the rights of an operator would never end
+        # no clock is so wrong; if it were accepted, the rights of an operator would never end
         return None
     address = _find_address(claims)
     is_named = (address or "").casefold() in policy.operators or _has_claim(policy, claims)
@@ -151,7 +151,7 @@ def _has_claim(policy: Policy, claims: Mapping[str, Any]) -> bool:
 
 
 def _find_issue_time(claims: Mapping[str, Any]) -> datetime | None:
-    """Return when the provider issued the claims, long ago if it does not say; None for no possible time."""
+    """Return when the provider issued the claims: long ago if they do not say, None if impossible."""
     issued = claims.get("iat")
     try:
         return datetime.fromtimestamp(issued if isinstance(issued, int | float) else 0, UTC)

@@ -58,20 +58,20 @@ SHUTDOWN_SECONDS = 1
 """How long open browser connections may delay a stop; pages reconnect by themselves."""
 
 FRESH_SECONDS = 2.0
-"""Visitors who come together share the reads of this time: too short to notice, and outages are told."""
+"""Visitors within this time share reads. Nobody notices so short a time, and an outage is shown anyway."""
 
 DRAIN_SECONDS = 2.0
-"""How long running reads may continue before they are cancelled; a stop stays below 5 s in all."""
+"""How long running reads may continue before they are cancelled; so a stop takes less than 5 s in all."""
 
 PRELOADED_MODULES = ("dashboard.charts", "pandas", "pyarrow.pandas_compat", "PIL.Image")
-"""Imported before the first visitor: together they take seconds."""
+"""Modules that are imported before the first visitor comes: together they take seconds."""
 
 FOREIGN_LOGGERS = frozenset({"streamlit", "uvicorn", "websockets"})
 """Libraries whose loggers Streamlit gives their own handler, level and format."""
 
 WARMED_LIMITS = (10, 50, 100)
 WARMED_SESSIONS = 2
-"""Leaderboards that are read at start: these lengths, of the newest sessions."""
+"""How many of the newest sessions have their leaderboards read at start, at these limits."""
 
 THEME_BUILDER = "_populate_theme_msg"
 """Streamlit's function that fills a message with one section of the theme."""
@@ -123,7 +123,7 @@ def create_app(settings: Settings) -> st.App:
             for task in watching:
                 task.cancel()
             set_sampler(None)
-            # side by side: each may have to wait for an answer
+            # at the same time, because each may have to wait for an answer
             await asyncio.gather(
                 asyncio.to_thread(sampler.close, DRAIN_SECONDS),
                 asyncio.to_thread(service.close, DRAIN_SECONDS),
@@ -149,7 +149,7 @@ def create_app(settings: Settings) -> st.App:
 
 
 def warm_caches(service: EnhancedDatabaseService) -> None:
-    """Read what the first visitors ask for; an error only means that they wait longer."""
+    """Make the reads of the first visitors in advance; after an error they only wait longer."""
     try:
         keys = service.warm_cache(limits=WARMED_LIMITS)
         for day in service.list_leaderboard_dates(limit=WARMED_SESSIONS):
@@ -166,7 +166,7 @@ def warm_caches(service: EnhancedDatabaseService) -> None:
 def _build_middleware(
     policy: Policy, settings: Settings, limits: RateLimits, sign_outs: SignOuts
 ) -> list[Middleware]:
-    # behind a sign-in a proxy may add nothing but TLS
+    # with a sign-in here, the proxy in front may do nothing but TLS
     can_have_proxy = policy.is_behind_proxy or policy.has_sign_in
     proxies = settings.list_dashboard_proxies() if can_have_proxy else ()
     shield = Middleware(
@@ -210,7 +210,7 @@ def serve(settings: Settings) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
-        # wakes up once for all messages that a page's thread sends in a row
+        # it wakes up once for all messages that a page's thread sends in a row
         loop="uvloop",
         ws=BoundedWebSocket,
         ws_max_size=MESSAGE_BYTES,
@@ -233,8 +233,8 @@ def serve(settings: Settings) -> None:
 def build_theme_once(module: ModuleType = app_session) -> None:
     """Make Streamlit build each section of its theme once instead of in every run.
 
-    The first message of a run holds the whole theme, built anew from some 240 options: 1.5 ms of a run of
-    10 to 14 ms. Decided in docs/decisions/0008-streamlit.md; a Streamlit without this builder stays as it is.
+    The first message of a run holds the whole theme, built anew from some 240 options: 1.5 ms of a run of 10
+    to 14 ms. Decided in docs/decisions/0008-streamlit.md; a Streamlit without this builder is left unchanged.
     """
     build = getattr(module, THEME_BUILDER, None)
     if build is None:

@@ -1,6 +1,7 @@
 """Writes sign-ins, sign-outs and refused actions to the audit log.
 
-A visitor does not wait for the log, and is not kept out by it: what cannot be written is logged and counted.
+A visitor never waits for the audit log. An event that cannot be written is logged and counted, and the
+visitor goes on.
 """
 
 import logging
@@ -18,23 +19,23 @@ logger = logging.getLogger(__name__)
 
 TARGET = "dashboard"
 SEEN_WITHIN_SECONDS = 300.0
-"""A page is drawn at once after a sign-in; an older one was recorded then, perhaps by another process."""
+"""A page follows a sign-in at once, so an older sign-in was recorded before, perhaps by another process."""
 
 KEPT = 10_000
 """Sign-ins that are remembered, so that each is recorded once."""
 
 
 class SignIns:
-    """The sign-ins that were recorded; thread safe."""
+    """The sign-ins that this process has recorded; thread safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._recorded: OrderedDict[tuple[str, float], None] = OrderedDict()
 
     def is_new(self, actor: str, claims: Mapping[str, Any], now: datetime) -> bool:
-        """Say whether these claims are of a sign-in just now that was not asked about before."""
+        """Say whether these claims come from a recent sign-in, and this is the first call with them."""
         issued = claims.get("iat")
-        # compared as a number: what a provider gives need not be a time
+        # compared as a number, because a provider may send any value as the time
         if not isinstance(issued, int | float) or abs(now.timestamp() - issued) > SEEN_WITHIN_SECONDS:
             return False
         with self._lock:
@@ -55,7 +56,7 @@ def record(
     outcome: AuditOutcome = "done",
     detail: str | None = None,
 ) -> None:
-    """Record an action that is over; never raises an error of the database."""
+    """Record an action that has ended; never raises an error of the database."""
     try:
         service.record_audit_event(actor=actor, action=action, target=target, outcome=outcome, detail=detail)
     except EchoMarketsError as error:

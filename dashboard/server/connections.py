@@ -1,8 +1,8 @@
-"""Bounds of the connections over which pages talk to the dashboard: how many, how fast, how large.
+"""Limits of the WebSockets of pages: number of connections, rate and size of messages.
 
-Owns the limits and what happens beyond them. Too many messages wait, and their client with them; too many
-connections are refused; frames that no browser sends end the connection. Before a sign-in the limits are
-tighter. Who has signed in is decided in `dashboard.server.access`.
+Owns the limits and what happens beyond them. Messages that come too fast wait, and so does their client. Too
+many connections are refused. Frames that no browser sends end the connection. Before a sign-in the limits are
+lower; `dashboard.server.access` decides who has signed in.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from core.web.client_deadlines import MANY_AHEAD, MOST_WAITING
 from core.web.requests import find_client
 
 MESSAGE_BYTES = 1024 * 1024
-"""Largest message, unfinished ones included. A page sends the values of its widgets: some kilobytes."""
+"""The largest message, also while incomplete. A page sends the values of its widgets: some kilobytes."""
 
 ANONYMOUS_BYTES = 64 * 1024
 """Largest message before a sign-in."""
@@ -30,16 +30,16 @@ ANONYMOUS_PART, ALL_ANONYMOUS_PART = 5, 2
 """Before a sign-in a client may have a fifth of its connections, and all such clients half of all."""
 
 PART_BYTES = 4096
-"""Bytes that are parsed before other clients get a turn: at most 700 frames, some milliseconds."""
+"""Bytes that are parsed at once, before other clients get a turn: at most 700 frames, some milliseconds."""
 
 FRAGMENTS = 256
-"""Frames of one message; a browser sends a large message in a few."""
+"""The most frames of one message; a browser sends a large message in a few."""
 
 CLOSING_BYTES = 64 * 1024
-"""What a client may still send after the end was announced to it."""
+"""Bytes that a client may still send after the server has announced the end of the connection."""
 
 RESERVED_FILES = MOST_WAITING + MANY_AHEAD + 50
-"""Open files that pages leave to other clients, PostgreSQL and Redis."""
+"""Open files that are kept free for other clients, PostgreSQL and Redis."""
 
 TOO_LARGE, NO_BINARY = 1009, 1003
 """Codes that end a connection (RFC 6455, 7.4.1)."""
@@ -53,10 +53,10 @@ class MessageRate(msgspec.Struct, frozen=True):
 
 
 PAGES = MessageRate(burst=30, per_second=10)
-"""A person who types fast sends a message for each pause, and one for each filter."""
+"""After a sign-in: a person who types fast sends a message for each pause, and one for each filter."""
 
 ANONYMOUS = MessageRate(burst=10, per_second=2)
-"""The page of the sign-in has one button."""
+"""Before a sign-in: the page has a single button."""
 
 CONTROL = MessageRate(burst=30, per_second=10)
 """Pings and pongs; a browser sends a pong every 20 s."""
@@ -72,7 +72,7 @@ class TokenBucket:
         self._counted_at = clock()
 
     def take(self) -> float:
-        """Count a message; return the seconds that it has to wait, which count as waited."""
+        """Count a message; return the seconds that the caller must let it wait."""
         now = self._clock()
         gained = (now - self._counted_at) * self._rate.per_second
         self._tokens = min(self._rate.burst, self._tokens + gained) - 1
@@ -81,7 +81,7 @@ class TokenBucket:
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's connection with bounds on what is parsed at once and on frames that are no messages."""
+    """uvicorn's WebSocket, with limits on the bytes that are parsed at once and on control frames."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -100,7 +100,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._parse()
 
     async def receive(self) -> Any:
-        """Return the next message; what arrived behind it is parsed now."""
+        """Return the next message, and parse the bytes that arrived after it."""
         message = await super().receive()
         self._parse()
         return message
@@ -111,17 +111,17 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             super().data_received(part)
 
     def handle_ping(self) -> None:
-        """Answer, unless there are too many."""
+        """Answer a ping, unless there are too many."""
         if self._admit_control():
             super().handle_ping()
 
     def handle_pong(self, event: Any) -> None:
-        """Note it, unless there are too many."""
+        """Note a pong, unless there are too many."""
         if self._admit_control():
             super().handle_pong(event)
 
     def handle_cont(self, event: Any) -> None:
-        """Take the next part of a message; empty ones would count against no size."""
+        """Take the next part of a message; parts are counted, because empty ones add nothing to its size."""
         if len(self.frames) >= FRAGMENTS:
             self.transport.abort()
             return
@@ -135,7 +135,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
 
 class PageConnections:
-    """An ASGI application in front of another one that bounds WebSockets.
+    """ASGI middleware that limits WebSockets.
 
     `is_known` says whether a connection has signed in, or needs no sign-in.
     """
@@ -158,7 +158,7 @@ class PageConnections:
         self._open: Counter[tuple[str, bool]] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on; refuse a WebSocket too many."""
+        """Pass a request on, or refuse a WebSocket when there are too many."""
         if scope["type"] != "websocket":
             await self._app(scope, receive, send)
             return

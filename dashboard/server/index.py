@@ -1,7 +1,7 @@
-"""The HTML page that the browser loads first, and the script beside it.
+"""The HTML page that the browser loads first, and its script.
 
-Owns what Streamlit's own `index.html` is changed to: a text that can be read before a megabyte of scripts is
-there, the name of the product, and no font that the theme does not use. Streamlit draws the page itself.
+Owns the changes to Streamlit's `index.html`: a text to read until a megabyte of scripts has arrived, the name
+of the product, and no font that the theme does not use. Everything else on a page is drawn by Streamlit.
 """
 
 import gzip
@@ -20,7 +20,7 @@ STATIC = Path(__file__).parents[1] / "static"
 SHELL = "/shell.js"
 
 DEFERRED = ("ArrowVegaLiteChart", "embed", "DataFrame", "arrowFormatUtils", "recordbatch")
-"""Streamlit's scripts for charts and tables, which it asks for only after the page has arrived."""
+"""Streamlit's scripts for charts and tables, which it requests only when a page needs them."""
 
 FIRST = f"""
     <div id="echo-first" role="status">
@@ -34,7 +34,8 @@ NO_SCRIPT = "<noscript><p>The dashboard needs JavaScript. Switch it on for this 
 def build_index(html: str, *, shell: bytes, styles: str, icon: bytes, scripts: list[str]) -> str:
     """Return Streamlit's page with the first text and the script of this dashboard.
 
-    `scripts` are the names of Streamlit's scripts. A part that an update has moved stays as it is.
+    `scripts` are the names of Streamlit's scripts. A change whose place is missing, after an update of
+    Streamlit, is left out.
     """
     version = hashlib.sha256(shell).hexdigest()[:16]
     image = f"data:image/svg+xml;base64,{b64encode(icon).decode()}"
@@ -72,7 +73,7 @@ class IndexPage:
             icon=(STATIC / "icon.svg").read_bytes(),
             scripts=scripts,
         )
-        # an address with a slash at its end would load scripts from below itself
+        # under an address that ends with a slash, the browser would look for the scripts below it
         self._pages = {"/", *(f"/{page}" for page in SCRIPTS if page != MENU[0])}
         self._bodies = {
             "html": (html.encode(), "text/html; charset=utf-8", "no-cache"),

@@ -39,7 +39,7 @@ METHODS = frozenset({"GET", "HEAD"})
 """The dashboard takes no data over HTTP: user input comes over the WebSocket."""
 
 DOWNLOADS = "/download/"
-"""Files outside of the pages: Streamlit does not check the sign-in for them."""
+"""Paths of files outside of the pages, for which Streamlit does not check the sign-in."""
 
 SIGN_INS = frozenset({"/auth/login", "/oauth2callback"})
 
@@ -47,15 +47,15 @@ HSTS_SECONDS = 365 * 24 * 3600
 
 ASSETS = "/static/"
 ICONS = "MaterialSymbols-Rounded."
-"""How the name of Streamlit's icon font begins; only the icons that it shows are sent (decision 13)."""
+"""How the name of Streamlit's icon font begins; only the icons that pages show are sent (decision 13)."""
 ASSET_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 ASSET_CONTENT = ("text/javascript", "text/css", "font/")
-"""Types that no browser shows as a page: the other headers would be 500 bytes for each of 130 files."""
+"""Types that no browser shows as a page: sent without the other headers, 500 bytes for each of 130 files."""
 ASSET_CACHE_CONTROL = "public, immutable, max-age=31536000"
 """The names of assets change with their content, so browsers may keep them for a year."""
 
 GZIP_LEVEL = 6
-"""Higher levels take three times as long for files 2 % smaller."""
+"""Higher levels take three times as long, for files that are 2 % smaller."""
 _UNUSED_FONT = re.compile(rb"@font-face\{font-family:Source Sans;[^}]*\}")
 """Streamlit's own font, 170 kB, which a browser would load until the theme with its font has arrived."""
 
@@ -92,8 +92,8 @@ def build_content_policy(index: Path) -> str:
 def read_claims(cookies: Mapping[str, str], *, origin: str | None) -> dict[str, Any]:
     """Return the claims in the cookie of Streamlit's sign-in; empty without a valid one.
 
-    For requests outside of the pages; pages get their claims over the WebSocket. The cookie must be
-    for `origin`: another dashboard on this host may sign its cookies with the same secret.
+    For requests outside of the pages; pages have the claims of their WebSocket. The cookie must be for
+    `origin`: another dashboard on this host may sign its cookies with the same secret.
     """
 
     def decode(name: str) -> bytes | None:

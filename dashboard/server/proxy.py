@@ -1,7 +1,7 @@
-"""What the proxy in front of the dashboard says about a request: scheme, host and client.
+"""The X-Forwarded headers of a proxy in front of the dashboard: scheme, host and client of a request.
 
-Owns whose word counts. Anyone can send the headers; what comes from another address than the proxy's is
-removed, so that nothing behind this layer can mistake it for the proxy's word.
+Owns the rule whose headers are believed. Any client can send them; from other addresses than the proxy's they
+are removed, so that no later middleware believes them.
 """
 
 import logging
@@ -17,10 +17,10 @@ FORWARDED = b"x-forwarded-"
 
 
 class ProxyHeaders:
-    """Believes the proxies at these addresses; removes the headers of everybody else.
+    """Believes the X-Forwarded headers of these proxies; removes those of everybody else.
 
-    The client is the rightmost entry of X-Forwarded-For that is no proxy: each proxy appends whom it was
-    connected to, and what stands further left came from the client.
+    The client is the rightmost entry of X-Forwarded-For that is no proxy: each proxy appends the address that
+    connected to it, and the entries further left came from the client.
     """
 
     def __init__(self, app: ASGIApp, *, proxies: Sequence[str]) -> None:
@@ -30,7 +30,7 @@ class ProxyHeaders:
         self._is_logged = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on with the client, scheme and host that count."""
+        """Pass a request on with the client, scheme and host of the believed headers."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
         elif self._is_proxy(scope):

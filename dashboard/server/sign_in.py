@@ -1,7 +1,7 @@
-"""The sign-in in front of every page, and the line below a page that names the visitor.
+"""The sign-in page in front of every page, and the line below a page that names the visitor.
 
-Owns what a visitor sees of access; the rules are in `access`. The server's lifespan (or a test) sets
-the policy; until then nobody is an operator.
+Owns the parts of access that a visitor sees; the rules are in `access`. The server's lifespan (or a test)
+sets the policy; before that nobody is an operator.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ ACTIONS = 10
 
 
 class _Access:
-    """Shared by all pages; a holder because Streamlit passes no argument to scripts."""
+    """The state that all pages share; class attributes, because Streamlit passes no argument to scripts."""
 
     policy = Policy()
     limits: RateLimits | None = None
@@ -38,7 +38,7 @@ def set_policy(
     actions_per_minute: int = ACTIONS,
     sign_outs: SignOuts | None = None,
 ) -> None:
-    """Admit visitors by this policy; without `limits` this process counts actions alone, anew."""
+    """Set the policy for visitors; without `limits` this process counts actions alone, from zero."""
     _Access.sign_outs = sign_outs or SignOuts()
     _Access.policy = policy
     _Access.limits = limits or RateLimits()
@@ -87,7 +87,7 @@ def _record_sign_in(visitor: Visitor) -> None:
 
 
 def _sign_out(visitor: Visitor) -> None:
-    """End the sign-in on the server as well: the browser may never follow the way to a cookie's end."""
+    """End the sign-in on the server as well: the browser may never load the page that deletes the cookie."""
     detail = None
     if visitor.issued_at is not None:
         _Access.sign_outs.end(visitor.actor, visitor.issued_at)
@@ -105,7 +105,7 @@ def _show_sign_in() -> None:
 
 def _show_visitor(visitor: Visitor) -> None:
     if not _Access.policy.has_sign_in:
-        # only operators can act on this note
+        # only operators can change this
         if visitor.is_operator:
             st.caption("No sign-in: every visitor is an operator. OIDC settings turn sign-in on.")
         return

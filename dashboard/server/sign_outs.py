@@ -1,8 +1,8 @@
-"""Which sign-ins have ended: a cookie can outlive its sign-out, in a copy or in a browser without a network.
+"""Ends a sign-in in all processes: a copy of its cookie, or a browser without a network, may still have it.
 
-Owns the end of sign-ins in all processes. The audit log has each sign-out with the time of the sign-in that
-it ends, so the log is what every process reads, also after a restart. That sign-in and all earlier ones of
-the person have ended; the times are those of the provider, so no clocks are compared.
+The audit log has each sign-out with the time of its sign-in, and every process reads that log, also after a
+restart. A sign-out ends that sign-in and all earlier ones of the person. All these times come from the
+provider, so no clocks are compared.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from dashboard.server.access import Visitor
 logger = logging.getLogger(__name__)
 
 READ_SECONDS = 2.0
-"""Between two looks at the log: as long another process may still accept a sign-in that has ended."""
+"""Time between two reads of the log; for so long another process may still accept an ended sign-in."""
 
 COOKIE_LIFE = timedelta(days=31)
 """Streamlit's cookie of a sign-in is valid for 30 days."""
@@ -29,7 +29,10 @@ OVERLAP = timedelta(minutes=1)
 PAGE = 100
 _PREFIX = "signed in at "
 _UNKNOWN = datetime.fromtimestamp(0, UTC)
-"""The time of a sign-in whose provider gives none: it cannot be told from a later one, and does not end."""
+"""The time of a sign-in whose provider sends none.
+
+Such sign-ins cannot be told apart, so none is ended here.
+"""
 
 
 def describe_sign_in(issued_at: datetime) -> str:
@@ -55,7 +58,10 @@ class SignOuts:
         return ended_at is not None and _UNKNOWN < issued_at <= ended_at
 
     def refresh(self, service: EnhancedDatabaseService) -> None:
-        """Read what others have ended; raises the errors of the service, and then knows what it knew."""
+        """Read the sign-outs of other processes.
+
+        Raises the errors of the service, and then changes nothing.
+        """
 
         def read(after: AuditEvent | None) -> Sequence[AuditEvent]:
             return service.list_audit_events(limit=PAGE, after=after)
@@ -63,7 +69,7 @@ class SignOuts:
         self.take(read, now=datetime.now(UTC))
 
     def take(self, read: Callable[[AuditEvent | None], Sequence[AuditEvent]], *, now: datetime) -> None:
-        """Take the sign-outs among the events that `read` returns, newest first, after an event or all."""
+        """Take the sign-outs from the log; `read` returns the events after a given one, newest first."""
         oldest = now - COOKIE_LIFE if self._read_until is None else self._read_until - OVERLAP
         newest, last = oldest, None
         while events := read(last):
@@ -91,16 +97,16 @@ def has_signed_out(visitor: Visitor, sign_outs: SignOuts) -> bool:
 
 
 async def watch_sign_outs(sign_outs: SignOuts, service: EnhancedDatabaseService) -> None:
-    """Read what other processes have ended, again and again, until cancelled."""
+    """Read the sign-outs of other processes again and again, until cancelled."""
     while True:
         await asyncio.to_thread(refresh_or_log, sign_outs, service)
         await asyncio.sleep(READ_SECONDS)
 
 
 def refresh_or_log(sign_outs: SignOuts, service: EnhancedDatabaseService) -> None:
-    """Read what others have ended; while the log cannot be read, what is known counts."""
+    """Read the sign-outs of other processes; while the log cannot be read, those already known count."""
     try:
         sign_outs.refresh(service)
     except EchoMarketsError as error:
-        # the health line says so; and without the database there is little to see, and nothing to do
+        # not a warning: the health line shows the outage, and without the database pages show little
         logger.debug("sign-outs of other processes are not known: %s", error)

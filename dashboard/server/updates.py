@@ -1,7 +1,7 @@
 """Runs every open page again as soon as the health changes.
 
-Owns the watch over the health and the list of pages that still have to run. Pages need no timer for it: an
-outage, its end and every other text of the line of health reach all visitors. Reads no server itself.
+Owns the watch over the health and the list of pages that still have to run. So every change of the health
+line reaches all visitors, and pages need no timer for it. Reads no server itself.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from dashboard.monitoring.sampler import Sampler
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-"""Between two looks at the last health check: it sees an outage within 3.5 s, so pages show it within 5 s."""
+"""Time between two looks at the last health check, so that an outage is on the pages within 5 s."""
 
 PROBLEM_SECONDS = 60.0
 """Pause after an error of the watch; pages then refresh at their own intervals only."""
@@ -35,8 +35,8 @@ def list_sessions() -> Iterable[AppSession]:
 class OpenPages:
     """Runs the pages of all sessions again after a change; only for the thread of the event loop.
 
-    A session whose script runs gets its turn afterwards: the run may have begun before the change, and only
-    its end tells which page and filters it is for.
+    A session whose script is running is run again afterwards: the run may have begun before the change, and
+    its page and filters are known only at its end.
     """
 
     def __init__(self, list_sessions: Callable[[], Iterable[AppSession]] = list_sessions) -> None:
@@ -45,7 +45,7 @@ class OpenPages:
         self._waiting: frozenset[str] = frozenset()
 
     def update(self, state: object) -> None:
-        """Run each page that was opened before the state changed; the first state is no change."""
+        """Run each page again that was open when the state changed; the first state is no change."""
         if self._seen not in (None, state):
             runtime.count_update()
             self._waiting = frozenset(session.id for session in self._list_sessions())
@@ -74,7 +74,7 @@ async def watch_health(service: EnhancedDatabaseService, sampler: Sampler) -> No
             if reading is not None and reading.health is not noted:
                 noted = reading.health
                 reader.note_health(is_up=noted.database != "unhealthy")
-            # what the line of health is written from, which is cheaper to compare than the line
+            # the values in the health line, which are cheaper to compare than its text
             found = reading and (reading.health.status, reading.problems, reading.incidents)
             today = datetime.now(UTC).date()
             pages.update((found, sampler.is_current, today, service.cache_stats().state))
