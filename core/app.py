@@ -1,7 +1,7 @@
-"""The composition root: settings -> database -> cache -> service.
+"""The wiring (composition root): settings -> database -> cache -> service.
 
-Owns the wiring and nothing else. Opening waits for no server, so a process starts
-while its servers are down and heals when they come back.
+Owns nothing else. Opening waits for no server, so a process starts while its servers are down and heals when
+they come back.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,6 +1,6 @@
 """Pauses between attempts at something that failed: exponential, jittered, bounded.
 
-Owns their length; waits for nothing.
+Owns only their length; its callers wait.
 """
 
 import random

@@ -16,9 +16,9 @@ def is_somebody_there() -> bool:
 
 
 def confirm_loss(loss: RowsWouldBeLost, *, option: str) -> None:
-    """Return when a person agrees to the loss that an error describes; raise the error otherwise.
+    """Ask whether to lose the data that an error names; return after a yes, raise the error otherwise.
 
-    Without a terminal there is nobody to ask, so the error names the option.
+    Without a terminal nobody can be asked, and the error names the option.
     """
     if not is_somebody_there():
         raise RowsWouldBeLost(f"{loss}; {option} continues anyway")

@@ -1,7 +1,7 @@
-"""What a forked child of this process has to make anew: locks, threads, sockets, counters.
+"""Support for forks: a child process needs new locks, threads, sockets and counters.
 
-Owns the registration with the interpreter. The cache, the database, the metrics and the health check
-register one method each, which makes their parts anew in the child.
+Owns the registration with the interpreter. The cache, the database, the metrics and the health check each
+register one method, which creates these again in the child.
 """
 
 import itertools

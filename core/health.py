@@ -1,8 +1,8 @@
 """The health of the stack: one evaluation for the document, the metrics, the pages and the command line.
 
-Owns the checks, the status that follows from them, and when a pool counts as exhausted. Each check runs in
-its own thread within a second, on its own connection: an exhausted pool is reported, not waited for.
-Writes only scratch keys; no reason contains an address.
+Owns the checks, the status that follows from them, and the rule when a pool is exhausted. Each check runs in
+its own thread within a second, on its own connection, so it never waits for an exhausted pool. Writes only
+scratch keys; no reason contains an address.
 """
 
 import logging
@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 CLIENT_NAME = f"{names.APPLICATION_PREFIX}health"
 CHECK_SECONDS = 1.0
-# Probes, scrapes and pages ask at the same time; the servers are checked once for all of them.
+# Probes, scrapes and pages that ask within this time share one check of the servers.
 CACHE_SECONDS = 2.0
 # A caller waits for a running evaluation a little longer than it may take.
 GRACE_SECONDS = 0.2
@@ -151,7 +151,7 @@ class HealthEvaluator:
         diagnosis = found or Diagnosis(is_usable=False, reason=f"no answer within {seconds:.1f} s")
         bypass = self._find_bypass()
         if diagnosis.reason is None and bypass is not None:
-            # the server answers other clients, or has just begun to answer
+            # the server answers this check, but not yet this process's cache
             diagnosis = Diagnosis(is_usable=True, reason=f"this process: {bypass}")
         return diagnosis, seconds
 
@@ -190,7 +190,7 @@ class HealthEvaluator:
         return DatabaseFinding(migrations)
 
     def _examine_redis(self) -> Diagnosis | None:
-        """Connect and let it prove that it can invalidate, for the same reason."""
+        """Connect anew, for the same reason, and run the capability check."""
         return None if self._redis_probe is None else self._redis_probe.examine()
 
 

@@ -1,7 +1,7 @@
 """A GET with a deadline, for reading the exporter and Prometheus.
 
-Owns the wait and its bounds; follows no redirect, uses no proxy and keeps no connection. A
-name and password in the URL become basic authentication and show in no error.
+Owns the deadline and the limit of size; follows no redirect, uses no proxy and keeps no connection. A name
+and password in the URL are sent as basic authentication and are in no error.
 """
 
 import base64

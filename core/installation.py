@@ -1,8 +1,9 @@
 """This installation: its version and commit, the files that come with it, and its extras.
 
-Owns where each is found. A checkout has the files beside `core`; a wheel carries them inside of it, because
-folders called `migrations` or `data` in site-packages would collide with those of other projects. An image
-has its commit in a file that its build wrote; a checkout has it in git's files, which are read without git.
+Owns the rules where each is found. A checkout has the files beside `core`. A wheel has them inside of `core`,
+because folders called `migrations` or `data` in site-packages would collide with those of other projects. An
+image has its commit in a file that its build wrote; a checkout has it in git's files, which are read without
+git.
 """
 
 import sys
@@ -16,7 +17,7 @@ from core.errors import MissingExtra
 
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE.parent
-# Marks a checkout. Beside an installed package lie the files of other projects.
+# This file marks a checkout; an installed package has no such file beside it.
 CHECKOUT_FILE = "pyproject.toml"
 UNKNOWN = "unknown"
 REVISION_FILE = "REVISION"

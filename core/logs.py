@@ -1,8 +1,8 @@
-"""How the logs of a process look: one line each, as text or as JSON.
+"""The format of a process's logs: one line for each message, as text or as JSON.
 
-Owns the two forms, and keeps values out of them: a driver's error is shown by its class and
-SQLSTATE, because the server's words repeat what was in the row. Fields that belong to
-a message come in `extra={"fields": {...}}`.
+Owns the two forms, and keeps values out of them: a driver's error is shown as its class and SQLSTATE, because
+the server's message repeats values of the row. Fields that belong to a message come in `extra={"fields":
+{...}}`.
 """
 
 import json
@@ -23,9 +23,9 @@ LogFormat = Literal["text", "json"]
 SILENCED = ("peewee",)
 
 OWN = ("core", "dashboard", "exporter", "echo_markets", "__main__")
-"""The loggers that DEBUG is for; those of other libraries write cookies and headers at that level."""
+"""The loggers to which level DEBUG applies; other libraries write cookies and headers at that level."""
 
-# what ends a line, moves the cursor, changes colours or the direction of writing, or is no character
+# characters that end a line, move the cursor, change colours or the writing direction, or are invalid
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

@@ -1,12 +1,11 @@
 """Applies and reverts the numbered files of `migrations/`.
 
-Owns the one transaction in which a run does everything or nothing; the advisory lock under which two
-starters wait for each other; and what a revert would take away: tables and columns that have rows. The
-lock belongs to that transaction and ends with it, also behind a transaction pooler. Names in migrations
-mean the current schema alone, whatever else is on the search path.
-
-In a schema that belongs to the owner of `core.database.roles` everything is done as the owner, whoever
-connects, and each run ends with the privileges of all roles.
+Owns three things: the single transaction of a run, which does everything or nothing; the advisory lock by
+which a second run waits for the first; and the list of tables and columns with rows that a revert would
+delete. The lock belongs to the transaction and ends with it, also behind a transaction pooler. Names in
+migrations mean the current schema alone, whatever else is on the search path. If the schema belongs to the
+owner role of `core.database.roles`, each run switches to that role, and ends by setting the privileges of all
+roles.
 """
 
 import logging
@@ -43,9 +42,9 @@ from core.settings import Settings
 logger = logging.getLogger(__name__)
 
 HISTORY_TABLE = "schema_migration"
-# Any fixed number: "echo" in ASCII. Every starter of every version must use the same.
+# Any fixed number: "echo" in ASCII. All versions of this program must use the same.
 ADVISORY_LOCK = 0x6563686F
-# How long to wait for another starter, which may be rewriting years of ticks.
+# How long to wait for another run, which may be rewriting years of ticks.
 WAIT_SECONDS = 600.0
 WAIT_POLL_SECONDS = 0.25
 # How long to wait for the lock on a table in use: later statements on the table wait behind the migration.
@@ -61,7 +60,7 @@ FIND_HOLDER = f"""
     FROM pg_locks LEFT JOIN pg_stat_activity USING (pid)
     WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = 0 AND objid = {ADVISORY_LOCK}
       AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
-# Exact numbers are for people, and counting millions of rows takes seconds.
+# Rows are counted up to this number only: counting millions takes seconds.
 COUNTED_ROWS = 100_000
 # Partitions come and go with their table.
 LIST_COLUMNS = """
@@ -100,7 +99,7 @@ class Migrator:
         wait_seconds: float = WAIT_SECONDS,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        """`wait_seconds` is the longest wait for another starter."""
+        """`wait_seconds` is the longest wait for another run."""
         _list_names(directory)
         self._directory = directory
         self._wait_seconds = wait_seconds
@@ -228,7 +227,7 @@ class _MigrationDatabase(peewee.PostgresqlDatabase):
 
     @property
     def facts(self) -> SessionFacts:
-        """What the server said of itself."""
+        """What the server reported when the connection was opened."""
         return self._raw.facts
 
     def begin(self, isolation_level: Any = None) -> None:  # noqa: ARG002  # peewee's signature
@@ -241,14 +240,14 @@ class _MigrationDatabase(peewee.PostgresqlDatabase):
 
 
 class _LockWait:
-    """The wait for another starter's lock: logged once, and given up at a limit."""
+    """The wait for another run's lock: logged once, and given up at a limit."""
 
     def __init__(self, limit_seconds: float) -> None:
         self._limit_seconds = limit_seconds
         self._waited_seconds = 0.0
 
     def note(self, holders: list[tuple[int, str, int]]) -> None:
-        """Note that the lock was held once more; raises `MigrationFailed` at the limit."""
+        """Note that the lock is still held; raises `MigrationFailed` at the limit."""
         who = ", ".join(f"{name} (process {pid}) for {seconds} s" for pid, name, seconds in holders)
         if self._waited_seconds == 0:
             logger.warning(
@@ -265,7 +264,7 @@ class _LockWait:
 
 
 def _check_database(facts: SessionFacts) -> None:
-    """Raise `MigrationFailed` when the tables cannot be, or must not be, in this database."""
+    """Raise `MigrationFailed` when this database cannot have the tables, or must not have them."""
     problem = None
     if facts.encoding != "UTF8":
         problem = (

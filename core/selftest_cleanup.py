@@ -1,7 +1,7 @@
-"""Removes what a self-test has made, wherever it stopped.
+"""Removes every row that a self-test has made, wherever it stopped.
 
-Owns the name that everything it makes carries. Rows are looked for by that name and not by what the
-calls returned: a call that was interrupted may have committed and returned nothing.
+Owns the name that all these rows have. Rows are found by that name and not by the answers of calls: a call
+that was interrupted may have committed and returned nothing.
 """
 
 import re
@@ -22,7 +22,7 @@ SESSION = date(1970, 1, 1)
 MOST = 1_000
 # A self-test takes seconds; one that was killed leaves its player behind for the next to find.
 ABANDONED_AFTER = timedelta(hours=1)
-# Whoever writes entries of some other leaderboards keeps the counters from being removed meanwhile.
+# While another process writes entries, counters cannot be removed, so this is tried several times.
 ATTEMPTS = 50
 ATTEMPT_SECONDS = 0.1
 

@@ -14,7 +14,7 @@ WRONG_SETTING = 2
 
 
 def find_shadow() -> str | None:
-    """Return where `import core` finds something else than this package; None when it does not."""
+    """Return the path of another project's package that `import core` finds; None when it finds this one."""
     module = sys.modules.get("core")
     spec = getattr(module, "__spec__", None) if module else find_spec("core")
     if spec is None:

@@ -19,7 +19,7 @@ from core.service import EnhancedDatabaseService
 from core.settings import Settings, redact
 from core.settings.stack_identity import StackIdentity, describe_database
 
-# Beyond 1, so that a script can accept a stack that serves although it is degraded.
+# Not 1, so that a script can accept a degraded stack, which still serves.
 EXIT_STATUSES = {"healthy": 0, "degraded": 3}
 UNHEALTHY = 1
 

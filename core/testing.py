@@ -46,7 +46,7 @@ PORT_ATTEMPTS = 3  # another program can take a free port before the server list
 # Durability is not under test, and costs most of the time of a small transaction.
 FAST = MappingProxyType({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"})
 DATABASE = "echo_markets_tests"
-# Keeps nothing secret: everything that it encrypts is of tests.
+# No secret: it only encrypts data of tests.
 ENCRYPTION_KEYS = f"tests:{base64.b64encode(bytes(range(32))).decode()}"
 # A test that has stopped a server fails after this time instead of waiting for a minute.
 TIMEOUT_MS = 5_000

@@ -167,7 +167,7 @@ class Operations(Users, Market, Leaderboards, Quests):
     def list_unused_indexes(self) -> tuple[UnusedIndex, ...]:
         """Return the indexes that no query used since the server's statistics were reset, largest first.
 
-        Those that hold a constraint are not listed. A replica counts for itself.
+        Indexes of constraints are not listed. Use on a replica is not counted.
         """
         return self._read(statistics.list_unused_indexes)
 

@@ -1,11 +1,10 @@
-"""A player's view of the service: what is the player's own, and what is public.
+"""A player's view of the service: calls on the player's own data, and on public data.
 
-Owns which calls a player has. Each of them is the call of the service with the same name, made for the one
-player whom the view was opened for: no argument names a user, so a value that comes from the cache is the
-player's own, or public. Each unit of work runs as the database's role of players, whose policies show and
-change the rows of that player alone.
+Owns the list of calls that a player has. Each makes the service's call with the same name for the player of
+the view. No argument names a user, so a cached value is always the player's own or public. Each unit of work
+runs as the database's player role, whose policies show and change only the rows of that player.
 
-No call yields rows one at a time: between two of them, other code of the thread would act as the player.
+No call yields rows one at a time: between two rows, other code of the thread would act as the player.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,8 +38,8 @@ Args = TypeVarTuple("Args")
 class PlayerView:
     """The calls of the service that one player may make; opened by `EnhancedDatabaseService.as_user`.
 
-    Arguments, answers, ages and errors are those of the calls with the same names; a row of another player is
-    to them as if it did not exist. Thread safe. A call inside of the service's `transaction()` raises
+    Arguments, answers, ages and errors are those of the service's calls with the same names; rows of other
+    players do not exist here. Thread safe. A call inside of the service's `transaction()` raises
     `TransactionMisused`.
     """
 

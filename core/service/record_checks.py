@@ -77,10 +77,10 @@ _NOTHING = type(None)
 
 
 class Column(NamedTuple):
-    """How the values of one field are checked.
+    """The checks of one field.
 
-    `check` returns one value as a plain one or raises `InvalidInput`. `is_plain` says of many values
-    of exactly the type `kind` whether all are valid as they are; without it each is checked.
+    `check` returns one value as a plain one or raises `InvalidInput`. `is_plain` gets many values of exactly
+    the type `kind` and says whether all are valid as they are; without it each is checked alone.
     """
 
     check: Callable[[Any, str, datetime], Any]

@@ -72,10 +72,10 @@ class EnhancedDatabaseService(
         self._is_isolated = False
 
     def as_user(self, user_id: UUID | str) -> PlayerView:
-        """Return a player's view: calls for one player, held to that player's rows by the database.
+        """Return a player's view: calls that the database limits to the rows of one player.
 
-        A user that does not exist has a view without rows. The first call asks the database once whether it
-        holds players to their rows. Raises `PlayersNotIsolated` when it does not, and `InvalidInput`.
+        For a user that does not exist the view has no rows. The first call checks once that the database
+        limits players to their rows. Raises `PlayersNotIsolated` when it does not, and `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
         if not self._is_isolated:
@@ -87,7 +87,7 @@ class EnhancedDatabaseService(
                 )
             self._is_isolated = True
         outer = find_identity() or Identity()
-        # who acts for the player stays the actor
+        # somebody who acts for the player stays the actor in the audit log
         identity = Identity(
             role=PLAYER,
             user_id=checked,

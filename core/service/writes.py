@@ -1,4 +1,4 @@
-"""What the areas of the service share: reads, the order of a write, and keyset pages.
+"""The base class of the service's areas: reads, the order of a write, and keyset pages.
 
 A write has one order:
 

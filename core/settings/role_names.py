@@ -1,4 +1,4 @@
-"""The names of the database's roles, which URLs contain; `core.database.roles` creates them."""
+"""The names of the database's roles, as they stand in URLs; `core.database.roles` creates the roles."""
 
 from typing import Final
 
@@ -7,7 +7,7 @@ OWNER: Final = "echo_markets_owner"
 APP: Final = "echo_markets_app"
 """Reads and writes rows: every process that serves (DATABASE_URL)."""
 PLAYER: Final = "echo_markets_player"
-"""What the application becomes to act for one player; cannot sign in."""
+"""The application switches to it to act for one player; cannot sign in."""
 MONITOR: Final = "echo_markets_monitor"
 """Reads statistics and no player's row: the exporter."""
 SEALER: Final = "echo_markets_sealer"

@@ -1,4 +1,4 @@
-"""The settings of `echo-markets roles`: an administrator, and the passwords that the roles shall have."""
+"""The settings of `echo-markets roles`: an administrator's URL, and the passwords to set."""
 
 from typing import Any
 

@@ -1,12 +1,12 @@
 """Backups of the database: files in the custom format of pg_dump, encrypted when there is a key.
 
-Owns the form of a file, and that it is there only when it is complete. Passwords and keys are never in
-it. The programs are the embedded PostgreSQL's: a pg_dump reads older servers too, such as the containers'.
+Owns the format of a file; a file appears only when it is complete, and contains no password or key. Uses the
+programs of the embedded PostgreSQL 18, which also read older servers such as the containers'.
 
-An encrypted file is MAGIC, a salt, and blocks of AES-256-GCM under a key of its own that HKDF-SHA256
-(RFC 5869) derives from the salt. The nonce of a block is its number and whether it is the last: so blocks
-that were changed, swapped or cut off do not decrypt (the STREAM construction of Hoang, Reyhanitabar, Rogaway
-and Vizar, 2015).
+An encrypted file is MAGIC, a salt, and blocks of AES-256-GCM. Each file has its own key, which HKDF-SHA256
+(RFC 5869) derives from BACKUP_KEY and the salt. The nonce of a block is its number and a mark on the last
+one, so a file whose blocks were changed, swapped or cut off cannot be decrypted (the STREAM construction of
+Hoang, Reyhanitabar, Rogaway and Vizar, 2015).
 """
 
 import binascii
@@ -31,7 +31,7 @@ from core.stack.embedded_servers import find_postgres_programs, open_cursor
 
 MAGIC = b"echo-markets backup 1\n"
 DUMP_MAGIC = b"PGDMP"
-"""How a file of pg_dump begins."""
+"""The first bytes of a file of pg_dump."""
 SALT_BYTES, KEY_BYTES, TAG_BYTES = 16, 32, 16
 BLOCK_BYTES = 1 << 20
 
@@ -40,7 +40,7 @@ HAS_TABLES = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public')"
 
 
 class DatabaseProgram(NamedTuple):
-    """A command line of pg_dump or pg_restore, and its environment, in which the password is."""
+    """A command line of pg_dump or pg_restore, and its environment, which has the password."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
@@ -58,7 +58,7 @@ def find_restore(url: str) -> DatabaseProgram:
 
 def _find_program(name: str, url: str, *options: str) -> DatabaseProgram:
     parts = parse_dsn(url)
-    # arguments can be seen by other users
+    # not an argument, which other users can see
     environment = {"PGPASSWORD": parts.pop("password")} if "password" in parts else {}
     program = find_postgres_programs() / "bin" / name
     return DatabaseProgram([str(program), *options, "--dbname", make_dsn(**parts)], environment)
@@ -106,9 +106,9 @@ def check_backup(path: Path, *, key: bytes | None) -> None:
 
 
 def fill_database(url: str, path: Path, *, key: bytes | None) -> None:
-    """Restore a file into the database of a superuser's URL, which must have no tables; all or nothing.
+    """Restore a file into the empty database of a superuser's URL; all or nothing.
 
-    Raises `StackError`, also as `check_backup` and `restore_backup` do.
+    Raises `StackError`, also when the database has tables.
     """
     with open_cursor(url) as cursor:
         cursor.execute(HAS_TABLES)
@@ -120,7 +120,7 @@ def fill_database(url: str, path: Path, *, key: bytes | None) -> None:
 
 
 def restore_backup(restore: DatabaseProgram, path: Path, *, key: bytes | None) -> None:
-    """Give a file to a pg_restore; raises `StackError` with its words, or as `check_backup` does.
+    """Send the dump in a file to a pg_restore; raises `StackError` with the program's message.
 
     The program has to restore all or nothing: it is killed when the file turns out to be damaged.
     """
@@ -133,7 +133,7 @@ def restore_backup(restore: DatabaseProgram, path: Path, *, key: bytes | None) -
 
 @contextmanager
 def _run(program: DatabaseProgram, *, stdin: int, stdout: int) -> Iterator[IO[bytes]]:
-    """Give the block a program's pipe; it is killed when the block fails, and its own failure is raised."""
+    """Run a program and give its pipe to the block; kill it when the block fails. Raises its failure."""
     name = Path(program.command[0]).name
     with tempfile.TemporaryFile() as errors:
         try:
@@ -168,7 +168,7 @@ def _read_blocks(file: IO[bytes], size: int = BLOCK_BYTES) -> Iterator[bytes]:
 
 
 def _open_backup(path: Path, key: bytes | None) -> Iterator[bytes]:
-    """Yield the dump in a file, decrypted; raises `StackError` for a file that is none."""
+    """Yield the dump in a file, decrypted; raises `StackError` for any other file."""
     try:
         with path.open("rb") as file:
             start = file.read(len(MAGIC))
@@ -204,7 +204,7 @@ def _decrypt(file: IO[bytes], key: bytes) -> Iterator[bytes]:
 
 
 def _number(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each block with its nonce; there is always a last one, so a file without blocks is refused."""
+    """Yield each block with its nonce. Every file has a last block, so one without blocks is refused."""
     number, before = 0, b""
     for block in blocks:
         if before:

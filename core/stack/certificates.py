@@ -1,7 +1,7 @@
-"""The certificates of the containers: an authority of the checkout's own, and one for each server.
+"""The certificates of the containers: an authority for this checkout, and one certificate for each server.
 
 Owns their names, their lifetimes and when they are renewed. The files are in `.local/certificates/`, readable
-for their owner alone. Whoever has `ca.key` can pretend to be any of the servers to this stack's programs.
+for their owner alone. Somebody with `ca.key` could pretend to be any of the servers.
 """
 
 import ipaddress
@@ -22,7 +22,7 @@ from core.stack.ports import LOOPBACK
 AUTHORITY: Final = "ca"
 # the names of the containers, which are those of the hosts in compose.yaml
 SERVERS: Final = ("postgres", "redis", "exporter")
-# under which programs of this machine reach the published ports
+# names by which programs of this machine reach the published ports
 LOCAL_NAMES: Final = ("localhost", LOOPBACK, "::1")
 AUTHORITY_DAYS: Final = 3650
 SERVER_DAYS: Final = 397  # clients of the web accept no more
@@ -45,7 +45,7 @@ class Certificate(NamedTuple):
 
 
 class Renewal(NamedTuple):
-    """What came of one certificate: whether it is new, and until when it is valid."""
+    """The result for one certificate: whether it is new, and until when it is valid."""
 
     name: str
     is_new: bool
@@ -55,7 +55,7 @@ class Renewal(NamedTuple):
 def renew_certificates(folder: Path, *, now: datetime) -> list[Renewal]:
     """Make the certificates that are missing, expire within 30 days, or are for other names.
 
-    A new authority makes every certificate new, as do certificates of another one.
+    After a new authority every certificate is made again, as is one that another authority signed.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     authority = _load(folder, AUTHORITY)

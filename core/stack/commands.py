@@ -106,7 +106,7 @@ def up(folder: StackFolder) -> None:
 @stack.command("certs")
 @click.pass_obj
 def certs(folder: StackFolder) -> None:
-    """Make and renew the certificates of PROFILE=tls; those that are valid for a month stay."""
+    """Make the certificates of PROFILE=tls, and renew those that expire within a month."""
     with folder.lock():
         done = renew_certificates(folder.certificates, now=datetime.now(UTC))
     for name, is_new, expires_at in done:

@@ -1,6 +1,7 @@
 """The secrets of the containers, as files below `.local/secrets/` that compose.yaml names.
 
-Owns which there are, and makes those that are missing; `secret_copies` gives each container its own.
+Owns the list of secrets, and makes those that are missing; `secret_copies` gives each container the ones it
+needs.
 """
 
 from typing import Final, NamedTuple

@@ -1,7 +1,7 @@
 """The demo data of a new database: imported prices, replayed sessions.
 
-Owns when each step runs; the steps are `echo-markets` commands. Its few SQL statements
-find out whether the database exists and has been filled.
+Owns the order of the steps, which are `echo-markets` commands. Its few SQL statements find out whether the
+database exists and is filled.
 """
 
 import subprocess

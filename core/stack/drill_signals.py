@@ -1,7 +1,7 @@
-"""The signals that a drill observes, and how their values are judged.
+"""The signals that a drill observes, with their normal values and the values that a fault must cause.
 
-Pure functions of observations. The value of a signal is a text, so that states, numbers and names
-are compared in the same way: its normal value, and the value that a fault must cause.
+Pure functions of observations. The value of a signal is a text, so that states, numbers and names are
+compared in the same way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,9 +11,9 @@ from core.metrics.scrape import Scrape
 
 GROWS, STILL = "grows", "still"
 NONE = "none"
-# When more calls of the self-test fail, all do, and their names are not shown.
+# When more calls of the self-test fail than this, the table shows one word instead of their names.
 NAMED_CALLS = 3
-# The failed calls of a self-test that gave up, because no call can succeed.
+# Stands for the failed calls of a self-test that gave up, because no call can succeed.
 ALL_CALLS = ("all",)
 # Only `echo-markets occupy-pool` has this role; other jobs may run beside it.
 DRILL_ROLE = "drill"

@@ -70,7 +70,7 @@ def hang_valkey(stack: RunningStack) -> Iterator[None]:
         process.send_signal(signal.SIGSTOP)
         yield
     finally:
-        # a process that was killed meanwhile needs no repair: the supervisor starts another one
+        # if it was killed meanwhile, nothing needs repair: the supervisor starts another one
         with _uninterrupted(), suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGCONT)
 

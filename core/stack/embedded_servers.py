@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL 18 and Valkey 9: where their programs are, their files, their command lines.
+"""The embedded PostgreSQL 18 and Valkey 9: the paths of their programs, their files and command lines.
 
 Never starts or stops a server: `supervisor` does that for the stack, and `core.testing` for tests.
 The PostgreSQL wheel's own `get_server` is not used: it listens on unix sockets only, gives up after

@@ -24,7 +24,7 @@ from core.stack.record import read_record
 
 # the limit is 104 on macOS and 108 on Linux; supervisord appends ".PID" while it creates the socket
 SOCKET_PATH_LIMIT = 90
-# for people who are asked whether to remove it
+# a note for people who wonder whether to remove the folder
 CONTENTS = "database, cache, metrics, logs and the keys of encrypted e-mail addresses"
 # how much of the folder's name is in the stack's name, which has at most 64 characters
 FOLDER_CHARACTERS = 40
@@ -79,7 +79,7 @@ class StackFolder:
                 folder.mkdir(mode=0o700, exist_ok=True)
             except (FileExistsError, NotADirectoryError):
                 raise StackError(f"{folder} is no folder; remove or rename it, then try again") from None
-        # passwords, whoever made the folder
+        # it contains passwords, and another program may have made it with other permissions
         self.secrets.chmod(0o700)
         if self.socket.parent != self.path:
             _create_own_folder(self.socket.parent)

@@ -1,6 +1,6 @@
 """`make pin-images`: the digests of the images in compose.yaml, as their registries report them.
 
-Owns the form of the lines at the top of compose.yaml; pulls and changes no image.
+Owns the form of these lines in compose.yaml; pulls and changes no image.
 """
 
 import re

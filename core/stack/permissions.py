@@ -106,7 +106,7 @@ def open_ancestors(path: Path, user: ServerUser) -> list[Path]:
 
 
 def _open_tree(programs: Path) -> None:
-    # installed files are public in the package index
+    # installed files are no secret: everybody can download the packages
     for path in (programs, *programs.rglob("*")):
         mode = stat.S_IMODE(_mode(path))
         passable = stat.S_IXOTH if mode & stat.S_IXUSR else 0

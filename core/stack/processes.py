@@ -1,8 +1,8 @@
-"""Processes of the stack: found again by the pid files that they left, ended, waited for.
+"""Processes of the stack: finds them by their pid files, ends them, waits for them.
 
-Never searches by name, so it never touches a process that is not the stack's. Where the pid files are gone, a
-process is the stack's by a mark in its environment, or by its program and its working folder, because servers
-overwrite their environment.
+Never searches by name, so it never touches a process of somebody else. Without pid files a process belongs to
+the stack if it has a mark in its environment, or, because servers overwrite their environment, by its program
+and working folder.
 """
 
 import os
@@ -16,7 +16,7 @@ import psutil
 MARK = "ECHO_MARKETS_CHECKOUT"  # in the environment of what the supervisor starts: the checkout's folder
 POLL_SECONDS = 0.05
 KILL_SECONDS = 10.0
-CLOCK_SECONDS = 5.0  # start times are measured from the boot time, which moves when the clock is set
+CLOCK_SECONDS = 5.0  # tolerance: start times count from the boot time, which moves when the clock is set
 LAST_LINES = 5
 LAST_BYTES = 10_000
 
@@ -38,7 +38,7 @@ def find_process(pid_file: Path, *, root: Path) -> psutil.Process | None:
 
 
 def find_strays(root: Path, *, servers: Path, programs: Collection[Path]) -> list[psutil.Process]:
-    """Return the processes of a checkout's stack, whatever its files say, without those that they started.
+    """Return the processes of a checkout's stack without looking at pid files, and without their children.
 
     `programs` are the servers' programs, and `servers` is the folder that they work in.
     """

@@ -28,7 +28,7 @@ from core.stack.record import find_secret
 from core.stack.settings import StackSettings
 
 CLI = ("-m", "core.cli")
-# Which file in the folder of secrets each variable names.
+# Variable -> the file in the folder of secrets that it names.
 SECRET_FILES = MappingProxyType(
     {
         "DATABASE_PASSWORD_FILE": "app.password",
@@ -39,7 +39,7 @@ SECRET_FILES = MappingProxyType(
         "REDIS_PASSWORD_FILE": "redis.password",
     }
 )
-# For commands of the checkout alone: no program that serves gets them.
+# Variables for commands of the checkout only; the programs that serve do not get them.
 ADMINISTRATION = (
     "DIRECT_URL",
     "DIRECT_PASSWORD_FILE",
@@ -65,7 +65,10 @@ STOP_SECONDS = 30  # PostgreSQL writes a checkpoint, the others finish their cur
 
 
 class Program(NamedTuple):
-    """One supervised process; with an `environment` it has only those variables; `added` come beside."""
+    """One supervised process.
+
+    With an `environment` it has only those variables, otherwise all; `added` variables come on top.
+    """
 
     name: str
     command: list[str]
@@ -75,7 +78,7 @@ class Program(NamedTuple):
 
 
 class Deployment(NamedTuple):
-    """What follows from the settings: which programs run, with which environment."""
+    """The programs that run with these settings, and their environment."""
 
     settings: StackSettings
     folder: StackFolder
@@ -106,7 +109,7 @@ class Deployment(NamedTuple):
                 "DATABASE_URL": self.settings.database_url(APP),
                 "DIRECT_URL": self.settings.database_url(OWNER),
                 "ADMIN_URL": self.settings.database_url(SUPERUSER),
-                # generated with the cluster, beside which it stays
+                # generated together with the cluster, and stored beside it
                 "ADMIN_PASSWORD_FILE": str(self.folder.servers / "postgres.password"),
                 **secrets,
                 "METRICS_DIR": str(self.folder.metrics),
@@ -147,7 +150,7 @@ def answers(name: str, environment: Mapping[str, str]) -> bool:
 
 def find_administrator_url(environment: Mapping[str, str]) -> str:
     """Return the URL of the superuser's own database, which exists before the stack's; with the password."""
-    # without ADMIN_URL: recorded by an earlier release, or the containers
+    # ADMIN_URL is missing for containers, and in a record of an earlier release
     server, _, _ = environment.get("ADMIN_URL", environment["DATABASE_URL"]).rpartition("/")
     return add_password(f"{server}/postgres", find_secret(environment, "ADMIN_PASSWORD"))
 

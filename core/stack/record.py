@@ -1,7 +1,7 @@
 """The record of the running stack, `.local/stack.env`: where its servers are, and the files of their secrets.
 
-Owns how it is checked, and how a process gets it as its environment. A record that somebody has damaged is
-an error that names the remedy, never a guess.
+Owns the check of a record, and the environment that a process gets from it. A damaged record is an error that
+names the remedy; nothing is guessed.
 """
 
 import os
@@ -59,9 +59,9 @@ def _find_problem(values: Mapping[str, str]) -> str | None:
 
 
 def build_environment(record: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a process of the stack: this one's, in which the record wins.
+    """Return the environment of a process of the stack: this process's own, overridden by the record.
 
-    A secret that the record has in a file must not be there in clear as well, nor the other way round.
+    A secret is there either in clear or as a file, as in the record; the other form is removed.
     """
     others = {name.removesuffix(FILE) if name.endswith(FILE) else f"{name}{FILE}" for name in record}
     inherited = {name: value for name, value in os.environ.items() if name.upper() not in others}
@@ -69,7 +69,7 @@ def build_environment(record: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_secret(record: Mapping[str, str], name: str) -> str:
-    """Return a secret of a record, which has it or the path of its file; empty when it has neither.
+    """Return a secret that a record has in clear or as the path of a file; empty when it has neither.
 
     Raises `StackError` for a file that cannot be used.
     """

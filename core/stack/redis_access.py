@@ -1,7 +1,7 @@
-"""What the stack may do on its Redis: the user `echo`, with the commands and keys that it needs.
+"""The Redis user `echo` of the stack, with the commands and keys that it needs.
 
-Owns the rule that docs/redis.md shows. A client that does not sign in may PING, which is how a container
-is probed, and nothing else.
+Owns the rule that docs/redis.md shows. A client that does not sign in may only PING, for the probe of the
+container.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Gives each container its own secrets: `python -m core.stack.secret_copies SOURCE TARGET`, run by root.
 
-A secret of compose is the file itself, with its owner and its mode: it belongs to whoever ran `make up`,
-who alone may read it. Containers run as other users. So each gets a folder of copies in a volume, which
-its user alone can read. Owns who gets what; makes no secret.
+Compose mounts a secret as the file itself: only the user who ran `make up` can read it, and containers run as
+other users. So each container gets a folder of copies in a volume that only its user can read. Owns the list
+of containers and their secrets; makes no secret.
 """
 
 import os

@@ -1,7 +1,7 @@
 """The settings of the stack itself: its ports, its mode and how much demo data it loads.
 
-The settings of the processes are in `core.settings`; a variable that both read (a port) means the
-same in both.
+The settings of the processes are in `core.settings`; a variable that both read, such as a port, has one
+meaning.
 """
 
 import os
@@ -60,7 +60,7 @@ class StackSettings(EnvironmentSettings):
         return settings
 
     def find_backup_key(self) -> bytes | None:
-        """Return the bytes of BACKUP_KEY, if there is one; raises `StackError` when it is none."""
+        """Return the bytes of BACKUP_KEY, or None without one; raises `StackError` when it is no key."""
         return None if self.backup_key is None else parse_key(self.backup_key.get_secret_value())
 
     def ports(self, mode: Mode) -> dict[str, int]:
@@ -118,7 +118,7 @@ def describe_other_database(root: Path, recorded: Mapping[str, str]) -> str | No
     try:
         chosen = Settings.load(_env_file=(root / ".env",)).database_url.get_secret_value()
     except SettingsError:
-        return None  # unset or wrong, which the command that uses it reports
+        return None  # unset or wrong: the command that uses it reports that
     own = describe_database(recorded["DATABASE_URL"])
     other = describe_database(chosen)
     if own == other:

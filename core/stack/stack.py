@@ -1,7 +1,7 @@
-"""What both kinds of stack, containers and embedded servers, have in common.
+"""The base class of both kinds of stack: containers (`compose`) and embedded servers (`local`).
 
-Owns the commands' common parts: the overall health, the addresses that are shown, the check of a
-program's name. How each kind starts and stops is in `compose` and `local`.
+Owns the parts that they share: the overall health, the addresses that are shown, the check of a program's
+name, backups. Each kind starts and stops its own programs.
 """
 
 from abc import ABC, abstractmethod

@@ -1,8 +1,8 @@
 """`python -m core.stack.task_probe TASK`: the health check of a program that listens on no port.
 
-Exit status 0 while the task succeeds as often as it should, by the metrics that its process shares in
-METRICS_DIR; the alert for late tasks goes by the same two. Importing the stack takes a second of the
-processor, so this is not asked every few seconds, as `probe` is.
+Exit status 0 while the task succeeds as often as it should, by the two metrics that its process shares in
+METRICS_DIR; the alert for late tasks uses the same two. Importing the stack takes a second of processor time,
+so this probe runs less often than `probe`.
 """
 
 import sys
@@ -13,7 +13,7 @@ from core.metrics.fleet import FleetReader
 from core.metrics.writer import MetricWriter
 from core.settings import Settings
 
-# one success may fail, and a busy machine is late
+# one attempt may fail, and a busy machine is late
 LATE_INTERVALS = 2
 SLACK_SECONDS = 15.0
 
