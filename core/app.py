@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 
 from core.cache import Cache
 from core.database import Database
+from core.database.connector import Connector
+from core.database.process_lock import ProcessLock
 from core.errors import SettingsError
 from core.health import HealthEvaluator, describe_pool, read_pool
 from core.logs import configure_logs
@@ -57,6 +59,15 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
         ),
         metrics=metrics,
         clock=read_clock,
+    )
+
+
+def open_process_lock(settings: Settings, key: int, *, role: Role) -> ProcessLock:
+    """Return a lock of the database that one process of several holds; it connects when it is asked for."""
+    return ProcessLock(
+        Connector(settings, f"{APPLICATION_PREFIX}{role}"),
+        key,
+        timeout_seconds=settings.database_query_timeout / 1000,
     )
 
 

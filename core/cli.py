@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 
-from core.app import configure_logging, open_service
+from core.app import configure_logging, open_process_lock, open_service
 from core.confirmation import confirm_loss
 from core.database.privileges import hand_over
 from core.database.roles import APP, MONITOR, OWNER, create_roles, open_administrator
@@ -292,20 +292,15 @@ def catch_up() -> None:
 @main.command()
 def simulate() -> None:
     """Run the live market and its players until SIGTERM."""
-    from core.simulation.simulator import SEAL_SECONDS, run_simulator
+    from core.simulation.simulator import LOCK, run_simulator
 
     settings = _load_settings()
-    seconds = settings.simulator_interval / 1000
-    with (
-        open_service(settings, role="simulator") as service,
-        service.metrics.regular_task("simulator", interval_seconds=seconds) as count_success,
-        service.metrics.regular_task("seal_audit_log", interval_seconds=SEAL_SECONDS),
-    ):
+    with open_service(settings, role="simulator") as service:
         run_simulator(
             service,
-            interval_seconds=seconds,
+            interval_seconds=settings.simulator_interval / 1000,
             audit_keep_months=settings.audit_keep_months or None,
-            on_step=count_success,
+            lock=open_process_lock(settings, LOCK, role="simulator"),
         )
 
 

@@ -1,8 +1,8 @@
 """The simulator of the live market: prices continue from the last close, and players trade.
 
 Owns the loop: one step each interval, a new session at midnight UTC, and retries while the database
-is unavailable. All state that matters is in the database: after an error, or in a new process, the
-session is read again and continues.
+is unavailable. Of several simulators on one database one runs the market, and the others wait. All state
+that matters is in the database: after an error, or in a new process, the session is read again and continues.
 """
 
 import logging
@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from types import FrameType
@@ -19,6 +19,7 @@ from typing import Final
 from numpy.random import Generator, default_rng
 
 from core.backoff import Backoff
+from core.database.process_lock import ProcessLock
 from core.errors import DatabaseError, EchoMarketsError, PoolClosed
 from core.service import EnhancedDatabaseService
 from core.simulation.catch_up import play_missed_sessions
@@ -39,6 +40,9 @@ UPKEEP_SECONDS: Final = 60.0
 
 SEAL_SECONDS: Final = 5 * UPKEEP_SECONDS
 """A seal that is later than twice this time fires an alert; a step may take longer than usual."""
+
+LOCK: Final = 0x6D6F7665
+"""Any fixed number: "move" in ASCII."""
 
 STOP_SECONDS: Final = 0.8
 """How long the current step may take after a signal; a call that hangs then loses its connection."""
@@ -68,13 +72,17 @@ class Simulator:
         interval_seconds: float,
         stop: threading.Event,
         audit_keep_months: int | None = None,
+        lock: ProcessLock | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         generator: Generator | None = None,
     ) -> None:
+        """Without `lock` this process does not ask whether another one runs the market."""
         self._service = service
         self._interval_seconds = interval_seconds
         self._stop = stop
         self._audit_keep_months = audit_keep_months
+        self._lock = lock
+        self._is_ours: bool | None = None
         self._clock = clock
         self._generator = generator or default_rng()
         self._daily = DailyPrices()
@@ -102,12 +110,23 @@ class Simulator:
 
     def run(self, on_step: Callable[[], None] = lambda: None) -> None:
         """Step until asked to stop; after an error, log it once and retry with growing pauses."""
+        with ExitStack() as tasks:
+            try:
+                self._run(tasks, on_step)
+            finally:
+                if self._lock is not None:
+                    self._lock.release()
+
+    def _run(self, tasks: ExitStack, on_step: Callable[[], None]) -> None:
         backoff = Backoff(first_seconds=FIRST_RETRY_SECONDS, longest_seconds=LAST_RETRY_SECONDS)
         is_failing = False
         while not self._stop.is_set():
             begun = time.monotonic()
             try:
-                self.step()
+                if self._take_turn(tasks):
+                    self.step()
+                    self._service.metrics.count_task_success("simulator")
+                    on_step()
             except (Stopped, PoolClosed):
                 return
             # the edge of the loop: nobody would notice that the simulator has ended
@@ -121,8 +140,24 @@ class Simulator:
                 logger.info("the live market continues")
                 is_failing = False
                 backoff.reset()
-            on_step()
             self._stop.wait(begun + self._interval_seconds - time.monotonic())
+
+    def _take_turn(self, tasks: ExitStack) -> bool:
+        """Say whether this process runs the market; a process that waits is expected to do nothing."""
+        is_ours = self._lock is None or self._lock.hold()
+        if is_ours and not self._is_ours:
+            metrics = self._service.metrics
+            tasks.enter_context(metrics.regular_task("simulator", interval_seconds=self._interval_seconds))
+            tasks.enter_context(metrics.regular_task("seal_audit_log", interval_seconds=SEAL_SECONDS))
+            if self._is_ours is not None:
+                logger.info("the other simulator has ended; this one runs the market now")
+        elif not is_ours and self._is_ours is not False:
+            tasks.close()
+            # the other one changes what was read
+            self._session = None
+            logger.info("another simulator runs the market; this one waits and takes over when it ends")
+        self._is_ours = is_ours
+        return is_ours
 
     def _check_stop(self) -> None:
         """Raise `Stopped` once asked to stop; called between two calls of the service."""
@@ -186,20 +221,24 @@ def run_simulator(
     *,
     interval_seconds: float,
     audit_keep_months: int | None = None,
-    on_step: Callable[[], None] = lambda: None,
+    lock: ProcessLock | None = None,
 ) -> None:
     """Run the live market until SIGTERM or SIGINT; call it from the main thread.
 
-    `on_step` is called after each step that succeeded. The caller closes the service.
+    While another process has `lock`, this one waits. The caller closes the service.
     """
     stop = threading.Event()
     simulator = Simulator(
-        service, interval_seconds=interval_seconds, stop=stop, audit_keep_months=audit_keep_months
+        service,
+        interval_seconds=interval_seconds,
+        stop=stop,
+        audit_keep_months=audit_keep_months,
+        lock=lock,
     )
 
     def run() -> None:
         try:
-            simulator.run(on_step)
+            simulator.run()
         finally:
             stop.set()
 

@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
+from core.app import open_process_lock
 from core.database.statement_watch import sever
 from core.errors import DatabaseUnavailable
 from core.migration import Migrator
@@ -185,3 +186,18 @@ def test_a_pooler_that_ends_a_connection_is_quoted(
                 threading.Event().wait(2.5)
             database.execute_sql("SELECT pg_sleep(4)")
         assert service.search_users("nobody") == ()
+
+
+def test_a_process_lock_is_nowhere_left_behind(make_place: MakePlace) -> None:
+    """Its holder keeps it, the other one waits, and gets it when the holder is cut off from the pooler."""
+    place = make_place(Variant(pooler=NOTHING))
+    alice, bob = (open_process_lock(place.settings, 0x74657374, role="simulator") for _ in range(2))
+    assert [alice.hold(), bob.hold(), alice.hold(), bob.hold()] == [True, False, True, False]
+    assert alice._raw is not None
+    sever(alice._raw)
+    wait_until(bob.hold, "the lock was left behind")
+    with pytest.raises(DatabaseUnavailable):
+        alice.hold()
+    assert not alice.hold()
+    for lock in (alice, bob):
+        lock.release()
