@@ -20,7 +20,7 @@ from core.queries.leaderboards import (
     name_leaderboard,
     select_entry,
 )
-from core.queries.rows import fetch_all, find_one, get_first, make_builder
+from core.queries.rows import REPORT_MEMORY, fetch_all, find_one, get_first, make_builder
 from core.queries.users import build_prefix, match_prefix
 from core.records import LeaderboardEntry, PeriodEntry, PlayerScore, ScoreBin
 
@@ -92,8 +92,7 @@ SCORES = _SCORES.format(rank="NULL")
 # A closed session has its final ranks; only those of an open one are counted.
 RANKS = _SCORES.format(rank=f"COALESCE(e.rank, 1 + {count_above('e.score', day='e.session_date')})")
 # Ranked by the sum of the scores above the base; the score is the mean, in which a session without a score
-# counts as 0. The sums of 100,000 players need 16 MB; with less memory they are sorted on disk several times.
-_SORT_MEMORY = "SET LOCAL work_mem = '64MB';"
+# counts as 0.
 PERIOD = """
     WITH totals AS MATERIALIZED (
         SELECT user_id, sum(score - %(base)s) AS total, count(*) AS sessions FROM leaderboard_entries
@@ -202,7 +201,7 @@ def list_period(
 ) -> tuple[int, tuple[PeriodEntry, ...]]:
     """Return how many players have a score in any of the sessions, and the best of them."""
     parameters = {"category": category, "days": list(days), "base": base, "limit": limit}
-    rows = fetch_all(database, tuple, _SORT_MEMORY + PERIOD, parameters)
+    rows = fetch_all(database, tuple, REPORT_MEMORY + PERIOD, parameters)
     return (rows[0][5] if rows else 0), tuple(PeriodEntry(*row[:5]) for row in rows)
 
 

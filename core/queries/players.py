@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from core.database import Database
 from core.queries.leaderboards import count_above
-from core.queries.rows import fetch_all, find_one, get_first, make_builder
+from core.queries.rows import REPORT_MEMORY, fetch_all, find_one, get_first, make_builder
 from core.queries.users import build_prefix, match_prefix
 from core.records import (
     DAILY_RETURNS,
@@ -302,7 +302,8 @@ class Silence(NamedTuple):
 def list_days(database: Database, days: Sequence[date]) -> tuple[PlayerDay, ...]:
     """Return the counts of these days, in any order."""
     parameters = {"days": list(days), "first": min(days), "last": max(days)}
-    return fetch_all(database, build_day, DAYS if len(days) > 1 else DAY, parameters)
+    statement = REPORT_MEMORY + DAYS if len(days) > 1 else DAY
+    return fetch_all(database, build_day, statement, parameters)
 
 
 def build_report(database: Database, today: date, weeks: int) -> PlayerReport:
