@@ -22,6 +22,7 @@ from core.database.session_settings import (
     parse_facts,
 )
 from core.settings import Settings
+from core.settings.secret_files import FileSecret
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +86,11 @@ class Connector:
         )
         self._application_name = application_name
         given = parse_dsn(self.url)
+        self._password = given.get("password")
+        stored = settings.database_password
+        # a password in the URL wins over the file's
+        is_used = stored is not None and stored.get_secret_value() == self._password
+        self._password_file = stored if is_used and isinstance(stored, FileSecret) else None
         self._names_host = "host" in given and "hostaddr" not in given
         # libpq counts whole seconds and treats 1 as 2
         self._connect_timeout = max(2, round(settings.database_connect_timeout / 1000))
@@ -116,7 +122,28 @@ class Connector:
         return raw
 
     def with_options(self, connect: Callable[[dict[str, Any]], ServerConnection]) -> ServerConnection:
-        """Call `connect` with libpq's parameters, without start-up options where a pooler refuses them."""
+        """Call `connect` with libpq's parameters, without start-up options where a pooler refuses them.
+
+        A password that was changed since is read from its file again.
+        """
+        used = self._password
+        try:
+            return self._connect(connect)
+        except psycopg2.OperationalError:
+            if not self._find_new_password(used):
+                raise
+        return self._connect(connect)
+
+    def _find_new_password(self, used: str | None) -> bool:
+        """Read DATABASE_PASSWORD_FILE again; say whether it has another password than was used."""
+        found = None if self._password_file is None else self._password_file.read_again()
+        if found is None or found == used:
+            return False
+        logger.info("DATABASE_PASSWORD_FILE has another password, which is used from now on")
+        self._password = found
+        return True
+
+    def _connect(self, connect: Callable[[dict[str, Any]], ServerConnection]) -> ServerConnection:
         if self._sends_options:
             try:
                 return connect(self._build_parameters(self._session.start_up_options))
@@ -171,6 +198,7 @@ class Connector:
             "client_encoding": "UTF8",
             "connect_timeout": self._connect_timeout,
             "options": options,
+            **({} if self._password_file is None else {"password": self._password}),
             # PGHOSTADDR of the environment must not replace the host of the URL
             **({"hostaddr": ""} if self._names_host else {}),
             **KEEPALIVES,

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from psycopg2 import extensions, sql
 
-from core.database.roles import APP, MONITOR, OWNER, PLAYER, ROLES, SEALER, administering
+from core.database.roles import APP, MONITOR, OWNER, PLAYER, ROLES, SEALER, administer, may_become
 from core.database.row_security import create_policies
 from core.errors import DatabaseError
 
@@ -174,33 +174,43 @@ def hand_over(admin: extensions.connection) -> None:
     The roles must exist. If the schema is `public`, the owner role also gets the whole database, and roles
     without a grant may no longer connect. `migrate up` then sets the privileges. Raises `DatabaseError`.
     """
-    with administering(admin) as cursor:
-        cursor.execute("SELECT current_database(), current_schema(), current_setting('is_superuser') = 'on'")
-        database, schema, is_superuser = cursor.fetchone() or ("", None, False)
-        if schema is None:
-            raise DatabaseError("no schema of ADMIN_URL's search path exists; create one, then try again")
+    administer(admin, _hand_over)
 
-        def run(statement: str) -> None:
-            names = {"database": database, "schema": schema, "owner": OWNER, "app": APP, "monitor": MONITOR}
-            cursor.execute(
-                sql.SQL(statement).format(**{name: sql.Identifier(text) for name, text in names.items()})
-            )
 
-        if not is_superuser:
-            # only a member of a role may make it the owner of something
-            run("GRANT {owner} TO CURRENT_USER")
-        cursor.execute(_CREATE_EXTENSION)
-        if schema == "public":
-            run("ALTER DATABASE {database} OWNER TO {owner}")
-            run("REVOKE ALL ON DATABASE {database} FROM PUBLIC")
-        run("GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {owner}, {app}")
-        run("GRANT CONNECT ON DATABASE {database} TO {monitor}")
-        cursor.execute(_FIND_OWNERSHIP, (OWNER,))
-        if cursor.fetchone() is None:
-            run("ALTER SCHEMA {schema} OWNER TO {owner}")
-        _give_objects_to_owner(cursor)
-        if not is_superuser:
-            run("REVOKE {owner} FROM CURRENT_USER")
+def _hand_over(cursor: extensions.cursor) -> None:
+    cursor.execute("SELECT current_database(), current_schema()")
+    database, schema = cursor.fetchone() or ("", None)
+    if schema is None:
+        raise DatabaseError("no schema of ADMIN_URL's search path exists; create one, then try again")
+
+    def run(statement: str) -> None:
+        names = {"database": database, "schema": schema, "owner": OWNER, "app": APP, "monitor": MONITOR}
+        cursor.execute(
+            sql.SQL(statement).format(**{name: sql.Identifier(text) for name, text in names.items()})
+        )
+
+    # only a member of a role may make it the owner of something
+    is_member = may_become(cursor, OWNER)
+    if not is_member:
+        run("GRANT {owner} TO CURRENT_USER")
+    cursor.execute(_CREATE_EXTENSION)
+    if schema == "public":
+        run("ALTER DATABASE {database} OWNER TO {owner}")
+        run("SET LOCAL ROLE {owner}")
+        run("REVOKE ALL ON DATABASE {database} FROM PUBLIC")
+    run("GRANT CONNECT, TEMPORARY ON DATABASE {database} TO {owner}, {app}")
+    run("GRANT CONNECT ON DATABASE {database} TO {monitor}, SESSION_USER")
+    run("SET LOCAL ROLE NONE")
+    cursor.execute(_FIND_OWNERSHIP, (OWNER,))
+    if cursor.fetchone() is None:
+        run("ALTER SCHEMA {schema} OWNER TO {owner}")
+    _give_objects_to_owner(cursor)
+    # an administrator who is no superuser sets other passwords later
+    run("SET LOCAL ROLE {owner}")
+    run("GRANT USAGE ON SCHEMA {schema} TO SESSION_USER")
+    run("SET LOCAL ROLE NONE")
+    if not is_member:
+        run("REVOKE {owner} FROM CURRENT_USER")
 
 
 def _give_objects_to_owner(cursor: extensions.cursor) -> None:

@@ -6,12 +6,12 @@ each role are in `core.database.privileges`.
 Roles belong to the whole server: several databases of one server share them and their passwords.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from typing import Final, NamedTuple, TypeVar
 
 import psycopg2
-from psycopg2 import extensions, sql
+from psycopg2 import errors, extensions, sql
 
 from core.database.driver_errors import translate_connect
 from core.errors import DatabaseError
@@ -25,14 +25,21 @@ __all__ = [
     "PLAYER",
     "ROLES",
     "SEALER",
-    "administering",
+    "administer",
     "create_roles",
+    "may_become",
     "open_administrator",
 ]
+
+T = TypeVar("T")
 
 # Any fixed number: "role" in ASCII.
 ADVISORY_LOCK: Final = 0x726F6C65
 CONNECT_SECONDS: Final = 60
+# Databases of one server share roles and have no lock in common.
+CONFLICTS: Final = (errors.InternalError_, errors.UniqueViolation, errors.DuplicateObject)
+"""What the server answers when a role is changed in another database at the same moment."""
+ATTEMPTS: Final = 50
 FIRST_WITH_OPTIONS: Final = 160_000
 """From this version on, inheritance is an option of each membership; before, of the member role."""
 
@@ -73,12 +80,11 @@ _UNLOGGED = """
         ('log_statement', 'none'), ('log_min_duration_statement', '-1'),
         ('log_min_error_statement', 'panic'), ('pg_stat_statements.track', 'none')
     ) AS quiet (name, value) WHERE current_setting('is_superuser') = 'on'"""
-# An advisory lock would not do: it counts in one database only, and roles belong to the whole server.
-_CREATE = """
-    DO $$ BEGIN
-        CREATE ROLE {role};
-    EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
-    END $$"""
+# Several grants of one membership may exist, one for each role that granted it.
+_HAS_MEMBERSHIP = """
+    SELECT EXISTS (SELECT FROM pg_auth_members
+                   WHERE roleid = %(role)s::regrole AND member = %(member)s::regrole{options})"""
+_OPTIONS = " AND inherit_option = %(inherits)s AND set_option"
 _FIND_TOO_MIGHTY = """
     SELECT rolname FROM pg_roles
     WHERE rolname = ANY(%s)
@@ -89,23 +95,28 @@ def create_roles(admin: extensions.connection, passwords: Mapping[str, str]) -> 
     """Create the missing roles, and set the passwords of `LOGINS`; return the names of the new roles.
 
     All or nothing, and repeatable: another run can set other passwords. `admin` is a connection of a
-    superuser, or of a role with CREATEROLE that may grant pg_monitor. A password is sent only as the verifier
-    that the server stores (SCRAM). Raises `DatabaseError`.
+    superuser, or of a role with CREATEROLE that may grant pg_monitor; from PostgreSQL 16 on it must also have
+    created the roles, or have the ADMIN OPTION on each. A password is sent only as the verifier that the
+    server stores (SCRAM). Raises `DatabaseError`.
     """
     verifiers = {
         name: extensions.encrypt_password(passwords[name], name, scope=admin, algorithm="scram-sha-256")
         for name in LOGINS
     }
-    with administering(admin) as cursor:
+
+    def create(cursor: extensions.cursor) -> list[str]:
         cursor.execute(_UNLOGGED)
         cursor.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", (list(ROLES),))
         before = {name for (name,) in cursor.fetchall()}
         for name, form in ROLES.items():
-            _create_role(cursor, name, form, verifiers.get(name))
+            verb = "ALTER" if name in before else "CREATE"
+            _set_role(cursor, verb, name, form, verifiers.get(name))
         _refuse_too_mighty(cursor)
         for membership in MEMBERSHIPS:
-            _grant_membership(cursor, membership, version=admin.server_version)
-    return [name for name in ROLES if name not in before]
+            _grant_membership(cursor, membership)
+        return [name for name in ROLES if name not in before]
+
+    return administer(admin, create)
 
 
 @contextmanager
@@ -119,28 +130,36 @@ def open_administrator(url: str) -> Iterator[extensions.connection]:
         yield admin
 
 
-@contextmanager
-def administering(admin: extensions.connection) -> Iterator[extensions.cursor]:
-    """Open an administrator's transaction; a second one waits for the first. Raises `DatabaseError`."""
+def administer(admin: extensions.connection, work: Callable[[extensions.cursor], T]) -> T:
+    """Do work in an administrator's transaction; a second one waits for the first. Raises `DatabaseError`.
+
+    The work is repeated when roles are changed in another database of the server at the same moment.
+    """
     try:
-        with admin, admin.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
-            yield cursor
+        for _ in range(ATTEMPTS - 1):
+            with suppress(*CONFLICTS):
+                return _do_work(admin, work)
+        return _do_work(admin, work)
     except psycopg2.Error as error:
-        lines = str(error).strip().splitlines()
+        words = (error.diag.message_primary or " ".join(str(error).split()), error.diag.message_detail)
+        reason = "; ".join(filter(None, words))
         raise DatabaseError(
-            f"the roles could not be set up ({lines[0] if lines else type(error).__name__}); nothing was"
-            " changed: ADMIN_URL has to name a superuser, or a role with CREATEROLE that owns the database"
-            " and may grant pg_monitor"
+            f"the roles could not be set up ({reason}), and this step was rolled back: ADMIN_URL has to name"
+            " a superuser, or a role with CREATEROLE and CREATEDB that owns the database, may grant"
+            " pg_monitor, and has the ADMIN OPTION on roles that another one created"
         ) from error
 
 
-def _create_role(cursor: extensions.cursor, name: str, form: RoleForm, verifier: str | None) -> None:
-    role = sql.Identifier(name)
-    cursor.execute(sql.SQL(_CREATE).format(role=role))
+def _do_work(admin: extensions.connection, work: Callable[[extensions.cursor], T]) -> T:
+    with admin, admin.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", (ADVISORY_LOCK,))
+        return work(cursor)
+
+
+def _set_role(cursor: extensions.cursor, verb: str, name: str, form: RoleForm, verifier: str | None) -> None:
     options = f"{'LOGIN' if form.can_login else 'NOLOGIN'} {'INHERIT' if form.inherits else 'NOINHERIT'}"
-    statement = sql.SQL("ALTER ROLE {} " + options + " PASSWORD {}")
-    cursor.execute(statement.format(role, sql.Literal(verifier)))
+    statement = sql.SQL(verb + " ROLE {} " + options + " PASSWORD {}")
+    cursor.execute(statement.format(sql.Identifier(name), sql.Literal(verifier)))
 
 
 def _refuse_too_mighty(cursor: extensions.cursor) -> None:
@@ -154,8 +173,20 @@ def _refuse_too_mighty(cursor: extensions.cursor) -> None:
         )
 
 
-def _grant_membership(cursor: extensions.cursor, membership: Membership, *, version: int) -> None:
+def _grant_membership(cursor: extensions.cursor, membership: Membership) -> None:
+    """Grant what is not granted yet: who may set passwords need not be allowed to grant pg_monitor."""
+    has_options = cursor.connection.server_version >= FIRST_WITH_OPTIONS
+    cursor.execute(_HAS_MEMBERSHIP.format(options=_OPTIONS if has_options else ""), membership._asdict())
+    if cursor.fetchone() == (True,):
+        return
     statement = sql.SQL("GRANT {} TO {}").format(*map(sql.Identifier, (membership.role, membership.member)))
-    if version >= FIRST_WITH_OPTIONS:
+    if has_options:
         statement += sql.SQL(f" WITH INHERIT {str(membership.inherits).upper()}, SET TRUE")
     cursor.execute(statement)
+
+
+def may_become(cursor: extensions.cursor, role: str) -> bool:
+    """Say whether the role of a connection may act as another one, and give it objects."""
+    kind = "SET" if cursor.connection.server_version >= FIRST_WITH_OPTIONS else "MEMBER"
+    cursor.execute("SELECT pg_has_role(%s, %s)", (role, kind))
+    return cursor.fetchone() == (True,)

@@ -18,6 +18,26 @@ from core.errors import SettingsError
 MOST_BYTES = 1_000_000  # a path such as /dev/zero has no end
 
 
+class FileSecret(SecretStr):
+    """A secret that was read from a file, which may have another one by now."""
+
+    def __init__(self, path: Path, *, name: str) -> None:
+        super().__init__(read_secret(path, name=name))
+        self._path, self._name = path, name
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SecretStr) and self.get_secret_value() == other.get_secret_value()
+
+    __hash__ = SecretStr.__hash__
+
+    def read_again(self) -> str | None:
+        """Return what the file has now; None when it cannot be read or used."""
+        try:
+            return read_secret(self._path, name=self._name)
+        except SettingsError:
+            return None
+
+
 class SecretFileSource(PydanticBaseSettingsSource):
     """A source of variables that takes X from the file that X_FILE names.
 
@@ -51,7 +71,7 @@ class SecretFileSource(PydanticBaseSettingsSource):
             name = field.upper()
             if self._source.env_vars.get(field):
                 raise SettingsError(f"{name} and {name}_FILE are both set; set one of them")
-            values[field] = SecretStr(read_secret(Path(path), name=f"{name}_FILE"))
+            values[field] = FileSecret(Path(path), name=f"{name}_FILE")
         return values
 
 

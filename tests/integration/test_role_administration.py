@@ -1,0 +1,330 @@
+"""Setting up the roles: by whom, for which schema and database, through a pooler, and with which traces."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+import psycopg2
+import pytest
+from click.testing import CliRunner
+from pydantic import SecretStr
+
+from core import Settings, open_service
+from core.cli import main
+from core.database.privileges import hand_over
+from core.database.roles import APP, LOGINS, MONITOR, OWNER, create_roles, open_administrator
+from core.errors import ConnectFailed, DatabaseError
+from core.migration import Migrator
+from core.testing import FAST, PostgresServer, run_postgres
+from exporter.collectors.postgres import open_postgres_runner
+from tests.conftest import administered, connected
+from tests.matrix.servers import run_debian_postgres, run_pgbouncer
+from tests.patience import stretch
+from tests.roles import PASSWORDS, cursor_as, give_to_roles, settings_as, url_as
+
+SERVERS = ("PostgreSQL 18", "Debian's")
+ADMIN = "administrator"
+OTHERS = {name: f"another-{uuid4().hex}" for name in LOGINS}
+MAY_GRANT = f"GRANT pg_monitor TO {ADMIN} WITH ADMIN OPTION"
+
+
+class Place(NamedTuple):
+    """A server without the roles, and where its log is."""
+
+    server: PostgresServer
+    log: Path
+
+    @property
+    def has_admin_options(self) -> bool:
+        """Say whether CREATEROLE alone does not let its holder change roles of others."""
+        with connected(self.server.url()) as execute:
+            [(version,)] = execute("SELECT current_setting('server_version_num')::int")
+        return bool(version >= 160_000)
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def shared(request: pytest.FixtureRequest, server_directory: Callable[[], Path]) -> Iterator[Place]:
+    """A server of its own, for roles belong to the server, which logs every statement."""
+    directory = server_directory()
+    run = run_debian_postgres(directory)
+    if request.param == SERVERS[0]:
+        run = run_postgres(directory, options=FAST)
+    with run as server:
+        with administered(server) as execute:
+            execute("ALTER SYSTEM SET log_statement = 'all'")
+            execute("SELECT pg_reload_conf()")
+        yield Place(server, directory / "postgres.log")
+
+
+@pytest.fixture
+def place(shared: Place) -> Iterator[Place]:
+    """The server before it has any of the roles."""
+    yield shared
+    with administered(shared.server) as execute, connected(shared.server.url()) as select:
+        for (name,) in select("SELECT datname FROM pg_database WHERE datname ~ '^roles_'"):
+            execute(f"DROP DATABASE {name} WITH (FORCE)")
+        for (name,) in select(f"SELECT rolname FROM pg_roles WHERE rolname ~ '^(echo_markets_|{ADMIN})'"):
+            execute(f"DROP OWNED BY {name} CASCADE")
+            execute(f"DROP ROLE {name}")
+
+
+def make_database(place: Place, *, owner: str = "postgres", schema: str = "public") -> str:
+    """Create a database with a schema, which is first on the search path of the URL that is returned."""
+    name = f"roles_{uuid4().hex[:12]}"
+    with administered(place.server) as execute:
+        execute(f"CREATE DATABASE {name} OWNER {owner}")
+    url = place.server.url(name)
+    if schema == "public":
+        return url
+    with connected(url) as execute:
+        execute(f"CREATE SCHEMA {schema} AUTHORIZATION {owner}")
+    return f"{url}?options=-csearch_path%3D{schema}"
+
+
+@pytest.fixture
+def admin(place: Place) -> str:
+    """A role that creates roles and databases, and is no superuser."""
+    with administered(place.server) as execute:
+        execute(f"CREATE ROLE {ADMIN} LOGIN CREATEROLE CREATEDB PASSWORD '{ADMIN}'")
+        execute(MAY_GRANT)
+    return ADMIN
+
+
+def as_admin(url: str, name: str = ADMIN) -> str:
+    """Return a URL as an administrator whose password is its name."""
+    return url_as(f"{name}:{name}", url)
+
+
+def set_up(url: str, passwords: dict[str, str] = PASSWORDS) -> list[str]:
+    """Do what `echo-markets roles` does."""
+    with open_administrator(url) as connection:
+        created = create_roles(connection, passwords)
+        hand_over(connection)
+    return created
+
+
+def can_sign_in(role: str, url: str, password: str) -> bool:
+    """Say whether a role gets in with a password."""
+    try:
+        psycopg2.connect(url_as(role, url), password=password).close()
+    except psycopg2.OperationalError as error:
+        if "password authentication failed" not in str(error):
+            raise
+        return False
+    return True
+
+
+def assert_works(url: str) -> None:
+    """Migrate as the owner; write, read and maintain as the application."""
+    settings = settings_as(APP, url, enable_redis_cache=False)
+    Migrator(settings).up()
+    with open_service(settings) as service, service.acting_as("operator"):
+        alice = service.create_user(username="alice")
+        service.update_leaderboard_entry(alice.id, "score", Decimal(1))
+        assert service.seal_audit_log().events > 0
+        assert service.get_user_rank(alice.id, "score").rank == 1
+        service.maintain_audit_log(months_ahead=3)
+        service.delete_user(alice.id)
+
+
+# -- an administrator who is no superuser --------------------------------------------------------
+
+
+@pytest.mark.parametrize(("schema", "inherit"), [("public", "INHERIT"), ("echo", "NOINHERIT")])
+def test_an_administrator_need_not_be_superuser(place: Place, admin: str, schema: str, inherit: str) -> None:
+    """One with CREATEROLE sets the roles up, changes passwords later, and keeps no membership."""
+    with administered(place.server) as execute:
+        execute(f"ALTER ROLE {admin} {inherit}")
+    url = make_database(place, owner=admin, schema=schema)
+    assert set(set_up(as_admin(url))) >= set(LOGINS)
+    assert_works(url)
+    with administered(place.server) as execute:
+        # who sets passwords need not be allowed to grant what is granted
+        execute(f"REVOKE ADMIN OPTION FOR pg_monitor FROM {admin} CASCADE")
+        execute(f"GRANT pg_monitor TO {MONITOR}")
+    assert set_up(as_admin(url), OTHERS) == []
+    for name in LOGINS:
+        assert can_sign_in(name, url, OTHERS[name])
+        assert not can_sign_in(name, url, PASSWORDS[name])
+    with connected(url) as execute:
+        assert execute("SELECT pg_has_role(%s, %s, 'USAGE')", (admin, OWNER)) == [(False,)]
+
+
+def test_a_database_that_one_role_has_used_is_handed_over(place: Place, admin: str) -> None:
+    """Its tables, with their rows, are the owner's afterwards."""
+    url = make_database(place, owner=admin)
+    Migrator(Settings(database_url=SecretStr(as_admin(url)))).up()
+    with connected(as_admin(url)) as execute:
+        execute("INSERT INTO market_events (type, title) VALUES ('NEWS', 'of before')")
+    set_up(as_admin(url))
+    assert_works(url)
+    with connected(url) as execute:
+        assert execute("SELECT count(*) FROM market_events WHERE title = 'of before'") == [(1,)]
+
+
+def test_what_an_administrator_lacks_is_said_in_the_servers_words(place: Place, admin: str) -> None:
+    """And the remedy: attributes, the database, roles that another administrator has created."""
+    url = make_database(place, owner=admin)
+    with administered(place.server) as execute:
+        execute(f"ALTER ROLE {admin} NOCREATEDB")
+        with pytest.raises(DatabaseError, match=r"permission denied to change owner of database.*CREATEDB"):
+            set_up(as_admin(url))
+        execute(f"ALTER ROLE {admin} CREATEDB NOCREATEROLE")
+        with pytest.raises(DatabaseError, match=r"permission denied.*CREATEROLE"):
+            set_up(as_admin(url))
+        execute(f"ALTER ROLE {admin} CREATEROLE")
+        set_up(as_admin(url))
+        second = f"{ADMIN}_2"
+        execute(f"CREATE ROLE {second} LOGIN CREATEROLE CREATEDB PASSWORD '{second}'")
+        execute(MAY_GRANT.replace(admin, second))
+        other = as_admin(make_database(place, owner=second), second)
+        if place.has_admin_options:
+            with pytest.raises(DatabaseError, match=f'ADMIN option on role "{OWNER}"'):
+                set_up(other)
+            for name in LOGINS:
+                assert can_sign_in(name, url, PASSWORDS[name])
+            execute(f"GRANT echo_markets_player, echo_markets_sealer, {', '.join(LOGINS)} TO {second}"
+                    " WITH ADMIN OPTION")  # fmt: skip
+        assert set_up(other) == []
+
+
+# -- several databases and schemas ---------------------------------------------------------------
+
+
+def test_two_databases_of_a_server_share_the_roles(place: Place) -> None:
+    """Rows of one are not in the other, and tables of the same names in another schema are left alone."""
+    first, second = make_database(place), make_database(place, schema="echo")
+    with connected(second.partition("?")[0]) as execute:
+        execute("CREATE TABLE users (id int); INSERT INTO users VALUES (1)")
+    for url in (first, second):
+        set_up(url)
+        assert_works(url)
+    with open_service(settings_as(APP, first, enable_redis_cache=False)) as service:
+        service.create_user(username="bob")
+    with open_service(settings_as(APP, second, enable_redis_cache=False)) as service:
+        assert service.search_users("bob") == ()
+    with connected(second) as execute:
+        assert execute("SELECT tableowner FROM pg_tables WHERE tablename = 'users' ORDER BY schemaname") == [
+            (OWNER,),
+            ("postgres",),
+        ]
+    with cursor_as(APP, second) as cursor, pytest.raises(psycopg2.errors.InsufficientPrivilege):
+        cursor.execute("SELECT * FROM public.users")
+
+
+@pytest.mark.parametrize("shared", [SERVERS[0]], indirect=True)
+def test_databases_that_are_set_up_at_once_wait_for_each_other(place: Place) -> None:
+    """Roles are shared and locks are not: what collides is repeated."""
+    urls = [make_database(place) for _ in range(2)]
+    together = threading.Barrier(len(urls))
+
+    def set_up_often(url: str) -> None:
+        together.wait(60)
+        for _ in range(5):
+            set_up(url)
+
+    with ThreadPoolExecutor(len(urls)) as threads:
+        list(threads.map(set_up_often, urls))
+    for name in LOGINS:
+        assert can_sign_in(name, urls[0], PASSWORDS[name])
+
+
+# -- passwords -----------------------------------------------------------------------------------
+
+
+def test_a_password_that_changes_is_read_from_its_file_again(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that are open go on; new ones use the new password, without a restart."""
+    url = make_database(place)
+    give_to_roles(url)
+    file = tmp_path / "app.password"
+    file.write_text(PASSWORDS[APP], encoding="utf-8")
+    file.chmod(0o600)
+    monkeypatch.setenv("DATABASE_URL", url_as(APP, url))
+    monkeypatch.setenv("DATABASE_PASSWORD_FILE", str(file))
+    with open_service(Settings.load(enable_redis_cache=False, database_connection_limit=1)) as service:
+        service.list_session_dates()
+        set_up(url, OTHERS)
+        service.list_session_dates()
+        end_sessions(url)
+        with pytest.raises(ConnectFailed, match="password authentication failed"):
+            service.list_session_dates()
+        file.write_text(OTHERS[APP], encoding="utf-8")
+        service.list_session_dates()
+        end_sessions(url)
+        service.list_session_dates()
+
+
+def end_sessions(url: str) -> None:
+    """End every connection of the application, as a restart of the server does."""
+    with connected(url) as execute:
+        execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE usename = %s", (APP,))
+
+
+@pytest.mark.parametrize("is_superuser", [True, False])
+def test_no_password_is_in_the_log_or_the_statistics(
+    place: Place, admin: str, monkeypatch: pytest.MonkeyPatch, *, is_superuser: bool
+) -> None:
+    """The server logs every statement; a superuser's run leaves not even the verifiers there."""
+    url = make_database(place, owner=admin)
+    with connected(url) as execute:
+        has_statistics = bool(
+            execute("SELECT FROM pg_available_extensions WHERE name = 'pg_stat_statements'")
+        )
+        if has_statistics:
+            execute("CREATE EXTENSION pg_stat_statements")
+    begins = place.log.stat().st_size
+    passwords = {name: f"{name}-{uuid4().hex}" for name in LOGINS}
+    monkeypatch.setenv("ADMIN_URL", url if is_superuser else as_admin(url))
+    for name in LOGINS:
+        monkeypatch.setenv(f"{name.removeprefix('echo_markets_').upper()}_PASSWORD", passwords[name])
+    for _ in range(2):
+        result = CliRunner().invoke(main, ["roles"])
+        assert result.exit_code == 0, result.output
+    assert all(can_sign_in(name, url, passwords[name]) for name in LOGINS)
+    traces = place.log.read_bytes()[begins:].decode()
+    assert "SELECT rolname FROM pg_roles" in traces or is_superuser
+    if has_statistics:
+        with connected(url) as execute:
+            traces += "".join(query for (query,) in execute("SELECT query FROM pg_stat_statements"))
+    traces += result.output
+    assert [name for name in LOGINS if passwords[name] in traces] == []
+    assert ("SCRAM-SHA-256" in traces) is not is_superuser
+
+
+# -- a pooler ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def pooled(place: Place, directory: Path, url: str) -> Iterator[str]:
+    """Yield the URL of a database behind PgBouncer in transaction mode, with two sessions for each role."""
+    accounts = {"postgres": place.server.password, **PASSWORDS}
+    with run_pgbouncer(directory, place.server, accounts, default_pool_size="2") as port:
+        yield url.replace(f":{place.server.port}/", f":{port}/")
+
+
+@pytest.mark.parametrize("shared", [SERVERS[1]], indirect=True)
+def test_everything_works_behind_a_transaction_pooler(
+    place: Place, server_directory: Callable[[], Path]
+) -> None:
+    """The set-up, migrations as the owner, the application, a player's view, the exporter as monitor."""
+    with pooled(place, server_directory(), make_database(place)) as url:
+        set_up(url)
+        assert_works(url)
+        with open_service(settings_as(APP, url, enable_redis_cache=False)) as service:
+            alice, bob = service.create_user(username="alice"), service.create_user(username="bob")
+            service.as_user(alice.id).update_user_profile(name="Alice")
+            assert service.as_user(bob.id).get_profile().name is None
+            assert service.get_user_by_id(alice.id).name == "Alice"
+        runner = open_postgres_runner(settings_as(MONITOR, url), (), find_roles=tuple)
+        with closing(runner):
+            runner.start()
+            outcomes = runner.wait(time.monotonic() + stretch(20))
+        assert [each.name for each in outcomes if not each.is_success] == []
