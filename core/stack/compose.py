@@ -23,7 +23,7 @@ from core.stack.container_secrets import SCRAPER, ContainerSecrets, make_secrets
 from core.stack.embedded_servers import SUPERUSER
 from core.stack.ports import LOOPBACK, check_ports
 from core.stack.redis_access import USER
-from core.stack.settings import DATABASE, StackSettings
+from core.stack.settings import DATABASE, StackSettings, refuse_other_secrets
 from core.stack.stack import SHOWN_LOG_LINES, Stack
 
 ENGINE_SECONDS = 8.0  # an engine that needs longer to report its version does not work
@@ -90,6 +90,7 @@ class ComposeStack(Stack):
             if self.folder.recorded() == recorded and _are_complete(containers):
                 self.say("already running, nothing to do")
             else:
+                refuse_other_secrets(self.folder.root, recorded)
                 self._check_ports(settings, containers)
                 self.folder.docker_mark.touch()
                 self.folder.record(recorded)

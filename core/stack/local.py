@@ -43,7 +43,7 @@ from core.stack.programs import (
     find_administrator_url,
 )
 from core.stack.record import build_environment, find_secret
-from core.stack.settings import DATABASE, StackSettings
+from core.stack.settings import DATABASE, StackSettings, refuse_other_secrets
 from core.stack.stack import SHOWN_LOG_LINES, Stack
 from core.stack.supervisor import ProgramState, Supervisor, write_files
 
@@ -131,6 +131,7 @@ class LocalStack(Stack):
         with self._console.status("preparing the servers"):
             deployment = Deployment.prepare(settings, self.folder)
         recorded = deployment.environment()
+        refuse_other_secrets(self.folder.root, recorded)
         # report what the programs would refuse now, not in a log file
         known = {name.lower(): value for name, value in recorded.items()}
         Settings.load(**{name: known[name] for name in known.keys() & Settings.model_fields.keys()})

@@ -5,10 +5,11 @@ meaning.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
+from dotenv import dotenv_values
 from pydantic import Field, SecretStr
 
 from core.errors import SettingsError
@@ -16,14 +17,17 @@ from core.settings import (
     STACK_ENV_FILE,
     STACK_NAME_FORM,
     EnvironmentSettings,
+    RoleSettings,
     Settings,
     StackName,
     number,
     port,
 )
+from core.settings.secret_files import list_secrets, read_secret
 from core.settings.stack_identity import describe_database
 from core.stack.backup import parse_key
 from core.stack.ports import LOOPBACK
+from core.stack.record import FILE, find_secret
 
 DATABASE = "echo_markets"
 
@@ -129,3 +133,44 @@ def describe_other_database(root: Path, recorded: Mapping[str, str]) -> str | No
         f"note: this stack uses the database {own}, but DATABASE_URL in {place} is {other}, which"
         f" `echo-markets` commands use; {remedy} to use the stack's (`make migrate` and `make seed` do)"
     )
+
+
+def refuse_other_secrets(root: Path, recorded: Mapping[str, str]) -> None:
+    """Raise `SettingsError` when a secret that the stack has made is set to another one elsewhere.
+
+    The stack's programs use its own, but `echo-markets` commands in the checkout would use the other: they
+    could not sign in, or encrypt with keys that the programs do not have. Where DATABASE_URL names another
+    database, the other secrets belong to that one, and no command mixes them.
+    """
+    if describe_other_database(root, recorded) is None:
+        lines = [
+            f"{name} {place} is another one than this stack's, which is in {own}; {remedy}"
+            for name, place, own, remedy in _list_other_secrets(root, recorded)
+        ]
+        if lines:
+            raise SettingsError("\n".join(lines))
+
+
+def _list_other_secrets(root: Path, recorded: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield variable, place, the stack's own place and the remedy."""
+    secrets = {name.upper() for kind in (Settings, RoleSettings) for name in list_secrets(kind)}
+    own = {name: recorded.get(f"{name}{FILE}", root / STACK_ENV_FILE) for name in secrets}
+    for place, remedy, values in (
+        ("in the environment", "unset it", os.environ),
+        ("in .env", "remove it there", dotenv_values(root / ".env", interpolate=False)),
+    ):
+        given = {name.upper(): value for name, value in values.items() if value}
+        for name in sorted(secrets - {"DATABASE_URL"}):
+            secret = find_secret(recorded, name)
+            if secret and given.get(name, secret) != secret:
+                yield name, place, str(own[name]), remedy
+            path = given.get(f"{name}{FILE}")
+            if secret and path and _read_other(path) != secret:
+                yield f"{name}{FILE}", place, str(own[name]), remedy
+
+
+def _read_other(path: str) -> str | None:
+    try:
+        return read_secret(Path(path), name=path)
+    except SettingsError:
+        return None

@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from core.settings import Settings
+from core.errors import SettingsError
+from core.settings import RoleSettings, Settings
+from core.settings.secret_files import list_secrets
 from core.settings.stack_identity import describe_database
 from core.stack.embedded_servers import PostgresFiles, ValkeyFiles
 from core.stack.folder import StackFolder
+from core.stack.permissions import write_private
 from core.stack.programs import Deployment
-from core.stack.settings import StackSettings, describe_other_database
+from core.stack.settings import StackSettings, describe_other_database, refuse_other_secrets
 from tests.unit.test_stack_folder import RECORD
 
 STACK_URL = "postgresql://postgres:pw@127.0.0.1:5433/echo_markets"
@@ -93,15 +96,85 @@ def test_up_says_nothing_without_another_database(folder: StackFolder) -> None:
     assert describe_other_database(folder.root, folder.recorded()) is None
 
 
-def test_migrations_of_the_stack_go_to_its_own_database(folder: StackFolder) -> None:
-    """`make up` does not migrate another database that DIRECT_URL in `.env` names."""
+@pytest.fixture
+def deployed(folder: StackFolder) -> dict[str, str]:
+    """What `make up` records of a stack without containers, with all of its secrets."""
     deployment = Deployment(
         settings=StackSettings.load_for(folder.root),
         folder=folder,
         postgres=PostgresFiles(data=folder.servers, password="pw", user=None),
         valkey=ValkeyFiles(configuration=folder.servers, password="pw", user=None),
     )
-    environment = deployment.environment()
-    places = {describe_database(environment[name]) for name in ("DATABASE_URL", "DIRECT_URL", "ADMIN_URL")}
+    recorded = deployment.environment()
+    for name, path in recorded.items():
+        if name.endswith("PASSWORD_FILE"):
+            write_private(Path(path), f"of {Path(path).name}")
+    return recorded
+
+
+# A secret, and whether it is given in a file.
+SECRETS = [
+    (name, is_file)
+    for name in sorted({name.upper() for kind in (Settings, RoleSettings) for name in list_secrets(kind)})
+    for is_file in (False, True)
+]
+
+
+@pytest.mark.parametrize("place", ["in the environment", "in .env"])
+@pytest.mark.parametrize(("name", "is_file"), SECRETS)
+def test_up_refuses_another_secret_than_its_own(
+    folder: StackFolder,
+    deployed: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    *,
+    name: str,
+    is_file: bool,
+    place: str,
+) -> None:
+    """One line names the variable, where it is, the stack's own, and the remedy; every secret alike."""
+    other, variable = "s3cr3t of another", f"{name}_FILE" if is_file else name
+    write_private(tmp_path / "other", other)
+    value = str(tmp_path / "other") if is_file else other
+    if place == "in .env":
+        (folder.root / ".env").write_text(f"{variable}='{value}'\n", "utf-8")
+    else:
+        monkeypatch.setenv(variable, value)
+    own = deployed.get(f"{name}_FILE", str(folder.stack_env) if name in deployed else None)
+    if name == "DATABASE_URL" or own is None:
+        # another database has a note of its own; the rest is not the stack's
+        refuse_other_secrets(folder.root, deployed)
+        return
+    with pytest.raises(SettingsError) as refused:
+        refuse_other_secrets(folder.root, deployed)
+    remedy = "remove it there" if place == "in .env" else "unset it"
+    expected = f"{variable} {place} is another one than this stack's, which is in {own}; {remedy}"
+    assert str(refused.value) == expected
+
+
+def test_up_accepts_its_own_secrets(
+    folder: StackFolder, deployed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who exports what the stack has recorded changes nothing."""
+    for name, value in deployed.items():
+        monkeypatch.setenv(name, value)
+    refuse_other_secrets(folder.root, deployed)
+    monkeypatch.delenv("DATABASE_PASSWORD_FILE")
+    monkeypatch.setenv("DATABASE_PASSWORD", "of app.password")
+    refuse_other_secrets(folder.root, deployed)
+
+
+def test_secrets_of_another_database_are_left_alone(
+    folder: StackFolder, deployed: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are used with DATABASE_URL, of which `make up` prints its note."""
+    monkeypatch.setenv("DATABASE_URL", OTHER_URL)
+    monkeypatch.setenv("DATABASE_PASSWORD", "s3cr3t")
+    refuse_other_secrets(folder.root, deployed)
+
+
+def test_migrations_of_the_stack_go_to_its_own_database(deployed: dict[str, str]) -> None:
+    """All of its addresses name one server."""
+    places = {describe_database(deployed[name]) for name in ("DATABASE_URL", "DIRECT_URL", "ADMIN_URL")}
     assert len(places) == 1
-    assert environment["STACK_NAME"] == "main-1a2b"
+    assert deployed["STACK_NAME"] == "main-1a2b"
