@@ -109,7 +109,10 @@ class ScoreSource(msgspec.Struct, frozen=True):
     def find_summary(
         self, service: EnhancedDatabaseService, *, least_width: Decimal
     ) -> LeaderboardSummary | None:
-        """Return the leaderboard in figures; its leaders are those who share the first rank."""
+        """Return the leaderboard in figures; its leaders are those who share the first rank.
+
+        The best score is that of the leader who is named, also while scores are written.
+        """
         summary = service.find_leaderboard_summary(self.key, self.day, least_width=least_width)
         if summary is None or not self.is_by_value:
             return summary
@@ -120,7 +123,8 @@ class ScoreSource(msgspec.Struct, frozen=True):
         if leaders == LEADERS_READ:
             exact = service.find_leaderboard_summary(self.rank_key, self.day)
             leaders = exact.leaders if exact else leaders
-        return msgspec.structs.replace(summary, leader=top[0].username, leaders=leaders)
+        [first] = self.put_scores(service, top[:1])
+        return msgspec.structs.replace(summary, best=first.score, leader=first.username, leaders=leaders)
 
 
 def find_source(service: EnhancedDatabaseService, category: Category, day: date) -> ScoreSource:

@@ -125,14 +125,28 @@ def select_option(
     noun: str,
     describe: Callable[[str], str] = str,
     disabled: bool = False,
+    is_kept: bool = False,
     on_change: Callable[[], None] | None = None,
 ) -> str:
-    """Show a select box and return its value; an unknown value in the address is named."""
+    """Show a select box and return its value; an unknown value in the address is named.
+
+    The address leaves the first option out, unless `is_kept`: for options whose first one can be another
+    one tomorrow, when a link should still show the same.
+    """
     unknown = find_unknown(key, options)
+    if is_kept and st.session_state.get(key) is None and (unknown or find_parameter(key) is None):
+        st.session_state[key] = next(iter(options))
     with _group(needed=unknown is not None):
-        selected: str = st.selectbox(
-            label, list(options), key=key, bind="query-params", on_change=on_change, disabled=disabled
+        chosen = st.selectbox(
+            label,
+            list(options),
+            index=None if is_kept else 0,
+            key=key,
+            bind="query-params",
+            on_change=on_change,
+            disabled=disabled,
         )
+        selected = next(iter(options)) if chosen is None else chosen
         if unknown:
             show_unknown(noun, unknown, instead=describe(selected))
     if not disabled:

@@ -10,8 +10,9 @@ from streamlit.testing.v1 import AppTest
 
 from core import EnhancedDatabaseService
 from core.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
+from core.records import Tick
 from dashboard import runtime
-from dashboard.formats import build_symbol_link, escape_markdown
+from dashboard.formats import build_symbol_link, escape_markdown, format_percent, format_price
 from tests.conftest import Execute
 from tests.integration.pages import MARKET, find_price, open_page, read_metrics, read_text
 from tests.market import LAST, open_market
@@ -100,6 +101,33 @@ def test_choosing_another_symbol_changes_the_chart(market: EnhancedDatabaseServi
     page = open_page(MARKET)
     page.selectbox(key="symbol").select("FB").run()
     assert find_price(page, "FB") == "$20.00"
+
+
+def test_a_symbol_stays_what_a_link_names(market: EnhancedDatabaseService) -> None:
+    """Also the first one, which is shown without a link: another symbol can be the first tomorrow."""
+    page = open_page(MARKET, symbol="AAPL")
+    assert page.query_params["symbol"] == "AAPL"
+    # Streamlit leaves a widget's default out of the address, so it has none
+    assert not page.selectbox(key="symbol").proto.HasField("default")
+
+
+def test_the_page_has_one_present_price(
+    market: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A price that comes between two reads is in the table and in the cards, or in neither."""
+    read = market.get_latest_market_data
+
+    def read_and_write() -> tuple[Tick, ...]:
+        found = read()
+        market.insert_market_tick("AAPL", found[0].price + 1)
+        return found
+
+    monkeypatch.setattr(market, "get_latest_market_data", read_and_write)
+    page = open_page(MARKET)
+    table = page.dataframe[0].value.set_index("symbol")
+    assert find_price(page, "AAPL") == format_price(Decimal(str(table["price"]["AAPL"])))
+    [change] = [card.delta for card in page.metric if card.label.startswith("AAPL at ")]
+    assert change == f"{format_percent(Decimal(str(table['change']['AAPL'])))} in 24 h"
 
 
 def test_an_unknown_view_is_named_and_replaced(market: EnhancedDatabaseService) -> None:

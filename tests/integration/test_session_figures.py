@@ -17,6 +17,7 @@ from core.records import LeaderboardUpdate
 from dashboard import runtime
 from dashboard.categories import KNOWN_CATEGORIES
 from dashboard.downloads import write_csv
+from dashboard.exact_ranks import ScoreSource
 from dashboard.formats import format_count, format_percent, format_quantity
 from dashboard.pages.leaderboards import data, download
 from dashboard.pages.leaderboards.data import Selection
@@ -233,6 +234,19 @@ def test_a_leaderboard_is_ranked_by_value(
     text = "".join(write_csv(file.columns, file.rows))
     lines = list(csv.reader(StringIO(text)))[1:]
     assert sorted((int(line[0]), line[1], Decimal(line[2])) for line in lines) == expected
+
+
+def test_the_best_score_is_that_of_the_leader(service: EnhancedDatabaseService, today: date) -> None:
+    """Also while a new return is stored and its value, which ranks, is not yet."""
+    runtime.set_service(service)
+    for name, value, percent in (("alice", 10_500, "6.00"), ("bob", 10_550, "5.50")):
+        player = service.create_user(username=name).id
+        service.update_leaderboard_entry(player, "total_value", Decimal(value), today)
+        service.update_leaderboard_entry(player, "daily_returns", Decimal(percent), today)
+    source = ScoreSource(today, "daily_returns", "total_value")
+    summary = source.find_summary(service, least_width=Decimal("0.01"))
+    assert summary is not None
+    assert (summary.leader, summary.best, summary.leaders) == ("bob", Decimal("5.50"), 1)
 
 
 @pytest.mark.parametrize("name", PLAYED)

@@ -125,11 +125,9 @@ def load_symbol(service: EnhancedDatabaseService, symbol: str, chosen: Range) ->
     if tick is None:
         return None
     window = find_window(chosen, tick.timestamp)
-    before, yesterday = service.list_prices_at(
-        [(symbol, window.start - MOMENT), (symbol, tick.timestamp - DAY)]
-    )
+    [before] = service.list_prices_at([(symbol, window.start - MOMENT)])
     return SymbolView(
-        tick=_compare(tick, yesterday),
+        tick=tick,
         window=window,
         candles=service.get_price_history(symbol, window.start, window.end, chosen.bucket),
         before=before,

@@ -9,6 +9,7 @@ from functools import partial
 from uuid import UUID
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from core import EnhancedDatabaseService
 from core.records import EventEffect, MarketEvent, Sparkline, Tick
@@ -74,9 +75,15 @@ def show_market() -> None:
             note="`make up` does this at its first start. Then reload this page.",
         )
         return
-    live.show_live(partial(_show_prices, service), seconds=PRICES_SECONDS)
+    table = st.container()
     symbol, selected = _show_filters(symbols)
-    live.show_live(partial(_show_symbol, service, symbol, selected), seconds=CHART_SECONDS)
+    now, within = st.columns(2, gap="small")
+    # one read fills the table and the cards of its symbol, so that the page has one present price
+    cards = now.empty()
+    with table:
+        live.show_live(partial(_show_prices, service, symbol, cards), seconds=PRICES_SECONDS)
+    figures = within.empty()
+    live.show_live(partial(_show_symbol, service, symbol, selected, figures), seconds=CHART_SECONDS)
     st.subheader("Market events", anchor=False)
     with filters.fold():
         wanted, window = _show_event_filters(service, symbols)
@@ -89,11 +96,19 @@ def _list_symbols(service: EnhancedDatabaseService) -> list[str]:
     return list_accepted((tick.symbol for tick in service.get_latest_market_data()), check_symbol)
 
 
-def _show_prices(service: EnhancedDatabaseService) -> None:
+def _show_prices(service: EnhancedDatabaseService, symbol: str, cards: DeltaGenerator) -> None:
+    def show(found: tuple[Sequence[Tick], Sequence[Sparkline]]) -> None:
+        ticks, sparklines = found
+        _show_symbols(ticks, sparklines)
+        chosen = next((tick for tick in ticks if tick.symbol == symbol), None)
+        if chosen is not None:
+            with cards.container():
+                _show_present(chosen)
+
     live.show_section(
         "market-prices",
         load=lambda: (data.list_ticks(service), data.list_sparklines(service)),
-        show=lambda found: _show_symbols(*found),
+        show=show,
     )
 
 
@@ -135,49 +150,64 @@ def _show_filters(symbols: Sequence[str]) -> tuple[str, Range]:
     ranges = {item.name: item for item in data.RANGES}
     left, right = st.columns([2, 5])
     with left:
-        symbol = filters.select_option("Symbol", symbols, key="symbol", noun="symbol")
+        symbol = filters.select_option("Symbol", symbols, key="symbol", noun="symbol", is_kept=True)
     with right:
         name = filters.select_segment("Range", list(ranges), default=DEFAULT_RANGE, key="range", noun="range")
     return symbol, ranges[name]
 
 
-def _show_symbol(service: EnhancedDatabaseService, symbol: str, selected: Range) -> None:
+def _show_present(tick: Tick) -> None:
+    """Show the last price of a symbol in cards, as the table shows it."""
+    spread, change = tables.measure_spread(tick), tick.change_percent_24h
+    with st.grid(3, min_column_width=CARD_PIXELS):
+        show_metric(
+            f"{escape_markdown(tick.symbol)} at {tables.describe_time(tick.timestamp, datetime.now(UTC))}",
+            format_price(tick.price),
+            None if change is None else f"{format_percent(change)} in 24 h",
+            is_change=bool(change) and not is_zero(change or 0),
+            help="Last price, as in the table above, against the last price at or before 24 hours earlier.",
+        )
+        volatility = "-" if tick.volatility is None else f"{tick.volatility:,.1f}%"
+        show_metric("Volatility", volatility, "annualised", help=VOLATILITY_HELP)
+        show_metric(
+            "Spread",
+            "-" if spread is None else f"{spread:,.1f} bp",
+            "not quoted" if spread is None else "of the mid price",
+            help=f"{SPREAD_HELP} Mid price: half of bid plus ask.",
+        )
+
+
+def _show_symbol(
+    service: EnhancedDatabaseService, symbol: str, selected: Range, figures: DeltaGenerator
+) -> None:
     live.show_section(
         ("market-symbol", symbol, selected.name),
         load=partial(data.load_symbol, service, symbol, selected),
-        show=lambda view: _show_view(symbol, view, selected),
+        show=lambda view: _show_view(symbol, view, selected, figures),
     )
 
 
-def _show_view(symbol: str, view: SymbolView | None, selected: Range) -> None:
+def _show_view(symbol: str, view: SymbolView | None, selected: Range, figures: DeltaGenerator) -> None:
     if view is None or not view.candles:
         st.info(f"{escape_markdown(symbol)} has no price any more. Choose another symbol above.")
         return
-    _show_figures(view, selected)
+    with figures.container():
+        _show_figures(view, selected)
     _show_candles(view, selected)
     if view.moved_weeks:
         st.caption(tables.describe_moved_weeks(view.moved_weeks, view.tick.timestamp))
 
 
 def _show_figures(view: SymbolView, selected: Range) -> None:
-    tick = view.tick
+    """Show the range of the chart in cards."""
     total = tables.summarize_candles(view.candles, before=view.before)
-    spread, change = tables.measure_spread(tick), tick.change_percent_24h
-    with st.grid(6, min_column_width=CARD_PIXELS):
-        show_metric(
-            f"{escape_markdown(tick.symbol)} at {tables.describe_time(tick.timestamp, datetime.now(UTC))}",
-            format_price(tick.price),
-            None if change is None else f"{format_percent(change)} in 24 h",
-            is_change=bool(change) and not is_zero(change or 0),
-            help="Last price when this part was read (the table above is read more often), against the last "
-            f"price at or before 24 hours earlier. {AGE}",
-        )
+    with st.grid(3, min_column_width=CARD_PIXELS):
         show_metric(
             f"Change in {selected.name}",
             format_percent(total.change_percent),
             f"from {format_price(total.open)}",
-            help="Last price against the last price before the range; without one, against the first in it. "
-            f"{AGE}",
+            help="Last price of the chart against the last price before the range; without one, against the "
+            f"first in it. {AGE}",
         )
         show_metric(
             "Low and high",
@@ -190,14 +220,6 @@ def _show_figures(view: SymbolView, selected: Range) -> None:
             tables.format_volume(total.volume),
             f"in {selected.name}",
             help=f"Shares traded on the market in the last {selected.name}: sum of all ticks. {AGE}",
-        )
-        volatility = "-" if tick.volatility is None else f"{tick.volatility:,.1f}%"
-        show_metric("Volatility", volatility, "annualised", help=VOLATILITY_HELP)
-        show_metric(
-            "Spread",
-            "-" if spread is None else f"{spread:,.1f} bp",
-            "not quoted" if spread is None else "of the mid price",
-            help=f"{SPREAD_HELP} Mid price: half of bid plus ask. {AGE}",
         )
 
 

@@ -235,8 +235,12 @@ def _show_weeks(
     outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals], *, since: date | None
 ) -> None:
     today = datetime.now(UTC).date()
-    st.subheader("Completed by week", anchor=False)
+    st.subheader("Completed by week", anchor=False, help=DEFINITIONS)
     if outcomes:
+        st.caption(
+            "Completed quests in percent of those that ended in the week: a completed quest ended at its "
+            "completion, any other at its deadline."
+        )
         table = tables.build_weeks_table(outcomes, since=since, today=today)
         show_table(
             table,
@@ -260,6 +264,7 @@ def _show_weeks(
             )
     table = tables.build_rewards_table(outcomes, since=since, today=today)
     if len(table):
+        st.caption("Rewards by the week in which their quest was completed.")
         show_table(
             table,
             _label_columns(table, help_text="Sum of the rewards of the quests completed in the week"),
