@@ -1,9 +1,10 @@
 """Which content encoding a client accepts (RFC 9110, 12.4.2 and 12.5.3)."""
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -32,10 +33,23 @@ def parse_items(header: str) -> list[tuple[str, dict[str, str]]]:
     return items
 
 
-def choose_encoding(header: str | None) -> Encoding | None:
-    """Return the encoding that an Accept-Encoding header prefers; None when it refuses both.
+class Accepted(NamedTuple):
+    """The quality values of both encodings; `identity` is None when neither its name nor `*` is given."""
 
-    gzip if it accepts both equally. Without the header `identity`, because the client may know no encoding.
+    gzip: float
+    identity: float | None
+
+    def choose(self) -> Encoding | None:
+        """Return the preferred encoding, gzip where both are equal; None when both are refused."""
+        if self.gzip > 0 and (self.identity is None or self.gzip >= self.identity):
+            return "gzip"
+        return None if self.identity == 0 else "identity"
+
+
+def parse_accepted(header: str | None) -> Accepted:
+    """Read the value of Accept-Encoding.
+
+    Without the header `identity` is preferred, because the client may know no encoding.
     """
     qualities: dict[str, float] = {}
     for name, parameters in parse_items(header or ""):
@@ -43,28 +57,28 @@ def choose_encoding(header: str | None) -> Encoding | None:
         qualities[name] = max(quality, qualities.get(name, 0.0))
     others = qualities.get("*")
     gzip = max((qualities[name] for name in GZIP if name in qualities), default=others or 0.0)
-    # if neither it nor `*` is in the header, it is the last choice
-    identity = qualities.get("identity", others)
-    if gzip > 0 and (identity is None or gzip >= identity):
-        return "gzip"
-    return None if identity == 0 else "identity"
+    return Accepted(gzip, qualities.get("identity", others))
 
 
 class ChosenEncoding:
     """Replaces Accept-Encoding by the one encoding that was chosen.
 
-    The applications behind it, Starlette's middleware included, only look for the word `gzip` in that header.
+    The applications behind it, Starlette's middleware included, only look for the word `gzip` in that header,
+    and leave small answers uncompressed. For a client that refuses `identity` this class compresses those.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        # an empty body stays empty: 304 must not have one
+        self._compressing = GZipMiddleware(app, minimum_size=1, exclude_content_types=())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on; 406 when the client accepts neither gzip nor plain."""
+        app = self._app
         if scope["type"] == "http":
             headers = MutableHeaders(raw=list(scope["headers"]))
-            given = ",".join(Headers(scope=scope).getlist("accept-encoding")) or None
-            chosen = choose_encoding(given)
+            accepted = parse_accepted(",".join(headers.getlist("accept-encoding")))
+            chosen = accepted.choose()
             if chosen is None:
                 refusal = PlainTextResponse(
                     "neither gzip nor identity is accepted\n", 406, headers={"Vary": "Accept-Encoding"}
@@ -72,5 +86,9 @@ class ChosenEncoding:
                 await refusal(scope, receive, send)
                 return
             headers["accept-encoding"] = chosen
+            if accepted.identity == 0:
+                app = self._compressing
+                # a range counts the bytes of the uncompressed file
+                del headers["range"]
             scope = {**scope, "headers": headers.raw}
-        await self._app(scope, receive, send)
+        await app(scope, receive, send)
