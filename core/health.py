@@ -42,15 +42,15 @@ CACHE_SECONDS = 2.0
 GRACE_SECONDS = 0.2
 
 
-class Finding(NamedTuple, Generic[T]):
-    """What a check found, None when it failed, and how long it took."""
+class CheckResult(NamedTuple, Generic[T]):
+    """The diagnosis of a check, None when it failed, and how long it took."""
 
-    found: T | None
+    diagnosis: T | None
     seconds: float
 
 
-class DatabaseFinding(NamedTuple):
-    """What the check of the database found; `reason` says what is wrong, None when nothing is."""
+class DatabaseDiagnosis(NamedTuple):
+    """The diagnosis of the database; `reason` says what is wrong, None when nothing is."""
 
     migrations: MigrationCount | None = None
     reason: str | None = None
@@ -121,14 +121,14 @@ class HealthEvaluator:
         self._database_check.start()
         if self._redis_probe is not None:
             self._redis_check.start()
-        found, database_seconds = self._database_check.result(deadline)
-        database = found or DatabaseFinding(reason=f"no answer within {database_seconds:.1f} s")
-        diagnosis, redis_seconds = self._find_diagnosis(deadline)
+        database, database_seconds = self._database_check.result(deadline)
+        database = database or DatabaseDiagnosis(reason=f"no answer within {database_seconds:.1f} s")
+        redis, redis_seconds = self._diagnose_redis(deadline)
         pool = add_up_pools(self._list_pools())
         state = _name_database_state(database, pool)
         migrations = database.migrations
         return Health(
-            status=self._overall(state, migrations, diagnosis=diagnosis, pool=pool),
+            status=self._overall(state, migrations, redis=redis, pool=pool),
             timestamp=timestamp,
             database=state,
             database_seconds=database_seconds,
@@ -136,19 +136,19 @@ class HealthEvaluator:
             is_read_only=database.is_read_only,
             migrations_pending=migrations and migrations.pending,
             migrations_applied=migrations and migrations.applied,
-            redis=_name_state(diagnosis),
+            redis=_name_state(redis),
             redis_enabled=self._redis_probe is not None,
             redis_seconds=redis_seconds,
-            redis_reason=diagnosis and diagnosis.reason,
+            redis_reason=redis and redis.reason,
             pool=pool,
         )
 
-    def _find_diagnosis(self, deadline: float) -> tuple[Diagnosis | None, float]:
+    def _diagnose_redis(self, deadline: float) -> tuple[Diagnosis | None, float]:
         """Return what is wrong with Redis and how long the check took; None when it is disabled."""
         if self._redis_probe is None:
             return None, 0.0
-        found, seconds = self._redis_check.result(deadline)
-        diagnosis = found or Diagnosis(is_usable=False, reason=f"no answer within {seconds:.1f} s")
+        diagnosis, seconds = self._redis_check.result(deadline)
+        diagnosis = diagnosis or Diagnosis(is_usable=False, reason=f"no answer within {seconds:.1f} s")
         bypass = self._find_bypass()
         if diagnosis.reason is None and bypass is not None:
             # the server answers this check, but not yet this process's cache
@@ -156,17 +156,17 @@ class HealthEvaluator:
         return diagnosis, seconds
 
     def _overall(
-        self, database: str, migrations: MigrationCount | None, *, diagnosis: Diagnosis | None, pool: PoolUse
+        self, database: str, migrations: MigrationCount | None, *, redis: Diagnosis | None, pool: PoolUse
     ) -> str:
-        is_redis_down = diagnosis is not None and not diagnosis.is_usable
+        is_redis_down = redis is not None and not redis.is_usable
         if database == "unhealthy" or (is_redis_down and self._settings.health_require_redis):
             return "unhealthy"
         is_behind = migrations is not None and migrations.pending > 0
-        is_cache_limited = diagnosis is not None and diagnosis.reason is not None
+        is_cache_limited = redis is not None and redis.reason is not None
         is_limited = database == "degraded" or is_behind or is_cache_limited or pool.is_exhausted
         return "degraded" if is_limited else "healthy"
 
-    def _examine_database(self) -> DatabaseFinding:
+    def _examine_database(self) -> DatabaseDiagnosis:
         """Ask on a new connection: an old one still works when the server accepts no further connection."""
         try:
             connection = BoundedConnection(
@@ -174,31 +174,31 @@ class HealthEvaluator:
             )
         except psycopg2.Error as error:
             is_full = isinstance(translate_connect(error), ConnectionsExhausted)
-            return DatabaseFinding(reason=describe_refusal(error), is_full=is_full)
+            return DatabaseDiagnosis(reason=describe_refusal(error), is_full=is_full)
         try:
             migrations = count_migrations(connection.execute_sql, MIGRATIONS)
         except psycopg2.Error as error:
-            return DatabaseFinding(reason=describe_refusal(error))
+            return DatabaseDiagnosis(reason=describe_refusal(error))
         except MigrationFailed as error:
-            return DatabaseFinding(reason=str(error))  # an installation without migrations
+            return DatabaseDiagnosis(reason=str(error))  # an installation without migrations
         finally:
             connection.close()
         facts = connection.facts
         if facts.is_standby or facts.is_read_only:
             cause = "it is a standby" if facts.is_standby else "default_transaction_read_only is on"
-            return DatabaseFinding(migrations, reason=f"it accepts no writes: {cause}", is_read_only=True)
-        return DatabaseFinding(migrations)
+            return DatabaseDiagnosis(migrations, reason=f"it accepts no writes: {cause}", is_read_only=True)
+        return DatabaseDiagnosis(migrations)
 
     def _examine_redis(self) -> Diagnosis | None:
         """Connect anew, for the same reason, and run the capability check."""
         return None if self._redis_probe is None else self._redis_probe.examine()
 
 
-def _name_database_state(found: DatabaseFinding, pool: PoolUse) -> str:
-    if found.migrations is not None:
-        return "degraded" if found.is_read_only else "healthy"
+def _name_database_state(database: DatabaseDiagnosis, pool: PoolUse) -> str:
+    if database.migrations is not None:
+        return "degraded" if database.is_read_only else "healthy"
     # a full server refuses new connections, but the pool's open ones still work
-    return "degraded" if found.is_full and pool.pool_size else "unhealthy"
+    return "degraded" if database.is_full and pool.pool_size else "unhealthy"
 
 
 def _name_state(diagnosis: Diagnosis | None) -> str:
@@ -215,37 +215,37 @@ class _Check(Generic[T]):
     def __init__(self, name: str, check: Callable[[], T]) -> None:
         self._name = name
         self._check = check
-        self._flight: Future[Finding[T]] = Future()
-        self._flight.cancel()
+        self._running: Future[CheckResult[T]] = Future()
+        self._running.cancel()
         self._started = 0.0
 
     def start(self) -> None:
         """Start it, unless it still runs: a server that hangs must not collect threads."""
-        if self._flight.done():
-            self._flight, self._started = Future(), time.monotonic()
+        if self._running.done():
+            self._running, self._started = Future(), time.monotonic()
             name = f"health-{self._name}"
-            arguments = (self._flight, self._started)
-            threading.Thread(target=self._fly, args=arguments, name=name, daemon=True).start()
+            arguments = (self._running, self._started)
+            threading.Thread(target=self._run, args=arguments, name=name, daemon=True).start()
 
-    def _fly(self, flight: "Future[Finding[T]]", started: float) -> None:
+    def _run(self, running: "Future[CheckResult[T]]", started: float) -> None:
         try:
-            found = self._check()
+            diagnosis = self._check()
             # measured here: a caller can have waited for an earlier check as well
-            flight.set_result(Finding(found, time.monotonic() - started))
+            running.set_result(CheckResult(diagnosis, time.monotonic() - started))
         except Exception as error:
             # the edge of a check: whatever is wrong, the service is not healthy
             logger.debug("the health check of %s failed: %s", self._name, type(error).__name__)
-            flight.set_exception(error)
+            running.set_exception(error)
 
-    def result(self, deadline: float) -> Finding[T]:
-        """Wait until a time of `time.monotonic` for what it finds."""
+    def result(self, deadline: float) -> CheckResult[T]:
+        """Wait for the result until a time of `time.monotonic`."""
         started = self._started
         try:
-            return self._flight.result(timeout=max(0.0, deadline - time.monotonic()))
+            return self._running.result(timeout=max(0.0, deadline - time.monotonic()))
         except Exception as error:
             if isinstance(error, FutureTimeout):
                 logger.debug("the health check of %s takes too long", self._name)
-            return Finding(None, time.monotonic() - started)
+            return CheckResult(None, time.monotonic() - started)
 
 
 def describe_pool(stats: PoolStats) -> PoolUse:
