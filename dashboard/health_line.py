@@ -10,7 +10,7 @@ import streamlit as st
 
 from dashboard.formats import escape_markdown, format_duration
 from dashboard.monitoring.incidents import Incident
-from dashboard.monitoring.sampler import Reading, Sampler, find_sampler
+from dashboard.monitoring.sampler import Sampler, StackSample, find_sampler
 from dashboard.server.access import Visitor
 
 OPERATIONS_LINK = "[see Operations](operations)"
@@ -28,27 +28,27 @@ def show_health_line(visitor: Visitor | None) -> None:
 
 def build_health_line(sampler: Sampler, *, now: datetime, shows_words: bool) -> str:
     """Return the line as Markdown."""
-    reading = sampler.reading
-    if reading is None or not sampler.is_current:
-        when = f"no answer since {_format_time(reading.health.timestamp, now)}" if reading else "checking"
+    sample = sampler.latest
+    if sample is None or not sampler.is_current:
+        when = f"no answer since {_format_time(sample.health.timestamp, now)}" if sample else "checking"
         return f":gray-badge[Health unknown] {when}"
-    return describe_reading(reading, started_at=sampler.started_at, now=now, shows_words=shows_words)
+    return describe_sample(sample, started_at=sampler.started_at, now=now, shows_words=shows_words)
 
 
-def describe_reading(reading: Reading, *, started_at: datetime, now: datetime, shows_words: bool) -> str:
-    """Return the line of a reading that is current, as Markdown."""
-    if not reading.problems:
-        last = next((item for item in reading.incidents if item.ended_at), None)
+def describe_sample(sample: StackSample, *, started_at: datetime, now: datetime, shows_words: bool) -> str:
+    """Return the line of a sample that is current, as Markdown."""
+    if not sample.problems:
+        last = next((item for item in sample.incidents if item.ended_at), None)
         if last is None:
             return f":green-badge[All healthy] · no incident since {_format_time(started_at, now)}"
         described = _describe_incident(last, now, shows_words=shows_words)
         return f":green-badge[All healthy] · last incident: {described}"
-    first = reading.problems[0]
-    began = min(item.began_at for item in reading.incidents if item.ended_at is None)
-    status = reading.health.status
+    first = sample.problems[0]
+    began = min(item.began_at for item in sample.incidents if item.ended_at is None)
+    status = sample.health.status
     badge = f":{STATUS_COLOURS[status]}-badge[{status.capitalize()}]" if status in STATUS_COLOURS else ""
     words = f" ({escape_markdown(first.words)})" if first.words and shows_words else ""
-    others = len(reading.problems) - 1
+    others = len(sample.problems) - 1
     more = f", and {others} more" if others else ""
     return (
         f"{badge or ':orange-badge[Alert]'} since {_format_time(began, now, seconds=True)}: "

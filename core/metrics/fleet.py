@@ -23,7 +23,7 @@ import msgspec
 from prometheus_client import Metric
 from prometheus_client.samples import Sample
 
-from core.metrics.merge import Reading, SeriesIndex
+from core.metrics.merge import SeriesIndex, WriterNumbers
 from core.metrics.writer import LOCK_SUFFIX, STARTING_SUFFIX, MetricWriter, Prefix, SeriesKey
 
 logger = logging.getLogger(__name__)
@@ -113,10 +113,10 @@ class FleetReader:
                 # a collection reports what is wrong with the folder
                 return []
             self._index.forget_files_but(file.path for file in files)
-            readings = [self._index.read_file(file.path, file.prefix) for file in live]
-            return [self._index.list_samples(reading) for reading in readings]
+            writers = [self._index.read_file(file.path, file.prefix) for file in live]
+            return [self._index.list_samples(writer) for writer in writers]
 
-    def _read_folder(self, directory: Path, own_id: str | None) -> list[Reading]:
+    def _read_folder(self, directory: Path, own_id: str | None) -> list[WriterNumbers]:
         self._load_archive(directory)
         names = _list_names(directory)
         writers = {name.removesuffix(LOCK_SUFFIX) for name in names if name.endswith(LOCK_SUFFIX)}
@@ -168,8 +168,8 @@ class FleetReader:
         new = [file for file in files if file.writer in ended - known and file.prefix in FOLDED_PREFIXES]
         try:
             if ended - known:
-                readings = [self._index.read_file(file.path, file.prefix) for file in new]
-                self._write_archive(directory, [self._archived, *readings], ended)
+                writers = [self._index.read_file(file.path, file.prefix) for file in new]
+                self._write_archive(directory, [self._archived, *writers], ended)
             for file in files:
                 if file.writer in ended:
                     file.path.unlink(missing_ok=True)
@@ -187,8 +187,8 @@ class FleetReader:
         else:
             self._has_failed_to_fold = False
 
-    def _write_archive(self, directory: Path, readings: list[Reading], ended: set[str]) -> None:
-        values = self._index.list_values(self._index.merge(readings))
+    def _write_archive(self, directory: Path, writers: list[WriterNumbers], ended: set[str]) -> None:
+        values = self._index.list_values(self._index.merge(writers))
         archive = _Archive([_Archived(*key, number, time_) for key, number, time_ in values], sorted(ended))
         path = directory / ARCHIVE
         draft = path.with_suffix(".draft")

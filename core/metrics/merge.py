@@ -30,7 +30,7 @@ def format_bound(bound: float) -> str:
     return text
 
 
-class Reading(NamedTuple):
+class WriterNumbers(NamedTuple):
     """The numbers of one writer; `series` are of `SeriesIndex.find`. All lists have the same length."""
 
     series: list[int]
@@ -112,12 +112,12 @@ class SeriesIndex:
 
     # -- files ------------------------------------------------------------------------
 
-    def read_values(self, values: Iterable[tuple[SeriesKey, float, float]]) -> Reading:
+    def read_values(self, values: Iterable[tuple[SeriesKey, float, float]]) -> WriterNumbers:
         """Return the numbers of a writer that are in memory."""
         rows = [(self.find(key), number, timestamp) for key, number, timestamp in values]
-        return Reading([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
+        return WriterNumbers([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows])
 
-    def read_file(self, path: Path, prefix: Prefix) -> Reading:
+    def read_file(self, path: Path, prefix: Prefix) -> WriterNumbers:
         """Return the numbers of a writer's file; none when it is gone, empty or damaged."""
         try:
             with path.open("rb", buffering=0) as file:
@@ -125,7 +125,7 @@ class SeriesIndex:
                 data = file.readall()
             layout = self._decode_keys(path, prefix, inode, data)
             numbers = memoryview(data)[: len(data) // _NUMBER_BYTES * _NUMBER_BYTES].cast("d")
-            return Reading(
+            return WriterNumbers(
                 layout.series,
                 [numbers[position] for position in layout.positions],
                 [numbers[position + 1] for position in layout.positions]
@@ -133,10 +133,10 @@ class SeriesIndex:
                 else [],
             )
         except FileNotFoundError:
-            return Reading([], [], [])
+            return WriterNumbers([], [], [])
         except (ValueError, TypeError, IndexError, struct.error) as error:
             logger.warning("skipped %s, which is damaged (%s); remove it", path, type(error).__name__)
-            return Reading([], [], [])
+            return WriterNumbers([], [], [])
 
     def _decode_keys(self, path: Path, prefix: Prefix, inode: int, data: bytes) -> _Layout:
         """Return where the numbers are; decodes only the keys that were added since the last time."""
@@ -159,23 +159,23 @@ class SeriesIndex:
 
     # -- merging ----------------------------------------------------------------------
 
-    def list_samples(self, reading: Reading) -> list[Sample]:
+    def list_samples(self, writer: WriterNumbers) -> list[Sample]:
         """Return the numbers of one writer with their names and labels."""
-        series = [self._series[index] for index in reading.series]
+        series = [self._series[index] for index in writer.series]
         return [
             Sample(each.sample, each.labels, number)
-            for each, number in zip(series, reading.numbers, strict=True)
+            for each, number in zip(series, writer.numbers, strict=True)
         ]
 
-    def merge(self, readings: Iterable[Reading]) -> Merged:
+    def merge(self, writers: Iterable[WriterNumbers]) -> Merged:
         """Return the number of each series over all writers."""
         size = len(self._series)
         merged = Merged([0.0] * size, [0.0] * size, [False] * size)
         numbers, timestamps, present = merged
         prefixes = [series.key.prefix for series in self._series]
-        for reading in readings:
-            latest = reading.timestamps or [0.0] * len(reading.series)
-            for series, number, timestamp in zip(reading.series, reading.numbers, latest, strict=True):
+        for writer in writers:
+            latest = writer.timestamps or [0.0] * len(writer.series)
+            for series, number, timestamp in zip(writer.series, writer.numbers, latest, strict=True):
                 if prefixes[series] == "gauge_mostrecent":
                     if not present[series] or timestamp > timestamps[series]:
                         numbers[series], timestamps[series] = number, timestamp
@@ -193,9 +193,9 @@ class SeriesIndex:
             (series.key, number, timestamp) for series, number, timestamp, is_present in rows if is_present
         ]
 
-    def build(self, readings: Iterable[Reading]) -> list[Metric]:
+    def build(self, writers: Iterable[WriterNumbers]) -> list[Metric]:
         """Return the families of all writers together, sorted by name."""
-        merged = self.merge(readings)
+        merged = self.merge(writers)
         metrics = []
         for (name, kind), family in sorted(self._families.items()):
             samples = [

@@ -1,7 +1,7 @@
 """The thread that samples the stack's health and metrics from the start of the dashboard to its end.
 
 Owns the samples: an hour of charted metrics, the alerts, the incidents, and the last health check. Pages
-look at the last `Reading`, which costs nothing; no page waits for a server that does not answer.
+look at the last `StackSample`, which costs nothing; no page waits for a server that does not answer.
 """
 
 import logging
@@ -55,8 +55,8 @@ class Metrics(msgspec.Struct, frozen=True):
     values: Mapping[Query, Values]
 
 
-class Reading(msgspec.Struct, frozen=True):
-    """What the sampler found last.
+class StackSample(msgspec.Struct, frozen=True):
+    """One look at the whole stack.
 
     `metrics` are the last ones that the exporter gave, None before the first; `error` says why it gave
     none in the last scrape. `alerts_source` says who evaluated the alerts.
@@ -101,26 +101,26 @@ class Sampler:
         self._error: str | None = None
         self._alerts: tuple[Alert, ...] = ()
         self._alerts_source: Literal["prometheus", "dashboard"] = "dashboard"
-        self._reading: Reading | None = None
+        self._latest: StackSample | None = None
         self._reset_after_fork()
         call_in_forked_child(self._reset_after_fork)
 
     def _reset_after_fork(self) -> None:
-        """Forget the thread in a forked child, which does not have it; the last reading gets older there."""
+        """Forget the thread in a forked child, which does not have it; the last sample gets older there."""
         self._sampling = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
-    def reading(self) -> Reading | None:
+    def latest(self) -> StackSample | None:
         """What was found last; None before the first sample."""
-        return self._reading
+        return self._latest
 
     @property
     def is_current(self) -> bool:
-        """Whether the last reading still says something about now."""
-        reading = self._reading
-        return reading is not None and self._clock() - reading.clock < STALE_SECONDS
+        """Whether the last sample still says something about now."""
+        sample = self._latest
+        return sample is not None and self._clock() - sample.clock < STALE_SECONDS
 
     def start(self) -> None:
         """Begin to sample in a thread of its own."""
@@ -147,7 +147,7 @@ class Sampler:
         with self._sampling:
             health = self._service.health()
             self._publish(health)
-            is_troubled = bool(self._reading and self._reading.problems)
+            is_troubled = bool(self._latest and self._latest.problems)
             interval = TROUBLE_SECONDS if is_troubled else SCRAPE_SECONDS
             if self._clock() - self._scraped_at >= interval:
                 self._scraped_at = self._clock()
@@ -161,7 +161,7 @@ class Sampler:
         is_gone = self._error is not None and self._metrics is not None
         problems = (*found, *([EXPORTER_GONE] if is_gone else []))
         self._log.update(problems, clock=clock, moment=moment)
-        self._reading = Reading(
+        self._latest = StackSample(
             clock=clock,
             health=health,
             problems=problems,

@@ -70,12 +70,12 @@ async def watch_health(service: EnhancedDatabaseService, sampler: Sampler) -> No
     noted: Health | None = None
     while True:
         try:
-            reading = sampler.reading
-            if reading is not None and reading.health is not noted:
-                noted = reading.health
+            sample = sampler.latest
+            if sample is not None and sample.health is not noted:
+                noted = sample.health
                 reader.note_health(is_up=noted.database != "unhealthy")
             # the values in the health line, which are cheaper to compare than its text
-            found = reading and (reading.health.status, reading.problems, reading.incidents)
+            found = sample and (sample.health.status, sample.problems, sample.incidents)
             today = datetime.now(UTC).date()
             pages.update((found, sampler.is_current, today, service.cache_stats().state))
         except Exception:

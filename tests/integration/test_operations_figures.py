@@ -53,9 +53,9 @@ def seen(service: EnhancedDatabaseService, settings: Settings) -> tuple[Metrics,
             texts.append(read(url))
             if not seconds:
                 play(service)
-    assert sampler.reading is not None
-    assert sampler.reading.metrics is not None
-    return sampler.reading.metrics, texts, sampler.reading.health
+    assert sampler.latest is not None
+    assert sampler.latest.metrics is not None
+    return sampler.latest.metrics, texts, sampler.latest.health
 
 
 def read(url: str) -> pd.DataFrame:
@@ -149,9 +149,9 @@ def test_bypasses_are_reads_without_redis_per_second(
         service.metrics.count_cache_bypasses("user", "down", 30)
         clock[0] = SECONDS
         sampler.sample()
-    assert sampler.reading is not None
-    assert sampler.reading.metrics is not None
-    assert tables.describe_bypasses(sampler.reading.metrics.values).startswith("0.50 reads/s")
+    assert sampler.latest is not None
+    assert sampler.latest.metrics is not None
+    assert tables.describe_bypasses(sampler.latest.metrics.values).startswith("0.50 reads/s")
 
 
 def test_connections_are_those_of_all_processes(seen: tuple[Metrics, Two, Health]) -> None:

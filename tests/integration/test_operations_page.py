@@ -17,7 +17,7 @@ from core.stack.ports import LOOPBACK, find_free_port
 from dashboard import runtime
 from dashboard.monitoring.prometheus import Prometheus
 from dashboard.monitoring.queries import HIT_RATIO, POOL_USED
-from dashboard.monitoring.sampler import Reading, Sampler, set_sampler
+from dashboard.monitoring.sampler import Sampler, StackSample, set_sampler
 from dashboard.navigation import SCRIPTS
 from dashboard.pages.operations import charts, data
 from dashboard.pages.operations.advice import ADVICE
@@ -73,10 +73,10 @@ def watch(service: EnhancedDatabaseService, exporter_url: str, prometheus_url: s
     return sampler
 
 
-def read(sampler: Sampler) -> Reading:
+def read(sampler: Sampler) -> StackSample:
     """Return what the sampler found last."""
-    assert sampler.reading is not None
-    return sampler.reading
+    assert sampler.latest is not None
+    return sampler.latest
 
 
 @contextmanager

@@ -35,12 +35,12 @@ def sampler(quick: None, service: EnhancedDatabaseService) -> Iterator[Sampler]:
 def wait_for(sampler: Sampler, count: int = 1) -> None:
     """Wait until the sampler has published so many further readings."""
     for _ in range(count):
-        before, pause = sampler.reading, threading.Event()
+        before, pause = sampler.latest, threading.Event()
         for _ in range(round(stretch(5) / 0.01)):
-            if sampler.reading is not before:
+            if sampler.latest is not before:
                 break
             pause.wait(0.01)
-        assert sampler.reading is not before
+        assert sampler.latest is not before
 
 
 def test_it_samples_by_itself_and_stops(sampler: Sampler) -> None:
@@ -48,9 +48,9 @@ def test_it_samples_by_itself_and_stops(sampler: Sampler) -> None:
     wait_for(sampler, 3)
     assert sampler.is_current
     sampler.close(5)
-    last = sampler.reading
+    last = sampler.latest
     assert not any(thread.name == "sampler" for thread in threading.enumerate())
-    assert sampler.reading is last
+    assert sampler.latest is last
 
 
 def test_it_survives_a_service_that_fails(
@@ -71,14 +71,14 @@ def test_it_survives_a_service_that_fails(
 
 
 def test_it_reads_all_servers_gone(settings: Settings, quick: None) -> None:
-    """PostgreSQL, Redis and the exporter away: a reading says so."""
+    """PostgreSQL, Redis and the exporter away: a sample says so."""
     gone = settings.model_copy(update={"enable_redis_cache": False})
     with open_service(gone) as service:
         lonely = Sampler(service, exporter_url=closed_url(), prometheus=None)
         lonely.sample()
-    assert lonely.reading is not None
-    assert lonely.reading.metrics is None
-    assert lonely.reading.error == "The exporter cannot be read: Connection refused."
+    assert lonely.latest is not None
+    assert lonely.latest.metrics is None
+    assert lonely.latest.error == "The exporter cannot be read: Connection refused."
 
 
 def test_a_forked_child_has_no_thread_and_is_not_stuck(
@@ -106,6 +106,6 @@ def test_rates_are_what_the_service_counted(service: EnhancedDatabaseService) ->
             service.create_user(username=f"player_{number}")
         clock[0] = 60.0
         watching.sample()
-    assert watching.reading is not None
-    assert watching.reading.metrics is not None
-    assert watching.reading.metrics.values[OPERATION_CALLS]["create_user",] == pytest.approx(12 / 60)
+    assert watching.latest is not None
+    assert watching.latest.metrics is not None
+    assert watching.latest.metrics.values[OPERATION_CALLS]["create_user",] == pytest.approx(12 / 60)

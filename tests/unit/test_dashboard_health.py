@@ -18,7 +18,7 @@ from dashboard.monitoring.incidents import (
     Problem,
     find_problems,
 )
-from dashboard.monitoring.sampler import Reading, Sampler
+from dashboard.monitoring.sampler import Sampler, StackSample
 
 NOW = datetime(2013, 3, 1, 3, 12, 5, tzinfo=UTC)
 HEALTHY = Health(
@@ -56,7 +56,7 @@ def write_line(
     moment = NOW + timedelta(seconds=seconds)
     problems = tuple(log.add_alerts(find_problems(health), alerts, clock=seconds))
     log.update(problems, clock=seconds, moment=moment)
-    reading = Reading(
+    sample = StackSample(
         clock=seconds,
         health=health,
         problems=problems,
@@ -66,7 +66,7 @@ def write_line(
         alerts=tuple(alerts),
         alerts_source="dashboard",
     )
-    sampler = SimpleNamespace(reading=reading, is_current=is_current, started_at=STARTED)
+    sampler = SimpleNamespace(latest=sample, is_current=is_current, started_at=STARTED)
     return build_health_line(cast("Sampler", sampler), now=moment, shows_words=shows_words)
 
 

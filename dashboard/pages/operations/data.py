@@ -1,4 +1,4 @@
-"""What the Operations page reads: the sampler's last reading, and longer spans from Prometheus."""
+"""What the Operations page reads: the sampler's last sample, and longer spans from Prometheus."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ from core.metrics.scrape import Scrape
 from dashboard import runtime
 from dashboard.monitoring.prometheus import Prometheus
 from dashboard.monitoring.queries import CHARTED, TABULATED, build_present_promql, build_promql
-from dashboard.monitoring.sampler import Metrics, Reading
+from dashboard.monitoring.sampler import Metrics, StackSample
 
 CHART_POINTS = 120
 MINIMUM_STEP_SECONDS = 15
@@ -18,7 +18,7 @@ MINIMUM_STEP_SECONDS = 15
 
 
 def find_metrics(
-    reading: Reading, prometheus: Prometheus | None, span_seconds: int
+    sample: StackSample, prometheus: Prometheus | None, span_seconds: int
 ) -> tuple[Metrics | None, tuple[str, ...]]:
     """Return the metrics of a time span, and a warning for each source that did not give any.
 
@@ -32,17 +32,17 @@ def find_metrics(
             warnings.append(f"Prometheus cannot be read: {error}.")
         except (KeyError, IndexError, TypeError, ValueError):
             warnings.append("Prometheus cannot be read: its answer has an unknown form.")
-    if reading.error:
-        warnings.append(reading.error)
-    return reading.metrics, tuple(warnings)
+    if sample.error:
+        warnings.append(sample.error)
+    return sample.metrics, tuple(warnings)
 
 
 def find_health(
-    reading: Reading, metrics: Metrics | None, service: EnhancedDatabaseService
+    sample: StackSample, metrics: Metrics | None, service: EnhancedDatabaseService
 ) -> tuple[Scrape, Mapping[str, str]]:
     """Return the newest scrape for the health cards, of all processes or else of this one, and reasons."""
-    own = scrape_own(service.metrics, reading.health)
-    if metrics is None or (metrics.source == "exporter" and reading.error):
+    own = scrape_own(service.metrics, sample.health)
+    if metrics is None or (metrics.source == "exporter" and sample.error):
         return own, own.reasons
     return metrics.scrape, metrics.scrape.reasons or own.reasons
 

@@ -17,7 +17,7 @@ from dashboard import filters, live, runtime, states
 from dashboard.elements import CARD_PIXELS, show_table
 from dashboard.formats import escape_markdown, format_as_of, format_duration
 from dashboard.monitoring.queries import WINDOW_SECONDS
-from dashboard.monitoring.sampler import SCRAPE_SECONDS, Metrics, Reading, Sampler, find_sampler
+from dashboard.monitoring.sampler import SCRAPE_SECONDS, Metrics, Sampler, StackSample, find_sampler
 from dashboard.pages.operations import charts, data, tables
 from dashboard.pages.operations.actions import show_operator_actions
 from dashboard.pages.operations.advice import Topic, build_advice, build_link
@@ -63,24 +63,24 @@ def _select_span(sampler: Sampler) -> int:
 
 
 def _show_metrics(service: EnhancedDatabaseService, sampler: Sampler, span_seconds: int) -> None:
-    reading = sampler.reading
-    if reading is None:
+    sample = sampler.latest
+    if sample is None:
         st.caption("The first health check is under way.")
         return
     visitor = sign_in.find_visitor()
     shows_words = visitor is not None and visitor.sees_words
-    metrics, warnings = data.find_metrics(reading, sampler.prometheus, span_seconds)
-    scrape, reasons = data.find_health(reading, metrics, service)
+    metrics, warnings = data.find_metrics(sample, sampler.prometheus, span_seconds)
+    scrape, reasons = data.find_health(sample, metrics, service)
     source = "own check of this dashboard" if metrics is None else f"from {_name_source(metrics)}"
     st.caption(f"{format_as_of(scrape.taken_at)} · {source}")
     for warning in warnings:
         st.warning(escape_markdown(warning))
     _show_health(tables.build_cards(scrape, reasons, shows_words=shows_words))
-    _show_incidents(reading, sampler, shows_words=shows_words)
+    _show_incidents(sample, sampler, shows_words=shows_words)
     if metrics is None:
         _show_no_metrics()
         return
-    _show_alerts(reading, shows_words=shows_words)
+    _show_alerts(sample, shows_words=shows_words)
     now = datetime.now(UTC)
     age = (now - metrics.taken_at).total_seconds()
     if age > 3 * REFRESH_SECONDS:
@@ -130,8 +130,8 @@ def _show_listing(
         st.caption(build_advice(advice))
 
 
-def _show_incidents(reading: Reading, sampler: Sampler, *, shows_words: bool) -> None:
-    shown = reading.incidents[:INCIDENTS_SHOWN]
+def _show_incidents(sample: StackSample, sampler: Sampler, *, shows_words: bool) -> None:
+    shown = sample.incidents[:INCIDENTS_SHOWN]
     since = f"{sampler.started_at:%Y-%m-%d %H:%M} UTC"
     _show_listing(
         tables.INCIDENTS,
@@ -139,14 +139,14 @@ def _show_incidents(reading: Reading, sampler: Sampler, *, shows_words: bool) ->
         title="Incidents",
         empty=f"None since this dashboard started at {since}.",
     )
-    if len(reading.incidents) > len(shown):
+    if len(sample.incidents) > len(shown):
         st.caption(f"The newest {INCIDENTS_SHOWN} since {since}.")
 
 
-def _show_alerts(reading: Reading, *, shows_words: bool) -> None:
-    alerts = reading.alerts if shows_words else tables.hide_words(reading.alerts)
+def _show_alerts(sample: StackSample, *, shows_words: bool) -> None:
+    alerts = sample.alerts if shows_words else tables.hide_words(sample.alerts)
     _show_listing(tables.ALERTS, alerts, title="Active alerts", empty="None.", advice="alerts")
-    if reading.alerts_source == "dashboard":
+    if sample.alerts_source == "dashboard":
         st.caption(
             "Without Prometheus, this dashboard evaluates the alerts that need no long history, with the "
             "limits and waiting times of the alert rules. A pending alert has not lasted long enough to fire."
