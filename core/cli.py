@@ -20,14 +20,14 @@ from core.app import configure_logging, open_process_lock, open_service
 from core.confirmation import confirm_loss
 from core.database.privileges import hand_over
 from core.database.roles import APP, MONITOR, OWNER, create_roles, open_administrator
-from core.errors import EchoMarketsError, InvalidInput, PoolTimeout, RowsWouldBeLost, SettingsError
+from core.errors import EchoMarketsError, InvalidInput, RowsWouldBeLost, SettingsError
 from core.installation import DEMO_PRICES
 from core.key_rotation import rotate_keys
 from core.metrics import run_job
 from core.metrics.scrape import Scrape
 from core.migration import Migrator
+from core.pool_drill import occupy_pool
 from core.selftest import run_self_test
-from core.service import EnhancedDatabaseService
 from core.service.audit_chain import describe_break
 from core.settings import RoleSettings, Settings
 from core.stack.commands import stack
@@ -39,8 +39,6 @@ INTERRUPTED = 130
 PIPE_COLUMNS = 120
 MOST_DAYS = 36_500
 BULK_SLOW_MILLISECONDS = 10_000
-# Threads of a pool drill beyond the limit: they wait, and give up after DATABASE_POOL_TIMEOUT.
-WAITING = 3
 
 PRICE_COLUMNS_HELP = (
     "Columns are found by name; upper case, spaces and punctuation are ignored."
@@ -420,32 +418,6 @@ def occupy_pool_command() -> None:
     settings = _load_settings()
     with open_service(settings, role="drill") as service:
         occupy_pool(service, connections=settings.database_connection_limit, stopping=stopping)
-
-
-def occupy_pool(service: EnhancedDatabaseService, *, connections: int, stopping: threading.Event) -> None:
-    """Hold every connection until `stopping` is set, while more threads want one."""
-    threads = [
-        threading.Thread(target=_occupy, args=(service, stopping), name=f"occupier-{number}")
-        for number in range(connections + WAITING)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-
-def _occupy(service: EnhancedDatabaseService, stopping: threading.Event) -> None:
-    while not stopping.is_set():
-        try:
-            with service.transaction():
-                service.list_session_dates(limit=1)
-                stopping.wait()
-        except PoolTimeout:
-            # expected; retry at once, so that requests wait at any moment
-            continue
-        except EchoMarketsError:
-            # without a database, avoid a tight loop
-            stopping.wait(0.1)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from typing import Final
 import numpy as np
 
 from core.errors import InvalidInput, PriceFileError
+from core.price_import.daily_ticks import build_ticks
 from core.price_import.options import Split
 from core.price_import.reading import PriceReading
 from core.price_import.rows import Problem
@@ -22,7 +23,6 @@ from core.price_import.table import PriceTable, describe_jump, find_ratio
 from core.records import VOLATILITY_RETURNS, Candle
 from core.service import EnhancedDatabaseService
 from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress
-from core.simulation.daily_ticks import build_ticks
 from core.simulation.history import close_of
 
 PARALLEL_WRITES: Final = 2

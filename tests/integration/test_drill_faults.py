@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.cli import WAITING, occupy_pool
 from core.errors import StackError
+from core.pool_drill import WAITING, occupy_pool
 from core.stack.drills import RunningStack, hang_valkey
 from core.stack.folder import StackFolder
 from core.stack.local import resume_paused

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from core.price_import.daily_ticks import build_ticks
 from core.price_import.table import find_ratio
-from core.simulation.daily_ticks import build_ticks
 from tests.price_files import describe, list_days, list_rows, read, refuse
 
 HEADER = "Ticker,Date,Open,High,Low,Close,Volume"

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 from msgspec.structs import asdict
 
+from core.price_import.daily_ticks import build_ticks
 from core.price_import.vocabulary import parse_name
-from core.simulation.daily_ticks import build_ticks
 from tests.price_files import list_rows, read
 
 SYMBOLS = ("0700.HK", "BRK-B", "M&M")

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.errors import PriceFileError
+from core.price_import.daily_ticks import build_ticks
 from core.price_import.reading import read_prices
 from core.price_import.sources import BLOCK_BYTES
 from core.price_import.table import TYPES, PriceTable
-from core.simulation.daily_ticks import build_ticks
 from core.simulation.history import close_of, open_of
 from tests.price_files import list_days, list_rows, read, refuse
 
