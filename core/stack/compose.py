@@ -19,7 +19,7 @@ from core.errors import StackError
 from core.installation import find_revision
 from core.settings.role_names import APP, OWNER
 from core.stack.certificates import check_certificates
-from core.stack.container_secrets import SCRAPER, ContainerSecrets, make_secrets
+from core.stack.container_secrets import SCRAPER, ContainerSecrets, make_secrets, name_copies
 from core.stack.embedded_servers import SUPERUSER
 from core.stack.ports import LOOPBACK, check_ports
 from core.stack.redis_access import USER
@@ -78,7 +78,7 @@ class ComposeStack(Stack):
             if settings.profile == "tls":
                 check_certificates(self.folder.certificates, now=datetime.now(UTC))
             containers = self._list_containers(self._environment(settings))
-            secrets = make_secrets(self.folder)
+            secrets = make_secrets(self.folder, settings)
             recorded = settings.build_record(
                 "docker",
                 generated_name=self.folder.load_stack_name(),
@@ -156,6 +156,7 @@ class ComposeStack(Stack):
             "SEED_PLAYERS": str(settings.seed_players),
             "SEED_SESSIONS": str(settings.seed_sessions),
             "KEEP_DATES": str(settings.keep_dates).lower(),
+            **name_copies(settings),
         }
 
     def _compose(self, arguments: list[str], environment: Mapping[str, str] | None = None) -> None:

@@ -6,9 +6,12 @@ needs.
 
 from typing import Final, NamedTuple
 
+from pydantic import SecretStr
+
 from core.stack.folder import StackFolder
 from core.stack.permissions import load_password, write_private
 from core.stack.redis_access import build_acl
+from core.stack.settings import StackSettings
 
 SCRAPER: Final = "prometheus"
 """The user of the exporter, which asks for a password with PROFILE=tls."""
@@ -24,8 +27,8 @@ class ContainerSecrets(NamedTuple):
     exporter_password: str
 
 
-def make_secrets(folder: StackFolder) -> ContainerSecrets:
-    """Return the secrets; the first call generates them."""
+def make_secrets(folder: StackFolder, settings: StackSettings) -> ContainerSecrets:
+    """Return the secrets; the first call generates them. Those of the sign-in are copies of the settings."""
     load_password(folder.secrets / "monitor.password")
     secrets = ContainerSecrets(
         superuser_password=load_password(folder.secrets / "postgres.password"),
@@ -35,10 +38,26 @@ def make_secrets(folder: StackFolder) -> ContainerSecrets:
         exporter_password=load_password(folder.secrets / "exporter.password"),
     )
     write_private(folder.secrets / "redis.acl", build_acl(secrets.redis_password))
+    for name, value in find_sign_in(settings).items():
+        # empty, because compose wants every file that compose.yaml names
+        write_private(folder.secrets / name, value.get_secret_value() if value else "")
     url = f"https://{SCRAPER}:{secrets.exporter_password}@exporter:9100"
     write_private(folder.secrets / "exporter.url", url)
     write_private(folder.secrets / "exporter.web.yml", _build_web_config(secrets.exporter_password))
     return secrets
+
+
+def find_sign_in(settings: StackSettings) -> dict[str, SecretStr | None]:
+    """Return the secrets of the dashboard's sign-in by their file names; None without a sign-in."""
+    return {"oidc.client": settings.oidc_client_secret, "oidc.cookie": settings.oidc_cookie_secret}
+
+
+def name_copies(settings: StackSettings) -> dict[str, str]:
+    """Return the variables of compose.yaml that name the dashboard's copies; empty without a sign-in."""
+    return {
+        f"{name.replace('.', '_').upper()}_COPY": f"/run/secrets/{name}" if value else ""
+        for name, value in find_sign_in(settings).items()
+    }
 
 
 def _build_web_config(password: str) -> str:

@@ -38,24 +38,28 @@ RECEIVERS = {
         APPLICATION_USER,
         (*_EVERY_PROGRAM, "monitor.password", "exporter.crt", "exporter.key", "exporter.web.yml"),
     ),
-    "dashboard": Receiver(APPLICATION_USER, (*_READS_USERS, "exporter.url")),
+    "dashboard": Receiver(APPLICATION_USER, (*_READS_USERS, "exporter.url", "oidc.client", "oidc.cookie")),
     "prometheus": Receiver(PROMETHEUS_USER, ("ca.crt", "exporter.password")),
 }
 
 
 def copy_secrets(source: Path, target: Path) -> None:
-    """Write the copies of every receiver; a secret that is not in `source` is not used, and left out."""
+    """Write the copies of every receiver; a secret that is missing in `source`, or empty, is left out."""
     for name, receiver in RECEIVERS.items():
         folder = target / name
         if not folder.exists():
             folder.mkdir(mode=0o500)
             os.chown(folder, receiver.user, receiver.user)
-        wanted = [secret for secret in receiver.names if (source / secret).is_file()]
+        wanted = [secret for secret in receiver.names if _is_used(source / secret)]
         for secret in wanted:
             _write(folder / secret, (source / secret).read_bytes(), user=receiver.user)
         for path in folder.iterdir():
             if path.name not in wanted:
                 path.unlink()
+
+
+def _is_used(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 def _write(path: Path, content: bytes, *, user: int) -> None:

@@ -52,6 +52,12 @@ class StackSettings(EnvironmentSettings):
     seed_sessions: int = number(250, 1, 10_000, unit="a whole number of sessions")
     keep_dates: bool = Field(default=False, description="true or false")
     backup_key: SecretStr | None = Field(default=None, description="32 bytes in Base64")
+    oidc_client_secret: SecretStr | None = Field(
+        default=None, description="the client's secret at the provider"
+    )
+    oidc_cookie_secret: SecretStr | None = Field(
+        default=None, description="a random text of 32 characters or more"
+    )
 
     @classmethod
     def load_for(cls, root: Path) -> "StackSettings":

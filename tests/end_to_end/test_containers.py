@@ -3,6 +3,7 @@
 The tests share one stack, in any order: each brings it up first, which is quick when it is up already.
 """
 
+import base64
 import json
 import os
 import subprocess
@@ -34,6 +35,11 @@ RULES = ("recording_rules.yml", "alerts.yml")
 STAYING = sorted(SERVICES - ONE_SHOT)
 # Docker's own names of what the containers must have
 SERVER_PORTS = {"postgres": 5432, "redis": 6379}
+# of sessions that have ended: a simulator goes on with today's
+LEADERBOARDS = """
+    SELECT md5(string_agg(concat_ws(',', category, session_date, user_id, score), ';'
+                          ORDER BY category, session_date, user_id))
+    FROM leaderboard_entries WHERE session_date < current_date - 1"""
 FIND_OPEN = """
 import socket, sys
 for address in sys.argv[1:]:
@@ -256,11 +262,60 @@ def test_compose_warns_of_nothing(checkout: Checkout) -> None:
         assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
 
-def test_clean_leaves_nothing(checkout: Checkout) -> None:
-    """Neither volumes nor secrets."""
+def test_the_secrets_of_a_sign_in_are_files(checkout: Checkout) -> None:
+    """The dashboard alone reads them; no container has them, or the path on this machine, as a variable."""
+    assert checkout.make("down").returncode == 0
+    names = ("OIDC_CLIENT_SECRET", "OIDC_COOKIE_SECRET")
+    values = [f"{name.lower()}-of-the-sign-in-{PROJECT}" for name in names]
+    lines = [
+        "OIDC_CLIENT_ID=echo",
+        "OIDC_METADATA_URL=https://accounts.example.com/.well-known/openid-configuration",
+        f"OIDC_REDIRECT_URI=http://{LOOPBACK}:{checkout.ports['DASHBOARD_PORT']}/oauth2callback",
+        "BACKUP_KEY_FILE=backup.key",
+    ]
+    (checkout.root / "backup.key").write_text(base64.b64encode(bytes(32)).decode(), encoding="utf-8")
+    for name, value in zip(names, values, strict=True):
+        path = checkout.root / f"{name}.secret"
+        path.write_text(value, encoding="utf-8")
+        lines.append(f"{name}_FILE={path.name}")
+    for path in (checkout.root / "backup.key", *checkout.root.glob("*.secret")):
+        path.chmod(0o600)
+    settings = checkout.root / ".env"
+    settings.write_text("\n".join(lines), encoding="utf-8")
+    try:
+        checkout.up()
+        shown = {service: json.dumps(inspect(service)) for service in SERVICES}
+        assert [service for service, text in shown.items() if any(value in text for value in values)] == []
+        held = docker("exec", f"{PROJECT}-dashboard-1", "sh", "-c", "cat /run/secrets/oidc.*")
+        assert held == "".join(values)
+        assert "oidc" not in docker("exec", f"{PROJECT}-simulator-1", "ls", "/run/secrets")
+        # nothing is shown before a sign-in
+        assert checkout.get("dashboard", "/download/retention.csv")[0] in {302, 303, 307, 401, 403}
+    finally:
+        settings.unlink()
+        assert checkout.make("down").returncode == 0
+
+
+def test_clean_leaves_nothing_and_a_backup_brings_it_back(checkout: Checkout) -> None:
+    """Neither volumes nor secrets are left; the restored stack has the same leaderboards."""
     checkout.up()
+    before = checkout.select(LEADERBOARDS)
+    players = checkout.count("users")
+    assert checkout.make("backup").returncode == 0
+    [file] = (checkout.root / "backups").iterdir()
+    keys = (checkout.root / ".local/secrets/encryption.keys").read_bytes()
+    refused = checkout.make("restore", f"FILE={file}")
+    assert refused.returncode != 0
+    assert "the stack is up" in refused.stdout
     assert checkout.make("clean").returncode == 0
     for kind in ("volume", "network"):
         assert docker(kind, "ls", "--quiet", "--filter", PROJECT_LABEL) == ""
     assert docker("ps", "--all", "--quiet", "--filter", PROJECT_LABEL) == ""
     assert not (checkout.root / ".local").exists()
+    restored = checkout.make("restore", f"FILE={file}")
+    assert restored.returncode == 0, restored.stdout
+    file.unlink()
+    assert checkout.select(LEADERBOARDS) == before
+    assert checkout.count("users") >= players
+    assert (checkout.root / ".local/secrets/encryption.keys").read_bytes() != keys
+    assert checkout.make("status").returncode == 0

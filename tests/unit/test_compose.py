@@ -1,8 +1,14 @@
 """What Docker Compose says about its containers, read without an engine."""
 
 import json
+from pathlib import Path
+
+from pydantic import SecretStr
 
 from core.stack.compose import Container, find_checkouts, parse_containers
+from core.stack.container_secrets import make_secrets, name_copies
+from core.stack.folder import StackFolder
+from core.stack.settings import StackSettings
 
 
 def test_reads_lines_and_arrays() -> None:
@@ -39,3 +45,18 @@ def test_finds_the_checkout_of_containers() -> None:
     """Two checkouts in folders of the same name would replace each other's containers."""
     labels = "com.docker.compose.project=main,com.docker.compose.project.working_dir=/home/alice/main,a=b"
     assert find_checkouts(json.dumps([{"Labels": labels}, {"Labels": labels}])) == {"/home/alice/main"}
+
+
+def test_the_secrets_of_a_sign_in_become_files(tmp_path: Path) -> None:
+    """Whether they are settings or files; without a sign-in the files are there and empty, for compose."""
+    folder = StackFolder(tmp_path)
+    folder.create()
+    signed = StackSettings(oidc_client_secret=SecretStr("s3cr3t"), oidc_cookie_secret=SecretStr("c" * 32))
+    for settings, expected in ((signed, ["s3cr3t", "c" * 32]), (StackSettings(), ["", ""])):
+        make_secrets(folder, settings)
+        files = [folder.secrets / name for name in ("oidc.client", "oidc.cookie")]
+        assert [path.read_text(encoding="utf-8") for path in files] == expected
+        paths = [
+            f"/run/secrets/{path.name}" if value else "" for path, value in zip(files, expected, strict=True)
+        ]
+        assert list(name_copies(settings).values()) == paths

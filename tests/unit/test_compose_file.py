@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
+from core import Settings
+from core.settings.secret_files import list_secrets
 from core.stack.compose import ONE_SHOT, PUBLISHED, SERVICES
 from core.stack.secret_copies import APPLICATION_USER, RECEIVERS
+from core.stack.settings import StackSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PROFILES = ("tls", "dev")
@@ -117,6 +120,14 @@ def test_every_secret_is_a_file_that_somebody_receives(profile: str | None) -> N
             assert service.get("user", f"{APPLICATION_USER}:").startswith(str(receiver.user)) or added
         for name, value in service.get("environment", {}).items():
             assert "PASSWORD" not in name or value == "" or value.startswith("/run/secrets/")
+
+
+@pytest.mark.parametrize("name", sorted({*list_secrets(Settings), *list_secrets(StackSettings)}))
+def test_secrets_of_the_settings_file_stay_out_of_containers(name: str) -> None:
+    """`.env` is given to every program; each secret in it, and the path of its file, is overridden."""
+    environment = COMPOSE["x-app"]["environment"]
+    given = [environment[each] for each in (name.upper(), f"{name.upper()}_FILE")]
+    assert "" in given, "both would be set"
 
 
 def test_the_profile_tls_leaves_nothing_plain() -> None:

@@ -26,7 +26,7 @@ def read_copies(target: Path) -> dict[str, str]:
 
 
 def test_everybody_gets_what_is_theirs(tmp_path: Path) -> None:
-    """Readable for the user alone, again after a change, and gone when the secret is gone."""
+    """Readable for the user alone, again after a change, and gone when the secret is."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     target.mkdir()
@@ -45,7 +45,7 @@ def test_everybody_gets_what_is_theirs(tmp_path: Path) -> None:
     for folder in target.iterdir():
         folder.chmod(0o700)  # root may write into it anyway
     (source / "a").write_text("another", encoding="utf-8")
-    (source / "b").unlink()
+    (source / "b").write_text("", encoding="utf-8")  # not used
     copy_secrets(source, target)
     assert read_copies(target) == {
         "alice/a": "another",
