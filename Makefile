@@ -11,14 +11,14 @@ TOOLS := $(VENV)/installed-tools
 endif
 RUN := $(VENV)/bin/python
 STACK := $(RUN) -m core.cli stack
-TESTS := tests/unit tests/integration tests/matrix tests/faults tests/coherence tests/end_to_end
+TESTS := tests/unit tests/integration tests/matrix tests/faults tests/coherence tests/chaos tests/end_to_end
 # tests mostly wait for servers; all tests of a file run in the same worker
 WORKERS ?= 3
 PARALLEL := -n $(WORKERS) --dist loadfile
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help up certs watch pin-images down status logs clean migrate seed backup restore chaos-redis chaos-db chaos-pool test test-docker check lint format bench kill-servers soak reference vulnerabilities sbom lock install
+.PHONY: help up certs watch pin-images down status logs clean migrate seed backup restore chaos-redis chaos-db chaos-pool chaos-all test test-docker check lint format bench kill-servers soak reference vulnerabilities sbom lock install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ chaos-db: $(RUNTIME) ## drill: shut PostgreSQL of the running stack down for a w
 chaos-pool: $(RUNTIME) ## drill: use up the pool of an additional process
 	@$(STACK) drill pool $(ARGS)
 
+chaos-all: $(TOOLS) ## break a stack of its own in every way under load, for six minutes; fails if a write is lost or a read stale
+	@$(RUN) -m tests.chaos $(ARGS)
+
 test: $(TOOLS) ## run all tests but those of containers (ARGS="-k leaderboard" for some)
 	$(RUN) -m pytest $(PARALLEL) -m "not docker" $(TESTS) $(ARGS)
 
@@ -91,7 +94,7 @@ bench: $(TOOLS) ## measure against the bare drivers (ARGS="--scale small")
 	$(RUN) -m tests.bench $(ARGS)
 
 kill-servers: $(TOOLS) ## SIGKILL for PostgreSQL and Redis of the running containers during writes; fails if one is lost
-	$(RUN) -m tests.coherence.kill_servers --seconds $(or $(SECONDS),60) $(ARGS)
+	$(RUN) -m tests.chaos.containers --seconds $(or $(SECONDS),60) $(ARGS)
 
 soak: $(TOOLS) ## check for stale reads under load (SECONDS=600); fails if there is one
 	$(RUN) -m tests.coherence.soak --seconds $(or $(SECONDS),120) $(ARGS)

@@ -67,7 +67,11 @@ class Checkout:
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run an `echo-markets` command in the copy; output and errors are in `stdout`."""
-        return self._run(sys.executable, "-m", "core.cli", *arguments, **environment)
+        return self.python("-m", "core.cli", *arguments, **environment)
+
+    def python(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run Python in the copy; output and errors are in `stdout`."""
+        return self._run(sys.executable, *arguments, **environment)
 
     def _run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -4,6 +4,7 @@ The stack is brought up on the data of the release before, which ran everything 
 """
 
 import os
+import re
 import signal
 import stat
 import tempfile
@@ -80,6 +81,17 @@ def test_each_program_has_its_role(checkout: Checkout) -> None:
     assert {user for name, user in found.items() if "exporter" in name or "health" in name} <= {MONITOR, APP}
     assert set(found.values()) <= {APP, MONITOR}
     assert checkout.health()["status"] == "healthy"
+
+
+def test_faults_lose_nothing_and_serve_nothing_stale(checkout: Checkout) -> None:
+    """Two of those of `make chaos-all`, with a writer and readers as the application role."""
+    checkout.up()
+    faults = ("everything paused", "postgres killed")
+    result = checkout.python("-m", "tests.chaos.local", *(f"--only={fault}" for fault in faults))
+    assert result.returncode == 0, result.stdout
+    rows = [re.split("  +", line.strip()) for line in result.stdout.splitlines()]
+    lost_and_stale = {row[0]: tuple(row[3:5]) for row in rows if row[0] in faults}
+    assert lost_and_stale == dict.fromkeys(faults, ("0", "0"))
 
 
 def test_secrets_are_in_private_files_alone(checkout: Checkout) -> None:

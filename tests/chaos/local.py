@@ -1,0 +1,200 @@
+"""`python -m tests.chaos.local`: break the running local stack of this folder in every way, under load.
+
+Run in a checkout whose `make up MODE=local` is up; `python -m tests.chaos` makes one of its own. Owns the
+faults. The load has the settings of the stack's programs, so it is the application role.
+"""
+
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from io import StringIO
+from pathlib import Path
+
+import click
+import psutil
+import psycopg2
+import redis
+from rich.console import Console
+
+from core import Settings
+from core.errors import StackError
+from core.stack.embedded_servers import open_cursor
+from core.stack.folder import StackFolder
+from core.stack.local import LocalStack
+from core.stack.processes import find_process
+from core.stack.programs import NAMES, find_administrator_url, find_superuser_url
+from core.stack.record import find_secret
+from core.stack.settings import StackSettings
+from tests.chaos.load import run_load
+from tests.chaos.report import Fault, run_faults, show
+from tests.coherence.mutants import MUTANTS
+
+PAUSED_HEAL_SECONDS = 30.0
+KILLED_HEAL_SECONDS = 60.0  # the dashboard alone takes ten to start
+REPAIR_SECONDS = 120.0  # `make up`, which starts everything
+TABLE_COLUMNS = 140
+BALLAST = bytes(1_000_000)
+
+SEVER = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"""
+
+
+class Breaker:
+    """Breaks the local stack of a folder."""
+
+    def __init__(self, folder: StackFolder) -> None:
+        self.folder = folder
+        self.stack = LocalStack(folder, Console(file=StringIO()))
+
+    def list_faults(self) -> list[Fault]:
+        """Return every fault, the mildest first."""
+        full = None if self.folder.servers.is_mount() else "the data folder has no small disk of its own"
+        return [
+            *(Fault(f"{name} paused", partial(self.pause, name), PAUSED_HEAL_SECONDS) for name in NAMES),
+            Fault("supervisor paused", partial(self.pause, "supervisor"), PAUSED_HEAL_SECONDS),
+            Fault("everything paused", self.pause_everything, PAUSED_HEAL_SECONDS),
+            Fault("connections to postgres severed", self.sever_postgres, PAUSED_HEAL_SECONDS),
+            Fault("connections to valkey severed", self.sever_valkey, PAUSED_HEAL_SECONDS),
+            Fault("data folder full", self.fill_disk, KILLED_HEAL_SECONDS, skip=full),
+            *(Fault(f"{name} killed", partial(self.kill, name), KILLED_HEAL_SECONDS, 0.0) for name in NAMES),
+            Fault("supervisor killed, make up", self.kill_supervisor, REPAIR_SECONDS),
+            Fault("everything killed, make up", self.kill_everything, REPAIR_SECONDS),
+        ]
+
+    def is_healthy(self) -> bool:
+        """Say what `make status` says."""
+        return self.stack.status()
+
+    @contextmanager
+    def pause(self, name: str) -> Iterator[None]:
+        """Stop a program and what it has started with SIGSTOP."""
+        process = self._find(name)
+        # of the supervisor only itself: its programs are its children
+        with _paused([process] if name == "supervisor" else _list_tree(process)):
+            yield
+
+    @contextmanager
+    def pause_everything(self) -> Iterator[None]:
+        """Stop the supervisor and every program."""
+        with _paused(_list_tree(self._find("supervisor"))):
+            yield
+
+    @contextmanager
+    def kill(self, name: str) -> Iterator[None]:
+        """End a program with SIGKILL, as the system does when memory runs out; its supervisor repairs it."""
+        self._find(name).kill()
+        yield
+
+    @contextmanager
+    def kill_supervisor(self) -> Iterator[None]:
+        """End the supervisor, whose programs go on; `make up` repairs it."""
+        with self.kill("supervisor"):
+            yield
+        self._make_up()
+
+    @contextmanager
+    def kill_everything(self) -> Iterator[None]:
+        """End everything at once, as when the machine is switched off."""
+        _signal(_list_tree(self._find("supervisor")), signal.SIGKILL)
+        yield
+        self._make_up()
+
+    @contextmanager
+    def sever_postgres(self) -> Iterator[None]:
+        """End every connection to PostgreSQL, again and again."""
+        url = find_administrator_url(self.folder.recorded())
+
+        def sever() -> None:
+            with open_cursor(url) as cursor:
+                cursor.execute(SEVER)
+
+        _repeat(sever)
+        yield
+
+    @contextmanager
+    def sever_valkey(self) -> Iterator[None]:
+        """End every connection to Valkey, those of near caches included, again and again."""
+        recorded = self.folder.recorded()
+        password = find_secret(recorded, "REDIS_PASSWORD")
+        with redis.Redis(port=int(recorded["VALKEY_PORT"]), password=password) as client:
+            _repeat(lambda: client.client_kill_filter(_type="normal", skipme=True))
+        yield
+
+    @contextmanager
+    def fill_disk(self) -> Iterator[None]:
+        """Leave no byte where the servers write, and let PostgreSQL use up the files of its log."""
+        ballast = self.folder.servers / "ballast"
+        try:
+            # block after block: the servers write meanwhile
+            with suppress(OSError), ballast.open("wb", buffering=0) as file:
+                while True:
+                    file.write(BALLAST)
+            with suppress(psycopg2.Error), open_cursor(find_superuser_url(self.folder.recorded())) as cursor:
+                _repeat(lambda: cursor.execute("SELECT pg_switch_wal()"))
+            yield
+        finally:
+            ballast.unlink(missing_ok=True)
+
+    def _find(self, name: str) -> psutil.Process:
+        folder = self.folder
+        file = folder.supervisor_pid if name == "supervisor" else folder.pid_file(name)
+        process = find_process(file, root=folder.root)
+        if process is None:
+            raise StackError(f"{name} does not run; `make up` starts it")
+        return process
+
+    def _make_up(self) -> None:
+        self.stack.up(StackSettings.load_for(self.folder.root))
+
+
+def _list_tree(process: psutil.Process) -> list[psutil.Process]:
+    return [process, *process.children(recursive=True)]
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+@contextmanager
+def _paused(processes: list[psutil.Process]) -> Iterator[None]:
+    try:
+        _signal(processes, signal.SIGSTOP)
+        yield
+    finally:
+        _signal(processes, signal.SIGCONT)
+
+
+def _repeat(action: Callable[[], object], *, times: int = 10, pause_seconds: float = 0.2) -> None:
+    for _ in range(times):
+        action()
+        time.sleep(pause_seconds)
+
+
+@click.command()
+@click.option("--only", multiple=True, help="A fault by its name; all without.")
+@click.option("--mutant", type=click.Choice(list(MUTANTS)), help="Remove a safeguard, to see the run fail.")
+def main(only: tuple[str, ...], mutant: str | None) -> None:
+    """Cause every fault under load; exit status 1 when a write is lost, a read stale, or nothing heals."""
+    console = Console(width=None if sys.stdout.isatty() else TABLE_COLUMNS)
+    breaker = Breaker(StackFolder(Path.cwd()))
+    faults = breaker.list_faults()
+    unknown = set(only) - {fault.name for fault in faults}
+    if unknown:
+        raise click.UsageError(f"there is no fault {', '.join(sorted(unknown))}")
+    if breaker.folder.recorded().get("MODE") != "local" or not breaker.is_healthy():
+        raise click.ClickException("no healthy local stack runs here; `make status` says why")
+    with run_load(Settings.load(), mutant=mutant) as load:
+        chosen = [fault for fault in faults if not only or fault.name in only]
+        rows = run_faults(chosen, load, is_healthy=breaker.is_healthy, console=console)
+    show(rows, load.wrong, console)
+    sys.exit(int(not all(row.is_right for row in rows)))
+
+
+if __name__ == "__main__":
+    main()
