@@ -6,6 +6,7 @@ from core import Settings
 from core.app import refuse_arguments
 from core.errors import SettingsError
 from dashboard.server.access import build_policy
+from dashboard.server.workers import serve_with_workers
 
 CONFIGURATION_WRONG = 2
 
@@ -19,6 +20,8 @@ def main() -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return CONFIGURATION_WRONG
+    if settings.dashboard_workers > 1:
+        return serve_with_workers(settings)
     from dashboard.server.application import serve  # noqa: PLC0415  # report a wrong setting before imports that take seconds
 
     serve(settings)

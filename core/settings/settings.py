@@ -133,6 +133,7 @@ class Settings(EnvironmentSettings):
     prometheus_url: HttpUrl | None = Field(default=None, description=_HTTP_URL_FORM)
     dashboard_host: str = Field(default="127.0.0.1", description="an address to listen on")
     dashboard_port: int = port(8501)
+    dashboard_workers: int = number(1, 1, 64, unit="a whole number of processes")
     dashboard_behind: Literal["nothing", "loopback", "proxy"] = Field(
         default="nothing", description="nothing, loopback or proxy"
     )

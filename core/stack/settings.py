@@ -45,6 +45,7 @@ class StackSettings(EnvironmentSettings):
     exporter_port: int = port(9100)
     dashboard_port: int = port(8501)
     prometheus_port: int = port(9090)
+    dashboard_workers: int = number(1, 1, 64, unit="a whole number of processes")
     exporter_host: str = Field(default="127.0.0.1", description="an address to listen on")
     dashboard_host: str = Field(default="127.0.0.1", description="an address to listen on")
     stack_name: StackName | None = Field(default=None, description=STACK_NAME_FORM)
@@ -84,11 +85,13 @@ class StackSettings(EnvironmentSettings):
         return ports | ({"PROMETHEUS_PORT": self.prometheus_port} if mode == "docker" else {})
 
     def environment(self, mode: Mode) -> dict[str, str]:
-        """Return what `stack.env` records of these settings: where each server listens."""
+        """Return what `stack.env` records of these settings: where each server listens, and its processes."""
         hosts = {"EXPORTER_HOST": self.exporter_host, "DASHBOARD_HOST": self.dashboard_host}
+        workers = {"DASHBOARD_WORKERS": str(self.dashboard_workers)}
         chosen = {"STACK_NAME": self.stack_name, "PROFILE": self.profile}
         ports = {name: str(port) for name, port in self.ports(mode).items()}
-        return {"MODE": mode, **hosts, **ports, **{name: value for name, value in chosen.items() if value}}
+        given = {name: value for name, value in chosen.items() if value}
+        return {"MODE": mode, **hosts, **ports, **workers, **given}
 
     def database_url(self, account: str, database: str = DATABASE) -> str:
         """Return the URL under which this machine reaches a database of the stack's server.

@@ -28,9 +28,12 @@ Values = dict[Key, float]
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
-    """A gauge's sum, a counter's rate, a ratio of two rates or a quantile, by some labels."""
+    """A gauge's sum, a counter's rate, a ratio of two rates or a quantile, by some labels.
 
-    kind: Literal["sum", "rate", "ratio", "quantile"]
+    A gauge of a server that several exporters report is no sum, but `max`.
+    """
+
+    kind: Literal["sum", "max", "rate", "ratio", "quantile"]
     metric: str
     by: tuple[str, ...] = ()
     where: tuple[tuple[str, str], ...] = ()
@@ -60,7 +63,7 @@ OPERATION_LATENCY = tuple(
 )
 OPERATION_CALLS = Query(kind="rate", metric=f"{OPERATION}_count", by=("op",))
 OPERATION_ERRORS = Query(kind="rate", metric="echo_db_operation_errors_total", by=("op",))
-REDIS_MEMORY = Query(kind="sum", metric="echo_redis_memory_used_bytes")
+REDIS_MEMORY = Query(kind="max", metric="echo_redis_memory_used_bytes")
 
 CHARTED = (POOL_USED, POOL_WAITING, HIT_RATIO, *LATENCY, REDIS_MEMORY)
 """Shown over time."""
@@ -94,12 +97,47 @@ PRESENT = (
 """Read as samples of the present."""
 
 
+class ReportedByAll(msgspec.Struct, frozen=True):
+    """Metrics that each exporter reports of the same thing, and which of their values is shown."""
+
+    aggregation: Literal["min", "max"]
+    metrics: tuple[str, ...]
+    by: tuple[str, ...] = ()
+
+    def build_promql(self) -> str:
+        """Return the query that has each of them once."""
+        return f"{self.aggregation} by ({', '.join(('__name__', *self.by))}) ({_select(self.metrics)})"
+
+
+REPORTED_BY_ALL = (
+    ReportedByAll("min", ("echo_service_up",), by=("service",)),
+    ReportedByAll("min", ("echo_scrape_collector_success",), by=("collector",)),
+    ReportedByAll("max", ("echo_service_check_duration_seconds",), by=("service",)),
+    ReportedByAll("max", ("echo_pg_replication_lag_seconds",), by=("replica",)),
+    ReportedByAll(
+        "max", ("echo_task_interval_seconds", "echo_task_last_success_timestamp_seconds"), by=("task",)
+    ),
+    ReportedByAll(
+        "max",
+        (
+            "echo_migrations_applied",
+            "echo_migrations_pending",
+            "echo_pg_max_connections",
+            "echo_pg_oldest_transaction_age_seconds",
+            "echo_redis_evicted_keys_total",
+            "echo_redis_memory_max_bytes",
+            "echo_redis_memory_used_bytes",
+        ),
+    ),
+)
+
+
 def build_promql(query: Query, *, window_seconds: int = WINDOW_SECONDS) -> str:
     """Return the query in PromQL."""
     by = f" by ({', '.join(query.by)})" if query.by else ""
     labels = _build_selector(query.where)
-    if query.kind == "sum":
-        return f"sum{by} ({query.metric}{labels})"
+    if query.kind in {"sum", "max"}:
+        return f"{query.kind}{by} ({query.metric}{labels})"
     if query.kind == "quantile":
         grouped = ", ".join(("le", *query.by))
         rates = f"sum by ({grouped}) (rate({query.metric}_bucket{labels}[{window_seconds}s]))"
@@ -116,15 +154,21 @@ def _build_selector(where: tuple[tuple[str, str], ...]) -> str:
 
 
 def build_present_promql() -> str:
-    """Return the selector of all present samples."""
-    return f'{{__name__=~"{"|".join(PRESENT)}"}}'
+    """Return the query of all present samples; what several exporters say of one thing is there once."""
+    once = [name for aggregated in REPORTED_BY_ALL for name in aggregated.metrics]
+    own = _select(name for name in PRESENT if name not in once)
+    return " or ".join((own, *(each.build_promql() for each in REPORTED_BY_ALL)))
+
+
+def _select(names: Iterable[str]) -> str:
+    return f'{{__name__=~"{"|".join(names)}"}}'
 
 
 def list_operands(query: Query) -> tuple[Operand, ...]:
     """Return what the query needs of each scrape; the divisor comes second."""
     if query.kind == "quantile":
         return (Operand(f"{query.metric}_bucket", (*query.by, "le"), query.where, True),)
-    first = Operand(query.metric, query.by, query.where, query.kind != "sum")
+    first = Operand(query.metric, query.by, query.where, query.kind not in {"sum", "max"})
     return (first, Operand(query.divisor, query.by, query.where, True)) if query.divisor else (first,)
 
 
@@ -222,7 +266,8 @@ class History:
     def _answer(self, query: Query) -> Values:
         """Return a query's values at the last scrape."""
         operands = list_operands(query)
-        if query.kind == "sum":
+        if query.kind in {"sum", "max"}:
+            # of one exporter, which reports a server once
             return self._sums[-1].values[operands[0]]
         rates = [self._find_rates(item) for item in operands]
         if query.kind == "rate":

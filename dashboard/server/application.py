@@ -43,9 +43,10 @@ from dashboard.pages.players import download as players_download
 from dashboard.pages.quests import download as quests_download
 from dashboard.server import sign_in
 from dashboard.server.access import Policy, build_policy, build_secrets
-from dashboard.server.connections import MESSAGE_BYTES, BoundedWebSocket, PageConnections
+from dashboard.server.connections import MESSAGE_BYTES, BoundedWebSocket, PageConnections, PagePlaces
 from dashboard.server.index import STATIC, IndexPage
 from dashboard.server.middleware import CompressedAssets, Shield, build_content_policy, choose_limit, is_known
+from dashboard.server.places import Places
 from dashboard.server.proxy import ProxyHeaders
 from dashboard.server.sign_outs import SignOuts, watch_sign_outs
 from dashboard.server.updates import watch_health
@@ -90,10 +91,11 @@ def get_readyz(_: Request) -> JSONResponse:
     )
 
 
-def create_app(settings: Settings) -> st.App:
+def create_app(settings: Settings, *, places: PagePlaces | None = None) -> st.App:
     """Return the ASGI application, which opens its service when the server starts it.
 
-    Raises `SettingsError` when the access settings contradict each other.
+    Without `places` this process counts its pages itself. Raises `SettingsError` when the access settings
+    contradict each other.
     """
     policy = build_policy(settings)
     limits = open_rate_limits(settings, role="dashboard", count=_count_limited)
@@ -135,7 +137,9 @@ def create_app(settings: Settings) -> st.App:
         SCRIPT,
         secrets=build_secrets(settings),
         lifespan=lifespan,
-        middleware=_build_middleware(policy, settings, limits, sign_outs),
+        middleware=_build_middleware(
+            policy, settings, limits=limits, sign_outs=sign_outs, places=places or Places.of_host(settings)
+        ),
         routes=[
             Route("/livez", get_livez),
             Route("/readyz", get_readyz),
@@ -164,7 +168,7 @@ def warm_caches(service: EnhancedDatabaseService) -> None:
 
 
 def _build_middleware(
-    policy: Policy, settings: Settings, limits: RateLimits, sign_outs: SignOuts
+    policy: Policy, settings: Settings, *, limits: RateLimits, sign_outs: SignOuts, places: PagePlaces
 ) -> list[Middleware]:
     # with a sign-in here, the proxy in front may do nothing but TLS
     can_have_proxy = policy.is_behind_proxy or policy.has_sign_in
@@ -181,8 +185,7 @@ def _build_middleware(
         Middleware(Limited, limits=limits, choose=partial(choose_limit, settings)),
         Middleware(
             PageConnections,
-            most=settings.dashboard_connections,
-            most_of_client=settings.dashboard_connections_per_client,
+            places=places,
             is_known=partial(is_known, policy, sign_outs),
             count=_count_limited,
         ),
@@ -200,7 +203,12 @@ def _count_limited(limiter: Limiter, is_rejected: bool) -> None:  # noqa: FBT001
 
 def serve(settings: Settings) -> None:
     """Serve the pages until SIGTERM or SIGINT. Raises `SettingsError`."""
-    app = create_app(settings)
+    uvicorn.Server(configure_server(settings)).run()
+
+
+def configure_server(settings: Settings, *, places: PagePlaces | None = None) -> uvicorn.Config:
+    """Prepare this process, and return the configuration of its server. Raises `SettingsError`."""
+    app = create_app(settings, places=places)
     _prepare_logging(settings)
     _exit_on_signal()
     config = uvicorn.Config(
@@ -227,7 +235,7 @@ def serve(settings: Settings) -> None:
     # st.navigation sets this in its first run; before, Streamlit would take `pages/` for its own menu
     PagesManager.uses_pages_directory = False
     _preload()
-    uvicorn.Server(config).run()
+    return config
 
 
 def build_theme_once(module: ModuleType = app_session) -> None:

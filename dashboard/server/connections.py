@@ -6,18 +6,15 @@ lower; `dashboard.server.access` decides who has signed in.
 """
 
 import asyncio
-import resource
 import time
-from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from core.metrics.names import Limiter
-from core.web.client_deadlines import MANY_AHEAD, MOST_WAITING
 from core.web.requests import find_client
 
 MESSAGE_BYTES = 1024 * 1024
@@ -25,9 +22,6 @@ MESSAGE_BYTES = 1024 * 1024
 
 ANONYMOUS_BYTES = 64 * 1024
 """Largest message before a sign-in."""
-
-ANONYMOUS_PART, ALL_ANONYMOUS_PART = 5, 2
-"""Before a sign-in a client may have a fifth of its connections, and all such clients half of all."""
 
 PART_BYTES = 4096
 """Bytes that are parsed at once, before other clients get a turn: at most 700 frames, some milliseconds."""
@@ -37,9 +31,6 @@ FRAGMENTS = 256
 
 CLOSING_BYTES = 64 * 1024
 """Bytes that a client may still send after the server has announced the end of the connection."""
-
-RESERVED_FILES = MOST_WAITING + MANY_AHEAD + 50
-"""Open files that are kept free for other clients, PostgreSQL and Redis."""
 
 TOO_LARGE, NO_BINARY = 1009, 1003
 """Codes that end a connection (RFC 6455, 7.4.1)."""
@@ -134,6 +125,16 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         return True
 
 
+class PagePlaces(Protocol):
+    """Counts the open pages of this host: `Places`, or the parent of several workers."""
+
+    async def enter(self, client: str, *, is_known: bool) -> bool:
+        """Count one more page if there is room for it, and say whether there is."""
+
+    def leave(self, client: str, *, is_known: bool) -> None:
+        """Count one page less."""
+
+
 class PageConnections:
     """ASGI middleware that limits WebSockets.
 
@@ -144,48 +145,32 @@ class PageConnections:
         self,
         app: ASGIApp,
         *,
-        most: int,
-        most_of_client: int,
+        places: PagePlaces,
         is_known: Callable[[Scope], bool],
         count: Callable[[Limiter, bool], None] = lambda *_: None,
     ) -> None:
         self._app = app
-        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self._most = max(1, min(most, files - RESERVED_FILES))
-        self._most_of_client = most_of_client
+        self._places = places
         self._is_known = is_known
         self._count = count
-        self._open: Counter[tuple[str, bool]] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse a WebSocket when there are too many."""
         if scope["type"] != "websocket":
             await self._app(scope, receive, send)
             return
-        place = find_client(scope), self._is_known(scope)
-        is_full = self._is_full(*place)
+        client, is_known = find_client(scope), self._is_known(scope)
+        is_full = not await self._places.enter(client, is_known=is_known)
         self._count("connections", is_full)
         if is_full:
             # closing before the connection is accepted makes the server answer 403
             await send({"type": "websocket.close", "code": 1008})
             return
-        self._open[place] += 1
         try:
-            bounded = _BoundedMessages(receive, send, is_known=place[1], count=self._count)
+            bounded = _BoundedMessages(receive, send, is_known=is_known, count=self._count)
             await self._app(scope, bounded.receive, bounded.send)
         finally:
-            self._open[place] -= 1
-            if not self._open[place]:
-                del self._open[place]
-
-    def _is_full(self, client: str, is_known: bool) -> bool:  # noqa: FBT001  # a part of the place
-        if self._open.total() >= self._most:
-            return True
-        if is_known:
-            return self._open[client, True] >= self._most_of_client
-        anonymous = sum(count for (_, known), count in self._open.items() if not known)
-        allowed = max(1, self._most_of_client // ANONYMOUS_PART)
-        return anonymous >= max(1, self._most // ALL_ANONYMOUS_PART) or self._open[client, False] >= allowed
+            self._places.leave(client, is_known=is_known)
 
 
 class _BoundedMessages:

@@ -19,7 +19,7 @@ from tests.serving import LOCAL_URL
 FOLDER = Path(__file__).parents[2] / "exporter" / "prometheus"
 DOCS = Path(__file__).parents[2] / "docs"
 RULE_FILES = ("recording_rules.yml", "alerts.yml")
-TEST_FILES = ("alerts_test.yml", "budget_test.yml")
+TEST_FILES = ("alerts_test.yml", "budget_test.yml", "hosts_test.yml")
 NAME = re.compile(r"(?<![\w:])echo_[a-z0-9_]+\b")
 HISTOGRAM_SUFFIX = re.compile(r"_(bucket|sum|count)$")
 

@@ -16,6 +16,8 @@ from dashboard.monitoring.queries import (
     OPERATION_LATENCY,
     POOL_USED,
     PRESENT,
+    REDIS_MEMORY,
+    REPORTED_BY_ALL,
     TABULATED,
     WINDOW_SECONDS,
     History,
@@ -206,3 +208,14 @@ def test_every_metric_is_named_once() -> None:
     names = {item.metric for query in (*CHARTED, *TABULATED) for item in list_operands(query)} | {*PRESENT}
     assert {"echo_db_pool_connections", HITS, REQUESTS, BUCKET, "echo_health_status"} <= names
     assert all(name in build_present_promql() for name in ("echo_service_up", "echo_migrations_pending"))
+
+
+def test_what_all_exporters_report_is_asked_for_once() -> None:
+    """Two hosts report the same database; their own processes are counted each."""
+    promql = build_present_promql()
+    assert 'max by (__name__) ({__name__=~"echo_migrations_applied|' in promql
+    assert 'min by (__name__, service) ({__name__=~"echo_service_up"})' in promql
+    own, _, _ = promql.partition(" or ")
+    assert "echo_db_pool_connections" in own
+    assert not [name for each in REPORTED_BY_ALL for name in each.metrics if name in own]
+    assert build_promql(REDIS_MEMORY) == "max (echo_redis_memory_used_bytes)"

@@ -1,5 +1,7 @@
 """The settings of the stack: defaults, precedence and what is said about a wrong value."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,7 @@ def test_needs_no_setting_at_all(tmp_path: Path) -> None:
         "VALKEY_PORT": "6380",
         "EXPORTER_PORT": "9100",
         "DASHBOARD_PORT": "8501",
+        "DASHBOARD_WORKERS": "1",
     }
 
 
@@ -58,6 +61,7 @@ def test_environment_wins_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("POSTGRES_PORT", "70000", "a port from 1 to 65535"),
         ("MODE", "podman", "local or docker"),
         ("PROFILE", "production", "tls or dev"),
+        ("DASHBOARD_WORKERS", "0", "a whole number of processes from 1 to 64"),
         ("SEED_PLAYERS", "0", "a whole number of players from 1 to 100000"),
         ("SEED_SESSIONS", "many", "a whole number of sessions from 1 to 10000"),
         ("KEEP_DATES", "2013", "true or false"),
@@ -78,3 +82,17 @@ def test_one_port_cannot_serve_two(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("DASHBOARD_PORT", "9100")
     with pytest.raises(SettingsError, match="DASHBOARD_PORT is 9100, which EXPORTER_PORT has too"):
         StackSettings.load_for(tmp_path)
+
+
+def test_make_passes_the_number_of_processes_on(repository: Path) -> None:
+    """`make up WORKERS=2` is about the dashboard; WORKERS of the environment is about tests."""
+
+    def plan(*arguments: str, **variables: str) -> str:
+        command = ["make", "--dry-run", "--no-print-directory", "up", "VENV=anywhere", *arguments]
+        environment = {"PATH": os.environ["PATH"], **variables}
+        return subprocess.run(
+            command, cwd=repository, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert plan("WORKERS=2") == "DASHBOARD_WORKERS=2 anywhere/bin/python -m core.cli stack up\n"
+    assert plan(WORKERS="2") == plan() == "anywhere/bin/python -m core.cli stack up\n"

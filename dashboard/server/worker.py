@@ -1,0 +1,170 @@
+"""`python -m dashboard.server.worker FILE FILE`: one of several processes that serve the dashboard's pages.
+
+Owns the worker's end of the two sockets of `worker_channel`: it serves the connections that it is given, asks
+for the place of each page, and ends when its parent has ended. `dashboard.server.workers` starts it.
+"""
+
+import asyncio
+import contextlib
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+import uvicorn
+
+from core import Settings
+from dashboard.server import application
+from dashboard.server.worker_channel import (
+    Enter,
+    FromWorker,
+    Leave,
+    Load,
+    Ready,
+    parse_from_parent,
+    send,
+    take_connection,
+)
+
+logger = logging.getLogger(__name__)
+
+LOAD_SECONDS = 0.1
+"""Between two looks at the open connections: new ones are given by their numbers."""
+
+SIGN_OF_LIFE = 10
+"""The number of open connections is sent after so many looks, even when it has not changed."""
+
+
+class ParentPlaces:
+    """The places of pages, which the parent counts for all of its workers."""
+
+    def __init__(self) -> None:
+        self._numbers = count()
+        self._asked: dict[int, asyncio.Future[bool]] = {}
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def connect(self, messages: socket.socket) -> asyncio.StreamReader:
+        """Begin to talk with the parent; the caller passes the lines that it reads to `take`."""
+        reader, self._writer = await asyncio.open_unix_connection(sock=messages)
+        return reader
+
+    def take(self, line: bytes) -> None:
+        """Take an answer of the parent."""
+        answer = parse_from_parent(line)
+        asked = self._asked.pop(answer.number)
+        if not asked.cancelled():
+            asked.set_result(answer.is_admitted)
+
+    def send(self, message: FromWorker) -> None:
+        """Tell the parent something."""
+        if self._writer is not None:
+            send(self._writer, message)
+
+    async def enter(self, client: str, *, is_known: bool) -> bool:
+        """Ask for one more page."""
+        number = next(self._numbers)
+        # only the end of this process cancels a request; the parent then frees all of its places
+        self._asked[number] = asyncio.get_running_loop().create_future()
+        self.send(Enter(number, client, is_known))
+        return await self._asked[number]
+
+    def leave(self, client: str, *, is_known: bool) -> None:
+        """Give the place of a page back."""
+        self.send(Leave(client, is_known))
+
+
+class WorkerServer(uvicorn.Server):
+    """uvicorn's server with connections that somebody else has accepted."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        messages: socket.socket,
+        connections: socket.socket,
+        places: ParentPlaces,
+    ) -> None:
+        super().__init__(config)
+        self._messages, self._connections = messages, connections
+        self._places = places
+        self._given = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then take connections."""
+        await super().startup(sockets=sockets)
+        reader = await self._places.connect(self._messages)
+        asyncio.get_running_loop().add_reader(self._connections, self._take_connection)
+        self._start(self._read_messages(reader))
+        self._start(self._report_load())
+        self._places.send(Ready())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no further connection, and end as uvicorn does."""
+        asyncio.get_running_loop().remove_reader(self._connections)
+        await super().shutdown(sockets=sockets)
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _take_connection(self) -> None:
+        try:
+            connection = take_connection(self._connections)
+        except BlockingIOError:
+            return
+        except (EOFError, OSError):
+            asyncio.get_running_loop().remove_reader(self._connections)
+            self.should_exit = True
+            return
+        self._given += 1
+        if connection is not None:
+            connection.setblocking(False)
+            self._start(self._serve_connection(connection))
+
+    async def _serve_connection(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+
+        def make_protocol() -> Any:
+            # as uvicorn's own `startup`
+            return self.config.http_protocol_class(  # type: ignore[call-arg]  # the class is one of several
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
+            )
+
+        with contextlib.suppress(OSError):
+            # the client may have gone
+            await loop.connect_accepted_socket(make_protocol, connection)
+
+    async def _read_messages(self, reader: asyncio.StreamReader) -> None:
+        while line := await reader.readline():
+            self._places.take(line)
+        logger.warning("the parent has ended; this worker ends too")
+        self.should_exit = True
+
+    async def _report_load(self) -> None:
+        last: tuple[int, int] | None = None
+        for look in count():
+            load = self._given, len(self.server_state.connections)
+            if load != last or look % SIGN_OF_LIFE == 0:
+                last = load
+                self._places.send(Load(*load))
+            await asyncio.sleep(LOAD_SECONDS)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Serve until the parent or a signal ends it; the arguments are the numbers of its two sockets."""
+    messages, connections = (socket.socket(fileno=int(argument)) for argument in arguments)
+    for each in (messages, connections):
+        each.setblocking(False)
+    places = ParentPlaces()
+    config = application.configure_server(Settings.load(), places=places)
+    server = WorkerServer(config, messages=messages, connections=connections, places=places)
+    # without a socket of its own uvicorn listens on nothing
+    server.run(sockets=[])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

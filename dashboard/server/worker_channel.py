@@ -1,0 +1,83 @@
+"""What a worker of the dashboard and its parent give each other: messages, and accepted connections.
+
+Owns the form of both. Two sockets connect them: one for lines of JSON in both directions, and one through
+which the worker gets connections, each with a byte. Their end tells either side that the other has ended.
+"""
+
+import asyncio
+import socket
+
+import msgspec
+
+
+class Ready(msgspec.Struct, tag="ready"):
+    """The worker answers requests."""
+
+
+class Load(msgspec.Struct, tag="load"):
+    """How many connections the worker was given so far, and how many are open; sent every second at least."""
+
+    given: int
+    open: int
+
+
+class Enter(msgspec.Struct, tag="enter"):
+    """The worker asks for a place for a page; the answer has the same number."""
+
+    number: int
+    client: str
+    is_known: bool
+
+
+class Leave(msgspec.Struct, tag="leave"):
+    """A page has ended, whose place is free."""
+
+    client: str
+    is_known: bool
+
+
+class Answer(msgspec.Struct, tag="answer"):
+    """The parent's answer to `Enter`."""
+
+    number: int
+    is_admitted: bool
+
+
+FromWorker = Ready | Load | Enter | Leave
+
+_encoder = msgspec.json.Encoder()
+_from_worker = msgspec.json.Decoder(FromWorker)
+_from_parent = msgspec.json.Decoder(Answer)
+
+
+def send(writer: asyncio.StreamWriter, message: FromWorker | Answer) -> None:
+    """Send a message; to a peer that has ended, do nothing."""
+    if not writer.is_closing():
+        writer.write(_encoder.encode(message) + b"\n")
+
+
+def parse_from_worker(line: bytes) -> FromWorker:
+    """Return the message in a line of a worker."""
+    message: FromWorker = _from_worker.decode(line)
+    return message
+
+
+def parse_from_parent(line: bytes) -> Answer:
+    """Return the message in a line of the parent."""
+    return _from_parent.decode(line)
+
+
+def give_connection(channel: socket.socket, connection: socket.socket) -> None:
+    """Hand a connection over; raises `OSError`, a `BlockingIOError` when the worker takes none now."""
+    socket.send_fds(channel, [b"c"], [connection.fileno()])
+
+
+def take_connection(channel: socket.socket) -> socket.socket | None:
+    """Return the next connection; None when it was lost because this process has too many files open.
+
+    Raises `BlockingIOError` when there is none, and `EOFError` when the parent has ended.
+    """
+    data, files, _, _ = socket.recv_fds(channel, 1, 1)
+    if not data:
+        raise EOFError("the parent has ended")
+    return socket.socket(fileno=files[0]) if files else None

@@ -1,0 +1,275 @@
+"""Several processes that serve the dashboard on one port: the parent, which serves no page itself.
+
+Owns the port, the workers' start, end and replacement, which worker gets a connection, and the places of
+pages. Imports nothing of Streamlit: it stays small. Why it hands connections over is in decision 18.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+from asyncio.subprocess import Process
+
+from core import Settings
+from core.app import configure_logging
+from core.backoff import Backoff
+from dashboard.server.places import Places
+from dashboard.server.worker_channel import (
+    Answer,
+    Enter,
+    Leave,
+    Load,
+    Ready,
+    give_connection,
+    parse_from_worker,
+    send,
+)
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 1024
+"""Connections that wait in the system while no worker is ready."""
+
+SILENT_SECONDS = 3
+"""A worker sends something every second; one that is silent for longer gets no new connection."""
+
+HUNG_SECONDS = 30
+"""A worker that is silent for longer is killed and replaced."""
+
+STOP_SECONDS = 8.0
+"""A worker stops within 5 s; one that does not is killed."""
+
+FULL_PAUSE_SECONDS = 0.05
+"""Until a connection is offered again that no worker could take."""
+
+FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.2, 30.0
+"""Between two starts of a worker: soon after a kill, seldom when it cannot start."""
+
+
+class Worker:
+    """One process and its two sockets, as its parent sees it."""
+
+    def __init__(
+        self,
+        process: Process,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        connections: socket.socket,
+    ) -> None:
+        self.process = process
+        self.is_ready = False
+        self.silent_seconds = 0
+        self.pages: list[tuple[str, bool]] = []
+        self.reader, self.writer = reader, writer
+        self._connections = connections
+        self.given = 0
+        self._load = Load(given=0, open=0)
+
+    @classmethod
+    async def start(cls) -> "Worker":
+        """Start a process; it is ready when it says so."""
+        messages, its_messages = socket.socketpair()
+        connections, its_connections = socket.socketpair()
+        with its_messages, its_connections:
+            files = its_messages.fileno(), its_connections.fileno()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "dashboard.server.worker", *map(str, files), pass_fds=files
+            )
+        connections.setblocking(False)
+        reader, writer = await asyncio.open_unix_connection(sock=messages)
+        return cls(process, reader, writer, connections)
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections it has, those included that it has not seen yet."""
+        return self._load.open + self.given - self._load.given
+
+    def note_load(self, load: Load) -> None:
+        """Take what it says of its connections."""
+        self._load = load
+
+    def give(self, connection: socket.socket) -> bool:
+        """Give it a connection; return whether it can take one."""
+        try:
+            give_connection(self._connections, connection)
+        except OSError:
+            return False
+        self.given += 1
+        return True
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, unless it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(number)
+
+    def close(self) -> None:
+        """Close its sockets."""
+        self.writer.close()
+        self._connections.close()
+
+
+class Workers:
+    """The parent of the workers; `run` returns the exit status of the program."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._places = Places.of_host(settings)
+        self._workers: list[Worker] = []
+        self._ready = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._status = 0
+        self._was_ever_ready = False
+
+    async def run(self, listeners: list[socket.socket]) -> int:
+        """Serve until a signal, or until no worker can start; return the exit status."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._ended.set)
+        tasks = [
+            *(asyncio.create_task(self._keep_worker()) for _ in range(self._settings.dashboard_workers)),
+            *(asyncio.create_task(self._accept(listener)) for listener in listeners),
+            asyncio.create_task(self._watch_silence()),
+        ]
+        await self._ended.wait()
+        for listener in listeners:
+            listener.close()
+        for worker in self._workers:
+            worker.signal(signal.SIGTERM)
+        keeping = tasks[: self._settings.dashboard_workers]
+        _, late = await asyncio.wait(keeping, timeout=STOP_SECONDS)
+        if late:
+            logger.warning("%d workers did not stop within %g s and are killed", len(late), STOP_SECONDS)
+            for worker in self._workers:
+                worker.signal(signal.SIGKILL)
+            await asyncio.wait(keeping)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return self._status
+
+    async def _keep_worker(self) -> None:
+        """Run one worker after the other."""
+        backoff = Backoff(first_seconds=FIRST_RESTART_SECONDS, longest_seconds=LONGEST_RESTART_SECONDS)
+        while not self._ended.is_set():
+            worker = await Worker.start()
+            self._workers.append(worker)
+            if self._ended.is_set():
+                worker.signal(signal.SIGTERM)
+            status = await self._attend(worker)
+            if self._ended.is_set():
+                return
+            if worker.is_ready:
+                backoff.reset()
+            elif not self._was_ever_ready:
+                # it would fail again: a wrong setting, or a package that is missing
+                self._status = status if status > 0 else 1
+                self._ended.set()
+                return
+            seconds = backoff.next_seconds()
+            logger.warning("worker %d ended with status %d; another one starts", worker.process.pid, status)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ended.wait(), seconds)
+
+    async def _attend(self, worker: Worker) -> int:
+        """Answer a worker until it ends; return its status, and free the places of its pages."""
+        try:
+            while line := await worker.reader.readline():
+                worker.silent_seconds = 0
+                await self._take(worker, line)
+        except ConnectionError:
+            pass
+        finally:
+            self._workers.remove(worker)
+            self._update_ready()
+            for client, is_known in worker.pages:
+                self._places.leave(client, is_known=is_known)
+            worker.close()
+        return await worker.process.wait()
+
+    async def _take(self, worker: Worker, line: bytes) -> None:
+        match parse_from_worker(line):
+            case Ready():
+                worker.is_ready = self._was_ever_ready = True
+                self._update_ready()
+                logger.info("worker %d is ready", worker.process.pid)
+            case Load() as load:
+                worker.note_load(load)
+            case Enter(number, client, is_known):
+                is_admitted = await self._places.enter(client, is_known=is_known)
+                if is_admitted:
+                    worker.pages.append((client, is_known))
+                send(worker.writer, Answer(number, is_admitted))
+            case Leave(client, is_known):
+                worker.pages.remove((client, is_known))
+                self._places.leave(client, is_known=is_known)
+
+    def _update_ready(self) -> None:
+        if any(worker.is_ready for worker in self._workers):
+            self._ready.set()
+        else:
+            self._ready.clear()
+
+    async def _accept(self, listener: socket.socket) -> None:
+        """Give each connection to the worker that has the fewest."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await self._ready.wait()
+            try:
+                connection, _ = await loop.sock_accept(listener)
+            except OSError as error:
+                # a client that has gone, or no file left
+                logger.warning("a connection could not be accepted: %s", error)
+                await asyncio.sleep(FULL_PAUSE_SECONDS)
+                continue
+            with connection:
+                while not self._give(connection):
+                    await asyncio.sleep(FULL_PAUSE_SECONDS)
+                    await self._ready.wait()
+
+    def _give(self, connection: socket.socket) -> bool:
+        ready = [worker for worker in self._workers if worker.is_ready]
+        # one that is silent comes last: better late than never
+        ready.sort(
+            key=lambda worker: (worker.silent_seconds > SILENT_SECONDS, worker.open_connections, worker.given)
+        )
+        return any(worker.give(connection) for worker in ready)
+
+    async def _watch_silence(self) -> None:
+        """Kill a worker that says nothing; seconds in which this process was paused too do not count."""
+        while True:
+            await asyncio.sleep(1)
+            for worker in self._workers:
+                worker.silent_seconds += worker.is_ready
+                if worker.silent_seconds > HUNG_SECONDS:
+                    logger.error("worker %d hangs: it is killed after %d s", worker.process.pid, HUNG_SECONDS)
+                    worker.signal(signal.SIGKILL)
+
+
+def listen(host: str, port: int) -> list[socket.socket]:
+    """Listen on every address of a host; raises `OSError`."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    listeners: list[socket.socket] = []
+    try:
+        for family, address in dict.fromkeys((entry[0], entry[4]) for entry in found):
+            listeners.append(socket.create_server(address, family=family, backlog=BACKLOG))
+            listeners[-1].setblocking(False)
+    except OSError:
+        for listener in listeners:
+            listener.close()
+        raise
+    return listeners
+
+
+def serve_with_workers(settings: Settings) -> int:
+    """Serve the pages with DASHBOARD_WORKERS processes until SIGTERM or SIGINT; return the exit status."""
+    configure_logging(settings)
+    try:
+        listeners = listen(settings.dashboard_host, settings.dashboard_port)
+    except OSError as error:
+        place = f"{settings.dashboard_host}, port {settings.dashboard_port}"
+        sys.stderr.write(f"cannot listen on {place}: {error}; set DASHBOARD_HOST or DASHBOARD_PORT\n")
+        return os.EX_UNAVAILABLE
+    return asyncio.run(Workers(settings).run(listeners))
