@@ -20,6 +20,7 @@ from core.records import PoolUse
 from core.service import EnhancedDatabaseService
 from core.service.emails import UserEmails
 from core.settings import Settings
+from core.timeline import KnownTimeline
 
 
 def open_service(settings: Settings | None = None, *, role: Role = "job") -> EnhancedDatabaseService:
@@ -40,13 +41,20 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
     _check_listed(check_role(role), settings)
     metrics = open_metrics(role, settings.metrics_dir)
     name = f"{APPLICATION_PREFIX}{role}"
-    database = Database(settings, application_name=name, metrics=metrics)
+    timeline = KnownTimeline()
+    database = Database(settings, application_name=name, metrics=metrics, timeline=timeline)
 
     def list_others() -> Iterable[PoolUse]:
         # the exporter reports the pools of all processes of this host, any other process only its own
         return map(read_pool, metrics.list_gauges()) if role == "exporter" else ()
 
-    cache = Cache(settings, client_name=name, metrics=metrics, is_bypassed=database.in_transaction)
+    cache = Cache(
+        settings,
+        client_name=name,
+        metrics=metrics,
+        is_bypassed=database.in_transaction,
+        timeline=timeline,
+    )
     return EnhancedDatabaseService(
         database=database,
         cache=cache,

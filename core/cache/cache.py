@@ -20,6 +20,7 @@ from core.cache.codec import ABSENT, FENCE_MARK, new_token
 from core.cache.connection import make_connection_factory
 from core.cache.counters import CacheCounters, StaleReadSampler
 from core.cache.feed import InvalidationFeed
+from core.cache.guard import get_trust_seconds
 from core.cache.kinds import KINDS, Cached, Read, find_kind_name
 from core.cache.leases_and_fences import NO_FENCE, NO_TOKEN, Fence
 from core.cache.near import FailSafeValues, NearCache
@@ -30,6 +31,7 @@ from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.records import CacheStats
 from core.settings import Settings
+from core.timeline import KnownTimeline, Timeline
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -49,14 +51,18 @@ class Cache:
         client_name: str,
         metrics: Metrics,
         is_bypassed: Callable[[], bool] = lambda: False,
+        timeline: KnownTimeline | None = None,
     ) -> None:
+        """Connect to nothing yet; `timeline` is that of the database from which values are loaded."""
         self._settings = settings
         self._client_name = client_name
         self._metrics = metrics
         self._is_bypassed = is_bypassed
         self._is_closed = False
         self._shared: SharedCache | None = None
+        self._timeline = timeline or KnownTimeline()
         self._open()
+        self._timeline.call_on_change(self._begin_timeline)
         metrics.add_source(self._publish)
         call_in_forked_child(self._reset_after_fork)
 
@@ -74,19 +80,26 @@ class Cache:
         )
         self._feed: InvalidationFeed | None = None
         if settings.enable_redis_cache:
+            address = settings.read_redis_address()
+            capability = CapabilityCheck(
+                settings.redis_key_prefix,
+                address.account,
+                self._timeline,
+                trust_seconds=get_trust_seconds(settings),
+            )
             self._shared = SharedCache(
                 settings,
                 client_name=self._client_name,
                 report_outage=metrics.cache_breaker_open.set,
+                capability=capability,
                 parent=self._shared,
             )
             if settings.near_cache_size:
-                address = settings.read_redis_address()
                 self._feed = InvalidationFeed(
                     make_connection_factory(settings, self._client_name),
                     self._near,
                     prefix=settings.redis_key_prefix,
-                    capability=CapabilityCheck(settings.redis_key_prefix, address.account),
+                    capability=capability,
                     is_possible=address.protocol == PUSH_PROTOCOL,
                 )
                 self._feed.start()
@@ -99,7 +112,16 @@ class Cache:
             counters=self._counters,
             sampler=self._sampler,
             metrics=metrics,
+            timeline=self._timeline,
         )
+
+    def _begin_timeline(self, before: Timeline | None) -> None:
+        """Serve nothing that was read from an earlier timeline of the database."""
+        if before is not None:
+            self._near.clear()
+            self._fail_safe.clear()
+        if self._shared is not None:
+            self._shared.guard.begin_timeline()
 
     def _reset_after_fork(self) -> None:
         """Begin with an empty cache: a child cannot use threads, locks and sockets of its parent."""

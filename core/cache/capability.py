@@ -38,7 +38,9 @@ from core.cache.leases_and_fences import (
     TAKEN,
     build_lease_request,
 )
+from core.cache.timeline_claim import TimelineClaim
 from core.settings import Settings
+from core.timeline import KnownTimeline
 
 SCRIPTS: Final = (LEASE, FILL, FENCE, RELEASE)
 # Scratch keys of an interrupted check expire after this time.
@@ -90,11 +92,20 @@ class Step(NamedTuple):
 class CapabilityCheck:
     """The check for the keys under one prefix and the account of one user; thread safe."""
 
-    def __init__(self, prefix: str, account: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        prefix: str,
+        account: tuple[str, ...],
+        timeline: KnownTimeline | None = None,
+        *,
+        trust_seconds: float = 0.0,
+    ) -> None:
+        """Without a `timeline` nothing is claimed; see `TimelineClaim` for `trust_seconds`."""
         self._prefix = prefix
         self._account = account
+        self._claim = TimelineClaim(prefix, timeline or KnownTimeline(), trust_seconds=trust_seconds)
         # `recheck` creates none of these keys, so the same names can be used every time
-        keys = self._name_keys()
+        self._keys = keys = self._name_keys()
         self._recheck = {protocol: _list_recheck(keys, protocol, account) for protocol in (2, 3)}
 
     def check(self, connection: RedisConnection) -> ErrorReply | None:
@@ -105,12 +116,15 @@ class CapabilityCheck:
         if not connection.protocol:
             connection.connect()
         keys = self._name_keys()
-        commands = [*_list_recheck(keys, connection.protocol, self._account), *_list_commands(keys)]
+        recheck = self.list_recheck(connection.protocol)
+        commands = [*recheck, *_list_commands(keys)]
         scripts = _list_scripts(keys)
         replies = connection.exchange([step.command for step in (*commands, *scripts)])
         # first the commands: their error names the command, that of a script may not
         refusal = judge(commands, replies[: len(commands)])
-        return judge(scripts, replies[len(commands) :]) or refusal
+        refusal = judge(scripts, replies[len(commands) :]) or refusal
+        self._claim.judge(connection, replies[len(recheck) - 1])
+        return refusal
 
     def admit(self, connection: RedisConnection) -> Sequence[Script]:
         """Check a new connection and note the origin of its data; return the scripts its server has now."""
@@ -121,11 +135,17 @@ class CapabilityCheck:
     def recheck(self, connection: RedisConnection) -> None:
         """Check an old connection again; raises `ErrorReply`."""
         steps = self.list_recheck(connection.protocol)
-        judge(steps, connection.exchange([step.command for step in steps]))
+        if self.judge_recheck(connection, steps, connection.exchange([step.command for step in steps])):
+            connection.origin = read_origin(connection)
 
     def list_recheck(self, protocol: int) -> list[Step]:
         """Return the steps of `recheck`, for a caller that reads the replies one by one."""
-        return self._recheck[protocol]
+        return [*self._recheck[protocol], Step("EVAL", self._claim.encode(self._keys), _is_list)]
+
+    def judge_recheck(self, connection: RedisConnection, steps: Sequence[Step], replies: list[Any]) -> bool:
+        """Judge the replies to `list_recheck`; say whether the timeline has changed. Raises `ErrorReply`."""
+        judge(steps, replies)
+        return self._claim.judge(connection, replies[-1])
 
     def _name_keys(self) -> list[str]:
         """Return a fresh key of each family; the last one is a version key."""
@@ -183,7 +203,6 @@ def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) 
         # one key only: each key counts as a miss in the server's statistics
         Step("MGET", encode_command("MGET", scratch), _is_list),
         Step("UNLINK", encode_command("UNLINK", *keys), _is_int),
-        Step("EVAL", encode_command("EVAL", "return #KEYS", len(keys), *keys), _is_int),
         Step("EVALSHA", encode_command("EVALSHA", NO_SHA, 0), _is_none, is_expected=_is_unknown_script),
     ]
 
@@ -260,18 +279,19 @@ def _is_none(reply: Any) -> bool:
 
 
 def read_origin(connection: RedisConnection) -> bytes:
-    """Return the origin of the data on a connection: the run of the server and its replication history.
+    """Return the origin of the data: the run of the server, its replication history, and the timeline.
 
     A server that starts from a snapshot, or a replica that is promoted before it has the last changes, has
     values and versions from before acknowledged writes. They look like current ones, so a value is stored
-    with its origin and is valid only under it. A server that does not report these fields always has the
-    same origin: then a snapshot is not noticed.
+    with its origin and is valid only under it. The same holds for what was read from another timeline of
+    the database. The snapshot of a server that does not report these fields is not noticed.
     """
+    timeline = connection.timeline or b""
     replies = connection.exchange([encode_command("INFO", section) for section in ORIGIN_FIELDS])
     found = [find_field(reply, name) for reply, name in zip(replies, ORIGIN_FIELDS.values(), strict=True)]
-    if not all(found):
+    if not all(found) and not timeline:
         return UNKNOWN_ORIGIN
-    return hashlib.blake2b(b" ".join(found), digest_size=ORIGIN_BYTES).digest()
+    return hashlib.blake2b(b" ".join([*found, timeline]), digest_size=ORIGIN_BYTES).digest()
 
 
 def find_field(reply: object, name: bytes) -> bytes:

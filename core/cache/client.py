@@ -77,6 +77,8 @@ class RedisClient:
         self._is_closed = False
         # connections of an earlier generation are not used again
         self._generation = 0
+        # checks from before this time are not trusted
+        self._doubted_at = float("-inf")
         # SHA1s of the scripts that the server has, as far as is known
         self._known: set[str] = set()
         self._answered = threading.local()
@@ -100,6 +102,10 @@ class RedisClient:
     def check(self) -> None:
         """Check one connection, a new one when none is idle."""
         self._check_in(self._check_out(is_checked=True))
+
+    def doubt_checks(self) -> None:
+        """Check each connection again before it is used."""
+        self._doubted_at = self._clock()
 
     def drop_connections(self) -> None:
         """Never use the present connections again."""
@@ -270,11 +276,14 @@ class RedisClient:
         began = self._clock()
         if connection.checked_at is None:
             self._known.update(script.sha for script in self._check(connection))
-            self.latest_origin = connection.origin
-        elif began - connection.checked_at < self._trust_seconds * RECHECK_PART:
+        elif (
+            began - connection.checked_at < self._trust_seconds * RECHECK_PART
+            and connection.checked_at > self._doubted_at
+        ):
             return
         else:
             self._recheck(connection)
+        self.latest_origin = connection.origin
         connection.checked_at = began
 
     def close(self) -> None:

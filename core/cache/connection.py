@@ -76,6 +76,7 @@ class RedisConnection:
         self.generation = 0
         self.checked_at: float | None = None
         self.origin = b""
+        self.timeline: bytes | None = None
 
     def connect(self) -> None:
         """Connect and do the handshake, both within one timeout."""

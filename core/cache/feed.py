@@ -22,7 +22,6 @@ from core.cache.capability import (
     Step,
     describe,
     encode_subscription,
-    judge,
     subscribe,
 )
 from core.cache.connection import ErrorReply, Push, RedisConnection
@@ -114,7 +113,7 @@ class InvalidationFeed:
     def _listen(self, connection: RedisConnection, backoff: Backoff) -> None:
         """Read until the feed ends; the reply to a heartbeat comes after every push that was sent before."""
         connection.set_timeout(HEARTBEAT_SECONDS)
-        heartbeat = _Heartbeat(connection, self._capability)
+        heartbeat = _Heartbeat(connection, self._capability, self._near.clear)
         heard_at = time.monotonic()
         while not self._stopping.is_set():
             try:
@@ -154,9 +153,13 @@ class InvalidationFeed:
 class _Heartbeat:
     """Repeatedly asks the server of a feed whether it accepts invalidations."""
 
-    def __init__(self, connection: RedisConnection, capability: CapabilityCheck) -> None:
+    def __init__(
+        self, connection: RedisConnection, capability: CapabilityCheck, on_timeline: Callable[[], None]
+    ) -> None:
+        """Call `on_timeline` when the database has another timeline than before."""
         self._connection = connection
         self._capability = capability
+        self._on_timeline = on_timeline
         self._steps: list[Step] = []
         self._replies: list[Any] = []
         self._sent_at = float("-inf")
@@ -175,6 +178,7 @@ class _Heartbeat:
         self._replies.append(reply)
         if len(self._replies) < len(self._steps):
             return False
-        judge(self._steps, self._replies)
+        if self._capability.judge_recheck(self._connection, self._steps, self._replies):
+            self._on_timeline()
         self._steps, self._replies = [], []
         return True

@@ -5,6 +5,7 @@ read from a server that has not passed the capability check. A failure is a `Cac
 short timeout. Knows keys and scripts, no values.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,11 @@ TRUST_SECONDS = 0.25
 FULL_SECONDS = 60.0
 
 
+def get_trust_seconds(settings: Settings) -> float:
+    """Return for how long a capability check is trusted."""
+    return min(TRUST_SECONDS, settings.redis_timeout / 1000)
+
+
 class CacheDown(Exception):
     """A command to Redis failed or was not sent; `reason` is `down` or `error`."""
 
@@ -54,6 +60,7 @@ class RedisGuard:
         *,
         client_name: str,
         report_outage: Callable[[bool], None],
+        capability: CapabilityCheck,
         parent: "RedisGuard | None" = None,
     ) -> None:
         """Connect to nothing yet; a forked child continues with the state of the parent's guard."""
@@ -66,8 +73,7 @@ class RedisGuard:
             self.breaker, self.outbox = parent.breaker, parent.outbox
             self.breaker.reset_after_fork()
             self.outbox.reset_after_fork()
-        capability = CapabilityCheck(settings.redis_key_prefix, self._address.account)
-        self._trust_seconds = min(TRUST_SECONDS, settings.redis_timeout / 1000)
+        self._trust_seconds = get_trust_seconds(settings)
         self.client: RedisClient = RedisClient(
             make_connection_factory(settings, client_name),
             check=capability.admit,
@@ -128,6 +134,12 @@ class RedisGuard:
         unnoticed_seconds = self._unnoticed_until - time.monotonic()
         if unnoticed_seconds > 0:
             self.recovery.wait(unnoticed_seconds)
+
+    def begin_timeline(self) -> None:
+        """Claim the cache for a timeline before it is used again; wait until others have noticed a change."""
+        self.client.doubt_checks()
+        with contextlib.suppress(CacheDown):
+            self.read(self.client.check)
 
     def release(self, keys: Sequence[str], fence: Fence) -> None:
         """Drop keys and their fence; use a new connection when the fence's connection has been cut."""

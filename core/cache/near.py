@@ -290,6 +290,11 @@ class FailSafeValues:
         self._age.set(max(self._clock() - read_at, self._age.get() or 0.0))
         return value
 
+    def clear(self) -> None:
+        """Drop all values, and keep none of a read under way."""
+        self._changes.note_all()
+        self._entries.clear()
+
     def invalidate(self, names: Collection[str]) -> None:
         """Drop the values under names that this process changed, and those that depend on them."""
         self._changes.note(names)

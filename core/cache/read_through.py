@@ -26,6 +26,7 @@ from core.cache.leases_and_fences import GRANTED, TAKEN, Lease
 from core.cache.near import NearCache
 from core.cache.shared import SharedCache
 from core.metrics import Metrics
+from core.timeline import KnownTimeline
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,9 @@ class ReadThrough:
         counters: Mapping[str, CacheCounters],
         sampler: StaleReadSampler,
         metrics: Metrics,
+        timeline: KnownTimeline,
     ) -> None:
+        self._timeline = timeline
         self._shared = shared
         self._near = near
         self._counters = counters
@@ -78,10 +81,10 @@ class ReadThrough:
         if self._shared is None:
             counters.count_bypasses("disabled", len(keys))
             return dict(self._load(read, keys))
+        # a lease is asked for once the timeline is known for which the value will be stored
+        with_lease = read.cached.name in self._missed and self._timeline.connected is not None
         try:
-            found, missing, lease = self._look_up(
-                self._shared, read, keys, with_lease=read.cached.name in self._missed
-            )
+            found, missing, lease = self._look_up(self._shared, read, keys, with_lease=with_lease)
         except CacheDown as down:
             counters.count_bypasses(down.reason, len(keys))
             return dict(self._load(read, keys))
@@ -121,6 +124,7 @@ class ReadThrough:
         self, shared: SharedCache, read: Read[T], keys: Sequence[str], lease: Lease | None
     ) -> Mapping[str, T | Absent]:
         """Load under leases and fill; wait for the keys that other processes load."""
+        self._timeline.learn()
         try:
             lease = lease or shared.lease(keys, read.depends_on, read.cached.codec.schema)
         except CacheDown:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import redis
 
+from core.cache.capability import CapabilityCheck
 from core.cache.codec import LEASE_MARK, Absent, new_token
 from core.cache.guard import CacheDown, RedisGuard
 from core.cache.kinds import Read
@@ -47,6 +48,7 @@ class SharedCache:
         *,
         client_name: str,
         report_outage: Callable[[bool], None],
+        capability: CapabilityCheck,
         parent: "SharedCache | None" = None,
     ) -> None:
         """Connect to nothing yet; a forked child continues with the state of its parent."""
@@ -54,6 +56,7 @@ class SharedCache:
             settings,
             client_name=client_name,
             report_outage=report_outage,
+            capability=capability,
             parent=None if parent is None else parent.guard,
         )
         self._client = self.guard.client

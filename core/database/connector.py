@@ -6,8 +6,8 @@ conversion of ids and documents in rows. Holds no connection.
 
 import json
 import logging
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 import msgspec
@@ -23,6 +23,7 @@ from core.database.session_settings import (
 )
 from core.settings import Settings
 from core.settings.secret_files import FileSecret
+from core.timeline import FormerPrimary, KnownTimeline
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,47 @@ _OPTIONS_REFUSED = ("unsupported startup parameter", "command-line options")
 
 class ServerNotSupported(psycopg2.OperationalError):
     """The server answers, but the stack cannot work with it."""
+
+
+class Hosts(NamedTuple):
+    """The hosts of a URL; a host is a name or, where the URL gives them, an address."""
+
+    key: str
+    names: tuple[str, ...]
+    ports: tuple[str, ...]
+    choice: dict[str, str]
+    """What libpq is told about the choice: of several hosts, the one that accepts writes."""
+
+    @classmethod
+    def of_url(cls, given: Mapping[str, str]) -> Self:
+        """Return the hosts in the parts of a URL."""
+        key = "hostaddr" if "hostaddr" in given else "host"
+        names = tuple(given.get(key, "").split(","))
+        ports = tuple(given.get("port", "").split(","))
+        asks = len(names) > 1 and "target_session_attrs" not in given
+        return cls(
+            key,
+            names,
+            ports if len(ports) == len(names) else ports * len(names),
+            {"target_session_attrs": "read-write"} if asks else {},
+        )
+
+    def without(self, name: str, port: int) -> Self:
+        """Return the other hosts."""
+        # an empty port is libpq's default
+        kept = [
+            (each, its_port)
+            for each, its_port in zip(self.names, self.ports, strict=False)
+            if (each, int(its_port or port)) != (name, port)
+        ]
+        return self._replace(
+            names=tuple(each for each, _ in kept), ports=tuple(its_port for _, its_port in kept)
+        )
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """Libpq's parameters."""
+        return {self.key: ",".join(self.names), "port": ",".join(self.ports)}
 
 
 class ServerConnection(connection):
@@ -73,11 +115,13 @@ class Connector:
         statement_timeout_ms: int | None = None,
         lock_timeout_ms: int = 0,
         needs_schema: bool = True,
+        timeline: KnownTimeline | None = None,
     ) -> None:
         """The URL defaults to that of the settings, the statement timeout to the query timeout.
 
         Without `needs_schema` a connection is opened even when the first schema of its search path is
-        missing; the next schema may then hold another application's tables with the same names.
+        missing; the next schema may then hold another application's tables with the same names. With a
+        `timeline` no connection is opened to a former primary, and each new timeline is noted there.
         """
         self.url = url or settings.database_url.get_secret_value()
         timeout_ms = settings.database_query_timeout if statement_timeout_ms is None else statement_timeout_ms
@@ -92,19 +136,42 @@ class Connector:
         is_used = stored is not None and stored.get_secret_value() == self._password
         self._password_file = stored if is_used and isinstance(stored, FileSecret) else None
         self._names_host = "host" in given and "hostaddr" not in given
+        self._hosts = Hosts.of_url(given)
+        self._timeline = timeline
         # libpq counts whole seconds and treats 1 as 2
         self._connect_timeout = max(2, round(settings.database_connect_timeout / 1000))
         self._needs_schema = needs_schema
         self._sends_options = True
 
     def open(self, *, cursor_factory: type[cursor] | None = None) -> ServerConnection:
-        """Open a connection that commits each statement; raises `psycopg2.Error`."""
+        """Open a connection that commits each statement; raises `psycopg2.Error`.
+
+        Of several hosts it takes the first that accepts writes and is no former primary.
+        """
+        hosts = self._hosts
+        while True:
+            raw = self._open(cursor_factory, {} if hosts is self._hosts else hosts.parameters)
+            try:
+                if self._timeline is not None:
+                    self._timeline.note_connected(raw.facts.timeline)
+            except FormerPrimary as error:
+                hosts = hosts.without(raw.info.host, raw.info.port)
+                raw.close()
+                if not hosts.names:
+                    raise ServerNotSupported(str(error)) from None
+            except BaseException:
+                raw.close()
+                raise
+            else:
+                return raw
+
+    def _open(self, cursor_factory: type[cursor] | None, hosts: dict[str, str]) -> ServerConnection:
         raw = self.with_options(
             lambda parameters: psycopg2.connect(
                 self.url,
                 connection_factory=ServerConnection,
                 cursor_factory=cursor_factory,
-                **parameters,
+                **parameters | hosts,
             )
         )
         try:
@@ -201,6 +268,7 @@ class Connector:
             **({} if self._password_file is None else {"password": self._password}),
             # PGHOSTADDR of the environment must not replace the host of the URL
             **({"hostaddr": ""} if self._names_host else {}),
+            **self._hosts.choice,
             **KEEPALIVES,
         }
 

@@ -25,6 +25,7 @@ from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.records import PoolStats
 from core.settings import Settings
+from core.timeline import KnownTimeline
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,14 @@ _UNCONNECTED = UnitOfWork("query", Holder())
 class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no annotations
     """The database of one process; thread safe, with one connection per unit of work."""
 
-    def __init__(self, settings: Settings, *, application_name: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        application_name: str,
+        metrics: Metrics,
+        timeline: KnownTimeline | None = None,
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._units = UnitsOfWork()
@@ -55,11 +63,16 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             slow_seconds=settings.database_slow_query / 1000,
             find_operation=lambda: self._state.operation,
         )
-        self._connector = Connector(settings, application_name)
+        timeline = timeline or KnownTimeline()
+        self._connector = Connector(settings, application_name, timeline=timeline)
         super().__init__(self._connector.url, autoconnect=False)
         self._open_pool()
         # gauges are set only when metrics are published: to set them takes a fifth of the time of a check-out
         metrics.add_source(self._publish)
+        # the other connections may be to a former primary
+        timeline.learn_with(self._connect_once)
+        timeline.call_on_change(self._expire_connections)
+        timeline.call_on_newer(self._expire_connections)
         call_in_forked_child(self._reset_after_fork)
 
     def _open_pool(self) -> None:
@@ -76,6 +89,12 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         )
         self._cursor_factory = self._query_log.extend(self._watch.cursor_factory)
         self._sessions = Sessions(self._pool, self._units, self._metrics)
+
+    def _connect_once(self) -> None:
+        self._pool.checkin(self._pool.checkout("connect"))
+
+    def _expire_connections(self, _: object = None) -> None:
+        self._pool.expire_all()
 
     def _reset_after_fork(self) -> None:
         """Begin with an empty pool: a child must neither use nor close the sockets of its parent."""

@@ -291,7 +291,7 @@ class ConnectionPool:
             self._counts["connections_num"] += 1
         self._note_opened()
         lifetime = MAX_LIFETIME_SECONDS * self._jitter(1 - LIFETIME_JITTER, 1)
-        return PooledConnection(raw, expires_at=now + lifetime)
+        return PooledConnection(raw, opened_at=now, expires_at=now + lifetime)
 
     def expire_all(self) -> None:
         """Stop using the present connections: the role of the server has changed.

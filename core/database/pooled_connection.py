@@ -16,11 +16,14 @@ from core.database.connector import ServerConnection
 from core.database.holder import Holder
 from core.database.statement_watch import sever
 from core.errors import EchoMarketsError
+from core.timeline import TIMELINE_SQL, Timeline
 
 logger = logging.getLogger(__name__)
 
 # A connection that was used within this time needs no ping, which would double the time of a short read.
 PING_AFTER_IDLE_SECONDS = 30.0
+# A failover behind a pooler is noticed within this time.
+PING_POOLER_SECONDS = 1.0
 # So many holders fit into a readable error message; those that have held longest come first.
 SHOWN_HOLDERS = 10
 # A live server answers within this time; longer would keep other requests waiting.
@@ -33,6 +36,7 @@ class PooledConnection:
 
     __slots__ = (
         "_arrivals",
+        "_asked_at",
         "expires_at",
         "holder",
         "idle_since",
@@ -42,8 +46,9 @@ class PooledConnection:
         "used_since",
     )  # fmt: skip  # one name a line would hide that these are the attributes
 
-    def __init__(self, raw: ServerConnection, *, expires_at: float) -> None:
+    def __init__(self, raw: ServerConnection, *, opened_at: float, expires_at: float) -> None:
         self.raw = raw
+        self._asked_at = opened_at
         self._arrivals = select.poll()
         self._arrivals.register(raw.fileno(), select.POLLIN)
         self.expires_at = expires_at
@@ -57,7 +62,11 @@ class PooledConnection:
         """Say whether it was idle for long, has received data, or may be broken like another connection.
 
         An idle connection receives data when the server closes it, or for a notice; the ping finds out which.
+        Behind a transaction pooler the server may be replaced without a sign.
         """
+        if not self.raw.keeps_session and now - self._asked_at >= PING_POOLER_SECONDS:
+            self._asked_at = now
+            return True
         idled = now - self.idle_since
         return (
             idled >= PING_AFTER_IDLE_SECONDS
@@ -66,12 +75,17 @@ class PooledConnection:
         )
 
     def ping(self) -> bool:
-        """Ask the server for an answer; say whether it came."""
+        """Ask the server for an answer; say whether it came, behind a pooler from the same timeline."""
         try:
             with self.raw.cursor() as cursor:
                 if hasattr(cursor, "limit_seconds"):
                     cursor.limit_seconds = PING_SECONDS
-                cursor.execute("SELECT 1")
+                if self.raw.keeps_session:
+                    cursor.execute("SELECT 1")
+                    return True
+                cursor.execute(f"SELECT {TIMELINE_SQL}")
+                [reported] = cursor.fetchone() or (None,)
+                return Timeline.parse(reported) == self.raw.facts.timeline
         except psycopg2.Error:
             return False
         except BaseException:

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 
 from psycopg2.extensions import parse_dsn
 
+from core.timeline import TIMELINE_SQL, Timeline
+
 # A custom parameter: a session that has it received our start-up options and is not shared by a pooler.
 MARK, MARKED = "echo_markets.session", "pinned"
 # Without these, an answer or an error would depend on a default of the server or the role.
@@ -55,6 +57,8 @@ class SessionFacts(NamedTuple):
     is_linux: bool
     may_stage: bool
     """Whether the role may create temporary tables."""
+    timeline: Timeline | None
+    """None on a standby."""
 
 
 class OptionNotPossible(ValueError):
@@ -102,7 +106,8 @@ class SessionSettings:
                        current_database(),
                        current_setting('server_encoding'), pg_is_in_recovery(),
                        current_setting('transaction_read_only') = 'on', version() LIKE '%linux%',
-                       has_database_privilege(current_database(), 'TEMPORARY')
+                       has_database_privilege(current_database(), 'TEMPORARY'),
+                       {TIMELINE_SQL}
             )
             SELECT session.*, (
                 SELECT count(set_config(name, value, false)) FROM (VALUES
@@ -140,7 +145,8 @@ class SessionSettings:
 
 def parse_facts(row: tuple[Any, ...]) -> SessionFacts:
     """Return the facts in the row of a probe."""
-    return SessionFacts(*row[:-1])
+    *facts, timeline, _ = row
+    return SessionFacts._make([*facts, Timeline.parse(timeline)])
 
 
 def parse_options(options: str) -> Iterator[tuple[str, str]]:

@@ -18,7 +18,7 @@ GOOD: dict[str, Any] = {
     "SET": None,
     "MGET": [None],
     "UNLINK": 0,
-    "EVAL": 7,
+    "EVAL": [b"", b""],
     "EVALSHA": ErrorReply("NOSCRIPT No matching script."),
 }
 
@@ -54,7 +54,7 @@ def test_a_full_server_is_tolerated(full: ErrorReply) -> None:
 
 @pytest.mark.parametrize(
     ("name", "reply"),
-    [("TIME", b"OK"), ("SET", b"OK"), ("MGET", None), ("UNLINK", b"QUEUED"), ("EVAL", []), ("EVALSHA", 1)],
+    [("TIME", b"OK"), ("SET", b"OK"), ("MGET", None), ("UNLINK", b"QUEUED"), ("EVAL", 7), ("EVALSHA", 1)],
 )
 def test_an_answer_of_another_kind_is_none(name: str, reply: Any) -> None:
     """Somebody else's server: its answers mean something else."""

@@ -1,0 +1,90 @@
+"""Whose values the shared cache holds: the database and its timeline, noted in Redis.
+
+Owns the key that names the timeline, and the script by which each process claims it with every capability
+check. A process uses the cache only while the key names the timeline of its own connections. What was
+stored under another timeline is never read: the timeline is a part of each value's origin.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+from core.cache.client import Script
+from core.cache.connection import ErrorReply, RedisConnection, encode_command
+from core.timeline import KnownTimeline, Timeline
+
+# None of the `FAMILIES`: the feed must not report each renewal.
+KEY: Final = "timeline"
+# Another database may take over the prefix this long after the last process of this one has gone.
+CLAIM_MILLISECONDS: Final = 30_000
+
+# KEYS: those that the caller wants to be checked, then the key of the timeline. ARGV: the timeline of the
+# process, or '', and the milliseconds of its claim.
+# A later timeline of the same database replaces an earlier one. The claim of another database stays.
+# Returns the timeline that holds, and the one before.
+CLAIM = Script(
+    """
+local key, own = KEYS[#KEYS], ARGV[1]
+local found = redis.call('MGET', key)[1] or ''
+if own == '' then return {found, found} end
+local database, number = string.match(found, '^([%d.]+):(%d+)$')
+local own_database, own_number = string.match(own, '^([%d.]+):(%d+)$')
+if database and (database ~= own_database or tonumber(number) > tonumber(own_number)) then
+  return {found, found}
+end
+if found ~= own or redis.call('PTTL', key) < ARGV[2] / 2 then
+  if redis.pcall('SET', key, own, 'PX', ARGV[2]).err then return {found, found} end
+end
+return {own, found}
+"""
+)
+
+
+class TimelineClaim:
+    """The claim of one process, made anew with each capability check; thread safe."""
+
+    def __init__(self, prefix: str, timeline: KnownTimeline, *, trust_seconds: float) -> None:
+        """A capability check of another process is trusted for `trust_seconds`."""
+        self._key = prefix + KEY
+        self._timeline = timeline
+        self._trust_seconds = trust_seconds
+        # until this time other processes may use what was stored under the timeline before
+        self._unnoticed_until = float("-inf")
+
+    def encode(self, keys: Sequence[str]) -> bytes:
+        """Encode the command that claims; it also proves that scripts may use `keys`."""
+        own = "" if self._timeline.connected is None else str(self._timeline.connected)
+        return encode_command("EVAL", CLAIM.text, len(keys) + 1, *keys, self._key, own, CLAIM_MILLISECONDS)
+
+    def judge(self, connection: RedisConnection, reply: Any) -> bool:
+        """Judge the reply to a claim; say whether the timeline has changed since the last one.
+
+        Returns when every other process has noticed a claim that replaced an earlier one. Raises
+        `ErrorReply` while the cache is that of another timeline.
+        """
+        if isinstance(reply, ErrorReply):
+            # of a server whose memory is full: it stores nothing
+            return False
+        holds, before = (Timeline.parse(part.decode("ascii", "replace")) for part in reply)
+        own = self._timeline.connected
+        if holds is not None and own is not None and holds != own:
+            self._refuse(own, holds)
+        if before is not None and before != holds:
+            self._unnoticed_until = time.monotonic() + self._trust_seconds
+        unnoticed_seconds = self._unnoticed_until - time.monotonic()
+        if unnoticed_seconds > 0:
+            time.sleep(unnoticed_seconds)
+        has_changed: bool = connection.timeline != reply[0]
+        connection.timeline = reply[0]
+        return has_changed
+
+    def _refuse(self, own: Timeline, holds: Timeline) -> NoReturn:
+        self._timeline.note_newer(holds)
+        if own.is_before(holds):
+            raise ErrorReply(
+                f"TIMELINE the database was promoted to timeline {holds.number}, and this process is"
+                f" still connected to timeline {own.number}"
+            )
+        raise ErrorReply(
+            "TIMELINE another database uses the keys under REDIS_KEY_PREFIX; give each database its own"
+        )

@@ -1,0 +1,125 @@
+"""Which timeline the database is on, and what this process knows of it.
+
+A replica that is promoted continues under a new timeline of the same system. It may lack the last commits
+of the former primary, so nothing that was read from the old timeline is true on the new one, and a former
+primary that runs on must not be used again. Knows neither the database nor the cache: the one reports the
+timelines that it meets, the other is told of each change, and reports a newer one that it hears of.
+
+Source: PostgreSQL documentation, "Continuous Archiving", Timelines; "System Information Functions".
+"""
+
+import logging
+import re
+import threading
+from collections.abc import Callable
+from typing import Final, NamedTuple, Self
+
+from core.forks import call_in_forked_child
+
+logger = logging.getLogger(__name__)
+
+# The timeline of a server that accepts writes, else NULL. Until the first checkpoint after a promotion
+# only the second value is the new one.
+TIMELINE_SQL: Final = """CASE WHEN NOT pg_is_in_recovery() THEN (
+    SELECT system_identifier || '.' || database.oid || '.' || current_schema()::regnamespace::oid
+           || ':' || greatest(timeline_id, min_recovery_end_timeline)
+      FROM pg_control_system(), pg_control_checkpoint(), pg_control_recovery(), pg_database AS database
+     WHERE datname = current_database()
+) END"""
+_TEXT = re.compile(r"([\d.]+):(\d+)")
+
+
+class Timeline(NamedTuple):
+    """A timeline: the identifier of the database system, of the database and of its schema; the number."""
+
+    database: str
+    number: int
+
+    @classmethod
+    def parse(cls, text: str | None) -> Self | None:
+        """Return the timeline of a text such as `7400000000000000000.16384.2200:2`, else None."""
+        found = _TEXT.fullmatch(text or "")
+        return None if found is None else cls(found[1], int(found[2]))
+
+    def __str__(self) -> str:
+        return f"{self.database}:{self.number}"
+
+    def is_before(self, other: "Timeline | None") -> bool:
+        """Say whether the other one is a later timeline of the same database."""
+        return other is not None and self.database == other.database and self.number < other.number
+
+
+class FormerPrimary(Exception):
+    """A server accepts writes on an older timeline than one that has been in use."""
+
+
+class KnownTimeline:
+    """The timeline that this process works with; thread safe."""
+
+    def __init__(self) -> None:
+        self._connected: Timeline | None = None
+        self._newest: Timeline | None = None
+        self._connect: Callable[[], None] = lambda: None
+        self._on_change: list[Callable[[Timeline | None], None]] = []
+        self._on_newer: list[Callable[[], None]] = []
+        self._make_lock()
+        call_in_forked_child(self._make_lock)
+
+    def _make_lock(self) -> None:
+        self._lock = threading.Lock()
+
+    @property
+    def connected(self) -> Timeline | None:
+        """The timeline of the newest connection to a primary; None before the first."""
+        return self._connected
+
+    def learn_with(self, connect: Callable[[], None]) -> None:
+        """Set the function that connects to the database; it calls `note_connected` and may raise."""
+        self._connect = connect
+
+    def learn(self) -> None:
+        """Connect if no connection has been opened yet; raises what the database raises."""
+        if self._connected is None:
+            self._connect()
+
+    def call_on_change(self, listener: Callable[[Timeline | None], None]) -> None:
+        """Call a function with the timeline before, None at first, before a statement runs on the new one."""
+        self._on_change.append(listener)
+
+    def call_on_newer(self, listener: Callable[[], None]) -> None:
+        """Call a function when another process has connected to a later timeline than this one."""
+        self._on_newer.append(listener)
+
+    def note_connected(self, timeline: Timeline | None) -> None:
+        """Note the timeline of a new connection, None for that of a standby; raises `FormerPrimary`."""
+        if timeline is None or timeline == self._connected:
+            return
+        with self._lock:
+            self._refuse_former(timeline)
+            if timeline == self._connected:
+                return
+            before, self._connected, self._newest = self._connected, timeline, timeline
+            if before is not None:
+                logger.warning(
+                    "the database has changed from timeline %s to %s: the cache begins anew", before, timeline
+                )
+            for tell in self._on_change:
+                tell(before)
+            # the cache may have named a newer one
+            self._refuse_former(timeline)
+
+    def _refuse_former(self, timeline: Timeline) -> None:
+        if self._newest is not None and timeline.is_before(self._newest):
+            self._connected = None
+            raise FormerPrimary(
+                f"the server is a former primary: it is on timeline {timeline.number}, and timeline"
+                f" {self._newest.number} has been in use; make it a standby of the present primary, or take"
+                " it out of DATABASE_URL"
+            )
+
+    def note_newer(self, timeline: Timeline) -> None:
+        """Note that another process has connected to a later timeline."""
+        if self._connected is not None and self._connected.is_before(timeline) and timeline != self._newest:
+            self._newest = timeline
+            for tell in self._on_newer:
+                tell()

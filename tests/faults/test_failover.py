@@ -1,0 +1,228 @@
+"""The primary dies and a standby is promoted: on real servers, with several hosts in DATABASE_URL."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+import psutil
+import pytest
+from pydantic import SecretStr
+
+from core import EnhancedDatabaseService, Settings, open_service
+from core.errors import DatabaseUnavailable, EchoMarketsError
+from core.migration import Migrator
+from core.testing import FAST, PostgresServer, run_postgres
+from tests.conftest import connected
+from tests.faults.conftest import OwnValkey, on_valkey
+from tests.faults.proxy import Proxy, run_proxy
+from tests.faults.subject import wait_until
+from tests.patience import stretch
+from tests.replication import run_standby
+
+DATABASE = "failover"
+# From the promotion to the first write that is acknowledged.
+HEAL_SECONDS = 5.0
+
+
+@dataclass
+class Pair:
+    """A primary and its standby."""
+
+    primary: PostgresServer
+    standby: PostgresServer
+    primary_directory: Path
+    stream: Proxy
+    stack: ExitStack
+
+    @property
+    def url(self) -> SecretStr:
+        """The URL that names both; libpq asks them in this order."""
+        hosts = f"127.0.0.1:{self.primary.port},127.0.0.1:{self.standby.port}"
+        return SecretStr(self.primary.url(DATABASE).replace(f"127.0.0.1:{self.primary.port}", hosts))
+
+    def wait_until_replayed(self) -> None:
+        """Wait until the standby has everything that was committed."""
+        with connected(self.primary.url()) as ask, connected(self.standby.url()) as ask_standby:
+            [(position,)] = ask("SELECT pg_current_wal_insert_lsn()")
+            wait_until(
+                lambda: bool(ask_standby("SELECT pg_last_wal_replay_lsn() >= %s", (position,))[0][0]),
+                "the standby has replayed",
+            )
+
+    def kill_primary(self) -> None:
+        """Kill every process of the primary, as a power cut does."""
+        postmaster = psutil.Process(self.primary.pid)
+        for process in (postmaster, *postmaster.children()):
+            process.kill()
+        # a process that nobody has waited for keeps the lock file
+        os.waitpid(postmaster.pid, 0)
+
+    def promote(self) -> float:
+        """Promote the standby; return the time when it accepted writes."""
+        with connected(self.standby.url()) as run:
+            [(done,)] = run("SELECT pg_promote()")
+        assert done
+        return time.monotonic()
+
+
+@pytest.fixture
+def pair(server_directory: Callable[[], Path]) -> Iterator[Pair]:
+    """A migrated primary, and a standby that streams from it."""
+    directory = server_directory()
+    options = {**FAST, "synchronous_commit": "on", "wal_level": "replica", "max_wal_senders": "4"}
+    with ExitStack() as stack:
+        primary = stack.enter_context(run_postgres(directory, options=options))
+        with connected(primary.url()) as run:
+            run(f"CREATE DATABASE {DATABASE}")
+        Migrator(Settings(database_url=SecretStr(primary.url(DATABASE)))).up()
+        stream = stack.enter_context(run_proxy(primary.port))
+        standby = stack.enter_context(run_standby(primary, directory, server_directory(), port=stream.port))
+        yield Pair(primary, standby, directory, stream, stack)
+
+
+@pytest.fixture
+def on_pair(settings: Settings, pair: Pair, valkey: OwnValkey) -> Settings:
+    """Settings that name both servers."""
+    given = {"database_url": pair.url, "database_query_timeout": 2_000, "database_connect_timeout": 2_000}
+    return on_valkey(settings.model_copy(update=given), valkey.server, valkey.server.port)
+
+
+def read_names(server: PostgresServer) -> dict[UUID, str]:
+    """Return the names in the rows."""
+    with connected(server.url(DATABASE)) as run:
+        return dict(run("SELECT id, name FROM users"))
+
+
+def test_nothing_acknowledged_is_lost(on_pair: Settings, pair: Pair) -> None:
+    """With a synchronous standby, four threads that write while the primary dies."""
+    with connected(pair.primary.url()) as run:
+        run("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
+        run("SELECT pg_reload_conf()")
+    acknowledged: dict[UUID, list[str]] = {}
+    open_ended: dict[UUID, set[str]] = {}
+    written_at: list[float] = []
+    stale: list[str] = []
+    is_over = threading.Event()
+
+    def read_own(service: EnhancedDatabaseService, user_id: UUID, name: str) -> None:
+        with contextlib.suppress(EchoMarketsError):
+            found = service.get_user_by_id(user_id).name
+            if found != name and service.stale_seconds() is None:
+                stale.append(f"{found} instead of {name}")
+
+    def write(service: EnhancedDatabaseService, user_id: UUID) -> None:
+        number = 0
+        while not is_over.is_set():
+            number += 1
+            try:
+                service.update_user_profile(user_id, name=f"name {number}")
+            except EchoMarketsError:
+                open_ended[user_id].add(f"name {number}")
+                time.sleep(0.02)
+            else:
+                acknowledged[user_id].append(f"name {number}")
+                open_ended[user_id].clear()
+                written_at.append(time.monotonic())
+                read_own(service, user_id, f"name {number}")
+
+    with open_service(on_pair) as service, open_service(on_pair) as other:
+        users = [service.create_user(username=f"player_{place}", name="start") for place in range(4)]
+        acknowledged.update({user.id: ["start"] for user in users})
+        open_ended.update({user.id: set() for user in users})
+        threads = [threading.Thread(target=write, args=(service, user.id)) for user in users]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(written_at) > 100, "writes are acknowledged")
+        pair.kill_primary()
+        promoted_at = pair.promote()
+        wait_until(lambda: written_at[-1] > promoted_at, "writes are acknowledged again")
+        healed_after = next(at for at in written_at if at > promoted_at) - promoted_at
+        is_over.set()
+        for thread in threads:
+            thread.join()
+        assert not stale
+        rows = read_names(pair.standby)
+        for user in users:
+            assert rows[user.id] in {acknowledged[user.id][-1], *open_ended[user.id]}
+            assert other.get_user_by_id(user.id).name == rows[user.id]
+        assert healed_after < stretch(HEAL_SECONDS)
+
+
+@pytest.mark.parametrize("near_cache_size", [0, 1_000])
+def test_what_the_new_primary_lacks_is_not_served(
+    on_pair: Settings,
+    pair: Pair,
+    near_cache_size: int,
+) -> None:
+    """A write that never reached the standby, in both caches of a process that only reads."""
+    readers = on_pair.model_copy(update={"near_cache_size": near_cache_size})
+    with open_service(on_pair) as writer, open_service(readers) as reader:
+        user = writer.create_user(username="alice", name="kept")
+        pair.wait_until_replayed()
+        pair.stream.pause()
+        writer.update_user_profile(user.id, name="lost")
+        for _ in range(3):
+            assert writer.get_user_by_id(user.id).name == "lost"
+            assert reader.get_user_by_id(user.id).name == "lost"
+        pair.kill_primary()
+        pair.stream.refuse()
+        # from the cache, while no database answers
+        assert reader.get_user_by_id(user.id).name == "lost"
+        pair.promote()
+
+        def writes() -> bool:
+            try:
+                writer.create_user(username="bob", name="Bob")
+            except DatabaseUnavailable:
+                return False
+            return True
+
+        wait_until(writes, "the writer writes to the new primary")
+        assert reader.get_user_by_id(user.id).name == "kept"
+        assert writer.get_user_by_id(user.id).name == "kept"
+        before = reader.cache_stats().caches["user"].hits
+        wait_until(
+            lambda: (
+                reader.get_user_by_id(user.id).name == "kept"
+                and reader.cache_stats().caches["user"].hits + near_cache_size > before
+            ),
+            "the cache is used again",
+        )
+
+
+def test_a_former_primary_is_not_used_again(on_pair: Settings, pair: Pair) -> None:
+    """It comes back as it was, accepts writes, and comes first in the URL."""
+    with open_service(on_pair) as service:
+        user = service.create_user(username="alice", name="Alice")
+        pair.wait_until_replayed()
+        pair.kill_primary()
+        pair.promote()
+
+        def writes(name: str) -> bool:
+            try:
+                service.update_user_profile(user.id, name=name)
+            except DatabaseUnavailable:
+                return False
+            return True
+
+        wait_until(lambda: writes("second"), "writes go to the new primary")
+        former = pair.stack.enter_context(
+            run_postgres(pair.primary_directory, port=pair.primary.port, options=FAST)
+        )
+        service._database._pool.expire_all()
+        wait_until(lambda: writes("third"), "writes go on")
+        assert read_names(pair.standby)[user.id] == "third"
+        assert read_names(former)[user.id] == "Alice"
+        only = SecretStr(former.url(DATABASE))
+        # a process that knows of the new primary from the cache alone
+        with (
+            open_service(on_pair.model_copy(update={"database_url": only})) as misled,
+            pytest.raises(DatabaseUnavailable, match="former primary: it is on timeline 1, and timeline 2"),
+        ):
+            misled.get_user_by_id(user.id)
