@@ -92,7 +92,7 @@ class KnownTimeline:
 
     def note_connected(self, timeline: Timeline | None) -> None:
         """Note the timeline of a new connection, None for that of a standby; raises `FormerPrimary`."""
-        if timeline is None or timeline == self._connected:
+        if timeline is None or timeline == self._connected == self._newest:
             return
         with self._lock:
             self._refuse_former(timeline)

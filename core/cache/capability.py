@@ -66,6 +66,7 @@ HINTS: Final = {
         " node of that slot",
     ),
     **dict.fromkeys(("NOAUTH", "WRONGPASS"), "set REDIS_PASSWORD, or name and password in REDIS_URL"),
+    "TIMELINE": "docs/redis.md says what to do",
     "NOPERM": "docs/redis.md has the permissions that a user needs",
 }
 

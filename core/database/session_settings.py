@@ -146,7 +146,7 @@ class SessionSettings:
 def parse_facts(row: tuple[Any, ...]) -> SessionFacts:
     """Return the facts in the row of a probe."""
     *facts, timeline, _ = row
-    return SessionFacts._make([*facts, Timeline.parse(timeline)])
+    return SessionFacts(*(*facts, Timeline.parse(timeline)))
 
 
 def parse_options(options: str) -> Iterator[tuple[str, str]]:

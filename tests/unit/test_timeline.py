@@ -1,0 +1,91 @@
+"""What a process knows of its database's timeline, and which hosts it takes."""
+
+import pytest
+from psycopg2.extensions import parse_dsn
+
+from core.database.connector import Hosts
+from core.timeline import FormerPrimary, KnownTimeline, Timeline
+
+FIRST, SECOND = Timeline("7.1.2", 1), Timeline("7.1.2", 2)
+OTHER = Timeline("8.1.2", 1)
+
+
+@pytest.mark.parametrize("timeline", [FIRST, SECOND, Timeline("7712873495018288674.16384.2200", 11)])
+def test_a_text_is_parsed(timeline: Timeline) -> None:
+    """As it was written."""
+    assert Timeline.parse(str(timeline)) == timeline
+
+
+@pytest.mark.parametrize("text", [None, "", "7.1.2", "7.1.2:", ":1", "7.1.2:x", "7.1.2:1 "])
+def test_another_text_is_none(text: str | None) -> None:
+    """Foreign bytes under the key, and a standby's NULL."""
+    assert Timeline.parse(text) is None
+
+
+def test_each_change_is_told_once() -> None:
+    """With the timeline before, in the order in which they were met."""
+    known, told = KnownTimeline(), list[Timeline | None]()
+    known.call_on_change(told.append)
+    for timeline in (None, FIRST, FIRST, None, SECOND, SECOND, OTHER):
+        known.note_connected(timeline)
+    assert told == [None, FIRST, SECOND]
+    assert known.connected == OTHER
+
+
+def test_a_former_primary_is_refused() -> None:
+    """Whether this process met the newer timeline itself or heard of it."""
+    known, told = KnownTimeline(), list[str]()
+    known.call_on_newer(lambda: told.append("newer"))
+    known.note_connected(FIRST)
+    known.note_newer(OTHER)
+    assert told == []
+    known.note_newer(SECOND)
+    known.note_newer(SECOND)
+    assert told == ["newer"]
+    with pytest.raises(FormerPrimary, match="on timeline 1, and timeline 2 has been in use"):
+        known.note_connected(FIRST)
+    known.note_connected(SECOND)
+    assert known.connected == SECOND
+
+
+def test_the_cache_may_refuse_the_first_connection() -> None:
+    """A listener hears of a newer timeline while it is told of an older one."""
+    known = KnownTimeline()
+    known.call_on_change(lambda _: known.note_newer(SECOND))
+    with pytest.raises(FormerPrimary):
+        known.note_connected(FIRST)
+    assert known.connected is None
+
+
+def test_a_process_connects_once_to_learn() -> None:
+    """And not again when it knows."""
+    known, connected = KnownTimeline(), list[int]()
+
+    def connect() -> None:
+        connected.append(1)
+        known.note_connected(FIRST)
+
+    known.learn_with(connect)
+    known.learn()
+    known.learn()
+    assert connected == [1]
+
+
+@pytest.mark.parametrize(
+    ("url", "refused", "kept", "choice"),
+    [
+        ("postgresql://a:1,b:2/d", ("a", 1), {"host": "b", "port": "2"}, "read-write"),
+        ("postgresql://a,b/d?port=5", ("b", 5), {"host": "a", "port": "5"}, "read-write"),
+        ("postgresql://a,b/d", ("a", 5432), {"host": "b", "port": ""}, "read-write"),
+        ("postgresql://a:1,a:2/d?target_session_attrs=any", ("a", 2), {"host": "a", "port": "1"}, None),
+        ("postgresql:///d?hostaddr=::1,::2", ("::2", 5432), {"hostaddr": "::1", "port": ""}, "read-write"),
+        ("postgresql://a:1/d", ("a", 1), {"host": "", "port": ""}, None),
+    ],
+)
+def test_the_other_hosts_are_taken(
+    url: str, refused: tuple[str, int], kept: dict[str, str], choice: str | None
+) -> None:
+    """Each with its port; of several, one that accepts writes unless the URL says otherwise."""
+    hosts = Hosts.of_url(parse_dsn(url))
+    assert hosts.choice.get("target_session_attrs") == choice
+    assert hosts.without(*refused).parameters == kept
