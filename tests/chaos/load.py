@@ -97,8 +97,7 @@ class Load:
 
     def has_recovered(self, *, since: float) -> bool:
         """Say whether every thread has got every answer, and none of them old, since a moment."""
-        if self._broken:
-            raise self._broken[0]
+        self._raise_broken()
         begun = [self._rounds.get(name, float("-inf")) for name in self._works]
         return min(begun) >= since
 
@@ -132,6 +131,11 @@ class Load:
             self._stopping.set()
             for thread in threads:
                 thread.join()
+        self._raise_broken()
+
+    def _raise_broken(self) -> None:
+        if self._broken:
+            raise self._broken[0]
 
     def _repeat(self, name: str, work: Callable[[], bool]) -> None:
         try:
@@ -140,6 +144,7 @@ class Load:
                 if work():
                     self._rounds[name] = began
         except BaseException as error:
+            # raised in the thread that waits: a reader that has ended would count nothing more
             self._broken.append(error)
 
     def _write_round(self) -> bool:
