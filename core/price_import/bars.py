@@ -9,8 +9,8 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from core.price_import.parsing import Mask, matches, parse_numbers
 from core.price_import.table import round_adjusted
-from core.price_import.text_columns import Mask, matches, parse_numbers
 from core.price_import.vocabulary import PRICES
 from core.simulation.amounts import Floats
 

@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 
 from core.errors import PriceFileError
 from core.price_import.options import ReadingOptions
+from core.price_import.parsing import find_date_forms, find_decimal, parse_times, to_column
 from core.price_import.sources import Text, TextFormat
-from core.price_import.text_columns import find_date_forms, find_decimal, parse_times, to_column
 from core.price_import.vocabulary import (
     PRICES,
     Name,

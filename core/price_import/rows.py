@@ -18,9 +18,7 @@ from core.errors import PriceFileError
 from core.price_import.bars import EVENT, Bars, RowCheck
 from core.price_import.dialect import Dialect, Series
 from core.price_import.options import ReadingOptions, Split
-from core.price_import.sources import Batch, Source, read_batches
-from core.price_import.table import Columns
-from core.price_import.text_columns import (
+from core.price_import.parsing import (
     Mask,
     Moments,
     equals,
@@ -32,6 +30,8 @@ from core.price_import.text_columns import (
     to_array,
     to_column,
 )
+from core.price_import.sources import Batch, Source, read_batches
+from core.price_import.table import Columns
 from core.price_import.vocabulary import PRICES, parse_currency, parse_symbol
 from core.simulation.history import last_closed_day
 

@@ -1,6 +1,6 @@
 """The stack as supervised processes of this machine, on embedded servers.
 
-Owns the order in which they start and stop, and what is repaired after a crash.
+Owns the waiting while they start and stop in the order of `programs`, and the repair after a crash.
 """
 
 import contextlib

@@ -43,11 +43,12 @@ from dashboard.pages.players import download as players_download
 from dashboard.pages.quests import download as quests_download
 from dashboard.server import sign_in
 from dashboard.server.access import Policy, build_policy, build_secrets
+from dashboard.server.assets import CompressedAssets
 from dashboard.server.connections import MESSAGE_BYTES, BoundedWebSocket, PageConnections, PagePlaces
 from dashboard.server.index import STATIC, IndexPage
-from dashboard.server.middleware import CompressedAssets, Shield, build_content_policy, choose_limit, is_known
 from dashboard.server.places import Places
 from dashboard.server.proxy import ProxyHeaders
+from dashboard.server.security import Shield, build_content_policy, choose_limit, is_known
 from dashboard.server.sign_outs import SignOuts, watch_sign_outs
 from dashboard.server.updates import watch_health
 

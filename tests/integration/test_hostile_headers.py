@@ -28,7 +28,7 @@ from tests.dashboard_process import run_dashboard
 from tests.game import play_game
 from tests.patience import stretch
 from tests.serving import served
-from tests.unit.test_dashboard_middleware import COOKIE_SECRET, sign_cookie
+from tests.unit.test_dashboard_security import COOKIE_SECRET, sign_cookie
 
 # h11 takes headers of 64 kB in all
 LARGE = 60_000

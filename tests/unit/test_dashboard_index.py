@@ -7,9 +7,10 @@ from pathlib import Path
 import streamlit
 
 from dashboard.navigation import MENU
+from dashboard.server.assets import CompressedAssets
 from dashboard.server.index import STATIC, IndexPage, build_index
-from dashboard.server.middleware import CompressedAssets, build_content_policy
-from tests.unit.test_dashboard_middleware import answer, ask
+from dashboard.server.security import build_content_policy
+from tests.unit.test_dashboard_security import answer, ask
 
 FOLDER = Path(streamlit.__file__).with_name("static")
 

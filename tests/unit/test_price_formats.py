@@ -10,7 +10,7 @@ import pytest
 
 from core.errors import InvalidInput
 from core.price_import.options import parse_options, parse_split
-from core.price_import.text_columns import find_date_forms, parse_days, to_column
+from core.price_import.parsing import find_date_forms, parse_days, to_column
 from core.price_import.vocabulary import guess_symbol, parse_name
 from tests.price_files import AS_GIVEN, BARS, DAYS, describe, list_days, list_rows, read, refuse, write_rows
 

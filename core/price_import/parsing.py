@@ -1,6 +1,6 @@
-"""Parses columns of text to numbers, days and times, a whole column at once.
+"""Parses text to numbers, days and times, a whole column at once.
 
-Owns the forms in which they are written. Knows neither the meaning of a column nor files.
+Owns the forms of dates, times and numbers. Knows neither files nor the meaning of a column.
 """
 
 import re

@@ -16,10 +16,11 @@ from streamlit.web.server.starlette.starlette_app_utils import create_signed_val
 from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 
 from core import Settings
-from dashboard.server import middleware
+from dashboard.server import security
 from dashboard.server.access import Policy
+from dashboard.server.assets import ICONS, CompressedAssets
 from dashboard.server.index import STATIC
-from dashboard.server.middleware import ICONS, CompressedAssets, Shield, build_content_policy, choose_limit
+from dashboard.server.security import Shield, build_content_policy, choose_limit
 
 STREAMLIT_STATIC = Path(streamlit.__file__).with_name("static")
 INDEX = STREAMLIT_STATIC / "index.html"
@@ -232,7 +233,7 @@ def test_files_are_for_who_has_signed_in(
     monkeypatch: pytest.MonkeyPatch, policy: Policy, headers: dict[str, str], status: int
 ) -> None:
     """A download is a request of its own: it needs the same cookie as the pages."""
-    monkeypatch.setattr(middleware, "get_cookie_secret", lambda: COOKIE_SECRET)
+    monkeypatch.setattr(security, "get_cookie_secret", lambda: COOKIE_SECRET)
     assert ask(shield(policy), "/download/leaderboard.csv", headers=headers)[0]["status"] == status
 
 
