@@ -18,7 +18,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help up certs watch pin-images down status logs clean migrate seed backup restore chaos-redis chaos-db chaos-pool chaos-all test test-docker check lint format bench kill-servers soak reference vulnerabilities sbom lock install
+.PHONY: help up certs watch pin-images down status logs clean migrate seed backup restore chaos-redis chaos-db chaos-pool chaos-all chaos-failover test test-docker check lint format bench kill-servers soak reference vulnerabilities sbom lock install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ chaos-pool: $(RUNTIME) ## drill: use up the pool of an additional process
 
 chaos-all: $(TOOLS) ## break a stack of its own in every way under load, for six minutes; fails if a write is lost or a read stale
 	@$(RUN) -m tests.chaos $(ARGS)
+
+chaos-failover: $(TOOLS) ## promote the standby of a PostgreSQL pair of its own under load; fails if a write is lost or a read stale
+	@$(RUN) -m tests.chaos.failover
 
 test: $(TOOLS) ## run all tests but those of containers (ARGS="-k leaderboard" for some)
 	$(RUN) -m pytest $(PARALLEL) -m "not docker" $(TESTS) $(ARGS)

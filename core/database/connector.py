@@ -45,45 +45,51 @@ class ServerNotSupported(psycopg2.OperationalError):
     """The server answers, but the stack cannot work with it."""
 
 
-class Hosts(NamedTuple):
-    """The hosts of a URL; a host is a name or, where the URL gives them, an address."""
+class Host(NamedTuple):
+    """One host of a URL, in libpq's terms; what the URL does not give is empty."""
 
-    key: str
-    names: tuple[str, ...]
-    ports: tuple[str, ...]
-    choice: dict[str, str]
-    """What libpq is told about the choice: of several hosts, the one that accepts writes."""
+    host: str
+    hostaddr: str
+    port: str
+
+    def is_at(self, raw: connection) -> bool:
+        """Say whether a connection is to this host."""
+        # libpq's default port is known from the connection
+        port = int(self.port or raw.info.port)
+        return (self.host or self.hostaddr, port) == (raw.info.host, raw.info.port)
+
+
+class Hosts(NamedTuple):
+    """The hosts of a URL, in the order in which they are tried."""
+
+    hosts: tuple[Host, ...]
+    choice: Mapping[str, str]
+    """What libpq is told about the choice: of several hosts, the first that accepts writes."""
 
     @classmethod
     def of_url(cls, given: Mapping[str, str]) -> Self:
         """Return the hosts in the parts of a URL."""
-        key = "hostaddr" if "hostaddr" in given else "host"
-        names = tuple(given.get(key, "").split(","))
-        ports = tuple(given.get("port", "").split(","))
-        asks = len(names) > 1 and "target_session_attrs" not in given
-        return cls(
-            key,
-            names,
-            ports if len(ports) == len(names) else ports * len(names),
-            {"target_session_attrs": "read-write"} if asks else {},
-        )
+        columns = [given.get(name, "").split(",") for name in Host._fields]
+        count = max(map(len, columns))
+        # a single port, or none, counts for all hosts
+        rows = zip(*(column * count if len(column) == 1 else column for column in columns), strict=True)
+        asks = count > 1 and "target_session_attrs" not in given
+        return cls(tuple(map(Host._make, rows)), {"target_session_attrs": "read-write"} if asks else {})
 
-    def without(self, name: str, port: int) -> Self:
-        """Return the other hosts."""
-        # an empty port is libpq's default
-        kept = [
-            (each, its_port)
-            for each, its_port in zip(self.names, self.ports, strict=False)
-            if (each, int(its_port or port)) != (name, port)
-        ]
-        return self._replace(
-            names=tuple(each for each, _ in kept), ports=tuple(its_port for _, its_port in kept)
-        )
+    def without(self, raw: connection) -> Self:
+        """Return the hosts but that of a connection."""
+        return self._replace(hosts=tuple(host for host in self.hosts if not host.is_at(raw)))
 
-    @property
-    def parameters(self) -> dict[str, str]:
-        """Libpq's parameters."""
-        return {self.key: ",".join(self.names), "port": ",".join(self.ports)}
+    def beginning_with(self, raw: connection) -> Self:
+        """Return the hosts with that of a connection first: to try one that is cut off takes seconds."""
+        return self._replace(hosts=tuple(sorted(self.hosts, key=lambda host: not host.is_at(raw))))
+
+    def build_parameters(self) -> dict[str, str]:
+        """Return libpq's parameters; a single host is that of the URL."""
+        if not self.choice and len(self.hosts) == 1:
+            return {}
+        columns = zip(Host._fields, map(",".join, zip(*self.hosts, strict=True)), strict=True)
+        return {**self.choice, **{name: column for name, column in columns if column.strip(",")}}
 
 
 class ServerConnection(connection):
@@ -150,19 +156,20 @@ class Connector:
         """
         hosts = self._hosts
         while True:
-            raw = self._open(cursor_factory, {} if hosts is self._hosts else hosts.parameters)
+            raw = self._open(cursor_factory, hosts.build_parameters())
             try:
                 if self._timeline is not None:
                     self._timeline.note_connected(raw.facts.timeline)
             except FormerPrimary as error:
-                hosts = hosts.without(raw.info.host, raw.info.port)
+                hosts = hosts.without(raw)
                 raw.close()
-                if not hosts.names:
+                if not hosts.hosts:
                     raise ServerNotSupported(str(error)) from None
             except BaseException:
                 raw.close()
                 raise
             else:
+                self._hosts = self._hosts.beginning_with(raw)
                 return raw
 
     def _open(self, cursor_factory: type[cursor] | None, hosts: dict[str, str]) -> ServerConnection:

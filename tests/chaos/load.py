@@ -101,6 +101,14 @@ class Load:
         begun = [self._rounds.get(name, float("-inf")) for name in self._works]
         return min(begun) >= since
 
+    def can_check_rows(self) -> bool:
+        """Say whether the connection of `check_rows` answers."""
+        try:
+            self._plain.get_user_by_id(self._game.users[0])
+        except EchoMarketsError:
+            return False
+        return True
+
     def check_rows(self) -> None:
         """Compare what is stored with what was acknowledged; raises `EchoMarketsError`."""
         due = self.ledger.find_newest()

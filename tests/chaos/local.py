@@ -74,13 +74,13 @@ class Breaker:
         """Stop a program and what it has started with SIGSTOP."""
         process = self._find(name)
         # of the supervisor only itself: its programs are its children
-        with _paused([process] if name == "supervisor" else _list_tree(process)):
+        with paused([process] if name == "supervisor" else list_tree(process)):
             yield
 
     @contextmanager
     def pause_everything(self) -> Iterator[None]:
         """Stop the supervisor and every program."""
-        with _paused(_list_tree(self._find("supervisor"))):
+        with paused(list_tree(self._find("supervisor"))):
             yield
 
     @contextmanager
@@ -99,7 +99,7 @@ class Breaker:
     @contextmanager
     def kill_everything(self) -> Iterator[None]:
         """End everything at once, as when the machine is switched off."""
-        _signal(_list_tree(self._find("supervisor")), signal.SIGKILL)
+        send_signal(list_tree(self._find("supervisor")), signal.SIGKILL)
         yield
         self._make_up()
 
@@ -151,23 +151,26 @@ class Breaker:
         self.stack.up(StackSettings.load_for(self.folder.root))
 
 
-def _list_tree(process: psutil.Process) -> list[psutil.Process]:
+def list_tree(process: psutil.Process) -> list[psutil.Process]:
+    """Return a process and all that it has started."""
     return [process, *process.children(recursive=True)]
 
 
-def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+def send_signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    """Send a signal to each process that still runs."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.send_signal(number)
 
 
 @contextmanager
-def _paused(processes: list[psutil.Process]) -> Iterator[None]:
+def paused(processes: list[psutil.Process]) -> Iterator[None]:
+    """Stop processes with SIGSTOP for the length of a `with` block."""
     try:
-        _signal(processes, signal.SIGSTOP)
+        send_signal(processes, signal.SIGSTOP)
         yield
     finally:
-        _signal(processes, signal.SIGCONT)
+        send_signal(processes, signal.SIGCONT)
 
 
 def _repeat(action: Callable[[], object], *, times: int = 10, pause_seconds: float = 0.2) -> None:

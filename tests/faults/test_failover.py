@@ -1,93 +1,52 @@
 """The primary dies and a standby is promoted: on real servers, with several hosts in DATABASE_URL."""
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-import psutil
 import pytest
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import DatabaseUnavailable, EchoMarketsError
-from core.migration import Migrator
-from core.testing import FAST, PostgresServer, run_postgres
+from core.testing import PostgresServer
 from tests.conftest import connected
 from tests.faults.conftest import OwnValkey, on_valkey
 from tests.faults.proxy import Proxy, run_proxy
 from tests.faults.subject import wait_until
 from tests.patience import stretch
-from tests.replication import run_standby
+from tests.replication import DATABASE, Pair
 
-DATABASE = "failover"
 # From the promotion to the first write that is acknowledged.
 HEAL_SECONDS = 5.0
 
 
-@dataclass
-class Pair:
-    """A primary and its standby."""
+class StreamedPair(Pair):
+    """A pair whose stream from the primary to the standby can be cut."""
 
-    primary: PostgresServer
-    standby: PostgresServer
-    primary_directory: Path
     stream: Proxy
-    stack: ExitStack
 
-    @property
-    def url(self) -> SecretStr:
-        """The URL that names both; libpq asks them in this order."""
-        hosts = f"127.0.0.1:{self.primary.port},127.0.0.1:{self.standby.port}"
-        return SecretStr(self.primary.url(DATABASE).replace(f"127.0.0.1:{self.primary.port}", hosts))
+    def __init__(self, stack: ExitStack, make_directory: Callable[[], Path]) -> None:
+        def through(port: int) -> int:
+            self.stream = stack.enter_context(run_proxy(port))
+            return self.stream.port
 
-    def wait_until_replayed(self) -> None:
-        """Wait until the standby has everything that was committed."""
-        with connected(self.primary.url()) as ask, connected(self.standby.url()) as ask_standby:
-            [(position,)] = ask("SELECT pg_current_wal_insert_lsn()")
-            wait_until(
-                lambda: bool(ask_standby("SELECT pg_last_wal_replay_lsn() >= %s", (position,))[0][0]),
-                "the standby has replayed",
-            )
-
-    def kill_primary(self) -> None:
-        """Kill every process of the primary, as a power cut does."""
-        postmaster = psutil.Process(self.primary.pid)
-        for process in (postmaster, *postmaster.children()):
-            process.kill()
-        # a process that nobody has waited for keeps the lock file
-        os.waitpid(postmaster.pid, 0)
-
-    def promote(self) -> float:
-        """Promote the standby; return the time when it accepted writes."""
-        with connected(self.standby.url()) as run:
-            [(done,)] = run("SELECT pg_promote()")
-        assert done
-        return time.monotonic()
+        super().__init__(stack, make_directory, through=through)
 
 
 @pytest.fixture
-def pair(server_directory: Callable[[], Path]) -> Iterator[Pair]:
+def pair(server_directory: Callable[[], Path]) -> Iterator[StreamedPair]:
     """A migrated primary, and a standby that streams from it."""
-    directory = server_directory()
-    options = {**FAST, "synchronous_commit": "on", "wal_level": "replica", "max_wal_senders": "4"}
     with ExitStack() as stack:
-        primary = stack.enter_context(run_postgres(directory, options=options))
-        with connected(primary.url()) as run:
-            run(f"CREATE DATABASE {DATABASE}")
-        Migrator(Settings(database_url=SecretStr(primary.url(DATABASE)))).up()
-        stream = stack.enter_context(run_proxy(primary.port))
-        standby = stack.enter_context(run_standby(primary, directory, server_directory(), port=stream.port))
-        yield Pair(primary, standby, directory, stream, stack)
+        yield StreamedPair(stack, server_directory)
 
 
 @pytest.fixture
-def on_pair(settings: Settings, pair: Pair, valkey: OwnValkey) -> Settings:
+def on_pair(settings: Settings, pair: StreamedPair, valkey: OwnValkey) -> Settings:
     """Settings that name both servers."""
     given = {"database_url": pair.url, "database_query_timeout": 2_000, "database_connect_timeout": 2_000}
     return on_valkey(settings.model_copy(update=given), valkey.server, valkey.server.port)
@@ -99,11 +58,9 @@ def read_names(server: PostgresServer) -> dict[UUID, str]:
         return dict(run("SELECT id, name FROM users"))
 
 
-def test_nothing_acknowledged_is_lost(on_pair: Settings, pair: Pair) -> None:
+def test_nothing_acknowledged_is_lost(on_pair: Settings, pair: StreamedPair) -> None:
     """With a synchronous standby, four threads that write while the primary dies."""
-    with connected(pair.primary.url()) as run:
-        run("ALTER SYSTEM SET synchronous_standby_names = 'standby'")
-        run("SELECT pg_reload_conf()")
+    pair.make_synchronous()
     acknowledged: dict[UUID, list[str]] = {}
     open_ended: dict[UUID, set[str]] = {}
     written_at: list[float] = []
@@ -157,14 +114,14 @@ def test_nothing_acknowledged_is_lost(on_pair: Settings, pair: Pair) -> None:
 @pytest.mark.parametrize("near_cache_size", [0, 1_000])
 def test_what_the_new_primary_lacks_is_not_served(
     on_pair: Settings,
-    pair: Pair,
+    pair: StreamedPair,
     near_cache_size: int,
 ) -> None:
     """A write that never reached the standby, in both caches of a process that only reads."""
     readers = on_pair.model_copy(update={"near_cache_size": near_cache_size})
     with open_service(on_pair) as writer, open_service(readers) as reader:
         user = writer.create_user(username="alice", name="kept")
-        pair.wait_until_replayed()
+        wait_until(pair.has_replayed, "the standby has replayed")
         pair.stream.pause()
         writer.update_user_profile(user.id, name="lost")
         for _ in range(3):
@@ -196,11 +153,11 @@ def test_what_the_new_primary_lacks_is_not_served(
         )
 
 
-def test_a_former_primary_is_not_used_again(on_pair: Settings, pair: Pair) -> None:
+def test_a_former_primary_is_not_used_again(on_pair: Settings, pair: StreamedPair) -> None:
     """It comes back as it was, accepts writes, and comes first in the URL."""
     with open_service(on_pair) as service:
         user = service.create_user(username="alice", name="Alice")
-        pair.wait_until_replayed()
+        wait_until(pair.has_replayed, "the standby has replayed")
         pair.kill_primary()
         pair.promote()
 
@@ -212,9 +169,7 @@ def test_a_former_primary_is_not_used_again(on_pair: Settings, pair: Pair) -> No
             return True
 
         wait_until(lambda: writes("second"), "writes go to the new primary")
-        former = pair.stack.enter_context(
-            run_postgres(pair.primary_directory, port=pair.primary.port, options=FAST)
-        )
+        former = pair.start_former_primary()
         service._database._pool.expire_all()
         wait_until(lambda: writes("third"), "writes go on")
         assert read_names(pair.standby)[user.id] == "third"

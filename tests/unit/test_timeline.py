@@ -1,5 +1,7 @@
 """What a process knows of its database's timeline, and which hosts it takes."""
 
+from types import SimpleNamespace
+
 import pytest
 from psycopg2.extensions import parse_dsn
 
@@ -71,21 +73,40 @@ def test_a_process_connects_once_to_learn() -> None:
     assert connected == [1]
 
 
+class Raw:
+    """A connection to a host."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.info = SimpleNamespace(host=host, port=port)
+
+
 @pytest.mark.parametrize(
-    ("url", "refused", "kept", "choice"),
+    ("url", "refused", "kept"),
     [
-        ("postgresql://a:1,b:2/d", ("a", 1), {"host": "b", "port": "2"}, "read-write"),
-        ("postgresql://a,b/d?port=5", ("b", 5), {"host": "a", "port": "5"}, "read-write"),
-        ("postgresql://a,b/d", ("a", 5432), {"host": "b", "port": ""}, "read-write"),
-        ("postgresql://a:1,a:2/d?target_session_attrs=any", ("a", 2), {"host": "a", "port": "1"}, None),
-        ("postgresql:///d?hostaddr=::1,::2", ("::2", 5432), {"hostaddr": "::1", "port": ""}, "read-write"),
-        ("postgresql://a:1/d", ("a", 1), {"host": "", "port": ""}, None),
+        ("postgresql://a:1,b:2/d", ("a", 1), {"host": "b", "port": "2"}),
+        ("postgresql://a,b/d?port=5", ("b", 5), {"host": "a", "port": "5"}),
+        ("postgresql://a,b/d", ("a", 5432), {"host": "b"}),
+        ("postgresql://a:1,a:2/d", ("a", 2), {"host": "a", "port": "1"}),
+        ("postgresql:///d?hostaddr=::1,::2", ("::2", 5432), {"hostaddr": "::1"}),
+        ("postgresql://a,b/d?hostaddr=::1,::2", ("a", 5432), {"host": "b", "hostaddr": "::2"}),
     ],
 )
-def test_the_other_hosts_are_taken(
-    url: str, refused: tuple[str, int], kept: dict[str, str], choice: str | None
-) -> None:
-    """Each with its port; of several, one that accepts writes unless the URL says otherwise."""
+def test_a_refused_host_is_left_out(url: str, refused: tuple[str, int], kept: dict[str, str]) -> None:
+    """With its address and its port."""
+    hosts = Hosts.of_url(parse_dsn(url)).without(Raw(*refused))  # type: ignore[arg-type]
+    assert hosts.build_parameters() == {"target_session_attrs": "read-write", **kept}
+
+
+def test_the_host_that_answered_is_tried_first() -> None:
+    """The others keep their order; the URL decides which servers will do."""
+    url = "postgresql://a:1,b:2,c:3/d?target_session_attrs=any"
+    hosts = Hosts.of_url(parse_dsn(url)).beginning_with(Raw("c", 3))  # type: ignore[arg-type]
+    assert hosts.build_parameters() == {"host": "c,a,b", "port": "3,1,2"}
+
+
+@pytest.mark.parametrize("url", ["postgresql://a:1/d", "postgresql:///d", "postgresql:///d?host=/tmp"])
+def test_a_single_host_is_that_of_the_url(url: str) -> None:
+    """Nothing is said about it."""
     hosts = Hosts.of_url(parse_dsn(url))
-    assert hosts.choice.get("target_session_attrs") == choice
-    assert hosts.without(*refused).parameters == kept
+    assert hosts.build_parameters() == {}
+    assert hosts.choice == {}

@@ -1,0 +1,114 @@
+"""`python -m tests.chaos.failover`: a primary and a standby of its own, and what a failover does under load.
+
+Owns the servers and the faults. `DATABASE_URL` of the load names both servers, the first primary first, and a
+commit is acknowledged when the standby has it.
+"""
+
+import itertools
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+
+import click
+import psutil
+from rich.console import Console
+
+from core.testing import build_settings, clear_cache, run_valkey
+from tests.chaos.load import run_load
+from tests.chaos.local import TABLE_COLUMNS, list_tree, paused, send_signal
+from tests.chaos.report import Fault, Row, run_faults, show
+from tests.replication import Pair
+
+# From the promotion on, until every reader and the writer have got all their answers.
+HEAL_SECONDS = 5.0
+# A primary that is cut off is found dead by a timeout of two seconds, and so is each new connection to it.
+TIMEOUT_SECONDS = 15.0
+
+
+@contextmanager
+def kill_and_promote(pair: Pair) -> Iterator[None]:
+    """Kill the primary; the fault ends with the promotion of the standby."""
+    pair.kill_primary()
+    yield
+    pair.promote()
+
+
+@contextmanager
+def cut_off_and_promote(pair: Pair) -> Iterator[None]:
+    """Stop the primary, which keeps its connections and answers nothing, and promote the standby."""
+    send_signal(list_tree(psutil.Process(pair.primary.pid)), signal.SIGSTOP)
+    yield
+    pair.promote()
+
+
+@contextmanager
+def let_former_primary_go_on(pair: Pair) -> Iterator[None]:
+    """Let a primary that was cut off go on with the connections that it had."""
+    send_signal(list_tree(psutil.Process(pair.primary.pid)), signal.SIGCONT)
+    yield
+
+
+@contextmanager
+def start_former_primary(pair: Pair) -> Iterator[None]:
+    """Start the former primary as it was: it accepts writes, and comes first in the URL."""
+    pair.start_former_primary()
+    yield
+
+
+@contextmanager
+def pause_standby(pair: Pair) -> Iterator[None]:
+    """Stop the standby, so that no commit is acknowledged."""
+    with paused(list_tree(psutil.Process(pair.standby.pid))):
+        yield
+
+
+def list_faults(pair: Pair) -> list[Fault]:
+    """Return the faults in the order in which they happen."""
+    return [
+        Fault("synchronous standby paused", partial(pause_standby, pair), TIMEOUT_SECONDS),
+        Fault("primary killed, standby promoted", partial(kill_and_promote, pair), HEAL_SECONDS),
+        Fault("former primary started again", partial(start_former_primary, pair), HEAL_SECONDS),
+    ]
+
+
+def list_faults_of_cut_off(pair: Pair) -> list[Fault]:
+    """Return those of a primary that is alive and out of reach."""
+    return [
+        Fault("primary cut off, standby promoted", partial(cut_off_and_promote, pair), TIMEOUT_SECONDS),
+        Fault("former primary goes on", partial(let_former_primary_go_on, pair), HEAL_SECONDS),
+    ]
+
+
+@click.command()
+def main() -> None:
+    """Fail over under load; exit status 1 when a write is lost, a read stale, or nothing heals."""
+    console = Console(width=None if sys.stdout.isatty() else TABLE_COLUMNS)
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="echo-markets-failover-")))
+        numbers = itertools.count()
+
+        def make_directory() -> Path:
+            directory = root / str(next(numbers))
+            directory.mkdir()
+            return directory
+
+        valkey = stack.enter_context(run_valkey(make_directory()))
+        rows: list[Row] = []
+        wrong: list[str] = []
+        for list_them in (list_faults, list_faults_of_cut_off):
+            pair = Pair(stack, make_directory)
+            pair.make_synchronous()
+            clear_cache(valkey)
+            with run_load(build_settings(pair.url.get_secret_value(), valkey)) as load:
+                rows += run_faults(list_them(pair), load, is_healthy=load.can_check_rows, console=console)
+            wrong += load.wrong
+        show(rows, wrong, console)
+    sys.exit(int(not all(row.is_right for row in rows)))
+
+
+if __name__ == "__main__":
+    main()
