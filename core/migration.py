@@ -49,6 +49,11 @@ WAIT_SECONDS = 600.0
 WAIT_POLL_SECONDS = 0.25
 # How long to wait for the lock on a table in use: later statements on the table wait behind the migration.
 TABLE_WAIT_SECONDS = 60.0
+# The application cannot change it: migration 25 has the table.
+SET_RETENTION = (
+    "DELETE FROM audit_retention",
+    "INSERT INTO audit_retention (keep_months) SELECT %(months)s WHERE %(months)s > 0",
+)
 HAS_HISTORY = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema() AND tablename = %s)"
 HISTORY_COLUMNS = """
     SELECT attname FROM pg_attribute JOIN pg_class c ON c.oid = attrelid
@@ -116,15 +121,23 @@ class Migrator:
             needs_schema=False,
         )
         self._emails = ColumnCipher(settings.read_keyring(), EMAIL)
+        is_set = "audit_keep_months" in settings.model_fields_set
+        self._audit_keep_months = settings.audit_keep_months if is_set else None
 
     def up(self) -> list[str]:
-        """Apply what is pending, all or nothing; return the names applied. Raises `MigrationFailed`."""
+        """Apply what is pending, all or nothing; return the names applied. Raises `MigrationFailed`.
+
+        Where AUDIT_KEEP_MONTHS is set, the database keeps so many months of the audit log from now on.
+        """
         with self._locked() as runner, _named("up"):
             pending = [row.name for row in runner.status() if row.path and not row.applied]
             for name in pending:
                 runner.up(name)
                 # a table with pending checks cannot be altered by the next migration
                 runner.database.execute_sql("SET CONSTRAINTS ALL IMMEDIATE")
+            if self._audit_keep_months is not None:
+                for statement in SET_RETENTION:
+                    runner.database.execute_sql(statement, {"months": self._audit_keep_months})
             schema = find_owned_schema(runner.database.execute_sql)
             if schema is None:
                 logger.info("the schema is not that of the role %s: privileges are left as they are", OWNER)

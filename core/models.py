@@ -491,6 +491,22 @@ class AuditSeal(Model):
         ]
 
 
+class AuditRetention(Model):
+    """How many months of the audit log are kept at least, in one row; without it, all of them."""
+
+    id = IntegerField(primary_key=True, constraints=[SQL("DEFAULT 1")])
+    keep_months = IntegerField()
+
+    class Meta:
+        """Written by the owner alone."""
+
+        table_name = "audit_retention"
+        constraints: ClassVar[list[Any]] = [
+            Check("id = 1", name="audit_retention_one"),
+            Check("keep_months BETWEEN 1 AND 1200", name="audit_retention_months"),
+        ]
+
+
 ALL_MODELS: tuple[type[Model], ...] = (
     User,
     Tick,
@@ -504,4 +520,5 @@ ALL_MODELS: tuple[type[Model], ...] = (
     MarketEvent,
     AuditEvent,
     AuditSeal,
+    AuditRetention,
 )

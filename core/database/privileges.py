@@ -46,6 +46,7 @@ TABLES: Final[Mapping[str, Mapping[str, str]]] = {
     "market_events": _SEEN_BY_PLAYERS,
     "audit_events": {APP: f"SELECT, INSERT ({_AUDIT_COLUMNS})", SEALER: "SELECT"},
     "audit_seals": {APP: "SELECT", SEALER: "SELECT, INSERT"},
+    "audit_retention": {APP: "SELECT"},
     # read by the health check
     "schema_migration": {APP: "SELECT", MONITOR: "SELECT"},
 }
@@ -56,6 +57,7 @@ SEALING: Final = "audit_seal"
 # Function -> the roles that may call it. Nobody needs to call a trigger's function.
 FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "audit_create_month": (),
+    "audit_drop_month": (),
     "audit_hide": (),
     "audit_maintain": (APP,),
     "audit_record": (),

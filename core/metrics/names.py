@@ -155,7 +155,15 @@ AUDIT_EVENTS = counter("echo_audit_events_total", "Actions of people written dow
 AUDIT_FAILURES = counter(
     "echo_audit_write_failures_total", "Actions of people that could not be written down", "action"
 )
-# Both outlive their process: a task whose process died is late, not gone.
+# These outlive their process: a task whose process died is late, not gone.
+AUDIT_INTACT = gauge(
+    "echo_audit_intact",
+    "1 when the latest verification found the audit log intact, else 0",
+    mode="mostrecent",
+)
+AUDIT_VERIFIED = gauge(
+    "echo_audit_verification_timestamp_seconds", "When the audit log was verified last", mode="mostrecent"
+)
 TASK_SUCCESS = gauge(
     "echo_task_last_success_timestamp_seconds", "When a task succeeded last", "task", mode="mostrecent"
 )

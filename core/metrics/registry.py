@@ -240,6 +240,12 @@ class Metrics:
         """Count a person's action that could not be written to the audit log."""
         self._value(names.AUDIT_FAILURES, action).inc()
 
+    def record_audit_verification(self, *, is_intact: bool) -> None:
+        """Record that the audit log was verified now, and whether it was intact."""
+        now = time.time()
+        self._value(names.AUDIT_INTACT).set(int(is_intact), now)
+        self._value(names.AUDIT_VERIFIED).set(now, now)
+
     def count_task_success(self, task: Task) -> None:
         """Record that a task has succeeded now."""
         now = time.time()

@@ -1,9 +1,10 @@
 """Statements on `audit_seals`: the chain of hashes over the audit log.
 
 A seal has a manifest: for each of its events, in order of time and id, the 16 bytes of the id and a SHA-256
-digest of the event. The hash of a seal covers its columns, its manifest and the hash of the seal before. A
-database function seals; the application may call it but not replace it. Verifying computes every digest and
-hash again with the statements here, and trusts no function of the database.
+digest of the event; a seal without events says that its month was dropped. The hash of a seal covers its
+columns, its manifest and the hash of the seal before. A database function seals; the application may call it
+but not replace it. Verifying computes every digest and hash again with the statements here, and trusts no
+function of the database.
 """
 
 from datetime import datetime
@@ -109,9 +110,11 @@ def list_seals(database: Database, after: int, limit: int) -> tuple[Seal, ...]:
 def read_entries(database: Database, seal: Seal) -> set[bytes] | None:
     """Return the present id and digest of the events from the first to the last of a seal.
 
-    None when their month was dropped.
+    None when their month is not there, or was dropped with this seal.
     """
     entries = seal.list_entries()
+    if not entries:
+        return None
     parameters = {
         "partition": seal.partition,
         "first_at": seal.first_at,

@@ -55,7 +55,9 @@ class AuditEvent(Record, frozen=True):
     after: frozendict[str, Any] | None = None
 
 
-AuditBreakKind = Literal["event_changed", "event_removed", "event_added", "seal_changed", "seal_removed"]
+AuditBreakKind = Literal[
+    "event_changed", "event_removed", "event_added", "month_removed", "seal_changed", "seal_removed"
+]
 """What can be wrong with a sealed event, or with a seal."""
 
 
@@ -63,7 +65,7 @@ class AuditBreak(Record, frozen=True):
     """The first broken link of the audit log's chain of seals.
 
     `seal` is its number; that of an added event, which is in no seal, is the newest. `event_id` is None when
-    the seal itself is broken.
+    the seal itself is broken, or when something else than retention removed the whole month of its events.
     """
 
     kind: AuditBreakKind

@@ -187,7 +187,8 @@ class Audit(ServiceBase):
         Finds what was changed, removed or added behind the service, also by a superuser, and returns the
         first broken link. Seals of dropped months are kept and compared, their events cannot be. The newest
         seals can be removed without a trace unless an `anchor` that was kept elsewhere, `NUMBER:HASH`, is
-        given. Takes up to a minute for a million events. Raises `InvalidInput`.
+        given. Takes up to a minute for a million events. Metrics have the result and its time, for an alert.
+        Raises `InvalidInput`.
         """
         expected = None if anchor is None else parse_anchor(check_text(anchor, "anchor", most=100))
         reader = ChainReader(expected)
@@ -204,6 +205,7 @@ class Audit(ServiceBase):
                 if added is not None:
                     reader.broken = AuditBreak("event_added", reader.number, added)
                     break
+        self.metrics.record_audit_verification(is_intact=reader.broken is None)
         return AuditVerification(
             seals=reader.seals,
             events=reader.events,
@@ -216,10 +218,11 @@ class Audit(ServiceBase):
     def maintain_audit_log(self, *, months_ahead: int = 2, keep_months: int | None = None) -> PartitionReport:
         """Seal the log, create the partitions of the coming months, drop those that are too old.
 
-        `keep_months` is how many months before this one are kept (None: all). What is dropped was sealed
-        before, and its seals stay. Safe to repeat. While partitions are created or dropped, changes by
-        people wait; waits up to 5 seconds for running ones, and then raises a `DatabaseError`. Raises
-        `InvalidInput`.
+        `keep_months` is how many months before this one are kept (None: all); a `DatabaseError` when the
+        database has to keep more: the AUDIT_KEEP_MONTHS with which the owner ran `migrate up`, or all months.
+        What is dropped was sealed before; its seals stay, and one more says that it was dropped. Safe to
+        repeat. While partitions are created or dropped, changes by people wait; waits up to 5 seconds for
+        running ones, and then raises a `DatabaseError`. Raises `InvalidInput`.
         """
         ahead = check_int(months_ahead, "months_ahead", least=0, most=MAX_MONTHS_AHEAD)
         kept = None
@@ -227,8 +230,12 @@ class Audit(ServiceBase):
             kept = check_int(keep_months, "keep_months", least=1, most=MAX_MONTHS_KEPT)
         with self._write() as (database, _), database.with_long_timeout():
             audit_seals.seal_events(database)
+        # months are created also when none may be dropped
         with self._write() as (database, _), database.with_long_timeout():
-            created, dropped = audit_seals.maintain_months(database, ahead, kept)
+            created, dropped = audit_seals.maintain_months(database, ahead, None)
+        if kept is not None:
+            with self._write() as (database, _), database.with_long_timeout():
+                _, dropped = audit_seals.maintain_months(database, ahead, kept)
         self.metrics.count_task_success("seal_audit_log")
         return PartitionReport(created, dropped, moved=0)
 

@@ -44,6 +44,8 @@ class ChainReader:
         self._expected = expected
         self._newest: Anchor | None = None
         self._listed: Counter[str] = Counter()
+        self._missing: dict[str, int] = {}
+        """Months that are not there, with the number of their first seal."""
         self.seals = self.events = self.dropped = 0
         self.broken: AuditBreak | None = None
 
@@ -60,7 +62,7 @@ class ChainReader:
     def read(self, seal: Seal, entries: Collection[bytes] | None) -> None:
         """Read the next seal.
 
-        `entries` are those of its events as they are now, perhaps with others; None if they were dropped.
+        `entries` are those of its events as they are now, perhaps with others; None if they are not there.
         """
         if self.broken is None:
             self.broken = self._check_seal(seal)
@@ -70,16 +72,22 @@ class ChainReader:
             return
         self._newest = Anchor(seal.number, seal.hash)
         self.seals += 1
-        if entries is not None:
+        if seal.events == 0:
+            # the seal of a dropped month
+            self._missing.pop(seal.partition, None)
+        elif entries is not None:
             self._listed[seal.partition] += seal.events
             self.events += seal.events
         else:
+            self._missing.setdefault(seal.partition, seal.number)
             self.dropped += seal.events
 
     def finish(self) -> None:
         """Note that there is no further seal."""
         if self.broken is None and self._expected is not None and self._expected.number > self.number:
             self.broken = AuditBreak("seal_removed", self._expected.number)
+        if self.broken is None and self._missing:
+            self.broken = AuditBreak("month_removed", min(self._missing.values()))
 
     def find_surplus(self, counts: Mapping[str, int]) -> dict[str, int]:
         """Return how many events more than the seals list each partition has, where there are more."""
@@ -105,6 +113,7 @@ _BREAKS: Mapping[AuditBreakKind, str] = {
     "event_changed": "the event {event} was changed after it was sealed",
     "event_removed": "the event {event} was removed after it was sealed",
     "event_added": "the event {event} was added among events that were sealed before",
+    "month_removed": "the month of its events was removed, and not by retention",
     "seal_changed": "the seal was changed, or another one took its place",
     "seal_removed": "the seal was removed",
 }

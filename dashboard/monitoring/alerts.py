@@ -27,6 +27,7 @@ RULES: dict[str, tuple[str, int]] = {
     "EchoCollectorFailing": ("warning", 600),
     "EchoMigrationsPending": ("warning", 600),
     "EchoTaskLate": ("warning", 60),
+    "EchoAuditBroken": ("critical", 0),
     "EchoPoolNearlyExhausted": ("warning", 600),
     "EchoPoolTimeouts": ("critical", 0),
     "EchoPoolLimitsExceedServer": ("warning", 300),
@@ -163,3 +164,5 @@ def _check_tasks(scrape: Scrape) -> Iterator[Condition]:
         late = scrape.taken_at.timestamp() - successes.get((task,), 0.0)
         if interval and late > LATE_INTERVALS * interval:
             yield Condition("EchoTaskLate", f"{task} is late by two intervals", task)
+    if scrape.total("echo_audit_verification_timestamp_seconds") and not scrape.total("echo_audit_intact"):
+        yield Condition("EchoAuditBroken", "The audit log was changed")

@@ -7,6 +7,8 @@ from psycopg2 import errors
 
 from core import open_service
 from core.database.roles import APP, MONITOR, OWNER, PLAYER
+from core.errors import DatabaseError
+from core.migration import Migrator
 from tests.conftest import connected
 from tests.roles import cursor_as, settings_as
 
@@ -29,6 +31,10 @@ REFUSED = (
     "DELETE FROM audit_seals",
     "TRUNCATE audit_seals",
     "SELECT audit_create_month(now())",
+    "SELECT audit_drop_month('audit_events_default')",
+    "INSERT INTO audit_retention (keep_months) VALUES (1)",
+    "UPDATE audit_retention SET keep_months = 1",
+    "DELETE FROM audit_retention",
     "CREATE OR REPLACE FUNCTION audit_seal() RETURNS bigint LANGUAGE sql AS 'SELECT 1'",
     "DROP FUNCTION audit_seal()",
     "SET ROLE echo_markets_sealer",
@@ -81,6 +87,9 @@ def test_the_application_writes_seals_verifies_and_maintains(roles_url: str) -> 
         [event] = service.list_audit_changes(row_key=user.id)
         assert (event.actor, event.action) == ("alice", "insert")
         assert service.seal_audit_log().events == 3
+        with pytest.raises(DatabaseError, match="keeps all months"):
+            service.maintain_audit_log(keep_months=1)
+        Migrator(settings_as(APP, roles_url, audit_keep_months=1)).up()
         report = service.maintain_audit_log(months_ahead=3, keep_months=1)
         assert (len(report.created), report.dropped) == (1, (month,))
         result = service.verify_audit_log()

@@ -1,6 +1,8 @@
 """The seals of the audit log: whatever is done to a sealed event behind the service is found and named."""
 
 import itertools
+import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,11 +15,14 @@ from uuid import UUID
 import psycopg2
 import pytest
 from click.testing import CliRunner
+from pydantic import SecretStr
 
-from core import EnhancedDatabaseService, Settings
+from core import EnhancedDatabaseService, Settings, open_service
 from core.cli import main
-from core.errors import InvalidInput
+from core.errors import DatabaseError, InvalidInput, MigrationFailed
+from core.migration import Migrator
 from core.records import AuditBreak, User
+from core.stack.backup import find_dump, find_restore
 from tests.conftest import Execute
 from tests.integration.plans import count_reads
 
@@ -274,24 +279,152 @@ def test_many_writers_and_sealers_leave_an_intact_log(
 # -- months and other servers ------------------------------------------------------------------
 
 
-def test_months_are_created_and_dropped_with_their_seals_kept(
-    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
-) -> None:
-    """What is dropped was sealed before, and the chain stays whole."""
+@pytest.fixture
+def old_month(service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]) -> str:
+    """The partition of a month that ended more than two months ago, with one event."""
     old = datetime.now(UTC).replace(day=1) - timedelta(days=100)
     [(name,)] = execute("SELECT audit_create_month(date_trunc('month', %s, 'UTC'))", (old,))
     execute(
         "INSERT INTO audit_events (actor, action, target, created_at) VALUES ('a', 'sign_in', 't', %s)",
         (old,),
     )
+    assert service.seal_audit_log().events == 1
+    return str(name)
+
+
+def keep(settings: Settings, months: int) -> None:
+    """Decide as the owner how many months are kept."""
+    Migrator(settings.model_copy(update={"audit_keep_months": months})).up()
+
+
+def test_months_are_created_and_dropped_with_their_seals_kept(
+    service: EnhancedDatabaseService, settings: Settings, old_month: str
+) -> None:
+    """What is dropped was sealed before, a seal says that it was dropped, and the chain stays whole."""
+    keep(settings, 2)
     assert service.maintain_audit_log(keep_months=5).dropped == ()
-    assert service.verify_audit_log().events == 10
-    assert service.maintain_audit_log(keep_months=2).dropped == (name,)
+    before = service.verify_audit_log()
+    assert before.events == 10
+    assert service.maintain_audit_log(keep_months=2).dropped == (old_month,)
     assert service.maintain_audit_log(keep_months=2).dropped == ()
-    result = service.verify_audit_log()
+    result = service.verify_audit_log(anchor=before.anchor)
     assert (result.events, result.dropped, result.broken) == (9, 1, None)
+    assert result.seals == before.seals + 1
     assert len(service.maintain_audit_log(months_ahead=4).created) == 2
-    assert service.verify_audit_log().broken is None
+    service.record_audit_event(actor="a", action="sign_in", target="t")
+    assert service.seal_audit_log().events == 1
+    assert service.verify_audit_log(anchor=result.anchor).broken is None
+
+
+def test_the_owner_decides_how_many_months_are_kept(
+    service: EnhancedDatabaseService, settings: Settings, old_month: str
+) -> None:
+    """All, until `migrate up` is run with AUDIT_KEEP_MONTHS; a run without the setting changes nothing."""
+    with pytest.raises(DatabaseError, match=r"keep_months is 1200, and the owner .* keeps all months"):
+        service.maintain_audit_log(keep_months=1_200)
+    keep(settings, 3)
+    Migrator(settings).up()
+    with pytest.raises(DatabaseError, match=r"keep_months is 2, and the owner .* keeps 3 months"):
+        service.maintain_audit_log(keep_months=2)
+    assert service.verify_audit_log().dropped == 0
+    keep(settings, 0)
+    with pytest.raises(DatabaseError, match="keeps all months"):
+        service.maintain_audit_log(keep_months=3)
+
+
+def test_a_month_that_somebody_else_dropped_is_found(
+    service: EnhancedDatabaseService, settings: Settings, execute: Execute, old_month: str
+) -> None:
+    """Its events are gone as after a retention, and no seal says so; a later one does not cover it up."""
+    execute(f"DROP TABLE {old_month}")
+    keep(settings, 1)
+    for _ in range(2):
+        assert service.verify_audit_log().broken == AuditBreak("month_removed", 4)
+        service.maintain_audit_log(keep_months=1)
+        service.record_audit_event(actor="a", action="sign_in", target="t")
+        service.seal_audit_log()
+
+
+def test_a_month_without_events_leaves_a_trace_too(
+    service: EnhancedDatabaseService, settings: Settings, execute: Execute
+) -> None:
+    """Also as the first link of the chain."""
+    execute("SELECT audit_create_month(date_trunc('month', now() - interval '100 days', 'UTC'))")
+    keep(settings, 1)
+    assert len(service.maintain_audit_log(keep_months=1).dropped) == 1
+    service.record_audit_event(actor="a", action="sign_in", target="t")
+    assert service.seal_audit_log().events == 1
+    result = service.verify_audit_log()
+    assert (result.seals, result.events, result.dropped, result.broken) == (2, 1, 0, None)
+
+
+def test_months_that_were_dropped_before_get_their_trace(
+    service: EnhancedDatabaseService, settings: Settings, execute: Execute, old_month: str
+) -> None:
+    """The migration takes what is missing then for dropped; where there is a trace, it cannot be reverted."""
+    Migrator(settings).down("0025_audit_retention")
+    assert service.maintain_audit_log(keep_months=2).dropped == (old_month,)
+    Migrator(settings).up()
+    result = service.verify_audit_log()
+    assert (result.dropped, result.broken) == (1, None)
+    with pytest.raises(MigrationFailed, match="earlier code cannot read their seals"):
+        Migrator(settings).down("0025_audit_retention")
+
+
+def test_the_result_of_a_verification_is_a_metric(
+    service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
+) -> None:
+    """So that somebody hears of it; absent before the first one."""
+    assert read_metric(service, "echo_audit_intact") is None
+    service.verify_audit_log()
+    assert read_metric(service, "echo_audit_intact") == 1
+    verified_at = read_metric(service, "echo_audit_verification_timestamp_seconds")
+    execute(AS_SUPERUSER + "DELETE FROM audit_events WHERE id = %s", (str(sealed[0]),))
+    service.verify_audit_log()
+    assert read_metric(service, "echo_audit_intact") == 0
+    newest = read_metric(service, "echo_audit_verification_timestamp_seconds")
+    assert verified_at is not None
+    assert newest is not None
+    assert time.time() - 600 < verified_at < newest <= time.time()
+
+
+def read_metric(service: EnhancedDatabaseService, name: str) -> float | None:
+    """Return the value of a metric of this process."""
+    service.metrics.publish()
+    samples = [sample for family in service.metrics.collect_own() for sample in family.samples]
+    return next((sample.value for sample in samples if sample.name == name), None)
+
+
+def test_a_log_goes_through_a_dump(
+    service: EnhancedDatabaseService,
+    settings: Settings,
+    database_url: str,
+    empty_database_url: str,
+    old_month: str,
+) -> None:
+    """pg_dump and pg_restore keep what the seals cover, dropped months too, and the log goes on there."""
+    keep(settings, 2)
+    with service.acting_as("operator"):
+        service.create_user(username="alice", name="Älice \U0001f4a5", preferences={"a": [1.50, "\u2028"]})
+    service.maintain_audit_log(keep_months=2)
+    before = service.verify_audit_log()
+    program = find_dump(database_url)
+    dump = subprocess.run(
+        program.command, env={**os.environ, **program.environment}, capture_output=True, check=True
+    ).stdout
+    program = find_restore(empty_database_url)
+    subprocess.run(program.command, env={**os.environ, **program.environment}, input=dump, check=True)
+    with open_service(
+        settings.model_copy(update={"database_url": SecretStr(empty_database_url)})
+    ) as restored:
+        result = restored.verify_audit_log(anchor=before.anchor)
+        assert (result.events, result.dropped, result.unsealed, result.broken) == (10, 1, 0, None)
+        with restored.acting_as("operator"):
+            restored.create_user(username="bob")
+        assert restored.seal_audit_log().events == 1
+        with pytest.raises(DatabaseError, match="keeps 2 months"):
+            restored.maintain_audit_log(keep_months=1)
+        assert restored.verify_audit_log(anchor=before.anchor).broken is None
 
 
 def test_events_without_a_month_of_their_own_are_sealed_and_kept(

@@ -65,6 +65,7 @@ def do_some_of_everything(metrics: Metrics) -> None:
         metrics.count_cache_bypasses(kind.name, "down", 1)
         metrics.count_stale_read_sample(kind.name, "near", is_stale=False)
     metrics.observe_render("leaderboards", 0.1)
+    metrics.record_audit_verification(is_intact=True)
     with metrics.regular_task("simulator", interval_seconds=2) as count_success:
         count_success()
 

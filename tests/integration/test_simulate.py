@@ -409,6 +409,7 @@ def test_the_audit_log_is_sealed_and_kept_as_long_as_wanted(
     """At each upkeep; months are dropped when a session opens. What the simulator writes is not recorded."""
     monkeypatch.setattr(simulator, "UPKEEP_SECONDS", 0)
     execute("SELECT audit_create_month(date_trunc('month', now() - interval '100 days', 'UTC'))")
+    execute("INSERT INTO audit_retention (keep_months) VALUES (1)")
     months = "SELECT count(*) FROM pg_inherits WHERE inhparent = 'audit_events'::regclass"
     [(before,)] = execute(months)
     sim = open_simulator(game, clock, audit_keep_months=1)

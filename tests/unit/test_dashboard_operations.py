@@ -147,6 +147,7 @@ CONDITIONS = [
     (("echo_pg_replication_lag_seconds", {"replica": "one"}, 31), "EchoReplicaLagging"),
     (("echo_cache_breaker_open", {"role": "dashboard"}, 1), "EchoRedisDown"),
     (("echo_task_interval_seconds", {"task": "simulator"}, 10), "EchoTaskLate"),
+    (("echo_audit_verification_timestamp_seconds", {}, 1), "EchoAuditBroken"),
 ]
 
 
