@@ -1,9 +1,9 @@
 """uvicorn's HTTP protocol with a deadline for every wait for a client.
 
 Owns the deadlines that uvicorn does not have: it disconnects a client that sends its request byte by byte or
-does not read the answer. It also limits how many connections may wait for a request at once, so that silent
-clients never use up the open files of the process. The deadline of a scrape, after which a slow collector
-counts as failed, is in `exporter.exposition`.
+does not read the answer. It also limits how many connections may wait for a request, or for their TLS
+handshake, at once, so that silent clients never use up the open files of the process. The deadline of a
+scrape, after which a slow collector counts as failed, is in `exporter.exposition`.
 """
 
 import asyncio
@@ -24,6 +24,8 @@ RESPONSE_SECONDS = 90.0
 # Connections without a request, also those between two requests. Each needs one open file, and the smallest
 # usual limit is 256. A browser opens six, and opens them again when it needs them.
 MOST_WAITING = 100
+# Connections whose TLS handshake is not complete; a client needs two round trips. Each has 256 kB of buffers.
+MOST_HANDSHAKES = 50
 # The length of the system's queue of new connections (backlog), for asyncio and for uvloop. An event loop
 # accepts as many, and some more, before this module can count the first.
 FEW_AHEAD, MANY_AHEAD = 16, 64
@@ -116,15 +118,34 @@ class BoundedProtocol(H11Protocol):
 
 
 class ImpatientLoop(asyncio.SelectorEventLoop):
-    """An event loop whose servers give a client as long for the TLS handshake as for a header."""
+    """An event loop whose servers give a client as long for the TLS handshake as for a header.
+
+    When there are too many handshakes, the oldest is disconnected.
+    """
 
     _reported_at = float("-inf")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._handshakes: dict[asyncio.Future[None], asyncio.Transport] = {}
 
     async def create_server(self, *args: Any, ssl: Any = None, **options: Any) -> Any:
         """Listen; uvicorn has no option for the handshake, and asyncio waits a minute."""
         if ssl is not None:
             options.setdefault("ssl_handshake_timeout", HEADER_SECONDS)
         return await super().create_server(*args, ssl=ssl, **options)
+
+    def _make_ssl_transport(
+        self, rawsock: Any, protocol: Any, sslcontext: Any, waiter: Any = None, **options: Any
+    ) -> Any:
+        """Begin a handshake, at whose end `waiter` is done; asyncio has no public place to count them."""
+        transport = super()._make_ssl_transport(rawsock, protocol, sslcontext, waiter, **options)  # type: ignore[misc]
+        if options.get("server_side"):
+            self._handshakes[waiter] = transport
+            waiter.add_done_callback(lambda ended: self._handshakes.pop(ended, None))
+            if len(self._handshakes) > MOST_HANDSHAKES:
+                self._handshakes.pop(next(iter(self._handshakes))).abort()
+        return transport
 
     def call_exception_handler(self, context: Any) -> None:
         """Report an error; one that means "no open file is left" at most once in REPORT_SECONDS."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 from urllib.error import URLError
@@ -38,11 +39,11 @@ class Server(NamedTuple):
     pid: int
     tls: ssl.SSLContext | None = None
 
-    def is_alive(self) -> bool:
-        """Say whether it answers its probe."""
-        scheme = "https" if self.tls else "http"
+    def is_alive(self, seconds: float = 5) -> bool:
+        """Say whether it answers its probe in time."""
+        url = f"{'https' if self.tls else 'http'}://{LOOPBACK}:{self.port}/livez"
         try:
-            with urlopen(f"{scheme}://{LOOPBACK}:{self.port}/livez", timeout=5, context=self.tls) as answer:
+            with urlopen(url, timeout=seconds, context=self.tls) as answer:
                 return bool(answer.status == 200)
         except (URLError, OSError):
             return False
@@ -129,3 +130,40 @@ def test_a_thousand_silent_clients_keep_nobody_out(server: Server) -> None:
             assert time.monotonic() < deadline, "silent clients are still connected"
             time.sleep(0.1)
         assert server.is_alive()
+
+
+HANDSHAKES = 500
+# A call waits a second when the server's queue of new connections is full.
+CALLERS = 50
+MOST_MEMORY = 64_000_000
+"""Bytes that unfinished handshakes may cost; each has a quarter of a megabyte of buffers."""
+
+
+def make_client_hello() -> bytes:
+    """Return the first message of a TLS handshake."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(incoming, outgoing, server_hostname="localhost").do_handshake()
+    return outgoing.read()
+
+
+@pytest.mark.parametrize("server", ["exporter with TLS"], indirect=True)
+def test_unfinished_handshakes_keep_nobody_out(server: Server) -> None:
+    """The probe answers at once, before any of them has reached its deadline, and memory is bounded."""
+    process, hello = psutil.Process(server.pid), make_client_hello()
+    before = process.memory_info().rss
+    # nothing, a part of the first message, all of it
+    said = (b"", hello[:50], hello)
+    with contextlib.ExitStack() as held, ThreadPoolExecutor(CALLERS) as callers:
+        clients = [held.enter_context(socket.socket()) for _ in range(HANDSHAKES)]
+
+        def call(number: int) -> None:
+            clients[number].settimeout(stretch(HEADER_SECONDS))
+            # one may be disconnected at once
+            with contextlib.suppress(OSError):
+                clients[number].connect((LOOPBACK, server.port))
+                clients[number].sendall(said[number % len(said)])
+
+        list(callers.map(call, range(HANDSHAKES)))
+        assert server.is_alive(stretch(HEADER_SECONDS / 2))
+        assert process.memory_info().rss - before < MOST_MEMORY
