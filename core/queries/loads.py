@@ -164,6 +164,50 @@ _ENCODERS = _Encoders(
 )
 
 
+# -- what a constraint refused ------------------------------------------------------------
+
+_COLUMNS = """ARRAY(SELECT attname::text FROM unnest({numbers}) WITH ORDINALITY AS k (number, place)
+                  JOIN pg_attribute ON attrelid = {table} AND attnum = number ORDER BY place)"""
+FIND_CONSTRAINT = f"""
+    SELECT contype = 'f', confrelid::regclass::text, {_COLUMNS.format(numbers="conkey", table="conrelid")},
+           {_COLUMNS.format(numbers="confkey", table="confrelid")}
+    FROM pg_constraint WHERE conrelid = to_regclass(%s) AND conname = %s AND contype IN ('f', 'p', 'u')"""
+
+
+def find_refused_key(
+    database: Database, target: Target, constraint: str | None, records: Sequence[Any]
+) -> dict[str, str]:
+    """Return the columns and values of the first record that a constraint refuses; empty when none is found.
+
+    The server names no values to a role that row security applies to.
+    """
+    found = database.execute_sql(FIND_CONSTRAINT, (target.table, constraint)).fetchone()
+    if found is None:
+        return {}
+    is_reference, referenced, columns, referenced_columns = found
+    names = ", ".join(dict.fromkeys((*columns, *target.key)))
+    given = _list_names("given", columns)
+    if is_reference:
+        there = f"SELECT FROM {referenced} o WHERE ({_list_names('o', referenced_columns)}) = ({given})"
+        refused = f"NOT EXISTS ({there})"
+    else:
+        # another row, of the table or of the load
+        rows = f"SELECT {names} FROM {target.table} UNION ALL SELECT {names} FROM given"
+        refused = f"""EXISTS (SELECT FROM ({rows}) o WHERE ({_list_names("o", columns)}) = ({given})
+                      AND ({_list_names("o", target.key)}) <> ({_list_names("given", target.key)}))"""
+    statement = f"""
+        WITH given AS (SELECT * FROM json_populate_recordset(NULL::{target.table}, %s) WITH ORDINALITY)
+        SELECT {", ".join(f"{name}::text" for name in columns)} FROM given
+        WHERE {refused} ORDER BY ordinality LIMIT 1"""
+    documents = [{name: getattr(record, name) for name in (*columns, *target.key)} for record in records]
+    row = database.execute_sql(statement, (json.dumps(documents, default=str),)).fetchone()
+    return {} if row is None else dict(zip(columns, row, strict=True))
+
+
+def _list_names(table: str, names: Iterable[str]) -> str:
+    return ", ".join(f"{table}.{name}" for name in names)
+
+
 class UserRow(StoredUser, frozen=True):
     """A row of `users` to write."""
 

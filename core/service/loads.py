@@ -216,6 +216,10 @@ class Loads(ServiceBase):
             try:
                 written += self._repeat(partial(write_chunk, _keep_last(load.target, checked)))
             except ConstraintViolated as error:
+                if not error.key:
+                    find = queries.find_refused_key
+                    refused = self._database.read(operation, find, load.target, error.constraint, checked)
+                    error.key.update(refused)
                 raise _name_record(error, load, checked, start) from error
             start += len(given)
         return written

@@ -1,11 +1,13 @@
 """The roles of the database: what each may do, tried on real servers with each of them."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from uuid import uuid4
 
 import psycopg2
 import pytest
+from msgspec.structs import replace
 from psycopg2 import errors
 from pydantic import SecretStr
 
@@ -20,9 +22,11 @@ from core.database.roles import (
     ROLES,
     SEALER,
 )
-from core.errors import MigrationFailed
+from core.errors import ConstraintViolated, MigrationFailed
 from core.migration import Migrator
+from core.records import Position
 from core.selftest import run_self_test
+from core.service.writes import new_id
 from core.testing import ValkeyServer
 from tests.conftest import connected
 from tests.roles import cursor_as, settings_as, url_as
@@ -74,6 +78,10 @@ REFUSED_TO_OTHERS = (
     "DELETE FROM schema_migration",
     "DROP SCHEMA public CASCADE",
 )
+
+
+class RolledBack(Exception):
+    """Ends a transaction without a commit."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -269,6 +277,23 @@ def test_the_self_test_passes_as_the_application(app_settings: Settings) -> None
     with open_service(app_settings) as service:
         is_passed = run_self_test(service, report=lines.append)
     assert is_passed, [line for line in lines if not line.startswith("ok")]
+
+
+def test_a_record_that_is_refused_is_named_to_the_application(app_settings: Settings) -> None:
+    """Row security keeps the server from naming the key: the service finds it, in a transaction too."""
+    today, one = datetime.now(UTC).date(), Decimal(1)
+    with open_service(app_settings) as service, suppress(RolledBack), service.transaction():
+        alice, bob = service.create_user(username="alice"), service.create_user(username="bob")
+        service.get_current_portfolio(alice.id, today)
+        positions = [Position(user.id, today, "AAPL", one, one) for user in (alice, bob)]
+        with pytest.raises(ConstraintViolated, match=f"position 1 has user_id '{bob.id}' and session_date"):
+            service.load_positions(positions)
+        with pytest.raises(ConstraintViolated, match=f"user 1 has id '{bob.id}', which another user has"):
+            service.load_users([alice, replace(bob, username="erin")])
+        erin = replace(bob, id=new_id(), username="erin")
+        with pytest.raises(ConstraintViolated, match=f"user 1 has id '{erin.id}', which another user has"):
+            service.load_users([bob, erin, replace(erin, username="fred")])
+        raise RolledBack
 
 
 def test_the_application_maintains_partitions(app_settings: Settings) -> None:
