@@ -42,6 +42,7 @@ def checkout() -> Iterator[Checkout]:
         with run_postgres(servers) as server:
             with open_cursor(server.url()) as cursor:
                 cursor.execute("CREATE DATABASE echo_markets")
+                cursor.execute("ALTER SYSTEM SET log_statement = 'all'")
             url = server.url("echo_markets")
             Migrator(Settings(database_url=SecretStr(url))).up()
             with open_cursor(url) as cursor:
@@ -109,6 +110,19 @@ def test_secrets_are_in_private_files_alone(checkout: Checkout) -> None:
     recorded = dotenv_values(checkout.root / ".local/stack.env")
     accounts = [str(recorded[name]).partition("@")[0] for name in ("DATABASE_URL", "DIRECT_URL", "ADMIN_URL")]
     assert accounts == [f"postgresql://{user}" for user in (APP, OWNER, "postgres")]
+
+
+def test_no_secret_is_in_a_log(checkout: Checkout) -> None:
+    """PostgreSQL logs every statement, those that make the roles among them."""
+    checkout.up()
+    local = checkout.root / ".local"
+    secrets = {
+        path: path.read_text(encoding="utf-8").strip().rpartition(":")[2]
+        for path in (*(local / "secrets").iterdir(), local / "servers/postgres.password")
+    }
+    logs = [path.read_text(encoding="utf-8", errors="replace") for path in (local / "log").rglob("*.log*")]
+    assert any("GRANT USAGE ON SCHEMA" in log for log in logs)
+    assert [path for path, secret in secrets.items() if any(secret in log for log in logs)] == []
 
 
 def test_passwords_are_changed_by_new_files(checkout: Checkout) -> None:
