@@ -52,8 +52,9 @@ def check_role(role: object) -> Role:
         or re.fullmatch(ROLE_PATTERN, role) is None
         or role in RESERVED_ROLES
     ):
+        shown = repr(role[: 2 * MAX_ROLE]) if isinstance(role, str) else f"a {type(role).__name__}"
         raise InvalidInput(
-            f"role is {str(role)[: 2 * MAX_ROLE]!r}; give a program's name: at most {MAX_ROLE} lower-case"
+            f"role is {shown}; give a program's name: at most {MAX_ROLE} lower-case"
             " letters with single hyphens between words, such as my-api,"
             f" and not one of {', '.join(RESERVED_ROLES)}"
         )

@@ -39,6 +39,9 @@ def check_database_url(url: str) -> str:
     except psycopg2.ProgrammingError as error:
         # the driver's message may repeat the URL, password included
         raise DatabaseUrlError(_find_reason(str(error))) from None
+    except ValueError:
+        # NUL, or half of a surrogate pair
+        raise DatabaseUrlError("libpq cannot read it") from None
     if not parts.get("dbname"):
         raise DatabaseUrlError("it names no database")
     hosts = (parts.get("hostaddr") or parts.get("host") or "").split(",")
@@ -49,12 +52,15 @@ def check_database_url(url: str) -> str:
 
 
 def add_password(url: str, password: str) -> str:
-    """Return a URL with a password; unchanged when it has one, or when libpq cannot read it."""
+    """Return a URL with a password; unchanged when it has one, or when libpq cannot read either."""
     try:
         has_password = "password" in parse_dsn(url)
-    except psycopg2.ProgrammingError:
+        encoded = quote(password, safe="")
+    except (psycopg2.ProgrammingError, ValueError):
         return url
-    return url if has_password else f"{url}{'&' if '?' in url else '?'}password={quote(password, safe='')}"
+    if has_password or "\x00" in password:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}password={encoded}"
 
 
 def _find_reason(words: str) -> str:
@@ -68,6 +74,8 @@ def _find_reason(words: str) -> str:
 
 def _check_signs(rest: str) -> None:
     """Raise `DatabaseUrlError` for unencoded signs that would end a part of the URL too early."""
+    if re.search(r"[\x00-\x1f\x7f]", rest):
+        raise DatabaseUrlError("a control character has to be percent-encoded")
     authority, _, path = rest.partition("/")
     if authority.count("@") > 1:
         raise DatabaseUrlError("in a name or a password write '@' as %40")

@@ -7,12 +7,13 @@ other. Never shows a password: secrets are `SecretStr`, and a rejected value is 
 import os
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from decimal import Decimal
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Self, cast
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -25,14 +26,17 @@ from core.encryption import EncryptionKeysError
 from core.errors import SettingsError
 from core.settings.database_url import DatabaseUrlError
 from core.settings.redis_url import RedisUrlError
-from core.settings.secret_files import SecretFileSource, list_secrets
+from core.settings.secret_files import SecretFileSource, has_secret, list_secrets
+from core.settings.texts import TextError, check_characters
 
 STACK_ENV_FILE = Path(".local/stack.env")
 
 # One letter of ten that is missing, doubled, wrong or in another place: DATABSE_URL, but not REDIS_HOST.
 ALIKE = 0.9
 # Errors of a check whose message shows no secret.
-_EXPLAINED = (RedisUrlError, DatabaseUrlError, EncryptionKeysError)
+_EXPLAINED = (RedisUrlError, DatabaseUrlError, EncryptionKeysError, TextError)
+# A message repeats no longer value.
+SHOWN_CHARACTERS = 500
 # For a name that is wrong anyway: the closest setting is shown if it is at least this similar.
 SIMILAR = 0.6
 
@@ -56,8 +60,27 @@ def number(default: int, lowest: int, highest: int, *, unit: str, zero: str = ""
 def redact(text: str) -> str:
     """Return `text` with every password in it replaced, safe to print or log."""
     text = re.sub(r"://(?P<login>.*)@", _hide_password, text)
+    text = re.sub(r"(?P<start>://(?:[^/?#\s]*@)?)(?P<hosts>[^/?#\s@]*)", _hide_wrong_ports, text)
     # a misspelt parameter may hold a password as well
-    return re.sub(r"(?i)((?:pass(?!file)\w*|pwd|secret|token)=)[^&\s]*", r"\1***", text)
+    return re.sub(r"(?i)((?:pass(?!file)\w*|pwd|secret|token|[?&](?:auth|key))=)[^&\s]*", r"\1***", text)
+
+
+def show_value(value: object) -> str:
+    """Return a short form of a rejected value for a message, without passwords."""
+    if not isinstance(value, str | int | float | Path):
+        return f"a {type(value).__name__}"
+    try:
+        text = str(value)
+    except ValueError:
+        # Python prints no number of more than 4,300 digits
+        return f"a very large {type(value).__name__}"
+    return repr(redact(text)) if len(text) <= SHOWN_CHARACTERS else f"a text of {len(text)} characters"
+
+
+def _hide_wrong_ports(found: re.Match[str]) -> str:
+    """Replace what is no port after a host: without `@HOST` that is the password."""
+    hosts = re.sub(r"((?:^|,)(?:\[[^],]*\]|[^:,[]*)):(?![0-9]{0,5}(?:,|$))[^,]*", r"\1:***", found["hosts"])
+    return f"{found['start']}{hosts}"
 
 
 def _hide_password(found: re.Match[str]) -> str:
@@ -130,6 +153,18 @@ class EnvironmentSettings(BaseSettings):
             ),
         )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_characters(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a text that no setting can have, and a decimal, which could have a million digits."""
+        is_secret = has_secret(cls.model_fields[str(info.field_name)].annotation)
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if isinstance(text, str | Path):
+            check_characters(str(text), is_secret=is_secret)
+        elif isinstance(value, SecretStr | Decimal):
+            raise TextError("it is neither a text nor a whole number")
+        return value
+
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Read the environment; `overrides` win over it. Raises `SettingsError` as the constructor does."""
@@ -188,9 +223,9 @@ class EnvironmentSettings(BaseSettings):
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
         # without its scheme a URL cannot be taken apart, and a password in it cannot be found
-        is_opaque = field.endswith("_url") and "://" not in str(value)
+        is_opaque = field.endswith("_url") and not (isinstance(value, str) and "://" in value)
         is_hidden = is_opaque or (field in list_secrets(cls) and not field.endswith("_url"))
-        shown = "(hidden)" if is_hidden else repr(redact(str(value)))
+        shown = "(hidden)" if is_hidden else show_value(value)
         cause = item.get("ctx", {}).get("error")
         reason = f": {cause}" if isinstance(cause, _EXPLAINED) and str(cause) else ""
         return f"{name} is {shown}, which is not allowed{reason}; set it to {allowed}"

@@ -5,6 +5,7 @@ an error: otherwise people would notice an ignored parameter only during an inci
 nothing; no message contains a password.
 """
 
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
+
+from core.settings.texts import is_host
 
 DEFAULT_PORT: Final = 6379
 SCHEMES: Final = ("redis", "rediss", "unix")
@@ -106,6 +109,9 @@ def parse_redis_url(url: str, *, password: str | None = None) -> RedisAddress:
         raise RedisUrlError(f"the scheme has to be redis, rediss or unix{hint}")
     if "#" in url:
         raise RedisUrlError("'#' has to be written as %23")
+    if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", url):
+        # Python would drop a tab and a line break without a word
+        raise RedisUrlError("a control character has to be percent-encoded")
     try:
         parts = urlsplit(url)
     except ValueError as error:
@@ -159,6 +165,8 @@ def _parse_host(parts: SplitResult) -> str:
     # an unencoded '/' or '?' in a password moves the '@' into the path or the query
     if not parts.hostname or "@" in parts.path or "@" in parts.query.partition("=")[0]:
         raise RedisUrlError("the host is missing; '/', '?' and '#' in a password have to be percent-encoded")
+    if not is_host(parts.hostname):
+        raise RedisUrlError("the host is not valid")
     return parts.hostname
 
 

@@ -4,6 +4,7 @@ Owns which files are accepted. No message contains the content of a file.
 """
 
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,9 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource
 
 from core.errors import SettingsError
+from core.logs import escape_controls
 
+SHOWN_CHARACTERS = 300
 MOST_BYTES = 1_000_000  # a path such as /dev/zero has no end
 
 
@@ -77,43 +80,48 @@ class SecretFileSource(PydanticBaseSettingsSource):
 
 def list_secrets(kind: type[BaseSettings]) -> Iterator[str]:
     """Yield the fields of a kind of settings whose values are secret."""
-    return (name for name, field in kind.model_fields.items() if _is_secret(field.annotation))
+    return (name for name, field in kind.model_fields.items() if has_secret(field.annotation))
 
 
-def _is_secret(annotation: Any) -> bool:
-    return annotation is SecretStr or any(map(_is_secret, get_args(annotation)))
+def has_secret(annotation: Any) -> bool:
+    """Say whether values of an annotation are secret."""
+    return annotation is SecretStr or any(map(has_secret, get_args(annotation)))
 
 
 def read_secret(path: Path, *, name: str) -> str:
     """Return the text of a file without one newline at its end; `name` is the setting with its path.
 
     Raises `SettingsError` for a file that cannot be read, is empty or no text, or that others can read
-    or write.
+    or write. A text that looks like a secret in the place of a path is not shown.
     """
+    shown = escape_controls(str(path)[:SHOWN_CHARACTERS])
     try:
         with path.open("rb") as file:
             found = os.fstat(file.fileno())
             content = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise SettingsError(f"{name} names {path}, which cannot be read: {reason}") from None
+        # the secret itself may stand in the place of the path
+        is_path = "/" in shown and not re.search("[:@=]", shown)
+        what = shown if is_path else "(hidden, because it may be the secret)"
+        raise SettingsError(f"{name} names {what}, which cannot be read: {reason}") from None
     if is_too_open(found):
         mode = stat.S_IMODE(found.st_mode)
         raise SettingsError(
-            f"{name} names {path}, which other users can read or write (mode {mode:04o});"
+            f"{name} names {shown}, which other users can read or write (mode {mode:04o});"
             " `chmod 600` it, and change the secret if others may have read it"
         )
     if len(content) > MOST_BYTES:
         raise SettingsError(
-            f"{name} names {path}, which has more than {MOST_BYTES} bytes; is it the right file?"
+            f"{name} names {shown}, which has more than {MOST_BYTES} bytes; is it the right file?"
         )
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError:
-        raise SettingsError(f"{name} names {path}, which is not UTF-8 text; save it as UTF-8") from None
+        raise SettingsError(f"{name} names {shown}, which is not UTF-8 text; save it as UTF-8") from None
     text = text.removesuffix("\n").removesuffix("\r")
     if not text:
-        raise SettingsError(f"{name} names {path}, which is empty; write the secret into it")
+        raise SettingsError(f"{name} names {shown}, which is empty; write the secret into it")
     return text
 
 

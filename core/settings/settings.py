@@ -11,7 +11,6 @@ import re
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, SecretStr, model_validator
@@ -23,6 +22,7 @@ from core.settings.database_url import add_password, check_database_url
 from core.settings.environment import STACK_ENV_FILE, EnvironmentSettings, milliseconds, number, port
 from core.settings.redis_url import RedisAddress, RedisUrlError, parse_redis_url
 from core.settings.stack_identity import NAME_PATTERN, StackIdentity, build_identity, describe_database
+from core.settings.texts import check_base_url, check_listener, check_web_address, reveal
 
 
 def _check_database_url(value: SecretStr) -> SecretStr:
@@ -39,19 +39,6 @@ def _check_encryption_keys(value: SecretStr) -> SecretStr:
     return value
 
 
-def _check_web_address(value: str) -> str:
-    _check_http_url(SecretStr(value))
-    return value
-
-
-def _check_http_url(value: SecretStr) -> SecretStr:
-    parts = urlsplit(value.get_secret_value())
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError("scheme")
-    _ = parts.port  # raises ValueError when the URL has no valid port
-    return value
-
-
 def _check_networks(value: str) -> str:
     for network in _split(value):
         ip_network(network)  # raises ValueError for anything but an address or a network
@@ -62,13 +49,15 @@ def _requests(default: int) -> Any:
     return number(default, 0, 1_000_000, unit="a whole number a minute", zero="no limit")
 
 
-WebAddress = Annotated[str, AfterValidator(_check_web_address)]
+WebAddress = Annotated[str, AfterValidator(check_web_address)]
+Listener = Annotated[str, AfterValidator(check_listener)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
 EncryptionKeys = Annotated[SecretStr, AfterValidator(_check_encryption_keys)]
-HttpUrl = Annotated[SecretStr, AfterValidator(_check_http_url)]
+HttpUrl = Annotated[SecretStr, AfterValidator(check_base_url)]
 
 HostNames = Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+( *, *|$))*$")]
+LISTENER_FORM = "an address to listen on"
 _NAMES_FORM = "host names with commas between them"
 
 Networks = Annotated[str, AfterValidator(_check_networks)]
@@ -124,14 +113,14 @@ class Settings(EnvironmentSettings):
         default="INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
     log_format: Literal["text", "json"] = Field(default="text", description="text or json")
-    exporter_host: str = Field(default="127.0.0.1", description="an address to listen on")
+    exporter_host: Listener = Field(default="127.0.0.1", description=LISTENER_FORM)
     exporter_port: int = port(9100)
     exporter_names: HostNames = Field(default="", description=_NAMES_FORM)
     exporter_web_config: Path | None = Field(default=None, description="a file")
     exporter_url: HttpUrl | None = Field(default=None, description=_HTTP_URL_FORM)
     exporter_ca: Path | None = Field(default=None, description="a PEM file")
     prometheus_url: HttpUrl | None = Field(default=None, description=_HTTP_URL_FORM)
-    dashboard_host: str = Field(default="127.0.0.1", description="an address to listen on")
+    dashboard_host: Listener = Field(default="127.0.0.1", description=LISTENER_FORM)
     dashboard_port: int = port(8501)
     dashboard_workers: int = number(1, 1, 64, unit="a whole number of processes")
     dashboard_behind: Literal["nothing", "loopback", "proxy"] = Field(
@@ -157,7 +146,7 @@ class Settings(EnvironmentSettings):
     oidc_metadata_url: WebAddress | None = Field(
         default=None, description="https://PROVIDER/.well-known/openid-configuration"
     )
-    oidc_redirect_uri: Annotated[WebAddress, Field(pattern=r"/oauth2callback$")] | None = Field(
+    oidc_redirect_uri: Annotated[WebAddress, Field(pattern=r"^[^?#]*/oauth2callback$")] | None = Field(
         default=None, description="https://HOST/oauth2callback, as the provider knows it"
     )
     oidc_cookie_secret: Annotated[SecretStr, Field(min_length=32)] | None = Field(
@@ -248,7 +237,7 @@ def add_passwords(values: dict[str, Any], *names: str) -> dict[str, Any]:
     """Return settings in which each NAME_url that has no password has that of NAME_password."""
     complete = dict(values)
     for name in names:
-        url, password = _reveal(values.get(f"{name}_url")), _reveal(values.get(f"{name}_password"))
+        url, password = reveal(values.get(f"{name}_url")), reveal(values.get(f"{name}_password"))
         if url and password:
             complete[f"{name}_url"] = SecretStr(add_password(url, password))
     return complete
@@ -267,12 +256,7 @@ def build_listener_url(listen_host: str, port: int | str) -> str:
 def _find_database_url(*sources: PydanticBaseSettingsSource) -> str | None:
     """Return the DATABASE_URL of the first source that has one."""
     for source in sources:
-        value = _reveal(source().get("database_url"))
+        value = reveal(source().get("database_url"))
         if value:
             return value
     return None
-
-
-def _reveal(value: Any) -> str:
-    """Return the text of a value that may not have been validated yet."""
-    return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")

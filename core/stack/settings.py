@@ -24,6 +24,7 @@ from core.settings import (
     port,
 )
 from core.settings.secret_files import list_secrets, read_secret
+from core.settings.settings import LISTENER_FORM, Listener
 from core.settings.stack_identity import describe_database
 from core.stack.backup import parse_key
 from core.stack.ports import LOOPBACK
@@ -46,8 +47,8 @@ class StackSettings(EnvironmentSettings):
     dashboard_port: int = port(8501)
     prometheus_port: int = port(9090)
     dashboard_workers: int = number(1, 1, 64, unit="a whole number of processes")
-    exporter_host: str = Field(default="127.0.0.1", description="an address to listen on")
-    dashboard_host: str = Field(default="127.0.0.1", description="an address to listen on")
+    exporter_host: Listener = Field(default="127.0.0.1", description=LISTENER_FORM)
+    dashboard_host: Listener = Field(default="127.0.0.1", description=LISTENER_FORM)
     stack_name: StackName | None = Field(default=None, description=STACK_NAME_FORM)
     seed_players: int = number(100, 1, 100_000, unit="a whole number of players")
     seed_sessions: int = number(250, 1, 10_000, unit="a whole number of sessions")

@@ -13,7 +13,7 @@ import msgspec
 
 from core import Settings
 from core.errors import SettingsError
-from core.settings.environment import redact
+from core.settings.environment import show_value
 from core.web.requests import is_local_host
 
 LOCAL = "local"
@@ -171,7 +171,7 @@ def _check_sign_in(settings: Settings) -> bool:
         _check_encrypted(name, getattr(settings, name))
     if settings.oidc_operator_claim and not given:
         raise SettingsError(
-            f"OIDC_OPERATOR_CLAIM is {settings.oidc_operator_claim!r} without sign-in; "
+            f"OIDC_OPERATOR_CLAIM is {show_value(settings.oidc_operator_claim)} without sign-in; "
             f"set {', '.join(missing)}, or unset it"
         )
     return bool(given)
@@ -185,7 +185,7 @@ def _check_encrypted(name: str, address: str | None) -> None:
     parts = urlsplit(address or "https:")
     if parts.scheme != "https" and not is_local_host(parts.hostname or ""):
         raise SettingsError(
-            f"{name.upper()} is {redact(parts.geturl())!r}, where others can listen in; use https://"
+            f"{name.upper()} is {show_value(parts.geturl())}, where others can listen in; use https://"
         )
 
 
@@ -209,7 +209,7 @@ def _check_operators(settings: Settings, names: set[str], *, has_sign_in: bool) 
     wrong = sorted(name for name in names - {LOCAL} if "@" not in name or " " in name)
     if wrong:
         raise SettingsError(
-            f"DASHBOARD_OPERATORS names {wrong[0]!r}, which is no e-mail address; "
+            f"DASHBOARD_OPERATORS names {show_value(wrong[0])}, which is no e-mail address; "
             "give addresses separated by commas, or the word local"
         )
     if names - {LOCAL} and not has_sign_in:

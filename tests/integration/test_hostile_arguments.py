@@ -1,16 +1,17 @@
 """Values that no caller means, in every argument of every call and in every field of every record.
 
-A call answers or raises one of the stack's own errors, soon and in few words. A new call, parameter or field
-is covered by itself: by the table of calls in `test_arguments.py` and the annotations of the service.
+A call answers or raises one of the stack's own errors, soon and in few words. What it refuses, it refuses
+before any statement, or it commits nothing. A new call, parameter or field is covered by itself: by the table
+of calls in `test_arguments.py` and the annotations of the service.
 """
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import date, datetime
 from decimal import Decimal
 from itertools import islice
 from time import monotonic
-from typing import Any, get_args, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 from uuid import UUID
 
 import msgspec
@@ -20,69 +21,69 @@ from msgspec.structs import replace
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.errors import DatabaseUnavailable, EchoMarketsError, QueryTimeout
+from core.errors import DatabaseUnavailable, EchoMarketsError, InvalidInput, QueryTimeout
 from core.records import freeze
 from core.testing import PostgresServer
-from tests.conftest import KEYS, created_database
+from tests.conftest import KEYS, Execute, connected, created_database
+from tests.hostile_values import VALUES
 from tests.integration.test_arguments import DAY, ID, NOON, VALID
 from tests.integration.test_loading import build_record
 from tests.patience import stretch
 
-
-def nest(depth: int, *, is_list: bool = False) -> Any:
-    """Return documents, or lists, inside of each other."""
-    value: Any = {}
-    for _ in range(depth):
-        value = [value] if is_list else {"d": value}
-    return value
-
-
-LOOP: list[Any] = []
-LOOP.append(LOOP)
-TEXTS: tuple[Any, ...] = (
-    "", " ", "\x00", "a\x00b", "\ud800", "a\udfffb", "x" * 1_000_000, "é" * 1_000_000, "\u202ea", "\u200b",
-    "\ufeff", "\u2028", "a\nb", "\x1b[31m", "'; DROP TABLE users; --", "%s", "%(a)s", "{}", "\\", "*", "nan",
-    "Infinity", "1e999999999", "0x10", "1_000", "\u0661\u0662", "\U0010ffff", "-1", "0", "9" * 5_000, "9999d",
-)  # fmt: skip  # one value a line would hide that each is another trap
-NUMBERS: tuple[Any, ...] = (
-    0, -1, 1, 2**31, 2**63, -(2**63) - 1, 10**5_000, True, False, 0.1, -0.0, 1e308, 5e-324, float("nan"),
-    float("inf"), float("-inf"), Decimal("NaN"), Decimal("sNaN"), Decimal("-Infinity"), Decimal("1E+999999"),
-    Decimal("1E-999999"), Decimal("-0"), Decimal("9" * 1_000), Decimal("0.005"), 1j,
-)  # fmt: skip  # as above
-FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
-TIMES: tuple[Any, ...] = (
-    date.min, date.max, FIRST, LAST, FIRST.replace(tzinfo=None), LAST.replace(tzinfo=None),
-    FIRST.replace(tzinfo=timezone(timedelta(hours=14))), LAST.replace(tzinfo=timezone(timedelta(hours=-14))),
-    NOON.replace(tzinfo=None), timedelta.min, timedelta.max, timedelta(0), timedelta(microseconds=1),
-    NOON.timetz(),
-)  # fmt: skip  # as above
-SHAPES: tuple[Any, ...] = (
-    None, [], {}, (), set(), [None], [[]], [{}], {"a": None}, {None: 1}, {1: 1}, {"\x00": 1}, {"a": "\ud800"},
-    {"a": float("nan")}, {"a": 2**64}, {"a": b""}, {"a": {1}}, nest(500), nest(100_000),
-    nest(100_000, is_list=True), {"a": nest(100_000, is_list=True)}, LOOP, {"a": LOOP}, [0] * 100_000,
-    ["x"] * 5_000, ["A"] * 5_000, [ID] * 5_000, range(10**9), b"", b"\xff", bytearray(b"a"), object, object(),
-    NotImplemented, Ellipsis, ID, DAY, NOON, ID.bytes, ID.int, {str(n): n for n in range(50_000)},
-)  # fmt: skip  # as above
-VALUES = (*TEXTS, *NUMBERS, *TIMES, *SHAPES)
 # A megabyte is looked at once or twice; a statement of a refused value would take longer.
 MOST_SECONDS = 5.0
 MOST_LETTERS = 500
 # One ends the service; what `on_progress` raises is the caller's own.
 LEFT_OUT = {("close", "drain_seconds"), ("warm_cache", "on_progress")}
+# What these refuse depends on what is stored: a username can be taken.
+ASKING = frozenset({"create_user"})
 HINTS = {name: get_type_hints(getattr(EnhancedDatabaseService, name), localns={"pd": pd}) for name in VALID}
 
 
+LIST_COMMITS = """
+    SELECT count(*)
+    FROM generate_series(%s::bigint, pg_snapshot_xmax(pg_current_snapshot())::text::bigint - 1) AS n
+    WHERE pg_xact_status(n::text::xid8) = 'committed'"""
+
+
+class Game(NamedTuple):
+    """A service, the statements that it has sent, and a connection past it."""
+
+    service: EnhancedDatabaseService
+    sent: list[str]
+    execute: Execute
+
+    def find_next_transaction(self) -> int:
+        """Return the id of the next transaction that writes."""
+        [[found]] = self.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")
+        return int(found)
+
+    def has_written(self, since: int) -> bool:
+        """Say whether a transaction that writes was committed since one of this id was the next."""
+        return bool(self.execute(LIST_COMMITS, (since,))[0][0])
+
+
 @pytest.fixture(scope="module")
-def game(postgres_server: PostgresServer, template_database: str) -> Iterator[EnhancedDatabaseService]:
+def game(postgres_server: PostgresServer, template_database: str) -> Iterator[Game]:
     """A service for the whole file, with a player who has a portfolio."""
     with created_database(postgres_server, template=template_database) as url:
         settings = Settings(
             database_url=SecretStr(url), encryption_keys=SecretStr(KEYS), enable_redis_cache=False
         )
-        with open_service(settings) as service:
+        with open_service(settings) as service, connected(url) as execute:
             service.load_users([replace(build_record("load_users", ID), id=ID)])
             service.get_current_portfolio(ID, DAY)
-            yield service
+            sent: list[str] = []
+            watch = service._database._watch
+            run = watch.run
+
+            def note(raw: Any, limit: float, statement: Any, *arguments: Any) -> Any:
+                sent.append(str(arguments[0])[:80])
+                return run(raw, limit, statement, *arguments)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(watch, "run", note)
+                yield Game(service, sent, execute)
 
 
 def find_records(hint: Any) -> set[type[msgspec.Struct]]:
@@ -109,30 +110,61 @@ def build_base(name: str, kind: type[msgspec.Struct]) -> Any:
     return kind(**{field: build_sample(hints[field]) for field in kind.__struct_fields__})
 
 
-def find_faults(
-    service: EnhancedDatabaseService, name: str, cases: Iterable[tuple[str, dict[str, Any]]]
-) -> Iterator[str]:
+def find_faults(game: Game, name: str, cases: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[str]:
     """Yield what is wrong with the answers of a call to arguments, each of which has a name."""
+    since = game.find_next_transaction()
     for case, arguments in cases:
+        game.sent.clear()
         started = monotonic()
-        try:
-            answer = getattr(service, name)(**{**VALID[name], **arguments})
-            if isinstance(answer, AbstractContextManager):
-                with answer:
-                    pass
-            elif isinstance(answer, Iterator):
-                list(islice(answer, 3))
-        except EchoMarketsError as error:
-            if isinstance(error, DatabaseUnavailable | QueryTimeout) or len(str(error)) > MOST_LETTERS:
-                yield f"{case}: {type(error).__name__} {str(error)[:200]}"
-        except Exception as error:
-            yield f"{case}: {type(error).__name__} {str(error)[:200]}"
-        if monotonic() - started > stretch(MOST_SECONDS):
-            yield f"{case}: {monotonic() - started:.1f} s"
+        refusal = call(game.service, name, arguments)
+        seconds = monotonic() - started
+        if seconds > stretch(MOST_SECONDS):
+            yield f"{case}: {seconds:.1f} s"
+        if refusal is not None:
+            yield from (f"{case}: {fault}" for fault in find_faults_of_refusal(game, name, refusal, since))
+        if game.sent:
+            since = game.find_next_transaction()
+
+
+def call(service: EnhancedDatabaseService, name: str, arguments: dict[str, Any]) -> Exception | None:
+    """Call a method, the other arguments valid, and return what it raises."""
+    try:
+        answer = getattr(service, name)(**{**VALID[name], **arguments})
+        if isinstance(answer, AbstractContextManager):
+            with answer:
+                pass
+        elif isinstance(answer, Iterator):
+            list(islice(answer, 3))
+    except Exception as error:
+        return error
+    return None
+
+
+def find_faults_of_refusal(game: Game, name: str, error: Exception, since: int) -> Iterator[str]:
+    """Yield what is wrong with an error, or with what the refused call did before it."""
+    is_known = isinstance(error, EchoMarketsError) and not isinstance(
+        error, DatabaseUnavailable | QueryTimeout
+    )
+    if not is_known or len(str(error)) > MOST_LETTERS:
+        yield f"{type(error).__name__} {str(error)[:200]}"
+    if type(error) is InvalidInput and game.sent and name not in ASKING:
+        yield f"{len(game.sent)} statements before {str(error)[:200]}"
+    if game.sent and game.has_written(since):
+        yield f"a write was committed before {str(error)[:200]}"
+
+
+def test_a_write_before_an_error_would_be_noticed(game: Game) -> None:
+    """A call that stores a row sends statements and commits, one that reads commits nothing."""
+    for name, is_write in (("get_user_by_id", False), ("update_leaderboard_entry", True)):
+        since = game.find_next_transaction()
+        game.sent.clear()
+        assert call(game.service, name, {"user_id": ID}) is None
+        assert game.sent
+        assert game.has_written(since) is is_write
 
 
 @pytest.mark.parametrize("name", VALID)
-def test_no_argument_leads_to_a_foreign_error(game: EnhancedDatabaseService, name: str) -> None:
+def test_no_argument_leads_to_a_foreign_error(game: Game, name: str) -> None:
     """Each value in each argument, the others valid."""
     cases = (
         (f"{parameter}, value {place}", {parameter: value})
@@ -154,7 +186,7 @@ RECORDS = [
 
 @pytest.mark.parametrize(("name", "parameter", "kind"), RECORDS)
 def test_no_field_of_a_record_leads_to_a_foreign_error(
-    game: EnhancedDatabaseService, name: str, parameter: str, kind: type[msgspec.Struct]
+    game: Game, name: str, parameter: str, kind: type[msgspec.Struct]
 ) -> None:
     """Each value in each field of the records that a call takes: of loads, batches and pages."""
     base = build_base(name, kind)

@@ -64,11 +64,11 @@ def test_defaults_are_the_designs() -> None:
         ("DATABASE_POOL_TIMEOUT", "0"),
         ("ENABLE_REDIS_CACHE", "perhaps"),
         ("REDIS_URL", "http://cache.example"),
-        ("REDIS_URL", "redis://cache.example:port/0"),
+        ("REDIS_URL", "redis://cache.example:65536/0"),
         ("REDIS_URL", "redis://cache.example/zero"),
         ("DATABASE_URL", "sqlite:///echo.db"),
         ("DATABASE_URL", "postgresql://db.example"),
-        ("DATABASE_URL", "postgresql://db.example:port/echo"),
+        ("DATABASE_URL", "postgresql://db.example:65536/echo"),
         ("DATABASE_URL", "postgresql://db.example/echo?schema=public"),
         ("DIRECT_URL", "mysql://echo"),
         ("REDIS_KEY_PREFIX", "with space"),
@@ -119,6 +119,11 @@ def test_an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
         "postgresql://echo:s3cr3t@db:port/echo",
         "postgresql://echo:s3@cr3t@db/echo?bad=1",
         "postgresql://db/echo?password=s3cr3t&bad=1",
+        "postgresql://db/echo?auth=s3cr3t",
+        # without the host
+        "postgresql://echo:s3cr3t/echo",
+        "postgresql://echo:s3cr3t",
+        "postgresql://a:5432,[::1]:s3cr3t/echo",
     ],
 )
 def test_a_password_is_never_shown(
@@ -232,6 +237,10 @@ def test_urls_of_libpq_are_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> N
         ("postgresql://a/b:c@h/d", "postgresql://***@h/d"),
         ("postgresql://a/b@h/d", "postgresql://***@h/d"),
         ("postgresql://h/d?password=b&x=1", "postgresql://h/d?password=***&x=1"),
+        ("postgresql://h:5432,[::1]:5433,[::2]/d", "postgresql://h:5432,[::1]:5433,[::2]/d"),
+        ("postgresql://a:b/d", "postgresql://a:***/d"),
+        ("redis://a:b:6379", "redis://a:***"),
+        ("postgresql://a:b@h:c,[::1]:d/d", "postgresql://a:***@h:***,[::1]:***/d"),
         ("plain text", "plain text"),
     ],
 )

@@ -1,0 +1,83 @@
+"""Which texts a setting may have: no control character where none can be meant, and well-formed hosts.
+
+Owns the checks that several settings share. No message contains the text, which may be a secret.
+"""
+
+import re
+from ipaddress import ip_address
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+MOST_CHARACTERS: Final = 100_000
+# NUL ends a text in C, and half of a surrogate pair has no UTF-8.
+_NEVER = re.compile("[\x00\ud800-\udfff]")
+# What ends a line, moves the cursor or changes the direction of writing.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+# RFC 1035, 2.3.4, with the underscore that names of containers may have
+_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+
+
+class TextError(ValueError):
+    """A text is wrong; the message says what has to be corrected."""
+
+
+def reveal(value: Any) -> str:
+    """Return the text of a value that may not have been validated yet; the empty text for any other value."""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    return text if isinstance(text, str) else ""
+
+
+def check_characters(text: str, *, is_secret: bool) -> None:
+    """Raise `TextError` for a text that is too long or has a character that no value can have.
+
+    A secret may have control characters other than NUL: passwords are any text, and keys are lines.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise TextError(f"it has more than {MOST_CHARACTERS} characters")
+    found = (_NEVER if is_secret else _CONTROL).search(text)
+    if found:
+        raise TextError(f"character {found.start() + 1} is U+{ord(found[0]):04X}, which has to be removed")
+
+
+def is_host(text: str) -> bool:
+    """Say whether a text is an address, without brackets, or has the form of a host name."""
+    if _HOST.fullmatch(text):
+        return True
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def check_listener(host: str) -> str:
+    """Return an address or a name to listen on; the empty text means every address. Raises `TextError`."""
+    if host and not is_host(host):
+        raise TextError("an address has no port and no brackets")
+    return host
+
+
+def check_web_address(url: str) -> str:
+    """Return a URL of http or https; raises `TextError`."""
+    if not re.fullmatch("[!-~]*", url):
+        raise TextError("every character but ASCII has to be percent-encoded, a space as %20")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise TextError("the host or the port is wrong") from None
+    if parts.scheme not in {"http", "https"}:
+        raise TextError("the scheme has to be http or https")
+    if not is_host(parts.hostname or "") or port == 0:
+        raise TextError("the host or the port is wrong")
+    return url
+
+
+def check_base_url(value: SecretStr) -> SecretStr:
+    """Return the URL of a server, to which paths are added; raises `TextError`."""
+    url = check_web_address(value.get_secret_value())
+    if "?" in url or "#" in url:
+        raise TextError("paths are added to it, so it has no query and no fragment")
+    return value
