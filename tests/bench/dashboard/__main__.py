@@ -47,7 +47,7 @@ def main(scale: str, only: tuple[str, ...]) -> None:
         folder = Path(name)
         # with the same options, so that only the page differs
         shutil.copytree(CONFIGURATION, folder / ".streamlit")
-        environment = _describe(settings)
+        environment = describe_settings(settings)
         with run_server(folder, environment) as server:
             parts = only or PARTS
             if {"processor", "pages"} & set(parts):
@@ -62,7 +62,8 @@ def main(scale: str, only: tuple[str, ...]) -> None:
     console.print(f"{players:,} players, a pool of {POOL}, {os.cpu_count()} cores shared with the visitors")
 
 
-def _describe(settings: Settings) -> dict[str, str]:
+def describe_settings(settings: Settings) -> dict[str, str]:
+    """Return the variables of a dashboard on these servers."""
     assert settings.redis_password is not None
     return {
         "DATABASE_URL": settings.database_url.get_secret_value(),

@@ -40,9 +40,11 @@ class Crowd(NamedTuple):
     memory_after: int
 
 
-class _Load:
-    def __init__(self, server: Server, *, players: int, seed: int) -> None:
-        self.server = server
+class Load:
+    """Visitors of one dashboard, what they saw and what went wrong."""
+
+    def __init__(self, url: str, *, players: int, seed: int) -> None:
+        self._url = url
         self.runs: list[Run] = []
         self.errors: list[str] = []
         self._players = players
@@ -61,7 +63,7 @@ class _Load:
         await asyncio.sleep(delay)
         while time.monotonic() < until:
             try:
-                async with Visitor.connected(self.server.url) as visitor:
+                async with Visitor.connected(self._url) as visitor:
                     page, query = self.choose_page()
                     for _ in range(RUNS_A_SESSION):
                         started = time.monotonic()
@@ -75,6 +77,13 @@ class _Load:
                 self.errors.append(f"{type(error).__name__}: {error}")
                 await asyncio.sleep(1)
 
+    async def run_some(self, count: int) -> None:
+        """Open some pages, one after the other."""
+        for _ in range(count):
+            async with Visitor.connected(self._url) as visitor:
+                page, query = self.choose_page()
+                await visitor.run(page=page, query=query)
+
     def _note(self, run: Run) -> None:
         self.runs.append(run)
         if run.problem is not None:
@@ -83,12 +92,12 @@ class _Load:
 
 def load_with_crowd(server: Server, *, visitors: int, seconds: float, players: int, seed: int = 1) -> Crowd:
     """Let visitors run a page every second for a while, then leave, and wait for the memory."""
-    load = _Load(server, players=players, seed=seed)
+    load = Load(server.url, players=players, seed=seed)
     # what a first visitor brings in stays: it is no session's
-    asyncio.run(_run_some(load, 20))
+    asyncio.run(load.run_some(20))
     load.runs.clear()
     memory_before, processor_before = server.memory_bytes(), server.cpu_seconds()
-    in_use, seconds_taken = asyncio.run(_crowd(load, visitors=visitors, seconds=seconds))
+    in_use, seconds_taken = asyncio.run(_crowd(server, load, visitors=visitors, seconds=seconds))
     memory_with, processor = server.memory_bytes(), server.cpu_seconds() - processor_before
     server.wait_until_idle(VANISH_SECONDS)
     left = int(server.pool()["pool_in_use"])
@@ -106,7 +115,7 @@ def load_with_crowd(server: Server, *, visitors: int, seconds: float, players: i
     )
 
 
-async def _crowd(load: _Load, *, visitors: int, seconds: float) -> tuple[int, float]:
+async def _crowd(server: Server, load: Load, *, visitors: int, seconds: float) -> tuple[int, float]:
     started = time.monotonic()
     until = started + seconds
     tasks = [
@@ -114,16 +123,9 @@ async def _crowd(load: _Load, *, visitors: int, seconds: float) -> tuple[int, fl
     ]
     most = 0
     while not all(task.done() for task in tasks):
-        most = max(most, int(load.server.pool()["pool_in_use"]))
+        most = max(most, int(server.pool()["pool_in_use"]))
         await asyncio.sleep(0.2)
     return most, time.monotonic() - started
-
-
-async def _run_some(load: _Load, count: int) -> None:
-    for _ in range(count):
-        async with Visitor.connected(load.server.url) as visitor:
-            page, query = load.choose_page()
-            await visitor.run(page=page, query=query)
 
 
 def _wait_for_memory(server: Server, before: int) -> int:
