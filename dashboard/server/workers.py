@@ -128,27 +128,33 @@ class Workers:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ended.set)
-        tasks = [
-            *(asyncio.create_task(self._keep_worker()) for _ in range(self._settings.dashboard_workers)),
+        keeping = [asyncio.create_task(self._keep_worker()) for _ in range(self._settings.dashboard_workers)]
+        others = [
             *(asyncio.create_task(self._accept(listener)) for listener in listeners),
             asyncio.create_task(self._watch_silence()),
+            asyncio.create_task(self._ended.wait()),
         ]
-        await self._ended.wait()
+        done, _ = await asyncio.wait([*keeping, *others], return_when=asyncio.FIRST_COMPLETED)
+        self._ended.set()
+        for task in others:
+            task.cancel()
         for listener in listeners:
             listener.close()
+        await self._stop(keeping)
+        # an error of this code: the program ends, and who supervises it starts it again
+        for task in done:
+            task.result()
+        return self._status
+
+    async def _stop(self, keeping: list[asyncio.Task[None]]) -> None:
         for worker in self._workers:
             worker.signal(signal.SIGTERM)
-        keeping = tasks[: self._settings.dashboard_workers]
         _, late = await asyncio.wait(keeping, timeout=STOP_SECONDS)
         if late:
             logger.warning("%d workers did not stop within %g s and are killed", len(late), STOP_SECONDS)
             for worker in self._workers:
                 worker.signal(signal.SIGKILL)
             await asyncio.wait(keeping)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return self._status
 
     async def _keep_worker(self) -> None:
         """Run one worker after the other."""
