@@ -355,7 +355,7 @@ def seal_command() -> None:
     "--anchor", metavar="NUMBER:HASH", help="A seal that `audit seal` has printed: it must still be there."
 )
 def verify_command(anchor: str | None) -> None:
-    """Compare every sealed event with its seal; exit status 1 when something was changed since."""
+    """Compare every sealed event with its seal; exit status 1 when a sealed event or a seal was changed."""
     with open_service(_load_settings()) as service:
         result = service.verify_audit_log(anchor=anchor)
     click.echo(

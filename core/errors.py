@@ -102,11 +102,11 @@ class NumberRefused(DatabaseError, InvalidInput):
 
 
 class TransactionConflict(DatabaseError):
-    """PostgreSQL undid a transaction, or one call in it, in favour of another; repeat all of it."""
+    """PostgreSQL undid a transaction, or one call in it, because of a conflict; repeat the transaction."""
 
 
 class PlayersNotIsolated(DatabaseError):
-    """The database does not hold players to their own rows, so nobody can act for one; nothing was read."""
+    """The database does not limit players to their own rows, so nobody can act for one; nothing was read."""
 
 
 class TransactionMisused(DatabaseError, RuntimeError):

@@ -30,7 +30,7 @@ def find_shadow() -> str | None:
 
 
 def describe(shadow: str) -> str:
-    """Return the line that names both packages and what helps."""
+    """Return the line that names both packages and the remedy."""
     return (
         f"`core` is {shadow}, not the package of Echo Markets in {OWN}: another project's package of that"
         " name comes first on the path; start this from another folder and without that project in"

@@ -79,7 +79,10 @@ class Value:
                 self._file.put(self.key.key, self.number, self.timestamp)
 
     def set(self, number: float, timestamp: float = 0.0) -> None:
-        """Replace the number; of a gauge of mode `mostrecent` the highest timestamp wins."""
+        """Replace the number.
+
+        For a gauge of mode `mostrecent` the reader takes the number with the highest timestamp.
+        """
         with self._lock:
             self.number, self.timestamp = number, timestamp
             if self._file is not None:

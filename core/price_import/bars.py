@@ -23,7 +23,7 @@ TOLERANCE: Final = 0.01
 """How far open and close may lie outside low and high: vendors adjust and correct each on its own."""
 
 EVENT: Final = "(?i)dividend|stock split"
-"""A row that tells of one has this text where a price should stand."""
+"""The text that some files have in place of a price, in a row about a dividend or a split."""
 
 
 class RowCheck(NamedTuple):

@@ -21,7 +21,7 @@ from core.simulation.amounts import Floats, Integers
 Mask = NDArray[np.bool_]
 
 MISSING: Final = (
-    "(?i)^(?:|-+|[\u2013\u2014?*.]"  # dashes of all lengths
+    "(?i)^(?:|-+|[\u2013\u2014?*.]"  # hyphens and dashes of every kind
     r"|#?n/?a|n\.a\.?|nan|null|nil|none|nul|missing|suspended)$"
 )
 _MONEY: Final = r"^(?:[$€£¥₹]|US\$|HK\$|Rs\.?)\s*|\s*(?:[$€£¥₹]|USD|EUR|GBP)$"

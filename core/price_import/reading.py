@@ -45,7 +45,7 @@ SHOWN_LINES: Final = 20
 class PriceReading:
     """The days that were read, the currencies by symbol, and how each file was understood.
 
-    `warnings` are what --strict refuses; `bars_a_day` is the most that a day had in a file.
+    `--strict` turns `warnings` into errors; `bars_a_day` is the largest number of rows for one day in a file.
     """
 
     table: PriceTable

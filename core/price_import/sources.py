@@ -30,7 +30,7 @@ from core.price_import.vocabulary import SUFFIXES
 from core.simulation.amounts import Integers
 
 SAMPLE_BYTES: Final = 1 << 15
-"""The beginning of a file from which its dialect is concluded: some hundred lines."""
+"""The size of the beginning of a file that is read to find its dialect: some hundred lines."""
 
 BLOCK_BYTES: Final = 1 << 18
 """Size of a block that is parsed at once, and the longest line; larger ones cost memory and save no time."""

@@ -101,7 +101,7 @@ class PriceTable:
         return self.columns[name]
 
     def select(self, rows: Any) -> "PriceTable":
-        """Return the rows with these numbers or of this slice, in this order."""
+        """Return the rows at these places, given as numbers in any order or as a slice."""
         columns = {name: values[rows] for name, values in self.columns.items()}
         return PriceTable(self.symbols, self.files, columns)
 

@@ -225,7 +225,7 @@ def lock_user(database: Database, user_id: UUID) -> bool:
 
 
 def delete_user(database: Database, user_id: UUID) -> bool:
-    """Delete a user and all that belongs to it; say whether the user existed."""
+    """Delete a user with all rows that refer to it; say whether the user existed."""
     return count_changed(database, DELETE, (user_id,)) == 1
 
 

@@ -37,7 +37,7 @@ ALIKE = 0.9
 _EXPLAINED = (RedisUrlError, DatabaseUrlError, EncryptionKeysError, TextError)
 # A message repeats no longer value.
 SHOWN_CHARACTERS = 500
-# For a name that is wrong anyway: the closest setting is shown if it is at least this similar.
+# An error for an unknown name shows the closest setting if the two are at least this similar.
 SIMILAR = 0.6
 
 

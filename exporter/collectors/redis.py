@@ -31,7 +31,7 @@ class RedisConnection:
     is_usable = True
 
     def __init__(self, settings: Settings) -> None:
-        self._make_wire = make_connection_factory(settings, f"{APPLICATION_PREFIX}collector")
+        self._connect = make_connection_factory(settings, f"{APPLICATION_PREFIX}collector")
 
     def ping(self) -> bool:
         """Return True: there is no kept connection that could be broken."""
@@ -39,8 +39,8 @@ class RedisConnection:
 
     def read_info(self) -> dict[str, str]:
         """Return the fields of the sections; raises `redis.RedisError`."""
-        with contextlib.closing(self._make_wire()) as wire:
-            sections = [wire.ask("INFO", section) for section in SECTIONS]
+        with contextlib.closing(self._connect()) as connection:
+            sections = [connection.ask("INFO", section) for section in SECTIONS]
         lines = b"\r\n".join(sections).decode().splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line)
 

@@ -1,8 +1,8 @@
 """The download of a leaderboard as a CSV file: its link and its route.
 
-The file has the players of all pages that the filters mean, in their order, or those of the period; the
-compared session is not in it. Best first, rows are written while they are read, so a leaderboard of any size
-takes the memory of one batch; in any other order its rows are sorted in memory.
+The file has all players that match the filters, on every page of the table and in its order, or those of the
+period; it leaves the compared session out. Best first, rows are written while they are read, so a leaderboard
+of any size takes the memory of one batch; in any other order its rows are sorted in memory.
 """
 
 from collections.abc import Iterable, Iterator
@@ -66,7 +66,7 @@ def get_leaderboard(request: Request) -> Response:
 
 
 def list_rows(entries: Iterable[LeaderboardEntry], *, order: str = "rank", prefix: str = "") -> Iterable[Row]:
-    """Return the rows of entries that are given best first, those of a prefix, in an order of the page."""
+    """Return the rows of the entries with a prefix, in an order of the page; `entries` come best first."""
     wanted = prefix.lower()
     rows = (_build_row(entry) for entry in entries if entry.username.lower().startswith(wanted))
     if order == "rank":

@@ -121,7 +121,7 @@ def _build_trend(newest_first: Sequence[Number | None], *, is_open: bool) -> tup
 
 
 def build_sessions_table(sessions: Sequence[SessionSummary], *, today: date) -> pd.DataFrame:
-    """Return one row per session, in the order given; that of `today` is so far."""
+    """Return one row per session, in the order given; the row of `today` is marked "so far"."""
     return pd.DataFrame(
         {
             "session": [session.session_date for session in sessions],

@@ -15,7 +15,7 @@ HEAT = (
     (80, "#4338ca", "#ffffff"),
     (101, "#312e81", "#ffffff"),
 )
-"""Fill and text of a cell whose share is below a limit in percent; the same in both themes."""
+"""Upper limit of a cell's share in percent, and its colours of fill and text, the same in both themes."""
 
 OPEN = "#f59e0b"
 """Outline of the running week: visible beside each fill and on both themes."""

@@ -58,7 +58,7 @@ class SilentPage(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """A finished window and the one before it; `lost` are players whose 30th silent day it was."""
+    """A finished window and the one before it; `lost` are players whose 30th silent day was in the window."""
 
     window: PlayerWindow
     before: PlayerWindow

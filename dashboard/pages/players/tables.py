@@ -56,7 +56,7 @@ class RetentionCell(msgspec.Struct, frozen=True):
         return self.played / self.players * 100
 
     def describe(self) -> str:
-        """Return the share in percent without a sign for it; of a small cohort the two numbers."""
+        """Return the share in percent without the sign; for a small cohort, the two numbers instead."""
         if self.players < SMALL_COHORT:
             return f"{self.played}/{self.players}"
         return format_share(self.played, self.players).rstrip("%")

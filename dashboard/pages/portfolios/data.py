@@ -101,7 +101,7 @@ class Player(msgspec.Struct, frozen=True):
 
 
 class Equity(msgspec.Struct, frozen=True):
-    """What a player's equity is compared with; `leader` leads the newest session, None: the player does."""
+    """The curves beside a player's equity. `leader` leads the newest session; None if the player does."""
 
     market: tuple[MarketReturn, ...]
     leader: User | None
