@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGES = ("core", "dashboard", "exporter")
 PUBLIC_STREAMLIT = {"streamlit", "streamlit.errors"}
 UNDOCUMENTED = re.compile(r"streamlit(\..+)?|prometheus_client\.(mmap_dict|utils|values)")
-DOCUMENTED_UNDERSCORES = {"_replace", "_asdict", "_fields", "_getframe", "_current_frames"}
+DOCUMENTED_UNDERSCORES = {"_replace", "_asdict", "_make", "_fields", "_getframe", "_current_frames"}
 """Of namedtuples and CPython, which document them."""
 
 
