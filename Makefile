@@ -18,7 +18,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help up certs watch pin-images down status logs clean migrate seed backup restore chaos-redis chaos-db chaos-pool chaos-all chaos-failover test test-docker check lint format bench kill-servers soak reference vulnerabilities sbom lock install
+.PHONY: help up certs watch pin-images down status logs clean migrate seed backup restore chaos-redis chaos-db chaos-pool chaos-all chaos-failover test test-as-app test-docker check lint format bench kill-servers soak reference vulnerabilities sbom lock install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ chaos-failover: $(TOOLS) ## promote the standby of a PostgreSQL pair of its own 
 
 test: $(TOOLS) ## run all tests but those of containers (ARGS="-k leaderboard" for some)
 	$(RUN) -m pytest $(PARALLEL) -m "not docker" $(TESTS) $(ARGS)
+
+test-as-app: $(TOOLS) ## run the integration tests as the role of the application, which owns no table
+	TESTS_AS_APP=1 $(RUN) -m pytest $(PARALLEL) -m "not docker" tests/integration $(ARGS)
 
 test-docker: $(TOOLS) ## run the stack in containers and break it, for several minutes; skipped without an engine
 	$(RUN) -m pytest -m docker tests/end_to_end/test_containers.py $(ARGS)

@@ -23,11 +23,13 @@ import redis
 from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service, testing
+from core.database.roles import APP, OWNER, create_roles, open_administrator
 from core.metrics import Metrics
 from core.migration import Migrator
 from core.settings import RoleSettings
 from core.stack.settings import StackSettings
 from core.testing import PostgresServer, ValkeyServer
+from tests.roles import PASSWORDS, give_to_roles, url_with_password
 
 Execute = Callable[..., list[tuple[Any, ...]]]
 
@@ -38,6 +40,9 @@ hypothesis.settings.load_profile("noisy")
 TEMPLATE = "echo_template"
 FAST = testing.FAST
 KEYS = testing.ENCRYPTION_KEYS
+
+AS_APP = "TESTS_AS_APP" in os.environ
+"""The services of tests connect as the application's role, instead of as superuser (`make test-as-app`)."""
 
 # A statement that waits for a lock of the same test fails: pytest-timeout cannot interrupt the driver.
 PATIENCE = "-c statement_timeout=120s"
@@ -131,6 +136,9 @@ def server_directory() -> Iterator[Callable[[], Path]]:
 def postgres_server() -> Iterator[PostgresServer]:
     """A real PostgreSQL for the whole run."""
     with testing.serve_postgres() as server:
+        if AS_APP:
+            with open_administrator(server.url()) as admin:
+                create_roles(admin, PASSWORDS)
         yield server
 
 
@@ -158,7 +166,9 @@ def created_database(server: PostgresServer, *, template: str = "template1") -> 
     """Create a database for one test and drop it afterwards; yields its URL."""
     name = f"test_{uuid.uuid4().hex}"
     with administered(server) as execute:
-        execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        # a copy of a database does not have its owner
+        owner = f" OWNER {OWNER}" if AS_APP and template == TEMPLATE else ""
+        execute(f"CREATE DATABASE {name} TEMPLATE {template}{owner}")
     try:
         yield server.url(name)
     finally:
@@ -171,7 +181,11 @@ def template_database(postgres_server: PostgresServer) -> str:
     """A migrated database that each test's own is copied from."""
     with administered(postgres_server) as execute:
         execute(f"CREATE DATABASE {TEMPLATE}")
-    Migrator(Settings(database_url=SecretStr(postgres_server.url(TEMPLATE)))).up()
+    url = postgres_server.url(TEMPLATE)
+    if AS_APP:
+        give_to_roles(url)
+    else:
+        Migrator(Settings(database_url=SecretStr(url))).up()
     return TEMPLATE
 
 
@@ -193,7 +207,8 @@ def database_url(postgres_server: PostgresServer, template_database: str) -> Ite
 def settings(database_url: str, valkey_server: ValkeyServer) -> Settings:
     """Settings of a test: its own database, an emptied Valkey, short timeouts."""
     settings = Settings(
-        database_url=SecretStr(database_url),
+        database_url=SecretStr(url_with_password(APP, database_url) if AS_APP else database_url),
+        direct_url=SecretStr(url_with_password(OWNER, database_url)) if AS_APP else None,
         redis_url=SecretStr(valkey_server.url),
         redis_password=SecretStr(valkey_server.password),
         encryption_keys=SecretStr(KEYS),

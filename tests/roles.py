@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg2
 from psycopg2.extensions import cursor as Cursor  # noqa: N812  # a class
@@ -21,6 +21,11 @@ def url_as(role: str, url: str) -> str:
     """Return the URL of a database without a password, as another role."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=f"{role}@{parts.hostname}:{parts.port}"))
+
+
+def url_with_password(role: str, url: str) -> str:
+    """Return the URL of a database as one of the roles that sign in."""
+    return url_as(f"{role}:{quote(PASSWORDS[role], safe='')}", url)
 
 
 def settings_as(role: str, url: str, **values: object) -> Settings:

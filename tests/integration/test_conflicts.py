@@ -21,7 +21,7 @@ TODAY = NOW.date()
 TABLES = ("users", "portfolios", "quests", "leaderboard_entries", "ticks")
 # What a sequence counts is not undone with the transaction.
 CONFLICT = """
-    CREATE SEQUENCE conflicts;
+    CREATE SEQUENCE conflicts; GRANT USAGE ON SEQUENCE conflicts TO PUBLIC;
     CREATE FUNCTION conflict() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF nextval('conflicts') <= {} THEN

@@ -56,7 +56,7 @@ from core.records import (
 )
 from core.service.emails import UserEmails
 from core.service.writes import new_id
-from tests.conftest import Execute
+from tests.conftest import AS_APP, Execute
 from tests.game import SESSIONS, play_game
 
 DAY = SESSIONS[-1]
@@ -466,9 +466,16 @@ def test_a_documented_error_is_raised(
     game: EnhancedDatabaseService, execute: Execute, name: str, error: type[EchoMarketsError]
 ) -> None:
     """By that name or a narrower one, with a message that names a remedy."""
+    skip_with_roles(name)
     with pytest.raises(error) as caught:
         RAISED[name, error](game, execute)
     assert re.search(r"[;:] \w+|_", str(caught.value)), caught.value
+
+
+def skip_with_roles(name: str) -> None:
+    """Skip what fails only where the server has no roles."""
+    if AS_APP and name == "as_user":
+        pytest.skip("a player's view works with the database roles")
 
 
 def list_calls_with_ids() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -492,6 +499,7 @@ def test_an_id_of_nobody_raises_what_is_documented(
     game: EnhancedDatabaseService, name: str, arguments: dict[str, Any]
 ) -> None:
     """Or nothing at all, where the docstring says so."""
+    skip_with_roles(name)
     if documented := list_documented_errors(name):
         with pytest.raises(tuple(documented)):
             getattr(game, name)(**arguments)
