@@ -246,7 +246,7 @@ def _show_matches(name: str, found: Sequence[User], *, key: str, filters: Mappin
             "starts with them are listed as you type.",
         )
         return
-    st.subheader(f"Players starting with “{escape_markdown(name)}”", anchor=False)
+    st.header(f"Players starting with “{escape_markdown(name)}”", anchor=False)
     show_player_buttons(names, key=key, filters=filters)
     if len(names) == data.MATCHES_SHOWN:
         st.caption(f"The first {data.MATCHES_SHOWN} players. Type more letters to narrow the list.")

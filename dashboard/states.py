@@ -157,7 +157,7 @@ def show_unexpected(error: Exception) -> bool:
     """Show that something went wrong and log it; True tells Streamlit to show no traceback."""
     error_id = _log(error)
     with st.container(border=True, key="state-unexpected"):
-        st.subheader("Something went wrong")
+        st.header("Something went wrong")
         st.markdown("This is our mistake, not yours. Try again, or go to another page.")
         st.button("Retry", type="primary", key="retry-unexpected")
         _show_error_id(error_id)
@@ -167,7 +167,7 @@ def show_unexpected(error: Exception) -> bool:
 def show_empty(key: str, title: str, text: str, *, command: str | None = None, note: str = "") -> None:
     """Show that there is nothing to show, why, and the command that changes it; texts are Markdown."""
     with st.container(border=True, key=f"state-{key}"):
-        st.subheader(title)
+        st.header(title)
         st.markdown(text)
         if command:
             st.code(command, language="bash")
@@ -198,7 +198,7 @@ def show_not_played(username: str) -> None:
 def _show_error(state: ErrorState, error: Exception) -> None:
     error_id = _log(error)
     with st.container(border=True, key="state-problem"):
-        st.subheader(state.title)
+        st.header(state.title)
         st.markdown(state.text)
         st.button("Retry", type="primary", key="retry")
         st.caption(state.hint)

@@ -35,7 +35,6 @@
 
   function addThemeSwitch() {
     const label = document.createElement("label");
-    label.id = "echo-theme";
     label.append("Theme ");
     const select = document.createElement("select");
     for (const theme of THEMES) select.add(new Option(theme, theme));
@@ -49,7 +48,10 @@
       location.reload(); // the address holds every filter
     });
     label.append(select);
-    document.body.append(label);
+    const place = document.createElement("aside"); // all of a page belongs to a landmark
+    place.id = "echo-theme";
+    place.append(label);
+    document.body.append(place);
   }
 
   applyTheme();
@@ -143,7 +145,7 @@
   // -- the first text, until the page has a title or a problem to show ------------------------------
 
   function isPageThere() {
-    return document.querySelector('[data-testid="stMain"] :is(h1, h3, [data-testid="stAlert"])') !== null;
+    return document.querySelector('[data-testid="stMain"] :is(h1, h2, [data-testid="stAlert"])') !== null;
   }
 
   // The trend in a metric card repeats its figure; Streamlit gives its points a role without a name.

@@ -16,7 +16,7 @@ from tests.game import open_database, play_game
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-FAILING = {"serious", "critical"}
+FAILING = {"moderate", "serious", "critical"}
 WIDTHS = (1440, 390)
 
 
@@ -46,7 +46,7 @@ def dashboard(
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("path", [*SCRIPTS, "portfolios?player=alice"])
-def test_no_serious_violation(
+def test_nothing_worse_than_a_minor_violation(
     axe: str, browser: Browser, dashboard: Dashboard, *, path: str, theme: str
 ) -> None:
     """On a desk and on a phone; what is found is named with its place."""
@@ -56,7 +56,7 @@ def test_no_serious_violation(
         context.set_default_timeout(WAIT_MS)
         page = context.new_page()
         visit(page, f"{dashboard.url}/{path}")
-        expect(page.locator("[data-testid=stMain] h1, [data-testid=stMain] h3").first).to_be_visible(
+        expect(page.locator("[data-testid=stMain] h1, [data-testid=stMain] h2").first).to_be_visible(
             timeout=WAIT_MS
         )
         found += [item for item in find_violations(page, axe) if item.impact in FAILING]

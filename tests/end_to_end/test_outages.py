@@ -129,7 +129,7 @@ def stack(
 
 def read_content(page: Page) -> tuple[list[str], list[str]]:
     """Return the titles of a page and the figures of its metric cards."""
-    titles = page.locator("[data-testid=stMain] :is(h1, h2, h3)")
+    titles = page.locator("[data-testid=stMain] :is(h1, h2)")
     return titles.all_inner_texts(), page.locator("[data-testid=stMetricValue]").all_inner_texts()
 
 

@@ -432,13 +432,13 @@ def test_the_last_session_says_why_a_player_won_or_lost(
         figures, text = read_metrics(page), unescape(read_text(page))
         day = newest["session_date"]
         heading = "Today's session, so far" if day == truth.today else f"Session of {format_day(day)}"
-        assert heading in [part.value for part in page.subheader]
+        assert heading in [part.value for part in page.header]
         assert figures["Change of value"] == format_signed_money(newest["day_change"])
         assert figures["Market average"] == format_percent(truth.find_market({day}))
         gains = page.dataframe[0].value
         assert round(Decimal(str(gains["gain"].sum())), 2) == newest["day_change"]
         assert f"{format_signed_money(newest['day_change'])} = " in text or "No symbol gained" in text
-        assert "Equity" not in [part.value for part in page.subheader]
+        assert "Equity" not in [part.value for part in page.header]
 
 
 def test_without_a_player_the_page_says_how_old_it_is(pages: EnhancedDatabaseService) -> None:

@@ -180,7 +180,7 @@ def _show_entries(selection: Selection, window: str | None, page: Page | None) -
     select_page(page.pages)
     if page.player is not None and page.around is not None:
         name, rank = page.player.username, format_rank_of(page.player.rank, page.rows.players)
-        st.subheader(f"Around {escape_markdown(name)}, {rank}", anchor=False)
+        st.header(f"Around {escape_markdown(name)}, {rank}", anchor=False)
         alt = f"Players ranked next to {page.player.username}"
         _show_ranked(selection, page.around, page, window, key="around", alt=alt)
 
@@ -222,7 +222,7 @@ def _show_entries_heading(selection: Selection, page: Page) -> None:
 
 def _show_heading(selection: Selection, title: str) -> None:
     with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
-        st.subheader(title, anchor=False)
+        st.header(title, anchor=False)
         st.link_button("Download CSV", download.build_link(selection), help=download.describe(selection))
 
 
@@ -230,7 +230,7 @@ def _show_distribution(category: Category, summaries: Summaries) -> None:
     summary, other = summaries.shown, summaries.compared
     if summary is None:
         return
-    st.subheader("Score distribution", anchor=False)
+    st.header("Score distribution", anchor=False)
     bins = tables.build_bins(summary.bins, category.unit)
     if not bins:
         st.caption("All scores are equal, so there is no distribution.")

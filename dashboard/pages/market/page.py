@@ -57,6 +57,10 @@ VOLATILITY_HELP = (
 SPREAD_HELP = "Ask minus bid of the last price, in basis points (1/100 %) of the mid price."
 AGE = "Up to 30 seconds old."
 CHOSEN_EVENT = "chosen-event"
+
+Cards = tuple[DeltaGenerator, DeltaGenerator, DeltaGenerator]
+"""Places of three cards, which a part fills again at each refresh."""
+
 SENTIMENTS = {"Positive": "POSITIVE", "Negative": "NEGATIVE", "Neutral": "NEUTRAL"}
 
 
@@ -77,14 +81,17 @@ def show_market() -> None:
         return
     table = st.container()
     symbol, selected = _show_filters(symbols)
-    now, within = st.columns(2, gap="small")
+    with st.grid(6, min_column_width=CARD_PIXELS):
+        price, change, extremes, volume, volatility, spread = (st.empty() for _ in range(6))
     # one read fills the table and the cards of its symbol, so that the page has one present price
-    cards = now.empty()
     with table:
-        live.show_live(partial(_show_prices, service, symbol, cards), seconds=PRICES_SECONDS)
-    figures = within.empty()
-    live.show_live(partial(_show_symbol, service, symbol, selected, figures), seconds=CHART_SECONDS)
-    st.subheader("Market events", anchor=False)
+        live.show_live(
+            partial(_show_prices, service, symbol, (price, volatility, spread)), seconds=PRICES_SECONDS
+        )
+    live.show_live(
+        partial(_show_symbol, service, symbol, selected, (change, extremes, volume)), seconds=CHART_SECONDS
+    )
+    st.header("Market events", anchor=False)
     with filters.fold():
         wanted, window = _show_event_filters(service, symbols)
     live.show_live(partial(_show_events, service, wanted, window), seconds=EVENTS_SECONDS)
@@ -96,14 +103,13 @@ def _list_symbols(service: EnhancedDatabaseService) -> list[str]:
     return list_accepted((tick.symbol for tick in service.get_latest_market_data()), check_symbol)
 
 
-def _show_prices(service: EnhancedDatabaseService, symbol: str, cards: DeltaGenerator) -> None:
+def _show_prices(service: EnhancedDatabaseService, symbol: str, cards: Cards) -> None:
     def show(found: tuple[Sequence[Tick], Sequence[Sparkline]]) -> None:
         ticks, sparklines = found
         _show_symbols(ticks, sparklines)
         chosen = next((tick for tick in ticks if tick.symbol == symbol), None)
         if chosen is not None:
-            with cards.container():
-                _show_present(chosen)
+            _show_present(chosen, cards)
 
     live.show_section(
         "market-prices",
@@ -156,10 +162,11 @@ def _show_filters(symbols: Sequence[str]) -> tuple[str, Range]:
     return symbol, ranges[name]
 
 
-def _show_present(tick: Tick) -> None:
-    """Show the last price of a symbol in cards, as the table shows it."""
-    spread, change = tables.measure_spread(tick), tick.change_percent_24h
-    with st.grid(3, min_column_width=CARD_PIXELS):
+def _show_present(tick: Tick, cards: Cards) -> None:
+    """Show the last price of a symbol, its volatility and its spread, as the table does."""
+    price, volatility, spread = cards
+    basis_points, change = tables.measure_spread(tick), tick.change_percent_24h
+    with price:
         show_metric(
             f"{escape_markdown(tick.symbol)} at {tables.describe_time(tick.timestamp, datetime.now(UTC))}",
             format_price(tick.price),
@@ -167,41 +174,41 @@ def _show_present(tick: Tick) -> None:
             is_change=bool(change) and not is_zero(change or 0),
             help="Last price, as in the table above, against the last price at or before 24 hours earlier.",
         )
-        volatility = "-" if tick.volatility is None else f"{tick.volatility:,.1f}%"
-        show_metric("Volatility", volatility, "annualised", help=VOLATILITY_HELP)
+    with volatility:
+        value = "-" if tick.volatility is None else f"{tick.volatility:,.1f}%"
+        show_metric("Volatility", value, "annualised", help=VOLATILITY_HELP)
+    with spread:
         show_metric(
             "Spread",
-            "-" if spread is None else f"{spread:,.1f} bp",
-            "not quoted" if spread is None else "of the mid price",
+            "-" if basis_points is None else f"{basis_points:,.1f} bp",
+            "not quoted" if basis_points is None else "of the mid price",
             help=f"{SPREAD_HELP} Mid price: half of bid plus ask.",
         )
 
 
-def _show_symbol(
-    service: EnhancedDatabaseService, symbol: str, selected: Range, figures: DeltaGenerator
-) -> None:
+def _show_symbol(service: EnhancedDatabaseService, symbol: str, selected: Range, cards: Cards) -> None:
     live.show_section(
         ("market-symbol", symbol, selected.name),
         load=partial(data.load_symbol, service, symbol, selected),
-        show=lambda view: _show_view(symbol, view, selected, figures),
+        show=lambda view: _show_view(symbol, view, selected, cards),
     )
 
 
-def _show_view(symbol: str, view: SymbolView | None, selected: Range, figures: DeltaGenerator) -> None:
+def _show_view(symbol: str, view: SymbolView | None, selected: Range, cards: Cards) -> None:
     if view is None or not view.candles:
         st.info(f"{escape_markdown(symbol)} has no price any more. Choose another symbol above.")
         return
-    with figures.container():
-        _show_figures(view, selected)
+    _show_range(view, selected, cards)
     _show_candles(view, selected)
     if view.moved_weeks:
         st.caption(tables.describe_moved_weeks(view.moved_weeks, view.tick.timestamp))
 
 
-def _show_figures(view: SymbolView, selected: Range) -> None:
-    """Show the range of the chart in cards."""
+def _show_range(view: SymbolView, selected: Range, cards: Cards) -> None:
+    """Show the change, the lowest and highest price and the volume of the chart."""
+    change, extremes, volume = cards
     total = tables.summarize_candles(view.candles, before=view.before)
-    with st.grid(3, min_column_width=CARD_PIXELS):
+    with change:
         show_metric(
             f"Change in {selected.name}",
             format_percent(total.change_percent),
@@ -209,12 +216,14 @@ def _show_figures(view: SymbolView, selected: Range) -> None:
             help="Last price of the chart against the last price before the range; without one, against the "
             f"first in it. {AGE}",
         )
+    with extremes:
         show_metric(
             "Low and high",
             format_price(total.low),
             f"to {format_price(total.high)}",
             help=f"Lowest and highest price in the last {selected.name}. {AGE}",
         )
+    with volume:
         show_metric(
             "Volume",
             tables.format_volume(total.volume),
@@ -347,7 +356,7 @@ def _choose_event(ids: Sequence[UUID]) -> None:
 def _show_effect(effect: EventEffect | None, window: str) -> None:
     if effect is None:
         return
-    st.subheader("What the event did", anchor=False)
+    st.header("What the event did", anchor=False)
     now = datetime.now(UTC)
     title, when = escape_markdown(effect.event.title), format_minute(effect.event.created_at)
     st.markdown(f"**{title}**, {when}. In {window} on either side: {tables.describe_effect(effect, now=now)}")

@@ -88,7 +88,7 @@ def _refuse(
 def show_operator_actions(service: EnhancedDatabaseService) -> None:
     """Show the panel to an operator; tell other visitors who can use it."""
     visitor = sign_in.find_visitor()
-    st.subheader("Actions", anchor=False)
+    st.header("Actions", anchor=False)
     if visitor is None or not visitor.is_operator:
         st.caption(_explain_absence(is_stale=visitor is not None and visitor.is_stale))
         return

@@ -120,7 +120,7 @@ def _show_listing(
 ) -> None:
     """Show a table under its title, or one sentence instead of an empty one."""
     if title:
-        st.subheader(title, anchor=False)
+        st.header(title, anchor=False)
     frame = listing.build(items)
     if frame.empty:
         st.caption(empty)
@@ -161,7 +161,7 @@ def _show_charts(metrics: Metrics, now: datetime) -> None:
     columns = st.columns(2, gap="medium")
     for index, panel in enumerate(charts.PANELS):
         with columns[index % 2]:
-            st.subheader(panel.title, anchor=False)
+            st.header(panel.title, anchor=False)
             frame = charts.build_frame(panel, metrics, now=now)
             if frame.empty:
                 st.caption(f"Collecting: first values in about {2 * REFRESH_SECONDS} s.")

@@ -64,23 +64,23 @@ def _show_sections(service: EnhancedDatabaseService) -> None:
     )
     returns, leaders = st.columns([5, 3], gap="medium")
     with returns:
-        st.subheader("Returns of the last sessions", anchor=False)
+        st.header("Returns of the last sessions", anchor=False)
         live.show_section(
             ("overview-returns", sessions.summaries[-1].session_date, day),
             load=partial(data.load_marked_events, service, sessions),
             show=partial(_show_returns, sessions),
         )
     with leaders:
-        st.subheader("Leaders this session", anchor=False)
+        st.header("Leaders this session", anchor=False)
         live.show_section(
             ("overview-leaders", day), load=partial(data.load_leaders, service, day), show=_show_leaders
         )
     movers, events = st.columns(2, gap="medium")
     with movers:
-        st.subheader("Biggest movers", anchor=False)
+        st.header("Biggest movers", anchor=False)
         live.show_section("overview-movers", load=partial(data.load_market, service), show=_show_movers)
     with events:
-        st.subheader("Events of the day", anchor=False)
+        st.header("Events of the day", anchor=False)
         live.show_section(
             ("overview-events", day), load=partial(data.load_events, service, day), show=_show_events
         )

@@ -53,12 +53,12 @@ def show_players() -> None:
         )
         return
     live.show_live(partial(_show_now, service), seconds=REFRESH_SECONDS)
-    st.subheader("Finished days", anchor=False)
+    st.header("Finished days", anchor=False)
     window = filters.select_segment(
         "Days before today", list(WINDOWS), default="7 days", key="window", noun="window"
     )
     live.show_live(partial(_show_figures, service, WINDOWS[window]), seconds=REFRESH_SECONDS)
-    st.subheader("Silent players", anchor=False)
+    st.header("Silent players", anchor=False)
     with filters.fold():
         silence = _show_filters()
     live.show_live(partial(_show_silent, service, silence), seconds=REFRESH_SECONDS)
@@ -90,7 +90,7 @@ def _show_report(service: EnhancedDatabaseService, report: PlayerReport, *, days
 
 
 def _show_today(today: Today) -> None:
-    st.subheader("Today, so far", anchor=False)
+    st.header("Today, so far", anchor=False)
     with st.grid(4, min_column_width=CARD_PIXELS):
         for label, players, text in (
             ("Seen", today.seen, TODAY_HELP),
@@ -102,7 +102,7 @@ def _show_today(today: Today) -> None:
 
 
 def _show_seen(report: PlayerReport) -> None:
-    st.subheader("All players", anchor=False)
+    st.header("All players", anchor=False)
     with st.grid(4, min_column_width=CARD_PIXELS):
         for days in (7, 30):
             show_metric(f"Seen in {days} days", format_count(data.count_seen(report, days)), help=SEEN_HELP)
@@ -139,7 +139,7 @@ def _show_window(report: PlayerReport, days: int) -> None:
 
 
 def _show_days(days: Sequence[PlayerDay]) -> None:
-    st.subheader(f"Players a day, last {len(days)} days", anchor=False)
+    st.header(f"Players a day, last {len(days)} days", anchor=False)
     st.vega_lite_chart(
         charts.build_days_chart(days),
         width="stretch",
@@ -168,7 +168,7 @@ def _show_days_table(days: Sequence[PlayerDay]) -> None:
 
 
 def _show_retention(report: PlayerReport) -> None:
-    st.subheader("Retention by week of joining", anchor=False)
+    st.header("Retention by week of joining", anchor=False)
     if not report.cohorts:
         st.caption("Nobody has joined in the last 13 weeks.")
         return
@@ -211,10 +211,10 @@ def _show_retention_table(report: PlayerReport) -> None:
 def _show_distributions(report: PlayerReport) -> None:
     seen, streaks = st.columns(2, gap="medium")
     with seen:
-        st.subheader("Days since last seen", anchor=False)
+        st.header("Days since last seen", anchor=False)
         _show_bars(tables.group_silence(report), title="Days since last seen")
     with streaks:
-        st.subheader("Current streaks", anchor=False)
+        st.header("Current streaks", anchor=False)
         if not report.streaks:
             st.caption("Nobody played the last finished session or today's.")
             return

@@ -77,7 +77,7 @@ def _suggest_players(service: EnhancedDatabaseService) -> None:
 
 def _show_suggestions(found: data.Suggestions) -> None:
     if found.names:
-        st.subheader("Best players of the newest session", anchor=False)
+        st.header("Best players of the newest session", anchor=False)
         filters.show_player_buttons(found.names, key="player", filters=FILTERS)
     elif found.has_sessions:
         st.caption("Type a username above to see the player's sessions, ranks and quests.")
@@ -172,7 +172,7 @@ def _show_gains(service: EnhancedDatabaseService, player: Player) -> None:
 
 def _show_ranks(service: EnhancedDatabaseService, player: Player) -> None:
     day = player.newest.session_date
-    st.subheader(
+    st.header(
         "Ranks in today's session, so far" if player.is_open else f"Ranks on {format_day(day)}", anchor=False
     )
     live.show_section(
@@ -183,7 +183,7 @@ def _show_ranks(service: EnhancedDatabaseService, player: Player) -> None:
 
 
 def _show_quests(service: EnhancedDatabaseService, user: User) -> None:
-    st.subheader("Running quests", anchor=False)
+    st.header("Running quests", anchor=False)
     live.show_section(
         ("portfolio-quests", user.id),
         load=partial(data.load_quests, service, user),
@@ -192,7 +192,7 @@ def _show_quests(service: EnhancedDatabaseService, user: User) -> None:
 
 
 def _show_rank_history(service: EnhancedDatabaseService, player: Player) -> None:
-    st.subheader("Rank over time", anchor=False)
+    st.header("Rank over time", anchor=False)
     newest = player.newest.session_date
     found = live.read(("categories", newest), partial(list_categories, service, newest))
     categories = {item.name: item for item in found}

@@ -122,7 +122,7 @@ def show_newest_session(player: Player) -> None:
         f"@{escape_markdown(user.username)} · {newest} · {attendance}"
         f"joined {format_day(user.created_at.astimezone(UTC).date())}"
     )
-    st.subheader(tables.describe_newest(player), anchor=False)
+    st.header(tables.describe_newest(player), anchor=False)
     invested, percent = tables.measure_invested(portfolio), portfolio.day_change_percent
 
     def show_part(label: str, amount: Decimal, meaning: str) -> None:
@@ -155,7 +155,7 @@ def show_newest_session(player: Player) -> None:
 def show_record(player: Player) -> None:
     """Show the figures of the finished sessions of the window."""
     record = tables.summarize_history(player.finished)
-    st.subheader(f"Finished sessions of {describe_window(player.window)}", anchor=False)
+    st.header(f"Finished sessions of {describe_window(player.window)}", anchor=False)
     if record is None:
         st.caption(
             f"No finished session in {describe_window(player.window)}; the newest session is that of "
@@ -198,7 +198,7 @@ def show_gains(player: Player, gains: data.Gains) -> None:
     compared = tables.compare_with_market(gains.window, gains.market)
     incomplete = sum(symbol.incomplete for symbol in gains.window.symbols)
     window = tables.describe_newest(player) if player.is_one_session else describe_window(player.window)
-    st.subheader(f"Where the change of value comes from: {window[0].lower()}{window[1:]}", anchor=False)
+    st.header(f"Where the change of value comes from: {window[0].lower()}{window[1:]}", anchor=False)
     st.caption(tables.describe_gains(gains.window))
     with st.grid(4, min_column_width=CARD_PIXELS):
         show_metric(
@@ -249,7 +249,7 @@ def show_equity(player: Player, rival: Player | None, equity: data.Equity) -> No
     curves, styles = _list_curves(player, rival, equity)
     own, days = curves[0], _list_days(player)
     gains = (f"{curve.name} {format_signed_money(curve.gain)}" for curve in curves)
-    st.subheader("Equity", anchor=False)
+    st.header("Equity", anchor=False)
     st.vega_lite_chart(
         charts.build_equity_chart(tuple(curves), tuple(styles), days),
         width="stretch",
@@ -260,7 +260,7 @@ def show_equity(player: Player, rival: Player | None, equity: data.Equity) -> No
         "bought each morning and sold each evening of the player's sessions. Lines are thin over missed "
         "sessions, which are left out."
     )
-    st.subheader("Drawdown", anchor=False)
+    st.header("Drawdown", anchor=False)
     record = tables.summarize_history(player.finished)
     deepest = record.deepest if record else None
     where = f"in the finished sessions of {describe_window(player.window)}"
@@ -295,7 +295,7 @@ def _list_curves(player: Player, rival: Player | None, equity: data.Equity) -> t
 def show_changes(player: Player) -> None:
     """Show the change of each session and their distribution."""
     missed = len(player.missed)
-    st.subheader("Day change", anchor=False)
+    st.header("Day change", anchor=False)
     st.vega_lite_chart(
         charts.build_changes_chart(player.history, _list_days(player)),
         width="stretch",
@@ -317,7 +317,7 @@ def show_changes(player: Player) -> None:
 
 def show_holdings(player: Player) -> None:
     """Show cash and invested value by session."""
-    st.subheader("Cash and invested", anchor=False)
+    st.header("Cash and invested", anchor=False)
     st.vega_lite_chart(
         charts.build_holdings_chart(player.history, _list_days(player)),
         width="stretch",
@@ -344,7 +344,7 @@ def show_rank_chart(player: Player, category: Category, scores: tuple[PlayerScor
 def show_side_by_side(player: Player, rival: Player) -> None:
     """Show two players over the sessions that both have finished."""
     own, other = tables.list_common(player, rival)
-    st.subheader("Side by side", anchor=False)
+    st.header("Side by side", anchor=False)
     if not own:
         st.caption(f"No session of {describe_window(player.window)} that both players have finished.")
         return
@@ -387,7 +387,7 @@ def show_profile(user: User) -> None:
 
 def show_sessions(player: Player) -> None:
     """Show the sessions of the window as a table."""
-    st.subheader("Sessions", anchor=False)
+    st.header("Sessions", anchor=False)
     show_table(
         tables.build_sessions_table(player.history, player.today),
         SESSION_COLUMNS,

@@ -137,26 +137,26 @@ def _show_players(service: EnhancedDatabaseService, since: date | None, quest_ty
 
     returns, times = st.columns(2, gap="medium")
     with returns:
-        st.subheader("Do players with quests return?", anchor=False)
+        st.header("Do players with quests return?", anchor=False)
         live.show_section(
             ("quests-returns", since, quest_type),
             load=load_returns,
             show=lambda found: _show_returns(*found),
         )
     with times:
-        st.subheader("Time to complete", anchor=False)
+        st.header("Time to complete", anchor=False)
         live.show_section(
             ("quests-times", since, quest_type),
             load=lambda: service.get_completion_times(since=since, type=quest_type, limit=TITLES_SHOWN),
             show=_show_times,
         )
-    st.subheader("Stuck players", anchor=False)
+    st.header("Stuck players", anchor=False)
     live.show_section(
         ("quests-stuck", quest_type),
         load=lambda: service.list_stuck_quests(type=quest_type, limit=STUCK_SHOWN),
         show=partial(_show_stuck, quest_type),
     )
-    st.subheader("Expiring soon", anchor=False)
+    st.header("Expiring soon", anchor=False)
     live.show_section(
         ("quests-expiring", quest_type),
         load=lambda: service.list_expiring_quests(
@@ -174,7 +174,7 @@ def _show_outcomes(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotal
             "were stored: counted only under All time, and not in the time to complete."
         )
     progress = tables.list_progress(outcomes)
-    st.subheader("Quest progress", anchor=False, help=DEFINITIONS)
+    st.header("Quest progress", anchor=False, help=DEFINITIONS)
     if progress:
         st.vega_lite_chart(
             charts.build_progress_chart(progress, is_dark=st.context.theme.type == "dark"),
@@ -190,9 +190,9 @@ def _show_outcomes(outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotal
         {
             "type": "Type",
             "ended": st.column_config.TextColumn("Ended", alignment="right"),
-            "started": share("Started"),
-            "halfway": share("Halfway"),
             "completed": share("Completed"),
+            "halfway": share("Halfway"),
+            "started": share("Started"),
             "running": st.column_config.TextColumn(
                 "Running now", help="Not part of the shares", alignment="right"
             ),
@@ -235,7 +235,7 @@ def _show_weeks(
     outcomes: Sequence[QuestOutcome], totals: Sequence[QuestTotals], *, since: date | None
 ) -> None:
     today = datetime.now(UTC).date()
-    st.subheader("Completed by week", anchor=False, help=DEFINITIONS)
+    st.header("Completed by week", anchor=False, help=DEFINITIONS)
     if outcomes:
         st.caption(
             "Completed quests in percent of those that ended in the week: a completed quest ended at its "
@@ -249,7 +249,7 @@ def _show_weeks(
         )
     else:
         st.caption("No quest ended in this window.")
-    st.subheader("Rewards given", anchor=False)
+    st.header("Rewards given", anchor=False)
     rewards = tables.list_rewards(outcomes, totals)
     if not rewards:
         st.caption("No quest has a reward.")
@@ -298,10 +298,10 @@ def _show_times(times: CompletionTimes) -> None:
     show_table(
         tables.build_times_table(times.titles),
         {
-            "title": st.column_config.TextColumn("Quest", width=TITLE_PIXELS),
             "median": st.column_config.TextColumn(
                 "Median time", help="From the start to the completion", alignment="right"
             ),
+            "title": st.column_config.TextColumn("Quest", width=TITLE_PIXELS),
             "completed": st.column_config.TextColumn(
                 "Completed", help="Quests completed in the window", alignment="right"
             ),
@@ -322,11 +322,12 @@ def _show_returns(returns: Sequence[QuestReturn], totals: Sequence[QuestTotals])
         tables.build_returns_table(returns),
         {
             "type": "Type",
-            "with": st.column_config.TextColumn("Returned with it", alignment="right"),
-            "without": st.column_config.TextColumn("Returned without it", alignment="right"),
+            # before the shares, which are long: a phone shows only the first columns
             "difference": st.column_config.TextColumn(
                 "Difference", help="Percentage points", alignment="right"
             ),
+            "with": st.column_config.TextColumn("Returned with it", alignment="right"),
+            "without": st.column_config.TextColumn("Returned without it", alignment="right"),
         },
         alt="Share of sessions after which players with and without a quest of each type played again",
     )
@@ -391,7 +392,7 @@ def _show_expiring(quests: Sequence[PlayerQuest]) -> None:
 
 
 def _show_player(service: EnhancedDatabaseService) -> None:
-    st.subheader("Quests of one player", anchor=False)
+    st.header("Quests of one player", anchor=False)
     name = filters.enter_player(
         "Find a player", key="player", placeholder="First letters of a username or name"
     )

@@ -114,9 +114,9 @@ def build_progress_table(progress: Sequence[Progress], totals: Iterable[QuestTot
         {
             "type": [format_key(item.type) for item in rows],
             "ended": [format_count(item.ended) for item in rows],
-            "started": [format_share(item.started, item.ended) for item in rows],
-            "halfway": [format_share(item.halfway, item.ended) for item in rows],
             "completed": [format_share(item.completed, item.ended) for item in rows],
+            "halfway": [format_share(item.halfway, item.ended) for item in rows],
+            "started": [format_share(item.started, item.ended) for item in rows],
             "running": [format_count(running.get(item.type, Running(0, 0)).quests) for item in rows],
         }
     )
@@ -191,8 +191,8 @@ def build_times_table(titles: Sequence[CompletionTime]) -> pd.DataFrame:
     """Return one row per title: how many were completed, and the median time to complete."""
     return pd.DataFrame(
         {
-            "title": [item.title for item in titles],
             "median": [describe_duration(item.median) for item in titles],
+            "title": [item.title for item in titles],
             "completed": [format_count(item.completed) for item in titles],
             "type": [format_key(item.type) for item in titles],
         }
@@ -204,12 +204,12 @@ def build_returns_table(returns: Sequence[QuestReturn]) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "type": [format_key(item.type) for item in returns],
+            "difference": [_format_difference(item) for item in returns],
             "with": [format_counted_share(item.returned_with, item.sessions_with) or "-" for item in returns],
             "without": [
                 format_counted_share(item.returned_without, item.sessions_without) or "everybody had one"
                 for item in returns
             ],
-            "difference": [_format_difference(item) for item in returns],
         }
     )
 
