@@ -10,18 +10,22 @@ from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
+from joserfc import jwt
+from joserfc.jwk import OctKey
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from core import EnhancedDatabaseService
-from core.stack.ports import LOOPBACK
+from core.stack.ports import LOOPBACK, find_free_port
 from dashboard.navigation import SCRIPTS
 from dashboard.server.places import Places
 from tests.bench.dashboard.visitor import Visitor
 from tests.conftest import Execute
 from tests.dashboard_process import Dashboard, build_environment, run_dashboard
 from tests.game import play_game
+from tests.oidc_provider import run_provider
 from tests.patience import stretch
 
 WAIT_SECONDS = 60.0
@@ -219,3 +223,32 @@ def test_a_place_is_given_back() -> None:
         assert await places.enter("charlie", is_known=True)
 
     asyncio.run(come_and_go())
+
+
+@pytest.mark.slow
+def test_a_sign_in_is_known_to_every_worker(
+    service: EnhancedDatabaseService, database_url: str, tmp_path: Path
+) -> None:
+    """Each step on a connection of its own, and so with another worker; then files are there from both."""
+    play_game(service)
+    with run_provider(f"http://{LOOPBACK}:{find_free_port()}/oauth2callback") as provider:
+        provider.claims = {"sub": "2", "email": "victor@example.com", "email_verified": True}
+        settings = provider.settings() | {"DATABASE_URL": database_url, "ENABLE_REDIS_CACHE": "false"}
+        port = int(provider.redirect_uri.rpartition(":")[2].partition("/")[0])
+        with run_dashboard(tmp_path, port=port, DASHBOARD_WORKERS="2", **settings) as dashboard:
+            wait_until(lambda: count_ready(dashboard) == 2, "two workers did not start")
+            secret = OctKey.import_key(settings["OIDC_COOKIE_SECRET"])
+            # as the button of a page makes it, whose worker need not be that of the next request
+            token = jwt.encode(
+                {"alg": "HS256"}, {"provider": "default", "exp": int(time.time()) + 120}, secret
+            )
+            limits = httpx2.Limits(max_keepalive_connections=0)
+            with httpx2.Client(limits=limits, follow_redirects=True) as browser:
+                file = f"{dashboard.url}/download/leaderboard.csv?category=daily_returns&day=2013-03-01"
+                assert {browser.get(file).status_code for _ in range(2)} == {401}
+                assert (
+                    browser.get(f"{dashboard.url}/auth/login", params={"provider": token}).status_code == 200
+                )
+                answers = [browser.get(file) for _ in range(4)]
+            assert {answer.status_code for answer in answers} == {200}
+            assert all("alice" in answer.text for answer in answers)
