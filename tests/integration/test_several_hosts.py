@@ -1,0 +1,127 @@
+"""Dashboards of two hosts behind a real HAProxy, with the configuration of `containers/haproxy.cfg`."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx2
+import pytest
+from websockets.exceptions import ConnectionClosed
+
+from core import EnhancedDatabaseService
+from core.stack.ports import LOOPBACK, find_free_port
+from tests.bench.dashboard.visitor import Visitor
+from tests.dashboard_process import Dashboard, run_dashboard
+from tests.game import play_game
+
+CONFIGURATION = Path(__file__).parents[2] / "containers" / "haproxy.cfg"
+WAIT_SECONDS = 60.0
+FILE = "/download/leaderboard.csv?category=daily_returns&day=2013-03-01"
+
+
+class Site(NamedTuple):
+    """Two dashboards, and the address of the proxy in front of them."""
+
+    url: str
+    hosts: tuple[Dashboard, Dashboard]
+
+
+@contextmanager
+def run_haproxy(folder: Path, hosts: tuple[Dashboard, Dashboard]) -> Iterator[str]:
+    """Run HAProxy in front of two dashboards; yields its address."""
+    program = shutil.which("haproxy")
+    if program is None:
+        pytest.skip("haproxy is not installed; the Debian package haproxy has it")
+    listen = f"{LOOPBACK}:{find_free_port()}"
+    addresses = {f"DASHBOARD_{n}": host.url.removeprefix("http://") for n, host in enumerate(hosts, 1)}
+    with (folder / "haproxy.log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, "-db", "-f", str(CONFIGURATION)],
+            env={**os.environ, "LISTEN": listen, **addresses},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        wait_until_answered(f"http://{listen}/livez", process)
+        yield f"http://{listen}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wait_until_answered(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Return when a request is answered with 200; fail when the process has ended."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            if httpx2.get(url).status_code == 200:
+                return
+        except httpx2.TransportError:
+            pass
+        assert process.poll() is None, "HAProxy has ended; see its log"
+        assert time.monotonic() < deadline, f"{url} does not answer"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def site(service: EnhancedDatabaseService, database_url: str, tmp_path: Path) -> Iterator[Site]:
+    """Two hosts with a dashboard each, on one database."""
+    play_game(service)
+    settings = {
+        "DATABASE_URL": database_url,
+        "ENABLE_REDIS_CACHE": "false",
+        "DASHBOARD_BEHIND": "proxy",
+        "RATE_LIMIT_DOWNLOADS": "3",
+    }
+    with ExitStack() as stack:
+        one, two = (stack.enter_context(run_dashboard(tmp_path, port=None, **settings)) for _ in range(2))
+        url = stack.enter_context(run_haproxy(tmp_path, (one, two)))
+        yield Site(url, (one, two))
+
+
+@pytest.mark.slow
+def test_a_host_that_is_killed_costs_its_visitors_a_reconnect(site: Site) -> None:
+    """Pages are spread evenly; afterwards all are on the other host, and no request fails any more."""
+
+    async def visit() -> None:
+        async with AsyncExitStack() as stack:
+            visitors = [await stack.enter_async_context(Visitor.connected(site.url)) for _ in range(6)]
+            for visitor in visitors:
+                assert (await visitor.run(page="leaderboards")).problem is None
+            site.hosts[0].process.kill()
+            site.hosts[0].process.wait(10)
+            lost = 0
+            for visitor in visitors:
+                try:
+                    await visitor.run(page="leaderboards")
+                except ConnectionClosed:
+                    lost += 1
+                    again = await stack.enter_async_context(Visitor.connected(site.url))
+                    assert (await again.run(page="leaderboards")).problem is None
+            assert lost == 3
+
+    asyncio.run(visit())
+    for _ in range(4):
+        assert httpx2.get(f"{site.url}/").status_code == 200
+
+
+@pytest.mark.slow
+def test_a_client_is_the_one_that_the_proxy_names(site: Site) -> None:
+    """A browser stays with its host; what a client says of itself and of TLS counts for nothing."""
+    with httpx2.Client(headers={"X-Forwarded-For": "192.0.2.9", "X-Forwarded-Proto": "https"}) as browser:
+        first = browser.get(f"{site.url}/")
+        [(name, value)] = browser.cookies.items()
+        assert name == "ECHO_HOST"
+        assert value in {"one", "two"}
+        assert "Strict-Transport-Security" not in first.headers
+        statuses = [
+            browser.get(f"{site.url}{FILE}", headers={"X-Forwarded-For": f"192.0.2.{n}"}).status_code
+            for n in range(4)
+        ]
+    assert statuses == [200, 200, 200, 429]
