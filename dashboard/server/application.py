@@ -24,6 +24,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
+from streamlit import config as streamlit_config
 from streamlit.proto.NewSession_pb2 import CustomThemeConfig
 from streamlit.runtime import app_session
 from streamlit.runtime.pages_manager import PagesManager
@@ -210,6 +211,11 @@ def serve(settings: Settings) -> None:
 def configure_server(settings: Settings, *, places: PagePlaces | None = None) -> uvicorn.Config:
     """Prepare this process, and return the configuration of its server. Raises `SettingsError`."""
     app = create_app(settings, places=places)
+    if settings.oidc_cookie_secret is not None:
+        # else each process signs the cookie of a sign-in that is in progress with a secret of its own
+        streamlit_config.set_option(
+            "server.cookieSecret", settings.oidc_cookie_secret.get_secret_value(), "OIDC_COOKIE_SECRET"
+        )
     _prepare_logging(settings)
     _exit_on_signal()
     config = uvicorn.Config(

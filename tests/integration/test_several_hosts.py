@@ -33,11 +33,8 @@ class Site(NamedTuple):
 
 
 @contextmanager
-def run_haproxy(folder: Path, hosts: tuple[Dashboard, Dashboard]) -> Iterator[str]:
+def run_haproxy(program: str, folder: Path, hosts: tuple[Dashboard, Dashboard]) -> Iterator[str]:
     """Run HAProxy in front of two dashboards; yields its address."""
-    program = shutil.which("haproxy")
-    if program is None:
-        pytest.skip("haproxy is not installed; the Debian package haproxy has it")
     listen = f"{LOOPBACK}:{find_free_port()}"
     addresses = {f"DASHBOARD_{n}": host.url.removeprefix("http://") for n, host in enumerate(hosts, 1)}
     with (folder / "haproxy.log").open("wb") as log:
@@ -72,6 +69,9 @@ def wait_until_answered(url: str, process: subprocess.Popen[bytes]) -> None:
 @pytest.fixture
 def site(service: EnhancedDatabaseService, database_url: str, tmp_path: Path) -> Iterator[Site]:
     """Two hosts with a dashboard each, on one database."""
+    program = shutil.which("haproxy")
+    if program is None:
+        pytest.skip("haproxy is not installed; the Debian package haproxy has it")
     play_game(service)
     settings = {
         "DATABASE_URL": database_url,
@@ -81,7 +81,7 @@ def site(service: EnhancedDatabaseService, database_url: str, tmp_path: Path) ->
     }
     with ExitStack() as stack:
         one, two = (stack.enter_context(run_dashboard(tmp_path, port=None, **settings)) for _ in range(2))
-        url = stack.enter_context(run_haproxy(tmp_path, (one, two)))
+        url = stack.enter_context(run_haproxy(program, tmp_path, (one, two)))
         yield Site(url, (one, two))
 
 
