@@ -18,7 +18,7 @@ PARALLEL := -n $(WORKERS) --dist loadfile
 UV ?= uv
 
 .DEFAULT_GOAL := help
-.PHONY: help up certs watch pin-images down status logs clean migrate seed backup restore chaos-redis chaos-db chaos-pool chaos-all chaos-failover test test-as-app test-docker check lint format bench kill-servers soak reference vulnerabilities sbom lock install
+.PHONY: help up certs watch pin-images down status logs clean migrate seed backup restore chaos-redis chaos-db chaos-pool chaos-all chaos-failover chaos-sentinel test test-as-app test-docker check lint format bench kill-servers soak reference vulnerabilities sbom lock install
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,9 @@ chaos-all: $(TOOLS) ## break a stack of its own in every way under load, for six
 
 chaos-failover: $(TOOLS) ## promote the standby of a PostgreSQL pair of its own under load; fails if a write is lost or a read stale
 	@$(RUN) -m tests.chaos.failover
+
+chaos-sentinel: $(TOOLS) ## drill: failovers by real sentinels under load, on servers of its own; fails if a read is stale
+	$(RUN) -m tests.coherence.sentinel_drill $(ARGS)
 
 test: $(TOOLS) ## run all tests but those of containers (ARGS="-k leaderboard" for some)
 	$(RUN) -m pytest $(PARALLEL) -m "not docker" $(TESTS) $(ARGS)

@@ -129,11 +129,14 @@ class Recovery:
         breaker: CircuitBreaker,
         outbox: InvalidationOutbox,
         on_recovered: Callable[[], None] = lambda: None,
+        find_wait: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """Start nothing yet; `find_wait` returns for how many seconds the server may not be read."""
         self._attempt = attempt
         self._breaker = breaker
         self._outbox = outbox
         self._on_recovered = on_recovered
+        self._find_wait = find_wait
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -189,7 +192,7 @@ class Recovery:
         invalidations with their next attempt, which comes within the present pause of this process.
         """
         self._breaker.half_open()
-        self._closing.wait(backoff.longest_next_seconds + GRACE_SECONDS)
+        self._closing.wait(max(backoff.longest_next_seconds + GRACE_SECONDS, self._find_wait()))
         was_open = self._breaker.is_open
         if self._attempt() and self._breaker.close():
             backoff.reset()

@@ -14,13 +14,11 @@ from typing import Any, TypeVar, TypeVarTuple, Unpack, overload
 
 from frozendict import frozendict
 
-from core.cache.capability import PUSH_PROTOCOL, CapabilityCheck, hide_addresses
+from core.cache.capability import PUSH_PROTOCOL, hide_addresses
 from core.cache.changes import ChangeLog, SingleFlight
 from core.cache.codec import ABSENT, FENCE_MARK, new_token
-from core.cache.connection import make_connection_factory
 from core.cache.counters import CacheCounters, StaleReadSampler
 from core.cache.feed import InvalidationFeed
-from core.cache.guard import get_trust_seconds
 from core.cache.kinds import KINDS, Cached, Read, find_kind_name
 from core.cache.leases_and_fences import NO_FENCE, NO_TOKEN, Fence
 from core.cache.near import FailSafeValues, NearCache
@@ -80,27 +78,23 @@ class Cache:
         )
         self._feed: InvalidationFeed | None = None
         if settings.enable_redis_cache:
-            address = settings.read_redis_address()
-            capability = CapabilityCheck(
-                settings.redis_key_prefix,
-                address.account,
-                self._timeline,
-                trust_seconds=get_trust_seconds(settings),
-            )
             self._shared = SharedCache(
                 settings,
                 client_name=self._client_name,
                 report_outage=metrics.cache_breaker_open.set,
-                capability=capability,
+                timeline=self._timeline,
+                report_move=metrics.cache_primary_changes.inc,
                 parent=self._shared,
             )
+            metrics.set_cache_topology(self._shared.guard.topology.name)
             if settings.near_cache_size:
+                guard = self._shared.guard
                 self._feed = InvalidationFeed(
-                    make_connection_factory(settings, self._client_name),
+                    guard.topology.make_connection,
                     self._near,
                     prefix=settings.redis_key_prefix,
-                    capability=capability,
-                    is_possible=address.protocol == PUSH_PROTOCOL,
+                    capability=guard.capability,
+                    is_possible=guard.topology.address.protocol == PUSH_PROTOCOL,
                 )
                 self._feed.start()
         self._sampler = StaleReadSampler(
@@ -289,7 +283,14 @@ class Cache:
         if self._shared is not None:
             state = "down" if self._shared.guard.is_down else "enabled"
         counts = {name: counters.snapshot() for name, counters in self._counters.items()}
-        return CacheStats(state=state, caches=frozendict(counts), reason=self.find_bypass())
+        guard = None if self._shared is None else self._shared.guard
+        return CacheStats(
+            state=state,
+            caches=frozendict(counts),
+            reason=self.find_bypass(),
+            topology=None if guard is None else guard.topology.name,
+            server=None if guard is None else guard.find_server(),
+        )
 
     def find_bypass(self) -> str | None:
         """Return why Redis or the near cache is not used as it should be, without an address, else None."""

@@ -20,13 +20,8 @@ import redis
 
 from core.cache.client import Script
 from core.cache.codec import FENCE_MARK, LEASE_MARK, ORIGIN_BYTES, UNKNOWN_ORIGIN, new_token
-from core.cache.connection import (
-    ErrorReply,
-    RedisConnection,
-    encode_command,
-    make_connection_factory,
-    parse_greeting,
-)
+from core.cache.connection import ErrorReply, RedisConnection, encode_command, parse_greeting
+from core.cache.epochs import Epochs
 from core.cache.kinds import FAMILIES
 from core.cache.leases_and_fences import (
     FENCE,
@@ -39,6 +34,7 @@ from core.cache.leases_and_fences import (
     build_lease_request,
 )
 from core.cache.timeline_claim import TimelineClaim
+from core.cache.topology import PRIMARY_MOVED, make_connection_factory
 from core.settings import Settings
 from core.timeline import KnownTimeline
 
@@ -62,8 +58,8 @@ HINTS: Final = {
     "MASTERDOWN": "it is a replica: REDIS_URL has to name the primary",
     **dict.fromkeys(
         ("MOVED", "ASK", "CROSSSLOT", "TRYAGAIN", "CLUSTERDOWN"),
-        "it is a node of a cluster: set REDIS_KEY_PREFIX to a hash tag such as {echo}: and REDIS_URL to the"
-        " node of that slot",
+        "it is a node of a cluster: set REDIS_KEY_PREFIX to a hash tag such as {echo}: so that all keys"
+        " are in one slot",
     ),
     **dict.fromkeys(("NOAUTH", "WRONGPASS"), "set REDIS_PASSWORD, or name and password in REDIS_URL"),
     "TIMELINE": "docs/redis.md says what to do",
@@ -91,7 +87,10 @@ class Step(NamedTuple):
 
 
 class CapabilityCheck:
-    """The check for the keys under one prefix and the account of one user; thread safe."""
+    """The check for the keys under one prefix and the account of one user; thread safe.
+
+    With `epochs` it also finds out whether another server has become the primary.
+    """
 
     def __init__(
         self,
@@ -99,11 +98,13 @@ class CapabilityCheck:
         account: tuple[str, ...],
         timeline: KnownTimeline | None = None,
         *,
+        epochs: Epochs | None = None,
         trust_seconds: float = 0.0,
     ) -> None:
         """Without a `timeline` nothing is claimed; see `TimelineClaim` for `trust_seconds`."""
         self._prefix = prefix
         self._account = account
+        self._epochs = epochs
         self._claim = TimelineClaim(prefix, timeline or KnownTimeline(), trust_seconds=trust_seconds)
         # `recheck` creates none of these keys, so the same names can be used every time
         self._keys = keys = self._name_keys()
@@ -130,22 +131,42 @@ class CapabilityCheck:
     def admit(self, connection: RedisConnection) -> Sequence[Script]:
         """Check a new connection and note the origin of its data; return the scripts its server has now."""
         self.check(connection)
+        self.join_epoch(connection)
         connection.origin = read_origin(connection)
         return SCRIPTS
 
+    def join_epoch(self, connection: RedisConnection) -> None:
+        """Join the epoch of a connection's server, where there are epochs; raises `ErrorReply`."""
+        if self._epochs is not None and self._epochs.are_on(connection):
+            server = _read_server(connection)
+            if not all(server):
+                raise ErrorReply("NOPERM it does not show INFO, which tells one primary from another")
+            self._epochs.join(connection, _digest(server))
+
     def recheck(self, connection: RedisConnection) -> None:
         """Check an old connection again; raises `ErrorReply`."""
-        steps = self.list_recheck(connection.protocol)
+        steps = self.list_recheck(connection.protocol, connection.epoch)
         if self.judge_recheck(connection, steps, connection.exchange([step.command for step in steps])):
             connection.origin = read_origin(connection)
 
-    def list_recheck(self, protocol: int) -> list[Step]:
+    def list_recheck(self, protocol: int, epoch: bytes = b"") -> list[Step]:
         """Return the steps of `recheck`, for a caller that reads the replies one by one."""
-        return [*self._recheck[protocol], Step("EVAL", self._claim.encode(self._keys), _is_list)]
+        claim = Step("EVAL", self._claim.encode(self._keys), _is_list)
+        if self._epochs is None or not epoch:
+            return [*self._recheck[protocol], claim]
+        same = Step(
+            "MGET",
+            encode_command("MGET", self._epochs.key),
+            lambda found: found == [epoch],
+            complaint=PRIMARY_MOVED,
+        )
+        return [*self._recheck[protocol], same, claim]
 
     def judge_recheck(self, connection: RedisConnection, steps: Sequence[Step], replies: list[Any]) -> bool:
         """Judge the replies to `list_recheck`; say whether the timeline has changed. Raises `ErrorReply`."""
         judge(steps, replies)
+        if self._epochs is not None:
+            self._epochs.confirm(connection)
         return self._claim.judge(connection, replies[-1])
 
     def _name_keys(self) -> list[str]:
@@ -285,14 +306,24 @@ def read_origin(connection: RedisConnection) -> bytes:
     A server that starts from a snapshot, or a replica that is promoted before it has the last changes, has
     values and versions from before acknowledged writes. They look like current ones, so a value is stored
     with its origin and is valid only under it. The same holds for what was read from another timeline of
-    the database. The snapshot of a server that does not report these fields is not noticed.
+    the database. The snapshot of a server that does not report these fields is not noticed. Where there
+    are epochs, the epoch stands for the server.
     """
     timeline = connection.timeline or b""
-    replies = connection.exchange([encode_command("INFO", section) for section in ORIGIN_FIELDS])
-    found = [find_field(reply, name) for reply, name in zip(replies, ORIGIN_FIELDS.values(), strict=True)]
+    found = [connection.epoch] if connection.epoch else _read_server(connection)
     if not all(found) and not timeline:
         return UNKNOWN_ORIGIN
-    return hashlib.blake2b(b" ".join([*found, timeline]), digest_size=ORIGIN_BYTES).digest()
+    return _digest([*found, timeline])
+
+
+def _read_server(connection: RedisConnection) -> list[bytes]:
+    """Return the run of the server and its replication history, each empty when it does not report it."""
+    replies = connection.exchange([encode_command("INFO", section) for section in ORIGIN_FIELDS])
+    return [find_field(reply, name) for reply, name in zip(replies, ORIGIN_FIELDS.values(), strict=True)]
+
+
+def _digest(parts: Sequence[bytes]) -> bytes:
+    return hashlib.blake2b(b" ".join(parts), digest_size=ORIGIN_BYTES).digest()
 
 
 def find_field(reply: object, name: bytes) -> bytes:

@@ -53,7 +53,8 @@ class RedisClient:
     checks an old one again. Both raise on failure. Permissions, role and slots of a server change while
     it is connected, so a check is trusted for `trust_seconds`, and for its own connection alone: behind a
     proxy or a moved address two connections may have two servers. `on_error` gets error replies that no
-    caller waits for.
+    caller waits for. Where another server may become the primary, `checks_writes` checks a connection after
+    each command that is no read too: the former primary would accept an invalidation that nobody needs.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class RedisClient:
         check: Callable[[RedisConnection], Iterable[Script]] = lambda _: (),
         recheck: Callable[[RedisConnection], None] = lambda _: None,
         trust_seconds: float = float("inf"),
+        checks_writes: bool = False,
         on_error: Callable[[ErrorReply], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -70,6 +72,7 @@ class RedisClient:
         self._check = check
         self._recheck = recheck
         self._trust_seconds = trust_seconds
+        self._checks_writes = checks_writes
         self._on_error = on_error
         self._clock = clock
         # the last one in is the first one out, so that the extra connections of a burst stay idle
@@ -101,7 +104,7 @@ class RedisClient:
 
     def check(self) -> None:
         """Check one connection, a new one when none is idle."""
-        self._check_in(self._check_out(is_checked=True))
+        self._check_in(self._check_out(is_checked=True, is_read=False))
 
     def doubt_checks(self) -> None:
         """Check each connection again before it is used."""
@@ -184,7 +187,7 @@ class RedisClient:
         if script.sha not in self._known:
             self.run_each(script, [keys], arguments)
             return None
-        connection = self._check_out()
+        connection = self._check_out(is_checked=self._checks_writes, is_read=False)
         try:
             connection.send(_encode_run(script, keys, arguments))
         except BaseException as error:
@@ -229,6 +232,8 @@ class RedisClient:
             if after is not None:
                 self._note_unawaited(connection.read_reply())
             replies = [connection.read_reply() for _ in range(count)]
+            if self._checks_writes and not is_checked:
+                self._check_when_due(connection)
         except BaseException as error:
             connection.fail(error)
             raise
@@ -237,12 +242,14 @@ class RedisClient:
         self._check_in(connection)
         return replies
 
-    def _check_out(self, *, is_checked: bool = False) -> RedisConnection:
+    def _check_out(self, *, is_checked: bool = False, is_read: bool = True) -> RedisConnection:
         """Return a connection that no other thread uses; with `is_checked` it passed the capability check."""
         connection = self._take_idle() or self._open()
         if is_checked:
             try:
-                self._check_when_due(connection)
+                began = self._check_when_due(connection)
+                if is_read and began < connection.readable_at:
+                    raise redis.ConnectionError("the primary has changed, and is not read yet")  # noqa: TRY301  # closes the connection as well
             except BaseException as error:
                 connection.fail(error)
                 raise
@@ -272,7 +279,8 @@ class RedisClient:
             # this call was running during `close`, such as the invalidation after the last COMMIT
             self.close()
 
-    def _check_when_due(self, connection: RedisConnection) -> None:
+    def _check_when_due(self, connection: RedisConnection) -> float:
+        """Check a connection unless that was done a moment ago; return when this began."""
         began = self._clock()
         if connection.checked_at is None:
             self._known.update(script.sha for script in self._check(connection))
@@ -280,11 +288,12 @@ class RedisClient:
             began - connection.checked_at < self._trust_seconds * RECHECK_PART
             and connection.checked_at > self._doubted_at
         ):
-            return
+            return began
         else:
             self._recheck(connection)
         self.latest_origin = connection.origin
         connection.checked_at = began
+        return began
 
     def close(self) -> None:
         """Close the idle connections after reading their pending replies; later ones close at check-in."""

@@ -17,13 +17,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import hiredis
 import redis
 
-from core.settings import Settings
 from core.settings.redis_url import RedisAddress, TlsOptions, make_tls_context
 
 # Large enough for one invalidation push that names thousands of keys.
@@ -62,7 +60,7 @@ class RedisConnection:
     """A connection that is opened by its first command; for one thread at a time."""
 
     def __init__(self, address: RedisAddress, *, client_name: str, timeout_seconds: float) -> None:
-        self._address = address
+        self.address = address
         self._client_name = client_name
         self._timeout_seconds = timeout_seconds
         self._socket: Any = None
@@ -70,23 +68,30 @@ class RedisConnection:
         self._poller = select.poll()
         # callbacks for replies that no caller blocks on, in the order in which the replies arrive
         self._callbacks: deque[Callable[[Any], None]] = deque()
-        # the protocol version that the server confirmed
+        # the protocol version that the server confirmed, its role and its mode (standalone or cluster)
         self.protocol = 0
+        self.role = self.mode = b""
         # set by the client that owns this connection
         self.generation = 0
         self.checked_at: float | None = None
         self.origin = b""
         self.timeline: bytes | None = None
+        # set by `core.cache.epochs`: the epoch of the server, and from when on it may be read
+        self.epoch = b""
+        self.readable_at = float("-inf")
 
     def connect(self) -> None:
         """Connect and do the handshake, both within one timeout."""
-        deadline = time.monotonic() + self._timeout_seconds
+        self.connect_before(time.monotonic() + self._timeout_seconds)
+        self.set_timeout(self._timeout_seconds)
+
+    def connect_before(self, deadline: float) -> None:
+        """Connect to the address; a subclass may look another one up."""
         try:
             self._connect_once(deadline)
         except HandshakeCut:
             # a proxy that restarts cuts connections whatever their age, and accepts the next one
             self._connect_once(deadline)
-        self.set_timeout(self._timeout_seconds)
 
     def _connect_once(self, deadline: float) -> None:
         self._attach(self._open_socket(deadline))
@@ -97,7 +102,7 @@ class RedisConnection:
             raise HandshakeRefused(str(error)) from error
         except redis.ConnectionError as error:
             self.close()
-            hint = "" if self._address.tls else "; a server that expects TLS needs rediss://"
+            hint = "" if self.address.tls else "; a server that expects TLS needs rediss://"
             raise HandshakeCut(f"{error} during the handshake{hint}") from error
         except BaseException:
             self.close()
@@ -110,7 +115,7 @@ class RedisConnection:
         self._poller.register(opened, select.POLLIN)
 
     def _open_socket(self, deadline: float) -> socket.socket:
-        address = self._address
+        address = self.address
         try:
             if address.path:
                 return _connect_unix(address.path, deadline)
@@ -126,23 +131,24 @@ class RedisConnection:
         """Send HELLO with user and password, and select the database."""
         self.set_timeout(_seconds_until(deadline))
         try:
-            self._send_hello(self._address.protocol)
+            self._send_hello(self.address.protocol)
         except ErrorReply as error:
             if error.code != "NOPROTO":
                 raise
             self._send_hello(2)
-        if self._address.database:
+        if self.address.database:
             self.set_timeout(_seconds_until(deadline))
             try:
-                self.ask("SELECT", self._address.database)
+                self.ask("SELECT", self.address.database)
             except ErrorReply as error:
-                raise ErrorReply(f"{error} (refused: SELECT {self._address.database})") from error
+                raise ErrorReply(f"{error} (refused: SELECT {self.address.database})") from error
 
     def _send_hello(self, protocol: int) -> None:
-        address = self._address
+        address = self.address
         account = ("AUTH", *address.account) if address.username or address.password else ()
         greeting = parse_greeting(self.ask("HELLO", protocol, *account, "SETNAME", self._client_name))
         self.protocol = greeting["proto"]
+        self.role, self.mode = greeting.get("role", b""), greeting.get("mode", b"")
 
     def close(self) -> None:
         """Close it; the server may still run the commands that were sent."""
@@ -275,16 +281,6 @@ class RedisConnection:
 
     def _describe_timeout(self) -> str:
         return f"{self._timeout_seconds * 1000:.0f} ms"
-
-
-def make_connection_factory(settings: Settings, client_name: str) -> Callable[[], RedisConnection]:
-    """Return a function that makes connections to the configured Redis, each opened by its first command."""
-    return partial(
-        RedisConnection,
-        settings.read_redis_address(),
-        client_name=client_name,
-        timeout_seconds=settings.redis_timeout / 1000,
-    )
 
 
 def encode_command(*command: Any) -> bytes:

@@ -92,6 +92,7 @@ class InvalidationFeed:
             try:
                 connection = self._connect()
                 subscribe(connection, self._subscription)
+                self._capability.join_epoch(connection)
                 self._listen(connection, backoff)
             except Exception as error:
                 # the edge of a loop: without this thread the near cache would never open again
@@ -169,7 +170,7 @@ class _Heartbeat:
         """Send a heartbeat when one is due and the last one has been answered."""
         if self._steps or now - self._sent_at < HEARTBEAT_SECONDS:
             return
-        self._steps = self._capability.list_recheck(self._connection.protocol)
+        self._steps = self._capability.list_recheck(self._connection.protocol, self._connection.epoch)
         self._sent_at = now
         self._connection.send(b"".join(step.command for step in self._steps))
 

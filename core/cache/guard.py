@@ -16,15 +16,13 @@ import redis
 from core.cache.breaker import CircuitBreaker, Recovery
 from core.cache.capability import CapabilityCheck, describe, is_tolerated
 from core.cache.client import RedisClient
-from core.cache.connection import (
-    ErrorReply,
-    HandshakeRefused,
-    ServerUnreachable,
-    make_connection_factory,
-)
+from core.cache.connection import ErrorReply, HandshakeRefused, ServerUnreachable
+from core.cache.epochs import Epochs
 from core.cache.leases_and_fences import RELEASE, Fence
 from core.cache.outbox import InvalidationOutbox, KeyScripts, KeysRefused
+from core.cache.topology import open_topology
 from core.settings import Settings
+from core.timeline import KnownTimeline
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +32,10 @@ T = TypeVar("T")
 # whose invalidation was refused waits this long: by then every other process has checked the server again
 # and stopped reading from it.
 TRUST_SECONDS = 0.25
+# Replies of a server that is the primary no more: the next connection has another one.
+MOVED = frozenset({"PRIMARYMOVED", "READONLY", "MOVED", "CLUSTERDOWN"})
 # A server that is almost out of memory refuses again and again; log one line in this time.
 FULL_SECONDS = 60.0
-
-
-def get_trust_seconds(settings: Settings) -> float:
-    """Return for how long a capability check is trusted."""
-    return min(TRUST_SECONDS, settings.redis_timeout / 1000)
 
 
 class CacheDown(Exception):
@@ -60,30 +55,52 @@ class RedisGuard:
         *,
         client_name: str,
         report_outage: Callable[[bool], None],
-        capability: CapabilityCheck,
+        timeline: KnownTimeline,
+        report_move: Callable[[], None],
         parent: "RedisGuard | None" = None,
     ) -> None:
         """Connect to nothing yet; a forked child continues with the state of the parent's guard."""
-        self._address = settings.read_redis_address()
+        self._report_move = report_move
+        self.topology = open_topology(settings, client_name)
+        self._address = self.topology.address
         if parent is None:
             self.breaker = CircuitBreaker(on_change=report_outage)
             self.outbox = InvalidationOutbox()
         else:
             parent.client.close_in_child()
+            parent.topology.close_in_child()
             self.breaker, self.outbox = parent.breaker, parent.outbox
             self.breaker.reset_after_fork()
             self.outbox.reset_after_fork()
-        self._trust_seconds = get_trust_seconds(settings)
-        self.client: RedisClient = RedisClient(
-            make_connection_factory(settings, client_name),
-            check=capability.admit,
-            recheck=capability.recheck,
+        self.epochs = Epochs(
+            self.topology,
+            prefix=settings.redis_key_prefix,
+            timeout_seconds=settings.redis_timeout / 1000,
+            on_move=self._note_move,
+        )
+        self._trust_seconds = min(TRUST_SECONDS, settings.redis_timeout / 1000)
+        self.capability = CapabilityCheck(
+            settings.redis_key_prefix,
+            self._address.account,
+            timeline,
+            epochs=self.epochs,
             trust_seconds=self._trust_seconds,
+        )
+        self.client: RedisClient = RedisClient(
+            self.topology.make_connection,
+            check=self.capability.admit,
+            recheck=self.capability.recheck,
+            trust_seconds=self._trust_seconds,
+            checks_writes=self.topology.can_move,
             on_error=self._note_refusal,
         )
         self.scripts = KeyScripts(self.client, prefix=settings.redis_key_prefix)
         self.recovery = Recovery(
-            self._attempt_recovery, breaker=self.breaker, outbox=self.outbox, on_recovered=self._note_recovery
+            self._attempt_recovery,
+            breaker=self.breaker,
+            outbox=self.outbox,
+            on_recovered=self._note_recovery,
+            find_wait=lambda: self.epochs.seconds_until_readable,
         )
         self._is_outage_logged = False
         # until this time other processes may read keys that Redis did not let this process invalidate
@@ -101,6 +118,11 @@ class RedisGuard:
     def reason(self) -> str | None:
         """Why Redis is bypassed: the message of the server or the system; None while it is used."""
         return self.breaker.reason if self.breaker.is_open else None
+
+    def find_server(self) -> str | None:
+        """Return the address of the server that is used, None before a primary has been found."""
+        server = self.epochs.server if self.topology.can_move else self._address.path or self._address.server
+        return None if server is None else str(server)
 
     def read(self, command: Callable[[], T]) -> T:
         """Run a command that reads, or prepares or follows a read; flush the outbox before it."""
@@ -130,7 +152,7 @@ class RedisGuard:
         self.recovery.start()
 
     def wait_until_noticed(self) -> None:
-        """After a refusal, wait until every other process has noticed it too and stopped reading."""
+        """After a refusal or a move, wait until every other process has noticed it and stopped reading."""
         unnoticed_seconds = self._unnoticed_until - time.monotonic()
         if unnoticed_seconds > 0:
             self.recovery.wait(unnoticed_seconds)
@@ -142,11 +164,19 @@ class RedisGuard:
             self.read(self.client.check)
 
     def release(self, keys: Sequence[str], fence: Fence) -> None:
-        """Drop keys and their fence; use a new connection when the fence's connection has been cut."""
+        """Drop keys and their fence; use a new connection when the fence's connection has been cut.
+
+        The same when its server is the primary no more: the next primary may have been read meanwhile.
+        """
         try:
             self.scripts.run(RELEASE, keys, [fence.token], after=fence.pending)
         except ServerUnreachable:
             raise
+        except ErrorReply as error:
+            if not self.topology.can_move or error.code not in MOVED:
+                raise
+            self.client.drop_connections()
+            self.scripts.run(RELEASE, keys, [fence.token])
         except redis.ConnectionError:
             self.scripts.run(RELEASE, keys, [fence.token])
             if fence.pending is not None:
@@ -164,6 +194,7 @@ class RedisGuard:
                 "%d keys may be stale in Redis until they expire: %s", len(self.outbox), self.breaker.reason
             )
         self.client.close()
+        self.topology.close()
 
     # -- failures and refusals ---------------------------------------------------------
 
@@ -230,6 +261,12 @@ class RedisGuard:
             self._unnoticed_until = time.monotonic() + self._trust_seconds
             self.client.drop_connections()
         self.recovery.start()
+
+    def _note_move(self) -> None:
+        """Note that this process uses another server now, while others may still read from the former one."""
+        self._unnoticed_until = time.monotonic() + self._trust_seconds
+        self._report_move()
+        logger.warning("Redis: the primary is now %s (%s)", self.epochs.server, self._address)
 
     def _note_full(self, error: ErrorReply) -> None:
         now = time.monotonic()

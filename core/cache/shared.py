@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 import redis
 
-from core.cache.capability import CapabilityCheck
 from core.cache.codec import LEASE_MARK, Absent, new_token
 from core.cache.guard import CacheDown, RedisGuard
 from core.cache.kinds import Read
@@ -27,6 +26,7 @@ from core.cache.leases_and_fences import (
 )
 from core.cache.outbox import SCRIPT_KEYS, expect_list
 from core.settings import Settings
+from core.timeline import KnownTimeline
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,8 @@ class SharedCache:
         *,
         client_name: str,
         report_outage: Callable[[bool], None],
-        capability: CapabilityCheck,
+        timeline: KnownTimeline,
+        report_move: Callable[[], None],
         parent: "SharedCache | None" = None,
     ) -> None:
         """Connect to nothing yet; a forked child continues with the state of its parent."""
@@ -56,7 +57,8 @@ class SharedCache:
             settings,
             client_name=client_name,
             report_outage=report_outage,
-            capability=capability,
+            timeline=timeline,
+            report_move=report_move,
             parent=None if parent is None else parent.guard,
         )
         self._client = self.guard.client
@@ -188,6 +190,7 @@ class SharedCache:
         """
         try:
             self.guard.invalidate(lambda: self.guard.release(keys, fence))
+            self.guard.wait_until_noticed()
         except CacheDown as down:
             logger.debug("invalidations wait for redis to come back")
             if fence.pending is not None and down.reason == "down":

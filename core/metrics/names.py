@@ -146,6 +146,15 @@ CACHE_FILLS_REFUSED = counter(
     *("cache", "role"),
 )
 CACHE_LOAD = histogram("echo_cache_load_seconds", "What a miss costs", "cache")
+CACHE_TOPOLOGY = gauge(
+    "echo_cache_topology",
+    "1 for how REDIS_URL reaches the primary: single, sentinel or cluster",
+    *("topology", "role"),
+    mode="livemax",
+)
+CACHE_PRIMARY_CHANGES = counter(
+    "echo_cache_primary_changes_total", "Moves of a process to another primary of Redis", "role"
+)
 CACHE_BREAKER_OPEN = gauge("echo_cache_breaker_open", "1 while Redis is bypassed", "role", mode="livemax")
 
 DASHBOARD_RENDER = histogram("echo_dashboard_render_seconds", "Time a page's script took", "page")

@@ -74,6 +74,7 @@ class Metrics:
         self.pool_create_seconds = self._distribution(names.POOL_CREATE)
         self.cache_stale_served = self._value(names.CACHE_STALE_SERVED)
         self.cache_breaker_open = self._value(names.CACHE_BREAKER_OPEN)
+        self.cache_primary_changes = self._value(names.CACHE_PRIMARY_CHANGES)
         self.dashboard_sessions = self._value(names.DASHBOARD_SESSIONS)
         for definition, labels in names.CLOSED_LABELS.items():
             for label in labels:
@@ -194,6 +195,10 @@ class Metrics:
     def count_operation_error(self, operation: str, sqlstate_class: str) -> None:
         """Count a failed database part; the class is the first two characters of the SQLSTATE."""
         self._value(names.OPERATION_ERRORS, operation, sqlstate_class).inc()
+
+    def set_cache_topology(self, topology: str) -> None:
+        """Record how this process reaches Redis."""
+        self._value(names.CACHE_TOPOLOGY, topology).set(1)
 
     def count_cache_reads(self, cache: str, tier: Tier, *, hits: int, misses: int) -> None:
         """Count values that were looked up in a tier which could answer."""

@@ -147,12 +147,16 @@ class CacheStats(Record, frozen=True):
     """The cache of this process: `state` is enabled, disabled or down.
 
     `reason` says why Redis is bypassed or the near cache is off, in the words of the server or the
-    system; None when both work as configured.
+    system; None when both work as configured. `topology` is single, sentinel or cluster, None without
+    a cache, and `server` the address of the server in use: HOST:PORT or the path of a socket, None
+    before a primary has been found.
     """
 
     state: str
     caches: frozendict[str, CacheCounts]
     reason: str | None = None
+    topology: str | None = None
+    server: str | None = None
 
 
 class Health(Record, frozen=True):

@@ -8,16 +8,19 @@ nothing; no message contains a password.
 import re
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from core.settings.texts import is_host
 
 DEFAULT_PORT: Final = 6379
-SCHEMES: Final = ("redis", "rediss", "unix")
+SENTINEL_PORT: Final = 26379
+SENTINEL_SCHEMES: Final = ("redis+sentinel", "rediss+sentinel")
+SCHEMES: Final = ("redis", "rediss", "unix", *SENTINEL_SCHEMES)
+TLS_SCHEMES: Final = ("rediss", "rediss+sentinel")
 PARAMETERS: Final = ("db", "username", "password", "protocol")
 TLS_PARAMETERS: Final = (
     "ssl_ca_certs",
@@ -49,6 +52,17 @@ _VERIFICATIONS: Final = {
 }
 
 
+class HostPort(NamedTuple):
+    """Where one server listens on TCP."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Return it as in a URL, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
 class RedisUrlError(ValueError):
     """A part or a parameter of a URL is wrong; the message names it."""
 
@@ -68,10 +82,16 @@ class TlsOptions:
 
 @dataclass(frozen=True)
 class RedisAddress:
-    """Where a server listens and how to sign in; `path` is set for a unix socket, else `host`."""
+    """Where a server listens and how to sign in; `path` is set for a unix socket, else `host`.
+
+    With a `service` the hosts are sentinels, which know the primary of that service. `others` are the
+    hosts after the first: further sentinels, or further nodes of a cluster.
+    """
 
     host: str = ""
     port: int = DEFAULT_PORT
+    others: tuple[HostPort, ...] = ()
+    service: str = ""
     path: str = ""
     database: int = 0
     username: str | None = None
@@ -90,12 +110,27 @@ class RedisAddress:
             return ()
         return self.username or "default", self.password or ""
 
+    @property
+    def server(self) -> HostPort:
+        """The first host of the URL."""
+        return HostPort(self.host, self.port)
+
+    @property
+    def hosts(self) -> tuple[HostPort, ...]:
+        """Every host of the URL, in its order."""
+        return self.server, *self.others
+
+    def at(self, server: HostPort) -> "RedisAddress":
+        """Return the address of one server that is reached in the same way."""
+        return replace(self, host=server.host, port=server.port, path="", others=(), service="")
+
     def __str__(self) -> str:
         """Return the URL without name, password and parameters."""
         if self.path:
             return f"unix://{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}/{self.database}"
+        scheme = f"{'rediss' if self.tls else 'redis'}{'+sentinel' if self.service else ''}"
+        service = f"{self.service}/" if self.service else ""
+        return f"{scheme}://{','.join(map(str, self.hosts))}/{service}{self.database}"
 
 
 def parse_redis_url(url: str, *, password: str | None = None) -> RedisAddress:
@@ -103,38 +138,90 @@ def parse_redis_url(url: str, *, password: str | None = None) -> RedisAddress:
 
     Raises `RedisUrlError`, also for files of certificates that cannot be read.
     """
-    scheme, separator, _ = url.partition("://")
+    scheme, separator, rest = url.partition("://")
     if not separator or scheme not in SCHEMES:
         hint = " in lower case" if scheme.lower() in SCHEMES else ""
-        raise RedisUrlError(f"the scheme has to be redis, rediss or unix{hint}")
+        raise RedisUrlError(f"the scheme has to be redis, rediss, unix or redis+sentinel{hint}")
     if "#" in url:
         raise RedisUrlError("'#' has to be written as %23")
     if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", url):
         # Python would drop a tab and a line break without a word
         raise RedisUrlError("a control character has to be percent-encoded")
+    is_sentinel = scheme in SENTINEL_SCHEMES
+    first, others = _split_hosts(rest, default_port=SENTINEL_PORT if is_sentinel else DEFAULT_PORT)
+    if others and scheme == "unix":
+        raise RedisUrlError("a socket is written as unix:///PATH")
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(f"{scheme}://{first}")
     except ValueError as error:
         raise RedisUrlError("the host is not valid") from error
     # before the parameters, whose errors would show the part of a password behind a '?'
     host, path = ("", _parse_path(parts)) if scheme == "unix" else (_parse_host(parts), "")
-    port = _parse_port(parts)
+    port = _parse_port(parts, default=SENTINEL_PORT if is_sentinel else DEFAULT_PORT)
     parameters = _parse_parameters(parts.query)
-    is_tls = scheme == "rediss"
+    is_tls = scheme in TLS_SCHEMES
     for name in parameters:
         if name in TLS_PARAMETERS and not is_tls:
             raise RedisUrlError(f"parameter {name} needs the scheme rediss")
+    service, database = _split_service(parts.path) if is_sentinel else ("", parts.path.strip("/"))
     tls = _parse_tls(parameters) if is_tls else None
     return RedisAddress(
         host=host,
         port=port,
+        others=others,
+        service=service,
         path=path,
-        database=_parse_database("" if scheme == "unix" else parts.path.strip("/"), parameters),
+        database=_parse_database("" if scheme == "unix" else database, parameters),
         username=_pick("username", parts.username, parameters),
         password=_pick("password", parts.password, parameters) or password,
         protocol=_parse_protocol(parameters),
         tls=tls,
     )
+
+
+def find_hash_tag(prefix: str) -> str:
+    """Return the part of a key prefix that decides about the slot in a cluster; empty without one.
+
+    Source: Redis cluster specification, "Hash tags".
+    """
+    _, brace, rest = prefix.partition("{")
+    tag, end, _ = rest.partition("}")
+    return tag if brace and end else ""
+
+
+def check_hosts(address: RedisAddress, prefix: str) -> None:
+    """Raise `RedisUrlError` for several servers that are neither sentinels nor one cluster."""
+    if address.others and not address.service and not find_hash_tag(prefix):
+        raise RedisUrlError(
+            "several hosts in REDIS_URL are nodes of one cluster, where every key has to be in one slot: set"
+            " REDIS_KEY_PREFIX to a hash tag such as {echo}:"
+        )
+
+
+def _split_hosts(rest: str, *, default_port: int) -> tuple[str, tuple[HostPort, ...]]:
+    """Return what follows the scheme with the first host alone, and the other hosts.
+
+    Only a comma behind the last '@' separates hosts: a password may contain one.
+    """
+    end = min((place for place in map(rest.find, "/?") if place >= 0), default=len(rest))
+    account, at, hosts = rest[:end].rpartition("@")
+    first, *others = hosts.split(",")
+    found = []
+    for other in others:
+        try:
+            parts = urlsplit(f"redis://{other}")
+        except ValueError as error:
+            raise RedisUrlError("the host is not valid") from error
+        found.append(HostPort(_parse_host(parts), _parse_port(parts, default=default_port)))
+    return f"{account}{at}{first}{rest[end:]}", tuple(found)
+
+
+def _split_service(path: str) -> tuple[str, str]:
+    """Return the service and the database of a URL of sentinels."""
+    service, _, database = path.strip("/").partition("/")
+    if not service or (service.isdigit() and not database):
+        raise RedisUrlError("the service is missing: the path has to be /SERVICE/DATABASE, as in /mymaster/0")
+    return _decode("the service", service), database
 
 
 def _parse_parameters(query: str) -> dict[str, str]:
@@ -170,14 +257,14 @@ def _parse_host(parts: SplitResult) -> str:
     return parts.hostname
 
 
-def _parse_port(parts: SplitResult) -> int:
+def _parse_port(parts: SplitResult, *, default: int) -> int:
     try:
         port = parts.port
     except ValueError:
         port = 0
     if port == 0:
         raise RedisUrlError("the port has to be a number from 1 to 65535")
-    return port or DEFAULT_PORT
+    return port or default
 
 
 def _parse_path(parts: SplitResult) -> str:

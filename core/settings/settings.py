@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from core.encryption import EncryptionKeysError, Keyring
 from core.errors import SettingsError
 from core.settings.database_url import add_password, check_database_url
 from core.settings.environment import STACK_ENV_FILE, EnvironmentSettings, milliseconds, number, port
-from core.settings.redis_url import RedisAddress, RedisUrlError, parse_redis_url
+from core.settings.redis_url import RedisAddress, RedisUrlError, check_hosts, parse_redis_url
 from core.settings.stack_identity import NAME_PATTERN, StackIdentity, build_identity, describe_database
 from core.settings.texts import check_base_url, check_listener, check_web_address, reveal
 
@@ -92,11 +92,16 @@ class Settings(EnvironmentSettings):
     database_slow_query: int = milliseconds(1_000)
     redis_url: RedisUrl = Field(
         default=SecretStr("redis://127.0.0.1:6379/0"),
-        description="redis://HOST:PORT/DATABASE, rediss://HOST:PORT/DATABASE or unix:///PATH",
+        description="redis://HOST:PORT/DATABASE, rediss://HOST:PORT/DATABASE, unix:///PATH or"
+        " redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE",
     )
     redis_password: SecretStr | None = Field(default=None, description="any text")
+    redis_sentinel_username: str | None = Field(default=None, description="any text")
+    redis_sentinel_password: SecretStr | None = Field(default=None, description="any text")
     redis_key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:{}-]{0,64}$")] = Field(
-        default="", description="up to 64 letters, digits, '_', '.', ':', '-', '{' and '}'"
+        default="",
+        validate_default=True,
+        description="up to 64 letters, digits, '_', '.', ':', '-', '{' and '}'",
     )
     redis_timeout: int = milliseconds(250, 10, 10_000)
     near_cache_size: int = number(10_000, 0, 10_000_000, unit="a whole number of values", zero="none")
@@ -182,6 +187,14 @@ class Settings(EnvironmentSettings):
         is_another = own and chosen and describe_database(chosen) != describe_database(own)
         return others if is_another else sources
 
+    @field_validator("redis_key_prefix")
+    @classmethod
+    def _check_redis_hosts(cls, value: str, known: ValidationInfo) -> str:
+        url = known.data.get("redis_url")
+        if url is not None:
+            check_hosts(parse_redis_url(url.get_secret_value()), value)
+        return value
+
     @model_validator(mode="before")
     @classmethod
     def _add_passwords(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -199,7 +212,9 @@ class Settings(EnvironmentSettings):
         """
         password = self.redis_password.get_secret_value() if self.redis_password else None
         try:
-            return parse_redis_url(self.redis_url.get_secret_value(), password=password)
+            address = parse_redis_url(self.redis_url.get_secret_value(), password=password)
+            check_hosts(address, self.redis_key_prefix)
+            return address  # noqa: TRY300  # both may raise it
         except RedisUrlError as error:
             raise SettingsError(f"REDIS_URL is not allowed: {error}") from error
 

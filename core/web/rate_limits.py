@@ -19,7 +19,7 @@ from limits.storage import MemoryStorage, RedisStorage, Storage
 from limits.strategies import SlidingWindowCounterRateLimiter
 
 from core.cache.client import RedisClient, Script
-from core.cache.connection import make_connection_factory
+from core.cache.topology import make_connection_factory
 from core.metrics.names import Limiter
 from core.settings import Settings
 
@@ -97,7 +97,12 @@ class SharedWindows(RedisStorage):
 
     def _run(self, key: str, limit: int, expiry: int, amount: int) -> list[int]:
         arguments = (expiry * 1000, limit, amount)
-        found: list[int] = self._client.run_each(COUNT, [[f"{self._prefix}{key}"]], arguments)[0]
+        try:
+            found: list[int] = self._client.run_each(COUNT, [[f"{self._prefix}{key}"]], arguments)[0]
+        except redis.RedisError:
+            # another server may be the primary now, and the next connection finds it
+            self._client.drop_connections()
+            raise
         return found
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import redis
 from prometheus_client.core import Metric
 
-from core.cache.connection import make_connection_factory
+from core.cache.topology import make_connection_factory
 from core.metrics.names import APPLICATION_PREFIX, counter, gauge
 from core.settings import Settings
 from exporter.collectors.runner import Collector, CollectorRunner

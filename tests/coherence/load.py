@@ -52,6 +52,7 @@ class Counts(NamedTuple):
     errors: int
     stale: int
     examples: list[str]
+    slowest_seconds: float = 0.0
 
 
 class Ledger:
@@ -100,6 +101,11 @@ class Load:
         self._past: list[tuple[float, list[int]]] = [(float("-inf"), [FIRST_VERSION] * len(REGISTERS))]
         self._lock = threading.Lock()
         self._counts = Counts(0, 0, 0, 0, [])
+        self._is_stopping = False
+
+    def stop(self) -> None:
+        """End before the time is over."""
+        self._is_stopping = True
 
     def run(self, seconds: float) -> Counts:
         """Read and write for so many seconds in every thread; return what happened."""
@@ -124,8 +130,10 @@ class Load:
         own = [place for place, owner in enumerate(self._owners) if owner == writer]
         draw = random.Random(writer)
         reads = writes = errors = stale = 0
+        slowest = 0.0
         examples: list[str] = []
-        while time.monotonic() < end:
+        while time.monotonic() < end and not self._is_stopping:
+            began = time.monotonic()
             is_write = bool(own) and draw.random() < self._write_share
             try:
                 if is_write:
@@ -136,6 +144,7 @@ class Load:
                 errors += 1
                 examples.append(f"process {self._team.process}: {error}")
                 continue
+            slowest = max(slowest, time.monotonic() - began)
             if is_write:
                 writes += 1
                 continue
@@ -150,6 +159,7 @@ class Load:
                 known.errors + errors,
                 known.stale + stale,
                 (known.examples + examples)[:EXAMPLES],
+                max(known.slowest_seconds, slowest),
             )
 
     def _write(self, place: int) -> None:

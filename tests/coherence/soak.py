@@ -56,8 +56,9 @@ def run_team(
 
 def add_up(parts: Iterable[Counts]) -> Counts:
     """Return the sum of what several processes did."""
-    reads, writes, errors, stale, examples = zip(*parts, strict=True)
-    return Counts(sum(reads), sum(writes), sum(errors), sum(stale), list(chain.from_iterable(examples)))
+    reads, writes, errors, stale, examples, slowest = zip(*parts, strict=True)
+    found = list(chain.from_iterable(examples))
+    return Counts(sum(reads), sum(writes), sum(errors), sum(stale), found, max(slowest))
 
 
 @click.command()

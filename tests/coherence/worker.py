@@ -16,8 +16,9 @@ import psycopg2
 from pydantic import SecretStr
 
 from core import Settings, open_service
-from core.cache.connection import RedisConnection, make_connection_factory
+from core.cache.connection import RedisConnection
 from core.cache.guard import CacheDown
+from core.cache.topology import make_connection_factory
 from core.errors import DatabaseUnavailable, EchoMarketsError
 from tests.coherence.history import Event, Flushed, Outcome, Read, Tier, Write
 from tests.coherence.load import Counts, Ledger, Load, Team
@@ -204,7 +205,19 @@ class Worker:
     def load(self, game: Game, path: Path, team: Team, seconds: float) -> Counts:
         """Read and write in many threads for so many seconds; every read is checked, and none noted."""
         self._is_paused_at_random = True
-        return Load(self._service, game, Ledger(path), team, tell_tier=self._tell_tier).run(seconds)
+        self._load = Load(self._service, game, Ledger(path), team, tell_tier=self._tell_tier)
+        self._counts = self._load.run(seconds)
+        return self._counts
+
+    def end_load(self) -> Counts:
+        """End the load that was begun in the background, and return what happened."""
+        self._load.stop()
+        assert self.finish("load"), "the load did not end"
+        return self._counts
+
+    def find_server(self) -> str | None:
+        """Return the address of the Redis that is used."""
+        return self._service.cache_stats().server
 
     def run(self, start_at: float, scripts: Sequence[Sequence[tuple[Any, ...]]]) -> None:
         """Run scripts in threads side by side, all beginning at one moment."""

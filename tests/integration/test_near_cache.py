@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from core import EnhancedDatabaseService, Settings, open_service
 from core.cache.capability import encode_subscription, subscribe
 from core.cache.client import RedisClient
-from core.cache.connection import make_connection_factory
+from core.cache.topology import make_connection_factory
 from core.records import User
 from core.stack.ports import find_free_port
 from core.testing import ValkeyServer, run_valkey

@@ -9,7 +9,8 @@ import redis
 
 from core import Settings
 from core.cache.client import RedisClient, Script
-from core.cache.connection import ErrorReply, RedisConnection, make_connection_factory
+from core.cache.connection import ErrorReply, RedisConnection
+from core.cache.topology import make_connection_factory
 
 ECHO = Script("return {KEYS[1], ARGV[1]}")
 

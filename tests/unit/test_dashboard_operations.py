@@ -109,6 +109,17 @@ def test_a_part_that_fails_shows(
     ]
 
 
+def test_a_redis_that_may_move_says_so() -> None:
+    """Its card names how the primary is found, and how often it has changed; a single server says nothing."""
+    changes = ("echo_cache_primary_changes_total", {"role": "dashboard"}, 2.0)
+    for topology, words in (("sentinel", "sentinel, changes of the primary: 2"), ("single", "check took")):
+        scrape = take_with(("echo_cache_topology", {"topology": topology, "role": "dashboard"}, 1), changes)
+        [card] = [each for each in tables.build_cards(scrape, {}) if each.label == "Redis"]
+        assert card.state == "good"
+        assert words in card.detail
+        assert ("changes" in card.detail) is (topology == "sentinel")
+
+
 @pytest.mark.parametrize(("up", "card"), [(1, ("Limited", "warning")), (0, ("Down", "bad"))])
 def test_a_reason_is_shown(up: float, card: tuple[str, str]) -> None:
     """In the server's words to whom they are for, on the card and as a condition."""

@@ -96,6 +96,7 @@ def test_pushes_that_come_together_are_read_together() -> None:
         """A connection on which pushes arrive two at a time."""
 
         protocol = 3
+        epoch = b""
 
         @property
         def has_unread(self) -> bool:

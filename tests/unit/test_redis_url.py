@@ -12,7 +12,7 @@ from pydantic import SecretStr
 from core import cli, open_service
 from core.errors import SettingsError
 from core.settings import Settings
-from core.settings.redis_url import RedisAddress, RedisUrlError, TlsOptions, parse_redis_url
+from core.settings.redis_url import HostPort, RedisAddress, RedisUrlError, TlsOptions, parse_redis_url
 
 DATABASE_URL = "postgresql://echo:pw@db.example:5433/echo"
 
@@ -35,6 +35,28 @@ DATABASE_URL = "postgresql://echo:pw@db.example:5433/echo"
         ("unix:///run/a?password=x&db=3", RedisAddress(path="/run/a", password="x", database=3)),
         ("unix://bob:x@/run/a%20b", RedisAddress(path="/run/a b", username="bob", password="x")),
         ("rediss://cache", RedisAddress(host="cache", tls=TlsOptions())),
+        ("redis+sentinel://one/echo", RedisAddress(host="one", port=26379, service="echo")),
+        ("redis+sentinel://one/echo/", RedisAddress(host="one", port=26379, service="echo")),
+        ("redis+sentinel://one/a%2Fb/1", RedisAddress(host="one", port=26379, service="a/b", database=1)),
+        ("redis+sentinel://one/7/1", RedisAddress(host="one", port=26379, service="7", database=1)),
+        (
+            "redis+sentinel://bob:a,b@one:1,[::1],two:2/echo/3?protocol=2",
+            RedisAddress(
+                host="one",
+                port=1,
+                others=(HostPort("::1", 26379), HostPort("two", 2)),
+                service="echo",
+                database=3,
+                username="bob",
+                password="a,b",
+                protocol=2,
+            ),
+        ),
+        (
+            "rediss+sentinel://one/echo/0",
+            RedisAddress(host="one", port=26379, service="echo", tls=TlsOptions()),
+        ),
+        ("redis://one,two:2/0", RedisAddress(host="one", others=(HostPort("two", 2),))),
         (
             "rediss://cache?ssl_cert_reqs=none&ssl_check_hostname=no",
             RedisAddress(host="cache", tls=TlsOptions(ssl_cert_reqs="none", ssl_check_hostname=False)),
@@ -91,6 +113,22 @@ WRONG = [
     ("rediss://cache?ssl_keyfile=/key.pem", "parameter ssl_keyfile needs ssl_certfile"),
     ("unix://run/redis.sock", "unix:///PATH"),
     ("unix:///", "unix:///PATH"),
+    ("redis+sentinel://one", "the service is missing"),
+    ("redis+sentinel://one/", "the service is missing"),
+    ("redis+sentinel://one/0", "the path has to be /SERVICE/DATABASE"),
+    ("redis+sentinel:///echo/0", "host is missing"),
+    ("redis+sentinel://one,/echo/0", "host is missing"),
+    ("redis+sentinel://one,,two/echo/0", "host is missing"),
+    ("redis+sentinel://,one/echo/0", "host is missing"),
+    ("redis+sentinel://one,two:0/echo/0", "port"),
+    ("redis+sentinel://one,two:port/echo/0", "port"),
+    ("redis+sentinel://one,[::1/echo/0", "host is not valid"),
+    ("redis+sentinel://one/echo/zero", "database"),
+    ("redis+sentinel://one/echo/0/1", "database"),
+    ("redis+sentinel://one/%ff/0", "the service is not percent-encoded"),
+    ("redis+sentinel://one/echo?ssl_cert_reqs=none", "needs the scheme rediss"),
+    ("Redis+Sentinel://one/echo", "lower case"),
+    ("redis+cluster://one", "the scheme has to be redis, rediss, unix or redis+sentinel"),
     ("redis://:%ff@cache", "password is not percent-encoded"),
     ("redis://:a@cache?password=b", "parameter password"),
     ("redis://a@cache?username=b", "parameter username"),
@@ -109,6 +147,34 @@ def test_a_wrong_address_is_one_line(url: str, words: str, monkeypatch: pytest.M
     assert words in message
     assert "; set it to redis://HOST:PORT/DATABASE" in message
     assert "\n" not in message
+
+
+def make_settings(prefix: str) -> Settings:
+    """Return settings with several hosts."""
+    return Settings(
+        database_url=SecretStr(DATABASE_URL),
+        redis_url=SecretStr("redis://one,two/0"),
+        redis_key_prefix=prefix,
+    )
+
+
+@pytest.mark.parametrize("prefix", ["", "echo:", "{}:", "{echo:", "}{:"])
+def test_several_nodes_need_a_hash_tag(prefix: str) -> None:
+    """The line names the other setting, which is the one to change."""
+    with pytest.raises(SettingsError) as caught:
+        make_settings(prefix)
+    message = str(caught.value)
+    assert message.startswith(f"REDIS_KEY_PREFIX is {prefix!r}")
+    assert "several hosts in REDIS_URL are nodes of one cluster" in message
+    assert "{echo}:" in message
+
+
+def test_several_nodes_with_a_hash_tag() -> None:
+    """All of them are nodes of one cluster."""
+    settings = make_settings("a{b}:")
+    assert settings.read_redis_address().hosts == (HostPort("one", 6379), HostPort("two", 6379))
+    with pytest.raises(SettingsError):
+        settings.model_copy(update={"redis_key_prefix": ""}).read_redis_address()
 
 
 def test_a_command_ends_with_status_2(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,6 +243,10 @@ def test_an_address_shows_no_secret() -> None:
     assert "s3cr3t" not in repr(address)
     assert str(parse_redis_url("unix:///a?password=s3cr3t")) == "unix:///a"
     assert str(parse_redis_url("redis://[::1]:6380")) == "redis://[::1]:6380/0"
+    assert str(parse_redis_url("redis+sentinel://bob:s3cr3t@a,b:1/echo/2")) == (
+        "redis+sentinel://a:26379,b:1/echo/2"
+    )
+    assert str(parse_redis_url("rediss+sentinel://:s3cr3t@a/echo")) == "rediss+sentinel://a:26379/echo/0"
 
 
 def test_certificates_are_read_at_once(tmp_path: Path) -> None:

@@ -112,7 +112,18 @@ def _build_redis(scrape: Scrape, reasons: Mapping[str, str]) -> HealthCard:
     card = _build_service(scrape, reasons, "redis", "Redis", "redis")
     if card.state == "good" and scrape.total("echo_cache_breaker_open"):
         return _card("Redis", "Bypassed", "warning", "a circuit breaker is open", "redis")
-    return card
+    topology = describe_topology(scrape)
+    return msgspec.structs.replace(card, detail=f"{card.detail} · {topology}") if topology else card
+
+
+def describe_topology(scrape: Scrape) -> str:
+    """Write how Redis is reached, unless it is a single server, and how often the primary has changed."""
+    names = scrape.sum_by("echo_cache_topology", "topology")
+    moving = sorted(name for (name,), number in names.items() if number and name != "single")
+    if not moving:
+        return ""
+    changes = scrape.total("echo_cache_primary_changes_total")
+    return f"{', '.join(moving)}, changes of the primary: {changes:,.0f}"
 
 
 def _build_migrations(scrape: Scrape) -> HealthCard:

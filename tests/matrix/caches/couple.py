@@ -132,3 +132,15 @@ class Couple:
     def diagnose(self) -> Diagnosis:
         """Return what health says of the Redis."""
         return RedisProbe(self.settings, client_name="health").examine()
+
+
+def go_on(couple: Couple, stale: list[str]) -> bool:
+    """Write and read once more, and keep what was stale."""
+    stale += couple.find_stale(rounds=1)
+    return True
+
+
+def find_servers(couple: Couple) -> set[int]:
+    """Return the port of the server that each process uses."""
+    shared = [cache._shared for cache in (couple.writer, couple.reader)]
+    return {server.port for each in shared if each and (server := each.guard.epochs.server)}

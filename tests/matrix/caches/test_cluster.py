@@ -1,19 +1,25 @@
-"""A node of a cluster: refused with words that say so, or used through the slot of a hash tag."""
+"""A cluster: refused with words that say so, or used through the slot of a hash tag, wherever it is."""
 
 import pytest
 
 from core.stack.ports import LOOPBACK
 from tests.matrix.caches.conftest import MakeServer
-from tests.matrix.caches.couple import Couple, make_settings, wait_until
+from tests.matrix.caches.couple import Couple, find_servers, go_on, make_settings, wait_until
 from tests.matrix.caches.servers import RedisServer
 
 SLOTS = 16_384
 TAG = "{echo}:"
 
 
+# A node is given up after this time.
+NODE_TIMEOUT_MILLISECONDS = 1_000
+
+
 def make_node(make_server: MakeServer, first: int, last: int) -> RedisServer:
     """Start a node that holds a range of slots."""
-    node = make_server("--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf")
+    options = ["--cluster-config-file", "nodes.conf", "--repl-diskless-sync-delay", "0"]
+    options += ["--cluster-node-timeout", str(NODE_TIMEOUT_MILLISECONDS)]
+    node = make_server("--cluster-enabled", "yes", *options)
     if last >= first:
         node.run("CLUSTER", "ADDSLOTSRANGE", first, last)
     return node
@@ -72,31 +78,93 @@ def test_a_hash_tag_works(lone_node: RedisServer) -> None:
         assert couple.reader.stats().reason is None
 
 
-def test_a_hash_tag_works_through_the_node_of_its_slot(two_nodes: tuple[RedisServer, RedisServer]) -> None:
-    """And is refused by the other node, with the server's words but not its address."""
-    with Couple(make_settings(two_nodes[0].url(), prefix=TAG)) as couple:
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_hash_tag_works_through_any_node(two_nodes: tuple[RedisServer, RedisServer], place: int) -> None:
+    """The node that does not hold the slot names the one that does."""
+    with Couple(make_settings(two_nodes[place].url(), prefix=TAG)) as couple:
         couple.finish()
-    with Couple(make_settings(two_nodes[1].url(), prefix=TAG)) as couple:
-        assert_refused(couple, "MOVED")
+        assert find_servers(couple) == {two_nodes[0].port}
+
+
+def test_a_cluster_without_a_hash_tag(two_nodes: tuple[RedisServer, RedisServer]) -> None:
+    """No node is followed, because the keys are in many slots."""
     with Couple(make_settings(two_nodes[0].url())) as couple:
         assert couple.find_stale() == []
         assert couple.are_down()
 
 
 def test_a_slot_that_moves_away_and_back(two_nodes: tuple[RedisServer, RedisServer]) -> None:
-    """The node that had it answers nothing about it any more: nothing stale, and used again afterwards."""
+    """Its new node is found through the old one: nothing stale, also not what the old one still had."""
     node, other = two_nodes
     slot = node.run("CLUSTER", "KEYSLOT", TAG)
     ids = {each: each.run("CLUSTER", "MYID").decode() for each in two_nodes}
     settings = make_settings(node.url(), prefix=TAG)
     with Couple(settings, reader=make_settings(node.url(), prefix=TAG, near=0)) as couple:
         couple.warm()
-        move_slot(slot, node, other, ids)
-        assert couple.find_stale() == []
+        for source, target in ((node, other), (other, node)):
+            move_slot(slot, source, target, ids)
+            assert_followed(couple, target)
+
+
+def test_a_slot_that_moves_under_load(two_nodes: tuple[RedisServer, RedisServer]) -> None:
+    """While its keys are in two places nothing is read, and nothing is stale."""
+    node, other = two_nodes
+    slot = node.run("CLUSTER", "KEYSLOT", TAG)
+    ids = {each: each.run("CLUSTER", "MYID").decode() for each in two_nodes}
+    settings = make_settings(node.url(), prefix=TAG)
+    with Couple(settings, reader=make_settings(node.url(), prefix=TAG, near=0)) as couple:
+        couple.warm()
+        other.run("CLUSTER", "SETSLOT", slot, "IMPORTING", ids[node])
+        node.run("CLUSTER", "SETSLOT", slot, "MIGRATING", ids[other])
+        assert couple.find_stale(rounds=200) == []
         wait_until(couple.are_down, "both have noticed")
-        assert_refused(couple, "MOVED")
-        move_slot(slot, other, node, ids)
-        couple.finish()
+        assert "ASK" in (couple.diagnose().reason or "")
+        move_slot(slot, node, other, ids)
+        assert_followed(couple, other)
+
+
+def test_a_node_that_is_killed(make_server: MakeServer) -> None:
+    """Its replica takes the slot, and is found through another node of REDIS_URL."""
+    third = SLOTS // 3
+    nodes = [
+        make_node(make_server, 0, third),
+        make_node(make_server, third + 1, 2 * third),
+        make_node(make_server, 2 * third + 1, SLOTS - 1),
+    ]
+    replica = make_node(make_server, 0, -1)
+    for node in (*nodes[1:], replica):
+        nodes[0].run("CLUSTER", "MEET", LOOPBACK, node.port)
+    wait_for_cluster(*nodes, replica)
+    owner = nodes[min(2, int(nodes[0].run("CLUSTER", "KEYSLOT", TAG)) // (third + 1))]
+    name = owner.run("CLUSTER", "MYID")
+    wait_until(lambda: name in replica.run("CLUSTER", "NODES"), "the replica knows its primary", 20)
+    replica.run("CLUSTER", "REPLICATE", name)
+    wait_until(lambda: replica.find_status("replication", "master_link_status") == "up", "it replicates", 20)
+    others = [node for node in nodes if node is not owner]
+    url = f"redis://{LOOPBACK}:{owner.port},{LOOPBACK}:{others[0].port},{LOOPBACK}:{others[1].port}/0"
+    with Couple(make_settings(url, prefix=TAG), reader=make_settings(url, prefix=TAG, near=0)) as couple:
+        couple.warm()
+        owner.kill()
+        stale = list[str]()
+        wait_until(
+            lambda: go_on(couple, stale) and replica.find_status("replication", "role") == "master",
+            "the replica is elected",
+            30,
+        )
+        assert stale == []
+        wait_for_cluster(*others, replica)
+        assert_followed(couple, replica)
+
+
+def assert_followed(couple: Couple, node: RedisServer) -> None:
+    """Write and read until the node is used by both; assert that nothing is stale meanwhile."""
+    stale = list[str]()
+    wait_until(
+        lambda: go_on(couple, stale) and find_servers(couple) == {node.port} and couple.is_used(),
+        "the new node is used",
+    )
+    assert stale == []
+    couple.finish()
 
 
 def move_slot(slot: int, source: RedisServer, target: RedisServer, ids: dict[RedisServer, str]) -> None:

@@ -1,0 +1,185 @@
+"""`python -m tests.coherence.sentinel_drill`: failovers by real sentinels under load, with each read checked.
+
+Owns the faults, the order in which the two servers change their roles, and what is printed; exits with 1
+when a read was stale, a write was lost, or the cache was not used again in time. The load is in
+`tests.coherence.load`.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+from pydantic import SecretStr
+from rich.console import Console
+from rich.table import Table
+
+from core import Settings, open_service
+from core.migration import Migrator
+from core.stack.ports import LOOPBACK
+from core.testing import ValkeyServer, run_postgres
+from tests.coherence.conftest import make_fleet_settings
+from tests.coherence.fleet import Fleet, run_fleet, wait_until
+from tests.coherence.load import PLAYERS, READS, REGISTERS, Counts, Ledger, Team
+from tests.coherence.registers import Game, read_registers
+from tests.coherence.soak import add_up
+from tests.matrix.caches.couple import HEAL_SECONDS
+from tests.matrix.caches.sentinels import Sentinels, run_sentinels
+from tests.matrix.caches.servers import PROGRAMS, RedisServer, require_program
+from tests.patience import stretch
+
+TEAM = Team(processes=3, threads=2)
+LONGEST_SECONDS = 120.0
+# before the fault, and after the cache is used again
+CALM_SECONDS = 1.0
+
+
+class Outcome(NamedTuple):
+    """What a fault did; `lost` are registers that have an older value than was acknowledged."""
+
+    fault: str
+    counts: Counts
+    elected_seconds: float
+    healed_seconds: float
+    lost: list[str]
+
+    @property
+    def is_fine(self) -> bool:
+        """Whether every promise was kept."""
+        is_in_time = self.healed_seconds <= stretch(HEAL_SECONDS)
+        return not self.counts.stale and not self.counts.errors and not self.lost and is_in_time
+
+
+@contextmanager
+def _order(sentinels: Sentinels, _: RedisServer) -> Iterator[None]:
+    sentinels.fail_over()
+    yield
+
+
+@contextmanager
+def _hang(_: Sentinels, primary: RedisServer) -> Iterator[None]:
+    with primary.hung():
+        yield
+
+
+@contextmanager
+def _kill(_: Sentinels, primary: RedisServer) -> Iterator[None]:
+    primary.kill()
+    yield
+
+
+Fault = Callable[[Sentinels, RedisServer], AbstractContextManager[None]]
+# the last one leaves no server that could be elected
+FAULTS: dict[str, Fault] = {
+    "SENTINEL FAILOVER": _order,
+    "primary hung (SIGSTOP) until the election": _hang,
+    "primary killed (SIGKILL)": _kill,
+}
+
+
+def run_faults(settings: Settings, sentinels: Sentinels, folder: Path) -> list[Outcome]:
+    """Cause each fault under load; `settings` have a migrated database."""
+    settings = settings.model_copy(update={"redis_url": SecretStr(sentinels.url()), "redis_password": None})
+    server = ValkeyServer(port=sentinels.servers[0].port, pid=0, password="")
+    with run_fleet(settings, server, [None] * TEAM.processes) as fleet:
+        return [
+            _run_fault(name, fleet, settings, sentinels, folder / f"versions-{number}")
+            for number, name in enumerate(FAULTS)
+        ]
+
+
+def _run_fault(name: str, fleet: Fleet, settings: Settings, sentinels: Sentinels, path: Path) -> Outcome:
+    sentinels.wait_until_ready()
+    game = fleet.start_game(PLAYERS)
+    ledger = Ledger.create(path)
+    for number, member in enumerate(fleet.members):
+        team = TEAM._replace(process=number)
+        member.call("begin", "load", "load", game, path, team, LONGEST_SECONDS)
+    time.sleep(CALM_SECONDS)
+    primary, replica = sentinels.find_primary()
+    began = time.monotonic()
+    with FAULTS[name](sentinels, primary):
+        sentinels.wait_for_election(replica.port)
+        elected = time.monotonic()
+    wait_until(lambda: all(_uses(member, replica) for member in fleet.members), "the new primary is used")
+    healed = time.monotonic()
+    time.sleep(CALM_SECONDS)
+    counts = add_up(member.call("end_load") for member in fleet.members)
+    fleet.take_history()
+    return Outcome(name, counts, elected - began, healed - elected, find_lost(settings, game, ledger))
+
+
+def _uses(member: Any, replica: RedisServer) -> bool:
+    """Say whether a process uses the new primary, in both tiers."""
+    is_found = member.call("find_server") == f"{LOOPBACK}:{replica.port}"
+    return is_found and not member.call("is_down") and bool(member.call("is_live"))
+
+
+def find_lost(settings: Settings, game: Game, ledger: Ledger) -> list[str]:
+    """Return the registers whose value in the database is older than what was acknowledged."""
+    with open_service(settings.model_copy(update={"enable_redis_cache": False})) as service:
+        seen: dict[str, int] = {}
+        for what, argument in READS:
+            seen |= read_registers(service, game, what, argument)
+    return [
+        f"{register}: {seen[register]} instead of {acknowledged}"
+        for register, acknowledged in zip(REGISTERS, ledger.acknowledged, strict=True)
+        if seen[register] < acknowledged
+    ]
+
+
+@click.command()
+@click.option("--program", type=click.Choice(PROGRAMS), default="valkey", show_default=True)
+def main(program: str) -> None:
+    """Let real sentinels fail over under load, on servers of its own, for about half a minute."""
+    Settings.model_config["env_file"] = None
+    with tempfile.TemporaryDirectory(prefix="echo-markets-drill-") as name:
+        folder, numbers = Path(name), count()
+
+        def make_directory() -> Path:
+            directory = folder / f"server-{next(numbers)}"
+            directory.mkdir()
+            return directory
+
+        with (
+            run_postgres(folder) as postgres,
+            run_sentinels(require_program(program), make_directory) as sentinels,
+        ):
+            settings = make_fleet_settings(postgres.url(), ValkeyServer(port=1, pid=0, password=""))
+            Migrator(settings).up()
+            outcomes = run_faults(settings, sentinels, folder)
+    show(outcomes, Console())
+    sys.exit(int(not all(outcome.is_fine for outcome in outcomes)))
+
+
+def show(outcomes: Sequence[Outcome], console: Console) -> None:
+    """Print what callers saw, and what was wrong."""
+    table = Table(
+        "fault",
+        "reads",
+        "writes",
+        "errors",
+        "slowest call",
+        "elected after",
+        "healed after",
+        "lost",
+        "stale",
+        box=None,
+    )
+    for fault, counts, elected, healed, lost in outcomes:
+        figures = (f"{counts.reads:,}", f"{counts.writes:,}", f"{counts.errors:,}")
+        times = tuple(f"{seconds:.1f} s" for seconds in (counts.slowest_seconds, elected, healed))
+        table.add_row(fault, *figures, *times, str(len(lost)), f"{counts.stale:,}")
+    console.print(table)
+    for outcome in outcomes:
+        for text in (*outcome.lost, *outcome.counts.examples):
+            console.print(text, highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""A primary, its replica and three sentinels, for the length of a `with` block.
+
+Owns their configuration, and how a test learns which server the sentinels have elected.
+"""
+
+import secrets
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from core.stack.ports import LOOPBACK, find_free_port
+from tests.matrix.caches.couple import wait_until
+from tests.matrix.caches.servers import START_SECONDS, STOP_SECONDS, RedisServer, run_server
+from tests.patience import stretch
+
+SERVICE = "echo"
+SENTINELS = 3
+# Longer than a busy machine lets a healthy server wait.
+DOWN_AFTER_MILLISECONDS = 1_500
+ELECTION_SECONDS = 20.0
+
+
+class Sentinel:
+    """One sentinel process."""
+
+    def __init__(
+        self, program: str, directory: Path, port: int, lines: list[str], *, password: str = ""
+    ) -> None:
+        self.port = port
+        self.client = redis.Redis(host=LOOPBACK, port=port, password=password or None, protocol=2)
+        self._directory = directory
+        self._program = program
+        (directory / "sentinel.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Serve, and return once it answers."""
+        command = [self._program, str(self._directory / "sentinel.conf"), "--sentinel", "--logfile", "log"]
+        self._process = subprocess.Popen(command, start_new_session=True, cwd=self._directory)
+        deadline = time.monotonic() + stretch(START_SECONDS)
+        while not self.answers():
+            assert self._process.poll() is None, (self._directory / "log").read_text(encoding="utf-8")
+            assert time.monotonic() < deadline, "the sentinel does not answer"
+            time.sleep(0.01)
+        # it notices a replica that is ready within a second instead of ten
+        self.client.execute_command("SENTINEL", "DEBUG", "INFO-PERIOD", 1_000)  # type: ignore[no-untyped-call]  # has no annotations
+
+    def answers(self) -> bool:
+        """Say whether it answers."""
+        try:
+            return bool(self.client.ping())
+        except redis.RedisError:
+            return False
+
+    def run(self, *command: Any) -> Any:
+        """Run a command of SENTINEL about the service."""
+        return self.client.execute_command("SENTINEL", *command, SERVICE)  # type: ignore[no-untyped-call]  # has no annotations
+
+    def find_primary(self) -> int:
+        """Return the port of the primary that it names."""
+        return int(self.run("GET-MASTER-ADDR-BY-NAME")[1])
+
+    def is_ready(self) -> bool:
+        """Say whether it could order a failover now."""
+        try:
+            self.run("CKQUORUM")
+        except redis.ResponseError:
+            return False
+        replicas = self.run("REPLICAS")
+        return (
+            len(replicas) == 1
+            and b"ok" in dict(zip(replicas[0][::2], replicas[0][1::2], strict=True))[b"master-link-status"]
+        )
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(STOP_SECONDS)
+
+
+class Sentinels:
+    """The two servers and the sentinels that watch them."""
+
+    def __init__(self, servers: tuple[RedisServer, RedisServer], sentinels: list[Sentinel]) -> None:
+        self.servers = servers
+        self.sentinels = sentinels
+
+    def url(self, account: str = "", *, service: str = SERVICE, path: str = "/0") -> str:
+        """Return the address of the service; `account` is NAME:PASSWORD."""
+        hosts = ",".join(f"{LOOPBACK}:{sentinel.port}" for sentinel in self.sentinels)
+        return f"redis+sentinel://{account and account + '@'}{hosts}/{service}{path}"
+
+    def find_primary(self) -> tuple[RedisServer, RedisServer]:
+        """Return the server that the first sentinel names, and the other one."""
+        one, two = self.servers
+        return (one, two) if self.sentinels[0].find_primary() == one.port else (two, one)
+
+    def wait_until_ready(self) -> None:
+        """Return once a failover is possible: the former primary replicates, and no sentinel still waits."""
+        wait_until(
+            lambda: all(sentinel.is_ready() for sentinel in self.sentinels),
+            "the sentinels know each other and the replica",
+            ELECTION_SECONDS,
+        )
+
+    def fail_over(self) -> None:
+        """Let a sentinel promote the replica while the primary still answers."""
+        self.sentinels[0].run("FAILOVER")
+
+    def wait_for_election(self, port: int) -> None:
+        """Return once every sentinel names the server with this port."""
+        wait_until(
+            lambda: all(sentinel.find_primary() == port for sentinel in self.sentinels if sentinel.answers()),
+            "the sentinels have elected the replica",
+            ELECTION_SECONDS,
+        )
+
+
+@contextmanager
+def run_sentinels(
+    program: str, make_directory: Callable[[], Path], *, password: str = "", sentinel_password: str = ""
+) -> Iterator[Sentinels]:
+    """Serve, with a password of the servers and another one of the sentinels."""
+    options = ["--repl-diskless-sync-delay", "0"]
+    lines = []
+    if password:
+        options += ["--requirepass", password, "--masterauth", password]
+        lines.append(f'sentinel auth-pass {SERVICE} "{password}"')
+    if sentinel_password:
+        lines += [f'requirepass "{sentinel_password}"', f'sentinel sentinel-pass "{sentinel_password}"']
+    with ExitStack() as stack:
+        primary = stack.enter_context(run_server(program, make_directory(), *options, password=password))
+        options += ["--replicaof", f"{LOOPBACK} {primary.port}"]
+        replica = stack.enter_context(run_server(program, make_directory(), *options, password=password))
+        ports = [find_free_port() for _ in range(SENTINELS)]
+        names = [secrets.token_hex(20) for _ in ports]
+        sentinels = []
+        for place, (port, name) in enumerate(zip(ports, names, strict=True)):
+            configuration = [
+                f"bind {LOOPBACK}",
+                f"port {port}",
+                f"sentinel myid {name}",
+                f"sentinel monitor {SERVICE} {LOOPBACK} {primary.port} 2",
+                f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MILLISECONDS}",
+                f"sentinel failover-timeout {SERVICE} 3000",
+                # known at once, instead of after seconds
+                f"sentinel known-replica {SERVICE} {LOOPBACK} {replica.port}",
+                *(
+                    f"sentinel known-sentinel {SERVICE} {LOOPBACK} {ports[other]} {names[other]}"
+                    for other in range(SENTINELS)
+                    if other != place
+                ),
+                *lines,
+            ]
+            sentinel = Sentinel(program, make_directory(), port, configuration, password=sentinel_password)
+            stack.callback(sentinel.client.close)
+            stack.callback(sentinel.kill)
+            sentinels.append(sentinel)
+        for sentinel in sentinels:
+            sentinel.start()
+        wait_until(
+            lambda: replica.find_status("replication", "master_link_status") == "up", "it replicates", 20
+        )
+        running = Sentinels((primary, replica), sentinels)
+        running.wait_until_ready()
+        yield running
