@@ -231,7 +231,9 @@ def run_load(settings: Settings, *, mutant: str | None = None) -> Iterator[Load]
         def open_with(changes: Mapping[str, Any]) -> EnhancedDatabaseService:
             return stack.enter_context(open_service(limited.model_copy(update=changes)))
 
-        writer, plain = open_with({}), open_with(WITHOUT_CACHE)
+        # patient: it prepares, compares and removes
+        plain = stack.enter_context(open_service(settings.model_copy(update=WITHOUT_CACHE)))
+        writer = open_with({})
         others = (open_with({}), open_with(WITHOUT_NEAR))
         if mutant is not None:
             MUTANTS[mutant](writer)
