@@ -15,6 +15,7 @@ from typing import NamedTuple
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from core.errors import EchoMarketsError, InvalidInput
+from core.service.inputs import show
 
 FORMULA = re.compile(
     r"""(?P<start>^|[;\t\r\n])"""
@@ -76,7 +77,7 @@ def parse_day(text: str, name: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise InvalidInput(f"{name} is {text!r}; give a date such as 2013-03-01") from None
+        raise InvalidInput(f"{name} is {show(text)}; give a date such as 2013-03-01") from None
 
 
 def disarm(text: str) -> str:

@@ -13,7 +13,7 @@ FOLDED = ("sessions-table", "days-table", "retention-table")
 TIMEOUT_SECONDS = 30
 
 
-def open_page(page: str, **parameters: str) -> AppTest:
+def open_page(page: str, /, **parameters: str) -> AppTest:
     """Open a page with query parameters in the address, and its folded parts too, and run it."""
     test = prepare_page(page, **parameters)
     for key in FOLDED:
@@ -21,7 +21,7 @@ def open_page(page: str, **parameters: str) -> AppTest:
     return test.run()
 
 
-def prepare_page(page: str, **parameters: str) -> AppTest:
+def prepare_page(page: str, /, **parameters: str) -> AppTest:
     """Return a page with query parameters in the address as somebody finds it who opens it, not yet run."""
     test = AppTest.from_file(str(SCRIPT), default_timeout=TIMEOUT_SECONDS)
     if page != OVERVIEW:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput
 from core.records import LeaderboardEntry, PeriodLeaderboard
+from core.service.inputs import show
 from dashboard import exact_ranks, runtime
 from dashboard.categories import describe_category
 from dashboard.downloads import CHUNK_ROWS, CsvFile, answer_csv, parse_day
@@ -107,9 +108,11 @@ def _parse(request: Request) -> Selection:
     wanted = request.query_params
     order, sessions = wanted.get("order", "rank"), wanted.get("sessions", "1")
     if order not in data.ORDERS.values():
-        raise InvalidInput(f"order is {order!r}; give one of {', '.join(data.ORDERS.values())}")
+        raise InvalidInput(f"order is {show(order)}; give one of {', '.join(data.ORDERS.values())}")
     if sessions not in {str(count) for count in PERIODS.values()}:
-        raise InvalidInput(f"sessions is {sessions!r}; give one of {', '.join(map(str, PERIODS.values()))}")
+        raise InvalidInput(
+            f"sessions is {show(sessions)}; give one of {', '.join(map(str, PERIODS.values()))}"
+        )
     return Selection(
         category=describe_category(wanted.get("category", "")),
         day=parse_day(wanted.get("day", ""), "day"),

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from core.errors import InvalidInput
 from core.records import SilentPlayer
+from core.service.inputs import show
 from dashboard import runtime
 from dashboard.downloads import Cells, CsvFile, answer_csv, parse_day
 from dashboard.pages.players.data import Silence
@@ -74,4 +75,4 @@ def _parse_int(text: str, name: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise InvalidInput(f"{name} is {text!r}; give a whole number") from None
+        raise InvalidInput(f"{name} is {show(text)}; give a whole number") from None

@@ -1,0 +1,145 @@
+"""Query parameters that no link has, of every page, every download and the exporter.
+
+A page shows what was wrong or what it shows without the parameter; a download is a file, or 400 with a short
+line. Nothing is written.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+import dashboard
+from core import EnhancedDatabaseService
+from dashboard import runtime
+from dashboard.navigation import SCRIPTS
+from dashboard.pages.leaderboards import download as leaderboards
+from dashboard.pages.players import download as players
+from dashboard.pages.quests import download as quests
+from exporter.server import build_app
+from tests.conftest import Execute
+from tests.game import play_game
+from tests.hostile_values import TEXTS
+from tests.integration.pages import open_page, read_text
+from tests.serving import LOCAL_URL
+
+# the client that asks takes addresses of 64 kB
+LARGE = 20_000
+# Percent-encoded: halves of characters, NUL, and what is no UTF-8.
+ENCODED = (
+    "%00", "a%00b", "%ED%A0%80", "%FF%FE", "%E2%80%AE", "%0D%0AX-Header:%20a", "%", "%zz", "%25", "+",
+    "a" * LARGE, "%F0%9F%92%A5" * 5_000, "9" * LARGE, "-9999999999999999999", "0001-01-01", "9999-12-31",
+    "2013-02-30", "2013-W09-5", "20130301", "%D9%A1%D9%A2", "1_0", "+5", "1e3", "NaN", "true",
+    "..%2F..%2Fetc%2Fpasswd", "%3Cscript%3E", "*", "null",
+)  # fmt: skip  # one value a line would hide that each is another trap
+DOWNLOADS = {
+    leaderboards.PATH: (
+        leaderboards.get_leaderboard,
+        {"category": "daily_returns", "day": "2013-03-01", "order": "rank", "sessions": "1", "find": "a"},
+    ),
+    players.SILENT_PATH: (
+        players.get_silent,
+        {"days": "30", "sessions": "0", "joined": "2013-02-25", "prefix": "a", "order": "last_active"},
+    ),
+    players.RETENTION_PATH: (players.get_retention, {"joined": "2013-02-25"}),
+    quests.PATH: (quests.get_stuck, {"type": "trade"}),
+}
+MOST_LETTERS = 300
+# A page gets them in a message that is UTF-8.
+FOR_PAGES = (
+    "\x00\u202ea\n", "x" * 10_000, "9" * 5_000, "-1", "9999-12-31", "<b>[a](//b)</b>", "true",
+)  # fmt: skip  # as above
+
+
+@pytest.fixture
+def game(service: EnhancedDatabaseService) -> Iterator[EnhancedDatabaseService]:
+    """The pages on a database with a finished game."""
+    play_game(service)
+    runtime.set_service(service)
+    yield service
+    runtime.set_service(None)
+
+
+def find_next_transaction(execute: Execute) -> int:
+    """Return the id of the next transaction that writes."""
+    return int(execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint")[0][0])
+
+
+def list_queries(valid: dict[str, str]) -> Iterator[str]:
+    """Yield query strings with one hostile parameter, once and twice, and some that have no form."""
+    for name, usual in valid.items():
+        others = "&".join(f"{other}={value}" for other, value in valid.items() if other != name)
+        for value in (*ENCODED, *(quote(text[:LARGE].encode(errors="surrogatepass")) for text in TEXTS)):
+            if len(value) <= LARGE:
+                yield f"{others}&{name}={value}"
+        yield f"{others}&{name}=a&{name}={usual}"
+    yield from (
+        "",
+        "&&&",
+        "=",
+        "=a",
+        "a",
+        "%00=%00",
+        "a[]=1&a[b]=2",
+        ";" * 1_000,
+        "&".join("a=b" for _ in range(1_000)),
+    )
+
+
+@pytest.mark.parametrize("path", DOWNLOADS)
+def test_every_query_of_a_download_is_answered(
+    game: EnhancedDatabaseService, execute: Execute, path: str
+) -> None:
+    """With a file, or with one line that says what is wrong."""
+    endpoint, valid = DOWNLOADS[path]
+    before = find_next_transaction(execute)
+    wrong = []
+    with TestClient(Starlette(routes=[Route(path, endpoint)]), raise_server_exceptions=False) as client:
+        assert client.get(path, params=valid).status_code == 200
+        for query in list_queries(valid):
+            answer = client.get(f"{path}?{query}")
+            is_line = len(answer.text) <= MOST_LETTERS and answer.text[:-1].isprintable()
+            if answer.status_code != 200 and not (answer.status_code == 400 and is_line):
+                wrong.append((query[-100:], f"{answer.status_code} {answer.text[:100]}"))
+            if set(answer.headers) & {"x-header"}:
+                wrong.append((query[-100:], "header"))
+    assert not wrong
+    assert find_next_transaction(execute) == before
+
+
+def list_parameters() -> list[str]:
+    """Return the names of all elements of pages, those of the parameters among them."""
+    sources = Path(dashboard.__file__).parent.rglob("*.py")
+    return sorted(
+        {name for source in sources for name in re.findall(r'key="(\w+)"', source.read_text("utf-8"))}
+    )
+
+
+@pytest.mark.parametrize("page", SCRIPTS)
+def test_every_parameter_of_a_page_may_have_any_value(
+    game: EnhancedDatabaseService, execute: Execute, page: str
+) -> None:
+    """All parameters at once, because each is read by itself."""
+    names = list_parameters()
+    assert {"category", "day", "player", "symbol", "find"} <= set(names)
+    before = find_next_transaction(execute)
+    for value in FOR_PAGES:
+        opened = open_page(SCRIPTS[page], **dict.fromkeys(names, value))
+        assert not opened.exception, value[:40]
+        assert "our mistake" not in read_text(opened), value[:40]
+    assert find_next_transaction(execute) == before
+
+
+@pytest.mark.parametrize("path", ["/", "/metrics", "/api/health/database", "/livez", "/readyz"])
+def test_the_exporter_reads_no_parameter(game: EnhancedDatabaseService, path: str) -> None:
+    """Whatever they are, the answer is that without them."""
+    with TestClient(build_app(game), base_url=LOCAL_URL) as client:
+        for value in ("%00", "%ED%A0%80", "a" * LARGE, "%0D%0AX-Header:a"):
+            answer = client.get(f"{path}?name[]={value}&{value}")
+            assert answer.status_code == 200
+            assert "x-header" not in answer.headers
