@@ -85,6 +85,8 @@ class Epochs:
         self._server: HostPort | None = None
         self._origin = b""
         self._moves = 0
+        # the server that this process left last, by its origin: a new promotion gives it another one
+        self._left_until: dict[bytes, float] = {}
         self._readable_at = float("-inf")
 
     @property
@@ -107,6 +109,11 @@ class Epochs:
         Raises `ErrorReply` for a server that other processes have left.
         """
         moves, asked_at = self._moves, time.monotonic()
+        if self._topology.is_late and asked_at < self._left_until.get(origin, 0.0):
+            # it hung when this process left it, and a sentinel that has not heard of that still names it
+            connection.ask("EVAL", _END, 1, self.key, origin, ENDED_MILLISECONDS)
+            self._topology.avoid(connection)
+            raise ErrorReply(PRIMARY_MOVED)
         token = secrets.token_bytes(TOKEN_BYTES)
         try:
             record, age_milliseconds = connection.ask("EVAL", _JOIN, 1, self.key, origin, token)
@@ -127,6 +134,7 @@ class Epochs:
                     # another thread moved meanwhile, and must not be moved back
                     raise ErrorReply(PRIMARY_MOVED)
                 self._moves += 1
+                self._left_until = {former_origin: time.monotonic() + ENDED_MILLISECONDS / 1000}
             self._server, self._origin = server, origin
             self._readable_at = readable_at
         if former is None or origin == former_origin:

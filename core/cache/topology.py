@@ -52,6 +52,8 @@ class Topology:
     name: TopologyName = "single"
     # whether another server may become the primary
     can_move = False
+    # whether a former primary may be named for a while
+    is_late = False
 
     def __init__(self, settings: Settings, client_name: str) -> None:
         self.address = settings.read_redis_address()
@@ -124,6 +126,7 @@ class SentinelTopology(MovingTopology):
     """The primary that sentinels name. They are asked at each connect, and by a thread meanwhile."""
 
     name: TopologyName = "sentinel"
+    is_late = True
 
     def __init__(self, settings: Settings, client_name: str) -> None:
         super().__init__(settings, client_name)
