@@ -19,11 +19,13 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.cli import main
+from core.database.privileges import hand_over
+from core.database.roles import open_administrator
 from core.errors import DatabaseError, InvalidInput, MigrationFailed
 from core.migration import Migrator
 from core.records import AuditBreak, User
 from core.stack.backup import find_dump, find_restore
-from tests.conftest import Execute
+from tests.conftest import AS_APP, Execute
 from tests.integration.plans import count_reads
 
 DAY = date(2026, 3, 2)
@@ -412,6 +414,9 @@ def test_a_log_goes_through_a_dump(
     dump = subprocess.run(
         program.command, env={**os.environ, **program.environment}, capture_output=True, check=True
     ).stdout
+    if AS_APP:
+        with open_administrator(empty_database_url) as admin:
+            hand_over(admin)
     program = find_restore(empty_database_url)
     subprocess.run(program.command, env={**os.environ, **program.environment}, input=dump, check=True)
     with open_service(
