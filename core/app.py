@@ -8,13 +8,15 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from core.cache import Cache
+from core.cache.positions import LoadAfter, load_anywhere
 from core.database import Database
 from core.database.connector import Connector
 from core.database.process_lock import ProcessLock
+from core.database.replicated_database import ReplicatedDatabase
 from core.errors import SettingsError
 from core.health import HealthEvaluator, describe_pool, read_pool
 from core.logs import configure_logs
-from core.metrics import open_metrics
+from core.metrics import Metrics, open_metrics
 from core.metrics.names import APPLICATION_PREFIX, STACK_ROLES, Role, check_role
 from core.records import PoolUse
 from core.service import EnhancedDatabaseService
@@ -42,7 +44,7 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
     metrics = open_metrics(role, settings.metrics_dir)
     name = f"{APPLICATION_PREFIX}{role}"
     timeline = KnownTimeline()
-    database = Database(settings, application_name=name, metrics=metrics, timeline=timeline)
+    database, load_after = _open_database(settings, name, metrics, timeline)
 
     def list_others() -> Iterable[PoolUse]:
         # the exporter reports the pools of all processes of this host, any other process only its own
@@ -52,7 +54,8 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
         settings,
         client_name=name,
         metrics=metrics,
-        is_bypassed=database.in_transaction,
+        is_bypassed=database.is_cache_bypassed,
+        load_after=load_after,
         timeline=timeline,
     )
     return EnhancedDatabaseService(
@@ -77,6 +80,16 @@ def open_process_lock(settings: Settings, key: int, *, role: Role) -> ProcessLoc
         key,
         timeout_seconds=settings.database_query_timeout / 1000,
     )
+
+
+def _open_database(
+    settings: Settings, name: str, metrics: Metrics, timeline: KnownTimeline
+) -> tuple[Database, LoadAfter]:
+    if settings.database_replica_urls is None:
+        database = Database(settings, application_name=name, metrics=metrics, timeline=timeline)
+        return database, load_anywhere
+    replicated = ReplicatedDatabase(settings, application_name=name, metrics=metrics, timeline=timeline)
+    return replicated, replicated.load_after
 
 
 def _check_listed(role: Role, settings: Settings) -> None:

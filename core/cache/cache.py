@@ -22,6 +22,7 @@ from core.cache.feed import InvalidationFeed
 from core.cache.kinds import KINDS, Cached, Read, find_kind_name
 from core.cache.leases_and_fences import NO_FENCE, NO_TOKEN, Fence
 from core.cache.near import FailSafeValues, NearCache
+from core.cache.positions import LoadAfter, load_anywhere
 from core.cache.read_through import ReadThrough
 from core.cache.shared import SharedCache
 from core.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
@@ -49,9 +50,14 @@ class Cache:
         client_name: str,
         metrics: Metrics,
         is_bypassed: Callable[[], bool] = lambda: False,
+        load_after: LoadAfter = load_anywhere,
         timeline: KnownTimeline | None = None,
     ) -> None:
-        """Connect to nothing yet; `timeline` is that of the database from which values are loaded."""
+        """Connect to nothing yet; `timeline` is that of the database from which values are loaded.
+
+        What is missing is loaded with `load_after`, which knows the servers that have a position.
+        """
+        self._load_after = load_after
         self._settings = settings
         self._client_name = client_name
         self._metrics = metrics
@@ -98,7 +104,11 @@ class Cache:
                 )
                 self._feed.start()
         self._sampler = StaleReadSampler(
-            settings.stale_read_sample, metrics=metrics, near=self._near, shared=self._shared
+            settings.stale_read_sample,
+            metrics=metrics,
+            near=self._near,
+            shared=self._shared,
+            load_after=self._load_after,
         )
         self._reader = ReadThrough(
             self._shared,
@@ -106,6 +116,7 @@ class Cache:
             counters=self._counters,
             sampler=self._sampler,
             metrics=metrics,
+            load_after=self._load_after,
             timeline=self._timeline,
         )
 
@@ -247,13 +258,19 @@ class Cache:
         return new_token(FENCE_MARK)
 
     def invalidate(
-        self, changed: Iterable[str], fence: Fence = NO_FENCE, *, outcome_known: bool = True
+        self,
+        changed: Iterable[str],
+        fence: Fence = NO_FENCE,
+        *,
+        outcome_known: bool = True,
+        position: int | None = None,
     ) -> None:
         """Drop keys whose data changed; call it after the commit, with their fence.
 
         When Redis does not answer, the keys are dropped as soon as it does, and before this process reads
         from it again. Without `outcome_known` the COMMIT may still happen, so the fence stays until it
-        expires. Raises `ValueError` for a key of no kind.
+        expires. `position` is that of the commit in the database's log, None when it is unknown. Raises
+        `ValueError` for a key of no kind.
         """
         keys = list(dict.fromkeys(changed))
         if not keys:
@@ -261,7 +278,7 @@ class Cache:
         try:
             if self._shared is not None:
                 if outcome_known:
-                    self._shared.delete(keys, fence)
+                    self._shared.delete(keys, fence, position=position)
                 else:
                     self._shared.keep_fence(keys, fence)
         finally:

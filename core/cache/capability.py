@@ -32,7 +32,9 @@ from core.cache.leases_and_fences import (
     RELEASE,
     TAKEN,
     build_lease_request,
+    build_release_request,
 )
+from core.cache.positions import SLOT_FAMILY
 from core.cache.timeline_claim import TimelineClaim
 from core.cache.topology import PRIMARY_MOVED, make_connection_factory
 from core.settings import Settings
@@ -170,9 +172,9 @@ class CapabilityCheck:
         return self._claim.judge(connection, replies[-1])
 
     def _name_keys(self) -> list[str]:
-        """Return a fresh key of each family; the last one is a version key."""
+        """Return a fresh key of each family, that of the slots first; the last one is a version key."""
         name = f"capability-check:{secrets.token_hex(8)}"
-        return [f"{self._prefix}{family}{name}" for family in FAMILIES]
+        return [f"{self._prefix}{family}{name}" for family in (SLOT_FAMILY, *FAMILIES)]
 
 
 def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
@@ -253,14 +255,14 @@ def _list_scripts(keys: Sequence[str]) -> list[Step]:
     def look(name: str, is_right: Callable[[bytes], bool]) -> Step:
         return Step(name, encode_command("MGET", scratch), lambda reply: is_right(reply[0] or b""))
 
-    release_all = encode_command("EVALSHA", RELEASE.sha, len(keys), *keys, NO_TOKEN)
+    release_all = encode_command("EVALSHA", RELEASE.sha, len(keys), *keys, *build_release_request(NO_TOKEN))
     return [
         run("FENCE", FENCE, scratch, [one, SCRATCH_MILLISECONDS], right=1),
         run("FENCE", FENCE, scratch, [two, SCRATCH_MILLISECONDS], right=1),
-        run("RELEASE", RELEASE, scratch, [one], right=1),
+        run("RELEASE", RELEASE, scratch, build_release_request(one), right=1),
         look("SET KEEPTTL", lambda stored: stored.startswith(two)),
         Step("PTTL", encode_command("PTTL", scratch), lambda left: 0 < left <= SCRATCH_MILLISECONDS),
-        run("RELEASE", RELEASE, scratch, [two], right=1),
+        run("RELEASE", RELEASE, scratch, build_release_request(two), right=1),
         run("LEASE", LEASE, scratch, build_lease_request(lease, [scratch], [], b""), right=[GRANTED]),
         run("LEASE", LEASE, scratch, build_lease_request(other, [scratch], [], b""), right=[TAKEN]),
         run("FILL", FILL, scratch, [lease, 1, SCRATCH_MILLISECONDS, "V"], right=1),

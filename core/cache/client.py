@@ -152,11 +152,14 @@ class RedisClient:
             replies[place] = self._run_unknown(script, keys, arguments, reply)
         return replies
 
-    def get_and_run(self, keys: Sequence[str], script: Script, arguments: Sequence[Any]) -> tuple[Any, Any]:
-        """Like `get_many`, then run a script on the same keys in the same round trip."""
-        commands = [encode_command("MGET", *keys), _encode_run(script, keys, arguments)]
+    def get_and_run(
+        self, keys: Sequence[str], script: Script, arguments: Sequence[Any], more_keys: Sequence[str] = ()
+    ) -> tuple[Any, Any]:
+        """Like `get_many`, then run a script on the same keys and more in the same round trip."""
+        its_keys = [*keys, *more_keys]
+        commands = [encode_command("MGET", *keys), _encode_run(script, its_keys, arguments)]
         found, reply = self._exchange(commands, is_checked=True)
-        return _raise_error(found), _raise_error(self._run_unknown(script, keys, arguments, reply))
+        return _raise_error(found), _raise_error(self._run_unknown(script, its_keys, arguments, reply))
 
     def run_later(
         self, script: Script, keys: Keys, arguments: Sequence[Any], on_reply: Callable[[Any], None]

@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 from core.cache.codec import ABSENT
 from core.cache.kinds import Read
 from core.cache.near import NearCache
+from core.cache.positions import LoadAfter, load_anywhere
 from core.cache.shared import SharedCache
 from core.metrics import Metrics
 from core.records import CacheCounts
@@ -133,6 +134,7 @@ class StaleReadSampler:
         metrics: Metrics,
         near: NearCache,
         shared: SharedCache | None,
+        load_after: LoadAfter = load_anywhere,
         feed_bound_seconds: float = FEED_BOUND_SECONDS,
     ) -> None:
         self._every = every
@@ -141,6 +143,7 @@ class StaleReadSampler:
         self._metrics = metrics
         self._near = near
         self._shared = shared
+        self._load_after = load_after
         self._feed_bound_seconds = feed_bound_seconds
         self._hits = itertools.count(1)
         self._lock = threading.Lock()
@@ -198,16 +201,15 @@ class StaleReadSampler:
             self._metrics.count_stale_read_sample(sample.read.cached.name, sample.tier, is_stale=is_stale)
 
     def _is_stale(self, sample: _Sample) -> bool:
-        if _load(sample) == sample.value:
+        if self._load(sample) == sample.value:
             return False
         if self._shared is not None and self._shared.peek(sample.read, sample.key) == sample.value:
             # unless the row has been given the sampled value again, and the cache filled with it
-            return bool(_load(sample) != sample.value)
+            return bool(self._load(sample) != sample.value)
         if sample.tier == "shared":
             return False
         self._stopping.wait(self._feed_bound_seconds)
-        return self._near.get(sample.key) is sample.value and _load(sample) != sample.value
+        return self._near.get(sample.key) is sample.value and self._load(sample) != sample.value
 
-
-def _load(sample: _Sample) -> Any:
-    return sample.read.load([sample.key]).get(sample.key, ABSENT)
+    def _load(self, sample: _Sample) -> Any:
+        return self._load_after(None, sample.read.load, [sample.key]).get(sample.key, ABSENT)

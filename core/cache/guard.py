@@ -18,7 +18,7 @@ from core.cache.capability import CapabilityCheck, describe, is_tolerated
 from core.cache.client import RedisClient
 from core.cache.connection import ErrorReply, HandshakeRefused, ServerUnreachable
 from core.cache.epochs import Epochs
-from core.cache.leases_and_fences import RELEASE, Fence
+from core.cache.leases_and_fences import Fence
 from core.cache.outbox import InvalidationOutbox, KeyScripts, KeysRefused
 from core.cache.topology import open_topology
 from core.settings import Settings
@@ -163,22 +163,22 @@ class RedisGuard:
         with contextlib.suppress(CacheDown):
             self.read(self.client.check)
 
-    def release(self, keys: Sequence[str], fence: Fence) -> None:
+    def release(self, keys: Sequence[str], fence: Fence, position: str) -> None:
         """Drop keys and their fence; use a new connection when the fence's connection has been cut.
 
         The same when its server is the primary no more: the next primary may have been read meanwhile.
         """
         try:
-            self.scripts.run(RELEASE, keys, [fence.token], after=fence.pending)
+            self.scripts.release_fence(keys, fence, position)
         except ServerUnreachable:
             raise
         except ErrorReply as error:
             if not self.topology.can_move or error.code not in MOVED:
                 raise
             self.client.drop_connections()
-            self.scripts.run(RELEASE, keys, [fence.token])
+            self.scripts.release_fence(keys, Fence(fence.token), position)
         except redis.ConnectionError:
-            self.scripts.run(RELEASE, keys, [fence.token])
+            self.scripts.release_fence(keys, Fence(fence.token), position)
             if fence.pending is not None:
                 # the fence may still arrive from the connection that was cut
                 self.expect_late(keys, fence.token)

@@ -12,6 +12,7 @@ Redis runs no other command while a script runs. The first byte of each stored v
   So a process that dies in between leaves no stale value: its fence expires, and the next reader loads
   the committed row. Two writers of one key have a fence each: when one of them removes its fence, the key
   stays closed until the COMMIT of the other.
+- P: a slot with the position of invalidations, see `core.cache.positions`.
 
 Sends no commands itself.
 
@@ -22,8 +23,9 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from core.cache.client import PendingReply, Script
-from core.cache.codec import VERSION_MARK, new_token
+from core.cache.codec import ORIGIN_BYTES, UNKNOWN_ORIGIN, VERSION_MARK, new_token
 from core.cache.kinds import MAX_TTL_SECONDS
+from core.cache.positions import SLOT_FUNCTIONS, SLOT_MILLISECONDS, UNKNOWN, UNKNOWN_MILLISECONDS
 
 # The replies of LEASE for each key.
 GRANTED: Final = 1
@@ -56,17 +58,20 @@ local function list_fences(stored, own, now)
 end
 """
 
-# KEYS: value keys, then version keys. ARGV: token, lease ms, version ms, number of value keys, schema and
-# origin of the values, then for each version key the value that it gets when it is missing.
+# KEYS: value keys, then version keys, then their slots when a position is wanted. ARGV: token, lease ms,
+# version ms, number of value keys, schema and origin of the values, number of slots, slot ms, unknown ms,
+# origin, then for each version key the value that it gets when it is missing.
 # Grants a lease on a key that is missing or holds what no reader can use: a value of another schema or
 # origin, a value stored under other versions, foreign bytes.
 # Returns 1 (granted), 0 (another reader loads or has loaded) or -1 (fenced) for each value key, then
-# each version.
+# each version, then the position of the slots if there are any; '' when it is unknown.
 LEASE = Script(
     _FENCES
+    + SLOT_FUNCTIONS
     + """
 local all = redis.call('MGET', unpack(KEYS))
 local count = tonumber(ARGV[4])
+local first_slot = #KEYS - tonumber(ARGV[6]) + 1
 local result = {}
 -- a usable value has this behind its mark, see core.cache.codec
 local head = ARGV[5]
@@ -74,13 +79,13 @@ local is_fenced = false
 local function is_fence(stored)
   return string.sub(stored, 1, 1) == 'F' and list_fences(stored, '', read_ms()) ~= ''
 end
-for i = count + 1, #KEYS do
+for i = count + 1, first_slot - 1 do
   local version = all[i] or ''
   if is_fence(version) then
     is_fenced = true
     version = ''
   elseif string.sub(version, 1, 1) ~= 'R' or #version ~= 16 then
-    version = ARGV[5 + i - count]
+    version = ARGV[9 + i - count]
     redis.call('SET', KEYS[i], version, 'PX', ARGV[3])
   end
   result[i] = version
@@ -104,6 +109,22 @@ for i = 1, count do
     redis.call('SET', KEYS[i], ARGV[1], 'PX', ARGV[2])
     result[i] = 1
   end
+end
+if first_slot <= #KEYS then
+  local now = read_ms()
+  local position = string.rep('0', 16)
+  for i = first_slot, #KEYS do
+    local stored = all[i]
+    if not is_slot(stored) or string.sub(stored, 31) ~= ARGV[9] then
+      write_slot(KEYS[i], now + ARGV[8], string.rep('0', 16), ARGV[9], ARGV[7])
+      position = ''
+    elseif tonumber(string.sub(stored, 2, 14)) > now then
+      position = ''
+    elseif position ~= '' and string.sub(stored, 15, 30) > position then
+      position = string.sub(stored, 15, 30)
+    end
+  end
+  result[first_slot] = position
 end
 return result
 """
@@ -160,11 +181,13 @@ return refusal or #KEYS
 """
 )
 
-# KEYS: the keys that a write changed. ARGV: the token of the writer, or a string of several writers' tokens.
+# KEYS: the keys that a write changed, and their slots. ARGV: the token of the writer, or a string of several
+# writers' tokens; the position of the write, '' when it is unknown; unknown ms; slot ms.
 # Fences of other writers stay: their COMMIT is still to come. The key is written in either case, so that
-# the invalidation feed reports it.
+# the invalidation feed reports it. A slot that is missing stays so: its creator knows nothing of before.
 RELEASE = Script(
     _FENCES
+    + SLOT_FUNCTIONS
     + """
 local now = read_ms()
 local found = redis.call('MGET', unpack(KEYS))
@@ -176,7 +199,18 @@ for i = 1, #KEYS do
   if stored and string.byte(stored) == 70 and (#stored ~= 29 or string.sub(stored, 1, 16) ~= ARGV[1]) then
     kept = list_fences(stored, ARGV[1], now)
   end
-  if kept == '' then
+  if is_slot(stored) then
+    local unknown_until, position = tonumber(string.sub(stored, 2, 14)), string.sub(stored, 15, 30)
+    if ARGV[2] == '' then
+      unknown_until = math.max(unknown_until, now + ARGV[3])
+    elseif ARGV[2] > position then
+      position = ARGV[2]
+    end
+    if write_slot(KEYS[i], unknown_until, position, string.sub(stored, 31), ARGV[4]).err then
+      -- the server is out of memory
+      gone[#gone + 1] = KEYS[i]
+    end
+  elseif kept == '' then
     gone[#gone + 1] = KEYS[i]
   else
     -- refused when the server is out of memory: then the own fence stays until it expires
@@ -192,7 +226,8 @@ return #KEYS
 class Lease(NamedTuple):
     """The answer to a reader that missed: GRANTED, TAKEN or FENCED for each key.
 
-    Values are stored under its versions and its origin.
+    Values are stored under its versions and its origin. They have to be loaded from a server that has
+    `position`, None when that is unknown.
     """
 
     token: bytes
@@ -200,6 +235,7 @@ class Lease(NamedTuple):
     version_keys: tuple[str, ...]
     versions: tuple[bytes, ...]
     origin: bytes
+    position: int | None
 
 
 class Fence(NamedTuple):
@@ -213,7 +249,7 @@ NO_FENCE = Fence()
 
 
 def build_lease_request(
-    token: bytes, keys: Sequence[str], version_keys: Sequence[str], head: bytes
+    token: bytes, keys: Sequence[str], version_keys: Sequence[str], head: bytes, *, slots: int = 0
 ) -> list[Any]:
     """Return the arguments of LEASE; current values begin with `head` and the versions.
 
@@ -221,12 +257,38 @@ def build_lease_request(
     back would make values valid again from before a write (the ABA problem).
     """
     fresh = [new_token(VERSION_MARK) for _ in version_keys]
-    return [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(keys), head, *fresh]
+    of_slots = [slots, SLOT_MILLISECONDS, UNKNOWN_MILLISECONDS, head[-ORIGIN_BYTES:]]
+    return [token, LEASE_MILLISECONDS, VERSION_MILLISECONDS, len(keys), head, *of_slots, *fresh]
+
+
+def build_release_request(token: bytes, position: str = UNKNOWN) -> list[Any]:
+    """Return the arguments of RELEASE."""
+    return [token, position, UNKNOWN_MILLISECONDS, SLOT_MILLISECONDS]
 
 
 def parse_lease(
-    token: bytes, keys: Sequence[str], version_keys: Sequence[str], reply: Sequence[Any], *, origin: bytes
+    token: bytes,
+    keys: Sequence[str],
+    version_keys: Sequence[str],
+    reply: Sequence[Any],
+    *,
+    origin: bytes,
+    asked_origin: bytes,
 ) -> Lease:
-    """Return the lease that LEASE answered with."""
+    """Return the lease that LEASE answered with, for slots with an origin.
+
+    Slots are worth nothing when another server answered than the one that they were asked of, or when it is
+    not known which one did.
+    """
     states = dict(zip(keys, reply, strict=False))
-    return Lease(token, states, tuple(version_keys), tuple(reply[len(keys) :]), origin)
+    versions = reply[len(keys) : len(keys) + len(version_keys)]
+    [position] = reply[len(keys) + len(version_keys) :] or [b""]
+    is_trusted = origin == asked_origin != UNKNOWN_ORIGIN
+    return Lease(
+        token,
+        states,
+        tuple(version_keys),
+        tuple(versions),
+        origin,
+        int(position, 16) if position and is_trusted else None,
+    )

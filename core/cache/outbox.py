@@ -18,7 +18,8 @@ import redis
 from core.cache.client import Keys, PendingReply, RedisClient, Script
 from core.cache.connection import ErrorReply
 from core.cache.kinds import FAMILIES
-from core.cache.leases_and_fences import NO_TOKEN, RELEASE
+from core.cache.leases_and_fences import NO_TOKEN, RELEASE, Fence, build_release_request
+from core.cache.positions import ALL_SLOTS, UNKNOWN, list_slots
 
 # Redis serves no other client while a script runs.
 SCRIPT_KEYS = 1_000
@@ -61,15 +62,32 @@ class KeyScripts:
         after: PendingReply | None = None,
     ) -> None:
         """Run a script that returns the number of its keys, for a thousand keys each, in one round trip."""
-        groups = list(_split(self.add_prefix(keys)))
+        self._run_each(script, list(_split(self.add_prefix(keys))), arguments, after=after)
+
+    def _run_each(
+        self,
+        script: Script,
+        groups: Sequence[Keys],
+        arguments: Sequence[Any],
+        *,
+        after: PendingReply | None = None,
+    ) -> None:
         replies = self._client.run_each(script, groups, arguments, after=after)
         if replies != [len(group) for group in groups]:
-            raise redis.InvalidResponse(f"no confirmation of {len(keys)} keys")
+            raise redis.InvalidResponse(f"no confirmation of {sum(map(len, groups))} keys")
+
+    def release_fence(self, keys: Sequence[str], fence: Fence, position: str) -> None:
+        """Drop keys with their fence, behind the command that set it, and leave the position of the write."""
+        groups = [self._add_slots(group) for group in _split(keys)]
+        self._run_each(RELEASE, groups, build_release_request(fence.token, position), after=fence.pending)
+
+    def _add_slots(self, keys: Sequence[str]) -> list[str]:
+        return self.add_prefix([*keys, *list_slots(keys)])
 
     def release(self, keys: Sequence[str], token: bytes) -> None:
         """Drop keys with the fences of tokens; raises `KeysRefused` when only some keys are refused."""
         try:
-            self.run(RELEASE, keys, [token])
+            self.release_fence(keys, Fence(token), UNKNOWN)
         except ErrorReply as error:
             if error.code not in OF_A_KEY:
                 raise
@@ -79,9 +97,11 @@ class KeyScripts:
         refused: list[str] = []
         refusal: ErrorReply | None = None
         for group in _split(keys):
-            names: list[Keys] = [self.add_prefix([key]) for key in group]
-            replies = self._client.try_each(RELEASE, names, [token])
-            errors = {key: reply for key, reply in zip(group, replies, strict=True) if reply != 1}
+            names: list[Keys] = [self._add_slots([key]) for key in group]
+            replies = self._client.try_each(RELEASE, names, build_release_request(token))
+            errors = {
+                key: reply for key, own, reply in zip(group, names, replies, strict=True) if reply != len(own)
+            }
             for reply in errors.values():
                 if not isinstance(reply, ErrorReply):
                     raise redis.InvalidResponse("no confirmation of a key")
@@ -96,13 +116,14 @@ class KeyScripts:
 
     def release_all(self) -> None:
         """Drop every key of the cache, by a scan; fences of other writers stay."""
+        self._client.run(RELEASE, self.add_prefix(ALL_SLOTS), build_release_request(NO_TOKEN))
         for family in FAMILIES:
             cursor: Any = b"0"
             while True:
                 match = ("MATCH", f"{self._prefix}{family}*", "COUNT", SCAN_COUNT)
                 cursor, names = expect_list(self._client.ask("SCAN", cursor, *match), 2)
                 if names:
-                    self._client.run(RELEASE, names, [NO_TOKEN])
+                    self._client.run(RELEASE, names, build_release_request(NO_TOKEN))
                 if cursor == b"0":
                     break
 

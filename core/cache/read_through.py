@@ -22,8 +22,9 @@ from core.cache.codec import ABSENT, Absent, Unstorable, is_lease
 from core.cache.counters import CacheCounters, StaleReadSampler
 from core.cache.guard import CacheDown
 from core.cache.kinds import Read
-from core.cache.leases_and_fences import GRANTED, TAKEN, Lease
+from core.cache.leases_and_fences import FENCED, GRANTED, TAKEN, Lease
 from core.cache.near import NearCache
+from core.cache.positions import LoadAfter
 from core.cache.shared import SharedCache
 from core.metrics import Metrics
 from core.timeline import KnownTimeline
@@ -61,6 +62,7 @@ class ReadThrough:
         counters: Mapping[str, CacheCounters],
         sampler: StaleReadSampler,
         metrics: Metrics,
+        load_after: LoadAfter,
         timeline: KnownTimeline,
     ) -> None:
         self._timeline = timeline
@@ -69,6 +71,7 @@ class ReadThrough:
         self._counters = counters
         self._sampler = sampler
         self._metrics = metrics
+        self._load_after = load_after
         # kinds whose last look-up found nothing: the next one asks for leases in the same round trip;
         # on a miss this saves one round trip, on a hit it costs Redis one script
         self._missed: set[str] = set()
@@ -149,8 +152,10 @@ class ReadThrough:
         self, shared: SharedCache, read: Read[T], keys: Sequence[str], lease: Lease
     ) -> Mapping[str, T]:
         granted = [key for key in keys if lease.states[key] == GRANTED]
+        # what a writer that holds a fence commits has no position yet
+        position = None if FENCED in lease.states.values() else lease.position
         try:
-            loaded = self._load(read, keys)
+            loaded = self._load(read, keys, position)
         except BaseException:
             shared.fill(lease, [(key, 0, b"") for key in granted])
             raise
@@ -188,10 +193,10 @@ class ReadThrough:
                 time.sleep(pause)
         return found
 
-    def _load(self, read: Read[T], keys: Sequence[str]) -> Mapping[str, T]:
+    def _load(self, read: Read[T], keys: Sequence[str], position: int | None = None) -> Mapping[str, T]:
         started = time.perf_counter()
         try:
-            return read.load(keys)
+            return self._load_after(position, read.load, keys)
         finally:
             self._metrics.observe_cache_load(read.cached.name, time.perf_counter() - started)
 

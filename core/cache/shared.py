@@ -4,6 +4,7 @@ Owns which command or script each step runs, and which replies it accepts. A fai
 nothing else leaves this module. Knows keys and stored bytes; only `peek` decodes a value.
 """
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from core.cache.leases_and_fences import (
     parse_lease,
 )
 from core.cache.outbox import SCRIPT_KEYS, expect_list
+from core.cache.positions import ALL_SLOTS, format_position, list_slots
 from core.settings import Settings
 from core.timeline import KnownTimeline
 
@@ -63,6 +65,10 @@ class SharedCache:
         )
         self._client = self.guard.client
         self._add_prefix = self.guard.scripts.add_prefix
+        # without replicas nobody needs a position
+        self._wants_position = settings.database_replica_urls is not None
+        # the origin for which this process has seen to the slots
+        self._slots_origin: bytes | None = None
         self._fence_milliseconds = settings.database_query_timeout + FENCE_MARGIN_MILLISECONDS
 
     @property
@@ -98,15 +104,20 @@ class SharedCache:
     ) -> tuple[list[Any], Lease]:
         token = new_token(LEASE_MARK)
         # the connection may be opened to another server after this; then one lease too many is granted
-        head = schema + self._client.latest_origin
-        request = build_lease_request(token, keys, version_keys, head)
+        asked_origin = self._client.latest_origin
         names = self._add_prefix([*keys, *version_keys])
+        # without an origin nothing can be told of slots that are there
+        wants_position = self._wants_position and asked_origin
+        slots = self._add_prefix(list_slots([*keys, *version_keys])) if wants_position else []
+        request = build_lease_request(token, keys, version_keys, schema + asked_origin, slots=len(slots))
+        # one position for all slots
+        length = len(names) + bool(slots)
 
         def ask() -> tuple[list[Any], list[Any]]:
             if not with_values:
-                return [], expect_list(self._client.run(LEASE, names, request), len(names))
-            found, reply = self._client.get_and_run(names, LEASE, request)
-            return _expect_values(found, len(names)), expect_list(reply, len(names))
+                return [], expect_list(self._client.run(LEASE, [*names, *slots], request), length)
+            found, reply = self._client.get_and_run(names, LEASE, request, slots)
+            return _expect_values(found, len(names)), expect_list(reply, length)
 
         try:
             found, reply = self.guard.read(ask)
@@ -115,7 +126,20 @@ class SharedCache:
                 # Redis may have granted leases nevertheless, and other readers would wait for them
                 self.give_up(keys)
             raise
-        return found, parse_lease(token, keys, version_keys, reply, origin=self._client.origin)
+        lease = parse_lease(
+            token, keys, version_keys, reply, origin=self._client.origin, asked_origin=asked_origin
+        )
+        if slots and lease.position is None and lease.origin == asked_origin != self._slots_origin:
+            self._slots_origin = asked_origin
+            self._make_slots(asked_origin)
+        return found, lease
+
+    def _make_slots(self, origin: bytes) -> None:
+        """Create every slot that is missing, so that all of them are unknown at the same time, once."""
+        request = build_lease_request(new_token(LEASE_MARK), [], [], origin, slots=len(ALL_SLOTS))
+        names = self._add_prefix(ALL_SLOTS)
+        with contextlib.suppress(CacheDown):
+            self.guard.read(lambda: expect_list(self._client.run(LEASE, names, request), 1))
 
     def fill(
         self,
@@ -182,14 +206,16 @@ class SharedCache:
         finally:
             _give_up(fence)
 
-    def delete(self, keys: Sequence[str], fence: Fence = NO_FENCE) -> None:
+    def delete(self, keys: Sequence[str], fence: Fence = NO_FENCE, *, position: int | None = None) -> None:
         """Drop keys now or, when Redis does not do it, before this process reads it again.
+
+        Readers that miss them load them from a server that has the position, None when that is unknown.
 
         When Redis refuses, this returns once every other process has noticed the same refusal and stopped
         reading from it.
         """
         try:
-            self.guard.invalidate(lambda: self.guard.release(keys, fence))
+            self.guard.invalidate(lambda: self.guard.release(keys, fence, format_position(position)))
             self.guard.wait_until_noticed()
         except CacheDown as down:
             logger.debug("invalidations wait for redis to come back")

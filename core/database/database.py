@@ -17,13 +17,14 @@ from core.database.connector import Connector, ServerConnection, register_types
 from core.database.driver_errors import DRIVER_ERRORS, is_connection_lost, translate_connect
 from core.database.holder import Holder
 from core.database.pool import ConnectionPool
+from core.database.positions import Position
 from core.database.query_log import QueryLog
 from core.database.statement_watch import StatementWatch
 from core.database.unit_of_work import Session, Sessions, UnitOfWork, UnitsOfWork
 from core.errors import ConnectFailed, DatabaseError, DatabaseUnavailable, ServerHung
 from core.forks import call_in_forked_child
 from core.metrics import Metrics
-from core.records import PoolStats
+from core.records import PoolStats, ReplicaStats
 from core.settings import Settings
 from core.timeline import KnownTimeline
 
@@ -58,6 +59,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._units = UnitsOfWork()
         # replaces peewee's method without another call around it
         self.in_transaction = self._units.in_transaction
+        self.is_cache_bypassed = self._units.is_cache_bypassed
         self._query_log = QueryLog(
             settings.database_log_queries,
             slow_seconds=settings.database_slow_query / 1000,
@@ -281,6 +283,12 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         with self.session(operation):
             return query(self, *args, **kwargs)
 
+    # -- positions of the write-ahead log --------------------------------------------------
+
+    def find_position(self) -> Position | None:
+        """Return None: without replicas nobody asks for the position of a commit."""
+        return None
+
     # -- run ------------------------------------------------------------------------------
 
     def _publish(self) -> None:
@@ -289,6 +297,10 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     def pool_stats(self) -> PoolStats:
         """Return the figures of this process's pool."""
         return self._pool.stats()
+
+    def replica_stats(self) -> tuple[ReplicaStats, ...]:
+        """Return the state of each replica of this process: none."""
+        return ()
 
     def shut_down(self, timeout_seconds: float = DRAIN_SECONDS) -> None:
         """Drain the pool: refuse new work, let running work finish, then close every connection."""

@@ -307,6 +307,15 @@ class ConnectionPool:
             for entry in (*self._idle, *self._used.values()):
                 entry.expires_at = now
 
+    def cut_all(self) -> None:
+        """End every wait on a connection: the server does not answer."""
+        with self._lock:
+            used = list(self._used.values())
+            for entry in (*self._idle, *used):
+                entry.expires_at = self._clock()
+        for entry in used:
+            sever(entry.raw)
+
     # -- check-in -----------------------------------------------------------------
 
     def checkin(self, raw: ServerConnection) -> None:

@@ -71,6 +71,7 @@ FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "leaderboard_lock_slot": (APP,),
     "leaderboard_rank": (APP, PLAYER),
     "leaderboard_set_score": (APP,),
+    "replica_require": (APP, PLAYER),
     "ticks_create_partition": (APP,),
     "ticks_drop_partitions": (APP,),
     "ticks_note_move": (),

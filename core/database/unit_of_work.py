@@ -24,6 +24,7 @@ from core.database.driver_errors import DRIVER_ERRORS, READ_ONLY, find_sqlstate,
 from core.database.holder import REMEDY, Holder, describe_present
 from core.database.identity import find_identity
 from core.database.pool import ConnectionPool
+from core.database.positions import Position, find_tokens
 from core.errors import (
     ConnectFailed,
     DatabaseError,
@@ -61,6 +62,8 @@ class UnitOfWork:
         self.is_left = False
         self.changes: Any = None
         """The service's data about the transaction."""
+        self.position: Position | None = None
+        """Where its last COMMIT is in the write-ahead log; None when that is unknown, or of no interest."""
         self.is_begin_due = False
         self.outer: UnitOfWork | None = None
         """The block around this one in the same context, perhaps of another database."""
@@ -180,6 +183,13 @@ class UnitsOfWork:
             return False
         unit = self.find()
         return unit is not None and bool(unit.transactions)
+
+    def is_cache_bypassed(self) -> bool:
+        """Say whether cached calls made now ask the database; raises `TransactionMisused`."""
+        # as above
+        if not self._thread.units and _BLOCK.get() is None:
+            return bool(find_tokens())
+        return self.in_transaction() or bool(find_tokens())
 
     def find(self) -> UnitOfWork | None:
         """Return the unit of work that a call made now is part of; raises `TransactionMisused`."""

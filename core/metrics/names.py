@@ -29,6 +29,8 @@ ROLE_PATTERN = r"[a-z]+(?:-[a-z]+)*"
 MAX_ROLE = 32
 CloseReason = Literal["stale", "dead", "broken", "shutdown"]
 Tier = Literal["near", "shared"]
+ReadReason = Literal["replayed", "current", "unknown", "behind", "conflict", "unavailable", "error"]
+"""Why a read ran where it did: a replica has `replayed` what it must see; all others are of the primary."""
 Task = Literal["simulator", "warm_cache", "seal_audit_log"]
 """A task that must succeed again and again."""
 Limiter = Literal["pages", "downloads", "sign_in", "operator_actions", "exporter", "connections", "messages"]
@@ -114,6 +116,18 @@ OPERATION_ERRORS = counter(
     "echo_db_operation_errors_total",
     "Service calls whose database part failed",
     *("op", "role", "sqlstate_class"),
+)
+
+READS = counter("echo_db_reads_total", "Reads that could run on a replica", "server", "reason", "role")
+REPLICA_LAG = gauge(
+    "echo_db_replica_lag_seconds",
+    "How far a replica is behind the primary",
+    "replica",
+    "role",
+    mode="livemax",
+)
+REPLICA_OUT = gauge(
+    "echo_db_replica_out", "1 while a replica is not read from", "replica", "role", mode="livemax"
 )
 
 CACHE_REQUESTS = counter("echo_cache_requests_total", "Values asked of a tier", "cache", "tier", "role")

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 from prometheus_client import Metric
 from prometheus_client.samples import Sample
@@ -25,6 +25,7 @@ from core.metrics.names import (
     CloseReason,
     Definition,
     Limiter,
+    ReadReason,
     Role,
     Task,
     Tier,
@@ -199,6 +200,16 @@ class Metrics:
     def set_cache_topology(self, topology: str) -> None:
         """Record how this process reaches Redis."""
         self._value(names.CACHE_TOPOLOGY, topology).set(1)
+
+    def count_read(self, server: Literal["primary", "replica"], reason: ReadReason) -> None:
+        """Count a read that could run on a replica, and why it ran where it did."""
+        self._value(names.READS, server, reason).inc()
+
+    def set_replica(self, number: int, *, lag_seconds: float | None, is_out: bool) -> None:
+        """Set the gauges of a replica; a lag that is not known leaves the last one."""
+        self._value(names.REPLICA_OUT, str(number)).set(float(is_out))
+        if lag_seconds is not None:
+            self._value(names.REPLICA_LAG, str(number)).set(lag_seconds)
 
     def count_cache_reads(self, cache: str, tier: Tier, *, hits: int, misses: int) -> None:
         """Count values that were looked up in a tier which could answer."""

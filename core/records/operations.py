@@ -115,6 +115,19 @@ class PoolStats(Record, frozen=True):
     connections_lost: int
 
 
+class ReplicaStats(Record, frozen=True):
+    """A replica as this process sees it; `number` is its place in DATABASE_REPLICA_URLS, from 1.
+
+    `reason` says why nothing is read from it, None while it is used. `lag_seconds` is by how much it was
+    behind the primary when it answered last, None until then.
+    """
+
+    number: int
+    reason: str | None
+    lag_seconds: float | None
+    pool: PoolStats
+
+
 class PoolUse(Record, frozen=True):
     """Connections of one process, or of several added up, at one moment."""
 

@@ -193,10 +193,10 @@ class Audit(ServiceBase):
         expected = None if anchor is None else parse_anchor(check_text(anchor, "anchor", most=100))
         reader = ChainReader(expected)
         while reader.broken is None and (
-            seals := self._read(audit_seals.list_seals, reader.number, SEALS_AT_ONCE)
+            seals := self._read_current(audit_seals.list_seals, reader.number, SEALS_AT_ONCE)
         ):
             for seal in seals:
-                reader.read(seal, self._read(audit_seals.read_entries, seal))
+                reader.read(seal, self._read_current(audit_seals.read_entries, seal))
         reader.finish()
         with self._write() as (database, _), database.with_long_timeout():
             surplus = reader.find_surplus(audit_seals.count_events(database))

@@ -20,7 +20,7 @@ class EncryptionKeys(ServiceBase):
 
         Reads the whole table of users.
         """
-        used = self._read(queries.count_keys)
+        used = self._read_current(queries.count_keys)
         known = [key.id for key in self._emails.keyring.keys]
         return tuple(
             EncryptionKeyUse(key_id, used.get(key_id, 0), key_id in known, key_id in known[:1])
@@ -36,7 +36,7 @@ class EncryptionKeys(ServiceBase):
         """
         most, start = check_limit(limit), None if after is None else check_id(after, "after")
         current = self._emails.cipher.current_id
-        found = self._read(queries.list_other_keys, current, start, most)
+        found = self._read_current(queries.list_other_keys, current, start, most)
         changes, unreadable = self._reencrypt(found)
         changed: set[UUID] = set()
 

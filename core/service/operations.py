@@ -52,7 +52,7 @@ class Operations(Users, Market, Leaderboards, Quests):
         The portfolios are those that the database has. Raises `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
-        portfolio_keys = self._read(list_portfolio_keys, checked)
+        portfolio_keys = self._read_current(list_portfolio_keys, checked)
         self._cache.invalidate([user_key(checked), quests_key(checked), *portfolio_keys])
 
     def clear_market_data_cache(self) -> None:
@@ -60,7 +60,7 @@ class Operations(Users, Market, Leaderboards, Quests):
 
         Summaries of prices are not dropped, neither here nor by writes; they expire within 30 s.
         """
-        symbols = self._read(ticks.list_symbols)
+        symbols = self._read_current(ticks.list_symbols)
         self._cache.invalidate(list_market_keys(symbols))
 
     def invalidate_reports(self) -> None:
@@ -71,7 +71,7 @@ class Operations(Users, Market, Leaderboards, Quests):
         is asked for its time first: while it does not answer, its error is raised and the last known
         values stay.
         """
-        self._read(statistics.read_clock)
+        self._read_current(statistics.read_clock)
         self._cache.invalidate([REPORTS_VERSION_KEY])
 
     def warm_cache(
@@ -162,14 +162,14 @@ class Operations(Users, Market, Leaderboards, Quests):
 
     def list_table_sizes(self) -> tuple[TableFigures, ...]:
         """Return sizes in bytes and estimated rows of every table; `other` sums up foreign ones."""
-        return self._read(statistics.list_tables)
+        return self._read_current(statistics.list_tables)
 
     def list_unused_indexes(self) -> tuple[UnusedIndex, ...]:
         """Return the indexes that no query used since the server's statistics were reset, largest first.
 
         Indexes of constraints are not listed. Use on a replica is not counted.
         """
-        return self._read(statistics.list_unused_indexes)
+        return self._read_current(statistics.list_unused_indexes)
 
     def list_slowest_statements(self, limit: int = 10) -> tuple[StatementFigures, ...] | None:
         """Return the service's statements with the largest total time, in seconds.
@@ -177,7 +177,7 @@ class Operations(Users, Market, Leaderboards, Quests):
         None when the server does not keep pg_stat_statements. Two operations that share a
         statement are counted under the one that ran it first. Raises `InvalidInput`.
         """
-        return self._read(statistics.list_slowest_statements, check_limit(limit))
+        return self._read_current(statistics.list_slowest_statements, check_limit(limit))
 
 
 def _list_steps(

@@ -17,6 +17,7 @@ from core.health import CHECK_SECONDS, HealthEvaluator
 from core.metrics import Metrics
 from core.records import Health
 from core.service.audit import Audit
+from core.service.consistency import Consistency
 from core.service.emails import UserEmails
 from core.service.encryption_keys import EncryptionKeys
 from core.service.events import Events
@@ -46,6 +47,7 @@ class EnhancedDatabaseService(
     Events,
     Loads,
     EncryptionKeys,
+    Consistency,
     RecordConversions,
 ):
     """Users, portfolios, market, leaderboards, quests and events of Echo Markets.
@@ -79,7 +81,7 @@ class EnhancedDatabaseService(
         """
         checked = check_id(user_id, "user_id")
         if not self._is_isolated:
-            obstacle = self._read(lambda database: find_obstacle(database.execute_sql))
+            obstacle = self._read_current(lambda database: find_obstacle(database.execute_sql))
             if obstacle is not None:
                 raise PlayersNotIsolated(
                     f"players have no view of this database, because {obstacle}; run `echo-markets roles` and"

@@ -33,6 +33,7 @@ import uuid_utils.compat as uuid_utils
 from core.cache import NO_FENCE, NO_TOKEN, Cache, Fence
 from core.database import Database
 from core.database.holder import Holder
+from core.database.positions import CURRENT, demanding
 from core.errors import DatabaseError, QueryTimeout, TransactionConflict
 from core.metrics import Metrics
 from core.service.emails import UserEmails
@@ -98,6 +99,13 @@ class ServiceBase:
         """Run a query for the public method in whose body this call is written."""
         return self._database.read(name_operation(sys._getframe(1)), query, *args, **kwargs)  # noqa: SLF001  # documented
 
+    def _read_current(
+        self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Like `_read`, never on a replica: for a read that a decision depends on."""
+        with demanding(CURRENT):
+            return self._database.read(name_operation(sys._getframe(1)), query, *args, **kwargs)  # noqa: SLF001  # documented
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Group the calls of the block: all are committed at the end, or none.
@@ -154,11 +162,12 @@ class ServiceBase:
                 is_fenced = True
                 fence = self._cache.fence(keys)
                 result = query(database, *args, **kwargs)
+                position = database.find_position()
         except BaseException as error:
             if is_fenced:
                 self._cache.invalidate(keys, fence, outcome_known=isinstance(error, OUTCOME_KNOWN))
             raise
-        self._cache.invalidate(keys, fence)
+        self._cache.invalidate(keys, fence, position=position)
         return result
 
     def _repeat(self, write: Callable[[], T], *conflicts: type[DatabaseError]) -> T:
@@ -223,7 +232,7 @@ class ServiceBase:
             else:
                 self._cache.invalidate(ahead.cancel(), Fence(ahead.token))
             raise
-        self._cache.invalidate(changes.list_all(), fence)
+        self._cache.invalidate(changes.list_all(), fence, position=unit.position)
 
 
 class LazyKeys(Sequence[str]):

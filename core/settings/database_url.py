@@ -51,6 +51,19 @@ def check_database_url(url: str) -> str:
     return SCHEMES[0] + rest
 
 
+def check_replica_urls(urls: str) -> list[str]:
+    """Return the URLs of several servers, with blanks between them; raises `DatabaseUrlError`.
+
+    Each names one host: what is known of a replica must not be of another server.
+    """
+    checked = [check_database_url(url) for url in urls.split()]
+    if any("," in parse_dsn(url).get("host", "") for url in checked):
+        raise DatabaseUrlError("each URL of a replica names one host; give each host a URL")
+    if len(set(checked)) < len(checked):
+        raise DatabaseUrlError("a replica is named twice")
+    return checked
+
+
 def add_password(url: str, password: str) -> str:
     """Return a URL with a password; unchanged when it has one, or when libpq cannot read either."""
     try:

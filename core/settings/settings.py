@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
 from core.encryption import EncryptionKeysError, Keyring
 from core.errors import SettingsError
-from core.settings.database_url import add_password, check_database_url
+from core.settings.database_url import add_password, check_database_url, check_replica_urls
 from core.settings.environment import STACK_ENV_FILE, EnvironmentSettings, milliseconds, number, port
 from core.settings.redis_url import RedisAddress, RedisUrlError, check_hosts, parse_redis_url
 from core.settings.stack_identity import NAME_PATTERN, StackIdentity, build_identity, describe_database
@@ -27,6 +27,10 @@ from core.settings.texts import check_base_url, check_listener, check_web_addres
 
 def _check_database_url(value: SecretStr) -> SecretStr:
     return SecretStr(check_database_url(value.get_secret_value()))
+
+
+def _check_replica_urls(value: SecretStr) -> SecretStr:
+    return SecretStr(" ".join(check_replica_urls(value.get_secret_value())))
 
 
 def _check_redis_url(value: SecretStr) -> SecretStr:
@@ -52,6 +56,7 @@ def _requests(default: int) -> Any:
 WebAddress = Annotated[str, AfterValidator(check_web_address)]
 Listener = Annotated[str, AfterValidator(check_listener)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
+ReplicaUrls = Annotated[SecretStr, AfterValidator(_check_replica_urls)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
 EncryptionKeys = Annotated[SecretStr, AfterValidator(_check_encryption_keys)]
 HttpUrl = Annotated[SecretStr, AfterValidator(check_base_url)]
@@ -76,6 +81,9 @@ class Settings(EnvironmentSettings):
 
     database_url: DatabaseUrl = Field(description=DATABASE_URL_FORM)
     database_password: SecretStr | None = Field(default=None, description="any text")
+    database_replica_urls: ReplicaUrls | None = Field(
+        default=None, description=f"{DATABASE_URL_FORM}, one host each, with blanks between them"
+    )
     direct_url: DatabaseUrl | None = Field(default=None, description=DATABASE_URL_FORM)
     direct_password: SecretStr | None = Field(default=None, description="any text")
     encryption_keys: EncryptionKeys | None = Field(
@@ -199,7 +207,20 @@ class Settings(EnvironmentSettings):
     @classmethod
     def _add_passwords(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Put DATABASE_PASSWORD and DIRECT_PASSWORD into the URLs that have none."""
-        return add_passwords(values, "database", "direct")
+        complete = add_passwords(values, "database", "direct")
+        replicas, password = map(reveal, map(values.get, ("database_replica_urls", "database_password")))
+        if replicas and password:
+            urls = (add_password(url, password) for url in replicas.split())
+            complete["database_replica_urls"] = SecretStr(" ".join(urls))
+        return complete
+
+    def list_replicas(self) -> tuple["Settings", ...]:
+        """Return the settings with which each replica of DATABASE_REPLICA_URLS is reached, in their order."""
+        urls = self.database_replica_urls
+        return tuple(
+            self.model_copy(update={"database_url": SecretStr(url), "database_replica_urls": None})
+            for url in (urls.get_secret_value().split() if urls else ())
+        )
 
     def identify_stack(self) -> StackIdentity:
         """Return which stack these settings are of."""

@@ -78,6 +78,8 @@ PRESENT = (
     "echo_db_pool_connections",
     "echo_db_pool_max_connections",
     "echo_db_pool_pending_requests",
+    "echo_db_replica_lag_seconds",
+    "echo_db_replica_out",
     "echo_health_status",
     "echo_metrics_writers",
     "echo_migrations_applied",

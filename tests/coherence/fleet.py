@@ -22,6 +22,7 @@ from tests.coherence.history import Event, History, Write
 from tests.coherence.registers import Game
 from tests.coherence.worker import serve
 from tests.conftest import connected
+from tests.replicas import paused_replay
 
 PATIENCE_SECONDS = 60.0
 # The test itself, as a writer whose statements everybody must see.
@@ -185,6 +186,21 @@ class Fleet:
             yield
         finally:
             os.kill(self.valkey.pid, signal.SIGCONT)
+
+    def use_replica(self, process: int, key: str) -> None:
+        """Wait until a process reads from the replica what it lacks under a key."""
+        member = self[process]
+        for each in self.members:
+            wait_until(lambda each=each: each.call("uses_replica"), "the replica is used")  # type: ignore[misc]  # bound at once
+        wait_until(lambda: member.call("knows_position", key), "the position is known")
+        self.redis.delete(key)
+
+    @contextmanager
+    def paused_replay(self) -> Iterator[None]:
+        """Let the replica replay nothing for the length of a `with` block."""
+        [replica] = self._settings.list_replicas()
+        with paused_replay(replica.database_url.get_secret_value()):
+            yield
 
     def cut_feeds(self) -> None:
         """Kill the connections that the near caches listen on."""

@@ -9,11 +9,13 @@ from typing import Any
 from core import EnhancedDatabaseService
 from core.cache import NO_FENCE, NO_TOKEN, Fence, leases_and_fences
 from core.cache import feed as feed_module
+from core.cache import shared as shared_module
 from core.cache.changes import Ticket
 from core.cache.client import Script
 from core.cache.codec import VERSION_MARK, new_token
 from core.cache.feed import InvalidationFeed
 from core.cache.leases_and_fences import FENCE, FILL
+from core.database import replica as replica_module
 
 PATIENT_SECONDS = 600.0
 BLIND_FILL = FILL.text.replace("if found[i] == ARGV[1] then", "if true then").replace(
@@ -122,12 +124,38 @@ def trust_lost_commits(service: EnhancedDatabaseService) -> None:
     cache: Any = service._cache
     invalidate = cache.invalidate
 
-    def invalidate_known(keys: Sequence[str], fence: Fence = NO_FENCE, *, outcome_known: bool = True) -> None:
+    def invalidate_known(
+        keys: Sequence[str], fence: Fence = NO_FENCE, *, outcome_known: bool = True, **rest: Any
+    ) -> None:
         if outcome_known:
-            invalidate(keys, fence)
+            invalidate(keys, fence, **rest)
 
     cache.fence = lambda *_: NO_FENCE
     cache.invalidate = invalidate_known
+
+
+def trust_replicas(service: EnhancedDatabaseService) -> None:
+    """Ask a replica without the check that it has replayed what was asked for."""
+    module: Any = replica_module
+    module.format_position = lambda _: "0/0"
+    _keep_replicas(service)
+
+
+def forget_positions(service: EnhancedDatabaseService) -> None:
+    """Tell readers nothing of where invalidations are in the log."""
+    module: Any = shared_module
+    parse = module.parse_lease
+    module.parse_lease = lambda *given, **named: parse(*given, **named)._replace(position=0)
+    _keep_replicas(service)
+
+
+def _keep_replicas(service: EnhancedDatabaseService) -> None:
+    """Use replicas that are behind for long: while one is left out, no mutant of it shows."""
+    database: Any = service._database
+    database._positions.find_floor = lambda: 0
+    for replica in database.replicas:
+        replica._set_reason = _do_nothing
+        replica._reason = None
 
 
 def _keep_near_open() -> None:
@@ -185,3 +213,6 @@ MUTANTS: dict[str, Callable[[EnhancedDatabaseService], None]] = {
         trust_lost_commits,
     )
 }
+
+# Those that show only where there is a replica.
+REPLICA_MUTANTS = {mutant.__name__: mutant for mutant in (trust_replicas, forget_positions)}

@@ -217,6 +217,36 @@ def create_a_version_twice(fleet: Fleet) -> None:
     fleet.read(0, game, "board", 50)
 
 
+def fill_from_a_replica_that_is_behind(fleet: Fleet) -> None:
+    """Another process writes, and the replica that a reader asks has not replayed it."""
+    game = fleet.start_game()
+    fleet.use_replica(1, f"user:{game.users[0]}")
+    with fleet.paused_replay():
+        fleet[0].call("write", game, {"name:0": 2})
+        fleet.read(1, game, "user", 0)
+        fleet.read(2, game, "user", 0)
+
+
+def die_after_a_commit_that_is_not_replayed(fleet: Fleet) -> None:
+    """A process is killed before it leaves the position of its COMMIT, and then its fence expires."""
+    game = fleet.start_game()
+    fleet.use_replica(1, f"user:{game.users[0]}")
+    with fleet.paused_replay():
+        fleet.expect({"name:0": 2})
+        fleet[0].hold("writer", "committed", "write", game, {"name:0": 2})
+        fleet[0].kill()
+        fleet.observe(game, "name:0")
+        fleet.read(1, game, "user", 0)
+        wait_until(lambda: not fleet.redis.exists(f"user:{game.users[0]}"), "the fence expires")
+        fleet.read(1, game, "user", 0)
+        fleet.read(2, game, "user", 0)
+
+
+REPLICA_SCENARIOS: dict[str, Callable[[Fleet], None]] = {
+    scenario.__name__: scenario
+    for scenario in (fill_from_a_replica_that_is_behind, die_after_a_commit_that_is_not_replayed)
+}
+
 SCENARIOS: dict[str, Callable[[Fleet], None]] = {
     scenario.__name__: scenario
     for scenario in (

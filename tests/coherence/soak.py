@@ -7,6 +7,7 @@ stale. The load is in `tests.coherence.load`.
 import sys
 import tempfile
 from collections.abc import Iterable
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from tests.coherence.conftest import make_fleet_settings
 from tests.coherence.fleet import PATIENCE_SECONDS, run_fleet
 from tests.coherence.load import PLAYERS, Counts, Ledger, Team
 from tests.coherence.mutants import MUTANTS
+from tests.replicas import ReplicaPair, disturbed, run_replica
 
 # The threads of one process meet in its near cache and single-flight, processes in Redis alone.
 TEAMS = (Team(processes=1, threads=8), Team(processes=3, threads=4))
@@ -64,16 +66,21 @@ def add_up(parts: Iterable[Counts]) -> Counts:
 @click.command()
 @click.option("--seconds", type=click.FloatRange(min=1), default=DEFAULT_SECONDS, show_default=True)
 @click.option("--mutant", type=click.Choice(list(MUTANTS)), help="Remove a safeguard, to see the soak fail.")
-def main(seconds: float, mutant: str | None) -> None:
+@click.option("--replica", is_flag=True, help="Read from a replica that is paused, delayed and cut off.")
+def main(seconds: float, mutant: str | None, *, replica: bool) -> None:
     """Drive leaderboards and portfolios on servers of their own, and look for stale reads."""
     Settings.model_config["env_file"] = None
-    with (
-        tempfile.TemporaryDirectory(prefix="echo-markets-soak-") as folder,
-        run_postgres(Path(folder)) as postgres,
-        run_valkey(Path(folder)) as valkey,
-    ):
+    with tempfile.TemporaryDirectory(prefix="echo-markets-soak-") as folder, ExitStack() as stack:
+        postgres = stack.enter_context(run_postgres(Path(folder)))
+        valkey = stack.enter_context(run_valkey(Path(folder)))
         settings = make_fleet_settings(postgres.url(), valkey).model_copy(update=LIMITS)
         Migrator(settings).up()
+        if replica:
+            pair = ReplicaPair(postgres, stack.enter_context(run_replica(Path(folder) / "replica", postgres)))
+            settings = settings.model_copy(
+                update={"database_replica_urls": pair.settings(valkey).database_replica_urls}
+            )
+            stack.enter_context(disturbed(pair))
         parts = [
             Part(team, run_team(settings, valkey, team, seconds=seconds / len(TEAMS), mutant=mutant))
             for team in TEAMS

@@ -22,8 +22,9 @@ from core.cache.topology import make_connection_factory
 from core.errors import DatabaseUnavailable, EchoMarketsError
 from tests.coherence.history import Event, Flushed, Outcome, Read, Tier, Write
 from tests.coherence.load import Counts, Ledger, Load, Team
-from tests.coherence.mutants import MUTANTS
+from tests.coherence.mutants import MUTANTS, REPLICA_MUTANTS
 from tests.coherence.registers import DAY, Game, list_registers, read_registers, write_register
+from tests.replicas import ON_REPLICA, count_reads
 
 LATCH_SECONDS = 20.0
 # Under load an operation is held at a point now and then, as if its thread got no processor: the
@@ -59,7 +60,7 @@ class Worker:
         self._loses_next = False
         self._is_paused_at_random = False
         if mutant is not None:
-            MUTANTS[mutant](self._service)
+            (MUTANTS | REPLICA_MUTANTS)[mutant](self._service)
         self._observe()
 
     # -- hooks ------------------------------------------------------------------------
@@ -85,8 +86,8 @@ class Worker:
             self._local.is_asked = True
             return read(*arguments)
 
-        def load_and_wait(what: Any, keys: Sequence[str]) -> Any:
-            found = load(what, keys)
+        def load_and_wait(what: Any, keys: Sequence[str], *position: int | None) -> Any:
+            found = load(what, keys, *position)
             self.loads += keys
             self._pass("loaded")
             return found
@@ -314,6 +315,18 @@ class Worker:
         """Drop what the near cache holds."""
         self._cache._near.clear()
         self.loads.clear()
+
+    def count_replica_reads(self) -> int:
+        """Return how many reads ran on a replica."""
+        return count_reads(self._service).get(ON_REPLICA, 0)
+
+    def uses_replica(self) -> bool:
+        """Say whether every replica is used; True when there is none."""
+        return all(each.reason is None for each in self._service.replica_stats())
+
+    def knows_position(self, key: str) -> bool:
+        """Say whether the position of what a key lacks is known."""
+        return self._cache._shared.lease([key], (), b"1234").position is not None
 
     def is_down(self) -> bool:
         """Ask Redis for something; say whether it is bypassed."""

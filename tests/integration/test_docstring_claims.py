@@ -298,9 +298,10 @@ def _expire(service: EnhancedDatabaseService) -> None:
 
 # It is a change and nobody reads it, or it changes no row.
 NO_CHANGE = {
-    "acting_as", "as_user", "audited", "cache_stats", "clear_market_data_cache", "clear_user_cache", "close",
-    "health", "invalidate_reports", "maintain_audit_log", "pool_stats", "record_audit_event",
-    "seal_audit_log", "stale_seconds", "to_frame", "to_json", "verify_audit_log", "warm_cache",
+    "acting_as", "as_user", "at_least", "audited", "cache_stats", "clear_market_data_cache",
+    "clear_user_cache", "close", "consistency_token", "health", "invalidate_reports", "maintain_audit_log",
+    "pool_stats", "record_audit_event", "replica_stats", "seal_audit_log", "stale_seconds", "to_frame",
+    "to_json", "verify_audit_log", "warm_cache",
 }  # fmt: skip  # one name a line would hide that these are the rest
 CURRENT = [name for name in READS if "ever older than the last" in read_docstring(name)] + ["get_portfolio"]
 
@@ -382,6 +383,11 @@ def _read_closed(service: Any, _: Execute) -> None:
     service.get_user_by_id(NOBODY)
 
 
+def _ask_a_standby(service: Any, _: Execute) -> None:
+    with patch("core.database.positions.read_token", return_value=None):
+        service.consistency_token()
+
+
 def _use_a_missing_extra(service: Any, _: Execute) -> None:
     with patch.dict(installation.MODULES, {"frames": ("no_such_module",)}):
         service.to_frame([])
@@ -395,6 +401,7 @@ def _without_key(service: Any) -> Any:
 # (call, error) -> what raises it
 RAISED: dict[tuple[str, type[EchoMarketsError]], Callable[[Any, Execute], object]] = {
     ("close", PoolClosed): _read_closed,
+    ("consistency_token", DatabaseUnavailable): _ask_a_standby,
     ("create_quest", UserNotFound): lambda s, _: s.create_quest(NOBODY, type="T", title="T", target_value=1),
     ("create_user", EncryptionKeyMissing): lambda s, _: _without_key(s).create_user(
         username="eve", email="eve@example.com"

@@ -109,6 +109,7 @@ def test_every_value_has_the_type_that_its_record_declares(service: EnhancedData
         "PortfolioUpdate",
         "StatementFigures",
         "Record",
+        "ReplicaStats",
         "Position",
         "SymbolGain",
         "Trade",

@@ -23,7 +23,8 @@ PATIENCE_SECONDS = 30.0
 @pytest.fixture
 def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Settings that compare every hit, and near ones without the wait for a dead feed."""
-    monkeypatch.setattr(counters.StaleReadSampler.__init__, "__kwdefaults__", {"feed_bound_seconds": 0.05})
+    defaults = {**(counters.StaleReadSampler.__init__.__kwdefaults__ or {}), "feed_bound_seconds": 0.05}
+    monkeypatch.setattr(counters.StaleReadSampler.__init__, "__kwdefaults__", defaults)
     return settings.model_copy(update={"stale_read_sample": 1})
 
 

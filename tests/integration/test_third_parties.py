@@ -113,7 +113,9 @@ def test_a_key_that_goes_between_look_and_lease_is_filled(
     assert "user" in service._cache._reader._missed, "the next read looks and leases in one breath"
     asked: list[bytes] = []
 
-    def look_and_lease(keys: Sequence[str], script: Script, arguments: Sequence[Any]) -> tuple[Any, Any]:
+    def look_and_lease(
+        keys: Sequence[str], script: Script, arguments: Sequence[Any], _: Sequence[str]
+    ) -> tuple[Any, Any]:
         found = client.get_many(keys)
         asked.extend(found)
         redis_client.delete(key)

@@ -15,8 +15,9 @@ import psycopg2
 import pytest
 import trustme
 
+from core.stack.embedded_replica import prepare_replica
 from core.stack.permissions import ServerUser, ensure_server_user, give_to, open_ancestors, run_as
-from core.stack.ports import LOOPBACK
+from core.stack.ports import LOOPBACK, postgres_answers
 from core.testing import PostgresServer, ServerProgram, run_server
 from tests.conftest import FAST
 
@@ -108,6 +109,29 @@ def run_debian_postgres(directory: Path) -> Iterator[PostgresServer]:
     )  # fmt: skip  # a command line reads better on one line
     with run_server(program, None) as (port, pid):
         yield PostgresServer(port=port, pid=pid, password=PASSWORD)
+
+
+@contextmanager
+def run_debian_replica(directory: Path, primary: PostgresServer) -> Iterator[PostgresServer]:
+    """Serve a streaming replica of Debian's PostgreSQL from a copy in `directory`."""
+    programs = require_debian_postgres()
+    files = prepare_replica(
+        directory, primary_port=primary.port, password=primary.password, programs=programs
+    )
+    settings = {"listen_addresses": LOOPBACK, "unix_socket_directories": "", "fsync": "off"}
+    arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    program = ServerProgram(
+        name="Debian's replica",
+        command=lambda port: [
+            str(programs / "postgres"), "-D", str(files.data), *arguments, "-c", f"port={port}"
+        ],
+        answers=lambda port: postgres_answers(PostgresServer(port, 0, files.password).url()),
+        user=files.user,
+        log=directory / "postgres.log",
+        stop_signal=signal.SIGINT,
+    )  # fmt: skip  # a command line reads better on one line
+    with run_server(program, None) as (port, pid):
+        yield PostgresServer(port=port, pid=pid, password=primary.password)
 
 
 @contextmanager

@@ -90,6 +90,7 @@ def test_a_healthy_stack_has_good_cards() -> None:
         (("echo_service_up", {"service": "database"}, 0), "PostgreSQL", "Down", "bad"),
         (("echo_service_up", {"service": "redis"}, 0), "Redis", "Down", "bad"),
         (("echo_cache_breaker_open", {"role": "job"}, 1), "Redis", "Bypassed", "warning"),
+        (("echo_db_replica_out", {"replica": "1", "role": "dashboard"}, 1), "Replicas", "0 of 1", "warning"),
         (("echo_migrations_pending", {}, 2), "Migrations", "2 pending", "warning"),
         (
             ("echo_db_pool_pending_requests", {"role": "dashboard"}, 3),

@@ -18,7 +18,7 @@ from core.testing import ENCRYPTION_KEYS
 URL = "postgresql://echo@db.example:5433/echo"
 SECRET = "s3cr3t/@%#? ü"
 
-EXAMPLES = dict.fromkeys(("database_url", "direct_url", "admin_url"), URL) | {
+EXAMPLES = dict.fromkeys(("database_url", "database_replica_urls", "direct_url", "admin_url"), URL) | {
     "encryption_keys": ENCRYPTION_KEYS,
     "redis_url": "redis://127.0.0.1",
     "exporter_url": "http://127.0.0.1:1",

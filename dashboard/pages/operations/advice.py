@@ -12,7 +12,9 @@ import msgspec
 
 from core.installation import TROUBLESHOOTING
 
-Topic = Literal["health", "alerts", "pool", "cache", "latency", "statements", "size", "redis", "migrations"]
+Topic = Literal[
+    "health", "alerts", "pool", "replicas", "cache", "latency", "statements", "size", "redis", "migrations"
+]  # fmt: skip  # one topic a line would say no more
 
 PAGE = "troubleshooting"
 
@@ -32,6 +34,10 @@ ADVICE: dict[Topic, Advice] = {
     "pool": Advice(
         "Requests waiting for long: find what holds connections, then raise `DATABASE_CONNECTION_LIMIT`.",
         "echopoolnearlyexhausted",
+    ),
+    "replicas": Advice(
+        "A replica that is left out comes back by itself; the logs of the processes say why it is.",
+        "echoreplicalagging",
     ),
     "cache": Advice(
         "Amber under load: look for bursts of writes, or for a Redis that evicts keys.",

@@ -51,6 +51,7 @@ _MEANINGS = {
     "Redis": "Whether the shared cache answers a health check and is used.",
     "Migrations": "Changes of the schema that the database has, and those that it still needs.",
     "Connections in use": "Connections to PostgreSQL that are checked out of the pools, of the most allowed.",
+    "Replicas": "Replicas that every process reads from, of those that some process has.",
     "Processes": "Processes of the stack that write metrics now, by role.",
 }
 
@@ -68,6 +69,8 @@ def build_cards(
         _build_migrations(scrape),
         _build_pool(scrape),
     ]
+    if "echo_db_replica_out" in scrape:
+        cards.append(_build_replicas(scrape))
     # only the exporter knows the processes of the stack
     if "echo_scrape_collector_success" in scrape:
         cards.append(_build_processes(scrape))
@@ -148,6 +151,20 @@ def _build_pool(scrape: Scrape) -> HealthCard:
         "warning" if waiting or full else "good",
         f"{waiting:.0f} requests waiting · {roles}",
         "pool",
+    )
+
+
+def _build_replicas(scrape: Scrape) -> HealthCard:
+    out = scrape.sum_by("echo_db_replica_out", "replica")
+    left_out = sorted(replica for (replica,), processes in out.items() if processes)
+    lag_seconds = max(scrape.sum_by("echo_db_replica_lag_seconds", "replica", "role").values(), default=0.0)
+    detail = f"left out by a process: {', '.join(left_out)} · " if left_out else ""
+    return _card(
+        "Replicas",
+        f"{len(out) - len(left_out)} of {len(out)}",
+        "warning" if left_out else "good",
+        f"{detail}at most {lag_seconds:.1f} s behind",
+        "replicas",
     )
 
 

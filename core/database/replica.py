@@ -1,0 +1,253 @@
+"""One replica: its pool, whether it is read from, and what an error of it means.
+
+Owns its circuit breaker. A watch decides whether the replica may be read from; a read that fails shuts it out
+until the watch has asked it again. Correctness depends on neither: each read demands a position, which the
+replica checks itself before the query, in the same message and in a statement of its own. The snapshot of a
+query is taken when it begins, so it has what the check found replayed.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import psycopg2
+
+from core.database.connector import ServerConnection
+from core.database.database import Database
+from core.database.driver_errors import (
+    DEADLOCK,
+    QUERY_CANCELED,
+    READ_ONLY,
+    SERIALIZATION_FAILURE,
+    describe_refusal,
+    find_sqlstate,
+)
+from core.database.positions import History, Position, format_position, parse_position
+from core.database.server_watch import PrimaryPositions, ServerWatch
+from core.database.session_settings import PREFIX_END
+from core.errors import ConnectFailed, DatabaseError, DatabaseUnavailable, PoolTimeout, QueryTimeout
+from core.metrics import Metrics
+from core.metrics.names import APPLICATION_PREFIX, ReadReason
+from core.records import PoolStats
+from core.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BEHIND, NO_REPLICA = "RR001", "RR002"  # of migrations/0026_replica_positions.py
+# A control file is updated at each restart point, so a new timeline may be seen late: then the replica is
+# left out until it is.
+STATE = """
+    SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text, s.system_identifier::text,
+           GREATEST(c.timeline_id, r.min_recovery_end_timeline),
+           to_regprocedure('replica_require(pg_lsn)') IS NOT NULL
+    FROM pg_control_system() AS s, pg_control_checkpoint() AS c, pg_control_recovery() AS r"""
+SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
+# libpq takes 1 for 2; a caller waits that long at most for a replica, then the primary answers.
+CONNECT_MILLISECONDS = 2_000
+# Replay that cancels one query usually cancels the next ones too.
+CONFLICT_SECONDS = 1.0
+# A statement that was cancelled sooner was not cancelled by the query timeout.
+TIMEOUT_PART = 0.9
+# The log has them elsewhere, or they end in a moment.
+_NOT_ASKED = "it has not been asked yet"
+_NO_FLOOR = "the primary does not say its position"
+
+
+class AskPrimary(Exception):
+    """A replica did not answer a read; `reason` says why."""
+
+    def __init__(self, reason: ReadReason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class _ReplicaDatabase(Database):
+    """The pool of a replica; it connects to no server of another history than the primary's."""
+
+    def __init__(self, settings: Settings, *, application_name: str, positions: PrimaryPositions) -> None:
+        self._positions = positions
+        # its pool must not be counted as the primary's, and its errors are nobody's: the primary answers
+        super().__init__(
+            settings, application_name=application_name, metrics=Metrics(_find_role(application_name))
+        )
+
+    def _open_raw(self) -> ServerConnection:
+        raw = super()._open_raw()
+        history = self._positions.history
+        with raw.cursor() as cursor:
+            cursor.execute(SYSTEM)
+            [(system,)] = cursor.fetchall()
+        if history is None or system != history.system:
+            raw.close()
+            raise ConnectFailed("the replica is of another database system than the primary")
+        return raw
+
+    def cut_connections(self) -> None:
+        """End every wait for the server, which does not answer."""
+        self._pool.cut_all()
+
+
+class Replica:
+    """A replica of one process; thread safe."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        number: int,
+        application_name: str,
+        positions: PrimaryPositions,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Connect to nothing yet; `number` is its place in DATABASE_REPLICA_URLS, from 1."""
+        self.number = number
+        self._positions = positions
+        self._clock = clock
+        own = settings.model_copy(
+            update={"database_connect_timeout": min(settings.database_connect_timeout, CONNECT_MILLISECONDS)}
+        )
+        self._query_seconds = settings.database_query_timeout / 1000
+        self._settings = own
+        self._database = _ReplicaDatabase(own, application_name=application_name, positions=positions)
+        self._lock = threading.Lock()
+        self._reason: str | None = _NOT_ASKED
+        self._paused_until = float("-inf")
+        self._failed_at = float("-inf")
+        self._is_logged = False
+        self.lag_seconds: float | None = None
+        """By how much it was behind when it answered last, None until then."""
+        self._start_watch()
+
+    def _start_watch(self) -> None:
+        self._watch = ServerWatch(
+            self._settings,
+            STATE,
+            application_name=f"{APPLICATION_PREFIX}health",
+            on_answer=self._note_answer,
+            on_failure=self._note_failure,
+        )
+        self._watch.start()
+
+    def reset_after_fork(self) -> None:
+        """Watch again in a forked child, which has no threads of its parent."""
+        self._lock = threading.Lock()
+        self._reason = _NOT_ASKED
+        self._start_watch()
+
+    def close(self, timeout_seconds: float) -> None:
+        """Drain its pool."""
+        self._watch.stop()
+        self._database.shut_down(timeout_seconds)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a read may be tried on it."""
+        return self._reason is None and self._clock() >= self._paused_until
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is not read from, without an address; None while it is."""
+        if self._reason is None and self._clock() < self._paused_until:
+            return "replay has just cancelled a query"
+        return self._reason
+
+    def pool_stats(self) -> PoolStats:
+        """Return the figures of its pool."""
+        return self._database.pool_stats()
+
+    # -- reads -------------------------------------------------------------------------------
+
+    def read(
+        self,
+        position: Position,
+        operation: str,
+        query: Callable[Concatenate[Database, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a query that must see a position; raises `AskPrimary`, and what the query itself deserves."""
+        started = self._clock()
+        try:
+            with self._database.session(operation):
+                unit = self._database.get_unit()
+                unit.prefix += f"SELECT replica_require('{format_position(position)}'); {PREFIX_END}"
+                return query(self._database, *args, **kwargs)
+        except (DatabaseUnavailable, DatabaseError, PoolTimeout, QueryTimeout) as error:
+            raise AskPrimary(self._judge(error, self._clock() - started)) from error
+
+    def _judge(self, error: Exception, seconds: float) -> ReadReason:
+        """Return what an error means; raises an error that the primary would raise as well."""
+        state = None if error.__cause__ is None else find_sqlstate(error.__cause__)
+        if state == BEHIND:
+            return "behind"
+        if state == QUERY_CANCELED and seconds >= self._query_seconds * TIMEOUT_PART:
+            raise error
+        if state in {SERIALIZATION_FAILURE, DEADLOCK, QUERY_CANCELED}:
+            self._paused_until = self._clock() + CONFLICT_SECONDS
+            return "conflict"
+        if state == READ_ONLY:
+            # the statement writes or locks, and no replica would run it
+            return "error"
+        if state == NO_REPLICA:
+            self._shut("it is no replica any more")
+            return "unavailable"
+        if isinstance(error, DatabaseUnavailable):
+            self._shut("it does not answer")
+            return "unavailable"
+        return "unavailable" if isinstance(error, PoolTimeout) else "error"
+
+    # -- circuit breaker -----------------------------------------------------------------------
+
+    def _shut(self, reason: str) -> None:
+        with self._lock:
+            self._failed_at = self._clock()
+            self._reason = self._reason or reason
+
+    def _note_answer(self, asked_at: float, row: tuple[Any, ...]) -> None:
+        is_replica, replayed, system, timeline, has_function = row
+        self.lag_seconds = None if replayed is None else self._positions.measure_lag(parse_position(replayed))
+        reason = self._find_fault(
+            History(system, timeline),
+            parse_position(replayed) if is_replica and replayed else None,
+            has_function=has_function,
+        )
+        with self._lock:
+            if asked_at > self._failed_at or reason is not None:
+                self._set_reason(reason)
+
+    def _find_fault(self, history: History, replayed: Position | None, *, has_function: bool) -> str | None:
+        floor = self._positions.find_floor()
+        if replayed is None:
+            return "it is no replica"
+        if floor is None:
+            return _NO_FLOOR
+        if history != self._positions.history:
+            return "it has another history than the primary"
+        if replayed < floor:
+            return f"it is {self.lag_seconds:.1f} s behind"
+        return None if has_function else "it has not replayed the migrations"
+
+    def _note_failure(self, error: psycopg2.Error) -> None:
+        with self._lock:
+            self._failed_at = self._clock()
+            self._set_reason(describe_refusal(error))
+        self._database.cut_connections()
+
+    def _set_reason(self, reason: str | None) -> None:
+        self._reason = reason
+        if reason in {_NOT_ASKED, _NO_FLOOR}:
+            return
+        if reason is not None and not self._is_logged:
+            logger.warning("replica %d is not read from: %s", self.number, reason)
+        elif reason is None and self._is_logged:
+            logger.info("replica %d is read from again", self.number)
+        self._is_logged = reason is not None
+
+
+def _find_role(application_name: str) -> str:
+    return application_name.removeprefix(APPLICATION_PREFIX)

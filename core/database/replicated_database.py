@@ -1,0 +1,206 @@
+"""The database of a process that has replicas: which server a read runs on, and the position of each commit.
+
+A read of its own runs on a replica that has replayed what the read must see, else on the primary. A read in a
+transaction or beside another statement of its unit of work, and every write, runs on the primary. Which
+replica is tried follows from the thread, so that what one thread reads does not go back in time while its
+replica is used.
+"""
+
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import psycopg2
+
+from core.database.database import DRAIN_SECONDS, Database
+from core.database.driver_errors import QUERY_CANCELED, find_sqlstate
+from core.database.positions import (
+    SELECT_HISTORY,
+    SELECT_POSITION,
+    Demand,
+    OwnWrites,
+    Position,
+    demanding,
+    find_demand,
+    find_tokens,
+    parse_position,
+)
+from core.database.replica import AskPrimary, Replica
+from core.database.server_watch import FLOOR_SECONDS, PrimaryPositions, ServerWatch
+from core.metrics import Metrics
+from core.metrics.names import APPLICATION_PREFIX, ReadReason
+from core.records import ReplicaStats
+from core.settings import Settings
+from core.timeline import KnownTimeline
+
+logger = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Keys = TypeVar("Keys", bound=Sequence[str])
+
+_UNKNOWN_SECONDS = 2 * FLOOR_SECONDS
+
+
+class CommitUnanswered(psycopg2.OperationalError):
+    """A COMMIT and the question for its position were cancelled; either of them may have been."""
+
+
+class ReplicatedDatabase(Database):
+    """The primary of one process, with its replicas; thread safe."""
+
+    def __init__(
+        self, settings: Settings, *, application_name: str, metrics: Metrics, timeline: KnownTimeline
+    ) -> None:
+        self._timeline = timeline
+        self._own_writes = OwnWrites(unknown_seconds=_UNKNOWN_SECONDS)
+        self._positions = PrimaryPositions()
+        self._places = itertools.count()
+        self._thread = threading.local()
+        self.replicas: tuple[Replica, ...] = ()
+        super().__init__(settings, application_name=application_name, metrics=metrics, timeline=timeline)
+        self.replicas = tuple(
+            Replica(each, number=number, application_name=application_name, positions=self._positions)
+            for number, each in enumerate(settings.list_replicas(), start=1)
+        )
+        self._start_watch()
+
+    def _start_watch(self) -> None:
+        self._primary_watch = ServerWatch(
+            self._settings,
+            SELECT_HISTORY,
+            application_name=f"{APPLICATION_PREFIX}health",
+            on_answer=self._positions.note_answer,
+            on_failure=self._positions.note_failure,
+        )
+        self._primary_watch.start()
+
+    def _reset_after_fork(self) -> None:
+        super()._reset_after_fork()
+        self._own_writes.reset_after_fork()
+        self._positions.reset_after_fork()
+        for replica in self.replicas:
+            replica.reset_after_fork()
+        self._start_watch()
+
+    # -- reads ---------------------------------------------------------------------------
+
+    def read(
+        self,
+        operation: str,
+        query: Callable[Concatenate[Database, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run a query that changes nothing, on a replica if one has what it must see, else on the primary."""
+        if self._units.find() is not None:
+            return super().read(operation, query, *args, **kwargs)
+        started = time.perf_counter()
+        reason: ReadReason
+        try:
+            answer = self._choose().read(self._find_position(), operation, query, *args, **kwargs)
+        except AskPrimary as refusal:
+            reason = refusal.reason
+        else:
+            self._metrics.count_read("replica", "replayed")
+            self._metrics.observe_operation(operation, time.perf_counter() - started)
+            return answer
+        self._metrics.count_read("primary", reason)
+        return super().read(operation, query, *args, **kwargs)
+
+    def _choose(self) -> Replica:
+        place: int | None = getattr(self._thread, "place", None)
+        if place is None:
+            place = self._thread.place = next(self._places) % len(self.replicas)
+        for replica in (*self.replicas[place:], *self.replicas[:place]):
+            if replica.is_usable:
+                return replica
+        raise AskPrimary("unavailable")
+
+    def _find_position(self) -> Position:
+        """Return what the present read must have seen; raises `AskPrimary` when that is unknown."""
+        floor, history = self._positions.find_floor(), self._positions.history
+        # the watch may have met a former primary, which the pool refuses
+        if floor is None or history is None or not history.is_of(self._timeline.connected):
+            raise AskPrimary("unavailable")
+        demand = find_demand() or Demand(self._own_writes.find_position())
+        if demand.position is None:
+            raise AskPrimary(demand.reason)
+        position = max(floor, demand.position)
+        for token in find_tokens():
+            if token.history != history:
+                raise AskPrimary("unknown")
+            position = max(position, token.position)
+        return position
+
+    def load_after(self, position: Position | None, load: Callable[[Keys], T], keys: Keys) -> T:
+        """Load what a cache lacks, which must have seen a position; None when that is unknown."""
+        with demanding(Demand(position)):
+            return load(keys)
+
+    # -- positions of commits ---------------------------------------------------------------
+
+    def commit(self) -> None:
+        """Commit, and ask for the position in the same message."""
+        unit = self._state
+        if self._positions.history is None:
+            # the statement has never worked, so it must not be what makes a commit fail
+            super().commit()
+            self._own_writes.note(None)
+            return
+        if self._end_unbegun():
+            return
+        try:
+            cursor = self.cursor()
+            cursor.execute(f"COMMIT; {SELECT_POSITION}")
+            unit.position = _read_position(cursor)
+        except psycopg2.Error as error:
+            if find_sqlstate(error) == QUERY_CANCELED:
+                raise CommitUnanswered("COMMIT was cancelled, and may have happened") from error
+            raise
+        self._own_writes.note(unit.position)
+
+    def find_position(self) -> Position | None:
+        """Return the position of the statement that has just committed itself; None when it is unknown."""
+        position = None
+        if self._positions.history is not None:
+            try:
+                cursor = self.cursor()
+                cursor.execute(SELECT_POSITION)
+                position = _read_position(cursor)
+            except psycopg2.Error as error:
+                logger.debug("no position of a commit: %s", type(error).__name__)
+        self._own_writes.note(position)
+        return position
+
+    # -- run ----------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        super()._publish()
+        for replica in self.replicas:
+            self._metrics.set_replica(
+                replica.number, lag_seconds=replica.lag_seconds, is_out=not replica.is_usable
+            )
+
+    def replica_stats(self) -> tuple[ReplicaStats, ...]:
+        """Return the state of each replica, in the order of DATABASE_REPLICA_URLS."""
+        return tuple(
+            ReplicaStats(replica.number, replica.reason, replica.lag_seconds, replica.pool_stats())
+            for replica in self.replicas
+        )
+
+    def shut_down(self, timeout_seconds: float = DRAIN_SECONDS) -> None:
+        """Drain every pool, those of the replicas first, all within the timeout."""
+        deadline = time.monotonic() + timeout_seconds
+        self._primary_watch.stop()
+        for replica in self.replicas:
+            replica.close(max(0.0, deadline - time.monotonic()))
+        super().shut_down(max(0.0, deadline - time.monotonic()))
+
+
+def _read_position(cursor: Any) -> Position | None:
+    [(text,)] = cursor.fetchall()
+    return None if text is None else parse_position(text)

@@ -1,0 +1,94 @@
+"""The cache with a replica: no read is older than a write, whatever the replica has replayed."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from core import Settings
+from core.migration import Migrator
+from core.testing import ValkeyServer
+from tests.coherence.conftest import make_fleet_settings
+from tests.coherence.fleet import run_fleet, wait_until
+from tests.coherence.load import Team
+from tests.coherence.mutants import REPLICA_MUTANTS
+from tests.coherence.scenarios import REPLICA_SCENARIOS, SCENARIOS
+from tests.coherence.soak import LIMITS, run_team
+from tests.replicas import ReplicaPair, disturbed, run_pair
+
+PROCESSES = 3
+# A fence lasts five seconds longer: a scenario waits for its end.
+QUERY_MILLISECONDS = 1_500
+PATIENT_MILLISECONDS = 10_000
+SECONDS = float(os.environ.get("COHERENCE_REPLICA_SECONDS", "6"))
+# Scenarios in which a process dies, so that its fleet is not used again.
+DEADLY = [name for name in (*SCENARIOS, *REPLICA_SCENARIOS) if name.startswith("die_")]
+
+
+@pytest.fixture(scope="module")
+def pair(server_directory: Callable[[], Path]) -> Iterator[ReplicaPair]:
+    """A migrated primary with a replica."""
+    with run_pair(server_directory) as pair:
+        Migrator(pair.settings(None)).up()
+        pair.wait_until_replayed()
+        yield pair
+
+
+@pytest.fixture(scope="module")
+def replica_settings(pair: ReplicaPair, fleet_valkey: ValkeyServer) -> Settings:
+    """The settings of every process of a fleet that has the replica."""
+    given = pair.settings(fleet_valkey)
+    return make_fleet_settings(given.database_url.get_secret_value(), fleet_valkey).model_copy(
+        update={
+            "database_replica_urls": given.database_replica_urls,
+            "database_query_timeout": QUERY_MILLISECONDS,
+            "redis_timeout": PATIENT_MILLISECONDS,
+        }
+    )
+
+
+@pytest.mark.parametrize("name", REPLICA_SCENARIOS)
+def test_an_interleaving_with_a_replica_leaves_nothing_wrong(
+    replica_settings: Settings, fleet_valkey: ValkeyServer, name: str
+) -> None:
+    """What the replica has not replayed is read on the primary."""
+    with run_fleet(replica_settings, fleet_valkey, [None] * PROCESSES) as fleet:
+        REPLICA_SCENARIOS[name](fleet)
+        assert fleet.take_history().find_violations() == []
+
+
+@pytest.mark.parametrize("mutant", REPLICA_MUTANTS)
+def test_a_mutant_of_replicas_is_caught(
+    replica_settings: Settings, fleet_valkey: ValkeyServer, mutant: str
+) -> None:
+    """Without the check, and without positions, the old row comes back into the cache."""
+    with run_fleet(replica_settings, fleet_valkey, [mutant] * PROCESSES) as fleet:
+        REPLICA_SCENARIOS["fill_from_a_replica_that_is_behind"](fleet)
+        assert fleet.take_history().find_violations() != []
+
+
+def test_every_interleaving_holds_beside_a_paused_replica(
+    replica_settings: Settings, fleet_valkey: ValkeyServer
+) -> None:
+    """Those of a cache without replicas, with a replica that pauses now and then."""
+    with run_fleet(replica_settings, fleet_valkey, [None] * PROCESSES) as fleet:
+        wait_until(lambda: fleet[1].call("uses_replica"), "the replica is used")
+        for name, scenario in SCENARIOS.items():
+            if name not in DEADLY:
+                with fleet.paused_replay():
+                    scenario(fleet)
+                    assert fleet.take_history().find_violations() == [], name
+
+
+@pytest.mark.slow
+def test_no_read_is_stale_while_replay_stops_and_goes_on(
+    replica_settings: Settings, pair: ReplicaPair, fleet_valkey: ValkeyServer
+) -> None:
+    """A soak beside a replica that is paused, slowed and stopped in turn."""
+    settings = replica_settings.model_copy(update=LIMITS | {"database_query_timeout": 30_000})
+    with disturbed(pair):
+        counts = run_team(settings, fleet_valkey, Team(processes=3, threads=4), seconds=SECONDS)
+    assert counts.examples == []
+    assert (counts.stale, counts.errors) == (0, 0)
+    assert counts.writes > 0

@@ -1,0 +1,135 @@
+"""Positions of the write-ahead log: their texts, tokens, samples of a primary, slots of keys."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.cache.positions import SLOTS, list_slots
+from core.cache.positions import format_position as format_for_slot
+from core.database.positions import (
+    ConsistencyToken,
+    History,
+    OwnWrites,
+    format_position,
+    parse_position,
+    parse_token,
+)
+from core.database.server_watch import FLOOR_SECONDS, PrimaryPositions
+from core.errors import InvalidInput
+
+POSITIONS = st.integers(min_value=0, max_value=2**64 - 1)
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        """Return the time."""
+        return self.now
+
+
+@given(POSITIONS)
+def test_a_position_is_read_as_it_is_written(position: int) -> None:
+    """The text is that of PostgreSQL."""
+    assert parse_position(format_position(position)) == position
+    assert parse_position("16/B374D848") == 0x16_B374D848
+
+
+@given(POSITIONS, POSITIONS)
+def test_texts_in_slots_sort_like_positions(one: int, two: int) -> None:
+    """The script compares texts."""
+    assert (format_for_slot(one) < format_for_slot(two)) == (one < two)
+
+
+@given(POSITIONS, st.integers(min_value=0, max_value=2**32 - 1))
+def test_a_token_is_read_as_it_is_written(position: int, timeline: int) -> None:
+    """Its text carries everything."""
+    token = ConsistencyToken(History("7301", timeline), position)
+    assert parse_token(str(token)) == token
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "7301.00000001.", "7301.00000001.G", "7301.1.A", "a.00000001.A", None, 5,
+             b"1.00000001.A", "7301.00000001.A\n", "7301.00000001." + "A" * 17, "٣.00000001.A"]
+)  # fmt: skip  # one text a line would hide that these are few
+def test_a_text_that_is_no_token_is_refused(text: object) -> None:
+    """The error says where a token comes from."""
+    with pytest.raises(InvalidInput, match="consistency_token"):
+        parse_token(text)
+
+
+def note(samples: PrimaryPositions, clock: Clock) -> Callable[[str, float], None]:
+    """Return a function that lets the primary answer after some seconds."""
+
+    def answer(position: str, after_seconds: float) -> None:
+        clock.now += after_seconds
+        samples.note_answer(clock.now, (position, "7301", "00000001"))
+
+    return answer
+
+
+def test_the_floor_is_the_oldest_position_that_is_young_enough() -> None:
+    """Without a young sample there is none; an older one is not demanded."""
+    clock = Clock()
+    samples = PrimaryPositions(clock=clock)
+    answer = note(samples, clock)
+    assert samples.find_floor() is None
+    answer("0/1", 0)
+    answer("0/2", FLOOR_SECONDS / 2)
+    assert samples.find_floor() == 1
+    clock.now += FLOOR_SECONDS * 0.75
+    assert samples.find_floor() == 2
+    clock.now += FLOOR_SECONDS
+    assert samples.find_floor() is None
+
+
+def test_the_lag_is_the_age_of_what_is_missing() -> None:
+    """It counts from when the primary first said a position that the replica lacks."""
+    clock = Clock()
+    samples = PrimaryPositions(clock=clock)
+    answer = note(samples, clock)
+    for position in ("0/1", "0/2", "0/3"):
+        answer(position, 1)
+    assert [samples.measure_lag(position) for position in (3, 2, 1, 0)] == [0, 0, 1, 2]
+    clock.now += 5
+    assert [samples.measure_lag(position) for position in (3, 2)] == [0, 5]
+
+
+def test_another_history_forgets_every_sample() -> None:
+    """After a promotion, and when the primary becomes a standby."""
+    clock = Clock()
+    samples = PrimaryPositions(clock=clock)
+    note(samples, clock)("0/5", 0)
+    samples.note_answer(clock.now, ("0/3", "7301", "00000002"))
+    assert samples.find_floor() == 3
+    assert samples.history == History("7301", 2)
+    samples.note_answer(clock.now, (None, "7301", None))
+    assert samples.find_floor() is None
+    assert samples.history is None
+
+
+def test_own_writes_never_go_back_and_are_unknown_for_a_while() -> None:
+    """A commit whose position is unknown counts as later than any replica has."""
+    clock = Clock()
+    writes = OwnWrites(unknown_seconds=3, clock=clock)
+    writes.note(5)
+    writes.note(4)
+    assert writes.find_position() == 5
+    writes.note(None)
+    assert writes.find_position() is None
+    clock.now += 4
+    assert writes.find_position() == 5
+
+
+def test_keys_spread_over_slots() -> None:
+    """No slot stands for many keys, and a key has always the same one."""
+    keys = [f"user:{number:032x}" for number in range(SLOTS * 20)]
+    slots = [slot for key in keys for slot in list_slots([key])]
+    assert len(set(slots)) == SLOTS
+    assert max(map(slots.count, set(slots))) < 50
+    assert list_slots([*keys, *keys]) == sorted(set(slots))
