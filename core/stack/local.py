@@ -34,6 +34,7 @@ from core.stack.programs import (
     APPLICATIONS,
     NAMES,
     PORT_SETTINGS,
+    REPLICA,
     SERVERS,
     STOP_SECONDS,
     STOP_SIGNALS,
@@ -41,6 +42,7 @@ from core.stack.programs import (
     answers,
     find_address,
     find_administrator_url,
+    list_programs,
 )
 from core.stack.record import build_environment, find_secret
 from core.stack.settings import DATABASE, StackSettings, refuse_other_secrets
@@ -144,6 +146,11 @@ class LocalStack(Stack):
                 {name: environment[name] for name in environment if name not in ADMINISTRATION}
             )
         self._start_programs(SERVERS)
+        if settings.replicas:
+            replica = self._supervisor.states().get(REPLICA)
+            if replica is None or replica.pid is None:
+                deployment.copy_primary()
+            self._start_programs([REPLICA])
         create_database(find_administrator_url(recorded), DATABASE)
         run_step("roles", environment=environment, root=self.folder.root)
         if backup is not None:
@@ -185,15 +192,19 @@ class LocalStack(Stack):
             return []
         states = self._supervisor.states()
         stopped = ProgramState(name="", state="STOPPED", pid=None)
-        found = {name: states.get(name, stopped) for name in NAMES}
+        found = {name: states.get(name, stopped) for name in list_programs(recorded)}
         return [
             ProgramHealth(name, item.state, item.pid, _is_running(item) and answers(name, recorded))
             for name, item in found.items()
         ]
 
     def _runs_with(self, settings: StackSettings) -> bool:
-        recorded = self.folder.recorded()
-        return self._supervisor.is_running() and recorded.items() >= settings.environment("local").items()
+        recorded, chosen = self.folder.recorded(), settings.environment("local")
+        return (
+            self._supervisor.is_running()
+            and recorded.items() >= chosen.items()
+            and ("REPLICAS" in recorded) == ("REPLICAS" in chosen)
+        )
 
     def _stop(self) -> bool:
         """End the supervisor and its programs, then programs without a supervisor; say if there were any."""
@@ -235,6 +246,7 @@ class LocalStack(Stack):
         running = {name for name, item in states.items() if item.pid is not None}
         names = [setting for name, setting in PORT_SETTINGS.items() if name not in running]
         ports = settings.ports("local")
+        names = [name for name in names if name in ports]
         hosts = {"EXPORTER_PORT": settings.exporter_host, "DASHBOARD_PORT": settings.dashboard_host}
         check_ports({name: ports[name] for name in names}, hosts=hosts)
 

@@ -3,6 +3,7 @@
 Owns the list and its order. Never runs anything: `supervisor` does.
 """
 
+import shutil
 import signal
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import NamedTuple
 from core.settings import build_listener_url
 from core.settings.database_url import add_password
 from core.settings.role_names import APP, MONITOR, OWNER
+from core.stack.embedded_replica import prepare_replica
 from core.stack.embedded_servers import (
     SUPERUSER,
     PostgresFiles,
@@ -52,15 +54,18 @@ ADMINISTRATION = (
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 SERVERS = ("postgres", "valkey")
+REPLICA = "replica"
 APPLICATIONS = ("exporter", "dashboard", "simulator")
-NAMES = SERVERS + APPLICATIONS  # the order of starting; stopping is the reverse
+NAMES = (*SERVERS, REPLICA, *APPLICATIONS)  # the order of starting; stopping is the reverse
 
 PORT_SETTINGS = MappingProxyType(
-    {name: f"{name.upper()}_PORT" for name in (*SERVERS, "exporter", "dashboard")}
+    {name: f"{name.upper()}_PORT" for name in (*SERVERS, REPLICA, "exporter", "dashboard")}
 )
 
 # SIGINT is PostgreSQL's fast shutdown: it does not wait for clients to disconnect
-STOP_SIGNALS = MappingProxyType(dict.fromkeys(NAMES, signal.SIGTERM) | {"postgres": signal.SIGINT})
+STOP_SIGNALS = MappingProxyType(
+    dict.fromkeys(NAMES, signal.SIGTERM) | {"postgres": signal.SIGINT, REPLICA: signal.SIGINT}
+)
 STOP_SECONDS = 30  # PostgreSQL writes a checkpoint, the others finish their current work
 
 
@@ -112,10 +117,27 @@ class Deployment(NamedTuple):
                 # generated together with the cluster, and stored beside it
                 "ADMIN_PASSWORD_FILE": str(self.folder.servers / "postgres.password"),
                 **secrets,
+                **self._replica_url(APP),
                 "METRICS_DIR": str(self.folder.metrics),
                 "ENCRYPTION_KEYS_FILE": str(self.folder.create_encryption_keys()),
             },
         )
+
+    def _replica_url(self, role: str) -> dict[str, str]:
+        return {"DATABASE_REPLICA_URLS": self.settings.replica_url(role)} if self.settings.replicas else {}
+
+    def copy_primary(self) -> None:
+        """Make the files of the replica: a fresh copy of the server, which keeps no log for an old copy."""
+        directory = self.folder.servers / REPLICA
+        shutil.rmtree(directory, ignore_errors=True)
+        prepare_replica(directory, primary_port=self.settings.postgres_port, password=self.postgres.password)
+
+    def _list_replicas(self) -> list[Program]:
+        if not self.settings.replicas:
+            return []
+        files = self.postgres._replace(data=self.folder.servers.resolve() / REPLICA / "postgres")
+        command = postgres_command(files, port=self.settings.replica_port)
+        return [Program(REPLICA, command, files.user, build_server_environment())]
 
     def programs(self) -> list[Program]:
         """Return the programs in the order of starting."""
@@ -125,14 +147,21 @@ class Deployment(NamedTuple):
         monitoring = {
             "DATABASE_URL": self.settings.database_url(MONITOR),
             "DATABASE_PASSWORD_FILE": str(self.folder.secret_file(SECRET_FILES["MONITOR_PASSWORD_FILE"])),
+            **self._replica_url(MONITOR),
         }
         return [
             Program("postgres", postgres, self.postgres.user, environment),
             Program("valkey", valkey, self.valkey.user, environment),
+            *self._list_replicas(),
             Program("exporter", [sys.executable, "-m", "exporter"], added=monitoring),
             Program("dashboard", [sys.executable, "-m", "dashboard"]),
             Program("simulator", [sys.executable, *CLI, "simulate"]),
         ]
+
+
+def list_programs(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names of the programs of the recorded stack, in the order of starting."""
+    return tuple(name for name in NAMES if name != REPLICA or PORT_SETTINGS[REPLICA] in environment)
 
 
 def answers(name: str, environment: Mapping[str, str]) -> bool:
@@ -140,6 +169,10 @@ def answers(name: str, environment: Mapping[str, str]) -> bool:
     match name:
         case "postgres":
             return postgres_answers(find_administrator_url(environment))
+        case "replica":
+            url = find_administrator_url(environment)
+            primary, replica = (environment[PORT_SETTINGS[each]] for each in ("postgres", REPLICA))
+            return postgres_answers(url.replace(f":{primary}/", f":{replica}/"))
         case "valkey":
             return valkey_answers(int(environment["VALKEY_PORT"]), find_secret(environment, "REDIS_PASSWORD"))
         case "exporter" | "dashboard":
@@ -163,7 +196,7 @@ def find_superuser_url(environment: Mapping[str, str]) -> str:
 def find_address(name: str, environment: Mapping[str, str]) -> str:
     """Return the address of a program of the recorded stack, empty when it does not listen."""
     match name:
-        case "postgres" | "valkey":
+        case "postgres" | "valkey" | "replica":
             return f"{LOOPBACK}:{environment[PORT_SETTINGS[name]]}"
         case "exporter" if "EXPORTER_URL" in environment:
             return environment["EXPORTER_URL"]

@@ -42,6 +42,8 @@ class StackSettings(EnvironmentSettings):
     mode: Mode | None = Field(default=None, description="local or docker")
     profile: Profile | None = Field(default=None, description="tls or dev")
     postgres_port: int = port(5433)
+    replicas: int = number(0, 0, 1, unit="a whole number of replicas", zero="none")
+    replica_port: int = port(5434)
     valkey_port: int = port(6380)
     exporter_port: int = port(9100)
     dashboard_port: int = port(8501)
@@ -83,13 +85,16 @@ class StackSettings(EnvironmentSettings):
             "EXPORTER_PORT": self.exporter_port,
             "DASHBOARD_PORT": self.dashboard_port,
         }
-        return ports | ({"PROMETHEUS_PORT": self.prometheus_port} if mode == "docker" else {})
+        if mode == "docker":
+            return ports | {"PROMETHEUS_PORT": self.prometheus_port}
+        return ports | ({"REPLICA_PORT": self.replica_port} if self.replicas else {})
 
     def environment(self, mode: Mode) -> dict[str, str]:
         """Return what `stack.env` records of these settings: where each server listens, and its processes."""
         hosts = {"EXPORTER_HOST": self.exporter_host, "DASHBOARD_HOST": self.dashboard_host}
         workers = {"DASHBOARD_WORKERS": str(self.dashboard_workers)}
         chosen = {"STACK_NAME": self.stack_name, "PROFILE": self.profile}
+        chosen["REPLICAS"] = str(self.replicas) if self.replicas and mode == "local" else None
         ports = {name: str(port) for name, port in self.ports(mode).items()}
         given = {name: value for name, value in chosen.items() if value}
         return {"MODE": mode, **hosts, **ports, **workers, **given}
@@ -100,6 +105,10 @@ class StackSettings(EnvironmentSettings):
         `account` is a role, or a role and its password with a colon between them.
         """
         return f"postgresql://{account}@{LOOPBACK}:{self.postgres_port}/{database}"
+
+    def replica_url(self, account: str, database: str = DATABASE) -> str:
+        """Return the URL of a database on the replica, as `database_url` does for the server."""
+        return f"postgresql://{account}@{LOOPBACK}:{self.replica_port}/{database}"
 
     def build_record(
         self, mode: Mode, *, generated_name: str, connections: Mapping[str, str]
@@ -115,7 +124,8 @@ class StackSettings(EnvironmentSettings):
     def check_ports_differ(self) -> None:
         """Raise `SettingsError` when two servers have the same port."""
         owners: dict[int, str] = {}
-        for name, number_given in self.ports("docker").items():
+        ports = self.ports("docker") | self.ports("local")
+        for name, number_given in ports.items():
             owner = owners.setdefault(number_given, name)
             if owner != name:
                 raise SettingsError(
