@@ -8,12 +8,15 @@ timelines that it meets, the other is told of each change, and reports a newer o
 Source: PostgreSQL documentation, "Continuous Archiving", Timelines; "System Information Functions".
 """
 
+import contextlib
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from typing import Final, NamedTuple, Self
 
+from core.errors import EchoMarketsError
 from core.forks import call_in_forked_child
 
 logger = logging.getLogger(__name__)
@@ -26,6 +29,7 @@ TIMELINE_SQL: Final = """CASE WHEN NOT pg_is_in_recovery() THEN (
       FROM pg_control_system(), pg_control_checkpoint(), pg_control_recovery(), pg_database AS database
      WHERE datname = current_database()
 ) END"""
+TRY_AGAIN_SECONDS: Final = 1.0
 _TEXT = re.compile(r"([\d.]+):(\d+)")
 
 
@@ -59,6 +63,7 @@ class KnownTimeline:
     def __init__(self) -> None:
         self._connected: Timeline | None = None
         self._newest: Timeline | None = None
+        self._try_again_at = float("-inf")
         self._connect: Callable[[], None] = lambda: None
         self._on_change: list[Callable[[Timeline | None], None]] = []
         self._on_newer: list[Callable[[], None]] = []
@@ -80,6 +85,14 @@ class KnownTimeline:
     def learn(self) -> None:
         """Connect if no connection has been opened yet; raises what the database raises."""
         if self._connected is None:
+            self._connect()
+
+    def try_to_learn(self) -> None:
+        """Like `learn`, but at most once in a second, and without an error while the database is away."""
+        if self._connected is not None or time.monotonic() < self._try_again_at:
+            return
+        self._try_again_at = time.monotonic() + TRY_AGAIN_SECONDS
+        with contextlib.suppress(EchoMarketsError):
             self._connect()
 
     def call_on_change(self, listener: Callable[[Timeline | None], None]) -> None:

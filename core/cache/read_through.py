@@ -84,6 +84,8 @@ class ReadThrough:
         if self._shared is None:
             counters.count_bypasses("disabled", len(keys))
             return dict(self._load(read, keys))
+        # the values may be those of another database
+        self._timeline.try_to_learn()
         # a lease is asked for once the timeline is known for which the value will be stored
         with_lease = read.cached.name in self._missed and self._timeline.connected is not None
         try:

@@ -14,10 +14,13 @@ from pydantic import SecretStr
 from core import EnhancedDatabaseService, Settings, open_service
 from core.cache.capability import encode_subscription, subscribe
 from core.cache.client import RedisClient
+from core.cache.timeline_claim import KEY
 from core.cache.topology import make_connection_factory
+from core.errors import UserNotFound
 from core.records import User
 from core.stack.ports import find_free_port
-from core.testing import ValkeyServer, run_valkey
+from core.testing import PostgresServer, ValkeyServer, run_valkey
+from tests.conftest import created_database
 from tests.patience import stretch
 
 PATIENCE_SECONDS = 5.0
@@ -232,3 +235,36 @@ def test_a_forked_child_hears_for_itself(
     os.waitpid(child, 0)
     for end in (from_child, to_parent, from_parent, to_child):
         os.close(end)
+
+
+@pytest.mark.parametrize("near_cache_size", [0, 1_000])
+def test_two_databases_do_not_share_a_cache(
+    settings: Settings,
+    postgres_server: PostgresServer,
+    template_database: str,
+    redis_client: redis.Redis,
+    near_cache_size: int,
+) -> None:
+    """Even when they share the server, the prefix and an id; the second one says so and works without."""
+    ours = settings.model_copy(update={"near_cache_size": near_cache_size})
+    with (
+        created_database(postgres_server, template=template_database) as url,
+        open_service(ours) as first,
+        open_service(ours.model_copy(update={"database_url": SecretStr(url)})) as second,
+    ):
+        user_id = first.create_user(username="alice", name="Alice").id
+        first.get_user_by_id(user_id)
+        for _ in range(3):
+            with pytest.raises(UserNotFound):
+                second.get_user_by_id(user_id)
+            assert first.get_user_by_id(user_id).name == "Alice"
+        assert first.cache_stats().state == "enabled"
+        stats = second.cache_stats()
+        assert stats.state == "down"
+        assert "another database uses the keys under REDIS_KEY_PREFIX" in (stats.reason or "")
+        first.close()
+        # as its claim ends when nobody renews it
+        redis_client.delete(f"{settings.redis_key_prefix}{KEY}")
+        wait_until(lambda: second.cache_stats().state == "enabled", "the second one uses the cache")
+        with pytest.raises(UserNotFound):
+            second.get_user_by_id(user_id)
