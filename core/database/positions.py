@@ -17,7 +17,6 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
-from core.errors import InvalidInput
 from core.metrics.names import ReadReason
 from core.timeline import Timeline
 
@@ -36,7 +35,6 @@ SELECT_HISTORY: Final = f"""
            CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_flush_lsn()), 8) END
     FROM pg_control_system()"""  # noqa: S608  # a constant
 _TOKEN: Final = re.compile(r"(\d{1,20})\.([0-9A-F]{8})\.([0-9A-F]{1,16})", re.ASCII)
-MAX_TOKEN: Final = 64
 
 
 class History(NamedTuple):
@@ -75,11 +73,11 @@ def parse_history(row: Sequence[Any]) -> History:
     return History(row[1], int(row[2], 16))
 
 
-def parse_token(text: object) -> ConsistencyToken:
-    """Return the token of a text; raises `InvalidInput`."""
+def parse_token(text: object) -> ConsistencyToken | None:
+    """Return the token of a text, None when it is another text."""
     found = _TOKEN.fullmatch(text) if isinstance(text, str) else None
     if found is None:
-        raise InvalidInput(f"token is {str(text)[:MAX_TOKEN]!r}; give what consistency_token() returned")
+        return None
     return ConsistencyToken(History(found[1], int(found[2], 16)), int(found[3], 16))
 
 

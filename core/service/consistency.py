@@ -3,8 +3,9 @@
 from contextlib import AbstractContextManager
 
 from core.database import positions
-from core.errors import DatabaseUnavailable
+from core.errors import DatabaseUnavailable, InvalidInput
 from core.records import ReplicaStats
+from core.service.inputs import show
 from core.service.writes import ServiceBase
 
 
@@ -30,7 +31,10 @@ class Consistency(ServiceBase):
         nest; a thread that is started in the block is not part of it. Raises `InvalidInput` for a text
         that `consistency_token` did not return.
         """
-        return positions.at_least(positions.parse_token(token))
+        parsed = positions.parse_token(token)
+        if parsed is None:
+            raise InvalidInput(f"token is {show(token)}; give what consistency_token() returned")
+        return positions.at_least(parsed)
 
     def replica_stats(self) -> tuple[ReplicaStats, ...]:
         """Return the state of each replica of DATABASE_REPLICA_URLS as this process sees it, in their order.

@@ -40,6 +40,7 @@ ANY_SCORE: Any = LeaderboardUpdate
 VALID: dict[str, dict[str, Any]] = {
     "as_user": {"user_id": ID},
     "acting_as": {"actor": "alice", "request_id": None},
+    "at_least": {"token": "7400000000000000000.00000001.16B374D848"},
     "audited": {"actor": "alice", "action": "clear_cache", "target": "bob"},
     "batch_touch_last_active": {"seen": {ID: NOON}},
     "batch_update_leaderboard": {"category": "c", "updates": (), "session_date": DAY},
@@ -194,6 +195,8 @@ VALID: dict[str, dict[str, Any]] = {
     "maintain_audit_log": {"months_ahead": 1, "keep_months": None},
     "maintain_partitions": {"months_ahead": 1, "keep": None},
     "pool_stats": {},
+    "consistency_token": {},
+    "replica_stats": {},
     "record_audit_event": {
         "actor": "alice",
         "action": "sign_in",

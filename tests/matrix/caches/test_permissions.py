@@ -10,6 +10,7 @@ from pydantic import SecretStr
 
 from core import Settings, open_service
 from core.cache.kinds import FAMILIES, KINDS
+from core.cache.positions import SLOT_FAMILY
 from core.cache.timeline_claim import KEY
 from core.selftest import run_self_test
 from core.stack.embedded_servers import find_valkey_program
@@ -198,7 +199,7 @@ def test_a_key_that_is_refused_keeps_no_other_from_being_dropped(
 ) -> None:
     """One invalidation can never be sent; those that can are, for readers with all permissions."""
     scratch = " ".join(f"~{family}capability-check:*" for family in FAMILIES)
-    url = server.url(set_user(server, keys=f"{scratch} ~{KEY} ~user:alice"))
+    url = server.url(set_user(server, keys=f"{scratch} ~{KEY} ~{SLOT_FAMILY}* ~user:alice"))
     with Couple(make_settings(url), reader=make_settings(server.url())) as couple:
         wait_until(lambda: couple.is_used(near=True), "both use the cache")
         couple.write("bob")
