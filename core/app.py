@@ -14,6 +14,7 @@ from core.database.connector import Connector
 from core.database.process_lock import ProcessLock
 from core.database.replicated_database import ReplicatedDatabase
 from core.errors import SettingsError
+from core.failover import KnownTimeline
 from core.health import HealthEvaluator, describe_pool, read_pool
 from core.logs import configure_logs
 from core.metrics import Metrics, open_metrics
@@ -22,7 +23,6 @@ from core.records import PoolUse
 from core.service import EnhancedDatabaseService
 from core.service.emails import UserEmails
 from core.settings import Settings
-from core.timeline import KnownTimeline
 
 
 def open_service(settings: Settings | None = None, *, role: Role = "job") -> EnhancedDatabaseService:

@@ -84,7 +84,7 @@ class JsonFormatter(logging.Formatter):
         try:
             return msgspec.json.encode(document, enc_hook=str).decode()
         except UnicodeEncodeError:
-            # half of a character from outside, which has no UTF-8
+            # a text from outside may have a lone surrogate, half of a character, which UTF-8 cannot encode
             return json.dumps(document, default=str)
 
 

@@ -174,7 +174,7 @@ class Migrator:
 
     @contextmanager
     def _locked(self) -> Iterator[Runner]:
-        """Hold the lock in a transaction, which the block is in."""
+        """Take the lock of migrations, and run the `with` block in the same transaction."""
         with self._connected() as database:
             _check_database(database.facts)
             wait = _LockWait(self._wait_seconds)

@@ -414,6 +414,9 @@ def _list_operation_checks(run: _Run) -> Iterator[Check]:
     # None where the server does not keep them
     yield "list_slowest_statements", lambda: service.list_slowest_statements() or (), tuple
     yield "health", lambda: service.health().database, "healthy"
+    yield "consistency_token", service.consistency_token, str
+    yield "at_least", lambda: _read_at_least(service, run.user).username, run.user.username
+    yield "replica_stats", service.replica_stats, tuple
     yield "pool_stats", lambda: service.pool_stats().pool_in_use, 0
     yield "stale_seconds", service.stale_seconds, None
     yield "cache_stats", lambda: service.cache_stats().state != "down", True
@@ -430,6 +433,12 @@ def _undo(service: EnhancedDatabaseService, call: Callable[[], T]) -> T:
         answers.append(call())
         raise _GivenUp
     return answers[0]
+
+
+def _read_at_least(service: EnhancedDatabaseService, user: User) -> User:
+    """Read the player as it is now or later, also where a replica answers."""
+    with service.at_least(service.consistency_token()):
+        return service.get_user_by_id(user.id)
 
 
 def _find_by_email(service: EnhancedDatabaseService, user: User) -> tuple[UUID, ...]:

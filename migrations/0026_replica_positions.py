@@ -9,7 +9,8 @@ from typing import Any
 # The conditions have SQLSTATEs of their own (core/database/replica.py): a class that neither the standard nor
 # PostgreSQL uses.
 REQUIRE = """
-    CREATE FUNCTION replica_require(wanted pg_lsn) RETURNS void LANGUAGE plpgsql AS $$
+    CREATE FUNCTION replica_require(wanted pg_lsn) RETURNS void
+    LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
     BEGIN
         IF NOT pg_is_in_recovery() THEN
             RAISE SQLSTATE 'RR002' USING MESSAGE = 'this server is no replica';

@@ -26,11 +26,11 @@ from core.cache.positions import LoadAfter, load_anywhere
 from core.cache.read_through import ReadThrough
 from core.cache.shared import SharedCache
 from core.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout
+from core.failover import KnownTimeline, Timeline
 from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.records import CacheStats
 from core.settings import Settings
-from core.timeline import KnownTimeline, Timeline
 
 T = TypeVar("T")
 Item = TypeVar("Item")

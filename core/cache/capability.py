@@ -37,8 +37,8 @@ from core.cache.leases_and_fences import (
 from core.cache.positions import SLOT_FAMILY
 from core.cache.timeline_claim import TimelineClaim
 from core.cache.topology import PRIMARY_MOVED, make_connection_factory
+from core.failover import KnownTimeline
 from core.settings import Settings
-from core.timeline import KnownTimeline
 
 SCRIPTS: Final = (LEASE, FILL, FENCE, RELEASE)
 # Scratch keys of an interrupted check expire after this time.

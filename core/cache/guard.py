@@ -21,8 +21,8 @@ from core.cache.epochs import Epochs
 from core.cache.leases_and_fences import Fence
 from core.cache.outbox import InvalidationOutbox, KeyScripts, KeysRefused
 from core.cache.topology import open_topology
+from core.failover import KnownTimeline
 from core.settings import Settings
-from core.timeline import KnownTimeline
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,10 @@ class RedisGuard:
             self.recovery.wait(unnoticed_seconds)
 
     def begin_timeline(self) -> None:
-        """Claim the cache for a timeline before it is used again; wait until others have noticed a change."""
+        """Write the timeline of the database to Redis before the cache is used again, as after a failover.
+
+        Returns when the other processes have noticed a change.
+        """
         self.client.doubt_checks()
         with contextlib.suppress(CacheDown):
             self.read(self.client.check)

@@ -26,8 +26,8 @@ from core.cache.leases_and_fences import FENCED, GRANTED, TAKEN, Lease
 from core.cache.near import NearCache
 from core.cache.positions import LoadAfter
 from core.cache.shared import SharedCache
+from core.failover import KnownTimeline
 from core.metrics import Metrics
-from core.timeline import KnownTimeline
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class ReadThrough:
             counters.count_bypasses("disabled", len(keys))
             return dict(self._load(read, keys))
         # the values may be those of another database
-        self._timeline.try_to_learn()
+        away = self._timeline.try_to_learn()
         # a lease is asked for once the timeline is known for which the value will be stored
         with_lease = read.cached.name in self._missed and self._timeline.connected is not None
         try:
@@ -100,6 +100,9 @@ class ReadThrough:
         counters.count_reads(hits=len(found), misses=len(missing))
         self._sampler.sample("shared", lambda: read, found)
         if missing:
+            if away is not None:
+                # the load would fail as well
+                raise away
             found.update(self._load_missing(self._shared, read, list(missing), lease))
         return {key: value for key, value in found.items() if not isinstance(value, Absent)}
 

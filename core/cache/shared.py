@@ -27,8 +27,8 @@ from core.cache.leases_and_fences import (
 )
 from core.cache.outbox import SCRIPT_KEYS, expect_list
 from core.cache.positions import ALL_SLOTS, format_position, list_slots
+from core.failover import KnownTimeline
 from core.settings import Settings
-from core.timeline import KnownTimeline
 
 logger = logging.getLogger(__name__)
 

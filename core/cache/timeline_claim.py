@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 from core.cache.client import Script
 from core.cache.connection import ErrorReply, RedisConnection, encode_command
-from core.timeline import KnownTimeline, Timeline
+from core.failover import KnownTimeline, Timeline
 
 # None of the `FAMILIES`: the feed must not report each renewal.
 KEY: Final = "timeline"
@@ -41,7 +41,10 @@ return {own, found}
 
 
 class TimelineClaim:
-    """The claim of one process, made anew with each capability check; thread safe."""
+    """The claim of one process that the cache belongs to its database; renewed with each capability check.
+
+    Thread safe.
+    """
 
     def __init__(self, prefix: str, timeline: KnownTimeline, *, trust_seconds: float) -> None:
         """A capability check of another process is trusted for `trust_seconds`."""

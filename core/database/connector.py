@@ -21,9 +21,9 @@ from core.database.session_settings import (
     find_missing_schema,
     parse_facts,
 )
+from core.failover import FormerPrimary, KnownTimeline
 from core.settings import Settings
 from core.settings.secret_files import FileSecret
-from core.timeline import FormerPrimary, KnownTimeline
 
 logger = logging.getLogger(__name__)
 

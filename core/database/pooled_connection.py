@@ -16,7 +16,7 @@ from core.database.connector import ServerConnection
 from core.database.holder import Holder
 from core.database.statement_watch import sever
 from core.errors import EchoMarketsError
-from core.timeline import TIMELINE_SQL, Timeline
+from core.failover import TIMELINE_SQL, Timeline
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ from contextvars import ContextVar, Token
 from types import TracebackType
 from typing import Any, Final, NamedTuple
 
+from core.failover import Timeline
 from core.metrics.names import ReadReason
-from core.timeline import Timeline
 
 Position = int
 """Bytes of the log, as a whole number."""

@@ -30,11 +30,11 @@ from core.database.positions import (
 )
 from core.database.replica import AskPrimary, Replica
 from core.database.server_watch import FLOOR_SECONDS, PrimaryPositions, ServerWatch
+from core.failover import KnownTimeline
 from core.metrics import Metrics
 from core.metrics.names import APPLICATION_PREFIX, ReadReason
 from core.records import ReplicaStats
 from core.settings import Settings
-from core.timeline import KnownTimeline
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from psycopg2.extensions import parse_dsn
 
-from core.timeline import TIMELINE_SQL, Timeline
+from core.failover import TIMELINE_SQL, Timeline
 
 # A custom parameter: a session that has it received our start-up options and is not shared by a pooler.
 MARK, MARKED = "echo_markets.session", "pinned"

@@ -1,7 +1,7 @@
 """The bars of a price file: prices and volume of many rows, and the rules that they must obey.
 
-Owns how prices are completed, widened and adjusted; they are adjusted when the file has an adjusted close.
-Knows neither days nor files.
+Owns how low and high are widened to include open and close, and how all prices are scaled when there is an
+adjusted close. Reads no file, and groups nothing by day.
 """
 
 from collections.abc import Iterator

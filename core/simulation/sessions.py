@@ -1,8 +1,8 @@
 """One session: what players buy at the open, what it is worth later, and the rows that follow.
 
-Owns the arithmetic of money: whole numbers only, prices in a power of ten and money in cents, so that
-every value adds up to the cent. Ids follow from the seed, the session and the player, so that the same
-session always makes the same rows. Writes nothing.
+Owns the arithmetic of money, in whole numbers only, so that every value adds up to the cent: money is in
+cents, and prices are in a fraction of a unit that is a power of ten. Ids follow from the seed, the session
+and the player, so that the same session always makes the same rows. Writes nothing.
 """
 
 from collections.abc import Iterator, Sequence

@@ -62,7 +62,7 @@ def name_copies(settings: StackSettings) -> dict[str, str]:
 
 def _build_web_config(password: str) -> str:
     """Return the exporter's web config; the names of its files are relative to it."""
-    # of the extra `exporter`, which a checkout has; the command line is there without it
+    # imported here: the package comes with the extra `exporter`, and the command line starts without it
     import bcrypt  # noqa: PLC0415
     import yaml  # noqa: PLC0415
 

@@ -164,7 +164,7 @@ class RateLimits:
 
 
 def open_rate_limits(settings: Settings, *, role: str, count: Callable[[Limiter, bool], None]) -> RateLimits:
-    """Return the limits of a process; they connect to Redis at the first request, if it is enabled."""
+    """Return the rate limiter of this process, which connects to Redis, if enabled, at its first request."""
     if not settings.enable_redis_cache:
         return RateLimits(count=count)
     client = RedisClient(make_connection_factory(settings, f"echo-markets-{role}-limits"))

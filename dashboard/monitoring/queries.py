@@ -182,7 +182,7 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class _Sums(msgspec.Struct, frozen=True):
-    """The sums of one scrape, made at `at`; a counter is its growth since the first scrape."""
+    """The sums of one scrape, taken at the time `at`; for a counter, how much it grew since the first one."""
 
     at: float
     values: dict[Operand, Values]

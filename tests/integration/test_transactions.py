@@ -202,9 +202,9 @@ def _die_while_writing(settings: Settings, user_id: object, step: str) -> None:
     parts = {"before fence": "fence", "after fence": "fence", "after commit": "invalidate"}
     original = getattr(service._cache, parts[step])
 
-    def die(*arguments: object) -> object:
+    def die(*arguments: object, **options: object) -> object:
         if step == "after fence":
-            original(*arguments)
+            original(*arguments, **options)
         os.kill(os.getpid(), signal.SIGKILL)
         return None
 

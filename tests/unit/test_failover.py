@@ -6,7 +6,7 @@ import pytest
 from psycopg2.extensions import parse_dsn
 
 from core.database.connector import Hosts
-from core.timeline import FormerPrimary, KnownTimeline, Timeline
+from core.failover import FormerPrimary, KnownTimeline, Timeline
 
 FIRST, SECOND = Timeline("7.1.2", 1), Timeline("7.1.2", 2)
 OTHER = Timeline("8.1.2", 1)

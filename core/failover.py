@@ -8,7 +8,6 @@ timelines that it meets, the other is told of each change, and reports a newer o
 Source: PostgreSQL documentation, "Continuous Archiving", Timelines; "System Information Functions".
 """
 
-import contextlib
 import logging
 import re
 import threading
@@ -87,13 +86,16 @@ class KnownTimeline:
         if self._connected is None:
             self._connect()
 
-    def try_to_learn(self) -> None:
-        """Like `learn`, but at most once in a second, and without an error while the database is away."""
+    def try_to_learn(self) -> EchoMarketsError | None:
+        """Like `learn`, but at most once in a second; return the error instead of raising it."""
         if self._connected is not None or time.monotonic() < self._try_again_at:
-            return
+            return None
         self._try_again_at = time.monotonic() + TRY_AGAIN_SECONDS
-        with contextlib.suppress(EchoMarketsError):
+        try:
             self._connect()
+        except EchoMarketsError as error:
+            return error
+        return None
 
     def call_on_change(self, listener: Callable[[Timeline | None], None]) -> None:
         """Call a function with the timeline before, None at first, before a statement runs on the new one."""

@@ -1,0 +1,71 @@
+"""The arithmetic of docs/scaling.md."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.bench.scaling import (
+    COSTS,
+    LIMITS,
+    PLAYERS,
+    build_assumptions,
+    build_tables,
+    compute,
+    show_number,
+    show_size,
+)
+
+
+def test_the_page_has_what_the_script_prints(repository: Path) -> None:
+    """Assumptions, unit costs and both tables."""
+    page = (repository / "docs/scaling.md").read_text(encoding="utf-8")
+    for table in (build_assumptions(), *build_tables()):
+        assert table in page
+
+
+def test_demand_grows_with_the_players() -> None:
+    """In proportion, but for prices, which are the same for everybody, and for what one process holds."""
+    few, many = compute(PLAYERS[0]), compute(PLAYERS[0] * 10)
+    assert many.reads == pytest.approx(few.reads * 10)
+    assert many.server_cores == pytest.approx(few.server_cores * 10)
+    assert many.redis_bytes == pytest.approx(few.redis_bytes * 10)
+    assert few.near_bytes == many.near_bytes
+    assert few.month_bytes < many.month_bytes < few.month_bytes * 10
+
+
+def test_a_cost_counts_where_it_arises() -> None:
+    """Twice as large rows of scores take no processor time; twice as dear scores take no disk."""
+    plain = compute(PLAYERS[1])
+    large = compute(PLAYERS[1], COSTS._replace(entry_bytes=COSTS.entry_bytes * 2))
+    dear = compute(PLAYERS[1], COSTS._replace(score_server_seconds=COSTS.score_server_seconds * 2))
+    assert large.month_bytes > plain.month_bytes
+    assert large.server_cores == plain.server_cores
+    assert dear.server_cores > plain.server_cores
+    assert dear.month_bytes == plain.month_bytes
+
+
+def test_the_largest_game_does_not_fit_on_one_server() -> None:
+    """The page says so; the smallest fits everywhere."""
+    small, large = compute(PLAYERS[0]), compute(PLAYERS[-1])
+    assert all(limit.used(small) <= limit.most for limit in LIMITS)
+    assert {limit.name for limit in LIMITS if limit.used(large) > limit.most} >= {
+        "processor of PostgreSQL",
+        "disk of PostgreSQL",
+        "commands of Redis",
+    }
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [(12, "12 B"), (1_070, "1.07 kB"), (2.5e9, "2.5 GB"), (4e12, "4 TB")]
+)
+def test_sizes_are_shown_in_the_largest_unit(size: float, shown: str) -> None:
+    """Three digits count."""
+    assert show_size(size) == shown
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(0.0123, "0.012"), (9.94, "9.9"), (12.34, "12"), (486_111, "486,000")]
+)
+def test_numbers_have_three_digits_that_count(number: float, shown: str) -> None:
+    """Two below ten."""
+    assert show_number(number) == shown
