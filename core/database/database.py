@@ -22,7 +22,7 @@ from core.database.query_log import QueryLog
 from core.database.statement_watch import StatementWatch
 from core.database.unit_of_work import Session, Sessions, UnitOfWork, UnitsOfWork
 from core.errors import ConnectFailed, DatabaseError, DatabaseUnavailable, ServerHung
-from core.failover import KnownTimeline
+from core.failover import KnownTimeline, Timeline
 from core.forks import call_in_forked_child
 from core.metrics import Metrics
 from core.records import PoolStats, ReplicaStats
@@ -73,7 +73,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         metrics.add_source(self._publish)
         # the other connections may be to a former primary
         timeline.learn_with(self._connect_once)
-        timeline.call_on_change(self._expire_connections)
+        timeline.call_on_change(self._leave_timeline)
         timeline.call_on_newer(self._expire_connections)
         call_in_forked_child(self._reset_after_fork)
 
@@ -95,7 +95,11 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     def _connect_once(self) -> None:
         self._pool.checkin(self._pool.checkout("connect"))
 
-    def _expire_connections(self, _: object = None) -> None:
+    def _leave_timeline(self, before: Timeline | None) -> None:
+        if before is not None:
+            self._expire_connections()
+
+    def _expire_connections(self) -> None:
         self._pool.expire_all()
 
     def _reset_after_fork(self) -> None:
