@@ -287,4 +287,5 @@ def build_environment(settings: Settings) -> dict[str, str]:
     return {
         name.upper(): value.get_secret_value() if isinstance(value, SecretStr) else str(value)
         for name, value in values.items()
+        if value is not None
     }

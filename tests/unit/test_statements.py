@@ -44,7 +44,6 @@ NOT_EXPLAINED = {
     "leaderboard_reports._LIST": TEMPLATE,
     "leaderboard_reports._NEWEST_DATE": TEMPLATE,
     "leaderboard_reports._SCORES": TEMPLATE,
-    "leaderboard_reports._SORT_MEMORY": "a setting",
     "leaderboard_reports.PERIOD": "adds up all entries of a period, and is cached for it",
     "leaderboards.UPSERT": "inserts entries by the unique key of user, session and category",
     "leaderboards.CLOSE": ALL_ROWS,
@@ -59,6 +58,11 @@ NOT_EXPLAINED = {
     "loads.FIND_EMAILS": BY_KEY,
     "loads.FIND_USER_IDS": BY_KEY,
     "loads.LOCK_QUESTS": BY_KEY,
+    "loads.FIND_CONSTRAINT": "the server's catalogue, after a record was refused",
+    "rows.REPORT_MEMORY": "a setting",
+    "leaderboard_reports.REPORT_MEMORY": "a setting",
+    "players.REPORT_MEMORY": "a setting",
+    "quest_reports.REPORT_MEMORY": "a setting",
     "partitions.LIST": "the server's catalogue",
     "partitions.DROP": "calls a function that changes the schema",
     "partitions.HAS_TICKS": "stops at the first row of the partitions before a time",
@@ -155,7 +159,7 @@ def test_a_statement_that_is_built_in_a_function_is_known(repository: Path) -> N
     """Reads and writes stand in constants, which the test above finds; these functions build theirs."""
     building = {
         "audit_seals": {"maintain_months"},
-        "loads": {"_upsert"},
+        "loads": {"_upsert", "find_refused_key"},
         "partitions": {"lock_maintenance"},
         "players": {"build_report_statement", "_build_page"},
         "statistics": {"read_clock"},
