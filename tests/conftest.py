@@ -176,6 +176,19 @@ def created_database(server: PostgresServer, *, template: str = "template1") -> 
             execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
+RowVersions = list[tuple[Any, ...]]
+
+
+def read_row_versions(execute: Execute) -> RowVersions:
+    """Return of each table how many rows it has, and which transactions wrote them."""
+    tables = execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
+    parts = (
+        f"SELECT '{name}', count(*), sum(xmin::text::bigint), max(xmin::text::bigint) FROM {name}"
+        for [name] in tables
+    )
+    return sorted(execute(" UNION ALL ".join(parts)), key=str)
+
+
 @pytest.fixture(scope="session")
 def template_database(postgres_server: PostgresServer) -> str:
     """A migrated database that each test's own is copied from."""

@@ -22,7 +22,7 @@ from dashboard.pages.leaderboards import download as leaderboards
 from dashboard.pages.players import download as players
 from dashboard.pages.quests import download as quests
 from exporter.server import build_app
-from tests.conftest import Execute
+from tests.conftest import Execute, read_row_versions
 from tests.game import play_game
 from tests.hostile_values import TEXTS
 from tests.integration.pages import open_page, read_text
@@ -63,15 +63,6 @@ def game(service: EnhancedDatabaseService) -> Iterator[EnhancedDatabaseService]:
     runtime.set_service(service)
     yield service
     runtime.set_service(None)
-
-
-def read_row_versions(execute: Execute) -> dict[str, tuple[object, ...]]:
-    """Return of each table how many rows it has, and which transactions wrote them."""
-    tables = execute("SELECT tablename FROM pg_tables WHERE schemaname = current_schema()")
-    return {
-        name: execute(f"SELECT count(*), sum(xmin::text::bigint), max(xmin::text::bigint) FROM {name}")[0]
-        for [name] in tables
-    }
 
 
 def list_queries(valid: dict[str, str]) -> Iterator[str]:
