@@ -44,6 +44,9 @@ SEAL_SECONDS: Final = 5 * UPKEEP_SECONDS
 LOCK: Final = 0x6D6F7665
 """Any fixed number: "move" in ASCII."""
 
+LOOK_SECONDS: Final = 0.1
+"""How soon a signal is noticed."""
+
 STOP_SECONDS: Final = 0.8
 """How long the current step may take after a signal; a call that hangs then loses its connection."""
 
@@ -236,17 +239,14 @@ def run_simulator(
         lock=lock,
     )
 
-    def run() -> None:
-        try:
-            simulator.run()
-        finally:
-            stop.set()
-
     # in a thread of its own: a call that hangs in the driver must not delay the signal's handler
-    worker = threading.Thread(target=run, name="simulator", daemon=True)
-    with _stop_on_signals(stop):
+    worker = threading.Thread(target=simulator.run, name="simulator", daemon=True)
+    with _noting_signals() as noted:
         worker.start()
-        stop.wait()
+        # a signal that comes right before a wait does not end it, so each wait is short
+        while worker.is_alive() and not noted:
+            worker.join(LOOK_SECONDS)
+        stop.set()
         worker.join(STOP_SECONDS)
     logger.info("the live market has stopped")
 
@@ -259,14 +259,18 @@ def _log_pause(error: Exception) -> None:
 
 
 @contextmanager
-def _stop_on_signals(stop: threading.Event) -> Iterator[None]:
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
+def _noting_signals() -> Iterator[list[int]]:
+    """Yield a list of the signals that have asked this process to stop."""
+    noted: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        # no event: the handler interrupts this thread, which may hold the event's lock
+        noted.append(number)
 
     signals = (signal.SIGTERM, signal.SIGINT)
     previous = [signal.signal(number, handle) for number in signals]
     try:
-        yield
+        yield noted
     finally:
         for number, handler in zip(signals, previous, strict=True):
             signal.signal(number, handler)
