@@ -74,13 +74,18 @@ class ReplicaPair(NamedTuple):
 
     def wait_until_replayed(self) -> None:
         """Wait until the replica has everything."""
-        with connected(self.primary.url(DATABASE)) as run:
-            [(position,)] = run("SELECT pg_current_wal_flush_lsn()::text")
-        with connected(self.replica.url(DATABASE)) as run:
-            wait_until(
-                lambda: run("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (position,)) == [(True,)],
-                "the replica has everything",
-            )
+        wait_until_replayed(self.primary, self.replica)
+
+
+def wait_until_replayed(primary: PostgresServer, replica: PostgresServer) -> None:
+    """Wait until a replica has everything that was committed."""
+    with connected(primary.url()) as run:
+        [(position,)] = run("SELECT pg_current_wal_flush_lsn()::text")
+    with connected(replica.url()) as run:
+        wait_until(
+            lambda: run("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (position,)) == [(True,)],
+            "the replica has everything",
+        )
 
 
 @contextmanager
@@ -97,10 +102,13 @@ def paused_replay(url: str) -> Iterator[None]:
 
 @contextmanager
 def run_replica(
-    directory: Path, primary: PostgresServer, *, port: int | None = None
+    directory: Path, primary: PostgresServer, *, port: int | None = None, through: int | None = None
 ) -> Iterator[PostgresServer]:
-    """Serve a replica whose files are in `directory`, copied from the primary when there are none."""
-    files = prepare_replica(directory, primary_port=primary.port, password=primary.password)
+    """Serve a replica whose files are in `directory`, copied from the primary when there are none.
+
+    It reaches the primary on the port `through`, such as that of a proxy, else directly.
+    """
+    files = prepare_replica(directory, primary_port=through or primary.port, password=primary.password)
     program = ServerProgram(
         name="the replica",
         command=lambda chosen: postgres_command(files, port=chosen, options=OPTIONS),

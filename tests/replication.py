@@ -1,11 +1,9 @@
-"""A primary and its standby on embedded servers: streaming, killed, promoted, started again."""
+"""A primary and its standby that change places: killed, promoted, started again."""
 
 import os
-import shutil
-import subprocess
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
@@ -13,43 +11,14 @@ from pydantic import SecretStr
 
 from core import Settings
 from core.migration import Migrator
-from core.stack.embedded_servers import SUPERUSER, find_postgres_programs, open_cursor
-from core.stack.permissions import allow_access, ensure_server_user, give_to, run_as
+from core.stack.embedded_servers import open_cursor
 from core.stack.ports import LOOPBACK
-from core.testing import FAST, PostgresServer, run_postgres
+from core.testing import PostgresServer, run_postgres
+from tests.replicas import OPTIONS, run_replica
 
 DATABASE = "replicated"
-# The name of every standby in pg_stat_replication and for synchronous_standby_names.
-STANDBY = "standby"
-# What returns after a crash is what was acknowledged.
-OPTIONS = {**FAST, "synchronous_commit": "on", "wal_level": "replica", "max_wal_senders": "4"}
-
-
-@contextmanager
-def run_standby(
-    primary: PostgresServer, primary_directory: Path, directory: Path, *, port: int | None = None
-) -> Iterator[PostgresServer]:
-    """Serve a standby of a running primary, which it reaches on `port`, else directly."""
-    shutil.copy2(primary_directory / "postgres.password", directory / "postgres.password")
-    user, data = ensure_server_user(), directory.resolve() / "postgres"
-    data.mkdir(mode=0o700)
-    give_to(user, data, mode=0o700)
-    allow_access(user, programs=find_postgres_programs(), data=data)
-    launch = run_as(user)
-    conninfo = f"host={LOOPBACK} port={port or primary.port} user={SUPERUSER} application_name={STANDBY}"
-    subprocess.run(
-        [
-            str(find_postgres_programs() / "bin" / "pg_basebackup"),
-            *("--dbname", conninfo, "--pgdata", str(data)),
-            *("--write-recovery-conf", "--wal-method=stream", "--checkpoint=fast"),
-        ],
-        **{**launch, "env": {**launch["env"], "PGPASSWORD": primary.password}},
-        cwd=data,
-        check=True,
-        capture_output=True,
-    )
-    with run_postgres(directory, options=OPTIONS) as standby:
-        yield standby
+# The name that a standby has without one of its own.
+STANDBY = "walreceiver"
 
 
 class Pair:
@@ -66,9 +35,7 @@ class Pair:
             cursor.execute(f"CREATE DATABASE {DATABASE}")
         Migrator(Settings(database_url=SecretStr(self.primary.url(DATABASE)))).up()
         stream = through(self.primary.port)
-        self.standby = stack.enter_context(
-            run_standby(self.primary, self._directory, make_directory(), port=stream)
-        )
+        self.standby = stack.enter_context(run_replica(make_directory(), self.primary, through=stream))
 
     @property
     def url(self) -> SecretStr:
@@ -81,13 +48,6 @@ class Pair:
         with open_cursor(self.primary.url()) as cursor:
             cursor.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{STANDBY}'")
             cursor.execute("SELECT pg_reload_conf()")
-
-    def has_replayed(self) -> bool:
-        """Say whether the standby has everything that was committed."""
-        with open_cursor(self.primary.url()) as cursor, open_cursor(self.standby.url()) as other:
-            cursor.execute("SELECT pg_current_wal_insert_lsn()")
-            other.execute("SELECT pg_last_wal_replay_lsn() >= %s", cursor.fetchone())
-            return other.fetchone() == (True,)
 
     def kill_primary(self) -> None:
         """Kill every process of the first primary, as a power cut does."""

@@ -19,6 +19,7 @@ from tests.faults.conftest import OwnValkey, on_valkey
 from tests.faults.proxy import Proxy, run_proxy
 from tests.faults.subject import wait_until
 from tests.patience import stretch
+from tests.replicas import wait_until_replayed
 from tests.replication import DATABASE, Pair
 
 # From the promotion to the first write that is acknowledged.
@@ -121,7 +122,7 @@ def test_what_the_new_primary_lacks_is_not_served(
     readers = on_pair.model_copy(update={"near_cache_size": near_cache_size})
     with open_service(on_pair) as writer, open_service(readers) as reader:
         user = writer.create_user(username="alice", name="kept")
-        wait_until(pair.has_replayed, "the standby has replayed")
+        wait_until_replayed(pair.primary, pair.standby)
         pair.stream.pause()
         writer.update_user_profile(user.id, name="lost")
         for _ in range(3):
@@ -157,7 +158,7 @@ def test_a_former_primary_is_not_used_again(on_pair: Settings, pair: StreamedPai
     """It comes back as it was, accepts writes, and comes first in the URL."""
     with open_service(on_pair) as service:
         user = service.create_user(username="alice", name="Alice")
-        wait_until(pair.has_replayed, "the standby has replayed")
+        wait_until_replayed(pair.primary, pair.standby)
         pair.kill_primary()
         pair.promote()
 
