@@ -62,7 +62,6 @@ class Costs(NamedTuple):
     cold_read_process_seconds: float
     shared_read_process_seconds: float
     near_read_process_seconds: float
-    push_process_seconds: float
 
 
 # Two virtual cores, Linux, Python 3.11, PostgreSQL 18 and Valkey 9, both embedded.
@@ -81,7 +80,6 @@ COSTS = Costs(
     cold_read_process_seconds=183e-6,
     shared_read_process_seconds=88.4e-6,
     near_read_process_seconds=4.27e-6,
-    push_process_seconds=0.0549e-6,
 )
 
 # -- limits of one of each -------------------------------------------------------------------------
@@ -97,7 +95,7 @@ REDIS_MEMORY = 64e9
 REDIS_COMMANDS = 100_000.0
 """Scripts and reads a second of one Redis, which has one thread for them."""
 PUSHES = 20_000.0
-"""Pushes of the invalidation feed that a process can read in a second beside its work."""
+"""Assumed: so many pushes of the feed can a process read in a second beside its work."""
 
 
 class Demand(NamedTuple):
@@ -386,11 +384,6 @@ def measure() -> Costs:
             costs["near_read_process_seconds"], _ = time_calls(
                 lambda _: service.get_user_by_id(users[0]), server
             )
-            names = [f"user:{number}" for number in range(1000)]
-            started = time.process_time()
-            for _ in range(100):
-                cache._near.invalidate(names)
-            costs["push_process_seconds"] = (time.process_time() - started) / 100 / len(names)
     return Costs(**costs)
 
 
