@@ -50,7 +50,7 @@ class CheckResult(NamedTuple, Generic[T]):
 
 
 class DatabaseDiagnosis(NamedTuple):
-    """The diagnosis of the database; `reason` says what is wrong, None when nothing is."""
+    """The diagnosis of the database; `reason` says what is wrong, and is None when all is well."""
 
     migrations: MigrationCount | None = None
     reason: str | None = None

@@ -125,7 +125,7 @@ class Migrator:
         self._audit_keep_months = settings.audit_keep_months if is_set else None
 
     def up(self) -> list[str]:
-        """Apply what is pending, all or nothing; return the names applied. Raises `MigrationFailed`.
+        """Apply the pending migrations, all or none; return their names. Raises `MigrationFailed`.
 
         Where AUDIT_KEEP_MONTHS is set, the database keeps so many months of the audit log from now on.
         """

@@ -55,7 +55,7 @@ class Cache:
     ) -> None:
         """Connect to nothing yet; `timeline` is that of the database from which values are loaded.
 
-        What is missing is loaded with `load_after`, which knows the servers that have a position.
+        `load_after` loads missing values from a server that has replayed the position of their last change.
         """
         self._load_after = load_after
         self._settings = settings

@@ -51,7 +51,7 @@ class TimelineClaim:
         self._key = prefix + KEY
         self._timeline = timeline
         self._trust_seconds = trust_seconds
-        # until this time other processes may use what was stored under the timeline before
+        # other processes may use values of the former timeline until this time
         self._unnoticed_until = float("-inf")
 
     def encode(self, keys: Sequence[str]) -> bytes:

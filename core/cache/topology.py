@@ -11,6 +11,7 @@ specification, "Redirection and resharding".
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -108,7 +109,7 @@ class FoundConnection(RedisConnection):
         super().connect_before(deadline)
 
 
-class MovingTopology(Topology):
+class MovingTopology(Topology, ABC):
     """Several servers, of which one at a time is the primary; thread safe."""
 
     can_move = True
@@ -117,9 +118,9 @@ class MovingTopology(Topology):
         """Return a connection to the primary; its first command finds it."""
         return FoundConnection(self, client_name=self._client_name, timeout_seconds=self._timeout_seconds)
 
+    @abstractmethod
     def open(self, connection: FoundConnection, deadline: float) -> None:
         """Find the server of a connection and connect to it."""
-        raise NotImplementedError
 
 
 class SentinelTopology(MovingTopology):

@@ -3,10 +3,10 @@
 Owns the statements that ask a primary for its position, the position that the present context demands of a
 replica, and the text of a token. Connects to nothing.
 
-A commit is at or before the position that its server reports afterwards, and whoever reads a replica that has
-replayed up to there sees it. The position is that of the last flush, because only flushed records are sent to
-replicas: where the log ends may lie behind it for seconds. With `synchronous_commit = off` a commit is not
-flushed, so there it is the end of the log.
+After a COMMIT the server reports a position. The commit is at or before it, so a replica that has replayed
+up to that position shows the commit. The position is that of the last flush, because only flushed records
+are sent to replicas; the log may end seconds later. With `synchronous_commit = off` a commit is not flushed,
+so there the position is the end of the log.
 """
 
 import re
@@ -102,7 +102,7 @@ class Demand(NamedTuple):
     reason: ReadReason = "unknown"
 
 
-# For reads that decide something, and for what is compared with caches.
+# The primary answers reads on which a decision rests, and reads that check a cached value.
 CURRENT: Final = Demand(None, "current")
 # None: an uncached read, which sees at least what this process wrote.
 _DEMAND: ContextVar[Demand | None] = ContextVar("demand", default=None)
@@ -131,7 +131,7 @@ class demanding:  # noqa: N801  # used like a function; a generator would take s
 
 
 class at_least:  # noqa: N801  # as above
-    """Let the reads of the block see what was committed before a token was made; blocks nest."""
+    """Let the reads of the block see every commit from before the token was made; blocks nest."""
 
     __slots__ = ("_before", "_token")
 

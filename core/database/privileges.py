@@ -208,7 +208,7 @@ def _hand_over(cursor: extensions.cursor) -> None:
     if cursor.fetchone() is None:
         run("ALTER SCHEMA {schema} OWNER TO {owner}")
     _give_objects_to_owner(cursor)
-    # an administrator who is no superuser sets other passwords later
+    # without a superuser, the administrator needs this to change the passwords later
     run("SET LOCAL ROLE {owner}")
     run("GRANT USAGE ON SCHEMA {schema} TO SESSION_USER")
     run("SET LOCAL ROLE NONE")

@@ -44,7 +44,7 @@ class ProcessLock:
                 cursor.execute(f"COMMIT; {take}" if self._is_held else take)
                 [(self._is_held,)] = cursor.fetchall()
                 if not self._is_held:
-                    # who waits must not be idle in a transaction
+                    # a waiting process must not stay idle in a transaction, which would hold VACUUM back
                     cursor.execute("ROLLBACK")
         except psycopg2.Error as error:
             self.release()

@@ -174,7 +174,7 @@ def _refuse_too_mighty(cursor: extensions.cursor) -> None:
 
 
 def _grant_membership(cursor: extensions.cursor, membership: Membership) -> None:
-    """Grant what is not granted yet: who may set passwords need not be allowed to grant pg_monitor."""
+    """Grant a missing membership: whoever may set passwords need not be allowed to grant pg_monitor."""
     has_options = cursor.connection.server_version >= FIRST_WITH_OPTIONS
     cursor.execute(_HAS_MEMBERSHIP.format(options=_OPTIONS if has_options else ""), membership._asdict())
     if cursor.fetchone() == (True,):

@@ -10,7 +10,7 @@ from typing import Any
 
 from core.database.roles import PLAYER
 
-# Table -> the column with the id of the player who owns the row.
+# Table -> the column that names the owner of a row.
 OWN_ROWS = {
     "users": "id",
     "portfolios": "user_id",

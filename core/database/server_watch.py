@@ -108,7 +108,7 @@ class PrimaryPositions:
         self._samples: deque[_Sample] = deque()
 
     def note_answer(self, asked_at: float, row: tuple[Any, ...]) -> None:
-        """Note the row of `SELECT_HISTORY`; what was committed before it was asked is not after its position.
+        """Note the row of `SELECT_HISTORY`: every commit from before `asked_at` is at or before its position.
 
         A server in recovery is no primary, and says no position.
         """
