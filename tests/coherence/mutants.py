@@ -49,11 +49,13 @@ def invalidate_before_commit(service: EnhancedDatabaseService) -> None:
 
 
 def ignore_feed(service: EnhancedDatabaseService) -> None:
-    """Hear nothing of what others change."""
+    """Hear nothing of what others change, nor of another timeline, which empties the near cache."""
     _keep_near_open()
     feed: Any = service._cache._feed
     feed.close()
-    deaf: Any = InvalidationFeed(feed._connect, service._cache._near, prefix="", capability=feed._capability)
+    near: Any = service._cache._near
+    near.clear = _do_nothing
+    deaf: Any = InvalidationFeed(feed._connect, near, prefix="", capability=feed._capability)
     deaf._subscription, deaf._apply = feed._subscription, lambda message: message
     deaf.start()
 
