@@ -67,10 +67,11 @@ class PostgresServer(NamedTuple):
     port: int
     pid: int
     password: str
+    host: str = LOOPBACK
 
     def url(self, database: str = "postgres") -> str:
         """Return the connection URL of one database."""
-        return f"postgresql://{SUPERUSER}:{self.password}@{LOOPBACK}:{self.port}/{database}"
+        return f"postgresql://{SUPERUSER}:{self.password}@{self.host}:{self.port}/{database}"
 
 
 class ValkeyServer(NamedTuple):

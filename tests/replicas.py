@@ -108,7 +108,12 @@ def run_replica(
 
     It reaches the primary on the port `through`, such as that of a proxy, else directly.
     """
-    files = prepare_replica(directory, primary_port=through or primary.port, password=primary.password)
+    files = prepare_replica(
+        directory,
+        primary_host=primary.host,
+        primary_port=through or primary.port,
+        password=primary.password,
+    )
     program = ServerProgram(
         name="the replica",
         command=lambda chosen: postgres_command(files, port=chosen, options=OPTIONS),

@@ -1,9 +1,10 @@
-"""A primary and its standby that change places: killed, promoted, started again."""
+"""A primary and its standby that change places: killed, cut off, promoted, started again."""
 
 import os
+import signal
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -11,9 +12,10 @@ from pydantic import SecretStr
 
 from core import Settings
 from core.migration import Migrator
-from core.stack.embedded_servers import open_cursor
-from core.stack.ports import LOOPBACK
-from core.testing import PostgresServer, run_postgres
+from core.stack.embedded_servers import open_cursor, postgres_command, prepare_postgres
+from core.stack.ports import postgres_answers
+from core.testing import PostgresServer, ServerProgram, run_postgres, run_server
+from tests.hosts import Host
 from tests.replicas import OPTIONS, run_replica
 
 DATABASE = "replicated"
@@ -25,12 +27,24 @@ class Pair:
     """A migrated primary and its standby; after a failover the former standby is the primary."""
 
     def __init__(
-        self, stack: ExitStack, make_directory: Callable[[], Path], *, through: Callable[[int], int] = int
+        self,
+        stack: ExitStack,
+        make_directory: Callable[[], Path],
+        *,
+        through: Callable[[int], int] = int,
+        host: Host | None = None,
     ) -> None:
-        """Start both; `through` gets the primary's port and returns that for the standby's stream."""
+        """Start both; `through` gets the primary's port and returns that for the standby's stream.
+
+        With a `host` the primary runs there, and the standby here.
+        """
         self._stack = stack
         self._directory = make_directory()
-        self.primary = stack.enter_context(run_postgres(self._directory, options=OPTIONS))
+        self.primary = stack.enter_context(
+            run_postgres(self._directory, options=OPTIONS)
+            if host is None
+            else run_postgres_on(host, self._directory)
+        )
         with open_cursor(self.primary.url()) as cursor:
             cursor.execute(f"CREATE DATABASE {DATABASE}")
         Migrator(Settings(database_url=SecretStr(self.primary.url(DATABASE)))).up()
@@ -40,8 +54,8 @@ class Pair:
     @property
     def url(self) -> SecretStr:
         """The URL that names both, the first primary first."""
-        one, both = f"{LOOPBACK}:{self.primary.port}", f"{LOOPBACK}:{self.primary.port},{LOOPBACK}:"
-        return SecretStr(self.primary.url(DATABASE).replace(one, f"{both}{self.standby.port}"))
+        first, second = (f"{server.host}:{server.port}" for server in (self.primary, self.standby))
+        return SecretStr(self.primary.url(DATABASE).replace(first, f"{first},{second}"))
 
     def make_synchronous(self) -> None:
         """Acknowledge a commit once the standby has it."""
@@ -65,9 +79,38 @@ class Pair:
                 raise RuntimeError("the standby was not promoted")
         return time.monotonic()
 
+    def stop_waiting_for_standby(self) -> None:
+        """Let the first primary acknowledge commits alone; works also while its host is cut off."""
+        with (self._directory / "postgres" / "postgresql.auto.conf").open("a", encoding="utf-8") as file:
+            file.write("synchronous_standby_names = ''\n")
+        os.kill(self.primary.pid, signal.SIGHUP)
+
     def start_former_primary(self) -> PostgresServer:
         """Start the first primary again as it was, on its port: it accepts writes."""
         options = {**OPTIONS, "synchronous_standby_names": ""}
         return self._stack.enter_context(
             run_postgres(self._directory, port=self.primary.port, options=options)
         )
+
+
+@contextmanager
+def run_postgres_on(host: Host, directory: Path) -> Iterator[PostgresServer]:
+    """Serve a PostgreSQL on another host, which accepts clients and standbys of this one."""
+    files = prepare_postgres(directory)
+    with (files.data / "pg_hba.conf").open("a", encoding="utf-8") as rules:
+        rules.writelines(
+            f"host {name} all {host.outside}/32 scram-sha-256\n" for name in ("all", "replication")
+        )
+    options = {**OPTIONS, "listen_addresses": host.address}
+    program = ServerProgram(
+        name="PostgreSQL",
+        command=lambda port: host.build_command(
+            postgres_command(files, port=port, options=options), files.user
+        ),
+        answers=lambda port: postgres_answers(PostgresServer(port, 0, files.password, host.address).url()),
+        user=None,
+        log=directory / "postgres.log",
+        stop_signal=signal.SIGINT,
+    )
+    with run_server(program, None) as (port, pid):
+        yield PostgresServer(port, pid, files.password, host.address)

@@ -14,7 +14,12 @@ from core.stack.ports import LOOPBACK
 
 
 def prepare_replica(
-    directory: Path, *, primary_port: int, password: str, programs: Path | None = None
+    directory: Path,
+    *,
+    primary_port: int,
+    password: str,
+    primary_host: str = LOOPBACK,
+    programs: Path | None = None,
 ) -> PostgresFiles:
     """Copy the primary that listens on a port into `directory`, unless there is a copy already.
 
@@ -29,11 +34,11 @@ def prepare_replica(
     )
     allow_access(files.user, programs=find_postgres_programs(), data=files.data)
     if not (files.data / "PG_VERSION").exists():
-        _copy_primary(files, primary_port, programs or find_postgres_programs() / "bin")
+        _copy_primary(files, primary_host, primary_port, programs or find_postgres_programs() / "bin")
     return files
 
 
-def _copy_primary(files: PostgresFiles, primary_port: int, programs: Path) -> None:
+def _copy_primary(files: PostgresFiles, host: str, port: int, programs: Path) -> None:
     # renamed when complete: a killed copy leaves no half-made replica
     fresh = files.data.with_name("postgres.new")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -44,8 +49,8 @@ def _copy_primary(files: PostgresFiles, primary_port: int, programs: Path) -> No
     result = subprocess.run(
         [
             str(programs / "pg_basebackup"),
-            f"--host={LOOPBACK}",
-            f"--port={primary_port}",
+            f"--host={host}",
+            f"--port={port}",
             "--username=postgres",
             f"--pgdata={fresh}",
             "--write-recovery-conf",

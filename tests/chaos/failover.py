@@ -17,12 +17,14 @@ import click
 import psutil
 from rich.console import Console
 
+from core.stack.embedded_servers import open_cursor
 from core.testing import build_settings, clear_cache, run_valkey
-from tests.chaos.load import run_load
+from tests.chaos.load import Figures, run_load
 from tests.chaos.local import TABLE_COLUMNS, list_tree, send_signal
 from tests.chaos.report import Fault, Row, run_faults, show
+from tests.hosts import Host, HostNotPossible, run_host
 from tests.replicas import hung
-from tests.replication import Pair
+from tests.replication import DATABASE, Pair
 
 # From the promotion on, until every reader and the writer have got all their answers.
 HEAL_SECONDS = 5.0
@@ -30,6 +32,10 @@ HEAL_SECONDS = 5.0
 TIMEOUT_SECONDS = 15.0
 # Of the connection that compares: with the defaults a primary that is cut off would hold it for 30 s.
 PATIENCE = {"database_query_timeout": 3_000, "database_connect_timeout": 2_000}
+
+# A player whom only the former primary has.
+LOST = "lost"
+CUT_OFF = "primary's host cut off, standby promoted"
 
 
 @contextmanager
@@ -52,6 +58,24 @@ def cut_off_and_promote(pair: Pair) -> Iterator[None]:
 def let_former_primary_go_on(pair: Pair) -> Iterator[None]:
     """Let a primary that was cut off go on with the connections that it had."""
     send_signal(list_tree(psutil.Process(pair.primary.pid)), signal.SIGCONT)
+    yield
+
+
+@contextmanager
+def cut_off_host_and_promote(pair: Pair, host: Host) -> Iterator[None]:
+    """Cut the primary's host off, promote the standby, and let the former primary commit alone."""
+    host.cut_off()
+    yield
+    pair.promote()
+    pair.stop_waiting_for_standby()
+
+
+@contextmanager
+def reconnect_former_primary(pair: Pair, host: Host) -> Iterator[None]:
+    """Let packets through again, to a former primary that accepts writes on its old connections too."""
+    host.reconnect()
+    with open_cursor(pair.primary.url(DATABASE)) as cursor:
+        cursor.execute(f"INSERT INTO users (username) VALUES ('{LOST}')")
     yield
 
 
@@ -79,6 +103,14 @@ def list_faults_of_cut_off(pair: Pair) -> list[Fault]:
     ]
 
 
+def list_faults_of_host(pair: Pair, host: Host) -> list[Fault]:
+    """Return those of a primary whose host is cut off and comes back."""
+    return [
+        Fault(CUT_OFF, partial(cut_off_host_and_promote, pair, host), TIMEOUT_SECONDS),
+        Fault("host reconnected", partial(reconnect_former_primary, pair, host), HEAL_SECONDS),
+    ]
+
+
 @click.command()
 def main() -> None:
     """Fail over under load; exit status 1 when a write is lost, a read stale, or nothing heals."""
@@ -95,13 +127,24 @@ def main() -> None:
         valkey = stack.enter_context(run_valkey(make_directory()))
         rows: list[Row] = []
         wrong: list[str] = []
-        for list_them in (list_faults, list_faults_of_cut_off):
-            pair = Pair(stack, make_directory)
+
+        def run(pair: Pair, faults: list[Fault]) -> None:
             pair.make_synchronous()
             clear_cache(valkey)
             with run_load(build_settings(pair.url.get_secret_value(), valkey, **PATIENCE)) as load:
-                rows += run_faults(list_them(pair), load, is_healthy=load.can_check_rows, console=console)
-            wrong += load.wrong
+                rows.extend(run_faults(faults, load, is_healthy=load.can_check_rows, console=console))
+            wrong.extend(load.wrong)
+
+        for list_them in (list_faults, list_faults_of_cut_off):
+            pair = Pair(stack, make_directory)
+            run(pair, list_them(pair))
+        try:
+            host = stack.enter_context(run_host())
+        except HostNotPossible as error:
+            rows.append(Row(CUT_OFF, Figures(), None, str(error)))
+        else:
+            pair = Pair(stack, make_directory, host=host)
+            run(pair, list_faults_of_host(pair, host))
         show(rows, wrong, console)
     sys.exit(int(not all(row.is_right for row in rows)))
 

@@ -1,0 +1,91 @@
+"""Another host on this machine: a network namespace, whose one link can be cut.
+
+Owns the namespace and the link. While the link is cut, packets vanish in both directions: no connection is
+reset, and no connect is refused, as when a cable is pulled or a switch fails. Processes in the namespace have
+the file system and the process ids of this machine, so that a test starts and signals them as any other.
+"""
+
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from core.stack.permissions import ServerUser
+
+# Set aside for tests of networks (RFC 2544), so no network of a machine has them.
+NETWORK = "198.18"
+INTERFACE = "eth0"
+PROGRAMS = {"ip": "iproute2", "nsenter": "util-linux"}
+
+
+class HostNotPossible(Exception):
+    """This machine does not allow a host of its own, and says why."""
+
+
+class Host(NamedTuple):
+    """A host of its own; the tests' side of the link has the address `outside`."""
+
+    name: str
+    address: str
+    outside: str
+
+    def build_command(self, command: list[str], user: ServerUser | None = None) -> list[str]:
+        """Return the command line that runs a command there, as a user or as root."""
+        ids = () if user is None else (f"--setuid={user.uid}", f"--setgid={user.gid}")
+        return ["nsenter", f"--net=/run/netns/{self.name}", *ids, "--", *command]
+
+    def cut_off(self) -> None:
+        """Let every packet to and from the host vanish."""
+        _run_ip("-netns", self.name, "link", "set", INTERFACE, "down")
+
+    def reconnect(self) -> None:
+        """Let packets through again; connections that have not been given up go on."""
+        _run_ip("-netns", self.name, "link", "set", INTERFACE, "up")
+
+
+@contextmanager
+def run_host() -> Iterator[Host]:
+    """Have a host for the length of a `with` block; raises `HostNotPossible`."""
+    _check_machine()
+    name = f"echo-{secrets.token_hex(3)}"
+    network = f"{NETWORK}.{secrets.randbelow(256)}"
+    first = 4 * secrets.randbelow(64)
+    host = Host(name, f"{network}.{first + 2}", f"{network}.{first + 1}")
+    _run_ip("netns", "add", name)
+    try:
+        _run_ip("link", "add", name, "type", "veth", "peer", "name", INTERFACE, "netns", name)
+        _run_ip("address", "add", f"{host.outside}/30", "dev", name)
+        _run_ip("link", "set", name, "up")
+        _run_ip("-netns", name, "address", "add", f"{host.address}/30", "dev", INTERFACE)
+        _run_ip("-netns", name, "link", "set", "lo", "up")
+        _run_ip("-netns", name, "link", "set", INTERFACE, "up")
+        # otherwise connecting to a host that is cut off would fail at once, as it does in one's own network
+        _run_ip("neighbour", "replace", host.address, "lladdr", _read_hardware_address(name), "dev", name)
+        yield host
+    finally:
+        # the link goes with it
+        _run_ip("netns", "delete", name)
+
+
+def _check_machine() -> None:
+    if os.geteuid() != 0:
+        raise HostNotPossible("only root makes a network namespace")
+    for program, package in PROGRAMS.items():
+        if shutil.which(program) is None:
+            raise HostNotPossible(f"{program} is not installed (Debian package {package})")
+
+
+def _read_hardware_address(name: str) -> str:
+    # link/ether 5a:... brd ...
+    words = _run_ip("-netns", name, "link", "show", INTERFACE).split()
+    return words[words.index("link/ether") + 1]
+
+
+def _run_ip(*arguments: str) -> str:
+    result = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
+    if result.returncode != 0:
+        raise HostNotPossible(f"ip {' '.join(arguments)}: {result.stderr.strip()}")
+    return result.stdout
