@@ -101,6 +101,19 @@ def test_a_symbol_without_a_price_of_the_day_is_no_mover(service: EnhancedDataba
     assert "Left out: 1 symbol without a price in the 24 hours before." in read_text(page)
 
 
+def test_the_best_return_is_that_of_the_leader(game: EnhancedDatabaseService) -> None:
+    """Card, table and list come from one read, also when the summary of the session is a minute older."""
+    assert read_metrics(open_page(OVERVIEW))["Best return"] == "+3.11%"
+    day = game.get_session_summaries(limit=1)[0].session_date
+    bob = game.get_user_by_username("bob")
+    for category, score in (("daily_returns", "4.50"), ("total_value", "10450.00")):
+        game.update_leaderboard_entry(bob.id, category, Decimal(score), day)
+    page = open_page(OVERVIEW)
+    assert read_metrics(page)["Best return"] == "+4.50%"
+    assert "1. [bob](portfolios?player=bob&window=Last%20session) · +4.50%" in read_text(page)
+    assert float(page.dataframe[2].value["best"].iloc[0]) == 4.5
+
+
 def test_many_events_of_a_day_are_counted(game: EnhancedDatabaseService, execute: Execute) -> None:
     """The table has the newest, and says of how many."""
     execute(

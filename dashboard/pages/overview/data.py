@@ -28,10 +28,14 @@ DAY = timedelta(days=1)
 
 
 class Sessions(msgspec.Struct, frozen=True):
-    """The newest sessions, newest first; that of `today` is open, the others are finished."""
+    """The newest sessions, newest first; that of `today` is open, the others are finished.
+
+    `leaders` have the best returns of the newest one, whose best return is that of the first of them.
+    """
 
     summaries: tuple[SessionSummary, ...]
     today: date
+    leaders: tuple[LeaderboardEntry, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -65,8 +69,17 @@ class DayEvents(msgspec.Struct, frozen=True):
 
 
 def load_sessions(service: EnhancedDatabaseService) -> Sessions:
-    """Return the newest sessions in figures; no summaries before the first one."""
-    return Sessions(service.get_session_summaries(limit=SESSIONS_SHOWN), datetime.now(UTC).date())
+    """Return the newest sessions in figures, with the leaders of the newest; nothing before the first one."""
+    today = datetime.now(UTC).date()
+    summaries = service.get_session_summaries(limit=SESSIONS_SHOWN)
+    if not summaries:
+        return Sessions((), today)
+    newest, *earlier = summaries
+    leaders = _list_leaders(service, newest.session_date)
+    if leaders:
+        # the summary can be a minute older: one page would name two best returns
+        newest = msgspec.structs.replace(newest, best_return=leaders[0].score)
+    return Sessions((newest, *earlier), today, leaders)
 
 
 def load_counts(service: EnhancedDatabaseService) -> Counts:
@@ -78,12 +91,6 @@ def load_marked_events(service: EnhancedDatabaseService, sessions: Sessions) -> 
     """Return the events of the sessions, newest first."""
     days = [row.session_date for row in sessions.summaries]
     return _list_events(service, days, limit=EVENTS_NAMED)
-
-
-def load_leaders(service: EnhancedDatabaseService, day: date) -> tuple[LeaderboardEntry, ...]:
-    """Return the players with the best returns of a session."""
-    source = exact_ranks.find_source(service, KNOWN_CATEGORIES[0], day)
-    return source.put_scores(service, service.get_leaderboard(source.rank_key, day, LEADERS_SHOWN))
 
 
 def load_market(service: EnhancedDatabaseService) -> Market:
@@ -107,3 +114,8 @@ def _list_events(
 ) -> tuple[MarketEvent, ...]:
     begin, end = (datetime.combine(day, time(0), UTC) for day in (min(days), max(days)))
     return service.list_market_events(limit, since=begin, until=end + DAY)
+
+
+def _list_leaders(service: EnhancedDatabaseService, day: date) -> tuple[LeaderboardEntry, ...]:
+    source = exact_ranks.find_source(service, KNOWN_CATEGORIES[0], day)
+    return source.put_scores(service, service.get_leaderboard(source.rank_key, day, LEADERS_SHOWN))

@@ -72,9 +72,7 @@ def _show_sections(service: EnhancedDatabaseService) -> None:
         )
     with leaders:
         st.header("Leaders this session", anchor=False)
-        live.show_section(
-            ("overview-leaders", day), load=partial(data.load_leaders, service, day), show=_show_leaders
-        )
+        _show_leaders(sessions.leaders)
     movers, events = st.columns(2, gap="medium")
     with movers:
         st.header("Biggest movers", anchor=False)
