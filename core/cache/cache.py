@@ -22,7 +22,7 @@ from core.cache.feed import InvalidationFeed
 from core.cache.kinds import KINDS, Cached, Read, find_kind_name
 from core.cache.leases_and_fences import NO_FENCE, NO_TOKEN, Fence
 from core.cache.near import FailSafeValues, NearCache
-from core.cache.positions import LoadAfter, load_anywhere
+from core.cache.position_slots import LoadAfter, load_anywhere
 from core.cache.read_through import ReadThrough
 from core.cache.shared import SharedCache
 from core.errors import DatabaseUnavailable, PoolTimeout, QueryTimeout

@@ -34,7 +34,7 @@ from core.cache.leases_and_fences import (
     build_lease_request,
     build_release_request,
 )
-from core.cache.positions import SLOT_FAMILY
+from core.cache.position_slots import SLOT_FAMILY
 from core.cache.timeline_claim import TimelineClaim
 from core.cache.topology import PRIMARY_MOVED, make_connection_factory
 from core.failover import KnownTimeline

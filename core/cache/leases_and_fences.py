@@ -12,7 +12,7 @@ Redis runs no other command while a script runs. The first byte of each stored v
   So a process that dies in between leaves no stale value: its fence expires, and the next reader loads
   the committed row. Two writers of one key have a fence each: when one of them removes its fence, the key
   stays closed until the COMMIT of the other.
-- P: a slot with the position of invalidations, see `core.cache.positions`.
+- P: a slot with the position of invalidations, see `core.cache.position_slots`.
 
 Sends no commands itself.
 
@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 from core.cache.client import PendingReply, Script
 from core.cache.codec import ORIGIN_BYTES, UNKNOWN_ORIGIN, VERSION_MARK, new_token
 from core.cache.kinds import MAX_TTL_SECONDS
-from core.cache.positions import SLOT_FUNCTIONS, SLOT_MILLISECONDS, UNKNOWN, UNKNOWN_MILLISECONDS
+from core.cache.position_slots import SLOT_FUNCTIONS, SLOT_MILLISECONDS, UNKNOWN, UNKNOWN_MILLISECONDS
 
 # The replies of LEASE for each key.
 GRANTED: Final = 1

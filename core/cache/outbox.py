@@ -19,7 +19,7 @@ from core.cache.client import Keys, PendingReply, RedisClient, Script
 from core.cache.connection import ErrorReply
 from core.cache.kinds import FAMILIES
 from core.cache.leases_and_fences import NO_TOKEN, RELEASE, Fence, build_release_request
-from core.cache.positions import ALL_SLOTS, UNKNOWN, list_slots
+from core.cache.position_slots import ALL_SLOTS, UNKNOWN, list_slots
 
 # Redis serves no other client while a script runs.
 SCRIPT_KEYS = 1_000

@@ -24,7 +24,7 @@ from core.cache.guard import CacheDown
 from core.cache.kinds import Read
 from core.cache.leases_and_fences import FENCED, GRANTED, TAKEN, Lease
 from core.cache.near import NearCache
-from core.cache.positions import LoadAfter
+from core.cache.position_slots import LoadAfter
 from core.cache.shared import SharedCache
 from core.failover import KnownTimeline
 from core.metrics import Metrics

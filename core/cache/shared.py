@@ -26,7 +26,7 @@ from core.cache.leases_and_fences import (
     parse_lease,
 )
 from core.cache.outbox import SCRIPT_KEYS, expect_list
-from core.cache.positions import ALL_SLOTS, format_position, list_slots
+from core.cache.position_slots import ALL_SLOTS, format_position, list_slots
 from core.failover import KnownTimeline
 from core.settings import Settings
 

@@ -16,8 +16,8 @@ from playhouse.pool import PooledPostgresqlDatabase
 from core.database.connector import Connector, ServerConnection, register_types
 from core.database.driver_errors import DRIVER_ERRORS, is_connection_lost, translate_connect
 from core.database.holder import Holder
+from core.database.log_positions import Position
 from core.database.pool import ConnectionPool
-from core.database.positions import Position
 from core.database.query_log import QueryLog
 from core.database.statement_watch import StatementWatch
 from core.database.unit_of_work import Session, Sessions, UnitOfWork, UnitsOfWork

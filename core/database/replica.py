@@ -24,8 +24,9 @@ from core.database.driver_errors import (
     describe_refusal,
     find_sqlstate,
 )
-from core.database.positions import History, Position, format_position, parse_position
-from core.database.server_watch import PrimaryPositions, ServerWatch
+from core.database.log_positions import LogTimeline, Position, format_position, parse_position
+from core.database.primary_positions import PrimaryPositions
+from core.database.server_watch import ServerWatch
 from core.database.session_settings import PREFIX_END
 from core.errors import ConnectFailed, DatabaseError, DatabaseUnavailable, PoolTimeout, QueryTimeout
 from core.metrics import Metrics
@@ -67,7 +68,7 @@ class AskPrimary(Exception):
 
 
 class _ReplicaDatabase(Database):
-    """The pool of a replica; it connects to no server of another history than the primary's."""
+    """The pool of a replica; it connects to no server of another database system than the primary's."""
 
     def __init__(self, settings: Settings, *, application_name: str, positions: PrimaryPositions) -> None:
         self._positions = positions
@@ -78,11 +79,11 @@ class _ReplicaDatabase(Database):
 
     def _open_raw(self) -> ServerConnection:
         raw = super()._open_raw()
-        history = self._positions.history
+        log_timeline = self._positions.log_timeline
         with raw.cursor() as cursor:
             cursor.execute(SYSTEM)
             [(system,)] = cursor.fetchall()
-        if history is None or system != history.system:
+        if log_timeline is None or system != log_timeline.system:
             raw.close()
             raise ConnectFailed("the replica is of another database system than the primary")
         return raw
@@ -212,7 +213,7 @@ class Replica:
         is_replica, replayed, system, timeline, has_function = row
         self.lag_seconds = None if replayed is None else self._positions.measure_lag(parse_position(replayed))
         reason = self._find_fault(
-            History(system, timeline),
+            LogTimeline(system, timeline),
             parse_position(replayed) if is_replica and replayed else None,
             has_function=has_function,
         )
@@ -220,14 +221,16 @@ class Replica:
             if asked_at > self._failed_at or reason is not None:
                 self._set_reason(reason)
 
-    def _find_fault(self, history: History, replayed: Position | None, *, has_function: bool) -> str | None:
+    def _find_fault(
+        self, log_timeline: LogTimeline, replayed: Position | None, *, has_function: bool
+    ) -> str | None:
         floor = self._positions.find_floor()
         if replayed is None:
             return "it is no replica"
         if floor is None:
             return _NO_FLOOR
-        if history != self._positions.history:
-            return "it has another history than the primary"
+        if log_timeline != self._positions.log_timeline:
+            return "it is on another timeline than the primary"
         if replayed < floor:
             return f"it is {self.lag_seconds:.1f} s behind"
         return None if has_function else "it has not replayed the migrations"

@@ -17,8 +17,8 @@ import psycopg2
 
 from core.database.database import DRAIN_SECONDS, Database
 from core.database.driver_errors import QUERY_CANCELED, find_sqlstate
-from core.database.positions import (
-    SELECT_HISTORY,
+from core.database.log_positions import (
+    SELECT_LOG_TIMELINE,
     SELECT_POSITION,
     Demand,
     OwnWrites,
@@ -28,8 +28,9 @@ from core.database.positions import (
     find_tokens,
     parse_position,
 )
+from core.database.primary_positions import FLOOR_SECONDS, PrimaryPositions
 from core.database.replica import AskPrimary, Replica
-from core.database.server_watch import FLOOR_SECONDS, PrimaryPositions, ServerWatch
+from core.database.server_watch import ServerWatch
 from core.failover import KnownTimeline
 from core.metrics import Metrics
 from core.metrics.names import APPLICATION_PREFIX, ReadReason
@@ -71,7 +72,7 @@ class ReplicatedDatabase(Database):
     def _start_watch(self) -> None:
         self._primary_watch = ServerWatch(
             self._settings,
-            SELECT_HISTORY,
+            SELECT_LOG_TIMELINE,
             application_name=f"{APPLICATION_PREFIX}health",
             on_answer=self._positions.note_answer,
             on_failure=self._positions.note_failure,
@@ -122,16 +123,16 @@ class ReplicatedDatabase(Database):
 
     def _find_position(self) -> Position:
         """Return what the present read must have seen; raises `AskPrimary` when that is unknown."""
-        floor, history = self._positions.find_floor(), self._positions.history
+        floor, log_timeline = self._positions.find_floor(), self._positions.log_timeline
         # the watch may have met a former primary, which the pool refuses
-        if floor is None or history is None or not history.is_of(self._timeline.connected):
+        if floor is None or log_timeline is None or not log_timeline.is_of(self._timeline.connected):
             raise AskPrimary("unavailable")
         demand = find_demand() or Demand(self._own_writes.find_position())
         if demand.position is None:
             raise AskPrimary(demand.reason)
         position = max(floor, demand.position)
         for token in find_tokens():
-            if token.history != history:
+            if token.log_timeline != log_timeline:
                 raise AskPrimary("unknown")
             position = max(position, token.position)
         return position
@@ -146,7 +147,7 @@ class ReplicatedDatabase(Database):
     def commit(self) -> None:
         """Commit, and ask for the position in the same message."""
         unit = self._state
-        if self._positions.history is None:
+        if self._positions.log_timeline is None:
             # the statement has never worked, so it must not be what makes a commit fail
             super().commit()
             self._own_writes.note(None)
@@ -166,7 +167,7 @@ class ReplicatedDatabase(Database):
     def find_position(self) -> Position | None:
         """Return the position of the statement that has just committed itself; None when it is unknown."""
         position = None
-        if self._positions.history is not None:
+        if self._positions.log_timeline is not None:
             try:
                 cursor = self.cursor()
                 cursor.execute(SELECT_POSITION)

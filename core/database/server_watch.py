@@ -1,19 +1,17 @@
-"""Watches servers: each has a thread that asks it the same question again and again, beside the pools.
+"""Asks a server the same question again and again, in a thread and on a connection beside the pools.
 
-Owns the threads and their pauses, and what a primary said of its positions. A caller never waits for a watch.
+Owns the thread and its pauses, not what follows from an answer. A caller never waits for a watch.
 """
 
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg2
 
 from core.database.bounded_connection import BoundedConnection, make_connector
-from core.database.positions import History, Position, parse_history, parse_position
 from core.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -21,11 +19,6 @@ logger = logging.getLogger(__name__)
 SAMPLE_SECONDS = 0.25
 # A server that does not answer is noticed after this time.
 ANSWER_SECONDS = 1.0
-# How old what a replica answers may be. A fence outlasts its COMMIT by more than twice this time, so whoever
-# finds the fence of a writer that died expired is answered by a replica that has the COMMIT.
-FLOOR_SECONDS = 1.5
-# Longer than any lag that matters to a person.
-REMEMBERED_SECONDS = 60.0
 
 
 class ServerWatch:
@@ -90,70 +83,3 @@ class ServerWatch:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-
-
-class _Sample(NamedTuple):
-    asked_at: float
-    position: Position
-
-
-class PrimaryPositions:
-    """The positions that a primary reported during the last minute, of one history; thread safe."""
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self.history: History | None = None
-        """None until the primary has answered."""
-        self._samples: deque[_Sample] = deque()
-
-    def note_answer(self, asked_at: float, row: tuple[Any, ...]) -> None:
-        """Note the row of `SELECT_HISTORY`: every commit from before `asked_at` is at or before its position.
-
-        A server in recovery is no primary, and says no position.
-        """
-        position = row[0]
-        with self._lock:
-            if position is None:
-                self._forget()
-                return
-            history = parse_history(row)
-            if history != self.history:
-                self._forget()
-                self.history = history
-            self._samples.append(_Sample(asked_at, parse_position(position)))
-            while self._samples[0].asked_at < asked_at - REMEMBERED_SECONDS:
-                self._samples.popleft()
-
-    def note_failure(self, error: psycopg2.Error) -> None:
-        """Note nothing: without new samples the last ones become too old."""
-        logger.debug("the primary did not say its position: %s", type(error).__name__)
-
-    def _forget(self) -> None:
-        self.history = None
-        self._samples.clear()
-
-    def find_floor(self) -> Position | None:
-        """Return the oldest position that every read must have seen, or None when none is young enough."""
-        oldest = self._clock() - FLOOR_SECONDS
-        with self._lock:
-            floor = None
-            for sample in reversed(self._samples):
-                if sample.asked_at < oldest:
-                    break
-                floor = sample.position
-            return floor
-
-    def measure_lag(self, position: Position) -> float:
-        """Return by how many seconds a replica that has replayed up to a position is behind, at least."""
-        with self._lock:
-            missing = None
-            for sample in reversed(self._samples):
-                if sample.position <= position:
-                    break
-                missing = sample
-        return 0.0 if missing is None else max(0.0, self._clock() - missing.asked_at)
-
-    def reset_after_fork(self) -> None:
-        """Take a new lock; the parent's samples stay valid."""
-        self._lock = threading.Lock()

@@ -23,8 +23,8 @@ from core.database.connector import ServerConnection
 from core.database.driver_errors import DRIVER_ERRORS, READ_ONLY, find_sqlstate, translate
 from core.database.holder import REMEDY, Holder, describe_present
 from core.database.identity import find_identity
+from core.database.log_positions import Position, find_tokens
 from core.database.pool import ConnectionPool
-from core.database.positions import Position, find_tokens
 from core.errors import (
     ConnectFailed,
     DatabaseError,

@@ -36,7 +36,9 @@ from core.service.inputs import (
     check_text,
     find_place,
 )
-from core.service.writes import ServiceBase, new_id, stream_pages
+from core.service.paging import stream_pages
+from core.service.partitions import MAX_MONTHS_AHEAD
+from core.service.writes import ServiceBase, new_id
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,6 @@ MAX_ACTOR = 320  # the longest e-mail address
 MAX_TARGET = 200
 MAX_DETAIL = 500
 MAX_REQUEST_ID = 200
-MAX_MONTHS_AHEAD = 24
 # The manifest of each has up to 240 kB.
 SEALS_AT_ONCE = 20
 MAX_MONTHS_KEPT = 1_200

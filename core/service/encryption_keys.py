@@ -7,6 +7,7 @@ from core.encryption import Undecipherable
 from core.queries import users as queries
 from core.queries.users import EmailChange
 from core.records import EncryptionKeyUse, Reencryption
+from core.service.conflict_retries import retry_conflicts
 from core.service.inputs import check_id, check_limit
 from core.service.users import user_key
 from core.service.writes import ServiceBase
@@ -46,7 +47,7 @@ class EncryptionKeys(ServiceBase):
                 noted.invalidate(*map(user_key, changed))
 
         if changes:
-            self._repeat(write)
+            retry_conflicts(self._database, write)
         last = found[-1][0] if len(found) == most else None
         return Reencryption(len(changed), tuple(unreadable), last)
 

@@ -31,7 +31,8 @@ from core.service.inputs import (
     find_end_of_time,
     find_place,
 )
-from core.service.writes import ServiceBase, format_width, new_id, stream_pages
+from core.service.paging import stream_pages
+from core.service.writes import ServiceBase, format_width, new_id
 
 MARKET_EVENTS_VERSION_KEY = version_key(MARKET_EVENTS)
 

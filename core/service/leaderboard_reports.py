@@ -42,7 +42,8 @@ from core.service.inputs import (
     find_last_session,
 )
 from core.service.leaderboards import list_version_keys
-from core.service.writes import ServiceBase, stream_pages
+from core.service.paging import stream_pages
+from core.service.writes import ServiceBase
 
 MAX_BINS = 100
 NO_BASE = Decimal(0)

@@ -11,6 +11,7 @@ from core.cache.kinds import LEADERBOARD, USERNAMES_VERSION_KEY, version_key
 from core.errors import ConstraintViolated, LeaderboardEntryNotFound, UserNotFound
 from core.queries import leaderboards as queries
 from core.records import BatchResult, LeaderboardEntry, LeaderboardUpdate, PlayerSession
+from core.service.conflict_retries import retry_conflicts
 from core.service.inputs import (
     CENT,
     MAX_MONEY,
@@ -30,7 +31,8 @@ from core.service.inputs import (
     check_session_to_write,
     list_accepted,
 )
-from core.service.writes import ServiceBase, chunked, new_id
+from core.service.paging import chunked
+from core.service.writes import ServiceBase, new_id
 
 CHUNK_ROWS = 5_000
 
@@ -147,7 +149,7 @@ class Leaderboards(ServiceBase):
             return self._write_one(keys, queries.set_score, category, day, row)
 
         # a user that is deleted meanwhile: the statement still finds it, and the foreign key does not
-        entry = self._repeat(write, ConstraintViolated)
+        entry = retry_conflicts(self._database, write, ConstraintViolated)
         if entry is None:
             raise UserNotFound(f"no user has the id {row[1]}; create_user makes one")
         return entry
@@ -182,7 +184,7 @@ class Leaderboards(ServiceBase):
             return written
 
         # as in update_leaderboard_entry
-        written = self._repeat(write, ConstraintViolated)
+        written = retry_conflicts(self._database, write, ConstraintViolated)
         missing = tuple(PlayerSession(user_id, day) for user_id in last if user_id not in written)
         return BatchResult(updated=len(written), missing=missing)
 

@@ -11,6 +11,7 @@ from core.cache.kinds import MARKET
 from core.errors import InvalidInput
 from core.queries import ticks as queries
 from core.records import Candle, MarketReturn, PriceStatistics, Sparkline, Tick
+from core.service.conflict_retries import retry_conflicts
 from core.service.inputs import (
     check_after,
     check_bucket,
@@ -25,8 +26,9 @@ from core.service.inputs import (
     find_end_of_time,
     show,
 )
+from core.service.paging import chunked, stream_pages
 from core.service.record_checks import TICKS, check_one, check_ticks, find_key
-from core.service.writes import ServiceBase, chunked, format_width, stream_pages
+from core.service.writes import ServiceBase, format_width
 
 CHUNK_ROWS = 20_000
 MAX_CANDLES = 20_000
@@ -169,7 +171,7 @@ class Market(ServiceBase):
                     queries.insert_ticks(database, chunk)
 
         # repeated after a deadlock: a trigger updates the symbols after each chunk
-        self._repeat(write)
+        retry_conflicts(self._database, write)
         return len(checked)
 
     def delete_market_ticks(self, symbol: str) -> int:

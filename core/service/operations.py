@@ -1,17 +1,14 @@
-"""Operations: caches, partitions and statistics of the server."""
+"""Operations: caches and statistics of the server."""
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 from core.cache.kinds import REPORTS_VERSION_KEY
-from core.database import Database
-from core.queries import partitions, statistics, ticks, users
+from core.queries import statistics, ticks, users
 from core.records import (
     CacheStats,
-    PartitionReport,
     PoolStats,
     StatementFigures,
     TableFigures,
@@ -19,26 +16,23 @@ from core.records import (
 )
 from core.service.inputs import (
     check_callable,
-    check_duration,
     check_each,
     check_id,
-    check_int,
     check_limit,
     check_symbol,
     list_accepted,
 )
 from core.service.leaderboards import Leaderboards
 from core.service.market import Market, list_market_keys
+from core.service.paging import chunked
 from core.service.portfolios import list_portfolio_keys
 from core.service.quests import Quests, quests_key
 from core.service.users import Users, user_key
-from core.service.writes import chunked
 
 T = TypeVar("T")
 
 # Each takes one MGET, one script and one statement; Redis serves no other client during a script.
 WARM_KEYS = 200
-MAX_MONTHS_AHEAD = 24
 
 
 class Operations(Users, Market, Leaderboards, Quests):
@@ -130,36 +124,6 @@ class Operations(Users, Market, Leaderboards, Quests):
 
     # -- the database server ----------------------------------------------------------------
 
-    def maintain_partitions(self, *, months_ahead: int = 2, keep: timedelta | None = None) -> PartitionReport:
-        """Create the partitions of the coming months; drop those wholly older than `keep`.
-
-        Ticks that came before the partition of their month are moved into it, and symbols without any
-        ticks are deleted. Safe to repeat, and to run several times at once: one call works, the others
-        wait and find it done. While partitions are created or dropped, ticks can be neither read nor
-        written. Waits up to 5 seconds for running reads and writes, and then raises a `DatabaseError`.
-        Raises `InvalidInput`.
-        """
-        ahead = check_int(months_ahead, "months_ahead", least=0, most=MAX_MONTHS_AHEAD)
-        now = self._clock()
-        cutoff = _check_cutoff(keep, now)
-        with self._write() as (database, changes), database.with_long_timeout():
-            partitions.lock_maintenance(database)
-            created, moved = _create_ahead(database, now, ahead)
-            expired = [part for part in partitions.list_partitions(database) if part.end <= cutoff]
-            # each drop creates an empty partition without a lower bound: drop it only if it has ticks
-            if [part for part in expired if part.begin is not None] or (
-                expired and partitions.has_ticks(database, expired[-1].end)
-            ):
-                partitions.lock_ticks(database)
-                # after the lock: a symbol inserted later would be missing, and its key stay in the cache
-                symbols = ticks.list_symbols(database)
-                changes.invalidate(*list_market_keys(symbols))
-                partitions.drop_partitions(database, expired[-1].end)
-            else:
-                expired = []
-            partitions.forget_symbols(database)
-        return PartitionReport(created, tuple(part.name for part in expired), moved)
-
     def list_table_sizes(self) -> tuple[TableFigures, ...]:
         """Return sizes in bytes and estimated rows of every table; `other` sums up foreign ones."""
         return self._read_current(statistics.list_tables)
@@ -186,26 +150,3 @@ def _list_steps(
     """Yield calls that each warm up to WARM_KEYS items, and how many items those are."""
     for chunk in chunked(items, WARM_KEYS):
         yield partial(warm, chunk), len(chunk)
-
-
-def _create_ahead(database: Database, now: datetime, ahead: int) -> tuple[tuple[str, ...], int]:
-    """Create the months that are missing up to `ahead` months after this one, without a gap."""
-    begin, last = partitions.list_partitions(database)[-1].end, now
-    for _ in range(ahead + 1):
-        last = ticks.month_after(last)
-    if begin >= last:
-        return (), 0
-    partitions.lock_ticks(database)
-    names, moved = [], 0
-    while begin < last:
-        name, count = partitions.create_partition(database, begin)
-        names.append(name)
-        moved += count
-        begin = ticks.month_after(begin)
-    return tuple(names), moved
-
-
-def _check_cutoff(keep: Any, now: datetime) -> datetime:
-    if keep is None:
-        return datetime.min.replace(tzinfo=UTC)
-    return now - check_duration(keep, "keep", least=timedelta(days=1), most=timedelta(days=36_500))

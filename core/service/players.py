@@ -21,7 +21,8 @@ from core.service.inputs import (
     check_time,
     check_username,
 )
-from core.service.writes import ServiceBase, stream_pages
+from core.service.paging import stream_pages
+from core.service.writes import ServiceBase
 
 MAX_SILENT_DAYS = 3_650
 MAX_SESSIONS = 1_000

@@ -26,6 +26,8 @@ from core.records import (
     SymbolGain,
     Trade,
 )
+from core.service.conflict_retries import retry_conflicts
+from core.service.fence_ahead import LazyKeys
 from core.service.inputs import (
     MAX_LIMIT,
     check_after,
@@ -39,16 +41,9 @@ from core.service.inputs import (
     find_last_session,
     find_user_id,
 )
+from core.service.paging import chunked, list_pages, stream_pages
 from core.service.record_checks import PORTFOLIO_UPDATES, check_one, check_updates
-from core.service.writes import (
-    LazyKeys,
-    ServiceBase,
-    chunked,
-    list_pages,
-    name_operation,
-    new_id,
-    stream_pages,
-)
+from core.service.writes import ServiceBase, name_operation, new_id
 
 
 def portfolio_key(user_id: UUID, session_date: date) -> str:
@@ -212,7 +207,7 @@ class Portfolios(ServiceBase):
             return missing
 
         # repeated after a deadlock with another caller that deletes several players of the batch
-        missing = self._repeat(write)
+        missing = retry_conflicts(self._database, write)
         return BatchResult(updated=len(checked) - len(missing), missing=tuple(missing))
 
     def list_positions(

@@ -11,6 +11,7 @@ from core.cache.kinds import QUESTS, format_id
 from core.errors import ConstraintViolated, InvalidInput, QuestNotFound, UserNotFound
 from core.queries import quests as queries
 from core.records import PlayerQuest, Quest, QuestTotals
+from core.service.conflict_retries import retry_conflicts
 from core.service.inputs import (
     CENT,
     MAX_DESCRIPTION,
@@ -27,7 +28,8 @@ from core.service.inputs import (
     find_id,
     find_place,
 )
-from core.service.writes import ServiceBase, format_width, new_id, stream_pages
+from core.service.paging import stream_pages
+from core.service.writes import ServiceBase, format_width, new_id
 
 
 def quests_key(user_id: UUID) -> str:
@@ -212,7 +214,7 @@ class Quests(ServiceBase):
             return len(owners)
 
         # repeated after a deadlock: two callers lock the rows in different orders
-        return self._repeat(write)
+        return retry_conflicts(self._database, write)
 
     def _check_expiry(self, value: Any) -> datetime | None:
         if value is None:

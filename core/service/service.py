@@ -25,6 +25,7 @@ from core.service.inputs import check_id, check_seconds
 from core.service.leaderboard_reports import LeaderboardReports
 from core.service.loads import Loads
 from core.service.operations import Operations
+from core.service.partitions import Partitions
 from core.service.player_view import PlayerView
 from core.service.players import Players
 from core.service.portfolios import Portfolios
@@ -39,6 +40,7 @@ MAX_WAIT_SECONDS = 3600.0
 class EnhancedDatabaseService(
     Audit,
     Operations,
+    Partitions,
     Portfolios,
     Players,
     Sessions,

@@ -10,6 +10,7 @@ from core.errors import InvalidInput
 from core.queries import leaderboard_reports, leaderboards
 from core.queries import sessions as queries
 from core.records import DAILY_RETURNS, SeenPlayers, SessionSummary
+from core.service.conflict_retries import retry_conflicts
 from core.service.inputs import (
     check_before,
     check_category,
@@ -133,4 +134,4 @@ class Sessions(ServiceBase):
                 return leaderboards.store_ranks(database, day)
 
         # repeated after a deadlock: this locks rows in storage order, a batch in the order of its players
-        return self._repeat(write)
+        return retry_conflicts(self._database, write)

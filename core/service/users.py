@@ -12,6 +12,7 @@ from core.errors import ConstraintViolated, InvalidInput, UserNotFound
 from core.queries import users as queries
 from core.records import User
 from core.records.game import StoredUser
+from core.service.conflict_retries import retry_conflicts
 from core.service.inputs import (
     MAX_NAME,
     check_address,
@@ -29,9 +30,10 @@ from core.service.inputs import (
     find_id,
     show,
 )
+from core.service.paging import chunked, stream_pages
 from core.service.portfolios import list_portfolio_keys
 from core.service.quests import quests_key
-from core.service.writes import ServiceBase, chunked, new_id, stream_pages
+from core.service.writes import ServiceBase, new_id
 
 
 def user_key(user_id: UUID) -> str:
@@ -222,7 +224,7 @@ class Users(ServiceBase):
                 changes.invalidate(*map(user_key, changed))
             return len(changed)
 
-        return self._repeat(write)
+        return retry_conflicts(self._database, write)
 
     def delete_user(self, user_id: UUID | str) -> None:
         """Delete a user with its portfolios, positions, trades, quests and leaderboard entries.
@@ -242,7 +244,7 @@ class Users(ServiceBase):
                 queries.delete_user(database, checked)
 
         # deadlocks: others lock rows of the user before the user, delete_user the user first
-        self._repeat(write)
+        retry_conflicts(self._database, write)
 
 
 def _no_user(user_id: UUID) -> UserNotFound:

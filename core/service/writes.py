@@ -1,4 +1,4 @@
-"""The base class of the service's areas: reads, the order of a write, and keyset pages.
+"""The base class of the service's areas: how they read, and the order of a write.
 
 A write has one order:
 
@@ -15,45 +15,32 @@ in a thread while the statements run. Inside `transaction()` a write is a savepo
 belong to the outermost transaction.
 """
 
-import logging
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from functools import cache
-from itertools import islice
 from types import CodeType, FrameType
-from typing import Concatenate, ParamSpec, TypeVar, overload
+from typing import Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 import uuid_utils.compat as uuid_utils
 
-from core.cache import NO_FENCE, NO_TOKEN, Cache, Fence
+from core.cache import NO_FENCE, Cache, Fence
 from core.database import Database
 from core.database.holder import Holder
-from core.database.positions import CURRENT, demanding
-from core.errors import DatabaseError, QueryTimeout, TransactionConflict
+from core.database.log_positions import CURRENT, demanding
+from core.errors import DatabaseError, QueryTimeout
 from core.metrics import Metrics
 from core.service.emails import UserEmails
-
-logger = logging.getLogger(__name__)
+from core.service.fence_ahead import FenceAhead
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# Each costs the server's deadlock_timeout, a second by default; a second conflict in a row is rare.
-CONFLICT_ATTEMPTS = 3
 # Errors after which the outcome is known: the server refused or cancelled, and nothing was committed.
 OUTCOME_KNOWN = (DatabaseError, QueryTimeout)
-# Setting fewer fences takes less time than starting a thread.
-LEAST_KEYS_FENCED_AHEAD = 500
-# A fence lasts this much longer than any single statement, COMMIT included, with some reserve.
-FRESH_SECONDS = 2.0
 _PACKAGE = __name__.rpartition(".")[0]
-# Rows of one statement of a stream: a few megabytes at most, and the round trip no longer counts.
-STREAM_ROWS = 2_000
 
 
 class Changes:
@@ -170,21 +157,6 @@ class ServiceBase:
         self._cache.invalidate(keys, fence, position=position)
         return result
 
-    def _repeat(self, write: Callable[[], T], *conflicts: type[DatabaseError]) -> T:
-        """Run a write, and again when the server undid it because of a conflict with another writer.
-
-        Inside `transaction()` only for the `conflicts`: the other writer waits for the transaction.
-        """
-        repeated: tuple[type[DatabaseError], ...] = conflicts
-        if not self._database.in_transaction():
-            repeated += (TransactionConflict,)
-        for _ in range(CONFLICT_ATTEMPTS - 1):
-            try:
-                return write()
-            except repeated as error:
-                logger.info("repeating a write after a conflict: %s", error)
-        return write()
-
     def _write_as(
         self, operation: str, keys: Sequence[str] = (), *, holder: Holder | None = None
     ) -> AbstractContextManager[tuple[Database, Changes]]:
@@ -235,90 +207,6 @@ class ServiceBase:
         self._cache.invalidate(changes.list_all(), fence, position=unit.position)
 
 
-class LazyKeys(Sequence[str]):
-    """Keys that are built when first needed: building thousands takes as long as fencing them."""
-
-    def __init__(self, count: int, build: Callable[[], list[str]]) -> None:
-        self._count = count
-        self._build = build
-        self._lock = threading.Lock()
-        self._keys: list[str] | None = None
-
-    def __len__(self) -> int:
-        """Return the number of keys without building them."""
-        return self._count
-
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[str]: ...
-
-    def __getitem__(self, place: int | slice) -> str | list[str]:
-        """Return the key, or the keys, at a place."""
-        return self._find()[place]
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield every key."""
-        return iter(self._find())
-
-    def _find(self) -> list[str]:
-        with self._lock:
-            if self._keys is None:
-                self._keys = self._build()
-            return self._keys
-
-
-class FenceAhead:
-    """The fences that one transaction sets in a thread while its statements run.
-
-    Redis needs as long for thousands of fences as PostgreSQL for a good part of the rows, and neither
-    needs the other before the COMMIT. A few keys are left to the end of the transaction.
-    """
-
-    def __init__(
-        self, cache: Cache, keys: Sequence[str], *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._cache = cache
-        self._keys = keys
-        self._clock = clock
-        self._thread: threading.Thread | None = None
-        self._started_at = 0.0
-        self._is_done = False
-        self.token = NO_TOKEN
-
-    def start(self) -> None:
-        """Begin to set the fences."""
-        if len(self._keys) < LEAST_KEYS_FENCED_AHEAD:
-            return
-        self.token = self._cache.new_fence()
-        self._started_at = self._clock()
-        self._thread = threading.Thread(target=self._run, name="fence-ahead", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        self._cache.fence(self._keys, self.token, is_awaited=True)
-        self._is_done = True
-
-    def finish(self, more: Sequence[str]) -> Sequence[str]:
-        """Wait for the fences; return those of the keys, and of `more`, that still have to be fenced."""
-        if self._thread is None:
-            return [*self._keys, *more]
-        self._thread.join()
-        if not self._is_done or self._clock() - self._started_at > FRESH_SECONDS:
-            # a fence that expires before the COMMIT has ended protects nothing
-            return [*self._keys, *more]
-        fenced = set(self._keys) if more else ()
-        return [key for key in more if key not in fenced]
-
-    def cancel(self) -> Sequence[str]:
-        """Wait for the fences; return the keys that have one."""
-        if self._thread is None:
-            return ()
-        self._thread.join()
-        return self._keys
-
-
 def name_operation(frame: FrameType) -> str:
     """Return the operation of a call: the public method of the service in whose body it is written.
 
@@ -350,34 +238,3 @@ def new_id() -> UUID:
 def format_width(width: timedelta) -> str:
     """Return a width in seconds, for a cache key; different widths have different texts."""
     return str(width.total_seconds()).removesuffix(".0")
-
-
-def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield the items in lists of `size`."""
-    rest = iter(items)
-    while chunk := list(islice(rest, size)):
-        yield chunk
-
-
-# -- keyset pages -------------------------------------------------------------------------
-
-
-def list_pages(
-    load: Callable[[T | None, int], Sequence[T]], rows: int, after: T | None = None
-) -> Iterator[Sequence[T]]:
-    """Yield page after page; `load` returns up to `rows` records that follow one (None: the first ones).
-
-    No connection is held and no statement is open between two pages, so a slow reader costs the
-    database nothing.
-    """
-    while page := load(after, rows):
-        yield page
-        if len(page) < rows:
-            return
-        after = page[-1]
-
-
-def stream_pages(load: Callable[[T | None, int], Sequence[T]], after: T | None = None) -> Iterator[T]:
-    """Yield the records that follow one (None: all), page after page."""
-    for page in list_pages(load, STREAM_ROWS, after):
-        yield from page

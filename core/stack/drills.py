@@ -34,7 +34,8 @@ from core.stack.drill_signals import (
 )
 from core.stack.folder import StackFolder
 from core.stack.processes import find_process, stop_process, wait_until
-from core.stack.programs import CLI, STOP_SECONDS, answers, find_address
+from core.stack.programs import CLI, answers, find_address
+from core.stack.start_order import STOP_SECONDS
 from core.stack.supervisor import STOPPED_STATES, Supervisor
 
 FAULT_SECONDS = 10.0

@@ -1,6 +1,6 @@
 """The stack as supervised processes of this machine, on embedded servers.
 
-Owns the waiting while they start and stop in the order of `programs`, and the repair after a crash.
+Owns the waiting while they start and stop in the order of `start_order`, and the repair after a crash.
 """
 
 import contextlib
@@ -29,24 +29,20 @@ from core.stack.processes import (
     stop_process,
     wait_until,
 )
-from core.stack.programs import (
-    ADMINISTRATION,
-    APPLICATIONS,
-    NAMES,
-    PORT_SETTINGS,
-    REPLICA,
-    SERVERS,
-    STOP_SECONDS,
-    STOP_SIGNALS,
-    Deployment,
-    answers,
-    find_address,
-    find_administrator_url,
-    list_programs,
-)
+from core.stack.programs import ADMINISTRATION, Deployment, answers, find_address, find_administrator_url
 from core.stack.record import build_environment, find_secret
 from core.stack.settings import DATABASE, StackSettings, refuse_other_secrets
 from core.stack.stack import SHOWN_LOG_LINES, Stack
+from core.stack.start_order import (
+    APPLICATIONS,
+    PORT_SETTINGS,
+    REPLICA,
+    SERVERS,
+    START_ORDER,
+    STOP_SECONDS,
+    STOP_SIGNALS,
+    list_programs,
+)
 from core.stack.supervisor import ProgramState, Supervisor, write_files
 
 SERVER_PROGRAMS = ("valkey-server", "postgres")  # as the operating system names them
@@ -66,7 +62,7 @@ class LocalStack(Stack):
     """The stack of one checkout, without a container engine."""
 
     part_noun = "program"
-    part_names = (*NAMES, "supervisor")
+    part_names = (*START_ORDER, "supervisor")
 
     def __init__(self, folder: StackFolder, console: Console) -> None:
         super().__init__(folder, console)
@@ -210,7 +206,7 @@ class LocalStack(Stack):
         """End the supervisor and its programs, then programs without a supervisor; say if there were any."""
         with self._console.status("stopping"):
             was_running = self._supervisor.end()
-            for name in reversed(NAMES):
+            for name in reversed(START_ORDER):
                 file = self.folder.pid_file(name)
                 process = find_process(file, root=self.folder.root)
                 if process is not None:
@@ -254,7 +250,7 @@ class LocalStack(Stack):
 def resume_paused(folder: StackFolder) -> list[str]:
     """Resume programs that SIGSTOP has paused, and return their names; a killed drill leaves one paused."""
     resumed = []
-    for name in NAMES:
+    for name in START_ORDER:
         process = find_process(folder.pid_file(name), root=folder.root)
         with contextlib.suppress(psutil.NoSuchProcess):
             if process is not None and process.status() == psutil.STATUS_STOPPED:

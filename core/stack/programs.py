@@ -1,10 +1,9 @@
-"""The programs of the stack: their command lines, environment and addresses, and how to probe and stop them.
+"""The programs of the stack: their command lines, environment and addresses, and how to probe them.
 
-Owns the list and its order. Never runs anything: `supervisor` does.
+Never runs anything: `supervisor` does, in the order of `start_order`.
 """
 
 import shutil
-import signal
 import sys
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -28,6 +27,7 @@ from core.stack.permissions import ServerUser, build_server_environment, load_pa
 from core.stack.ports import LOOPBACK, http_answers, postgres_answers, valkey_answers
 from core.stack.record import find_secret
 from core.stack.settings import StackSettings
+from core.stack.start_order import PORT_SETTINGS, REPLICA
 
 CLI = ("-m", "core.cli")
 # Variable -> the file in the folder of secrets that it names.
@@ -52,21 +52,6 @@ ADMINISTRATION = (
     "MONITOR_PASSWORD_FILE",
 )
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
-
-SERVERS = ("postgres", "valkey")
-REPLICA = "replica"
-APPLICATIONS = ("exporter", "dashboard", "simulator")
-NAMES = (*SERVERS, REPLICA, *APPLICATIONS)  # the order of starting; stopping is the reverse
-
-PORT_SETTINGS = MappingProxyType(
-    {name: f"{name.upper()}_PORT" for name in (*SERVERS, REPLICA, "exporter", "dashboard")}
-)
-
-# SIGINT is PostgreSQL's fast shutdown: it does not wait for clients to disconnect
-STOP_SIGNALS = MappingProxyType(
-    dict.fromkeys(NAMES, signal.SIGTERM) | {"postgres": signal.SIGINT, REPLICA: signal.SIGINT}
-)
-STOP_SECONDS = 30  # PostgreSQL writes a checkpoint, the others finish their current work
 
 
 class Program(NamedTuple):
@@ -157,11 +142,6 @@ class Deployment(NamedTuple):
             Program("dashboard", [sys.executable, "-m", "dashboard"]),
             Program("simulator", [sys.executable, *CLI, "simulate"]),
         ]
-
-
-def list_programs(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of the programs of the recorded stack, in the order of starting."""
-    return tuple(name for name in NAMES if name != REPLICA or PORT_SETTINGS[REPLICA] in environment)
 
 
 def answers(name: str, environment: Mapping[str, str]) -> bool:

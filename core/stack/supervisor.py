@@ -23,7 +23,8 @@ from core.errors import StackError
 from core.stack.folder import StackFolder
 from core.stack.permissions import give_to, write_private
 from core.stack.processes import MARK, find_process, stop_process, wait_until
-from core.stack.programs import STOP_SECONDS, STOP_SIGNALS, Program
+from core.stack.programs import Program
+from core.stack.start_order import STOP_SECONDS, STOP_SIGNALS
 
 ANSWER_SECONDS = 10.0  # every call is answered at once; longer means that supervisord hangs
 END_SECONDS = 120.0  # it stops its programs one after the other, each within STOP_SECONDS

@@ -45,11 +45,12 @@ from dashboard.pages.quests import download as quests_download
 from dashboard.server import sign_in
 from dashboard.server.access import Policy, build_policy, build_secrets
 from dashboard.server.assets import CompressedAssets
-from dashboard.server.connections import MESSAGE_BYTES, BoundedWebSocket, PageConnections, PagePlaces
+from dashboard.server.connections import MESSAGE_BYTES, BoundedWebSocket, PageConnections, PageLimits
 from dashboard.server.index import STATIC, IndexPage
-from dashboard.server.places import Places
+from dashboard.server.page_limits import HostPageLimits
 from dashboard.server.proxy import ProxyHeaders
-from dashboard.server.security import Shield, build_content_policy, choose_limit, is_known
+from dashboard.server.request_limits import choose_limit
+from dashboard.server.security import Shield, build_content_policy, is_known
 from dashboard.server.sign_outs import SignOuts, watch_sign_outs
 from dashboard.server.updates import watch_health
 
@@ -93,11 +94,11 @@ def get_readyz(_: Request) -> JSONResponse:
     )
 
 
-def create_app(settings: Settings, *, places: PagePlaces | None = None) -> st.App:
+def create_app(settings: Settings, *, page_limits: PageLimits | None = None) -> st.App:
     """Return the ASGI application, which opens its service when the server starts it.
 
-    Without `places` this process counts its pages itself. Raises `SettingsError` when the access settings
-    contradict each other.
+    Without `page_limits` this process counts its pages itself. Raises `SettingsError` when the access
+    settings contradict each other.
     """
     policy = build_policy(settings)
     limits = open_rate_limits(settings, role="dashboard", count=_count_limited)
@@ -140,7 +141,11 @@ def create_app(settings: Settings, *, places: PagePlaces | None = None) -> st.Ap
         secrets=build_secrets(settings),
         lifespan=lifespan,
         middleware=_build_middleware(
-            policy, settings, limits=limits, sign_outs=sign_outs, places=places or Places.of_host(settings)
+            policy,
+            settings,
+            limits=limits,
+            sign_outs=sign_outs,
+            page_limits=page_limits or HostPageLimits.of_host(settings),
         ),
         routes=[
             Route("/livez", get_livez),
@@ -170,7 +175,7 @@ def warm_caches(service: EnhancedDatabaseService) -> None:
 
 
 def _build_middleware(
-    policy: Policy, settings: Settings, *, limits: RateLimits, sign_outs: SignOuts, places: PagePlaces
+    policy: Policy, settings: Settings, *, limits: RateLimits, sign_outs: SignOuts, page_limits: PageLimits
 ) -> list[Middleware]:
     # with a sign-in here, the proxy in front may do nothing but TLS
     can_have_proxy = policy.is_behind_proxy or policy.has_sign_in
@@ -187,7 +192,7 @@ def _build_middleware(
         Middleware(Limited, limits=limits, choose=partial(choose_limit, settings)),
         Middleware(
             PageConnections,
-            places=places,
+            page_limits=page_limits,
             is_known=partial(is_known, policy, sign_outs),
             count=_count_limited,
         ),
@@ -208,9 +213,9 @@ def serve(settings: Settings) -> None:
     uvicorn.Server(configure_server(settings)).run()
 
 
-def configure_server(settings: Settings, *, places: PagePlaces | None = None) -> uvicorn.Config:
+def configure_server(settings: Settings, *, page_limits: PageLimits | None = None) -> uvicorn.Config:
     """Prepare this process, and return the configuration of its server. Raises `SettingsError`."""
-    app = create_app(settings, places=places)
+    app = create_app(settings, page_limits=page_limits)
     if settings.oidc_cookie_secret is not None:
         # else each process signs the cookie of a sign-in that is in progress with a secret of its own
         streamlit_config.set_option(

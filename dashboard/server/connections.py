@@ -125,8 +125,8 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         return True
 
 
-class PagePlaces(Protocol):
-    """Counts the open pages of this host: `Places`, or the parent of several workers."""
+class PageLimits(Protocol):
+    """Counts the open pages of this host: `HostPageLimits`, or the parent of several workers."""
 
     async def enter(self, client: str, *, is_known: bool) -> bool:
         """Count one more page if there is room for it, and say whether there is."""
@@ -145,12 +145,12 @@ class PageConnections:
         self,
         app: ASGIApp,
         *,
-        places: PagePlaces,
+        page_limits: PageLimits,
         is_known: Callable[[Scope], bool],
         count: Callable[[Limiter, bool], None] = lambda *_: None,
     ) -> None:
         self._app = app
-        self._places = places
+        self._page_limits = page_limits
         self._is_known = is_known
         self._count = count
 
@@ -160,7 +160,7 @@ class PageConnections:
             await self._app(scope, receive, send)
             return
         client, is_known = find_client(scope), self._is_known(scope)
-        is_full = not await self._places.enter(client, is_known=is_known)
+        is_full = not await self._page_limits.enter(client, is_known=is_known)
         self._count("connections", is_full)
         if is_full:
             # closing before the connection is accepted makes the server answer 403
@@ -170,7 +170,7 @@ class PageConnections:
             bounded = _BoundedMessages(receive, send, is_known=is_known, count=self._count)
             await self._app(scope, bounded.receive, bounded.send)
         finally:
-            self._places.leave(client, is_known=is_known)
+            self._page_limits.leave(client, is_known=is_known)
 
 
 class _BoundedMessages:

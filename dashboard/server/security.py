@@ -1,7 +1,7 @@
 """Refuses the requests that no page of the dashboard makes, and adds security headers to every answer.
 
-Owns the allowed methods, paths, hosts and origins, the headers, the sign-in for downloads, and the choice of
-the rate limit. The rules of access are in `access`, the limits of WebSockets in `connections`.
+Owns the allowed methods, paths, hosts and origins, the headers, and the sign-in for downloads. The rules of
+access are in `access`, the limits of requests in `request_limits`, those of WebSockets in `connections`.
 """
 
 import base64
@@ -22,11 +22,8 @@ from streamlit.web.server.server_util import get_cookie_secret
 from streamlit.web.server.starlette.starlette_app_utils import decode_signed_value
 from streamlit.web.server.starlette.starlette_server_config import USER_COOKIE_NAME
 
-from core import Settings
-from core.web.rate_limits import RateLimit
 from core.web.requests import PROBES, is_local_host, parse_host, refuse_unclear_length
 from dashboard.server.access import Policy, identify
-from dashboard.server.assets import ASSETS
 from dashboard.server.sign_outs import SignOuts, has_signed_out
 
 INTERNAL = "/_stcore/"
@@ -38,8 +35,6 @@ METHODS = frozenset({"GET", "HEAD"})
 
 DOWNLOADS = "/download/"
 """Paths of files outside of the pages, for which Streamlit does not check the sign-in."""
-
-SIGN_INS = frozenset({"/auth/login", "/oauth2callback"})
 
 HSTS_SECONDS = 365 * 24 * 3600
 
@@ -101,18 +96,6 @@ def is_known(policy: Policy, sign_outs: SignOuts, scope: Scope) -> bool:
     claims = read_claims(HTTPConnection(scope).cookies, origin=policy.origin)
     visitor = identify(policy, claims, now=datetime.now(UTC))
     return visitor is not None and not has_signed_out(visitor, sign_outs)
-
-
-def choose_limit(settings: Settings, scope: Scope) -> RateLimit | None:
-    """Return the limit that a request counts against; probes and scripts have none."""
-    path = scope["path"]
-    if path in PROBES or path.startswith(ASSETS):
-        return None
-    if path in SIGN_INS:
-        return RateLimit("sign_in", settings.rate_limit_sign_in)
-    if path.startswith(DOWNLOADS):
-        return RateLimit("downloads", settings.rate_limit_downloads)
-    return RateLimit("pages", settings.rate_limit_pages)
 
 
 class Shield:

@@ -37,7 +37,7 @@ SIGN_OF_LIFE = 10
 """The number of open connections is sent after so many looks, even when it has not changed."""
 
 
-class ParentPlaces:
+class ParentPageLimits:
     """The places of pages, which the parent counts for all of its workers."""
 
     def __init__(self) -> None:
@@ -84,22 +84,22 @@ class WorkerServer(uvicorn.Server):
         *,
         messages: socket.socket,
         connections: socket.socket,
-        places: ParentPlaces,
+        page_limits: ParentPageLimits,
     ) -> None:
         super().__init__(config)
         self._messages, self._connections = messages, connections
-        self._places = places
+        self._page_limits = page_limits
         self._given = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application, then take connections."""
         await super().startup(sockets=sockets)
-        reader = await self._places.connect(self._messages)
+        reader = await self._page_limits.connect(self._messages)
         asyncio.get_running_loop().add_reader(self._connections, self._take_connection)
         self._start(self._read_messages(reader))
         self._start(self._report_load())
-        self._places.send(Ready())
+        self._page_limits.send(Ready())
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no further connection, and end as uvicorn does."""
@@ -140,7 +140,7 @@ class WorkerServer(uvicorn.Server):
 
     async def _read_messages(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
-            self._places.take(line)
+            self._page_limits.take(line)
         logger.warning("the parent has ended; this worker ends too")
         self.should_exit = True
 
@@ -150,7 +150,7 @@ class WorkerServer(uvicorn.Server):
             load = self._given, len(self.server_state.connections)
             if load != last or look % SIGN_OF_LIFE == 0:
                 last = load
-                self._places.send(Load(*load))
+                self._page_limits.send(Load(*load))
             await asyncio.sleep(LOAD_SECONDS)
 
 
@@ -159,9 +159,9 @@ def main(arguments: Sequence[str]) -> None:
     messages, connections = (socket.socket(fileno=int(argument)) for argument in arguments)
     for each in (messages, connections):
         each.setblocking(False)
-    places = ParentPlaces()
-    config = application.configure_server(Settings.load(), places=places)
-    server = WorkerServer(config, messages=messages, connections=connections, places=places)
+    page_limits = ParentPageLimits()
+    config = application.configure_server(Settings.load(), page_limits=page_limits)
+    server = WorkerServer(config, messages=messages, connections=connections, page_limits=page_limits)
     # without a socket of its own uvicorn listens on nothing
     server.run(sockets=[])
 

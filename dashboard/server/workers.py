@@ -16,7 +16,7 @@ from asyncio.subprocess import Process
 from core import Settings
 from core.app import configure_logging
 from core.backoff import Backoff
-from dashboard.server.places import Places
+from dashboard.server.page_limits import HostPageLimits
 from dashboard.server.worker_channel import (
     Answer,
     Enter,
@@ -116,7 +116,7 @@ class Workers:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._places = Places.of_host(settings)
+        self._page_limits = HostPageLimits.of_host(settings)
         self._workers: list[Worker] = []
         self._ready = asyncio.Event()
         self._ended = asyncio.Event()
@@ -191,7 +191,7 @@ class Workers:
             self._workers.remove(worker)
             self._update_ready()
             for client, is_known in worker.pages:
-                self._places.leave(client, is_known=is_known)
+                self._page_limits.leave(client, is_known=is_known)
             worker.close()
         return await worker.process.wait()
 
@@ -204,13 +204,13 @@ class Workers:
             case Load() as load:
                 worker.note_load(load)
             case Enter(number, client, is_known):
-                is_admitted = await self._places.enter(client, is_known=is_known)
+                is_admitted = await self._page_limits.enter(client, is_known=is_known)
                 if is_admitted:
                     worker.pages.append((client, is_known))
                 send(worker.writer, Answer(number, is_admitted))
             case Leave(client, is_known):
                 worker.pages.remove((client, is_known))
-                self._places.leave(client, is_known=is_known)
+                self._page_limits.leave(client, is_known=is_known)
 
     def _update_ready(self) -> None:
         if any(worker.is_ready for worker in self._workers):

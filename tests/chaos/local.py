@@ -25,9 +25,10 @@ from core.stack.embedded_servers import open_cursor
 from core.stack.folder import StackFolder
 from core.stack.local import LocalStack
 from core.stack.processes import find_process
-from core.stack.programs import NAMES, find_administrator_url, find_superuser_url
+from core.stack.programs import find_administrator_url, find_superuser_url
 from core.stack.record import find_secret
 from core.stack.settings import StackSettings
+from core.stack.start_order import START_ORDER
 from tests.chaos.load import run_load
 from tests.chaos.report import Fault, run_faults, show
 from tests.coherence.mutants import MUTANTS
@@ -54,13 +55,19 @@ class Breaker:
         """Return every fault, the mildest first."""
         full = None if self.folder.servers.is_mount() else "the data folder has no small disk of its own"
         return [
-            *(Fault(f"{name} paused", partial(self.pause, name), PAUSED_HEAL_SECONDS) for name in NAMES),
+            *(
+                Fault(f"{name} paused", partial(self.pause, name), PAUSED_HEAL_SECONDS)
+                for name in START_ORDER
+            ),
             Fault("supervisor paused", partial(self.pause, "supervisor"), PAUSED_HEAL_SECONDS),
             Fault("everything paused", self.pause_everything, PAUSED_HEAL_SECONDS),
             Fault("connections to postgres severed", self.sever_postgres, PAUSED_HEAL_SECONDS),
             Fault("connections to valkey severed", self.sever_valkey, PAUSED_HEAL_SECONDS),
             Fault("data folder full", self.fill_disk, KILLED_HEAL_SECONDS, skip=full),
-            *(Fault(f"{name} killed", partial(self.kill, name), KILLED_HEAL_SECONDS, 0.0) for name in NAMES),
+            *(
+                Fault(f"{name} killed", partial(self.kill, name), KILLED_HEAL_SECONDS, 0.0)
+                for name in START_ORDER
+            ),
             Fault("supervisor killed, make up", self.kill_supervisor, REPAIR_SECONDS),
             Fault("everything killed, make up", self.kill_everything, REPAIR_SECONDS),
         ]

@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from core import EnhancedDatabaseService
 from core.stack.ports import LOOPBACK, find_free_port
 from dashboard.navigation import SCRIPTS
-from dashboard.server.places import Places
+from dashboard.server.page_limits import HostPageLimits
 from tests.bench.dashboard.visitor import Visitor
 from tests.conftest import Execute
 from tests.dashboard_process import Dashboard, build_environment, run_dashboard
@@ -220,13 +220,13 @@ def test_a_place_is_given_back() -> None:
     """To the client that had it, and to all."""
 
     async def come_and_go() -> None:
-        places = Places(most=2, most_of_client=1)
-        assert await places.enter("alice", is_known=True)
-        assert not await places.enter("alice", is_known=True)
-        assert await places.enter("bob", is_known=True)
-        assert not await places.enter("charlie", is_known=True)
-        places.leave("alice", is_known=True)
-        assert await places.enter("charlie", is_known=True)
+        page_limits = HostPageLimits(most=2, most_of_client=1)
+        assert await page_limits.enter("alice", is_known=True)
+        assert not await page_limits.enter("alice", is_known=True)
+        assert await page_limits.enter("bob", is_known=True)
+        assert not await page_limits.enter("charlie", is_known=True)
+        page_limits.leave("alice", is_known=True)
+        assert await page_limits.enter("charlie", is_known=True)
 
     asyncio.run(come_and_go())
 

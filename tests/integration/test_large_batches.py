@@ -13,8 +13,8 @@ import redis
 from core import EnhancedDatabaseService
 from core.errors import DatabaseUnavailable
 from core.records import PortfolioUpdate
+from core.service.fence_ahead import LEAST_KEYS_FENCED_AHEAD
 from core.service.portfolios import portfolio_key
-from core.service.writes import LEAST_KEYS_FENCED_AHEAD
 from tests.conftest import Execute, connected
 from tests.faults.subject import wait_until
 

@@ -22,7 +22,7 @@ from core.records import (
     Trade,
     User,
 )
-from core.service import portfolios, writes
+from core.service import paging, portfolios
 from core.service.writes import new_id
 from tests.conftest import Execute
 from tests.integration.plans import count_rows_read
@@ -189,7 +189,7 @@ def test_pages_and_stream_have_every_row_once(
     filled: EnhancedDatabaseService, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the size of a page, also where a page ends with the list."""
-    monkeypatch.setattr(writes, "STREAM_ROWS", 3)
+    monkeypatch.setattr(paging, "STREAM_ROWS", 3)
     listed = LISTS[name]
     whole = list(listed.page(filled, 1_000, None))
     assert len(whole) == listed.rows
@@ -222,7 +222,7 @@ def test_a_stream_holds_no_connection_and_a_page_at_a_time(
     filled: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each page is a statement; who stops reading costs nothing."""
-    monkeypatch.setattr(writes, "STREAM_ROWS", 4)
+    monkeypatch.setattr(paging, "STREAM_ROWS", 4)
     statements: list[str] = []
     filled._database.query_hooks.append(lambda event: statements.append(event.sql))
     stream = filled.stream_users()
@@ -238,7 +238,7 @@ def test_rows_that_come_meanwhile_do_not_move_the_others(
     filled: EnhancedDatabaseService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A value that changes is read as it is then; every portfolio comes once."""
-    monkeypatch.setattr(writes, "STREAM_ROWS", 2)
+    monkeypatch.setattr(paging, "STREAM_ROWS", 2)
     before = filled.list_portfolios(DAY)
     stream = filled.stream_portfolios(DAY)
     first = next(stream)

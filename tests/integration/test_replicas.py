@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from core import EnhancedDatabaseService, Settings, open_service
-from core.cache.positions import UNKNOWN_MILLISECONDS
+from core.cache.position_slots import UNKNOWN_MILLISECONDS
 from core.errors import DatabaseUnavailable, InvalidInput
 from core.migration import Migrator
 from core.testing import ValkeyServer, run_postgres

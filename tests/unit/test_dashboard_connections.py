@@ -7,7 +7,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from core.web.requests import find_client
 from dashboard.server.connections import PAGES, MessageRate, PageConnections, TokenBucket
-from dashboard.server.places import Places
+from dashboard.server.page_limits import HostPageLimits
 
 
 def test_messages_beyond_the_burst_wait_their_turn() -> None:
@@ -53,7 +53,7 @@ class Doors:
         self.counted: list[bool] = []
         self._app = PageConnections(
             self._stay,
-            places=Places(most=most, most_of_client=most_of_client),
+            page_limits=HostPageLimits(most=most, most_of_client=most_of_client),
             is_known=lambda scope: bool(scope["known"]),
             count=lambda _, is_rejected: self.counted.append(is_rejected),
         )

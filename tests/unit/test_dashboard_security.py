@@ -20,7 +20,8 @@ from dashboard.server import security
 from dashboard.server.access import Policy
 from dashboard.server.assets import ICONS, CompressedAssets
 from dashboard.server.index import STATIC
-from dashboard.server.security import Shield, build_content_policy, choose_limit
+from dashboard.server.request_limits import choose_limit
+from dashboard.server.security import Shield, build_content_policy
 
 STREAMLIT_STATIC = Path(streamlit.__file__).with_name("static")
 INDEX = STREAMLIT_STATIC / "index.html"

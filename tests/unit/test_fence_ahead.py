@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from core.cache import NO_TOKEN, Cache, Fence
-from core.service.writes import FRESH_SECONDS, LEAST_KEYS_FENCED_AHEAD, FenceAhead, LazyKeys
+from core.service.fence_ahead import FRESH_SECONDS, LEAST_KEYS_FENCED_AHEAD, FenceAhead, LazyKeys
 
 MANY: list[str] = [f"portfolio:{number}" for number in range(LEAST_KEYS_FENCED_AHEAD)]
 ONE_MORE = "portfolio:more"

@@ -11,9 +11,9 @@ What a slot does not know counts as unknown, and then the primary is asked:
 - An invalidation that has no position makes its slots unknown for the same time. It may be that of an outage,
   or of a process without replicas.
 
-After that time every commit of before is older than what replicas are asked for at all: a read demands the
-position that the primary had `core.database.server_watch.FLOOR_SECONDS` ago. This also covers a writer that
-died between its COMMIT and its invalidation: its fence outlasts the COMMIT by longer than that.
+After that time every replica that is read from has each commit of before: a read demands at least the
+position that the primary had `core.database.primary_positions.FLOOR_SECONDS` ago. This also covers a writer
+that died between its COMMIT and its invalidation: its fence outlasts the COMMIT by longer than that.
 
 Slots are there only while some process has replicas, and no other process reads them. A slot is P, the time
 until which it is unknown (13 digits), the position (16 hexadecimal digits), and the origin. Sends nothing.

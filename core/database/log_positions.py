@@ -28,49 +28,50 @@ POSITION: Final = """CASE WHEN pg_is_in_recovery() THEN NULL
     WHEN current_setting('synchronous_commit') = 'off' THEN pg_current_wal_insert_lsn()
     ELSE pg_current_wal_flush_lsn() END"""
 SELECT_POSITION: Final = f"SELECT {POSITION}"
-# The history that a primary's positions belong to: of a restored or another server it is another one, and
-# after a promotion too. The first eight digits of a segment's name are those of the timeline.
-SELECT_HISTORY: Final = f"""
+# The position and the log that it belongs to: a restored or another server has another log, and a promoted
+# one another timeline. The first eight digits of a segment's name are those of the timeline.
+SELECT_LOG_TIMELINE: Final = f"""
     SELECT {POSITION}, system_identifier::text,
            CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_flush_lsn()), 8) END
     FROM pg_control_system()"""  # noqa: S608  # a constant
 _TOKEN: Final = re.compile(r"(\d{1,20})\.([0-9A-F]{8})\.([0-9A-F]{1,16})", re.ASCII)
 
 
-class History(NamedTuple):
-    """Which log positions belong to: the system identifier of the server, and the timeline."""
+class LogTimeline(NamedTuple):
+    """The timeline of a server's log, where positions can be compared: system identifier and number.
+
+    `core.failover.Timeline` is that of one database and schema.
+    """
 
     system: str
-    timeline: int
+    number: int
 
     def is_of(self, known: Timeline | None) -> bool:
-        """Say whether it is that of the primary that the pool is connected to."""
+        """Say whether the primary that the pool is connected to writes this log."""
         return (
-            known is not None
-            and known.database.startswith(f"{self.system}.")
-            and known.number == self.timeline
+            known is not None and known.database.startswith(f"{self.system}.") and known.number == self.number
         )
 
 
 class ConsistencyToken(NamedTuple):
     """A position of a primary; its text carries it to other processes."""
 
-    history: History
+    log_timeline: LogTimeline
     position: Position
 
     def __str__(self) -> str:
-        return f"{self.history.system}.{self.history.timeline:08X}.{self.position:X}"
+        return f"{self.log_timeline.system}.{self.log_timeline.number:08X}.{self.position:X}"
 
 
 def read_token(execute_sql: Callable[..., Any]) -> ConsistencyToken | None:
     """Return the token of everything that is committed, or None on a server that is no primary."""
-    [row] = execute_sql(SELECT_HISTORY).fetchall()
-    return None if row[0] is None else ConsistencyToken(parse_history(row), parse_position(row[0]))
+    [row] = execute_sql(SELECT_LOG_TIMELINE).fetchall()
+    return None if row[0] is None else ConsistencyToken(parse_log_timeline(row), parse_position(row[0]))
 
 
-def parse_history(row: Sequence[Any]) -> History:
-    """Return the history in a row of `SELECT_HISTORY` of a primary."""
-    return History(row[1], int(row[2], 16))
+def parse_log_timeline(row: Sequence[Any]) -> LogTimeline:
+    """Return the timeline in a row of `SELECT_LOG_TIMELINE` of a primary."""
+    return LogTimeline(row[1], int(row[2], 16))
 
 
 def parse_token(text: object) -> ConsistencyToken | None:
@@ -78,7 +79,7 @@ def parse_token(text: object) -> ConsistencyToken | None:
     found = _TOKEN.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         return None
-    return ConsistencyToken(History(found[1], int(found[2], 16)), int(found[3], 16))
+    return ConsistencyToken(LogTimeline(found[1], int(found[2], 16)), int(found[3], 16))
 
 
 def parse_position(text: str) -> Position:

@@ -18,7 +18,7 @@ RESERVED_FILES = MOST_WAITING + MANY_AHEAD + 50
 """Open files of a process that are kept free for other clients, PostgreSQL and Redis."""
 
 
-class Places:
+class HostPageLimits:
     """The open pages of a host; for one event loop."""
 
     def __init__(self, *, most: int, most_of_client: int) -> None:

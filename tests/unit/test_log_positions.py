@@ -6,17 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.cache.positions import SLOTS, list_slots
-from core.cache.positions import format_position as format_for_slot
-from core.database.positions import (
+from core.cache.position_slots import SLOTS, list_slots
+from core.cache.position_slots import format_position as format_for_slot
+from core.database.log_positions import (
     ConsistencyToken,
-    History,
+    LogTimeline,
     OwnWrites,
     format_position,
     parse_position,
     parse_token,
 )
-from core.database.server_watch import FLOOR_SECONDS, PrimaryPositions
+from core.database.primary_positions import FLOOR_SECONDS, PrimaryPositions
 
 POSITIONS = st.integers(min_value=0, max_value=2**64 - 1)
 
@@ -48,7 +48,7 @@ def test_texts_in_slots_sort_like_positions(one: int, two: int) -> None:
 @given(POSITIONS, st.integers(min_value=0, max_value=2**32 - 1))
 def test_a_token_is_read_as_it_is_written(position: int, timeline: int) -> None:
     """Its text carries everything."""
-    token = ConsistencyToken(History("7301", timeline), position)
+    token = ConsistencyToken(LogTimeline("7301", timeline), position)
     assert parse_token(str(token)) == token
 
 
@@ -105,10 +105,10 @@ def test_another_history_forgets_every_sample() -> None:
     note(samples, clock)("0/5", 0)
     samples.note_answer(clock.now, ("0/3", "7301", "00000002"))
     assert samples.find_floor() == 3
-    assert samples.history == History("7301", 2)
+    assert samples.log_timeline == LogTimeline("7301", 2)
     samples.note_answer(clock.now, (None, "7301", None))
     assert samples.find_floor() is None
-    assert samples.history is None
+    assert samples.log_timeline is None
 
 
 def test_own_writes_never_go_back_and_are_unknown_for_a_while() -> None:

@@ -1,0 +1,91 @@
+"""What the primary said of its positions during the last minute, sampled by a watch.
+
+Owns the two answers that follow from the samples: the oldest position that a replica may answer from, and by
+how much a replica is behind. Asks no server.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import psycopg2
+
+from core.database.log_positions import LogTimeline, Position, parse_log_timeline, parse_position
+
+logger = logging.getLogger(__name__)
+
+# How old what a replica answers may be. A fence outlasts its COMMIT by more than twice this time, so whoever
+# finds the fence of a writer that died expired is answered by a replica that has the COMMIT.
+FLOOR_SECONDS = 1.5
+# Longer than any lag that matters to a person.
+REMEMBERED_SECONDS = 60.0
+
+
+class _Sample(NamedTuple):
+    asked_at: float
+    position: Position
+
+
+class PrimaryPositions:
+    """The positions that a primary reported during the last minute, on one timeline; thread safe."""
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self.log_timeline: LogTimeline | None = None
+        """None until the primary has answered."""
+        self._samples: deque[_Sample] = deque()
+
+    def note_answer(self, asked_at: float, row: tuple[Any, ...]) -> None:
+        """Note a row of `SELECT_LOG_TIMELINE`: its position covers every commit from before `asked_at`.
+
+        A server in recovery is no primary, and says no position.
+        """
+        position = row[0]
+        with self._lock:
+            if position is None:
+                self._forget()
+                return
+            log_timeline = parse_log_timeline(row)
+            if log_timeline != self.log_timeline:
+                self._forget()
+                self.log_timeline = log_timeline
+            self._samples.append(_Sample(asked_at, parse_position(position)))
+            while self._samples[0].asked_at < asked_at - REMEMBERED_SECONDS:
+                self._samples.popleft()
+
+    def note_failure(self, error: psycopg2.Error) -> None:
+        """Note nothing: without new samples the last ones become too old."""
+        logger.debug("the primary did not say its position: %s", type(error).__name__)
+
+    def _forget(self) -> None:
+        self.log_timeline = None
+        self._samples.clear()
+
+    def find_floor(self) -> Position | None:
+        """Return the oldest position that every read must have seen, or None when none is young enough."""
+        oldest = self._clock() - FLOOR_SECONDS
+        with self._lock:
+            floor = None
+            for sample in reversed(self._samples):
+                if sample.asked_at < oldest:
+                    break
+                floor = sample.position
+            return floor
+
+    def measure_lag(self, position: Position) -> float:
+        """Return by how many seconds a replica that has replayed up to a position is behind, at least."""
+        with self._lock:
+            missing = None
+            for sample in reversed(self._samples):
+                if sample.position <= position:
+                    break
+                missing = sample
+        return 0.0 if missing is None else max(0.0, self._clock() - missing.asked_at)
+
+    def reset_after_fork(self) -> None:
+        """Take a new lock; the parent's samples stay valid."""
+        self._lock = threading.Lock()
