@@ -98,6 +98,9 @@ PUSHES = 20_000.0
 """Assumed: so many pushes of the feed can a process read in a second beside its work."""
 
 
+LEAST_SHARE = 0.01
+
+
 class Demand(NamedTuple):
     """What a number of players asks in the busiest hour, and in a month."""
 
@@ -215,6 +218,11 @@ def show_number(number: float) -> str:
     return f"{float(f'{number:.3g}'):,.0f}" if number >= 10 else f"{number:.2g}"
 
 
+def show_share(share: float) -> str:
+    """Return how much of a limit is used, without digits that nobody needs."""
+    return show_number(share) if share >= LEAST_SHARE else f"< {LEAST_SHARE}"
+
+
 def build_assumptions() -> str:
     """Return what is assumed and what was measured, as Markdown."""
     assumed = f"""\
@@ -226,7 +234,7 @@ def build_assumptions() -> str:
     rows = [
         f"| {name.removesuffix('_bytes').replace('_', ' ')} | {show_size(value)} |"
         if name.endswith("_bytes")
-        else f"| {name.removesuffix('_seconds').replace('_', ' ')} | {value * 1e6:,.3g} us |"
+        else f"| {name.removesuffix('_seconds').replace('_', ' ')} | {show_number(value * 1e6)} us |"
         for name, value in COSTS._asdict().items()
     ]
     return "\n".join([assumed, "", "| one | takes |", "| --- | --- |", *rows])
@@ -254,7 +262,7 @@ def build_tables() -> tuple[str, str]:
     asked += [f"| {name} | {' | '.join(map(show, demands))} |" for name, show in rows]
     used = [f"| limit of one | {heads} | step that removes it |", line + " --- |"]
     for limit in LIMITS:
-        shares = " | ".join(f"{show_number(limit.used(demand) / limit.most)}" for demand in demands)
+        shares = " | ".join(show_share(limit.used(demand) / limit.most) for demand in demands)
         used.append(f"| {limit.name} | {shares} | {limit.step} |")
     return "\n".join(asked), "\n".join(used)
 

@@ -12,6 +12,7 @@ from tests.bench.scaling import (
     build_tables,
     compute,
     show_number,
+    show_share,
     show_size,
 )
 
@@ -69,3 +70,11 @@ def test_sizes_are_shown_in_the_largest_unit(size: float, shown: str) -> None:
 def test_numbers_have_three_digits_that_count(number: float, shown: str) -> None:
     """Two below ten."""
     assert show_number(number) == shown
+
+
+@pytest.mark.parametrize(
+    ("share", "shown"), [(0.00044, "< 0.01"), (0.01, "0.01"), (0.36, "0.36"), (11.2, "11")]
+)
+def test_a_share_has_no_digits_that_nobody_needs(share: float, shown: str) -> None:
+    """What is far below its limit is only said to be."""
+    assert show_share(share) == shown
