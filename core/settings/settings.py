@@ -1,6 +1,7 @@
 """Every variable that a process reads, with its default and the values it allows.
 
-Owns names, defaults and limits; opens no connection.
+Owns names, defaults and limits, but those that the stack reads as well are in `shared_settings`; opens no
+connection.
 
 Order of precedence: the environment, `.env`, then `.local/stack.env` (written by
 `make up` so that tools started in the checkout find the running stack). The last one counts
@@ -19,10 +20,11 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from core.encryption import EncryptionKeysError, Keyring
 from core.errors import SettingsError
 from core.settings.database_url import add_password, check_database_url, check_replica_urls
-from core.settings.environment import STACK_ENV_FILE, EnvironmentSettings, milliseconds, number, port
+from core.settings.environment import STACK_ENV_FILE, milliseconds, number
 from core.settings.redis_url import RedisAddress, RedisUrlError, check_hosts, parse_redis_url
-from core.settings.stack_identity import NAME_PATTERN, StackIdentity, build_identity, describe_database
-from core.settings.texts import check_base_url, check_listener, check_web_address, reveal
+from core.settings.shared_settings import SharedSettings, build_listener_url
+from core.settings.stack_identity import StackIdentity, build_identity, describe_database
+from core.settings.texts import check_base_url, check_web_address, reveal
 
 
 def _check_database_url(value: SecretStr) -> SecretStr:
@@ -54,7 +56,6 @@ def _requests(default: int) -> Any:
 
 
 WebAddress = Annotated[str, AfterValidator(check_web_address)]
-Listener = Annotated[str, AfterValidator(check_listener)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_check_database_url)]
 ReplicaUrls = Annotated[SecretStr, AfterValidator(_check_replica_urls)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_check_redis_url)]
@@ -62,21 +63,15 @@ EncryptionKeys = Annotated[SecretStr, AfterValidator(_check_encryption_keys)]
 HttpUrl = Annotated[SecretStr, AfterValidator(check_base_url)]
 
 HostNames = Annotated[str, Field(pattern=r"^([A-Za-z0-9_.-]+( *, *|$))*$")]
-LISTENER_FORM = "an address to listen on"
 _NAMES_FORM = "host names with commas between them"
 
 Networks = Annotated[str, AfterValidator(_check_networks)]
 
-StackName = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
-STACK_NAME_FORM = "up to 64 letters, digits, '.', '_' and '-'"
-
 DATABASE_URL_FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE with libpq's parameters"
-# a server that listens on every address is reached on the loopback interface
-_REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing is bound here
 _HTTP_URL_FORM = "http://HOST:PORT or https://USER:PASSWORD@HOST:PORT"
 
 
-class Settings(EnvironmentSettings):
+class Settings(SharedSettings):
     """One process's configuration; every field is an environment variable of the same name."""
 
     database_url: DatabaseUrl = Field(description=DATABASE_URL_FORM)
@@ -126,16 +121,11 @@ class Settings(EnvironmentSettings):
         default="INFO", description="DEBUG, INFO, WARNING or ERROR"
     )
     log_format: Literal["text", "json"] = Field(default="text", description="text or json")
-    exporter_host: Listener = Field(default="127.0.0.1", description=LISTENER_FORM)
-    exporter_port: int = port(9100)
     exporter_names: HostNames = Field(default="", description=_NAMES_FORM)
     exporter_web_config: Path | None = Field(default=None, description="a file")
     exporter_url: HttpUrl | None = Field(default=None, description=_HTTP_URL_FORM)
     exporter_ca: Path | None = Field(default=None, description="a PEM file")
     prometheus_url: HttpUrl | None = Field(default=None, description=_HTTP_URL_FORM)
-    dashboard_host: Listener = Field(default="127.0.0.1", description=LISTENER_FORM)
-    dashboard_port: int = port(8501)
-    dashboard_workers: int = number(1, 1, 64, unit="a whole number of processes")
     dashboard_behind: Literal["nothing", "loopback", "proxy"] = Field(
         default="nothing", description="nothing, loopback or proxy"
     )
@@ -153,24 +143,17 @@ class Settings(EnvironmentSettings):
         default="", description="e-mail addresses with commas between them, or the word local"
     )
     oidc_client_id: str | None = Field(default=None, description="the client's id at the provider")
-    oidc_client_secret: SecretStr | None = Field(
-        default=None, description="the client's secret at the provider"
-    )
     oidc_metadata_url: WebAddress | None = Field(
         default=None, description="https://PROVIDER/.well-known/openid-configuration"
     )
     oidc_redirect_uri: Annotated[WebAddress, Field(pattern=r"^[^?#]*/oauth2callback$")] | None = Field(
         default=None, description="https://HOST/oauth2callback, as the provider knows it"
     )
-    oidc_cookie_secret: Annotated[SecretStr, Field(min_length=32)] | None = Field(
-        default=None, description="a random text of 32 characters or more"
-    )
     oidc_operator_claim: Annotated[str, Field(pattern=r"^[^=\s]+=[^=\s].*$")] | None = Field(
         default=None, description="CLAIM=VALUE, such as groups=operators"
     )
     simulator_interval: int = milliseconds(2_000, 100)
     audit_keep_months: int = number(0, 0, 1_200, unit="a whole number of months", zero="all")
-    stack_name: StackName | None = Field(default=None, description=STACK_NAME_FORM)
 
     @classmethod
     def settings_customise_sources(
@@ -281,12 +264,6 @@ def add_passwords(values: dict[str, Any], *names: str) -> dict[str, Any]:
 
 def _split(text: str) -> tuple[str, ...]:
     return tuple(name for name in re.split(" *, *", text) if name)
-
-
-def build_listener_url(listen_host: str, port: int | str) -> str:
-    """Return the URL under which this machine reaches a server that listens on `listen_host`."""
-    host = _REACHABLE.get(listen_host, listen_host)
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _find_database_url(*sources: PydanticBaseSettingsSource) -> str | None:

@@ -1,7 +1,6 @@
 """The settings of the stack itself: its ports, its mode and how much demo data it loads.
 
-The settings of the processes are in `core.settings`; a variable that both read, such as a port, has one
-meaning.
+The settings of the processes are in `core.settings`, and there those that both read, such as a port.
 """
 
 import os
@@ -15,16 +14,13 @@ from pydantic import Field, SecretStr
 from core.errors import SettingsError
 from core.settings import (
     STACK_ENV_FILE,
-    STACK_NAME_FORM,
-    EnvironmentSettings,
     RoleSettings,
     Settings,
-    StackName,
+    SharedSettings,
     number,
     port,
 )
 from core.settings.secret_files import list_secrets, read_secret
-from core.settings.settings import LISTENER_FORM, Listener
 from core.settings.stack_identity import describe_database
 from core.stack.backup import parse_key
 from core.stack.ports import LOOPBACK
@@ -36,7 +32,7 @@ Mode = Literal["local", "docker"]
 Profile = Literal["tls", "dev"]
 
 
-class StackSettings(EnvironmentSettings):
+class StackSettings(SharedSettings):
     """What `stack` commands read from the environment; DATABASE_URL is not part of it."""
 
     mode: Mode | None = Field(default=None, description="local or docker")
@@ -45,23 +41,11 @@ class StackSettings(EnvironmentSettings):
     replicas: int = number(0, 0, 1, unit="a whole number of replicas", zero="none")
     replica_port: int = port(5434)
     valkey_port: int = port(6380)
-    exporter_port: int = port(9100)
-    dashboard_port: int = port(8501)
     prometheus_port: int = port(9090)
-    dashboard_workers: int = number(1, 1, 64, unit="a whole number of processes")
-    exporter_host: Listener = Field(default="127.0.0.1", description=LISTENER_FORM)
-    dashboard_host: Listener = Field(default="127.0.0.1", description=LISTENER_FORM)
-    stack_name: StackName | None = Field(default=None, description=STACK_NAME_FORM)
     seed_players: int = number(100, 1, 100_000, unit="a whole number of players")
     seed_sessions: int = number(250, 1, 10_000, unit="a whole number of sessions")
     keep_dates: bool = Field(default=False, description="true or false")
     backup_key: SecretStr | None = Field(default=None, description="32 bytes in Base64")
-    oidc_client_secret: SecretStr | None = Field(
-        default=None, description="the client's secret at the provider"
-    )
-    oidc_cookie_secret: SecretStr | None = Field(
-        default=None, description="a random text of 32 characters or more"
-    )
 
     @classmethod
     def load_for(cls, root: Path) -> "StackSettings":

@@ -1,0 +1,44 @@
+"""The settings that both a process and the commands of the stack read: where it listens, names, secrets.
+
+`make up` hands them on: it chooses ports, writes secrets into files, and shows the addresses.
+"""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from core.settings.environment import EnvironmentSettings, number, port
+from core.settings.stack_identity import NAME_PATTERN
+from core.settings.texts import check_listener
+
+Listener = Annotated[str, AfterValidator(check_listener)]
+StackName = Annotated[str, Field(pattern=rf"^{NAME_PATTERN}$")]
+
+# a server that listens on every address is reached on the loopback interface
+_REACHABLE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # nothing is bound here
+_LISTENER_FORM = "an address to listen on"
+
+
+class SharedSettings(EnvironmentSettings):
+    """The part of the configuration that a process and the stack have in common."""
+
+    exporter_host: Listener = Field(default="127.0.0.1", description=_LISTENER_FORM)
+    exporter_port: int = port(9100)
+    dashboard_host: Listener = Field(default="127.0.0.1", description=_LISTENER_FORM)
+    dashboard_port: int = port(8501)
+    dashboard_workers: int = number(1, 1, 64, unit="a whole number of processes")
+    oidc_client_secret: SecretStr | None = Field(
+        default=None, description="the client's secret at the provider"
+    )
+    oidc_cookie_secret: Annotated[SecretStr, Field(min_length=32)] | None = Field(
+        default=None, description="a random text of 32 characters or more"
+    )
+    stack_name: StackName | None = Field(
+        default=None, description="up to 64 letters, digits, '.', '_' and '-'"
+    )
+
+
+def build_listener_url(listen_host: str, port: int | str) -> str:
+    """Return the URL under which this machine reaches a server that listens on `listen_host`."""
+    host = _REACHABLE.get(listen_host, listen_host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
