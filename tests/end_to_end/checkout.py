@@ -25,7 +25,7 @@ from core.stack.programs import find_superuser_url
 from core.stack.settings import StackSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-PORT_NAMES = ("POSTGRES_PORT", "VALKEY_PORT", "EXPORTER_PORT", "DASHBOARD_PORT")
+PORT_NAMES = ("POSTGRES_PORT", "REPLICA_PORT", "VALKEY_PORT", "EXPORTER_PORT", "DASHBOARD_PORT")
 PLAYERS, SESSIONS = 12, 5
 MAKE_SECONDS = 240
 
