@@ -63,8 +63,10 @@ class Hosts(NamedTuple):
     """The hosts of a URL, in the order in which they are tried."""
 
     hosts: tuple[Host, ...]
+    is_list: bool
+    """Whether the URL names several."""
     choice: Mapping[str, str]
-    """What libpq is told about the choice: of several hosts, the first that accepts writes."""
+    """libpq's parameter that takes the first of several that accepts writes; empty if the URL has its own."""
 
     @classmethod
     def of_url(cls, given: Mapping[str, str]) -> Self:
@@ -73,8 +75,10 @@ class Hosts(NamedTuple):
         count = max(map(len, columns))
         # a single port, or none, counts for all hosts
         rows = zip(*(column * count if len(column) == 1 else column for column in columns), strict=True)
-        asks = count > 1 and "target_session_attrs" not in given
-        return cls(tuple(map(Host._make, rows)), {"target_session_attrs": "read-write"} if asks else {})
+        is_list = count > 1
+        needs_choice = is_list and "target_session_attrs" not in given
+        choice = {"target_session_attrs": "read-write"} if needs_choice else {}
+        return cls(tuple(map(Host._make, rows)), is_list, choice)
 
     def without(self, raw: connection) -> Self:
         """Return the hosts but that of a connection."""
@@ -85,11 +89,11 @@ class Hosts(NamedTuple):
         return self._replace(hosts=tuple(sorted(self.hosts, key=lambda host: not host.is_at(raw))))
 
     def build_parameters(self) -> dict[str, str]:
-        """Return libpq's parameters; a single host is that of the URL."""
-        if not self.choice and len(self.hosts) == 1:
+        """Return libpq's parameters of the hosts; none for a URL of a single host."""
+        if not self.is_list:
             return {}
         columns = zip(Host._fields, map(",".join, zip(*self.hosts, strict=True)), strict=True)
-        return {**self.choice, **{name: column for name, column in columns if column.strip(",")}}
+        return {name: column for name, column in columns if column.strip(",")}
 
 
 class ServerConnection(connection):

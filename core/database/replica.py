@@ -47,7 +47,6 @@ STATE = """
            GREATEST(c.timeline_id, r.min_recovery_end_timeline),
            to_regprocedure('replica_require(pg_lsn)') IS NOT NULL
     FROM pg_control_system() AS s, pg_control_checkpoint() AS c, pg_control_recovery() AS r"""
-SYSTEM = "SELECT system_identifier::text FROM pg_control_system()"
 # libpq takes 1 for 2; a caller waits that long at most for a replica, then the primary answers.
 CONNECT_MILLISECONDS = 2_000
 # Replay that cancels one query usually cancels the next ones too.
@@ -80,10 +79,7 @@ class _ReplicaDatabase(Database):
     def _open_raw(self) -> ServerConnection:
         raw = super()._open_raw()
         log_timeline = self._positions.log_timeline
-        with raw.cursor() as cursor:
-            cursor.execute(SYSTEM)
-            [(system,)] = cursor.fetchall()
-        if log_timeline is None or system != log_timeline.system:
+        if log_timeline is None or raw.facts.system != log_timeline.system:
             raw.close()
             raise ConnectFailed("the replica is of another database system than the primary")
         return raw

@@ -57,6 +57,8 @@ class SessionFacts(NamedTuple):
     is_linux: bool
     may_stage: bool
     """Whether the role may create temporary tables."""
+    system: str
+    """The identifier of the database system, which a standby has in common with its primary."""
     timeline: Timeline | None
     """None on a standby."""
 
@@ -107,7 +109,7 @@ class SessionSettings:
                        current_setting('server_encoding'), pg_is_in_recovery(),
                        current_setting('transaction_read_only') = 'on', version() LIKE '%linux%',
                        has_database_privilege(current_database(), 'TEMPORARY'),
-                       {TIMELINE_SQL}
+                       (SELECT system_identifier::text FROM pg_control_system()), {TIMELINE_SQL}
             )
             SELECT session.*, (
                 SELECT count(set_config(name, value, false)) FROM (VALUES

@@ -175,6 +175,10 @@ def test_a_former_primary_is_not_used_again(on_pair: Settings, pair: StreamedPai
         wait_until(lambda: writes("third"), "writes go on")
         assert read_names(pair.standby)[user.id] == "third"
         assert read_names(former)[user.id] == "Alice"
+        # a URL with its own choice names the same hosts
+        chosen = SecretStr(f"{pair.url.get_secret_value()}?target_session_attrs=read-write")
+        with open_service(on_pair.model_copy(update={"database_url": chosen})) as another:
+            assert another.get_user_by_id(user.id).name == "third"
         only = SecretStr(former.url(DATABASE))
         # a process that knows of the new primary from the cache alone
         with (

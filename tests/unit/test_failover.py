@@ -94,7 +94,16 @@ class Raw:
 def test_a_refused_host_is_left_out(url: str, refused: tuple[str, int], kept: dict[str, str]) -> None:
     """With its address and its port."""
     hosts = Hosts.of_url(parse_dsn(url)).without(Raw(*refused))  # type: ignore[arg-type]
-    assert hosts.build_parameters() == {"target_session_attrs": "read-write", **kept}
+    assert hosts.build_parameters() == kept
+    assert hosts.choice == {"target_session_attrs": "read-write"}
+
+
+def test_a_refused_host_is_left_out_also_when_the_url_chooses() -> None:
+    """Otherwise the URL would lead to it again and again."""
+    url = "postgresql://a:1,b:2/d?target_session_attrs=read-write"
+    hosts = Hosts.of_url(parse_dsn(url)).without(Raw("a", 1))  # type: ignore[arg-type]
+    assert hosts.build_parameters() == {"host": "b", "port": "2"}
+    assert hosts.choice == {}
 
 
 def test_the_host_that_answered_is_tried_first() -> None:

@@ -23,6 +23,7 @@ FACTS = SessionFacts(
     is_read_only=False,
     is_linux=True,
     may_stage=True,
+    system="7301",
     timeline=None,
 )
 
