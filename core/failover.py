@@ -2,8 +2,10 @@
 
 A replica that is promoted continues under a new timeline of the same system. It may lack the last commits
 of the former primary, so nothing that was read from the old timeline is true on the new one, and a former
-primary that runs on must not be used again. Knows neither the database nor the cache: the one reports the
-timelines that it meets, the other is told of each change, and reports a newer one that it hears of.
+primary that runs on must not be used again.
+
+Knows neither the database nor the cache. The database reports the timeline of each connection; the cache is
+told of each change, and reports a newer timeline that it finds in Redis.
 
 Source: PostgreSQL documentation, "Continuous Archiving", Timelines; "System Information Functions".
 """

@@ -61,8 +61,8 @@ class DatabaseDiagnosis(NamedTuple):
 class HealthEvaluator:
     """Evaluates the health of the services that `settings` name; thread safe.
 
-    `list_pools` returns the pools that count, at once: of the process, or of a whole host.
-    `find_bypass` returns why this process' cache does not use Redis as it should, or None.
+    `list_pools` returns the pools to judge without waiting: of this process, or of a whole host.
+    `find_bypass` returns why this process's cache does not use Redis as it should, or None.
     """
 
     def __init__(

@@ -155,13 +155,11 @@ class Tick(Model):
 
 
 class Symbol(Model):
-    """A symbol that has, or had, ticks, the begin (UTC) of the month of the latest, and its currency.
+    """A symbol that has, or had, ticks.
 
-    `moved_weeks` is by how much its imported history was moved: a day of the ticks is that many
-    weeks later than it was.
-
-    Triggers of the migrations add new ones and move the month on, so no tick is of a later
-    one. Looking into every partition instead takes longer than all else of the latest prices.
+    `month` is the begin (UTC) of a month after which it has no tick. Triggers of the migrations move it on,
+    so that the latest price is searched in one partition first and not in all. `moved_weeks` says by how
+    many weeks its imported history was moved: each tick is so much later than the price was.
     """
 
     symbol = TextField(primary_key=True)
@@ -354,10 +352,10 @@ class LeaderboardEntry(Model):
 
 
 class LeaderboardCounter(Model):
-    """How many entries of a leaderboard are from one place to the begin of the next bucket.
+    """A bucket of a leaderboard: how many entries stand from its place up to the place of the next bucket.
 
-    Several rows may have one place: their sum is the number, which triggers keep exact. `depth` is
-    minus the score, so that the three columns have the order of a leaderboard.
+    Several rows may have one place; the number is their sum, which triggers keep exact. `depth` is minus the
+    score, so that depth, time of creation and id together have the order of a leaderboard.
     """
 
     session_date = DateField()

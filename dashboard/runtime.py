@@ -17,7 +17,7 @@ from streamlit import runtime
 from core import EnhancedDatabaseService
 from core.errors import EchoMarketsError
 from core.metrics import Metrics
-from dashboard.readings import Reader
+from dashboard.section_reads import Reader
 
 T = TypeVar("T")
 

@@ -120,7 +120,7 @@ def find_imbalances(metrics: Metrics) -> list[str]:
 
 @pytest.fixture(scope="session")
 def server_directory() -> Iterator[Callable[[], Path]]:
-    """Make folders for servers, beside pytest's own: another run would shut those to others."""
+    """Make folders for servers; those of pytest would be closed to other users by its next run."""
     with tempfile.TemporaryDirectory(prefix="echo-markets-") as root:
         numbers = itertools.count()
 

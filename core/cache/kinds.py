@@ -48,6 +48,10 @@ KINDS: Final = (
 
 MAX_TTL_SECONDS: Final = 3_600
 """Longest life of a cached value; version keys live longer, so that no value loses its own."""
+TTL_JITTER: Final = 0.1
+"""Times to live are shortened by a random part up to this one, so that values do not expire together."""
+ABSENT_MILLISECONDS: Final = 5_000
+"""A row may be inserted without the service, so it is cached as missing for a short time only."""
 
 _VERSION: Final = "version:"
 # Every key of the cache begins with one of these. The last is that of the version keys.

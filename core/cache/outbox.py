@@ -85,7 +85,7 @@ class KeyScripts:
         return self.add_prefix([*keys, *list_slots(keys)])
 
     def release(self, keys: Sequence[str], token: bytes) -> None:
-        """Drop keys with the fences of tokens; raises `KeysRefused` when only some keys are refused."""
+        """Drop keys, and their fences that have the token; raises `KeysRefused` if only some are refused."""
         try:
             self.release_fence(keys, Fence(token), UNKNOWN)
         except ErrorReply as error:

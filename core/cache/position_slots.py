@@ -4,7 +4,7 @@ Owns the slots: keys of Redis that each stand for a part of all keys. An invalid
 the slots of its keys. A reader that misses gets, with its lease, the highest position of the slots of its key
 and of the versions that it depends on, and loads from a replica only what has replayed up to there.
 
-What a slot does not know counts as unknown, and then the primary is asked:
+A slot's position is unknown in two cases, and then the primary is asked:
 
 - A slot that is missing (Redis is new, was flushed, has evicted it), or that was stored on a server with
   another origin, is created without a position, and is unknown for `UNKNOWN_MILLISECONDS`.

@@ -21,7 +21,7 @@ from core.backoff import Backoff
 from core.cache.codec import ABSENT, Absent, Unstorable, is_lease
 from core.cache.counters import CacheCounters, StaleReadSampler
 from core.cache.guard import CacheDown
-from core.cache.kinds import Read
+from core.cache.kinds import ABSENT_MILLISECONDS, TTL_JITTER, Read
 from core.cache.leases_and_fences import FENCED, GRANTED, TAKEN, Lease
 from core.cache.near import NearCache
 from core.cache.position_slots import LoadAfter
@@ -33,10 +33,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Times to live are shortened by a random part up to this one, so that values do not expire together.
-TTL_JITTER = 0.1
-# A row may be inserted without the service, so it is cached as missing for a short time only.
-ABSENT_MILLISECONDS = 5_000
 # A reader waits for another process for longer than most loads take, then loads the key itself.
 WAIT_SECONDS = 2.0
 WAIT_FIRST_SECONDS = 0.001

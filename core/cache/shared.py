@@ -67,7 +67,7 @@ class SharedCache:
         self._add_prefix = self.guard.scripts.add_prefix
         # without replicas nobody needs a position
         self._wants_position = settings.database_replica_urls is not None
-        # the origin for which this process has seen to the slots
+        # the origin of the server on which this process has made sure that every slot exists
         self._slots_origin: bytes | None = None
         self._fence_milliseconds = settings.database_query_timeout + FENCE_MARGIN_MILLISECONDS
 
@@ -106,7 +106,7 @@ class SharedCache:
         # the connection may be opened to another server after this; then one lease too many is granted
         asked_origin = self._client.latest_origin
         names = self._add_prefix([*keys, *version_keys])
-        # without an origin nothing can be told of slots that are there
+        # without an origin it is not known whether the slots that exist are this server's
         wants_position = self._wants_position and asked_origin
         slots = self._add_prefix(list_slots([*keys, *version_keys])) if wants_position else []
         request = build_lease_request(token, keys, version_keys, schema + asked_origin, slots=len(slots))

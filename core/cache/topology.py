@@ -35,10 +35,10 @@ logger = logging.getLogger(__name__)
 # A process that uses the former primary, which may still answer, learns of the new one within this time.
 POLL_SECONDS = 0.2
 POLL_TIMEOUT_SECONDS = 0.5
-# A process that was stopped asks before it goes on.
+# An answer that is older is not used: a process that was stopped for a while asks again first.
 LATE_SECONDS = 1.0
 STOP_SECONDS = 2.0
-# The nodes of a cluster name the right one at once, or after a migration of the slot in two steps.
+# One redirection leads to the right node of a cluster, two while a slot is being moved.
 HOPS = 5
 CLUSTER_MODE: Final = b"cluster"
 PRIMARY_ROLE: Final = b"master"

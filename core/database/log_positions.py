@@ -75,7 +75,7 @@ def parse_log_timeline(row: Sequence[Any]) -> LogTimeline:
 
 
 def parse_token(text: object) -> ConsistencyToken | None:
-    """Return the token of a text, None when it is another text."""
+    """Return the token that a text stands for, or None when it is none."""
     found = _TOKEN.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         return None
@@ -94,10 +94,7 @@ def format_position(position: Position) -> str:
 
 
 class Demand(NamedTuple):
-    """What the reads of a context demand.
-
-    Without a position they ask the primary, for this reason.
-    """
+    """What the reads of a context must see: a position; without one they ask the primary, for this reason."""
 
     position: Position | None
     reason: ReadReason = "unknown"
@@ -115,7 +112,7 @@ find_tokens = _TOKENS.get
 
 
 class demanding:  # noqa: N801  # used like a function; a generator would take several times as long
-    """Let the reads of the block have a demand."""
+    """Let the reads of the block demand a position, or the primary."""
 
     __slots__ = ("_before", "_demand")
 

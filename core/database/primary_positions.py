@@ -17,8 +17,8 @@ from core.database.log_positions import LogTimeline, Position, parse_log_timelin
 
 logger = logging.getLogger(__name__)
 
-# How old what a replica answers may be. A fence outlasts its COMMIT by more than twice this time, so whoever
-# finds the fence of a writer that died expired is answered by a replica that has the COMMIT.
+# How old what a replica answers may be. A fence outlasts its COMMIT by more than twice this time, so a reader
+# that finds the expired fence of a dead writer is answered by a replica that has the COMMIT.
 FLOOR_SECONDS = 1.5
 # Longer than any lag that matters to a person.
 REMEMBERED_SECONDS = 60.0
@@ -42,7 +42,7 @@ class PrimaryPositions:
     def note_answer(self, asked_at: float, row: tuple[Any, ...]) -> None:
         """Note a row of `SELECT_LOG_TIMELINE`: its position covers every commit from before `asked_at`.
 
-        A server in recovery is no primary, and says no position.
+        A server in recovery is no primary, and reports no position.
         """
         position = row[0]
         with self._lock:

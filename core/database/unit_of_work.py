@@ -102,7 +102,7 @@ class UnitOfWork:
         return self._generation != forks.generation
 
     def is_usable(self) -> bool:
-        """Say whether a statement can be run in it here and now."""
+        """Say whether the present thread or task may run a statement in it now."""
         return self._misuse is None and not self.is_of_parent and self.holder.is_here()
 
     def check(self) -> None:

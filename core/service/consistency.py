@@ -1,4 +1,4 @@
-"""Consistency: what reads must see that may run on a replica."""
+"""Consistency: what a read must see, although it may run on a replica."""
 
 from contextlib import AbstractContextManager
 

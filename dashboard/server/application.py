@@ -160,7 +160,7 @@ def create_app(settings: Settings, *, page_limits: PageLimits | None = None) -> 
 
 
 def warm_caches(service: EnhancedDatabaseService) -> None:
-    """Make the reads of the first visitors in advance; after an error they only wait longer."""
+    """Run the reads of the first visitors in advance; if one fails, those visitors only wait longer."""
     try:
         keys = service.warm_cache(limits=WARMED_LIMITS)
         for day in service.list_leaderboard_dates(limit=WARMED_SESSIONS):

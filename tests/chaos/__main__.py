@@ -26,7 +26,7 @@ DISK_BYTES = 600_000_000  # what `make up` wants to be free, and a database with
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """Give a folder a disk of its own, in memory, that can be filled; only root can, nothing happens else."""
+    """Mount a small disk in memory on a folder, so that it can be filled; does nothing unless run by root."""
     is_mounted = os.geteuid() == 0 and _mount("-t", "tmpfs", "-o", f"size={DISK_BYTES},mode=700", folder)
     try:
         yield

@@ -90,7 +90,8 @@ OWN_VALUES: dict[bytes, tuple[bytes, ...]] = {
     b"X-Prometheus-Scrape-Timeout-Seconds": (b"0.5", b"1e-9", b"-inf"),
     b"Content-Type": (b"multipart/form-data", b"application/json; charset=utf-99"),
 }  # fmt: skip  # as above
-# They say where a request ends or what the connection becomes: what follows may be a part of the request.
+# These decide where a request ends or which protocol follows, so the server may take what is sent next for a
+# part of the same request.
 FRAMING: dict[bytes, tuple[bytes, ...]] = {
     b"Content-Length": (b"1,1", b"5, 5", b"00", b"99999999999999999999999", b"18446744073709551616"),
     b"Transfer-Encoding": (b"chunked", b"identity", b"gzip, chunked", b"chunked, chunked", b"Chunked\x0b"),

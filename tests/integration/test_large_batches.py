@@ -44,7 +44,7 @@ def held_row(database_url: str, updates: list[PortfolioUpdate]) -> Iterator[Call
 
 
 def count_fences(client: redis.Redis, updates: list[PortfolioUpdate]) -> int:
-    """Return how many of the portfolios nobody may fill."""
+    """Return how many of the portfolios have a fence, so that no reader may fill them."""
     names = [portfolio_key(UUID(str(each.user_id)), TODAY) for each in updates]
     stored: Any = client.mget(names)
     return sum(1 for value in stored if value is not None and value[:1] == b"F")

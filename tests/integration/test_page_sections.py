@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 from core import EnhancedDatabaseService, Settings, open_service
 from core.errors import QueryTimeout
 from core.testing import PostgresServer
-from dashboard import readings, runtime
+from dashboard import runtime, section_reads
 from tests.faults.proxy import Proxy, run_proxy
 from tests.game import play_game
 from tests.integration.pages import OVERVIEW, QUESTS, open_page, read_metrics, read_text
@@ -24,7 +24,7 @@ HANGING_SECONDS = 6.0
 @pytest.fixture(autouse=True)
 def _no_service_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Check the health in every run, and take the service out of the pages' reach after each test."""
-    monkeypatch.setattr(readings, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(section_reads, "CHECK_SECONDS", 0.0)
     yield
     runtime.set_service(None)
 
@@ -75,7 +75,9 @@ def test_every_section_keeps_its_values_while_the_database_is_away(
         assert count_notes(stranded) >= 4
         assert "the database does not answer; next try in 5 s" in read_text(stranded)
     proxy.accept_again()
-    time.sleep(readings.PATIENCE_SECONDS * 2)  # the service keeps a verdict on its health for two seconds
+    time.sleep(
+        section_reads.PATIENCE_SECONDS * 2
+    )  # the service keeps a verdict on its health for two seconds
     assert count_notes(page.run()) == 0
 
 

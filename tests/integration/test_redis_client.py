@@ -164,7 +164,7 @@ def test_one_script_that_is_gone_says_that_all_are(client: RedisClient, redis_cl
 
 
 def test_a_cut_connection_owes_no_reply(client: RedisClient, redis_client: redis.Redis) -> None:
-    """Whoever expects one is told of it or of the end, and the next command has another connection."""
+    """The callback gets the reply or the end of the connection; the next command has another connection."""
     heard: list[Any] = []
     own_id = client.ask("CLIENT", "ID")
     client.run(ECHO, ["k"], [1])

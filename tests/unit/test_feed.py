@@ -56,7 +56,7 @@ def test_attempts_become_rare() -> None:
 
 
 def test_each_reason_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
-    """However long it lasts; a refusal louder than a server that is down, which others speak of."""
+    """A refusal as a warning; that the server is down as information, because the guard warns of that."""
     caplog.set_level(logging.INFO)
     down, refused = redis.ConnectionError("gone"), ErrorReply("NOPERM no permission")
     feed, _ = run_feed([down, down, refused, refused, FeedRefused("RESP2"), refused])

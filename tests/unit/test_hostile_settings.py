@@ -29,7 +29,7 @@ KINDS = (Settings, RoleSettings, StackSettings)
 MOST_LETTERS = 1_000
 URL = "postgresql://echo@127.0.0.1:1/echo"
 SECRET = "s3cr3t"  # what no message may show
-# Behind the scheme that the setting expects.
+# Values of settings that are URLs; the test puts the scheme in front that each setting expects.
 ADDRESSES = (
     f"u:{SECRET}@h/d", f"u:{SECRET}/d", f"u:{SECRET}", f"u:{SECRET}@[::1/d", f"u:{SECRET}@[zz]:1/d",
     f"u:{SECRET}@h:99999/d", f"u:{SECRET}@h:-1/d", f"u:{SECRET}@h:+1/d", f"u:{SECRET}@h:{SECRET}/d",

@@ -578,7 +578,7 @@ def test_a_day_above_twelve_decides_for_the_whole_file(tmp_path: Path) -> None:
 
 
 def test_days_that_can_be_two_are_refused(tmp_path: Path) -> None:
-    """Unless --date-format decides; a file that decides for both is refused always."""
+    """Unless --date-format decides; a file in which one line needs DD/MM and another MM/DD is always refused."""
     undecided = slashes("03/04/2024", "03/05/2024", "03/06/2024")
     reason = refuse(tmp_path / "prices.csv", undecided)
     assert reason == (
@@ -620,7 +620,7 @@ def test_days_that_can_be_two_are_refused(tmp_path: Path) -> None:
     ],
 )
 def test_numbers_are_read_as_people_write_them(tmp_path: Path, cell: str, close: float) -> None:
-    """Currencies and what groups thousands do not count."""
+    """Currency signs and separators of thousands are ignored."""
     content = f"Ticker,Date,Close\nAAPL,2024-03-01,1.25\nAAPL,2024-03-04,{cell}\n"
     assert list_days(read(tmp_path / "prices.csv", content).table)[1][4] == close
 

@@ -377,7 +377,7 @@ def _show_player_record(finished: Sequence[Portfolio]) -> None:
 
 
 def show_profile(user: User) -> None:
-    """Show what is known of the player."""
+    """Show the player's profile, folded."""
     facts = (
         f"- {escape_markdown(label)}: {escape_markdown(text)}" for label, text in tables.list_profile(user)
     )

@@ -215,7 +215,7 @@ def build_returns_table(returns: Sequence[QuestReturn]) -> pd.DataFrame:
 
 
 def describe_not_compared(returns: Iterable[QuestReturn], totals: Iterable[QuestTotals]) -> str:
-    """Name the types that no old enough session of the window was played with; empty without any."""
+    """Name the types that cannot be compared, because no finished session had a quest of them; else empty."""
     missing = {row.type for row in totals} - {item.type for item in returns}
     names = ", ".join(escape_markdown(name) for name in sorted(map(format_key, missing)))
     return f" Not compared, because no such session was played with one: {names}." if names else ""

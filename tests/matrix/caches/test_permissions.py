@@ -197,7 +197,7 @@ def test_keys_that_the_user_may_not_use(
 def test_a_key_that_is_refused_keeps_no_other_from_being_dropped(
     server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One invalidation can never be sent; those that can are, for readers with all permissions."""
+    """The writer may not invalidate bob, and still invalidates alice, for a reader with all permissions."""
     scratch = " ".join(f"~{family}capability-check:*" for family in FAMILIES)
     url = server.url(set_user(server, keys=f"{scratch} ~{KEY} ~{SLOT_FAMILY}* ~user:alice"))
     with Couple(make_settings(url), reader=make_settings(server.url())) as couple:

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from core.errors import DatabaseUnavailable
-from dashboard import readings
+from dashboard import section_reads
 from dashboard.live import describe_last_known
-from dashboard.readings import Reader, Workers
+from dashboard.section_reads import Reader, Workers
 
 NOON = datetime(2026, 3, 2, 12, 3, 10, tzinfo=UTC)
 
@@ -85,7 +85,7 @@ def test_nothing_is_asked_while_the_database_is_away(world: World, monkeypatch: 
     assert asked == []
     assert world.checks == 1
     world.is_up = True
-    monkeypatch.setattr(readings, "CHECK_SECONDS", 0.0)
+    monkeypatch.setattr(section_reads, "CHECK_SECONDS", 0.0)
     assert reader.read("b", lambda: "new")[::2] == ("new", None)
 
 
