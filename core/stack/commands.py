@@ -25,9 +25,9 @@ from core.stack.folder import CONTENTS, StackFolder
 from core.stack.health import refuse_other_stack
 from core.stack.image_pins import pin_images
 from core.stack.local import LocalStack
-from core.stack.record import build_environment
 from core.stack.settings import StackSettings, describe_other_database
 from core.stack.stack import Stack
+from core.stack.stack_env import build_environment
 
 UNHEALTHY = 1
 PIPE_COLUMNS = 120

@@ -20,7 +20,7 @@ from core.encryption import new_key_line
 from core.errors import StackError
 from core.settings import STACK_ENV_FILE
 from core.stack.permissions import write_private
-from core.stack.record import read_record
+from core.stack.stack_env import read_record
 
 # the limit is 104 on macOS and 108 on Linux; supervisord appends ".PID" while it creates the socket
 SOCKET_PATH_LIMIT = 90

@@ -30,9 +30,9 @@ from core.stack.processes import (
     wait_until,
 )
 from core.stack.programs import ADMINISTRATION, Deployment, answers, find_address, find_administrator_url
-from core.stack.record import build_environment, find_secret
 from core.stack.settings import DATABASE, StackSettings, refuse_other_secrets
 from core.stack.stack import SHOWN_LOG_LINES, Stack
+from core.stack.stack_env import build_environment, find_secret
 from core.stack.start_order import (
     APPLICATIONS,
     PORT_SETTINGS,

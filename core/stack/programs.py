@@ -25,8 +25,8 @@ from core.stack.embedded_servers import (
 from core.stack.folder import StackFolder
 from core.stack.permissions import ServerUser, build_server_environment, load_password
 from core.stack.ports import LOOPBACK, http_answers, postgres_answers, valkey_answers
-from core.stack.record import find_secret
 from core.stack.settings import StackSettings
+from core.stack.stack_env import find_secret
 from core.stack.start_order import PORT_SETTINGS, REPLICA
 
 CLI = ("-m", "core.cli")

@@ -24,7 +24,7 @@ from core.settings.secret_files import list_secrets, read_secret
 from core.settings.stack_identity import describe_database
 from core.stack.backup import parse_key
 from core.stack.ports import LOOPBACK
-from core.stack.record import FILE, find_secret
+from core.stack.stack_env import FILE, find_secret
 
 DATABASE = "echo_markets"
 

@@ -126,7 +126,7 @@ def compute(players: int, costs: Costs = COSTS) -> Demand:
     writes = active * (SCORES + TRADES + QUESTS) / seconds
     ticks = SYMBOLS / TICK_SECONDS
     cold = reads * (1 - NEAR_HITS - SHARED_HITS)
-    # a value changes the portfolio, its board and the positions; ticks go out in one batch
+    # a value changes the portfolio, its leaderboard and the positions; ticks go out in one batch
     invalidations = writes * 2 + SYMBOLS / TICK_SECONDS
     process_seconds = (
         cold * costs.cold_read_process_seconds

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.size`: boards of a million entries and ten million ticks.
+"""`python -m tests.bench.size`: leaderboards of a million entries and ten million ticks.
 
 Owns the rows, the calls and the plain statements that answer the same; each call and its
 statement take turns in the same run. Times are compared, never judged.
@@ -99,7 +99,7 @@ class Call(NamedTuple):
 @click.option("--scale", type=click.Choice(list(SIZES)), default="full", show_default=True)
 @click.option("--rounds", type=click.IntRange(1), default=9, show_default=True)
 def main(scale: str, rounds: int) -> None:
-    """Measure boards and ticks at size on servers of their own."""
+    """Measure leaderboards and ticks at size on servers of their own."""
     size, console = SIZES[scale], Console(width=100)
     with run_servers() as settings:
         url = settings.database_url.get_secret_value()

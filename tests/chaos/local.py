@@ -26,8 +26,8 @@ from core.stack.folder import StackFolder
 from core.stack.local import LocalStack
 from core.stack.processes import find_process
 from core.stack.programs import find_administrator_url, find_superuser_url
-from core.stack.record import find_secret
 from core.stack.settings import StackSettings
+from core.stack.stack_env import find_secret
 from core.stack.start_order import START_ORDER
 from tests.chaos.load import run_load
 from tests.chaos.report import Fault, run_faults, show

@@ -112,12 +112,12 @@ def drop_outbox(service: EnhancedDatabaseService) -> None:
 
 
 def forget_usernames(service: EnhancedDatabaseService) -> None:
-    """Leave boards as they are when a player is renamed."""
+    """Leave leaderboards as they are when a player is renamed."""
     _leave_out(service, "version:usernames")
 
 
 def forget_boards(service: EnhancedDatabaseService) -> None:
-    """Leave the other limits of a board as they are when an entry changes."""
+    """Leave the other limits of a leaderboard as they are when an entry changes."""
     _leave_out(service, "version:leaderboard")
 
 

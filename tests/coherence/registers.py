@@ -52,7 +52,7 @@ def write_register(service: EnhancedDatabaseService, game: Game, register: str, 
 
 
 def read_registers(service: EnhancedDatabaseService, game: Game, what: str, argument: Any) -> dict[str, int]:
-    """Read a user, board, portfolio or the market; return the versions that were seen."""
+    """Read a user, leaderboard, portfolio or the market; return the versions that were seen."""
     if what == "user":
         user = service.get_user_by_id(game.users[argument])
         assert user.name

@@ -56,7 +56,7 @@ def die_after_commit(fleet: Fleet) -> None:
 
 
 def die_beside_another_writer(fleet: Fleet) -> None:
-    """Two processes invalidate one board: the release of one must not lift the other's fence."""
+    """Two processes invalidate one leaderboard: the release of one must not lift the other's fence."""
     game = fleet.start_game()
     fleet.read(1, game, "board", 5)
     fleet.expect({"score:0": 2})
@@ -170,7 +170,7 @@ def write_while_cut_off(fleet: Fleet) -> None:
 
 
 def rename_a_player(fleet: Fleet) -> None:
-    """A player on cached boards of several limits gets another name."""
+    """A player on cached leaderboards of several limits gets another name."""
     game = fleet.start_game()
     for limit in (1, 5, 50):
         fleet.read(1, game, "board", limit)
@@ -180,7 +180,7 @@ def rename_a_player(fleet: Fleet) -> None:
 
 
 def change_every_limit(fleet: Fleet) -> None:
-    """An entry changes, and every cached limit of its board with it."""
+    """An entry changes, and every cached limit of its leaderboard with it."""
     game = fleet.start_game()
     for limit in (1, 5, 50):
         fleet.read(1, game, "board", limit)
@@ -190,7 +190,7 @@ def change_every_limit(fleet: Fleet) -> None:
 
 
 def fill_a_board_late(fleet: Fleet) -> None:
-    """A board is loaded under one name of a player and filled after the rename."""
+    """A leaderboard is loaded under one name of a player and filled after the rename."""
     game = fleet.start_game()
     fleet[1].hold("reader", "loaded", "read", game, "board", 5)
     fleet[0].call("write", game, {"username:0": 2})

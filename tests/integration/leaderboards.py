@@ -1,4 +1,4 @@
-"""What boards must look like, computed without counters."""
+"""What leaderboards must look like, computed without counters."""
 
 from datetime import date
 
@@ -26,10 +26,10 @@ BUCKETS = "SELECT count(DISTINCT (session_date, category, depth, created_at, id)
 
 
 def assert_counted(execute: Execute, day: date | None = None) -> None:
-    """Assert that every bucket of every board (of a day) counts exactly the entries that are in it."""
+    """Assert that every bucket of every leaderboard (of a day) counts exactly the entries that are in it."""
     assert execute(WRONG_BUCKETS, {"day": day}) == []
 
 
 def count_buckets(execute: Execute) -> int:
-    """Return how many buckets all boards have."""
+    """Return how many buckets all leaderboards have."""
     return int(execute(BUCKETS)[0][0])

@@ -385,7 +385,7 @@ def test_what_is_filled_together_expires_apart(
 def test_warm_cache_fills_what_is_asked_first(
     service: EnhancedDatabaseService, alice: User, redis_client: redis.Redis
 ) -> None:
-    """Boards, symbols, active players; with progress, and the reads that follow are hits."""
+    """Leaderboards, symbols, active players; with progress, and the reads that follow are hits."""
     service.touch_last_active(alice.id)
     service.update_leaderboard_entry(alice.id, "daily_returns", Decimal(1))
     service.insert_market_tick("AAPL", Decimal(1))
@@ -409,7 +409,7 @@ def test_warm_cache_fills_what_is_asked_first(
 def test_warm_leaderboards_are_those_that_are_read(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """Each limit is the beginning of the largest, a hit, and follows the board like any other."""
+    """Each limit is the beginning of the largest, a hit, and follows the leaderboard like any other."""
     for score, user in enumerate((alice, bob)):
         service.update_leaderboard_entry(user.id, "b", Decimal(score))
     service.warm_cache(limits=(2, 1, 2), players=1)

@@ -19,10 +19,10 @@ from core.testing import PostgresServer
 from exporter.collectors import postgres
 from exporter.server import build_app, open_runners
 from tests.conftest import Execute
+from tests.exporter_server import LOCAL_URL
 from tests.fleet_reading import find_sample
 from tests.integration.test_exporter import parse, value
 from tests.market_days import import_days
-from tests.serving import LOCAL_URL
 
 
 @pytest.fixture

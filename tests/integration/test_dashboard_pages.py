@@ -136,7 +136,7 @@ def test_an_unknown_view_is_named_and_replaced(game: EnhancedDatabaseService) ->
 
 
 def test_a_session_without_scores_says_so(game: EnhancedDatabaseService) -> None:
-    """A session that has portfolios only is offered, and its board is empty."""
+    """A session that has portfolios only is offered, and its leaderboard is empty."""
     alice = game.get_user_by_username("alice")
     today = game.get_current_portfolio(alice.id).session_date
     page = open_page(LEADERBOARDS, day=today.isoformat())
@@ -152,7 +152,7 @@ def test_choosing_a_category_changes_the_table(game: EnhancedDatabaseService) ->
 
 
 def test_a_search_shows_who_is_found_and_who_stands_around(game: EnhancedDatabaseService) -> None:
-    """By the first letters in any case, with the rank on the whole board and the neighbours."""
+    """By the first letters in any case, with the rank on the whole leaderboard and the neighbours."""
     page = open_page(LEADERBOARDS, find="Ch")
     assert [list(table.value["player"]) for table in page.dataframe] == [
         ["charlie"],
@@ -278,7 +278,7 @@ def test_nobody_is_compared_with_himself(game: EnhancedDatabaseService) -> None:
 
 
 def test_a_portfolio_has_curves_ranks_and_a_profile(game: EnhancedDatabaseService) -> None:
-    """Equity beside the best player, drawdown, holdings, the rank on the board of the address."""
+    """Equity beside the best player, drawdown, holdings, the rank on the leaderboard of the address."""
     bob = game.get_user_by_username("bob")
     game.update_user_profile(bob.id, email="bob@example.com", preferences={"theme": "dark"})
     page = open_page(PORTFOLIOS, player="bob", board="Total value", window="All")

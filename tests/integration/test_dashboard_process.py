@@ -50,7 +50,7 @@ def test_it_starts_without_a_database(tmp_path: Path) -> None:
 
 
 def test_a_board_is_downloaded(service: EnhancedDatabaseService, settings: Settings, tmp_path: Path) -> None:
-    """All rows, best first; an empty board is its header; what cannot be one is named."""
+    """All rows, best first; an empty leaderboard is its header; what cannot be one is named."""
     play_game(service)
     url = settings.database_url.get_secret_value()
     with run_dashboard(tmp_path, DATABASE_URL=url, ENABLE_REDIS_CACHE="false") as dashboard:

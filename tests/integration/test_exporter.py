@@ -23,8 +23,8 @@ from core.stack.ports import find_free_port
 from exporter import exposition
 from exporter.server import build_app
 from tests.conftest import Execute
+from tests.exporter_server import LOCAL_URL, write_tls
 from tests.patience import stretch
-from tests.serving import LOCAL_URL, write_tls
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from core import EnhancedDatabaseService
 from core.web import client_deadlines
 from core.web.rate_limits import RateLimits
 from exporter.server import build_app
+from tests.exporter_server import LOCAL_URL, served
 from tests.patience import stretch
-from tests.serving import LOCAL_URL, served
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 PLAIN_TEXT = "text/plain; version=0.0.4; charset=utf-8"

@@ -15,8 +15,8 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.metrics import Role
 from core.records import Health
 from exporter.server import build_app
+from tests.exporter_server import LOCAL_URL
 from tests.integration.test_exporter import value
-from tests.serving import LOCAL_URL
 
 
 @contextmanager

@@ -28,9 +28,9 @@ from dashboard import runtime
 from dashboard.pages.operations import tables
 from exporter.server import build_app
 from tests.conftest import FAST, Execute, administered
+from tests.exporter_server import LOCAL_URL
 from tests.integration.test_exporter import parse, value, without_database, without_redis
 from tests.patience import stretch
-from tests.serving import LOCAL_URL
 
 Prepare = Callable[[EnhancedDatabaseService, Execute], AbstractContextManager[object]]
 

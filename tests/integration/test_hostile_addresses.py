@@ -23,10 +23,10 @@ from dashboard.pages.players import download as players
 from dashboard.pages.quests import download as quests
 from exporter.server import build_app
 from tests.conftest import Execute, read_row_versions
+from tests.exporter_server import LOCAL_URL
 from tests.game import play_game
 from tests.hostile_values import TEXTS
 from tests.integration.pages import open_page, read_text
-from tests.serving import LOCAL_URL
 
 # the client that asks takes addresses of 64 kB
 LARGE = 20_000

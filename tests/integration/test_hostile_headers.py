@@ -25,9 +25,9 @@ from core.testing import PostgresServer
 from exporter.server import build_app
 from tests.conftest import created_database
 from tests.dashboard_process import run_dashboard
+from tests.exporter_server import served
 from tests.game import play_game
 from tests.patience import stretch
-from tests.serving import served
 from tests.unit.test_dashboard_security import COOKIE_SECRET, sign_cookie
 
 # h11 takes headers of 64 kB in all

@@ -1,4 +1,4 @@
-"""Standings: sizes, searches, distributions, histories, periods and exports of boards."""
+"""Reports on leaderboards: sizes, searches, distributions, histories, periods and exports."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
@@ -37,7 +37,7 @@ def players(service: EnhancedDatabaseService) -> list[User]:
 
 @pytest.fixture
 def bucketed(players: list[User], execute: Execute) -> list[User]:
-    """The same players on boards that are counted in buckets of seven."""
+    """The same players on leaderboards that are counted in buckets of seven."""
     for day in DAYS:
         execute("SELECT leaderboard_fold(%s, 'returns', 7)", (day,))
     return players
@@ -49,7 +49,7 @@ def at(day: date, hour: int) -> datetime:
 
 
 def read_all(service: EnhancedDatabaseService, day: date = DAYS[2]) -> list[LeaderboardEntry]:
-    """Return a whole board as pages of the service show it."""
+    """Return a whole leaderboard as pages of the service show it."""
     return list(service.get_leaderboard("returns", day, 1_000))
 
 
@@ -69,7 +69,7 @@ def test_a_board_is_counted_exactly(service: EnhancedDatabaseService, bucketed: 
 def test_pages_of_an_order_are_the_sorted_board(
     service: EnhancedDatabaseService, bucketed: list[User], order: str, prefix: str
 ) -> None:
-    """Every page, the last short one and what is behind it; ranks are those of the whole board."""
+    """Every page, the last short one and what is behind it; ranks are those of the whole leaderboard."""
     matches = [e for e in read_all(service) if e.username.lower().startswith(prefix.lower())]
     expected = sorted(matches, key=ORDERS[order.lstrip("-")], reverse=order.startswith("-"))
     for offset in range(0, len(expected) + 10, 9):

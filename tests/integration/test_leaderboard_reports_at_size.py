@@ -1,4 +1,4 @@
-"""Standings of a board of 100,000 entries: the right answers from a fraction of the rows."""
+"""Reports on a leaderboard of 100,000 entries: the right answers from a fraction of the rows."""
 
 from collections.abc import Iterator
 from datetime import date
@@ -30,7 +30,7 @@ FILL = f"""
 
 @pytest.fixture(scope="module")
 def filled_url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
-    """A database with one large board."""
+    """A database with one large leaderboard."""
     with created_database(postgres_server, template=template_database) as url:
         with connected(url) as execute:
             execute(FILL)

@@ -1,4 +1,4 @@
-"""Leaderboards: order, shared ranks, pages, neighbours, and what a cached board follows."""
+"""Leaderboards: order, shared ranks, pages, neighbours, and what a cached leaderboard follows."""
 
 import math
 import uuid
@@ -28,7 +28,7 @@ def players(service: EnhancedDatabaseService) -> list[User]:
 
 
 def fill(service: EnhancedDatabaseService, players: list[User], scores: list[int]) -> None:
-    """Put the players on the board one after the other."""
+    """Put the players on the leaderboard one after the other."""
     for player, score in zip(players, scores, strict=False):
         service.update_leaderboard_entry(player.id, BOARD, Decimal(score), DAY)
 

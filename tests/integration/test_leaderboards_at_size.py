@@ -1,4 +1,4 @@
-"""Boards of 200,000 entries: the same answers as a plain ranking, from a fraction of the rows."""
+"""Leaderboards of 200,000 entries: the same answers as a plain ranking, from a fraction of the rows."""
 
 from collections.abc import Iterator
 from datetime import date, timedelta
@@ -32,7 +32,7 @@ SCORES = {
     "distinct": "n / 100.0",
     "equal": "5",
 }
-# Each board in a session of its own, so that one can be closed without the others.
+# Each leaderboard in a session of its own, so that one can be closed without the others.
 DAYS = {category: FIRST_DAY + timedelta(days=n) for n, category in enumerate(SCORES)}
 FILL = """
     INSERT INTO users (id, username)
@@ -56,7 +56,7 @@ HOT_UPDATES = """
 
 @pytest.fixture(scope="module")
 def filled_url(postgres_server: PostgresServer, template_database: str) -> Iterator[str]:
-    """A database with a board of each kind of scores."""
+    """A database with a leaderboard of each kind of scores."""
     with created_database(postgres_server, template=template_database) as url:
         with connected(url) as execute:
             execute("SELECT setseed(0.5)")
@@ -90,7 +90,7 @@ def run(filled_url: str) -> Iterator[Execute]:
 
 
 def list_ranked(run: Execute, category: str) -> list[tuple[UUID, int]]:
-    """Rank a board the plain way."""
+    """Rank a leaderboard the plain way."""
     return [(UUID(str(user_id)), rank) for user_id, rank in run(RANKED, (DAYS[category], category))]
 
 
@@ -111,7 +111,7 @@ def check_answers(service: EnhancedDatabaseService, run: Execute, category: str)
 def test_answers_are_those_of_a_plain_ranking(
     large: EnhancedDatabaseService, run: Execute, category: str
 ) -> None:
-    """Anywhere on the board, before and after thousands of changes."""
+    """Anywhere on the leaderboard, before and after thousands of changes."""
     check_answers(large, run, category)
     random = Random(category)
     for _ in range(3):

@@ -119,7 +119,7 @@ def test_a_third_partys_delete_is_heard(
 def test_a_renamed_player_shows_on_every_near_board(
     service: EnhancedDatabaseService, settings: Settings, alice: User
 ) -> None:
-    """Boards of another process depend on the usernames, whatever their limits."""
+    """Leaderboards of another process depend on the usernames, whatever their limits."""
     service.update_leaderboard_entry(alice.id, "b", Decimal(1))
     with open_service(settings) as other:
         for limit in (1, 10, 50):

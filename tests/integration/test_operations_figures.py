@@ -14,8 +14,8 @@ from dashboard.monitoring.sampler import Metrics, Sampler
 from dashboard.pages.operations import charts, tables
 from exporter.server import build_app, open_runners
 from tests.conftest import Execute
+from tests.exporter_server import served
 from tests.game import play_game
-from tests.serving import served
 
 SECONDS = 60.0
 LINE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)", re.MULTILINE)

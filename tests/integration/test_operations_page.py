@@ -25,7 +25,7 @@ from dashboard.server import sign_in
 from dashboard.server.access import Policy
 from exporter.exposition import Exposition
 from exporter.server import build_app
-from tests.serving import served
+from tests.exporter_server import served
 from tests.web import serving
 
 SCRIPT = Path(__file__).parents[2] / "dashboard" / "app.py"

@@ -75,9 +75,8 @@ def test_every_section_keeps_its_values_while_the_database_is_away(
         assert count_notes(stranded) >= 4
         assert "the database does not answer; next try in 5 s" in read_text(stranded)
     proxy.accept_again()
-    time.sleep(
-        section_reads.PATIENCE_SECONDS * 2
-    )  # the service keeps a verdict on its health for two seconds
+    # the service keeps a verdict on its health for two seconds
+    time.sleep(section_reads.PATIENCE_SECONDS * 2)
     assert count_notes(page.run()) == 0
 
 

@@ -14,7 +14,7 @@ from core import EnhancedDatabaseService, Settings
 from core.cache.kinds import KINDS
 from core.metrics import Metrics
 from exporter.server import build_app, open_runners
-from tests.serving import LOCAL_URL
+from tests.exporter_server import LOCAL_URL
 
 FOLDER = Path(__file__).parents[2] / "exporter" / "prometheus"
 DOCS = Path(__file__).parents[2] / "docs"

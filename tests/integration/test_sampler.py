@@ -11,9 +11,9 @@ from dashboard.monitoring import sampler as module
 from dashboard.monitoring.queries import OPERATION_CALLS
 from dashboard.monitoring.sampler import Sampler
 from exporter.server import build_app
+from tests.exporter_server import served
 from tests.integration.test_operations_page import closed_url
 from tests.patience import stretch
-from tests.serving import served
 
 
 @pytest.fixture

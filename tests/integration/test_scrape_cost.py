@@ -19,9 +19,9 @@ from core.queries import statistics
 from exporter.collectors import postgres
 from exporter.server import build_app, open_runners
 from tests.bench.fleet import ROLES, fill
+from tests.exporter_server import LOCAL_URL
 from tests.integration.test_exporter import value
 from tests.patience import stretch_processor
-from tests.serving import LOCAL_URL
 
 WRITERS = 20
 SCRAPE_SECONDS = 0.050

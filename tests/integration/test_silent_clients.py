@@ -21,8 +21,8 @@ from core import Settings
 from core.stack.ports import LOOPBACK, find_free_port
 from core.web.client_deadlines import HEADER_SECONDS
 from tests.dashboard_process import build_environment, run_dashboard
+from tests.exporter_server import write_tls
 from tests.patience import stretch
-from tests.serving import write_tls
 
 SILENT = 1_000
 FILES = 256

@@ -10,8 +10,8 @@ from core.stack.health import StackHealth, read_stack_health, refuse_other_stack
 from core.stack.ports import find_free_port
 from exporter.server import build_app
 from tests.conftest import Execute
+from tests.exporter_server import served
 from tests.integration.test_health import STATES
-from tests.serving import served
 
 LINES = {
     "healthy": "healthy",

@@ -25,7 +25,7 @@ def get_bytes(client: redis.Redis, key: str) -> bytes:
 def test_a_document_that_cannot_be_cached_is_read_all_the_same(
     service: EnhancedDatabaseService, alice: User, bob: User, execute: Execute, redis_client: redis.Redis
 ) -> None:
-    """A number of 70 bits in one row fails neither its own reads nor those of the board it is on."""
+    """A number of 70 bits in one row fails neither its own reads nor those of the leaderboard it is on."""
     service.update_leaderboard_entry(alice.id, "b", 1)  # type: ignore[arg-type]  # a whole number is one
     execute("UPDATE users SET preferences = %s WHERE id = %s", (f'{{"n": {2**70}}}', alice.id))
     execute("UPDATE leaderboard_entries SET metadata = %s", (f'{{"n": {2**70}}}',))

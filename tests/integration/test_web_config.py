@@ -12,7 +12,7 @@ from core import EnhancedDatabaseService
 from core.errors import SettingsError
 from exporter.access import load_web_config
 from exporter.server import build_app
-from tests.serving import LOCAL_URL, served, write_tls
+from tests.exporter_server import LOCAL_URL, served, write_tls
 
 HASH = bcrypt.hashpw(b"open sesame", bcrypt.gensalt(4)).decode()
 

@@ -82,7 +82,7 @@ def test_buy_and_hold_stays_with_its_symbols() -> None:
 
 
 def test_cash_buys_nothing() -> None:
-    """The board needs someone to beat."""
+    """The leaderboard needs someone to beat."""
     assert bought(traits_of("cash", symbols=3), week(110, 120, 90)) == []
 
 

@@ -26,7 +26,7 @@ RETURN = KNOWN_CATEGORIES[0]
 
 
 def build_entries(scores: Sequence[str], names: Sequence[str] = ()) -> list[LeaderboardEntry]:
-    """Return a board with these scores, best first, ranked like the service ranks."""
+    """Return a leaderboard with these scores, best first, ranked like the service ranks."""
     return [
         LeaderboardEntry(
             id=UUID(int=place + 1),
@@ -49,7 +49,7 @@ def build_score(number: int, score: str, rank: int | None) -> PlayerScore:
 
 
 def test_a_page_shows_where_its_players_stood_before() -> None:
-    """Ranks gained, lost, kept, and none before; scores gained and lost; gaps to the best of the board."""
+    """Ranks gained, lost, kept, and none before; scores gained and lost; gaps to the leader."""
     entries = tuple(build_entries(["5.00", "3.00", "2.00", "1.00"]))
     before = {UUID(int=n): build_score(n, "3.50", rank) for n, rank in ((1, 4), (2, 1), (3, 3))}
     compared = ComparedEntries(entries, before, {UUID(int=1): (Decimal(1), Decimal(5))})

@@ -1,4 +1,4 @@
-"""A replay in memory: sessions, boards, quests and events add up."""
+"""A replay in memory: sessions, leaderboards, quests and events add up."""
 
 from collections import Counter
 from datetime import UTC, date, datetime, time, timedelta

@@ -12,7 +12,7 @@ from core.errors import StackError
 from core.settings.stack_identity import NAME_PATTERN
 from core.stack.folder import SOCKET_PATH_LIMIT, StackFolder
 from core.stack.permissions import load_password, write_private
-from core.stack.record import build_environment
+from core.stack.stack_env import build_environment
 
 RECORD = {
     "MODE": "local",

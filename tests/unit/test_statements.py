@@ -19,7 +19,7 @@ from tests.integration.test_query_plans import FUNCTIONS, HOT
 SQL = re.compile(
     r"\s*(ALTER|ANALYZE|CREATE|DELETE|DROP|INSERT|LOCK|MERGE|SELECT|SET|TRUNCATE|UPDATE|WITH|\()\s*\w"
 )
-PLANS = ("test_insight_plans.py", "test_paging.py", "test_player_gains.py")
+PLANS = ("test_summary_plans.py", "test_paging.py", "test_player_gains.py")
 """Tests of `tests/integration` that count what a statement reads."""
 
 BY_KEY = "changes or locks rows by the primary key of their table, or by a unique one"

@@ -50,7 +50,7 @@ class PortfolioRow(Row):
 
 
 class EntryRow(Row):
-    """A player's score on one board."""
+    """A player's score on one leaderboard."""
 
     __tablename__ = "leaderboard_entries"
 

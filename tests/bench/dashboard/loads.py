@@ -51,7 +51,7 @@ class Load:
         self._random = random.Random(seed)
 
     def choose_page(self) -> tuple[str, str]:
-        """Return a page and its query: mostly a board, otherwise some player."""
+        """Return a page and its query: mostly a leaderboard, otherwise some player."""
         if self._random.random() < PORTFOLIO_SHARE:
             return "portfolios", f"player=player{self._random.randint(1, self._players)}"
         return BOARD, self._random.choice(

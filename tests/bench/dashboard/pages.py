@@ -16,7 +16,7 @@ DRAWN = "[data-testid=stVegaLiteChart] :is(svg, canvas), [data-testid=stDataFram
 
 
 def measure_pages(dashboard_url: str, hello_url: str) -> dict[str, float]:
-    """Return the median seconds from a click to a drawn page, of a board and of hello."""
+    """Return the median seconds from a click to a drawn page, of a leaderboard and of hello."""
     with run_browser() as browser:
         context = browser.new_context(viewport={"width": 1440, "height": 1000})
         context.set_default_timeout(WAIT_MS)

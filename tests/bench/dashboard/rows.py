@@ -30,7 +30,7 @@ WHERE session_date > %(newest)s::date - 2 OR category = 'daily_returns';
 
 
 def fill_tables(url: str, *, players: int) -> None:
-    """Write the players, their portfolios and boards, and let the planner know of them."""
+    """Write the players, their portfolios and leaderboards, and let the planner know of them."""
     connection = psycopg2.connect(url)
     connection.autocommit = True
     try:

@@ -150,7 +150,7 @@ def test_sessions_are_summed_up(service: EnhancedDatabaseService, execute: Execu
 def test_the_median_of_an_even_board_lies_between(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
-    """The mean of the two in the middle; a session without such a board has none."""
+    """The mean of the two in the middle; a session without such a leaderboard has none."""
     scores = [LeaderboardUpdate(alice.id, Decimal(1)), LeaderboardUpdate(bob.id, Decimal(4))]
     service.batch_update_leaderboard("daily_returns", scores, DAY)
     service.batch_update_leaderboard("luck", scores, DAY - timedelta(days=1))

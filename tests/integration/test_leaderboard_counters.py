@@ -1,4 +1,4 @@
-"""The counters of boards: exact whoever writes, whatever is rolled back, and under concurrency."""
+"""The counters of leaderboards: exact whoever writes, whatever is rolled back, and under concurrency."""
 
 import io
 import threading
@@ -47,7 +47,7 @@ def write(service: EnhancedDatabaseService, players: list[User], scores: list[in
 
 
 def fold(execute: Execute, target: int = 3, board: str = BOARDS[0]) -> None:
-    """Fold a board into buckets of `target` entries."""
+    """Fold a leaderboard into buckets of `target` entries."""
     # without the trigger that folds by chance, into buckets of the usual size; disabled for this
     # session alone, because ALTER TABLE waits for every transaction that counts
     execute("SET session_replication_role = replica")
@@ -58,7 +58,7 @@ def fold(execute: Execute, target: int = 3, board: str = BOARDS[0]) -> None:
 def test_every_kind_of_write_is_counted(
     service: EnhancedDatabaseService, players: list[User], execute: Execute, database_url: str
 ) -> None:
-    """Batches, single updates, COPY, deletes, cascades, moves between boards and TRUNCATE."""
+    """Batches, single updates, COPY, deletes, cascades, moves between leaderboards and TRUNCATE."""
     write(service, players, list(range(30)), BOARDS[0])
     fold(execute)
     assert count_buckets(execute) > 5
@@ -85,7 +85,7 @@ def test_every_kind_of_write_is_counted(
 def test_folding_again_and_again_stays_exact(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """Random boards, folded into random buckets: nothing is lost and buckets stay small."""
+    """Random leaderboards, folded into random buckets: nothing is lost and buckets stay small."""
     random = Random(7)
     for _ in range(25):
         write(service, random.sample(players, 25), random.choices(range(6), k=25), BOARDS[0])
@@ -110,7 +110,7 @@ def test_empty_buckets_are_merged(
 def test_equals_are_split_by_who_came_first(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """A board on which all are equal has buckets as small as any other."""
+    """A leaderboard on which all are equal has buckets as small as any other."""
     write(service, players, [7] * 40, BOARDS[0])
     fold(execute, 4)
     assert count_buckets(execute) == 10
@@ -165,7 +165,7 @@ def test_an_old_snapshot_may_not_write(
 def test_concurrent_writers_of_the_same_boards_do_not_deadlock(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
-    """Each writes its own players to both boards, in opposite orders, while the boards are folded."""
+    """Each writes its own players to both leaderboards, in opposite orders, while they are folded."""
     errors: list[Exception] = []
 
     def work(worker: int) -> None:

@@ -17,7 +17,7 @@ from core.stack.ports import find_free_port
 from core.testing import ValkeyServer
 from exporter.exposition import Exposition
 from exporter.server import build_app
-from tests.serving import served
+from tests.exporter_server import served
 from tests.web import serving
 
 Run = Callable[..., Result]

@@ -9,7 +9,7 @@ from starlette.responses import PlainTextResponse
 from core.metrics.registry import open_metrics
 from core.stack import probe, task_probe
 from core.stack.ports import LOOPBACK, find_free_port
-from tests.serving import served
+from tests.exporter_server import served
 
 
 def test_a_task_is_healthy_while_it_succeeds(
