@@ -14,6 +14,7 @@ from typing import Final
 
 import numpy as np
 
+from core.database.log_positions import CURRENT, demanding
 from core.errors import InvalidInput, PriceFileError
 from core.price_import.daily_ticks import build_ticks
 from core.price_import.options import Split
@@ -66,7 +67,9 @@ def load_prices(
     Raises `PriceFileError`, with nothing loaded, when the days do not fit to those in the database.
     """
     table = reading.table
-    days_before = _fit_to_stored(service, reading)
+    # another process may have imported a moment ago
+    with demanding(CURRENT):
+        days_before = _fit_to_stored(service, reading)
     ticks = chain.from_iterable(
         build_ticks(table.select(table.rows_of(code)), symbol, days_before[symbol])
         for code, symbol in enumerate(table.symbols)
@@ -173,7 +176,8 @@ def move_to_today(
     at its first import: at other dates the same days would be stored twice. With `keep_dates` the days
     are not moved; raises `InvalidInput` when they were moved before.
     """
-    stored = service.get_moved_weeks()
+    with demanding(CURRENT):
+        stored = service.get_moved_weeks()
     known = [stored[symbol] for symbol in reading.table.symbols if symbol in stored]
     if keep_dates:
         if any(known):

@@ -129,7 +129,7 @@ class Portfolios(ServiceBase):
     def get_portfolio_history(
         self, user_id: UUID | str, *, limit: int = 100, before: date | None = None
     ) -> tuple[Portfolio, ...]:
-        """Return up to `limit` portfolios of a user, newest session first, as they are now.
+        """Return up to `limit` portfolios of a user, newest session first, as of now.
 
         `before` is the session_date of the last row of the page before; without it, the list begins at
         today's session (UTC). Sessions after tomorrow are always left out. A user without any portfolio has
@@ -142,7 +142,7 @@ class Portfolios(ServiceBase):
     def list_portfolios(
         self, session_date: date | None = None, *, limit: int = 100, after: Portfolio | None = None
     ) -> tuple[Portfolio, ...]:
-        """Return up to `limit` portfolios of a session (None: today's) by user id, as they are now.
+        """Return up to `limit` portfolios of a session (None: today's) by user id, as of now.
 
         `after` is the last portfolio of the page before. Raises `InvalidInput`.
         """

@@ -58,7 +58,9 @@ class EnhancedDatabaseService(
     context manager. Every call that asks the database may raise `DatabaseUnavailable`,
     `PoolTimeout`, `PoolClosed`, `QueryTimeout` or another `DatabaseError`; trouble with the cache never
     reaches a caller. Ages in the docstrings hold while the database answers: while it does not, a
-    cached read may answer with the last known value, and `stale_seconds()` says how old that is.
+    cached read may answer with the last known value, and `stale_seconds()` says how old that is. With
+    DATABASE_REPLICA_URLS, "as of now" has all that this process wrote, and what others wrote at least
+    1.5 s ago; `at_least` asks for more (docs/replicas.md).
     """
 
     def __init__(

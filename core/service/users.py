@@ -80,7 +80,7 @@ class Users(ServiceBase):
         self._cache.get_or_load_many(_PROFILE, {user_key(user_id): user_id for user_id in user_ids}, load)
 
     def get_user_by_username(self, username: str) -> User:
-        """Return the user with exactly this username, upper and lower case included, as it is now.
+        """Return the user with exactly this username, upper and lower case included, as of now.
 
         Raises `UserNotFound`, `InvalidInput`.
         """
@@ -100,7 +100,7 @@ class Users(ServiceBase):
         return self._emails.decrypt_all(self._read(queries.search_users, checked, check_limit(limit)))
 
     def list_users_by_email(self, email: str, *, limit: int = 100) -> tuple[User, ...]:
-        """Return up to `limit` users with an e-mail address, in the order of their ids, as they are now.
+        """Return up to `limit` users with an e-mail address, in the order of their ids, as of now.
 
         Upper and lower case are the same. Raises `InvalidInput`, and
         `EncryptionKeyMissing`.
@@ -115,7 +115,7 @@ class Users(ServiceBase):
         )
 
     def list_users(self, *, limit: int = 100, after: User | None = None) -> tuple[User, ...]:
-        """Return up to `limit` users in the order of their ids, as they are now.
+        """Return up to `limit` users in the order of their ids, as of now.
 
         Ids of `create_user` are in the order of creation. `after` is the last user of the page
         before. Raises `InvalidInput`.

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 from numpy.random import PCG64, Generator, SeedSequence
 
+from core.database.log_positions import CURRENT, demanding
 from core.records import DAILY_RETURNS, VOLATILITY_RETURNS, MarketEvent, Quest, Tick, User
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import Integers, money_cents, to_money
@@ -63,6 +64,13 @@ def play_missed_sessions(
     `MOST_DAYS` days are missing. Raises what the service raises; a later call continues with the
     day that failed.
     """
+    with demanding(CURRENT):
+        return _play_missed_sessions(service, today, check_stop=check_stop, progress=progress)
+
+
+def _play_missed_sessions(
+    service: EnhancedDatabaseService, today: date, *, check_stop: Callable[[], None], progress: Progress
+) -> list[date]:
     last = service.list_leaderboard_dates(DAILY_RETURNS, limit=1, before=today)
     if not last:
         return []

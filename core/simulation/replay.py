@@ -14,6 +14,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from core.database.log_positions import CURRENT, demanding
 from core.errors import InvalidInput
 from core.records import Quest
 from core.service import EnhancedDatabaseService
@@ -90,7 +91,8 @@ class SeedPlan:
     def survey(self) -> Survey:
         """Return what is in the database: what the seed would replace, and what no seed has made."""
         players, history = len(self._replay.user_ids), self._replay.history
-        return survey(self._service, players=players, mark=self._mark, history=history)
+        with demanding(CURRENT):
+            return survey(self._service, players=players, mark=self._mark, history=history)
 
     def run(self, progress: Progress = ignore_progress, *, now: datetime | None = None) -> SeedResult:
         """Replay the sessions.
@@ -100,9 +102,10 @@ class SeedPlan:
         """
         replay = self._replay
         joined_at = [open_of(day) for day in replay.join_days]
-        players = replace_players(
-            self._service, self._traits, mark=self._mark, joined_at=joined_at, progress=progress
-        )
+        with demanding(CURRENT):
+            players = replace_players(
+                self._service, self._traits, mark=self._mark, joined_at=joined_at, progress=progress
+            )
         result = _write(
             self._service, replay, players, progress, seed=self._seed, now=now or datetime.now(UTC)
         )
@@ -121,7 +124,9 @@ def plan_seed(
     _check("seed", seed, 0, MAX_SEED)
     if sessions is not None:
         _check("sessions", sessions, 1, None)
-    history = load_history(service)
+    # the import has often just ended, in another process
+    with demanding(CURRENT):
+        history = load_history(service)
     if not history.days:
         raise InvalidInput(NO_PRICES)
     first = max(0, len(history.days) - (sessions or len(history.days)))

@@ -19,6 +19,7 @@ from typing import Final
 from numpy.random import Generator, default_rng
 
 from core.backoff import Backoff
+from core.database.log_positions import CURRENT, demanding
 from core.database.process_lock import ProcessLock
 from core.errors import DatabaseError, EchoMarketsError, PoolClosed
 from core.service import EnhancedDatabaseService
@@ -101,10 +102,13 @@ class Simulator:
         session, self._session = self._session, None
         today = now.astimezone(UTC).date()
         if session is None or session.day != today:
-            session = self._open(today)
+            # the simulator before may have ended a moment ago
+            with demanding(CURRENT):
+                session = self._open(today)
         self._move(session, now)
         if session.players is None or session.quests is None:
-            session.players, session.quests = self._open_players(session)
+            with demanding(CURRENT):
+                session.players, session.quests = self._open_players(session)
         result = session.players.value()
         if session.players.write(self._service, result):
             session.quests.advance(result, self._check_stop)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from core import Settings, models
+from core import EnhancedDatabaseService, Settings, models
 from core.cache.kinds import KINDS
 from core.cli import main
+from core.database.primary_positions import FLOOR_SECONDS
 from core.settings import RoleSettings
 from core.stack.settings import StackSettings
 from dashboard.pages.leaderboards import download as leaderboards_download
@@ -44,6 +45,13 @@ def test_every_document_is_reached_from_the_readme(repository: Path) -> None:
         assert f"](docs/{path.name})" in readme, f"README.md does not link docs/{path.name}"
     for path in (repository / "docs/decisions").glob("0*.md"):
         assert f"]({path.name})" in decisions, f"docs/decisions/README.md does not link {path.name}"
+
+
+def test_the_age_of_an_answer_of_a_replica_is_that_of_the_code(repository: Path) -> None:
+    """The docstring of the service and the page about replicas have the same seconds."""
+    page = (repository / "docs/replicas.md").read_text(encoding="utf-8")
+    assert f'means "{FLOOR_SECONDS:g} s old at most"' in page
+    assert f"at least {FLOOR_SECONDS:g} s ago" in " ".join((EnhancedDatabaseService.__doc__ or "").split())
 
 
 def test_every_link_leads_somewhere(repository: Path) -> None:
