@@ -10,7 +10,6 @@ contain no address.
 """
 
 import contextlib
-import hashlib
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +18,7 @@ from typing import Any, Final, NamedTuple
 import redis
 
 from core.cache.client import Script
-from core.cache.codec import FENCE_MARK, LEASE_MARK, ORIGIN_BYTES, UNKNOWN_ORIGIN, new_token
+from core.cache.codec import FENCE_MARK, LEASE_MARK, new_token
 from core.cache.connection import ErrorReply, RedisConnection, encode_command, parse_greeting
 from core.cache.epochs import Epochs
 from core.cache.kinds import FAMILIES
@@ -34,6 +33,7 @@ from core.cache.leases_and_fences import (
     build_lease_request,
     build_release_request,
 )
+from core.cache.origin import digest_origin, read_origin, read_server
 from core.cache.position_slots import SLOT_FAMILY
 from core.cache.timeline_claim import TimelineClaim
 from core.cache.topology import PRIMARY_MOVED, make_connection_factory
@@ -46,9 +46,6 @@ SCRATCH_MILLISECONDS: Final = 10_000
 NO_SHA: Final = "0" * 40
 # Only RESP3 has pushes.
 PUSH_PROTOCOL: Final = 3
-# The fields of INFO that make up the origin of a server's data: `run_id` is new at each start,
-# `master_replid` at each promotion (Redis documentation, INFO).
-ORIGIN_FIELDS: Final = {"server": b"run_id", "replication": b"master_replid"}
 # Long enough for a server's message.
 REASON_LENGTH: Final = 400
 # HOST:PORT and a bare IPv4 address, but not the line of a script (@user_script:12).
@@ -140,10 +137,10 @@ class CapabilityCheck:
     def join_epoch(self, connection: RedisConnection) -> None:
         """Join the epoch of a connection's server, where there are epochs; raises `ErrorReply`."""
         if self._epochs is not None and self._epochs.are_on(connection):
-            server = _read_server(connection)
+            server = read_server(connection)
             if not all(server):
                 raise ErrorReply("NOPERM it does not show INFO, which tells one primary from another")
-            self._epochs.join(connection, _digest(server))
+            self._epochs.join(connection, digest_origin(server))
 
     def recheck(self, connection: RedisConnection) -> None:
         """Check an old connection again; raises `ErrorReply`."""
@@ -297,42 +294,6 @@ def _is_int(reply: Any) -> bool:
 
 def _is_none(reply: Any) -> bool:
     return reply is None
-
-
-# -- origin ---------------------------------------------------------------------------------
-
-
-def read_origin(connection: RedisConnection) -> bytes:
-    """Return the origin of the data: the run of the server, its replication history, and the timeline.
-
-    A server that starts from a snapshot, or a replica that is promoted before it has the last changes, has
-    values and versions from before acknowledged writes. They look like current ones, so a value is stored
-    with its origin and is valid only under it. The same holds for what was read from another timeline of
-    the database. The snapshot of a server that does not report these fields is not noticed. Where there
-    are epochs, the epoch stands for the server.
-    """
-    timeline = connection.timeline or b""
-    found = [connection.epoch] if connection.epoch else _read_server(connection)
-    if not all(found) and not timeline:
-        return UNKNOWN_ORIGIN
-    return _digest([*found, timeline])
-
-
-def _read_server(connection: RedisConnection) -> list[bytes]:
-    """Return the run of the server and its replication history, each empty when it does not report it."""
-    replies = connection.exchange([encode_command("INFO", section) for section in ORIGIN_FIELDS])
-    return [find_field(reply, name) for reply, name in zip(replies, ORIGIN_FIELDS.values(), strict=True)]
-
-
-def _digest(parts: Sequence[bytes]) -> bytes:
-    return hashlib.blake2b(b" ".join(parts), digest_size=ORIGIN_BYTES).digest()
-
-
-def find_field(reply: object, name: bytes) -> bytes:
-    """Return a field of a reply to INFO; empty when it is missing, or the reply is an error."""
-    text = reply.encode() if isinstance(reply, str) else reply
-    found = re.search(rb"^" + name + rb":(\w+)", text, re.MULTILINE) if isinstance(text, bytes) else None
-    return found[1] if found else b""
 
 
 # -- invalidation feed ------------------------------------------------------------------------

@@ -27,7 +27,7 @@ VERSION_MARK = b"R"
 TOKEN_BYTES = 16
 # The stored form of every type; after a change of this text all values stored before are misses.
 FORM = "origin, crc32, msgpack"
-# See core.cache.capability.read_origin.
+# See core.cache.origin.
 ORIGIN_BYTES = 8
 UNKNOWN_ORIGIN = bytes(ORIGIN_BYTES)
 # Without a checksum, a changed byte could decode as a wrong value.

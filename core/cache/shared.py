@@ -73,7 +73,7 @@ class SharedCache:
 
     @property
     def origin(self) -> bytes:
-        """The origin of the data that this thread read last, see `core.cache.capability.read_origin`."""
+        """The origin of the data that this thread read last, see `core.cache.origin`."""
         return self._client.origin
 
     def get_many(self, keys: Sequence[str]) -> list[Any]:

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.cache import codec
-from core.cache.capability import find_field
 from core.cache.codec import (
     ABSENT,
     FENCE_MARK,
@@ -28,6 +27,7 @@ from core.cache.codec import (
 )
 from core.cache.connection import ErrorReply
 from core.cache.leases_and_fences import build_lease_request
+from core.cache.origin import find_field
 from core.records import LeaderboardEntry
 
 ENTRY = LeaderboardEntry(
