@@ -27,8 +27,9 @@ from core.stack.redis_access import build_acl
 from core.testing import PostgresServer
 from tests.conftest import connected
 from tests.exporter_server import served
-from tests.matrix.caches.couple import Couple, make_settings
-from tests.matrix.caches.servers import require_program
+from tests.matrix.caches.couple import HEAL_SECONDS, Couple, find_servers, make_settings
+from tests.matrix.caches.sentinels import run_sentinels
+from tests.matrix.caches.servers import TlsFiles, require_program
 from tests.matrix.caches.servers import run_server as run_redis
 from tests.matrix.conftest import Place, Variant
 from tests.matrix.servers import run_debian_postgres
@@ -207,3 +208,31 @@ def test_redis_is_verified(
         with Couple(make_settings(f"redis://{address}")) as couple:
             assert couple.find_stale() == []
             assert "a server that expects TLS needs rediss://" in (couple.diagnose().reason or "")
+
+
+def test_sentinels_and_their_servers_are_verified(
+    authorities: Authorities, server_directory: Callable[[], Path]
+) -> None:
+    """A failover is followed over TLS; with another authority the cache is bypassed, with OpenSSL's words."""
+    folder = server_directory()
+    store_certificate(folder, "redis", authorities.issue())
+    files = TlsFiles(folder / "redis.crt", folder / "redis.key", authorities.folder / "own.crt")
+    with run_sentinels(require_program("redis"), server_directory, tls=files) as sentinels:
+
+        def trust(name: str) -> Settings:
+            return make_settings(sentinels.url(path=f"/0?ssl_ca_certs={authorities.folder / name}"))
+
+        with Couple(trust("own.crt")) as couple:
+            couple.warm()
+            _, replica = sentinels.find_primary()
+            sentinels.fail_over()
+            sentinels.wait_for_election(replica.port)
+            assert wait_until(lambda: find_servers(couple) == {replica.port}, seconds=stretch(HEAL_SECONDS))
+            couple.finish()
+        with Couple(trust("other.crt")) as couple:
+            assert couple.find_stale() == []
+            assert "certificate verify failed" in (couple.diagnose().reason or "")
+        plaintext = make_settings(sentinels.url().replace("rediss", "redis"))
+        with Couple(plaintext) as couple:
+            assert couple.find_stale() == []
+            assert "rediss" in (couple.diagnose().reason or "")

@@ -15,7 +15,7 @@ import redis
 
 from core.stack.ports import LOOPBACK, find_free_port
 from tests.matrix.caches.couple import wait_until
-from tests.matrix.caches.servers import START_SECONDS, STOP_SECONDS, RedisServer, run_server
+from tests.matrix.caches.servers import START_SECONDS, STOP_SECONDS, RedisServer, TlsFiles, run_server
 from tests.patience import stretch
 
 SERVICE = "echo"
@@ -29,10 +29,24 @@ class Sentinel:
     """One sentinel process."""
 
     def __init__(
-        self, program: str, directory: Path, port: int, lines: list[str], *, password: str = ""
+        self,
+        program: str,
+        directory: Path,
+        port: int,
+        lines: list[str],
+        *,
+        password: str = "",
+        tls: TlsFiles | None = None,
     ) -> None:
         self.port = port
-        self.client = redis.Redis(host=LOOPBACK, port=port, password=password or None, protocol=2)
+        self.client = redis.Redis(
+            host=LOOPBACK,
+            port=port,
+            password=password or None,
+            protocol=2,
+            ssl=tls is not None,
+            ssl_ca_certs=None if tls is None else str(tls.authority),
+        )
         self._directory = directory
         self._program = program
         (directory / "sentinel.conf").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -87,14 +101,21 @@ class Sentinel:
 class Sentinels:
     """The two servers and the sentinels that watch them."""
 
-    def __init__(self, servers: tuple[RedisServer, RedisServer], sentinels: list[Sentinel]) -> None:
+    def __init__(
+        self,
+        servers: tuple[RedisServer, RedisServer],
+        sentinels: list[Sentinel],
+        *,
+        tls: TlsFiles | None = None,
+    ) -> None:
         self.servers = servers
         self.sentinels = sentinels
+        self._scheme = "redis+sentinel" if tls is None else "rediss+sentinel"
 
     def url(self, account: str = "", *, service: str = SERVICE, path: str = "/0") -> str:
         """Return the address of the service; `account` is NAME:PASSWORD."""
         hosts = ",".join(f"{LOOPBACK}:{sentinel.port}" for sentinel in self.sentinels)
-        return f"redis+sentinel://{account and account + '@'}{hosts}/{service}{path}"
+        return f"{self._scheme}://{account and account + '@'}{hosts}/{service}{path}"
 
     def find_primary(self) -> tuple[RedisServer, RedisServer]:
         """Return the server that the first sentinel names, and the other one."""
@@ -124,9 +145,14 @@ class Sentinels:
 
 @contextmanager
 def run_sentinels(
-    program: str, make_directory: Callable[[], Path], *, password: str = "", sentinel_password: str = ""
+    program: str,
+    make_directory: Callable[[], Path],
+    *,
+    password: str = "",
+    sentinel_password: str = "",
+    tls: TlsFiles | None = None,
 ) -> Iterator[Sentinels]:
-    """Serve, with a password of the servers and another one of the sentinels."""
+    """Serve, with a password of the servers and another one of the sentinels; with `tls` nothing is plain."""
     options = ["--repl-diskless-sync-delay", "0"]
     lines = []
     if password:
@@ -135,16 +161,20 @@ def run_sentinels(
     if sentinel_password:
         lines += [f'requirepass "{sentinel_password}"', f'sentinel sentinel-pass "{sentinel_password}"']
     with ExitStack() as stack:
-        primary = stack.enter_context(run_server(program, make_directory(), *options, password=password))
+        primary = stack.enter_context(
+            run_server(program, make_directory(), *options, password=password, tls=tls)
+        )
         options += ["--replicaof", f"{LOOPBACK} {primary.port}"]
-        replica = stack.enter_context(run_server(program, make_directory(), *options, password=password))
+        replica = stack.enter_context(
+            run_server(program, make_directory(), *options, password=password, tls=tls)
+        )
         ports = [find_free_port() for _ in range(SENTINELS)]
         names = [secrets.token_hex(20) for _ in ports]
         sentinels = []
         for place, (port, name) in enumerate(zip(ports, names, strict=True)):
             configuration = [
                 f"bind {LOOPBACK}",
-                f"port {port}",
+                *([f"port {port}"] if tls is None else map(" ".join, tls.list_directives(port).items())),
                 f"sentinel myid {name}",
                 f"sentinel monitor {SERVICE} {LOOPBACK} {primary.port} 2",
                 f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MILLISECONDS}",
@@ -158,7 +188,9 @@ def run_sentinels(
                 ),
                 *lines,
             ]
-            sentinel = Sentinel(program, make_directory(), port, configuration, password=sentinel_password)
+            sentinel = Sentinel(
+                program, make_directory(), port, configuration, password=sentinel_password, tls=tls
+            )
             stack.callback(sentinel.client.close)
             stack.callback(sentinel.kill)
             sentinels.append(sentinel)
@@ -167,6 +199,6 @@ def run_sentinels(
         wait_until(
             lambda: replica.find_status("replication", "master_link_status") == "up", "it replicates", 20
         )
-        running = Sentinels((primary, replica), sentinels)
+        running = Sentinels((primary, replica), sentinels, tls=tls)
         running.wait_until_ready()
         yield running

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import redis
@@ -37,13 +37,42 @@ def require_program(name: str) -> str:
     return found
 
 
+class TlsFiles(NamedTuple):
+    """The files of servers that accept TLS only, and use it between them."""
+
+    certificate: Path
+    key: Path
+    authority: Path
+
+    def list_directives(self, port: int) -> dict[str, str]:
+        """Return the configuration of a server that listens on a port."""
+        return {
+            "port": "0",
+            "tls-port": str(port),
+            "tls-cert-file": str(self.certificate),
+            "tls-key-file": str(self.key),
+            "tls-ca-cert-file": str(self.authority),
+            "tls-auth-clients": "no",
+            "tls-replication": "yes",
+        }
+
+
 class RedisServer:
     """A server that a test may stop, kill, start again and configure."""
 
     def __init__(
-        self, program: str, directory: Path, *options: str, password: str = "", user: str = ""
+        self,
+        program: str,
+        directory: Path,
+        *options: str,
+        password: str = "",
+        user: str = "",
+        tls: TlsFiles | None = None,
     ) -> None:
         self.port = find_free_port()
+        if tls is not None:
+            directives = tls.list_directives(self.port).items()
+            options = (*options, *(part for name, value in directives for part in (f"--{name}", value)))
         self.socket = directory / "redis.sock"
         self._program = program
         self._directory = directory
@@ -108,10 +137,15 @@ class RedisServer:
 
 @contextmanager
 def run_server(
-    program: str, directory: Path, *options: str, password: str = "", user: str = ""
+    program: str,
+    directory: Path,
+    *options: str,
+    password: str = "",
+    user: str = "",
+    tls: TlsFiles | None = None,
 ) -> Iterator[RedisServer]:
     """Serve with options of the command line, such as `--cluster-enabled yes`."""
-    server = RedisServer(program, directory, *options, password=password, user=user)
+    server = RedisServer(program, directory, *options, password=password, user=user, tls=tls)
     try:
         server.start()
         yield server

@@ -93,8 +93,9 @@ def test_passwords_of_the_servers_and_of_the_sentinels(
     program: str, server_directory: Callable[[], Path]
 ) -> None:
     """Each has its own setting; the reason for a missing one names it."""
-    passwords = {"password": "of echo", "sentinel_password": "of sentinels"}
-    with run_sentinels(program, server_directory, **passwords) as sentinels:
+    with run_sentinels(
+        program, server_directory, password="of echo", sentinel_password="of sentinels"
+    ) as sentinels:
         settings = make_settings(sentinels.url(), password="of echo")
         for given in (None, SecretStr("wrong")):
             refused = settings.model_copy(update={"redis_sentinel_password": given})
