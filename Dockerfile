@@ -1,4 +1,5 @@
-# One image for every program of the stack; compose.yaml says which command each container runs.
+# One image for every program of the stack, and one for the proxies of the profiles pooler and scale; compose.yaml
+# says which command each container runs.
 # The default tag stands in compose.yaml too, where `make pin-images` adds its digest.
 ARG PYTHON_IMAGE=python:3.13-slim
 
@@ -22,6 +23,16 @@ ARG REVISION=unknown
 RUN python -c "from setuptools import build_meta; build_meta.build_wheel('/wheel')" \
     && pip --python /opt/echo-markets install --no-deps --no-index /wheel/*.whl \
     && cd /opt/echo-markets/lib/python3*/site-packages && echo "$REVISION" > REVISION
+
+# PgBouncer and HAProxy, as Debian has them
+FROM ${PYTHON_IMAGE} AS proxies
+
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends haproxy pgbouncer postgresql-client \
+    && rm -rf /var/lib/apt/lists/*
+WORKDIR /app
+COPY core/stack/probe.py ./
+USER 10001:10001
 
 # what runs: neither the sources, nor pip's cache, nor what builds a wheel
 FROM ${PYTHON_IMAGE}

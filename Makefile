@@ -23,7 +23,7 @@ UV ?= uv
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-up: $(RUNTIME) ## start the whole stack and load demo data (MODE=local or docker; PROFILE=tls or dev; WORKERS=2 processes of the dashboard; KEEP_DATES=1 for the dates of 2000 to 2013)
+up: $(RUNTIME) ## start the whole stack and load demo data (MODE=local or docker; PROFILE=tls, dev, replica, pooler, scale, sentinel; WORKERS=2 processes of the dashboard; KEEP_DATES=1 for the dates of 2000 to 2013)
 	@$(if $(filter command,$(origin WORKERS)),DASHBOARD_WORKERS=$(WORKERS) )$(STACK) up
 
 certs: $(RUNTIME) ## make and renew the certificates of `make up PROFILE=tls`

@@ -19,7 +19,7 @@ from rich.console import Console
 from core.app import configure_logging, open_process_lock, open_service
 from core.confirmation import confirm_loss
 from core.database.privileges import hand_over
-from core.database.roles import APP, MONITOR, OWNER, create_roles, open_administrator
+from core.database.roles import APP, MONITOR, OWNER, REPLICATION, create_roles, open_administrator
 from core.errors import EchoMarketsError, InvalidInput, RowsWouldBeLost, SettingsError
 from core.installation import DEMO_PRICES
 from core.key_rotation import rotate_keys
@@ -155,6 +155,8 @@ def roles_command() -> None:
         APP: settings.app_password.get_secret_value(),
         MONITOR: settings.monitor_password.get_secret_value(),
     }
+    if settings.replication_password is not None:
+        passwords[REPLICATION] = settings.replication_password.get_secret_value()
     with open_administrator(settings.admin_url.get_secret_value()) as admin:
         created = create_roles(admin, passwords)
         hand_over(admin)

@@ -15,7 +15,7 @@ from psycopg2 import errors, extensions, sql
 
 from core.database.driver_errors import translate_connect
 from core.errors import DatabaseError
-from core.settings.role_names import APP, MONITOR, OWNER, PLAYER, SEALER
+from core.settings.role_names import APP, MONITOR, OWNER, PLAYER, REPLICATION, SEALER
 
 __all__ = [
     "APP",
@@ -23,6 +23,7 @@ __all__ = [
     "MONITOR",
     "OWNER",
     "PLAYER",
+    "REPLICATION",
     "ROLES",
     "SEALER",
     "administer",
@@ -45,10 +46,11 @@ FIRST_WITH_OPTIONS: Final = 160_000
 
 
 class RoleForm(NamedTuple):
-    """Whether a role can sign in, and whether it has the privileges of its memberships without SET ROLE."""
+    """Whether a role can sign in, has the privileges of its memberships without SET ROLE, and replicates."""
 
     can_login: bool
     inherits: bool
+    replicates: bool = False
 
 
 class Membership(NamedTuple):
@@ -66,6 +68,7 @@ ROLES: Final[Mapping[str, RoleForm]] = {
     MONITOR: RoleForm(can_login=True, inherits=True),
     SEALER: RoleForm(can_login=False, inherits=False),
 }
+_FORMS: Final = {**ROLES, REPLICATION: RoleForm(can_login=True, inherits=False, replicates=True)}
 MEMBERSHIPS: Final = (
     Membership(PLAYER, APP, inherits=False),
     Membership(SEALER, OWNER, inherits=False),
@@ -94,6 +97,9 @@ _FIND_TOO_MIGHTY = """
 def create_roles(admin: extensions.connection, passwords: Mapping[str, str]) -> list[str]:
     """Create the missing roles, and set the passwords of `LOGINS`; return the names of the new roles.
 
+    With a password for `REPLICATION` that role too, which takes a superuser (or, from PostgreSQL 16 on, a
+    role that has REPLICATION itself).
+
     All or nothing, and repeatable: another run can set other passwords. `admin` is a connection of a
     superuser, or of a role with CREATEROLE that may grant pg_monitor; from PostgreSQL 16 on it must also have
     created the roles, or have the ADMIN OPTION on each. A password is sent only as the verifier that the
@@ -101,20 +107,21 @@ def create_roles(admin: extensions.connection, passwords: Mapping[str, str]) -> 
     """
     verifiers = {
         name: extensions.encrypt_password(passwords[name], name, scope=admin, algorithm="scram-sha-256")
-        for name in LOGINS
+        for name in (*LOGINS, *passwords.keys() & {REPLICATION})
     }
+    forms = {name: form for name, form in _FORMS.items() if name in ROLES or name in verifiers}
 
     def create(cursor: extensions.cursor) -> list[str]:
         cursor.execute(_UNLOGGED)
-        cursor.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", (list(ROLES),))
+        cursor.execute("SELECT rolname FROM pg_roles WHERE rolname = ANY(%s)", (list(forms),))
         before = {name for (name,) in cursor.fetchall()}
-        for name, form in ROLES.items():
+        for name, form in forms.items():
             verb = "ALTER" if name in before else "CREATE"
             _set_role(cursor, verb, name, form, verifiers.get(name))
         _refuse_too_mighty(cursor)
         for membership in MEMBERSHIPS:
             _grant_membership(cursor, membership)
-        return [name for name in ROLES if name not in before]
+        return [name for name in forms if name not in before]
 
     return administer(admin, create)
 
@@ -158,6 +165,8 @@ def _do_work(admin: extensions.connection, work: Callable[[extensions.cursor], T
 
 def _set_role(cursor: extensions.cursor, verb: str, name: str, form: RoleForm, verifier: str | None) -> None:
     options = f"{'LOGIN' if form.can_login else 'NOLOGIN'} {'INHERIT' if form.inherits else 'NOINHERIT'}"
+    if form.replicates:
+        options += " REPLICATION"
     statement = sql.SQL(verb + " ROLE {} " + options + " PASSWORD {}")
     cursor.execute(statement.format(sql.Identifier(name), sql.Literal(verifier)))
 

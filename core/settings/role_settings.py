@@ -20,6 +20,7 @@ class RoleSettings(EnvironmentSettings):
     owner_password: SecretStr = _password()
     app_password: SecretStr = _password()
     monitor_password: SecretStr = _password()
+    replication_password: SecretStr | None = Field(default=None, description="any text", min_length=1)
 
     @model_validator(mode="before")
     @classmethod

@@ -23,8 +23,9 @@ from core.stack.demo_data import load_demo_data, run_command
 from core.stack.drills import DRILLS, FAULT_SECONDS, RunningStack, run_drill
 from core.stack.folder import CONTENTS, StackFolder
 from core.stack.health import refuse_other_stack
-from core.stack.image_pins import pin_images
+from core.stack.image_pins import IMAGE_FILES, pin_images
 from core.stack.local import LocalStack
+from core.stack.profiles import list_profiles
 from core.stack.settings import StackSettings, describe_other_database
 from core.stack.stack import Stack
 from core.stack.stack_env import build_environment
@@ -111,15 +112,15 @@ def certs(folder: StackFolder) -> None:
         done = renew_certificates(folder.certificates, now=datetime.now(UTC))
     for name, is_new, expires_at in done:
         click.echo(f"{name}: {'made' if is_new else 'kept'}, valid until {expires_at:%Y-%m-%d}")
-    if folder.recorded().get("PROFILE") == "tls" and any(item.is_new for item in done):
+    if "tls" in list_profiles(folder.recorded()) and any(item.is_new for item in done):
         click.echo("`make down` and `make up PROFILE=tls` give them to the running servers")
 
 
 @stack.command("pin-images")
 @click.pass_obj
 def pin(folder: StackFolder) -> None:
-    """Write the digests of the images into compose.yaml; needs their registries."""
-    for tag, digest in pin_images(folder.root / "compose.yaml").items():
+    """Write the digests of the images into the files that name them; needs their registries."""
+    for tag, digest in pin_images([folder.root / name for name in IMAGE_FILES]).items():
         click.echo(f"{tag}@{digest}")
 
 
@@ -127,7 +128,7 @@ def pin(folder: StackFolder) -> None:
 @click.pass_obj
 def watch(folder: StackFolder) -> None:
     """Restart the programs of PROFILE=dev when their sources change, until Ctrl-C."""
-    if folder.recorded().get("PROFILE") != "dev":
+    if "dev" not in list_profiles(folder.recorded()):
         raise StackError("this needs the stack of PROFILE=dev; `make up MODE=docker PROFILE=dev` starts it")
     ComposeStack(folder, Console()).watch()
 

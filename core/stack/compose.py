@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -22,6 +23,8 @@ from core.stack.certificates import check_certificates
 from core.stack.container_secrets import SCRAPER, ContainerSecrets, make_secrets, name_copies
 from core.stack.embedded_servers import SUPERUSER
 from core.stack.ports import LOOPBACK, check_ports
+from core.stack.profiles import SERVICES as ADDED_SERVICES
+from core.stack.profiles import list_files, list_profiles
 from core.stack.redis_access import USER
 from core.stack.settings import DATABASE, StackSettings, refuse_other_secrets
 from core.stack.stack import SHOWN_LOG_LINES, Stack
@@ -39,6 +42,7 @@ PUBLISHED = {
 ONE_SHOT = frozenset({"secrets", "roles", "migrate", "seed"})
 FOLDER_LABEL = "com.docker.compose.project.working_dir="
 SERVICES = frozenset({*PUBLISHED, *ONE_SHOT, "simulator"})
+"""The services without any profile."""
 
 
 class Container(NamedTuple):
@@ -71,11 +75,11 @@ class ComposeStack(Stack):
     """The stack of one checkout in containers."""
 
     part_noun = "service"
-    part_names = tuple(sorted(SERVICES))
+    part_names = tuple(sorted({*SERVICES, *chain.from_iterable(ADDED_SERVICES.values())}))
 
     def _up(self, settings: StackSettings, *, backup: Path | None) -> None:
         with self.folder.lock():
-            if settings.profile == "tls":
+            if "tls" in settings.list_profiles():
                 check_certificates(self.folder.certificates, now=datetime.now(UTC))
             containers = self._list_containers(self._environment(settings))
             secrets = make_secrets(self.folder, settings)
@@ -87,7 +91,7 @@ class ComposeStack(Stack):
                     "ENCRYPTION_KEYS_FILE": str(self.folder.create_encryption_keys()),
                 },
             )
-            if self.folder.recorded() == recorded and _are_complete(containers):
+            if self.folder.recorded() == recorded and _are_complete(containers, recorded):
                 self.say("already running, nothing to do")
             else:
                 refuse_other_secrets(self.folder.root, recorded)
@@ -109,20 +113,21 @@ class ComposeStack(Stack):
     def remove_data(self) -> None:
         """Remove the containers and their volumes."""
         with self.folder.lock():
-            self._compose(["down", "--remove-orphans", "--volumes"])
+            # what is recorded is perhaps not what ran last: the volumes of every profile
+            self._compose(["down", "--remove-orphans", "--volumes"], profiles=tuple(ADDED_SERVICES))
         self.say("removed the containers and their volumes")
 
     def watch(self) -> None:
         """Restart what runs changed sources, until Ctrl-C."""
         self._compose(["watch", "--no-up"])
 
-    def _show_parts(self, recorded: Mapping[str, str]) -> bool:  # noqa: ARG002  # compose has the addresses
+    def _show_parts(self, recorded: Mapping[str, str]) -> bool:
         containers = self._list_containers()
         table = Table("service", "state", "healthy", "address", box=None)
         for item in containers:
             table.add_row(item.service, item.state, "yes" if item.is_healthy else "no", item.ports)
         self._console.print(table)
-        return _are_complete(containers)
+        return _are_complete(containers, recorded)
 
     def _show_logs(self, name: str | None, *, follow: bool) -> None:
         options = [
@@ -135,7 +140,8 @@ class ComposeStack(Stack):
 
     def _start(self, settings: StackSettings, *, backup: Path | None) -> None:
         environment = self._environment(settings)
-        start = ["up", "--build", "--detach", "--wait"]
+        # containers of a profile that is no longer chosen are removed
+        start = ["up", "--build", "--detach", "--wait", "--remove-orphans"]
         try:
             if backup is not None:
                 self._compose([*start, "postgres"], environment)
@@ -159,18 +165,30 @@ class ComposeStack(Stack):
             **name_copies(settings),
         }
 
-    def _compose(self, arguments: list[str], environment: Mapping[str, str] | None = None) -> None:
-        command = self._build_command(arguments, environment)
+    def _compose(
+        self,
+        arguments: list[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        profiles: tuple[str, ...] | None = None,
+    ) -> None:
+        command = self._build_command(arguments, environment, profiles)
         result = subprocess.run(command, cwd=self.folder.root, env=environment, check=False)
         if result.returncode != 0:
             shown = f"docker compose {' '.join(arguments)}"
             raise StackError(f"`{shown}` failed with status {result.returncode}, see above")
 
-    def _build_command(self, arguments: list[str], environment: Mapping[str, str] | None) -> list[str]:
-        """Return the command line, with the file of the profile that starts or runs."""
-        profile = (environment or self.folder.recorded()).get("PROFILE")
-        files = ["--file", "compose.yaml", "--file", f"compose.{profile}.yaml"] if profile else []
-        return ["docker", "compose", *files, *arguments]
+    def _build_command(
+        self,
+        arguments: list[str],
+        environment: Mapping[str, str] | None,
+        profiles: tuple[str, ...] | None = None,
+    ) -> list[str]:
+        """Return the command line, with the files of the profiles, by default those that start or run."""
+        if profiles is None:
+            profiles = list_profiles(self.folder.recorded() if environment is None else environment)
+        files = [str(path) for path in list_files(Path(), profiles)] if profiles else []
+        return ["docker", "compose", *chain.from_iterable(("--file", file) for file in files), *arguments]
 
     def _list_containers(self, environment: Mapping[str, str] | None = None) -> list[Container]:
         command = self._build_command(["ps", "--all", "--format", "json"], environment)
@@ -202,8 +220,9 @@ class ComposeStack(Stack):
 
     def _check_ports(self, settings: StackSettings, containers: list[Container]) -> None:
         running = {item.service for item in containers if item.state == "running"}
-        names = [name for service, name in PUBLISHED.items() if service not in running]
+        published = {**PUBLISHED, "replica": "REPLICA_PORT"}
         ports = settings.ports("docker")
+        names = [name for service, name in published.items() if service not in running and name in ports]
         check_ports({name: ports[name] for name in names}, hosts={})
 
 
@@ -222,7 +241,9 @@ def build_addresses(
         "REDIS_URL": f"redis://{USER}@{LOOPBACK}:{settings.valkey_port}/0",
         "REDIS_PASSWORD": secrets.redis_password,
     }
-    if settings.profile == "tls":
+    if settings.replicas:
+        addresses["DATABASE_REPLICA_URLS"] = settings.replica_url(f"{APP}:{secrets.app_password}")
+    if "tls" in settings.list_profiles():
         authority = str(certificates / "ca.crt")
         quoted = quote(authority, safe="")
         for name in roles:
@@ -268,5 +289,7 @@ def _parse_container(item: Mapping[str, Any]) -> Container:
     )
 
 
-def _are_complete(containers: list[Container]) -> bool:
-    return {item.service for item in containers} >= SERVICES and all(item.is_healthy for item in containers)
+def _are_complete(containers: list[Container], recorded: Mapping[str, str]) -> bool:
+    """Say whether every service of the recorded profiles is there, and every container healthy."""
+    services = {*SERVICES, *chain.from_iterable(ADDED_SERVICES[name] for name in list_profiles(recorded))}
+    return {item.service for item in containers} >= services and all(item.is_healthy for item in containers)

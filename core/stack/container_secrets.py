@@ -8,9 +8,10 @@ from typing import Final, NamedTuple
 
 from pydantic import SecretStr
 
+from core.settings.role_names import APP, MONITOR, REPLICATION
 from core.stack.folder import StackFolder
 from core.stack.permissions import load_password, write_private
-from core.stack.redis_access import build_acl
+from core.stack.redis_access import build_acl, build_replication, build_sentinel
 from core.stack.settings import StackSettings
 
 SCRAPER: Final = "prometheus"
@@ -29,7 +30,6 @@ class ContainerSecrets(NamedTuple):
 
 def make_secrets(folder: StackFolder, settings: StackSettings) -> ContainerSecrets:
     """Return the secrets; the first call generates them. Those of the sign-in are copies of the settings."""
-    load_password(folder.secrets / "monitor.password")
     secrets = ContainerSecrets(
         superuser_password=load_password(folder.secrets / "postgres.password"),
         owner_password=load_password(folder.secrets / "owner.password"),
@@ -37,7 +37,21 @@ def make_secrets(folder: StackFolder, settings: StackSettings) -> ContainerSecre
         redis_password=load_password(folder.secrets / "redis.password"),
         exporter_password=load_password(folder.secrets / "exporter.password"),
     )
-    write_private(folder.secrets / "redis.acl", build_acl(secrets.redis_password))
+    monitor_password = load_password(folder.secrets / "monitor.password")
+    sentinel_password = load_password(folder.secrets / "sentinel.password")
+    replication_password = load_password(folder.secrets / "replication.password")
+    made = {
+        "redis.acl": build_acl(
+            secrets.redis_password,
+            sentinel_password=sentinel_password if "sentinel" in settings.list_profiles() else None,
+        ),
+        "redis.replication.conf": build_replication(sentinel_password),
+        "sentinel.conf": build_sentinel(sentinel_password),
+        "replication.pgpass": f"postgres:5432:replication:{REPLICATION}:{replication_password}\n",
+        "pooler.users": f'"{APP}" "{secrets.app_password}"\n"{MONITOR}" "{monitor_password}"\n',
+    }
+    for name, content in made.items():
+        write_private(folder.secrets / name, content)
     for name, value in find_sign_in(settings).items():
         # empty, because compose wants every file that compose.yaml names
         write_private(folder.secrets / name, value.get_secret_value() if value else "")

@@ -1,30 +1,34 @@
-"""`make pin-images`: the digests of the images in compose.yaml, as their registries report them.
+"""`make pin-images`: the digests of the images that containers are made of, as their registries report them.
 
-Owns the form of these lines in compose.yaml; pulls and changes no image.
+Owns the form of these lines and which files have them; pulls and changes no image.
 """
 
 import re
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
 from core.errors import StackError
 
+IMAGE_FILES: Final = ("compose.yaml", "containers/proxy.yaml")
 ANSWER_SECONDS: Final = 60.0
 # ${POSTGRES_IMAGE:-postgres:17} or ${POSTGRES_IMAGE:-postgres:17@sha256:...}
 _IMAGE: Final = re.compile(r"(?P<begin>\$\{[A-Z]+_IMAGE:-)(?P<tag>[^}@]+)(@(?P<digest>[^}]+))?\}")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-def pin_images(compose_file: Path) -> dict[str, str]:
+def pin_images(files: Iterable[Path]) -> dict[str, str]:
     """Write the present digest behind every tag; return the digests by tag.
 
     Raises `StackError` when a registry does not answer; nothing is written then.
     """
-    text = compose_file.read_text(encoding="utf-8")
-    digests = {tag: find_digest(tag) for tag in sorted({found["tag"] for found in _IMAGE.finditer(text)})}
-    pinned = _IMAGE.sub(lambda found: f"{found['begin']}{found['tag']}@{digests[found['tag']]}}}", text)
-    compose_file.write_text(pinned, encoding="utf-8")
+    texts = {path: path.read_text(encoding="utf-8") for path in files}
+    tags = {found["tag"] for text in texts.values() for found in _IMAGE.finditer(text)}
+    digests = {tag: find_digest(tag) for tag in sorted(tags)}
+    for path, text in texts.items():
+        pinned = _IMAGE.sub(lambda found: f"{found['begin']}{found['tag']}@{digests[found['tag']]}}}", text)
+        path.write_text(pinned, encoding="utf-8")
     return digests
 
 
@@ -41,5 +45,5 @@ def find_digest(tag: str) -> str:
     if result.returncode != 0 or _DIGEST.fullmatch(digest) is None:
         lines = (result.stderr.strip() or result.stdout.strip()).splitlines()
         reason = lines[-1] if lines else "no output"
-        raise StackError(f"the digest of {tag} cannot be found ({reason}); compose.yaml is unchanged")
+        raise StackError(f"the digest of {tag} cannot be found ({reason}); nothing was changed")
     return digest

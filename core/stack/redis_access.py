@@ -1,16 +1,70 @@
-"""The Redis user `echo` of the stack, with the commands and keys that it needs.
+"""The Redis user `echo` of the stack, with the commands and keys that it needs, and what sentinels need.
 
 Owns the rule that docs/redis.md shows. A client that does not sign in may only PING, for the probe of the
 container.
 """
 
 import hashlib
+from typing import Final
 
 USER = "echo"
 COMMANDS = "+mget +set +del +unlink +pttl +time +scan +eval +evalsha +client|tracking +info +select"
 
+SENTINEL_USER: Final = "sentinel"
+"""Signs in from the sentinels, and from a replica at its primary."""
+# the list of the documentation of Sentinel, and that of replication
+_SENTINEL_COMMANDS: Final = (
+    "+multi +exec +ping +info +role +publish +subscribe +slaveof +config|rewrite"
+    " +client|setname +client|kill +script|kill +psync +replconf"
+)
+SENTINEL_SERVICE: Final = "echo-markets"
+"""The name under which sentinels know the primary."""
+SENTINEL_QUORUM: Final = 2  # of three
+# longer than the pauses of a busy machine
+DOWN_AFTER_MILLISECONDS: Final = 3_000
+FAILOVER_MILLISECONDS: Final = 10_000
 
-def build_acl(password: str) -> str:
-    """Return the content of the server's `aclfile`; it has a digest of the password, as Redis stores it."""
-    digest = hashlib.sha256(password.encode()).hexdigest()
-    return f"user default reset on nopass +ping\nuser {USER} reset on #{digest} ~* {COMMANDS}\n"
+
+def build_acl(password: str, *, sentinel_password: str | None = None) -> str:
+    """Return the content of the server's `aclfile`; it has digests of the passwords, as Redis stores them."""
+    lines = [
+        "user default reset on nopass +ping",
+        f"user {USER} reset on #{_digest(password)} ~* {COMMANDS}",
+    ]
+    if sentinel_password is not None:
+        lines.append(
+            f"user {SENTINEL_USER} reset on #{_digest(sentinel_password)} allchannels {_SENTINEL_COMMANDS}"
+        )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def build_replication(password: str) -> str:
+    """Return the lines of a server's configuration with which it signs in at its primary."""
+    return f"masteruser {SENTINEL_USER}\nmasterauth {password}\n"
+
+
+def build_sentinel(password: str) -> str:
+    """Return the configuration of a sentinel; `containers/sentinel.sh` adds its name.
+
+    The programs sign in at the sentinels, and these at each other and at the servers, with one password.
+    """
+    name = SENTINEL_SERVICE
+    lines = [
+        "port 26379",
+        "dir /data",
+        f"requirepass {password}",
+        f"sentinel sentinel-pass {password}",
+        # a container that is started again may have another address
+        "sentinel resolve-hostnames yes",
+        "sentinel announce-hostnames yes",
+        f"sentinel monitor {name} redis 6379 {SENTINEL_QUORUM}",
+        f"sentinel auth-user {name} {SENTINEL_USER}",
+        f"sentinel auth-pass {name} {password}",
+        f"sentinel down-after-milliseconds {name} {DOWN_AFTER_MILLISECONDS}",
+        f"sentinel failover-timeout {name} {FAILOVER_MILLISECONDS}",
+    ]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _digest(password: str) -> str:
+    return hashlib.sha256(password.encode()).hexdigest()

@@ -23,14 +23,26 @@ SERVER_USER = 999  # of the images postgres and redis
 PROMETHEUS_USER = 65534
 
 # the name of each folder is in compose.yaml too, where the container mounts it
-_EVERY_PROGRAM = ("redis.password", "ca.crt")
+_EVERY_PROGRAM = ("redis.password", "sentinel.password", "ca.crt")
 _READS_USERS = (*_EVERY_PROGRAM, "app.password", "encryption.keys")
 RECEIVERS = {
     "postgres": Receiver(SERVER_USER, ("postgres.password", "postgres.crt", "postgres.key")),
-    "redis": Receiver(SERVER_USER, ("redis.acl", "redis.crt", "redis.key", "ca.crt")),
+    "replica": Receiver(SERVER_USER, ("replication.pgpass",)),
+    "pooler": Receiver(APPLICATION_USER, ("pooler.users",)),
+    "redis": Receiver(
+        SERVER_USER, ("redis.acl", "redis.replication.conf", "redis.crt", "redis.key", "ca.crt")
+    ),
+    "sentinel": Receiver(SERVER_USER, ("sentinel.conf", "sentinel.password")),
     "roles": Receiver(
         APPLICATION_USER,
-        ("postgres.password", "owner.password", "app.password", "monitor.password", "ca.crt"),
+        (
+            "postgres.password",
+            "owner.password",
+            "app.password",
+            "monitor.password",
+            "replication.password",
+            "ca.crt",
+        ),
     ),
     "owner": Receiver(APPLICATION_USER, (*_READS_USERS, "owner.password")),
     "application": Receiver(APPLICATION_USER, _READS_USERS),

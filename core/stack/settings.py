@@ -6,10 +6,10 @@ The settings of the processes are in `core.settings`, and there those that both 
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from core.errors import SettingsError
 from core.settings import (
@@ -24,42 +24,59 @@ from core.settings.secret_files import list_secrets, read_secret
 from core.settings.stack_identity import describe_database
 from core.stack.backup import parse_key
 from core.stack.ports import LOOPBACK
+from core.stack.profiles import FORM, check_combination, check_profiles, list_profiles, separate_replica
 from core.stack.stack_env import FILE, find_secret
 
 DATABASE = "echo_markets"
 
 Mode = Literal["local", "docker"]
-Profile = Literal["tls", "dev"]
+Profiles = Annotated[str, AfterValidator(check_profiles)]
 
 
 class StackSettings(SharedSettings):
     """What `stack` commands read from the environment; DATABASE_URL is not part of it."""
 
     mode: Mode | None = Field(default=None, description="local or docker")
-    profile: Profile | None = Field(default=None, description="tls or dev")
+    profile: Profiles | None = Field(default=None, description=FORM)
     postgres_port: int = port(5433)
     replicas: int = number(0, 0, 1, unit="a whole number of replicas", zero="none")
     replica_port: int = port(5434)
     valkey_port: int = port(6380)
     prometheus_port: int = port(9090)
+    dashboards: int = number(2, 2, 16, unit="a whole number of containers")
     seed_players: int = number(100, 1, 100_000, unit="a whole number of players")
     seed_sessions: int = number(250, 1, 10_000, unit="a whole number of sessions")
     keep_dates: bool = Field(default=False, description="true or false")
     backup_key: SecretStr | None = Field(default=None, description="32 bytes in Base64")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _count_replica(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Take PROFILE=replica for REPLICAS=1, so that both mean the same, with and without containers."""
+        profile = values.get("profile")
+        if not isinstance(profile, str):
+            return values
+        others, has_replica = separate_replica(profile)
+        return values | ({"profile": others or None, "replicas": 1} if has_replica else {})
+
     @classmethod
     def load_for(cls, root: Path) -> "StackSettings":
         """Read the environment, the checkout's `.env` and what its running stack has recorded.
 
-        Raises `SettingsError`, also when two servers have the same port.
+        Raises `SettingsError`, also when two servers have the same port, or profiles do not go together.
         """
         settings = cls.load(_env_file=(root / STACK_ENV_FILE, root / ".env"))
         settings.check_ports_differ()
+        check_combination(settings.list_profiles())
         return settings
 
     def find_backup_key(self) -> bytes | None:
         """Return the bytes of BACKUP_KEY, or None without one; raises `StackError` when it is no key."""
         return None if self.backup_key is None else parse_key(self.backup_key.get_secret_value())
+
+    def list_profiles(self) -> tuple[str, ...]:
+        """Return the profiles of the containers, in the order of their files."""
+        return list_profiles({"PROFILE": self.profile or "", "REPLICAS": str(self.replicas)})
 
     def ports(self, mode: Mode) -> dict[str, int]:
         """Return the ports that the stack listens on, by the name of their setting."""
@@ -69,16 +86,17 @@ class StackSettings(SharedSettings):
             "EXPORTER_PORT": self.exporter_port,
             "DASHBOARD_PORT": self.dashboard_port,
         }
-        if mode == "docker":
-            return ports | {"PROMETHEUS_PORT": self.prometheus_port}
-        return ports | ({"REPLICA_PORT": self.replica_port} if self.replicas else {})
+        if self.replicas:
+            ports["REPLICA_PORT"] = self.replica_port
+        return ports | ({"PROMETHEUS_PORT": self.prometheus_port} if mode == "docker" else {})
 
     def environment(self, mode: Mode) -> dict[str, str]:
         """Return what `stack.env` records of these settings: where each server listens, and its processes."""
         hosts = {"EXPORTER_HOST": self.exporter_host, "DASHBOARD_HOST": self.dashboard_host}
         workers = {"DASHBOARD_WORKERS": str(self.dashboard_workers)}
         chosen = {"STACK_NAME": self.stack_name, "PROFILE": self.profile}
-        chosen["REPLICAS"] = str(self.replicas) if self.replicas and mode == "local" else None
+        chosen["REPLICAS"] = str(self.replicas) if self.replicas else None
+        chosen["DASHBOARDS"] = str(self.dashboards) if "scale" in self.list_profiles() else None
         ports = {name: str(port) for name, port in self.ports(mode).items()}
         given = {name: value for name, value in chosen.items() if value}
         return {"MODE": mode, **hosts, **ports, **workers, **given}

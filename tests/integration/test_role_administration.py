@@ -13,12 +13,13 @@ from uuid import uuid4
 import psycopg2
 import pytest
 from click.testing import CliRunner
+from psycopg2.extras import PhysicalReplicationConnection
 from pydantic import SecretStr
 
 from core import Settings, open_service
 from core.cli import main
 from core.database.privileges import hand_over
-from core.database.roles import APP, LOGINS, MONITOR, OWNER, create_roles, open_administrator
+from core.database.roles import APP, LOGINS, MONITOR, OWNER, REPLICATION, create_roles, open_administrator
 from core.errors import ConnectFailed, DatabaseError
 from core.migration import Migrator
 from core.testing import FAST, PostgresServer, run_postgres
@@ -328,3 +329,19 @@ def test_everything_works_behind_a_transaction_pooler(
             runner.start()
             outcomes = runner.wait(time.monotonic() + stretch(20))
         assert [each.name for each in outcomes if not each.is_success] == []
+
+
+def test_a_role_for_replicas_is_created_where_it_has_a_password(place: Place) -> None:
+    """It copies the log and may do nothing else; without its password nothing creates it."""
+    url = make_database(place, owner="postgres", schema="public")
+    assert REPLICATION not in set_up(url)
+    passwords = {**PASSWORDS, REPLICATION: "copy"}
+    assert set_up(url, passwords) == [REPLICATION]
+    assert set_up(url, {**passwords, REPLICATION: "another"}) == []
+    login = url_as(f"{REPLICATION}:another", url)
+    with pytest.raises(psycopg2.OperationalError, match="permission denied for database"):
+        psycopg2.connect(login)
+    with closing(psycopg2.connect(login, connection_factory=PhysicalReplicationConnection)) as connection:
+        cursor = connection.cursor()
+        cursor.execute("IDENTIFY_SYSTEM")
+        assert cursor.fetchone() is not None

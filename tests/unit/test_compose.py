@@ -1,10 +1,12 @@
 """What Docker Compose says about its containers, read without an engine."""
 
+import hashlib
 import json
 from pathlib import Path
 
 from pydantic import SecretStr
 
+from core.settings.role_names import APP, MONITOR
 from core.stack.compose import Container, find_checkouts, parse_containers
 from core.stack.container_secrets import make_secrets, name_copies
 from core.stack.folder import StackFolder
@@ -45,6 +47,25 @@ def test_finds_the_checkout_of_containers() -> None:
     """Two checkouts in folders of the same name would replace each other's containers."""
     labels = "com.docker.compose.project=main,com.docker.compose.project.working_dir=/home/alice/main,a=b"
     assert find_checkouts(json.dumps([{"Labels": labels}, {"Labels": labels}])) == {"/home/alice/main"}
+
+
+def test_the_pooler_and_the_sentinels_have_passwords_of_their_own(tmp_path: Path) -> None:
+    """PgBouncer knows the roles of the programs; only sentinels add a user to Redis."""
+    folder = StackFolder(tmp_path)
+    folder.create()
+    secrets = make_secrets(folder, StackSettings(profile="pooler"))
+    users = (folder.secrets / "pooler.users").read_text(encoding="utf-8").split()
+    monitor = (folder.secrets / "monitor.password").read_text(encoding="utf-8")
+    names = [f'"{text}"' for text in (APP, secrets.app_password, MONITOR, monitor)]
+    assert users == names
+    acl = folder.secrets / "redis.acl"
+    assert "user sentinel" not in acl.read_text(encoding="utf-8")
+    make_secrets(folder, StackSettings(profile="sentinel"))
+    password = (folder.secrets / "sentinel.password").read_text(encoding="utf-8")
+    assert f"user sentinel reset on #{hashlib.sha256(password.encode()).hexdigest()} " in acl.read_text(
+        encoding="utf-8"
+    )
+    assert f"requirepass {password}\n" in (folder.secrets / "sentinel.conf").read_text(encoding="utf-8")
 
 
 def test_the_secrets_of_a_sign_in_become_files(tmp_path: Path) -> None:

@@ -10,22 +10,68 @@ import yaml
 from core import Settings
 from core.settings.secret_files import list_secrets
 from core.stack.compose import ONE_SHOT, PUBLISHED, SERVICES
+from core.stack.profiles import SERVICES as ADDED_SERVICES
+from core.stack.profiles import list_profiles
 from core.stack.secret_copies import APPLICATION_USER, RECEIVERS
 from core.stack.settings import StackSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-PROFILES = ("tls", "dev")
+PROFILES = tuple(ADDED_SERVICES)
 DATA = {"postgres", "redis"}
 VERIFIED = "sslmode=verify-full&sslrootcert=/run/secrets/ca.crt"
 
 
+class _Replaced:
+    """A value that compose takes instead of the extended service's, where it would add to it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class _Loader(yaml.SafeLoader):
+    """Knows the tag of compose for such a value."""
+
+
+def _construct_replaced(loader: _Loader, node: yaml.Node) -> _Replaced:
+    if isinstance(node, yaml.MappingNode):
+        return _Replaced(loader.construct_mapping(node, deep=True))
+    assert isinstance(node, yaml.SequenceNode)
+    return _Replaced(loader.construct_sequence(node, deep=True))
+
+
+_Loader.add_constructor("!override", _construct_replaced)
+
+
 def read(name: str) -> Any:
-    """Return a file with its anchors resolved."""
-    return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+    """Return a file with its anchors resolved, and the services that its services extend."""
+    # a safe loader, with one more tag
+    document = yaml.load((ROOT / name).read_text(encoding="utf-8"), _Loader)
+    services = document.get("services", {})
+    for service, given in services.items():
+        base: dict[str, Any] = {}
+        if "extends" in given:
+            base = read(given["extends"]["file"])["services"][given["extends"]["service"]]
+        services[service] = base | {
+            key: value.value if isinstance(value, _Replaced) else _merge(base.get(key), value)
+            for key, value in given.items()
+            if key != "extends"
+        }
+    return document
+
+
+def _merge(base: Any, given: Any) -> Any:
+    """Return what compose makes of an extended value; a command is replaced."""
+    return {**base, **given} if isinstance(base, dict) and isinstance(given, dict) else given
 
 
 COMPOSE = read("compose.yaml")
 RUNNING = COMPOSE["services"]
+FILES = {profile: read(f"compose.{profile}.yaml") for profile in PROFILES}
+# what the profiles add
+ADDED = {
+    name: FILES[profile]["services"][name] for profile, names in ADDED_SERVICES.items() for name in names
+}
+EVERY = RUNNING | ADDED
 
 
 def list_mounts(service: dict[str, Any]) -> list[dict[str, Any]]:
@@ -36,12 +82,21 @@ def list_mounts(service: dict[str, Any]) -> list[dict[str, Any]]:
 def test_the_stack_knows_every_service() -> None:
     """`make status` and `make up` wait for each of them."""
     assert set(RUNNING) == SERVICES
+    for profile, names in ADDED_SERVICES.items():
+        assert set(FILES[profile]["services"]) - SERVICES == set(names), profile
 
 
-@pytest.mark.parametrize("name", RUNNING)
+def test_every_file_of_a_profile_has_a_name() -> None:
+    """And is listed with REPLICAS too."""
+    files = {path.name.split(".")[1] for path in ROOT.glob("compose.*.yaml")}
+    assert files == set(PROFILES)
+    assert list_profiles({"PROFILE": ",".join(PROFILES[1:]), "REPLICAS": "1"}) == PROFILES
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_every_service_is_hardened(name: str) -> None:
     """Read-only, without capabilities, bounded in memory, processes and logs, not root."""
-    service = RUNNING[name]
+    service = EVERY[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -58,10 +113,10 @@ def test_every_service_is_hardened(name: str) -> None:
         assert not str(service.get("user", APPLICATION_USER)).startswith("0")
 
 
-@pytest.mark.parametrize("name", sorted(SERVICES - ONE_SHOT))
+@pytest.mark.parametrize("name", sorted({*SERVICES - ONE_SHOT, *ADDED}))
 def test_every_service_that_stays_is_probed(name: str) -> None:
     """By a command that asks it something."""
-    assert RUNNING[name]["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
+    assert EVERY[name]["healthcheck"]["test"][0] in {"CMD", "CMD-SHELL"}
 
 
 def test_ports_are_published_on_the_loopback_interface_only() -> None:
@@ -71,6 +126,16 @@ def test_ports_are_published_on_the_loopback_interface_only() -> None:
     for name, published in ports.items():
         [port] = published
         assert re.fullmatch(rf"127\.0\.0\.1:\$\{{{PUBLISHED[name]}:-\d+\}}:\d+", port)
+
+
+def test_a_profile_publishes_no_port_that_another_service_has() -> None:
+    """The replica has one of its own, and HAProxy has that of the dashboards, which have none then."""
+    ports = {name: service["ports"] for name, service in ADDED.items() if service.get("ports")}
+    assert ports == {
+        "replica": ["127.0.0.1:${REPLICA_PORT:-5434}:5432"],
+        "haproxy": RUNNING["dashboard"]["ports"],
+    }
+    assert FILES["scale"]["services"]["dashboard"]["ports"] == []
 
 
 def test_only_programs_that_use_the_servers_share_a_network_with_them() -> None:
@@ -107,7 +172,7 @@ def test_every_image_is_named_once() -> None:
 @pytest.mark.parametrize("profile", [None, *PROFILES])
 def test_every_secret_is_a_file_that_somebody_receives(profile: str | None) -> None:
     """No password stands in the file, and each container mounts what is its own."""
-    added = read(f"compose.{profile}.yaml") if profile else {}
+    added = FILES[profile] if profile else {}
     files = COMPOSE["secrets"] | added.get("secrets", {})
     given = added.get("services", {}).get("secrets", {}).get("secrets", [])
     assert [*COMPOSE["services"]["secrets"]["secrets"], *given] == list(files)
@@ -132,7 +197,7 @@ def test_secrets_of_the_settings_file_stay_out_of_containers(name: str) -> None:
 
 def test_the_profile_tls_leaves_nothing_plain() -> None:
     """Every program that is told where a server is verifies its certificate."""
-    services = read("compose.tls.yaml")["services"]
+    services = FILES["tls"]["services"]
     for name, service in RUNNING.items():
         if "environment" in service and name != "postgres":
             told = services[name]["environment"]

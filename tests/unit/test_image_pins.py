@@ -38,7 +38,10 @@ def test_every_tag_gets_its_digest(compose_file: Path) -> None:
     """An older one is replaced; nothing else changes."""
     (compose_file.parent / "docker.redis_8").touch()
     digest = f"sha256:{7:064d}"
-    assert pin_images(compose_file) == {"postgres:17": digest, "redis:8": digest}
+    other = compose_file.with_name("proxy.yaml")
+    other.write_text("image: ${REDIS_IMAGE:-redis:8}\n", encoding="utf-8")
+    assert pin_images([compose_file, other]) == {"postgres:17": digest, "redis:8": digest}
+    assert other.read_text(encoding="utf-8") == f"image: ${{REDIS_IMAGE:-redis:8@{digest}}}\n"
     expected = TEXT.replace("postgres:17}", f"postgres:17@{digest}}}").replace("sha256:old", digest)
     assert compose_file.read_text(encoding="utf-8") == expected
 
@@ -46,5 +49,5 @@ def test_every_tag_gets_its_digest(compose_file: Path) -> None:
 def test_nothing_is_written_without_every_digest(compose_file: Path) -> None:
     """The error has the registry's words."""
     with pytest.raises(StackError, match=r"of redis:8 cannot be found \(ERROR: redis:8: not found\)"):
-        pin_images(compose_file)
+        pin_images([compose_file])
     assert compose_file.read_text(encoding="utf-8") == TEXT

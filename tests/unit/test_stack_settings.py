@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from core.errors import SettingsError
-from core.stack.settings import StackSettings
+from core.stack.profiles import FORM, list_profiles
+from core.stack.settings import Mode, StackSettings
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,7 @@ def test_environment_wins_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("DASHBOARD_PORT", "http", "a port from 1 to 65535"),
         ("POSTGRES_PORT", "70000", "a port from 1 to 65535"),
         ("MODE", "podman", "local or docker"),
-        ("PROFILE", "production", "tls or dev"),
+        ("PROFILE", "tls,production", FORM),
         ("DASHBOARD_WORKERS", "0", "a whole number of processes from 1 to 64"),
         ("SEED_PLAYERS", "0", "a whole number of players from 1 to 100000"),
         ("SEED_SESSIONS", "many", "a whole number of sessions from 1 to 10000"),
@@ -75,6 +76,41 @@ def test_wrong_value_is_named(
     with pytest.raises(SettingsError) as caught:
         StackSettings.load_for(tmp_path)
     assert str(caught.value) == f"{name} is '{value}', which is not allowed; set it to {allowed}"
+
+
+@pytest.mark.parametrize("mode", ["local", "docker"])
+def test_a_replica_is_chosen_in_two_ways(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, mode: Mode) -> None:
+    """PROFILE=replica is REPLICAS=1; what is recorded of it, REPLICAS=0 takes back."""
+    monkeypatch.setenv("PROFILE", " pooler, replica")
+    chosen = StackSettings.load_for(tmp_path)
+    assert (chosen.profile, chosen.replicas) == ("pooler", 1)
+    recorded = chosen.environment(mode)
+    assert list_profiles(recorded) == chosen.list_profiles() == ("replica", "pooler")
+    assert recorded["REPLICA_PORT"] == "5434"
+    monkeypatch.delenv("PROFILE")
+    monkeypatch.setenv("REPLICAS", "0")
+    write_env(tmp_path, ".local/stack.env", "".join(f"{name}={text}\n" for name, text in recorded.items()))
+    assert StackSettings.load_for(tmp_path).list_profiles() == ("pooler",)
+
+
+@pytest.mark.parametrize("profile", ["replica", "pooler", "sentinel"])
+def test_a_profile_without_certificates_is_refused_with_tls(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, profile: str
+) -> None:
+    """Instead of a stack in which some connections are encrypted."""
+    monkeypatch.setenv("PROFILE", f"tls,{profile}")
+    with pytest.raises(SettingsError, match=f"PROFILE=tls does not go together with {profile}"):
+        StackSettings.load_for(tmp_path)
+
+
+def test_the_number_of_dashboards_belongs_to_a_profile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """It is recorded with PROFILE=scale only, so that another number restarts the stack."""
+    monkeypatch.setenv("DASHBOARDS", "3")
+    assert "DASHBOARDS" not in StackSettings.load_for(tmp_path).environment("docker")
+    monkeypatch.setenv("PROFILE", "scale")
+    assert StackSettings.load_for(tmp_path).environment("docker")["DASHBOARDS"] == "3"
 
 
 def test_one_port_cannot_serve_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

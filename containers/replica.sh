@@ -1,0 +1,11 @@
+#!/bin/sh
+# Copies the primary, and serves the copy. Each start copies anew: the primary keeps no log for an old copy, which
+# is replaced when the new one is complete.
+set -eu
+rm -rf "$PGDATA.new"
+pg_basebackup \
+    --dbname="host=postgres user=echo_markets_replication passfile=/run/secrets/replication.pgpass" \
+    --pgdata="$PGDATA.new" --write-recovery-conf --checkpoint=fast
+rm -rf "$PGDATA"
+mv "$PGDATA.new" "$PGDATA"
+exec postgres -c shared_preload_libraries=pg_stat_statements -c hot_standby_feedback=on

@@ -1,0 +1,73 @@
+"""The profiles of the containers: a file each, `compose.PROFILE.yaml`, that is added to `compose.yaml`.
+
+Owns their names, order, services, and which of them do not go together. The files say what a profile is.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from core.errors import SettingsError
+
+REPLICA: Final = "replica"
+
+SERVICES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        REPLICA: ("replica",),
+        "pooler": ("pooler",),
+        "scale": ("haproxy",),
+        "sentinel": ("redis-replica", "sentinel-1", "sentinel-2", "sentinel-3"),
+        "tls": (),
+        "dev": (),
+    }
+)
+"""The services that each profile adds; compose gets the files in this order."""
+
+_PLAIN: Final = frozenset({REPLICA, "pooler", "sentinel"})
+"""The profiles with servers that have no certificate."""
+
+FORM: Final = "one or several of replica, pooler, scale, sentinel, tls and dev, with commas between them"
+
+
+def check_profiles(text: str) -> str:
+    """Return the text; raise `ValueError` for an unknown name."""
+    unknown = set(_split(text)) - SERVICES.keys()
+    if unknown:
+        raise ValueError(f"there is no profile {min(unknown)}")
+    return text
+
+
+def list_profiles(variables: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the profiles that PROFILE and REPLICAS choose, in the order of their files."""
+    chosen = set(_split(variables.get("PROFILE", "")))
+    if int(variables.get("REPLICAS") or 0):
+        chosen.add(REPLICA)
+    return tuple(name for name in SERVICES if name in chosen)
+
+
+def check_combination(profiles: Iterable[str]) -> None:
+    """Raise `SettingsError` for profiles that do not go together."""
+    chosen = set(profiles)
+    plain = sorted(_PLAIN & chosen)
+    if "tls" in chosen and plain:
+        raise SettingsError(
+            f"PROFILE=tls does not go together with {', '.join(plain)}, whose servers have no certificates;"
+            " leave one of them out"
+        )
+
+
+def separate_replica(profile: str) -> tuple[str, bool]:
+    """Return the profiles without `replica`, and whether that is among them."""
+    names = _split(profile)
+    return ",".join(name for name in names if name != REPLICA), REPLICA in names
+
+
+def list_files(root: Path, profiles: Iterable[str]) -> list[Path]:
+    """Return the files that compose reads."""
+    return [root / "compose.yaml", *(root / f"compose.{name}.yaml" for name in profiles)]
+
+
+def _split(text: str) -> tuple[str, ...]:
+    return tuple(name for name in re.split(" *, *", text.strip()) if name)
