@@ -1,9 +1,9 @@
-"""Count the entries of each board in buckets, so that ranks and deep pages read one bucket.
+"""Count the entries of each leaderboard in buckets, so that ranks and deep pages read one bucket.
 
-`leaderboard_counters` holds, for each board, where its buckets begin and how many entries
+`leaderboard_counters` holds, for each leaderboard, where its buckets begin and how many entries
 each holds: the sum over the rows of one beginning. Writers only ever add rows, so they
 neither wait for each other nor deadlock; `leaderboard_fold` sums the rows of a beginning
-up and splits buckets that have grown. Beginnings are places in the order of a board
+up and splits buckets that have grown. Beginnings are places in the order of a leaderboard
 (score descending, created_at, id), `depth` being minus the score, so buckets stay small
 whatever the scores are, a million equal ones included.
 

@@ -134,7 +134,7 @@ class FileReader:
             )
 
     def describe_zone(self) -> str:
-        """Return in which zone a day of the file is, "" when its times name none."""
+        """Say in which time zone the days of the file are; empty when its times name none."""
         if self._options.timezone is not None:
             return f", days of {self._options.timezone}"
         if self.dialect.date_form == "Unix time":

@@ -216,7 +216,7 @@ def _remove(service: EnhancedDatabaseService, user_ids: list[UUID], progress: Pr
 
 
 def find_free_username(service: EnhancedDatabaseService, number: int) -> str:
-    """Return a username that no other user has; a bulk load would overwrite that user."""
+    """Return a username that nobody has: a bulk load would overwrite the user with that name."""
     wanted = build_username(number)
     for username in chain([wanted], (f"{wanted}_{suffix}" for suffix in count(number))):
         try:

@@ -96,7 +96,7 @@ class Load:
             return Figures(**self._counts)
 
     def has_recovered(self, *, since: float) -> bool:
-        """Say whether every thread has got every answer, and none of them old, since a moment."""
+        """Say whether every call of every thread since a moment was answered, with no old value."""
         self._raise_broken()
         begun = [self._rounds.get(name, float("-inf")) for name in self._works]
         return min(begun) >= since

@@ -32,7 +32,7 @@ ID = uuid.UUID("018f0000-0000-7000-8000-000000000001")
 DAY = date(2026, 3, 2)
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 WRONG = object()
-# of the values that the annotations do not allow, and the calls take
+# builds updates from values that the annotations do not allow and the calls accept
 ANY_PORTFOLIO: Any = PortfolioUpdate
 ANY_SCORE: Any = LeaderboardUpdate
 

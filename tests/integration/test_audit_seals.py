@@ -130,7 +130,7 @@ def test_what_a_superuser_changes_is_named(
 def test_an_event_cannot_be_added_to_the_past(
     service: EnhancedDatabaseService, execute: Execute, sealed: list[UUID]
 ) -> None:
-    """As if a transaction of then had written it; a seal that is made later does not cover it up."""
+    """An event with the time and transaction of earlier ones is found, and no later seal hides it."""
     [(added,)] = execute(
         "INSERT INTO audit_events (actor, action, target, created_at, transaction_id)"
         " SELECT 'mallory', 'sign_in', 'dashboard', created_at, transaction_id FROM audit_events"

@@ -187,7 +187,7 @@ def test_a_period_shows_means(game: EnhancedDatabaseService) -> None:
     assert read_players(open_page(LEADERBOARDS, period="7 sessions", find="b")) == ["bob"]
 
 
-def test_pages_divide_a_board(game: EnhancedDatabaseService) -> None:
+def test_pages_divide_a_leaderboard(game: EnhancedDatabaseService) -> None:
     """The second page begins where the first ends; one that is not there says so."""
     day = SESSIONS[2]
     users = [game.create_user(username=f"more{n:02}") for n in range(15)]
@@ -331,7 +331,7 @@ def test_what_refreshes_fails_in_its_place(
     assert page.text_input[0].value in {"alice", "al"}
 
 
-def test_a_board_moves_on_to_a_session_that_began(game: EnhancedDatabaseService) -> None:
+def test_a_leaderboard_moves_on_to_a_session_that_began(game: EnhancedDatabaseService) -> None:
     """A page that is open at midnight does not stay with the session that was."""
     page = open_page(LEADERBOARDS)
     bob = game.get_user_by_username("bob")

@@ -49,7 +49,9 @@ def test_it_starts_without_a_database(tmp_path: Path) -> None:
     assert "hidden" not in dashboard.log.read_text()
 
 
-def test_a_board_is_downloaded(service: EnhancedDatabaseService, settings: Settings, tmp_path: Path) -> None:
+def test_a_leaderboard_is_downloaded(
+    service: EnhancedDatabaseService, settings: Settings, tmp_path: Path
+) -> None:
     """All rows, best first; an empty leaderboard is its header; what cannot be one is named."""
     play_game(service)
     url = settings.database_url.get_secret_value()

@@ -162,7 +162,7 @@ def test_an_old_snapshot_may_not_write(
     assert_counted(execute)
 
 
-def test_concurrent_writers_of_the_same_boards_do_not_deadlock(
+def test_concurrent_writers_of_the_same_leaderboards_do_not_deadlock(
     service: EnhancedDatabaseService, players: list[User], execute: Execute
 ) -> None:
     """Each writes its own players to both leaderboards, in opposite orders, while they are folded."""
@@ -191,7 +191,7 @@ def test_concurrent_writers_of_the_same_boards_do_not_deadlock(
     assert service.get_leaderboard(BOARDS[1], DAY, 1)[0].rank == 1
 
 
-def test_a_large_board_is_split_by_itself(service: EnhancedDatabaseService, execute: Execute) -> None:
+def test_a_large_leaderboard_is_split_by_itself(service: EnhancedDatabaseService, execute: Execute) -> None:
     """Whoever commits a large number of entries leaves buckets of about its square root."""
     execute("INSERT INTO users (username) SELECT 'many' || n FROM generate_series(1, 20000) n")
     execute(

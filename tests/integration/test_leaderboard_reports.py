@@ -53,7 +53,7 @@ def read_all(service: EnhancedDatabaseService, day: date = DAYS[2]) -> list[Lead
     return list(service.get_leaderboard("returns", day, 1_000))
 
 
-def test_a_board_is_counted_exactly(service: EnhancedDatabaseService, bucketed: list[User]) -> None:
+def test_a_leaderboard_is_counted_exactly(service: EnhancedDatabaseService, bucketed: list[User]) -> None:
     """Also after a player has left, and by prefix in any case."""
     assert service.count_leaderboard("returns", DAYS[0]) == PLAYERS
     assert service.count_leaderboard("returns", DAYS[0], prefix="bEa") == PLAYERS // 2
@@ -66,7 +66,7 @@ def test_a_board_is_counted_exactly(service: EnhancedDatabaseService, bucketed: 
 
 @pytest.mark.parametrize("order", ["rank", "-rank", "username", "-username"])
 @pytest.mark.parametrize("prefix", ["", "amy", "B"])
-def test_pages_of_an_order_are_the_sorted_board(
+def test_pages_of_an_order_are_the_sorted_leaderboard(
     service: EnhancedDatabaseService, bucketed: list[User], order: str, prefix: str
 ) -> None:
     """Every page, the last short one and what is behind it; ranks are those of the whole leaderboard."""
@@ -164,7 +164,7 @@ def test_a_day_without_entries_any_more_is_no_date(
     assert service.list_leaderboard_dates("returns") == ()
 
 
-def test_scores_of_players_are_those_of_their_boards(
+def test_scores_of_players_are_those_of_their_leaderboards(
     service: EnhancedDatabaseService, bucketed: list[User]
 ) -> None:
     """By player and session, with ranks when asked for; who was not there has no row."""

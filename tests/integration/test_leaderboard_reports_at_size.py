@@ -65,7 +65,7 @@ def test_a_distribution_is_that_of_a_plain_count(large: EnhancedDatabaseService,
     assert abs(summary.median - middle) <= Decimal("0.01")
 
 
-def test_a_stream_is_the_whole_board(large: EnhancedDatabaseService) -> None:
+def test_a_stream_is_the_whole_leaderboard(large: EnhancedDatabaseService) -> None:
     """Every entry once, ranked as pages rank it."""
     entries = list(large.stream_leaderboard("returns", DAY))
     assert len({entry.id for entry in entries}) == len(entries) == ENTRIES
@@ -84,7 +84,7 @@ def test_a_stream_is_the_whole_board(large: EnhancedDatabaseService) -> None:
         (leaderboard_reports.AFTER, {"score": 1, "created_at": None, "id": None, "limit": 500}, 1_100),
     ],
 )
-def test_a_fraction_of_the_board_is_read(
+def test_a_fraction_of_the_leaderboard_is_read(
     run: Execute, statement: str, more: dict[str, object], most: int
 ) -> None:
     """No more than some buckets, or what is returned."""

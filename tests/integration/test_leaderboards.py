@@ -108,7 +108,9 @@ def test_every_limit_follows_a_change(service: EnhancedDatabaseService, players:
         assert service.get_leaderboard(BOARD, DAY, limit)[0].user_id == players[1].id
 
 
-def test_a_change_leaves_other_boards_cached(service: EnhancedDatabaseService, players: list[User]) -> None:
+def test_a_change_leaves_other_leaderboards_cached(
+    service: EnhancedDatabaseService, players: list[User]
+) -> None:
     """Neither another category nor another day is loaded again."""
     fill(service, players, [1])
     service.update_leaderboard_entry(players[0].id, "total_value", Decimal(1), DAY)
@@ -119,7 +121,7 @@ def test_a_change_leaves_other_boards_cached(service: EnhancedDatabaseService, p
     assert service.cache_stats().caches["leaderboard"].misses == before
 
 
-def test_a_renamed_player_shows_on_every_cached_board(
+def test_a_renamed_player_shows_on_every_cached_leaderboard(
     service: EnhancedDatabaseService, players: list[User]
 ) -> None:
     """The new name at once, on all categories and limits."""
@@ -134,7 +136,7 @@ def test_a_renamed_player_shows_on_every_cached_board(
             assert service.get_leaderboard(category, DAY, limit)[0].username == "renamed"
 
 
-def test_a_cached_board_is_read_once(service: EnhancedDatabaseService, players: list[User]) -> None:
+def test_a_cached_leaderboard_is_read_once(service: EnhancedDatabaseService, players: list[User]) -> None:
     """The second read asks no database."""
     fill(service, players, [1])
     first = service.get_leaderboard(BOARD, DAY)
@@ -256,10 +258,10 @@ def test_categories_of_a_session(service: EnhancedDatabaseService, players: list
     assert service.list_leaderboard_categories(date(1999, 1, 1)) == ()
 
 
-def test_board_key_and_ttl(
+def test_leaderboard_key_and_ttl(
     service: EnhancedDatabaseService, players: list[User], redis_client: redis.Redis
 ) -> None:
-    """The key is the design's, and lives up to 120 s."""
+    """The key has the documented form, and lives up to 120 s."""
     fill(service, players, [1])
     service.get_leaderboard(BOARD, DAY)
     assert 100 < redis_client.ttl(f"leaderboard:{BOARD}:{DAY}:50") <= 120

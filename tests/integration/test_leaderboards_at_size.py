@@ -127,7 +127,7 @@ def test_answers_are_those_of_a_plain_ranking(
 
 @pytest.mark.parametrize("category", SCORES)
 @pytest.mark.parametrize("place", [1_000, ENTRIES // 2, ENTRIES - 1_000])
-def test_a_fraction_of_the_board_is_read(run: Execute, category: str, place: int) -> None:
+def test_a_fraction_of_the_leaderboard_is_read(run: Execute, category: str, place: int) -> None:
     """No more than some buckets, whatever the scores are, and no table from end to end."""
     [(user_id,)] = run(
         "SELECT user_id FROM leaderboard_entries WHERE session_date = %s AND category = %s"

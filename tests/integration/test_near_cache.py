@@ -75,7 +75,7 @@ def test_the_own_write_is_seen_at_once(warm: EnhancedDatabaseService, alice: Use
 def test_an_interrupted_write_leaves_nothing_in_its_own_process(
     warm: EnhancedDatabaseService, alice: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whoever interrupts while Redis is told of a change reads what was committed, a late feed or not."""
+    """A caller that interrupts an invalidation reads what was committed, even when the feed is late."""
     shared = warm._cache._shared
     assert shared is not None
 
@@ -116,7 +116,7 @@ def test_a_third_partys_delete_is_heard(
         wait_until(is_loaded_again, "the profile is loaded again")
 
 
-def test_a_renamed_player_shows_on_every_near_board(
+def test_a_renamed_player_shows_on_every_near_leaderboard(
     service: EnhancedDatabaseService, settings: Settings, alice: User
 ) -> None:
     """Leaderboards of another process depend on the usernames, whatever their limits."""

@@ -126,7 +126,9 @@ def test_many_events_of_a_day_are_counted(game: EnhancedDatabaseService, execute
     assert "The 20 newest of 31 events." in read_text(page)
 
 
-def test_the_overview_of_a_board_without_returns(service: EnhancedDatabaseService, execute: Execute) -> None:
+def test_the_overview_of_a_leaderboard_without_returns(
+    service: EnhancedDatabaseService, execute: Execute
+) -> None:
     """Dashes for what is not known."""
     play_game(service)
     execute("DELETE FROM leaderboard_entries WHERE category = 'daily_returns'")

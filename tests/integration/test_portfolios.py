@@ -232,7 +232,9 @@ def test_history_is_newest_first_in_pages(service: EnhancedDatabaseService, alic
     assert service.get_portfolio_history(uuid.uuid4()) == ()
 
 
-def test_session_dates_are_of_portfolios_and_boards(service: EnhancedDatabaseService, alice: User) -> None:
+def test_session_dates_are_of_portfolios_and_leaderboards(
+    service: EnhancedDatabaseService, alice: User
+) -> None:
     """A day counts once, newest first, in pages."""
     service.get_current_portfolio(alice.id, DAY)
     service.update_leaderboard_entry(alice.id, "total_value", Decimal(1), DAY)

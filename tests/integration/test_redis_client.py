@@ -120,7 +120,7 @@ def test_a_script_is_sent_now_and_read_along_later(client: RedisClient) -> None:
 
 
 def test_what_is_given_up_is_done_all_the_same(client: RedisClient, redis_client: redis.Redis) -> None:
-    """Its connection is closed, so that nobody reads the reply as his own."""
+    """The script runs; its connection is closed, so that no later command takes its reply."""
     keep = Script("return redis.call('SET', KEYS[1], ARGV[1])")
     client.run(keep, ["k"], [0])
     sent = client.send(keep, ["k"], [1])

@@ -147,7 +147,7 @@ def test_sessions_are_summed_up(service: EnhancedDatabaseService, execute: Execu
     assert service.get_session_summaries(limit=1) == (newest,)
 
 
-def test_the_median_of_an_even_board_lies_between(
+def test_the_median_of_an_even_leaderboard_lies_between(
     service: EnhancedDatabaseService, alice: User, bob: User
 ) -> None:
     """The mean of the two in the middle; a session without such a leaderboard has none."""

@@ -68,7 +68,7 @@ def test_newest_events_read_no_more_than_are_shown(filled: Execute) -> None:
     assert count_rows_read(filled, events.FILTERED, parameters, "market_events") <= 51
 
 
-def test_a_session_reads_its_own_boards_only(filled: Execute) -> None:
+def test_a_session_reads_its_own_leaderboards_only(filled: Execute) -> None:
     """Half of a leaderboard for its middle."""
     days = [day for (day,) in filled(sessions.DATES_WITH_ENTRIES, {"limit": 1, "before": "9999-01-01"})]
     parameters = {"days": days, "returns": "daily_returns"}

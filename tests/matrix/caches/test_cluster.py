@@ -1,4 +1,4 @@
-"""A cluster: refused with words that say so, or used through the slot of a hash tag, wherever it is."""
+"""A cluster: refused with a message that names it, or used through the slot of a hash tag."""
 
 import pytest
 
