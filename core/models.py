@@ -314,6 +314,29 @@ class Quest(Model):
         ]
 
 
+class QuestCounter(Model):
+    """How many quests end on a day, how far they came, and the sum of their rewards.
+
+    Several rows may be of one day, type, kind of reward and status: their sum is the number, which triggers
+    keep exact. A quest ends at its completion, otherwise in the last moment of its time.
+    """
+
+    ended_on = DateField(null=True)
+    type = CharField(50)
+    reward_type = CharField(50, null=True)
+    status = CharField(20)
+    quests = BigIntegerField()
+    started = BigIntegerField()
+    halfway = BigIntegerField()
+    rewards = NumericField()
+
+    class Meta:
+        """A report reads all of the few rows."""
+
+        table_name = "quest_counters"
+        primary_key = False
+
+
 class LeaderboardEntry(Model):
     """A player's score on one leaderboard: a category in one session."""
 
@@ -513,6 +536,7 @@ ALL_MODELS: tuple[type[Model], ...] = (
     Position,
     Trade,
     Quest,
+    QuestCounter,
     LeaderboardEntry,
     LeaderboardCounter,
     MarketEvent,

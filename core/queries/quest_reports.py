@@ -4,7 +4,7 @@ A quest has ended when it is completed, expired or past its time; anything else 
 completion, otherwise in the last moment of its time: a deadline of Monday 00:00 belongs to the week before.
 """
 
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 from core.database import Database
 from core.queries.rows import REPORT_MEMORY, Row, fetch_all, list_columns, make_builder
@@ -18,27 +18,23 @@ from core.records import (
     StuckQuests,
 )
 
-# Two ranges of indexed columns instead of one CASE, whose number of rows PostgreSQL cannot estimate.
+# The counters have whole days: active quests whose time ended today are looked at one by one.
 OUTCOMES = """
-    SELECT date_trunc('week', ended_at AT TIME ZONE 'UTC')::date AS week, type, reward_type, count(*),
-           count(*) FILTER (WHERE current_progress > 0 OR status = 'COMPLETED'),
-           count(*) FILTER (WHERE current_progress * 2 >= target_value OR status = 'COMPLETED'),
-           count(*) FILTER (WHERE status = 'COMPLETED'),
-           COALESCE(sum(reward_value) FILTER (WHERE status = 'COMPLETED'), 0)
+    SELECT ended_on - (extract(isodow FROM ended_on)::integer - 1) AS week, type, reward_type,
+           sum(quests)::bigint, sum(started)::bigint, sum(halfway)::bigint,
+           COALESCE(sum(quests) FILTER (WHERE status = 'COMPLETED'), 0)::bigint,
+           COALESCE(sum(rewards) FILTER (WHERE status = 'COMPLETED'), 0)
     FROM (
-        SELECT completed_at AS ended_at, type, reward_type, reward_value, current_progress, target_value,
-               status
-        FROM quests WHERE status = 'COMPLETED'
-            AND (completed_at >= %(since)s AND completed_at < %(until)s
-                OR completed_at IS NULL AND %(since)s = '-infinity'::timestamptz)
+        SELECT ended_on, type, reward_type, status, quests, started, halfway, rewards FROM quest_counters
+        WHERE status <> 'ACTIVE' OR ended_on < %(today)s
         UNION ALL
-        SELECT expires_at - interval '1 microsecond', type, reward_type, reward_value, current_progress,
-               target_value, status
-        FROM quests WHERE status <> 'COMPLETED' AND (status = 'EXPIRED' OR expires_at <= %(now)s)
-            AND (expires_at > %(since)s AND expires_at <= %(until)s
-                OR expires_at IS NULL AND %(since)s = '-infinity'::timestamptz)
+        SELECT %(today)s, type, reward_type, status, 1, (current_progress > 0)::integer,
+               (current_progress * 2 >= target_value)::integer, reward_value
+        FROM quests WHERE status = 'ACTIVE' AND expires_at > %(midnight)s AND expires_at <= %(now)s
     ) AS ended
-    GROUP BY 1, 2, 3 ORDER BY 1 NULLS FIRST, type COLLATE "C", reward_type COLLATE "C" """
+    WHERE ended_on BETWEEN %(since)s AND %(until)s OR ended_on IS NULL AND %(since)s = '-infinity'::date
+    GROUP BY 1, 2, 3 HAVING sum(quests) <> 0
+    ORDER BY 1 NULLS FIRST, type COLLATE "C", reward_type COLLATE "C" """
 # Sorted by bytes: the rules of a language take longer than everything else here.
 TIMES = """
     SELECT type, title, count(*),
@@ -88,9 +84,12 @@ RETURNS = """
            sum(e.sessions - h.sessions)::bigint, sum(e.returned - h.returned)::bigint
     FROM holders h JOIN everyone e USING (session_date)
     GROUP BY h.type ORDER BY h.type COLLATE "C" """
-# Narrow rows for the counts; only those that are returned are read whole.
+# Narrow rows for the counts; only those that are returned are read whole. Who played lately is read once: the
+# planner would look it up for each quest, in ten times the time.
 STUCK = f"""
-    WITH slow AS (
+    WITH seen AS MATERIALIZED (
+        SELECT DISTINCT user_id FROM portfolios WHERE session_date >= %(seen_day)s
+    ), slow AS (
         SELECT id, user_id, created_at, current_progress = 0 AS is_untouched,
             current_progress > 0 AND expires_at IS NOT NULL
                 AND current_progress * 2 * extract(epoch FROM expires_at - created_at)
@@ -101,11 +100,9 @@ STUCK = f"""
           AND COALESCE(created_at + (expires_at - created_at) / 2, created_at + %(patience)s) <= %(now)s
     ), stuck AS MATERIALIZED (
         SELECT * FROM (
-            -- CASE, so that portfolios are read only of players who were not active
-            SELECT slow.*, CASE WHEN u.last_active >= %(seen_since)s THEN false ELSE NOT EXISTS (
-                SELECT FROM portfolios p WHERE p.user_id = slow.user_id AND p.session_date >= %(seen_day)s
-            ) END AS is_unseen
-            FROM slow JOIN users u ON u.id = slow.user_id
+            SELECT slow.*,
+                COALESCE(u.last_active < %(seen_since)s, true) AND seen.user_id IS NULL AS is_unseen
+            FROM slow JOIN users u ON u.id = slow.user_id LEFT JOIN seen ON seen.user_id = slow.user_id
         ) AS judged WHERE is_untouched OR is_behind OR is_unseen
     ), counted AS (
         SELECT count(DISTINCT user_id), count(*), count(*) FILTER (WHERE is_untouched),
@@ -131,16 +128,19 @@ def _build_stuck(row: Row) -> StuckQuest:
 
 
 def list_outcomes(
-    database: Database, since: datetime | None, until: datetime | None, now: datetime
+    database: Database, since: date | None, until: date | None, now: datetime
 ) -> tuple[QuestOutcome, ...]:
     """Return what became of the quests that ended in a period; None reaches to the first or last one.
 
     Without `since` those that ended at an unknown time are among them.
     """
+    midnight = datetime.combine(now.astimezone(UTC), time(), UTC)
     parameters = {
         "since": since or "-infinity",
         "until": until or "infinity",
         "now": now,
+        "midnight": midnight,
+        "today": midnight.date(),
     }
     return fetch_all(database, build_outcome, OUTCOMES, parameters)
 
@@ -195,7 +195,7 @@ def list_stuck(
         "seen_day": seen_since.date(),
         "soon": soon,
     }
-    rows = database.execute_sql(STUCK, parameters).fetchall()
+    rows = database.execute_sql(REPORT_MEMORY + STUCK, parameters).fetchall()
     players, quests, untouched, behind, unseen = rows[0][:5]
     first = tuple(_build_stuck(row[5:]) for row in rows) if quests else ()
     return StuckQuests(players, quests, untouched, behind, unseen, first)

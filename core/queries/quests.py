@@ -1,7 +1,7 @@
 """Statements on `quests`."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, time
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -47,17 +47,28 @@ EXPIRE = """
     RETURNING user_id"""
 
 
-# Reads every quest once; an active quest past its time counts as expired.
-TOTALS = f"""
-    SELECT type, reward_type, count(*),
-           count(*) FILTER (WHERE current_progress > 0 OR status = 'COMPLETED'),
-           count(*) FILTER (WHERE current_progress * 2 >= target_value OR status = 'COMPLETED'),
-           count(*) FILTER (WHERE status = 'COMPLETED'),
-           count(*) FILTER (WHERE {IS_RUNNING}),
-           count(*) FILTER (WHERE {IS_RUNNING} AND expires_at <= %(soon)s),
-           COALESCE(sum(reward_value) FILTER (WHERE status = 'COMPLETED'), 0),
-           COALESCE(sum(reward_value) FILTER (WHERE {IS_RUNNING}), 0)
-    FROM quests GROUP BY type, reward_type ORDER BY type COLLATE "C", reward_type COLLATE "C" """
+# The counters have whole days: quests that end today, and those that end soon, are looked at one by one. An
+# active quest past its time counts as expired.
+TOTALS = """
+    SELECT type, reward_type, sum(given)::bigint, sum(started)::bigint, sum(halfway)::bigint,
+           sum(completed)::bigint, sum(active)::bigint, sum(expiring)::bigint, sum(earned), sum(open)
+    FROM (
+        SELECT type, reward_type, quests, started, halfway,
+               CASE WHEN status = 'COMPLETED' THEN quests ELSE 0 END,
+               CASE WHEN is_active THEN quests ELSE 0 END, 0,
+               CASE WHEN status = 'COMPLETED' THEN rewards ELSE 0 END,
+               CASE WHEN is_active THEN rewards ELSE 0 END
+        FROM (SELECT *, status = 'ACTIVE' AND (ended_on IS NULL OR ended_on >= %(today)s) AS is_active
+              FROM quest_counters) AS counters
+        UNION ALL
+        SELECT type, reward_type, 0, 0, 0, 0, -1, 0, 0, COALESCE(-reward_value, 0) FROM quests
+        WHERE status = 'ACTIVE' AND expires_at > %(midnight)s AND expires_at <= %(now)s
+        UNION ALL
+        SELECT type, reward_type, 0, 0, 0, 0, 0, 1, 0, 0 FROM quests
+        WHERE status = 'ACTIVE' AND expires_at > %(now)s AND expires_at <= %(soon)s
+    ) AS parts (type, reward_type, given, started, halfway, completed, active, expiring, earned, open)
+    GROUP BY type, reward_type HAVING sum(given) <> 0
+    ORDER BY type COLLATE "C", reward_type COLLATE "C" """
 # Many quests end at midnight; of those, the ones nearest to their target come first.
 EXPIRING = f"""
     SELECT u.username, {list_columns(Quest, prefix="q.")} FROM (
@@ -112,7 +123,9 @@ def list_after(database: Database, after: UUID | None, limit: int) -> tuple[Ques
 
 def sum_quests(database: Database, now: datetime, soon: datetime) -> tuple[QuestTotals, ...]:
     """Return the totals of each quest type with each type of reward."""
-    return fetch_all(database, build_totals, TOTALS, {"now": now, "soon": soon})
+    midnight = datetime.combine(now.astimezone(UTC), time(), UTC)
+    parameters = {"now": now, "soon": soon, "midnight": midnight, "today": midnight.date()}
+    return fetch_all(database, build_totals, TOTALS, parameters)
 
 
 def list_expiring(

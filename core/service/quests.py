@@ -39,7 +39,7 @@ def quests_key(user_id: UUID) -> str:
 
 # Every write invalidates it; a quest that expires by the clock does not.
 _ACTIVE = Cached(QUESTS, tuple[Quest, ...], quests_key, time_dependent=True, is_report=False)
-# A change of a quest does not invalidate the reads below. With millions of quests a sum takes a second.
+# A change of a quest does not invalidate the reads below.
 _TOTALS = Cached(
     QUESTS, tuple[QuestTotals, ...], lambda width: f"quests:totals:{format_width(width)}", time_dependent=True
 )

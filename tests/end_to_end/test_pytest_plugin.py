@@ -25,7 +25,7 @@ from core import Settings, open_service
 
 @pytest.mark.parametrize("turn", range(3))
 def test_each_test_begins_empty(echo_markets_service, echo_markets_settings, turn):
-    tables = ("users", "ticks", "symbols", "quests", "leaderboard_counters", "audit_events")
+    tables = ("users", "ticks", "symbols", "quests", "quest_counters", "leaderboard_counters", "audit_events")
     connection = psycopg2.connect(echo_markets_settings.database_url.get_secret_value())
     with connection.cursor() as cursor:
         for table in tables:

@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import redis
 
 from core import EnhancedDatabaseService
 from core.records import Quest, QuestOutcome
@@ -41,9 +40,9 @@ def read_rows(execute: Execute, table: str) -> list[Row]:
     return [dict(zip(frame.columns, row, strict=True)) for row in frame.itertuples(index=False)]
 
 
-def is_running(quest: Row) -> bool:
+def is_running(quest: Row, now: datetime = NOW) -> bool:
     """Say whether a quest can still be completed."""
-    return quest["status"] == "ACTIVE" and (quest["expires_at"] is None or quest["expires_at"] > NOW)
+    return quest["status"] == "ACTIVE" and (quest["expires_at"] is None or quest["expires_at"] > now)
 
 
 def find_end(quest: Row) -> datetime | None:
@@ -88,15 +87,14 @@ def build_quest(
     )
 
 
-@pytest.mark.parametrize(("since", "until"), WINDOWS)
-def test_outcomes_are_of_the_quests_that_ended(
-    world: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
-) -> None:
-    """By week, type and kind of reward; running quests count nowhere."""
+def recount_outcomes(
+    execute: Execute, since: date | None, until: date | None, now: datetime = NOW
+) -> set[QuestOutcome]:
+    """Return the outcomes of a period, counted from the rows."""
     groups: dict[tuple[Any, ...], list[Row]] = defaultdict(list)
     for quest in read_rows(execute, "quests"):
         end = find_end(quest)
-        if not is_running(quest) and is_within(end, since, until):
+        if not is_running(quest, now) and is_within(end, since, until):
             day = None if end is None else end.astimezone(UTC).date()
             week = None if day is None else day - timedelta(days=day.weekday())
             groups[week, quest["type"], quest["reward_type"]].append(quest)
@@ -116,9 +114,49 @@ def test_outcomes_are_of_the_quests_that_ended(
                 sum((quest["reward_value"] or Decimal(0) for quest in done), Decimal(0)),
             )
         )
+    return expected
+
+
+@pytest.mark.parametrize(("since", "until"), WINDOWS)
+def test_outcomes_are_of_the_quests_that_ended(
+    world: EnhancedDatabaseService, execute: Execute, since: date | None, until: date | None
+) -> None:
+    """By week, type and kind of reward; running quests count nowhere."""
     found = world.list_quest_outcomes(since=since, until=until)
-    assert set(found) == expected
+    assert set(found) == (expected := recount_outcomes(execute, since, until))
     assert len(found) == len(expected)
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_outcomes_follow_old_quests_that_change(
+    service: EnhancedDatabaseService, execute: Execute, situation: str
+) -> None:
+    """A late import, a correction, an erased player, and the day after: sums of old weeks are not kept."""
+    service._clock = lambda: NOW
+    write_situation(service, situation, NOW)
+    [owner, *others] = service.list_users() or [service.create_user(username="alice")]
+
+    def assert_recounted(moment: datetime = NOW) -> None:
+        service.invalidate_reports()
+        for since, until in WINDOWS:
+            found = service.list_quest_outcomes(since=since, until=until)
+            assert set(found) == recount_outcomes(execute, since, until, moment)
+        assert sum(row.given for row in service.get_quest_totals()) == len(read_rows(execute, "quests"))
+
+    late = NOW - timedelta(days=150)
+    service.load_quests([build_quest(owner.id, late, late + timedelta(days=3), progress=7)])
+    assert_recounted()
+    earlier = (f"{name} = {name} - interval '9 days'" for name in ("created_at", "expires_at"))
+    execute(f"UPDATE quests SET {', '.join(earlier)}")
+    execute("UPDATE quests SET status = 'COMPLETED' WHERE status = 'EXPIRED' AND current_progress > 0")
+    assert_recounted()
+    service.delete_user((others or [owner])[0].id)
+    assert_recounted()
+    tomorrow = NOW + timedelta(hours=20)
+    service._clock = lambda: tomorrow
+    assert_recounted(tomorrow)
+    assert service.expire_quests() >= 0
+    assert_recounted(tomorrow)
 
 
 @pytest.mark.parametrize("status", ["ACTIVE", "EXPIRED"])
@@ -136,24 +174,6 @@ def test_a_quest_until_monday_belongs_to_the_week_before(
         [outcome] = service.list_quest_outcomes(since=since, until=until)
         assert (outcome.week, outcome.ended, outcome.completed) == (week_before, 1, 0)
     assert service.list_quest_outcomes(since=monday) == ()
-
-
-@pytest.mark.parametrize(("over", "running"), [(59, 1), (60, 0)])
-def test_weeks_are_kept_longer_an_hour_after_their_end(
-    service: EnhancedDatabaseService, redis_client: redis.Redis, over: int, running: int
-) -> None:
-    """Then their completions are committed; each part is read once, and together they are everything."""
-    monday = datetime.combine(TODAY - timedelta(days=TODAY.weekday()), time(), UTC)
-    alice = service.create_user(username="alice")
-    ends = (monday - timedelta(days=9), monday - timedelta(days=3), monday + timedelta(minutes=30))
-    service.load_quests(build_quest(alice.id, end - timedelta(days=2), end) for end in ends)
-    service._clock = lambda: monday + timedelta(minutes=over)
-    weeks = [outcome.week for outcome in service.list_quest_outcomes()]
-    begin = monday.date() - timedelta(days=7 * running)
-    assert weeks == [monday.date() - timedelta(days=age) for age in (14, 7, 0)]
-    for key, seconds in ((f"None:{begin - timedelta(days=1)}", 3600), (f"{begin}:None", 180)):
-        assert 0.8 * seconds <= redis_client.ttl(f"quests:outcomes:{key}") <= seconds
-    assert [outcome.week for outcome in service.list_quest_outcomes(since=begin)] == weeks[2 - running :]
 
 
 @pytest.mark.parametrize(("since", "until"), WINDOWS)

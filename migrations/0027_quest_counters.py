@@ -1,0 +1,111 @@
+"""Count quests by the day on which they end, so that reports on all quests read no quest.
+
+`quest_counters` holds, for each day, type, kind of reward and status, how many quests there are, how far they
+came and what their rewards are: the sum over the rows of one group. Triggers on `quests` add rows with the
+difference that a statement made, and change none, so that writers neither wait for each other nor deadlock.
+Now and then a writer sums the rows of each group up, in `quest_fold`.
+
+The functions run as the owner: a player may advance a quest, and may not write counters.
+"""
+
+from typing import Any
+
+# A report sums up as many rows as there are groups, and about as many again as statements between two folds.
+FOLD_CHANCE = 0.002
+FOLDERS = 0x71666F6C  # "qfol" in ASCII
+
+TABLE = """
+    CREATE TABLE quest_counters (
+        ended_on date,
+        type varchar(50) NOT NULL,
+        reward_type varchar(50),
+        status varchar(20) NOT NULL,
+        quests bigint NOT NULL,
+        started bigint NOT NULL,
+        halfway bigint NOT NULL,
+        rewards numeric NOT NULL
+    )"""
+# A quest ends at its completion, otherwise in the last moment of its time.
+_SUMS = """
+    SELECT (CASE WHEN status = 'COMPLETED' THEN completed_at ELSE expires_at - interval '1 microsecond' END
+            AT TIME ZONE 'UTC')::date, type, reward_type, status, sum(sign),
+           COALESCE(sum(sign) FILTER (WHERE status = 'COMPLETED' OR current_progress > 0), 0),
+           COALESCE(sum(sign) FILTER (WHERE status = 'COMPLETED' OR current_progress * 2 >= target_value), 0),
+           COALESCE(sum(sign * reward_value), 0)
+    FROM ({rows}) AS changes GROUP BY 1, 2, 3, 4"""
+_ADD = f"""
+    INSERT INTO quest_counters (ended_on, type, reward_type, status, quests, started, halfway, rewards)
+    SELECT * FROM ({_SUMS}) AS added (ended_on, type, reward_type, status, quests, started, halfway, rewards)
+    WHERE (quests, started, halfway, rewards) <> (0, 0, 0, 0)"""
+_ADDED = "SELECT 1 AS sign, * FROM new_rows"
+_REMOVED = "SELECT -1 AS sign, * FROM old_rows"
+BACKFILL = _ADD.format(rows="SELECT 1 AS sign, * FROM quests")
+_AS_OWNER = "SECURITY DEFINER SET search_path FROM CURRENT"
+# An older snapshot could not see what others have folded since, and one folder at a time is enough.
+FOLD = f"""
+    CREATE FUNCTION quest_fold() RETURNS void LANGUAGE plpgsql {_AS_OWNER} AS $$
+    BEGIN
+        IF current_setting('transaction_isolation') <> 'read committed'
+           OR NOT pg_try_advisory_xact_lock({FOLDERS}) THEN
+            RETURN;
+        END IF;
+        WITH folded AS (
+            DELETE FROM quest_counters WHERE ctid = ANY (ARRAY(
+                SELECT ctid FROM (
+                    SELECT ctid, count(*) OVER (PARTITION BY ended_on, type, reward_type, status) AS rows
+                    FROM quest_counters
+                ) AS grouped WHERE rows > 1))
+            RETURNING *
+        )
+        INSERT INTO quest_counters (ended_on, type, reward_type, status, quests, started, halfway, rewards)
+        SELECT ended_on, type, reward_type, status, sum(quests), sum(started), sum(halfway), sum(rewards)
+        FROM folded GROUP BY 1, 2, 3, 4
+        HAVING (sum(quests), sum(started), sum(halfway), sum(rewards)) <> (0, 0, 0, 0);
+    END $$"""
+COUNT = f"""
+    CREATE FUNCTION quest_count() RETURNS trigger LANGUAGE plpgsql {_AS_OWNER} AS $$
+    BEGIN
+        IF TG_OP = 'TRUNCATE' THEN
+            DELETE FROM quest_counters;
+        ELSIF TG_OP = 'INSERT' THEN
+            {_ADD.format(rows=_ADDED)};
+        ELSIF TG_OP = 'DELETE' THEN
+            {_ADD.format(rows=_REMOVED)};
+        ELSE
+            {_ADD.format(rows=f"{_REMOVED} UNION ALL {_ADDED}")};
+        END IF;
+        IF random() < {FOLD_CHANCE} THEN
+            PERFORM quest_fold();
+        END IF;
+        RETURN NULL;
+    END $$"""
+COUNTING = {
+    "quests_inserted": "INSERT ON quests REFERENCING NEW TABLE AS new_rows",
+    "quests_updated": "UPDATE ON quests REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows",
+    "quests_deleted": "DELETE ON quests REFERENCING OLD TABLE AS old_rows",
+    "quests_truncated": "TRUNCATE ON quests",
+}
+
+
+def up(_migrator: Any, db: Any) -> None:
+    """Count what is there, and from then on every change."""
+    # nobody may write between the backfill and the triggers
+    db.execute_sql("LOCK TABLE quests IN SHARE ROW EXCLUSIVE MODE")
+    for statement in (TABLE, BACKFILL, FOLD, COUNT):
+        db.execute_sql(statement)
+    for name, event in COUNTING.items():
+        db.execute_sql(
+            f"CREATE TRIGGER {name} AFTER {event} FOR EACH STATEMENT EXECUTE FUNCTION quest_count()"
+        )
+    for function in ("quest_count()", "quest_fold()"):
+        db.execute_sql(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
+    db.execute_sql("ANALYZE quest_counters")
+
+
+def down(_migrator: Any, db: Any) -> None:
+    """Drop counters, triggers and functions; the quests stay."""
+    for name in COUNTING:
+        db.execute_sql(f"DROP TRIGGER {name} ON quests")
+    db.execute_sql("DROP TABLE quest_counters")
+    for function in ("quest_count", "quest_fold"):
+        db.execute_sql(f"DROP FUNCTION {function}")

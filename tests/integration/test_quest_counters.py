@@ -1,0 +1,176 @@
+"""The counters of quests: exact whoever writes, whatever is rolled back, and while others fold."""
+
+import io
+import uuid
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from random import Random
+
+import psycopg2
+import pytest
+from psycopg2.extensions import ISOLATION_LEVEL_REPEATABLE_READ
+
+from core import EnhancedDatabaseService, Settings
+from core.migration import Migrator
+from core.records import Quest
+from tests.conftest import PATIENCE, Execute
+from tests.integration.test_quest_reports import build_quest
+
+NOW = datetime(2026, 3, 4, 15, 30, tzinfo=UTC)
+COUNTERS = """
+    SELECT ended_on, type, reward_type, status, sum(quests), sum(started), sum(halfway), sum(rewards)
+    FROM quest_counters GROUP BY 1, 2, 3, 4
+    HAVING (sum(quests), sum(started), sum(halfway), sum(rewards)) <> (0, 0, 0, 0) ORDER BY 1, 2, 3, 4"""
+RECOUNT = """
+    SELECT CASE status WHEN 'COMPLETED' THEN (completed_at AT TIME ZONE 'UTC')::date
+           ELSE ((expires_at - interval '1 microsecond') AT TIME ZONE 'UTC')::date END,
+           type, reward_type, status, count(*),
+           count(CASE WHEN status = 'COMPLETED' OR current_progress > 0 THEN 1 END),
+           count(CASE WHEN status = 'COMPLETED' OR current_progress / target_value >= 0.5 THEN 1 END),
+           COALESCE(sum(reward_value), 0)
+    FROM quests GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"""
+
+
+def assert_counted(execute: Execute) -> None:
+    """Compare the counters with the quests."""
+    assert execute(COUNTERS) == execute(RECOUNT)
+
+
+@pytest.fixture
+def quests(service: EnhancedDatabaseService) -> list[Quest]:
+    """Forty quests of four players: some ended, some running, some without an end or a reward."""
+    players = [service.create_user(username=f"player{n}") for n in range(4)]
+    made = []
+    for n in range(40):
+        given = NOW - timedelta(days=n)
+        end = given + timedelta(days=(1, 7, 30)[n % 3]) if n % 5 else None
+        is_done = n % 7 == 0
+        made.append(
+            build_quest(
+                players[n % 4].id,
+                given,
+                end,
+                progress=10 if is_done else n % 10,
+                status="COMPLETED" if is_done else "ACTIVE",
+                completed_at=given + timedelta(hours=1) if n % 14 == 0 else None,
+            )
+        )
+    service.load_quests(made)
+    return made
+
+
+def test_every_kind_of_write_is_counted(
+    service: EnhancedDatabaseService, quests: list[Quest], execute: Execute, database_url: str
+) -> None:
+    """Loads, late imports, progress, completion, expiry, COPY, moves, erased players and TRUNCATE."""
+    assert_counted(execute)
+    # the same rows again, some of them changed, and one that comes months late
+    late = build_quest(quests[0].user_id, NOW - timedelta(days=200), NOW - timedelta(days=190), progress=6)
+    changed = [build_quest(q.user_id, q.created_at, q.expires_at, progress=1) for q in quests[:5]]
+    service.load_quests([*quests, *changed, late])
+    assert_counted(execute)
+    alice = service.create_user(username="alice")
+    for target in (Decimal(4), Decimal(8)):
+        running = service.create_quest(alice.id, type="NEW", title="Trade", target_value=target)
+        for progress in (1, 3, 4):
+            service.update_quest_progress(running.id, Decimal(progress))
+            assert_counted(execute)
+    service.expire_quests()
+    assert_counted(execute)
+    with psycopg2.connect(database_url, options=PATIENCE) as other, other.cursor() as cursor:
+        rows = "".join(f"{uuid.uuid4()}\t{alice.id}\tCOPIED\tt\t1\n" for _ in range(3))
+        cursor.copy_from(
+            io.StringIO(rows), "quests", columns=("id", "user_id", "type", "title", "target_value")
+        )
+        other.commit()
+    assert_counted(execute)
+    execute("UPDATE quests SET type = 'MOVED', reward_type = NULL, reward_value = 3 WHERE type = 'COPIED'")
+    execute("UPDATE quests SET expires_at = expires_at + interval '3 days' WHERE status = 'EXPIRED'")
+    assert_counted(execute)
+    service.delete_user(quests[1].user_id)
+    assert_counted(execute)
+    execute("TRUNCATE quests")
+    assert execute("SELECT count(*) FROM quest_counters") == [(0,)]
+
+
+def test_folding_leaves_one_row_for_each_group(quests: list[Quest], execute: Execute) -> None:
+    """Groups that are empty again are gone, and a second fold finds nothing to do."""
+    execute("UPDATE quests SET type = 'OTHER' WHERE id = ANY(%s::uuid[])", ([q.id for q in quests[:10]],))
+    execute("UPDATE quests SET current_progress = current_progress + 1 WHERE status = 'ACTIVE'")
+    execute("DELETE FROM quests WHERE type = 'OTHER'")
+    execute("SELECT quest_fold()")
+    assert_counted(execute)
+    rows = "SELECT count(*) FROM quest_counters"
+    assert execute(rows) == execute(f"SELECT count(*) FROM ({RECOUNT}) AS groups")
+    before = execute("SELECT ctid FROM quest_counters ORDER BY ctid")
+    execute("SELECT quest_fold()")
+    assert execute("SELECT ctid FROM quest_counters ORDER BY ctid") == before
+
+
+def test_writers_and_folds_of_others_wait_for_nobody(
+    quests: list[Quest], execute: Execute, database_url: str
+) -> None:
+    """Two open transactions that count, a third that folds; one is rolled back, at the end all is counted."""
+    first, second, folding = (psycopg2.connect(database_url, options=PATIENCE) for _ in range(3))
+    move = "UPDATE quests SET current_progress = current_progress + 5 WHERE id = %s AND status = 'ACTIVE'"
+    try:
+        for other, quest in ((first, quests[1]), (second, quests[2])):
+            other.cursor().execute(move, (str(quest.id),))
+        folding.cursor().execute("SELECT quest_fold()")
+        # while another fold is not committed, this one leaves the rows alone
+        execute("SELECT quest_fold()")
+        assert_counted(execute)
+        first.commit()
+        second.rollback()
+        assert_counted(execute)
+        folding.commit()
+        assert_counted(execute)
+    finally:
+        for other in (first, second, folding):
+            other.close()
+
+
+def test_an_old_snapshot_does_not_fold(quests: list[Quest], execute: Execute, database_url: str) -> None:
+    """It would fail on rows that were folded since; what it writes is counted."""
+    with psycopg2.connect(database_url, options=PATIENCE) as other:
+        other.set_isolation_level(ISOLATION_LEVEL_REPEATABLE_READ)
+        cursor = other.cursor()
+        cursor.execute("SELECT count(*) FROM quests")
+        execute("UPDATE quests SET current_progress = 9 WHERE status = 'ACTIVE'")
+        execute("SELECT quest_fold()")
+        cursor.execute("SELECT quest_fold()")
+        cursor.execute("DELETE FROM quests WHERE id = %s", (str(quests[0].id),))
+        other.commit()
+    other.close()
+    assert_counted(execute)
+
+
+def test_a_history_by_chance_is_counted(
+    service: EnhancedDatabaseService, quests: list[Quest], execute: Execute
+) -> None:
+    """Two hundred statements of several kinds, with folds between them."""
+    chance = Random(7)
+    statements = (
+        "UPDATE quests SET current_progress = %(n)s WHERE id = %(id)s",
+        "UPDATE quests SET status = 'EXPIRED' WHERE id = %(id)s AND status = 'ACTIVE'",
+        "UPDATE quests SET status = 'COMPLETED', completed_at = created_at WHERE id = %(id)s",
+        "UPDATE quests SET reward_value = %(n)s, reward_type = NULLIF('r%(n)s', 'r0') WHERE id = %(id)s",
+        "UPDATE quests SET expires_at = NULLIF(%(n)s, 3) * interval '1 day' + created_at WHERE id = %(id)s",
+        "DELETE FROM quests WHERE id = %(id)s AND %(n)s = 1",
+        "SELECT quest_fold()",
+    )
+    for _ in range(200):
+        values = {"id": str(chance.choice(quests).id), "n": chance.randrange(12)}
+        execute(chance.choice(statements), values)
+    assert_counted(execute)
+
+
+def test_an_upgrade_counts_what_is_there(quests: list[Quest], execute: Execute, settings: Settings) -> None:
+    """Down and up again; what was changed in between is counted too."""
+    migrator = Migrator(settings)
+    migrator.down("0027_quest_counters")
+    execute("DELETE FROM quests WHERE id = %s", (str(quests[3].id),))
+    migrator.up()
+    assert_counted(execute)
+    execute("SELECT quest_fold()")
+    assert_counted(execute)
