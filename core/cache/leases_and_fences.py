@@ -34,6 +34,9 @@ FENCED: Final = -1
 
 # A reader that dies blocks its key for this long; the fill of a loader that takes longer is refused.
 LEASE_MILLISECONDS = 10_000
+# Added to the query timeout, so that a fence outlasts the COMMIT. A writer that dies blocks its keys for the
+# sum of both.
+FENCE_MARGIN_MILLISECONDS = 5_000
 # LEASE does not renew a version key, and losing one makes misses of the values that were stored under it.
 VERSION_MILLISECONDS = 2 * MAX_TTL_SECONDS * 1000
 NO_TOKEN = b""

@@ -16,6 +16,7 @@ from core.cache.guard import CacheDown, RedisGuard
 from core.cache.kinds import Read
 from core.cache.leases_and_fences import (
     FENCE,
+    FENCE_MARGIN_MILLISECONDS,
     FILL,
     LEASE,
     NO_FENCE,
@@ -34,9 +35,6 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Added to the query timeout, so that a fence outlasts the COMMIT. A writer that dies blocks its keys for the
-# sum of both.
-FENCE_MARGIN_MILLISECONDS = 5_000
 # MGET returns nothing else.
 _STORED = frozenset({bytes, type(None)})
 

@@ -16,8 +16,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from core.price_import.table import PriceTable
 from core.records import VOLATILITY_RETURNS, Tick
 from core.simulation.amounts import Floats, divide_rounded, find_units, to_decimals, to_prices
-from core.simulation.history import close_of
 from core.simulation.price_statistics import PERCENT_UNITS, annualize_volatility, measure_change
+from core.simulation.trading_hours import close_of
 
 _MAX_UNITS: Final = 10**12  # multiplied by 2 * PERCENT_UNITS it fits into 64 bits
 

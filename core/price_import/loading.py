@@ -24,7 +24,7 @@ from core.price_import.table import PriceTable, describe_jump, find_ratio
 from core.records import VOLATILITY_RETURNS, Candle
 from core.service import EnhancedDatabaseService
 from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress
-from core.simulation.history import close_of
+from core.simulation.trading_hours import close_of
 
 PARALLEL_WRITES: Final = 2
 """While the server stores one batch, the next one is encoded; more would not be faster."""

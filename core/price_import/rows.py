@@ -33,7 +33,7 @@ from core.price_import.parsing import (
 from core.price_import.sources import Batch, Source, read_batches
 from core.price_import.table import Columns
 from core.price_import.vocabulary import PRICES, parse_currency, parse_symbol
-from core.simulation.history import last_closed_day
+from core.simulation.trading_hours import last_closed_day
 
 FIRST_DAY: Final = date(1900, 1, 1)
 """Earlier days are typing errors."""

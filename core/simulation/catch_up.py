@@ -24,7 +24,7 @@ from core.records import DAILY_RETURNS, VOLATILITY_RETURNS, MarketEvent, Quest, 
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import Integers, money_cents, to_money
 from core.simulation.bulk_load import Progress, ignore_progress
-from core.simulation.history import DailyPrices, midnight_of
+from core.simulation.history import DailyPrices
 from core.simulation.identifiers import Kind, hash_ids, hash_texts, make_ids_of
 from core.simulation.live_market import DAY, DAY_SECONDS, LiveMarket, build_market
 from core.simulation.live_players import buy_at_open, choose_players, list_players
@@ -39,6 +39,7 @@ from core.simulation.quests import (
     take_turns,
 )
 from core.simulation.sessions import SessionResult, SessionRows, value_holdings
+from core.simulation.trading_hours import midnight_of
 
 logger = logging.getLogger(__name__)
 

@@ -1,21 +1,20 @@
-"""The past days of all symbols as the service has them, and when a trading day opens and closes.
+"""The past days of all symbols as the service has them.
 
 Owns which days count as imported: such a day has one tick, a day of the live market has many.
 """
 
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
-from functools import lru_cache
 from hashlib import blake2b
 from typing import Final
-from zoneinfo import ZoneInfo
 
 import numpy as np
 
 from core.records import Candle
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import PRICE_UNITS, Integers, count_units, find_price_units
+from core.simulation.trading_hours import close_of
 
 REACH: Final = timedelta(days=19_999)
 """How far back prices are read: 54 years, the most candles that one call returns."""
@@ -24,17 +23,6 @@ NO_PRICES: Final = (
     "no prices are imported; run `echo-markets import-prices FILE` first,"
     " or `echo-markets import-prices --demo` for the prices that come with the stack"
 )
-
-MARKET_ZONE: Final = ZoneInfo("America/New_York")
-OPEN_TIME: Final = time(9, 30, tzinfo=MARKET_ZONE)
-CLOSE_TIME: Final = time(16, 0, tzinfo=MARKET_ZONE)
-"""When New York trades: 14:30 to 21:00 UTC, 13:30 to 20:00 UTC in its daylight saving time.
-
-All imported days have these times, so that a day's tick is found by its date alone.
-"""
-
-DAYS_KEPT: Final = 50_000
-"""Remembered opens and closes: a century and more."""
 
 _VOLUME_DAYS: Final = 60
 _LEAST_RETURNS: Final = 20
@@ -47,36 +35,8 @@ _MOMENT: Final = timedelta(microseconds=1)
 _SECOND: Final = timedelta(seconds=1)
 
 
-def midnight_of(day: date) -> datetime:
-    """Return the instant at which a live session begins."""
-    return datetime.combine(day, time(0), UTC)
-
-
-@lru_cache(DAYS_KEPT)
-def open_of(day: date) -> datetime:
-    """Return the instant at which a trading day opens."""
-    return datetime.combine(day, OPEN_TIME).astimezone(UTC)
-
-
-@lru_cache(DAYS_KEPT)
-def close_of(day: date) -> datetime:
-    """Return the instant at which a trading day closes; its tick has this timestamp."""
-    return datetime.combine(day, CLOSE_TIME).astimezone(UTC)
-
-
-def to_standard_time(moment: datetime) -> datetime:
-    """Return an instant as if New York had no daylight saving time: all opens have one time of the day."""
-    return moment + (moment.astimezone(MARKET_ZONE).dst() or timedelta(0))
-
-
-def last_closed_day(now: datetime) -> date:
-    """Return the last day whose close is not after `now`."""
-    today = now.astimezone(UTC).date()
-    return today if close_of(today) <= now else today - timedelta(days=1)
-
-
 @dataclass(frozen=True)
-class History:
+class PriceHistory:
     """One row per trading day, one column per symbol; a price of 1.00 is `price_units`.
 
     0 stands for a day on which a symbol did not trade. `carried` are the closes in which such a day
@@ -98,7 +58,7 @@ class History:
         return blake2b(text + prices, digest_size=6).hexdigest()
 
 
-def load_history(service: EnhancedDatabaseService) -> History:
+def load_history(service: EnhancedDatabaseService) -> PriceHistory:
     """Return every imported trading day; without any, `days` is empty."""
     series = {
         tick.symbol: list_trading_days(service, tick.symbol, before=tick.timestamp + _MOMENT)
@@ -121,7 +81,7 @@ def _is_bar(service: EnhancedDatabaseService, candle: Candle) -> bool:
     return bool(service.get_price_history(candle.symbol, close, close + _SECOND, "1s"))
 
 
-def build_history(series: dict[str, list[Candle]]) -> History:
+def build_history(series: dict[str, list[Candle]]) -> PriceHistory:
     """Return the history of all symbols, aligned by day."""
     symbols = tuple(sorted(series))
     days = tuple(sorted({candle.bucket.date() for days in series.values() for candle in days}))
@@ -135,7 +95,7 @@ def build_history(series: dict[str, list[Candle]]) -> History:
         rows = [row_of[candle.bucket.date()] for candle in series[symbol]]
         opens[rows, column] = [count_units(candle.open, units) for candle in series[symbol]]
         closes[rows, column] = [count_units(candle.close, units) for candle in series[symbol]]
-    return History(symbols, days, opens, closes, _carry(closes), units)
+    return PriceHistory(symbols, days, opens, closes, _carry(closes), units)
 
 
 def _carry(closes: Integers) -> Integers:
@@ -184,7 +144,7 @@ class DailyPrices:
         days = self.candles.get(symbol)
         return days[-1].close if days else None
 
-    def history(self, symbols: tuple[str, ...]) -> History:
+    def history(self, symbols: tuple[str, ...]) -> PriceHistory:
         """Return the days of these symbols side by side, in the order of `symbols`."""
         return build_history({symbol: self.candles.get(symbol, []) for symbol in symbols})
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
-from core.simulation.history import to_standard_time
+from core.simulation.trading_hours import to_standard_time
 
 Hashes = NDArray[np.uint64]
 

@@ -25,9 +25,10 @@ from core.simulation.amounts import (
     find_price_units,
     to_prices,
 )
-from core.simulation.history import NO_PRICES, Calibration, DailyPrices, midnight_of
+from core.simulation.history import NO_PRICES, Calibration, DailyPrices
 from core.simulation.market_events import EVENT_TYPE, PriceMove
 from core.simulation.price_statistics import annualize_volatility, measure_change
+from core.simulation.trading_hours import midnight_of
 
 DAY_SECONDS: Final = 86_400
 HALF_SPREAD: Final = 0.00025

@@ -35,7 +35,7 @@ from core.simulation.behaviour import (
     is_strategy,
     read_traits,
 )
-from core.simulation.history import DailyPrices, midnight_of
+from core.simulation.history import DailyPrices
 from core.simulation.identifiers import hash_ids, hash_texts
 from core.simulation.live_market import LiveMarket
 from core.simulation.sessions import (
@@ -47,6 +47,7 @@ from core.simulation.sessions import (
     percent_hundredths,
     value_holdings,
 )
+from core.simulation.trading_hours import midnight_of
 
 MAX_PLAYERS: Final = 500
 """Keeps a step well under a second; players beyond this number do not trade live."""

@@ -20,7 +20,6 @@ from core.errors import InvalidInput, QuestNotFound
 from core.records import QUESTS_COMPLETED, LeaderboardEntry, LeaderboardUpdate, Quest, User
 from core.service import EnhancedDatabaseService
 from core.simulation.amounts import money_cents, to_money
-from core.simulation.history import midnight_of
 from core.simulation.identifiers import hash_ids
 from core.simulation.quests import (
     DAILY_TYPES,
@@ -33,6 +32,7 @@ from core.simulation.quests import (
     take_turns,
 )
 from core.simulation.sessions import SessionResult
+from core.simulation.trading_hours import midnight_of
 
 COUNTED: Final = "completed"
 """The key in an entry's metadata: quests completed in the session, id to type."""

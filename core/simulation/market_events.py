@@ -12,8 +12,9 @@ import numpy as np
 
 from core.records import MarketEvent
 from core.simulation.amounts import PRICE_UNITS, divide_whole, to_money, to_price
-from core.simulation.history import History, close_of
+from core.simulation.history import PriceHistory
 from core.simulation.identifiers import Kind, hash_texts, make_ids
+from core.simulation.trading_hours import close_of
 
 EVENT_TYPE: Final = "PRICE_MOVE"
 
@@ -77,7 +78,7 @@ class PriceMove(NamedTuple):
         return f"{price:.2f}" if price >= SMALL_PRICE else f"{price:.4g}"
 
 
-def list_events(history: History, row: int) -> Iterator[MarketEvent]:
+def list_events(history: PriceHistory, row: int) -> Iterator[MarketEvent]:
     """Yield an event for each symbol that closed far from its close before."""
     if row == 0:
         return

@@ -22,7 +22,7 @@ from core.records import User
 from core.service import EnhancedDatabaseService
 from core.simulation.behaviour import Traits, draw_fraction, draw_traits
 from core.simulation.bulk_load import Progress
-from core.simulation.history import History
+from core.simulation.history import PriceHistory
 from core.simulation.identifiers import Kind, make_ids
 
 REPLAY_MARK: Final = "replay"
@@ -289,7 +289,7 @@ class Survey:
             yield f"{_count(len(self.sessions), 'session')} ({days})"
 
 
-def survey(service: EnhancedDatabaseService, *, players: int, mark: str, history: History) -> Survey:
+def survey(service: EnhancedDatabaseService, *, players: int, mark: str, history: PriceHistory) -> Survey:
     """Count users and sessions; `mark` is that of the replay that would be seeded."""
     people, replaced, repeated = 0, 0, 0
     replayed = set(history.days)

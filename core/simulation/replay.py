@@ -29,7 +29,7 @@ from core.simulation.behaviour import (
     draw_traits,
 )
 from core.simulation.bulk_load import BATCH_ROWS, BatchWriter, Progress, ignore_progress
-from core.simulation.history import NO_PRICES, History, close_of, load_history, open_of
+from core.simulation.history import NO_PRICES, PriceHistory, load_history
 from core.simulation.identifiers import Hashes, hash_texts
 from core.simulation.market_events import list_events
 from core.simulation.players import ReplayPlayers, Survey, mark_finished, player_ids, replace_players, survey
@@ -41,6 +41,7 @@ from core.simulation.sessions import (
     percent_hundredths,
     value_holdings,
 )
+from core.simulation.trading_hours import close_of, open_of
 
 MAX_PLAYERS: Final = 100_000
 MAX_SEED: Final = 2**63 - 1
@@ -167,7 +168,7 @@ class Replay:
     """Plays the sessions from row `first` of the history on, one after the other."""
 
     def __init__(
-        self, history: History, traits: Traits, user_ids: tuple[UUID, ...], *, seed: int, first: int
+        self, history: PriceHistory, traits: Traits, user_ids: tuple[UUID, ...], *, seed: int, first: int
     ) -> None:
         self.history = history
         self.user_ids = user_ids
@@ -200,7 +201,7 @@ class Replay:
         return PlayedSession(row, day, players, result, quests, completed)
 
 
-def play_day(history: History, row: int, traits: Traits, symbols: Hashes) -> SessionResult:
+def play_day(history: PriceHistory, row: int, traits: Traits, symbols: Hashes) -> SessionResult:
     """Play one day of a history; `symbols` are the hashes of its symbols.
 
     The symbols that players buy depend on the closes before the day, the number of shares on its

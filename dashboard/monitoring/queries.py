@@ -188,7 +188,7 @@ class _Sums(msgspec.Struct, frozen=True):
     values: dict[Operand, Values]
 
 
-class History:
+class MetricHistory:
     """An hour of charted values and the present rates, from one scrape after another. Not thread safe.
 
     Keeps the sums of scrapes for the window of a rate only, and beyond that the charted values, which

@@ -23,7 +23,15 @@ from core.settings.stack_identity import StackIdentity
 from dashboard.monitoring.alerts import Alert, AlertBook, Condition, find_conditions
 from dashboard.monitoring.incidents import Incident, IncidentLog, Problem, find_problems
 from dashboard.monitoring.prometheus import Prometheus
-from dashboard.monitoring.queries import CHARTED, POOL_TIMEOUTS, TABULATED, History, Query, Series, Values
+from dashboard.monitoring.queries import (
+    CHARTED,
+    POOL_TIMEOUTS,
+    TABULATED,
+    MetricHistory,
+    Query,
+    Series,
+    Values,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +102,7 @@ class Sampler:
         self._exporter_url, self._exporter_ca = exporter_url, exporter_ca
         self._stack = stack
         self._clock = clock
-        self._history = History(CHARTED, TABULATED)
+        self._history = MetricHistory(CHARTED, TABULATED)
         self._book, self._log = AlertBook(), IncidentLog()
         self._scraped_at = float("-inf")
         self._metrics: Metrics | None = None

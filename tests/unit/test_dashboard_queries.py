@@ -20,7 +20,7 @@ from dashboard.monitoring.queries import (
     REPORTED_BY_ALL,
     TABULATED,
     WINDOW_SECONDS,
-    History,
+    MetricHistory,
     Query,
     build_present_promql,
     build_promql,
@@ -44,14 +44,14 @@ def calls(seconds: float, count: float, *, op: str = "get_user_by_id", role: str
     return take(seconds, (CALLS, {"op": op, "role": role}, count))
 
 
-def keep(history: History, *scrapes: Scrape) -> History:
+def keep(history: MetricHistory, *scrapes: Scrape) -> MetricHistory:
     """Add scrapes at the times at which they were taken."""
     for scrape in scrapes:
         history.add(scrape, at=(scrape.taken_at - START).total_seconds())
     return history
 
 
-def read_lines(history: History, query: Query) -> dict[tuple[str, ...], list[tuple[float, float]]]:
+def read_lines(history: MetricHistory, query: Query) -> dict[tuple[str, ...], list[tuple[float, float]]]:
     """Return the points of a charted query by labels, times in seconds after the start."""
     return {
         line.labels: [((moment - START).total_seconds(), value) for moment, value in line.points]
@@ -62,13 +62,15 @@ def read_lines(history: History, query: Query) -> dict[tuple[str, ...], list[tup
 def test_a_gauge_is_summed_over_processes() -> None:
     """Used connections by role; idle ones are no part of it."""
     labels = [{"role": "job", "state": "used"}, {"role": "job", "state": "idle"}]
-    history = keep(History([POOL_USED]), take(0, *(("echo_db_pool_connections", item, 2) for item in labels)))
+    history = keep(
+        MetricHistory([POOL_USED]), take(0, *(("echo_db_pool_connections", item, 2) for item in labels))
+    )
     assert read_lines(history, POOL_USED) == {("job",): [(0, 2)]}
 
 
 def test_a_rate_is_what_a_counter_grew_by() -> None:
     """Per second over the window, summed over roles."""
-    history = History([], [OPERATION_CALLS])
+    history = MetricHistory([], [OPERATION_CALLS])
     for seconds, count in ((0, 100), (10, 120), (20, 130)):
         labels = [{"op": "get_leaderboard", "role": role} for role in ("job", "dashboard")]
         keep(history, take(seconds, *((CALLS, item, count) for item in labels)))
@@ -78,20 +80,20 @@ def test_a_rate_is_what_a_counter_grew_by() -> None:
 def test_a_rate_forgets_what_was_before_its_window() -> None:
     """Two minutes, whatever happened earlier."""
     scrapes = [calls(seconds, count) for seconds, count in ((0, 0), (30, 900), (150, 960))]
-    history = keep(History([], [OPERATION_CALLS]), *scrapes)
+    history = keep(MetricHistory([], [OPERATION_CALLS]), *scrapes)
     assert history.values[OPERATION_CALLS] == {("get_user_by_id",): 60 / WINDOW_SECONDS}
 
 
 def test_a_counter_that_went_down_was_started_anew() -> None:
     """No negative rate after a restart; what it counted since then counts."""
     scrapes = [calls(seconds, count) for seconds, count in ((0, 100), (10, 110), (20, 5))]
-    history = keep(History([], [OPERATION_CALLS]), *scrapes)
+    history = keep(MetricHistory([], [OPERATION_CALLS]), *scrapes)
     assert history.values[OPERATION_CALLS] == {("get_user_by_id",): 0.75}
 
 
 def test_a_restart_does_not_hide_in_a_sum() -> None:
     """One role begins anew while another goes on: the growth of each counts, not that of their sum."""
-    history = History([], [OPERATION_CALLS])
+    history = MetricHistory([], [OPERATION_CALLS])
     for seconds, job, dashboard in ((0, 1_000, 50), (10, 4, 60)):
         counts = {"job": job, "dashboard": dashboard}
         samples = ((CALLS, {"op": "a", "role": role}, count) for role, count in counts.items())
@@ -102,7 +104,7 @@ def test_a_restart_does_not_hide_in_a_sum() -> None:
 def test_a_series_that_appears_later_counts_from_nothing() -> None:
     """The first error of an operation is seen, as is one that a failed collector left out meanwhile."""
     history = keep(
-        History([], [OPERATION_CALLS]),
+        MetricHistory([], [OPERATION_CALLS]),
         calls(0, 7, op="a"),
         take(10, (CALLS, {"op": "b"}, 4)),
         take(20, (CALLS, {"op": "a", "role": "job"}, 9), (CALLS, {"op": "b"}, 4)),
@@ -113,13 +115,13 @@ def test_a_series_that_appears_later_counts_from_nothing() -> None:
 def test_counters_that_were_not_there_at_first_have_no_rate() -> None:
     """Their collector failed in the first scrape: all that they ever counted is not the last seconds."""
     scrapes = [take(0), calls(10, 1_000_000), calls(20, 1_000_010)]
-    history = keep(History([], [OPERATION_CALLS]), *scrapes)
+    history = keep(MetricHistory([], [OPERATION_CALLS]), *scrapes)
     assert history.values[OPERATION_CALLS] == {("get_user_by_id",): 0.5}
 
 
 def test_the_hit_ratio_needs_traffic() -> None:
     """A cache that nobody asked has no ratio, rather than a bad one."""
-    history = History([HIT_RATIO])
+    history = MetricHistory([HIT_RATIO])
     user, quests = {"cache": "user", "tier": "near"}, {"cache": "quests", "tier": "near"}
     for seconds, hits, requests in ((0, 0, 0), (10, 30, 40)):
         keep(history, take(seconds, (HITS, user, hits), (REQUESTS, user, requests), (REQUESTS, quests, 5)))
@@ -128,7 +130,7 @@ def test_the_hit_ratio_needs_traffic() -> None:
 
 def test_quantiles_are_of_the_window() -> None:
     """Slow calls of before do not show any more, in all and by operation."""
-    history = History(LATENCY, OPERATION_LATENCY)
+    history = MetricHistory(LATENCY, OPERATION_LATENCY)
     for seconds, fast, slow in ((0, 0, 50), (10, 100, 50)):
         counts = {"0.1": fast, "1.0": fast + slow, "+Inf": fast + slow}
         keep(history, take(seconds, *((BUCKET, {"op": "a", "le": le}, n) for le, n in counts.items())))
@@ -138,14 +140,14 @@ def test_quantiles_are_of_the_window() -> None:
 
 def test_one_scrape_has_no_rates() -> None:
     """A rate needs two; a gauge does not."""
-    history = keep(History(CHARTED, TABULATED), calls(0, 1))
+    history = keep(MetricHistory(CHARTED, TABULATED), calls(0, 1))
     assert history.values[OPERATION_CALLS] == {}
     assert [read_lines(history, query) for query in LATENCY] == [{}, {}, {}]
 
 
 def test_an_hour_is_kept_and_no_more() -> None:
     """A point every fifteen seconds from the start on; the oldest leave, and no sum outlives its window."""
-    history = History([POOL_USED], [OPERATION_CALLS])
+    history = MetricHistory([POOL_USED], [OPERATION_CALLS])
     pool = {"role": "job", "state": "used"}
     for seconds in range(0, 2 * HISTORY_SECONDS + 1, 5):
         keep(history, take(seconds, ("echo_db_pool_connections", pool, seconds), (CALLS, {}, seconds)))
@@ -158,14 +160,14 @@ def test_an_hour_is_kept_and_no_more() -> None:
 def test_a_line_that_ended_leaves_with_its_points() -> None:
     """A role that was there once takes no memory for ever."""
     job = ("echo_db_pool_connections", {"role": "job", "state": "used"}, 1.0)
-    history = keep(History([POOL_USED]), take(0, job), take(10), take(HISTORY_SECONDS + 1))
+    history = keep(MetricHistory([POOL_USED]), take(0, job), take(10), take(HISTORY_SECONDS + 1))
     assert read_lines(history, POOL_USED) == {}
 
 
 def test_a_gap_has_neither_points_nor_rates() -> None:
     """What grew while nobody scraped is spread over no window; the next two scrapes have a rate again."""
     query = LATENCY[0]
-    history = History([query, POOL_USED], [OPERATION_CALLS])
+    history = MetricHistory([query, POOL_USED], [OPERATION_CALLS])
     for seconds, count in ((0, 0), (15, 30), (1_000, 9_000), (1_015, 9_015)):
         buckets = ((BUCKET, {"op": "a", "le": le}, count) for le in ("0.1", "+Inf"))
         keep(history, take(seconds, (CALLS, {"op": "a"}, count), *buckets))
@@ -177,7 +179,7 @@ def test_a_gap_has_neither_points_nor_rates() -> None:
 
 def test_a_clock_that_is_set_back_does_not_stop_the_history() -> None:
     """Rates follow the monotonic clock; points after the new time are dropped."""
-    history = History([POOL_USED], [OPERATION_CALLS])
+    history = MetricHistory([POOL_USED], [OPERATION_CALLS])
     pool = ("echo_db_pool_connections", {"role": "job", "state": "used"}, 1.0)
     for at, seconds, count in ((0, 0, 0), (60, 60, 60), (70, 10, 70), (100, 40, 100)):
         history.add(take(seconds, pool, (CALLS, {"op": "a"}, count)), at=at)

@@ -17,7 +17,7 @@ from core.price_import.daily_ticks import build_ticks
 from core.price_import.reading import read_prices
 from core.price_import.sources import BLOCK_BYTES
 from core.price_import.table import TYPES, PriceTable
-from core.simulation.history import close_of, open_of
+from core.simulation.trading_hours import close_of, open_of
 from tests.price_files import list_days, list_rows, read, refuse
 
 HEADER = "Ticker,Date,Open,High,Low,Close,Volume,Adj Close"

@@ -9,13 +9,14 @@ import pytest
 
 from core.records import QUESTS_COMPLETED, Candle, Quest
 from core.simulation.behaviour import draw_traits
-from core.simulation.history import History, build_history, close_of, open_of
+from core.simulation.history import PriceHistory, build_history
 from core.simulation.identifiers import Kind, hash_texts, make_ids
 from core.simulation.market_events import PriceMove, list_events
 from core.simulation.players import build_username, player_ids
 from core.simulation.quests import DAILY, MILESTONES, WEEKLY, ReplayQuests, next_milestone
 from core.simulation.replay import PlayedSession, Replay, play_day
 from core.simulation.sessions import STARTING_CENTS, Holdings, SessionResult, SessionRows
+from core.simulation.trading_hours import close_of, open_of
 
 PLAYERS = 60
 DAYS = 90
@@ -29,7 +30,7 @@ def candle(symbol: str, day: date, opened: int, closed: int) -> Candle:
     return Candle(symbol, bucket, Decimal(opened) / 10_000, high, low, Decimal(closed) / 10_000, 1, 1)
 
 
-def make_history(days: int = DAYS) -> History:
+def make_history(days: int = DAYS) -> PriceHistory:
     """Return weekdays of three symbols that wander; the third begins on the tenth day."""
     generator = np.random.Generator(np.random.PCG64(11))
     calendar = [date(2012, 1, 2) + timedelta(days=n) for n in range(2 * days)]
@@ -45,7 +46,7 @@ def make_history(days: int = DAYS) -> History:
     return build_history(series)
 
 
-def make_replay(history: History, *, seed: int = 1) -> Replay:
+def make_replay(history: PriceHistory, *, seed: int = 1) -> Replay:
     """Return a replay of a whole history with players that are in no database."""
     ids = player_ids(range(PLAYERS))
     return Replay(history, draw_traits(seed, ids), tuple(ids), seed=seed, first=0)
@@ -65,7 +66,7 @@ def make_rows(replay: Replay, session: PlayedSession, *, seed: int = 1) -> Sessi
 
 
 @pytest.fixture(scope="module")
-def history() -> History:
+def history() -> PriceHistory:
     """Three symbols on ninety days."""
     return make_history()
 
@@ -85,7 +86,7 @@ def test_a_day_without_trade_carries_the_last_close() -> None:
     assert history.opens[:, 1].tolist() == [0, 50_000, 0]
 
 
-def test_purchases_do_not_depend_on_prices_after_the_open(history: History) -> None:
+def test_purchases_do_not_depend_on_prices_after_the_open(history: PriceHistory) -> None:
     """Other closes change the value of the shares, not which shares are bought."""
     traits, symbols = draw_traits(1, player_ids(range(PLAYERS))), hash_texts(history.symbols)
     closes = history.closes.copy()
@@ -93,14 +94,14 @@ def test_purchases_do_not_depend_on_prices_after_the_open(history: History) -> N
     known = play_day(history, 70, traits, symbols)
     carried = history.carried.copy()
     carried[70:] *= 2
-    changed = History(history.symbols, history.days, history.opens, closes, carried)
+    changed = PriceHistory(history.symbols, history.days, history.opens, closes, carried)
     other = play_day(changed, 70, traits, symbols)
     assert (known.holdings.shares == other.holdings.shares).all()
     assert (known.holdings.cash_cents == other.holdings.cash_cents).all()
     assert (known.value_cents != other.value_cents).any()
 
 
-def test_portfolios_are_consistent_with_their_positions(history: History) -> None:
+def test_portfolios_are_consistent_with_their_positions(history: PriceHistory) -> None:
     """Value, change and percent of a row belong together, and to the shares at the close."""
     replay = make_replay(history)
     session = list(replay.play())[70]
@@ -118,7 +119,7 @@ def test_portfolios_are_consistent_with_their_positions(history: History) -> Non
     assert len({portfolio.day_change for portfolio in portfolios}) > len(portfolios) / 3
 
 
-def test_the_same_seed_plays_the_same_game(history: History) -> None:
+def test_the_same_seed_plays_the_same_game(history: PriceHistory) -> None:
     """Ids included; another seed plays another one."""
 
     def rows(seed: int) -> list[object]:
@@ -130,7 +131,7 @@ def test_the_same_seed_plays_the_same_game(history: History) -> None:
     assert rows(1) != rows(2)
 
 
-def test_completed_quests_are_those_on_the_leaderboard(history: History) -> None:
+def test_completed_quests_are_those_on_the_leaderboard(history: PriceHistory) -> None:
     """After every session, and for every player: the score counts the completed rows."""
     replay, quests, board = make_replay(history), list[Quest](), dict[object, Decimal]()
     for session in replay.play():
@@ -225,7 +226,7 @@ def test_there_is_a_next_milestone_until_the_last() -> None:
     assert next_milestone(MILESTONES[-1]) is None
 
 
-def moves(*closes: int) -> History:
+def moves(*closes: int) -> PriceHistory:
     """Return one symbol with these closes in 1/10000."""
     days = [candle("AAPL", MONDAY + timedelta(days=n), close, close) for n, close in enumerate(closes)]
     return build_history({"AAPL": days})

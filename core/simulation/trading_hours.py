@@ -1,0 +1,45 @@
+"""When a trading day of New York opens and closes, and when a live session begins."""
+
+from datetime import UTC, date, datetime, time, timedelta
+from functools import lru_cache
+from typing import Final
+from zoneinfo import ZoneInfo
+
+MARKET_ZONE: Final = ZoneInfo("America/New_York")
+OPEN_TIME: Final = time(9, 30, tzinfo=MARKET_ZONE)
+CLOSE_TIME: Final = time(16, 0, tzinfo=MARKET_ZONE)
+"""When New York trades: 14:30 to 21:00 UTC, 13:30 to 20:00 UTC in its daylight saving time.
+
+All imported days have these times, so that a day's tick is found by its date alone.
+"""
+
+DAYS_KEPT: Final = 50_000
+"""Remembered opens and closes: a century and more."""
+
+
+def midnight_of(day: date) -> datetime:
+    """Return the instant at which a live session begins."""
+    return datetime.combine(day, time(0), UTC)
+
+
+@lru_cache(DAYS_KEPT)
+def open_of(day: date) -> datetime:
+    """Return the instant at which a trading day opens."""
+    return datetime.combine(day, OPEN_TIME).astimezone(UTC)
+
+
+@lru_cache(DAYS_KEPT)
+def close_of(day: date) -> datetime:
+    """Return the instant at which a trading day closes; its tick has this timestamp."""
+    return datetime.combine(day, CLOSE_TIME).astimezone(UTC)
+
+
+def to_standard_time(moment: datetime) -> datetime:
+    """Return an instant as if New York had no daylight saving time: all opens have one time of the day."""
+    return moment + (moment.astimezone(MARKET_ZONE).dst() or timedelta(0))
+
+
+def last_closed_day(now: datetime) -> date:
+    """Return the last day whose close is not after `now`."""
+    today = now.astimezone(UTC).date()
+    return today if close_of(today) <= now else today - timedelta(days=1)
