@@ -84,7 +84,7 @@ test-as-app: $(TOOLS) ## run the integration tests as the role of the applicatio
 	TESTS_AS_APP=1 $(RUN) -m pytest $(PARALLEL) -m "not docker" tests/integration $(ARGS)
 
 test-docker: $(TOOLS) ## run the stack in containers and break it, for several minutes; skipped without an engine
-	$(RUN) -m pytest -m docker tests/end_to_end/test_containers.py $(ARGS)
+	$(RUN) -m pytest -m docker tests/end_to_end/test_containers.py tests/end_to_end/test_container_profiles.py $(ARGS)
 
 check: lint ## run lint and the tests of `make test`, with coverage
 	$(RUN) -m pytest $(PARALLEL) -m "not docker" $(TESTS) --cov --cov-report=term $(ARGS)

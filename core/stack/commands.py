@@ -211,6 +211,9 @@ def run(folder: StackFolder, arguments: tuple[str, ...]) -> None:
     if not recorded:
         raise StackError("the stack is not up; `make up` starts it")
     refuse_other_stack(recorded)
+    if "sentinel" in list_profiles(recorded):
+        # only containers reach the primary that sentinels name
+        sys.exit(ComposeStack(folder, Console()).run(*arguments))
     sys.exit(run_command(*arguments, environment=build_environment(recorded), root=folder.root))
 
 

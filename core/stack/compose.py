@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from itertools import chain
@@ -120,6 +121,15 @@ class ComposeStack(Stack):
     def watch(self) -> None:
         """Restart what runs changed sources, until Ctrl-C."""
         self._compose(["watch", "--no-up"])
+
+    def run(self, *arguments: str) -> int:
+        """Run an `echo-markets` command in a container, as the owner; return its exit status."""
+        terminal = [] if sys.stdout.isatty() else ["--no-TTY"]
+        command = self._build_command(
+            ["run", "--rm", "--no-deps", *terminal, "migrate", "echo-markets", *arguments], None
+        )
+        environment = {**os.environ, **self.folder.recorded()}
+        return subprocess.run(command, cwd=self.folder.root, env=environment, check=False).returncode
 
     def _show_parts(self, recorded: Mapping[str, str]) -> bool:
         containers = self._list_containers()

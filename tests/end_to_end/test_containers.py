@@ -7,30 +7,35 @@ import base64
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, expect
 
-from core.stack.compose import ONE_SHOT, SERVICES, find_engine_problem
-from core.stack.ports import LOOPBACK, find_free_port, is_port_free
+from core.stack.compose import ONE_SHOT, SERVICES
+from core.stack.ports import LOOPBACK, is_port_free
 from core.stack.processes import wait_until
-from core.stack.secret_copies import APPLICATION_USER
+from core.stack.profiles import SERVICES as PROFILES
+from core.stack.profiles import list_files
 from tests.end_to_end.browsing import visit
-from tests.end_to_end.checkout import PLAYERS, SESSIONS, Checkout, copy_checkout
+from tests.end_to_end.checkout import PLAYERS, SESSIONS, Checkout
+from tests.end_to_end.containers import (
+    PROJECT,
+    PROJECT_LABEL,
+    assert_can_do_little,
+    docker,
+    inspect,
+    is_healthy,
+    kill_process,
+    run_checkout,
+)
 from tests.patience import stretch
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow, pytest.mark.timeout(900)]
 
-IMAGES = ("postgres:17", "redis:8", "python:3.13-slim", "prom/prometheus:latest")
-PROJECT = f"echo-markets-test-{os.getpid()}"
-PROJECT_LABEL = f"label=com.docker.compose.project={PROJECT}"
 SCRAPE_SECONDS = 60
 HEAL_SECONDS = 60
-UP_SECONDS = 600  # the image is built
 RULES = ("recording_rules.yml", "alerts.yml")
 STAYING = sorted(SERVICES - ONE_SHOT)
 # Docker's own names of what the containers must have
@@ -51,28 +56,10 @@ for address in sys.argv[1:]:
         pass"""
 
 
-def docker(*arguments: str) -> str:
-    """Run a docker command and return what it prints."""
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=False).stdout.strip()
-
-
-def inspect(service: str) -> dict[str, Any]:
-    """Return what the engine knows about the container of a service."""
-    [found] = json.loads(docker("inspect", f"{PROJECT}-{service}-1"))
-    return dict(found)
-
-
 def run_in(network: str, code: str, *arguments: str) -> str:
     """Run Python in a container of its own on a network of the stack; return what it prints."""
     image = f"{PROJECT}-app"
     return docker("run", "--rm", "--network", f"{PROJECT}_{network}", image, "python", "-c", code, *arguments)
-
-
-def is_healthy(service: str, *, after: str = "") -> bool:
-    """Say whether a container runs, passes its check and started after a moment of the engine's clock."""
-    state = inspect(service)["State"]
-    health = state.get("Health", {}).get("Status", "healthy")
-    return bool(state["Status"] == "running" and health == "healthy" and state["StartedAt"] > after)
 
 
 def are_targets_up(checkout: Checkout, scheme: str = "http") -> bool:
@@ -84,23 +71,9 @@ def are_targets_up(checkout: Checkout, scheme: str = "http") -> bool:
 
 @pytest.fixture(scope="module")
 def checkout() -> Iterator[Checkout]:
-    """A copy of the checkout with a project name of its own; containers, volumes and image go afterwards."""
-    if fault := find_engine_problem():
-        pytest.skip(f"no container engine: {fault}")
-    if missing := [image for image in IMAGES if not docker("image", "ls", "--quiet", image)]:
-        pytest.skip(f"not on this machine: {', '.join(missing)}; `docker pull` brings them")
-    with tempfile.TemporaryDirectory(prefix="echo-markets-") as folder:
-        checkout = copy_checkout(Path(folder) / "checkout")
-        checkout.make_seconds = UP_SECONDS
-        checkout.ports["PROMETHEUS_PORT"] = find_free_port()
-        checkout.environment |= {
-            "MODE": "docker",
-            "COMPOSE_PROJECT_NAME": PROJECT,
-            "PROMETHEUS_PORT": str(checkout.ports["PROMETHEUS_PORT"]),
-        }
+    """One stack for all tests of this file."""
+    with run_checkout() as checkout:
         yield checkout
-        checkout.make("clean")
-        docker("image", "rm", f"{PROJECT}-app")
 
 
 def test_everything_is_served(checkout: Checkout, browser: Browser) -> None:
@@ -128,22 +101,7 @@ def test_containers_can_do_little(checkout: Checkout) -> None:
     """As the engine sees them: not root, read-only, without capabilities, bounded, on this machine only."""
     checkout.up()
     for service in SERVICES - {"secrets"}:
-        found = inspect(service)
-        host = found["HostConfig"]
-        assert found["Config"]["User"].split(":")[0] in {str(APPLICATION_USER), "999", "65534"}, service
-        assert host["ReadonlyRootfs"] is True, service
-        assert (host["CapDrop"], host["CapAdd"]) == (["ALL"], None), service
-        assert host["SecurityOpt"] == ["no-new-privileges:true"], service
-        assert host["Memory"] > 0, service
-        assert host["PidsLimit"] > 0, service
-        assert host["LogConfig"]["Config"]["max-size"] == "10m", service
-        assert host["Privileged"] is False, service
-        addresses = {item["HostIp"] for items in (host["PortBindings"] or {}).values() for item in items}
-        assert addresses <= {LOOPBACK}, service
-        secrets = list((checkout.root / ".local" / "secrets").glob("*.password"))
-        shown = json.dumps(found)
-        assert secrets
-        assert [path.name for path in secrets if path.read_text(encoding="utf-8") in shown] == []
+        assert_can_do_little(checkout, service)
     user, writing = "print(open('/proc/self/status').read())", "open('/app/x', 'w')"
     inside = docker("exec", f"{PROJECT}-dashboard-1", "python", "-c", user)
     assert "CapEff:\t0000000000000000" in inside
@@ -185,13 +143,10 @@ def test_servers_are_reached_by_programs_only(checkout: Checkout) -> None:
 def test_a_container_whose_process_is_killed_heals(checkout: Checkout, service: str) -> None:
     """By itself, with SIGKILL, as when memory runs out."""
     checkout.up()
-    before = inspect(service)["State"]
-    # from outside of the container: inside of it nobody can kill the first process
-    kill = f"import os; os.kill({before['Pid']}, 9)"
-    docker("run", "--rm", "--privileged", "--pid=host", "--user=0:0", f"{PROJECT}-app", "python", "-c", kill)
-    assert wait_until(
-        lambda: is_healthy(service, after=before["StartedAt"]), seconds=stretch(HEAL_SECONDS)
-    ), docker("logs", "--tail", "20", f"{PROJECT}-{service}-1")
+    began = kill_process(service)
+    assert wait_until(lambda: is_healthy(service, after=began), seconds=stretch(HEAL_SECONDS)), docker(
+        "logs", "--tail", "20", f"{PROJECT}-{service}-1"
+    )
     assert wait_until(lambda: checkout.health()["status"] == "healthy", seconds=stretch(HEAL_SECONDS)), (
         checkout.health()
     )
@@ -250,11 +205,10 @@ def test_the_profile_tls_encrypts_everything(checkout: Checkout) -> None:
 def test_compose_warns_of_nothing(checkout: Checkout) -> None:
     """In every profile, with the plain command and nothing set."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_HOST") if name in os.environ}
-    for files in (
-        [],
-        ["-f", "compose.yaml", "-f", "compose.tls.yaml"],
-        ["-f", "compose.yaml", "-f", "compose.dev.yaml"],
-    ):
+    together = [name for name in PROFILES if name != "tls"]
+    for profiles in ([], together, *([name] for name in PROFILES)):
+        paths = list_files(Path(), profiles) if profiles else []
+        files = [part for path in paths for part in ("-f", str(path))]
         result = subprocess.run(
             ["docker", "compose", *files, "config", "--quiet"],
             cwd=checkout.root, env=environment, capture_output=True, text=True, check=False,

@@ -134,11 +134,10 @@ def run_debian_replica(directory: Path, primary: PostgresServer) -> Iterator[Pos
         yield PostgresServer(port=port, pid=pid, password=primary.password)
 
 
-@contextmanager
-def run_pgbouncer(
+def prepare_pgbouncer(
     directory: Path, server: PostgresServer, accounts: Mapping[str, str], **options: str
-) -> Iterator[int]:
-    """Pool connections to a server on a free port, which is yielded; `accounts` are roles and passwords."""
+) -> ServerProgram:
+    """Return a PgBouncer before a server; `accounts` are roles and passwords."""
     program = require_pgbouncer()
     user = _give_away(directory)
     users = directory / "users.txt"
@@ -180,7 +179,7 @@ def run_pgbouncer(
         return True
 
     server_user, server_password = next(iter(accounts.items()))
-    pooler = ServerProgram(
+    return ServerProgram(
         name="PgBouncer",
         command=write_configuration,
         answers=answers,
@@ -188,5 +187,12 @@ def run_pgbouncer(
         log=directory / "pgbouncer.log",
         stop_signal=signal.SIGINT,
     )
-    with run_server(pooler, None) as (port, _):
+
+
+@contextmanager
+def run_pgbouncer(
+    directory: Path, server: PostgresServer, accounts: Mapping[str, str], **options: str
+) -> Iterator[int]:
+    """Pool connections to a server on a free port, which is yielded; `accounts` are roles and passwords."""
+    with run_server(prepare_pgbouncer(directory, server, accounts, **options), None) as (port, _):
         yield port
