@@ -23,7 +23,7 @@ T = TypeVar("T")
 ENTRIES = 256
 """Last known values, each at most some hundred rows; the least recently used is evicted."""
 
-WORKERS = 32
+MOST_THREADS = 32
 """Reads at the same time. Three times the connections: reads that hang must not keep others waiting."""
 
 PATIENCE_SECONDS = 1.0
@@ -43,10 +43,10 @@ class Reading(NamedTuple, Generic[T]):
     error: Exception | None = None
 
 
-class Workers:
+class ReadThreads:
     """At most `limit` daemon threads, started when needed and kept: a hanging read must not delay a stop."""
 
-    def __init__(self, limit: int = WORKERS) -> None:
+    def __init__(self, limit: int = MOST_THREADS) -> None:
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
         self._idle = threading.Semaphore(0)
         self._lock = threading.Lock()
@@ -108,7 +108,7 @@ class Reader:
         self._fresh_seconds = fresh_seconds
         self._patience_seconds = patience_seconds
         self._clock = clock
-        self._workers = Workers()
+        self._threads = ReadThreads()
         self._lock = threading.Lock()
         self._known: OrderedDict[Hashable, _Known] = OrderedDict()
         self._fresh_from = datetime.min.replace(tzinfo=UTC)
@@ -211,7 +211,7 @@ class Reader:
             error = DatabaseUnavailable(NO_ANSWER)
             return Reading(value, started - timedelta(seconds=stale), error)
 
-        future = self._workers.submit(run)
+        future = self._threads.submit(run)
         while True:
             try:
                 return future.result(self._patience_seconds)

@@ -19,7 +19,7 @@ from core.errors import InvalidInput, PriceFileError
 from core.price_import.daily_ticks import build_ticks
 from core.price_import.options import Split
 from core.price_import.reading import PriceReading
-from core.price_import.rows import Problem
+from core.price_import.rows import RowProblem
 from core.price_import.table import PriceTable, describe_jump, find_ratio
 from core.records import VOLATILITY_RETURNS, Candle
 from core.service import EnhancedDatabaseService
@@ -55,7 +55,7 @@ class ImportResult:
     symbols: tuple[str, ...]
     first_day: date
     last_day: date
-    problems: tuple[Problem, ...]
+    problems: tuple[RowProblem, ...]
 
 
 def load_prices(

@@ -48,7 +48,7 @@ _OTHER_FORM: Final = {"DD/MM/YYYY": "MM/DD/YYYY", "MM/DD/YYYY": "DD/MM/YYYY"}
 _OPEN_QUOTE: Final = "a quote that is opened here is not closed on the line"
 
 
-class Problem(NamedTuple):
+class RowProblem(NamedTuple):
     """A row that is not loaded, and the reason; `kind` is the reason without the row's values."""
 
     file: str
@@ -65,9 +65,9 @@ class Tally:
     """How many rows are not loaded, by kind, and the first of each kind."""
 
     counts: dict[str, int] = field(default_factory=dict)
-    first: dict[str, Problem] = field(default_factory=dict)
+    first: dict[str, RowProblem] = field(default_factory=dict)
 
-    def add(self, problem: Problem, count: int = 1) -> None:
+    def add(self, problem: RowProblem, count: int = 1) -> None:
         """Count rows of one kind."""
         self.first.setdefault(problem.kind, problem)
         self.counts[problem.kind] = self.counts.get(problem.kind, 0) + count
@@ -177,7 +177,7 @@ class FileReader:
             f"days such as {first!r} can be {' or '.join(forms)}; say which with --date-format {forms[0]}",
         )
 
-    def _find_wrong_widths(self, batch: Batch) -> Iterator[Problem]:
+    def _find_wrong_widths(self, batch: Batch) -> Iterator[RowProblem]:
         """Yield lines with a wrong number of fields; notes and totals are skipped and counted."""
         wanted = "the header has" if self.dialect.header_line else "--columns names"
         for line, count, text in batch.wrong_width:
@@ -186,14 +186,14 @@ class FileReader:
                 raise self._fail(line, _OPEN_QUOTE)
             is_note = re.search(_NOTE, plain) and (count == 1 or not re.search(_DAY_LIKE, plain))
             if is_note or re.search(EVENT, plain) or (count == 1 and re.search(_SENTENCE, plain)):
-                self.skipped.add(Problem(self._source.name, line, "notes and totals", repr(plain[:60])))
+                self.skipped.add(RowProblem(self._source.name, line, "notes and totals", repr(plain[:60])))
             elif plain:
                 reason = f"{count} fields where {wanted} {self.dialect.text.width}"
-                yield Problem(self._source.name, line, "another number of fields", reason)
+                yield RowProblem(self._source.name, line, "another number of fields", reason)
 
     def _read_series(
         self, batch: Batch, series: Series, symbols: dict[str, int]
-    ) -> tuple[Columns, list[Problem]]:
+    ) -> tuple[Columns, list[RowProblem]]:
         """Return the valid rows of one series of prices, and the problem of each invalid one."""
         columns = {**series.columns, **self.dialect.shared}
         texts = {meaning: batch.columns[column] for meaning, column in columns.items()}
@@ -208,7 +208,7 @@ class FileReader:
         for row in np.flatnonzero(broken).tolist():
             check = next(check for check in checks if check.broken[row])
             reason = check.reason.format_map({name: column[row].as_py() for name, column in texts.items()})
-            problems.append(Problem(self._source.name, int(batch.lines[row]), check.kind, reason))
+            problems.append(RowProblem(self._source.name, int(batch.lines[row]), check.kind, reason))
         valid = ~broken & ~skipped
         self._note(batch, texts, bars, moments, valid)
         if "split" in texts and bars.adjusted is None:
@@ -266,7 +266,9 @@ class FileReader:
     def _skip(self, kind: str, found: Mask, skipped: Mask, batch: Batch, reason: str) -> Mask:
         rows = np.flatnonzero(found & ~skipped)
         if len(rows):
-            self.skipped.add(Problem(self._source.name, int(batch.lines[rows[0]]), kind, reason), len(rows))
+            self.skipped.add(
+                RowProblem(self._source.name, int(batch.lines[rows[0]]), kind, reason), len(rows)
+            )
         return np.asarray(skipped | found, np.bool_)
 
     def _parse_symbols(self, batch: Batch, series: Series, skipped: Mask, symbols: dict[str, int]) -> Any:

@@ -53,7 +53,7 @@ STALE_SECONDS = 15.0
 EXPORTER_GONE = Problem("EchoExporterAbsent", "The exporter does not answer", "Exporter down")
 
 
-class Metrics(msgspec.Struct, frozen=True):
+class SampledMetrics(msgspec.Struct, frozen=True):
     """The metrics of all processes; `scrape` and `values` are of `taken_at`, `series` go back an hour."""
 
     taken_at: datetime
@@ -74,7 +74,7 @@ class StackSample(msgspec.Struct, frozen=True):
     health: Health
     problems: tuple[Problem, ...]
     incidents: tuple[Incident, ...]
-    metrics: Metrics | None
+    metrics: SampledMetrics | None
     error: str | None
     alerts: tuple[Alert, ...]
     alerts_source: Literal["prometheus", "dashboard"]
@@ -105,7 +105,7 @@ class Sampler:
         self._history = MetricHistory(CHARTED, TABULATED)
         self._book, self._log = AlertBook(), IncidentLog()
         self._scraped_at = float("-inf")
-        self._metrics: Metrics | None = None
+        self._metrics: SampledMetrics | None = None
         self._error: str | None = None
         self._alerts: tuple[Alert, ...] = ()
         self._alerts_source: Literal["prometheus", "dashboard"] = "dashboard"
@@ -186,7 +186,7 @@ class Sampler:
         if scrape is not None:
             self._history.add(scrape, at=self._clock())
             values = self._history.values
-            self._metrics = Metrics(
+            self._metrics = SampledMetrics(
                 taken_at=scrape.taken_at,
                 source="exporter",
                 scrape=scrape,

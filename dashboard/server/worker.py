@@ -18,10 +18,10 @@ import uvicorn
 from core import Settings
 from dashboard.server import application
 from dashboard.server.worker_channel import (
+    ConnectionLoad,
     Enter,
     FromWorker,
     Leave,
-    Load,
     Ready,
     parse_from_parent,
     send,
@@ -150,7 +150,7 @@ class WorkerServer(uvicorn.Server):
             load = self._given, len(self.server_state.connections)
             if load != last or look % SIGN_OF_LIFE == 0:
                 last = load
-                self._page_limits.send(Load(*load))
+                self._page_limits.send(ConnectionLoad(*load))
             await asyncio.sleep(LOAD_SECONDS)
 
 

@@ -14,7 +14,7 @@ class Ready(msgspec.Struct, tag="ready"):
     """The worker answers requests."""
 
 
-class Load(msgspec.Struct, tag="load"):
+class ConnectionLoad(msgspec.Struct, tag="load"):
     """How many connections the worker was given so far, and how many are open; sent every second at least."""
 
     given: int
@@ -36,21 +36,21 @@ class Leave(msgspec.Struct, tag="leave"):
     is_known: bool
 
 
-class Answer(msgspec.Struct, tag="answer"):
+class Admission(msgspec.Struct, tag="answer"):
     """The parent's answer to `Enter`."""
 
     number: int
     is_admitted: bool
 
 
-FromWorker = Ready | Load | Enter | Leave
+FromWorker = Ready | ConnectionLoad | Enter | Leave
 
 _encoder = msgspec.json.Encoder()
 _from_worker = msgspec.json.Decoder(FromWorker)
-_from_parent = msgspec.json.Decoder(Answer)
+_from_parent = msgspec.json.Decoder(Admission)
 
 
-def send(writer: asyncio.StreamWriter, message: FromWorker | Answer) -> None:
+def send(writer: asyncio.StreamWriter, message: FromWorker | Admission) -> None:
     """Send a message; to a peer that has ended, do nothing."""
     if not writer.is_closing():
         writer.write(_encoder.encode(message) + b"\n")
@@ -62,7 +62,7 @@ def parse_from_worker(line: bytes) -> FromWorker:
     return message
 
 
-def parse_from_parent(line: bytes) -> Answer:
+def parse_from_parent(line: bytes) -> Admission:
     """Return the message in a line of the parent."""
     return _from_parent.decode(line)
 

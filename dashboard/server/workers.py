@@ -18,10 +18,10 @@ from core.app import configure_logging
 from core.backoff import Backoff
 from dashboard.server.page_limits import HostPageLimits
 from dashboard.server.worker_channel import (
-    Answer,
+    Admission,
+    ConnectionLoad,
     Enter,
     Leave,
-    Load,
     Ready,
     give_connection,
     parse_from_worker,
@@ -66,7 +66,7 @@ class Worker:
         self.reader, self.writer = reader, writer
         self._connections = connections
         self.given = 0
-        self._load = Load(given=0, open=0)
+        self._load = ConnectionLoad(given=0, open=0)
 
     @classmethod
     async def start(cls) -> "Worker":
@@ -87,7 +87,7 @@ class Worker:
         """How many connections it has, those included that it has not seen yet."""
         return self._load.open + self.given - self._load.given
 
-    def note_load(self, load: Load) -> None:
+    def note_load(self, load: ConnectionLoad) -> None:
         """Take what it says of its connections."""
         self._load = load
 
@@ -201,13 +201,13 @@ class Workers:
                 worker.is_ready = self._was_ever_ready = True
                 self._update_ready()
                 logger.info("worker %d is ready", worker.process.pid)
-            case Load() as load:
+            case ConnectionLoad() as load:
                 worker.note_load(load)
             case Enter(number, client, is_known):
                 is_admitted = await self._page_limits.enter(client, is_known=is_known)
                 if is_admitted:
                     worker.pages.append((client, is_known))
-                send(worker.writer, Answer(number, is_admitted))
+                send(worker.writer, Admission(number, is_admitted))
             case Leave(client, is_known):
                 worker.pages.remove((client, is_known))
                 self._page_limits.leave(client, is_known=is_known)

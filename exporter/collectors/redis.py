@@ -25,7 +25,7 @@ METRICS = {
 """The metric of each field."""
 
 
-class RedisConnection:
+class InfoConnection:
     """Connects for each run, within the short timeout of the cache, so that no broken connection is kept."""
 
     is_usable = True
@@ -48,14 +48,14 @@ class RedisConnection:
         """Do nothing: no connection is kept."""
 
 
-def open_redis_runner(settings: Settings) -> CollectorRunner[RedisConnection]:
+def open_redis_runner(settings: Settings) -> CollectorRunner[InfoConnection]:
     """Return Redis's collector; it connects when it runs."""
     return CollectorRunner(
-        lambda: RedisConnection(settings), [Collector("redis", collect_redis, BRIEF_SECONDS)]
+        lambda: InfoConnection(settings), [Collector("redis", collect_redis, BRIEF_SECONDS)]
     )
 
 
-def collect_redis(connection: RedisConnection) -> Iterator[Metric]:
+def collect_redis(connection: InfoConnection) -> Iterator[Metric]:
     """Yield memory, and how often keys were found, missed and evicted."""
     info = connection.read_info()
     try:

@@ -10,7 +10,7 @@ import pytest
 from core import EnhancedDatabaseService, Settings
 from core.http_client import fetch
 from core.records import Health
-from dashboard.monitoring.sampler import Metrics, Sampler
+from dashboard.monitoring.sampler import SampledMetrics, Sampler
 from dashboard.pages.operations import charts, tables
 from exporter.server import build_app, open_runners
 from tests.conftest import Execute
@@ -39,7 +39,7 @@ class Two(list[pd.DataFrame]):
 
 
 @pytest.fixture
-def seen(service: EnhancedDatabaseService, settings: Settings) -> tuple[Metrics, Two, Health]:
+def seen(service: EnhancedDatabaseService, settings: Settings) -> tuple[SampledMetrics, Two, Health]:
     """What the page has after two scrapes with play in between, and the same scrapes as text."""
     clock = [0.0]
     texts = Two()
@@ -84,7 +84,7 @@ def find_panel(title: str) -> charts.Panel:
     return next(panel for panel in charts.PANELS if panel.title == title)
 
 
-def read_chart(title: str, metrics: Metrics) -> pd.DataFrame:
+def read_chart(title: str, metrics: SampledMetrics) -> pd.DataFrame:
     """Return the newest points of a chart."""
     frame = charts.build_frame(find_panel(title), metrics, now=datetime.now(UTC)).dropna()
     newest: pd.DataFrame = frame[frame["time"] == frame["time"].max()]
@@ -92,7 +92,7 @@ def read_chart(title: str, metrics: Metrics) -> pd.DataFrame:
 
 
 def test_operations_are_calls_errors_and_quantiles_of_the_window(
-    seen: tuple[Metrics, Two, Health],
+    seen: tuple[SampledMetrics, Two, Health],
 ) -> None:
     """Per second over the minute that was measured; quantiles by linear interpolation in the buckets."""
     metrics, two, _ = seen
@@ -121,7 +121,7 @@ def interpolate(part: float, counts: dict[float, float]) -> float:
     raise AssertionError("no bucket")
 
 
-def test_hit_ratios_are_hits_of_requests(seen: tuple[Metrics, Two, Health]) -> None:
+def test_hit_ratios_are_hits_of_requests(seen: tuple[SampledMetrics, Two, Health]) -> None:
     """By cache and tier, over the minute; a request is a hit or a miss, and a bypass is neither."""
     metrics, two, _ = seen
     by = ("cache", "tier")
@@ -154,7 +154,7 @@ def test_bypasses_are_reads_without_redis_per_second(
     assert tables.describe_bypasses(sampler.latest.metrics.values).startswith("0.50 reads/s")
 
 
-def test_connections_are_those_of_all_processes(seen: tuple[Metrics, Two, Health]) -> None:
+def test_connections_are_those_of_all_processes(seen: tuple[SampledMetrics, Two, Health]) -> None:
     """In use of the limit, as the pools publish them; the chart has the same by role."""
     metrics, two, health = seen
     cards = {card.label: card for card in tables.build_cards(metrics.scrape, {})}
@@ -168,7 +168,7 @@ def test_connections_are_those_of_all_processes(seen: tuple[Metrics, Two, Health
 
 
 def test_migrations_and_checks_are_those_of_the_servers(
-    seen: tuple[Metrics, Two, Health], execute: Execute
+    seen: tuple[SampledMetrics, Two, Health], execute: Execute
 ) -> None:
     """Migrations as the database has written them down; the status of the one evaluation."""
     metrics, _, health = seen
@@ -179,7 +179,7 @@ def test_migrations_and_checks_are_those_of_the_servers(
     assert [cards[name].value for name in ("PostgreSQL", "Redis")] == ["Up", "Up"]
 
 
-def test_memory_is_what_redis_says(seen: tuple[Metrics, Two, Health], redis_client: Any) -> None:
+def test_memory_is_what_redis_says(seen: tuple[SampledMetrics, Two, Health], redis_client: Any) -> None:
     """Used and evicted, from its own INFO; the use moves a little while it is asked."""
     metrics, _, _ = seen
     info = redis_client.info()

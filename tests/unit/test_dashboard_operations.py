@@ -26,7 +26,7 @@ from dashboard.monitoring.queries import (
     Query,
     Series,
 )
-from dashboard.monitoring.sampler import Metrics
+from dashboard.monitoring.sampler import SampledMetrics
 from dashboard.pages.operations import advice, charts, tables
 
 NOW = datetime(2013, 3, 1, 21, tzinfo=UTC)
@@ -56,9 +56,9 @@ def take_with(*changes: tuple[str, dict[str, str], float]) -> Scrape:
     return take(*(item for item in HEALTHY if item[:2] not in changed), *changes)
 
 
-def build_metrics(lines: dict[Query, tuple[Series, ...]]) -> Metrics:
+def build_metrics(lines: dict[Query, tuple[Series, ...]]) -> SampledMetrics:
     """Return metrics with these charts."""
-    return Metrics(taken_at=NOW, source="exporter", scrape=take(*HEALTHY), series=lines, values={})
+    return SampledMetrics(taken_at=NOW, source="exporter", scrape=take(*HEALTHY), series=lines, values={})
 
 
 def draw(title: str, lines: dict[Query, tuple[Series, ...]]) -> tuple[charts.Panel, pd.DataFrame]:

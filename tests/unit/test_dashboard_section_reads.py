@@ -9,7 +9,7 @@ import pytest
 from core.errors import DatabaseUnavailable
 from dashboard import section_reads
 from dashboard.live import describe_last_known
-from dashboard.section_reads import Reader, Workers
+from dashboard.section_reads import Reader, ReadThreads
 
 NOON = datetime(2026, 3, 2, 12, 3, 10, tzinfo=UTC)
 
@@ -181,7 +181,7 @@ def test_known_values_are_bounded(world: World) -> None:
 
 def test_workers_are_bounded_and_used_again() -> None:
     """Jobs beyond the limit wait; an error goes to the caller, not to the worker."""
-    workers = Workers(limit=2)
+    workers = ReadThreads(limit=2)
     names: set[str] = set()
     with pytest.raises(ZeroDivisionError):
         workers.submit(lambda: 1 // 0).result(10)

@@ -22,7 +22,7 @@ from dashboard.monitoring.queries import (
     Key,
     Query,
 )
-from dashboard.monitoring.sampler import Metrics
+from dashboard.monitoring.sampler import SampledMetrics
 from dashboard.pages.operations.advice import Topic
 from dashboard.pages.operations.tables import MEBIBYTE, QUANTILES
 
@@ -209,7 +209,7 @@ PANELS = (
 )
 
 
-def build_frame(panel: Panel, metrics: Metrics, *, now: datetime) -> pd.DataFrame:
+def build_frame(panel: Panel, metrics: SampledMetrics, *, now: datetime) -> pd.DataFrame:
     """Return time, series, kind, value, and the time until which it is drawn; empty without a point.
 
     A row without a value ends a line before a gap, the last row continues the time axis until `now`.

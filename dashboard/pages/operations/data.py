@@ -10,7 +10,7 @@ from core.metrics.scrape import Scrape
 from dashboard import runtime
 from dashboard.monitoring.prometheus import Prometheus
 from dashboard.monitoring.queries import CHARTED, TABULATED, build_present_promql, build_promql
-from dashboard.monitoring.sampler import Metrics, StackSample
+from dashboard.monitoring.sampler import SampledMetrics, StackSample
 
 CHART_POINTS = 120
 MINIMUM_STEP_SECONDS = 15
@@ -19,7 +19,7 @@ MINIMUM_STEP_SECONDS = 15
 
 def find_metrics(
     sample: StackSample, prometheus: Prometheus | None, span_seconds: int
-) -> tuple[Metrics | None, tuple[str, ...]]:
+) -> tuple[SampledMetrics | None, tuple[str, ...]]:
     """Return the metrics of a time span, and a warning for each source that did not give any.
 
     From Prometheus if there is one, otherwise the last ones that the exporter gave; they can be old then.
@@ -38,7 +38,7 @@ def find_metrics(
 
 
 def find_health(
-    sample: StackSample, metrics: Metrics | None, service: EnhancedDatabaseService
+    sample: StackSample, metrics: SampledMetrics | None, service: EnhancedDatabaseService
 ) -> tuple[Scrape, Mapping[str, str]]:
     """Return the newest scrape for the health cards, of all processes or else of this one, and reasons."""
     own = scrape_own(service.metrics, sample.health)
@@ -47,21 +47,21 @@ def find_health(
     return metrics.scrape, metrics.scrape.reasons or own.reasons
 
 
-def _load_span(prometheus: Prometheus, span_seconds: int) -> Metrics:
+def _load_span(prometheus: Prometheus, span_seconds: int) -> SampledMetrics:
     """Read a span, at most once in five seconds for all visitors."""
 
-    def load() -> Metrics:
+    def load() -> SampledMetrics:
         return read_prometheus(prometheus, span_seconds)
 
     return runtime.get_cache().get_or_load(("prometheus", span_seconds), load)
 
 
-def read_prometheus(prometheus: Prometheus, span_seconds: int) -> Metrics:
+def read_prometheus(prometheus: Prometheus, span_seconds: int) -> SampledMetrics:
     """Return the metrics of the last seconds from Prometheus. Raises `FetchFailed`."""
     end = datetime.now(UTC)
     start = end - timedelta(seconds=span_seconds)
     step = max(MINIMUM_STEP_SECONDS, span_seconds // CHART_POINTS)
-    return Metrics(
+    return SampledMetrics(
         taken_at=end,
         source="prometheus",
         scrape=prometheus.read_scrape(build_present_promql()),

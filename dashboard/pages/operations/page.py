@@ -17,7 +17,7 @@ from dashboard import filters, live, runtime, states
 from dashboard.elements import CARD_PIXELS, show_table
 from dashboard.formats import escape_markdown, format_as_of, format_duration
 from dashboard.monitoring.queries import WINDOW_SECONDS
-from dashboard.monitoring.sampler import SCRAPE_SECONDS, Metrics, Sampler, StackSample, find_sampler
+from dashboard.monitoring.sampler import SCRAPE_SECONDS, SampledMetrics, Sampler, StackSample, find_sampler
 from dashboard.pages.operations import charts, data, tables
 from dashboard.pages.operations.actions import show_operator_actions
 from dashboard.pages.operations.advice import Topic, build_advice, build_link
@@ -89,7 +89,7 @@ def _show_metrics(service: EnhancedDatabaseService, sampler: Sampler, span_secon
     _show_operations_table(metrics)
 
 
-def _name_source(metrics: Metrics) -> str:
+def _name_source(metrics: SampledMetrics) -> str:
     return "Prometheus" if metrics.source == "prometheus" else "the exporter"
 
 
@@ -153,7 +153,7 @@ def _show_alerts(sample: StackSample, *, shows_words: bool) -> None:
         )
 
 
-def _show_charts(metrics: Metrics, now: datetime) -> None:
+def _show_charts(metrics: SampledMetrics, now: datetime) -> None:
     notes = {
         "redis": tables.describe_memory(metrics.scrape),
         "cache": tables.describe_bypasses(metrics.values),
@@ -173,7 +173,7 @@ def _show_charts(metrics: Metrics, now: datetime) -> None:
             st.caption(" ".join(filter(None, (panel.meaning, note, build_advice(panel.topic)))))
 
 
-def _show_operations_table(metrics: Metrics) -> None:
+def _show_operations_table(metrics: SampledMetrics) -> None:
     _show_listing(
         tables.OPERATIONS,
         tables.list_operations(metrics.values),

@@ -15,7 +15,7 @@ from core.cache.timeline_claim import KEY
 from core.selftest import run_self_test
 from core.stack.embedded_servers import find_valkey_program
 from core.stack.redis_access import COMMANDS, build_acl
-from exporter.collectors.redis import RedisConnection, collect_redis
+from exporter.collectors.redis import InfoConnection, collect_redis
 from tests.matrix.caches.conftest import MakeServer, set_user
 from tests.matrix.caches.couple import Couple, make_settings, wait_until
 from tests.matrix.caches.servers import RedisServer, run_server
@@ -317,7 +317,7 @@ def test_the_documented_rule_is_enough(
         health = service.health()
         assert (health.status, health.redis, health.redis_reason) == ("healthy", "healthy", None)
         assert service.cache_stats().reason is None
-    assert [metric.name for metric in collect_redis(RedisConnection(mine))]
+    assert [metric.name for metric in collect_redis(InfoConnection(mine))]
     for entry in server.run("ACL", "LOG"):
         raise AssertionError(f"something was refused: {entry}")
 
