@@ -160,7 +160,7 @@ def format_as_of(moment: datetime) -> str:
 
 
 def format_time_left(expires_at: datetime | None, now: datetime) -> str:
-    """Write the time left in its two largest units; empty without an end."""
+    """Write the time left in its two largest units, or the day of an end that is past; empty without one."""
     if expires_at is None:
         return ""
     minutes = int((expires_at - now).total_seconds() // 60)

@@ -114,7 +114,7 @@ def run_part(part: Callable[[], None], *, is_live: bool) -> bool:
     """
     try:
         part()
-    # the edge of a part: Streamlit would show the error in place of the whole page
+    # every error ends here: Streamlit would show it in place of the whole page
     except Exception as error:
         error_id = _log(error)
         state = find_state(error)

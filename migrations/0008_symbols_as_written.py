@@ -13,7 +13,7 @@ CURRENCY = "currency ~ '^[A-Z]{3,5}$'"
 
 
 def up(_migrator: Any, db: Any) -> None:
-    """Replace the check of symbols and add what is new."""
+    """Replace the check of symbols; add checks of prices and currencies, and the column for currencies."""
     drop_check(db, "ticks_symbol_format")
     add_check(db, "ticks_symbol_format", SYMBOL)
     add_check(db, "ticks_bar", BAR)

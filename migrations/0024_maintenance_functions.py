@@ -17,8 +17,8 @@ _PARTITIONS = r"""
            (regexp_match(pg_get_expr(c.relpartbound, c.oid), 'TO \(''([^'']+)''\)'))[1]::timestamptz AS bound
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'ticks'::regclass AND c.relname <> 'ticks_default'"""
-# Rows that came before the partition of their month are in the default one. Not through a temporary table,
-# which a role may not be allowed.
+# Rows that came before the partition of their month are in the default one. They are not moved
+# through a temporary table, because a role may not be allowed to create one.
 CREATE = f"""
     CREATE FUNCTION ticks_create_partition(month timestamptz, OUT partition text, OUT moved bigint)
     {_AS_OWNER} AS $$

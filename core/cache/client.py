@@ -186,7 +186,10 @@ class RedisClient:
         self._check_in(connection)
 
     def send(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> PendingReply | None:
-        """Send a script whose reply a later `run_each` reads; None when it has been read already."""
+        """Send a script and return its pending reply, to be given to a later `run_each`.
+
+        None when there is nothing to wait for: a script that the server may not know is run at once.
+        """
         if script.sha not in self._known:
             self.run_each(script, [keys], arguments)
             return None

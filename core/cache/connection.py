@@ -28,7 +28,7 @@ from core.settings.redis_url import RedisAddress, TlsOptions, make_tls_context
 RECEIVE_BYTES = 262_144
 # A timeout of 0 would mean none at all.
 SHORTEST_SECONDS = 0.001
-# 0 where the system does not report it: then a pause lasts to its end.
+# 0 where the system does not report it: then `pause` does not end early when the server closes.
 CLOSED_BY_SERVER = getattr(select, "POLLRDHUP", 0)
 
 Push = hiredis.PushNotification

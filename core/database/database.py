@@ -226,7 +226,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
 
     @contextmanager
     def _atomic(self) -> Iterator[None]:
-        """Run an atomic block of the current unit of work, which only its holder may end.
+        """Run a transaction, or a savepoint in one, that only the thread or task which began it may end.
 
         When a connection is lost, peewee alone would raise the error of the rollback and hide the cause.
         """

@@ -90,7 +90,7 @@ def list_dates_with_entries(database: Database, limit: int, before: date) -> tup
 
 
 def get_seen(database: Database, first: date, last: date) -> SeenPlayers:
-    """Return how many users were active since the first day, or have a portfolio from then to the last."""
+    """Return how many players were seen: online since the first day, or with a portfolio of these days."""
     return fetch_all(database, build_seen, SEEN, {"first": first, "last": last})[0]
 
 

@@ -220,10 +220,11 @@ class Audit(ServiceBase):
         """Seal the log, create the partitions of the coming months, drop those that are too old.
 
         `keep_months` is how many months before this one are kept (None: all); a `DatabaseError` when the
-        database has to keep more: the AUDIT_KEEP_MONTHS with which the owner ran `migrate up`, or all months.
-        What is dropped was sealed before; its seals stay, and one more says that it was dropped. Safe to
-        repeat. While partitions are created or dropped, changes by people wait; waits up to 5 seconds for
-        running ones, and then raises a `DatabaseError`. Raises `InvalidInput`.
+        database has to keep more: as many as AUDIT_KEEP_MONTHS said when the owner ran `migrate up`, all
+        when it said none. What is dropped was sealed before; its seals stay, and one more says that it was
+        dropped. Safe to repeat. While partitions are created or dropped, changes that are logged wait; the
+        call itself waits up to 5 seconds for running ones, and then raises a `DatabaseError`. Raises
+        `InvalidInput`.
         """
         ahead = check_int(months_ahead, "months_ahead", least=0, most=MAX_MONTHS_AHEAD)
         kept = None

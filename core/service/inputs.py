@@ -209,7 +209,7 @@ def check_email(value: Any) -> str | None:
 
 
 def check_address(value: Any) -> str:
-    """Return an e-mail address; the message does not show a text, which may be one with a mistake."""
+    """Return an e-mail address; an error does not show it, because a mistyped address is personal too."""
     text = to_text(value)
     if text is None:
         raise InvalidInput(f"email is {show(value)}; give an address such as alice@example.com")

@@ -6,7 +6,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from core.cache.kinds import REPORTS_VERSION_KEY
-from core.queries import statistics, ticks, users
+from core.queries import server_statistics, ticks, users
 from core.records import (
     CacheStats,
     PoolStats,
@@ -65,7 +65,7 @@ class Operations(Users, Market, Leaderboards, Quests):
         is asked for its time first: while it does not answer, its error is raised and the last known
         values stay.
         """
-        self._read_current(statistics.read_clock)
+        self._read_current(server_statistics.read_clock)
         self._cache.invalidate([REPORTS_VERSION_KEY])
 
     def warm_cache(
@@ -126,14 +126,14 @@ class Operations(Users, Market, Leaderboards, Quests):
 
     def list_table_sizes(self) -> tuple[TableFigures, ...]:
         """Return sizes in bytes and estimated rows of every table; `other` sums up foreign ones."""
-        return self._read_current(statistics.list_tables)
+        return self._read_current(server_statistics.list_tables)
 
     def list_unused_indexes(self) -> tuple[UnusedIndex, ...]:
         """Return the indexes that no query used since the server's statistics were reset, largest first.
 
         Indexes of constraints are not listed. Use on a replica is not counted.
         """
-        return self._read_current(statistics.list_unused_indexes)
+        return self._read_current(server_statistics.list_unused_indexes)
 
     def list_slowest_statements(self, limit: int = 10) -> tuple[StatementFigures, ...] | None:
         """Return the service's statements with the largest total time, in seconds.
@@ -141,7 +141,7 @@ class Operations(Users, Market, Leaderboards, Quests):
         None when the server does not keep pg_stat_statements. Two operations that share a
         statement are counted under the one that ran it first. Raises `InvalidInput`.
         """
-        return self._read_current(statistics.list_slowest_statements, check_limit(limit))
+        return self._read_current(server_statistics.list_slowest_statements, check_limit(limit))
 
 
 def _list_steps(

@@ -242,7 +242,7 @@ def _numbers(least: int, most: int, *, is_optional: bool = False) -> Column:
 
 
 def _documents() -> Column:
-    # only empty documents are plain: any other is checked alone
+    # a column of empty documents needs no more; as soon as one is not empty, each is checked for itself
     return Column(
         lambda value, name, _: freeze(check_document(value, name)),
         frozendict,

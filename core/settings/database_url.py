@@ -52,9 +52,9 @@ def check_database_url(url: str) -> str:
 
 
 def check_replica_urls(urls: str) -> list[str]:
-    """Return the URLs of several servers, with blanks between them; raises `DatabaseUrlError`.
+    """Return a list of the URLs in a text that has blanks between them; raises `DatabaseUrlError`.
 
-    Each names one host: what is known of a replica must not be of another server.
+    Each names one host: state is kept for each URL, and two servers would share it.
     """
     checked = [check_database_url(url) for url in urls.split()]
     if any("," in parse_dsn(url).get("host", "") for url in checked):

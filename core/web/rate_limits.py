@@ -87,7 +87,7 @@ class SharedWindows(RedisStorage):
         return bool(self._run(key, limit, expiry, amount)[0])
 
     def get_sliding_window(self, key: str, expiry: int) -> tuple[int, float, int, float]:
-        """Return the count and the remaining seconds of the previous window, then those of this window."""
+        """Return the count of the previous window and how long it still matters; then those of this one."""
         _, previous, left, current = self._run(key, 0, expiry, 0)
         return previous, left / 1000, current, left / 1000 + expiry
 

@@ -1,7 +1,7 @@
 """PostgreSQL's view of itself as metrics: connections, transactions, replicas and tables.
 
 Owns the statements of these collectors and their `echo_pg_*` metrics. The statement that measures tables
-is in `core.queries.statistics`, because the service uses it too.
+is in `core.queries.server_statistics`, because the service uses it too.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -10,7 +10,7 @@ from prometheus_client.core import Metric
 
 from core.database.bounded_connection import BoundedConnection, make_connector
 from core.metrics.names import APPLICATION_PREFIX, CONNECTION_NAMES, OTHER, counter, gauge
-from core.queries.statistics import Executor, list_tables
+from core.queries.server_statistics import Executor, list_tables
 from core.settings import Settings
 from exporter.collectors.runner import Collector, CollectorRunner
 from exporter.collectors.statements import StatementCounters

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 from prometheus_client.core import Metric
 
 from core.metrics.names import OTHER, counter
-from core.queries.statistics import OWN_STATEMENTS, TAG, Executor, find_statement_schema, in_schema
+from core.queries.server_statistics import OWN_STATEMENTS, TAG, Executor, find_statement_schema, in_schema
 
 CALLS = counter("echo_pg_statement_calls_total", "Statements run", "op")
 SECONDS = counter("echo_pg_statement_seconds_total", "Time in statements", "op")

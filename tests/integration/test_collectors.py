@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from core import EnhancedDatabaseService, Settings
 from core.database.bounded_connection import BoundedConnection
 from core.metrics.scrape import list_samples
-from core.queries import statistics
+from core.queries import server_statistics
 from core.testing import PostgresServer
 from exporter.collectors import postgres
 from exporter.server import build_app, open_runners
@@ -175,8 +175,8 @@ def test_partitions_are_summed_up_under_the_table(
     execute("ANALYZE ticks")
     execute("CREATE TABLE foreign_table AS SELECT generate_series(1, 50) AS n")
     execute("ANALYZE foreign_table")
-    sizes = {each.table: each for each in statistics.list_tables(connection)}
-    assert set(sizes) == {*statistics.TABLES, "other"}
+    sizes = {each.table: each for each in server_statistics.list_tables(connection)}
+    assert set(sizes) == {*server_statistics.TABLES, "other"}
     assert sizes["ticks"].rows == pytest.approx(imported.rows, rel=0.05)
     [(heap,)] = execute("SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree('ticks') WHERE isleaf")
     [(indexes,)] = execute(
@@ -212,7 +212,7 @@ def test_unused_indexes_are_those_that_no_query_used(
 
 def test_the_service_lists_tables_and_no_statements(service: EnhancedDatabaseService) -> None:
     """Without pg_stat_statements the answer is None, which is not an empty list."""
-    assert {each.table for each in service.list_table_sizes()} == {*statistics.TABLES, "other"}
+    assert {each.table for each in service.list_table_sizes()} == {*server_statistics.TABLES, "other"}
     assert service.list_slowest_statements() is None
 
 

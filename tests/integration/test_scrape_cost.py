@@ -15,7 +15,7 @@ from core.installation import MIGRATIONS
 from core.metrics import open_metrics
 from core.metrics.names import STACK_ROLES
 from core.migration import count_migrations
-from core.queries import statistics
+from core.queries import server_statistics
 from exporter.collectors import postgres
 from exporter.server import build_app, open_runners
 from tests.bench.fleet import ROLES, fill
@@ -81,8 +81,8 @@ QUESTIONS: tuple[Callable[[_Timed], object], ...] = (
     lambda timed: list(postgres.collect_activity(timed, STACK_ROLES)),
     lambda timed: list(postgres.collect_transactions(timed)),
     lambda timed: list(postgres.collect_replication(timed)),
-    statistics.list_tables,
-    statistics.find_statement_schema,
+    server_statistics.list_tables,
+    server_statistics.find_statement_schema,
     lambda timed: count_migrations(timed.execute_sql, MIGRATIONS),
 )
 """What a scrape and its health check ask; pg_stat_statements, every 30 s, is not loaded here."""

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from core import EnhancedDatabaseService, Settings, open_service
 from core.database.bounded_connection import BoundedConnection
-from core.queries import statistics
+from core.queries import server_statistics
 from core.selftest import run_self_test
 from core.testing import PostgresServer
 from exporter.collectors.statements import StatementCounters
@@ -147,9 +147,9 @@ def test_every_statement_of_the_service_carries_its_operation(
         assert run_self_test(service, report=lambda _: None)
         with service.transaction():
             service.create_user(username="alice")
-    tags = [tag[1] for tag in map(statistics.TAG.search, sent) if tag]
+    tags = [tag[1] for tag in map(server_statistics.TAG.search, sent) if tag]
     # an audited action has a record before and after it; the self-test removes its own rows
     assert set(tags) - known <= {"start_audit_event", "finish_audit_event", "self_test"}
     assert tags[-1] == "create_user"
-    untagged = [each for each in sent if not statistics.TAG.search(each)]
+    untagged = [each for each in sent if not server_statistics.TAG.search(each)]
     assert all(each.startswith(UNTAGGED) for each in untagged), untagged

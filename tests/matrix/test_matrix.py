@@ -13,7 +13,7 @@ from core.database.bounded_connection import BoundedConnection
 from core.database.session_settings import PINNED
 from core.errors import QueryTimeout
 from core.migration import Migrator
-from core.queries import statistics
+from core.queries import server_statistics
 from core.selftest import run_self_test
 from exporter.collectors import postgres
 from exporter.collectors.statements import StatementCounters
@@ -146,5 +146,5 @@ def test_every_collector_finds_something(place: Place) -> None:
         for collect in collectors:
             assert list(collect(connection))
         list(StatementCounters(["search_users"]).collect(connection))
-        users = next(row for row in statistics.list_tables(connection) if row.table == "users")
+        users = next(row for row in server_statistics.list_tables(connection) if row.table == "users")
     assert users.size_bytes + users.index_size_bytes > 0

@@ -137,7 +137,7 @@ class Suggestions(msgspec.Struct, frozen=True):
 
 
 def load_suggestions(service: EnhancedDatabaseService) -> Suggestions:
-    """Return whom to look at."""
+    """Return the players that the page offers before a name is typed."""
     day = find_newest_leaderboard_day(service)
     leaders = list_leaders(service, day, SUGGESTED_PLAYERS) if day else ()
     names = tuple(entry.username for entry in leaders)
