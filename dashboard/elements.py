@@ -1,6 +1,6 @@
 """Streamlit elements that pages share: metric cards and tables, each in one form."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -13,6 +13,9 @@ from dashboard.formats import format_change
 
 CARD_PIXELS = 155
 """Minimum width of a metric card: two fit beside each other on a phone."""
+
+NARROW_COOKIE = "echo-markets-narrow"
+"""Set by `static/shell.js` when a view is opened: 1 on a screen as narrow as a phone."""
 
 ROW_PIXELS = 38
 VISIBLE_ROWS = 12
@@ -93,9 +96,13 @@ def show_table(
     *,
     alt: str,
     visible_rows: int = VISIBLE_ROWS,
+    on_phone: Sequence[str] | None = None,
     **options: Any,
 ) -> Any:
-    """Show a table without its index and return its selection; a table of more rows scrolls."""
+    """Show a table without its index and return its selection; a table of more rows scrolls.
+
+    `on_phone` names the columns that a phone shows, so that it does not scroll sideways; None shows all.
+    """
     rows = table.num_rows if isinstance(table, pa.Table) else len(table)
     data, shown = _write_zeros(table, columns, missing=str(options.get("placeholder", "")))
     # a scrolling table ends in half a row, which shows that there is more
@@ -109,6 +116,7 @@ def show_table(
         row_height=ROW_PIXELS,
         alt=alt,
         column_config=shown,
+        column_order=on_phone if st.context.cookies.get(NARROW_COOKIE) == "1" else None,
         **options,
     )
 

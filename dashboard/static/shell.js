@@ -56,6 +56,14 @@
 
   applyTheme();
 
+  // -- width: tables are drawn with the columns that the server sends, so it must know a phone ----------
+
+  const noteWidth = () => {
+    document.cookie = `echo-markets-narrow=${innerWidth <= 720 ? 1 : 0}; path=/; SameSite=Lax`;
+  };
+  noteWidth();
+  addEventListener("resize", noteWidth);
+
   // -- history: one entry for each view that a visitor chose. Streamlit writes a changed filter over the
   // -- present entry, and adds entries for the states of a text that is being typed ------------------
 

@@ -340,6 +340,22 @@ def test_a_phone_shows_the_leaderboard_on_its_first_screen(browser: Browser, das
     context.close()
 
 
+@pytest.mark.parametrize("path", ["leaderboards", "players", "market"])
+def test_a_phone_scrolls_no_table_sideways(browser: Browser, dashboard: Dashboard, path: str) -> None:
+    """It shows the columns that fit: the first tables of the page have no more."""
+    context = browser.new_context(viewport={"width": 390, "height": 2_000})
+    context.set_default_timeout(WAIT_MS)
+    page = context.new_page()
+    visit(page, f"{dashboard.url}/{path}")
+    table = page.get_by_test_id("stDataFrame").locator(".dvn-scroller").first
+    table.scroll_into_view_if_needed()
+    assert table.evaluate("e => e.scrollWidth - e.clientWidth") == 0
+    page.set_viewport_size({"width": 1440, "height": 2_000})
+    visit(page, f"{dashboard.url}/{path}")
+    expect(page.get_by_test_id("stDataFrame").locator("canvas table th").nth(4)).to_be_attached()
+    context.close()
+
+
 def test_every_button_has_a_name(page: Page, dashboard: Dashboard) -> None:
     """For who hears the page; Streamlit's own included."""
     for path in SCRIPTS:

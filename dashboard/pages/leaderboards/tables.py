@@ -29,6 +29,7 @@ from dashboard.navigation import SCRIPTS
 from dashboard.pages.leaderboards.data import ComparedEntries
 
 FIRST_COLUMN = "medal"
+ON_PHONE = ("medal", "rank", "player", "score")
 VISIBLE_ROWS = 25
 
 LEADERBOARDS_KEPT = 64
@@ -38,7 +39,6 @@ LARGE = 1_000
 """Players of a leaderboard on which a number of ranks says little: shares of the players stand beside it."""
 
 # Figures are text as a reader sees it: a screen reader would read out the number behind it.
-# In this order: a phone shows the columns up to the score.
 _TYPES = {
     "medal": pa.list_(pa.string()),
     "rank": pa.int64(),
@@ -207,6 +207,7 @@ def show_players(
         columns,
         alt=alt,
         visible_rows=VISIBLE_ROWS,
+        on_phone=ON_PHONE,
         key=key,
         on_select=choose,
         # with columns to select, a click on a heading does not sort the rows of this page alone

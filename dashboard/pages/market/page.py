@@ -132,6 +132,7 @@ def _show_symbols(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -> Non
             ),
         },
         alt="All symbols with price, change in 24 hours, last prices, spread and volatility",
+        on_phone=("symbol", "price", "change"),
         key="symbols-table",
         placeholder="-",
         on_select=partial(_select_row, [tick.symbol for tick in ticks]),

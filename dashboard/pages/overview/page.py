@@ -153,6 +153,7 @@ def _show_movers(market: Market) -> None:
             **build_price_columns(market.ticks),
         },
         alt="Symbols with the largest change in 24 hours first",
+        on_phone=("symbol", "price", "change"),
         visible_rows=VISIBLE_ROWS,
         placeholder="-",
     )

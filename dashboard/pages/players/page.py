@@ -306,6 +306,7 @@ def _show_page(page: SilentPage, *, silence: Silence, skipped: int) -> None:
         },
         alt=f"Players who were not seen for {format_quantity(silence.days, 'day')}, with what they did last",
         visible_rows=ROWS_SHOWN // 2,
+        on_phone=("player", "days", "rank", "return"),
         placeholder="-",
     )
     with st.container(horizontal=True, gap="small"):

@@ -362,6 +362,7 @@ def _show_stuck(quest_type: str | None, stuck: StuckQuests) -> None:
             "seen": st.column_config.TextColumn("Last seen", help="UTC date of the last activity"),
         },
         alt=f"{format_quantity(len(stuck.first), 'stuck quest')}, with player and reason",
+        on_phone=("player", "reason"),
     )
     if stuck.quests > len(stuck.first):
         st.caption(
@@ -388,6 +389,7 @@ def _show_expiring(quests: Sequence[PlayerQuest]) -> None:
             "left": "Time left",
         },
         alt=f"{format_quantity(len(quests), 'quest')} that expire next, with player and progress",
+        on_phone=("player", "progress", "left"),
     )
 
 
