@@ -1,8 +1,8 @@
 """`python -m tests.bench.replicas`: how many cold reads a replica takes beside writes, and what it costs.
 
-Owns the writer, the cold reads and the comparison of the same call with and without a replica, in one run. A
-cold read is a profile whose value has just left both tiers; the writer changes profiles and portfolios of
-players that are drawn at random, each write a commit of its own.
+Owns the writer, the cold reads, the load of the primary with and without a replica, and the comparison of the
+same call with and without one, in one run. A cold read is a profile whose value has just left both tiers; the
+writer changes profiles of players that are drawn at random, each write a commit of its own.
 """
 
 import os
@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -33,34 +34,43 @@ SECONDS = 20.0
 ROUNDS = 30
 CALLS = 30
 WANTED_SHARE = 0.9
+# Slots are unknown for three seconds at first.
+SETTLE_SECONDS = 8.0
+
+
+class Turn(NamedTuple):
+    """Where cold reads ran beside a writer, and what that took the primary."""
+
+    reads: dict[tuple[str, str], int]
+    writes: int
+    transactions: int
+    processor_seconds: float
 
 
 @click.command()
 @click.option("--seconds", type=click.FloatRange(1), default=SECONDS, show_default=True)
 @click.option("--writes", type=click.IntRange(1), default=100, show_default=True, help="Writes a second.")
+@click.option("--reads", type=click.IntRange(1), default=200, show_default=True, help="Cold reads a second.")
 @click.option("--lag", type=click.IntRange(0), default=5, show_default=True, help="Milliseconds of lag.")
 @click.option("--rounds", type=click.IntRange(1), default=ROUNDS, show_default=True)
-def main(seconds: float, writes: int, lag: int, rounds: int) -> None:
-    """Measure the share of cold reads on the replica, then the cost of each call."""
+def main(seconds: float, writes: int, reads: int, lag: int, rounds: int) -> None:
+    """Measure the share of cold reads on the replica and the primary's load, then the cost of each call."""
     console = Console(width=100)
     with served() as (pair, settings):
+        plain = settings.model_copy(update={"database_replica_urls": None})
+        with open_service(plain) as service:
+            users = prepare(service)
         set_lag(pair, lag)
-        with open_service(settings) as reader, open_service(settings) as writer:
-            users = prepare(writer)
-            wait_until_used(reader)
-            done = draw_reads(reader, writer, users, seconds=seconds, writes=writes)
+        turns = {}
+        for name, used in (("without", plain), ("with a replica", settings)):
+            with open_service(used) as reader, open_service(used) as writer:
+                wait_until_used(reader)
+                turns[name] = draw_reads(
+                    pair, reader, writer, users, seconds=seconds, writes=writes, reads=reads
+                )
         set_lag(pair, 0)
-        reads = sum(done["reads"].values())
-        share = done["reads"].get(ON_REPLICA, 0) / reads
-        verdict = "yes" if share >= WANTED_SHARE else "no"
-        others = [
-            f"{reason} {number}" for (_, reason), number in done["reads"].items() if reason != "replayed"
-        ]
-        console.print(
-            f"{share:.1%} of {reads} cold reads ran on the replica (at least {WANTED_SHARE:.0%}? {verdict}),"
-            f" beside {done['writes'] / seconds:.0f} writes a second, replay {lag} ms behind;"
-            f" the others: {', '.join(others) or 'none'}"
-        )
+        console.print(describe_share(turns["with a replica"], seconds=seconds, lag=lag))
+        console.print(describe_load(turns, seconds=seconds))
         console.print(compare(settings, users, rounds))
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     console.print(f"medians of {rounds} rounds, on {os.cpu_count()} cores at load {load}")
@@ -101,15 +111,39 @@ def prepare(service: EnhancedDatabaseService) -> list[Any]:
     return users
 
 
+def describe_share(turn: Turn, *, seconds: float, lag: int) -> str:
+    """Return which part of the cold reads ran on the replica, and why the others did not."""
+    total = sum(turn.reads.values())
+    share = turn.reads.get(ON_REPLICA, 0) / total
+    verdict = "yes" if share >= WANTED_SHARE else "no"
+    others = [f"{reason} {number}" for (_, reason), number in turn.reads.items() if reason != "replayed"]
+    return (
+        f"{share:.1%} of {total} cold reads ran on the replica (at least {WANTED_SHARE:.0%}? {verdict}),"
+        f" beside {turn.writes / seconds:.0f} writes a second, replay {lag} ms behind;"
+        f" the others: {', '.join(others) or 'none'}"
+    )
+
+
+def describe_load(turns: dict[str, Turn], *, seconds: float) -> Table:
+    """Show what the same reads and writes took the primary."""
+    table = Table("the primary", *turns, "ratio", box=None)
+    for name, field in (("transactions a second", "transactions"), ("processors", "processor_seconds")):
+        figures = [getattr(turn, field) / seconds for turn in turns.values()]
+        table.add_row(name, *(f"{figure:.2f}" for figure in figures), f"{figures[1] / figures[0]:.2f}")
+    return table
+
+
 def draw_reads(
+    pair: ReplicaPair,
     reader: EnhancedDatabaseService,
     writer: EnhancedDatabaseService,
     users: list[Any],
     *,
     seconds: float,
     writes: int,
-) -> dict[str, Any]:
-    """Read cold profiles while the writer writes; return where the reads ran, and the number of writes."""
+    reads: int,
+) -> Turn:
+    """Read cold profiles while the writer writes; return where the reads ran, and the primary's load."""
     stopping = threading.Event()
     written = 0
 
@@ -129,25 +163,42 @@ def draw_reads(
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        # slots are unknown for three seconds at first
-        _read_cold(reader, users, 8.0)
-        before, began_with = count_reads(reader), written
-        _read_cold(reader, users, seconds)
-        after = count_reads(reader)
+        _read_cold(reader, users, seconds=SETTLE_SECONDS, reads=reads)
+        before, began_with, load = count_reads(reader), written, _read_load(pair)
+        _read_cold(reader, users, seconds=seconds, reads=reads)
+        after, ended_with, load_after = count_reads(reader), written, _read_load(pair)
     finally:
         stopping.set()
         thread.join()
-    return {
-        "reads": {key: number - before.get(key, 0) for key, number in after.items()},
-        "writes": written - began_with,
-    }
+    return Turn(
+        {key: number - before.get(key, 0) for key, number in after.items()},
+        ended_with - began_with,
+        load_after[0] - load[0],
+        load_after[1] - load[1],
+    )
 
 
-def _read_cold(reader: EnhancedDatabaseService, users: list[Any], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+def _read_cold(reader: EnhancedDatabaseService, users: list[Any], *, seconds: float, reads: int) -> None:
+    due = time.monotonic()
+    deadline = due + seconds
+    while due < deadline:
         read_cold(reader, random.choice(users))
-        time.sleep(0.001)
+        due += 1 / reads
+        time.sleep(max(0.0, due - time.monotonic()))
+
+
+def _read_load(pair: ReplicaPair) -> tuple[int, float]:
+    """Return the transactions of the primary so far, and the processor time of its processes."""
+    with connected(pair.primary.url(DATABASE)) as run:
+        [(transactions,)] = run("SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()")
+    server = psutil.Process(pair.primary.pid)
+    ended = server.cpu_times()
+    seconds = ended.children_user + ended.children_system
+    for process in (server, *server.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            seconds += times.user + times.system
+    return int(transactions), seconds
 
 
 def read_cold(service: EnhancedDatabaseService, user_id: Any) -> None:
