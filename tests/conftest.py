@@ -12,7 +12,7 @@ import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from core.migration import Migrator
 from core.settings import RoleSettings
 from core.stack.settings import StackSettings
 from core.testing import PostgresServer, ValkeyServer
+from tests.hosts import Host, HostNotPossible, run_host
 from tests.roles import PASSWORDS, give_to_roles, url_with_password
 
 Execute = Callable[..., list[tuple[Any, ...]]]
@@ -269,6 +270,17 @@ def execute(database_url: str) -> Iterator[Execute]:
     """Run SQL on the test's database past the service; returns the rows."""
     with connected(database_url) as run:
         yield run
+
+
+@pytest.fixture
+def other_host() -> Iterator[Host]:
+    """Another host, which can be cut off; skipped where this machine has none to give."""
+    with ExitStack() as stack:
+        try:
+            host = stack.enter_context(run_host())
+        except HostNotPossible as error:
+            pytest.skip(str(error))
+        yield host
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ when a read was stale, a write was lost, or the cache was not used again in time
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
@@ -21,13 +21,13 @@ from rich.table import Table
 
 from core import Settings, open_service
 from core.migration import Migrator
-from core.stack.ports import LOOPBACK
 from core.testing import ValkeyServer, run_postgres
 from tests.coherence.conftest import make_fleet_settings
 from tests.coherence.fleet import Fleet, run_fleet, wait_until
 from tests.coherence.load import PLAYERS, READS, REGISTERS, Counts, Ledger, Team
 from tests.coherence.registers import Game, read_registers
 from tests.coherence.soak import add_up
+from tests.hosts import HostNotPossible, run_host
 from tests.matrix.caches.couple import HEAL_SECONDS
 from tests.matrix.caches.sentinels import Sentinels, run_sentinels
 from tests.matrix.caches.servers import PROGRAMS, RedisServer, require_program
@@ -73,6 +73,14 @@ def _kill(_: Sentinels, primary: RedisServer) -> Iterator[None]:
     yield
 
 
+@contextmanager
+def _cut_off(sentinels: Sentinels, _: RedisServer) -> Iterator[None]:
+    assert sentinels.host is not None
+    sentinels.host.cut_off()
+    yield
+    sentinels.host.reconnect()
+
+
 Fault = Callable[[Sentinels, RedisServer], AbstractContextManager[None]]
 # the last one leaves no server that could be elected
 FAULTS: dict[str, Fault] = {
@@ -80,20 +88,26 @@ FAULTS: dict[str, Fault] = {
     "primary hung (SIGSTOP) until the election": _hang,
     "primary killed (SIGKILL)": _kill,
 }
+# on a host of its own
+FAULTS_OF_HOST: dict[str, Fault] = {"host of the primary cut off until the election": _cut_off}
 
 
-def run_faults(settings: Settings, sentinels: Sentinels, folder: Path) -> list[Outcome]:
+def run_faults(
+    settings: Settings, sentinels: Sentinels, folder: Path, *, faults: Mapping[str, Fault] = FAULTS
+) -> list[Outcome]:
     """Cause each fault under load; `settings` have a migrated database."""
     settings = settings.model_copy(update={"redis_url": SecretStr(sentinels.url()), "redis_password": None})
     server = ValkeyServer(port=sentinels.servers[0].port, pid=0, password="")
     with run_fleet(settings, server, [None] * TEAM.processes) as fleet:
         return [
-            _run_fault(name, fleet, settings, sentinels, folder / f"versions-{number}")
-            for number, name in enumerate(FAULTS)
+            _run_fault(name, fault, fleet, settings, sentinels, folder / f"versions-{number}")
+            for number, (name, fault) in enumerate(faults.items())
         ]
 
 
-def _run_fault(name: str, fleet: Fleet, settings: Settings, sentinels: Sentinels, path: Path) -> Outcome:
+def _run_fault(
+    name: str, fault: Fault, fleet: Fleet, settings: Settings, sentinels: Sentinels, path: Path
+) -> Outcome:
     sentinels.wait_until_ready()
     game = fleet.start_game(PLAYERS)
     ledger = Ledger.create(path)
@@ -103,7 +117,7 @@ def _run_fault(name: str, fleet: Fleet, settings: Settings, sentinels: Sentinels
     time.sleep(CALM_SECONDS)
     primary, replica = sentinels.find_primary()
     began = time.monotonic()
-    with FAULTS[name](sentinels, primary):
+    with fault(sentinels, primary):
         sentinels.wait_for_election(replica.port)
         elected = time.monotonic()
     wait_until(lambda: all(_uses(member, replica) for member in fleet.members), "the new primary is used")
@@ -116,7 +130,7 @@ def _run_fault(name: str, fleet: Fleet, settings: Settings, sentinels: Sentinels
 
 def _uses(member: Any, replica: RedisServer) -> bool:
     """Say whether a process uses the new primary, in both tiers."""
-    is_found = member.call("find_server") == f"{LOOPBACK}:{replica.port}"
+    is_found = member.call("find_server") == f"{replica.address}:{replica.port}"
     return is_found and not member.call("is_down") and bool(member.call("is_live"))
 
 
@@ -138,6 +152,7 @@ def find_lost(settings: Settings, game: Game, ledger: Ledger) -> list[str]:
 def main(program: str) -> None:
     """Let real sentinels fail over under load, on servers of its own, for about half a minute."""
     Settings.model_config["env_file"] = None
+    console = Console()
     with tempfile.TemporaryDirectory(prefix="echo-markets-drill-") as name:
         folder, numbers = Path(name), count()
 
@@ -146,14 +161,20 @@ def main(program: str) -> None:
             directory.mkdir()
             return directory
 
-        with (
-            run_postgres(folder) as postgres,
-            run_sentinels(require_program(program), make_directory) as sentinels,
-        ):
+        with run_postgres(folder) as postgres:
             settings = make_fleet_settings(postgres.url(), ValkeyServer(port=1, pid=0, password=""))
             Migrator(settings).up()
-            outcomes = run_faults(settings, sentinels, folder)
-    show(outcomes, Console())
+            with run_sentinels(require_program(program), make_directory) as sentinels:
+                outcomes = run_faults(settings, sentinels, folder)
+            try:
+                with (
+                    run_host() as host,
+                    run_sentinels(require_program(program), make_directory, host=host) as sentinels,
+                ):
+                    outcomes += run_faults(settings, sentinels, make_directory(), faults=FAULTS_OF_HOST)
+            except HostNotPossible as error:
+                console.print(f"skipped: {next(iter(FAULTS_OF_HOST))}: {error}")
+    show(outcomes, console)
     sys.exit(int(not all(outcome.is_fine for outcome in outcomes)))
 
 

@@ -1,6 +1,6 @@
 """A host that is cut off while its server goes on, and comes back: a network namespace whose link is cut."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.chaos.load import run_load
 from tests.chaos.report import run_faults
 from tests.conftest import connected
 from tests.faults.conftest import OwnValkey, on_valkey
-from tests.hosts import Host, HostNotPossible, run_host
+from tests.hosts import Host
 from tests.replication import DATABASE, Pair
 
 pytestmark = pytest.mark.slow
@@ -25,27 +25,18 @@ pytestmark = pytest.mark.slow
 HOLD_SECONDS = 1.0
 
 
-@pytest.fixture
-def host() -> Iterator[Host]:
-    """Another host; skipped where this machine has no namespaces."""
-    with ExitStack() as stack:
-        try:
-            host = stack.enter_context(run_host())
-        except HostNotPossible as error:
-            pytest.skip(str(error))
-        yield host
-
-
 def test_a_former_primary_on_a_host_that_was_cut_off(
-    settings: Settings, server_directory: Callable[[], Path], valkey: OwnValkey, host: Host
+    settings: Settings, server_directory: Callable[[], Path], valkey: OwnValkey, other_host: Host
 ) -> None:
     """The standby takes over, no acknowledged write is lost, and the former primary is not used again."""
     with ExitStack() as stack:
-        pair = Pair(stack, server_directory, host=host)
+        pair = Pair(stack, server_directory, host=other_host)
         pair.make_synchronous()
         given = settings.model_copy(update={"database_url": pair.url, **PATIENCE})
         on_pair = on_valkey(given, valkey.server, valkey.server.port)
-        faults = [fault._replace(hold_seconds=HOLD_SECONDS) for fault in list_faults_of_host(pair, host)]
+        faults = [
+            fault._replace(hold_seconds=HOLD_SECONDS) for fault in list_faults_of_host(pair, other_host)
+        ]
         with run_load(on_pair) as load:
             rows = run_faults(faults, load, is_healthy=load.can_check_rows, console=Console(file=StringIO()))
         assert load.wrong == []

@@ -14,6 +14,7 @@ from typing import Any
 import redis
 
 from core.stack.ports import LOOPBACK, find_free_port
+from tests.hosts import Host
 from tests.matrix.caches.couple import wait_until
 from tests.matrix.caches.servers import START_SECONDS, STOP_SECONDS, RedisServer, TlsFiles, run_server
 from tests.patience import stretch
@@ -107,7 +108,9 @@ class Sentinels:
         sentinels: list[Sentinel],
         *,
         tls: TlsFiles | None = None,
+        host: Host | None = None,
     ) -> None:
+        self.host = host
         self.servers = servers
         self.sentinels = sentinels
         self._scheme = "redis+sentinel" if tls is None else "rediss+sentinel"
@@ -151,8 +154,13 @@ def run_sentinels(
     password: str = "",
     sentinel_password: str = "",
     tls: TlsFiles | None = None,
+    host: Host | None = None,
 ) -> Iterator[Sentinels]:
-    """Serve, with a password of the servers and another one of the sentinels; with `tls` nothing is plain."""
+    """Serve, with a password of the servers and another one of the sentinels; with `tls` nothing is plain.
+
+    With a `host` the primary runs there, and all others here.
+    """
+    there, here = (LOOPBACK, LOOPBACK) if host is None else (host.address, host.outside)
     options = ["--repl-diskless-sync-delay", "0"]
     lines = []
     if password:
@@ -162,11 +170,13 @@ def run_sentinels(
         lines += [f'requirepass "{sentinel_password}"', f'sentinel sentinel-pass "{sentinel_password}"']
     with ExitStack() as stack:
         primary = stack.enter_context(
-            run_server(program, make_directory(), *options, password=password, tls=tls)
+            run_server(
+                program, make_directory(), *options, password=password, tls=tls, address=there, host=host
+            )
         )
-        options += ["--replicaof", f"{LOOPBACK} {primary.port}"]
+        options += ["--replicaof", f"{there} {primary.port}"]
         replica = stack.enter_context(
-            run_server(program, make_directory(), *options, password=password, tls=tls)
+            run_server(program, make_directory(), *options, password=password, tls=tls, address=here)
         )
         ports = [find_free_port() for _ in range(SENTINELS)]
         names = [secrets.token_hex(20) for _ in ports]
@@ -176,11 +186,12 @@ def run_sentinels(
                 f"bind {LOOPBACK}",
                 *([f"port {port}"] if tls is None else map(" ".join, tls.list_directives(port).items())),
                 f"sentinel myid {name}",
-                f"sentinel monitor {SERVICE} {LOOPBACK} {primary.port} 2",
+                f"sentinel announce-ip {LOOPBACK}",
+                f"sentinel monitor {SERVICE} {there} {primary.port} 2",
                 f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MILLISECONDS}",
                 f"sentinel failover-timeout {SERVICE} 3000",
                 # known at once, instead of after seconds
-                f"sentinel known-replica {SERVICE} {LOOPBACK} {replica.port}",
+                f"sentinel known-replica {SERVICE} {here} {replica.port}",
                 *(
                     f"sentinel known-sentinel {SERVICE} {LOOPBACK} {ports[other]} {names[other]}"
                     for other in range(SENTINELS)
@@ -199,6 +210,6 @@ def run_sentinels(
         wait_until(
             lambda: replica.find_status("replication", "master_link_status") == "up", "it replicates", 20
         )
-        running = Sentinels((primary, replica), sentinels, tls=tls)
+        running = Sentinels((primary, replica), sentinels, tls=tls, host=host)
         running.wait_until_ready()
         yield running

@@ -19,6 +19,7 @@ import redis
 
 from core.stack.embedded_servers import find_valkey_program
 from core.stack.ports import LOOPBACK, find_free_port
+from tests.hosts import Host
 from tests.patience import stretch
 
 # Each of them is skipped where it is not installed.
@@ -68,8 +69,13 @@ class RedisServer:
         password: str = "",
         user: str = "",
         tls: TlsFiles | None = None,
+        address: str = LOOPBACK,
+        host: Host | None = None,
     ) -> None:
+        """Listens on `address`; with a `host` it runs there."""
         self.port = find_free_port()
+        self.address = address
+        self._host = host
         if tls is not None:
             directives = tls.list_directives(self.port).items()
             options = (*options, *(part for name, value in directives for part in (f"--{name}", value)))
@@ -86,16 +92,22 @@ class RedisServer:
 
     def url(self, account: str = "", parameters: str = "") -> str:
         """Return the address on TCP; `account` is NAME:PASSWORD."""
-        return f"redis://{account and account + '@'}{LOOPBACK}:{self.port}/0{parameters}"
+        return f"redis://{account and account + '@'}{self.address}:{self.port}/0{parameters}"
 
     def start(self) -> None:
         """Serve, and return once it answers the administrator."""
-        command = [self._program, "--bind", LOOPBACK, "--save", "", "--appendonly", "no"]
+        command = [self._program, "--bind", self.address, "--save", "", "--appendonly", "no"]
         command += ["--dir", str(self._directory), "--unixsocket", str(self.socket), "--logfile", "log"]
         if "--port" not in self.options:
             command += ["--port", str(self.port)]
+        if self.address != LOOPBACK:
+            # it has no password, and the network is this machine's
+            command += ["--protected-mode", "no"]
+        command += self.options
+        if self._host is not None:
+            command = self._host.build_command(command)
         # SIGINT of the terminal is pytest's alone
-        self._process = subprocess.Popen([*command, *self.options], start_new_session=True)
+        self._process = subprocess.Popen(command, start_new_session=True)
         deadline = time.monotonic() + stretch(START_SECONDS)
         while not self._answers():
             assert self._process.poll() is None, (self._directory / "log").read_text(encoding="utf-8")
@@ -143,9 +155,13 @@ def run_server(
     password: str = "",
     user: str = "",
     tls: TlsFiles | None = None,
+    address: str = LOOPBACK,
+    host: Host | None = None,
 ) -> Iterator[RedisServer]:
     """Serve with options of the command line, such as `--cluster-enabled yes`."""
-    server = RedisServer(program, directory, *options, password=password, user=user, tls=tls)
+    server = RedisServer(
+        program, directory, *options, password=password, user=user, tls=tls, address=address, host=host
+    )
     try:
         server.start()
         yield server

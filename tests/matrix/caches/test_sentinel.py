@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from core.cache.capability import RedisProbe
+from tests.hosts import Host
 from tests.matrix.caches.couple import Couple, find_servers, go_on, make_settings, wait_until
 from tests.matrix.caches.sentinels import Sentinels, run_sentinels
 from tests.matrix.caches.servers import RedisServer
@@ -52,6 +53,23 @@ def test_a_primary_that_hangs_and_comes_back(sentinels: Sentinels, couple: Coupl
     assert primary.find_status("replication", "role") == "master"
     assert stale == []
     assert_followed(couple, sentinels, replica)
+
+
+def test_a_primary_whose_host_is_cut_off(
+    program: str, server_directory: Callable[[], Path], other_host: Host
+) -> None:
+    """Packets vanish until the election; then the former primary is back with what it had: nothing stale."""
+    with run_sentinels(program, server_directory, host=other_host) as sentinels:
+        writer, reader = make_settings(sentinels.url()), make_settings(sentinels.url(), near=0)
+        with Couple(writer, reader) as couple:
+            couple.warm()
+            _, replica = sentinels.find_primary()
+            stale = list[str]()
+            other_host.cut_off()
+            wait_until(lambda: go_on(couple, stale) and sentinels.find_primary()[0] is replica, "elected", 20)
+            other_host.reconnect()
+            assert_followed(couple, sentinels, replica)
+            assert stale == []
 
 
 def assert_followed(couple: Couple, sentinels: Sentinels, replica: RedisServer) -> None:
