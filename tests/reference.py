@@ -1,4 +1,4 @@
-"""Writes the pages of docs/ that repeat the code: the table of settings and the API reference.
+"""Writes the pages of docs/ that repeat the code: the table of settings, the API reference, the pictures.
 
 `python -m tests.reference` writes them; `tests/unit/test_documents.py` fails when one is out of date.
 """
@@ -17,6 +17,7 @@ from core import EnhancedDatabaseService, Settings, open_service
 from core.service.player_view import PlayerView
 from core.settings import RoleSettings
 from core.stack.settings import StackSettings
+from tests.topologies import draw_pictures
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MARKER = "<!-- `make reference` writes"
@@ -30,9 +31,9 @@ def main() -> None:
 
 
 def build_pages(repository: Path) -> dict[str, str]:
-    """Return the text of each generated page by its path; what stands above the marker is kept."""
+    """Return the text of each generated file by its path; what stands above a page's marker is kept."""
     pages = {"docs/settings.md": list_settings(repository), "docs/api.md": list_api()}
-    return {
+    written = {
         name: re.sub(
             rf"(^{re.escape(MARKER)}[^\n]*\n).*\Z",
             lambda found, lines=lines: found[1] + "\n" + "\n".join(lines) + "\n",  # type: ignore[misc]
@@ -41,6 +42,7 @@ def build_pages(repository: Path) -> dict[str, str]:
         )
         for name, lines in pages.items()
     }
+    return written | draw_pictures()
 
 
 def list_settings(repository: Path) -> Iterator[str]:

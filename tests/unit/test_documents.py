@@ -16,6 +16,7 @@ from dashboard.pages.operations.advice import build_anchor
 from dashboard.pages.players import download as players_download
 from dashboard.pages.quests import download as quests_download
 from tests.reference import build_pages, show_default
+from tests.topologies import PICTURES, draw_pictures
 
 DOCUMENTS = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "data/README.md", "docs/**/*.md")
 README_BYTES = 7_168
@@ -76,10 +77,18 @@ def test_every_path_exists(repository: Path) -> None:
             assert is_written_by_tests or (repository / name).exists(), f"{document.name} names {name}"
 
 
-@pytest.mark.parametrize("page", ["docs/settings.md", "docs/api.md"])
+@pytest.mark.parametrize("page", ["docs/settings.md", "docs/api.md", *draw_pictures()])
 def test_generated_pages_are_up_to_date(repository: Path, page: str) -> None:
     """`make reference` writes them anew."""
     assert (repository / page).read_text(encoding="utf-8") == build_pages(repository)[page]
+
+
+def test_every_picture_is_shown(repository: Path) -> None:
+    """With its title as the text for those who do not see it."""
+    shown = (repository / "docs" / "topologies.md").read_text(encoding="utf-8")
+    assert [
+        (title, f"docs/{path}") for title, path in re.findall(r"!\[(.+?)\]\((images/topology-.+?)\)", shown)
+    ] == [(picture.title, path) for picture, path in zip(PICTURES.values(), draw_pictures(), strict=True)]
 
 
 def test_every_setting_is_in_the_example(repository: Path) -> None:
