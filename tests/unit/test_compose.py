@@ -4,12 +4,17 @@ import hashlib
 import json
 from pathlib import Path
 
+import pytest
 from pydantic import SecretStr
+from rich.console import Console
 
+from core.errors import StackError
 from core.settings.role_names import APP, MONITOR
+from core.stack.commands import choose_stack
 from core.stack.compose import Container, find_checkouts, parse_containers
 from core.stack.container_secrets import make_secrets, name_copies
 from core.stack.folder import StackFolder
+from core.stack.local import LocalStack
 from core.stack.settings import StackSettings
 
 
@@ -66,6 +71,17 @@ def test_the_pooler_and_the_sentinels_have_passwords_of_their_own(tmp_path: Path
         encoding="utf-8"
     )
     assert f"requirepass {password}\n" in (folder.secrets / "sentinel.conf").read_text(encoding="utf-8")
+
+
+def test_a_profile_needs_an_engine(tmp_path: Path) -> None:
+    """All but the replica, which embedded servers have too."""
+    folder = StackFolder(tmp_path)
+    console = Console(quiet=True)
+    assert isinstance(
+        choose_stack(StackSettings(mode="local", profile="replica"), folder, console), LocalStack
+    )
+    with pytest.raises(StackError, match="PROFILE=pooler needs containers"):
+        choose_stack(StackSettings(mode="local", profile="replica,pooler"), folder, console)
 
 
 def test_the_secrets_of_a_sign_in_become_files(tmp_path: Path) -> None:
