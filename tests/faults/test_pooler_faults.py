@@ -20,6 +20,7 @@ from tests.chaos.report import Fault, run_fault
 from tests.conftest import FAST, created_database
 from tests.faults.conftest import OwnValkey, on_valkey
 from tests.matrix.servers import prepare_pgbouncer
+from tests.replication import DATABASE, Pair
 
 CONFIGURATION = Path(__file__).parents[2] / "containers" / "pgbouncer.ini"
 # addresses and files are those of the test
@@ -113,3 +114,36 @@ def test_a_pooler_that_returns_has_lost_nothing(chain: Chain, settings: Settings
             rows = [run_fault(fault, load, is_healthy=load.can_check_rows) for fault in faults]
     assert not load.wrong
     assert all(row.is_right for row in rows), rows
+
+
+@pytest.mark.slow
+def test_a_pooler_is_sent_to_the_promoted_standby(
+    settings: Settings, valkey: OwnValkey, server_directory: Callable[[], Path]
+) -> None:
+    """With another host in its configuration and SIGHUP; every process then notices the new timeline."""
+    with ExitStack() as stack:
+        pair = Pair(stack, server_directory)
+        pair.make_synchronous()
+        directory = server_directory()
+        accounts = {"postgres": pair.primary.password}
+        program = prepare_pgbouncer(directory, pair.primary, accounts, **read_options())
+        port, pid = stack.enter_context(run_server(program, None))
+        ports = [f"port={server.port}\n" for server in (pair.primary, pair.standby)]
+        pooled = pair.primary.url(DATABASE).replace(f":{pair.primary.port}/", f":{port}/")
+
+        @contextmanager
+        def failover() -> Iterator[None]:
+            pair.kill_primary()
+            yield
+            pair.promote()
+            configuration = directory / "pgbouncer.ini"
+            text = configuration.read_text(encoding="utf-8")
+            configuration.write_text(text.replace(*ports), encoding="utf-8")
+            os.kill(pid, signal.SIGHUP)
+
+        given = on_valkey(settings, valkey.server, valkey.server.port)
+        with run_load(given.model_copy(update={"database_url": SecretStr(pooled)})) as load:
+            fault = Fault("primary killed, standby promoted", failover, HEAL_SECONDS, HOLD_SECONDS)
+            row = run_fault(fault, load, is_healthy=load.can_check_rows)
+    assert not load.wrong
+    assert row.is_right, row
