@@ -12,7 +12,7 @@ import pytest
 from core import EnhancedDatabaseService
 from core.errors import InvalidInput
 from core.records import LeaderboardEntry, LeaderboardUpdate, Tick, User
-from core.service import leaderboard_reports, writes
+from core.service import leaderboard_reports, paging
 from tests.conftest import Execute
 
 DAYS = (date(2026, 3, 2), date(2026, 3, 3), date(2026, 3, 4))
@@ -228,7 +228,7 @@ def test_a_stream_has_every_entry_once(
     """Best first with ranks, whatever the size of the batches; equals lie across their ends."""
     expected = read_all(service)
     for rows in (1, 7, 60, 1_000):
-        monkeypatch.setattr(writes, "STREAM_ROWS", rows)
+        monkeypatch.setattr(paging, "STREAM_ROWS", rows)
         assert list(service.stream_leaderboard("returns", DAYS[2])) == expected
 
 
