@@ -218,6 +218,22 @@ def test_paper_shows_every_column(page: Page, dashboard: Dashboard) -> None:
     assert all(part > 0.9 for part in parts)
 
 
+def test_paper_enlarges_no_chart(page: Page, dashboard: Dashboard) -> None:
+    """One that stands beside a table on the screen has the whole width of the paper for itself."""
+    visit(page, f"{dashboard.url}/leaderboards")
+    chart = page.locator("[data-testid=stVegaLiteChart] svg").first
+    chart.wait_for(state="attached")
+    drawn = chart.bounding_box()
+    # before the chart is drawn anew for its new box, which comes too late for the paper
+    chart.evaluate("e => e.setAttribute('data-drawn', '')")
+    page.emulate_media(media="print")
+    printed = page.locator("svg[data-drawn]").bounding_box()
+    assert drawn
+    assert printed
+    assert 0.6 * drawn["width"] < printed["width"] < 1.05 * drawn["width"]
+    assert printed["height"] < 1.05 * drawn["height"]
+
+
 @pytest.mark.parametrize(("width", "height"), [(1440, 1000), (720, 450), (640, 400), (390, 844)])
 def test_no_label_or_figure_of_a_card_is_cut(
     browser: Browser, dashboard: Dashboard, width: int, height: int
