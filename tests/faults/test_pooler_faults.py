@@ -128,7 +128,7 @@ def test_a_pooler_is_sent_to_the_promoted_standby(
         accounts = {"postgres": pair.primary.password}
         program = prepare_pgbouncer(directory, pair.primary, accounts, **read_options())
         port, pid = stack.enter_context(run_server(program, None))
-        ports = [f"port={server.port}\n" for server in (pair.primary, pair.standby)]
+        former, promoted = (f"port={server.port}\n" for server in (pair.primary, pair.standby))
         pooled = pair.primary.url(DATABASE).replace(f":{pair.primary.port}/", f":{port}/")
 
         @contextmanager
@@ -138,7 +138,7 @@ def test_a_pooler_is_sent_to_the_promoted_standby(
             pair.promote()
             configuration = directory / "pgbouncer.ini"
             text = configuration.read_text(encoding="utf-8")
-            configuration.write_text(text.replace(*ports), encoding="utf-8")
+            configuration.write_text(text.replace(former, promoted), encoding="utf-8")
             os.kill(pid, signal.SIGHUP)
 
         given = on_valkey(settings, valkey.server, valkey.server.port)
