@@ -105,6 +105,10 @@ class TransactionConflict(DatabaseError):
     """PostgreSQL undid a transaction, or one call in it, because of a conflict; repeat the transaction."""
 
 
+class NotSupported(DatabaseError):
+    """The database cannot do what a call needs, such as a Citus cluster; nothing was changed."""
+
+
 class PlayersNotIsolated(DatabaseError):
     """The database does not limit players to their own rows, so nobody can act for one; nothing was read."""
 

@@ -22,6 +22,7 @@ import peewee
 import psycopg2
 from playhouse.migrations import Migration, MigrationError, Runner
 
+from core.database import citus
 from core.database.connector import Connector, ServerConnection
 from core.database.driver_errors import (
     DRIVER_ERRORS,
@@ -121,6 +122,7 @@ class Migrator:
             needs_schema=False,
         )
         self._emails = ColumnCipher(settings.read_keyring(), EMAIL)
+        self._topology = settings.database_topology
         is_set = "audit_keep_months" in settings.model_fields_set
         self._audit_keep_months = settings.audit_keep_months if is_set else None
 
@@ -130,19 +132,25 @@ class Migrator:
         Where AUDIT_KEEP_MONTHS is set, the database keeps so many months of the audit log from now on.
         """
         with self._locked() as runner, _named("up"):
+            execute_sql = runner.database.execute_sql
+            citus.check_topology(execute_sql, self._topology)
+            if self._topology == citus.TOPOLOGY:
+                citus.begin_migration(execute_sql, has_roles=find_owned_schema(execute_sql) is not None)
             pending = [row.name for row in runner.status() if row.path and not row.applied]
             for name in pending:
                 runner.up(name)
                 # a table with pending checks cannot be altered by the next migration
-                runner.database.execute_sql("SET CONSTRAINTS ALL IMMEDIATE")
+                execute_sql("SET CONSTRAINTS ALL IMMEDIATE")
             if self._audit_keep_months is not None:
                 for statement in SET_RETENTION:
-                    runner.database.execute_sql(statement, {"months": self._audit_keep_months})
-            schema = find_owned_schema(runner.database.execute_sql)
+                    execute_sql(statement, {"months": self._audit_keep_months})
+            if self._topology == citus.TOPOLOGY:
+                citus.distribute(execute_sql)
+            schema = find_owned_schema(execute_sql)
             if schema is None:
                 logger.info("the schema is not that of the role %s: privileges are left as they are", OWNER)
             else:
-                apply_privileges(runner.database.execute_sql, schema)
+                apply_privileges(execute_sql, schema)
             return pending
 
     def down(self, target: str | None = None, *, drop_rows: bool = True) -> list[str]:
@@ -157,6 +165,7 @@ class Migrator:
             if not runner.applied():
                 return []
             with _named("down"):
+                citus.check_topology(runner.database.execute_sql, "plain")
                 before = {} if drop_rows else _read_tables(runner.database)
                 names = list(runner.down(target))
                 losses = [] if drop_rows else _list_losses(before, _read_tables(runner.database))

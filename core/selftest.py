@@ -17,7 +17,13 @@ from uuid import UUID, uuid4
 
 from msgspec.structs import replace
 
-from core.errors import EchoMarketsError, EncryptionKeyMissing, MissingExtra, PlayersNotIsolated
+from core.errors import (
+    EchoMarketsError,
+    EncryptionKeyMissing,
+    MissingExtra,
+    NotSupported,
+    PlayersNotIsolated,
+)
 from core.records import (
     AuditEvent,
     CompletionTimes,
@@ -69,7 +75,7 @@ class _Run:
         try:
             answer = call()
             problem = None if _is_expected(answer, expected) else f"answered {answer!r}"
-        except (MissingExtra, EncryptionKeyMissing) as error:
+        except (MissingExtra, EncryptionKeyMissing, NotSupported) as error:
             self.report(f"skip {name:28} {error}")
             return
         except Exception as error:

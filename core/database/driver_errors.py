@@ -18,12 +18,14 @@ from core.errors import (
     DatabaseError,
     DatabaseUnavailable,
     EchoMarketsError,
+    NotSupported,
     NumberRefused,
     QueryTimeout,
     ServerHung,
     TransactionConflict,
 )
 
+FEATURE_NOT_SUPPORTED = "0A000"
 QUERY_CANCELED = "57014"
 # connection exceptions, insufficient resources, operator intervention
 _UNAVAILABLE_CLASSES = {"08", "53", "57"}
@@ -122,6 +124,11 @@ def translate(error: BaseException, operation: str) -> EchoMarketsError:
         return DatabaseUnavailable(
             f"{operation} could not use the database ({_reason(driver_error)});"
             " check that PostgreSQL is running and that DATABASE_URL names it"
+        )
+    if state == FEATURE_NOT_SUPPORTED:
+        return NotSupported(
+            f"{operation} is not possible in this database ({_reason(driver_error)}); docs/citus.md lists"
+            " what is not possible where tables are distributed"
         )
     return DatabaseError(f"{operation} failed in the database ({_reason(driver_error)})")
 

@@ -8,6 +8,7 @@ the roles of `core.database.roles`: there nobody can act for a player.
 from collections.abc import Callable
 from typing import Any
 
+from core.database.citus import is_distributed
 from core.database.roles import PLAYER
 
 # Table -> the column that names the owner of a row.
@@ -44,6 +45,8 @@ def create_policies(execute_sql: Callable[..., Any]) -> None:
 
 def find_obstacle(execute_sql: Callable[..., Any]) -> str | None:
     """Return why the role of this connection cannot act for a player, or None when it can."""
+    if is_distributed(execute_sql):
+        return "its tables are distributed over a Citus cluster, whose workers know no player"
     [(may_act,)] = execute_sql(_MAY_ACT, (PLAYER,)).fetchall()
     if may_act is None:
         return f"the server has no role {PLAYER}"

@@ -39,6 +39,11 @@ CLIENT_CHECK_MS = 1_000
 # The parameter exists since this version, and works where the kernel reports a closed socket.
 CLIENT_CHECK_VERSION = 140_000
 
+# Distributed tables have a table of usernames, plain ones a view (core/database/citus.py).
+IS_DISTRIBUTED = """COALESCE((
+    SELECT relkind = 'r' FROM pg_class WHERE relname = 'usernames'
+    AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())), false)"""
+
 
 class SessionFacts(NamedTuple):
     """What the server reported on a new connection."""
@@ -57,6 +62,8 @@ class SessionFacts(NamedTuple):
     is_linux: bool
     may_stage: bool
     """Whether the role may create temporary tables."""
+    is_distributed: bool
+    """Whether the tables are distributed over a Citus cluster."""
     system: str
     """The identifier of the database system, which a standby has in common with its primary."""
     timeline: Timeline | None
@@ -108,7 +115,7 @@ class SessionSettings:
                        current_database(),
                        current_setting('server_encoding'), pg_is_in_recovery(),
                        current_setting('transaction_read_only') = 'on', version() LIKE '%linux%',
-                       has_database_privilege(current_database(), 'TEMPORARY'),
+                       has_database_privilege(current_database(), 'TEMPORARY'), {IS_DISTRIBUTED},
                        (SELECT system_identifier::text FROM pg_control_system()), {TIMELINE_SQL}
             )
             SELECT session.*, (

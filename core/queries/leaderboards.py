@@ -16,7 +16,7 @@ from uuid import UUID
 from psycopg2.extras import Json
 
 from core.database import Database
-from core.queries.rows import count_changed, fetch_all, find_one, list_columns, make_builder
+from core.queries.rows import count_changed, fetch_all, find_one, get_first, list_columns, make_builder
 from core.records import LeaderboardEntry, freeze
 
 LEADERBOARD = "session_date = %(day)s AND category = %(category)s"
@@ -159,7 +159,7 @@ CLOSE = """
     UPDATE leaderboard_entries e SET rank = ranked.place
     FROM (
         SELECT ctid, rank, rank() OVER (PARTITION BY category ORDER BY score DESC) AS place
-        FROM leaderboard_entries WHERE session_date = %s ORDER BY ctid
+        FROM leaderboard_entries WHERE session_date = %(day)s ORDER BY ctid
     ) AS ranked
     WHERE e.ctid = ranked.ctid AND ranked.rank IS DISTINCT FROM ranked.place"""
 # Enough memory for two sorts of a million rows and for the join in the trigger.
@@ -232,7 +232,7 @@ def upsert_entries(
         scores=[row[2] for row in ordered],
         metadata=[None if row[3] is None else Json(dict(row[3])) for row in ordered],
     )
-    return {row[0] for row in database.execute_sql(UPSERT, parameters).fetchall()}
+    return set(fetch_all(database, get_first, UPSERT, parameters))
 
 
 def set_score(
@@ -258,7 +258,7 @@ def store_ranks(database: Database, session_date: date) -> int:
     """Store the rank of every entry of a session; return how many entries it has."""
     database.execute_sql(ANALYZE)
     database.execute_sql(SORT_MEMORY)
-    count_changed(database, CLOSE, (session_date,))
+    count_changed(database, CLOSE, {"day": session_date})
     database.execute_sql(RESET_MEMORY)
     return int(database.execute_sql(COUNT_SESSION, (session_date,)).fetchone()[0])
 
@@ -279,7 +279,7 @@ def delete_leaderboard(database: Database, session_date: date, category: str) ->
     if not has_counters:
         return True
     # only tried: while this transaction waited for the lock, every writer of entries would wait behind it
-    [(is_alone,)] = database.execute_sql(TRY_WRITERS_LOCK, parameters).fetchall()
+    [is_alone] = fetch_all(database, get_first, TRY_WRITERS_LOCK, parameters)
     if is_alone:
         database.execute_sql(DELETE_ENTRIES, parameters)
         database.execute_sql(DELETE_COUNTERS, parameters)

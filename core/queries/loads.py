@@ -17,6 +17,7 @@ from uuid import UUID
 import msgspec
 
 from core.database import Database
+from core.queries.rows import is_distributed
 from core.records import LeaderboardEntry, MarketEvent, Portfolio, Position, Quest, Tick, Trade, User
 from core.records.game import StoredUser
 
@@ -26,7 +27,8 @@ class Target(msgspec.Struct, frozen=True):
 
     `key` identifies a row, and a reload keeps the `kept` columns of an existing row. Rows are written in
     `order` (by default that of the key), the same everywhere, so that no two writers deadlock. Fields in
-    `joined` come from another table, and the service adds the `derived` columns to the rows.
+    `joined` come from another table, and the service adds the `derived` columns to the rows. A key that
+    `is_primary` has one more column in distributed tables.
     """
 
     table: str
@@ -36,6 +38,12 @@ class Target(msgspec.Struct, frozen=True):
     order: str = ""
     joined: tuple[str, ...] = ()
     derived: tuple[str, ...] = ()
+    is_primary: bool = False
+
+    @property
+    def conflict(self) -> str:
+        """What the server compares with existing rows: the columns of a unique index, or a constraint."""
+        return f"ON CONSTRAINT {self.table}_pkey" if self.is_primary else f"({', '.join(self.key)})"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -55,7 +63,7 @@ USERS = Target(
 TICKS = Target("ticks", Tick, key=("symbol", "timestamp"), order='symbol COLLATE "C", timestamp')
 PORTFOLIOS = Target("portfolios", Portfolio, key=("user_id", "session_date"), kept=("id", "created_at"))
 POSITIONS = Target("positions", Position, key=("user_id", "session_date", "symbol"))
-TRADES = Target("trades", Trade, key=("id",))
+TRADES = Target("trades", Trade, key=("id",), is_primary=True)
 LEADERBOARD_ENTRIES = Target(
     "leaderboard_entries",
     LeaderboardEntry,
@@ -63,18 +71,33 @@ LEADERBOARD_ENTRIES = Target(
     kept=("id", "created_at"),
     joined=("username",),
 )
-QUESTS = Target("quests", Quest, key=("id",))
+# Where users are distributed, a table of its own keeps usernames unique.
+USERS_BY_ID = Target("users", User, key=("id",), kept=("created_at", "last_active"), derived=("email_index",))
+QUESTS = Target("quests", Quest, key=("id",), is_primary=True)
 MARKET_EVENTS = Target("market_events", MarketEvent, key=("id",))
 
 
 def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int:
     """Upsert records, which name each key once; return how many rows are new or changed."""
+    distributed = is_distributed(database)
+    if target is USERS and distributed:
+        ids = _claim_usernames(database, records)
+        records = [msgspec.structs.replace(record, id=ids[record.username]) for record in records]
+        target = USERS_BY_ID
     if database.connection().facts.may_stage:
-        return int(database.execute_sql(_upsert(target, _stage(database, target, records))).rowcount)
-    rows = [{name: getattr(record, name) for name in target.columns} for record in records]
-    source = f"json_populate_recordset(NULL::{target.table}, %s)"
-    # the server parses each text as a value of its column
-    return int(database.execute_sql(_upsert(target, source), (json.dumps(rows, default=str),)).rowcount)
+        source, parameters = _stage(database, target, records), None
+    else:
+        rows = [{name: getattr(record, name) for name in target.columns} for record in records]
+        # the server parses each text as a value of its column
+        source, parameters = (
+            f"json_populate_recordset(NULL::{target.table}, %s)",
+            (json.dumps(rows, default=str),),
+        )
+    if distributed:
+        # Citus counts the rows that it was given
+        statement = _upsert(target, source, keeps_player=target.is_primary) + " RETURNING 1"
+        return len(database.execute_sql(statement, parameters).fetchall())
+    return int(database.execute_sql(_upsert(target, source, keeps_player=False), parameters).rowcount)
 
 
 def _stage(database: Database, target: Target, records: Sequence[Any]) -> str:
@@ -93,14 +116,15 @@ def _stage(database: Database, target: Target, records: Sequence[Any]) -> str:
     return staged
 
 
-def _upsert(target: Target, source: str) -> str:
+def _upsert(target: Target, source: str, *, keeps_player: bool) -> str:
     columns = ", ".join(target.columns)
-    changing = [name for name in target.columns if name not in target.key + target.kept]
+    unchanged = target.key + target.kept + (("user_id",) if keeps_player else ())
+    changing = [name for name in target.columns if name not in unchanged]
     compared = [name for name in changing if name != "updated_at"]
     return f"""
         INSERT INTO {target.table} ({columns})
         SELECT {columns} FROM {source} ORDER BY {target.order or ", ".join(target.key)}
-        ON CONFLICT ({", ".join(target.key)}) DO UPDATE
+        ON CONFLICT {target.conflict} DO UPDATE
         SET {", ".join(f"{name} = EXCLUDED.{name}" for name in changing)}
         WHERE ({", ".join(f"{target.table}.{name}" for name in compared)})
             IS DISTINCT FROM ({", ".join(f"EXCLUDED.{name}" for name in compared)})"""
@@ -222,6 +246,11 @@ class StoredEmail(NamedTuple):
     email_index: str | None
 
 
+# A name that a user has keeps its id.
+CLAIM_USERNAMES = """
+    INSERT INTO usernames (id, username) SELECT * FROM unnest(%s::uuid[], %s::text[]) AS given (id, username)
+    ORDER BY username ON CONFLICT (username) DO NOTHING"""
+FIND_CLAIMED = "SELECT username, id FROM usernames WHERE username = ANY(%s)"
 FIND_EMAILS = "SELECT username, id, email, email_index FROM users WHERE username = ANY(%s)"
 FIND_USER_IDS = "SELECT username, id FROM users WHERE username = ANY(%s)"
 
@@ -233,14 +262,44 @@ def find_emails(database: Database, usernames: Sequence[str]) -> dict[str, Store
 
 
 def find_user_ids(database: Database, usernames: Sequence[str]) -> dict[str, UUID]:
-    """Return the id of each of the usernames that exists."""
-    return dict(database.execute_sql(FIND_USER_IDS, (list(usernames),)).fetchall())
+    """Return the id of each of the usernames that exists, in their order."""
+    found = dict(database.execute_sql(FIND_USER_IDS, (list(usernames),)).fetchall())
+    return {name: found[name] for name in usernames if name in found}
+
+
+def _claim_usernames(database: Database, users: Sequence[Any]) -> dict[str, UUID]:
+    """Reserve usernames for their users; return the id of each, which is another one for a name in use."""
+    names = [user.username for user in users]
+    database.execute_sql(CLAIM_USERNAMES, ([user.id for user in users], names))
+    return dict(database.execute_sql(FIND_CLAIMED, (names,)).fetchall())
 
 
 # In one order everywhere, so that no two loads wait for each other.
 LOCK_QUESTS = "SELECT user_id FROM quests WHERE id = ANY(%s::uuid[]) ORDER BY id FOR UPDATE"
+# A row of a distributed table cannot change its player.
+DELETE_MOVED = """
+    DELETE FROM {table} WHERE id = ANY(%(ids)s::uuid[])
+    AND (id, user_id) NOT IN (SELECT * FROM unnest(%(ids)s::uuid[], %(owners)s::uuid[])) RETURNING user_id"""
 
 
-def lock_quest_owners(database: Database, quest_ids: Sequence[UUID]) -> set[UUID]:
-    """Lock the quests with these ids until the transaction ends; return their owners."""
-    return {owner for (owner,) in database.execute_sql(LOCK_QUESTS, (list(quest_ids),)).fetchall()}
+def lock_quest_owners(database: Database, quests: Sequence[Quest]) -> set[UUID]:
+    """Lock the stored quests with these ids until the transaction ends; return their owners.
+
+    Where tables are distributed, the owners from whom a quest moves away.
+    """
+    if is_distributed(database):
+        return delete_moved(database, QUESTS, quests)
+    ids = [quest.id for quest in quests]
+    return {owner for (owner,) in database.execute_sql(LOCK_QUESTS, (ids,)).fetchall()}
+
+
+def delete_moved(database: Database, target: Target, records: Sequence[Any]) -> set[UUID]:
+    """Delete the distributed rows of records that now belong to another player; return whose they were."""
+    if not is_distributed(database):
+        return set()
+    parameters = {
+        "ids": [record.id for record in records],
+        "owners": [record.user_id for record in records],
+    }
+    rows = database.execute_sql(DELETE_MOVED.format(table=target.table), parameters).fetchall()
+    return {owner for (owner,) in rows}

@@ -26,8 +26,8 @@ LIST = """
     SELECT c.relname, pg_get_expr(c.relpartbound, c.oid)
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     WHERE i.inhparent = 'ticks'::regclass AND c.relname <> 'ticks_default'"""
-_WITHOUT_TICKS = "symbols s WHERE NOT EXISTS (SELECT FROM ticks t WHERE t.symbol = s.symbol OFFSET 0)"
-FIND_WITHOUT_TICKS = f"SELECT EXISTS (SELECT FROM {_WITHOUT_TICKS})"
+_WITHOUT_TICKS = "symbols s WHERE NOT EXISTS (SELECT 1 FROM ticks t WHERE t.symbol = s.symbol OFFSET 0)"
+FIND_WITHOUT_TICKS = f"SELECT EXISTS (SELECT 1 FROM {_WITHOUT_TICKS})"
 FORGET_SYMBOLS = f"DELETE FROM {_WITHOUT_TICKS}"
 _BOUNDS = re.compile(r"FROM \((?:MINVALUE|'(?P<begin>[^']+)')\) TO \('(?P<end>[^']+)'\)")
 

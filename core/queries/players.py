@@ -278,7 +278,7 @@ SILENT = {order: _build_page(order, "") for order in ORDERS}
 SILENT_MATCHES = {order: _build_page(order, _PREFIX) for order in ORDERS}
 _COUNT = f"""
     SELECT count(*) FROM (
-        SELECT FROM users u WHERE ({_KNOWN} OR {_UNKNOWN}) AND {_IS_SILENT} LIMIT {MATCHES_COUNTED}
+        SELECT 1 FROM users u WHERE ({_KNOWN} OR {_UNKNOWN}) AND {_IS_SILENT} LIMIT {MATCHES_COUNTED}
     ) AS found"""
 COUNT = _COUNT.format(prefix="")
 COUNT_MATCHES = _COUNT.format(prefix=_PREFIX)

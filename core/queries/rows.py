@@ -45,11 +45,24 @@ def get_first(row: Row) -> Any:
     return row[0]
 
 
+DISTRIBUTED: dict[str, str] = {}
+"""Statement -> the one that takes its place where tables are distributed (`core.queries.distributed`)."""
+
+
+def is_distributed(database: Database) -> bool:
+    """Say whether the tables are distributed over a Citus cluster."""
+    return bool(database.connection().facts.is_distributed)
+
+
+def _choose(database: Database, statement: str) -> str:
+    return DISTRIBUTED.get(statement, statement) if is_distributed(database) else statement
+
+
 def fetch_all(
     database: Database, build: Callable[[Row], T], statement: str, parameters: Parameters = ()
 ) -> tuple[T, ...]:
     """Run a statement and build a record from each of its rows."""
-    rows: Iterable[Row] = database.execute_sql(statement, parameters).fetchall()
+    rows: Iterable[Row] = database.execute_sql(_choose(database, statement), parameters).fetchall()
     return tuple(map(build, rows))
 
 
@@ -57,13 +70,13 @@ def find_one(
     database: Database, build: Callable[[Row], T], statement: str, parameters: Parameters = ()
 ) -> T | None:
     """Run a statement and build a record from its row, or return None when there is none."""
-    row: Row | None = database.execute_sql(statement, parameters).fetchone()
+    row: Row | None = database.execute_sql(_choose(database, statement), parameters).fetchone()
     return None if row is None else build(row)
 
 
 def count_changed(database: Database, statement: str, parameters: Parameters = ()) -> int:
     """Run a statement and return how many rows it changed."""
-    return int(database.execute_sql(statement, parameters).rowcount)
+    return int(database.execute_sql(_choose(database, statement), parameters).rowcount)
 
 
 # -- array literals -----------------------------------------------------------------------

@@ -132,13 +132,16 @@ _WALK = """
         ) AS t
         WHERE w.place < %(points)s
     )"""
-_LINES = """
+LINES = """
     SELECT symbol, array_agg(timestamp ORDER BY timestamp), array_agg(price ORDER BY timestamp)
     FROM walk GROUP BY symbol ORDER BY symbol COLLATE "C" """
-SPARKLINES = _WALK.format(symbols="(SELECT unnest(%(symbols)s::text[]) AS symbol)") + _LINES
-SPARKLINES_OF_ALL = _WALK.format(symbols="symbols") + _LINES
-# The walk has the last price of each of the latest days.
-STATISTICS = f"""{_WALK.format(symbols="symbols")}, returns AS (
+SPARKLINES = _WALK.format(symbols="(SELECT unnest(%(symbols)s::text[]) AS symbol)") + LINES
+SPARKLINES_OF_ALL = _WALK.format(symbols="symbols") + LINES
+
+
+def build_statistics_statement(walk: str, *, price: str) -> str:
+    """Return the statement on the last prices of the latest days; `price` is the query of a day earlier."""
+    return f"""{walk}, returns AS (
         SELECT symbol, ln(price::float8) - ln(lag(price::float8) OVER days) AS gain
         FROM walk WINDOW days AS (PARTITION BY symbol ORDER BY timestamp)
     ), deviations AS (
@@ -148,13 +151,18 @@ STATISTICS = f"""{_WALK.format(symbols="symbols")}, returns AS (
     SELECT w.symbol, w.timestamp, w.price, w.price - b.price,
            round(100 * (w.price - b.price) / b.price, 4), round(d.percent::numeric, 4)
     FROM walk w
-    LEFT JOIN LATERAL (
-        SELECT price FROM ticks
-        WHERE symbol = w.symbol AND timestamp <= w.timestamp - interval '24 hours' AND timestamp < %(beyond)s
-        ORDER BY timestamp DESC LIMIT 1
-    ) AS b ON true
+    LEFT JOIN LATERAL ({price}) AS b ON true
     LEFT JOIN deviations d ON d.symbol = w.symbol
     WHERE w.place = 1 ORDER BY w.symbol COLLATE "C" """
+
+
+STATISTICS = build_statistics_statement(
+    _WALK.format(symbols="symbols"),
+    price="""
+        SELECT price FROM ticks
+        WHERE symbol = w.symbol AND timestamp <= w.timestamp - interval '24 hours' AND timestamp < %(beyond)s
+        ORDER BY timestamp DESC LIMIT 1""",
+)
 STATISTICS_WALK = {"points": VOLATILITY_RETURNS + 1, "step": timedelta(days=1)}
 # `beyond` is as in LATEST.
 PRICES_AT = """
@@ -271,8 +279,7 @@ class _Search:
     def search_month(self, statement: str, month: datetime, **symbols: Any) -> None:
         """Search one month."""
         parameters = {"month": month, "end": min(month_after(month), self._beyond), **symbols}
-        rows: list[Row] = self._database.execute_sql(statement, parameters).fetchall()
-        for row in rows:
+        for row in fetch_all(self._database, tuple, statement, parameters):
             latest, symbol, time = row[:3]
             if time is not None:
                 self._found.append(build_tick(row[1:]))

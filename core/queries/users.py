@@ -15,7 +15,14 @@ from uuid import UUID
 from psycopg2.extras import Json
 
 from core.database import Database
-from core.queries.rows import count_changed, fetch_all, find_one, list_columns, make_builder
+from core.queries.rows import (
+    count_changed,
+    fetch_all,
+    find_one,
+    is_distributed,
+    list_columns,
+    make_builder,
+)
 from core.records import freeze
 from core.records.game import StoredUser
 
@@ -112,6 +119,10 @@ REPLACE_EMAILS = """
     ) b
     WHERE u.id = b.id AND u.email = b.before RETURNING u.id"""
 DELETE = "DELETE FROM users WHERE id = %s"
+# Usernames of distributed tables are in a table of their own (core/database/citus.py).
+CLAIM_USERNAME = "INSERT INTO usernames (id, username) VALUES (%(id)s, %(username)s);"
+CHANGE_USERNAME = "UPDATE usernames SET username = %(username)s WHERE id = %(id)s;"
+RELEASE_USERNAME = "DELETE FROM usernames WHERE id = %s"
 LOCK = "SELECT FROM users WHERE id = %s FOR UPDATE"
 FIND_BY_EMAIL = f"""
     SELECT {COLUMNS} FROM users WHERE email_index = ANY(%s) ORDER BY id LIMIT %s"""
@@ -166,7 +177,8 @@ def count_active(database: Database, since: datetime) -> int:
 
 def insert_user(database: Database, values: Mapping[str, Any]) -> StoredUser:
     """Insert one user and return it."""
-    [user] = fetch_all(database, build_user, INSERT, _adapt(values))
+    claim = CLAIM_USERNAME if is_distributed(database) else ""
+    [user] = fetch_all(database, build_user, claim + INSERT, _adapt(values))
     return user
 
 
@@ -174,7 +186,8 @@ def update_user(database: Database, user_id: UUID, values: Mapping[str, Any]) ->
     """Change columns of one user and return it."""
     changes = ", ".join(f"{name} = %({name})s" for name in values)
     parameters = {**_adapt(values), "id": user_id}
-    return find_one(database, build_user, UPDATE.format(changes=changes), parameters)
+    change = CHANGE_USERNAME if "username" in values and is_distributed(database) else ""
+    return find_one(database, build_user, change + UPDATE.format(changes=changes), parameters)
 
 
 def touch_user(database: Database, user_id: UUID, now: datetime) -> bool:
@@ -226,7 +239,11 @@ def lock_user(database: Database, user_id: UUID) -> bool:
 
 def delete_user(database: Database, user_id: UUID) -> bool:
     """Delete a user with all rows that refer to it; say whether the user existed."""
-    return count_changed(database, DELETE, (user_id,)) == 1
+    is_deleted = count_changed(database, DELETE, (user_id,)) == 1
+    if is_distributed(database):
+        # with its leaderboard entries, which refer to it
+        database.execute_sql(RELEASE_USERNAME, (user_id,))
+    return is_deleted
 
 
 def _adapt(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -148,7 +148,12 @@ class Loads(ServiceBase):
         Raises `InvalidInput`, naming the place of the record, and `ConstraintViolated` when its
         portfolio does not exist.
         """
-        return self._load(TRADES, trades)
+
+        def write(database: Database, _changes: Changes, chunk: Sequence[Trade]) -> int:
+            queries.delete_moved(database, queries.TRADES, chunk)
+            return queries.load_rows(database, queries.TRADES, chunk)
+
+        return self._load(TRADES, trades, write)
 
     def load_leaderboard_entries(self, entries: Iterable[LeaderboardEntry]) -> int:
         """Load entries by user, session and category; return how many are new or changed.
@@ -176,7 +181,7 @@ class Loads(ServiceBase):
         def write(database: Database, changes: Changes, chunk: Sequence[Quest]) -> int:
             owners = {quest.user_id for quest in chunk}
             # a quest may move to another player
-            owners |= queries.lock_quest_owners(database, [quest.id for quest in chunk])
+            owners |= queries.lock_quest_owners(database, chunk)
             changes.invalidate(*map(quests_key, owners))
             return queries.load_rows(database, queries.QUESTS, chunk)
 

@@ -252,6 +252,6 @@ def _no_user(user_id: UUID) -> UserNotFound:
 
 
 def _taken(error: ConstraintViolated, username: object) -> Exception:
-    if error.constraint and "username" in error.constraint:
+    if "username" in error.key or "username" in (error.constraint or ""):
         return InvalidInput(f"username is {username!r}, which is taken; choose another")
     return error

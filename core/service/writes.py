@@ -29,9 +29,11 @@ import uuid_utils.compat as uuid_utils
 from core.cache import NO_FENCE, Cache, Fence
 from core.database import Database
 from core.database.holder import Holder
+from core.database.identity import find_identity
 from core.database.log_positions import CURRENT, demanding
-from core.errors import DatabaseError, QueryTimeout
+from core.errors import DatabaseError, NotSupported, QueryTimeout
 from core.metrics import Metrics
+from core.queries.rows import is_distributed
 from core.service.emails import UserEmails
 from core.service.fence_ahead import FenceAhead
 
@@ -145,6 +147,7 @@ class ServiceBase:
         is_fenced = False
         try:
             with self._database.session(operation) as database:
+                check_actor(database)
                 # after the checkout, which may take longer than a fence lasts
                 is_fenced = True
                 fence = self._cache.fence(keys)
@@ -190,6 +193,7 @@ class ServiceBase:
         try:
             with self._database.transaction_of(operation, holder) as database:
                 unit = database.get_unit()
+                check_actor(database)
                 unit.changes = changes
                 ahead.start()
                 yield database, changes
@@ -205,6 +209,16 @@ class ServiceBase:
                 self._cache.invalidate(ahead.cancel(), Fence(ahead.token))
             raise
         self._cache.invalidate(changes.list_all(), fence, position=unit.position)
+
+
+def check_actor(database: Database) -> None:
+    """Raise `NotSupported` inside `acting_as` where the database cannot record who changes a row."""
+    identity = find_identity()
+    if identity is not None and identity.actor is not None and is_distributed(database):
+        raise NotSupported(
+            "tables distributed over a Citus cluster do not record who changes a row, so nothing was changed;"
+            " make the change outside of acting_as(), and record it with audited() (docs/citus.md)"
+        )
 
 
 def name_operation(frame: FrameType) -> str:

@@ -24,7 +24,7 @@ from core.settings.environment import STACK_ENV_FILE, milliseconds, number
 from core.settings.redis_url import RedisAddress, RedisUrlError, check_hosts, parse_redis_url
 from core.settings.shared_settings import SharedSettings, build_listener_url
 from core.settings.stack_identity import StackIdentity, build_identity, describe_database
-from core.settings.texts import check_base_url, check_web_address, reveal
+from core.settings.texts import TextError, check_base_url, check_web_address, reveal
 
 
 def _check_database_url(value: SecretStr) -> SecretStr:
@@ -79,6 +79,7 @@ class Settings(SharedSettings):
     database_replica_urls: ReplicaUrls | None = Field(
         default=None, description=f"{DATABASE_URL_FORM}, one host each, with blanks between them"
     )
+    database_topology: Literal["plain", "citus"] = Field(default="plain", description="plain or citus")
     direct_url: DatabaseUrl | None = Field(default=None, description=DATABASE_URL_FORM)
     direct_password: SecretStr | None = Field(default=None, description="any text")
     encryption_keys: EncryptionKeys | None = Field(
@@ -177,6 +178,13 @@ class Settings(SharedSettings):
         chosen = _find_database_url(*others) if own else None
         is_another = own and chosen and describe_database(chosen) != describe_database(own)
         return others if is_another else sources
+
+    @field_validator("database_topology")
+    @classmethod
+    def _check_no_replicas(cls, value: str, known: ValidationInfo) -> str:
+        if value == "citus" and known.data.get("database_replica_urls") is not None:
+            raise TextError("a replica of a coordinator does not have the rows; unset DATABASE_REPLICA_URLS")
+        return value
 
     @field_validator("redis_key_prefix")
     @classmethod

@@ -313,6 +313,7 @@ ELSEWHERE = {
     "ServerHung": "tests/faults/test_postgres_faults.py",
     "TransactionConflict": "tests/integration/test_conflicts.py",
     "MigrationFailed": "tests/integration/test_migrations.py",
+    "NotSupported": "tests/matrix/test_citus.py",
     "PriceFileError": "tests/unit/test_prices.py",
     "RowsWouldBeLost": "tests",
     "StackError": "tests/integration/test_embedded_servers.py",

@@ -23,6 +23,7 @@ FACTS = SessionFacts(
     is_read_only=False,
     is_linux=True,
     may_stage=True,
+    is_distributed=False,
     system="7301",
     timeline=None,
 )

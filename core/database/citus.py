@@ -1,0 +1,292 @@
+"""Distributes the tables of a migrated database over the nodes of a Citus cluster.
+
+Owns which table is distributed by which column, and what differs there from a plain database: keys, foreign
+keys, triggers, and the functions that work on the shards. `docs/citus.md` says what that means for callers.
+
+Every hot statement names a value of the column by which its tables are distributed, so one shard answers it.
+A player's rows are together, and so are the leaderboards of a session with their counters, and the ticks of a
+symbol with its row in `symbols`: foreign keys and triggers between them stay on one node. `usernames`, here a
+table that every node has, is what leaderboards join, and what keeps usernames unique.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from core.database.session_settings import IS_DISTRIBUTED
+
+Execute = Callable[..., Any]
+
+
+TOPOLOGY: Final = "citus"
+"""The value of DATABASE_TOPOLOGY for which tables are distributed."""
+
+
+class Distribution(NamedTuple):
+    """A table is distributed by `column`; its rows are on the same nodes as those of `beside`."""
+
+    column: str
+    beside: str = "none"
+
+
+DISTRIBUTED: Final = {
+    "users": Distribution("id"),
+    "portfolios": Distribution("user_id", "users"),
+    "positions": Distribution("user_id", "users"),
+    "trades": Distribution("user_id", "users"),
+    "quests": Distribution("user_id", "users"),
+    "leaderboard_entries": Distribution("session_date"),
+    "leaderboard_counters": Distribution("session_date", "leaderboard_entries"),
+    "symbols": Distribution("symbol"),
+    "ticks": Distribution("symbol", "symbols"),
+}
+ON_EVERY_NODE: Final = ("usernames", "market_events")
+
+# -- state --------------------------------------------------------------------------------
+
+HAS_CITUS = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"
+ALLOWS_TRIGGERS = "SELECT current_setting('citus.enable_unsafe_triggers', true) = 'on'"
+# A foreign key to a table on every node connects all shards: after statements on several shards in parallel,
+# a transaction could not change a username. One connection to each worker also suffices for a session then.
+ONE_BY_ONE = "citus.multi_shard_modify_mode = 'sequential'"
+SET_FOR_SESSIONS = f"""
+    DO $$ BEGIN
+        EXECUTE format('ALTER DATABASE %I SET {ONE_BY_ONE.replace("'", "''")}', current_database());
+    END $$"""
+
+# -- tables -------------------------------------------------------------------------------
+
+USERNAMES = (
+    "ALTER VIEW usernames RENAME TO usernames_view",
+    "CREATE TABLE usernames (id uuid NOT NULL PRIMARY KEY, username text NOT NULL)",
+    "INSERT INTO usernames SELECT id, username FROM users",
+    "CREATE UNIQUE INDEX usernames_username ON usernames (username)",
+    "CREATE INDEX usernames_prefix ON usernames (lower(username) text_pattern_ops)",
+    "DROP VIEW usernames_view",
+    "DROP INDEX users_username",
+    "CREATE INDEX users_username ON users (username)",
+)
+# A unique key of a distributed table contains the column by which it is distributed.
+KEYS: Final = {
+    "portfolios": "id, user_id",
+    "quests": "id, user_id",
+    "trades": "id, user_id",
+    "leaderboard_entries": "id, session_date",
+}
+# Foreign keys are dropped, and created again between tables that are distributed.
+LIST_REFERENCES = """
+    SELECT conrelid::regclass::text, quote_ident(conname), pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE contype = 'f' AND conparentid = 0
+      AND conrelid IN (SELECT oid FROM pg_class WHERE relname = ANY(%s)
+                       AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()))"""
+# Changes of rows happen on the workers, and the audit log is a table of the coordinator.
+LIST_AUDIT_TRIGGERS = """
+    SELECT quote_ident(tgname), tgrelid::regclass::text FROM pg_trigger
+    WHERE tgfoid = 'audit_record()'::regprocedure"""
+
+# The triggers of quests would add to counters of another node. Reports read the quests, each node its own.
+COUNTED_QUESTS: Final = (
+    "DROP TRIGGER quests_inserted ON quests",
+    "DROP TRIGGER quests_updated ON quests",
+    "DROP TRIGGER quests_deleted ON quests",
+    "DROP TRIGGER quests_truncated ON quests",
+    "DROP TABLE quest_counters",
+)
+QUEST_COUNTERS = """
+    CREATE VIEW quest_counters AS
+    SELECT (CASE WHEN status = 'COMPLETED' THEN completed_at ELSE expires_at - interval '1 microsecond' END
+            AT TIME ZONE 'UTC')::date AS ended_on, type, reward_type, status, count(*) AS quests,
+           count(*) FILTER (WHERE status = 'COMPLETED' OR current_progress > 0) AS started,
+           count(*) FILTER (WHERE status = 'COMPLETED' OR current_progress * 2 >= target_value) AS halfway,
+           COALESCE(sum(reward_value), 0) AS rewards
+    FROM quests GROUP BY 1, 2, 3, 4"""
+
+# -- functions ----------------------------------------------------------------------------
+
+# A trigger on a shard gets its rows as a table that exists only there, which Citus cannot join: the statement
+# names the shard of the other table on the same node.
+SHARD_BESIDE = """
+    CREATE FUNCTION shard_beside(sibling regclass, shard name) RETURNS text LANGUAGE sql STABLE AS $$
+        SELECT pg_catalog.shard_name(sibling, other.shardid) FROM pg_catalog.pg_dist_shard mine
+        JOIN pg_catalog.pg_dist_shard other ON other.shardminvalue = mine.shardminvalue
+        WHERE mine.shardid = substring(shard FROM '[0-9]+$')::bigint AND other.logicalrelid = sibling
+    $$"""
+# A recursive statement and a lateral join run on one shard only. These functions run on the coordinator, and
+# ask one shard for each symbol, or all shards for the next date.
+WALK = """
+    CREATE FUNCTION distributed_walk(
+        wanted text[], beyond timestamp with time zone, step interval, points integer
+    ) RETURNS TABLE (symbol text, "timestamp" timestamp with time zone, price numeric, place integer)
+    LANGUAGE plpgsql STABLE AS $$
+    #variable_conflict use_column
+    DECLARE
+        one text;
+    BEGIN
+        IF wanted IS NULL THEN
+            SELECT array_agg(symbol) INTO wanted FROM symbols;
+        END IF;
+        FOREACH one IN ARRAY COALESCE(wanted, '{}') LOOP
+            RETURN QUERY WITH RECURSIVE walk AS (
+                (SELECT symbol, timestamp, price, 1 AS place FROM ticks
+                 WHERE symbol = one AND timestamp < beyond ORDER BY timestamp DESC LIMIT 1)
+                UNION ALL
+                SELECT w.symbol, t.timestamp, t.price, w.place + 1 FROM walk w
+                CROSS JOIN LATERAL (
+                    SELECT timestamp, price FROM ticks
+                    WHERE symbol = one AND timestamp < beyond
+                      AND timestamp < date_bin(step, w.timestamp, '1999-12-27T00:00:00Z')
+                    ORDER BY timestamp DESC LIMIT 1
+                ) AS t
+                WHERE w.place < points
+            ) SELECT * FROM walk;
+        END LOOP;
+    END $$"""
+PRICE_AT = """
+    CREATE FUNCTION distributed_price_at(
+        wanted text, moment timestamp with time zone, beyond timestamp with time zone
+    ) RETURNS numeric LANGUAGE plpgsql STABLE AS $$
+    BEGIN
+        RETURN (SELECT price FROM ticks WHERE symbol = wanted AND timestamp <= moment AND timestamp < beyond
+                ORDER BY timestamp DESC LIMIT 1);
+    END $$"""
+DATES = """
+    CREATE FUNCTION distributed_dates(source regclass, before date, most bigint, board text DEFAULT NULL)
+    RETURNS SETOF date LANGUAGE plpgsql STABLE AS $$
+    DECLARE
+        day date := before;
+    BEGIN
+        FOR place IN 1 .. most LOOP
+            EXECUTE format('SELECT max(session_date) FROM %s WHERE session_date < $1', source)
+                    || CASE WHEN board IS NULL THEN '' ELSE ' AND category = $2' END
+            INTO day USING day, board;
+            EXIT WHEN day IS NULL;
+            RETURN NEXT day;
+        END LOOP;
+    END $$"""
+# Trigger function -> the other table that it writes.
+BESIDE: Final = {"leaderboard_count()": "leaderboard_counters", "ticks_note_symbols()": "symbols"}
+# What the triggers call; their own functions follow the tables.
+CALLED_BY_TRIGGERS: Final = (
+    "shard_beside(regclass, name)",
+    "leaderboard_lock_slot(date, varchar)",
+    "leaderboard_bucket_size(date, varchar)",
+    "leaderboard_fold(date, varchar, bigint)",
+)
+# These look an entry up by its id, which names no shard, and read usernames from `users`.
+LOOK_UPS: Final = (
+    "leaderboard_rank(uuid, date, varchar)",
+    "leaderboard_set_score(uuid, uuid, date, varchar, numeric, jsonb)",
+)
+# Citus chooses the shard when it plans, so a plan is made for the values of each call.
+PLANNED_ONCE: Final = (*LOOK_UPS, "leaderboard_bucket_size(date, varchar)", "users_search(text, bigint)")
+
+
+def is_distributed(execute_sql: Execute) -> bool:
+    """Say whether the tables of the current schema are distributed."""
+    return bool(execute_sql(f"SELECT {IS_DISTRIBUTED}").fetchone()[0])
+
+
+def check_topology(execute_sql: Execute, topology: str) -> None:
+    """Raise unless a migration may change the tables as they are now, with this DATABASE_TOPOLOGY.
+
+    A migration is not reverted where tables are distributed: that needs the plain ones.
+    """
+    if topology != TOPOLOGY and is_distributed(execute_sql):
+        raise RuntimeError(
+            "the tables are distributed over a Citus cluster; apply migrations with DATABASE_TOPOLOGY=citus,"
+            " and revert them in a plain database that has the rows"
+        )
+
+
+def begin_migration(execute_sql: Execute, *, has_roles: bool) -> None:
+    """Keep changes of the schema from the workers until the tables are distributed.
+
+    Raises where the tables cannot be distributed; `has_roles`: the schema is that of the owner role.
+    """
+    if has_roles:
+        raise RuntimeError(
+            "the schema belongs to a role of `echo-markets roles`, and tables with such roles are not"
+            " distributed; migrate a schema that the role of DATABASE_URL owns"
+        )
+    [(has_citus,)] = execute_sql(HAS_CITUS).fetchall()
+    if not has_citus:
+        raise RuntimeError(
+            "DATABASE_TOPOLOGY is citus, but the database has no extension citus; create it on every node and"
+            " add the workers with citus_add_node, or leave DATABASE_TOPOLOGY at plain"
+        )
+    [(allows_triggers,)] = execute_sql(ALLOWS_TRIGGERS).fetchall()
+    if not allows_triggers:
+        raise RuntimeError(
+            "citus.enable_unsafe_triggers is off, and triggers count the entries of leaderboards on their"
+            " shards; set it to on in postgresql.conf of every node"
+        )
+    execute_sql(f"SET LOCAL {ONE_BY_ONE}")
+    if not is_distributed(execute_sql):
+        execute_sql("SET LOCAL citus.enable_ddl_propagation = off")
+
+
+def distribute(execute_sql: Execute) -> None:
+    """Distribute the tables of a migrated database; does nothing where they are distributed."""
+    if is_distributed(execute_sql):
+        return
+    references = execute_sql(LIST_REFERENCES, (list(DISTRIBUTED),)).fetchall()
+    for table, name, _ in references:
+        execute_sql(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
+    _change_tables(execute_sql)
+    _change_functions(execute_sql)
+    execute_sql("SET LOCAL citus.enable_ddl_propagation = on")
+    for function in CALLED_BY_TRIGGERS:
+        execute_sql("SELECT create_distributed_function(%s)", (function,))
+    for table in ON_EVERY_NODE:
+        execute_sql("SELECT create_reference_table(%s)", (table,))
+    for table, (column, beside) in DISTRIBUTED.items():
+        execute_sql("SELECT create_distributed_table(%s, %s, colocate_with => %s)", (table, column, beside))
+    for table, name, reference in references:
+        execute_sql(f"ALTER TABLE {table} ADD CONSTRAINT {name} {_refer_to_node(table, reference)}")
+    execute_sql("ALTER TABLE users ADD CONSTRAINT users_named FOREIGN KEY (id) REFERENCES usernames (id)")
+    execute_sql(QUEST_COUNTERS)
+    execute_sql(SET_FOR_SESSIONS.replace("%", "%%"))
+
+
+def _refer_to_node(table: str, reference: str) -> str:
+    """Return the foreign key of a table whose rows are not beside their players, to what every node has."""
+    if DISTRIBUTED[table].column != "session_date":
+        return reference
+    return reference.replace("REFERENCES users(", "REFERENCES usernames(")
+
+
+def _change_tables(execute_sql: Execute) -> None:
+    for trigger, table in execute_sql(LIST_AUDIT_TRIGGERS).fetchall():
+        execute_sql(f"DROP TRIGGER {trigger} ON {table}")
+    for table, columns in KEYS.items():
+        execute_sql(f"ALTER TABLE {table} DROP CONSTRAINT {table}_pkey, ADD PRIMARY KEY ({columns})")
+    for statement in (*COUNTED_QUESTS, *USERNAMES):
+        execute_sql(statement)
+
+
+def _change_functions(execute_sql: Execute) -> None:
+    for function in (SHARD_BESIDE, WALK, PRICE_AT, DATES):
+        execute_sql(function.replace("%", "%%"))
+    for function, table in BESIDE.items():
+        _replace(execute_sql, function, rf"(?:INSERT INTO|DELETE FROM) {table}\b[^;]*", _run_beside(table))
+    for function in LOOK_UPS:
+        _replace(execute_sql, function, r"WHERE (e\.)?id = place", r"\g<0> AND \1session_date = day")
+        _replace(execute_sql, function, r"JOIN users\b", "JOIN usernames")
+    _replace(execute_sql, LOOK_UPS[1], r"FROM users WHERE users\.", "FROM usernames u WHERE u.")
+    for function in PLANNED_ONCE:
+        execute_sql(f"ALTER FUNCTION {function} RESET plan_cache_mode")
+
+
+def _run_beside(table: str) -> str:
+    """Return the replacement of a statement on a table by the same statement on the shard beside."""
+    shard = f"shard_beside('{table}', TG_TABLE_NAME)"
+    return rf"EXECUTE replace($statement$\g<0>$statement$, '{table}', {shard})"
+
+
+def _replace(execute_sql: Execute, function: str, pattern: str, replacement: str) -> None:
+    """Replace a part of a function's source; raises when there is no such part."""
+    [(source,)] = execute_sql("SELECT pg_get_functiondef(%s::regprocedure)", (function,)).fetchall()
+    changed, count = re.subn(pattern, replacement, source)
+    if not count:
+        raise RuntimeError(f"the function {function} has no {pattern}, which core/database/citus.py replaces")
+    execute_sql(changed.replace("%", "%%"))

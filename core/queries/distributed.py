@@ -1,0 +1,109 @@
+"""The statements for distributed tables that differ from those for plain ones.
+
+Citus runs a statement on one shard when it names a value of the column by which its tables are distributed,
+and joins shards that are on the same node. These statements are written so that one of both holds, or call a
+function of `core.database.citus` that asks the shards one after the other. `core.queries.rows` puts each of
+them in the place of the plain statement.
+"""
+
+from core.queries import leaderboard_reports, leaderboards, sessions, ticks
+from core.queries.rows import DISTRIBUTED
+
+
+def _edit(statement: str, *changes: tuple[str, str]) -> None:
+    """Note a statement whose parts are replaced; raises at a part that is not there."""
+    edited = statement
+    for part, replacement in changes:
+        if part not in edited:
+            raise ValueError(f"no {part!r} in {statement}")
+        edited = edited.replace(part, replacement)
+    DISTRIBUTED[statement] = edited
+
+
+# -- ticks --------------------------------------------------------------------------------
+
+# A symbol that has ticks is in `symbols`. Both tables name the given symbols, so only their shards are asked.
+_GIVEN = "= ANY(%(symbols)s::text[])"
+DISTRIBUTED[ticks.LATEST_IN_MONTH] = (
+    ticks.LATEST_OF_ALL_IN_MONTH.replace(
+        "WHERE symbol = s.symbol", f"WHERE symbol = s.symbol AND symbol {_GIVEN}"
+    )
+    + f" WHERE s.symbol {_GIVEN}"
+)
+DISTRIBUTED[ticks.LATEST] = f"""
+    SELECT t.* FROM symbols s CROSS JOIN LATERAL (
+        SELECT {ticks.COLUMNS} FROM ticks
+        WHERE symbol = s.symbol AND symbol {_GIVEN} AND timestamp < %(beyond)s
+        ORDER BY timestamp DESC LIMIT 1
+    ) AS t WHERE s.symbol {_GIVEN}"""
+_WALK = """
+    WITH walk AS MATERIALIZED (
+        SELECT * FROM distributed_walk({symbols}, %(beyond)s, %(step)s, %(points)s)
+    )"""
+_WALK_OF_ALL = _WALK.format(symbols="NULL")
+DISTRIBUTED[ticks.SPARKLINES] = _WALK.format(symbols="%(symbols)s::text[]") + ticks.LINES
+DISTRIBUTED[ticks.SPARKLINES_OF_ALL] = _WALK_OF_ALL + ticks.LINES
+DISTRIBUTED[ticks.STATISTICS] = ticks.build_statistics_statement(
+    _WALK_OF_ALL,
+    price="SELECT distributed_price_at(w.symbol, w.timestamp - interval '24 hours', %(beyond)s) AS price",
+)
+DISTRIBUTED[ticks.PRICES_AT] = """
+    SELECT distributed_price_at(p.symbol, p.time, %(beyond)s)
+    FROM unnest(%(symbols)s::text[], %(times)s::timestamptz[]) WITH ORDINALITY AS p (symbol, time, place)
+    ORDER BY p.place"""
+# Two probes for each symbol and day cannot be sent to the shards; each reads the ticks of the days once.
+DISTRIBUTED[ticks.RETURNS] = """
+    SELECT day, round(avg(100 * (last / first - 1)), 4), count(*) FROM (
+        SELECT symbol, (timestamp AT TIME ZONE 'UTC')::date AS day,
+               (array_agg(COALESCE(open, price) ORDER BY timestamp))[1] AS first,
+               (array_agg(price ORDER BY timestamp DESC))[1] AS last
+        FROM ticks
+        WHERE timestamp >= %(start)s::date::timestamp AT TIME ZONE 'UTC'
+          AND timestamp < (%(end)s::date + 1)::timestamp AT TIME ZONE 'UTC'
+        GROUP BY 1, 2
+    ) AS days GROUP BY 1 ORDER BY 1"""
+for _column, _kind, _statement in (
+    ("currency", "text", ticks.UPDATE_CURRENCIES),
+    ("moved_weeks", "integer", ticks.UPDATE_MOVED_WEEKS),
+):
+    # shards are changed one after the other, in one order
+    DISTRIBUTED[_statement] = f"""
+        UPDATE symbols s SET {_column} = g.given
+        FROM unnest(%s::text[], %s::{_kind}[]) AS g (symbol, given)
+        WHERE s.symbol = g.symbol AND s.{_column} IS DISTINCT FROM g.given"""
+
+# -- leaderboards -------------------------------------------------------------------------
+
+_edit(leaderboards.PAGE, ("ON e.id = page.id", "ON e.id = page.id AND e.session_date = %(day)s"))
+for _statement in (*leaderboard_reports.LIST.values(), *leaderboard_reports.LIST_MATCHES.values()):
+    _edit(_statement, ("ON e.id = found.id", "ON e.id = found.id AND e.session_date = %(day)s"))
+_edit(leaderboards.UPSERT, ("SELECT FROM users", "SELECT FROM usernames"))
+_edit(
+    leaderboards.CLOSE,
+    ("WHERE e.ctid = ranked.ctid", "WHERE e.session_date = %(day)s AND e.ctid = ranked.ctid"),
+)
+# the lock of the node that has the shard
+DISTRIBUTED[leaderboards.TRY_WRITERS_LOCK] = (
+    f"{leaderboards.TRY_WRITERS_LOCK} FROM leaderboard_counters WHERE {leaderboards.LEADERBOARD} LIMIT 1"
+)
+
+# -- dates --------------------------------------------------------------------------------
+
+DISTRIBUTED[sessions.DATES] = """
+    SELECT * FROM (
+        SELECT distributed_dates('portfolios', %(before)s, %(limit)s)
+        UNION
+        SELECT distributed_dates('leaderboard_entries', %(before)s, %(limit)s)
+    ) AS days (day) ORDER BY day DESC LIMIT %(limit)s"""
+DISTRIBUTED[sessions.DATES_WITH_ENTRIES] = (
+    "SELECT distributed_dates('leaderboard_entries', %(before)s, %(limit)s)"
+)
+DISTRIBUTED[leaderboard_reports.DATES] = (
+    "SELECT distributed_dates('leaderboard_entries', %(before)s, %(limit)s, %(category)s)"
+)
+DISTRIBUTED[sessions.SEEN] = """
+    SELECT seen.players, joined.players FROM (SELECT count(*) AS players FROM (
+        SELECT id FROM users WHERE last_active >= %(first)s::timestamp AT TIME ZONE 'UTC'
+        UNION
+        SELECT user_id FROM portfolios WHERE session_date BETWEEN %(first)s AND %(last)s
+    ) AS each) AS seen CROSS JOIN (SELECT count(*) AS players FROM users) AS joined"""

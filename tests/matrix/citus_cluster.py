@@ -1,0 +1,67 @@
+"""Databases of a Citus cluster for the length of a `with` block.
+
+Owns how a database is created on every node. The cluster is the one of CITUS_URL: a coordinator with its
+workers, whose citus.enable_unsafe_triggers is on.
+"""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from urllib.parse import urlsplit
+
+import pytest
+from pydantic import SecretStr
+
+from core import Settings
+from core.testing import ENCRYPTION_KEYS
+from tests.conftest import connected
+
+NODES = "SELECT nodename, nodeport FROM pg_dist_node WHERE groupid > 0 ORDER BY nodeid"
+# Each table has so many shards; 32, the default, take longer to create and find no more errors.
+SHARDS = 4
+
+
+def require_citus() -> str:
+    """Return the URL of the coordinator; skip the test without it."""
+    url = os.environ.get("CITUS_URL")
+    if not url:
+        pytest.skip("CITUS_URL names no coordinator of a Citus cluster")
+    return url
+
+
+@contextmanager
+def created_citus_database(url: str, *, workers: int | None = None) -> Iterator[Settings]:
+    """Create an empty database on every node, or on so many workers; yield settings to migrate it with."""
+    coordinator = urlsplit(url)
+    with connected(url) as execute:
+        nodes = [(host, int(port)) for host, port in execute(NODES)][:workers]
+    name = f"citus_{uuid.uuid4().hex}"
+    own = (coordinator.hostname or "", coordinator.port or 5432)
+    with ExitStack() as stack:
+        for node in (own, *nodes):
+            execute = stack.enter_context(connected(find_url(url, node, database=coordinator.path[1:])))
+            execute(f"CREATE DATABASE {name} ENCODING 'UTF8' LOCALE 'C.UTF-8' TEMPLATE template0")
+            stack.callback(execute, f"DROP DATABASE {name} WITH (FORCE)")
+            with connected(find_url(url, node, database=name)) as there:
+                there("CREATE EXTENSION citus")
+        with connected(find_url(url, database=name)) as execute:
+            execute(f"ALTER DATABASE {name} SET citus.shard_count = {SHARDS}")
+            execute("SELECT citus_set_coordinator_host(%s, %s)", own)
+            for node in nodes:
+                execute("SELECT citus_add_node(%s, %s)", node)
+        yield Settings(
+            database_url=SecretStr(find_url(url, database=name)),
+            database_topology="citus",
+            encryption_keys=SecretStr(ENCRYPTION_KEYS),
+            enable_redis_cache=False,
+            database_pool_timeout=20_000,
+        )
+
+
+def find_url(url: str, node: tuple[str, int] | None = None, *, database: str) -> str:
+    """Return the URL of a database on a node, by default on that of the URL."""
+    parts = urlsplit(url)
+    account = parts.netloc.rpartition("@")[0]
+    place = parts.netloc if node is None else f"{account}@{node[0]}:{node[1]}"
+    return parts._replace(netloc=place, path=f"/{database}").geturl()
