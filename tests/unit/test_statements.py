@@ -24,6 +24,7 @@ PLANS = ("test_summary_plans.py", "test_paging.py", "test_player_gains.py")
 
 BY_KEY = "changes or locks rows by the primary key of their table, or by a unique one"
 TEMPLATE = "filled in to a statement that is listed itself"
+CITUS = "explained where tables are distributed, in tests/matrix/test_citus.py"
 ALL_ROWS = "an operator's or a program's task that takes every row of a table or of a leaderboard"
 SMALL = "the table of symbols, some hundred rows"
 EVERYBODY = "a report on everybody, which reads every row of a window and is cached"
@@ -84,10 +85,10 @@ NOT_EXPLAINED = {
     "users.LIST_OTHER_KEYS": "reads on in the order of the key, when keys are rotated",
     "users.REPLACE_EMAILS": BY_KEY,
     "sessions.UNDATED": "counts the entries of an index that holds these quests alone",
-    "statistics._TABLES": OWN,
-    "statistics._UNUSED_INDEXES": OWN,
-    "statistics._FIND_STATEMENTS": OWN,
-    "statistics._SLOWEST_STATEMENTS": OWN,
+    "server_statistics._TABLES": OWN,
+    "server_statistics._UNUSED_INDEXES": OWN,
+    "server_statistics._FIND_STATEMENTS": OWN,
+    "server_statistics._SLOWEST_STATEMENTS": OWN,
     "ticks._LATEST_IN_MONTH": TEMPLATE,
     "ticks.LIST_SYMBOLS": SMALL,
     "ticks.LIST_CURRENCIES": SMALL,
@@ -102,6 +103,15 @@ NOT_EXPLAINED = {
     "ticks.FORGET_SYMBOL": "one probe of the index, after the ticks of a symbol were deleted",
     "ticks._WALK": TEMPLATE,
     "ticks.SPARKLINES": "`SPARKLINES_OF_ALL` for some of the symbols",
+    "distributed.DISTRIBUTED": CITUS,
+    "distributed._WALK": TEMPLATE,
+    "rows.DISTRIBUTED": CITUS,
+    "loads.CLAIM_USERNAMES": BY_KEY,
+    "loads.FIND_CLAIMED": BY_KEY,
+    "loads.DELETE_MOVED": BY_KEY,
+    "users.CLAIM_USERNAME": BY_KEY,
+    "users.CHANGE_USERNAME": BY_KEY,
+    "users.RELEASE_USERNAME": BY_KEY,
     "users.INSERT": BY_KEY,
     "users.UPDATE": BY_KEY,
     "users.TOUCH": BY_KEY,
@@ -162,7 +172,7 @@ def test_a_statement_that_is_built_in_a_function_is_known(repository: Path) -> N
         "loads": {"_upsert", "find_refused_key"},
         "partitions": {"lock_maintenance"},
         "players": {"build_report_statement", "_build_page"},
-        "statistics": {"read_clock"},
+        "server_statistics": {"read_clock"},
     }
     for path in sorted((repository / "core/queries").glob("*.py")):
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
