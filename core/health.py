@@ -233,7 +233,7 @@ class _Check(Generic[T]):
             # measured here: a caller can have waited for an earlier check as well
             running.set_result(CheckResult(diagnosis, time.monotonic() - started))
         except Exception as error:
-            # the edge of a check: whatever is wrong, the service is not healthy
+            # every error is caught here: whatever is wrong, the service is not healthy
             logger.debug("the health check of %s failed: %s", self._name, type(error).__name__)
             running.set_exception(error)
 

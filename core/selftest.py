@@ -79,7 +79,7 @@ class _Run:
             self.report(f"skip {name:28} {error}")
             return
         except Exception as error:
-            # the edge of a call: whatever it raises, the others are still tried
+            # every error is caught here: whatever it raises, the others are still tried
             problem = f"raised {type(error).__name__}: {error}"
         milliseconds = (time.perf_counter() - started) * 1000
         self.failed += problem is not None

@@ -71,7 +71,7 @@ class ReadThreads:
             try:
                 future.set_result(job())
             except BaseException as error:
-                # the edge of a worker: the caller gets the error
+                # every error is caught here: the caller gets the error
                 future.set_exception(error)
             # a worker that waits must not keep a value or a traceback alive
             del job, future

@@ -93,7 +93,7 @@ class Exposition:
             # as a whole: half a collector's metrics would look like a fact
             families = list(collect())
         except Exception:
-            # the edge of a collector: the others must still be seen
+            # every error is caught here: the others must still be seen
             logger.exception("collector %s failed", name)
         else:
             is_success = True

@@ -166,7 +166,7 @@ class Recovery:
             try:
                 is_done = self._step(backoff)
             except Exception:
-                # the edge of a loop: without this thread Redis would never be used again
+                # every error is caught here: without this thread Redis would never be used again
                 logger.exception("an attempt to use Redis again failed")
 
     def _step(self, backoff: Backoff) -> bool:

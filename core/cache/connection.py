@@ -251,7 +251,7 @@ class RedisConnection:
         return unread
 
     def pause(self, seconds: float) -> None:
-        """Wait while replies arrive; return at once when the server closes the connection."""
+        """Wait so many seconds, whatever arrives; return at once when the server closes the connection."""
         poll = select.poll()
         poll.register(self._socket, CLOSED_BY_SERVER)
         poll.poll(seconds * 1000)

@@ -95,7 +95,7 @@ class InvalidationFeed:
                 self._capability.join_epoch(connection)
                 self._listen(connection, backoff)
             except Exception as error:
-                # the edge of a loop: without this thread the near cache would never open again
+                # every error is caught here: without this thread the near cache would never open again
                 self._note_end(error)
             finally:
                 self._near.shut()

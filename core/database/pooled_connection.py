@@ -44,7 +44,7 @@ class PooledConnection:
         "operation",
         "raw",
         "used_since",
-    )  # fmt: skip  # one name a line would hide that these are the attributes
+    )
 
     def __init__(self, raw: ServerConnection, *, opened_at: float, expires_at: float) -> None:
         self.raw = raw

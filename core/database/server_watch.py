@@ -56,7 +56,7 @@ class ServerWatch:
             try:
                 self._ask()
             except Exception:
-                # the edge of a loop: without this thread no replica would be used again
+                # every error is caught here: without this thread no replica would be used again
                 logger.exception("watching a server failed")
             self._stopping.wait(SAMPLE_SECONDS)
         self._close()

@@ -113,7 +113,7 @@ class StatementWatch:
             try:
                 self._on_look()
             except Exception:
-                # the edge of a loop: without this thread a statement may wait forever
+                # every error is caught here: without this thread a statement may wait forever
                 logger.exception("looking after connections failed")
 
     def _cut_late(self, running: Sequence[_Statement]) -> None:

@@ -365,7 +365,7 @@ def _find_time(tick: Tick | None) -> datetime | None:
 
 
 def _name_keys(symbols: Any) -> Mapping[str, str]:
-    """Return the cache key of each symbol, ordered by symbol."""
+    """Return a mapping from cache keys to their symbols, ordered by symbol."""
     if isinstance(symbols, list | tuple):
         try:
             return _name_keys_once(tuple(symbols))

@@ -165,9 +165,9 @@ class Settings(SharedSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Leave out what a stack recorded when these settings name another database than its own.
+        """Ignore the file that `make up` wrote if the other settings name a database that is not its stack's.
 
-        Its Redis, metrics folder and ports would otherwise be mixed with that database.
+        That stack's Redis, metrics folder and ports would otherwise be mixed with the other database.
         """
         sources = super().settings_customise_sources(
             settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings

@@ -136,7 +136,7 @@ class Simulator:
                     on_step()
             except (Stopped, PoolClosed):
                 return
-            # the edge of the loop: nobody would notice that the simulator has ended
+            # every error is caught here: nobody would notice that the simulator has ended
             except Exception as error:
                 if not is_failing:
                     _log_pause(error)

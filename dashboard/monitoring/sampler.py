@@ -146,7 +146,7 @@ class Sampler:
             try:
                 self.sample()
             except Exception:
-                # the edge of the loop: the next sample may work
+                # every error is caught here: the next sample may work
                 logger.exception("the sampler failed; it tries again in %g s", CHECK_SECONDS)
             self._stopping.wait(CHECK_SECONDS)
 

@@ -79,7 +79,7 @@ async def watch_health(service: EnhancedDatabaseService, sampler: Sampler) -> No
             today = datetime.now(UTC).date()
             pages.update((found, sampler.is_current, today, service.cache_stats().state))
         except Exception:
-            # the edge of the loop: another release of Streamlit may lack the private names used here
+            # every error is caught here: another release of Streamlit may lack the private names used here
             logger.exception("open pages cannot be told of the health; next try in %g s", PROBLEM_SECONDS)
             await asyncio.sleep(PROBLEM_SECONDS)
         await asyncio.sleep(LOOK_SECONDS)

@@ -142,7 +142,7 @@ class CollectorRunner(Generic[ConnectionType]):
             if self._connection is None:
                 self._connection = self._connect()
         except Exception:
-            # the edge of the runner: its collectors all fail
+            # every error is caught here: its collectors all fail
             logger.log(self._level(self._collectors[0].name), "a collector cannot connect", exc_info=True)
             return None
         return self._connection
@@ -160,7 +160,7 @@ class CollectorRunner(Generic[ConnectionType]):
             # as a whole: half a collector's metrics would look like a fact
             return list(collector.collect(connection))
         except Exception:
-            # the edge of a collector: the others must still be seen
+            # every error is caught here: the others must still be seen
             logger.log(self._level(collector.name), "collector %s failed", collector.name, exc_info=True)
             return None
 
