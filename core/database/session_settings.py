@@ -20,7 +20,7 @@ from core.failover import TIMELINE_SQL, Timeline
 
 # A custom parameter: a session that has it received our start-up options and is not shared by a pooler.
 MARK, MARKED = "echo_markets.session", "pinned"
-# Without these, an answer or an error would depend on a default of the server or the role.
+# Without these, an answer, an error or the time of a call would depend on a default of the server or the role.
 PINNED: Mapping[str, str] = {
     "TimeZone": "UTC",
     "DateStyle": "ISO",
@@ -29,6 +29,9 @@ PINNED: Mapping[str, str] = {
     "array_nulls": "on",
     # off would refuse every statement on a table with policies
     "row_security": "on",
+    # the plans of the leaderboard functions look expensive to a server before version 18, which would then
+    # compile each call for most of a second
+    "jit": "off",
 }
 # Can be set only at the start of a session: the driver reads it once to decide how it quotes texts.
 PINNED_AT_START: Mapping[str, str] = {"standard_conforming_strings": "on"}

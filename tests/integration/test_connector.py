@@ -22,8 +22,8 @@ from tests.conftest import Execute, administered
 SHOW = """SELECT current_setting('TimeZone'), split_part(current_setting('DateStyle'), ',', 1),
     current_setting('IntervalStyle'), current_setting('transaction_isolation'),
     current_setting('lock_timeout'),
-    current_setting('client_encoding'), current_setting('search_path'), now()"""
-PINNED = ("UTC", "ISO", "postgres", "read committed", "0", "UTF8", "public, pg_temp")
+    current_setting('client_encoding'), current_setting('jit'), current_setting('search_path'), now()"""
+PINNED = ("UTC", "ISO", "postgres", "read committed", "0", "UTF8", "off", "public, pg_temp")
 DEFAULTS = {
     "timezone": "'America/St_Johns'",
     "datestyle": "'German'",
@@ -33,6 +33,7 @@ DEFAULTS = {
     "standard_conforming_strings": "off",
     "lock_timeout": "'1ms'",
     "row_security": "off",
+    "jit": "on",
     "search_path": "public, pg_catalog",
 }
 ENVIRONMENT = {

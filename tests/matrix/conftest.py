@@ -37,6 +37,7 @@ ODD_DEFAULTS = {
     "extra_float_digits": "-15",
     "lock_timeout": "'1ms'",
     "row_security": "off",
+    "jit": "on",
 }
 # What another client of a transaction pooler may leave in a session.
 SETTINGS_LEFT_BEHIND = """
