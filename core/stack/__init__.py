@@ -1,5 +1,5 @@
-"""The whole stack of one checkout: `make up` and its siblings, in containers or on embedded servers.
+"""The stack of one checkout, behind `make up` and related commands: in containers or on embedded servers.
 
-Nothing that serves players imports this package. It starts the other processes as command lines and
-never opens the service itself.
+The programs that serve players never import this package. It starts them as separate processes and never
+opens the service itself.
 """

@@ -1,12 +1,13 @@
 """Backups of the database: files in the custom format of pg_dump, encrypted when there is a key.
 
-Owns the format of a file; a file appears only when it is complete, and contains no password or key. Uses the
-programs of the embedded PostgreSQL 18, which also read older servers such as the containers'.
+Owns the format of a backup file. A file appears only when it is complete, and contains no password or key.
+Uses pg_dump and pg_restore of the embedded PostgreSQL 18; they also work with older servers, such as the
+one in the containers.
 
 An encrypted file is MAGIC, a salt, and blocks of AES-256-GCM. Each file has its own key, which HKDF-SHA256
-(RFC 5869) derives from BACKUP_KEY and the salt. The nonce of a block is its number and a mark on the last
-one, so a file whose blocks were changed, swapped or cut off cannot be decrypted (the STREAM construction of
-Hoang, Reyhanitabar, Rogaway and Vizar, 2015).
+(RFC 5869) derives from BACKUP_KEY and the salt. The nonce of a block is its number and a flag that is set on
+the last block, so a file whose blocks were changed, swapped or cut off cannot be decrypted (the STREAM
+construction of Hoang, Reyhanitabar, Rogaway and Vizar, 2015).
 """
 
 import binascii
@@ -31,7 +32,7 @@ from core.stack.embedded_servers import find_postgres_programs, open_cursor
 
 MAGIC = b"echo-markets backup 1\n"
 DUMP_MAGIC = b"PGDMP"
-"""The first bytes of a file of pg_dump."""
+"""The first bytes of a file in the custom format of pg_dump."""
 SALT_BYTES, KEY_BYTES, TAG_BYTES = 16, 32, 16
 BLOCK_BYTES = 1 << 20
 
@@ -40,32 +41,32 @@ HAS_TABLES = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public')"
 
 
 class DatabaseProgram(NamedTuple):
-    """A command line of pg_dump or pg_restore, and its environment, which has the password."""
+    """A command line of pg_dump or pg_restore, and environment variables for it, such as the password."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
 
 
 def find_dump(url: str) -> DatabaseProgram:
-    """Return the pg_dump that writes the database of a URL; the role must pass row security."""
+    """Return the pg_dump call for the database of a URL; its role must bypass row security."""
     return _find_program("pg_dump", url, "--format=custom")
 
 
 def find_restore(url: str) -> DatabaseProgram:
-    """Return the pg_restore that fills the empty database of a URL, all or nothing."""
+    """Return the pg_restore call that fills the empty database of a URL in a single transaction."""
     return _find_program("pg_restore", url, "--single-transaction", "--exit-on-error")
 
 
 def _find_program(name: str, url: str, *options: str) -> DatabaseProgram:
     parts = parse_dsn(url)
-    # not an argument, which other users can see
+    # in the environment: other users can see the arguments of a process
     environment = {"PGPASSWORD": parts.pop("password")} if "password" in parts else {}
     program = find_postgres_programs() / "bin" / name
     return DatabaseProgram([str(program), *options, "--dbname", make_dsn(**parts)], environment)
 
 
 def parse_key(text: str) -> bytes:
-    """Return the bytes of a BACKUP_KEY; raises `StackError`."""
+    """Return the bytes of a BACKUP_KEY; raises `StackError` unless it is 32 bytes in Base64."""
     with suppress(binascii.Error, ValueError):
         key = b64decode(text, validate=True)
         if len(key) == KEY_BYTES:
@@ -76,9 +77,9 @@ def parse_key(text: str) -> bytes:
 
 
 def write_backup(dump: DatabaseProgram, path: Path, *, key: bytes | None) -> int:
-    """Write what a pg_dump prints into a new file that only its owner can read; return its bytes.
+    """Write the output of pg_dump into a new file that only its owner can read; return its size in bytes.
 
-    Raises `StackError` with the program's words, and leaves no file, when it fails.
+    On failure, raises `StackError` with the program's error output, and leaves no file.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
@@ -100,15 +101,15 @@ def write_backup(dump: DatabaseProgram, path: Path, *, key: bytes | None) -> int
 
 
 def check_backup(path: Path, *, key: bytes | None) -> None:
-    """Raise `StackError` unless a file is a backup that this key opens; reads all of it."""
+    """Raise `StackError` unless a file is a backup that this key decrypts; reads the complete file."""
     for _ in _open_backup(path, key):
         pass
 
 
 def fill_database(url: str, path: Path, *, key: bytes | None) -> None:
-    """Restore a file into the empty database of a superuser's URL; all or nothing.
+    """Restore a file into the empty database of a superuser's URL, in a single transaction.
 
-    Raises `StackError`, also when the database has tables.
+    Raises `StackError` when the restore fails, or when the database has tables.
     """
     with open_cursor(url) as cursor:
         cursor.execute(HAS_TABLES)
@@ -120,20 +121,20 @@ def fill_database(url: str, path: Path, *, key: bytes | None) -> None:
 
 
 def restore_backup(restore: DatabaseProgram, path: Path, *, key: bytes | None) -> None:
-    """Send the dump in a file to a pg_restore; raises `StackError` with the program's message.
+    """Send the dump in a file to pg_restore; raises `StackError` with the error output of pg_restore.
 
-    The program has to restore all or nothing: it is killed when the file turns out to be damaged.
+    `restore` must use a single transaction, because it is killed when the file turns out to be damaged.
     """
     with (
         _run(restore, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as pipe,
-        suppress(BrokenPipeError),  # a program that has ended reads no more; its words are the reason
+        suppress(BrokenPipeError),  # pg_restore has ended early; `_run` raises with its error output
     ):
         pipe.writelines(_open_backup(path, key))
 
 
 @contextmanager
 def _run(program: DatabaseProgram, *, stdin: int, stdout: int) -> Iterator[IO[bytes]]:
-    """Run a program and give its pipe to the block; kill it when the block fails. Raises its failure."""
+    """Run a program and yield its pipe; kill it when the block fails. Raises `StackError` when it fails."""
     name = Path(program.command[0]).name
     with tempfile.TemporaryFile() as errors:
         try:
@@ -168,7 +169,7 @@ def _read_blocks(file: IO[bytes], size: int = BLOCK_BYTES) -> Iterator[bytes]:
 
 
 def _open_backup(path: Path, key: bytes | None) -> Iterator[bytes]:
-    """Yield the dump in a file, decrypted; raises `StackError` for any other file."""
+    """Yield the dump in a backup file, decrypted; raises `StackError` if it cannot be read or decrypted."""
     try:
         with path.open("rb") as file:
             start = file.read(len(MAGIC))
@@ -204,7 +205,7 @@ def _decrypt(file: IO[bytes], key: bytes) -> Iterator[bytes]:
 
 
 def _number(blocks: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Yield each block with its nonce. Every file has a last block, so one without blocks is refused."""
+    """Yield each block with its nonce. Without blocks, yield an empty last block, which no key decrypts."""
     number, before = 0, b""
     for block in blocks:
         if before:

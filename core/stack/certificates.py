@@ -1,7 +1,7 @@
 """The certificates of the containers: an authority for this checkout, and one certificate for each server.
 
-Owns their names, their lifetimes and when they are renewed. The files are in `.local/certificates/`, readable
-for their owner alone. Somebody with `ca.key` could pretend to be any of the servers.
+Owns their names, their lifetimes and when they are renewed. The files are in `.local/certificates/`, and only
+their owner can read them. Anyone who has `ca.key` could impersonate any of the servers.
 """
 
 import ipaddress
@@ -20,12 +20,12 @@ from core.stack.permissions import write_private
 from core.stack.ports import LOOPBACK
 
 AUTHORITY: Final = "ca"
-# the names of the containers, which are those of the hosts in compose.yaml
+# the services in compose.yaml, whose names are also their host names
 SERVERS: Final = ("postgres", "redis", "exporter")
-# names by which programs of this machine reach the published ports
+# names under which programs on this machine reach the published ports
 LOCAL_NAMES: Final = ("localhost", LOOPBACK, "::1")
 AUTHORITY_DAYS: Final = 3650
-SERVER_DAYS: Final = 397  # clients of the web accept no more
+SERVER_DAYS: Final = 397  # web browsers refuse certificates with a longer lifetime
 RENEWED_BEFORE: Final = timedelta(days=30)
 CLOCK_DIFFERENCE: Final = timedelta(hours=1)  # a client's clock may be behind
 
@@ -33,14 +33,14 @@ _Key = ec.EllipticCurvePrivateKey
 
 
 class Certificate(NamedTuple):
-    """A certificate with its key."""
+    """A certificate with its private key."""
 
     certificate: x509.Certificate
     key: _Key
 
     @property
     def expires_at(self) -> datetime:
-        """The moment from which it is refused."""
+        """The time at which the certificate expires, in UTC."""
         return self.certificate.not_valid_after_utc
 
 
@@ -53,9 +53,9 @@ class Renewal(NamedTuple):
 
 
 def renew_certificates(folder: Path, *, now: datetime) -> list[Renewal]:
-    """Make the certificates that are missing, expire within 30 days, or are for other names.
+    """Make the certificates that are missing, expire within 30 days, or were issued for different names.
 
-    After a new authority every certificate is made again, as is one that another authority signed.
+    A certificate that another authority signed is also replaced: after a new authority, every certificate is.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     authority = _load(folder, AUTHORITY)
@@ -86,7 +86,7 @@ def check_certificates(folder: Path, *, now: datetime) -> None:
 
 
 def make_authority(*, now: datetime) -> Certificate:
-    """Return an authority, which signs itself."""
+    """Return a self-signed certificate authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = _build_name("Echo Markets stack")
     builder = _begin(name, name, key, now=now, days=AUTHORITY_DAYS)
@@ -169,7 +169,7 @@ def _is_from(held: Certificate, authority: Certificate, names: tuple[str, ...]) 
 
 
 def _load(folder: Path, name: str) -> Certificate | None:
-    """Return a certificate, None when it or its key is missing; raises `StackError` for other files."""
+    """Return a certificate, None without both its files; raises `StackError` for files that do not match."""
     paths = folder / f"{name}.crt", folder / f"{name}.key"
     if not all(path.exists() for path in paths):
         return None
@@ -185,7 +185,7 @@ def _load(folder: Path, name: str) -> Certificate | None:
 
 def store_certificate(folder: Path, name: str, made: Certificate) -> None:
     """Write a certificate and its key as PEM files, NAME.crt and NAME.key."""
-    # the key first: without its certificate it counts as missing
+    # write the key first: a key without its certificate counts as missing
     key = made.key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

@@ -37,9 +37,10 @@ UNEXPECTED = 1
 
 
 def choose_stack(settings: StackSettings, folder: StackFolder, console: Console) -> Stack:
-    """Return the kind of stack that `up` starts: the one in MODE, else containers where they can run.
+    """Return the stack that `up` starts: the kind that MODE names; by default containers if an engine works.
 
-    Raises `StackError` when the other kind is up, or MODE asks for an engine that does not work.
+    Raises `StackError` when a stack of the other kind is up, when MODE is docker and no container engine
+    works, or when PROFILE is set without containers.
     """
     recorded = folder.recorded().get("MODE")
     mode = settings.mode or ("local" if find_engine_problem() else "docker")
@@ -56,13 +57,13 @@ def choose_stack(settings: StackSettings, folder: StackFolder, console: Console)
 
 
 def find_stack(folder: StackFolder) -> Stack:
-    """Return the kind of stack that is up, the local one when none is."""
+    """Return the stack that is up, or a local stack when none is up."""
     kind = ComposeStack if folder.recorded().get("MODE") == "docker" else LocalStack
     return kind(folder, Console())
 
 
 class _CheckoutCommand(click.Command):
-    """A command on the stack of a checkout, which an installed wheel does not have."""
+    """A command that needs a checkout; fails in an installed wheel, which has no stack."""
 
     def invoke(self, ctx: click.Context) -> Any:
         if not (ctx.obj.root / "compose.yaml").exists():
@@ -71,7 +72,7 @@ class _CheckoutCommand(click.Command):
 
 
 class _Group(click.Group):
-    """Explains Ctrl-C, and files of another user, in one line."""
+    """Reports Ctrl-C, and files that belong to another user, in one line instead of a traceback."""
 
     command_class = _CheckoutCommand
 
@@ -161,7 +162,7 @@ def down(folder: StackFolder) -> None:
     try:
         kind = find_stack(folder)
     except StackError:
-        # a damaged record does not say which kind ran
+        # a damaged record does not say whether containers or embedded servers ran
         folder.forget_record()
         if folder.docker_mark.exists():
             ComposeStack(folder, Console()).down()
@@ -191,7 +192,7 @@ def logs(folder: StackFolder, name: str | None, *, follow: bool) -> None:
 @click.pass_obj
 def clean(folder: StackFolder, *, yes: bool) -> None:
     """Stop everything and delete all data, also of real players; asks first on a terminal."""
-    # not asked without a terminal: a script that calls this can mean nothing else
+    # no question without a terminal: a script that runs this command wants the data deleted
     if folder.path.exists() and not yes and is_somebody_there():
         what = f"{folder.path}: {CONTENTS}, {folder.size_bytes() / 1e6:.1f} MB"
         if not click.confirm(f"stop the stack and remove {what}?", err=True):
@@ -212,7 +213,7 @@ def run(folder: StackFolder, arguments: tuple[str, ...]) -> None:
         raise StackError("the stack is not up; `make up` starts it")
     refuse_other_stack(recorded)
     if "sentinel" in list_profiles(recorded):
-        # only containers reach the primary that sentinels name
+        # sentinels return the primary's address in the network of the containers
         sys.exit(ComposeStack(folder, Console()).run(*arguments))
     sys.exit(run_command(*arguments, environment=build_environment(recorded), root=folder.root))
 
@@ -240,7 +241,7 @@ def drill(folder: StackFolder, name: str, *, seconds: float) -> None:
 
 
 def _leave(*_: object) -> NoReturn:
-    # an exception, so that the fault is undone before the process ends
+    # sys.exit raises an exception, so the fault is undone before the process ends
     sys.exit(INTERRUPTED)
 
 
@@ -249,7 +250,7 @@ def _leave(*_: object) -> NoReturn:
 def load(folder: StackFolder) -> None:
     """Fill the configured database with demo data unless it has players; used in containers."""
     settings = Settings.load()
-    # with their passwords, which may be in files
+    # the settings add the passwords, which may be in files
     urls = {"DATABASE_URL": settings.database_url, "DIRECT_URL": settings.direct_url}
     given = {name: url.get_secret_value() for name, url in urls.items() if url is not None}
     is_new = load_demo_data(

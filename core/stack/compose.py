@@ -43,11 +43,11 @@ PUBLISHED = {
 ONE_SHOT = frozenset({"secrets", "roles", "migrate", "seed"})
 FOLDER_LABEL = "com.docker.compose.project.working_dir="
 SERVICES = frozenset({*PUBLISHED, *ONE_SHOT, "simulator"})
-"""The services without any profile."""
+"""The services that run without any profile."""
 
 
 class Container(NamedTuple):
-    """One service's container as `docker compose ps` shows it."""
+    """The container of one service, as `docker compose ps` shows it."""
 
     service: str
     state: str
@@ -56,7 +56,7 @@ class Container(NamedTuple):
 
 
 def find_engine_problem() -> str | None:
-    """Return why containers cannot run here, None when they can."""
+    """Return why containers cannot run on this machine, None when they can."""
     if shutil.which("docker") is None:
         return "there is no docker command"
     for command in (["docker", "info"], ["docker", "compose", "version"]):
@@ -114,16 +114,16 @@ class ComposeStack(Stack):
     def remove_data(self) -> None:
         """Remove the containers and their volumes."""
         with self.folder.lock():
-            # what is recorded is perhaps not what ran last: the volumes of every profile
+            # all profiles: the volumes may be from an earlier run, with profiles that are not in the record
             self._compose(["down", "--remove-orphans", "--volumes"], profiles=tuple(ADDED_SERVICES))
         self.say("removed the containers and their volumes")
 
     def watch(self) -> None:
-        """Restart what runs changed sources, until Ctrl-C."""
+        """Restart the containers whose sources change, until Ctrl-C."""
         self._compose(["watch", "--no-up"])
 
     def run(self, *arguments: str) -> int:
-        """Run an `echo-markets` command in a container, as the owner; return its exit status."""
+        """Run an `echo-markets` command in a container, as the database owner; return its exit status."""
         terminal = [] if sys.stdout.isatty() else ["--no-TTY"]
         command = self._build_command(
             ["run", "--rm", "--no-deps", *terminal, "migrate", "echo-markets", *arguments], None
@@ -150,7 +150,7 @@ class ComposeStack(Stack):
 
     def _start(self, settings: StackSettings, *, backup: Path | None) -> None:
         environment = self._environment(settings)
-        # containers of a profile that is no longer chosen are removed
+        # --remove-orphans removes the containers of a profile that is no longer chosen
         start = ["up", "--build", "--detach", "--wait", "--remove-orphans"]
         try:
             if backup is not None:
@@ -194,7 +194,10 @@ class ComposeStack(Stack):
         environment: Mapping[str, str] | None,
         profiles: tuple[str, ...] | None = None,
     ) -> list[str]:
-        """Return the command line, with the files of the profiles, by default those that start or run."""
+        """Return the command line of compose, with the files of `profiles`.
+
+        By default, the profiles are those in `environment`, or without it those of the recorded stack.
+        """
         if profiles is None:
             profiles = list_profiles(self.folder.recorded() if environment is None else environment)
         files = [str(path) for path in list_files(Path(), profiles)] if profiles else []
@@ -239,7 +242,7 @@ class ComposeStack(Stack):
 def build_addresses(
     settings: StackSettings, secrets: ContainerSecrets, *, certificates: Path
 ) -> dict[str, str]:
-    """Return how programs of this machine reach the servers: as application, owner or superuser."""
+    """Return the variables with which programs on this machine connect to the servers, in every role."""
     roles = {
         "DATABASE_URL": (APP, secrets.app_password),
         "DIRECT_URL": (OWNER, secrets.owner_password),
@@ -274,13 +277,13 @@ def parse_containers(text: str) -> list[Container]:
 
 
 def find_checkouts(text: str) -> set[str]:
-    """Return the folders from which the printed containers were started."""
+    """Return the checkouts from which the containers in the output of `docker compose ps` were started."""
     labels = [label for item in _parse_items(text) for label in item.get("Labels", "").split(",")]
     return {label.removeprefix(FOLDER_LABEL) for label in labels if label.startswith(FOLDER_LABEL)}
 
 
 def _parse_items(text: str) -> list[dict[str, Any]]:
-    """Parse an array or, as compose prints since 2.21, one object a line."""
+    """Parse a JSON array or, as compose prints since 2.21, one JSON object per line."""
     if text.startswith("["):
         items: list[dict[str, Any]] = json.loads(text)
         return items
@@ -300,6 +303,6 @@ def _parse_container(item: Mapping[str, Any]) -> Container:
 
 
 def _are_complete(containers: list[Container], recorded: Mapping[str, str]) -> bool:
-    """Say whether every service of the recorded profiles is there, and every container healthy."""
+    """Say whether every service of the recorded profiles has a container, and all containers are healthy."""
     services = {*SERVICES, *chain.from_iterable(ADDED_SERVICES[name] for name in list_profiles(recorded))}
     return {item.service for item in containers} >= services and all(item.is_healthy for item in containers)

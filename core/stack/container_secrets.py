@@ -1,6 +1,6 @@
-"""The secrets of the containers, as files below `.local/secrets/` that compose.yaml names.
+"""The secrets of the containers, as files in `.local/secrets/`, to which compose.yaml refers.
 
-Owns the list of secrets, and makes those that are missing; `secret_copies` gives each container the ones it
+Owns the list of secrets, and generates missing ones. `secret_copies` gives each container the secrets that it
 needs.
 """
 
@@ -15,11 +15,11 @@ from core.stack.redis_access import build_acl, build_replication, build_sentinel
 from core.stack.settings import StackSettings
 
 SCRAPER: Final = "prometheus"
-"""The user of the exporter, which asks for a password with PROFILE=tls."""
+"""The user name for HTTP basic authentication at the exporter, which only PROFILE=tls requires."""
 
 
 class ContainerSecrets(NamedTuple):
-    """The passwords with which a program of this machine reaches the servers."""
+    """The passwords with which a program on this machine signs in at the servers."""
 
     superuser_password: str
     owner_password: str
@@ -29,7 +29,10 @@ class ContainerSecrets(NamedTuple):
 
 
 def make_secrets(folder: StackFolder, settings: StackSettings) -> ContainerSecrets:
-    """Return the secrets; the first call generates them. Those of the sign-in are copies of the settings."""
+    """Write the files of all secrets and return the passwords; the first call generates them.
+
+    The secrets of the dashboard's OIDC sign-in are copied from the settings.
+    """
     secrets = ContainerSecrets(
         superuser_password=load_password(folder.secrets / "postgres.password"),
         owner_password=load_password(folder.secrets / "owner.password"),
@@ -53,7 +56,7 @@ def make_secrets(folder: StackFolder, settings: StackSettings) -> ContainerSecre
     for name, content in made.items():
         write_private(folder.secrets / name, content)
     for name, value in find_sign_in(settings).items():
-        # empty, because compose wants every file that compose.yaml names
+        # an empty file without a value: compose requires every file that compose.yaml names
         write_private(folder.secrets / name, value.get_secret_value() if value else "")
     url = f"https://{SCRAPER}:{secrets.exporter_password}@exporter:9100"
     write_private(folder.secrets / "exporter.url", url)
@@ -62,12 +65,15 @@ def make_secrets(folder: StackFolder, settings: StackSettings) -> ContainerSecre
 
 
 def find_sign_in(settings: StackSettings) -> dict[str, SecretStr | None]:
-    """Return the secrets of the dashboard's sign-in by their file names; None without a sign-in."""
+    """Return the secrets of the dashboard's OIDC sign-in by file name; the values are None without OIDC."""
     return {"oidc.client": settings.oidc_client_secret, "oidc.cookie": settings.oidc_cookie_secret}
 
 
 def name_copies(settings: StackSettings) -> dict[str, str]:
-    """Return the variables of compose.yaml that name the dashboard's copies; empty without a sign-in."""
+    """Return the variables of compose.yaml with the paths of the OIDC secrets in the dashboard's container.
+
+    The values are empty without OIDC.
+    """
     return {
         f"{name.replace('.', '_').upper()}_COPY": f"/run/secrets/{name}" if value else ""
         for name, value in find_sign_in(settings).items()
@@ -75,8 +81,8 @@ def name_copies(settings: StackSettings) -> dict[str, str]:
 
 
 def _build_web_config(password: str) -> str:
-    """Return the exporter's web config; the names of its files are relative to it."""
-    # imported here: the package comes with the extra `exporter`, and the command line starts without it
+    """Return the exporter's web config; its file names are relative to the config file."""
+    # imported here: the packages are in the extra `exporter`, and the command line works without it
     import bcrypt  # noqa: PLC0415
     import yaml  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
 """The demo data of a new database: imported prices, replayed sessions.
 
-Owns the order of the steps, which are `echo-markets` commands. Its few SQL statements find out whether the
-database exists and is filled.
+Owns the order of the steps, which are `echo-markets` commands. Its own SQL only checks whether the database
+exists and is filled, creates it, and marks it as incomplete while it is filled.
 """
 
 import subprocess
@@ -19,13 +19,13 @@ from core.stack.embedded_servers import open_cursor
 from core.stack.programs import CLI
 from core.stack.settings import StackSettings
 
-# The database's comment while the demo data is loaded: a seed that was interrupted is run again,
-# although there are players already. Seeding twice changes nothing.
+# The comment on the database (COMMENT ON DATABASE) while the demo data is loaded. With it, an interrupted
+# seed is run again although there are players already. Seeding twice changes nothing.
 UNFINISHED = "echo-markets: the demo data is incomplete"
 
 
 def create_database(server_url: str, name: str) -> None:
-    """Create a database unless the server has it."""
+    """Create a database unless it exists."""
     with _open_cursor(server_url) as cursor:
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
         if cursor.fetchone() is None:
@@ -35,11 +35,11 @@ def create_database(server_url: str, name: str) -> None:
 def load_demo_data(
     environment: Mapping[str, str], *, owner_url: str, root: Path, settings: StackSettings
 ) -> bool:
-    """Import the shipped prices and replay them, unless that is done; say whether it was needed.
+    """Import the shipped prices and replay them, unless that is done; return whether it had to be done.
 
-    In any case plays the sessions between the last one and today. The steps run with `environment`;
-    `owner_url` is the database as its owner, who may comment on it.
-    Raises `StackError` when a step fails; the step itself has printed why.
+    In both cases, plays the missed sessions up to today. The steps run with `environment`; `owner_url`
+    connects as the owner of the database, because only the owner can set its comment.
+    Raises `StackError` when a step fails; the step has printed the reason.
     """
     is_incomplete = _is_incomplete(owner_url)
     if is_incomplete:
@@ -54,14 +54,14 @@ def load_demo_data(
 
 
 def run_step(*arguments: str, environment: Mapping[str, str], root: Path) -> None:
-    """Run one `echo-markets` command, its output shown; raises `StackError` when it fails."""
+    """Run one `echo-markets` command and show its output; raises `StackError` when it fails."""
     status = run_command(*arguments, environment=environment, root=root)
     if status != 0:
         raise StackError(f"`echo-markets {' '.join(arguments)}` failed with status {status}, see above")
 
 
 def run_command(*arguments: str, environment: Mapping[str, str], root: Path) -> int:
-    """Run one `echo-markets` command to its end, its output shown, and return its exit status."""
+    """Run one `echo-markets` command to its end, show its output, and return its exit status."""
     command = [sys.executable, *CLI, *arguments]
     return subprocess.run(command, env=environment, cwd=root, check=False).returncode
 

@@ -1,7 +1,7 @@
 """The signals that a drill observes, with their normal values and the values that a fault must cause.
 
-Pure functions of observations. The value of a signal is a text, so that states, numbers and names are
-compared in the same way.
+Pure functions of observations. The value of a signal is compared as text, so that states, numbers and names
+are handled in the same way.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,13 +15,13 @@ NONE = "none"
 NAMED_CALLS = 3
 # Stands for the failed calls of a self-test that gave up, because no call can succeed.
 ALL_CALLS = ("all",)
-# Only `echo-markets occupy-pool` has this role; other jobs may run beside it.
+# The `role` label of `echo-markets occupy-pool`; no other process has it.
 DRILL_ROLE = "drill"
 CONSTRAINT_CLASS = "23"
 
 
 class Observation(NamedTuple):
-    """The stack at one moment; `failed_calls` are from the self-test that ran just before."""
+    """The metrics and health of the stack at one time, with the failed calls of the self-test just before."""
 
     scrape: Scrape
     health_code: int
@@ -29,7 +29,7 @@ class Observation(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """A value that can be observed from outside; a counter is judged by whether it grew."""
+    """A value that can be observed from outside; for a counter, only whether it grew is compared."""
 
     name: str
     read: Callable[[Observation], str | float]
@@ -56,10 +56,10 @@ def judge(
     during: Sequence[Observation],
     after: Sequence[Observation],
 ) -> Verdict:
-    """Compare a signal with its expected values; without a `faulty` value the fault must not change it.
+    """Compare a signal with its expected values; when `faulty` is None, the fault must not change the signal.
 
-    The first observation of `during` is the last one before the fault. A signal that must change is
-    judged by its value at the end of the fault; one that must not change by all its values.
+    The first observation of `during` is the last one before the fault. For a signal that must change, the
+    value at the end of the fault counts; for a signal that must not change, all values count.
     """
     expected = signal.normal if faulty is None else faulty
     seen = [
@@ -81,7 +81,10 @@ def judge(
 
 
 def describe(signal: Signal, seen: Sequence[Observation], *, is_settled: bool = True) -> str:
-    """Return the last value of a signal, or all different values unless it `is_settled`."""
+    """Return the last value of a signal or, without `is_settled`, all its distinct values.
+
+    For a counter, return whether it grew.
+    """
     values = [signal.read(item) for item in seen]
     if signal.is_counter:
         return GROWS if float(values[-1]) > float(values[0]) else STILL
@@ -90,17 +93,17 @@ def describe(signal: Signal, seen: Sequence[Observation], *, is_settled: bool = 
 
 
 def format_growth(signal: Signal, seen: Sequence[Observation]) -> str:
-    """Return how much a counter grew."""
+    """Return by how much a counter grew, as text."""
     return f"+{float(signal.read(seen[-1])) - float(signal.read(seen[0])):,.0f}"
 
 
 def is_normal(signals: Sequence[Signal], observation: Observation) -> bool:
-    """Say whether every signal that is no counter has its normal value."""
+    """Say whether every signal, except counters, has its normal value."""
     return all(_text(item.read(observation)) == item.normal for item in signals if not item.is_counter)
 
 
 def has_changed(signals: Sequence[Signal], faulty: Mapping[str, str], observation: Observation) -> bool:
-    """Say whether every signal that the fault should change, counters aside, has changed."""
+    """Say whether every signal in `faulty`, except counters, has its faulty value."""
     return all(
         _text(item.read(observation)) == faulty[item.name]
         for item in signals
@@ -121,17 +124,16 @@ def _read_up(service: str) -> Callable[[Observation], str | float]:
 
 
 def _read_failing(seen: Observation) -> str:
-    """Return the servers whose collectors fail; a server has several collectors."""
+    """Return the names of the servers with a failing collector; one server has several collectors."""
     collectors = seen.scrape.sum_by("echo_scrape_collector_success", "collector")
     failing = {name.partition("_")[0] for (name,), works in collectors.items() if not works}
     return ", ".join(sorted(failing)) or NONE
 
 
 def _read_failed_operations(seen: Observation) -> float:
-    """Return how many operations failed.
+    """Return how many operations failed, except by pool timeouts and violated constraints.
 
-    Without pool timeouts, which have their own signal, and without violated constraints, which other
-    programs may cause at any time.
+    Pool timeouts have their own signal; other programs may violate constraints at any time.
     """
     name = "echo_db_operation_errors_total"
     others = (seen.scrape.total(name, sqlstate_class=state) for state in ("pool", CONSTRAINT_CLASS))
@@ -139,7 +141,7 @@ def _read_failed_operations(seen: Observation) -> float:
 
 
 def _read_bypasses(seen: Observation) -> float:
-    """Return the reads that bypassed Redis, without those of programs that have it disabled."""
+    """Return how many reads bypassed Redis, without the reads of programs in which Redis is disabled."""
     name = "echo_cache_bypasses_total"
     return seen.scrape.total(name) - seen.scrape.total(name, reason="disabled")
 
@@ -167,7 +169,7 @@ SIGNALS = (
     Signal("health answer", lambda seen: f"HTTP {seen.health_code}", "HTTP 200"),
     Signal("database up", _read_up("database"), "1"),
     Signal("redis up", _read_up("redis"), "1"),
-    # a program opens its breaker only if it reads during the fault, so their number is not fixed
+    # the number of open breakers varies: a program opens its breaker only if it reads during the fault
     Signal("breaker open", lambda seen: float(seen.scrape.total("echo_cache_breaker_open") > 0), "0"),
     Signal("collectors failing", _read_failing, NONE),
     Signal("self-test", _read_self_test, "passes"),

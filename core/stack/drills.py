@@ -1,8 +1,8 @@
 """Drills: break a part of the running stack for a while, and check that its metrics show it.
 
-Owns the faults, what each must change, and the run: observe, break, observe, repair, observe. A drill
-works from outside, as an operator does: with the process ids in the stack's folder, its supervisor and
-the exporter's answers. The load is `echo-markets self-test`, which makes every call of the service and
+Owns the faults, the signals that each must change, and the run: observe, break, observe, repair, observe.
+A drill works from outside, as an operator does: with the process ids in the stack's folder, supervisord
+and the exporter's answers. The load is `echo-markets self-test`, which makes every call of the service and
 shows whether callers notice the fault.
 """
 
@@ -39,18 +39,18 @@ from core.stack.start_order import STOP_SECONDS
 from core.stack.supervisor import STOPPED_STATES, Supervisor
 
 FAULT_SECONDS = 10.0
-CHANGE_SECONDS = 30.0  # a health check is cached for seconds, a collector has an interval
+CHANGE_SECONDS = 30.0  # health checks are cached for seconds, and each collector runs at an interval
 RECOVERY_SECONDS = 60.0
 START_SECONDS = 60.0
 SELF_TEST_SECONDS = 120.0
 ANSWER_SECONDS = 10.0
 OBSERVE_SECONDS = 1.0
-# Processes publish every second, the exporter keeps a check for two.
+# Processes publish metrics every second, and the exporter caches a health check for two seconds.
 PUBLISHED_SECONDS = 3.0
-# A small pool with a short timeout: the drill uses up the pool of its own process only.
+# A small pool with a short timeout, for the additional process whose pool the drill uses up.
 SMALL_POOL = MappingProxyType({"DATABASE_CONNECTION_LIMIT": "2", "DATABASE_POOL_TIMEOUT": "1000"})
 
-# In the last line of a self-test that gave up, as `core.selftest` prints it.
+# The text that `core.selftest` prints in the last line of a self-test that gave up.
 GAVE_UP = "FAIL the rest was not tried"
 
 
@@ -71,7 +71,7 @@ def hang_valkey(stack: RunningStack) -> Iterator[None]:
         process.send_signal(signal.SIGSTOP)
         yield
     finally:
-        # if it was killed meanwhile, nothing needs repair: the supervisor starts another one
+        # if the paused process was killed, nothing needs repair: the supervisor has started a new one
         with _uninterrupted(), suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGCONT)
 
@@ -99,7 +99,7 @@ def stop_postgres(stack: RunningStack) -> Iterator[None]:
 
 @contextmanager
 def occupy_pool(stack: RunningStack) -> Iterator[None]:
-    """Run a process that holds every connection of its pool while more of its threads want one."""
+    """Run a process whose threads hold every connection of its pool, while further threads wait for one."""
     command = [sys.executable, *CLI, "occupy-pool"]
     process = subprocess.Popen(command, env={**stack.environment, **SMALL_POOL}, cwd=stack.folder.root)
     try:
@@ -204,7 +204,7 @@ def run_drill(drill: Drill, stack: RunningStack, console: Console, *, seconds: f
 
 
 def _watch(stack: RunningStack, seconds: float) -> list[Observation]:
-    """Observe once, make some load, and observe again until the time is over."""
+    """Observe once, run the self-test, and observe again until `seconds` are over; return all."""
     deadline = time.monotonic() + seconds
     seen = [_observe(stack)]
     failed_calls = _run_self_test(stack)
@@ -227,7 +227,7 @@ def _observe(stack: RunningStack, failed_calls: tuple[str, ...] = ()) -> Observa
 
 
 def _run_self_test(stack: RunningStack) -> tuple[str, ...]:
-    """Return the calls that failed; one made-up name when the self-test itself failed."""
+    """Return the calls that failed; "no end" or "no start" when the self-test itself failed."""
     with subprocess.Popen(
         [sys.executable, *CLI, "self-test"],
         env=stack.environment,
@@ -239,7 +239,7 @@ def _run_self_test(stack: RunningStack) -> tuple[str, ...]:
         try:
             output, _ = process.communicate(timeout=SELF_TEST_SECONDS)
         except subprocess.TimeoutExpired:
-            # on SIGTERM it removes the rows that it has made
+            # on SIGTERM the self-test removes the rows that it has made
             stop_process(psutil.Process(process.pid), stop_signal=signal.SIGTERM, seconds=STOP_SECONDS)
             return ("no end",)
     if process.returncode == 0:
@@ -248,7 +248,7 @@ def _run_self_test(stack: RunningStack) -> tuple[str, ...]:
 
 
 def find_failed_calls(output: str) -> tuple[str, ...]:
-    """Return the calls that a self-test reports as failed, in order; `ALL_CALLS` if the test gave up."""
+    """Return the calls that a self-test reports as failed, in order; `ALL_CALLS` if the self-test gave up."""
     if GAVE_UP in output:
         return ALL_CALLS
     words = [line.split() for line in output.splitlines()]
@@ -256,7 +256,7 @@ def find_failed_calls(output: str) -> tuple[str, ...]:
 
 
 def build_table(verdicts: list[Verdict]) -> Table:
-    """Return the verdicts as a table, with NO in the line of each signal that was not as expected."""
+    """Return the verdicts as a table, with NO in the row of each signal that was not as expected."""
     table = Table("signal", "before", "during", "after", "expected", "as expected", box=None)
     for verdict in verdicts:
         *texts, is_as_expected = verdict

@@ -1,6 +1,6 @@
-"""A streaming replica of an embedded PostgreSQL: the copy of its files that a server is started on.
+"""A streaming replica of an embedded PostgreSQL: makes its data directory, a copy of the primary's.
 
-Starts no server; `core.stack.embedded_servers` has the command line, which is that of any PostgreSQL.
+Starts no server; the command line is that of any embedded PostgreSQL (`core.stack.embedded_servers`).
 """
 
 import shutil
@@ -23,8 +23,8 @@ def prepare_replica(
 ) -> PostgresFiles:
     """Copy the primary that listens on a port into `directory`, unless there is a copy already.
 
-    `password` is that of the superuser, whose accounts the replica has. `programs` is the folder of another
-    PostgreSQL's programs than the embedded one's. Raises `StackError`.
+    `password` is the superuser's, on the primary as on the replica. `programs` is the folder of PostgreSQL's
+    programs, by default those of the embedded one. Raises `StackError` when the copy fails.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = PostgresFiles(
@@ -39,7 +39,7 @@ def prepare_replica(
 
 
 def _copy_primary(files: PostgresFiles, host: str, port: int, programs: Path) -> None:
-    # renamed when complete: a killed copy leaves no half-made replica
+    # copy into a new folder, and rename it when complete: a killed copy leaves no half-made replica
     fresh = files.data.with_name("postgres.new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()

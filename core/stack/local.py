@@ -1,6 +1,6 @@
-"""The stack as supervised processes of this machine, on embedded servers.
+"""The stack as supervised processes on this machine, with embedded servers.
 
-Owns the waiting while they start and stop in the order of `start_order`, and the repair after a crash.
+Starts and stops the programs in the order of `start_order`, waits for each, and cleans up after a crash.
 """
 
 import contextlib
@@ -45,12 +45,12 @@ from core.stack.start_order import (
 )
 from core.stack.supervisor import ProgramState, Supervisor, write_files
 
-SERVER_PROGRAMS = ("valkey-server", "postgres")  # as the operating system names them
-HEALTHY_SECONDS = 90.0  # a cold start takes ten; a loaded machine gets nine times that
+SERVER_PROGRAMS = ("valkey-server", "postgres")  # process names in the operating system
+HEALTHY_SECONDS = 90.0  # a cold start takes 10 s; a loaded machine may need nine times as long
 
 
 class ProgramHealth(NamedTuple):
-    """One line of `status`."""
+    """One row of the table that `status` prints."""
 
     name: str
     state: str
@@ -59,7 +59,7 @@ class ProgramHealth(NamedTuple):
 
 
 class LocalStack(Stack):
-    """The stack of one checkout, without a container engine."""
+    """The stack of one checkout, which needs no container engine."""
 
     part_noun = "program"
     part_names = (*START_ORDER, "supervisor")
@@ -130,7 +130,7 @@ class LocalStack(Stack):
             deployment = Deployment.prepare(settings, self.folder)
         recorded = deployment.environment()
         refuse_other_secrets(self.folder.root, recorded)
-        # report what the programs would refuse now, not in a log file
+        # check the settings now: otherwise the programs would report errors in their log files only
         known = {name.lower(): value for name, value in recorded.items()}
         Settings.load(**{name: known[name] for name in known.keys() & Settings.model_fields.keys()})
         python = {"PYTHONPATH": str(self.folder.root), "PYTHONUNBUFFERED": "1"}
@@ -182,7 +182,7 @@ class LocalStack(Stack):
         raise StackError(f"not healthy: {', '.join(names)}; {remedy}\n{shown}")
 
     def _inspect(self) -> list[ProgramHealth]:
-        """Return the state of every program, and whether it does its work; empty when none was started."""
+        """Return the state and health of every program; empty when no stack is recorded."""
         recorded = self.folder.recorded()
         if not recorded:
             return []
@@ -203,7 +203,7 @@ class LocalStack(Stack):
         )
 
     def _stop(self) -> bool:
-        """End the supervisor and its programs, then programs without a supervisor; say if there were any."""
+        """End the supervisor and its programs, then strays; say whether any process was running."""
         with self._console.status("stopping"):
             was_running = self._supervisor.end()
             for name in reversed(START_ORDER):
@@ -213,7 +213,7 @@ class LocalStack(Stack):
                     was_running = True
                     stop_process(process, stop_signal=STOP_SIGNALS[name], seconds=STOP_SECONDS)
                 file.unlink(missing_ok=True)
-            for _ in range(2):  # a supervisor that had to be killed leaves its programs
+            for _ in range(2):  # twice: a supervisor that had to be killed leaves its programs running
                 for process in self._find_strays():
                     was_running = True
                     stop_process(process, stop_signal=_choose_signal(process), seconds=STOP_SECONDS)
@@ -221,7 +221,7 @@ class LocalStack(Stack):
         return was_running
 
     def _find_strays(self) -> list[psutil.Process]:
-        """Return what runs whatever the folder says, servers last."""
+        """Return the running processes of this stack, found without pid files; servers are last."""
         postgres, valkey = find_postgres_programs() / "bin" / "postgres", find_valkey_program()
         found = find_strays(
             self.folder.root,
@@ -237,7 +237,7 @@ class LocalStack(Stack):
         return f"{self.folder.stack_env} is missing, but {strays} run; `make down` stops them"
 
     def _check_ports(self, settings: StackSettings) -> None:
-        """Raise `StackError` unless every program that does not run yet can listen."""
+        """Raise `StackError` unless the ports of all programs that do not run yet are free."""
         states = self._supervisor.states()
         running = {name for name, item in states.items() if item.pid is not None}
         names = [setting for name, setting in PORT_SETTINGS.items() if name not in running]
@@ -248,7 +248,7 @@ class LocalStack(Stack):
 
 
 def resume_paused(folder: StackFolder) -> list[str]:
-    """Resume programs that SIGSTOP has paused, and return their names; a killed drill leaves one paused."""
+    """Resume programs that SIGSTOP has paused, as by a drill that was killed, and return their names."""
     resumed = []
     for name in START_ORDER:
         process = find_process(folder.pid_file(name), root=folder.root)
@@ -266,8 +266,8 @@ def _choose_signal(process: psutil.Process) -> signal.Signals:
 def _is_running(item: ProgramState) -> bool:
     """Say whether the process runs and is likely to continue.
 
-    A program with a probe also counts as running in its first seconds, which supervisord calls
-    STARTING. A program that was just killed does not run, even if supervisord has not noticed it yet.
+    A program with a probe also counts as running in its first seconds, when supervisord reports STARTING. A
+    program that was just killed does not run, even if supervisord has not noticed it yet.
     """
     try:
         has_process = item.pid is not None and is_alive(psutil.Process(item.pid))

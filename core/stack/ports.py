@@ -1,7 +1,7 @@
 """TCP ports of this machine: which are free, and whether a server answers on one.
 
-Owns checks that look once; never waits or retries, and never reserves a port, so that another program
-can still take it between the check and its use.
+Each check tries once, without waits or retries. A check does not reserve a port: another program can still
+take the port before it is used.
 """
 
 import socket
@@ -17,11 +17,11 @@ from core.errors import StackError
 from core.http_client import FetchFailed, fetch
 
 LOOPBACK = "127.0.0.1"
-PROBE_SECONDS = 5.0  # a server that needs longer for one trivial answer is not healthy
+PROBE_SECONDS = 5.0  # a server that needs longer for a trivial answer is not healthy
 
 
 def find_free_port() -> int:
-    """Return a port of the loopback interface that nothing listens on now."""
+    """Return a port of the loopback interface on which no program listens now."""
     with socket.create_server((LOOPBACK, 0)) as server:
         port: int = server.getsockname()[1]
         return port
@@ -40,7 +40,7 @@ def is_port_free(port: int, *, host: str = LOOPBACK) -> bool:
 def check_ports(ports: Mapping[str, int], *, hosts: Mapping[str, str]) -> None:
     """Raise `StackError` unless a server can listen on each port; the keys are the names of settings.
 
-    `hosts` has the address of each server that does not listen on the loopback interface.
+    `hosts` has the addresses of servers that do not listen on the loopback interface, by the same settings.
     """
     taken = [name for name, port in ports.items() if not is_port_free(port, host=hosts.get(name, LOOPBACK))]
     if taken:
@@ -49,7 +49,7 @@ def check_ports(ports: Mapping[str, int], *, hosts: Mapping[str, str]) -> None:
 
 
 def postgres_answers(url: str) -> bool:
-    """Say whether the server at `url` accepts this login."""
+    """Say whether the PostgreSQL at `url` answers, and accepts the user and password in it."""
     try:
         psycopg2.connect(url, connect_timeout=int(PROBE_SECONDS)).close()
     except psycopg2.OperationalError:
@@ -58,7 +58,7 @@ def postgres_answers(url: str) -> bool:
 
 
 def valkey_answers(port: int, password: str) -> bool:
-    """Say whether the server on `port` of the loopback interface accepts this password."""
+    """Say whether the Valkey on `port` of the loopback interface answers, and accepts this password."""
     client = redis.Redis(
         host=LOOPBACK,
         port=port,

@@ -1,8 +1,8 @@
 """Processes of the stack: finds them by their pid files, ends them, waits for them.
 
-Never searches by name, so it never touches a process of somebody else. Without pid files a process belongs to
-the stack if it has a mark in its environment, or, because servers overwrite their environment, by its program
-and working folder.
+Never searches by name, so it never touches an unrelated process. Without pid files, a process belongs to the
+stack if its environment has MARK. Servers overwrite their environment, so they are identified by program and
+working folder.
 """
 
 import os
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psutil
 
-MARK = "ECHO_MARKETS_CHECKOUT"  # in the environment of what the supervisor starts: the checkout's folder
+MARK = "ECHO_MARKETS_CHECKOUT"  # environment variable of all supervised programs: the checkout's folder
 POLL_SECONDS = 0.05
 KILL_SECONDS = 10.0
-CLOCK_SECONDS = 5.0  # tolerance: start times count from the boot time, which moves when the clock is set
+CLOCK_SECONDS = 5.0  # tolerance: start times are relative to the boot time, which changes with the clock
 LAST_LINES = 5
 LAST_BYTES = 10_000
 
@@ -24,8 +24,8 @@ LAST_BYTES = 10_000
 def find_process(pid_file: Path, *, root: Path) -> psutil.Process | None:
     """Return the process that wrote `pid_file`, None when it has ended.
 
-    After a reboot another program can have its id. The process is the stack's if it is older than
-    its file and its working folder is in the checkout `root`.
+    After a reboot, another program can have the same process id. Therefore the process must be older than
+    the file, and its working folder must be in the checkout `root`.
     """
     try:
         written = pid_file.stat().st_mtime
@@ -38,9 +38,9 @@ def find_process(pid_file: Path, *, root: Path) -> psutil.Process | None:
 
 
 def find_strays(root: Path, *, servers: Path, programs: Collection[Path]) -> list[psutil.Process]:
-    """Return the processes of a checkout's stack without looking at pid files, and without their children.
+    """Return the processes of a checkout's stack, found without pid files; their children are left out.
 
-    `programs` are the servers' programs, and `servers` is the folder that they work in.
+    `programs` are the paths of the server programs, and `servers` is their working folder.
     """
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
@@ -49,7 +49,7 @@ def find_strays(root: Path, *, servers: Path, programs: Collection[Path]) -> lis
             if is_server or process.environ().get(MARK) == str(root):
                 found[process.pid] = process
         except (psutil.Error, OSError):
-            continue  # it has ended, or is another user's
+            continue  # the process has ended, or belongs to another user
     return [
         process
         for process in found.values()
@@ -65,7 +65,7 @@ def _find_parent(process: psutil.Process) -> int | None:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Say whether a process runs; a zombie does not."""
+    """Say whether a process runs; a zombie counts as ended."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -73,7 +73,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def stop_process(process: psutil.Process, *, stop_signal: signal.Signals, seconds: float) -> None:
-    """Ask a process to end, and kill it if it still runs after `seconds`."""
+    """Send `stop_signal` to a process, and kill it if it still runs after `seconds`."""
     try:
         process.send_signal(signal.SIGCONT)  # a paused process would never handle the request
         process.send_signal(stop_signal)
@@ -95,7 +95,7 @@ def wait_until(condition: Callable[[], bool], *, seconds: float) -> bool:
 
 
 def read_last_lines(log: Path) -> str:
-    """Return the end of a log file on one line, for an error message."""
+    """Return the last lines of a log file, joined into one line for an error message."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - LAST_BYTES))

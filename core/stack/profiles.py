@@ -1,6 +1,6 @@
-"""The profiles of the containers: a file each, `compose.PROFILE.yaml`, that is added to `compose.yaml`.
+"""The profiles of the containers; each is a file `compose.PROFILE.yaml` that is added to `compose.yaml`.
 
-Owns their names, order, services, and which of them do not go together. The files say what a profile is.
+Owns their names, their order, their services, and which cannot be combined. The files define the profiles.
 """
 
 import re
@@ -23,16 +23,16 @@ SERVICES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         "dev": (),
     }
 )
-"""The services that each profile adds; compose gets the files in this order."""
+"""The services that each profile adds; the files are passed to compose in this order."""
 
 _PLAIN: Final = frozenset({REPLICA, "pooler", "sentinel"})
-"""The profiles with servers that have no certificate."""
+"""The profiles that cannot be combined with `tls`, because their servers have no certificate."""
 
 FORM: Final = "one or several of replica, pooler, scale, sentinel, tls and dev, with commas between them"
 
 
 def check_profiles(text: str) -> str:
-    """Return the text; raise `ValueError` for an unknown name."""
+    """Return the text of PROFILE unchanged; raise `ValueError` when it names an unknown profile."""
     unknown = set(_split(text)) - SERVICES.keys()
     if unknown:
         raise ValueError(f"there is no profile {min(unknown)}")
@@ -48,7 +48,7 @@ def list_profiles(variables: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def check_combination(profiles: Iterable[str]) -> None:
-    """Raise `SettingsError` for profiles that do not go together."""
+    """Raise `SettingsError` for profiles that cannot be combined."""
     chosen = set(profiles)
     plain = sorted(_PLAIN & chosen)
     if "tls" in chosen and plain:
@@ -59,13 +59,13 @@ def check_combination(profiles: Iterable[str]) -> None:
 
 
 def separate_replica(profile: str) -> tuple[str, bool]:
-    """Return the profiles without `replica`, and whether that is among them."""
+    """Return the text of PROFILE without `replica`, and whether it contained `replica`."""
     names = _split(profile)
     return ",".join(name for name in names if name != REPLICA), REPLICA in names
 
 
 def list_files(root: Path, profiles: Iterable[str]) -> list[Path]:
-    """Return the files that compose reads."""
+    """Return the paths of `compose.yaml` and of the profiles' files, in the order for compose."""
     return [root / "compose.yaml", *(root / f"compose.{name}.yaml" for name in profiles)]
 
 

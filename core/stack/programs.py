@@ -1,6 +1,6 @@
 """The programs of the stack: their command lines, environment and addresses, and how to probe them.
 
-Never runs anything: `supervisor` does, in the order of `start_order`.
+Never starts a program: `supervisor` does, in the order of `start_order`.
 """
 
 import shutil
@@ -30,7 +30,7 @@ from core.stack.stack_env import find_secret
 from core.stack.start_order import PORT_SETTINGS, REPLICA
 
 CLI = ("-m", "core.cli")
-# Variable -> the file in the folder of secrets that it names.
+# For each variable, the name of its file in the folder of secrets.
 SECRET_FILES = MappingProxyType(
     {
         "DATABASE_PASSWORD_FILE": "app.password",
@@ -41,7 +41,7 @@ SECRET_FILES = MappingProxyType(
         "REDIS_PASSWORD_FILE": "redis.password",
     }
 )
-# Variables for commands of the checkout only; the programs that serve do not get them.
+# Variables for `echo-markets` commands in the checkout only; the supervised programs do not get them.
 ADMINISTRATION = (
     "DIRECT_URL",
     "DIRECT_PASSWORD_FILE",
@@ -57,7 +57,8 @@ NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 class Program(NamedTuple):
     """One supervised process.
 
-    With an `environment` it has only those variables, otherwise all; `added` variables come on top.
+    With an `environment`, the program gets only these variables, otherwise all of the supervisor's. The
+    variables in `added` are added in both cases.
     """
 
     name: str
@@ -77,7 +78,7 @@ class Deployment(NamedTuple):
 
     @classmethod
     def prepare(cls, settings: StackSettings, folder: StackFolder) -> "Deployment":
-        """Create the files that the servers need: passwords that are missing, an empty database cluster."""
+        """Create missing files of the servers: passwords and an empty cluster; return the deployment."""
         for file in SECRET_FILES.values():
             load_password(folder.secret_file(file))
         return cls(
@@ -90,7 +91,7 @@ class Deployment(NamedTuple):
         )
 
     def environment(self) -> dict[str, str]:
-        """Return the variables that connect a process with this stack, as written to `stack.env`."""
+        """Return the variables with which a process connects to this stack, as written to `stack.env`."""
         secrets = {name: str(self.folder.secret_file(file)) for name, file in SECRET_FILES.items()}
         return self.settings.build_record(
             "local",
@@ -112,7 +113,7 @@ class Deployment(NamedTuple):
         return {"DATABASE_REPLICA_URLS": self.settings.replica_url(role)} if self.settings.replicas else {}
 
     def copy_primary(self) -> None:
-        """Make the files of the replica: a fresh copy of the server, which keeps no log for an old copy."""
+        """Replace the replica's files by a new copy of the primary, which keeps no WAL for an old copy."""
         directory = self.folder.servers / REPLICA
         shutil.rmtree(directory, ignore_errors=True)
         prepare_replica(directory, primary_port=self.settings.postgres_port, password=self.postgres.password)
@@ -125,7 +126,7 @@ class Deployment(NamedTuple):
         return [Program(REPLICA, command, files.user, build_server_environment())]
 
     def programs(self) -> list[Program]:
-        """Return the programs in the order of starting."""
+        """Return the programs in the order in which they start."""
         postgres = postgres_command(self.postgres, port=self.settings.postgres_port)
         valkey = valkey_command(self.valkey, port=self.settings.valkey_port)
         environment = build_server_environment()
@@ -145,7 +146,7 @@ class Deployment(NamedTuple):
 
 
 def answers(name: str, environment: Mapping[str, str]) -> bool:
-    """Say whether a program of the recorded stack works; of one without a probe this is assumed."""
+    """Say whether a program of the recorded stack answers its probe; True for programs without a probe."""
     match name:
         case "postgres":
             return postgres_answers(find_administrator_url(environment))
@@ -162,19 +163,22 @@ def answers(name: str, environment: Mapping[str, str]) -> bool:
 
 
 def find_administrator_url(environment: Mapping[str, str]) -> str:
-    """Return the URL of the superuser's own database, which exists before the stack's; with the password."""
-    # ADMIN_URL is missing for containers, and in a record of an earlier release
+    """Return the URL of the database `postgres` for the superuser, with the password.
+
+    This database exists before the stack's own.
+    """
+    # ADMIN_URL is missing in a record of containers, and in a record of an earlier release
     server, _, _ = environment.get("ADMIN_URL", environment["DATABASE_URL"]).rpartition("/")
     return add_password(f"{server}/postgres", find_secret(environment, "ADMIN_PASSWORD"))
 
 
 def find_superuser_url(environment: Mapping[str, str]) -> str:
-    """Return the URL of the stack's database for the superuser, with the password."""
+    """Return the URL of the stack's own database for the superuser, with the password."""
     return add_password(environment["ADMIN_URL"], find_secret(environment, "ADMIN_PASSWORD"))
 
 
 def find_address(name: str, environment: Mapping[str, str]) -> str:
-    """Return the address of a program of the recorded stack, empty when it does not listen."""
+    """Return the address of a program of the recorded stack; empty for a program that does not listen."""
     match name:
         case "postgres" | "valkey" | "replica":
             return f"{LOOPBACK}:{environment[PORT_SETTINGS[name]]}"

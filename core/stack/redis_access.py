@@ -1,7 +1,7 @@
-"""The Redis user `echo` of the stack, with the commands and keys that it needs, and what sentinels need.
+"""The ACL of the stack's Redis: the user `echo`, the user of the sentinels, and the sentinels' configuration.
 
-Owns the rule that docs/redis.md shows. A client that does not sign in may only PING, for the probe of the
-container.
+docs/redis.md shows the same rule for `echo`. A client that does not sign in may only send PING, which the
+health check of the container needs.
 """
 
 import hashlib
@@ -11,22 +11,22 @@ USER = "echo"
 COMMANDS = "+mget +set +del +unlink +pttl +time +scan +eval +evalsha +client|tracking +info +select"
 
 SENTINEL_USER: Final = "sentinel"
-"""Signs in from the sentinels, and from a replica at its primary."""
-# the list of the documentation of Sentinel, and that of replication
+"""The user with which sentinels sign in at the servers, and a replica at its primary."""
+# the commands that the Redis documentation lists for Sentinel and for replication
 _SENTINEL_COMMANDS: Final = (
     "+multi +exec +ping +info +role +publish +subscribe +slaveof +config|rewrite"
     " +client|setname +client|kill +script|kill +psync +replconf"
 )
 SENTINEL_SERVICE: Final = "echo-markets"
-"""The name under which sentinels know the primary."""
+"""The name of the primary in the sentinels' configuration (`sentinel monitor`)."""
 SENTINEL_QUORUM: Final = 2  # of three
-# longer than the pauses of a busy machine
+# longer than the pauses of a process on a busy machine
 DOWN_AFTER_MILLISECONDS: Final = 3_000
 FAILOVER_MILLISECONDS: Final = 10_000
 
 
 def build_acl(password: str, *, sentinel_password: str | None = None) -> str:
-    """Return the content of the server's `aclfile`; it has digests of the passwords, as Redis stores them."""
+    """Return the content of the server's `aclfile`, with SHA-256 digests instead of passwords."""
     lines = [
         "user default reset on nopass +ping",
         f"user {USER} reset on #{_digest(password)} ~* {COMMANDS}",
@@ -39,14 +39,14 @@ def build_acl(password: str, *, sentinel_password: str | None = None) -> str:
 
 
 def build_replication(password: str) -> str:
-    """Return the lines of a server's configuration with which it signs in at its primary."""
+    """Return the lines of a replica's configuration with which it signs in at its primary."""
     return f"masteruser {SENTINEL_USER}\nmasterauth {password}\n"
 
 
 def build_sentinel(password: str) -> str:
     """Return the configuration of a sentinel; `containers/sentinel.sh` adds its name.
 
-    The programs sign in at the sentinels, and these at each other and at the servers, with one password.
+    All use the same password: programs at the sentinels, sentinels at each other and at the servers.
     """
     name = SENTINEL_SERVICE
     lines = [
@@ -54,7 +54,7 @@ def build_sentinel(password: str) -> str:
         "dir /data",
         f"requirepass {password}",
         f"sentinel sentinel-pass {password}",
-        # a container that is started again may have another address
+        # use host names: a restarted container may have another IP address
         "sentinel resolve-hostnames yes",
         "sentinel announce-hostnames yes",
         f"sentinel monitor {name} redis 6379 {SENTINEL_QUORUM}",

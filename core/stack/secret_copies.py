@@ -1,8 +1,8 @@
 """Gives each container its own secrets: `python -m core.stack.secret_copies SOURCE TARGET`, run by root.
 
-Compose mounts a secret as the file itself: only the user who ran `make up` can read it, and containers run as
-other users. So each container gets a folder of copies in a volume that only its user can read. Owns the list
-of containers and their secrets; makes no secret.
+Compose mounts a secret as the original file, which only the user who ran `make up` can read, but containers
+run as other users. So each container gets copies, in a folder of a volume that only its user can read. Owns
+the list of containers and their secrets; generates no secret.
 """
 
 import os
@@ -12,17 +12,17 @@ from typing import NamedTuple
 
 
 class Receiver(NamedTuple):
-    """The user of a container, by number, and the secrets that it reads."""
+    """The numeric user id of a container, and the names of the secrets that it reads."""
 
     user: int
     names: tuple[str, ...]
 
 
 APPLICATION_USER = 10001  # as in the Dockerfile
-SERVER_USER = 999  # of the images postgres and redis
+SERVER_USER = 999  # the server's user in the images postgres and redis
 PROMETHEUS_USER = 65534
 
-# the name of each folder is in compose.yaml too, where the container mounts it
+# compose.yaml mounts these folders by their names, the keys of RECEIVERS
 _EVERY_PROGRAM = ("redis.password", "sentinel.password", "ca.crt")
 _READS_USERS = (*_EVERY_PROGRAM, "app.password", "encryption.keys")
 RECEIVERS = {
@@ -56,7 +56,10 @@ RECEIVERS = {
 
 
 def copy_secrets(source: Path, target: Path) -> None:
-    """Write the copies of every receiver; a secret that is missing in `source`, or empty, is left out."""
+    """Write the copies for every receiver, without secrets that are missing or empty in `source`.
+
+    Removes other files from the folders of the receivers.
+    """
     for name, receiver in RECEIVERS.items():
         folder = target / name
         if not folder.exists():
@@ -75,7 +78,7 @@ def _is_used(path: Path) -> bool:
 
 
 def _write(path: Path, content: bytes, *, user: int) -> None:
-    # renamed when complete: a container that starts meanwhile reads the old one or the new one
+    # write a new file and rename it: a container that starts meanwhile reads a complete secret
     fresh = path.with_name(f"{path.name}.new")
     fresh.unlink(missing_ok=True)
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400)

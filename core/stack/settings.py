@@ -1,6 +1,7 @@
 """The settings of the stack itself: its ports, its mode and how much demo data it loads.
 
-The settings of the processes are in `core.settings`, and there those that both read, such as a port.
+`core.settings` has the settings of the programs, and those that both the stack and a program read, such as
+a port.
 """
 
 import os
@@ -34,7 +35,7 @@ Profiles = Annotated[str, AfterValidator(check_profiles)]
 
 
 class StackSettings(SharedSettings):
-    """What `stack` commands read from the environment; DATABASE_URL is not part of it."""
+    """The settings that `stack` commands read from the environment; DATABASE_URL is not one of them."""
 
     mode: Mode | None = Field(default=None, description="local or docker")
     profile: Profiles | None = Field(default=None, description=FORM)
@@ -52,7 +53,7 @@ class StackSettings(SharedSettings):
     @model_validator(mode="before")
     @classmethod
     def _count_replica(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Take PROFILE=replica for REPLICAS=1, so that both mean the same, with and without containers."""
+        """Treat PROFILE=replica as REPLICAS=1, with and without containers; return the settings."""
         profile = values.get("profile")
         if not isinstance(profile, str):
             return values
@@ -61,9 +62,10 @@ class StackSettings(SharedSettings):
 
     @classmethod
     def load_for(cls, root: Path) -> "StackSettings":
-        """Read the environment, the checkout's `.env` and what its running stack has recorded.
+        """Read the environment, the checkout's `.env` and the record of its running stack.
 
-        Raises `SettingsError`, also when two servers have the same port, or profiles do not go together.
+        Raises `SettingsError` for invalid values, when two servers have the same port, or when profiles
+        cannot be combined.
         """
         settings = cls.load(_env_file=(root / STACK_ENV_FILE, root / ".env"))
         settings.check_ports_differ()
@@ -71,7 +73,7 @@ class StackSettings(SharedSettings):
         return settings
 
     def find_backup_key(self) -> bytes | None:
-        """Return the bytes of BACKUP_KEY, or None without one; raises `StackError` when it is no key."""
+        """Return the bytes of BACKUP_KEY, None when it is not set; raises `StackError` for an invalid key."""
         return None if self.backup_key is None else parse_key(self.backup_key.get_secret_value())
 
     def list_profiles(self) -> tuple[str, ...]:
@@ -79,7 +81,7 @@ class StackSettings(SharedSettings):
         return list_profiles({"PROFILE": self.profile or "", "REPLICAS": str(self.replicas)})
 
     def ports(self, mode: Mode) -> dict[str, int]:
-        """Return the ports that the stack listens on, by the name of their setting."""
+        """Return the ports on which the stack listens, by the names of their settings."""
         ports = {
             "POSTGRES_PORT": self.postgres_port,
             "VALKEY_PORT": self.valkey_port,
@@ -91,7 +93,7 @@ class StackSettings(SharedSettings):
         return ports | ({"PROMETHEUS_PORT": self.prometheus_port} if mode == "docker" else {})
 
     def environment(self, mode: Mode) -> dict[str, str]:
-        """Return what `stack.env` records of these settings: where each server listens, and its processes."""
+        """Return the settings that `stack.env` records: mode, hosts, ports, profiles and process counts."""
         hosts = {"EXPORTER_HOST": self.exporter_host, "DASHBOARD_HOST": self.dashboard_host}
         workers = {"DASHBOARD_WORKERS": str(self.dashboard_workers)}
         chosen = {"STACK_NAME": self.stack_name, "PROFILE": self.profile}
@@ -102,20 +104,20 @@ class StackSettings(SharedSettings):
         return {"MODE": mode, **hosts, **ports, **workers, **given}
 
     def database_url(self, account: str, database: str = DATABASE) -> str:
-        """Return the URL under which this machine reaches a database of the stack's server.
+        """Return the URL with which programs on this machine reach a database of the stack's PostgreSQL.
 
-        `account` is a role, or a role and its password with a colon between them.
+        `account` is ROLE or ROLE:PASSWORD.
         """
         return f"postgresql://{account}@{LOOPBACK}:{self.postgres_port}/{database}"
 
     def replica_url(self, account: str, database: str = DATABASE) -> str:
-        """Return the URL of a database on the replica, as `database_url` does for the server."""
+        """Return the URL of a database on the replica, as `database_url` does for the primary."""
         return f"postgresql://{account}@{LOOPBACK}:{self.replica_port}/{database}"
 
     def build_record(
         self, mode: Mode, *, generated_name: str, connections: Mapping[str, str]
     ) -> dict[str, str]:
-        """Return the content of `stack.env`: what connects a process of this machine with the stack."""
+        """Return the content of `stack.env`: these settings, the stack's name and `connections`."""
         return {
             **self.environment(mode),
             "STACK_NAME": self.stack_name or generated_name,
@@ -136,15 +138,15 @@ class StackSettings(SharedSettings):
 
 
 def describe_other_database(root: Path, recorded: Mapping[str, str]) -> str | None:
-    """Return a note when commands in the checkout use another database than its stack.
+    """Return a note when commands in the checkout use a different database than its stack.
 
-    `make up` starts a server of its own, but DATABASE_URL in the environment or in `.env` wins over it.
-    None when DATABASE_URL is unset or names the stack's own database.
+    `make up` starts its own PostgreSQL, but DATABASE_URL in the environment or in `.env` takes precedence.
+    Returns None when DATABASE_URL is unset or names the stack's own database.
     """
     try:
         chosen = Settings.load(_env_file=(root / ".env",)).database_url.get_secret_value()
     except SettingsError:
-        return None  # unset or wrong: the command that uses it reports that
+        return None  # unset or invalid: the command that uses DATABASE_URL reports that
     own = describe_database(recorded["DATABASE_URL"])
     other = describe_database(chosen)
     if own == other:
@@ -158,11 +160,11 @@ def describe_other_database(root: Path, recorded: Mapping[str, str]) -> str | No
 
 
 def refuse_other_secrets(root: Path, recorded: Mapping[str, str]) -> None:
-    """Raise `SettingsError` when a secret that the stack has made is set to another one elsewhere.
+    """Raise `SettingsError` when the environment or `.env` has another value for a secret of the stack.
 
-    The stack's programs use its own, but `echo-markets` commands in the checkout would use the other: they
-    could not sign in, or encrypt with keys that the programs do not have. Where DATABASE_URL names another
-    database, the other secrets belong to that one, and no command mixes them.
+    The stack's programs use the generated secret, but `echo-markets` commands in the checkout would use the
+    other value: they could not sign in, or would encrypt with keys that the programs do not have. When
+    DATABASE_URL names another database, the other secrets belong to it, and nothing is refused.
     """
     if describe_other_database(root, recorded) is None:
         lines = [
@@ -174,7 +176,7 @@ def refuse_other_secrets(root: Path, recorded: Mapping[str, str]) -> None:
 
 
 def _list_other_secrets(root: Path, recorded: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
-    """Yield variable, place, the stack's own place and the remedy."""
+    """Yield a variable that differs, where it is set, where the stack's own value is, and the remedy."""
     secrets = {name.upper() for kind in (Settings, RoleSettings) for name in list_secrets(kind)}
     own = {name: recorded.get(f"{name}{FILE}", root / STACK_ENV_FILE) for name in secrets}
     for place, remedy, values in (

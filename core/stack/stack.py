@@ -1,7 +1,7 @@
 """The base class of both kinds of stack: containers (`compose`) and embedded servers (`local`).
 
-Owns the parts that they share: the overall health, the addresses that are shown, the check of a program's
-name, backups. Each kind starts and stops its own programs.
+Owns what both kinds share: the overall health, the display of addresses, the check of a program's name, and
+backups. Each kind starts and stops its own programs.
 """
 
 from abc import ABC, abstractmethod
@@ -35,9 +35,9 @@ class Stack(ABC):
         self._console = console
 
     def up(self, settings: StackSettings) -> None:
-        """Start what does not run, and wait until all is healthy; what runs already is not restarted.
+        """Start the programs that do not run, and wait until all are healthy; restart no running program.
 
-        Raises `StackError` when a port is taken, before anything is started, or when a part does not
+        Raises `StackError` when a port is taken, before anything is started, or when a program does not
         become healthy.
         """
         self._up(settings, backup=None)
@@ -45,7 +45,7 @@ class Stack(ABC):
     def restore(self, settings: StackSettings, path: Path) -> None:
         """Start a stack without data, as `up` does, and fill it from a backup instead of with demo data.
 
-        Raises `StackError` as `up` does, or before anything is started when the file cannot be restored.
+        Raises `StackError` as `up` does, and, before anything is started, when the file cannot be restored.
         """
         if self.folder.recorded():
             raise StackError("the stack is up; run `make down` first, and `make clean` if it has data")
@@ -53,7 +53,7 @@ class Stack(ABC):
         self._up(settings, backup=path)
 
     def back_up(self, settings: StackSettings, path: Path) -> int:
-        """Write the running stack's database into a new file; return its bytes."""
+        """Write the running stack's database into a new file; return its size in bytes."""
         recorded = self.folder.recorded()
         if not recorded:
             raise StackError("the stack is not up; `make up` starts it")
@@ -61,18 +61,18 @@ class Stack(ABC):
 
     @abstractmethod
     def _up(self, settings: StackSettings, *, backup: Path | None) -> None:
-        """Start what does not run; a database without tables is filled from the backup."""
+        """Start the programs that do not run; fill a database without tables from the backup, if given."""
 
     @abstractmethod
     def down(self) -> None:
-        """Stop everything; the data is kept."""
+        """Stop all programs; the data is kept."""
 
     @abstractmethod
     def remove_data(self) -> None:
-        """Stop everything and remove the data."""
+        """Stop all programs and remove the data."""
 
     def status(self) -> bool:
-        """Show every part and the overall health; say whether all is healthy."""
+        """Show every program and the overall health; return whether all is healthy."""
         recorded = self.folder.recorded()
         if not recorded:
             self.say(self._describe_unrecorded())
@@ -87,7 +87,7 @@ class Stack(ABC):
         return overall.is_healthy and are_parts_healthy
 
     def logs(self, name: str | None, *, follow: bool) -> None:
-        """Show the end of the output of one part or of all, until Ctrl-C with `follow`."""
+        """Show the last output of one program or of all; with `follow`, continue until Ctrl-C."""
         if name is not None and name not in self.part_names:
             choices = ", ".join(self.part_names)
             raise StackError(f"there is no {self.part_noun} {name!r}; choose one of {choices}")
@@ -116,13 +116,13 @@ class Stack(ABC):
         self.say("`make status` shows it, `make logs` its output, `make down` stops it")
 
     def _describe_unrecorded(self) -> str:
-        """Return what `status` says when no stack is recorded."""
+        """Return the message of `status` for the case that no stack is recorded."""
         return "not running; `make up` starts it"
 
     @abstractmethod
     def _show_parts(self, recorded: Mapping[str, str]) -> bool:
-        """Print a table of the parts; say whether all are healthy."""
+        """Print a table of the programs; return whether all are healthy."""
 
     @abstractmethod
     def _show_logs(self, name: str | None, *, follow: bool) -> None:
-        """Print the end of the output of one part or of all."""
+        """Print the last output of one program or of all."""

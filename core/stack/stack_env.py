@@ -1,7 +1,7 @@
 """The record of the running stack, `.local/stack.env`: where its servers are, and the files of their secrets.
 
-Owns the check of a record, and the environment that a process gets from it. A damaged record is an error that
-names the remedy; nothing is guessed.
+Owns the check of a record, and the environment that a process gets from it. A damaged record is an error; the
+message names the remedy.
 """
 
 import os
@@ -24,7 +24,7 @@ FILE: Final = "_FILE"
 
 
 def read_record(path: Path) -> dict[str, str]:
-    """Return the variables of a record; empty when there is none. Raises `StackError` for a damaged one."""
+    """Return the variables of a record, empty without the file; raises `StackError` if it is damaged."""
     if not os.path.lexists(path):
         return {}
     try:
@@ -59,9 +59,10 @@ def _find_problem(values: Mapping[str, str]) -> str | None:
 
 
 def build_environment(record: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a process of the stack: this process's own, overridden by the record.
+    """Return the environment of a process of the stack: that of this process, overridden by the record.
 
-    A secret is there either in clear or as a file, as in the record; the other form is removed.
+    When the record has a secret in clear text, an inherited variable with the path of its file is removed,
+    and vice versa.
     """
     others = {name.removesuffix(FILE) if name.endswith(FILE) else f"{name}{FILE}" for name in record}
     inherited = {name: value for name, value in os.environ.items() if name.upper() not in others}
@@ -69,9 +70,9 @@ def build_environment(record: Mapping[str, str]) -> dict[str, str]:
 
 
 def find_secret(record: Mapping[str, str], name: str) -> str:
-    """Return a secret that a record has in clear or as the path of a file; empty when it has neither.
+    """Return a secret that a record has in clear text or as the path of a file; empty when it has neither.
 
-    Raises `StackError` for a file that cannot be used.
+    Raises `StackError` when the file cannot be used.
     """
     path = record.get(f"{name}{FILE}")
     if not path:

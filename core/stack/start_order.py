@@ -1,6 +1,6 @@
-"""In which order the programs of the stack start, and how each is stopped, in the reverse order.
+"""The order in which the programs of the stack start, and the signals that stop them in reverse order.
 
-Owns their names. The order of containers is in `compose.yaml`, in what each service depends on.
+Owns the names of the programs. For containers, `depends_on` in `compose.yaml` defines the order.
 """
 
 import signal
@@ -20,9 +20,9 @@ PORT_SETTINGS = MappingProxyType(
 STOP_SIGNALS = MappingProxyType(
     dict.fromkeys(START_ORDER, signal.SIGTERM) | {"postgres": signal.SIGINT, REPLICA: signal.SIGINT}
 )
-STOP_SECONDS = 30  # PostgreSQL writes a checkpoint, the others finish their current work
+STOP_SECONDS = 30  # enough for PostgreSQL to write a checkpoint, and for the others to finish their work
 
 
 def list_programs(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the names of the programs of the recorded stack, in the order of starting."""
+    """Return the names of the programs of the recorded stack, in the order in which they start."""
     return tuple(name for name in START_ORDER if name != REPLICA or PORT_SETTINGS[REPLICA] in environment)

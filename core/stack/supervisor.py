@@ -1,10 +1,10 @@
 """supervisord, the process manager that keeps the programs running.
 
-Owns its files and the calls to it: start it, ask what runs, start and stop a program, end it. Does not
-decide which programs there are and in which order they start.
+Owns supervisord's files and the calls to it: start it, list the states of programs, start and stop a program,
+end it. Does not decide which programs exist and in which order they start.
 
-Paths in the files are relative to the checkout, in which supervisord runs, and command lines are in
-shell scripts: the configuration format has no way to quote a `;`, `#` or `%` in a folder's name.
+The format of supervisord's configuration cannot quote a `;`, `#` or `%` in a folder's name. Therefore paths
+are relative to the checkout, in which supervisord runs, and command lines are in shell scripts.
 """
 
 import http.client
@@ -26,10 +26,10 @@ from core.stack.processes import MARK, find_process, stop_process, wait_until
 from core.stack.programs import Program
 from core.stack.start_order import STOP_SECONDS, STOP_SIGNALS
 
-ANSWER_SECONDS = 10.0  # every call is answered at once; longer means that supervisord hangs
-END_SECONDS = 120.0  # it stops its programs one after the other, each within STOP_SECONDS
-START_SECONDS = 2  # a program that runs this long has started; otherwise the next attempt waits longer
-START_RETRIES = 10  # each pause is a second longer: supervisord gives up after about a minute
+ANSWER_SECONDS = 10.0  # supervisord answers every call immediately unless it hangs
+END_SECONDS = 120.0  # supervisord stops its programs one after the other, each within STOP_SECONDS
+START_SECONDS = 2  # a program counts as started after this time; if it ends earlier, the start is retried
+START_RETRIES = 10  # each pause is one second longer, so supervisord gives up after about a minute
 LOG_BYTES = "10MB"
 LOG_BACKUPS = 3
 STOPPED_STATES = frozenset({"STOPPED", "EXITED", "FATAL"})
@@ -38,7 +38,7 @@ _TROUBLE = (OSError, http.client.HTTPException, xmlrpc.client.Error)
 
 
 class ProgramState(NamedTuple):
-    """The state of one program; `state` is supervisord's word for it."""
+    """The state of one program; `state` is supervisord's name of the state, such as RUNNING."""
 
     name: str
     state: str
@@ -52,14 +52,14 @@ class Supervisor:
         self._folder = folder
 
     def is_running(self) -> bool:
-        """Say whether it answers."""
+        """Say whether supervisord answers."""
         try:
             return bool(self._call("getState")["statename"] == "RUNNING")
         except _TROUBLE:
             return False
 
     def start(self, environment: Mapping[str, str]) -> None:
-        """Start it in the background; its programs inherit `environment`."""
+        """Start supervisord in the background; its programs inherit `environment`."""
         config = self._folder.supervisor_config.relative_to(self._folder.root)
         result = subprocess.run(
             [sys.executable, "-m", "supervisor.supervisord", "-c", str(config)],
@@ -68,7 +68,7 @@ class Supervisor:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            start_new_session=True,  # Ctrl-C stops the command, not what it has started
+            start_new_session=True,  # Ctrl-C stops this command, but not supervisord
             check=False,
         )
         if result.returncode != 0:
@@ -86,7 +86,7 @@ class Supervisor:
         return {state.name: state for state in states}
 
     def start_program(self, name: str) -> None:
-        """Start one program unless it runs; does not wait until it answers."""
+        """Start one program unless it runs; does not wait until the program answers."""
         state = self.states().get(name)
         if state is None or state.state in STOPPED_STATES:
             try:
@@ -95,14 +95,14 @@ class Supervisor:
                 raise StackError(f"supervisord cannot start {name}: {error}; see `make logs`") from error
 
     def stop_program(self, name: str) -> None:
-        """Ask one program to stop, without a restart; does not wait until it has stopped."""
+        """Ask supervisord to stop one program and not to restart it; does not wait until it has stopped."""
         try:
             self._call("stopProcess", name, False)
         except _TROUBLE as error:
             raise StackError(f"supervisord cannot stop {name}: {error}; see `make logs`") from error
 
     def end(self) -> bool:
-        """End it and, in reverse order, its programs; say whether there was anything to end."""
+        """End the programs in reverse order, then supervisord; say whether supervisord was running."""
         process = find_process(self._folder.supervisor_pid, root=self._folder.root)
         if process is not None:
             stop_process(process, stop_signal=signal.SIGTERM, seconds=END_SECONDS)
@@ -117,7 +117,7 @@ class Supervisor:
 
 
 def write_files(folder: StackFolder, programs: list[Program]) -> None:
-    """Write everything that `supervisord -c` needs to run `programs`."""
+    """Write the configuration and the scripts with which supervisord runs `programs`."""
     write_private(folder.supervisor_config, render_config(folder, programs))
     for program in programs:
         script = folder.run / f"{program.name}.sh"
@@ -129,7 +129,10 @@ def write_files(folder: StackFolder, programs: list[Program]) -> None:
 
 
 def render_script(program: Program) -> str:
-    """Return a script that writes its process id, by which `down` finds the program without supervisord."""
+    """Return a script that writes its process id to a file and then becomes the program.
+
+    With this file, `down` finds the program also without supervisord.
+    """
     variables = {**program.environment, **program.added}
     assigned = [f"{name}={value}" for name, value in variables.items()]
     prefix = ["env", *(["-i"] if program.environment else []), *assigned] if assigned else []
@@ -138,7 +141,7 @@ def render_script(program: Program) -> str:
 
 
 def render_config(folder: StackFolder, programs: list[Program]) -> str:
-    """Return the configuration; supervisord starts no program on its own, because the order matters."""
+    """Return supervisord's configuration; without autostart, because the start order matters."""
     socket = folder.socket if folder.socket.parent != folder.path else f".local/{folder.socket.name}"
     lines = [
         "[unix_http_server]",
@@ -178,7 +181,7 @@ def _render_program(program: Program, priority: int) -> list[str]:
 
 
 class _SocketTransport(xmlrpc.client.Transport):
-    """XML-RPC through a unix socket, with a time limit that supervisor's own transport lacks."""
+    """XML-RPC over a unix socket, with a timeout, which supervisor's own transport lacks."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """`python -m core.stack.task_probe TASK`: the health check of a program that listens on no port.
 
-Exit status 0 while the task succeeds as often as it should, by the two metrics that its process shares in
-METRICS_DIR; the alert for late tasks uses the same two. Importing the stack takes a second of processor time,
-so this probe runs less often than `probe`.
+Exit status 0 while the task succeeds at its interval. The probe reads two metrics that the task's process
+writes to METRICS_DIR; the alert for late tasks uses the same metrics. An import of the stack takes a second
+of processor time, so this probe runs less often than `probe`.
 """
 
 import sys
@@ -13,13 +13,13 @@ from core.metrics.fleet import FleetReader
 from core.metrics.writer import MetricWriter
 from core.settings import Settings
 
-# one attempt may fail, and a busy machine is late
+# tolerance: one attempt may fail, and a busy machine may run the task late
 LATE_INTERVALS = 2
 SLACK_SECONDS = 15.0
 
 
 def find_problem(samples: dict[str, float], *, now: float) -> str | None:
-    """Return why a task is late, by its metrics' values; None when it is not."""
+    """Return the reason why a task is late, from the values of its metrics; None when it is on time."""
     succeeded_at, interval = samples.get(names.TASK_SUCCESS.name), samples.get(names.TASK_INTERVAL.name)
     if succeeded_at is None or not interval:
         return "it has not succeeded yet" if interval else "it does not run"
@@ -30,7 +30,7 @@ def find_problem(samples: dict[str, float], *, now: float) -> str | None:
 
 
 def main(task: str) -> int:
-    """Return the exit status; `docker inspect` shows what goes to standard error."""
+    """Return the exit status; print a failure to standard error, where `docker inspect` shows it."""
     metrics = FleetReader(MetricWriter(), Settings.load().metrics_dir).collect()
     found = {
         sample.name: sample.value
