@@ -20,7 +20,7 @@ from core.failover import TIMELINE_SQL, Timeline
 
 # A custom parameter: a session that has it received our start-up options and is not shared by a pooler.
 MARK, MARKED = "echo_markets.session", "pinned"
-# Without these, an answer, an error or the time of a call would depend on a default of the server or the role.
+# Without these, an answer, an error or a duration would depend on a default of the server or the role.
 PINNED: Mapping[str, str] = {
     "TimeZone": "UTC",
     "DateStyle": "ISO",
