@@ -46,7 +46,7 @@ MAX_ACTOR = 320  # the longest e-mail address
 MAX_TARGET = 200
 MAX_DETAIL = 500
 MAX_REQUEST_ID = 200
-# The manifest of each has up to 240 kB.
+# Seals read by one statement; the manifest of each seal has up to 240 kB.
 SEALS_AT_ONCE = 20
 MAX_MONTHS_KEPT = 1_200
 
@@ -57,11 +57,11 @@ class Audit(ServiceBase):
     # -- writing ----------------------------------------------------------------------------
 
     def acting_as(self, actor: str, *, request_id: str | None = None) -> AbstractContextManager[Identity]:
-        """Record the changes of profiles, portfolios, quests and scores in the block as those of `actor`.
+        """Record changes of profiles, portfolios, quests and scores in a `with` block as made by `actor`.
 
-        Each changed row becomes an event, in the transaction of the change. The events of a block have its
-        `request_id` in common (up to 200 characters; None: a new one). The block belongs to its thread or
-        task, and a `transaction()` begins inside it or ends before it. Raises `InvalidInput`.
+        Each changed row is recorded as one event, in the transaction of the change. All events of a block
+        share its `request_id` (up to 200 characters; None: a new one). The block covers only its own thread
+        or task. A `transaction()` must begin inside the block, or end before it. Raises `InvalidInput`.
         """
         who = check_text(actor, "actor", most=MAX_ACTOR)
         request = check_text(request_id, "request_id", most=MAX_REQUEST_ID, required=False)
@@ -75,9 +75,9 @@ class Audit(ServiceBase):
 
         The block runs only if the record was written: else this raises `InvalidInput` or the error of the
         database. If the outcome cannot be recorded, that is logged and counted, because the action has
-        already happened; the record then stays `started`. Errors of the block are raised. Do not use it
-        inside `transaction()`, where a rollback would remove the record. Rows that the block changes are
-        recorded too inside `acting_as(actor, request_id=str(event.id))`.
+        already happened; the record then stays `started`. Errors of the block are raised. Do not call this
+        inside `transaction()`, where a rollback would remove the record. To also record the rows that the
+        block changes, change them inside `acting_as(actor, request_id=str(event.id))`.
         """
         event = self._check_event(actor, action, target, outcome="started")
         if self._database.in_transaction():
@@ -125,8 +125,8 @@ class Audit(ServiceBase):
     def stream_audit_events(self, *, after: AuditEvent | None = None) -> Iterator[AuditEvent]:
         """Yield every action of people, newest first; 2,000 are held at a time.
 
-        Each batch of 2,000 is one statement, as of its time, and no connection is held between batches.
-        `after` continues behind an action. Raises `InvalidInput`.
+        Each batch of 2,000 is one statement with its own snapshot, and no connection is held between batches.
+        `after` is the last action already read. Raises `InvalidInput`.
         """
 
         def load(last: AuditEvent | None, limit: int) -> tuple[AuditEvent, ...]:
@@ -154,8 +154,8 @@ class Audit(ServiceBase):
     ) -> Iterator[AuditEvent]:
         """Yield every change by people, of all rows or of one, newest first; 2,000 are held at a time.
 
-        Each batch of 2,000 is one statement, as of its time, and no connection is held between batches.
-        `after` continues behind a change. Raises `InvalidInput`.
+        Each batch of 2,000 is one statement with its own snapshot, and no connection is held between batches.
+        `after` is the last change already read. Raises `InvalidInput`.
         """
         key, place = _check_changes(row_key, after)
 
@@ -167,8 +167,9 @@ class Audit(ServiceBase):
     # -- seals ------------------------------------------------------------------------------
 
     def seal_audit_log(self) -> AuditSealing:
-        """Seal every event that is visible and not sealed yet: from then on a change of it shows.
+        """Seal every visible event that is not sealed yet; return how many, and the newest seal.
 
+        `verify_audit_log` detects later changes of a sealed event.
         Events of transactions that commit later are sealed by a later call. Safe to repeat, and to run
         several times at once. Writers do not wait for it.
         """
@@ -178,18 +179,18 @@ class Audit(ServiceBase):
         anchor = None if newest is None else f"{newest[0]}:{newest[1]}"
         self.metrics.count_task_success("seal_audit_log")
         if events:
-            # a log outside of the database can prove later which seals there were
+            # a copy of the anchor outside the database shows later whether the newest seals were removed
             logger.info("sealed %d audit events; the newest seal is %s", events, anchor)
         return AuditSealing(events, anchor)
 
     def verify_audit_log(self, *, anchor: str | None = None) -> AuditVerification:
         """Compare every sealed event with its seal, and every seal with the one before.
 
-        Finds what was changed, removed or added behind the service, also by a superuser, and returns the
-        first broken link. Seals of dropped months are kept and compared, their events cannot be. The newest
-        seals can be removed without a trace unless an `anchor` that was kept elsewhere, `NUMBER:HASH`, is
-        given. Takes up to a minute for a million events. Metrics have the result and its time, for an alert.
-        Raises `InvalidInput`.
+        Finds events and seals that were changed, removed or added without the service, also by a superuser,
+        and returns the first broken link. The seals of dropped months are kept and compared; the events of
+        those months no longer exist. Removed newest seals are found only with `anchor`, the text
+        `NUMBER:HASH` of a seal, kept outside the database. Takes up to a minute for a million events. Metrics
+        export the result and its time, for an alert. Raises `InvalidInput`.
         """
         expected = None if anchor is None else parse_anchor(check_text(anchor, "anchor", most=100))
         reader = ChainReader(expected)
@@ -217,13 +218,13 @@ class Audit(ServiceBase):
         )
 
     def maintain_audit_log(self, *, months_ahead: int = 2, keep_months: int | None = None) -> PartitionReport:
-        """Seal the log, create the partitions of the coming months, drop those that are too old.
+        """Seal the log, create the partitions of the coming months, drop the partitions that are too old.
 
-        `keep_months` is how many months before this one are kept (None: all); a `DatabaseError` when the
-        database has to keep more: as many as AUDIT_KEEP_MONTHS said when the owner ran `migrate up`, all
-        when it said none. What is dropped was sealed before; its seals stay, and one more says that it was
-        dropped. Safe to repeat. While partitions are created or dropped, changes that are logged wait; the
-        call itself waits up to 5 seconds for running ones, and then raises a `DatabaseError`. Raises
+        `keep_months` is how many months before this one are kept (None: all). Raises `DatabaseError` when the
+        database must keep more: the AUDIT_KEEP_MONTHS that was set when the owner ran `migrate up`, or all
+        months if it was not set. Events are sealed before they are dropped. Their seals stay, and a new seal
+        records the drop. Safe to repeat. While partitions are created or dropped, writes that are logged
+        wait. This call waits up to 5 seconds for running writes, and then raises `DatabaseError`. Raises
         `InvalidInput`.
         """
         ahead = check_int(months_ahead, "months_ahead", least=0, most=MAX_MONTHS_AHEAD)
@@ -232,7 +233,7 @@ class Audit(ServiceBase):
             kept = check_int(keep_months, "keep_months", least=1, most=MAX_MONTHS_KEPT)
         with self._write() as (database, _), database.with_long_timeout():
             audit_seals.seal_events(database)
-        # months are created also when none may be dropped
+        # a separate transaction: new months are kept even when the drop is refused
         with self._write() as (database, _), database.with_long_timeout():
             created, dropped = audit_seals.maintain_months(database, ahead, None)
         if kept is not None:

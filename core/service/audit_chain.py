@@ -1,7 +1,7 @@
-"""Reads the audit log's chain of seals, link after link, and stops at the first broken one.
+"""Checks the audit log's chain of seals, link after link, and stops at the first broken link.
 
-Owns the rules by which a link is broken. Reads no database: its caller passes the seals and the present
-events.
+Owns the rules that decide whether a link is broken. Does not read the database: the caller passes the seals
+and the current events.
 """
 
 import re
@@ -45,7 +45,7 @@ class ChainReader:
         self._newest: Anchor | None = None
         self._listed: Counter[str] = Counter()
         self._missing: dict[str, int] = {}
-        """Months that are not there, with the number of their first seal."""
+        """Months whose partition does not exist, with the number of their first seal."""
         self.seals = self.events = self.dropped = 0
         self.broken: AuditBreak | None = None
 
@@ -62,7 +62,8 @@ class ChainReader:
     def read(self, seal: Seal, entries: Collection[bytes] | None) -> None:
         """Read the next seal.
 
-        `entries` are those of its events as they are now, perhaps with others; None if they are not there.
+        `entries` are the current events between the seal's first and last event (`audit_seals.read_entries`);
+        None if the month of the seal does not exist.
         """
         if self.broken is None:
             self.broken = self._check_seal(seal)
@@ -83,14 +84,14 @@ class ChainReader:
             self.dropped += seal.events
 
     def finish(self) -> None:
-        """Note that there is no further seal."""
+        """After the last seal, check whether newer seals or whole months are missing."""
         if self.broken is None and self._expected is not None and self._expected.number > self.number:
             self.broken = AuditBreak("seal_removed", self._expected.number)
         if self.broken is None and self._missing:
             self.broken = AuditBreak("month_removed", min(self._missing.values()))
 
     def find_surplus(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return how many events more than the seals list each partition has, where there are more."""
+        """Return, for each partition that has more events than its seals list, how many more."""
         surplus = {name: count - self._listed[name] for name, count in counts.items()}
         return {name: count for name, count in sorted(surplus.items()) if count > 0}
 

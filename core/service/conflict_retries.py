@@ -1,4 +1,4 @@
-"""Tries a write again that the server undid because of a conflict with another writer."""
+"""Retries a write that the server rolled back because of a conflict with another writer."""
 
 import logging
 from collections.abc import Callable
@@ -11,15 +11,16 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Each costs the server's deadlock_timeout, a second by default; a second conflict in a row is rare.
+# Each deadlock takes the server's deadlock_timeout (1 s by default); two conflicts in a row are rare.
 CONFLICT_ATTEMPTS = 3
 
 
 def retry_conflicts(database: Database, write: Callable[[], T], *conflicts: type[DatabaseError]) -> T:
-    """Run a write, up to three times while the server undoes it because of a conflict.
+    """Run a write and return its result; after a conflict, retry it (three attempts in all).
 
-    A deadlock or a serialization failure is one, and each of `conflicts`. Inside `transaction()` only the
-    `conflicts` are: other writers wait for the rows that the transaction has locked.
+    A conflict is a deadlock, a serialization failure, or an error of a type in `conflicts`. Inside
+    `transaction()` only the types in `conflicts` are retried, because other writers wait for the rows that
+    the transaction has locked.
     """
     retried: tuple[type[DatabaseError], ...] = conflicts
     if not database.in_transaction():

@@ -1,4 +1,4 @@
-"""Consistency: what a read must see, although it may run on a replica."""
+"""Consistency: lets reads on a replica see at least the commits that a token names."""
 
 from contextlib import AbstractContextManager
 
@@ -13,7 +13,7 @@ class Consistency(ServiceBase):
     """The consistency area of the service."""
 
     def consistency_token(self) -> str:
-        """Return a token of everything that is committed now, for `at_least` in any process.
+        """Return a token for everything committed so far; any process can pass it to `at_least`.
 
         Asks the primary. The token is a short text of one line; it holds no secret. Raises
         `DatabaseUnavailable` also when DATABASE_URL names a standby.
@@ -26,10 +26,10 @@ class Consistency(ServiceBase):
     def at_least(self, token: str) -> AbstractContextManager[None]:
         """Let the reads of a `with` block see at least what was committed when the token was made.
 
-        They run on a replica that has it, else on the primary; cached calls ask the database too, and
-        store nothing. A token of another database, or of before a failover, means the primary. Blocks
-        nest; a thread that is started in the block is not part of it. Raises `InvalidInput` for a text
-        that `consistency_token` did not return.
+        The reads run on a replica that has replayed these commits, else on the primary. Cached calls read
+        the database too, and store nothing in the cache. With a token of another database, or from before a
+        failover, the reads run on the primary. Blocks nest; a thread that is started in the block is not
+        part of it. Raises `InvalidInput` for a text that `consistency_token` did not return.
         """
         parsed = log_positions.parse_token(token)
         if parsed is None:

@@ -1,6 +1,6 @@
 """Encrypts users' e-mail addresses before a write and decrypts them after a read.
 
-Callers of the service have addresses in clear; everything below it, the cache included, has them encrypted.
+Callers of the service see addresses as plaintext; all layers below it, including the cache, see ciphertext.
 """
 
 import logging
@@ -25,7 +25,7 @@ class UserEmails:
         self._logged: set[str] = set()
 
     def encrypt_changes(self, user_id: UUID, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return column values in which an address, if there is one, is encrypted and has its index.
+        """Return the column values; encrypt the e-mail address, if there is one, and add its index.
 
         Raises `EncryptionKeyMissing`.
         """
@@ -40,7 +40,7 @@ class UserEmails:
     def encrypt_rows(self, users: Iterable[User], stored: Mapping[str, StoredEmail]) -> list[UserRow]:
         """Return rows to write for users; `stored` are the existing users by username.
 
-        A stored address that is the same stays as it is, so that a repeated load changes nothing.
+        An unchanged address keeps its stored ciphertext, so that a repeated load changes nothing.
         Raises `EncryptionKeyMissing`.
         """
         return [self._encrypt_row(user, stored.get(user.username)) for user in users]
@@ -67,7 +67,7 @@ class UserEmails:
         )
 
     def _is_same(self, stored: StoredEmail, email: str) -> bool:
-        """Say whether a stored address is this one, under the current key."""
+        """Say whether the stored address equals `email` and is encrypted with the current key."""
         if stored.email is None or find_key_id(stored.email) != self.cipher.current_id:
             return False
         try:

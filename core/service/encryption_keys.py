@@ -29,11 +29,11 @@ class EncryptionKeys(ServiceBase):
         )
 
     def reencrypt_users(self, *, limit: int = 500, after: UUID | str | None = None) -> Reencryption:
-        """Encrypt with the current key up to `limit` e-mail addresses that have another key.
+        """Re-encrypt up to `limit` e-mail addresses that are not encrypted with the current key.
 
-        One transaction, which changes nothing else of the users. An address that another writer changes
-        meanwhile keeps that writer's value. `after` is the `last` of the call before. Raises `InvalidInput`,
-        and `EncryptionKeyMissing`.
+        Uses one transaction, and changes no other column of the users. An address that another writer changes
+        meanwhile keeps that writer's value. `after` is the `last` of the previous answer. Raises
+        `InvalidInput` and `EncryptionKeyMissing`.
         """
         most, start = check_limit(limit), None if after is None else check_id(after, "after")
         current = self._emails.cipher.current_id

@@ -98,7 +98,7 @@ class Events(ServiceBase):
 
         `since` is included and `until` is not (None: the end of tomorrow in UTC, because an older
         release could store later events). `after` is the last event of the page before;
-        `before` is the older name of this argument. Raises `InvalidInput`.
+        `before` is an older name for `after`. Raises `InvalidInput`.
         """
         filters = self._check_filters(type=type, sentiment=sentiment, symbol=symbol, since=since, until=until)
         last = check_after(after, MarketEvent)
@@ -118,8 +118,9 @@ class Events(ServiceBase):
     ) -> Iterator[MarketEvent]:
         """Yield every event that passes every filter given, newest first; 2,000 are held at a time.
 
-        The filters are those of `list_market_events`. Each batch of 2,000 is one statement, as of its time,
-        and no connection is held between batches. `after` continues behind an event. Raises `InvalidInput`.
+        The filters are those of `list_market_events`. Each batch of 2,000 is one statement with its own
+        snapshot, and no connection is held between batches. `after` is the last event already read. Raises
+        `InvalidInput`.
         """
         filters = self._check_filters(type=type, sentiment=sentiment, symbol=symbol, since=since, until=until)
 
@@ -149,12 +150,12 @@ class Events(ServiceBase):
     def find_event_effect(
         self, event_id: UUID | str, window: timedelta = timedelta(minutes=30)
     ) -> EventEffect | None:
-        """Return what players did before and after an event, or None without such an event.
+        """Return what players did before and after an event, or None if the event does not exist.
 
-        Trades and the players who made them are counted in `window` (a minute to 31 days) on either
-        side of the event, and in the session of its day and those next to it, which also have a
-        median return: a portfolio has one value a session, not one a minute. At most 60 s old.
-        Raises `InvalidInput`.
+        Counts trades, and the players who made them, in `window` (a minute to 31 days) before and after
+        the event, and in three sessions: that of the event's day, the previous and the next. Only sessions
+        have a median return, because a portfolio has one value a session, not one a minute. At most 60 s
+        old. Raises `InvalidInput`.
         """
         checked = check_id(event_id, "event_id")
         width = check_duration(window, "window", least=LEAST_WINDOW, most=MOST_WINDOW)

@@ -12,7 +12,7 @@ from core.cache import NO_TOKEN, Cache
 
 # Setting fewer fences takes less time than starting a thread.
 LEAST_KEYS_FENCED_AHEAD = 500
-# A fence lasts this much longer than any single statement, COMMIT included, with some reserve.
+# A fence outlasts the longest possible statement, COMMIT included, by at least this much.
 FRESH_SECONDS = 2.0
 
 
@@ -36,7 +36,7 @@ class LazyKeys(Sequence[str]):
     def __getitem__(self, place: slice) -> list[str]: ...
 
     def __getitem__(self, place: int | slice) -> str | list[str]:
-        """Return the key, or the keys, at a place."""
+        """Return the key at an index, or the keys of a slice."""
         return self._find()[place]
 
     def __iter__(self) -> Iterator[str]:
@@ -53,8 +53,9 @@ class LazyKeys(Sequence[str]):
 class FenceAhead:
     """The fences that one transaction sets in a thread while its statements run.
 
-    Redis needs as long for thousands of fences as PostgreSQL for a good part of the rows, and neither
-    needs the other before the COMMIT. A few keys are left to the end of the transaction.
+    Redis takes as long to set thousands of fences as PostgreSQL takes to write a good part of the rows, and
+    the two are independent until the COMMIT. If there are few keys, no thread is started: the caller fences
+    them at the end of the transaction.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class FenceAhead:
         self.token = NO_TOKEN
 
     def start(self) -> None:
-        """Begin to set the fences."""
+        """Start the thread that sets the fences, if there are enough keys."""
         if len(self._keys) < LEAST_KEYS_FENCED_AHEAD:
             return
         self.token = self._cache.new_fence()
@@ -82,7 +83,7 @@ class FenceAhead:
         self._is_done = True
 
     def finish(self, more: Sequence[str]) -> Sequence[str]:
-        """Wait for the fences; return those of the keys, and of `more`, that still have to be fenced."""
+        """Wait for the thread; return the keys, including `more`, that still have to be fenced."""
         if self._thread is None:
             return [*self._keys, *more]
         self._thread.join()
@@ -93,7 +94,7 @@ class FenceAhead:
         return [key for key in more if key not in fenced]
 
     def cancel(self) -> Sequence[str]:
-        """Wait for the fences; return the keys that have one."""
+        """Wait for the thread; return the keys that it fenced."""
         if self._thread is None:
             return ()
         self._thread.join()

@@ -46,7 +46,7 @@ MAX_NAME = 200
 MAX_DESCRIPTION = 10_000
 # Not `-MAX_MONEY`: the minus operator rounds to the precision of the caller's decimal context.
 MIN_MONEY, MIN_PRICE, MIN_IMPACT = map(Decimal.copy_negate, (MAX_MONEY, MAX_PRICE, MAX_IMPACT))
-# Not the context of the caller, which may have any precision and raise on inexact results.
+# Not the caller's decimal context, which may have any precision and raise on inexact results.
 ROUNDING = Context(prec=40, rounding=ROUND_HALF_EVEN, traps=[InvalidOperation])
 
 _SYMBOL = re.compile(SYMBOL_PATTERN + r"\Z")
@@ -73,7 +73,7 @@ def show(value: Any) -> str:
 
 
 def check_id(value: Any, name: str) -> UUID:
-    """Return a UUID given as one, of whichever library, or as its text."""
+    """Return a UUID; accepts a UUID object of any library, or its text."""
     found = to_uuid(value)
     if found is None:
         raise InvalidInput(f"{name} is {show(value)}; give a UUID")
@@ -81,7 +81,7 @@ def check_id(value: Any, name: str) -> UUID:
 
 
 def check_ids(values: Any, name: str, *, most: int | None = None) -> list[UUID]:
-    """Return UUIDs given as such or as texts; of a mapping, its keys."""
+    """Return a list of UUIDs; accepts UUID objects or texts, in a list or as the keys of a mapping."""
     listed = values.keys() if isinstance(values, Mapping) else _check_list(values, name, "a list of UUIDs")
     ids = [check_id(value, name) for value in listed]
     if most is not None and len(ids) > most:
@@ -122,14 +122,14 @@ def check_each(values: Any, name: str, check: Callable[[Any], T]) -> list[T]:
 
 
 def _check_list(values: Any, name: str, wanted: str) -> Iterable[Any]:
-    """Return what can be iterated; a text or a mapping is not a list."""
+    """Return the iterable; a text or a mapping is refused."""
     if isinstance(values, str | bytes | bytearray | Mapping) or not isinstance(values, Iterable):
         raise InvalidInput(f"{name} is {show(values)}; give {wanted}")
     return values
 
 
 def list_accepted(values: Iterable[T], check: Callable[[T], object]) -> list[T]:
-    """Return the values that a check accepts: those of names that another program may have stored."""
+    """Return the values that a check accepts; another program may have stored names that it refuses."""
     accepted = []
     for value in values:
         try:
@@ -141,7 +141,7 @@ def list_accepted(values: Iterable[T], check: Callable[[T], object]) -> list[T]:
 
 
 def check_records(values: Any, kind: type[T], name: str, element: str) -> Iterator[T]:
-    """Return an iterator over records of one kind; raises with the place of the first of another kind."""
+    """Return an iterator over records of one kind; at a record of another kind it raises with its place."""
     return _check_kinds(_check_list(values, name, f"a list of {kind.__name__}"), kind, element)
 
 
@@ -186,7 +186,7 @@ def check_prefix(value: Any, *, most: int) -> str:
 
 
 def check_choice(value: Any, name: str, choices: Iterable[str]) -> str:
-    """Return one of a few texts."""
+    """Return the text if it is one of `choices`."""
     text = to_text(value)
     if text is None or text not in choices:
         raise InvalidInput(f"{name} is {show(value)}; give one of {', '.join(choices)}")
@@ -298,9 +298,9 @@ def check_money(value: Any, name: str) -> Decimal:
 
 
 def check_price(value: Any, name: str) -> Decimal:
-    """Return a price above zero, with the digits it was given with."""
+    """Return a price above zero with all its digits."""
     if type(value) is Decimal and value.is_finite() and SMALLEST_PRICE <= value <= MAX_PRICE:
-        # the usual case: a batch has three prices in each tick
+        # fast path for the usual case: each tick of a batch has three prices
         return value
     number = check_decimal(value, name, least=Decimal(0), most=MAX_PRICE)
     if number == 0:
@@ -311,7 +311,7 @@ def check_price(value: Any, name: str) -> Decimal:
 
 
 def check_day(value: Any, name: str) -> date:
-    """Return any date, also one of a session that cannot be written."""
+    """Return any date, even one for which no session can be written."""
     day = to_date(value)
     if day is None:
         hint = ", such as the .date() of this time" if isinstance(value, datetime) else ""
@@ -339,10 +339,10 @@ def check_session_to_write(value: Any, now: datetime) -> date:
 
 
 def check_before(value: Any, now: datetime) -> date:
-    """Return the date before which a list of sessions begins (None: with today's session).
+    """Return the exclusive upper bound of a list of sessions (None: tomorrow, so that it includes today).
 
-    The session of tomorrow, which players may prepare, has not begun: it is no newest one, and only a list
-    that is asked for it has it. No list begins later: an older release could store rows of the far future.
+    Tomorrow's session, which players may prepare, has not begun: a list includes it only if `value` is a
+    later date. No list includes later sessions: an older release could store rows of the far future.
     """
     tomorrow = find_last_session(now)
     return tomorrow if value is None else min(check_day(value, "before"), tomorrow + timedelta(days=1))
@@ -357,14 +357,14 @@ def find_last_session(now: datetime) -> date:
 
 
 def find_end_of_time(now: datetime) -> datetime:
-    """Return the end of tomorrow (UTC), which is after every stored event."""
+    """Return the end of tomorrow (UTC); every time that can be written is before it."""
     return datetime.combine(find_last_session(now), time(0), UTC) + timedelta(days=1)
 
 
 def check_time(value: Any, name: str) -> datetime:
     """Return an aware time in UTC."""
     found = to_datetime(value)
-    if found is None and isinstance(value, datetime) and value == value:  # noqa: PLR0124  # NaT is not
+    if found is None and isinstance(value, datetime) and value == value:  # noqa: PLR0124  # false for NaT
         raise InvalidInput(f"{name} is {show(value)}, finer than a microsecond; round it")
     if found is None or found.utcoffset() is None:
         raise InvalidInput(f"{name} is {show(value)}; give a datetime with a time zone")
@@ -421,7 +421,7 @@ def check_sentiment(value: Any) -> str:
 def check_after(value: Any, kind: type[T], **expected: object) -> T | None:
     """Return the record after which a page begins, None for the first page.
 
-    `expected` are the values that a record of this list has, such as its symbol.
+    `expected` are field values that every record of this list has, such as its symbol.
     """
     if value is None:
         return None

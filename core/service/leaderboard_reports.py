@@ -48,10 +48,10 @@ from core.service.writes import ServiceBase
 MAX_BINS = 100
 NO_BASE = Decimal(0)
 MAX_PERIOD_SESSIONS = 90
-# At most so many in one statement: each is an index probe, and in an open session a count as well.
+# Limit of one statement: each score is an index probe, and its rank in an open session is a count.
 MAX_SCORES = 5_000
 
-# Not the context of the caller, which may have any precision and raise on inexact results.
+# Not the caller's decimal context, which may have any precision and raise on inexact results.
 _ARITHMETIC = Context(prec=40, traps=[InvalidOperation])
 
 
@@ -78,7 +78,7 @@ class LeaderboardReports(ServiceBase):
     def count_leaderboard(self, category: str, session_date: date | None = None, *, prefix: str = "") -> int:
         """Return how many players a leaderboard (None: today's) has, exactly and as of now.
 
-        With a prefix, how many of their usernames begin with it in any case, counted up to
+        With a prefix, counts only players whose username begins with it (upper or lower case), up to
         1,000. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
@@ -97,11 +97,11 @@ class LeaderboardReports(ServiceBase):
         order: str = "rank",
         prefix: str = "",
     ) -> tuple[LeaderboardEntry, ...]:
-        """Return up to `limit` entries of a leaderboard (None: today's) from a place of an order on.
+        """Return up to `limit` entries of a leaderboard (None: today's) in `order`, from `offset` on.
 
-        The orders are `rank` (best first), `username`, and both backwards with a `-` before
-        them; with a prefix, of the players only whose username begins with it in any case. The
-        rank is that on the whole leaderboard. As of now. Raises `InvalidInput`.
+        The orders are `rank` (best first) and `username`; a leading `-` reverses them. With a prefix,
+        lists only players whose username begins with it (upper or lower case). The rank is always that
+        on the whole leaderboard. As of now. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
         prefix = check_prefix(prefix, most=50)
@@ -120,11 +120,11 @@ class LeaderboardReports(ServiceBase):
         bins: int = 24,
         least_width: Decimal = CENT,
     ) -> LeaderboardSummary | None:
-        """Return a leaderboard (None: today's) in figures, with the distribution of its scores.
+        """Return the key figures of a leaderboard (None: today's) and the distribution of its scores.
 
-        None without entries. The distribution has at most `bins` bins, equally wide with round
-        edges, none narrower than `least_width`. At most 120 s old and never older than the last change
-        through a service. Raises `InvalidInput`.
+        None if there are no entries. The distribution has at most `bins` bins of equal width with round
+        edges; no bin is narrower than `least_width`. At most 120 s old and never older than the last
+        change through a service. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
         count = check_int(bins, "bins", least=2, most=MAX_BINS)
@@ -145,9 +145,9 @@ class LeaderboardReports(ServiceBase):
     ) -> tuple[PlayerScore, ...]:
         """Return the scores of players in sessions, by player and session, as of now.
 
-        Who has no score in a session has no row for it. With `ranked` each has its rank: that
-        which was stored when the session was closed, otherwise counted. At most 5,000 pairs of
-        player and session. Raises `InvalidInput`.
+        A player without a score in a session has no row for it. With `ranked` each score has its rank:
+        the rank that was stored when the session was closed, or in an open session a computed one. At
+        most 5,000 pairs of player and session. Raises `InvalidInput`.
         """
         given = check_each(user_ids, "user_ids", lambda user_id: check_id(user_id, "user_id"))
         sessions = check_each(session_dates, "session_dates", lambda day: check_day(day, "session_date"))
@@ -170,11 +170,12 @@ class LeaderboardReports(ServiceBase):
         limit: int = 50,
         base: Decimal = NO_BASE,
     ) -> PeriodLeaderboard:
-        """Return the best players by mean score of the sessions up to and with a date (None: today's).
+        """Return the best players by mean score over several sessions up to a date (None: today).
 
-        Of the `sessions` newest (at most 90) in which the category has entries. `base` is subtracted from
-        each score; a session without a score counts as 0. Adds up every entry of them: the answer is
-        at most 300 s old, whatever was changed since. Raises `InvalidInput`.
+        These are the newest `sessions` sessions (at most 90) in which the category has entries, the date
+        included. `base` is subtracted from each score; a session without a score counts as 0. Adds up every
+        entry of these sessions, so the answer may be up to 300 s old, even after a change. Raises
+        `InvalidInput`.
         """
         category, day = check_leaderboard(category, session_date, self._clock())
         count = check_int(sessions, "sessions", least=1, most=MAX_PERIOD_SESSIONS)
@@ -197,9 +198,8 @@ class LeaderboardReports(ServiceBase):
     ) -> tuple[LeaderboardEntry, ...]:
         """Return up to `limit` entries of a leaderboard (None: today's) with ranks, best first, as of now.
 
-        `after` is the last entry of the page before: unlike `list_leaderboard`, which counts places,
-        this one goes on where that entry stood, whatever has been written since. Raises
-        `InvalidInput`.
+        `after` is the last entry of the page before. The page continues behind that entry's score, even if
+        entries were written in between; `list_leaderboard` counts places instead. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
         last = check_after(after, LeaderboardEntry, category=leaderboard[0], session_date=leaderboard[1])
@@ -216,9 +216,9 @@ class LeaderboardReports(ServiceBase):
     ) -> Iterator[LeaderboardEntry]:
         """Yield every entry of a leaderboard (None: today's), best first, with its rank.
 
-        2,000 are held at a time. Each batch of 2,000 is one statement, as of its time, and no connection is
-        held between batches: an entry whose score changes meanwhile may come twice or not at all. Raises
-        `InvalidInput`.
+        2,000 are held at a time. Each batch of 2,000 is one statement with its own snapshot, and no
+        connection is held between batches: an entry whose score changes meanwhile may come twice or not at
+        all. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
 
@@ -240,7 +240,7 @@ def _count_ranks(entries: Iterable[LeaderboardEntry]) -> Iterator[LeaderboardEnt
 def _list_whole(
     database: Database, category: str, day: date, selection: queries.Selection
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return a page of a whole leaderboard, read from the nearer end."""
+    """Return a page of a leaderboard without a prefix, read from the end that is nearer."""
     if selection.order == "rank":
         return leaderboards.list_page(database, category, day, selection.limit, selection.offset)
     size = queries.count_entries(database, category, day)
@@ -260,7 +260,7 @@ def _find_summary(
     database: Database, category: str, day: date, bins: int, least_width: Decimal
 ) -> LeaderboardSummary | None:
     players = queries.count_entries(database, category, day)
-    # one entry in the middle, or two
+    # the entry in the middle, or the two in the middle when their number is even
     middle = leaderboards.list_page(database, category, day, 2 - players % 2, max(players - 1, 0) // 2)
     best = leaderboards.list_page(database, category, day, 1, 0)
     worst = queries.find_worst(database, category, day)

@@ -82,7 +82,7 @@ class Leaderboards(ServiceBase):
         return self._cache.get_or_load(_TOP, load, category, day, limit)
 
     def _warm_leaderboard(self, operation: str, category: str, limits: Sequence[int]) -> None:
-        """Fill today's leaderboard at every limit from one page: each is the beginning of the largest."""
+        """Cache today's leaderboard at every limit, from one page with the largest missing limit."""
         day = check_session_date(None, self._clock())
 
         def load(missing: Sequence[int]) -> dict[int, tuple[LeaderboardEntry, ...]]:
@@ -138,7 +138,7 @@ class Leaderboards(ServiceBase):
     ) -> LeaderboardEntry:
         """Set a player's score on a leaderboard and return the entry with its rank.
 
-        The score is rounded half-even to two decimals. Empty metadata leaves what is there. The
+        The score is rounded half-even to two decimals. Empty metadata keeps the stored metadata. The
         session (None: today's) may be any up to tomorrow (UTC). Raises `UserNotFound`, `InvalidInput`.
         """
         category, day = check_category(category), check_session_to_write(session_date, self._clock())
@@ -148,7 +148,7 @@ class Leaderboards(ServiceBase):
         def write() -> LeaderboardEntry | None:
             return self._write_one(keys, queries.set_score, category, day, row)
 
-        # a user that is deleted meanwhile: the statement still finds it, and the foreign key does not
+        # retried if the user is deleted meanwhile: the statement still sees the row, the foreign key does not
         entry = retry_conflicts(self._database, write, ConstraintViolated)
         if entry is None:
             raise UserNotFound(f"no user has the id {row[1]}; create_user makes one")
@@ -183,7 +183,7 @@ class Leaderboards(ServiceBase):
                     written |= queries.upsert_entries(database, category, day, chunk)
             return written
 
-        # as in update_leaderboard_entry
+        # retried for the same reason as in update_leaderboard_entry
         written = retry_conflicts(self._database, write, ConstraintViolated)
         missing = tuple(PlayerSession(user_id, day) for user_id in last if user_id not in written)
         return BatchResult(updated=len(written), missing=missing)

@@ -37,7 +37,7 @@ CHUNK_ROWS = 20_000
 
 
 class Load(msgspec.Struct, frozen=True):
-    """One kind of load; messages call its records `names`, and one of them `name`."""
+    """One kind of load; `names` and `name` are the plural and singular of its records in messages."""
 
     target: queries.Target
     checks: RecordChecks[Any]
@@ -58,7 +58,7 @@ ENTRIES = Load(
 )
 QUEST_ROWS = Load(queries.QUESTS, record_checks.QUESTS, "quests", "quest")
 EVENTS = Load(queries.MARKET_EVENTS, record_checks.MARKET_EVENTS, "events", "event")
-# How to create the row that a record refers to, by the columns of the reference.
+# Text on how to create a missing referenced row, by the columns of the foreign key.
 REMEDIES = {
     ("user_id",): "which is no user's; create the user first with create_user or load_users",
     ("user_id", "session_date"): (
@@ -77,11 +77,11 @@ class Loads(ServiceBase):
     """
 
     def load_users(self, users: Iterable[User]) -> dict[str, UUID]:
-        """Load users by username; return the id of each, which an existing user keeps.
+        """Load users by username; return the id of each by username.
 
-        An existing user also keeps `created_at` and `last_active`. Raises `InvalidInput`, naming the
-        place of the record, `ConstraintViolated` when another user has its id, and for an e-mail
-        address without a key `EncryptionKeyMissing`.
+        An existing user keeps its id, `created_at` and `last_active`. Raises `InvalidInput`, naming the
+        place of the record, `ConstraintViolated` when another user has its id, and
+        `EncryptionKeyMissing` for an e-mail address when no key is set.
         """
         ids: dict[str, UUID] = {}
 
@@ -103,7 +103,8 @@ class Loads(ServiceBase):
         written = queries.load_rows(database, queries.USERS, rows)
         ids = queries.find_user_ids(database, names)
         if has_address and any(row.id != ids[row.username] for row in rows):
-            # another writer created some of them meanwhile, with other ids; now their rows are locked
+            # Another writer created some of the users meanwhile, with other ids. Their rows are locked now:
+            # encrypt again, because an address is bound to the id of its user.
             rows = self._emails.encrypt_rows(users, queries.find_emails(database, names))
             written += queries.load_rows(database, queries.USERS, rows)
         return written, ids
@@ -173,7 +174,7 @@ class Loads(ServiceBase):
     def load_quests(self, quests: Iterable[Quest]) -> int:
         """Load quests by id; return how many are new or changed.
 
-        An existing quest gets every value of the record, its user too. A completed quest without
+        An existing quest gets every value of the record, including its user. A completed quest without
         `completed_at` was completed at an unknown time. Raises `InvalidInput`, naming
         the place of the record, and `ConstraintViolated` when its user does not exist.
         """
@@ -207,7 +208,7 @@ class Loads(ServiceBase):
     ) -> int:
         """Check and write records chunk by chunk; return how many rows are new or changed.
 
-        `write` writes a chunk and notes the keys that it changes; without it the rows are not cached.
+        `write` writes a chunk and notes the cache keys to invalidate; None is for rows that no cache holds.
         """
         operation = name_operation(sys._getframe(1))  # noqa: SLF001  # documented
 

@@ -76,16 +76,17 @@ _RETURNS = Cached(
 class Market(ServiceBase):
     """The market area of the service."""
 
-    # month of most latest ticks, which is searched first; shared by threads, because it is only a guess
+    # Month that has most of the latest ticks: it is searched first. Threads share it without a lock,
+    # because it is only a guess.
     _latest_month: datetime | None = None
 
     def get_latest_market_data(self, symbols: Sequence[str] | None = None) -> tuple[Tick, ...]:
         """Return the latest tick of each symbol (None: of all), ordered by symbol.
 
-        Ticks after tomorrow (UTC), which an older release could store, are no latest ones. A
-        symbol without ticks is left out, and so is one without a last known tick while the
-        database does not answer and others have one (`stale_seconds()` is a number then). At most
-        30 s old, and never older than the last tick inserted through a service. Raises `InvalidInput`.
+        Ticks after tomorrow (UTC), which an older release could store, are ignored. A symbol without ticks
+        is left out. While the database does not answer and at least one symbol has a last known tick, the
+        symbols without one are left out too (`stale_seconds()` is then a number). At most 30 s old, and
+        never older than the last tick inserted through a service. Raises `InvalidInput`.
         """
         if symbols is None:
             return self._cache.get_or_load(
@@ -129,8 +130,8 @@ class Market(ServiceBase):
     ) -> Tick:
         """Insert one tick (timestamp None: now) and return it.
 
-        Prices keep their digits. The time is before the end of tomorrow (UTC). A second tick of one
-        symbol and time replaces the first. Raises `InvalidInput`.
+        Prices keep their digits. The time must be before the end of tomorrow (UTC). A tick replaces the
+        stored tick of the same symbol and time. Raises `InvalidInput`.
         """
         now = self._clock()
         tick = check_one(
@@ -154,7 +155,7 @@ class Market(ServiceBase):
     def insert_market_ticks(self, ticks: Iterable[Tick]) -> int:
         """Insert many ticks, all or none; return how many rows were written.
 
-        Prices keep their digits, and times are before the end of tomorrow (UTC). Of two ticks of
+        Prices keep their digits, and times must be before the end of tomorrow (UTC). Of two ticks of
         one symbol and time the last wins. Raises `InvalidInput`, naming the place of the tick.
         """
         checked = check_ticks(ticks, self._clock())
@@ -170,7 +171,7 @@ class Market(ServiceBase):
                 for chunk in chunked(checked, CHUNK_ROWS):
                     queries.insert_ticks(database, chunk)
 
-        # repeated after a deadlock: a trigger updates the symbols after each chunk
+        # retried after a deadlock, which is possible because a trigger updates the symbols after each chunk
         retry_conflicts(self._database, write)
         return len(checked)
 
@@ -183,7 +184,7 @@ class Market(ServiceBase):
         with self._write() as (database, changes):
             changes.invalidate(*list_market_keys([checked]))
             deleted = queries.delete_ticks(database, checked)
-        # a transaction of its own: it locks out writers of ticks, and the deletion may take long
+        # a separate transaction: this one locks out writers of ticks, and the deletion above may take long
         with self._write() as (database, _):
             queries.forget_symbol(database, checked)
         return deleted
@@ -195,7 +196,7 @@ class Market(ServiceBase):
     def update_symbol_currencies(self, currencies: Mapping[str, str]) -> int:
         """Set the currencies that prices are quoted in (GBX: pence); return how many changed.
 
-        A symbol without ticks has none, and is left out. Raises `InvalidInput`.
+        A symbol without ticks has no currency, and is skipped. Raises `InvalidInput`.
         """
         if not isinstance(currencies, Mapping):
             raise InvalidInput(f"currencies is {show(currencies)}; give a mapping of symbols to currencies")
@@ -204,16 +205,16 @@ class Market(ServiceBase):
             return queries.update_currencies(database, checked)
 
     def get_moved_weeks(self) -> dict[str, int]:
-        """Return by how many weeks the imported history of every symbol was moved; as of now.
+        """Return, by symbol, by how many weeks the dates of its imported history were moved; as of now.
 
-        0 where prices have their own dates.
+        0 means that the prices have their original dates.
         """
         return self._read(queries.list_moved_weeks)
 
     def update_moved_weeks(self, weeks: Mapping[str, int]) -> int:
-        """Remember by how many weeks the history of symbols was moved; return how many changed.
+        """Store by how many weeks the dates of each symbol's history were moved; return how many changed.
 
-        Changes no tick. A symbol without ticks is left out. Raises `InvalidInput`.
+        Changes no tick. A symbol without ticks is skipped. Raises `InvalidInput`.
         """
         if not isinstance(weeks, Mapping):
             raise InvalidInput(f"weeks is {show(weeks)}; give a mapping of symbols to weeks")
@@ -235,8 +236,8 @@ class Market(ServiceBase):
     ) -> tuple[Tick, ...]:
         """Return up to `limit` ticks of a symbol in [start, end), oldest first, as of now.
 
-        Without `start` from the first tick on, without `end` up to the end of tomorrow (UTC). `after`
-        is the last tick of the page before. Raises `InvalidInput`.
+        `start` None is the first tick, `end` None is the end of tomorrow (UTC). `after` is the last tick
+        of the page before. Raises `InvalidInput`.
         """
         ticks = self._check_range(symbol, start, end)
         last = check_after(after, Tick, symbol=ticks.symbol)
@@ -252,9 +253,9 @@ class Market(ServiceBase):
     ) -> Iterator[Tick]:
         """Yield every tick of a symbol in [start, end), oldest first; 2,000 are held at a time.
 
-        Without `start` from the first tick on, without `end` up to the end of tomorrow (UTC). Each batch of
-        2,000 is one statement, as of its time, and no connection is held between batches. `after` continues
-        behind a tick. Raises `InvalidInput`.
+        `start` None is the first tick, `end` None is the end of tomorrow (UTC). Each batch of 2,000 is one
+        statement with its own snapshot, and no connection is held between batches. `after` is the last tick
+        already read. Raises `InvalidInput`.
         """
         ticks = self._check_range(symbol, start, end)
 
@@ -295,9 +296,9 @@ class Market(ServiceBase):
     ) -> tuple[Sparkline, ...]:
         """Return the trend of each symbol's price (None: of all), ordered by symbol.
 
-        A point is the last price of a step; steps without prices are skipped, so that a
-        sparkline has `points` of them whenever there are. Prices after tomorrow (UTC) are left out.
-        One statement for all symbols. At most 15 s old for all symbols, as of now for some. Raises
+        A point is the last price of a step. Steps without prices are skipped: a sparkline has the last
+        `points` steps that have a price, or fewer if there are fewer. Prices after tomorrow (UTC) are left
+        out. One statement for all symbols. With `symbols` as of now, without them at most 15 s old. Raises
         `InvalidInput`.
         """
         width = check_bucket(step, "step")
@@ -315,9 +316,9 @@ class Market(ServiceBase):
     def get_price_statistics(self) -> tuple[PriceStatistics, ...]:
         """Return change in 24 hours and volatility of every symbol with prices, ordered by symbol.
 
-        Of the last price of each, from the stored prices alone, whatever change and volatility the
-        ticks were stored with; `Tick` has the definitions. Changes are rounded to four decimals.
-        Prices after tomorrow (UTC) are left out. At most 15 s old.
+        Both refer to the symbol's last price, and are computed from the stored prices alone: the change and
+        volatility that ticks were stored with are ignored. `Tick` has the definitions. Changes are rounded
+        to four decimals. Prices after tomorrow (UTC) are left out. At most 15 s old.
         """
         return self._cache.get_or_load(
             _STATISTICS, lambda: self._read(queries.list_statistics, find_end_of_time(self._clock()))
@@ -370,7 +371,7 @@ def _name_keys(symbols: Any) -> Mapping[str, str]:
         try:
             return _name_keys_once(tuple(symbols))
         except TypeError:
-            # one of them is unhashable, so it is no symbol; the check below says so
+            # one of the values is unhashable, so it is no symbol; the check below raises for it
             pass
     return {market_key(symbol): symbol for symbol in sorted(check_symbols(symbols))}
 

@@ -31,7 +31,7 @@ from core.service.users import Users, user_key
 
 T = TypeVar("T")
 
-# Each takes one MGET, one script and one statement; Redis serves no other client during a script.
+# Keys of one step: one MGET, one script and one statement. Redis serves no other client during the script.
 WARM_KEYS = 200
 
 
@@ -43,7 +43,7 @@ class Operations(Users, Market, Leaderboards, Quests):
     def clear_user_cache(self, user_id: UUID | str) -> None:
         """Drop every cached value of one user: profile, active quests, portfolios.
 
-        The portfolios are those that the database has. Raises `InvalidInput`.
+        The list of the user's portfolios is read from the database. Raises `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
         portfolio_keys = self._read_current(list_portfolio_keys, checked)
@@ -52,7 +52,7 @@ class Operations(Users, Market, Leaderboards, Quests):
     def clear_market_data_cache(self) -> None:
         """Drop the cached prices of every symbol, also after its ticks were deleted without the service.
 
-        Summaries of prices are not dropped, neither here nor by writes; they expire within 30 s.
+        Neither this call nor a write drops cached summaries of prices; they expire within 30 s.
         """
         symbols = self._read_current(ticks.list_symbols)
         self._cache.invalidate(list_market_keys(symbols))
@@ -77,10 +77,10 @@ class Operations(Users, Market, Leaderboards, Quests):
     ) -> int:
         """Fill the cache with the keys that most pages read first; return how many keys these are.
 
-        Today's leaderboards at the given limits, every symbol, and the profile and active quests of the
-        players that were active last. All limits of a leaderboard, or 200 keys of another kind, are one
-        look-up, one statement and one fill. `on_progress` is called with the number of keys done and the
-        total. Raises `InvalidInput`.
+        The keys are those of today's leaderboards at the given limits, of every symbol, and of the profile
+        and active quests of the most recently active players. All limits of a leaderboard, or 200 keys of
+        another kind, take one look-up, one statement and one fill. `on_progress` is called with the number
+        of keys done and the total. Raises `InvalidInput`.
         """
         checked = sorted(set(check_each(limits, "limits", lambda limit: check_limit(limit, "limits"))))
         check_callable(on_progress, "on_progress")
@@ -107,10 +107,10 @@ class Operations(Users, Market, Leaderboards, Quests):
     def stale_seconds(self) -> float | None:
         """Return the age of the answer to the last cached read; None when it was fresh.
 
-        It is the last read of this thread, or in a coroutine of this task: call it where the read was
-        made; with `asyncio.to_thread` that is inside the function that the thread runs. A number means
-        that the database did not answer, and that the last known value was returned instead of an error;
-        it is never older than CACHE_FAILSAFE.
+        The read is the last one of the current thread, or in a coroutine the last one of the current task.
+        Call `stale_seconds` where the read was made; with `asyncio.to_thread` that is inside the function
+        that the thread runs. A number means that the database did not answer, and that the last known value
+        was returned instead of an error. That value is never older than CACHE_FAILSAFE.
         """
         return self._cache.stale_seconds
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-# Rows of one statement of a stream: a few megabytes at most, and the round trip no longer counts.
+# Rows per statement of a stream: at most a few megabytes, and enough to make the round trip negligible.
 STREAM_ROWS = 2_000
 
 
@@ -20,8 +20,9 @@ def chunked(items: Iterable[T], size: int) -> Iterator[list[T]]:
 def list_pages(
     load: Callable[[T | None, int], Sequence[T]], rows: int, after: T | None = None
 ) -> Iterator[Sequence[T]]:
-    """Yield page after page; `load` returns up to `rows` records that follow one (None: the first ones).
+    """Yield page after page, each loaded by `load(after, rows)`.
 
+    `load` returns up to `rows` records behind the record `after` (None: the first records).
     No connection is held and no statement is open between two pages, so a slow reader costs the
     database nothing.
     """
@@ -33,6 +34,6 @@ def list_pages(
 
 
 def stream_pages(load: Callable[[T | None, int], Sequence[T]], after: T | None = None) -> Iterator[T]:
-    """Yield the records that follow one (None: all), page after page."""
+    """Yield the records behind `after` (None: all), loaded page by page."""
     for page in list_pages(load, STREAM_ROWS, after):
         yield from page

@@ -19,9 +19,9 @@ class Partitions(ServiceBase):
     def maintain_partitions(self, *, months_ahead: int = 2, keep: timedelta | None = None) -> PartitionReport:
         """Create the partitions of the coming months; drop those wholly older than `keep`.
 
-        Ticks that came before the partition of their month are moved into it, and symbols without any
-        ticks are deleted. Safe to repeat, and to run several times at once: one call works, the others
-        wait and find it done. While partitions are created or dropped, ticks can be neither read nor
+        Ticks that were stored before their month had a partition are moved into it, and symbols without any
+        ticks are deleted. Safe to repeat, and to run concurrently: one call does the work, the others wait
+        and find nothing to do. While partitions are created or dropped, ticks can be neither read nor
         written. Waits up to 5 seconds for running reads and writes, and then raises a `DatabaseError`.
         Raises `InvalidInput`.
         """
@@ -37,7 +37,8 @@ class Partitions(ServiceBase):
                 expired and partitions.has_ticks(database, expired[-1].end)
             ):
                 partitions.lock_ticks(database)
-                # after the lock: a symbol inserted later would be missing, and its key stay in the cache
+                # List the symbols after the lock. Otherwise a symbol inserted in between would be missing,
+                # and its key would stay in the cache.
                 symbols = ticks.list_symbols(database)
                 changes.invalidate(*list_market_keys(symbols))
                 partitions.drop_partitions(database, expired[-1].end)
@@ -48,7 +49,7 @@ class Partitions(ServiceBase):
 
 
 def _create_ahead(database: Database, now: datetime, ahead: int) -> tuple[tuple[str, ...], int]:
-    """Create the months that are missing up to `ahead` months after this one, without a gap."""
+    """Create the missing months up to `ahead` months ahead; return their names and how many ticks moved."""
     begin, last = partitions.list_partitions(database)[-1].end, now
     for _ in range(ahead + 1):
         last = ticks.month_after(last)

@@ -1,10 +1,10 @@
 """A player's view of the service: calls on the player's own data, and on public data.
 
-Owns the list of calls that a player has. Each makes the service's call with the same name for the player of
-the view. No argument names a user, so a cached value is always the player's own or public. Each unit of work
-runs as the database's player role, whose policies show and change only the rows of that player.
+Owns the list of calls that a player may make. Each of them makes the service's call of the same name as the
+player of the view. No argument names a user, so a cached value is always the player's own or public. Each
+unit of work runs under the database's player role, whose policies show and change only that player's rows.
 
-No call yields rows one at a time: between two rows, other code of the thread would act as the player.
+No call is a generator: between two rows, other code in the thread would run as the player.
 """
 
 from collections.abc import Callable, Sequence
@@ -57,7 +57,7 @@ class PlayerView:
 
     def _call(self, call: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
         """Make a call of the service as the player."""
-        # not `with acting_as`, which takes a third of the time of an answer from the near cache
+        # not `with acting_as`, whose overhead is a third of the time of a near-cache hit
         before = change_identity(self._identity)
         try:
             return call(*args, **options)
@@ -127,7 +127,7 @@ class PlayerView:
         return self._call(self._service.get_user_quests, self._user_id, limit=limit, after=after)
 
     def update_quest_progress(self, quest_id: UUID | str, progress: Decimal) -> Quest:
-        """Set how far a quest of the player is, and return it."""
+        """Set the progress of one of the player's quests, and return the quest."""
         return self._call(self._service.update_quest_progress, quest_id, progress)
 
     # -- leaderboards -------------------------------------------------------------------------

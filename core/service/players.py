@@ -50,10 +50,10 @@ class Players(ServiceBase):
     """The players area of the service."""
 
     def list_player_days(self, *, days: int = 30) -> tuple[PlayerDay, ...]:
-        """Return the last 1 to 90 days with how many players played, traded and joined, oldest first.
+        """Return how many players played, traded and joined on each of the last 1 to 90 days, oldest first.
 
-        Ends with today (UTC), whose session is open; days without a session are among them. Today is at
-        most 60 s old, the others 3600 s. Raises `InvalidInput`.
+        The last day is today (UTC), whose session is open. Days without a session are included. The figures
+        of today are at most 60 s old, those of the other days 3600 s. Raises `InvalidInput`.
         """
         count, today = check_int(days, "days", least=1, most=MAX_DAYS), self._find_today()
         wanted = [today - timedelta(days=age) for age in range(count - 1, -1, -1)]
@@ -91,10 +91,10 @@ class Players(ServiceBase):
         limit: int = 100,
         after: SilentPlayer | None = None,
     ) -> tuple[SilentPlayer, ...]:
-        """Return up to `limit` players who were seen once, but not in the last `days` days, as of now.
+        """Return up to `limit` players who were seen before, but not in the last `days` days, as of now.
 
-        Only those who played at least `sessions` sessions, whose username begins with `prefix` in any
-        case, and who joined in the week that begins on the Monday `joined` (None: any). The orders are
+        Lists only players who played at least `sessions` sessions, whose username begins with `prefix` (upper
+        or lower case), and who joined in the week that begins on the Monday `joined` (None: any). Orders are
         `last_active` (latest first, players without that time last), `-last_active` and `username`.
         `after` is the last player of the page before. Raises `InvalidInput`.
         """
@@ -116,8 +116,8 @@ class Players(ServiceBase):
     ) -> Iterator[SilentPlayer]:
         """Yield every player that `list_silent_players` lists, in its orders; 2,000 are held at a time.
 
-        Each batch of 2,000 is one statement, as of its time, and no connection is held between batches.
-        `after` continues behind a player. Raises `InvalidInput`.
+        Each batch of 2,000 is one statement with its own snapshot, and no connection is held between batches.
+        `after` is the last player already read. Raises `InvalidInput`.
         """
         silence = _check_silence(days, sessions, joined, prefix)
         order, now = check_choice(order, "order", queries.ORDERS), self._find_now()

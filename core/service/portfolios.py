@@ -72,8 +72,8 @@ class Portfolios(ServiceBase):
         """Return a user's portfolio of a session (None: today's), or None when there is none.
 
         Writes nothing, so any date may be asked for. At most 60 s old, and never older than the
-        last change through a service; a portfolio that was inserted past the service is missing for
-        up to 5 s. Raises `InvalidInput`.
+        last change through a service; a portfolio that was inserted without the service may be missing
+        for up to 5 s. Raises `InvalidInput`.
         """
         checked, day = check_id(user_id, "user_id"), check_session_date(session_date, self._clock())
 
@@ -85,8 +85,8 @@ class Portfolios(ServiceBase):
     def get_portfolio(self, user_id: UUID | str, session_date: date | None = None) -> Portfolio:
         """Return a user's portfolio of a session (None: today's), which must exist.
 
-        Writes nothing; as old as that of `find_portfolio`. Raises `PortfolioNotFound`, also for a
-        user that does not exist, and `InvalidInput`.
+        Writes nothing. The answer can be as old as that of `find_portfolio`. Raises `PortfolioNotFound`,
+        also for a user that does not exist, and `InvalidInput`.
         """
         checked, day = check_id(user_id, "user_id"), check_session_date(session_date, self._clock())
 
@@ -99,11 +99,11 @@ class Portfolios(ServiceBase):
         return found
 
     def get_current_portfolio(self, user_id: UUID | str, session_date: date | None = None) -> Portfolio:
-        """Return a user's portfolio of a session (None: today's), opened when there is none.
+        """Return a user's portfolio of a session (None: today's), created when there is none.
 
-        A new portfolio has 10,000 in cash. The session may be any up to tomorrow (UTC); those of
-        the past may be opened for replays and corrections. `find_portfolio` and `get_portfolio` read
-        without opening one. At most 60 s old, and never older than the last change through a
+        A new portfolio has 10,000 in cash. The session may be any up to tomorrow (UTC); past sessions
+        are allowed for replays and corrections. `find_portfolio` and `get_portfolio` create no
+        portfolio. At most 60 s old, and never older than the last change through a
         service. Raises `UserNotFound`, `InvalidInput`.
         """
         checked, day = check_id(user_id, "user_id"), check_session_to_write(session_date, self._clock())
@@ -155,8 +155,8 @@ class Portfolios(ServiceBase):
     ) -> Iterator[Portfolio]:
         """Yield every portfolio of a session (None: today's) by user id; 2,000 are held at a time.
 
-        Each batch of 2,000 is one statement, as of its time, and no connection is held between batches.
-        `after` continues behind a portfolio. Raises `InvalidInput`.
+        Each batch of 2,000 is one statement with its own snapshot, and no connection is held between batches.
+        `after` is the last portfolio already read. Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
         last = check_after(after, Portfolio, session_date=day)
@@ -175,7 +175,7 @@ class Portfolios(ServiceBase):
     ) -> Portfolio:
         """Set a portfolio's value and its change since the session began; return the portfolio.
 
-        Amounts are rounded half-even to cents. The change in percent follows from both. The
+        Amounts are rounded half-even to cents. The change in percent is computed from both. The
         session (None: today's) may be any up to tomorrow (UTC). Raises `PortfolioNotFound`, `InvalidInput`.
         """
         now = self._clock()
@@ -206,7 +206,7 @@ class Portfolios(ServiceBase):
                     missing += queries.update_portfolios(database, chunk)
             return missing
 
-        # repeated after a deadlock with another caller that deletes several players of the batch
+        # retried after a deadlock with another caller that deletes several players of the batch
         missing = retry_conflicts(self._database, write)
         return BatchResult(updated=len(checked) - len(missing), missing=tuple(missing))
 
@@ -225,7 +225,8 @@ class Portfolios(ServiceBase):
     def stream_positions(self, session_date: date | None = None) -> Iterator[Position]:
         """Yield what all players hold in a session (None: today's), by player and symbol.
 
-        Reads 1,000 players at a time, in two statements as of their time; no connection is held in between.
+        Reads 1,000 players at a time in two statements, each with its own snapshot, and holds no connection
+        between statements.
         Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
@@ -245,7 +246,8 @@ class Portfolios(ServiceBase):
     def stream_trades(self, session_date: date | None = None) -> Iterator[Trade]:
         """Yield what all players traded in a session (None: today's), by player in the order of execution.
 
-        Reads 1,000 players at a time, in two statements as of their time; no connection is held in between.
+        Reads 1,000 players at a time in two statements, each with its own snapshot, and holds no connection
+        between statements.
         Raises `InvalidInput`.
         """
         day = check_session_date(session_date, self._clock())
@@ -280,7 +282,7 @@ class Portfolios(ServiceBase):
     def _stream_by_player(
         self, query: Callable[[Database, Sequence[UUID], date], tuple[T, ...]], day: date
     ) -> Iterator[T]:
-        """Yield the rows of all players of a session, for the public method that calls this."""
+        """Yield the rows of all players of a session; statements are named after the calling method."""
         operation = name_operation(sys._getframe(1))  # noqa: SLF001  # documented
 
         def load_portfolios(after: Portfolio | None, limit: int) -> tuple[Portfolio, ...]:

@@ -1,4 +1,4 @@
-"""What quests of all players lead to: outcomes, times to complete, returns of players, stuck players.
+"""Reports on the quests of all players: outcomes, completion times, returning players, stuck quests.
 
 A quest has ended when it is COMPLETED, EXPIRED or past its `expires_at`; anything else is running.
 """
@@ -20,13 +20,13 @@ MAX_PLAYERS: Final = 100_000
 MAX_STUCK: Final = 10_000
 """The most rows of a file of stuck quests."""
 PATIENCE: Final = timedelta(days=7)
-"""A quest without an end is not stuck before this time; one with an end not before half of its time."""
+"""A quest without an end can be stuck only after this time; a quest with an end, after half of its time."""
 UNSEEN_DAYS: Final = 7
 ENDING_WITHIN: Final = timedelta(hours=24)
-"""A quest that ends so soon is expiring, not stuck; a quest of one day always is."""
+"""A quest that ends within this time is expiring, not stuck; so a quest of one day is never stuck."""
 
 
-# No write invalidates these. With millions of quests most take a second.
+# No write invalidates these. With millions of quests most of their statements take a second.
 _OUTCOMES = Cached(
     QUESTS,
     tuple[QuestOutcome, ...],
@@ -63,8 +63,9 @@ class QuestReports(ServiceBase):
         """Return what became of the quests that ended in a period, by week, type and kind of reward.
 
         `since` and `until` are UTC dates, both included; None has no bound. Without `since`, quests
-        that ended at an unknown time are counted too, with `week` None. Sums that the database keeps: the
-        answer takes as long with a million quests as with some. At most 180 s old. Raises `InvalidInput`.
+        that ended at an unknown time are counted too, with `week` None. Reads sums that the database
+        maintains, so the time taken does not grow with the number of quests. At most 180 s old. Raises
+        `InvalidInput`.
         """
 
         def load(since: date | None, until: date | None) -> tuple[QuestOutcome, ...]:
@@ -80,10 +81,10 @@ class QuestReports(ServiceBase):
         type: str | None = None,
         limit: int = 20,
     ) -> CompletionTimes:
-        """Return the median time from the start to the completion of quests, of all and by title.
+        """Return the median time from the start to the completion of quests, overall and by title.
 
-        Of the quests completed from `since` to `until` (UTC dates, both included; None has no bound),
-        of one type or of all; the slowest titles first, at most `limit`. Quests that were completed at an
+        Counts quests completed from `since` to `until` (UTC dates, both included; None has no bound),
+        of one type or of all. Lists at most `limit` titles, slowest first. Quests that were completed at an
         unknown time are left out. At most 180 s old. Raises `InvalidInput`.
         """
         quest_type = check_text(type, "type", most=50, required=False)
@@ -106,8 +107,8 @@ class QuestReports(ServiceBase):
         Counts sessions from `since` to `until` (UTC dates, both included; None has no bound) that ended at
         least 7 days ago, on days on which somebody had a quest of the type. A player has a quest
         from the day it was given to the day its time ends, completed or not; without an end until it is
-        completed. With more than `players` players (1 to 100,000), a sample of so many is compared.
-        A comparison, not a cause. At most 900 s old. Raises `InvalidInput`.
+        completed. With more than `players` players (1 to 100,000), a sample of that size is compared.
+        A difference does not prove a cause. At most 900 s old. Raises `InvalidInput`.
         """
         first, last = _check_period(since, until)
         count = check_int(players, "players", least=1, most=MAX_PLAYERS)
@@ -121,12 +122,12 @@ class QuestReports(ServiceBase):
     def list_stuck_quests(self, *, type: str | None = None, limit: int = 100) -> StuckQuests:
         """Return running quests that are stuck, of one type or of all.
 
-        Only a quest can be stuck of which half of the time is over (without an end: 7 days) and that does
-        not end within 24 hours; those are expiring. It is stuck when it has no progress, when its progress
-        is less than half of the part of its time that is over (2 of 10 after 5 of 7 days), or when its
-        player was not seen for 7 days (neither `last_active` nor a session since 00:00 UTC of the day
-        6 days ago). Those of players who were seen come first, then those that have been running longest.
-        `limit` is up to 10,000. At most 180 s old. Raises `InvalidInput`.
+        A quest can be stuck once half of its time is over (without an end: after 7 days), unless it ends
+        within 24 hours; it is then expiring. Such a quest is stuck when it has no progress, when the part of
+        its target reached is less than half of the part of its time that is over (2 of 10 after 5 of 7
+        days), or when its player was not seen for 7 days (neither `last_active` nor a session since 00:00
+        UTC of the day 6 days ago). Quests of players who were seen come first; of these, and of the others,
+        the longest running come first. `limit` is up to 10,000. At most 180 s old. Raises `InvalidInput`.
         """
 
         def load(quest_type: str | None, count: int) -> StuckQuests:

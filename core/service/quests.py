@@ -37,7 +37,7 @@ def quests_key(user_id: UUID) -> str:
     return f"quests:{format_id(user_id)}"
 
 
-# Every write invalidates it; a quest that expires by the clock does not.
+# Every write invalidates it; the moment when a quest expires does not.
 _ACTIVE = Cached(QUESTS, tuple[Quest, ...], quests_key, time_dependent=True, is_report=False)
 # A change of a quest does not invalidate the reads below.
 _TOTALS = Cached(
@@ -58,8 +58,8 @@ class Quests(ServiceBase):
     def get_user_active_quests(self, user_id: UUID | str) -> tuple[Quest, ...]:
         """Return the quests that a user can still complete, oldest first.
 
-        At most 180 s old, and never older than the last change through a service; a quest past
-        its time is left out even when the rest comes from the cache. Raises `InvalidInput`.
+        At most 180 s old, and never older than the last change through a service; an expired quest is left
+        out even while it is cached. Raises `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
         now = self._clock()
@@ -88,8 +88,8 @@ class Quests(ServiceBase):
     def stream_quests(self, *, after: Quest | None = None) -> Iterator[Quest]:
         """Yield every quest in the order of their ids; 2,000 are held at a time.
 
-        Each batch of 2,000 is one statement, as of its time, and no connection is held between batches.
-        `after` continues behind a quest. Raises `InvalidInput`.
+        Each batch of 2,000 is one statement with its own snapshot, and no connection is held between batches.
+        `after` is the last quest already read. Raises `InvalidInput`.
         """
 
         def load(last: Quest | None, limit: int) -> tuple[Quest, ...]:
@@ -100,7 +100,7 @@ class Quests(ServiceBase):
     def get_quest_totals(self, *, within: timedelta = timedelta(hours=24)) -> tuple[QuestTotals, ...]:
         """Return what became of all quests, by type and kind of reward.
 
-        `within` is how soon a quest ends that counts as expiring. At most 180 s old. Raises
+        An active quest that ends within the time `within` counts as expiring. At most 180 s old. Raises
         `InvalidInput`.
         """
 
@@ -115,8 +115,8 @@ class Quests(ServiceBase):
     ) -> tuple[PlayerQuest, ...]:
         """Return the active quests of one type or of all that end within a time, soonest first.
 
-        Of those that end together the nearest to its target comes first. At most 60 s old; what
-        ended meanwhile is left out. Raises `InvalidInput`.
+        Of quests that end at the same time, the one nearest to its target comes first. At most 60 s old;
+        quests that ended meanwhile are left out. Raises `InvalidInput`.
         """
         count, width, now = check_limit(limit), check_bucket(within, "within"), self._clock()
         quest_type = check_text(type, "type", most=50, required=False)
@@ -153,7 +153,7 @@ class Quests(ServiceBase):
     ) -> Quest:
         """Give a user an active quest and return it.
 
-        Amounts are rounded half-even to two decimals; `expires_at` is in the future. Raises
+        Amounts are rounded half-even to two decimals; `expires_at` must be in the future. Raises
         `UserNotFound`, `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
@@ -177,11 +177,11 @@ class Quests(ServiceBase):
             raise UserNotFound(f"no user has the id {checked}; create_user makes one") from error
 
     def update_quest_progress(self, quest_id: UUID | str, progress: Decimal) -> Quest:
-        """Set how far a quest is, and return it; it completes when the target is reached.
+        """Set the progress of a quest and return the quest, which is completed when it reaches its target.
 
-        A quest that completes gets the time as `completed_at`. The progress is rounded half-even to two
-        decimals, and may be less than before. Raises `QuestNotFound`, and `InvalidInput`, also for a
-        quest that is completed or past its time, which does not change.
+        `completed_at` is then the time of this call. The progress is rounded half-even to two decimals, and
+        may be less than before. Raises `QuestNotFound`, and `InvalidInput`, also for a quest that is
+        completed or past its time; such a quest does not change.
         """
         checked = check_id(quest_id, "quest_id")
         amount = check_money(progress, "progress")
@@ -213,7 +213,7 @@ class Quests(ServiceBase):
                 changes.invalidate(*(quests_key(owner) for owner in set(owners)))
             return len(owners)
 
-        # repeated after a deadlock: two callers lock the rows in different orders
+        # retried after a deadlock: two callers may lock the rows in different orders
         return retry_conflicts(self._database, write)
 
     def _check_expiry(self, value: Any) -> datetime | None:

@@ -126,8 +126,8 @@ class Users(ServiceBase):
     def stream_users(self, *, after: User | None = None) -> Iterator[User]:
         """Yield every user in the order of their ids; 2,000 are held at a time.
 
-        Each batch of 2,000 is one statement, as of its time, and no connection is held between batches.
-        `after` continues behind a user. Raises `InvalidInput`.
+        Each batch of 2,000 is one statement with its own snapshot, and no connection is held between batches.
+        `after` is the last user already read. Raises `InvalidInput`.
         """
 
         def load(last: User | None, limit: int) -> tuple[User, ...]:
