@@ -1,14 +1,14 @@
 """The circuit breaker of Redis, and the background recovery that closes it again.
 
 - closed: every call goes through;
-- suspect: the server was late once. No call goes through, but it is not yet an outage: the next attempts
-  decide;
-- open: the attempts failed too, or the server refused a command. Nothing is read;
-- half-open: an attempt succeeded. Invalidations are sent, but nothing is read until every process has had
-  time to send the invalidations of the outage.
+- suspect: one call was not answered in time. No call goes through, but this does not count as an outage
+  until the recovery attempts fail too;
+- open: the recovery attempts failed too, or the server refused a command. Nothing is read;
+- half-open: a recovery attempt succeeded. Invalidations are sent, but nothing is read until every process
+  has had time to send the invalidations that it could not send during the outage.
 
-Attempts are made by the thread of `Recovery`, so no caller waits for them. It runs only while the breaker
-is not closed or the outbox is not empty. Pattern: M. Nygard, Release It!, "Circuit Breaker".
+The thread of `Recovery` makes the attempts, so no caller waits for them. The thread runs only while the
+breaker is not closed or the outbox is not empty. Pattern: M. Nygard, Release It!, "Circuit Breaker".
 """
 
 import logging
@@ -21,10 +21,11 @@ from core.cache.outbox import InvalidationOutbox
 
 logger = logging.getLogger(__name__)
 
-# An outage is a late call and then this many failed attempts: a machine may stall for half a second.
+# The breaker opens when one call and then this many recovery attempts fail. A single timeout is not enough,
+# because a machine may stall for half a second.
 ATTEMPTS = 2
 STOP_SECONDS = 2.0
-# Time for an attempt of another process, added to its longest pause between two attempts.
+# Duration of a recovery attempt of another process, added to its longest pause between two attempts.
 GRACE_SECONDS = 0.1
 
 
@@ -35,7 +36,7 @@ class _State(Enum):
 
 
 class CircuitBreaker:
-    """The state of one server; thread safe."""
+    """The circuit breaker of one Redis server; thread safe."""
 
     def __init__(self, *, on_change: Callable[[bool], None]) -> None:
         self._on_change = on_change
@@ -47,7 +48,7 @@ class CircuitBreaker:
         self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
-        """Keep the state, take a new lock, and report the state to the child's metrics, which lack it."""
+        """Keep the state, create a new lock, and report the state to the metrics of the child process."""
         self._lock = threading.Lock()
         self._on_change(self.is_open)
 
@@ -72,9 +73,10 @@ class CircuitBreaker:
         return self._reason
 
     def record_failure(self, reason: str, *, is_attempt: bool, no_server: bool = False) -> bool:
-        """Note that the server did not answer; return whether that opened the breaker.
+        """Note that the server did not answer; return whether this failure opened the breaker.
 
-        Calls that fail at the same time count once. `no_server`: the server accepts no connection.
+        Calls of callers that fail at the same time count as one failure. `is_attempt`: this was an attempt
+        of the recovery thread. `no_server`: the server accepts no connection, so the breaker opens now.
         """
         with self._lock:
             if self._state is _State.CLOSED:
@@ -97,7 +99,7 @@ class CircuitBreaker:
     def _open(self) -> bool:
         was_open, self._state = self.is_open, _State.OPEN
         if not was_open:
-            # under the lock, so that changes are reported in their order
+            # still under the lock, so that state changes are reported in the order in which they happen
             self._on_change(True)
         return not was_open
 
@@ -107,7 +109,7 @@ class CircuitBreaker:
             self._is_half_open, self._is_refused = True, False
 
     def close(self) -> bool:
-        """Let every call through if nothing failed since `half_open`; return whether that is so."""
+        """Let every call through if nothing failed since `half_open`; return whether the breaker closed."""
         with self._lock:
             if not self._is_half_open:
                 return False
@@ -131,7 +133,7 @@ class Recovery:
         on_recovered: Callable[[], None] = lambda: None,
         find_wait: Callable[[], float] = lambda: 0.0,
     ) -> None:
-        """Start nothing yet; `find_wait` returns for how many seconds the server may not be read."""
+        """Start no thread yet; `find_wait` returns for how many seconds the server must not be read."""
         self._attempt = attempt
         self._breaker = breaker
         self._outbox = outbox
@@ -186,10 +188,10 @@ class Recovery:
         return True
 
     def _close_breaker(self, backoff: Backoff) -> None:
-        """Let invalidations through, and some time later reads.
+        """Let invalidations through, wait, then let reads through.
 
-        During the outage other processes changed rows whose old values Redis still has. They send these
-        invalidations with their next attempt, which comes within the present pause of this process.
+        During the outage other processes changed rows whose old values Redis still has. They send the
+        invalidations with their next recovery attempt, at most one pause of this process later.
         """
         self._breaker.half_open()
         self._closing.wait(max(backoff.longest_next_seconds + GRACE_SECONDS, self._find_wait()))

@@ -1,11 +1,11 @@
 """Cache-aside in two tiers: the near cache of this process, then Redis, then the loader.
 
-Owns the order of the steps of a read and of an invalidation, and their counting. Knows no models. A failure
-of Redis never reaches the caller: the loader is asked instead.
+Owns the order of the steps of a read and of an invalidation, and counts them. Knows no models. A failure of
+Redis never reaches the caller: the loader is called instead.
 
 Coherence: once a write has returned, no read of this process returns an older value, and neither does a read
-of another process that asks Redis. The near cache of another process drops the value when its invalidation
-feed reports the change, within milliseconds, and at the latest when its time to live ends.
+of another process that reaches Redis. The near cache of another process drops the value when its
+invalidation feed reports the change, within milliseconds, and at the latest when the value expires.
 """
 
 from collections import Counter
@@ -53,9 +53,9 @@ class Cache:
         load_after: LoadAfter = load_anywhere,
         timeline: KnownTimeline | None = None,
     ) -> None:
-        """Connect to nothing yet; `timeline` is that of the database from which values are loaded.
+        """Open no connection yet; `timeline` is the timeline of the database from which values are loaded.
 
-        `load_after` loads missing values from a server that has replayed the position of their last change.
+        `load_after` loads missing values from a server that has replayed the WAL up to their last change.
         """
         self._load_after = load_after
         self._settings = settings
@@ -121,7 +121,7 @@ class Cache:
         )
 
     def _begin_timeline(self, before: Timeline | None) -> None:
-        """Serve nothing that was read from an earlier timeline of the database."""
+        """Drop all values that were read from an earlier timeline of the database."""
         if before is not None:
             self._near.clear()
             self._fail_safe.clear()
@@ -129,7 +129,7 @@ class Cache:
             self._shared.guard.begin_timeline()
 
     def _reset_after_fork(self) -> None:
-        """Begin with an empty cache: a child cannot use threads, locks and sockets of its parent."""
+        """Start the child with an empty cache: it cannot use its parent's threads, locks and sockets."""
         if not self._is_closed:
             self._open()
 
@@ -148,8 +148,8 @@ class Cache:
     ) -> T | None:
         """Return the value of a cached read for `args`, loaded when it is missing or outdated.
 
-        None means that there is no such row, which is remembered for a few seconds. An error of `load`
-        is raised. In a transaction the loader is always asked, and nothing is stored.
+        None means that there is no such row; this answer is cached for a few seconds. Raises what `load`
+        raises. In a transaction `load` is always called, and nothing is stored.
         """
         if self._is_bypassed():
             return load(*args)
@@ -173,10 +173,10 @@ class Cache:
         *,
         depends_on: tuple[str, ...] = (),
     ) -> Mapping[str, T]:
-        """Return the values that exist, by key; `load` gets the items of all missing keys at once.
+        """Return the values that exist, by key; one call of `load` gets the items of all missing keys.
 
-        `depends_on` are the version keys that the values of all these keys depend on. Do not modify the
-        result.
+        `depends_on` lists the version keys on which the value of every key depends. The result may be
+        shared: do not modify it.
         """
         if self._is_bypassed():
             return _read_of_many(cached, by_key, load, depends_on).load(tuple(by_key))
@@ -201,8 +201,8 @@ class Cache:
         return found
 
     def _read_missing(self, read: Read[T], keys: Sequence[str]) -> Mapping[str, T]:
-        """Read keys that the near cache does not have; fail-safe values if the database does not answer."""
-        # one object for the whole read: a fork meanwhile replaces the attribute
+        """Return keys that the near cache does not have; fail-safe values if the database does not answer."""
+        # use the same object for the whole read: a fork during the read replaces the attribute
         fail_safe = self._fail_safe
         ticket = fail_safe.take_ticket()
         try:
@@ -217,7 +217,7 @@ class Cache:
         return found
 
     def _read_shared(self, read: Read[T], keys: Sequence[str]) -> Mapping[str, T]:
-        """Read through Redis; threads that read the same single key share one read."""
+        """Return values from Redis or the loader; threads that read the same single key share one read."""
         if len(keys) > 1:
             return self._reader.read(read, keys)
         [key] = keys
@@ -230,21 +230,21 @@ class Cache:
 
     @property
     def stale_seconds(self) -> float | None:
-        """How old the answer to the last read of this thread or task was; None when it was fresh.
+        """Age of the answer to the last read of this thread or task; None when the answer was fresh.
 
-        It is not fresh only when the database did not answer and a fail-safe value was served.
+        Only a fail-safe value, served because the database did not answer, is not fresh.
         """
         return self._fail_safe.age_seconds
 
     # -- change ---------------------------------------------------------------------------
 
     def fence(self, keys: Iterable[str], token: bytes = NO_TOKEN, *, is_awaited: bool = False) -> Fence:
-        """Keep readers from filling keys that a transaction is about to commit.
+        """Keep readers from filling keys that a transaction is about to commit; return the fence.
 
-        Call it after the last statement, right before COMMIT. If a token of `new_fence` fenced the keys
-        much earlier, call it again then. The command has been sent when this returns, so before anything
-        that is sent to the database afterwards. Its reply is checked here when it `is_awaited`, else by
-        `invalidate`, which must follow.
+        Call `fence` after the last statement, right before COMMIT. If the keys were fenced much earlier
+        with a token of `new_fence`, call it again with this token right before COMMIT. When it returns, the
+        command has been sent to Redis, so before the COMMIT is sent to the database. With `is_awaited` the
+        reply of Redis is checked here, else by `invalidate`, which must follow.
         """
         names = list(dict.fromkeys(keys))
         if self._shared is None or not names:
@@ -265,12 +265,12 @@ class Cache:
         outcome_known: bool = True,
         position: int | None = None,
     ) -> None:
-        """Drop keys whose data changed; call it after the commit, with their fence.
+        """Drop keys whose data changed; call it after the commit, with the fence of these keys.
 
         When Redis does not answer, the keys are dropped as soon as it does, and before this process reads
-        from it again. Without `outcome_known` the COMMIT may still happen, so the fence stays until it
-        expires. `position` is that of the commit in the database's log, None when it is unknown. Raises
-        `ValueError` for a key of no kind.
+        from Redis again. When `outcome_known` is False, the COMMIT may still happen, so the fence stays
+        until it expires. `position` is the LSN of the commit, None when it is unknown. Raises `ValueError`
+        for a key that belongs to no kind.
         """
         keys = list(dict.fromkeys(changed))
         if not keys:
@@ -282,7 +282,7 @@ class Cache:
                 else:
                     self._shared.keep_fence(keys, fence)
         finally:
-            # after Redis: the value of a read that began before must not enter the near cache again
+            # after Redis: a read that began before the invalidation must not bring back the old value
             self._near.invalidate(keys)
             self._fail_safe.invalidate(keys)
         for name, count in Counter(map(find_kind_name, keys)).items():
@@ -295,7 +295,7 @@ class Cache:
             counters.publish()
 
     def stats(self) -> CacheStats:
-        """Return what this process counted, and whether Redis is in use."""
+        """Return the counters of this process, and whether Redis is in use."""
         state = "disabled"
         if self._shared is not None:
             state = "down" if self._shared.guard.is_down else "enabled"
@@ -310,14 +310,14 @@ class Cache:
         )
 
     def find_bypass(self) -> str | None:
-        """Return why Redis or the near cache is not used as it should be, without an address, else None."""
+        """Return why Redis or the near cache is off although it is enabled, else None; without addresses."""
         reason = self._shared and self._shared.guard.reason
         if not reason and self._feed is not None and self._feed.reason:
             reason = f"near cache off: {self._feed.reason}"
         return hide_addresses(reason) if reason else None
 
     def close(self) -> None:
-        """Close every connection to Redis; a later read asks its loader, which the closed pool refuses."""
+        """Close every connection to Redis; later reads call only their loader, which fails without a pool."""
         self._is_closed = True
         self._is_bypassed = lambda: True
         self._sampler.close()

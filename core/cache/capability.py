@@ -1,12 +1,12 @@
 """The capability check: whether a Redis server does everything that the cache needs, and what it lacks.
 
-A server may answer reads and refuse to invalidate: a replica, a node of a cluster, a user without
-permission, a server that cannot save its data. Its old values would then be read after a write.
+A server may answer reads and refuse to invalidate: a replica, a node of a cluster, a server whose user lacks
+permissions, a server that cannot save its data. After a write it would still serve old values.
 
 `check` runs every command and script on scratch keys under the prefix, on a new connection. `recheck`
-runs the commands of an invalidation and changes nothing, so it can be repeated. `subscribe` starts the
-invalidation feed. `RedisProbe` does all of it on its own connection, for the health check. Messages
-contain no address.
+runs only the commands of an invalidation and changes nothing, so it can be repeated. `subscribe` starts the
+invalidation feed. `RedisProbe` runs `check` and `subscribe` on its own connection, for the health check;
+its messages contain no address.
 """
 
 import contextlib
@@ -44,13 +44,13 @@ SCRIPTS: Final = (LEASE, FILL, FENCE, RELEASE)
 # Scratch keys of an interrupted check expire after this time.
 SCRATCH_MILLISECONDS: Final = 10_000
 NO_SHA: Final = "0" * 40
-# Only RESP3 has pushes.
+# Only RESP3 has push messages.
 PUSH_PROTOCOL: Final = 3
-# Long enough for a server's message.
+# Messages are cut to this length; the error messages of a server are shorter.
 REASON_LENGTH: Final = 400
-# HOST:PORT and a bare IPv4 address, but not the line of a script (@user_script:12).
+# Matches HOST:PORT and a bare IPv4 address, but not a line number in a script error (@user_script:12).
 _ADDRESS: Final = re.compile(r"(?<![@\w])(?:\[[\da-f:]+\]|[\w-]+(?:\.[\w-]+)*):\d{2,5}\b|\b\d+(?:\.\d+){3}\b")
-# the name that a certificate should have
+# matches the host name in the error for a certificate of another name
 _NAME: Final = re.compile(r"valid for '[^']*'")
 HINTS: Final = {
     "READONLY": "it is a replica: REDIS_URL has to name the primary",
@@ -67,7 +67,7 @@ HINTS: Final = {
 
 
 class Incapable(ErrorReply):
-    """The server answered, but not as the cache needs it."""
+    """The server answered, but its reply is not the one that the cache needs."""
 
 
 class FeedRefused(redis.RedisError):
@@ -75,7 +75,7 @@ class FeedRefused(redis.RedisError):
 
 
 class Step(NamedTuple):
-    """A command, and how to tell whether the reply to it is right."""
+    """A command and the test for its reply."""
 
     name: str
     command: bytes
@@ -86,9 +86,9 @@ class Step(NamedTuple):
 
 
 class CapabilityCheck:
-    """The check for the keys under one prefix and the account of one user; thread safe.
+    """The capability check for the keys under one prefix and the account of one user; thread safe.
 
-    With `epochs` it also finds out whether another server has become the primary.
+    With `epochs` the check also finds out whether another server has become the primary.
     """
 
     def __init__(
@@ -100,7 +100,10 @@ class CapabilityCheck:
         epochs: Epochs | None = None,
         trust_seconds: float = 0.0,
     ) -> None:
-        """Without a `timeline` nothing is claimed; see `TimelineClaim` for `trust_seconds`."""
+        """Prepare the commands; without a `timeline` none is claimed.
+
+        `TimelineClaim` explains `trust_seconds`.
+        """
         self._prefix = prefix
         self._account = account
         self._epochs = epochs
@@ -112,7 +115,8 @@ class CapabilityCheck:
     def check(self, connection: RedisConnection) -> ErrorReply | None:
         """Check a new connection and load the `SCRIPTS` into its server; raises `ErrorReply`.
 
-        Returns the refusal of a server that invalidates but stores nothing, because its memory is full.
+        Returns None, or the error of a server that deletes keys but stores nothing because its memory is
+        full.
         """
         if not connection.protocol:
             connection.connect()
@@ -121,7 +125,7 @@ class CapabilityCheck:
         commands = [*recheck, *_list_commands(keys)]
         scripts = _list_scripts(keys)
         replies = connection.exchange([step.command for step in (*commands, *scripts)])
-        # first the commands: their error names the command, that of a script may not
+        # judge the commands first: their errors name the command, the error of a script may not
         refusal = judge(commands, replies[: len(commands)])
         refusal = judge(scripts, replies[len(commands) :]) or refusal
         self._claim.judge(connection, replies[len(recheck) - 1])
@@ -135,7 +139,7 @@ class CapabilityCheck:
         return SCRIPTS
 
     def join_epoch(self, connection: RedisConnection) -> None:
-        """Join the epoch of a connection's server, where there are epochs; raises `ErrorReply`."""
+        """Join the epoch of a connection's server, if its topology has epochs; raises `ErrorReply`."""
         if self._epochs is not None and self._epochs.are_on(connection):
             server = read_server(connection)
             if not all(server):
@@ -169,13 +173,16 @@ class CapabilityCheck:
         return self._claim.judge(connection, replies[-1])
 
     def _name_keys(self) -> list[str]:
-        """Return a fresh key of each family, that of the slots first; the last one is a version key."""
+        """Return a fresh key of each family: a slot first, a version key last."""
         name = f"capability-check:{secrets.token_hex(8)}"
         return [f"{self._prefix}{family}{name}" for family in (SLOT_FAMILY, *FAMILIES)]
 
 
 def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
-    """Raise a refusal with the server's message and the refused commands; return a tolerated one."""
+    """Raise `ErrorReply` if the server refused a step or its reply is wrong.
+
+    The error has the server's message and names the refused commands. Returns a tolerated error, or None.
+    """
     refused: list[tuple[str, ErrorReply]] = []
     wrong: list[Step] = []
     for step, reply in zip(steps, replies, strict=True):
@@ -189,7 +196,7 @@ def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
         names = ", ".join(dict.fromkeys(name for name, _ in serious))
         raise ErrorReply(f"{serious[0][1]} (refused: {names})")
     for step in wrong:
-        # after a tolerated refusal of a write, a later step cannot find the value: that is no fault
+        # after a tolerated refusal of a write, a later step cannot find the value; that is not an error
         if step.complaint or not refused:
             raise Incapable(step.complaint or f"it answers {step.name} in another way than Redis")
     return refused[0][1] if refused else None
@@ -197,12 +204,12 @@ def judge(steps: Sequence[Step], replies: Iterable[Any]) -> ErrorReply | None:
 
 def is_tolerated(error: ErrorReply) -> bool:
     """Say whether the error means only that the server's memory is full: it can still delete keys."""
-    # up to version 6 the error of a command stands inside the error of its script
+    # up to Redis 6 the error of a script contains the error of the command that failed in the script
     return error.code == "OOM" or "-OOM " in str(error)
 
 
 def describe(error: Exception) -> str:
-    """Return the message of an error and what to do about it."""
+    """Return the message of an error and, if there is one, a hint how to fix its cause."""
     hint = HINTS.get(error.code) if isinstance(error, ErrorReply) else None
     return f"{error}; {hint}" if hint else str(error)
 
@@ -211,8 +218,9 @@ def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) 
     """Return the commands of an invalidation; they change nothing, because the keys do not exist."""
     scratch = keys[-1]
     return [
-        # signs in again: after a change of the password open connections still work, but other processes
-        # cannot connect to invalidate. A writable replica loses writes when its primary sends the same keys.
+        # HELLO signs in again: after a change of the password open connections still work, but other
+        # processes cannot connect to invalidate. It also reports the role: a writable replica accepts
+        # writes and loses them when its primary sends the same keys.
         Step(
             "HELLO",
             encode_command("HELLO", protocol, *(("AUTH", *account) if account else ())),
@@ -221,7 +229,7 @@ def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) 
         ),
         Step("TIME", encode_command("TIME"), _is_list),
         Step("SET", encode_command("SET", scratch, "", "XX", "PX", SCRATCH_MILLISECONDS), _is_none),
-        # one key only: each key counts as a miss in the server's statistics
+        # only one key, because each key counts as a miss in the server's statistics
         Step("MGET", encode_command("MGET", scratch), _is_list),
         Step("UNLINK", encode_command("UNLINK", *keys), _is_int),
         Step("EVALSHA", encode_command("EVALSHA", NO_SHA, 0), _is_none, is_expected=_is_unknown_script),
@@ -229,7 +237,7 @@ def _list_recheck(keys: Sequence[str], protocol: int, account: tuple[str, ...]) 
 
 
 def _list_commands(keys: Sequence[str]) -> list[Step]:
-    """Return the other commands of the cache; they change nothing."""
+    """Return the cache's commands that `_list_recheck` does not contain; they change nothing."""
     scratch = keys[-1]
     return [
         Step("MGET", encode_command("MGET", *keys), _is_list),
@@ -240,7 +248,7 @@ def _list_commands(keys: Sequence[str]) -> list[Step]:
 
 
 def _list_scripts(keys: Sequence[str]) -> list[Step]:
-    """Return a run of each script, and a check of what it stored."""
+    """Return steps that run each script, and steps that check which value it stored."""
     *_, scratch = keys
     one, two = new_token(FENCE_MARK), new_token(FENCE_MARK)
     lease, other = new_token(LEASE_MARK), new_token(LEASE_MARK)
@@ -310,7 +318,7 @@ def subscribe(connection: RedisConnection, subscription: bytes) -> None:
     if not connection.protocol:
         connection.connect()
     if connection.protocol != PUSH_PROTOCOL:
-        # a server would confirm the command on RESP2 too, and then send nothing
+        # on RESP2 a server would confirm CLIENT TRACKING too, and then send no invalidations
         raise FeedRefused("the connection has RESP2, and Redis sends invalidations on RESP3 only")
     [reply] = connection.exchange([subscription])
     if isinstance(reply, ErrorReply):
@@ -323,25 +331,25 @@ def subscribe(connection: RedisConnection, subscription: bytes) -> None:
 
 
 class Diagnosis(NamedTuple):
-    """Whether the cache can use the server; `reason` says why it cannot, None when it can."""
+    """Whether the cache can use the server; `reason` says what does not work, None when everything does."""
 
     is_usable: bool
     reason: str | None = None
 
 
 class RedisProbe:
-    """Examines the Redis that the settings name; thread safe."""
+    """Checks the Redis server that the settings name; thread safe."""
 
     def __init__(self, settings: Settings, *, client_name: str) -> None:
         self._connect = make_connection_factory(settings, client_name)
         address = settings.read_redis_address()
         self._capability = CapabilityCheck(settings.redis_key_prefix, address.account)
-        # with `protocol=2` in REDIS_URL there is no near cache on purpose
+        # `protocol=2` in REDIS_URL turns the near cache off on purpose
         has_feed = settings.near_cache_size > 0 and address.protocol == PUSH_PROTOCOL
         self._subscription = encode_subscription(settings.redis_key_prefix) if has_feed else None
 
     def examine(self) -> Diagnosis:
-        """Connect and check everything that the cache needs; raises nothing."""
+        """Connect, check everything that the cache needs, and return the result; raises no error of Redis."""
         try:
             with contextlib.closing(self._connect()) as connection:
                 refusal = self._capability.check(connection)

@@ -1,40 +1,41 @@
 """Recent changes, and single-flight: a value that was read before a change is not used after it.
 
-`ChangeLog` keeps the names that changed lately, in order. A name is a key, or a version key that values
-depend on. A reader takes a ticket before it reads, and asks afterwards whether a name of its own changed
-since; the cost does not depend on the number of readers or of cached values.
+`ChangeLog` keeps the names that changed recently. A name is a key, or a version key on which values depend.
+A reader takes a ticket before it reads, and asks afterwards whether one of the names that it read has
+changed since; the cost does not depend on the number of readers or of cached values.
 
 `SingleFlight` lets threads that miss the same key at the same time share one read. A thread never joins a
-read that began before a change of its names: after a write it must not get a value from before the write.
+running read if the key or a version key of it changed after this read began: after a write the thread must
+not get a value from before the write.
 """
 
 import threading
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
-# At 5,000 changes a second these are the changes of the last three seconds at least. A reader that began
-# earlier is told that everything changed, so its answer is not kept.
+# At 5,000 changes a second, at least the changes of the last three seconds are kept. A reader that began
+# earlier is told that all its names changed, so its values are not cached.
 REMEMBERED_NAMES = 16_384
 
 Ticket = int
 
 
 class _Known(NamedTuple):
-    """The number of the last change of each name, in two generations; the older one is dropped as a whole."""
+    """The number of the last change of each name, in two generations; the older one is dropped at once."""
 
     since: Ticket
-    """Every change with a higher number is known."""
+    """Every change with a higher number than this is in one of the two generations."""
     younger_since: Ticket
     older: dict[str, int]
     younger: dict[str, int]
 
 
 class ChangeLog:
-    """The changes that one process made or heard of; thread safe, bounded in number."""
+    """The changes that one process made or received from the feed; thread safe, bounded in number."""
 
     def __init__(self, *, remembered_names: int = REMEMBERED_NAMES) -> None:
         self._remembered_names = remembered_names
-        # the number of the last change; it never returns to an earlier value
+        # the number of the last change; it only increases
         self._count = 0
         self._known = _Known(0, 0, {}, {})
         self._lock = threading.Lock()
@@ -52,7 +53,7 @@ class ChangeLog:
                 younger[name] = number
             if len(younger) > self._remembered_names:
                 self._known = _Known(younger_since, number, younger, {})
-            # last: when a ticket has this number, the names are known
+            # set last, so that the names are in the log before a ticket can have this number
             self._count = number
 
     def note_all(self) -> None:
@@ -95,9 +96,10 @@ class SingleFlight:
         self._lock = threading.Lock()
 
     def do(self, key: str, depends_on: tuple[str, ...], read: Callable[[], Any]) -> Any:
-        """Return the result of `read`, or that of a running read of this key.
+        """Return the result of `read`, or the result of a running read of this key.
 
-        An error of the read is raised in every waiting thread, except an interrupt of the reading thread.
+        An error of the read is raised in every waiting thread. If the reading thread was interrupted, each
+        waiting thread calls its own `read` instead.
         """
         with self._lock:
             call = self._calls.get(key)
@@ -118,10 +120,10 @@ class SingleFlight:
         return bool(self._changes.list_changed(call.ticket, call.names))
 
     def do_next(self, key: str, read: Callable[[], Any]) -> Any:
-        """Like `do`, but join only a read that begins after this call.
+        """Return the result of a read that begins after this call; otherwise like `do`.
 
-        For a process without an invalidation feed: threads that find a running read wait for its end, and
-        then one of them reads for all.
+        For a process without an invalidation feed: threads that find a running read wait until it has
+        ended, and then one of them reads for all of them.
         """
         with self._lock:
             under_way = self._calls.get(key)

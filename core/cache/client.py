@@ -1,7 +1,8 @@
 """The Redis client of one process: idle connections, commands and scripts.
 
-Owns the idle connections, the known scripts, and when a connection is checked again: nothing is read on
-a connection whose server has not passed the capability check. Never retries and translates no error.
+Owns the idle connections, the list of scripts that the server has, and the time at which a connection is
+checked again: nothing is read on a connection whose server has not passed the capability check. Never
+retries and translates no error.
 """
 
 import hashlib
@@ -15,10 +16,10 @@ import redis
 
 from core.cache.connection import ErrorReply, RedisConnection, encode_command
 
-# Encoded commands are sent from this size on, so that the server works while the rest is encoded.
+# Encoded commands are sent when they reach this size, so that the server works while the rest is encoded.
 SEND_BYTES = 16_384
-# A connection is checked again after this part of the time that a check is trusted, so that it is still
-# trusted while its next read waits for the reply.
+# A connection is checked again after this fraction of `trust_seconds`, so that the check is still valid
+# while the next read waits for its reply.
 RECHECK_PART = 0.5
 # SCAN returns keys as bytes.
 Keys = Sequence[str] | Sequence[bytes]
@@ -33,28 +34,29 @@ class Script:
 
 
 class PendingReply:
-    """The reply to a script that was sent, still unread on a connection that is reserved for it."""
+    """The unread reply to a script that was sent; its connection is reserved until the reply is read."""
 
     def __init__(self, connection: RedisConnection) -> None:
         self.connection = connection
         self.is_open = True
 
     def give_up(self) -> None:
-        """Do not read the reply if it has not been read; the script still runs."""
+        """Close the connection if the reply is still unread; the script runs nevertheless."""
         if self.is_open:
             self.is_open = False
             self.connection.close()
 
 
 class RedisClient:
-    """Connections of one process; thread safe.
+    """The Redis connections of one process; thread safe.
 
     `check` checks a new connection and returns the scripts that its server has afterwards; `recheck`
-    checks an old one again. Both raise on failure. Permissions, role and slots of a server change while
-    it is connected, so a check is trusted for `trust_seconds`, and for its own connection alone: behind a
-    proxy or a moved address two connections may have two servers. `on_error` gets error replies that no
-    caller waits for. Where another server may become the primary, `checks_writes` checks a connection after
-    each command that is no read too: the former primary would accept an invalidation that nobody needs.
+    checks a connection again that was checked before. Both raise on failure. Permissions, role and slots of
+    a server can change while a connection is open, so a check is valid only for `trust_seconds`, and only
+    for its own connection: behind a proxy or a moved address two connections may lead to two servers.
+    `on_error` gets error replies that no caller waits for. With `checks_writes`, for a topology in which
+    another server may become the primary, a connection is also checked after each command that is not a
+    read: a former primary still accepts invalidations, but other processes no longer read from it.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class RedisClient:
         self._checks_writes = checks_writes
         self._on_error = on_error
         self._clock = clock
-        # the last one in is the first one out, so that the extra connections of a burst stay idle
+        # last in, first out, so that the extra connections of a burst stay idle
         self._idle: deque[RedisConnection] = deque()
         self._is_closed = False
         # connections of an earlier generation are not used again
@@ -86,24 +88,24 @@ class RedisClient:
         self._known: set[str] = set()
         self._answered = threading.local()
         self.latest_origin = b""
-        """The origin of the data of the connection that was checked last."""
+        """The origin of the server's data, from the connection that was checked last."""
 
     @property
     def origin(self) -> bytes:
-        """The origin of the data that this thread read last on a checked connection."""
+        """The origin of the data that this thread read last, on a checked connection."""
         found: bytes = getattr(self._answered, "origin", self.latest_origin)
         return found
 
     def ask(self, *command: Any) -> Any:
-        """Send a command and return its reply; raises an error reply, and what the connection raises."""
+        """Send a command and return its reply; raises `ErrorReply` and the errors of the connection."""
         return _raise_error(self._exchange([encode_command(*command)])[0])
 
     def get_many(self, keys: Sequence[str]) -> Any:
-        """Return the value of each key; None for a missing key and for one of another type."""
+        """Return the value of each key; None for a missing key and for a key that holds no string."""
         return _raise_error(self._exchange([encode_command("MGET", *keys)], is_checked=True)[0])
 
     def check(self) -> None:
-        """Check one connection, a new one when none is idle."""
+        """Check one connection: an idle one, or a new one when none is idle."""
         self._check_in(self._check_out(is_checked=True, is_read=False))
 
     def doubt_checks(self) -> None:
@@ -115,7 +117,10 @@ class RedisClient:
         self._generation += 1
 
     def run(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> Any:
-        """Run a script on a checked connection; a server that does not know the script gets its text."""
+        """Run a script on a checked connection and return its reply.
+
+        A server that does not have the script gets its text.
+        """
         return self.run_each(script, [keys], arguments, is_checked=True)[0]
 
     def run_each(
@@ -127,9 +132,10 @@ class RedisClient:
         after: PendingReply | None = None,
         is_checked: bool = False,
     ) -> list[Any]:
-        """Run a script once for each group of keys, in one round trip, behind the pending script `after`.
+        """Run a script once for each group of keys, in one round trip; return one reply for each group.
 
-        Raises the first error, once the script has run for every group.
+        The commands go to the connection of `after`, behind its pending script. Raises the first error reply
+        after the script has run for every group.
         """
         replies = self.try_each(script, groups, arguments, after=after, is_checked=is_checked)
         for reply in replies:
@@ -145,7 +151,7 @@ class RedisClient:
         after: PendingReply | None = None,
         is_checked: bool = False,
     ) -> list[Any]:
-        """Like `run_each`, but return an error reply as it is."""
+        """Like `run_each`, but return error replies in the list instead of raising them."""
         commands = (_encode_run(script, keys, arguments) for keys in groups)
         replies = self._exchange(commands, after, is_checked=is_checked)
         for place, (keys, reply) in enumerate(zip(groups, replies, strict=True)):
@@ -155,7 +161,10 @@ class RedisClient:
     def get_and_run(
         self, keys: Sequence[str], script: Script, arguments: Sequence[Any], more_keys: Sequence[str] = ()
     ) -> tuple[Any, Any]:
-        """Like `get_many`, then run a script on the same keys and more in the same round trip."""
+        """Get the values of `keys` and run a script on `keys` and `more_keys`, in one round trip.
+
+        Returns the values and the reply of the script.
+        """
         its_keys = [*keys, *more_keys]
         commands = [encode_command("MGET", *keys), _encode_run(script, its_keys, arguments)]
         found, reply = self._exchange(commands, is_checked=True)
@@ -166,7 +175,7 @@ class RedisClient:
     ) -> None:
         """Send a script without waiting; `on_reply` gets the reply or the error later.
 
-        The reply is read before that of any later command on the same connection.
+        The reply is read before the reply to any later command on the same connection.
         """
         if script.sha not in self._known:
             on_reply(self.run(script, keys, arguments))
@@ -186,9 +195,9 @@ class RedisClient:
         self._check_in(connection)
 
     def send(self, script: Script, keys: Keys, arguments: Sequence[Any]) -> PendingReply | None:
-        """Send a script and return its pending reply, to be given to a later `run_each`.
+        """Send a script and return its pending reply, which a later `run_each` takes as `after`.
 
-        None when there is nothing to wait for: a script that the server may not know is run at once.
+        Returns None if the server may not have the script: then it has been run and its reply read here.
         """
         if script.sha not in self._known:
             self.run_each(script, [keys], arguments)
@@ -202,7 +211,7 @@ class RedisClient:
         return PendingReply(connection)
 
     def _run_unknown(self, script: Script, keys: Keys, arguments: Sequence[Any], reply: Any) -> Any:
-        """Return the reply; when the server does not know the script, run its text and return that reply."""
+        """Return `reply`; if it says that the server lacks the script, run its text and return that reply."""
         if _is_unknown_script(reply):
             self._known.clear()
             [reply] = self._exchange([encode_command("EVAL", script.text, len(keys), *keys, *arguments)])
@@ -211,7 +220,7 @@ class RedisClient:
         return reply
 
     def _note_unawaited(self, reply: Any) -> None:
-        """Look for errors in a reply that no caller waits for."""
+        """Handle an error in a reply that no caller waits for."""
         if _is_unknown_script(reply):
             # SCRIPT FLUSH removes all scripts at once
             self._known.clear()
@@ -221,7 +230,7 @@ class RedisClient:
     def _exchange(
         self, commands: Iterable[bytes], after: PendingReply | None = None, *, is_checked: bool = False
     ) -> list[Any]:
-        """Return the replies; an error reply is returned as it is."""
+        """Send commands and return their replies; an error reply is returned, not raised."""
         if after is None:
             connection = self._check_out(is_checked=is_checked)
         else:
@@ -249,7 +258,10 @@ class RedisClient:
         return replies
 
     def _check_out(self, *, is_checked: bool = False, is_read: bool = True) -> RedisConnection:
-        """Return a connection that no other thread uses; with `is_checked` it passed the capability check."""
+        """Return a connection that no other thread uses.
+
+        With `is_checked` its server has passed the capability check.
+        """
         connection = self._take_idle() or self._open()
         if is_checked:
             try:
@@ -282,11 +294,11 @@ class RedisClient:
     def _check_in(self, connection: RedisConnection) -> None:
         self._idle.append(connection)
         if self._is_closed:
-            # this call was running during `close`, such as the invalidation after the last COMMIT
+            # the command was still running when `close` was called, such as the invalidation after a COMMIT
             self.close()
 
     def _check_when_due(self, connection: RedisConnection) -> float:
-        """Check a connection unless that was done a moment ago; return when this began."""
+        """Check a connection unless its last check is still valid; return the time when this call began."""
         began = self._clock()
         if connection.checked_at is None:
             self._known.update(script.sha for script in self._check(connection))
@@ -302,15 +314,15 @@ class RedisClient:
         return began
 
     def close(self) -> None:
-        """Close the idle connections after reading their pending replies; later ones close at check-in."""
+        """Read the pending replies of idle connections, then close them; others are closed at check-in."""
         self._is_closed = True
         while self._idle:
             try:
                 connection = self._idle.pop()
             except IndexError:
-                # another thread closes them too
+                # another thread has closed the last one
                 break
-            # a command may not arrive when its connection is closed before the reply
+            # wait for the replies: a command may get lost if its connection is closed before
             connection.drain()
 
     def close_in_child(self) -> None:

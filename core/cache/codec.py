@@ -1,9 +1,10 @@
 """Encodes values for Redis and decodes them.
 
-Owns the stored form: a mark, a head (the schema of the type, the origin of the server's data, the versions
-that the value depends on), a checksum of the rest, then msgpack. The schema is a checksum of this form and
-of the type's fields, so a process of another release sees a miss. A value with another head than the
-reader's is outdated. Nothing is pickled: a value that another program wrote or changed is a miss.
+Owns the stored form: a mark; a head (the schema of the type, the origin of the server's data, the versions
+on which the value depends); a checksum of the msgpack body; the body. The schema is a checksum of the name
+of this form and of the type's fields, so a process of a release with other fields sees a miss. A value is
+outdated if its head differs from the reader's. Nothing is pickled: a value that another program wrote or
+changed is a miss.
 """
 
 import secrets
@@ -23,27 +24,28 @@ NONE_MARK = b"N"
 LEASE_MARK = b"L"
 FENCE_MARK = b"F"
 VERSION_MARK = b"R"
-# A mark and random bytes; a token of another length is foreign.
+# A token is a mark and random bytes; bytes of another length are not a token of this cache.
 TOKEN_BYTES = 16
-# The stored form of every type; after a change of this text all values stored before are misses.
+# Describes the stored form of every type. The text is part of the schema: after a change of it all values
+# stored before are misses.
 FORM = "origin, crc32, msgpack"
 # See core.cache.origin.
 ORIGIN_BYTES = 8
 UNKNOWN_ORIGIN = bytes(ORIGIN_BYTES)
-# Without a checksum, a changed byte could decode as a wrong value.
+# Length of the checksum. Without it, a corrupted byte could be decoded as a wrong value.
 CHECKSUM_BYTES = 4
 
 
 class Unstorable(Exception):
-    """Msgpack cannot encode a value, such as a number of more than 64 bits."""
+    """The value cannot be encoded as msgpack, such as an integer of more than 64 bits."""
 
 
 class Absent:
-    """The database has no such row; the cache keeps this like any other value."""
+    """Marks a row that the database does not have; it is cached like a value (negative caching)."""
 
 
 ABSENT: Final = Absent()
-# The value of most documents.
+# Shared instance, because most documents are empty.
 _EMPTY: Final[frozendict[str, Any]] = frozendict()
 
 
@@ -52,13 +54,13 @@ class Codec(Generic[T]):
 
     def __init__(self, of: Any) -> None:
         self._decoder: msgspec.msgpack.Decoder[T] = msgspec.msgpack.Decoder(of, dec_hook=_decode_frozendict)
-        # an id takes 16 bytes instead of a text, and is decoded faster; the decoder accepts both
+        # as 16 bytes a UUID is shorter than as text and is decoded faster; the decoder accepts both forms
         self._encoder = msgspec.msgpack.Encoder(uuid_format="bytes")
         self.schema = crc32(f"{FORM}: {_describe(of)}".encode()).to_bytes(4, "big")
-        """Follows the mark in every value of this type."""
+        """The four bytes after the mark in every stored value of this type."""
 
     def make_head(self, origin: bytes, versions: Iterable[bytes]) -> bytes:
-        """Return the head of a value that is current on this origin and under these versions."""
+        """Return the head of a value that is current for this origin and these versions."""
         return (
             self.schema + origin + b"".join(len(version).to_bytes(1, "big") + version for version in versions)
         )
@@ -68,7 +70,7 @@ class Codec(Generic[T]):
     ) -> tuple[dict[str, T | Absent], list[str]]:
         """Return the current values by key, and the keys whose values are current but cannot be decoded.
 
-        `stored` has the bytes of each key, then each version that the values depend on.
+        `stored` has the bytes of each key, then those of each version key on which the values depend.
         """
         versions = [each for each in stored[len(keys) :] if each is not None and is_version(each)]
         found: dict[str, T | Absent] = {}
@@ -88,7 +90,7 @@ class Codec(Generic[T]):
         return found, damaged
 
     def encode(self, value: T | Absent, head: bytes) -> bytes:
-        """Return the stored form of `value`, current under this head; raises `Unstorable`."""
+        """Return the stored form of `value` with this head; raises `Unstorable`."""
         if isinstance(value, Absent):
             return NONE_MARK + head
         try:
@@ -98,7 +100,7 @@ class Codec(Generic[T]):
         return VALUE_MARK + head + _checksum(body) + body
 
     def decode(self, stored: bytes, head: bytes) -> T | Absent | None:
-        """Return the value, or None when it is foreign, corrupted or outdated."""
+        """Return the value, or None if it is outdated, corrupted or not in the form of this codec."""
         if not stored.startswith(head, 1) or stored[:1] != VALUE_MARK:
             return ABSENT if stored == NONE_MARK + head else None
         start = 1 + len(head) + CHECKSUM_BYTES
@@ -113,7 +115,7 @@ class Codec(Generic[T]):
 
 
 def is_current(stored: bytes, head: bytes) -> bool:
-    """Say whether a value was stored under this head, even if it cannot be decoded."""
+    """Return whether a value was stored with this head, even if it cannot be decoded."""
     return stored[:1] in {VALUE_MARK, NONE_MARK} and stored.startswith(head, 1)
 
 
@@ -122,7 +124,7 @@ def _checksum(body: bytes) -> bytes:
 
 
 def new_token(mark: bytes) -> bytes:
-    """Return a fresh random token."""
+    """Return a new random token that begins with `mark`."""
     return mark + secrets.token_bytes(TOKEN_BYTES - 1)
 
 
@@ -141,14 +143,14 @@ def _is_token(stored: bytes | None, mark: bytes) -> bool:
 
 
 def _decode_frozendict(kind: type, plain: Any) -> Any:
-    # called for every entry of a leaderboard; msgpack decodes every other type of the records
+    # called for each frozendict, so for every entry of a leaderboard; msgpack decodes all other field types
     if isinstance(plain, dict):
         return freeze(plain) if plain else _EMPTY
     raise ValueError(f"no mapping for {kind}")
 
 
 def _describe(kind: Any) -> str:
-    """Describe a type: names and types of all fields, nested ones too."""
+    """Return a text that describes a type: the names and types of all fields, nested ones too."""
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         fields = msgspec.structs.fields(kind)
         return f"{kind.__name__}({', '.join(f'{f.name}:{_describe(f.type)}' for f in fields)})"

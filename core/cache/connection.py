@@ -1,9 +1,9 @@
 """One connection to Redis: socket, handshake, commands and replies.
 
-Owns the socket and uses hiredis' parser: redis-py's connection takes several times as long, and holds
-the interpreter lock meanwhile. Speaks RESP3 unless the address says otherwise. Never sends a command twice;
-only a handshake that is cut is made once more. Raises redis-py's errors, and `ErrorReply` for an error
-reply of the server.
+Owns the socket and uses the parser of hiredis: redis-py's connection class takes several times as long and
+holds the GIL during that time. Uses RESP3 unless the address says otherwise. Never sends a command twice;
+only a handshake during which the server closes the connection is repeated once. Raises redis-py's errors,
+and `ErrorReply` for an error reply of the server.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ from core.settings.redis_url import RedisAddress, TlsOptions, make_tls_context
 
 # Large enough for one invalidation push that names thousands of keys.
 RECEIVE_BYTES = 262_144
-# A timeout of 0 would mean none at all.
+# Lower limit of a timeout, because a timeout of 0 would mean "no timeout".
 SHORTEST_SECONDS = 0.001
-# 0 where the system does not report it: then `pause` does not end early when the server closes.
+# 0 on a system without POLLRDHUP: there `pause` does not end early when the server closes the connection.
 CLOSED_BY_SERVER = getattr(select, "POLLRDHUP", 0)
 
 Push = hiredis.PushNotification
@@ -36,7 +36,7 @@ Push = hiredis.PushNotification
 
 
 class ServerUnreachable(redis.ConnectionError):
-    """No server accepts a connection; the message is that of the system or of OpenSSL."""
+    """No server accepts a connection; the message comes from the operating system or OpenSSL."""
 
 
 class HandshakeCut(ServerUnreachable):
@@ -48,16 +48,16 @@ class ErrorReply(redis.ResponseError):
 
     @property
     def code(self) -> str:
-        """Return the first word."""
+        """Return the first word of the message."""
         return str(self).partition(" ")[0]
 
 
 class HandshakeRefused(ErrorReply):
-    """The server refused the handshake, for example because of a password, a limit or a database."""
+    """The server refused the handshake: for example a wrong password, or too many connections."""
 
 
 class RedisConnection:
-    """A connection that is opened by its first command; for one thread at a time."""
+    """A connection to Redis that its first command opens; only one thread at a time may use it."""
 
     def __init__(self, address: RedisAddress, *, client_name: str, timeout_seconds: float) -> None:
         self.address = address
@@ -71,12 +71,12 @@ class RedisConnection:
         # the protocol version that the server confirmed, its role and its mode (standalone or cluster)
         self.protocol = 0
         self.role = self.mode = b""
-        # set by the client that owns this connection
+        # set by the client that owns this connection, and by its capability check
         self.generation = 0
         self.checked_at: float | None = None
         self.origin = b""
         self.timeline: bytes | None = None
-        # set by `core.cache.epochs`: the epoch of the server, and from when on it may be read
+        # set by `core.cache.epochs`: the epoch of the server, and the time from which the server may be read
         self.epoch = b""
         self.readable_at = float("-inf")
 
@@ -86,11 +86,11 @@ class RedisConnection:
         self.set_timeout(self._timeout_seconds)
 
     def connect_before(self, deadline: float) -> None:
-        """Connect to the address; a subclass may look another one up."""
+        """Connect to the address of this connection; a subclass may look up another address."""
         try:
             self._connect_once(deadline)
         except HandshakeCut:
-            # a proxy that restarts cuts connections whatever their age, and accepts the next one
+            # a proxy that restarts closes all connections, even new ones, and accepts the next one
             self._connect_once(deadline)
 
     def _connect_once(self, deadline: float) -> None:
@@ -151,7 +151,7 @@ class RedisConnection:
         self.role, self.mode = greeting.get("role", b""), greeting.get("mode", b"")
 
     def close(self) -> None:
-        """Close it; the server may still run the commands that were sent."""
+        """Close the connection; the server may still run the commands that were sent."""
         opened, self._socket = self._socket, None
         self._callbacks.clear()
         if opened is not None:
@@ -159,19 +159,19 @@ class RedisConnection:
                 opened.close()
 
     def fail(self, error: BaseException) -> None:
-        """Close it, and pass the error to every pending callback."""
+        """Close the connection, and pass the error to every pending callback."""
         pending = list(self._callbacks)
         self.close()
         for on_reply in pending:
             on_reply(error)
 
     def set_timeout(self, seconds: float | None) -> None:
-        """Wait this long for each reply from now on; None waits without a limit."""
+        """Set how long to wait for each reply from now on; None means no limit."""
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket.settimeout(seconds)
             return
-        # with Python's own timeout each send and receive is preceded by a poll, which costs as much;
-        # the kernel's timeout costs nothing
+        # with a timeout of Python each send and receive needs a poll before it, which doubles the cost;
+        # a timeout of the kernel costs nothing
         self._socket.settimeout(None)
         whole, rest = divmod(seconds or 0.0, 1)
         limit = struct.pack("ll", int(whole), int(rest * 1_000_000))
@@ -179,7 +179,7 @@ class RedisConnection:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
 
     def is_readable(self) -> bool:
-        """Say whether data has arrived, or the connection has ended."""
+        """Return whether data has arrived or the connection is closed."""
         return self._socket is None or self._reader.has_data() or bool(self._poller.poll(0))
 
     def on_next_reply(self, on_reply: Callable[[Any], None]) -> None:
@@ -187,7 +187,7 @@ class RedisConnection:
         self._callbacks.append(on_reply)
 
     def deliver_arrived(self) -> bool:
-        """Pass replies that have arrived to their callbacks; return whether the connection can be used."""
+        """Pass the replies that have arrived to their callbacks; return whether the connection is usable."""
         while self.is_readable():
             if self._socket is None or not self._callbacks:
                 return False
@@ -195,7 +195,7 @@ class RedisConnection:
         return True
 
     def drain(self) -> None:
-        """Wait for the replies of pending callbacks, each for one timeout, and close the connection."""
+        """Wait for the replies of pending callbacks, at most one timeout each; then close the connection."""
         try:
             while self._callbacks:
                 self._deliver_next()
@@ -219,25 +219,25 @@ class RedisConnection:
             raise redis.ConnectionError(_describe(error)) from error
 
     def ask(self, *command: Any) -> Any:
-        """Send one command and return its reply; raises an error reply."""
+        """Send one command and return its reply; raises `ErrorReply`."""
         [reply] = self.exchange([encode_command(*command)])
         if isinstance(reply, ErrorReply):
             raise reply
         return reply
 
     def exchange(self, commands: Sequence[bytes]) -> list[Any]:
-        """Send commands in one round trip and return their replies; an error reply is returned as it is."""
+        """Send commands in one round trip and return their replies; error replies are not raised."""
         self.send(b"".join(commands))
         return [self.read_reply() for _ in commands]
 
     def read(self) -> Any:
-        """Return the next reply or push; an error reply is returned as it is.
+        """Return the next reply or push; an error reply is returned, not raised.
 
-        After a timeout it can be called again: a reply that arrived in part is kept.
+        After a timeout `read` can be called again: the part of a reply that has arrived is kept.
         """
         reader = self._reader
         try:
-            # False means "not yet": no reply is decoded as False
+            # False means that the reply is not complete yet: no reply is decoded as False
             while (reply := reader.gets()) is False:
                 reader.feed(self._receive())
         except hiredis.ProtocolError as error:
@@ -246,18 +246,18 @@ class RedisConnection:
 
     @property
     def has_unread(self) -> bool:
-        """Whether something was received that `read` has not returned."""
+        """Whether data was received that `read` has not returned yet."""
         unread: bool = self._reader.has_data()
         return unread
 
     def pause(self, seconds: float) -> None:
-        """Wait so many seconds, whatever arrives; return at once when the server closes the connection."""
+        """Wait for `seconds` even if data arrives; return early if the server closes the connection."""
         poll = select.poll()
         poll.register(self._socket, CLOSED_BY_SERVER)
         poll.poll(seconds * 1000)
 
     def read_reply(self) -> Any:
-        """Return the next reply that is neither a push nor for a callback."""
+        """Return the next reply that is not for a callback; drop pushes."""
         while self._callbacks:
             self._deliver_next()
         return self._read_next()
@@ -284,13 +284,13 @@ class RedisConnection:
 
 
 def encode_command(*command: Any) -> bytes:
-    """Encode a command of texts, bytes and numbers."""
+    """Return the encoded command; its parts are strings, bytes and numbers."""
     encoded: bytes = hiredis.pack_command(command)
     return encoded
 
 
 def parse_greeting(reply: Any) -> dict[str, Any]:
-    """Return the fields of the reply to HELLO, with `proto` and `role`; RESP2 has them as a list."""
+    """Return the fields of the reply to HELLO, such as `proto` and `role`; on RESP2 the reply is a list."""
     items = reply.items() if isinstance(reply, dict) else _pair(reply) if isinstance(reply, list) else ()
     fields = {key.decode(): value for key, value in items if isinstance(key, bytes)}
     if fields.get("proto") not in {2, 3}:
@@ -313,7 +313,7 @@ def _connect_unix(path: str, deadline: float) -> socket.socket:
 
 
 def _connect_tcp(host: str, port: int, deadline: float) -> socket.socket:
-    """Connect to the first address of a host that accepts, all of them within one deadline."""
+    """Connect to the first address of a host that accepts; one deadline applies to all attempts together."""
     failure: OSError = OSError("the host has no address")
     for family, kind, number, _, address in _resolve(host, port, deadline):
         opened = socket.socket(family, kind, number)
@@ -325,7 +325,7 @@ def _connect_tcp(host: str, port: int, deadline: float) -> socket.socket:
             except OSError as error:
                 failure = error
                 continue
-            # a small command must not wait for the reply to the previous one
+            # no Nagle's algorithm: a small command must not wait for the reply to the previous one
             opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             on_error.pop_all()
@@ -334,7 +334,7 @@ def _connect_tcp(host: str, port: int, deadline: float) -> socket.socket:
 
 
 def _resolve(host: str, port: int, deadline: float) -> list[Any]:
-    """Return the addresses of a host; a name server that hangs counts against the deadline too."""
+    """Return the addresses of a host; raises `TimeoutError` if the name server is too slow."""
     with contextlib.suppress(socket.gaierror):
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     found: queue.SimpleQueue[list[Any] | OSError] = queue.SimpleQueue()
@@ -345,7 +345,7 @@ def _resolve(host: str, port: int, deadline: float) -> list[Any]:
         except OSError as error:
             found.put(error)
 
-    # the system's resolver takes no timeout
+    # in a thread, because the resolver of the system takes no timeout
     threading.Thread(target=look_up, name="redis-resolver", daemon=True).start()
     try:
         addresses = found.get(timeout=_seconds_until(deadline))
@@ -370,6 +370,6 @@ def _seconds_until(deadline: float) -> float:
 
 
 def _describe(error: OSError) -> str:
-    """Return the message of the system or of OpenSSL, without a source line."""
+    """Return the message of the system or of OpenSSL, without the source line that OpenSSL adds."""
     words = str(error) if isinstance(error, ssl.SSLError) else error.strerror or str(error)
     return re.sub(r" \(_ssl\.c:\d+\)$", "", words)

@@ -1,14 +1,14 @@
 """Observation of the reads of a process: counters by kind of key, and stale reads.
 
 In each tier requests = hits + misses + bypasses by construction. A count is one addition under a lock;
-the metrics get the sums when they are published, because a labelled counter costs more than a hit in the
-near cache.
+the metrics get the sums when they are published, because incrementing a labelled counter costs more than a
+hit in the near cache.
 
-`StaleReadSampler` compares a part of the hits with the database, in its own thread. If a value is no longer
-served when the database has answered, it was changed meanwhile and does not count as stale. This is sound: a
-writer fences its keys before its COMMIT, so the old value has left Redis before the row is committed. The
-near caches of other processes follow the feed, so a value there is stale only if it is still served after
-the feed's bound.
+`StaleReadSampler` compares a sample of the hits with the database, in its own thread. If the cache no longer
+serves the sampled value when the database has answered, the row was changed meanwhile and the value does not
+count as stale. This is sound: a writer fences its keys before its COMMIT, so the old value has left Redis
+before the row is committed. A near cache drops changed values only when its feed reports them, so a near
+cache value counts as stale only if it is still served `feed_bound_seconds` later.
 """
 
 import itertools
@@ -31,9 +31,9 @@ logger = logging.getLogger(__name__)
 
 Tier = Literal["near", "shared"]
 
-# A comparison is one query; the queue is full only when the database is slow.
+# Each comparison takes one query or more; the queue is full only when the database is slow.
 QUEUE_SAMPLES = 100
-# A dead feed is noticed within this time; until then a near cache may serve values that were changed.
+# A dead feed is noticed within this time; until then a near cache may serve outdated values.
 FEED_BOUND_SECONDS = 2.0
 STOP_SECONDS = 2.0
 
@@ -51,13 +51,13 @@ class CacheCounters:
         self._published: Counter[str] = Counter()
 
     def count_near(self, *, hits: int, misses: int) -> None:
-        """Count values that the near cache was asked for."""
+        """Count the hits and misses of values that were looked up in the near cache."""
         with self._lock:
             self._near_hits += hits
             self._near_misses += misses
 
     def count_reads(self, *, hits: int, misses: int) -> None:
-        """Count values that Redis was asked for."""
+        """Count the hits and misses of values that were looked up in Redis."""
         with self._lock:
             self._hits += hits
             self._misses += misses
@@ -73,7 +73,7 @@ class CacheCounters:
             self._invalidations += count
 
     def count_refused(self, count: int) -> None:
-        """Count fills that were refused because they came too late."""
+        """Count fills that Redis refused because their lease or version was gone."""
         with self._lock:
             self._refused += count
 
@@ -101,7 +101,7 @@ class CacheCounters:
                 metrics.count_cache_bypasses(cache, name.removeprefix("bypasses "), count)
 
     def snapshot(self) -> CacheCounts:
-        """Return the counters at one instant."""
+        """Return all counters as they are at one instant."""
         with self._lock:
             bypasses = self._bypasses.total()
             return CacheCounts(
@@ -125,7 +125,7 @@ class _Sample(NamedTuple):
 
 
 class StaleReadSampler:
-    """Compares one in `every` hits with the database; thread safe, off at 0."""
+    """Compares one in `every` hits with the database; thread safe, off when `every` is 0."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class StaleReadSampler:
         feed_bound_seconds: float = FEED_BOUND_SECONDS,
     ) -> None:
         self._every = every
-        # each hit in the near cache reads this attribute first
+        # an attribute and not a property, because each hit in the near cache reads it
         self.is_on = every > 0
         self._metrics = metrics
         self._near = near
@@ -152,13 +152,13 @@ class StaleReadSampler:
         self._samples: queue.Queue[_Sample | None] = queue.Queue(QUEUE_SAMPLES)
 
     def sample(self, tier: Tier, make_read: Callable[[], Read[Any]], hits: Mapping[str, Any]) -> None:
-        """Queue one in `every` of these hits for comparison; `make_read` is called only for that one."""
+        """Queue one in `every` of these hits for comparison; `make_read` is called only for queued hits."""
         if not self._every:
             return
         for key, value in hits.items():
             if next(self._hits) % self._every == 0:
                 sample = _Sample(make_read(), tier, key, value)
-                # a fresh answer may differ although nothing was changed
+                # a time-dependent answer may differ although no row was changed
                 if not sample.read.cached.time_dependent:
                     self._put(sample)
 
@@ -204,7 +204,7 @@ class StaleReadSampler:
         if self._load(sample) == sample.value:
             return False
         if self._shared is not None and self._shared.peek(sample.read, sample.key) == sample.value:
-            # unless the row has been given the sampled value again, and the cache filled with it
+            # stale, unless the row has changed back to the sampled value and the cache was filled again
             return bool(self._load(sample) != sample.value)
         if sample.tier == "shared":
             return False

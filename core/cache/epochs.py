@@ -1,18 +1,18 @@
 """Epochs: how all processes leave a former primary before any of them reads from the next one.
 
-A failover or the move of a slot gives the keys to another server, while the former one may still answer,
-and processes learn of it one after another. The epoch of a server is a record under one key on it:
+After a failover or the move of a slot another server has the keys. The former server may still answer, and
+processes learn of the new one at different times. The epoch of a server is a record under one key on it:
 
 - The first process that uses a server as the primary begins an epoch with a random token. Values are valid
-  only in the epoch in which they were stored, so nothing of before is served: a replica may never have
-  received the last invalidations.
-- Nothing is read within its first second and a bit. By then every other process has found the new primary
-  and sent its pending invalidations there.
-- A process that comes from another server ends the epoch there, if that server still answers. Every check
-  of a connection compares the record, so the other processes leave that server within the time for which
-  a check is trusted. A write that has moved waits as long before it returns.
+  only in the epoch in which they were stored, so values from before it are never served: the new primary was
+  a replica, and may never have received the last invalidations.
+- Nothing is read in the first second of an epoch and a little longer (`PAUSE_SECONDS` and two timeouts). By
+  then every other process has found the new primary and sent its pending invalidations to it.
+- A process that moves to a new primary ends the epoch on the former one, if that server still answers. Every
+  check of a connection compares the record, so the other processes leave the former server within the time
+  for which a check is trusted. A write whose process has moved waits for this time before it returns.
 
-Only a topology in which the primary changes has epochs.
+Only a topology in which the primary can change has epochs.
 """
 
 import contextlib
@@ -31,18 +31,19 @@ from core.settings.redis_url import HostPort
 
 KEY: Final = "primary-epoch"
 TOKEN_BYTES: Final = 8
-# An epoch may have been ended by mistake, because of a sentinel that was cut off: then it begins again.
+# How long the record of an ended epoch is kept. An epoch can be ended by mistake, by a process that asked a
+# partitioned sentinel: after this time the server can begin a new epoch.
 ENDED_MILLISECONDS: Final = 10_000
-# The former primary may hang; nobody waits for it for longer.
+# Timeout for ending the epoch on the former primary, which may hang.
 LONGEST_END_SECONDS = 0.25
-# A process that looks for the primary pauses for a second at most, and its last attempt at the former one
-# takes a timeout to connect and another one for the answer.
+# A process that looks for the primary pauses for a second at most. Its last attempt to use the former primary
+# takes one timeout to connect and another one for the reply.
 PAUSE_SECONDS = LONGEST_SECONDS + 0.1
 ATTEMPT_TIMEOUTS = 2
 
 # KEYS: the record. ARGV: the origin of the server, a fresh token.
-# The record is E, the origin, the token and the milliseconds of its begin; once ended it is X and the origin.
-# Returns the record and its age in milliseconds, -1 when it was ended.
+# The record is E, the origin, the token and the begin in milliseconds; of an ended epoch it is X and the
+# origin. Returns the record and the age of the epoch in milliseconds, -1 if it was ended.
 _JOIN: Final = """
 local stored = redis.call('MGET', KEYS[1])[1] or ''
 local time = redis.call('TIME')
@@ -55,7 +56,7 @@ local record = 'E' .. ARGV[1] .. ARGV[2] .. string.format('%013.0f', now)
 redis.call('SET', KEYS[1], record)
 return {record, 0}
 """
-# KEYS: the record. ARGV: the origin of the server, milliseconds.
+# Ends the epoch of this origin. KEYS: the record. ARGV: the origin of the server, milliseconds to keep it.
 _END: Final = """
 local stored = redis.call('MGET', KEYS[1])[1] or ''
 if string.sub(stored, 1, 9) == 'E' .. ARGV[1] then
@@ -76,7 +77,7 @@ class Epochs:
         timeout_seconds: float,
         on_move: Callable[[], None] = lambda: None,
     ) -> None:
-        """Join nothing yet; `on_move` is called when this process has moved to another server."""
+        """Join no epoch yet; `on_move` is called when this process has moved to another server."""
         self.key = prefix + KEY
         self._topology = topology
         self._read_after_seconds = PAUSE_SECONDS + ATTEMPT_TIMEOUTS * timeout_seconds
@@ -85,32 +86,34 @@ class Epochs:
         self._server: HostPort | None = None
         self._origin = b""
         self._moves = 0
-        # the server that this process left last, by its origin: a new promotion gives it another one
+        # origin of the server that this process left last -> until when it is avoided; a server that is
+        # promoted again has a new origin
         self._left_until: dict[bytes, float] = {}
         self._readable_at = float("-inf")
 
     @property
     def seconds_until_readable(self) -> float:
-        """How long the present primary may not be read."""
+        """How long the current primary must not be read yet."""
         return max(0.0, self._readable_at - time.monotonic())
 
     @property
     def server(self) -> HostPort | None:
-        """The present primary, as far as this process has joined it."""
+        """The primary whose epoch this process has joined last; None before the first."""
         return self._server
 
     def are_on(self, connection: RedisConnection) -> bool:
-        """Say whether the server of a connection has epochs."""
+        """Return whether the server of a connection has epochs."""
         return self._topology.has_epochs(connection)
 
     def join(self, connection: RedisConnection, origin: bytes) -> None:
-        """Join the epoch of a connection's server, whose data has this origin, or begin one.
+        """Join the epoch of a connection's server, or begin one; `origin` identifies the server's data.
 
-        Raises `ErrorReply` for a server that other processes have left.
+        Raises `ErrorReply` for a former primary, which this process or another one has left.
         """
         moves, asked_at = self._moves, time.monotonic()
         if self._topology.is_late and asked_at < self._left_until.get(origin, 0.0):
-            # it hung when this process left it, and a sentinel that has not heard of that still names it
+            # an outdated sentinel still names the server that this process left; its epoch may not be ended
+            # yet, because the server hung at that time
             connection.ask("EVAL", _END, 1, self.key, origin, ENDED_MILLISECONDS)
             self._topology.avoid(connection)
             raise ErrorReply(PRIMARY_MOVED)
@@ -131,7 +134,7 @@ class Epochs:
             former, former_origin = self._server, self._origin
             if origin != former_origin:
                 if moves != self._moves:
-                    # another thread moved meanwhile, and must not be moved back
+                    # another thread has moved this process to another server meanwhile: do not move it back
                     raise ErrorReply(PRIMARY_MOVED)
                 self._moves += 1
                 self._left_until = {former_origin: time.monotonic() + ENDED_MILLISECONDS / 1000}
@@ -145,10 +148,10 @@ class Epochs:
 
     def _end(self, server: HostPort, origin: bytes) -> None:
         connection = self._topology.make_connection_to(server, timeout_seconds=LONGEST_END_SECONDS)
-        # most of the time it is down, or a replica
+        # errors are ignored: usually the former primary is down, or a replica now
         with contextlib.suppress(redis.RedisError, OSError), contextlib.closing(connection):
             connection.ask("EVAL", _END, 1, self.key, origin, ENDED_MILLISECONDS)
 
     def confirm(self, connection: RedisConnection) -> None:
-        """Raise `ErrorReply` when the sentinels name another server than that of the connection."""
+        """Raise `ErrorReply` if the sentinels name another server than the connection's server."""
         self._topology.confirm(connection)

@@ -1,8 +1,8 @@
 """The invalidation feed: Redis reports every key that any process changes.
 
-Owns one connection with CLIENT TRACKING in broadcast mode (RESP3), and the thread that reads it. The near
-cache is open only while this connection answers and its server can still invalidate: a feed that ends,
-is refused or is silent for too long shuts it.
+Owns one connection with CLIENT TRACKING in broadcast mode (RESP3), and the thread that reads from it. The
+near cache is open only while this connection answers and its server accepts invalidations: a feed that ends,
+is refused or is silent for too long shuts the near cache.
 
 Source: Redis documentation, "Client-side caching in Redis", broadcasting mode.
 """
@@ -29,16 +29,17 @@ from core.cache.near import NearCache
 
 logger = logging.getLogger(__name__)
 
-# A server that begins to refuse invalidations is noticed within this time; a writer that was refused
-# waits a little longer (`core.cache.guard.TRUST_SECONDS`).
+# The feed notices within this time that its server has begun to refuse invalidations. A writer whose
+# invalidation was refused waits a little longer (`core.cache.guard.TRUST_SECONDS`).
 HEARTBEAT_SECONDS = 0.2
-# A server may refuse feeds permanently, and a near cache that stays shut for this long is no outage.
+# Longest pause between two attempts to subscribe. It can be long, because a server may refuse feeds
+# permanently, and a near cache that stays shut for this long is not an outage.
 LONGEST_PAUSE_SECONDS = 3.0
-# A dead feed is noticed after this time.
+# A feed that receives nothing for this time counts as dead.
 SILENCE_SECONDS = 1.5
 STOP_SECONDS = 2.0
 # A busy server sends thousands of pushes a second. Waking the thread for each push slows the other threads
-# more than the pushes do, so after one push those of this time are read together.
+# more than reading the push, so after one push the thread waits this long and then reads all that arrived.
 GATHER_SECONDS = 0.002
 
 
@@ -54,7 +55,7 @@ class InvalidationFeed:
         capability: CapabilityCheck,
         is_possible: bool = True,
     ) -> None:
-        """Connect to nothing yet; `is_possible` is False when REDIS_URL sets a protocol without pushes."""
+        """Open no connection yet; `is_possible` is False if REDIS_URL sets a protocol without pushes."""
         self._connect = connect
         self._is_possible = is_possible
         self._near = near
@@ -66,7 +67,7 @@ class InvalidationFeed:
         self._reason: str | None = None
 
     def start(self) -> None:
-        """Connect in the background."""
+        """Start the thread, which connects and subscribes in the background."""
         if not self._is_possible:
             logger.warning("near cache off: REDIS_URL has protocol=2, and only RESP3 reports changes")
             return
@@ -75,7 +76,10 @@ class InvalidationFeed:
 
     @property
     def reason(self) -> str | None:
-        """Why the near cache is shut: the message of the server or the system; None while it is open."""
+        """Why the near cache is shut: the message of the server or the system; None while it is open.
+
+        Also None before the first attempt to connect has failed.
+        """
         return self._reason
 
     def close(self) -> None:
@@ -106,13 +110,16 @@ class InvalidationFeed:
     def _note_end(self, error: Exception) -> None:
         reason = describe(error) or type(error).__name__
         if reason != self._reason:
-            # an unreachable server is logged by the guard
+            # only INFO for an unreachable server, because the guard logs it as a warning
             is_refused = isinstance(error, (ErrorReply, FeedRefused))
             logger.log(logging.WARNING if is_refused else logging.INFO, "near cache off: %s", reason)
         self._reason = reason
 
     def _listen(self, connection: RedisConnection, backoff: Backoff) -> None:
-        """Read until the feed ends; the reply to a heartbeat comes after every push that was sent before."""
+        """Read pushes and heartbeat replies until the feed ends.
+
+        The server sends the reply to a heartbeat after all pushes for earlier changes.
+        """
         connection.set_timeout(HEARTBEAT_SECONDS)
         heartbeat = _Heartbeat(connection, self._capability, self._near.clear)
         heard_at = time.monotonic()
@@ -152,12 +159,12 @@ class InvalidationFeed:
 
 
 class _Heartbeat:
-    """Repeatedly asks the server of a feed whether it accepts invalidations."""
+    """Asks the server of a feed repeatedly whether the server accepts invalidations."""
 
     def __init__(
         self, connection: RedisConnection, capability: CapabilityCheck, on_timeline: Callable[[], None]
     ) -> None:
-        """Call `on_timeline` when the database has another timeline than before."""
+        """Send the first heartbeat; `on_timeline` is called when the timeline of the database has changed."""
         self._connection = connection
         self._capability = capability
         self._on_timeline = on_timeline
@@ -175,7 +182,7 @@ class _Heartbeat:
         self._connection.send(b"".join(step.command for step in self._steps))
 
     def take_reply(self, reply: Any) -> bool:
-        """Take a reply; return whether it completes a heartbeat. Raises `ErrorReply`."""
+        """Take one reply; return whether it is the last one of a heartbeat. Raises `ErrorReply`."""
         self._replies.append(reply)
         if len(self._replies) < len(self._steps):
             return False

@@ -1,8 +1,8 @@
 """The guard between the cache and Redis decides whether a command may be sent, and handles its failure.
 
-Owns the client, the circuit breaker, the invalidation outbox and what the log says of an outage. Nothing is
-read from a server that has not passed the capability check. A failure is a `CacheDown`, after at most one
-short timeout. Knows keys and scripts, no values.
+Owns the client, the circuit breaker, the invalidation outbox and the log messages about an outage. Nothing is
+read from a server that has not passed the capability check. A failed command raises `CacheDown`, after at
+most one short timeout. Knows keys and scripts, no values.
 """
 
 import contextlib
@@ -32,9 +32,9 @@ T = TypeVar("T")
 # whose invalidation was refused waits this long: by then every other process has checked the server again
 # and stopped reading from it.
 TRUST_SECONDS = 0.25
-# Replies of a server that is the primary no more: the next connection has another one.
+# Error codes of a server that is no longer the primary; a new connection leads to the new primary.
 MOVED = frozenset({"PRIMARYMOVED", "READONLY", "MOVED", "CLUSTERDOWN"})
-# A server that is almost out of memory refuses again and again; log one line in this time.
+# A server that is almost out of memory refuses many commands; this is logged at most once in this time.
 FULL_SECONDS = 60.0
 
 
@@ -59,7 +59,7 @@ class RedisGuard:
         report_move: Callable[[], None],
         parent: "RedisGuard | None" = None,
     ) -> None:
-        """Connect to nothing yet; a forked child continues with the state of the parent's guard."""
+        """Open no connection yet; a forked child takes over breaker and outbox from the `parent` guard."""
         self._report_move = report_move
         self.topology = open_topology(settings, client_name)
         self._address = self.topology.address
@@ -103,7 +103,7 @@ class RedisGuard:
             find_wait=lambda: self.epochs.seconds_until_readable,
         )
         self._is_outage_logged = False
-        # until this time other processes may read keys that Redis did not let this process invalidate
+        # until this time other processes may still read keys whose invalidation Redis refused
         self._unnoticed_until = float("-inf")
         self._full_at = float("-inf")
         if self.outbox.is_pending or not self.breaker.is_closed:
@@ -120,12 +120,15 @@ class RedisGuard:
         return self.breaker.reason if self.breaker.is_open else None
 
     def find_server(self) -> str | None:
-        """Return the address of the server that is used, None before a primary has been found."""
+        """Return the address of the server in use, None before a primary has been found."""
         server = self.epochs.server if self.topology.can_move else self._address.path or self._address.server
         return None if server is None else str(server)
 
     def read(self, command: Callable[[], T]) -> T:
-        """Run a command that reads, or prepares or follows a read; flush the outbox before it."""
+        """Flush the outbox, then run a command of a read, such as a look-up, lease or fill.
+
+        Returns the result of the command; raises `CacheDown`.
+        """
         if not self.breaker.is_closed:
             raise CacheDown("down")
 
@@ -136,40 +139,41 @@ class RedisGuard:
         return self._attempt(flush_and_run)
 
     def invalidate(self, command: Callable[[], T]) -> T:
-        """Run a command that invalidates."""
+        """Run a command that invalidates, and return its result; raises `CacheDown`."""
         if not self.breaker.lets_invalidations_through:
             raise CacheDown("down")
         return self._attempt(command)
 
     def invalidate_later(self, keys: Sequence[str], token: bytes) -> None:
-        """Drop keys as soon as Redis accepts it."""
+        """Put keys into the outbox: they are dropped as soon as Redis accepts it."""
         self.outbox.add(keys, token)
         self.recovery.start()
 
     def expect_late(self, keys: Sequence[str], token: bytes) -> None:
-        """Note a fence that was sent and may arrive after its release."""
+        """Note a fence whose command was sent and may reach Redis after its release."""
         self.outbox.expect_late(keys, token)
         self.recovery.start()
 
     def wait_until_noticed(self) -> None:
-        """After a refusal or a move, wait until every other process has noticed it and stopped reading."""
+        """Wait, after a refusal or a move, until every other process has noticed it and stopped reading."""
         unnoticed_seconds = self._unnoticed_until - time.monotonic()
         if unnoticed_seconds > 0:
             self.recovery.wait(unnoticed_seconds)
 
     def begin_timeline(self) -> None:
-        """Write the timeline of the database to Redis before the cache is used again, as after a failover.
+        """Write a new timeline of the database to Redis before the cache is used again.
 
-        Returns when the other processes have noticed a change.
+        Called after a failover of the database. Returns when the other processes have noticed the change.
         """
         self.client.doubt_checks()
         with contextlib.suppress(CacheDown):
             self.read(self.client.check)
 
     def release(self, keys: Sequence[str], fence: Fence, position: str) -> None:
-        """Drop keys and their fence; use a new connection when the fence's connection has been cut.
+        """Drop keys and their fence.
 
-        The same when its server is the primary no more: the next primary may have been read meanwhile.
+        If the fence's connection was closed, or its server is no longer the primary, send the command again
+        on a new connection: other processes may already read from the new primary.
         """
         try:
             self.scripts.release_fence(keys, fence, position)
@@ -183,11 +187,11 @@ class RedisGuard:
         except redis.ConnectionError:
             self.scripts.release_fence(keys, Fence(fence.token), position)
             if fence.pending is not None:
-                # the fence may still arrive from the connection that was cut
+                # the fence command may still reach Redis from the closed connection
                 self.expect_late(keys, fence.token)
 
     def close(self) -> None:
-        """Flush the outbox if Redis answers, and close every connection to it."""
+        """Flush the outbox if Redis answers, and close every connection to Redis."""
         self.recovery.close()
         self._log_outage()
         if len(self.outbox):
@@ -215,13 +219,13 @@ class RedisGuard:
             raise CacheDown("down") from error
 
     def _attempt_recovery(self) -> bool:
-        """Flush the outbox and, unless Redis is in use, check the server; return whether that succeeded."""
+        """Flush the outbox and, unless the breaker is closed, check the server; return whether it worked."""
         try:
             self._attempt(self._flush if self.breaker.is_closed else self._flush_and_check, is_recovery=True)
         except CacheDown:
             return False
         finally:
-            # after the check, whose error names the refused command; that of a script may not
+            # log after the check: its error names the refused command, the error of a script may not
             self._log_outage()
         return True
 
@@ -229,9 +233,9 @@ class RedisGuard:
         self.outbox.flush(self.scripts)
 
     def _flush_and_check(self) -> None:
-        """Flush the outbox on a new connection, then check the server, even when the flush was refused.
+        """Flush the outbox on a new connection, then check the server, even if the flush was refused.
 
-        If both are refused, the check's error is raised: it names the refused commands.
+        If both are refused, the error of the check is raised, because it names the refused commands.
         """
         self.client.drop_connections()
         try:
@@ -243,19 +247,19 @@ class RedisGuard:
 
     def _note_failure(self, error: Exception, *, is_recovery: bool) -> None:
         """Note that Redis did not answer, and let the recovery thread find out more."""
-        # no server accepts a connection of this client, so further attempts would fail in the same way
+        # the server accepts no connection of this client: another attempt would fail in the same way
         no_server = isinstance(error, (ServerUnreachable, HandshakeRefused))
         if self.breaker.record_failure(describe(error), is_attempt=is_recovery, no_server=no_server):
             self._log_outage()
             if isinstance(error, HandshakeRefused):
-                # other processes notice it at the next check of their open connections
+                # other processes notice the refusal at the next check of their open connections
                 self._unnoticed_until = time.monotonic() + self._trust_seconds
-        # the next replies on these connections may belong to earlier commands
+        # the next replies on open connections may belong to earlier commands
         self.client.drop_connections()
         self.recovery.start()
 
     def _note_refusal(self, error: ErrorReply | KeysRefused) -> None:
-        """Note an error reply to any command."""
+        """Open the breaker after an error reply, unless the error means only that the memory is full."""
         cause = error.__cause__ if isinstance(error, KeysRefused) else error
         if isinstance(cause, ErrorReply) and is_tolerated(cause):
             self._note_full(cause)

@@ -47,17 +47,18 @@ KINDS: Final = (
 )
 
 MAX_TTL_SECONDS: Final = 3_600
-"""Longest life of a cached value; version keys live longer, so that no value loses its own."""
+"""Longest TTL of a cached value; a version key lives longer than the values stored under it."""
 TTL_JITTER: Final = 0.1
-"""Times to live are shortened by a random part up to this one, so that values do not expire together."""
+"""Each TTL is shortened by a random fraction of at most this, so that values do not expire together."""
 ABSENT_MILLISECONDS: Final = 5_000
-"""A row may be inserted without the service, so it is cached as missing for a short time only."""
+"""TTL of a missing row: short, because a row inserted without the service invalidates nothing."""
 
 _VERSION: Final = "version:"
-# Every key of the cache begins with one of these. The last is that of the version keys.
+# Every key of the cache begins with one of these prefixes; version keys begin with the last one.
 FAMILIES: Final = (*(f"{kind.name}:" for kind in KINDS), _VERSION)
 
-# Deleting a version key outdates every value that was stored under it, without a search for keys.
+# Deleting a version key makes every value stored under it outdated, without a search for their keys.
+# The version of every value that contains user names.
 USERNAMES_VERSION_KEY: Final = f"{_VERSION}usernames"
 # The version of every report that no write invalidates.
 REPORTS_VERSION_KEY: Final = f"{_VERSION}reports"
@@ -69,7 +70,7 @@ _KIND_NAMES: Final = {kind.name: kind.name for kind in KINDS} | {
 
 
 def version_key(kind: CacheKind, *parts: object) -> str:
-    """Name a version key, on which all values of a kind, or a part of them, depend."""
+    """Return the name of a version key on which all values of a kind, or the part `parts`, depend."""
     return ":".join((f"{_VERSION}{kind.name}", *map(str, parts)))
 
 
@@ -84,7 +85,7 @@ def find_kind_name(key: str) -> str:
 
 def format_id(user_id: UUID) -> str:
     """Return the text of an id."""
-    # a third of the time of str(): naming the key takes a fifth of a hit in the near cache
+    # takes a third of the time of str(), and building the key is a fifth of the time of a near cache hit
     text = user_id.int.to_bytes(16).hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
@@ -102,10 +103,10 @@ def _also_on_reports(
 class Cached(Generic[T, *Args]):
     """A cached read: its kind, the type of its value, its keys, and the version keys it depends on.
 
-    `key` and `depends_on` take the arguments of the read. `time_dependent`: the answer of the database
-    changes with the clock, or no write invalidates it, so a cached value may differ from a fresh one. Such
-    a value is a report, which `invalidate_reports` of the service drops; `is_report` False excepts one that
-    writes do invalidate.
+    `key` and `depends_on` take the arguments of the read. `time_dependent` means that the answer of the
+    database changes with the clock, or that no write invalidates it, so a cached value may differ from a
+    fresh one. By default such a value is a report: `invalidate_reports` of the service drops it. Pass
+    `is_report=False` if writes invalidate it.
     """
 
     def __init__(
@@ -132,7 +133,7 @@ class Cached(Generic[T, *Args]):
         self._prefix = f"{kind.name}:"
 
     def check_key(self, key: str) -> None:
-        """Raise `ValueError` for a key outside of the kind: other processes would never invalidate it."""
+        """Raise `ValueError` for a key outside of this kind: other processes would never drop its value."""
         if not key.startswith(self._prefix):
             raise ValueError(f"the key {key!r} has to begin with {self._prefix!r}")
 
@@ -142,7 +143,7 @@ Load = Callable[[Sequence[str]], Mapping[str, T]]
 
 @dataclass(frozen=True, slots=True)
 class Read(Generic[T]):
-    """One call of a cached read: how missing keys are loaded, and the version keys of its values."""
+    """One call of a cached read: the loader of missing keys, and the version keys of the values."""
 
     cached: Cached[T, *tuple[Any, ...]]
     load: Load[T]

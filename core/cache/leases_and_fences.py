@@ -5,13 +5,13 @@ Redis runs no other command while a script runs. The first byte of each stored v
 - V: a value; N: the row does not exist.
 - L: a lease. A reader that missed stores a random token under the key itself, and may fill the key only
   while that token is still there. An invalidation deletes the key and the token with it, so a value that
-  was loaded before a write is refused after it.
-- R: a version (revision). Many values are stored under one version, and deleting it outdates them all.
-  Whoever creates a version key gives it a random value that it never had before.
-- F: fences. A writer adds its own before its COMMIT and removes it afterwards. Nobody fills a fenced key.
-  So a process that dies in between leaves no stale value: its fence expires, and the next reader loads
-  the committed row. Two writers of one key have a fence each: when one of them removes its fence, the key
-  stays closed until the COMMIT of the other.
+  was loaded before a write cannot be stored after the write.
+- R: a version (revision). Many values are stored under one version; deleting it makes them all outdated.
+  The process that creates a version key gives it a random value that it never had before.
+- F: fences. A writer adds its fence before its COMMIT and removes it afterwards. Nobody fills a fenced key.
+  So a writer that dies between fence and removal leaves no stale value: its fence expires, and the next
+  reader loads the committed row. Two writers of one key have one fence each: when one of them removes its
+  fence, the key stays fenced until the other writer has committed and removed its own.
 - P: a slot with the position of invalidations, see `core.cache.position_slots`.
 
 Sends no commands itself.
@@ -32,17 +32,18 @@ GRANTED: Final = 1
 TAKEN: Final = 0
 FENCED: Final = -1
 
-# A reader that dies blocks its key for this long; the fill of a loader that takes longer is refused.
+# Lifetime of a lease. A reader that dies blocks its key for this long; a fill after a longer load is refused.
 LEASE_MILLISECONDS = 10_000
-# Added to the query timeout, so that a fence outlasts the COMMIT. A writer that dies blocks its keys for the
-# sum of both.
+# Added to the query timeout to get the lifetime of a fence, so that a fence outlasts the COMMIT. A writer
+# that dies blocks its keys for the sum of both.
 FENCE_MARGIN_MILLISECONDS = 5_000
-# LEASE does not renew a version key, and losing one makes misses of the values that were stored under it.
+# Lifetime of a version key. It is long, because LEASE does not renew the key, and when the key expires all
+# values stored under it become misses.
 VERSION_MILLISECONDS = 2 * MAX_TTL_SECONDS * 1000
 NO_TOKEN = b""
 
-# A fence is a token of 16 bytes and its expiry in milliseconds, 13 digits; a lease and a version are a
-# token each. One MGET reads all keys, because each command that a script calls is slow.
+# A fence is a token of 16 bytes and its expiry time in milliseconds (13 digits); a lease or a version is just
+# a token. The scripts read all keys with one MGET, because each command that a script calls is slow.
 _FENCES = """
 local function read_ms()
   local now = redis.call('TIME')
@@ -61,13 +62,13 @@ local function list_fences(stored, own, now)
 end
 """
 
-# KEYS: value keys, then version keys, then their slots when a position is wanted. ARGV: token, lease ms,
+# KEYS: value keys, then version keys, then their slots if a position is wanted. ARGV: token, lease ms,
 # version ms, number of value keys, schema and origin of the values, number of slots, slot ms, unknown ms,
-# origin, then for each version key the value that it gets when it is missing.
-# Grants a lease on a key that is missing or holds what no reader can use: a value of another schema or
-# origin, a value stored under other versions, foreign bytes.
-# Returns 1 (granted), 0 (another reader loads or has loaded) or -1 (fenced) for each value key, then
-# each version, then the position of the slots if there are any; '' when it is unknown.
+# origin, then for each version key the value that it gets if it is missing.
+# Grants a lease on a key that is missing or holds bytes that no reader can use: a value of another schema or
+# origin, a value stored under other versions, bytes that the cache did not write.
+# Returns for each value key 1 (granted), 0 (another reader is loading or has loaded the value) or -1
+# (fenced), then each version, then one position if there are slots: the highest, '' if one is unknown.
 LEASE = Script(
     _FENCES
     + SLOT_FUNCTIONS
@@ -133,10 +134,10 @@ return result
 """
 )
 
-# KEYS: value keys, then version keys. ARGV: token, number of value keys, then for each value its
-# milliseconds and its stored form, then each version that the values were loaded under.
-# A value with 0 milliseconds, or one that is refused, ends its lease, so that the next reader may fill.
-# Returns how many values were stored.
+# KEYS: value keys, then version keys. ARGV: token, number of value keys, then for each value its TTL in
+# milliseconds and its stored form, then each version under which the values were loaded.
+# A value with TTL 0, or one whose versions have changed, is not stored; its lease is deleted, so that the
+# next reader gets one. Returns how many values were stored.
 FILL = Script(
     """
 local count = tonumber(ARGV[2])
@@ -160,7 +161,8 @@ return stored
 """
 )
 
-# KEYS: what a transaction changes. ARGV: the writer's token, the milliseconds of its fence.
+# KEYS: the keys that a transaction changes. ARGV: the writer's token, the lifetime of its fence in ms.
+# Returns the number of keys, or an error if the server's memory is full.
 FENCE = Script(
     _FENCES
     + """
@@ -184,10 +186,11 @@ return refusal or #KEYS
 """
 )
 
-# KEYS: the keys that a write changed, and their slots. ARGV: the token of the writer, or a string of several
-# writers' tokens; the position of the write, '' when it is unknown; unknown ms; slot ms.
-# Fences of other writers stay: their COMMIT is still to come. The key is written in either case, so that
-# the invalidation feed reports it. A slot that is missing stays so: its creator knows nothing of before.
+# KEYS: the keys that a write changed, and their slots. ARGV: the writer's token, or several writers' tokens
+# in one string; the position of the write, '' if it is unknown; unknown ms; slot ms.
+# Deletes each key, or keeps only the fences of other writers, whose COMMIT is still to come. The key is
+# written in both cases, so that the invalidation feed reports it. A missing slot is not created here: LEASE
+# creates it as unknown, because nobody knows the earlier positions. Returns the number of keys.
 RELEASE = Script(
     _FENCES
     + SLOT_FUNCTIONS
@@ -229,8 +232,8 @@ return #KEYS
 class Lease(NamedTuple):
     """The answer to a reader that missed: GRANTED, TAKEN or FENCED for each key.
 
-    Values are stored under its versions and its origin. They have to be loaded from a server that has
-    `position`, None when that is unknown.
+    The reader stores values under `versions` and `origin`. It has to load them from a server that has
+    replayed `position`, or from the primary if that is None (unknown).
     """
 
     token: bytes
@@ -242,7 +245,7 @@ class Lease(NamedTuple):
 
 
 class Fence(NamedTuple):
-    """Keeps readers from filling keys that are about to change; `pending` until its reply is read."""
+    """Keeps readers from filling keys that are about to change; `pending` is its unread reply, or None."""
 
     token: bytes = NO_TOKEN
     pending: PendingReply | None = None
@@ -254,10 +257,10 @@ NO_FENCE = Fence()
 def build_lease_request(
     token: bytes, keys: Sequence[str], version_keys: Sequence[str], head: bytes, *, slots: int = 0
 ) -> list[Any]:
-    """Return the arguments of LEASE; current values begin with `head` and the versions.
+    """Return the arguments of LEASE; after its mark a current value has `head`, then the versions.
 
-    Each version key gets a random value of its own, in case the script creates it. A version that came
-    back would make values valid again from before a write (the ABA problem).
+    Each version key gets its own random value, in case the script creates it. If a version key got an old
+    value again, values from before a write would become valid again (the ABA problem).
     """
     fresh = [new_token(VERSION_MARK) for _ in version_keys]
     of_slots = [slots, SLOT_MILLISECONDS, UNKNOWN_MILLISECONDS, head[-ORIGIN_BYTES:]]
@@ -278,10 +281,10 @@ def parse_lease(
     origin: bytes,
     asked_origin: bytes,
 ) -> Lease:
-    """Return the lease that LEASE answered with, for slots with an origin.
+    """Return the lease that the reply of LEASE contains.
 
-    Slots are worth nothing when another server answered than the one that they were asked of, or when it is
-    not known which one did.
+    `origin` is that of the server that answered, `asked_origin` the one that the request was made for. If
+    they differ or are unknown, the position in the reply is not used.
     """
     states = dict(zip(keys, reply, strict=False))
     versions = reply[len(keys) : len(keys) + len(version_keys)]

@@ -1,9 +1,9 @@
 """Decoded values in the memory of a process: the near cache in front of Redis, and fail-safe values.
 
 `Entries` keeps values by key, bounded in number and age, with an index from version keys to the values
-that depend on them. The cost of an operation depends on the entries that it returns or drops, and not on
-all entries: there may be millions. `NearCache` serves values only while the invalidation feed is live.
-`FailSafeValues` keeps values for longer, and returns one only in place of an error.
+that depend on them. The cost of an operation depends only on the number of entries that it returns or drops,
+because there may be millions of entries. `NearCache` serves values only while the invalidation feed is live.
+`FailSafeValues` keeps values for longer, and returns one only if the database does not answer.
 """
 
 import threading
@@ -21,15 +21,16 @@ Entry = tuple[Any, tuple[str, ...], float]
 # version key -> keys of the values that depend on it
 Dependents = dict[str, set[str]]
 
-# How many cleared entries are freed at each admission; more than one, so that fewer are left each time.
+# How many cleared entries are freed for each entry that is added; more than one, so that memory shrinks.
 FREED_AT_ONCE = 2
-# So many results of `get_many` are kept as a whole; those of fewer keys are built as fast as they are found.
+# How many result dicts of `get_many` are kept. A result of fewer than LEAST_KEYS keys is not kept, because
+# building it takes no longer than finding it.
 KEPT_LISTS = 64
 LEAST_KEYS = 8
 
 
 class Entries:
-    """Values by key; thread safe, the least recently used are evicted."""
+    """Values by key; thread safe. When it is full, the least recently used value is evicted."""
 
     def __init__(
         self,
@@ -44,12 +45,12 @@ class Entries:
         self._ttl_seconds = ttl_seconds
         self._clock = clock
         self._lock = threading.Lock()
-        # the least recently used first
+        # in the order of use, least recently used first
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._dependents: Dependents = {}
         # cleared entries still in memory: freeing a hundred thousand at once stops every thread for 50 ms
         self._cleared: deque[tuple[OrderedDict[str, Entry], Dependents]] = deque()
-        # how many values were dropped, for any reason
+        # increases whenever values are dropped, for any reason
         self._departures = 0
 
     def get(self, key: str) -> Any:
@@ -68,7 +69,8 @@ class Entries:
         """Keep the values of a read that took `ticket` when it began, except those that changed since."""
         if not values or not self._max_entries:
             return
-        # a change is logged before its values are dropped under this lock, so no change is missed here
+        # `drop` takes the same lock after its change was logged, so either the log shows the change here,
+        # or `drop` removes these values afterwards
         with self._lock:
             if self._changes.list_changed(ticket, depends_on):
                 return
@@ -89,13 +91,16 @@ class Entries:
             self._free_cleared()
 
     def drop(self, names: Iterable[str]) -> None:
-        """Drop the values of these keys and those that depend on them; log the change first."""
+        """Drop the values under these names, and the values that depend on these version keys.
+
+        The caller has to note the names in the change log before.
+        """
         with self._lock:
-            # set operations: most changed names have no value here
+            # set intersections are fast, and most changed names have no value here
             for key in self._entries.keys() & names:
                 self._drop(key)
             for version_key in self._dependents.keys() & names:
-                # missing when its last dependent has just been dropped because of another version
+                # the default: dropping its last dependent in this loop has removed the version key already
                 for key in self._dependents.pop(version_key, ()):
                     self._drop(key)
 
@@ -129,12 +134,12 @@ class Entries:
             self._cleared.popleft()
 
     def __len__(self) -> int:
-        """Return how many values are held."""
+        """Return the number of values."""
         return len(self._entries)
 
 
 class _List(NamedTuple):
-    """The cached result of a list of keys, valid until a value is dropped; None at first."""
+    """A kept result of `get_many`, valid until any value is dropped; `values` is None after one read."""
 
     departures: int
     expires_at: float = 0.0
@@ -158,14 +163,14 @@ class NearCache(Entries):
 
     @property
     def is_live(self) -> bool:
-        """Whether values are served and admitted; while not, the cache is empty."""
+        """Whether values are served and stored; while False, the cache is empty."""
         return self._is_live
 
     def get_all(self, keys: tuple[str, ...]) -> dict[str, Any] | None:
-        """Return the cached result of an earlier `get_many` for exactly these keys, or None.
+        """Return the kept result of an earlier `get_many` for exactly these keys, or None.
 
-        Absent values are left out. The dict is shared: do not modify it. A hit does not refresh the
-        LRU order of the single values.
+        Keys of rows that do not exist are left out. The dict is shared: do not modify it. A hit does not
+        refresh the LRU order of the single values.
         """
         kept = self._lists.get(keys)
         if (
@@ -178,7 +183,7 @@ class NearCache(Entries):
         return None
 
     def get_many(self, keys: Sequence[str]) -> dict[str, Any]:
-        """Return the values that are here, in the order of the keys."""
+        """Return the values that this cache has by key, in the order of `keys`."""
         if not self._is_live:
             return {}
         found: dict[str, Any] = {}
@@ -203,7 +208,7 @@ class NearCache(Entries):
     def _note_list(self, keys: tuple[str, ...], found: dict[str, Any], expires_at: float) -> None:
         kept = self._lists.get(keys)
         if kept is None or kept.departures != self._departures:
-            # Note only the keys at the first read of these values; a second read keeps the dict.
+            # The first read notes only the keys; the dict is kept when the same keys are read again.
             if kept is None and len(self._lists) >= KEPT_LISTS:
                 self._lists.popitem(last=False)
             self._lists[keys] = _List(self._departures)
@@ -212,31 +217,34 @@ class NearCache(Entries):
             self._lists[keys] = _List(self._departures, expires_at, values)
 
     def begin_read(self) -> Ticket | None:
-        """Return the ticket of a read from Redis that begins now; None while nothing is admitted."""
+        """Return the ticket of a read from Redis that begins now; None while the cache is shut."""
         return self._changes.take_ticket() if self._is_live else None
 
     def end_read(self, ticket: Ticket | None, values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:
-        """Admit the values that the read found, unless their keys or versions changed meanwhile."""
+        """Store the values that the read found, except those whose key or version changed meanwhile."""
         if ticket is not None and self._is_live:
             self.put(ticket, values, depends_on)
 
     def invalidate(self, names: Collection[str]) -> None:
-        """Drop the values under these names and those that depend on them, and refuse reads under way."""
+        """Drop the values under these names and those that depend on them.
+
+        A running read does not store values of these names afterwards.
+        """
         self._changes.note(names)
         self.drop(names)
 
     def open(self) -> None:
-        """Begin to serve; nothing from before the feed was live may be served."""
+        """Start to serve, with an empty cache: no value from before the feed was live may be served."""
         self.clear()
         self._is_live = self._max_entries > 0
 
     def shut(self) -> None:
-        """Stop serving: changes are no longer reported."""
+        """Stop serving and drop all values, because the feed no longer reports changes."""
         self._is_live = False
         self.clear()
 
     def clear(self) -> None:
-        """Drop all values, and keep no result of a read under way: the server has dropped all its keys."""
+        """Drop all values; running reads store nothing afterwards."""
         self._changes.note_all()
         super().clear()
         self._lists = OrderedDict()
@@ -245,8 +253,8 @@ class NearCache(Entries):
 class FailSafeValues:
     """The last known values of one process, served when the database does not answer; thread safe, bounded.
 
-    A key that this process changed is dropped, so no caller reads an older value than it wrote. A change by
-    another process does not drop the key: here the old value is still the last known one.
+    A change by this process drops the key, so no caller reads an older value than it wrote. A change by
+    another process does not drop the key: its old value is still the last value that this process knows.
     """
 
     def __init__(
@@ -258,22 +266,22 @@ class FailSafeValues:
         self._entries = Entries(
             self._changes, max_entries=max_entries if seconds > 0 else 0, ttl_seconds=seconds, clock=clock
         )
-        # per context, so that each task of a thread has its own; None after a fresh read
+        # a context variable, so that each asyncio task has its own age; None after a fresh read
         self._age: ContextVar[float | None] = ContextVar("age", default=None)
 
     @property
     def age_seconds(self) -> float | None:
-        """The age of the answer to this context's last read, if it was a fail-safe value, else None."""
+        """Age of the answer to the last read of this context if it was a fail-safe value, else None."""
         return self._age.get()
 
     def begin_read(self) -> None:
-        """Note that this context reads; the answer is fresh unless a value is recalled."""
-        # usually None already, and reading it is cheaper than setting it
+        """Note that a read begins in this context; its answer counts as fresh unless `recall` is called."""
+        # the age is usually None already, and reading the variable is cheaper than setting it
         if self._age.get() is not None:
             self._age.set(None)
 
     def take_ticket(self) -> Ticket:
-        """Return a ticket for `remember`, before the database is asked."""
+        """Return a ticket for `remember`; take it before the database is queried."""
         return self._changes.take_ticket()
 
     def remember(self, ticket: Ticket, values: Mapping[str, Any], depends_on: tuple[str, ...]) -> None:
@@ -291,7 +299,7 @@ class FailSafeValues:
         return value
 
     def clear(self) -> None:
-        """Drop all values, and keep none of a read under way."""
+        """Drop all values; running reads keep nothing afterwards."""
         self._changes.note_all()
         self._entries.clear()
 

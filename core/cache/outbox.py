@@ -1,9 +1,9 @@
-"""Invalidations: the commands that drop keys in Redis, and the outbox of those that failed.
+"""Invalidations: the commands that drop keys in Redis, and the outbox of invalidations that failed.
 
-The outbox keeps the keys of writes that Redis has not confirmed, with the tokens of their fences. They are
-sent again before this process reads from Redis, and by a background thread, because a process that only
-writes would otherwise never retry. They are sent in portions, so that a failed attempt does not cost more
-when more keys wait.
+The outbox keeps the keys whose invalidation Redis has not confirmed, with the tokens of their fences. These
+invalidations are sent again before this process reads from Redis, and by a background thread, because a
+process that only writes would otherwise never retry. They are sent in portions, so that the cost of a failed
+attempt does not grow with the number of waiting keys.
 """
 
 import threading
@@ -21,21 +21,21 @@ from core.cache.kinds import FAMILIES
 from core.cache.leases_and_fences import NO_TOKEN, RELEASE, Fence, build_release_request
 from core.cache.position_slots import ALL_SLOTS, UNKNOWN, list_slots
 
-# Redis serves no other client while a script runs.
+# Most keys of one script call: Redis serves no other client while a script runs.
 SCRIPT_KEYS = 1_000
 SCAN_COUNT = 1_000
-# Error codes that depend on the key: other keys may be accepted.
+# Error codes that depend on the key: the server may accept the same command for other keys.
 OF_A_KEY = frozenset({"NOPERM", "MOVED", "ASK", "CROSSSLOT", "TRYAGAIN"})
-# Beyond this many, all keys are dropped by a scan instead of by name.
+# Most pairs of key and token in the outbox. If there are more, a scan drops every key of the cache instead.
 OUTBOX_LIMIT = 100_000
-# Keys of one round trip to a server that has just recovered.
+# Keys per round trip when the outbox is flushed.
 PORTION_KEYS = 1_000
-# A command whose sender gave up may still arrive, at the latest this long after the end of the outage.
+# A command whose sender gave up may still reach Redis up to this long after the end of the outage.
 LATE_SECONDS = 1.0
 
 
 class KeysRefused(Exception):
-    """Redis confirmed other keys and refused these; the cause is its error."""
+    """Redis refused the invalidation of these keys, but not of all keys; `__cause__` is its error reply."""
 
     def __init__(self, keys: Sequence[str]) -> None:
         super().__init__(f"{len(keys)} keys were refused")
@@ -50,7 +50,7 @@ class KeyScripts:
         self._prefix = prefix
 
     def add_prefix(self, keys: Sequence[str]) -> list[str]:
-        """Return the names that keys have in Redis."""
+        """Return the names of these keys in Redis, with the prefix."""
         return [self._prefix + key for key in keys] if self._prefix else list(keys)
 
     def run(
@@ -61,7 +61,10 @@ class KeyScripts:
         *,
         after: PendingReply | None = None,
     ) -> None:
-        """Run a script that returns the number of its keys, for a thousand keys each, in one round trip."""
+        """Run a script once for every thousand keys, in one round trip.
+
+        The script has to return the number of its keys; raises `InvalidResponse` for another reply.
+        """
         self._run_each(script, list(_split(self.add_prefix(keys))), arguments, after=after)
 
     def _run_each(
@@ -77,7 +80,10 @@ class KeyScripts:
             raise redis.InvalidResponse(f"no confirmation of {sum(map(len, groups))} keys")
 
     def release_fence(self, keys: Sequence[str], fence: Fence, position: str) -> None:
-        """Drop keys with their fence, behind the command that set it, and leave the position of the write."""
+        """Drop keys and their fence, and store the position of the write in their slots.
+
+        A pending fence command is read first, on its own connection.
+        """
         groups = [self._add_slots(group) for group in _split(keys)]
         self._run_each(RELEASE, groups, build_release_request(fence.token, position), after=fence.pending)
 
@@ -85,7 +91,10 @@ class KeyScripts:
         return self.add_prefix([*keys, *list_slots(keys)])
 
     def release(self, keys: Sequence[str], token: bytes) -> None:
-        """Drop keys, and their fences that have the token; raises `KeysRefused` if only some are refused."""
+        """Drop keys and those of their fences whose token is in `token`; one string may hold several tokens.
+
+        Raises `KeysRefused` if only some keys are refused.
+        """
         try:
             self.release_fence(keys, Fence(token), UNKNOWN)
         except ErrorReply as error:
@@ -108,14 +117,14 @@ class KeyScripts:
                 refusal = reply
             refused += errors
             if len(errors) == len(group) > 1:
-                # the server refuses all keys, not just some
+                # the server refuses every key, not just some: do not try the other groups
                 refused += keys[keys.index(group[-1]) + 1 :]
                 break
         if refusal is not None:
             raise KeysRefused(refused) from refusal
 
     def release_all(self) -> None:
-        """Drop every key of the cache, by a scan; fences of other writers stay."""
+        """Find every key of the cache with SCAN and drop it; fences stay."""
         self._client.run(RELEASE, self.add_prefix(ALL_SLOTS), build_release_request(NO_TOKEN))
         for family in FAMILIES:
             cursor: Any = b"0"
@@ -133,7 +142,7 @@ def _split(keys: Sequence[str]) -> Iterator[Sequence[str]]:
 
 
 def expect_list(reply: Any, length: int) -> list[Any]:
-    """Return a reply that is a list of this length; raises `InvalidResponse` for any other."""
+    """Return the reply if it is a list of this length; raises `InvalidResponse` for any other reply."""
     if not isinstance(reply, list) or len(reply) != length:
         raise redis.InvalidResponse(f"no list of {length}")
     return reply
@@ -151,13 +160,13 @@ class InvalidationOutbox:
         # pairs of key and token
         self._waiting_count = self._late_count = 0
         self._emptied_at: float | None = None
-        # number of the invalidation that made all keys wait; 0 for none
+        # number of the invalidation that exceeded the limit, so that every key has to be dropped; 0 for none
         self._all_since = 0
         self._number = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
-        """Return how many keys wait for their invalidation; 1 when every key of the cache waits."""
+        """Return how many keys wait for their invalidation; 1 if every key of the cache has to be dropped."""
         return len(self._waiting) or int(bool(self._all_since))
 
     @property
@@ -166,7 +175,7 @@ class InvalidationOutbox:
         return bool(self._waiting or self._all_since or self._late)
 
     def reset_after_fork(self) -> None:
-        """Take a new lock: a thread that held the old one does not exist in the child."""
+        """Create a new lock: a thread that held the old one does not exist in the child."""
         self._lock = threading.Lock()
 
     def add(self, keys: Collection[str], token: bytes) -> None:
@@ -188,7 +197,7 @@ class InvalidationOutbox:
     def expect_late(self, keys: Collection[str], token: bytes) -> None:
         """Note a fence that was sent and not confirmed: it is released again shortly after the outage.
 
-        Otherwise nobody could fill its keys until it expires.
+        Without this, a fence that reaches Redis late would block its keys until it expires.
         """
         with self._lock:
             if self._late_count <= OUTBOX_LIMIT:
@@ -196,7 +205,10 @@ class InvalidationOutbox:
                 self._late_count += len(keys)
 
     def add_late(self) -> bool:
-        """Add the late fences once the outbox has been empty for LATE_SECONDS; return whether it did."""
+        """Add the late fences to the outbox if it has been empty for LATE_SECONDS.
+
+        Returns whether fences were added.
+        """
         with self._lock:
             if self._waiting or self._all_since or not self._late:
                 return False
@@ -212,10 +224,10 @@ class InvalidationOutbox:
             return True
 
     def flush(self, scripts: KeyScripts) -> None:
-        """Send all waiting invalidations; those that fail and those that are added meanwhile stay.
+        """Send all waiting invalidations; those that fail, and those that are added meanwhile, stay.
 
-        A key stays in the outbox until Redis has confirmed it, so that no other thread reads Redis earlier.
-        Raises what `scripts` raises; the other keys are sent even when one is refused.
+        A key stays in the outbox until Redis has confirmed its invalidation, so that no other thread reads
+        from Redis before. Raises what `scripts` raises; if a key is refused, the others are sent first.
         """
         if not self._waiting and not self._all_since:
             return
@@ -226,7 +238,7 @@ class InvalidationOutbox:
                 if self._all_since == all_since:
                     self._all_since = 0
         last: KeysRefused | None = None
-        # keys that are added meanwhile come after these
+        # only the keys that wait now: keys that are added meanwhile come after them
         left = len(self._waiting)
         while left > 0 and (portion := self._copy_portion(left)):
             left -= len(portion)
@@ -241,11 +253,11 @@ class InvalidationOutbox:
             }
 
     def _send(self, portion: dict[str, dict[bytes, int]], scripts: KeyScripts) -> KeysRefused | None:
-        """Release keys; return the refusal of some of them, which move behind all others."""
+        """Release keys; return the error if some were refused. Refused keys move to the end of the outbox."""
         refusal: KeysRefused | None = None
         refused: Collection[str] = ()
         try:
-            # every token belongs to a transaction that has ended, so no key needs its fence
+            # all tokens at once: each belongs to a transaction that has ended, so its fence is not needed
             scripts.release(list(portion), b"".join(set(chain.from_iterable(portion.values()))))
         except KeysRefused as error:
             refusal, refused = error, set(error.keys)
@@ -257,10 +269,10 @@ class InvalidationOutbox:
     def _remove(self, key: str, confirmed: dict[bytes, int]) -> None:
         tokens = self._waiting.get(key)
         if tokens is None:
-            # another thread sent it as well
+            # another thread has sent the same key and removed it
             return
         for token, number in confirmed.items():
-            # an entry that was added again meanwhile has another number
+            # another number means that the pair was added again meanwhile, so it has to stay
             if tokens.get(token) == number:
                 del tokens[token]
                 self._waiting_count -= 1

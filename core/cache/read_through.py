@@ -1,14 +1,14 @@
-"""Reads through Redis: the values that it has, else the loader's answer, stored under a lease.
+"""Reads through Redis: returns the values in Redis, else loads them and stores them under a lease.
 
-Owns the steps of a read that the near cache could not answer, for one key and for many alike:
+Owns the steps of a read that the near cache could not answer, for one key or many:
 
 1. look up: ask Redis for the values and, when a miss is likely, for leases in the same round trip;
 2. lease: ask for leases on the keys that are missing;
 3. load the keys whose lease was granted, and those that a writer has fenced;
 4. fill: store what was loaded under a granted lease;
-5. wait for the keys that another process is loading, and load what does not come.
+5. wait for the keys that another process is loading, and load those that it does not store in time.
 
-A failure of Redis costs the loader a call, and never the caller an error.
+After a failure of Redis the loader is called; the caller never gets an error of Redis.
 """
 
 import logging
@@ -33,14 +33,15 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# A reader waits for another process for longer than most loads take, then loads the key itself.
+# A reader waits this long for a key that another process is loading, then loads the key itself. Most loads
+# take less.
 WAIT_SECONDS = 2.0
 WAIT_FIRST_SECONDS = 0.001
 WAIT_LONGEST_SECONDS = 0.01
 
 
 class _LookUp(NamedTuple):
-    """A reply of Redis, divided into current values and the stored bytes of all other keys."""
+    """A reply of Redis: `found` has the current values, `missing` the stored bytes of all other keys."""
 
     found: dict[str, Any]
     missing: dict[str, bytes | None]
@@ -68,21 +69,21 @@ class ReadThrough:
         self._sampler = sampler
         self._metrics = metrics
         self._load_after = load_after
-        # kinds whose last look-up found nothing: the next one asks for leases in the same round trip;
+        # kinds whose last look-up found no value: the next look-up asks for leases in the same round trip;
         # on a miss this saves one round trip, on a hit it costs Redis one script
         self._missed: set[str] = set()
-        # leases that were not filled in time, by key: their owners may have died
+        # by key, leases of other readers that were not filled within WAIT_SECONDS: the readers may have died
         self._expired: dict[str, bytes | None] = {}
 
     def read(self, read: Read[T], keys: Sequence[str]) -> dict[str, T]:
-        """Ask Redis, then the loader; rows that do not exist are left out."""
+        """Return values by key from Redis, else from the loader; rows that do not exist are left out."""
         counters = self._counters[read.cached.name]
         if self._shared is None:
             counters.count_bypasses("disabled", len(keys))
             return dict(self._load(read, keys))
-        # the values may be those of another database
+        # values in Redis may belong to another timeline; `away` is the error if the database does not answer
         away = self._timeline.try_to_learn()
-        # a lease is asked for once the timeline is known for which the value will be stored
+        # no lease before the timeline is known, because the value will be stored for that timeline
         with_lease = read.cached.name in self._missed and self._timeline.connected is not None
         try:
             found, missing, lease = self._look_up(self._shared, read, keys, with_lease=with_lease)
@@ -97,7 +98,7 @@ class ReadThrough:
         self._sampler.sample("shared", lambda: read, found)
         if missing:
             if away is not None:
-                # the load would fail as well
+                # the database does not answer, so the load would fail as well
                 raise away
             found.update(self._load_missing(self._shared, read, list(missing), lease))
         return {key: value for key, value in found.items() if not isinstance(value, Absent)}
@@ -105,7 +106,10 @@ class ReadThrough:
     def _look_up(
         self, shared: SharedCache, read: Read[T], keys: Sequence[str], *, with_lease: bool = False
     ) -> _LookUp:
-        """Look keys up in Redis, admit the values to the near cache, and drop damaged values from Redis."""
+        """Look keys up in Redis and return the reply.
+
+        Values are added to the near cache; damaged values are dropped from Redis.
+        """
         ticket = self._near.begin_read()
         lease = None
         if with_lease:
@@ -115,10 +119,11 @@ class ReadThrough:
         found, damaged = read.cached.codec.decode_many(keys, stored, shared.origin)
         self._near.end_read(ticket, found, read.depends_on)
         if damaged:
-            # the script takes such a value for a current one, and would grant no lease
+            # the script checks only the head: it takes a damaged value for a current one, and grants no lease
             shared.give_up(damaged)
         if lease is not None:
-            # a key that was deleted between the look-up and its lease: other readers now wait for our fill
+            # These keys were deleted between MGET and LEASE. This reader has their leases and has to load
+            # them, because other readers wait for its fill.
             for key in [key for key in found if lease.states[key] == GRANTED]:
                 del found[key]
         missing = {key: value for key, value in zip(keys, stored, strict=False) if key not in found}
@@ -127,7 +132,7 @@ class ReadThrough:
     def _load_missing(
         self, shared: SharedCache, read: Read[T], keys: Sequence[str], lease: Lease | None
     ) -> Mapping[str, T | Absent]:
-        """Load under leases and fill; wait for the keys that other processes load."""
+        """Load under leases and fill; wait for the keys that other processes load. Returns all values."""
         self._timeline.learn()
         try:
             lease = lease or shared.lease(keys, read.depends_on, read.cached.codec.schema)
@@ -137,7 +142,8 @@ class ReadThrough:
         theirs = [key for key in keys if lease.states[key] == TAKEN]
         found: dict[str, T | Absent] = {}
         if ours:
-            # first: readers that wait for these keys must not wait for keys that another process loads
+            # Fill our own keys first. Otherwise readers that wait for them would also wait for keys that
+            # another process is loading.
             loaded = self._load_and_fill(shared, read, ours, lease)
             found.update(loaded)
         if theirs:
@@ -153,7 +159,7 @@ class ReadThrough:
         self, shared: SharedCache, read: Read[T], keys: Sequence[str], lease: Lease
     ) -> Mapping[str, T]:
         granted = [key for key in keys if lease.states[key] == GRANTED]
-        # what a writer that holds a fence commits has no position yet
+        # a fenced key has a commit under way, whose position is not known yet: load from the primary
         position = None if FENCED in lease.states.values() else lease.position
         try:
             loaded = self._load(read, keys, position)
@@ -168,7 +174,7 @@ class ReadThrough:
         return loaded
 
     def _wait_for(self, shared: SharedCache, read: Read[T], keys: Sequence[str]) -> dict[str, T | Absent]:
-        """Return what other processes store under these keys within `WAIT_SECONDS`."""
+        """Return the values that other processes store under these keys within `WAIT_SECONDS`."""
         deadline = time.monotonic() + WAIT_SECONDS
         backoff = Backoff(first_seconds=WAIT_FIRST_SECONDS, longest_seconds=WAIT_LONGEST_SECONDS)
         found: dict[str, T | Absent] = {}
@@ -179,7 +185,7 @@ class ReadThrough:
             except CacheDown:
                 break
             found.update(arrived)
-            # nobody loads a key without a lease: its fill was refused or given up
+            # do not wait for a key without a lease: nobody is loading it, its fill was refused or given up
             waiting = [
                 key
                 for key, stored in missing.items()
@@ -203,7 +209,7 @@ class ReadThrough:
 
 
 def _encode(read: Read[T], value: T | Absent, head: bytes) -> tuple[int, bytes]:
-    """Return how many milliseconds a value may be stored, and its stored form; 0 if it cannot be stored."""
+    """Return the TTL of a value in milliseconds, and its stored form; the TTL is 0 if it cannot be stored."""
     if value is ABSENT:
         milliseconds = ABSENT_MILLISECONDS
     else:

@@ -1,7 +1,7 @@
 """The shared cache: the steps of a read and of an invalidation, as commands to Redis.
 
-Owns which command or script each step runs, and which replies it accepts. A failure is a `CacheDown`;
-nothing else leaves this module. Knows keys and stored bytes; only `peek` decodes a value.
+Owns the command or script of each step, and the replies that it accepts. A failure of Redis raises
+`CacheDown` and no other error. Knows keys and stored bytes; only `peek` decodes a value.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# MGET returns nothing else.
+# The only types that MGET returns.
 _STORED = frozenset({bytes, type(None)})
 
 
@@ -52,7 +52,7 @@ class SharedCache:
         report_move: Callable[[], None],
         parent: "SharedCache | None" = None,
     ) -> None:
-        """Connect to nothing yet; a forked child continues with the state of its parent."""
+        """Open no connection yet; a forked child takes over the state of the `parent` cache."""
         self.guard: RedisGuard = RedisGuard(
             settings,
             client_name=client_name,
@@ -63,24 +63,24 @@ class SharedCache:
         )
         self._client = self.guard.client
         self._add_prefix = self.guard.scripts.add_prefix
-        # without replicas nobody needs a position
+        # positions are needed only to load from replicas
         self._wants_position = settings.database_replica_urls is not None
-        # the origin of the server on which this process has made sure that every slot exists
+        # the origin of the server on which this process has created every missing slot
         self._slots_origin: bytes | None = None
         self._fence_milliseconds = settings.database_query_timeout + FENCE_MARGIN_MILLISECONDS
 
     @property
     def origin(self) -> bytes:
-        """The origin of the data that this thread read last, see `core.cache.origin`."""
+        """The origin of the data that this thread read last; see `core.cache.origin`."""
         return self._client.origin
 
     def get_many(self, keys: Sequence[str]) -> list[Any]:
-        """Return the stored bytes of each key; for MGET a key of another type is missing."""
+        """Return the stored bytes of each key; None for a missing key and for a key that holds no string."""
         names = self._add_prefix(keys)
         return self.guard.read(lambda: _expect_values(self._client.get_many(names), len(names)))
 
     def peek(self, read: Read[T], key: str) -> T | Absent | None:
-        """Return the value under a key, or None; loads nothing."""
+        """Return the current value of a key in Redis, or None; the loader is not called."""
         try:
             stored = self.get_many([key, *read.depends_on])
         except CacheDown:
@@ -88,23 +88,24 @@ class SharedCache:
         return read.cached.codec.decode_many([key], stored, self.origin)[0].get(key)
 
     def lease(self, keys: Sequence[str], version_keys: Sequence[str], schema: bytes) -> Lease:
-        """Ask for leases on keys that hold no current value of this schema."""
+        """Ask for leases on keys that hold no current value of this schema, and return the answer."""
         return self._ask_for_leases(keys, version_keys, schema, with_values=False)[1]
 
     def get_and_lease(
         self, keys: Sequence[str], version_keys: Sequence[str], schema: bytes
     ) -> tuple[list[Any], Lease]:
-        """Return the stored bytes of keys and version keys, then ask for leases, in one round trip."""
+        """Get the stored bytes of keys and version keys and ask for leases, in one round trip."""
         return self._ask_for_leases(keys, version_keys, schema, with_values=True)
 
     def _ask_for_leases(
         self, keys: Sequence[str], version_keys: Sequence[str], schema: bytes, *, with_values: bool
     ) -> tuple[list[Any], Lease]:
         token = new_token(LEASE_MARK)
-        # the connection may be opened to another server after this; then one lease too many is granted
+        # the next connection may lead to a server of another origin; then a lease may be granted on a key
+        # that has a current value, which only costs one load
         asked_origin = self._client.latest_origin
         names = self._add_prefix([*keys, *version_keys])
-        # without an origin it is not known whether the slots that exist are this server's
+        # without an origin it is unknown whether existing slots were stored on this server
         wants_position = self._wants_position and asked_origin
         slots = self._add_prefix(list_slots([*keys, *version_keys])) if wants_position else []
         request = build_lease_request(token, keys, version_keys, schema + asked_origin, slots=len(slots))
@@ -121,7 +122,7 @@ class SharedCache:
             found, reply = self.guard.read(ask)
         except CacheDown as down:
             if down.reason == "down":
-                # Redis may have granted leases nevertheless, and other readers would wait for them
+                # Redis may have granted leases before the failure, and other readers would wait for them
                 self.give_up(keys)
             raise
         lease = parse_lease(
@@ -133,7 +134,7 @@ class SharedCache:
         return found, lease
 
     def _make_slots(self, origin: bytes) -> None:
-        """Create every slot that is missing, so that all of them are unknown at the same time, once."""
+        """Create all missing slots at once, so that their unknown times are one and the same."""
         request = build_lease_request(new_token(LEASE_MARK), [], [], origin, slots=len(ALL_SLOTS))
         names = self._add_prefix(ALL_SLOTS)
         with contextlib.suppress(CacheDown):
@@ -145,10 +146,10 @@ class SharedCache:
         values: Sequence[tuple[str, int, bytes]],
         on_refused: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """Store (key, milliseconds, value) where the lease still holds, without waiting for the reply.
+        """Store values under keys that still have the lease, without waiting for the reply.
 
-        With 0 milliseconds nothing is stored and the lease is given up. `on_refused` is called later with
-        the number of values that were not stored.
+        `values` are tuples (key, TTL in milliseconds, stored form). With a TTL of 0 nothing is stored and
+        the lease is given up. `on_refused` is called later with the number of values that were not stored.
         """
         if not values:
             return
@@ -163,7 +164,8 @@ class SharedCache:
             if type(reply) is int:
                 on_refused(len(values) - reply)
             else:
-                # it is unknown whether the values were stored, and no reader must wait for the lease
+                # it is unknown whether the values were stored: drop the keys, so that no reader waits for
+                # a lease that remained
                 self.give_up(keys)
 
         try:
@@ -172,14 +174,14 @@ class SharedCache:
             self.give_up(keys)
 
     def give_up(self, keys: Sequence[str]) -> None:
-        """Drop leases that will not be filled, as soon as Redis answers."""
+        """Drop keys whose leases will not be filled, as soon as Redis answers."""
         self.guard.invalidate_later(keys, NO_TOKEN)
 
     def fence(self, keys: Sequence[str], token: bytes, *, is_awaited: bool = False) -> Fence:
-        """Let nobody fill these keys until they are deleted with the fence.
+        """Keep readers from filling these keys until `delete` is called with the fence; return the fence.
 
-        For a few keys the reply is read when they are deleted, unless `is_awaited`. While Redis does not
-        answer no fence is needed, because nothing is filled.
+        For up to `SCRIPT_KEYS` keys the reply is read by `delete`, unless `is_awaited`. While Redis does not
+        answer no fence is needed, because nothing can be filled.
         """
         arguments = [token, self._fence_milliseconds]
         try:
@@ -194,23 +196,24 @@ class SharedCache:
         return Fence(token)
 
     def keep_fence(self, keys: Sequence[str], fence: Fence) -> None:
-        """Drop the values of keys, and let nobody fill them until the fence expires."""
+        """Drop the values of keys, and keep readers from filling them until the fence expires."""
         arguments = [fence.token, self._fence_milliseconds]
         try:
             self.guard.invalidate(lambda: self.guard.scripts.run(FENCE, keys, arguments, after=fence.pending))
         except CacheDown:
-            # without the token, so that a fence that was set stays
+            # delete without the token, so that a fence that Redis has set stays
             self.delete(keys)
         finally:
             _give_up(fence)
 
     def delete(self, keys: Sequence[str], fence: Fence = NO_FENCE, *, position: int | None = None) -> None:
-        """Drop keys now or, when Redis does not do it, before this process reads it again.
+        """Drop keys now or, if Redis fails or refuses, before this process reads from Redis again.
 
-        Readers that miss them load them from a server that has the position, None when that is unknown.
+        `position` is the LSN of the write, None if it is unknown: readers that miss a key load it from a
+        server that has replayed this position, or from the primary.
 
-        When Redis refuses, this returns once every other process has noticed the same refusal and stopped
-        reading from it.
+        If Redis refuses, `delete` returns only when every other process has noticed the refusal and stopped
+        reading from Redis.
         """
         try:
             self.guard.invalidate(lambda: self.guard.release(keys, fence, format_position(position)))
@@ -222,7 +225,7 @@ class SharedCache:
             self.guard.invalidate_later(keys, fence.token)
             self.guard.wait_until_noticed()
         except BaseException:
-            # interrupted: a later flush of the outbox drops the keys
+            # this thread was interrupted: a later flush of the outbox drops the keys
             self.guard.invalidate_later(keys, fence.token)
             raise
         finally:

@@ -1,8 +1,8 @@
-"""Whose values the shared cache holds: the database and its timeline, noted in Redis.
+"""The timeline claim: a key in Redis names the database, and its timeline, whose values the shared cache has.
 
-Owns the key that names the timeline, and the script by which each process claims it with every capability
-check. A process uses the cache only while the key names the timeline of its own connections. What was
-stored under another timeline is never read: the timeline is a part of each value's origin.
+Owns this key, and the script with which each process claims it for its own timeline in every capability
+check. A process uses the cache only while the key names the timeline of its own database connections. Values
+that were stored under another timeline are never read: the timeline is a part of each value's origin.
 """
 
 import time
@@ -13,15 +13,16 @@ from core.cache.client import Script
 from core.cache.connection import ErrorReply, RedisConnection, encode_command
 from core.failover import KnownTimeline, Timeline
 
-# None of the `FAMILIES`: the feed must not report each renewal.
+# The key is in none of the `FAMILIES`, so that the feed does not report each renewal of the claim.
 KEY: Final = "timeline"
-# Another database may take over the prefix this long after the last process of this one has gone.
+# TTL of the claim. Another database may use the prefix this long after the last process of the first
+# database has stopped.
 CLAIM_MILLISECONDS: Final = 30_000
 
-# KEYS: those that the caller wants to be checked, then the key of the timeline. ARGV: the timeline of the
-# process, or '', and the milliseconds of its claim.
+# KEYS: keys for which the caller checks its permissions, then the key of the claim. ARGV: the timeline of the
+# process, '' if it is unknown, and the TTL of its claim in milliseconds.
 # A later timeline of the same database replaces an earlier one. The claim of another database stays.
-# Returns the timeline that holds, and the one before.
+# Returns the timeline in the key after the script, and the timeline in it before.
 CLAIM = Script(
     """
 local key, own = KEYS[#KEYS], ARGV[1]
@@ -41,13 +42,13 @@ return {own, found}
 
 
 class TimelineClaim:
-    """The claim of one process that the cache belongs to its database; renewed with each capability check.
+    """The claim of one process that the cache belongs to its database; thread safe.
 
-    Thread safe.
+    Each capability check renews the claim.
     """
 
     def __init__(self, prefix: str, timeline: KnownTimeline, *, trust_seconds: float) -> None:
-        """A capability check of another process is trusted for `trust_seconds`."""
+        """Prepare the claim; a process trusts its capability check for `trust_seconds`."""
         self._key = prefix + KEY
         self._timeline = timeline
         self._trust_seconds = trust_seconds
@@ -55,18 +56,18 @@ class TimelineClaim:
         self._unnoticed_until = float("-inf")
 
     def encode(self, keys: Sequence[str]) -> bytes:
-        """Encode the command that claims; it also proves that scripts may use `keys`."""
+        """Return the encoded command of the claim; it also proves that scripts may use `keys`."""
         own = "" if self._timeline.connected is None else str(self._timeline.connected)
         return encode_command("EVAL", CLAIM.text, len(keys) + 1, *keys, self._key, own, CLAIM_MILLISECONDS)
 
     def judge(self, connection: RedisConnection, reply: Any) -> bool:
-        """Judge the reply to a claim; say whether the timeline has changed since the last one.
+        """Evaluate the reply to a claim; return whether the timeline has changed on this connection.
 
-        Returns when every other process has noticed a claim that replaced an earlier one. Raises
-        `ErrorReply` while the cache is that of another timeline.
+        If the claim replaced an earlier one, wait until every other process has noticed it. Raises
+        `ErrorReply` while the cache belongs to another timeline.
         """
         if isinstance(reply, ErrorReply):
-            # of a server whose memory is full: it stores nothing
+            # the server's memory is full: it stores nothing, so there is nothing to claim
             return False
         holds, before = (Timeline.parse(part.decode("ascii", "replace")) for part in reply)
         own = self._timeline.connected

@@ -1,8 +1,9 @@
-"""Which server a connection is opened to: that of REDIS_URL, the primary of sentinels, or the node of a slot.
+"""The topology of Redis: to which server a connection is opened.
 
-Owns how the server is found at each connect, and the thread that asks the sentinels meanwhile. What a
-server has to prove before it is read is in `core.cache.capability` and `core.cache.epochs`. Messages
-contain no password.
+This is the server of REDIS_URL, the primary that sentinels name, or the cluster node of the prefix's slot.
+Owns the look-up of the server at each connect, and the thread that asks the sentinels between connects.
+`core.cache.capability` and `core.cache.epochs` check the server before it is read. Messages contain no
+password.
 
 Sources: Redis documentation, "Guidelines for Redis clients with support for Redis Sentinel"; Redis cluster
 specification, "Redirection and resharding".
@@ -32,10 +33,11 @@ from core.settings.redis_url import HostPort, RedisAddress, find_hash_tag
 
 logger = logging.getLogger(__name__)
 
-# A process that uses the former primary, which may still answer, learns of the new one within this time.
+# Interval at which sentinels are asked. A process that uses the former primary, which may still answer,
+# learns of the new one within this time.
 POLL_SECONDS = 0.2
 POLL_TIMEOUT_SECONDS = 0.5
-# An answer that is older is not used: a process that was stopped for a while asks again first.
+# Maximum age of a sentinel's answer. A process that was suspended for longer asks again first.
 LATE_SECONDS = 1.0
 STOP_SECONDS = 2.0
 # One redirection leads to the right node of a cluster, two while a slot is being moved.
@@ -53,7 +55,7 @@ class Topology:
     name: TopologyName = "single"
     # whether another server may become the primary
     can_move = False
-    # whether a former primary may be named for a while
+    # whether the look-up may still return a former primary for a while
     is_late = False
 
     def __init__(self, settings: Settings, client_name: str) -> None:
@@ -75,17 +77,17 @@ class Topology:
         )
 
     def has_epochs(self, connection: RedisConnection) -> bool:  # noqa: ARG002  # other topologies need it
-        """Say whether another server may take the place of this connection's server."""
+        """Return whether another server may replace the connection's server as the primary."""
         return False
 
     def confirm(self, connection: RedisConnection) -> None:
-        """Raise `ErrorReply` when another server is known to be the primary."""
+        """Raise `ErrorReply` if another server is known to be the primary."""
 
     def avoid(self, connection: RedisConnection) -> None:
         """Note that the server of a connection turned out not to be the primary."""
 
     def close(self) -> None:
-        """End what runs in the background."""
+        """Stop the background thread, if there is one."""
 
     def close_in_child(self) -> None:
         """Close a forked child's copies of its parent's sockets."""
@@ -103,7 +105,7 @@ class FoundConnection(RedisConnection):
         self._topology.open(self, deadline)
 
     def connect_to(self, address: RedisAddress, deadline: float) -> None:
-        """Connect to a server that was found."""
+        """Connect to this address, which the topology has found."""
         self.close()
         self.address = address
         super().connect_before(deadline)
@@ -124,7 +126,7 @@ class MovingTopology(Topology, ABC):
 
 
 class SentinelTopology(MovingTopology):
-    """The primary that sentinels name. They are asked at each connect, and by a thread meanwhile."""
+    """The primary that the sentinels name; they are asked at each connect, and by a thread in between."""
 
     name: TopologyName = "sentinel"
     is_late = True
@@ -138,7 +140,7 @@ class SentinelTopology(MovingTopology):
             username=settings.redis_sentinel_username,
             password=password.get_secret_value() if password else None,
         )
-        # the one that named the present primary comes first
+        # the sentinel that named the current primary comes first
         self._sentinels = deque(self.address.hosts)
         self._lock = threading.Lock()
         self._primary: HostPort | None = None
@@ -154,7 +156,7 @@ class SentinelTopology(MovingTopology):
         return True
 
     def open(self, connection: FoundConnection, deadline: float) -> None:
-        """Connect to the first server that a sentinel names and that is a primary."""
+        """Connect to the first server that a sentinel names and that has the role of a primary."""
         failure: Exception = ServerUnreachable("no server")
         for sentinel, primary in self._list_primaries(deadline):
             try:
@@ -170,21 +172,21 @@ class SentinelTopology(MovingTopology):
         raise failure
 
     def _list_primaries(self, deadline: float) -> Iterator[tuple[HostPort, HostPort]]:
-        """Yield each server that some sentinel names or, when none answers, the last one.
+        """Yield pairs: a sentinel, and the server that it names as the primary; each server once.
 
-        Raises `redis.RedisError` without any.
+        If no sentinel answers, yield the last known primary. Raises `redis.RedisError` without any server.
         """
         failure: Exception | None = None
         named: set[HostPort] = set()
         sentinels = tuple(self._sentinels)
         for asked, sentinel in enumerate(sentinels):
-            # a sentinel that hangs leaves time to the others and to the primary
+            # a share of the time, so that a sentinel that hangs leaves time for the others and the primary
             share = (deadline - time.monotonic()) / (len(sentinels) - asked + 1)
             try:
                 with closing(self._connect_to_sentinel(sentinel, share)) as connection:
                     primary = self._ask(connection)
             except (redis.RedisError, OSError) as error:
-                # a sentinel that refuses says more than one that is down
+                # report the error of a sentinel that refuses rather than that of one that is down
                 failure = failure if isinstance(failure, ErrorReply) else error
                 continue
             if primary not in named:
@@ -195,7 +197,7 @@ class SentinelTopology(MovingTopology):
         if isinstance(failure, ErrorReply):
             raise HandshakeRefused(str(failure)) from failure
         if self._primary is not None:
-            # while no sentinel answers, none orders a failover either
+            # while no sentinel answers, no sentinel can start a failover either
             yield sentinels[0], self._primary
             return
         raise ServerUnreachable(f"no sentinel answers: {failure}") from failure
@@ -229,12 +231,12 @@ class SentinelTopology(MovingTopology):
                 self._sentinels.rotate(-1)
 
     def avoid(self, connection: RedisConnection) -> None:  # noqa: ARG002  # see above
-        """Ask another sentinel first: this one named a server that others have left."""
+        """Ask another sentinel first: the current one named a server that is no longer the primary."""
         with self._lock:
             self._sentinels.rotate(-1)
 
     def confirm(self, connection: RedisConnection) -> None:
-        """Raise `ErrorReply` when the sentinels name another server; without an answer nothing changes."""
+        """Raise `ErrorReply` if the last answer of a sentinel names another server than the connection's."""
         if self._thread is None:
             self._start_watch()
         if time.monotonic() - self._polled_at > LATE_SECONDS:
@@ -254,7 +256,7 @@ class SentinelTopology(MovingTopology):
             self._poll()
 
     def _poll(self) -> None:
-        """Ask a sentinel for the primary; without an answer the last one stays."""
+        """Ask a sentinel for the primary; without an answer keep the last known primary."""
         with self._polling:
             number = self._primary_number
             try:
@@ -297,13 +299,13 @@ class SentinelTopology(MovingTopology):
 
 
 class SlotTopology(MovingTopology):
-    """The server of REDIS_URL or, when that is a node of a cluster, the node of the prefix's slot."""
+    """The server of REDIS_URL or, if that is a node of a cluster, the node that has the prefix's slot."""
 
     name: TopologyName = "cluster"
 
     def __init__(self, settings: Settings, client_name: str) -> None:
         super().__init__(settings, client_name)
-        # the key does not exist; any node but the right one answers MOVED
+        # a command for a key that does not exist; every node but the one with the slot answers MOVED
         self._probe = encode_command("PTTL", f"{settings.redis_key_prefix}capability-check:slot")
         self._node: RedisAddress | None = None
 
@@ -312,13 +314,13 @@ class SlotTopology(MovingTopology):
         return connection.mode == CLUSTER_MODE
 
     def open(self, connection: FoundConnection, deadline: float) -> None:
-        """Connect to a node of REDIS_URL, and follow MOVED from there."""
+        """Connect to the last known node or a node of REDIS_URL, and follow MOVED from there."""
         hosts = self.address.hosts
         listed = [self.address] if self.address.path else [self.address.at(host) for host in hosts]
         starts = list(dict.fromkeys([self._node or listed[0], *listed]))
         failure: Exception = ServerUnreachable("no server")
         for tried, start in enumerate(starts):
-            # a node that hangs leaves time to the others
+            # a share of the time, so that a node that hangs leaves time for the others
             share = (deadline - time.monotonic()) / (len(starts) - tried)
             until = time.monotonic() + max(0.001, share)
             try:
@@ -333,7 +335,7 @@ class SlotTopology(MovingTopology):
         raise failure
 
     def _follow(self, connection: FoundConnection, deadline: float) -> None:
-        """Go to the node of the slot; any other answer than MOVED is judged by the capability check."""
+        """Connect to the node of the slot; the capability check judges any other answer than MOVED."""
         if connection.mode != CLUSTER_MODE:
             return
         for _ in range(HOPS):
@@ -344,18 +346,18 @@ class SlotTopology(MovingTopology):
         raise ServerUnreachable("the nodes of the cluster do not agree on the node of the slot")
 
     def avoid(self, connection: RedisConnection) -> None:  # noqa: ARG002  # see above
-        """Begin with REDIS_URL again."""
+        """Forget the last known node, so that the next connect begins with REDIS_URL."""
         self._node = None
 
 
 def _parse_moved(reply: ErrorReply, asked: RedisAddress) -> HostPort:
-    """Return the server of `MOVED SLOT HOST:PORT`; without a host it is that of the node that was asked."""
+    """Return the server in `MOVED SLOT HOST:PORT`; an empty HOST means the host of the asked node."""
     host, _, port = str(reply).split()[-1].rpartition(":")
     return HostPort(host.strip("[]") or asked.host, int(port))
 
 
 def open_topology(settings: Settings, client_name: str) -> Topology:
-    """Return the topology that the settings name; it connects to nothing yet."""
+    """Return the topology that the settings name; no connection is opened yet."""
     address = settings.read_redis_address()
     if address.service:
         return SentinelTopology(settings, client_name)
