@@ -1,8 +1,8 @@
-"""The dashboard: the game and its operation in a browser, for the product team.
+"""The dashboard: shows the game and the state of the stack in a browser, for the product team.
 
 `pages/<page>/` holds everything of one page: `page.py` (Streamlit calls), `data.py` (calls of the service),
-`tables.py` and `charts.py` (pure functions from records to what is shown). What pages share is beside the
-folder; `monitoring/` samples the stack's health, `server/` is the web server around the pages.
+`tables.py` and `charts.py` (pure functions from records to tables and charts). Modules that several pages use
+are beside `pages/`; `monitoring/` samples the stack's health, `server/` is the web server around the pages.
 Presentation only: no SQL and no Redis command.
 """
 

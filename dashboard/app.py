@@ -1,4 +1,4 @@
-"""The script that Streamlit runs for every view: logo, styles, menu, health, sign-in, and then the page."""
+"""The script that Streamlit runs for every view: logo, styles, menu, health line, sign-in, then the page."""
 
 import streamlit as st
 

@@ -1,6 +1,6 @@
 """The leaderboard categories as pages show them: names, units and what their scores mean.
 
-A category exists once a score is stored in it. One that is unknown here is named after its key.
+A category exists once a score is stored in it. One that is not listed here gets a name made from its key.
 """
 
 import msgspec
@@ -43,7 +43,7 @@ _KNOWN_BY_KEY = {category.key: category for category in KNOWN_CATEGORIES}
 
 
 def describe_category(key: str) -> Category:
-    """Return the known category of this key, or one with a name made from the key."""
+    """Return the listed category of this key, or one with a name made from the key."""
     return _KNOWN_BY_KEY.get(key) or Category(
         key, format_key(key), "number", f"Scores of “{escape_markdown(key)}”."
     )

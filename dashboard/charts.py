@@ -1,8 +1,8 @@
-"""What charts of several pages share: colours, histograms and the axis of sessions, in Vega-Lite.
+"""Parts that charts of several pages share: colours, histograms and the axis of sessions, in Vega-Lite.
 
-Pure functions that return plain dictionaries; the objects of a chart library cost 5 to 50 times the
-server time. Sessions are next to each other, without gaps for weekends, and are labelled in UTC: the
-browser's time zone must not move one to the day before.
+Pure functions that return dictionaries: building the objects of a chart library takes the server 5 to 50
+times as long. Sessions are next to each other, without gaps for weekends, and are labelled in UTC: the
+browser's time zone must not move a session to the day before.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ ACCENT = "#6366f1"
 GAIN = "#22a565"
 LOSS = "#e5484d"
 BASELINE = "#8b93a7"
-"""One accent, and green and red only for gain and loss; readable on light and dark backgrounds."""
+"""Colours of all charts: accent, and green and red for gain and loss; readable on light and dark themes."""
 
 _AXIS_FORMATS: dict[Unit, str] = {
     "percent": "+,.2~f",
@@ -35,10 +35,10 @@ _ENCLOSED = ("data", "mark", "encoding", "params", "layer")
 
 HISTOGRAM_BINS = 24
 MINIMUM_BINNED = 5
-"""Fewer values say more in a table than in a distribution."""
+"""Fewest values that are drawn as a distribution; fewer are easier to read in a table."""
 
 HISTOGRAMS_KEPT = 64
-"""Recently drawn histograms, some kilobytes each: many visitors look at the same leaderboards."""
+"""Most recently drawn histograms in the cache, some kilobytes each; visitors share leaderboards."""
 
 DAY_LABELS = 6
 MARGIN: Spec = {"top": 8, "right": 24}
@@ -49,10 +49,10 @@ AXIS_PIXELS = 54
 
 EVENT_MARKS = {"POSITIVE": ("triangle-up", GAIN), "NEGATIVE": ("triangle-down", LOSS)}
 NEUTRAL_MARK = ("diamond", BASELINE)
-"""Shape and colour of the mark of an event, by its sentiment; several that differ are neutral together."""
+"""Shape and colour of a neutral event's mark, and of the mark of a day whose events differ in sentiment."""
 
 EVENTS_NAMED = 3
-"""Events of one day that a tooltip names; it counts the others."""
+"""Events of one day that a tooltip names; of the others it gives only the number."""
 
 PERCENT_LABEL = "datum.value === 0 ? '0%' : datum.label + '%'"
 """Labels of an axis of signed percentages: zero has no sign."""
@@ -67,7 +67,7 @@ class Bin(msgspec.Struct, frozen=True):
 
 
 def bin_values(values: Sequence[Decimal]) -> tuple[Bin, ...]:
-    """Return bins of equal width over all values; none for too few or equal values."""
+    """Return bins of equal width over all values; empty if there are too few values or all are equal."""
     scores = np.array([float(value) for value in values])
     if len(scores) < MINIMUM_BINNED or scores.min() == scores.max():
         return ()
@@ -96,7 +96,7 @@ def build_histogram(
     shared between calls with equal arguments: do not modify it.
     """
     bars: Spec = {
-        # inside of the layer, for the reason in `enclose_data`
+        # the data is inside the layer, for the reason given in `enclose_data`
         "data": {"values": [_bin_row(item, unit) for item in bins]},
         # a rect, because a bar with both edges given is drawn without height in a layer
         "mark": {"type": "rect", "color": ACCENT, "x2Offset": -1.5, "cornerRadius": 2},
@@ -116,7 +116,7 @@ def build_histogram(
             ],
         },
     }
-    # an axis of ranged marks would end exactly at the highest bar
+    # without this domain, the axis would end exactly at the top of the highest bar
     bars["encoding"]["y"]["scale"] = {"domain": [0, find_top([*bins, *before])]}
     rule: Spec = {
         "data": {"values": [{}]},
@@ -145,7 +145,7 @@ def find_top(bins: Sequence[Bin]) -> int:
 
 
 def _outline(bins: Sequence[Bin], unit: Unit) -> Spec:
-    # the last step needs a point at the right edge of its bin
+    # the outline is a step line: it needs one more point, at the right edge of the last bin
     rows = [*(_bin_row(item, unit) for item in bins), {"low": bins[-1].high, "players": 0}]
     return {
         "data": {"values": rows},
@@ -168,7 +168,7 @@ def _bin_row(item: Bin, unit: Unit) -> Spec:
 
 def _describe_range(item: Bin, unit: Unit) -> str:
     if unit == "count" and item.high - item.low == 1:
-        # a bin of one whole number is centred on it
+        # this bin holds a single whole number and is centred on it
         return format_score(item.low + 0.5, unit)
     return f"{format_score(item.low, unit)} to {format_score(item.high, unit)}"
 
@@ -190,8 +190,8 @@ def build_day_axis(days: Sequence[str], *, labels: int = DAY_LABELS) -> Spec:
 def choose_labels(days: Sequence[str], *, count: int) -> list[str]:
     """Return at most `count` of the days, at equal distances, including the newest.
 
-    From four labels on their number is odd: a narrow chart hides every other label, and the newest
-    must stay.
+    Four or more labels are always an odd number of labels: a narrow chart hides every second label, and
+    the newest one must stay visible.
     """
     step = max(1, -(-len(days) // count))
     chosen = list(days[::-1][::step][::-1])

@@ -1,7 +1,7 @@
-"""Reads that several pages share: players, and which sessions and categories there are.
+"""Reads that several pages share: players, and the lists of sessions and categories.
 
-Answers are the service's own records. The service caches, so they can be as old as its time to live;
-sessions and categories, which every view asks for, are kept for five seconds more.
+Answers are the service's own records. The service caches them, so they can be as old as its time to
+live. Sessions and categories, which every view reads, are cached here for five more seconds.
 """
 
 from datetime import UTC, date, datetime
@@ -13,11 +13,11 @@ from dashboard import runtime
 from dashboard.categories import KNOWN_CATEGORIES, Category, describe_category
 
 MATCHES_SHOWN = 24
-"""Players offered for a prefix: as many as fit on a phone with little scrolling."""
+"""Most players that a search shows: as many as fit on a phone with little scrolling."""
 
 
 def is_open_session(day: date, now: datetime) -> bool:
-    """Return whether the session of a day is still open: that of today (UTC), or a later one."""
+    """Return whether the session of a day is still open: true for today (UTC) and for later days."""
     return day >= now.astimezone(UTC).date()
 
 
@@ -49,7 +49,7 @@ def find_player(service: EnhancedDatabaseService, username: str) -> User | None:
 
 
 def search_players(service: EnhancedDatabaseService, prefix: str) -> tuple[User, ...]:
-    """Return players whose username or name starts with a prefix; none if it cannot be a name."""
+    """Return players whose username or name starts with a prefix; empty if the prefix cannot be a name."""
     try:
         return service.search_users(prefix, limit=MATCHES_SHOWN)
     except InvalidInput:

@@ -1,7 +1,7 @@
-"""CSV files that are written while their rows are read: a file of any size takes the memory of one batch.
+"""CSV files that are sent while their rows are read: a file of any size takes the memory of one batch.
 
-Owns the form of the files (RFC 4180) and the answers of their routes, and prevents that a spreadsheet runs a
-text in them as a formula. Reads nothing itself.
+Owns the file format (RFC 4180) and the HTTP responses, and prevents a spreadsheet from running a text of the
+file as a formula. Reads nothing itself.
 """
 
 import csv
@@ -22,16 +22,16 @@ FORMULA = re.compile(
     r"""(?=[\s"\x00-\x1f\x7f-\x9f\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*"""
     r"""[=+\-@\uff1d\uff0b\uff0d\uff20\ufe66\ufe62\ufe63\ufe6b\u2212])"""
 )
-"""Where a formula begins: at the start of a cell, or of what becomes one when a spreadsheet separates cells
-at semicolons or tabs, as it does in many languages. Spaces, quotes and invisible characters before it do not
-count, and the wide and small forms of the signs do."""
+"""Where a formula begins: at the start of a text, or after a semicolon, a tab or a line end, because in many
+languages spreadsheets also split cells at semicolons or tabs. A formula begins with =, +, - or @, or with the
+wide or small form of one; spaces, quotes and invisible characters before this sign are skipped."""
 CHUNK_ROWS = 500
 
 Cells = Sequence[object]
 
 
 class CsvFile(NamedTuple):
-    """A file: its name, its header and its rows, which are read while they are written."""
+    """A file: its name, its header, and its rows, which are read while the file is sent."""
 
     name: str
     columns: Cells
@@ -39,9 +39,9 @@ class CsvFile(NamedTuple):
 
 
 def answer_csv(read: Callable[[], CsvFile]) -> Response:
-    """Answer with a file; 400 for a wrong filter, 503 without a database.
+    """Return the response with a file; status 400 for a wrong filter, 503 without a database.
 
-    The first row is read before the answer begins. Without rows the file has only the header.
+    The first row is read before the response begins. Without rows the file has only the header.
     """
     try:
         file = read()
@@ -59,9 +59,9 @@ def answer_csv(read: Callable[[], CsvFile]) -> Response:
 
 
 def write_csv(columns: Cells, rows: Iterable[Cells]) -> Iterator[str]:
-    """Yield a file, the header first, some hundred rows at a time.
+    """Yield the text of a file, the header first, some hundred rows at a time.
 
-    Every text in it is disarmed; numbers, dates and ids are written as they are.
+    Texts go through `disarm`, so that none is run as a formula; numbers, dates and ids are written unchanged.
     """
     rest = iter(rows)
     chunk: Iterable[Cells] = [columns]
@@ -73,7 +73,7 @@ def write_csv(columns: Cells, rows: Iterable[Cells]) -> Iterator[str]:
 
 
 def parse_day(text: str, name: str) -> date:
-    """Return the date that a filter `name` of the address has; raises `InvalidInput`."""
+    """Return the date in the query parameter `name`; raises `InvalidInput` if it is no date."""
     try:
         return date.fromisoformat(text)
     except ValueError:

@@ -15,7 +15,7 @@ CARD_PIXELS = 155
 """Minimum width of a metric card: two fit beside each other on a phone."""
 
 NARROW_COOKIE = "echo-markets-narrow"
-"""Set by `static/shell.js` when a view is opened: 1 on a screen as narrow as a phone."""
+"""Cookie that `static/shell.js` sets when a view is opened: 1 on a screen as narrow as a phone."""
 
 ROW_PIXELS = 38
 VISIBLE_ROWS = 12
@@ -26,7 +26,7 @@ MINUTES: dict[str, Any] = {"format": "YYYY-MM-DD HH:mm", "timezone": "UTC"}
 
 
 class ChangeColumn(msgspec.Struct, frozen=True):
-    """The column of a change in `show_table`: numbers with their sign; a zero has none."""
+    """A column of `show_table` that holds changes: numbers with their sign; zero has no sign."""
 
     label: str
     places: int = 2
@@ -34,7 +34,7 @@ class ChangeColumn(msgspec.Struct, frozen=True):
     help: str | None = None
 
     def configure(self, *, is_formatted: bool = True) -> Any:
-        """Return Streamlit's column; unformatted it shows the texts of a styled table."""
+        """Return Streamlit's column; with `is_formatted` False, it shows the texts of a styled table."""
         number_format = f"%+,.{self.places}f{self.unit.replace('%', '%%')}"
         return st.column_config.NumberColumn(
             self.label, help=self.help, format=number_format if is_formatted else None
@@ -50,7 +50,7 @@ class ChangeColumn(msgspec.Struct, frozen=True):
 
 
 def link_player() -> Any:
-    """Return the column of players whose cells are made by `build_player_link`."""
+    """Return Streamlit's column for player links; `build_player_link` makes its cells."""
     return st.column_config.LinkColumn(
         "Player", display_text=r"player=(.+)$", help="Opens the player's portfolio"
     )
@@ -67,7 +67,7 @@ def show_metric(
 ) -> None:
     """Show a metric card with a note below; only a change is drawn as gain (green) or loss (red).
 
-    `help` says what the figure is: of whom, over which time, and how old it can be.
+    `help` explains the figure: whose it is, which period it covers, and how old it can be.
     """
     st.metric(
         label,
@@ -83,7 +83,7 @@ def show_metric(
 
 
 def show_folded(label: str, show: Callable[[], object], *, key: str) -> None:
-    """Show a part below a heading that opens it; while it is closed, nothing of it is made or sent."""
+    """Show a collapsible part of a page; while it is closed, its content is neither built nor sent."""
     part = st.expander(label, key=key, on_change="rerun")
     if part.open:
         with part:
@@ -99,9 +99,9 @@ def show_table(
     on_phone: Sequence[str] | None = None,
     **options: Any,
 ) -> Any:
-    """Show a table without its index and return its selection; a table of more rows scrolls.
+    """Show a table without its index and return its selection; with more than `visible_rows` it scrolls.
 
-    `on_phone` names the columns that a phone shows, so that it does not scroll sideways; None shows all.
+    `on_phone` names the columns shown on a phone, so that the table does not scroll sideways; None shows all.
     """
     rows = table.num_rows if isinstance(table, pa.Table) else len(table)
     data, shown = _write_zeros(table, columns, missing=str(options.get("placeholder", "")))
@@ -124,10 +124,10 @@ def show_table(
 def _write_zeros(
     table: pd.DataFrame | pa.Table, columns: Mapping[str, Any], *, missing: str
 ) -> tuple[Any, dict[str, Any]]:
-    """Return a table and Streamlit's columns, so that a change of zero has no sign.
+    """Return the table and Streamlit's columns, changed so that a change of zero has no sign.
 
-    The format of a column of numbers gives zero a plus. A column with a zero is written here instead; that
-    takes ten times as long as a format, and leaves the numbers to sort by.
+    Streamlit's number format gives zero a plus sign. The texts of a column with a zero are therefore written
+    here. That takes ten times as long as a format; the column can still be sorted by its numbers.
     """
     changes = {name: column for name, column in columns.items() if isinstance(column, ChangeColumn)}
     names = table.column_names if isinstance(table, pa.Table) else table.columns

@@ -1,8 +1,8 @@
-"""Which leaderboard ranks the players of a category, so that ranks have no false ties.
+"""Chooses the leaderboard that gives the ranks of a category, so that ranks have no false ties.
 
-A daily return has two decimals of a percent, so players who differ by less than $1 share its rank. Total
-value is the same leaderboard to the cent: where a session has both, it ranks the returns. Scores stay those
-of the category.
+A daily return is stored with two decimals of a percent, so players who differ by less than $1 share a rank.
+The total value leaderboard has the same order, exact to the cent. In a session with both leaderboards, ranks
+of daily returns come from total value; the scores shown are still the daily returns.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,14 +28,14 @@ from dashboard.categories import Category
 from dashboard.data import is_open_session
 
 ROUNDING = Decimal("0.005")
-"""How far a return of two decimals may be from the exact one."""
+"""Largest difference between a return rounded to two decimals and the exact return."""
 
 LEADERS_READ = 10
 CHUNK_ROWS = 500
 
 
 class ScoreSource(msgspec.Struct, frozen=True):
-    """A category in one session: `key` is the leaderboard of its scores, `rank_key` that of its ranks."""
+    """A category in one session: scores come from leaderboard `key`, ranks from leaderboard `rank_key`."""
 
     day: date
     key: str
@@ -43,20 +43,20 @@ class ScoreSource(msgspec.Struct, frozen=True):
 
     @property
     def is_by_value(self) -> bool:
-        """Whether returns are ranked by value."""
+        """Whether daily returns are ranked by total value."""
         return self.rank_key != self.key
 
     @property
     def base(self) -> Decimal:
-        """What is subtracted from scores of `rank_key` before they are added up."""
+        """The amount that is subtracted from each score of `rank_key` before scores are added up."""
         return STARTING_CASH if self.is_by_value else Decimal(0)
 
     def convert(self, score: Decimal) -> Decimal:
-        """Return the exact score of the category for one of `rank_key`."""
+        """Convert a score of `rank_key` to the exact score of the category."""
         return (score - self.base) * 100 / self.base if self.is_by_value else score
 
     def convert_period(self, period: PeriodLeaderboard) -> PeriodLeaderboard:
-        """Return a period of `rank_key`, added up without the base, with the scores of the category."""
+        """Convert a period leaderboard of `rank_key`, summed without `base`, to scores of the category."""
         entries = (
             msgspec.structs.replace(entry, score=self.convert(entry.score + self.base))
             for entry in period.entries
@@ -68,8 +68,8 @@ class ScoreSource(msgspec.Struct, frozen=True):
     ) -> tuple[LeaderboardEntry, ...]:
         """Return entries of `rank_key` with the scores of the category.
 
-        In an open session the stored return can be newer than the value that gives the rank: then it is
-        the return of that value, so that a list in the order of its ranks is in that of its returns.
+        In an open session the stored return can be newer than the total value that gives the rank. Then the
+        return is computed from that total value, so that ranks and returns have the same order.
         """
         if not self.is_by_value or not ranked:
             return tuple(ranked)
@@ -101,7 +101,7 @@ class ScoreSource(msgspec.Struct, frozen=True):
         }
 
     def stream(self, service: EnhancedDatabaseService) -> Iterable[LeaderboardEntry]:
-        """Yield every entry, best first, with its rank; some hundred are held at a time."""
+        """Yield every entry, best first, with its rank; some hundred are in memory at a time."""
         entries = iter(service.stream_leaderboard(self.rank_key, self.day))
         while chunk := list(islice(entries, CHUNK_ROWS)):
             yield from self.put_scores(service, chunk)
@@ -109,9 +109,9 @@ class ScoreSource(msgspec.Struct, frozen=True):
     def find_summary(
         self, service: EnhancedDatabaseService, *, least_width: Decimal
     ) -> LeaderboardSummary | None:
-        """Return the leaderboard in figures; its leaders are those who share the first rank.
+        """Return the summary of the leaderboard, or None; its leaders are the players who share rank 1.
 
-        The best score is that of the leader who is named, also while scores are written.
+        The best score always belongs to the leader named in the summary, even while scores are written.
         """
         summary = service.find_leaderboard_summary(self.key, self.day, least_width=least_width)
         if summary is None or not self.is_by_value:
@@ -128,7 +128,7 @@ class ScoreSource(msgspec.Struct, frozen=True):
 
 
 def find_source(service: EnhancedDatabaseService, category: Category, day: date) -> ScoreSource:
-    """Return which leaderboards the scores and the ranks of a category in a session are read from."""
+    """Return the leaderboards that give the scores and the ranks of a category in a session."""
     if category.key != DAILY_RETURNS:
         return ScoreSource(day, category.key, category.key)
     by_value = ScoreSource(day, DAILY_RETURNS, TOTAL_VALUE)
@@ -143,8 +143,8 @@ def list_rank_history(
 ) -> tuple[PlayerScore, ...]:
     """Return a player's scores with ranks in these sessions, oldest first.
 
-    Compares the player's return and value of each session instead of asking `find_source`, which reads a
-    whole leaderboard's ends for every day.
+    Compares the player's return and total value of each session. `find_source` would instead read the first
+    and the last entry of both leaderboards for every day.
     """
     if category.key != DAILY_RETURNS:
         return service.list_player_scores([user_id], category.key, days, ranked=True)
@@ -166,9 +166,9 @@ def list_rank_history(
 
 
 def _have_equal_ends(service: EnhancedDatabaseService, source: ScoreSource) -> bool:
-    """Return whether both leaderboards have as many players, the same best and the same lowest return.
+    """Return whether both leaderboards have equally many players, the same best and the same lowest return.
 
-    A game that starts with other cash, or keeps only one of the two, is ranked by its returns.
+    False if a game has other starting cash or only one of the two leaderboards: returns then give the ranks.
     """
     keys = (source.key, source.rank_key)
     players, others = (service.count_leaderboard(key, source.day) for key in keys)

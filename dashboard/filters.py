@@ -1,7 +1,7 @@
 """Filters that are part of a page's address, and the search for a player.
 
-Each filter widget is bound to a query parameter, so every view is a link. Streamlit drops a parameter
-that is none of the widget's options without a message; therefore it is read here before, and named.
+Each filter widget is bound to a query parameter, so every view has its own link. Streamlit silently drops a
+value that is not an option of the widget; therefore these functions read the parameter first, and report it.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -25,17 +25,17 @@ T = TypeVar("T")
 NAME_LETTERS = 100
 USERNAME_LETTERS = 50
 SHOWN_LETTERS = 60
-"""Longest part of an unknown value or name that a page repeats."""
+"""Letters of an unknown value or name that a page quotes; the rest is cut off."""
 
 _chosen: ContextVar[list[str] | None] = ContextVar("chosen", default=None)
-"""What the filters inside of `fold` are set to."""
+"""The selected values of the filters inside `fold`."""
 
 
 @contextmanager
 def fold() -> Iterator[None]:
-    """Fold the filters that are shown inside on a small screen, below a switch that names what is chosen.
+    """Collapse the filters shown in this context on a small screen, below a switch that names their values.
 
-    Once a page. The style sheet hides the switch on a large screen and the filters on a small one.
+    Use it once per page. The style sheet hides the switch on a large screen and the filters on a small one.
     """
     switch = st.container(key="filters-switch")
     chosen: list[str] = []
@@ -49,7 +49,7 @@ def fold() -> Iterator[None]:
 
 
 def note_chosen(value: object) -> None:
-    """Name a value in the label of the folded filters; nothing outside of `fold` or without a value."""
+    """Add a value to the label of the collapsed filters; does nothing outside `fold` or without a value."""
     chosen = _chosen.get()
     if chosen is not None and value not in ("", None):
         chosen.append(str(value))
@@ -57,13 +57,13 @@ def note_chosen(value: object) -> None:
 
 def find_parameter(name: str) -> str | None:
     """Return the value of a query parameter of the address, or None."""
-    # get_all, because reading a missing parameter raises and catches an exception
+    # get_all is faster for a missing parameter: `get` raises and catches an exception
     values = st.query_params.get_all(name)
     return values[-1].strip() if values and values[-1] else None
 
 
 def find_day(name: str) -> date | None:
-    """Return the date in a query parameter; None when it is missing or no date."""
+    """Return the date in a query parameter; None when the parameter is missing or no date."""
     try:
         return date.fromisoformat(find_parameter(name) or "")
     except ValueError:
@@ -73,8 +73,8 @@ def find_day(name: str) -> date | None:
 def translate_parameter(name: str, translations: Mapping[str, str]) -> None:
     """Replace a technical value in the address (a category's key) by the widget's option.
 
-    Runs the page again after a replacement. Only a fresh link can hold a technical value, so a
-    parameter that a widget already owns is left alone.
+    Runs the page again after a replacement. Only a link that was just opened can hold a technical value, so
+    the parameter is left unchanged once its widget exists.
     """
     value = translations.get(find_parameter(name) or "")
     if value is None:
@@ -89,8 +89,8 @@ def translate_parameter(name: str, translations: Mapping[str, str]) -> None:
 def keep_in_address(defaults: Mapping[str, object]) -> None:
     """Write the values of these widgets into the address, except for defaults.
 
-    For a callback that is about to change another bound widget: Streamlit then writes the whole
-    address from the state when the page was opened, and would lose later choices.
+    Call it in a callback before changing another bound widget: Streamlit then rewrites the address from the
+    state it had when the page was opened, and would lose later choices.
     """
     context = get_script_run_ctx()
     if context is None:
@@ -128,10 +128,10 @@ def select_option(
     is_kept: bool = False,
     on_change: Callable[[], None] | None = None,
 ) -> str:
-    """Show a select box and return its value; an unknown value in the address is named.
+    """Show a select box and return its value; report an unknown value in the address.
 
-    The address leaves the first option out, unless `is_kept`: for options whose first one can be another
-    one tomorrow, when a link should still show the same.
+    The address omits the first option, unless `is_kept` is set. Set it if the first option changes over time
+    (such as the newest session), so that a link shows the same view later.
     """
     unknown = find_unknown(key, options)
     if is_kept and st.session_state.get(key) is None and (unknown or find_parameter(key) is None):
@@ -164,7 +164,7 @@ def select_segment(
     describe: Callable[[T], str] = str,
     on_change: Callable[[], None] | None = None,
 ) -> T:
-    """Show a row of options and return the selected one; an unknown value in the address is named."""
+    """Show a row of options and return the selected one; report an unknown value in the address."""
     unknown = find_unknown(key, [str(option) for option in options])
     with _group(needed=unknown is not None):
         selected: T = st.segmented_control(
@@ -184,7 +184,7 @@ def select_segment(
 
 
 def _group(*, needed: bool) -> AbstractContextManager[object]:
-    """Keep a widget and its warning in one cell of a grid; a single widget needs no container."""
+    """Return a container that keeps a widget and its warning in one grid cell, or an empty context."""
     return st.container() if needed else nullcontext()
 
 
@@ -225,9 +225,10 @@ def enter_prefix(*, key: str, on_change: Callable[[], None]) -> str:
 def show_matches(
     service: EnhancedDatabaseService, name: str, *, key: str, filters: Mapping[str, object]
 ) -> None:
-    """Offer the players whose name starts with the text, or say that there are none.
+    """Show the players whose name starts with the text, or say that there are none.
 
-    `key` is the search box; `filters` are the page's filters and their defaults, which stay in the address.
+    `key` is the key of the search box. `filters` maps the keys of the page's filters to their defaults; the
+    address keeps the current values of these filters.
     """
     live.show_section(
         ("matches", name),
@@ -253,7 +254,7 @@ def _show_matches(name: str, found: Sequence[User], *, key: str, filters: Mappin
 
 
 def show_player_buttons(names: Iterable[str], *, key: str, filters: Mapping[str, object]) -> None:
-    """Show a button for each player, which fills the search box and with it the address."""
+    """Show a button for each player that puts the player's name into the search box and the address."""
 
     def select(name: str) -> None:
         keep_in_address({other: default for other, default in filters.items() if other != key})

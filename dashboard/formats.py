@@ -1,7 +1,7 @@
 """Text forms of numbers, names, links and times.
 
-Pure functions that read neither data nor a clock. Amounts are virtual cash, shown with a dollar sign
-like the prices that they come from; every time is UTC.
+Pure functions that read neither data nor a clock. Amounts are virtual cash, shown with a dollar sign like
+prices; every time is UTC.
 """
 
 import re
@@ -18,17 +18,17 @@ Number = Decimal | float | int
 
 _SPECIAL = "\\`*_{}[]()<>#+-.!|$:~&"
 _AUTOMATIC = re.compile(r":(?=[a-z/]|[\w+-]+:)|www(?=\.)|(?<=[\w.+-])@(?=[\w-]+\.)", re.IGNORECASE)
-"""What Markdown makes a link or an icon of by itself: addresses, e-mail addresses, `:name:`."""
+"""Text that Streamlit's Markdown turns into a link or an icon: web and e-mail addresses, `:name:`."""
 _WORD_JOINER = "\u2060"
 """Invisible and without a line break: breaks up text that Markdown would turn into a link or an icon."""
 _FIRST_STRONG_ISOLATE, _POP_ISOLATE = "\u2068", "\u2069"
 _RIGHT_TO_LEFT = frozenset({"R", "AL"})
 _DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")
-"""Invisible characters that turn the text after them around; a text could leave the isolation with them."""
+"""Invisible characters that change the text direction; with them a text could end its isolation."""
 
 
 def format_key(key: str) -> str:
-    """Write a key of the database in words: `PRICE_MOVE` is Price move."""
+    """Write a key of the database in words: `PRICE_MOVE` becomes `Price move`."""
     return key.replace("_", " ").strip().capitalize() or key
 
 
@@ -53,7 +53,7 @@ def count_price_places(prices: Iterable[Number]) -> int:
 
 
 def format_change(value: Number, *, places: int = 0, unit: str = "", currency: str = "") -> str:
-    """Write a change with its sign: `+1,250`, `-0.30 pts`, `+$12.50`; what rounds to zero has no sign."""
+    """Write a change with its sign: `+1,250`, `-0.30 pts`, `+$12.50`; no sign if it rounds to zero."""
     return f"{_sign(value, places)}{currency}{abs(value):,.{places}f}{unit}"
 
 
@@ -68,7 +68,7 @@ def format_percent(value: Number) -> str:
 
 
 def format_share(part: Number, whole: Number, *, places: int = 0) -> str:
-    """Write a part of a whole in percent: `80%`, `<1%`, `>99%`; `-` of nothing.
+    """Write a part of a whole in percent: `80%`, `<1%`, `>99%`; `-` if the whole is zero.
 
     0% means none and 100% means all, however large the whole is.
     """
@@ -84,7 +84,7 @@ def format_share(part: Number, whole: Number, *, places: int = 0) -> str:
 
 
 def measure_share(part: Number, whole: Number) -> int:
-    """Return a part of a whole in whole percent, for a bar; 0 only for none and 100 only for all."""
+    """Return a part of a whole in integer percent, for a bar; 0 only for none and 100 only for all."""
     if part <= 0:
         return 0
     return 100 if part >= whole else min(max(round(Decimal(part) * 100 / Decimal(whole)), 1), 99)
@@ -138,7 +138,7 @@ def format_rank_of(rank: int, players: int) -> str:
 
 
 def format_top(rank: int, players: int) -> str:
-    """Write the share of the players that a rank and those above it are: `top 3%`, `top 0.1%`."""
+    """Write the percentage of players at this rank or a better one: `top 3%`, `top 0.1%`."""
     percent = Decimal(100 * rank) / max(players, rank, 1)
     step = Decimal(1) if percent > 1 else Decimal("0.1")
     return f"top {(percent / step).to_integral_value(ROUND_CEILING) * step}%"
@@ -160,7 +160,7 @@ def format_as_of(moment: datetime) -> str:
 
 
 def format_time_left(expires_at: datetime | None, now: datetime) -> str:
-    """Write the time left in its two largest units, or the day of an end that is past; empty without one."""
+    """Write the time until an end in its two largest units, or the day of a past end; empty for None."""
     if expires_at is None:
         return ""
     minutes = int((expires_at - now).total_seconds() // 60)
@@ -195,7 +195,7 @@ def escape_markdown(text: str) -> str:
     numbers beside it keep their places; characters that only change the direction are left out.
     """
     line = " ".join(_DIRECTIONS.sub("", text).split())
-    # Markdown finds links and icons after it has removed the escapes
+    # escapes do not prevent links and icons: Markdown looks for them after it has removed the escapes
     broken = _AUTOMATIC.sub(f"\\g<0>{_WORD_JOINER}", line)
     escaped = "".join(f"\\{letter}" if letter in _SPECIAL else letter for letter in broken)
     if any(unicodedata.bidirectional(letter) in _RIGHT_TO_LEFT for letter in line):
@@ -204,13 +204,13 @@ def escape_markdown(text: str) -> str:
 
 
 def _sign(value: Number, places: int = 2) -> str:
-    """Return the sign of a value after rounding: no `-0.00%`."""
+    """Return the sign of a value after rounding, so that `-0.00%` cannot occur."""
     shown = float(f"{value:.{places}f}")
     return "-" if shown < 0 else "+" if shown > 0 else ""
 
 
 LAST_SESSION = "Last session"
-"""The window of the portfolios page that is one session: today's so far, or the last one played."""
+"""The window of the portfolios page that shows one session: today's so far, or the last one played."""
 
 
 def build_player_link(username: str, window: str | None = None) -> str:

@@ -1,7 +1,7 @@
-"""The line of health above every page: is anything broken, since when, and what was broken last.
+"""The health line above every page: what is broken, since when, and what was broken last.
 
-Looks only at what the sampler found last: drawing it asks no server. `server.updates` runs all pages again
-when the line changes, so it needs no timer.
+Shows the sampler's last sample, so drawing the line sends no request to any server. `server.updates` runs all
+pages again when the line changes, so the line needs no timer.
 """
 
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ STATUS_COLOURS = {"unhealthy": "red", "degraded": "orange"}
 
 
 def show_health_line(visitor: Visitor | None) -> None:
-    """Show the line to a visitor who may see it; nothing without a sampler."""
+    """Show the health line to a visitor who may see it; show nothing without a sampler."""
     sampler = find_sampler()
     if visitor is None or not visitor.sees_health or sampler is None:
         return
@@ -27,7 +27,7 @@ def show_health_line(visitor: Visitor | None) -> None:
 
 
 def build_health_line(sampler: Sampler, *, now: datetime, shows_words: bool) -> str:
-    """Return the line as Markdown."""
+    """Return the health line as Markdown; `shows_words` adds the messages of servers."""
     sample = sampler.latest
     if sample is None or not sampler.is_current:
         when = f"no answer since {_format_time(sample.health.timestamp, now)}" if sample else "checking"
@@ -36,7 +36,7 @@ def build_health_line(sampler: Sampler, *, now: datetime, shows_words: bool) -> 
 
 
 def describe_sample(sample: StackSample, *, started_at: datetime, now: datetime, shows_words: bool) -> str:
-    """Return the line of a sample that is current, as Markdown."""
+    """Return the health line for a current sample, as Markdown."""
     if not sample.problems:
         last = next((item for item in sample.incidents if item.ended_at), None)
         if last is None:

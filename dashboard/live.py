@@ -1,9 +1,10 @@
 """Live parts: parts of a page that refresh by themselves, their sections, and the controls of a page.
 
-A part is one fragment: it runs again without the rest of the page and states its age. It consists of
-sections. Each section loads a value (reads of the service only, no call of Streamlit) and shows it (calls of
-Streamlit only). A section whose load fails shows its last known value with its age; the others go on. While
-anything fails the page tries again every five seconds, and the notes go as soon as it is over:
+A part is one Streamlit fragment: it runs again without the rest of the page and states its age. It consists
+of sections. Each section loads a value (only reads the service, never calls Streamlit) and shows it (only
+calls Streamlit). A section whose load fails shows its last known value and its age; the other sections are
+not affected. While a section fails, the page tries again every five seconds; after a success the note
+disappears:
 
     def show_overview() -> None:
         service = runtime.get_service()
@@ -41,24 +42,24 @@ SHOWN_PAGE = "shown-page"
 SEEN_UPDATES = "seen-updates"
 
 YOUNG = 0.8
-"""Part of its interval in which a section that does not fail is not read again by a retry of the page."""
+"""Fraction of the interval: a retry skips a section that is younger than this and did not fail."""
 
 
 @dataclass
 class _Run:
-    """What is known of the run of a page, or of one part of it."""
+    """The state of one run of a page, or of one part of a page."""
 
     is_first: bool = False
     """Whether the page was just opened."""
     is_retry: bool = False
-    """Whether the page runs again because something failed; what did not fail is not due."""
+    """Whether the page runs again because something failed; sections that did not fail are not read again."""
     is_update: bool = False
     """Whether the page runs again because the health has changed."""
     interval: int | None = None
-    """How often the present part refreshes, in seconds; None when paused."""
+    """Seconds between two refreshes of the current part; None when paused."""
     is_failing: bool = False
     oldest: datetime | None = None
-    """When the oldest of the values that are shown as fresh was read."""
+    """Time at which the oldest value that is shown as fresh was read."""
     parts: int = 0
 
 
@@ -95,22 +96,23 @@ def show_heading(title: str) -> None:
 
 
 def loading() -> AbstractContextManager[None]:
-    """Show a spinner while a page that was just opened reads; later runs need none.
+    """Show a spinner while a page that was just opened reads its data; later runs need none.
 
-    They show the earlier content until the new one is there, and each spinner would start a thread.
+    Later runs show the earlier content until the new content is there, and each spinner would start a thread.
     """
     return st.spinner("Loading") if _get_run().is_first else nullcontext()
 
 
 def is_live() -> bool:
-    """Return whether parts refresh by themselves; they do unless the visitor paused them."""
+    """Return whether parts refresh by themselves: true unless the visitor paused the page."""
     return bool(st.session_state.get("live", True))
 
 
 def read(key: Hashable, load: Callable[[], T]) -> T:
     """Return a value that the whole page needs, such as the options of a filter.
 
-    When `load` fails this is the last known value, without a note; raises the error if there is none.
+    When `load` fails, returns the last known value without a note; raises the error if there is no such
+    value.
     """
     run = _get_run()
     reading = runtime.get_reader().read(key, load)
@@ -120,11 +122,11 @@ def read(key: Hashable, load: Callable[[], T]) -> T:
 
 
 def show_section(key: Hashable, *, load: Callable[[], T], show: Callable[[T], None]) -> None:
-    """Show a section of a page: what `load` returns, or its last known value with a note below.
+    """Show a section of a page: the value of `load`, or the last known value with a note below.
 
-    Without a last known value the note takes the section's place. `key` holds the name of the section and
-    every parameter of `load`, which makes no call of Streamlit; it may run in another thread. While the
-    database does not answer `load` is not called.
+    Without a last known value, only the note is shown. `key` holds the name of the section and every
+    parameter of `load`. `load` must not call Streamlit, because it may run in another thread. While the
+    database does not answer, `load` is not called.
     """
     run = _get_run()
 
@@ -180,10 +182,10 @@ def show_live(part: Callable[[], None], *, seconds: int) -> None:
 
 
 def describe_age(read_at: datetime, *, interval: int | None, bypass: str | None = None) -> str:
-    """Return when a part was read, when it refreshes, and whether it did without Redis.
+    """Return a text: when a part was read, how often it refreshes, and whether Redis is bypassed.
 
-    `bypass` is the reason why Redis is not used, empty for visitors who do not see it: pages are slower
-    then, but correct.
+    `bypass` is the reason why Redis is bypassed: None if it is used, empty for visitors who may not see the
+    reason. Without Redis pages are slower, but correct.
     """
     parts = [format_as_of(read_at), f"refreshes every {interval} s" if interval else "paused"]
     if bypass is not None:
@@ -193,22 +195,22 @@ def describe_age(read_at: datetime, *, interval: int | None, bypass: str | None 
 
 
 def describe_last_known(read_at: datetime, *, now: datetime, cause: str, is_live: bool) -> str:
-    """Return the note of a section that shows its last known value: of when, why, and what comes next."""
+    """Return the note below a last known value: its time, why it is not newer, and when the next try is."""
     moment = f"{read_at:%H:%M:%S} UTC" if read_at.date() == now.date() else format_as_of(read_at)[6:]
     retry = f"next try in {states.RETRY_SECONDS} s" if is_live else "Refresh tries again"
     return f"Last known values of {moment}; {cause}; {retry}"
 
 
 def _find_max_age(run: _Run) -> float:
-    """Return the age in seconds up to which a value that did not fail is not read again in this run."""
+    """Return the age in seconds below which this run reuses a value, unless its last read failed."""
     if run.is_update and not is_live():
-        # the line of health has changed; the figures of a paused page stay
+        # only the health line has changed: a paused page keeps its figures
         return math.inf
     return (run.interval or 0) * YOUNG if run.is_retry else 0.0
 
 
 def _get_run() -> _Run:
-    """Return the present run; a new one outside of a page, as in tests of one section."""
+    """Return the current run; outside a page, as in tests of one section, create a new one."""
     run = _run.get()
     if run is None:
         run = _Run()

@@ -1,6 +1,6 @@
-"""The list of pages, the logo and the style sheet: what is the same in every run of the script.
+"""The list of pages, the logo and the style sheet, which are the same in every run of the script.
 
-Read once and kept: Streamlit would resolve each page's file and read each picture in every run.
+All are read once per process: Streamlit would resolve each page's file and read each picture in every run.
 """
 
 from base64 import b64encode
@@ -19,13 +19,13 @@ MENU = ("overview", "leaderboards", "players", "portfolios", "market", "quests",
 SCRIPTS = {page: f"pages/{page}/page.py" for page in MENU} | {
     "troubleshooting": "pages/operations/troubleshooting.py"
 }
-"""The script of each page, relative to `app.py`; only links lead to the last one."""
+"""The script of each page, relative to `app.py`; the last page is not in the menu, only links lead to it."""
 
 
 def list_pages() -> tuple[StreamlitPage, ...]:
     """Return the pages in the order of the menu. Only callable from a script.
 
-    Each run gets copies, because Streamlit marks in the object that it may run, and runs overlap.
+    Each run gets copies: Streamlit sets a flag in a page object that allows it to run, and runs overlap.
     """
     return tuple(copy(page) for page in _create_pages())
 

@@ -1,7 +1,7 @@
-"""The service of this process, a cache of a few seconds and the last known values, for page scripts.
+"""Gives page scripts the service of this process, a cache of a few seconds, and the last known values.
 
-Owns the hand-over: the server's lifespan (or a test) sets the service, scripts get it. Never opens or
-closes it. A holder is needed because Streamlit runs the scripts itself and passes them no argument.
+The server's lifespan (or a test) sets the service, and scripts get it here. This module never opens or closes
+the service. Module state is needed because Streamlit runs the scripts itself and passes them no arguments.
 """
 
 import math
@@ -22,21 +22,21 @@ from dashboard.section_reads import Reader
 T = TypeVar("T")
 
 CACHE_SECONDS = 5.0
-"""Delay before something new is shown: too short to notice, long enough for many views."""
+"""Lifetime of an entry: too short for visitors to notice, long enough for many views to share one read."""
 
 CACHE_ENTRIES = 256
-"""Each holds at most some hundred rows."""
+"""Most entries in the cache; each holds at most some hundred rows."""
 
 
 READ_AGAIN_SECONDS = 5.0
-"""Shortest time between two refreshes of everything: reports of a large game take seconds to add up."""
+"""Shortest time between two full refreshes: reports of a large game take seconds to compute."""
 
 
 class ShortCache:
-    """Small reads that every view repeats and the service does not cache; thread safe.
+    """Cache for small reads that every view repeats and the service does not cache; thread safe.
 
-    An entry expires `seconds` after its read began. Threads that miss at the same time each read for
-    themselves: small reads are not worth waiting for each other.
+    An entry expires `seconds` after its read began. Threads that miss at the same time each read the value
+    themselves: such reads are too short to be worth a single-flight.
     """
 
     def __init__(
@@ -88,9 +88,9 @@ class _Holder:
 
 
 def set_service(service: EnhancedDatabaseService | None, *, fresh_seconds: float = 0.0) -> None:
-    """Set the service for page scripts, or None to remove it, and forget what was read from the one before.
+    """Set the service for page scripts (None removes it) and drop values read from the previous service.
 
-    Sections do not read again what any visitor read in the last `fresh_seconds`.
+    Sections reuse a value that was read for any visitor in the last `fresh_seconds`.
     """
     _Holder.service = service
     _Holder.cache.clear()
@@ -117,7 +117,7 @@ def get_cache() -> ShortCache:
 
 
 def get_reader() -> Reader:
-    """Return what reads the sections of all pages; raises `RuntimeError` before a service was set."""
+    """Return the reader for the sections of all pages; raises `RuntimeError` before a service was set."""
     if _Holder.reader is None:
         raise RuntimeError("no service is set; start the pages with `python -m dashboard`")
     return _Holder.reader
@@ -126,8 +126,8 @@ def get_reader() -> Reader:
 def read_again(*, clock: Callable[[], float] = time.monotonic) -> None:
     """Drop every kept value that no write invalidates, so that pages read it again.
 
-    Values that anybody had read again within `READ_AGAIN_SECONDS` are new enough. While the database does not
-    answer nothing is dropped: pages keep the last known values.
+    Does nothing within `READ_AGAIN_SECONDS` of an earlier call by any visitor: those values are new enough.
+    Drops nothing while the database does not answer: pages keep the last known values.
     """
     with _Holder.read_again_lock:
         now = clock()
@@ -136,7 +136,7 @@ def read_again(*, clock: Callable[[], float] = time.monotonic) -> None:
         try:
             get_service().invalidate_reports()
         except EchoMarketsError:
-            # each part of the page says what it cannot read
+            # no error is shown here: each part of the page reports that it cannot be read
             return
         _Holder.read_again_at = now
     _Holder.cache.clear()
@@ -144,12 +144,12 @@ def read_again(*, clock: Callable[[], float] = time.monotonic) -> None:
 
 
 def count_update() -> None:
-    """Count that all open pages run again because the health has changed."""
+    """Count one more rerun of all open pages after a change of the health."""
     _Holder.updates += 1
 
 
 def get_updates() -> int:
-    """Return how often all open pages had to run again."""
+    """Return how many times `count_update` was called."""
     return _Holder.updates
 
 

@@ -1,7 +1,7 @@
 """Reads of page sections: in worker threads, with the last known value when a read fails.
 
-Owns how long a read waits for a database that hangs, whether the database answers as far as is known, and
-the last known values of this process. Draws nothing and runs no statement itself.
+Owns how long a read waits for a database that hangs, the last result of the database check, and the last
+known values of this process. Draws nothing and runs no statement itself.
 """
 
 import logging
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ENTRIES = 256
-"""Last known values, each at most some hundred rows; the least recently used is evicted."""
+"""Most last known values, each at most some hundred rows; the least recently used is evicted."""
 
 MOST_THREADS = 32
-"""Reads at the same time. Three times the connections: reads that hang must not keep others waiting."""
+"""Most concurrent reads: three times the connections, so that reads that hang do not block other reads."""
 
 PATIENCE_SECONDS = 1.0
-"""How long a read may take before the health of the database is checked: a hanging server says nothing."""
+"""How long a read may take before the database is checked: a server that hangs returns no error."""
 
 CHECK_SECONDS = 2.0
 """How often the health is checked while the database does not answer, however many visitors there are."""
@@ -36,7 +36,7 @@ NO_ANSWER = "PostgreSQL does not answer; check that it is running"
 
 
 class Reading(NamedTuple, Generic[T]):
-    """A value, the time at which it was read, and why it is no newer; `error` is None when it is fresh."""
+    """A value and the time at which it was read; `error` says why it is not fresh, and is None if it is."""
 
     value: T
     read_at: datetime
@@ -44,7 +44,7 @@ class Reading(NamedTuple, Generic[T]):
 
 
 class ReadThreads:
-    """At most `limit` daemon threads, started when needed and kept: a hanging read must not delay a stop."""
+    """At most `limit` reused daemon threads: a daemon that hangs in a read cannot delay a stop."""
 
     def __init__(self, limit: int = MOST_THREADS) -> None:
         self._jobs: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
@@ -73,7 +73,7 @@ class ReadThreads:
             except BaseException as error:
                 # every error is caught here: the caller gets the error
                 future.set_exception(error)
-            # a worker that waits must not keep a value or a traceback alive
+            # otherwise a waiting worker would keep the last value or traceback in memory
             del job, future
             self._idle.release()
 
@@ -87,9 +87,10 @@ class _Known(NamedTuple):
 class Reader:
     """Reads values and keeps the last one of each key; thread safe.
 
-    `is_database_up` checks the database within about a second. `find_stale` returns, in the thread of a
-    read, how old the answer is when the service replaced the database by a last known value, else None.
-    Values younger than `fresh_seconds` are not read again: for where `note_health` tells of an outage.
+    `is_database_up` checks the database within about a second. `find_stale` is called in the thread of a read
+    and returns the age in seconds if the service returned a last known value instead of the database's, else
+    None. Values younger than `fresh_seconds` are not read again; use it only where `note_health` reports
+    outages.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class Reader:
         *,
         max_age_seconds: float = 0.0,
     ) -> Reading[T]:
-        """Return a fresh value, or the last known one of this key with the error; raise without one.
+        """Return a fresh value, or the last known value of the key with the error; raise if neither exists.
 
         A value younger than `max_age_seconds` counts as fresh, unless its last read failed. While the
         database does not answer, nothing is fresh and nothing is loaded, so that waiting times do not add up.
@@ -134,7 +135,7 @@ class Reader:
         try:
             reading = self._load(load)
         except Exception as error:
-            # whatever it is: the page shows what it has, and says so
+            # any error: the page shows the last known value, with a note
             self._note_failure(key, error)
             if known is None:
                 raise
@@ -145,7 +146,7 @@ class Reader:
         return reading
 
     def is_database_away(self) -> bool:
-        """Return whether the database did not answer when it was last checked; checks when that is due."""
+        """Return whether the database failed its last check; after a failure, check every `CHECK_SECONDS`."""
         if not self._is_away:
             return False
         if time.monotonic() - self._checked_at >= CHECK_SECONDS:
@@ -153,7 +154,7 @@ class Reader:
         return self._is_away
 
     def note_health(self, *, is_up: bool) -> None:
-        """Note what a check of the database has found, so that no read has to find out."""
+        """Store the result of a database check made elsewhere, so that no read has to make one."""
         self._checked_at = time.monotonic()
         if self._is_away == is_up:
             if is_up:
@@ -163,7 +164,7 @@ class Reader:
         self._is_away = not is_up
 
     def read_again(self) -> None:
-        """Let no value of before count as fresh."""
+        """Treat every value that was read before now as not fresh."""
         self._fresh_from = self._clock()
 
     def _is_fresh(self, known: _Known, seconds: float) -> bool:
@@ -220,11 +221,11 @@ class Reader:
                     return future.result()
             self._check()
             if self._is_away:
-                # the read goes on in its worker until a timeout of its own ends it
+                # the read continues in its worker until its own timeout
                 raise DatabaseUnavailable(NO_ANSWER)
 
     def _check(self) -> None:
-        """Ask for the health of the database; who asks while another does keeps the last answer."""
+        """Check the database; while another thread is checking, return at once and keep the last result."""
         if not self._checking.acquire(blocking=False):
             return
         try:

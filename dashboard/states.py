@@ -1,7 +1,7 @@
 """What a page or a part of it shows instead of its content: an error or an empty state.
 
-Owns the table from error to state; each state names the next step. Visitors never see a traceback: the
-log has it, under an error id that the page shows.
+Owns the table from error to state; each state names the next step. Visitors never see a traceback: it is
+in the log, under an error id that the page shows.
 """
 
 import logging
@@ -25,16 +25,16 @@ from dashboard.formats import escape_markdown
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5
-"""How often an open page tries again what failed."""
+"""Time between two tries of an open page to read a part that failed."""
 
 RETRYING = "retrying"
-"""Key of the session's note that the page runs again because something failed."""
+"""Key in the session state; set while the page runs again because something failed."""
 
 
 class ErrorState(NamedTuple):
     """How an error of the database is shown.
 
-    `summary` takes the place of a part of a page; `cause` says below last known values why they are old.
+    `summary` is shown in place of a part of a page; `cause` is shown below last known values.
     """
 
     errors: tuple[type[Exception], ...]
@@ -83,11 +83,11 @@ MIGRATIONS_PENDING = ErrorState(
     cause="the database is not set up",
 )
 ERROR_STATES = (UNREACHABLE, BUSY, SLOW, MIGRATIONS_PENDING)
-"""The first one that fits counts; the last one only while migrations are pending."""
+"""The first state that matches an error is shown; the last one only matches while migrations are pending."""
 
 
 def find_state(error: Exception) -> ErrorState | None:
-    """Return the state of an error; None for an error that nobody expected."""
+    """Return the state for an error; None for an unexpected error."""
     state = next((state for state in ERROR_STATES if isinstance(error, state.errors)), None)
     if state is MIGRATIONS_PENDING and not runtime.get_service().health().migrations_pending:
         return None
@@ -95,7 +95,7 @@ def find_state(error: Exception) -> ErrorState | None:
 
 
 def run_page(page: Callable[[], None]) -> None:
-    """Run a page; an error of the database becomes its state."""
+    """Run a page; on a database error, show the state of the error instead."""
     try:
         page()
     except EchoMarketsError as error:
@@ -108,13 +108,13 @@ def run_page(page: Callable[[], None]) -> None:
 
 
 def run_part(part: Callable[[], None], *, is_live: bool) -> bool:
-    """Run a part of a page and return whether it succeeded; an error takes the place of this part only.
+    """Run a part of a page and return whether it succeeded; an error replaces this part only.
 
     `is_live` says whether the part runs again by itself.
     """
     try:
         part()
-    # every error ends here: Streamlit would show it in place of the whole page
+    # every error is caught here: Streamlit would show it in place of the whole page
     except Exception as error:
         error_id = _log(error)
         state = find_state(error)
@@ -126,9 +126,9 @@ def run_part(part: Callable[[], None], *, is_live: bool) -> bool:
 
 
 def retry_page() -> None:
-    """Run the whole page again every few seconds, but not while the database is known to be away.
+    """Run the whole page again every few seconds, but not while the database is known not to answer.
 
-    Inside of a part of a page the next run of that part without a failure ends this.
+    When called inside a part of a page, the next run of that part without a failure ends the retries.
     """
     is_first_call = True
 
@@ -144,7 +144,7 @@ def retry_page() -> None:
 
 
 def describe_cause(error: Exception) -> str:
-    """Return in a few words why a value is old; what nobody expected is logged under an error id."""
+    """Return in a few words why a value is old; log the error under an error id, except for an outage."""
     state = find_state(error)
     if state is UNREACHABLE:
         # the outage was logged when it began; a line for each section of each visitor would say nothing new
@@ -165,7 +165,7 @@ def show_unexpected(error: Exception) -> bool:
 
 
 def show_empty(key: str, title: str, text: str, *, command: str | None = None, note: str = "") -> None:
-    """Show that there is nothing to show, why, and the command that changes it; texts are Markdown."""
+    """Show an empty state: a title, the reason, and a command that fills the page; texts are Markdown."""
     with st.container(border=True, key=f"state-{key}"):
         st.header(title)
         st.markdown(text)

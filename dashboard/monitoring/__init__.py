@@ -1,4 +1,4 @@
 """What the dashboard knows about the stack's health: samples, alerts and incidents.
 
-One thread (`sampler`) reads; pages only look at what it found last. No Streamlit calls.
+One thread (`sampler`) reads; pages only show its last sample. No Streamlit calls.
 """

@@ -1,7 +1,7 @@
 """The alerts that the dashboard evaluates itself, for a stack without Prometheus.
 
-Owns the limits and the waiting times of those rules of `exporter/prometheus/alerts.yml` that one scrape can
-decide, in the words of these rules; a test compares them. Reads nothing itself.
+Covers the rules of `exporter/prometheus/alerts.yml` that can be decided from one scrape: owns their limits,
+waiting times and texts; a test compares them with that file. Reads nothing itself.
 """
 
 from collections.abc import Iterable, Iterator
@@ -39,7 +39,7 @@ RULES: dict[str, tuple[str, int]] = {
 
 
 class Condition(msgspec.Struct, frozen=True):
-    """A rule whose condition is true now; `subject` tells apart what it is true of, `words` is the reason."""
+    """A rule whose condition is true now; `subject` names the pool, task or replica, `words` the reason."""
 
     rule: str
     summary: str
@@ -89,7 +89,7 @@ class AlertBook:
 
 
 def sort_alerts(alerts: Iterable[Alert]) -> tuple[Alert, ...]:
-    """Return alerts in the order of a list: firing before pending, critical before warning."""
+    """Return alerts in display order: firing before pending, critical before warning."""
     return tuple(
         sorted(alerts, key=lambda alert: (alert.state != "firing", alert.severity != "critical", alert.rule))
     )

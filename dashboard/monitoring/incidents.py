@@ -1,7 +1,7 @@
-"""What is broken and what was: problems of one moment, and incidents with a begin and an end.
+"""Problems, which are broken now, and incidents, which are problems with a begin and an end.
 
-Pure data and functions. The dashboard's own health check decides about PostgreSQL and Redis within seconds;
-alerts add what only a scrape of all processes shows.
+Pure data and functions. The dashboard's own health check detects problems of PostgreSQL and Redis within
+seconds; alerts add problems that only a scrape of all processes shows.
 """
 
 from collections import deque
@@ -15,18 +15,18 @@ from dashboard.monitoring.alerts import Alert
 
 INCIDENTS_KEPT = 50
 SETTLING_SECONDS = 60
-"""How long an alert may lag behind the health check: it waits for scrapes and evaluations."""
+"""How long an alert may lag behind the health check: alerts need scrapes and evaluations first."""
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """Something that is broken now; `rule` is the alert that reports the same, `words` are the server's."""
+    """Something that is broken now; `rule` is the alert for it, `words` is the message of the server."""
 
     rule: str
     text: str
     name: str
     words: str = ""
     is_down: bool = False
-    """Whether it is worse than another problem of the same rule."""
+    """Whether the service is fully down, which is worse than other problems of the same rule."""
 
 
 class Incident(msgspec.Struct, frozen=True):
@@ -47,14 +47,14 @@ class IncidentLog:
         self._checked_at: dict[str, float] = {}
 
     def update(self, problems: Iterable[Problem], *, clock: float, moment: datetime) -> None:
-        """Open an incident for each new problem and end those of problems that are gone.
+        """Open an incident for each new problem, and end the incidents whose problem is gone.
 
         `clock` is the time of a monotonic clock in seconds, `moment` the time of day.
         """
         before, self._open = self._open, {}
         for problem in problems:
             began, incident = before.pop(problem.rule, (clock, Incident(problem, moment)))
-            # a later reason can say more than the first; a service that returns in steps stays "down"
+            # keep the latest reason, except that a later, lesser problem does not replace "down"
             if problem.is_down or not incident.problem.is_down:
                 incident = Incident(problem, incident.began_at)
             self._open[problem.rule] = began, incident
@@ -66,7 +66,7 @@ class IncidentLog:
     ) -> Iterator[Problem]:
         """Yield the problems of a health check, then the firing alerts that report something else.
 
-        An alert that reports what the health check saw end a short time ago is left out.
+        Omits an alert whose problem the health check saw end less than `SETTLING_SECONDS` ago.
         """
         for problem in problems:
             self._checked_at[problem.rule] = clock
@@ -85,7 +85,7 @@ class IncidentLog:
 
 
 def find_problems(health: Health) -> Iterator[Problem]:
-    """Yield what the health check found, worst first."""
+    """Yield the problems that the health check found, worst first."""
     words = health.database_reason or ""
     if health.database == "unhealthy":
         yield Problem(
@@ -98,7 +98,7 @@ def find_problems(health: Health) -> Iterator[Problem]:
         yield Problem("EchoDatabaseDown", text, "PostgreSQL without free connections", words)
     words = health.redis_reason or ""
     if health.redis == "unhealthy":
-        # a server that refuses answers with a code in capitals, such as NOPERM
+        # Redis begins the error of a refused command with a code in capitals, such as NOPERM
         refuses = len(words.split(" ")[0]) > 3 and words.split(" ")[0].isupper()
         text = "Redis cannot be used" if refuses else "Redis does not answer"
         yield Problem("EchoRedisDown", text, "Redis down", words, is_down=True)

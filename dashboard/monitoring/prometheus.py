@@ -1,6 +1,6 @@
 """A small client for Prometheus's HTTP API.
 
-Every call has a timeout and raises `FetchFailed` for anything that is not an answer of Prometheus.
+Every call has a timeout and raises `FetchFailed` when Prometheus does not answer as its API specifies.
 API: https://prometheus.io/docs/prometheus/latest/querying/api/
 """
 
@@ -29,7 +29,7 @@ class Prometheus:
         self._timeout_seconds = timeout_seconds
 
     def read_scrape(self, selector: str) -> Scrape:
-        """Return the present samples of a selector, as a scrape."""
+        """Return the current samples of a selector, as a scrape."""
         samples = []
         for item in self._query("query", query=selector):
             labels = dict(item["metric"])
@@ -37,7 +37,7 @@ class Prometheus:
         return Scrape(samples, taken_at=datetime.now(UTC))
 
     def read_values(self, promql: str, by: tuple[str, ...]) -> Values:
-        """Return the present values of a query by its labels, without NaN."""
+        """Return the current values of a query by the labels `by`, without NaN."""
         return {
             _key(item, by): value
             for item in self._query("query", query=promql)
@@ -47,7 +47,7 @@ class Prometheus:
     def read_series(
         self, promql: str, by: tuple[str, ...], *, start: datetime, end: datetime, step_seconds: int
     ) -> tuple[Series, ...]:
-        """Return a query's values over time."""
+        """Return the values of a query from `start` to `end`, one series per value of the labels `by`."""
         found = self._query(
             "query_range",
             query=promql,

@@ -1,7 +1,7 @@
-"""The queries of the Operations page: in PromQL for Prometheus, and over the last hour of scrapes.
+"""The queries of the Operations page: as PromQL, and, without Prometheus, over the last hour of scrapes.
 
-Owns the names of the metrics that the page depends on, and the arithmetic of rates: a counter that went
-down was restarted, as in Prometheus. Reads nothing itself.
+Owns the names of the metrics that the page depends on, and the computation of rates: as in Prometheus, a
+counter that went down counts as restarted. Reads nothing itself.
 """
 
 from collections import deque
@@ -17,11 +17,11 @@ from core.metrics.scrape import Scrape, estimate_quantile
 OPERATION = "echo_db_operation_duration_seconds"
 
 WINDOW_SECONDS = 120
-"""The window of a rate: several scrapes of Prometheus (15 s), and still the present state."""
+"""The window of a rate: long enough for several scrapes of Prometheus (15 s), short enough to be current."""
 
 HISTORY_SECONDS = 3600
 CHART_STEP_SECONDS = 15
-"""Distance of the points of a chart, as of Prometheus's scrapes: 240 an hour for each line."""
+"""Distance of the points of a chart, equal to Prometheus's scrape interval: 240 points an hour per line."""
 
 Key = tuple[str, ...]
 Values = dict[Key, float]
@@ -30,7 +30,7 @@ Values = dict[Key, float]
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """A gauge's sum, a counter's rate, a ratio of two rates or a quantile, by some labels.
 
-    A gauge of a server that several exporters report is no sum, but `max`.
+    A gauge of a server that several exporters report is not summed: its maximum is used.
     """
 
     kind: Literal["sum", "max", "rate", "ratio", "quantile"]
@@ -42,7 +42,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Operand(msgspec.Struct, frozen=True):
-    """What a query needs from each scrape: the sums of one metric by labels."""
+    """The data that a query needs from each scrape: the sums of one metric by labels."""
 
     metric: str
     by: tuple[str, ...]
@@ -66,10 +66,10 @@ OPERATION_ERRORS = Query(kind="rate", metric="echo_db_operation_errors_total", b
 REDIS_MEMORY = Query(kind="max", metric="echo_redis_memory_used_bytes")
 
 CHARTED = (POOL_USED, POOL_WAITING, HIT_RATIO, *LATENCY, REDIS_MEMORY)
-"""Shown over time."""
+"""Queries that are shown over time."""
 
 TABULATED = (POOL_TIMEOUTS, CACHE_BYPASSES, OPERATION_CALLS, OPERATION_ERRORS, *OPERATION_LATENCY)
-"""Shown as they are now."""
+"""Queries whose current value is shown."""
 
 PRESENT = (
     "echo_build_info",
@@ -96,18 +96,18 @@ PRESENT = (
     "echo_task_interval_seconds",
     "echo_task_last_success_timestamp_seconds",
 )
-"""Read as samples of the present."""
+"""Metrics that are read as current samples."""
 
 
 class ReportedByAll(msgspec.Struct, frozen=True):
-    """Metrics that each exporter reports of the same thing, and which of their values is shown."""
+    """Metrics that every exporter reports for the same server, and which exporter's value is shown."""
 
     aggregation: Literal["min", "max"]
     metrics: tuple[str, ...]
     by: tuple[str, ...] = ()
 
     def build_promql(self) -> str:
-        """Return the query that has each of them once."""
+        """Return the query that returns each metric once."""
         return f"{self.aggregation} by ({', '.join(('__name__', *self.by))}) ({_select(self.metrics)})"
 
 
@@ -156,7 +156,7 @@ def _build_selector(where: tuple[tuple[str, str], ...]) -> str:
 
 
 def build_present_promql() -> str:
-    """Return the query of all present samples; what several exporters say of one thing is there once."""
+    """Return the query for all current samples; a metric that several exporters report is returned once."""
     once = [name for aggregated in REPORTED_BY_ALL for name in aggregated.metrics]
     own = _select(name for name in PRESENT if name not in once)
     return " or ".join((own, *(each.build_promql() for each in REPORTED_BY_ALL)))
@@ -167,7 +167,7 @@ def _select(names: Iterable[str]) -> str:
 
 
 def list_operands(query: Query) -> tuple[Operand, ...]:
-    """Return what the query needs of each scrape; the divisor comes second."""
+    """Return the operands of the query; in a ratio, the divisor comes second."""
     if query.kind == "quantile":
         return (Operand(f"{query.metric}_bucket", (*query.by, "le"), query.where, True),)
     first = Operand(query.metric, query.by, query.where, query.kind not in {"sum", "max"})
@@ -182,17 +182,17 @@ class Series(msgspec.Struct, frozen=True):
 
 
 class _Sums(msgspec.Struct, frozen=True):
-    """The sums of one scrape, taken at the time `at`; for a counter, how much it grew since the first one."""
+    """The sums of one scrape, taken at the time `at`; for a counter, its growth since the first scrape."""
 
     at: float
     values: dict[Operand, Values]
 
 
 class MetricHistory:
-    """An hour of charted values and the present rates, from one scrape after another. Not thread safe.
+    """An hour of charted values and the current rates, computed from successive scrapes. Not thread safe.
 
-    Keeps the sums of scrapes for the window of a rate only, and beyond that the charted values, which
-    bounds the memory. Where nothing was scraped there is no point.
+    To bound memory, keeps the sums of scrapes only for the window of a rate, and older data only as charted
+    values. A time without a scrape has no point in the chart.
     """
 
     def __init__(self, charted: Iterable[Query], tabulated: Iterable[Query] = ()) -> None:
@@ -203,12 +203,12 @@ class MetricHistory:
         self._raw: dict[str, dict[frozenset[tuple[str, str]], float]] = {}
         self._lines: dict[Query, dict[Key, deque[tuple[datetime, float]]]] = {}
         self.values: dict[Query, Values] = {}
-        """The tabulated queries at the last scrape."""
+        """The values of the tabulated queries at the last scrape."""
 
     def add(self, scrape: Scrape, *, at: float) -> None:
         """Append a scrape; `at` is its time on a monotonic clock, in seconds."""
         last = self._sums[-1].values if self._sums else {}
-        # all counters come from one collector: until it has worked, none has a value to grow from
+        # all counters come from one collector: before its first success, no counter has an earlier value
         is_first = not any(self._raw.values())
         grown = {
             name: self._find_growth(scrape, name, is_first=is_first)
@@ -217,7 +217,7 @@ class MetricHistory:
         values: dict[Operand, Values] = {}
         for operand in self._operands:
             if operand.is_counter:
-                # a counter that is missing, because a collector failed, keeps its value
+                # a counter that is missing because a collector failed keeps its last value
                 values[operand] = _add_growth(operand, grown[operand.metric], last.get(operand, {}))
             else:
                 values[operand] = scrape.sum_by(operand.metric, *operand.by, **dict(operand.where))
@@ -231,8 +231,8 @@ class MetricHistory:
     def _find_growth(self, scrape: Scrape, name: str, *, is_first: bool) -> list[tuple[Sample, float]]:
         """Return the samples of a counter with their growth since the scrape before.
 
-        Each sample by itself, before any sum: a counter that went down was restarted, and the growth of
-        the others would hide it. One that appears after the first scrape counts from 0.
+        Growth is computed for each sample before sums are built: a counter that went down was restarted, and
+        in a sum the growth of other counters would hide this. A counter that appears later counts from 0.
         """
         raw = self._raw.setdefault(name, {})
         found = []
@@ -269,7 +269,7 @@ class MetricHistory:
         """Return a query's values at the last scrape."""
         operands = list_operands(query)
         if query.kind in {"sum", "max"}:
-            # of one exporter, which reports a server once
+            # a scrape of one exporter holds a gauge of a server only once, so its sum is its value
             return self._sums[-1].values[operands[0]]
         rates = [self._find_rates(item) for item in operands]
         if query.kind == "rate":

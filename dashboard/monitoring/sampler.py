@@ -1,7 +1,7 @@
 """The thread that samples the stack's health and metrics from the start of the dashboard to its end.
 
 Owns the samples: an hour of charted metrics, the alerts, the incidents, and the last health check. Pages
-look at the last `StackSample`, which costs nothing; no page waits for a server that does not answer.
+only read the last `StackSample` from memory, so no page waits for a server that does not answer.
 """
 
 import logging
@@ -36,25 +36,25 @@ from dashboard.monitoring.queries import (
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 0.5
-"""Pause between two health checks, whose answer is kept for two seconds."""
+"""Pause between two health checks; the service caches the result of a check for two seconds."""
 
 SCRAPE_SECONDS = 5.0
-"""Between two scrapes: slower than a step of the simulated market (2 s), faster than anybody acts."""
+"""Time between two scrapes: longer than a market simulation step (2 s), shorter than a human reaction."""
 
 TROUBLE_SECONDS = 2.0
-"""Between two scrapes while something is broken: what is over must not look broken."""
+"""Time between two scrapes while something is broken, so that the end of a problem is seen soon."""
 
 EXPORTER_SECONDS = 2.0
-"""How long the exporter may take: the next health check waits for it."""
+"""Timeout of a scrape; short, because the next health check waits for the scrape."""
 
 STALE_SECONDS = 15.0
-"""Age at which the last health check says nothing about now."""
+"""Age from which the last health check no longer counts as current."""
 
 EXPORTER_GONE = Problem("EchoExporterAbsent", "The exporter does not answer", "Exporter down")
 
 
 class SampledMetrics(msgspec.Struct, frozen=True):
-    """The metrics of all processes; `scrape` and `values` are of `taken_at`, `series` go back an hour."""
+    """The metrics of all processes: `scrape` and `values` at `taken_at`, `series` for the last hour."""
 
     taken_at: datetime
     source: Literal["prometheus", "exporter"]
@@ -64,10 +64,10 @@ class SampledMetrics(msgspec.Struct, frozen=True):
 
 
 class StackSample(msgspec.Struct, frozen=True):
-    """One look at the whole stack.
+    """One sample of the whole stack.
 
-    `metrics` are the last ones that the exporter gave, None before the first; `error` says why it gave
-    none in the last scrape. `alerts_source` says who evaluated the alerts.
+    `metrics` are those of the last successful scrape, None before the first one. `error` says why the last
+    scrape failed. `alerts_source` says which program evaluated the alerts.
     """
 
     clock: float
@@ -83,7 +83,8 @@ class StackSample(msgspec.Struct, frozen=True):
 class Sampler:
     """Samples one stack; thread safe.
 
-    The exporter must belong to `stack`; None accepts any. With a Prometheus, the alerts are its own.
+    The exporter must belong to `stack`; None accepts any exporter. With `prometheus`, the alerts come from
+    it.
     """
 
     def __init__(
@@ -114,29 +115,29 @@ class Sampler:
         call_in_forked_child(self._reset_after_fork)
 
     def _reset_after_fork(self) -> None:
-        """Forget the thread in a forked child, which does not have it; the last sample gets older there."""
+        """Drop the thread in a forked child, where it does not run; the child keeps the last sample."""
         self._sampling = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def latest(self) -> StackSample | None:
-        """What was found last; None before the first sample."""
+        """The last sample; None before the first one."""
         return self._latest
 
     @property
     def is_current(self) -> bool:
-        """Whether the last sample still says something about now."""
+        """Whether the last sample is younger than `STALE_SECONDS`."""
         sample = self._latest
         return sample is not None and self._clock() - sample.clock < STALE_SECONDS
 
     def start(self) -> None:
-        """Begin to sample in a thread of its own."""
+        """Start the sampling thread."""
         self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
         self._thread.start()
 
     def close(self, timeout_seconds: float) -> None:
-        """Stop the thread and wait for its end, which a read that is under way can delay."""
+        """Stop the thread and wait at most `timeout_seconds` for its end; a running read can delay it."""
         self._stopping.set()
         if self._thread is not None:
             self._thread.join(timeout_seconds)
@@ -165,7 +166,7 @@ class Sampler:
     def _publish(self, health: Health) -> None:
         clock, moment = self._clock(), datetime.now(UTC)
         found = self._log.add_alerts(find_problems(health), self._alerts, clock=clock)
-        # an exporter that never answered may run nowhere, on purpose
+        # an exporter that never answered is no problem: perhaps none is deployed
         is_gone = self._error is not None and self._metrics is not None
         problems = (*found, *([EXPORTER_GONE] if is_gone else []))
         self._log.update(problems, clock=clock, moment=moment)
@@ -203,7 +204,7 @@ class Sampler:
                 logger.debug("no alerts from Prometheus: %s", error)
 
     def _read_exporter(self) -> tuple[Scrape | None, str | None]:
-        """Return a scrape, or why there is none."""
+        """Return a scrape and None, or None and the reason why the scrape failed."""
         try:
             scrape = read_scrape(
                 self._exporter_url, timeout_seconds=EXPORTER_SECONDS, authority=self._exporter_ca
@@ -233,10 +234,10 @@ class _Holder:
 
 
 def set_sampler(sampler: Sampler | None) -> None:
-    """Set what pages look at, or None to remove it; a holder for the reason given in `dashboard.runtime`."""
+    """Set the sampler that pages read (None removes it); `dashboard.runtime` says why it is module state."""
     _Holder.sampler = sampler
 
 
 def find_sampler() -> Sampler | None:
-    """Return the sampler of this process, or None where none was set."""
+    """Return the sampler of this process, or None if none was set."""
     return _Holder.sampler

@@ -1,7 +1,7 @@
 """The rules of access: who may see the dashboard, and who is an operator.
 
-Builds the policy from the settings, and a visitor from the claims of a sign-in. Streamlit has checked the
-signature of the claims before. Draws nothing and sends nothing to the provider.
+Builds the policy from the settings, and a visitor from the claims of a sign-in, whose signature Streamlit has
+already checked. Draws nothing and sends nothing to the provider.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from core.settings.environment import show_value
 from core.web.requests import is_local_host
 
 LOCAL = "local"
-"""The actor of a dashboard without sign-in, and the word in DASHBOARD_OPERATORS that makes it an operator."""
+"""The actor without sign-in; as an entry of DASHBOARD_OPERATORS, it makes every visitor an operator."""
 
 OPERATOR_SIGN_IN = timedelta(hours=12)
-"""How long operator rights last after a sign-in: the cookie keeps the claims for a month."""
+"""How long operator rights last after a sign-in; limited here, because the cookie is valid for a month."""
 
 _SIGN_IN = (
     "oidc_client_id",
@@ -50,16 +50,16 @@ class Visitor(msgspec.Struct, frozen=True):
     name: str
     is_operator: bool
     issued_at: datetime | None = None
-    """When the provider issued the sign-in, by its own clock; None without sign-in."""
+    """When the provider issued the sign-in, by the provider's clock; None without sign-in."""
 
     is_stale: bool = False
     """Whether this is an operator whose sign-in is older than `OPERATOR_SIGN_IN`."""
 
     sees_health: bool = False
-    """Whether every page has the line of health: for operators, and for everybody without sign-in."""
+    """Whether pages show the health line: for operators, and for every visitor if there is no sign-in."""
 
     sees_words: bool = False
-    """Whether pages show the messages of servers: to operators, and on this machine without sign-in."""
+    """Whether pages show error messages of servers: to operators, and to all if neither sign-in nor proxy."""
 
 
 def build_policy(settings: Settings) -> Policy:
@@ -82,7 +82,8 @@ def build_policy(settings: Settings) -> Policy:
 def build_secrets(settings: Settings) -> dict[str, Any]:
     """Return the secrets for Streamlit: the sign-in, or explicitly none.
 
-    Without sign-in the section is empty. If it were missing, Streamlit would read secrets in the user's home.
+    Without sign-in, the section is empty. If it were missing, Streamlit would read secrets from the user's
+    home.
     """
     if not _check_sign_in(settings):
         return {"auth": {}}
@@ -113,7 +114,7 @@ def identify(policy: Policy, claims: Mapping[str, Any], *, now: datetime) -> Vis
         return None
     issued_at = _find_issue_time(claims)
     if issued_at is None or issued_at > now + OPERATOR_SIGN_IN:
-        # no clock is so wrong; if it were accepted, the rights of an operator would never end
+        # no clock is that wrong; with such a time, operator rights would never end
         return None
     address = _find_address(claims)
     is_named = (address or "").casefold() in policy.operators or _has_claim(policy, claims)
@@ -151,7 +152,7 @@ def _has_claim(policy: Policy, claims: Mapping[str, Any]) -> bool:
 
 
 def _find_issue_time(claims: Mapping[str, Any]) -> datetime | None:
-    """Return when the provider issued the claims: long ago if they do not say, None if impossible."""
+    """Return when the provider issued the claims: long ago if no time is given, None if it is impossible."""
     issued = claims.get("iat")
     try:
         return datetime.fromtimestamp(issued if isinstance(issued, int | float) else 0, UTC)
@@ -160,7 +161,7 @@ def _find_issue_time(claims: Mapping[str, Any]) -> datetime | None:
 
 
 def _check_sign_in(settings: Settings) -> bool:
-    """Return whether sign-in is configured; it needs all of its settings or none."""
+    """Return whether sign-in is configured; raises `SettingsError` if only some of its settings are set."""
     missing = [name.upper() for name in _SIGN_IN if getattr(settings, name) is None]
     given = [name.upper() for name in _SIGN_IN if name.upper() not in missing]
     if missing and given:

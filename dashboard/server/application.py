@@ -59,23 +59,23 @@ logger = logging.getLogger(__name__)
 STREAMLIT_STATIC = Path(st.__file__).with_name("static")
 SCRIPT = Path(__file__).parents[1] / "app.py"
 SHUTDOWN_SECONDS = 1
-"""How long open browser connections may delay a stop; pages reconnect by themselves."""
+"""How long open browser connections may delay a stop; short, because pages reconnect by themselves."""
 
 FRESH_SECONDS = 2.0
-"""Visitors within this time share reads. Nobody notices so short a time, and an outage is shown anyway."""
+"""Age up to which visitors share a value: too short to notice, and an outage is shown anyway."""
 
 DRAIN_SECONDS = 2.0
-"""How long running reads may continue before they are cancelled; so a stop takes less than 5 s in all."""
+"""How long running reads may continue before they are cancelled; keeps a stop below 5 s in total."""
 
 PRELOADED_MODULES = ("dashboard.charts", "pandas", "pyarrow.pandas_compat", "PIL.Image")
-"""Modules that are imported before the first visitor comes: together they take seconds."""
+"""Modules that are imported at start, because together they take seconds to import."""
 
 FOREIGN_LOGGERS = frozenset({"streamlit", "uvicorn", "websockets"})
-"""Libraries whose loggers Streamlit gives their own handler, level and format."""
+"""Libraries for whose loggers Streamlit sets a handler, a level and a format."""
 
 WARMED_LIMITS = (10, 50, 100)
 WARMED_SESSIONS = 2
-"""How many of the newest sessions have their leaderboards read at start, at these limits."""
+"""Number of newest sessions whose leaderboards are read at start, with the limits in WARMED_LIMITS."""
 
 THEME_BUILDER = "_populate_theme_msg"
 """Streamlit's function that fills a message with one section of the theme."""
@@ -87,7 +87,7 @@ async def get_livez(_: Request) -> JSONResponse:
 
 
 def get_readyz(_: Request) -> JSONResponse:
-    """Answer 200 when the database answers, otherwise 503; runs on a worker thread."""
+    """Answer 200 when the database answers, otherwise 503; Starlette runs it in a worker thread."""
     ready = runtime.is_database_up(runtime.get_service())
     return JSONResponse(
         {"status": "ready" if ready else "database unavailable"}, status_code=200 if ready else 503
@@ -128,7 +128,7 @@ def create_app(settings: Settings, *, page_limits: PageLimits | None = None) -> 
             for task in watching:
                 task.cancel()
             set_sampler(None)
-            # at the same time, because each may have to wait for an answer
+            # concurrently, because each may wait for a server
             await asyncio.gather(
                 asyncio.to_thread(sampler.close, DRAIN_SECONDS),
                 asyncio.to_thread(service.close, DRAIN_SECONDS),
@@ -177,7 +177,7 @@ def warm_caches(service: EnhancedDatabaseService) -> None:
 def _build_middleware(
     policy: Policy, settings: Settings, *, limits: RateLimits, sign_outs: SignOuts, page_limits: PageLimits
 ) -> list[Middleware]:
-    # with a sign-in here, the proxy in front may do nothing but TLS
+    # also with a sign-in of the dashboard: a proxy in front may then do TLS only
     can_have_proxy = policy.is_behind_proxy or policy.has_sign_in
     proxies = settings.list_dashboard_proxies() if can_have_proxy else ()
     shield = Middleware(
@@ -217,7 +217,7 @@ def configure_server(settings: Settings, *, page_limits: PageLimits | None = Non
     """Prepare this process, and return the configuration of its server. Raises `SettingsError`."""
     app = create_app(settings, page_limits=page_limits)
     if settings.oidc_cookie_secret is not None:
-        # else each process signs the cookie of a sign-in that is in progress with a secret of its own
+        # otherwise each process would sign the cookie of a sign-in in progress with its own random secret
         streamlit_config.set_option(
             "server.cookieSecret", settings.oidc_cookie_secret.get_secret_value(), "OIDC_COOKIE_SECRET"
         )
@@ -230,12 +230,12 @@ def configure_server(settings: Settings, *, page_limits: PageLimits | None = Non
         log_config=None,
         access_log=False,
         server_header=False,
-        # it wakes up once for all messages that a page's thread sends in a row
+        # uvloop wakes up once for all messages that a page's thread sends in a row
         loop="uvloop",
         ws=BoundedWebSocket,
         ws_max_size=MESSAGE_BYTES,
-        # a page is about forty messages, 45 kB in all, most below 300 bytes: compressing each one
-        # takes more than a tenth of a run's processor time
+        # a page is sent as about forty messages, 45 kB in total, most below 300 bytes: compressing each
+        # one takes more than a tenth of the CPU time of a run
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         # `server.proxy` decides whose forwarded headers count
@@ -244,7 +244,7 @@ def configure_server(settings: Settings, *, page_limits: PageLimits | None = Non
         **protocol_options(),
     )
     build_theme_once()
-    # st.navigation sets this in its first run; before, Streamlit would take `pages/` for its own menu
+    # st.navigation sets this in its first run; until then Streamlit would build a menu from `pages/`
     PagesManager.uses_pages_directory = False
     _preload()
     return config
@@ -253,8 +253,9 @@ def configure_server(settings: Settings, *, page_limits: PageLimits | None = Non
 def build_theme_once(module: ModuleType = app_session) -> None:
     """Make Streamlit build each section of its theme once instead of in every run.
 
-    The first message of a run holds the whole theme, built anew from some 240 options: 1.5 ms of a run of 10
-    to 14 ms. Decided in docs/decisions/0008-streamlit.md; a Streamlit without this builder is left unchanged.
+    The first message of a run holds the whole theme. Streamlit rebuilds it from some 240 options, which takes
+    1.5 ms of a run of 10 to 14 ms. See docs/decisions/0008-streamlit.md; a release of Streamlit without this
+    builder is left unchanged.
     """
     build = getattr(module, THEME_BUILDER, None)
     if build is None:
@@ -295,14 +296,14 @@ def _prepare_logging(settings: Settings) -> None:
             logger.handlers.clear()
             logger.setLevel(logging.NOTSET)
             logger.propagate = True
-    # Streamlit logs the traceback too, without the error id that the page shows
+    # Streamlit would log the traceback a second time, without the error id that the page shows
     logging.getLogger("streamlit.error_util").addFilter(lambda record: record.msg != "Uncaught app execution")
 
 
 def _exit_on_signal() -> None:
     """Exit with status 0 on SIGTERM and SIGINT, also before uvicorn installs its own handlers.
 
-    uvicorn stops gracefully and then raises the signal again for the handler that it found.
+    uvicorn stops gracefully, restores the handlers that were set before its own, and raises the signal again.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))

@@ -14,21 +14,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 ASSETS = "/static/"
 ICONS = "MaterialSymbols-Rounded."
-"""How the name of Streamlit's icon font begins; only the icons that pages show are sent (decision 13)."""
+"""File name prefix of Streamlit's icon font; a font with only the icons in use is sent (decision 13)."""
 ASSET_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 ASSET_CACHE_CONTROL = "public, immutable, max-age=31536000"
-"""The names of assets change with their content, so browsers may keep them for a year."""
+"""Browsers may cache assets for a year, because the name of an asset changes with its content."""
 
 GZIP_LEVEL = 6
-"""Higher levels take three times as long, for files that are 2 % smaller."""
+"""Higher levels take three times as long and make files only 2 % smaller."""
 _UNUSED_FONT = re.compile(rb"@font-face\{font-family:Source Sans;[^}]*\}")
-"""Streamlit's own font, 170 kB, which a browser would load until the theme with its font has arrived."""
+"""Rule of Streamlit's default font (170 kB), which a browser would load before the theme has arrived."""
 
 
 class CompressedAssets:
     """Sends the files below a folder to clients that accept gzip; passes all other requests on.
 
-    `icons` takes the place of Streamlit's icon font, for every client.
+    Every client gets the font file `icons` instead of Streamlit's icon font.
     """
 
     def __init__(self, app: ASGIApp, *, folder: Path, icons: Path) -> None:
@@ -37,7 +37,7 @@ class CompressedAssets:
         self._icon_paths = {
             ASSETS + path.relative_to(folder).as_posix() for path in folder.rglob(f"{ICONS}*.woff2")
         }
-        # a fixed list: no request can name a file outside of the folder
+        # the list of files is fixed, so no request can reach a file outside the folder
         self._files = {
             ASSETS + path.relative_to(folder).as_posix(): path
             for path in folder.rglob("*")
@@ -76,7 +76,7 @@ class CompressedAssets:
         if task is None:
             task = asyncio.create_task(asyncio.to_thread(_read_compressed, self._files[path]))
             self._compressed[path] = task
-        # a visitor who leaves must not cancel the work for the others
+        # a client that disconnects must not cancel the compression that other clients wait for
         return await asyncio.shield(task)
 
 

@@ -1,7 +1,7 @@
 """Writes sign-ins, sign-outs and refused actions to the audit log.
 
-A visitor never waits for the audit log. An event that cannot be written is logged and counted, and the
-visitor goes on.
+A visitor never waits for the audit log. An event that cannot be written is logged and counted; the visitor
+sees no error.
 """
 
 import logging
@@ -19,10 +19,10 @@ logger = logging.getLogger(__name__)
 
 TARGET = "dashboard"
 SEEN_WITHIN_SECONDS = 300.0
-"""A page follows a sign-in at once, so an older sign-in was recorded before, perhaps by another process."""
+"""Age up to which a sign-in is new. A page opens right after a sign-in, so older ones were recorded."""
 
 KEPT = 10_000
-"""Sign-ins that are remembered, so that each is recorded once."""
+"""Number of recorded sign-ins that are remembered, so that each is recorded once."""
 
 
 class SignIns:
@@ -33,9 +33,9 @@ class SignIns:
         self._recorded: OrderedDict[tuple[str, float], None] = OrderedDict()
 
     def is_new(self, actor: str, claims: Mapping[str, Any], now: datetime) -> bool:
-        """Say whether these claims come from a recent sign-in, and this is the first call with them."""
+        """Return whether these claims come from a recent sign-in and this is the first call with them."""
         issued = claims.get("iat")
-        # compared as a number, because a provider may send any value as the time
+        # the type is checked, because a provider may send any value as the time
         if not isinstance(issued, int | float) or abs(now.timestamp() - issued) > SEEN_WITHIN_SECONDS:
             return False
         with self._lock:
@@ -56,7 +56,7 @@ def record(
     outcome: AuditOutcome = "done",
     detail: str | None = None,
 ) -> None:
-    """Record an action that has ended; never raises an error of the database."""
+    """Record a finished action; never raises a database error."""
     try:
         service.record_audit_event(actor=actor, action=action, target=target, outcome=outcome, detail=detail)
     except EchoMarketsError as error:

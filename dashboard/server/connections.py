@@ -1,8 +1,8 @@
 """Limits of the WebSockets of pages: number of connections, rate and size of messages.
 
-Owns the limits and what happens beyond them. Messages that come too fast wait, and so does their client. Too
-many connections are refused. Frames that no browser sends end the connection. Before a sign-in the limits are
-lower; `dashboard.server.access` decides who has signed in.
+Owns the limits and their enforcement: messages that arrive too fast are delayed, which also slows their
+client; excess connections are refused; frames that no browser sends end the connection. Before a sign-in the
+limits are lower; `dashboard.server.access` decides who has signed in.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ from core.metrics.names import Limiter
 from core.web.requests import find_client
 
 MESSAGE_BYTES = 1024 * 1024
-"""The largest message, also while incomplete. A page sends the values of its widgets: some kilobytes."""
+"""Largest message, also while it is incomplete. A page sends the values of its widgets: some kilobytes."""
 
 ANONYMOUS_BYTES = 64 * 1024
 """Largest message before a sign-in."""
 
 PART_BYTES = 4096
-"""Bytes that are parsed at once, before other clients get a turn: at most 700 frames, some milliseconds."""
+"""Bytes that are parsed before other clients get a turn: at most 700 frames, some milliseconds."""
 
 FRAGMENTS = 256
-"""The most frames of one message; a browser sends a large message in a few."""
+"""Most frames of one message; a browser splits a large message into a few frames."""
 
 CLOSING_BYTES = 64 * 1024
 """Bytes that a client may still send after the server has announced the end of the connection."""
@@ -37,14 +37,14 @@ TOO_LARGE, NO_BINARY = 1009, 1003
 
 
 class MessageRate(msgspec.Struct, frozen=True):
-    """How many messages a client may send at once, and how many each second afterwards."""
+    """How many messages a client may send in a burst, and how many per second afterwards."""
 
     burst: int
     per_second: float
 
 
 PAGES = MessageRate(burst=30, per_second=10)
-"""After a sign-in: a person who types fast sends a message for each pause, and one for each filter."""
+"""After a sign-in: a person sends one message per pause in typing and one per change of a filter."""
 
 ANONYMOUS = MessageRate(burst=10, per_second=2)
 """Before a sign-in: the page has a single button."""
@@ -63,7 +63,7 @@ class TokenBucket:
         self._counted_at = clock()
 
     def take(self) -> float:
-        """Count a message; return the seconds that the caller must let it wait."""
+        """Count a message; return the seconds by which the caller must delay it."""
         now = self._clock()
         gained = (now - self._counted_at) * self._rate.per_second
         self._tokens = min(self._rate.burst, self._tokens + gained) - 1
@@ -72,7 +72,7 @@ class TokenBucket:
 
 
 class BoundedWebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's WebSocket, with limits on the bytes that are parsed at once and on control frames."""
+    """uvicorn's WebSocket, with limits on the bytes parsed in one step and on control frames."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -81,7 +81,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
         self._control = TokenBucket(CONTROL)
 
     def data_received(self, data: bytes) -> None:
-        """Parse what has arrived, until a message has to wait for the application."""
+        """Parse the received bytes until a message has to wait for the application."""
         if self.close_sent:
             self._closing_bytes += len(data)
             if self._closing_bytes > CLOSING_BYTES:
@@ -112,7 +112,7 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
             super().handle_pong(event)
 
     def handle_cont(self, event: Any) -> None:
-        """Take the next part of a message; parts are counted, because empty ones add nothing to its size."""
+        """Take the next frame of a message; frames are counted, because empty ones do not add to the size."""
         if len(self.frames) >= FRAGMENTS:
             self.transport.abort()
             return
@@ -126,19 +126,19 @@ class BoundedWebSocket(WebSocketsSansIOProtocol):
 
 
 class PageLimits(Protocol):
-    """Counts the open pages of this host: `HostPageLimits`, or the parent of several workers."""
+    """Counts the open pages of this host; implemented by `HostPageLimits` and by `ParentPageLimits`."""
 
     async def enter(self, client: str, *, is_known: bool) -> bool:
-        """Count one more page if there is room for it, and say whether there is."""
+        """Count one more page and return True, or return False if a limit is reached."""
 
     def leave(self, client: str, *, is_known: bool) -> None:
-        """Count one page less."""
+        """Subtract one page from the count."""
 
 
 class PageConnections:
     """ASGI middleware that limits WebSockets.
 
-    `is_known` says whether a connection has signed in, or needs no sign-in.
+    `is_known` returns whether the client of a connection has signed in, or needs no sign-in.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class PageConnections:
         self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse a WebSocket when there are too many."""
+        """Pass a request on, or refuse a WebSocket when too many are open."""
         if scope["type"] != "websocket":
             await self._app(scope, receive, send)
             return
@@ -174,7 +174,7 @@ class PageConnections:
 
 
 class _BoundedMessages:
-    """The messages of one connection; those beyond the rate wait, and so does the client's socket."""
+    """The messages of one connection; while a message beyond the rate waits, its socket is not read."""
 
     def __init__(
         self, receive: Receive, send: Send, *, is_known: bool, count: Callable[[Limiter, bool], None]

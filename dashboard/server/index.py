@@ -1,7 +1,8 @@
 """The HTML page that the browser loads first, and its script.
 
-Owns the changes to Streamlit's `index.html`: a text to read until a megabyte of scripts has arrived, the name
-of the product, and no font that the theme does not use. Everything else on a page is drawn by Streamlit.
+Owns the changes to Streamlit's `index.html`: adds a text that is shown until a megabyte of scripts has
+arrived and the name of the product, and removes fonts that the theme does not use. Streamlit draws everything
+else.
 """
 
 import gzip
@@ -34,8 +35,8 @@ NO_SCRIPT = "<noscript><p>The dashboard needs JavaScript. Switch it on for this 
 def build_index(html: str, *, shell: bytes, styles: str, icon: bytes, scripts: list[str]) -> str:
     """Return Streamlit's page with the first text and the script of this dashboard.
 
-    `scripts` are the names of Streamlit's scripts. A change whose place is missing, after an update of
-    Streamlit, is left out.
+    `scripts` are the names of Streamlit's scripts. If `html` lacks the place of a change, as it may after an
+    update of Streamlit, the change is left out.
     """
     version = hashlib.sha256(shell).hexdigest()[:16]
     image = f"data:image/svg+xml;base64,{b64encode(icon).decode()}"
@@ -73,7 +74,7 @@ class IndexPage:
             icon=(STATIC / "icon.svg").read_bytes(),
             scripts=scripts,
         )
-        # under an address that ends with a slash, the browser would look for the scripts below it
+        # only without a slash at the end: relative links to scripts would otherwise start below the page
         self._pages = {"/", *(f"/{page}" for page in SCRIPTS if page != MENU[0])}
         self._bodies = {
             "html": (html.encode(), "text/html; charset=utf-8", "no-cache"),
@@ -85,7 +86,7 @@ class IndexPage:
         """Send the page or the script, or pass the request on."""
         path = scope["path"] if scope["type"] == "http" else ""
         if path == f"/{MENU[0]}":
-            # the default page has the address /, and Streamlit knows no other
+            # Streamlit knows the default page only under the address /
             query = scope["query_string"].decode("latin-1")
             answer: Response = RedirectResponse(f"./?{query}" if query else "./", status_code=307)
         elif path in self._pages:

@@ -1,6 +1,6 @@
-"""How many pages are open, of each client and in all, and whether there is room for one more.
+"""Limits the number of open pages, per client and in total.
 
-Owns the limits of a host, whichever of its processes has the page.
+The limits apply to the whole host, over all of its processes.
 """
 
 import resource
@@ -11,15 +11,15 @@ from core import Settings
 from core.web.client_deadlines import MANY_AHEAD, MOST_WAITING
 
 ANONYMOUS_PART, ALL_ANONYMOUS_PART = 5, 2
-"""Before a sign-in a client may have a fifth of its pages, and all such clients half of all."""
+"""Divisors of the limits before a sign-in: a client gets 1/5 of its pages, all such clients 1/2 of all."""
 
 
 RESERVED_FILES = MOST_WAITING + MANY_AHEAD + 50
-"""Open files of a process that are kept free for other clients, PostgreSQL and Redis."""
+"""Open files of a process that pages may not use: for other clients, PostgreSQL and Redis."""
 
 
 class HostPageLimits:
-    """The open pages of a host; for one event loop."""
+    """Counts the open pages of a host; use it from one event loop only."""
 
     def __init__(self, *, most: int, most_of_client: int) -> None:
         self._most = max(1, most)
@@ -28,7 +28,7 @@ class HostPageLimits:
 
     @classmethod
     def of_host(cls, settings: Settings) -> Self:
-        """Return the limits of the settings, as far as the open files of each process allow them."""
+        """Return the limits from the settings, reduced to what the open-file limit of processes allows."""
         files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return cls(
             most=min(settings.dashboard_connections, settings.dashboard_workers * (files - RESERVED_FILES)),
@@ -36,14 +36,14 @@ class HostPageLimits:
         )
 
     async def enter(self, client: str, *, is_known: bool) -> bool:
-        """Count one more page if there is room for it, and say whether there is."""
+        """Count one more page and return True, or return False if a limit is reached."""
         if self._is_full(client, is_known=is_known):
             return False
         self._open[client, is_known] += 1
         return True
 
     def leave(self, client: str, *, is_known: bool) -> None:
-        """Count one page less."""
+        """Subtract one page from the count."""
         self._open[client, is_known] -= 1
         if not self._open[client, is_known]:
             del self._open[client, is_known]

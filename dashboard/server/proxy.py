@@ -1,7 +1,7 @@
 """The X-Forwarded headers of a proxy in front of the dashboard: scheme, host and client of a request.
 
-Owns the rule whose headers are believed. Any client can send them; from other addresses than the proxy's they
-are removed, so that no later middleware believes them.
+Decides which of these headers are trusted. Any client can send them; headers that do not come from the
+address of a proxy are removed, so that no later middleware trusts them.
 """
 
 import logging
@@ -17,10 +17,10 @@ FORWARDED = b"x-forwarded-"
 
 
 class ProxyHeaders:
-    """Believes the X-Forwarded headers of these proxies; removes those of everybody else.
+    """Trusts the X-Forwarded headers of these proxies; removes those of all other peers.
 
     The client is the rightmost entry of X-Forwarded-For that is no proxy: each proxy appends the address that
-    connected to it, and the entries further left came from the client.
+    connected to it, and the client itself may have sent the entries further left.
     """
 
     def __init__(self, app: ASGIApp, *, proxies: Sequence[str]) -> None:
@@ -30,7 +30,7 @@ class ProxyHeaders:
         self._is_logged = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on with the client, scheme and host of the believed headers."""
+        """Pass a request on with the client, scheme and host from trusted headers."""
         if scope["type"] not in {"http", "websocket"}:
             await self._app(scope, receive, send)
         elif self._is_proxy(scope):

@@ -1,6 +1,6 @@
-"""Which limit a request to the dashboard counts against: pages, downloads or sign-ins.
+"""Decides which limit a request to the dashboard counts against: pages, downloads or sign-ins.
 
-`core.web.rate_limits` counts; the settings RATE_LIMIT_* say how many requests a minute a client may send.
+`core.web.rate_limits` counts the requests; the settings RATE_LIMIT_* give the requests per minute and client.
 """
 
 from starlette.types import Scope
@@ -15,7 +15,7 @@ SIGN_INS = frozenset({"/auth/login", "/oauth2callback"})
 
 
 def choose_limit(settings: Settings, scope: Scope) -> RateLimit | None:
-    """Return the limit that a request counts against; probes and scripts have none."""
+    """Return the limit that a request counts against, or None for probes and scripts."""
     path = scope["path"]
     if path in PROBES or path.startswith(ASSETS):
         return None

@@ -31,7 +31,7 @@ INTERNAL_USED = frozenset({"/_stcore/health", "/_stcore/host-config", "/_stcore/
 """Streamlit's paths that a page needs. Its metrics, uploads and agent interface stay closed."""
 
 METHODS = frozenset({"GET", "HEAD"})
-"""The dashboard takes no data over HTTP: user input comes over the WebSocket."""
+"""The dashboard accepts no data over HTTP: user input arrives over the WebSocket."""
 
 DOWNLOADS = "/download/"
 """Paths of files outside of the pages, for which Streamlit does not check the sign-in."""
@@ -39,7 +39,7 @@ DOWNLOADS = "/download/"
 HSTS_SECONDS = 365 * 24 * 3600
 
 ASSET_CONTENT = ("text/javascript", "text/css", "font/")
-"""Types that no browser shows as a page: sent without the other headers, 500 bytes for each of 130 files."""
+"""Content types that no browser shows as a page. They need few security headers: saves 500 bytes per file."""
 
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
@@ -49,7 +49,7 @@ def build_content_policy(index: Path) -> str:
 
     Allowed scripts: files of this server, and the inline scripts of `index` by their hash. Charts are
     interpreted and not compiled, so `unsafe-eval` is not needed. Inline styles are allowed because
-    Streamlit's components write theirs while they draw.
+    Streamlit's components create them while they draw.
     """
     scripts = _INLINE_SCRIPT.findall(index.read_text(encoding="utf-8"))
     digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
@@ -74,7 +74,7 @@ def build_content_policy(index: Path) -> str:
 def read_claims(cookies: Mapping[str, str], *, origin: str | None) -> dict[str, Any]:
     """Return the claims in the cookie of Streamlit's sign-in; empty without a valid one.
 
-    For requests outside of the pages; pages have the claims of their WebSocket. The cookie must be for
+    For HTTP requests such as downloads; a page gets its claims from its WebSocket. The cookie must be for
     `origin`: another dashboard on this host may sign its cookies with the same secret.
     """
 
@@ -90,7 +90,7 @@ def read_claims(cookies: Mapping[str, str], *, origin: str | None) -> dict[str, 
 
 
 def is_known(policy: Policy, sign_outs: SignOuts, scope: Scope) -> bool:
-    """Return whether a request has a valid sign-in, or needs none."""
+    """Return whether a request has a valid sign-in or sign-in is not required."""
     if not policy.has_sign_in:
         return True
     claims = read_claims(HTTPConnection(scope).cookies, origin=policy.origin)
@@ -155,9 +155,9 @@ class Shield:
         return None
 
     def _is_host_known(self, host: str) -> bool:
-        """Return whether a host name may be used: without sign-in and proxy only this machine's own.
+        """Return whether a Host header is allowed: without sign-in and proxy, only names of this machine.
 
-        Otherwise a foreign page whose name resolves to 127.0.0.1 (DNS rebinding) has the same origin.
+        Otherwise a foreign page whose name resolves to 127.0.0.1 (DNS rebinding) would have the same origin.
         """
         name = parse_host(host)
         if name is None:
@@ -167,8 +167,9 @@ class Shield:
     def _is_own_page(self, scope: Scope) -> bool:
         """Return whether a WebSocket comes from a page of this dashboard.
 
-        Streamlit's own check accepts a missing origin, and asks the internet for its outside address
-        before it refuses a foreign one. Behind a proxy a page may use TLS although this connection does not.
+        Streamlit's own check accepts a missing origin, and before it refuses a foreign origin it asks a
+        server on the internet for its public address. Behind a proxy, a page may use TLS although this
+        connection does not.
         """
         headers = Headers(scope=scope)
         host = headers.get("host", "")

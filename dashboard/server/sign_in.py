@@ -1,6 +1,6 @@
-"""The sign-in page in front of every page, and the line below a page that names the visitor.
+"""The sign-in page that is shown before every page, and the line below a page that names the visitor.
 
-Owns the parts of access that a visitor sees; the rules are in `access`. The server's lifespan (or a test)
+Owns the visible parts of access control; the rules are in `access`. The server's lifespan (or a test)
 sets the policy; before that nobody is an operator.
 """
 
@@ -18,7 +18,7 @@ from dashboard.server.access import OPERATOR_SIGN_IN, Policy, Visitor, identify
 from dashboard.server.sign_outs import SignOuts, describe_sign_in, has_signed_out
 
 ACTIONS = 10
-"""Actions of one operator per minute: more than a person needs, and too few to do harm."""
+"""Most actions of one operator per minute: more than a person needs, and too few to do harm."""
 
 
 class _Access:
@@ -38,7 +38,7 @@ def set_policy(
     actions_per_minute: int = ACTIONS,
     sign_outs: SignOuts | None = None,
 ) -> None:
-    """Set the policy for visitors; without `limits` this process counts actions alone, from zero."""
+    """Set the policy for visitors; without `limits`, actions are counted in this process only, from zero."""
     _Access.sign_outs = sign_outs or SignOuts()
     _Access.policy = policy
     _Access.limits = limits or RateLimits()
@@ -46,7 +46,7 @@ def set_policy(
 
 
 def count_action(actor: str) -> Decision | None:
-    """Count an action of an operator; None when there is no limit."""
+    """Count an action of an operator and return the limiter's decision; None when there is no limit."""
     if _Access.limits is None or not _Access.action_limit.requests:
         return None
     return _Access.limits.take(_Access.action_limit, actor, fails_closed=True)
@@ -65,7 +65,7 @@ def choose_menu_position() -> Literal["top", "hidden"]:
 
 
 def require_sign_in(page: Callable[[], None]) -> Callable[[], None]:
-    """Return a function that shows the page to a known visitor and the sign-in to others."""
+    """Return a function that shows the page to a signed-in visitor and the sign-in page to all others."""
 
     def show() -> None:
         visitor = find_visitor()

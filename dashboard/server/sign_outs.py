@@ -1,8 +1,8 @@
-"""Ends a sign-in in all processes: a copy of its cookie, or a browser without a network, may still have it.
+"""Ends a sign-in in all processes, because its cookie can still exist: as a copy, or in an offline browser.
 
-The audit log has each sign-out with the time of its sign-in, and every process reads that log, also after a
-restart. A sign-out ends that sign-in and all earlier ones of the person. All these times come from the
-provider, so no clocks are compared.
+The audit log holds each sign-out with the time of its sign-in. Every process reads this log, also after a
+restart. A sign-out ends that sign-in and all earlier ones of the same person. All sign-in times come from the
+provider, so times of different clocks are never compared.
 """
 
 import asyncio
@@ -18,25 +18,25 @@ from dashboard.server.access import Visitor
 logger = logging.getLogger(__name__)
 
 READ_SECONDS = 2.0
-"""Time between two reads of the log; for so long another process may still accept an ended sign-in."""
+"""Time between two reads of the log; for this time another process may still accept an ended sign-in."""
 
 COOKIE_LIFE = timedelta(days=31)
-"""Streamlit's cookie of a sign-in is valid for 30 days."""
+"""How far back the first read goes: Streamlit's sign-in cookie is valid for 30 days."""
 
 OVERLAP = timedelta(minutes=1)
-"""Events of this time are read again: they can become visible later than newer ones."""
+"""How far each read goes back before the last one: an event can become visible after a newer event."""
 
 PAGE = 100
 _PREFIX = "signed in at "
 _UNKNOWN = datetime.fromtimestamp(0, UTC)
-"""The time of a sign-in whose provider sends none.
+"""The time of a sign-in whose provider sends no time.
 
-Such sign-ins cannot be told apart, so none is ended here.
+Such sign-ins cannot be distinguished, so none of them is ended here.
 """
 
 
 def describe_sign_in(issued_at: datetime) -> str:
-    """Return the detail of a sign-out in the audit log."""
+    """Return the text for the detail column of a sign-out in the audit log."""
     return f"{_PREFIX}{issued_at.isoformat()}"
 
 
@@ -53,7 +53,7 @@ class SignOuts:
             self._ended[actor] = issued_at
 
     def has_ended(self, actor: str, issued_at: datetime) -> bool:
-        """Say whether a sign-in has ended."""
+        """Return whether a sign-in has ended."""
         ended_at = self._ended.get(actor)
         return ended_at is not None and _UNKNOWN < issued_at <= ended_at
 
@@ -69,7 +69,7 @@ class SignOuts:
         self.take(read, now=datetime.now(UTC))
 
     def take(self, read: Callable[[AuditEvent | None], Sequence[AuditEvent]], *, now: datetime) -> None:
-        """Take the sign-outs from the log; `read` returns the events after a given one, newest first."""
+        """Add the sign-outs of the log; `read` returns the page of events after a given one, newest first."""
         oldest = now - COOKIE_LIFE if self._read_until is None else self._read_until - OVERLAP
         newest, last = oldest, None
         while events := read(last):
@@ -92,7 +92,7 @@ class SignOuts:
 
 
 def has_signed_out(visitor: Visitor, sign_outs: SignOuts) -> bool:
-    """Say whether the sign-in of a visitor has ended; without sign-in there is none."""
+    """Return whether the sign-in of a visitor has ended; False when no sign-in is configured."""
     return visitor.issued_at is not None and sign_outs.has_ended(visitor.actor, visitor.issued_at)
 
 
@@ -104,9 +104,9 @@ async def watch_sign_outs(sign_outs: SignOuts, service: EnhancedDatabaseService)
 
 
 def refresh_or_log(sign_outs: SignOuts, service: EnhancedDatabaseService) -> None:
-    """Read the sign-outs of other processes; while the log cannot be read, those already known count."""
+    """Read the sign-outs of other processes; if the log cannot be read, keep those already known."""
     try:
         sign_outs.refresh(service)
     except EchoMarketsError as error:
-        # not a warning: the health line shows the outage, and without the database pages show little
+        # level debug is enough: the health line shows the outage, and without the database pages show little
         logger.debug("sign-outs of other processes are not known: %s", error)

@@ -1,7 +1,7 @@
 """Runs every open page again as soon as the health changes.
 
-Owns the watch over the health and the list of pages that still have to run. So every change of the health
-line reaches all visitors, and pages need no timer for it. Reads no server itself.
+Compares the last health check with the one before and keeps the list of pages that still have to run again.
+This shows every change of the health line to all visitors, without timers in pages. Asks no server itself.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ from dashboard.monitoring.sampler import Sampler
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
-"""Time between two looks at the last health check, so that an outage is on the pages within 5 s."""
+"""Time between two reads of the last health check; short, so that pages show an outage within 5 s."""
 
 PROBLEM_SECONDS = 60.0
-"""Pause after an error of the watch; pages then refresh at their own intervals only."""
+"""Pause of `watch_health` after an error; until then pages refresh at their own intervals only."""
 
 
 def list_sessions() -> Iterable[AppSession]:
@@ -33,10 +33,10 @@ def list_sessions() -> Iterable[AppSession]:
 
 
 class OpenPages:
-    """Runs the pages of all sessions again after a change; only for the thread of the event loop.
+    """Runs the pages of all browser sessions again after a change; use it only in the event loop's thread.
 
-    A session whose script is running is run again afterwards: the run may have begun before the change, and
-    its page and filters are known only at its end.
+    If the script of a session is running, its page runs again after that run: the run may have begun before
+    the change, and the page and filters of the session are known only at its end.
     """
 
     def __init__(self, list_sessions: Callable[[], Iterable[AppSession]] = list_sessions) -> None:
@@ -45,7 +45,7 @@ class OpenPages:
         self._waiting: frozenset[str] = frozenset()
 
     def update(self, state: object) -> None:
-        """Run each page again that was open when the state changed; the first state is no change."""
+        """Run each open page again if the state differs from the last call; the first call runs none."""
         if self._seen not in (None, state):
             runtime.count_update()
             self._waiting = frozenset(session.id for session in self._list_sessions())
@@ -59,13 +59,13 @@ class OpenPages:
             if session._scriptrunner is not None:  # noqa: SLF001  # docs/private-apis.md
                 running.add(session.id)
             elif session.page_script_hash:
-                # as Streamlit does when a file of the page has changed
+                # Streamlit makes the same call when a source file of the page has changed
                 session.request_rerun(session._client_state)  # noqa: SLF001  # docs/private-apis.md
         self._waiting = frozenset(running)
 
 
 async def watch_health(service: EnhancedDatabaseService, sampler: Sampler) -> None:
-    """Tell the reader of sections and all open pages about the health, until cancelled."""
+    """Pass each health check to the section reader and update open pages after changes, until cancelled."""
     pages, reader = OpenPages(), runtime.get_reader()
     noted: Health | None = None
     while True:
@@ -74,7 +74,7 @@ async def watch_health(service: EnhancedDatabaseService, sampler: Sampler) -> No
             if sample is not None and sample.health is not noted:
                 noted = sample.health
                 reader.note_health(is_up=noted.database != "unhealthy")
-            # the values in the health line, which are cheaper to compare than its text
+            # compare the values that the health line shows: building its text would cost more
             found = sample and (sample.health.status, sample.problems, sample.incidents)
             today = datetime.now(UTC).date()
             pages.update((found, sampler.is_current, today, service.cache_stats().state))

@@ -1,7 +1,8 @@
 """`python -m dashboard.server.worker FILE FILE`: one of several processes that serve the dashboard's pages.
 
-Owns the worker's end of the two sockets of `worker_channel`: it serves the connections that it is given, asks
-for the place of each page, and ends when its parent has ended. `dashboard.server.workers` starts it.
+Owns the worker's end of the two sockets of `worker_channel`. The worker serves the connections that the
+parent hands over, asks the parent whether one more page may open, and ends when the parent has ended.
+`dashboard.server.workers` starts it.
 """
 
 import asyncio
@@ -31,14 +32,14 @@ from dashboard.server.worker_channel import (
 logger = logging.getLogger(__name__)
 
 LOAD_SECONDS = 0.1
-"""Between two looks at the open connections: new ones are given by their numbers."""
+"""Time between two counts of open connections; the parent gives new ones to the worker with the fewest."""
 
 SIGN_OF_LIFE = 10
-"""The number of open connections is sent after so many looks, even when it has not changed."""
+"""Number of counts after which the number is sent even if it has not changed."""
 
 
 class ParentPageLimits:
-    """The places of pages, which the parent counts for all of its workers."""
+    """Asks the parent, which counts the open pages of all workers, whether a page may open."""
 
     def __init__(self) -> None:
         self._numbers = count()
@@ -46,37 +47,37 @@ class ParentPageLimits:
         self._writer: asyncio.StreamWriter | None = None
 
     async def connect(self, messages: socket.socket) -> asyncio.StreamReader:
-        """Begin to talk with the parent; the caller passes the lines that it reads to `take`."""
+        """Connect to the parent; return the reader of its answers; the caller passes the lines to `take`."""
         reader, self._writer = await asyncio.open_unix_connection(sock=messages)
         return reader
 
     def take(self, line: bytes) -> None:
-        """Take an answer of the parent."""
+        """Handle an answer of the parent."""
         answer = parse_from_parent(line)
         asked = self._asked.pop(answer.number)
         if not asked.cancelled():
             asked.set_result(answer.is_admitted)
 
     def send(self, message: FromWorker) -> None:
-        """Tell the parent something."""
+        """Send a message to the parent."""
         if self._writer is not None:
             send(self._writer, message)
 
     async def enter(self, client: str, *, is_known: bool) -> bool:
-        """Ask for one more page."""
+        """Ask the parent for one more page; return whether it may open."""
         number = next(self._numbers)
-        # only the end of this process cancels a request; the parent then frees all of its places
+        # a request is cancelled only when this process ends; the parent then subtracts all of its pages
         self._asked[number] = asyncio.get_running_loop().create_future()
         self.send(Enter(number, client, is_known))
         return await self._asked[number]
 
     def leave(self, client: str, *, is_known: bool) -> None:
-        """Give the place of a page back."""
+        """Tell the parent that a page has ended."""
         self.send(Leave(client, is_known))
 
 
 class WorkerServer(uvicorn.Server):
-    """uvicorn's server with connections that somebody else has accepted."""
+    """uvicorn's server for connections that the parent has accepted."""
 
     def __init__(
         self,
@@ -129,13 +130,13 @@ class WorkerServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
 
         def make_protocol() -> Any:
-            # as uvicorn's own `startup`
+            # the same call as in uvicorn's own `startup`
             return self.config.http_protocol_class(  # type: ignore[call-arg]  # the class is one of several
                 config=self.config, server_state=self.server_state, app_state=self.lifespan.state, _loop=loop
             )
 
         with contextlib.suppress(OSError):
-            # the client may have gone
+            # the client may have disconnected already
             await loop.connect_accepted_socket(make_protocol, connection)
 
     async def _read_messages(self, reader: asyncio.StreamReader) -> None:
@@ -155,14 +156,14 @@ class WorkerServer(uvicorn.Server):
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Serve until the parent or a signal ends it; the arguments are the numbers of its two sockets."""
+    """Serve until a signal or the end of the parent; the arguments are the two sockets' file numbers."""
     messages, connections = (socket.socket(fileno=int(argument)) for argument in arguments)
     for each in (messages, connections):
         each.setblocking(False)
     page_limits = ParentPageLimits()
     config = application.configure_server(Settings.load(), page_limits=page_limits)
     server = WorkerServer(config, messages=messages, connections=connections, page_limits=page_limits)
-    # without a socket of its own uvicorn listens on nothing
+    # with an empty list uvicorn opens no port itself
     server.run(sockets=[])
 
 

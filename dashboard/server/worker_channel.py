@@ -1,7 +1,7 @@
-"""What a worker of the dashboard and its parent give each other: messages, and accepted connections.
+"""The two sockets between a worker of the dashboard and its parent: messages and accepted connections.
 
-Owns the form of both. Two sockets connect them: one for lines of JSON in both directions, and one through
-which the worker gets connections, each with a byte. Their end tells either side that the other has ended.
+Owns the formats. One socket carries lines of JSON in both directions. Over the other the parent passes
+connections to the worker, each with one byte. End of file on a socket means that the other side has ended.
 """
 
 import asyncio
@@ -15,14 +15,14 @@ class Ready(msgspec.Struct, tag="ready"):
 
 
 class ConnectionLoad(msgspec.Struct, tag="load"):
-    """How many connections the worker was given so far, and how many are open; sent every second at least."""
+    """How many connections the worker has received and how many are open; sent at least every second."""
 
     given: int
     open: int
 
 
 class Enter(msgspec.Struct, tag="enter"):
-    """The worker asks for a place for a page; the answer has the same number."""
+    """The worker asks whether one more page may open; the answer has the same number."""
 
     number: int
     client: str
@@ -30,7 +30,7 @@ class Enter(msgspec.Struct, tag="enter"):
 
 
 class Leave(msgspec.Struct, tag="leave"):
-    """A page has ended, whose place is free."""
+    """A page of the worker has ended."""
 
     client: str
     is_known: bool
@@ -51,24 +51,24 @@ _from_parent = msgspec.json.Decoder(Admission)
 
 
 def send(writer: asyncio.StreamWriter, message: FromWorker | Admission) -> None:
-    """Send a message; to a peer that has ended, do nothing."""
+    """Send a message; do nothing if the peer has ended."""
     if not writer.is_closing():
         writer.write(_encoder.encode(message) + b"\n")
 
 
 def parse_from_worker(line: bytes) -> FromWorker:
-    """Return the message in a line of a worker."""
+    """Return the message in a line that a worker sent."""
     message: FromWorker = _from_worker.decode(line)
     return message
 
 
 def parse_from_parent(line: bytes) -> Admission:
-    """Return the message in a line of the parent."""
+    """Return the message in a line that the parent sent."""
     return _from_parent.decode(line)
 
 
 def give_connection(channel: socket.socket, connection: socket.socket) -> None:
-    """Hand a connection over; raises `OSError`, a `BlockingIOError` when the worker takes none now."""
+    """Pass a connection to the worker; raises `OSError`, as `BlockingIOError` if its queue is full."""
     socket.send_fds(channel, [b"c"], [connection.fileno()])
 
 

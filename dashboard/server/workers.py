@@ -1,7 +1,8 @@
-"""Several processes that serve the dashboard on one port: the parent, which serves no page itself.
+"""The parent of several worker processes that serve the dashboard on one port; it serves no page itself.
 
-Owns the port, the workers' start, end and replacement, which worker gets a connection, and the places of
-pages. Imports nothing of Streamlit: it stays small. Why it hands connections over is in decision 18.
+Owns the port, the start, stop and replacement of workers, the choice of a worker for each connection, and the
+number of open pages. Imports nothing of Streamlit, to use little memory. Decision 18 says why the parent
+accepts connections and passes them on.
 """
 
 import asyncio
@@ -31,26 +32,26 @@ from dashboard.server.worker_channel import (
 logger = logging.getLogger(__name__)
 
 BACKLOG = 1024
-"""Connections that wait in the system while no worker is ready."""
+"""Connections that wait in the kernel's listen queue while no worker is ready."""
 
 SILENT_SECONDS = 3
-"""A worker sends something every second; one that is silent for longer gets no new connection."""
+"""Silence after which a worker gets new connections last; a worker sends a message every second."""
 
 HUNG_SECONDS = 30
-"""A worker that is silent for longer is killed and replaced."""
+"""Silence after which a worker is killed and replaced."""
 
 STOP_SECONDS = 8.0
-"""A worker stops within 5 s; one that does not is killed."""
+"""Time to stop before a worker is killed; normally a worker stops within 5 s."""
 
 FULL_PAUSE_SECONDS = 0.05
-"""Until a connection is offered again that no worker could take."""
+"""Pause before a connection that no worker could take is offered again."""
 
 FIRST_RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.2, 30.0
-"""Between two starts of a worker: soon after a kill, seldom when it cannot start."""
+"""Pause between two starts of a worker: short after a kill, growing while the worker cannot start."""
 
 
 class Worker:
-    """One process and its two sockets, as its parent sees it."""
+    """A worker process and the parent's ends of its two sockets."""
 
     def __init__(
         self,
@@ -70,7 +71,7 @@ class Worker:
 
     @classmethod
     async def start(cls) -> "Worker":
-        """Start a process; it is ready when it says so."""
+        """Start a process and return it; it is ready once it has sent `Ready`."""
         messages, its_messages = socket.socketpair()
         connections, its_connections = socket.socketpair()
         with its_messages, its_connections:
@@ -84,15 +85,15 @@ class Worker:
 
     @property
     def open_connections(self) -> int:
-        """How many connections it has, those included that it has not seen yet."""
+        """Number of open connections, including those that the worker has not received yet."""
         return self._load.open + self.given - self._load.given
 
     def note_load(self, load: ConnectionLoad) -> None:
-        """Take what it says of its connections."""
+        """Store the number of connections that the worker reports."""
         self._load = load
 
     def give(self, connection: socket.socket) -> bool:
-        """Give it a connection; return whether it can take one."""
+        """Pass a connection to the worker; return False if the worker cannot take one."""
         try:
             give_connection(self._connections, connection)
         except OSError:
@@ -101,12 +102,12 @@ class Worker:
         return True
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal to the process, unless the process has ended."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
 
     def close(self) -> None:
-        """Close its sockets."""
+        """Close the parent's ends of the sockets."""
         self.writer.close()
         self._connections.close()
 
@@ -141,7 +142,7 @@ class Workers:
         for listener in listeners:
             listener.close()
         await self._stop(keeping)
-        # an error of this code: the program ends, and who supervises it starts it again
+        # raise a programming error of a task: the program ends, and its supervisor restarts it
         for task in done:
             task.result()
         return self._status
@@ -157,7 +158,7 @@ class Workers:
             await asyncio.wait(keeping)
 
     async def _keep_worker(self) -> None:
-        """Run one worker after the other."""
+        """Run a worker, and start another one whenever it ends."""
         backoff = Backoff(first_seconds=FIRST_RESTART_SECONDS, longest_seconds=LONGEST_RESTART_SECONDS)
         while not self._ended.is_set():
             worker = await Worker.start()
@@ -170,7 +171,7 @@ class Workers:
             if worker.is_ready:
                 backoff.reset()
             elif not self._was_ever_ready:
-                # it would fail again: a wrong setting, or a package that is missing
+                # no worker has ever started, so a new one would fail too: a wrong setting, a missing package
                 self._status = status if status > 0 else 1
                 self._ended.set()
                 return
@@ -180,7 +181,7 @@ class Workers:
                 await asyncio.wait_for(self._ended.wait(), seconds)
 
     async def _attend(self, worker: Worker) -> int:
-        """Answer a worker until it ends; return its status, and free the places of its pages."""
+        """Answer a worker until it ends; then subtract its pages and return its exit status."""
         try:
             while line := await worker.reader.readline():
                 worker.silent_seconds = 0
@@ -219,14 +220,14 @@ class Workers:
             self._ready.clear()
 
     async def _accept(self, listener: socket.socket) -> None:
-        """Give each connection to the worker that has the fewest."""
+        """Pass each connection to the worker that has the fewest."""
         loop = asyncio.get_running_loop()
         while True:
             await self._ready.wait()
             try:
                 connection, _ = await loop.sock_accept(listener)
             except OSError as error:
-                # a client that has gone, or no file left
+                # the client has disconnected, or no file descriptor is left
                 logger.warning("a connection could not be accepted: %s", error)
                 await asyncio.sleep(FULL_PAUSE_SECONDS)
                 continue
@@ -237,14 +238,14 @@ class Workers:
 
     def _give(self, connection: socket.socket) -> bool:
         ready = [worker for worker in self._workers if worker.is_ready]
-        # one that is silent comes last: better late than never
+        # silent workers come last: a slow worker is better than none
         ready.sort(
             key=lambda worker: (worker.silent_seconds > SILENT_SECONDS, worker.open_connections, worker.given)
         )
         return any(worker.give(connection) for worker in ready)
 
     async def _watch_silence(self) -> None:
-        """Kill a worker that says nothing; seconds in which this process was paused too do not count."""
+        """Kill a worker that sends nothing; seconds in which this process was paused do not count."""
         while True:
             await asyncio.sleep(1)
             for worker in self._workers:
