@@ -3,7 +3,8 @@
 `quest_counters` holds, for each day, type, kind of reward and status, how many quests there are, how far they
 came and what their rewards are: the sum over the rows of one group. Triggers on `quests` add rows with the
 difference that a statement made, and change none, so that writers neither wait for each other nor deadlock.
-Now and then a writer sums the rows of each group up, in `quest_fold`.
+Now and then a writer sums the rows of each group up, in `quest_fold`, and so does every deletion: it is rare,
+and nothing shall stay of what was deleted.
 
 The functions run as the owner: a player may advance a quest, and may not write counters.
 """
@@ -74,7 +75,7 @@ COUNT = f"""
         ELSE
             {_ADD.format(rows=f"{_REMOVED} UNION ALL {_ADDED}")};
         END IF;
-        IF random() < {FOLD_CHANCE} THEN
+        IF TG_OP = 'DELETE' OR random() < {FOLD_CHANCE} THEN
             PERFORM quest_fold();
         END IF;
         RETURN NULL;
