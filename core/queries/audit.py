@@ -18,7 +18,7 @@ INSERT = """
     INSERT INTO audit_events (id, created_at, actor, action, target, outcome, detail, request_id, start_id)
     VALUES (%(id)s, %(created_at)s, %(actor)s, %(action)s, %(target)s, %(outcome)s, %(detail)s,
             %(request_id)s, %(start_id)s)"""
-# The first comparison is there for the planner: by it whole months are skipped.
+# The first comparison lets the planner skip the partitions of whole months.
 _PAGE = """(%(after_id)s::uuid IS NULL
                OR e.created_at <= %(after)s::timestamptz
                   AND (e.created_at, e.id) < (%(after)s::timestamptz, %(after_id)s::uuid))
@@ -35,10 +35,10 @@ _ACTION = _select(
     detail="COALESCE(o.detail, e.detail)",
     finished_at="CASE e.outcome WHEN 'started' THEN o.created_at ELSE e.created_at END",
 )
-# As text: the driver would turn amounts into inexact numbers.
+# Selected as text, because the driver would turn amounts into inexact numbers.
 _CHANGE = _select(before="before::text", after="after::text", finished_at="e.created_at")
-# An outcome is not earlier than its start, so the months before are not searched. The first one counts: a
-# recorded outcome is never replaced.
+# An outcome is never earlier than the start of its action, so the months before are not searched. The first
+# outcome counts: a recorded outcome is never replaced.
 ACTIONS = f"""
     SELECT {_ACTION} FROM (
         SELECT * FROM audit_events e WHERE row_key IS NULL AND start_id IS NULL AND {_PAGE}

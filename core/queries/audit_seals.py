@@ -2,9 +2,9 @@
 
 A seal has a manifest: for each of its events, in order of time and id, the 16 bytes of the id and a SHA-256
 digest of the event; a seal without events says that its month was dropped. The hash of a seal covers its
-columns, its manifest and the hash of the seal before. A database function seals; the application may call it
-but not replace it. Verifying computes every digest and hash again with the statements here, and trusts no
-function of the database.
+columns, its manifest and the hash of the seal before. A database function writes the seals; the application
+may call it but not replace it. Verifying computes every digest and hash again with the statements here, and
+trusts no function of the database.
 """
 
 from datetime import datetime
@@ -14,11 +14,11 @@ from uuid import UUID
 from core.database import Database
 from core.queries.rows import fetch_all, find_one
 
-# "seal" in ASCII: the functions of the migrations hold this lock.
+# Longest wait of `maintain_months` for a lock.
 LOCK_TIMEOUT_MS = 5_000
 ENTRY_BYTES, ID_BYTES = 48, 16
 
-# The same expressions as in migration 0021; tests seal with those and verify with these.
+# The same expressions as in migration 0021: tests seal with the migration's and verify with these.
 DIGEST = """sha256(convert_to(jsonb_build_array(
         id, EXTRACT(epoch FROM created_at), actor, action, target, row_key, before, after, outcome, detail,
         request_id, start_id, transaction_id)::text, 'UTF8'))"""
@@ -98,7 +98,7 @@ def maintain_months(
 
 
 def find_newest(database: Database) -> tuple[int, str] | None:
-    """Return number and hash of the newest seal."""
+    """Return number and hash of the newest seal, or None."""
     return find_one(database, lambda row: (int(row[0]), str(row[1])), NEWEST)
 
 
@@ -108,9 +108,9 @@ def list_seals(database: Database, after: int, limit: int) -> tuple[Seal, ...]:
 
 
 def read_entries(database: Database, seal: Seal) -> set[bytes] | None:
-    """Return the present id and digest of the events from the first to the last of a seal.
+    """Return the current id and digest of every event between the first and the last event of a seal.
 
-    None when their month is not there, or was dropped with this seal.
+    None when the partition of their month does not exist, or when the seal says that it was dropped.
     """
     entries = seal.list_entries()
     if not entries:
@@ -123,7 +123,7 @@ def read_entries(database: Database, seal: Seal) -> set[bytes] | None:
         "last_id": read_id(entries[-1]),
     }
     found = set(fetch_all(database, lambda row: bytes(row[0]), ENTRIES, parameters))
-    # asked last: the month may be dropped at any moment
+    # checked after the read, because the month may be dropped at any moment
     if found or database.execute_sql(EXISTS, (seal.partition,)).fetchone()[0]:
         return found
     return None
@@ -135,6 +135,6 @@ def count_events(database: Database) -> dict[str, int]:
 
 
 def find_added(database: Database, partition: str, newest: int) -> UUID | None:
-    """Return the first event that is in no seal up to `newest` although its transaction is sealed."""
+    """Return the first event that is in no seal up to `newest`, although they cover its transaction."""
     parameters = {"partition": partition, "newest": newest}
     return find_one(database, lambda row: UUID(str(row[0])), FIND_ADDED, parameters)

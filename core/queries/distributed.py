@@ -1,9 +1,9 @@
-"""The statements for distributed tables that differ from those for plain ones.
+"""The statements for distributed tables that differ from those for ordinary tables.
 
-Citus runs a statement on one shard when it names a value of the column by which its tables are distributed,
-and joins shards that are on the same node. These statements are written so that one of both holds, or call a
-function of `core.database.citus` that asks the shards one after the other. `core.queries.rows` puts each of
-them in the place of the plain statement.
+Citus runs a statement on one shard when the statement gives a value of the distribution column, and joins
+shards that are on the same node. Each statement here uses one of these two ways, or calls a function of
+`core.database.citus` that queries the shards one after the other. `core.queries.rows` runs it in place of the
+statement for ordinary tables.
 """
 
 from core.queries import leaderboard_reports, leaderboards, sessions, ticks
@@ -11,7 +11,7 @@ from core.queries.rows import DISTRIBUTED
 
 
 def _edit(statement: str, *changes: tuple[str, str]) -> None:
-    """Note a statement whose parts are replaced; raises at a part that is not there."""
+    """Register a statement with some parts replaced; raises `ValueError` if it lacks a part."""
     edited = statement
     for part, replacement in changes:
         if part not in edited:
@@ -22,7 +22,8 @@ def _edit(statement: str, *changes: tuple[str, str]) -> None:
 
 # -- ticks --------------------------------------------------------------------------------
 
-# A symbol that has ticks is in `symbols`. Both tables name the given symbols, so only their shards are asked.
+# Every symbol with ticks is in `symbols`. The conditions on both tables name the given symbols, so that Citus
+# queries only the shards of these symbols.
 _GIVEN = "= ANY(%(symbols)s::text[])"
 DISTRIBUTED[ticks.LATEST_IN_MONTH] = (
     ticks.LATEST_OF_ALL_IN_MONTH.replace(
@@ -51,7 +52,8 @@ DISTRIBUTED[ticks.PRICES_AT] = """
     SELECT distributed_price_at(p.symbol, p.time, %(beyond)s)
     FROM unnest(%(symbols)s::text[], %(times)s::timestamptz[]) WITH ORDINALITY AS p (symbol, time, place)
     ORDER BY p.place"""
-# Two probes for each symbol and day cannot be sent to the shards; each reads the ticks of the days once.
+# Citus cannot send two probes for each symbol and day to the shards, so each shard reads the ticks of the
+# days once.
 DISTRIBUTED[ticks.RETURNS] = """
     SELECT day, round(avg(100 * (last / first - 1)), 4), count(*) FROM (
         SELECT symbol, (timestamp AT TIME ZONE 'UTC')::date AS day,
@@ -66,7 +68,7 @@ for _column, _kind, _statement in (
     ("currency", "text", ticks.UPDATE_CURRENCIES),
     ("moved_weeks", "integer", ticks.UPDATE_MOVED_WEEKS),
 ):
-    # shards are changed one after the other, in one order
+    # shards are changed one after the other, always in the same order
     DISTRIBUTED[_statement] = f"""
         UPDATE symbols s SET {_column} = g.given
         FROM unnest(%s::text[], %s::{_kind}[]) AS g (symbol, given)
@@ -82,7 +84,7 @@ _edit(
     leaderboards.CLOSE,
     ("WHERE e.ctid = ranked.ctid", "WHERE e.session_date = %(day)s AND e.ctid = ranked.ctid"),
 )
-# the lock of the node that has the shard
+# takes the lock on the node that has the shard
 DISTRIBUTED[leaderboards.TRY_WRITERS_LOCK] = (
     f"{leaderboards.TRY_WRITERS_LOCK} FROM leaderboard_counters WHERE {leaderboards.LEADERBOARD} LIMIT 1"
 )

@@ -19,7 +19,7 @@ RECENT = f"""
 DELETE = "DELETE FROM market_events WHERE id = %s"
 
 
-# psycopg2 puts the values into the text, so the planner knows which filters are None.
+# psycopg2 puts the values into the statement's text, so the planner knows which filters are None.
 FILTERED = f"""
     SELECT {COLUMNS} FROM market_events
     WHERE (%(type)s IS NULL OR type = %(type)s)
@@ -97,12 +97,12 @@ def find_event(database: Database, event_id: UUID) -> MarketEvent | None:
 
 
 def list_windows(database: Database, time: datetime, width: timedelta) -> tuple[TradingWindow, ...]:
-    """Return the trading in the time before and after a moment."""
+    """Return two windows: the trading in the `width` before `time`, and in the `width` after it."""
     return fetch_all(database, build_window, WINDOWS, {"time": time, "width": width})
 
 
 def list_sessions(database: Database, day: date, *, beyond: date, returns: str) -> tuple[TradingSession, ...]:
-    """Return the session of a day and those next to it, up to before `beyond`, oldest first."""
+    """Return the session of a day, the previous and the next one (before `beyond`), oldest first."""
     return fetch_all(database, build_session, SESSIONS, {"day": day, "beyond": beyond, "returns": returns})
 
 

@@ -48,7 +48,7 @@ ORDERS = {
     "-username": "lower(u.username) USING ~>~, u.id DESC",
 }
 REVERSED = {"username": "-username", "-username": "username"}
-# The rank of each row is counted separately: its place on the leaderboard can be anywhere.
+# The rank of each row is counted separately, because the rows can be anywhere on the leaderboard.
 _LIST = f"""
     WITH page AS MATERIALIZED (
         SELECT e.*, u.username, row_number() OVER () AS place FROM (
@@ -65,8 +65,8 @@ LIST_MATCHES = {
     order: _LIST.format(condition=f"AND {match_prefix('u.username')}", order=by)
     for order, by in ORDERS.items()
 }
-# Each step jumps to the next older session that has an entry. The counters are a thousandth of the entries,
-# but can have rows of a leaderboard that has no entries any more.
+# Each step jumps to the next older session that has an entry. There are a thousand times fewer counters than
+# entries, but a leaderboard without entries can still have counters.
 _NEWEST_DATE = """
     SELECT session_date AS day FROM leaderboard_counters c
     WHERE session_date < {before} AND category = %(category)s AND entries > 0
@@ -89,10 +89,10 @@ _SCORES = """
       ON e.user_id = players.id AND e.session_date = days.day AND e.category = %(category)s
     ORDER BY e.user_id, e.session_date"""
 SCORES = _SCORES.format(rank="NULL")
-# A closed session has its final ranks; only those of an open one are counted.
+# A closed session has its final ranks stored; only ranks in an open session are counted.
 RANKS = _SCORES.format(rank=f"COALESCE(e.rank, 1 + {count_above('e.score', day='e.session_date')})")
-# Ranked by the sum of the scores above the base; the score is the mean, in which a session without a score
-# counts as 0.
+# Players are ranked by the sum of (score - base). The returned score is the mean of these differences, in
+# which a session without a score counts as 0.
 PERIOD = """
     WITH totals AS MATERIALIZED (
         SELECT user_id, sum(score - %(base)s) AS total, count(*) AS sessions FROM leaderboard_entries
@@ -130,7 +130,7 @@ build_score = make_builder(PlayerScore)
 
 
 class Selection(NamedTuple):
-    """Entries to list: `limit` of those whose username has a prefix, from an offset in one of ORDERS."""
+    """Which entries to list: `limit` from `offset` on, in an `order` of ORDERS, by prefix of the username."""
 
     order: str
     prefix: str
@@ -173,7 +173,7 @@ def count_bins(
 def list_ordered(
     database: Database, category: str, session_date: date, selection: Selection
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return the entries of a leaderboard of a selection, with their ranks."""
+    """Return the selected entries of a leaderboard, with their ranks."""
     wanted = build_prefix(selection.prefix)
     statement = wanted.refine(LIST_MATCHES[selection.order]) if selection.prefix else LIST[selection.order]
     parameters = name_leaderboard(
@@ -208,7 +208,7 @@ def list_period(
 def list_after(
     database: Database, category: str, session_date: date, last: LeaderboardEntry | None, limit: int
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return the entries of a leaderboard that follow one (None: the first), without ranks."""
+    """Return the entries of a leaderboard behind `last` (None: the first), without ranks."""
     parameters = _name_place(category, session_date, last, limit)
     return fetch_all(database, build_entry, AFTER, parameters)
 
@@ -216,7 +216,7 @@ def list_after(
 def list_ranked_after(
     database: Database, category: str, session_date: date, last: LeaderboardEntry | None, limit: int
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return the entries of a leaderboard that follow one (None: the first), with their ranks."""
+    """Return the entries of a leaderboard behind `last` (None: the first), with their ranks."""
     parameters = _name_place(category, session_date, last, limit)
     return fetch_all(database, build_entry, PAGE_AFTER, parameters)
 

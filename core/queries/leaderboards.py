@@ -29,10 +29,10 @@ def select_entry(rank: str, *, username: str = "u.username") -> str:
 
 
 def count_above(score: str, *, day: str = "%(day)s", condition: str = ">") -> str:
-    """Return an expression: the number of entries of a leaderboard with a score > (or >=) `score`.
+    """Return an SQL expression: the number of entries of a leaderboard with a score > (or >=) `score`.
 
-    The sum of the buckets before the last one that begins above the score, and the entries of that
-    bucket above it. `depth` is minus the score.
+    Let B be the last bucket that begins above the score. The expression adds the counters of the buckets
+    before B to the number of entries of B above the score. `depth` is minus the score.
     """
     deeper = condition.replace(">", "<")
     leaderboard = f"session_date = {day} AND category = %(category)s"
@@ -48,8 +48,8 @@ def count_above(score: str, *, day: str = "%(day)s", condition: str = ">") -> st
               ORDER BY depth DESC, created_at DESC, id DESC LIMIT 1) AS f), 0)::bigint"""
 
 
-# The rank of an entry `e` of a page, whose first score has `higher` entries above it and `as_high` at
-# least as high: entries with the first score of the page can stand before the page.
+# The rank of an entry `e` of a page. `higher` entries of the leaderboard have a score above the page's first
+# score, `as_high` entries at least that score. Some entries with that score can stand before the page.
 RANK_ON_PAGE = """
            CASE WHEN e.score = first.score THEN 1 + first.higher
                 ELSE first.as_high - count(*) FILTER (WHERE e.score = first.score) OVER ()
@@ -94,7 +94,7 @@ PAGE = f"""
     FROM page CROSS JOIN first JOIN leaderboard_entries e ON e.id = page.id
     JOIN usernames u ON u.id = e.user_id
     ORDER BY e.score DESC, e.created_at, e.id"""
-# Functions of the migrations, which are planned once a connection: planning them takes longer than running
+# Functions of the migrations: they are planned once per connection, and planning takes longer than running
 # them. SET_SCORE returns the entry with its rank.
 RANK = f"SELECT {list_columns(LeaderboardEntry)} FROM leaderboard_rank(%(user_id)s, %(day)s, %(category)s)"
 SET_SCORE = f"""
@@ -165,7 +165,7 @@ CLOSE = """
 # Enough memory for two sorts of a million rows and for the join in the trigger.
 SORT_MEMORY = "SET LOCAL work_mem = '128MB'"
 RESET_MEMORY = "SET LOCAL work_mem TO DEFAULT"
-# Without fresh statistics the planner joins the two sides row by row.
+# Without fresh statistics the planner joins the two sides of CLOSE row by row.
 # A function of the owner: other roles cannot collect statistics.
 ANALYZE = "SELECT leaderboard_analyze()"
 COUNT_SESSION = "SELECT count(*) FROM leaderboard_entries WHERE session_date = %s"
@@ -211,7 +211,7 @@ def find_rank(
 def list_around(
     database: Database, user_id: UUID, category: str, session_date: date, radius: int
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return up to `radius` entries on each side of a player's, and that entry."""
+    """Return a player's entry, and up to `radius` entries on each side of it."""
     parameters = name_leaderboard(category, session_date, user_id=user_id, radius=radius)
     return fetch_all(database, build_entry, AROUND, parameters)
 
@@ -270,15 +270,15 @@ def list_categories(database: Database, session_date: date) -> tuple[str, ...]:
 
 
 def delete_leaderboard(database: Database, session_date: date, category: str) -> bool:
-    """Delete a leaderboard with its counters, for the self-test; return False while others write.
+    """Delete a leaderboard with its counters, for the self-test; return False while others write to it.
 
-    Then nothing is deleted: try again.
+    After False nothing was deleted: try again.
     """
     parameters = name_leaderboard(category, session_date, lock=WRITERS_LOCK)
     [(has_counters,)] = database.execute_sql(HAS_COUNTERS, parameters).fetchall()
     if not has_counters:
         return True
-    # only tried: while this transaction waited for the lock, every writer of entries would wait behind it
+    # do not wait for the lock: every writer of entries would wait behind this transaction
     [is_alone] = fetch_all(database, get_first, TRY_WRITERS_LOCK, parameters)
     if is_alone:
         database.execute_sql(DELETE_ENTRIES, parameters)

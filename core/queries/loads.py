@@ -25,10 +25,10 @@ from core.records.game import StoredUser
 class Target(msgspec.Struct, frozen=True):
     """A table to load from the records of one type.
 
-    `key` identifies a row, and a reload keeps the `kept` columns of an existing row. Rows are written in
-    `order` (by default that of the key), the same everywhere, so that no two writers deadlock. Fields in
-    `joined` come from another table, and the service adds the `derived` columns to the rows. A key that
-    `is_primary` has one more column in distributed tables.
+    `key` identifies a row, and a reload keeps the `kept` columns of an existing row. All writers write rows
+    in the same `order` (by default that of the key), so that no two of them deadlock. Fields in `joined` come
+    from another table, and the service adds the `derived` columns to the rows. With `is_primary` the key is
+    the primary key, which has one more column in distributed tables.
     """
 
     table: str
@@ -42,7 +42,7 @@ class Target(msgspec.Struct, frozen=True):
 
     @property
     def conflict(self) -> str:
-        """What the server compares with existing rows: the columns of a unique index, or a constraint."""
+        """The target of ON CONFLICT: the columns of a unique index, or the primary key's constraint."""
         return f"ON CONSTRAINT {self.table}_pkey" if self.is_primary else f"({', '.join(self.key)})"
 
     @property
@@ -71,14 +71,14 @@ LEADERBOARD_ENTRIES = Target(
     kept=("id", "created_at"),
     joined=("username",),
 )
-# Where users are distributed, a table of its own keeps usernames unique.
+# Where users are distributed, the table `usernames` keeps usernames unique.
 USERS_BY_ID = Target("users", User, key=("id",), kept=("created_at", "last_active"), derived=("email_index",))
 QUESTS = Target("quests", Quest, key=("id",), is_primary=True)
 MARKET_EVENTS = Target("market_events", MarketEvent, key=("id",))
 
 
 def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int:
-    """Upsert records, which name each key once; return how many rows are new or changed."""
+    """Upsert records with distinct keys; return how many rows are new or changed."""
     distributed = is_distributed(database)
     if target is USERS and distributed:
         ids = _claim_usernames(database, records)
@@ -94,7 +94,7 @@ def load_rows(database: Database, target: Target, records: Sequence[Any]) -> int
             (json.dumps(rows, default=str),),
         )
     if distributed:
-        # Citus counts the rows that it was given
+        # count the returned rows: the rowcount of Citus is the number of rows that were given
         statement = _upsert(target, source, keeps_player=target.is_primary) + " RETURNING 1"
         return len(database.execute_sql(statement, parameters).fetchall())
     return int(database.execute_sql(_upsert(target, source, keeps_player=False), parameters).rowcount)
@@ -203,7 +203,7 @@ def find_refused_key(
 ) -> dict[str, str]:
     """Return the columns and values of the first record that a constraint refuses; empty when none is found.
 
-    The server names no values to a role that row security applies to.
+    It is needed because the server hides the values of its error from a role under row security.
     """
     found = database.execute_sql(FIND_CONSTRAINT, (target.table, constraint)).fetchone()
     if found is None:
@@ -246,7 +246,7 @@ class StoredEmail(NamedTuple):
     email_index: str | None
 
 
-# A name that a user has keeps its id.
+# A username that is in use keeps its user's id.
 CLAIM_USERNAMES = """
     INSERT INTO usernames (id, username) SELECT * FROM unnest(%s::uuid[], %s::text[]) AS given (id, username)
     ORDER BY username ON CONFLICT (username) DO NOTHING"""
@@ -268,7 +268,7 @@ def find_user_ids(database: Database, usernames: Sequence[str]) -> dict[str, UUI
 
 
 def _claim_usernames(database: Database, users: Sequence[Any]) -> dict[str, UUID]:
-    """Reserve usernames for their users; return the id of each, which is another one for a name in use."""
+    """Reserve usernames for their users; return the id of each, for a name in use that of its user."""
     names = [user.username for user in users]
     database.execute_sql(CLAIM_USERNAMES, ([user.id for user in users], names))
     return dict(database.execute_sql(FIND_CLAIMED, (names,)).fetchall())
@@ -285,7 +285,7 @@ DELETE_MOVED = """
 def lock_quest_owners(database: Database, quests: Sequence[Quest]) -> set[UUID]:
     """Lock the stored quests with these ids until the transaction ends; return their owners.
 
-    Where tables are distributed, the owners from whom a quest moves away.
+    Where tables are distributed: delete the quests that move to another player; return their old owners.
     """
     if is_distributed(database):
         return delete_moved(database, QUESTS, quests)
@@ -294,7 +294,7 @@ def lock_quest_owners(database: Database, quests: Sequence[Quest]) -> set[UUID]:
 
 
 def delete_moved(database: Database, target: Target, records: Sequence[Any]) -> set[UUID]:
-    """Delete the distributed rows of records that now belong to another player; return whose they were."""
+    """Delete the distributed rows of records that now belong to another player; return their old players."""
     if not is_distributed(database):
         return set()
     parameters = {

@@ -52,7 +52,7 @@ def lock_ticks(database: Database) -> None:
 
 
 def list_partitions(database: Database) -> tuple[Partition, ...]:
-    """Return the partitions but the default one, oldest first."""
+    """Return all partitions except the default one, oldest first."""
     return tuple(sorted(fetch_all(database, _build, LIST), key=lambda partition: partition.end))
 
 
@@ -62,16 +62,16 @@ def has_ticks(database: Database, until: datetime) -> bool:
 
 
 def create_partition(database: Database, begin: datetime) -> tuple[str, int]:
-    """Create the partition of a month and move its ticks out of the default one.
+    """Create the partition of a month and move the ticks of the month out of the default partition.
 
-    Returns its name and how many ticks it has. The caller holds the lock of `lock_ticks`.
+    Returns the partition's name and how many ticks were moved. The caller holds the lock of `lock_ticks`.
     """
     [(name, moved)] = database.execute_sql(CREATE, (begin,)).fetchall()
     return str(name), int(moved)
 
 
 def drop_partitions(database: Database, until: datetime) -> None:
-    """Drop the partitions that end by a time, and create `ticks_before` again up to there.
+    """Drop the partitions that end at or before a time, and create `ticks_before` again up to that time.
 
     The caller holds the lock of `lock_ticks`.
     """

@@ -1,8 +1,8 @@
 """Statements across tables on attendance: the report on all players, days, and silent players.
 
-The report reads each portfolio of the last weeks once, from an index, and keeps one row of numbers a player:
-bits in which each stands for a day or a week. Whether somebody returned, and how long a streak is, follows
-from these bits without sorting the sessions of a player.
+The report reads each portfolio of the last weeks once, from an index, and keeps one row per player: numbers
+in which each bit stands for a day. Whether a player returned, and how long a streak is, is computed from
+these bits without sorting the sessions of the player.
 """
 
 from collections import Counter
@@ -26,10 +26,10 @@ from core.records import (
 )
 
 DAYS_REPORTED = 91
-"""The report counts players by last day seen for so many days: more than the two longest windows."""
+"""Number of last days for which the report counts players by day last seen; exceeds both longest windows."""
 
 AWAY_DAYS = 7
-"""Days without a session after which a player returns."""
+"""A player who plays again after this many days without a session has returned."""
 
 LONGEST_STREAK = 30
 MATCHES_COUNTED = 10_000
@@ -39,19 +39,20 @@ MAX_DAYS = 7 * MAX_WEEKS
 _UTC = "AT TIME ZONE 'UTC'"
 _RECENT_DAYS = 62
 _EARLIER_FROM, _EARLIER_DAYS = 31, 60
-"""Bit n of `recent` stands for the session n days ago, of `earlier` for that 31 days before: a window of 30
-days, the 7 days before it that tell whether somebody returned, and the other days of MAX_WEEKS."""
+"""Bit n of `recent` stands for the session n days ago, bit n of `earlier` for the session n + 31 days ago.
+Each has a window of 30 days and the 7 days before it, which tell whether a player returned; together they
+have all days of MAX_WEEKS."""
 
 
 class _Window(NamedTuple):
-    """The `days` days up to the day `end` days ago; `bits` names the column that has them."""
+    """A window of `days` days, the last of them `end` days ago; `bits` names the column with its bits."""
 
     end: int
     days: int
     bits: str = "recent"
 
     def select(self) -> str:
-        """Return the counts of players who played, joined and returned."""
+        """Return the SQL that counts the players who played, joined and returned."""
         is_recent = self.bits == "recent"
         window = ((1 << self.days) - 1) << (self.end if is_recent else self.end - _EARLIER_FROM)
         known_days = _RECENT_DAYS if is_recent else _EARLIER_FROM + _EARLIER_DAYS
@@ -85,22 +86,22 @@ HELD = f"""
         SELECT (SELECT max(session_date) FROM portfolios WHERE session_date < day)
         FROM held WHERE day > %(today)s - {MAX_DAYS}
     ) SELECT day FROM held WHERE day > %(today)s - {MAX_DAYS}"""
-# The inner groups come in the order of the index, and the outer ones are some thousands: sorting a million
-# players takes longer than everything else, and so does compiling the statement.
+# The inner GROUP BY gets its rows in the order of an index, and the outer one has some thousand groups. To
+# sort a million players, or to compile the statement (JIT), would take longer than everything else.
 PLAN = "SET LOCAL enable_sort = off; SET LOCAL jit = off;"
 
 
 def _came_back(bits: str) -> str:
-    """Return the bits of the sessions before which there is none for AWAY_DAYS days."""
+    """Return the SQL for the bits of those sessions that follow AWAY_DAYS days without a session."""
     return f"{bits} & ~({' | '.join(f'({bits} >> {day})' for day in range(1, AWAY_DAYS + 1))})"
 
 
-# Sessions that were held and that the player missed; today's can still be played.
+# Sessions that were held and that the player missed, without today's, which can still be played.
 _MISSED = "(%(held)s & ~recent & ~1::bigint)"
 
 
 def _played_in_week(week: int, weekday: int) -> str:
-    """Return whether a player played in the week `week` weeks ago; `weekday` is that of today."""
+    """Return the SQL condition that a player played `week` weeks ago; `weekday` is today's."""
     ages = range(max(weekday + 7 * week - 6, 0), weekday + 7 * week + 1)
     recent = sum(1 << age for age in ages if age < _RECENT_DAYS)
     earlier = sum(1 << (age - _EARLIER_FROM) for age in ages if age >= _RECENT_DAYS)
@@ -157,7 +158,8 @@ _DAYS = f"""
     SELECT day, COALESCE(played.players, 0), COALESCE(traded.players, 0), COALESCE(joined.players, 0)
     FROM unnest(%(days)s::date[]) AS days (day)
     LEFT JOIN played USING (day) LEFT JOIN traded USING (day) LEFT JOIN joined USING (day)"""
-# Many days are read from the index of trades as a whole, a single one by a probe for each of its players.
+# For many days the statement reads a range of the index of trades; for one day it probes the index for each
+# player of that day.
 DAYS = _DAYS.format(
     traders="""SELECT DISTINCT user_id, session_date FROM trades
             WHERE session_date BETWEEN %(first)s AND %(last)s"""
@@ -169,8 +171,8 @@ DAY = _DAYS.format(
 
 # -- silent players -----------------------------------------------------------------------
 
-# Each condition looks at one player: players come in the order of an index, and only as many are read as
-# the page needs.
+# Each condition is evaluated for one player: the statement reads players in the order of an index, and only
+# as many as the page needs.
 _IS_SILENT = f"""
     NOT EXISTS (SELECT FROM portfolios p WHERE p.user_id = u.id
                 AND p.session_date BETWEEN %(until)s AND %(today)s OFFSET 0)
@@ -290,7 +292,7 @@ build_silent = make_builder(SilentPlayer)
 class Silence(NamedTuple):
     """Players to list: not seen for `days` days, with at least `sessions` sessions.
 
-    `joined` is the Monday of the week in which they joined (None: any), `prefix` that of their username.
+    `joined` is the Monday of the week in which they joined (None: any), `prefix` the begin of their username.
     """
 
     days: int
@@ -307,7 +309,7 @@ def list_days(database: Database, days: Sequence[date]) -> tuple[PlayerDay, ...]
 
 
 def build_report(database: Database, today: date, weeks: int) -> PlayerReport:
-    """Return the players in figures; cohorts are of the last `weeks` weeks."""
+    """Return the figures of all players; cohorts are of the last `weeks` weeks."""
     monday = today - timedelta(days=today.weekday())
     held = fetch_all(database, get_first, HELD, {"today": today})
     held_bits = sum(1 << (today - day).days for day in held if (today - day).days < _RECENT_DAYS)

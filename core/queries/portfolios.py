@@ -43,14 +43,14 @@ IN_SESSION = f"""
     SELECT {COLUMNS} FROM portfolios
     WHERE session_date = %(day)s AND (%(after)s::uuid IS NULL OR user_id > %(after)s::uuid)
     ORDER BY user_id LIMIT %(limit)s"""
-# A batch is a small part of the table, but the planner would rather hash all of it.
+# A batch is a small part of the table, but the planner would hash the whole table.
 PROBE_INDEX = "SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;"
 
 
 def _set_values(new: str, *, cash: str) -> str:
-    """Return the assignments of an update; `new` is the template of a new value's name in the statement.
+    """Return the assignments of an UPDATE; `new` is a template that makes SQL for a column's new value.
 
-    The change is stored in percent of the value before it; a value that was 0 has no percentage.
+    The change in percent is relative to the value before the change; it is 0 if that value was 0.
     """
     total, change = new.format("total_value"), new.format("day_change")
     return f"""
@@ -153,7 +153,7 @@ def list_history(database: Database, user_id: UUID, limit: int, before: date) ->
 def list_in_session(
     database: Database, session_date: date, after: UUID | None, limit: int
 ) -> tuple[Portfolio, ...]:
-    """Return the portfolios of a session that follow a user's, by user."""
+    """Return the portfolios of a session by user id, those behind the user id `after` (None: the first)."""
     parameters = {"day": session_date, "after": after, "limit": limit}
     return fetch_all(database, build_portfolio, IN_SESSION, parameters)
 

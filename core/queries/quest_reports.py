@@ -18,7 +18,7 @@ from core.records import (
     StuckQuests,
 )
 
-# The counters have whole days: active quests whose time ended today are looked at one by one.
+# The counters are per day: active quests whose time ended today are read one by one.
 OUTCOMES = """
     SELECT ended_on - (extract(isodow FROM ended_on)::integer - 1) AS week, type, reward_type,
            sum(quests)::bigint, sum(started)::bigint, sum(halfway)::bigint,
@@ -35,7 +35,7 @@ OUTCOMES = """
     WHERE ended_on BETWEEN %(since)s AND %(until)s OR ended_on IS NULL AND %(since)s = '-infinity'::date
     GROUP BY 1, 2, 3 HAVING sum(quests) <> 0
     ORDER BY 1 NULLS FIRST, type COLLATE "C", reward_type COLLATE "C" """
-# Sorted by bytes: the rules of a language take longer than everything else here.
+# Sorted by bytes: a sort by the rules of a language takes longer than everything else here.
 TIMES = """
     SELECT type, title, count(*),
            percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM completed_at - created_at)::float8)
@@ -46,9 +46,10 @@ TIMES = """
     ) AS completed
     GROUP BY GROUPING SETS ((type, title), ())
     ORDER BY grouping(type) DESC, 4 DESC, 3 DESC, type, title LIMIT %(limit)s + 1"""
-# The last bytes of an id are random, so the first players in their order are a sample. The quests of each are
-# looked up: the planner expects ten times as many and would read those of all players. The comparison is by
-# session: on a day on which nobody had such a quest there is nobody to compare with.
+# The last bytes of an id are random, so the first players in the order of these bytes are a sample. OFFSET 0
+# forces a look-up of each player's quests: the planner expects ten times as many quests and would read those
+# of all players. Players are compared within each session: days without a player who had the quest are left
+# out.
 RETURNS = """
     WITH players AS MATERIALIZED (
         SELECT id FROM users ORDER BY substring(uuid_send(id) FROM 11), id LIMIT %(players)s
@@ -84,8 +85,8 @@ RETURNS = """
            sum(e.sessions - h.sessions)::bigint, sum(e.returned - h.returned)::bigint
     FROM holders h JOIN everyone e USING (session_date)
     GROUP BY h.type ORDER BY h.type COLLATE "C" """
-# Narrow rows for the counts; only those that are returned are read whole. Who played lately is read once: the
-# planner would look it up for each quest, in ten times the time.
+# The counts use rows with few columns; only the returned quests are read with all columns. The players seen
+# lately are read once: the planner would look them up for each quest, which takes ten times as long.
 STUCK = f"""
     WITH seen AS MATERIALIZED (
         SELECT DISTINCT user_id FROM portfolios WHERE session_date >= %(seen_day)s
@@ -130,9 +131,9 @@ def _build_stuck(row: Row) -> StuckQuest:
 def list_outcomes(
     database: Database, since: date | None, until: date | None, now: datetime
 ) -> tuple[QuestOutcome, ...]:
-    """Return what became of the quests that ended in a period; None reaches to the first or last one.
+    """Return what became of the quests that ended in a period; None means no bound.
 
-    Without `since` those that ended at an unknown time are among them.
+    Without `since`, quests that ended at an unknown time are included.
     """
     midnight = datetime.combine(now.astimezone(UTC), time(), UTC)
     parameters = {

@@ -34,8 +34,8 @@ INSERT = f"""
                         expires_at)
     VALUES (%(id)s, %(user_id)s, %(type)s, %(title)s, %(description)s, %(target_value)s, %(reward_type)s,
             %(reward_value)s, %(expires_at)s) RETURNING {COLUMNS}"""
-# Only an active quest moves, and it completes in the statement that reaches the target. The clock of this
-# process may be behind the server's, which gave the quest its time of creation.
+# Only a running quest is changed, and the statement that reaches the target completes it. `greatest`: the
+# clock of this process may be behind the server's clock, which set created_at.
 PROGRESS = f"""
     UPDATE quests SET current_progress = %(progress)s,
         status = CASE WHEN %(progress)s >= target_value THEN 'COMPLETED' ELSE status END,
@@ -47,8 +47,8 @@ EXPIRE = """
     RETURNING user_id"""
 
 
-# The counters have whole days: quests that end today, and those that end soon, are looked at one by one. An
-# active quest past its time counts as expired.
+# The counters are per day: quests that end today, and those that end soon, are read one by one. An active
+# quest past its time counts as expired.
 TOTALS = """
     SELECT type, reward_type, sum(given)::bigint, sum(started)::bigint, sum(halfway)::bigint,
            sum(completed)::bigint, sum(active)::bigint, sum(expiring)::bigint, sum(earned), sum(open)
@@ -117,7 +117,7 @@ def list_active_of_many(
 
 
 def list_after(database: Database, after: UUID | None, limit: int) -> tuple[Quest, ...]:
-    """Return the quests that follow one in the order of their ids."""
+    """Return the quests behind the id `after` (None: the first), in the order of their ids."""
     return fetch_all(database, build_quest, LIST, {"after": after, "limit": limit})
 
 
@@ -139,7 +139,7 @@ def list_expiring(
 def list_of_user(
     database: Database, user_id: UUID, limit: int, *, after: tuple[datetime, UUID] | None = None
 ) -> tuple[Quest, ...]:
-    """Return a user's quests of every status, newest first; `after` is the place of the last one before."""
+    """Return a user's quests, newest first; `after` is time and id of the last quest of the page before."""
     created_at, quest_id = after or (None, None)
     parameters = {"user_id": user_id, "after": created_at, "after_id": quest_id, "limit": limit}
     return fetch_all(database, build_quest, OF_USER, parameters)
@@ -163,5 +163,5 @@ def update_progress(database: Database, quest_id: UUID, progress: Decimal, now: 
 
 
 def expire_quests(database: Database, now: datetime) -> list[UUID]:
-    """Expire what is past its time; return the owner of each expired quest."""
+    """Expire active quests that are past their time; return the owner of each expired quest."""
     return list(fetch_all(database, get_first, EXPIRE, (now,)))

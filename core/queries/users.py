@@ -147,7 +147,7 @@ def find_user_by_username(database: Database, username: str) -> StoredUser | Non
 
 
 def search_users(database: Database, prefix: str, limit: int) -> tuple[StoredUser, ...]:
-    """Return users whose username or name starts with `prefix`, in any case."""
+    """Return users whose username or name starts with `prefix` (case-insensitive)."""
     wanted = build_prefix(prefix)
     if wanted.pattern == wanted.exact and prefix.strip(_LAST_CHARACTER):
         return fetch_all(database, build_user, SEARCH_PLANNED, (prefix, limit))

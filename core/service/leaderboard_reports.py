@@ -78,7 +78,7 @@ class LeaderboardReports(ServiceBase):
     def count_leaderboard(self, category: str, session_date: date | None = None, *, prefix: str = "") -> int:
         """Return how many players a leaderboard (None: today's) has, exactly and as of now.
 
-        With a prefix, counts only players whose username begins with it (upper or lower case), up to
+        With a prefix, counts only players whose username begins with it (case-insensitive), up to
         1,000. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())
@@ -100,7 +100,7 @@ class LeaderboardReports(ServiceBase):
         """Return up to `limit` entries of a leaderboard (None: today's) in `order`, from `offset` on.
 
         The orders are `rank` (best first) and `username`; a leading `-` reverses them. With a prefix,
-        lists only players whose username begins with it (upper or lower case). The rank is always that
+        lists only players whose username begins with it (case-insensitive). The rank is always that
         on the whole leaderboard. As of now. Raises `InvalidInput`.
         """
         leaderboard = check_leaderboard(category, session_date, self._clock())

@@ -93,10 +93,10 @@ class Players(ServiceBase):
     ) -> tuple[SilentPlayer, ...]:
         """Return up to `limit` players who were seen before, but not in the last `days` days, as of now.
 
-        Lists only players who played at least `sessions` sessions, whose username begins with `prefix` (upper
-        or lower case), and who joined in the week that begins on the Monday `joined` (None: any). Orders are
-        `last_active` (latest first, players without that time last), `-last_active` and `username`.
-        `after` is the last player of the page before. Raises `InvalidInput`.
+        Lists only players who played at least `sessions` sessions, whose username begins with `prefix`
+        (case-insensitive), and who joined in the week that begins on the Monday `joined` (None: any). The
+        orders are `last_active` (latest first, players without that time last), `-last_active` and
+        `username`. `after` is the last player of the page before. Raises `InvalidInput`.
         """
         silence = _check_silence(days, sessions, joined, prefix)
         order, last = check_choice(order, "order", queries.ORDERS), _check_last(after)

@@ -21,7 +21,7 @@ from core.service.inputs import check_bool, check_records, show
 if TYPE_CHECKING:
     import pandas as pd
 
-# Of microseconds, as the database stores them: nanoseconds end in the year 2262.
+# Times have microseconds, as in the database: nanosecond types end in the year 2262.
 _DTYPES = {
     Decimal: "float64",
     float: "float64",
@@ -34,13 +34,13 @@ _OPTIONAL_DTYPES = {int: "Int64", bool: "boolean"}
 
 
 class RecordConversions:
-    """The record conversions area of the service; neither call asks a server."""
+    """The record conversions area of the service; its calls contact no server."""
 
     @staticmethod
     def to_frame(
         records: Iterable[Record], *, kind: type[Record] | None = None, exact: bool = False
     ) -> "pd.DataFrame":
-        """Return records of one kind as a pandas DataFrame: a row each, a column for each field.
+        """Return records of one kind as a pandas DataFrame: one row per record, one column per field.
 
         Amounts are float64, or `Decimal` objects when `exact`; times are `datetime64[us, UTC]`, session
         dates `datetime64[us]` at midnight, ids `UUID` objects, documents dicts. A whole number that may be
@@ -57,7 +57,7 @@ class RecordConversions:
 
     @staticmethod
     def to_json(records: Record | Iterable[Record] | None) -> bytes:
-        """Return a record, or a list of any number of them, as JSON in UTF-8; None is `null`.
+        """Return a record, or a list of records, as JSON in UTF-8; None is `null`.
 
         Amounts are texts with all their digits, so that no reader rounds them; ids are texts, and times
         are ISO 8601 in UTC with a Z. Raises `InvalidInput`.
@@ -106,11 +106,11 @@ def _build_column(
     if kind not in _DTYPES:
         values = msgspec.to_builtins(values, builtin_types=KEPT)
     names = _OPTIONAL_DTYPES if is_optional and kind in _OPTIONAL_DTYPES else _DTYPES
-    # texts have whichever type this release of pandas has for them
+    # pandas chooses the type of texts, which depends on its release
     dtype = None if kind is str and values else names.get(kind, "object")
     return pd.Series(values, dtype=dtype)
 
 
 def _fit_in_64_bits(values: Iterable[int | None]) -> bool:
-    # the volumes of a candle add up to any number
+    # the volume of a candle is a sum that can exceed 64 bits
     return all(value is None or -(2**63) <= value < 2**63 for value in values)

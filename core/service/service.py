@@ -56,11 +56,11 @@ class EnhancedDatabaseService(
 
     Thread safe; one per process. Opened by `core.open_service`, closed by `close` or as a
     context manager. Every call that asks the database may raise `DatabaseUnavailable`,
-    `PoolTimeout`, `PoolClosed`, `QueryTimeout` or another `DatabaseError`; trouble with the cache never
-    reaches a caller. Ages in the docstrings hold while the database answers: while it does not, a
-    cached read may answer with the last known value, and `stale_seconds()` says how old that is. With
-    DATABASE_REPLICA_URLS, "as of now" has all that this process wrote, and what others wrote at least
-    1.5 s ago; `at_least` asks for more (docs/replicas.md).
+    `PoolTimeout`, `PoolClosed`, `QueryTimeout` or another `DatabaseError`; a failure of the cache raises
+    no error. Ages in the docstrings hold while the database answers: while it does not, a cached read may
+    return the last known value, and `stale_seconds()` says how old that value is. With
+    DATABASE_REPLICA_URLS, an answer "as of now" has all that this process wrote, and what others wrote at
+    least 1.5 s ago; `at_least` guarantees more (docs/replicas.md).
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class EnhancedDatabaseService(
                 )
             self._is_isolated = True
         outer = find_identity() or Identity()
-        # somebody who acts for the player stays the actor in the audit log
+        # inside acting_as, the person who acts for the player stays the actor in the audit log
         identity = Identity(
             role=PLAYER,
             user_id=checked,
@@ -103,9 +103,9 @@ class EnhancedDatabaseService(
         return PlayerView(self, checked, identity)
 
     def health(self, limit_seconds: float = CHECK_SECONDS) -> Health:
-        """Check database and Redis within a second at most, beside the pool and not through it.
+        """Return the health of the database and Redis, checked within a second and outside the pool.
 
-        The answer is up to two seconds old, as its `timestamp` says. A check that takes longer
+        The answer is up to two seconds old; `timestamp` says when it was checked. A check that takes longer
         than `limit_seconds` (0 to 3600; more than 1 means 1) counts as failed. Raises
         `InvalidInput`.
         """

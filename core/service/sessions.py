@@ -52,9 +52,9 @@ class Sessions(ServiceBase):
     def list_session_dates(self, *, limit: int = 365, before: date | None = None) -> tuple[date, ...]:
         """Return the sessions that have portfolios or leaderboard entries, newest first, as of now.
 
-        `before` continues after the last day of the page before; without it, the list begins at today's
-        session (UTC). A session whose players have no score yet is among them; `list_leaderboard_dates`
-        lists those with a leaderboard. Sessions after tomorrow are always left out. Raises `InvalidInput`.
+        `before` is the last day of the page before; without it, the list begins at today's session (UTC).
+        Sessions whose players have no score yet are included; `list_leaderboard_dates` lists only sessions
+        with a leaderboard. Sessions after tomorrow are always left out. Raises `InvalidInput`.
         """
         day, limit = check_before(before, self._clock()), check_limit(limit)
         return self._read(queries.list_dates, limit, day)
@@ -64,8 +64,8 @@ class Sessions(ServiceBase):
     ) -> tuple[date, ...]:
         """Return the newest sessions in which a category (None: any) has entries, newest first, as of now.
 
-        `before` continues after the last day of the page before; without it, the list begins at today's
-        session (UTC). Sessions after tomorrow are always left out. Raises `InvalidInput`.
+        `before` is the last day of the page before; without it, the list begins at today's session (UTC).
+        Sessions after tomorrow are always left out. Raises `InvalidInput`.
         """
         count, day = check_limit(limit), check_before(before, self._clock())
         if category is None:
@@ -75,10 +75,10 @@ class Sessions(ServiceBase):
     def get_session_summaries(
         self, *, limit: int = 14, returns: str = DAILY_RETURNS
     ) -> tuple[SessionSummary, ...]:
-        """Return the newest sessions that have a leaderboard in figures, newest first, up to today's (UTC).
+        """Return summaries of the newest sessions that have a leaderboard, newest first, up to today (UTC).
 
-        `returns` names the leaderboard that the returns are taken from. The newest is at most 60 s
-        old, the others 900 s. Raises `InvalidInput`.
+        `returns` is the category of the leaderboard that the returns are taken from. The newest summary is
+        at most 60 s old, the others 900 s. Raises `InvalidInput`.
         """
         count = check_int(limit, "limit", least=1, most=MAX_SESSIONS)
         category = check_category(returns, "returns")
@@ -98,10 +98,10 @@ class Sessions(ServiceBase):
         return tuple(summaries[key] for key in by_key if key in summaries)
 
     def get_seen_players(self, *, days: int = 1) -> SeenPlayers:
-        """Return how many of all players were seen on the last `days` days (UTC), of which today is the last.
+        """Return how many players were seen on the last `days` days (UTC, with today), and how many exist.
 
-        Seen are players whose last activity was then, or who have a portfolio of a session of these
-        days. Both numbers are of one moment. At most 60 s old. Raises `InvalidInput`.
+        A player was seen if their last activity was on one of these days, or if they have a portfolio of a
+        session of these days. Both numbers are of one moment. At most 60 s old. Raises `InvalidInput`.
         """
         count = check_int(days, "days", least=1, most=MAX_SEEN_DAYS)
         today = check_session_date(None, self._clock())
@@ -121,7 +121,7 @@ class Sessions(ServiceBase):
     def close_session(self, session_date: date) -> int:
         """Store the final rank of every entry of a session; return how many entries it has.
 
-        Safe to repeat. An entry that is written meanwhile may be left with the rank it had.
+        Safe to repeat. An entry that is written meanwhile may keep its previous rank.
         Each statement may take ten minutes, whatever DATABASE_QUERY_TIMEOUT is. The session may be any up
         to tomorrow (UTC). Raises `InvalidInput`.
         """
@@ -133,5 +133,5 @@ class Sessions(ServiceBase):
             with self._write() as (database, _), database.with_long_timeout():
                 return leaderboards.store_ranks(database, day)
 
-        # repeated after a deadlock: this locks rows in storage order, a batch in the order of its players
+        # retried after a deadlock: this locks rows in storage order, a batch update in the order of players
         return retry_conflicts(self._database, write)

@@ -80,7 +80,7 @@ class Users(ServiceBase):
         self._cache.get_or_load_many(_PROFILE, {user_key(user_id): user_id for user_id in user_ids}, load)
 
     def get_user_by_username(self, username: str) -> User:
-        """Return the user with exactly this username, upper and lower case included, as of now.
+        """Return the user with exactly this username (case-sensitive), as of now.
 
         Raises `UserNotFound`, `InvalidInput`.
         """
@@ -91,10 +91,11 @@ class Users(ServiceBase):
         return self._emails.decrypt(user)
 
     def search_users(self, prefix: str, *, limit: int = 20) -> tuple[User, ...]:
-        """Return up to `limit` users whose username or name starts with `prefix`, in any case, as of now.
+        """Return up to `limit` users whose username or name starts with `prefix`, as of now.
 
-        Ordered by username in lower case. Of more than `limit` matches, those are chosen that come first
-        by username or by name; an empty prefix lists the first users. Raises `InvalidInput`.
+        The search is case-insensitive, and the result is ordered by username in lower case. If more than
+        `limit` users match, those that come first by username or by name are returned; an empty prefix lists
+        the first users. Raises `InvalidInput`.
         """
         checked = check_prefix(prefix, most=MAX_NAME)
         return self._emails.decrypt_all(self._read(queries.search_users, checked, check_limit(limit)))
@@ -102,12 +103,11 @@ class Users(ServiceBase):
     def list_users_by_email(self, email: str, *, limit: int = 100) -> tuple[User, ...]:
         """Return up to `limit` users with an e-mail address, in the order of their ids, as of now.
 
-        Upper and lower case are the same. Raises `InvalidInput`, and
-        `EncryptionKeyMissing`.
+        The search is case-insensitive. Raises `InvalidInput`, and `EncryptionKeyMissing`.
         """
         wanted, most = check_address(email), check_limit(limit)
         found = self._read(queries.list_users_by_email, self._emails.cipher.list_indexes(wanted), most)
-        # the index of a row could have been copied from another one
+        # compare the addresses too: the index of a row could have been copied from another row
         return tuple(
             user
             for user in self._emails.decrypt_all(found)
@@ -154,7 +154,7 @@ class Users(ServiceBase):
         """Create a user and return it.
 
         Its id is a time-ordered UUID (version 7). Raises `InvalidInput`, also when the username is taken,
-        and for an e-mail address without a key `EncryptionKeyMissing`.
+        and `EncryptionKeyMissing` for an e-mail address when no key is set.
         """
         given = {"username": username, "name": name, "email": email, "preferences": preferences}
         values = {field: _CHECKS[field](value) for field, value in given.items()}
@@ -170,10 +170,10 @@ class Users(ServiceBase):
     def update_user_profile(self, user_id: UUID | str, **changes: Any) -> User:
         """Change username, name, email or preferences, and return the user.
 
-        Fields that are not given stay; None removes name and email, and new preferences replace all old
-        ones. Cached leaderboards show a new username at once. Raises `UserNotFound`,
-        `InvalidInput`, also when the username is taken, and for an e-mail address without a key
-        `EncryptionKeyMissing`.
+        Fields that are not given stay unchanged; None removes name and email, and new preferences replace all
+        old ones. Cached leaderboards show a new username immediately. Raises `UserNotFound`,
+        `InvalidInput`, also when the username is taken, and `EncryptionKeyMissing` for an e-mail address
+        when no key is set.
         """
         checked = check_id(user_id, "user_id")
         unknown = sorted(set(changes) - set(_CHECKS))
@@ -184,7 +184,7 @@ class Users(ServiceBase):
         values = {field: _CHECKS[field](value) for field, value in changes.items()}
         stored = self._emails.encrypt_changes(checked, values)
         try:
-            # A transaction of its own: when the name is taken, the profile must not be invalidated.
+            # Not `_write_one`: when the name is taken, the profile must not be invalidated.
             with self._write() as (database, changed):
                 changed.invalidate(user_key(checked))
                 if "username" in values:
@@ -206,9 +206,9 @@ class Users(ServiceBase):
     def batch_touch_last_active(self, seen: Mapping[UUID | str, datetime]) -> int:
         """Set the time when many users were last active; return how many of them changed.
 
-        Times are before the end of tomorrow (UTC). A time before the one that is stored changes
-        nothing, nor does a user that does not exist. One statement per 5,000 users in one
-        transaction. Raises `InvalidInput`.
+        Times must be before the end of tomorrow (UTC). A time before the stored one changes nothing; users
+        that do not exist are skipped. One statement per 5,000 users in one transaction. Raises
+        `InvalidInput`.
         """
         if not isinstance(seen, Mapping):
             raise InvalidInput(f"seen is {show(seen)}; give a mapping of ids to times")
@@ -229,7 +229,7 @@ class Users(ServiceBase):
     def delete_user(self, user_id: UUID | str) -> None:
         """Delete a user with its portfolios, positions, trades, quests and leaderboard entries.
 
-        Cached leaderboards are without it at once. Raises `UserNotFound`, `InvalidInput`.
+        Cached leaderboards omit the user immediately. Raises `UserNotFound`, `InvalidInput`.
         """
         checked = check_id(user_id, "user_id")
 
@@ -237,13 +237,13 @@ class Users(ServiceBase):
             with self._write() as (database, changes):
                 changes.invalidate(user_key(checked), USERNAMES_VERSION_KEY)
                 changes.invalidate(quests_key(checked))
-                # before the keys are listed: the key of a portfolio opened later would be missing
+                # lock before listing the keys: the key of a portfolio created in between would be missing
                 if not queries.lock_user(database, checked):
                     raise _no_user(checked)
                 changes.invalidate(*list_portfolio_keys(database, checked))
                 queries.delete_user(database, checked)
 
-        # deadlocks: others lock rows of the user before the user, delete_user the user first
+        # retried after a deadlock: other writes lock rows of the user first, delete_user locks the user first
         retry_conflicts(self._database, write)
 
 

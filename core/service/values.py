@@ -71,7 +71,7 @@ def _find_digits(value: Any) -> Decimal | str | int | None:
 
 
 def to_text(value: Any) -> str | None:
-    """Convert a text; of a member of a text enumeration the value, not the name."""
+    """Convert a text; a member of a text enumeration becomes its value, not its name."""
     if type(value) is str:
         return value
     return str.__str__(value) if isinstance(value, str) else None
@@ -84,7 +84,7 @@ def to_bool(value: Any) -> bool | None:
 
 
 def to_date(value: Any) -> date | None:
-    """Convert a date, also of numpy in days; None for a datetime, whose time of day would be lost."""
+    """Convert a date, or a numpy date in days; None for a datetime, whose time of day would be lost."""
     if type(value) is date:
         return value
     plain = _unwrap(value)
@@ -119,7 +119,7 @@ def _is_exact(value: datetime | timedelta) -> bool:
     """Say whether a subclass has a value at all (NaT equals nothing), and whole microseconds."""
     # pandas: a Timestamp has `nanosecond`, a Timedelta `nanoseconds`
     fine = getattr(value, "nanosecond", 0) or getattr(value, "nanoseconds", 0)
-    return value == value and not fine  # noqa: PLR0124  # as above
+    return value == value and not fine  # noqa: PLR0124  # false for NaT
 
 
 def _unwrap(value: Any) -> Any:

@@ -1,18 +1,18 @@
 """The base class of the service's areas: how they read, and the order of a write.
 
-A write has one order:
+Every write has these steps:
 
 1. Validate: the area checks its arguments.
-2. Transaction: the statements run, and note the cache keys of what they change.
-3. Fence: from now on no reader can fill these keys with the values before the write.
+2. Transaction: the statements run, and the area notes the cache keys of the rows that they change.
+3. Fence: from now on no reader can store values from before the write under these keys.
 4. Commit.
 5. Invalidate: the keys are dropped and the fences removed. When the outcome of the COMMIT is unknown, the
    keys are dropped as well, but the fences stay until they expire, because the COMMIT may still happen.
 
-`_write` runs it for several statements, and `_write_one` for a single statement that commits itself: the
-keys are known before, so they are fenced before the statement. `_write(keys)` with many keys fences them
-in a thread while the statements run. Inside `transaction()` a write is a savepoint, and steps 3 to 5
-belong to the outermost transaction.
+`_write` runs these steps for several statements. `_write_one` runs a single statement in autocommit mode: its
+keys are known in advance, and are fenced before the statement. `_write(keys)` with many keys fences them in a
+thread while the statements run. Inside `transaction()` a write is a savepoint, and steps 3 to 5 happen when
+the outermost transaction ends.
 """
 
 import sys
@@ -56,7 +56,7 @@ class Changes:
         self.keys: list[str] = []
 
     def invalidate(self, *keys: str) -> None:
-        """Note keys."""
+        """Add keys."""
         self.keys.extend(keys)
 
     def list_all(self) -> list[str]:
@@ -85,13 +85,13 @@ class ServiceBase:
         self.metrics = metrics
 
     def _read(self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run a query for the public method in whose body this call is written."""
+        """Run a query and return its result; the operation is the public method that contains this call."""
         return self._database.read(name_operation(sys._getframe(1)), query, *args, **kwargs)  # noqa: SLF001  # documented
 
     def _read_current(
         self, query: Callable[Concatenate[Database, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Like `_read`, never on a replica: for a read that a decision depends on."""
+        """Run a query like `_read`, but never on a replica: its answer must be current."""
         with demanding(CURRENT):
             return self._database.read(name_operation(sys._getframe(1)), query, *args, **kwargs)  # noqa: SLF001  # documented
 
@@ -99,17 +99,17 @@ class ServiceBase:
     def transaction(self) -> Iterator[None]:
         """Group the calls of the block: all are committed at the end, or none.
 
-        Only the calls in the block see its writes before it commits. An error that leaves the block undoes
-        everything; one that is caught inside undoes only the call that raised it. Transactions nest; the
-        outermost commits. Holds one connection until it ends.
+        Only the calls in the block see its writes before it commits. An error that leaves the block rolls
+        back everything; an error that is caught inside the block rolls back only the call that raised it.
+        Transactions nest; the outermost commits. The block holds one connection until it ends.
 
         The block belongs to the thread that enters it, and there to the asyncio task or to the
         function that a thread pool called. Other threads and tasks have their own transactions; if they
         run in the block's context, as with `asyncio.to_thread`, their calls raise `TransactionMisused`.
-        A block is rolled back when it awaits, when another thread or task leaves it, or when its own has
-        ended. Later calls in it, and its end, then raise `TransactionMisused`: run the whole block in one
-        function with `asyncio.to_thread`. A process that is forked inside is not part of the block: its
-        calls are independent.
+        A block is rolled back when it awaits, when another thread or task leaves it, or when its own thread
+        or task has ended. Later calls in the block, and its end, then raise `TransactionMisused`: run the
+        whole block in one function with `asyncio.to_thread`. A process that is forked inside the block is
+        not part of it: the calls of that process are independent.
 
         Raises `DatabaseUnavailable` when the connection is lost, even if the commit happened and only its
         reply was lost. A call that is part of a deadlock raises a `DatabaseError`: repeat the whole block
@@ -122,9 +122,9 @@ class ServiceBase:
     # -- writes ---------------------------------------------------------------------------
 
     def _write(self, keys: Sequence[str] = ()) -> AbstractContextManager[tuple[Database, Changes]]:
-        """Run the block as a write of the public method in whose body this call is written.
+        """Run the block of a `with` statement as a write of the public method that contains this call.
 
-        The block gets the database and the `Changes` that note more keys than those given.
+        The block gets the database, and the `Changes` to which it can add more keys.
         """
         return self._write_as(name_operation(sys._getframe(1)), keys)  # noqa: SLF001  # documented
 
@@ -135,7 +135,7 @@ class ServiceBase:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a write of one statement, which changes exactly what is cached under `keys`.
+        """Run a write of one statement that changes exactly what is cached under `keys`; return its result.
 
         Outside of `transaction()` the statement commits itself, which saves the round trip of a COMMIT.
         """
@@ -148,7 +148,7 @@ class ServiceBase:
         try:
             with self._database.session(operation) as database:
                 check_actor(database)
-                # after the checkout, which may take longer than a fence lasts
+                # fence after the connection is checked out: the wait for it may be longer than a fence lasts
                 is_fenced = True
                 fence = self._cache.fence(keys)
                 result = query(database, *args, **kwargs)
@@ -163,7 +163,10 @@ class ServiceBase:
     def _write_as(
         self, operation: str, keys: Sequence[str] = (), *, holder: Holder | None = None
     ) -> AbstractContextManager[tuple[Database, Changes]]:
-        """Like `_write`; a transaction in which code of the caller runs has a `holder`."""
+        """Run a write like `_write`, for a named operation.
+
+        `holder` is given for a transaction whose block is code of the service's caller.
+        """
         unit = self._database.find_unit()
         if unit is not None and unit.transactions:
             return self._write_in_savepoint(operation, keys)
@@ -179,7 +182,7 @@ class ServiceBase:
                 yield database, inner
         finally:
             unit.changes = outer
-        # not after an error: the savepoint was rolled back
+        # not reached after an error, when the savepoint was rolled back
         outer.keys.extend(inner.list_all())
 
     @contextmanager
@@ -222,10 +225,10 @@ def check_actor(database: Database) -> None:
 
 
 def name_operation(frame: FrameType) -> str:
-    """Return the operation of a call: the public method of the service in whose body it is written.
+    """Return the operation of a call: the name of the service's public method that contains the call.
 
-    It labels metrics, logs and statements. Functions inside of the method count as its body, and frames
-    outside of this package are skipped.
+    The operation labels metrics, logs and statements. Functions inside the method count as its body, and
+    frames outside this package are skipped.
     """
     found: FrameType | None = frame
     while found is not None:
@@ -245,7 +248,7 @@ def _name_method(code: CodeType) -> str:
 
 
 def new_id() -> UUID:
-    """Return a time-ordered UUID (version 7, RFC 9562), so that inserts stay local."""
+    """Return a time-ordered UUID (version 7, RFC 9562), so that inserts reach adjacent pages of an index."""
     return uuid_utils.uuid7()
 
 
