@@ -1,7 +1,7 @@
-"""Exact conversion between whole numbers and the decimals of the records.
+"""Exact conversion between the integers of the simulation and the decimals of the records.
 
-Owns the two units of the simulation, cents for money and a power of ten for prices, 1/10000 or
-finer, and how a fraction of a unit is rounded: half away from zero, as PostgreSQL's round().
+Owns the units of these integers, and their rounding. Money is in cents. Prices are in units of 1/10000 or a
+smaller power of ten. Half a unit is rounded away from zero, as by PostgreSQL's round().
 """
 
 from collections.abc import Iterable
@@ -15,19 +15,19 @@ Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 PRICE_UNITS: Final = 10_000
-"""Units in 1.00 where no price has more than four places."""
+"""Units per 1.00 when no price has more than four decimal places."""
 
 MAX_PLACES: Final = 10
-"""Shares times a price with more places would not fit into 64 bits; they change no value by a cent."""
+"""With more decimal places, shares times price would not fit into 64 bits; they change no value by a cent."""
 
 MAX_UNITS: Final = 10**18
-"""No price may be more units than this."""
+"""The largest price in units."""
 
 _CENT: Final = Decimal("0.01")
 
 
 def find_price_units(prices: Iterable[Decimal]) -> int:
-    """Return the number of units in 1.00 for which these prices are whole numbers."""
+    """Return how many units 1.00 must have for these prices to be integers, within the limits above."""
     places, highest = 4, Decimal(1)
     for price in prices:
         places = max(places, -int(price.normalize().as_tuple().exponent))
@@ -36,55 +36,55 @@ def find_price_units(prices: Iterable[Decimal]) -> int:
 
 
 def to_price(units: int, price_units: int = PRICE_UNITS) -> Decimal:
-    """Return a number of units as a price."""
+    """Convert units to a price."""
     return units * (1 / Decimal(price_units))
 
 
 def to_prices(units: Integers, price_units: int = PRICE_UNITS) -> list[Decimal]:
-    """Return many prices at once."""
+    """Convert an array of units to prices."""
     step = 1 / Decimal(price_units)
     return [unit * step for unit in units.tolist()]
 
 
 def to_decimals(prices: Floats) -> list[Decimal]:
-    """Return prices with the digits that were written: those of the float's shortest text."""
+    """Convert floats to decimals with the digits of their shortest text, which are those of the file."""
     units = find_units(prices)
     return [Decimal(repr(price)) for price in prices.tolist()] if units is None else to_prices(units)
 
 
 def find_units(prices: Floats) -> Integers | None:
-    """Return prices in 1/10000, None when one has more digits."""
+    """Return prices in units of 1/10000, None when a price has more decimal places."""
     units = np.rint(prices * PRICE_UNITS)
     return units.astype(np.int64) if (units / PRICE_UNITS == prices).all() else None
 
 
 def to_money(cents: int) -> Decimal:
-    """Return cents as a decimal with two places."""
+    """Convert cents to a decimal with two places."""
     return cents * _CENT
 
 
 def to_moneys(cents: Integers) -> list[Decimal]:
-    """Return many amounts of money at once."""
+    """Convert an array of cents to decimals with two places."""
     return [cent * _CENT for cent in cents.tolist()]
 
 
 def count_units(price: Decimal, price_units: int = PRICE_UNITS) -> int:
-    """Return a price in units."""
+    """Convert a price to units."""
     return int((price * price_units).to_integral_value(ROUND_HALF_UP))
 
 
 def money_cents(money: Decimal) -> int:
-    """Return an amount of money in cents."""
+    """Convert an amount of money to cents."""
     return int((money * 100).to_integral_value(ROUND_HALF_UP))
 
 
 def divide_whole(value: int, divisor: int) -> int:
-    """Divide a whole number of any size by a positive one, rounded as `divide_rounded` does."""
+    """Divide an integer of any size by a positive integer; half is rounded away from zero."""
     quotient = (2 * abs(value) + divisor) // (2 * divisor)
     return quotient if value >= 0 else -quotient
 
 
 def divide_rounded(values: Integers, divisor: Integers | int) -> Integers:
-    """Divide whole numbers by positive ones; half a unit is rounded away from zero."""
+    """Divide integers by positive integers; half is rounded away from zero."""
     quotient = (2 * np.abs(values) + divisor) // (2 * divisor)
     return np.asarray(np.sign(values) * quotient, np.int64)

@@ -1,8 +1,8 @@
 """How simulated players behave: whether they take part in a session, and what they buy.
 
-Owns the models. Everything follows from sessions that are over, from prices, and from hashes of the
-player and the day, so that the replay and a simulator that starts again in the middle of a session
-choose the same. Reads and writes nothing.
+Owns the models. A choice depends only on finished sessions, prices, and hashes of the player and the day.
+Therefore a repeated replay, and a simulator that restarts in the middle of a session, make the same
+choices. Does no input or output.
 """
 
 from collections import deque
@@ -26,10 +26,10 @@ FOUNDERS: Final = 0.3
 """Share of the players who join in the first session; the others join over time."""
 
 _EAGERNESS: Final = (-0.6, 2.4)
-"""Log-odds of the least and the most eager player to return, everything else being equal."""
+"""Log-odds that the least and the most eager player return, everything else being equal."""
 
 _HABIT: Final = 2.2
-"""Log-odds between a player of every recent session and a player of none."""
+"""Difference in log-odds between a player who took part in all recent sessions and one who missed all."""
 
 _FORTUNE: Final = 0.45
 """Log-odds for each percent by which a player's mean return beat that of all players."""
@@ -50,11 +50,11 @@ _UNIT: Final = 1.0 / (1 << 53)
 
 
 class Recent(NamedTuple):
-    """The last sessions, oldest first, at most `WINDOW`; one row per session, one column per player.
+    """At most the last `WINDOW` sessions, oldest first; one row per session, one column per player.
 
     `played` is true for players who took part, `joined` for players who had joined the game. `returns`
-    are percent of the starting cash in hundredths and `quests` completed quests so far, both meaningful
-    only where `played`.
+    are in hundredths of a percent of the starting cash; `quests` are the quests completed so far. Both are
+    meaningful only where `played` is true.
     """
 
     joined: NDArray[np.bool_]
@@ -64,7 +64,7 @@ class Recent(NamedTuple):
 
 
 class RecentSessions:
-    """Collects the last sessions of a fixed list of players."""
+    """Collects the recent sessions of a fixed list of players."""
 
     def __init__(self, players: int) -> None:
         self._players = players
@@ -83,7 +83,7 @@ class RecentSessions:
         self._rows.append((joined, played, rows[0], rows[1]))
 
     def recent(self) -> Recent:
-        """Return the sessions added so far that are within the window."""
+        """Return the last `WINDOW` sessions that were added."""
         shape = (len(self._rows), self._players)
         joined, played, returns, quests = (
             np.array([row[column] for row in self._rows]).reshape(shape) for column in range(4)
@@ -99,9 +99,9 @@ def choose_join_sessions(keys: Hashes, sessions: int) -> Integers:
 
 
 def choose_attending(keys: Hashes, joined: NDArray[np.bool_], recent: Recent, day: date) -> NDArray[np.intp]:
-    """Return which players take part in the session of `day`, in order.
+    """Return the indices of the players who take part in the session of `day`, in ascending order.
 
-    A player takes part in the session in which they join.
+    New players always take part in the session in which they join.
     """
     chance = _chances(keys, recent)
     is_new = joined & ~recent.joined.any(axis=0)
@@ -110,7 +110,7 @@ def choose_attending(keys: Hashes, joined: NDArray[np.bool_], recent: Recent, da
 
 
 def draw_fraction(day: date, salt: int) -> float:
-    """Return a number from 0 up to 1 that follows from a day alone."""
+    """Return a pseudo-random number in [0, 1) that depends only on the day and `salt`."""
     return float(_fraction(np.array([day.toordinal()], np.uint64), np.uint64(salt))[0])
 
 
@@ -136,7 +136,7 @@ def _chances(keys: Hashes, recent: Recent) -> NDArray[np.float64]:
 
 
 def _mean_of_players(recent: Recent) -> NDArray[np.float64]:
-    """Return the mean return of each session, as a column."""
+    """Return the mean return of all players in each session, in shape (sessions, 1)."""
     players = np.maximum(recent.played.sum(axis=1), 1)
     total = np.where(recent.played, recent.returns, 0).sum(axis=1)
     mean: NDArray[np.float64] = total / players
@@ -155,7 +155,7 @@ def _count_quests(recent: Recent) -> Integers:
 
 
 def _count_missed(played: NDArray[np.bool_]) -> Integers:
-    """Return how many sessions each player has missed since the last one played."""
+    """Return how many sessions each player has missed since the last session that they played."""
     if not len(played):
         return np.zeros(played.shape[1], np.int64)
     since = played[::-1].argmax(axis=0)
@@ -170,20 +170,20 @@ STRATEGIES: Final = ("buy_and_hold", "momentum", "mean_reversion", "cash")
 BUY_AND_HOLD, MOMENTUM, MEAN_REVERSION, CASH = range(len(STRATEGIES))
 
 LOOKBACKS: Final = (5, 10, 20, 60)
-"""Trading days over which a return is measured: one and two weeks, a month, a quarter."""
+"""Numbers of trading days over which a return is measured: one week, two weeks, a month, a quarter."""
 
 MAX_SYMBOLS: Final = 4
 INVESTED_PERCENT: Final = (40, 100)
 _SHARES: Final = (35, 30, 25, 10)  # percent of the players with each strategy
-_CONVICTIONS: Final = 100  # how much more of one symbol a player buys than of another has so many steps
-_NEVER: Final = 1 << 30  # a position in an order that is never reached
+_CONVICTIONS: Final = 100  # a symbol's weight in a player's purchase is an integer from 1 to this number
+_NEVER: Final = 1 << 30  # the position of a symbol that is not bought, beyond all others
 
 
 class Traits(NamedTuple):
-    """How players trade, one array element each.
+    """How players trade; arrays with one element per player.
 
-    `lookback` is an index in LOOKBACKS; `symbols` is how many a player holds at most; `keys` are 64
-    bits that make players prefer different symbols.
+    `lookback` is an index in LOOKBACKS; `symbols` is the maximum number of symbols that a player holds;
+    `keys` are hashes of 64 bits that make players prefer different symbols.
     """
 
     strategy: Integers
@@ -193,7 +193,7 @@ class Traits(NamedTuple):
     keys: Hashes
 
     def take(self, indices: NDArray[np.intp]) -> "Traits":
-        """Return the traits of some players, in this order."""
+        """Return the traits of the players with these indices, in this order."""
         strategy, lookback, symbols, invested_percent, keys = self
         return Traits(
             strategy[indices], lookback[indices], symbols[indices], invested_percent[indices], keys[indices]
@@ -215,7 +215,7 @@ class Traits(NamedTuple):
 
 
 def draw_traits(seed: int, user_ids: Sequence[UUID]) -> Traits:
-    """Draw how players trade; a player's traits do not depend on how many follow."""
+    """Draw the traits of players; the traits of one player do not depend on how many players follow."""
     count = len(user_ids)
     bounds = np.cumsum(_SHARES)
     return Traits(
@@ -228,7 +228,7 @@ def draw_traits(seed: int, user_ids: Sequence[UUID]) -> Traits:
 
 
 def read_traits(players: Sequence[User]) -> Traits:
-    """Return how players trade by their preferences.
+    """Return the traits that the players' preferences contain.
 
     A value that is missing or out of range is replaced by the nearest allowed one.
     """
@@ -238,18 +238,18 @@ def read_traits(players: Sequence[User]) -> Traits:
 
 
 def is_strategy(preferences: Mapping[str, Any]) -> bool:
-    """Say whether these preferences make a user a simulated player."""
+    """Say whether the preferences name a strategy, as those of every simulated player do."""
     return preferences.get("strategy") in STRATEGIES
 
 
 def choose_weights(
     traits: Traits, closes_before: Integers, tradable: NDArray[np.bool_], symbols: Hashes
 ) -> Integers:
-    """Return the weight with which each player buys each symbol; 0 is not at all.
+    """Return the weight with which each player buys each symbol; with weight 0 the player does not buy it.
 
-    `closes_before` has one row per day before the session, oldest first, the closes
-    carried over days without trade and 0 before a symbol's first; `tradable` are the
-    symbols that have an opening price in the session.
+    `closes_before` has one row per day before the session, oldest first. On a day without trade it has the
+    last close before that day, and 0 before a symbol's first close. `tradable` marks the symbols that have
+    an opening price in the session.
     """
     convictions = mix(traits.keys[:, np.newaxis] ^ mix(symbols)[np.newaxis, :])
     rising, falling = _order_by_return(closes_before, tradable)
@@ -267,7 +267,7 @@ def choose_weights(
 
 
 def _order_by_return(closes: Integers, tradable: NDArray[np.bool_]) -> tuple[Integers, Integers]:
-    """Return for each lookback the position of each symbol among those that rose, and that fell, most."""
+    """Return each symbol's position by rise, and by fall, largest first; one row per lookback."""
     shape = (len(LOOKBACKS), len(tradable))
     returns = np.full(shape, 1.0)
     for row, days in enumerate(LOOKBACKS):
@@ -289,7 +289,7 @@ def _rank_in_row(values: NDArray[Any]) -> Integers:
 
 
 def _draw(seed: int, trait: int, count: int, least: int, most: int) -> Integers:
-    # a generator of its own per trait: the first players draw the same however many follow
+    # one generator per trait: the values of the first players do not depend on how many players follow
     generator = Generator(PCG64(SeedSequence([seed, trait])))
     return generator.integers(least, most, size=count, dtype=np.int64, endpoint=True)
 

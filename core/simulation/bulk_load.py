@@ -1,6 +1,6 @@
-"""What long bulk loads share: the progress that people see, and batches written in the background.
+"""Helpers for long bulk loads: the display of progress, and batches that are written in the background.
 
-Shows a bar on a terminal, and a few plain lines where the output goes to a file.
+Shows progress bars on a terminal, and a few lines of text when the output goes to a file.
 """
 
 from collections import deque
@@ -19,23 +19,23 @@ BATCH_ROWS: Final = 20_000
 """Rows that the service writes in one transaction."""
 
 PLAIN_STEPS: Final = 4
-"""Lines per stage in a log: enough to see that the load goes on."""
+"""Lines per stage in a log: enough to see that the load continues."""
 
 
 class Progress(Protocol):
-    """Called by a load while it works, as often as it likes."""
+    """A function that a load calls repeatedly to report its progress."""
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        """Report that `done` of `total` units of a stage are done."""
+        """Report that `done` of the `total` units of a stage are complete."""
 
 
 def ignore_progress(stage: str, done: int, total: int) -> None:
-    """Show nothing."""
+    """Ignore the report."""
 
 
 @contextmanager
 def show_progress(console: Console | None = None) -> Iterator[Progress]:
-    """Show the progress of the block, on standard error by default."""
+    """Yield a function that shows the progress of the block, on standard error by default."""
     console = console or Console(stderr=True)
     if not console.is_terminal:
         yield _PlainLines(console)
@@ -51,7 +51,7 @@ def show_progress(console: Console | None = None) -> Iterator[Progress]:
 
 
 class _Bars:
-    """One bar per stage."""
+    """Shows one progress bar per stage."""
 
     def __init__(self, bars: rich.progress.Progress) -> None:
         self._bars = bars
@@ -64,7 +64,7 @@ class _Bars:
 
 
 class _PlainLines:
-    """One line for each quarter of a stage."""
+    """Prints one line for each quarter of a stage."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -82,8 +82,8 @@ class BatchWriter:
     """Writes batches in the background while the caller prepares the next ones.
 
     The database works on one core while Python works on the other. A caller that is faster than the
-    database waits in `write`, so that memory stays bounded. With more than one batch `at_once` their
-    order is open, so they must have no rows in common. An error of a batch is raised by a later
+    database waits in `write`, so that memory stays bounded. When `at_once` is more than 1, batches are
+    written in any order, so they must have no rows in common. An error of a batch is raised by a later
     `write` or at the end of the `with` block, which waits for the last batch.
     """
 
@@ -94,7 +94,7 @@ class BatchWriter:
         self._running: deque[Future[int]] = deque()
 
     def write(self, load: Callable[[Sequence[T]], int], batch: Sequence[T]) -> None:
-        """Begin to write a batch as soon as there is room; count the rows that `load` returns."""
+        """Start `load` on a batch, after waiting while `at_once` batches run; add its result to `rows`."""
         self._wait(self._at_once - 1)
         self._running.append(self._executor.submit(load, batch))
 

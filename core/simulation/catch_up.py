@@ -1,9 +1,9 @@
 """Plays missed sessions: between the imported history and today, or while a stack was down.
 
-Owns such a day from its first price to its final ranks: the live market in coarse steps, its players
-and their quests, written at once with the times that they would have had. Everything follows from the
-days before and from the date, so that an interrupted day is played again with the same result. Its
-leaderboards are written last, and a day that has them is not played again.
+Owns a missed day from its first price to its final ranks: the live market in coarse steps, its players and
+their quests. All rows of a day are written together, with the times that they would have had. The result
+depends only on the days before and on the date, so that a repetition of an interrupted day has the same
+result. The leaderboards are written last, and a day that has leaderboards is not played again.
 """
 
 import logging
@@ -44,10 +44,10 @@ from core.simulation.trading_hours import midnight_of
 logger = logging.getLogger(__name__)
 
 MOST_DAYS: Final = 92
-"""A longer gap stays: history with its own dates, or a stack that was not used for months."""
+"""A longer gap is not filled: the history has its own dates, or the stack was not used for months."""
 
 STEPS: Final = 48
-"""Steps of a day, one each half hour: enough for a candle of every hour."""
+"""Steps of a day, one every half hour: enough for a candle of every hour."""
 
 STEP_SECONDS: Final = DAY_SECONDS / STEPS
 
@@ -61,9 +61,8 @@ def play_missed_sessions(
 ) -> list[date]:
     """Play every day between the last session with leaderboards and `today`; return these days.
 
-    Does nothing without an earlier session, without a simulated player, and when more than
-    `MOST_DAYS` days are missing. Raises what the service raises; a later call continues with the
-    day that failed.
+    Does nothing when there is no earlier session, no simulated player, or a gap of more than `MOST_DAYS`
+    days. Raises the errors of the service; a later call continues with the day that failed.
     """
     with demanding(CURRENT):
         return _play_missed_sessions(service, today, check_stop=check_stop, progress=progress)
@@ -80,7 +79,7 @@ def _play_missed_sessions(
         logger.info("%d days since the session of %s are too many to be played", len(missed), last[0])
         return []
     if missed:
-        # its simulator may have ended in the middle of it, without final ranks
+        # the simulator may have ended in the middle of the last session, without final ranks
         service.close_session(last[0])
     daily = DailyPrices()
     for number, day in enumerate(missed, 1):
@@ -139,21 +138,21 @@ def _open_market(
 
 
 def _list_moments(midnight: datetime) -> list[datetime]:
-    """Return the times of a day's ticks: in the middle of each step, so that the last is of this day."""
+    """Return the times of a day's ticks: the middle of each step, so that the last one is on the same day."""
     return [midnight + timedelta(seconds=(step + 0.5) * STEP_SECONDS) for step in range(STEPS)]
 
 
 def _list_prices_before(
     service: EnhancedDatabaseService, market: LiveMarket, midnight: datetime
 ) -> list[tuple[Decimal | None, ...]]:
-    """Return the prices of 24 hours before each moment of a day, by moment and symbol."""
+    """Return the prices 24 hours before each moment of a day; one row per moment, one column per symbol."""
     moments, width = _list_moments(midnight), len(market.symbols)
     prices = service.list_prices_at([(symbol, at - DAY) for at in moments for symbol in market.symbols])
     return [prices[step * width : (step + 1) * width] for step in range(len(moments))]
 
 
 class _Walk:
-    """A day of the market: its ticks and events, and the players' result at each step and at the end."""
+    """One day of the market: its ticks and events, and the players' results at each step and at the end."""
 
     def __init__(
         self,
@@ -185,7 +184,7 @@ class _Walk:
         return self.moments[-1]
 
     def list_progress(self, index: int, quest_type: str) -> list[int]:
-        """Return how far a player's quest of the day was at each step, in cents; it never goes back."""
+        """Return the highest progress of a player's quest of the day up to each step, in cents."""
         steps = self._gains if quest_type == GAIN_TODAY else self._leads
         return list(accumulate((int(step[index]) for step in steps), max, initial=0))[1:]
 
@@ -239,7 +238,7 @@ def _play_quests(
 def _advance_milestone(
     service: EnhancedDatabaseService, user: User, day: date, new_id: UUID
 ) -> Iterator[Quest]:
-    """Yield a player's milestone with the sessions won before a day, and the next one if it is reached."""
+    """Yield a player's milestone with its progress before a day, and the next milestone if it is reached."""
     wins = count_wins(service, user.id, day)
     active = service.get_user_active_quests(user.id)
     milestone = find_milestone(active)
@@ -249,7 +248,7 @@ def _advance_milestone(
             milestone,
             current_progress=Decimal(wins),
             status="COMPLETED" if is_reached else "ACTIVE",
-            # the wins are those of the sessions before, so it is complete when this one opens
+            # only wins in earlier sessions count, so the milestone is completed when this session opens
             completed_at=max(milestone.created_at, midnight_of(day)) if is_reached else None,
         )
     rule = next_milestone(wins)

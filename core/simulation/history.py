@@ -1,4 +1,4 @@
-"""The past days of all symbols as the service has them.
+"""The past trading days of all symbols, as the service returns them.
 
 Owns which days count as imported: such a day has one tick, a day of the live market has many.
 """
@@ -17,7 +17,7 @@ from core.simulation.amounts import PRICE_UNITS, Integers, count_units, find_pri
 from core.simulation.trading_hours import close_of
 
 REACH: Final = timedelta(days=19_999)
-"""How far back prices are read: 54 years, the most candles that one call returns."""
+"""How far back prices are read: 54 years, the largest number of candles that one call returns."""
 
 NO_PRICES: Final = (
     "no prices are imported; run `echo-markets import-prices FILE` first,"
@@ -26,7 +26,7 @@ NO_PRICES: Final = (
 
 _VOLUME_DAYS: Final = 60
 _LEAST_RETURNS: Final = 20
-"""With fewer returns the live market takes the typical figures below."""
+"""With fewer daily returns, the live market uses the typical figures below."""
 
 TYPICAL_VOLATILITY: Final = 0.02
 TYPICAL_VOLUME: Final = 1_000_000.0
@@ -37,10 +37,10 @@ _SECOND: Final = timedelta(seconds=1)
 
 @dataclass(frozen=True)
 class PriceHistory:
-    """One row per trading day, one column per symbol; a price of 1.00 is `price_units`.
+    """Prices in units, with one row per trading day and one column per symbol; 1.00 is `price_units` units.
 
-    0 stands for a day on which a symbol did not trade. `carried` are the closes in which such a day
-    has the last close before it, 0 before the first.
+    In `opens` and `closes`, 0 stands for a day on which a symbol did not trade. In `carried`, such a day has
+    the last close before it, and 0 before the symbol's first close.
     """
 
     symbols: tuple[str, ...]
@@ -52,14 +52,14 @@ class PriceHistory:
 
     @property
     def digest(self) -> str:
-        """A short text that changes with any price, day or symbol."""
+        """A hash of all prices, days and symbols, in hexadecimal."""
         text = repr((self.symbols, self.days)).encode()
         prices = self.opens.tobytes() + self.closes.tobytes()
         return blake2b(text + prices, digest_size=6).hexdigest()
 
 
 def load_history(service: EnhancedDatabaseService) -> PriceHistory:
-    """Return every imported trading day; without any, `days` is empty."""
+    """Return every imported trading day; `days` is empty when none was imported."""
     series = {
         tick.symbol: list_trading_days(service, tick.symbol, before=tick.timestamp + _MOMENT)
         for tick in service.get_latest_market_data()
@@ -74,7 +74,7 @@ def list_trading_days(service: EnhancedDatabaseService, symbol: str, *, before: 
 
 
 def _is_bar(service: EnhancedDatabaseService, candle: Candle) -> bool:
-    """Say whether a day with one tick was imported; else the live market made one tick and was stopped."""
+    """Say whether a day with one tick was imported; otherwise the live market stopped after one tick."""
     if candle.low < candle.high:
         return True
     close = close_of(candle.bucket.date())
@@ -82,7 +82,7 @@ def _is_bar(service: EnhancedDatabaseService, candle: Candle) -> bool:
 
 
 def build_history(series: dict[str, list[Candle]]) -> PriceHistory:
-    """Return the history of all symbols, aligned by day."""
+    """Return the candles of all symbols as one history, aligned by day."""
     symbols = tuple(sorted(series))
     days = tuple(sorted({candle.bucket.date() for days in series.values() for candle in days}))
     row_of = {day: row for row, day in enumerate(days)}
@@ -116,7 +116,7 @@ class Calibration:
 
 @dataclass
 class DailyPrices:
-    """The candles of the days before today by symbol, oldest first: imported days and live ones.
+    """The daily candles before today by symbol, oldest first: of imported days and of live sessions.
 
     Reads each day once and keeps it for the life of the process.
     """
@@ -127,7 +127,7 @@ class DailyPrices:
     def read_until(
         self, service: EnhancedDatabaseService, symbols: tuple[str, ...], midnight: datetime
     ) -> None:
-        """Read the days before `midnight` that were not read yet."""
+        """Read the days before `midnight` that have not been read yet."""
         for symbol in symbols:
             start = self._until.get(symbol, midnight - REACH)
             if start < midnight:
@@ -136,21 +136,21 @@ class DailyPrices:
                 self._until[symbol] = midnight
 
     def last_closes(self, symbol: str, count: int) -> list[Decimal]:
-        """Return the last prices of up to `count` days before today, oldest first."""
+        """Return the closes of the last `count` days before today, or of fewer if missing, oldest first."""
         return [candle.close for candle in self.candles.get(symbol, [])[-count:]]
 
     def last_close(self, symbol: str) -> Decimal | None:
-        """Return the last price before today."""
+        """Return the last close before today, None without one."""
         days = self.candles.get(symbol)
         return days[-1].close if days else None
 
     def history(self, symbols: tuple[str, ...]) -> PriceHistory:
-        """Return the days of these symbols side by side, in the order of `symbols`."""
+        """Return the history of these symbols, with columns in the order of `symbols`."""
         return build_history({symbol: self.candles.get(symbol, []) for symbol in symbols})
 
     def calibrate(self, symbol: str) -> Calibration:
-        """Return drift, volatility and volume of a symbol on the imported days."""
-        # a live day may have run for minutes only, and would make the market look calm
+        """Return the drift, volatility and volume of a symbol, measured on the imported days."""
+        # without live days: a session of a few minutes would make the volatility too small
         days = [candle for candle in self.candles.get(symbol, []) if candle.ticks == 1]
         closes = np.array([candle.close for candle in days], np.float64)
         if len(closes) <= _LEAST_RETURNS:

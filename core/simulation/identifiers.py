@@ -1,8 +1,8 @@
 """Ids that are the same in every run.
 
-Owns UUIDs in the form of version 7: the milliseconds of an instant, so that rows of the same time are
-together in an index, then 74 bits from a hash of what the row is. Not for rows of real players, which
-get random ids from the service.
+Owns UUIDs in the form of version 7: first the milliseconds of an instant, so that rows of the same time are
+adjacent in an index, then 74 bits from a hash of kind, seed and key. Not for rows of real players, which get
+random ids from the service.
 """
 
 from collections.abc import Iterable
@@ -31,7 +31,7 @@ _RANDOM_B: Final = np.uint64(0x3FFFFFFFFFFFFFFF)
 
 
 class Kind(IntEnum):
-    """What an id is for; part of the hash."""
+    """The kind of row that an id identifies; part of the hash."""
 
     USER = 1
     PORTFOLIO = 2
@@ -46,31 +46,32 @@ class Kind(IntEnum):
 
 
 def mix(values: Hashes) -> Hashes:
-    """Scramble 64-bit numbers, each to another one (the finalizer of splitmix64)."""
+    """Hash 64-bit numbers without collisions (the finalizer of splitmix64)."""
     values = (values ^ (values >> np.uint64(30))) * _FIRST
     values = (values ^ (values >> np.uint64(27))) * _SECOND
     return values ^ (values >> np.uint64(31))
 
 
 def hash_texts(texts: Iterable[str]) -> Hashes:
-    """Return 64 bits for each text, the same on every machine."""
+    """Return a hash of 64 bits for each text, the same on every machine."""
     digests = (blake2b(text.encode(), digest_size=8).digest() for text in texts)
     return np.array([int.from_bytes(digest) for digest in digests], np.uint64)
 
 
 def hash_ids(ids: Iterable[UUID]) -> Hashes:
-    """Return the low half of each id, which is random also in ids that begin with a time."""
+    """Return the low 64 bits of each id, which are random even in ids that begin with a time."""
     return np.array([id_.int & _LOW_HALF for id_ in ids], np.uint64)
 
 
 def make_ids(kind: Kind, *, seed: int, when: datetime, numbers: NDArray[np.int64]) -> list[UUID]:
-    """Return one id for each number, such as a player's."""
+    """Return one id for each number, such as the number of a player."""
     return make_ids_of(kind, seed=seed, when=when, keys=numbers.astype(np.uint64))
 
 
 def make_ids_of(kind: Kind, *, seed: int, when: datetime, keys: Hashes) -> list[UUID]:
-    """Return one id for each hash, such as a player's."""
-    # a release that closed every day at 21:00 UTC made the same ids, so a replay changes its rows
+    """Return one id for each hash, such as the hash of a player's id."""
+    # standard time keeps the ids of earlier releases, which closed every day at 21:00 UTC: a replay updates
+    # their rows instead of adding new ones
     milliseconds = int(to_standard_time(when).timestamp() * 1000)
     base = np.zeros(1, np.uint64)
     for part in (int(kind), seed, milliseconds):

@@ -1,8 +1,8 @@
-"""The market of one live session: a random walk from the last price before it.
+"""The market of one live session: a random walk from the last price before the session.
 
-Owns prices, their steps and the events of large moves. The walk is a geometric Brownian motion: log
-prices take normal steps whose mean and variance grow with time, so that a day of steps moves a price
-as far as one of the imported days.
+Owns prices, their steps and the events of large moves. The walk is a geometric Brownian motion: log prices
+take normally distributed steps whose mean and variance are proportional to time, so that a live day moves a
+price as far as an imported day.
 """
 
 from collections.abc import Sequence
@@ -32,19 +32,19 @@ from core.simulation.trading_hours import midnight_of
 
 DAY_SECONDS: Final = 86_400
 HALF_SPREAD: Final = 0.00025
-"""Of the price, on each side: 5 basis points between bid and ask, usual for large companies."""
+"""Half the spread, as a share of the price: 5 basis points between bid and ask, usual for large companies."""
 
 DAY: Final = timedelta(days=1)
 
 _VOLUME_SPREAD: Final = 0.5  # standard deviation of the logarithm of a step's volume
-_EVENTS_READ: Final = 200  # far more than the events of a day: each symbol has at most two
+_EVENTS_READ: Final = 200  # far more than one day has: at most two events per symbol
 
 
 class LiveMarket:
-    """Prices of one session; 1.00 is `price_units`, `opens` are the last prices before the session.
+    """Prices of one session, in units; 1.00 is `price_units` units.
 
-    `closes` are the last prices of the days before the session, oldest first, up to as many as a volatility
-    looks back on.
+    `opens` are the last prices before the session. `closes` has for each symbol the closes of at most
+    `VOLATILITY_RETURNS` days before the session, oldest first.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class LiveMarket:
         self.symbols = symbols
         self.opens = opens
         self.price_units = price_units
-        # not rounded: a step can be smaller than the smallest change of a price
+        # not rounded: a step of the walk can be smaller than the tick size
         self._exact = prices.astype(np.float64)
         self._ticks = _find_ticks(self._exact, price_units)
         self._drift = np.array([calibration.drift for calibration in calibrations])
@@ -72,11 +72,11 @@ class LiveMarket:
 
     @property
     def prices(self) -> Integers:
-        """The present prices, in whole ticks."""
+        """The current prices in units, rounded to each symbol's tick size."""
         return np.maximum(np.rint(self._exact / self._ticks).astype(np.int64), 1) * self._ticks
 
     def move(self, seconds: float, generator: Generator) -> Integers:
-        """Move all prices by some time; return the volumes that were traded."""
+        """Move all prices by a step of `seconds`; return the volume traded in each symbol."""
         days = seconds / DAY_SECONDS
         noise = generator.standard_normal(len(self.symbols))
         self._exact *= np.exp(self._drift * days + self._volatility * np.sqrt(days) * noise)
@@ -84,7 +84,7 @@ class LiveMarket:
         return np.rint(self._volume * days * np.exp(spread)).astype(np.int64)
 
     def build_ticks(self, now: datetime, volumes: Integers, before: Sequence[Decimal | None]) -> list[Tick]:
-        """Return the present price of each symbol; `before` are the prices of 24 hours ago."""
+        """Return a tick with the current price of each symbol; `before` are the prices of 24 hours ago."""
         prices = self.prices
         half = np.maximum(np.rint(prices * HALF_SPREAD / self._ticks).astype(np.int64), 1) * self._ticks
         exact = to_prices(prices, self.price_units)
@@ -114,7 +114,7 @@ class LiveMarket:
         ]
 
     def _measure_volatilities(self, prices: Integers) -> list[Decimal | None]:
-        """Return each symbol's volatility with the session so far as the last day; None with too few days."""
+        """Return each symbol's volatility, with this session as the last day; None with too few days."""
         logs = np.column_stack([self._past_logs, np.log(prices / self.price_units)])
         returns = np.diff(logs, axis=1)
         is_known = ~np.isnan(returns.sum(axis=1))
@@ -122,7 +122,7 @@ class LiveMarket:
         return [next(found) if known else None for known in is_known.tolist()]
 
     def announce(self, service: EnhancedDatabaseService) -> None:
-        """Create an event for each move far from the open, once per symbol, direction and session."""
+        """Create an event for each large move from the open, once per symbol, direction and session."""
         for move in self.list_moves():
             service.create_market_event(
                 type=EVENT_TYPE,
@@ -135,7 +135,7 @@ class LiveMarket:
             self.note_announced(move)
 
     def list_moves(self) -> list[PriceMove]:
-        """Return the moves far from the open that are not announced yet."""
+        """Return the large moves from the open that have not been announced yet."""
         prices = zip(self.symbols, self.opens.tolist(), self.prices.tolist(), strict=True)
         moves = [PriceMove(symbol, before, after, self.price_units) for symbol, before, after in prices]
         return [m for m in moves if m.is_event and (m.symbol, m.sentiment) not in self._announced]
@@ -146,7 +146,7 @@ class LiveMarket:
 
 
 def open_market(service: EnhancedDatabaseService, day: date, daily: DailyPrices) -> LiveMarket:
-    """Return the market of a session as the database has it: at its open, or in the middle.
+    """Return the market of a session that opens, or that continues from the prices in the database.
 
     Raises `InvalidInput` when no symbol has a price.
     """
@@ -179,7 +179,7 @@ def build_market(
     closes: Sequence[Sequence[Decimal]],
     announced: set[tuple[str, str]],
 ) -> LiveMarket:
-    """Return a market in units that are exact for these prices, and small enough for their steps."""
+    """Return a market whose units represent these prices exactly and are small enough for their steps."""
     smallest = 10 ** min(3 - min(prices + opens).adjusted(), MAX_PLACES)
     units = max(find_price_units(prices + opens), smallest)
     return LiveMarket(
@@ -194,7 +194,10 @@ def build_market(
 
 
 def _align_logs(closes: Sequence[Sequence[Decimal]]) -> Floats:
-    """Return the logarithms of the last `VOLATILITY_RETURNS` closes, a row a symbol; missing ones are NaN."""
+    """Return the logarithms of the last `VOLATILITY_RETURNS` closes, one row per symbol.
+
+    The row of a symbol with fewer closes is NaN.
+    """
     logs = np.full((len(closes), VOLATILITY_RETURNS), np.nan)
     for row, known in zip(logs, closes, strict=True):
         if len(known) == VOLATILITY_RETURNS:
@@ -203,7 +206,7 @@ def _align_logs(closes: Sequence[Sequence[Decimal]]) -> Floats:
 
 
 def _find_ticks(prices: Floats, price_units: int) -> Integers:
-    """Return the smallest step of each price: 0.0001, below 0.1 a thousandth of the price at most."""
+    """Return the tick size of each price in units: 0.0001, and for prices below 0.1 at most price / 1000."""
     small = 10.0 ** (np.floor(np.log10(np.maximum(prices, 1))) - 3)
     ticks = np.minimum(np.maximum(small, 1), price_units // PRICE_UNITS)
     return np.rint(ticks).astype(np.int64)
@@ -212,7 +215,7 @@ def _find_ticks(prices: Floats, price_units: int) -> Integers:
 def _find_first_price(
     service: EnhancedDatabaseService, symbol: str, midnight: datetime, latest: Decimal
 ) -> Decimal:
-    """Return today's first price of a symbol that has no earlier one."""
+    """Return today's first price of a symbol that has no price before today."""
     end = midnight + DAY
     candles = service.get_price_history(symbol, midnight, end, "1d")
     return candles[0].open if candles else latest

@@ -1,8 +1,8 @@
 """The simulated players in one live session.
 
-Owns who takes part, what they hold and what that is worth. The holdings of a session are in the
-database from its beginning, so a simulator that starts again in the middle of a session, or after a
-player has chosen another strategy, continues with the same holdings.
+Owns the choice of players, their holdings and the value of these. The holdings of a session are stored when
+it opens, so a simulator that restarts in the middle of a session continues with the same holdings, even if a
+player has chosen another strategy since.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,13 +50,13 @@ from core.simulation.sessions import (
 from core.simulation.trading_hours import midnight_of
 
 MAX_PLAYERS: Final = 500
-"""Keeps a step well under a second; players beyond this number do not trade live."""
+"""Keeps the duration of a step well under a second; players beyond this number do not trade live."""
 
-_USERS_READ: Final = 1_000  # the most that one search returns
+_USERS_READ: Final = 1_000  # the largest number of users that one search returns
 
 
 class LivePlayers:
-    """The players of one session; one array element each, in the order of `users`."""
+    """The players of one session; arrays have one element per player, in the order of `users`."""
 
     def __init__(
         self,
@@ -76,13 +76,13 @@ class LivePlayers:
         self._touched = 0
 
     def value(self) -> SessionResult:
-        """Return what the players own at the present prices."""
+        """Return the holdings of the players and their value at the current prices."""
         return value_holdings(self._holdings, self._market.prices)
 
     def write(self, service: EnhancedDatabaseService, result: SessionResult) -> bool:
-        """Write the portfolios and scores that changed since they were written last.
+        """Write the portfolios and scores that changed since the last write.
 
-        Returns False when a portfolio is gone, and its player with it.
+        Returns False when a portfolio is missing, because its player was deleted.
         """
         changed = np.flatnonzero(result.value_cents != self._written)
         if not len(changed):
@@ -97,13 +97,13 @@ class LivePlayers:
         return True
 
     def _touch_next(self, service: EnhancedDatabaseService) -> None:
-        """Update `last_active` of one player after the other, as people arrive over the day."""
+        """Update `last_active` of the next player, so that players become active one by one over the day."""
         with suppress(UserNotFound):  # the player was just deleted: the next write notices it
             service.touch_last_active(self.users[self._touched % len(self.users)].id)
         self._touched += 1
 
     def are_still(self, users: Sequence[User]) -> bool:
-        """Say whether these are the players that existed when the session was opened."""
+        """Say whether `users` are the same players as when the session was opened."""
         return [user.id for user in users] == self._everyone
 
     def _portfolios(self, result: SessionResult, indices: NDArray[np.intp]) -> list[PortfolioUpdate]:
@@ -131,7 +131,7 @@ def list_players(service: EnhancedDatabaseService) -> list[User]:
 
 
 def choose_players(service: EnhancedDatabaseService, everyone: Sequence[User], day: date) -> list[User]:
-    """Return which of the players take part in a session, by their results in those before it."""
+    """Return the players who take part in a session, chosen by their results in earlier sessions."""
     days = sorted(service.list_session_dates(limit=WINDOW, before=day))
     ids = [user.id for user in everyone]
     returns = service.list_player_scores(ids, DAILY_RETURNS, days)
@@ -188,7 +188,7 @@ def _keep_holdings(
     market: LiveMarket,
     bought: Holdings,
 ) -> Holdings:
-    """Store the purchases of players who hold nothing yet; return the holdings of all."""
+    """Store the purchases of players without stored positions; return the holdings of all players."""
     stored: dict[UUID, list[Position]] = {}
     for position in service.list_positions([user.id for user in users], day):
         stored.setdefault(position.user_id, []).append(position)

@@ -2,9 +2,9 @@
 
 Owns each player's quest of the day, the milestones, and the leaderboard of completed quests.
 
-A completed quest is counted on the leaderboard first, with its id in the entry's metadata, and marked
-completed afterwards. A simulator that is killed in between finds the id when it starts again and does
-not count the quest twice.
+A completed quest is first counted on the leaderboard, with its id in the entry's metadata, and then marked as
+completed. A simulator that is killed in between finds the id after its restart and does not count the quest
+twice.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ from core.simulation.sessions import SessionResult
 from core.simulation.trading_hours import midnight_of
 
 COUNTED: Final = "completed"
-"""The key in an entry's metadata: quests completed in the session, id to type."""
+"""The key in an entry's metadata whose value maps the ids of quests completed in the session to types."""
 
 _PAGE: Final = 1_000
 _WRITTEN_STEPS: Final = 10  # progress is written in tenths of the target, not at every step
@@ -43,7 +43,7 @@ _WRITTEN_STEPS: Final = 10  # progress is written in tenths of the target, not a
 
 @dataclass
 class DailyQuest:
-    """A player's quest of the day; `best` is the highest progress, `written` the stored one, in cents."""
+    """A player's quest of the day; `best` is the highest, `written` the stored progress, both in cents."""
 
     quest: Quest
     best: int
@@ -51,12 +51,12 @@ class DailyQuest:
 
     @property
     def target(self) -> int:
-        """The target in cents."""
+        """The quest's target in cents."""
         return money_cents(self.quest.target_value)
 
     @property
     def is_reached(self) -> bool:
-        """Whether the quest is at its target."""
+        """Whether the progress has reached the target."""
         return self.best >= self.target
 
     @property
@@ -65,13 +65,13 @@ class DailyQuest:
         return self.is_reached or self.best - self.written >= self.target // _WRITTEN_STEPS
 
     def improve(self, gain: int, lead: int) -> None:
-        """Update `best` by the present gain, or by the lead over the average player."""
+        """Raise `best` to the current gain, or to the lead over the average player, by the quest's type."""
         self.best = max(self.best, gain if self.quest.type == GAIN_TODAY else lead)
 
 
 @dataclass
 class PlayerQuests:
-    """The quests of one player; `counted` are those completed today, id to type."""
+    """The quests of one player; `counted` maps the ids of quests completed today to their types."""
 
     user_id: UUID
     score_before: int
@@ -80,7 +80,7 @@ class PlayerQuests:
 
     @property
     def score(self) -> int:
-        """How many quests the player has completed so far."""
+        """The number of quests that the player has completed so far."""
         return self.score_before + len(self.counted)
 
 
@@ -93,7 +93,7 @@ class LiveQuests:
         self._day = day
 
     def advance(self, result: SessionResult, check_stop: Callable[[], None]) -> None:
-        """Update all quests by the present values, and complete those that reached their target."""
+        """Update all quests with the current result, and complete the quests that reached their target."""
         if not self.players:
             return
         gains = result.change_cents
@@ -108,7 +108,7 @@ class LiveQuests:
                 self._store(player, player.daily)
 
     def write_leaderboard(self, players: list[PlayerQuests]) -> None:
-        """Write how many quests these players have completed, and which of them today."""
+        """Write how many quests these players have completed, and the ids of those completed today."""
         updates = [
             LeaderboardUpdate(player.user_id, Decimal(player.score), {COUNTED: player.counted})
             for player in players
@@ -137,10 +137,10 @@ class LiveQuests:
 def open_quests(
     service: EnhancedDatabaseService, day: date, users: Sequence[User], check_stop: Callable[[], None]
 ) -> LiveQuests:
-    """Return the quests of a session; creates those that players do not have yet."""
+    """Return the quests of a session; create the quests that players do not have yet."""
     today = _read_leaderboard(service, day)
     counted = {user.id: _read_counted(today.get(user.id)) for user in users}
-    # a quest that is counted on the leaderboard but not completed yet is completed below
+    # excluded here: they are in `counted`; those that are not marked as completed yet are completed later
     before = service.count_completed_quests(
         counted, excluding=[quest_id for quests in counted.values() for quest_id in quests]
     )
@@ -177,12 +177,12 @@ def _read_counted(entry: LeaderboardEntry | None) -> dict[str, str]:
 
 
 def find_milestone(active: Sequence[Quest]) -> Quest | None:
-    """Return the milestone among a player's active quests."""
+    """Return the milestone among a player's active quests, None without one."""
     return next((quest for quest in active if quest.type == MILESTONE), None)
 
 
 def count_wins(service: EnhancedDatabaseService, user_id: UUID, day: date) -> int:
-    """Return how many sessions before a day a player has won."""
+    """Return the number of sessions before a day in which the player made a gain."""
     wins, before = 0, day
     while page := service.get_portfolio_history(user_id, limit=_PAGE, before=before):
         wins += sum(portfolio.day_change > 0 for portfolio in page)
@@ -197,7 +197,7 @@ def _continue_daily(player: PlayerQuests, active: Sequence[Quest], end: datetime
         if quest.type in DAILY_TYPES and quest.expires_at == end:
             is_counted = (
                 str(quest.id) in player.counted
-            )  # but not marked completed before the simulator ended
+            )  # counted, but the simulator ended before it marked the quest as completed
             progress = money_cents(quest.current_progress)
             best = money_cents(quest.target_value) if is_counted else progress
             player.daily = DailyQuest(quest, best=best, written=progress)

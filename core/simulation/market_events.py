@@ -1,6 +1,6 @@
-"""Market events that follow from price moves.
+"""Market events for large price moves.
 
-Decides which moves make an event, and what its texts say. Writes nothing.
+Owns the threshold for an event, and the texts of events. Writes nothing.
 """
 
 from collections.abc import Iterator
@@ -19,20 +19,20 @@ from core.simulation.trading_hours import close_of
 EVENT_TYPE: Final = "PRICE_MOVE"
 
 THRESHOLD_PERCENT: Final = 5
-"""A larger move makes an event; a move of exactly this size does not."""
+"""Moves larger than this are events; a move of exactly this size is not."""
 
 MAX_IMPACT: Final = Decimal("999.99")
-"""The largest value of the column; the title tells the size of a larger move."""
+"""The largest value of the column `impact`; the title has the size of a larger move."""
 
 PREVIOUS_CLOSE: Final = "the previous close"
-"""What a move is measured from, also in the live market, where it is the last price before midnight."""
+"""The name of the price from which a move is measured; in the live market, the last one before midnight."""
 
 SMALL_PRICE: Final = Decimal("0.1")
-"""Lower prices are shown with four significant digits, not two places."""
+"""Prices below this are shown with four significant digits, others with two decimal places."""
 
 
 class PriceMove(NamedTuple):
-    """A symbol's price against an earlier one, both in units of which `price_units` are 1.00."""
+    """A symbol's earlier and later price, both in units; 1.00 is `price_units` units."""
 
     symbol: str
     before: int
@@ -41,7 +41,7 @@ class PriceMove(NamedTuple):
 
     @property
     def is_event(self) -> bool:
-        """Whether the move is larger than the threshold; whole numbers are compared, nothing is rounded."""
+        """Whether the move is larger than the threshold; compared in integers, without rounding."""
         return abs(self.after - self.before) * 100 > self.before * THRESHOLD_PERCENT
 
     @property
@@ -51,7 +51,7 @@ class PriceMove(NamedTuple):
 
     @property
     def title(self) -> str:
-        """Such as "AAPL rose 7.2%"."""
+        """The title of the event, such as "AAPL rose 7.2%"."""
         verb = "rose" if self.after > self.before else "fell"
         return f"{self.symbol} {verb} {abs(self.hundredths) / 100:.1f}%"
 
@@ -67,7 +67,7 @@ class PriceMove(NamedTuple):
 
     @property
     def description(self) -> str:
-        """A sentence with both prices."""
+        """A sentence that contains both prices."""
         return (
             f"{self.symbol} moved from {self._format(self.before)} to"
             f" {self._format(self.after)} since {PREVIOUS_CLOSE}."
@@ -79,14 +79,14 @@ class PriceMove(NamedTuple):
 
 
 def list_events(history: PriceHistory, row: int) -> Iterator[MarketEvent]:
-    """Yield an event for each symbol that closed far from its close before."""
+    """Yield an event for each symbol whose close in this row is a large move from its previous close."""
     if row == 0:
         return
     day = history.days[row]
     closes = zip(
         history.symbols, history.carried[row - 1].tolist(), history.closes[row].tolist(),
         strict=True,
-    )  # fmt: skip  # one argument a line would hide the pair
+    )  # fmt: skip  # with one argument per line, the pair of closes would be hard to see
     for symbol, before, after in closes:
         move = PriceMove(symbol, before, after, history.price_units)
         if before and after and move.is_event:
@@ -95,7 +95,7 @@ def list_events(history: PriceHistory, row: int) -> Iterator[MarketEvent]:
 
 def build_event(move: PriceMove, moment: datetime) -> MarketEvent:
     """Return the event of a move."""
-    # the event follows from the prices alone: its id is the same for every seed
+    # the event depends on the prices only, so its id does not depend on the seed
     number = hash_texts([move.symbol]).astype(np.int64)
     return MarketEvent(
         id=make_ids(Kind.PRICE_MOVE, seed=0, when=moment, numbers=number)[0],

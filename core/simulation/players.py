@@ -1,7 +1,7 @@
-"""The simulated players in the database: ids, names, profiles, who joins, and what a seed would replace.
+"""The simulated players in the database: ids, names, profiles, newcomers, and what a seed would replace.
 
-Players are numbered from 0. A player's id follows from the number alone, so that a later replay finds
-the players of an earlier one. Never plays.
+Players are numbered from 0. A player's id depends only on the number, so that a later replay finds the
+players of an earlier one. Plays no session.
 """
 
 from collections import Counter
@@ -26,23 +26,23 @@ from core.simulation.history import PriceHistory
 from core.simulation.identifiers import Kind, make_ids
 
 REPLAY_MARK: Final = "replay"
-"""The preference that names the replay of a player."""
+"""The preference with the mark of the replay to which a player belongs."""
 
 FINISHED_MARK: Final = "replay_finished"
-"""The preference of the first player that is set when the replay was written to its end."""
+"""This preference of player 0 is set after all rows of the replay were written."""
 
 MOST_PLAYERS: Final = 1_000
-"""The most that one search returns; a larger game gets no new players while it runs live."""
+"""The largest number of users that one search returns; a game with so many players gets no newcomers."""
 
 MOST_JOINING: Final = 5.0
-"""New players a day: without the limit a game that was seeded yesterday would double every day."""
+"""Largest number of newcomers a day; without it, a game that was seeded yesterday would double every day."""
 
 _NAMED_PLAYERS: Final = 3
 _SESSIONS_READ: Final = 1_000
 _MONTH: Final = timedelta(days=30)
 _JOINING: Final = 0x10D4
 _FOUNDED: Final = datetime(2000, 1, 1, tzinfo=UTC)
-"""The time in every player's id; fixed, so that ids do not depend on what is replayed."""
+"""The time in every simulated player's id; fixed, so that ids do not depend on the replayed days."""
 
 
 _ADJECTIVE_WORDS: Final = (
@@ -65,10 +65,10 @@ _ANIMALS: Final = _ANIMAL_WORDS.split()
 
 @dataclass(frozen=True)
 class ReplayPlayers:
-    """The players of a replay by number, and how many of another replay were removed.
+    """The players of a replay by number, and how many players of another replay were removed.
 
-    `settled` players are from an earlier, finished run of the same replay: their open quests may have
-    changed since.
+    `settled` players are from an earlier, finished run of the same replay. Their open quests may have
+    changed since then.
     """
 
     user_ids: tuple[UUID, ...]
@@ -83,7 +83,7 @@ def player_ids(numbers: range) -> list[UUID]:
 
 
 def is_simulated(user_id: UUID) -> bool:
-    """Say whether an id is a simulated player's: it begins with a time before any real player."""
+    """Say whether an id is a simulated player's: it begins with a fixed time before any real player's id."""
     return user_id.int >> 80 == int(_FOUNDED.timestamp() * 1000)
 
 
@@ -95,11 +95,11 @@ def replace_players(
     joined_at: Sequence[datetime],
     progress: Progress,
 ) -> ReplayPlayers:
-    """Create the missing players of a replay, and remove those of another one with all their data.
+    """Create the missing players of a replay, and remove the players of another replay with all their data.
 
-    `mark` identifies everything that the rows of a replay follow from. Players with this mark stay as
-    they are, also those who joined since, so that the replay can be repeated. Players with another
-    mark are removed, because their scores would not be consistent with this replay.
+    `mark` is a text that differs between replays with different rows. Players with this mark, newcomers
+    included, are not changed, so that the replay can be repeated. Players with another mark are removed,
+    because their scores would not be consistent with this replay.
     """
     ids = player_ids(range(len(traits.strategy)))
     is_empty = not service.search_users("", limit=1)
@@ -126,9 +126,9 @@ def replace_players(
 
 
 def add_newcomers(service: EnhancedDatabaseService, day: date) -> int:
-    """Add new players at the beginning of a day, at the rate of the month before; return how many.
+    """Add newcomers at the beginning of a day, at the rate of the previous month; return how many.
 
-    Does nothing without players of a replay, or when it was called for the same day before.
+    Does nothing when there are no players of a replay, or when the day already has newcomers.
     """
     midnight = datetime.combine(day, time(0), UTC)
     players = [
@@ -182,16 +182,16 @@ def build_profile(
 
 
 def mark_finished(service: EnhancedDatabaseService, players: ReplayPlayers) -> None:
-    """Store that a replay was written to its end."""
+    """Store that all rows of a replay were written."""
     first = service.get_user_by_id(players.user_ids[0])
     if FINISHED_MARK not in first.preferences:
         preferences = frozendict({**first.preferences, FINISHED_MARK: True})
-        # a bulk load keeps `updated_at`, which then is the same in every run
+        # a bulk load keeps `updated_at`, so that it is the same in every run
         service.load_users([msgspec.structs.replace(first, preferences=preferences)])
 
 
 def _find_players(service: EnhancedDatabaseService, ids: list[UUID], progress: Progress) -> dict[int, User]:
-    """Return the existing players by number: of these ids, and all that follow without a gap."""
+    """Return the existing players by number: those with these ids, and all after them up to the first gap."""
     found = {}
     for number, user_id in enumerate(chain(ids, _ids_from(len(ids)))):
         try:
@@ -208,7 +208,7 @@ def _ids_from(number: int) -> Iterator[UUID]:
 
 
 def _remove(service: EnhancedDatabaseService, user_ids: list[UUID], progress: Progress) -> None:
-    # the last one first, so that an interruption leaves no gap
+    # remove the highest number first, so that an interruption leaves no gap
     for done, user_id in enumerate(reversed(user_ids), 1):
         with suppress(UserNotFound):  # another program has deleted the player
             service.delete_user(user_id)
@@ -216,7 +216,7 @@ def _remove(service: EnhancedDatabaseService, user_ids: list[UUID], progress: Pr
 
 
 def find_free_username(service: EnhancedDatabaseService, number: int) -> str:
-    """Return a username that nobody has: a bulk load would overwrite the user with that name."""
+    """Return a username that no user has: otherwise a bulk load would overwrite that user."""
     wanted = build_username(number)
     for username in chain([wanted], (f"{wanted}_{suffix}" for suffix in count(number))):
         try:
@@ -230,7 +230,7 @@ def build_username(number: int) -> str:
     """Return the username of the player with this number."""
     adjective = _ADJECTIVES[number % len(_ADJECTIVES)]
     row, lap = number // len(_ADJECTIVES), number // (len(_ADJECTIVES) * len(_ANIMALS))
-    # the animal changes with the adjective, so that consecutive players share neither
+    # both words change with each number, so that consecutive players share neither
     animal = _ANIMALS[(number + row) % len(_ANIMALS)]
     return f"{adjective}_{animal}" + (f"_{lap + 1}" if lap else "")
 
@@ -242,11 +242,11 @@ def build_name(username: str) -> str:
 
 @dataclass(frozen=True)
 class Survey:
-    """What is in a database before a seed of `players`.
+    """The users and sessions in a database before a seed of `players` simulated players.
 
-    `people` is the number of players that no seed made, `names` are the first of them. `sessions` are
-    the played days that are not replayed: live ones. `replaced` simulated players belong to another
-    replay, `repeated` ones to this one.
+    `people` is the number of real players, `names` has the first of their usernames. `sessions` are the days
+    of live sessions. `replaced` is the number of simulated players of another replay, `repeated` the number
+    of those of this replay.
     """
 
     players: int
@@ -258,9 +258,9 @@ class Survey:
 
     @property
     def is_of_people(self) -> bool:
-        """Whether the seed would replace, or mix with its own, data that no seed made.
+        """Whether the seed would replace data that no seed made, or add its own rows to such data.
 
-        Repeating a replay does neither.
+        A repetition of the same replay does neither.
         """
         is_repeated = self.repeated > 0 and not self.replaced
         return bool(self.people or self.sessions) and not is_repeated
@@ -290,7 +290,7 @@ class Survey:
 
 
 def survey(service: EnhancedDatabaseService, *, players: int, mark: str, history: PriceHistory) -> Survey:
-    """Count users and sessions; `mark` is that of the replay that would be seeded."""
+    """Return the users and sessions that exist before a seed; `mark` is the mark of the planned replay."""
     people, replaced, repeated = 0, 0, 0
     replayed = set(history.days)
     names: list[str] = []

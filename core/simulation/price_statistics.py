@@ -1,4 +1,4 @@
-"""Change and volatility of prices, for imported days and for ticks of the live market alike."""
+"""Change and volatility of prices, for imported days and for ticks of the live market."""
 
 from decimal import ROUND_HALF_UP, Context, Decimal, localcontext
 from typing import Final
@@ -10,14 +10,14 @@ from core.simulation.amounts import Floats, Integers
 
 PERCENT_STEP: Final = Decimal("0.0001")
 PERCENT_UNITS: Final = 1_000_000
-"""A ratio of 1 is 100 percent, in units of 1/10000 percent."""
+"""A ratio of 1, which is 100 percent, in units of 1/10000 percent."""
 
 _EXACT: Final = Context(prec=60)
-"""Enough digits to round a quotient of stored prices correctly."""
+"""A precision that is sufficient to round a quotient of stored prices correctly."""
 
 
 def measure_change(price: Decimal, before: Decimal | None) -> tuple[Decimal | None, Decimal | None]:
-    """Return the change against an earlier price in money and in percent; None without one."""
+    """Return the change from an earlier price in money and in percent; both are None without that price."""
     if before is None:
         return None, None
     with localcontext(_EXACT):
@@ -26,7 +26,7 @@ def measure_change(price: Decimal, before: Decimal | None) -> tuple[Decimal | No
 
 
 def annualize_volatility(returns: Floats) -> Integers:
-    """Return the volatility of each row of `VOLATILITY_RETURNS` daily log returns, in 1/10000 percent."""
+    """Return the volatility per year of each row of daily log returns, in units of 1/10000 percent."""
     daily = returns.std(axis=1, ddof=1)
     yearly: Integers = np.rint(daily * np.sqrt(TRADING_DAYS_PER_YEAR) * PERCENT_UNITS).astype(np.int64)
     return yearly

@@ -1,7 +1,7 @@
-"""The quests of the game: what they ask for and what they are worth, and who works on which in a replay.
+"""The quests of the game: their targets and rewards, and which players get which quest in a replay.
 
-Owns targets, texts and rewards, and the quests of replayed sessions: a ladder of milestones that never
-expires, and one quest a week. The quests of live sessions are in `live_quests`. Writes nothing.
+Owns targets, texts and rewards, and the quests of replayed sessions: a series of milestones that never
+expire, and one quest a week. The quests of live sessions are in `live_quests`. Writes nothing.
 """
 
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ LEAD_TODAY = "DAILY_LEAD"
 
 
 class QuestRule(NamedTuple):
-    """A quest that can be given to a player; the reward is in coins."""
+    """The definition of a quest that players can get; the reward is in coins."""
 
     type: str
     title: str
@@ -62,7 +62,7 @@ WEEKLY: Final = (
         Decimal(60),
     ),
 )
-"""Quests of a week of replayed sessions, in the order in which a player gets them."""
+"""Quests of the week in replayed sessions, in the order in which a player gets them."""
 
 DAILY: Final = (
     QuestRule(
@@ -80,19 +80,19 @@ DAILY: Final = (
         Decimal(25),
     ),
 )
-"""Quests of a day of the live market, in the order in which a player gets them."""
+"""Quests of the day in the live market, in the order in which a player gets them."""
 
 GIVEN_PERCENT: Final = 70
-"""Share of the players who get a quest; the others allow a comparison."""
+"""Percentage of players who get a quest in a period; the other players are a control group."""
 
 DAILY_TYPES: Final = frozenset(rule.type for rule in DAILY)
 
 MILESTONES: Final = (10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
-"""Won sessions; a player has one milestone at a time, so that one quest is always active."""
+"""Targets in won sessions. A player has one milestone at a time, so that one quest is always active."""
 
 
 def milestone(wins: int) -> QuestRule:
-    """Return the quest for so many won sessions in all."""
+    """Return the milestone with a target of `wins` won sessions in total."""
     return QuestRule(
         MILESTONE,
         f"Win {wins:,} sessions",
@@ -103,22 +103,22 @@ def milestone(wins: int) -> QuestRule:
 
 
 def next_milestone(wins: int) -> QuestRule | None:
-    """Return the first milestone beyond so many won sessions, None after the last."""
+    """Return the first milestone with a target above `wins`, None after the last one."""
     return next((milestone(rung) for rung in MILESTONES if rung > wins), None)
 
 
 def choose_daily(user_id: UUID, day: date) -> QuestRule:
-    """Return a player's quest of the day."""
+    """Return the definition of a player's quest of the day."""
     return DAILY[(day.toordinal() + user_id.int) % len(DAILY)]
 
 
 def week_of(day: date) -> int:
-    """Return the number of the calendar week of a day, which begins on a Monday."""
+    """Return the number of a day's week; weeks begin on Monday and are numbered without gaps over years."""
     return (day.toordinal() - 1) // 7
 
 
 def take_turns(keys: Hashes, period: int) -> NDArray[np.bool_]:
-    """Say for each player whether they get a quest in a day or week, given by its number."""
+    """Return for each player whether they get a quest in a period: a day or week, given by its number."""
     draws = mix(keys ^ mix(np.array([period], np.uint64))) % np.uint64(100)
     has_turn: NDArray[np.bool_] = draws < GIVEN_PERCENT
     return has_turn
@@ -135,7 +135,7 @@ def build_quest(
     expires_at: datetime | None,
     completed_at: datetime | None = None,
 ) -> Quest:
-    """Return a player's quest by a rule."""
+    """Return a quest of a player, made from its definition."""
     return Quest(
         id=quest_id,
         user_id=user_id,
@@ -156,20 +156,20 @@ def build_quest(
 _RUNGS: Final = np.array([*MILESTONES, np.iinfo(np.int64).max])
 _TARGET_CENTS: Final = np.array([int(rule.target * 100) for rule in WEEKLY])
 _NEVER: Final = datetime.min.replace(tzinfo=UTC)
-_ONE: Final = 100  # progress is in hundredths, as the database keeps it
+_ONE: Final = 100  # a progress of 1.00: progress is counted in hundredths, as stored in the database
 
 
 class ReplayQuests:
     """The quests of all players of a replay, session by session.
 
-    Everyone has a milestone from their first session on. A quest of the week is for those who play in
-    that week and whose turn it is, so that players with and without one can be compared.
+    Every player has a milestone from their first session on. `take_turns` selects which of the players who
+    play in a week get the quest of the week, so that players with and without a quest can be compared.
     """
 
     def __init__(self, user_ids: tuple[UUID, ...], *, seed: int) -> None:
         count = len(user_ids)
         self.completed: Integers = np.zeros(count, np.int64)
-        """How many quests each player has completed so far."""
+        """The number of quests that each player has completed so far."""
         self._user_ids = user_ids
         self._keys = hash_ids(user_ids)
         self._seed = seed
@@ -178,15 +178,15 @@ class ReplayQuests:
         self._has_begun: NDArray[np.bool_] = np.zeros(count, np.bool_)
         self._rung_since = [_NEVER] * count
         self._monday: date | None = None
-        # the day on which each player got the quest of the week, 0 for none
+        # the day on which each player got the quest of the week, as an ordinal; 0 without a quest
         self._week_since: Integers = np.zeros(count, np.int64)
         self._rule: Integers = np.zeros(count, np.int64)
         self._progress: Integers = np.zeros(count, np.int64)
-        # the day on which each player reached the target of the week, 0 for not yet
+        # the day on which each player reached the target of the week, as an ordinal; 0 if not reached
         self._reached_on: Integers = np.zeros(count, np.int64)
 
     def play(self, day: date, players: NDArray[np.intp], result: SessionResult) -> list[Quest]:
-        """Count a session of these players; return the quests that end with it or before it."""
+        """Update the quests with a session of these players; return quests that ended in or before it."""
         over = self._start_week(day)
         self._give(day, players)
         won = np.zeros(len(self._user_ids), np.bool_)
@@ -200,7 +200,7 @@ class ReplayQuests:
         return [*over, *self._complete_milestones(day, won)]
 
     def finish(self, now: datetime) -> list[Quest]:
-        """Return the quests that are open after the last session: of the week, and the milestones."""
+        """Return the quests that are open after the last session: quests of the week and milestones."""
         rungs = np.flatnonzero(self._has_begun & (self._rung < len(MILESTONES)))
         return [*self._end_week(now), *self._milestones(rungs)]
 
@@ -238,7 +238,7 @@ class ReplayQuests:
         return over
 
     def _give(self, day: date, players: NDArray[np.intp]) -> None:
-        """Give a milestone to new players, and a quest of the week to those who play first in it."""
+        """Give new players a milestone, and selected players the quest of the week at their first session."""
         for player in players[~self._has_begun[players]].tolist():
             self._rung_since[player] = open_of(day)
         self._has_begun[players] = True
@@ -257,7 +257,7 @@ class ReplayQuests:
         ]
 
     def _end_quests(self, since: datetime, day: int, expiry: datetime, now: datetime) -> Iterator[Quest]:
-        """Yield the quests of the week that were given on one day."""
+        """Yield the quests of the week that players got on one day."""
         players = np.flatnonzero(self._week_since == day)
         rules = self._rule[players]
         target = _TARGET_CENTS[rules]

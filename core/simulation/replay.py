@@ -1,8 +1,8 @@
 """Replays imported trading days as sessions of the game.
 
-Owns the order of a replay and its writes, always through the service's bulk loads. Every row, ids
-included, follows from the prices, the number of players and sessions and the seed, so that a repeated
-replay changes nothing.
+Owns the order of a replay and its writes, always through the service's bulk loads. Every row, including its
+id, depends only on the prices, the number of players and sessions, and the seed, so that a repeated replay
+changes nothing.
 """
 
 from collections.abc import Iterator
@@ -49,9 +49,9 @@ MAX_SEED: Final = 2**63 - 1
 
 @dataclass(frozen=True)
 class SeedResult:
-    """What a replay covers, its rows, and how many of them were new or changed.
+    """The sessions of a replay, the number of rows by table, and how many rows were new or changed.
 
-    `removed` players belonged to a replay with other parameters or prices.
+    `removed` is the number of removed players of a replay with other parameters or prices.
     """
 
     players: int
@@ -78,7 +78,7 @@ class SeedResult:
 
 
 class SeedPlan:
-    """A replay that is planned, so that its effect can be shown before it is run."""
+    """A replay that has not run yet, so that its effect can be shown first."""
 
     def __init__(
         self, service: EnhancedDatabaseService, replay: "Replay", traits: Traits, *, seed: int, mark: str
@@ -90,7 +90,7 @@ class SeedPlan:
         self._mark = mark
 
     def survey(self) -> Survey:
-        """Return what is in the database: what the seed would replace, and what no seed has made."""
+        """Return what the seed would replace in the database, and the data that no seed made."""
         players, history = len(self._replay.user_ids), self._replay.history
         with demanding(CURRENT):
             return survey(self._service, players=players, mark=self._mark, history=history)
@@ -98,8 +98,8 @@ class SeedPlan:
     def run(self, progress: Progress = ignore_progress, *, now: datetime | None = None) -> SeedResult:
         """Replay the sessions.
 
-        Simulated players of another replay are removed with all their data; other users and their
-        data are never changed.
+        Removes simulated players of another replay with all their data; never changes other users or their
+        data.
         """
         replay = self._replay
         joined_at = [open_of(day) for day in replay.join_days]
@@ -117,15 +117,15 @@ class SeedPlan:
 def plan_seed(
     service: EnhancedDatabaseService, *, players: int, sessions: int | None = None, seed: int = 1
 ) -> SeedPlan:
-    """Plan to replay the last `sessions` trading days (None, or more than there are: all of them).
+    """Plan to replay the last `sessions` trading days; all days if None, or if there are fewer days.
 
-    Raises `InvalidInput` for numbers out of range and when no prices are imported.
+    Raises `InvalidInput` for numbers out of range, or when no prices were imported.
     """
     _check("players", players, 1, MAX_PLAYERS)
     _check("seed", seed, 0, MAX_SEED)
     if sessions is not None:
         _check("sessions", sessions, 1, None)
-    # the import has often just ended, in another process
+    # read from the primary: often another process has just imported the prices
     with demanding(CURRENT):
         history = load_history(service)
     if not history.days:
@@ -147,25 +147,25 @@ def seed(
     progress: Progress = ignore_progress,
     now: datetime | None = None,
 ) -> SeedResult:
-    """Plan a seed and run it without looking at the database; see `plan_seed` and `SeedPlan`."""
+    """Plan and run a seed without a survey of the database; see `plan_seed` and `SeedPlan`."""
     return plan_seed(service, players=players, sessions=sessions, seed=seed).run(progress, now=now)
 
 
 class PlayedSession(NamedTuple):
-    """One session, of the history's `row`: the numbers of its players, and their result."""
+    """One session, played with row `row` of the history: the numbers of its players, and their result."""
 
     row: int
     day: date
     players: NDArray[np.intp]
     result: SessionResult
     quests: list[Quest]
-    """The quests that ended with the session, or before it."""
+    """The quests that ended in this session or before it."""
     completed: Integers
-    """How many quests each of the players has completed so far."""
+    """The number of quests that each of these players has completed so far."""
 
 
 class Replay:
-    """Plays the sessions from row `first` of the history on, one after the other."""
+    """Plays sessions one after the other, from row `first` of the history to its last row."""
 
     def __init__(
         self, history: PriceHistory, traits: Traits, user_ids: tuple[UUID, ...], *, seed: int, first: int
@@ -182,7 +182,7 @@ class Replay:
 
     @property
     def join_days(self) -> list[date]:
-        """The day on which each player joins."""
+        """The day on which each player joins, by number."""
         return [self.history.days[row] for row in self._joins.tolist()]
 
     def play(self) -> Iterator[PlayedSession]:
@@ -204,8 +204,8 @@ class Replay:
 def play_day(history: PriceHistory, row: int, traits: Traits, symbols: Hashes) -> SessionResult:
     """Play one day of a history; `symbols` are the hashes of its symbols.
 
-    The symbols that players buy depend on the closes before the day, the number of shares on its
-    opening prices, and only the final value on its closes.
+    The choice of symbols depends on the closes before the day, the number of shares on the day's opening
+    prices, and the final value on the day's closes.
     """
     opens = history.opens[row]
     before = history.carried[max(0, row - LOOKBACKS[-1] - 1) : row]
@@ -215,9 +215,9 @@ def play_day(history: PriceHistory, row: int, traits: Traits, symbols: Hashes) -
 
 
 class _Buffer:
-    """Collects rows of one table for a batch.
+    """Collects the rows of one table into batches.
 
-    The rows refer to rows of `after`, which is written before them.
+    The rows have foreign keys to rows of `after`, which are therefore written first.
     """
 
     def __init__(self, writes: BatchWriter, load: Any, *, after: "_Buffer | None" = None) -> None:
@@ -285,7 +285,7 @@ class _Output:
 
     def finish(self, replay: Replay, now: datetime) -> None:
         """Add the quests that are open after the last session, and write all collected rows."""
-        # an open quest of a settled player may have changed since the earlier run
+        # keep open quests of settled players: they may have changed since the earlier run
         settled, left = self._players.settled, replay.quests.finish(now)
         new = [quest for quest in left if quest.status != "ACTIVE" or quest.user_id not in settled]
         self.quests.add(new)
@@ -307,7 +307,7 @@ def _write(
     now: datetime,
 ) -> SeedResult:
     days = replay.history.days[replay.first :]
-    # leaderboard entries take as long as all other rows, so they get a connection of their own
+    # leaderboard entries take as long as all other rows together, so they get a separate connection
     with BatchWriter() as scores, BatchWriter() as others:
         output = _Output(service, players, seed, scores=scores, others=others)
         for number, session in enumerate(replay.play(), 1):

@@ -1,8 +1,8 @@
-"""One session: what players buy at the open, what it is worth later, and the rows that follow.
+"""One session: the purchases at the open, their value at later prices, and the rows to store.
 
-Owns the arithmetic of money, in whole numbers only, so that every value adds up to the cent: money is in
-cents, and prices are in a fraction of a unit that is a power of ten. Ids follow from the seed, the session
-and the player, so that the same session always makes the same rows. Writes nothing.
+Owns the arithmetic of money in integers only, so that all sums are exact: money is in cents, and prices are
+in units of a power of ten (`amounts`). Ids depend only on the seed, the session and the player, so that the
+same session always makes the same rows. Writes nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -42,9 +42,10 @@ _BUY: Final = "BUY"
 
 
 class Holdings(NamedTuple):
-    """What players own; a row per player, and in `shares` and `paid` a column per symbol.
+    """The cash and shares of players; one row per player, and in `shares` and `paid` one column per symbol.
 
-    `paid` is the price of one share, in which 1.00 is `price_units`; meaningful where there are shares.
+    `paid` is the purchase price of one share in units, meaningful only where `shares` is not 0; 1.00 is
+    `price_units` units.
     """
 
     cash_cents: Integers
@@ -54,14 +55,14 @@ class Holdings(NamedTuple):
 
 
 class SessionResult(NamedTuple):
-    """What players own and what that is worth, in the order of the holdings."""
+    """The holdings of players and their values, in the order of the holdings."""
 
     holdings: Holdings
     value_cents: Integers
 
     @property
     def change_cents(self) -> Integers:
-        """What each player gained or lost in the session."""
+        """The gain or loss of each player in the session, in cents."""
         change: Integers = self.value_cents - STARTING_CENTS
         return change
 
@@ -69,15 +70,15 @@ class SessionResult(NamedTuple):
 def buy_shares(
     weights: Integers, invested_percent: Integers, opens: Integers, price_units: int = PRICE_UNITS
 ) -> Holdings:
-    """Buy whole shares at the open.
+    """Buy whole shares at the open, and return the holdings.
 
-    Each player divides `invested_percent` of the starting cash by `weights`, one row per player and
-    one column per symbol; the rest, and the remainder below the price of a share, stays cash.
+    Each player spends `invested_percent` of the starting cash, distributed by `weights`, which has one row
+    per player and one column per symbol. The other cash, and amounts below the price of a share, are kept.
     """
     budget = STARTING_CENTS * invested_percent // 100
     total = np.maximum(weights.sum(axis=1), 1)
     budgets = budget[:, np.newaxis] * weights // total[:, np.newaxis]
-    prices = np.maximum(opens, 1)  # a symbol without a price has no weight
+    prices = np.maximum(opens, 1)  # avoids a division by 0; a symbol without a price has weight 0
     shares = np.where(opens > 0, budgets * (price_units // 100) // prices, 0)
     return hold_shares(shares, np.broadcast_to(opens, shares.shape), price_units)
 
@@ -89,13 +90,13 @@ def hold_shares(shares: Integers, paid: Integers, price_units: int = PRICE_UNITS
 
 
 def value_holdings(holdings: Holdings, prices: Integers) -> SessionResult:
-    """Return cash plus shares times price, rounded to the cent for each symbol."""
+    """Return the value of holdings: cash plus shares times price, rounded to the cent for each symbol."""
     worth = value_shares(holdings.shares, prices, holdings.price_units).sum(axis=1)
     return SessionResult(holdings, holdings.cash_cents + worth)
 
 
 def value_shares(shares: Integers, prices: Integers, price_units: int = PRICE_UNITS) -> Integers:
-    """Return what each position is worth in cents; half a cent counts as one."""
+    """Return the value of each position in cents; half a cent is rounded up."""
     return divide_rounded(shares * prices, price_units // 100)
 
 
@@ -105,7 +106,7 @@ def percent_hundredths(change_cents: Integers) -> Integers:
 
 
 def rank_scores(scores: Integers) -> Integers:
-    """Return the rank of each score, highest first; equal scores share it (1, 2, 2, 4)."""
+    """Return the rank of each score, highest first; equal scores have the same rank (1, 2, 2, 4)."""
     ordered = np.sort(scores)
     ranks: Integers = len(scores) - np.searchsorted(ordered, scores, side="right") + 1
     return ranks
@@ -136,7 +137,7 @@ class SessionRows:
     def build_portfolios(self) -> Iterator[Portfolio]:
         """Return a portfolio for each player."""
         change = self._result.change_cents
-        # in the order of the record's fields: keyword arguments double the cost of a row
+        # positional arguments, in the order of the record's fields: keywords would double the cost of a row
         return map(
             Portfolio,
             make_ids_of(Kind.PORTFOLIO, seed=self._seed, when=self._opened, keys=self._keys),
@@ -152,7 +153,7 @@ class SessionRows:
         )
 
     def build_positions(self, symbols: tuple[str, ...]) -> Iterator[Position]:
-        """Return what each player holds, by player and symbol."""
+        """Return the positions of the players, ordered by player and symbol."""
         rows, columns = np.nonzero(self._result.holdings.shares)
         return map(
             Position,
@@ -164,7 +165,7 @@ class SessionRows:
         )
 
     def build_trades(self, symbols: tuple[str, ...]) -> Iterator[Trade]:
-        """Return the purchases at the open, one for each position."""
+        """Return one trade for each position: its purchase at the open."""
         rows, columns = np.nonzero(self._result.holdings.shares)
         keys = self._keys[rows] ^ hash_texts(symbols)[columns]
         return map(
@@ -180,12 +181,12 @@ class SessionRows:
         )
 
     def build_entries(self, completed: Integers) -> Iterator[LeaderboardEntry]:
-        """Yield the entries of all leaderboards; `completed` are each player's quests so far."""
+        """Yield the entries of all leaderboards; `completed` is each player's number of completed quests."""
         everyone = np.arange(len(self._user_ids))
         returns = percent_hundredths(self._result.change_cents)
         yield from self._leaderboard(DAILY_RETURNS, Kind.DAILY_RETURNS, everyone, returns)
         yield from self._leaderboard(TOTAL_VALUE, Kind.TOTAL_VALUE, everyone, self._result.value_cents)
-        # a player without a completed quest is not on that leaderboard
+        # a player without a completed quest has no entry on the leaderboard of quests
         rows = np.flatnonzero(completed)
         yield from self._leaderboard(QUESTS_COMPLETED, Kind.QUESTS_COMPLETED, rows, completed[rows] * 100)
 

@@ -1,8 +1,9 @@
 """The simulator of the live market: prices continue from the last close, and players trade.
 
-Owns the loop: one step each interval, a new session at midnight UTC, and retries while the database
-is unavailable. Of several simulators on one database one runs the market, and the others wait. All state
-that matters is in the database: after an error, or in a new process, the session is read again and continues.
+Owns the loop: one step each interval, a new session at midnight UTC, and retries while the database is
+unavailable. When several simulators use one database, one runs the market and the others wait. All persistent
+state is in the database: after an error, or in a new process, the simulator reads the session again and
+continues it.
 """
 
 import logging
@@ -34,31 +35,34 @@ logger = logging.getLogger(__name__)
 
 FIRST_RETRY_SECONDS: Final = 1.0
 LAST_RETRY_SECONDS: Final = 30.0
-"""Waits double from the first to the last: short for a restart, long for an outage."""
+"""The pauses between retries double from the first to this: short for a restart, long for an outage."""
 
 UPKEEP_SECONDS: Final = 60.0
 """How often quests are expired, the audit log is sealed, and the list of players is checked."""
 
 SEAL_SECONDS: Final = 5 * UPKEEP_SECONDS
-"""A seal that is later than twice this time fires an alert; a step may take longer than usual."""
+"""The interval between seals that is reported to monitoring; an alert fires after twice this time.
+
+It is longer than the interval of upkeep, because a step may take longer than usual.
+"""
 
 LOCK: Final = 0x6D6F7665
-"""Any fixed number: "move" in ASCII."""
+"""The key of the advisory lock: an arbitrary constant ("move" in ASCII)."""
 
 LOOK_SECONDS: Final = 0.1
-"""How soon a signal is noticed."""
+"""The interval between checks for a signal."""
 
 STOP_SECONDS: Final = 0.8
-"""How long the current step may take after a signal; a call that hangs then loses its connection."""
+"""How long the current step may take after a signal; then the connection of a hanging call is closed."""
 
 
-class Stopped(Exception):  # not called ...Error: it is a request
+class Stopped(Exception):  # not named ...Error: a stop is a request and not a failure
     """The simulator was asked to stop in the middle of a step."""
 
 
 @dataclass
 class LiveSession:
-    """One UTC day; players and quests are opened after the first prices."""
+    """The live session of one UTC day; players and quests are added after the first prices."""
 
     day: date
     market: LiveMarket
@@ -67,7 +71,7 @@ class LiveSession:
 
 
 class Simulator:
-    """Runs the live market of one process; use it from one thread."""
+    """Runs the live market; not thread safe."""
 
     def __init__(
         self,
@@ -80,7 +84,7 @@ class Simulator:
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         generator: Generator | None = None,
     ) -> None:
-        """Without `lock` this process does not ask whether another one runs the market."""
+        """Without `lock`, the market runs even if another process runs it too."""
         self._service = service
         self._interval_seconds = interval_seconds
         self._stop = stop
@@ -94,15 +98,15 @@ class Simulator:
         self._upkeep_done = time.monotonic()
 
     def step(self) -> None:
-        """Move the market once and write all that follows; opens and closes sessions.
+        """Move prices once and update players and quests; open and close sessions when the day changes.
 
-        Raises what the service raises; the next step then reads the session again.
+        Raises the errors of the service; the next step then reads the session again.
         """
         now = self._clock()
         session, self._session = self._session, None
         today = now.astimezone(UTC).date()
         if session is None or session.day != today:
-            # the simulator before may have ended a moment ago
+            # read from the primary: the previous simulator may have written until a moment ago
             with demanding(CURRENT):
                 session = self._open(today)
         self._move(session, now)
@@ -116,7 +120,7 @@ class Simulator:
         self._do_upkeep(session.players)
 
     def run(self, on_step: Callable[[], None] = lambda: None) -> None:
-        """Step until asked to stop; after an error, log it once and retry with growing pauses."""
+        """Run steps until asked to stop; after an error, log it once and retry with growing pauses."""
         with ExitStack() as tasks:
             try:
                 self._run(tasks, on_step)
@@ -136,7 +140,7 @@ class Simulator:
                     on_step()
             except (Stopped, PoolClosed):
                 return
-            # every error is caught here: nobody would notice that the simulator has ended
+            # catch every error: otherwise the thread would end while the process continues
             except Exception as error:
                 if not is_failing:
                     _log_pause(error)
@@ -150,7 +154,7 @@ class Simulator:
             self._stop.wait(begun + self._interval_seconds - time.monotonic())
 
     def _take_turn(self, tasks: ExitStack) -> bool:
-        """Say whether this process runs the market; a process that waits is expected to do nothing."""
+        """Say whether this process runs the market; register its tasks with monitoring only if it does."""
         is_ours = self._lock is None or self._lock.hold()
         if is_ours and not self._is_ours:
             metrics = self._service.metrics
@@ -160,14 +164,14 @@ class Simulator:
                 logger.info("the other simulator has ended; this one runs the market now")
         elif not is_ours and self._is_ours is not False:
             tasks.close()
-            # the other one changes what was read
+            # discard the session: the other simulator changes its rows
             self._session = None
             logger.info("another simulator runs the market; this one waits and takes over when it ends")
         self._is_ours = is_ours
         return is_ours
 
     def _check_stop(self) -> None:
-        """Raise `Stopped` once asked to stop; called between two calls of the service."""
+        """Raise `Stopped` after a request to stop; called between two calls of the service."""
         if self._stop.is_set():
             raise Stopped
 
@@ -186,7 +190,7 @@ class Simulator:
         return LiveSession(day, market)
 
     def _maintain(self) -> None:
-        """Create the coming months' partitions; without them new rows go to the default ones."""
+        """Create the partitions of the next months; without them, new rows go to the default partitions."""
         try:
             self._service.maintain_partitions()
             self._service.maintain_audit_log(keep_months=self._audit_keep_months)
@@ -196,7 +200,7 @@ class Simulator:
     def _move(self, session: LiveSession, now: datetime) -> None:
         market = session.market
         volumes = market.move(self._interval_seconds, self._generator)
-        # read in each step, because reading a day of ticks at the start would take long
+        # read only the needed prices in each step: all ticks of a day at the start would take long
         before = self._service.list_prices_at([(symbol, now - DAY) for symbol in market.symbols])
         self._service.insert_market_ticks(market.build_ticks(now, volumes, before))
         market.announce(self._service)
@@ -212,7 +216,7 @@ class Simulator:
         return players, open_quests(self._service, session.day, players.users, self._check_stop)
 
     def _do_upkeep(self, players: LivePlayers) -> None:
-        """Expire quests, seal the audit log, and read the session again when players came or went."""
+        """Expire quests, seal the audit log, and discard the session when the players have changed."""
         if time.monotonic() - self._upkeep_done < UPKEEP_SECONDS:
             return
         self._upkeep_done = time.monotonic()
@@ -232,7 +236,7 @@ def run_simulator(
 ) -> None:
     """Run the live market until SIGTERM or SIGINT; call it from the main thread.
 
-    While another process has `lock`, this one waits. The caller closes the service.
+    Waits while another process holds `lock`. The caller closes the service.
     """
     stop = threading.Event()
     simulator = Simulator(
@@ -243,11 +247,11 @@ def run_simulator(
         lock=lock,
     )
 
-    # in a thread of its own: a call that hangs in the driver must not delay the signal's handler
+    # in a separate thread: a call that hangs in the driver must not delay the signal handler
     worker = threading.Thread(target=simulator.run, name="simulator", daemon=True)
     with _noting_signals() as noted:
         worker.start()
-        # a signal that comes right before a wait does not end it, so each wait is short
+        # a signal that arrives just before `join` does not interrupt it, so each wait is short
         while worker.is_alive() and not noted:
             worker.join(LOOK_SECONDS)
         stop.set()
@@ -264,11 +268,11 @@ def _log_pause(error: Exception) -> None:
 
 @contextmanager
 def _noting_signals() -> Iterator[list[int]]:
-    """Yield a list of the signals that have asked this process to stop."""
+    """Yield a list that collects the stop signals that this process receives."""
     noted: list[int] = []
 
     def handle(number: int, _frame: FrameType | None) -> None:
-        # no event: the handler interrupts this thread, which may hold the event's lock
+        # a list and no threading.Event: the handler interrupts this thread, which may hold the event's lock
         noted.append(number)
 
     signals = (signal.SIGTERM, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""When a trading day of New York opens and closes, and when a live session begins."""
+"""The times at which a trading day of New York opens and closes, and at which a live session begins."""
 
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
@@ -8,13 +8,13 @@ from zoneinfo import ZoneInfo
 MARKET_ZONE: Final = ZoneInfo("America/New_York")
 OPEN_TIME: Final = time(9, 30, tzinfo=MARKET_ZONE)
 CLOSE_TIME: Final = time(16, 0, tzinfo=MARKET_ZONE)
-"""When New York trades: 14:30 to 21:00 UTC, 13:30 to 20:00 UTC in its daylight saving time.
+"""Trading hours of New York: 14:30 to 21:00 UTC, or 13:30 to 20:00 UTC during daylight saving time.
 
-All imported days have these times, so that a day's tick is found by its date alone.
+All imported days have these times, so that a day's tick can be found by its date alone.
 """
 
 DAYS_KEPT: Final = 50_000
-"""Remembered opens and closes: a century and more."""
+"""Number of cached opens and closes: more than a century of days."""
 
 
 def midnight_of(day: date) -> datetime:
@@ -35,7 +35,7 @@ def close_of(day: date) -> datetime:
 
 
 def to_standard_time(moment: datetime) -> datetime:
-    """Return an instant as if New York had no daylight saving time: all opens have one time of the day."""
+    """Return an instant, moved to standard time: all opens have the same UTC time of day."""
     return moment + (moment.astimezone(MARKET_ZONE).dst() or timedelta(0))
 
 
