@@ -1,1 +1,1 @@
-"""The pages, a folder each: the script `page.py`, which Streamlit runs, and what only that page needs."""
+"""The pages, one folder each: the script `page.py`, which Streamlit runs, and modules for this page only."""

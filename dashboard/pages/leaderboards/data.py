@@ -1,7 +1,7 @@
-"""What the leaderboards page reads from the service.
+"""The reads of the leaderboards page, all from the service.
 
 The first page of a leaderboard and its summary are at most two minutes old, periods five minutes. Earlier
-ranks, trends and the list of sessions are kept for five seconds; everything else is read each time.
+ranks, trends and the list of sessions are cached for five seconds; everything else is read each time.
 """
 
 from collections.abc import Iterable, Sequence
@@ -29,16 +29,16 @@ SESSIONS_LISTED = 365
 """Sessions offered in the filter, more than a year of trading; a link can open older ones."""
 
 TREND_SESSIONS = 12
-"""Sessions in a sparkline: its width does not show more."""
+"""Sessions in a sparkline, which is too narrow for more."""
 
 NEIGHBOURS = 5
-"""Players shown above and below one player: this fits on a phone."""
+"""Players shown above and below the searched player: as many as fit on a phone."""
 
 PERIOD_PLAYERS = 1_000
-"""Players listed and searched in a period: each page would add up all scores again."""
+"""Most players listed and searched in a period; read in one call: a read per page would sum all scores."""
 
 MATCHES_COUNTED = 1_000
-"""How far the service counts matches of a search, and how many pages there are when ordered by name."""
+"""Most matches of a search that the service counts; in name order, also the most players to page through."""
 
 ORDERS = {
     "Best first": "rank",
@@ -64,7 +64,7 @@ class ComparedEntries(msgspec.Struct, frozen=True):
     """Entries with the scores of their players in the compared session and in recent sessions.
 
     `trends` are oldest first; `players` and `players_before` are the sizes of both leaderboards. `values`
-    are the values that exact returns were computed from; empty when the scores are all there is.
+    are the total values from which exact returns are computed; empty if ranks come from the scores.
     """
 
     entries: tuple[LeaderboardEntry, ...]
@@ -76,7 +76,7 @@ class ComparedEntries(msgspec.Struct, frozen=True):
 
 
 class Summaries(msgspec.Struct, frozen=True):
-    """A leaderboard in figures, and that of the compared session; None without scores."""
+    """The summaries of a leaderboard and of the compared session's leaderboard; None without scores."""
 
     shown: LeaderboardSummary | None
     compared: LeaderboardSummary | None
@@ -84,9 +84,9 @@ class Summaries(msgspec.Struct, frozen=True):
 
 
 class Page(msgspec.Struct, frozen=True):
-    """One page of the players that a selection means: page `number` of `pages`, which have `total` players.
+    """One page of the selected players: page `number` of `pages`; all pages together have `total` players.
 
-    `around` are the entries around `player`, when a search means one player.
+    If a search finds a single player, it is `player`, and `around` are the entries around it; otherwise None.
     """
 
     total: int
@@ -100,7 +100,7 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class PeriodPage(msgspec.Struct, frozen=True):
-    """One page of a period; `trends` as in `ComparedEntries`."""
+    """One page of a leaderboard over a period; `trends` as in `ComparedEntries`."""
 
     period: PeriodLeaderboard
     pages: int
@@ -111,7 +111,7 @@ class PeriodPage(msgspec.Struct, frozen=True):
 
 
 def list_sessions(service: EnhancedDatabaseService, *, linked: date | None = None) -> tuple[date, ...]:
-    """Return the newest sessions, newest first, and the one that a link names if it exists."""
+    """Return the newest sessions, newest first, then the session `linked` if it is older and exists."""
     sessions = runtime.get_cache().get_or_load(
         (service, "sessions"), lambda: service.list_session_dates(limit=SESSIONS_LISTED)
     )
@@ -135,7 +135,7 @@ def _list_days_before(service: EnhancedDatabaseService, category: str, day: date
 
 
 def load_summaries(service: EnhancedDatabaseService, selection: Selection) -> Summaries:
-    """Return the leaderboard of a session in figures, and that of the session to compare with."""
+    """Return the summaries of the selected leaderboard and of the compared session's leaderboard."""
     compared = selection.compared_day
     return Summaries(
         find_summary(service, selection.category, selection.day),
@@ -147,14 +147,14 @@ def load_summaries(service: EnhancedDatabaseService, selection: Selection) -> Su
 def find_summary(
     service: EnhancedDatabaseService, category: Category, day: date
 ) -> LeaderboardSummary | None:
-    """Return the summary of a leaderboard, or None without entries; counts get bins of whole numbers."""
+    """Return the summary of a leaderboard, or None without entries; counts get bins with integer edges."""
     source = exact_ranks.find_source(service, category, day)
     least_width = Decimal(1) if category.unit == "count" else Decimal("0.01")
     return source.find_summary(service, least_width=least_width)
 
 
 def load_page(service: EnhancedDatabaseService, selection: Selection, number: int) -> Page | None:
-    """Return one page of a leaderboard, the first if there is no such page; None without entries."""
+    """Return page `number` of a leaderboard, or the first page if it does not exist; None without entries."""
     source = exact_ranks.find_source(service, selection.category, selection.day)
     players = service.count_leaderboard(source.rank_key, selection.day)
     leaders = source.put_scores(service, service.get_leaderboard(source.rank_key, selection.day, 1))
@@ -182,7 +182,7 @@ def count_players(
 ) -> int:
     """Return the number of players to page through; 0 for a prefix that cannot be a username.
 
-    Ordered by name these are the first thousand: beyond, more letters are faster than more pages.
+    In name order at most 1,000: typing more letters finds a later player faster than more pages.
     """
     if not selection.prefix:
         return min(players, MATCHES_COUNTED) if selection.order.endswith("username") else players
@@ -195,9 +195,9 @@ def count_players(
 def list_entries(
     service: EnhancedDatabaseService, source: ScoreSource, selection: Selection, page: int
 ) -> tuple[LeaderboardEntry, ...]:
-    """Return the entries of one page as the service has them, the first page being number 1."""
+    """Return the entries of `rank_key` on one page, as read from the service; page numbers begin at 1."""
     if page == 1 and not selection.prefix and selection.order == "rank":
-        # the view that most visitors open, and the only one that is cached
+        # the view that most visitors open; only this one is cached
         return service.get_leaderboard(source.rank_key, selection.day, selection.rows)
     try:
         return service.list_leaderboard(
@@ -209,7 +209,7 @@ def list_entries(
             prefix=selection.prefix,
         )
     except InvalidInput:
-        # a prefix that cannot be a username
+        # the prefix cannot be a username
         return ()
 
 
@@ -221,7 +221,7 @@ def compare_entries(
     *,
     players: int,
 ) -> ComparedEntries:
-    """Return entries of the service with the earlier scores of their players."""
+    """Return entries with the scores of their players in earlier sessions."""
     user_ids = tuple(entry.user_id for entry in found)
     entries, day = source.put_scores(service, found), selection.compared_day
     values = tuple(entry.score for entry in found) if source.is_by_value else ()
@@ -261,9 +261,9 @@ def find_neighbours(
     selection: Selection,
     found: Sequence[LeaderboardEntry],
 ) -> tuple[LeaderboardEntry, tuple[LeaderboardEntry, ...]] | None:
-    """Return the player that a search means, and the entries around that player.
+    """Return the entry of the searched player and the entries around it, or None if there is no single one.
 
-    A search means the player whose whole username was typed, or the only match; otherwise None.
+    The searched player is the one whose full username was typed, or the only match.
     """
     wanted = selection.prefix.casefold()
     exact = [entry for entry in found if entry.username.casefold() == wanted]
@@ -280,7 +280,7 @@ def find_neighbours(
 
 
 def load_period_page(service: EnhancedDatabaseService, selection: Selection, number: int) -> PeriodPage:
-    """Return one page of the best players over the selected sessions, the first if there is no such."""
+    """Return page `number` of the best players over the selected sessions, else the first page."""
     period = load_period(service, selection)
     found = filter_by_name(period.entries, selection.prefix)
     pages = max(1, -(-len(found) // selection.rows))
@@ -294,7 +294,7 @@ def load_period_page(service: EnhancedDatabaseService, selection: Selection, num
 def load_period(service: EnhancedDatabaseService, selection: Selection) -> PeriodLeaderboard:
     """Return the best players over the selected sessions.
 
-    Returns are ranked by values where the first and the last session have both.
+    Daily returns are ranked by total value if the first and the last session have both leaderboards.
     """
     category, sessions = selection.category, selection.sessions
     before = selection.day + timedelta(days=1)

@@ -1,8 +1,9 @@
 """The download of a leaderboard as a CSV file: its link and its route.
 
-The file has all players that match the filters, on every page of the table and in its order, or those of the
-period; it leaves the compared session out. Best first, rows are written while they are read, so a leaderboard
-of any size takes the memory of one batch; in any other order its rows are sorted in memory.
+The file has all players that match the filters, from every page of the table and in the order of the table,
+or the players of the period; it does not have the compared session. In the order "best first", rows are
+written while they are read, so a leaderboard of any size takes the memory of one batch; for any other order,
+the rows are sorted in memory.
 """
 
 from collections.abc import Iterable, Iterator
@@ -39,7 +40,7 @@ Row = tuple[object, ...]
 
 
 def build_link(selection: Selection) -> str:
-    """Return the address of the CSV file that has the selected players, relative to any page."""
+    """Return the address of the CSV file of the selected players, relative to any page."""
     wanted = {"category": selection.category.key, "day": selection.day.isoformat()}
     if selection.sessions > 1:
         wanted["sessions"] = str(selection.sessions)
@@ -51,7 +52,7 @@ def build_link(selection: Selection) -> str:
 
 
 def describe(selection: Selection) -> str:
-    """Say what is in the file of a selection."""
+    """Return a text that describes the content of the file."""
     found = f" whose username starts with “{selection.prefix}”" if selection.prefix else ""
     if selection.sessions > 1:
         return f"The best {format_count(data.PERIOD_PLAYERS)} players of the period{found}, with mean scores"
@@ -59,7 +60,7 @@ def describe(selection: Selection) -> str:
 
 
 def get_leaderboard(request: Request) -> Response:
-    """Answer with all rows; 400 for a wrong parameter, 503 without a database.
+    """Return the response with all rows; status 400 for a wrong parameter, 503 without a database.
 
     Runs on a worker thread. A leaderboard without entries is a file with only the header.
     """
@@ -67,7 +68,7 @@ def get_leaderboard(request: Request) -> Response:
 
 
 def list_rows(entries: Iterable[LeaderboardEntry], *, order: str = "rank", prefix: str = "") -> Iterable[Row]:
-    """Return the rows of the entries with a prefix, in an order of the page; `entries` come best first."""
+    """Return rows for the entries whose username has the prefix, in `order`; `entries` come best first."""
     wanted = prefix.lower()
     rows = (_build_row(entry) for entry in entries if entry.username.lower().startswith(wanted))
     if order == "rank":
@@ -78,14 +79,14 @@ def list_rows(entries: Iterable[LeaderboardEntry], *, order: str = "rank", prefi
 
 
 def list_period_rows(period: PeriodLeaderboard, *, category: str, prefix: str = "") -> Iterator[Row]:
-    """Yield the rows of a period, those of a prefix."""
+    """Yield the rows of a period for the players whose username has the prefix."""
     for entry in data.filter_by_name(period.entries, prefix):
         days = period.days[-1], period.days[0]
         yield entry.rank, entry.username, entry.score, entry.sessions, entry.user_id, *days, category
 
 
 def read(service: EnhancedDatabaseService, selection: Selection) -> CsvFile:
-    """Return the file of a selection."""
+    """Return the CSV file of a selection."""
     name, category, prefix = _name(selection), selection.category.key, selection.prefix
     if selection.sessions > 1:
         period = data.load_period(service, selection)

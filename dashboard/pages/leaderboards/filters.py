@@ -23,7 +23,7 @@ DEFAULT_ROWS = "25"
 PERIODS = {"Session": 1, "7 sessions": 7, "30 sessions": 30}
 PREVIOUS = "Session before"
 ORDER_CHANGED = "order-changed"
-"""Set by a click in the table, which runs the table alone: the filters have to run too."""
+"""Key in the session state; set by a click in the table, after which the whole page has to run again."""
 
 FILTERS_PER_ROW, FILTER_PIXELS = 4, 200
 FILTERS = {
@@ -40,9 +40,9 @@ FILTERS = {
 
 
 def show_filters(service: EnhancedDatabaseService, sessions: Sequence[date], newest: date) -> Selection:
-    """Show the filters and return their values; unknown values in the address are named."""
+    """Show the filters and return their values; report unknown values in the address."""
     days = {f"Newest ({newest.isoformat()})": newest, **{day.isoformat(): day for day in sessions}}
-    # one grid, because rows of columns send an element for each column
+    # a single grid: rows of columns would send one more element per column
     with st.grid(FILTERS_PER_ROW, min_column_width=FILTER_PIXELS, gap="small"):
         category_cell = st.container()
         day = days[
@@ -105,7 +105,7 @@ def _select_compared_day(
     *,
     disabled: bool,
 ) -> date | None:
-    """Show the session to compare with and return it; None when there is no earlier one."""
+    """Show the choice of the session to compare with and return it; None when there is no earlier one."""
     previous = live.read(
         ("leaderboards-previous", category.key, day),
         partial(data.find_previous_session, service, category.key, day),
@@ -124,7 +124,7 @@ def _select_compared_day(
 
 
 def sort_by(column: str) -> None:
-    """Order all players by a column, and backwards when it is chosen again; other columns are in no order."""
+    """Sort all players by a column, in reverse on the second click; ignore columns that cannot be sorted."""
     orders = {order: name for name, order in data.ORDERS.items()}
     if column not in SORTS:
         return
@@ -140,7 +140,7 @@ def sort_by(column: str) -> None:
 def reset_page() -> None:
     """Return to the first page of the table."""
     if st.session_state.get("page", 1) != 1:
-        # the address lacks what a widget shows by default, such as the first category
+        # the address lacks values that a widget shows by default, such as the first category
         filters.keep_in_address(FILTERS)
         st.session_state["page"] = 1
 
@@ -157,7 +157,7 @@ def select_page(pages: int) -> None:
     if pages <= 1:
         return
     unknown = filters.find_unknown("page", [str(number) for number in range(1, pages + 1)])
-    # the leaderboard may have become shorter
+    # the leaderboard may have fewer pages now
     if st.session_state.get("page", 1) > pages:
         st.session_state["page"] = 1
     number = st.pagination(pages, key="page", bind="query-params")

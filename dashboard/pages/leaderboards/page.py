@@ -1,6 +1,6 @@
 """Leaderboards: the players of a category, ranked in one session or over several.
 
-Run by Streamlit as a script for every view. The leaderboard refreshes alone.
+Run by Streamlit as a script for every view. The leaderboard refreshes by itself, without the filters.
 """
 
 from datetime import date
@@ -35,7 +35,7 @@ _WITHOUT_SORT = """<style>
     display: none;
 }
 </style>"""
-"""The menu of a heading would sort the rows of one page; a click on the heading orders all players."""
+"""Hides the sort items in the menu of a column: they sort one page only; a click on the heading sorts all."""
 
 
 def show_leaderboards() -> None:
@@ -70,7 +70,7 @@ def _find_newest(service: EnhancedDatabaseService) -> date | None:
 def _show_leaderboard(service: EnhancedDatabaseService, selection: Selection, newest: date) -> None:
     is_new = _find_newest(service) not in (None, newest)
     if st.session_state.pop(ORDER_CHANGED, False) or is_new:
-        # run the whole page: the filters must show the new order, or offer the new session
+        # run the whole page: the filters must show the new order or list the new session
         st.rerun()
     page = get_page()
     if selection.sessions > 1:
@@ -169,7 +169,7 @@ def _show_summaries(selection: Selection, summaries: Summaries) -> None:
 
 def _show_entries(selection: Selection, window: str | None, page: Page | None) -> None:
     if page is None:
-        # the summary says that nobody has a score
+        # nothing to show here: the summary already says that no player has a score
         return
     _show_entries_heading(selection, page)
     if page.rows.entries:
@@ -190,7 +190,7 @@ def _show_ranked(
 ) -> None:
     category = selection.category
     cache_key = ("table", category.key, page.best, rows.entries, rows.players, rows.players_before)
-    # built again only when an entry has changed
+    # the table is built again only when an entry has changed
     table = runtime.get_cache().get_or_load(
         (*cache_key, selection.day, selection.compared_day),
         lambda: tables.build_entries_table(rows, category, best=page.best),
@@ -199,7 +199,7 @@ def _show_ranked(
         table,
         rows.entries,
         tables.build_columns(category, is_open=page.is_open),
-        # another order is another table: its heading is not selected any more
+        # a new key for each order makes a new table, in which no heading is selected
         key=f"{key}-{selection.order}",
         alt=f"{alt} by {category.name.lower()}",
         on_sort=sort_by if key == "board" else None,

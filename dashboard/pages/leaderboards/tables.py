@@ -1,6 +1,6 @@
 """The tables of the leaderboards page: their rows, their columns, and the click that opens a player.
 
-Arrow tables, because that is what a page sends: converting pandas costs more than building the rows.
+Builds Arrow tables, because Streamlit sends Arrow: converting pandas costs more than building the rows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,12 +33,12 @@ ON_PHONE = ("medal", "rank", "player", "score")
 VISIBLE_ROWS = 25
 
 LEADERBOARDS_KEPT = 64
-"""Recently shown distributions, some kilobytes each: many visitors look at the same leaderboards."""
+"""Most distributions in the cache, some kilobytes each; visitors often open the same leaderboards."""
 
 LARGE = 1_000
-"""Players of a leaderboard on which a number of ranks says little: shares of the players stand beside it."""
+"""Players from which a leaderboard is large: a move by ranks is then also shown as shares of the players."""
 
-# Figures are text as a reader sees it: a screen reader would read out the number behind it.
+# Figures are sent as formatted text: a screen reader would read out the unformatted number.
 _TYPES = {
     "medal": pa.list_(pa.string()),
     "rank": pa.int64(),
@@ -54,7 +54,7 @@ _TYPES = {
 
 MEDALS = {1: "gold", 2: "silver", 3: "bronze"}
 _MEDAL_COLOURS = ("#f2b93b", "#c3cad6", "#e8b48f")
-"""Light enough for dark letters, in both themes."""
+"""Background colours of the medals, light enough for dark letters in both themes."""
 
 SORTS = {
     "rank": ("rank", "-rank"),
@@ -63,7 +63,7 @@ SORTS = {
     "medal": ("rank", "-rank"),
     "player": ("username", "-username"),
 }
-"""The order of all players that the heading of a column chooses, and that of its second click."""
+"""For each column, the order after the first click on its heading and after the second click."""
 
 
 def build_entries_table(compared: ComparedEntries, category: Category, *, best: Decimal) -> pa.Table:
@@ -110,7 +110,7 @@ def _list_ranks(
     best: Decimal,
     is_mean: bool = False,
 ) -> dict[str, list[Any]]:
-    # the mean of counts is no whole number
+    # the mean of counts can be a fraction
     unit = "number" if is_mean and unit == "count" else unit
     return {
         "medal": [[MEDALS[entry.rank]] if entry.rank in MEDALS else [] for entry in entries],
@@ -130,7 +130,7 @@ def _build_table(columns: Mapping[str, list[Any]]) -> pa.Table:
 def describe_move(rank: int, before: PlayerScore | None, *, players: int, players_before: int) -> str:
     """Write how far a rank moved: `↑ 3`, `↓ 12`, `=`, or `no rank before`.
 
-    On a large leaderboard with the shares of the players: `↑ 80,431 · top 3%, was top 84%`.
+    On a large leaderboard, shares of the players are added: `↑ 80,431 · top 3%, was top 84%`.
     """
     if before is None or before.rank is None:
         return "no rank before"
@@ -143,7 +143,7 @@ def describe_move(rank: int, before: PlayerScore | None, *, players: int, player
 
 
 def describe_difference(value: Decimal, before: Decimal, unit: Unit) -> str:
-    """Write the difference of two scores with its sign: `+$12.50`, `-0.30 pts`; zero has none."""
+    """Write the difference of two scores with its sign: `+$12.50`, `-0.30 pts`; zero has no sign."""
     difference = value - before
     if unit == "percent":
         return format_points(difference)
@@ -162,9 +162,9 @@ def describe_gap(gap: Decimal, unit: Unit) -> str:
 
 @lru_cache(LEADERBOARDS_KEPT)
 def build_bins(bins: tuple[ScoreBin, ...], unit: Unit) -> tuple[Bin, ...]:
-    """Return the bins of a histogram; none when all scores are in one bin.
+    """Return the bins of a histogram; empty when all scores are in one bin.
 
-    A bin of one whole number is centred on it.
+    A bin that holds a single whole number is centred on it.
     """
     if sum(item.players > 0 for item in bins) < 2:
         return ()
@@ -173,7 +173,7 @@ def build_bins(bins: tuple[ScoreBin, ...], unit: Unit) -> tuple[Bin, ...]:
 
 
 def have_equal_bins(summary: LeaderboardSummary, other: LeaderboardSummary) -> bool:
-    """Return whether two distributions have bins of the same width, so that their heights compare."""
+    """Return whether two distributions have bins of the same width, so that their heights can be compared."""
     first, second = summary.bins[0], other.bins[0]
     return first.high - first.low == second.high - second.low
 
@@ -188,12 +188,13 @@ def show_players(
     on_sort: Callable[[str], None] | None = None,
     window: str | None = None,
 ) -> None:
-    """Show ranked players; a click on a cell, except in the first column, opens the player in a window.
+    """Show ranked players; a click on a cell, except in the first column, opens the player's portfolio.
 
-    A click on a heading calls `on_sort` with the column, because rows of other pages belong to an order too.
+    `window` is the window of the portfolio. A click on a heading calls `on_sort` with the column: the browser
+    could only sort the rows of this page.
     """
     names = [entry.username for entry in entries]
-    # the click was on the rows of the last run, whose order may differ from this one
+    # the click was on the rows of the previous run, whose order may differ from the order of this run
     shown = st.session_state.get(f"{key}-shown", names)
     st.session_state[f"{key}-shown"] = names
 
@@ -210,7 +211,7 @@ def show_players(
         on_phone=ON_PHONE,
         key=key,
         on_select=choose,
-        # with columns to select, a click on a heading does not sort the rows of this page alone
+        # "single-column" turns off sorting in the browser, which would sort only the rows of this page
         selection_mode=["single-cell", "single-column"],
         placeholder="",
     )
@@ -224,7 +225,7 @@ def show_players(
 def find_clicked_player(selection: Mapping[str, Any], names: Sequence[str]) -> str | None:
     """Return the username in the row of the selected cell, or None.
 
-    The first column does not count: keyboard focus enters there and moves up and down.
+    A click on the first column is ignored: keyboard focus enters the table there and moves up and down.
     """
     rows = [row for row, column in selection.get("cells", ()) if column != FIRST_COLUMN]
     return names[rows[0]] if rows and rows[0] < len(names) else None
@@ -233,7 +234,7 @@ def find_clicked_player(selection: Mapping[str, Any], names: Sequence[str]) -> s
 def build_columns(category: Category, *, is_open: bool = False, sessions: int = 1) -> dict[str, Any]:
     """Return the columns of a session, or of a period of several sessions.
 
-    `is_open` says that the session is not finished: moves and changes are "so far" then.
+    `is_open` says that the session is not finished: moves and changes are then labelled "so far".
     """
     text, number = st.column_config.TextColumn, st.column_config.NumberColumn
     so_far = " so far" if is_open else ""

@@ -1,7 +1,7 @@
-"""The charts of a symbol's candles and volume, as Vega-Lite in plain dictionaries.
+"""The charts of a symbol's candles and volume, as Vega-Lite dictionaries.
 
-Time runs evenly, labelled in UTC, and all candles of a chart are equally wide: nights, weekends and other
-times without a price are gaps.
+The time axis is linear and labelled in UTC, and all candles of a chart have the same width: nights, weekends
+and other times without a price are gaps.
 """
 
 from bisect import bisect_right
@@ -35,7 +35,7 @@ def build_candle_chart(
         },
     }
     body: Spec = {
-        # the outline keeps a candle visible whose price did not move
+        # without an outline, a candle whose price did not move would have no height
         "mark": {"type": "rect", "x2Offset": -1, "strokeWidth": 1.5},
         "encoding": {
             "x": {"field": "begin", **x},
@@ -145,7 +145,7 @@ def _time_scale(candles: Sequence[Candle], window: Window, chosen: Range) -> Spe
         "labelFlush": False,
         "ticks": False,
     }
-    # the axis has whole candles, also where the window begins or ends within a candle
+    # the axis begins and ends at candle boundaries, even if the window does not
     start = min([window.start, *(candle.bucket for candle in candles[:1])])
     domain = [_milliseconds(start), _milliseconds(window.end + chosen.width)]
     scale = {"type": "utc", "domain": domain, "nice": False}
@@ -153,12 +153,12 @@ def _time_scale(candles: Sequence[Candle], window: Window, chosen: Range) -> Spe
 
 
 def _milliseconds(time: datetime) -> float:
-    # not text, which a browser would have to parse
+    # a number, because a browser would have to parse text
     return time.timestamp() * 1000
 
 
 def _volume_axis() -> Spec:
-    # a prefix for each label: a common one would write `0M`; and a billion is B, not G
+    # each label gets its own SI prefix, because a common prefix would give `0M`; a billion is B, not G
     label = "replace(format(datum.value, '~s'), 'G', 'B')"
     return {"title": None, "labelExpr": label, "tickCount": 3, "minExtent": AXIS_PIXELS}
 

@@ -1,6 +1,6 @@
-"""What the market page reads from the service: prices, candles, market events and what these did.
+"""The reads of the market page, from the service: prices, candles, market events and their effects.
 
-Prices and what follows from them are at most 30 seconds old; candles and events are read each time.
+Prices and figures computed from them are at most 30 seconds old; candles and events are read each time.
 """
 
 from calendar import monthrange
@@ -15,7 +15,7 @@ from core.records import Candle, EventEffect, MarketEvent, PriceStatistics, Spar
 
 SPARKLINE_POINTS = 24
 SPARKLINE_STEP = timedelta(hours=1)
-"""The last day of a live market by the hour; imported prices have one point per day."""
+"""Step of a sparkline in a live market, for its last day; imported prices have one point per day."""
 
 EVENTS_MARKED = 200
 """Events marked in a chart: more would hide the candles."""
@@ -25,7 +25,7 @@ DAY = timedelta(days=1)
 
 
 class Range(msgspec.Struct, frozen=True):
-    """The length of a chart that ends with the last price, in candles of one width.
+    """The time range of a chart that ends with the last price, and the width of its candles.
 
     `days` and `months` count back from the day of the last price, which is included; without both the
     range is the last 24 hours. `labels` are d3 time formats, one for each line of a label on the axis.
@@ -53,9 +53,10 @@ class Window(msgspec.Struct, frozen=True):
 
 
 class SymbolView(msgspec.Struct, frozen=True):
-    """A symbol with its candles in a window and the events of that time.
+    """A symbol with its candles and events in a window.
 
-    `before` is the last price before the window, `moved_weeks` by how much the history was moved.
+    `before` is the last price before the window; `moved_weeks` is the number of weeks by which the imported
+    history was moved.
     """
 
     tick: Tick
@@ -67,7 +68,7 @@ class SymbolView(msgspec.Struct, frozen=True):
 
 
 class EventFilter(msgspec.Struct, frozen=True):
-    """The market events to list; None in a field lets all pass."""
+    """The market events to list; a field that is None does not filter."""
 
     type: str | None
     sentiment: str | None
@@ -85,14 +86,14 @@ RANGES = (
     Range("5 years", "1w", timedelta(weeks=1), "1 week", ("%b %Y",), months=60),
     Range("10 years", "2w", timedelta(weeks=2), "2 weeks", ("%Y",), months=120),
 )
-"""Each has at most about 370 candles, however many ticks there are."""
+"""The ranges that can be chosen; each has at most about 370 candles, regardless of the number of ticks."""
 
 
 def list_ticks(service: EnhancedDatabaseService) -> tuple[Tick, ...]:
     """Return the last price of every symbol, with the changes and the volatility of the stored prices.
 
-    The price of 24 hours before is at most 15 seconds too old. What a tick was stored with stands where the
-    stored prices do not reach back far enough.
+    The price that counts as 24 hours old is at most 15 seconds older. If the stored prices do not reach back
+    far enough, the change and volatility stored with the tick are returned.
     """
     known = {found.symbol: found for found in service.get_price_statistics()}
     return tuple(_complete(tick, known.get(tick.symbol)) for tick in service.get_latest_market_data())
@@ -107,7 +108,7 @@ def _complete(tick: Tick, found: PriceStatistics | None) -> Tick:
 
 
 def _compare(tick: Tick, before: Decimal | None) -> Tick:
-    """Return a tick with its changes against the price of 24 hours before."""
+    """Return the tick with its changes since the price `before`, which is 24 hours old."""
     if before is None:
         return tick
     change = tick.price - before
@@ -115,12 +116,12 @@ def _compare(tick: Tick, before: Decimal | None) -> Tick:
 
 
 def list_sparklines(service: EnhancedDatabaseService) -> tuple[Sparkline, ...]:
-    """Return the last prices of every symbol."""
+    """Return the recent prices of every symbol, for sparklines."""
     return service.get_sparklines(points=SPARKLINE_POINTS, step=SPARKLINE_STEP)
 
 
 def load_symbol(service: EnhancedDatabaseService, symbol: str, chosen: Range) -> SymbolView | None:
-    """Return a symbol and its candles in a range; None when it has no price."""
+    """Return a symbol and its candles in a range; None when the symbol has no price."""
     tick = next((tick for tick in list_ticks(service) if tick.symbol == symbol), None)
     if tick is None:
         return None
@@ -139,7 +140,7 @@ def load_symbol(service: EnhancedDatabaseService, symbol: str, chosen: Range) ->
 def find_window(chosen: Range, latest: datetime) -> Window:
     """Return the window of a range that ends with the price at `latest`.
 
-    The window of 24 hours begins just after the price that the change in 24 hours is measured from. Longer
+    The window of 24 hours begins just after the price with which the 24-hour change is computed. Longer
     ranges begin at 00:00 UTC: "1 week" is the day of the price and the six days before, "1 month" the days
     after the same day of the month before.
     """
@@ -157,7 +158,7 @@ def find_window(chosen: Range, latest: datetime) -> Window:
 
 
 def list_events(service: EnhancedDatabaseService, wanted: EventFilter) -> tuple[MarketEvent, ...]:
-    """Return the newest events that pass the filter, and one more than the limit if there is one."""
+    """Return the newest events that pass the filter; one more than the limit shows that there are more."""
     return service.list_market_events(
         wanted.limit + 1, type=wanted.type, sentiment=wanted.sentiment, symbol=wanted.symbol
     )
@@ -166,7 +167,7 @@ def list_events(service: EnhancedDatabaseService, wanted: EventFilter) -> tuple[
 def find_effect(
     service: EnhancedDatabaseService, wanted: EventFilter, chosen: UUID | None, window: timedelta
 ) -> EventEffect | None:
-    """Return the effect of the chosen event; without one, of the newest that passes the filter."""
+    """Return the effect of the chosen event, or, if None is chosen, of the newest event in the filter."""
     effect = None if chosen is None else service.find_event_effect(chosen, window)
     if effect is None and (events := list_events(service, wanted)):
         effect = service.find_event_effect(events[0].id, window)

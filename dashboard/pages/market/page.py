@@ -1,6 +1,6 @@
 """Market: the prices of all symbols, the candles of one, and market events.
 
-Run by Streamlit as a script for every view. Prices, chart and events refresh alone.
+Run by Streamlit as a script for every view. Prices, chart and events refresh by themselves.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ AGE = "Up to 30 seconds old."
 CHOSEN_EVENT = "chosen-event"
 
 Cards = tuple[DeltaGenerator, DeltaGenerator, DeltaGenerator]
-"""Places of three cards, which a part fills again at each refresh."""
+"""Containers of three cards; a live part fills them again at each refresh."""
 
 SENTIMENTS = {"Positive": "POSITIVE", "Negative": "NEGATIVE", "Neutral": "NEUTRAL"}
 
@@ -83,7 +83,7 @@ def show_market() -> None:
     symbol, selected = _show_filters(symbols)
     with st.grid(6, min_column_width=CARD_PIXELS):
         price, change, extremes, volume, volatility, spread = (st.empty() for _ in range(6))
-    # one read fills the table and the cards of its symbol, so that the page has one present price
+    # the table and the cards share one read, so that the page shows the same price in both
     with table:
         live.show_live(
             partial(_show_prices, service, symbol, (price, volatility, spread)), seconds=PRICES_SECONDS
@@ -99,7 +99,7 @@ def show_market() -> None:
 
 
 def _list_symbols(service: EnhancedDatabaseService) -> list[str]:
-    """Return the symbols that can be chosen: another program may have stored names that no call accepts."""
+    """Return the valid symbols: another program may have stored names that the service rejects."""
     return list_accepted((tick.symbol for tick in service.get_latest_market_data()), check_symbol)
 
 
@@ -143,13 +143,13 @@ def _show_symbols(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -> Non
 
 
 def _select_row(symbols: Sequence[str]) -> None:
-    """Put the symbol of the selected row into the filter, and with it into the address."""
+    """Put the symbol of the selected row into the filter and so into the address."""
     rows = st.session_state["symbols-table"].selection.rows
     accepted = list_accepted((symbols[row] for row in rows if row < len(symbols)), check_symbol)
     if accepted:
         filters.keep_in_address(FILTERS)
         st.session_state["symbol"] = accepted[0]
-        # the chart is not part of the table's fragment
+        # the chart is outside the table's fragment: this flag makes the whole page run again
         st.session_state["symbol-selected"] = True
 
 
@@ -164,7 +164,7 @@ def _show_filters(symbols: Sequence[str]) -> tuple[str, Range]:
 
 
 def _show_present(tick: Tick, cards: Cards) -> None:
-    """Show the last price of a symbol, its volatility and its spread, as the table does."""
+    """Show the same last price, volatility and spread of a symbol as the table."""
     price, volatility, spread = cards
     basis_points, change = tables.measure_spread(tick), tick.change_percent_24h
     with price:
@@ -206,7 +206,7 @@ def _show_view(symbol: str, view: SymbolView | None, selected: Range, cards: Car
 
 
 def _show_range(view: SymbolView, selected: Range, cards: Cards) -> None:
-    """Show the change, the lowest and highest price and the volume of the chart."""
+    """Show the change, the lowest and highest price, and the volume over the range of the chart."""
     change, extremes, volume = cards
     total = tables.summarize_candles(view.candles, before=view.before)
     with change:
@@ -298,7 +298,7 @@ def _show_event_filters(service: EnhancedDatabaseService, symbols: Sequence[str]
 
 
 def _name_all(things: str) -> Callable[[str], str]:
-    """Return how a filter is named in the folded filters: `All types`, otherwise its value."""
+    """Return a function that formats a filter's value: `All types` for all, any other value as it is."""
     return lambda value: f"{ALL} {things}" if value == ALL else value
 
 
@@ -331,7 +331,7 @@ def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
         tables.build_events_table(events),
         {
             "time": st.column_config.DatetimeColumn("Time", **MINUTES),
-            # before the title, which can be long: a phone shows only the first columns
+            # impact comes before the title, which can be long: a phone shows only the first columns
             "impact": ChangeColumn("Impact", unit="%", help="Move of the price in percent"),
             "title": "Event",
             "symbols": "Symbols",
@@ -349,7 +349,7 @@ def _show_event_list(found: Sequence[MarketEvent], wanted: EventFilter) -> None:
 
 
 def _choose_event(ids: Sequence[UUID]) -> None:
-    """Remember the event of the selected row, because rows move down when there is a new event."""
+    """Store the id of the selected event: the row number changes when there is a new event."""
     rows = st.session_state["events-table"].selection.rows
     st.session_state[CHOSEN_EVENT] = ids[rows[0]] if rows and rows[0] < len(ids) else None
 

@@ -30,7 +30,7 @@ BASIS_POINTS = 10_000
 class CandleSummary(msgspec.Struct, frozen=True):
     """The sums and extremes of candles; the change is from `open` to the last close.
 
-    `open` is the last price before the candles, the first open where there was none.
+    `open` is the last price before the candles or, without one, the open of the first candle.
     """
 
     open: Decimal
@@ -65,7 +65,7 @@ def build_symbols_table(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) 
 
 
 def build_price_columns(ticks: Sequence[Tick]) -> dict[str, Any]:
-    """Return the columns of price, change and trend; prices with the decimals that the smallest needs."""
+    """Return the columns of price, change and trend; the smallest price decides the number of decimals."""
     places = count_price_places(tick.price for tick in ticks)
     return {
         "price": st.column_config.NumberColumn("Price", format=f"$%,.{places}f"),
@@ -82,7 +82,7 @@ def build_price_columns(ticks: Sequence[Tick]) -> dict[str, Any]:
 
 
 def build_movers_table(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -> pd.DataFrame:
-    """Return the symbols as links, the largest change in 24 hours first, up or down."""
+    """Return the symbols as links, largest absolute 24-hour change first."""
     frame = build_symbols_table(ticks, sparklines)[["symbol", "price", "change", "trend"]]
     order = frame["change"].astype(float).abs().sort_values(ascending=False, kind="stable").index
     frame["symbol"] = [build_symbol_link(symbol) for symbol in frame["symbol"]]
@@ -90,7 +90,7 @@ def build_movers_table(ticks: Sequence[Tick], sparklines: Sequence[Sparkline]) -
 
 
 def find_impact(event: MarketEvent) -> Decimal | None:
-    """Return the impact of an event in percent, negative for a fall also where only its size is stored."""
+    """Return the impact of an event in percent; negative for a fall, even if it is stored without a sign."""
     impact = event.impact_magnitude
     return -impact if impact and impact > 0 and event.sentiment == "NEGATIVE" else impact
 
@@ -112,7 +112,7 @@ def build_events_table(events: Sequence[MarketEvent]) -> pd.DataFrame:
 def build_effect_table(effect: EventEffect, *, window: str, now: datetime) -> pd.DataFrame:
     """Return what players did before and after an event, and in the sessions around it.
 
-    What has not ended by `now` is so far.
+    A row whose time has not ended by `now` is marked "so far".
     """
     day = effect.event.created_at.astimezone(UTC).date()
     rows: list[dict[str, Any]] = [
@@ -137,7 +137,7 @@ def build_effect_table(effect: EventEffect, *, window: str, now: datetime) -> pd
 
 
 def describe_effect(effect: EventEffect, *, now: datetime) -> str:
-    """Say in a sentence what changed with an event: trades, players who traded and the median return."""
+    """Return a sentence on what changed with an event: trades, players who traded and the median return."""
     before, after = effect.before, effect.after
     day = effect.event.created_at.astimezone(UTC).date()
     medians = {
@@ -177,7 +177,7 @@ def summarize_candles(candles: Sequence[Candle], *, before: Decimal | None = Non
 
 
 def describe_view(view: SymbolView, chosen: Range) -> str:
-    """Return a sentence with the content of a chart of at least one candle."""
+    """Return a sentence that describes a chart with at least one candle."""
     total = summarize_candles(view.candles, before=view.before)
     count = format_quantity(len(view.candles), "candle")
     # the range of 24 hours begins a day before its end, any other at the start of its window
@@ -192,7 +192,7 @@ def describe_view(view: SymbolView, chosen: Range) -> str:
 
 
 def describe_time(moment: datetime, now: datetime) -> str:
-    """Write the time of a price: `14:05:03` of today, otherwise `21:00, 1 Mar 2013`."""
+    """Write the time of a price: `14:05:03` if it is of today, otherwise `21:00, 1 Mar 2013`."""
     day = moment.astimezone(UTC).date()
     if day == now.astimezone(UTC).date():
         return f"{moment.astimezone(UTC):%H:%M:%S}"
@@ -208,12 +208,12 @@ def format_volume(volume: int) -> str:
 
 
 def _round(value: Decimal | None) -> float | None:
-    """Round a percentage as texts round it (the browser rounds 0.125 up); adding 0 makes -0.0 plain."""
+    """Round a percentage as texts do (the browser would round 0.125 up); adding 0 turns -0.0 into 0.0."""
     return None if value is None else float(round(value, 2)) + 0.0
 
 
 def describe_moved_weeks(weeks: int, now: datetime) -> str:
-    """Say by how many weeks imported days were moved, and which day the present one was."""
+    """Return a text: by how many weeks imported days were moved, and which original day is shown as today."""
     then = now - timedelta(weeks=weeks)
     return (
         f"Imported days are real trading days, moved by {format_quantity(weeks, 'week')}:"

@@ -1,7 +1,7 @@
 """The actions of operators: clear and warm caches, close a session, expire quests.
 
 Owns the actions and their panel. An action runs only for an operator, within the rate limit, and after it
-was recorded in the audit log. Who is an operator is decided in `dashboard.server.access`.
+was recorded in the audit log. `dashboard.server.access` decides which visitors are operators.
 """
 
 from collections.abc import Callable
@@ -23,21 +23,21 @@ from dashboard.server import audit, sign_in
 from dashboard.server.access import OPERATOR_SIGN_IN, Visitor
 
 SESSIONS_OFFERED = 30
-"""The newest sessions, which can be closed."""
+"""Number of newest sessions that are listed to be closed."""
 
 EVENTS_SHOWN = 20
 NOBODY = "not signed in"
-"""The actor of an action that was refused to a visitor without a sign-in."""
+"""The actor in the audit log when an action is refused to a visitor who has not signed in."""
 
 _PENDING, _RESULT = "operator-pending", "operator-result"
 
 
 class NotAllowed(EchoMarketsError):
-    """The visitor is not an operator, or acts too often; the action did not run."""
+    """The visitor is no operator or has exceeded the rate limit; the action did not run."""
 
 
 class Action(msgspec.Struct, frozen=True):
-    """An action of an operator; `run` does it and returns its result as text."""
+    """An action of an operator; `run` executes it and returns the result as text."""
 
     key: str
     label: str
@@ -50,8 +50,8 @@ class Action(msgspec.Struct, frozen=True):
 def perform(service: EnhancedDatabaseService, action: Action) -> str:
     """Run an action for the visitor of this session and return its result.
 
-    Raises `NotAllowed` and the errors of the service. An action that cannot be recorded does not run; one
-    that is refused is recorded if that is possible.
+    Raises `NotAllowed` and the errors of the service. An action that cannot be recorded does not run. A
+    refused action is recorded if the audit log can be written.
     """
     visitor = sign_in.find_visitor()
     if visitor is None or not visitor.is_operator:
@@ -86,7 +86,7 @@ def _refuse(
 
 
 def show_operator_actions(service: EnhancedDatabaseService) -> None:
-    """Show the panel to an operator; tell other visitors who can use it."""
+    """Show the panel to an operator, and to other visitors a text on who can use it."""
     visitor = sign_in.find_visitor()
     st.header("Actions", anchor=False)
     if visitor is None or not visitor.is_operator:

@@ -1,6 +1,6 @@
-"""What to do about what the Operations page shows: one sentence a panel, and a link to its section.
+"""Advice for problems that the Operations page shows: one sentence per panel, and a link to more help.
 
-The sections are those of `docs/troubleshooting.md`, which is a page of the dashboard as well.
+The links lead to sections of `docs/troubleshooting.md`, which is a page of the dashboard as well.
 """
 
 import re
@@ -14,13 +14,13 @@ from core.installation import TROUBLESHOOTING
 
 Topic = Literal[
     "health", "alerts", "pool", "replicas", "cache", "latency", "statements", "size", "redis", "migrations"
-]  # fmt: skip  # one topic a line would say no more
+]  # fmt: skip  # one topic per line would only be longer
 
 PAGE = "troubleshooting"
 
 
 class Advice(NamedTuple):
-    """What to do, and the anchor of the section that says more."""
+    """The advice as a sentence, and the anchor of the section with details."""
 
     text: str
     section: str
@@ -86,7 +86,7 @@ def build_link(anchor: str) -> str:
 
 
 def build_rule_link(rule: str) -> str:
-    """Return the address of the section of an alert; of the whole page for a rule of somebody else."""
+    """Return the address of the section for an alert rule, or of the general section for an unknown rule."""
     anchor = build_anchor(rule)
     known = {section.anchor for section in _read_shipped()}
     return build_link(anchor if anchor in known else ADVICE["alerts"].section)
@@ -111,5 +111,5 @@ def read_sections(document: Path = TROUBLESHOOTING) -> tuple[Section, ...]:
 
 
 def build_anchor(title: str) -> str:
-    """Return the anchor that a repository's site makes of a heading: lower case, hyphens."""
+    """Return the anchor that GitHub and similar sites make from a heading: lower case, hyphens."""
     return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-")

@@ -1,7 +1,7 @@
 """The charts of the Operations page: their data frames and their Vega-Lite specifications.
 
-Pure functions. Data and specification are sent separately, so that a refresh moves the lines and does not
-draw the chart anew.
+Pure functions. Data and specification are sent separately, so that a refresh only moves the lines and does
+not redraw the chart.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ from dashboard.pages.operations.advice import Topic
 from dashboard.pages.operations.tables import MEBIBYTE, QUANTILES
 
 AMBER, TEAL = "#d99a06", "#0e9db5"
-"""Further colours, distinct for colour-blind people too; green and red mean gain and loss."""
+"""More colours, distinct for colour-blind people too; green and red are reserved for gain and loss."""
 
 ROLES = {"dashboard": ACCENT, "simulator": AMBER, "exporter": TEAL, "job": BASELINE}
 OTHER_ROLES = ("#7c5cd6", "#a4572e", "#c2479e", "#64748b")
@@ -39,16 +39,16 @@ AROUND_PIXELS = 90
 """Height of the legend and the time axis."""
 LABEL_PIXELS = 180
 GAP_STEPS = 2.5
-"""Points further apart are not connected: in between nothing was measured."""
+"""Steps between two points from which they are not connected: nothing was measured in between."""
 
 LEAST_CONNECTIONS = 2
-"""End of the axis when no connection is in use."""
+"""Smallest upper end of the axis of connections; used when no connection is in use."""
 
 
 class Panel(NamedTuple):
-    """A chart: its title, what its figures are, and how they are drawn.
+    """A chart: its title, a text on its figures, and the function that draws it.
 
-    `lines` are queries with the kind of line each is, and how a line is named by its labels.
+    Each item of `lines` is a query, the kind of its lines, and a function that names a line by its labels.
     """
 
     title: str
@@ -86,7 +86,7 @@ def _build_memory_chart(_: pd.DataFrame) -> Spec:
 
 
 def _build_hit_chart(frame: pd.DataFrame) -> Spec:
-    """Return a strip per cache and tier, from amber (few hits) to the accent (all)."""
+    """Return a coloured strip per cache and tier: amber for few hits, the accent colour for all hits."""
     labels = {"ticks": False, "domain": False, "labelLimit": LABEL_PIXELS, "labelOverlap": False}
     colour = {
         "field": "value",
@@ -137,7 +137,7 @@ def _build_lines(colours: dict[str, str], *, unit: str, scale: Spec, digits: str
     }
 
 
-# by the distance of two labels: a new history is only seconds long
+# time formats by the distance of two labels, also for a history that is only seconds long
 _TIMES = {
     "milliseconds": "%H:%M:%S",
     "seconds": "%H:%M:%S",
@@ -210,9 +210,9 @@ PANELS = (
 
 
 def build_frame(panel: Panel, metrics: SampledMetrics, *, now: datetime) -> pd.DataFrame:
-    """Return time, series, kind, value, and the time until which it is drawn; empty without a point.
+    """Return the columns time, series, kind, value and until (end of the drawn value); empty without a point.
 
-    A row without a value ends a line before a gap, the last row continues the time axis until `now`.
+    A row without a value ends a line before a gap. The last row extends the time axis to `now`.
     """
     found = [
         (name(line.labels), kind, line.points)
@@ -236,7 +236,7 @@ def build_frame(panel: Panel, metrics: SampledMetrics, *, now: datetime) -> pd.D
 
 
 def _find_step(lines: Iterable[Sequence[tuple[datetime, float]]]) -> timedelta:
-    """Return how far apart the points of a line mostly are; lines begin at different moments."""
+    """Return the median distance of two points within a line; lines begin at different times."""
     distances = sorted(later - earlier for points in lines for (earlier, _), (later, _) in pairwise(points))
     return distances[len(distances) // 2] if distances else timedelta(seconds=CHART_STEP_SECONDS)
 
@@ -244,7 +244,7 @@ def _find_step(lines: Iterable[Sequence[tuple[datetime, float]]]) -> timedelta:
 def _break_at_gaps(
     points: tuple[tuple[datetime, float], ...], step: timedelta, now: datetime
 ) -> Iterator[tuple[datetime, float | None, datetime]]:
-    """Yield the points, each with its end; a point without a value behind the last before a gap."""
+    """Yield (time, value, end) of the points; before a gap, add a point without a value."""
     for (moment, value), following in zip(points, [*(time for time, _ in points[1:]), now], strict=True):
         is_gap = following - moment > GAP_STEPS * step
         end = moment + step if is_gap else max(following, moment)

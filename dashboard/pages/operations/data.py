@@ -1,4 +1,4 @@
-"""What the Operations page reads: the sampler's last sample, and longer spans from Prometheus."""
+"""The reads of the Operations page: the sampler's last sample, and longer time spans from Prometheus."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ from dashboard.monitoring.sampler import SampledMetrics, StackSample
 
 CHART_POINTS = 120
 MINIMUM_STEP_SECONDS = 15
-"""Prometheus scrapes every 15 seconds, so it has no points in between."""
+"""Smallest step of a chart: Prometheus scrapes every 15 seconds and has no points in between."""
 
 
 def find_metrics(
@@ -22,7 +22,7 @@ def find_metrics(
 ) -> tuple[SampledMetrics | None, tuple[str, ...]]:
     """Return the metrics of a time span, and a warning for each source that did not give any.
 
-    From Prometheus if there is one, otherwise the last ones that the exporter gave; they can be old then.
+    They come from Prometheus if configured, otherwise from the last successful scrape, which can be old.
     """
     warnings: list[str] = []
     if prometheus is not None:
@@ -40,7 +40,7 @@ def find_metrics(
 def find_health(
     sample: StackSample, metrics: SampledMetrics | None, service: EnhancedDatabaseService
 ) -> tuple[Scrape, Mapping[str, str]]:
-    """Return the newest scrape for the health cards, of all processes or else of this one, and reasons."""
+    """Return the newest scrape (of all processes, else of this process) and the reasons by service."""
     own = scrape_own(service.metrics, sample.health)
     if metrics is None or (metrics.source == "exporter" and sample.error):
         return own, own.reasons
@@ -48,7 +48,7 @@ def find_health(
 
 
 def _load_span(prometheus: Prometheus, span_seconds: int) -> SampledMetrics:
-    """Read a span, at most once in five seconds for all visitors."""
+    """Return the metrics of a time span, read at most once in five seconds for all visitors."""
 
     def load() -> SampledMetrics:
         return read_prometheus(prometheus, span_seconds)
@@ -57,7 +57,7 @@ def _load_span(prometheus: Prometheus, span_seconds: int) -> SampledMetrics:
 
 
 def read_prometheus(prometheus: Prometheus, span_seconds: int) -> SampledMetrics:
-    """Return the metrics of the last seconds from Prometheus. Raises `FetchFailed`."""
+    """Return the metrics of the last `span_seconds` from Prometheus. Raises `FetchFailed`."""
     end = datetime.now(UTC)
     start = end - timedelta(seconds=span_seconds)
     step = max(MINIMUM_STEP_SECONDS, span_seconds // CHART_POINTS)

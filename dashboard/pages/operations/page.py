@@ -1,7 +1,7 @@
 """Operations: health, incidents, alerts, metrics and database statistics, for the person on call.
 
-Run by Streamlit as a script for every view. Health and metrics are what the dashboard's sampler found last;
-the database's own statistics cost it more and are read rarely. Pausing stops both.
+Run by Streamlit as a script for every view. Health and metrics come from the sampler's last sample; the
+statistics of the database are expensive to compute and are read once a minute. Pausing the page stops both.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ SPANS = {"15 min": 900, "1 h": 3600, "6 h": 21_600, "24 h": 86_400}
 DEFAULT_SPAN = "1 h"
 REFRESH_SECONDS = int(SCRAPE_SECONDS)
 DATABASE_SECONDS = 60
-"""The server adds up sizes and statements at each read; they change slowly."""
+"""Time between two reads of sizes and statements: expensive for the server to compute, and change slowly."""
 
 STATEMENTS_SHOWN = 15
 INCIDENTS_SHOWN = 20
@@ -118,7 +118,7 @@ def _show_health(cards: Sequence[HealthCard]) -> None:
 def _show_listing(
     listing: Listing, items: Iterable[Any], *, empty: str, title: str = "", advice: Topic | None = None
 ) -> None:
-    """Show a table under its title, or one sentence instead of an empty one."""
+    """Show a table under its title, or the sentence `empty` if there are no items."""
     if title:
         st.header(title, anchor=False)
     frame = listing.build(items)

@@ -1,7 +1,7 @@
 """The health cards and the tables of the Operations page; pure functions.
 
-Owns the limits at which a card changes its colour, and the columns of each table: label, format and value
-stand in one place. Times are in milliseconds and sizes in MiB.
+Owns the limits at which a card changes its colour, and the columns of each table: label, format and value are
+defined in one place. Times are in milliseconds and sizes in MiB.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,7 +59,7 @@ _MEANINGS = {
 def build_cards(
     scrape: Scrape, reasons: Mapping[str, str], *, shows_words: bool = True
 ) -> tuple[HealthCard, ...]:
-    """Return the cards from one scrape, of all processes or of one; a part that it lacks is unknown."""
+    """Return the cards from a scrape of one or all processes; a part missing in the scrape is unknown."""
     if not shows_words:
         reasons = dict.fromkeys(reasons, WORDS_HIDDEN)
     cards = [
@@ -120,7 +120,7 @@ def _build_redis(scrape: Scrape, reasons: Mapping[str, str]) -> HealthCard:
 
 
 def describe_topology(scrape: Scrape) -> str:
-    """Write how Redis is reached, unless it is a single server, and how often the primary has changed."""
+    """Write the topology of Redis, unless it is a single server, and how often the primary has changed."""
     names = scrape.sum_by("echo_cache_topology", "topology")
     moving = sorted(name for (name,), number in names.items() if number and name != "single")
     if not moving:
@@ -190,26 +190,26 @@ def describe_memory(scrape: Scrape) -> str:
 
 
 def describe_bypasses(values: Mapping[Query, Values]) -> str:
-    """Write how many reads went past Redis; empty when none did."""
+    """Write how many reads bypassed Redis; empty for none."""
     rate = sum(values.get(CACHE_BYPASSES, {}).values())
     return f"{rate:,.2f} reads/s did not use Redis and count in no ratio." if rate > 0 else ""
 
 
 class Column(NamedTuple):
-    """A column: its format and how its value is read from an item."""
+    """A column: its format and the function that reads its value from an item."""
 
     config: Any
     read: Callable[[Any], Any]
 
 
 class Listing(NamedTuple):
-    """A table: what it is, for screen readers, and its columns by label."""
+    """A table: its description for screen readers, and its columns by label."""
 
     alt: str
     columns: Mapping[str, Column]
 
     def build(self, items: Iterable[Any]) -> pd.DataFrame:
-        """Return a row for each item; columns are named by their labels."""
+        """Return a data frame with one row per item; its columns are named by their labels."""
         rows = [[column.read(item) for column in self.columns.values()] for item in items]
         return pd.DataFrame(rows, columns=list(self.columns))
 
@@ -219,7 +219,7 @@ class Listing(NamedTuple):
 
 
 class OperationRow(NamedTuple):
-    """An operation in the window of rates: per second, and quantiles in ms."""
+    """An operation in the window of a rate: calls and errors per second, and latency quantiles in ms."""
 
     name: str
     calls: float
@@ -331,7 +331,7 @@ EVENTS = Listing(
 
 
 def hide_words(items: Sequence[Any]) -> list[Any]:
-    """Return alerts or incidents without the words of servers."""
+    """Return copies of alerts or incidents without the messages of servers."""
     return [
         msgspec.structs.replace(item, words="")
         if isinstance(item, Alert)

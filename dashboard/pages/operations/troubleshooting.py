@@ -1,4 +1,4 @@
-"""Troubleshooting: the sections of `docs/troubleshooting.md`, which links name by their anchor."""
+"""Troubleshooting: the sections of `docs/troubleshooting.md`; links lead to their anchors."""
 
 import streamlit as st
 

@@ -1,6 +1,6 @@
 """The chart of the overview: returns of the last sessions, with the days of market events marked.
 
-Vega-Lite in plain dictionaries; pure functions.
+Pure functions that return Vega-Lite dictionaries.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ def build_returns_chart(
 ) -> Spec:
     """Return the best and the median return of each session, given newest first.
 
-    Finished sessions, those before `today`, are joined by lines; an open one has hollow points of its own. A
-    mark above tells of the market events of a session.
+    Lines connect the finished sessions, those before `today`; an open session has separate hollow points. A
+    mark above a session shows its market events.
     """
     newest_last = tuple(reversed(sessions))
     finished = [session for session in newest_last if session.session_date < today]
@@ -38,11 +38,11 @@ def build_returns_chart(
     if still_open:
         hollow = {"type": "point", "filled": False, "size": 70, "strokeWidth": 2}
         points = _build_layer(still_open, x, hollow, note=" (so far)")
-        # a scale of its own would have a second legend
+        # no scale: a scale of its own would give this layer a second legend
         points["encoding"]["color"] = {"field": "colour", "type": "nominal", "scale": None}
         layers.append(points)
     layers += build_event_marks(events, days)
-    # colours of their own: a shared scale would have a second legend
+    # independent scales: a shared scale would add a second legend for the event marks
     resolve = {"scale": dict.fromkeys(("color", "shape", "strokeDash"), "independent")}
     return {"height": HEIGHT, "padding": MARGIN, "layer": layers, "resolve": resolve}
 

@@ -1,6 +1,6 @@
-"""What the overview reads from the service; each function is one section of the page.
+"""The reads of the overview, from the service; each `load_` function serves one section of the page.
 
-The newest session and the players seen are at most a minute old, earlier sessions a quarter of an hour.
+The newest session and the players seen are at most a minute old, earlier sessions 15 minutes.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from dashboard.categories import KNOWN_CATEGORIES
 from dashboard.pages.market.data import list_sparklines, list_ticks
 
 SESSIONS_SHOWN = 14
-"""Sessions of a trend: two weeks of trading fit into a small chart."""
+"""Sessions in a trend: two weeks of trading, which fit into a small chart."""
 
 EVENTS_SHOWN = 20
 EVENTS_COUNTED = 1_000
-"""Most events of a day that are counted: more than the market has symbols."""
+"""Largest number of events of a day that is counted; the market has fewer symbols."""
 EVENTS_NAMED = 500
 """Events read for the marks of the chart: the newest of two weeks, at most some dozen a day."""
 
@@ -28,9 +28,10 @@ DAY = timedelta(days=1)
 
 
 class Sessions(msgspec.Struct, frozen=True):
-    """The newest sessions, newest first; that of `today` is open, the others are finished.
+    """The newest sessions, newest first; the session of `today` is open, the others are finished.
 
-    `leaders` have the best returns of the newest one, whose best return is that of the first of them.
+    `leaders` are the players with the best returns of the newest session. The best return of that session
+    equals the return of the first leader.
     """
 
     summaries: tuple[SessionSummary, ...]
@@ -44,7 +45,7 @@ class Sessions(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct, frozen=True):
-    """Players seen today, and completed quests that count in no session."""
+    """The number of players seen today, and of completed quests that belong to no session."""
 
     seen_today: SeenPlayers
     undated_quests: int
@@ -53,7 +54,7 @@ class Counts(msgspec.Struct, frozen=True):
 class Market(msgspec.Struct, frozen=True):
     """The latest prices of symbols that moved, and their trends.
 
-    `stale` symbols are left out: they have no price in the 24 hours before the newest of all.
+    `stale` is the number of symbols left out: those without a price in the 24 hours before the newest price.
     """
 
     ticks: tuple[Tick, ...]
@@ -62,14 +63,14 @@ class Market(msgspec.Struct, frozen=True):
 
 
 class DayEvents(msgspec.Struct, frozen=True):
-    """The newest events of a day, and how many it has."""
+    """The newest events of a day, and the number of all its events."""
 
     newest: tuple[MarketEvent, ...]
     total: int
 
 
 def load_sessions(service: EnhancedDatabaseService) -> Sessions:
-    """Return the newest sessions in figures, with the leaders of the newest; nothing before the first one."""
+    """Return summaries of the newest sessions and the leaders of the newest; empty without sessions."""
     today = datetime.now(UTC).date()
     summaries = service.get_session_summaries(limit=SESSIONS_SHOWN)
     if not summaries:
@@ -77,7 +78,7 @@ def load_sessions(service: EnhancedDatabaseService) -> Sessions:
     newest, *earlier = summaries
     leaders = _list_leaders(service, newest.session_date)
     if leaders:
-        # the summary can be a minute older: one page would name two best returns
+        # the summary can be a minute older: the page would show two different best returns
         newest = msgspec.structs.replace(newest, best_return=leaders[0].score)
     return Sessions((newest, *earlier), today, leaders)
 
@@ -97,7 +98,7 @@ def load_market(service: EnhancedDatabaseService) -> Market:
     """Return the latest prices of the symbols that have one in the last 24 hours of the market."""
     ticks = list_ticks(service)
     newest = max((tick.timestamp for tick in ticks), default=datetime.max.replace(tzinfo=UTC))
-    # a clock that is ahead must not make all other symbols old
+    # one price with a time in the future must not make all other symbols stale
     end = min(newest, datetime.now(UTC))
     moving = tuple(tick for tick in ticks if end - tick.timestamp < DAY)
     return Market(moving, list_sparklines(service) if moving else (), stale=len(ticks) - len(moving))

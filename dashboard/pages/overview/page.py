@@ -1,6 +1,6 @@
 """Overview: the newest session with its trends, leaders, movers and events.
 
-Run by Streamlit as a script for every view. Has no filters; everything refreshes alone.
+Run by Streamlit as a script for every view. It has no filters; everything refreshes by itself.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The headlines and the table of the overview; pure functions.
 
-An open session is never compared with a finished one as better or worse: its figures are "so far", and
-trends are of finished sessions.
+An open session is never compared with a finished one as better or worse: its figures are marked "so far", and
+trends contain finished sessions only.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ AGE = "An open session is up to one minute old, earlier ones 15 minutes."
 class Headline(msgspec.Struct, frozen=True):
     """A metric with a note and its values in the last finished sessions, oldest first.
 
-    `help` says what it is; `is_change` says that the note is a gain or a loss.
+    `help` explains the metric; `is_change` says that the note is a gain or a loss.
     """
 
     label: str
@@ -107,7 +107,7 @@ def build_headlines(
 
 
 def _describe_open(sessions: Sequence[SessionSummary], texts: Sequence[str]) -> str:
-    """Say that the first value is not final, and name the value of the session before."""
+    """Return a note that the first value is not final, with the value of the previous session."""
     return f"so far; {_format_short(sessions[1].session_date)}: {texts[1]}" if len(texts) > 1 else "so far"
 
 
@@ -139,7 +139,7 @@ def build_sessions_table(sessions: Sequence[SessionSummary], *, today: date) -> 
 
 
 def describe_movers(market: Market, now: datetime) -> str:
-    """Say of when the prices of the movers are, and how many symbols with older ones are left out."""
+    """Return a text: the time of the movers' prices, and how many symbols with older prices are left out."""
     newest = max(tick.timestamp for tick in market.ticks)
     text = f"Prices up to {format_minute(newest.astimezone(UTC))}."
     if now - newest >= DAY:

@@ -15,14 +15,14 @@ HEAT = (
     (80, "#4338ca", "#ffffff"),
     (101, "#312e81", "#ffffff"),
 )
-"""Upper limit of a cell's share in percent, and its colours of fill and text, the same in both themes."""
+"""Rows of: upper limit of the share in percent, fill colour, text colour; the same in both themes."""
 
 OPEN = "#f59e0b"
-"""Outline of the running week: visible beside each fill and on both themes."""
+"""Outline colour of the current week; visible next to every fill colour, in both themes."""
 
 _ROW_PIXELS = 26
 _AXIS_PIXELS = 60
-"""Room for an axis and its title: the height of a chart includes them."""
+"""Height of an axis and its title, which the height of a chart includes."""
 
 _SERIES = {"Played": ACCENT, "Traded": BASELINE, "New": "#0d9488"}
 
@@ -94,8 +94,8 @@ def build_retention_chart(report: PlayerReport) -> Spec:
 def build_days_chart(days: Sequence[PlayerDay]) -> Spec:
     """Return how many players played, traded and joined on each day, given oldest first.
 
-    On a day without a session nobody can play or trade: it has no such point, and the lines cross it. The
-    last day is open: its points are hollow, and no line leads to them.
+    A day without a session has no points for playing and trading, and the lines skip it. The last day is not
+    finished: its points are hollow and not connected to the lines.
     """
     rows: list[Spec] = []
     for row in days:

@@ -1,7 +1,7 @@
-"""What the players page reads from the service, and the filter of its list.
+"""The reads of the players page, from the service, and the filters of its list.
 
-Figures of all players are at most 15 minutes old, finished days an hour, those of today a minute; the list of
-silent players is read each time.
+Figures of all players are at most 15 minutes old, figures of finished days an hour, figures of today a
+minute; the list of silent players is read each time.
 """
 
 from datetime import date, timedelta
@@ -14,7 +14,7 @@ from core.errors import InvalidInput
 from core.records import PlayerDay, PlayerReport, PlayerWindow, SilentPlayer
 
 LOST_DAYS = 30
-"""A player who was seen once, but not within so many days, is lost."""
+"""Days without activity after which a player counts as lost."""
 
 DAYS_SHOWN = 30
 WEEKS_SHOWN = 13
@@ -39,26 +39,26 @@ class Silence(msgspec.Struct, frozen=True):
     order: str = "last_active"
 
     def list_filters(self) -> dict[str, Any]:
-        """Return the filters as arguments of the service's calls that do not order."""
+        """Return the filters, without the order, as keyword arguments for calls of the service."""
         return {"days": self.days, "sessions": self.sessions, "joined": self.joined, "prefix": self.prefix}
 
 
 class Today(msgspec.Struct, frozen=True):
-    """The players of today so far: how many were seen, and who played, traded and joined."""
+    """The players of today so far: how many were seen, played, traded and joined."""
 
     seen: int
     counts: PlayerDay
 
 
 class SilentPage(msgspec.Struct, frozen=True):
-    """A page of silent players, and how many there are in all, counted up to 10,000."""
+    """A page of silent players, and their total number, counted up to 10,000."""
 
     players: tuple[SilentPlayer, ...]
     total: int
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """A finished window and the one before it; `lost` are players whose 30th silent day was in the window."""
+    """A finished window and the one before; `lost` counts players whose 30th silent day was in the window."""
 
     window: PlayerWindow
     before: PlayerWindow
@@ -72,12 +72,12 @@ def has_players(service: EnhancedDatabaseService) -> bool:
 
 
 def load_today(service: EnhancedDatabaseService) -> Today:
-    """Return the figures of today, which are read much faster than those of all players."""
+    """Return the figures of today; reading them is much faster than reading those of all players."""
     return Today(service.get_seen_players(days=1).seen, service.list_player_days(days=1)[-1])
 
 
 def list_weeks(today: date) -> list[date]:
-    """Return the Mondays of the running week and those before it whose cohorts are shown, newest first."""
+    """Return the Mondays of the weeks whose cohorts are shown, newest first, including the current week."""
     monday = today - timedelta(days=today.weekday())
     return [monday - timedelta(weeks=age) for age in range(WEEKS_SHOWN)]
 
@@ -88,7 +88,7 @@ def list_days(service: EnhancedDatabaseService) -> tuple[PlayerDay, ...]:
 
 
 def count_seen(report: PlayerReport, days: int) -> int:
-    """Return how many players were seen in the last days, today included."""
+    """Return how many players were seen in the last `days` days, today included."""
     first = report.today - timedelta(days=days - 1)
     return sum(row.players for row in report.last_seen if row.day >= first)
 
@@ -118,7 +118,7 @@ def _count_newly_lost(report: PlayerReport, window: PlayerWindow) -> int:
 
 
 def load_silent(service: EnhancedDatabaseService, silence: Silence, after: SilentPlayer | None) -> SilentPage:
-    """Return the silent players that follow one; none for a prefix that cannot be a username."""
+    """Return the page of silent players after `after`; empty for a prefix that cannot be a username."""
     try:
         total = service.count_silent_players(**silence.list_filters())
         players = service.list_silent_players(

@@ -1,4 +1,4 @@
-"""The downloads of the players page as CSV files: retention, and the whole list of silent players."""
+"""The CSV downloads of the players page: retention, and the full list of silent players."""
 
 from urllib.parse import urlencode
 
@@ -39,7 +39,7 @@ def build_silent_link(silence: Silence) -> str:
 
 
 def get_silent(request: Request) -> Response:
-    """Answer with all silent players of the filters in the address; runs on a worker thread."""
+    """Return the response with all silent players for the filters in the address; runs on a worker thread."""
     given = request.query_params
 
     def read() -> CsvFile:
@@ -56,7 +56,7 @@ def get_silent(request: Request) -> Response:
 
 
 def get_retention(_: Request) -> Response:
-    """Answer with the retention of each cohort, a row for each week; runs on a worker thread."""
+    """Return the response with the retention of each cohort, one row per week; runs on a worker thread."""
 
     def read() -> CsvFile:
         cells = list_retention(runtime.get_service().get_player_report())

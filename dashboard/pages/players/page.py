@@ -1,7 +1,7 @@
-"""Players: who plays, who comes back, and who is silent since when.
+"""Players: how many play, how many come back, and who has been silent for how long.
 
-Run by Streamlit as a script for every view. The filters are query parameters, so every list is a link. The
-figures refresh alone, section by section.
+Run by Streamlit as a script for every view. The filters are query parameters, so every list has its own link.
+The figures refresh by themselves, section by section.
 """
 
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ def _show_figures(service: EnhancedDatabaseService, days: int) -> None:
 
 
 def _show_report(service: EnhancedDatabaseService, report: PlayerReport, *, days: int) -> None:
-    """Show the figures of all players, which are one report; the days are a section of their own."""
+    """Show the figures of all players, which come from one report; the days are a separate section."""
     _show_window(report, days=days)
     _show_seen(report)
     live.show_section("players-days", load=partial(data.list_days, service), show=_show_days)

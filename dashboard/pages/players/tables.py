@@ -38,11 +38,11 @@ STREAK_BUCKETS = (
 
 
 SMALL_COHORT = 10
-"""Cohorts of fewer players are shown as numbers: a single player would be ten percent or more."""
+"""Cohorts with fewer players are shown as counts: a single player would change the share by over 10 %."""
 
 
 class RetentionCell(msgspec.Struct, frozen=True):
-    """The players of one cohort who played in one week; `is_open` for the running week."""
+    """The players of one cohort who played in one week; `is_open` is true for the current week."""
 
     week: date
     players: int
@@ -56,7 +56,7 @@ class RetentionCell(msgspec.Struct, frozen=True):
         return self.played / self.players * 100
 
     def describe(self) -> str:
-        """Return the share in percent without the sign; for a small cohort, the two numbers instead."""
+        """Return the share in percent without the % sign; for a small cohort, the two counts instead."""
         if self.players < SMALL_COHORT:
             return f"{self.played}/{self.players}"
         return format_share(self.played, self.players).rstrip("%")
@@ -70,7 +70,7 @@ class Bucket(msgspec.Struct, frozen=True):
 
 
 def list_retention(report: PlayerReport) -> Iterator[RetentionCell]:
-    """Yield the weeks of each cohort, oldest first, without those in which no session was held."""
+    """Yield the weeks of each cohort, oldest first, omitting weeks without a session."""
     for cohort in report.cohorts:
         for since, played in enumerate(cohort.played):
             if played is not None:
@@ -111,7 +111,7 @@ def group_streaks(report: PlayerReport) -> list[Bucket]:
 
 
 def build_days_table(days: Sequence[PlayerDay]) -> pd.DataFrame:
-    """Return one row per day, newest first: the first one is today's, so far."""
+    """Return one row per day, newest first; the first row is today and marked "so far"."""
     newest_first = list(reversed(days))
 
     def describe(row: PlayerDay) -> str:

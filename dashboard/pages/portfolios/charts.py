@@ -1,7 +1,7 @@
-"""The charts of the portfolios page, as Vega-Lite in plain dictionaries.
+"""The charts of the portfolios page, as Vega-Lite dictionaries.
 
-Each chart is kept as long as its records are equal, because a page draws the same player repeatedly.
-The dictionaries are shared: do not modify them. Lines differ in dashes as well as in colour.
+Charts are cached by their records, because a page draws the same player repeatedly. The dictionaries are
+shared: do not modify them. Lines differ in dashes as well as in colour.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,7 +32,7 @@ LINES = ((ACCENT, [1, 0]), (BASELINE, [6, 4]), (BEST, [2, 2]), (RIVAL, [8, 2]))
 """Colour and dashes of the player, the market, the best player and the rival."""
 
 POINTS = 45
-"""Up to this many sessions each has a point on its line; more points would hide the line."""
+"""Most sessions for which each session has a point on the line; more points would hide the line."""
 
 CHANGES_PIXELS = 150
 DAY_TICKS = 5
@@ -41,7 +41,7 @@ _BRIDGES: Spec = {
     "transform": [{"filter": "datum.value !== null"}],
     "mark": {"type": "line", "strokeWidth": 1, "opacity": 0.35, "aria": False},
 }
-"""A thin line over missed sessions, where the thick one is broken."""
+"""Mark of a thin line that spans missed sessions, where the thick line is interrupted."""
 
 _MONEY_AXIS: Spec = {"title": None, "format": "$,.0f", "minExtent": AXIS_PIXELS}
 
@@ -74,12 +74,12 @@ class Days(NamedTuple):
         }
 
     def choose_spacing(self) -> int:
-        """Return the pixels between two bars: none where a bar would be hardly wider."""
+        """Return the pixels between two bars: 0 if the bars would be hardly wider than the gap."""
         return 0 if (self.today - self.first).days >= POINTS else 1
 
 
 def _describe_time(day: date) -> Spec:
-    """Return the begin of a day in UTC; a plain number would be a day of the month to Vega-Lite."""
+    """Return the begin of a day in UTC; Vega-Lite would read a bare number as a day of the month."""
     return {"year": day.year, "month": day.month, "date": day.day, "utc": True}
 
 
@@ -92,7 +92,7 @@ class Distribution(NamedTuple):
 
 @lru_cache(PLAYERS_KEPT)
 def build_equity_chart(curves: tuple[Curve, ...], styles: tuple[int, ...], axis: Days) -> Spec:
-    """Return the equity curves; `styles` are their places in `LINES`. A missed session breaks a line."""
+    """Return the equity curves; `styles` are their indexes in `LINES`. A missed session breaks a line."""
     rows = [
         {
             **_describe_day(day),
@@ -143,7 +143,7 @@ def build_equity_chart(curves: tuple[Curve, ...], styles: tuple[int, ...], axis:
 
 @lru_cache(PLAYERS_KEPT)
 def build_drawdown_chart(curve: Curve, axis: Days) -> Spec:
-    """Return the drawdown as an area that hangs from zero, without the missed sessions."""
+    """Return the drawdown as an area below the zero line, without the missed sessions."""
     drawdowns = [float(drawdown.percent) for drawdown in list_drawdowns(curve)]
     rows = [
         {**_describe_day(day), "value": value, "percent": "" if value is None else format_percent(value)}
@@ -216,7 +216,7 @@ def build_changes_chart(history: tuple[Portfolio, ...], axis: Days) -> Spec:
 
 @lru_cache(PLAYERS_KEPT)
 def build_gains_chart(gains: PlayerGains) -> Spec:
-    """Return what each symbol added to the value as bars, the largest gain first, the rest in grey."""
+    """Return the gain of each symbol as bars, the largest first; the unexplained rest is grey."""
     amounts = sorted(((gain.symbol, gain.gain) for gain in gains.symbols), key=lambda row: (-row[1], row[0]))
     rows = [
         {
@@ -353,7 +353,7 @@ def _describe_day(day: date) -> Spec:
 def _fill_missed(
     days: Sequence[date], values: Iterable[float], held: Sequence[date]
 ) -> list[tuple[date, float | None]]:
-    """Return the values by day; a missed session between the first and the last value has None."""
+    """Return pairs of day and value; a missed session between the first and the last value has None."""
     known: dict[date, float | None] = dict(zip(days, values, strict=True))
     if known:
         first, last = min(known), max(known)
@@ -362,7 +362,7 @@ def _fill_missed(
 
 
 def _build_point(sessions: int, color: str | None = None) -> Spec | bool:
-    """Return the point of each session on a line; between two missed sessions it is all there is to see."""
+    """Return the point mark of a line; between two missed sessions there is no line, only the point."""
     if sessions > POINTS:
         return False
     return {"size": 24, **({"fill": color, "stroke": color} if color else {})}
@@ -386,7 +386,7 @@ def _build_hover_points(y: str, *, tooltip: Sequence[Spec], name: str) -> Spec:
     }
     return {
         "params": [{"name": name, "select": nearest}],
-        # not filled, or the legend would show points instead of dashed lines
+        # hollow points: with filled ones, the legend would show points instead of dashed lines
         "mark": {"type": "point", "filled": False, "size": 60, "strokeWidth": 3, "aria": False},
         "encoding": {
             "y": {"field": y, "type": "quantitative"},

@@ -1,7 +1,7 @@
-"""What the portfolios page reads from the service, one function for each section of the page.
+"""The reads of the portfolios page, from the service; one function for each section of the page.
 
-The market is at most 30 seconds old, the leader two minutes, gains of finished sessions five; a player's
-sessions and ranks are read each time. Never creates a portfolio.
+The market is at most 30 seconds old, the leader two minutes, gains of finished sessions five minutes; a
+player's sessions and ranks are read each time. Never creates a portfolio.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,15 +39,15 @@ WINDOWS: Final = {LAST_SESSION: 1, "7 days": 7, "30 days": 30, "90 days": 90, "1
 ALL = "All"
 
 MOST_SESSIONS = 5_000
-"""The most sessions of a player that are read: twenty years of trading days, and of ranks in one call."""
+"""Most sessions of a player that are read, and most ranks per call: twenty years of trading days."""
 
 SUGGESTED_PLAYERS = 10
 
 GAP = timedelta(days=31)
-"""A longer pause between sessions splits a history: the market in between is not read."""
+"""A longer pause between two sessions splits a history into spans; the market in a pause is not read."""
 
 SPANS_READ = 12
-"""The newest parts of a history for which the market is read, one statement each."""
+"""Most spans of a history (the newest) for which the market is read, one statement each."""
 
 _DAY = timedelta(days=1)
 
@@ -65,9 +65,10 @@ class LoadPage(Protocol[T_co]):
 class Player(msgspec.Struct, frozen=True):
     """A player with the sessions of a window.
 
-    `newest` is the newest session played, in the window or before it, and `history` are those in the
-    window, newest first. `held` are all sessions of the game, oldest first, from `since` on: the start
-    of the window, or the day on which the player joined within it. The session of `today` is open.
+    `newest` is the newest session that the player played, in the window or before it. `history` are the
+    sessions played in the window, newest first. `held` are all sessions of the game from `since` on, oldest
+    first. `since` is the start of the window, or the day on which the player joined if it is later. The
+    session of `today` is open.
     """
 
     user: User
@@ -80,7 +81,7 @@ class Player(msgspec.Struct, frozen=True):
 
     @property
     def is_one_session(self) -> bool:
-        """Whether the window is the newest session."""
+        """Whether the window is `LAST_SESSION`, the newest session only."""
         return self.window == LAST_SESSION
 
     @property
@@ -101,7 +102,7 @@ class Player(msgspec.Struct, frozen=True):
 
 
 class Equity(msgspec.Struct, frozen=True):
-    """The curves beside a player's equity. `leader` leads the newest session; None if the player does."""
+    """Curves to compare with a player's equity. `leader` leads the newest session, None if it is the player."""
 
     market: tuple[MarketReturn, ...]
     leader: User | None
@@ -109,10 +110,10 @@ class Equity(msgspec.Struct, frozen=True):
 
 
 class Gains(msgspec.Struct, frozen=True):
-    """Where a player's change of value comes from.
+    """The symbols and sessions that changed a player's value.
 
-    `positions` are those of the newest session, and `market` the returns of the sessions played in the
-    window.
+    `positions` are the positions in the newest session; `market` holds the market's returns in the sessions
+    that the player played in the window.
     """
 
     newest: PlayerGains
@@ -122,7 +123,7 @@ class Gains(msgspec.Struct, frozen=True):
 
 
 class PlayerRank(msgspec.Struct, frozen=True):
-    """A player's entry on one leaderboard, None without a score, and how many players have one."""
+    """A player's entry on one leaderboard (None without a score) and the number of players on it."""
 
     category: Category
     entry: LeaderboardEntry | None
@@ -130,14 +131,14 @@ class PlayerRank(msgspec.Struct, frozen=True):
 
 
 class Suggestions(msgspec.Struct, frozen=True):
-    """The usernames of the best players of the newest session with scores, and whether any was played."""
+    """The usernames of the best players in the newest session with scores, and whether any session exists."""
 
     names: tuple[str, ...]
     has_sessions: bool
 
 
 def load_suggestions(service: EnhancedDatabaseService) -> Suggestions:
-    """Return the players that the page offers before a name is typed."""
+    """Return the players that the page suggests before a name is typed."""
     day = find_newest_leaderboard_day(service)
     leaders = list_leaders(service, day, SUGGESTED_PLAYERS) if day else ()
     names = tuple(entry.username for entry in leaders)
@@ -153,7 +154,7 @@ def list_leaders(service: EnhancedDatabaseService, day: date, limit: int) -> tup
 def load_players(
     service: EnhancedDatabaseService, user: User, rival: User | None, window: str
 ) -> tuple[Player | None, Player | None]:
-    """Return a player, and the one to compare with, as `load_player` does."""
+    """Return a player and the rival; each as `load_player` returns it."""
     return load_player(service, user, window), load_player(service, rival, window) if rival else None
 
 
@@ -182,18 +183,18 @@ def find_first_day(window: str, today: date) -> date:
 def _list_history(
     service: EnhancedDatabaseService, user_id: UUID, first: date, last: date
 ) -> tuple[Portfolio, ...]:
-    """Return a player's sessions from a day up to another one, newest first."""
+    """Return a player's sessions from `first` to `last`, newest first."""
     load = partial(service.get_portfolio_history, user_id)
     return tuple(_list_back(load, attrgetter("session_date"), first, last))
 
 
 def _list_held(service: EnhancedDatabaseService, first: date, last: date) -> tuple[date, ...]:
-    """Return the sessions of the game from a day up to another one, oldest first."""
+    """Return the sessions of the game from `first` to `last`, oldest first."""
     return tuple(reversed(_list_back(service.list_session_dates, lambda day: day, first, last)))
 
 
 def _list_back(load: LoadPage[T], get_day: Callable[[T], date], first: date, last: date) -> list[T]:
-    """Return the rows from a day up to another one, newest first, page by page."""
+    """Return the rows from `first` to `last`, newest first, read page by page."""
     found: list[T] = []
     before = last + _DAY
     while len(found) < MOST_SESSIONS and before > first:
@@ -213,7 +214,7 @@ def load_quests(service: EnhancedDatabaseService, user: User) -> list[Quest]:
 
 
 def load_ranks(service: EnhancedDatabaseService, user: User, day: date) -> tuple[PlayerRank, ...]:
-    """Return the player's rank on every leaderboard of one session, as the Leaderboards page has it."""
+    """Return the player's rank on every leaderboard of one session, as the Leaderboards page shows it."""
 
     def find_rank(category: Category) -> PlayerRank:
         source = exact_ranks.find_source(service, category, day)
@@ -236,10 +237,10 @@ def load_rank_history(
 
 
 def load_equity(service: EnhancedDatabaseService, player: Player) -> Equity:
-    """Return the market over the player's sessions, and the leader of the newest one.
+    """Return the market over the player's sessions, and the leader of the newest session.
 
-    Not the best over the window: adding that up in a large game takes seconds, and without a cache
-    every portfolio would wait for it.
+    The leader is not the best player over the whole window: that sum takes seconds in a large game, and
+    without a cache every portfolio would wait for it.
     """
     market = list_market_returns(service, player.history)
     day = player.newest.session_date
@@ -255,10 +256,10 @@ def load_equity(service: EnhancedDatabaseService, player: Player) -> Equity:
 
 
 def load_gains(service: EnhancedDatabaseService, player: Player) -> Gains:
-    """Return what each symbol added to the value of a player who has played in the window."""
+    """Return the gain of each symbol for a player who has played in the window."""
     user_id, day, first = player.user.id, player.newest.session_date, player.history[-1].session_date
     newest = service.get_player_gains(user_id, day, day)
-    # the open session is read once, so that both spans have the same figures of it
+    # the open session is read once, so that window and newest session have the same figures
     before = [service.get_player_gains(user_id, first, day - _DAY)] if first < day else []
     return Gains(
         newest=newest,
@@ -271,7 +272,7 @@ def load_gains(service: EnhancedDatabaseService, player: Player) -> Gains:
 def list_market_returns(
     service: EnhancedDatabaseService, history: Sequence[Portfolio]
 ) -> tuple[MarketReturn, ...]:
-    """Return the market's returns in sessions that are given newest first, oldest first."""
+    """Return the market's returns in these sessions, oldest first; `history` is newest first."""
     days = [row.session_date for row in reversed(history)]
     played = set(days)
     return tuple(

@@ -1,7 +1,7 @@
 """Portfolios: the sessions, gains, ranks and quests of one player.
 
-Run by Streamlit as a script for every view. The search box is the `player` query parameter, so a player's
-page is a link. Only reads: looking at a player never creates a portfolio.
+Run by Streamlit as a script for every view. The search box is the `player` query parameter, so each player
+has a link. The page only reads: opening a player never creates a portfolio.
 """
 
 from functools import partial
@@ -68,7 +68,7 @@ def _show_filters() -> tuple[str, str, str]:
 
 def _suggest_players(service: EnhancedDatabaseService) -> None:
     if st.session_state.get("player"):
-        # a button of this part has filled the search box, which is outside of it
+        # a button of this fragment has filled the search box, which is outside the fragment
         st.rerun()
     live.show_section(
         "portfolios-suggestions", load=partial(data.load_suggestions, service), show=_show_suggestions
@@ -86,7 +86,7 @@ def _show_suggestions(found: data.Suggestions) -> None:
 
 
 def _find_rival(service: EnhancedDatabaseService, name: str, player: User) -> User | None:
-    """Return the player to compare with; otherwise offer matches or say why there is none."""
+    """Return the player to compare with; if there is none, show matches or the reason and return None."""
     rival = live.read(("player", name), partial(find_player, service, name))
     if rival is None:
         filters.show_matches(service, name, key="rival", filters=FILTERS)
@@ -120,7 +120,7 @@ def _show_pair(
 
 
 def _show_player(service: EnhancedDatabaseService, player: Player, rival: Player | None) -> None:
-    """Show a player; what needs more reads than the player's sessions is a section of its own."""
+    """Show a player; parts that need more than the player's sessions are separate sections."""
     sections.show_newest_session(player)
     if rival is not None:
         sections.show_side_by_side(player, rival)
@@ -155,7 +155,7 @@ def _show_player(service: EnhancedDatabaseService, player: Player, rival: Player
 
 
 def _show_one_session(service: EnhancedDatabaseService, player: Player) -> None:
-    """Show why the newest session went as it did; a single session has no curves."""
+    """Show what made the result of the newest session; a single session has no curves."""
     _show_gains(service, player)
     _show_ranks(service, player)
     _show_quests(service, player.user)

@@ -1,4 +1,4 @@
-"""The sections of the portfolios page: each shows what was read, with calls of Streamlit only."""
+"""The sections of the portfolios page: each shows values already read, and only calls Streamlit."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -67,7 +67,7 @@ RECORD_HELP: Final = {
     "Worst session": "The lowest day change.",
     "Deepest drawdown": "Largest fall of the equity below its highest value before, in percent of it.",
 }
-"""What each figure of finished sessions is, by its label."""
+"""The explanation of each figure of finished sessions, by its label."""
 GAINS_EXPLAINED: Final = (
     "A symbol's gain is realised (sales, less what the sold shares cost) and unrealised (shares held at the "
     "end of a session at its last price, in an open session at the newest one, less what they cost); no "
@@ -107,12 +107,12 @@ def show_quests(quests: Sequence[Quest]) -> None:
 
 
 def _list_days(player: Player) -> charts.Days:
-    """Return the days of the player's charts: of the window, but not before the player joined."""
+    """Return the days of the player's charts: those of the window since the player joined."""
     return charts.Days(min(player.since, player.history[-1].session_date), player.today, player.held)
 
 
 def show_newest_session(player: Player) -> None:
-    """Show who the player is and the newest session in four figures."""
+    """Show the player's name and four figures of the newest session."""
     user, portfolio = player.user, player.newest
     day = format_day(portfolio.session_date)
     newest = f"today's session ({day}) is open: figures so far" if player.is_open else f"newest session {day}"
@@ -194,7 +194,7 @@ def _format_won(record: Summary) -> str:
 
 
 def show_gains(player: Player, gains: data.Gains) -> None:
-    """Show what each symbol added to the player's value, beside the market."""
+    """Show the gain of each symbol, compared with the market."""
     compared = tables.compare_with_market(gains.window, gains.market)
     incomplete = sum(symbol.incomplete for symbol in gains.window.symbols)
     window = tables.describe_newest(player) if player.is_one_session else describe_window(player.window)
@@ -234,7 +234,7 @@ def show_gains(player: Player, gains: data.Gains) -> None:
         width="stretch",
         alt=f"What each of {format_quantity(len(gains.window.symbols), 'symbol')} added to the value",
     )
-    # not beside the chart, where the last of its many columns would be out of sight
+    # below the chart: beside it, the last of the many columns would not be visible
     show_table(
         tables.build_gains_table(gains.window, gains.newest, gains.positions),
         {**GAIN_COLUMNS, "session": None} if player.is_one_session else GAIN_COLUMNS,
@@ -277,7 +277,7 @@ def show_equity(player: Player, rival: Player | None, equity: data.Equity) -> No
 
 
 def _list_curves(player: Player, rival: Player | None, equity: data.Equity) -> tuple[list[Curve], list[int]]:
-    """Return the curves, the player's first, and the place of each in `charts.LINES`."""
+    """Return the curves, the player's first, and the index of each in `charts.LINES`."""
     since = player.history[-1].session_date
     own = tables.build_curve(player.user.username, player.history)
     curves = [(0, own), (1, tables.build_market_curve(equity.market))]
@@ -377,7 +377,7 @@ def _show_player_record(finished: Sequence[Portfolio]) -> None:
 
 
 def show_profile(user: User) -> None:
-    """Show the player's profile, folded."""
+    """Show the player's profile, collapsed."""
     facts = (
         f"- {escape_markdown(label)}: {escape_markdown(text)}" for label, text in tables.list_profile(user)
     )

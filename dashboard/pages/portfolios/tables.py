@@ -1,7 +1,7 @@
 """A player's sessions as equity curves, summaries, tables and texts; pure functions.
 
-Every session begins with the same cash. The equity curve is that cash plus all gains since, which is what
-a player would have who never took anything out.
+Every session begins with the same cash. The equity curve is that cash plus the gains of all sessions so far:
+what a player would have if gains were carried over from session to session.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,10 +28,10 @@ from dashboard.pages.portfolios.data import ALL, Player
 from dashboard.pages.quests.tables import measure_progress
 
 PLAYERS_KEPT = 64
-"""Players whose charts and tables are kept, some 100 kB each: a page draws the same player repeatedly."""
+"""Most players with cached charts and tables, some 100 kB each; pages draw the same player repeatedly."""
 
 GAINS_NAMED = 5
-"""Symbols named in a sentence."""
+"""Most symbols named in a sentence."""
 
 UNEXPLAINED = "Not explained"
 
@@ -41,7 +41,7 @@ _GAINS: Final = (
     *((name, pa.float64()) for name in ("realised", "unrealised", "bought", "sold")),
     *((name, pa.int64()) for name in ("trades", "sessions")),
 )
-"""The columns of the table of gains; a row may lack all but the first four."""
+"""The columns of the gains table; only the first four have a value in every row."""
 
 _STRATEGIES: Final = {
     "buy_and_hold": "Favourites: buys the same symbols in each session",
@@ -60,7 +60,7 @@ class Curve(msgspec.Struct, frozen=True):
 
     @property
     def gain(self) -> Decimal:
-        """What all sessions of the curve gained."""
+        """The gain over all sessions of the curve."""
         return self.equity[-1] - STARTING_CASH if self.equity else Decimal(0)
 
 
@@ -84,9 +84,9 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 class Comparison(msgspec.Struct, frozen=True):
-    """A player beside the market over the same sessions, in percent of the starting cash.
+    """A player compared with the market over the same sessions, in percent of the starting cash.
 
-    `priced` of the `sessions` have prices.
+    `priced` is the number of `sessions` that have market prices.
     """
 
     player: Decimal
@@ -117,7 +117,7 @@ class QuestCard(msgspec.Struct, frozen=True):
 
 
 def describe_window(window: str) -> str:
-    """Return a window as it is said in a sentence: `the last 90 days`."""
+    """Return the text for a window inside a sentence: `the last 90 days`."""
     if window == LAST_SESSION:
         return "the last session"
     return "all time" if window == ALL else f"the last {window.removeprefix('1 ')}"
@@ -130,7 +130,7 @@ def describe_newest(player: Player) -> str:
 
 
 def describe_gains(gains: PlayerGains) -> str:
-    """Say which symbols made the change of value, the largest gain or loss first, as Markdown."""
+    """Return a sentence on the symbols that changed the value, largest gain or loss first, as Markdown."""
     parts = sorted(
         ((gain.symbol, gain.gain) for gain in gains.symbols if gain.gain),
         key=lambda part: (-abs(part[1]), part[0]),
@@ -146,7 +146,7 @@ def describe_gains(gains: PlayerGains) -> str:
 
 
 def describe_attendance(player: Player) -> str:
-    """Return how many of the sessions held the player played, as Markdown."""
+    """Return a text, as Markdown: how many of the game's sessions the player played."""
     finished = [day for day in player.held if day < player.today]
     played = len(player.finished)
     text = f"Played {played:,} of {format_quantity(len(finished), 'finished session')}"
@@ -160,13 +160,13 @@ def describe_attendance(player: Player) -> str:
 
 
 def build_curve(name: str, history: Sequence[Portfolio], *, since: date = date.min) -> Curve:
-    """Return the equity of a player from a session on; the history is given newest first."""
+    """Return the equity curve of a player from the session `since` on; `history` is newest first."""
     rows = [row for row in reversed(history) if row.session_date >= since]
     return _add_up(name, [(row.session_date, row.day_change) for row in rows])
 
 
 def build_market_curve(returns: Sequence[MarketReturn]) -> Curve:
-    """Return the equity of buying equal parts of all symbols each morning of these sessions."""
+    """Return the equity curve of buying equal parts of all symbols each morning of these sessions."""
     return _add_up("Market average", [(row.day, STARTING_CASH * row.percent / 100) for row in returns])
 
 
@@ -188,7 +188,7 @@ def list_drawdowns(curve: Curve) -> list[Drawdown]:
 
 
 def find_deepest(curve: Curve) -> Drawdown:
-    """Return the deepest drawdown of a curve of at least one session, the first of equal ones."""
+    """Return the deepest drawdown (the first of equal ones) of a curve with at least one session."""
     return min(list_drawdowns(curve), key=lambda drawdown: (drawdown.percent, drawdown.day))
 
 
@@ -223,7 +223,7 @@ def list_common(player: Player, rival: Player) -> tuple[tuple[Portfolio, ...], t
 
 
 def compare_with_market(gains: PlayerGains, market: Sequence[MarketReturn]) -> Comparison:
-    """Return a player's change beside the returns of the market in the same sessions."""
+    """Return a player's change and the returns of the market in the same sessions."""
     return Comparison(
         player=measure_points(gains.change),
         market=sum((row.percent for row in market), Decimal(0)),
@@ -242,10 +242,10 @@ def measure_points(gain: Decimal) -> Decimal:
 
 @lru_cache(PLAYERS_KEPT)
 def build_gains_table(window: PlayerGains, newest: PlayerGains, positions: tuple[Position, ...]) -> pa.Table:
-    """Return what each symbol added in a window and in its newest session, the largest gain first.
+    """Return the gain of each symbol in a window and in its newest session, the largest first.
 
-    The last row is what trades do not explain; with it both columns of gains add up to the changes of
-    value. `shares` and `paid` are those held in the newest session.
+    The last row is the change that trades do not explain; with this row both columns of gains add up to the
+    changes of value. `shares` and `paid` refer to the positions held in the newest session.
     """
     in_session = {gain.symbol: gain.gain for gain in newest.symbols}
     held = {position.symbol: position for position in positions}
@@ -274,13 +274,13 @@ def build_gains_table(window: PlayerGains, newest: PlayerGains, positions: tuple
 
 
 def _to_float(value: Any) -> Any:
-    """Return an amount as Arrow has it; adding 0 removes the sign of a negative zero."""
+    """Return an amount as a float for Arrow; adding 0 removes the sign of a negative zero."""
     return float(value) + 0.0 if isinstance(value, Decimal) else value
 
 
 @lru_cache(PLAYERS_KEPT)
 def build_sessions_table(history: tuple[Portfolio, ...], today: date = date.max) -> pa.Table:
-    """Return one row per session in the order given, as Arrow, which is what a page sends."""
+    """Return one row per session, in the order given; as Arrow, because Streamlit sends Arrow."""
     return pa.table(
         {
             "session": [row.session_date for row in history],
@@ -336,7 +336,7 @@ def describe_strategy(preferences: Mapping[str, Any]) -> str:
 
 
 def _mask_email(email: str | None) -> str:
-    """Write an address so that it can be recognised but not copied: `a…@example.com`."""
+    """Mask an e-mail address so that it can be recognised but not copied: `a…@example.com`."""
     if email is None:
         return "not given"
     local, at, domain = email.partition("@")

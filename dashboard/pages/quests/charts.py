@@ -1,4 +1,4 @@
-"""The chart of how far ended quests came; pure functions."""
+"""The chart of the progress that ended quests reached; pure functions."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from dashboard.formats import format_key
 from dashboard.pages.quests.tables import Progress, format_counted_share
 
 STEPS = ("Completed", "Halfway", "Started", "Not started")
-"""How far a quest came, the furthest first; the bar of a type has a segment for each."""
+"""Steps of a quest, the furthest first; the bar of a quest type has a segment for each step."""
 LIGHT = ("#3730a3", "#5a5ce0", "#64748b", "#767676")
 DARK = ("#c7d2fe", "#8b8ff8", "#94a3b8", "#7d8494")
 """Colours with a contrast of at least 4.5 to 1 to the background of the theme."""
@@ -19,7 +19,7 @@ _LABEL_PIXELS = 110
 
 
 def build_progress_chart(progress: Sequence[Progress], *, is_dark: bool) -> Spec:
-    """Return one bar per type, divided by how far its ended quests came."""
+    """Return one bar per quest type, divided by the step that its ended quests reached."""
     y_axis = {"title": None, "ticks": False, "labelLimit": _LABEL_PIXELS, "labelOverlap": False}
     return {
         "data": {"values": [row for item in progress for row in _list_steps(item)]},

@@ -29,12 +29,12 @@ COLUMNS = (
 
 
 def build_link(quest_type: str | None) -> str:
-    """Return the address of the file with stuck quests of a type, or of all, relative to any page."""
+    """Return the address, relative to any page, of the file with stuck quests of a type (None: all)."""
     return PATH[1:] if quest_type is None else f"{PATH[1:]}?{urlencode({'type': quest_type})}"
 
 
 def get_stuck(request: Request) -> Response:
-    """Answer with at most `LIMIT` stuck quests, in the order of the page; runs on a worker thread."""
+    """Return the response with at most `LIMIT` stuck quests, in page order; runs on a worker thread."""
 
     def read() -> CsvFile:
         quest_type = request.query_params.get("type")
@@ -45,7 +45,7 @@ def get_stuck(request: Request) -> Response:
 
 
 def build_row(item: StuckQuest) -> Cells:
-    """Return the cells of a stuck quest, amounts and times in full."""
+    """Return the cells of a stuck quest; amounts and times are not shortened."""
     quest = item.quest
     return (
         item.username,

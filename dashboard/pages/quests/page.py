@@ -1,7 +1,7 @@
-"""Quests: what ended quests came to, what they gave, whether players returned, and who is stuck.
+"""Quests: results and rewards of ended quests, whether players returned, and stuck quests.
 
 Run by Streamlit as a script for every view. The filters and the search box are query parameters, so every
-view and a player's quests are links. The reports refresh alone.
+view has its own link. The reports refresh by themselves.
 """
 
 from collections.abc import Sequence
@@ -35,11 +35,11 @@ TITLES_SHOWN = 20
 TITLE_PIXELS, REASON_PIXELS = 300, 190
 """Widths of the longest title of the game, and of the longest reason why a quest is stuck."""
 COMPARED_PLAYERS = 2_500
-"""More would take seconds; the share of so many differs by a percentage point or two."""
+"""Players in the sample: more would take seconds; its shares are off by one or two percentage points."""
 PLAYER_QUESTS_SHOWN = 100
 
 RANGES: dict[str, int | None] = {"7 days": 7, "4 weeks": 28, "12 weeks": 84, "1 year": 365, "All time": None}
-"""Days of a window, today and those before it; None for everything."""
+"""Length of each window in days, today included; None for all time."""
 RANGE = "12 weeks"
 ALL_TYPES = "All types"
 FILTERS = {"player": "", "live": True, "ended": RANGE, "quest": ALL_TYPES}
@@ -86,12 +86,12 @@ def show_quests() -> None:
 
 
 def _show_filters(totals: Sequence[QuestTotals]) -> tuple[date | None, str | None]:
-    """Return the first day of the window (None: everything) and the type (None: all)."""
+    """Show the filters; return the first day of the window (None: all time) and the type (None: all)."""
     keys = {format_key(row.type): row.type for row in totals}
     if len(keys) < len({row.type for row in totals}):
         keys = {
             row.type: row.type for row in totals
-        }  # two types have the same words, so both are shown by their keys
+        }  # two types have the same text, so types are shown by their keys
     with filters.fold(), st.container(horizontal=True):
         window = filters.select_segment(
             "Ended within", list(RANGES), default=RANGE, key="ended", noun="range"
@@ -118,7 +118,7 @@ def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_ty
         with weeks:
             _show_weeks(outcomes, totals, since=since)
 
-    # the first and the last part of the page share one read
+    # the first and the last part of the page show the same read, so containers fix their places
     first, middle, weeks = st.container(), st.container(), st.container()
     with first:
         live.show_section(("quests-outcomes", since, quest_type), load=load_outcomes, show=show_outcomes)
@@ -127,7 +127,7 @@ def _show_reports(service: EnhancedDatabaseService, since: date | None, quest_ty
 
 
 def _show_players(service: EnhancedDatabaseService, since: date | None, quest_type: str | None) -> None:
-    """Show whether players return, how long they take, and whose quests are stuck or expire."""
+    """Show whether players return, how long quests take, and which quests are stuck or expire soon."""
 
     def load_returns() -> tuple[Sequence[QuestReturn], Sequence[QuestTotals]]:
         return (
@@ -274,7 +274,7 @@ def _show_weeks(
 
 
 def _label_columns(table: object, *, help_text: str) -> dict[str, object]:
-    """Return the columns of a table by week: its Monday, then one for each type or kind."""
+    """Return the columns of a weekly table: the Monday, then one column for each type or kind."""
     _, *others = list(table)  # type: ignore[call-overload]  # the names of a data frame
     labels = {name: format_key(name.partition(" ")[2]) for name in others}
     return {
@@ -322,7 +322,7 @@ def _show_returns(returns: Sequence[QuestReturn], totals: Sequence[QuestTotals])
         tables.build_returns_table(returns),
         {
             "type": "Type",
-            # before the shares, which are long: a phone shows only the first columns
+            # the difference comes before the shares, which are long: a phone shows only the first columns
             "difference": st.column_config.TextColumn(
                 "Difference", help="Percentage points", alignment="right"
             ),

@@ -34,11 +34,11 @@ from dashboard.formats import (
 T = TypeVar("T")
 
 STUCK_REASONS = {"is_untouched": "no progress", "is_behind": "behind", "is_unseen": "player not seen"}
-"""Why a quest is stuck, in the order in which a row names them."""
+"""Field of `StuckQuest` and its text for each reason why a quest is stuck, in display order."""
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How many ended quests reached each step; each step includes those further on."""
+    """How many ended quests reached each step; a step also counts quests that reached a further step."""
 
     type: str
     ended: int
@@ -60,7 +60,7 @@ def select_type(rows: Iterable[Any], quest_type: str | None) -> list[Any]:
 
 
 def add_progress(outcomes: Iterable[QuestOutcome], name: str = "") -> Progress:
-    """Return the sums over all outcomes."""
+    """Return the progress summed over all outcomes."""
     rows = list(outcomes)
     return Progress(
         type=name,
@@ -80,7 +80,7 @@ def list_progress(outcomes: Iterable[QuestOutcome]) -> tuple[Progress, ...]:
 
 
 def sum_running(totals: Iterable[QuestTotals]) -> Running:
-    """Return the sums over all types."""
+    """Return the running quests summed over all types."""
     rows = list(totals)
     return Running(sum(row.active for row in rows), sum(row.expiring for row in rows))
 
@@ -93,7 +93,7 @@ def _group(rows: Iterable[T], get_key: Callable[[T], Any]) -> dict[Any, list[T]]
 
 
 def format_counted_share(part: int, whole: int) -> str:
-    """Write a share with its counts: `80% (12 of 15)`; empty without any."""
+    """Write a share with its counts: `80% (12 of 15)`; empty if `whole` is 0."""
     return f"{format_share(part, whole)} ({format_count(part)} of {format_count(whole)})" if whole else ""
 
 
@@ -103,7 +103,7 @@ def describe_duration(duration: timedelta | None) -> str:
 
 
 def build_progress_table(progress: Sequence[Progress], totals: Iterable[QuestTotals]) -> pd.DataFrame:
-    """Return one row per type: its ended quests and how far they came, and its running quests apart."""
+    """Return one row per type: ended quests by the step they reached, and in other columns running quests."""
     running = {key: sum_running(rows) for key, rows in _group(totals, lambda row: row.type).items()}
     known = {item.type for item in progress}
     rows = [
@@ -172,7 +172,7 @@ def _sum_rewards(rows: Iterable[Any], get_amount: Callable[[Any], Decimal]) -> M
 
 
 def format_week(week: date | None, *, since: date | None, today: date) -> str:
-    """Write a week by its Monday and say what is missing: `2026-11-23 (so far)`, `2026-11-09 (from Wed)`."""
+    """Write a week as its Monday and mark a partial week: `2026-11-23 (so far)`, `2026-11-09 (from Wed)`."""
     if week is None:
         return "unknown"
     missing = []
@@ -200,7 +200,7 @@ def build_times_table(titles: Sequence[CompletionTime]) -> pd.DataFrame:
 
 
 def build_returns_table(returns: Sequence[QuestReturn]) -> pd.DataFrame:
-    """Return one row per type: the share of sessions after which players with and without it returned."""
+    """Return one row per type: how often players with and without such a quest returned after a session."""
     return pd.DataFrame(
         {
             "type": [format_key(item.type) for item in returns],
@@ -215,7 +215,7 @@ def build_returns_table(returns: Sequence[QuestReturn]) -> pd.DataFrame:
 
 
 def describe_not_compared(returns: Iterable[QuestReturn], totals: Iterable[QuestTotals]) -> str:
-    """Name the types that cannot be compared, because no finished session had a quest of them; else empty."""
+    """Return a text that names the types without a quest in any finished session, or an empty text."""
     missing = {row.type for row in totals} - {item.type for item in returns}
     names = ", ".join(escape_markdown(name) for name in sorted(map(format_key, missing)))
     return f" Not compared, because no such session was played with one: {names}." if names else ""
@@ -285,14 +285,14 @@ def build_player_table(quests: Sequence[Quest], now: datetime) -> pd.DataFrame:
 
 
 def _describe_status(quest: Quest, now: datetime) -> str:
-    """Write a status; an active quest past its time has ended, also before maintenance has marked it."""
+    """Write a status; an active quest past its end is shown as expired, even before maintenance marks it."""
     if quest.status != "ACTIVE":
         return format_key(quest.status)
     return "Running" if quest.expires_at is None or quest.expires_at > now else "Expired"
 
 
 def measure_progress_percent(quest: Quest) -> int:
-    """Return the progress of a quest in whole percent: 100 only when its target is reached."""
+    """Return the progress of a quest in integer percent: 100 only when its target is reached."""
     return measure_share(quest.current_progress, quest.target_value) if quest.target_value > 0 else 100
 
 
