@@ -16,6 +16,8 @@ SCHEMES: Final = ("postgresql://", "postgres://")
 _UNKNOWN = re.compile(r'invalid URI query parameter: "([a-z_]{1,40})"')
 _PORT = re.compile(r"[0-9]{1,5}")
 _HIGHEST_PORT: Final = 65_535
+DEFAULT_PORT: Final = "5432"
+LOOPBACK: Final = "127.0.0.1"
 
 
 class DatabaseUrlError(ValueError):
@@ -44,7 +46,7 @@ def check_database_url(url: str) -> str:
         raise DatabaseUrlError("libpq cannot read it") from None
     if not parts.get("dbname"):
         raise DatabaseUrlError("it names no database")
-    hosts = (parts.get("hostaddr") or parts.get("host") or "").split(",")
+    hosts = _find_hosts(parts).split(",")
     ports = parts.get("port", "").split(",")
     if len(ports) not in {1, len(hosts)} or not all(map(_is_port, ports)):
         raise DatabaseUrlError("a port is a number from 1 to 65535, one for all hosts or one for each")
@@ -54,14 +56,26 @@ def check_database_url(url: str) -> str:
 def check_replica_urls(urls: str) -> list[str]:
     """Return a list of the URLs in a text that has blanks between them; raises `DatabaseUrlError`.
 
-    Each names one host: state is kept for each URL, and two servers would share it.
+    Each names one host: state is kept for each URL, and two servers would share it. Two URLs of one server
+    would each have a pool, and use twice the connections that are allowed.
     """
     checked = [check_database_url(url) for url in urls.split()]
-    if any("," in parse_dsn(url).get("host", "") for url in checked):
+    servers = [_find_server(parse_dsn(url)) for url in checked]
+    if any("," in host for host, *_ in servers):
         raise DatabaseUrlError("each URL of a replica names one host; give each host a URL")
-    if len(set(checked)) < len(checked):
+    if len(set(servers)) < len(servers):
         raise DatabaseUrlError("a replica is named twice")
     return checked
+
+
+def _find_server(parts: dict[str, str]) -> tuple[str, ...]:
+    """Return what names a server; behind one pooler, databases of other names may be on other replicas."""
+    host = _find_hosts(parts).lower().replace("localhost", LOOPBACK)
+    return host, parts.get("port") or DEFAULT_PORT, parts["dbname"], parts.get("service", "")
+
+
+def _find_hosts(parts: dict[str, str]) -> str:
+    return parts.get("hostaddr") or parts.get("host") or ""
 
 
 def add_password(url: str, password: str) -> str:

@@ -31,8 +31,10 @@ def _check_database_url(value: SecretStr) -> SecretStr:
     return SecretStr(check_database_url(value.get_secret_value()))
 
 
-def _check_replica_urls(value: SecretStr) -> SecretStr:
-    return SecretStr(" ".join(check_replica_urls(value.get_secret_value())))
+def _check_replica_urls(value: SecretStr) -> SecretStr | None:
+    urls = " ".join(check_replica_urls(value.get_secret_value()))
+    # nothing but blanks, as of "$FIRST $SECOND" without both, names no replica
+    return SecretStr(urls) if urls else None
 
 
 def _check_redis_url(value: SecretStr) -> SecretStr:

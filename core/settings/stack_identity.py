@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from psycopg2.extensions import parse_dsn
 
-from core.settings.database_url import DatabaseUrlError, check_database_url
+from core.settings.database_url import DEFAULT_PORT, LOOPBACK, DatabaseUrlError, check_database_url
 
 HEADER = "X-Echo-Markets-Stack"
 NAME_PATTERN = r"[A-Za-z0-9._-]{1,64}"
@@ -56,6 +56,6 @@ def describe_database(database_url: str) -> str:
         parts = parse_dsn(check_database_url(database_url))
     except DatabaseUrlError:
         return "(not a connection URL)"
-    host = parts.get("host", "localhost").replace("localhost", "127.0.0.1")
+    host = parts.get("host", LOOPBACK).replace("localhost", LOOPBACK)
     options = f" {parts['options']}" if "options" in parts else ""  # options may choose another schema
-    return f"{host}:{parts.get('port', '5432')}/{parts.get('dbname', '')}{options}"
+    return f"{host}:{parts.get('port', DEFAULT_PORT)}/{parts.get('dbname', '')}{options}"

@@ -227,6 +227,60 @@ def test_urls_of_libpq_are_taken(url: str, monkeypatch: pytest.MonkeyPatch) -> N
     assert "cr3t" not in describe_database(url)
 
 
+@pytest.mark.parametrize("blanks", [" ", " \t", "\n"])
+@pytest.mark.parametrize("topology", ["plain", "citus"])
+def test_blanks_name_no_replica(blanks: str, topology: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an empty variable: a text of two variables that are both empty has a blank."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://db/echo")
+    monkeypatch.setenv("DATABASE_REPLICA_URLS", blanks)
+    monkeypatch.setenv("DATABASE_TOPOLOGY", topology)
+    settings = Settings.load()
+    assert settings.database_replica_urls is None
+    assert settings.list_replicas() == ()
+
+
+@pytest.mark.parametrize(
+    ("urls", "reason"),
+    [
+        ("postgresql://db/echo postgres://db/echo", "a replica is named twice"),
+        ("postgresql://db/echo postgresql://db:5432/echo", "a replica is named twice"),
+        (
+            "postgresql://db/echo postgresql://alice:s3cr3t@DB/echo?connect_timeout=3",
+            "a replica is named twice",
+        ),
+        ("postgresql://localhost/echo postgresql:///echo?hostaddr=127.0.0.1", "a replica is named twice"),
+        ("postgresql://a,b/echo", "one host"),
+        ("postgresql:///echo?host=a,b", "one host"),
+        ("postgresql:///echo?hostaddr=10.0.0.1,10.0.0.2", "one host"),
+    ],
+)
+def test_urls_of_replicas_that_share_a_server_are_refused(
+    urls: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However they are written; the message shows no password."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://primary/echo")
+    monkeypatch.setenv("DATABASE_REPLICA_URLS", urls)
+    with pytest.raises(SettingsError, match=reason) as caught:
+        Settings.load()
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "urls",
+    [
+        "postgresql://db:5432/echo postgresql://db:5433/echo",
+        "postgresql://pooler/first postgresql://pooler/second",
+        "postgresql:///echo?service=first postgresql:///echo?service=second",
+        "postgresql:///echo?host=/run/first postgresql:///echo?host=/run/second",
+    ],
+)
+def test_replicas_on_one_host_are_taken(urls: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ports, sockets, services, or databases of a pooler."""
+    monkeypatch.setenv("DATABASE_URL", "postgresql://primary/echo")
+    monkeypatch.setenv("DATABASE_REPLICA_URLS", urls)
+    assert len(Settings.load().list_replicas()) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
