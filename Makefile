@@ -24,7 +24,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{ printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: $(RUNTIME) ## start the whole stack and load demo data (MODE=local or docker; PROFILE=tls, dev, replica, pooler, scale, sentinel; WORKERS=2 processes of the dashboard; KEEP_DATES=1 for the dates of 2000 to 2013)
-	@$(if $(filter command,$(origin WORKERS)),DASHBOARD_WORKERS=$(WORKERS) )$(STACK) up
+	@$(if $(filter command,$(origin WORKERS)),DASHBOARD_WORKERS=$(call quote,$(WORKERS)) )$(STACK) up
 
 certs: $(RUNTIME) ## make and renew the certificates of `make up PROFILE=tls`
 	@$(STACK) certs
@@ -131,6 +131,9 @@ lock: ## write the lock files, with hashes; needs uv
 LOCK_OPTIONS := --quiet --no-strip-extras --universal --python-version 3.11 --generate-hashes --custom-compile-command 'make lock'
 
 install: $(TOOLS) ## create the virtual environment only
+
+# the text as one word of the shell, whatever is in it
+quote = '$(subst ','\'',$(1))'
 
 if_installed = if [ -x $(RUN) ]; then $(1); else \
 	echo "nothing is installed here, so nothing runs; try make up"; $(or $(2),:); fi

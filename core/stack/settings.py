@@ -58,7 +58,11 @@ class StackSettings(SharedSettings):
         if not isinstance(profile, str):
             return values
         others, has_replica = separate_replica(profile)
-        return values | ({"profile": others or None, "replicas": 1} if has_replica else {})
+        if not has_replica:
+            return values
+        # a wrong REPLICAS is refused nevertheless
+        replicas = values.get("replicas") or "0"
+        return values | {"profile": others or None, "replicas": 1 if replicas == "0" else replicas}
 
     @classmethod
     def load_for(cls, root: Path) -> "StackSettings":

@@ -130,5 +130,36 @@ def test_make_passes_the_number_of_processes_on(repository: Path) -> None:
             command, cwd=repository, env=environment, capture_output=True, text=True, check=True
         ).stdout
 
-    assert plan("WORKERS=2") == "DASHBOARD_WORKERS=2 anywhere/bin/python -m core.cli stack up\n"
+    assert plan("WORKERS=2") == "DASHBOARD_WORKERS='2' anywhere/bin/python -m core.cli stack up\n"
     assert plan(WORKERS="2") == plan() == "anywhere/bin/python -m core.cli stack up\n"
+
+
+@pytest.mark.parametrize("workers", ["2", "2 3", "2; exit 7", "2'", "'$HOME'", "`exit 7`", "2#", ""])
+def test_make_passes_any_text_on(repository: Path, tmp_path: Path, workers: str) -> None:
+    """As it is, so that the program can refuse it by name."""
+    python = tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text('#!/bin/sh\nprintf %s "$DASHBOARD_WORKERS"\n')
+    python.chmod(0o755)
+    # for make itself, a dollar is two
+    given = workers.replace("$", "$$")
+    run = subprocess.run(
+        ["make", "--no-print-directory", "up", f"VENV={tmp_path}", f"WORKERS={given}"],
+        cwd=repository,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout == workers
+
+
+@pytest.mark.parametrize("value", ["7", "two", "-1"])
+def test_a_wrong_number_of_replicas_is_refused_beside_the_profile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str
+) -> None:
+    """PROFILE=replica does not hide it."""
+    monkeypatch.setenv("PROFILE", "replica")
+    monkeypatch.setenv("REPLICAS", value)
+    with pytest.raises(SettingsError, match=f"REPLICAS is '{value}', which is not allowed"):
+        StackSettings.load_for(tmp_path)
