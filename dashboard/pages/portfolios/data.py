@@ -102,7 +102,7 @@ class Player(msgspec.Struct, frozen=True):
 
 
 class Equity(msgspec.Struct, frozen=True):
-    """Curves to compare with a player's equity. `leader` leads the newest session, None if it is the player."""
+    """Curves to compare with the player. `leader` leads the newest session; None if that is the player."""
 
     market: tuple[MarketReturn, ...]
     leader: User | None
