@@ -1,7 +1,7 @@
 """The wiring (composition root): settings -> database -> cache -> service.
 
-Owns nothing else. Opening waits for no server, so a process starts while its servers are down and heals when
-they come back.
+Owns nothing else. Opening the service waits for no server, so a process can start while its servers are down,
+and works as soon as they are up.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,12 +26,12 @@ from core.settings import Settings
 
 
 def open_service(settings: Settings | None = None, *, role: Role = "job") -> EnhancedDatabaseService:
-    """Open the service of this process; without settings the environment is read.
+    """Open and return the service of this process; without `settings` the environment is read.
 
-    Waits for no server: the first call connects to PostgreSQL, and a thread for the near cache to Redis.
-    Use it as a context manager, or call `close`. `role` names the program in metrics and in
-    pg_stat_activity: lower-case letters with single hyphens between words, such as `my-api`.
-    Raises `SettingsError`, also when METRICS_ROLES is set and does not list the role, and
+    Waits for no server: the first call of the service connects to PostgreSQL, and a thread of the near cache
+    connects to Redis. Use the service as a context manager, or call `close`. `role` names the program in
+    metrics and in pg_stat_activity: lower-case letters with single hyphens between words, such as `my-api`.
+    Raises `SettingsError` for wrong settings, or if METRICS_ROLES is set and does not list the role, and
     `InvalidInput` for a role of another form.
     """
     if settings is None:
@@ -74,7 +74,7 @@ def open_service(settings: Settings | None = None, *, role: Role = "job") -> Enh
 
 
 def open_process_lock(settings: Settings, key: int, *, role: Role) -> ProcessLock:
-    """Return a lock of the database that one process of several holds; it connects when it is asked for."""
+    """Return a lock in the database that only one of several processes holds; its first use connects."""
     return ProcessLock(
         Connector(settings, f"{APPLICATION_PREFIX}{role}"),
         key,
@@ -102,12 +102,12 @@ def _check_listed(role: Role, settings: Settings) -> None:
 
 
 def read_clock() -> datetime:
-    """Return the present time in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
 def refuse_arguments(arguments: Sequence[str], *, program: str) -> None:
-    """Raise `SettingsError` for arguments of a program that the environment alone configures."""
+    """Raise `SettingsError` if a program that only the environment configures has arguments."""
     if arguments:
         raise SettingsError(
             f"`python -m {program}` takes no arguments, {arguments[0]!r} included;"
@@ -116,5 +116,5 @@ def refuse_arguments(arguments: Sequence[str], *, program: str) -> None:
 
 
 def configure_logging(settings: Settings) -> None:
-    """Send the logs of this process to standard error at the configured level and in the configured form."""
+    """Send the logs of this process to standard error with the configured level and format."""
     configure_logs(settings.log_level, settings.log_format)

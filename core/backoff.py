@@ -1,22 +1,22 @@
-"""Pauses between attempts at something that failed: exponential, jittered, bounded.
+"""Pauses between repeated attempts after a failure: exponential backoff with jitter and a maximum.
 
-Owns only their length; its callers wait.
+Owns only the length of the pauses; the callers wait.
 """
 
 import random
 from collections.abc import Callable
 
-# The first attempt comes soon, because most failures are one late answer.
+# The first pause is short, because most failures are a single late answer.
 FIRST_SECONDS = 0.02
-# Short enough that everything heals well within 5 s.
+# Short enough that everything works again well within 5 s after a server has come back.
 LONGEST_SECONDS = 1.0
 GROWTH = 2.0
-# The part of a pause that is random, so that processes which lost the same server do not return together.
+# The random fraction of a pause, so that processes that lost the same server do not all return at once.
 JITTER = 0.5
 
 
 class Backoff:
-    """The pauses of one series of attempts; for one thread."""
+    """The pauses of one series of attempts; only one thread may use it."""
 
     def __init__(
         self,
@@ -31,7 +31,7 @@ class Backoff:
         self.reset()
 
     def reset(self) -> None:
-        """Begin with the shortest pause again."""
+        """Start again with the shortest pause."""
         self.longest_next_seconds = self._first_seconds
 
     def next_seconds(self) -> float:

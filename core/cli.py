@@ -1,7 +1,7 @@
 """The command line: `echo-markets`.
 
 Owns commands, options and exit statuses: 0 done, 1 failed or unhealthy, 2 wrong settings or arguments,
-3 degraded, 130 interrupted. An error of the stack is printed as one line, never as a traceback.
+3 degraded, 130 interrupted. An `EchoMarketsError` is printed as one line, never as a traceback.
 """
 
 import signal
@@ -52,7 +52,7 @@ PRICE_COLUMNS_HELP = (
 
 
 class _MainGroup(click.Group):
-    """Prints each error of the stack, and each wrong argument, as one line, and sets the exit status."""
+    """Prints each `EchoMarketsError`, and each wrong argument, as one line, and sets the exit status."""
 
     def make_context(self, *args: Any, **options: Any) -> click.Context:
         with _errors_in_one_line():
@@ -70,7 +70,7 @@ def _errors_in_one_line() -> Iterator[None]:
     except click.exceptions.NoArgsIsHelpError:
         raise  # click prints the help instead
     except click.UsageError as error:
-        # click puts choices on lines of their own
+        # click writes the choices on separate lines
         message = " ".join(error.format_message().split()).removesuffix(".")
         remedy = f"; see `{error.ctx.command_path} --help`" if error.ctx else ""
         _fail(f"{message[:1].lower()}{message[1:]}{remedy}", WRONG_INPUT)
@@ -128,7 +128,7 @@ def _revert(migrator: Migrator, target: str | None, *, drop_rows: bool) -> list[
     try:
         return migrator.down(target, drop_rows=drop_rows)
     except RowsWouldBeLost as error:
-        # asked between two transactions, so that no lock is held until the answer
+        # ask between two transactions, so that no lock is held while waiting for the answer
         confirm_loss(error, option="--drop-rows")
         return migrator.down(target)
 
@@ -406,7 +406,7 @@ def stats() -> None:
 def _show_fleet(show: Callable[[Scrape, str, Console], int]) -> NoReturn:
     settings = _load_settings()
     scrape, source = read_fleet(settings, lambda: open_service(settings))
-    # a pipe has no width of its own, and a program that reads it needs complete lines
+    # a pipe has no width, and a program that reads from it needs complete lines
     console = Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS)
     sys.exit(show(scrape, source, console))
 
@@ -424,8 +424,8 @@ def occupy_pool_command() -> None:
 
 @contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` at the first signal that ends a process, and ignore further ones."""
-    # ignored signals stay ignored: SIGINT in background jobs of a script, SIGHUP under nohup
+    """Raise `KeyboardInterrupt` at the first SIGINT, SIGTERM or SIGHUP, and ignore all later ones."""
+    # signals that are already ignored stay ignored: SIGINT in background jobs of a script, SIGHUP under nohup
     handled = [
         number
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -455,7 +455,7 @@ def _load_bulk_settings() -> Settings:
     settings = _load_settings()
     if "database_slow_query" in settings.model_fields_set:
         return settings
-    # a batch of 20,000 rows takes a second on a small machine, which is no problem
+    # a batch of 20,000 rows takes a second on a small machine, and should not be logged as a slow statement
     return settings.model_copy(update={"database_slow_query": BULK_SLOW_MILLISECONDS})
 
 

@@ -1,6 +1,6 @@
 """The confirmation before data is deleted: a question on a terminal, otherwise an option of the command.
 
-Owns asking and reading the answer; the caller names what it deletes.
+Owns the question and reads the answer; the caller names the data that it deletes.
 """
 
 import sys
@@ -11,14 +11,14 @@ from core.errors import RowsWouldBeLost
 
 
 def is_somebody_there() -> bool:
-    """Say whether there is a terminal on which a person can answer a question."""
+    """Return whether there is a terminal on which a person can answer a question."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def confirm_loss(loss: RowsWouldBeLost, *, option: str) -> None:
-    """Ask whether to lose the data that an error names; return after a yes, raise the error otherwise.
+    """Ask whether to delete the data that `loss` names; return after a yes, otherwise raise `RowsWouldBeLost`.
 
-    Without a terminal nobody can be asked, and the error names the option.
+    Without a terminal nobody can answer: then the error says that `option` allows the deletion.
     """
     if not is_somebody_there():
         raise RowsWouldBeLost(f"{loss}; {option} continues anyway")

@@ -1,9 +1,10 @@
-"""Encrypts the values of single columns, and makes indexes that find equal values.
+"""Encrypts the values of single columns, and computes blind indexes by which equal values are found.
 
-Owns the keys, the columns that are encrypted, and the stored forms. A value is encrypted with AES-256-GCM
-(NIST SP 800-38D) under a random nonce, bound to its table, column and row, and stored as
+Owns the keys, the list of encrypted columns, and the stored forms. A value is encrypted with AES-256-GCM
+(NIST SP 800-38D) under a random nonce, with table, column and row as associated data, and stored as
 `v1.KEY_ID.base64url(nonce, ciphertext, tag)`. Its index is `KEY_ID.base64url(HMAC-SHA256)`: without the key
-it shows only which rows have equal values. HKDF-SHA256 (RFC 5869) derives a key for each column and purpose.
+the index shows only which rows have equal values. HKDF-SHA256 (RFC 5869) derives a key for each column and
+purpose.
 Runs no statement.
 """
 
@@ -26,12 +27,12 @@ from core.errors import EncryptionKeyMissing
 
 KEY_BYTES: Final = 32
 FORM: Final = "v1"
-_NONCE_BYTES = 12  # the size that GCM is made for
+_NONCE_BYTES = 12  # the size that NIST SP 800-38D recommends for GCM
 _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,32}\Z")
 
 
 class EncryptionKeysError(ValueError):
-    """The text of ENCRYPTION_KEYS is wrong; the message shows no part of a key."""
+    """The value of ENCRYPTION_KEYS is invalid; the message shows no part of a key."""
 
 
 class Undecipherable(Exception):
@@ -57,7 +58,7 @@ class Keyring:
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
-        """Read keys from lines of `KEY_ID:BASE64`; None has no keys. Raises `EncryptionKeysError`."""
+        """Return the keys in lines of `KEY_ID:BASE64`, no keys for None. Raises `EncryptionKeysError`."""
         if text is None:
             return cls()
         lines = [line for line in re.split(r"[\n,]", text) if line.strip()]
@@ -71,7 +72,7 @@ class Keyring:
 
     @property
     def current(self) -> Key:
-        """The key that encrypts. Raises `EncryptionKeyMissing`."""
+        """The key with which values are encrypted. Raises `EncryptionKeyMissing`."""
         if not self.keys:
             raise EncryptionKeyMissing(
                 "e-mail addresses are encrypted, and ENCRYPTION_KEYS is not set; `make up` creates a key,"
@@ -88,12 +89,12 @@ def new_key_line(key_id: str) -> str:
 def _parse_key(line: str, number: int) -> Key:
     key_id, colon, encoded = line.partition(":")
     if not colon or not _KEY_ID.match(key_id):
-        # not shown: without an id the line may be the key itself
+        # the line is not shown, because without an id it may be the key itself
         raise EncryptionKeysError(
             f"key {number} does not begin with an id of 1 to 32 letters, digits, '_' and '-' and a colon"
         )
     try:
-        # both alphabets of base64
+        # accepts both alphabets of base64: standard and URL-safe
         secret = binascii.a2b_base64(encoded.strip().translate(_STANDARD_ALPHABET), strict_mode=True)
     except ValueError:
         raise EncryptionKeysError(f"the key {key_id!r} is not base64") from None
@@ -103,7 +104,7 @@ def _parse_key(line: str, number: int) -> Key:
 
 
 class Column(NamedTuple):
-    """An encrypted column; two values are equal if `normalise` returns the same text for both."""
+    """An encrypted column; two values count as equal if `normalise` returns the same text for both."""
 
     table: str
     name: str
@@ -115,7 +116,7 @@ def normalise_email(address: str) -> str:
     if address.isascii():
         return address.strip().lower()
     folded = unicodedata.normalize("NFC", address.strip()).casefold()
-    # folding can take a composed character apart
+    # normalise again, because case folding can decompose a character
     return unicodedata.normalize("NFC", folded)
 
 
@@ -128,7 +129,7 @@ class _ColumnKey(NamedTuple):
 
 
 class ColumnCipher:
-    """Encrypts and decrypts the values of one column, and makes their indexes; thread safe."""
+    """Encrypts and decrypts the values of one column, and computes their indexes; thread safe."""
 
     def __init__(self, keyring: Keyring, column: Column) -> None:
         self._keyring = keyring
@@ -144,11 +145,11 @@ class ColumnCipher:
 
     @property
     def current_id(self) -> str:
-        """The id of the key that encrypts. Raises `EncryptionKeyMissing`."""
+        """The id of the key with which values are encrypted. Raises `EncryptionKeyMissing`."""
         return self._keyring.current.id
 
     def encrypt(self, row_id: UUID, text: str) -> str:
-        """Return the stored form of a value of this row; each call returns another one.
+        """Return the stored form of a value of this row; it differs in each call (random nonce).
 
         Raises `EncryptionKeyMissing`.
         """
@@ -158,7 +159,7 @@ class ColumnCipher:
         return f"{FORM}.{key_id}.{_encode(nonce + sealed)}"
 
     def decrypt(self, row_id: UUID, stored: str) -> str:
-        """Return the value of a stored form. Raises `Undecipherable`."""
+        """Return the decrypted value of a stored form. Raises `Undecipherable`."""
         form, _, rest = stored.partition(".")
         key_id, _, encoded = rest.partition(".")
         key = self._keys.get(key_id)
@@ -180,9 +181,9 @@ class ColumnCipher:
         return self._index(self.current_id, text)
 
     def list_indexes(self, text: str) -> list[str]:
-        """Return the index of a value under each key, because a stored row may have any of them.
+        """Return the index of a value under each key, because a stored row may have any of these keys.
 
-        Raises as `index`.
+        Raises `EncryptionKeyMissing`.
         """
         _ = self.current_id
         return [self._index(key_id, text) for key_id in self._keys]
@@ -193,7 +194,7 @@ class ColumnCipher:
 
 
 def find_key_id(stored: str) -> str | None:
-    """Return the id of the key that encrypted a stored value, None for anything else."""
+    """Return the id of the key in a stored value, or None if the text is not a stored value."""
     parts = stored.split(".")
     return parts[1] if len(parts) == 3 and parts[0] == FORM and _KEY_ID.match(parts[1]) else None
 
@@ -212,8 +213,11 @@ def _encode(data: bytes) -> str:
 
 
 def _decode(text: str) -> bytes:
-    """Decode exactly what `_encode` writes; a plain decoder accepts several texts for the same bytes."""
-    # half the time of base64.urlsafe_b64decode
+    """Return the bytes that `_encode` has encoded; raises `ValueError` for any other encoding of them.
+
+    Other decoders accept several texts for the same bytes.
+    """
+    # takes half the time of base64.urlsafe_b64decode
     encoded = text.encode("ascii").translate(_STANDARD_BYTES)
     data = binascii.a2b_base64(encoded + b"=" * (-len(encoded) % 4))
     if _encode(data) != text:

@@ -1,6 +1,6 @@
-"""Every error that a caller of `core` can get.
+"""All errors that a caller of `core` can get.
 
-Owns the hierarchy; never catches or translates anything itself.
+Owns the class hierarchy; catches and translates no errors.
 Driver errors are translated once, in `core.database.driver_errors`.
 """
 
@@ -12,7 +12,7 @@ class EchoMarketsError(Exception):
 
 
 class InvalidInput(EchoMarketsError, ValueError):
-    """An argument is outside what the call accepts; nothing was changed."""
+    """The call does not accept the value of an argument; nothing was changed."""
 
 
 class SettingsError(EchoMarketsError, ValueError):
@@ -20,7 +20,7 @@ class SettingsError(EchoMarketsError, ValueError):
 
 
 class EncryptionKeyMissing(SettingsError):
-    """ENCRYPTION_KEYS has no key to encrypt a value or to search for it; nothing was changed."""
+    """ENCRYPTION_KEYS has no key, so a value cannot be encrypted or searched for; nothing was changed."""
 
 
 class MissingExtra(EchoMarketsError, ImportError):
@@ -56,9 +56,9 @@ class DatabaseUnavailable(EchoMarketsError):
 
 
 class ConnectFailed(DatabaseUnavailable):
-    """No connection could be opened, as opposed to one that was lost; nothing was changed.
+    """No connection could be opened; nothing was changed.
 
-    `is_refused` says that the server answered and refused it; open connections still work.
+    `is_refused` means that the server answered and refused the connection; open connections still work.
     """
 
     def __init__(self, message: str, *, is_refused: bool = False) -> None:
@@ -71,7 +71,7 @@ class ConnectionsExhausted(ConnectFailed):
 
 
 class ServerHung(DatabaseUnavailable):
-    """PostgreSQL did not answer a statement on an open connection; the call was given up."""
+    """PostgreSQL did not answer a statement on an open connection in time; the call stopped waiting."""
 
 
 class QueryTimeout(EchoMarketsError, TimeoutError):
@@ -79,14 +79,15 @@ class QueryTimeout(EchoMarketsError, TimeoutError):
 
 
 class DatabaseError(EchoMarketsError):
-    """PostgreSQL refused a statement for a reason that no other error names."""
+    """PostgreSQL refused a statement for a reason that has no error class of its own."""
 
 
 class ConstraintViolated(DatabaseError):
-    """A write broke a constraint of the database and was undone.
+    """A write violated a constraint of the database and was undone.
 
-    `constraint` is its name in the schema. `key` maps the columns of the constraint to the
-    values, as text, that broke it; it is empty when the server does not say.
+    `constraint` is the name of the constraint in the schema. `key` maps the columns of the
+    constraint to the values, as text, that violated it; it is empty if the server does not
+    report them.
     """
 
     def __init__(
@@ -106,15 +107,18 @@ class TransactionConflict(DatabaseError):
 
 
 class NotSupported(DatabaseError):
-    """The database cannot do what a call needs, such as a Citus cluster; nothing was changed."""
+    """The database, such as a Citus cluster, does not support what a call needs; nothing was changed."""
 
 
 class PlayersNotIsolated(DatabaseError):
-    """The database does not limit players to their own rows, so nobody can act for one; nothing was read."""
+    """The database does not limit players to their own rows, so no call can act for a player.
+
+    Nothing was read.
+    """
 
 
 class TransactionMisused(DatabaseError, RuntimeError):
-    """A transaction was used outside its thread, task or identity; nothing of that use was stored."""
+    """A transaction was used outside its thread, task or identity; nothing was stored by this use."""
 
 
 class MigrationFailed(EchoMarketsError):

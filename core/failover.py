@@ -1,11 +1,11 @@
-"""Which timeline the database is on, and what this process knows of it.
+"""The timeline of the database, as far as this process knows it.
 
-A replica that is promoted continues under a new timeline of the same system. It may lack the last commits
-of the former primary, so nothing that was read from the old timeline is true on the new one, and a former
-primary that runs on must not be used again.
+A promoted replica continues on a new timeline of the same database system. It may lack the last commits of
+the former primary. So values that were read on the old timeline must not be used on the new one, and a former
+primary that still runs must not be used again.
 
-Knows neither the database nor the cache. The database reports the timeline of each connection; the cache is
-told of each change, and reports a newer timeline that it finds in Redis.
+Knows neither the database nor the cache. The database reports the timeline of each connection. The cache is
+notified of each change, and reports a newer timeline that it finds in Redis.
 
 Source: PostgreSQL documentation, "Continuous Archiving", Timelines; "System Information Functions".
 """
@@ -22,8 +22,8 @@ from core.forks import call_in_forked_child
 
 logger = logging.getLogger(__name__)
 
-# The timeline of a server that accepts writes, else NULL. Until the first checkpoint after a promotion
-# only the second value is the new one.
+# Selects the timeline of a server that is not in recovery, else NULL. Until the first checkpoint after a
+# promotion only min_recovery_end_timeline has the new number.
 TIMELINE_SQL: Final = """CASE WHEN NOT pg_is_in_recovery() THEN (
     SELECT system_identifier || '.' || database.oid || '.' || current_schema()::regnamespace::oid
            || ':' || greatest(timeline_id, min_recovery_end_timeline)
@@ -35,14 +35,14 @@ _TEXT = re.compile(r"([\d.]+):(\d+)")
 
 
 class Timeline(NamedTuple):
-    """A timeline: the identifier of the database system, of the database and of its schema; the number."""
+    """A timeline: `database` identifies the database system, the database and its schema."""
 
     database: str
     number: int
 
     @classmethod
     def parse(cls, text: str | None) -> Self | None:
-        """Return the timeline of a text such as `7400000000000000000.16384.2200:2`, else None."""
+        """Return the timeline in a text such as `7400000000000000000.16384.2200:2`, or None."""
         found = _TEXT.fullmatch(text or "")
         return None if found is None else cls(found[1], int(found[2]))
 
@@ -50,16 +50,16 @@ class Timeline(NamedTuple):
         return f"{self.database}:{self.number}"
 
     def is_before(self, other: "Timeline | None") -> bool:
-        """Say whether the other one is a later timeline of the same database."""
+        """Return whether `other` is a later timeline of the same database."""
         return other is not None and self.database == other.database and self.number < other.number
 
 
 class FormerPrimary(Exception):
-    """A server accepts writes on an older timeline than one that has been in use."""
+    """A server accepts writes on a timeline older than one that has already been in use."""
 
 
 class KnownTimeline:
-    """The timeline that this process works with; thread safe."""
+    """The timeline that this process uses; thread safe."""
 
     def __init__(self) -> None:
         self._connected: Timeline | None = None
@@ -89,7 +89,7 @@ class KnownTimeline:
             self._connect()
 
     def try_to_learn(self) -> EchoMarketsError | None:
-        """Like `learn`, but at most once in a second; return the error instead of raising it."""
+        """Connect like `learn`, but at most once a second; return the error instead of raising it, or None."""
         if self._connected is not None or time.monotonic() < self._try_again_at:
             return None
         self._try_again_at = time.monotonic() + TRY_AGAIN_SECONDS
@@ -100,15 +100,18 @@ class KnownTimeline:
         return None
 
     def call_on_change(self, listener: Callable[[Timeline | None], None]) -> None:
-        """Call a function with the timeline before, None at first, before a statement runs on the new one."""
+        """Register a function to call when the timeline changes, before a statement runs on the new one.
+
+        It gets the previous timeline, None at first.
+        """
         self._on_change.append(listener)
 
     def call_on_newer(self, listener: Callable[[], None]) -> None:
-        """Call a function when another process has connected to a later timeline than this one."""
+        """Register a function to call when another process has connected to a later timeline."""
         self._on_newer.append(listener)
 
     def note_connected(self, timeline: Timeline | None) -> None:
-        """Note the timeline of a new connection, None for that of a standby; raises `FormerPrimary`."""
+        """Note the timeline of a new connection, None for a standby; raises `FormerPrimary`."""
         if timeline is None or timeline == self._connected == self._newest:
             return
         with self._lock:
@@ -122,7 +125,7 @@ class KnownTimeline:
                 )
             for tell in self._on_change:
                 tell(before)
-            # the cache may have named a newer one
+            # check again: in these calls the cache may have reported a newer timeline
             self._refuse_former(timeline)
 
     def _refuse_former(self, timeline: Timeline) -> None:

@@ -1,7 +1,7 @@
 """Support for forks: a child process needs new locks, threads, sockets and counters.
 
 Owns the registration with the interpreter. The cache, the database, the metrics and the health check each
-register one method, which creates these again in the child.
+register a method that creates their locks, threads, sockets and counters again in the child.
 """
 
 import itertools
@@ -10,16 +10,16 @@ import weakref
 from collections.abc import Callable
 
 generation = 0
-"""How many forks lie between this process and the first one that imported this module."""
+"""The number of forks from the process that first imported this module to this process."""
 
 _numbers = itertools.count()
-# in the order of registration; the interpreter's own list cannot be shortened, and would hold a
-# callback for each service that was ever opened
+# in the order of registration; a separate list, because callbacks cannot be removed from the interpreter's
+# list, which would grow with each service that is opened
 _methods: dict[int, "weakref.WeakMethod[Callable[[], object]]"] = {}
 
 
 def call_in_forked_child(method: Callable[[], object]) -> None:
-    """Call a bound method in each child that is forked while its object lives."""
+    """Call a bound method in each child process that is forked while the method's object exists."""
     number = next(_numbers)
     _methods[number] = weakref.WeakMethod(method, lambda _: _methods.pop(number, None))
 

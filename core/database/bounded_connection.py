@@ -1,8 +1,8 @@
 """A connection outside the pool on which every wait has a deadline.
 
-For health checks and collectors, which must not use the pool that they check. psycopg2's own calls block
-while a server hangs, need at least two seconds to give up connecting, and cannot be interrupted; here each
-wait is a poll of the socket with a deadline. Has no transactions: each statement commits itself.
+For health checks and collectors, which must not use the pool that they check. Calls of psycopg2 block while
+a server hangs, connect with a timeout of at least two seconds, and cannot be interrupted. In this module each
+wait is a poll of the socket with a deadline. There are no transactions: each statement commits itself.
 """
 
 import select
@@ -23,7 +23,7 @@ class NoAnswer(psycopg2.OperationalError):
 
 
 class BoundedConnection:
-    """One connection of one thread at a time; opened by the constructor."""
+    """A connection that only one thread at a time may use; the constructor opens it."""
 
     def __init__(
         self,
@@ -33,9 +33,10 @@ class BoundedConnection:
         limit_seconds: float,
         connector: Connector | None = None,
     ) -> None:
-        """Connect within `limit_seconds`, which bounds each statement too; raises `psycopg2.Error`.
+        """Connect within `limit_seconds`, which is also the limit of each statement; raises `psycopg2.Error`.
 
-        Keep the `connector` of `make_connector` between connections: it remembers what a pooler refused.
+        Use one `connector` (of `make_connector`) for all connections to a server: it remembers whether a
+        pooler refuses start-up options.
         """
         self._limit_seconds = limit_seconds
         self._deadline = time.monotonic() + limit_seconds
@@ -62,21 +63,21 @@ class BoundedConnection:
 
     @property
     def facts(self) -> SessionFacts:
-        """What the server reported when the connection was opened."""
+        """The facts that the server reported when the connection was opened."""
         return self._raw.facts
 
     @property
     def is_usable(self) -> bool:
-        """Say whether the connection is open, as far as is known."""
+        """Return whether the connection is open, as far as the client knows."""
         return not self._raw.closed
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
-        """Run a statement; return a cursor on its rows. Raises `psycopg2.Error`, `NoAnswer` among them."""
+        """Run a statement; return a cursor on its rows. Raises `psycopg2.Error`, such as `NoAnswer`."""
         self._deadline = time.monotonic() + self._limit_seconds
         return self._run(self._raw.unit_prefix + sql, params)
 
     def ping(self) -> bool:
-        """Say whether the server answers."""
+        """Return whether the server answers."""
         try:
             self.execute_sql("SELECT 1")
         except psycopg2.Error:
@@ -94,7 +95,7 @@ class BoundedConnection:
         return cursor
 
     def _wait(self, raw: ServerConnection) -> None:
-        """Wait for the answer as psycopg2's documentation of asynchronous connections does."""
+        """Wait for the answer with the loop from psycopg2's documentation of asynchronous connections."""
         while (state := raw.poll()) != POLL_OK:
             waiter = select.poll()
             waiter.register(raw.fileno(), {POLL_READ: select.POLLIN, POLL_WRITE: select.POLLOUT}[state])
@@ -106,23 +107,23 @@ class BoundedConnection:
 def make_connector(settings: Settings, application_name: str, *, limit_seconds: float) -> Connector:
     """Return a connector whose connections have a statement timeout shorter than `limit_seconds`.
 
-    The server then cancels a slow statement first, and the connection stays usable. Without that timeout the
-    statement would still run, or wait for a lock, after its caller has given up.
+    So the server cancels a slow statement before the caller gives up, and the connection stays usable.
+    Without this timeout the statement would still run, or wait for a lock, after its caller has given up.
     """
     return Connector(settings, application_name, statement_timeout_ms=round(limit_seconds * 900))
 
 
 def _resolve(url: str) -> dict[str, str]:
-    """Return libpq's parameters with the addresses of the hosts that a URL names.
+    """Return libpq's parameters `host`, `hostaddr` and `port` with the addresses of the hosts of a URL.
 
-    If libpq looks a name up, psycopg2 blocks every other thread meanwhile, for many seconds if the name
-    server does not answer. A host without an address is left out as long as another one has an address.
+    If libpq resolved the names, psycopg2 would block every other thread during that time: for many seconds
+    if the name server does not answer. A host without an address is left out if another host has one.
     """
     parameters = parse_dsn(url)
     if "hostaddr" in parameters or "host" not in parameters:
         return {}
     hosts = parameters["host"].split(",")
-    # a single port, or the default port, is for all hosts
+    # a single port, or the default port, applies to all hosts
     ports = parameters.get("port", "").split(",")
     if len(ports) not in {1, len(hosts)}:
         # libpq reports this mistake when it connects
@@ -140,7 +141,7 @@ def _resolve(url: str) -> dict[str, str]:
 
 def _list_addresses(host: str) -> list[str]:
     if not host or host.startswith(("/", "@")):
-        # a socket of this machine has no address
+        # a Unix socket has no address
         return [""]
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)

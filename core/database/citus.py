@@ -1,12 +1,12 @@
 """Distributes the tables of a migrated database over the nodes of a Citus cluster.
 
-Owns which table is distributed by which column, and what differs there from a plain database: keys, foreign
-keys, triggers, and the functions that work on the shards. `docs/citus.md` says what that means for callers.
+Owns the distribution column of each table, and all differences from a database without Citus: keys, foreign
+keys, triggers, and the functions that work on the shards. `docs/citus.md` says what they mean for callers.
 
-Every hot statement names a value of the column by which its tables are distributed, so one shard answers it.
-A player's rows are together, and so are the leaderboards of a session with their counters, and the ticks of a
-symbol with its row in `symbols`: foreign keys and triggers between them stay on one node. `usernames`, here a
-table that every node has, is what leaderboards join, and what keeps usernames unique.
+Every frequent statement names a value of the distribution column of its tables, so one shard answers it. The
+rows of a player are on one node; so are the leaderboards of a session and their counters, and the ticks of a
+symbol and its row in `symbols`. So foreign keys and triggers between them stay on one node. `usernames` is
+here a reference table: every node has a copy. Leaderboards join it, and its index keeps usernames unique.
 """
 
 import re
@@ -23,7 +23,7 @@ TOPOLOGY: Final = "citus"
 
 
 class Distribution(NamedTuple):
-    """A table is distributed by `column`; its rows are on the same nodes as those of `beside`."""
+    """How a table is distributed: by `column`, colocated with the table `beside`."""
 
     column: str
     beside: str = "none"
@@ -46,8 +46,9 @@ ON_EVERY_NODE: Final = ("usernames", "market_events")
 
 HAS_CITUS = "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'citus')"
 ALLOWS_TRIGGERS = "SELECT current_setting('citus.enable_unsafe_triggers', true) = 'on'"
-# A foreign key to a table on every node connects all shards: after statements on several shards in parallel,
-# a transaction could not change a username. One connection to each worker also suffices for a session then.
+# Statements on several shards run one shard after the other. After a parallel statement a transaction could
+# not change a username, because foreign keys to a reference table connect all shards. This setting also needs
+# only one connection to each worker per session.
 ONE_BY_ONE = "citus.multi_shard_modify_mode = 'sequential'"
 SET_FOR_SESSIONS = f"""
     DO $$ BEGIN
@@ -66,25 +67,27 @@ USERNAMES = (
     "DROP INDEX users_username",
     "CREATE INDEX users_username ON users (username)",
 )
-# A unique key of a distributed table contains the column by which it is distributed.
+# New primary keys: a unique key of a distributed table has to contain the distribution column.
 KEYS: Final = {
     "portfolios": "id, user_id",
     "quests": "id, user_id",
     "trades": "id, user_id",
     "leaderboard_entries": "id, session_date",
 }
-# Foreign keys are dropped, and created again between tables that are distributed.
+# Lists the foreign keys that are dropped first, and created again when the tables are distributed.
 LIST_REFERENCES = """
     SELECT conrelid::regclass::text, quote_ident(conname), pg_get_constraintdef(oid) FROM pg_constraint
     WHERE contype = 'f' AND conparentid = 0
       AND conrelid IN (SELECT oid FROM pg_class WHERE relname = ANY(%s)
                        AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema()))"""
-# Changes of rows happen on the workers, and the audit log is a table of the coordinator.
+# Lists the audit triggers, which are dropped: rows change on the workers, and the audit log is a table on the
+# coordinator.
 LIST_AUDIT_TRIGGERS = """
     SELECT quote_ident(tgname), tgrelid::regclass::text FROM pg_trigger
     WHERE tgfoid = 'audit_record()'::regprocedure"""
 
-# The triggers of quests would add to counters of another node. Reports read the quests, each node its own.
+# The triggers of `quests` are dropped, because they would have to change counters on another node. Reports
+# read the view below instead, which counts the quests on each node.
 COUNTED_QUESTS: Final = (
     "DROP TRIGGER quests_inserted ON quests",
     "DROP TRIGGER quests_updated ON quests",
@@ -103,16 +106,16 @@ QUEST_COUNTERS = """
 
 # -- functions ----------------------------------------------------------------------------
 
-# A trigger on a shard gets its rows as a table that exists only there, which Citus cannot join: the statement
-# names the shard of the other table on the same node.
+# A trigger on a shard gets its changed rows as a transition table, which Citus cannot join with a distributed
+# table. This function returns the name of the other table's shard on the same node, for the trigger to use.
 SHARD_BESIDE = """
     CREATE FUNCTION shard_beside(sibling regclass, shard name) RETURNS text LANGUAGE sql STABLE AS $$
         SELECT pg_catalog.shard_name(sibling, other.shardid) FROM pg_catalog.pg_dist_shard mine
         JOIN pg_catalog.pg_dist_shard other ON other.shardminvalue = mine.shardminvalue
         WHERE mine.shardid = substring(shard FROM '[0-9]+$')::bigint AND other.logicalrelid = sibling
     $$"""
-# A recursive statement and a lateral join run on one shard only. These functions run on the coordinator, and
-# ask one shard for each symbol, or all shards for the next date.
+# Citus runs a recursive statement or a lateral join on one shard only. These functions run on the coordinator
+# and send one statement for each symbol to its shard, or one for each date to all shards.
 WALK = """
     CREATE FUNCTION distributed_walk(
         wanted text[], beyond timestamp with time zone, step interval, points integer
@@ -163,33 +166,36 @@ DATES = """
             RETURN NEXT day;
         END LOOP;
     END $$"""
-# Trigger function -> the other table that it writes.
+# Trigger function -> the other table to which it writes.
 BESIDE: Final = {"leaderboard_count()": "leaderboard_counters", "ticks_note_symbols()": "symbols"}
-# What the triggers call; their own functions follow the tables.
+# Functions that the triggers call: they have to be created on the workers. Citus itself creates the trigger
+# functions there, with their tables.
 CALLED_BY_TRIGGERS: Final = (
     "shard_beside(regclass, name)",
     "leaderboard_lock_slot(date, varchar)",
     "leaderboard_bucket_size(date, varchar)",
     "leaderboard_fold(date, varchar, bigint)",
 )
-# These look an entry up by its id, which names no shard, and read usernames from `users`.
+# Functions that find an entry by its id, which does not determine the shard, and that read usernames from
+# `users`; `_change_functions` rewrites both parts.
 LOOK_UPS: Final = (
     "leaderboard_rank(uuid, date, varchar)",
     "leaderboard_set_score(uuid, uuid, date, varchar, numeric, jsonb)",
 )
-# Citus chooses the shard when it plans, so a plan is made for the values of each call.
+# Functions whose plan is cached without Citus. Citus chooses the shard when it plans a statement, so with
+# Citus each call needs its own plan.
 PLANNED_ONCE: Final = (*LOOK_UPS, "leaderboard_bucket_size(date, varchar)", "users_search(text, bigint)")
 
 
 def is_distributed(execute_sql: Execute) -> bool:
-    """Say whether the tables of the current schema are distributed."""
+    """Return whether the tables of the current schema are distributed."""
     return bool(execute_sql(f"SELECT {IS_DISTRIBUTED}").fetchone()[0])
 
 
 def check_topology(execute_sql: Execute, topology: str) -> None:
-    """Raise unless a migration may change the tables as they are now, with this DATABASE_TOPOLOGY.
+    """Raise `RuntimeError` if the tables are distributed and DATABASE_TOPOLOGY (`topology`) is not `citus`.
 
-    A migration is not reverted where tables are distributed: that needs the plain ones.
+    Migrations of distributed tables can be applied but not reverted.
     """
     if topology != TOPOLOGY and is_distributed(execute_sql):
         raise RuntimeError(
@@ -199,9 +205,10 @@ def check_topology(execute_sql: Execute, topology: str) -> None:
 
 
 def begin_migration(execute_sql: Execute, *, has_roles: bool) -> None:
-    """Keep changes of the schema from the workers until the tables are distributed.
+    """Keep schema changes of this transaction on the coordinator, if the tables are not distributed yet.
 
-    Raises where the tables cannot be distributed; `has_roles`: the schema is that of the owner role.
+    Raises `RuntimeError` if the tables cannot be distributed. `has_roles`: the schema belongs to the owner
+    role.
     """
     if has_roles:
         raise RuntimeError(
@@ -226,7 +233,7 @@ def begin_migration(execute_sql: Execute, *, has_roles: bool) -> None:
 
 
 def distribute(execute_sql: Execute) -> None:
-    """Distribute the tables of a migrated database; does nothing where they are distributed."""
+    """Distribute the tables of a migrated database; does nothing if they are distributed already."""
     if is_distributed(execute_sql):
         return
     references = execute_sql(LIST_REFERENCES, (list(DISTRIBUTED),)).fetchall()
@@ -249,7 +256,10 @@ def distribute(execute_sql: Execute) -> None:
 
 
 def _refer_to_node(table: str, reference: str) -> str:
-    """Return the foreign key of a table whose rows are not beside their players, to what every node has."""
+    """Return the definition of a foreign key for distributed tables.
+
+    A table that is distributed by session refers to the reference table `usernames` instead of `users`.
+    """
     if DISTRIBUTED[table].column != "session_date":
         return reference
     return reference.replace("REFERENCES users(", "REFERENCES usernames(")
@@ -278,13 +288,13 @@ def _change_functions(execute_sql: Execute) -> None:
 
 
 def _run_beside(table: str) -> str:
-    """Return the replacement of a statement on a table by the same statement on the shard beside."""
+    """Return a regex replacement that runs a matched statement on the shard of `table` on the same node."""
     shard = f"shard_beside('{table}', TG_TABLE_NAME)"
     return rf"EXECUTE replace($statement$\g<0>$statement$, '{table}', {shard})"
 
 
 def _replace(execute_sql: Execute, function: str, pattern: str, replacement: str) -> None:
-    """Replace a part of a function's source; raises when there is no such part."""
+    """Replace a part of a function's source; raises `RuntimeError` if the pattern does not match."""
     [(source,)] = execute_sql("SELECT pg_get_functiondef(%s::regprocedure)", (function,)).fetchall()
     changed, count = re.subn(pattern, replacement, source)
     if not count:

@@ -1,7 +1,7 @@
 """Opens connections to the server that a URL names, directly or through a pooler.
 
-Owns libpq's parameters, which servers are accepted, how a connection gets its session settings, and the
-conversion of ids and documents in rows. Holds no connection.
+Owns libpq's parameters, the check whether a server is supported, the session settings of a new connection,
+and the conversion of ids and documents in rows. Holds no connection.
 """
 
 import json
@@ -37,24 +37,24 @@ KEEPALIVES = {
 }
 # The oldest version in the test matrix.
 MINIMUM_SERVER = 150_000
-# Parts of the messages of PgBouncer and of Amazon's RDS Proxy.
+# Parts of the messages with which PgBouncer and Amazon RDS Proxy refuse start-up options.
 _OPTIONS_REFUSED = ("unsupported startup parameter", "command-line options")
 
 
 class ServerNotSupported(psycopg2.OperationalError):
-    """The server answers, but the stack cannot work with it."""
+    """The server answers, but this software cannot work with it."""
 
 
 class Host(NamedTuple):
-    """One host of a URL, in libpq's terms; what the URL does not give is empty."""
+    """One host of a URL, in libpq's terms; a part that the URL does not contain is empty."""
 
     host: str
     hostaddr: str
     port: str
 
     def is_at(self, raw: connection) -> bool:
-        """Say whether a connection is to this host."""
-        # libpq's default port is known from the connection
+        """Return whether a connection leads to this host."""
+        # without a port in the URL, libpq has used its default port, which the connection reports
         port = int(self.port or raw.info.port)
         return (self.host or self.hostaddr, port) == (raw.info.host, raw.info.port)
 
@@ -64,16 +64,19 @@ class Hosts(NamedTuple):
 
     hosts: tuple[Host, ...]
     is_list: bool
-    """Whether the URL names several."""
+    """Whether the URL names several hosts."""
     choice: Mapping[str, str]
-    """libpq's parameter that takes the first of several that accepts writes; empty if the URL has its own."""
+    """The `target_session_attrs` for several hosts: take the first that accepts writes.
+
+    Empty for a single host, or if the URL has this parameter.
+    """
 
     @classmethod
     def of_url(cls, given: Mapping[str, str]) -> Self:
-        """Return the hosts in the parts of a URL."""
+        """Return the hosts of a URL; `given` has its parts, as `parse_dsn` returns them."""
         columns = [given.get(name, "").split(",") for name in Host._fields]
         count = max(map(len, columns))
-        # a single port, or none, counts for all hosts
+        # a single port, or none, applies to all hosts
         rows = zip(*(column * count if len(column) == 1 else column for column in columns), strict=True)
         is_list = count > 1
         needs_choice = is_list and "target_session_attrs" not in given
@@ -81,15 +84,15 @@ class Hosts(NamedTuple):
         return cls(tuple(map(Host._make, rows)), is_list, choice)
 
     def without(self, raw: connection) -> Self:
-        """Return the hosts but that of a connection."""
+        """Return all hosts except the one of a connection."""
         return self._replace(hosts=tuple(host for host in self.hosts if not host.is_at(raw)))
 
     def beginning_with(self, raw: connection) -> Self:
-        """Return the hosts with that of a connection first: to try one that is cut off takes seconds."""
+        """Return the hosts, the one of a connection first: trying an unreachable host takes seconds."""
         return self._replace(hosts=tuple(sorted(self.hosts, key=lambda host: not host.is_at(raw))))
 
     def build_parameters(self) -> dict[str, str]:
-        """Return libpq's parameters of the hosts; none for a URL of a single host."""
+        """Return the hosts as libpq's parameters; an empty dict for a URL with a single host."""
         if not self.is_list:
             return {}
         columns = zip(Host._fields, map(",".join, zip(*self.hosts, strict=True)), strict=True)
@@ -97,18 +100,18 @@ class Hosts(NamedTuple):
 
 
 class ServerConnection(connection):
-    """A psycopg2 connection that knows what its server reported."""
+    """A psycopg2 connection with the facts that its server reported."""
 
     facts: SessionFacts
     unit_prefix: str = ""
-    """Statements in front of the first one of each transaction; empty if the session keeps its settings."""
+    """Statements to send before the first statement of each transaction; empty if `keeps_session`."""
 
     @property
     def keeps_session(self) -> bool:
-        """Say whether the session keeps its settings, prepared statements and temporary tables.
+        """Whether the session keeps its settings, prepared statements and temporary tables.
 
-        False behind a transaction pooler: the next transaction may run in another session, and the process id
-        that the connection knows is not that of the server process.
+        False behind a transaction pooler: there the next transaction may run in another session, and the
+        backend process id of the connection is not the id of a server process.
         """
         return self.facts.is_pinned
 
@@ -127,11 +130,11 @@ class Connector:
         needs_schema: bool = True,
         timeline: KnownTimeline | None = None,
     ) -> None:
-        """The URL defaults to that of the settings, the statement timeout to the query timeout.
+        """Open no connection yet; `url` defaults to DATABASE_URL, the statement timeout to the query timeout.
 
-        Without `needs_schema` a connection is opened even when the first schema of its search path is
-        missing; the next schema may then hold another application's tables with the same names. With a
-        `timeline` no connection is opened to a former primary, and each new timeline is noted there.
+        Without `needs_schema` a connection is opened even if the first schema of its search path is
+        missing; the next schema may contain another application's tables with the same names. With a
+        `timeline` no connection to a former primary is kept, and `timeline` notes each new timeline.
         """
         self.url = url or settings.database_url.get_secret_value()
         timeout_ms = settings.database_query_timeout if statement_timeout_ms is None else statement_timeout_ms
@@ -142,7 +145,7 @@ class Connector:
         given = parse_dsn(self.url)
         self._password = given.get("password")
         stored = settings.database_password
-        # a password in the URL wins over the file's
+        # a password in the URL has precedence over the one in the file
         is_used = stored is not None and stored.get_secret_value() == self._password
         self._password_file = stored if is_used and isinstance(stored, FileSecret) else None
         self._names_host = "host" in given and "hostaddr" not in given
@@ -156,7 +159,7 @@ class Connector:
     def open(self, *, cursor_factory: type[cursor] | None = None) -> ServerConnection:
         """Open a connection that commits each statement; raises `psycopg2.Error`.
 
-        Of several hosts it takes the first that accepts writes and is no former primary.
+        If the URL has several hosts, the first is taken that accepts writes and is no former primary.
         """
         hosts = self._hosts
         while True:
@@ -200,9 +203,10 @@ class Connector:
         return raw
 
     def with_options(self, connect: Callable[[dict[str, Any]], ServerConnection]) -> ServerConnection:
-        """Call `connect` with libpq's parameters, without start-up options where a pooler refuses them.
+        """Call `connect` with libpq's parameters and return its connection.
 
-        A password that was changed since is read from its file again.
+        If a pooler refuses start-up options, call it again without them. If the connection fails and the
+        password file has a new password, try once more with that.
         """
         used = self._password
         try:
@@ -213,7 +217,7 @@ class Connector:
         return self._connect(connect)
 
     def _find_new_password(self, used: str | None) -> bool:
-        """Read DATABASE_PASSWORD_FILE again; say whether it has another password than was used."""
+        """Read DATABASE_PASSWORD_FILE again; return whether its password differs from `used`."""
         found = None if self._password_file is None else self._password_file.read_again()
         if found is None or found == used:
             return False
@@ -229,7 +233,7 @@ class Connector:
                 if not any(words in str(error) for words in _OPTIONS_REFUSED):
                     raise
             self._stop_sending_options("refuses")
-        # An empty text: without the parameter libpq would take PGOPTIONS from the environment.
+        # An empty value: without the parameter libpq would take PGOPTIONS from the environment.
         return connect(self._build_parameters(""))
 
     def introduce(self, raw: ServerConnection, ask: Callable[[str], tuple[Any, ...]]) -> None:
@@ -244,7 +248,7 @@ class Connector:
                 f" {MINIMUM_SERVER // 10_000} or newer is needed"
             )
         try:
-            # read once: another thread may change it when the server refuses options
+            # read the attribute once: another thread may change it when the server refuses options
             has_options = self._sends_options
             facts = parse_facts(ask(self._session.build_probe(has_options=has_options)))
             if has_options and not facts.is_pinned:
@@ -270,14 +274,14 @@ class Connector:
         logger.info("a pooler %s start-up options; each transaction gets its settings", verb)
 
     def _build_parameters(self, options: str) -> dict[str, Any]:
-        """Return libpq's parameters besides the URL; they override those of the environment."""
+        """Return libpq's parameters that are passed beside the URL; they override the environment's."""
         return {
             "application_name": self._application_name,
             "client_encoding": "UTF8",
             "connect_timeout": self._connect_timeout,
             "options": options,
             **({} if self._password_file is None else {"password": self._password}),
-            # PGHOSTADDR of the environment must not replace the host of the URL
+            # PGHOSTADDR in the environment must not replace the host of the URL
             **({"hostaddr": ""} if self._names_host else {}),
             **self._hosts.choice,
             **KEEPALIVES,
@@ -300,8 +304,8 @@ def _parse_document(text: str | bytes | None, _: object) -> Any:
     return None if text is None else json.loads(text)
 
 
-# psycopg2 parses ids and documents in Python code, and a leaderboard has a hundred of each. msgspec parses
-# an id in C, and an empty document needs no parser.
+# By default psycopg2 parses UUIDs and JSON in Python code, and a leaderboard has a hundred of each. msgspec
+# parses a UUID in C, and an empty document needs no parser.
 _TYPES = (new_type((UUID_OID,), "UUID", _parse_id), new_type((JSONB_OID,), "JSONB", _parse_document))
 
 

@@ -1,7 +1,8 @@
 """peewee's pooled PostgreSQL database, with the pool of `core.database.pool`.
 
 Owns units of work and the retry of reads. A connection is checked out for one unit of work and always
-checked in; without autoconnect, a query outside of a unit of work is an error instead of a leak.
+checked in again. `autoconnect` is off, so a query outside of a unit of work raises an error instead of
+leaking a connection.
 """
 
 import logging
@@ -33,13 +34,13 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
 
-# For maintenance and bulk loads; a million rows take far less.
+# Default statement timeout for maintenance and bulk loads; loading a million rows takes far less.
 LONG_SECONDS = 600.0
 # Units of work that run at shutdown are cancelled after this time.
 DRAIN_SECONDS = 5.0
 
 
-# The state that peewee sees outside of a unit of work.
+# The connection state that peewee gets outside of a unit of work.
 _UNCONNECTED = UnitOfWork("query", Holder())
 
 
@@ -57,7 +58,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._settings = settings
         self._metrics = metrics
         self._units = UnitsOfWork()
-        # assigned instead of overridden: this saves a call on a path that every statement takes
+        # assigned, not defined as methods: this saves one call on a path that every statement takes
         self.in_transaction = self._units.in_transaction
         self.is_cache_bypassed = self._units.is_cache_bypassed
         self._query_log = QueryLog(
@@ -69,16 +70,16 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._connector = Connector(settings, application_name, timeline=timeline)
         super().__init__(self._connector.url, autoconnect=False)
         self._open_pool()
-        # gauges are set only when metrics are published: to set them takes a fifth of the time of a check-out
+        # gauges are set only when metrics are published: setting them takes a fifth of a check-out's time
         metrics.add_source(self._publish)
-        # the other connections may be to a former primary
+        # when the timeline changes, connections in the pool may still lead to a former primary
         timeline.learn_with(self._connect_once)
         timeline.call_on_change(self._leave_timeline)
         timeline.call_on_newer(self._expire_connections)
         call_in_forked_child(self._reset_after_fork)
 
     def _open_pool(self) -> None:
-        """Create the pool and everything with threads, locks or connections."""
+        """Create the pool and all other parts that have threads, locks or connections."""
         settings = self._settings
         self._pool = ConnectionPool(
             self._open_raw,
@@ -103,14 +104,14 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._pool.expire_all()
 
     def _reset_after_fork(self) -> None:
-        """Begin with an empty pool: a child must neither use nor close the sockets of its parent."""
+        """Give the child an empty pool: it must neither use nor close the sockets of its parent."""
         self._units.reset_after_fork()
         self._open_pool()
 
     # -- peewee's hooks -------------------------------------------------------------
 
     def _open_raw(self) -> ServerConnection:
-        # not through peewee's _connect, which does not support poolers
+        # do not call peewee's _connect: it does not support poolers
         try:
             raw = self._connector.open(cursor_factory=self._cursor_factory)
         except psycopg2.Error as error:
@@ -122,26 +123,26 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
 
     @property
     def _state(self) -> UnitOfWork:
-        """The state that peewee has of this thread's connection."""
+        """The state of this thread's connection, in the form that peewee needs."""
         return self._units.current or _UNCONNECTED
 
     @_state.setter
     def _state(self, value: object) -> None:
-        """Ignore what peewee's constructor sets: `UnitsOfWork` has the state of each thread."""
+        """Ignore the value that peewee's constructor sets: `UnitsOfWork` has the state of each thread."""
 
     def connect(self, reuse_if_open: bool = False) -> bool:  # noqa: ARG002, FBT001, FBT002  # peewee's signature
         """Always raise: a connection outside of a unit of work would never be checked in."""
         raise peewee.InterfaceError("a connection is checked out by session() alone")
 
     def close(self) -> bool:
-        """Do nothing: connections belong to units of work."""
+        """Do nothing and return False: connections belong to units of work."""
         return False
 
     def _log_query(self, sql: str, params: Any) -> None:
-        """Do nothing: at DEBUG peewee would log parameters."""
+        """Do nothing: peewee would log statement parameters at level DEBUG."""
 
     def begin(self, isolation_level: Any = None) -> None:
-        """Begin a transaction with its first statement, in the same round trip."""
+        """Begin a transaction; BEGIN is sent with its first statement, in the same round trip."""
         if isolation_level is None and not self._isolation_level:
             self._state.is_begin_due = True
         else:
@@ -151,7 +152,10 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
                 self.cursor().execute(unit.identity.get_prefix(unit.conn.server_version))
 
     def execute_sql(self, sql: str, params: Any = None) -> Any:
-        """Run a statement in the present transaction, or in its own; raises what the driver raises."""
+        """Run a statement in the current transaction, or in its own; return a cursor.
+
+        Raises driver errors without translation.
+        """
         unit = self._units.current
         if unit is None or unit.closed:
             raise peewee.InterfaceError("no unit of work is open; begin one with session()")
@@ -164,31 +168,31 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         sql = f"{sql} /* op={unit.operation} */"
         if self.query_hooks:
             return super().execute_sql(sql, params)
-        # without hooks peewee's method does nothing more than this, and takes twice the time
+        # without hooks peewee's method does the same as these lines, and takes twice the time
         cursor = unit.conn.cursor()
         cursor.execute(sql, params or ())
         return cursor
 
     def cursor(self, named_cursor: Any = None) -> Any:
-        """Return a cursor in the present transaction."""
+        """Return a cursor in the current transaction."""
         cursor = super().cursor(named_cursor)
         if self._begin_is_due():
             cursor.execute(f"BEGIN; {self._state.prefix}")
         return cursor
 
     def _begin_is_due(self) -> bool:
-        """Say whether the next statement is the first of a transaction; True only once."""
+        """Return whether the next statement is the first of a transaction; the next call returns False."""
         is_due = self._state.is_begin_due
         self._state.is_begin_due = False
         return is_due
 
     def commit(self) -> None:
-        """Commit, unless there was no statement."""
+        """Commit; does nothing if the transaction had no statement."""
         if not self._end_unbegun():
             super().commit()
 
     def rollback(self) -> None:
-        """Roll back, unless there was no statement."""
+        """Roll back; does nothing if the transaction had no statement."""
         if not self._end_unbegun():
             super().rollback()
 
@@ -200,35 +204,35 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     # -- units of work ----------------------------------------------------------------
 
     def find_unit(self) -> UnitOfWork | None:
-        """Return the unit of work that a call made now is part of; raises `TransactionMisused`."""
+        """Return the unit of work that a call made now belongs to, or None; raises `TransactionMisused`."""
         return self._units.find()
 
     def get_unit(self) -> UnitOfWork:
-        """Like `find_unit`; raises a `DatabaseError` when there is none."""
+        """Return the unit of work that a call made now belongs to; raises `DatabaseError` without one."""
         unit = self._units.find()
         if unit is None:
             raise DatabaseError("no unit of work is open; begin one with session()")
         return unit
 
     def session(self, operation: str, holder: Holder | None = None) -> Session["Database"]:
-        """Hold a connection for one unit of work named `operation`; nested calls share it.
+        """Return a `with` block that holds a connection for one unit of work; nested calls share it.
 
-        With a `holder` the block contains the caller's own code, and only the holder may use and end it.
-        Driver errors are translated to `core.errors`.
+        `operation` names the unit of work. With a `holder` the block contains code of the program that uses
+        this library, and only the holder may use and end it. Driver errors are translated to `core.errors`.
         """
         return Session(self._sessions, self, operation, holder)
 
     @contextmanager
     def transaction_of(self, operation: str, holder: Holder | None = None) -> Iterator["Database"]:
-        """Like `session`, in a transaction: committed at the end, rolled back by an error."""
+        """Run a session with a transaction, which is committed at the end and rolled back by an error."""
         with self.session(operation, holder), self._atomic():
             yield self
 
     @contextmanager
     def _atomic(self) -> Iterator[None]:
-        """Run a transaction, or a savepoint in one, that only the thread or task which began it may end.
+        """Run a transaction, or a savepoint in one; only the thread or task that began it may end it.
 
-        When a connection is lost, peewee alone would raise the error of the rollback and hide the cause.
+        When a connection is lost, this raises the original error; peewee would raise the rollback's error.
         """
         unit = self._state
         block = self.atomic()
@@ -251,7 +255,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     def with_long_timeout(self, timeout_seconds: float = LONG_SECONDS) -> Iterator[None]:
         """Let each statement of the block take `timeout_seconds`, if that is more than the query timeout.
 
-        It holds until the present transaction ends, its COMMIT included.
+        The server's timeout is changed until the current transaction ends, its COMMIT included.
         """
         limit_seconds = max(timeout_seconds, self._watch.limit_seconds)
         self.execute_sql("SET LOCAL statement_timeout = %s", (round(limit_seconds * 1000),))
@@ -265,10 +269,10 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query that changes nothing; retried once when its connection was lost.
+        """Run a query that changes nothing, and return its result; retry once if the connection was lost.
 
-        Inside a transaction it is not retried, because the earlier statements would be missing; if it fails
-        there, the other statements are kept.
+        In a transaction the query is not retried, because the earlier statements would be missing. It runs in
+        a savepoint there, so that after an error the transaction can continue.
         """
         if self.in_transaction():
             with self.transaction_of(operation):
@@ -278,7 +282,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
             with self.session(operation):
                 return query(self, *args, **kwargs)
         except (ConnectFailed, ServerHung):
-            # the caller has waited for a whole timeout already
+            # no retry: the caller has already waited for a full timeout
             raise
         except DatabaseUnavailable as error:
             if not is_outermost or error.__cause__ is None or not is_connection_lost(error.__cause__):
@@ -290,7 +294,7 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
     # -- positions of the write-ahead log --------------------------------------------------
 
     def find_position(self) -> Position | None:
-        """Return None: without replicas nobody asks for the position of a commit."""
+        """Return None: without replicas the position of a commit is not needed."""
         return None
 
     # -- run ------------------------------------------------------------------------------
@@ -299,11 +303,11 @@ class Database(PooledPostgresqlDatabase):  # type: ignore[misc]  # peewee has no
         self._pool.publish()
 
     def pool_stats(self) -> PoolStats:
-        """Return the figures of this process's pool."""
+        """Return the counters and gauges of this process's pool."""
         return self._pool.stats()
 
     def replica_stats(self) -> tuple[ReplicaStats, ...]:
-        """Return the state of each replica of this process: none."""
+        """Return the state of each replica: empty, because this database has no replicas."""
         return ()
 
     def shut_down(self, timeout_seconds: float = DRAIN_SECONDS) -> None:

@@ -1,6 +1,6 @@
-"""Translates driver errors into `core.errors`, once.
+"""Translates each driver error once, into an error of `core.errors`.
 
-Owns the mapping from SQLSTATE; never retries and never logs.
+Owns the mapping from SQLSTATE to errors; never retries and never logs.
 SQLSTATE classes: PostgreSQL documentation, appendix A.
 """
 
@@ -38,10 +38,10 @@ SERIALIZATION_FAILURE = "40001"
 DEADLOCK = "40P01"
 LOCK_NOT_AVAILABLE = "55P03"
 INSUFFICIENT_PRIVILEGE = "42501"
-# The server's timeouts for a session that is idle in a transaction and for a transaction that takes too long.
+# SQLSTATE of idle_in_transaction_session_timeout and of transaction_timeout: both end the session.
 _ENDED_SESSION = {"25P03", "25P04"}
-# psycopg2 gives no SQLSTATE when connecting fails, so messages are recognised by these words: of SQLSTATE
-# 53300, of PgBouncer and of Supavisor.
+# psycopg2 gives no SQLSTATE when connecting fails, so "too many connections" is recognised by these parts of
+# messages: of PostgreSQL (SQLSTATE 53300), of PgBouncer and of Supavisor.
 _TOO_MANY = (
     "too many clients",
     "too many connections",
@@ -50,23 +50,23 @@ _TOO_MANY = (
     "max clients reached",
     "max client connections reached",
 )
-# libpq's words for a server that `target_session_attrs` does not accept.
+# Parts of libpq's messages for a server that `target_session_attrs` does not accept.
 _READ_ONLY_SERVER = ("session is read-only", "server is in hot standby mode")
 READ_ONLY_CAUSES = (
     "either it is a standby (point DATABASE_URL at the primary), or default_transaction_read_only is on"
     " (an administrator or a quota of the provider set it)"
 )
-# libpq writes a line for each address of each host; at most so many are shown.
+# libpq writes one line for each address of each host; an error shows at most this many.
 _MAX_LINES = 4
-# How a message of a server or a pooler begins, in any language: its severity and two spaces.
+# Matches the beginning of a message of a server or a pooler, in any language: severity, colon, two spaces.
 _REFUSAL = re.compile(r"(^|failed: )[^:]{1,40}:  ")
-# An address in the messages of libpq and of the server.
+# Matches an address in the messages of libpq and of the server.
 _ADDRESS = re.compile(r'(?P<kind>host|at|address|name|socket)( name)? "[^"]*"|\d+\.\d+\.\d+\.\d+')
 
-# "Key (user_id)=(...) is not present in table", in whatever language the server speaks.
+# Matches a key in messages such as "Key (user_id)=(...) is not present in table", in any language.
 _KEY = re.compile(r"\((?P<columns>[\w, ]+)\)=\((?P<values>.*)\)", re.DOTALL)
 
-# Characters of a value in a message.
+# Longest value in a message, in characters.
 MAX_SHOWN = 80
 
 DRIVER_ERRORS = (peewee.PeeweeException, psycopg2.Error)
@@ -88,19 +88,19 @@ _BY_STATE: dict[str, tuple[type[EchoMarketsError], str]] = {
 
 
 def find_sqlstate(error: BaseException) -> str | None:
-    """Return the SQLSTATE of a driver error, or None when the server sent none."""
+    """Return the SQLSTATE of a driver error, or None if the server sent none."""
     driver_error = _driver_error(error)
     return driver_error.pgcode if driver_error is not None else None
 
 
 def is_connection_lost(error: BaseException) -> bool:
-    """Say whether the connection that raised this error can no longer be used."""
+    """Return whether the connection that raised this error can no longer be used."""
     driver_error = _driver_error(error)
     if driver_error is None:
         return False
     state = driver_error.pgcode
     if state is None:
-        # errors of libpq itself, such as a connection that a pooler closed, have the base class
+        # psycopg2 raises its base class for errors of libpq, such as a connection that a pooler closed
         is_of_libpq = type(driver_error) is psycopg2.DatabaseError
         return is_of_libpq or isinstance(driver_error, psycopg2.OperationalError | psycopg2.InterfaceError)
     return state in _ENDED_SESSION or (state != QUERY_CANCELED and state[:2] in {"08", "57"})
@@ -134,14 +134,14 @@ def translate(error: BaseException, operation: str) -> EchoMarketsError:
 
 
 def _describe_violation(error: psycopg2.Error, operation: str) -> ConstraintViolated:
-    """Name the constraint and the key that broke it.
+    """Return an error that names the violated constraint and the values of the key that violates it.
 
-    Only keys are shown: ids, dates and names. For a broken CHECK the server's detail repeats the whole row.
+    No other part of the server's detail is shown, because for a CHECK it contains all values of the row.
     """
     key = _read_key(error.diag.message_detail or "")
     broken = error.diag.constraint_name or "a constraint"
     if error.diag.column_name and not error.diag.constraint_name:
-        # before PostgreSQL 18, NOT NULL has no name
+        # before PostgreSQL 18 a NOT NULL constraint has no name
         broken = f"NOT NULL of {error.diag.table_name}.{error.diag.column_name}"
     shown = ", ".join(f"{column} {value}" for column, value in key.items())
     return ConstraintViolated(
@@ -163,11 +163,11 @@ def _read_key(detail: str) -> dict[str, str]:
 
 
 def translate_connect(error: BaseException) -> ConnectFailed:
-    """Return the error for a connection that could not be opened."""
+    """Return the error that callers of `core` get for a connection that could not be opened."""
     driver_error = _driver_error(error)
     if isinstance(driver_error, ServerNotSupported):
         return ConnectFailed(str(driver_error))
-    # there is a line for each host, and for each address of a host
+    # the message has a line for each address of each host
     lines = [line.strip() for line in str(driver_error or "no connection").splitlines() if line.strip()]
     failures = [line for line in lines if line.startswith("connection to server")] or lines[:1]
     reason = "; ".join(failures[:_MAX_LINES]) or "no message"
@@ -193,7 +193,7 @@ def describe_refusal(error: BaseException) -> str:
     """Return why a connection could not be opened: the server's message without addresses."""
     driver_error = _driver_error(error)
     lines = [line.strip() for line in str(driver_error or error).splitlines() if line.strip()]
-    # before "failed: " libpq names the address
+    # cut off the part up to "failed: ", in which libpq names the address
     reason = (lines[0] if lines else type(error).__name__).rpartition("failed: ")[2]
     return _ADDRESS.sub(lambda found: f"{found['kind']} (hidden)" if found["kind"] else "(hidden)", reason)
 
@@ -210,7 +210,7 @@ def _reason(error: psycopg2.Error | None) -> str:
     if error is None:
         return "no connection"
     if error.pgcode is not None and error.pgcode[:2] == _DATA_CLASS:
-        # the server's message repeats the value
+        # without the server's message, because it contains the value
         return f"{error.pgcode}: {type(error).__name__}"
     # the first line only: the rest repeats the statement
     text = [*getattr(error, "__notes__", ()), *str(error).strip().splitlines()]

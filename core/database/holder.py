@@ -1,8 +1,8 @@
-"""The holder of a unit of work: a thread, and in it an asyncio task or the function that a pool called.
+"""The holder of a unit of work: a thread, and in it an asyncio task or a function that a thread pool called.
 
-Owns only the answer to "who holds it". The thread alone is not enough: a thread of a pool runs one function
-after another, and an event loop runs many tasks on one thread, so a transaction that one function left open
-would include the writes of the next one. Closes nothing and knows no connection.
+Owns only the identification of the holder. The thread alone does not identify it: a pool thread runs one
+function after another, and an event loop runs many tasks on one thread, so a transaction that one function
+left open would include the writes of the next one. Closes nothing and knows no connection.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from typing import Any
 
 from core.errors import TransactionMisused
 
-# Packages that run the functions of a program one after another on one thread.
+# Packages (runners) that call several functions of a program one after another on one thread.
 RUNNERS = frozenset(
     {"anyio", "asgiref", "asyncio", "billiard", "concurrent", "multiprocessing", "threading", "trio"}
 )
@@ -27,7 +27,11 @@ REMEDY = (
 
 
 class Holder:
-    """The holder of a unit of work; without a block it is this thread, for one call. Immutable."""
+    """The holder of a unit of work; immutable.
+
+    `is_block` is True if the holder has opened a `with` block, and False if the unit of work is that of one
+    call of the service on this thread.
+    """
 
     __slots__ = ("_call", "_task", "_thread", "is_block")
 
@@ -38,19 +42,19 @@ class Holder:
         task: "asyncio.Task[Any] | None" = None,
         call: FrameType | None = None,
     ) -> None:
-        """Name this thread, or with a block `task` or `call` in it, as the holder."""
+        """Make the current thread the holder, or for a block the `task` or function `call` on it."""
         self._thread = threading.current_thread()
         self.is_block = is_block
         self._task = task
-        # kept alive by this reference, so that no other frame takes its identity
+        # the reference keeps the frame alive, so that no other frame gets the same identity
         self._call = call
 
     @classmethod
     def of_block(cls, frame: FrameType) -> "Holder":
         """Return the holder of a `with` block that is entered in `frame`.
 
-        Raises `TransactionMisused` when no function of the program holds the block open: a thread pool
-        called `__enter__` itself, and continues with other work while the block is open.
+        Raises `TransactionMisused` if no function of the program keeps the block open: a thread pool has
+        called `__enter__` directly, and will run other functions while the block is open.
         """
         task = _find_task()
         if task is not None:
@@ -65,17 +69,17 @@ class Holder:
 
     @property
     def name(self) -> str:
-        """The thread's name, and the task's."""
+        """The name of the thread and, if there is a task, of the task."""
         thread = self._thread.name
         return thread if self._task is None else f"{self._task.get_name()} on {thread}"
 
     @property
     def is_task(self) -> bool:
-        """Whether it is a task of an event loop."""
+        """Whether the holder is an asyncio task."""
         return self._task is not None
 
     def is_here(self) -> bool:
-        """Say whether the holder is running now."""
+        """Return whether the calling code runs in this holder: in its thread, and its task or function."""
         if self._thread is not threading.current_thread():
             return False
         if not self.is_block:
@@ -85,7 +89,7 @@ class Holder:
         return self._call is None or self._call is _find_call(sys._getframe())[1]  # noqa: SLF001  # CPython's, documented
 
     def is_ended(self) -> bool:
-        """Say whether the holder has ended, so that nobody can end its unit of work any more."""
+        """Return whether the holder has ended, so that nothing can end its unit of work any more."""
         if not self._thread.is_alive():
             return True
         if self._task is not None:
@@ -95,7 +99,7 @@ class Holder:
     def _has_returned(self, call: FrameType) -> bool:
         frame = sys._current_frames().get(self._thread.ident or 0)  # noqa: SLF001  # CPython's, documented
         if frame is None or call.f_code.co_flags & inspect.CO_COROUTINE:
-            # a coroutine of another event loop may be suspended
+            # a coroutine may be suspended in another event loop, and then it is not on the stack
             return False
         while frame is not None and frame is not call:
             frame = frame.f_back
@@ -103,7 +107,7 @@ class Holder:
 
 
 def describe_present() -> str:
-    """Return the name of the thread and task that run now, as `Holder.name`."""
+    """Return the name of the current thread and task, in the form of `Holder.name`."""
     return Holder(task=_find_task()).name
 
 
@@ -115,10 +119,10 @@ def _find_task() -> "asyncio.Task[Any] | None":
 
 
 def _find_call(frame: FrameType | None) -> tuple[bool, FrameType | None]:
-    """Return whether a runner is among the callers of `frame`, and the function that it called.
+    """Return whether a runner is among the callers of `frame`, and the outermost function under the runner.
 
-    Generators do not count, nor do context managers made of them: they return control while their
-    block is open.
+    Generators, and context managers made from them, are skipped: they return control to the runner while
+    their block is open.
     """
     call = None
     while frame is not None:

@@ -1,12 +1,12 @@
-"""The identity of a unit of work: for which role, player and actor its statements run.
+"""The identity of a unit of work: the role, player and actor for which its statements run.
 
-Owns the identity of the current thread or task, and the statements that send it to the server. The first
-statement of each unit of work carries them in its message. They hold until the transaction ends: a setting of
-the whole session would still be there for the next client of the connection. Without an identity nothing is
-sent.
+Owns the identity of the current thread or task, and the statements that send it to the server. These are sent
+in the same message as the first statement of each unit of work. They set parameters only until the
+transaction ends: with a session setting the next client of the connection would have the same identity.
+Without an identity nothing is sent.
 
 The server reads an identity with `nullif(current_setting('app.user_id', true), '')::uuid`: after a
-transaction that set it, the parameter is an empty text for the rest of the session, not NULL.
+transaction that set it, the parameter is an empty string for the rest of the session, not NULL.
 """
 
 from contextvars import ContextVar, Token
@@ -17,8 +17,8 @@ from uuid import UUID
 
 from core.database.session_settings import PREFIX_END, quote_text
 
-# From this version on, SET is used: it takes the server a third of the time of `SELECT set_config(...)`. In
-# older versions pg_stat_statements would keep one entry for each value of a SET, and soon nothing else.
+# From this server version on, SET is used: it takes a third of the time of `SELECT set_config(...)`. In
+# older versions pg_stat_statements keeps one entry for each value of a SET, which would evict all others.
 NAMES_SETTINGS_ONCE = 180_000
 
 
@@ -36,7 +36,7 @@ class Identity:
     request_id: str | None = None
 
     def get_prefix(self, server_version: int) -> str:
-        """Return the statements that come before the first one of a transaction."""
+        """Return the statements that set the identity, to be sent before a transaction's first statement."""
         return self._plain_prefix if server_version >= NAMES_SETTINGS_ONCE else self._counted_prefix
 
     @cached_property
@@ -62,17 +62,17 @@ class Identity:
 _PRESENT: ContextVar[Identity | None] = ContextVar("identity", default=None)
 
 find_identity = _PRESENT.get
-"""Return the identity of the present thread or task, or None."""
+"""Return the identity of the current thread or task, or None."""
 change_identity = _PRESENT.set
-"""Set the identity as `acting_as` does, in a fraction of the time; pass the result to `restore_identity`."""
+"""Set the identity like `acting_as`, but faster; pass the returned token to `restore_identity`."""
 restore_identity = _PRESENT.reset
 
 
 class acting_as:  # noqa: N801  # used like a function; a generator would take several times as long
     """Give an identity to the units of work that begin in the block; of nested blocks the innermost counts.
 
-    A thread that is started in the block does not inherit it. A transaction keeps the identity with which it
-    began: a call with another one raises `TransactionMisused`.
+    A thread that is started in the block does not inherit the identity. A transaction keeps the identity with
+    which it began: a call in it with another identity raises `TransactionMisused`.
     """
 
     __slots__ = ("_before", "_identity")

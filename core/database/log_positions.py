@@ -1,12 +1,12 @@
-"""Positions in the write-ahead log (LSN): what this process wrote, and what a read must have seen.
+"""Positions in the write-ahead log (LSN): of the writes of this process, and those that reads demand.
 
-Owns the statements that ask a primary for its position, the position that the present context demands of a
-replica, and the text of a token. Connects to nothing.
+Owns the statements that ask a primary for its position, the position that reads of the current context demand
+of a replica, and the text form of a token. Opens no connection.
 
-After a COMMIT the server reports a position. The commit is at or before it, so a replica that has replayed
-up to that position shows the commit. The position is that of the last flush, because only flushed records
-are sent to replicas; the log may end seconds later. With `synchronous_commit = off` a commit is not flushed,
-so there the position is the end of the log.
+After a COMMIT the server reports a position. The commit is at or before it, so on a replica that has replayed
+up to this position the commit is visible. The position is that of the last flush, because only flushed
+records are sent to replicas, and the end of the log may be flushed only seconds later. With
+`synchronous_commit = off` a commit is not flushed, so then the position is the end of the log.
 """
 
 import re
@@ -21,15 +21,16 @@ from core.failover import Timeline
 from core.metrics.names import ReadReason
 
 Position = int
-"""Bytes of the log, as a whole number."""
+"""An LSN as an integer: the number of bytes from the beginning of the log."""
 
-# NULL on a server that is in recovery, where the other functions raise an error.
+# NULL on a server in recovery, because the functions of the other branches raise an error there.
 POSITION: Final = """CASE WHEN pg_is_in_recovery() THEN NULL
     WHEN current_setting('synchronous_commit') = 'off' THEN pg_current_wal_insert_lsn()
     ELSE pg_current_wal_flush_lsn() END"""
 SELECT_POSITION: Final = f"SELECT {POSITION}"
-# The position and the log that it belongs to: a restored or another server has another log, and a promoted
-# one another timeline. The first eight digits of a segment's name are those of the timeline.
+# The position and the log to which it belongs: another server or a restored one has another system
+# identifier, and a promoted server has another timeline. The first eight digits of the name of a WAL segment
+# are the timeline.
 SELECT_LOG_TIMELINE: Final = f"""
     SELECT {POSITION}, system_identifier::text,
            CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_flush_lsn()), 8) END
@@ -38,23 +39,23 @@ _TOKEN: Final = re.compile(r"(\d{1,20})\.([0-9A-F]{8})\.([0-9A-F]{1,16})", re.AS
 
 
 class LogTimeline(NamedTuple):
-    """The timeline of a server's log, where positions can be compared: system identifier and number.
+    """A system identifier and the number of its timeline: only positions on the same one can be compared.
 
-    `core.failover.Timeline` is that of one database and schema.
+    `core.failover.Timeline` in contrast also identifies the database and schema.
     """
 
     system: str
     number: int
 
     def is_of(self, known: Timeline | None) -> bool:
-        """Say whether the primary that the pool is connected to writes this log."""
+        """Return whether the primary to which the pool is connected (`known`) writes this log."""
         return (
             known is not None and known.database.startswith(f"{self.system}.") and known.number == self.number
         )
 
 
 class ConsistencyToken(NamedTuple):
-    """A position of a primary; its text carries it to other processes."""
+    """A position of a primary, which can be sent to other processes as text."""
 
     log_timeline: LogTimeline
     position: Position
@@ -64,18 +65,18 @@ class ConsistencyToken(NamedTuple):
 
 
 def read_token(execute_sql: Callable[..., Any]) -> ConsistencyToken | None:
-    """Return the token of everything that is committed, or None on a server that is no primary."""
+    """Return a token that covers all commits up to now, or None if the server is not a primary."""
     [row] = execute_sql(SELECT_LOG_TIMELINE).fetchall()
     return None if row[0] is None else ConsistencyToken(parse_log_timeline(row), parse_position(row[0]))
 
 
 def parse_log_timeline(row: Sequence[Any]) -> LogTimeline:
-    """Return the timeline in a row of `SELECT_LOG_TIMELINE` of a primary."""
+    """Return the timeline from a row of `SELECT_LOG_TIMELINE`, which a primary has returned."""
     return LogTimeline(row[1], int(row[2], 16))
 
 
 def parse_token(text: object) -> ConsistencyToken | None:
-    """Return the token that a text stands for, or None when it is none."""
+    """Return the token in a text, or None if the text is not a token."""
     found = _TOKEN.fullmatch(text) if isinstance(text, str) else None
     if found is None:
         return None
@@ -83,36 +84,39 @@ def parse_token(text: object) -> ConsistencyToken | None:
 
 
 def parse_position(text: str) -> Position:
-    """Return the position that PostgreSQL shows as `16/B374D848`."""
+    """Return the position in a text of PostgreSQL's form, such as `16/B374D848`."""
     high, _, low = text.partition("/")
     return int(high, 16) << 32 | int(low, 16)
 
 
 def format_position(position: Position) -> str:
-    """Return a position in the form of PostgreSQL."""
+    """Return a position as text in PostgreSQL's form."""
     return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
 
 
 class Demand(NamedTuple):
-    """What the reads of a context must see: a position; without one they ask the primary, for this reason."""
+    """The position that the reads of a context must see; without one they run on the primary.
+
+    `reason` is the label with which reads on the primary are counted.
+    """
 
     position: Position | None
     reason: ReadReason = "unknown"
 
 
-# The primary answers reads on which a decision rests, and reads that check a cached value.
+# For reads on which a decision depends, and reads that check a cached value: the primary answers them.
 CURRENT: Final = Demand(None, "current")
-# None: an uncached read, which sees at least what this process wrote.
+# None is for an uncached read, which must see at least the writes of this process.
 _DEMAND: ContextVar[Demand | None] = ContextVar("demand", default=None)
 _TOKENS: ContextVar[tuple[ConsistencyToken, ...]] = ContextVar("tokens", default=())
 
 find_demand = _DEMAND.get
 find_tokens = _TOKENS.get
-"""Return the tokens of the blocks around the present call."""
+"""Return the tokens of all `at_least` blocks around the current call."""
 
 
 class demanding:  # noqa: N801  # used like a function; a generator would take several times as long
-    """Let the reads of the block demand a position, or the primary."""
+    """Make the reads of the block demand a position, or the primary."""
 
     __slots__ = ("_before", "_demand")
 
@@ -129,7 +133,10 @@ class demanding:  # noqa: N801  # used like a function; a generator would take s
 
 
 class at_least:  # noqa: N801  # as above
-    """Let the reads of the block see every commit from before the token was made; blocks nest."""
+    """Make the reads of the block see every commit from before the token was made.
+
+    In nested blocks the tokens of all blocks apply.
+    """
 
     __slots__ = ("_before", "_token")
 
@@ -146,10 +153,10 @@ class at_least:  # noqa: N801  # as above
 
 
 class OwnWrites:
-    """The position of what this process wrote; thread safe."""
+    """The position of the last write of this process; thread safe."""
 
     def __init__(self, *, unknown_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """After a write without a position the own position is unknown for `unknown_seconds`."""
+        """Begin at position 0; after a write without a position it is unknown for `unknown_seconds`."""
         self._unknown_seconds = unknown_seconds
         self._clock = clock
         self._position: Position = 0
@@ -157,7 +164,7 @@ class OwnWrites:
         self._lock = threading.Lock()
 
     def note(self, position: Position | None) -> None:
-        """Note a commit; None when its position is unknown."""
+        """Note a commit; `position` is None if the position of the commit is unknown."""
         if position is None:
             self._unknown_until = self._clock() + self._unknown_seconds
         else:
@@ -165,9 +172,9 @@ class OwnWrites:
                 self._position = max(self._position, position)
 
     def reset_after_fork(self) -> None:
-        """Take a new lock; what the parent wrote counts for the child as well."""
+        """Create a new lock; the position of the parent's writes is kept."""
         self._lock = threading.Lock()
 
     def find_position(self) -> Position | None:
-        """Return what a read must have seen, or None when that is unknown."""
+        """Return the position that a read must have seen, or None if it is unknown."""
         return None if self._clock() < self._unknown_until else self._position

@@ -1,12 +1,12 @@
 """A first-in-first-out pool of psycopg2 connections.
 
-Owns which thread holds which connection, the queue of pending requests, and when a
-connection is closed. It connects and pings outside its lock, so that a hanging server
-never keeps a connection from being checked in. Knows nothing of peewee and runs no
+Owns the holder of each connection, the queue of pending requests, and the rules when a
+connection is closed. The pool connects and pings without holding its lock, so that other
+threads can check connections in while a server hangs. Knows nothing of peewee and runs no
 query but the ping.
 
-Hand-over follows psycopg_pool: the oldest pending request gets a connection that is
-checked in, or the permission to open one.
+The hand-over follows psycopg_pool: when a connection is checked in, the oldest pending
+request gets it; when one is closed, that request gets the permission to open another.
 """
 
 import contextlib
@@ -34,15 +34,18 @@ from core.records import PoolStats
 
 logger = logging.getLogger(__name__)
 
-# Reconnecting frees memory of the server and notices a failover; jittered, so that not all reconnect at once.
+# Lifetime of a connection: reconnecting frees memory of the server and notices a failover. It is shortened
+# by a random fraction, so that not all connections are opened again at the same time.
 MAX_LIFETIME_SECONDS = 3600.0
 LIFETIME_JITTER = 0.1
-# Longer than any unit of work of the service: a statement alone is cancelled earlier.
+# A connection held for longer is logged as a leak. No unit of work of the service takes this long, because
+# a slow statement is cancelled earlier.
 LEAK_SECONDS = 60.0
-# A server that became writable again is noticed after this time at the latest.
+# Shortest interval between two calls of `expire_all` that have an effect, so also the longest time after
+# which a server that became writable again is noticed.
 EXPIRE_INTERVAL_SECONDS = 2.0
-# When the server has refused a further connection, wait this long before the next attempt for a pending
-# request.
+# When the server has refused another connection, wait this long before a pending request tries again to open
+# one.
 GROW_AGAIN_SECONDS = 5.0
 # How often pending and new requests look for leaks and for connections whose thread has ended.
 RECLAIM_INTERVAL_SECONDS = 0.5
@@ -51,7 +54,7 @@ CloseReason = Literal["stale", "dead", "broken", "shutdown"]
 
 
 class ConnectionPool:
-    """Hands out at most `limit` connections, in the order in which they were asked for."""
+    """Hands out at most `limit` connections, in the order of the requests; thread safe."""
 
     def __init__(
         self,
@@ -86,27 +89,28 @@ class ConnectionPool:
         self._drained = threading.Condition(self._lock)
         self._idle: deque[PooledConnection] = deque()
         self._used: dict[int, PooledConnection] = {}
-        # in the order of arrival; a dict, so that a request that gives up is removed without a search
+        # in the order of arrival; a dict, so that a request that times out is removed without a search
         self._pending: OrderedDict[PendingRequest, None] = OrderedDict()
         self._size = 0
         self._is_closed = self._is_drained = False
         self._look_at = float("-inf")
-        # connections of units of work that the garbage collector ended; it must not take the pool's lock
+        # connections of units of work that the garbage collector ended; a queue without a lock, because the
+        # collector may run in a thread that holds the pool's lock
         self._abandoned: deque[tuple[ServerConnection, Holder]] = deque()
         self._expired_at = float("-inf")
-        # how many connections the server accepts; learned when it refuses one
+        # how many connections the server accepts: the limit, until it refuses one
         self._cap = self._limit
         self._grow_at = float("-inf")
-        # a connection broke at this time: those that were idle before it are pinged
+        # the time at which a connection last broke: connections that have been idle since then are pinged
         self._suspect_until = float("-inf")
 
     # -- checkout ---------------------------------------------------------------
 
     def checkout(self, operation: str, holder: Holder | None = None) -> ServerConnection:
-        """Check a connection out for its holder, or for this thread; give it back with `checkin`.
+        """Check a connection out for `holder`, by default this thread; return it with `checkin`.
 
         Raises `PoolTimeout` after the checkout timeout, `PoolClosed` after `close`,
-        and the driver's error when a new connection cannot be opened.
+        and the error of `connect` if a new connection cannot be opened.
         """
         started = self._clock()
         self._look_when_due()
@@ -120,7 +124,7 @@ class ConnectionPool:
             except ConnectFailed as error:
                 place = self._take_another(error, operation, started)
             except BaseException:
-                # an interrupt too: the place must not be lost
+                # BaseException, because an interrupt must release the slot too
                 self._release_slot()
                 raise
             else:
@@ -133,7 +137,7 @@ class ConnectionPool:
             if not self._is_drained:
                 self._used[id(entry.raw)] = entry
                 return
-        # the pool was closed while it was being opened
+        # the pool was closed while this connection was being opened
         self._close_raw(entry, "shutdown")
         self._refuse_when_closed()
 
@@ -158,15 +162,16 @@ class ConnectionPool:
         return request
 
     def _may_grow(self) -> bool:
-        """Say whether another connection may be opened."""
+        """Return whether another connection may be opened now."""
         if self._size < self._cap:
             return True
         return self._size < self._limit and self._clock() >= self._grow_at
 
     def _take_another(self, error: ConnectFailed, operation: str, started: float) -> PooledConnection | None:
-        """After the server refused a further connection, wait for one of the open ones.
+        """Wait for an open connection, after the server refused to open another one.
 
-        Raises the error when none is open, or when the server did not answer: the open ones may be dead too.
+        Raises the error if no other connection is open, or if the server did not answer, because then the
+        open connections may be dead too.
         """
         with self._lock:
             others = self._size - 1
@@ -176,7 +181,7 @@ class ConnectionPool:
                 self._size = others
                 if self._idle:
                     return self._idle.pop()
-                # this request is older than the pending ones
+                # in front of the queue, because this request is older than the pending ones
                 request = self._enqueue(is_first=True)
                 self._drained.notify_all()
         if may_wait:
@@ -192,7 +197,7 @@ class ConnectionPool:
         self._metrics.pool_max.set(size)
 
     def _note_opened(self) -> None:
-        """After the server accepted more connections than before, let pending requests open more."""
+        """Raise the cap if the server accepted more connections than before, and let requests open more."""
         with self._lock:
             if self._size <= self._cap:
                 return
@@ -210,7 +215,7 @@ class ConnectionPool:
             self._pending.popitem(last=False)[0].grant(None)
 
     def _grow(self) -> None:
-        """Reserve a place for a connection; beyond what the server accepted before, one at a time."""
+        """Reserve a slot for a new connection; above the cap, only one at a time."""
         self._size += 1
         if self._size > self._cap:
             self._grow_at = self._clock() + GROW_AGAIN_SECONDS
@@ -225,13 +230,13 @@ class ConnectionPool:
                     break
                 request.event.wait(min(remaining, RECLAIM_INTERVAL_SECONDS))
         except BaseException:
-            # interrupted: a connection that was granted meanwhile goes to the next pending request
+            # this thread was interrupted: pass a slot that was granted meanwhile to the next pending request
             self._give_up(request)
             raise
         with self._lock:
             self._wait_seconds += self._clock() - started
             if request.is_granted:
-                # also when it was granted at the deadline: the place must not be lost
+                # checked after the deadline too: a slot that was granted just then must not be lost
                 return request.granted
             self._pending.pop(request, None)
             self._refuse_when_closed()
@@ -294,10 +299,10 @@ class ConnectionPool:
         return PooledConnection(raw, opened_at=now, expires_at=now + lifetime)
 
     def expire_all(self) -> None:
-        """Stop using the present connections: the role of the server has changed.
+        """Mark all current connections as expired, because the role of the server has changed.
 
-        Does so at most once in EXPIRE_INTERVAL_SECONDS: otherwise readers would reconnect after each refused
-        write.
+        Does nothing within EXPIRE_INTERVAL_SECONDS of the last time: otherwise readers would reconnect after
+        each refused write.
         """
         with self._lock:
             now = self._clock()
@@ -308,7 +313,7 @@ class ConnectionPool:
                 entry.expires_at = now
 
     def cut_all(self) -> None:
-        """End every wait on a connection: the server does not answer."""
+        """End every wait on a used connection, and expire all, because the server does not answer."""
         with self._lock:
             used = list(self._used.values())
             for entry in (*self._idle, *used):
@@ -319,7 +324,7 @@ class ConnectionPool:
     # -- check-in -----------------------------------------------------------------
 
     def checkin(self, raw: ServerConnection) -> None:
-        """Take a connection back; one that is broken is closed and its place is passed on."""
+        """Take a connection back; a broken one is closed, and its slot goes to the oldest pending request."""
         try:
             is_healthy = reset_connection(raw)
         except BaseException:
@@ -331,7 +336,7 @@ class ConnectionPool:
         with self._lock:
             entry = self._used.pop(id(raw), None)
             if entry is None:
-                # reclaimed meanwhile
+                # the connection has been reclaimed meanwhile
                 return
             now = self._clock()
             held_seconds = now - entry.used_since
@@ -359,7 +364,7 @@ class ConnectionPool:
         return "stale" if now >= entry.expires_at else None
 
     def _release_slot(self) -> None:
-        """Free one place, or pass the permission to connect to the oldest pending request."""
+        """Free one slot, or pass it to the oldest pending request as the permission to connect."""
         with self._lock:
             if self._pending and not self._is_closed:
                 self._pending.popitem(last=False)[0].grant(None)
@@ -368,12 +373,12 @@ class ConnectionPool:
                 self._drained.notify_all()
 
     def _look_when_due(self) -> None:
-        """Call `look_after` if an interval has passed: it visits all used connections."""
+        """Call `look_after` if its interval has passed; not always, because it visits all connections."""
         if self._clock() >= self._look_at or self._abandoned:
             self.look_after()
 
     def look_after(self) -> None:
-        """Warn of connections held for too long, and close those whose holder has ended."""
+        """Log connections that are held for too long, and close those whose holder has ended."""
         with self._lock:
             self._look_at = self._clock() + RECLAIM_INTERVAL_SECONDS
             self._warn_of_leaks()
@@ -389,14 +394,17 @@ class ConnectionPool:
                 logger.warning("rolled back %s, which %s left open", entry.operation, holder.name)
 
     def reclaim(self, raw: ServerConnection, holder: Holder) -> bool:
-        """Close a holder's connection, which rolls back; return False if the holder no longer has it."""
+        """Close a holder's connection, which rolls its transaction back.
+
+        Returns False, without closing anything, if the holder no longer has the connection.
+        """
         with self._lock:
             entry = self._used.get(id(raw))
             if entry is None or entry.holder is not holder:
                 return False
             del self._used[id(raw)]
             self._counts["connections_lost"] += 1
-        # a statement that still runs on it fails; otherwise the close would wait for it
+        # makes a running statement fail; otherwise closing the connection would wait for it
         sever(raw)
         self._close_raw(entry, "dead")
         self._release_slot()
@@ -420,7 +428,10 @@ class ConnectionPool:
     # -- close and figures --------------------------------------------------------
 
     def close(self, timeout_seconds: float) -> None:
-        """Refuse new checkouts, wait for running units of work, then cancel and close the rest."""
+        """Refuse new checkouts, wait for running units of work, then cancel those that still run.
+
+        All connections are closed.
+        """
         with self._lock:
             self._is_closed = True
             idle, self._idle = list(self._idle), deque()
@@ -430,7 +441,7 @@ class ConnectionPool:
         for entry in idle:
             self._close_raw(entry, "shutdown")
         with self._lock:
-            # the size counts connections that are being opened as well
+            # the size includes connections that are being opened
             self._drained.wait_for(lambda: self._size == 0, timeout_seconds)
             self._is_drained = True
             rest, self._used = list(self._used.values()), {}
@@ -443,7 +454,7 @@ class ConnectionPool:
             self._close_raw(entry, "shutdown")
 
     def stats(self) -> PoolStats:
-        """Return the figures of this pool; waits in seconds."""
+        """Return the counters and gauges of this pool."""
         if self._abandoned:
             self.look_after()
         with self._lock:

@@ -1,6 +1,6 @@
 """A connection of the pool, and a pending request for one.
 
-Owns the ping, the reset before a check-in, the closing, and the hand-over to a pending request.
+Owns the ping, the reset at check-in, the closing, and the hand-over to a pending request.
 """
 
 import logging
@@ -24,15 +24,15 @@ logger = logging.getLogger(__name__)
 PING_AFTER_IDLE_SECONDS = 30.0
 # A failover behind a pooler is noticed within this time.
 PING_POOLER_SECONDS = 1.0
-# So many holders fit into a readable error message; those that have held longest come first.
+# Most holders in an error message, so that it stays readable; those that have held longest come first.
 SHOWN_HOLDERS = 10
-# A live server answers within this time; longer would keep other requests waiting.
+# Timeout of a ping. A live server answers within this time; a longer timeout would delay other requests.
 PING_SECONDS = 2.0
 CANCEL_SECONDS = 1.0
 
 
 class PooledConnection:
-    """One connection of the pool; times are of the pool's clock."""
+    """One connection of the pool; its times are readings of the pool's clock."""
 
     __slots__ = (
         "_arrivals",
@@ -59,10 +59,11 @@ class PooledConnection:
         self.holder: Holder | None = None
 
     def needs_ping(self, now: float, suspect_until: float) -> bool:
-        """Say whether it was idle for long, has received data, or may be broken like another connection.
+        """Return whether the connection was idle for long, has received data, or may be broken.
 
-        An idle connection receives data when the server closes it, or for a notice; the ping finds out which.
-        Behind a transaction pooler the server may be replaced without a sign.
+        It may be broken if another connection broke while it was idle. An idle connection receives data when
+        the server closes it or sends a notice; the ping finds out which. Behind a transaction pooler the
+        server may be replaced unnoticed, so a connection through one is pinged more often.
         """
         if not self.raw.keeps_session and now - self._asked_at >= PING_POOLER_SECONDS:
             self._asked_at = now
@@ -75,7 +76,7 @@ class PooledConnection:
         )
 
     def ping(self) -> bool:
-        """Ask the server for an answer; say whether it came, behind a pooler from the same timeline."""
+        """Send a query to the server; return whether it answered, behind a pooler from the same timeline."""
         try:
             with self.raw.cursor() as cursor:
                 if hasattr(cursor, "limit_seconds"):
@@ -89,13 +90,13 @@ class PooledConnection:
         except psycopg2.Error:
             return False
         except BaseException:
-            # interrupted: the answer to the ping may still arrive, so the connection cannot be used again
+            # this thread was interrupted: the answer may still arrive, so the connection cannot be used again
             self.close()
             raise
         return True
 
     def close(self) -> None:
-        """Close the connection, which may be broken already."""
+        """Close the connection; raises nothing if it is broken already."""
         try:
             self.raw.close()
         except psycopg2.Error:
@@ -105,9 +106,9 @@ class PooledConnection:
 def cancel_statements(entries: Sequence[PooledConnection], connect: Callable[[], ServerConnection]) -> None:
     """Ask the server to cancel the statements on these connections, then shut their sockets down.
 
-    Uses another connection and a thread: psycopg2's cancel waits without a limit for a server that
-    hangs, and blocks every other thread meanwhile. Behind a transaction pooler no statement is
-    cancelled: the process number that the pooler made up may belong to another client.
+    Uses another connection and a thread, because psycopg2's cancel waits without a limit for a server
+    that hangs, and blocks every other thread while it waits. Behind a transaction pooler no statement is
+    cancelled: the process id is made up by the pooler, and may belong to another client.
     """
     pids = [entry.raw.info.backend_pid for entry in entries if entry.raw.keeps_session]
 
@@ -131,7 +132,7 @@ def cancel_statements(entries: Sequence[PooledConnection], connect: Callable[[],
 
 
 def describe_holders(entries: Collection[PooledConnection], now: float, *, opening: int = 0) -> str:
-    """Describe which operations hold connections, in which thread and for how long."""
+    """Return a text that names the operations that hold connections, their threads, and for how long."""
     holders = [
         f"{entry.operation} in {entry.holder.name if entry.holder else 'no thread'}"
         f" for {now - entry.used_since:.1f} s"
@@ -158,7 +159,10 @@ def reset_connection(raw: ServerConnection) -> bool:
 
 
 class PendingRequest:
-    """A thread's request for a connection; `granted` is one, or None for the permission to open one."""
+    """A thread's request for a connection.
+
+    When `is_granted`, `granted` is a connection, or None as the permission to open one.
+    """
 
     __slots__ = ("event", "granted", "is_granted")
 
@@ -168,7 +172,7 @@ class PendingRequest:
         self.is_granted = False
 
     def grant(self, entry: PooledConnection | None) -> None:
-        """Hand over and wake the thread."""
+        """Hand over a connection, or None as the permission to open one, and wake the waiting thread."""
         self.granted = entry
         self.is_granted = True
         self.event.set()

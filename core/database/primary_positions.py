@@ -1,7 +1,7 @@
-"""What the primary said of its positions during the last minute, sampled by a watch.
+"""The positions (LSN) that the primary reported during the last minute; a `ServerWatch` samples them.
 
-Owns the two answers that follow from the samples: the oldest position that a replica may answer from, and by
-how much a replica is behind. Asks no server.
+Owns the two values that are computed from the samples: the oldest position at which a replica may answer
+reads, and the lag of a replica. Sends no query itself.
 """
 
 import logging
@@ -17,10 +17,11 @@ from core.database.log_positions import LogTimeline, Position, parse_log_timelin
 
 logger = logging.getLogger(__name__)
 
-# How old what a replica answers may be. A fence outlasts its COMMIT by more than twice this time, so a reader
-# that finds the expired fence of a dead writer is answered by a replica that has the COMMIT.
+# Maximum age of the data that a replica may return. A fence outlasts its COMMIT by more than twice this time,
+# so a reader that comes after the fence of a dead writer has expired gets its answer from a replica that has
+# replayed the COMMIT.
 FLOOR_SECONDS = 1.5
-# Longer than any lag that matters to a person.
+# How long samples are kept. A larger lag is reported as this lag, which is large enough for an operator.
 REMEMBERED_SECONDS = 60.0
 
 
@@ -36,13 +37,13 @@ class PrimaryPositions:
         self._clock = clock
         self._lock = threading.Lock()
         self.log_timeline: LogTimeline | None = None
-        """None until the primary has answered."""
+        """The timeline of the primary; None until the primary has answered."""
         self._samples: deque[_Sample] = deque()
 
     def note_answer(self, asked_at: float, row: tuple[Any, ...]) -> None:
         """Note a row of `SELECT_LOG_TIMELINE`: its position covers every commit from before `asked_at`.
 
-        A server in recovery is no primary, and reports no position.
+        If the server reports no position, it is in recovery, so it is not the primary: drop all samples.
         """
         position = row[0]
         with self._lock:
@@ -58,7 +59,7 @@ class PrimaryPositions:
                 self._samples.popleft()
 
     def note_failure(self, error: psycopg2.Error) -> None:
-        """Note nothing: without new samples the last ones become too old."""
+        """Log the failure only: without new samples `find_floor` returns None after FLOOR_SECONDS."""
         logger.debug("the primary did not say its position: %s", type(error).__name__)
 
     def _forget(self) -> None:
@@ -66,7 +67,10 @@ class PrimaryPositions:
         self._samples.clear()
 
     def find_floor(self) -> Position | None:
-        """Return the oldest position that every read must have seen, or None when none is young enough."""
+        """Return the lowest position that a replica must have replayed for any read.
+
+        This is the first sample of the last FLOOR_SECONDS; None if there is no such sample.
+        """
         oldest = self._clock() - FLOOR_SECONDS
         with self._lock:
             floor = None
@@ -77,7 +81,7 @@ class PrimaryPositions:
             return floor
 
     def measure_lag(self, position: Position) -> float:
-        """Return by how many seconds a replica that has replayed up to a position is behind, at least."""
+        """Return the lag in seconds, at least, of a replica that has replayed up to a position."""
         with self._lock:
             missing = None
             for sample in reversed(self._samples):
@@ -87,5 +91,5 @@ class PrimaryPositions:
         return 0.0 if missing is None else max(0.0, self._clock() - missing.asked_at)
 
     def reset_after_fork(self) -> None:
-        """Take a new lock; the parent's samples stay valid."""
+        """Create a new lock; the parent's samples stay valid."""
         self._lock = threading.Lock()

@@ -1,8 +1,8 @@
-"""The privileges of each role on each table and function, and how a database is given to the owner.
+"""The privileges of each role on each table and function, and the hand-over of a database to the owner role.
 
-Owns the list of all privileges. Each `migrate up` ends by applying it: afterwards each role has the
-privileges in the list and no others. A schema that does not belong to the owner is not touched: there one
-role does everything.
+Owns the list of all privileges. Each `migrate up` ends by applying this list: afterwards each role has the
+privileges in it and no others. A schema that does not belong to the owner role is not changed: there one role
+is used for everything.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,14 +17,15 @@ from core.errors import DatabaseError
 Execute = Callable[..., Any]
 
 _ROWS: Final = {APP: "SELECT, INSERT, UPDATE, DELETE"}
-# Players may read every row of a public table, and their own rows of the tables in
-# `core.database.row_security`.
+# The player role may read every row of these tables, except that it sees only the rows of one player in the
+# tables of `core.database.row_security`.
 _SEEN_BY_PLAYERS: Final = {**_ROWS, PLAYER: "SELECT"}
-# The other columns, of the changed row and its transaction, are filled by triggers only.
+# The columns that the application may write. Only triggers fill the others, which describe the changed row
+# and its transaction.
 _AUDIT_COLUMNS: Final = "id, created_at, actor, action, target, outcome, detail, request_id, start_id"
 
-# Table or view -> role -> privileges, as GRANT takes them, with columns in parentheses. Partitions need no
-# privileges: a role that may use a table uses its partitions through it.
+# Table or view -> role -> privileges in the syntax of GRANT, with columns in parentheses. Partitions need no
+# privileges: a role with privileges on a table can use its partitions through the table.
 TABLES: Final[Mapping[str, Mapping[str, str]]] = {
     "users": {
         **_ROWS,
@@ -55,7 +56,7 @@ TABLES: Final[Mapping[str, Mapping[str, str]]] = {
 SEALING: Final = "audit_seal"
 """The function that the sealer owns: only this function can add a seal."""
 
-# Function -> the roles that may call it. Nobody needs to call a trigger's function.
+# Function -> the roles that may call it. Trigger functions need no such privilege.
 FUNCTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "audit_create_month": (),
     "audit_drop_month": (),
@@ -107,7 +108,7 @@ _CREATE_EXTENSION = """
         END IF;
     EXCEPTION WHEN insufficient_privilege THEN NULL;
     END $$"""
-# Partitions do not follow their table to a new owner; indexes and sequences do.
+# Lists partitions too: their owner does not change with that of the table. Indexes and sequences follow it.
 _LIST_RELATIONS = """
     SELECT c.oid::regclass::text FROM pg_class c
     WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p', 'v')
@@ -122,7 +123,7 @@ _LIST_ROUTINES = """
 
 
 def find_owned_schema(execute_sql: Execute) -> str | None:
-    """Return the quoted name of the current schema when it belongs to the owner, else None."""
+    """Return the quoted name of the current schema if it belongs to the owner role, else None."""
     rows = execute_sql(_FIND_OWNERSHIP, (OWNER,)).fetchall()
     return str(rows[0][0]) if rows else None
 
@@ -130,7 +131,7 @@ def find_owned_schema(execute_sql: Execute) -> str | None:
 def apply_privileges(execute_sql: Execute, schema: str) -> None:
     """Grant each role the privileges of TABLES and FUNCTIONS, and revoke all others.
 
-    `schema` is the answer of `find_owned_schema`. `execute_sql` runs a statement as the owner, in a
+    `schema` is the result of `find_owned_schema`. `execute_sql` runs a statement as the owner role, in a
     transaction, and returns a cursor.
     """
     run = _escaped(execute_sql)
@@ -158,7 +159,7 @@ def apply_privileges(execute_sql: Execute, schema: str) -> None:
 def _give_to_sealer(run: Execute, routine: str, schema: str, others: str) -> None:
     """Make the sealer the owner of the sealing function; the roles in FUNCTIONS may call it."""
     [(owner,)] = run("SELECT quote_ident(current_user)").fetchall()
-    # PostgreSQL requires it of the new owner of a function
+    # PostgreSQL requires that the new owner of a function may create objects in its schema
     run(f"GRANT CREATE ON SCHEMA {schema} TO {SEALER}")
     run(f"ALTER ROUTINE {routine} OWNER TO {SEALER}")
     run(f"REVOKE CREATE ON SCHEMA {schema} FROM {SEALER}")
@@ -170,7 +171,7 @@ def _give_to_sealer(run: Execute, routine: str, schema: str, others: str) -> Non
 
 
 def _escaped(execute_sql: Execute) -> Execute:
-    # the driver would take a percent sign in the name of a schema for a placeholder
+    # otherwise the driver would treat a percent sign in the name of a schema as a placeholder
     return lambda statement: execute_sql(statement.replace("%", "%%"))
 
 
@@ -195,7 +196,7 @@ def _hand_over(cursor: extensions.cursor) -> None:
             sql.SQL(statement).format(**{name: sql.Identifier(text) for name, text in names.items()})
         )
 
-    # only a member of a role may make it the owner of something
+    # only a member of a role may make this role the owner of an object
     is_member = may_become(cursor, OWNER)
     if not is_member:
         run("GRANT {owner} TO CURRENT_USER")
@@ -211,7 +212,7 @@ def _hand_over(cursor: extensions.cursor) -> None:
     if cursor.fetchone() is None:
         run("ALTER SCHEMA {schema} OWNER TO {owner}")
     _give_objects_to_owner(cursor)
-    # without a superuser, the administrator needs this to change the passwords later
+    # an administrator who is not a superuser needs this to change the passwords later
     run("SET LOCAL ROLE {owner}")
     run("GRANT USAGE ON SCHEMA {schema} TO SESSION_USER")
     run("SET LOCAL ROLE NONE")
@@ -224,5 +225,5 @@ def _give_objects_to_owner(cursor: extensions.cursor) -> None:
     for query, kind in ((_LIST_RELATIONS, "TABLE"), (_LIST_ROUTINES, "ROUTINE")):
         cursor.execute(query, parameters)
         for (name,) in cursor.fetchall():
-            # the server has quoted the name and added the schema where that is needed
+            # the server has quoted the name and added the schema if necessary
             cursor.execute(f"ALTER {kind} {name} OWNER TO {OWNER}")

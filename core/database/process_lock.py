@@ -1,8 +1,9 @@
-"""A lock of the database that one process of several holds, for as long as it works.
+"""An advisory lock in the database that only one of several processes holds while it works.
 
-Owns a connection beside the pool, and on it an advisory lock of a transaction, which each call of `hold`
-takes anew. A session's lock would stay behind in a transaction pooler when its holder ends, and an open
-transaction that lasts for days would be an alert. When the holder or its connection ends, the lock is free.
+Owns a connection outside the pool, and on it a transaction-level advisory lock, which each call of `hold`
+takes again. A session-level lock would stay locked in a transaction pooler after its holder has ended, and a
+transaction that stays open for days would trigger an alert. When the holder or its connection ends, the lock
+is free.
 """
 
 import psycopg2
@@ -11,8 +12,8 @@ from core.database.connector import Connector, ServerConnection
 from core.database.driver_errors import translate, translate_connect
 from core.database.statement_watch import StatementWatch
 
-# The second key keeps stacks apart that share a database and have a schema each.
-# The transaction lasts for a step of its holder, whatever the server allows for others.
+# The second key of the lock is that of the schema: installations that share a database have one schema each.
+# The timeout is off, because the transaction is idle for as long as one step of the holder takes.
 TAKE = (
     "BEGIN; {prefix}SET LOCAL idle_in_transaction_session_timeout = 0;"
     " SELECT pg_try_advisory_xact_lock({key}, hashtext(current_schema()))"
@@ -20,10 +21,10 @@ TAKE = (
 
 
 class ProcessLock:
-    """A lock with a number of its own, such as the four letters of a name in ASCII; for one thread."""
+    """A lock with its own number as the key, such as four ASCII letters; only one thread may use it."""
 
     def __init__(self, connector: Connector, key: int, *, timeout_seconds: float) -> None:
-        """Statements without an answer for `timeout_seconds`, and a second more, are given up."""
+        """Open no connection yet; a statement without an answer is cut a second after `timeout_seconds`."""
         self._connector = connector
         self._key = key
         self._watch = StatementWatch(limit_seconds=timeout_seconds)
@@ -31,10 +32,11 @@ class ProcessLock:
         self._is_held = False
 
     def hold(self) -> bool:
-        """Take or keep the lock until the next call; say whether this process has it. Never waits for it.
+        """Take or keep the lock until the next call; return whether this process has the lock. Never waits.
 
-        Another process can have it in between only if this one's connection was lost, or if it asks in the
-        microseconds between two transactions; this call then returns False. Raises `DatabaseError`.
+        Another process can get the lock between two calls only if this process lost its connection, or if the
+        other one asks in the microseconds between two transactions; then `hold` returns False. Raises
+        `DatabaseError`.
         """
         if self._raw is None:
             self._raw = self._open()
@@ -44,7 +46,7 @@ class ProcessLock:
                 cursor.execute(f"COMMIT; {take}" if self._is_held else take)
                 [(self._is_held,)] = cursor.fetchall()
                 if not self._is_held:
-                    # a waiting process must not stay idle in a transaction, which would hold VACUUM back
+                    # a process without the lock must not stay idle in a transaction: that would block VACUUM
                     cursor.execute("ROLLBACK")
         except psycopg2.Error as error:
             self.release()
@@ -52,7 +54,7 @@ class ProcessLock:
         return self._is_held
 
     def release(self) -> None:
-        """Give the lock up, with its connection; harmless when there is none."""
+        """Release the lock and close its connection; does nothing without a connection."""
         raw, self._raw, self._is_held = self._raw, None, False
         if raw is not None:
             raw.close()

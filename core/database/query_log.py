@@ -1,8 +1,8 @@
 """The log of statements: operation, text, duration and number of rows.
 
-Owns which statements are logged and how. The text has placeholders instead of values, and an error is
-shown as its SQLSTATE alone, because the server's message repeats values. When the log is off,
-connections use the unchanged cursor class, so it costs nothing.
+Owns the choice of the statements that are logged, and their format. The text has placeholders instead of
+values, and of an error only the SQLSTATE is logged, because the server's message contains values. When the
+log is off, connections use the unchanged cursor class, so it costs nothing.
 """
 
 import logging
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 Mode = Literal["slow", "all", "off"]
 
-# A bulk insert repeats its placeholders a thousand times; its beginning is enough to recognise it.
+# Longest logged text. A bulk insert repeats its placeholders a thousand times; its beginning identifies it.
 TEXT_LETTERS = 1_000
 
 
@@ -40,10 +40,10 @@ class QueryLog:
         self._clock = clock
 
     def extend(self, base: type[cursor]) -> type[cursor]:
-        """Return a cursor class whose statements are logged; `base` itself when switched off."""
+        """Return a subclass of `base` whose statements are logged; `base` itself if the log is off."""
         if self._mode == "off":
             return base
-        # local variables: each statement reads them
+        # local variables, because each statement reads them
         log, clock = self, self._clock
         noted_seconds = 0.0 if self._mode == "all" else self._slow_seconds
 
@@ -74,7 +74,7 @@ class QueryLog:
         return LoggedCursor
 
     def note(self, text: Any, seconds: float, **outcome: Any) -> None:
-        """Log a statement when it was slow, or always in mode `all`."""
+        """Log a statement if it was slow or if the mode is `all`."""
         is_slow = seconds >= self._slow_seconds
         if not is_slow and self._mode != "all":
             return
@@ -85,7 +85,7 @@ class QueryLog:
             **outcome,
             "statement": shorten(text),
         }
-        # also in the message: a program with its own logging configuration does not show the fields
+        # the message repeats the fields, because a program's own logging configuration may not show them
         logger.log(
             logging.WARNING if is_slow else logging.INFO,
             "slow statement: %s took %.1f ms (%s)" if is_slow else "statement: %s took %.1f ms (%s)",
@@ -99,8 +99,8 @@ class QueryLog:
 def shorten(text: Any) -> str:
     """Return a statement on one line, cut if it is long.
 
-    A statement given as bytes is shown as its type alone, because psycopg2's helpers put values into it. The
-    session settings in front of a statement are left out, because every statement has the same.
+    Of a statement in bytes only the type is shown, because psycopg2's helpers put values into it. The session
+    settings in front of a statement are left out, because they are the same for every statement.
     """
     if not isinstance(text, str):
         return f"({type(text).__name__})"

@@ -1,9 +1,10 @@
-"""One replica: its pool, whether it is read from, and what an error of it means.
+"""One replica: its pool, the decision whether it is read from, and the meaning of its errors.
 
-Owns its circuit breaker. A watch decides whether the replica may be read from; a read that fails shuts it out
-until the watch has asked it again. Correctness depends on neither: each read demands a position, which the
-replica checks itself before the query, in the same message and in a statement of its own. The snapshot of a
-query is taken when it begins, so it has what the check found replayed.
+Owns the circuit breaker of the replica. A `ServerWatch` decides whether reads may use the replica; after a
+failed read the replica is not used until the watch has received an answer again. Correctness depends on
+neither: each read demands a position, and the replica itself checks that it has replayed this position, with
+a separate statement before the query in the same message. The query takes its snapshot after this check, so
+it sees everything up to the position.
 """
 
 import logging
@@ -40,26 +41,27 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 BEHIND, NO_REPLICA = "RR001", "RR002"  # of migrations/0026_replica_positions.py
-# A control file is updated at each restart point, so a new timeline may be seen late: then the replica is
-# left out until it is.
+# The control file is updated only at each restart point, so a new timeline may be seen late: until then the
+# replica is not used.
 STATE = """
     SELECT pg_is_in_recovery(), pg_last_wal_replay_lsn()::text, s.system_identifier::text,
            GREATEST(c.timeline_id, r.min_recovery_end_timeline),
            to_regprocedure('replica_require(pg_lsn)') IS NOT NULL
     FROM pg_control_system() AS s, pg_control_checkpoint() AS c, pg_control_recovery() AS r"""
-# libpq takes 1 for 2; a caller waits that long at most for a replica, then the primary answers.
+# The shortest connect timeout of libpq. A caller waits at most this long for a replica to connect, then the
+# primary answers.
 CONNECT_MILLISECONDS = 2_000
-# Replay that cancels one query usually cancels the next ones too.
+# Pause after a recovery conflict: a replay that cancels one query usually cancels the next ones too.
 CONFLICT_SECONDS = 1.0
-# A statement that was cancelled sooner was not cancelled by the query timeout.
+# A statement that was cancelled before this fraction of the query timeout was cancelled for another reason.
 TIMEOUT_PART = 0.9
-# The log has them elsewhere, or they end in a moment.
+# Reasons that are not logged here, because they are logged elsewhere or end in a moment.
 _NOT_ASKED = "it has not been asked yet"
 _NO_FLOOR = "the primary does not say its position"
 
 
 class AskPrimary(Exception):
-    """A replica did not answer a read; `reason` says why."""
+    """A read has to run on the primary, because no replica answered it; `reason` says why."""
 
     def __init__(self, reason: ReadReason) -> None:
         super().__init__(reason)
@@ -67,11 +69,12 @@ class AskPrimary(Exception):
 
 
 class _ReplicaDatabase(Database):
-    """The pool of a replica; it connects to no server of another database system than the primary's."""
+    """The pool of a replica; it refuses a server whose system identifier differs from the primary's."""
 
     def __init__(self, settings: Settings, *, application_name: str, positions: PrimaryPositions) -> None:
         self._positions = positions
-        # its pool must not be counted as the primary's, and its errors are nobody's: the primary answers
+        # separate metrics: this pool must not be counted as the primary's, and its errors do not reach a
+        # caller, because then the primary answers
         super().__init__(
             settings, application_name=application_name, metrics=Metrics(_find_role(application_name))
         )
@@ -85,12 +88,12 @@ class _ReplicaDatabase(Database):
         return raw
 
     def cut_connections(self) -> None:
-        """End every wait for the server, which does not answer."""
+        """End every wait on a connection, because the server does not answer."""
         self._pool.cut_all()
 
 
 class Replica:
-    """A replica of one process; thread safe."""
+    """One replica, as one process uses it; thread safe."""
 
     def __init__(
         self,
@@ -101,7 +104,7 @@ class Replica:
         positions: PrimaryPositions,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Connect to nothing yet; `number` is its place in DATABASE_REPLICA_URLS, from 1."""
+        """Start the watch; `number` is the replica's place in DATABASE_REPLICA_URLS, from 1."""
         self.number = number
         self._positions = positions
         self._clock = clock
@@ -117,7 +120,7 @@ class Replica:
         self._failed_at = float("-inf")
         self._is_logged = False
         self.lag_seconds: float | None = None
-        """By how much it was behind when it answered last, None until then."""
+        """The lag of the replica when it last answered the watch; None before its first answer."""
         self._start_watch()
 
     def _start_watch(self) -> None:
@@ -131,30 +134,30 @@ class Replica:
         self._watch.start()
 
     def reset_after_fork(self) -> None:
-        """Watch again in a forked child, which has no threads of its parent."""
+        """Start a new watch in a forked child, which does not have the threads of its parent."""
         self._lock = threading.Lock()
         self._reason = _NOT_ASKED
         self._start_watch()
 
     def close(self, timeout_seconds: float) -> None:
-        """Drain its pool."""
+        """Stop the watch and drain the pool of the replica."""
         self._watch.stop()
         self._database.shut_down(timeout_seconds)
 
     @property
     def is_usable(self) -> bool:
-        """Whether a read may be tried on it."""
+        """Whether a read may be tried on the replica."""
         return self._reason is None and self._clock() >= self._paused_until
 
     @property
     def reason(self) -> str | None:
-        """Why it is not read from, without an address; None while it is."""
+        """Why the replica is not read from, without an address; None while it is read from."""
         if self._reason is None and self._clock() < self._paused_until:
             return "replay has just cancelled a query"
         return self._reason
 
     def pool_stats(self) -> PoolStats:
-        """Return the figures of its pool."""
+        """Return the counters and gauges of the replica's pool."""
         return self._database.pool_stats()
 
     # -- reads -------------------------------------------------------------------------------
@@ -167,7 +170,10 @@ class Replica:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query that must see a position; raises `AskPrimary`, and what the query itself deserves."""
+        """Run a query that must see a position, and return its result.
+
+        Raises `AskPrimary` if the replica cannot answer, and `QueryTimeout` if the query takes too long.
+        """
         started = self._clock()
         try:
             with self._database.session(operation):
@@ -178,7 +184,10 @@ class Replica:
             raise AskPrimary(self._judge(error, self._clock() - started)) from error
 
     def _judge(self, error: Exception, seconds: float) -> ReadReason:
-        """Return what an error means; raises an error that the primary would raise as well."""
+        """Return the reason for which an error sends the read to the primary.
+
+        Raises the error itself if the primary would raise it too.
+        """
         state = None if error.__cause__ is None else find_sqlstate(error.__cause__)
         if state == BEHIND:
             return "behind"
@@ -188,7 +197,7 @@ class Replica:
             self._paused_until = self._clock() + CONFLICT_SECONDS
             return "conflict"
         if state == READ_ONLY:
-            # the statement writes or locks, and no replica would run it
+            # the statement writes or locks rows: every replica would refuse it
             return "error"
         if state == NO_REPLICA:
             self._shut("it is no replica any more")

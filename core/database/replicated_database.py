@@ -1,9 +1,9 @@
-"""The database of a process that has replicas: which server a read runs on, and the position of each commit.
+"""The database of a process that has replicas: chooses the server of each read, and notes commit positions.
 
-A read of its own runs on a replica that has replayed what the read must see, else on the primary. A read in a
-transaction or beside another statement of its unit of work, and every write, runs on the primary. Which
-replica is tried follows from the thread, so that what one thread reads does not go back in time while its
-replica is used.
+A read that is a whole unit of work runs on a replica that has replayed the position that the read must see,
+else on the primary. All other reads, in a transaction or in a unit of work with other statements, and all
+writes run on the primary. Each thread tries the same replica first, so that the reads of one thread do not go
+back in time while this replica is usable.
 """
 
 import itertools
@@ -47,7 +47,7 @@ _UNKNOWN_SECONDS = 2 * FLOOR_SECONDS
 
 
 class CommitUnanswered(psycopg2.OperationalError):
-    """A COMMIT and the question for its position were cancelled; either of them may have been."""
+    """The message with COMMIT and the query for its position was cancelled; the COMMIT may have happened."""
 
 
 class ReplicatedDatabase(Database):
@@ -96,7 +96,10 @@ class ReplicatedDatabase(Database):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Run a query that changes nothing, on a replica if one has what it must see, else on the primary."""
+        """Run a query that changes nothing, and return its result.
+
+        The query runs on a replica that has replayed the position that it must see, else on the primary.
+        """
         if self._units.find() is not None:
             return super().read(operation, query, *args, **kwargs)
         started = time.perf_counter()
@@ -122,9 +125,9 @@ class ReplicatedDatabase(Database):
         raise AskPrimary("unavailable")
 
     def _find_position(self) -> Position:
-        """Return what the present read must have seen; raises `AskPrimary` when that is unknown."""
+        """Return the position that the current read must see; raises `AskPrimary` if it is unknown."""
         floor, log_timeline = self._positions.find_floor(), self._positions.log_timeline
-        # the watch may have met a former primary, which the pool refuses
+        # the watch may be connected to a former primary, which the pool refuses
         if floor is None or log_timeline is None or not log_timeline.is_of(self._timeline.connected):
             raise AskPrimary("unavailable")
         demand = find_demand() or Demand(self._own_writes.find_position())
@@ -138,17 +141,20 @@ class ReplicatedDatabase(Database):
         return position
 
     def load_after(self, position: Position | None, load: Callable[[Keys], T], keys: Keys) -> T:
-        """Load what a cache lacks, which must have seen a position; None when that is unknown."""
+        """Load keys that a cache does not have, and return what `load` returns.
+
+        The load must see `position`; the primary answers if that is None (unknown).
+        """
         with demanding(Demand(position)):
             return load(keys)
 
     # -- positions of commits ---------------------------------------------------------------
 
     def commit(self) -> None:
-        """Commit, and ask for the position in the same message."""
+        """Commit, and read the position of the commit in the same message."""
         unit = self._state
         if self._positions.log_timeline is None:
-            # the statement has never worked, so it must not be what makes a commit fail
+            # the query for the position has not worked yet on this primary: do not risk the COMMIT with it
             super().commit()
             self._own_writes.note(None)
             return
@@ -165,7 +171,7 @@ class ReplicatedDatabase(Database):
         self._own_writes.note(unit.position)
 
     def find_position(self) -> Position | None:
-        """Return the position of the statement that has just committed itself; None when it is unknown."""
+        """Return the position of the statement that has just been autocommitted; None if it is unknown."""
         position = None
         if self._positions.log_timeline is not None:
             try:
@@ -194,7 +200,7 @@ class ReplicatedDatabase(Database):
         )
 
     def shut_down(self, timeout_seconds: float = DRAIN_SECONDS) -> None:
-        """Drain every pool, those of the replicas first, all within the timeout."""
+        """Drain every pool, those of the replicas first; the timeout applies to all pools together."""
         deadline = time.monotonic() + timeout_seconds
         self._primary_watch.stop()
         for replica in self.replicas:

@@ -1,9 +1,9 @@
-"""The roles of the database: how they are defined, and created with their passwords.
+"""The roles of the database: their definitions, and their creation with passwords.
 
-Owns the definitions and memberships. Creating a role takes an administrator's connection. The privileges of
-each role are in `core.database.privileges`.
+Owns the definitions and memberships. Creating a role needs the connection of an administrator. The privileges
+of each role are in `core.database.privileges`.
 
-Roles belong to the whole server: several databases of one server share them and their passwords.
+Roles belong to the whole server: all databases of a server share them and their passwords.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -34,19 +34,19 @@ __all__ = [
 
 T = TypeVar("T")
 
-# Any fixed number: "role" in ASCII.
+# The key of the advisory lock: any fixed number, here "role" in ASCII.
 ADVISORY_LOCK: Final = 0x726F6C65
 CONNECT_SECONDS: Final = 60
-# Databases of one server share roles and have no lock in common.
+# The databases of a server share roles, but an advisory lock holds in one database only.
 CONFLICTS: Final = (errors.InternalError_, errors.UniqueViolation, errors.DuplicateObject)
-"""What the server answers when a role is changed in another database at the same moment."""
+"""Errors of the server if a role is changed from another database at the same moment."""
 ATTEMPTS: Final = 50
 FIRST_WITH_OPTIONS: Final = 160_000
-"""From this version on, inheritance is an option of each membership; before, of the member role."""
+"""From this server version on, INHERIT is an option of each membership; before, of the member role."""
 
 
 class RoleForm(NamedTuple):
-    """Whether a role can sign in, has the privileges of its memberships without SET ROLE, and replicates."""
+    """The attributes of a role: LOGIN, INHERIT and REPLICATION."""
 
     can_login: bool
     inherits: bool
@@ -54,7 +54,7 @@ class RoleForm(NamedTuple):
 
 
 class Membership(NamedTuple):
-    """`member` is a member of `role`; if it does not inherit, it needs SET ROLE to use the privileges."""
+    """A membership of `member` in `role`; without `inherits`, its privileges need SET ROLE."""
 
     role: str
     member: str
@@ -76,14 +76,14 @@ MEMBERSHIPS: Final = (
 )
 LOGINS: Final = tuple(name for name, form in ROLES.items() if form.can_login)
 
-# They keep password verifiers out of the server's log and statistics. Some versions lack some of them, and
-# only a superuser may set them.
+# These settings keep password verifiers out of the server's log and statistics. Some versions lack some of
+# them, and only a superuser may set them.
 _UNLOGGED = """
     SELECT count(set_config(name, value, true)) FROM (VALUES
         ('log_statement', 'none'), ('log_min_duration_statement', '-1'),
         ('log_min_error_statement', 'panic'), ('pg_stat_statements.track', 'none')
     ) AS quiet (name, value) WHERE current_setting('is_superuser') = 'on'"""
-# Several grants of one membership may exist, one for each role that granted it.
+# EXISTS, because the same membership may have been granted several times, by different roles.
 _HAS_MEMBERSHIP = """
     SELECT EXISTS (SELECT FROM pg_auth_members
                    WHERE roleid = %(role)s::regrole AND member = %(member)s::regrole{options})"""
@@ -97,13 +97,13 @@ _FIND_TOO_MIGHTY = """
 def create_roles(admin: extensions.connection, passwords: Mapping[str, str]) -> list[str]:
     """Create the missing roles, and set the passwords of `LOGINS`; return the names of the new roles.
 
-    With a password for `REPLICATION` that role too, which takes a superuser (or, from PostgreSQL 16 on, a
-    role that has REPLICATION itself).
+    If `passwords` has a password for `REPLICATION`, this role is created too. This needs a superuser (or,
+    from PostgreSQL 16 on, a role that has REPLICATION itself).
 
-    All or nothing, and repeatable: another run can set other passwords. `admin` is a connection of a
-    superuser, or of a role with CREATEROLE that may grant pg_monitor; from PostgreSQL 16 on it must also have
-    created the roles, or have the ADMIN OPTION on each. A password is sent only as the verifier that the
-    server stores (SCRAM). Raises `DatabaseError`.
+    Changes everything or nothing, and is repeatable: another run can set other passwords. `admin` is a
+    connection of a superuser, or of a role with CREATEROLE that may grant pg_monitor; from PostgreSQL 16 on
+    this role must also have created the other roles, or have the ADMIN OPTION on each. A password is sent
+    only as the SCRAM verifier that the server stores. Raises `DatabaseError`.
     """
     verifiers = {
         name: extensions.encrypt_password(passwords[name], name, scope=admin, algorithm="scram-sha-256")
@@ -128,7 +128,7 @@ def create_roles(admin: extensions.connection, passwords: Mapping[str, str]) -> 
 
 @contextmanager
 def open_administrator(url: str) -> Iterator[extensions.connection]:
-    """Open a connection for `create_roles`; raises `ConnectFailed`."""
+    """Open a connection for `create_roles`, which the block closes at its end; raises `ConnectFailed`."""
     try:
         admin = psycopg2.connect(url, application_name="echo-markets-roles", connect_timeout=CONNECT_SECONDS)
     except psycopg2.Error as error:
@@ -138,9 +138,10 @@ def open_administrator(url: str) -> Iterator[extensions.connection]:
 
 
 def administer(admin: extensions.connection, work: Callable[[extensions.cursor], T]) -> T:
-    """Do work in an administrator's transaction; a second one waits for the first. Raises `DatabaseError`.
+    """Call `work` in a transaction of an administrator and return its result; raises `DatabaseError`.
 
-    The work is repeated when roles are changed in another database of the server at the same moment.
+    In one database these transactions run one after another. `work` is called again if roles were changed
+    from another database of the server at the same moment.
     """
     try:
         for _ in range(ATTEMPTS - 1):
@@ -172,7 +173,7 @@ def _set_role(cursor: extensions.cursor, verb: str, name: str, form: RoleForm, v
 
 
 def _refuse_too_mighty(cursor: extensions.cursor) -> None:
-    """Raise `DatabaseError` when a role, perhaps created by somebody else, has a dangerous attribute."""
+    """Raise `DatabaseError` if one of the roles, which may have existed before, has a dangerous attribute."""
     cursor.execute(_FIND_TOO_MIGHTY, (list(ROLES),))
     found = [name for (name,) in cursor.fetchall()]
     if found:
@@ -183,7 +184,11 @@ def _refuse_too_mighty(cursor: extensions.cursor) -> None:
 
 
 def _grant_membership(cursor: extensions.cursor, membership: Membership) -> None:
-    """Grant a missing membership: whoever may set passwords need not be allowed to grant pg_monitor."""
+    """Grant a membership if it is missing.
+
+    If it exists, nothing is granted, so that an administrator without the right to grant pg_monitor can set
+    passwords.
+    """
     has_options = cursor.connection.server_version >= FIRST_WITH_OPTIONS
     cursor.execute(_HAS_MEMBERSHIP.format(options=_OPTIONS if has_options else ""), membership._asdict())
     if cursor.fetchone() == (True,):
@@ -195,7 +200,7 @@ def _grant_membership(cursor: extensions.cursor, membership: Membership) -> None
 
 
 def may_become(cursor: extensions.cursor, role: str) -> bool:
-    """Say whether the role of a connection may act as another one, and give it objects."""
+    """Return whether the role of a connection may act as `role` and make it the owner of objects."""
     kind = "SET" if cursor.connection.server_version >= FIRST_WITH_OPTIONS else "MEMBER"
     cursor.execute("SELECT pg_has_role(%s, %s)", (role, kind))
     return cursor.fetchone() == (True,)

@@ -1,6 +1,6 @@
-"""Asks a server the same question again and again, in a thread and on a connection beside the pools.
+"""Runs the same query on a server repeatedly, in a thread and on a connection outside the pools.
 
-Owns the thread and its pauses, not what follows from an answer. A caller never waits for a watch.
+Owns the thread and its interval; callbacks handle the answers. A caller never waits for a watch.
 """
 
 import logging
@@ -17,12 +17,12 @@ from core.settings import Settings
 logger = logging.getLogger(__name__)
 
 SAMPLE_SECONDS = 0.25
-# A server that does not answer is noticed after this time.
+# Timeout of the query: a server that does not answer is noticed after this time.
 ANSWER_SECONDS = 1.0
 
 
 class ServerWatch:
-    """Asks one server one question every quarter of a second until it is stopped."""
+    """Runs one query on one server every quarter of a second until it is stopped."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class ServerWatch:
         on_answer: Callable[[float, tuple[Any, ...]], None],
         on_failure: Callable[[psycopg2.Error], None],
     ) -> None:
-        """`on_answer` gets the time when the server was asked, and the row."""
+        """Prepare the watch; `on_answer` gets the monotonic time when the query was sent, and its row."""
         self._settings = settings
         self._question = question
         self._application_name = application_name
@@ -44,11 +44,11 @@ class ServerWatch:
         self._connection: BoundedConnection | None = None
 
     def start(self) -> None:
-        """Begin in a thread."""
+        """Start the thread."""
         threading.Thread(target=self._run, name="server-watch", daemon=True).start()
 
     def stop(self) -> None:
-        """End soon; waits for nothing."""
+        """Tell the thread to end soon; does not wait for it."""
         self._stopping.set()
 
     def _run(self) -> None:

@@ -1,13 +1,13 @@
 """The session settings that every statement runs with, whatever the server's defaults are.
 
 Owns their names and values, and the three ways in which a connection gets them: start-up
-options, the probe of a new connection, and a prefix of each unit of work where a session does
-not keep its settings. Opens no connection.
+options, the probe of a new connection, and, if a session does not keep its settings, a prefix of
+each unit of work. Opens no connection.
 
-A transaction pooler hands a server session to one client for one transaction. It refuses
+A transaction pooler gives a server session to a client for one transaction only. It refuses
 start-up options (PgBouncer's default) or drops them (`ignore_startup_parameters = options`), and
-what is set for a session stays behind for the next client. Settings are local to each
-transaction there.
+a setting of the session would remain for the next client. So behind a pooler the settings are
+local to each transaction.
 """
 
 import re
@@ -18,7 +18,7 @@ from psycopg2.extensions import parse_dsn
 
 from core.failover import TIMELINE_SQL, Timeline
 
-# A custom parameter: a session that has it received our start-up options and is not shared by a pooler.
+# A custom parameter among our start-up options: a session that has it is not shared by a pooler.
 MARK, MARKED = "echo_markets.session", "pinned"
 # Without these, an answer, an error or a duration would depend on a default of the server or the role.
 PINNED: Mapping[str, str] = {
@@ -27,36 +27,36 @@ PINNED: Mapping[str, str] = {
     "IntervalStyle": "postgres",
     "default_transaction_isolation": "read committed",
     "array_nulls": "on",
-    # off would refuse every statement on a table with policies
+    # with "off" the server would refuse statements whose rows a policy filters
     "row_security": "on",
     # the plans of the leaderboard functions look expensive to a server before version 18, which would then
     # compile each call for most of a second
     "jit": "off",
 }
-# Can be set only at the start of a session: the driver reads it once to decide how it quotes texts.
+# Set only at the start of a session, because the driver reads it once to decide how it quotes strings.
 PINNED_AT_START: Mapping[str, str] = {"standard_conforming_strings": "on"}
 # Marks the end of a unit of work's prefix, so that a log can leave the prefix out.
 PREFIX_END = "/* session */ "
-# The server ends a statement this soon after its client has gone.
+# client_connection_check_interval: the server ends a statement this soon after its client has disconnected.
 CLIENT_CHECK_MS = 1_000
-# The parameter exists since this version, and works where the kernel reports a closed socket.
+# The parameter exists since this server version; it works only if the kernel reports a closed socket.
 CLIENT_CHECK_VERSION = 140_000
 
-# Distributed tables have a table of usernames, plain ones a view (core/database/citus.py).
+# With distributed tables `usernames` is a table, otherwise a view (core/database/citus.py).
 IS_DISTRIBUTED = """COALESCE((
     SELECT relkind = 'r' FROM pg_class WHERE relname = 'usernames'
     AND relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())), false)"""
 
 
 class SessionFacts(NamedTuple):
-    """What the server reported on a new connection."""
+    """The facts that the server reported on a new connection."""
 
     is_pinned: bool
-    """Whether the session has the settings and keeps them: there is no transaction pooler in front of it."""
+    """Whether the session has our settings and keeps them, so is not behind a transaction pooler."""
     schema: str | None
-    """The current schema, the only one that names are resolved in."""
+    """The current schema, the only one in which names are resolved."""
     search_path: str
-    """The search path before names were pinned to that schema."""
+    """The search path before it was replaced by `schema` alone."""
     user: str
     database: str
     encoding: str
@@ -68,19 +68,19 @@ class SessionFacts(NamedTuple):
     is_distributed: bool
     """Whether the tables are distributed over a Citus cluster."""
     system: str
-    """The identifier of the database system, which a standby has in common with its primary."""
+    """The system identifier, which is the same on a standby and its primary."""
     timeline: Timeline | None
-    """None on a standby."""
+    """The timeline of the database; None on a standby."""
 
 
 class OptionNotPossible(ValueError):
-    """An option of the URL can only be set at the start of a session."""
+    """An option in the URL can be set only at the start of a session."""
 
 
 class SessionSettings:
-    """The settings of one URL; a timeout of 0 means no timeout.
+    """The session settings for one URL; a timeout of 0 means no timeout.
 
-    There is no lock timeout by default: the statement timeout includes the wait for a lock.
+    By default there is no lock timeout, because the statement timeout includes the wait for a lock.
     """
 
     def __init__(self, url: str, *, statement_timeout_ms: int, lock_timeout_ms: int = 0) -> None:
@@ -93,19 +93,20 @@ class SessionSettings:
 
     @property
     def start_up_options(self) -> str:
-        """The `options` of libpq: those of the URL, then ours, which win."""
+        """The `options` for libpq: those of the URL, then ours, which have precedence."""
         ours = {**self._pinned, **PINNED_AT_START, MARK: MARKED}
         settings = (f"-c {name}={_escape_option(value)}" for name, value in ours.items())
         return " ".join([self._given, *settings]).lstrip()
 
     def build_probe(self, *, has_options: bool) -> str:
-        """Return the statement whose row `parse_facts` takes; one round trip.
+        """Return the statement whose row `parse_facts` takes; it needs one round trip.
 
-        In a session that is not shared, it also sets what start-up options cannot: the schema, and what
-        libpq took from the environment (`PGTZ`, `PGDATESTYLE`), which wins over options.
+        In a session that is not shared, the statement also applies settings that start-up options cannot
+        set: the schema as search path, and settings that libpq takes from the environment (`PGTZ`,
+        `PGDATESTYLE`), which override start-up options.
         """
         pins = ", ".join(f"({quote_text(name)}, {quote_text(value)})" for name, value in self._pinned.items())
-        # in a shared session another client may have left its search path behind
+        # a shared session may still have the search path of another client
         given = (
             ""
             if has_options
@@ -130,21 +131,21 @@ class SessionSettings:
     def build_prefix(self, facts: SessionFacts, *, server_version: int) -> str:
         """Return the statements that give one transaction its settings.
 
-        They take no round trip of their own: they stand in the message of its first statement.
+        They need no extra round trip: they are sent in the message of the transaction's first statement.
         """
         local = dict(self._pinned)
         isolation = local.pop("default_transaction_isolation")
         if facts.is_linux and server_version >= CLIENT_CHECK_VERSION:
-            # behind a pooler there is no process number with which to cancel a statement
+            # behind a pooler the client does not know the backend process id to cancel a statement with
             local["client_connection_check_interval"] = str(CLIENT_CHECK_MS)
         statements = [
-            # the server accepts it only before the first query
+            # first, because the server accepts it only before the first query
             f"SET TRANSACTION ISOLATION LEVEL {isolation.upper()};",
             *self._list_given(frozenset() if facts.schema is None else frozenset({"search_path"})),
             *(f"SET LOCAL {name} = {quote_text(value)};" for name, value in local.items()),
         ]
         if facts.schema is not None:
-            # pg_temp comes last: a temporary table that another client left behind must not hide ours
+            # pg_temp comes last: a temporary table that another client has left must not hide our tables
             statements.append(f"SET LOCAL search_path = {quote_text(facts.schema)}, pg_temp;")
         return f"{' '.join(statements)} {PREFIX_END}"
 
@@ -156,7 +157,7 @@ class SessionSettings:
 
 
 def parse_facts(row: tuple[Any, ...]) -> SessionFacts:
-    """Return the facts in the row of a probe."""
+    """Return the facts from the row that the probe has returned."""
     *facts, timeline, _ = row
     return SessionFacts(*(*facts, Timeline.parse(timeline)))
 
@@ -164,7 +165,7 @@ def parse_facts(row: tuple[Any, ...]) -> SessionFacts:
 def parse_options(options: str) -> Iterator[tuple[str, str]]:
     """Yield the settings in libpq's `options`: `-c name=value`, `-cname=value`, `--name=value`.
 
-    Raises `OptionNotPossible` at anything else, which has no name that could be set later.
+    Raises `OptionNotPossible` for any other option, because it has no name by which it could be set later.
     """
     words = _split_options(options)
     for word in words:
@@ -181,9 +182,9 @@ def parse_options(options: str) -> Iterator[tuple[str, str]]:
 
 
 def find_missing_schema(facts: SessionFacts) -> str | None:
-    """Return a missing schema that stands before the current one in the search path, if there is one.
+    """Return a missing schema that comes before the current one in the search path, or None.
 
-    A schema of the role's own name (`$user`) may be missing.
+    A missing schema with the name of the role (`$user`) does not count.
     """
     for name in _list_names(facts.search_path):
         if name == facts.schema or (name == "$user" and facts.user == facts.schema):
@@ -194,13 +195,13 @@ def find_missing_schema(facts: SessionFacts) -> str | None:
 
 
 def _list_names(search_path: str) -> Iterator[str]:
-    """Yield the names of a list of identifiers, some of which may be quoted."""
+    """Yield the names in a comma-separated list of identifiers, some of which may be quoted."""
     for quoted, plain in re.findall(r'"((?:[^"]|"")*)"|([^\s,"]+)', search_path):
         yield quoted.replace('""', '"') or plain.lower()
 
 
 def _split_options(options: str) -> Iterator[str]:
-    """Split as the server does: at spaces; a backslash keeps the next character as it is."""
+    """Split like the server: at white space, but not after a backslash, which escapes the next character."""
     word, is_word, letters = "", False, iter(options)
     for letter in letters:
         if letter.isspace():
@@ -218,7 +219,7 @@ def _escape_option(value: str) -> str:
 
 
 def quote_text(value: str) -> str:
-    """Return a string constant without a percent sign, which the driver would take for a placeholder."""
+    """Return an SQL string constant; percent signs are escaped, as the driver would read a placeholder."""
     quoted = value.replace("'", "''")
     if "\\" in quoted or "%" in quoted:
         return "E'" + quoted.replace("\\", "\\\\").replace("%", "\\x25") + "'"

@@ -1,7 +1,7 @@
-"""Bounds how long a caller waits for the answer to a statement.
+"""Limits how long a caller waits for the answer to a statement.
 
-Normally the server enforces the query timeout. A server that is stopped or cut off does not; its kernel may
-still acknowledge packets, so neither keepalives nor tcp_user_timeout end the wait. If no answer has come
+Normally the server enforces the query timeout. A server that is stopped or unreachable does not; its kernel
+may still acknowledge packets, so neither keepalives nor tcp_user_timeout end the wait. If no answer has come
 shortly after the timeout, the watch shuts the socket down, which ends the wait.
 """
 
@@ -19,13 +19,13 @@ from psycopg2.extensions import connection, cursor
 
 logger = logging.getLogger(__name__)
 
-# The server's own cancellation has a better message, so it gets this much time to arrive first.
+# Added to the query timeout: the server's own cancellation has a better message, so it should arrive first.
 GRACE_SECONDS = 1.0
 LOOK_SECONDS = 0.5
 
 
 class StatementAbandoned(psycopg2.OperationalError):
-    """The server did not answer within the query timeout; the connection was cut."""
+    """The server did not answer within the query timeout; the watch has shut the socket down."""
 
 
 class _Statement:
@@ -40,7 +40,7 @@ class _Statement:
 
 
 class StatementWatch:
-    """Knows the running statements of one process; thread safe."""
+    """Watches the running statements of one process; thread safe."""
 
     def __init__(
         self,
@@ -49,25 +49,26 @@ class StatementWatch:
         on_look: Callable[[], object] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Call `on_look` at each look of the thread, every half second."""
+        """Start no thread yet; its loop calls `on_look` every half second."""
         self.limit_seconds = limit_seconds + GRACE_SECONDS
         self._on_look = on_look
         self._clock = clock
-        # how long statements may take, for connections with a longer limit
+        # id of a connection with a longer limit -> its limit in seconds
         self._extended: dict[int, float] = {}
         self.cursor_factory = _make_cursor_class(self)
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        # adding to a set is atomic, so `run` takes no lock for it
+        # adding to a set is atomic, so `run` adds without the lock
         self._running: set[_Statement] = set()
 
     def run(
         self, raw: connection, limit_seconds: float | None, statement: Callable[..., Any], *args: Any
     ) -> Any:
-        """Run a statement; raises `StatementAbandoned` when no answer came within the limit.
+        """Call `statement` with `args` and return its result.
 
-        A limit of None means the limit of the connection.
+        Raises `StatementAbandoned` if no answer came within the limit. A limit of None means the limit of the
+        connection.
         """
         if self._thread is None:
             self._start()
@@ -84,13 +85,13 @@ class StatementWatch:
                 _add_last_words(error, raw)
             raise
         finally:
-            # under the lock, so that the connection is not cut while it runs its next statement
+            # under the lock, so that the thread does not shut the socket down during the next statement
             with self._lock:
                 self._running.discard(running)
 
     @contextmanager
     def extended(self, raw: connection, timeout_seconds: float) -> Iterator[None]:
-        """Let the statements of one connection take longer than those of others."""
+        """Give the statements of one connection another timeout during the block."""
         self._extended[id(raw)] = timeout_seconds + GRACE_SECONDS
         try:
             yield
@@ -98,7 +99,7 @@ class StatementWatch:
             self._extended.pop(id(raw), None)
 
     def close(self) -> None:
-        """End the thread; for statements that still run only the server's timeout counts."""
+        """End the thread; statements that still run are limited only by the server's timeout."""
         self._stopping.set()
 
     def _start(self) -> None:
@@ -129,7 +130,7 @@ class StatementWatch:
 def _add_last_words(error: psycopg2.Error, raw: connection) -> None:
     """Add the last message of the server or a pooler to an error, as a note.
 
-    The driver's own message says only that the connection is closed; libpq still has the server's.
+    The driver's message says only that the connection is closed; libpq still has the server's message.
     """
     said = (raw.info.error_message or "").strip()
     if said and not str(error).startswith(said):
@@ -137,7 +138,7 @@ def _add_last_words(error: psycopg2.Error, raw: connection) -> None:
 
 
 def sever(raw: connection) -> None:
-    """Shut the socket of a connection down: a thread that waits on it gets an error at once.
+    """Shut the socket of a connection down: a thread that waits on it immediately gets an error.
 
     Closing the connection instead would wait for the running statement.
     """
@@ -153,7 +154,7 @@ def _make_cursor_class(watch: StatementWatch) -> type[cursor]:
         """A cursor whose statements are watched."""
 
         limit_seconds: float | None = None
-        """How long each of its statements may take; None means the limit of the connection."""
+        """How long each statement of this cursor may take; None means the limit of the connection."""
 
         def execute(self, query: Any, vars: Any = None) -> Any:  # noqa: A002  # psycopg2's name
             return watch.run(self.connection, self.limit_seconds, super().execute, query, vars)

@@ -1,11 +1,11 @@
-"""Units of work: which connection a call uses, and which transaction it is part of.
+"""Units of work: the connection that a call uses, and the transaction that it belongs to.
 
 `UnitOfWork` is a connection with the state that peewee keeps of it (`Database._state`). `UnitsOfWork` decides
-which one a call joins: only the one that its own thread, task or pool function has open. A call that runs in
-a copy of another block's context (`asyncio.to_thread`, a task created inside) is refused, because it would be
-committed separately. `Session` is the `with` block around a unit of work: it checks the connection out and
-in, and translates errors. It is a class, because a generator's context manager takes several times as long.
-Runs no statement.
+which unit of work a call joins: only one that the call's own holder (thread, task or pool function) has open.
+A call that runs elsewhere in a copy of a block's context (`asyncio.to_thread`, a task created in the block)
+is refused, because it would be committed separately. `Session` is the `with` block around a unit of work: it
+checks the connection out and in, and translates errors. It is a class, because a context manager made from a
+generator takes several times as long. Runs no statement.
 """
 
 import asyncio
@@ -43,7 +43,7 @@ _NOBODY = Holder()
 
 
 class UnitOfWork:
-    """A checked-out connection and its state until it is checked in."""
+    """A checked-out connection and its state, until the connection is checked in."""
 
     def __init__(
         self,
@@ -52,21 +52,21 @@ class UnitOfWork:
         *,
         reclaim: Callable[[ServerConnection, Holder], bool] = lambda *_: False,
     ) -> None:
-        """Begin without a connection.
+        """Start without a connection.
 
-        `reclaim` closes a connection, or returns False if the holder no longer has it.
+        `reclaim` closes the holder's connection; it returns False if the holder no longer has the connection.
         """
         self.operation = operation
         self.holder = holder
         self.identity = find_identity()
         self.is_left = False
         self.changes: Any = None
-        """The service's data about the transaction."""
+        """Data of the service about the transaction; this module does not use it."""
         self.position: Position | None = None
-        """Where its last COMMIT is in the write-ahead log; None when that is unknown, or of no interest."""
+        """The LSN of the last COMMIT; None if it is unknown, or not needed because there are no replicas."""
         self.is_begin_due = False
         self.outer: UnitOfWork | None = None
-        """The block around this one in the same context, perhaps of another database."""
+        """The block around this one in the same context; it may belong to another `Database`."""
         self.units: UnitsOfWork | None = None
         self.handle: asyncio.Handle | None = None
         self._reclaim = reclaim
@@ -75,7 +75,7 @@ class UnitOfWork:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the connection; peewee's name."""
+        """Forget the connection; peewee calls this method by its name."""
         self.closed = True
         self.conn: Any = None  # a ServerConnection; peewee knows it as anything
         self.prefix = ""
@@ -84,12 +84,12 @@ class UnitOfWork:
         self.commit_callbacks: list[Any] = []
 
     def end(self) -> None:
-        """Release connection and holder: a copy of the context may keep this object alive for long."""
+        """Drop connection and holder, because a copied context may keep this object alive for long."""
         self.reset()
         self.holder = _NOBODY
 
     def set_connection(self, raw: ServerConnection) -> None:
-        """Use a connection; peewee's name."""
+        """Use a connection; peewee calls this method by its name."""
         self.closed, self.conn = False, raw
         # the settings come first: the isolation level can be set only before any query
         self.prefix = raw.unit_prefix
@@ -98,15 +98,15 @@ class UnitOfWork:
 
     @property
     def is_of_parent(self) -> bool:
-        """Whether this process was forked inside."""
+        """Whether this process is a child that was forked while the unit of work was open."""
         return self._generation != forks.generation
 
     def is_usable(self) -> bool:
-        """Say whether the present thread or task may run a statement in it now."""
+        """Return whether the current thread or task may run a statement in this unit of work now."""
         return self._misuse is None and not self.is_of_parent and self.holder.is_here()
 
     def check(self) -> None:
-        """Raise if the unit of work was given up, or if this process was forked inside it."""
+        """Raise if the unit of work was given up, or if this process was forked while it was open."""
         if self.is_of_parent:
             raise DatabaseError(
                 "the transaction belongs to the process that began it; end the child inside of the block"
@@ -115,7 +115,7 @@ class UnitOfWork:
             raise TransactionMisused(self._misuse)
 
     def check_identity(self, operation: str) -> None:
-        """Raise unless a call made now has the identity with which it began."""
+        """Raise `TransactionMisused` if the unit of work began with another identity than the current one."""
         if self.identity != find_identity():
             raise TransactionMisused(
                 f"{operation}() was called with another identity than that of {self.operation}(), which it is"
@@ -147,7 +147,7 @@ class _Thread(threading.local):
         self.current: UnitOfWork | None = None
 
 
-# The innermost block of this context; a copy of the context, also in another thread, has the same one.
+# The innermost block of this context; a copy of the context has the same block, even in another thread.
 _BLOCK: ContextVar[UnitOfWork | None] = ContextVar("block", default=None)
 
 
@@ -158,41 +158,41 @@ class UnitsOfWork:
         self._thread = _Thread()
 
     def reset_after_fork(self) -> None:
-        """Forget every unit of work: all belong to the parent process."""
+        """Forget every unit of work, because all of them belong to the parent process."""
         self._thread = _Thread()
 
     @property
     def current(self) -> UnitOfWork | None:
-        """The unit of work whose connection this thread is using."""
+        """The unit of work whose connection this thread uses now, or None."""
         return self._thread.current
 
     def use(self, unit: UnitOfWork) -> UnitOfWork | None:
-        """Make a unit of work the current one; return the one before."""
+        """Make a unit of work the current one of this thread; return the previous one."""
         before, self._thread.current = self._thread.current, unit
         return before
 
     def use_again(self, before: UnitOfWork | None, instead_of: UnitOfWork) -> None:
-        """Make the earlier one current again, unless this is another thread."""
+        """Make `before` current again, if `instead_of` is current; in another thread do nothing."""
         if self._thread.current is instead_of:
             self._thread.current = before
 
     def in_transaction(self) -> bool:
-        """Say whether a call made now is part of a transaction; raises `TransactionMisused`."""
-        # each cached read asks this first: the usual answer takes two look-ups
+        """Return whether a call made now is part of a transaction; raises `TransactionMisused`."""
+        # a fast path, because each cached read calls this first: usually no block is open
         if not self._thread.units and _BLOCK.get() is None:
             return False
         unit = self.find()
         return unit is not None and bool(unit.transactions)
 
     def is_cache_bypassed(self) -> bool:
-        """Say whether cached calls made now ask the database; raises `TransactionMisused`."""
-        # as above
+        """Return whether cached reads made now must ask the database; raises `TransactionMisused`."""
+        # a fast path, as in `in_transaction`
         if not self._thread.units and _BLOCK.get() is None:
             return bool(find_tokens())
         return self.in_transaction() or bool(find_tokens())
 
     def find(self) -> UnitOfWork | None:
-        """Return the unit of work that a call made now is part of; raises `TransactionMisused`."""
+        """Return the unit of work that a call made now belongs to, or None; raises `TransactionMisused`."""
         opened = self._thread.units
         if not opened and _BLOCK.get() is None:
             return None
@@ -210,7 +210,7 @@ class UnitsOfWork:
         return None
 
     def _refuse_copies(self) -> None:
-        """Refuse a call that runs elsewhere in the context of a block that is still open."""
+        """Raise if a call has a copy of the context of an open block, but does not run in its holder."""
         block = _BLOCK.get()
         while block is not None:
             if block.units is self and not block.is_left and not block.is_of_parent:
@@ -223,7 +223,7 @@ class UnitsOfWork:
             block = block.outer
 
     def enter(self, unit: UnitOfWork) -> None:
-        """Let the calls of its holder join a unit of work from now on."""
+        """Let calls of the unit's holder join the unit of work from now on."""
         self._thread.units.append(unit)
         if not unit.holder.is_block:
             return
@@ -233,11 +233,11 @@ class UnitsOfWork:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return
-        # the loop calls it as soon as the block awaits something
+        # the event loop calls `_give_up_suspended` as soon as the block awaits something
         unit.handle = loop.call_soon(_give_up_suspended, unit)
 
     def leave(self, unit: UnitOfWork) -> None:
-        """Let no call join a unit of work any more; takes no lock."""
+        """Let no more calls join a unit of work; takes no lock."""
         unit.is_left = True
         if unit in self._thread.units:
             self._thread.units.remove(unit)
@@ -251,7 +251,7 @@ class UnitsOfWork:
 
 
 def _give_up_ended(unit: UnitOfWork) -> bool:
-    """Give up a unit of work whose holder has ended without leaving it; say whether that was so."""
+    """Give up a unit of work if its holder has ended without leaving it; return whether it was given up."""
     if not unit.holder.is_ended():
         return False
     unit.give_up(f"{unit.operation}() was left open by {unit.holder.name} and is rolled back; {REMEDY}")
@@ -260,10 +260,10 @@ def _give_up_ended(unit: UnitOfWork) -> bool:
 
 
 def _give_up_suspended(unit: UnitOfWork) -> None:
-    """Give up a block that is still open when the event loop continues.
+    """Give up a block that is still open when the event loop runs other tasks.
 
-    The block would keep its locks while other tasks run. A task that waits for such a lock would block the
-    thread, and so the block itself, until a timeout.
+    The block would keep its database locks while other tasks run. A task that waits for such a lock would
+    block the thread, and so the block itself, until a timeout.
     """
     if not unit.is_left and not _give_up_ended(unit):
         unit.give_up(
@@ -281,16 +281,16 @@ class Sessions:
         self._metrics = metrics
 
     def create_unit(self, operation: str, holder: Holder | None) -> UnitOfWork:
-        """Return a unit of work without a connection; the holder is this thread unless one is given."""
+        """Return a unit of work without a connection; its holder is this thread by default."""
         return UnitOfWork(operation, holder or Holder(), reclaim=self._pool.reclaim)
 
     def begin(self, unit: UnitOfWork) -> None:
-        """Check a connection out for a unit of work, and let calls join it."""
+        """Check a connection out for a unit of work, and let calls join the unit of work."""
         unit.set_connection(self._pool.checkout(unit.operation, unit.holder))
         self.units.enter(unit)
 
     def end(self, unit: UnitOfWork, before: UnitOfWork | None, *, is_collected: bool) -> None:
-        """Let no call join a unit of work any more, and check its connection in."""
+        """Let no more calls join a unit of work, and check its connection in."""
         self.units.leave(unit)
         self.units.use_again(before, unit)
         raw = unit.conn
@@ -305,7 +305,7 @@ class Sessions:
         unit.end()
 
     def translate(self, error: BaseException, operation: str) -> EchoMarketsError | None:
-        """Count an error of the database; return its translation, or None if it is raised as it is."""
+        """Count a database error; return its translation, or None if it needs none."""
         if isinstance(error, PoolTimeout | PoolClosed | ConnectFailed):
             reason = "08" if isinstance(error, ConnectFailed) else "pool"
             self._metrics.count_operation_error(operation, reason)
@@ -325,7 +325,7 @@ class Sessions:
 
 
 class Session(Generic[T]):
-    """One `with` block; `with ... as` gives `value`."""
+    """One `with` block around a unit of work; `with ... as` binds `value`."""
 
     __slots__ = (
         "_before", "_is_joined", "_of", "_operation", "_outer_operation", "_started", "_unit", "_value",
@@ -345,7 +345,7 @@ class Session(Generic[T]):
         self._started = time.perf_counter()
         unit = self._unit
         self._outer_operation, unit.operation = unit.operation, self._operation
-        # before the check-out, whose log lines name the operation
+        # before the check-out, because the log lines of the check-out name the operation
         self._before = self._of.units.use(unit)
         if not self._is_joined:
             try:
@@ -358,7 +358,7 @@ class Session(Generic[T]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # called by the garbage collector, possibly while this thread holds a lock: take none
+        # GeneratorExit: the garbage collector may be calling, while this thread holds a lock, so take no lock
         is_collected = kind is GeneratorExit
         leaving = error
         try:
