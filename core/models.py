@@ -1,8 +1,8 @@
 """The tables, their constraints and their indexes as peewee models.
 
-Owns the shape of the schema, against which a test compares what the migrations
-build. Holds no queries and is bound to no database: statements are built with
-these models in `core.queries` and run on the connection of the unit of work.
+Owns the shape of the schema; a test compares it with the schema that the migrations build. Holds no queries
+and is bound to no database: `core.queries` builds statements with these models and runs them on the
+connection of the unit of work.
 """
 
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ CATEGORY_PATTERN = "^[A-Za-z0-9_.-]{1,50}$"
 CURRENCY_PATTERN = "^[A-Z]{3,5}$"
 
 
-# Both columns are NULL, or both are encrypted under the same key; no e-mail address has this form.
+# Both columns are NULL, or both are encrypted under the same key; no plaintext address has this form.
 EMAIL_CONDITION = (
     "(email IS NULL) = (email_index IS NULL)"
     " AND email ~ '^v1[.][A-Za-z0-9_-]+[.][A-Za-z0-9_-]+$'"
@@ -85,7 +85,7 @@ def _portfolio(table: str) -> SQL:
 class User(Model):
     """A player.
 
-    `email` is encrypted, and `email_index` finds equal addresses, as `core.encryption` says.
+    `email` is encrypted, and `email_index` finds equal addresses; see `core.encryption`.
     """
 
     id = _id()
@@ -136,7 +136,7 @@ class Tick(Model):
     low = NumericField(null=True)
 
     class Meta:
-        """The unique index serves the latest price per symbol, BRIN the ranges of time."""
+        """The unique index serves the latest price per symbol, the BRIN index serves ranges of time."""
 
         table_name = "ticks"
         primary_key = False
@@ -157,9 +157,9 @@ class Tick(Model):
 class Symbol(Model):
     """A symbol that has, or had, ticks.
 
-    `month` is the begin (UTC) of a month after which it has no tick. Triggers of the migrations move it on,
-    so that the latest price is searched in one partition first and not in all. `moved_weeks` says by how
-    many weeks its imported history was moved: each tick is so much later than the price was.
+    `month` is the beginning (UTC) of a month after which the symbol has no tick. Triggers of the migrations
+    advance it, so that the latest price is searched in one partition first and not in all. `moved_weeks` says
+    by how many weeks the imported history was moved: each tick is that much later than its price was.
     """
 
     symbol = TextField(primary_key=True)
@@ -191,7 +191,7 @@ class Portfolio(Model):
     updated_at = _now()
 
     class Meta:
-        """The unique pair serves the current portfolio and the history of a player."""
+        """The unique index serves the current portfolio and the history of a player."""
 
         table_name = "portfolios"
         constraints: ClassVar[list[Any]] = [
@@ -222,7 +222,7 @@ class Position(Model):
     average_price = NumericField()
 
     class Meta:
-        """The key serves a portfolio and a player; both go with the portfolio."""
+        """The primary key serves reads by portfolio and by player; rows are deleted with their portfolio."""
 
         table_name = "positions"
         primary_key = CompositeKey("user_id", "session_date", "symbol")
@@ -247,7 +247,7 @@ class Trade(Model):
     executed_at = _now()
 
     class Meta:
-        """Read by portfolio, in order of execution; sessions and times are ranges of blocks, hence BRIN."""
+        """Trades are read by portfolio, in order of execution, and stored in order of time, hence BRIN."""
 
         table_name = "trades"
         constraints: ClassVar[list[Any]] = [
@@ -317,8 +317,8 @@ class Quest(Model):
 class QuestCounter(Model):
     """How many quests end on a day, how far they came, and the sum of their rewards.
 
-    Several rows may be of one day, type, kind of reward and status: their sum is the number, which triggers
-    keep exact. A quest ends at its completion, otherwise in the last moment of its time.
+    Several rows may have the same day, type, kind of reward and status: their sum is the exact number, which
+    triggers maintain. A quest ends at its completion, otherwise in the last moment of its time.
     """
 
     ended_on = DateField(null=True)
@@ -331,7 +331,7 @@ class QuestCounter(Model):
     rewards = NumericField()
 
     class Meta:
-        """A report reads all of the few rows."""
+        """Needs no index: a report reads all rows, which are few."""
 
         table_name = "quest_counters"
         primary_key = False
@@ -377,8 +377,8 @@ class LeaderboardEntry(Model):
 class LeaderboardCounter(Model):
     """A bucket of a leaderboard: how many entries stand from its place up to the place of the next bucket.
 
-    Several rows may have one place; the number is their sum, which triggers keep exact. `depth` is minus the
-    score, so that depth, time of creation and id together have the order of a leaderboard.
+    Several rows may have the same place: their sum is the exact number, which triggers maintain. `depth` is
+    minus the score, so that depth, time of creation and id together have the order of a leaderboard.
     """
 
     session_date = DateField()
@@ -389,7 +389,7 @@ class LeaderboardCounter(Model):
     entries = BigIntegerField()
 
     class Meta:
-        """The index answers every question without the table."""
+        """The index has all columns that queries need: they can use index-only scans."""
 
         table_name = "leaderboard_counters"
         primary_key = False
@@ -455,7 +455,7 @@ class AuditEvent(Model):
     transaction_id = BigIntegerField(constraints=[SQL("DEFAULT (pg_current_xact_id()::text)::bigint")])
 
     class Meta:
-        """Read newest first: by time, actions alone, or one row; no event belongs to a player."""
+        """Read newest first: all events, only actions, or those of one row; no event belongs to a player."""
 
         table_name = "audit_events"
         primary_key = CompositeKey("created_at", "id")
@@ -513,7 +513,7 @@ class AuditSeal(Model):
 
 
 class AuditRetention(Model):
-    """How many months of the audit log are kept at least, in one row; without it, all of them."""
+    """The least number of months of the audit log to keep, in one row; without the row, all are kept."""
 
     id = IntegerField(primary_key=True, constraints=[SQL("DEFAULT 1")])
     keep_months = IntegerField()

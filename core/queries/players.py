@@ -292,7 +292,7 @@ build_silent = make_builder(SilentPlayer)
 class Silence(NamedTuple):
     """Players to list: not seen for `days` days, with at least `sessions` sessions.
 
-    `joined` is the Monday of the week in which they joined (None: any), `prefix` the begin of their username.
+    `joined` is the Monday of the week in which they joined (None: any), `prefix` begins their username.
     """
 
     days: int

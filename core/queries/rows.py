@@ -1,4 +1,4 @@
-"""The steps between Python values and rows.
+"""Conversions between Python values and rows.
 
 Owns the lists of columns, which come from the fields of a record, the building of a record from a row,
 and the encoding of columns of values as PostgreSQL's array literals: one text per column, which psycopg2
@@ -17,7 +17,7 @@ T = TypeVar("T")
 R = TypeVar("R", bound=Record)
 
 REPORT_MEMORY = "SET LOCAL work_mem = '64MB';"
-"""Before a report that sorts or groups rows of 100,000 players: less memory sorts them in files."""
+"""Runs before a report that sorts or groups rows of 100,000 players: with less memory it sorts on disk."""
 
 Row = tuple[Any, ...]
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -32,7 +32,10 @@ def list_columns(record: type[Record], *, prefix: str = "") -> str:
 
 
 def make_builder(record: type[R], **conversions: Callable[[Any], Any]) -> Callable[[Row], R]:
-    """Return a function that builds a record from a row of its columns; `conversions` are by field."""
+    """Return a function that builds a record from a row of its columns.
+
+    `conversions` is at most one field and the function that converts its value.
+    """
     if not conversions:
         return lambda row: record(*row)
     [(name, convert)] = conversions.items()
@@ -41,12 +44,12 @@ def make_builder(record: type[R], **conversions: Callable[[Any], Any]) -> Callab
 
 
 def get_first(row: Row) -> Any:
-    """Return the only column of a row."""
+    """Return the first column of a row."""
     return row[0]
 
 
 DISTRIBUTED: dict[str, str] = {}
-"""Statement -> the one that takes its place where tables are distributed (`core.queries.distributed`)."""
+"""Maps a statement to its replacement for distributed tables (see `core.queries.distributed`)."""
 
 
 def is_distributed(database: Database) -> bool:
@@ -83,21 +86,21 @@ def count_changed(database: Database, statement: str, parameters: Parameters = (
 
 
 def encode_ids(ids: Iterable[UUID]) -> str:
-    """Encode UUIDs."""
+    """Return UUIDs as an array literal."""
     # str(UUID) takes several times as long
     return _join([value.int.to_bytes(16).hex() for value in ids])
 
 
 def encode_numbers(numbers: Sequence[Decimal | int | None]) -> str:
-    """Encode numbers; None becomes NULL."""
-    # by type: comparing a Decimal with None takes longer than formatting it
+    """Return numbers as an array literal; None becomes NULL."""
+    # look for None by type: comparing a Decimal with None takes longer than formatting it
     if type(None) in set(map(type, numbers)):
         return _join("NULL" if number is None else str(number) for number in numbers)
     return _join(map(str, numbers))
 
 
 def encode_repeated(values: Sequence[Hashable]) -> str:
-    """Encode dates, times or symbols; each different value is formatted once."""
+    """Return dates, times or symbols as an array literal; each different value is formatted once."""
     texts = {value: _quote(str(value)) for value in set(values)}
     return _join(map(texts.__getitem__, values))
 

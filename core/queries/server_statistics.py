@@ -14,11 +14,12 @@ from core.queries.rows import Row
 from core.records import StatementFigures, TableFigures, UnusedIndex
 
 TABLES = tuple(model._meta.table_name for model in ALL_MODELS)  # noqa: SLF001  # peewee has no other way
-# How the database layer ends each statement. PostgreSQL 18 drops a comment in front of one.
+# The comment at the end of each statement of the database layer. PostgreSQL 18 drops a comment before one.
 TAG = re.compile(r"/\* op=([a-z_]+) \*/")
 
-# Without the maps of free space, which are small and would cost ten times as much to look at.
-# The cumulative statistics follow every write, but a crash of the server empties them.
+# Sizes exclude the free space maps, which are small and would make the statement take ten times as long.
+# Rows come from the cumulative statistics, which follow every write; after a crash of the server they are
+# empty, and `reltuples` replaces them.
 _TABLES = """
     SELECT COALESCE(p.relname, c.relname),
            sum(pg_relation_size(c.oid) + COALESCE(pg_relation_size(NULLIF(c.reltoastrelid, 0)), 0))::bigint,
@@ -32,7 +33,7 @@ _TABLES = """
     WHERE c.relkind = 'r'
     AND c.relnamespace = (SELECT oid FROM pg_namespace WHERE nspname = current_schema())
     GROUP BY 1 ORDER BY 1"""
-# A partitioned index is used when any of its parts is; those of constraints are needed anyway.
+# A partitioned index is used when the index of any partition is; indexes of constraints are needed anyway.
 _UNUSED_INDEXES = """
     SELECT COALESCE(pt.relname, s.relname), COALESCE(pi.relname, s.indexrelname),
            sum(pg_relation_size(s.indexrelid))::bigint, min(d.stats_reset)
@@ -45,8 +46,8 @@ _UNUSED_INDEXES = """
     LEFT JOIN pg_class pt ON pt.oid = th.inhparent
     WHERE NOT x.indisunique AND NOT x.indisexclusion AND s.schemaname = current_schema()
     GROUP BY 1, 2 HAVING sum(s.idx_scan) = 0 ORDER BY 3 DESC, 1, 2"""
-# Where the extension is, in a schema that this role may use, and that the server has loaded it:
-# else reading it is an error. Extensions are in any schema, on the search path or not.
+# The schema of the extension, if this role may use the schema and the server has loaded the library:
+# otherwise reading the view is an error. The schema need not be on the search path.
 _FIND_STATEMENTS = """
     SELECT nspname FROM pg_extension JOIN pg_namespace n ON n.oid = extnamespace
     WHERE extname = 'pg_stat_statements' AND has_schema_privilege(n.oid, 'USAGE')
@@ -71,7 +72,7 @@ class Executor(Protocol):
 def list_tables(executor: Executor) -> tuple[TableFigures, ...]:
     """Return sizes and estimated rows by table, partitions summed under their parent's name.
 
-    Tables that the models do not know are summed up as `other`.
+    Tables without a model are summed up as `other`.
     """
     sums = dict.fromkeys((*TABLES, OTHER), (0, 0, 0))
     for name, size, index_size, rows in _fetch(executor, _TABLES):
@@ -87,8 +88,8 @@ def list_tables(executor: Executor) -> tuple[TableFigures, ...]:
 def list_unused_indexes(executor: Executor) -> tuple[UnusedIndex, ...]:
     """Return the indexes that no query used since the statistics were reset, largest first.
 
-    Those that hold a constraint are not listed; a partitioned index counts as one. Replicas
-    have statistics of their own, which this does not see.
+    Indexes of constraints are not listed; a partitioned index counts as one. Each replica has its own
+    statistics, which are not included.
     """
     return tuple(
         UnusedIndex(table=table, index=index, size_bytes=size, unused_since=reset)
@@ -103,11 +104,11 @@ def find_statement_schema(executor: Executor) -> str | None:
 
 
 def list_slowest_statements(executor: Executor, limit: int) -> tuple[StatementFigures, ...] | None:
-    """Return the service's statements that took most time in all; None without pg_stat_statements.
+    """Return the service's statements with the largest total time; None without pg_stat_statements.
 
-    The server keeps the text, and with it the operation, of whoever first ran a statement since
-    it was last forgotten; another operation that runs the same one is counted there. Constants
-    are replaced by `$1`; statements of others, whose texts may hold a secret, are not listed.
+    For each statement the server keeps the text of the first run, which names the operation; other
+    operations that run the same statement are counted there. Constants are replaced by `$1`. Statements of
+    other programs, whose texts may hold a secret, are not listed.
     """
     schema = find_statement_schema(executor)
     if schema is None:
@@ -127,7 +128,7 @@ def list_slowest_statements(executor: Executor, limit: int) -> tuple[StatementFi
 
 
 def read_clock(executor: Executor) -> datetime:
-    """Return the time of the server: the cheapest question that it can answer."""
+    """Return the time of the server, with the cheapest statement that it can run."""
     return _fetch(executor, "SELECT now()")[0][0]  # type: ignore[no-any-return]  # a column of one type
 
 

@@ -90,7 +90,10 @@ def list_dates_with_entries(database: Database, limit: int, before: date) -> tup
 
 
 def get_seen(database: Database, first: date, last: date) -> SeenPlayers:
-    """Return how many players were seen: online since the first day, or with a portfolio of these days."""
+    """Return how many players were seen, and how many exist.
+
+    A player was seen if they were active since the first day, or have a portfolio of these days.
+    """
     return fetch_all(database, build_seen, SEEN, {"first": first, "last": last})[0]
 
 

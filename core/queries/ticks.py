@@ -47,18 +47,18 @@ LATEST_IN_MONTH = _LATEST_IN_MONTH.format(
     symbols="unnest(%(symbols)s::text[]) AS w (symbol) LEFT JOIN symbols s ON s.symbol = w.symbol",
 )
 LATEST_OF_ALL_IN_MONTH = _LATEST_IN_MONTH.format(symbol="s.symbol", symbols="symbols s")
-# Single months that are searched before all partitions at once.
+# Number of months that are searched one by one before all partitions are searched together.
 MONTHS_TRIED = 3
 # `beyond` is the end of tomorrow: later ticks, which an older release could store, are ignored. If
-# partitions exist up to it, the planner excludes the default partition and orders the others newest
-# first, and the executor stops at the first row.
+# partitions exist up to that time, the planner excludes the default partition and orders the others
+# newest first, and the executor stops at the first row.
 LATEST = f"""
     SELECT t.* FROM unnest(%(symbols)s::text[]) AS s (symbol)
     CROSS JOIN LATERAL (
         SELECT {COLUMNS} FROM ticks WHERE symbol = s.symbol AND timestamp < %(beyond)s
         ORDER BY timestamp DESC LIMIT 1
     ) AS t"""
-# Subtracted from the end of tomorrow it gives the beginning of today.
+# The end of tomorrow minus this is the beginning of today.
 TODAY = timedelta(days=2)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
 # With an end the planner can exclude the default partition, and reads the others one after the other.
@@ -104,7 +104,7 @@ INSERT = f"""
     ORDER BY {TICKS.order}
     {_REPLACE}"""
 _TYPES = {"symbol": "text", "timestamp": "timestamptz", "volume": "bigint"}
-# Planning a single row takes half the time of planning twelve arrays.
+# For one row: planning INSERT_ONE takes half the time of planning INSERT with twelve arrays.
 _get_values = attrgetter(*TICKS.columns)
 INSERT_ONE = f"INSERT INTO ticks ({COLUMNS}) VALUES ({', '.join(['%s'] * len(TICKS.columns))}) {_REPLACE}"
 DELETE = "DELETE FROM ticks WHERE symbol = %s"
@@ -113,8 +113,8 @@ _WITHOUT_TICKS = (
 )
 FIND_WITHOUT_TICKS = f"SELECT EXISTS (SELECT FROM {_WITHOUT_TICKS})"
 FORGET_SYMBOL = f"DELETE FROM {_WITHOUT_TICKS}"
-# Walks back from the latest price with one index probe per point: reading all ticks of a day reads a
-# thousand times as many rows. `beyond` is as in LATEST.
+# Walks back from the latest price with one index probe per point: reading all ticks of a day would read
+# a thousand times as many rows. `beyond` is as in LATEST.
 _WALK = """
     WITH RECURSIVE walk AS (
         SELECT s.symbol, t.timestamp, t.price, 1 AS place FROM {symbols} s
@@ -140,7 +140,10 @@ SPARKLINES_OF_ALL = _WALK.format(symbols="symbols") + LINES
 
 
 def build_statistics_statement(walk: str, *, price: str) -> str:
-    """Return the statement on the last prices of the latest days; `price` is the query of a day earlier."""
+    """Return the statement for change and volatility at each symbol's last price.
+
+    `walk` selects the last prices of the latest days, `price` the price 24 hours before the last one.
+    """
     return f"""{walk}, returns AS (
         SELECT symbol, ln(price::float8) - ln(lag(price::float8) OVER days) AS gain
         FROM walk WINDOW days AS (PARTITION BY symbol ORDER BY timestamp)
@@ -214,7 +217,8 @@ def list_latest(
 ) -> tuple[Tick, ...]:
     """Return the latest tick before a time of each of the symbols that has one, by symbol.
 
-    `month` is where most of them are expected (by default today's); a right guess saves a statement.
+    `month` is the month in which most of these ticks are expected (None: today's); a right guess saves a
+    statement.
     """
     search = _Search(database, beyond)
     search.search_month(LATEST_IN_MONTH, month or month_of(beyond - TODAY), symbols=encode_repeated(symbols))
@@ -224,7 +228,7 @@ def list_latest(
 def list_latest_of_all(
     database: Database, beyond: datetime, month: datetime | None = None
 ) -> tuple[Tick, ...]:
-    """Return the latest tick before a time of every symbol, by symbol; `month` as above."""
+    """Return the latest tick before a time of every symbol, by symbol; `month` is as in `list_latest`."""
     search = _Search(database, beyond)
     search.search_month(LATEST_OF_ALL_IN_MONTH, month or month_of(beyond - TODAY))
     return search.finish()
@@ -267,17 +271,17 @@ def find_common_month(ticks: Sequence[Tick]) -> datetime | None:
 
 
 class _Search:
-    """A search for latest ticks month by month: the ticks found so far, and the months of the others."""
+    """A search for latest ticks month by month: the ticks found so far, and the months of missing ones."""
 
     def __init__(self, database: Database, beyond: datetime) -> None:
         self._database = database
         self._beyond = beyond
         self._found: list[Tick] = []
-        # symbol -> month of its latest tick; None when it may be in any
+        # symbol -> month of its latest tick; None when the tick may be in any month
         self._missing: dict[str, datetime | None] = {}
 
     def search_month(self, statement: str, month: datetime, **symbols: Any) -> None:
-        """Search one month."""
+        """Search one month; note the symbols that are not found there, with the months of their ticks."""
         parameters = {"month": month, "end": min(month_after(month), self._beyond), **symbols}
         for row in fetch_all(self._database, tuple, statement, parameters):
             latest, symbol, time = row[:3]
@@ -285,7 +289,7 @@ class _Search:
                 self._found.append(build_tick(row[1:]))
                 self._missing.pop(symbol, None)
             else:
-                # if it should have been in this month, it was deleted, or is later than `beyond`
+                # a latest tick that should be in this month was deleted, or is later than `beyond`
                 is_elsewhere = latest is not None and month != latest < self._beyond
                 self._missing[symbol] = latest if is_elsewhere else None
 
@@ -303,12 +307,12 @@ class _Search:
 
 
 def month_of(time: datetime) -> datetime:
-    """Return the begin of a time's month."""
+    """Return the beginning of the month (UTC) of a time."""
     return time.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
 
 
 def month_after(time: datetime) -> datetime:
-    """Return the begin of the next month; after the last there is only the end of time."""
+    """Return the beginning of the next month; after December 9999, the last time that Python has."""
     if (time.year, time.month) == (MAXYEAR, 12):
         return _END_OF_TIME
     return (month_of(time) + timedelta(days=31)).replace(day=1)
@@ -325,7 +329,7 @@ def list_candles(
 def list_sparklines(
     database: Database, symbols: Sequence[str] | None, points: int, step: timedelta, beyond: datetime
 ) -> tuple[Sparkline, ...]:
-    """Return the last price of each of the latest `points` steps with prices, by symbol (None: of all)."""
+    """Return, by symbol (None: all), the last price of each of the latest `points` steps with prices."""
     parameters: dict[str, Any] = {"points": points, "step": step, "beyond": beyond}
     if symbols is None:
         return fetch_all(database, build_sparkline, SPARKLINES_OF_ALL, parameters)
@@ -358,7 +362,7 @@ def list_returns(database: Database, start: date, end: date) -> tuple[MarketRetu
 
 
 class Range(NamedTuple):
-    """The ticks of a symbol in [start, end); `start` None is the first."""
+    """The ticks of a symbol in [start, end); `start` None is the first tick."""
 
     symbol: str
     start: datetime | None
@@ -378,7 +382,7 @@ def list_range(database: Database, ticks: Range, after: datetime | None, limit: 
 
 
 def insert_ticks(database: Database, ticks: Sequence[Tick]) -> None:
-    """Insert or replace ticks; each (symbol, timestamp) may come once."""
+    """Insert or replace ticks; each (symbol, timestamp) may occur only once."""
     if len(ticks) == 1:
         database.execute_sql(INSERT_ONE, _get_values(ticks[0]))
         return
@@ -406,7 +410,8 @@ def delete_ticks(database: Database, symbol: str) -> int:
 def forget_symbol(database: Database, symbol: str) -> None:
     """Delete a symbol that has no ticks, and block writers of ticks until the transaction ends.
 
-    A writer that found its symbol in the table does not insert it again, so it must commit first.
+    A writer that found its symbol in the table does not insert the symbol again, so that writer must commit
+    before the symbol is deleted.
     """
     parameters = {"symbol": symbol}
     if database.execute_sql(FIND_WITHOUT_TICKS, parameters).fetchone()[0]:

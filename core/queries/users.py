@@ -34,7 +34,7 @@ _CONDITION = re.compile(r"lower\((?P<column>[a-z.]+)\) LIKE lower\(%\(pattern\)s
 class Prefix(NamedTuple):
     """The parameters of a search by prefix, two patterns of LIKE.
 
-    In `pattern` a wildcard stands for each sigma behind the first letter; `exact` has the sigmas themselves.
+    In `pattern` a wildcard replaces each sigma after the first letter; `exact` has the sigmas themselves.
     """
 
     pattern: str
@@ -48,7 +48,7 @@ class Prefix(NamedTuple):
 
 
 def build_prefix(text: str) -> Prefix:
-    """Return the prefix that finds the names that begin with `text`."""
+    """Return the parameters of a search for names that begin with `text`."""
     exact = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
     # the characters before the first wildcard bound the range of the index; `lower` of a first letter
     # does not depend on its position
@@ -57,7 +57,7 @@ def build_prefix(text: str) -> Prefix:
 
 
 def match_prefix(column: str) -> str:
-    """Return a condition that the index on `lower(column)` serves."""
+    """Return an SQL condition that can use the index on `lower(column)`."""
     return f"lower({column}) LIKE lower(%(pattern)s)"
 
 
@@ -85,7 +85,7 @@ SEARCH = f"""
          ORDER BY lower(name) USING ~<~, id LIMIT %(limit)s)
     ) AS found
     ORDER BY lower(username) USING ~<~, id LIMIT %(limit)s"""
-# The same as a function of the migrations, which is planned once a connection: planning the statement
+# SEARCH as a function of the migrations, which is planned once per connection: planning the statement
 # takes as long as running it. Not for prefixes with a sigma.
 SEARCH_PLANNED = f"SELECT {COLUMNS} FROM users_search(%s, %s)"
 INSERT = f"""
@@ -109,7 +109,7 @@ LIST_OTHER_KEYS = """
     SELECT id, email FROM users
     WHERE split_part(email, '.', 2) <> %(current)s AND (%(after)s::uuid IS NULL OR id > %(after)s::uuid)
     ORDER BY id LIMIT %(limit)s"""
-# Only where the address is still the one that was read.
+# Changes a row only if its address is still the one that was read.
 REPLACE_EMAILS = """
     UPDATE users u SET email = b.email, email_index = b.email_index
     FROM (
@@ -161,12 +161,12 @@ def list_users_by_email(database: Database, indexes: Sequence[str], limit: int) 
 
 
 def list_after(database: Database, after: UUID | None, limit: int) -> tuple[StoredUser, ...]:
-    """Return the users that follow one in the order of their ids."""
+    """Return the users behind the id `after` (None: the first), in the order of their ids."""
     return fetch_all(database, build_user, LIST, {"after": after, "limit": limit})
 
 
 def list_most_active(database: Database, limit: int) -> tuple[StoredUser, ...]:
-    """Return the users that were active last."""
+    """Return the most recently active users, latest first."""
     return fetch_all(database, build_user, MOST_ACTIVE, (limit,))
 
 
@@ -196,7 +196,7 @@ def touch_user(database: Database, user_id: UUID, now: datetime) -> bool:
 
 
 def touch_users(database: Database, seen: Mapping[UUID, datetime]) -> set[UUID]:
-    """Move on when users were active last; return the users that exist and were active earlier."""
+    """Set when users were active last, unless a later time is stored; return the ids of changed users."""
     ordered = sorted(seen.items())
     rows = database.execute_sql(
         TOUCH_MANY, ([user_id for user_id, _ in ordered], [moment for _, moment in ordered])
@@ -221,13 +221,13 @@ def count_keys(database: Database) -> dict[str, int]:
 def list_other_keys(
     database: Database, current: str, after: UUID | None, limit: int
 ) -> tuple[tuple[UUID, str], ...]:
-    """Return users and their encrypted addresses that have another key, in the order of their ids."""
+    """Return ids and addresses of users whose address another key than `current` encrypts, by id."""
     parameters = {"current": current, "after": after, "limit": limit}
     return fetch_all(database, lambda row: (row[0], row[1]), LIST_OTHER_KEYS, parameters)
 
 
 def replace_emails(database: Database, changes: Sequence[EmailChange]) -> set[UUID]:
-    """Store addresses that are encrypted anew; return the users whose address was still the same."""
+    """Store re-encrypted addresses; return the users whose address had not changed since it was read."""
     columns = tuple(map(list, zip(*changes, strict=True)))
     return {user_id for (user_id,) in database.execute_sql(REPLACE_EMAILS, columns).fetchall()}
 
@@ -241,7 +241,7 @@ def delete_user(database: Database, user_id: UUID) -> bool:
     """Delete a user with all rows that refer to it; say whether the user existed."""
     is_deleted = count_changed(database, DELETE, (user_id,)) == 1
     if is_distributed(database):
-        # with its leaderboard entries, which refer to it
+        # also deletes the user's leaderboard entries, which refer to `usernames`
         database.execute_sql(RELEASE_USERNAME, (user_id,))
     return is_deleted
 

@@ -1,8 +1,8 @@
 """The rows of the game as immutable values.
 
 Owns their fields (the names of the columns, in the order in which a statement selects them) and the
-facts of the game that a field refers to. Sums over many rows are in `core.records.reports`. Never touches a
-server.
+constants of the game that a field refers to. Sums over many rows are in `core.records.reports`. Never touches
+a server.
 """
 
 from datetime import date, datetime
@@ -22,9 +22,9 @@ TOTAL_VALUE: Final = "total_value"
 QUESTS_COMPLETED: Final = "quests_completed"
 
 VOLATILITY_RETURNS: Final = 20
-"""Daily returns that a volatility is measured on: a month of trading days, the usual window."""
+"""Number of daily returns from which volatility is computed: a month of trading days, the usual window."""
 TRADING_DAYS_PER_YEAR: Final = 252
-"""By which a daily deviation is annualised, whatever the days that a symbol has prices on."""
+"""Annualises a daily standard deviation, whatever days a symbol has prices on."""
 
 QUEST_STATUSES: Final = ("ACTIVE", "COMPLETED", "EXPIRED")
 TRADE_SIDES: Final = ("BUY", "SELL")
@@ -47,14 +47,14 @@ class StoredUser(Record, frozen=True):
 class User(StoredUser, frozen=True):
     """A player's profile.
 
-    An `email` that cannot be decrypted is a text in parentheses that says why, which is no address.
+    If the e-mail address cannot be decrypted, `email` is the reason in parentheses, which is no address.
     """
 
     def __repr__(self) -> str:
         return f"User({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """Return the fields to show, which end up in logs and error messages: without the e-mail address."""
+        """Return the fields to show in logs and error messages; the e-mail address is masked."""
         hidden = {"email"} if self.email is not None else set()
         return [(name, "***" if name in hidden else getattr(self, name)) for name in self.__struct_fields__]
 
@@ -130,12 +130,12 @@ class BatchResult(Record, frozen=True):
 class Tick(Record, frozen=True):
     """A price of one symbol at one time.
 
-    `price`, `bid`, `ask` and `change_24h` are money. `change_24h` and `change_percent_24h` (in percent) are
-    against the last price at or before 24 hours before this one, None where the symbol had none then.
+    `price`, `bid`, `ask` and `change_24h` are money. `change_24h` and `change_percent_24h` (in percent)
+    compare the price with the last price that is at least 24 hours older, and are None if there is none.
     `volatility` is the standard deviation of the last 20 daily log returns, annualised with 252 days a year,
-    in percent. A daily return is from the last price of a UTC day with prices to that of the next; the day of
-    the tick counts so far. None with fewer returns. `open`, `high` and `low` are set on ticks that stand for
-    a whole bar, such as an imported trading day; `price` is then its close.
+    in percent; None with fewer returns. A daily return is from the last price of a UTC day with prices to the
+    last price of the next such day; the day of the tick counts up to the tick. `open`, `high` and `low` are
+    set on ticks that stand for a whole bar, such as an imported trading day; `price` is then the bar's close.
     """
 
     symbol: str
@@ -182,7 +182,7 @@ class LeaderboardEntry(Record, frozen=True):
 class LeaderboardUpdate(Record, frozen=True):
     """One row of `batch_update_leaderboard`; the score is rounded half-even to two decimals.
 
-    Metadata that is None or empty leaves what is there.
+    Metadata that is None or empty keeps the stored metadata.
     """
 
     user_id: UUID | str
@@ -193,8 +193,8 @@ class LeaderboardUpdate(Record, frozen=True):
 class Quest(Record, frozen=True):
     """A player's task; completed once `current_progress` reaches `target_value`.
 
-    Only a completed quest has `completed_at`. There it is None when the time is unknown: the quest was
-    completed before times were stored, or loaded without one.
+    `completed_at` is None in a quest that is not completed, and in a completed quest whose time is unknown:
+    the quest was completed before times were stored, or loaded without one.
     """
 
     id: UUID

@@ -35,10 +35,10 @@ AuditOutcome = Literal["started", "done", "failed", "refused"]
 class AuditEvent(Record, frozen=True):
     """One action of a person, or one change of a row by a person.
 
-    `finished_at` and `detail` of an action are None until its outcome is known. Of a change, `target` is the
-    table and `row_key` the id of the row; `before` and `after` have the columns that changed, of a row that
-    was inserted or deleted all columns. An e-mail address is never in them, only that there is one.
-    `request_id` is the same in everything that one request did.
+    `finished_at` and `detail` of an action are None until its outcome is known. For a change, `target` is the
+    table and `row_key` the id of the row; `before` and `after` have the changed columns, or all columns if
+    the row was inserted or deleted. They never contain an e-mail address, only whether there is one. All
+    events of one request have the same `request_id`.
     """
 
     id: UUID
@@ -64,8 +64,9 @@ AuditBreakKind = Literal[
 class AuditBreak(Record, frozen=True):
     """The first broken link of the audit log's chain of seals.
 
-    `seal` is its number; that of an added event, which is in no seal, is the newest. `event_id` is None when
-    the seal itself is broken, or when something else than retention removed the whole month of its events.
+    `seal` is the number of the seal; for an added event, which is in no seal, the number of the newest seal.
+    `event_id` is None when the seal itself is broken, or when something other than retention removed the
+    whole month of its events.
     """
 
     kind: AuditBreakKind
@@ -74,9 +75,9 @@ class AuditBreak(Record, frozen=True):
 
 
 class AuditSealing(Record, frozen=True):
-    """How many events were sealed now, and the newest seal, `NUMBER:HASH`; None while there is none.
+    """How many events a call sealed; `anchor` is the newest seal as `NUMBER:HASH`, None without a seal.
 
-    Whoever keeps that text elsewhere can prove later that the log up to there is unchanged.
+    A copy of `anchor` outside the database proves later whether the log up to that seal is unchanged.
     """
 
     events: int
@@ -86,8 +87,9 @@ class AuditSealing(Record, frozen=True):
 class AuditVerification(Record, frozen=True):
     """Result of verifying the audit log: intact when `broken` is None.
 
-    `events` were compared with their seals, `dropped` ones went with their months, and `unsealed` ones wait
-    for the next seal. `anchor` is the newest seal, as in `AuditSealing`.
+    `events` is the number of events that were compared with their seals, `dropped` the number that were
+    dropped with their months, `unsealed` the number that wait for the next seal. `anchor` is the newest seal,
+    as in `AuditSealing`.
     """
 
     seals: int
@@ -118,8 +120,8 @@ class PoolStats(Record, frozen=True):
 class ReplicaStats(Record, frozen=True):
     """A replica as this process sees it; `number` is its place in DATABASE_REPLICA_URLS, from 1.
 
-    `reason` says why nothing is read from it, None while it is used. `lag_seconds` is by how much it was
-    behind the primary when it answered last, None until then.
+    `reason` says why the replica is not read from; None while it is used. `lag_seconds` is how far it was
+    behind the primary when it answered last; None before its first answer.
     """
 
     number: int
@@ -176,8 +178,8 @@ class Health(Record, frozen=True):
     """Result of one health evaluation; `status` is healthy, degraded or unhealthy.
 
     `database` is healthy, degraded (reads work; it is read-only or accepts no further connection) or
-    unhealthy. `redis` is healthy, degraded (used, with less than it should give), unhealthy or
-    disabled. `database_reason` and `redis_reason` say why one is not healthy, and name no address.
+    unhealthy. `redis` is healthy, degraded (used, but not everything works), unhealthy or disabled.
+    `database_reason` and `redis_reason` say why a service is not healthy, and contain no address.
     """
 
     status: str
@@ -196,7 +198,7 @@ class Health(Record, frozen=True):
 
 
 class TableFigures(Record, frozen=True):
-    """A table with all its partitions; `rows` is the server's estimate, sizes are of the disk."""
+    """A table with all its partitions; `rows` is the server's estimate, sizes are on disk."""
 
     table: str
     size_bytes: int
@@ -205,9 +207,9 @@ class TableFigures(Record, frozen=True):
 
 
 class EncryptionKeyUse(Record, frozen=True):
-    """A key of ENCRYPTION_KEYS (`is_known`) or of stored values, and how many e-mail addresses have it.
+    """A key in ENCRYPTION_KEYS (`is_known`) or of stored values, and how many e-mail addresses it encrypts.
 
-    The current key is the one that encrypts.
+    The current key is the one that encrypts new values.
     """
 
     id: str
@@ -217,9 +219,9 @@ class EncryptionKeyUse(Record, frozen=True):
 
 
 class Reencryption(Record, frozen=True):
-    """One batch: e-mail addresses changed, and users whose address cannot be decrypted.
+    """Result of a batch: number of e-mail addresses changed, and users whose address cannot be decrypted.
 
-    `last` is the user after whom the next batch begins, None when there is no further one.
+    `last` is the user after whom the next batch begins, None when there is no further batch.
     """
 
     changed: int

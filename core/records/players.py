@@ -1,7 +1,7 @@
 """Figures of all players: attendance, returns, streaks, cohorts, and the silent players.
 
-Every window is of whole UTC days. A player played a session when they have a portfolio of it, and was seen
-on a day when they were active on it (`last_active`) or played its session. Never touches a server.
+Every window is of whole UTC days. A player played a session if they have a portfolio of it. A player was seen
+on a day if they were active on that day (`last_active`) or played its session. Never touches a server.
 """
 
 from datetime import date, datetime
@@ -42,7 +42,7 @@ class Streak(Record, frozen=True):
 
 
 class Cohort(Record, frozen=True):
-    """The players who joined in one week, and how many of them played in that week and in each after it.
+    """The players who joined in one week, and how many of them played in that week and in each later one.
 
     `week` is a Monday. `played` ends with the running week, and has None for a week without any session.
     """
@@ -55,7 +55,7 @@ class Cohort(Record, frozen=True):
 class PlayerWindow(Record, frozen=True):
     """Players in the days from `first` to `last`: who played, who joined, and who returned.
 
-    Returned are those who played a session of the window after at least 7 days without one.
+    `returned` counts the players who played a session of the window after at least 7 days without one.
     """
 
     first: date
@@ -69,9 +69,9 @@ class PlayerReport(Record, frozen=True):
     """The players of the game on one day, `today`.
 
     `last_seen` has a row for each of the last 91 days on which somebody was seen last, newest first;
-    `seen_earlier` and `never_seen` count the other players. `windows` are today, the 7 and the 30
-    finished days before today, and as many days before those. `streaks` count
-    consecutive sessions of the last 62 days, 30 at most, of those who played the last finished session or
+    `seen_earlier` and `never_seen` count the other players. `windows` are today, the last 7 finished days,
+    the 7 days before those, the last 30 finished days, and the 30 days before those. `streaks` count
+    consecutive sessions of the last 62 days, 30 at most, of players who played the last finished session or
     today's; days without a session of the game do not end a streak. `cohorts` are oldest first.
     """
 
@@ -86,12 +86,12 @@ class PlayerReport(Record, frozen=True):
 
 
 class SilentPlayer(Record, frozen=True):
-    """A silent player: one who was not seen for some days; the last session and the last quest stand beside.
+    """A player who was not seen for some days, with their last session and their last quest.
 
     `last_active` is when they were active last and `last_session` the last session that they played; at
-    least one of both is known. `sessions` counts all sessions they played. `rank` of `ranked` players and
-    `return_percent` are of the last session, by daily returns; the rank is None without a score in it.
-    `quest_status` is EXPIRED for a quest whose time is over.
+    least one of the two is known. `sessions` counts all sessions they played. `rank`, `ranked` (the number of
+    ranked players) and `return_percent` are those of daily returns in the last session; `rank` is None
+    without a score. `quest_status` is EXPIRED for a quest whose time is over.
     """
 
     user_id: UUID

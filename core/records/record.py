@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
-# Stay as they are in a dict; everything else becomes a str, int, float, bool, None, dict or tuple.
+# Types that stay unchanged in a dict; everything else becomes a str, int, float, bool, None, dict or tuple.
 KEPT = (Decimal, UUID, datetime, date, timedelta)
 
 _NOTHING: frozendict[str, Any] = frozendict()
@@ -61,10 +61,10 @@ class Record(msgspec.Struct, frozen=True):
     def __get_pydantic_core_schema__(cls, _: Any, handler: "GetCoreSchemaHandler") -> "CoreSchema":
         """Describe the record to pydantic, so that FastAPI takes it as the type of a response.
 
-        Amounts and ids become texts in JSON, times ISO 8601 in UTC. Of a request, an object with
-        the same fields becomes a record.
+        Amounts and ids become texts in JSON, times ISO 8601 in UTC. In a request, an object with the same
+        fields becomes a record.
         """
-        from pydantic_core import core_schema as schema  # noqa: PLC0415  # see above
+        from pydantic_core import core_schema as schema  # noqa: PLC0415  # see the module's docstring
 
         fields = {
             field.name: schema.typed_dict_field(handler.generate_schema(_find_plain_type(field.type)))
@@ -80,7 +80,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 def _find_plain_type(kind: Any) -> Any:
-    """Return the type of a field as pydantic knows it: of a frozendict the dict, also if it can be None."""
+    """Return the type of a field for pydantic: a dict instead of a frozendict, also in a union."""
     if get_origin(kind) is UnionType:
         return reduce(or_, map(_find_plain_type, get_args(kind)))
     if get_origin(kind) is frozendict:

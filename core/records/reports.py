@@ -1,4 +1,4 @@
-"""What many rows of the game come to: summaries, distributions, gains, sparklines, and reports on quests.
+"""Values computed from many rows of the game: summaries, distributions, gains, sparklines, quest reports.
 
 Owns the fields of these values, in the order in which a statement selects them. Reports on all players are
 in `core.records.players`. Never touches a server.
@@ -75,10 +75,11 @@ class MarketReturn(Record, frozen=True):
 class SymbolGain(Record, frozen=True):
     """What one symbol added to a player's value over some sessions; amounts are in virtual cash.
 
-    `sessions` counts those in which the player held or traded it, `bought` and `sold` are the sums of
-    its trades. `realised` is what sales brought in less what those shares cost, `unrealised` what held
-    shares are worth at the last price of their session less what they cost. `incomplete` sessions have
-    no price of the shares held, or trades that do not add up to them; what is not known counts as 0.
+    `sessions` counts the sessions in which the player held or traded the symbol, `bought` and `sold` are the
+    sums of its trades. `realised` is the proceeds of sales minus the cost of the sold shares, `unrealised`
+    the worth of held shares at the last price of their session minus their cost. `incomplete` counts the
+    sessions that have no price of the held shares, or trades that do not add up to the held shares; an
+    unknown amount counts as 0.
     """
 
     symbol: str
@@ -143,7 +144,7 @@ class TradingSession(Record, frozen=True):
 
 
 class EventEffect(Record, frozen=True):
-    """A market event between what players did before and after it.
+    """A market event, and what players did before and after it.
 
     `before` ends and `after` begins with the event. `sessions` are the session of its day, the last one
     before and the first one after it, those that exist, oldest first.
@@ -156,9 +157,10 @@ class EventEffect(Record, frozen=True):
 
 
 class PriceStatistics(Record, frozen=True):
-    """What follows from the stored prices of a symbol up to its last one, defined as in `Tick`.
+    """Change and volatility at a symbol's last price, computed from stored prices; defined as in `Tick`.
 
-    None where the symbol has no price of 24 hours before, or fewer than 21 days with prices.
+    The changes are None without a price of 24 hours before, the volatility with fewer than 21 days with
+    prices.
     """
 
     symbol: str
@@ -214,7 +216,7 @@ class QuestOutcome(Record, frozen=True):
     """The quests of one type and kind of reward that ended in one week.
 
     `week` is the Monday of the week (UTC), None when the time is unknown. A quest has ended when it is
-    COMPLETED, EXPIRED or past its `expires_at`: at its completion, otherwise in the last moment of its
+    COMPLETED, EXPIRED or past its `expires_at`. Its end is its completion, otherwise the last moment of its
     time, so that a quest until Monday 00:00 belongs to the week before. `started`, `halfway` and
     `completed` are subsets of `ended`, each of the one before. `earned` is the sum of the rewards of the
     completed quests.
@@ -283,7 +285,7 @@ class StuckQuest(Record, frozen=True):
 
 
 class StuckQuests(Record, frozen=True):
-    """How many players and running quests are stuck, the quests for each reason, and the first of them.
+    """How many players and running quests are stuck, how many quests for each reason, and the first quests.
 
     A quest may be counted as unseen and under another reason.
     """

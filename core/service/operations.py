@@ -125,7 +125,7 @@ class Operations(Users, Market, Leaderboards, Quests):
     # -- the database server ----------------------------------------------------------------
 
     def list_table_sizes(self) -> tuple[TableFigures, ...]:
-        """Return sizes in bytes and estimated rows of every table; `other` sums up foreign ones."""
+        """Return sizes in bytes and estimated rows of every table; `other` sums up tables without a model."""
         return self._read_current(server_statistics.list_tables)
 
     def list_unused_indexes(self) -> tuple[UnusedIndex, ...]:

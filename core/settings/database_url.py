@@ -1,8 +1,8 @@
-"""DATABASE_URL: the check of its form, which is stricter than libpq's.
+"""Checks the form of DATABASE_URL more strictly than libpq does.
 
-For libpq the first `@` ends the password and the first `/` ends the port. So it takes a part of a
-password with such a sign for a host, a port or a database, and shows it in messages. Connects to
-nothing; no message contains a part of the URL.
+For libpq the first `@` ends the password and the first `/` ends the port. If a password contains such a
+character, libpq takes a part of the password for a host, a port or a database, and shows it in messages.
+Connects to nothing; no message of this module contains a part of the URL.
 """
 
 import re
@@ -25,7 +25,7 @@ class DatabaseUrlError(ValueError):
 
 
 def check_database_url(url: str) -> str:
-    """Return a URL with the long scheme; raises `DatabaseUrlError`.
+    """Return the URL with the scheme `postgresql://`; raises `DatabaseUrlError`.
 
     Several hosts (`HOST1:PORT1,HOST2:PORT2`, or `?host=A,B&port=1,2`) and every parameter of libpq are
     allowed.
@@ -56,8 +56,12 @@ def check_database_url(url: str) -> str:
 def check_replica_urls(urls: str) -> list[str]:
     """Return a list of the URLs in a text that has blanks between them; raises `DatabaseUrlError`.
 
+<<<<<<< HEAD
     Each names one host: state is kept for each URL, and two servers would share it. Two URLs of one server
     would each have a pool, and use twice the connections that are allowed.
+=======
+    Each URL must name only one host: state is kept per URL, and two servers would share it.
+>>>>>>> e0dd6da (docs: reword records, models, settings and queries)
     """
     checked = [check_database_url(url) for url in urls.split()]
     servers = [_find_server(parse_dsn(url)) for url in checked]
@@ -79,7 +83,7 @@ def _find_hosts(parts: dict[str, str]) -> str:
 
 
 def add_password(url: str, password: str) -> str:
-    """Return a URL with a password; unchanged when it has one, or when libpq cannot read either."""
+    """Return the URL with the password; unchanged if the URL has a password, or if libpq cannot read both."""
     try:
         has_password = "password" in parse_dsn(url)
         encoded = quote(password, safe="")

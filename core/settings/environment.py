@@ -31,11 +31,12 @@ from core.settings.texts import TextError, check_characters
 
 STACK_ENV_FILE = Path(".local/stack.env")
 
-# One letter of ten that is missing, doubled, wrong or in another place: DATABSE_URL, but not REDIS_HOST.
+# Similarity of a misspelt name: one letter of ten is missing, doubled, wrong or in another place, as in
+# DATABSE_URL; REDIS_HOST is not a misspelt name.
 ALIKE = 0.9
 # Errors of a check whose message shows no secret.
 _EXPLAINED = (RedisUrlError, DatabaseUrlError, EncryptionKeysError, TextError)
-# A message repeats no longer value.
+# Messages do not repeat values that are longer than this.
 SHOWN_CHARACTERS = 500
 # An error for an unknown name shows the closest setting if the two are at least this similar.
 SIMILAR = 0.6
@@ -78,7 +79,7 @@ def show_value(value: object) -> str:
 
 
 def _hide_wrong_ports(found: re.Match[str]) -> str:
-    """Replace what is no port after a host: without `@HOST` that is the password."""
+    """Replace the text behind a host's colon unless it is a port: without `@HOST` it is the password."""
     hosts = re.sub(r"((?:^|,)(?:\[[^],]*\]|[^:,[]*)):(?![0-9]{0,5}(?:,|$))[^,]*", r"\1:***", found["hosts"])
     return f"{found['start']}{hosts}"
 
@@ -92,7 +93,7 @@ def _hide_password(found: re.Match[str]) -> str:
 
 
 class EnvironmentSettings(BaseSettings):
-    """Reads the environment and says in one line each what is wrong with it.
+    """Reads the environment, and reports each error in one line.
 
     Every field has a `description` that names the values it allows.
     """
@@ -108,11 +109,11 @@ class EnvironmentSettings(BaseSettings):
     )
 
     def __init__(self, **values: Any) -> None:
-        """Read the environment; `values` win over it.
+        """Read the environment; `values` take precedence over it.
 
-        Raises `SettingsError` with one line for each wrong variable: its name, its value without
-        passwords, and what is allowed; for a name that is almost that of a setting; or for a file
-        that cannot be read.
+        Raises `SettingsError` for wrong variables, with one line for each (its name, its value without
+        passwords, and what is allowed), for a name that is almost the name of a setting, and for a file that
+        cannot be read.
         """
         try:
             lines = self._list_wrong_names(values)
@@ -140,7 +141,7 @@ class EnvironmentSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003  # pydantic's signature
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read secrets from files too, and each file of settings as a source of its own."""
+        """Return the sources, which also read secrets from files; each settings file is a separate source."""
         files = getattr(dotenv_settings, "env_file", None)
         listed = [files] if isinstance(files, str | Path) else list(files or ())
         return (
@@ -167,7 +168,7 @@ class EnvironmentSettings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
-        """Read the environment; `overrides` win over it. Raises `SettingsError` as the constructor does."""
+        """Return the settings of the environment; `overrides` take precedence. Raises `SettingsError`."""
         return cls(**overrides)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
@@ -190,10 +191,10 @@ class EnvironmentSettings(BaseSettings):
 
     @classmethod
     def _list_wrong_names(cls, values: Mapping[str, Any]) -> list[str]:
-        """Return a line for each wrong name among the values, and for each misspelt one outside.
+        """Return a line for each wrong name in `values`, and each misspelt name in the environment and files.
 
-        Others may use a name that is almost that of a setting, so it is wrong only while the
-        setting itself is given nowhere.
+        Other programs may use a name that is almost the name of a setting, so such a name is an error only
+        if the setting itself is given nowhere.
         """
         names = {name.upper() for name in (*os.environ, *_list_names_in_files(cls._list_files(values)))}
         given = names.union(map(str.upper, values))
@@ -222,7 +223,7 @@ class EnvironmentSettings(BaseSettings):
         value = item.get("input")
         if isinstance(value, SecretStr):
             value = value.get_secret_value()
-        # without its scheme a URL cannot be taken apart, and a password in it cannot be found
+        # a URL without its scheme cannot be parsed, so a password in it cannot be found
         is_opaque = field.endswith("_url") and not (isinstance(value, str) and "://" in value)
         is_hidden = is_opaque or (field in list_secrets(cls) and not field.endswith("_url"))
         shown = "(hidden)" if is_hidden else show_value(value)
@@ -236,7 +237,7 @@ def _list_names_in_files(files: Iterable[Path]) -> set[str]:
 
 
 def _list_known(kind: type[EnvironmentSettings] = EnvironmentSettings) -> set[str]:
-    """Return the variables that a kind of settings reads, and those that more special ones read."""
+    """Return the variables that a settings class and its subclasses read."""
     fields = {name.upper() for name in kind.model_fields}
     fields |= {f"{name.upper()}_FILE" for name in list_secrets(kind)}
     return fields.union(*map(_list_known, kind.__subclasses__()))

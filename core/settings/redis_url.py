@@ -31,7 +31,7 @@ TLS_PARAMETERS: Final = (
     "ssl_keyfile",
     "ssl_password",
 )
-# So many digits fit into 32 bits.
+# A number of this many digits fits into 32 bits.
 DATABASE_DIGITS: Final = 9
 # Longer than any known parameter.
 NAME_LENGTH: Final = 40
@@ -59,7 +59,7 @@ class HostPort(NamedTuple):
     port: int
 
     def __str__(self) -> str:
-        """Return it as in a URL, an IPv6 address in brackets."""
+        """Return HOST:PORT as in a URL, an IPv6 address in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
@@ -121,7 +121,7 @@ class RedisAddress:
         return self.server, *self.others
 
     def at(self, server: HostPort) -> "RedisAddress":
-        """Return the address of one server that is reached in the same way."""
+        """Return the address of another server with the same account, database and TLS options."""
         return replace(self, host=server.host, port=server.port, path="", others=(), service="")
 
     def __str__(self) -> str:
@@ -145,7 +145,7 @@ def parse_redis_url(url: str, *, password: str | None = None) -> RedisAddress:
     if "#" in url:
         raise RedisUrlError("'#' has to be written as %23")
     if re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", url):
-        # Python would drop a tab and a line break without a word
+        # Python would silently drop a tab or a line break
         raise RedisUrlError("a control character has to be percent-encoded")
     is_sentinel = scheme in SENTINEL_SCHEMES
     first, others = _split_hosts(rest, default_port=SENTINEL_PORT if is_sentinel else DEFAULT_PORT)
@@ -155,7 +155,7 @@ def parse_redis_url(url: str, *, password: str | None = None) -> RedisAddress:
         parts = urlsplit(f"{scheme}://{first}")
     except ValueError as error:
         raise RedisUrlError("the host is not valid") from error
-    # before the parameters, whose errors would show the part of a password behind a '?'
+    # check the host before the parameters, whose errors would show the part of a password behind a '?'
     host, path = ("", _parse_path(parts)) if scheme == "unix" else (_parse_host(parts), "")
     port = _parse_port(parts, default=SENTINEL_PORT if is_sentinel else DEFAULT_PORT)
     parameters = _parse_parameters(parts.query)
@@ -180,7 +180,7 @@ def parse_redis_url(url: str, *, password: str | None = None) -> RedisAddress:
 
 
 def find_hash_tag(prefix: str) -> str:
-    """Return the part of a key prefix that decides about the slot in a cluster; empty without one.
+    """Return the part of a key prefix that determines the slot in a cluster; empty without such a part.
 
     Source: Redis cluster specification, "Hash tags".
     """
@@ -199,9 +199,9 @@ def check_hosts(address: RedisAddress, prefix: str) -> None:
 
 
 def _split_hosts(rest: str, *, default_port: int) -> tuple[str, tuple[HostPort, ...]]:
-    """Return what follows the scheme with the first host alone, and the other hosts.
+    """Return the text behind the scheme with only the first host, and the other hosts.
 
-    Only a comma behind the last '@' separates hosts: a password may contain one.
+    Only a comma behind the last '@' separates hosts: a password may contain a comma.
     """
     end = min((place for place in map(rest.find, "/?") if place >= 0), default=len(rest))
     account, at, hosts = rest[:end].rpartition("@")

@@ -25,5 +25,5 @@ class RoleSettings(EnvironmentSettings):
     @model_validator(mode="before")
     @classmethod
     def _add_password(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Put ADMIN_PASSWORD into ADMIN_URL when that has none."""
+        """Put ADMIN_PASSWORD into ADMIN_URL if the URL has no password."""
         return add_passwords(values, "admin")

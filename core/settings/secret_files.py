@@ -22,7 +22,7 @@ MOST_BYTES = 1_000_000  # a path such as /dev/zero has no end
 
 
 class FileSecret(SecretStr):
-    """A secret that was read from a file, which may have another one by now."""
+    """A secret that was read from a file; the file may contain another secret by now."""
 
     def __init__(self, path: Path, *, name: str) -> None:
         super().__init__(read_secret(path, name=name))
@@ -34,7 +34,7 @@ class FileSecret(SecretStr):
     __hash__ = SecretStr.__hash__
 
     def read_again(self) -> str | None:
-        """Return what the file has now; None when it cannot be read or used."""
+        """Return the secret that the file contains now; None when it cannot be read or used."""
         try:
             return read_secret(self._path, name=self._name)
         except SettingsError:
@@ -44,7 +44,7 @@ class FileSecret(SecretStr):
 class SecretFileSource(PydanticBaseSettingsSource):
     """A source of variables that takes X from the file that X_FILE names.
 
-    Within one source X and X_FILE exclude each other; between sources the usual order holds for both.
+    Within one source X and X_FILE exclude each other; between sources the usual precedence holds for both.
     """
 
     def __init__(self, source: EnvSettingsSource) -> None:
@@ -52,16 +52,16 @@ class SecretFileSource(PydanticBaseSettingsSource):
         self._source = source
         self._values: dict[str, Any] | None = None
         self.file = getattr(source, "env_file", None)
-        """The file of settings that it reads; None for the environment."""
+        """The settings file that this source reads; None for the environment."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """Return what the source itself has for a field; pydantic asks for this method."""
+        """Return what the source itself has for a field; pydantic requires this method."""
         return self._source.get_field_value(field, field_name)
 
     def __call__(self) -> dict[str, Any]:
         """Return the values of the source, secrets in files included; raises `SettingsError`."""
         if self._values is None:
-            # once: a pipe can be read only once
+            # kept, because a pipe can be read only once
             self._values = self._read()
         return self._values
 
@@ -89,10 +89,10 @@ def has_secret(annotation: Any) -> bool:
 
 
 def read_secret(path: Path, *, name: str) -> str:
-    """Return the text of a file without one newline at its end; `name` is the setting with its path.
+    """Return the text of a file without one newline at its end; `name` is the setting that has the path.
 
-    Raises `SettingsError` for a file that cannot be read, is empty or no text, or that others can read
-    or write. A text that looks like a secret in the place of a path is not shown.
+    Raises `SettingsError` for a file that cannot be read, is empty or not UTF-8 text, or that others can
+    read or write. If the path looks like a secret, the message does not show it.
     """
     shown = escape_controls(str(path)[:SHOWN_CHARACTERS])
     try:
@@ -128,8 +128,8 @@ def read_secret(path: Path, *, name: str) -> str:
 def is_too_open(found: os.stat_result) -> bool:
     """Say whether too many users can use a file.
 
-    Of the process's own files nobody else may read any. A file of another user was put there by an
-    orchestrator, often readable by everybody in a container with one user; it must not be writable.
+    Other users must have no access to a file of the process's own user. A file of another user was put there
+    by an orchestrator, often readable by everybody in a container with one user; others must not write to it.
     """
     if not stat.S_ISREG(found.st_mode):
         return False

@@ -1,11 +1,11 @@
 """Every variable that a process reads, with its default and the values it allows.
 
-Owns names, defaults and limits, but those that the stack reads as well are in `shared_settings`; opens no
-connection.
+Owns names, defaults and limits, except for settings that the stack reads too: they are in `shared_settings`.
+Opens no connection.
 
-Order of precedence: the environment, `.env`, then `.local/stack.env` (written by
-`make up` so that tools started in the checkout find the running stack). The last one counts
-as a whole or not at all: with a DATABASE_URL of another database it belongs to another stack.
+Order of precedence: the environment, `.env`, then `.local/stack.env` (written by `make up` so that tools
+started in the checkout find the running stack). `.local/stack.env` is used as a whole or not at all: if the
+other sources set DATABASE_URL to another database, the file belongs to another stack.
 """
 
 import re
@@ -167,7 +167,7 @@ class Settings(SharedSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Ignore the file that `make up` wrote if the other settings name a database that is not its stack's.
+        """Return the sources, without the file of `make up` if the other sources name another database.
 
         That stack's Redis, metrics folder and ports would otherwise be mixed with the other database.
         """
@@ -208,7 +208,7 @@ class Settings(SharedSettings):
         return complete
 
     def list_replicas(self) -> tuple["Settings", ...]:
-        """Return the settings with which each replica of DATABASE_REPLICA_URLS is reached, in their order."""
+        """Return, for each replica of DATABASE_REPLICA_URLS in order, the settings to connect to it."""
         urls = self.database_replica_urls
         return tuple(
             self.model_copy(update={"database_url": SecretStr(url), "database_replica_urls": None})
@@ -216,26 +216,26 @@ class Settings(SharedSettings):
         )
 
     def identify_stack(self) -> StackIdentity:
-        """Return which stack these settings are of."""
+        """Return the identity of the stack that these settings belong to."""
         return build_identity(self.stack_name, self.database_url.get_secret_value())
 
     def read_redis_address(self) -> RedisAddress:
-        """Return where Redis is and how to sign in; REDIS_PASSWORD counts when REDIS_URL has none.
+        """Return where Redis is and how to sign in; REDIS_PASSWORD is used when REDIS_URL has no password.
 
-        Raises `SettingsError`, for settings that were not validated.
+        Raises `SettingsError` for wrong settings that were not validated.
         """
         password = self.redis_password.get_secret_value() if self.redis_password else None
         try:
             address = parse_redis_url(self.redis_url.get_secret_value(), password=password)
             check_hosts(address, self.redis_key_prefix)
-            return address  # noqa: TRY300  # both may raise it
+            return address  # noqa: TRY300  # both calls may raise it
         except RedisUrlError as error:
             raise SettingsError(f"REDIS_URL is not allowed: {error}") from error
 
     def read_keyring(self) -> Keyring:
         """Return the keys of ENCRYPTION_KEYS, none when it is not set.
 
-        Raises `SettingsError`, for settings that were not validated.
+        Raises `SettingsError` for wrong settings that were not validated.
         """
         keys = self.encryption_keys
         try:
@@ -256,14 +256,14 @@ class Settings(SharedSettings):
         return _split(self.dashboard_proxies)
 
     def find_exporter_url(self) -> str:
-        """Return where this process reaches the exporter: EXPORTER_URL, or what it listens on."""
+        """Return the URL of the exporter for this process: EXPORTER_URL, or the address it listens on."""
         if self.exporter_url is not None:
             return self.exporter_url.get_secret_value().rstrip("/")
         return build_listener_url(self.exporter_host, self.exporter_port)
 
 
 def add_passwords(values: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Return settings in which each NAME_url that has no password has that of NAME_password."""
+    """Return the settings; each NAME_url without a password gets the password of NAME_password."""
     complete = dict(values)
     for name in names:
         url, password = reveal(values.get(f"{name}_url")), reveal(values.get(f"{name}_password"))

@@ -1,6 +1,6 @@
-"""The settings that both a process and the commands of the stack read: where it listens, names, secrets.
+"""The settings that both a process and the commands of the stack read: listeners, names, secrets.
 
-`make up` hands them on: it chooses ports, writes secrets into files, and shows the addresses.
+`make up` passes them on: it chooses ports, writes secrets into files, and shows the addresses.
 """
 
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""The identity of the stack that a process belongs to, so that nobody mistakes another stack's health for it.
+"""The identity of a process's stack, so that nobody takes the health of another stack for that of this one.
 
 Owns the id, and the rule when two ids mean the same stack. Pure functions of settings; shows no address.
 """
@@ -27,9 +27,9 @@ class StackIdentity(NamedTuple):
         return f"{self.name or ''}@{self.database}"
 
     def is_same(self, other: "StackIdentity") -> bool:
-        """Say whether both are one stack.
+        """Say whether both are the same stack.
 
-        Names decide where both have one: the containers and this machine reach a database under
+        If both have a name, the names decide: the containers and this machine reach a database under
         different addresses, and two checkouts may use one address at different times.
         """
         if self.name and other.name:
@@ -44,7 +44,7 @@ def build_identity(name: str | None, database_url: str) -> StackIdentity:
 
 
 def parse_identity(text: str) -> StackIdentity | None:
-    """Return the identity that `str` has written; None for anything else."""
+    """Return the identity from the text that `str` returned for it; None for any other text."""
     found = _FORM.fullmatch(text)
     return StackIdentity(found[1], found[2]) if found else None
 
@@ -52,7 +52,7 @@ def parse_identity(text: str) -> StackIdentity | None:
 def describe_database(database_url: str) -> str:
     """Return HOST:PORT/DATABASE of a connection URL, without user and password."""
     try:
-        # a password that is not encoded would be shown as a host
+        # without the check, a part of a password that is not encoded would be shown as a host
         parts = parse_dsn(check_database_url(database_url))
     except DatabaseUrlError:
         return "(not a connection URL)"

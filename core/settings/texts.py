@@ -1,4 +1,4 @@
-"""Which texts a setting may have: no control character where none can be meant, and well-formed hosts.
+"""Checks of the texts of settings: no control characters where they make no sense, and well-formed hosts.
 
 Owns the checks that several settings share. No message contains the text, which may be a secret.
 """
@@ -13,7 +13,7 @@ from pydantic import SecretStr
 MOST_CHARACTERS: Final = 100_000
 # NUL ends a text in C, and half of a surrogate pair has no UTF-8.
 _NEVER = re.compile("[\x00\ud800-\udfff]")
-# What ends a line, moves the cursor or changes the direction of writing.
+# Characters that end a line, move the cursor or change the direction of writing.
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 # RFC 1035, 2.3.4, with the underscore that names of containers may have
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
@@ -24,7 +24,7 @@ class TextError(ValueError):
 
 
 def reveal(value: Any) -> str:
-    """Return the text of a value that may not have been validated yet; the empty text for any other value."""
+    """Return the text of a str or `SecretStr`, validated or not; the empty text for any other value."""
     text = value.get_secret_value() if isinstance(value, SecretStr) else value
     return text if isinstance(text, str) else ""
 
